@@ -1,0 +1,59 @@
+"""miaotui: Hugging Face checkpoints in, text out, on the CPU. This is the façade.
+
+`import miaotui` costs milliseconds: every name below is imported from its room when it is first used (PEP 562), so
+neither NumPy, Numba nor `tokenizers` is loaded before something needs them.
+
+    import miaotui as mt
+
+    with mt.load("path/or/hub-name") as model:
+        print(model.generate("Once upon a time", max_new_tokens=64).text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import errors
+    from .errors import MiaotuiError
+    from .model import Model, load
+    from .runtime.generate import Generation, Timings
+    from .runtime.spec import Config
+
+    __version__: str
+
+__all__ = ["Config", "Generation", "MiaotuiError", "Model", "Timings", "__version__", "errors", "load"]
+
+#: Name -> the module that defines it; "" where the name is the module.
+_HOMES = {
+    "Config": ".runtime.spec",
+    "Generation": ".runtime.generate",
+    "MiaotuiError": ".errors",
+    "Model": ".model",
+    "Timings": ".runtime.generate",
+    "errors": "",
+    "load": ".model",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for, once: the value is then an ordinary attribute of the module."""
+    value: object
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - 10 ms that only those who ask should pay
+
+        value = version("miaotui")
+    elif name in _HOMES:
+        home = _HOMES[name]
+        value = getattr(import_module(home, __name__), name) if home else import_module(f".{name}", __name__)
+    else:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted(__all__)

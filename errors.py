@@ -1,0 +1,54 @@
+"""Typed errors: one base class, one class per cause.
+
+Every message says what was found, what was expected, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "CheckpointError",
+    "ConfigError",
+    "HubError",
+    "InputError",
+    "MemoryLimitError",
+    "MiaotuiError",
+    "PlanError",
+    "TokenizerError",
+]
+
+
+class MiaotuiError(Exception):
+    """Base of every error that miaotui raises on purpose."""
+
+
+class CheckpointError(MiaotuiError):
+    """A checkpoint's files are missing, damaged or inconsistent."""
+
+
+class ConfigError(MiaotuiError):
+    """A `config.json` is malformed, out of range, or asks for maths we do not do."""
+
+
+class TokenizerError(MiaotuiError):
+    """A tokenizer file is missing or broken, or a text or id cannot be converted."""
+
+
+class HubError(MiaotuiError):
+    """A hub name could not be resolved or downloaded."""
+
+
+class PlanError(MiaotuiError):
+    """A plan does not fit the checkpoint, or a program does not fit the op table."""
+
+
+class MemoryLimitError(MiaotuiError):
+    """The predicted peak is over the caller's limit; nothing was loaded."""
+
+
+class InputError(MiaotuiError, ValueError):
+    """An argument from outside is out of range: ids, positions, sampling parameters."""
+
+
+class BackendError(MiaotuiError):
+    """The machine cannot run what was asked: a missing extra, driver or instruction."""

@@ -1,0 +1,235 @@
+"""A Hugging Face directory: config.json and safetensors files, one or sharded; tensors mapped, never copied.
+
+Opening reads config.json, the index and every header; no tensor data. `Checkpoint.array` maps a file when one of its
+tensors is first asked for, and gives a read-only view of the mapping: the file must not change while it is in use.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import CheckpointError, ConfigError, MiaotuiError
+from .header import Header, TensorInfo, parse_json, read_header, regular_size, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+__all__ = ["Checkpoint", "open_checkpoint", "read_json_object"]
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_CONFIG = 16_000_000
+MAX_INDEX = 100_000_000
+
+#: safetensors dtype -> the NumPy type that holds the bits; BF16 and F8 have none of their own.
+_NUMPY: dict[str, type[np.generic]] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F8_E4M3": np.uint8,
+    "F8_E5M2": np.uint8, "F8_E8M0": np.uint8, "C64": np.complex64, "I64": np.int64, "I32": np.int32, "I16": np.int16,
+    "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+
+
+class Checkpoint:
+    """An open directory. `config` and `generation` are the files' own dicts; `tensors` spans all shards."""
+
+    def __init__(
+        self, directory: Path, config: dict[str, Any], generation: dict[str, Any] | None, headers: Mapping[str, Header]
+    ) -> None:
+        """Join the shards' tables; a name in two shards is refused."""
+        self.directory = directory
+        self.config = config
+        self.generation = generation
+        self.tensors: dict[str, TensorInfo] = {}
+        self.file_bytes = sum(h.file_bytes for h in headers.values())
+        self._sizes = {h.file: h.file_bytes for h in headers.values()}
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        for header in headers.values():
+            for name, tensor in header.tensors.items():
+                if name in self.tensors:
+                    first = self.tensors[name].file.name
+                    msg = f"{directory}: tensor {shown(name)} is in two shards, {first} and {header.file.name}"
+                    msg = f"{msg}; download the checkpoint again"
+                    raise CheckpointError(msg)
+                self.tensors[name] = tensor
+
+    def array(self, name: str) -> NDArray[np.generic]:
+        """The tensor as a read-only view of the mapped file, in its own shape; unaligned where the file is.
+
+        BF16 comes as uint16 and F8 as uint8: the bits, not the values.
+        """
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            msg = f"{self.directory}: no tensor {shown(name)}; the checkpoint has {len(self.tensors)} others"
+            raise CheckpointError(msg)
+        mapping = self._map(tensor.file)
+        view: NDArray[np.generic]
+        if tensor.start == tensor.stop:
+            view = np.empty(tensor.shape, _NUMPY[tensor.dtype])
+        else:
+            dtype = np.dtype(_NUMPY[tensor.dtype]).newbyteorder("<")
+            view = np.ndarray(tensor.shape, dtype, buffer=mapping, offset=tensor.start)
+        view.flags.writeable = False
+        return view
+
+    def close(self) -> None:
+        """Let go of the mappings; one that still has views lives until the last view is gone.
+
+        Never `mmap.close`: NumPy keeps the mmap object alive but not its export, so views of a closed one would crash.
+        """
+        with self._lock:
+            self._closed = True
+            self._maps = {}
+
+    def __enter__(self) -> Self:
+        """`with open_checkpoint(path) as checkpoint:` closes at the end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def _map(self, file: Path) -> mmap.mmap:
+        with self._lock:
+            if self._closed:
+                msg = f"{self.directory}: the checkpoint is closed; open it again"
+                raise CheckpointError(msg)
+            if file not in self._maps:
+                self._maps[file] = self._mapped(file)
+            return self._maps[file]
+
+    def _mapped(self, file: Path) -> mmap.mmap:
+        try:
+            with file.open("rb") as f:
+                mapping = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as e:  # ValueError: the file is empty now
+            msg = f"{file}: cannot be mapped ({e}); check that it is still there"
+            raise CheckpointError(msg) from e
+        if len(mapping) != self._sizes[file]:
+            msg = f"{file}: has {len(mapping)} bytes, had {self._sizes[file]} when opened: it changed; load it again"
+            raise CheckpointError(msg)
+        return mapping
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a directory: read config.json, generation_config.json, the index and all headers, and no data.
+
+    Errors: `CheckpointError` for missing or damaged files, `ConfigError` for a JSON file that is none.
+    """
+    directory = Path(path)
+    _check_directory(directory)
+    config = read_json_object(directory / CONFIG, MAX_CONFIG, ConfigError)
+    generation = None
+    if (directory / GENERATION).is_file():
+        generation = read_json_object(directory / GENERATION, MAX_CONFIG, ConfigError)
+    if (directory / SINGLE).exists():
+        headers = {SINGLE: read_header(directory / SINGLE)}
+    elif (directory / INDEX).exists():
+        headers = _sharded(directory)
+    else:
+        raise CheckpointError(_no_weights(directory))
+    return Checkpoint(directory, config, generation, headers)
+
+
+def read_json_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[str, Any]:
+    """A JSON file of at most `limit` bytes that holds one object. NaN and Infinity pass: its reader judges values."""
+    size = regular_size(path, error)
+    if size > limit:
+        msg = f"{path}: has {size} bytes, expected at most {limit}; this is no {path.name}"
+        raise error(msg)
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        msg = f"{path}: cannot be read ({e.strerror})"
+        raise error(msg) from e
+    found = parse_json(data, str(path), error, constants=True)
+    if not isinstance(found, dict):
+        msg = f"{path}: expected a JSON object, found {shown(found)}"
+        raise error(msg)
+    return found
+
+
+def _check_directory(directory: Path) -> None:
+    """The path must be a directory with a config.json; otherwise say what to give instead."""
+    try:
+        is_dir, is_file = directory.is_dir(), directory.is_file()
+    except (OSError, ValueError):  # a name too long, a NUL byte
+        is_dir = is_file = False
+    if is_file:
+        msg = f"{directory}: is a file; give the directory that holds it together with {CONFIG}"
+        raise CheckpointError(msg)
+    if not is_dir:
+        msg = f"{shown(str(directory), 300)}: no such directory; give a directory with {CONFIG} and {SINGLE}"
+        raise CheckpointError(msg)
+    if not (directory / CONFIG).exists():
+        msg = f"{directory}: no {CONFIG}; expected a Hugging Face directory with {CONFIG} and {SINGLE}"
+        if (directory / "adapter_config.json").exists():
+            msg = f"{directory}: is a PEFT adapter, not a model: merge it into its base model and save that"
+        raise CheckpointError(msg)
+
+
+def _no_weights(directory: Path) -> str:
+    """What to do about a directory without safetensors weights, from what it holds instead."""
+    names = sorted(p.name for p in directory.iterdir())
+    pickled = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt", ".bin.index.json"))]
+    if pickled:
+        how = "AutoModelForCausalLM.from_pretrained(directory).save_pretrained(new_directory)"
+        what = (
+            f"only {pickled[0]} holds weights, and pickled files are never opened: save it as safetensors with `{how}`"
+        )
+    elif others := [n for n in names if n.endswith(".safetensors")]:
+        what = f"found {', '.join(others[:3])}, expected {SINGLE}, or shards with {INDEX}; rename it or add the index"
+    elif ggufs := [n for n in names if n.endswith(".gguf")]:
+        what = f"found {ggufs[0]}; miaotui reads safetensors: get the original checkpoint"
+    else:
+        what = f"no weights: expected {SINGLE}, or shards with {INDEX}; download the checkpoint again"
+    return f"{directory}: {what}"
+
+
+def _sharded(directory: Path) -> dict[str, Header]:
+    """The headers of all shards that the index names; each tensor must be where the index says."""
+    path = directory / INDEX
+    table = read_json_object(path, MAX_INDEX, CheckpointError).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        msg = f"{path}: expected weight_map to map tensor names to shard files, found {shown(table)}"
+        raise CheckpointError(msg)
+    shards: dict[str, None] = {}  # an ordered set
+    for name, shard in table.items():
+        _check_shard_name(path, name, shard)
+        shards[shard] = None
+    missing = [s for s in shards if not (directory / s).exists()]
+    if missing:
+        msg = f"{directory}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:5])}"
+        msg = f"{msg}{', ...' if len(missing) > 5 else ''}; download them"  # noqa: PLR2004
+        raise CheckpointError(msg)
+    headers = {s: read_header(directory / s) for s in shards}
+    for name, shard in table.items():
+        if name not in headers[shard].tensors:
+            msg = f"{path}: promises tensor {shown(name)} in {shard}, which lacks it; download both again"
+            raise CheckpointError(msg)
+    return headers
+
+
+def _check_shard_name(path: Path, tensor: str, shard: object) -> None:
+    """A plain file name in the directory. A symbolic link is followed: the hub's cache is made of them."""
+    plain = (
+        isinstance(shard, str)
+        and shard.endswith(".safetensors")
+        and len(shard) <= 255  # noqa: PLR2004 - the longest file name of common file systems
+        and shard.isprintable()
+        and not any(c in shard for c in "/\\:")
+    )
+    if not plain:
+        msg = f"{path}: tensor {shown(tensor)}: a shard must be a plain .safetensors file name in the same directory"
+        msg = f"{msg}, found {shown(shard)}; refused"
+        raise CheckpointError(msg)

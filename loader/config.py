@@ -1,0 +1,80 @@
+"""`config.json` -> a frozen `Config`, every default resolved as transformers resolves it.
+
+Two stages: the family's tables check the file's keys one by one (`families`), then its short function says what they
+mean. A key that could change the result and that we do not know is refused by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from .families import FAMILIES, Resolved, resolve_with
+from .families.values import checked, token_ids
+from .header import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..runtime.spec import Config
+
+__all__ = ["parse_config", "resolve"]
+
+#: Elements of one matrix, and of a model: far above any that fits in memory, far below 64-bit overflow.
+MAX_MATRIX, MAX_MODEL = 2**40, 2**46
+
+
+def parse_config(raw: object, where: str, generation: object = None) -> Config:
+    """Resolve the parsed `config.json` at `where`; `generation` is the parsed `generation_config.json`, if any.
+
+    Its `bos_token_id` and `eos_token_id` win over the config's. Ids outside the vocabulary are dropped: they can
+    neither be fed nor come out. Raises `ConfigError`.
+    """
+    config = resolve(raw, where).config
+    ids = {"bos_token_id": config.bos_ids, "eos_token_id": config.eos_ids}
+    if generation is not None:
+        if not isinstance(generation, dict):
+            msg = f"generation_config.json beside {where} holds {shown(generation)}; expected an object"
+            raise ConfigError(msg)
+        place = f"generation_config.json beside {where}"
+        ids |= {
+            name: checked(name, generation[name], token_ids, place) for name in ids if generation.get(name) is not None
+        }
+    bos, eos = (tuple(dict.fromkeys(i for i in some if 0 <= i < config.n_vocab)) for some in ids.values())
+    return replace(config, bos_ids=bos, eos_ids=eos)
+
+
+def resolve(raw: object, where: str) -> Resolved:
+    """Resolve the file's own keys: the `Config`, and which optional weights it asks for. Raises `ConfigError`."""
+    if not isinstance(raw, dict):
+        msg = f"{where} holds {shown(raw)}; expected an object"
+        raise ConfigError(msg)
+    kind = raw.get("model_type")
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        found = f"is {shown(kind)}" if "model_type" in raw else "is missing"
+        msg = f"{where}: model_type {found}; expected one of {', '.join(FAMILIES)}"
+        raise ConfigError(msg)
+    resolved = resolve_with(family, raw, where)
+    _check_sizes(resolved.config, where)
+    return resolved
+
+
+def _check_sizes(c: Config, where: str) -> None:
+    """Refuse products that no machine holds before anything is allocated or multiplied in 64 bits."""
+    heads = c.n_heads * c.d_head
+    matrices: Mapping[str, int] = {
+        "vocabulary x width": c.n_vocab * c.d_model,
+        "heads x head width x width": heads * c.d_model,
+        "feed-forward x width": c.d_ff * c.d_model,
+        "positions x width": c.n_context * c.d_model if c.rope is None else 0,
+    }
+    for what, elements in matrices.items():
+        if elements > MAX_MATRIX:
+            msg = f"{where}: {what} makes {elements} elements; expected at most 2**40"
+            raise ConfigError(msg)
+    total = c.n_layers * sum(matrices.values())
+    if total > MAX_MODEL:
+        msg = f"{where}: {c.n_layers} layers of these sizes make about {total} elements; expected at most 2**46"
+        raise ConfigError(msg)

@@ -1,0 +1,125 @@
+"""What a family is: tables of its keys and tensors, and one short function from checked values to a `Config`.
+
+A key of `config.json` is one of four: in `keys` (read and checked), in `only` (refused unless at a value that changes
+nothing), harmless (named in `HARMLESS` or in the family's own list), or unknown, and then refused by name unless null.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+from ..header import shown
+from .values import Key, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ...runtime.spec import Config
+
+__all__ = ["Family", "Part", "Resolved", "resolve_with"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a weight lies: a tensor's name (`{i}` is the layer), or one of `count` equal pieces of its outputs.
+
+    `transposed`: the file stores [in, out], and the piece is a range of columns.
+    """
+
+    name: str
+    index: int = 0
+    count: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A `Config`, and the optional weights that go with it: names of bias roles of `LayerWeights` and `Weights`."""
+
+    config: Config
+    biases: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family's spellings. `resolve` gets every key of `keys`, checked, and the file's name for its errors.
+
+    `prefixes` are tried in order before every tensor's name but the head's; `ignored` are patterns of whole names,
+    prefix removed, of tensors that checkpoints carry and that no weight is made from.
+    """
+
+    name: str
+    keys: Mapping[str, Key]
+    resolve: Callable[[dict[str, Any], str], Resolved]
+    model: Mapping[str, Part]
+    layer: Mapping[str, Part]
+    prefixes: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    harmless: frozenset[str] = frozenset()
+
+
+#: Refused unless at one of these values, whatever the family: each would change what is computed.
+ONLY: dict[str, tuple[object, ...]] = {
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "tie_encoder_decoder": (False,),
+    "pretraining_tp": (1,),
+    "pruned_heads": ({}, []),
+    "use_bfloat16": (False,),
+}
+
+#: Keys that describe, or steer training, saving and sampling; none changes the logits.
+# fmt: off
+HARMLESS = frozenset({
+    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled", "_name_or_path",
+    "_num_labels", "architectures", "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens",
+    "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
+    "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task",
+    "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_range",
+    "is_decoder", "label2id", "length_penalty", "max_length", "max_sequence_length", "min_length", "model_max_length",
+    "model_type", "name_or_path", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
+    "num_return_sequences", "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token",
+    "pad_token_id", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict",
+    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
+    "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version",
+    "typical_p", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_cache", "vocab_file",
+})
+# fmt: on
+HARMLESS_PATTERN = re.compile(r".*_(dropout|dropout_prob|pdrop)|transformers\.js.*")
+
+#: Endings of class names whose logits are a language model's.
+ARCHITECTURES = ("ForCausalLM", "LMHeadModel", "Model")
+
+
+def resolve_with(family: Family, raw: Mapping[str, object], where: str) -> Resolved:
+    """Check every key of the file against the family's tables, then resolve; raises `ConfigError`."""
+    only = {**ONLY, **family.only}
+    harmless = HARMLESS | family.harmless
+    for name, value in raw.items():
+        if name in family.keys or name in harmless or HARMLESS_PATTERN.fullmatch(name):
+            continue
+        if name in only:
+            if value is not None and value not in only[name]:
+                wanted = " or ".join(map(repr, only[name]))
+                msg = f"{where}: {name} is {shown(value)}; the {family.name} family is computed with {wanted} only"
+                raise ConfigError(msg)
+        elif value is not None:
+            msg = (
+                f"{where}: unknown key {shown(name)} ({shown(value)}) in a {family.name} model; it may change what "
+                "is computed, so it is refused. If it changes nothing, remove it from the file"
+            )
+            raise ConfigError(msg)
+    _check_architectures(raw.get("architectures"), where)
+    return family.resolve(read(raw, family.keys, where), where)
+
+
+def _check_architectures(found: object, where: str) -> None:
+    """Refuse a class whose output is not a language model's logits."""
+    names = found if isinstance(found, list) else []
+    if names and not any(isinstance(n, str) and n.endswith(ARCHITECTURES) for n in names):
+        msg = f"{where}: architectures is {shown(found)}; expected a causal language model (...ForCausalLM)"
+        raise ConfigError(msg)

@@ -1,0 +1,108 @@
+"""GPT-2: LayerNorm, learned positions, plain feed-forward, biases everywhere; matrices stored [in, out], QKV fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import ConfigError
+from ...runtime.spec import Config
+from .base import Family, Part, Resolved
+from .values import Key, activation, flag, number, optional, size, token_ids
+
+__all__ = ["GPT2"]
+
+KEYS = {
+    "vocab_size": Key(50257, size()),
+    "n_positions": Key(1024, size()),
+    "n_embd": Key(768, size()),
+    "n_layer": Key(12, size(2**16)),
+    "n_head": Key(12, size()),
+    "n_inner": Key(None, optional(size())),
+    "activation_function": Key("gelu_tanh", activation),
+    "layer_norm_epsilon": Key(1e-5, number(0, 1)),
+    "scale_attn_weights": Key(default=True, check=flag),
+    "scale_attn_by_inverse_layer_idx": Key(default=False, check=flag),
+    "tie_word_embeddings": Key(default=True, check=flag),
+    "bos_token_id": Key((50256,), token_ids),
+    "eos_token_id": Key((50256,), token_ids),
+}
+
+MODEL = {
+    "embed": Part("wte.weight"),
+    "positions": Part("wpe.weight"),
+    "norm": Part("ln_f.weight"),
+    "norm_bias": Part("ln_f.bias"),
+    "head": Part("lm_head.weight"),
+}
+
+LAYER = {
+    "attn_norm": Part("h.{i}.ln_1.weight"),
+    "attn_norm_bias": Part("h.{i}.ln_1.bias"),
+    "q": Part("h.{i}.attn.c_attn.weight", 0, 3, transposed=True),
+    "k": Part("h.{i}.attn.c_attn.weight", 1, 3, transposed=True),
+    "v": Part("h.{i}.attn.c_attn.weight", 2, 3, transposed=True),
+    "q_bias": Part("h.{i}.attn.c_attn.bias", 0, 3),
+    "k_bias": Part("h.{i}.attn.c_attn.bias", 1, 3),
+    "v_bias": Part("h.{i}.attn.c_attn.bias", 2, 3),
+    "o": Part("h.{i}.attn.c_proj.weight", transposed=True),
+    "o_bias": Part("h.{i}.attn.c_proj.bias"),
+    "ffn_norm": Part("h.{i}.ln_2.weight"),
+    "ffn_norm_bias": Part("h.{i}.ln_2.bias"),
+    "up": Part("h.{i}.mlp.c_fc.weight", transposed=True),
+    "up_bias": Part("h.{i}.mlp.c_fc.bias"),
+    "down": Part("h.{i}.mlp.c_proj.weight", transposed=True),
+    "down_bias": Part("h.{i}.mlp.c_proj.bias"),
+}
+
+
+def _resolve(v: dict[str, Any], where: str) -> Resolved:
+    d_model, n_heads, n_layers = v["n_embd"], v["n_head"], v["n_layer"]
+    if d_model % n_heads:
+        msg = f"{where}: n_embd {d_model} is no multiple of n_head {n_heads}"
+        raise ConfigError(msg)
+    d_head = d_model // n_heads
+    scale = d_head**-0.5 if v["scale_attn_weights"] else 1.0
+    config = Config(
+        family="gpt2",
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        d_head=d_head,
+        d_ff=v["n_inner"] or 4 * d_model,
+        n_vocab=v["vocab_size"],
+        n_context=v["n_positions"],
+        norm="layer",
+        norm_eps=v["layer_norm_epsilon"],
+        activation=v["activation_function"],
+        gated=False,
+        rope=None,
+        windows=(None,) * n_layers,
+        attention_scales=tuple(scale / (i + 1 if v["scale_attn_by_inverse_layer_idx"] else 1) for i in range(n_layers)),
+        tied=v["tie_word_embeddings"],
+        bos_ids=v["bos_token_id"],
+        eos_ids=v["eos_token_id"],
+    )
+    return Resolved(config, frozenset(role for role in (*MODEL, *LAYER) if role.endswith("_bias")))
+
+
+GPT2 = Family(
+    name="gpt2",
+    keys=KEYS,
+    resolve=_resolve,
+    model=MODEL,
+    layer=LAYER,
+    prefixes=("transformer.", ""),
+    ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
+    harmless=frozenset(
+        {
+            "n_ctx",
+            "reorder_and_upcast_attn",
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        }
+    ),
+)

@@ -1,0 +1,147 @@
+"""Rotary position embedding as Hugging Face spells it -> `Rope`.
+
+Two spellings: `rope_theta` beside `rope_scaling {type or rope_type, ...}` (to transformers 4), or everything in
+`rope_parameters` (from 5). Where both are filled, `rope_scaling` wins, as there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...errors import ConfigError
+from ...runtime.spec import Rope
+from ..header import shown
+from .values import MAX_SIZE, Key, anything, checked, flag, number, optional, read, size
+
+__all__ = ["ROPE_KEYS", "read_rope"]
+
+THETA = number(0, 1e15, above=True)
+FACTOR = Key(None, number(0, 1e6, above=True))
+ORIGINAL = Key(None, optional(size()))
+
+#: The keys of `config.json` that `read_rope` needs.
+ROPE_KEYS = {
+    "rope_theta": Key(10000.0, THETA),
+    "rope_scaling": Key(None, anything),
+    "rope_parameters": Key(None, anything),
+    "original_max_position_embeddings": ORIGINAL,
+    "partial_rotary_factor": Key(1.0, optional(number(1, 1))),
+}
+
+COMMON = {
+    "rope_theta": Key(None, THETA),
+    "rope_type": Key(None, anything),
+    "type": Key(None, anything),
+    "partial_rotary_factor": Key(1.0, optional(number(1, 1))),
+}
+
+#: kind -> its own keys; any other key in the dict is refused by name.
+KINDS: dict[str, dict[str, Key]] = {
+    "default": {},
+    "linear": {"factor": FACTOR},
+    "dynamic": {"factor": Key(None, number(1, 1e6)), "original_max_position_embeddings": ORIGINAL},
+    "llama3": {
+        "factor": FACTOR,
+        "low_freq_factor": FACTOR,
+        "high_freq_factor": FACTOR,
+        "original_max_position_embeddings": ORIGINAL,
+    },
+    "yarn": {
+        "factor": Key(None, optional(number(0, 1e6, above=True))),
+        "original_max_position_embeddings": ORIGINAL,
+        "attention_factor": Key(None, optional(number(0, 1e6))),
+        "beta_fast": Key(None, optional(number(0, 1e6))),
+        "beta_slow": Key(None, optional(number(0, 1e6))),
+        "mscale": Key(None, optional(number(0, 1e6))),
+        "mscale_all_dim": Key(None, optional(number(0, 1e6))),
+        "truncate": Key(default=True, check=flag),
+    },
+}
+REQUIRED = ("factor", "low_freq_factor", "high_freq_factor")
+
+
+def read_rope(v: dict[str, Any], where: str, n_context: int, d_head: int) -> tuple[Rope, int]:
+    """Return the `Rope`, and the positions that it reaches: more than `n_context` for yarn and dynamic."""
+    name = "rope_scaling" if v["rope_scaling"] else "rope_parameters"
+    found = v[name] or {}
+    if not isinstance(found, dict):
+        msg = f"{where}: {name} is {shown(found)}; expected an object or null"
+        raise ConfigError(msg)
+    kind = _kind(found, f"{where}: {name}")
+    table = {**COMMON, **KINDS[kind]}
+    unknown = [key for key in found if key not in table]
+    if unknown:
+        msg = f"{where}: {name} holds the key {shown(unknown[0])}, unknown for kind {kind!r}; it is refused"
+        raise ConfigError(msg)
+    missing = [key for key in REQUIRED if key in KINDS[kind] and key not in found]
+    if missing:
+        msg = f"{where}: {name} of kind {kind!r} has no {missing[0]!r}, which it needs"
+        raise ConfigError(msg)
+    r = read(found, table, f"{where}: {name}")
+    theta = v["rope_theta"] if r["rope_theta"] is None else r["rope_theta"]
+    # The key outside wins over the one inside, as in transformers.
+    original = v["original_max_position_embeddings"] or r.get("original_max_position_embeddings") or n_context
+    where = f"{where}: {name}"
+    if kind == "yarn":
+        rope = _yarn(r, where, theta, original, n_context)
+        return rope, min(max(n_context, int(rope.factor * original)), MAX_SIZE)
+    if kind == "dynamic":
+        _check_dynamic(where, original, n_context, d_head)
+        return Rope(theta, "dynamic", r["factor"], n_context), min(int(r["factor"] * n_context), MAX_SIZE)
+    if kind == "llama3":
+        return _llama3(r, where, theta, original), n_context
+    return Rope(theta, "linear", r["factor"]) if kind == "linear" else Rope(theta), n_context
+
+
+def _kind(found: dict[str, Any], where: str) -> str:
+    kind = found.get("rope_type", found.get("type", "default"))
+    if not isinstance(kind, str) or kind not in KINDS or found.get("type", kind) != kind:
+        seen = {key: found[key] for key in ("rope_type", "type") if key in found}
+        msg = f"{where}: the kind of scaling is {shown(seen)}; expected one of {', '.join(KINDS)}"
+        raise ConfigError(msg)
+    return kind
+
+
+def _llama3(r: dict[str, Any], where: str, theta: float, original: int) -> Rope:
+    low, high = r["low_freq_factor"], r["high_freq_factor"]
+    if high <= low:
+        msg = f"{where}: high_freq_factor is {high:g}; expected more than low_freq_factor, {low:g}"
+        raise ConfigError(msg)
+    return Rope(theta, "llama3", r["factor"], original, low_freq_factor=low, high_freq_factor=high)
+
+
+def _check_dynamic(where: str, original: int, n_context: int, d_head: int) -> None:
+    if original != n_context:
+        msg = (
+            f"{where}: original_max_position_embeddings is {original} and max_position_embeddings {n_context}; dynamic "
+            "scaling starts from the latter, and releases of transformers differ on the former: make them equal"
+        )
+        raise ConfigError(msg)
+    if d_head == 2:  # noqa: PLR2004 - the formula's own number
+        msg = f"{where}: dynamic scaling needs heads wider than 2, for its exponent is d_head / (d_head - 2)"
+        raise ConfigError(msg)
+
+
+def _yarn(r: dict[str, Any], where: str, theta: float, original: int, n_context: int) -> Rope:
+    checked("rope_theta", theta, number(1, 1e15, above=True), where)  # its logarithm divides
+    factor = n_context / original if r["factor"] is None else r["factor"]
+    attention = r["attention_factor"]
+    if attention is None:
+        both = r["mscale"] and r["mscale_all_dim"]
+        attention = _mscale(factor, r["mscale"]) / _mscale(factor, r["mscale_all_dim"]) if both else _mscale(factor, 1)
+    return Rope(
+        theta,
+        "yarn",
+        factor,
+        original,
+        beta_fast=r["beta_fast"] or 32.0,
+        beta_slow=r["beta_slow"] or 1.0,
+        truncate=r["truncate"],
+        attention_factor=attention,
+    )
+
+
+def _mscale(factor: float, mscale: float) -> float:
+    """0.1 mscale ln(factor) + 1 (YaRN, arXiv:2309.00071, section 3.4)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0

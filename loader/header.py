@@ -1,0 +1,277 @@
+"""The safetensors header: parsed, checked, and nothing after it read.
+
+A file is: 8 bytes, the header's length n (unsigned, little-endian); n bytes of JSON; the data section. The JSON maps a
+tensor's name to `{"dtype", "shape", "data_offsets": [begin, end]}`, offsets counted from the start of the data section,
+and `__metadata__` to strings. The ranges must tile the data section: no overlap, no gap, nothing behind the last.
+
+Format: https://huggingface.co/docs/safetensors. Errors: `CheckpointError`, always. Nothing is allocated from a length
+that the file claims before that length was compared with the file's size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, MiaotuiError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "DTYPES",
+    "MAX_HEADER",
+    "Header",
+    "TensorInfo",
+    "impostor",
+    "parse_json",
+    "read_header",
+    "regular_size",
+    "shown",
+]
+
+#: safetensors dtype name -> bytes per element. The 4- and 6-bit types have no whole bytes and are refused by name.
+DTYPES: dict[str, int] = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+MAX_HEADER = 100_000_000  # the format's own limit
+MAX_RANK = 32  # NumPy 1's limit; no checkpoint comes near
+MAX_COUNT = 2**63 - 1  # sizes must fit a signed 64-bit address
+
+_PREFIX = 8
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+#: What a file that is not safetensors usually is: its first bytes -> what to say.
+_IMPOSTORS: tuple[tuple[bytes, str], ...] = (
+    (
+        b"version https://git-lfs",
+        "it is a git-lfs pointer, not the file itself: run `git lfs pull` in the repository, or download the file",
+    ),
+    (b"<!doctype", "it is an HTML page: the download saved a web page; download the file itself"),
+    (b"<html", "it is an HTML page: the download saved a web page; download the file itself"),
+    (b"<?xml", "it is an XML page: the download saved an error page; download the file itself"),
+    (b"gguf", "it is a GGUF file: miaotui reads Hugging Face safetensors checkpoints"),
+    (b"pk\x03\x04", "it is a zip archive, probably a PyTorch .bin file: save it as safetensors with transformers"),
+    (b"\x1f\x8b", "it is a gzip archive: unpack it first"),
+    (b"{", "it begins with JSON text, where safetensors has an 8-byte length: download the file again"),
+)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor's place: bytes `start` to `stop` of `file`, counted from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    file: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes: elements times bytes per element."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Header:
+    """One safetensors file: tensors in the order of their data, and the file's size when it was read."""
+
+    file: Path
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    data_start: int
+    file_bytes: int
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """`repr(value)`, cut to `limit` characters: what a file says is quoted, never printed as it is."""
+    try:
+        text = repr(value[: limit + 1] if isinstance(value, str | list) else value)
+    except (RecursionError, ValueError):  # nested too deep; an integer of over 4300 digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def regular_size(path: Path, error: type[MiaotuiError] = CheckpointError) -> int:
+    """Size in bytes of a regular file; `error` when it is missing, unreadable, or a directory, pipe or device."""
+    try:
+        info = path.stat()
+    except (OSError, ValueError) as e:  # ValueError: a NUL byte in the name
+        msg = f"{shown(str(path), 300)}: cannot be read ({_reason(e)}); check the path and the download"
+        raise error(msg) from e
+    if not stat.S_ISREG(info.st_mode):
+        msg = f"{path}: expected a regular file, found something else (a directory, a pipe or a device)"
+        raise error(msg)
+    return info.st_size
+
+
+def parse_json(data: bytes, where: str, error: type[MiaotuiError], *, constants: bool = False) -> Any:  # noqa: ANN401
+    """JSON in UTF-8, strictly: a key given twice is refused, and NaN and Infinity unless `constants`."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            seen: set[str] = set()
+            twice = next(name for name, _ in items if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            msg = f"the key {shown(twice)} is given twice"
+            raise ValueError(msg)
+        return found
+
+    def constant(name: str) -> float:
+        if not constants:
+            msg = f"{name} is no JSON number"
+            raise ValueError(msg)
+        return float(name)
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    except UnicodeDecodeError as e:
+        msg = f"{where}: expected JSON in UTF-8, found byte 0x{data[e.start]:02x} at {e.start}; download it again"
+    except RecursionError:
+        msg = f"{where}: JSON is nested too deep; the file is damaged or was made to do harm"
+    except ValueError as e:
+        msg = f"{where}: {impostor(data, want_json=True) or f'not valid JSON ({e})'}; download it again or repair it"
+    raise error(msg)
+
+
+def impostor(start: bytes, *, want_json: bool = False) -> str:
+    """What the file is, when its first bytes tell that it is not what was wanted; or "". `want_json`: JSON was."""
+    text = start[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next(
+        (what for magic, what in _IMPOSTORS if text.startswith(magic) and not (want_json and magic == b"{")), ""
+    )
+
+
+def read_header(path: Path) -> Header:
+    """Read and check one file's header. Only the 8 bytes and the header itself are read."""
+    size = regular_size(path)
+    try:
+        with path.open("rb") as f:
+            start = f.read(512)
+            length = _header_length(path, size, start)
+            f.seek(_PREFIX)
+            raw = f.read(length)
+    except OSError as e:
+        msg = f"{path}: cannot be read ({_reason(e)})"
+        raise CheckpointError(msg) from e
+    if len(raw) != length:
+        msg = f"{path}: the file became shorter while it was read"
+        raise CheckpointError(msg)
+    if not raw.startswith(b"{"):
+        msg = f"{path}: the header must begin with '{{', found {shown(raw[:16])}; {_AGAIN}"
+        raise CheckpointError(msg)
+    table = parse_json(raw, f"{path}: header", CheckpointError)
+    metadata = _metadata(path, table.pop("__metadata__", None))
+    data_start = _PREFIX + length
+    tensors = [_entry(path, name, entry, data_start, size) for name, entry in table.items()]
+    tensors.sort(key=lambda t: (t.start, t.stop))
+    _check_tiling(path, tensors, data_start, size)
+    return Header(path, {t.name: t for t in tensors}, metadata, data_start, size)
+
+
+_AGAIN = "the file is damaged or is no safetensors file: download it again"
+
+
+def _reason(e: Exception) -> str:
+    return getattr(e, "strerror", None) or str(e)
+
+
+def _header_length(path: Path, size: int, start: bytes) -> int:
+    """The header's length, compared with the format's limit and with the file."""
+    if size < _PREFIX or len(start) < _PREFIX:
+        what = impostor(start) or f"a safetensors file has at least {_PREFIX} bytes, this one has {size}; {_AGAIN}"
+        msg = f"{path}: {what}"
+        raise CheckpointError(msg)
+    length = int.from_bytes(start[:_PREFIX], "little")
+    # None of the impostors' first bytes makes a length within the limit, so a good file is never taken for one.
+    if length > MAX_HEADER:
+        what = impostor(start) or f"the header claims {length} bytes, the limit is {MAX_HEADER}; {_AGAIN}"
+    elif length > size - _PREFIX:
+        what = f"the header claims {length} bytes, only {size - _PREFIX} follow: it is cut short; download it again"
+    elif length == 0:
+        what = f"the header is empty; {_AGAIN}"
+    else:
+        return length
+    msg = f"{path}: {what}"
+    raise CheckpointError(msg)
+
+
+def _metadata(path: Path, found: object) -> dict[str, str]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        msg = f"{path}: __metadata__ must map names to strings, found {shown(found)}"
+        raise CheckpointError(msg)
+    for name, value in found.items():
+        if not isinstance(value, str):
+            msg = f"{path}: __metadata__[{shown(name)}] must be a string, found {shown(value)}"
+            raise CheckpointError(msg)
+        _check_text(path, name)
+        _check_text(path, value)
+    return found
+
+
+def _check_text(path: Path, text: str) -> None:
+    """A lone surrogate, written as an escape in JSON, is no text and could not be printed."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        msg = f"{path}: header: {shown(text)} is not Unicode text (a lone surrogate); {_AGAIN}"
+        raise CheckpointError(msg) from e
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_COUNT  # `type`: True and False are no sizes
+
+
+def _entry(path: Path, name: str, entry: object, data_start: int, size: int) -> TensorInfo:
+    """One row of the header's table, checked by itself: dtype, shape, range, and that the range has the right size."""
+    where = f"{path}: tensor {shown(name)}"
+    _check_text(path, name)
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
+        msg = f"{where}: expected an object with dtype, shape and data_offsets, found {shown(entry)}; {_AGAIN}"
+        raise CheckpointError(msg)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        msg = f"{where}: unknown dtype {shown(dtype)}; known are {', '.join(DTYPES)}"
+        raise CheckpointError(msg)
+    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
+        msg = f"{where}: shape must be a list of at most {MAX_RANK} non-negative integers, found {shown(shape)}"
+        raise CheckpointError(msg)
+    if math.prod(n for n in shape if n) * DTYPES[dtype] > MAX_COUNT:
+        msg = f"{where}: shape {shown(shape)} has more elements than memory has addresses; {_AGAIN}"
+        raise CheckpointError(msg)
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):  # noqa: PLR2004
+        msg = f"{where}: data_offsets must be two non-negative integers, found {shown(offsets)}; {_AGAIN}"
+        raise CheckpointError(msg)
+    begin, end = offsets
+    want = math.prod(shape) * DTYPES[dtype]
+    if begin > end or end - begin != want:
+        msg = f"{where}: {dtype} of shape {shape} takes {want} bytes, data_offsets [{begin}, {end}] hold {end - begin}"
+        msg = f"{msg}; {_AGAIN}"
+        raise CheckpointError(msg)
+    if end > size - data_start:
+        msg = f"{where}: ends at byte {end} of the data, the file holds {size - data_start}: it is cut short"
+        msg = f"{msg}; download it again"
+        raise CheckpointError(msg)
+    return TensorInfo(name, dtype, tuple(shape), data_start + begin, data_start + end, path)
+
+
+def _check_tiling(path: Path, tensors: list[TensorInfo], data_start: int, size: int) -> None:
+    """Sorted by place, every tensor starts where the one before ends, and the last ends with the file."""
+    at, before = data_start, "the header"
+    for t in tensors:
+        if t.start != at:
+            kind, n = ("overlaps", at - t.start) if t.start < at else ("leaves a gap after", t.start - at)
+            msg = f"{path}: tensor {shown(t.name)} {kind} {before} by {n} bytes; {_AGAIN}"
+            raise CheckpointError(msg)
+        at, before = t.stop, shown(t.name)
+    if at != size:
+        msg = f"{path}: {size - at} bytes follow the last tensor, expected none; {_AGAIN}"
+        raise CheckpointError(msg)

@@ -1,0 +1,91 @@
+"""A name becomes a directory: one on disk, or one that `huggingface_hub` downloads into its cache.
+
+`huggingface_hub` is asked for the safetensors, JSON and Jinja files of a repository, nothing else; its cache,
+progress bar, credentials, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` work as it documents them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError, HubError, InputError
+from .header import shown
+
+__all__ = ["resolve"]
+
+_ALLOW = ["*.safetensors", "*.json", "*.jinja"]
+_IGNORE = ["*/*.safetensors", "consolidated*.safetensors"]  # the same weights again, in other formats
+#: "name" or "org/name", as the hub allows them.
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+
+
+def resolve(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """Find the checkpoint: a path that exists wins; otherwise "name" or "org/name" is looked up on the hub.
+
+    Errors: `CheckpointError` for a path that does not exist, `HubError` for a name that cannot be had, with its cause.
+    """
+    if not isinstance(name_or_path, str | os.PathLike):
+        msg = f"a checkpoint is named by a str or a Path, found {type(name_or_path).__name__}"
+        raise InputError(msg)
+    text = os.fspath(name_or_path)
+    try:
+        path = Path(text).expanduser()
+        exists = path.exists()
+    except (OSError, ValueError, RuntimeError, TypeError):  # too long, a NUL byte, no such user, bytes
+        path, exists = Path("?"), False
+    if exists:
+        return path
+    if isinstance(name_or_path, Path) or _looks_like_path(text):
+        msg = f"{shown(text, 300)}: no such directory; give a checkpoint's directory, or a hub name such as org/name"
+        raise CheckpointError(msg)
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        msg = f"revision must be a branch, a tag or a commit, found {shown(revision)}"
+        raise InputError(msg)
+    return _download(text, revision)
+
+
+def _looks_like_path(text: str) -> bool:
+    """Whether no hub name could be meant: "./x", "/x", "~/x", "a/b/c", "x.safetensors", or a file."""
+    return _NAME.fullmatch(text) is None or text.endswith((".safetensors", ".json", ".gguf", ".bin")) or ".." in text
+
+
+def _download(name: str, revision: str | None) -> Path:
+    where = f"hub name {name!r}" + (f", revision {shown(revision)}" if revision else "")
+    try:
+        import huggingface_hub  # noqa: PLC0415 - slow to import, and needed for names only
+    except ImportError as e:
+        msg = f"{where}: no such directory here, and huggingface_hub is not installed: pip install huggingface_hub"
+        raise HubError(msg) from e
+    try:
+        found = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE, library_name="miaotui"
+        )
+    except Exception as e:
+        msg = f"{where}: {_advice(e)}"
+        raise HubError(msg) from e
+    return Path(found)
+
+
+def _advice(e: Exception) -> str:  # noqa: PLR0911 - a table of cases
+    """One line for huggingface_hub's exception: what it means, what to do. Names of classes outlive their modules."""
+    names = {kind.__name__ for kind in type(e).__mro__}
+    cause = " ".join(str(e).split())[:300] or type(e).__name__
+    status = getattr(getattr(e, "response", None), "status_code", None)
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    if "GatedRepoError" in names:
+        return "access must be granted first: accept the terms on the model's page, then run `hf auth login`"
+    if "RevisionNotFoundError" in names:
+        return "the repository has no such revision; give a branch, a tag or a commit of it"
+    if "RepositoryNotFoundError" in names or status in {401, 403, 404}:
+        return (
+            "no such directory here, and no such repository there or a private one: check the name, or `hf auth login`"
+        )
+    if offline or "OfflineModeIsEnabled" in names:
+        return "not (wholly) in the cache, and HF_HUB_OFFLINE forbids downloading: unset it once to fetch the files"
+    if names & {"IncompleteSnapshotError", "LocalEntryNotFoundError"}:
+        return f"not wholly in the cache, and the hub cannot be reached: check the network and HF_ENDPOINT ({cause})"
+    if isinstance(e, OSError) and e.errno is not None:
+        return f"the download could not be stored or read ({cause}): check the disk and HF_HOME"
+    return f"the download failed ({cause}): check the network and HF_ENDPOINT, and try again"

@@ -1,0 +1,94 @@
+"""Plan + mapped bytes -> `Weights`: views of the file where they serve, else one block allocated at once."""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from .checkpoint import Checkpoint
+    from .plan import LoadPlan, Source
+
+__all__ = ["pack", "planned"]
+
+
+def planned(plan: LoadPlan) -> Weights:
+    """Every weight with its shape and dtype and no array: what `miaotui inspect` records a program with."""
+    return _assemble(plan, lambda source: Weight(source.name, source.dtype, source.shape, None, source.offset is None))
+
+
+def pack(plan: LoadPlan, checkpoint: Checkpoint) -> Weights:
+    """Make every weight; raises `CheckpointError` where the tensors' data contradict the plan.
+
+    The resident block is one anonymous mapping of `plan.resident_bytes`; it lives as long as any weight made from it.
+    """
+    _check_twin(plan, checkpoint)
+    block = np.frombuffer(mmap.mmap(-1, plan.resident_bytes), np.uint8) if plan.resident_bytes else None
+
+    def make(source: Source) -> Weight:
+        tensor = checkpoint.array(source.tensor.name)
+        if source.offset is None:
+            rows = tensor[source.first : source.first + source.shape[0]]
+            return Weight(source.name, source.dtype, source.shape, rows, mapped=True)
+        assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
+        out = block[source.offset : source.offset + source.nbytes].view(DTYPES[source.dtype][1]).reshape(source.shape)
+        _fill(out, tensor, source)
+        out.flags.writeable = False
+        return Weight(source.name, source.dtype, source.shape, out, mapped=False)
+
+    return _assemble(plan, make)
+
+
+def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source) -> None:
+    """Write the tensor's part into its place: turned, widened or narrowed as the plan says."""
+    span = slice(source.first, source.first + source.shape[0])
+    part = tensor[:, span].T if source.transposed else tensor[span]
+    if source.tensor.dtype == "BF16" and source.dtype == "f32":
+        np.left_shift(part, 16, out=out.view(np.uint32), dtype=np.uint32)
+        return
+    try:
+        with np.errstate(over="raise"):
+            np.copyto(out, part, casting="same_kind")
+    except FloatingPointError:
+        info = source.tensor
+        msg = f"{info.file}: tensor {info.name} holds F64 numbers beyond the range of F32; expected none"
+        raise CheckpointError(msg) from None
+
+
+def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
+    """Refuse a head that is stored beside a tied embedding and differs from it."""
+    if plan.twin is None:
+        return
+    info = plan.model["embed"].tensor
+    embed, head = checkpoint.array(info.name), checkpoint.array(plan.twin.name)
+    step = max(1, 2**22 // embed.shape[1])  # in pieces: comparing allocates
+    same = info.dtype == plan.twin.dtype and all(
+        np.array_equal(_bits(embed[i : i + step]), _bits(head[i : i + step])) for i in range(0, len(embed), step)
+    )
+    if not same:
+        msg = (
+            f"{plan.twin.file}: {plan.twin.name} differs from {info.name}, but tie_word_embeddings says that they are "
+            "one. Set it to false in config.json to use both, or remove the tensor"
+        )
+        raise CheckpointError(msg)
+
+
+def _bits(array: NDArray[Any]) -> NDArray[Any]:
+    """View the bytes as integers, so that equal NaN are equal."""
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+
+
+def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
+    layers = tuple(LayerWeights(**{role: make(source) for role, source in layer.items()}) for layer in plan.layers)
+    model = {role: make(source) for role, source in plan.model.items()}
+    model.setdefault("head", model["embed"])
+    return Weights(layers=layers, **model)

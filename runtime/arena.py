@@ -1,0 +1,79 @@
+"""Where every tensor lies: liveness gives offsets, and offsets give barriers.
+
+Both are pure functions over records; nothing is allocated here.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ALIGN", "Tensor", "place", "spans_overlap"]
+
+ALIGN = 64  # a cache line, and one sixteen-lane float32 vector
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A piece of the arena. `keep`: it lives from step to step (KV cache) or leaves the program (logits)."""
+
+    name: str
+    rows: str  # "T", "R", or "" where rows mean nothing (cache, scratch)
+    width: int  # floats a row
+    nbytes: int
+    part: str  # "activations", "kv_cache" or "scratch"
+    keep: bool = False
+    born: int = -1
+    dies: int = -1
+    offset: int = -1
+    home: Tensor | None = field(default=None, repr=False)  # shares this tensor's place (written over it)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """[first byte, byte behind the last)."""
+        return self.offset, self.offset + self.nbytes
+
+
+def _root(t: Tensor) -> Tensor:
+    while t.home is not None:
+        t = t.home
+    return t
+
+
+def place(tensors: Sequence[Tensor], n_code: int) -> int:
+    """Give every tensor its offset; the arena's size in bytes.
+
+    Greedy by size, the largest first, each at the lowest offset that is free during its whole life (the "greedy by
+    size" of Pisarchyk and Lee 2020, arXiv:2001.03288). What lives for ever comes first.
+    """
+    for t in tensors:
+        if t.keep:
+            t.born, t.dies = 0, n_code
+    for t in tensors:  # a place is shared only if its first owner is dead by then
+        if t.home is not None and (t.keep or t.home.keep or t.home.dies > t.born or t.home.nbytes < t.nbytes):
+            t.home = None
+    groups: dict[int, list[Tensor]] = {}
+    for t in tensors:
+        groups.setdefault(id(_root(t)), []).append(t)
+    placed: list[tuple[int, int, int, int]] = []  # (offset, size, born, dies), by offset
+    size = 0
+    for group in sorted(groups.values(), key=lambda g: (not g[0].keep, -g[0].nbytes)):
+        born, dies = min(t.born for t in group), max(t.dies for t in group)
+        need, at = -(-max(t.nbytes for t in group) // ALIGN) * ALIGN, 0
+        for other, length, b, d in placed:
+            if b <= dies and born <= d and at + need > other and at < other + length:
+                at = other + length
+        insort(placed, (at, need, born, dies))
+        size = max(size, at + need)
+        for t in group:
+            t.offset = at
+    return size
+
+
+def spans_overlap(xs: Sequence[tuple[int, int]], ys: Sequence[tuple[int, int]]) -> bool:
+    """Whether any interval of one list meets any of the other."""
+    return any(a < d and c < b for a, b in xs for c, d in ys)

@@ -1,0 +1,1 @@
+"""The CPU backend: sixteen-lane kernels, thread team, interpreter."""

@@ -1,0 +1,51 @@
+"""What every kernel uses: reading the instruction and the step, and taking a thread's share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+from ..lanes import ld, ldf
+
+__all__ = ["KERNELS", "S_IDS", "S_RESULT", "S_ROWS", "S_START", "S_T", "arg", "farg", "jit", "kernel", "rows_of", "share", "template"]
+
+#: Slots of the step block: tokens, position of the first, rows wanted at the head, address of the ids, greedy id.
+S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)
+
+jit = njit(nogil=True, error_model="numpy", cache=True)
+#: For a factory's product: pasted into the kernel that names it. A closure compiled alone would never be a cache hit.
+template = njit(inline="always")
+
+KERNELS: dict[str, Callable[..., None]] = {}
+
+
+def kernel(f: Callable[..., None]) -> Callable[..., None]:
+    """Register a kernel under its own name (a trailing underscore keeps it apart from an operation on lanes)."""
+    KERNELS[f.__name__.rstrip("_")] = f
+    return f
+
+
+@jit
+def arg(p: Any, slot: Any) -> Any:
+    """An integer, offset or address of the instruction."""
+    return ld(p + 8 * slot)
+
+
+@jit
+def farg(p: Any, slot: Any) -> Any:
+    """A float of the instruction."""
+    return ldf(p + 8 * slot)
+
+
+@jit
+def rows_of(p: Any, step: Any) -> Any:
+    """Rows of this instruction's output in this step."""
+    return ld(step + 8 * (S_ROWS if arg(p, 2) != 0 else S_T))
+
+
+@jit
+def share(n: Any, unit: Any, t: Any, nt: Any) -> Any:
+    """Where thread t's share of n items begins, in whole units."""
+    return min(n, ((n + unit - 1) // unit * t // nt) * unit)

@@ -1,0 +1,156 @@
+"""Residual addition and activations. exp and erf are our own lane polynomials: the same bits on every machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...ops import slots
+from ..lanes import absolute, add, copysign, div, fma, load_tail, maximum, minimum, mul, pow2, rint, splat, store_tail, sub, zero
+from .base import arg, jit, kernel, rows_of, share, template
+
+F = np.float32
+A_Y, A_A, A_B, A_D = slots("add")
+U_Y, U_X, U_D = slots("act")
+G_Y, G_GATE, G_UP, G_D = slots("gated_act")
+
+
+@jit
+def exp(x: Any) -> Any:
+    """e^x within 2 ulp for x in [-87, 88], clamped outside: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2]."""
+    x = maximum(minimum(x, splat(F(88.0))), splat(F(-87.0)))
+    n = rint(mul(x, splat(F(1.44269504088896341))))
+    r = fma(n, splat(F(2.12194440e-4)), fma(n, splat(F(-0.693359375)), x))
+    y = fma(splat(F(1.9875691500e-4)), r, splat(F(1.3981999507e-3)))
+    y = fma(y, r, splat(F(8.3334519073e-3)))
+    y = fma(y, r, splat(F(4.1665795894e-2)))
+    y = fma(y, r, splat(F(1.6666665459e-1)))
+    y = fma(y, r, splat(F(5.0000001201e-1)))
+    return mul(add(fma(y, mul(r, r), r), splat(F(1.0))), pow2(n))
+
+
+@jit
+def erf(x: Any) -> Any:
+    """Error function within 2e-7: Chebyshev fit of erfc (Press et al., Numerical Recipes, 6.2.2)."""
+    z = absolute(x)
+    u = div(splat(F(1.0)), fma(splat(F(0.5)), z, splat(F(1.0))))
+    y = fma(splat(F(0.17087277)), u, splat(F(-0.82215223)))
+    y = fma(y, u, splat(F(1.48851587)))
+    y = fma(y, u, splat(F(-1.13520398)))
+    y = fma(y, u, splat(F(0.27886807)))
+    y = fma(y, u, splat(F(-0.18628806)))
+    y = fma(y, u, splat(F(0.09678418)))
+    y = fma(y, u, splat(F(0.37409196)))
+    y = fma(y, u, splat(F(1.00002368)))
+    y = fma(y, u, splat(F(-1.26551223)))
+    return copysign(sub(splat(F(1.0)), mul(u, exp(sub(y, mul(z, z))))), x)
+
+
+@jit
+def silu(x: Any) -> Any:
+    """X * sigmoid(x)."""
+    return div(x, add(splat(F(1.0)), exp(sub(zero(), x))))
+
+
+@jit
+def gelu(x: Any) -> Any:
+    """X * Phi(x)."""
+    return mul(mul(splat(F(0.5)), x), add(splat(F(1.0)), erf(mul(x, splat(F(0.70710678118654752))))))
+
+
+@jit
+def gelu_tanh(x: Any) -> Any:
+    """0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    cube = mul(mul(x, x), x)
+    u2 = mul(splat(F(1.5957691216057308)), fma(splat(F(0.044715)), cube, x))
+    return div(x, add(splat(F(1.0)), exp(sub(zero(), u2))))
+
+
+@jit
+def relu(x: Any) -> Any:
+    """max(x, 0)."""
+    return maximum(x, zero())
+
+
+@kernel
+def add_(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = a + b."""
+    n = rows_of(p, step) * arg(p, A_D)
+    a, b, y = base + arg(p, A_A), base + arg(p, A_B), base + arg(p, A_Y)
+    for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+        store_tail(y + 4 * j, add(load_tail(a + 4 * j, n - j), load_tail(b + 4 * j, n - j)), n - j)
+
+
+def _act(f: Any) -> Any:
+    @template
+    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+        n = rows_of(p, step) * arg(p, U_D)
+        x, y = base + arg(p, U_X), base + arg(p, U_Y)
+        for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+            store_tail(y + 4 * j, f(load_tail(x + 4 * j, n - j)), n - j)
+
+    return body
+
+
+def _gated(f: Any) -> Any:
+    @template
+    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+        n = rows_of(p, step) * arg(p, G_D)
+        g, u, y = base + arg(p, G_GATE), base + arg(p, G_UP), base + arg(p, G_Y)
+        for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+            store_tail(y + 4 * j, mul(f(load_tail(g + 4 * j, n - j)), load_tail(u + 4 * j, n - j)), n - j)
+
+    return body
+
+
+_act_silu, _act_gelu, _act_gelu_tanh, _act_relu = _act(silu), _act(gelu), _act(gelu_tanh), _act(relu)
+_gated_silu, _gated_gelu, _gated_gelu_tanh, _gated_relu = _gated(silu), _gated(gelu), _gated(gelu_tanh), _gated(relu)
+
+
+@kernel
+def act_silu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = silu(x)."""
+    _act_silu(p, base, step, t, nt)
+
+
+@kernel
+def act_gelu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = gelu(x)."""
+    _act_gelu(p, base, step, t, nt)
+
+
+@kernel
+def act_gelu_tanh(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = gelu_tanh(x)."""
+    _act_gelu_tanh(p, base, step, t, nt)
+
+
+@kernel
+def act_relu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = relu(x)."""
+    _act_relu(p, base, step, t, nt)
+
+
+@kernel
+def gated_act_silu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = silu(gate) * up (SwiGLU)."""
+    _gated_silu(p, base, step, t, nt)
+
+
+@kernel
+def gated_act_gelu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = gelu(gate) * up (GEGLU)."""
+    _gated_gelu(p, base, step, t, nt)
+
+
+@kernel
+def gated_act_gelu_tanh(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = gelu_tanh(gate) * up."""
+    _gated_gelu_tanh(p, base, step, t, nt)
+
+
+@kernel
+def gated_act_relu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = relu(gate) * up (ReGLU)."""
+    _gated_relu(p, base, step, t, nt)

@@ -1,0 +1,278 @@
+"""Sixteen virtual float32 lanes for Numba: one type and its operations, as generic LLVM vector IR.
+
+`<16 x float>` lowers to one AVX-512 register, two of AVX2, four of SSE or NEON, always with the same bits: no fastmath,
+every fused multiply-add explicit, no libm. Addresses are int64; loads and stores need no alignment. An operation with
+a count `n` touches lanes below `n` only; absent lanes load as +0.
+
+The first half are emitters (`ir_*`): they write IR and are shared with `tiles.py`. The second half are the
+operations that kernels call.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from .target import native_half
+
+I1, I16, I32, I64, F16, F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType()
+N = 16
+V, VI, VH, VM = (ir.VectorType(t, N) for t in (F32, I32, I16, I1))
+SIZES = {"f32": 4, "bf16": 2, "f16": 2}
+
+Builder = Any
+Value = Any
+
+
+class Lanes(types.Type):  # type: ignore[misc]
+    """Numba's name for a vector of sixteen float32."""
+
+    def __init__(self) -> None:
+        super().__init__(name="lanes16f32")
+
+
+lanes = Lanes()
+
+
+@register_model(Lanes)
+class LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    """Lanes live in registers as `<16 x float>`."""
+
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, V)
+
+
+i64, f32, void = types.int64, types.float32, types.void
+
+
+# ------------------------------------------------------------------------------------------------ emitters
+def c64(v: int) -> Value:
+    """int64 constant."""
+    return ir.Constant(I64, v)
+
+
+def const(vec: Any, vals: Sequence[float]) -> Value:
+    """Vector constant."""
+    return ir.Constant(vec, list(vals))
+
+
+ZERO = const(V, [0.0] * N)
+
+
+def ptr(b: Builder, addr: Value, ty: Any) -> Value:
+    """The address as a pointer to `ty`."""
+    return b.inttoptr(addr, ty.as_pointer())
+
+
+def off(b: Builder, addr: Value, k: Value, size: int) -> Value:
+    """addr + k * size."""
+    return b.add(addr, b.mul(k, c64(size)))
+
+
+def ext(b: Builder, name: str, ret: Any, args: Sequence[Any]) -> Value:
+    """Declare an LLVM intrinsic."""
+    return cgutils.get_or_insert_function(b.module, ir.FunctionType(ret, list(args)), name)
+
+
+def shuffle(b: Builder, x: Value, y: Value, idx: Sequence[int]) -> Value:
+    """Lanes `idx` of the concatenation x, y."""
+    return b.shuffle_vector(x, y, const(ir.VectorType(I32, len(idx)), idx))
+
+
+def ir_splat(b: Builder, s: Value) -> Value:
+    """A scalar in every lane."""
+    v = b.insert_element(ir.Constant(ir.VectorType(s.type, N), ir.Undefined), s, ir.Constant(I32, 0))
+    return shuffle(b, v, v, [0] * N)
+
+
+def ir_fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    """X * y + z, rounded once."""
+    return b.call(ext(b, "llvm.fma.v16f32", V, [V] * 3), [x, y, z])
+
+
+def ir_below(b: Builder, n: Value) -> Value:
+    """Mask of lanes < n."""
+    return b.icmp_signed("<", const(ir.VectorType(I64, N), range(N)), ir_splat(b, n))
+
+
+def _widen_half(b: Builder, h: Value) -> Value:
+    """F16 bits -> float32: an instruction where there is one, else exact integer and float steps with the same bits."""
+    if native_half():
+        return b.fpext(b.bitcast(h, ir.VectorType(F16, N)), V)
+    w = b.zext(h, VI)
+    body = b.shl(b.and_(w, const(VI, [0x7FFF] * N)), const(VI, [13] * N))
+    finite = b.bitcast(b.fmul(b.bitcast(body, V), const(V, [2.0**112] * N)), VI)
+    special = b.or_(body, const(VI, [0x7F800000] * N))
+    is_special = b.icmp_unsigned(">=", body, const(VI, [0x0F800000] * N))
+    sign = b.shl(b.and_(w, const(VI, [0x8000] * N)), const(VI, [16] * N))
+    return b.bitcast(b.or_(b.select(is_special, special, finite), sign), V)
+
+
+def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = None) -> Value:
+    """Sixteen values widened to float32; with a mask, absent lanes are +0 and their memory is not touched."""
+    ty = V if kind == "f32" else VH
+    p = ptr(b, addr, ty)
+    if mask is None:
+        v = b.load(p, align=SIZES[kind])
+    else:
+        name = "llvm.masked.load.v16f32.p0" if kind == "f32" else "llvm.masked.load.v16i16.p0"
+        absent = ZERO if kind == "f32" else ir.Constant(ty, None)
+        v = b.call(ext(b, name, ty, [p.type, I32, VM, ty]), [p, ir.Constant(I32, SIZES[kind]), mask, absent])
+    if kind == "bf16":
+        v = b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
+    elif kind == "f16":
+        v = _widen_half(b, v)
+    return v
+
+
+def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> None:
+    """Store sixteen values, or those of the mask."""
+    p = ptr(b, addr, v.type)
+    if mask is None:
+        b.store(v, p, align=4)
+    else:
+        f = ext(b, "llvm.masked.store.v16f32.p0", ir.VoidType(), [V, p.type, I32, VM])
+        b.call(f, [v, p, ir.Constant(I32, 4), mask])
+
+
+def ir_loop(b: Builder, start: Value, stop: Value, step: int, accs: Sequence[Value],
+            body: Callable[[Value, list[Value]], list[Value]]) -> list[Value]:  # fmt: skip
+    """`for k in range(start, stop, step): accs = body(k, accs)`; the final accs."""
+    f, before = b.function, b.block
+    head, blk, end = (f.append_basic_block(s) for s in ("head", "body", "end"))
+    b.branch(head)
+    b.position_at_end(head)
+    k = b.phi(I64)
+    k.add_incoming(start, before)
+    phis = [b.phi(a.type) for a in accs]
+    for p, a in zip(phis, accs, strict=True):
+        p.add_incoming(a, before)
+    b.cbranch(b.icmp_signed("<", k, stop), blk, end)
+    b.position_at_end(blk)
+    new = body(k, phis)
+    k.add_incoming(b.add(k, c64(step)), b.block)
+    for p, a in zip(phis, new, strict=True):
+        p.add_incoming(a, b.block)
+    b.branch(head)
+    b.position_at_end(end)
+    return phis
+
+
+def ir_fold(b: Builder, vs: Sequence[Value]) -> Value:
+    """THE reduction tree, for 1, 2, 4, 8 or 16 accumulators at once: value i of the result is the fold of vs[i].
+
+    One accumulator: x[i] + x[i+8], then +4, +2, +1. Several share the shuffles; each keeps exactly that tree.
+    """
+    vs, g = list(vs), N
+    while g > 1:
+        h, width = g // 2, vs[0].type.count
+        pairs = list(zip(vs[::2], vs[1::2], strict=True)) if len(vs) > 1 else [(vs[0], vs[0])]
+        span = 2 * width if len(vs) > 1 else width
+        low = [s + j for s in range(0, span, g) for j in range(h)]
+        vs = [b.fadd(shuffle(b, x, y, low), shuffle(b, x, y, [i + h for i in low])) for x, y in pairs]
+        g = h
+    return vs[0]
+
+
+# ------------------------------------------------------------------------------------------------ operations
+def op(ret: Any, *args: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make a Numba intrinsic from an emitter f(builder, *values). Intrinsics want fixed arity, hence the exec."""
+
+    def deco(f: Callable[..., Any]) -> Any:
+        names = "".join(f", a{i}" for i in range(len(args)))
+        scope: dict[str, Any] = {"sig": ret(*args), "f": f}
+        source = (
+            f"def {f.__name__}(typingctx{names}):\n    def codegen(ctx, b, s, a):\n        r = f(b, *a)\n"
+            "        return ctx.get_dummy_value() if r is None else r\n    return sig, codegen"
+        )
+        exec(source, scope)  # noqa: S102 (our own text; the arity is the only thing that varies)
+        return intrinsic(scope[f.__name__])
+
+    return deco
+
+
+@op(lanes, i64)
+def load(b, a): return ir_load(b, a)
+@op(lanes, i64)
+def load_bf16(b, a): return ir_load(b, a, "bf16")
+@op(lanes, i64)
+def load_f16(b, a): return ir_load(b, a, "f16")
+@op(lanes, i64, i64)
+def load_tail(b, a, n): return ir_load(b, a, mask=ir_below(b, n))
+@op(lanes, i64, i64)
+def load_tail_bf16(b, a, n): return ir_load(b, a, "bf16", ir_below(b, n))
+@op(lanes, i64, i64)
+def load_tail_f16(b, a, n): return ir_load(b, a, "f16", ir_below(b, n))
+@op(void, i64, lanes)
+def store(b, a, v): ir_store(b, v, a)
+@op(void, i64, lanes, i64)
+def store_tail(b, a, v, n): ir_store(b, v, a, ir_below(b, n))
+@op(lanes)
+def zero(b): return ZERO
+@op(lanes, f32)
+def splat(b, x): return ir_splat(b, x)
+@op(lanes, lanes, lanes, lanes)
+def fma(b, x, y, z): return ir_fma(b, x, y, z)
+@op(lanes, lanes, lanes)
+def add(b, x, y): return b.fadd(x, y)
+@op(lanes, lanes, lanes)
+def sub(b, x, y): return b.fsub(x, y)
+@op(lanes, lanes, lanes)
+def mul(b, x, y): return b.fmul(x, y)
+@op(lanes, lanes, lanes)
+def div(b, x, y): return b.fdiv(x, y)
+@op(lanes, lanes, lanes)
+def maximum(b, x, y): return b.select(b.fcmp_ordered(">", x, y), x, y)
+@op(lanes, lanes, lanes)
+def minimum(b, x, y): return b.select(b.fcmp_ordered("<", x, y), x, y)
+@op(lanes, lanes)
+def absolute(b, x): return b.bitcast(b.and_(b.bitcast(x, VI), const(VI, [0x7FFFFFFF] * N)), V)
+@op(lanes, lanes, lanes)
+def copysign(b, x, y):
+    keep, sign = const(VI, [0x7FFFFFFF] * N), const(VI, [-0x80000000] * N)
+    return b.bitcast(b.or_(b.and_(b.bitcast(x, VI), keep), b.and_(b.bitcast(y, VI), sign)), V)
+@op(lanes, lanes, i64, i64, f32)
+def between(b, v, lo, hi, other):
+    "lanes lo <= i < hi of v, `other` elsewhere"
+    inside = b.and_(ir_below(b, hi), b.not_(ir_below(b, lo)))
+    return b.select(inside, v, ir_splat(b, other))
+@op(f32, lanes)
+def fold(b, v): return b.extract_element(ir_fold(b, [v]), ir.Constant(I32, 0))
+@op(f32, lanes)
+def largest(b, v):
+    for h in (8, 4, 2, 1):
+        lo, hi = shuffle(b, v, v, range(h)), shuffle(b, v, v, range(h, 2 * h))
+        v = b.select(b.fcmp_ordered(">", lo, hi), lo, hi)
+    return b.extract_element(v, ir.Constant(I32, 0))
+@op(lanes, lanes)
+def rint(b, v): return b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [v])
+@op(lanes, lanes)
+def pow2(b, v):
+    "2^v for whole v in [-126, 127]"
+    return b.bitcast(b.shl(b.add(b.fptosi(v, VI), const(VI, [127] * N)), const(VI, [23] * N)), V)
+@op(i64, i64)
+def ld(b, a): return b.load(ptr(b, a, I64), align=8)
+@op(void, i64, i64)
+def st(b, a, v): b.store(v, ptr(b, a, I64), align=8)
+@op(f32, i64)
+def ldf(b, a): return b.load(ptr(b, a, F32), align=4)
+@op(void, i64, f32)
+def stf(b, a, v): b.store(v, ptr(b, a, F32), align=4)
+@op(i64, i64)
+def load_acquire(b, a): return b.load_atomic(ptr(b, a, I64), "seq_cst", 8)
+@op(void, i64, i64)
+def store_release(b, a, v): b.store_atomic(v, ptr(b, a, I64), "seq_cst", 8)
+@op(void)
+def pause(b):
+    if platform.machine() in ("x86_64", "AMD64"): b.call(ext(b, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
+    elif platform.machine() in ("aarch64", "arm64"): b.call(ext(b, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])
+@op(void, i64, i64, i64, i64, i64, i64)
+def call_kernel(b, fn, p, base, step, t, nt):
+    "an instruction's first slot is its kernel's address"
+    b.call(b.inttoptr(fn, ir.FunctionType(ir.VoidType(), [I64] * 5).as_pointer()), [p, base, step, t, nt])

@@ -1,0 +1,106 @@
+"""Register tiles: loops whose accumulators must stay in registers, emitted whole.
+
+The one reduction order: lane l of an accumulator takes k = l, l + 16, l + 32, ... by fused multiply-add, and
+`ir_fold` adds the lanes. A tile's shape changes how often an operand is loaded, never a bit of the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from .lanes import F32, I32, N, SIZES, ZERO, c64, i64, ir_below, ir_fma, ir_fold, ir_load, ir_loop, ir_splat, lanes, off, op, ptr, void
+
+#: Bytes of a KV cache tile: sixteen keys by sixteen dimensions of float32.
+KV_TILE = 1024
+
+
+def _groups(n: int) -> list[int]:
+    """Sizes that `ir_fold` takes, covering n accumulators."""
+    sizes = []
+    while n:
+        s = next(s for s in (16, 8, 4, 2, 1) if s <= n)
+        sizes.append(s)
+        n -= s
+    return sizes
+
+
+def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1) -> Any:
+    """y[m, r] = sum_k w[r, k] x[m, k] for `rows` weight rows and `tokens` tokens; strides in bytes.
+
+    (w, ldw, x, ldx, K, y, ldy, ldr): rows lie ldw apart, tokens ldx apart, results ldy (token) and ldr (row) apart.
+    """
+    size = SIZES[kind]
+
+    @op(void, *[i64] * 8)
+    def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, k_dim: Any, y: Any, ldy: Any, ldr: Any) -> None:  # noqa: PLR0913
+        ws = [b.add(w, b.mul(ldw, c64(r))) for r in range(rows)]
+        xs = [b.add(x, b.mul(ldx, c64(m))) for m in range(tokens)]
+
+        def body(k: Any, acc: list[Any], mask: Any = None, times: int = 1) -> list[Any]:
+            acc = list(acc)
+            for j in range(times):
+                kj = b.add(k, c64(N * j))
+                xv = [ir_load(b, off(b, a, kj, 4), mask=mask) for a in xs]
+                for r in range(rows):
+                    wv = ir_load(b, off(b, ws[r], kj, size), kind, mask)
+                    for m in range(tokens):
+                        acc[m * rows + r] = ir_fma(b, wv, xv[m], acc[m * rows + r])
+            return acc
+
+        acc, start = [ZERO] * (rows * tokens), c64(0)
+        if unroll > 1:
+            stop = b.and_(k_dim, c64(-N * unroll))
+            acc = ir_loop(b, start, stop, N * unroll, acc, lambda k, a: body(k, a, times=unroll))
+            start = stop
+        full = b.and_(k_dim, c64(-N))
+        acc = ir_loop(b, start, full, N, acc, body)
+        acc = ir_loop(b, full, k_dim, N, acc, lambda k, a: body(k, a, ir_below(b, b.sub(k_dim, k))))
+        at = 0
+        for n in _groups(len(acc)):
+            v = ir_fold(b, acc[at : at + n])
+            for j in range(n):
+                m, r = divmod(at + j, rows)
+                dst = b.add(b.add(y, b.mul(ldy, c64(m))), b.mul(ldr, c64(r)))
+                b.store(b.extract_element(v, ir.Constant(I32, j)), ptr(b, dst, F32), align=4)
+            at += n
+
+    return tile
+
+
+@op(lanes, i64, i64, i64)
+def scores16(b: Any, q: Any, k: Any, d_head: Any) -> Any:
+    """Dots of one query with the sixteen keys of a block (absent dimensions are zero in the cache)."""
+
+    def body(d: Any, acc: list[Any]) -> list[Any]:
+        qv, at = ir_load(b, off(b, q, d, 4), mask=ir_below(b, b.sub(d_head, d))), off(b, k, d, KV_TILE // N)
+        return [ir_fma(b, ir_load(b, b.add(at, c64(4 * N * j))), qv, acc[j]) for j in range(N)]
+
+    return ir_fold(b, ir_loop(b, c64(0), d_head, N, [ZERO] * N, body))
+
+
+@op(lanes, i64, i64, i64, i64, i64)
+def weighted_sum(b: Any, p: Any, v: Any, block: Any, first: Any, n: Any) -> Any:  # noqa: PLR0913
+    """sum_j p[j] v[j, 0:16] for keys first <= j < n, `first` a multiple of 16, blocks `block` bytes apart.
+
+    Key j goes to accumulator j mod 16, and the accumulators fold by the same tree: the one order, with keys as k.
+    """
+
+    def step(*, tail: bool) -> Any:
+        def body(j: Any, acc: list[Any]) -> list[Any]:
+            at, new = b.add(v, b.mul(b.lshr(j, c64(4)), block)), []
+            for i in range(N):
+                mask = ir_splat(b, b.icmp_signed("<", b.add(j, c64(i)), n)) if tail else None
+                pv = ir_splat(b, b.load(ptr(b, b.add(off(b, p, j, 4), c64(4 * i)), F32), align=4))
+                new.append(ir_fma(b, pv, ir_load(b, b.add(at, c64(4 * N * i)), mask=mask), acc[i]))
+            return new
+
+        return body
+
+    full = b.and_(n, c64(-N))
+    acc = ir_loop(b, first, full, N, [ZERO] * N, step(tail=False))
+    acc = ir_loop(b, full, n, N, acc, step(tail=True))
+    for h in (8, 4, 2, 1):
+        acc = [b.fadd(acc[i], acc[i + h]) for i in range(h)]
+    return acc[0]

@@ -1,0 +1,1 @@
+"""The forward pass, written once against the op table."""

@@ -1,0 +1,329 @@
+"""Prompt ids go in, tokens and text come out, one step at a time.
+
+A plain generator over a session: prefill, then draw, give, feed, until an end. It knows no files and no tokenizer
+class: a session has `step`, `logits` and `argmax`, text is made by a `decode` callable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from ..errors import InputError
+from .sampling import Sampler, SamplingParams
+from .text import Detokeniser, StopStrings, check_stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "FinishReason",
+    "GenerateParams",
+    "Generation",
+    "SessionLike",
+    "Step",
+    "Timings",
+    "check_ids",
+    "collect",
+    "params_from",
+    "stream",
+]
+
+#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
+#: "context": prompt and new ids fill the context.
+FinishReason = Literal["eos", "stop", "length", "context"]
+
+
+class SessionLike(Protocol):
+    """What is asked of a session: one sequence, fed at positions, read as logits of the last tokens fed."""
+
+    @property
+    def n_context(self) -> int:
+        """Positions there are."""
+        ...
+
+    @property
+    def n_vocab(self) -> int:
+        """Entries of the vocabulary."""
+        ...
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """[rows, n_vocab] of the last step; a view that the next step overwrites."""
+        ...
+
+    @property
+    def argmax(self) -> int:
+        """Id of the largest logit of the last row, the first of equals."""
+        ...
+
+    def step(self, ids: Sequence[int], start: int, rows: int = 1) -> None:
+        """Feed `ids` at positions `start`..; any number up to the context."""
+        ...
+
+
+@dataclass(frozen=True)
+class GenerateParams:
+    """When to stop, and how to draw. `max_new_tokens` None: until the context is full. Errors: `InputError`."""
+
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    eos_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False  # an end-of-sequence id is a token like any other
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+    def __post_init__(self) -> None:
+        """Check every value, and store plain Python ones."""
+        n = self.max_new_tokens
+        if n is not None and (not _is_integer(n) or n < 0):
+            msg = f"max_new_tokens={n!r}: expected an integer >= 0, or None (until the context is full)"
+            raise InputError(msg)
+        if not isinstance(self.ignore_eos, bool | np.bool_):
+            msg = f"ignore_eos={self.ignore_eos!r}: expected True or False"
+            raise InputError(msg)
+        object.__setattr__(self, "max_new_tokens", None if n is None else int(n))
+        object.__setattr__(self, "stop", check_stop(self.stop))
+        object.__setattr__(self, "eos_ids", _check_eos(self.eos_ids))
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent inside, the consumer's own time between two pieces not counted.
+
+    `first_token_s` runs from the start of the generation to its first id, without the load. `decode_s` is for the
+    ids after the first.
+    """
+
+    load_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    first_token_s: float = 0.0
+    n_prompt: int = 0
+    n_new: int = 0
+
+    @property
+    def prefill_tps(self) -> float:
+        """Prompt tokens per second; 0 where nothing was fed."""
+        return self.n_prompt / self.prefill_s if self.prefill_s > 0 else 0.0
+
+    @property
+    def decode_tps(self) -> float:
+        """New tokens per second after the first; 0 where there are none."""
+        return (self.n_new - 1) / self.decode_s if self.n_new > 1 and self.decode_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One id drawn and the text that it completed (perhaps none). The last step has a reason and the timings.
+
+    `id` is None in the only step of a generation that draws nothing.
+    """
+
+    id: int | None
+    text: str
+    finish_reason: FinishReason | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished answer.
+
+    `ids` holds every new id, the end-of-sequence id too; `text` holds neither it nor a stop string.
+    """
+
+    text: str
+    ids: list[int]
+    finish_reason: FinishReason
+    timings: Timings
+
+
+def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
+    """Token ids as a list of int: from a sequence or a 1-D integer array, at least one, each in [0, n_vocab).
+
+    Errors: `InputError` naming the position and the value.
+    """
+    if isinstance(ids, np.ndarray):
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            msg = f"{what}: an array of shape {ids.shape} and dtype {ids.dtype}; expected one dimension of integers"
+            raise InputError(msg)
+        ids = ids.tolist()
+    if isinstance(ids, str | bytes | bytearray) or not isinstance(ids, Sequence):
+        msg = f"{what}: {type(ids).__name__} found, expected a list or a 1-D array of token ids"
+        raise InputError(msg)
+    if not ids:
+        msg = f"{what}: no token ids; give at least one (the model's bos id starts a text from nothing)"
+        raise InputError(msg)
+    for position, i in enumerate(ids):
+        if not _is_integer(i):
+            msg = f"{what}: id {i!r} at position {position} is {type(i).__name__}, expected an integer"
+            raise InputError(msg)
+        if not 0 <= i < n_vocab:
+            msg = f"{what}: id {i} at position {position} is not in the vocabulary, expected 0 to {n_vocab - 1}"
+            raise InputError(msg)
+    return [int(i) for i in ids]
+
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+_NAMES = ("max_new_tokens", "stop_strings", "eos_token_id", "ignore_eos", "do_sample", *_SAMPLING)
+_KNOWN = (*_NAMES, "repetition_penalty", "seed")
+
+
+def params_from(*, eos_ids: Iterable[int] = (), **given: object) -> GenerateParams:
+    """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given".
+
+    `eos_ids` are the model's own, used where `eos_token_id` (an id or several) is not given. `stop` is short for
+    `stop_strings`. Without `do_sample`, giving `temperature`, `top_k`, `top_p` or `min_p` asks for sampling, unless
+    the temperature is 0; with none of them the answer is greedy. Errors: `InputError`, with the known names for an
+    unknown one.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if "stop" in given:
+        if "stop_strings" in given:
+            msg = "stop and stop_strings are the same parameter: give one of them"
+            raise InputError(msg)
+        given["stop_strings"] = given.pop("stop")
+    unknown = sorted(set(given) - set(_KNOWN))
+    if unknown:
+        msg = f"unknown generation parameter {', '.join(unknown)}; known are {', '.join(_KNOWN)}"
+        raise InputError(msg)
+    given.setdefault("do_sample", any(name in given for name in _SAMPLING))
+    names = {"stop_strings": "stop", "eos_token_id": "eos_ids"}
+    ending = {names.get(n, n): given.pop(n) for n in _NAMES[:4] if n in given}
+    ending.setdefault("eos_ids", tuple(eos_ids))
+    return GenerateParams(sampling=SamplingParams(**given), **ending)  # type: ignore[arg-type]  # checked by both
+
+
+def stream(  # noqa: PLR0913 - keywords
+    session: SessionLike,
+    prompt_ids: object,
+    params: GenerateParams,
+    decode: Callable[[Sequence[int]], str] | None = None,
+    *,
+    load_s: float = 0.0,
+    sequence: int = 0,
+) -> Iterator[Step]:
+    """Give the steps of the answer to `prompt_ids`; the inputs are checked at once, the work is done step by step.
+
+    The session is this stream's until it ends: another use of it between two steps overwrites the sequence. Closing
+    the stream, or an exception (Ctrl-C) inside a step, ends it and leaves the session ready for the next.
+    Without `decode` the steps have no text. Errors: `InputError`.
+    """
+    ids = check_ids(prompt_ids, session.n_vocab)
+    if len(ids) > session.n_context:
+        over = len(ids) - session.n_context
+        msg = (
+            f"prompt: {len(ids)} tokens, {over} more than the context of {session.n_context}; shorten the prompt, "
+            "or load the model with a larger max_context where it was made for one"
+        )
+        raise InputError(msg)
+    if decode is None and params.stop:
+        msg = "stop_strings: this model has no tokenizer, so its answers have no text to find them in"
+        raise InputError(msg)
+    return _steps(session, ids, params, _Writer(decode, ids, params), load_s, sequence)
+
+
+def collect(steps: Iterable[Step]) -> Generation:
+    """Run a stream to its end."""
+    ids: list[int] = []
+    pieces: list[str] = []
+    for step in steps:
+        ids += [] if step.id is None else [step.id]
+        pieces.append(step.text)
+        if step.finish_reason is not None and step.timings is not None:
+            return Generation("".join(pieces), ids, step.finish_reason, step.timings)
+    msg = "the stream has no last step: it was closed or read from before"
+    raise InputError(msg)
+
+
+class _Writer:
+    """Ids to pieces of text: detokeniser, then stop strings, then what is held back at the end."""
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str] | None, prompt: list[int], params: GenerateParams
+    ) -> None:
+        self._text = Detokeniser(decode, prompt) if decode is not None else None
+        self._stop = StopStrings(params.stop)
+
+    def write(self, token: int) -> tuple[str, bool]:
+        """Return text that is safe to show, and whether a stop string was completed."""
+        if self._text is None:
+            return "", False
+        return self._stop.push(self._text.push(token)), self._stop.stopped
+
+    def end(self) -> tuple[str, bool]:
+        """Return what was held back, and whether it completed a stop string."""
+        if self._text is None or self._stop.stopped:
+            return "", self._stop.stopped
+        text = self._stop.push(self._text.flush())
+        return text + self._stop.flush(), self._stop.stopped
+
+
+def _steps(  # noqa: PLR0913, PLR0917 - the state of a stream
+    session: SessionLike, prompt: list[int], params: GenerateParams, writer: _Writer, load_s: float, sequence: int
+) -> Iterator[Step]:
+    """Prefill; then draw, give, feed."""
+    n_prompt, room = len(prompt), session.n_context - len(prompt)
+    limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
+    at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
+    if limit == 0:
+        yield Step(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt))
+        return
+    began = time.perf_counter()
+    session.step(prompt, 0)
+    prefill_s = time.perf_counter() - began
+    sampler = None if params.sampling.plain else Sampler(session.n_vocab, params.sampling, sequence=sequence)
+    if sampler is not None:
+        sampler.observe(prompt)
+    ends = () if params.ignore_eos else params.eos_ids
+    first_token_s = decode_s = 0.0
+    for n_new in range(1, limit + 1):
+        position = n_prompt + n_new - 1  # of the id drawn now
+        token = int(session.argmax) if sampler is None else sampler.draw(session.logits[-1], position)
+        if n_new == 1:
+            first_token_s = time.perf_counter() - began
+            began += first_token_s
+        reason: FinishReason | None = at_limit if n_new == limit else None
+        text, stopped = ("", False) if token in ends else writer.write(token)
+        if stopped:
+            reason = "stop"
+        elif token in ends:
+            reason = "eos"
+        if reason is not None:
+            rest, stopped = writer.end()
+            text += rest
+            reason = "stop" if stopped else reason
+            decode_s += time.perf_counter() - began
+            timings = Timings(load_s, prefill_s, decode_s if n_new > 1 else 0.0, first_token_s, n_prompt, n_new)
+            yield Step(token, text, reason, timings)
+            return
+        decode_s += time.perf_counter() - began
+        yield Step(token, text)
+        began = time.perf_counter()
+        if sampler is not None:
+            sampler.observe((token,))
+        session.step((token,), position)
+
+
+def _check_eos(eos: object) -> tuple[int, ...]:
+    ids = (eos,) if _is_integer(eos) else eos
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        msg = f"eos_token_id={eos!r}: expected a token id or a list of them"
+        raise InputError(msg)
+    ids = tuple(ids)
+    for i in ids:
+        if not _is_integer(i) or i < 0:
+            msg = f"eos_token_id={eos!r}: {i!r} found, expected token ids, integers >= 0"
+            raise InputError(msg)
+    return tuple(int(i) for i in ids)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)

@@ -1,0 +1,91 @@
+"""The op table: every operation of the forward pass, once.
+
+A row names the op's operands in the order in which they stand in an instruction, says which dimensions it sums over,
+what it costs, and where the formula comes from. Read by the recorder (shape checks, slots), the kernels (slots), the
+listing, the cost model and the tests (each row must have a reference and a kernel).
+
+Rows of a tensor are `T` (the step's tokens) or `R` (the tokens whose logits are wanted, the step's last `R`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["HEADER", "OPS", "SLOTS", "Op", "slots"]
+
+#: The first slots of every instruction: kernel address, wait before it (0/1), rows (0: T, 1: R).
+HEADER = ("op", "wait", "rows")
+#: int64 slots of an instruction.
+SLOTS = 16
+
+Cost = Callable[[dict[str, int]], int]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row. `fields` are the instruction's slots after the header: kind:name, kinds o(utput) i(nput) w(eight) n(int) f(loat)."""
+
+    name: str
+    signature: str
+    formula: str
+    fields: tuple[str, ...]
+    sums_over: str  # the contracted dimension, or ""
+    flop: Cost  # per row of the output; dims by name
+    source: str
+    in_place: bool = False  # the output may take the place of the first input
+    variants: tuple[str, ...] = ()  # kernels: name_variant; none: name alone
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Slot names after the header."""
+        return tuple(f[2:] for f in self.fields)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that every backend must have."""
+        return tuple(f"{self.name}_{v}" for v in self.variants) or (self.name,)
+
+
+DTYPE_VARIANTS = ("f32", "bf16", "f16")
+ACT_VARIANTS = ("silu", "gelu", "gelu_tanh", "relu")
+VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
+
+_ROWS = (
+    Op("embed", "(v,d),T->(T,d)", "y[t] = w[ids[t]]", ("o:y", "w:w", "n:d"), "", lambda _: 0,
+       f"{VASWANI}, 3.4", variants=DTYPE_VARIANTS),
+    Op("embed_positions", "(c,d),T->(T,d)", "y[t] = w[start + t]", ("o:y", "w:w", "n:d"), "", lambda _: 0,
+       "Radford et al. 2019 (GPT-2)", variants=DTYPE_VARIANTS),
+    Op("linear", "(t,k),(n,k),(n)->(t,n)", "y = x w^T + b", ("o:y", "i:x", "w:w", "w:b", "n:n", "n:k"), "k",
+       lambda d: 2 * d["n"] * d["k"], f"{VASWANI}, 3.2", variants=DTYPE_VARIANTS),
+    Op("rms_norm", "(t,g*d),(d)->(t,g*d)", "y = x / sqrt(mean(x^2) + eps) * w, over each d",
+       ("o:y", "i:x", "w:w", "n:d", "n:groups", "f:eps"), "d", lambda d: 4 * d["d"] * d["groups"],
+       "Zhang and Sennrich 2019, arXiv:1910.07467", in_place=True),
+    Op("layer_norm", "(t,d),(d),(d)->(t,d)", "y = (x - mean(x)) / sqrt(var(x) + eps) * w + b",
+       ("o:y", "i:x", "w:w", "w:b", "n:d", "f:eps"), "d", lambda d: 8 * d["d"],
+       "Ba et al. 2016, arXiv:1607.06450", in_place=True),
+    Op("rope", "(t,h*d),(c,d/2,2)->(t,h*d)", "(a, b) = (x[i], x[i+d/2]) -> (a cos - b sin, b cos + a sin)",
+       ("o:y", "i:x", "w:table", "n:heads", "n:d_head"), "", lambda d: 3 * d["heads"] * d["d_head"],
+       "Su et al. 2021, arXiv:2104.09864", in_place=True),
+    Op("kv_write", "(t,h*d)->cache", "cache[head, start + t] = x[t, head]",
+       ("o:cache", "i:x", "n:heads", "n:d_head", "n:context"), "", lambda _: 0, "KV cache; Shazeer 2019, arXiv:1911.02150"),
+    Op("attention", "(t,h*d),cache,cache->(t,h*d)", "softmax(q k^T * scale) v; key <= position, key > position - window",
+       ("o:y", "o:scores", "i:q", "i:k_cache", "i:v_cache", "n:heads", "n:kv_heads", "n:d_head", "n:context", "n:window",
+        "f:scale"), "d_head, then keys", lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
+       f"{VASWANI}, 3.2.1; grouped: Ainslie et al. 2023, arXiv:2305.13245"),
+    Op("add", "(t,d),(t,d)->(t,d)", "y = a + b", ("o:y", "i:a", "i:b", "n:d"), "", lambda d: d["d"],
+       "He et al. 2015, arXiv:1512.03385", in_place=True),
+    Op("act", "(t,d)->(t,d)", "y = act(x)", ("o:y", "i:x", "n:d"), "", lambda d: 10 * d["d"],
+       "Hendrycks and Gimpel 2016, arXiv:1606.08415", in_place=True, variants=ACT_VARIANTS),
+    Op("gated_act", "(t,d),(t,d)->(t,d)", "y = act(gate) * up", ("o:y", "i:gate", "i:up", "n:d"), "",
+       lambda d: 11 * d["d"], "Shazeer 2020, arXiv:2002.05202", in_place=True, variants=ACT_VARIANTS),
+    Op("take_last", "(T,d)->(R,d)", "y = x[T - R:]", ("o:y", "i:x", "n:d"), "", lambda _: 0, "-"),
+    Op("argmax", "(t,n)->()", "result = argmax(x[-1]), the first of equals", ("i:x", "n:n"), "", lambda d: d["n"], "-"),
+)
+
+OPS: dict[str, Op] = {op.name: op for op in _ROWS}
+
+
+def slots(name: str) -> tuple[int, ...]:
+    """Slot numbers of an op's fields, in their order: kernels unpack these, the recorder fills them."""
+    return tuple(range(len(HEADER), len(HEADER) + len(OPS[name].fields)))

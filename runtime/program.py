@@ -1,0 +1,263 @@
+"""The recorder runs the forward once with symbols and writes a `Program`: the static graph.
+
+A program is a list of instructions over one arena. It can be printed as a listing, planned without any weight being
+read, and encoded as int64 rows that an interpreter walks.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import PlanError
+from .arena import Tensor, place, spans_overlap
+from .forward.decoder import decoder
+from .ops import HEADER, OPS, SLOTS
+from .rope import RopeTable
+from .spec import Weight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from .spec import Activation, Config, Weights
+
+__all__ = ["Instruction", "Program", "Recorder", "record"]
+
+KEYS = 16  # keys of a KV cache tile; attention walks blocks of so many
+FLOAT = 4
+
+
+@dataclass(eq=False)
+class Instruction:
+    """One op with its operands: tensors (by name of the slot), weights, integers and floats."""
+
+    op: str
+    variant: str
+    rows: str
+    values: dict[str, Tensor | Weight | RopeTable | int | float | None]
+    wait: bool = False  # for every thread to have finished what came before
+
+    def tensors(self, kind: str) -> list[Tensor]:
+        """Operands of kind "o" (written) or "i" (read)."""
+        found = [self.values[f[2:]] for f in OPS[self.op].fields if f[0] == kind]
+        return [t for t in found if isinstance(t, Tensor)]
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name, the same on every backend."""
+        return f"{self.op}_{self.variant}" if self.variant else self.op
+
+
+class Recorder:
+    """The op table as symbols: every call appends an instruction and returns where its result will lie."""
+
+    def __init__(self, *, n_context: int, chunk: int, rows: int, threads: int) -> None:
+        """`chunk`: most tokens a step; `rows`: most tokens whose logits a step gives."""
+        self.n_context = -(-n_context // KEYS) * KEYS
+        self.capacity, self.threads = {"T": chunk, "R": rows}, threads
+        self.code: list[Instruction] = []
+        self.tensors: list[Tensor] = []
+        self.caches: dict[tuple[int, str], Tensor] = {}
+
+    def _tensor(self, name: str, rows: str, width: int, part: str = "activations", *, keep: bool = False) -> Tensor:
+        count = self.capacity[rows] if rows else 1
+        t = Tensor(f"{name}{len(self.tensors)}", rows, width, FLOAT * width * count, part, keep)
+        self.tensors.append(t)
+        return t
+
+    def _emit(self, op: str, variant: str, rows: str, **values: Tensor | Weight | RopeTable | float | None) -> None:
+        row = OPS[op]
+        if set(values) != set(row.names):
+            msg = f"op {op}: operands {sorted(values)} do not fit the op table's {sorted(row.names)}"
+            raise PlanError(msg)
+        if row.variants and variant not in row.variants:
+            msg = f"op {op}: no variant {variant!r}; the op table has {', '.join(row.variants)}"
+            raise PlanError(msg)
+        i, ins = len(self.code), Instruction(op, variant, rows, values)
+        for t in (*ins.tensors("o"), *ins.tensors("i")):
+            t.dies, t.born = i, i if t.born < 0 else t.born
+        if row.in_place:
+            ins.tensors("o")[0].home = ins.tensors("i")[0]
+        self.code.append(ins)
+
+    def _width(self, op: str, x: Tensor, want: int, what: str) -> None:
+        if x.width != want:
+            msg = f"op {op}: {x.name} is {x.width} wide, {what} wants {want}"
+            raise PlanError(msg)
+
+    def embed(self, w: Weight) -> Tensor:
+        """[T, d]."""
+        y = self._tensor("x", "T", w.shape[1])
+        self._emit("embed", w.dtype, "T", y=y, w=w, d=w.shape[1])
+        return y
+
+    def embed_positions(self, w: Weight) -> Tensor:
+        """[T, d]."""
+        y = self._tensor("p", "T", w.shape[1])
+        self._emit("embed_positions", w.dtype, "T", y=y, w=w, d=w.shape[1])
+        return y
+
+    def linear(self, x: Tensor, w: Weight, b: Weight | None = None) -> Tensor:
+        """[t, k] -> [t, n]."""
+        self._width("linear", x, w.shape[1], w.name)
+        y = self._tensor("y", x.rows, w.shape[0])
+        self._emit("linear", w.dtype, x.rows, y=y, x=x, w=w, b=b, n=w.shape[0], k=w.shape[1])
+        return y
+
+    def rms_norm(self, x: Tensor, w: Weight, eps: float, groups: int = 1) -> Tensor:
+        """[t, groups * d]."""
+        self._width("rms_norm", x, w.shape[0] * groups, w.name)
+        y = self._tensor("h", x.rows, x.width)
+        self._emit("rms_norm", "", x.rows, y=y, x=x, w=w, d=w.shape[0], groups=groups, eps=float(eps))
+        return y
+
+    def layer_norm(self, x: Tensor, w: Weight, b: Weight | None, eps: float) -> Tensor:
+        """[t, d]."""
+        self._width("layer_norm", x, w.shape[0], w.name)
+        y = self._tensor("h", x.rows, x.width)
+        self._emit("layer_norm", "", x.rows, y=y, x=x, w=w, b=b, d=x.width, eps=float(eps))
+        return y
+
+    def rope(self, x: Tensor, table: RopeTable, heads: int) -> Tensor:
+        """[T, heads * d_head]."""
+        y = self._tensor("r", "T", x.width)
+        self._emit("rope", "", "T", y=y, x=x, table=table, heads=heads, d_head=x.width // heads)
+        return y
+
+    def kv_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
+        """Into the layer's tiles of 16 keys by 16 dimensions: [head][key block][d_head/16][16 keys][16 dims]."""
+        for kind, x in (("k", k), ("v", v)):
+            d = x.width // heads
+            width = heads * self.n_context * -(-d // 16) * 16
+            cache = self._tensor(f"{kind}_cache", "", width, "kv_cache", keep=True)
+            self.caches[layer, kind] = cache
+            self._emit("kv_write", "", "T", cache=cache, x=x, heads=heads, d_head=d, context=self.n_context)
+
+    def attention(self, layer: int, q: Tensor, heads: int, kv_heads: int, window: int | None, scale: float) -> Tensor:  # noqa: PLR0913
+        """[T, heads * d_head]; each thread has one row of scores."""
+        y = self._tensor("a", "T", q.width)
+        scores = self._tensor("s", "", self.n_context * self.threads, "scratch")
+        self._emit("attention", "", "T", y=y, scores=scores, q=q, k_cache=self.caches[layer, "k"],
+                   v_cache=self.caches[layer, "v"], heads=heads, kv_heads=kv_heads, d_head=q.width // heads,
+                   context=self.n_context, window=window or self.n_context, scale=float(scale))  # fmt: skip
+        return y
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """[t, d]."""
+        self._width("add", b, a.width, a.name)
+        y = self._tensor("x", a.rows, a.width)
+        self._emit("add", "", a.rows, y=y, a=a, b=b, d=a.width)
+        return y
+
+    def act(self, x: Tensor, kind: Activation) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("f", x.rows, x.width)
+        self._emit("act", kind, x.rows, y=y, x=x, d=x.width)
+        return y
+
+    def gated_act(self, gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
+        """[t, d]."""
+        self._width("gated_act", up, gate.width, gate.name)
+        y = self._tensor("f", gate.rows, gate.width)
+        self._emit("gated_act", kind, gate.rows, y=y, gate=gate, up=up, d=gate.width)
+        return y
+
+    def take_last(self, x: Tensor) -> Tensor:
+        """[T, d] -> [R, d]."""
+        y = self._tensor("x", "R", x.width)
+        self._emit("take_last", "", "R", y=y, x=x, d=x.width)
+        return y
+
+    def argmax(self, x: Tensor) -> None:
+        """Into the step block."""
+        self._emit("argmax", "", x.rows, x=x, n=x.width)
+
+
+def _place_waits(code: list[Instruction]) -> None:
+    """An instruction waits only if it touches what another wrote, or writes what another read, since the last wait."""
+    reads: list[tuple[int, int]] = []
+    writes: list[tuple[int, int]] = []
+    for ins in code:
+        r, w = ([t.span for t in ins.tensors(kind)] for kind in "io")
+        if spans_overlap(writes, r + w) or spans_overlap(reads, w):
+            ins.wait = True
+            reads, writes = [], []
+        reads += r
+        writes += w
+
+
+@dataclass(frozen=True)
+class Program:
+    """A recorded forward with every tensor placed."""
+
+    code: list[Instruction]
+    tensors: list[Tensor]
+    hidden: Tensor
+    logits: Tensor
+    n_context: int
+    chunk: int
+    rows: int
+    threads: int
+    arena_bytes: int
+    constant_bytes: int
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """The arena's bytes by part; the KV cache apart, activations and scratch share the rest."""
+        cache = sum(t.nbytes for t in self.tensors if t.part == "kv_cache")
+        return {"kv_cache": cache, "activations": self.arena_bytes - cache}
+
+    def encode(self, address: Callable[[str], int]) -> NDArray[np.int64]:
+        """int64 [instructions, SLOTS]; `address` gives a kernel's address by its name."""
+        out = np.zeros((len(self.code), SLOTS), np.int64)
+        for row, ins in zip(out, self.code, strict=True):
+            row[:3] = address(ins.kernel), ins.wait, ins.rows == "R"
+            for slot, name in enumerate(OPS[ins.op].names, len(HEADER)):
+                row[slot] = _slot(ins.values[name])
+        return out
+
+    def counts(self) -> Mapping[str, int]:
+        """How often each kernel is called in a step."""
+        return Counter(i.kernel for i in self.code)
+
+    def listing(self) -> list[str]:
+        """One line an instruction: number, kernel, what it writes <- what it reads, weights and numbers; | waits."""
+        lines = [f"arena {self.arena_bytes:,} bytes, {len(self.code)} instructions, "
+                 f"{sum(i.wait for i in self.code)} waits (|); T <= {self.chunk}, R <= {self.rows}"]  # fmt: skip
+        for n, ins in enumerate(self.code):
+            out, read = (", ".join(f"{t.name}[{t.rows or '-'},{t.width}]@{t.offset}" for t in ins.tensors(k)) for k in "oi")
+            rest = [v.name for v in ins.values.values() if isinstance(v, Weight)]
+            rest += [f"{k}={v:g}" for k, v in ins.values.items() if isinstance(v, int | float)]
+            lines.append(f"{n:4d} {'|' if ins.wait else ' '} {ins.kernel:20s} {out or 'result'} <- {read or 'ids'}  {' '.join(rest)}")
+        return lines
+
+
+def _slot(value: Tensor | Weight | RopeTable | float | None) -> int:
+    if isinstance(value, Tensor):
+        return value.offset
+    if isinstance(value, Weight):
+        return value.address
+    if isinstance(value, RopeTable):
+        return value.weight.address
+    if isinstance(value, float):
+        return int(struct.unpack("<I", struct.pack("<f", value))[0])
+    return int(value or 0)
+
+
+def record(config: Config, weights: Weights, *, n_context: int, chunk: int = 128, rows: int = 32, threads: int = 1,
+           table: RopeTable | None = None) -> Program:  # fmt: skip
+    """The program of a decoder; works on planned weights, reads none."""
+    ops = Recorder(n_context=n_context, chunk=chunk, rows=rows, threads=threads)
+    table = table or RopeTable(config, n_context)
+    hidden, logits = decoder(ops, config, weights, table)
+    hidden.keep = logits.keep = True
+    size = place(ops.tensors, len(ops.code))
+    _place_waits(ops.code)
+    page = 4096
+    return Program(ops.code, ops.tensors, hidden, logits, n_context, chunk, rows, threads, -(-size // page) * page, table.nbytes)

@@ -1,0 +1,108 @@
+"""Every op at once, in NumPy float64: the living definition and the oracle.
+
+The same `forward` that the recorder turns into a program runs here as a dynamic graph. Nothing is shared with the
+kernels. Tensors are float64 [T, width]; the KV cache is a list of (k, v), each [positions, n_kv_heads, d_head].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .rope import RopeTable
+    from .spec import Activation, Weight
+
+    Array = NDArray[np.float64]
+
+__all__ = ["Reference"]
+
+
+class Reference:
+    """The op table as functions that return. One object is one step: `ids` at positions `start`, `start + 1`, ..."""
+
+    def __init__(self, ids: NDArray[np.int64], start: int, caches: list[tuple[Array, Array]], rows: int) -> None:
+        """`caches` is updated in place; `rows` last tokens reach the head."""
+        self.ids, self.start, self.caches, self.rows = np.asarray(ids), start, caches, rows
+        self.result = -1
+
+    def embed(self, w: Weight) -> Array:
+        """[T, d_model]."""
+        return w.f64()[self.ids]
+
+    def embed_positions(self, w: Weight) -> Array:
+        """[T, d_model]."""
+        return w.f64()[self.start : self.start + len(self.ids)]
+
+    def linear(self, x: Array, w: Weight, b: Weight | None = None) -> Array:
+        """[t, k] -> [t, n]."""
+        y: Array = x @ w.f64().T
+        return y if b is None else y + b.f64()
+
+    def rms_norm(self, x: Array, w: Weight, eps: float, groups: int = 1) -> Array:
+        """Each of `groups` pieces of a row on its own."""
+        g = x.reshape(len(x), groups, -1)  # [t, groups * d] -> [t, groups, d]
+        y: Array = g / np.sqrt((g * g).mean(-1, keepdims=True) + eps) * w.f64()
+        return y.reshape(x.shape)
+
+    def layer_norm(self, x: Array, w: Weight, b: Weight | None, eps: float) -> Array:
+        """Biased variance, as everywhere."""
+        c = x - x.mean(-1, keepdims=True)
+        y: Array = c / np.sqrt((c * c).mean(-1, keepdims=True) + eps) * w.f64()
+        return y if b is None else y + b.f64()
+
+    def rope(self, x: Array, table: RopeTable, heads: int) -> Array:
+        """Pairs (i, i + d_head/2) of every head, by the exact angles."""
+        t = len(x)
+        a, b = np.moveaxis(x.reshape(t, heads, 2, -1), 2, 0)  # [t, h * d] -> 2 x [t, h, d/2]
+        cos, sin = np.moveaxis(table.exact[self.start : self.start + t, None], -1, 0)
+        return np.stack([a * cos - b * sin, b * cos + a * sin], 2).reshape(t, -1)
+
+    def kv_write(self, layer: int, k: Array, v: Array, heads: int) -> None:
+        """Append at `start`; what stood behind is dropped."""
+        t = len(k)
+        old = self.caches[layer]
+        new = (c.reshape(t, heads, -1) for c in (k, v))
+        ck, cv = (np.concatenate([o[: self.start], n]) for o, n in zip(old, new, strict=True))
+        self.caches[layer] = (ck, cv)
+
+    def attention(self, layer: int, q: Array, heads: int, kv_heads: int, window: int | None, scale: float) -> Array:
+        """Causal, grouped, with an optional sliding window (a query sees `window` keys, its own included)."""
+        t = len(q)
+        k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
+        s = np.einsum("thd,shd->hts", q.reshape(t, heads, -1), k) * scale
+        key, pos = np.arange(len(k))[None], self.start + np.arange(t)[:, None]
+        s[:, (key > pos) | (key <= pos - (window or len(k) + t))] = -np.inf
+        e = np.exp(s - s.max(-1, keepdims=True))
+        y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
+        return y.reshape(t, -1)
+
+    def add(self, a: Array, b: Array) -> Array:
+        """Residual."""
+        return a + b
+
+    def act(self, x: Array, kind: Activation) -> Array:
+        """silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu."""
+        if kind == "silu":
+            return x / (1 + np.exp(-x))
+        if kind == "gelu":
+            return 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
+        if kind == "gelu_tanh":
+            return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return np.maximum(x, 0)
+
+    def gated_act(self, gate: Array, up: Array, kind: Activation) -> Array:
+        """act(gate) * up."""
+        return self.act(gate, kind) * up
+
+    def take_last(self, x: Array) -> Array:
+        """[T, d] -> [R, d]."""
+        return x[len(x) - self.rows :]
+
+    def argmax(self, x: Array) -> None:
+        """Of the last row; the first of equals."""
+        self.result = int(np.argmax(x[-1]))

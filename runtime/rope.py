@@ -1,0 +1,145 @@
+"""Rotary frequencies and their table, the same bits on every machine.
+
+Frequencies theta^(-2i/d) come from `decimal` (libm's pow differs between machines) and are rounded to float32, as the
+checkpoints were trained with. Sine and cosine are float64 polynomials after a three-part reduction by pi/2, from
+IEEE additions and multiplications alone, rounded to float32 at the end.
+
+Sources: Su et al. 2021 (RoPE); kaiokendev 2023 (linear); "NTK-aware" dynamic scaling, bloc97 2023; Llama 3.1 model
+card (llama3); Peng et al. 2023, arXiv:2309.00071 (yarn).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .spec import Config, Rope, Weight
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+__all__ = ["RopeTable", "frequencies", "sincos"]
+
+# pi/2 in three parts of at most 33 bits, so that n * part is exact for n < 2^20
+_PIO2 = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
+_SIN = (1.58969099521155010221e-10, -2.50507602534068634195e-08, 2.75573137070700676789e-06, -1.98412698298579493134e-04,
+        8.33333333332248946124e-03, -1.66666666666666324348e-01)  # fmt: skip
+_COS = (-1.13596475577881948265e-11, 2.08757232129817482790e-09, -2.75573143513906633035e-07, 2.48015872894767294178e-05,
+        -1.38888888888741095749e-03, 4.16666666666666019037e-02)  # fmt: skip
+
+
+def sincos(x: Array) -> tuple[Array, Array]:
+    """Sine and cosine of x >= 0 (radians, below 1.6e6), within 1e-15: float64, polynomials of fdlibm's degree."""
+    n = np.rint(x * (2 / math.pi))
+    r = ((x - n * _PIO2[0]) - n * _PIO2[1]) - n * _PIO2[2]
+    z = r * r
+    s, c = np.full_like(z, _SIN[0]), np.full_like(z, _COS[0])
+    for a, b in zip(_SIN[1:], _COS[1:], strict=True):
+        s, c = s * z + a, c * z + b
+    s, c = r + r * z * s, 1 - (0.5 * z - z * z * c)
+    odd, q = (n % 2).astype(bool), n % 4
+    sin = np.where(odd, c, s) * np.where(q >= 2, -1.0, 1.0)  # noqa: PLR2004 (quadrants two and three)
+    cos = np.where(odd, s, c) * np.where((q == 1) | (q == 2), -1.0, 1.0)  # noqa: PLR2004
+    return sin, cos
+
+
+def _powers(theta: float, d: int) -> Array:
+    """theta^(-2i/d) for i < d/2, correctly rounded to float64."""
+    with localcontext() as ctx:
+        ctx.prec = 40
+        base = Decimal(theta)
+        return np.array([float(base ** (Decimal(-2 * i) / Decimal(d))) for i in range(d // 2)])
+
+
+def _ln(x: float) -> float:
+    with localcontext() as ctx:
+        ctx.prec = 40
+        return float(Decimal(x).ln())
+
+
+def _yarn(rope: Rope, d: int) -> Array:
+    """Arxiv:2309.00071, eq. 23: interpolate low frequencies, keep high ones, a linear ramp between."""
+    base = _powers(rope.theta, d)
+
+    def dimension(turns: float) -> float:
+        return d * _ln(rope.original_context / (turns * 2 * math.pi)) / (2 * _ln(rope.theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, d - 1)
+    ramp = np.clip((np.arange(d // 2) - low) / (high - low or 0.001), 0, 1)
+    return base / rope.factor * ramp + base * (1 - ramp)
+
+
+def _llama3(rope: Rope, d: int) -> Array:
+    base = _powers(rope.theta, d)
+    wavelength = 2 * math.pi / base
+    smooth = (rope.original_context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    mixed = (1 - smooth) * base / rope.factor + smooth * base
+    scaled = np.where(wavelength > rope.original_context / rope.low_freq_factor, base / rope.factor, mixed)
+    return np.where(wavelength < rope.original_context / rope.high_freq_factor, base, scaled)
+
+
+def frequencies(rope: Rope, d: int, length: int = 0) -> Array:
+    """Radians per position for each of d/2 pairs, float32 values in float64; `length` matters to "dynamic" alone."""
+    if rope.kind == "yarn":
+        f = _yarn(rope, d)
+    elif rope.kind == "llama3":
+        f = _llama3(rope, d)
+    elif rope.kind == "linear":
+        f = _powers(rope.theta, d) / rope.factor
+    elif rope.kind == "dynamic" and length > rope.original_context and d > 2:  # noqa: PLR2004 (one pair: no base)
+        grow = rope.factor * length / rope.original_context - (rope.factor - 1)
+        with localcontext() as ctx:
+            ctx.prec = 40
+            f = _powers(float(Decimal(rope.theta) * Decimal(grow) ** (Decimal(d) / Decimal(d - 2))), d)
+    else:
+        f = _powers(rope.theta, d)
+    return f.astype(np.float32).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class RopeTable:
+    """cos and sin for positions 0 .. n_context-1: [n_context, d_head/2, 2].
+
+    "dynamic" scaling is by position: position p uses the frequencies for a text of max(p + 1, original) tokens. This
+    is what token-by-token decoding computes elsewhere, and it does not depend on how a prompt was cut.
+    """
+
+    config: Config
+    n_context: int
+
+    @cached_property
+    def exact(self) -> Array:
+        """In float64."""
+        rope, d = self.config.rope, self.config.d_head
+        if rope is None:
+            return np.zeros((self.n_context, 0, 2))
+        n = min(self.n_context, rope.original_context) if rope.kind == "dynamic" else self.n_context
+        angle = np.arange(n)[:, None] * frequencies(rope, d)
+        late = [p * frequencies(rope, d, p + 1) for p in range(n, self.n_context)]
+        sin, cos = sincos(np.concatenate([angle, late]) if late else angle)
+        return np.stack([cos, sin], -1) * rope.attention_factor
+
+    @cached_property
+    def weight(self) -> Weight:
+        """As the kernels read it: float32."""
+        return Weight("rope", "f32", self.shape, np.ascontiguousarray(self.exact.astype(np.float32)), mapped=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[n_context, d_head/2, 2], or empty where positions are learned."""
+        return (self.n_context, self.config.d_head // 2 if self.config.rope else 0, 2)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `weight`."""
+        return math.prod(self.shape) * 4

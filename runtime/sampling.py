@@ -1,0 +1,303 @@
+"""One token from one row of logits: the same token on every machine.
+
+float32[n_vocab] logits, the ids so far and (seed, sequence, position) go in; an id comes out. The stages and their
+order are Hugging Face's (`transformers.generation.logits_process`): repetition penalty, temperature, top-k, top-p,
+min-p. Every stage is IEEE +, -, *, / in a fixed order: `exp` is our own polynomial, sums are sequential, and the
+uniform comes from a counter, so neither libm, nor the NumPy build, nor what else is in the batch can change a text.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Sampler", "SamplingParams", "exp", "philox", "sample", "uniform"]
+
+_U32 = 0xFFFFFFFF
+_U64 = 0xFFFFFFFFFFFFFFFF
+# Weights below exp(-64) of the largest are dropped: all of any vocabulary's together weigh less than one step (2^-53)
+# of the uniform, and the exponential then never meets a subnormal.
+_NEGLIGIBLE = -64.0
+_BLOCK = 8192  # elements of `exp` worked on at a time: its three buffers stay in the second-level cache
+_LEVELS = 4096  # a nucleus' boundary is searched by counting into so many levels of score ...
+_SORTED = 1024  # ... until so few candidates are left; these are sorted
+
+_F32 = np.finfo(np.float32)
+#: Parameter -> (an integer?, may it be?, what is expected).
+_RANGES: dict[str, tuple[bool, Callable[[float], bool], str]] = {
+    "temperature": (False, lambda t: t >= 0, "a finite number >= 0 (0 is greedy)"),
+    "top_k": (True, lambda k: k >= 0, "an integer >= 0 (0 is off)"),
+    "top_p": (False, lambda p: 0 < p <= 1, "a number in (0, 1] (1 is off)"),
+    "min_p": (False, lambda p: 0 <= p <= 1, "a number in [0, 1] (0 is off)"),
+    "repetition_penalty": (
+        False,
+        lambda p: float(_F32.tiny) <= p <= float(_F32.max),
+        "a number > 0 that float32 can hold (1 is off)",
+    ),
+    "seed": (True, lambda _: True, "an integer"),
+}
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen; names and meanings of Hugging Face's `GenerationConfig`, defaults that do nothing.
+
+    Greedy (the first of the largest logits) unless `do_sample`; `temperature=0` is greedy too. `top_k=0` is off.
+    `seed` is any integer, taken modulo 2**64. Errors: `InputError` names the parameter, the value and the range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    do_sample: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value, and store plain Python numbers."""
+        if not isinstance(self.do_sample, bool | np.bool_):
+            what = "do_sample"
+            raise _refusal(what, self.do_sample, "True or False")
+        object.__setattr__(self, "do_sample", bool(self.do_sample))
+        for name, (integral, allowed, wanted) in _RANGES.items():
+            value = getattr(self, name)
+            number = _integer(value) if integral else _real(value)
+            if number is None or not allowed(number):
+                raise _refusal(name, value, wanted)
+            object.__setattr__(self, name, number)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the largest logit wins, with no randomness."""
+        return not self.do_sample or self.temperature == 0
+
+    @property
+    def plain(self) -> bool:
+        """Greedy on the logits as they are: the id is their argmax."""
+        return self.greedy and self.repetition_penalty == 1
+
+
+class Sampler:
+    """Draws the tokens of one sequence; holds the scratch for `n_vocab` entries and the ids seen so far.
+
+    `observe` every id of the prompt and of the answer (only the repetition penalty looks at them), `draw` per token.
+    """
+
+    def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
+        """Allocate the scratch: 29 bytes per entry of the vocabulary."""
+        self.params = params
+        self.sequence = sequence
+        self._scores = np.empty(n_vocab, np.float32)
+        self._ranked = np.empty(n_vocab, np.float32)
+        self._ids = np.arange(n_vocab)
+        self._exponents = np.empty(n_vocab, np.float64)
+        self._reached = np.empty(n_vocab, np.float64)
+        self._seen = np.zeros(n_vocab, np.bool_)
+        self._history = np.empty(n_vocab, np.int64)  # each id once, in the order of first sight
+        self._n_history = 0
+
+    def observe(self, ids: Iterable[int]) -> None:
+        """Add ids (0 <= id < n_vocab) to those that the repetition penalty bears on."""
+        if self.params.repetition_penalty == 1:
+            return
+        for i in ids:
+            if not self._seen[i]:
+                self._seen[i] = True
+                self._history[self._n_history] = i
+                self._n_history += 1
+
+    def draw(self, logits: NDArray[np.float32], position: int) -> int:
+        """Id of the token at `position`. logits: [n_vocab]; -inf is never drawn; NaN and +inf are an `InputError`."""
+        if self.params.greedy:
+            scores, _ = self._penalised(logits)
+            return int(scores.argmax())
+        ids, weights = self.candidates(logits)
+        reached = np.cumsum(weights, out=self._reached[: weights.size])
+        # u < 1, so u * total < total in float64 as well: the search cannot run past the end.
+        target = uniform(self.params.seed, self.sequence, position) * float(reached[-1])
+        return int(ids[np.searchsorted(reached, target, side="right")])
+
+    def candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ids that may be drawn, ascending, and their weights exp((score - max) / temperature), not normalised.
+
+        Weights under exp(-64) of the largest are left out. Ranks are taken before the division by the temperature,
+        in float32; the exponent is float64, so no temperature above 0 overflows. Both arrays may be views of scratch:
+        they last until the next call.
+        """
+        params = self.params
+        scores, largest = self._penalised(logits)
+        if 0 < params.top_k < scores.size:
+            np.copyto(self._ranked, scores)
+            at = scores.size - params.top_k
+            self._ranked.partition(at)
+            ids = np.flatnonzero(scores >= self._ranked[at])  # what ties with the k-th stays, as in transformers
+            kept = scores[ids]
+        else:
+            ids, kept = self._ids, scores
+        exponents = np.subtract(kept, largest, out=self._exponents[: kept.size], dtype=np.float64)
+        with np.errstate(over="ignore"):
+            exponents /= params.temperature
+        alive = exponents >= _NEGLIGIBLE
+        if not alive.all():
+            chosen = np.flatnonzero(alive)
+            ids, kept, exponents = ids[chosen], kept[chosen], exponents[chosen]
+        weights = exp(exponents, out=exponents)
+        if params.top_p < 1:
+            chosen = _nucleus(kept, weights, params.top_p)
+            ids, weights = ids[chosen], weights[chosen]
+        if params.min_p > 0:
+            chosen = np.flatnonzero(weights >= params.min_p)  # the largest weight is exp(0) = 1
+            ids, weights = ids[chosen], weights[chosen]
+        return ids, weights
+
+    def _penalised(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+        """Scores after the repetition penalty p: x / p where x >= 0, x * p where x < 0; and their maximum.
+
+        Keskar et al. 2019 (arXiv:1909.05858), with transformers' treatment of negative logits and its float32.
+        """
+        row = np.asarray(logits)
+        if row.shape != self._scores.shape:
+            msg = f"logits have shape {row.shape}, expected ({self._scores.size},): one row of the vocabulary"
+            raise InputError(msg)
+        scores = row if row.dtype == np.float32 else row.astype(np.float32)
+        penalty = self.params.repetition_penalty
+        if self._n_history:
+            np.copyto(self._scores, scores)
+            scores = self._scores
+            history = self._history[: self._n_history]
+            p = float(np.float32(penalty))
+            old = scores[history].astype(np.float64)
+            with np.errstate(over="ignore"):
+                scores[history] = np.where(old < 0, old * p, old / p)
+        largest = float(scores.max()) if scores.size else -math.inf
+        if not math.isfinite(largest):
+            what = {math.inf: "hold +inf", -math.inf: "are all -inf"}.get(largest, "hold NaN")
+            where = f" after repetition_penalty={penalty}" if self._n_history else ""
+            msg = f"the logits {what}{where}: nothing can be drawn; the model's weights or its input are damaged"
+            raise InputError(msg)
+        return scores, largest
+
+
+def sample(
+    logits: NDArray[np.float32],
+    history: Sequence[int],
+    params: SamplingParams,
+    *,
+    position: int,
+    sequence: int = 0,
+) -> int:
+    """Id drawn from float32[n_vocab] logits after `history`; a function of its arguments alone, on every machine."""
+    sampler = Sampler(len(logits), params, sequence=sequence)
+    sampler.observe(history)
+    return sampler.draw(logits, position)
+
+
+def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10: four random 32-bit words, a function of counter and key (Salmon et al. 2011, SC'11)."""
+    a, b, c, d = counter
+    k, m = key
+    for _ in range(10):
+        left, right = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b, c, d = (right >> 32) ^ b ^ k, right & _U32, (left >> 32) ^ d ^ m, left & _U32
+        k, m = (k + 0x9E3779B9) & _U32, (m + 0xBB67AE85) & _U32
+    return a, b, c, d
+
+
+def uniform(seed: int, sequence: int, position: int) -> float:
+    """Return a multiple of 2**-53 in [0, 1): the draw of (seed, sequence, position), each modulo 2**64."""
+    seed, sequence, position = seed & _U64, sequence & _U64, position & _U64
+    counter = (position & _U32, position >> 32, sequence & _U32, sequence >> 32)
+    high, low, _, _ = philox(counter, (seed & _U32, seed >> 32))
+    return float(((high << 32) | low) >> 11) * 2.0**-53
+
+
+# exp(x) = 2^k exp(r), |r| <= ln(2) / 2; ln(2) in two parts, the first short enough that k times it is exact.
+_PER_LN2 = 1.4426950408889634
+_LN2_HIGH = 6.93147180369123816490e-01
+_LN2_LOW = 1.90821492927058770002e-10
+_TAYLOR = tuple(1.0 / math.factorial(n) for n in range(13, -1, -1))  # the rest is under 2^-57
+
+
+def exp(x: NDArray[np.float64], out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """e^x for -708 <= x <= 709, within about one unit in the last place, with the same bits on every machine.
+
+    Multiplications, additions, `rint` and integer operations only: libm's exp, and NumPy's, differ between builds.
+    `out` may be `x`.
+    """
+    out = np.empty_like(x) if out is None else out
+    powers, rest, terms = (np.empty(min(_BLOCK, x.size)) for _ in range(3))
+    for start in range(0, x.size, _BLOCK):
+        part = x[start : start + _BLOCK]
+        k, r, t = powers[: part.size], rest[: part.size], terms[: part.size]
+        np.rint(np.multiply(part, _PER_LN2, out=k), out=k)
+        np.subtract(part, np.multiply(k, _LN2_HIGH, out=t), out=r)
+        np.subtract(r, np.multiply(k, _LN2_LOW, out=t), out=r)
+        np.multiply(r, _TAYLOR[0], out=t)
+        for coefficient in _TAYLOR[1:-1]:
+            t += coefficient
+            t *= r
+        t += _TAYLOR[-1]
+        np.add(t.view(np.int64), k.astype(np.int64) << 52, out=out[start : start + _BLOCK].view(np.int64))
+    return out
+
+
+def _nucleus(scores: NDArray[np.float32], weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
+    """Find the indices, ascending, of the smallest set of largest scores whose weights reach top_p of the total.
+
+    Holtzman et al. 2020 (arXiv:1904.09751); among equal scores the lower index goes first. Candidates are counted into
+    levels of score, the level where the boundary falls is counted again, and only the last few are sorted.
+    """
+    active, s, w = np.arange(scores.size), scores, weights
+    mass, needed = 0.0, math.nan  # what lies above the active candidates; what the set must reach
+    while active.size > _SORTED:
+        depth = np.subtract(s.max(), s, dtype=np.float64)
+        deepest = float(depth.max())
+        if deepest == 0:
+            break  # all equal: already in order
+        level = np.multiply(depth, (_LEVELS - 1) / deepest, out=depth).astype(np.int32)
+        reached = mass + np.cumsum(np.bincount(level, w, _LEVELS))
+        needed = top_p * float(reached[-1]) if math.isnan(needed) else needed
+        boundary = min(int(np.searchsorted(reached, needed, side="left")), _LEVELS - 1)
+        mass = float(reached[boundary - 1]) if boundary else mass
+        chosen = np.flatnonzero(level == boundary)
+        active, s, w = active[chosen], s[chosen], w[chosen]
+    order = np.argsort(-s, kind="stable")
+    reached = mass + np.cumsum(w[order])
+    needed = top_p * float(reached[-1]) if math.isnan(needed) else needed
+    last = min(int(np.searchsorted(reached, needed, side="left")), active.size - 1)
+    inside = scores > s[order[last]]
+    inside[active[order[: last + 1]]] = True
+    return np.flatnonzero(inside)
+
+
+def _real(value: object) -> float | None:
+    """Return a finite float, or None where `value` is none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _integer(value: object) -> int | None:
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool | np.bool_) else None
+
+
+def _refusal(name: str, value: object, wanted: str) -> InputError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."  # noqa: PLR2004 - one line of a terminal
+    return InputError(f"{name}={shown}: expected {wanted}")

@@ -1,0 +1,120 @@
+"""One program, one arena, one sequence: the thing that takes steps."""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, MemoryLimitError
+from .program import record
+from .rope import RopeTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from .program import Program
+    from .spec import Config, Weights
+
+__all__ = ["Session"]
+
+
+def _block(nbytes: int) -> NDArray[np.uint8]:
+    """Zeroed private pages, huge ones where the system gives them."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return np.zeros(nbytes, np.uint8)
+    m = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            m.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:  # a kernel without huge pages
+            return np.frombuffer(m, np.uint8)
+    return np.frombuffer(m, np.uint8)
+
+
+class Session:
+    """Runs chunks of tokens at given positions. Everything is allocated here, before the first step."""
+
+    def __init__(self, config: Config, weights: Weights, *, n_context: int, chunk: int = 128, rows: int = 32, threads: int = 1,
+                 memory_limit: int | None = None) -> None:  # fmt: skip
+        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; `memory_limit` in bytes, arena and constants."""
+        chunk = max(1, min(chunk, n_context))
+        rows = max(1, min(rows, chunk))
+        table = RopeTable(config, n_context)
+        self.program: Program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, threads=threads, table=table)
+        self.allocated = self.program.arena_bytes + self.program.constant_bytes
+        if memory_limit is not None and self.allocated > memory_limit:
+            msg = f"arena and constants need {self.allocated:,} bytes, {self.allocated - memory_limit:,} over the limit of {memory_limit:,}"
+            raise MemoryLimitError(msg)
+        from .cpu import link  # noqa: PLC0415 (numba and the kernels are loaded only now)
+        from .cpu.kernels.base import S_IDS  # noqa: PLC0415
+
+        self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, threads
+        self.chunk, self.rows = chunk, rows
+        self.table, self.weights = table, weights  # addresses point into these
+        found = link.addresses(i.kernel for i in self.program.code)
+        self.code = self.program.encode(found.__getitem__)
+        self.arena = _block(self.program.arena_bytes)
+        self._ids = np.zeros(chunk, np.int64)
+        self._words = np.zeros(16, np.int64)
+        self._words[S_IDS] = self._ids.ctypes.data
+        self._logits, self._hidden = (self._view(t) for t in (self.program.logits, self.program.hidden))
+        self._last = 0
+        self._executor = link.executor(threads)
+        self._executor.bind(self.code.ctypes.data, len(self.code), self.arena.ctypes.data, self._words.ctypes.data)
+
+    def _view(self, t: Any) -> NDArray[np.float32]:
+        return self.arena[t.offset : t.offset + t.nbytes].view(np.float32).reshape(-1, t.width)
+
+    def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int = 1) -> None:
+        """Feed `ids` at positions start, start + 1, ...; keep logits and hidden states of the last `rows` tokens.
+
+        What lies in the cache at `start` and behind is overwritten. Bits do not depend on how a text is cut in steps.
+        """
+        n = len(ids)
+        if n < 1 or start < 0 or start + n > self.n_context:
+            msg = f"{n} tokens at position {start} do not fit a context of {self.n_context}"
+            raise InputError(msg)
+        if not 0 <= rows <= min(n, self.rows):
+            msg = f"logits of {rows} tokens asked for; a step gives 0 to {min(n, self.rows)}"
+            raise InputError(msg)
+        if min(ids) < 0 or max(ids) >= self.n_vocab:
+            msg = f"token id {min(ids) if min(ids) < 0 else max(ids)} is outside the vocabulary 0 .. {self.n_vocab - 1}"
+            raise InputError(msg)
+        last = n - rows if rows > 1 else n - 1  # the wanted rows must lie in one pass
+        at = 0
+        while at < n:
+            size = min(self.chunk, n - at)
+            if at < last < at + size and at + size < n:
+                size = last - at
+            self._pass(ids[at : at + size], start + at, rows if at + size == n else 0)
+            at += size
+
+    def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
+        n = len(ids)
+        self._ids[:n] = ids
+        self._words[:3] = n, start, rows
+        self._executor.step()
+        self._last = rows
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """[rows, n_vocab] of the last step: a view of the arena, overwritten by the next."""
+        return self._logits[: self._last]
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """[rows, d_model] behind the final norm: a view of the arena, overwritten by the next step."""
+        return self._hidden[: self._last]
+
+    @property
+    def argmax(self) -> int:
+        """Greedy id of the last row, the first of equals; -1 if there is none."""
+        return int(self._words[4])
+
+    def close(self) -> None:
+        """Stop the threads. The arena goes with the object."""
+        self._executor.close()

@@ -1,0 +1,238 @@
+"""`miaotui bench`: how fast a model runs here, beside what this machine can read in the same seconds.
+
+Prefill and decode are timed as whole steps from Python, as `generate` runs them. Between every few tokens of decoding
+the machine's read bandwidth is measured (`roofline.ReadSum`), and the fraction of it that decoding reached is the
+median over these pairs. The fraction counts the weights only, once a token; the KV cache is reported beside it.
+A model that fits in the processor's caches can exceed 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from .roofline import ReadSum, cores, machine, versions
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from ..model import Model
+    from ..runtime.session import Session
+    from ..runtime.spec import Config, Weights
+
+__all__ = ["add_arguments", "bytes_per_step", "main", "measure", "paired", "public_command"]
+
+SLICE = 8  # tokens between two readings of the bandwidth
+GB = 1e9
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model)")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", metavar="N", help="one or more counts, each measured (default: every core)"
+    )
+    parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens of the prompt (default: 128)")
+    parser.add_argument("--new", type=int, default=64, metavar="N", help="tokens to decode (default: 64)")
+    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="times to do both (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, print, and write JSON where asked; 0."""
+    for name in ("prompt", "new", "repeat"):
+        if getattr(args, name) < 1:
+            msg = f"--{name} {getattr(args, name)}: expected at least 1"
+            raise InputError(msg)
+    path = _resolve(args.model)
+    record: dict[str, Any] = {
+        "command": public_command("miaotui bench", sys.argv),
+        "machine": machine(),
+        "versions": versions(),
+        "prompt": args.prompt,
+        "new": args.new,
+        "repeat": args.repeat,
+    }
+    record |= _model_facts(path)
+    print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
+    print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
+    record["results"] = []
+    for threads in args.threads or [cores()]:
+        result = measure(path, threads, args.prompt, args.new, args.repeat)
+        print_out(_shown(result))
+        record["results"].append(result)
+    if args.json:
+        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def measure(path: Path, threads: int, n_prompt: int, n_new: int, repeat: int) -> dict[str, Any]:
+    """Load the model, run everything `repeat` times, and give the figures of one thread count.
+
+    The peak of memory is read after the first run, before the region of the bandwidth measurement is taken; it is the
+    process's, so of several thread counts the first one's tells the most.
+    """
+    start = time.perf_counter()
+    model, session = open_session(path, threads, n_prompt + n_new)
+    loaded = time.perf_counter()
+    prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
+    session.step(prompt, 0)
+    first = time.perf_counter()
+    _decode(session, n_prompt, min(n_new, 2))
+    per_step, kv = bytes_per_step(model.config, model.weights, n_prompt + n_new // 2)
+    facts = {
+        "threads": session.threads,
+        "load_s": loaded - start,
+        "load_to_first_token_s": first - start,
+        "start_to_first_token_s": _age() - (time.perf_counter() - first),
+        "peak_memory_bytes": _peak_memory(),
+    }
+    prefill: list[float] = []
+    decode: list[float] = []
+    reads: list[float] = []
+    fractions: list[float] = []
+    with ReadSum(session.threads) as bandwidth:
+        bandwidth.round()
+        for _ in range(repeat):
+            begin = time.perf_counter()
+            session.step(prompt, 0)
+            prefill.append(time.perf_counter() - begin)
+            for at in range(0, n_new, SLICE):
+                seconds = _decode(session, n_prompt + at, min(SLICE, n_new - at))
+                reads.append(bandwidth.round())
+                decode += seconds
+                fractions.append(per_step / statistics.median(seconds) / reads[-1])
+    model.close()
+    token = statistics.median(decode)
+    return facts | {
+        "prefill_tps": n_prompt / statistics.median(prefill),
+        "time_to_first_token_s": statistics.median(prefill),
+        "decode_tps": 1 / token,
+        "weight_bytes_per_step": per_step,
+        "kv_bytes_per_step": kv,
+        "decode_gbs": per_step / token / GB,
+        "read_gbs": statistics.median(reads) / GB,
+        "read_fraction": statistics.median(fractions),
+        "pairs": len(fractions),
+    }
+
+
+def open_session(path: Path, threads: int, context: int) -> tuple[Model, Session]:
+    """Load a model for `context` positions and give its session."""
+    from ..model import load  # noqa: PLC0415 - the command line's help must not wait for numba
+
+    model = load(path, threads=threads, max_context=context)
+    return model, model.session
+
+
+def _decode(session: Session, start: int, count: int) -> list[float]:
+    """Feed the likeliest token `count` times from position `start`; the seconds of each."""
+    seconds = []
+    for at in range(start, start + count):
+        begin = time.perf_counter()
+        session.step([session.argmax], at)
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def bytes_per_step(config: Config, weights: Weights, position: int) -> tuple[int, int]:
+    """Bytes that one decode step reads: of weights, and of the float32 KV cache at `position`.
+
+    Every weight is read whole, except tables of which one row is looked up: an embedding that is not also the head, and
+    learned positions.
+    """
+    total = sum(weight.nbytes for weight in weights)
+    tables = [weights.positions, None if weights.embed is weights.head else weights.embed]
+    total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
+    keys = sum(min(position, window or position) for window in config.windows)
+    return total, keys * 2 * config.n_kv_heads * config.d_head * 4
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Compare seconds taken in turn: quartiles of theirs / ours, pair by pair; over 1 means that ours was faster."""
+    if len(ours) != len(theirs) or not ours:
+        msg = f"{len(ours)} and {len(theirs)} measurements: expected pairs, at least one"
+        raise InputError(msg)
+    low, middle, high = np.quantile(np.divide(theirs, ours), (0.25, 0.5, 0.75))
+    return {"median": float(middle), "quartiles": [float(low), float(high)], "pairs": len(ours)}
+
+
+def public_command(program: str, argv: Sequence[str]) -> str:
+    """Give the command for the record: interpreter and program by name, no directory of this machine."""
+    words = [program]
+    for word in argv[1:] if argv[1:2] != program.split()[1:] else argv[2:]:
+        option, sign, value = word.partition("=")
+        words.append(option + sign + _base(value) if option.startswith("--") and sign else _base(word))
+    return " ".join(words)
+
+
+def _base(word: str) -> str:
+    return os.path.basename(word.rstrip("/")) if word.startswith(("/", "~", "..")) else word  # noqa: PTH119 - a word
+
+
+def print_out(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _resolve(name: str | None) -> Path:
+    from ..loader.hub import resolve  # noqa: PLC0415 - the command line's help must not wait for it
+
+    return resolve(name) if name else Path(__file__).parent / "demo" / "model"
+
+
+def _model_facts(path: Path) -> dict[str, Any]:
+    """What is to be measured, from headers and config: no tensor's data is read."""
+    from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - as above
+
+    checkpoint = open_checkpoint(path)
+    tensors = checkpoint.tensors.values()
+    facts = {
+        "model": path.resolve().name,
+        "dtypes": sorted({t.dtype for t in tensors}),
+        "parameters": sum(int(np.prod(t.shape, dtype=np.int64)) for t in tensors),
+        "file_bytes": checkpoint.file_bytes,
+    }
+    checkpoint.close()
+    return facts
+
+
+def _shown(r: dict[str, Any]) -> str:
+    plural = "s" if r["threads"] > 1 else ""
+    return (
+        f"{r['threads']} thread{plural}: prefill {r['prefill_tps']:.0f} tokens/s, decode {r['decode_tps']:.1f} tokens/s\n"
+        f"  reads {r['decode_gbs']:.2f} GB/s of weights; the machine reads {r['read_gbs']:.1f} GB/s: "
+        f"fraction {r['read_fraction']:.2f} (median of {r['pairs']} pairs)\n"
+        f"  load {r['load_s']:.2f} s, load to first token {r['load_to_first_token_s']:.2f} s, "
+        f"a later prompt's first token {r['time_to_first_token_s'] * 1e3:.1f} ms, "
+        f"peak memory {r['peak_memory_bytes'] / 2**20:.0f} MiB"
+    )
+
+
+def _peak_memory() -> int:
+    """Bytes of the process's largest resident set so far, mapped files included; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0
+    import resource  # noqa: PLC0415 - POSIX only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _age() -> float:
+    """Seconds since this process was started, to 10 ms; 0 where the system does not say."""
+    stat = Path("/proc/self/stat")
+    if not stat.exists() or not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    started = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

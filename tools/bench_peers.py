@@ -1,0 +1,285 @@
+"""Ours against a peer, on the same weights, in turns, in one command.
+
+    python -m miaotui.tools.bench_peers --peer llama.cpp --peer-python venv/bin/python \
+        --shape smollm2-135m --dtype f32 bf16 --threads 1 2 --out docs/benchmarks/smollm2-135m.json
+
+Each side is a process of its own that sleeps while the other works (`peer_worker`). A round is a prefill by each and
+decoding by turns of a few tokens, with a reading of the machine's bandwidth in every turn; who goes first alternates.
+What counts is the median of the ratios of neighbours: both sides of a ratio saw the same machine. Before anything is
+timed the logits of both are compared, so that the same maths is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BackendError, InputError
+from .bench import GB, bytes_per_step, open_session, paired, print_out, public_command
+from .peer_worker import serve
+from .roofline import ReadSum, machine, versions
+from .shapes import DTYPES, SHAPES, make_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Worker", "compare", "main"]
+
+TURN = 8  # tokens decoded before the other side's turn
+PAUSE = 0.02  # seconds: threads that spin for a while after their work have stopped
+HERE = Path(__file__).parent
+
+
+class Ours:
+    """Our side of the protocol of `peer_worker`."""
+
+    def __init__(self, path: Path, threads: int, context: int) -> None:
+        """Load the model and compile what it needs."""
+        start = time.perf_counter()
+        self._model, self._session = open_session(path, threads, context)
+        self._load = time.perf_counter() - start
+        self._at = 0
+
+    def about(self) -> dict[str, Any]:
+        """Name, version, and how it was set."""
+        s = self._session
+        weight_bytes, _ = bytes_per_step(self._model.config, self._model.weights, 0)
+        return {
+            "name": "miaotui",
+            "version": versions()["miaotui"],
+            "threads": s.threads,
+            "context": s.n_context,
+            "load_s": self._load,
+            "n_vocab": s.n_vocab,
+            "weight_bytes_per_step": weight_bytes,
+        }
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        """Feed the ids from position 0."""
+        self._session.step(ids, 0)
+        self._at = len(ids)
+
+    def step(self, token: int) -> None:
+        """Feed one token at the next position."""
+        self._session.step([token], self._at)
+        self._at += 1
+
+    def logits(self) -> NDArray[np.float32]:
+        """[n_vocab] of the last token."""
+        return self._session.logits[-1]
+
+
+class Worker:
+    """A process that obeys the protocol of `peer_worker`."""
+
+    def __init__(self, command: Sequence[str | Path]) -> None:
+        """Start it and wait until it has loaded. BackendError: it ended, with the last of what it said."""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        self._process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        self.about = self._read()
+
+    def ask(self, command: str, ids: Sequence[int] = ()) -> dict[str, Any]:
+        """Send one line, wait for its answer."""
+        try:
+            self._stdin.write(" ".join([command, *map(str, ids)]) + "\n")
+            self._stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended: _read says why
+        return self._read()
+
+    def seconds(self, command: str, ids: Sequence[int]) -> list[float]:
+        """Do one timed command after a pause that lets the other side's threads fall asleep."""
+        time.sleep(PAUSE)
+        return [float(s) for s in self.ask(command, ids)["seconds"]]
+
+    def logits(self) -> NDArray[np.float32]:
+        """Of the last token that was fed."""
+        return np.frombuffer(base64.b64decode(self.ask("logits")["logits"]), np.float32)
+
+    def close(self) -> None:
+        """End the process; its input ends, so it leaves by itself."""
+        try:
+            self._stdin.close()
+        except BrokenPipeError:
+            pass
+        self._process.wait()
+        self._stdout.close()
+        self._errors.close()
+
+    @property
+    def _stdin(self) -> Any:  # noqa: ANN401 - Popen's type allows None, which PIPE excludes
+        return self._process.stdin
+
+    @property
+    def _stdout(self) -> Any:  # noqa: ANN401 - as above
+        return self._process.stdout
+
+    def _read(self) -> dict[str, Any]:
+        for line in self._stdout:
+            if line.startswith("{"):  # libraries may print banners
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        code = self._process.wait()
+        self._errors.seek(0)
+        last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        self.close()
+        msg = f"a worker ended with status {code} ({' '.join(last)}): expected an answer; run its command by hand to see more"
+        raise BackendError(msg)
+
+
+def compare(ours: Worker, peer: Worker, read: ReadSum, ids: Sequence[int], n_prompt: int, rounds: int) -> dict[str, Any]:
+    """Measure both by turns; the figures of one thread count. `ids`: the prompt, then the tokens to decode."""
+    sides = [ours, peer]
+    agreement = _agreement(ours, peer, ids[:n_prompt])
+    prefill: dict[Worker, list[float]] = {ours: [], peer: []}
+    decode: dict[Worker, list[float]] = {ours: [], peer: []}  # a turn's median token
+    reads: list[float] = []
+    for _ in range(rounds):
+        for _ in range(2):
+            sides.reverse()
+            for side in sides:
+                prefill[side] += side.seconds("prefill", ids[:n_prompt])
+        for at in range(n_prompt, len(ids), TURN):
+            sides.reverse()
+            for side in sides:
+                decode[side].append(statistics.median(side.seconds("decode", ids[at : at + TURN])))
+            time.sleep(PAUSE)
+            reads.append(read.round())
+    size = ours.about["weight_bytes_per_step"]
+    result: dict[str, Any] = {"agreement": agreement, "read_gbs": statistics.median(reads) / GB}
+    for name, side in (("ours", ours), ("peer", peer)):
+        fractions = [size / s / r for s, r in zip(decode[side], reads, strict=True)]
+        result[name] = {
+            "prefill_tps": n_prompt / statistics.median(prefill[side]),
+            "decode_tps": 1 / statistics.median(decode[side]),
+            "read_fraction": statistics.median(fractions),
+            "load_s": side.about["load_s"],
+        }
+    result["prefill_ratio"] = paired(prefill[ours], prefill[peer])
+    result["decode_ratio"] = paired(decode[ours], decode[peer])
+    return result
+
+
+def _agreement(ours: Worker, peer: Worker, prompt: Sequence[int]) -> dict[str, Any]:
+    """Compare the logits of the prompt's last token; this also warms both sides up."""
+    logits = []
+    for side in (ours, peer):
+        side.ask("prefill", prompt)
+        logits.append(side.logits())
+        side.ask("decode", prompt[:2])
+    a, b = logits
+    if a.shape != b.shape:
+        msg = f"the peer gives {b.size} logits, ours {a.size}: expected the same model"
+        raise BackendError(msg)
+    return {
+        "max_abs_difference": float(np.abs(a - b).max()),
+        "max_abs_logit": float(np.abs(a).max()),
+        "same_argmax": bool(a.argmax() == b.argmax()),
+    }
+
+
+def _run(args: argparse.Namespace, directory: Path, dtype: str) -> list[dict[str, Any]]:
+    """Every thread count on one dtype, on the same two files."""
+    model = make_checkpoint(directory / f"{args.shape}-{dtype}", args.shape, dtype)
+    gguf = directory / f"{args.shape}-{dtype}.gguf"
+    # -P: the peer's interpreter must not see this folder, whose names are also the standard library's
+    subprocess.run([args.peer_python, "-P", HERE / "peer_gguf.py", model, gguf], check=True, stdout=subprocess.DEVNULL)
+    context = -(-(args.prompt + args.new) // 256) * 256
+    vocab = SHAPES[args.shape]["vocab_size"]
+    ids = [int(i) for i in np.random.default_rng(1).integers(0, vocab, args.prompt + args.new)]
+    results = []
+    for threads in args.threads:
+        mine = [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", model]
+        ours = Worker([*mine, "--threads", str(threads), "--context", str(context)])
+        peer = Worker([args.peer_python, "-P", HERE / "peer_worker.py", gguf, str(threads), str(context)])
+        with ReadSum(threads) as read:
+            result = {"dtype": dtype, "threads": threads} | compare(ours, peer, read, ids, args.prompt, args.rounds)
+        result["about"] = {"ours": ours.about, "peer": peer.about}
+        ours.close()
+        peer.close()
+        print_out(_shown(result))
+        results.append(result)
+    return results
+
+
+def _shown(r: dict[str, Any]) -> str:
+    a, b, p, d = r["ours"], r["peer"], r["prefill_ratio"], r["decode_ratio"]
+    return (
+        f"{r['dtype']}, threads {r['threads']}: logits differ by {r['agreement']['max_abs_difference']:.2g} "
+        f"of {r['agreement']['max_abs_logit']:.2g}, argmax {'equal' if r['agreement']['same_argmax'] else 'differs'}\n"
+        f"  prefill {a['prefill_tps']:.0f} against {b['prefill_tps']:.0f} tokens/s: {p['median']:.2f}x "
+        f"({p['quartiles'][0]:.2f} to {p['quartiles'][1]:.2f}, {p['pairs']} pairs)\n"
+        f"  decode {a['decode_tps']:.1f} against {b['decode_tps']:.1f} tokens/s: {d['median']:.2f}x "
+        f"({d['quartiles'][0]:.2f} to {d['quartiles'][1]:.2f}, {d['pairs']} pairs)\n"
+        f"  of the read bandwidth, {r['read_gbs']:.1f} GB/s: {a['read_fraction']:.2f} against {b['read_fraction']:.2f}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m miaotui.tools.bench_peers", description="ours against a peer")
+    parser.add_argument("--peer", choices=["llama.cpp"], default="llama.cpp")
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with llama-cpp-python and gguf")
+    parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
+    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["f32", "bf16"])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", type=Path, help="keep the checkpoints here (default: a temporary directory)")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--context", type=int, default=256, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the comparison, or, with --serve, be our side of it."""
+    args = _parser().parse_args(argv)
+    if args.serve:
+        serve(Ours(args.serve, args.threads[0], args.context))
+        return 0
+    if min(args.prompt, args.new, args.rounds, *args.threads) < 1:
+        msg = "--prompt, --new, --rounds, --threads: expected at least 1 each"
+        raise InputError(msg)
+    record: dict[str, Any] = {
+        "command": public_command("python -m miaotui.tools.bench_peers", argv if argv is not None else sys.argv),
+        "machine": machine(),
+        "versions": versions(),
+        "peer": args.peer,
+        "shape": args.shape,
+        "prompt": args.prompt,
+        "new": args.new,
+        "rounds": args.rounds,
+        "results": [],
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = args.work or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        for dtype in args.dtype:
+            record["results"] += _run(args, directory, dtype)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

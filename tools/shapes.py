@@ -1,0 +1,166 @@
+"""Random checkpoints at real shapes, for measuring: speed depends on shapes and dtypes, not on what was learnt.
+
+    python -m miaotui.tools.shapes --shape smollm2-135m --dtype bf16 DIRECTORY
+
+Weights are normal with a standard deviation of 0.02, norms are one, the seed fixes every bit. BF16 is the same draw
+rounded to nearest even. The directory is a Hugging Face one: `transformers` loads it too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["SHAPES", "main", "make_checkpoint", "to_bf16"]
+
+DTYPES = {"f32": ("F32", 4, "float32"), "bf16": ("BF16", 2, "bfloat16")}
+STD = 0.02
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+
+
+def _llama(  # noqa: PLR0913 - a row of a table
+    d_model: int, n_layers: int, n_heads: int, n_kv_heads: int, d_ff: int, n_vocab: int, n_context: int, theta: float
+) -> dict[str, Any]:
+    return LLAMA | {
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": n_kv_heads,
+        "intermediate_size": d_ff,
+        "vocab_size": n_vocab,
+        "max_position_embeddings": n_context,
+        "rope_theta": theta,
+    }
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": _llama(48, 2, 3, 1, 80, 307, 256, 10000.0),
+    "stories15m": _llama(288, 6, 6, 6, 768, 32000, 256, 10000.0),
+    "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192, 100000.0),
+}
+
+
+def to_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round finite float32 to bfloat16, to nearest, ties to even; the bits as uint16."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+
+
+def make_checkpoint(directory: str | Path, shape: str, dtype: str = "f32", seed: int = 0) -> Path:
+    """Write the checkpoint unless the very same one is there; the directory. InputError: no such shape or dtype."""
+    if shape not in SHAPES or dtype not in DTYPES:
+        msg = f"shape {shape!r}, dtype {dtype!r}: expected a shape of {', '.join(SHAPES)} and a dtype of {', '.join(DTYPES)}"
+        raise InputError(msg)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    config = SHAPES[shape] | {"torch_dtype": DTYPES[dtype][2]}
+    recipe = json.dumps({"shape": shape, "dtype": dtype, "seed": seed, "std": STD})
+    mark = directory / "recipe.json"
+    if mark.exists() and mark.read_text(encoding="utf-8") == recipe:
+        return directory
+    _replace(directory / "config.json", json.dumps(config, indent=1).encode())
+    _replace(directory / "tokenizer.json", _tokenizer(config["vocab_size"]).encode())
+    _write_tensors(directory / "model.safetensors", config, dtype, seed)
+    _replace(mark, recipe.encode())  # last: it says that the rest is whole
+    return directory
+
+
+def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of a tied Llama, in the order of the file."""
+    d, ff = config["hidden_size"], config["intermediate_size"]
+    d_kv = d // config["num_attention_heads"] * config["num_key_value_heads"]
+    yield "model.embed_tokens.weight", (config["vocab_size"], d)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}."
+        yield layer + "input_layernorm.weight", (d,)
+        yield layer + "mlp.down_proj.weight", (d, ff)
+        yield layer + "mlp.gate_proj.weight", (ff, d)
+        yield layer + "mlp.up_proj.weight", (ff, d)
+        yield layer + "post_attention_layernorm.weight", (d,)
+        yield layer + "self_attn.k_proj.weight", (d_kv, d)
+        yield layer + "self_attn.o_proj.weight", (d, d)
+        yield layer + "self_attn.q_proj.weight", (d, d)
+        yield layer + "self_attn.v_proj.weight", (d_kv, d)
+    yield "model.norm.weight", (d,)
+
+
+def _write_tensors(path: Path, config: dict[str, Any], dtype: str, seed: int) -> None:
+    """Write a safetensors file tensor by tensor, so that no more than one is in memory."""
+    name_of, size, _ = DTYPES[dtype]
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, shape in _tensors(config):
+        stop = at + math.prod(shape) * size
+        header[name] = {"dtype": name_of, "shape": list(shape), "data_offsets": [at, stop]}
+        at = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    rng = np.random.default_rng(seed)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, shape in _tensors(config):
+            matrix = len(shape) > 1
+            x = rng.standard_normal(shape, np.float32) * np.float32(STD) if matrix else np.ones(shape, np.float32)
+            (to_bf16(x) if dtype == "bf16" else x).tofile(file)
+    os.replace(part, path)
+
+
+def _tokenizer(n_vocab: int) -> str:
+    """Make a byte-level tokenizer: one id for the end of text, 256 for the bytes, fillers up to the vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415 - only who makes files needs it
+
+    tokens = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokens += [f"<filler{i}>" for i in range(len(tokens), n_vocab)]
+    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens[:n_vocab])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return str(tokenizer.to_str())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make one checkpoint from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m miaotui.tools.shapes", description="make a random checkpoint")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
+    parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    made = make_checkpoint(args.directory, args.shape, args.dtype, args.seed)
+    sys.stdout.write(f"{args.shape} {args.dtype}: {(made / 'model.safetensors').stat().st_size / 1e6:.1f} MB\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
