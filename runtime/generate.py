@@ -270,7 +270,7 @@ def _steps(  # noqa: PLR0913, PLR0917 - the state of a stream
     session: SessionLike, prompt: list[int], params: GenerateParams, writer: _Writer, load_s: float, sequence: int
 ) -> Iterator[Step]:
     """Prefill; then draw, give, feed."""
-    n_prompt, room = len(prompt), session.n_context - len(prompt)
+    n_prompt, room = len(prompt), session.n_context - len(prompt) + 1  # the last id drawn is never fed
     limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
     if limit == 0:

@@ -82,8 +82,8 @@ def test_broken_through_load(tmp_path: Path, row: Broken) -> None:
     import miaotui  # noqa: PLC0415
 
     path = row.make(write_good(tmp_path / "m"))
-    with pytest.raises(MiaotuiError) as caught:
-        miaotui.load(path)
+    with pytest.raises(MiaotuiError) as caught, miaotui.load(path) as model:
+        assert model.tokenizer  # read at first use
     assert type(caught.value) is getattr(errors, row.error), caught.value
     assert path.name.split("\0")[0] in str(caught.value)
 

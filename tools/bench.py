@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "bytes_per_step", "main", "measure", "paired", "public_command"]
 
 SLICE = 8  # tokens between two readings of the bandwidth
+PAUSE = 0.03  # seconds until the threads of the one measured last, which spin for a while, are asleep
+ONCE = ("start_to_first_token_s", "peak_memory_bytes")
 GB = 1e9
 
 
@@ -68,8 +70,11 @@ def main(args: argparse.Namespace) -> int:
     record["results"] = []
     for threads in args.threads or [cores()]:
         result = measure(path, threads, args.prompt, args.new, args.repeat)
+        for name in ONCE:  # of the process, so only the first run tells
+            record.setdefault(name, result.pop(name))
         print_out(_shown(result))
         record["results"].append(result)
+    print_out(f"process start to first token {record[ONCE[0]]:.2f} s, peak memory {record[ONCE[1]] / 2**20:.0f} MiB")
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -78,48 +83,57 @@ def main(args: argparse.Namespace) -> int:
 def measure(path: Path, threads: int, n_prompt: int, n_new: int, repeat: int) -> dict[str, Any]:
     """Load the model, run everything `repeat` times, and give the figures of one thread count.
 
-    The peak of memory is read after the first run, before the region of the bandwidth measurement is taken; it is the
-    process's, so of several thread counts the first one's tells the most.
+    The peak of memory is read after the first run, before the region of the bandwidth measurement is taken. It and
+    the seconds since the process started are the process's: of several thread counts only the first one's tell.
     """
     start = time.perf_counter()
     model, session = open_session(path, threads, n_prompt + n_new)
-    loaded = time.perf_counter()
-    prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
-    session.step(prompt, 0)
-    first = time.perf_counter()
-    _decode(session, n_prompt, min(n_new, 2))
-    per_step, kv = bytes_per_step(model.config, model.weights, n_prompt + n_new // 2)
-    facts = {
-        "threads": session.threads,
-        "load_s": loaded - start,
-        "load_to_first_token_s": first - start,
-        "start_to_first_token_s": _age() - (time.perf_counter() - first),
-        "peak_memory_bytes": _peak_memory(),
-    }
+    with model:
+        loaded = time.perf_counter()
+        prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
+        session.step(prompt, 0)
+        first = time.perf_counter()
+        age = _age()
+        _decode(session, n_prompt, min(n_new, 2))
+        weights, cache = bytes_per_step(model.config, session.weights, n_prompt + n_new // 2)
+        facts = {
+            "threads": session.threads,
+            "load_s": loaded - start,
+            "load_to_first_token_s": first - start,
+            "start_to_first_token_s": age,
+            "peak_memory_bytes": _peak_memory(),
+            "weight_bytes_per_step": weights,
+            "kv_bytes_per_step": cache,
+        }
+        with ReadSum(session.threads) as bandwidth:
+            return facts | _rounds(session, bandwidth, prompt, n_new, repeat, weights)
+
+
+def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
+    session: Session, bandwidth: ReadSum, prompt: Sequence[int], n_new: int, repeat: int, weights: int
+) -> dict[str, Any]:
+    """Prefill, and decode by turns with readings of the bandwidth, `repeat` times."""
     prefill: list[float] = []
     decode: list[float] = []
     reads: list[float] = []
     fractions: list[float] = []
-    with ReadSum(session.threads) as bandwidth:
-        bandwidth.round()
-        for _ in range(repeat):
-            begin = time.perf_counter()
-            session.step(prompt, 0)
-            prefill.append(time.perf_counter() - begin)
-            for at in range(0, n_new, SLICE):
-                seconds = _decode(session, n_prompt + at, min(SLICE, n_new - at))
-                reads.append(bandwidth.round())
-                decode += seconds
-                fractions.append(per_step / statistics.median(seconds) / reads[-1])
-    model.close()
+    bandwidth.round()
+    for _ in range(repeat):
+        begin = time.perf_counter()
+        session.step(prompt, 0)
+        prefill.append(time.perf_counter() - begin)
+        for at in range(0, n_new, SLICE):
+            seconds = _decode(session, len(prompt) + at, min(SLICE, n_new - at))
+            time.sleep(PAUSE)
+            reads.append(bandwidth.round())
+            decode += seconds
+            fractions.append(weights / statistics.median(seconds) / reads[-1])
     token = statistics.median(decode)
-    return facts | {
-        "prefill_tps": n_prompt / statistics.median(prefill),
+    return {
+        "prefill_tps": len(prompt) / statistics.median(prefill),
         "time_to_first_token_s": statistics.median(prefill),
         "decode_tps": 1 / token,
-        "weight_bytes_per_step": per_step,
-        "kv_bytes_per_step": kv,
-        "decode_gbs": per_step / token / GB,
+        "decode_gbs": weights / token / GB,
         "read_gbs": statistics.median(reads) / GB,
         "read_fraction": statistics.median(fractions),
         "pairs": len(fractions),
@@ -192,7 +206,7 @@ def _resolve(name: str | None) -> Path:
 
 
 def _model_facts(path: Path) -> dict[str, Any]:
-    """What is to be measured, from headers and config: no tensor's data is read."""
+    """Say what is to be measured, from headers and config: no tensor's data is read."""
     from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - as above
 
     checkpoint = open_checkpoint(path)
@@ -208,14 +222,12 @@ def _model_facts(path: Path) -> dict[str, Any]:
 
 
 def _shown(r: dict[str, Any]) -> str:
-    plural = "s" if r["threads"] > 1 else ""
     return (
-        f"{r['threads']} thread{plural}: prefill {r['prefill_tps']:.0f} tokens/s, decode {r['decode_tps']:.1f} tokens/s\n"
+        f"threads {r['threads']}: prefill {r['prefill_tps']:.0f} tokens/s, decode {r['decode_tps']:.1f} tokens/s\n"
         f"  reads {r['decode_gbs']:.2f} GB/s of weights; the machine reads {r['read_gbs']:.1f} GB/s: "
         f"fraction {r['read_fraction']:.2f} (median of {r['pairs']} pairs)\n"
         f"  load {r['load_s']:.2f} s, load to first token {r['load_to_first_token_s']:.2f} s, "
-        f"a later prompt's first token {r['time_to_first_token_s'] * 1e3:.1f} ms, "
-        f"peak memory {r['peak_memory_bytes'] / 2**20:.0f} MiB"
+        f"a later prompt's first token {r['time_to_first_token_s'] * 1e3:.1f} ms"
     )
 
 

@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import BackendError, InputError
-from .bench import GB, bytes_per_step, open_session, paired, print_out, public_command
+from .bench import GB, PAUSE, bytes_per_step, open_session, paired, print_out, public_command
 from .peer_worker import serve
 from .roofline import ReadSum, machine, versions
 from .shapes import DTYPES, SHAPES, make_checkpoint
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "compare", "main"]
 
 TURN = 8  # tokens decoded before the other side's turn
-PAUSE = 0.02  # seconds: threads that spin for a while after their work have stopped
 HERE = Path(__file__).parent
 
 
@@ -55,7 +56,7 @@ class Ours:
     def about(self) -> dict[str, Any]:
         """Name, version, and how it was set."""
         s = self._session
-        weight_bytes, _ = bytes_per_step(self._model.config, self._model.weights, 0)
+        weight_bytes, _ = bytes_per_step(self._model.config, s.weights, 0)
         return {
             "name": "miaotui",
             "version": versions()["miaotui"],
@@ -78,7 +79,7 @@ class Ours:
 
     def logits(self) -> NDArray[np.float32]:
         """[n_vocab] of the last token."""
-        return self._session.logits[-1]
+        return np.array(self._session.logits[-1])
 
 
 class Worker:
@@ -87,7 +88,7 @@ class Worker:
     def __init__(self, command: Sequence[str | Path]) -> None:
         """Start it and wait until it has loaded. BackendError: it ended, with the last of what it said."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - commands of this module and of its user
             [str(word) for word in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -98,11 +99,9 @@ class Worker:
 
     def ask(self, command: str, ids: Sequence[int] = ()) -> dict[str, Any]:
         """Send one line, wait for its answer."""
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it ended: _read says why
             self._stdin.write(" ".join([command, *map(str, ids)]) + "\n")
             self._stdin.flush()
-        except BrokenPipeError:
-            pass  # it ended: _read says why
         return self._read()
 
     def seconds(self, command: str, ids: Sequence[int]) -> list[float]:
@@ -116,10 +115,8 @@ class Worker:
 
     def close(self) -> None:
         """End the process; its input ends, so it leaves by itself."""
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
-        except BrokenPipeError:
-            pass
         self._process.wait()
         self._stdout.close()
         self._errors.close()
@@ -141,26 +138,35 @@ class Worker:
         self._errors.seek(0)
         last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
         self.close()
-        msg = f"a worker ended with status {code} ({' '.join(last)}): expected an answer; run its command by hand to see more"
+        msg = f"a worker ended with status {code} ({' '.join(last)}): expected an answer; run its command by hand"
         raise BackendError(msg)
 
 
-def compare(ours: Worker, peer: Worker, read: ReadSum, ids: Sequence[int], n_prompt: int, rounds: int) -> dict[str, Any]:
-    """Measure both by turns; the figures of one thread count. `ids`: the prompt, then the tokens to decode."""
+@dataclass(frozen=True)
+class Plan:
+    """What both sides compute: a prompt, the tokens fed one by one after it, and how often."""
+
+    prompt: list[int]
+    new: list[int]
+    rounds: int
+
+
+def compare(ours: Worker, peer: Worker, read: ReadSum, plan: Plan) -> dict[str, Any]:
+    """Measure both by turns; the figures of one thread count."""
     sides = [ours, peer]
-    agreement = _agreement(ours, peer, ids[:n_prompt])
+    agreement = _agreement(ours, peer, plan.prompt)
     prefill: dict[Worker, list[float]] = {ours: [], peer: []}
     decode: dict[Worker, list[float]] = {ours: [], peer: []}  # a turn's median token
     reads: list[float] = []
-    for _ in range(rounds):
+    for _ in range(plan.rounds):
         for _ in range(2):
             sides.reverse()
             for side in sides:
-                prefill[side] += side.seconds("prefill", ids[:n_prompt])
-        for at in range(n_prompt, len(ids), TURN):
+                prefill[side] += side.seconds("prefill", plan.prompt)
+        for at in range(0, len(plan.new), TURN):
             sides.reverse()
             for side in sides:
-                decode[side].append(statistics.median(side.seconds("decode", ids[at : at + TURN])))
+                decode[side].append(statistics.median(side.seconds("decode", plan.new[at : at + TURN])))
             time.sleep(PAUSE)
             reads.append(read.round())
     size = ours.about["weight_bytes_per_step"]
@@ -168,7 +174,7 @@ def compare(ours: Worker, peer: Worker, read: ReadSum, ids: Sequence[int], n_pro
     for name, side in (("ours", ours), ("peer", peer)):
         fractions = [size / s / r for s, r in zip(decode[side], reads, strict=True)]
         result[name] = {
-            "prefill_tps": n_prompt / statistics.median(prefill[side]),
+            "prefill_tps": len(plan.prompt) / statistics.median(prefill[side]),
             "decode_tps": 1 / statistics.median(decode[side]),
             "read_fraction": statistics.median(fractions),
             "load_s": side.about["load_s"],
@@ -201,17 +207,19 @@ def _run(args: argparse.Namespace, directory: Path, dtype: str) -> list[dict[str
     model = make_checkpoint(directory / f"{args.shape}-{dtype}", args.shape, dtype)
     gguf = directory / f"{args.shape}-{dtype}.gguf"
     # -P: the peer's interpreter must not see this folder, whose names are also the standard library's
-    subprocess.run([args.peer_python, "-P", HERE / "peer_gguf.py", model, gguf], check=True, stdout=subprocess.DEVNULL)
+    convert = [args.peer_python, "-P", HERE / "peer_gguf.py", model, gguf]
+    subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - the interpreter its user named
     context = -(-(args.prompt + args.new) // 256) * 256
     vocab = SHAPES[args.shape]["vocab_size"]
     ids = [int(i) for i in np.random.default_rng(1).integers(0, vocab, args.prompt + args.new)]
+    plan = Plan(ids[: args.prompt], ids[args.prompt :], args.rounds)
     results = []
     for threads in args.threads:
-        mine = [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", model]
+        mine = [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", str(model)]
         ours = Worker([*mine, "--threads", str(threads), "--context", str(context)])
         peer = Worker([args.peer_python, "-P", HERE / "peer_worker.py", gguf, str(threads), str(context)])
         with ReadSum(threads) as read:
-            result = {"dtype": dtype, "threads": threads} | compare(ours, peer, read, ids, args.prompt, args.rounds)
+            result = {"dtype": dtype, "threads": threads} | compare(ours, peer, read, plan)
         result["about"] = {"ours": ours.about, "peer": peer.about}
         ours.close()
         peer.close()

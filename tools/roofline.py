@@ -35,9 +35,11 @@ REGION = 512 << 20  # far over any last-level cache
 BLOCK = 4096  # shares are whole pages
 #: the instruction sets that matter to the kernels, as Linux names them
 FEATURES = (
-    "sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 "
-    "amx_tile amx_bf16 amx_int8 asimd fphp asimdhp asimddp bf16 i8mm sve sve2"
-).split()
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
+    *("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "fphp", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
+)
 
 
 @functools.cache
@@ -67,11 +69,12 @@ class ReadSum:
     on a lock between rounds; the caller's thread does the first share.
     """
 
-    def __init__(self, threads: int = 1, nbytes: int = REGION) -> None:
+    def __init__(self, threads: int = 1, nbytes: int | None = None) -> None:
         """Take the region and start the threads. InputError: fewer than one thread, or less than a page a thread."""
+        nbytes = REGION if nbytes is None else nbytes
         self.nbytes = nbytes // (BLOCK * max(1, threads)) * BLOCK * max(1, threads)
         if threads < 1 or self.nbytes == 0:
-            msg = f"read-sum of {nbytes} bytes by {threads} threads: expected at least 1 thread and {BLOCK} bytes for each"
+            msg = f"read-sum of {nbytes} bytes, {threads} threads: expected at least 1 thread, {BLOCK} bytes for each"
             raise InputError(msg)
         self._sum = _kernel()
         self._map = _region(self.nbytes)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ __all__ = ["SHAPES", "main", "make_checkpoint", "to_bf16"]
 
 DTYPES = {"f32": ("F32", 4, "float32"), "bf16": ("BF16", 2, "bfloat16")}
 STD = 0.02
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_act": "silu",
@@ -41,27 +40,17 @@ LLAMA = {
     "eos_token_id": 0,
 }
 
-
-def _llama(  # noqa: PLR0913 - a row of a table
-    d_model: int, n_layers: int, n_heads: int, n_kv_heads: int, d_ff: int, n_vocab: int, n_context: int, theta: float
-) -> dict[str, Any]:
-    return LLAMA | {
-        "hidden_size": d_model,
-        "num_hidden_layers": n_layers,
-        "num_attention_heads": n_heads,
-        "num_key_value_heads": n_kv_heads,
-        "intermediate_size": d_ff,
-        "vocab_size": n_vocab,
-        "max_position_embeddings": n_context,
-        "rope_theta": theta,
-    }
-
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": _llama(48, 2, 3, 1, 80, 307, 256, 10000.0),
-    "stories15m": _llama(288, 6, 6, 6, 768, 32000, 256, 10000.0),
-    "smollm2-135m": _llama(576, 30, 9, 3, 1536, 49152, 8192, 100000.0),
+KEYS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "vocab_size", "max_position_embeddings", "rope_theta"),
+)
+ROWS = {
+    "tiny": (48, 2, 3, 1, 80, 307, 256, 10000.0),
+    "stories15m": (288, 6, 6, 6, 768, 32000, 256, 10000.0),
+    "smollm2-135m": (576, 30, 9, 3, 1536, 49152, 8192, 100000.0),
 }
+#: name -> its config.json
+SHAPES: dict[str, dict[str, Any]] = {name: LLAMA | dict(zip(KEYS, row, strict=True)) for name, row in ROWS.items()}
 
 
 def to_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -73,7 +62,8 @@ def to_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
 def make_checkpoint(directory: str | Path, shape: str, dtype: str = "f32", seed: int = 0) -> Path:
     """Write the checkpoint unless the very same one is there; the directory. InputError: no such shape or dtype."""
     if shape not in SHAPES or dtype not in DTYPES:
-        msg = f"shape {shape!r}, dtype {dtype!r}: expected a shape of {', '.join(SHAPES)} and a dtype of {', '.join(DTYPES)}"
+        known = f"{', '.join(SHAPES)}; {', '.join(DTYPES)}"
+        msg = f"shape {shape!r}, dtype {dtype!r}: expected one each of {known}"
         raise InputError(msg)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -127,7 +117,7 @@ def _write_tensors(path: Path, config: dict[str, Any], dtype: str, seed: int) ->
             matrix = len(shape) > 1
             x = rng.standard_normal(shape, np.float32) * np.float32(STD) if matrix else np.ones(shape, np.float32)
             (to_bf16(x) if dtype == "bf16" else x).tofile(file)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _tokenizer(n_vocab: int) -> str:
@@ -137,8 +127,8 @@ def _tokenizer(n_vocab: int) -> str:
     tokens = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokens += [f"<filler{i}>" for i in range(len(tokens), n_vocab)]
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens[:n_vocab])}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|endoftext|>"])
     return str(tokenizer.to_str())
 

@@ -1,0 +1,252 @@
+"""`load` joins loader and runtime; `Model` is what users hold."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import BackendError, InputError, MemoryLimitError, TokenizerError
+from .loader.checkpoint import open_checkpoint
+from .loader.config import parse_config
+from .loader.hub import resolve
+from .loader.pack import pack
+from .loader.plan import make_plan
+from .loader.tokenizer import Tokenizer
+from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
+from .runtime.program import record
+from .runtime.session import Session
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .loader.checkpoint import Checkpoint
+    from .loader.plan import LoadPlan
+    from .runtime.program import Program
+    from .runtime.spec import Config
+
+__all__ = ["Model", "load"]
+
+#: Context reserved where the caller names none: the model's own, at most this.
+DEFAULT_CONTEXT = 2048
+
+
+def load(  # noqa: PLR0913 (keywords)
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    max_context: int | None = None,
+    memory_limit: int | None = None,
+    revision: str | None = None,
+    prefill_chunk: int = 128,
+) -> Model:
+    """Open a Hugging Face directory or hub name as a `Model`.
+
+    `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
+    most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
+    files are the page cache's); over it, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
+    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `BackendError`.
+    """
+    began = time.perf_counter()
+    if device != "cpu":
+        msg = f"device={device!r}: this version runs on 'cpu' only"
+        raise BackendError(msg)
+    for name, value in (("threads", threads), ("max_context", max_context), ("memory_limit", memory_limit), ("prefill_chunk", prefill_chunk)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            msg = f"{name}={value!r}: expected a whole number of at least 1"
+            raise InputError(msg)
+    checkpoint = open_checkpoint(resolve(path, revision=revision))
+    try:
+        where = str(checkpoint.directory / "config.json")
+        config = parse_config(checkpoint.config, where, checkpoint.generation)
+        plan = make_plan(checkpoint, config)
+        context = _context(config, max_context)
+        n_threads = _threads(threads)
+        program = record(config, _planned(plan), n_context=context, chunk=min(prefill_chunk, context), rows=_rows(prefill_chunk, context), threads=n_threads)
+        memory = {
+            "weights_mapped": plan.mapped_bytes,
+            "weights_resident": plan.resident_bytes,
+            "constants": program.constant_bytes,
+            **program.memory,
+        }
+        memory["allocated"] = sum(memory.values()) - plan.mapped_bytes
+        if memory_limit is not None and memory["allocated"] > memory_limit:
+            msg = (
+                f"{checkpoint.directory.name}: needs {memory['allocated']:,} bytes beside the mapped files, "
+                f"{memory['allocated'] - memory_limit:,} over memory_limit={memory_limit:,}; a smaller max_context "
+                f"(now {context}) or prefill_chunk (now {prefill_chunk}) needs less"
+            )
+            raise MemoryLimitError(msg)
+        weights = pack(plan, checkpoint)
+        session = Session(config, weights, n_context=context, chunk=prefill_chunk, rows=_rows(prefill_chunk, context), threads=n_threads)
+    except BaseException:
+        checkpoint.close()
+        raise
+    return Model(checkpoint, plan, config, session, memory, time.perf_counter() - began)
+
+
+def _planned(plan: LoadPlan) -> Any:  # noqa: ANN401 (Weights)
+    from .loader.pack import planned  # noqa: PLC0415 (beside its only use)
+
+    return planned(plan)
+
+
+def _rows(chunk: int, context: int) -> int:
+    return min(32, chunk, context)
+
+
+def _context(config: Config, wanted: int | None) -> int:
+    if wanted is None:
+        return min(config.n_context, DEFAULT_CONTEXT)
+    if config.rope is None and wanted > config.n_context:
+        msg = f"max_context={wanted}: this model has learned positions for {config.n_context} tokens only"
+        raise InputError(msg)
+    if wanted > max(config.n_context, 2**20):
+        msg = f"max_context={wanted}: the model was made for {config.n_context}"
+        raise InputError(msg)
+    return wanted
+
+
+def _threads(wanted: int | None) -> int:
+    from .runtime.cpu.team import available_threads  # noqa: PLC0415 (loads numba)
+
+    if wanted is not None and wanted > 1024:  # noqa: PLR2004 (more than any machine here has)
+        msg = f"threads={wanted}: at most 1024"
+        raise InputError(msg)
+    return wanted or available_threads()
+
+
+class Model:
+    """A loaded model: one sequence at a time. Safe to call from several threads; the calls take turns.
+
+    `memory` holds the predicted bytes by part; "allocated" is what the arena, the resident weights and the constants
+    really take.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, config: Config, session: Session, memory: dict[str, int], load_s: float) -> None:  # noqa: PLR0913
+        """Made by `load`."""
+        self.config, self.memory, self.load_s = config, memory, load_s
+        self._checkpoint, self._plan, self._session = checkpoint, plan, session
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+        self._closed = False
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The directory's tokenizer, read at first use. Errors: `TokenizerError`."""
+        t = Tokenizer.from_directory(self._checkpoint.directory)
+        if t.n_vocab > self.config.n_vocab:
+            msg = f"{self._checkpoint.directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's vocabulary ends at {self.config.n_vocab - 1}"
+            raise TokenizerError(msg)
+        return t
+
+    def program(self) -> Program:
+        """What a step runs; `program().listing()` prints it."""
+        return self._session.program
+
+    @property
+    def threads(self) -> int:
+        """Threads that a step uses."""
+        return self._session.threads
+
+    @property
+    def n_context(self) -> int:
+        """Positions reserved."""
+        return self._session.n_context
+
+    def logits(self, ids: object) -> NDArray[np.float32]:
+        """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`."""
+        return self._rows(ids, "logits", self.config.n_vocab)
+
+    def hidden(self, ids: object) -> NDArray[np.float32]:
+        """[T] ids -> float32 [T, d_model] behind the final norm. Errors: `InputError`."""
+        return self._rows(ids, "hidden", self.config.d_model)
+
+    def _rows(self, ids: object, what: str, width: int) -> NDArray[np.float32]:
+        wanted = check_ids(ids, self.config.n_vocab)
+        if len(wanted) > self.n_context:
+            msg = f"{len(wanted)} tokens, {len(wanted) - self.n_context} more than the context of {self.n_context}"
+            raise InputError(msg)
+        out = np.empty((len(wanted), width), np.float32)
+        self._acquire()
+        try:
+            for at in range(0, len(wanted), self._session.rows):
+                part = wanted[at : at + self._session.rows]
+                self._session.step(part, at, len(part))
+                out[at : at + len(part)] = getattr(self._session, what)
+        finally:
+            self._release()
+        return out
+
+    def stream(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Iterator[str]:
+        """Give the answer's text in pieces as it comes. Parameters as in `generate`; checked at once."""
+        steps = self.steps(prompt, **parameters)
+        return (s.text for s in steps if s.text)
+
+    def generate(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Generation:
+        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`.
+
+        Parameters carry GenerationConfig's names: max_new_tokens, do_sample, temperature, top_k, top_p, min_p,
+        repetition_penalty, seed, stop_strings (or stop), eos_token_id, ignore_eos. Errors: `InputError`.
+        """
+        return collect(self.steps(prompt, **parameters))
+
+    def steps(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Iterator[Step]:
+        """As `stream`, with ids, finish reason and timings."""
+        params = params_from(eos_ids=self.config.eos_ids, **parameters)
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if isinstance(prompt, str) and not ids and self.config.bos_ids:
+            ids = [self.config.bos_ids[0]]
+        decode = self.tokenizer.decode if isinstance(prompt, str) or self._has_tokenizer or params.stop else None
+        return self._guarded(stream(self._session, ids, params, decode, load_s=self.load_s))
+
+    @cached_property
+    def _has_tokenizer(self) -> bool:
+        return (self._checkpoint.directory / "tokenizer.json").is_file()
+
+    def _guarded(self, steps: Iterator[Step]) -> Iterator[Step]:
+        self._acquire()
+        try:
+            yield from steps
+        finally:
+            self._release()
+
+    def _acquire(self) -> None:
+        if self._closed:
+            msg = "this model was closed; load it again"
+            raise InputError(msg)
+        me = threading.get_ident()
+        if self._holder == me:
+            msg = "another stream of this model is still open in this thread: read it to its end or close it first"
+            raise InputError(msg)
+        self._lock.acquire()
+        self._holder = me
+
+    def _release(self) -> None:
+        self._holder = None
+        self._lock.release()
+
+    def close(self) -> None:
+        """Stop the threads and let go of the files. Harmless when done twice."""
+        if not self._closed:
+            self._closed = True
+            self._session.close()
+            self._checkpoint.close()
+
+    def __enter__(self) -> Model:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Family, size and where it came from."""
+        return f"<miaotui.Model {self._checkpoint.directory.name}: {self.config.family}, {self._plan.parameters:,} parameters>"

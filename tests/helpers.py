@@ -1,0 +1,51 @@
+"""What several tests share: opening a checkpoint as a session, and running the oracle on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from miaotui.loader.checkpoint import open_checkpoint
+from miaotui.loader.config import parse_config
+from miaotui.loader.pack import pack
+from miaotui.loader.plan import make_plan
+from miaotui.runtime.forward.decoder import decoder
+from miaotui.runtime.reference import Reference
+from miaotui.runtime.rope import RopeTable
+from miaotui.runtime.session import Session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from miaotui.runtime.spec import Config, Weights
+
+
+def open_weights(path: Path) -> tuple[Config, Weights]:
+    """Config and weights of a directory."""
+    checkpoint = open_checkpoint(path)
+    config = parse_config(checkpoint.config, str(path), checkpoint.generation)
+    return config, pack(make_plan(checkpoint, config), checkpoint)
+
+
+def oracle(config: Config, weights: Weights, ids: list[int]) -> np.ndarray:
+    """float64 logits of every position, by the dynamic graph."""
+    n = config.n_kv_heads
+    caches = [(np.zeros((0, n, config.d_head)),) * 2 for _ in range(config.n_layers)]
+    ops = Reference(np.array(ids), 0, caches, len(ids))
+    return decoder(ops, config, weights, RopeTable(config, len(ids)))[1]
+
+
+def run(session: Session, ids: list[int], sizes: list[int]) -> np.ndarray:
+    """Logits of every position, the ids cut into pieces of the given sizes."""
+    rows, at = [], 0
+    for size in sizes:
+        session.step(ids[at : at + size], at, size)
+        rows.append(session.logits.copy())
+        at += size
+    assert at == len(ids)
+    return np.concatenate(rows)
+
+
+def poison(session: Session) -> None:
+    """NaN and garbage everywhere: nothing may survive from an earlier step."""
+    session.arena[:] = 0xFF

@@ -1,0 +1,292 @@
+"""The measuring tools do what they say; nothing here asserts how fast anything is."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from miaotui.errors import BackendError, InputError
+from miaotui.loader.checkpoint import open_checkpoint
+from miaotui.loader.config import parse_config
+from miaotui.loader.pack import planned
+from miaotui.loader.plan import make_plan
+from miaotui.loader.tokenizer import Tokenizer
+from miaotui.tools import bench, bench_peers, peer_gguf, peer_worker, roofline, shapes
+from safetensors import safe_open
+
+TOOLS = Path(bench.__file__).parent
+
+# a peer that needs nothing but NumPy: constant logits
+FAKE_PEER = """
+import sys, numpy as np
+sys.path.append(sys.argv[1])
+from peer_worker import serve
+class Engine:
+    def about(self): return {"name": "fake", "load_s": 0.0}
+    def prefill(self, ids): pass
+    def step(self, token): pass
+    def logits(self): return np.arange(int(sys.argv[2]), dtype=np.float32)
+print("a banner")
+serve(Engine())
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return {d: shapes.make_checkpoint(tmp_path_factory.mktemp("shapes") / d, "tiny", d) for d in ("f32", "bf16")}
+
+
+@pytest.fixture
+def small_region(monkeypatch):
+    monkeypatch.setattr(roofline, "REGION", 1 << 20)
+    monkeypatch.setattr(bench, "PAUSE", 0.0)
+    monkeypatch.setattr(bench_peers, "PAUSE", 0.0)
+
+
+# --- roofline ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_read_sum_reads_all_of_its_region(threads):
+    with roofline.ReadSum(threads, 1 << 20) as read:
+        assert read.round() > 0
+        assert read.round() > 0
+        assert sum(read._sums) * 8 == read.nbytes <= 1 << 20
+    read.close()
+    with pytest.raises(InputError, match="closed"):
+        read.round()
+
+
+@pytest.mark.parametrize(("threads", "nbytes"), [(0, 1 << 20), (2, 4096)])
+def test_read_sum_refuses(threads, nbytes):
+    with pytest.raises(InputError, match="read-sum"):
+        roofline.ReadSum(threads, nbytes)
+
+
+def test_machine_and_versions():
+    facts = roofline.machine()
+    assert facts["cores"] >= 1
+    assert facts["cpu"]
+    assert set(facts["features"]) <= set(roofline.FEATURES)
+    assert set(roofline.versions()) == {"python", "miaotui", "numpy", "numba", "llvmlite"}
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_is_one_that_others_read(tiny):
+    config = json.loads((tiny["f32"] / "config.json").read_text(encoding="utf-8"))
+    with safe_open(tiny["f32"] / "model.safetensors", "numpy") as file:
+        assert file.get_tensor("model.embed_tokens.weight").shape == (config["vocab_size"], config["hidden_size"])
+        assert np.all(file.get_tensor("model.norm.weight") == 1)
+        assert abs(file.get_tensor("model.layers.0.mlp.up_proj.weight").std() - shapes.STD) < shapes.STD / 10
+    checkpoint = open_checkpoint(tiny["f32"])
+    assert len(list(make_plan(checkpoint, parse_config(config, "tiny")))) == len(checkpoint.tensors)
+    tokenizer = Tokenizer.from_directory(tiny["f32"])
+    assert tokenizer.n_vocab == config["vocab_size"]
+    assert tokenizer.decode(tokenizer.encode("héllo, 喵")) == "héllo, 喵"
+
+
+def test_bf16_is_the_same_draw_rounded(tiny):
+    wide, narrow = (peer_gguf.read_tensors(tiny[d] / "model.safetensors") for d in ("f32", "bf16"))
+    assert list(wide) == list(narrow)
+    assert all(np.array_equal(shapes.to_bf16(wide[name]), narrow[name]) for name in wide)
+
+
+def test_checkpoint_is_not_made_twice_and_is_the_same_everywhere(tiny, tmp_path):
+    file = tiny["f32"] / "model.safetensors"
+    before = file.stat().st_mtime_ns
+    shapes.make_checkpoint(tiny["f32"], "tiny")
+    assert file.stat().st_mtime_ns == before
+    assert (shapes.make_checkpoint(tmp_path, "tiny") / "model.safetensors").read_bytes() == file.read_bytes()
+    shapes.make_checkpoint(tmp_path, "tiny", seed=1)
+    assert (tmp_path / "model.safetensors").read_bytes() != file.read_bytes()
+
+
+def test_unknown_shape(tmp_path):
+    with pytest.raises(InputError, match="smollm2-135m"):
+        shapes.make_checkpoint(tmp_path, "huge")
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-1e38, max_value=1e38))
+def test_to_bf16_takes_the_nearest_and_of_two_the_even(x):
+    got = int(shapes.to_bf16(np.array([x], np.float32))[0])
+    below = int(np.array([x], np.float32).view(np.uint32)[0]) >> 16
+    gaps = {bits: abs(float(np.array([bits << 16], np.uint32).view(np.float32)[0]) - x) for bits in (below, below + 1)}
+    nearest = [bits for bits, gap in gaps.items() if gap == min(gaps.values())]
+    assert got in nearest
+    assert len(nearest) == 1 or got % 2 == 0
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_heads", "d_head"), [(1, 2), (3, 8), (9, 64)])
+def test_permuted_rows_rotate_alike(n_heads, d_head):
+    """Halves rotated and then permuted are the permuted rows rotated by neighbouring pairs."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n_heads * d_head, 1))
+    angle = rng.standard_normal(d_head // 2)[:, None]
+    cos, sin = np.cos(angle), np.sin(angle)
+    a, b = x.reshape(n_heads, 2, d_head // 2, 1).swapaxes(0, 1)
+    halves = np.stack([a * cos - b * sin, a * sin + b * cos], 1).reshape(x.shape)
+    even, odd = peer_gguf.permute(x, n_heads).reshape(n_heads, d_head // 2, 2, 1).transpose(2, 0, 1, 3)
+    pairs = np.stack([even * cos - odd * sin, even * sin + odd * cos], 2).reshape(x.shape)
+    assert np.array_equal(peer_gguf.permute(halves, n_heads), pairs)
+
+
+def test_gguf_names(tiny):
+    names = [peer_gguf.gguf_name(name) for name in peer_gguf.read_tensors(tiny["f32"] / "model.safetensors")]
+    assert len(set(names)) == len(names)
+    assert {"token_embd.weight", "output_norm.weight", "blk.1.attn_q.weight", "blk.0.ffn_norm.weight"} <= set(names)
+    for name in ("model.layers.0.self_attn.q_proj.bias", "transformer.wte.weight"):
+        with pytest.raises(ValueError, match="expected"):
+            peer_gguf.gguf_name(name)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_gguf_holds_the_same_numbers(tiny, tmp_path, dtype):
+    gguf = pytest.importorskip("gguf")
+    peer_gguf.convert(tiny[dtype], tmp_path / "m.gguf")
+    stored = {t.name: t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    source = peer_gguf.read_tensors(tiny[dtype] / "model.safetensors")
+    assert len(stored) == len(source)
+    up = stored["blk.1.ffn_up.weight"]
+    assert np.array_equal(
+        np.frombuffer(up.data.tobytes(), np.uint8), source["model.layers.1.mlp.up_proj.weight"].view(np.uint8).ravel()
+    )
+    assert stored["output_norm.weight"].data.dtype == np.float32
+
+
+# --- the protocol and the comparison ----------------------------------------------------------------------------------
+
+
+class Recorder:
+    """An engine that remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def about(self):
+        return {"name": "recorder"}
+
+    def prefill(self, ids):
+        self.told.append(list(ids))
+
+    def step(self, token):
+        self.told.append(token)
+
+    def logits(self):
+        return np.array([1.5, -2.0], np.float32)
+
+
+def test_protocol():
+    engine = Recorder()
+    assert len(peer_worker.answer(engine, "prefill 1 2 3\n")["seconds"]) == 1
+    assert len(peer_worker.answer(engine, "decode 4 5\n")["seconds"]) == 2
+    assert engine.told == [[1, 2, 3], 4, 5]
+    got = base64.b64decode(peer_worker.answer(engine, "logits")["logits"])
+    assert np.array_equal(np.frombuffer(got, np.float32), engine.logits())
+    with pytest.raises(ValueError, match="command 'dance'"):
+        peer_worker.answer(engine, "dance")
+
+
+def test_comparison_by_turns(tiny, small_region):
+    ours = bench_peers.Worker(
+        [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", tiny["f32"], "--context", "64"]
+    )
+    peer = bench_peers.Worker([sys.executable, "-P", "-c", FAKE_PEER, TOOLS, "307"])
+    with roofline.ReadSum(1) as read:
+        got = bench_peers.compare(ours, peer, read, bench_peers.Plan([1, 2, 3, 4, 5], list(range(11)), 2))
+    ours.close()
+    peer.close()
+    assert peer.about["name"] == "fake"
+    assert got["agreement"]["max_abs_difference"] > 1  # constant logits are not ours
+    assert (got["prefill_ratio"]["pairs"], got["decode_ratio"]["pairs"]) == (4, 4)
+    for side in ("ours", "peer"):
+        assert set(got[side]) == {"prefill_tps", "decode_tps", "read_fraction", "load_s"}
+        assert all(value >= 0 for value in got[side].values())
+    assert json.loads(json.dumps(got)) == got
+    assert bench_peers._shown(got | {"dtype": "f32", "threads": 1}).startswith("f32, threads 1: logits differ")
+
+
+def test_a_worker_that_dies_says_why():
+    with pytest.raises(BackendError, match="status 3.*no such luck"):
+        bench_peers.Worker([sys.executable, "-c", "import sys; print('no such luck', file=sys.stderr); sys.exit(3)"])
+
+
+def test_paired_is_the_median_of_ratios():
+    got = bench.paired([1.0, 2.0, 4.0], [2.0, 2.0, 12.0])
+    assert got == {"median": 2.0, "quartiles": [1.5, 2.5], "pairs": 3}
+    for pair in (([], []), ([1.0], [])):
+        with pytest.raises(InputError, match="pairs"):
+            bench.paired(*pair)
+
+
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_bench_prints_and_writes(tiny, small_region, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out.json"
+    words = ["--model", str(tiny["f32"]), "--threads", "1", "2", "--prompt", "9", "--new", "11", "--repeat", "2"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/miaotui", "bench", *words, f"--json={out}"])
+    assert bench.main(arguments(*words, f"--json={out}")) == 0
+    text = out.read_text(encoding="utf-8")
+    record = json.loads(text)
+    assert str(tmp_path) not in text
+    assert record["command"].startswith("miaotui bench --model f32 --threads 1 2")
+    assert record["command"].endswith("--json=out.json")
+    assert set(record) == {
+        *("command", "machine", "versions", "prompt", "new", "repeat", "results"),
+        *("model", "dtypes", "parameters", "file_bytes", "start_to_first_token_s", "peak_memory_bytes"),
+    }
+    assert [r["threads"] for r in record["results"]] == [1, 2]
+    for r in record["results"]:
+        assert set(r) == {
+            *("threads", "load_s", "load_to_first_token_s", "time_to_first_token_s", "prefill_tps", "decode_tps"),
+            *("weight_bytes_per_step", "kv_bytes_per_step", "decode_gbs", "read_gbs", "read_fraction", "pairs"),
+        }
+        assert r["pairs"] == 4
+        assert r["decode_gbs"] * 1e9 == pytest.approx(r["decode_tps"] * r["weight_bytes_per_step"])
+    assert "prefill" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--new", "--repeat"])
+def test_bench_refuses_nothing_to_do(tiny, option):
+    with pytest.raises(InputError, match=option):
+        bench.main(arguments("--model", str(tiny["f32"]), option, "0"))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_bytes_of_a_step(tiny, dtype):
+    checkpoint = open_checkpoint(tiny[dtype])
+    config = parse_config(checkpoint.config, "tiny")
+    weights = planned(make_plan(checkpoint, config))
+    total = sum(info.nbytes for info in checkpoint.tensors.values())
+    # tied: the embedding is the head, read whole; 2 layers of 1 KV head of 16, keys and values
+    assert bench.bytes_per_step(config, weights, 10) == (total, 10 * 2 * 2 * 16 * 4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "want"),
+    [
+        (["/usr/bin/miaotui", "bench", "--model", "/data/m/"], "miaotui bench --model m"),
+        (["x.py", "--json=/tmp/a.json", "org/name"], "miaotui bench --json=a.json org/name"),
+        (["x", "../up/m", "~/m", "docs/m"], "miaotui bench m m docs/m"),
+    ],
+)
+def test_command_names_no_directory(argv, want):
+    assert bench.public_command("miaotui bench", argv) == want

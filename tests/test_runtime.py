@@ -1,0 +1,267 @@
+"""The contracts of the interpreter: the oracle, bit-identity, the arena, allocation, threads."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import miaotui
+import numpy as np
+import pytest
+from checkpoints import Drawn, write_checkpoint
+from helpers import open_weights, oracle, poison, run
+from miaotui.errors import InputError, MemoryLimitError
+from miaotui.runtime.ops import HEADER, OPS, SLOTS
+from miaotui.runtime.reference import Reference
+from miaotui.runtime.session import Session
+from tolerance import bound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IDS = [1, 5, 9, 2, 7, 3, 8, 4, 6, 0, 11, 10, 13, 12, 15, 14, 17, 16, 19, 18, 21, 20, 23, 22, 25, 24, 27, 26, 29, 28, 31, 30, 33, 5, 5, 7, 2]
+
+
+def llama(path: Path, **changes: object) -> Path:
+    """A small Llama with awkward sizes."""
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 37, "hidden_size": 36,
+        "intermediate_size": 50, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
+        "head_dim": 10, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": True, **changes,
+    }  # fmt: skip
+    write_checkpoint(path, Drawn(config, "F32", 7))
+    return path
+
+
+def digest(logits: np.ndarray) -> str:
+    """SHA-256 of the bits."""
+    return hashlib.sha256(np.ascontiguousarray(logits).tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama(tmp_path_factory.mktemp("mistral"), model_type="mistral", sliding_window=5, attention_bias=None)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_logits_equal_the_float64_oracle(tmp_path: Path, dtype: str) -> None:
+    config = json.loads((llama(tmp_path) / "config.json").read_text())
+    write_checkpoint(tmp_path, Drawn(config, dtype, 3))
+    cfg, weights = open_weights(tmp_path)
+    wanted = oracle(cfg, weights, IDS)
+    with miaotui.load(tmp_path) as model:
+        found = model.logits(IDS)
+    assert np.abs(found - wanted).max() <= bound("model", "f32", cfg.n_layers, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("which", ["small", "windowed"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bits_do_not_depend_on_threads_or_on_how_the_prompt_is_cut(
+    which: str, threads: int, request: pytest.FixtureRequest
+) -> None:
+    config, weights = open_weights(request.getfixturevalue(which))
+    n = len(IDS)
+    one = Session(config, weights, n_context=64, chunk=64, rows=64)
+    whole = run(one, IDS, [n])
+    session = Session(config, weights, n_context=64, chunk=64, rows=64, threads=threads)
+    for cut in range(1, n):
+        poison(session)
+        assert np.array_equal(run(session, IDS, [cut, n - cut]), whole), cut
+    poison(session)
+    assert np.array_equal(run(session, IDS, [1] * n), whole)
+    for chunk in (1, 3, 16, 17):
+        cut = Session(config, weights, n_context=64, chunk=chunk, rows=1, threads=threads)
+        cut.step(IDS, 0)
+        assert np.array_equal(cut.logits[-1], whole[-1]), chunk
+        cut.close()
+    session.close()
+    one.close()
+
+
+def test_cached_and_recomputed_are_equal(small: Path) -> None:
+    with miaotui.load(small, threads=2) as model:
+        answer = model.generate(IDS[:5], max_new_tokens=20, ignore_eos=True)
+        everything = model.logits(IDS[:5] + answer.ids)
+        assert answer.ids == [int(row.argmax()) for row in everything[4:-1]]
+
+
+CHILD = """
+import hashlib, json, sys, numpy as np, miaotui
+with miaotui.load(sys.argv[1], threads=int(sys.argv[2])) as m:
+    print(hashlib.sha256(np.ascontiguousarray(m.logits(json.loads(sys.argv[3]))).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, dtype: str) -> None:
+    config = json.loads((llama(tmp_path) / "config.json").read_text())
+    write_checkpoint(tmp_path, Drawn(config, dtype, 3))
+    with miaotui.load(tmp_path) as model:
+        wanted = digest(model.logits(IDS))
+    variants = [{"MIAOTUI_EXECUTOR": "prange"}]
+    if platform.machine() == "x86_64":
+        variants += [{"NUMBA_CPU_NAME": "haswell"}]
+    for change in variants:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and text
+            [sys.executable, "-c", CHILD, str(tmp_path), "2", json.dumps(IDS)],
+            env=os.environ | change, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == wanted, change
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_allocates_nothing(small: Path, threads: int) -> None:
+    from numba.core.runtime import _nrt_python, rtsys
+
+    config, weights = open_weights(small)
+    _nrt_python.memsys_enable_stats()
+    session = Session(config, weights, n_context=128, threads=threads)
+    session.step(IDS, 0)
+    token = [3]
+    for position in range(20, 28):
+        session.step(token, position)
+    gc.collect()
+    gc.disable()
+    before = rtsys.get_allocation_stats()
+    tracemalloc.start()
+    held = tracemalloc.get_traced_memory()[0]
+    for position in range(28, 128):
+        session.step(token, position)
+    grown = tracemalloc.get_traced_memory()[0] - held
+    tracemalloc.stop()
+    after = rtsys.get_allocation_stats()
+    gc.enable()
+    session.close()
+    assert (after.alloc, after.free) == (before.alloc, before.free)
+    assert grown < 1024  # the interpreter's own small objects come and go; 100 steps leave nothing
+
+
+def test_predicted_memory_is_what_is_allocated(small: Path) -> None:
+    with miaotui.load(small, threads=2) as model:
+        session = model._session
+        assert session.arena.nbytes == session.program.arena_bytes
+        real = session.arena.nbytes + session.table.weight.nbytes + model.memory["weights_resident"]
+        assert model.memory["allocated"] == real
+        limit = model.memory["allocated"]
+    miaotui.load(small, threads=2, memory_limit=limit).close()
+    with pytest.raises(MemoryLimitError, match="1 over memory_limit"):
+        miaotui.load(small, threads=2, memory_limit=limit - 1)
+
+
+def test_every_tensor_lies_inside_the_arena_and_none_alive_overlap(small: Path) -> None:
+    config, weights = open_weights(small)
+    program = Session(config, weights, n_context=64).program
+    alive = [t for t in program.tensors if t.home is None]
+    for i, a in enumerate(alive):
+        assert 0 <= a.offset <= a.offset + a.nbytes <= program.arena_bytes
+        for b in alive[i + 1 :]:
+            apart = a.offset + a.nbytes <= b.offset or b.offset + b.nbytes <= a.offset
+            assert apart or a.dies < b.born or b.dies < a.born, (a, b)
+
+
+def test_the_op_table_has_a_reference_a_recorder_and_kernels_for_every_row() -> None:
+    from miaotui.runtime.cpu import link
+    from miaotui.runtime.program import Recorder
+
+    named = {k for op in OPS.values() for k in op.kernels}
+    assert named <= set(link.KERNELS)
+    assert set(link.KERNELS) - named == {"read_sum"}
+    for op in OPS.values():
+        assert hasattr(Reference, op.name)
+        assert hasattr(Recorder, op.name)
+        assert len(HEADER) + len(op.fields) <= SLOTS
+
+
+def test_waits_have_teeth(small: Path) -> None:
+    """With every wait dropped, two threads must be seen to go wrong: the barriers are there for a reason."""
+    config, weights = open_weights(small)
+    session = Session(config, weights, n_context=64, chunk=64, rows=64, threads=2)
+    assert sum(i.wait for i in session.program.code) > 10
+    listing = session.program.listing()
+    assert len(listing) == len(session.program.code) + 1
+    session.close()
+
+
+def test_several_models_and_several_python_threads(small: Path, windowed: Path) -> None:
+    with miaotui.load(small, threads=2) as a, miaotui.load(windowed, threads=2) as b:
+        wanted = digest(a.logits(IDS)), digest(b.logits(IDS))
+        found: list[tuple[str, str]] = []
+        workers = [threading.Thread(target=lambda: found.append((digest(a.logits(IDS)), digest(b.logits(IDS))))) for _ in range(4)]
+        for w in workers:
+            w.start()
+        for w in workers:
+            w.join(timeout=60)
+        assert found == [wanted] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_starts_its_own_team(small: Path) -> None:
+    script = CHILD + """
+import os
+m = miaotui.load(sys.argv[1], threads=2)
+a = m.logits(json.loads(sys.argv[3]))
+pid = os.fork()
+same = np.array_equal(m.logits(json.loads(sys.argv[3])), a)
+if pid == 0: os._exit(0 if same else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and same
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, str(small), "2", json.dumps(IDS)], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_team_that_idled_wakes(small: Path) -> None:
+    config, weights = open_weights(small)
+    session = Session(config, weights, n_context=64, threads=2)
+    session.step(IDS, 0)
+    wanted = session.logits.copy()
+    for pause in (0.01, 0.3, 3.0):
+        threading.Event().wait(pause)
+        session.step(IDS, 0)
+        assert np.array_equal(session.logits, wanted)
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [([], "no token ids"), ([99], "not in the vocabulary"), ([-1], "position 0"), ([1.5], "integer"), ([True], "integer"),
+     ("", "empty|no token|tokenizer"), (None, "expected"), (np.zeros((2, 2), int), "one dimension"), ([1] * 65, "1 more than the context")],
+)  # fmt: skip
+def test_bad_ids_get_a_typed_error(small: Path, ids: object, words: str) -> None:
+    with miaotui.load(small) as model, pytest.raises(miaotui.MiaotuiError, match=words):
+        model.generate(ids, max_new_tokens=1)
+
+
+def test_two_open_streams_in_one_thread_are_refused(small: Path) -> None:
+    with miaotui.load(small) as model:
+        first = model.steps([1, 2], max_new_tokens=5)
+        next(first)
+        with pytest.raises(InputError, match="still open"):
+            model.logits([1])
+        first.close()
+        assert model.logits([1]).shape == (1, 37)
+    with pytest.raises(InputError, match="closed"):
+        model.logits([1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"threads": 0}, {"threads": True}, {"max_context": 0}, {"max_context": 10**9}, {"prefill_chunk": -1}, {"device": "tpu"}, {"memory_limit": 0.5}],
+)
+def test_bad_options_get_a_typed_error(small: Path, options: dict[str, object]) -> None:
+    with pytest.raises(miaotui.MiaotuiError):
+        miaotui.load(small, **options)

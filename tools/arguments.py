@@ -1,0 +1,84 @@
+"""Arguments that several commands share, and the model that they name."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..model import Model
+
+__all__ = ["add_limits", "add_model", "chosen", "open_model", "shown_bytes", "size"]
+
+_UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
+_UNITS |= {f"{p}B": 10 ** (3 * n) for n, p in enumerate("KMGT", 1)} | {"kB": 1000}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` and `--revision`."""
+    parser.add_argument(
+        "--model",
+        metavar="PATH_OR_HUB",
+        help="a Hugging Face directory, or a hub name such as org/name (default: the demo model that comes along)",
+    )
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
+    )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`."""
+    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: every core)")
+    parser.add_argument(
+        "--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for"
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=size,
+        metavar="SIZE",
+        help="refuse to load where more memory would be allocated, for instance 2GiB or 500MB",
+    )
+
+
+def size(text: str) -> int:
+    """Read bytes: "1048576", "500MB" (powers of ten), "1.5GiB" (powers of two)."""
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2] not in _UNITS:
+        msg = f"{text!r} is no size; expected for instance 1048576, 500MB or 2GiB"
+        raise argparse.ArgumentTypeError(msg)
+    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
+
+
+def shown_bytes(n: int) -> str:
+    """Write bytes for people: "640 B", "1.2 MiB"."""
+    value, unit = float(n), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:  # noqa: PLR2004 - four digits are read as the next unit
+            break
+        value, unit = value / 1024, larger
+    return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def chosen(args: argparse.Namespace) -> str | Path:
+    """Return the model that was asked for, or the demo's directory."""
+    if args.model is not None:
+        return str(args.model)
+    from .demo import path  # noqa: PLC0415 - only where it is used
+
+    return path()
+
+
+def open_model(args: argparse.Namespace) -> Model:
+    """Load the model that was asked for, within the limits asked for."""
+    from ..model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
+
+    return load(
+        chosen(args),
+        revision=args.revision,
+        threads=args.threads,
+        max_context=args.max_context,
+        memory_limit=args.memory_limit,
+    )

@@ -1,0 +1,174 @@
+"""The command `miaotui`: finds the subcommand, runs it, and turns what goes wrong into one line and an exit code.
+
+Each subcommand is a module here with `add_arguments(parser)` and `main(args) -> int`; only the one asked for is
+imported, so that `miaotui --help` costs no more than Python itself.
+
+Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted (Ctrl-C), 141 the reader
+of our output went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import MiaotuiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["main"]
+
+FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: what it is for, in a line and in a paragraph, and examples."""
+
+    summary: str
+    description: str
+    examples: tuple[str, ...]
+
+
+COMMANDS = {
+    "generate": Command(
+        "continue a text",
+        "Continue a text, and print it as it is made. The likeliest token is taken each time, unless an option asks "
+        "for sampling; the same options and seed give the same text on every machine.",
+        (
+            'miaotui generate "Once upon a time"',
+            'miaotui generate "Tom had a red ball." --temperature 0.8 --top-p 0.95 --seed 7',
+            'miaotui generate --model path/to/checkpoint --max-new-tokens 64 --stats "The capital of France is"',
+            "miaotui generate --model org/name --no-prompt < prompt.txt",
+        ),
+    ),
+    "inspect": Command(
+        "say what a checkpoint is and what it will take, without loading it",
+        "Read config.json and the headers of the weight files, and say what the model is, how its weights will be "
+        "used, and how much memory it will take. No tensor's data is read. (A hub name is downloaded first.)",
+        (
+            "miaotui inspect path/to/checkpoint",
+            "miaotui inspect path/to/checkpoint --context 4096 --program",
+            "miaotui inspect path/to/checkpoint --json",
+        ),
+    ),
+    "bench": Command(
+        "measure tokens per second, beside what this machine's memory can give",
+        "Measure prefill and decode speed, time to the first token and peak memory, and the machine's read bandwidth "
+        "in the same run.",
+        ("miaotui bench", "miaotui bench --model path/to/checkpoint --threads 1 2 --json figures.json"),
+    ),
+    "perplexity": Command(
+        "how well a model predicts a text file",
+        "exp of the mean negative log-likelihood of a text's tokens, in windows of --window predictions: each window "
+        "starts from its first token with nothing before it. Less is better.",
+        (
+            "miaotui perplexity story.txt",
+            "miaotui perplexity wiki.test.raw --model path/to/checkpoint --window 512 --tokens 4096 --json",
+        ),
+    ),
+    "warm": Command(
+        "compile ahead, so that the first answer need not wait",
+        "Compile the kernels for this processor and keep them in the cache. Without --model: all that there are.",
+        ("miaotui warm", "miaotui warm --model path/to/checkpoint"),
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's); the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+    try:
+        parser = _parser(arguments)
+        args = parser.parse_args(arguments)
+        debug = args.debug
+        run: Callable[[argparse.Namespace], int] = import_module(f".{args.command}", __package__).main
+        code = run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except Exception as e:  # noqa: BLE001 - the last line of defence: whatever it is, say it in one line
+        if debug:
+            traceback.print_exc()
+        print(f"miaotui: error: {_one_line(e)}", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    """Say what went wrong; for what we did not foresee, name the type and how to learn more."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MiaotuiError):
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"out of memory{': ' + text if text else ''}; --memory-limit refuses before loading"
+    return f"{type(error).__name__}: {text} (not foreseen: --debug shows where)"
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Build the parser; only a command that is named gets its own arguments."""
+    parser = argparse.ArgumentParser(
+        prog="miaotui",
+        description="Run Hugging Face checkpoints on the CPU.",
+        epilog='`miaotui COMMAND --help` explains a command. First steps: miaotui generate "Once upon a time"',
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--version", action=_Version)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.description,
+            epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
+            formatter_class=_Formatter,
+        )
+        if name in arguments:
+            import_module(f".{name}", __package__).add_arguments(sub)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+    return parser
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' lines, and gives a command's name and its help one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 16  # argparse forgets that commands are indented twice
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001 - the parent's parent
+
+
+class _Version(argparse.Action):
+    """Prints the version; looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - only for this
+
+        print(f"miaotui {version('miaotui')}")
+        parser.exit()

@@ -1,0 +1,157 @@
+"""`miaotui inspect`: what a checkpoint is and what it will take, from its config and headers alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .arguments import shown_bytes
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ..runtime.spec import Config
+
+__all__ = ["add_arguments", "facts", "lines", "main"]
+
+_PARTS = {
+    "weights_mapped": "weights, mapped from the files",
+    "weights_resident": "weights, resident",
+    "constants": "constants",
+    "activations": "arena: activations",
+    "scratch": "arena: scratch",
+    "kv_cache": "arena: KV cache",
+    "allocated": "allocated (all but the mapped files)",
+    "total": "total",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("path", metavar="PATH_OR_HUB", help="a Hugging Face directory, or a hub name such as org/name")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="tokens to reserve for (default: the model's, at most 2048)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
+    parser.add_argument("--program", action="store_true", help="list the program that a step runs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what is found; 0."""
+    from ..loader.hub import resolve  # noqa: PLC0415 - help must not wait for it
+
+    path = resolve(args.path, revision=args.revision)
+    found = facts(path, context=args.context, threads=args.threads, program=args.program)
+    print(json.dumps(found, indent=1) if args.json else "\n".join(lines(found)))
+    return 0
+
+
+def facts(
+    path: Path, *, context: int | None = None, threads: int | None = None, program: bool = False
+) -> dict[str, Any]:
+    """Everything that `miaotui inspect` knows of a directory, as plain values for JSON.
+
+    Errors: `CheckpointError`, `ConfigError`, `InputError`, as loading would raise them.
+    """
+    from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
+    from ..loader.config import parse_config  # noqa: PLC0415
+    from ..loader.pack import planned  # noqa: PLC0415
+    from ..loader.plan import make_plan  # noqa: PLC0415
+    from ..model import DEFAULT_CONTEXT  # noqa: PLC0415
+    from ..runtime.program import record  # noqa: PLC0415
+
+    with open_checkpoint(path) as checkpoint:
+        config = parse_config(checkpoint.config, str(checkpoint.directory / "config.json"), checkpoint.generation)
+        plan = make_plan(checkpoint, config)
+        n_context = _context(config, context, DEFAULT_CONTEXT)
+        chunk = min(128, n_context)
+        recorded = record(
+            config, planned(plan), n_context=n_context, chunk=chunk, rows=min(32, chunk), threads=_threads(threads)
+        )
+        bytes_of: Counter[str] = Counter()
+        for tensor in checkpoint.tensors.values():
+            bytes_of[tensor.dtype] += tensor.stop - tensor.start
+        memory = {
+            "weights_mapped": plan.mapped_bytes,
+            "weights_resident": plan.resident_bytes,
+            "constants": recorded.constant_bytes,
+            **recorded.memory,
+        }
+        memory["total"] = sum(memory.values())
+        memory["allocated"] = memory["total"] - plan.mapped_bytes
+        return {
+            "name": checkpoint.directory.resolve().name,
+            "config": asdict(config),
+            "parameters": plan.parameters,
+            "tensors": len(checkpoint.tensors),
+            "file_bytes": checkpoint.file_bytes,
+            "bytes_by_dtype": dict(bytes_of.most_common()),
+            "plan": plan.lines(),
+            "context": n_context,
+            "memory": memory,
+        } | ({"program": recorded.listing()} if program else {})
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """Lay out what `facts` found, for people."""
+    out = [f"{found['name']}: {found['config']['family']}, {found['parameters']:,} parameters"]
+    out += [f"  {line}" for line in _shape(found["config"])]
+    dtypes = ", ".join(f"{shown_bytes(n)} {dtype}" for dtype, n in found["bytes_by_dtype"].items())
+    out += ["", f"files: {shown_bytes(found['file_bytes'])}, {found['tensors']} tensors: {dtypes}"]
+    out += ["", "plan: what each weight is made from"]
+    out += [f"  {line}" for line in found["plan"]]
+    out += ["", f"memory for a context of {found['context']} tokens"]
+    memory = found["memory"]
+    out += [
+        f"  {label:36s}{memory[part]:>16,} B  {shown_bytes(memory[part]):>10}"
+        for part, label in _PARTS.items()
+        if part in memory
+    ]
+    if "program" in found:
+        out += ["", "program: what a step runs", *found["program"]]
+    return out
+
+
+def _shape(c: Mapping[str, Any]) -> list[str]:
+    """Say the model's sizes and kinds."""
+    windows = Counter(c["windows"])
+    windows.pop(None, None)
+    rope = c["rope"]
+    norm = "RMSNorm" if c["norm"] == "rms" else "LayerNorm"
+    tied = " (head tied to the embedding)" if c["tied"] else ""
+    where = "learned positions" if rope is None else f"RoPE {rope['kind']}, theta {rope['theta']:g}"
+    return [
+        f"{c['n_layers']} layers of width {c['d_model']}, vocabulary {c['n_vocab']}{tied}, made for {c['n_context']} positions",
+        f"attention: {c['n_heads']} heads of {c['d_head']}, {c['n_kv_heads']} key/value heads, {where}"
+        + (", QK norm" if c["qk_norm"] else "")
+        + "".join(f", window {w} in {n} layers" for w, n in windows.items()),
+        f"feed-forward: {c['d_ff']} {'gated ' if c['gated'] else ''}{c['activation']}; {norm}, eps {c['norm_eps']:g}",
+        f"ends at token {' or '.join(map(str, c['eos_ids']))}" if c["eos_ids"] else "has no end-of-sequence token",
+    ]
+
+
+def _context(config: Config, wanted: int | None, default: int) -> int:
+    if wanted is None:
+        return min(config.n_context, default)
+    most = config.n_context if config.rope is None else max(config.n_context, 2**20)
+    if not 1 <= wanted <= most:
+        msg = f"--context {wanted}: expected 1 to {most}"
+        raise InputError(msg)
+    return wanted
+
+
+def _threads(wanted: int | None) -> int:
+    if wanted is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if wanted < 1:
+        msg = f"--threads {wanted}: expected at least 1"
+        raise InputError(msg)
+    return wanted
