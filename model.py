@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
@@ -15,7 +13,7 @@ from .errors import BackendError, InputError, MemoryLimitError, TokenizerError
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
 from .loader.hub import resolve
-from .loader.pack import pack
+from .loader.pack import pack, planned
 from .loader.plan import make_plan
 from .loader.tokenizer import Tokenizer
 from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
@@ -23,6 +21,9 @@ from .runtime.program import record
 from .runtime.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from .loader.checkpoint import Checkpoint
@@ -34,6 +35,9 @@ __all__ = ["Model", "load"]
 
 #: Context reserved where the caller names none: the model's own, at most this.
 DEFAULT_CONTEXT = 2048
+
+#: Tokens whose logits one pass keeps: what `Model.logits` reads at a time, and what a chunk's head costs at most.
+LOGIT_ROWS = 32
 
 
 def load(  # noqa: PLR0913 (keywords)
@@ -57,18 +61,16 @@ def load(  # noqa: PLR0913 (keywords)
     if device != "cpu":
         msg = f"device={device!r}: this version runs on 'cpu' only"
         raise BackendError(msg)
-    for name, value in (("threads", threads), ("max_context", max_context), ("memory_limit", memory_limit), ("prefill_chunk", prefill_chunk)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            msg = f"{name}={value!r}: expected a whole number of at least 1"
-            raise InputError(msg)
+    _check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
     checkpoint = open_checkpoint(resolve(path, revision=revision))
     try:
         where = str(checkpoint.directory / "config.json")
         config = parse_config(checkpoint.config, where, checkpoint.generation)
         plan = make_plan(checkpoint, config)
         context = _context(config, max_context)
-        n_threads = _threads(threads)
-        program = record(config, _planned(plan), n_context=context, chunk=min(prefill_chunk, context), rows=_rows(prefill_chunk, context), threads=n_threads)
+        chunk = min(prefill_chunk, context)
+        rows, n_threads = min(LOGIT_ROWS, chunk), _threads(threads)
+        program = record(config, planned(plan), n_context=context, chunk=chunk, rows=rows, threads=n_threads)
         memory = {
             "weights_mapped": plan.mapped_bytes,
             "weights_resident": plan.resident_bytes,
@@ -77,28 +79,28 @@ def load(  # noqa: PLR0913 (keywords)
         }
         memory["allocated"] = sum(memory.values()) - plan.mapped_bytes
         if memory_limit is not None and memory["allocated"] > memory_limit:
-            msg = (
-                f"{checkpoint.directory.name}: needs {memory['allocated']:,} bytes beside the mapped files, "
-                f"{memory['allocated'] - memory_limit:,} over memory_limit={memory_limit:,}; a smaller max_context "
-                f"(now {context}) or prefill_chunk (now {prefill_chunk}) needs less"
-            )
-            raise MemoryLimitError(msg)
+            _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
         weights = pack(plan, checkpoint)
-        session = Session(config, weights, n_context=context, chunk=prefill_chunk, rows=_rows(prefill_chunk, context), threads=n_threads)
+        session = Session(config, weights, n_context=context, chunk=chunk, rows=rows, threads=n_threads)
     except BaseException:
         checkpoint.close()
         raise
-    return Model(checkpoint, plan, config, session, memory, time.perf_counter() - began)
+    return Model(checkpoint, plan, config, session, memory=memory, load_s=time.perf_counter() - began)
 
 
-def _planned(plan: LoadPlan) -> Any:  # noqa: ANN401 (Weights)
-    from .loader.pack import planned  # noqa: PLC0415 (beside its only use)
+def _check_counts(**counts: object) -> None:
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            msg = f"{name}={value!r}: expected a whole number of at least 1"
+            raise InputError(msg)
 
-    return planned(plan)
 
-
-def _rows(chunk: int, context: int) -> int:
-    return min(32, chunk, context)
+def _refuse(name: str, needed: int, limit: int, *, context: int, chunk: int) -> NoReturn:
+    msg = (
+        f"{name}: needs {needed:,} bytes beside the mapped files, {needed - limit:,} over memory_limit={limit:,}; "
+        f"a smaller max_context (now {context}) or prefill_chunk (now {chunk}) needs less"
+    )
+    raise MemoryLimitError(msg)
 
 
 def _context(config: Config, wanted: int | None) -> int:
@@ -129,7 +131,16 @@ class Model:
     really take.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: LoadPlan, config: Config, session: Session, memory: dict[str, int], load_s: float) -> None:  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913 - what load has made
+        self,
+        checkpoint: Checkpoint,
+        plan: LoadPlan,
+        config: Config,
+        session: Session,
+        *,
+        memory: dict[str, int],
+        load_s: float,
+    ) -> None:
         """Made by `load`."""
         self.config, self.memory, self.load_s = config, memory, load_s
         self._checkpoint, self._plan, self._session = checkpoint, plan, session
@@ -142,13 +153,21 @@ class Model:
         """The directory's tokenizer, read at first use. Errors: `TokenizerError`."""
         t = Tokenizer.from_directory(self._checkpoint.directory)
         if t.n_vocab > self.config.n_vocab:
-            msg = f"{self._checkpoint.directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's vocabulary ends at {self.config.n_vocab - 1}"
+            msg = (
+                f"{self._checkpoint.directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's "
+                f"vocabulary ends at {self.config.n_vocab - 1}; they do not belong together"
+            )
             raise TokenizerError(msg)
         return t
 
     def program(self) -> Program:
         """What a step runs; `program().listing()` prints it."""
         return self._session.program
+
+    @property
+    def session(self) -> Session:
+        """What takes the steps, for tools that feed tokens themselves; nothing guards it against a stream beside it."""
+        return self._session
 
     @property
     def threads(self) -> int:
@@ -239,7 +258,7 @@ class Model:
             self._session.close()
             self._checkpoint.close()
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> Self:
         """Use as a context manager."""
         return self
 
@@ -249,4 +268,5 @@ class Model:
 
     def __repr__(self) -> str:
         """Family, size and where it came from."""
-        return f"<miaotui.Model {self._checkpoint.directory.name}: {self.config.family}, {self._plan.parameters:,} parameters>"
+        name, family = self._checkpoint.directory.name, self.config.family
+        return f"<miaotui.Model {name}: {family}, {self._plan.parameters:,} parameters>"

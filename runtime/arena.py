@@ -32,6 +32,10 @@ class Tensor:
     offset: int = -1
     home: Tensor | None = field(default=None, repr=False)  # shares this tensor's place (written over it)
 
+    def __str__(self) -> str:
+        """Name, shape and place, for a listing."""
+        return f"{self.name}[{self.rows or '-'},{self.width}]@{self.offset}"
+
     @property
     def span(self) -> tuple[int, int]:
         """[first byte, byte behind the last)."""

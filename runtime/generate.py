@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 #: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
-#: "context": prompt and new ids fill the context.
+#: "context": prompt and new ids fill the context; the last id, which is never fed, may stand one past its end.
 FinishReason = Literal["eos", "stop", "length", "context"]
 
 

@@ -24,7 +24,7 @@ Cost = Callable[[dict[str, int]], int]
 
 @dataclass(frozen=True)
 class Op:
-    """One row. `fields` are the instruction's slots after the header: kind:name, kinds o(utput) i(nput) w(eight) n(int) f(loat)."""
+    """One row. `fields`, kind:name, are an instruction's slots: o(utput), i(nput), w(eight), n (int), f(loat)."""
 
     name: str
     signature: str
@@ -68,10 +68,11 @@ _ROWS = (
        ("o:y", "i:x", "w:table", "n:heads", "n:d_head"), "", lambda d: 3 * d["heads"] * d["d_head"],
        "Su et al. 2021, arXiv:2104.09864", in_place=True),
     Op("kv_write", "(t,h*d)->cache", "cache[head, start + t] = x[t, head]",
-       ("o:cache", "i:x", "n:heads", "n:d_head", "n:context"), "", lambda _: 0, "KV cache; Shazeer 2019, arXiv:1911.02150"),
-    Op("attention", "(t,h*d),cache,cache->(t,h*d)", "softmax(q k^T * scale) v; key <= position, key > position - window",
-       ("o:y", "o:scores", "i:q", "i:k_cache", "i:v_cache", "n:heads", "n:kv_heads", "n:d_head", "n:context", "n:window",
-        "f:scale"), "d_head, then keys", lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
+       ("o:cache", "i:x", "n:heads", "n:d_head", "n:context"), "", lambda _: 0,
+       "KV cache; Shazeer 2019, arXiv:1911.02150"),
+    Op("attention", "(t,h*d),cache,cache->(t,h*d)", "softmax(q k^T * scale) v; position - window < key <= position",
+       ("o:y", "o:scores", "i:q", "i:k_cache", "i:v_cache", "n:heads", "n:kv_heads", "n:d_head", "n:context",
+        "n:window", "f:scale"), "d_head, then keys", lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
        f"{VASWANI}, 3.2.1; grouped: Ainslie et al. 2023, arXiv:2305.13245"),
     Op("add", "(t,d),(t,d)->(t,d)", "y = a + b", ("o:y", "i:a", "i:b", "n:d"), "", lambda d: d["d"],
        "He et al. 2015, arXiv:1512.03385", in_place=True),

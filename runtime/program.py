@@ -139,7 +139,9 @@ class Recorder:
             self.caches[layer, kind] = cache
             self._emit("kv_write", "", "T", cache=cache, x=x, heads=heads, d_head=d, context=self.n_context)
 
-    def attention(self, layer: int, q: Tensor, heads: int, kv_heads: int, window: int | None, scale: float) -> Tensor:  # noqa: PLR0913
+    def attention(  # noqa: PLR0913 - as the reference
+        self, layer: int, q: Tensor, heads: int, kv_heads: int, *, window: int | None, scale: float
+    ) -> Tensor:
         """[T, heads * d_head]; each thread has one row of scores."""
         y = self._tensor("a", "T", q.width)
         scores = self._tensor("s", "", self.n_context * self.threads, "scratch")
@@ -228,14 +230,20 @@ class Program:
 
     def listing(self) -> list[str]:
         """One line an instruction: number, kernel, what it writes <- what it reads, weights and numbers; | waits."""
-        lines = [f"arena {self.arena_bytes:,} bytes, {len(self.code)} instructions, "
-                 f"{sum(i.wait for i in self.code)} waits (|); T <= {self.chunk}, R <= {self.rows}"]  # fmt: skip
+        waits = sum(i.wait for i in self.code)
+        head = f"arena {self.arena_bytes:,} bytes, {len(self.code)} instructions, {waits} waits (|)"
+        lines = [f"{head}; T <= {self.chunk}, R <= {self.rows}"]
         for n, ins in enumerate(self.code):
-            out, read = (", ".join(f"{t.name}[{t.rows or '-'},{t.width}]@{t.offset}" for t in ins.tensors(k)) for k in "oi")
+            out, read = (", ".join(map(str, ins.tensors(kind))) for kind in "oi")
             rest = [v.name for v in ins.values.values() if isinstance(v, Weight)]
             rest += [f"{k}={v:g}" for k, v in ins.values.items() if isinstance(v, int | float)]
-            lines.append(f"{n:4d} {'|' if ins.wait else ' '} {ins.kernel:20s} {out or 'result'} <- {read or 'ids'}  {' '.join(rest)}")
+            wait = "|" if ins.wait else " "
+            lines.append(f"{n:4d} {wait} {ins.kernel:20s} {out or 'result'} <- {read or 'ids'}  {' '.join(rest)}")
         return lines
+
+
+#: The arena is whole pages.
+PAGE = 4096
 
 
 def _slot(value: Tensor | Weight | RopeTable | float | None) -> int:
@@ -250,8 +258,16 @@ def _slot(value: Tensor | Weight | RopeTable | float | None) -> int:
     return int(value or 0)
 
 
-def record(config: Config, weights: Weights, *, n_context: int, chunk: int = 128, rows: int = 32, threads: int = 1,
-           table: RopeTable | None = None) -> Program:  # fmt: skip
+def record(  # noqa: PLR0913 - keywords
+    config: Config,
+    weights: Weights,
+    *,
+    n_context: int,
+    chunk: int = 128,
+    rows: int = 32,
+    threads: int = 1,
+    table: RopeTable | None = None,
+) -> Program:
     """The program of a decoder; works on planned weights, reads none."""
     ops = Recorder(n_context=n_context, chunk=chunk, rows=rows, threads=threads)
     table = table or RopeTable(config, n_context)
@@ -259,5 +275,5 @@ def record(config: Config, weights: Weights, *, n_context: int, chunk: int = 128
     hidden.keep = logits.keep = True
     size = place(ops.tensors, len(ops.code))
     _place_waits(ops.code)
-    page = 4096
-    return Program(ops.code, ops.tensors, hidden, logits, n_context, chunk, rows, threads, -(-size // page) * page, table.nbytes)
+    size = -(-size // PAGE) * PAGE
+    return Program(ops.code, ops.tensors, hidden, logits, n_context, chunk, rows, threads, size, table.nbytes)

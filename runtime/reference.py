@@ -70,7 +70,9 @@ class Reference:
         ck, cv = (np.concatenate([o[: self.start], n]) for o, n in zip(old, new, strict=True))
         self.caches[layer] = (ck, cv)
 
-    def attention(self, layer: int, q: Array, heads: int, kv_heads: int, window: int | None, scale: float) -> Array:
+    def attention(  # noqa: PLR0913 - what a query sees takes this much
+        self, layer: int, q: Array, heads: int, kv_heads: int, *, window: int | None, scale: float
+    ) -> Array:
         """Causal, grouped, with an optional sliding window (a query sees `window` keys, its own included)."""
         t = len(q)
         k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
@@ -86,14 +88,15 @@ class Reference:
         return a + b
 
     def act(self, x: Array, kind: Activation) -> Array:
-        """silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu."""
+        """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu."""
+        y: Array = np.maximum(x, 0)
         if kind == "silu":
-            return x / (1 + np.exp(-x))
-        if kind == "gelu":
-            return 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
-        if kind == "gelu_tanh":
-            return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        return np.maximum(x, 0)
+            y = x / (1 + np.exp(-x))
+        elif kind == "gelu":
+            y = 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
+        elif kind == "gelu_tanh":
+            y = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return y
 
     def gated_act(self, gate: Array, up: Array, kind: Activation) -> Array:
         """act(gate) * up."""

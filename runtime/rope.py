@@ -29,10 +29,10 @@ __all__ = ["RopeTable", "frequencies", "sincos"]
 
 # pi/2 in three parts of at most 33 bits, so that n * part is exact for n < 2^20
 _PIO2 = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
-_SIN = (1.58969099521155010221e-10, -2.50507602534068634195e-08, 2.75573137070700676789e-06, -1.98412698298579493134e-04,
-        8.33333333332248946124e-03, -1.66666666666666324348e-01)  # fmt: skip
-_COS = (-1.13596475577881948265e-11, 2.08757232129817482790e-09, -2.75573143513906633035e-07, 2.48015872894767294178e-05,
-        -1.38888888888741095749e-03, 4.16666666666666019037e-02)  # fmt: skip
+_SIN = (1.58969099521155010221e-10, -2.50507602534068634195e-08, 2.75573137070700676789e-06,
+        -1.98412698298579493134e-04, 8.33333333332248946124e-03, -1.66666666666666324348e-01)  # fmt: skip
+_COS = (-1.13596475577881948265e-11, 2.08757232129817482790e-09, -2.75573143513906633035e-07,
+        2.48015872894767294178e-05, -1.38888888888741095749e-03, 4.16666666666666019037e-02)  # fmt: skip
 
 
 def sincos(x: Array) -> tuple[Array, Array]:
@@ -75,17 +75,18 @@ def _yarn(rope: Rope, d: int) -> Array:
     if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, d - 1)
-    ramp = np.clip((np.arange(d // 2) - low) / (high - low or 0.001), 0, 1)
+    ramp: Array = np.clip((np.arange(d // 2) - low) / (high - low or 0.001), 0, 1)
     return base / rope.factor * ramp + base * (1 - ramp)
 
 
 def _llama3(rope: Rope, d: int) -> Array:
     base = _powers(rope.theta, d)
     wavelength = 2 * math.pi / base
-    smooth = (rope.original_context / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    low, high = rope.low_freq_factor, rope.high_freq_factor
+    smooth = (rope.original_context / wavelength - low) / (high - low)
     mixed = (1 - smooth) * base / rope.factor + smooth * base
-    scaled = np.where(wavelength > rope.original_context / rope.low_freq_factor, base / rope.factor, mixed)
-    return np.where(wavelength < rope.original_context / rope.high_freq_factor, base, scaled)
+    scaled = np.where(wavelength > rope.original_context / low, base / rope.factor, mixed)
+    return np.where(wavelength < rope.original_context / high, base, scaled)
 
 
 def frequencies(rope: Rope, d: int, length: int = 0) -> Array:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import mmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InputError, MemoryLimitError
+from ..errors import InputError
 from .program import record
 from .rope import RopeTable
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .arena import Tensor
     from .program import Program
     from .spec import Config, Weights
 
@@ -38,19 +39,25 @@ def _block(nbytes: int) -> NDArray[np.uint8]:
 class Session:
     """Runs chunks of tokens at given positions. Everything is allocated here, before the first step."""
 
-    def __init__(self, config: Config, weights: Weights, *, n_context: int, chunk: int = 128, rows: int = 32, threads: int = 1,
-                 memory_limit: int | None = None) -> None:  # fmt: skip
-        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; `memory_limit` in bytes, arena and constants."""
+    def __init__(  # noqa: PLR0913 - keywords
+        self,
+        config: Config,
+        weights: Weights,
+        *,
+        n_context: int,
+        chunk: int = 128,
+        rows: int = 32,
+        threads: int = 1,
+    ) -> None:
+        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives."""
         chunk = max(1, min(chunk, n_context))
         rows = max(1, min(rows, chunk))
         table = RopeTable(config, n_context)
-        self.program: Program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, threads=threads, table=table)
-        self.allocated = self.program.arena_bytes + self.program.constant_bytes
-        if memory_limit is not None and self.allocated > memory_limit:
-            msg = f"arena and constants need {self.allocated:,} bytes, {self.allocated - memory_limit:,} over the limit of {memory_limit:,}"
-            raise MemoryLimitError(msg)
+        self.program: Program = record(
+            config, weights, n_context=n_context, chunk=chunk, rows=rows, threads=threads, table=table
+        )
         from .cpu import link  # noqa: PLC0415 (numba and the kernels are loaded only now)
-        from .cpu.kernels.base import S_IDS  # noqa: PLC0415
+        from .cpu.kernels.base import S_IDS  # noqa: PLC0415 (as above)
 
         self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, threads
         self.chunk, self.rows = chunk, rows
@@ -66,7 +73,7 @@ class Session:
         self._executor = link.executor(threads)
         self._executor.bind(self.code.ctypes.data, len(self.code), self.arena.ctypes.data, self._words.ctypes.data)
 
-    def _view(self, t: Any) -> NDArray[np.float32]:
+    def _view(self, t: Tensor) -> NDArray[np.float32]:
         return self.arena[t.offset : t.offset + t.nbytes].view(np.float32).reshape(-1, t.width)
 
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int = 1) -> None:

@@ -36,6 +36,17 @@ class Drawn:
     longest: int = 70
 
 
+def small(family: str) -> Drawn:
+    """One fixed model of `family`, two layers, a context of 64."""
+    if family == "gpt2":
+        sizes = {"n_positions": 64, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_inner": 7}
+    else:
+        sizes = {"hidden_size": 12, "intermediate_size": 7, "num_hidden_layers": 2, "num_attention_heads": 3}
+        sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 64}
+    own = {"mistral": {"sliding_window": 5}, "qwen3": {"head_dim": 4}}.get(family, {})
+    return Drawn({"model_type": family, "vocab_size": 11, "tie_word_embeddings": True, **sizes, **own})
+
+
 @st.composite
 def models(draw: st.DrawFn, family: str, rope: str | None = None) -> Drawn:
     """Draw a small model of `family`; `rope` fixes the kind of rotary scaling."""

@@ -12,11 +12,11 @@ from miaotui.loader.plan import make_plan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
-from miaotui.runtime.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from miaotui.runtime.session import Session
     from miaotui.runtime.spec import Config, Weights
 
 

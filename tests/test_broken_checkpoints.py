@@ -79,7 +79,7 @@ FACADE = importlib.util.find_spec("miaotui.model") is not None
 @pytest.mark.skipif(not FACADE, reason="the loader alone is installed")
 @pytest.mark.parametrize("row", [row for _, row in ALL], ids=[row.name for _, row in ALL])
 def test_broken_through_load(tmp_path: Path, row: Broken) -> None:
-    import miaotui  # noqa: PLC0415
+    import miaotui
 
     path = row.make(write_good(tmp_path / "m"))
     with pytest.raises(MiaotuiError) as caught, miaotui.load(path) as model:

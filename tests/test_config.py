@@ -18,7 +18,7 @@ from miaotui.runtime.spec import Config, Rope
 WHERE = "somewhere/config.json"
 
 
-def parse(family: str = "llama", **keys: Any) -> Config:  # noqa: ANN401 - JSON
+def parse(family: str = "llama", **keys: Any) -> Config:
     """Resolve a file that says only this."""
     return parse_config({"model_type": family, **keys}, WHERE)
 

@@ -26,7 +26,7 @@ SETTINGS = settings(
 )
 
 
-def oracle(directory: Path) -> Any:  # noqa: ANN401 - a torch module, untyped here
+def oracle(directory: Path) -> Any:
     """Load the directory with transformers, in float64; it must use every tensor and invent none."""
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
@@ -35,7 +35,7 @@ def oracle(directory: Path) -> Any:  # noqa: ANN401 - a torch module, untyped he
     return model.eval()
 
 
-def oracle_logits(model: Any, ids: list[int]) -> np.ndarray:  # noqa: ANN401 - a torch module
+def oracle_logits(model: Any, ids: list[int]) -> np.ndarray:
     """Return [T, n_vocab] in float64.
 
     Dynamic RoPE depends on the length seen so far: there a token at a time, with the cache, is the definition that we

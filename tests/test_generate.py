@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from miaotui.errors import InputError
 from miaotui.runtime.generate import (
     GenerateParams,
@@ -86,11 +85,12 @@ def test_zero_new_tokens_does_no_work():
 
 def test_context_fills():
     out = run([1, 2], Table(n_context=6))
-    assert (out.ids, out.finish_reason) == ([3, 4, 5, 6], "context")
+    # The last id is drawn from the last position and never fed.
+    assert (out.ids, out.finish_reason) == ([3, 4, 5, 6, 7], "context")
     assert run([1, 2], Table(n_context=6), max_new_tokens=4).finish_reason == "length"
     assert run([1, 2], Table(n_context=6), max_new_tokens=10**30).finish_reason == "context"
     full = run([1, 2], Table(n_context=2))
-    assert (full.ids, full.text, full.finish_reason) == ([], "", "context")
+    assert (full.ids, full.text, full.finish_reason) == ([3], "c", "context")
 
 
 @pytest.mark.parametrize("eos", [5, [9, 5], np.array([5]), {5, 6}])

@@ -147,7 +147,7 @@ def ask(home: Path, endpoint: str, name: str = REPO, revision: str = "", **env: 
     """Resolve and open a name in a fresh process that knows only this endpoint and this cache."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()}
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    run = subprocess.run(  # noqa: S603 - our own interpreter and script
+    run = subprocess.run(
         [sys.executable, "-c", SCRIPT, name, revision],
         env=clean | settings | env,
         cwd=home.parent,

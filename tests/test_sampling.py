@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-
 from miaotui.errors import InputError
 from miaotui.runtime.sampling import Sampler, SamplingParams, exp, philox, sample, uniform
 
@@ -98,7 +97,7 @@ def test_exp_of_zero_is_one_and_exp_works_in_place():
     min_p=st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]),
     penalty=st.sampled_from([1.0, 0.8, 1.1, 2.0]),
 )
-def test_kept_set_and_probabilities_are_transformers(seed, n, temperature, top_k, top_p, min_p, penalty):  # noqa: PLR0913, PLR0917
+def test_kept_set_and_probabilities_are_transformers(seed, n, temperature, top_k, top_p, min_p, penalty):
     torch = pytest.importorskip("torch")
     hf = pytest.importorskip("transformers").generation.logits_process
     logits = logits_of(seed, n)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-
 from miaotui.errors import InputError
 from miaotui.runtime.text import Detokeniser, StopStrings
 

@@ -45,7 +45,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 def size(text: str) -> int:
     """Read bytes: "1048576", "500MB" (powers of ten), "1.5GiB" (powers of two)."""
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2] not in _UNITS:
         msg = f"{text!r} is no size; expected for instance 1048576, 500MB or 2GiB"
         raise argparse.ArgumentTypeError(msg)

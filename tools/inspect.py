@@ -126,10 +126,10 @@ def _shape(c: Mapping[str, Any]) -> list[str]:
     windows.pop(None, None)
     rope = c["rope"]
     norm = "RMSNorm" if c["norm"] == "rms" else "LayerNorm"
-    tied = " (head tied to the embedding)" if c["tied"] else ""
+    vocabulary = f"vocabulary {c['n_vocab']}" + (" (head tied to the embedding)" if c["tied"] else "")
     where = "learned positions" if rope is None else f"RoPE {rope['kind']}, theta {rope['theta']:g}"
     return [
-        f"{c['n_layers']} layers of width {c['d_model']}, vocabulary {c['n_vocab']}{tied}, made for {c['n_context']} positions",
+        f"{c['n_layers']} layers of width {c['d_model']}, {vocabulary}, made for {c['n_context']} positions",
         f"attention: {c['n_heads']} heads of {c['d_head']}, {c['n_kv_heads']} key/value heads, {where}"
         + (", QK norm" if c["qk_norm"] else "")
         + "".join(f", window {w} in {n} layers" for w, n in windows.items()),

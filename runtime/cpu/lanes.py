@@ -11,8 +11,7 @@ operations that kernels call.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 from numba import types
@@ -21,7 +20,11 @@ from numba.extending import intrinsic, models, register_model
 
 from .target import native_half
 
-I1, I16, I32, I64, F16, F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.HalfType(), ir.FloatType()
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+I1, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
+F16, F32 = ir.HalfType(), ir.FloatType()
 N = 16
 V, VI, VH, VM = (ir.VectorType(t, N) for t in (F32, I32, I16, I1))
 SIZES = {"f32": 4, "bf16": 2, "f16": 2}
@@ -30,7 +33,7 @@ Builder = Any
 Value = Any
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """Numba's name for a vector of sixteen float32."""
 
     def __init__(self) -> None:
@@ -41,7 +44,7 @@ lanes = Lanes()
 
 
 @register_model(Lanes)
-class LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class LanesModel(models.PrimitiveModel):
     """Lanes live in registers as `<16 x float>`."""
 
     def __init__(self, dmm: Any, fe_type: Any) -> None:
@@ -71,7 +74,7 @@ def ptr(b: Builder, addr: Value, ty: Any) -> Value:
 
 
 def off(b: Builder, addr: Value, k: Value, size: int) -> Value:
-    """addr + k * size."""
+    """Addr + k * size."""
     return b.add(addr, b.mul(k, c64(size)))
 
 
@@ -239,7 +242,7 @@ def copysign(b, x, y):
     return b.bitcast(b.or_(b.and_(b.bitcast(x, VI), keep), b.and_(b.bitcast(y, VI), sign)), V)
 @op(lanes, lanes, i64, i64, f32)
 def between(b, v, lo, hi, other):
-    "lanes lo <= i < hi of v, `other` elsewhere"
+    """Lanes lo <= i < hi of v, `other` elsewhere."""
     inside = b.and_(ir_below(b, hi), b.not_(ir_below(b, lo)))
     return b.select(inside, v, ir_splat(b, other))
 @op(f32, lanes)
@@ -254,7 +257,7 @@ def largest(b, v):
 def rint(b, v): return b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [v])
 @op(lanes, lanes)
 def pow2(b, v):
-    "2^v for whole v in [-126, 127]"
+    """2^v for whole v in [-126, 127]."""
     return b.bitcast(b.shl(b.add(b.fptosi(v, VI), const(VI, [127] * N)), const(VI, [23] * N)), V)
 @op(i64, i64)
 def ld(b, a): return b.load(ptr(b, a, I64), align=8)
@@ -270,9 +273,11 @@ def load_acquire(b, a): return b.load_atomic(ptr(b, a, I64), "seq_cst", 8)
 def store_release(b, a, v): b.store_atomic(v, ptr(b, a, I64), "seq_cst", 8)
 @op(void)
 def pause(b):
-    if platform.machine() in ("x86_64", "AMD64"): b.call(ext(b, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
-    elif platform.machine() in ("aarch64", "arm64"): b.call(ext(b, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])
+    if platform.machine() in ("x86_64", "AMD64"):
+        b.call(ext(b, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
+    elif platform.machine() in ("aarch64", "arm64"):
+        b.call(ext(b, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])
 @op(void, i64, i64, i64, i64, i64, i64)
 def call_kernel(b, fn, p, base, step, t, nt):
-    "an instruction's first slot is its kernel's address"
+    """An instruction's first slot is its kernel's address."""
     b.call(b.inttoptr(fn, ir.FunctionType(ir.VoidType(), [I64] * 5).as_pointer()), [p, base, step, t, nt])

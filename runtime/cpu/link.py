@@ -62,6 +62,12 @@ _SIGNATURE = "void(int64, int64, int64, int64, int64)"
 _LINKED: dict[str, Any] = {}
 
 
+def _say(text: str) -> None:
+    if sys.stderr is not None and not os.environ.get("MIAOTUI_QUIET"):
+        sys.stderr.write(f"miaotui: {text}\n")
+        sys.stderr.flush()
+
+
 def cached(name: str) -> bool:
     """Whether a kernel's machine code is in the cache directory."""
     return any(DIRECTORY.rglob(f"*.{name}-*.nbi")) or any(DIRECTORY.rglob(f"*.{name}_-*.nbi"))
@@ -69,8 +75,8 @@ def cached(name: str) -> bool:
 
 with _cache_at(DIRECTORY):
     COLD = not cached("run")
-    if COLD and sys.stderr is not None and not os.environ.get("MIAOTUI_QUIET"):
-        print("miaotui: compiling for this CPU, once; later starts take the result from the cache ...", file=sys.stderr, flush=True)
+    if COLD:
+        _say("compiling for this CPU, once; later starts take the result from the cache ...")
     from . import team
     from .kernels import KERNELS
 
@@ -87,8 +93,8 @@ def addresses(names: Iterable[str]) -> dict[str, int]:
     for n in missing:
         with _cache_at(DIRECTORY):
             _LINKED[n] = numba.cfunc(_SIGNATURE, error_model="numpy", cache=True)(KERNELS[n])
-    if cold and sys.stderr is not None and not os.environ.get("MIAOTUI_QUIET"):
-        print(f"miaotui: compiled {len(cold)} kernels in {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+    if cold:
+        _say(f"compiled {len(cold)} kernels in {time.perf_counter() - began:.1f} s")
     return {n: int(f.address) for n, f in _LINKED.items()}
 
 

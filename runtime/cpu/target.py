@@ -42,5 +42,6 @@ def code_key() -> str:
         h.update(f.read_bytes())
     cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
     features = numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
-    h.update(repr((sys.version_info[:3], numba.__version__, llvmlite.__version__, platform.machine(), cpu, features)).encode())
+    versions = sys.version_info[:3], numba.__version__, llvmlite.__version__
+    h.update(repr((*versions, platform.machine(), cpu, features)).encode())
     return h.hexdigest()[:20]

@@ -27,7 +27,8 @@ __all__ = ["Prange", "Team", "aligned", "available_threads", "run", "run_prange"
 # its barrier count, the last epoch seen and whether it is parked
 C_PROG, C_N, C_BASE, C_STEP, C_STOP, C_EPOCH, C_THREADS, LINE = 0, 8, 16, 24, 32, 64, 128, 64
 T_BARRIER, T_SEEN, T_PARKED = 0, 8, 16
-SPIN, YIELD, PARK = 200, 20_000, 22_000  # pauses before yielding; before sleeping 50 us a time; before leaving for Python
+#: Pauses before yielding, before sleeping 50 us a time, before leaving for Python.
+SPIN, YIELD, PARK = 200, 20_000, 22_000
 
 sched_yield = types.ExternalFunction("sched_yield", types.int32())
 usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
@@ -151,7 +152,12 @@ class Team:
         self._ctl = int(self._block.ctypes.data)
         self._wake = [threading.Semaphore(0) for _ in range(self.threads)]
         self._workers = [
-            threading.Thread(target=_work, args=(self._block, self._ctl, t, self.threads, self._wake[t]), daemon=True, name=f"miaotui-{t}")
+            threading.Thread(
+                target=_work,
+                args=(self._block, self._ctl, t, self.threads, self._wake[t]),
+                daemon=True,
+                name=f"miaotui-{t}",
+            )
             for t in range(1, self.threads)
         ]
         for w in self._workers:

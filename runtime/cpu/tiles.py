@@ -10,7 +10,26 @@ from typing import Any
 
 from llvmlite import ir
 
-from .lanes import F32, I32, N, SIZES, ZERO, c64, i64, ir_below, ir_fma, ir_fold, ir_load, ir_loop, ir_splat, lanes, off, op, ptr, void
+from .lanes import (
+    F32,
+    I32,
+    SIZES,
+    ZERO,
+    N,
+    c64,
+    i64,
+    ir_below,
+    ir_fma,
+    ir_fold,
+    ir_load,
+    ir_loop,
+    ir_splat,
+    lanes,
+    off,
+    op,
+    ptr,
+    void,
+)
 
 #: Bytes of a KV cache tile: sixteen keys by sixteen dimensions of float32.
 KV_TILE = 1024
@@ -34,7 +53,7 @@ def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1) -> Any:
     size = SIZES[kind]
 
     @op(void, *[i64] * 8)
-    def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, k_dim: Any, y: Any, ldy: Any, ldr: Any) -> None:  # noqa: PLR0913
+    def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, k_dim: Any, y: Any, ldy: Any, ldr: Any) -> None:
         ws = [b.add(w, b.mul(ldw, c64(r))) for r in range(rows)]
         xs = [b.add(x, b.mul(ldx, c64(m))) for m in range(tokens)]
 
@@ -81,7 +100,7 @@ def scores16(b: Any, q: Any, k: Any, d_head: Any) -> Any:
 
 
 @op(lanes, i64, i64, i64, i64, i64)
-def weighted_sum(b: Any, p: Any, v: Any, block: Any, first: Any, n: Any) -> Any:  # noqa: PLR0913
+def weighted_sum(b: Any, p: Any, v: Any, block: Any, first: Any, n: Any) -> Any:
     """sum_j p[j] v[j, 0:16] for keys first <= j < n, `first` a multiple of 16, blocks `block` bytes apart.
 
     Key j goes to accumulator j mod 16, and the accumulators fold by the same tree: the one order, with keys as k.

@@ -21,8 +21,10 @@ def decoder(ops: Any, cfg: Config, w: Weights, table: RopeTable) -> tuple[Any, A
     if w.positions is not None:
         x = ops.add(x, ops.embed_positions(w.positions))
     for i, layer in enumerate(w.layers):
-        x = ops.add(x, attention(ops, cfg, i, layer, table, norm(ops, cfg, x, layer.attn_norm, layer.attn_norm_bias)))
-        x = ops.add(x, feed_forward(ops, cfg, layer, norm(ops, cfg, x, layer.ffn_norm, layer.ffn_norm_bias)))
+        h = norm(ops, cfg, x, layer.attn_norm, layer.attn_norm_bias)
+        x = ops.add(x, attention(ops, cfg, i, layer, table=table, x=h))
+        h = norm(ops, cfg, x, layer.ffn_norm, layer.ffn_norm_bias)
+        x = ops.add(x, feed_forward(ops, cfg, layer, h))
     h = norm(ops, cfg, ops.take_last(x), w.norm, w.norm_bias)  # [R, d_model]
     logits = ops.linear(h, w.head)
     ops.argmax(logits)
@@ -34,7 +36,7 @@ def norm(ops: Any, cfg: Config, x: Any, w: Weight, b: Weight | None) -> Any:  # 
     return ops.rms_norm(x, w, cfg.norm_eps) if cfg.norm == "rms" else ops.layer_norm(x, w, b, cfg.norm_eps)
 
 
-def attention(ops: Any, cfg: Config, i: int, w: LayerWeights, table: RopeTable, x: Any) -> Any:  # noqa: ANN401, PLR0913
+def attention(ops: Any, cfg: Config, i: int, w: LayerWeights, *, table: RopeTable, x: Any) -> Any:  # noqa: ANN401, PLR0913
     """Grouped-query attention with a KV cache."""
     q, k, v = ops.linear(x, w.q, w.q_bias), ops.linear(x, w.k, w.k_bias), ops.linear(x, w.v, w.v_bias)
     if w.q_norm is not None:
@@ -44,7 +46,8 @@ def attention(ops: Any, cfg: Config, i: int, w: LayerWeights, table: RopeTable, 
     if cfg.rope is not None:
         q, k = ops.rope(q, table, cfg.n_heads), ops.rope(k, table, cfg.n_kv_heads)
     ops.kv_write(i, k, v, cfg.n_kv_heads)
-    a = ops.attention(i, q, cfg.n_heads, cfg.n_kv_heads, cfg.windows[i], cfg.attention_scales[i])
+    window, scale = cfg.windows[i], cfg.attention_scales[i]
+    a = ops.attention(i, q, cfg.n_heads, cfg.n_kv_heads, window=window, scale=scale)
     return ops.linear(a, w.o, w.o_bias)
 
 

@@ -12,7 +12,23 @@ from typing import Any
 import numpy as np
 
 from ...ops import slots
-from ..lanes import add, between, div, fold, largest, ld, load, load_tail, maximum, mul, splat, store, store_tail, sub, zero
+from ..lanes import (
+    add,
+    between,
+    div,
+    fold,
+    largest,
+    ld,
+    load,
+    load_tail,
+    maximum,
+    mul,
+    splat,
+    store,
+    store_tail,
+    sub,
+    zero,
+)
 from ..tiles import KV_TILE, scores16, weighted_sum
 from .base import S_START, arg, farg, kernel, rows_of, share
 from .elementwise import exp

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numba import njit
 
 from ..lanes import ld, ldf
 
-__all__ = ["KERNELS", "S_IDS", "S_RESULT", "S_ROWS", "S_START", "S_T", "arg", "farg", "jit", "kernel", "rows_of", "share", "template"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "KERNELS",
+    "S_IDS",
+    "S_RESULT",
+    "S_ROWS",
+    "S_START",
+    "S_T",
+    "arg",
+    "farg",
+    "jit",
+    "kernel",
+    "rows_of",
+    "share",
+    "template",
+]
 
 #: Slots of the step block: tokens, position of the first, rows wanted at the head, address of the ids, greedy id.
 S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)

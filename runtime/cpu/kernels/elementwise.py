@@ -7,7 +7,23 @@ from typing import Any
 import numpy as np
 
 from ...ops import slots
-from ..lanes import absolute, add, copysign, div, fma, load_tail, maximum, minimum, mul, pow2, rint, splat, store_tail, sub, zero
+from ..lanes import (
+    absolute,
+    add,
+    copysign,
+    div,
+    fma,
+    load_tail,
+    maximum,
+    minimum,
+    mul,
+    pow2,
+    rint,
+    splat,
+    store_tail,
+    sub,
+    zero,
+)
 from .base import arg, jit, kernel, rows_of, share, template
 
 F = np.float32
@@ -75,7 +91,7 @@ def relu(x: Any) -> Any:
 
 @kernel
 def add_(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = a + b."""
+    """Y = a + b."""
     n = rows_of(p, step) * arg(p, A_D)
     a, b, y = base + arg(p, A_A), base + arg(p, A_B), base + arg(p, A_Y)
     for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
@@ -110,47 +126,47 @@ _gated_silu, _gated_gelu, _gated_gelu_tanh, _gated_relu = _gated(silu), _gated(g
 
 @kernel
 def act_silu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = silu(x)."""
+    """Y = silu(x)."""
     _act_silu(p, base, step, t, nt)
 
 
 @kernel
 def act_gelu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = gelu(x)."""
+    """Y = gelu(x)."""
     _act_gelu(p, base, step, t, nt)
 
 
 @kernel
 def act_gelu_tanh(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = gelu_tanh(x)."""
+    """Y = gelu_tanh(x)."""
     _act_gelu_tanh(p, base, step, t, nt)
 
 
 @kernel
 def act_relu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = relu(x)."""
+    """Y = relu(x)."""
     _act_relu(p, base, step, t, nt)
 
 
 @kernel
 def gated_act_silu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = silu(gate) * up (SwiGLU)."""
+    """Y = silu(gate) * up (SwiGLU)."""
     _gated_silu(p, base, step, t, nt)
 
 
 @kernel
 def gated_act_gelu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = gelu(gate) * up (GEGLU)."""
+    """Y = gelu(gate) * up (GEGLU)."""
     _gated_gelu(p, base, step, t, nt)
 
 
 @kernel
 def gated_act_gelu_tanh(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = gelu_tanh(gate) * up."""
+    """Y = gelu_tanh(gate) * up."""
     _gated_gelu_tanh(p, base, step, t, nt)
 
 
 @kernel
 def gated_act_relu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = relu(gate) * up (ReGLU)."""
+    """Y = relu(gate) * up (ReGLU)."""
     _gated_relu(p, base, step, t, nt)

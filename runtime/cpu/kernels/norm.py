@@ -27,7 +27,7 @@ def _mean_square(x: Any, d: Any) -> Any:
 
 @kernel
 def rms_norm(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = x / sqrt(mean(x^2) + eps) * w, over each piece of d."""
+    """Y = x / sqrt(mean(x^2) + eps) * w, over each piece of d."""
     d, w = arg(p, R_D), arg(p, R_W)
     pieces = rows_of(p, step) * arg(p, R_GROUPS)
     for r in range(share(pieces, 1, t, nt), share(pieces, 1, t + 1, nt)):
@@ -40,7 +40,7 @@ def rms_norm(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 @kernel
 def layer_norm(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = (x - mean) / sqrt(var + eps) * w + b, the variance about the mean (two passes)."""
+    """Y = (x - mean) / sqrt(var + eps) * w + b, the variance about the mean (two passes)."""
     d, w, b, rows = arg(p, L_D), arg(p, L_W), arg(p, L_B), rows_of(p, step)
     for r in range(share(rows, 1, t, nt), share(rows, 1, t + 1, nt)):
         x, y = base + arg(p, L_X) + 4 * r * d, base + arg(p, L_Y) + 4 * r * d

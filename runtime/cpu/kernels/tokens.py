@@ -8,7 +8,23 @@ import numpy as np
 
 from ...ops import slots
 from ..lanes import (
-    SIZES, add, between, fold, largest, ld, ldf, load, load_tail, load_tail_bf16, load_tail_f16, maximum, splat, st, stf, store_tail, zero,
+    SIZES,
+    add,
+    between,
+    fold,
+    largest,
+    ld,
+    ldf,
+    load,
+    load_tail,
+    load_tail_bf16,
+    load_tail_f16,
+    maximum,
+    splat,
+    st,
+    stf,
+    store_tail,
+    zero,
 )  # fmt: skip
 from .base import S_IDS, S_RESULT, S_ROWS, S_START, S_T, arg, kernel, rows_of, share, template
 
@@ -19,7 +35,7 @@ T_Y, T_X, T_D = slots("take_last")
 A_X, A_N = slots("argmax")
 
 
-def _embed(load_kind: Any, size: int, by_position: bool) -> Any:  # noqa: FBT001 (a factory's own flag)
+def _embed(load_kind: Any, size: int, by_position: bool) -> Any:
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         rows, d = rows_of(p, step), arg(p, E_D)
@@ -93,7 +109,7 @@ def rope(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 @kernel
 def take_last(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """y = x[T - R:]."""
+    """Y = x[T - R:]."""
     rows, d = ld(step + 8 * S_ROWS), arg(p, T_D)
     x = base + arg(p, T_X) + 4 * d * (ld(step + 8 * S_T) - rows)
     for r in range(share(rows, 1, t, nt), share(rows, 1, t + 1, nt)):

@@ -1,0 +1,384 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import miaotui
+import numpy as np
+import pytest
+from checkpoints import FAMILIES, small, write_checkpoint
+from miaotui.tools import cli, demo
+from miaotui.tools.arguments import shown_bytes, size
+from miaotui.tools.demo.corpus import held_out
+from miaotui.tools.perplexity import losses, measure
+
+BEGINNING = "Once upon a time"
+COMMAND = (sys.executable, "-m", "miaotui")
+
+
+@dataclass
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def miao(capsys):
+    """Run the command in this process."""
+
+    def run(*arguments: object) -> Ran:
+        try:
+            code = cli.main([str(a) for a in arguments])
+        except SystemExit as e:
+            code = e.code
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    return run
+
+
+def piped(*arguments: str, text: str = "", **environment: str) -> Ran:
+    """Run the command in a process of its own, `text` on its standard input."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        input=text.encode(),
+        capture_output=True,
+        check=False,
+        timeout=120,
+        env=os.environ | environment,
+    )
+    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def one_line_error(ran: Ran) -> str:
+    """Check the shape of an error and return its text."""
+    assert ran.code == 1
+    assert ran.out == ""
+    assert ran.err.startswith("miaotui: error: ")
+    assert ran.err.count("\n") == 1
+    return ran.err.removeprefix("miaotui: error: ")
+
+
+# Help and usage
+
+
+def test_help_names_every_command(miao):
+    ran = miao("--help")
+    assert ran.code == 0
+    for name, command in cli.COMMANDS.items():
+        assert f"    {name}" in ran.out
+        assert command.summary.split()[0] in ran.out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself_with_examples_that_parse(miao, name):
+    ran = miao(name, "--help")
+    assert ran.code == 0
+    assert "examples:" in ran.out
+    for example in cli.COMMANDS[name].examples:
+        assert f"\n  {example}" in ran.out
+        words = example.split(" < ", maxsplit=1)[0].replace('"', "").split()
+        assert words[:2] == ["miaotui", name]
+        options = [w for w in words if w.startswith("--")]
+        assert all(option in ran.out for option in options)
+
+
+def test_version(miao):
+    ran = miao("--version")
+    assert (ran.code, ran.out) == (0, f"miaotui {miaotui.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["sing"],
+        ["generate", "--what"],
+        ["generate", "--top-k", "many"],
+        ["generate", "--sample", "--greedy"],
+        ["generate", "--memory-limit", "2 parsecs"],
+        ["inspect"],
+        ["perplexity"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(miao, arguments):
+    ran = miao(*arguments)
+    assert ran.code == 2
+    assert "usage: miaotui" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", 0), ("1048576", 2**20), ("500MB", 500_000_000), ("2GiB", 2**31), ("1.5 GiB", 3 * 2**29), ("7B", 7)],
+)
+def test_sizes(text, expected):
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "-1", "2G", "GiB", "1e9", "nan", "1 2", "٣"])
+def test_no_sizes(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
+        size(text)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(0, "0 B"), (999, "999 B"), (1024, "1.0 KiB"), (3 * 2**29, "1.5 GiB")])
+def test_shown_bytes(n, expected):
+    assert shown_bytes(n) == expected
+
+
+# generate
+
+
+def test_generate_prints_the_model_s_text(miao):
+    ran = miao("generate", BEGINNING, "--max-new-tokens", "24")
+    with miaotui.load(demo.path()) as model:
+        answer = model.generate(BEGINNING, max_new_tokens=24)
+    assert ran.code == 0
+    assert ran.out.removesuffix("\n") == (BEGINNING + answer.text).removesuffix("\n")
+
+
+def test_generate_without_anything_tells_a_story():
+    ran = piped("generate", "--max-new-tokens", "16")
+    assert ran.code == 0
+    assert ran.out.startswith(BEGINNING)
+    assert len(ran.out) > len(BEGINNING) + 16
+    assert ran.out.endswith("\n")
+
+
+def test_generate_reads_standard_input():
+    by_argument = piped("generate", BEGINNING, "--max-new-tokens", "8", "--no-prompt")
+    by_input = piped("generate", "--max-new-tokens", "8", "--no-prompt", text=BEGINNING + "\n")
+    by_dash = piped("generate", "-", "--max-new-tokens", "8", "--no-prompt", text=BEGINNING)
+    assert by_argument.code == 0
+    assert by_argument.out == by_input.out == by_dash.out
+    assert not by_input.out.startswith(BEGINNING)
+
+
+def test_generate_refuses_input_that_is_no_text():
+    done = subprocess.run([*COMMAND, "generate", "-"], input=b"caf\xe9", capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"byte 3 is not UTF-8" in done.stderr
+
+
+def test_generate_samples_by_seed(miao):
+    def text(*more: str) -> str:
+        return miao("generate", BEGINNING, "--max-new-tokens", "40", *more).out
+
+    greedy = text()
+    assert text("--temperature", "0") == greedy
+    assert text("--greedy", "--top-k", "40") == greedy
+    drawn = [text("--temperature", "1.5", "--seed", str(seed)) for seed in range(3)]
+    assert len({greedy, *drawn}) > 2
+    assert text("--temperature", "1.5", "--seed", "2", "--threads", "1") == drawn[2]
+    assert text("--sample", "--temperature", "1.5") == drawn[0]
+
+
+def test_generate_stops_before_a_stop_string(miao):
+    whole = miao("generate", BEGINNING, "--no-prompt", "--max-new-tokens", "40").out
+    stop = whole.split()[3]
+    ran = miao("generate", BEGINNING, "--no-prompt", "--max-new-tokens", "40", "--stop", "~~", "--stop", stop)
+    assert ran.out.removesuffix("\n") == whole[: whole.index(stop)]
+
+
+def test_generate_stats_go_to_standard_error(miao):
+    ran = miao("generate", BEGINNING, "--max-new-tokens", "5", "--ignore-eos", "--stats", "--threads", "1")
+    assert "1 threads" in ran.err
+    assert "5 tokens" in ran.err
+    assert "ended by: length" in ran.err
+    assert "tokens/s" not in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temperature", "nan"], ["temperature", "nan"]),
+        (["--top-p", "0"], ["top_p"]),
+        (["--max-new-tokens", "-1"], ["max_new_tokens"]),
+        (["--threads", "0"], ["threads"]),
+        (["--max-context", "0"], ["max_context"]),
+        (["--memory-limit", "1kB"], ["memory_limit=1,000"]),
+        (["--model", "./nowhere"], ["nowhere", "no such directory"]),
+        (["--stop", ""], ["stop"]),
+    ],
+    ids=" ".join,
+)
+def test_generate_refuses_in_one_line(miao, arguments, words):
+    text = one_line_error(miao("generate", "x", *arguments))
+    for word in words:
+        assert word in text
+
+
+def test_debug_shows_the_traceback(miao):
+    for arguments in (["--debug", "generate", "x"], ["generate", "x", "--debug"]):
+        ran = miao(*arguments, "--model", "./nowhere")
+        assert ran.code == 1
+        assert "Traceback" in ran.err
+        assert "CheckpointError" in ran.err
+
+
+def test_a_mistake_of_ours_is_one_line_too(miao, monkeypatch):
+    def broken(args: argparse.Namespace) -> int:
+        raise KeyError(args.path)
+
+    monkeypatch.setattr("miaotui.tools.inspect.main", broken)
+    assert "KeyError" in one_line_error(miao("inspect", "x"))
+
+
+def test_a_reader_that_leaves_ends_it():
+    with subprocess.Popen(
+        [*COMMAND, "generate", BEGINNING, "--ignore-eos", "--max-new-tokens", "400"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        err = process.stderr.read().decode()
+        assert process.wait(timeout=120) in {0, 141}  # 0: all was in the pipe before the reader left
+    assert "Traceback" not in err
+    assert "Error" not in err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name != "posix", reason="interrupts are POSIX signals here")
+def test_ctrl_c_ends_it_with_130():
+    code = (
+        "import sys, miaotui.model as m\n"
+        "from miaotui.tools.cli import main\n"
+        "slow = m.Model.steps\n"
+        "def steps(self, *a, **k):\n"
+        "    import time\n"
+        "    for step in slow(self, *a, **k):\n"
+        "        time.sleep(0.05)\n"
+        "        yield step\n"
+        "m.Model.steps = steps\n"
+        f"sys.exit(main(['generate', {BEGINNING!r}, '--ignore-eos', '--max-new-tokens', '200']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(len(BEGINNING) + 2)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        out, err = process.stdout.read(), process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert time.monotonic() - began < 5
+    assert out.endswith(b"\n")
+    assert b"Traceback" not in err
+
+
+# inspect
+
+
+def test_inspect_tells_the_demo(miao):
+    ran = miao("inspect", demo.path(), "--context", "64", "--program")
+    assert ran.code == 0
+    for words in ("llama", "parameters", "plan", "context of 64", "KV cache", "mapped", "rms_norm"):
+        assert words in ran.out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_inspect_predicts_what_loading_allocates(miao, tmp_path, family, threads):
+    write_checkpoint(tmp_path / family, small(family))
+    ran = miao("inspect", tmp_path / family, "--context", "24", "--threads", str(threads), "--json")
+    found = json.loads(ran.out)
+    with miaotui.load(tmp_path / family, max_context=24, threads=threads) as model:
+        assert found["config"]["family"] == family
+        assert {k: v for k, v in found["memory"].items() if k != "total"} == model.memory
+        assert found["memory"]["total"] == model.memory["allocated"] + model.memory["weights_mapped"]
+
+
+def test_inspect_reads_no_tensor_data(miao, tmp_path):
+    """The same file with its data cut out, a hole in its place, tells the same."""
+    source = Path(demo.path())
+    for path in source.iterdir():
+        if path.name != "model.safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    whole = (source / "model.safetensors").read_bytes()
+    data = 8 + int.from_bytes(whole[:8], "little")
+    with (tmp_path / "model.safetensors").open("wb") as f:
+        f.write(whole[:data])
+        f.truncate(len(whole))
+    found, expected = (json.loads(miao("inspect", p, "--json").out) for p in (tmp_path, source))
+    assert found | {"name": ""} == expected | {"name": ""}
+
+
+@pytest.mark.parametrize("arguments", [["--context", "0"], ["--context", "9999999"], ["--threads", "0"]], ids=" ".join)
+def test_inspect_refuses_in_one_line(miao, arguments):
+    assert arguments[0] in one_line_error(miao("inspect", demo.path(), *arguments))
+
+
+# perplexity
+
+
+def test_perplexity_of_real_text(shared, miao):
+    directory = shared / "models" / "stories260K-hf"
+    for case in json.loads((directory / "expected.json").read_text(encoding="utf-8"))["perplexity"]:
+        file = shared / "text" / case["name"]
+        if not file.exists():
+            continue
+        ran = miao("perplexity", file, "--model", directory, "--tokens", case["n_tokens"], "--json")
+        found = json.loads(ran.out)
+        assert (found["n_tokens"], found["window"]) == (case["n_tokens"], case["window"])
+        assert found["ppl"] == pytest.approx(case["ppl"], rel=1e-4)
+        assert found["bits_per_byte"] == pytest.approx(case["bits_per_byte"], rel=1e-4)
+
+
+def test_every_token_but_the_first_is_predicted_once():
+    (text,) = held_out(1)
+    with miaotui.load(demo.path()) as model:
+        ids = model.tokenizer.encode(text)
+        found = {w: measure(model, text, window=w) for w in (1, 7, len(ids) - 1, 512)}
+        assert {f["n_tokens"] for f in found.values()} == {len(ids) - 1}
+        assert found[len(ids) - 1]["ppl"] == found[512]["ppl"] < found[1]["ppl"]
+        total = losses(model, ids).sum()
+        assert found[512]["nll_per_token"] == pytest.approx(total / (len(ids) - 1), rel=1e-12)
+        assert np.all(losses(model, ids) > 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "words"),
+    [
+        (b"", [], "at least 2"),
+        (b"\xff\xfe", [], "byte 0 is not UTF-8"),
+        (b"a cat", ["--window", "0"], "--window 0"),
+        (b"a cat", ["--window", "8", "--max-context", "4"], "over the context of 4"),
+        (None, [], "No such file"),
+    ],
+)
+def test_perplexity_refuses_in_one_line(miao, tmp_path, content, arguments, words):
+    file = tmp_path / "text.txt"
+    if content is not None:
+        file.write_bytes(content)
+    assert words in one_line_error(miao("perplexity", file, *arguments))
+
+
+def test_perplexity_in_words(miao, tmp_path):
+    (tmp_path / "text.txt").write_text("Once upon a time there was a cat.", encoding="utf-8")
+    ran = miao("perplexity", tmp_path / "text.txt", "--tokens", "4")
+    assert ran.code == 0
+    assert ran.out.startswith("perplexity ")
+    assert "4 predictions" in ran.out
+
+
+# warm
+
+
+def test_warm_says_how_long(miao):
+    ran = miao("warm", "--model", demo.path())
+    assert ran.code == 0
+    assert "kernels are ready after" in ran.out

@@ -1,0 +1,286 @@
+"""Every row of the op table: the kernel against the float64 reference, at awkward sizes, between sentinels."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from miaotui.runtime.arena import place
+from miaotui.runtime.cpu import link
+from miaotui.runtime.cpu.kernels import KERNELS
+from miaotui.runtime.cpu.kernels.base import S_IDS, S_RESULT
+from miaotui.runtime.ops import HEADER, OPS, SLOTS
+from miaotui.runtime.program import Program, Recorder, _place_waits
+from miaotui.runtime.reference import Reference
+from miaotui.runtime.rope import RopeTable
+from miaotui.runtime.spec import Rope, Weight
+from tolerance import bound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZES = st.sampled_from([1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 97, 131])
+TOKENS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 24, 25, 40])
+THREADS = st.sampled_from([1, 2, 3])
+GUARD = 256  # bytes of sentinel at each end of the arena
+UNTOUCHED = 0xFF
+
+
+@dataclass
+class Case:
+    """One call: `build(ops, *inputs)` with the inputs of each pass, and how far a result may lie from the exact one."""
+
+    build: Callable[..., Any]
+    passes: list[list[np.ndarray]]  # float32 [T, width], each
+    tolerance: Callable[[np.ndarray], np.ndarray | float]
+    n_vocab: int = 1
+    rows: int = 1
+    n_kv_heads: int = 1
+    d_head: int = 1
+
+
+def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.ndarray | None, int]:
+    """Result of the last pass, and the step's id. Whatever is not the result's own must be as it was."""
+    longest = max(len(p) for p in ids)
+    ops = Recorder(n_context=sum(map(len, ids)), chunk=longest + 2, rows=case.rows + 1, threads=threads)
+    given_tensors = [ops._tensor("in", "T", x.shape[1], keep=True) for x in case.passes[0]]
+    y = case.build(ops, *given_tensors)
+    if y is not None:
+        y.keep = True
+    size = place(ops.tensors, len(ops.code))
+    _place_waits(ops.code)
+    program = Program(ops.code, ops.tensors, y, y, ops.n_context, longest + 2, case.rows + 1, threads, size, 0)
+    code = program.encode(link.addresses(i.kernel for i in ops.code).__getitem__)
+    block = np.full(size + 2 * GUARD + 64, UNTOUCHED, np.uint8)
+    first = GUARD + -block.ctypes.data % 64
+    arena = block[first : first + size]
+    words = np.zeros(16, np.int64)
+    executor = link.executor(threads)
+    executor.bind(code.ctypes.data, len(code), arena.ctypes.data, words.ctypes.data)
+    start, bits = 0, b""
+    for part, inputs in zip(ids, case.passes, strict=True):
+        words[:3] = start, start, start
+        words[0], words[2] = len(part), min(case.rows, len(part))
+        words[S_IDS] = part.ctypes.data
+        for t, x in zip(given_tensors, inputs, strict=True):
+            arena[t.offset : t.offset + x.nbytes] = np.frombuffer(x.tobytes(), np.uint8)
+        executor.step()
+        start += len(part)
+    executor.close()
+    mine = np.zeros(len(block), bool)
+    for t in ops.tensors:
+        n = {"T": len(ids[-1]), "R": min(case.rows, len(ids[-1]))}.get(t.rows)
+        used = t.nbytes if n is None else 4 * t.width * (longest if t in given_tensors else n)
+        used = max(used, 4 * t.width * max(map(len, ids))) if t.rows == "T" else used
+        mine[first + t.offset : first + t.offset + used] = True
+    assert np.all(block[~mine] == UNTOUCHED), "something was written outside of the tensors' rows"
+    for t, x in zip(given_tensors, case.passes[-1], strict=True):
+        assert arena[t.offset : t.offset + x.nbytes].tobytes() == x.tobytes(), "an input was changed"
+    if y is not None:
+        n = min(case.rows, len(ids[-1])) if y.rows == "R" else len(ids[-1])
+        bits = arena[y.offset : y.offset + 4 * n * y.width].tobytes()
+        return np.frombuffer(bits, np.float32).reshape(n, y.width), int(words[S_RESULT])
+    return None, int(words[S_RESULT])
+
+
+def run_reference(case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None, int]:
+    """The same calls in float64."""
+    caches = [(np.zeros((0, case.n_kv_heads, case.d_head)),) * 2]
+    start, y, ops = 0, None, None
+    for part, inputs in zip(ids, case.passes, strict=True):
+        ops = Reference(part, start, caches, min(case.rows, len(part)))
+        y = case.build(ops, *(x.astype(np.float64) for x in inputs))
+        start += len(part)
+    assert ops is not None
+    return y, ops.result
+
+
+class Draw:
+    """Random arrays from one drawn seed: Hypothesis chooses the shape, not every number."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+        self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        self.t = draw(TOKENS)
+
+    def size(self) -> int:
+        return self.draw(SIZES)
+
+    def array(self, *shape: int, scale: float = 1.0) -> np.ndarray:
+        return (self.rng.standard_normal(shape) * scale).astype(np.float32)
+
+    def weight(self, dtype: str, *shape: int, scale: float = 1.0) -> Weight:
+        x = self.array(*shape, scale=scale)
+        if dtype == "f16":
+            x = x.astype(np.float16)
+        elif dtype == "bf16":
+            x = (x.view(np.uint32) >> 16).astype(np.uint16)
+        return Weight("w", dtype, shape, x, mapped=False)
+
+
+def embed(d: Draw, variant: str) -> Case:
+    w = d.weight(variant, d.size(), d.size())
+    return Case(lambda ops: ops.embed(w), [[]], exactly, n_vocab=w.shape[0])
+
+
+def embed_positions(d: Draw, variant: str) -> Case:
+    w = d.weight(variant, d.t + 3, d.size())
+    return Case(lambda ops: ops.embed_positions(w), [[]], exactly)
+
+
+def linear(d: Draw, variant: str) -> Case:
+    n, k = d.size(), d.size()
+    w = d.weight(variant, n, k)
+    b = d.weight("f32", n) if d.draw(st.booleans()) else None
+    x = d.array(d.t, k)
+    sums = np.abs(x).astype(float) @ np.abs(w.f64()).T + (0 if b is None else np.abs(b.f64()))
+    return Case(lambda ops, x: ops.linear(x, w, b), [[x]], lambda _: bound("linear", variant, k) * sums)
+
+
+def rms_norm(d: Draw, _: str) -> Case:
+    n, groups = d.size(), d.draw(st.integers(1, 4))
+    w, eps = d.weight("f32", n), d.draw(st.sampled_from([1e-6, 1e-5, 0.1]))
+    x = d.array(d.t, n * groups, scale=d.draw(st.sampled_from([1e-4, 1.0, 1e4])))
+    return Case(lambda ops, x: ops.rms_norm(x, w, eps, groups), [[x]], lambda y: bound("norm", "f32", n) * np.abs(y))
+
+
+def layer_norm(d: Draw, _: str) -> Case:
+    n = d.size()
+    w, b = d.weight("f32", n), d.weight("f32", n) if d.draw(st.booleans()) else None
+    x = d.array(d.t, n) + np.float32(d.draw(st.sampled_from([0.0, 3.0])))
+    spread = np.sqrt(x.astype(float).var(-1, keepdims=True) + 1e-5)
+    size = np.abs(x).max(-1, keepdims=True) / spread * np.abs(w.f64())  # x - mean(x) loses what the mean is larger by
+    size = size + (0 if b is None else np.abs(b.f64()))
+    return Case(lambda ops, x: ops.layer_norm(x, w, b, 1e-5), [[x]], lambda _: bound("norm", "f32", n) * size)
+
+
+class Positions:
+    """As much of a Config as a RopeTable wants."""
+
+    def __init__(self, d_head: int) -> None:
+        self.rope, self.d_head = Rope(kind="default", theta=10000.0), d_head
+
+
+def rope(d: Draw, _: str) -> Case:
+    heads, d_head = d.draw(st.integers(1, 4)), 2 * d.draw(st.sampled_from([1, 2, 3, 7, 8, 9, 16, 17, 32]))
+    table = RopeTable(Positions(d_head), 48)
+    x = d.array(d.t, heads * d_head)
+    size = np.abs(x).max()
+    return Case(lambda ops, x: ops.rope(x, table, heads), [[x]], lambda _: bound("rope", "f32", 2) * 2 * size)
+
+
+def attention(d: Draw, _: str) -> Case:
+    kv_heads, group = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3))
+    d_head, window = d.draw(st.sampled_from([2, 6, 15, 16, 17, 32, 33])), d.draw(st.sampled_from([None, 1, 5, 16, 17]))
+    heads, cuts = kv_heads * group, [d.t, *([d.draw(TOKENS)] if d.draw(st.booleans()) else [])]
+    passes = [[d.array(t, heads * d_head), *(d.array(t, kv_heads * d_head) for _ in "kv")] for t in cuts]
+
+    def build(ops: Any, q: Any, k: Any, v: Any) -> Any:
+        ops.kv_write(0, k, v, kv_heads)
+        return ops.attention(0, q, heads, kv_heads, window=window, scale=d_head**-0.5)
+
+    score = max(np.abs(q).max() for q, _, _ in passes) * max(np.abs(k).max() for _, k, _ in passes) * d_head**0.5
+    tolerance = bound("attention", "f32", d_head + sum(cuts)) * (1 + score) * max(np.abs(v).max() for _, _, v in passes)
+    return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head)
+
+
+def add(d: Draw, _: str) -> Case:
+    n = d.size()
+    return Case(lambda ops, a, b: ops.add(a, b), [[d.array(d.t, n), d.array(d.t, n)]], lambda y: 2.0**-24 * np.abs(y))
+
+
+def act(d: Draw, variant: str) -> Case:
+    x = d.array(d.t, d.size(), scale=d.draw(st.sampled_from([0.1, 1.0, 30.0])))
+    return Case(lambda ops, x: ops.act(x, variant), [[x]], lambda _: bound("act", "f32", 1) * np.abs(x))
+
+
+def gated_act(d: Draw, variant: str) -> Case:
+    n = d.size()
+    gate, up = d.array(d.t, n, scale=3.0), d.array(d.t, n)
+    size = np.abs(gate) * np.abs(up)
+    return Case(lambda ops, g, u: ops.gated_act(g, u, variant), [[gate, up]], lambda _: bound("act", "f32", 1) * size)
+
+
+def take_last(d: Draw, _: str) -> Case:
+    return Case(lambda ops, x: ops.take_last(x), [[d.array(d.t, d.size())]], exactly, rows=d.draw(st.integers(1, d.t)))
+
+
+def argmax(d: Draw, _: str) -> Case:
+    x = d.rng.integers(-3, 4, (d.t, d.size())).astype(np.float32)  # few values: equals are common
+    return Case(lambda ops, x: ops.argmax(ops.take_last(x)), [[x]], exactly)
+
+
+def exactly(_: np.ndarray) -> float:
+    """Not a bit."""
+    return 0.0
+
+
+#: kv_write shows in what attention reads.
+CASES = {
+    f.__name__: f
+    for f in (
+        *(embed, embed_positions, linear, rms_norm, layer_norm, rope),
+        *(attention, add, act, gated_act, take_last, argmax),
+    )
+}
+CASES["kv_write"] = attention
+ROWS = [(op.name, v) for op in OPS.values() for v in (op.variants or ("",))]
+
+
+@pytest.mark.parametrize(("name", "variant"), ROWS, ids=lambda v: v)
+def test_the_kernel_is_its_reference(name, variant):
+    @settings(max_examples=25, deadline=None)
+    @given(st.data(), THREADS)
+    def holds(data, threads):
+        d = Draw(data.draw)
+        case = CASES[name](d, variant)
+        lengths = [len(p[0]) if p else d.t for p in case.passes]
+        ids = [d.rng.integers(0, case.n_vocab, t) for t in lengths]
+        y, result = run_kernels(case, ids, threads)
+        expected, expected_result = run_reference(case, ids)
+        assert result == max(expected_result, 0)
+        if expected is not None:
+            assert y.shape == expected.shape
+            assert np.all(np.abs(y - expected) <= case.tolerance(expected))
+            alone, _ = run_kernels(case, ids, 1)
+            assert y.tobytes() == alone.tobytes()
+
+    holds()
+
+
+def test_the_table_names_what_is_there():
+    assert set(CASES) == set(OPS)
+    assert {k for op in OPS.values() for k in op.kernels} == set(KERNELS) - {"read_sum"}  # the roofline's, no op
+    for name in OPS:
+        recorded, referred = (inspect.signature(getattr(c, name)).parameters for c in (Recorder, Reference))
+        assert [(p.name, p.kind, p.default) for p in recorded.values()] == [
+            (p.name, p.kind, p.default) for p in referred.values()
+        ]
+
+
+def test_every_row_says_what_it_is():
+    for op in OPS.values():
+        assert op.formula
+        assert op.signature.count("->") == 1
+        assert op.source
+        assert all(f[0] in "oiwnf" and f[1] == ":" for f in op.fields)
+        assert len(HEADER) + len(op.fields) <= SLOTS
+
+
+@pytest.mark.parametrize("x", [0.0, -0.0, np.inf, -np.inf, 1e30, -1e30, 88.0, -104.0, 1e-40])
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh", "relu"])
+def test_activations_at_the_ends(x, kind):
+    case = Case(lambda ops, x: ops.act(x, kind), [[np.full((1, 3), x, np.float32)]], exactly)
+    y, _ = run_kernels(case, [np.zeros(1, np.int64)], 1)
+    if x == -np.inf:
+        assert kind != "relu" or np.all(y == 0)  # -inf * 0 has no better answer than the formula's
+    elif x > 80:
+        assert np.all(y == np.float32(x))
+    else:
+        floor = 2.0**-124 * abs(x)  # where exp ends: exp(-x) stays normal
+        assert np.all(np.abs(y - max(np.float32(x), 0)) <= floor + 1e-38)
