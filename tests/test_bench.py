@@ -6,6 +6,7 @@ import argparse
 import base64
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from miaotui.loader.config import parse_config
 from miaotui.loader.pack import planned
 from miaotui.loader.plan import make_plan
 from miaotui.loader.tokenizer import Tokenizer
-from miaotui.tools import bench, bench_peers, peer_gguf, peer_worker, roofline, shapes
+from miaotui.tools import bench, bench_peers, bench_table, peer_gguf, peer_worker, roofline, shapes
 from safetensors import safe_open
 
 TOOLS = Path(bench.__file__).parent
@@ -294,3 +295,15 @@ def test_bytes_of_a_step(tiny, dtype):
 )
 def test_command_names_no_directory(argv, want):
     assert bench.public_command("miaotui bench", argv) == want
+
+
+def test_readme_s_table_is_the_file_s():
+    root = Path(__file__).resolve().parent.parent
+    report = json.loads((root / "docs" / "benchmarks" / "smollm2-135m-llama.cpp.json").read_text(encoding="utf-8"))
+    assert bench_table.table(report) in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_figure_names_a_place_of_the_machine():
+    root = Path(__file__).resolve().parent.parent
+    for file in (root / "docs" / "benchmarks").glob("*.json"):
+        assert not re.search(r"[\"= ]/\w", file.read_text(encoding="utf-8"))

@@ -162,7 +162,7 @@ def machine() -> dict[str, Any]:
         "cores": cores(),
         "features": [name for name in FEATURES if name in flags],
         "memory_bytes": memory,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
     }
 
 

@@ -23,6 +23,7 @@ from .lanes import (
     ir_fold,
     ir_load,
     ir_loop,
+    ir_prefetch,
     ir_splat,
     lanes,
     off,
@@ -45,8 +46,10 @@ def _groups(n: int) -> list[int]:
     return sizes
 
 
-def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1) -> Any:
+def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
     """y[m, r] = sum_k w[r, k] x[m, k] for `rows` weight rows and `tokens` tokens; strides in bytes.
+
+    `ahead`: prefetch the weights so many bytes further on, or 0.
 
     (w, ldw, x, ldx, K, y, ldy, ldr): rows lie ldw apart, tokens ldx apart, results ldy (token) and ldr (row) apart.
     """
@@ -63,6 +66,8 @@ def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1) -> Any:
                 kj = b.add(k, c64(N * j))
                 xv = [ir_load(b, off(b, a, kj, 4), mask=mask) for a in xs]
                 for r in range(rows):
+                    if ahead and (size * N * j) % 64 == 0:
+                        ir_prefetch(b, b.add(off(b, ws[r], kj, size), c64(ahead)))
                     wv = ir_load(b, off(b, ws[r], kj, size), kind, mask)
                     for m in range(tokens):
                         acc[m * rows + r] = ir_fma(b, wv, xv[m], acc[m * rows + r])

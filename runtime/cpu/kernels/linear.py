@@ -1,9 +1,9 @@
 """y = x w^T + b, weights [n, k] read where they lie.
 
-Decode (one row) walks long unbroken streams of weight rows, a half or a quarter of the thread's share apart: every
-break in a stream costs a restart of the prefetcher. Two streams keep F32 busy; 16-bit rows bring half the bytes per
-multiply-add, so four accumulators are needed to hide its latency. Prefill walks tiles, tokens in blocks that stay in
-L2. Nothing of this changes a bit.
+Decode (one row) walks two long unbroken streams of weight rows, half of the thread's share apart: every break in a
+stream costs a restart of the prefetcher. The hardware's prefetcher also stops at the end of a 4 KiB page, and a mapped
+file has no larger ones: so the loop asks for the line `ahead` bytes further on. Prefill walks tiles, tokens in blocks
+that stay in L2. Nothing of this changes a bit.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from .base import arg, kernel, rows_of, share, template
 Y, X, W, B, DN, DK = slots("linear")
 ROWS, TOKENS = tile_shape()
 L2_BYTES = 262144  # of activations per token block
+STREAMS = 2  # rows that a decode step walks at once
 
 
-def _linear(kind: str, streams: int, unroll: int) -> Any:
+def _linear(kind: str, unroll: int, ahead: int) -> Any:
     size = SIZES[kind]
     full, one_token = dot_tile(ROWS, TOKENS, kind), dot_tile(ROWS, 1, kind)
     one_row, single = dot_tile(1, TOKENS, kind), dot_tile(1, 1, kind)
-    stream = dot_tile(streams, 1, kind, unroll)
+    stream = dot_tile(STREAMS, 1, kind, unroll, ahead)
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
@@ -34,10 +35,10 @@ def _linear(kind: str, streams: int, unroll: int) -> Any:
         n0, n1 = share(n_all, ROWS, t, nt), share(n_all, ROWS, t + 1, nt)
         ldw, ldx, ldy = k * size, k * 4, n_all * 4
         if m_all == 1:
-            h = (n1 - n0) // streams
+            h = (n1 - n0) // STREAMS
             for n in range(n0, n0 + h):
                 stream(w + n * ldw, h * ldw, x, ldx, k, y + 4 * n, ldy, 4 * h)
-            for n in range(n0 + streams * h, n1):
+            for n in range(n0 + STREAMS * h, n1):
                 single(w + n * ldw, ldw, x, ldx, k, y + 4 * n, ldy, 4)
         else:
             n_tiles = n0 + (n1 - n0) // ROWS * ROWS
@@ -65,7 +66,8 @@ def _linear(kind: str, streams: int, unroll: int) -> Any:
     return body
 
 
-_linear_f32, _linear_bf16, _linear_f16 = _linear("f32", 2, 2), _linear("bf16", 4, 2), _linear("f16", 4, 2)
+_linear_f32 = _linear("f32", unroll=4, ahead=1536)
+_linear_bf16, _linear_f16 = (_linear(kind, unroll=2, ahead=3072) for kind in ("bf16", "f16"))
 
 
 @kernel
