@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -21,6 +22,8 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 NEW = 6  # tokens generated
+#: The argument's name: changed in transformers 5.24.
+CACHE = "cache" if "cache" in signature(transformers.LlamaForCausalLM.forward).parameters else "past_key_values"
 SETTINGS = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
@@ -48,7 +51,7 @@ def oracle_logits(model: Any, ids: list[int]) -> np.ndarray:
             return model(row).logits[0].numpy()
         cache, steps = transformers.DynamicCache(), []  # keeps every key: its sliding kind errs for a window of 1
         for t in range(len(ids)):
-            out = model(row[:, t : t + 1], past_key_values=cache, use_cache=True)
+            out = model(row[:, t : t + 1], **{CACHE: cache}, use_cache=True)
             steps.append(out.logits[0])
         return torch.cat(steps).numpy()
 
