@@ -16,6 +16,7 @@ from .loader.hub import resolve
 from .loader.pack import pack, planned
 from .loader.plan import make_plan
 from .loader.tokenizer import Tokenizer
+from .runtime.cores import available_threads
 from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
 from .runtime.program import record
 from .runtime.session import Session
@@ -116,8 +117,6 @@ def _context(config: Config, wanted: int | None) -> int:
 
 
 def _threads(wanted: int | None) -> int:
-    from .runtime.cpu.team import available_threads  # noqa: PLC0415 (loads numba)
-
     if wanted is not None and wanted > 1024:  # noqa: PLR2004 (more than any machine here has)
         msg = f"threads={wanted}: at most 1024"
         raise InputError(msg)

@@ -382,3 +382,14 @@ def test_warm_says_how_long(miao):
     ran = miao("warm", "--model", demo.path())
     assert ran.code == 0
     assert "kernels are ready after" in ran.out
+
+
+def test_the_second_start_compiles_nothing_and_keeps_its_code_in_one_place(tmp_path):
+    here = {"MIAOTUI_CACHE_DIR": str(tmp_path / "ours"), "NUMBA_CACHE_DIR": str(tmp_path / "not-ours")}
+    here["MIAOTUI_QUIET"] = ""
+    first, second = (piped("generate", BEGINNING, "--max-new-tokens", "3", **here) for _ in range(2))
+    assert first.out == second.out
+    assert "compiling for this CPU, once" in first.err
+    assert "compiled 10 kernels" in first.err
+    assert second.err == ""
+    assert not (tmp_path / "not-ours").exists()

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from .roofline import ReadSum, cores, machine, versions
+from ..runtime.cores import available_threads
+from .roofline import ReadSum, machine, versions
 
 if TYPE_CHECKING:
     import argparse
@@ -68,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
-    for threads in args.threads or [cores()]:
+    for threads in args.threads or [available_threads()]:
         result = measure(path, threads, args.prompt, args.new, args.repeat)
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))

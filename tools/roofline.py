@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..runtime.cores import available_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ReadSum", "cores", "machine", "versions"]
+__all__ = ["ReadSum", "machine", "versions"]
 
 REGION = 512 << 20  # far over any last-level cache
 BLOCK = 4096  # shares are whole pages
@@ -144,11 +145,6 @@ def _region(nbytes: int) -> mmap.mmap:
     return region
 
 
-def cores() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine() -> dict[str, Any]:
     """Say what this machine is: processor, cores, the features that matter, memory, system. No name, no path."""
     info = Path("/proc/cpuinfo")
@@ -159,7 +155,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": facts.get("model name") or platform.processor() or platform.machine(),
         "arch": platform.machine(),
-        "cores": cores(),
+        "cores": available_threads(),
         "features": [name for name in FEATURES if name in flags],
         "memory_bytes": memory,
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",

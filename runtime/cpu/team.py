@@ -21,7 +21,7 @@ from numba import njit, prange, types
 from ..ops import SLOTS
 from .lanes import call_kernel, ld, load_acquire, pause, st, store_release
 
-__all__ = ["Prange", "Team", "aligned", "available_threads", "run", "run_prange"]
+__all__ = ["Prange", "Team", "aligned", "run", "run_prange"]
 
 # control block: program, instructions, arena, step block, stop flag; then lines of 64 bytes: epoch, and per thread
 # its barrier count, the last epoch seen and whether it is parked
@@ -94,19 +94,6 @@ def aligned(nbytes: int, align: int = 64) -> np.ndarray[Any, np.dtype[np.uint8]]
     a = np.zeros(nbytes + align, np.uint8)
     o = -a.ctypes.data % align
     return a[o : o + nbytes]
-
-
-def available_threads() -> int:
-    """Cores this process may use: affinity and the control group's quota."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as f:  # noqa: PTH123 (a kernel file, read once)
-            quota, period = f.read().split()
-        if quota != "max":
-            n = min(n, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return n
-    return n
 
 
 class Prange:
