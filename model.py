@@ -50,12 +50,15 @@ def load(  # noqa: PLR0913 (keywords)
     memory_limit: int | None = None,
     revision: str | None = None,
     prefill_chunk: int = 128,
+    quantize: str | None = None,
 ) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
     `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
     most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
     files are the page cache's); over it, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
+    `quantize`: "int8" (8.5 bits a weight) or "int4" (4.5) for every matrix, or by role ("int4,embed=int8"); done while
+    reading, a few rows at a time.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `BackendError`.
     """
     began = time.perf_counter()
@@ -67,7 +70,7 @@ def load(  # noqa: PLR0913 (keywords)
     try:
         where = str(checkpoint.directory / "config.json")
         config = parse_config(checkpoint.config, where, checkpoint.generation)
-        plan = make_plan(checkpoint, config)
+        plan = make_plan(checkpoint, config, quantize)
         context = _context(config, max_context)
         chunk = min(prefill_chunk, context)
         rows, n_threads = min(LOGIT_ROWS, chunk), _threads(threads)
@@ -81,7 +84,7 @@ def load(  # noqa: PLR0913 (keywords)
         memory["allocated"] = sum(memory.values()) - plan.mapped_bytes
         if memory_limit is not None and memory["allocated"] > memory_limit:
             _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
-        weights = pack(plan, checkpoint)
+        weights = pack(plan, checkpoint, threads=n_threads)
         session = Session(config, weights, n_context=context, chunk=chunk, rows=rows, threads=n_threads)
     except BaseException:
         checkpoint.close()

@@ -82,6 +82,13 @@ class Checkpoint:
         view.flags.writeable = False
         return view
 
+    def release(self, name: str) -> None:
+        """Let the system drop a tensor's pages from this process; they come back from the file when touched again."""
+        tensor, page = self.tensors[name], mmap.PAGESIZE
+        start, stop = -(-tensor.start // page) * page, tensor.stop // page * page
+        if start < stop and hasattr(mmap, "MADV_DONTNEED"):
+            self._map(tensor.file).madvise(mmap.MADV_DONTNEED, start, stop - start)
+
     def close(self) -> None:
         """Let go of the mappings; one that still has views lives until the last view is gone.
 

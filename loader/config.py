@@ -7,7 +7,7 @@ mean. A key that could change the result and that we do not know is refused by n
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .families import FAMILIES, Resolved, resolve_with
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from ..runtime.spec import Config
 
-__all__ = ["parse_config", "resolve"]
+__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve"]
+
+#: What `miaotui quantize` writes into config.json: quantization_config.quant_method and .format.
+QUANT_METHOD, QUANT_FORMAT = "miaotui", 1
 
 #: Elements of one matrix, and of a model: far above any that fits in memory, far below 64-bit overflow.
 MAX_MATRIX, MAX_MODEL = 2**40, 2**46
@@ -50,6 +53,7 @@ def resolve(raw: object, where: str) -> Resolved:
     if not isinstance(raw, dict):
         msg = f"{where} holds {shown(raw)}; expected an object"
         raise ConfigError(msg)
+    raw = _without_our_own(raw, where)
     kind = raw.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
@@ -59,6 +63,20 @@ def resolve(raw: object, where: str) -> Resolved:
     resolved = resolve_with(family, raw, where)
     _check_sizes(resolved.config, where)
     return resolved
+
+
+def _without_our_own(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """Take away what `miaotui quantize` wrote; any other quantization_config is refused with the unknown keys."""
+    ours = raw.get("quantization_config")
+    if not isinstance(ours, dict) or ours.get("quant_method") != QUANT_METHOD:
+        return raw
+    if ours.get("format") != QUANT_FORMAT:
+        msg = (
+            f"{where}: quantization_config.format is {shown(ours.get('format'))}; this version reads {QUANT_FORMAT}. "
+            "Quantise the original again, or update miaotui"
+        )
+        raise ConfigError(msg)
+    return {key: value for key, value in raw.items() if key != "quantization_config"}
 
 
 def _check_sizes(c: Config, where: str) -> None:

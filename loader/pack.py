@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError
+from ..runtime.packed import QUANTIZED, packed_shape
 from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
+from .quantize import pack_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +28,11 @@ def planned(plan: LoadPlan) -> Weights:
     return _assemble(plan, lambda source: Weight(source.name, source.dtype, source.shape, None, source.offset is None))
 
 
-def pack(plan: LoadPlan, checkpoint: Checkpoint) -> Weights:
-    """Make every weight; raises `CheckpointError` where the tensors' data contradict the plan.
+def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1) -> Weights:
+    """Make every weight, quantising with so many threads.
 
-    The resident block is one anonymous mapping of `plan.resident_bytes`; it lives as long as any weight made from it.
+    Raises `CheckpointError` where the tensors' data contradict the plan. The resident block is one anonymous mapping of
+    `plan.resident_bytes`; it lives as long as any weight made from it.
     """
     _check_twin(plan, checkpoint)
     block = np.frombuffer(mmap.mmap(-1, plan.resident_bytes), np.uint8) if plan.resident_bytes else None
@@ -37,15 +40,41 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint) -> Weights:
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
         if source.offset is None:
-            rows = tensor[source.first : source.first + source.shape[0]]
+            rows = tensor if source.dtype in QUANTIZED else tensor[source.first : source.first + source.shape[0]]
             return Weight(source.name, source.dtype, source.shape, rows, mapped=True)
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
-        out = block[source.offset : source.offset + source.nbytes].view(DTYPES[source.dtype][1]).reshape(source.shape)
-        _fill(out, tensor, source)
+        out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
+        if source.quantizes:
+            out = out.reshape(packed_shape(source.dtype, source.shape))
+            _quantize(out, tensor, source, threads)
+            checkpoint.release(source.tensor.name)
+        else:
+            out = out.view(DTYPES[source.dtype][1]).reshape(source.shape)
+            _fill(out, tensor, source)
         out.flags.writeable = False
         return Weight(source.name, source.dtype, source.shape, out, mapped=False)
 
     return _assemble(plan, make)
+
+
+def _quantize(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, threads: int) -> None:
+    """Write the tensor's part, rounded to integers; a few rows at a time are widened."""
+
+    def rows(span: slice) -> NDArray[np.float32]:
+        here = slice(source.first + span.start, source.first + span.stop)
+        part = tensor[:, here].T if source.transposed else tensor[here]
+        wide: NDArray[np.float32] = part.astype(np.float32)
+        if source.tensor.dtype == "BF16":
+            wide = np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
+        return wide
+
+    if not pack_matrix(rows, source.shape, source.dtype, out, threads=threads):
+        info = source.tensor
+        msg = (
+            f"{info.file}: tensor {info.name} holds numbers that {source.dtype} cannot (not finite, or too large for "
+            "a float16 scale); load it without quantising"
+        )
+        raise CheckpointError(msg)
 
 
 def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source) -> None:

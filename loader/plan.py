@@ -8,6 +8,8 @@
 | transposed matrix [in, out]       | turned to [out, in], same dtype, in the resident block    |
 | F64 vector or matrix              | rounded to f32, in the resident block                     |
 | tensor off its own alignment      | copied into the resident block                            |
+| matrix that is to be quantised    | int8 or int4 (`runtime/packed.py`), in the resident block |
+| U8 matrix, packed by us before    | the mapped bytes, in place                                |
 
 Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
 """
@@ -20,11 +22,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError
-from ..runtime.spec import DTYPES
+from ..errors import CheckpointError, PlanError
+from ..runtime.packed import GROUP_BYTES, QUANTIZED, packed_shape
+from ..runtime.spec import DTYPES, weight_bytes
 from .config import resolve
 from .families import FAMILIES, Part
 from .header import shown
+from .quantize import parse_quantize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,6 +43,7 @@ __all__ = ["LINE", "LoadPlan", "Source", "make_plan"]
 LINE = 64
 
 #: Dtypes that weights are made from: the file's name -> the kernels' name.
+PACKED = "U8"  # of a matrix that we packed and wrote
 STORED = {"F32": "f32", "BF16": "bf16", "F16": "f16", "F64": "f32"}
 
 
@@ -62,7 +67,12 @@ class Source:
     @property
     def nbytes(self) -> int:
         """Bytes of the weight, in the file's mapping or in the block."""
-        return math.prod(self.shape) * DTYPES[self.dtype][0]
+        return weight_bytes(self.dtype, self.shape)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether loading turns floats into integers here."""
+        return self.dtype in QUANTIZED and self.tensor.dtype != PACKED
 
     @property
     def action(self) -> str:
@@ -71,7 +81,9 @@ class Source:
             return "mapped"
         made = self.tensor.dtype
         steps = ["transposed"] if self.transposed else []
-        if STORED[made] != self.dtype:
+        if self.quantizes:
+            return "resident: " + " and ".join([*steps, f"quantised from {made}"])
+        if STORED.get(made, self.dtype) != self.dtype:
             steps.append("widened")
         elif made == "F64":
             steps.append("narrowed")
@@ -122,21 +134,24 @@ class LoadPlan:
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def make_plan(checkpoint: Checkpoint, config: Config) -> LoadPlan:
+def make_plan(checkpoint: Checkpoint, config: Config, quantize: str | None = None) -> LoadPlan:
     """Check every tensor's name, shape and dtype against `config` and say how each weight is made.
 
+    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds packed stays as it is.
+
     Raises `CheckpointError` for a tensor that is missing, unknown, of another shape or of a dtype we do not read, and
-    `ConfigError` as `parse_config` does (the optional biases are asked for in `config.json`).
+    `ConfigError` as `parse_config` does (the optional biases are asked for in `config.json`), and `PlanError` for a
+    `quantize` that is not understood.
     """
-    return _Planner(checkpoint, config).plan()
+    return _Planner(checkpoint, config, parse_quantize(quantize)).plan()
 
 
 class _Planner:
     """The tensors found, those used so far, and the block's next free byte."""
 
-    def __init__(self, checkpoint: Checkpoint, config: Config) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: Config, quantize: Mapping[str, str]) -> None:
         self.where = str(checkpoint.directory)
-        self.config = config
+        self.config, self.quantize = config, quantize
         self.tensors = checkpoint.tensors
         self.family = FAMILIES[config.family]
         self.biases = resolve(checkpoint.config, str(checkpoint.directory / "config.json")).biases
@@ -238,6 +253,8 @@ class _Planner:
         return (*rest, out * part.count) if part.transposed else (out * part.count, *rest)
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
+        if self._packed(info, shape):
+            return
         if tuple(info.shape) != shape:
             msg = (
                 f"{info.file}: tensor {info.name} has shape {list(info.shape)}; config.json makes it {list(shape)}. "
@@ -248,13 +265,28 @@ class _Planner:
             msg = f"{info.file}: tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"
             raise CheckpointError(msg)
 
+    def _packed(self, info: TensorInfo, shape: tuple[int, ...]) -> str | None:
+        """Name the dtype of a matrix that the file holds packed."""
+        if info.dtype != PACKED or len(shape) != 2 or len(info.shape) != 3:  # noqa: PLR2004 - [n, k], packed
+            return None
+        return next((d for d in GROUP_BYTES if packed_shape(d, shape) == tuple(info.shape)), None)
+
     def _source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
         info = self.tensors[self._name(role, part, layer)]
         self._check_shape(info, self._stored_shape(role, part))
         self.used.add(info.name)
         shape = self._shape(role)
-        dtype = "f32" if len(shape) == 1 else STORED[info.dtype]
         pattern = self._name(role, part, "{i}") if role in self.family.layer else info.name
+        packed = self._packed(info, shape)
+        if packed is not None:
+            if self.quantize.get(role, packed) != packed:
+                msg = (
+                    f"{info.file}: tensor {info.name} is {packed} already, not {self.quantize[role]} as asked; "
+                    "leave quantize out, or begin from the original checkpoint"
+                )
+                raise PlanError(msg)
+            return Source(name, pattern, info, shape, packed)
+        dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
         source = Source(name, pattern, info, shape, dtype, part.index * shape[0], part.transposed)
         in_place = not part.transposed and STORED[info.dtype] == dtype and info.dtype != "F64"
         if in_place and info.start % DTYPES[dtype][0] == 0:
@@ -290,7 +322,7 @@ def _lines(nbytes: int) -> int:
 def _span(source: Source) -> str:
     """Show the range of rows or columns, where it is not the whole tensor."""
     axis = 1 if source.transposed else 0
-    if source.tensor.shape[axis] == source.shape[0]:
+    if source.tensor.dtype == PACKED or source.tensor.shape[axis] == source.shape[0]:
         return ""
     span = f"{source.first}:{source.first + source.shape[0]}"
     return f"[:, {span}]" if source.transposed else f"[{span}]"

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .packed import QUANTIZED
+
 __all__ = ["HEADER", "OPS", "SLOTS", "Op", "slots"]
 
 #: The first slots of every instruction: kernel address, wait before it (0/1), rows (0: T, 1: R).
@@ -48,16 +50,19 @@ class Op:
 
 
 DTYPE_VARIANTS = ("f32", "bf16", "f16")
+WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
 ACT_VARIANTS = ("silu", "gelu", "gelu_tanh", "relu")
 VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
 
 _ROWS = (
     Op("embed", "(v,d),T->(T,d)", "y[t] = w[ids[t]]", ("o:y", "w:w", "n:d"), "", lambda _: 0,
-       f"{VASWANI}, 3.4", variants=DTYPE_VARIANTS),
+       f"{VASWANI}, 3.4", variants=WEIGHT_VARIANTS),
     Op("embed_positions", "(c,d),T->(T,d)", "y[t] = w[start + t]", ("o:y", "w:w", "n:d"), "", lambda _: 0,
        "Radford et al. 2019 (GPT-2)", variants=DTYPE_VARIANTS),
     Op("linear", "(t,k),(n,k),(n)->(t,n)", "y = x w^T + b", ("o:y", "i:x", "w:w", "w:b", "n:n", "n:k"), "k",
-       lambda d: 2 * d["n"] * d["k"], f"{VASWANI}, 3.2", variants=DTYPE_VARIANTS),
+       lambda d: 2 * d["n"] * d["k"], f"{VASWANI}, 3.2", variants=WEIGHT_VARIANTS),
+    Op("quantize", "(t,k)->(t,10k/32)", "q = rint(x 127 / max|x|), scale = max|x| / 127, over each 32",
+       ("o:y", "i:x", "n:k"), "", lambda d: 4 * d["k"], "Dettmers et al. 2022, arXiv:2110.02861 (block-wise)"),
     Op("rms_norm", "(t,g*d),(d)->(t,g*d)", "y = x / sqrt(mean(x^2) + eps) * w, over each d",
        ("o:y", "i:x", "w:w", "n:d", "n:groups", "f:eps"), "d", lambda d: 4 * d["d"] * d["groups"],
        "Zhang and Sennrich 2019, arXiv:1910.07467", in_place=True),

@@ -17,6 +17,7 @@ from ..errors import PlanError
 from .arena import Tensor, place, spans_overlap
 from .forward.decoder import decoder
 from .ops import HEADER, OPS, SLOTS
+from .packed import GROUP
 from .rope import RopeTable
 from .spec import Weight
 
@@ -31,6 +32,7 @@ __all__ = ["Instruction", "Program", "Recorder", "record"]
 
 KEYS = 16  # keys of a KV cache tile; attention walks blocks of so many
 FLOAT = 4
+QUANTIZED_FLOATS = GROUP // FLOAT + 2  # of a group: its bytes, its scale, its sum
 
 
 @dataclass(eq=False)
@@ -64,6 +66,7 @@ class Recorder:
         self.code: list[Instruction] = []
         self.tensors: list[Tensor] = []
         self.caches: dict[tuple[int, str], Tensor] = {}
+        self.quantized: dict[Tensor, Tensor] = {}
 
     def _tensor(self, name: str, rows: str, width: int, part: str = "activations", *, keep: bool = False) -> Tensor:
         count = self.capacity[rows] if rows else 1
@@ -106,9 +109,18 @@ class Recorder:
     def linear(self, x: Tensor, w: Weight, b: Weight | None = None) -> Tensor:
         """[t, k] -> [t, n]."""
         self._width("linear", x, w.shape[1], w.name)
+        x = self.quantize(x) if w.quantized else x
         y = self._tensor("y", x.rows, w.shape[0])
         self._emit("linear", w.dtype, x.rows, y=y, x=x, w=w, b=b, n=w.shape[0], k=w.shape[1])
         return y
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """[t, k] -> [t, 10 floats a group of 32: 32 bytes, scale, sum]; once for each tensor."""
+        if x not in self.quantized:
+            y = self._tensor("q", x.rows, -(-x.width // GROUP) * QUANTIZED_FLOATS)
+            self._emit("quantize", "", x.rows, y=y, x=x, k=x.width)
+            self.quantized[x] = y
+        return self.quantized[x]
 
     def rms_norm(self, x: Tensor, w: Weight, eps: float, groups: int = 1) -> Tensor:
         """[t, groups * d]."""

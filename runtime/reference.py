@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .packed import GROUP
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -39,9 +41,18 @@ class Reference:
         return w.f64()[self.start : self.start + len(self.ids)]
 
     def linear(self, x: Array, w: Weight, b: Weight | None = None) -> Array:
-        """[t, k] -> [t, n]."""
-        y: Array = x @ w.f64().T
+        """[t, k] -> [t, n]; a quantised weight takes its input quantised."""
+        y: Array = (self.quantize(x) if w.quantized else x) @ w.f64().T
         return y if b is None else y + b.f64()
+
+    def quantize(self, x: Array) -> Array:
+        """Each 32 of a row to whole numbers -127 .. 127 times max|x| / 127. In float32: a tie stays a tie."""
+        t, k = x.shape
+        g = np.pad(x.astype(np.float32), ((0, 0), (0, -k % GROUP))).reshape(t, -1, GROUP)
+        largest = np.abs(g).max(-1, keepdims=True)
+        inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+        y: Array = np.rint(g * inverse).astype(np.float64) * (largest / np.float32(127))
+        return y.reshape(t, -1)[:, :k]
 
     def rms_norm(self, x: Array, w: Weight, eps: float, groups: int = 1) -> Array:
         """Each of `groups` pieces of a row on its own."""

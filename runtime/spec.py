@@ -17,27 +17,37 @@ Glossary of dimensions, used everywhere:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from .packed import QUANTIZED, packed_shape, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ["DTYPES", "Activation", "Config", "LayerWeights", "Norm", "Rope", "Weight", "Weights"]
+__all__ = ["DTYPES", "Activation", "Config", "LayerWeights", "Norm", "Rope", "Weight", "Weights", "weight_bytes"]
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 Norm = Literal["rms", "layer"]
 
-#: Weight dtypes that the kernels read as stored: name -> (bytes, the NumPy type that holds the bits).
+#: Float dtypes that the kernels read as stored: name -> (bytes, the NumPy type that holds the bits).
 DTYPES: dict[str, tuple[int, type[np.generic]]] = {
     "f32": (4, np.float32),
     "bf16": (2, np.uint16),
     "f16": (2, np.float16),
 }
+
+
+def weight_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a weight: a float dtype of `DTYPES`, or a packed one of `packed.QUANTIZED`."""
+    if dtype in QUANTIZED:
+        return math.prod(packed_shape(dtype, shape))
+    return math.prod(shape) * DTYPES[dtype][0]
 
 
 @dataclass(frozen=True)
@@ -87,10 +97,11 @@ class Config:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES`.
+    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES`, or "int8" or "int4".
 
     `array` is a C-contiguous view of the mapped file or of the resident block, shape `shape`; it keeps the memory
-    alive. BF16 has no NumPy type: its array is uint16. `mapped` tells where the bytes lie.
+    alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `packed.py`. `mapped` tells
+    where the bytes lie.
     `array` is None for a weight that is only planned (`miaotui inspect`): its address is 0.
     """
 
@@ -108,7 +119,12 @@ class Weight:
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * DTYPES[self.dtype][0]
+        return weight_bytes(self.dtype, self.shape)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it holds integers and scales, and wants its input quantised."""
+        return self.dtype in QUANTIZED
 
     def f64(self) -> NDArray[np.float64]:
         """The exact values in float64, a copy: for the reference."""
@@ -116,6 +132,8 @@ class Weight:
             msg = f"weight {self.name} is planned, not loaded"
             raise ValueError(msg)
         a = self.array
+        if self.quantized:
+            return unpack(a.view(np.uint8), self.dtype, self.shape)
         if self.dtype == "bf16":
             a = (a.astype(np.uint32) << 16).view(np.float32)
         return a.astype(np.float64).reshape(self.shape)

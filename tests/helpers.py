@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from miaotui.runtime.spec import Config, Weights
 
 
-def open_weights(path: Path) -> tuple[Config, Weights]:
+def open_weights(path: Path, quantize: str | None = None) -> tuple[Config, Weights]:
     """Config and weights of a directory."""
     checkpoint = open_checkpoint(path)
     config = parse_config(checkpoint.config, str(path), checkpoint.generation)
-    return config, pack(make_plan(checkpoint, config), checkpoint)
+    return config, pack(make_plan(checkpoint, config, quantize), checkpoint)
 
 
 def oracle(config: Config, weights: Weights, ids: list[int]) -> np.ndarray:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from miaotui.loader.quantize import pack_matrix
 from miaotui.runtime.arena import place
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.kernels import KERNELS
 from miaotui.runtime.cpu.kernels.base import S_IDS, S_RESULT
 from miaotui.runtime.ops import HEADER, OPS, SLOTS
+from miaotui.runtime.packed import GROUP, QUANTIZED, packed_shape
 from miaotui.runtime.program import Program, Recorder, _place_waits
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
@@ -42,6 +44,7 @@ class Case:
     rows: int = 1
     n_kv_heads: int = 1
     d_head: int = 1
+    read: Callable[[np.ndarray], np.ndarray] = lambda y: y  # what the kernel's result means
 
 
 def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.ndarray | None, int]:
@@ -118,6 +121,10 @@ class Draw:
         x = self.array(*shape, scale=scale)
         if dtype == "f16":
             x = x.astype(np.float16)
+        elif dtype in QUANTIZED:
+            packed = np.empty(packed_shape(dtype, shape), np.uint8)
+            assert pack_matrix(x.__getitem__, shape, dtype, packed)
+            x = packed
         elif dtype == "bf16":
             x = (x.view(np.uint32) >> 16).astype(np.uint16)
         return Weight("w", dtype, shape, x, mapped=False)
@@ -140,6 +147,20 @@ def linear(d: Draw, variant: str) -> Case:
     x = d.array(d.t, k)
     sums = np.abs(x).astype(float) @ np.abs(w.f64()).T + (0 if b is None else np.abs(b.f64()))
     return Case(lambda ops, x: ops.linear(x, w, b), [[x]], lambda _: bound("linear", variant, k) * sums)
+
+
+def quantize(d: Draw, _: str) -> Case:
+    k = d.size()
+    x = d.array(d.t, k, scale=d.draw(st.sampled_from([1e-30, 1.0, 1e4])))
+    x[d.rng.random(x.shape) < d.draw(st.sampled_from([0.0, 0.5, 1.0]))] = 0
+
+    def read(y: np.ndarray) -> np.ndarray:
+        groups = y.shape[1] // 10
+        q = y[:, : 8 * groups].copy().view(np.int8).reshape(len(y), groups, GROUP).astype(float)
+        assert np.array_equal(y[:, 9 * groups :].copy().view(np.int32), q.sum(-1))
+        return (q * y[:, 8 * groups : 9 * groups, None].astype(float)).reshape(len(y), -1)[:, :k]
+
+    return Case(lambda ops, x: ops.quantize(x), [[x]], exactly, read=read)
 
 
 def rms_norm(d: Draw, _: str) -> Case:
@@ -224,7 +245,7 @@ def exactly(_: np.ndarray) -> float:
 CASES = {
     f.__name__: f
     for f in (
-        *(embed, embed_positions, linear, rms_norm, layer_norm, rope),
+        *(embed, embed_positions, linear, quantize, rms_norm, layer_norm, rope),
         *(attention, add, act, gated_act, take_last, argmax),
     )
 }
@@ -245,8 +266,8 @@ def test_the_kernel_is_its_reference(name, variant):
         expected, expected_result = run_reference(case, ids)
         assert result == max(expected_result, 0)
         if expected is not None:
-            assert y.shape == expected.shape
-            assert np.all(np.abs(y - expected) <= case.tolerance(expected))
+            assert case.read(y).shape == expected.shape
+            assert np.all(np.abs(case.read(y) - expected) <= case.tolerance(expected))
             alone, _ = run_kernels(case, ids, 1)
             assert y.tobytes() == alone.tobytes()
 

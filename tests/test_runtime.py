@@ -70,12 +70,14 @@ def test_logits_equal_the_float64_oracle(tmp_path: Path, dtype: str) -> None:
     assert np.abs(found - wanted).max() <= bound("model", "f32", cfg.n_layers, np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("which", ["small", "windowed"])
+@pytest.mark.parametrize(
+    ("which", "quantize"), [("small", None), ("windowed", None), ("small", "int8"), ("small", "int4,embed=int8")]
+)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_bits_do_not_depend_on_threads_or_on_how_the_prompt_is_cut(
-    which: str, threads: int, request: pytest.FixtureRequest
+    which: str, quantize: str | None, threads: int, request: pytest.FixtureRequest
 ) -> None:
-    config, weights = open_weights(request.getfixturevalue(which))
+    config, weights = open_weights(request.getfixturevalue(which), quantize)
     n = len(IDS)
     one = Session(config, weights, n_context=64, chunk=64, rows=64)
     whole = run(one, IDS, [n])
@@ -103,34 +105,37 @@ def test_cached_and_recomputed_are_equal(small: Path) -> None:
 
 CHILD = """
 import hashlib, json, sys, numpy as np, miaotui
-with miaotui.load(sys.argv[1], threads=int(sys.argv[2])) as m:
+with miaotui.load(sys.argv[1], threads=int(sys.argv[2]), quantize=sys.argv[4] or None) as m:
     print(hashlib.sha256(np.ascontiguousarray(m.logits(json.loads(sys.argv[3]))).tobytes()).hexdigest())
 """
 
 
-@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
-def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "quantize"), [("F32", None), ("BF16", None), ("F16", None), ("BF16", "int8"), ("F32", "int4")]
+)
+def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, dtype: str, quantize: str | None) -> None:
     config = json.loads((llama(tmp_path) / "config.json").read_text())
     write_checkpoint(tmp_path, Drawn(config, dtype, 3))
-    with miaotui.load(tmp_path) as model:
+    with miaotui.load(tmp_path, quantize=quantize) as model:
         wanted = digest(model.logits(IDS))
     variants = [{"MIAOTUI_EXECUTOR": "prange"}]
     if platform.machine() == "x86_64":
-        variants += [{"NUMBA_CPU_NAME": "haswell"}]
+        variants += [{"NUMBA_CPU_NAME": "haswell"}, {"NUMBA_CPU_NAME": "generic"}]
     for change in variants:
         done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(tmp_path), "2", json.dumps(IDS)],
+            [sys.executable, "-c", CHILD, str(tmp_path), "2", json.dumps(IDS), quantize or ""],
             env=os.environ | change, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == wanted, change
 
 
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_step_allocates_nothing(small: Path, threads: int) -> None:
+def test_a_step_allocates_nothing(small: Path, threads: int, quantize: str | None) -> None:
     from numba.core.runtime import _nrt_python, rtsys
 
-    config, weights = open_weights(small)
+    config, weights = open_weights(small, quantize)
     _nrt_python.memsys_enable_stats()
     session = Session(config, weights, n_context=128, threads=threads)
     session.step(IDS, 0)
@@ -153,16 +158,19 @@ def test_a_step_allocates_nothing(small: Path, threads: int) -> None:
     assert grown < 1024  # the interpreter's own small objects come and go; 100 steps leave nothing
 
 
-def test_predicted_memory_is_what_is_allocated(small: Path) -> None:
-    with miaotui.load(small, threads=2) as model:
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_predicted_memory_is_what_is_allocated(small: Path, quantize: str | None) -> None:
+    with miaotui.load(small, threads=2, quantize=quantize) as model:
         session = model._session
         assert session.arena.nbytes == session.program.arena_bytes
-        real = session.arena.nbytes + session.table.weight.nbytes + model.memory["weights_resident"]
+        resident = sum(-(-w.nbytes // 64) * 64 for w in session.weights if not w.mapped)
+        assert resident == model.memory["weights_resident"]
+        real = session.arena.nbytes + session.table.weight.nbytes + resident
         assert model.memory["allocated"] == real
         limit = model.memory["allocated"]
-    miaotui.load(small, threads=2, memory_limit=limit).close()
+    miaotui.load(small, threads=2, memory_limit=limit, quantize=quantize).close()
     with pytest.raises(MemoryLimitError, match="1 over memory_limit"):
-        miaotui.load(small, threads=2, memory_limit=limit - 1)
+        miaotui.load(small, threads=2, memory_limit=limit - 1, quantize=quantize)
 
 
 def test_every_tensor_lies_inside_the_arena_and_none_alive_overlap(small: Path) -> None:
@@ -241,7 +249,7 @@ same = np.array_equal(m.logits(json.loads(sys.argv[3])), a)
 if pid == 0: os._exit(0 if same else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and same
 """
-    command = [sys.executable, "-W", "ignore", "-c", script, str(small), "2", json.dumps(IDS)]
+    command = [sys.executable, "-W", "ignore", "-c", script, str(small), "2", json.dumps(IDS), ""]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 

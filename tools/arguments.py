@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ..model import Model
 
-__all__ = ["add_limits", "add_model", "chosen", "open_model", "shown_bytes", "size"]
+__all__ = ["add_limits", "add_model", "add_quantize", "chosen", "open_model", "shown_bytes", "size"]
 
 _UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}B": 10 ** (3 * n) for n, p in enumerate("KMGT", 1)} | {"kB": 1000}
@@ -26,6 +26,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
+    )
+    add_quantize(parser)
+
+
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    """Add `--quantize`."""
+    parser.add_argument(
+        "--quantize",
+        metavar="HOW",
+        help="round the matrices while reading them: int8 (8.5 bits a weight), int4 (4.5), or by role, for instance "
+        "int4,embed=int8 or gate=int4,up=int4,down=int4",
     )
 
 
@@ -81,4 +92,5 @@ def open_model(args: argparse.Namespace) -> Model:
         threads=args.threads,
         max_context=args.max_context,
         memory_limit=args.memory_limit,
+        quantize=args.quantize,
     )

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..runtime.cores import available_threads
+from .arguments import add_quantize
 from .roofline import ReadSum, machine, versions
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ GB = 1e9
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model)")
+    add_quantize(parser)
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N", help="one or more counts, each measured (default: every core)"
     )
@@ -64,13 +66,14 @@ def main(args: argparse.Namespace) -> int:
         "prompt": args.prompt,
         "new": args.new,
         "repeat": args.repeat,
+        "quantize": args.quantize,
     }
     record |= _model_facts(path)
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
     for threads in args.threads or [available_threads()]:
-        result = measure(path, threads, args.prompt, args.new, args.repeat)
+        result = measure(path, threads, args.prompt, args.new, args.repeat, quantize=args.quantize)
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))
         print_out(_shown(result))
@@ -81,14 +84,16 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(path: Path, threads: int, n_prompt: int, n_new: int, repeat: int) -> dict[str, Any]:
+def measure(  # noqa: PLR0913 - what a run is
+    path: Path, threads: int, n_prompt: int, n_new: int, repeat: int, *, quantize: str | None = None
+) -> dict[str, Any]:
     """Load the model, run everything `repeat` times, and give the figures of one thread count.
 
     The peak of memory is read after the first run, before the region of the bandwidth measurement is taken. It and
     the seconds since the process started are the process's: of several thread counts only the first one's tell.
     """
     start = time.perf_counter()
-    model, session = open_session(path, threads, n_prompt + n_new)
+    model, session = open_session(path, threads, n_prompt + n_new, quantize)
     with model:
         loaded = time.perf_counter()
         prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
@@ -141,11 +146,11 @@ def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
     }
 
 
-def open_session(path: Path, threads: int, context: int) -> tuple[Model, Session]:
+def open_session(path: Path, threads: int, context: int, quantize: str | None = None) -> tuple[Model, Session]:
     """Load a model for `context` positions and give its session."""
     from ..model import load  # noqa: PLC0415 - the command line's help must not wait for numba
 
-    model = load(path, threads=threads, max_context=context)
+    model = load(path, threads=threads, max_context=context, quantize=quantize)
     return model, model.session
 
 

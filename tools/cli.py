@@ -59,6 +59,15 @@ COMMANDS = {
             "miaotui inspect path/to/checkpoint --json",
         ),
     ),
+    "quantize": Command(
+        "write a checkpoint with int8 or int4 matrices",
+        "Round a checkpoint's matrices once and write the result as a checkpoint of its own, which every command loads "
+        "as it lies. (--quantize of the other commands rounds while reading, and writes nothing.)",
+        (
+            "miaotui quantize path/to/checkpoint smaller",
+            "miaotui quantize path/to/checkpoint smaller --quantize int4,embed=int8",
+        ),
+    ),
     "bench": Command(
         "measure tokens per second, beside what this machine's memory can give",
         "Measure prefill and decode speed, time to the first token and peak memory, and the machine's read bandwidth "

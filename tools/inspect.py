@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .arguments import shown_bytes
+from .arguments import add_quantize, shown_bytes
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="N", help="tokens to reserve for (default: the model's, at most 2048)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
+    add_quantize(parser)
     parser.add_argument("--program", action="store_true", help="list the program that a step runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -49,17 +50,24 @@ def main(args: argparse.Namespace) -> int:
     from ..loader.hub import resolve  # noqa: PLC0415 - help must not wait for it
 
     path = resolve(args.path, revision=args.revision)
-    found = facts(path, context=args.context, threads=args.threads, program=args.program)
+    found = facts(
+        path, context=args.context, threads=args.threads, program=args.program, quantize=args.quantize
+    )
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines(found)))
     return 0
 
 
 def facts(
-    path: Path, *, context: int | None = None, threads: int | None = None, program: bool = False
+    path: Path,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    program: bool = False,
+    quantize: str | None = None,
 ) -> dict[str, Any]:
     """Everything that `miaotui inspect` knows of a directory, as plain values for JSON.
 
-    Errors: `CheckpointError`, `ConfigError`, `InputError`, as loading would raise them.
+    Errors: `CheckpointError`, `ConfigError`, `InputError`, `PlanError`, as loading would raise them.
     """
     from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
     from ..loader.config import parse_config  # noqa: PLC0415
@@ -70,7 +78,7 @@ def facts(
 
     with open_checkpoint(path) as checkpoint:
         config = parse_config(checkpoint.config, str(checkpoint.directory / "config.json"), checkpoint.generation)
-        plan = make_plan(checkpoint, config)
+        plan = make_plan(checkpoint, config, quantize)
         n_context = _context(config, context, DEFAULT_CONTEXT)
         chunk = min(128, n_context)
         recorded = record(

@@ -104,7 +104,7 @@ def ir_below(b: Builder, n: Value) -> Value:
     return b.icmp_signed("<", const(ir.VectorType(I64, N), range(N)), ir_splat(b, n))
 
 
-def _widen_half(b: Builder, h: Value) -> Value:
+def ir_widen_half(b: Builder, h: Value) -> Value:
     """F16 bits -> float32: an instruction where there is one, else exact integer and float steps with the same bits."""
     if native_half():
         return b.fpext(b.bitcast(h, ir.VectorType(F16, N)), V)
@@ -130,7 +130,7 @@ def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = Non
     if kind == "bf16":
         v = b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
     elif kind == "f16":
-        v = _widen_half(b, v)
+        v = ir_widen_half(b, v)
     return v
 
 

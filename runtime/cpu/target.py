@@ -12,7 +12,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 
-__all__ = ["code_key", "native_half", "tile_shape"]
+__all__ = ["byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
 
 
 @cache
@@ -28,6 +28,16 @@ def native_half() -> bool:
     return platform.machine() in ("aarch64", "arm64") or _features().get("f16c", False)
 
 
+def byte_dot() -> bool:
+    """Whether the CPU multiplies bytes by fours into sixteen int32 (AVX-512 VNNI). The bits do not depend on it."""
+    return _features().get("avx512vnni", False)
+
+
+def integer_tile_shape() -> tuple[int, int]:
+    """Panels of sixteen rows by tokens of a quantised prefill tile."""
+    return (2, 5) if _features().get("avx512f", False) else (1, 2)
+
+
 def tile_shape() -> tuple[int, int]:
     """Weight rows by tokens of a prefill tile: accumulators must fit the register file. Bits do not depend on it."""
     return (8, 3) if _features().get("avx512f", False) else (2, 2)
@@ -38,7 +48,7 @@ def code_key() -> str:
     """Names compiled code by everything it depends on: sources, versions, CPU."""
     h = hashlib.sha256()
     here = Path(__file__).parent
-    for f in sorted([*here.rglob("*.py"), here.parent / "ops.py"]):
+    for f in sorted([*here.rglob("*.py"), here.parent / "ops.py", here.parent / "packed.py"]):
         h.update(f.read_bytes())
     cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
     features = numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()

@@ -14,12 +14,21 @@ from ...ops import slots
 from ..lanes import SIZES, add, load_tail, store_tail
 from ..target import tile_shape
 from ..tiles import dot_tile
-from .base import arg, kernel, rows_of, share, template
+from .base import arg, jit, kernel, rows_of, share, template
 
 Y, X, W, B, DN, DK = slots("linear")
 ROWS, TOKENS = tile_shape()
 L2_BYTES = 262144  # of activations per token block
 STREAMS = 2  # rows that a decode step walks at once
+
+
+@jit
+def add_bias(bias: Any, y: Any, m_all: Any, ldy: Any, n0: Any, n1: Any) -> None:
+    """Y[m, n0:n1] += bias[n0:n1]."""
+    for m in range(m_all):
+        for n in range(n0, n1, 16):
+            at, left = y + m * ldy + 4 * n, n1 - n
+            store_tail(at, add(load_tail(at, left), load_tail(bias + 4 * n, left)), left)
 
 
 def _linear(kind: str, unroll: int, ahead: int) -> Any:
@@ -56,12 +65,8 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
                         one_row(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
                     for m in range(m_tiles, b1):
                         single(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
-        bias = arg(p, B)
-        if bias != 0:
-            for m in range(m_all):
-                for n in range(n0, n1, 16):
-                    at, left = y + m * ldy + 4 * n, n1 - n
-                    store_tail(at, add(load_tail(at, left), load_tail(bias + 4 * n, left)), left)
+        if arg(p, B) != 0:
+            add_bias(arg(p, B), y, m_all, ldy, n0, n1)
 
     return body
 

@@ -1,0 +1,164 @@
+"""Integer dots: tiles of sixteen-row panels by tokens, and the quantising of their input (`runtime/packed.py`).
+
+For a row and a group of 32 columns the dot of the integers is exact, so its order does not matter. The one order of
+the whole: groups in increasing order, y = fma(float(dot), scale_w * scale_x, y). Weights are stored with an offset
+added; their input's sum, times the offset, is taken away before the first product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from ..packed import GROUP, GROUP_BYTES, QUANTIZED, SCALE_BYTES
+from .lanes import (
+    F32,
+    I16,
+    I32,
+    I64,
+    VI,
+    ZERO,
+    N,
+    V,
+    c64,
+    const,
+    ext,
+    f32,
+    i64,
+    ir_below,
+    ir_fma,
+    ir_load,
+    ir_loop,
+    ir_prefetch,
+    ir_splat,
+    ir_store,
+    ir_widen_half,
+    off,
+    op,
+    ptr,
+    shuffle,
+    void,
+)
+from .target import byte_dot
+
+#: log2 of what is added to a stored number: times the input's sum it is a shift.
+OFFSET_BITS = {name: offset.bit_length() - 1 for name, offset in QUANTIZED.items()}
+STEP = 4 * N  # bytes of one step: four columns of sixteen rows
+WIDE, PAIRS = ir.VectorType(I32, 2 * N), ir.VectorType(I16, 2 * N)
+
+
+def ir_dot4(b: Any, acc: Any, u: Any, s: Any) -> Any:
+    """Lane by lane acc + the four products of unsigned bytes u and signed bytes s; int32, exact."""
+    if byte_dot():
+        return b.call(ext(b, "llvm.x86.avx512.vpdpbusd.512", VI, [VI, VI, VI]), [acc, u, s])
+    u, s = b.bitcast(u, PAIRS), b.bitcast(s, PAIRS)
+    eight = const(PAIRS, [8] * 2 * N)
+    evens = b.and_(u, const(PAIRS, [255] * 2 * N)), b.ashr(b.shl(s, eight), eight)
+    odds = b.lshr(u, eight), b.ashr(s, eight)
+    for x, y in (evens, odds):  # pairs of 16 bits into 32: one instruction (pmaddwd) where there is one
+        p = b.mul(b.sext(x, WIDE), b.sext(y, WIDE))
+        acc = b.add(acc, b.add(shuffle(b, p, p, range(0, 2 * N, 2)), shuffle(b, p, p, range(1, 2 * N, 2))))
+    return acc
+
+
+def _splat_int(b: Any, addr: Any) -> Any:
+    """Four bytes, in every lane."""
+    return ir_splat(b, b.load(ptr(b, addr, I32), align=4))
+
+
+def _weights(b: Any, at: Any, kind: str, step: int) -> list[tuple[Any, int]]:
+    """(unsigned bytes, first column) for what one load of 64 bytes holds."""
+    v = b.load(ptr(b, b.add(at, c64(SCALE_BYTES + STEP * step)), VI), align=1)
+    if kind == "int8":
+        return [(v, 4 * step)]
+    low, four = const(VI, [0x0F0F0F0F] * N), const(VI, [4] * N)
+    return [(b.and_(v, low), 4 * step), (b.and_(b.lshr(v, four), low), GROUP // 2 + 4 * step)]
+
+
+def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
+    """y[m, 16 p + l] for `panels` panels and `tokens` tokens; strides in bytes.
+
+    (w, ldw, x, ldx, groups, y, ldy, ldp, left): panels lie ldw apart and their results ldp, tokens ldx and ldy; `left`
+    counts the matrix's rows from the first panel's first. x: `quantize`'s rows: bytes, then scales, then sums.
+    """
+    size, steps = GROUP_BYTES[kind], (GROUP_BYTES[kind] - SCALE_BYTES) // STEP
+
+    @op(void, *[i64] * 9)
+    def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, groups: Any, y: Any, ldy: Any, ldp: Any, left: Any) -> None:
+        ws = [b.add(w, b.mul(ldw, c64(i))) for i in range(panels)]
+        xs = [b.add(x, b.mul(ldx, c64(m))) for m in range(tokens)]
+        scales = [b.add(a, b.mul(groups, c64(GROUP))) for a in xs]
+        sums = [b.add(a, b.mul(groups, c64(4))) for a in scales]
+        shift = const(VI, [OFFSET_BITS[kind]] * N)
+
+        def body(g: Any, acc: list[Any]) -> list[Any]:
+            at = [b.add(a, b.mul(g, c64(size))) for a in ws]
+            for line in range(0, size, 64) if ahead else ():
+                for a in at:
+                    ir_prefetch(b, b.add(a, c64(ahead + line)))
+            start = [b.shl(_splat_int(b, off(b, a, g, 4)), shift) for a in sums]
+            dots = [[b.sub(const(VI, [0] * N), s) for s in start] for _ in range(panels)]
+            for step in range(steps):
+                for i in range(panels):
+                    for u, column in _weights(b, at[i], kind, step):
+                        for m in range(tokens):
+                            xv = _splat_int(b, b.add(off(b, xs[m], g, GROUP), c64(column)))
+                            dots[i][m] = ir_dot4(b, dots[i][m], u, xv)
+            new = []
+            for i in range(panels):
+                sw = ir_load(b, at[i], "f16")
+                for m in range(tokens):
+                    sx = ir_splat(b, b.load(ptr(b, off(b, scales[m], g, 4), F32), align=4))
+                    new.append(ir_fma(b, b.sitofp(dots[i][m], V), b.fmul(sw, sx), acc[i * tokens + m]))
+            return new
+
+        acc = ir_loop(b, c64(0), groups, 1, [ZERO] * (panels * tokens), body)
+        for i in range(panels):
+            mask = ir_below(b, b.sub(left, b.sdiv(b.mul(ldp, c64(i)), c64(4))))
+            for m in range(tokens):
+                at = b.add(b.add(y, b.mul(ldy, c64(m))), b.mul(ldp, c64(i)))
+                ir_store(b, acc[i * tokens + m], at, mask)
+
+    return tile
+
+
+@op(void, i64, i64, i64, i64, i64)
+def quantize32(b: Any, x: Any, left: Any, data: Any, scale: Any, total: Any) -> None:
+    """Thirty-two floats (those behind `left` are 0) to bytes q, their scale max|x| / 127 and the sum of q."""
+    halves = [
+        ir_load(b, b.add(x, c64(4 * N * h)), mask=ir_below(b, b.sub(left, c64(N * h)))) for h in range(GROUP // N)
+    ]
+    keep = const(VI, [0x7FFFFFFF] * N)
+    sizes = [b.bitcast(b.and_(b.bitcast(v, VI), keep), V) for v in halves]
+    top = b.select(b.fcmp_ordered(">", sizes[0], sizes[1]), sizes[0], sizes[1])
+    for h in (8, 4, 2, 1):
+        low, high = shuffle(b, top, top, range(h)), shuffle(b, top, top, range(h, 2 * h))
+        top = b.select(b.fcmp_ordered(">", low, high), low, high)
+    largest = b.extract_element(top, ir.Constant(I32, 0))
+    of = ir.Constant(F32, 127.0)
+    inverse = b.select(b.fcmp_ordered(">", largest, ir.Constant(F32, 0.0)), b.fdiv(of, largest), ir.Constant(F32, 0.0))
+    b.store(b.fdiv(largest, of), ptr(b, scale, F32), align=4)
+    bytes16 = ir.VectorType(ir.IntType(8), N)
+    added = None
+    for h, v in enumerate(halves):
+        q = b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [b.fmul(v, ir_splat(b, inverse))])
+        q = b.call(ext(b, "llvm.fptosi.sat.v16i32.v16f32", VI, [V]), [q])  # NaN is 0, on every CPU
+        b.store(b.trunc(q, bytes16), ptr(b, b.add(data, c64(N * h)), bytes16), align=1)
+        added = q if added is None else b.add(added, q)
+    for h in (8, 4, 2, 1):
+        added = b.add(shuffle(b, added, added, range(h)), shuffle(b, added, added, range(h, 2 * h)))
+    b.store(b.extract_element(added, ir.Constant(I32, 0)), ptr(b, total, I32), align=4)
+
+
+@op(i64, i64)
+def ld_byte(b: Any, a: Any) -> Any:
+    """An unsigned byte."""
+    return b.zext(b.load(ptr(b, a, ir.IntType(8)), align=1), I64)
+
+
+@op(f32, i64)
+def ld_half(b: Any, a: Any) -> Any:
+    """A float16, widened."""
+    bits = ir_splat(b, b.load(ptr(b, a, I16), align=1))
+    return b.extract_element(ir_widen_half(b, bits), ir.Constant(I32, 0))

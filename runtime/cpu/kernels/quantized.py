@@ -1,0 +1,130 @@
+"""Quantised matrices: their input's quantising, products, and rows of an embedding.
+
+A thread owns whole panels. Decode walks two streams of panels, half of the thread's share apart; prefill keeps the
+weights of a few panels in the first cache while all tokens pass by. Nothing of this changes a bit (`integer.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...ops import slots
+from ...packed import GROUP, GROUP_BYTES, PANEL, QUANTIZED, SCALE_BYTES
+from ..integer import integer_tile, ld_byte, ld_half, quantize32
+from ..lanes import ld, stf
+from ..target import integer_tile_shape
+from .base import S_IDS, arg, kernel, rows_of, share, template
+from .linear import add_bias
+
+F = np.float32
+Q_Y, Q_X, Q_K = slots("quantize")
+L_Y, L_X, L_W, L_B, L_N, L_K = slots("linear")
+E_Y, E_W, E_D = slots("embed")
+PANELS, TOKENS = integer_tile_shape()
+STREAMS = 2
+X_BYTES = GROUP + 8  # of a group of the quantised input: bytes, scale, sum
+
+
+@kernel
+def quantize(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Each 32 floats of a row to bytes, scale and sum; a row holds all its bytes, then its scales, then its sums."""
+    rows, k, x, y = rows_of(p, step), arg(p, Q_K), base + arg(p, Q_X), base + arg(p, Q_Y)
+    groups = (k + GROUP - 1) // GROUP
+    items = rows * groups
+    for i in range(share(items, 1, t, nt), share(items, 1, t + 1, nt)):
+        r, g = i // groups, i % groups
+        row = y + r * groups * X_BYTES
+        scale = row + groups * GROUP + 4 * g
+        quantize32(x + 4 * (r * k + g * GROUP), k - g * GROUP, row + g * GROUP, scale, scale + 4 * groups)
+
+
+def _linear(kind: str, ahead: int) -> Any:
+    size = GROUP_BYTES[kind]
+    full, one_token = integer_tile(PANELS, TOKENS, kind), integer_tile(PANELS, 1, kind)
+    one_panel, single = integer_tile(1, TOKENS, kind), integer_tile(1, 1, kind)
+    stream = integer_tile(STREAMS, 1, kind, ahead)
+
+    @template
+    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+        m_all, n, w = rows_of(p, step), arg(p, L_N), arg(p, L_W)
+        x, y, ldy = base + arg(p, L_X), base + arg(p, L_Y), 4 * n
+        groups = (arg(p, L_K) + GROUP - 1) // GROUP
+        ldx, panel, row = groups * X_BYTES, groups * size, 4 * PANEL
+        panels = (n + PANEL - 1) // PANEL
+        p0, p1 = share(panels, 1, t, nt), share(panels, 1, t + 1, nt)
+        if m_all == 1:
+            h = (p1 - p0) // STREAMS
+            for i in range(p0, p0 + h):
+                stream(w + i * panel, h * panel, x, ldx, groups, y + row * i, ldy, row * h, n - PANEL * i)
+            for i in range(p0 + STREAMS * h, p1):
+                single(w + i * panel, panel, x, ldx, groups, y + row * i, ldy, row, n - PANEL * i)
+        else:
+            tiles, tokens = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS
+            for i in range(p0, tiles, PANELS):
+                at, out, left = w + i * panel, y + row * i, n - PANEL * i
+                for m in range(0, tokens, TOKENS):
+                    full(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+                for m in range(tokens, m_all):
+                    one_token(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+            for i in range(tiles, p1):
+                at, out, left = w + i * panel, y + row * i, n - PANEL * i
+                for m in range(0, tokens, TOKENS):
+                    one_panel(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+                for m in range(tokens, m_all):
+                    single(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+        if arg(p, L_B) != 0:
+            add_bias(arg(p, L_B), y, m_all, ldy, PANEL * p0, min(n, PANEL * p1))
+
+    return body
+
+
+def _embed(kind: str) -> Any:
+    size, offset, wide = GROUP_BYTES[kind], QUANTIZED[kind], kind == "int8"
+    half = GROUP // 2
+
+    @template
+    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+        rows, d, w, y = rows_of(p, step), arg(p, E_D), arg(p, E_W), base + arg(p, E_Y)
+        ids, groups = ld(step + 8 * S_IDS), (d + GROUP - 1) // GROUP
+        for r in range(share(rows, 1, t, nt), share(rows, 1, t + 1, nt)):
+            row = ld(ids + 8 * r)
+            panel, lane = w + row // PANEL * groups * size, row % PANEL
+            for j in range(d):
+                at, k = panel + j // GROUP * size, j % GROUP
+                c = k if wide else k % half
+                q = ld_byte(at + SCALE_BYTES + c // 4 * (4 * PANEL) + 4 * lane + c % 4)
+                if not wide:
+                    q = q >> 4 if k >= half else q & 15
+                stf(y + 4 * (r * d + j), F(F(q - offset) * ld_half(at + 2 * lane)))
+
+    return body
+
+
+_linear_int8, _linear_int4 = _linear("int8", ahead=3072), _linear("int4", ahead=3072)
+_embed_int8, _embed_int4 = _embed("int8"), _embed("int4")
+
+
+@kernel
+def linear_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """8.5 bits a weight."""
+    _linear_int8(p, base, step, t, nt)
+
+
+@kernel
+def linear_int4(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """4.5 bits a weight."""
+    _linear_int4(p, base, step, t, nt)
+
+
+@kernel
+def embed_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y[r] = w[ids[r]]."""
+    _embed_int8(p, base, step, t, nt)
+
+
+@kernel
+def embed_int4(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y[r] = w[ids[r]]."""
+    _embed_int4(p, base, step, t, nt)

@@ -1,0 +1,189 @@
+"""int8 and int4 matrices: what rounding may cost, that it is the same however it is done, and that it can be kept."""
+
+from __future__ import annotations
+
+import json
+
+import miaotui
+import numpy as np
+import pytest
+from checkpoints import FAMILIES, models, small, write_checkpoint
+from helpers import open_weights
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from miaotui.errors import CheckpointError, ConfigError, InputError, PlanError
+from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, parse_quantize
+from miaotui.runtime.packed import GROUP, packed_shape, unpack
+from miaotui.tools.quantize import quantize
+
+SIZES = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 64, 65, 97])
+ROWS = st.sampled_from([1, 15, 16, 17, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 131])
+DTYPES = st.sampled_from(["int8", "int4"])
+F16_STEP = 2.0**-11  # relative error of a scale's rounding to float16
+
+
+def packed(x: np.ndarray, dtype: str, threads: int = 1) -> np.ndarray:
+    out = np.empty(packed_shape(dtype, x.shape), np.uint8)
+    assert pack_matrix(x.__getitem__, x.shape, dtype, out, threads=threads)
+    return out
+
+
+def matrix(n: int, k: int, seed: int, size: float = 1.0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal((n, k)) * size).astype(np.float32)
+
+
+def groups(x: np.ndarray) -> np.ndarray:
+    """[n, k] -> [n, groups, 32], filled up with zeros."""
+    return np.pad(x, ((0, 0), (0, -x.shape[1] % GROUP))).reshape(len(x), -1, GROUP).astype(float)
+
+
+@settings(deadline=None)
+@given(ROWS, SIZES, st.integers(0, 2**32 - 1), st.sampled_from([1e-3, 1.0, 1e3]))
+def test_int8_is_at_most_half_a_step_off(n, k, seed, size):
+    x = matrix(n, k, seed, size)
+    lost = np.abs(groups(unpack(packed(x, "int8"), "int8", x.shape)) - groups(x))
+    largest = np.abs(groups(x)).max(-1, keepdims=True)
+    # Half a step, and at the largest number what the scale's own rounding takes; 2^-25: where float16 ends.
+    assert np.all(lost <= largest * (0.5 / 127 + F16_STEP) * (1 + 1e-6) + 127 * 2.0**-25)
+
+
+@settings(deadline=None)
+@given(ROWS, SIZES, st.integers(0, 2**32 - 1))
+def test_int4_loses_no_more_than_plain_rounding(n, k, seed):
+    """Plain: the largest number of a group to -8, all others to the nearest step."""
+    x = matrix(n, k, seed)
+    g = groups(x)
+    largest = np.take_along_axis(g, np.abs(g).argmax(-1)[..., None], -1)
+    step = np.where(largest == 0, 1, largest / -8)
+    plain = ((np.clip(np.rint(g / step), -8, 7) * step - g) ** 2).sum(-1)
+    ours = ((groups(unpack(packed(x, "int4"), "int4", x.shape)) - g) ** 2).sum(-1)
+    rounding = (g**2).sum(-1) * F16_STEP**2 + 1e-9
+    assert np.all(ours <= plain * (1 + 1e-3) + 2 * rounding)
+
+
+@settings(deadline=None)
+@given(ROWS, SIZES, DTYPES, st.integers(0, 2**32 - 1))
+def test_what_is_packed_is_packed_again_without_loss(n, k, dtype, seed):
+    """Numbers on the grid come back: every place of the layout is written and read."""
+    rng = np.random.default_rng(seed)
+    low, high = (-127, 127) if dtype == "int8" else (-8, 7)
+    q = groups(rng.integers(low, high + 1, (n, k)).astype(float))
+    q[..., 0] = low
+    exact = (q * 2.0 ** rng.integers(-6, 7, q.shape[:2])[..., None]).reshape(n, -1)[:, :k].astype(np.float32)
+    assert np.array_equal(unpack(packed(exact, dtype), dtype, exact.shape), exact)
+
+
+@settings(deadline=None, max_examples=20)
+@given(ROWS, SIZES, DTYPES, st.integers(2, 4))
+def test_threads_do_not_matter(n, k, dtype, threads):
+    x = matrix(n, k, n * k)
+    assert packed(x, dtype).tobytes() == packed(x, dtype, threads).tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_numbers_that_do_not_fit_are_refused(tmp_path, bad, dtype):
+    write_checkpoint(tmp_path, small("llama"))
+    file = tmp_path / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    name = "model.layers.1.mlp.up_proj.weight"
+    at = 8 + int.from_bytes(data[:8], "little") + header[name]["data_offsets"][0]
+    data[at + 8 : at + 12] = np.float32(bad).tobytes()
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=name):
+        miaotui.load(tmp_path, quantize=dtype)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, {}),
+        ("none", {}),
+        ("embed=int8", {"embed": "int8"}),
+        ("int8", dict.fromkeys(("embed", "head", "q", "k", "v", "o", "gate", "up", "down"), "int8")),
+        ("embed=none, int4", dict.fromkeys(("head", "q", "k", "v", "o", "gate", "up", "down"), "int4")),
+    ],
+)
+def test_how_is_read(text, expected):
+    assert parse_quantize(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "int3", "int8,", "norm=int8", "embed=", "=int8,", "int8=embed", 8, ["int8"]])
+def test_how_is_refused(text):
+    with pytest.raises(PlanError, match="expected int8, int4 or none"):
+        parse_quantize(text)
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.data(), st.sampled_from(FAMILIES), st.sampled_from(["int8", "int4", "int4,embed=int8", "down=int8"]))
+def test_loading_quantises_what_the_file_says(tmp_path_factory, data, family, how):
+    """Every matrix is what packing its exact values gives; transposed and fused ones too."""
+    path = tmp_path_factory.mktemp("q")
+    write_checkpoint(path, data.draw(models(family)))
+    _, plain = open_weights(path)
+    _, rounded = open_weights(path, how)
+    roles = parse_quantize(how)
+    exact = {w.name: w for w in plain}
+    for w in rounded:
+        dtype = roles.get(w.name.rpartition(".")[2])
+        if dtype is None or w.name == "positions" or len(w.shape) == 1:
+            assert np.array_equal(w.f64(), exact[w.name].f64())
+        else:
+            assert w.dtype == dtype
+            assert w.array.tobytes() == packed(exact[w.name].f64().astype(np.float32), dtype).tobytes()
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt2"])
+@pytest.mark.parametrize("how", ["int8", "int4,embed=int8", "down=int4"])
+def test_a_written_checkpoint_gives_the_same_bits_and_is_mapped(tmp_path, family, how):
+    from safetensors import safe_open
+
+    write_checkpoint(tmp_path / "in", small(family))
+    before, after = quantize(tmp_path / "in", tmp_path / "out", how)
+    assert before > 0
+    with safe_open(tmp_path / "out" / "model.safetensors", "numpy") as f:
+        assert sum(f.get_tensor(name).nbytes for name in f.keys()) == after  # noqa: SIM118 - no dict
+    with miaotui.load(tmp_path / "in", quantize=how) as one, miaotui.load(tmp_path / "out") as other:
+        assert np.array_equal(one.logits([1, 2, 3]), other.logits([1, 2, 3]))
+        assert other.memory["weights_resident"] == 0
+    with pytest.raises(InputError, match="exists"):
+        quantize(tmp_path / "in", tmp_path / "out", how)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    write_checkpoint(tmp_path / "in", small("gpt2"))
+    with pytest.raises(PlanError, match="fused"):
+        quantize(tmp_path / "in", tmp_path / "out", "int8")
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_written_checkpoint_is_not_rounded_twice(tmp_path):
+    write_checkpoint(tmp_path / "in", small("llama"))
+    quantize(tmp_path / "in", tmp_path / "out", "int8")
+    miaotui.load(tmp_path / "out", quantize="int8").close()
+    with pytest.raises(PlanError, match="int8 already"):
+        miaotui.load(tmp_path / "out", quantize="int4")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config["quantization_config"]["format"] = 2
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="format is 2"):
+        miaotui.load(tmp_path / "out")
+
+
+def test_quantised_text_is_near_the_exact(shared):
+    """On a trained model: int8 changes next to nothing, int4 little; the order is kept."""
+    directory = shared / "models" / "stories260K-hf"
+    ids = None
+    lost = {}
+    for how in (None, "int8", "int4,embed=int8", "int4"):
+        with miaotui.load(directory, quantize=how) as model:
+            ids = ids or model.tokenizer.encode((shared / "text" / "tinystories_sample.txt").read_text("utf-8"))[:200]
+            logits = model.logits(ids).astype(float)
+            p = np.exp(logits - logits.max(-1, keepdims=True))
+            lost[how] = np.log(p / p.sum(-1, keepdims=True))
+    exact = lost.pop(None)
+    kl = {how: float((np.exp(exact) * (exact - q)).sum(-1).mean()) for how, q in lost.items()}
+    assert 0 <= kl["int8"] < kl["int4,embed=int8"] < kl["int4"]
+    assert kl["int8"] < 1e-3

@@ -1,0 +1,138 @@
+"""`miaotui quantize`: a checkpoint in, the same checkpoint with packed int8 or int4 matrices out.
+
+What it writes is a Hugging Face directory: config.json with `quantization_config`, the tokenizer's files, and one
+safetensors file whose quantised matrices are U8 tensors [panels, groups, bytes] under their own names, laid out as
+`runtime/packed.py` says; everything else is as it was. It loads mapped, with nothing left to round.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, PlanError
+from .arguments import shown_bytes
+
+if TYPE_CHECKING:
+    import argparse
+
+    from numpy.typing import NDArray
+
+    from ..loader.checkpoint import Checkpoint
+    from ..loader.plan import LoadPlan
+
+    Tensors = dict[str, tuple[str, NDArray[np.generic]]]
+
+__all__ = ["add_arguments", "main", "quantize"]
+
+#: Files that go along as they are.
+ALONG = (
+    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.*", "merges.txt", "*.jinja"),
+)
+ALIGN = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("path", metavar="PATH_OR_HUB", help="a Hugging Face directory, or a hub name such as org/name")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory to make; it must not be there yet")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
+    parser.add_argument(
+        "--quantize", metavar="HOW", default="int8", help="int8 (default), int4, or by role, such as int4,embed=int8"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write OUT and say how large it became; 0."""
+    from ..loader.hub import resolve  # noqa: PLC0415 - help must not wait for it
+
+    before, after = quantize(resolve(args.path, revision=args.revision), args.out, args.quantize)
+    print(f"{args.out}: {shown_bytes(after)} of weights, from {shown_bytes(before)}")
+    return 0
+
+
+def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
+    """Write `path` quantised to the new directory `out`; bytes of weights before and after.
+
+    It appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
+    understood or for matrices that are stored turned or fused (GPT-2's), and loading's own.
+    """
+    from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
+    from ..loader.config import parse_config  # noqa: PLC0415
+    from ..loader.plan import make_plan  # noqa: PLC0415
+
+    if out.exists():
+        msg = f"{out} exists; name a directory that is not there yet"
+        raise InputError(msg)
+    with open_checkpoint(path) as checkpoint:
+        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
+        plan = make_plan(checkpoint, config, how)
+        tensors = _tensors(plan, checkpoint)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+            made = Path(scratch) / out.name
+            made.mkdir()
+            _write(made, path, checkpoint.config, tensors, plan)
+            made.rename(out)
+        return checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
+
+
+def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
+    """Name -> dtype and array of what is to be written."""
+    from ..loader.pack import pack  # noqa: PLC0415 - help must not wait for it
+    from ..runtime.cores import available_threads  # noqa: PLC0415 - as above
+
+    for source in plan:
+        if source.quantizes and (source.transposed or source.tensor.shape != source.shape):
+            msg = (
+                f"{source.tensor.file}: {source.tensor.name} is stored turned or fused with others; such a model can "
+                "be quantised while loading (--quantize of the other commands), but not written"
+            )
+            raise PlanError(msg)
+    weights = {weight.name: weight for weight in pack(plan, checkpoint, threads=available_threads())}
+    tensors: Tensors = {}
+    for source in plan:
+        array = checkpoint.array(source.tensor.name)
+        dtype = source.tensor.dtype
+        if source.quantizes:
+            packed = weights[source.name].array
+            assert packed is not None  # noqa: S101 - pack gives every weight its array
+            array, dtype = packed, "U8"
+        tensors[source.tensor.name] = (dtype, array)
+    return tensors
+
+
+def _write(made: Path, path: Path, config: dict[str, Any], tensors: Tensors, plan: LoadPlan) -> None:
+    from ..loader.config import QUANT_FORMAT, QUANT_METHOD  # noqa: PLC0415 - help must not wait for it
+
+    roles = {
+        source.name.rpartition(".")[2]: source.dtype for source in plan if tensors[source.tensor.name][0] == "U8"
+    }
+    ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles}
+    text = json.dumps(config | {"quantization_config": ours}, indent=2) + "\n"
+    (made / "config.json").write_text(text, encoding="utf-8")
+    for pattern in ALONG:
+        for file in path.glob(pattern):
+            shutil.copyfile(file, made / file.name)
+    _write_safetensors(made / "model.safetensors", tensors)
+
+
+def _write_safetensors(file: Path, tensors: Tensors) -> None:
+    """Length of the header, header, data in the header's order, nothing between (the format's own description)."""
+    header: dict[str, Any] = {"__metadata__": {"format": "miaotui"}}
+    at = 0
+    for name, (dtype, array) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % ALIGN)  # the data begin on a cache line
+    with file.open("wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for _, array in tensors.values():
+            f.write(np.ascontiguousarray(array).data)
