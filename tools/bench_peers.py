@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker", "compare", "main"]
 
+#: Our dtype -> what the peer's converter calls its nearest: as many bits a weight.
+QUANTIZED = {"int8": ["q8_0"], "int4": ["q4_0"]}
 TURN = 8  # tokens decoded before the other side's turn
 HERE = Path(__file__).parent
 
@@ -46,10 +48,10 @@ HERE = Path(__file__).parent
 class Ours:
     """Our side of the protocol of `peer_worker`."""
 
-    def __init__(self, path: Path, threads: int, context: int) -> None:
+    def __init__(self, path: Path, threads: int, context: int, quantize: str | None = None) -> None:
         """Load the model and compile what it needs."""
         start = time.perf_counter()
-        self._model, self._session = open_session(path, threads, context)
+        self._model, self._session = open_session(path, threads, context, quantize)
         self._load = time.perf_counter() - start
         self._at = 0
 
@@ -203,11 +205,12 @@ def _agreement(ours: Worker, peer: Worker, prompt: Sequence[int]) -> dict[str, A
 
 
 def _run(args: argparse.Namespace, directory: Path, dtype: str) -> list[dict[str, Any]]:
-    """Every thread count on one dtype, on the same two files."""
-    model = make_checkpoint(directory / f"{args.shape}-{dtype}", args.shape, dtype)
+    """Every thread count on one dtype, on the same two files; int8 and int4: each side's own rounding of BF16."""
+    stored = "bf16" if dtype in QUANTIZED else dtype
+    model = make_checkpoint(directory / f"{args.shape}-{stored}", args.shape, stored)
     gguf = directory / f"{args.shape}-{dtype}.gguf"
     # -P: the peer's interpreter must not see this folder, whose names are also the standard library's
-    convert = [args.peer_python, "-P", HERE / "peer_gguf.py", model, gguf]
+    convert = [args.peer_python, "-P", HERE / "peer_gguf.py", model, gguf, *QUANTIZED.get(dtype, [])]
     subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - the interpreter its user named
     context = -(-(args.prompt + args.new) // 256) * 256
     vocab = SHAPES[args.shape]["vocab_size"]
@@ -216,6 +219,7 @@ def _run(args: argparse.Namespace, directory: Path, dtype: str) -> list[dict[str
     results = []
     for threads in args.threads:
         mine = [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", str(model)]
+        mine += ["--quantize", dtype] if dtype in QUANTIZED else []
         ours = Worker([*mine, "--threads", str(threads), "--context", str(context)])
         peer = Worker([args.peer_python, "-P", HERE / "peer_worker.py", gguf, str(threads), str(context)])
         with ReadSum(threads) as read:
@@ -246,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peer", choices=["llama.cpp"], default="llama.cpp")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with llama-cpp-python and gguf")
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
-    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["f32", "bf16"])
+    parser.add_argument("--dtype", choices=[*DTYPES, *QUANTIZED], nargs="+", default=["f32", "bf16"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--new", type=int, default=64)
@@ -255,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--context", type=int, default=256, help=argparse.SUPPRESS)
+    parser.add_argument("--quantize", help=argparse.SUPPRESS)
     return parser
 
 
@@ -262,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the comparison, or, with --serve, be our side of it."""
     args = _parser().parse_args(argv)
     if args.serve:
-        serve(Ours(args.serve, args.threads[0], args.context))
+        serve(Ours(args.serve, args.threads[0], args.context, args.quantize))
         return 0
     if min(args.prompt, args.new, args.rounds, *args.threads) < 1:
         msg = "--prompt, --new, --rounds, --threads: expected at least 1 each"

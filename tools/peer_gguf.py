@@ -1,9 +1,10 @@
 """Write a Llama checkpoint as GGUF, so that llama.cpp computes with the very same weights.
 
-Runs alone in the peer's interpreter (`python -P peer_gguf.py MODEL OUT.gguf`; it needs the `gguf` package and nothing
-of miaotui). Matrices keep the dtype of the checkpoint, F32 or BF16; norms become F32, which is exact. Rows of the
-query and key projections are reordered, because llama.cpp rotates neighbouring pairs (2i, 2i + 1) where Hugging Face
-rotates (i, i + d_head/2); the dot products are the same sums in another order. No tokenizer is written: ids go in.
+Runs alone in the peer's interpreter (`python -P peer_gguf.py MODEL OUT.gguf [q8_0 | q4_0]`; it needs the `gguf` package
+and nothing of miaotui). Matrices keep the dtype of the checkpoint, F32 or BF16, or are rounded by the `gguf` package;
+norms become F32, which is exact. Rows of the query and key projections are reordered, because llama.cpp rotates
+neighbouring pairs (2i, 2i + 1) where Hugging Face rotates (i, i + d_head/2); the dot products are the same sums in
+another order. No tokenizer is written: ids go in.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return out
 
 
-def convert(model: Path, out: Path) -> None:
-    """Write `out` from the checkpoint directory `model`."""
+def convert(model: Path, out: Path, quantized: str | None = None) -> None:
+    """Write `out` from the checkpoint directory `model`; `quantized`: "q8_0" or "q4_0" for every matrix."""
     gguf = importlib.import_module("gguf")
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     if config["model_type"] != "llama" or config.get("rope_scaling"):
@@ -89,7 +90,8 @@ def convert(model: Path, out: Path) -> None:
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16 if bf16 else gguf.LlamaFileType.ALL_F32)
+    kind = f"MOSTLY_{quantized.upper()}" if quantized else "MOSTLY_BF16" if bf16 else "ALL_F32"
+    writer.add_file_type(gguf.LlamaFileType[kind])
     writer.add_tokenizer_model("no_vocab")
     for name, tensor in tensors.items():
         if tensor.ndim == 1:
@@ -97,6 +99,11 @@ def convert(model: Path, out: Path) -> None:
             writer.add_tensor(gguf_name(name), wide)
             continue
         ordered = permute(tensor, kv_heads if "k_proj" in name else heads) if name.endswith(QK) else tensor
+        if quantized:
+            wide = (ordered.astype(np.uint32) << 16).view(np.float32) if bf16 else ordered
+            kind = gguf.GGMLQuantizationType[quantized.upper()]
+            writer.add_tensor(gguf_name(name), gguf.quants.quantize(wide, kind), raw_dtype=kind)
+            continue
         raw = np.ascontiguousarray(ordered).view(np.uint8) if bf16 else np.ascontiguousarray(ordered)
         writer.add_tensor(gguf_name(name), raw, raw_dtype=gguf.GGMLQuantizationType.BF16 if bf16 else None)
     writer.write_header_to_file()
@@ -109,4 +116,4 @@ def convert(model: Path, out: Path) -> None:
 QK = ("q_proj.weight", "k_proj.weight")
 
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    convert(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
