@@ -1,7 +1,7 @@
 """From a kernel's name to its compiled address.
 
-Kernels compile, or load from our cache, when a program first names them. The cache directory's name is a hash of all
-kernel sources, versions and the CPU, so stale code is never found. Import this module before any other of `cpu`.
+Kernels compile, or load from our cache (`cache.py`), when a program first names them. Import this module before any
+other of `cpu` that holds compiled functions.
 """
 
 from __future__ import annotations
@@ -9,42 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numba
 
 from ...errors import BackendError
-from .target import code_key
+from .cache import cache_directory, cached, seal, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 __all__ = ["addresses", "cache_directory", "cached"]
-
-
-def _writable(path: Path) -> bool:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return True
-    except OSError:
-        return False
-
-
-def cache_directory() -> Path:
-    """MIAOTUI_CACHE_DIR, else the user's cache, else a fresh temporary directory: an unwritable cache is no error."""
-    home = os.environ.get("MIAOTUI_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        wanted = Path(home).expanduser() / "miaotui" / code_key()
-    except RuntimeError:  # no home
-        wanted = Path(tempfile.gettempdir()) / "miaotui" / code_key()
-    return wanted if _writable(wanted) else Path(tempfile.mkdtemp(prefix="miaotui-"))
-
-
-DIRECTORY = cache_directory()
 
 
 @contextlib.contextmanager
@@ -58,6 +35,9 @@ def _cache_at(path: Path) -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
+DIRECTORY = cache_directory()
+sweep(DIRECTORY)
+
 _SIGNATURE = "void(int64, int64, int64, int64, int64)"
 _LINKED: dict[str, Any] = {}
 
@@ -68,17 +48,14 @@ def _say(text: str) -> None:
         sys.stderr.flush()
 
 
-def cached(name: str) -> bool:
-    """Whether a kernel's machine code is in the cache directory."""
-    return any(DIRECTORY.rglob(f"*.{name}-*.nbi")) or any(DIRECTORY.rglob(f"*.{name}_-*.nbi"))
-
-
 with _cache_at(DIRECTORY):
-    COLD = not cached("run")
+    COLD = not cached(DIRECTORY, "run")
     if COLD:
         _say("compiling for this CPU, once; later starts take the result from the cache ...")
     from . import team
     from .kernels import KERNELS
+if COLD:
+    seal(DIRECTORY)
 
 
 def addresses(names: Iterable[str]) -> dict[str, int]:
@@ -88,12 +65,13 @@ def addresses(names: Iterable[str]) -> dict[str, int]:
         if n not in KERNELS:
             msg = f"the CPU backend has no kernel {n!r}; it has {', '.join(sorted(KERNELS))}"
             raise BackendError(msg)
-    cold = [n for n in missing if not cached(n)]
+    cold = [n for n in missing if not cached(DIRECTORY, n)]
     began = time.perf_counter()
     for n in missing:
         with _cache_at(DIRECTORY):
             _LINKED[n] = numba.cfunc(_SIGNATURE, error_model="numpy", cache=True)(KERNELS[n])
     if cold:
+        seal(DIRECTORY)
         _say(f"compiled {len(cold)} kernels in {time.perf_counter() - began:.1f} s")
     return {n: int(f.address) for n, f in _LINKED.items()}
 
