@@ -71,7 +71,8 @@ def convert(model: Path, out: Path, quantized: str | None = None) -> None:
     """Write `out` from the checkpoint directory `model`; `quantized`: "q8_0" or "q4_0" for every matrix."""
     gguf = importlib.import_module("gguf")
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    if config["model_type"] != "llama" or config.get("rope_scaling"):
+    rope = config.get("rope_parameters") or config
+    if config["model_type"] != "llama" or config.get("rope_scaling") or rope.get("rope_type", "default") != "default":
         msg = f"{model.name}: expected model_type llama without rope_scaling, the only GGUF written here"
         raise ValueError(msg)
     tensors = read_tensors(model / "model.safetensors")
@@ -87,7 +88,7 @@ def convert(model: Path, out: Path, quantized: str | None = None) -> None:
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_rope_dimension_count(config["hidden_size"] // heads)
-    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     kind = f"MOSTLY_{quantized.upper()}" if quantized else "MOSTLY_BF16" if bf16 else "ALL_F32"
