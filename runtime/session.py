@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,6 +107,25 @@ class Session:
         self._words[:3] = n, start, rows
         self._executor.step()
         self._last = rows
+
+    def timed_step(self, ids: Sequence[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
+        """One pass of at most `chunk` ids, an instruction at a time: seconds of each, less an empty program's."""
+        self.step(ids, start)  # checks them, and leaves ids and step block as this pass wants them
+        table, blocks = self.code.ctypes.data, (self.arena.ctypes.data, self._words.ctypes.data)
+        seconds = np.empty(len(self.code))
+        try:
+            empty = [self._timed(table, 0, *blocks) for _ in range(32)]
+            for i in range(len(self.code)):
+                seconds[i] = self._timed(table + i * self.code.strides[0], 1, *blocks)
+        finally:
+            self._executor.bind(table, len(self.code), *blocks)
+        return np.maximum(seconds - np.median(empty), 0)
+
+    def _timed(self, program: int, count: int, arena: int, words: int) -> float:
+        self._executor.bind(program, count, arena, words)
+        began = time.perf_counter()
+        self._executor.step()
+        return time.perf_counter() - began
 
     @property
     def logits(self) -> NDArray[np.float32]:

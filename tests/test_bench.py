@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+import miaotui
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from miaotui.loader.config import parse_config
 from miaotui.loader.pack import planned
 from miaotui.loader.plan import make_plan
 from miaotui.loader.tokenizer import Tokenizer
-from miaotui.tools import bench, bench_peers, bench_table, peer_gguf, peer_worker, roofline, shapes
+from miaotui.tools import bench, bench_peers, bench_table, peer_gguf, peer_worker, profile, quality, roofline, shapes
 from safetensors import safe_open
 
 TOOLS = Path(bench.__file__).parent
@@ -307,3 +308,48 @@ def test_no_figure_names_a_place_of_the_machine():
     root = Path(__file__).resolve().parent.parent
     for file in (root / "docs" / "benchmarks").glob("*.json"):
         assert not re.search(r"[\"= ]/\w", file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_a_profile_accounts_for_every_instruction_and_changes_nothing(tiny, quantize):
+    with miaotui.load(tiny["f32"], threads=2, max_context=32, quantize=quantize) as model:
+        session = model.session
+        session.step([1, 2, 3], 0)
+        wanted = session.logits.copy()
+        found = profile.profile(session, [1, 2, 3], repeat=3)
+        session.step([1, 2, 3], 0)
+        assert np.array_equal(session.logits, wanted)
+        for parts in found.values():
+            assert [p.kernel for p in parts] == [i.kernel for i in session.program.code]
+            assert all(p.seconds >= 0 and p.nbytes >= 0 and p.flop >= 0 for p in parts)
+        read, _ = bench.bytes_per_step(model.config, session.weights, 0)
+        vectors = sum(w.nbytes for w in session.weights if len(w.shape) == 1)
+        moved = sum(p.nbytes for p in found["decode"] if p.kernel.startswith("linear"))
+        assert moved > read - vectors
+        assert "not reading weights" in profile.shown(found["decode"], 40.0)
+
+
+def test_a_trace_is_one(tiny, tmp_path):
+    with miaotui.load(tiny["f32"], threads=1, max_context=32) as model:
+        profile.write_trace(tmp_path / "trace.json", profile.profile(model.session, [1, 2, 3], repeat=1))
+        n = len(model.program().code)
+    events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    assert sum(e["ph"] == "X" for e in events) == 2 * n
+    assert {e["args"]["name"] for e in events if e["ph"] == "M"} == {"prefill", "decode"}
+
+
+def test_quality_by_hand():
+    p, q = np.log([[0.5, 0.5], [0.25, 0.75]]), np.log([[0.25, 0.75], [0.25, 0.75]])
+    found = quality.compare([p], [q], [[0, 1, 0]])
+    assert found["n_tokens"] == 2
+    assert found["kl"] == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)) / 2)
+    assert found["ppl"] == pytest.approx(math.exp(-(math.log(0.75) + math.log(0.25)) / 2))
+    assert quality.compare([p], [p], [[0, 1, 0]])["kl"] == 0
+
+
+def test_quality_of_the_demo(capsys, tmp_path):
+    out = tmp_path / "q.json"
+    assert quality.main(["--stories", "2", "--out", str(out)]) == 0
+    results = {r["weights"]: r for r in json.loads(out.read_text(encoding="utf-8"))["results"]}
+    assert 0 < results["int8"]["kl"] < results["int4"]["kl"] < 0.05
+    assert "int4,embed=int8" in capsys.readouterr().out

@@ -21,6 +21,7 @@ import numpy as np
 from ..errors import InputError
 from ..runtime.cores import available_threads
 from .arguments import add_quantize
+from .profile import profile, shown, write_trace
 from .roofline import ReadSum, machine, versions
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", type=int, default=128, metavar="N", help="tokens of the prompt (default: 128)")
     parser.add_argument("--new", type=int, default=64, metavar="N", help="tokens to decode (default: 64)")
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="times to do both (default: 5)")
+    parser.add_argument("--profile", action="store_true", help="say where the time of a step goes, kernel by kernel")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write the profile as a Chrome trace")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
 
 
@@ -78,10 +81,23 @@ def main(args: argparse.Namespace) -> int:
             record.setdefault(name, result.pop(name))
         print_out(_shown(result))
         record["results"].append(result)
+        if args.profile:
+            _profile(path, threads, args, result["read_gbs"])
     print_out(f"process start to first token {record[ONCE[0]]:.2f} s, peak memory {record[ONCE[1]] / 2**20:.0f} MiB")
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:
+    """Print the tables of prefill and decode, and write the trace where asked."""
+    model, session = open_session(path, threads, args.prompt + args.new, args.quantize)
+    with model:
+        found = profile(session, [i % session.n_vocab for i in range(args.prompt)])
+    for phase, parts in found.items():
+        print_out(f"{phase}, threads {threads}\n{shown(parts, read_gbs)}")
+    if args.trace:
+        write_trace(args.trace, found)
 
 
 def measure(  # noqa: PLR0913 - what a run is

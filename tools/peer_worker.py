@@ -102,7 +102,7 @@ class LlamaCpp:
             raise RuntimeError(msg)
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_threads, params.n_threads_batch = context, threads, threads
-        params.n_batch = params.n_ubatch = min(context, 512)
+        params.n_batch, params.n_ubatch = context, min(context, 512)
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
             msg = "llama.cpp could not make a context"

@@ -123,12 +123,9 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
     return tile
 
 
-@op(void, i64, i64, i64, i64, i64)
-def quantize32(b: Any, x: Any, left: Any, data: Any, scale: Any, total: Any) -> None:
-    """Thirty-two floats (those behind `left` are 0) to bytes q, their scale max|x| / 127 and the sum of q."""
-    halves = [
-        ir_load(b, b.add(x, c64(4 * N * h)), mask=ir_below(b, b.sub(left, c64(N * h)))) for h in range(GROUP // N)
-    ]
+def _quantize(b: Any, x: Any, masks: list[Any], data: Any, scale: Any, total: Any) -> None:
+    """Thirty-two floats (0 where a mask is off) to bytes q, their scale max|x| / 127 and the sum of q."""
+    halves = [ir_load(b, b.add(x, c64(4 * N * h)), mask=mask) for h, mask in enumerate(masks)]
     keep = const(VI, [0x7FFFFFFF] * N)
     sizes = [b.bitcast(b.and_(b.bitcast(v, VI), keep), V) for v in halves]
     top = b.select(b.fcmp_ordered(">", sizes[0], sizes[1]), sizes[0], sizes[1])
@@ -149,6 +146,18 @@ def quantize32(b: Any, x: Any, left: Any, data: Any, scale: Any, total: Any) -> 
     for h in (8, 4, 2, 1):
         added = b.add(shuffle(b, added, added, range(h)), shuffle(b, added, added, range(h, 2 * h)))
     b.store(b.extract_element(added, ir.Constant(I32, 0)), ptr(b, total, I32), align=4)
+
+
+@op(void, i64, i64, i64, i64)
+def quantize32(b: Any, x: Any, data: Any, scale: Any, total: Any) -> None:
+    """A whole group."""
+    _quantize(b, x, [None, None], data, scale, total)
+
+
+@op(void, i64, i64, i64, i64, i64)
+def quantize_tail(b: Any, x: Any, left: Any, data: Any, scale: Any, total: Any) -> None:
+    """A row's last group, of `left` floats."""
+    _quantize(b, x, [ir_below(b, b.sub(left, c64(N * h))) for h in range(GROUP // N)], data, scale, total)
 
 
 @op(i64, i64)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...ops import slots
 from ...packed import GROUP, GROUP_BYTES, PANEL, QUANTIZED, SCALE_BYTES
-from ..integer import integer_tile, ld_byte, ld_half, quantize32
+from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail
 from ..lanes import ld, stf
 from ..target import integer_tile_shape
 from .base import S_IDS, arg, kernel, rows_of, share, template
@@ -32,12 +32,19 @@ def quantize(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """Each 32 floats of a row to bytes, scale and sum; a row holds all its bytes, then its scales, then its sums."""
     rows, k, x, y = rows_of(p, step), arg(p, Q_K), base + arg(p, Q_X), base + arg(p, Q_Y)
     groups = (k + GROUP - 1) // GROUP
-    items = rows * groups
-    for i in range(share(items, 1, t, nt), share(items, 1, t + 1, nt)):
-        r, g = i // groups, i % groups
-        row = y + r * groups * X_BYTES
-        scale = row + groups * GROUP + 4 * g
-        quantize32(x + 4 * (r * k + g * GROUP), k - g * GROUP, row + g * GROUP, scale, scale + 4 * groups)
+    whole, items = k // GROUP, rows * groups
+    i, end = share(items, 1, t, nt), share(items, 1, t + 1, nt)
+    while i < end:  # a row, or what of it is this thread's
+        r = i // groups
+        g0 = i - r * groups
+        g1 = min(groups, g0 + end - i)
+        data, scale, src = y + r * groups * X_BYTES, y + r * groups * X_BYTES + groups * GROUP, x + 4 * r * k
+        for g in range(g0, min(g1, whole)):
+            quantize32(src + 4 * GROUP * g, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
+        for g in range(max(g0, whole), g1):
+            left = k - GROUP * g
+            quantize_tail(src + 4 * GROUP * g, left, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
+        i += g1 - g0
 
 
 def _linear(kind: str, ahead: int) -> Any:
