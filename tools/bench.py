@@ -230,17 +230,17 @@ def _resolve(name: str | None) -> Path:
 def _model_facts(path: Path) -> dict[str, Any]:
     """Say what is to be measured, from headers and config: no tensor's data is read."""
     from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - as above
+    from ..loader.config import parse_config  # noqa: PLC0415 - as above
+    from ..loader.plan import make_plan  # noqa: PLC0415 - as above
 
-    checkpoint = open_checkpoint(path)
-    tensors = checkpoint.tensors.values()
-    facts = {
-        "model": path.resolve().name,
-        "dtypes": sorted({t.dtype for t in tensors}),
-        "parameters": sum(int(np.prod(t.shape, dtype=np.int64)) for t in tensors),
-        "file_bytes": checkpoint.file_bytes,
-    }
-    checkpoint.close()
-    return facts
+    with open_checkpoint(path) as checkpoint:
+        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
+        return {
+            "model": path.resolve().name,
+            "dtypes": sorted({t.dtype for t in checkpoint.tensors.values()}),
+            "parameters": make_plan(checkpoint, config).parameters,  # a packed matrix counts its numbers, not its bytes
+            "file_bytes": checkpoint.file_bytes,
+        }
 
 
 def _shown(r: dict[str, Any]) -> str:
