@@ -137,10 +137,12 @@ def _quantize(b: Any, x: Any, masks: list[Any], data: Any, scale: Any, total: An
     inverse = b.select(b.fcmp_ordered(">", largest, ir.Constant(F32, 0.0)), b.fdiv(of, largest), ir.Constant(F32, 0.0))
     b.store(b.fdiv(largest, of), ptr(b, scale, F32), align=4)
     bytes16 = ir.VectorType(ir.IntType(8), N)
-    added = None
+    added, low_end, high_end = None, const(V, [-127.0] * N), const(V, [127.0] * N)
     for h, v in enumerate(halves):
         q = b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [b.fmul(v, ir_splat(b, inverse))])
-        q = b.call(ext(b, "llvm.fptosi.sat.v16i32.v16f32", VI, [V]), [q])  # NaN is 0, on every CPU
+        for sign, edge in ((">", low_end), ("<", high_end)):  # only after a NaN, and then the same everywhere
+            q = b.select(b.fcmp_ordered(sign, q, edge), q, edge)
+        q = b.fptosi(q, VI)
         b.store(b.trunc(q, bytes16), ptr(b, b.add(data, c64(N * h)), bytes16), align=1)
         added = q if added is None else b.add(added, q)
     for h in (8, 4, 2, 1):
