@@ -40,6 +40,9 @@ DEFAULT_CONTEXT = 2048
 #: Tokens whose logits one pass keeps: what `Model.logits` reads at a time, and what a chunk's head costs at most.
 LOGIT_ROWS = 32
 
+#: Tokens of a prompt that one pass takes.
+PREFILL_CHUNK = 128
+
 
 def load(  # noqa: PLR0913 (keywords)
     path: str | Path,
@@ -49,7 +52,7 @@ def load(  # noqa: PLR0913 (keywords)
     max_context: int | None = None,
     memory_limit: int | None = None,
     revision: str | None = None,
-    prefill_chunk: int = 128,
+    prefill_chunk: int = PREFILL_CHUNK,
     quantize: str | None = None,
 ) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
@@ -75,13 +78,7 @@ def load(  # noqa: PLR0913 (keywords)
         chunk = min(prefill_chunk, context)
         rows, n_threads = min(LOGIT_ROWS, chunk), _threads(threads)
         program = record(config, planned(plan), n_context=context, chunk=chunk, rows=rows, threads=n_threads)
-        memory = {
-            "weights_mapped": plan.mapped_bytes,
-            "weights_resident": plan.resident_bytes,
-            "constants": program.constant_bytes,
-            **program.memory,
-        }
-        memory["allocated"] = sum(memory.values()) - plan.mapped_bytes
+        memory = predicted_memory(plan, program)
         if memory_limit is not None and memory["allocated"] > memory_limit:
             _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
         weights = pack(plan, checkpoint, threads=n_threads)
@@ -90,6 +87,18 @@ def load(  # noqa: PLR0913 (keywords)
         checkpoint.close()
         raise
     return Model(checkpoint, plan, config, session, memory=memory, load_s=time.perf_counter() - began)
+
+
+def predicted_memory(plan: LoadPlan, program: Program) -> dict[str, int]:
+    """Bytes by part; "allocated" is all but what is mapped from the files."""
+    memory = {
+        "weights_mapped": plan.mapped_bytes,
+        "weights_resident": plan.resident_bytes,
+        "constants": program.constant_bytes,
+        **program.memory,
+    }
+    memory["allocated"] = sum(memory.values()) - plan.mapped_bytes
+    return memory
 
 
 def _check_counts(**counts: object) -> None:

@@ -73,28 +73,21 @@ def facts(
     from ..loader.config import parse_config  # noqa: PLC0415
     from ..loader.pack import planned  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
-    from ..model import DEFAULT_CONTEXT  # noqa: PLC0415
+    from ..model import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, predicted_memory  # noqa: PLC0415
     from ..runtime.program import record  # noqa: PLC0415
 
     with open_checkpoint(path) as checkpoint:
         config = parse_config(checkpoint.config, str(checkpoint.directory / "config.json"), checkpoint.generation)
         plan = make_plan(checkpoint, config, quantize)
         n_context = _context(config, context, DEFAULT_CONTEXT)
-        chunk = min(128, n_context)
-        recorded = record(
-            config, planned(plan), n_context=n_context, chunk=chunk, rows=min(32, chunk), threads=_threads(threads)
-        )
+        chunk, n_threads = min(PREFILL_CHUNK, n_context), _threads(threads)
+        rows = min(LOGIT_ROWS, chunk)
+        recorded = record(config, planned(plan), n_context=n_context, chunk=chunk, rows=rows, threads=n_threads)
         bytes_of: Counter[str] = Counter()
         for tensor in checkpoint.tensors.values():
             bytes_of[tensor.dtype] += tensor.stop - tensor.start
-        memory = {
-            "weights_mapped": plan.mapped_bytes,
-            "weights_resident": plan.resident_bytes,
-            "constants": recorded.constant_bytes,
-            **recorded.memory,
-        }
-        memory["total"] = sum(memory.values())
-        memory["allocated"] = memory["total"] - plan.mapped_bytes
+        memory = predicted_memory(plan, recorded)
+        memory["total"] = memory["allocated"] + plan.mapped_bytes
         return {
             "name": checkpoint.directory.resolve().name,
             "config": asdict(config),

@@ -6,9 +6,8 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ...model import load
+from ..perplexity import losses
 from . import path
 from .corpus import held_out
 
@@ -25,10 +24,7 @@ def perplexity(model: Model, stories: list[str]) -> tuple[float, int]:
     total, count = 0.0, 0
     for story in stories:
         ids = [*model.tokenizer.encode(story), *model.config.eos_ids[:1]]
-        logits = model.logits(ids[:-1]).astype(np.float64)  # [T - 1, n_vocab]
-        top = logits.max(-1, keepdims=True)
-        norm = np.log(np.exp(logits - top).sum(-1)) + top[:, 0]
-        total += float((norm - logits[np.arange(len(ids) - 1), ids[1:]]).sum())
+        total += float(losses(model, ids).sum())
         count += len(ids) - 1
     return math.exp(total / count), count
 
