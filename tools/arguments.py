@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ..model import Model
 
-__all__ = ["add_limits", "add_model", "add_quantize", "chosen", "open_model", "shown_bytes", "size"]
+__all__ = ["add_kv_cache", "add_limits", "add_model", "add_quantize", "chosen", "open_model", "shown_bytes", "size"]
 
 _UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}B": 10 ** (3 * n) for n, p in enumerate("KMGT", 1)} | {"kB": 1000}
@@ -40,8 +40,19 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_kv_cache(parser: argparse.ArgumentParser) -> None:
+    """Add `--kv-cache`."""
+    parser.add_argument(
+        "--kv-cache",
+        metavar="DTYPE",
+        default="f32",
+        help="how keys and values are kept: f32 (default), bf16 (half the memory) or int8 (a quarter)",
+    )
+
+
 def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`."""
+    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`."""
+    add_kv_cache(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: every core)")
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for"
@@ -93,4 +104,5 @@ def open_model(args: argparse.Namespace) -> Model:
         max_context=args.max_context,
         memory_limit=args.memory_limit,
         quantize=args.quantize,
+        kv_cache=args.kv_cache,
     )

@@ -20,7 +20,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..runtime.cores import available_threads
-from .arguments import add_quantize
+from ..runtime.kvcache import cache_bytes
+from .arguments import add_kv_cache, add_quantize
 from .profile import profile, shown, write_trace
 from .roofline import ReadSum, machine, versions
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model)")
     add_quantize(parser)
+    add_kv_cache(parser)
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N", help="one or more counts, each measured (default: every core)"
     )
@@ -70,13 +72,15 @@ def main(args: argparse.Namespace) -> int:
         "new": args.new,
         "repeat": args.repeat,
         "quantize": args.quantize,
+        "kv_cache": args.kv_cache,
     }
     record |= _model_facts(path)
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
     for threads in args.threads or [available_threads()]:
-        result = measure(path, threads, args.prompt, args.new, args.repeat, quantize=args.quantize)
+        how = {"quantize": args.quantize, "kv_cache": args.kv_cache}
+        result = measure(path, threads, args.prompt, args.new, args.repeat, **how)
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))
         print_out(_shown(result))
@@ -91,7 +95,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:
     """Print the tables of prefill and decode, and write the trace where asked."""
-    model, session = open_session(path, threads, args.prompt + args.new, args.quantize)
+    model, session = open_session(
+        path, threads, args.prompt + args.new, quantize=args.quantize, kv_cache=args.kv_cache
+    )
     with model:
         found = profile(session, [i % session.n_vocab for i in range(args.prompt)])
     for phase, parts in found.items():
@@ -100,8 +106,8 @@ def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float
         write_trace(args.trace, found)
 
 
-def measure(  # noqa: PLR0913 - what a run is
-    path: Path, threads: int, n_prompt: int, n_new: int, repeat: int, *, quantize: str | None = None
+def measure(
+    path: Path, threads: int, n_prompt: int, n_new: int, repeat: int, **how: Any  # noqa: ANN401 - for `load`
 ) -> dict[str, Any]:
     """Load the model, run everything `repeat` times, and give the figures of one thread count.
 
@@ -109,7 +115,7 @@ def measure(  # noqa: PLR0913 - what a run is
     the seconds since the process started are the process's: of several thread counts only the first one's tell.
     """
     start = time.perf_counter()
-    model, session = open_session(path, threads, n_prompt + n_new, quantize)
+    model, session = open_session(path, threads, n_prompt + n_new, **how)
     with model:
         loaded = time.perf_counter()
         prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
@@ -117,7 +123,9 @@ def measure(  # noqa: PLR0913 - what a run is
         first = time.perf_counter()
         age = _age()
         _decode(session, n_prompt, min(n_new, 2))
-        weights, cache = bytes_per_step(model.config, session.weights, n_prompt + n_new // 2)
+        weights, cache = bytes_per_step(
+            model.config, session.weights, n_prompt + n_new // 2, session.program.kv_cache
+        )
         facts = {
             "threads": session.threads,
             "load_s": loaded - start,
@@ -162,11 +170,11 @@ def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
     }
 
 
-def open_session(path: Path, threads: int, context: int, quantize: str | None = None) -> tuple[Model, Session]:
-    """Load a model for `context` positions and give its session."""
+def open_session(path: Path, threads: int, context: int, **how: Any) -> tuple[Model, Session]:  # noqa: ANN401
+    """Load a model for `context` positions, with `load`'s other arguments `how`, and give its session."""
     from ..model import load  # noqa: PLC0415 - the command line's help must not wait for numba
 
-    model = load(path, threads=threads, max_context=context, quantize=quantize)
+    model = load(path, threads=threads, max_context=context, **how)
     return model, model.session
 
 
@@ -180,8 +188,8 @@ def _decode(session: Session, start: int, count: int) -> list[float]:
     return seconds
 
 
-def bytes_per_step(config: Config, weights: Weights, position: int) -> tuple[int, int]:
-    """Bytes that one decode step reads: of weights, and of the float32 KV cache at `position`.
+def bytes_per_step(config: Config, weights: Weights, position: int, kv_cache: str = "f32") -> tuple[int, int]:
+    """Bytes that one decode step reads: of weights, and of the KV cache at `position`.
 
     Every weight is read whole, except tables of which one row is looked up: an embedding that is not also the head, and
     learned positions.
@@ -190,7 +198,7 @@ def bytes_per_step(config: Config, weights: Weights, position: int) -> tuple[int
     tables = [weights.positions, None if weights.embed is weights.head else weights.embed]
     total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
     keys = sum(min(position, window or position) for window in config.windows)
-    return total, keys * 2 * config.n_kv_heads * config.d_head * 4
+    return total, 2 * cache_bytes(kv_cache, config.n_kv_heads, keys, config.d_head)
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .arguments import add_quantize, shown_bytes
+from .arguments import add_kv_cache, add_quantize, shown_bytes
 
 if TYPE_CHECKING:
     import argparse
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
     add_quantize(parser)
+    add_kv_cache(parser)
     parser.add_argument("--program", action="store_true", help="list the program that a step runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -51,19 +52,25 @@ def main(args: argparse.Namespace) -> int:
 
     path = resolve(args.path, revision=args.revision)
     found = facts(
-        path, context=args.context, threads=args.threads, program=args.program, quantize=args.quantize
+        path,
+        context=args.context,
+        threads=args.threads,
+        program=args.program,
+        quantize=args.quantize,
+        kv_cache=args.kv_cache,
     )
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines(found)))
     return 0
 
 
-def facts(
+def facts(  # noqa: PLR0913 - keywords, as of `load`
     path: Path,
     *,
     context: int | None = None,
     threads: int | None = None,
     program: bool = False,
     quantize: str | None = None,
+    kv_cache: str = "f32",
 ) -> dict[str, Any]:
     """Everything that `miaotui inspect` knows of a directory, as plain values for JSON.
 
@@ -73,16 +80,19 @@ def facts(
     from ..loader.config import parse_config  # noqa: PLC0415
     from ..loader.pack import planned  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
-    from ..model import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, predicted_memory  # noqa: PLC0415
+    from ..model import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, check_kv_cache, predicted_memory  # noqa: PLC0415
     from ..runtime.program import record  # noqa: PLC0415
 
+    check_kv_cache(kv_cache)
     with open_checkpoint(path) as checkpoint:
         config = parse_config(checkpoint.config, str(checkpoint.directory / "config.json"), checkpoint.generation)
         plan = make_plan(checkpoint, config, quantize)
         n_context = _context(config, context, DEFAULT_CONTEXT)
         chunk, n_threads = min(PREFILL_CHUNK, n_context), _threads(threads)
         rows = min(LOGIT_ROWS, chunk)
-        recorded = record(config, planned(plan), n_context=n_context, chunk=chunk, rows=rows, threads=n_threads)
+        recorded = record(
+            config, planned(plan), n_context=n_context, chunk=chunk, rows=rows, threads=n_threads, kv_cache=kv_cache
+        )
         bytes_of: Counter[str] = Counter()
         for tensor in checkpoint.tensors.values():
             bytes_of[tensor.dtype] += tensor.stop - tensor.start
