@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .kvcache import KV_BYTES
 from .packed import QUANTIZED
 
-__all__ = ["HEADER", "OPS", "SLOTS", "Op", "slots"]
+__all__ = ["ACTS", "HEADER", "OPS", "SLOTS", "Op", "slots"]
 
 #: The first slots of every instruction: kernel address, wait before it (0/1), rows (0: T, 1: R).
 HEADER = ("op", "wait", "rows")
@@ -52,7 +52,8 @@ class Op:
 
 DTYPE_VARIANTS = ("f32", "bf16", "f16")
 WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
-ACT_VARIANTS = ("silu", "gelu", "gelu_tanh", "relu")
+#: What `linear` may apply, by its number in the instruction; 0 is none.
+ACTS = ("silu", "gelu", "gelu_tanh", "relu")
 VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
 
 _ROWS = (
@@ -60,8 +61,10 @@ _ROWS = (
        f"{VASWANI}, 3.4", variants=WEIGHT_VARIANTS),
     Op("embed_positions", "(c,d),T->(T,d)", "y[t] = w[start + t]", ("o:y", "w:w", "n:d"), "", lambda _: 0,
        "Radford et al. 2019 (GPT-2)", variants=DTYPE_VARIANTS),
-    Op("linear", "(t,k),(n,k),(n)->(t,n)", "y = x w^T + b", ("o:y", "i:x", "w:w", "w:b", "n:n", "n:k"), "k",
-       lambda d: 2 * d["n"] * d["k"], f"{VASWANI}, 3.2", variants=WEIGHT_VARIANTS),
+    Op("linear", "(t,k),(n,k),(n),(t,n),(t,n)->(t,n)", "y = act(x w^T + b) * times + residual",
+       ("o:y", "i:x", "w:w", "w:b", "i:times", "i:residual", "n:n", "n:k", "n:act"), "k",
+       lambda d: 2 * d["n"] * d["k"] + (10 * d["n"] if d["act"] else 0),
+       f"{VASWANI}, 3.2; gated: Shazeer 2020, arXiv:2002.05202", variants=WEIGHT_VARIANTS),
     Op("quantize", "(t,k)->(t,10k/32)", "q = rint(x 127 / max|x|), scale = max|x| / 127, over each 32",
        ("o:y", "i:x", "n:k"), "", lambda d: 4 * d["k"], "Dettmers et al. 2022, arXiv:2110.02861 (block-wise)"),
     Op("rms_norm", "(t,g*d),(d)->(t,g*d)", "y = x / sqrt(mean(x^2) + eps) * w, over each d",
@@ -82,10 +85,6 @@ _ROWS = (
        f"{VASWANI}, 3.2.1; grouped: Ainslie et al. 2023, arXiv:2305.13245", variants=tuple(KV_BYTES)),
     Op("add", "(t,d),(t,d)->(t,d)", "y = a + b", ("o:y", "i:a", "i:b", "n:d"), "", lambda d: d["d"],
        "He et al. 2015, arXiv:1512.03385", in_place=True),
-    Op("act", "(t,d)->(t,d)", "y = act(x)", ("o:y", "i:x", "n:d"), "", lambda d: 10 * d["d"],
-       "Hendrycks and Gimpel 2016, arXiv:1606.08415", in_place=True, variants=ACT_VARIANTS),
-    Op("gated_act", "(t,d),(t,d)->(t,d)", "y = act(gate) * up", ("o:y", "i:gate", "i:up", "n:d"), "",
-       lambda d: 11 * d["d"], "Shazeer 2020, arXiv:2002.05202", in_place=True, variants=ACT_VARIANTS),
     Op("take_last", "(T,d)->(R,d)", "y = x[T - R:]", ("o:y", "i:x", "n:d"), "", lambda _: 0, "-"),
     Op("argmax", "(t,n)->()", "result = argmax(x[-1]), the first of equals", ("i:x", "n:n"), "", lambda d: d["n"], "-"),
 )

@@ -17,7 +17,7 @@ from ..errors import PlanError
 from .arena import Tensor, place, spans_overlap
 from .forward.decoder import decoder
 from .kvcache import cache_bytes, padded_context, scratch_floats
-from .ops import HEADER, OPS, SLOTS
+from .ops import ACTS, HEADER, OPS, SLOTS
 from .packed import GROUP
 from .rope import RopeTable
 from .spec import Weight
@@ -106,12 +106,25 @@ class Recorder:
         self._emit("embed_positions", w.dtype, "T", y=y, w=w, d=w.shape[1])
         return y
 
-    def linear(self, x: Tensor, w: Weight, b: Weight | None = None) -> Tensor:
+    def linear(  # noqa: PLR0913 - as the reference
+        self,
+        x: Tensor,
+        w: Weight,
+        b: Weight | None = None,
+        *,
+        act: Activation | None = None,
+        times: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
         """[t, k] -> [t, n]."""
         self._width("linear", x, w.shape[1], w.name)
+        for other in (times, residual):
+            if other is not None:
+                self._width("linear", other, w.shape[0], w.name)
         x = self.quantize(x) if w.quantized else x
         y = self._tensor("y", x.rows, w.shape[0])
-        self._emit("linear", w.dtype, x.rows, y=y, x=x, w=w, b=b, n=w.shape[0], k=w.shape[1])
+        self._emit("linear", w.dtype, x.rows, y=y, x=x, w=w, b=b, times=times, residual=residual, n=w.shape[0],
+                   k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
         return y
 
     def quantize(self, x: Tensor) -> Tensor:
@@ -170,19 +183,6 @@ class Recorder:
         self._emit("add", "", a.rows, y=y, a=a, b=b, d=a.width)
         return y
 
-    def act(self, x: Tensor, kind: Activation) -> Tensor:
-        """[t, d]."""
-        y = self._tensor("f", x.rows, x.width)
-        self._emit("act", kind, x.rows, y=y, x=x, d=x.width)
-        return y
-
-    def gated_act(self, gate: Tensor, up: Tensor, kind: Activation) -> Tensor:
-        """[t, d]."""
-        self._width("gated_act", up, gate.width, gate.name)
-        y = self._tensor("f", gate.rows, gate.width)
-        self._emit("gated_act", kind, gate.rows, y=y, gate=gate, up=up, d=gate.width)
-        return y
-
     def take_last(self, x: Tensor) -> Tensor:
         """[T, d] -> [R, d]."""
         y = self._tensor("x", "R", x.width)
@@ -234,8 +234,8 @@ class Program:
         out = np.zeros((len(self.code), SLOTS), np.int64)
         for row, ins in zip(out, self.code, strict=True):
             row[:3] = address(ins.kernel), ins.wait, ins.rows == "R"
-            for slot, name in enumerate(OPS[ins.op].names, len(HEADER)):
-                row[slot] = _slot(ins.values[name])
+            for slot, field in enumerate(OPS[ins.op].fields, len(HEADER)):
+                row[slot] = _slot(ins.values[field[2:]], absent=-1 if field[0] == "i" else 0)
         return out
 
     def counts(self) -> Mapping[str, int]:
@@ -260,7 +260,10 @@ class Program:
 PAGE = 4096
 
 
-def _slot(value: Tensor | Weight | RopeTable | float | None) -> int:
+def _slot(value: Tensor | Weight | RopeTable | float | None, absent: int) -> int:
+    """The slot's integer: an absent tensor is -1, since 0 is an offset; an absent weight has no address."""
+    if value is None:
+        return absent
     if isinstance(value, Tensor):
         return value.offset
     if isinstance(value, Weight):
@@ -269,7 +272,7 @@ def _slot(value: Tensor | Weight | RopeTable | float | None) -> int:
         return value.weight.address
     if isinstance(value, float):
         return int(struct.unpack("<I", struct.pack("<f", value))[0])
-    return int(value or 0)
+    return int(value)
 
 
 def record(  # noqa: PLR0913 - keywords

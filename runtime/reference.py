@@ -49,10 +49,22 @@ class Reference:
         """[T, d_model]."""
         return w.f64()[self.start : self.start + len(self.ids)]
 
-    def linear(self, x: Array, w: Weight, b: Weight | None = None) -> Array:
+    def linear(  # noqa: PLR0913 - what follows a product takes this much
+        self,
+        x: Array,
+        w: Weight,
+        b: Weight | None = None,
+        *,
+        act: Activation | None = None,
+        times: Array | None = None,
+        residual: Array | None = None,
+    ) -> Array:
         """[t, k] -> [t, n]; a quantised weight takes its input quantised."""
         y: Array = (self.quantize(x) if w.quantized else x) @ w.f64().T
-        return y if b is None else y + b.f64()
+        y = y if b is None else y + b.f64()
+        y = y if act is None else _act(y, act)
+        y = y if times is None else y * times
+        return y if residual is None else residual + y
 
     def quantize(self, x: Array) -> Array:
         """Each 32 of a row to whole numbers -127 .. 127 times max|x| / 127. In float32: a tie stays a tie."""
@@ -120,21 +132,6 @@ class Reference:
         """Residual."""
         return a + b
 
-    def act(self, x: Array, kind: Activation) -> Array:
-        """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu."""
-        y: Array = np.maximum(x, 0)
-        if kind == "silu":
-            y = x / (1 + np.exp(-x))
-        elif kind == "gelu":
-            y = 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
-        elif kind == "gelu_tanh":
-            y = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        return y
-
-    def gated_act(self, gate: Array, up: Array, kind: Activation) -> Array:
-        """act(gate) * up."""
-        return self.act(gate, kind) * up
-
     def take_last(self, x: Array) -> Array:
         """[T, d] -> [R, d]."""
         return x[len(x) - self.rows :]
@@ -142,3 +139,15 @@ class Reference:
     def argmax(self, x: Array) -> None:
         """Of the last row; the first of equals."""
         self.result = int(np.argmax(x[-1]))
+
+
+def _act(x: Array, kind: Activation) -> Array:
+    """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu."""
+    y: Array = np.maximum(x, 0)
+    if kind == "silu":
+        y = x / (1 + np.exp(-x))
+    elif kind == "gelu":
+        y = 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
+    elif kind == "gelu_tanh":
+        y = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return y

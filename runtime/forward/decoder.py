@@ -22,9 +22,9 @@ def decoder(ops: Any, cfg: Config, w: Weights, table: RopeTable) -> tuple[Any, A
         x = ops.add(x, ops.embed_positions(w.positions))
     for i, layer in enumerate(w.layers):
         h = norm(ops, cfg, x, layer.attn_norm, layer.attn_norm_bias)
-        x = ops.add(x, attention(ops, cfg, i, layer, table=table, x=h))
+        x = attention(ops, cfg, i, layer, table=table, x=h, residual=x)
         h = norm(ops, cfg, x, layer.ffn_norm, layer.ffn_norm_bias)
-        x = ops.add(x, feed_forward(ops, cfg, layer, h))
+        x = feed_forward(ops, cfg, layer, x=h, residual=x)
     h = norm(ops, cfg, ops.take_last(x), w.norm, w.norm_bias)  # [R, d_model]
     logits = ops.linear(h, w.head)
     ops.argmax(logits)
@@ -36,8 +36,17 @@ def norm(ops: Any, cfg: Config, x: Any, w: Weight, b: Weight | None) -> Any:  # 
     return ops.rms_norm(x, w, cfg.norm_eps) if cfg.norm == "rms" else ops.layer_norm(x, w, b, cfg.norm_eps)
 
 
-def attention(ops: Any, cfg: Config, i: int, w: LayerWeights, *, table: RopeTable, x: Any) -> Any:  # noqa: ANN401, PLR0913
-    """Grouped-query attention with a KV cache."""
+def attention(  # noqa: PLR0913 - what a half of a block takes
+    ops: Any,  # noqa: ANN401
+    cfg: Config,
+    i: int,
+    w: LayerWeights,
+    *,
+    table: RopeTable,
+    x: Any,  # noqa: ANN401
+    residual: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """residual + grouped-query attention of x, with a KV cache."""
     q, k, v = ops.linear(x, w.q, w.q_bias), ops.linear(x, w.k, w.k_bias), ops.linear(x, w.v, w.v_bias)
     if w.q_norm is not None:
         q = ops.rms_norm(q, w.q_norm, cfg.norm_eps, cfg.n_heads)
@@ -48,14 +57,14 @@ def attention(ops: Any, cfg: Config, i: int, w: LayerWeights, *, table: RopeTabl
     ops.kv_write(i, k, v, cfg.n_kv_heads)
     window, scale = cfg.windows[i], cfg.attention_scales[i]
     a = ops.attention(i, q, cfg.n_heads, cfg.n_kv_heads, window=window, scale=scale)
-    return ops.linear(a, w.o, w.o_bias)
+    return ops.linear(a, w.o, w.o_bias, residual=residual)
 
 
-def feed_forward(ops: Any, cfg: Config, w: LayerWeights, x: Any) -> Any:  # noqa: ANN401
-    """down(act(gate x) * up x), or down(act(up x))."""
-    up = ops.linear(x, w.up, w.up_bias)
+def feed_forward(ops: Any, cfg: Config, w: LayerWeights, *, x: Any, residual: Any) -> Any:  # noqa: ANN401
+    """residual + down(act(gate x) * up x), or residual + down(act(up x))."""
     if w.gate is not None:
-        h = ops.gated_act(ops.linear(x, w.gate, w.gate_bias), up, cfg.activation)
+        up = ops.linear(x, w.up, w.up_bias)
+        h = ops.linear(x, w.gate, w.gate_bias, act=cfg.activation, times=up)
     else:
-        h = ops.act(up, cfg.activation)
-    return ops.linear(h, w.down, w.down_bias)
+        h = ops.linear(x, w.up, w.up_bias, act=cfg.activation)
+    return ops.linear(h, w.down, w.down_bias, residual=residual)

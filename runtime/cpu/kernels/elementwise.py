@@ -24,12 +24,10 @@ from ..lanes import (
     sub,
     zero,
 )
-from .base import arg, jit, kernel, rows_of, share, template
+from .base import arg, jit, kernel, rows_of, share
 
 F = np.float32
 A_Y, A_A, A_B, A_D = slots("add")
-U_Y, U_X, U_D = slots("act")
-G_Y, G_GATE, G_UP, G_D = slots("gated_act")
 
 
 @jit
@@ -96,77 +94,3 @@ def add_(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     a, b, y = base + arg(p, A_A), base + arg(p, A_B), base + arg(p, A_Y)
     for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
         store_tail(y + 4 * j, add(load_tail(a + 4 * j, n - j), load_tail(b + 4 * j, n - j)), n - j)
-
-
-def _act(f: Any) -> Any:
-    @template
-    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-        n = rows_of(p, step) * arg(p, U_D)
-        x, y = base + arg(p, U_X), base + arg(p, U_Y)
-        for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
-            store_tail(y + 4 * j, f(load_tail(x + 4 * j, n - j)), n - j)
-
-    return body
-
-
-def _gated(f: Any) -> Any:
-    @template
-    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-        n = rows_of(p, step) * arg(p, G_D)
-        g, u, y = base + arg(p, G_GATE), base + arg(p, G_UP), base + arg(p, G_Y)
-        for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
-            store_tail(y + 4 * j, mul(f(load_tail(g + 4 * j, n - j)), load_tail(u + 4 * j, n - j)), n - j)
-
-    return body
-
-
-_act_silu, _act_gelu, _act_gelu_tanh, _act_relu = _act(silu), _act(gelu), _act(gelu_tanh), _act(relu)
-_gated_silu, _gated_gelu, _gated_gelu_tanh, _gated_relu = _gated(silu), _gated(gelu), _gated(gelu_tanh), _gated(relu)
-
-
-@kernel
-def act_silu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y = silu(x)."""
-    _act_silu(p, base, step, t, nt)
-
-
-@kernel
-def act_gelu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y = gelu(x)."""
-    _act_gelu(p, base, step, t, nt)
-
-
-@kernel
-def act_gelu_tanh(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y = gelu_tanh(x)."""
-    _act_gelu_tanh(p, base, step, t, nt)
-
-
-@kernel
-def act_relu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y = relu(x)."""
-    _act_relu(p, base, step, t, nt)
-
-
-@kernel
-def gated_act_silu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y = silu(gate) * up (SwiGLU)."""
-    _gated_silu(p, base, step, t, nt)
-
-
-@kernel
-def gated_act_gelu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y = gelu(gate) * up (GEGLU)."""
-    _gated_gelu(p, base, step, t, nt)
-
-
-@kernel
-def gated_act_gelu_tanh(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y = gelu_tanh(gate) * up."""
-    _gated_gelu_tanh(p, base, step, t, nt)
-
-
-@kernel
-def gated_act_relu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y = relu(gate) * up (ReGLU)."""
-    _gated_relu(p, base, step, t, nt)

@@ -1,4 +1,4 @@
-"""y = x w^T + b, weights [n, k] read where they lie.
+"""y = act(x w^T + b) * times + residual, weights [n, k] read where they lie.
 
 Decode (one row) walks two long unbroken streams of weight rows, half of the thread's share apart: every break in a
 stream costs a restart of the prefetcher. The hardware's prefetcher also stops at the end of a 4 KiB page, and a mapped
@@ -10,25 +10,47 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ops import slots
-from ..lanes import SIZES, add, load_tail, store_tail
+from ...ops import ACTS, slots
+from ..lanes import SIZES, add, load_tail, mul, store_tail
 from ..target import tile_shape
 from ..tiles import dot_tile
 from .base import arg, jit, kernel, rows_of, share, template
+from .elementwise import gelu, gelu_tanh, relu, silu
 
-Y, X, W, B, DN, DK = slots("linear")
+Y, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
+SILU, GELU, GELU_TANH, RELU = range(1, len(ACTS) + 1)
 ROWS, TOKENS = tile_shape()
 L2_BYTES = 262144  # of activations per token block
+COLUMNS = 64  # of the result before what follows the product is applied: still in the first cache
 STREAMS = 2  # rows that a decode step walks at once
 
 
 @jit
-def add_bias(bias: Any, y: Any, m_all: Any, ldy: Any, n0: Any, n1: Any) -> None:
-    """Y[m, n0:n1] += bias[n0:n1]."""
-    for m in range(m_all):
-        for n in range(n0, n1, 16):
-            at, left = y + m * ldy + 4 * n, n1 - n
-            store_tail(at, add(load_tail(at, left), load_tail(bias + 4 * n, left)), left)
+def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
+    """act(y + b) * times + residual on a piece of y that was just written; rows and columns are (first, end)."""
+    bias, act, n_all = arg(p, B), arg(p, ACT), arg(p, DN)
+    times, residual = arg(p, TIMES), arg(p, RESIDUAL)
+    if bias == 0 and act == 0 and times < 0 and residual < 0:
+        return
+    for m in range(rows[0], rows[1]):
+        for n in range(columns[0], columns[1], 16):
+            at, left = 4 * (m * n_all + n), columns[1] - n
+            v = load_tail(base + arg(p, Y) + at, left)
+            if bias != 0:
+                v = add(v, load_tail(bias + 4 * n, left))
+            if act == SILU:
+                v = silu(v)
+            elif act == GELU:
+                v = gelu(v)
+            elif act == GELU_TANH:
+                v = gelu_tanh(v)
+            elif act == RELU:
+                v = relu(v)
+            if times >= 0:
+                v = mul(v, load_tail(base + times + at, left))
+            if residual >= 0:
+                v = add(load_tail(base + residual + at, left), v)
+            store_tail(base + arg(p, Y) + at, v, left)
 
 
 def _linear(kind: str, unroll: int, ahead: int) -> Any:
@@ -49,24 +71,26 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
                 stream(w + n * ldw, h * ldw, x, ldx, k, y + 4 * n, ldy, 4 * h)
             for n in range(n0 + STREAMS * h, n1):
                 single(w + n * ldw, ldw, x, ldx, k, y + 4 * n, ldy, 4)
-        else:
-            n_tiles = n0 + (n1 - n0) // ROWS * ROWS
-            block = max(TOKENS, (L2_BYTES // ldx) // TOKENS * TOKENS)
-            for b0 in range(0, m_all, block):
-                b1 = min(m_all, b0 + block)
-                m_tiles = b0 + (b1 - b0) // TOKENS * TOKENS
-                for n in range(n0, n_tiles, ROWS):
+            epilogue(p, base, (0, 1), (n0, n1))
+            return
+        block = max(TOKENS, (L2_BYTES // ldx) // TOKENS * TOKENS)
+        for b0 in range(0, m_all, block):
+            b1 = min(m_all, b0 + block)
+            m_tiles = b0 + (b1 - b0) // TOKENS * TOKENS
+            for c0 in range(n0, n1, COLUMNS):
+                c1 = min(n1, c0 + COLUMNS)
+                n_tiles = c0 + (c1 - c0) // ROWS * ROWS
+                for n in range(c0, n_tiles, ROWS):
                     for m in range(b0, m_tiles, TOKENS):
                         full(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
                     for m in range(m_tiles, b1):
                         one_token(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
-                for n in range(n_tiles, n1):
+                for n in range(n_tiles, c1):
                     for m in range(b0, m_tiles, TOKENS):
                         one_row(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
                     for m in range(m_tiles, b1):
                         single(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
-        if arg(p, B) != 0:
-            add_bias(arg(p, B), y, m_all, ldy, n0, n1)
+                epilogue(p, base, (b0, b1), (c0, c1))
 
     return body
 

@@ -16,11 +16,11 @@ from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail
 from ..lanes import ld, stf
 from ..target import integer_tile_shape
 from .base import S_IDS, arg, kernel, rows_of, share, template
-from .linear import add_bias
+from .linear import epilogue
 
 F = np.float32
 Q_Y, Q_X, Q_K = slots("quantize")
-L_Y, L_X, L_W, L_B, L_N, L_K = slots("linear")
+L_Y, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
 E_Y, E_W, E_D = slots("embed")
 PANELS, TOKENS = integer_tile_shape()
 STREAMS = 2
@@ -67,22 +67,23 @@ def _linear(kind: str, ahead: int) -> Any:
                 stream(w + i * panel, h * panel, x, ldx, groups, y + row * i, ldy, row * h, n - PANEL * i)
             for i in range(p0 + STREAMS * h, p1):
                 single(w + i * panel, panel, x, ldx, groups, y + row * i, ldy, row, n - PANEL * i)
-        else:
-            tiles, tokens = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS
-            for i in range(p0, tiles, PANELS):
-                at, out, left = w + i * panel, y + row * i, n - PANEL * i
-                for m in range(0, tokens, TOKENS):
-                    full(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-                for m in range(tokens, m_all):
-                    one_token(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-            for i in range(tiles, p1):
-                at, out, left = w + i * panel, y + row * i, n - PANEL * i
-                for m in range(0, tokens, TOKENS):
-                    one_panel(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-                for m in range(tokens, m_all):
-                    single(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-        if arg(p, L_B) != 0:
-            add_bias(arg(p, L_B), y, m_all, ldy, PANEL * p0, min(n, PANEL * p1))
+            epilogue(p, base, (0, 1), (PANEL * p0, min(n, PANEL * p1)))
+            return
+        tiles, tokens = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS
+        for i in range(p0, tiles, PANELS):
+            at, out, left = w + i * panel, y + row * i, n - PANEL * i
+            for m in range(0, tokens, TOKENS):
+                full(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+            for m in range(tokens, m_all):
+                one_token(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+            epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + PANELS))))
+        for i in range(tiles, p1):
+            at, out, left = w + i * panel, y + row * i, n - PANEL * i
+            for m in range(0, tokens, TOKENS):
+                one_panel(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+            for m in range(tokens, m_all):
+                single(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+            epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + 1))))
 
     return body
 
