@@ -1,24 +1,38 @@
-"""What the machine that we compile for can do, and the name under which its code is kept."""
+"""What the machine that we compile for can do, and the name under which its code is kept. Numba is not imported."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
-import numba
 
 __all__ = ["byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
+
+#: Numba's settings that change the code which it makes.
+_SETTINGS = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK")
+
+
+def _setting(name: str) -> Any:
+    """One of Numba's settings: its own word where it is loaded or has a file to read, else the environment's."""
+    if "numba" in sys.modules or Path(".numba_config.yaml").exists():
+        from numba import config  # noqa: PLC0415 - rare, and 0.3 s
+
+        return getattr(config, name, None)
+    return os.environ.get(f"NUMBA_{name}")
 
 
 @cache
 def _features() -> dict[str, bool]:
     """Features of the host, or none where the user names another CPU: then only what every CPU has is assumed."""
-    if numba.config.CPU_NAME is not None or numba.config.CPU_FEATURES is not None:
+    if _setting("CPU_NAME") is not None or _setting("CPU_FEATURES") is not None:
         return {}
     return dict(llvm.get_host_cpu_features())
 
@@ -43,15 +57,25 @@ def tile_shape() -> tuple[int, int]:
     return (8, 3) if _features().get("avx512f", False) else (2, 2)
 
 
+def _numba_version() -> bytes:
+    """What names Numba's version: its file of it, or the distribution's version where there is no such file."""
+    spec = find_spec("numba")
+    file = Path(spec.origin).with_name("_version.py") if spec is not None and spec.origin else None
+    if file is not None and file.is_file():
+        return file.read_bytes()
+    from importlib.metadata import version  # noqa: PLC0415 - 20 ms
+
+    return version("numba").encode()
+
+
 @cache
 def code_key() -> str:
-    """Names compiled code by everything it depends on: sources, versions, CPU."""
-    h = hashlib.sha256()
+    """Names compiled code by everything it depends on: sources, versions, CPU, Numba's settings."""
+    h = hashlib.sha256(_numba_version())
     here = Path(__file__).parent
     for f in sorted([*here.rglob("*.py"), here.parent / "ops.py", here.parent / "packed.py"]):
         h.update(f.read_bytes())
-    cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
-    features = numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
-    versions = sys.version_info[:3], numba.__version__, llvmlite.__version__
-    h.update(repr((*versions, platform.machine(), cpu, features)).encode())
+    host = platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    settings = [str(_setting(name)) for name in _SETTINGS]
+    h.update(repr((sys.version_info[:3], llvmlite.__version__, host, settings)).encode())
     return h.hexdigest()[:20]
