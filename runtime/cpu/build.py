@@ -1,7 +1,7 @@
 """Compiling what the cache lacks: on every core at once where that pays, else in this process.
 
-A worker is a fresh interpreter that compiles into the directory and says each name that it finished. It can fail in any
-way: what is missing in the end is compiled here, where an error is raised as usual.
+Workers live in a fresh interpreter, compile into the directory and say each name that they finished. They can fail in
+any way: what is missing in the end is compiled here, where an error is raised as usual.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ..cores import available_threads
 from .cache import write
-from .layout import ROOT
+from .layout import REQUEST, ROOT
 from .objects import kept, load
 from .target import code_key
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["build"]
 
-#: Kernels that take longest begin first, so that no worker is left with one of them at the end.
-SLOWEST = ("linear", "attention", ROOT)
-SMALLEST_SHARE = 3  # functions a worker: fewer do not pay for its import of Numba
+SLOWEST = ("linear", "attention")
+SMALLEST_SHARE = 3  # functions a worker: fewer do not pay for its start
 _WORKER = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n"
     "from importlib import import_module; import_module(sys.argv[2]).main(sys.argv[3:])"
@@ -45,7 +44,7 @@ def build(names: Sequence[str], directory: Path | None) -> dict[str, int]:
         for name in names:
             address = kept(shelf, name)
             if address is None:
-                address = _compile_here(name, shelf)
+                address = _compile_here(name, shelf, progress)
                 progress.tick(name)
             found[name] = address
     return found
@@ -60,9 +59,9 @@ class Progress:
         self._out = None if error is None or os.environ.get("MIAOTUI_QUIET") else error
         self._live = self._out is not None and self._out.isatty()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         once = ", once; later starts take the result from the cache" if self._kept else ": the cache cannot be written"
-        self._say(f"compiling for this CPU{once} ...")
+        self.say(f"compiling for this CPU{once} ...")
         return self
 
     def tick(self, name: str) -> None:
@@ -75,9 +74,11 @@ class Progress:
         if self._live:
             self._write("\r\033[K")
         if kind is None:
-            self._say(f"compiled {self._total} kernels in {time.perf_counter() - self._began:.1f} s")
+            what = "1 kernel" if self._total == 1 else f"{self._total} kernels"
+            self.say(f"compiled {what} in {time.perf_counter() - self._began:.1f} s")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of its own."""
         self._write(f"miaotui: {text}\n")
 
     def _write(self, text: str) -> None:
@@ -97,16 +98,20 @@ def _shelf(directory: Path | None) -> Iterator[Path]:
             yield Path(fresh)
 
 
-def _compile_here(name: str, shelf: Path) -> int:
+def _compile_here(name: str, shelf: Path, progress: Progress) -> int:
     from . import emit  # noqa: PLC0415 - imports Numba
 
     try:
         code = emit.object_code(name)
-    except Exception:  # noqa: BLE001 - an unknown Numba may fail anyhow; an error of the kernel's comes again below
+        address = load(code, name)
+        why = "it calls what this process lacks"
+    except Exception as e:  # noqa: BLE001 - an unknown Numba may fail anyhow; an error of the kernel's comes again below
+        address, why = None, f"{type(e).__name__}: {e}"
+    if address is None:
+        progress.say(f"the code of {name} cannot be kept, each start will compile it ({why})")
         return emit.in_memory(name)
     write(shelf, name, code)
-    address = load(code, name)
-    return emit.in_memory(name) if address is None else address
+    return address
 
 
 def _by_workers(names: Sequence[str], shelf: Path) -> Iterator[str]:
@@ -114,28 +119,32 @@ def _by_workers(names: Sequence[str], shelf: Path) -> Iterator[str]:
     count = min(available_threads(), len(names) // SMALLEST_SHARE)
     if count < 2 or not _python():
         return
-    ordered = sorted(names, key=lambda n: not n.startswith(SLOWEST))
     requests, feed = os.pipe()
     results, say = os.pipe()
     with os.fdopen(results, encoding="utf-8") as lines:
-        os.write(feed, "".join(f"{name:<64}" for name in ordered).encode())
+        os.write(feed, "".join(f"{name:<{REQUEST}}" for name in sorted(names, key=_turn)).encode())
         os.close(feed)
-        script = [sys.executable, "-c", _WORKER, json.dumps(sys.path), f"{__package__}.emit", str(shelf), code_key()]
-        workers: list[subprocess.Popen[bytes]] = []
+        arguments = [json.dumps([str(p) for p in sys.path]), f"{__package__}.emit", str(shelf), code_key(), str(count)]
         try:
-            for _ in range(count):
-                workers.append(subprocess.Popen(script, stdin=requests, stdout=say, stderr=subprocess.DEVNULL))
-        except OSError:  # no more processes: those that there are do it
-            pass
+            worker = subprocess.Popen(  # noqa: S603 - our own text, in our own interpreter
+                [sys.executable, "-c", _WORKER, *arguments], stdin=requests, stdout=say, stderr=subprocess.DEVNULL,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # no thread before they split
+            )  # fmt: skip
+        except OSError:
+            return
         finally:
             os.close(requests)
             os.close(say)
         try:
             yield from (line.strip() for line in lines)
         finally:
-            for worker in workers:
-                worker.kill()
-                worker.wait()
+            worker.kill()
+            worker.wait()
+
+
+def _turn(name: str) -> int:
+    """A short one while there is one worker, then those that take longest, so that none is left over at the end."""
+    return 0 if name == ROOT else 1 if name.startswith(SLOWEST) else 2
 
 
 def _python() -> bool:

@@ -1,8 +1,8 @@
 """The directory of compiled code: one file a function, and nothing damaged, moved or stale in it is ever run.
 
-Its name is a hash of all that the code depends on (`target.code_key`). A file is the SHA-256 of (key, name, object code)
-and then the object code. It appears whole, under its name, or not at all; what does not match is as good as absent: it
-is compiled again. Several processes may start at once: at worst one compiles what another has just compiled.
+Its name is a hash of all that the code depends on (`target.code_key`). A file is the SHA-256 of key, name and object
+code, and then the object code. It appears whole, under its name, or not at all; what does not match is as good as
+absent: it is compiled again. Several processes may start at once: at worst one compiles what another has just compiled.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Numba's `cfunc` would add a path that calls back into Python when an exception arises; it names symbols of Numba's own,
 which a start without Numba does not have. Kernels raise nothing, so our entry is two instructions: call, return. How
-to get at the code is no public interface of Numba: where that fails, `in_memory` uses the public one and nothing is kept.
+to get at the code is no public interface of Numba: where that fails, `in_memory` uses the public one and nothing is
+kept.
 """
 
 from __future__ import annotations
@@ -19,14 +20,11 @@ from numba import types
 from .cache import write
 from .interpreter import run
 from .kernels import KERNELS
-from .layout import KERNEL_ARGUMENTS, ROOT, ROOT_ARGUMENTS
+from .layout import KERNEL_ARGUMENTS, REQUEST, ROOT, ROOT_ARGUMENTS
 from .objects import symbol
 from .target import code_key
 
 __all__ = ["in_memory", "main", "object_code"]
-
-#: Bytes of a request on a worker's standard input: one name, filled up with spaces.
-REQUEST = 64
 
 _KEPT: list[Any] = []
 
@@ -80,11 +78,19 @@ def in_memory(name: str) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """A worker: take names from standard input until there are no more, keep each one's code, and say so."""
-    directory, key = Path(arguments[0]), arguments[1]
+    """Workers: take names from standard input until there are no more, keep each one's code, and say so.
+
+    The process splits once Numba has filled its tables, which takes it longer than a small kernel.
+    """
+    directory, key, count = Path(arguments[0]), arguments[1], int(arguments[2])
     if key != code_key():
         sys.exit("this interpreter would make other code")
-    while request := os.read(0, REQUEST):  # workers share the pipe: whoever is free takes the next
+    first = True
+    while request := os.read(0, REQUEST):  # they share the pipe: whoever is free takes the next
         name = request.decode().strip()
         if write(directory, name, object_code(name)):
             os.write(1, f"{name}\n".encode())
+        if first:
+            first = False
+            any(os.fork() == 0 for _ in range(count - 1))  # a child splits no further
+    os._exit(0)  # there is nothing to tidy up, and Numba would take 0.3 s for it

@@ -13,3 +13,6 @@ T_BARRIER, T_SEEN, T_PARKED = 0, 8, 16
 #: int64 arguments of the interpreter's root, (ctl, t, nt), and of a kernel, (p, base, step, t, nt).
 ROOT = "run"
 ROOT_ARGUMENTS, KERNEL_ARGUMENTS = 3, 5
+
+#: Bytes of a request to a worker that compiles: one name, filled up with spaces.
+REQUEST = 64

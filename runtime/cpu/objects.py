@@ -60,10 +60,8 @@ def _initialise() -> None:
 
 def undefined(code: bytes) -> list[str]:
     """Symbols that an ELF object of 64 bits expects elsewhere. ValueError: it is none. Source: elf(5)."""
-    order = {b"\x7fELF\x02\x01": "<", b"\x7fELF\x02\x02": ">"}.get(code[:6])
+    order = {b"\x7fELF\x02\x01": "<", b"\x7fELF\x02\x02": ">"}.get(code[:6], "no such order")
     try:
-        if order is None:
-            raise struct.error
         (table,) = struct.unpack_from(f"{order}Q", code, 40)
         size, count = struct.unpack_from(f"{order}HH", code, 58)
         # of a section: name, kind, flags, address, offset, bytes, linked section, ...

@@ -9,32 +9,30 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
 
 __all__ = ["byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
 
-#: Numba's settings that change the code which it makes.
-_SETTINGS = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK")
+#: Numba's other settings that change the code which it makes.
+_SETTINGS = ("NUMBA_ENABLE_AVX", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_BOUNDSCHECK")
 
 
-def _setting(name: str) -> Any:
-    """One of Numba's settings: its own word where it is loaded or has a file to read, else the environment's."""
+def _named_cpu() -> tuple[str | None, str | None]:
+    """Name and features that the user asks Numba for: its own word where it is loaded or has a file to read."""
     if "numba" in sys.modules or Path(".numba_config.yaml").exists():
-        from numba import config  # noqa: PLC0415 - rare, and 0.3 s
+        from numba import config  # noqa: PLC0415 - 0.3 s, and rarely needed
 
-        return getattr(config, name, None)
-    return os.environ.get(f"NUMBA_{name}")
+        return config.CPU_NAME, config.CPU_FEATURES
+    name, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    return name, "" if features is None and str(name).lower() == "generic" else features
 
 
 @cache
 def _features() -> dict[str, bool]:
     """Features of the host, or none where the user names another CPU: then only what every CPU has is assumed."""
-    if _setting("CPU_NAME") is not None or _setting("CPU_FEATURES") is not None:
-        return {}
-    return dict(llvm.get_host_cpu_features())
+    return dict(llvm.get_host_cpu_features()) if _named_cpu() == (None, None) else {}
 
 
 def native_half() -> bool:
@@ -76,6 +74,6 @@ def code_key() -> str:
     for f in sorted([*here.rglob("*.py"), here.parent / "ops.py", here.parent / "packed.py"]):
         h.update(f.read_bytes())
     host = platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    settings = [str(_setting(name)) for name in _SETTINGS]
+    settings = _named_cpu(), [os.environ.get(name) for name in _SETTINGS]
     h.update(repr((sys.version_info[:3], llvmlite.__version__, host, settings)).encode())
     return h.hexdigest()[:20]

@@ -1,7 +1,7 @@
 """The threads of the interpreter, and the block of words through which they and Python speak.
 
-The compiled root (`interpreter.py`) is called through ctypes, which lets go of the GIL: the caller's thread takes part 0
-of a step, workers the others. A worker stays inside it from step to step, and sleeps on a semaphore when it idled long.
+The compiled root (`interpreter.py`) is called through ctypes, which lets go of the GIL: the caller's thread takes part
+0 of a step, workers the others. A worker stays inside from step to step, and sleeps on a semaphore when it idled long.
 """
 
 from __future__ import annotations
