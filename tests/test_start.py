@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -194,6 +195,23 @@ def test_workers_compile_what_this_process_would(tmp_path: Path, monkeypatch: py
     assert sorted(build._by_workers(names, tmp_path)) == sorted(names)
     for name in names:
         assert objects.undefined(cache.read(tmp_path, name) or b"") == objects.undefined(emit.object_code(name))
+
+
+def test_a_terminal_sees_kernels_being_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("MIAOTUI_QUIET", raising=False)
+    with build.Progress(2, kept=True) as progress:
+        progress.tick("add")
+        assert terminal.getvalue().endswith("1 of 2: add")
+        progress.tick("rope")
+    assert terminal.getvalue().splitlines()[-1].endswith("s")
+    monkeypatch.setenv("MIAOTUI_QUIET", "1")
+    before = terminal.getvalue()
+    with build.Progress(2, kept=True) as progress:
+        progress.tick("add")
+    assert terminal.getvalue() == before
 
 
 def test_names_come_from_the_op_table_alone() -> None:
