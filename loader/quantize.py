@@ -7,7 +7,6 @@ the error is sum(x x) - sum(x q)^2 / sum(q q).
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,6 +78,8 @@ def pack_matrix(
     firsts = range(0, n, BLOCK_ROWS)
     if threads == 1:
         return all(map(work, firsts))
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only those who quantise should pay
+
     with ThreadPoolExecutor(threads) as pool:
         return all(pool.map(work, firsts))
 

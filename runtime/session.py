@@ -65,8 +65,8 @@ class Session:
             kv_cache=kv_cache,
             table=table,
         )
-        from .cpu import link  # noqa: PLC0415 (numba and the kernels are loaded only now)
-        from .cpu.kernels.base import S_IDS  # noqa: PLC0415 (as above)
+        from .cpu import link  # noqa: PLC0415 (the machine's code is loaded only now)
+        from .cpu.layout import S_IDS  # noqa: PLC0415 (as above)
 
         self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, threads
         self.chunk, self.rows = chunk, rows

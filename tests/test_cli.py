@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
@@ -391,43 +391,6 @@ def test_the_second_start_compiles_nothing_and_keeps_its_code_in_one_place(tmp_p
     first, second = (piped("generate", BEGINNING, "--max-new-tokens", "3", **here) for _ in range(2))
     assert first.out == second.out
     assert "compiling for this CPU, once" in first.err
-    assert "compiled 10 kernels" in first.err
+    assert re.search(r"compiled \d+ kernels in", first.err)
     assert second.err == ""
     assert not (tmp_path / "not-ours").exists()
-
-
-SHORT = ("generate", BEGINNING, "--max-new-tokens", "3")
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A directory of compiled code, and what the command prints with it."""
-    directory = tmp_path_factory.mktemp("compiled")
-    return directory, piped(*SHORT, MIAOTUI_CACHE_DIR=str(directory)).out
-
-
-@pytest.mark.parametrize("damage", ["cut", "one bit"])
-@pytest.mark.parametrize("kind", ["nbi", "nbc"])
-def test_damaged_compiled_code_is_compiled_again(tmp_path, compiled, damage, kind):
-    directory, wanted = compiled
-    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
-    here = {"MIAOTUI_CACHE_DIR": str(tmp_path), "MIAOTUI_QUIET": ""}
-    for file in list(tmp_path.rglob(f"*.{kind}"))[::3]:
-        whole = file.read_bytes()
-        changed = bytearray(whole)
-        changed[len(whole) // 2] ^= 4
-        file.write_bytes({"cut": whole[:100], "one bit": bytes(changed)}[damage])
-    again, then = piped(*SHORT, **here), piped(*SHORT, **here)
-    assert (again.code, again.out) == (0, wanted)
-    assert "compil" in again.err
-    assert then.err == ""
-
-
-def test_several_processes_may_start_at_once(tmp_path):
-    here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path)}
-    command = [*COMMAND, "generate", BEGINNING, "--max-new-tokens", "5"]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=here) for _ in range(3)]
-    texts = {process.communicate(timeout=120)[0] for process in started}
-    assert [process.returncode for process in started] == [0, 0, 0]
-    assert len(texts) == 1
-    assert piped("generate", BEGINNING, "--max-new-tokens", "5", MIAOTUI_CACHE_DIR=str(tmp_path)).err == ""

@@ -1,86 +1,71 @@
 """From a kernel's name to its compiled address.
 
-Kernels compile, or load from our cache (`cache.py`), when a program first names them. Import this module before any
-other of `cpu` that holds compiled functions.
+Code comes from our cache (`cache.py`), loaded by llvmlite alone (`objects.py`); what is not there is compiled
+(`build.py`) when a program first names it. Only then, or for MIAOTUI_EXECUTOR=prange, is Numba imported.
 """
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import os
-import sys
-import time
-from typing import TYPE_CHECKING, Any
-
-import numba
+import threading
+from typing import TYPE_CHECKING
 
 from ...errors import BackendError
-from .cache import cache_directory, cached, seal, sweep
+from ..ops import OPS
+from .cache import cache_directory
+from .layout import ROOT, ROOT_ARGUMENTS
+from .objects import kept
+from .team import Team
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterable
 
-__all__ = ["addresses", "cache_directory", "cached"]
+    from .prange import Prange
 
+__all__ = ["KERNELS", "addresses", "cache_directory", "executor"]
 
-@contextlib.contextmanager
-def _cache_at(path: Path) -> Iterator[None]:
-    """Numba reads its cache directory when a function is decorated; ours must not become the user's."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(path)
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before
+#: Every kernel there is: the op table's, and the roofline's yardstick.
+KERNELS = (*(k for op in OPS.values() for k in op.kernels), "read_sum")
 
-
-DIRECTORY = cache_directory()
-sweep(DIRECTORY)
-
-_SIGNATURE = "void(int64, int64, int64, int64, int64)"
-_LINKED: dict[str, Any] = {}
-
-
-def _say(text: str) -> None:
-    if sys.stderr is not None and not os.environ.get("MIAOTUI_QUIET"):
-        sys.stderr.write(f"miaotui: {text}\n")
-        sys.stderr.flush()
-
-
-with _cache_at(DIRECTORY):
-    COLD = not cached(DIRECTORY, "run")
-    if COLD:
-        _say("compiling for this CPU, once; later starts take the result from the cache ...")
-    from . import team
-    from .kernels import KERNELS
-if COLD:
-    seal(DIRECTORY)
+_LINKED: dict[str, int] = {}
+_LOCK = threading.Lock()
 
 
 def addresses(names: Iterable[str]) -> dict[str, int]:
-    """Addresses of kernels by name; compiles what is missing and says so."""
-    missing = [n for n in dict.fromkeys(names) if n not in _LINKED]
-    for n in missing:
+    """Addresses of kernels by name; compiles what is missing and says so. Errors: `BackendError`."""
+    wanted = list(dict.fromkeys(names))
+    for n in wanted:
         if n not in KERNELS:
             msg = f"the CPU backend has no kernel {n!r}; it has {', '.join(sorted(KERNELS))}"
             raise BackendError(msg)
-    cold = [n for n in missing if not cached(DIRECTORY, n)]
-    began = time.perf_counter()
-    for n in missing:
-        with _cache_at(DIRECTORY):
-            _LINKED[n] = numba.cfunc(_SIGNATURE, error_model="numpy", cache=True)(KERNELS[n])
-    if cold:
-        seal(DIRECTORY)
-        _say(f"compiled {len(cold)} kernels in {time.perf_counter() - began:.1f} s")
-    return {n: int(f.address) for n, f in _LINKED.items()}
+    return _linked([ROOT, *wanted])
 
 
-def executor(threads: int) -> team.Team | team.Prange:
+def _linked(names: list[str]) -> dict[str, int]:
+    with _LOCK:
+        missing = [n for n in names if n not in _LINKED]
+        if missing:
+            directory = cache_directory()
+            loaded = {n: kept(directory, n) for n in missing} if directory is not None else {}
+            _LINKED.update({n: a for n, a in loaded.items() if a is not None})
+            lacking = [n for n in missing if n not in _LINKED]
+            if lacking:
+                from .build import build  # noqa: PLC0415 - starts processes, imports Numba: not for a warm start
+
+                _LINKED.update(build(lacking, directory))
+        return {n: _LINKED[n] for n in names}
+
+
+def executor(threads: int) -> Team | Prange:
     """The thread team, or `prange` where MIAOTUI_EXECUTOR asks for it."""
     kind = os.environ.get("MIAOTUI_EXECUTOR", "team")
-    if kind not in ("team", "prange"):
+    if kind == "prange":
+        from .prange import Prange  # noqa: PLC0415 - imports Numba
+
+        return Prange(threads)
+    if kind != "team":
         msg = f"MIAOTUI_EXECUTOR={kind!r}: expected 'team' or 'prange'"
         raise BackendError(msg)
-    with _cache_at(DIRECTORY):
-        return team.Team(threads) if kind == "team" else team.Prange(threads)
+    root = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * ROOT_ARGUMENTS)(_linked([ROOT])[ROOT])
+    return Team(threads, root)

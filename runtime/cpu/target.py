@@ -1,26 +1,38 @@
-"""What the machine that we compile for can do, and the name under which its code is kept."""
+"""What the machine that we compile for can do, and the name under which its code is kept. Numba is not imported."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
-import numba
 
 __all__ = ["attention_shape", "byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
+
+#: Numba's other settings that change the code which it makes.
+_SETTINGS = ("NUMBA_ENABLE_AVX", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_BOUNDSCHECK")
+
+
+def _named_cpu() -> tuple[str | None, str | None]:
+    """Name and features that the user asks Numba for: its own word where it is loaded or has a file to read."""
+    if "numba" in sys.modules or Path(".numba_config.yaml").exists():
+        from numba import config  # noqa: PLC0415 - 0.3 s, and rarely needed
+
+        return config.CPU_NAME, config.CPU_FEATURES
+    name, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    return name, "" if features is None and str(name).lower() == "generic" else features
 
 
 @cache
 def _features() -> dict[str, bool]:
     """Features of the host, or none where the user names another CPU: then only what every CPU has is assumed."""
-    if numba.config.CPU_NAME is not None or numba.config.CPU_FEATURES is not None:
-        return {}
-    return dict(llvm.get_host_cpu_features())
+    return dict(llvm.get_host_cpu_features()) if _named_cpu() == (None, None) else {}
 
 
 def native_half() -> bool:
@@ -48,15 +60,25 @@ def attention_shape() -> tuple[int, int]:
     return (4, 4) if _features().get("avx512f", False) else (2, 2)
 
 
+def _numba_version() -> bytes:
+    """What names Numba's version: its file of it, or the distribution's version where there is no such file."""
+    spec = find_spec("numba")
+    file = Path(spec.origin).with_name("_version.py") if spec is not None and spec.origin else None
+    if file is not None and file.is_file():
+        return file.read_bytes()
+    from importlib.metadata import version  # noqa: PLC0415 - 20 ms
+
+    return version("numba").encode()
+
+
 @cache
 def code_key() -> str:
-    """Names compiled code by everything it depends on: sources, versions, CPU."""
-    h = hashlib.sha256()
+    """Names compiled code by everything it depends on: sources, versions, CPU, Numba's settings."""
+    h = hashlib.sha256(_numba_version())
     here = Path(__file__).parent
     for f in sorted([*here.rglob("*.py"), *(here.parent / f"{name}.py" for name in ("kvcache", "ops", "packed"))]):
         h.update(f.read_bytes())
-    cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
-    features = numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
-    versions = sys.version_info[:3], numba.__version__, llvmlite.__version__
-    h.update(repr((*versions, platform.machine(), cpu, features)).encode())
+    host = platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    settings = _named_cpu(), [os.environ.get(name) for name in _SETTINGS]
+    h.update(repr((sys.version_info[:3], llvmlite.__version__, host, settings)).encode())
     return h.hexdigest()[:20]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numba import njit
 
 from ..lanes import ld, ldf
+from ..layout import S_IDS, S_RESULT, S_ROWS, S_START, S_T
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,11 +28,8 @@ __all__ = [
     "template",
 ]
 
-#: Slots of the step block: tokens, position of the first, rows wanted at the head, address of the ids, greedy id.
-S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)
-
-jit = njit(nogil=True, error_model="numpy", cache=True)
-#: For a factory's product: pasted into the kernel that names it. A closure compiled alone would never be a cache hit.
+jit = njit(nogil=True, error_model="numpy")
+#: For a factory's product: pasted into the kernel that names it.
 template = njit(inline="always")
 
 KERNELS: dict[str, Callable[..., None]] = {}

@@ -1,0 +1,18 @@
+"""The words that Python and compiled code share: where each lies in its block. Importing this costs nothing."""
+
+from __future__ import annotations
+
+#: Step block, in int64 slots: tokens, position of the first, rows wanted at the head, address of the ids, greedy id.
+S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)
+
+#: Control block of a team, in bytes: program, instructions, arena, step block, stop flag; then lines of 64 bytes:
+#: epoch, and per thread its barrier count, the last epoch seen and whether it is parked.
+C_PROG, C_N, C_BASE, C_STEP, C_STOP, C_EPOCH, C_THREADS, LINE = 0, 8, 16, 24, 32, 64, 128, 64
+T_BARRIER, T_SEEN, T_PARKED = 0, 8, 16
+
+#: int64 arguments of the interpreter's root, (ctl, t, nt), and of a kernel, (p, base, step, t, nt).
+ROOT = "run"
+ROOT_ARGUMENTS, KERNEL_ARGUMENTS = 3, 5
+
+#: Bytes of a request to a worker that compiles: one name, filled up with spaces.
+REQUEST = 64
