@@ -60,8 +60,8 @@ def load(  # noqa: PLR0913 (keywords)
     `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
     most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
     files are the page cache's); over it, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
-    `quantize`: "int8" (8.5 bits a weight) or "int4" (4.5) for every matrix, or by role ("int4,embed=int8"); done while
-    reading, a few rows at a time.
+    `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
+    ("int4,embed=int8"); done while reading, a few rows at a time.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `BackendError`.
     """
     began = time.perf_counter()

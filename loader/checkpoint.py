@@ -82,12 +82,18 @@ class Checkpoint:
         view.flags.writeable = False
         return view
 
-    def release(self, name: str) -> None:
-        """Let the system drop a tensor's pages from this process; they come back from the file when touched again."""
-        tensor, page = self.tensors[name], mmap.PAGESIZE
-        start, stop = -(-tensor.start // page) * page, tensor.stop // page * page
-        if start < stop and hasattr(mmap, "MADV_DONTNEED"):
-            self._map(tensor.file).madvise(mmap.MADV_DONTNEED, start, stop - start)
+    def release(self, name: str, first: int = 0, stop: int | None = None) -> None:
+        """Let the system drop the pages of a tensor, or of its rows first to stop, from this process.
+
+        They come back from the file when touched again, and so may their neighbours' on the first and the last page.
+        """
+        tensor = self.tensors[name]
+        if tensor.start == tensor.stop or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        row = tensor.nbytes // tensor.shape[0]
+        at = (tensor.start + first * row) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = tensor.stop if stop is None else tensor.start + stop * row
+        self._map(tensor.file).madvise(mmap.MADV_DONTNEED, at, end - at)
 
     def close(self) -> None:
         """Let go of the mappings; one that still has views lives until the last view is gone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import miaotui
 import numpy as np
@@ -13,18 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, InputError, PlanError
 from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, parse_quantize
-from miaotui.runtime.packed import GROUP, packed_shape, unpack
+from miaotui.runtime.packed import GROUP, LEVELS, QUANTIZED, packed_shape, unpack
 from miaotui.tools.quantize import quantize
 
-SIZES = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 64, 65, 97])
+SIZES = st.sampled_from([1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 65, 97])
 ROWS = st.sampled_from([1, 15, 16, 17, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 131])
-DTYPES = st.sampled_from(["int8", "int4"])
+DTYPES = st.sampled_from(sorted(QUANTIZED))
 F16_STEP = 2.0**-11  # relative error of a scale's rounding to float16
 
 
 def packed(x: np.ndarray, dtype: str, threads: int = 1) -> np.ndarray:
     out = np.empty(packed_shape(dtype, x.shape), np.uint8)
-    assert pack_matrix(x.__getitem__, x.shape, dtype, out, threads=threads)
+    with ThreadPoolExecutor(threads) as pool:
+        assert pack_matrix(x, "F32", dtype, out, pool=pool, threads=threads)
     return out
 
 
@@ -62,14 +64,32 @@ def test_int4_loses_no_more_than_plain_rounding(n, k, seed):
 
 
 @settings(deadline=None)
-@given(ROWS, SIZES, DTYPES, st.integers(0, 2**32 - 1))
+@given(ROWS, SIZES, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 3.0, -100.0]))
+def test_int4a_loses_no_more_than_plain_rounding(n, k, seed, middle):
+    """Plain: the smallest number of a group to 0, the largest to 15, all others to the nearest step."""
+    x = matrix(n, k, seed) + np.float32(middle)
+    lost = (unpack(packed(x, "int4a"), "int4a", x.shape) - x) ** 2
+    for at in range(0, k, GROUP):
+        g = x[:, at : at + GROUP].astype(float)
+        low, high = g.min(-1, keepdims=True), g.max(-1, keepdims=True)
+        step = np.where(high == low, 1, (high - low) / 15)
+        plain = ((np.rint((g - low) / step) * step + low - g) ** 2).sum(-1)
+        rounding = (g**2).sum(-1) * F16_STEP**2 + 1e-9
+        assert np.all(lost[:, at : at + GROUP].sum(-1) <= plain * (1 + 1e-3) + 4 * rounding)
+
+
+@settings(deadline=None)
+@given(ROWS, SIZES.filter(lambda k: k % GROUP != 1), DTYPES, st.integers(0, 2**32 - 1))
 def test_what_is_packed_is_packed_again_without_loss(n, k, dtype, seed):
     """Numbers on the grid come back: every place of the layout is written and read."""
     rng = np.random.default_rng(seed)
-    low, high = (-127, 127) if dtype == "int8" else (-8, 7)
+    low, high = LEVELS[dtype]
     q = groups(rng.integers(low, high + 1, (n, k)).astype(float))
     q[..., 0] = low
-    exact = (q * 2.0 ** rng.integers(-6, 7, q.shape[:2])[..., None]).reshape(n, -1)[:, :k].astype(np.float32)
+    q[..., 1] = high
+    step = 2.0 ** rng.integers(-6, 7, q.shape[:2])[..., None]
+    first = rng.integers(-99, 100, step.shape) * step if dtype == "int4a" else 0.0
+    exact = (q * step + first).reshape(n, -1)[:, :k].astype(np.float32)
     assert np.array_equal(unpack(packed(exact, dtype), dtype, exact.shape), exact)
 
 
@@ -81,7 +101,7 @@ def test_threads_do_not_matter(n, k, dtype, threads):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", sorted(QUANTIZED))
 def test_numbers_that_do_not_fit_are_refused(tmp_path, bad, dtype):
     write_checkpoint(tmp_path, small("llama"))
     file = tmp_path / "model.safetensors"
@@ -111,12 +131,12 @@ def test_how_is_read(text, expected):
 
 @pytest.mark.parametrize("text", ["", "int3", "int8,", "norm=int8", "embed=", "=int8,", "int8=embed", 8, ["int8"]])
 def test_how_is_refused(text):
-    with pytest.raises(PlanError, match="expected int8, int4 or none"):
+    with pytest.raises(PlanError, match="expected int8, int4, int4a or none"):
         parse_quantize(text)
 
 
 @settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.data(), st.sampled_from(FAMILIES), st.sampled_from(["int8", "int4", "int4,embed=int8", "down=int8"]))
+@given(st.data(), st.sampled_from(FAMILIES), st.sampled_from(["int8", "int4", "int4a", "int4,embed=int8", "down=int8", "int8,o=int4a"]))
 def test_loading_quantises_what_the_file_says(tmp_path_factory, data, family, how):
     """Every matrix is what packing its exact values gives; transposed and fused ones too."""
     path = tmp_path_factory.mktemp("q")
@@ -135,7 +155,7 @@ def test_loading_quantises_what_the_file_says(tmp_path_factory, data, family, ho
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt2"])
-@pytest.mark.parametrize("how", ["int8", "int4,embed=int8", "down=int4"])
+@pytest.mark.parametrize("how", ["int8", "int4,embed=int8", "int4a", "down=int4,q=int4a"])
 def test_a_written_checkpoint_gives_the_same_bits_and_is_mapped(tmp_path, family, how):
     from safetensors import safe_open
 
@@ -177,7 +197,7 @@ def test_quantised_text_is_near_the_exact(shared):
     directory = shared / "models" / "stories260K-hf"
     ids = None
     lost = {}
-    for how in (None, "int8", "int4,embed=int8", "int4"):
+    for how in (None, "int8", "int4,embed=int8", "int4a", "int4"):
         with miaotui.load(directory, quantize=how) as model:
             ids = ids or model.tokenizer.encode((shared / "text" / "tinystories_sample.txt").read_text("utf-8"))[:200]
             logits = model.logits(ids).astype(float)
@@ -186,4 +206,5 @@ def test_quantised_text_is_near_the_exact(shared):
     exact = lost.pop(None)
     kl = {how: float((np.exp(exact) * (exact - q)).sum(-1).mean()) for how, q in lost.items()}
     assert 0 <= kl["int8"] < kl["int4,embed=int8"] < kl["int4"]
+    assert kl["int8"] < kl["int4a"] < kl["int4"]
     assert kl["int8"] < 1e-3

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "main"]
 
-BITS = {"int8": 8.5, "int4": 4.5, "q8_0": 8.5, "q4_0": 4.5}
+WAYS = ("int8", "int4a,embed=int8", "int4a", "int4,embed=int8", "int4")
+BITS = {"int8": 8.5, "int4": 4.5, "int4a": 5.0, "q8_0": 8.5, "q4_0": 4.5, "q4_1": 5.0}
 
 
 def compare(
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         "results": [],
     }
     ways: list[tuple[str, str | None, list[NDArray[np.float64]]]] = [("miaotui", None, exact)]
-    ways += [("miaotui", how, _ours(args.model, how, texts)) for how in ("int8", "int4,embed=int8", "int4")]
+    ways += [("miaotui", how, _ours(args.model, how, texts)) for how in WAYS]
     if args.peer_python:
         kinds = [None, *(kind for (kind,) in QUANTIZED.values())]
         ways += [("llama.cpp", kind, _peer(args.peer_python, args.model, kind, texts)) for kind in kinds]
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         if how in BITS:
             result["bits_per_weight"] = BITS[how]
         record["results"].append(result)
-        print_out(f"{engine:10s} {result['weights']:16s} perplexity {result['ppl']:.4f}   KL {result['kl']:.3e}")
+        print_out(f"{engine:10s} {result['weights']:17s} perplexity {result['ppl']:.4f}   KL {result['kl']:.3e}")
     if args.out:
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
