@@ -1,10 +1,10 @@
 """Floats in, packed int8 or int4 out: what loading does to a matrix that the plan quantises.
 
-int8 takes the largest of 32 numbers to 127. int4 tries several scales for each 32 and keeps the one with the least
-squared error, the scale being the least-squares one for the integers found: with x ~ s q, s = sum(x q) / sum(q q) and
-the error is sum(x x) - sum(x q)^2 / sum(q q). int4a tries several ranges and fits scale and smallest number: with
-x ~ s q + low, s = cov(x, q) / var(q), and the error is less by cov^2 / var. Scale and smallest number are then rounded
-to float16, and the numbers to what lies nearest on that grid.
+int8 and int4 try several scales for each 32 and keep the one with the least squared error: a trial takes the largest
+to a given number, x / unit = q + e with q whole, and the best scale for these q is unit (1 + sum(e q) / sum(q q)), with
+an error of unit^2 (sum(e e) - sum(e q)^2 / sum(q q)). int4a tries several ranges and fits scale and smallest number:
+with x ~ s q + low, s = cov(x, q) / var(q), and the error is less by cov^2 / var. Scale and smallest number are then
+rounded to float16, and the numbers to what lies nearest on that grid.
 
 `pack_rows` is the definition, in float32 and in one order: sums run over the columns, one after the other.
 `runtime/cpu/packing.py` does the same with kernels, gives the same bytes, and is what `load` hands in.
@@ -21,13 +21,12 @@ from ..errors import PlanError
 from ..runtime.packed import (
     GROUP,
     HEAD_BYTES,
-    INT4_TRIALS,
     INT4A_TRIALS,
     LEVELS,
     PANEL,
     QUANTIZED,
     SCALE_BYTES,
-    packed_shape,
+    TRIALS,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.ui
         x = np.ascontiguousarray(block.reshape(len(block), groups, GROUP).transpose(2, 0, 1))
         for span, width in ((slice(k // GROUP), GROUP), (slice(k // GROUP, groups), k % GROUP)):
             if width:
-                scale[:, span], low[:, span] = _FIT[dtype](x[:width, :, span])
+                scale[:, span], low[:, span] = _fit(x[:width, :, span], dtype)
         half_scale, half_low = scale.astype(np.float16), low.astype(np.float16)
         q = np.clip(np.rint((x - half_low.astype(np.float32)) * _inverse(half_scale)), *LEVELS[dtype])
     fine = bool(all(np.isfinite(part).all() for part in (block, half_scale, half_low)))
@@ -138,29 +137,27 @@ def _sum(columns: Sequence[F32] | F32) -> F32:
     return total
 
 
-def _fit_int8(x: F32) -> tuple[F32, F32]:
+def _fit(x: F32, dtype: str) -> tuple[F32, F32]:
     """[columns, rows, groups] -> scale and smallest number, each [rows, groups]."""
-    scale = np.abs(x).max(0) / np.float32(127)
-    return scale, np.zeros_like(scale)
-
-
-def _fit_int4(x: F32) -> tuple[F32, F32]:
-    """As `_fit_int8`, by trial."""
+    if dtype == "int4a":
+        return _fit_int4a(x)
     largest = np.take_along_axis(x, np.abs(x).argmax(0)[None], 0)[0]  # with its sign, the first of equals
-    inverse = _inverse(largest)
-    best, best_gain = np.zeros_like(largest), np.full_like(largest, -1)
-    for reach in INT4_TRIALS:
-        q = np.clip(np.rint(x * (np.float32(reach) * inverse)), *LEVELS["int4"])
-        xq, qq = _sum(x * q), _sum(q * q)
-        scale = xq / np.maximum(qq, np.float32(1))
-        gain = xq * scale
-        better = gain > best_gain
-        best_gain, best = np.where(better, gain, best_gain), np.where(better, scale, best)
+    best, best_error = largest / np.float32(TRIALS[dtype][0]), np.full_like(largest, np.inf)
+    for reach in TRIALS[dtype]:
+        unit = largest / np.float32(reach)
+        steps = x * _inverse(unit)
+        q = np.clip(np.rint(steps), *LEVELS[dtype])
+        e = steps - q
+        qq, eq, ee = _sum(q * q), _sum(e * q), _sum(e * e)
+        more = eq / np.maximum(qq, np.float32(1))
+        error = (ee - eq * more) * (unit * unit)
+        better = error < best_error
+        best_error, best = np.where(better, error, best_error), np.where(better, unit + unit * more, best)
     return best, np.zeros_like(best)
 
 
 def _fit_int4a(x: F32) -> tuple[F32, F32]:
-    """As `_fit_int4`; before the first trial, smallest and largest are taken to 0 and 15."""
+    """As `_fit`; before the first trial, smallest and largest are taken to 0 and 15."""
     n, bottom = np.float32(len(x)), x.min(0)
     y, width = x - bottom, x.max(0) - bottom
     inverse, sum_y = _inverse(width), _sum(y)
@@ -175,9 +172,6 @@ def _fit_int4a(x: F32) -> tuple[F32, F32]:
         best_gain, best = np.where(better, gain, best_gain), np.where(better, scale, best)
         best_low = np.where(better, (sum_y - scale * sum_q) / n, best_low)
     return best, bottom + best_low
-
-
-_FIT = {"int8": _fit_int8, "int4": _fit_int4, "int4a": _fit_int4a}
 
 
 def _inverse(x: NDArray[np.floating]) -> F32:

@@ -8,7 +8,7 @@ smallest number beside it, and w = q * scale + low.
 |---|---|
 | 32         | 16 scales, float16, one for each row |
 | int4a: 32  | 16 smallest numbers, float16, one for each row |
-| int8: 512  | [8 steps][16 rows][4 columns], q + 128; q in -127 .. 127 |
+| int8: 512  | [8 steps][16 rows][4 columns], q + 128; q in -128 .. 127 |
 | int4: 256  | [4 steps][16 rows][4 columns], q + 8; q in -8 .. 7; low half columns 4s + j, high half 16 + 4s + j |
 | int4a: 256 | as int4, q itself; q in 0 .. 15 |
 
@@ -31,11 +31,11 @@ __all__ = [
     "GROUP_BYTES",
     "HEAD_BYTES",
     "INT4A_TRIALS",
-    "INT4_TRIALS",
     "LEVELS",
     "PANEL",
     "QUANTIZED",
     "SCALE_BYTES",
+    "TRIALS",
     "packed_shape",
     "unpack",
 ]
@@ -45,13 +45,16 @@ SCALE_BYTES = 2 * PANEL
 #: Name -> what is added to a number to store it.
 QUANTIZED = {"int8": 128, "int4": 8, "int4a": 0}
 #: Name -> the smallest and the largest number.
-LEVELS = {"int8": (-127, 127), "int4": (-8, 7), "int4a": (0, 15)}
+LEVELS = {"int8": (-128, 127), "int4": (-8, 7), "int4a": (0, 15)}
 #: Of a panel's group: what stands before the numbers, and all of it.
 HEAD_BYTES = {"int8": SCALE_BYTES, "int4": SCALE_BYTES, "int4a": 2 * SCALE_BYTES}
 GROUP_BYTES = {d: head + PANEL * GROUP // (1 if d == "int8" else 2) for d, head in HEAD_BYTES.items()}
 
-#: What the search for a scale tries. int4: the number to which the largest of a group is taken.
-INT4_TRIALS = (-8.0, -7.6, -7.2, -6.8, -8.5, 7.0, 7.5)
+#: What the search for a scale tries: the number to which the largest of a group is taken.
+TRIALS = {
+    "int8": (127.0, -128.0, -127.5, -127.0, -126.5, -126.0),
+    "int4": (-8.0, -7.6, -7.2, -6.8, -8.5, 7.0, 7.5),
+}
 #: int4a: the numbers to which the smallest of a group and the range are taken; what leaves 0 .. 15 is cut off.
 INT4A_TRIALS = (
     (0.0, 15.0),

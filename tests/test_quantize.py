@@ -41,25 +41,17 @@ def groups(x: np.ndarray) -> np.ndarray:
 
 @settings(deadline=None)
 @given(ROWS, SIZES, st.integers(0, 2**32 - 1), st.sampled_from([1e-3, 1.0, 1e3]))
-def test_int8_is_at_most_half_a_step_off(n, k, seed, size):
+@pytest.mark.parametrize(("dtype", "end"), [("int8", 127), ("int4", -8)])
+def test_no_more_is_lost_than_by_plain_rounding(dtype, end, n, k, seed, size):
+    """Plain: the largest number of a group to the end of the range, all others to the nearest step."""
     x = matrix(n, k, seed, size)
-    lost = np.abs(groups(unpack(packed(x, "int8"), "int8", x.shape)) - groups(x))
-    largest = np.abs(groups(x)).max(-1, keepdims=True)
-    # Half a step, and at the largest number what the scale's own rounding takes; 2^-25: where float16 ends.
-    assert np.all(lost <= largest * (0.5 / 127 + F16_STEP) * (1 + 1e-6) + 127 * 2.0**-25)
-
-
-@settings(deadline=None)
-@given(ROWS, SIZES, st.integers(0, 2**32 - 1))
-def test_int4_loses_no_more_than_plain_rounding(n, k, seed):
-    """Plain: the largest number of a group to -8, all others to the nearest step."""
-    x = matrix(n, k, seed)
     g = groups(x)
     largest = np.take_along_axis(g, np.abs(g).argmax(-1)[..., None], -1)
-    step = np.where(largest == 0, 1, largest / -8)
-    plain = ((np.clip(np.rint(g / step), -8, 7) * step - g) ** 2).sum(-1)
-    ours = ((groups(unpack(packed(x, "int4"), "int4", x.shape)) - g) ** 2).sum(-1)
-    rounding = (g**2).sum(-1) * F16_STEP**2 + 1e-9
+    step = np.where(largest == 0, 1, largest / end)
+    plain = ((np.clip(np.rint(g / step), *LEVELS[dtype]) * step - g) ** 2).sum(-1)
+    ours = ((groups(unpack(packed(x, dtype), dtype, x.shape)) - g) ** 2).sum(-1)
+    # the scale's rounding to float16; 2^-25: where float16 ends
+    rounding = (g**2).sum(-1) * F16_STEP**2 + GROUP * (-LEVELS[dtype][0] * 2.0**-25) ** 2
     assert np.all(ours <= plain * (1 + 1e-3) + 2 * rounding)
 
 
