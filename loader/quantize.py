@@ -12,7 +12,6 @@ rounded to float16, and the numbers to what lies nearest on that grid.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +30,7 @@ from ..runtime.packed import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import ThreadPoolExecutor
     from typing import Any
 
     from numpy.typing import NDArray
@@ -123,9 +123,8 @@ def pack_matrix(  # noqa: PLR0913 - what and how
 
 
 def _widened(numbers: NDArray[Any], stored: str) -> F32:
-    if stored == "BF16":
-        return np.left_shift(numbers, 16, dtype=np.uint32).view(np.float32)
-    wide: F32 = numbers.astype(np.float32)
+    bf16 = stored == "BF16"
+    wide: F32 = np.left_shift(numbers, 16, dtype=np.uint32).view(np.float32) if bf16 else numbers.astype(np.float32)
     return wide
 
 

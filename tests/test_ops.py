@@ -147,7 +147,10 @@ def linear(d: Draw, variant: str) -> Case:
     w = d.weight(variant, n, k)
     b = d.weight("f32", n) if d.draw(st.booleans()) else None
     x = d.array(d.t, k)
-    sums = np.abs(x).astype(float) @ np.abs(w.f64()).T + (0 if b is None else np.abs(b.f64()))
+    size = np.abs(w.f64())
+    if variant == "int4a":  # q * scale and the smallest number are added apart, each up to twice the largest weight
+        size = np.full_like(size, 4 * size.max())
+    sums = np.abs(x).astype(float) @ size.T + (0 if b is None else np.abs(b.f64()))
     return Case(lambda ops, x: ops.linear(x, w, b), [[x]], lambda _: bound("linear", variant, k) * sums)
 
 

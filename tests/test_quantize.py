@@ -20,6 +20,7 @@ from miaotui.tools.quantize import quantize
 SIZES = st.sampled_from([1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 65, 97])
 ROWS = st.sampled_from([1, 15, 16, 17, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 131])
 DTYPES = st.sampled_from(sorted(QUANTIZED))
+HOWS = ["int8", "int4", "int4a", "int4,embed=int8", "down=int8", "int8,o=int4a"]
 F16_STEP = 2.0**-11  # relative error of a scale's rounding to float16
 
 
@@ -128,7 +129,7 @@ def test_how_is_refused(text):
 
 
 @settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.data(), st.sampled_from(FAMILIES), st.sampled_from(["int8", "int4", "int4a", "int4,embed=int8", "down=int8", "int8,o=int4a"]))
+@given(st.data(), st.sampled_from(FAMILIES), st.sampled_from(HOWS))
 def test_loading_quantises_what_the_file_says(tmp_path_factory, data, family, how):
     """Every matrix is what packing its exact values gives; transposed and fused ones too."""
     path = tmp_path_factory.mktemp("q")

@@ -71,7 +71,8 @@ def test_logits_equal_the_float64_oracle(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "quantize"), [("small", None), ("windowed", None), ("small", "int8"), ("small", "int4,embed=int8"), ("small", "int4a")]
+    ("which", "quantize"),
+    [("small", None), ("windowed", None), ("small", "int8"), ("small", "int4,embed=int8"), ("small", "int4a")],
 )
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_bits_do_not_depend_on_threads_or_on_how_the_prompt_is_cut(
@@ -111,7 +112,8 @@ with miaotui.load(sys.argv[1], threads=int(sys.argv[2]), quantize=sys.argv[4] or
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantize"), [("F32", None), ("BF16", None), ("F16", None), ("BF16", "int8"), ("F32", "int4"), ("F16", "int4a")]
+    ("dtype", "quantize"),
+    [("F32", None), ("BF16", None), ("F16", None), ("BF16", "int8"), ("F32", "int4"), ("F16", "int4a")],
 )
 def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, dtype: str, quantize: str | None) -> None:
     config = json.loads((llama(tmp_path) / "config.json").read_text())

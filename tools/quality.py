@@ -4,7 +4,8 @@
 
 Without a file: the demo model on stories that it has not seen. KL is the mean over all positions of
 KL(p || q) = sum p log(p / q), p the exact model's distribution (ours, unrounded) and q the rounded one's, in nats.
-Bits a weight are counted over all matrices, each side's own; the peer leaves those whose rows are no whole blocks of 32.
+Bits a weight are counted over all matrices, as each side stores them; the peer leaves those whose rows are no whole
+blocks of 32.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         "model": args.model.name,
         "results": [],
     }
-    ways = [("miaotui", None, stored, exact)]
+    ways: list[tuple[str, str | None, float, list[NDArray[np.float64]]]] = [("miaotui", None, stored, exact)]
     ways += [("miaotui", how, *_ours(args.model, how, texts)) for how in args.how]
     if args.peer_python:
         kinds = [None, *(kind for (kind,) in QUANTIZED.values())]

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to make; it must not be there yet")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     parser.add_argument(
-        "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role, such as int4,embed=int8"
+        "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role: int4,embed=int8"
     )
 
 
