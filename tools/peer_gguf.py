@@ -68,7 +68,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def convert(model: Path, out: Path, quantized: str | None = None) -> None:
-    """Write `out` from the checkpoint directory `model`; `quantized`: "q8_0", "q4_0" or "q4_1" for matrices of whole 32s."""
+    """Write `out` from the directory `model`; `quantized`: "q8_0", "q4_0" or "q4_1" for matrices of whole 32s."""
     gguf = importlib.import_module("gguf")
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or config
