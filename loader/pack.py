@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .plan import LoadPlan, Source
     from .quantize import PackRows
 
-__all__ = ["pack", "planned"]
+__all__ = ["pack", "part_of", "planned"]
 
 
 def planned(plan: LoadPlan) -> Weights:
@@ -57,7 +57,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
         return Weight(source.name, source.dtype, source.shape, out, mapped=False)
 
     def quantize(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source) -> None:
-        info, part = source.tensor, _part(tensor, source)
+        info, part = source.tensor, part_of(tensor, source)
 
         def done(span: slice) -> None:
             if source.transposed:  # every page holds numbers of every row
@@ -77,7 +77,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
         return _assemble(plan, make)
 
 
-def _part(tensor: NDArray[Any], source: Source) -> NDArray[Any]:
+def part_of(tensor: NDArray[Any], source: Source) -> NDArray[Any]:
     """The weight's numbers [out, in], as stored."""
     span = slice(source.first, source.first + source.shape[0])
     return tensor[:, span].T if source.transposed else tensor[span]
@@ -85,7 +85,7 @@ def _part(tensor: NDArray[Any], source: Source) -> NDArray[Any]:
 
 def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source) -> None:
     """Write the tensor's part into its place: turned, widened or narrowed as the plan says."""
-    part = _part(tensor, source)
+    part = part_of(tensor, source)
     if source.tensor.dtype == "BF16" and source.dtype == "f32":
         np.left_shift(part, 16, out=out.view(np.uint32), dtype=np.uint32)
         return
