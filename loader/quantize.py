@@ -7,7 +7,7 @@ with x ~ s q + low, s = cov(x, q) / var(q), and the error is less by cov^2 / var
 rounded to float16, and the numbers to what lies nearest on that grid.
 
 `pack_rows` is the definition, in float32 and in one order: sums run over the columns, one after the other.
-`runtime/cpu/packing.py` does the same with kernels, gives the same bytes, and is what `load` hands in.
+`runtime/cpu/kernels/packing.py` does the same, gives the same bytes, and is what `load` hands in.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _widened(numbers: NDArray[Any], stored: str) -> F32:
 
 def _sum(columns: Sequence[F32] | F32) -> F32:
     """One column after the other: NumPy's own sums choose their order by the CPU."""
-    total = columns[0].copy()
-    for column in columns[1:]:
+    total = np.zeros_like(columns[0])
+    for column in columns:
         total += column
     return total
 
@@ -140,7 +140,8 @@ def _fit(x: F32, dtype: str) -> tuple[F32, F32]:
     """[columns, rows, groups] -> scale and smallest number, each [rows, groups]."""
     if dtype == "int4a":
         return _fit_int4a(x)
-    largest = np.take_along_axis(x, np.abs(x).argmax(0)[None], 0)[0]  # with its sign, the first of equals
+    # With its sign, the first of equals; + 0, so that -0 is none.
+    largest = np.take_along_axis(x, np.abs(x).argmax(0)[None], 0)[0] + np.float32(0)
     best, best_error = largest / np.float32(TRIALS[dtype][0]), np.full_like(largest, np.inf)
     for reach in TRIALS[dtype]:
         unit = largest / np.float32(reach)

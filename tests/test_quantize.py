@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import miaotui
 import numpy as np
 import pytest
-from checkpoints import FAMILIES, models, small, write_checkpoint
+from checkpoints import FAMILIES, encode, models, small, write_checkpoint
 from helpers import open_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, InputError, PlanError
-from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, parse_quantize
+from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, pack_rows, parse_quantize
+from miaotui.runtime.cpu.packer import packer
 from miaotui.runtime.packed import GROUP, LEVELS, QUANTIZED, packed_shape, unpack
 from miaotui.tools.quantize import quantize
 from safetensors.numpy import load_file, save_file
@@ -23,6 +24,8 @@ SIZES = st.sampled_from([1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 65, 97])
 ROWS = st.sampled_from([1, 15, 16, 17, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 131])
 DTYPES = st.sampled_from(sorted(QUANTIZED))
 HOWS = ["int8", "int4", "int4a", "int4,embed=int8", "down=int8", "int8,o=int4a"]
+STORED = {"F32": np.float32, "BF16": np.uint16, "F16": np.float16, "F64": np.float64}
+SPECIAL = [0.0, -0.0, 1.0, 1e-40, 6e-8, 65504.0, 1e6, 9e6, 3e38, np.nan, np.inf]
 F16_STEP = 2.0**-11  # relative error of a scale's rounding to float16
 
 
@@ -93,6 +96,29 @@ def test_what_is_packed_is_packed_again_without_loss(n, k, dtype, seed):
 def test_threads_do_not_matter(n, k, dtype, threads):
     x = matrix(n, k, n * k)
     assert packed(x, dtype).tobytes() == packed(x, dtype, threads).tobytes()
+
+
+@pytest.mark.parametrize("dtype", sorted(QUANTIZED))
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_kernels_pack_as_the_definition_says(dtype, turned):
+    """Byte for byte, whatever the file's dtype; and they refuse what it refuses."""
+    by_kernel = packer([dtype])
+
+    @settings(deadline=None, max_examples=60)
+    @given(ROWS, SIZES, st.sampled_from(["F32", "BF16", "F16", "F64"]), st.integers(0, 2**32 - 1), st.data())
+    def holds(n, k, stored, seed, data):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((k, n) if turned else (n, k)) * data.draw(st.sampled_from([1e-7, 1.0, 300.0]))
+        x[rng.random(x.shape) < data.draw(st.sampled_from([0.0, 0.3, 0.9]))] = data.draw(st.sampled_from(SPECIAL))
+        with np.errstate(over="ignore"):
+            x = np.frombuffer(encode(x, stored), STORED[stored]).reshape(x.shape)
+        x = x.T if turned else x
+        wanted, found = (np.zeros(packed_shape(dtype, x.shape), np.uint8) for _ in range(2))
+        fine = pack_rows(x, stored, dtype, wanted)
+        assert by_kernel(x, stored, dtype, found) == fine
+        assert not fine or np.array_equal(found, wanted)
+
+    holds()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
