@@ -29,7 +29,7 @@ def turn16(b: Any, source: Any, ld: Any, out: Any) -> None:
 
 @op(lanes, lanes, lanes, lanes, lanes)
 def where_greater(b: Any, x: Any, y: Any, this: Any, other: Any) -> Any:
-    """`this` where x > y, else `other`."""
+    """Of `this` and `other`, the first where x > y."""
     return b.select(b.fcmp_ordered(">", x, y), this, other)
 
 
