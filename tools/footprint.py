@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     mib = {key.removesuffix("_bytes"): f"{n / 2**20:.1f}" for key, n in found.items() if key.endswith("_bytes")}
     print_out(
         f"{args.model.name}, {args.quantize or 'as stored'}: peak {mib['peak']} MiB, {mib['beyond_baseline']} beyond "
-        f"the baseline of {mib['baseline']}; weights {mib['weights']} + arena {mib['arena']}: {found['ratio']:.3f} times"
+        f"the baseline of {mib['baseline']}; weights {mib['weights']} + arena {mib['arena']}: {found['ratio']:.3f}x"
     )
     if args.out:
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
