@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from .loader.checkpoint import Checkpoint
     from .loader.plan import LoadPlan
     from .runtime.program import Program
-    from .runtime.spec import Config
+    from .runtime.spec import Config, Weights
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "load", "pack_weights"]
 
 #: Context reserved where the caller names none: the model's own, at most this.
 DEFAULT_CONTEXT = 2048
@@ -62,8 +62,9 @@ def load(  # noqa: PLR0913 (keywords)
     `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
     most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
     files are the page cache's); over it, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
-    `quantize`: "int8" (8.5 bits a weight) or "int4" (4.5) for every matrix, or by role ("int4,embed=int8"); done while
-    reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8" (a quarter).
+    `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
+    ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
+    (a quarter).
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `BackendError`.
     """
     began = time.perf_counter()
@@ -85,12 +86,22 @@ def load(  # noqa: PLR0913 (keywords)
         memory = predicted_memory(plan, program)
         if memory_limit is not None and memory["allocated"] > memory_limit:
             _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
-        weights = pack(plan, checkpoint, threads=n_threads)
+        weights = pack_weights(plan, checkpoint, n_threads)
         session = Session(config, weights, **shape, kv_cache=kv_cache)
     except BaseException:
         checkpoint.close()
         raise
     return Model(checkpoint, plan, config, session, memory=memory, load_s=time.perf_counter() - began)
+
+
+def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weights:
+    """Every weight; what is quantised is so by our kernels. Errors: `CheckpointError`."""
+    dtypes = {source.dtype for source in plan if source.quantizes}
+    if not dtypes:
+        return pack(plan, checkpoint, threads=threads)
+    from .runtime.cpu.packer import packer  # noqa: PLC0415 - it compiles; a plan that rounds nothing needs none of it
+
+    return pack(plan, checkpoint, threads=threads, rows=packer(dtypes))
 
 
 def predicted_memory(plan: LoadPlan, program: Program) -> dict[str, int]:

@@ -30,6 +30,9 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG = 16_000_000
 MAX_INDEX = 100_000_000
 
+#: Bytes that Linux maps around a page of a file that is touched, at most.
+AROUND = 2**16
+
 #: safetensors dtype -> the NumPy type that holds the bits; BF16 and F8 have none of their own.
 _NUMPY: dict[str, type[np.generic]] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F8_E4M3": np.uint8,
@@ -82,12 +85,19 @@ class Checkpoint:
         view.flags.writeable = False
         return view
 
-    def release(self, name: str) -> None:
-        """Let the system drop a tensor's pages from this process; they come back from the file when touched again."""
-        tensor, page = self.tensors[name], mmap.PAGESIZE
-        start, stop = -(-tensor.start // page) * page, tensor.stop // page * page
-        if start < stop and hasattr(mmap, "MADV_DONTNEED"):
-            self._map(tensor.file).madvise(mmap.MADV_DONTNEED, start, stop - start)
+    def release(self, name: str, first: int = 0, stop: int | None = None) -> None:
+        """Let the system drop the pages of a tensor, or of its rows first to stop, from this process.
+
+        And `AROUND` on both sides, since touching a page brings its neighbours in. All come back when touched again.
+        """
+        tensor = self.tensors[name]
+        if tensor.start == tensor.stop or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        row = tensor.nbytes // tensor.shape[0]
+        at = max(0, tensor.start + first * row - AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = AROUND + (tensor.stop if stop is None else tensor.start + stop * row)
+        mapping = self._map(tensor.file)
+        mapping.madvise(mmap.MADV_DONTNEED, at, min(end, len(mapping)) - at)
 
     def close(self) -> None:
         """Let go of the mappings; one that still has views lives until the last view is gone.

@@ -10,6 +10,7 @@
 | tensor off its own alignment      | copied into the resident block                            |
 | matrix that is to be quantised    | int8 or int4 (`runtime/packed.py`), in the resident block |
 | U8 matrix, packed by us before    | the mapped bytes, in place                                |
+| piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
 
 Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
 """
@@ -26,7 +27,7 @@ from ..errors import CheckpointError, PlanError
 from ..runtime.packed import GROUP_BYTES, QUANTIZED, packed_shape
 from ..runtime.spec import DTYPES, weight_bytes
 from .config import resolve
-from .families import FAMILIES, Part
+from .families import FAMILIES, Part, piece_name
 from .header import shown
 from .quantize import parse_quantize
 
@@ -68,6 +69,16 @@ class Source:
     def nbytes(self) -> int:
         """Bytes of the weight, in the file's mapping or in the block."""
         return weight_bytes(self.dtype, self.shape)
+
+    @property
+    def role(self) -> str:
+        """What the weight is: "q", "down", ..."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def fused(self) -> bool:
+        """Whether the tensor holds other weights too."""
+        return self.tensor.dtype != PACKED and self.tensor.shape[1 if self.transposed else 0] != self.shape[0]
 
     @property
     def quantizes(self) -> bool:
@@ -203,15 +214,21 @@ class _Planner:
             return head if head in self.tensors else name
         return name
 
+    def _part(self, role: str, part: Part, layer: int) -> Part:
+        """Give a role's part its full name; of a fused tensor, the piece that stands alone if there is one."""
+        name = self._name(role, part, layer)
+        alone = piece_name(name, role)
+        return Part(alone) if part.count > 1 and alone in self.tensors else replace(part, name=name)
+
     def _check_missing(self) -> None:
         """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
         missing: dict[str, tuple[int, ...]] = {}
         layers = range(min(self.config.n_layers, len(self.tensors) + 1))
         for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in layers)]:
             for role, part in table.items():
-                name = self._name(role, part, part_of)
-                if self._has(role) and name not in self.tensors:
-                    missing[name] = self._stored_shape(role, part)
+                found = self._part(role, part, part_of)
+                if self._has(role) and found.name not in self.tensors:
+                    missing[found.name] = self._stored_shape(role, found)
         if missing:
             name, shape = next(iter(missing.items()))
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -253,8 +270,6 @@ class _Planner:
         return (*rest, out * part.count) if part.transposed else (out * part.count, *rest)
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
-        if self._packed(info, shape):
-            return
         if tuple(info.shape) != shape:
             msg = (
                 f"{info.file}: tensor {info.name} has shape {list(info.shape)}; config.json makes it {list(shape)}. "
@@ -272,12 +287,16 @@ class _Planner:
         return next((d for d in GROUP_BYTES if packed_shape(d, shape) == tuple(info.shape)), None)
 
     def _source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
-        info = self.tensors[self._name(role, part, layer)]
-        self._check_shape(info, self._stored_shape(role, part))
-        self.used.add(info.name)
-        shape = self._shape(role)
-        pattern = self._name(role, part, "{i}") if role in self.family.layer else info.name
+        found = self._part(role, part, layer)
+        info, shape = self.tensors[found.name], self._shape(role)
         packed = self._packed(info, shape)
+        if packed is None:
+            self._check_shape(info, self._stored_shape(role, found))
+        self.used.add(info.name)
+        pattern = info.name
+        if role in self.family.layer:
+            end = found.name.removeprefix(self._name(role, part, layer))
+            pattern = self._name(role, part, "{i}") + end
         if packed is not None:
             if self.quantize.get(role, packed) != packed:
                 msg = (
@@ -287,8 +306,8 @@ class _Planner:
                 raise PlanError(msg)
             return Source(name, pattern, info, shape, packed)
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
-        source = Source(name, pattern, info, shape, dtype, part.index * shape[0], part.transposed)
-        in_place = not part.transposed and STORED[info.dtype] == dtype and info.dtype != "F64"
+        source = Source(name, pattern, info, shape, dtype, found.index * shape[0], found.transposed)
+        in_place = not found.transposed and STORED[info.dtype] == dtype and info.dtype != "F64"
         if in_place and info.start % DTYPES[dtype][0] == 0:
             return source
         source = replace(source, offset=self.end)
@@ -321,8 +340,7 @@ def _lines(nbytes: int) -> int:
 
 def _span(source: Source) -> str:
     """Show the range of rows or columns, where it is not the whole tensor."""
-    axis = 1 if source.transposed else 0
-    if source.tensor.dtype == PACKED or source.tensor.shape[axis] == source.shape[0]:
+    if not source.fused:
         return ""
     span = f"{source.first}:{source.first + source.shape[0]}"
     return f"[:, {span}]" if source.transposed else f"[{span}]"

@@ -1,8 +1,13 @@
 """Floats in, packed int8 or int4 out: what loading does to a matrix that the plan quantises.
 
-int8 takes the largest of 32 numbers to 127. int4 tries several scales for each 32 and keeps the one with the least
-squared error, the scale being the least-squares one for the integers found: with x ~ s q, s = sum(x q) / sum(q q) and
-the error is sum(x x) - sum(x q)^2 / sum(q q).
+int8 and int4 try several scales for each 32 and keep the one with the least squared error: a trial takes the largest
+to a given number, x / unit = q + e with q whole, and the best scale for these q is unit (1 + sum(e q) / sum(q q)), with
+an error of unit^2 (sum(e e) - sum(e q)^2 / sum(q q)). int4a tries several ranges and fits scale and smallest number:
+with x ~ s q + low, s = cov(x, q) / var(q), and the error is less by cov^2 / var. Scale and smallest number are then
+rounded to float16, and the numbers to what lies nearest on that grid.
+
+`pack_rows` is the definition, in float32 and in one order: sums run over the columns, one after the other.
+`runtime/cpu/kernels/packing.py` does the same, gives the same bytes, and is what `load` hands in.
 """
 
 from __future__ import annotations
@@ -12,28 +17,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import PlanError
-from ..runtime.packed import GROUP, PANEL, QUANTIZED, SCALE_BYTES, packed_shape
+from ..runtime.packed import (
+    GROUP,
+    HEAD_BYTES,
+    INT4A_TRIALS,
+    LEVELS,
+    PANEL,
+    QUANTIZED,
+    SCALE_BYTES,
+    TRIALS,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+    from typing import Any
 
     from numpy.typing import NDArray
 
     F32 = NDArray[np.float32]
+    #: (numbers [n, k] as stored, the file's dtype, "int8" and so on, packed bytes to write) -> whether all is finite
+    PackRows = Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]
 
-__all__ = ["BLOCK_ROWS", "MATRICES", "pack_matrix", "parse_quantize"]
+__all__ = ["BLOCK_ROWS", "MATRICES", "pack_matrix", "pack_rows", "parse_quantize"]
 
 #: Roles that can be quantised; a tied head is the embedding.
 MATRICES = ("embed", "head", "q", "k", "v", "o", "gate", "up", "down")
 
-#: Rows that are quantised at a time: few megabytes, and NumPy's calls long enough for threads to run beside each other.
+#: Most rows that are quantised at a time: what is held beside the result stays small.
 BLOCK_ROWS = 256
-#: int4: to how much the largest number of a group is taken, before the scale is fitted.
-REACH = (-8.0, -7.6, -7.2, -6.8, -8.5, 7.0, 7.5)
 
 
 def parse_quantize(wanted: str | None) -> dict[str, str]:
-    """Role -> "int8" or "int4", from "int8" (every matrix), "int4,embed=int8", "gate=int4,up=int4,down=none".
+    """Role -> "int8", "int4" or "int4a", from "int8" (every matrix), "int4,embed=int8", "gate=int4,down=none".
 
     A role's own word wins over the general one. Errors: `PlanError` for what is neither.
     """
@@ -45,67 +61,117 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
         role, _, dtype = word.rpartition("=")
         if dtype not in (*QUANTIZED, "none") or (role and role not in MATRICES):
             msg = (
-                f"quantize={wanted!r}: {word!r} is not understood; expected int8, int4 or none for all matrices, and "
-                f"ROLE=int8 and so on for one of {', '.join(MATRICES)}, joined by commas"
+                f"quantize={wanted!r}: {word!r} is not understood; expected {', '.join(QUANTIZED)} or none for all "
+                f"matrices, and ROLE=int8 and so on for one of {', '.join(MATRICES)}, joined by commas"
             )
             raise PlanError(msg)
         chosen |= dict.fromkeys([role] if role else MATRICES, dtype)
     return {role: dtype for role, dtype in chosen.items() if dtype != "none"}
 
 
-def pack_matrix(
-    rows: Callable[[slice], F32], shape: tuple[int, ...], dtype: str, out: NDArray[np.uint8], *, threads: int = 1
-) -> bool:
-    """Quantise [n, k] into `out`, uint8 `packed_shape`; whether all numbers were finite and every scale fits float16.
+def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.uint8]) -> bool:
+    """Quantise [n, k], as the file stores it, into `out`, uint8 `packed_shape`.
 
-    `rows(span)` gives rows as float32; it is asked for `BLOCK_ROWS` at a time, so that little is held at once.
+    False where a number is not finite or a scale does not fit float16; `out` then holds nothing of use.
     """
-    n, k = shape
-    _, groups, _ = packed_shape(dtype, shape)
+    n, k = numbers.shape
+    panels, groups, _ = out.shape
+    scale, low = np.zeros((2, panels * PANEL, groups), np.float32)
+    block = np.zeros((panels * PANEL, groups * GROUP), np.float32)
+    with np.errstate(all="ignore"):  # what is not finite shows in the end
+        block[:n, :k] = _widened(numbers, stored)
+        # [rows, groups * 32] -> [32, rows, groups]
+        x = np.ascontiguousarray(block.reshape(len(block), groups, GROUP).transpose(2, 0, 1))
+        for span, width in ((slice(k // GROUP), GROUP), (slice(k // GROUP, groups), k % GROUP)):
+            if width:
+                scale[:, span], low[:, span] = _fit(x[:width, :, span], dtype)
+        half_scale, half_low = scale.astype(np.float16), low.astype(np.float16)
+        q = np.clip(np.rint((x - half_low.astype(np.float32)) * _inverse(half_scale)), *LEVELS[dtype])
+    fine = bool(all(np.isfinite(part).all() for part in (block, half_scale, half_low)))
+    if fine:
+        _lay(q, [half_scale, half_low][: HEAD_BYTES[dtype] // SCALE_BYTES], dtype, out)
+    return fine
+
+
+def pack_matrix(  # noqa: PLR0913 - what and how
+    numbers: NDArray[Any],
+    stored: str,
+    dtype: str,
+    out: NDArray[np.uint8],
+    *,
+    pool: Executor | None = None,
+    threads: int = 1,
+    pack: PackRows = pack_rows,
+    done: Callable[[slice], None] | None = None,
+) -> bool:
+    """`pack_rows`, at most `BLOCK_ROWS` at a time, beside each other in the pool's `threads`.
+
+    `done` is told which rows have been read.
+    """
+    n = len(numbers)
+    parts = threads * -(-n // (BLOCK_ROWS * threads))
+    step = -(-n // (parts * PANEL)) * PANEL
 
     def work(first: int) -> bool:
-        part = rows(slice(first, min(n, first + BLOCK_ROWS)))
-        whole = -(-len(part) // PANEL) * PANEL
-        block = np.zeros((whole, groups * GROUP), np.float32)
-        block[: len(part), :k] = part
-        with np.errstate(over="ignore", invalid="ignore"):
-            q, scale = (_int8 if dtype == "int8" else _int4)(block.reshape(whole, groups, GROUP))
-            fine = bool(np.isfinite(scale).all() and np.isfinite(part).all())
-        if fine:
-            _lay(q, scale, dtype, out[first // PANEL : (first + whole) // PANEL])
+        span = slice(first, min(n, first + step))
+        fine = pack(numbers[span], stored, dtype, out[first // PANEL : -(-span.stop // PANEL)])
+        if done is not None:
+            done(span)
         return fine
 
-    firsts = range(0, n, BLOCK_ROWS)
-    if threads == 1:
-        return all(map(work, firsts))
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only those who quantise should pay
-
-    with ThreadPoolExecutor(threads) as pool:
-        return all(pool.map(work, firsts))
+    return all((map if pool is None else pool.map)(work, range(0, n, step)))
 
 
-def _int8(x: F32) -> tuple[F32, NDArray[np.float16]]:
-    """[rows, groups, 32] -> q, the same shape, whole numbers; scale [rows, groups]."""
-    scale = (np.abs(x).max(-1) / np.float32(127)).astype(np.float16)
-    return np.clip(np.rint(x * _inverse(scale)[..., None]), -127, 127), scale
+def _widened(numbers: NDArray[Any], stored: str) -> F32:
+    bf16 = stored == "BF16"
+    wide: F32 = np.left_shift(numbers, 16, dtype=np.uint32).view(np.float32) if bf16 else numbers.astype(np.float32)
+    return wide
 
 
-def _int4(x: F32) -> tuple[F32, NDArray[np.float16]]:
-    """As `_int8`, by trial."""
-    at = np.abs(x).argmax(-1)[..., None]
-    largest = np.take_along_axis(x, at, -1)  # with its sign
-    inverse = _inverse(largest[..., 0])[..., None]
-    best_q, best_gain = np.zeros_like(x), np.full(x.shape[:-1], -1, np.float32)
-    best_scale = np.zeros(x.shape[:-1], np.float32)
-    for reach in REACH:
-        q = np.clip(np.rint(x * (np.float32(reach) * inverse)), -8, 7)
-        xq, qq = np.einsum("rgk,rgk->rg", x, q), np.einsum("rgk,rgk->rg", q, q)
-        scale = xq / np.maximum(qq, np.float32(1e-30))
-        gain = xq * scale
+def _sum(columns: Sequence[F32] | F32) -> F32:
+    """One column after the other: NumPy's own sums choose their order by the CPU."""
+    total = np.zeros_like(columns[0])
+    for column in columns:
+        total += column
+    return total
+
+
+def _fit(x: F32, dtype: str) -> tuple[F32, F32]:
+    """[columns, rows, groups] -> scale and smallest number, each [rows, groups]."""
+    if dtype == "int4a":
+        return _fit_int4a(x)
+    # With its sign, the first of equals; + 0, so that -0 is none.
+    largest = np.take_along_axis(x, np.abs(x).argmax(0)[None], 0)[0] + np.float32(0)
+    best, best_error = largest / np.float32(TRIALS[dtype][0]), np.full_like(largest, np.inf)
+    for reach in TRIALS[dtype]:
+        unit = largest / np.float32(reach)
+        steps = x * _inverse(unit)
+        q = np.clip(np.rint(steps), *LEVELS[dtype])
+        e = steps - q
+        qq, eq, ee = _sum(q * q), _sum(e * q), _sum(e * e)
+        more = eq / np.maximum(qq, np.float32(1))
+        error = (ee - eq * more) * (unit * unit)
+        better = error < best_error
+        best_error, best = np.where(better, error, best_error), np.where(better, unit + unit * more, best)
+    return best, np.zeros_like(best)
+
+
+def _fit_int4a(x: F32) -> tuple[F32, F32]:
+    """As `_fit`; before the first trial, smallest and largest are taken to 0 and 15."""
+    n, bottom = np.float32(len(x)), x.min(0)
+    y, width = x - bottom, x.max(0) - bottom
+    inverse, sum_y = _inverse(width), _sum(y)
+    best, best_low, best_gain = width / np.float32(15), np.zeros_like(width), np.full_like(width, -1)
+    for first, reach in INT4A_TRIALS:
+        q = np.clip(np.rint(y * (np.float32(reach) * inverse) + np.float32(first)), *LEVELS["int4a"])
+        sum_q = _sum(q)
+        cov, var = _sum(y * q) - sum_y * sum_q / n, _sum(q * q) - sum_q * sum_q / n
+        scale = cov / var
+        gain = cov * scale
         better = gain > best_gain
-        best_gain, best_scale = np.where(better, gain, best_gain), np.where(better, scale, best_scale)
-        np.copyto(best_q, q, where=better[..., None])
-    return best_q, best_scale.astype(np.float16)
+        best_gain, best = np.where(better, gain, best_gain), np.where(better, scale, best)
+        best_low = np.where(better, (sum_y - scale * sum_q) / n, best_low)
+    return best, bottom + best_low
 
 
 def _inverse(x: NDArray[np.floating]) -> F32:
@@ -114,16 +180,17 @@ def _inverse(x: NDArray[np.floating]) -> F32:
     return np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
 
 
-def _lay(q: F32, scale: NDArray[np.float16], dtype: str, out: NDArray[np.uint8]) -> None:
-    """Numbers [rows, groups, 32] and scales [rows, groups] to their places (`runtime/packed.py`)."""
-    rows, groups, _ = q.shape
+def _lay(q: F32, head: list[NDArray[np.float16]], dtype: str, out: NDArray[np.uint8]) -> None:
+    """Numbers [32, rows, groups] and what stands before them, [rows, groups] each, to their places (`packed.py`)."""
+    _, rows, groups = q.shape
     panels = rows // PANEL
-    scales = np.ascontiguousarray(scale.reshape(panels, PANEL, groups).transpose(0, 2, 1))
-    out[..., :SCALE_BYTES] = scales.view(np.uint8)
+    for i, part in enumerate(head):
+        halves = np.ascontiguousarray(part.reshape(panels, PANEL, groups).transpose(0, 2, 1))
+        out[..., i * SCALE_BYTES : (i + 1) * SCALE_BYTES] = halves.view(np.uint8)
     stored = (q + QUANTIZED[dtype]).astype(np.uint8)
-    # [P, row, G, step, 4] -> [P, G, step, row, 4]
-    steps: NDArray[np.uint8] = stored.reshape(panels, PANEL, groups, GROUP // 4, 4).transpose(0, 2, 3, 1, 4)
-    if dtype == "int4":
+    # [step, 4, P, row, G] -> [P, G, step, row, 4]
+    steps: NDArray[np.uint8] = stored.reshape(GROUP // 4, 4, panels, PANEL, groups).transpose(2, 4, 0, 3, 1)
+    if dtype != "int8":
         half = GROUP // 8
         steps = steps[:, :, :half] | np.left_shift(steps[:, :, half:], 4)
-    out[..., SCALE_BYTES:] = steps.reshape(panels, groups, -1)
+    out[..., HEAD_BYTES[dtype] :] = steps.reshape(panels, groups, -1)

@@ -97,7 +97,7 @@ class Config:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES`, or "int8" or "int4".
+    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES` or of `QUANTIZED`.
 
     `array` is a C-contiguous view of the mapped file or of the resident block, shape `shape`; it keeps the memory
     alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `packed.py`. `mapped` tells

@@ -78,6 +78,7 @@ def test_logits_equal_the_float64_oracle(tmp_path: Path, dtype: str) -> None:
         *(("windowed", None, kind) for kind in KV_BYTES),
         ("small", "int8", "f32"),
         ("small", "int4,embed=int8", "int8"),
+        ("small", "int4a", "bf16"),
     ],
 )
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -123,6 +124,7 @@ with miaotui.load(sys.argv[1], threads=2, **json.loads(sys.argv[3])) as m:
         *((dtype, {}) for dtype in ("F32", "BF16", "F16")),
         ("BF16", {"quantize": "int8", "kv_cache": "int8"}),
         ("F32", {"quantize": "int4", "kv_cache": "bf16"}),
+        ("F16", {"quantize": "int4a"}),
     ],
 )
 def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, dtype: str, how: dict[str, str]) -> None:
@@ -142,7 +144,7 @@ def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, dtype: st
         assert done.stdout.strip() == wanted, change
 
 
-@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+@pytest.mark.parametrize("quantize", [None, "int8", "int4", "int4a"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_step_allocates_nothing(small: Path, threads: int, quantize: str | None) -> None:
     from numba.core.runtime import _nrt_python, rtsys
@@ -171,7 +173,7 @@ def test_a_step_allocates_nothing(small: Path, threads: int, quantize: str | Non
 
 
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
-@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+@pytest.mark.parametrize("quantize", [None, "int8", "int4", "int4a"])
 def test_predicted_memory_is_what_is_allocated(small: Path, quantize: str | None, kv_cache: str) -> None:
     with miaotui.load(small, threads=2, quantize=quantize, kv_cache=kv_cache) as model:
         session = model._session

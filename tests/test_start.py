@@ -179,7 +179,7 @@ def test_an_unknown_numba_compiles_for_this_process_alone(tmp_path: Path, monkey
 
 
 def test_without_workers_everything_is_compiled_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["take_last", "argmax", "add", "kv_write", "embed_f32", "rope"]
+    names = ["take_last", "argmax", "add", "kv_write_f32", "embed_f32", "rope"]
     monkeypatch.setattr(build, "available_threads", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     found = build.build(names, tmp_path)
@@ -190,7 +190,7 @@ def test_without_workers_everything_is_compiled_here(tmp_path: Path, monkeypatch
 def test_workers_compile_what_this_process_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from miaotui.runtime.cpu import emit
 
-    names = ["take_last", "argmax", "add", "kv_write", "embed_f32", "rope"]
+    names = ["take_last", "argmax", "add", "kv_write_f32", "embed_f32", "rope"]
     monkeypatch.setattr(build, "available_threads", lambda: 2)
     assert sorted(build._by_workers(names, tmp_path)) == sorted(names)
     for name in names:

@@ -26,7 +26,7 @@ def bound(op: str, dtype: str, k: int, scale: float = 1.0) -> float:
 
     Quantised: dots of integers are exact; two roundings for each group of 32 stand for the 32 of floats.
     """
-    if dtype not in ("f32", "bf16", "f16", "int8", "int4"):
+    if dtype not in ("f32", "bf16", "f16", "int8", "int4", "int4a"):
         msg = f"no tolerance for {dtype}"
         raise ValueError(msg)
     if op == "model":  # k layers; errors add in random directions through the residual stream

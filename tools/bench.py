@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..runtime.session import Session
     from ..runtime.spec import Config, Weights
 
-__all__ = ["add_arguments", "bytes_per_step", "main", "measure", "paired", "public_command"]
+__all__ = ["add_arguments", "bytes_per_step", "main", "measure", "paired", "peak_memory", "public_command"]
 
 SLICE = 8  # tokens between two readings of the bandwidth
 PAUSE = 0.03  # seconds until the threads of the one measured last, which spin for a while, are asleep
@@ -131,7 +131,7 @@ def measure(
             "load_s": loaded - start,
             "load_to_first_token_s": first - start,
             "start_to_first_token_s": age,
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": peak_memory(),
             "weight_bytes_per_step": weights,
             "kv_bytes_per_step": cache,
         }
@@ -261,8 +261,13 @@ def _shown(r: dict[str, Any]) -> str:
     )
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Bytes of the process's largest resident set so far, mapped files included; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.exists():  # rusage begins with what the parent held
+        found = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
+        if found:
+            return int(found[0].split()[1]) * 1024
     if sys.platform == "win32":
         return 0
     import resource  # noqa: PLC0415 - POSIX only

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "compare", "main"]
 
 #: Our dtype -> what the peer's converter calls its nearest: as many bits a weight.
-QUANTIZED = {"int8": ["q8_0"], "int4": ["q4_0"]}
+QUANTIZED = {"int8": ["q8_0"], "int4": ["q4_0"], "int4a": ["q4_1"]}
 TURN = 8  # tokens decoded before the other side's turn
 HERE = Path(__file__).parent
 
@@ -205,7 +205,7 @@ def _agreement(ours: Worker, peer: Worker, prompt: Sequence[int]) -> dict[str, A
 
 
 def _run(args: argparse.Namespace, directory: Path, dtype: str) -> list[dict[str, Any]]:
-    """Every thread count on one dtype, on the same two files; int8 and int4: each side's own rounding of BF16."""
+    """Every thread count on one dtype, on the same two files; int8, int4, int4a: each side's own rounding of BF16."""
     stored = "bf16" if dtype in QUANTIZED else dtype
     model = make_checkpoint(directory / f"{args.shape}-{stored}", args.shape, stored)
     gguf = directory / f"{args.shape}-{dtype}.gguf"

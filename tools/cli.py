@@ -60,7 +60,7 @@ COMMANDS = {
         ),
     ),
     "quantize": Command(
-        "write a checkpoint with int8 or int4 matrices",
+        "write a checkpoint with int8, int4a or int4 matrices",
         "Round a checkpoint's matrices once and write the result as a checkpoint of its own, which every command loads "
         "as it lies. (--quantize of the other commands rounds while reading, and writes nothing.)",
         (

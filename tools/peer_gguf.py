@@ -68,7 +68,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def convert(model: Path, out: Path, quantized: str | None = None) -> None:
-    """Write `out` from the checkpoint directory `model`; `quantized`: "q8_0" or "q4_0" for every matrix."""
+    """Write `out` from the directory `model`; `quantized`: "q8_0", "q4_0" or "q4_1" for matrices of whole 32s."""
     gguf = importlib.import_module("gguf")
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or config
@@ -100,7 +100,7 @@ def convert(model: Path, out: Path, quantized: str | None = None) -> None:
             writer.add_tensor(gguf_name(name), wide)
             continue
         ordered = permute(tensor, kv_heads if "k_proj" in name else heads) if name.endswith(QK) else tensor
-        if quantized:
+        if quantized and tensor.shape[1] % 32 == 0:  # its blocks are whole; as llama.cpp's own tool, the rest stays
             wide = (ordered.astype(np.uint32) << 16).view(np.float32) if bf16 else ordered
             kind = gguf.GGMLQuantizationType[quantized.upper()]
             writer.add_tensor(gguf_name(name), gguf.quants.quantize(wide, kind), raw_dtype=kind)

@@ -1,15 +1,18 @@
 """What rounding costs: perplexity, and divergence from the exact model, ours beside the peer's on the same weights.
 
-    python -m miaotui.tools.quality [--model DIR --file TEXT] [--peer-python PYTHON] [--out FILE]
+    python -m miaotui.tools.quality [--model DIR --file TEXT] [--how HOW ...] [--peer-python PYTHON] [--out FILE]
 
 Without a file: the demo model on stories that it has not seen. KL is the mean over all positions of
 KL(p || q) = sum p log(p / q), p the exact model's distribution (ours, unrounded) and q the rounded one's, in nats.
+Bits a weight are counted over all matrices, as each side stores them; the peer leaves those whose rows are no whole
+blocks of 32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -19,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..loader.checkpoint import open_checkpoint
+from ..loader.header import DTYPES
 from ..model import load
 from .bench import print_out, public_command
 from .bench_peers import HERE, QUANTIZED, Worker
@@ -32,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "main"]
 
-BITS = {"int8": 8.5, "int4": 4.5, "q8_0": 8.5, "q4_0": 4.5}
+WAYS = ("int8", "int4a,embed=int8", "int4a", "int4,embed=int8", "int4")
+BITS = {"q8_0": 8.5, "q4_0": 4.5, "q4_1": 5.0}
 
 
 def compare(
@@ -55,9 +61,20 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return z
 
 
-def _ours(path: Path, how: str | None, texts: list[list[int]]) -> list[NDArray[np.float64]]:
+def _ours(path: Path, how: str | None, texts: list[list[int]]) -> tuple[float, list[NDArray[np.float64]]]:
     with load(path, quantize=how) as model:
-        return [log_softmax(model.logits(ids[:-1])) for ids in texts]
+        matrices = [w for w in model.session.weights if len(w.shape) > 1]
+        bits = 8 * sum(w.nbytes for w in matrices) / sum(math.prod(w.shape) for w in matrices)
+        return bits, [log_softmax(model.logits(ids[:-1])) for ids in texts]
+
+
+def _peer_bits(path: Path, kind: str | None) -> float:
+    """Of the matrices as `peer_gguf` writes them."""
+    with open_checkpoint(path) as checkpoint:
+        matrices = [t for t in checkpoint.tensors.values() if len(t.shape) > 1]
+    whole = [BITS[kind] if kind and t.shape[1] % 32 == 0 else 8 * DTYPES[t.dtype] for t in matrices]
+    sizes = [math.prod(t.shape) for t in matrices]
+    return sum(bits * n for bits, n in zip(whole, sizes, strict=True)) / sum(sizes)
 
 
 def _peer(python: str, path: Path, kind: str | None, texts: list[list[int]]) -> list[NDArray[np.float64]]:
@@ -100,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stories", type=int, default=40, help="how many of them (default: 40)")
     parser.add_argument("--window", type=int, default=256, help="tokens of the file at a time (default: 256)")
     parser.add_argument("--tokens", type=int, default=4096, help="most tokens of the file (default: 4096)")
+    parser.add_argument("--how", nargs="+", default=WAYS, help=f"our ways to round (default: {' '.join(WAYS)})")
     parser.add_argument("--peer-python", help="interpreter with llama-cpp-python and gguf: compare with its rounding")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser
@@ -109,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print, a line for each way to round."""
     args = _parser().parse_args(argv)
     texts = _texts(args)
-    exact = _ours(args.model, None, texts)
+    stored, exact = _ours(args.model, None, texts)
     record: dict[str, Any] = {
         "command": public_command("python -m miaotui.tools.quality", argv if argv is not None else sys.argv),
         "machine": machine(),
@@ -117,17 +135,22 @@ def main(argv: list[str] | None = None) -> int:
         "model": args.model.name,
         "results": [],
     }
-    ways: list[tuple[str, str | None, list[NDArray[np.float64]]]] = [("miaotui", None, exact)]
-    ways += [("miaotui", how, _ours(args.model, how, texts)) for how in ("int8", "int4,embed=int8", "int4")]
+    ways: list[tuple[str, str | None, float, list[NDArray[np.float64]]]] = [("miaotui", None, stored, exact)]
+    ways += [("miaotui", how, *_ours(args.model, how, texts)) for how in args.how]
     if args.peer_python:
         kinds = [None, *(kind for (kind,) in QUANTIZED.values())]
-        ways += [("llama.cpp", kind, _peer(args.peer_python, args.model, kind, texts)) for kind in kinds]
-    for engine, how, found in ways:
-        result = {"engine": engine, "weights": how or "as stored", **compare(exact, found, texts)}
-        if how in BITS:
-            result["bits_per_weight"] = BITS[how]
+        ways += [
+            ("llama.cpp", kind, _peer_bits(args.model, kind), _peer(args.peer_python, args.model, kind, texts))
+            for kind in kinds
+        ]
+    for engine, how, bits, found in ways:
+        result = {"engine": engine, "weights": how or "as stored", "bits_per_weight": round(bits, 2)}
+        result |= compare(exact, found, texts)
         record["results"].append(result)
-        print_out(f"{engine:10s} {result['weights']:16s} perplexity {result['ppl']:.4f}   KL {result['kl']:.3e}")
+        print_out(
+            f"{engine:10s} {result['weights']:17s} {bits:5.2f} bits a weight   perplexity {result['ppl']:.4f}   "
+            f"KL {result['kl']:.3e}"
+        )
     if args.out:
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -1,8 +1,13 @@
 """`miaotui quantize`: a checkpoint in, the same checkpoint with packed int8 or int4 matrices out.
 
-What it writes is a Hugging Face directory: config.json with `quantization_config`, the tokenizer's files, and one
-safetensors file whose quantised matrices are U8 tensors [panels, groups, bytes] under their own names, laid out as
-`runtime/packed.py` says; everything else is as it was. It loads mapped, with nothing left to round.
+What it writes is a Hugging Face directory that loads mapped, with nothing left to round: config.json with
+`quantization_config` (`roles` says what each kind of matrix is), the tokenizer's files, and one safetensors file:
+
+| in the original | written |
+|---|---|
+| matrix that is quantised, also if stored turned | under its name, U8 [panels, groups, bytes]: `runtime/packed.py` |
+| several in one (GPT-2's c_attn), any quantised  | each alone as NAME.q, NAME.k, NAME.v: packed, or [out, in] as is |
+| everything else                                 | as it was |
 """
 
 from __future__ import annotations
@@ -15,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, PlanError
+from ..errors import InputError
+from ..runtime.packed import QUANTIZED
 from .arguments import shown_bytes
 
 if TYPE_CHECKING:
@@ -44,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to make; it must not be there yet")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     parser.add_argument(
-        "--quantize", metavar="HOW", default="int8", help="int8 (default), int4, or by role, such as int4,embed=int8"
+        "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role: int4,embed=int8"
     )
 
 
@@ -61,7 +67,7 @@ def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
     """Write `path` quantised to the new directory `out`; bytes of weights before and after.
 
     It appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
-    understood or for matrices that are stored turned or fused (GPT-2's), and loading's own.
+    understood, and loading's own.
     """
     from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
     from ..loader.config import parse_config  # noqa: PLC0415
@@ -85,35 +91,30 @@ def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
 
 def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
     """Name -> dtype and array of what is to be written."""
-    from ..loader.pack import pack  # noqa: PLC0415 - help must not wait for it
+    from ..loader.families import piece_name  # noqa: PLC0415 - help must not wait for these
+    from ..loader.pack import part_of  # noqa: PLC0415 - as above
+    from ..model import pack_weights  # noqa: PLC0415 - as above
     from ..runtime.cores import available_threads  # noqa: PLC0415 - as above
 
-    for source in plan:
-        if source.quantizes and (source.transposed or source.tensor.shape != source.shape):
-            msg = (
-                f"{source.tensor.file}: {source.tensor.name} is stored turned or fused with others; such a model can "
-                "be quantised while loading (--quantize of the other commands), but not written"
-            )
-            raise PlanError(msg)
-    weights = {weight.name: weight for weight in pack(plan, checkpoint, threads=available_threads())}
+    weights = {weight.name: weight for weight in pack_weights(plan, checkpoint, available_threads())}
+    split = {source.tensor.name for source in plan if source.quantizes and source.fused}
     tensors: Tensors = {}
     for source in plan:
-        array = checkpoint.array(source.tensor.name)
-        dtype = source.tensor.dtype
+        name, dtype, array = source.tensor.name, source.tensor.dtype, checkpoint.array(source.tensor.name)
+        if name in split:
+            array, name = part_of(array, source), piece_name(name, source.role)
         if source.quantizes:
             packed = weights[source.name].array
             assert packed is not None  # noqa: S101 - pack gives every weight its array
             array, dtype = packed, "U8"
-        tensors[source.tensor.name] = (dtype, array)
+        tensors[name] = (dtype, array)
     return tensors
 
 
 def _write(made: Path, path: Path, config: dict[str, Any], tensors: Tensors, plan: LoadPlan) -> None:
     from ..loader.config import QUANT_FORMAT, QUANT_METHOD  # noqa: PLC0415 - help must not wait for it
 
-    roles = {
-        source.name.rpartition(".")[2]: source.dtype for source in plan if tensors[source.tensor.name][0] == "U8"
-    }
+    roles = {source.role: source.dtype for source in plan if source.dtype in QUANTIZED}
     ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles}
     text = json.dumps(config | {"quantization_config": ours}, indent=2) + "\n"
     (made / "config.json").write_text(text, encoding="utf-8")

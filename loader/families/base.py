@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ...runtime.spec import Config
 
-__all__ = ["Family", "Part", "Resolved", "resolve_with"]
+__all__ = ["Family", "Part", "Resolved", "piece_name", "resolve_with"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Part:
     index: int = 0
     count: int = 1
     transposed: bool = False
+
+
+def piece_name(name: str, role: str) -> str:
+    """Name of a fused tensor's piece that stands alone, outputs first: what `miaotui quantize` makes of it."""
+    return f"{name}.{role}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 For a row and a group of 32 columns the dot of the integers is exact, so its order does not matter. The one order of
 the whole: groups in increasing order, y = fma(float(dot), scale_w * scale_x, y). Weights are stored with an offset
-added; their input's sum, times the offset, is taken away before the first product.
+added; their input's sum, times the offset, is taken away before the first product. int4a has no offset, and right after
+a group's dot comes its smallest number: y = fma(float(sum of the input's integers), low_w * scale_x, y).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..packed import GROUP, GROUP_BYTES, QUANTIZED, SCALE_BYTES
+from ..packed import GROUP, GROUP_BYTES, HEAD_BYTES, QUANTIZED, SCALE_BYTES
 from .lanes import (
     F32,
     I16,
@@ -43,7 +44,7 @@ from .lanes import (
 from .target import byte_dot
 
 #: log2 of what is added to a stored number: times the input's sum it is a shift.
-OFFSET_BITS = {name: offset.bit_length() - 1 for name, offset in QUANTIZED.items()}
+OFFSET_BITS = {name: offset.bit_length() - 1 for name, offset in QUANTIZED.items() if offset}
 STEP = 4 * N  # bytes of one step: four columns of sixteen rows
 WIDE, PAIRS = ir.VectorType(I32, 2 * N), ir.VectorType(I16, 2 * N)
 
@@ -69,7 +70,7 @@ def _splat_int(b: Any, addr: Any) -> Any:
 
 def _weights(b: Any, at: Any, kind: str, step: int) -> list[tuple[Any, int]]:
     """(unsigned bytes, first column) for what one load of 64 bytes holds."""
-    v = b.load(ptr(b, b.add(at, c64(SCALE_BYTES + STEP * step)), VI), align=1)
+    v = b.load(ptr(b, b.add(at, c64(HEAD_BYTES[kind] + STEP * step)), VI), align=1)
     if kind == "int8":
         return [(v, 4 * step)]
     low, four = const(VI, [0x0F0F0F0F] * N), const(VI, [4] * N)
@@ -82,7 +83,8 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
     (w, ldw, x, ldx, groups, y, ldy, ldp, left): panels lie ldw apart and their results ldp, tokens ldx and ldy; `left`
     counts the matrix's rows from the first panel's first. x: `quantize`'s rows: bytes, then scales, then sums.
     """
-    size, steps = GROUP_BYTES[kind], (GROUP_BYTES[kind] - SCALE_BYTES) // STEP
+    size, steps = GROUP_BYTES[kind], (GROUP_BYTES[kind] - HEAD_BYTES[kind]) // STEP
+    lowest = HEAD_BYTES[kind] > SCALE_BYTES
 
     @op(void, *[i64] * 9)
     def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, groups: Any, y: Any, ldy: Any, ldp: Any, left: Any) -> None:
@@ -90,15 +92,16 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
         xs = [b.add(x, b.mul(ldx, c64(m))) for m in range(tokens)]
         scales = [b.add(a, b.mul(groups, c64(GROUP))) for a in xs]
         sums = [b.add(a, b.mul(groups, c64(4))) for a in scales]
-        shift = const(VI, [OFFSET_BITS[kind]] * N)
 
         def body(g: Any, acc: list[Any]) -> list[Any]:
             at = [b.add(a, b.mul(g, c64(size))) for a in ws]
             for line in range(0, size, 64) if ahead else ():
                 for a in at:
                     ir_prefetch(b, b.add(a, c64(ahead + line)))
-            start = [b.shl(_splat_int(b, off(b, a, g, 4)), shift) for a in sums]
-            dots = [[b.sub(const(VI, [0] * N), s) for s in start] for _ in range(panels)]
+            total = [_splat_int(b, off(b, a, g, 4)) for a in sums]
+            none = const(VI, [0] * N)
+            start = [none if lowest else b.sub(none, b.shl(s, const(VI, [OFFSET_BITS[kind]] * N))) for s in total]
+            dots = [list(start) for _ in range(panels)]
             for step in range(steps):
                 for i in range(panels):
                     for u, column in _weights(b, at[i], kind, step):
@@ -110,7 +113,11 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
                 sw = ir_load(b, at[i], "f16")
                 for m in range(tokens):
                     sx = ir_splat(b, b.load(ptr(b, off(b, scales[m], g, 4), F32), align=4))
-                    new.append(ir_fma(b, b.sitofp(dots[i][m], V), b.fmul(sw, sx), acc[i * tokens + m]))
+                    y = ir_fma(b, b.sitofp(dots[i][m], V), b.fmul(sw, sx), acc[i * tokens + m])
+                    if lowest:
+                        low = ir_load(b, b.add(at[i], c64(SCALE_BYTES)), "f16")
+                        y = ir_fma(b, b.sitofp(total[m], V), b.fmul(low, sx), y)
+                    new.append(y)
             return new
 
         acc = ir_loop(b, c64(0), groups, 1, [ZERO] * (panels * tokens), body)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..packed import GROUP, PANEL
+
 #: Step block, in int64 slots: tokens, position of the first, rows wanted at the head, address of the ids, greedy id.
 S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)
 
@@ -16,3 +18,12 @@ ROOT_ARGUMENTS, KERNEL_ARGUMENTS = 3, 5
 
 #: Bytes of a request to a worker that compiles: one name, filled up with spaces.
 REQUEST = 64
+
+#: What a packing kernel takes: source, bytes between its rows and between its columns, rows, columns, bytes of an
+#: element, whether BF16, result, scratch; last comes back: 0.0, or NaN where something is not finite or too large.
+PACK_WORDS = (
+    *("source", "by_row", "by_column", "rows", "columns", "size", "bf16", "out", "scratch"),
+    "fine",
+)
+#: Bytes of its scratch: a group of a panel, twice, in float32.
+PACK_SCRATCH = 2 * 4 * PANEL * GROUP

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from ..ops import OPS
+from ..packed import QUANTIZED
 from .cache import cache_directory
 from .layout import ROOT, ROOT_ARGUMENTS
 from .objects import kept
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KERNELS", "addresses", "cache_directory", "executor"]
 
-#: Every kernel there is: the op table's, and the roofline's yardstick.
-KERNELS = (*(k for op in OPS.values() for k in op.kernels), "read_sum")
+#: Every kernel there is: the op table's, and the loader's.
+KERNELS = (*(k for op in OPS.values() for k in op.kernels), *(f"pack_{dtype}" for dtype in QUANTIZED))
 
 _LINKED: dict[str, int] = {}
 _LOCK = threading.Lock()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...ops import slots
-from ...packed import GROUP, GROUP_BYTES, PANEL, QUANTIZED, SCALE_BYTES
+from ...packed import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
 from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail
 from ..lanes import ld, stf
 from ..target import integer_tile_shape
@@ -89,8 +89,8 @@ def _linear(kind: str, ahead: int) -> Any:
 
 
 def _embed(kind: str) -> Any:
-    size, offset, wide = GROUP_BYTES[kind], QUANTIZED[kind], kind == "int8"
-    half = GROUP // 2
+    size, head, offset, wide = GROUP_BYTES[kind], HEAD_BYTES[kind], QUANTIZED[kind], kind == "int8"
+    half, lowest = GROUP // 2, head > SCALE_BYTES
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
@@ -102,16 +102,19 @@ def _embed(kind: str) -> Any:
             for j in range(d):
                 at, k = panel + j // GROUP * size, j % GROUP
                 c = k if wide else k % half
-                q = ld_byte(at + SCALE_BYTES + c // 4 * (4 * PANEL) + 4 * lane + c % 4)
+                q = ld_byte(at + head + c // 4 * (4 * PANEL) + 4 * lane + c % 4)
                 if not wide:
                     q = q >> 4 if k >= half else q & 15
-                stf(y + 4 * (r * d + j), F(F(q - offset) * ld_half(at + 2 * lane)))
+                value = F(F(q - offset) * ld_half(at + 2 * lane))
+                if lowest:
+                    value = F(value + ld_half(at + SCALE_BYTES + 2 * lane))
+                stf(y + 4 * (r * d + j), value)
 
     return body
 
 
-_linear_int8, _linear_int4 = _linear("int8", ahead=3072), _linear("int4", ahead=3072)
-_embed_int8, _embed_int4 = _embed("int8"), _embed("int4")
+_linear_int8, _linear_int4, _linear_int4a = (_linear(kind, ahead=3072) for kind in ("int8", "int4", "int4a"))
+_embed_int8, _embed_int4, _embed_int4a = _embed("int8"), _embed("int4"), _embed("int4a")
 
 
 @kernel
@@ -127,6 +130,12 @@ def linear_int4(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 
 @kernel
+def linear_int4a(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """5 bits a weight."""
+    _linear_int4a(p, base, step, t, nt)
+
+
+@kernel
 def embed_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """Y[r] = w[ids[r]]."""
     _embed_int8(p, base, step, t, nt)
@@ -136,3 +145,9 @@ def embed_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 def embed_int4(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """Y[r] = w[ids[r]]."""
     _embed_int4(p, base, step, t, nt)
+
+
+@kernel
+def embed_int4a(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y[r] = w[ids[r]]."""
+    _embed_int4a(p, base, step, t, nt)

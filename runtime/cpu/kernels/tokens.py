@@ -1,4 +1,4 @@
-"""Rows picked by number: embeddings, positions, rotation, the last rows, the greedy id. And the roofline's read."""
+"""Rows picked by number: embeddings, positions, rotation, the last rows, the greedy id."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import numpy as np
 from ...ops import slots
 from ..lanes import (
     SIZES,
-    add,
     between,
-    fold,
     largest,
     ld,
     ldf,
-    load,
     load_tail,
     load_tail_bf16,
     load_tail_f16,
@@ -24,7 +21,6 @@ from ..lanes import (
     st,
     stf,
     store_tail,
-    zero,
 )  # fmt: skip
 from .base import S_IDS, S_RESULT, S_ROWS, S_START, S_T, arg, kernel, rows_of, share, template
 
@@ -136,14 +132,3 @@ def argmax(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
             i += 1
         best = i if i < n else -1
     st(step + 8 * S_RESULT, best)
-
-
-@kernel
-def read_sum(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """The roofline's yardstick: read slot 4 bytes at slot 3 once, in eight accumulators; the sum goes to the arena."""
-    a, stop = ld(p + 24) + (share(ld(p + 32), 512, t, nt)), ld(p + 24) + (share(ld(p + 32), 512, t + 1, nt) & -512)
-    s0, s1, s2, s3, s4, s5, s6, s7 = zero(), zero(), zero(), zero(), zero(), zero(), zero(), zero()
-    for i in range(a, stop - 511, 512):
-        s0, s1, s2, s3 = add(s0, load(i)), add(s1, load(i + 64)), add(s2, load(i + 128)), add(s3, load(i + 192))
-        s4, s5, s6, s7 = add(s4, load(i + 256)), add(s5, load(i + 320)), add(s6, load(i + 384)), add(s7, load(i + 448))
-    stf(base + 64 * t, fold(add(add(add(s0, s1), add(s2, s3)), add(add(s4, s5), add(s6, s7)))))

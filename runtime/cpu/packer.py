@@ -1,0 +1,43 @@
+"""Quantising by kernels: what `load` hands to the loader in the place of NumPy's `pack_rows`. The same bytes."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import link
+from .layout import PACK_SCRATCH, PACK_WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+__all__ = ["packer"]
+
+LINE = 64
+_CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)  # lets go of the GIL
+
+
+def packer(dtypes: Iterable[str]) -> Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]:
+    """A `pack_rows` for matrices of these dtypes; compiles what is missing. Either axis of its numbers may be dense."""
+    kernels = {f"pack_{dtype}" for dtype in dtypes}
+    calls = {name: _CALL(address) for name, address in link.addresses(sorted(kernels)).items() if name in kernels}
+
+    def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.uint8]) -> bool:
+        if stored == "F64":
+            with np.errstate(over="ignore"):  # the kernel sees what is infinite
+                numbers = numbers.astype(np.float32)
+        size = numbers.itemsize
+        scratch = np.empty(PACK_SCRATCH + LINE, np.uint8)
+        words = np.zeros(len(PACK_WORDS), np.int64)
+        words[:-1] = (
+            *(numbers.ctypes.data, *numbers.strides, *numbers.shape, size, stored == "BF16"),
+            *(out.ctypes.data, scratch.ctypes.data + -scratch.ctypes.data % LINE),
+        )
+        calls[f"pack_{dtype}"](words.ctypes.data, 0, 0, 0, 1)
+        return bool(words[-1:].view(np.float32)[0] == 0)
+
+    return pack_rows

@@ -1,0 +1,43 @@
+"""What a model takes is what the plan says: pages of the file that were rounded do not stay behind."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from checkpoints import Drawn, small, write_checkpoint
+from miaotui.errors import BackendError
+from miaotui.tools import footprint
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is held")
+#: What differs between two processes beside the model: allocators keep pages, threads have stacks.
+SLACK = 14 * 2**20
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4,embed=int8"])
+def test_the_peak_is_near_the_quantised_weights_and_the_arena(tmp_path, quantize):
+    config = small("llama").config | {"vocab_size": 100_000, "hidden_size": 126, "intermediate_size": 2048}
+    write_checkpoint(tmp_path, Drawn(config | {"head_dim": 42, "max_position_embeddings": 128}))
+    file = (tmp_path / "model.safetensors").stat().st_size
+    found = footprint.footprint(tmp_path, quantize, context=64, new=8)
+    planned = found["weights_bytes"] + found["arena_bytes"]
+    assert found["beyond_baseline_bytes"] <= 1.15 * planned + SLACK < planned + 0.5 * file
+    assert found["ratio"] == found["beyond_baseline_bytes"] / planned
+
+
+def test_the_command_says_it_and_writes_it(tmp_path, capsys):
+    write_checkpoint(tmp_path / "m", small("llama"))
+    out = tmp_path / "f.json"
+    words = ["--model", str(tmp_path / "m"), "--quantize", "int8", "--context", "32", "--new", "4", "--out", str(out)]
+    assert footprint.main(words) == 0
+    assert re.search(r"m, int8: peak [\d.]+ MiB", capsys.readouterr().out)
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert record["peak_bytes"] > record["arena_bytes"] > 0
+    assert str(tmp_path) not in record["command"]
+
+
+def test_a_child_that_fails_says_why(tmp_path):
+    with pytest.raises(BackendError, match="no such directory"):
+        footprint.footprint(tmp_path / "nothing", None, context=32, new=1)
