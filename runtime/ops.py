@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .kvcache import KV_BYTES
 from .packed import QUANTIZED
 
-__all__ = ["ACTS", "HEADER", "OPS", "SLOTS", "Op", "slots"]
+__all__ = ["ACTS", "FAST", "HEADER", "OPS", "SLOTS", "Op", "slots"]
 
 #: The first slots of every instruction: kernel address, wait before it (0/1), rows (0: T, 1: R).
 HEADER = ("op", "wait", "rows")
@@ -52,6 +52,8 @@ class Op:
 
 DTYPE_VARIANTS = ("f32", "bf16", "f16")
 WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
+#: The product of BF16 weights with an input rounded to BF16 (`precision="fast"`): another order on every CPU.
+FAST = "bf16_dot"
 #: What `linear` may apply, by its number in the instruction; 0 is none.
 ACTS = ("silu", "gelu", "gelu_tanh", "relu")
 VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
@@ -64,7 +66,9 @@ _ROWS = (
     Op("linear", "(t,k),(n,k),(n),(t,n),(t,n)->(t,n)", "y = act(x w^T + b) * times + residual",
        ("o:y", "i:x", "w:w", "w:b", "i:times", "i:residual", "n:n", "n:k", "n:act"), "k",
        lambda d: 2 * d["n"] * d["k"] + (10 * d["n"] if d["act"] else 0),
-       f"{VASWANI}, 3.2; gated: Shazeer 2020, arXiv:2002.05202", variants=WEIGHT_VARIANTS),
+       f"{VASWANI}, 3.2; gated: Shazeer 2020, arXiv:2002.05202", variants=(*WEIGHT_VARIANTS, FAST)),
+    Op("round_bf16", "(t,k)->(t,16k/32)", "y = bf16(x), to nearest even; whole 32s of a row, filled up with zeros",
+       ("o:y", "i:x", "n:k"), "", lambda _: 0, "Kalamkar et al. 2019, arXiv:1905.12322"),
     Op("quantize", "(t,k)->(t,10k/32)", "q = rint(x 127 / max|x|), scale = max|x| / 127, over each 32",
        ("o:y", "i:x", "n:k"), "", lambda d: 4 * d["k"], "Dettmers et al. 2022, arXiv:2110.02861 (block-wise)"),
     Op("rms_norm", "(t,g*d),(d)->(t,g*d)", "y = x / sqrt(mean(x^2) + eps) * w, over each d",

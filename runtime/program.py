@@ -17,7 +17,7 @@ from ..errors import PlanError
 from .arena import Tensor, place, spans_overlap
 from .forward.decoder import decoder
 from .kvcache import cache_bytes, padded_context, scratch_floats
-from .ops import ACTS, HEADER, OPS, SLOTS
+from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .packed import GROUP
 from .rope import RopeTable
 from .spec import Weight
@@ -59,14 +59,19 @@ class Instruction:
 class Recorder:
     """The op table as symbols: every call appends an instruction and returns where its result will lie."""
 
-    def __init__(self, *, n_context: int, chunk: int, rows: int, threads: int, kv_cache: str = "f32") -> None:
-        """`chunk`: most tokens a step; `rows`: most tokens whose logits a step gives; `kv_cache`: its dtype."""
-        self.n_context, self.kv_cache = padded_context(n_context), kv_cache
+    def __init__(  # noqa: PLR0913 - keywords
+        self, *, n_context: int, chunk: int, rows: int, threads: int, kv_cache: str = "f32", fast: bool = False
+    ) -> None:
+        """`chunk`: most tokens a step; `rows`: most tokens whose logits a step gives; `kv_cache`: its dtype.
+
+        `fast`: products of BF16 weights may round their input to BF16.
+        """
+        self.n_context, self.kv_cache, self.fast = padded_context(n_context), kv_cache, fast
         self.capacity, self.threads = {"T": chunk, "R": rows}, threads
         self.code: list[Instruction] = []
         self.tensors: list[Tensor] = []
         self.caches: dict[int, tuple[Tensor, Tensor]] = {}
-        self.quantized: dict[Tensor, Tensor] = {}
+        self.rounded: dict[tuple[str, Tensor], Tensor] = {}  # inputs of products, rounded as these want them
 
     def _tensor(self, name: str, rows: str, width: int, part: str = "activations", *, keep: bool = False) -> Tensor:
         count = self.capacity[rows] if rows else 1
@@ -121,19 +126,30 @@ class Recorder:
         for other in (times, residual):
             if other is not None:
                 self._width("linear", other, w.shape[0], w.name)
-        x = self.quantize(x) if w.quantized else x
+        dtype = FAST if self.fast and w.dtype == "bf16" else w.dtype
+        if w.quantized:
+            x = self.quantize(x)
+        elif dtype == FAST:
+            x = self.round_bf16(x)
         y = self._tensor("y", x.rows, w.shape[0])
-        self._emit("linear", w.dtype, x.rows, y=y, x=x, w=w, b=b, times=times, residual=residual, n=w.shape[0],
+        self._emit("linear", dtype, x.rows, y=y, x=x, w=w, b=b, times=times, residual=residual, n=w.shape[0],
                    k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
         return y
 
     def quantize(self, x: Tensor) -> Tensor:
         """[t, k] -> [t, 10 floats a group of 32: 32 bytes, scale, sum]; once for each tensor."""
-        if x not in self.quantized:
-            y = self._tensor("q", x.rows, -(-x.width // GROUP) * QUANTIZED_FLOATS)
-            self._emit("quantize", "", x.rows, y=y, x=x, k=x.width)
-            self.quantized[x] = y
-        return self.quantized[x]
+        return self._round("quantize", x, -(-x.width // GROUP) * QUANTIZED_FLOATS)
+
+    def round_bf16(self, x: Tensor) -> Tensor:
+        """[t, k] -> [t, 16 floats for 32 numbers]; once for each tensor."""
+        return self._round("round_bf16", x, -(-x.width // 32) * 16)
+
+    def _round(self, op: str, x: Tensor, width: int) -> Tensor:
+        if (op, x) not in self.rounded:
+            y = self._tensor("q", x.rows, width)
+            self._emit(op, "", x.rows, y=y, x=x, k=x.width)
+            self.rounded[op, x] = y
+        return self.rounded[op, x]
 
     def rms_norm(self, x: Tensor, w: Weight, eps: float, groups: int = 1) -> Tensor:
         """[t, groups * d]."""
@@ -284,10 +300,11 @@ def record(  # noqa: PLR0913 - keywords
     rows: int = 32,
     threads: int = 1,
     kv_cache: str = "f32",
+    fast: bool = False,
     table: RopeTable | None = None,
 ) -> Program:
     """The program of a decoder; works on planned weights, reads none."""
-    ops = Recorder(n_context=n_context, chunk=chunk, rows=rows, threads=threads, kv_cache=kv_cache)
+    ops = Recorder(n_context=n_context, chunk=chunk, rows=rows, threads=threads, kv_cache=kv_cache, fast=fast)
     table = table or RopeTable(config, n_context)
     hidden, logits = decoder(ops, config, weights, table)
     hidden.keep = logits.keep = True

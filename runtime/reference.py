@@ -27,7 +27,7 @@ __all__ = ["Reference"]
 class Reference:
     """The op table as functions that return. One object is one step: `ids` at positions `start`, `start + 1`, ..."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a step is
         self,
         ids: NDArray[np.int64],
         start: int,
@@ -35,10 +35,11 @@ class Reference:
         rows: int,
         *,
         kv_cache: str = "f32",
+        fast: bool = False,
     ) -> None:
         """`caches` is updated in place, rounded to `kv_cache`; `rows` last tokens reach the head."""
         self.ids, self.start, self.caches, self.rows = np.asarray(ids), start, caches, rows
-        self.kv_cache = kv_cache
+        self.kv_cache, self.fast = kv_cache, fast
         self.result = -1
 
     def embed(self, w: Weight) -> Array:
@@ -59,8 +60,12 @@ class Reference:
         times: Array | None = None,
         residual: Array | None = None,
     ) -> Array:
-        """[t, k] -> [t, n]; a quantised weight takes its input quantised."""
-        y: Array = (self.quantize(x) if w.quantized else x) @ w.f64().T
+        """[t, k] -> [t, n]; a quantised weight takes its input quantised, a BF16 one when `fast` takes it in BF16."""
+        if w.quantized:
+            x = self.quantize(x)
+        elif self.fast and w.dtype == "bf16":
+            x = self.round_bf16(x)
+        y: Array = x @ w.f64().T
         y = y if b is None else y + b.f64()
         y = y if act is None else _act(y, act)
         y = y if times is None else y * times
@@ -74,6 +79,11 @@ class Reference:
         inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
         y: Array = np.rint(g * inverse).astype(np.float64) * (largest / np.float32(127))
         return y.reshape(t, -1)[:, :k]
+
+    def round_bf16(self, x: Array) -> Array:
+        """To nearest even."""
+        bits = x.astype(np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).view(np.float32).astype(np.float64)
 
     def rms_norm(self, x: Array, w: Weight, eps: float, groups: int = 1) -> Array:
         """Each of `groups` pieces of a row on its own."""
@@ -104,11 +114,10 @@ class Reference:
 
     def _rounded(self, x: Array) -> Array:
         """[t, heads, d_head] to the cache's dtype: bf16 to nearest even; int8 to 127ths of a head's largest number."""
-        y = x.astype(np.float32)
         if self.kv_cache == "bf16":
-            bits = y.view(np.uint32)
-            y = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).view(np.float32)
-        elif self.kv_cache == "int8":
+            return self.round_bf16(x)
+        y = x.astype(np.float32)
+        if self.kv_cache == "int8":
             top = np.abs(y).max(-1, keepdims=True)
             inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
             y64: Array = np.rint(y * inverse).astype(np.float64) * (top / np.float32(127))

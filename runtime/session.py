@@ -50,8 +50,9 @@ class Session:
         rows: int = 32,
         threads: int = 1,
         kv_cache: str = "f32",
+        fast: bool = False,
     ) -> None:
-        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; `kv_cache`: its dtype."""
+        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; the rest as of `Recorder`."""
         chunk = max(1, min(chunk, n_context))
         rows = max(1, min(rows, chunk))
         table = RopeTable(config, n_context)
@@ -63,6 +64,7 @@ class Session:
             rows=rows,
             threads=threads,
             kv_cache=kv_cache,
+            fast=fast,
             table=table,
         )
         from .cpu import link  # noqa: PLC0415 (the machine's code is loaded only now)

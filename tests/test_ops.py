@@ -15,7 +15,7 @@ from miaotui.runtime.arena import place
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.kernels import KERNELS
 from miaotui.runtime.cpu.kernels.base import S_IDS, S_RESULT
-from miaotui.runtime.ops import ACTS, HEADER, OPS, SLOTS
+from miaotui.runtime.ops import ACTS, FAST, HEADER, OPS, SLOTS
 from miaotui.runtime.packed import GROUP, QUANTIZED, packed_shape
 from miaotui.runtime.program import Program, Recorder, _place_waits
 from miaotui.runtime.reference import Reference
@@ -45,6 +45,7 @@ class Case:
     n_kv_heads: int = 1
     d_head: int = 1
     kv_cache: str = "f32"
+    fast: bool = False
     read: Callable[[np.ndarray], np.ndarray] = lambda y: y  # what the kernel's result means
 
 
@@ -52,7 +53,7 @@ def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.nda
     """Result of the last pass, and the step's id. Whatever is not the result's own must be as it was."""
     longest = max(len(p) for p in ids)
     ops = Recorder(n_context=sum(map(len, ids)), chunk=longest + 2, rows=case.rows + 1, threads=threads,
-                   kv_cache=case.kv_cache)  # fmt: skip
+                   kv_cache=case.kv_cache, fast=case.fast)  # fmt: skip
     given_tensors = [ops._tensor("in", "T", x.shape[1], keep=True) for x in case.passes[0]]
     y = case.build(ops, *given_tensors)
     if y is not None:
@@ -98,7 +99,8 @@ def run_reference(case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None,
     caches = [(np.zeros((0, case.n_kv_heads, case.d_head)),) * 2]
     start, y, ops = 0, None, None
     for part, inputs in zip(ids, case.passes, strict=True):
-        ops = Reference(part, start, caches, min(case.rows, len(part)), kv_cache=case.kv_cache)
+        ops = Reference(part, start, caches, min(case.rows, len(part)), kv_cache=case.kv_cache,
+                        fast=case.fast)  # fmt: skip
         y = case.build(ops, *(x.astype(np.float64) for x in inputs))
         start += len(part)
     assert ops is not None
@@ -146,7 +148,7 @@ def embed_positions(d: Draw, variant: str) -> Case:
 
 def linear(d: Draw, variant: str) -> Case:
     n, k = d.size(), d.size()
-    w = d.weight(variant, n, k)
+    w = d.weight("bf16" if variant == FAST else variant, n, k)
     b = d.weight("f32", n) if d.draw(st.booleans()) else None
     act = d.draw(st.sampled_from([None, *ACTS]))
     others = [name for name in ("times", "residual") if d.draw(st.booleans())]
@@ -158,7 +160,7 @@ def linear(d: Draw, variant: str) -> Case:
     sums = np.abs(x).astype(float) @ size.T + (0 if b is None else np.abs(b.f64()))
 
     def tolerance(y: np.ndarray) -> np.ndarray:
-        off = bound("linear", variant, k) * sums
+        off = bound("linear", w.dtype, k) * sums
         if act is not None:
             off = 1.13 * off + bound("act", "f32", 1) * sums  # 1.13: the steepest slope of the four (gelu)
         off = off * np.abs(after["times"]) if "times" in after else off
@@ -167,7 +169,7 @@ def linear(d: Draw, variant: str) -> Case:
     def build(ops: Any, x: Any, *rest: Any) -> Any:
         return ops.linear(x, w, b, act=act, **dict(zip(others, rest, strict=True)))
 
-    return Case(build, [[x, *given]], tolerance)
+    return Case(build, [[x, *given]], tolerance, fast=variant == FAST)
 
 
 def quantize(d: Draw, _: str) -> Case:
@@ -182,6 +184,17 @@ def quantize(d: Draw, _: str) -> Case:
         return (q * y[:, 8 * groups : 9 * groups, None].astype(float)).reshape(len(y), -1)[:, :k]
 
     return Case(lambda ops, x: ops.quantize(x), [[x]], exactly, read=read)
+
+
+def round_bf16(d: Draw, _: str) -> Case:
+    x = d.array(d.t, d.size(), scale=d.draw(st.sampled_from([1e-30, 1.0, 1e30])))
+
+    def read(y: np.ndarray) -> np.ndarray:
+        bits = y.copy().view(np.uint16).astype(np.uint32) << 16
+        assert not bits[:, x.shape[1] :].any()
+        return bits.view(np.float32)[:, : x.shape[1]].astype(float)
+
+    return Case(lambda ops, x: ops.round_bf16(x), [[x]], exactly, read=read)
 
 
 def rms_norm(d: Draw, _: str) -> Case:
@@ -256,7 +269,7 @@ def exactly(_: np.ndarray) -> float:
 CASES = {
     f.__name__: f
     for f in (
-        *(embed, embed_positions, linear, quantize, rms_norm, layer_norm, rope),
+        *(embed, embed_positions, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
         *(attention, add, take_last, argmax),
     )
 }

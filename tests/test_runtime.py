@@ -104,6 +104,23 @@ def test_bits_do_not_depend_on_threads_or_on_how_the_prompt_is_cut(
     one.close()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_fast_products_are_the_same_for_every_cut_on_one_machine(tmp_path: Path, threads: int) -> None:
+    """Their order is the CPU's own, but one: threads and cuts do not matter, and the exact result is near."""
+    config = json.loads((llama(tmp_path) / "config.json").read_text())
+    write_checkpoint(tmp_path, Drawn(config, "BF16", 3))
+    cfg, weights = open_weights(tmp_path)
+    exact = run(Session(cfg, weights, n_context=64, chunk=64, rows=64), IDS, [len(IDS)])
+    whole = run(Session(cfg, weights, n_context=64, chunk=64, rows=64, fast=True), IDS, [len(IDS)])
+    session = Session(cfg, weights, n_context=64, chunk=64, rows=64, threads=threads, fast=True)
+    for sizes in ([1] * len(IDS), [3] * (len(IDS) // 3) + [len(IDS) % 3], [17, len(IDS) - 17]):
+        poison(session)
+        assert np.array_equal(run(session, IDS, [n for n in sizes if n]), whole)
+    assert not np.array_equal(whole, exact)
+    # An input rounded to 8 bits is off by 2^-9 at most; what a product sums of it is as a rule its root's worth.
+    assert np.abs(whole - exact).max() <= 2.0**-9 * 8 * np.abs(exact).max()
+
+
 def test_cached_and_recomputed_are_equal(small: Path) -> None:
     with miaotui.load(small, threads=2) as model:
         answer = model.generate(IDS[:5], max_new_tokens=20, ignore_eos=True)
@@ -326,6 +343,7 @@ def test_two_open_streams_in_one_thread_are_refused(small: Path) -> None:
         {"memory_limit": 0.5},
         {"kv_cache": "f16"},
         {"kv_cache": None},
+        {"precision": "faster"},
     ],
 )
 def test_bad_options_get_a_typed_error(small: Path, options: dict[str, object]) -> None:

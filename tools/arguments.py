@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
     from ..model import Model
 
-__all__ = ["add_kv_cache", "add_limits", "add_model", "add_quantize", "chosen", "open_model", "shown_bytes", "size"]
+__all__ = [
+    *("add_kv_cache", "add_limits", "add_model", "add_precision", "add_quantize"),
+    *("chosen", "open_model", "shown_bytes", "size"),
+]
 
 _UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}B": 10 ** (3 * n) for n, p in enumerate("KMGT", 1)} | {"kB": 1000}
@@ -40,6 +43,17 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add `--precision`, and `--kv-cache`."""
+    parser.add_argument(
+        "--precision",
+        choices=["exact", "fast"],
+        default="exact",
+        help="fast: BF16 matrices take their input in BF16 where the CPU can; the bits are then this CPU's own",
+    )
+    add_kv_cache(parser)
+
+
 def add_kv_cache(parser: argparse.ArgumentParser) -> None:
     """Add `--kv-cache`."""
     parser.add_argument(
@@ -51,8 +65,8 @@ def add_kv_cache(parser: argparse.ArgumentParser) -> None:
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`."""
-    add_kv_cache(parser)
+    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`, `--precision`."""
+    add_precision(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: every core)")
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for"
@@ -105,4 +119,5 @@ def open_model(args: argparse.Namespace) -> Model:
         memory_limit=args.memory_limit,
         quantize=args.quantize,
         kv_cache=args.kv_cache,
+        precision=args.precision,
     )

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import InputError
 from ..runtime.cores import available_threads
 from ..runtime.kvcache import cache_bytes
-from .arguments import add_kv_cache, add_quantize
+from .arguments import add_precision, add_quantize
 from .profile import profile, shown, write_trace
 from .roofline import ReadSum, machine, versions
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model)")
     add_quantize(parser)
-    add_kv_cache(parser)
+    add_precision(parser)
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N", help="one or more counts, each measured (default: every core)"
     )
@@ -73,13 +73,14 @@ def main(args: argparse.Namespace) -> int:
         "repeat": args.repeat,
         "quantize": args.quantize,
         "kv_cache": args.kv_cache,
+        "precision": args.precision,
     }
     record |= _model_facts(path)
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
     for threads in args.threads or [available_threads()]:
-        how = {"quantize": args.quantize, "kv_cache": args.kv_cache}
+        how = {"quantize": args.quantize, "kv_cache": args.kv_cache, "precision": args.precision}
         result = measure(path, threads, args.prompt, args.new, args.repeat, **how)
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))
@@ -95,9 +96,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:
     """Print the tables of prefill and decode, and write the trace where asked."""
-    model, session = open_session(
-        path, threads, args.prompt + args.new, quantize=args.quantize, kv_cache=args.kv_cache
-    )
+    how = {"quantize": args.quantize, "kv_cache": args.kv_cache, "precision": args.precision}
+    model, session = open_session(path, threads, args.prompt + args.new, **how)
     with model:
         found = profile(session, [i % session.n_vocab for i in range(args.prompt)])
     for phase, parts in found.items():

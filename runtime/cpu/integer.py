@@ -18,6 +18,7 @@ from .lanes import (
     I16,
     I32,
     I64,
+    PAIRS,
     VI,
     ZERO,
     N,
@@ -46,7 +47,7 @@ from .target import byte_dot
 #: log2 of what is added to a stored number: times the input's sum it is a shift.
 OFFSET_BITS = {name: offset.bit_length() - 1 for name, offset in QUANTIZED.items() if offset}
 STEP = 4 * N  # bytes of one step: four columns of sixteen rows
-WIDE, PAIRS = ir.VectorType(I32, 2 * N), ir.VectorType(I16, 2 * N)
+WIDE = ir.VectorType(I32, 2 * N)
 
 
 def ir_dot4(b: Any, acc: Any, u: Any, s: Any) -> Any:

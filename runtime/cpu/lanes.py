@@ -18,7 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from .target import native_half
+from ..ops import FAST
+from .target import bf16_dot, native_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 N = 16
 V, VI, VH, VB, VM = (ir.VectorType(t, N) for t in (F32, I32, I16, I8, I1))
-SIZES = {"f32": 4, "bf16": 2, "f16": 2}
+PAIRS = ir.VectorType(I16, 2 * N)
+SIZES = {"f32": 4, "bf16": 2, "f16": 2, FAST: 2}
 
 Builder = Any
 Value = Any
@@ -88,10 +90,10 @@ def shuffle(b: Builder, x: Value, y: Value, idx: Sequence[int]) -> Value:
     return b.shuffle_vector(x, y, const(ir.VectorType(I32, len(idx)), idx))
 
 
-def ir_splat(b: Builder, s: Value) -> Value:
+def ir_splat(b: Builder, s: Value, count: int = N) -> Value:
     """A scalar in every lane."""
-    v = b.insert_element(ir.Constant(ir.VectorType(s.type, N), ir.Undefined), s, ir.Constant(I32, 0))
-    return shuffle(b, v, v, [0] * N)
+    v = b.insert_element(ir.Constant(ir.VectorType(s.type, count), ir.Undefined), s, ir.Constant(I32, 0))
+    return shuffle(b, v, v, [0] * count)
 
 
 def ir_fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
@@ -99,9 +101,9 @@ def ir_fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
     return b.call(ext(b, "llvm.fma.v16f32", V, [V] * 3), [x, y, z])
 
 
-def ir_below(b: Builder, n: Value) -> Value:
-    """Mask of lanes < n."""
-    return b.icmp_signed("<", const(ir.VectorType(I64, N), range(N)), ir_splat(b, n))
+def ir_below(b: Builder, n: Value, count: int = N) -> Value:
+    """Mask of lanes < n, of `count`."""
+    return b.icmp_signed("<", const(ir.VectorType(I64, count), range(count)), ir_splat(b, n, count))
 
 
 def ir_widen_half(b: Builder, h: Value) -> Value:
@@ -165,6 +167,27 @@ def ir_to_int8(b: Builder, v: Value) -> Value:
     for sign, edge in ((">", -127.0), ("<", 127.0)):
         v = b.select(b.fcmp_ordered(sign, v, const(V, [edge] * N)), v, const(V, [edge] * N))
     return b.fptosi(v, VI)
+
+
+def ir_load_pairs(b: Builder, addr: Value, mask: Value | None = None) -> Value:
+    """Thirty-two BF16 as they are; with a mask, absent ones are +0 and their memory is not touched."""
+    p = ptr(b, addr, PAIRS)
+    if mask is None:
+        return b.load(p, align=2)
+    f = ext(b, "llvm.masked.load.v32i16.p0", PAIRS, [p.type, I32, mask.type, PAIRS])
+    return b.call(f, [p, ir.Constant(I32, 2), mask, ir.Constant(PAIRS, None)])
+
+
+def ir_dot_pairs(b: Builder, acc: Value, x: Value, y: Value) -> Value:
+    """Lane by lane acc + x[2l] y[2l] + x[2l + 1] y[2l + 1] of BF16; by one instruction where there is one."""
+    if bf16_dot():
+        return b.call(ext(b, "llvm.x86.avx512bf16.dpbf16ps.512", V, [V, PAIRS, PAIRS]), [acc, x, y])
+    x, y = b.bitcast(x, VI), b.bitcast(y, VI)
+    high, sixteen = const(VI, [-0x10000] * N), const(VI, [16] * N)
+    (x0, y0), (x1, y1) = (
+        [b.bitcast(part(v), V) for v in (x, y)] for part in (lambda v: b.shl(v, sixteen), lambda v: b.and_(v, high))
+    )
+    return ir_fma(b, x1, y1, ir_fma(b, x0, y0, acc))
 
 
 def ir_loop(b: Builder, start: Value, stop: Value, step: int, accs: Sequence[Value],

@@ -13,7 +13,7 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-__all__ = ["attention_shape", "byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
+__all__ = ["attention_shape", "bf16_dot", "byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
 
 #: Numba's other settings that change the code which it makes.
 _SETTINGS = ("NUMBA_ENABLE_AVX", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_BOUNDSCHECK")
@@ -43,6 +43,14 @@ def native_half() -> bool:
 def byte_dot() -> bool:
     """Whether the CPU multiplies bytes by fours into sixteen int32 (AVX-512 VNNI). The bits do not depend on it."""
     return _features().get("avx512vnni", False)
+
+
+def bf16_dot() -> bool:
+    """Whether the CPU multiplies pairs of BF16 into float32 (AVX-512 BF16), by the name that LLVM 20 and later give it.
+
+    How it rounds is its own: only `precision="fast"` asks for it.
+    """
+    return _features().get("avx512bf16", False) and llvm.llvm_version_info[0] >= 20
 
 
 def integer_tile_shape() -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from ..ops import FAST
 from .lanes import (
     F32,
     I32,
@@ -19,13 +20,16 @@ from .lanes import (
     c64,
     i64,
     ir_below,
+    ir_dot_pairs,
     ir_fma,
     ir_fold,
     ir_load,
+    ir_load_pairs,
     ir_loop,
     ir_prefetch,
     off,
     op,
+    outlined,
     ptr,
     void,
 )
@@ -47,10 +51,11 @@ def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0)
     `ahead`: prefetch the weights so many bytes further on, or 0.
 
     (w, ldw, x, ldx, K, y, ldy, ldr): rows lie ldw apart, tokens ldx apart, results ldy (token) and ldr (row) apart.
+    FAST takes pairs of BF16 of both, a lane l and l + 1 of 32; x is then filled up with zeros to whole 32s.
     """
-    size = SIZES[kind]
+    size, fast = SIZES[kind], kind == FAST
+    step, x_size = (2 * N, 2) if fast else (N, 4)
 
-    @op(void, *[i64] * 8)
     def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, k_dim: Any, y: Any, ldy: Any, ldr: Any) -> None:
         ws = [b.add(w, b.mul(ldw, c64(r))) for r in range(rows)]
         xs = [b.add(x, b.mul(ldx, c64(m))) for m in range(tokens)]
@@ -58,24 +63,27 @@ def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0)
         def body(k: Any, acc: list[Any], mask: Any = None, times: int = 1) -> list[Any]:
             acc = list(acc)
             for j in range(times):
-                kj = b.add(k, c64(N * j))
-                xv = [ir_load(b, off(b, a, kj, 4), mask=mask) for a in xs]
+                kj = b.add(k, c64(step * j))
+                places = [off(b, a, kj, x_size) for a in xs]
+                xv = [ir_load_pairs(b, a) if fast else ir_load(b, a, mask=mask) for a in places]
                 for r in range(rows):
-                    if ahead and (size * N * j) % 64 == 0:
-                        ir_prefetch(b, b.add(off(b, ws[r], kj, size), c64(ahead)))
-                    wv = ir_load(b, off(b, ws[r], kj, size), kind, mask)
+                    at = off(b, ws[r], kj, size)
+                    if ahead and (size * step * j) % 64 == 0:
+                        ir_prefetch(b, b.add(at, c64(ahead)))
+                    wv = ir_load_pairs(b, at, mask) if fast else ir_load(b, at, kind, mask)
                     for m in range(tokens):
-                        acc[m * rows + r] = ir_fma(b, wv, xv[m], acc[m * rows + r])
+                        i = m * rows + r
+                        acc[i] = ir_dot_pairs(b, acc[i], wv, xv[m]) if fast else ir_fma(b, wv, xv[m], acc[i])
             return acc
 
         acc, start = [ZERO] * (rows * tokens), c64(0)
         if unroll > 1:
-            stop = b.and_(k_dim, c64(-N * unroll))
-            acc = ir_loop(b, start, stop, N * unroll, acc, lambda k, a: body(k, a, times=unroll))
+            stop = b.and_(k_dim, c64(-step * unroll))
+            acc = ir_loop(b, start, stop, step * unroll, acc, lambda k, a: body(k, a, times=unroll))
             start = stop
-        full = b.and_(k_dim, c64(-N))
-        acc = ir_loop(b, start, full, N, acc, body)
-        acc = ir_loop(b, full, k_dim, N, acc, lambda k, a: body(k, a, ir_below(b, b.sub(k_dim, k))))
+        full = b.and_(k_dim, c64(-step))
+        acc = ir_loop(b, start, full, step, acc, body)
+        acc = ir_loop(b, full, k_dim, step, acc, lambda k, a: body(k, a, ir_below(b, b.sub(k_dim, k), step)))
         at = 0
         for n in _groups(len(acc)):
             v = ir_fold(b, acc[at : at + n])
@@ -85,4 +93,4 @@ def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0)
                 b.store(b.extract_element(v, ir.Constant(I32, j)), ptr(b, dst, F32), align=4)
             at += n
 
-    return tile
+    return outlined(f"dot_{kind}_{rows}_{tokens}", 8)(tile) if tokens > 1 else op(void, *[i64] * 8)(tile)

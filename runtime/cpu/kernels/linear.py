@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ops import ACTS, slots
-from ..lanes import SIZES, add, load_tail, mul, store_tail
+from ...ops import ACTS, FAST, slots
+from ..lanes import SIZES, add, load_tail, mul, store_bf16, store_tail
 from ..target import tile_shape
 from ..tiles import dot_tile
 from .base import arg, jit, kernel, rows_of, share, template
 from .elementwise import gelu, gelu_tanh, relu, silu
 
 Y, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
+R_Y, R_X, R_K = slots("round_bf16")
 SILU, GELU, GELU_TANH, RELU = range(1, len(ACTS) + 1)
 ROWS, TOKENS = tile_shape()
 L2_BYTES = 262144  # of activations per token block
@@ -64,7 +65,7 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
         m_all, n_all, k, w = rows_of(p, step), arg(p, DN), arg(p, DK), arg(p, W)
         x, y = base + arg(p, X), base + arg(p, Y)
         n0, n1 = share(n_all, ROWS, t, nt), share(n_all, ROWS, t + 1, nt)
-        ldw, ldx, ldy = k * size, k * 4, n_all * 4
+        ldw, ldx, ldy = k * size, (k + 31) // 32 * 64 if kind == FAST else k * 4, n_all * 4
         if m_all == 1:
             h = (n1 - n0) // STREAMS
             for n in range(n0, n0 + h):
@@ -96,7 +97,7 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
 
 
 _linear_f32 = _linear("f32", unroll=4, ahead=1536)
-_linear_bf16, _linear_f16 = (_linear(kind, unroll=2, ahead=3072) for kind in ("bf16", "f16"))
+_linear_bf16, _linear_f16, _linear_fast = (_linear(kind, unroll=2, ahead=3072) for kind in ("bf16", "f16", FAST))
 
 
 @kernel
@@ -115,3 +116,19 @@ def linear_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 def linear_f16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """F16 weights, widened in registers."""
     _linear_f16(p, base, step, t, nt)
+
+
+@kernel
+def linear_bf16_dot(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """BF16 weights and a BF16 input, in the CPU's own order."""
+    _linear_fast(p, base, step, t, nt)
+
+
+@kernel
+def round_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y = bf16(x), rows filled up with zeros to whole 32s."""
+    rows, k, x, y = rows_of(p, step), arg(p, R_K), base + arg(p, R_X), base + arg(p, R_Y)
+    each = (k + 31) // 32 * 2  # vectors of a row
+    for i in range(share(rows * each, 1, t, nt), share(rows * each, 1, t + 1, nt)):
+        r, j = i // each, i % each * 16
+        store_bf16(y + 32 * i, load_tail(x + 4 * (r * k + j), k - j))
