@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 
 from .errors import BackendError, InputError, MemoryLimitError, TokenizerError
+from .loader import wishes
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
 from .loader.hub import resolve
 from .loader.pack import pack, planned
 from .loader.plan import make_plan
 from .loader.tokenizer import Tokenizer
+from .loader.vocabulary import KeptTokenizer, kept_ids
 from .runtime.cores import available_threads
 from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
 from .runtime.program import record
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from .loader.checkpoint import Checkpoint
     from .loader.plan import LoadPlan
+    from .loader.wishes import Prune
     from .runtime.program import Program
     from .runtime.spec import Config
 
@@ -54,6 +57,7 @@ def load(  # noqa: PLR0913 (keywords)
     revision: str | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
     quantize: str | None = None,
+    prune: Prune | None = None,
 ) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
@@ -62,7 +66,9 @@ def load(  # noqa: PLR0913 (keywords)
     files are the page cache's); over it, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
     `quantize`: "int8" (8.5 bits a weight) or "int4" (4.5) for every matrix, or by role ("int4,embed=int8"); done while
     reading, a few rows at a time.
-    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `BackendError`.
+    `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
+    cut away is never read, and `Model.receipt` says what was.
+    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
     began = time.perf_counter()
     if device != "cpu":
@@ -73,7 +79,9 @@ def load(  # noqa: PLR0913 (keywords)
     try:
         where = str(checkpoint.directory / "config.json")
         config = parse_config(checkpoint.config, where, checkpoint.generation)
-        plan = make_plan(checkpoint, config, quantize)
+        pruned = wishes.resolve(prune, checkpoint, config)
+        plan = make_plan(checkpoint, config, quantize, pruned)
+        config = plan.config
         context = _context(config, max_context)
         chunk = min(prefill_chunk, context)
         rows, n_threads = min(LOGIT_ROWS, chunk), _threads(threads)
@@ -161,15 +169,19 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The directory's tokenizer, read at first use. Errors: `TokenizerError`."""
-        t = Tokenizer.from_directory(self._checkpoint.directory)
-        if t.n_vocab > self.config.n_vocab:
+        """The directory's tokenizer, read at first use; its ids are the rows of a cut vocabulary. `TokenizerError`."""
+        directory, cut = self._checkpoint.directory, self._plan.cut
+        t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
+        last = cut.before.n_vocab if kept is None else len(kept)
+        if last != cut.before.n_vocab or (kept is None and t.n_vocab > last):
             msg = (
-                f"{self._checkpoint.directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's "
-                f"vocabulary ends at {self.config.n_vocab - 1}; they do not belong together"
+                f"{directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's vocabulary ends at "
+                f"{cut.before.n_vocab - 1}; they do not belong together"
             )
             raise TokenizerError(msg)
-        return t
+        if cut.vocab is not None:
+            kept = cut.vocab if kept is None else tuple(kept[i] for i in cut.vocab)
+        return t if kept is None else KeptTokenizer(t, kept)
 
     def program(self) -> Program:
         """What a step runs; `program().listing()` prints it."""

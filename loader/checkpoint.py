@@ -6,8 +6,10 @@ tensors is first asked for, and gives a read-only view of the mapping: the file 
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,12 @@ class Checkpoint:
                     msg = f"{msg}; download the checkpoint again"
                     raise CheckpointError(msg)
                 self.tensors[name] = tensor
+
+    @cached_property
+    def layout(self) -> str:
+        """SHA-256 over every tensor's name, dtype and shape, by name: which model this is, whatever its numbers."""
+        rows = (f"{t.name} {t.dtype} {list(t.shape)}\n" for _, t in sorted(self.tensors.items()))
+        return hashlib.sha256("".join(rows).encode()).hexdigest()
 
     def array(self, name: str) -> NDArray[np.generic]:
         """The tensor as a read-only view of the mapped file, in its own shape; unaligned where the file is.

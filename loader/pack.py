@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError
-from ..runtime.packed import QUANTIZED, packed_shape
+from ..runtime.packed import packed_shape
 from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
 from .quantize import pack_matrix
+from .source import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .checkpoint import Checkpoint
-    from .plan import LoadPlan, Source
+    from .plan import LoadPlan
+    from .source import Source
 
 __all__ = ["pack", "planned"]
+
+#: Bytes, or numbers compared, at a time where a copy is needed on the way.
+PIECE = 2**22
 
 
 def planned(plan: LoadPlan) -> Weights:
@@ -40,7 +45,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1) -> Weights
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
         if source.offset is None:
-            rows = tensor if source.dtype in QUANTIZED else tensor[source.first : source.first + source.shape[0]]
+            rows = tensor if source.packed else read(source, tensor)
             return Weight(source.name, source.dtype, source.shape, rows, mapped=True)
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
         out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
@@ -61,8 +66,7 @@ def _quantize(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, thre
     """Write the tensor's part, rounded to integers; a few rows at a time are widened."""
 
     def rows(span: slice) -> NDArray[np.float32]:
-        here = slice(source.first + span.start, source.first + span.stop)
-        part = tensor[:, here].T if source.transposed else tensor[here]
+        part = read(source, tensor, span)
         wide: NDArray[np.float32] = part.astype(np.float32)
         if source.tensor.dtype == "BF16":
             wide = np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
@@ -78,34 +82,37 @@ def _quantize(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, thre
 
 
 def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source) -> None:
-    """Write the tensor's part into its place: turned, widened or narrowed as the plan says."""
-    span = slice(source.first, source.first + source.shape[0])
-    part = tensor[:, span].T if source.transposed else tensor[span]
-    if source.tensor.dtype == "BF16" and source.dtype == "f32":
-        np.left_shift(part, 16, out=out.view(np.uint32), dtype=np.uint32)
-        return
-    try:
-        with np.errstate(over="raise"):
-            np.copyto(out, part, casting="same_kind")
-    except FloatingPointError:
-        info = source.tensor
-        msg = f"{info.file}: tensor {info.name} holds F64 numbers beyond the range of F32; expected none"
-        raise CheckpointError(msg) from None
+    """Write the tensor's kept part into its place, a few rows at a time: turned, widened or narrowed as planned."""
+    step = max(1, PIECE // (out[:1].nbytes or 1)) if source.gathered else len(out)
+    for at in range(0, len(out), step or 1):
+        span = slice(at, at + step)
+        part = read(source, tensor, span)
+        if source.tensor.dtype == "BF16" and source.dtype == "f32":
+            np.left_shift(part, 16, out=out[span].view(np.uint32), dtype=np.uint32)
+            continue
+        try:
+            with np.errstate(over="raise"):
+                np.copyto(out[span], part, casting="same_kind")
+        except FloatingPointError:
+            info = source.tensor
+            msg = f"{info.file}: tensor {info.name} holds F64 numbers beyond the range of F32; expected none"
+            raise CheckpointError(msg) from None
 
 
 def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
     """Refuse a head that is stored beside a tied embedding and differs from it."""
     if plan.twin is None:
         return
-    info = plan.model["embed"].tensor
-    embed, head = checkpoint.array(info.name), checkpoint.array(plan.twin.name)
-    step = max(1, 2**22 // embed.shape[1])  # in pieces: comparing allocates
-    same = info.dtype == plan.twin.dtype and all(
-        np.array_equal(_bits(embed[i : i + step]), _bits(head[i : i + step])) for i in range(0, len(embed), step)
+    source, info = plan.model["embed"], plan.model["embed"].tensor
+    embed, head = checkpoint.array(info.name), checkpoint.array(plan.twin.tensor.name)
+    step = max(1, PIECE // source.shape[1])
+    pieces = (slice(i, i + step) for i in range(0, source.shape[0], step))
+    same = info.dtype == plan.twin.tensor.dtype and all(
+        np.array_equal(_bits(read(source, embed, span)), _bits(read(plan.twin, head, span))) for span in pieces
     )
     if not same:
         msg = (
-            f"{plan.twin.file}: {plan.twin.name} differs from {info.name}, but tie_word_embeddings says that they are "
+            f"{plan.twin.tensor.file}: {plan.twin.tensor.name} differs from {info.name}, but tie_word_embeddings says that they are "
             "one. Set it to false in config.json to use both, or remove the tensor"
         )
         raise CheckpointError(msg)

@@ -189,8 +189,8 @@ def bytes_per_step(config: Config, weights: Weights, position: int) -> tuple[int
     total = sum(weight.nbytes for weight in weights)
     tables = [weights.positions, None if weights.embed is weights.head else weights.embed]
     total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
-    keys = sum(min(position, window or position) for window in config.windows)
-    return total, keys * 2 * config.n_kv_heads * config.d_head * 4
+    keys = sum(min(position, w or position) * config.layer(i).n_kv_heads for i, w in enumerate(config.windows))
+    return total, keys * 2 * config.d_head * 4
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
