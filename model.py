@@ -16,6 +16,7 @@ from .loader.config import parse_config
 from .loader.hub import resolve
 from .loader.pack import pack, planned
 from .loader.plan import make_plan
+from .loader.receipt import hashed, make_receipt
 from .loader.tokenizer import Tokenizer
 from .loader.vocabulary import KeptTokenizer, kept_ids
 from .runtime.cores import available_threads
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from .loader.checkpoint import Checkpoint
     from .loader.plan import LoadPlan
+    from .loader.receipt import Receipt
     from .loader.wishes import Prune
     from .runtime.program import Program
     from .runtime.spec import Config
@@ -94,7 +96,9 @@ def load(  # noqa: PLR0913 (keywords)
     except BaseException:
         checkpoint.close()
         raise
-    return Model(checkpoint, plan, config, session, memory=memory, load_s=time.perf_counter() - began)
+    receipt = make_receipt(plan, checkpoint, pruned)
+    took = time.perf_counter() - began
+    return Model(checkpoint, plan, config, session, memory=memory, load_s=took, receipt=receipt)
 
 
 def predicted_memory(plan: LoadPlan, program: Program) -> dict[str, int]:
@@ -147,7 +151,7 @@ class Model:
     """A loaded model: one sequence at a time. Safe to call from several threads; the calls take turns.
 
     `memory` holds the predicted bytes by part; "allocated" is what the arena, the resident weights and the constants
-    really take.
+    really take. `receipt` says what was read of the files, weight by weight.
     """
 
     def __init__(  # noqa: PLR0913 - what load has made
@@ -159,9 +163,10 @@ class Model:
         *,
         memory: dict[str, int],
         load_s: float,
+        receipt: Receipt,
     ) -> None:
         """Made by `load`."""
-        self.config, self.memory, self.load_s = config, memory, load_s
+        self.config, self.memory, self.load_s, self.receipt = config, memory, load_s, receipt
         self._checkpoint, self._plan, self._session = checkpoint, plan, session
         self._lock = threading.Lock()
         self._holder: int | None = None
@@ -182,6 +187,10 @@ class Model:
         if cut.vocab is not None:
             kept = cut.vocab if kept is None else tuple(kept[i] for i in cut.vocab)
         return t if kept is None else KeptTokenizer(t, kept)
+
+    def hashed_receipt(self) -> Receipt:
+        """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
+        return hashed(self.receipt, self._plan, self._checkpoint)
 
     def program(self) -> Program:
         """What a step runs; `program().listing()` prints it."""

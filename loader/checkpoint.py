@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ConfigError, MiaotuiError
 from .header import Header, TensorInfo, parse_json, read_header, regular_size, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -30,6 +30,8 @@ __all__ = ["Checkpoint", "open_checkpoint", "read_json_object"]
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG = 16_000_000
+#: Bytes asked for at a time: Linux cuts a longer request down to its read-ahead, at least so many.
+READ_AHEAD = 128 * 1024
 MAX_INDEX = 100_000_000
 
 #: safetensors dtype -> the NumPy type that holds the bits; BF16 and F8 have none of their own.
@@ -96,6 +98,21 @@ class Checkpoint:
         start, stop = -(-tensor.start // page) * page, tensor.stop // page * page
         if start < stop and hasattr(mmap, "MADV_DONTNEED"):
             self._map(tensor.file).madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+    def expect(self, spans: Mapping[Path, Sequence[tuple[int, int]]]) -> None:
+        """Have the system fetch these bytes of each file, ahead and exactly; reading on past them is switched off.
+
+        Its own guess, a window around every page that is touched, would bring in what a plan cuts away.
+        """
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        page = mmap.PAGESIZE
+        for file, wanted in spans.items():
+            mapping = self._map(file)
+            mapping.madvise(mmap.MADV_RANDOM)
+            for start, stop in wanted:
+                for at in range(start // page * page, stop, READ_AHEAD):
+                    mapping.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, stop - at))
 
     def close(self) -> None:
         """Let go of the mappings; one that still has views lives until the last view is gone.

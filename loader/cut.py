@@ -80,6 +80,11 @@ class Cut:
     vocab: Indices | None
     width: Indices | None
 
+    @property
+    def cuts(self) -> bool:
+        """Whether anything of the file's model is left out."""
+        return self.config != self.before
+
     def kept(self, axis: str, layer: int) -> Ranges:
         """Kept elements along an axis of one of the file's layers."""
         found: Indices | None = None

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import PlanError
 from .plan import make_plan
-from .source import read
+from .source import read, spans_by_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["best", "squares", "weightiest"]
 
+MATRICES = ("gate", "up", "down")
 ROWS = 256  # of a matrix, widened at a time
 
 
@@ -44,8 +45,9 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
     ratio, plain = plan.ffn_ratio or 1.0, replace(plan, ffn_ratio=None)
     load = make_plan(checkpoint, config, prune=plain)
     ffn = dict(plain.ffn)
+    checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
     for old, roles in zip(load.cut.layers, load.layers, strict=True):
-        parts = [roles[role] for role in ("gate", "up", "down") if role in roles]
+        parts = [roles[role] for role in MATRICES if role in roles]
         if not parts:
             continue
         scores = np.ones(load.cut.config.layer(load.cut.layers.index(old)).d_ff)
@@ -53,7 +55,8 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
             scores *= squares(source, checkpoint, by_column=source is roles["down"])
         there = ffn.get(old, range(len(scores)))
         ffn[old] = tuple(there[i] for i in best(scores, ratio))
-    return replace(plain, ffn=ffn)
+    note = f"{ratio:g} of the neurons by magnitude: gate, up and down of every kept layer were read to rank them"
+    return replace(plain, ffn=ffn, notes=(*plan.notes, note))
 
 
 def best(scores: F64, ratio: float) -> list[int]:

@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 from ..runtime.packed import packed_shape
 from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
 from .quantize import pack_matrix
-from .source import read
+from .source import read, spans_by_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,8 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1) -> Weights
     Raises `CheckpointError` where the tensors' data contradict the plan. The resident block is one anonymous mapping of
     `plan.resident_bytes`; it lives as long as any weight made from it.
     """
+    if plan.cut.cuts:
+        checkpoint.expect(spans_by_file(plan.touched))
     _check_twin(plan, checkpoint)
     block = np.frombuffer(mmap.mmap(-1, plan.resident_bytes), np.uint8) if plan.resident_bytes else None
 

@@ -74,6 +74,11 @@ class LoadPlan:
             yield from part.values()
 
     @property
+    def touched(self) -> tuple[Source, ...]:
+        """Every source, and what one of them is compared with."""
+        return (*self, *(() if self.twin is None else (self.twin,)))
+
+    @property
     def mapped_bytes(self) -> int:
         """Bytes read in place from the mapped files."""
         return sum(source.nbytes for source in self if source.offset is None)

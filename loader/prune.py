@@ -10,7 +10,8 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "ffn": {"0": "0-99,120"},                             feed-forward neurons kept, by layer; none: no feed-forward
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
      "vocab": "0-4095",                                    token ids kept
-     "width": "0-63"}                                      dimensions of the residual stream kept
+     "width": "0-63",                                      dimensions of the residual stream kept
+     "notes": ["..."]}                                     how it was found, in words; changes nothing
 
 A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
 """
@@ -56,6 +57,7 @@ class PrunePlan:
     vocab: Indices | None = None
     width: Indices | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Bring every set into one form."""
@@ -69,6 +71,10 @@ class PrunePlan:
         if not isinstance(self.model, dict) or any(not isinstance(k, str) for k in self.model):
             msg = f"model: found {shown(self.model)}; expected an object such as {{\"family\": \"llama\"}}"
             raise PlanError(msg)
+        if not isinstance(self.notes, list | tuple) or any(not isinstance(note, str) for note in self.notes):
+            msg = f"notes: found {shown(self.notes)}; expected a list of texts"
+            raise PlanError(msg)
+        object.__setattr__(self, "notes", tuple(self.notes))
 
     @property
     def keeps_everything(self) -> bool:
@@ -81,7 +87,7 @@ class PrunePlan:
         Raises `PlanError` where `other` names what this one cut away, and for a ratio here that is not resolved yet.
         """
         if self.keeps_everything:
-            return replace(other, model=self.model or other.model)
+            return replace(other, model=self.model or other.model, notes=(*self.notes, *other.notes))
         if self.ffn_ratio is not None and not other.keeps_everything:
             msg = "a plan with a ratio must be resolved against its checkpoint before another plan follows it"
             raise PlanError(msg)
@@ -96,6 +102,7 @@ class PrunePlan:
             vocab=self.vocab if other.vocab is None else _Picker("vocab", self.vocab)(other.vocab),
             width=self.width if other.width is None else _Picker("width", self.width)(other.width),
             model=self.model,
+            notes=(*self.notes, *other.notes),
         )
 
     def _by_layer_then(self, name: str, other: PrunePlan, layer_of: _Picker) -> dict[int, Indices]:
@@ -120,6 +127,8 @@ class PrunePlan:
                 out[name] = value
             elif name in SETS and value is not None:
                 out[name] = show(value)
+        if self.notes:
+            out["notes"] = list(self.notes)
         return json.dumps(out, indent=1) + "\n"
 
     def save(self, path: str | Path) -> None:

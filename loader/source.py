@@ -19,12 +19,15 @@ from .header import DTYPES as STORED_BYTES
 from .ranges import as_indices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from .header import TensorInfo
     from .ranges import Ranges
 
-__all__ = ["PACKED", "STORED", "Source", "read"]
+__all__ = ["PACKED", "STORED", "Source", "read", "spans_by_file"]
 
 #: Of a matrix that we packed and wrote.
 PACKED = "U8"
@@ -117,6 +120,24 @@ class Source:
     def column_indices(self) -> NDArray[np.int64] | None:
         """Every kept column's number in the tensor, None for all."""
         return None if self.columns is None else as_indices(self.columns)
+
+
+def spans_by_file(sources: Iterable[Source]) -> dict[Path, list[tuple[int, int]]]:
+    """Bytes that the sources are made from: ascending and apart, by file."""
+    found: dict[Path, list[tuple[int, int]]] = {}
+    for source in sources:
+        found.setdefault(source.tensor.file, []).extend(source.spans)
+    return {file: _joined(spans) for file, spans in found.items()}
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    out: list[tuple[int, int]] = []
+    for a, b in sorted(spans):
+        if out and a <= out[-1][1]:
+            out[-1] = (out[-1][0], max(b, out[-1][1]))
+        else:
+            out.append((a, b))
+    return out
 
 
 def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDArray[Any]:

@@ -60,7 +60,7 @@ def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> Prun
     elif isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
         plan = _from_forms(_split(prune), checkpoint, config)
     elif isinstance(prune, str | os.PathLike):
-        plan = PrunePlan.load(prune)
+        plan = PrunePlan.load(Path(prune))
     elif isinstance(prune, dict):
         plan = PrunePlan.from_dict(prune)
     elif isinstance(prune, PrunePlan):
@@ -97,7 +97,7 @@ def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config
         base = resolve(PrunePlan.load(forms["plan"]), checkpoint, config) or base
     left = compile_plan(base, config, checkpoint).config
     heads = _dropped_heads(forms.get("drop_heads", {}), left)
-    heads |= {layer: () for layer in _layers("drop_attention", forms, left)}
+    heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
     dropped = _layers("drop_layers", forms, left)
     layers = None if "keep_layers" not in forms else read_indices(forms["keep_layers"], "keep_layers")
     if dropped:
