@@ -414,15 +414,11 @@ def test_only_kept_pages_are_read(tmp_path, wish, quantize):
         for a, b in spans:
             kept[a // mmap.PAGESIZE : -(-b // mmap.PAGESIZE)] = True
         data = min(t.start for t in checkpoint.tensors.values())
-        header = np.arange(len(seen)) <= data // mmap.PAGESIZE + HEADER_AHEAD
+        header = np.arange(len(seen)) <= data // mmap.PAGESIZE
         assert not (seen & ~kept & ~header).any()
         assert model.receipt.read_bytes == sum(b - a for a, b in spans)
         assert model.receipt.read_bytes < 0.95 * model.receipt.file_bytes
         assert (seen & kept).sum() * mmap.PAGESIZE <= model.receipt.read_bytes + len(spans) * 2 * mmap.PAGESIZE
-
-
-#: Pages that the system reads ahead while the header is read like any file.
-HEADER_AHEAD = 8
 
 
 def test_the_receipt_accounts_for_every_byte(tmp_path):
