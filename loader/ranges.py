@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import PlanError
+from ..errors import MiaotuiError, PlanError
 from .header import shown
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def show(indices: Iterable[int]) -> str:
     return ",".join(f"{a}-{b - 1}" if b - a > 1 else str(a) for a, b in as_ranges(indices))
 
 
-def read_indices(value: object, what: str) -> tuple[int, ...]:
+def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError) -> tuple[int, ...]:
     """A set of indices from "0-2,5", an iterable of integers, or one integer -> ascending, each once.
 
-    Raises `PlanError` for what is none of these, for a negative index and for one that is named twice.
+    Raises `error` for what is none of these, for a negative index and for one that is named twice.
     """
     if isinstance(value, str):
-        found = _from_text(value, what)
+        found = _from_text(value, what, error)
     elif isinstance(value, int | np.integer) and not isinstance(value, bool):
         found = [int(value)]
     else:
@@ -66,26 +66,26 @@ def read_indices(value: object, what: str) -> tuple[int, ...]:
             listed = [None]
         if any(isinstance(i, bool) or not isinstance(i, int | np.integer) for i in listed):
             msg = f"{what}: found {shown(value)}; expected indices, for instance \"0-2,5\" or [0, 1, 2, 5]"
-            raise PlanError(msg)
+            raise error(msg)
         found = [int(i) for i in listed]
     ascending = sorted(found)
     twice = next((a for a, b in zip(ascending, ascending[1:], strict=False) if a == b), None)
     if twice is not None:
         msg = f"{what}: {twice} is named twice; name each index once"
-        raise PlanError(msg)
+        raise error(msg)
     if ascending and ascending[0] < 0:
         msg = f"{what}: {ascending[0]} is negative; indices count from 0"
-        raise PlanError(msg)
+        raise error(msg)
     return tuple(ascending)
 
 
-def _from_text(text: str, what: str) -> list[int]:
+def _from_text(text: str, what: str, error: type[MiaotuiError]) -> list[int]:
     found: list[int] = []
     for piece in text.split(",") if text.strip() else ():
         match = _PIECE.fullmatch(piece.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first or len(found) + last - first >= MAX_INDICES:
             msg = f"{what}: {shown(piece)} in {shown(text)} is no index or range such as 3 or 0-2"
-            raise PlanError(msg)
+            raise error(msg)
         found.extend(range(first, last + 1))
     return found

@@ -18,7 +18,8 @@ from .prune import PrunePlan
 from .source import read, spans_by_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from typing import Self
 
     from .checkpoint import Checkpoint
     from .plan import LoadPlan
@@ -67,6 +68,12 @@ class Receipt:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Self:
+        """The receipt that `as_dict` gave."""
+        entries = tuple(Entry(**{**e, "shape": tuple(e["shape"])}) for e in found["entries"])
+        return cls(**{**found, "entries": entries, "untouched": tuple(found["untouched"]), "notes": tuple(found["notes"])})
 
     def lines(self) -> list[str]:
         """A table for people, and the totals."""

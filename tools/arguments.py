@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..model import Model
 
-__all__ = ["add_limits", "add_model", "add_quantize", "chosen", "open_model", "shown_bytes", "size"]
+__all__ = [
+    *("add_limits", "add_model", "add_prune", "add_quantize", "chosen", "open_model", "prune_of", "shown_bytes", "size"),
+]
 
 _UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}B": 10 ** (3 * n) for n, p in enumerate("KMGT", 1)} | {"kB": 1000}
@@ -28,6 +30,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
     )
     add_quantize(parser)
+    add_prune(parser)
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +41,37 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
         help="round the matrices while reading them: int8 (8.5 bits a weight), int4 (4.5), or by role, for instance "
         "int4,embed=int8 or gate=int4,up=int4,down=int4",
     )
+
+
+def add_prune(parser: argparse.ArgumentParser) -> None:
+    """Add `--prune` and its short forms."""
+    group = parser.add_argument_group(
+        "what to keep",
+        "Cut the model while reading it: what goes is never read. Layers, heads and dimensions are numbered from 0, as "
+        "in the checkpoint; after --prune, as in what the plan leaves. Several options cut together.",
+    )
+    group.add_argument("--prune", metavar="PLAN", help="keep what this plan says (a JSON file)")
+    group.add_argument("--keep-layers", metavar="LAYERS", help="keep these layers, for instance 0-2 or 0,2,4-6")
+    group.add_argument("--drop-layers", metavar="LAYERS", help="drop these layers")
+    group.add_argument(
+        "--drop-heads", action="append", metavar="L:HEADS", help="drop query heads of a layer, for instance 3:0,1; "
+        "may be given several times. A key/value head goes with its queries"
+    )
+    group.add_argument("--drop-attention", metavar="LAYERS", help="drop the attention of these layers")
+    group.add_argument("--drop-ffn", metavar="LAYERS", help="drop the feed-forward of these layers")
+    group.add_argument(
+        "--ffn", metavar="SHARE", help="keep this share of the feed-forward's neurons, for instance 0.75: those with "
+        "the largest weights"
+    )
+    group.add_argument("--vocab", metavar="FILE", help="keep the tokens of this text, and the special ones")
+    group.add_argument("--width", metavar="DIMS", help="keep these dimensions of the residual stream, for instance 0-63")
+
+
+def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was."""
+    names = ("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn", "ffn", "vocab", "width")
+    forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return (forms | ({} if args.prune is None else {"plan": args.prune})) or None
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -93,4 +127,5 @@ def open_model(args: argparse.Namespace) -> Model:
         max_context=args.max_context,
         memory_limit=args.memory_limit,
         quantize=args.quantize,
+        prune=prune_of(args),
     )

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..runtime.cores import available_threads
-from .arguments import add_quantize
+from .arguments import add_prune, add_quantize, prune_of
 from .profile import profile, shown, write_trace
 from .roofline import ReadSum, machine, versions
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from ..loader.wishes import Prune
     from ..model import Model
     from ..runtime.session import Session
     from ..runtime.spec import Config, Weights
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model)")
     add_quantize(parser)
+    add_prune(parser)
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N", help="one or more counts, each measured (default: every core)"
     )
@@ -70,13 +72,14 @@ def main(args: argparse.Namespace) -> int:
         "new": args.new,
         "repeat": args.repeat,
         "quantize": args.quantize,
+        "prune": prune_of(args),
     }
     record |= _model_facts(path)
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
     for threads in args.threads or [available_threads()]:
-        result = measure(path, threads, args.prompt, args.new, args.repeat, quantize=args.quantize)
+        result = measure(path, threads, args.prompt, args.new, args.repeat, quantize=args.quantize, prune=prune_of(args))
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))
         print_out(_shown(result))
@@ -91,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:
     """Print the tables of prefill and decode, and write the trace where asked."""
-    model, session = open_session(path, threads, args.prompt + args.new, args.quantize)
+    model, session = open_session(path, threads, args.prompt + args.new, args.quantize, prune_of(args))
     with model:
         found = profile(session, [i % session.n_vocab for i in range(args.prompt)])
     for phase, parts in found.items():
@@ -101,7 +104,14 @@ def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float
 
 
 def measure(  # noqa: PLR0913 - what a run is
-    path: Path, threads: int, n_prompt: int, n_new: int, repeat: int, *, quantize: str | None = None
+    path: Path,
+    threads: int,
+    n_prompt: int,
+    n_new: int,
+    repeat: int,
+    *,
+    quantize: str | None = None,
+    prune: Prune | None = None,
 ) -> dict[str, Any]:
     """Load the model, run everything `repeat` times, and give the figures of one thread count.
 
@@ -109,7 +119,7 @@ def measure(  # noqa: PLR0913 - what a run is
     the seconds since the process started are the process's: of several thread counts only the first one's tell.
     """
     start = time.perf_counter()
-    model, session = open_session(path, threads, n_prompt + n_new, quantize)
+    model, session = open_session(path, threads, n_prompt + n_new, quantize, prune)
     with model:
         loaded = time.perf_counter()
         prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
@@ -162,11 +172,13 @@ def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
     }
 
 
-def open_session(path: Path, threads: int, context: int, quantize: str | None = None) -> tuple[Model, Session]:
+def open_session(
+    path: Path, threads: int, context: int, quantize: str | None = None, prune: Prune | None = None
+) -> tuple[Model, Session]:
     """Load a model for `context` positions and give its session."""
     from ..model import load  # noqa: PLC0415 - the command line's help must not wait for numba
 
-    model = load(path, threads=threads, max_context=context, quantize=quantize)
+    model = load(path, threads=threads, max_context=context, quantize=quantize, prune=prune)
     return model, model.session
 
 

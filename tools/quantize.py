@@ -7,16 +7,15 @@ safetensors file whose quantised matrices are U8 tensors [panels, groups, bytes]
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, PlanError
+from ..errors import PlanError
 from .arguments import shown_bytes
+from .export import copy_along, new_directory, write_json, write_safetensors
 
 if TYPE_CHECKING:
     import argparse
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
     Tensors = dict[str, tuple[str, NDArray[np.generic]]]
 
 __all__ = ["add_arguments", "main", "quantize"]
-
-#: Files that go along as they are.
-ALONG = (
-    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "*.jinja"),
-)
-ALIGN = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,19 +59,11 @@ def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
     from ..loader.config import parse_config  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
 
-    if out.exists():
-        msg = f"{out} exists; name a directory that is not there yet"
-        raise InputError(msg)
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint, new_directory(out) as made:
         config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
         plan = make_plan(checkpoint, config, how)
         tensors = _tensors(plan, checkpoint)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-            made = Path(scratch) / out.name
-            made.mkdir()
-            _write(made, path, checkpoint.config, tensors, plan)
-            made.rename(out)
+        _write(made, path, checkpoint.config, tensors, plan)
         return checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
 
 
@@ -115,24 +99,7 @@ def _write(made: Path, path: Path, config: dict[str, Any], tensors: Tensors, pla
         source.name.rpartition(".")[2]: source.dtype for source in plan if tensors[source.tensor.name][0] == "U8"
     }
     ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles}
-    text = json.dumps(config | {"quantization_config": ours}, indent=2) + "\n"
-    (made / "config.json").write_text(text, encoding="utf-8")
-    for pattern in ALONG:
-        for file in path.glob(pattern):
-            shutil.copyfile(file, made / file.name)
-    _write_safetensors(made / "model.safetensors", tensors)
-
-
-def _write_safetensors(file: Path, tensors: Tensors) -> None:
-    """Length of the header, header, data in the header's order, nothing between (the format's own description)."""
-    header: dict[str, Any] = {"__metadata__": {"format": "miaotui"}}
-    at = 0
-    for name, (dtype, array) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-        at += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % ALIGN)  # the data begin on a cache line
-    with file.open("wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        for _, array in tensors.values():
-            f.write(np.ascontiguousarray(array).data)
+    copy_along(path, made)
+    write_json(made / "config.json", config | {"quantization_config": ours})
+    rows = ((name, dtype, array.shape, partial(np.asarray, array)) for name, (dtype, array) in tensors.items())
+    write_safetensors(made / "model.safetensors", rows, "miaotui")
