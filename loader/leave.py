@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .checkpoint import Checkpoint
     from .cut import Cut
-    from .families import Family
     from .plan import LoadPlan
     from .source import Source
 
@@ -35,9 +34,9 @@ __all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 #: What the fields that a config.json may have no words for mean.
 WHY = {
+    "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
     "attention_scales": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
     "change: only layers behind the kept ones can be left out",
-    "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
 }
 
 
@@ -49,8 +48,9 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     changed = [n for n in ("n_layers", "n_vocab", "d_model", "d_ff") if getattr(config, n) != getattr(before, n)]
     if "d_head" in family.spelling and _heads(config) != _heads(before):
         changed += ["n_heads", "n_kv_heads", "d_head"]
-    for name in changed:  # 0 where no layer has that half: they skip it, and the old size stays
-        out[family.spelling[name]] = getattr(config, name) or getattr(before, name)
+    for name in changed:
+        if getattr(config, name):  # 0 where no layer has that half: they skip it, and the key stays as it is
+            out[family.spelling[name]] = getattr(config, name)
     if raw.get("layer_types") or len(set(before.windows)) > 1:
         out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
     if "d_head" not in family.spelling:
@@ -77,7 +77,7 @@ def refused_by_transformers(left: Mapping[str, Any], config: Config) -> str | No
         return f"its layers differ ({PER_LAYER}), which transformers up to 5.24 reads but builds no such model from"
     if left.get(PRUNED_HEADS):
         return f"heads were cut from a GPT-2 ({PRUNED_HEADS}), which transformers reads up to version 4 only"
-    if config.n_heads and config.d_model % config.n_heads and config.family in ("llama",):
+    if config.n_heads and config.d_model % config.n_heads and config.family == "llama":
         return f"transformers wants a width, {config.d_model}, that its {config.n_heads} heads divide"
     return None
 

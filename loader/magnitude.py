@@ -39,8 +39,8 @@ ROWS = 256  # of a matrix, widened at a time
 def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> PrunePlan:
     """The plan with its ratio turned into neurons: of those that it keeps, the share with the largest scores.
 
-    Reads gate, up and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that are
-    packed already.
+    Reads gate, up and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that
+    are packed already.
     """
     ratio, plain = plan.ffn_ratio or 1.0, replace(plan, ffn_ratio=None)
     load = make_plan(checkpoint, config, prune=plain)

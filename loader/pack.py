@@ -114,8 +114,8 @@ def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
     )
     if not same:
         msg = (
-            f"{plan.twin.tensor.file}: {plan.twin.tensor.name} differs from {info.name}, but tie_word_embeddings says that they are "
-            "one. Set it to false in config.json to use both, or remove the tensor"
+            f"{plan.twin.tensor.file}: {plan.twin.tensor.name} differs from {info.name}, but tie_word_embeddings says "
+            "that they are one. Set it to false in config.json to use both, or remove the tensor"
         )
         raise CheckpointError(msg)
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from .cut import Cut
     from .header import TensorInfo
     from .prune import PrunePlan
-    from .ranges import Ranges
 
 __all__ = ["LINE", "LoadPlan", "make_plan"]
 
@@ -98,7 +97,7 @@ class LoadPlan:
         groups: dict[tuple[str, ...], list[int]] = {}
         for i, part in enumerate((self.model, *self.layers)):
             for role, source in part.items():
-                where, shape = source.pattern + _span(source), str(list(source.shape))
+                where, shape = source.pattern + source.where, str(list(source.shape))
                 groups.setdefault((role, where, shape, source.dtype, source.action), []).append(i)
         rows = [(key[0], f"x{len(at)}" if at[0] else "", *key[1:]) for key, at in groups.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -308,26 +307,3 @@ class _Planner:
 def _lines(nbytes: int) -> int:
     """Round up to whole cache lines."""
     return -(-nbytes // LINE) * LINE
-
-
-def _span(source: Source) -> str:
-    """Show which rows and columns of the tensor are used, where not all are: its own axes, in its own order."""
-    if source.packed:
-        return ""
-    axes = [_ranges(source.rows), "" if source.columns is None else _ranges(source.columns)]
-    sizes = source.tensor.shape[::-1] if source.transposed else source.tensor.shape
-    if source.rows == ((0, sizes[0]),):
-        axes[0] = ""
-    if not any(axes):
-        return ""
-    if source.transposed:
-        axes.reverse()
-        return f"[{axes[0] or ':'}, {axes[1] or ':'}]"
-    return f"[{axes[0] or ':'}, {axes[1]}]" if axes[1] else f"[{axes[0]}]"
-
-
-def _ranges(ranges: Ranges) -> str:
-    """One range as Python writes it; of several, how many."""
-    if len(ranges) == 1:
-        return f"{ranges[0][0]}:{ranges[0][1]}"
-    return f"{sum(b - a for a, b in ranges)} in {len(ranges)} ranges"

@@ -69,7 +69,7 @@ class PrunePlan:
         if self.ffn_ratio is not None:
             object.__setattr__(self, "ffn_ratio", _ratio(self.ffn_ratio))
         if not isinstance(self.model, dict) or any(not isinstance(k, str) for k in self.model):
-            msg = f"model: found {shown(self.model)}; expected an object such as {{\"family\": \"llama\"}}"
+            msg = f"model: found {shown(self.model)}; expected an object such as {{'family': 'llama'}}"
             raise PlanError(msg)
         if not isinstance(self.notes, list | tuple) or any(not isinstance(note, str) for note in self.notes):
             msg = f"notes: found {shown(self.notes)}; expected a list of texts"
@@ -201,7 +201,7 @@ def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
 
 def _by_layer(name: str, value: object) -> dict[int, Indices]:
     if not isinstance(value, dict):
-        msg = f"{name}: found {shown(value)}; expected a set of indices for each layer, as {{\"0\": \"0-2,5\"}}"
+        msg = f"{name}: found {shown(value)}; expected a set of indices for each layer, as {{'0': '0-2,5'}}"
         raise PlanError(msg)
     found: dict[int, Indices] = {}
     for key, kept in value.items():

@@ -1,8 +1,9 @@
-"""Kept indices as ranges: ascending, apart from each other, [start, stop). What plans are written in and bytes read by."""
+"""Kept indices as ranges [start, stop), ascending and apart: what plans are written in and bytes are read by."""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,11 +66,11 @@ def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError
         except TypeError:
             listed = [None]
         if any(isinstance(i, bool) or not isinstance(i, int | np.integer) for i in listed):
-            msg = f"{what}: found {shown(value)}; expected indices, for instance \"0-2,5\" or [0, 1, 2, 5]"
+            msg = f"{what}: found {shown(value)}; expected indices, for instance '0-2,5' or [0, 1, 2, 5]"
             raise error(msg)
         found = [int(i) for i in listed]
     ascending = sorted(found)
-    twice = next((a for a, b in zip(ascending, ascending[1:], strict=False) if a == b), None)
+    twice = next((a for a, b in pairwise(ascending) if a == b), None)
     if twice is not None:
         msg = f"{what}: {twice} is named twice; name each index once"
         raise error(msg)

@@ -51,8 +51,8 @@ class Entry:
 class Receipt:
     """Every weight's entry, totals, and what else should be known of this load.
 
-    Totals: `file_bytes` of all tensors in the files; `read_bytes` of those spans that any weight is made from, each byte
-    once; `untouched_bytes` of tensors that none is made from.
+    Totals: `file_bytes` of all tensors in the files; `read_bytes` of those spans that any weight is made from, each
+    byte once; `untouched_bytes` of tensors that none is made from.
     """
 
     entries: tuple[Entry, ...]
@@ -73,7 +73,8 @@ class Receipt:
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
         """The receipt that `as_dict` gave."""
         entries = tuple(Entry(**{**e, "shape": tuple(e["shape"])}) for e in found["entries"])
-        return cls(**{**found, "entries": entries, "untouched": tuple(found["untouched"]), "notes": tuple(found["notes"])})
+        lists = {name: tuple(found[name]) for name in ("untouched", "notes")}
+        return cls(**{**found, **lists, "entries": entries})
 
     def lines(self) -> list[str]:
         """A table for people, and the totals."""
@@ -84,17 +85,18 @@ class Receipt:
             for e in self.entries
         ]  # fmt: skip
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        numbers = (3, 4, 5)
+        puts = [*[str.ljust] * 3, *[str.rjust] * 3, *[str.ljust] * 2]
         table = [
-            "  ".join(c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+            "  ".join(put(cell, width) for put, cell, width in zip(puts, row, widths, strict=True)).rstrip()
             for row in (head, *rows)
         ]
         share = 100 * self.read_bytes / self.file_bytes if self.file_bytes else 0.0
         return [
-            *(line.rstrip() for line in table),
-            f"{self.plan}",
-            f"read {self.read_bytes:,} of {self.file_bytes:,} bytes ({share:.1f} %); {len(self.untouched)} tensors of "
-            f"{self.untouched_bytes:,} bytes untouched; {self.mapped_bytes:,} mapped, {self.resident_bytes:,} resident",
+            *table,
+            self.plan,
+            f"read {self.read_bytes:,} of {self.file_bytes:,} bytes ({share:.1f} %)",
+            f"weights: {self.mapped_bytes:,} bytes mapped, {self.resident_bytes:,} resident",
+            f"untouched: {len(self.untouched)} tensors, {self.untouched_bytes:,} bytes",
             *(f"note: {note}" for note in self.notes),
         ]
 

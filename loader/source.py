@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..runtime.packed import QUANTIZED
 from ..runtime.spec import weight_bytes
 from .header import DTYPES as STORED_BYTES
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from .header import TensorInfo
@@ -89,6 +88,19 @@ class Source:
             steps.append("narrowed")
         return "resident: " + (" and ".join(steps) or "copied, unaligned in the file")
 
+    @property
+    def where(self) -> str:
+        """Which rows and columns of the tensor are used, where not all are: its own axes, in its own order."""
+        if self.packed:
+            return ""
+        outputs = self.tensor.shape[-1 if self.transposed else 0]
+        rows = "" if self.rows == ((0, outputs),) else _shown(self.rows)
+        columns = "" if self.columns is None else _shown(self.columns)
+        axes = [columns, rows] if self.transposed else [rows, columns]
+        while axes and not axes[-1]:
+            axes.pop()
+        return f"[{', '.join(axis or ':' for axis in axes)}]" if axes else ""
+
     @cached_property
     def spans(self) -> Ranges:
         """[start, stop) bytes of the file that making it touches.
@@ -122,6 +134,13 @@ class Source:
         return None if self.columns is None else as_indices(self.columns)
 
 
+def _shown(ranges: Ranges) -> str:
+    """One range as Python writes it; of several, how many."""
+    if len(ranges) == 1:
+        return f"{ranges[0][0]}:{ranges[0][1]}"
+    return f"{sum(b - a for a, b in ranges)} in {len(ranges)} ranges"
+
+
 def spans_by_file(sources: Iterable[Source]) -> dict[Path, list[tuple[int, int]]]:
     """Bytes that the sources are made from: ascending and apart, by file."""
     found: dict[Path, list[tuple[int, int]]] = {}
@@ -147,10 +166,8 @@ def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDA
     """
     part = tensor.T if source.transposed else tensor
     rows = source.row_indices[span]
-    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-        part = part[rows[0] : rows[-1] + 1]
-    else:
-        part = part[rows]
+    unbroken = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+    part = part[rows[0] : rows[-1] + 1] if unbroken else part[rows]
     if source.column_indices is None:
         return part
     if source.columns is not None and len(source.columns) == 1:

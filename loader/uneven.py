@@ -43,7 +43,9 @@ def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: s
     gone = _by_layer(raw, PRUNED_HEADS, config.n_layers, where)
     if not overrides and not gone:
         return None
-    sizes = [_overridden(overrides.get(i, {}), config, family, f"{where}: {PER_LAYER}[{i}]") for i in range(config.n_layers)]
+    sizes = [
+        _overridden(overrides.get(i, {}), config, family, f"{where}: {PER_LAYER}[{i}]") for i in range(config.n_layers)
+    ]
     for i, heads in gone.items():
         if family.name != "gpt2":
             msg = f"{where}: {PRUNED_HEADS} is known of gpt2 alone, found in a {family.name} model"

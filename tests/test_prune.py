@@ -26,6 +26,7 @@ from miaotui.loader.magnitude import best
 from miaotui.loader.plan import make_plan
 from miaotui.loader.prune import PrunePlan
 from miaotui.loader.quantize import pack_matrix, parse_quantize
+from miaotui.loader.receipt import Receipt
 from miaotui.loader.source import spans_by_file
 from miaotui.loader.wishes import resolve
 from miaotui.runtime.packed import packed_shape
@@ -103,7 +104,10 @@ def test_what_is_left_runs(tmp_path_factory, data, family):
     path = tmp_path_factory.mktemp("r")
     write_checkpoint(path, data.draw(models(family)))
     plan = data.draw(plans(config_of(path)))
-    with miaotui.load(path, prune=plan, threads=1) as model, miaotui.load(path, prune=plan, threads=2, prefill_chunk=3) as other:
+    with (
+        miaotui.load(path, prune=plan, threads=1) as model,
+        miaotui.load(path, prune=plan, threads=2, prefill_chunk=3) as other,
+    ):
         ids = np.random.default_rng(1).integers(0, model.config.n_vocab, 9).tolist()
         logits = model.logits(ids)
         assert np.array_equal(logits, other.logits(ids))
@@ -303,7 +307,9 @@ def test_short_forms_are_the_plans_that_they_say(tmp_path):
         "keep-layers=0-2": PrunePlan("0-2"),
         "drop-layers=0,6; width=0-7": PrunePlan("1-5", width="0-7"),
         "drop-heads=3:0,1": PrunePlan(heads={3: "2,3"}),
-        "drop-heads=3:0,1+4:1,2; drop-attention=5; drop-ffn=6": PrunePlan(heads={3: "2,3", 4: "0,3", 5: ""}, ffn={6: ""}),
+        "drop-heads=3:0,1+4:1,2; drop-attention=5; drop-ffn=6": PrunePlan(
+            heads={3: "2,3", 4: "0,3", 5: ""}, ffn={6: ""}
+        ),
         f"plan={tmp_path / 'plan.json'}; keep-layers=1,2; drop-ffn=1": PrunePlan("2,3", ffn={2: ""}),
         str(tmp_path / "plan.json"): PrunePlan("1-5"),
     }
@@ -434,8 +440,8 @@ def test_the_receipt_accounts_for_every_byte(tmp_path):
         assert receipt.untouched_bytes + sum(e.tensor_bytes for e in receipt.entries) == receipt.file_bytes
         assert len(receipt.untouched) == 4 * 9
         assert receipt.plan == "keep layers 0-2; width 0-31"
-        assert receipt.lines()[-2] == receipt.plan
-        assert json.loads(json.dumps(receipt.as_dict()))["read_bytes"] == receipt.read_bytes
+        assert receipt.lines()[-4] == receipt.plan
+        assert Receipt.from_dict(json.loads(json.dumps(receipt.as_dict()))) == receipt
 
 
 def test_hashes_are_of_the_kept_bytes(tmp_path):
@@ -457,9 +463,9 @@ def test_packed_matrices_may_lose_layers_but_no_rows(tmp_path):
 
     write_checkpoint(tmp_path / "in", Drawn(seven()))
     quantize(tmp_path / "in", tmp_path / "out", "int8")
-    with miaotui.load(tmp_path / "in", prune="keep-layers=1-3", quantize="int8") as one:
-        with miaotui.load(tmp_path / "out", prune="keep-layers=1-3") as other:
-            assert np.array_equal(one.logits([1, 2, 3]), other.logits([1, 2, 3]))
+    how = "keep-layers=1-3"
+    with miaotui.load(tmp_path / "in", prune=how, quantize="int8") as a, miaotui.load(tmp_path / "out", prune=how) as b:
+        assert np.array_equal(a.logits([1, 2, 3]), b.logits([1, 2, 3]))
     with pytest.raises(PlanError, match="panels that cannot be cut"):
         miaotui.load(tmp_path / "out", prune="drop-heads=0:0,1")
     with pytest.raises(PlanError, match="packed already"):

@@ -1,4 +1,4 @@
-"""A pruned model that was written loads as the same bits; transformers reads what it has a spelling for; or nothing is written."""
+"""A pruned model that was written loads as the same bits, in transformers too where it has a spelling for it."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def test_transformers_loads_a_uniform_one(tmp_path_factory, family):
 
 
 def test_transformers_refuses_what_we_say_it_refuses(tmp_path):
-    """Uneven layers: transformers reads the config, and builds no Llama from it. We say so when writing."""
+    """Uneven layers: transformers reads the config, and builds no model from it. We say so when writing."""
     transformers = pytest.importorskip("transformers")
 
-    write_checkpoint(tmp_path / "in", Drawn(seven()))
+    write_checkpoint(tmp_path / "in", Drawn({**seven(), "model_type": "mistral", "sliding_window": None}))
     plan = PrunePlan("0-2", {1: "0,1"}, {0: "0-9", 2: ""})
     _, _, refused = prune(tmp_path / "in", tmp_path / "out", plan)
     assert "layers differ" in refused
@@ -148,13 +148,17 @@ def test_a_cut_vocabulary_is_written_with_its_ids(tmp_path):
     (tmp_path / "text.txt").write_text(text)
     prune(path(), tmp_path / "out", {"vocab": tmp_path / "text.txt", "keep_layers": "0-4"})
     prune(tmp_path / "out", tmp_path / "again", {"vocab": tmp_path / "text.txt", "keep_layers": "0-3"})
-    with miaotui.load(path(), prune={"vocab": tmp_path / "text.txt", "keep_layers": "0-4"}) as one:
-        with miaotui.load(tmp_path / "out") as other, miaotui.load(tmp_path / "again") as again:
-            assert one.config.eos_ids == other.config.eos_ids == again.config.eos_ids
-            assert one.config.bos_ids == other.config.bos_ids
-            ids = one.tokenizer.encode(text)
-            assert ids == other.tokenizer.encode(text) == again.tokenizer.encode(text)
-            assert one.generate(text[:20], max_new_tokens=9).text == other.generate(text[:20], max_new_tokens=9).text
+    wish = {"vocab": tmp_path / "text.txt", "keep_layers": "0-4"}
+    with (
+        miaotui.load(path(), prune=wish) as one,
+        miaotui.load(tmp_path / "out") as other,
+        miaotui.load(tmp_path / "again") as again,
+    ):
+        assert one.config.eos_ids == other.config.eos_ids == again.config.eos_ids
+        assert one.config.bos_ids == other.config.bos_ids
+        ids = one.tokenizer.encode(text)
+        assert ids == other.tokenizer.encode(text) == again.tokenizer.encode(text)
+        assert one.generate(text[:20], max_new_tokens=9).text == other.generate(text[:20], max_new_tokens=9).text
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (path() / "tokenizer.json").read_bytes()
 
 

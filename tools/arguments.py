@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from ..model import Model
 
 __all__ = [
-    *("add_limits", "add_model", "add_prune", "add_quantize", "chosen", "open_model", "prune_of", "shown_bytes", "size"),
+    "add_limits",
+    "add_model",
+    "add_prune",
+    "add_quantize",
+    "chosen",
+    "open_model",
+    "prune_of",
+    "shown_bytes",
+    "size",
 ]
 
 _UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
@@ -64,7 +72,7 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         "the largest weights"
     )
     group.add_argument("--vocab", metavar="FILE", help="keep the tokens of this text, and the special ones")
-    group.add_argument("--width", metavar="DIMS", help="keep these dimensions of the residual stream, for instance 0-63")
+    group.add_argument("--width", metavar="DIMS", help="keep these dimensions of the model's width, for instance 0-63")
 
 
 def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:

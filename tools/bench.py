@@ -79,7 +79,8 @@ def main(args: argparse.Namespace) -> int:
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
     for threads in args.threads or [available_threads()]:
-        result = measure(path, threads, args.prompt, args.new, args.repeat, quantize=args.quantize, prune=prune_of(args))
+        cuts = {"quantize": args.quantize, "prune": prune_of(args)}
+        result = measure(path, threads, args.prompt, args.new, args.repeat, **cuts)
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))
         print_out(_shown(result))

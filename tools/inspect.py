@@ -163,7 +163,7 @@ def _shape(c: Mapping[str, Any]) -> list[str]:
         + "".join(f", window {w} in {n} layers" for w, n in windows.items()),
         f"feed-forward: {c['d_ff']} {'gated ' if c['gated'] else ''}{c['activation']}; {norm}, eps {c['norm_eps']:g}",
         *(
-            f"layer {i}: {s['n_heads'] or 'no'} heads, {s['n_kv_heads']} key/value heads, feed-forward {s['d_ff'] or 'none'}"
+            f"layer {i}: {s['n_heads'] or 'no'} heads on {s['n_kv_heads']}, feed-forward {s['d_ff'] or 'none'}"
             for i, s in enumerate(c["uneven"])
         ),
         f"ends at token {' or '.join(map(str, c['eos_ids']))}" if c["eos_ids"] else "has no end-of-sequence token",
