@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import CheckpointError
 from ..runtime.packed import packed_shape
+from ..runtime.pages import zeroed
 from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
 from .quantize import pack_matrix
 from .source import read, spans_by_file
@@ -42,7 +42,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1) -> Weights
     if plan.cut.cuts:
         checkpoint.expect(spans_by_file(plan.touched))
     _check_twin(plan, checkpoint)
-    block = np.frombuffer(mmap.mmap(-1, plan.resident_bytes), np.uint8) if plan.resident_bytes else None
+    block = zeroed(plan.resident_bytes) if plan.resident_bytes else None
 
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
