@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import PlanError
 from .config import resolve
 from .families import FAMILIES
+from .families.nemotron import BLOCKS
 from .source import read
 from .uneven import PER_LAYER, PRUNED_HEADS, spell, surviving_heads
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers"]
 
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 #: What the fields that a config.json may have no words for mean.
 WHY = {
@@ -45,6 +47,10 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     config, before = plan.config, plan.cut.before
     family = FAMILIES[config.family]
     out = {key: value for key, value in raw.items() if key != PER_LAYER}
+    if out.pop(BLOCKS, None):  # it is a Llama, and its layers' sizes are spelled as any other's
+        out = {key: value for key, value in out.items() if key != "auto_map"} | LLAMA | {
+            family.spelling[name]: getattr(before, name) for name in ("n_kv_heads", "d_ff")
+        }
     changed = [n for n in ("n_layers", "n_vocab", "d_model", "d_ff") if getattr(config, n) != getattr(before, n)]
     if "d_head" in family.spelling and _heads(config) != _heads(before):
         changed += ["n_heads", "n_kv_heads", "d_head"]

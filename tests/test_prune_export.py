@@ -221,3 +221,80 @@ def test_uneven_configs_that_fit_nothing_are_refused(tmp_path, family, keys, say
     (tmp_path / "config.json").write_text(json.dumps({**small(family).config, **keys}))
     with pytest.raises(ConfigError, match=says):
         miaotui.load(tmp_path)
+
+
+def blocks(*layers):
+    """`block_configs`, as those checkpoints spell it, of (queries a KV head, width of the feed-forward); None: no half."""
+    rest = {"replace_with_linear": False, "sparsify": None}
+    return [
+        {
+            "attention": {"n_heads_in_group": each, "no_op": each is None, "num_sink_tokens": None, **rest},
+            "ffn": {"ffn_mult": None if width is None else width * 3 / 2 / 64, "no_op": width is None, **rest},
+        }
+        for each, width in layers
+    ]
+
+
+def write_nemotron(path, layers):
+    """A random Llama of width 64 with four heads whose layers have these sizes; and its twin in our own spelling."""
+    from checkpoints import random_tensors, write_safetensors
+
+    config = {**seven(), "num_hidden_layers": len(layers)}
+    tensors = {}
+    for i, (each, width) in enumerate(layers):
+        kv = 4 // each if each else 4
+        own = random_tensors({**config, "num_key_value_heads": kv, "intermediate_size": width or 1}, 5)
+        for name, value in own.items():
+            half = "mlp" if ".mlp." in name or "post_attention" in name else "attention"
+            there = each if half == "attention" else width
+            if not name.startswith("model.layers.") or (name.startswith(f"model.layers.{i}.") and there):
+                tensors[name] = value
+    per_layer = {
+        str(i): ({"num_key_value_heads": 4 // each} if each else {"skip": ["attention"]})
+        | ({"intermediate_size": width} if width else {})
+        | ({} if width or not each else {"skip": ["mlp"]})
+        for i, (each, width) in enumerate(layers)
+    }
+    ours = {**config, "num_key_value_heads": 4, "per_layer_config": per_layer}
+    theirs = {**config, "model_type": "nemotron-nas", "architectures": ["DeciLMForCausalLM"]}
+    theirs |= {"intermediate_size": None, "num_key_value_heads": None, "block_configs": blocks(*layers)}
+    for name, what in {"ours": ours, "theirs": theirs}.items():
+        (path / name).mkdir()
+        (path / name / "config.json").write_text(json.dumps(what))
+        write_safetensors(path / name / "model.safetensors", tensors)
+
+
+def test_nemotrons_blocks_are_a_llamas_uneven_layers(tmp_path):
+    write_nemotron(tmp_path, [(2, 256), (None, 512), (4, None), (1, 256)])
+    with miaotui.load(tmp_path / "ours") as one, miaotui.load(tmp_path / "theirs") as other:
+        assert [(s.n_heads, s.n_kv_heads, s.d_ff) for s in other.config.uneven] == [
+            (4, 2, 256), (0, 0, 512), (4, 1, 0), (4, 4, 256)
+        ]  # fmt: skip
+        assert one.config == other.config
+        assert same_bits(one, other)
+    prune(tmp_path / "theirs", tmp_path / "out", "keep-layers=0,1,3")
+    with miaotui.load(tmp_path / "theirs", prune="keep-layers=0,1,3") as one, miaotui.load(tmp_path / "out") as other:
+        assert one.config == other.config
+        assert same_bits(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda b: b[:1], "a list of 2 objects"),
+        (lambda b: [{**b[0], "attention": {"n_heads_in_group": 3}}, b[1]], "do not come in groups of 3"),
+        (lambda b: [{**b[0], "attention": {"replace_with_linear": True}}, b[1]], "'replace_with_linear' is True"),
+        (lambda b: [{**b[0], "ffn": {}}, b[1]], "expected a gated one"),
+        (lambda b: [{"attention": {"no_op": True}, "ffn": {"no_op": True}}, b[1]], "layer 0 has neither"),
+        (lambda b: [{"ffn": b[0]["ffn"]}, b[1]], r"\[0\].attention is None"),
+        (lambda b: [{**b[0], "ffn": {"ffn_mult": "2"}}, b[1]], "ffn_mult is '2'"),
+    ],
+    ids=range(7),
+)
+def test_blocks_that_fit_nothing_are_refused(tmp_path, change, says):
+    write_nemotron(tmp_path, [(2, 256), (4, 512)])
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    config["block_configs"] = change(config["block_configs"])
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=says):
+        miaotui.load(tmp_path / "theirs")
