@@ -102,3 +102,23 @@ def seven(width: int = 64) -> dict[str, Any]:
 def as_file(plan: PrunePlan) -> dict[str, Any]:
     """The plan as its file holds it."""
     return dict(json.loads(plan.to_json()))
+
+
+def masked(tensors: Mapping[str, Any], config: Config, plan: PrunePlan) -> dict[str, Any]:
+    """A file's tensors with zeros where the plan cuts layers, halves, heads and neurons: the whole model's maths."""
+    gpt2 = config.family == "gpt2"
+    out = {name: value.copy() for name, value in tensors.items()}
+    for i in range(config.n_layers):
+        gone = plan.layers is not None and i not in plan.layers
+        heads = () if gone else plan.heads.get(i, tuple(range(config.n_heads)))
+        neurons = () if gone else plan.ffn.get(i, tuple(range(config.d_ff)))
+        base = f"transformer.h.{i}." if gpt2 else f"model.layers.{i}."
+        names = ("attn.c_proj", "mlp.c_proj") if gpt2 else ("self_attn.o_proj", "mlp.down_proj")
+        sizes = (config.n_heads * config.d_head, config.d_ff)
+        inputs = ([h * config.d_head + j for h in heads for j in range(config.d_head)], list(neurons))
+        for name, size, kept in zip(names, sizes, inputs, strict=True):
+            lost = [j for j in range(size) if j not in set(kept)]
+            out[f"{base}{name}.weight"][(lost,) if gpt2 else (slice(None), lost)] = 0
+            if not kept and f"{base}{name}.bias" in out:
+                out[f"{base}{name}.bias"][:] = 0
+    return out

@@ -9,12 +9,13 @@ import mmap
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import miaotui
 import numpy as np
 import pytest
-from checkpoints import FAMILIES, Drawn, models, small, write_checkpoint
+from checkpoints import FAMILIES, Drawn, models, random_tensors, small, write_checkpoint, write_safetensors
 from helpers import open_weights, oracle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,12 +31,10 @@ from miaotui.loader.receipt import Receipt
 from miaotui.loader.source import spans_by_file
 from miaotui.loader.wishes import resolve
 from miaotui.runtime.packed import packed_shape
-from pruning import as_file, plans, seven, sliced
+from pruning import as_file, masked, plans, seven, sliced
 from tolerance import bound
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from miaotui.runtime.spec import Config, Weights
 
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -119,6 +118,40 @@ def test_what_is_left_runs(tmp_path_factory, data, family):
         assert model.memory["weights_resident"] == sum(
             -(-w.nbytes // 64) * 64 for w in model.session.weights if not w.mapped
         )
+
+
+@settings(SLOW, max_examples=40)
+@given(st.data(), st.sampled_from(FAMILIES))
+def test_what_is_left_computes_what_zeros_would(tmp_path_factory, data, family):
+    """Cut layers, halves, heads and neurons add nothing: the whole model with zeros there is the same model."""
+    drawn = data.draw(models(family))
+    config = parse_config(drawn.config, "drawn")
+    cuts = data.draw(st.frozensets(st.sampled_from(["layers", "heads", "ffn", "halves"])))
+    as_zeros(tmp_path_factory.mktemp("z"), drawn, data.draw(plans(config, cuts)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_that_differ_in_everything(tmp_path, family):
+    sizes = {"hidden_size": 24, "intermediate_size": 17, "num_hidden_layers": 5, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 6}
+    if family == "gpt2":
+        sizes = {"n_embd": 24, "n_inner": 17, "n_layer": 5, "n_head": 4}
+    drawn = Drawn({**small(family).config, **sizes, "eos_token_id": None}, seed=7)
+    as_zeros(tmp_path, drawn, PrunePlan(None, {1: "2,3", 2: "0,3", 3: ""}, {0: "0-4,9", 2: "16", 4: ""}))
+
+
+def as_zeros(path: Path, drawn: Drawn, plan: PrunePlan) -> None:
+    """Compare the pruned model with the whole one that has zeros instead."""
+    write_checkpoint(path / "in", drawn)
+    write_checkpoint(path / "zeros", drawn)
+    config = config_of(path / "in")
+    zeros = masked(random_tensors(drawn.config, drawn.seed), config, plan)
+    write_safetensors(path / "zeros" / "model.safetensors", zeros, dtype=drawn.dtype)
+    ids = np.random.default_rng(2).integers(0, config.n_vocab, 9).tolist()
+    with miaotui.load(path / "in", prune=plan) as model, miaotui.load(path / "zeros") as whole:
+        found, wanted = model.logits(ids), whole.logits(ids)
+        limit = bound("model", "f32", config.n_layers, scale=float(np.abs(wanted).max()))
+        assert np.abs(found - wanted).max() <= limit
 
 
 @settings(SLOW, max_examples=60)
@@ -427,6 +460,19 @@ def test_only_kept_pages_are_read(tmp_path, wish, quantize):
         assert (seen & kept).sum() * mmap.PAGESIZE <= model.receipt.read_bytes + len(spans) * 2 * mmap.PAGESIZE
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/smaps as Linux has it")
+@pytest.mark.parametrize(("wish", "random"), [(None, False), ("keep-layers=0-2", True)])
+def test_the_system_does_not_read_on_into_what_was_cut(tmp_path, wish, random):
+    """Not later either, when pages were dropped and are touched again: the mapping is marked so ("rr")."""
+    write_checkpoint(tmp_path, Drawn(seven()))
+    gc.collect()
+    with miaotui.load(tmp_path, prune=wish):
+        maps = Path("/proc/self/smaps").read_text("utf-8").split(str(tmp_path / "model.safetensors"))[1:]
+        flags = [part.split("VmFlags:")[1].split("\n")[0].split() for part in maps]
+        assert flags
+        assert all(("rr" in found) == random for found in flags)
+
+
 def test_the_receipt_accounts_for_every_byte(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven()))
     with miaotui.load(tmp_path) as whole, miaotui.load(tmp_path, prune="keep-layers=0-2; width=0-31") as cut:
@@ -439,6 +485,9 @@ def test_the_receipt_accounts_for_every_byte(tmp_path):
         assert receipt.mapped_bytes == cut.memory["weights_mapped"]
         assert receipt.untouched_bytes + sum(e.tensor_bytes for e in receipt.entries) == receipt.file_bytes
         assert len(receipt.untouched) == 4 * 9
+        entries = {e.weight: e for e in receipt.entries}
+        assert entries["layers.2.o"].read_bytes == 32 * 64 * 4  # rows 0 to 31
+        assert entries["layers.2.q"].read_bytes == 64 * 64 * 4 - 32 * 4  # columns 0 to 31: to the last row's middle
         assert receipt.plan == "keep layers 0-2; width 0-31"
         assert receipt.lines()[-4] == receipt.plan
         assert Receipt.from_dict(json.loads(json.dumps(receipt.as_dict()))) == receipt

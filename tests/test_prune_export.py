@@ -162,6 +162,22 @@ def test_a_cut_vocabulary_is_written_with_its_ids(tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (path() / "tokenizer.json").read_bytes()
 
 
+def test_token_ids_in_the_configs_follow_their_rows(tmp_path):
+    config = {**small("llama").config, "bos_token_id": 2, "eos_token_id": [3, 5], "pad_token_id": 7}
+    write_checkpoint(tmp_path / "in", Drawn(config))
+    for n, generation in enumerate((None, {"eos_token_id": [5, 4], "bos_token_id": 3, "temperature": 0.5})):
+        if generation is not None:
+            (tmp_path / "in" / "generation_config.json").write_text(json.dumps(generation))
+        prune(tmp_path / "in", tmp_path / f"out{n}", PrunePlan(vocab="1,3,5,7"))
+        written = json.loads((tmp_path / f"out{n}" / "config.json").read_text())
+        assert [written[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [None, [1, 2], 3]
+        left, _ = open_weights(tmp_path / f"out{n}")
+        with miaotui.load(tmp_path / "in", prune=PrunePlan(vocab="1,3,5,7")) as model:
+            assert model.config == left
+    assert (left.bos_ids, left.eos_ids) == ((1,), (2,))
+    assert json.loads((tmp_path / "out1" / "generation_config.json").read_text())["temperature"] == 0.5
+
+
 def test_what_has_no_spelling_is_refused_and_leaves_nothing(tmp_path):
     write_checkpoint(tmp_path / "in", small("gpt2"))
     with pytest.raises(PlanError, match="the width cannot be cut"):
@@ -224,7 +240,7 @@ def test_uneven_configs_that_fit_nothing_are_refused(tmp_path, family, keys, say
 
 
 def blocks(*layers):
-    """`block_configs`, as those checkpoints spell it, of (queries a KV head, width of the feed-forward); None: no half."""
+    """`block_configs`, as those checkpoints spell it: (queries a KV head, width of the feed-forward) or None."""
     rest = {"replace_with_linear": False, "sparsify": None}
     return [
         {
