@@ -69,7 +69,8 @@ def load(  # noqa: PLR0913 (keywords)
     `quantize`: "int8" (8.5 bits a weight) or "int4" (4.5) for every matrix, or by role ("int4,embed=int8"); done while
     reading, a few rows at a time.
     `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
-    cut away is never read, and `Model.receipt` says what was.
+    cut away is never read, and `Model.receipt` says what was. A share of the neurons reads the matrices that rank them,
+    before the memory is counted.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
     began = time.perf_counter()

@@ -162,6 +162,20 @@ def test_a_cut_vocabulary_is_written_with_its_ids(tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (path() / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt2"])
+def test_pruned_then_quantised_on_disk_is_both_while_loading(tmp_path, family):
+    from miaotui.tools.quantize import quantize
+
+    write_checkpoint(tmp_path / "in", small(family))
+    plan = PrunePlan(None, {1: ""}, {0: "0,2-5"}, vocab="0-3,6-9", width="1-9")
+    prune(tmp_path / "in", tmp_path / "pruned", plan)
+    quantize(tmp_path / "pruned", tmp_path / "both", "int8")
+    with miaotui.load(tmp_path / "in", prune=plan, quantize="int8") as one, miaotui.load(tmp_path / "both") as other:
+        assert same_bits(one, other)
+        assert other.memory["weights_resident"] == 0
+    assert (tmp_path / "both" / "kept_vocab.json").is_file()
+
+
 def test_token_ids_in_the_configs_follow_their_rows(tmp_path):
     config = {**small("llama").config, "bos_token_id": 2, "eos_token_id": [3, 5], "pad_token_id": 7}
     write_checkpoint(tmp_path / "in", Drawn(config))

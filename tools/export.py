@@ -26,7 +26,7 @@ __all__ = ["copy_along", "new_directory", "write_json", "write_safetensors"]
 #: Files that go along as they are.
 ALONG = (
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "*.jinja"),
+    *("vocab.*", "merges.txt", "*.jinja", "kept_vocab.json"),
 )
 ALIGN = 64
 
