@@ -117,21 +117,15 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     if plan.ffn_ratio is not None:
         msg = f"ffn_ratio {plan.ffn_ratio:g} is not resolved to neurons yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
+    _check_indices(plan, config)
     layers = tuple(range(config.n_layers)) if plan.layers is None else plan.layers
-    _check_set("layers", layers, config.n_layers)
-    for name, size in (("vocab", config.n_vocab), ("width", config.d_model)):
-        if getattr(plan, name) is not None:
-            _check_set(name, getattr(plan, name), size)
-    kv_heads: dict[int, Indices] = {}
-    for name, of in (("heads", plan.heads), ("ffn", plan.ffn)):
-        _check_set(name, tuple(of), config.n_layers, "layer ", empty=True)
-        for layer, kept in of.items():
-            before = config.layer(layer)
-            size = before.n_heads if name == "heads" else before.d_ff
-            _check_set(f"{name} of layer {layer}", kept, size, empty=True)
-            if name == "heads":
-                kv_heads[layer] = _kv_heads(kept, before, layer)
-    sizes = [_left(plan, config.layer(i), i, kv_heads) for i in layers]
+    kv_heads = {layer: _kv_heads(kept, config.layer(layer), layer) for layer, kept in plan.heads.items()}
+    left = _left(plan, config, layers, kv_heads)
+    return Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width)
+
+
+def _left(plan: PrunePlan, config: Config, layers: Indices, kv_heads: Mapping[int, Indices]) -> Config:
+    """The config of what is left."""
     left = replace(
         config,
         n_layers=len(layers),
@@ -139,12 +133,12 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
         attention_scales=tuple(config.attention_scales[i] for i in layers),
         d_model=config.d_model if plan.width is None else len(plan.width),
         uneven=(),
-    ).with_layers(sizes)
+    ).with_layers([_sizes(plan, config.layer(i), i, kv_heads) for i in layers])
     if plan.vocab is not None:
         new = {old: i for i, old in enumerate(plan.vocab)}
         bos, eos = (tuple(new[i] for i in ids if i in new) for ids in (config.bos_ids, config.eos_ids))
         left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos)
-    return Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width)
+    return left
 
 
 def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None) -> None:
@@ -159,6 +153,18 @@ def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None)
         if mine[name] != value:
             msg = f"the plan is for another model: its {name} is {shown(value)}, this model's {shown(mine[name])}"
             raise PlanError(msg)
+
+
+def _check_indices(plan: PrunePlan, config: Config) -> None:
+    """Every index is one that the model has, and what must not be empty is not."""
+    for name, size in (("layers", config.n_layers), ("vocab", config.n_vocab), ("width", config.d_model)):
+        if getattr(plan, name) is not None:
+            _check_set(name, getattr(plan, name), size)
+    for name, of in (("heads", plan.heads), ("ffn", plan.ffn)):
+        _check_set(name, tuple(of), config.n_layers, "layer ", empty=True)
+        for layer, kept in of.items():
+            size = config.layer(layer).n_heads if name == "heads" else config.layer(layer).d_ff
+            _check_set(f"{name} of layer {layer}", kept, size, empty=True)
 
 
 def _check_set(what: str, kept: Indices, size: int, each: str = "", *, empty: bool = False) -> None:
@@ -191,7 +197,7 @@ def _kv_heads(kept: Indices, before: LayerSizes, layer: int) -> Indices:
     return tuple(counts)
 
 
-def _left(plan: PrunePlan, before: LayerSizes, layer: int, kv_heads: Mapping[int, Indices]) -> LayerSizes:
+def _sizes(plan: PrunePlan, before: LayerSizes, layer: int, kv_heads: Mapping[int, Indices]) -> LayerSizes:
     """Sizes of one kept layer."""
     left = LayerSizes(
         len(plan.heads.get(layer, range(before.n_heads))),
