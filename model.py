@@ -21,6 +21,7 @@ from .loader.tokenizer import Tokenizer
 from .loader.vocabulary import KeptTokenizer, kept_ids
 from .runtime.cores import available_threads
 from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
+from .runtime.kvcache import KV_BYTES
 from .runtime.program import record
 from .runtime.session import Session
 
@@ -60,6 +61,7 @@ def load(  # noqa: PLR0913 (keywords)
     prefill_chunk: int = PREFILL_CHUNK,
     quantize: str | None = None,
     prune: Prune | None = None,
+    kv_cache: str = "f32",
 ) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
@@ -67,7 +69,7 @@ def load(  # noqa: PLR0913 (keywords)
     most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
     files are the page cache's); over it, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
     `quantize`: "int8" (8.5 bits a weight) or "int4" (4.5) for every matrix, or by role ("int4,embed=int8"); done while
-    reading, a few rows at a time.
+    reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8" (a quarter).
     `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
     cut away is never read, and `Model.receipt` says what was. A share of the neurons reads the matrices that rank them,
     before the memory is counted.
@@ -78,6 +80,7 @@ def load(  # noqa: PLR0913 (keywords)
         msg = f"device={device!r}: this version runs on 'cpu' only"
         raise BackendError(msg)
     _check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
+    check_kv_cache(kv_cache)
     checkpoint = open_checkpoint(resolve(path, revision=revision))
     try:
         where = str(checkpoint.directory / "config.json")
@@ -88,12 +91,13 @@ def load(  # noqa: PLR0913 (keywords)
         context = _context(config, max_context)
         chunk = min(prefill_chunk, context)
         rows, n_threads = min(LOGIT_ROWS, chunk), _threads(threads)
-        program = record(config, planned(plan), n_context=context, chunk=chunk, rows=rows, threads=n_threads)
+        shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "threads": n_threads}
+        program = record(config, planned(plan), **shape, kv_cache=kv_cache)
         memory = predicted_memory(plan, program)
         if memory_limit is not None and memory["allocated"] > memory_limit:
             _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
         weights = pack(plan, checkpoint, threads=n_threads)
-        session = Session(config, weights, n_context=context, chunk=chunk, rows=rows, threads=n_threads)
+        session = Session(config, weights, **shape, kv_cache=kv_cache)
     except BaseException:
         checkpoint.close()
         raise
@@ -112,6 +116,13 @@ def predicted_memory(plan: LoadPlan, program: Program) -> dict[str, int]:
     }
     memory["allocated"] = sum(memory.values()) - plan.mapped_bytes
     return memory
+
+
+def check_kv_cache(dtype: object) -> None:
+    """Refuse a dtype that the KV cache does not have: InputError."""
+    if dtype not in KV_BYTES:
+        msg = f"kv_cache={dtype!r}: expected one of {', '.join(KV_BYTES)}"
+        raise InputError(msg)
 
 
 def _check_counts(**counts: object) -> None:

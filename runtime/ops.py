@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .kvcache import KV_BYTES
 from .packed import QUANTIZED
 
 __all__ = ["HEADER", "OPS", "SLOTS", "Op", "slots"]
@@ -72,13 +73,13 @@ _ROWS = (
     Op("rope", "(t,h*d),(c,d/2,2)->(t,h*d)", "(a, b) = (x[i], x[i+d/2]) -> (a cos - b sin, b cos + a sin)",
        ("o:y", "i:x", "w:table", "n:heads", "n:d_head"), "", lambda d: 3 * d["heads"] * d["d_head"],
        "Su et al. 2021, arXiv:2104.09864", in_place=True),
-    Op("kv_write", "(t,h*d)->cache", "cache[head, start + t] = x[t, head]",
-       ("o:cache", "i:x", "n:heads", "n:d_head", "n:context"), "", lambda _: 0,
-       "KV cache; Shazeer 2019, arXiv:1911.02150"),
+    Op("kv_write", "(t,h*d),(t,h*d)->cache,cache", "k_cache[head, start + t] = k[t, head]; the same for v",
+       ("o:k_cache", "o:v_cache", "i:k", "i:v", "n:heads", "n:d_head", "n:context"), "", lambda _: 0,
+       "KV cache; Shazeer 2019, arXiv:1911.02150; rounded as in `kvcache.py`", variants=tuple(KV_BYTES)),
     Op("attention", "(t,h*d),cache,cache->(t,h*d)", "softmax(q k^T * scale) v; position - window < key <= position",
-       ("o:y", "o:scores", "i:q", "i:k_cache", "i:v_cache", "n:heads", "n:kv_heads", "n:d_head", "n:context",
+       ("o:y", "o:scratch", "i:q", "i:k_cache", "i:v_cache", "n:heads", "n:kv_heads", "n:d_head", "n:context",
         "n:window", "f:scale"), "d_head, then keys", lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
-       f"{VASWANI}, 3.2.1; grouped: Ainslie et al. 2023, arXiv:2305.13245"),
+       f"{VASWANI}, 3.2.1; grouped: Ainslie et al. 2023, arXiv:2305.13245", variants=tuple(KV_BYTES)),
     Op("add", "(t,d),(t,d)->(t,d)", "y = a + b", ("o:y", "i:a", "i:b", "n:d"), "", lambda d: d["d"],
        "He et al. 2015, arXiv:1512.03385", in_place=True),
     Op("act", "(t,d)->(t,d)", "y = act(x)", ("o:y", "i:x", "n:d"), "", lambda d: 10 * d["d"],

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import PlanError
 from .arena import Tensor, place, spans_overlap
 from .forward.decoder import decoder
+from .kvcache import cache_bytes, padded_context, scratch_floats
 from .ops import HEADER, OPS, SLOTS
 from .packed import GROUP
 from .rope import RopeTable
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Instruction", "Program", "Recorder", "record"]
 
-KEYS = 16  # keys of a KV cache tile; attention walks blocks of so many
 FLOAT = 4
 QUANTIZED_FLOATS = GROUP // FLOAT + 2  # of a group: its bytes, its scale, its sum
 
@@ -59,13 +59,13 @@ class Instruction:
 class Recorder:
     """The op table as symbols: every call appends an instruction and returns where its result will lie."""
 
-    def __init__(self, *, n_context: int, chunk: int, rows: int, threads: int) -> None:
-        """`chunk`: most tokens a step; `rows`: most tokens whose logits a step gives."""
-        self.n_context = -(-n_context // KEYS) * KEYS
+    def __init__(self, *, n_context: int, chunk: int, rows: int, threads: int, kv_cache: str = "f32") -> None:
+        """`chunk`: most tokens a step; `rows`: most tokens whose logits a step gives; `kv_cache`: its dtype."""
+        self.n_context, self.kv_cache = padded_context(n_context), kv_cache
         self.capacity, self.threads = {"T": chunk, "R": rows}, threads
         self.code: list[Instruction] = []
         self.tensors: list[Tensor] = []
-        self.caches: dict[tuple[int, str], Tensor] = {}
+        self.caches: dict[int, tuple[Tensor, Tensor]] = {}
         self.quantized: dict[Tensor, Tensor] = {}
 
     def _tensor(self, name: str, rows: str, width: int, part: str = "activations", *, keep: bool = False) -> Tensor:
@@ -143,23 +143,24 @@ class Recorder:
         return y
 
     def kv_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
-        """Into the layer's tiles of 16 keys by 16 dimensions: [head][key block][d_head/16][16 keys][16 dims]."""
-        for kind, x in (("k", k), ("v", v)):
-            d = x.width // heads
-            width = heads * self.n_context * -(-d // 16) * 16
-            cache = self._tensor(f"{kind}_cache", "", width, "kv_cache", keep=True)
-            self.caches[layer, kind] = cache
-            self._emit("kv_write", "", "T", cache=cache, x=x, heads=heads, d_head=d, context=self.n_context)
+        """Into the layer's two caches, which lie as `kvcache.py` says."""
+        d, dtype = k.width // heads, self.kv_cache
+        width = cache_bytes(dtype, heads, self.n_context, d) // FLOAT
+        k_cache, v_cache = (self._tensor(f"{kind}_cache", "", width, "kv_cache", keep=True) for kind in "kv")
+        self.caches[layer] = (k_cache, v_cache)
+        self._emit("kv_write", dtype, "T", k_cache=k_cache, v_cache=v_cache, k=k, v=v, heads=heads, d_head=d,
+                   context=self.n_context)  # fmt: skip
 
     def attention(  # noqa: PLR0913 - as the reference
         self, layer: int, q: Tensor, heads: int, kv_heads: int, *, window: int | None, scale: float
     ) -> Tensor:
-        """[T, heads * d_head]; each thread has one row of scores."""
+        """[T, heads * d_head]; each thread has scratch of its own."""
+        d, (k_cache, v_cache) = q.width // heads, self.caches[layer]
         y = self._tensor("a", "T", q.width)
-        scores = self._tensor("s", "", self.n_context * self.threads, "scratch")
-        self._emit("attention", "", "T", y=y, scores=scores, q=q, k_cache=self.caches[layer, "k"],
-                   v_cache=self.caches[layer, "v"], heads=heads, kv_heads=kv_heads, d_head=q.width // heads,
-                   context=self.n_context, window=window or self.n_context, scale=float(scale))  # fmt: skip
+        scratch = self._tensor("s", "", scratch_floats(self.n_context, d) * self.threads, "scratch")
+        self._emit("attention", self.kv_cache, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
+                   heads=heads, kv_heads=kv_heads, d_head=d, context=self.n_context,
+                   window=window or self.n_context, scale=float(scale))  # fmt: skip
         return y
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
@@ -220,6 +221,7 @@ class Program:
     threads: int
     arena_bytes: int
     constant_bytes: int
+    kv_cache: str = "f32"
 
     @property
     def memory(self) -> dict[str, int]:
@@ -278,14 +280,15 @@ def record(  # noqa: PLR0913 - keywords
     chunk: int = 128,
     rows: int = 32,
     threads: int = 1,
+    kv_cache: str = "f32",
     table: RopeTable | None = None,
 ) -> Program:
     """The program of a decoder; works on planned weights, reads none."""
-    ops = Recorder(n_context=n_context, chunk=chunk, rows=rows, threads=threads)
+    ops = Recorder(n_context=n_context, chunk=chunk, rows=rows, threads=threads, kv_cache=kv_cache)
     table = table or RopeTable(config, n_context)
     hidden, logits = decoder(ops, config, weights, table)
     hidden.keep = logits.keep = True
     size = place(ops.tensors, len(ops.code))
     _place_waits(ops.code)
     size = -(-size // PAGE) * PAGE
-    return Program(ops.code, ops.tensors, hidden, logits, n_context, chunk, rows, threads, size, table.nbytes)
+    return Program(ops.code, ops.tensors, hidden, logits, n_context, chunk, rows, threads, size, table.nbytes, kv_cache)

@@ -27,9 +27,18 @@ __all__ = ["Reference"]
 class Reference:
     """The op table as functions that return. One object is one step: `ids` at positions `start`, `start + 1`, ..."""
 
-    def __init__(self, ids: NDArray[np.int64], start: int, caches: list[tuple[Array, Array]], rows: int) -> None:
-        """`caches` is updated in place; `rows` last tokens reach the head."""
+    def __init__(
+        self,
+        ids: NDArray[np.int64],
+        start: int,
+        caches: list[tuple[Array, Array]],
+        rows: int,
+        *,
+        kv_cache: str = "f32",
+    ) -> None:
+        """`caches` is updated in place, rounded to `kv_cache`; `rows` last tokens reach the head."""
         self.ids, self.start, self.caches, self.rows = np.asarray(ids), start, caches, rows
+        self.kv_cache = kv_cache
         self.result = -1
 
     def embed(self, w: Weight) -> Array:
@@ -77,9 +86,22 @@ class Reference:
         """Append at `start`; what stood behind is dropped."""
         t = len(k)
         old = self.caches[layer]
-        new = (c.reshape(t, heads, -1) for c in (k, v))
+        new = (self._rounded(c.reshape(t, heads, -1)) for c in (k, v))
         ck, cv = (np.concatenate([o[: self.start], n]) for o, n in zip(old, new, strict=True))
         self.caches[layer] = (ck, cv)
+
+    def _rounded(self, x: Array) -> Array:
+        """[t, heads, d_head] to the cache's dtype: bf16 to nearest even; int8 to 127ths of a head's largest number."""
+        y = x.astype(np.float32)
+        if self.kv_cache == "bf16":
+            bits = y.view(np.uint32)
+            y = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).view(np.float32)
+        elif self.kv_cache == "int8":
+            top = np.abs(y).max(-1, keepdims=True)
+            inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
+            y64: Array = np.rint(y * inverse).astype(np.float64) * (top / np.float32(127))
+            return y64
+        return y.astype(np.float64)
 
     def attention(  # noqa: PLR0913 - what a query sees takes this much
         self, layer: int, q: Array, heads: int, kv_heads: int, *, window: int | None, scale: float

@@ -36,13 +36,21 @@ class Session:
         chunk: int = 128,
         rows: int = 32,
         threads: int = 1,
+        kv_cache: str = "f32",
     ) -> None:
-        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives."""
+        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; `kv_cache`: its dtype."""
         chunk = max(1, min(chunk, n_context))
         rows = max(1, min(rows, chunk))
         table = RopeTable(config, n_context)
         self.program: Program = record(
-            config, weights, n_context=n_context, chunk=chunk, rows=rows, threads=threads, table=table
+            config,
+            weights,
+            n_context=n_context,
+            chunk=chunk,
+            rows=rows,
+            threads=threads,
+            kv_cache=kv_cache,
+            table=table,
         )
         from .cpu import link  # noqa: PLC0415 (numba and the kernels are loaded only now)
         from .cpu.kernels.base import S_IDS  # noqa: PLC0415 (as above)

@@ -44,13 +44,15 @@ class Case:
     rows: int = 1
     n_kv_heads: int = 1
     d_head: int = 1
+    kv_cache: str = "f32"
     read: Callable[[np.ndarray], np.ndarray] = lambda y: y  # what the kernel's result means
 
 
 def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.ndarray | None, int]:
     """Result of the last pass, and the step's id. Whatever is not the result's own must be as it was."""
     longest = max(len(p) for p in ids)
-    ops = Recorder(n_context=sum(map(len, ids)), chunk=longest + 2, rows=case.rows + 1, threads=threads)
+    ops = Recorder(n_context=sum(map(len, ids)), chunk=longest + 2, rows=case.rows + 1, threads=threads,
+                   kv_cache=case.kv_cache)  # fmt: skip
     given_tensors = [ops._tensor("in", "T", x.shape[1], keep=True) for x in case.passes[0]]
     y = case.build(ops, *given_tensors)
     if y is not None:
@@ -96,7 +98,7 @@ def run_reference(case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None,
     caches = [(np.zeros((0, case.n_kv_heads, case.d_head)),) * 2]
     start, y, ops = 0, None, None
     for part, inputs in zip(ids, case.passes, strict=True):
-        ops = Reference(part, start, caches, min(case.rows, len(part)))
+        ops = Reference(part, start, caches, min(case.rows, len(part)), kv_cache=case.kv_cache)
         y = case.build(ops, *(x.astype(np.float64) for x in inputs))
         start += len(part)
     assert ops is not None
@@ -195,9 +197,10 @@ def rope(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.rope(x, table, heads), [[x]], lambda _: bound("rope", "f32", 2) * 2 * size)
 
 
-def attention(d: Draw, _: str) -> Case:
+def attention(d: Draw, variant: str) -> Case:
     kv_heads, group = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3))
     d_head, window = d.draw(st.sampled_from([2, 6, 15, 16, 17, 32, 33])), d.draw(st.sampled_from([None, 1, 5, 16, 17]))
+    d_head = d.draw(st.sampled_from([64, 80])) if d.draw(st.integers(0, 4)) == 0 else d_head
     heads, cuts = kv_heads * group, [d.t, *([d.draw(TOKENS)] if d.draw(st.booleans()) else [])]
     passes = [[d.array(t, heads * d_head), *(d.array(t, kv_heads * d_head) for _ in "kv")] for t in cuts]
 
@@ -206,8 +209,9 @@ def attention(d: Draw, _: str) -> Case:
         return ops.attention(0, q, heads, kv_heads, window=window, scale=d_head**-0.5)
 
     score = max(np.abs(q).max() for q, _, _ in passes) * max(np.abs(k).max() for _, k, _ in passes) * d_head**0.5
-    tolerance = bound("attention", "f32", d_head + sum(cuts)) * (1 + score) * max(np.abs(v).max() for _, _, v in passes)
-    return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head)
+    largest = max(np.abs(v).max() for _, _, v in passes)
+    tolerance = bound("attention", variant, d_head + sum(cuts)) * (1 + score) * largest
+    return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
 
 
 def add(d: Draw, _: str) -> Case:

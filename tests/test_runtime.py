@@ -20,6 +20,7 @@ import pytest
 from checkpoints import Drawn, write_checkpoint
 from helpers import open_weights, oracle, poison, run
 from miaotui.errors import InputError, MemoryLimitError
+from miaotui.runtime.kvcache import KV_BYTES, cache_bytes
 from miaotui.runtime.ops import HEADER
 from miaotui.runtime.session import Session
 from tolerance import bound
@@ -71,24 +72,30 @@ def test_logits_equal_the_float64_oracle(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "quantize"), [("small", None), ("windowed", None), ("small", "int8"), ("small", "int4,embed=int8")]
+    ("which", "quantize", "kv_cache"),
+    [
+        *(("small", None, kind) for kind in KV_BYTES),
+        *(("windowed", None, kind) for kind in KV_BYTES),
+        ("small", "int8", "f32"),
+        ("small", "int4,embed=int8", "int8"),
+    ],
 )
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_bits_do_not_depend_on_threads_or_on_how_the_prompt_is_cut(
-    which: str, quantize: str | None, threads: int, request: pytest.FixtureRequest
+    which: str, quantize: str | None, kv_cache: str, threads: int, request: pytest.FixtureRequest
 ) -> None:
     config, weights = open_weights(request.getfixturevalue(which), quantize)
     n = len(IDS)
-    one = Session(config, weights, n_context=64, chunk=64, rows=64)
+    one = Session(config, weights, n_context=64, chunk=64, rows=64, kv_cache=kv_cache)
     whole = run(one, IDS, [n])
-    session = Session(config, weights, n_context=64, chunk=64, rows=64, threads=threads)
+    session = Session(config, weights, n_context=64, chunk=64, rows=64, threads=threads, kv_cache=kv_cache)
     for cut in range(1, n):
         poison(session)
         assert np.array_equal(run(session, IDS, [cut, n - cut]), whole), cut
     poison(session)
     assert np.array_equal(run(session, IDS, [1] * n), whole)
     for chunk in (1, 3, 16, 17):
-        cut = Session(config, weights, n_context=64, chunk=chunk, rows=1, threads=threads)
+        cut = Session(config, weights, n_context=64, chunk=chunk, rows=1, threads=threads, kv_cache=kv_cache)
         cut.step(IDS, 0)
         assert np.array_equal(cut.logits[-1], whole[-1]), chunk
         cut.close()
@@ -105,25 +112,30 @@ def test_cached_and_recomputed_are_equal(small: Path) -> None:
 
 CHILD = """
 import hashlib, json, sys, numpy as np, miaotui
-with miaotui.load(sys.argv[1], threads=int(sys.argv[2]), quantize=sys.argv[4] or None) as m:
-    print(hashlib.sha256(np.ascontiguousarray(m.logits(json.loads(sys.argv[3]))).tobytes()).hexdigest())
+with miaotui.load(sys.argv[1], threads=2, **json.loads(sys.argv[3])) as m:
+    print(hashlib.sha256(np.ascontiguousarray(m.logits(json.loads(sys.argv[2]))).tobytes()).hexdigest())
 """
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantize"), [("F32", None), ("BF16", None), ("F16", None), ("BF16", "int8"), ("F32", "int4")]
+    ("dtype", "how"),
+    [
+        *((dtype, {}) for dtype in ("F32", "BF16", "F16")),
+        ("BF16", {"quantize": "int8", "kv_cache": "int8"}),
+        ("F32", {"quantize": "int4", "kv_cache": "bf16"}),
+    ],
 )
-def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, dtype: str, quantize: str | None) -> None:
+def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, dtype: str, how: dict[str, str]) -> None:
     config = json.loads((llama(tmp_path) / "config.json").read_text())
     write_checkpoint(tmp_path, Drawn(config, dtype, 3))
-    with miaotui.load(tmp_path, quantize=quantize) as model:
+    with miaotui.load(tmp_path, **how) as model:
         wanted = digest(model.logits(IDS))
     variants = [{"MIAOTUI_EXECUTOR": "prange"}]
     if platform.machine() == "x86_64":
         variants += [{"NUMBA_CPU_NAME": "haswell"}, {"NUMBA_CPU_NAME": "generic"}]
     for change in variants:
         done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(tmp_path), "2", json.dumps(IDS), quantize or ""],
+            [sys.executable, "-c", CHILD, str(tmp_path), json.dumps(IDS), json.dumps(how)],
             env=os.environ | change, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -158,19 +170,22 @@ def test_a_step_allocates_nothing(small: Path, threads: int, quantize: str | Non
     assert grown < 1024  # the interpreter's own small objects come and go; 100 steps leave nothing
 
 
+@pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize("quantize", [None, "int8", "int4"])
-def test_predicted_memory_is_what_is_allocated(small: Path, quantize: str | None) -> None:
-    with miaotui.load(small, threads=2, quantize=quantize) as model:
+def test_predicted_memory_is_what_is_allocated(small: Path, quantize: str | None, kv_cache: str) -> None:
+    with miaotui.load(small, threads=2, quantize=quantize, kv_cache=kv_cache) as model:
         session = model._session
         assert session.arena.nbytes == session.program.arena_bytes
         resident = sum(-(-w.nbytes // 64) * 64 for w in session.weights if not w.mapped)
         assert resident == model.memory["weights_resident"]
         real = session.arena.nbytes + session.table.weight.nbytes + resident
         assert model.memory["allocated"] == real
+        layer = cache_bytes(kv_cache, 2, 64, 10)  # this model's heads, positions, width of a head
+        assert model.memory["kv_cache"] == 3 * 2 * layer
         limit = model.memory["allocated"]
-    miaotui.load(small, threads=2, memory_limit=limit, quantize=quantize).close()
+    miaotui.load(small, threads=2, memory_limit=limit, quantize=quantize, kv_cache=kv_cache).close()
     with pytest.raises(MemoryLimitError, match="1 over memory_limit"):
-        miaotui.load(small, threads=2, memory_limit=limit - 1, quantize=quantize)
+        miaotui.load(small, threads=2, memory_limit=limit - 1, quantize=quantize, kv_cache=kv_cache)
 
 
 def test_every_tensor_lies_inside_the_arena_and_none_alive_overlap(small: Path) -> None:
@@ -243,13 +258,13 @@ def test_a_fork_starts_its_own_team(small: Path) -> None:
     script = CHILD + """
 import os
 m = miaotui.load(sys.argv[1], threads=2)
-a = m.logits(json.loads(sys.argv[3]))
+a = m.logits(json.loads(sys.argv[2]))
 pid = os.fork()
-same = np.array_equal(m.logits(json.loads(sys.argv[3])), a)
+same = np.array_equal(m.logits(json.loads(sys.argv[2])), a)
 if pid == 0: os._exit(0 if same else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and same
 """
-    command = [sys.executable, "-W", "ignore", "-c", script, str(small), "2", json.dumps(IDS), ""]
+    command = [sys.executable, "-W", "ignore", "-c", script, str(small), json.dumps(IDS), "{}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
@@ -307,6 +322,8 @@ def test_two_open_streams_in_one_thread_are_refused(small: Path) -> None:
         {"prefill_chunk": -1},
         {"device": "tpu"},
         {"memory_limit": 0.5},
+        {"kv_cache": "f16"},
+        {"kv_cache": None},
     ],
 )
 def test_bad_options_get_a_typed_error(small: Path, options: dict[str, object]) -> None:

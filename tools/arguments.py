@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..model import Model
 
 __all__ = [
+    "add_kv_cache",
     "add_limits",
     "add_model",
     "add_prune",
@@ -82,8 +83,19 @@ def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:
     return (forms | ({} if args.prune is None else {"plan": args.prune})) or None
 
 
+def add_kv_cache(parser: argparse.ArgumentParser) -> None:
+    """Add `--kv-cache`."""
+    parser.add_argument(
+        "--kv-cache",
+        metavar="DTYPE",
+        default="f32",
+        help="how keys and values are kept: f32 (default), bf16 (half the memory) or int8 (a quarter)",
+    )
+
+
 def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`."""
+    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`."""
+    add_kv_cache(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: every core)")
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for"
@@ -136,4 +148,5 @@ def open_model(args: argparse.Namespace) -> Model:
         memory_limit=args.memory_limit,
         quantize=args.quantize,
         prune=prune_of(args),
+        kv_cache=args.kv_cache,
     )

@@ -20,7 +20,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..runtime.cores import available_threads
-from .arguments import add_prune, add_quantize, prune_of
+from ..runtime.kvcache import cache_bytes
+from .arguments import add_kv_cache, add_prune, add_quantize, prune_of
 from .profile import profile, shown, write_trace
 from .roofline import ReadSum, machine, versions
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ..loader.wishes import Prune
     from ..model import Model
     from ..runtime.session import Session
     from ..runtime.spec import Config, Weights
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model)")
     add_quantize(parser)
     add_prune(parser)
+    add_kv_cache(parser)
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N", help="one or more counts, each measured (default: every core)"
     )
@@ -71,16 +72,14 @@ def main(args: argparse.Namespace) -> int:
         "prompt": args.prompt,
         "new": args.new,
         "repeat": args.repeat,
-        "quantize": args.quantize,
-        "prune": prune_of(args),
+        **_how(args),
     }
     record |= _model_facts(path)
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
     for threads in args.threads or [available_threads()]:
-        cuts = {"quantize": args.quantize, "prune": prune_of(args)}
-        result = measure(path, threads, args.prompt, args.new, args.repeat, **cuts)
+        result = measure(path, threads, args.prompt, args.new, args.repeat, **_how(args))
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))
         print_out(_shown(result))
@@ -93,9 +92,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    """What `load` is told beside the path and the limits."""
+    return {"quantize": args.quantize, "prune": prune_of(args), "kv_cache": args.kv_cache}
+
+
 def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:
     """Print the tables of prefill and decode, and write the trace where asked."""
-    model, session = open_session(path, threads, args.prompt + args.new, args.quantize, prune_of(args))
+    model, session = open_session(path, threads, args.prompt + args.new, **_how(args))
     with model:
         found = profile(session, [i % session.n_vocab for i in range(args.prompt)])
     for phase, parts in found.items():
@@ -104,15 +108,8 @@ def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float
         write_trace(args.trace, found)
 
 
-def measure(  # noqa: PLR0913 - what a run is
-    path: Path,
-    threads: int,
-    n_prompt: int,
-    n_new: int,
-    repeat: int,
-    *,
-    quantize: str | None = None,
-    prune: Prune | None = None,
+def measure(
+    path: Path, threads: int, n_prompt: int, n_new: int, repeat: int, **how: Any  # noqa: ANN401 - for `load`
 ) -> dict[str, Any]:
     """Load the model, run everything `repeat` times, and give the figures of one thread count.
 
@@ -120,7 +117,7 @@ def measure(  # noqa: PLR0913 - what a run is
     the seconds since the process started are the process's: of several thread counts only the first one's tell.
     """
     start = time.perf_counter()
-    model, session = open_session(path, threads, n_prompt + n_new, quantize, prune)
+    model, session = open_session(path, threads, n_prompt + n_new, **how)
     with model:
         loaded = time.perf_counter()
         prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
@@ -128,7 +125,9 @@ def measure(  # noqa: PLR0913 - what a run is
         first = time.perf_counter()
         age = _age()
         _decode(session, n_prompt, min(n_new, 2))
-        weights, cache = bytes_per_step(model.config, session.weights, n_prompt + n_new // 2)
+        weights, cache = bytes_per_step(
+            model.config, session.weights, n_prompt + n_new // 2, session.program.kv_cache
+        )
         facts = {
             "threads": session.threads,
             "load_s": loaded - start,
@@ -173,13 +172,11 @@ def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
     }
 
 
-def open_session(
-    path: Path, threads: int, context: int, quantize: str | None = None, prune: Prune | None = None
-) -> tuple[Model, Session]:
-    """Load a model for `context` positions and give its session."""
+def open_session(path: Path, threads: int, context: int, **how: Any) -> tuple[Model, Session]:  # noqa: ANN401
+    """Load a model for `context` positions, with `load`'s other arguments `how`, and give its session."""
     from ..model import load  # noqa: PLC0415 - the command line's help must not wait for numba
 
-    model = load(path, threads=threads, max_context=context, quantize=quantize, prune=prune)
+    model = load(path, threads=threads, max_context=context, **how)
     return model, model.session
 
 
@@ -193,8 +190,8 @@ def _decode(session: Session, start: int, count: int) -> list[float]:
     return seconds
 
 
-def bytes_per_step(config: Config, weights: Weights, position: int) -> tuple[int, int]:
-    """Bytes that one decode step reads: of weights, and of the float32 KV cache at `position`.
+def bytes_per_step(config: Config, weights: Weights, position: int, kv_cache: str = "f32") -> tuple[int, int]:
+    """Bytes that one decode step reads: of weights, and of the KV cache at `position`.
 
     Every weight is read whole, except tables of which one row is looked up: an embedding that is not also the head, and
     learned positions.
@@ -202,8 +199,11 @@ def bytes_per_step(config: Config, weights: Weights, position: int) -> tuple[int
     total = sum(weight.nbytes for weight in weights)
     tables = [weights.positions, None if weights.embed is weights.head else weights.embed]
     total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
-    keys = sum(min(position, w or position) * config.layer(i).n_kv_heads for i, w in enumerate(config.windows))
-    return total, keys * 2 * config.d_head * 4
+    cache = 0
+    for i, window in enumerate(config.windows):
+        keys = min(position, window or position)
+        cache += 2 * cache_bytes(kv_cache, config.layer(i).n_kv_heads, keys, config.d_head)
+    return total, cache
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Ours:
     def __init__(self, path: Path, threads: int, context: int, quantize: str | None = None) -> None:
         """Load the model and compile what it needs."""
         start = time.perf_counter()
-        self._model, self._session = open_session(path, threads, context, quantize)
+        self._model, self._session = open_session(path, threads, context, quantize=quantize)
         self._load = time.perf_counter() - start
         self._at = 0
 

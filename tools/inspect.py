@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
-from .arguments import add_prune, add_quantize, prune_of, shown_bytes
+from .arguments import add_kv_cache, add_prune, add_quantize, prune_of, shown_bytes
 
 if TYPE_CHECKING:
     import argparse
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_prune(parser)
     parser.add_argument("--receipt", action="store_true", help="say of every weight what is read, mapped and resident")
     parser.add_argument("--hash", action="store_true", help="the receipt with SHA-256 of what is read: reads it")
+    add_kv_cache(parser)
     parser.add_argument("--program", action="store_true", help="list the program that a step runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -62,12 +63,13 @@ def main(args: argparse.Namespace) -> int:
         quantize=args.quantize,
         prune=prune_of(args),
         receipt="hash" if args.hash else "plain" if args.receipt else None,
+        kv_cache=args.kv_cache,
     )
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines(found)))
     return 0
 
 
-def facts(  # noqa: PLR0913 - keywords
+def facts(  # noqa: PLR0913 - keywords, as of `load`
     path: Path,
     *,
     context: int | None = None,
@@ -76,6 +78,7 @@ def facts(  # noqa: PLR0913 - keywords
     quantize: str | None = None,
     prune: Prune | None = None,
     receipt: Literal["plain", "hash"] | None = None,
+    kv_cache: str = "f32",
 ) -> dict[str, Any]:
     """Everything that `miaotui inspect` knows of a directory, as plain values for JSON.
 
@@ -87,9 +90,10 @@ def facts(  # noqa: PLR0913 - keywords
     from ..loader.pack import planned  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
     from ..loader.receipt import hashed, make_receipt  # noqa: PLC0415
-    from ..model import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, predicted_memory  # noqa: PLC0415
+    from ..model import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, check_kv_cache, predicted_memory  # noqa: PLC0415
     from ..runtime.program import record  # noqa: PLC0415
 
+    check_kv_cache(kv_cache)
     with open_checkpoint(path) as checkpoint:
         config = parse_config(checkpoint.config, str(checkpoint.directory / "config.json"), checkpoint.generation)
         pruned = wishes.resolve(prune, checkpoint, config)
@@ -100,7 +104,9 @@ def facts(  # noqa: PLR0913 - keywords
         n_context = _context(config, context, DEFAULT_CONTEXT)
         chunk, n_threads = min(PREFILL_CHUNK, n_context), _threads(threads)
         rows = min(LOGIT_ROWS, chunk)
-        recorded = record(config, planned(plan), n_context=n_context, chunk=chunk, rows=rows, threads=n_threads)
+        recorded = record(
+            config, planned(plan), n_context=n_context, chunk=chunk, rows=rows, threads=n_threads, kv_cache=kv_cache
+        )
         bytes_of: Counter[str] = Counter()
         for tensor in checkpoint.tensors.values():
             bytes_of[tensor.dtype] += tensor.stop - tensor.start

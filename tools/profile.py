@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..runtime.kvcache import cache_bytes
 from ..runtime.ops import OPS
 from ..runtime.spec import Weight
 
@@ -76,7 +77,7 @@ def _cost(ins: Instruction, n: int, keys: int) -> tuple[int, int]:
         nbytes += sum(w.nbytes for w in weights)
     if ins.op == "attention":
         seen = min(keys, dims["window"])
-        nbytes += 2 * 4 * seen * dims["kv_heads"] * dims["d_head"]
+        nbytes += 2 * cache_bytes(ins.variant, dims["kv_heads"], seen, dims["d_head"])
         dims["context"] = seen
     return nbytes, rows * OPS[ins.op].flop(dims)
 

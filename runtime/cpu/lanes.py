@@ -23,10 +23,10 @@ from .target import native_half
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-I1, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 N = 16
-V, VI, VH, VM = (ir.VectorType(t, N) for t in (F32, I32, I16, I1))
+V, VI, VH, VB, VM = (ir.VectorType(t, N) for t in (F32, I32, I16, I8, I1))
 SIZES = {"f32": 4, "bf16": 2, "f16": 2}
 
 Builder = Any
@@ -142,13 +142,29 @@ def ir_prefetch(b: Builder, addr: Value) -> None:
 
 
 def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> None:
-    """Store sixteen values, or those of the mask."""
+    """Store sixteen values (of any type, or one), or those float32 of the mask."""
     p = ptr(b, addr, v.type)
     if mask is None:
-        b.store(v, p, align=4)
+        b.store(v, p, align=4 if v.type == V else 1)
     else:
         f = ext(b, "llvm.masked.store.v16f32.p0", ir.VoidType(), [V, p.type, I32, VM])
         b.call(f, [v, p, ir.Constant(I32, 4), mask])
+
+
+def ir_to_bf16(b: Builder, v: Value) -> Value:
+    """float32 -> bfloat16 bits, to nearest, ties to even; a NaN stays one."""
+    bits = b.bitcast(v, VI)
+    odd = b.and_(b.lshr(bits, const(VI, [16] * N)), const(VI, [1] * N))
+    rounded = b.lshr(b.add(b.add(bits, const(VI, [0x7FFF] * N)), odd), const(VI, [16] * N))
+    return b.trunc(b.select(b.fcmp_unordered("uno", v, v), const(VI, [0x7FC0] * N), rounded), VH)
+
+
+def ir_to_int8(b: Builder, v: Value) -> Value:
+    """Whole numbers -127 .. 127 nearest to v, as int32; also after a NaN the same everywhere."""
+    v = b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [v])
+    for sign, edge in ((">", -127.0), ("<", 127.0)):
+        v = b.select(b.fcmp_ordered(sign, v, const(V, [edge] * N)), v, const(V, [edge] * N))
+    return b.fptosi(v, VI)
 
 
 def ir_loop(b: Builder, start: Value, stop: Value, step: int, accs: Sequence[Value],
@@ -190,6 +206,30 @@ def ir_fold(b: Builder, vs: Sequence[Value]) -> Value:
     return vs[0]
 
 
+def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
+    """Make an operation of int64 arguments from an emitter, compiled as a function of its own.
+
+    Pasted into a large kernel, a loop shares the registers with all that surrounds it, and its addresses are spilled.
+    """
+
+    def deco(f: Callable[..., None]) -> Any:
+        def call(b: Builder, *args: Value) -> None:
+            kind = ir.FunctionType(ir.VoidType(), [I64] * n_args)
+            fn = cgutils.get_or_insert_function(b.module, kind, name)
+            if fn.is_declaration:
+                fn.linkage = "internal"
+                fn.attributes.add("noinline")
+                inner = ir.IRBuilder(fn.append_basic_block())
+                f(inner, *fn.args)
+                inner.ret_void()
+            b.call(fn, args)
+
+        call.__name__ = f.__name__
+        return op(void, *[i64] * n_args)(call)
+
+    return deco
+
+
 # ------------------------------------------------------------------------------------------------ operations
 def op(ret: Any, *args: Any) -> Callable[[Callable[..., Any]], Any]:
     """Make a Numba intrinsic from an emitter f(builder, *values). Intrinsics want fixed arity, hence the exec."""
@@ -223,6 +263,15 @@ def load_tail_f16(b, a, n): return ir_load(b, a, "f16", ir_below(b, n))
 def store(b, a, v): ir_store(b, v, a)
 @op(void, i64, lanes, i64)
 def store_tail(b, a, v, n): ir_store(b, v, a, ir_below(b, n))
+@op(void, i64, lanes)
+def store_bf16(b, a, v): ir_store(b, ir_to_bf16(b, v), a)
+@op(void, i64, lanes)
+def store_int8(b, a, v): ir_store(b, b.trunc(ir_to_int8(b, v), VB), a)
+@op(void, i64, f32)
+def st_bf16(b, a, x): ir_store(b, b.extract_element(ir_to_bf16(b, ir_splat(b, x)), ir.Constant(I32, 0)), a)
+@op(void, i64, f32)
+def st_int8(b, a, x):
+    ir_store(b, b.trunc(b.extract_element(ir_to_int8(b, ir_splat(b, x)), ir.Constant(I32, 0)), I8), a)
 @op(lanes)
 def zero(b): return ZERO
 @op(lanes, f32)

@@ -12,7 +12,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 
-__all__ = ["byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
+__all__ = ["attention_shape", "byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
 
 
 @cache
@@ -43,12 +43,17 @@ def tile_shape() -> tuple[int, int]:
     return (8, 3) if _features().get("avx512f", False) else (2, 2)
 
 
+def attention_shape() -> tuple[int, int]:
+    """Queries by vectors of an attention tile: accumulators must fit the register file. Bits do not depend on it."""
+    return (4, 4) if _features().get("avx512f", False) else (2, 2)
+
+
 @cache
 def code_key() -> str:
     """Names compiled code by everything it depends on: sources, versions, CPU."""
     h = hashlib.sha256()
     here = Path(__file__).parent
-    for f in sorted([*here.rglob("*.py"), here.parent / "ops.py", here.parent / "packed.py"]):
+    for f in sorted([*here.rglob("*.py"), *(here.parent / f"{name}.py" for name in ("kvcache", "ops", "packed"))]):
         h.update(f.read_bytes())
     cpu = numba.config.CPU_NAME or llvm.get_host_cpu_name()
     features = numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()

@@ -24,16 +24,11 @@ from .lanes import (
     ir_load,
     ir_loop,
     ir_prefetch,
-    ir_splat,
-    lanes,
     off,
     op,
     ptr,
     void,
 )
-
-#: Bytes of a KV cache tile: sixteen keys by sixteen dimensions of float32.
-KV_TILE = 1024
 
 
 def _groups(n: int) -> list[int]:
@@ -91,40 +86,3 @@ def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0)
             at += n
 
     return tile
-
-
-@op(lanes, i64, i64, i64)
-def scores16(b: Any, q: Any, k: Any, d_head: Any) -> Any:
-    """Dots of one query with the sixteen keys of a block (absent dimensions are zero in the cache)."""
-
-    def body(d: Any, acc: list[Any]) -> list[Any]:
-        qv, at = ir_load(b, off(b, q, d, 4), mask=ir_below(b, b.sub(d_head, d))), off(b, k, d, KV_TILE // N)
-        return [ir_fma(b, ir_load(b, b.add(at, c64(4 * N * j))), qv, acc[j]) for j in range(N)]
-
-    return ir_fold(b, ir_loop(b, c64(0), d_head, N, [ZERO] * N, body))
-
-
-@op(lanes, i64, i64, i64, i64, i64)
-def weighted_sum(b: Any, p: Any, v: Any, block: Any, first: Any, n: Any) -> Any:
-    """sum_j p[j] v[j, 0:16] for keys first <= j < n, `first` a multiple of 16, blocks `block` bytes apart.
-
-    Key j goes to accumulator j mod 16, and the accumulators fold by the same tree: the one order, with keys as k.
-    """
-
-    def step(*, tail: bool) -> Any:
-        def body(j: Any, acc: list[Any]) -> list[Any]:
-            at, new = b.add(v, b.mul(b.lshr(j, c64(4)), block)), []
-            for i in range(N):
-                mask = ir_splat(b, b.icmp_signed("<", b.add(j, c64(i)), n)) if tail else None
-                pv = ir_splat(b, b.load(ptr(b, b.add(off(b, p, j, 4), c64(4 * i)), F32), align=4))
-                new.append(ir_fma(b, pv, ir_load(b, b.add(at, c64(4 * N * i)), mask=mask), acc[i]))
-            return new
-
-        return body
-
-    full = b.and_(n, c64(-N))
-    acc = ir_loop(b, first, full, N, [ZERO] * N, step(tail=False))
-    acc = ir_loop(b, full, n, N, acc, step(tail=True))
-    for h in (8, 4, 2, 1):
-        acc = [b.fadd(acc[i], acc[i + h]) for i in range(h)]
-    return acc[0]
