@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import errors
     from .errors import MiaotuiError
+    from .loader.prune import PrunePlan
     from .model import Model, load
     from .runtime.generate import Generation, Timings
     from .runtime.spec import Config
 
     __version__: str
 
-__all__ = ["Config", "Generation", "MiaotuiError", "Model", "Timings", "__version__", "errors", "load"]
+__all__ = ["Config", "Generation", "MiaotuiError", "Model", "PrunePlan", "Timings", "__version__", "errors", "load"]
 
 #: Name -> the module that defines it; "" where the name is the module.
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "Generation": ".runtime.generate",
     "MiaotuiError": ".errors",
     "Model": ".model",
+    "PrunePlan": ".loader.prune",
     "Timings": ".runtime.generate",
     "errors": "",
     "load": ".model",

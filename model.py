@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 
 from .errors import BackendError, InputError, MemoryLimitError, TokenizerError
+from .loader import wishes
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
 from .loader.hub import resolve
 from .loader.pack import pack, planned
 from .loader.plan import make_plan
+from .loader.receipt import hashed, make_receipt
 from .loader.tokenizer import Tokenizer
+from .loader.vocabulary import KeptTokenizer, kept_ids
 from .runtime.cores import available_threads
 from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
 from .runtime.kvcache import KV_BYTES
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
     from .loader.checkpoint import Checkpoint
     from .loader.plan import LoadPlan
+    from .loader.receipt import Receipt
+    from .loader.wishes import Prune
     from .runtime.program import Program
     from .runtime.spec import Config, Weights
 
@@ -55,6 +60,7 @@ def load(  # noqa: PLR0913 (keywords)
     revision: str | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
     quantize: str | None = None,
+    prune: Prune | None = None,
     kv_cache: str = "f32",
     precision: str = "exact",
 ) -> Model:
@@ -67,7 +73,10 @@ def load(  # noqa: PLR0913 (keywords)
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
     (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
     nearly twice as fast for long prompts, and the bits are then that CPU's own.
-    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `BackendError`.
+    `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
+    cut away is never read, and `Model.receipt` says what was. A share of the neurons reads the matrices that rank them,
+    before the memory is counted.
+    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
     began = time.perf_counter()
     if device != "cpu":
@@ -80,7 +89,9 @@ def load(  # noqa: PLR0913 (keywords)
     try:
         where = str(checkpoint.directory / "config.json")
         config = parse_config(checkpoint.config, where, checkpoint.generation)
-        plan = make_plan(checkpoint, config, quantize)
+        pruned = wishes.resolve(prune, checkpoint, config)
+        plan = make_plan(checkpoint, config, quantize, pruned)
+        config = plan.config
         context = _context(config, max_context)
         chunk = min(prefill_chunk, context)
         rows, n_threads = min(LOGIT_ROWS, chunk), _threads(threads)
@@ -94,7 +105,9 @@ def load(  # noqa: PLR0913 (keywords)
     except BaseException:
         checkpoint.close()
         raise
-    return Model(checkpoint, plan, config, session, memory=memory, load_s=time.perf_counter() - began)
+    receipt = make_receipt(plan, checkpoint, pruned, notes=_precision_notes(precision, fast=fast))
+    took = time.perf_counter() - began
+    return Model(checkpoint, plan, config, session, memory=memory, load_s=took, receipt=receipt)
 
 
 def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weights:
@@ -138,6 +151,15 @@ def _fast(precision: object) -> bool:
     return bf16_dot()
 
 
+def _precision_notes(precision: str, *, fast: bool) -> tuple[str, ...]:
+    """What a receipt says of `precision`."""
+    if precision == "exact":
+        return ()
+    if not fast:
+        return ("precision=fast: this CPU has no BF16 dot; computed exactly",)
+    return ("precision=fast: products of BF16 matrices are this CPU's own; the bits differ between machines",)
+
+
 def _check_counts(**counts: object) -> None:
     for name, value in counts.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -176,7 +198,7 @@ class Model:
     """A loaded model: one sequence at a time. Safe to call from several threads; the calls take turns.
 
     `memory` holds the predicted bytes by part; "allocated" is what the arena, the resident weights and the constants
-    really take.
+    really take. `receipt` says what was read of the files, weight by weight.
     """
 
     def __init__(  # noqa: PLR0913 - what load has made
@@ -188,9 +210,10 @@ class Model:
         *,
         memory: dict[str, int],
         load_s: float,
+        receipt: Receipt,
     ) -> None:
         """Made by `load`."""
-        self.config, self.memory, self.load_s = config, memory, load_s
+        self.config, self.memory, self.load_s, self.receipt = config, memory, load_s, receipt
         self._checkpoint, self._plan, self._session = checkpoint, plan, session
         self._lock = threading.Lock()
         self._holder: int | None = None
@@ -198,15 +221,23 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The directory's tokenizer, read at first use. Errors: `TokenizerError`."""
-        t = Tokenizer.from_directory(self._checkpoint.directory)
-        if t.n_vocab > self.config.n_vocab:
+        """The directory's tokenizer, read at first use; its ids are the rows of a cut vocabulary. `TokenizerError`."""
+        directory, cut = self._checkpoint.directory, self._plan.cut
+        t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
+        last = cut.before.n_vocab if kept is None else len(kept)
+        if last != cut.before.n_vocab or (kept is None and t.n_vocab > last):
             msg = (
-                f"{self._checkpoint.directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's "
-                f"vocabulary ends at {self.config.n_vocab - 1}; they do not belong together"
+                f"{directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's vocabulary ends at "
+                f"{cut.before.n_vocab - 1}; they do not belong together"
             )
             raise TokenizerError(msg)
-        return t
+        if cut.vocab is not None:
+            kept = cut.vocab if kept is None else tuple(kept[i] for i in cut.vocab)
+        return t if kept is None else KeptTokenizer(t, kept)
+
+    def hashed_receipt(self) -> Receipt:
+        """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
+        return hashed(self.receipt, self._plan, self._checkpoint)
 
     def program(self) -> Program:
         """What a step runs; `program().listing()` prints it."""

@@ -6,8 +6,10 @@ tensors is first asked for, and gives a read-only view of the mapping: the file 
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from ..errors import CheckpointError, ConfigError, MiaotuiError
 from .header import Header, TensorInfo, parse_json, read_header, regular_size, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -28,6 +30,8 @@ __all__ = ["Checkpoint", "open_checkpoint", "read_json_object"]
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG = 16_000_000
+#: Bytes asked for at a time: Linux cuts a longer request down to its read-ahead, at least so many.
+READ_AHEAD = 128 * 1024
 MAX_INDEX = 100_000_000
 
 #: Bytes that Linux maps around a page of a file that is touched, at most.
@@ -66,6 +70,12 @@ class Checkpoint:
                     raise CheckpointError(msg)
                 self.tensors[name] = tensor
 
+    @cached_property
+    def layout(self) -> str:
+        """SHA-256 over every tensor's name, dtype and shape, by name: which model this is, whatever its numbers."""
+        rows = (f"{t.name} {t.dtype} {list(t.shape)}\n" for _, t in sorted(self.tensors.items()))
+        return hashlib.sha256("".join(rows).encode()).hexdigest()
+
     def array(self, name: str) -> NDArray[np.generic]:
         """The tensor as a read-only view of the mapped file, in its own shape; unaligned where the file is.
 
@@ -98,6 +108,21 @@ class Checkpoint:
         end = AROUND + (tensor.stop if stop is None else tensor.start + stop * row)
         mapping = self._map(tensor.file)
         mapping.madvise(mmap.MADV_DONTNEED, at, min(end, len(mapping)) - at)
+
+    def expect(self, spans: Mapping[Path, Sequence[tuple[int, int]]]) -> None:
+        """Have the system fetch these bytes of each file, ahead and exactly; reading on past them is switched off.
+
+        Its own guess, a window around every page that is touched, would bring in what a plan cuts away.
+        """
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        page = mmap.PAGESIZE
+        for file, wanted in spans.items():
+            mapping = self._map(file)
+            mapping.madvise(mmap.MADV_RANDOM)
+            for start, stop in wanted:
+                for at in range(start // page * page, stop, READ_AHEAD):
+                    mapping.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, stop - at))
 
     def close(self) -> None:
         """Let go of the mappings; one that still has views lives until the last view is gone.

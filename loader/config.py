@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from . import uneven
 from .families import FAMILIES, Resolved, resolve_with
 from .families.values import checked, token_ids
 from .header import shown
@@ -60,7 +61,11 @@ def resolve(raw: object, where: str) -> Resolved:
         found = f"is {shown(kind)}" if "model_type" in raw else "is missing"
         msg = f"{where}: model_type {found}; expected one of {', '.join(FAMILIES)}"
         raise ConfigError(msg)
-    resolved = resolve_with(family, raw, where)
+    plain = {key: value for key, value in raw.items() if key not in uneven.KEYS}
+    resolved = resolve_with(family, plain, where)
+    sizes = uneven.layer_sizes(raw, resolved.config, family, where)
+    if sizes is not None:
+        resolved = replace(resolved, config=resolved.config.with_layers(sizes))
     _check_sizes(resolved.config, where)
     return resolved
 

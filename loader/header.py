@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,9 @@ def read_header(path: Path) -> Header:
     """Read and check one file's header. Only the 8 bytes and the header itself are read."""
     size = regular_size(path)
     try:
-        with path.open("rb") as f:
+        with path.open("rb", buffering=0) as f:
+            if hasattr(os, "posix_fadvise"):  # the system would read on into tensors that nobody may want
+                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             start = f.read(512)
             length = _header_length(path, size, start)
             f.seek(_PREFIX)

@@ -11,6 +11,8 @@
 | matrix that is to be quantised    | int8 or int4 (`runtime/packed.py`), in the resident block |
 | U8 matrix, packed by us before    | the mapped bytes, in place                                |
 | piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
+| fewer rows, in one range          | as above, of that range alone                             |
+| several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
 
 Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
 """
@@ -24,99 +26,57 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, PlanError
-from ..runtime.packed import GROUP_BYTES, QUANTIZED, packed_shape
-from ..runtime.spec import DTYPES, weight_bytes
+from ..runtime.packed import GROUP_BYTES, packed_shape
+from ..runtime.spec import DTYPES
 from .config import resolve
+from .cut import ATTENTION, AXES, FEED_FORWARD, axis_size, compile_plan
 from .families import FAMILIES, Part, piece_name
 from .header import shown
 from .quantize import parse_quantize
+from .ranges import spread
+from .source import PACKED, STORED, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..runtime.spec import Config
     from .checkpoint import Checkpoint
+    from .cut import Cut
     from .header import TensorInfo
+    from .prune import PrunePlan
 
-__all__ = ["LINE", "LoadPlan", "Source", "make_plan"]
+__all__ = ["LINE", "LoadPlan", "make_plan"]
 
 #: Bytes of a cache line: the alignment of every piece of the resident block.
 LINE = 64
-
-#: Dtypes that weights are made from: the file's name -> the kernels' name.
-PACKED = "U8"  # of a matrix that we packed and wrote
-STORED = {"F32": "f32", "BF16": "bf16", "F16": "f16", "F64": "f32"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """How one weight is made: rows [first, first + shape[0]) of the tensor's outputs (columns, if `transposed`).
-
-    `shape` and `dtype` are the weight's; `pattern` is the tensor's name with {i} for the layer. `offset` is the
-    weight's place in the resident block, None where it is mapped.
-    """
-
-    name: str
-    pattern: str
-    tensor: TensorInfo
-    shape: tuple[int, ...]
-    dtype: str
-    first: int = 0
-    transposed: bool = False
-    offset: int | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weight, in the file's mapping or in the block."""
-        return weight_bytes(self.dtype, self.shape)
-
-    @property
-    def role(self) -> str:
-        """What the weight is: "q", "down", ..."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def fused(self) -> bool:
-        """Whether the tensor holds other weights too."""
-        return self.tensor.dtype != PACKED and self.tensor.shape[1 if self.transposed else 0] != self.shape[0]
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether loading turns floats into integers here."""
-        return self.dtype in QUANTIZED and self.tensor.dtype != PACKED
-
-    @property
-    def action(self) -> str:
-        """What loading does, in words."""
-        if self.offset is None:
-            return "mapped"
-        made = self.tensor.dtype
-        steps = ["transposed"] if self.transposed else []
-        if self.quantizes:
-            return "resident: " + " and ".join([*steps, f"quantised from {made}"])
-        if STORED.get(made, self.dtype) != self.dtype:
-            steps.append("widened")
-        elif made == "F64":
-            steps.append("narrowed")
-        return "resident: " + (" and ".join(steps) or "copied, unaligned in the file")
-
 
 @dataclass(frozen=True)
 class LoadPlan:
     """Every weight's source, by role. Where the head is tied, `model` has no "head".
 
+    `cut` says which of the file's layers, heads, neurons, ids and dimensions are left, and `config` describes those.
     `twin` is a head's tensor that the file holds beside a tied embedding: loading checks that they are equal.
     """
 
-    config: Config
+    cut: Cut
     model: Mapping[str, Source]
     layers: tuple[Mapping[str, Source], ...]
-    twin: TensorInfo | None = None
+    twin: Source | None = None
+
+    @property
+    def config(self) -> Config:
+        """The model that is left."""
+        return self.cut.config
 
     def __iter__(self) -> Iterator[Source]:
         """Every source, in the order of the resident block."""
         for part in (self.model, *self.layers):
             yield from part.values()
+
+    @property
+    def touched(self) -> tuple[Source, ...]:
+        """Every source, and what one of them is compared with."""
+        return (*self, *(() if self.twin is None else (self.twin,)))
 
     @property
     def mapped_bytes(self) -> int:
@@ -138,62 +98,91 @@ class LoadPlan:
         groups: dict[tuple[str, ...], list[int]] = {}
         for i, part in enumerate((self.model, *self.layers)):
             for role, source in part.items():
-                where, shape = source.pattern + _span(source), str(list(source.shape))
+                where, shape = source.pattern + source.where, str(list(source.shape))
                 groups.setdefault((role, where, shape, source.dtype, source.action), []).append(i)
         rows = [(key[0], f"x{len(at)}" if at[0] else "", *key[1:]) for key, at in groups.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def make_plan(checkpoint: Checkpoint, config: Config, quantize: str | None = None) -> LoadPlan:
+def make_plan(
+    checkpoint: Checkpoint, config: Config, quantize: str | None = None, prune: PrunePlan | None = None
+) -> LoadPlan:
     """Check every tensor's name, shape and dtype against `config` and say how each weight is made.
 
-    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds packed stays as it is.
+    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds packed stays as it is. `prune`:
+    what to keep, nothing unresolved; what it leaves is quantised.
 
     Raises `CheckpointError` for a tensor that is missing, unknown, of another shape or of a dtype we do not read, and
     `ConfigError` as `parse_config` does (the optional biases are asked for in `config.json`), and `PlanError` for a
-    `quantize` that is not understood.
+    `quantize` that is not understood or a `prune` that does not fit.
     """
-    return _Planner(checkpoint, config, parse_quantize(quantize)).plan()
+    return _Planner(checkpoint, compile_plan(prune, config, checkpoint), parse_quantize(quantize)).plan()
 
 
 class _Planner:
-    """The tensors found, those used so far, and the block's next free byte."""
+    """The tensors found, those that the file's model has, and the block's next free byte."""
 
-    def __init__(self, checkpoint: Checkpoint, config: Config, quantize: Mapping[str, str]) -> None:
+    def __init__(self, checkpoint: Checkpoint, cut: Cut, quantize: Mapping[str, str]) -> None:
         self.where = str(checkpoint.directory)
-        self.config, self.quantize = config, quantize
+        self.cut, self.config, self.quantize = cut, cut.before, quantize
         self.tensors = checkpoint.tensors
-        self.family = FAMILIES[config.family]
+        self.family = FAMILIES[self.config.family]
         self.biases = resolve(checkpoint.config, str(checkpoint.directory / "config.json")).biases
         self.prefix = self._prefix()
         self.used: set[str] = set()
         self.end = 0
 
     def plan(self) -> LoadPlan:
-        """Plan every role that this model has, then refuse what is left over."""
+        """Check every role that the file's model has, refuse what is left over, and plan what the cut keeps."""
         self._check_missing()
-        head = self.family.model["head"].name
+        self._check_all()
         model = {role: self._source(role, role, part) for role, part in self.family.model.items() if self._has(role)}
-        twin = self.tensors.get(head) if self.config.tied and model["embed"].tensor.name != head else None
         layers = tuple(
             {
-                role: self._source(f"layers.{i}.{role}", role, part, i)
+                role: self._source(f"layers.{new}.{role}", role, part, old)
                 for role, part in self.family.layer.items()
-                if self._has(role)
+                if self._has(role, old) and self._keeps(role, new)
             }
-            for i in range(self.config.n_layers)
+            for new, old in enumerate(self.cut.layers)
         )
-        if twin is not None:
-            self._check_shape(twin, model["embed"].shape)
-            self.used.add(twin.name)
-        self._check_unknown()
-        return LoadPlan(self.config, model, layers, twin)
+        return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
 
-    def _has(self, role: str) -> bool:
+    def _check_all(self) -> None:
+        """Every tensor of the file's model has its shape and a dtype that we read, kept or not; no other is there."""
+        for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in range(self.config.n_layers))]:
+            for role, part in table.items():
+                if self._has(role, part_of):
+                    found = self._part(role, part, part_of)
+                    info = self.tensors[found.name]
+                    if self._packed(info, self._shape(role, part_of)) is None:
+                        self._check_shape(info, self._stored_shape(role, found, part_of))
+                    self.used.add(info.name)
+        head = self.tensors.get(self.family.model["head"].name)
+        if self.config.tied and head is not None:
+            if self._packed(head, self._shape("embed")) is None:
+                self._check_shape(head, self._shape("embed"))
+            self.used.add(head.name)
+        self._check_unknown()
+
+    def _twin(self, embed: Source) -> Source | None:
+        """The kept part of a head's tensor beside a tied embedding."""
+        twin = self.tensors.get(self.family.model["head"].name) if self.config.tied else None
+        return None if twin is None or twin.name == embed.tensor.name else replace(embed, tensor=twin)
+
+    def _has(self, role: str, layer: int = 0) -> bool:
+        """Whether the file's model has this role: in this layer, for a layer's."""
         if role == "head":
             return not self.config.tied
+        sizes = self.config.layer(layer)
+        if (role in ATTENTION and not sizes.n_heads) or (role in FEED_FORWARD and not sizes.d_ff):
+            return False
         return not role.endswith("_bias") or role in self.biases
+
+    def _keeps(self, role: str, new: int) -> bool:
+        """Whether the half of the layer that the role belongs to is left."""
+        sizes = self.cut.config.layer(new)
+        return bool(sizes.n_heads if role in ATTENTION else sizes.d_ff)
 
     def _prefix(self) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""
@@ -227,8 +216,8 @@ class _Planner:
         for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in layers)]:
             for role, part in table.items():
                 found = self._part(role, part, part_of)
-                if self._has(role) and found.name not in self.tensors:
-                    missing[found.name] = self._stored_shape(role, found)
+                if self._has(role, part_of) and found.name not in self.tensors:
+                    missing[found.name] = self._stored_shape(role, found, part_of)
         if missing:
             name, shape = next(iter(missing.items()))
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -241,32 +230,13 @@ class _Planner:
                 msg += " (tie_word_embeddings is false: if the head is the embedding, set it to true)"
             raise CheckpointError(msg)
 
-    def _shape(self, role: str) -> tuple[int, ...]:
-        """Return the weight's shape: [out, in] for a matrix."""
-        c = self.config
-        d, q, kv = c.d_model, c.n_heads * c.d_head, c.n_kv_heads * c.d_head
-        matrices = {
-            "embed": (c.n_vocab, d),
-            "head": (c.n_vocab, d),
-            "positions": (c.n_context, d),
-            "q": (q, d),
-            "k": (kv, d),
-            "v": (kv, d),
-            "o": (d, q),
-            "gate": (c.d_ff, d),
-            "up": (c.d_ff, d),
-            "down": (d, c.d_ff),
-        }
-        if role in matrices:
-            return matrices[role]
-        if role in ("q_norm", "k_norm"):
-            return (c.d_head,)
-        of = role.removesuffix("_bias")
-        return matrices[of][:1] if of in matrices else (d,)
+    def _shape(self, role: str, layer: int = 0) -> tuple[int, ...]:
+        """Return the weight's shape before any cut: [out, in] for a matrix."""
+        return tuple(axis_size(self.config, axis, layer) for axis in AXES[role])
 
-    def _stored_shape(self, role: str, part: Part) -> tuple[int, ...]:
+    def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
-        out, *rest = self._shape(role)
+        out, *rest = self._shape(role, layer)
         return (*rest, out * part.count) if part.transposed else (out * part.count, *rest)
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
@@ -287,32 +257,45 @@ class _Planner:
         return next((d for d in GROUP_BYTES if packed_shape(d, shape) == tuple(info.shape)), None)
 
     def _source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
+        """The kept part of a role of the file's layer `layer`."""
         found = self._part(role, part, layer)
-        info, shape = self.tensors[found.name], self._shape(role)
-        packed = self._packed(info, shape)
-        if packed is None:
-            self._check_shape(info, self._stored_shape(role, found))
-        self.used.add(info.name)
+        info, whole = self.tensors[found.name], self._shape(role, layer)
+        kept = [self.cut.kept(axis, layer) for axis in AXES[role]]
+        shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
         if role in self.family.layer:
             end = found.name.removeprefix(self._name(role, part, layer))
             pattern = self._name(role, part, "{i}") + end
+        rows = spread(kept[0], 1, found.index * whole[0])
+        columns = kept[1] if shape[1:] != whole[1:] else None
+        packed = self._packed(info, whole)
         if packed is not None:
-            if self.quantize.get(role, packed) != packed:
-                msg = (
-                    f"{info.file}: tensor {info.name} is {packed} already, not {self.quantize[role]} as asked; "
-                    "leave quantize out, or begin from the original checkpoint"
-                )
-                raise PlanError(msg)
-            return Source(name, pattern, info, shape, packed)
+            self._check_packed(info, packed, role, cut=shape != whole)
+            return Source(name, pattern, info, shape, packed, rows)
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
-        source = Source(name, pattern, info, shape, dtype, found.index * shape[0], found.transposed)
-        in_place = not found.transposed and STORED[info.dtype] == dtype and info.dtype != "F64"
+        fused = found.count > 1
+        source = Source(name, pattern, info, shape, dtype, rows, columns, found.transposed, fused=fused)
+        in_place = not (found.transposed or source.gathered) and STORED[info.dtype] == dtype and info.dtype != "F64"
         if in_place and info.start % DTYPES[dtype][0] == 0:
             return source
         source = replace(source, offset=self.end)
         self.end += _lines(source.nbytes)
         return source
+
+    def _check_packed(self, info: TensorInfo, packed: str, role: str, *, cut: bool) -> None:
+        """What is packed is used whole and as it is."""
+        if self.quantize.get(role, packed) != packed:
+            msg = (
+                f"{info.file}: tensor {info.name} is {packed} already, not {self.quantize[role]} as asked; "
+                "leave quantize out, or begin from the original checkpoint"
+            )
+            raise PlanError(msg)
+        if cut:
+            msg = (
+                f"{info.file}: tensor {info.name} is {packed} already, in panels that cannot be cut; prune the "
+                "original checkpoint, and quantise what is left"
+            )
+            raise PlanError(msg)
 
     def _check_unknown(self) -> None:
         """Refuse a tensor that no weight is made from: the model would be another one without it."""
@@ -336,11 +319,3 @@ class _Planner:
 def _lines(nbytes: int) -> int:
     """Round up to whole cache lines."""
     return -(-nbytes // LINE) * LINE
-
-
-def _span(source: Source) -> str:
-    """Show the range of rows or columns, where it is not the whole tensor."""
-    if not source.fused:
-        return ""
-    span = f"{source.first}:{source.first + source.shape[0]}"
-    return f"[:, {span}]" if source.transposed else f"[{span}]"

@@ -31,11 +31,18 @@ from ..runtime.packed import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
-    from typing import Any
+    from typing import Any, Protocol
 
     from numpy.typing import NDArray
 
     F32 = NDArray[np.float32]
+
+    class Sliced(Protocol):
+        """Rows [n, k], a slice of them at a time."""
+
+        def __len__(self) -> int: ...
+        def __getitem__(self, span: slice, /) -> NDArray[Any]: ...
+
     #: (numbers [n, k] as stored, the file's dtype, "int8" and so on, packed bytes to write) -> whether all is finite
     PackRows = Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]
 
@@ -94,7 +101,7 @@ def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.ui
 
 
 def pack_matrix(  # noqa: PLR0913 - what and how
-    numbers: NDArray[Any],
+    numbers: Sliced,
     stored: str,
     dtype: str,
     out: NDArray[np.uint8],

@@ -119,6 +119,12 @@ class Tokenizer:
             token: str | None = self._inner.id_to_token(checked)
         return token
 
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of the special tokens: matched whole in a text, skipped by `decode`."""
+        with _panics_as_errors(self._where, "list its special tokens"):
+            return tuple(i for i, token in self._inner.get_added_tokens_decoder().items() if token.special)
+
     def _id(self, token: str | None) -> int | None:
         found: int | None = None if token is None else self._inner.token_to_id(token)
         return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError
+from .pages import zeroed
 from .program import record
 from .rope import RopeTable
 
@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from .spec import Config, Weights
 
 __all__ = ["Session"]
-
-
-def _block(nbytes: int) -> NDArray[np.uint8]:
-    """Zeroed private pages, huge ones where the system gives them."""
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return np.zeros(nbytes, np.uint8)
-    m = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            m.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without huge pages
-            return np.frombuffer(m, np.uint8)
-    return np.frombuffer(m, np.uint8)
 
 
 class Session:
@@ -75,7 +62,7 @@ class Session:
         self.table, self.weights = table, weights  # addresses point into these
         found = link.addresses(i.kernel for i in self.program.code)
         self.code = self.program.encode(found.__getitem__)
-        self.arena = _block(self.program.arena_bytes)
+        self.arena = zeroed(self.program.arena_bytes)
         self._ids = np.zeros(chunk, np.int64)
         self._words = np.zeros(16, np.int64)
         self._words[S_IDS] = self._ids.ctypes.data

@@ -13,12 +13,15 @@ Glossary of dimensions, used everywhere:
 | `d_ff`      | width of the feed-forward's hidden layer           |
 | `n_vocab`   | entries of the vocabulary                          |
 | `n_context` | positions the model was made for                   |
+
+A pruned model's layers may differ in heads and feed-forward width: `Config.layer(i)` gives one layer's, 0 where it has
+no attention or no feed-forward.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,11 +29,22 @@ import numpy as np
 from .packed import QUANTIZED, packed_shape, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["DTYPES", "Activation", "Config", "LayerWeights", "Norm", "Rope", "Weight", "Weights", "weight_bytes"]
+__all__ = [
+    "DTYPES",
+    "Activation",
+    "Config",
+    "LayerSizes",
+    "LayerWeights",
+    "Norm",
+    "Rope",
+    "Weight",
+    "Weights",
+    "weight_bytes",
+]
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 Norm = Literal["rms", "layer"]
@@ -70,8 +84,20 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class LayerSizes:
+    """What may differ from layer to layer: no heads, no attention; no width, no feed-forward."""
+
+    n_heads: int
+    n_kv_heads: int
+    d_ff: int
+
+
+@dataclass(frozen=True)
 class Config:
-    """A decoder with every default resolved; what the forward may depend on, and nothing else."""
+    """A decoder with every default resolved; what the forward may depend on, and nothing else.
+
+    `n_heads`, `n_kv_heads` and `d_ff` are the largest of any layer; `uneven` has every layer's own, where they differ.
+    """
 
     family: str
     n_layers: int
@@ -93,6 +119,18 @@ class Config:
     tied: bool = False  # the head is the embedding
     bos_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
+    uneven: tuple[LayerSizes, ...] = ()  # per layer; empty: all are alike
+
+    def layer(self, i: int) -> LayerSizes:
+        """Sizes of layer `i`."""
+        return self.uneven[i] if self.uneven else LayerSizes(self.n_heads, self.n_kv_heads, self.d_ff)
+
+    def with_layers(self, sizes: Sequence[LayerSizes]) -> Config:
+        """The same decoder with these layers' sizes."""
+        most = (max(getattr(s, f.name) for s in sizes) for f in fields(LayerSizes))
+        n_heads, n_kv_heads, d_ff = most
+        uneven = tuple(sizes) if len(set(sizes)) > 1 else ()
+        return replace(self, n_heads=n_heads, n_kv_heads=n_kv_heads, d_ff=d_ff, uneven=uneven)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,16 +179,19 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """One Transformer block. Matrices are [out, in]; norms and biases are f32 vectors; None where a family has none."""
+    """One Transformer block. Matrices are [out, in]; norms and biases are f32 vectors.
 
-    attn_norm: Weight
-    q: Weight
-    k: Weight
-    v: Weight
-    o: Weight
-    ffn_norm: Weight
-    up: Weight
-    down: Weight
+    None where a family has none, and for the whole of a half (from its norm on) that was pruned away.
+    """
+
+    attn_norm: Weight | None = None
+    q: Weight | None = None
+    k: Weight | None = None
+    v: Weight | None = None
+    o: Weight | None = None
+    ffn_norm: Weight | None = None
+    up: Weight | None = None
+    down: Weight | None = None
     gate: Weight | None = None
     attn_norm_bias: Weight | None = None
     q_bias: Weight | None = None

@@ -16,21 +16,25 @@ from miaotui.runtime.rope import RopeTable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from miaotui.loader.prune import PrunePlan
     from miaotui.runtime.session import Session
     from miaotui.runtime.spec import Config, Weights
 
 
-def open_weights(path: Path, quantize: str | None = None) -> tuple[Config, Weights]:
-    """Config and weights of a directory."""
+def open_weights(
+    path: Path, quantize: str | None = None, prune: PrunePlan | None = None
+) -> tuple[Config, Weights]:
+    """Config and weights of a directory, of what `prune` keeps."""
     checkpoint = open_checkpoint(path)
     config = parse_config(checkpoint.config, str(path), checkpoint.generation)
-    return config, pack(make_plan(checkpoint, config, quantize), checkpoint)
+    plan = make_plan(checkpoint, config, quantize, prune)
+    return plan.config, pack(plan, checkpoint)
 
 
 def oracle(config: Config, weights: Weights, ids: list[int]) -> np.ndarray:
     """float64 logits of every position, by the dynamic graph."""
-    n = config.n_kv_heads
-    caches = [(np.zeros((0, n, config.d_head)),) * 2 for _ in range(config.n_layers)]
+    heads = [config.layer(i).n_kv_heads for i in range(config.n_layers)]
+    caches = [(np.zeros((0, n, config.d_head)),) * 2 for n in heads]
     ops = Reference(np.array(ids), 0, caches, len(ids))
     return decoder(ops, config, weights, RopeTable(config, len(ids)))[1]
 

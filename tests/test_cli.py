@@ -323,6 +323,51 @@ def test_inspect_refuses_in_one_line(miao, arguments):
     assert arguments[0] in one_line_error(miao("inspect", demo.path(), *arguments))
 
 
+# prune
+
+
+CUTS = ["--keep-layers", "0-3", "--drop-heads", "1:0,2", "--drop-ffn", "2", "--ffn", "0.5"]
+
+
+@pytest.mark.parametrize("how", [[], ["--quantize", "int8"]], ids=["floats", "int8"])
+def test_inspect_predicts_what_a_pruned_load_takes(miao, how):
+    found = json.loads(miao("inspect", demo.path(), *CUTS, *how, "--context", "24", "--json", "--receipt").out)
+    wish = {"keep_layers": "0-3", "drop_heads": "1:0,2", "drop_ffn": "2", "ffn": 0.5}
+    with miaotui.load(demo.path(), max_context=24, prune=wish, quantize=how[1] if how else None) as model:
+        assert {k: v for k, v in found["memory"].items() if k != "total"} == model.memory
+        assert found["receipt"] == json.loads(json.dumps(model.receipt.as_dict()))
+        assert found["kept"] == model.receipt.plan
+        assert [layer["d_ff"] for layer in found["config"]["uneven"]] == [176, 176, 0, 176]
+    text = miao("inspect", demo.path(), *CUTS, *how, "--receipt", "--hash").out
+    for words in ("pruned: keep layers 0-3", "layer 1: 2 heads on 2, feed-forward 176", "no feed-forward", "untouched"):
+        assert words in text
+
+
+def test_every_command_that_loads_takes_cuts(miao, tmp_path):
+    (tmp_path / "text.txt").write_text("Once upon a time, there was a fox.")
+    ran = miao("generate", BEGINNING, "--max-new-tokens", "8", *CUTS, "--stats")
+    assert ran.code == 0
+    ran = miao("perplexity", tmp_path / "text.txt", *CUTS, "--json")
+    assert json.loads(ran.out)["ppl"] > 1
+    ran = miao("generate", BEGINNING, "--keep-layers", "9")
+    assert "layers: 9 is kept, but it has" in one_line_error(ran)
+
+
+def test_prune_writes_what_the_cuts_leave(miao, tmp_path):
+    ran = miao("prune", demo.path(), tmp_path / "out", *CUTS)
+    assert ran.code == 0
+    assert "keep layers 0-3" in ran.out
+    assert "note: its layers differ" in ran.out
+    pruned = miao("generate", BEGINNING, "--max-new-tokens", "8", *CUTS)
+    written = miao("generate", BEGINNING, "--max-new-tokens", "8", "--model", tmp_path / "out")
+    assert pruned.out == written.out
+    again = miao("generate", BEGINNING, "--max-new-tokens", "8", "--prune", tmp_path / "out" / "prune_plan.json")
+    assert again.out == pruned.out
+    assert "exists" in one_line_error(miao("prune", demo.path(), tmp_path / "out", *CUTS))
+    assert "nothing to cut was named" in one_line_error(miao("prune", demo.path(), tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
 # perplexity
 
 

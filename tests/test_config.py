@@ -24,7 +24,8 @@ def parse(family: str = "llama", **keys: Any) -> Config:
 
 
 def test_every_family_of_the_tests_is_known_and_none_besides() -> None:
-    assert set(KNOWN) == set(FAMILIES)
+    # transformers has no nemotron-nas: test_prune_export.py has a Llama beside it
+    assert set(KNOWN) == {*FAMILIES, "nemotron-nas"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,8 +12,17 @@ if TYPE_CHECKING:
     from ..model import Model
 
 __all__ = [
-    *("add_kv_cache", "add_limits", "add_model", "add_precision", "add_quantize"),
-    *("chosen", "open_model", "shown_bytes", "size"),
+    "add_kv_cache",
+    "add_limits",
+    "add_model",
+    "add_precision",
+    "add_prune",
+    "add_quantize",
+    "chosen",
+    "open_model",
+    "prune_of",
+    "shown_bytes",
+    "size",
 ]
 
 _UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
@@ -31,6 +40,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
     )
     add_quantize(parser)
+    add_prune(parser)
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +62,37 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         help="fast: BF16 matrices take their input in BF16 where the CPU can; the bits are then this CPU's own",
     )
     add_kv_cache(parser)
+
+
+def add_prune(parser: argparse.ArgumentParser) -> None:
+    """Add `--prune` and its short forms."""
+    group = parser.add_argument_group(
+        "what to keep",
+        "Cut the model while reading it: what goes is never read. Layers, heads and dimensions are numbered from 0, as "
+        "in the checkpoint; after --prune, as in what the plan leaves. Several options cut together.",
+    )
+    group.add_argument("--prune", metavar="PLAN", help="keep what this plan says (a JSON file)")
+    group.add_argument("--keep-layers", metavar="LAYERS", help="keep these layers, for instance 0-2 or 0,2,4-6")
+    group.add_argument("--drop-layers", metavar="LAYERS", help="drop these layers")
+    group.add_argument(
+        "--drop-heads", action="append", metavar="L:HEADS", help="drop query heads of a layer, for instance 3:0,1; "
+        "may be given several times. A key/value head goes with its queries"
+    )
+    group.add_argument("--drop-attention", metavar="LAYERS", help="drop the attention of these layers")
+    group.add_argument("--drop-ffn", metavar="LAYERS", help="drop the feed-forward of these layers")
+    group.add_argument(
+        "--ffn", metavar="SHARE", help="keep this share of the feed-forward's neurons, for instance 0.75: those with "
+        "the largest weights"
+    )
+    group.add_argument("--vocab", metavar="FILE", help="keep the tokens of this text, and the special ones")
+    group.add_argument("--width", metavar="DIMS", help="keep these dimensions of the model's width, for instance 0-63")
+
+
+def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was."""
+    names = ("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn", "ffn", "vocab", "width")
+    forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return (forms | ({} if args.prune is None else {"plan": args.prune})) or None
 
 
 def add_kv_cache(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +159,7 @@ def open_model(args: argparse.Namespace) -> Model:
         max_context=args.max_context,
         memory_limit=args.memory_limit,
         quantize=args.quantize,
+        prune=prune_of(args),
         kv_cache=args.kv_cache,
         precision=args.precision,
     )

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import InputError
 from ..runtime.cores import available_threads
 from ..runtime.kvcache import cache_bytes
-from .arguments import add_precision, add_quantize
+from .arguments import add_precision, add_prune, add_quantize, prune_of
 from .profile import profile, shown, write_trace
 from .roofline import ReadSum, machine, versions
 
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model)")
     add_quantize(parser)
+    add_prune(parser)
     add_precision(parser)
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N", help="one or more counts, each measured (default: every core)"
@@ -71,17 +72,14 @@ def main(args: argparse.Namespace) -> int:
         "prompt": args.prompt,
         "new": args.new,
         "repeat": args.repeat,
-        "quantize": args.quantize,
-        "kv_cache": args.kv_cache,
-        "precision": args.precision,
+        **_how(args),
     }
     record |= _model_facts(path)
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
     for threads in args.threads or [available_threads()]:
-        how = {"quantize": args.quantize, "kv_cache": args.kv_cache, "precision": args.precision}
-        result = measure(path, threads, args.prompt, args.new, args.repeat, **how)
+        result = measure(path, threads, args.prompt, args.new, args.repeat, **_how(args))
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))
         print_out(_shown(result))
@@ -94,10 +92,15 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+    """What `load` is told beside the path and the limits."""
+    how = {"quantize": args.quantize, "prune": prune_of(args)}
+    return how | {"kv_cache": args.kv_cache, "precision": args.precision}
+
+
 def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:
     """Print the tables of prefill and decode, and write the trace where asked."""
-    how = {"quantize": args.quantize, "kv_cache": args.kv_cache, "precision": args.precision}
-    model, session = open_session(path, threads, args.prompt + args.new, **how)
+    model, session = open_session(path, threads, args.prompt + args.new, **_how(args))
     with model:
         found = profile(session, [i % session.n_vocab for i in range(args.prompt)])
     for phase, parts in found.items():
@@ -197,8 +200,11 @@ def bytes_per_step(config: Config, weights: Weights, position: int, kv_cache: st
     total = sum(weight.nbytes for weight in weights)
     tables = [weights.positions, None if weights.embed is weights.head else weights.embed]
     total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
-    keys = sum(min(position, window or position) for window in config.windows)
-    return total, 2 * cache_bytes(kv_cache, config.n_kv_heads, keys, config.d_head)
+    cache = 0
+    for i, window in enumerate(config.windows):
+        keys = min(position, window or position)
+        cache += 2 * cache_bytes(kv_cache, config.layer(i).n_kv_heads, keys, config.d_head)
+    return total, cache
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:

@@ -52,11 +52,13 @@ COMMANDS = {
     "inspect": Command(
         "say what a checkpoint is and what it will take, without loading it",
         "Read config.json and the headers of the weight files, and say what the model is, how its weights will be "
-        "used, and how much memory it will take. No tensor's data is read. (A hub name is downloaded first.)",
+        "used, and how much memory it will take. No tensor's data is read, unless --ffn or --hash asks for it. (A hub "
+        "name is downloaded first.)",
         (
             "miaotui inspect path/to/checkpoint",
             "miaotui inspect path/to/checkpoint --context 4096 --program",
             "miaotui inspect path/to/checkpoint --json",
+            "miaotui inspect path/to/checkpoint --keep-layers 0-2 --receipt",
         ),
     ),
     "quantize": Command(
@@ -66,6 +68,17 @@ COMMANDS = {
         (
             "miaotui quantize path/to/checkpoint smaller",
             "miaotui quantize path/to/checkpoint smaller --quantize int4,embed=int8",
+        ),
+    ),
+    "prune": Command(
+        "write a checkpoint of the layers, heads, neurons or tokens that are kept",
+        "Write what a plan, or its short forms, keeps of a checkpoint as a checkpoint of its own. One whose layers are "
+        "all alike is loaded by transformers too. (--prune and its short forms of the other commands cut while "
+        "reading, and write nothing.)",
+        (
+            "miaotui prune path/to/checkpoint smaller --keep-layers 0-2",
+            "miaotui prune path/to/checkpoint smaller --prune plan.json",
+            "miaotui prune path/to/checkpoint smaller --ffn 0.75 --drop-heads 3:0,1 --vocab text.txt",
         ),
     ),
     "bench": Command(

@@ -6,16 +6,17 @@ import json
 import os
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
-from .arguments import add_kv_cache, add_quantize, shown_bytes
+from .arguments import add_kv_cache, add_prune, add_quantize, prune_of, shown_bytes
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ..loader.wishes import Prune
     from ..runtime.spec import Config
 
 __all__ = ["add_arguments", "facts", "lines", "main"]
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
     add_quantize(parser)
+    add_prune(parser)
+    parser.add_argument("--receipt", action="store_true", help="say of every weight what is read, mapped and resident")
+    parser.add_argument("--hash", action="store_true", help="the receipt with SHA-256 of what is read: reads it")
     add_kv_cache(parser)
     parser.add_argument("--program", action="store_true", help="list the program that a step runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -57,6 +61,8 @@ def main(args: argparse.Namespace) -> int:
         threads=args.threads,
         program=args.program,
         quantize=args.quantize,
+        prune=prune_of(args),
+        receipt="hash" if args.hash else "plain" if args.receipt else None,
         kv_cache=args.kv_cache,
     )
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines(found)))
@@ -70,23 +76,31 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
     threads: int | None = None,
     program: bool = False,
     quantize: str | None = None,
+    prune: Prune | None = None,
+    receipt: Literal["plain", "hash"] | None = None,
     kv_cache: str = "f32",
 ) -> dict[str, Any]:
     """Everything that `miaotui inspect` knows of a directory, as plain values for JSON.
 
     Errors: `CheckpointError`, `ConfigError`, `InputError`, `PlanError`, as loading would raise them.
     """
+    from ..loader import wishes  # noqa: PLC0415 - help must not wait for these
     from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
     from ..loader.config import parse_config  # noqa: PLC0415
     from ..loader.pack import planned  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
+    from ..loader.receipt import hashed, make_receipt  # noqa: PLC0415
     from ..model import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, check_kv_cache, predicted_memory  # noqa: PLC0415
     from ..runtime.program import record  # noqa: PLC0415
 
     check_kv_cache(kv_cache)
     with open_checkpoint(path) as checkpoint:
         config = parse_config(checkpoint.config, str(checkpoint.directory / "config.json"), checkpoint.generation)
-        plan = make_plan(checkpoint, config, quantize)
+        pruned = wishes.resolve(prune, checkpoint, config)
+        plan = make_plan(checkpoint, config, quantize, pruned)
+        config = plan.config
+        account = make_receipt(plan, checkpoint, pruned)
+        account = hashed(account, plan, checkpoint) if receipt == "hash" else account
         n_context = _context(config, context, DEFAULT_CONTEXT)
         chunk, n_threads = min(PREFILL_CHUNK, n_context), _threads(threads)
         rows = min(LOGIT_ROWS, chunk)
@@ -108,7 +122,9 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
             "plan": plan.lines(),
             "context": n_context,
             "memory": memory,
-        } | ({"program": recorded.listing()} if program else {})
+            "kept": account.plan,
+            "read_bytes": account.read_bytes,
+        } | ({"program": recorded.listing()} if program else {}) | ({"receipt": account.as_dict()} if receipt else {})
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
@@ -117,6 +133,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     out += [f"  {line}" for line in _shape(found["config"])]
     dtypes = ", ".join(f"{shown_bytes(n)} {dtype}" for dtype, n in found["bytes_by_dtype"].items())
     out += ["", f"files: {shown_bytes(found['file_bytes'])}, {found['tensors']} tensors: {dtypes}"]
+    if found["kept"] != "keep everything":
+        read = found["read_bytes"]
+        out += [f"pruned: {found['kept']}", f"        {read:,} bytes of the files are read, {shown_bytes(read)}"]
     out += ["", "plan: what each weight is made from"]
     out += [f"  {line}" for line in found["plan"]]
     out += ["", f"memory for a context of {found['context']} tokens"]
@@ -126,6 +145,10 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         for part, label in _PARTS.items()
         if part in memory
     ]
+    if "receipt" in found:
+        from ..loader.receipt import Receipt  # noqa: PLC0415 - help must not wait for it
+
+        out += ["", "receipt: what is read", *Receipt.from_dict(found["receipt"]).lines()]
     if "program" in found:
         out += ["", "program: what a step runs", *found["program"]]
     return out
@@ -145,6 +168,10 @@ def _shape(c: Mapping[str, Any]) -> list[str]:
         + (", QK norm" if c["qk_norm"] else "")
         + "".join(f", window {w} in {n} layers" for w, n in windows.items()),
         f"feed-forward: {c['d_ff']} {'gated ' if c['gated'] else ''}{c['activation']}; {norm}, eps {c['norm_eps']:g}",
+        *(
+            f"layer {i}: {s['n_heads'] or 'no'} heads on {s['n_kv_heads']}, feed-forward {s['d_ff'] or 'none'}"
+            for i, s in enumerate(c["uneven"])
+        ),
         f"ends at token {' or '.join(map(str, c['eos_ids']))}" if c["eos_ids"] else "has no end-of-sequence token",
     ]
 

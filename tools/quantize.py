@@ -12,17 +12,15 @@ What it writes is a Hugging Face directory that loads mapped, with nothing left 
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
 from ..runtime.packed import QUANTIZED
 from .arguments import shown_bytes
+from .export import copy_along, new_directory, write_json, write_safetensors
 
 if TYPE_CHECKING:
     import argparse
@@ -35,13 +33,6 @@ if TYPE_CHECKING:
     Tensors = dict[str, tuple[str, NDArray[np.generic]]]
 
 __all__ = ["add_arguments", "main", "quantize"]
-
-#: Files that go along as they are.
-ALONG = (
-    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "*.jinja"),
-)
-ALIGN = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,26 +64,18 @@ def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
     from ..loader.config import parse_config  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
 
-    if out.exists():
-        msg = f"{out} exists; name a directory that is not there yet"
-        raise InputError(msg)
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint, new_directory(out) as made:
         config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
         plan = make_plan(checkpoint, config, how)
         tensors = _tensors(plan, checkpoint)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-            made = Path(scratch) / out.name
-            made.mkdir()
-            _write(made, path, checkpoint.config, tensors, plan)
-            made.rename(out)
+        _write(made, path, checkpoint.config, tensors, plan)
         return checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
 
 
 def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
     """Name -> dtype and array of what is to be written."""
     from ..loader.families import piece_name  # noqa: PLC0415 - help must not wait for these
-    from ..loader.pack import part_of  # noqa: PLC0415 - as above
+    from ..loader.source import read  # noqa: PLC0415 - as above
     from ..model import pack_weights  # noqa: PLC0415 - as above
     from ..runtime.cores import available_threads  # noqa: PLC0415 - as above
 
@@ -102,7 +85,7 @@ def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
     for source in plan:
         name, dtype, array = source.tensor.name, source.tensor.dtype, checkpoint.array(source.tensor.name)
         if name in split:
-            array, name = part_of(array, source), piece_name(name, source.role)
+            array, name = read(source, array), piece_name(name, source.role)
         if source.quantizes:
             packed = weights[source.name].array
             assert packed is not None  # noqa: S101 - pack gives every weight its array
@@ -116,24 +99,7 @@ def _write(made: Path, path: Path, config: dict[str, Any], tensors: Tensors, pla
 
     roles = {source.role: source.dtype for source in plan if source.dtype in QUANTIZED}
     ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles}
-    text = json.dumps(config | {"quantization_config": ours}, indent=2) + "\n"
-    (made / "config.json").write_text(text, encoding="utf-8")
-    for pattern in ALONG:
-        for file in path.glob(pattern):
-            shutil.copyfile(file, made / file.name)
-    _write_safetensors(made / "model.safetensors", tensors)
-
-
-def _write_safetensors(file: Path, tensors: Tensors) -> None:
-    """Length of the header, header, data in the header's order, nothing between (the format's own description)."""
-    header: dict[str, Any] = {"__metadata__": {"format": "miaotui"}}
-    at = 0
-    for name, (dtype, array) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-        at += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % ALIGN)  # the data begin on a cache line
-    with file.open("wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        for _, array in tensors.values():
-            f.write(np.ascontiguousarray(array).data)
+    copy_along(path, made)
+    write_json(made / "config.json", config | {"quantization_config": ours})
+    rows = ((name, dtype, array.shape, partial(np.asarray, array)) for name, (dtype, array) in tensors.items())
+    write_safetensors(made / "model.safetensors", rows, "miaotui")

@@ -52,6 +52,7 @@ class Resolved:
 class Family:
     """One family's spellings. `resolve` gets every key of `keys`, checked, and the file's name for its errors.
 
+    `spelling`: sizes of `Config` -> keys of config.json; without "d_head" where the width is divided by the heads.
     `prefixes` are tried in order before every tensor's name but the head's; `ignored` are patterns of whole names,
     prefix removed, of tensors that checkpoints carry and that no weight is made from.
     """
@@ -62,6 +63,7 @@ class Family:
     model: Mapping[str, Part]
     layer: Mapping[str, Part]
     prefixes: tuple[str, ...]
+    spelling: Mapping[str, str]
     ignored: tuple[str, ...] = ()
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
@@ -73,7 +75,6 @@ ONLY: dict[str, tuple[object, ...]] = {
     "is_encoder_decoder": (False,),
     "tie_encoder_decoder": (False,),
     "pretraining_tp": (1,),
-    "pruned_heads": ({}, []),
     "use_bfloat16": (False,),
 }
 

@@ -55,6 +55,9 @@ LAYER = {
 }
 
 
+SPELLING = {"n_layers": "n_layer", "d_model": "n_embd", "n_heads": "n_head", "d_ff": "n_inner", "n_vocab": "vocab_size"}
+
+
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     d_model, n_heads, n_layers = v["n_embd"], v["n_head"], v["n_layer"]
     if d_model % n_heads:
@@ -93,6 +96,7 @@ GPT2 = Family(
     model=MODEL,
     layer=LAYER,
     prefixes=("transformer.", ""),
+    spelling=SPELLING,
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
     harmless=frozenset(
         {

@@ -13,7 +13,7 @@ from .values import Key, activation, flag, number, optional, size, token_ids
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ATTENTION_BIASES", "IGNORED", "KEYS", "LAYER", "LLAMA", "MODEL", "PREFIXES", "llama_like"]
+__all__ = ["ATTENTION_BIASES", "IGNORED", "KEYS", "LAYER", "LLAMA", "MODEL", "PREFIXES", "SPELLING", "llama_like"]
 
 #: Keys and defaults of Llama; the other families change a few.
 KEYS = {
@@ -61,6 +61,15 @@ LAYER = {
 
 ATTENTION_BIASES = frozenset({"q_bias", "k_bias", "v_bias", "o_bias"})
 MLP_BIASES = frozenset({"gate_bias", "up_bias", "down_bias"})
+SPELLING = {
+    "n_layers": "num_hidden_layers",
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "d_head": "head_dim",
+    "d_ff": "intermediate_size",
+    "n_vocab": "vocab_size",
+}
 PREFIXES = ("model.", "")
 IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"rotary_emb\.inv_freq")
 
@@ -128,6 +137,7 @@ LLAMA = Family(
     model=MODEL,
     layer=LAYER,
     prefixes=PREFIXES,
+    spelling=SPELLING,
     ignored=IGNORED,
     only={"rope_interleaved": (False,), "use_qk_norm": (False,), "use_sliding_window": (False,)},
     harmless=frozenset({"is_llama_config"}),

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import ConfigError
 from ..header import shown
 from .base import Family, Resolved
-from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, llama_like
+from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .values import Key, anything, optional, size
 
 __all__ = ["MISTRAL"]
@@ -37,6 +37,7 @@ MISTRAL = Family(
     model=MODEL,
     layer=LAYER,
     prefixes=PREFIXES,
+    spelling=SPELLING,
     ignored=IGNORED,
     only={"attention_bias": (False,), "mlp_bias": (False,)},
 )

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import ConfigError
 from ..header import shown
 from .base import Family, Resolved
-from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, llama_like
+from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .values import Key, anything, flag, optional, size
 
 __all__ = ["QWEN2", "QWEN_KEYS", "qwen_windows"]
@@ -56,6 +56,7 @@ QWEN2 = Family(
     model=MODEL,
     layer=LAYER,
     prefixes=PREFIXES,
+    spelling=SPELLING,
     ignored=IGNORED,
     only={"attention_bias": (True,), "mlp_bias": (False,), "use_mrope": (False,)},
 )

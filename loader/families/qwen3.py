@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .base import Family, Part, Resolved
-from .llama import ATTENTION_BIASES, IGNORED, LAYER, MODEL, PREFIXES, llama_like
+from .llama import ATTENTION_BIASES, IGNORED, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .qwen2 import QWEN_KEYS, qwen_windows
 from .values import Key, flag, size
 
@@ -28,6 +28,7 @@ QWEN3 = Family(
         "k_norm": Part("layers.{i}.self_attn.k_norm.weight"),
     },
     prefixes=PREFIXES,
+    spelling=SPELLING,
     ignored=IGNORED,
     only={"mlp_bias": (False,)},
 )

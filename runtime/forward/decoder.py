@@ -21,10 +21,12 @@ def decoder(ops: Any, cfg: Config, w: Weights, table: RopeTable) -> tuple[Any, A
     if w.positions is not None:
         x = ops.add(x, ops.embed_positions(w.positions))
     for i, layer in enumerate(w.layers):
-        h = norm(ops, cfg, x, layer.attn_norm, layer.attn_norm_bias)
-        x = attention(ops, cfg, i, layer, table=table, x=h, residual=x)
-        h = norm(ops, cfg, x, layer.ffn_norm, layer.ffn_norm_bias)
-        x = feed_forward(ops, cfg, layer, x=h, residual=x)
+        if layer.attn_norm is not None:  # a pruned layer may have lost either half
+            h = norm(ops, cfg, x, layer.attn_norm, layer.attn_norm_bias)
+            x = attention(ops, cfg, i, layer, table=table, x=h, residual=x)
+        if layer.ffn_norm is not None:
+            h = norm(ops, cfg, x, layer.ffn_norm, layer.ffn_norm_bias)
+            x = feed_forward(ops, cfg, layer, x=h, residual=x)
     h = norm(ops, cfg, ops.take_last(x), w.norm, w.norm_bias)  # [R, d_model]
     logits = ops.linear(h, w.head)
     ops.argmax(logits)
@@ -47,16 +49,17 @@ def attention(  # noqa: PLR0913 - what a half of a block takes
     residual: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
     """residual + grouped-query attention of x, with a KV cache."""
+    heads, kv_heads = cfg.layer(i).n_heads, cfg.layer(i).n_kv_heads
     q, k, v = ops.linear(x, w.q, w.q_bias), ops.linear(x, w.k, w.k_bias), ops.linear(x, w.v, w.v_bias)
     if w.q_norm is not None:
-        q = ops.rms_norm(q, w.q_norm, cfg.norm_eps, cfg.n_heads)
+        q = ops.rms_norm(q, w.q_norm, cfg.norm_eps, heads)
     if w.k_norm is not None:
-        k = ops.rms_norm(k, w.k_norm, cfg.norm_eps, cfg.n_kv_heads)
+        k = ops.rms_norm(k, w.k_norm, cfg.norm_eps, kv_heads)
     if cfg.rope is not None:
-        q, k = ops.rope(q, table, cfg.n_heads), ops.rope(k, table, cfg.n_kv_heads)
-    ops.kv_write(i, k, v, cfg.n_kv_heads)
+        q, k = ops.rope(q, table, heads), ops.rope(k, table, kv_heads)
+    ops.kv_write(i, k, v, kv_heads)
     window, scale = cfg.windows[i], cfg.attention_scales[i]
-    a = ops.attention(i, q, cfg.n_heads, cfg.n_kv_heads, window=window, scale=scale)
+    a = ops.attention(i, q, heads, kv_heads, window=window, scale=scale)
     return ops.linear(a, w.o, w.o_bias, residual=residual)
 
 

@@ -1,0 +1,221 @@
+"""`PrunePlan`: what of a model to keep. Small JSON files, composable, printable; knows no checkpoint.
+
+Every field says what stays; None, or a layer that is not named, means everything. Layers, heads, neurons, ids and
+dimensions are numbered as in the model that the plan is for: a plan that drops layer 0 still calls layer 3 layer 3.
+
+    {"format": "miaotui-prune", "version": 1,
+     "model": {"family": "llama", "n_layers": 7, ...},     fingerprint; each part is compared with the model
+     "layers": "0-2",                                      layers kept
+     "heads": {"1": "2-8", "2": ""},                       query heads kept, by layer; none: no attention there
+     "ffn": {"0": "0-99,120"},                             feed-forward neurons kept, by layer; none: no feed-forward
+     "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
+     "vocab": "0-4095",                                    token ids kept
+     "width": "0-63",                                      dimensions of the residual stream kept
+     "notes": ["..."]}                                     how it was found, in words; changes nothing
+
+A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PlanError
+from .checkpoint import read_json_object
+from .header import shown
+from .ranges import read_indices, show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+__all__ = ["FORMAT", "VERSION", "Indices", "PrunePlan"]
+
+FORMAT, VERSION = "miaotui-prune", 1
+MAX_PLAN = 64_000_000
+#: Fields that are one set of indices, and those that are a set for each layer.
+SETS, BY_LAYER = ("layers", "vocab", "width"), ("heads", "ffn")
+
+Indices = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What to keep. Sets may be given as "0-2,5" or as any iterable of integers; they are stored ascending.
+
+    `model` is the fingerprint of the model that it is for (`cut.fingerprint`), or empty: any model that it fits.
+    Errors: `PlanError` for values that no model could have; `cut.compile_plan` compares with a model.
+    """
+
+    layers: Indices | None = None
+    heads: Mapping[int, Indices] = field(default_factory=dict)
+    ffn: Mapping[int, Indices] = field(default_factory=dict)
+    ffn_ratio: float | None = None
+    vocab: Indices | None = None
+    width: Indices | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        """Bring every set into one form."""
+        for name in SETS:
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else read_indices(value, name))
+        for name in BY_LAYER:
+            object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
+        if self.ffn_ratio is not None:
+            object.__setattr__(self, "ffn_ratio", _ratio(self.ffn_ratio))
+        if not isinstance(self.model, dict) or any(not isinstance(k, str) for k in self.model):
+            msg = f"model: found {shown(self.model)}; expected an object such as {{'family': 'llama'}}"
+            raise PlanError(msg)
+        if not isinstance(self.notes, list | tuple) or any(not isinstance(note, str) for note in self.notes):
+            msg = f"notes: found {shown(self.notes)}; expected a list of texts"
+            raise PlanError(msg)
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether it cuts nothing at all."""
+        return replace(self, model={}) == PrunePlan()
+
+    def then(self, other: PrunePlan) -> PrunePlan:
+        """One plan for both: `other` is for the model that this one leaves.
+
+        Raises `PlanError` where `other` names what this one cut away, and for a ratio here that is not resolved yet.
+        """
+        if self.keeps_everything:
+            return replace(other, model=self.model or other.model, notes=(*self.notes, *other.notes))
+        if self.ffn_ratio is not None and not other.keeps_everything:
+            msg = "a plan with a ratio must be resolved against its checkpoint before another plan follows it"
+            raise PlanError(msg)
+        _check_follows(self, other)
+        layer_of = _Picker("layers", self.layers)
+        heads, ffn = (self._by_layer_then(name, other, layer_of) for name in BY_LAYER)
+        return PrunePlan(
+            layers=self.layers if other.layers is None else layer_of(other.layers),
+            heads=heads,
+            ffn=ffn,
+            ffn_ratio=self.ffn_ratio if other.ffn_ratio is None else other.ffn_ratio,
+            vocab=self.vocab if other.vocab is None else _Picker("vocab", self.vocab)(other.vocab),
+            width=self.width if other.width is None else _Picker("width", self.width)(other.width),
+            model=self.model,
+            notes=(*self.notes, *other.notes),
+        )
+
+    def _by_layer_then(self, name: str, other: PrunePlan, layer_of: _Picker) -> dict[int, Indices]:
+        mine: Mapping[int, Indices] = getattr(self, name)
+        joined = dict(mine)
+        for new, kept in getattr(other, name).items():
+            (old,) = layer_of((new,))
+            joined[old] = _Picker(f"{name} of layer {new}", mine.get(old))(kept)
+        left = self.layers if other.layers is None else layer_of(other.layers)
+        return {layer: kept for layer, kept in joined.items() if left is None or layer in left}
+
+    def to_json(self) -> str:
+        """The file's text; what is not cut is left out."""
+        out: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        if self.model:
+            out["model"] = dict(self.model)
+        for name in ("layers", *BY_LAYER, "ffn_ratio", "vocab", "width"):
+            value = getattr(self, name)
+            if name in BY_LAYER and value:
+                out[name] = {str(layer): show(kept) for layer, kept in value.items()}
+            elif name == "ffn_ratio" and value is not None:
+                out[name] = value
+            elif name in SETS and value is not None:
+                out[name] = show(value)
+        if self.notes:
+            out["notes"] = list(self.notes)
+        return json.dumps(out, indent=1) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the file."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any], where: str = "plan") -> Self:
+        """A plan from the file's object. Raises `PlanError`, naming `where`."""
+        if found.get("format") != FORMAT or found.get("version") != VERSION:
+            msg = (
+                f"{where}: format {shown(found.get('format'))}, version {shown(found.get('version'))}; this version "
+                f"of miaotui reads {FORMAT!r}, version {VERSION}"
+            )
+            raise PlanError(msg)
+        names = {f.name for f in fields(cls)}
+        values = {name: value for name, value in found.items() if name not in ("format", "version")}
+        unknown = [name for name in values if name not in names]
+        if unknown:
+            msg = f"{where}: unknown key {shown(unknown[0])}; expected some of {', '.join(sorted(names))}"
+            raise PlanError(msg)
+        try:
+            return cls(**values)
+        except PlanError as e:
+            msg = f"{where}: {e}"
+            raise PlanError(msg) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that `save` wrote. Raises `PlanError`."""
+        return cls.from_dict(read_json_object(Path(path), MAX_PLAN, PlanError), str(path))
+
+    def __str__(self) -> str:
+        """Tell the plan in a few words."""
+        said = [f"{name} {show(value)}" for name in SETS if (value := getattr(self, name)) is not None]
+        for name, missing in (("heads", "no attention"), ("ffn", "no feed-forward")):
+            for layer, kept in getattr(self, name).items():
+                what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
+                said.append(f"layer {layer}: {what}")
+        said += [f"{self.ffn_ratio:g} of the neurons"] if self.ffn_ratio is not None else []
+        return "keep " + ("; ".join(said) or "everything")
+
+
+class _Picker:
+    """Indices in what a set leaves -> the set's own; everything passes where there is no set."""
+
+    def __init__(self, what: str, kept: Indices | None) -> None:
+        self.what, self.kept = what, kept
+
+    def __call__(self, indices: Indices) -> Indices:
+        if self.kept is None:
+            return indices
+        if indices and indices[-1] >= len(self.kept):
+            msg = f"{self.what}: the second plan keeps {indices[-1]}, but the first leaves {len(self.kept)}"
+            raise PlanError(msg)
+        return tuple(self.kept[i] for i in indices)
+
+
+def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
+    """Where the second plan says for which model it is, it must be the one that the first leaves."""
+    sizes = {"n_layers": first.layers, "n_vocab": first.vocab, "d_model": first.width}
+    leaves: dict[str, Any] = {name: first.model[name] if kept is None else len(kept) for name, kept in sizes.items()
+                              if kept is not None or name in first.model}  # fmt: skip
+    leaves |= {"family": first.model["family"]} if "family" in first.model else {}
+    for name, value in leaves.items():
+        if second.model.get(name, value) != value:
+            msg = f"the second plan is for a model with {name} {shown(second.model[name])}, the first leaves {value}"
+            raise PlanError(msg)
+
+
+def _by_layer(name: str, value: object) -> dict[int, Indices]:
+    if not isinstance(value, dict):
+        msg = f"{name}: found {shown(value)}; expected a set of indices for each layer, as {{'0': '0-2,5'}}"
+        raise PlanError(msg)
+    found: dict[int, Indices] = {}
+    for key, kept in value.items():
+        [layer, *more] = read_indices(key, f"{name}: layer") or (-1,)
+        if layer < 0 or more or layer in found:
+            msg = f"{name}: {shown(key)} is not one layer, named once"
+            raise PlanError(msg)
+        found[layer] = read_indices(kept, f"{name} of layer {layer}")
+    return dict(sorted(found.items()))
+
+
+def _ratio(value: object) -> float:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+    if not fits:
+        msg = f"ffn_ratio: found {shown(value)}; expected a number above 0 and at most 1"
+        raise PlanError(msg)
+    return float(value)  # type: ignore[arg-type]  # `fits` has seen that it is a number

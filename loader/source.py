@@ -1,0 +1,197 @@
+"""`Source`: how one weight is made from one tensor, and `read`: the kept part of it, rows at a time.
+
+A weight is [out, in]; a tensor is that, or turned ([in, out], GPT-2), or several weights side by side along `out`. The
+kept rows and columns are ranges. One range of rows and every column is a view of the mapped file, and nothing else of
+the tensor is touched; several ranges, or fewer columns, are gathered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.packed import QUANTIZED
+from ..runtime.spec import weight_bytes
+from .header import DTYPES as STORED_BYTES
+from .ranges import as_indices
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .header import TensorInfo
+    from .ranges import Ranges
+
+__all__ = ["PACKED", "STORED", "Rows", "Source", "read", "spans_by_file"]
+
+#: Of a matrix that we packed and wrote.
+PACKED = "U8"
+#: Dtypes that weights are made from: the file's name -> the kernels' name.
+STORED = {"F32": "f32", "BF16": "bf16", "F16": "f16", "F64": "f32"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one weight is made: the tensor's outputs in `rows`, of each the inputs in `columns` (None: all).
+
+    `shape` and `dtype` are the weight's; `pattern` is the tensor's name with {i} for the layer.
+    `offset` is the weight's place in the resident block, None where it is mapped; `fused`: the tensor holds others too.
+    """
+
+    name: str
+    pattern: str
+    tensor: TensorInfo
+    shape: tuple[int, ...]
+    dtype: str
+    rows: Ranges
+    columns: Ranges | None = None
+    transposed: bool = False
+    offset: int | None = None
+    fused: bool = False
+
+    @property
+    def role(self) -> str:
+        """What the weight is: "q", "down", ..."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight, in the file's mapping or in the block."""
+        return weight_bytes(self.dtype, self.shape)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether loading turns floats into integers here."""
+        return self.dtype in QUANTIZED and self.tensor.dtype != PACKED
+
+    @property
+    def packed(self) -> bool:
+        """Whether the file holds it as integers already."""
+        return self.tensor.dtype == PACKED
+
+    @property
+    def gathered(self) -> bool:
+        """Whether its numbers do not lie side by side in the file."""
+        return len(self.rows) > 1 or self.columns is not None
+
+    @property
+    def action(self) -> str:
+        """What loading does, in words."""
+        if self.offset is None:
+            return "mapped"
+        made = self.tensor.dtype
+        steps = ["gathered"] if self.gathered else []
+        steps += ["transposed"] if self.transposed else []
+        if self.quantizes:
+            steps.append(f"quantised from {made}")
+        elif STORED.get(made, self.dtype) != self.dtype:
+            steps.append("widened")
+        elif made == "F64":
+            steps.append("narrowed")
+        return "resident: " + (" and ".join(steps) or "copied, unaligned in the file")
+
+    @property
+    def where(self) -> str:
+        """Which rows and columns of the tensor are used, where not all are: its own axes, in its own order."""
+        if self.packed:
+            return ""
+        outputs = self.tensor.shape[-1 if self.transposed else 0]
+        rows = "" if self.rows == ((0, outputs),) else _shown(self.rows)
+        columns = "" if self.columns is None else _shown(self.columns)
+        axes = [columns, rows] if self.transposed else [rows, columns]
+        while axes and not axes[-1]:
+            axes.pop()
+        return f"[{', '.join(axis or ':' for axis in axes)}]" if axes else ""
+
+    @cached_property
+    def spans(self) -> Ranges:
+        """[start, stop) bytes of the file that making it touches.
+
+        A cut along the tensor's second axis skips less than a page at a time as a rule: what lies between counts too.
+        """
+        info = self.tensor
+        if self.packed:
+            return ((info.start, info.stop),)
+        across = self.columns if self.transposed else self.rows  # along the first axis
+        along = self.rows if self.transposed else self.columns
+        row = STORED_BYTES[info.dtype] * (info.shape[1] if len(info.shape) > 1 else 1)
+        each = STORED_BYTES[info.dtype]
+        first, last = (along[0][0] * each, row - along[-1][1] * each) if along else (0, 0)
+        whole = across if across is not None else ((0, info.shape[0]),)
+        return tuple((info.start + a * row + first, info.start + b * row - last) for a, b in whole)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the file that making it touches."""
+        return sum(b - a for a, b in self.spans)
+
+    @cached_property
+    def row_indices(self) -> NDArray[np.int64]:
+        """Every kept row's number in the tensor."""
+        return as_indices(self.rows)
+
+    @cached_property
+    def column_indices(self) -> NDArray[np.int64] | None:
+        """Every kept column's number in the tensor, None for all."""
+        return None if self.columns is None else as_indices(self.columns)
+
+
+def _shown(ranges: Ranges) -> str:
+    """One range as Python writes it; of several, how many."""
+    if len(ranges) == 1:
+        return f"{ranges[0][0]}:{ranges[0][1]}"
+    return f"{sum(b - a for a, b in ranges)} in {len(ranges)} ranges"
+
+
+def spans_by_file(sources: Iterable[Source]) -> dict[Path, list[tuple[int, int]]]:
+    """Bytes that the sources are made from: ascending and apart, by file."""
+    found: dict[Path, list[tuple[int, int]]] = {}
+    for source in sources:
+        found.setdefault(source.tensor.file, []).extend(source.spans)
+    return {file: _joined(spans) for file, spans in found.items()}
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    out: list[tuple[int, int]] = []
+    for a, b in sorted(spans):
+        if out and a <= out[-1][1]:
+            out[-1] = (out[-1][0], max(b, out[-1][1]))
+        else:
+            out.append((a, b))
+    return out
+
+
+def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDArray[Any]:
+    """Rows `span` of the weight, counted among the kept ones, in the file's dtype: a view, or gathered into a copy.
+
+    [rows, in] for a matrix, [rows] for a vector. `tensor` is the whole one, in the file's own shape.
+    """
+    part = tensor.T if source.transposed else tensor
+    rows = source.row_indices[span]
+    unbroken = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
+    part = part[rows[0] : rows[-1] + 1] if unbroken else part[rows]
+    if source.column_indices is None:
+        return part
+    if source.columns is not None and len(source.columns) == 1:
+        return part[:, slice(*source.columns[0])]
+    return part[:, source.column_indices]
+
+
+class Rows:
+    """The kept rows of a weight, a slice of them at a time; what is not side by side is gathered only then."""
+
+    def __init__(self, source: Source, tensor: NDArray[Any]) -> None:
+        """`tensor` is the whole one, in the file's own shape."""
+        self._source, self._tensor = source, tensor
+
+    def __len__(self) -> int:
+        """How many."""
+        return self._source.shape[0]
+
+    def __getitem__(self, span: slice) -> NDArray[Any]:
+        """[rows, in], in the file's dtype."""
+        return read(self._source, self._tensor, span)

@@ -1,0 +1,175 @@
+"""From what a user writes to a resolved `PrunePlan`: a file, an object, or the short forms of the command line.
+
+| short form             | keeps                                                                     |
+|------------------------|---------------------------------------------------------------------------|
+| `keep-layers=0-2`      | these layers                                                              |
+| `drop-layers=5`        | all layers but these                                                      |
+| `drop-heads=3:0,1`     | in layer 3, all query heads but 0 and 1; several with + : `3:0,1+4:2`      |
+| `drop-attention=4`     | all but the attention of layer 4                                          |
+| `drop-ffn=5`           | all but the feed-forward of layer 5                                       |
+| `ffn=0.75`             | in every layer, this share of the neurons, the weightiest first           |
+| `vocab=FILE`           | the tokens that the text in FILE needs, and every special one             |
+| `width=0-63`           | these dimensions of the residual stream                                   |
+| `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
+
+In Python: `"keep-layers=0-2; ffn=0.75"`, or `{"keep_layers": "0-2", "ffn": 0.75}`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, PlanError
+from .cut import compile_plan, fingerprint
+from .header import shown
+from .magnitude import weightiest
+from .prune import PrunePlan
+from .ranges import read_indices
+from .tokenizer import Tokenizer
+from .vocabulary import kept_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..runtime.spec import Config
+    from .checkpoint import Checkpoint
+
+__all__ = ["FORMS", "Prune", "resolve"]
+
+#: What `load(prune=)` takes.
+Prune = PrunePlan | str | os.PathLike[str] | dict[str, Any]
+
+FORMS = (
+    *("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"),
+    *("ffn", "vocab", "width", "plan"),
+)
+
+
+def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> PrunePlan | None:
+    """The plan that was asked for, for this model, with every index named; None where nothing was.
+
+    A ratio reads the feed-forward's matrices (`magnitude`); nothing else reads a tensor. Errors: `PlanError`.
+    """
+    if prune is None:
+        return None
+    if isinstance(prune, dict) and "format" not in prune:
+        plan = _from_forms(prune, checkpoint, config)
+    elif isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
+        plan = _from_forms(_split(prune), checkpoint, config)
+    elif isinstance(prune, str | os.PathLike):
+        plan = PrunePlan.load(Path(prune))
+    elif isinstance(prune, dict):
+        plan = PrunePlan.from_dict(prune)
+    elif isinstance(prune, PrunePlan):
+        plan = prune
+    else:
+        msg = f"prune={shown(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
+        raise PlanError(msg)
+    compile_plan(replace(plan, ffn_ratio=None), config, checkpoint)
+    if plan.ffn_ratio is not None:
+        plan = weightiest(plan, checkpoint, config)
+    return replace(plan, model=fingerprint(config, checkpoint))
+
+
+def _split(text: str) -> dict[str, Any]:
+    """Split "keep-layers=0-2; ffn=0.75" into its forms."""
+    forms: dict[str, Any] = {}
+    for piece in text.split(";"):
+        name, _, value = piece.partition("=")
+        key = name.strip().replace("-", "_")
+        if key in forms:
+            msg = f"prune: {key} is given twice in {shown(text)}"
+            raise PlanError(msg)
+        forms[key] = value.strip()
+    return forms
+
+
+def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config) -> PrunePlan:
+    unknown = [name for name in forms if name not in FORMS]
+    if unknown:
+        msg = f"prune: {shown(unknown[0])} is not understood; expected some of {', '.join(FORMS)}"
+        raise PlanError(msg)
+    base = PrunePlan()
+    if "plan" in forms:
+        base = resolve(PrunePlan.load(forms["plan"]), checkpoint, config) or base
+    left = compile_plan(base, config, checkpoint).config
+    heads = _dropped_heads(forms.get("drop_heads", {}), left)
+    heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
+    dropped = _layers("drop_layers", forms, left)
+    layers = None if "keep_layers" not in forms else read_indices(forms["keep_layers"], "keep_layers")
+    if dropped:
+        layers = tuple(i for i in (range(left.n_layers) if layers is None else layers) if i not in dropped)
+    ids = None
+    if "vocab" in forms:
+        ids = _text_ids(forms["vocab"], checkpoint, config)
+        if base.vocab is not None:
+            there = {old: new for new, old in enumerate(base.vocab)}
+            ids = tuple(there[i] for i in ids if i in there)
+    short = PrunePlan(
+        layers=layers,
+        heads={i: kept for i, kept in heads.items() if layers is None or i in layers},
+        ffn={i: () for i in _layers("drop_ffn", forms, left) if layers is None or i in layers},
+        ffn_ratio=_number(forms["ffn"]) if "ffn" in forms else None,
+        vocab=ids,
+        width=forms.get("width"),
+    )
+    return base.then(short)
+
+
+def _number(value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        msg = f"ffn: found {shown(value)}; expected a share such as 0.75"
+        raise PlanError(msg) from None
+
+
+def _layers(name: str, forms: Mapping[str, Any], config: Config) -> tuple[int, ...]:
+    """Layers that a form names, each there."""
+    found = read_indices(forms.get(name, ()), name)
+    if found and found[-1] >= config.n_layers:
+        msg = f"{name}: layer {found[-1]}, but the model has {config.n_layers}, 0 to {config.n_layers - 1}"
+        raise PlanError(msg)
+    return found
+
+
+def _dropped_heads(form: object, config: Config) -> dict[int, tuple[int, ...]]:
+    """Layer -> the heads that are left, from "3:0,1+4:2", a list of such, or {3: "0,1"}."""
+    if isinstance(form, dict):
+        pairs = list(form.items())
+    else:
+        pieces = form if isinstance(form, list | tuple) else [form]
+        texts = [text for piece in pieces for text in str(piece).split("+")]
+        pairs = [text.split(":") for text in texts]  # type: ignore[misc]  # of other lengths: refused below
+    kept: dict[int, tuple[int, ...]] = {}
+    for pair in pairs:
+        layers = read_indices(pair[0], "drop_heads: layer") if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
+        if len(layers) != 1 or layers[0] in kept:
+            msg = f"drop_heads: {shown(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
+            raise PlanError(msg)
+        [layer] = _layers("drop_heads", {"drop_heads": layers}, config)
+        drop, there = read_indices(pair[1], f"drop_heads of layer {layer}"), config.layer(layer).n_heads
+        if drop and drop[-1] >= there:
+            msg = f"drop_heads of layer {layer}: head {drop[-1]}, but it has {there}, 0 to {there - 1}"
+            raise PlanError(msg)
+        kept[layer] = tuple(h for h in range(there) if h not in drop)
+    return kept
+
+
+def _text_ids(path: object, checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:
+    """Rows of the embedding that the text in a file needs; special tokens, BOS and EOS stay with them."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")  # type: ignore[arg-type]  # what is no path is refused below
+    except (OSError, TypeError, ValueError) as e:
+        msg = f"vocab: {shown(path)} cannot be read as a text in UTF-8 ({e})"
+        raise InputError(msg) from e
+    tokenizer = Tokenizer.from_directory(checkpoint.directory)
+    needed = {*tokenizer.encode(text), *tokenizer.special_ids}
+    rows = kept_ids(checkpoint.directory)
+    if rows is not None:
+        there = {token: row for row, token in enumerate(rows)}
+        needed = {there[i] for i in needed if i in there}
+    return tuple(sorted({i for i in (*needed, *config.bos_ids, *config.eos_ids) if i < config.n_vocab}))
