@@ -7,6 +7,7 @@ import base64
 import json
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from miaotui.loader.config import parse_config
 from miaotui.loader.pack import planned
 from miaotui.loader.plan import make_plan
 from miaotui.loader.tokenizer import Tokenizer
-from miaotui.tools import bench, bench_peers, bench_table, peer_gguf, peer_worker, profile, quality, roofline, shapes
+from miaotui.tools import bench, bench_peers, bench_table, profile, quality, roofline, shapes
+from miaotui.tools.peers import PEERS
+from miaotui.tools.peers import gguf as peer_gguf
+from miaotui.tools.peers import worker as peer_worker
 from safetensors import safe_open
 
 TOOLS = Path(bench.__file__).parent
@@ -30,7 +34,7 @@ TOOLS = Path(bench.__file__).parent
 FAKE_PEER = """
 import sys, numpy as np
 sys.path.append(sys.argv[1])
-from peer_worker import serve
+from worker import serve
 class Engine:
     def about(self): return {"name": "fake", "load_s": 0.0}
     def prefill(self, ids): pass
@@ -149,7 +153,7 @@ def test_gguf_names(tiny):
     names = [peer_gguf.gguf_name(name) for name in peer_gguf.read_tensors(tiny["f32"] / "model.safetensors")]
     assert len(set(names)) == len(names)
     assert {"token_embd.weight", "output_norm.weight", "blk.1.attn_q.weight", "blk.0.ffn_norm.weight"} <= set(names)
-    for name in ("model.layers.0.self_attn.q_proj.bias", "transformer.wte.weight"):
+    for name in ("model.layers.0.self_attn.o_proj.bias", "transformer.wte.weight"):
         with pytest.raises(ValueError, match="expected"):
             peer_gguf.gguf_name(name)
 
@@ -157,7 +161,7 @@ def test_gguf_names(tiny):
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_gguf_holds_the_same_numbers(tiny, tmp_path, dtype):
     gguf = pytest.importorskip("gguf")
-    peer_gguf.convert(tiny[dtype], tmp_path / "m.gguf")
+    peer_gguf.write_gguf(tiny[dtype], tmp_path / "m.gguf")
     stored = {t.name: t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     source = peer_gguf.read_tensors(tiny[dtype] / "model.safetensors")
     assert len(stored) == len(source)
@@ -206,7 +210,7 @@ def test_comparison_by_turns(tiny):
     ours = bench_peers.Worker(
         [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", tiny["f32"], "--context", "64"]
     )
-    peer = bench_peers.Worker([sys.executable, "-P", "-c", FAKE_PEER, TOOLS, "307"])
+    peer = bench_peers.Worker([sys.executable, "-P", "-c", FAKE_PEER, TOOLS / "peers", "307"])
     with roofline.ReadSum(1) as read:
         got = bench_peers.compare(ours, peer, read, bench_peers.Plan([1, 2, 3, 4, 5], list(range(11)), 2))
     ours.close()
@@ -214,11 +218,11 @@ def test_comparison_by_turns(tiny):
     assert peer.about["name"] == "fake"
     assert got["agreement"]["max_abs_difference"] > 1  # constant logits are not ours
     assert (got["prefill_ratio"]["pairs"], got["decode_ratio"]["pairs"]) == (4, 4)
-    for side in ("ours", "peer"):
+    for side in ("ours", "theirs"):
         assert set(got[side]) == {"prefill_tps", "decode_tps", "read_fraction", "load_s"}
         assert all(value >= 0 for value in got[side].values())
     assert json.loads(json.dumps(got)) == got
-    assert bench_peers._shown(got | {"dtype": "f32", "threads": 1}).startswith("f32, threads 1: logits differ")
+    assert bench_peers._shown(got | {"peer": "fake", "dtype": "f32", "threads": 1}).startswith("fake, f32, threads 1:")
 
 
 def test_a_worker_that_dies_says_why():
@@ -353,3 +357,110 @@ def test_quality_of_the_demo(capsys, tmp_path):
     results = {r["weights"]: r for r in json.loads(out.read_text(encoding="utf-8"))["results"]}
     assert 0 < results["int8"]["kl"] < results["int4"]["kl"] < 0.05
     assert "int4,embed=int8" in capsys.readouterr().out
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_every_peer_can_be_asked_without_its_packages(name):
+    code = (
+        f"import sys\nsys.path.append({str(TOOLS / 'peers')!r})\nimport worker\nbefore = set(sys.modules)\n"
+        f"import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
+        f"try: worker.driver({name!r})\nexcept ImportError as e: print(e)\n"
+        f"m = sys.modules['peers.{PEERS[name]}']\n"
+        "assert m.Engine and m.PACKAGES and set(m.DTYPES) <= {'f32', 'bf16', 'int8', 'int4'}\n"
+        "assert not {p.split('.')[0] for p in m.PACKAGES} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "its interpreter has no" in done.stdout
+
+
+def compared(tmp_path, *words):
+    out = tmp_path / "out.json"
+    sizes = ["--prompt", "5", "--new", "3", "--rounds", "1", "--work", str(tmp_path / "work"), "--out", str(out)]
+    assert bench_peers.main([*words, *sizes]) == 0
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("small_region")
+@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen2"])
+def test_the_same_maths_as_torch(tmp_path, shape):
+    pytest.importorskip("transformers")
+    report = compared(tmp_path, "--peer", "torch", "--shape", shape, "--dtype", "f32", "int8", "--threads", "2")
+    (row,) = report["results"]
+    assert row["agreement"]["max_abs_difference"] < 1e-5 * row["agreement"]["max_abs_logit"]
+    assert row["about"]["theirs"]["threads"] == row["about"]["ours"]["threads"] == 2
+    assert report["skipped"] == [{"peer": "torch", "dtype": "int8", "reason": report["skipped"][0]["reason"]}]
+    assert "torch has no int8 here: expected f32, bf16" in report["skipped"][0]["reason"]
+    assert bench_table.table(report).startswith(f"| {shape} | decode | torch |")
+
+
+@pytest.mark.usefixtures("small_region")
+def test_a_peer_that_is_not_there_is_skipped_with_its_reason(tmp_path, monkeypatch, capsys):
+    absent = tmp_path / "bin" / "python"
+    report = compared(
+        tmp_path, "--peer", "openvino", "--shape", "tiny", "--dtype", "f32", "--peer-python", f"openvino={absent}"
+    )
+    assert report["results"] == []
+    assert "interpreter cannot be run" in report["skipped"][0]["reason"]
+    assert "skipped" in capsys.readouterr().out
+    monkeypatch.setitem(PEERS, "nothing", "nothing")
+    with pytest.raises(InputError, match="expected one of"):
+        bench_peers.pythons(["nobody=python"])
+    assert bench_peers.pythons(["a", "torch=b"]) == {"": "a", "torch": "b"}
+
+
+def test_a_conversion_is_made_once_and_again_when_what_it_is_made_from_changed(tiny, tmp_path, monkeypatch):
+    made = []
+
+    class Driver:
+        PACKAGES = ("numpy",)
+        __file__ = bench.__file__
+
+        @staticmethod
+        def convert(model, out, dtype):
+            made.append(dtype)
+            out.write_text(model.name, encoding="utf-8")
+
+    monkeypatch.setattr(peer_worker, "driver", lambda _: Driver)
+    out = tmp_path / "m.peer"
+    for dtype in ("f32", "f32", "int8", "int8", "f32"):
+        peer_worker.convert("any", tiny["f32"], out, dtype)
+    assert made == ["f32", "int8", "f32"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.peer", "m.peer.made"]
+
+
+def report_of(shape, prompt, rows):
+    """A comparison's record; rows: (peer, dtype, decode ratio, prefill ratio)."""
+    ours = {"decode_tps": 100.0, "prefill_tps": 1000.0, "read_fraction": 0.9}
+    results = []
+    for peer, dtype, decode, prefill in rows:
+        theirs = {"decode_tps": 100 / decode, "prefill_tps": 1000 / prefill, "read_fraction": 0.5}
+        results.append({
+            "peer": peer, "dtype": dtype, "threads": 2, "ours": ours, "theirs": theirs,
+            "decode_ratio": {"median": decode}, "prefill_ratio": {"median": prefill},
+        })  # fmt: skip
+    return {"shape": shape, "prompt": prompt, "peers": sorted({r[0] for r in rows}), "results": results}
+
+
+def test_tables_name_the_best_peer_of_each_cell():
+    short = report_of("s", 128, [("a", "f32", 2.0, 1.25), ("b", "f32", 1.5, 4.0), ("a", "int8", 3.0, 3.0)])
+    long = report_of("s", 512, [("b", "f32", 1.1, 0.8)])
+    assert "| F32, 2 threads | 100 | 67 b | **1.50x** | 90% | 1000 | 800 a | **1.25x** |" in bench_table.table(short)
+    lines = bench_table.summary([short, long]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2] == (
+        "| s, F32, 2 threads | 100 | 67 b | **1.50x** | 90% | 1000 | 800 a | **1.25x** | 1000 | 1250 b | **0.80x** |"
+    )
+    assert lines[3].startswith("| s, INT8, 2 threads | 100 | 33 a | **3.00x** |")
+
+
+def test_table_refuses_what_is_none(tmp_path):
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "x.json").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=r"x\.json.*bench_peers"):
+            bench_table.main([str(tmp_path / "x.json")])
+    with pytest.raises(InputError, match="no file"):
+        bench_table.main([])

@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:
     """Print the tables of prefill and decode, and write the trace where asked."""
-    model, session = open_session(path, threads, args.prompt + args.new, args.quantize)
+    model, session = open_session(path, threads, args.prompt + args.new, quantize=args.quantize)
     with model:
         found = profile(session, [i % session.n_vocab for i in range(args.prompt)])
     for phase, parts in found.items():
@@ -109,7 +109,7 @@ def measure(  # noqa: PLR0913 - what a run is
     the seconds since the process started are the process's: of several thread counts only the first one's tell.
     """
     start = time.perf_counter()
-    model, session = open_session(path, threads, n_prompt + n_new, quantize)
+    model, session = open_session(path, threads, n_prompt + n_new, quantize=quantize)
     with model:
         loaded = time.perf_counter()
         prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
@@ -162,11 +162,11 @@ def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
     }
 
 
-def open_session(path: Path, threads: int, context: int, quantize: str | None = None) -> tuple[Model, Session]:
-    """Load a model for `context` positions and give its session."""
+def open_session(path: Path, threads: int, context: int, **options: Any) -> tuple[Model, Session]:  # noqa: ANN401
+    """Load a model for `context` positions and give its session; `options`: others of `load`."""
     from ..model import load  # noqa: PLC0415 - the command line's help must not wait for numba
 
-    model = load(path, threads=threads, max_context=context, quantize=quantize)
+    model = load(path, threads=threads, max_context=context, **options)
     return model, model.session
 
 
@@ -207,7 +207,7 @@ def public_command(program: str, argv: Sequence[str]) -> str:
     words = [program]
     for word in argv[1:] if argv[1:2] != program.split()[1:] else argv[2:]:
         option, sign, value = word.partition("=")
-        words.append(option + sign + _base(value) if option.startswith("--") and sign else _base(word))
+        words.append(option + sign + _base(value) if sign else _base(word))
     return " ".join(words)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,9 +20,10 @@ import numpy as np
 from ..errors import InputError
 from ..model import load
 from .bench import print_out, public_command
-from .bench_peers import HERE, QUANTIZED, Worker
+from .bench_peers import Worker, converted, worker_command
 from .demo import path as demo_path
 from .demo.corpus import held_out
+from .peers.llamacpp import DTYPES
 from .roofline import machine, versions
 
 if TYPE_CHECKING:
@@ -60,14 +60,12 @@ def _ours(path: Path, how: str | None, texts: list[list[int]]) -> list[NDArray[n
         return [log_softmax(model.logits(ids[:-1])) for ids in texts]
 
 
-def _peer(python: str, path: Path, kind: str | None, texts: list[list[int]]) -> list[NDArray[np.float64]]:
-    """Feed the texts to llama.cpp token by token, the matrices in `kind`."""
+def _peer(python: str, path: Path, dtype: str, texts: list[list[int]]) -> list[NDArray[np.float64]]:
+    """Feed the texts to llama.cpp token by token, the matrices in `dtype`."""
     with tempfile.TemporaryDirectory() as folder:
-        gguf = Path(folder) / "model.gguf"
-        words: list[str | Path] = [python, "-P", HERE / "peer_gguf.py", path, gguf, *([kind] if kind else [])]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - the interpreter its user named
-        context = str(-(-max(map(len, texts)) // 256) * 256)
-        worker = Worker([python, "-P", HERE / "peer_worker.py", gguf, "2", context])
+        gguf = converted(python, "llama.cpp", path, dtype, Path(folder))
+        context = -(-max(map(len, texts)) // 256) * 256
+        worker = Worker(worker_command(python, "serve", "llama.cpp", gguf, dtype, 2, context))
         out = []
         for ids in texts:
             worker.ask("prefill", ids[:1])
@@ -120,8 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     ways: list[tuple[str, str | None, list[NDArray[np.float64]]]] = [("miaotui", None, exact)]
     ways += [("miaotui", how, _ours(args.model, how, texts)) for how in ("int8", "int4,embed=int8", "int4")]
     if args.peer_python:
-        kinds = [None, *(kind for (kind,) in QUANTIZED.values())]
-        ways += [("llama.cpp", kind, _peer(args.peer_python, args.model, kind, texts)) for kind in kinds]
+        for dtype, kind in ((k, v) for k, v in DTYPES.items() if k != "bf16"):  # f32: as stored, like bf16
+            ways.append(("llama.cpp", kind, _peer(args.peer_python, args.model, dtype, texts)))
     for engine, how, found in ways:
         result = {"engine": engine, "weights": how or "as stored", **compare(exact, found, texts)}
         if how in BITS:
