@@ -22,11 +22,12 @@ from miaotui.loader.config import parse_config
 from miaotui.loader.pack import planned
 from miaotui.loader.plan import make_plan
 from miaotui.loader.tokenizer import Tokenizer
-from miaotui.tools import bench, bench_peers, bench_table, profile, quality, roofline, shapes
+from miaotui.tools import bench, bench_gemm, bench_peers, bench_plot, bench_table, profile, quality, roofline, shapes
 from miaotui.tools.peers import PEERS
 from miaotui.tools.peers import gguf as peer_gguf
 from miaotui.tools.peers import worker as peer_worker
 from safetensors import safe_open
+from tolerance import bound
 
 TOOLS = Path(bench.__file__).parent
 
@@ -464,3 +465,63 @@ def test_table_refuses_what_is_none(tmp_path):
             bench_table.main([str(tmp_path / "x.json")])
     with pytest.raises(InputError, match="no file"):
         bench_table.main([])
+
+
+def test_a_picture_of_several_files(tmp_path, monkeypatch):
+    short = report_of("s", 128, [("a", "f32", 2.0, 1.25), ("b", "f32", 1.5, 4.0), ("a", "int4", 3.0, 3.0)])
+    found = bench_plot.gather([short, report_of("s", 512, [("b", "f32", 1.1, 0.8)])])
+    assert list(found["s"]) == [
+        *("decode, tokens/s", "prefill 128, tokens/s", "prefill 512, tokens/s", "decode, of the read bandwidth")
+    ]
+    assert found["s"]["prefill 512, tokens/s"] == {"miaotui": {"f32": 1000.0}, "b": {"f32": 1250.0}}
+    assert found["s"]["decode, tokens/s"]["a"] == {"f32": 50.0, "int4": pytest.approx(100 / 3)}
+    with pytest.raises(InputError, match="no results"):
+        bench_plot.gather([report_of("s", 128, [])])
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(InputError, match=r"miaotui\[plot\]"):
+            bench_plot.draw(found, tmp_path / "x.svg")
+    pytest.importorskip("matplotlib")
+    (tmp_path / "in.json").write_text(json.dumps(short), encoding="utf-8")
+    assert bench_plot.main([str(tmp_path / "in.json"), "--out", str(tmp_path / "x.svg")]) == 0
+    assert "<svg" in (tmp_path / "x.svg").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"x\.nothing"):
+        bench_plot.draw(found, tmp_path / "x.nothing")
+
+
+# --- GEMM -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_our_product_is_the_product(threads):
+    side = bench_gemm.Ours(threads)
+    for m, n, k in [(1, 1, 1), (5, 33, 17), (40, 24, 65)]:
+        x, w = bench_gemm.operands(m, n, k)
+        for engine in (side, bench_gemm.OpenBlas(threads)):
+            engine.prefill([m, n, k])
+            engine.step(0)
+            want = x.astype(np.float64) @ w.T.astype(np.float64)
+            limit = bound("linear", "f32", k) * (np.abs(x).astype(np.float64) @ np.abs(w).T)
+            assert np.all(np.abs(engine.logits().reshape(m, n) - want) <= limit)
+    side.close()
+
+
+def test_the_chains_are_all_computed():
+    """x = x/2 + 1/4 from 0 comes to 1/2 in each of them."""
+    run, flop = bench_gemm.peak_kernel()
+    assert run(0) == 0
+    assert run(100) == pytest.approx(0.5 * flop / (2 * bench_gemm.LANES))
+
+
+def test_gemm_in_turns(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_gemm, "SLEEP", 0.0)
+    out = tmp_path / "gemm.json"
+    assert bench_gemm.main(["--shape", "5x33x17", "--threads", "1", "--rounds", "2", "--out", str(out)]) == 0
+    report = json.loads(out.read_text(encoding="utf-8"))
+    (row,) = report["results"]
+    assert (row["m"], row["n"], row["k"], row["threads"], row["ratio"]["pairs"]) == (5, 33, 17, 1, 2)
+    assert row["max_abs_difference"] < 1e-5 * row["max_abs"] * 17
+    assert min(row["gflops"], row["openblas_gflops"], row["peak_gflops"]) > 0
+    assert bench_gemm.table(report) in capsys.readouterr().out
+    with pytest.raises(InputError, match="5x0x7"):
+        bench_gemm.main(["--shape", "5x0x7"])

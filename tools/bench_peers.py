@@ -38,7 +38,7 @@ from .roofline import ReadSum, machine, versions
 from .shapes import DTYPES, SHAPES, make_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,8 +95,13 @@ class Ours:
 class Worker:
     """A process that obeys the protocol of `peers.worker`."""
 
-    def __init__(self, command: Sequence[str | Path]) -> None:
-        """Start it and wait until it has loaded. BackendError: it ended, with the last of what it said."""
+    def __init__(
+        self, command: Sequence[str | Path], environment: Mapping[str, str] = SPIN, leave_out: Sequence[str] = ()
+    ) -> None:
+        """Start it and wait until it has loaded. BackendError: it ended, with the last of what it said.
+
+        `environment` is set on top of ours, the variables of `leave_out` are taken away.
+        """
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(  # noqa: S603 - commands of this module and of its user
             [str(word) for word in command],
@@ -104,7 +109,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=os.environ | SPIN,
+            env={k: v for k, v in os.environ.items() if k not in leave_out} | dict(environment),
         )
         self.about = self._read()
 
