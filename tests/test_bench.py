@@ -22,7 +22,18 @@ from miaotui.loader.config import parse_config
 from miaotui.loader.pack import planned
 from miaotui.loader.plan import make_plan
 from miaotui.loader.tokenizer import Tokenizer
-from miaotui.tools import bench, bench_gemm, bench_peers, bench_plot, bench_table, profile, quality, roofline, shapes
+from miaotui.tools import (
+    bench,
+    bench_all,
+    bench_gemm,
+    bench_peers,
+    bench_plot,
+    bench_table,
+    profile,
+    quality,
+    roofline,
+    shapes,
+)
 from miaotui.tools.peers import PEERS
 from miaotui.tools.peers import gguf as peer_gguf
 from miaotui.tools.peers import worker as peer_worker
@@ -525,3 +536,34 @@ def test_gemm_in_turns(tmp_path, monkeypatch, capsys):
     assert bench_gemm.table(report) in capsys.readouterr().out
     with pytest.raises(InputError, match="5x0x7"):
         bench_gemm.main(["--shape", "5x0x7"])
+
+
+# --- everything in one command ----------------------------------------------------------------------------------------
+
+
+def test_quick_jobs_are_the_same_files_with_less_work():
+    full, quick = list(bench_all.jobs()), list(bench_all.jobs(quick=True))
+    assert [j.name for j in full] == [j.name for j in quick]
+    assert len({j.name for j in full}) == len(full)
+    for a, b in zip(full, quick, strict=True):
+        changed = [(x, y) for x, y in zip(a.words, b.words, strict=True) if x != y]
+        assert all(int(y) < int(x) for x, y in changed)
+        assert changed or "1" in a.words
+
+
+@pytest.mark.usefixtures("small_region")
+def test_all_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
+    def few(*, quick):
+        yield bench_all.Job("gemm", "miaotui.tools.bench_gemm", ("--shape", "5x3x2", "--rounds", "1"))
+        yield bench_all.Job("bad", "miaotui.tools.bench_gemm", ("--rounds", "0" if quick else "1"))
+
+    monkeypatch.setattr(bench_all, "jobs", few)
+    words = ["--work", str(tmp_path / "w"), "--out", str(tmp_path / "o"), "--quick"]
+    assert bench_all.main([*words, "--list"]) == 0
+    assert not list((tmp_path / "o").iterdir())
+    assert bench_all.main(words) == 1
+    before = (tmp_path / "o" / "gemm.json").stat().st_mtime_ns
+    assert "not made: bad" in capfd.readouterr().out
+    assert bench_all.main([*words, "--only", "g*"]) == 0
+    assert (tmp_path / "o" / "gemm.json").stat().st_mtime_ns == before
+    assert "| 5 x 3 x 2, 1 thread |" in (tmp_path / "o" / "tables.md").read_text(encoding="utf-8")
