@@ -7,6 +7,7 @@ import base64
 import json
 import math
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ from miaotui.tools import (
     roofline,
     shapes,
 )
-from miaotui.tools.peers import PEERS
+from miaotui.tools.peers import PEERS, llama2c
 from miaotui.tools.peers import gguf as peer_gguf
 from miaotui.tools.peers import worker as peer_worker
 from safetensors import safe_open
@@ -382,11 +383,31 @@ def test_every_peer_can_be_asked_without_its_packages(name):
         f"try: worker.driver({name!r})\nexcept ImportError as e: print(e)\n"
         f"m = sys.modules['peers.{PEERS[name]}']\n"
         "assert m.Engine and m.PACKAGES and set(m.DTYPES) <= {'f32', 'bf16', 'int8', 'int4'}\n"
-        "assert not {p.split('.')[0] for p in m.PACKAGES} & set(sys.modules)\n"
+        "assert not {p.split('.')[0] for p in m.PACKAGES} - {'numpy'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "its interpreter has no" in done.stdout
+
+
+def test_llama2c_s_file_holds_the_same_numbers(tiny, tmp_path):
+    llama2c.convert(tiny["bf16"], tmp_path / "m", "f32")
+    source = {k: peer_gguf.widened(v) for k, v in peer_gguf.read_tensors(tiny["bf16"] / "model.safetensors").items()}
+    data = (tmp_path / "m").read_bytes()
+    assert struct.unpack("<7i", data[:28]) == (48, 80, 2, 3, 1, 307, 256)
+    floats, embed = np.frombuffer(data[28:], np.float32), source["model.embed_tokens.weight"]
+    assert np.array_equal(floats[: embed.size], embed.ravel())
+    queries = peer_gguf.permute(source["model.layers.0.self_attn.q_proj.weight"], 3)
+    assert np.array_equal(floats[embed.size + 2 * 48 :][: queries.size], queries.ravel())
+    angles = 256 * 8
+    assert floats.size == sum(x.size for x in source.values()) + 2 * angles
+    assert np.array_equal(floats[-2 * angles - 48 : -2 * angles], source["model.norm.weight"])
+    config = shapes.make_checkpoint(tmp_path / "q", "tiny-qwen2")
+    with pytest.raises(ValueError, match="RoPE base of 10000"):
+        llama2c.convert(config, tmp_path / "n", "f32")
+    x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    rounded, scale = llama2c._rounded(x)
+    assert np.all(np.abs(rounded * scale[:, None] - x.reshape(-1, 32)) <= 0.501 * scale[:, None])
 
 
 def compared(tmp_path, *words):

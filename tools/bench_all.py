@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "jobs", "main"]
 
 LARGE = ("smollm2-135m", "qwen2.5-0.5b")
+ANY_SHAPE = [name for name in PEERS if name != "llama2.c"]  # that one has its RoPE's base built in
 EVERY_DTYPE = (*DTYPES, *QUANTIZED)
 QUICK = {"--rounds": "2", "--new": "32", "--repeat": "2"}
 
@@ -62,10 +63,10 @@ def _all() -> Iterator[Job]:
         for dtype in EVERY_DTYPE:
             for prompt, threads in ((128, "1 2"), (512, "2")):
                 words = f"--shape {shape} --dtype {dtype} --threads {threads} --prompt {prompt} --new 64 --rounds 5"
-                yield _peers(f"peers-{shape}-{dtype}-{prompt}", f"--peer {' '.join(PEERS)} {words}")
+                yield _peers(f"peers-{shape}-{dtype}-{prompt}", f"--peer {' '.join(ANY_SHAPE)} {words}")
+    stories = "--shape stories15m --dtype f32 int8 int4 --threads 2 --prompt 128 --new 64 --rounds 9"
+    yield _peers("stories15m", f"--peer llama.cpp llama2.c {stories}")
     words = "--peer llama.cpp --threads 2"
-    stories = f"{words} --shape stories15m --dtype f32 int8 int4 --prompt 128 --new 64 --rounds 9"
-    yield _peers("stories15m", stories)
     for dtype in EVERY_DTYPE:
         far = f"{words} --shape smollm2-135m --dtype {dtype} --prompt 8000 --new 64 --rounds 1"
         yield _peers(f"long-smollm2-135m-{dtype}", far)

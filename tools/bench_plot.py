@@ -30,6 +30,7 @@ COLOURS = {
     "ctranslate2": "#CC79A7",
     "onnxruntime-genai": "#E69F00",
     "torch": "#56B4E9",
+    "llama2.c": "#F0E442",
 }
 OTHER = "#999999"
 #: {engine: {dtype: value}}

@@ -17,4 +17,5 @@ PEERS = {
     "openvino": "stateful",
     "ctranslate2": "ct2",
     "onnxruntime-genai": "genai",
+    "llama2.c": "llama2c",
 }
