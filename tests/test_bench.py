@@ -7,6 +7,8 @@ import base64
 import json
 import math
 import re
+import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,8 +23,23 @@ from miaotui.loader.config import parse_config
 from miaotui.loader.pack import planned
 from miaotui.loader.plan import make_plan
 from miaotui.loader.tokenizer import Tokenizer
-from miaotui.tools import bench, bench_peers, bench_table, peer_gguf, peer_worker, profile, quality, roofline, shapes
+from miaotui.tools import (
+    bench,
+    bench_all,
+    bench_gemm,
+    bench_peers,
+    bench_plot,
+    bench_table,
+    profile,
+    quality,
+    roofline,
+    shapes,
+)
+from miaotui.tools.peers import PEERS, llama2c
+from miaotui.tools.peers import gguf as peer_gguf
+from miaotui.tools.peers import worker as peer_worker
 from safetensors import safe_open
+from tolerance import bound
 
 TOOLS = Path(bench.__file__).parent
 
@@ -30,7 +47,7 @@ TOOLS = Path(bench.__file__).parent
 FAKE_PEER = """
 import sys, numpy as np
 sys.path.append(sys.argv[1])
-from peer_worker import serve
+from worker import serve
 class Engine:
     def about(self): return {"name": "fake", "load_s": 0.0}
     def prefill(self, ids): pass
@@ -149,7 +166,7 @@ def test_gguf_names(tiny):
     names = [peer_gguf.gguf_name(name) for name in peer_gguf.read_tensors(tiny["f32"] / "model.safetensors")]
     assert len(set(names)) == len(names)
     assert {"token_embd.weight", "output_norm.weight", "blk.1.attn_q.weight", "blk.0.ffn_norm.weight"} <= set(names)
-    for name in ("model.layers.0.self_attn.q_proj.bias", "transformer.wte.weight"):
+    for name in ("model.layers.0.self_attn.o_proj.bias", "transformer.wte.weight"):
         with pytest.raises(ValueError, match="expected"):
             peer_gguf.gguf_name(name)
 
@@ -157,7 +174,7 @@ def test_gguf_names(tiny):
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_gguf_holds_the_same_numbers(tiny, tmp_path, dtype):
     gguf = pytest.importorskip("gguf")
-    peer_gguf.convert(tiny[dtype], tmp_path / "m.gguf")
+    peer_gguf.write_gguf(tiny[dtype], tmp_path / "m.gguf")
     stored = {t.name: t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     source = peer_gguf.read_tensors(tiny[dtype] / "model.safetensors")
     assert len(stored) == len(source)
@@ -206,7 +223,7 @@ def test_comparison_by_turns(tiny):
     ours = bench_peers.Worker(
         [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", tiny["f32"], "--context", "64"]
     )
-    peer = bench_peers.Worker([sys.executable, "-P", "-c", FAKE_PEER, TOOLS, "307"])
+    peer = bench_peers.Worker([sys.executable, "-P", "-c", FAKE_PEER, TOOLS / "peers", "307"])
     with roofline.ReadSum(1) as read:
         got = bench_peers.compare(ours, peer, read, bench_peers.Plan([1, 2, 3, 4, 5], list(range(11)), 2))
     ours.close()
@@ -214,11 +231,11 @@ def test_comparison_by_turns(tiny):
     assert peer.about["name"] == "fake"
     assert got["agreement"]["max_abs_difference"] > 1  # constant logits are not ours
     assert (got["prefill_ratio"]["pairs"], got["decode_ratio"]["pairs"]) == (4, 4)
-    for side in ("ours", "peer"):
+    for side in ("ours", "theirs"):
         assert set(got[side]) == {"prefill_tps", "decode_tps", "read_fraction", "load_s"}
         assert all(value >= 0 for value in got[side].values())
     assert json.loads(json.dumps(got)) == got
-    assert bench_peers._shown(got | {"dtype": "f32", "threads": 1}).startswith("f32, threads 1: logits differ")
+    assert bench_peers._shown(got | {"peer": "fake", "dtype": "f32", "threads": 1}).startswith("fake, f32, threads 1:")
 
 
 def test_a_worker_that_dies_says_why():
@@ -354,3 +371,221 @@ def test_quality_of_the_demo(capsys, tmp_path):
     results = {r["weights"]: r for r in json.loads(out.read_text(encoding="utf-8"))["results"]}
     assert 0 < results["int8"]["kl"] < results["int4"]["kl"] < 0.05
     assert "int4,embed=int8" in capsys.readouterr().out
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_every_peer_can_be_asked_without_its_packages(name):
+    code = (
+        f"import sys\nsys.path.append({str(TOOLS / 'peers')!r})\nimport worker\nbefore = set(sys.modules)\n"
+        f"import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
+        f"try: worker.driver({name!r})\nexcept ImportError as e: print(e)\n"
+        f"m = sys.modules['peers.{PEERS[name]}']\n"
+        "assert m.Engine and m.PACKAGES and set(m.DTYPES) <= {'f32', 'bf16', 'int8', 'int4', 'int4a'}\n"
+        "assert not {p.split('.')[0] for p in m.PACKAGES} - {'numpy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "its interpreter has no" in done.stdout
+
+
+def test_llama2c_s_file_holds_the_same_numbers(tiny, tmp_path):
+    llama2c.convert(tiny["bf16"], tmp_path / "m", "f32")
+    source = {k: peer_gguf.widened(v) for k, v in peer_gguf.read_tensors(tiny["bf16"] / "model.safetensors").items()}
+    data = (tmp_path / "m").read_bytes()
+    assert struct.unpack("<7i", data[:28]) == (48, 80, 2, 3, 1, 307, 256)
+    floats, embed = np.frombuffer(data[28:], np.float32), source["model.embed_tokens.weight"]
+    assert np.array_equal(floats[: embed.size], embed.ravel())
+    queries = peer_gguf.permute(source["model.layers.0.self_attn.q_proj.weight"], 3)
+    assert np.array_equal(floats[embed.size + 2 * 48 :][: queries.size], queries.ravel())
+    angles = 256 * 8
+    assert floats.size == sum(x.size for x in source.values()) + 2 * angles
+    assert np.array_equal(floats[-2 * angles - 48 : -2 * angles], source["model.norm.weight"])
+    config = shapes.make_checkpoint(tmp_path / "q", "tiny-qwen2")
+    with pytest.raises(ValueError, match="RoPE base of 10000"):
+        llama2c.convert(config, tmp_path / "n", "f32")
+    x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    rounded, scale = llama2c._rounded(x)
+    assert np.all(np.abs(rounded * scale[:, None] - x.reshape(-1, 32)) <= 0.501 * scale[:, None])
+
+
+def compared(tmp_path, *words):
+    out = tmp_path / "out.json"
+    sizes = ["--prompt", "5", "--new", "3", "--rounds", "1", "--work", str(tmp_path / "work"), "--out", str(out)]
+    assert bench_peers.main([*words, *sizes]) == 0
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("small_region")
+@pytest.mark.parametrize("shape", ["tiny", "tiny-qwen2"])
+def test_the_same_maths_as_torch(tmp_path, shape):
+    pytest.importorskip("transformers")
+    report = compared(tmp_path, "--peer", "torch", "--shape", shape, "--dtype", "f32", "int8", "--threads", "2")
+    (row,) = report["results"]
+    assert row["agreement"]["max_abs_difference"] < 1e-5 * row["agreement"]["max_abs_logit"]
+    assert row["about"]["theirs"]["threads"] == row["about"]["ours"]["threads"] == 2
+    assert report["skipped"] == [{"peer": "torch", "dtype": "int8", "reason": report["skipped"][0]["reason"]}]
+    assert "torch has no int8 here: expected f32, bf16" in report["skipped"][0]["reason"]
+    assert bench_table.table(report).startswith(f"| {shape} | decode | torch |")
+
+
+@pytest.mark.usefixtures("small_region")
+def test_a_peer_that_is_not_there_is_skipped_with_its_reason(tmp_path, monkeypatch, capsys):
+    absent = tmp_path / "bin" / "python"
+    report = compared(
+        tmp_path, "--peer", "openvino", "--shape", "tiny", "--dtype", "f32", "--peer-python", f"openvino={absent}"
+    )
+    assert report["results"] == []
+    assert "interpreter cannot be run" in report["skipped"][0]["reason"]
+    assert "skipped" in capsys.readouterr().out
+    monkeypatch.setitem(PEERS, "nothing", "nothing")
+    with pytest.raises(InputError, match="expected one of"):
+        bench_peers.pythons(["nobody=python"])
+    assert bench_peers.pythons(["a", "torch=b"]) == {"": "a", "torch": "b"}
+
+
+def test_a_conversion_is_made_once_and_again_when_what_it_is_made_from_changed(tiny, tmp_path, monkeypatch):
+    made = []
+
+    class Driver:
+        PACKAGES = ("numpy",)
+        __file__ = bench.__file__
+
+        @staticmethod
+        def convert(model, out, dtype):
+            made.append(dtype)
+            out.write_text(model.name, encoding="utf-8")
+
+    monkeypatch.setattr(peer_worker, "driver", lambda _: Driver)
+    out = tmp_path / "m.peer"
+    for dtype in ("f32", "f32", "int8", "int8", "f32"):
+        peer_worker.convert("any", tiny["f32"], out, dtype)
+    assert made == ["f32", "int8", "f32"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.peer", "m.peer.made"]
+
+
+def report_of(shape, prompt, rows):
+    """A comparison's record; rows: (peer, dtype, decode ratio, prefill ratio)."""
+    ours = {"decode_tps": 100.0, "prefill_tps": 1000.0, "read_fraction": 0.9}
+    results = []
+    for peer, dtype, decode, prefill in rows:
+        theirs = {"decode_tps": 100 / decode, "prefill_tps": 1000 / prefill, "read_fraction": 0.5}
+        results.append({
+            "peer": peer, "dtype": dtype, "threads": 2, "ours": ours, "theirs": theirs,
+            "decode_ratio": {"median": decode}, "prefill_ratio": {"median": prefill},
+        })  # fmt: skip
+    return {"shape": shape, "prompt": prompt, "peers": sorted({r[0] for r in rows}), "results": results}
+
+
+def test_tables_name_the_best_peer_of_each_cell():
+    short = report_of("s", 128, [("a", "f32", 2.0, 1.25), ("b", "f32", 1.5, 4.0), ("a", "int8", 3.0, 3.0)])
+    long = report_of("s", 512, [("b", "f32", 1.1, 0.8)])
+    assert "| F32, 2 threads | 100 | 67 b | **1.50x** | 90% | 1000 | 800 a | **1.25x** |" in bench_table.table(short)
+    lines = bench_table.summary([short, long]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2] == (
+        "| s, F32, 2 threads | 100 | 67 b | **1.50x** | 90% | 1000 | 800 a | **1.25x** | 1000 | 1250 b | **0.80x** |"
+    )
+    assert lines[3].startswith("| s, INT8, 2 threads | 100 | 33 a | **3.00x** |")
+
+
+def test_table_refuses_what_is_none(tmp_path):
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "x.json").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=r"x\.json.*bench_peers"):
+            bench_table.main([str(tmp_path / "x.json")])
+    with pytest.raises(InputError, match="no file"):
+        bench_table.main([])
+
+
+def test_a_picture_of_several_files(tmp_path, monkeypatch):
+    short = report_of("s", 128, [("a", "f32", 2.0, 1.25), ("b", "f32", 1.5, 4.0), ("a", "int4", 3.0, 3.0)])
+    found = bench_plot.gather([short, report_of("s", 512, [("b", "f32", 1.1, 0.8)])])
+    assert list(found["s"]) == [
+        *("decode, tokens/s", "prefill 128, tokens/s", "prefill 512, tokens/s", "decode, of the read bandwidth")
+    ]
+    assert found["s"]["prefill 512, tokens/s"] == {"miaotui": {"f32": 1000.0}, "b": {"f32": 1250.0}}
+    assert found["s"]["decode, tokens/s"]["a"] == {"f32": 50.0, "int4": pytest.approx(100 / 3)}
+    with pytest.raises(InputError, match="no results"):
+        bench_plot.gather([report_of("s", 128, [])])
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(InputError, match=r"miaotui\[plot\]"):
+            bench_plot.draw(found, tmp_path / "x.svg")
+    pytest.importorskip("matplotlib")
+    (tmp_path / "in.json").write_text(json.dumps(short), encoding="utf-8")
+    assert bench_plot.main([str(tmp_path / "in.json"), "--out", str(tmp_path / "x.svg")]) == 0
+    assert "<svg" in (tmp_path / "x.svg").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"x\.nothing"):
+        bench_plot.draw(found, tmp_path / "x.nothing")
+
+
+# --- GEMM -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_our_product_is_the_product(threads):
+    side = bench_gemm.Ours(threads)
+    for m, n, k in [(1, 1, 1), (5, 33, 17), (40, 24, 65)]:
+        x, w = bench_gemm.operands(m, n, k)
+        for engine in (side, bench_gemm.OpenBlas(threads)):
+            engine.prefill([m, n, k])
+            engine.step(0)
+            want = x.astype(np.float64) @ w.T.astype(np.float64)
+            limit = bound("linear", "f32", k) * (np.abs(x).astype(np.float64) @ np.abs(w).T)
+            assert np.all(np.abs(engine.logits().reshape(m, n) - want) <= limit)
+    side.close()
+
+
+def test_the_chains_are_all_computed():
+    """x = x/2 + 1/4 from 0 comes to 1/2 in each of them."""
+    run, flop = bench_gemm.peak_kernel()
+    assert run(0) == 0
+    assert run(100) == pytest.approx(0.5 * flop / (2 * bench_gemm.LANES))
+
+
+def test_gemm_in_turns(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_gemm, "SLEEP", 0.0)
+    out = tmp_path / "gemm.json"
+    assert bench_gemm.main(["--shape", "5x33x17", "--threads", "1", "--rounds", "2", "--out", str(out)]) == 0
+    report = json.loads(out.read_text(encoding="utf-8"))
+    (row,) = report["results"]
+    assert (row["m"], row["n"], row["k"], row["threads"], row["ratio"]["pairs"]) == (5, 33, 17, 1, 2)
+    assert row["max_abs_difference"] < 1e-5 * row["max_abs"] * 17
+    assert min(row["gflops"], row["openblas_gflops"], row["peak_gflops"]) > 0
+    assert bench_gemm.table(report) in capsys.readouterr().out
+    with pytest.raises(InputError, match="5x0x7"):
+        bench_gemm.main(["--shape", "5x0x7"])
+
+
+# --- everything in one command ----------------------------------------------------------------------------------------
+
+
+def test_quick_jobs_are_the_same_files_with_less_work():
+    full, quick = list(bench_all.jobs()), list(bench_all.jobs(quick=True))
+    assert [j.name for j in full] == [j.name for j in quick]
+    assert len({j.name for j in full}) == len(full)
+    for a, b in zip(full, quick, strict=True):
+        changed = [(x, y) for x, y in zip(a.words, b.words, strict=True) if x != y]
+        assert all(int(y) < int(x) for x, y in changed)
+        assert changed or "1" in a.words
+
+
+@pytest.mark.usefixtures("small_region")
+def test_all_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
+    def few(*, quick):
+        yield bench_all.Job("gemm", "miaotui.tools.bench_gemm", ("--shape", "5x3x2", "--rounds", "1"))
+        yield bench_all.Job("bad", "miaotui.tools.bench_gemm", ("--rounds", "0" if quick else "1"))
+
+    monkeypatch.setattr(bench_all, "jobs", few)
+    words = ["--work", str(tmp_path / "w"), "--out", str(tmp_path / "o"), "--quick"]
+    assert bench_all.main([*words, "--list"]) == 0
+    assert not list((tmp_path / "o").iterdir())
+    assert bench_all.main(words) == 1
+    before = (tmp_path / "o" / "gemm.json").stat().st_mtime_ns
+    assert "not made: bad" in capfd.readouterr().out
+    assert bench_all.main([*words, "--only", "g*"]) == 0
+    assert (tmp_path / "o" / "gemm.json").stat().st_mtime_ns == before
+    assert "| 5 x 3 x 2, 1 thread |" in (tmp_path / "o" / "tables.md").read_text(encoding="utf-8")

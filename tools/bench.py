@@ -221,7 +221,7 @@ def public_command(program: str, argv: Sequence[str]) -> str:
     words = [program]
     for word in argv[1:] if argv[1:2] != program.split()[1:] else argv[2:]:
         option, sign, value = word.partition("=")
-        words.append(option + sign + _base(value) if option.startswith("--") and sign else _base(word))
+        words.append(option + sign + _base(value) if sign else _base(word))
     return " ".join(words)
 
 

@@ -1,12 +1,13 @@
-"""Ours against a peer, on the same weights, in turns, in one command.
+"""Ours against peers, on the same weights, in turns, in one command.
 
-    python -m miaotui.tools.bench_peers --peer llama.cpp --peer-python venv/bin/python \
+    python -m miaotui.tools.bench_peers --peer llama.cpp openvino --peer-python venv/bin/python \
         --shape smollm2-135m --dtype f32 bf16 --threads 1 2 --out docs/benchmarks/smollm2-135m.json
 
-Each side is a process of its own that sleeps while the other works (`peer_worker`). A round is a prefill by each and
+Each side is a process of its own that sleeps while the other works (`peers.worker`). A round is a prefill by each and
 decoding by turns of a few tokens, with a reading of the machine's bandwidth in every turn; who goes first alternates.
 What counts is the median of the ratios of neighbours: both sides of a ratio saw the same machine. Before anything is
-timed the logits of both are compared, so that the same maths is measured.
+timed the logits of both are compared, so that the same maths is measured. A peer that is not there, or has not the
+dtype, is left out and the record says why.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import importlib
+import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,30 +32,33 @@ import numpy as np
 
 from ..errors import BackendError, InputError
 from .bench import GB, PAUSE, bytes_per_step, open_session, paired, print_out, public_command
-from .peer_worker import serve
+from .peers import PEERS
+from .peers.worker import serve
 from .roofline import ReadSum, machine, versions
 from .shapes import DTYPES, SHAPES, make_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = ["Worker", "compare", "main"]
 
-#: Our dtype -> what the peer's converter calls its nearest: as many bits a weight.
-QUANTIZED = {"int8": ["q8_0"], "int4": ["q4_0"], "int4a": ["q4_1"]}
+QUANTIZED = ("int8", "int4", "int4a")  # every side rounds the BF16 checkpoint in its own way
 TURN = 8  # tokens decoded before the other side's turn
-HERE = Path(__file__).parent
+WORKER = Path(__file__).parent / "peers" / "worker.py"
+#: OpenMP's threads of the peers spin after their work; they must be asleep before the other side's turn (PAUSE)
+SPIN = {"KMP_BLOCKTIME": "10"}
 
 
 class Ours:
-    """Our side of the protocol of `peer_worker`."""
+    """Our side of the protocol of `peers.worker`."""
 
-    def __init__(self, path: Path, threads: int, context: int, quantize: str | None = None) -> None:
-        """Load the model and compile what it needs."""
+    def __init__(self, path: Path, threads: int, context: int, **options: str) -> None:
+        """Load the model and compile what it needs; `options` as `load` takes them."""
         start = time.perf_counter()
-        self._model, self._session = open_session(path, threads, context, quantize=quantize)
+        self._model, self._session = open_session(path, threads, context, **options)
+        self._options = options
         self._load = time.perf_counter() - start
         self._at = 0
 
@@ -64,6 +71,7 @@ class Ours:
             "version": versions()["miaotui"],
             "threads": s.threads,
             "context": s.n_context,
+            "options": self._options,
             "load_s": self._load,
             "n_vocab": s.n_vocab,
             "weight_bytes_per_step": weight_bytes,
@@ -85,10 +93,15 @@ class Ours:
 
 
 class Worker:
-    """A process that obeys the protocol of `peer_worker`."""
+    """A process that obeys the protocol of `peers.worker`."""
 
-    def __init__(self, command: Sequence[str | Path]) -> None:
-        """Start it and wait until it has loaded. BackendError: it ended, with the last of what it said."""
+    def __init__(
+        self, command: Sequence[str | Path], environment: Mapping[str, str] = SPIN, leave_out: Sequence[str] = ()
+    ) -> None:
+        """Start it and wait until it has loaded. BackendError: it ended, with the last of what it said.
+
+        `environment` is set on top of ours, the variables of `leave_out` are taken away.
+        """
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(  # noqa: S603 - commands of this module and of its user
             [str(word) for word in command],
@@ -96,6 +109,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            env={k: v for k, v in os.environ.items() if k not in leave_out} | dict(environment),
         )
         self.about = self._read()
 
@@ -173,7 +187,7 @@ def compare(ours: Worker, peer: Worker, read: ReadSum, plan: Plan) -> dict[str, 
             reads.append(read.round())
     size = ours.about["weight_bytes_per_step"]
     result: dict[str, Any] = {"agreement": agreement, "read_gbs": statistics.median(reads) / GB}
-    for name, side in (("ours", ours), ("peer", peer)):
+    for name, side in (("ours", ours), ("theirs", peer)):
         fractions = [size / s / r for s, r in zip(decode[side], reads, strict=True)]
         result[name] = {
             "prefill_tps": len(plan.prompt) / statistics.median(prefill[side]),
@@ -204,39 +218,98 @@ def _agreement(ours: Worker, peer: Worker, prompt: Sequence[int]) -> dict[str, A
     }
 
 
-def _run(args: argparse.Namespace, directory: Path, dtype: str) -> list[dict[str, Any]]:
-    """Every thread count on one dtype, on the same two files; int8, int4, int4a: each side's own rounding of BF16."""
+def worker_command(python: str, mode: str, peer: str, *words: str | Path | int) -> list[str]:
+    """Command of a peer's worker: "convert" MODEL OUT DTYPE, or "serve" FILE DTYPE THREADS CONTEXT."""
+    # -P: the peer's interpreter must not see that folder, whose names are also those of packages
+    return [python, "-P", str(WORKER), mode, peer, *map(str, words)]
+
+
+def converted(python: str, peer: str, model: Path, dtype: str, folder: Path) -> Path:
+    """Write what the peer loads into `folder`, once. BackendError: it cannot, with its reason."""
+    module = importlib.import_module(f".peers.{PEERS[peer]}", __package__)
+    if dtype not in module.DTYPES:
+        msg = f"{peer} has no {dtype} here: expected {', '.join(module.DTYPES)}"
+        raise BackendError(msg)
+    out = folder / f"{model.name}-as-{dtype}.{peer}" if hasattr(module, "convert") else model
+    command = worker_command(python, "convert", peer, model.resolve(), out.resolve(), dtype)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - its user named it
+    except OSError as error:
+        msg = f"{peer}: its interpreter cannot be run ({error.strerror}); expected a Python in --peer-python"
+        raise BackendError(msg) from error
+    if done.returncode:
+        last = " ".join(done.stderr.strip().splitlines()[-1:])
+        msg = f"{peer} could not prepare {dtype} ({last}): run its command by hand"
+        raise BackendError(msg)
+    return out
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The two commands of a comparison, less threads and context."""
+
+    peer: str
+    python: str
+    model: Path
+    dtype: str
+    options: dict[str, str]  # of ours
+
+    def start(self, file: Path, threads: int, context: int) -> tuple[Worker, Worker]:
+        """Start both; BackendError: one of them ended."""
+        mine = [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", str(self.model)]
+        mine += ["--options", json.dumps(self.options), "--threads", str(threads), "--context", str(context)]
+        ours = Worker(mine)
+        try:
+            peer = Worker(worker_command(self.python, "serve", self.peer, file, self.dtype, threads, context))
+        except BackendError:
+            ours.close()
+            raise
+        return ours, peer
+
+
+def _run(args: argparse.Namespace, directory: Path, dtype: str, peer: str) -> list[dict[str, Any]]:
+    """Every thread count on one dtype against one peer. BackendError: the peer cannot."""
     stored = "bf16" if dtype in QUANTIZED else dtype
     model = make_checkpoint(directory / f"{args.shape}-{stored}", args.shape, stored)
-    gguf = directory / f"{args.shape}-{dtype}.gguf"
-    # -P: the peer's interpreter must not see this folder, whose names are also the standard library's
-    convert = [args.peer_python, "-P", HERE / "peer_gguf.py", model, gguf, *QUANTIZED.get(dtype, [])]
-    subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - the interpreter its user named
+    wanted = {"precision": args.precision, "kv_cache": args.kv_cache, "quantize": dtype if dtype in QUANTIZED else None}
+    options = {k: v for k, v in wanted.items() if v is not None}
+    python = pythons(args.peer_python)
+    sides = Sides(peer, python.get(peer, python[""]), model, dtype, options)
+    file = converted(sides.python, peer, model, dtype, directory)
     context = -(-(args.prompt + args.new) // 256) * 256
     vocab = SHAPES[args.shape]["vocab_size"]
     ids = [int(i) for i in np.random.default_rng(1).integers(0, vocab, args.prompt + args.new)]
     plan = Plan(ids[: args.prompt], ids[args.prompt :], args.rounds)
     results = []
     for threads in args.threads:
-        mine = [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", str(model)]
-        mine += ["--quantize", dtype] if dtype in QUANTIZED else []
-        ours = Worker([*mine, "--threads", str(threads), "--context", str(context)])
-        peer = Worker([args.peer_python, "-P", HERE / "peer_worker.py", gguf, str(threads), str(context)])
+        ours, theirs = sides.start(file, threads, context)
         with ReadSum(threads) as read:
-            result = {"dtype": dtype, "threads": threads} | compare(ours, peer, read, plan)
-        result["about"] = {"ours": ours.about, "peer": peer.about}
+            result = {"peer": peer, "dtype": dtype, "threads": threads} | compare(ours, theirs, read, plan)
+        result["about"] = {"ours": ours.about, "theirs": theirs.about}
         ours.close()
-        peer.close()
+        theirs.close()
         print_out(_shown(result))
         results.append(result)
     return results
 
 
+def pythons(words: Sequence[str]) -> dict[str, str]:
+    """`PYTHON` and `NAME=PYTHON` -> {"": PYTHON, NAME: PYTHON}; InputError: no such peer."""
+    found = {"": sys.executable}
+    for word in words:
+        name, sign, path = word.partition("=")
+        if sign and name not in PEERS:
+            msg = f"--peer-python {name}=…: expected one of {', '.join(PEERS)}"
+            raise InputError(msg)
+        found |= {name: path} if sign else {"": word}
+    return found
+
+
 def _shown(r: dict[str, Any]) -> str:
-    a, b, p, d = r["ours"], r["peer"], r["prefill_ratio"], r["decode_ratio"]
+    a, b, p, d, g = r["ours"], r["theirs"], r["prefill_ratio"], r["decode_ratio"], r["agreement"]
     return (
-        f"{r['dtype']}, threads {r['threads']}: logits differ by {r['agreement']['max_abs_difference']:.2g} "
-        f"of {r['agreement']['max_abs_logit']:.2g}, argmax {'equal' if r['agreement']['same_argmax'] else 'differs'}\n"
+        f"{r['peer']}, {r['dtype']}, threads {r['threads']}: logits differ by {g['max_abs_difference']:.2g} "
+        f"of {g['max_abs_logit']:.2g}, argmax {'equal' if g['same_argmax'] else 'differs'}\n"
         f"  prefill {a['prefill_tps']:.0f} against {b['prefill_tps']:.0f} tokens/s: {p['median']:.2f}x "
         f"({p['quartiles'][0]:.2f} to {p['quartiles'][1]:.2f}, {p['pairs']} pairs)\n"
         f"  decode {a['decode_tps']:.1f} against {b['decode_tps']:.1f} tokens/s: {d['median']:.2f}x "
@@ -246,20 +319,24 @@ def _shown(r: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m miaotui.tools.bench_peers", description="ours against a peer")
-    parser.add_argument("--peer", choices=["llama.cpp"], default="llama.cpp")
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with llama-cpp-python and gguf")
+    parser = argparse.ArgumentParser(prog="python -m miaotui.tools.bench_peers", description="ours against peers")
+    parser.add_argument("--peer", choices=PEERS, nargs="+", default=["llama.cpp"])
+    parser.add_argument(
+        "--peer-python", nargs="+", default=[], metavar="[PEER=]PYTHON", help="interpreter with the peers' packages"
+    )
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--dtype", choices=[*DTYPES, *QUANTIZED], nargs="+", default=["f32", "bf16"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", help="of ours, as load() takes it")
+    parser.add_argument("--kv-cache", help="dtype of our KV cache, as load() takes it")
     parser.add_argument("--work", type=Path, help="keep the checkpoints here (default: a temporary directory)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--context", type=int, default=256, help=argparse.SUPPRESS)
-    parser.add_argument("--quantize", help=argparse.SUPPRESS)
+    parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
     return parser
 
 
@@ -267,7 +344,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the comparison, or, with --serve, be our side of it."""
     args = _parser().parse_args(argv)
     if args.serve:
-        serve(Ours(args.serve, args.threads[0], args.context, args.quantize))
+        serve(Ours(args.serve, args.threads[0], args.context, **args.options))
         return 0
     if min(args.prompt, args.new, args.rounds, *args.threads) < 1:
         msg = "--prompt, --new, --rounds, --threads: expected at least 1 each"
@@ -276,18 +353,23 @@ def main(argv: list[str] | None = None) -> int:
         "command": public_command("python -m miaotui.tools.bench_peers", argv if argv is not None else sys.argv),
         "machine": machine(),
         "versions": versions(),
-        "peer": args.peer,
         "shape": args.shape,
+        "peers": args.peer,
         "prompt": args.prompt,
         "new": args.new,
         "rounds": args.rounds,
         "results": [],
+        "skipped": [],
     }
     with tempfile.TemporaryDirectory() as temporary:
         directory = args.work or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        for dtype in args.dtype:
-            record["results"] += _run(args, directory, dtype)
+        for dtype, peer in itertools.product(args.dtype, args.peer):
+            try:
+                record["results"] += _run(args, directory, dtype, peer)
+            except BackendError as error:
+                record["skipped"].append({"peer": peer, "dtype": dtype, "reason": str(error)})
+                print_out(f"{peer}, {dtype}: skipped: {error}")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

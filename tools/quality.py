@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,9 +25,10 @@ from ..loader.checkpoint import open_checkpoint
 from ..loader.header import DTYPES
 from ..model import load
 from .bench import print_out, public_command
-from .bench_peers import HERE, QUANTIZED, Worker
+from .bench_peers import Worker, converted, worker_command
 from .demo import path as demo_path
 from .demo.corpus import held_out
+from .peers.llamacpp import DTYPES as KINDS
 from .roofline import machine, versions
 
 if TYPE_CHECKING:
@@ -77,14 +77,12 @@ def _peer_bits(path: Path, kind: str | None) -> float:
     return sum(bits * n for bits, n in zip(whole, sizes, strict=True)) / sum(sizes)
 
 
-def _peer(python: str, path: Path, kind: str | None, texts: list[list[int]]) -> list[NDArray[np.float64]]:
-    """Feed the texts to llama.cpp token by token, the matrices in `kind`."""
+def _peer(python: str, path: Path, dtype: str, texts: list[list[int]]) -> list[NDArray[np.float64]]:
+    """Feed the texts to llama.cpp token by token, the matrices in `dtype`."""
     with tempfile.TemporaryDirectory() as folder:
-        gguf = Path(folder) / "model.gguf"
-        words: list[str | Path] = [python, "-P", HERE / "peer_gguf.py", path, gguf, *([kind] if kind else [])]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - the interpreter its user named
-        context = str(-(-max(map(len, texts)) // 256) * 256)
-        worker = Worker([python, "-P", HERE / "peer_worker.py", gguf, "2", context])
+        gguf = converted(python, "llama.cpp", path, dtype, Path(folder))
+        context = -(-max(map(len, texts)) // 256) * 256
+        worker = Worker(worker_command(python, "serve", "llama.cpp", gguf, dtype, 2, context))
         out = []
         for ids in texts:
             worker.ask("prefill", ids[:1])
@@ -138,10 +136,10 @@ def main(argv: list[str] | None = None) -> int:
     ways: list[tuple[str, str | None, float, list[NDArray[np.float64]]]] = [("miaotui", None, stored, exact)]
     ways += [("miaotui", how, *_ours(args.model, how, texts)) for how in args.how]
     if args.peer_python:
-        kinds = [None, *(kind for (kind,) in QUANTIZED.values())]
+        kinds = {kind: dtype for dtype, kind in KINDS.items() if dtype != "bf16"}  # f32: as stored, like bf16
         ways += [
-            ("llama.cpp", kind, _peer_bits(args.model, kind), _peer(args.peer_python, args.model, kind, texts))
-            for kind in kinds
+            ("llama.cpp", kind, _peer_bits(args.model, kind), _peer(args.peer_python, args.model, dtype, texts))
+            for kind, dtype in kinds.items()
         ]
     for engine, how, bits, found in ways:
         result = {"engine": engine, "weights": how or "as stored", "bits_per_weight": round(bits, 2)}

@@ -2,8 +2,8 @@
 
     python -m miaotui.tools.shapes --shape smollm2-135m --dtype bf16 DIRECTORY
 
-Weights are normal with a standard deviation of 0.02, norms are one, the seed fixes every bit. BF16 is the same draw
-rounded to nearest even. The directory is a Hugging Face one: `transformers` loads it too.
+Weights and biases are normal with a standard deviation of 0.02, norms are one, the seed fixes every bit. BF16 is the
+same draw rounded to nearest even. The directory is a Hugging Face one: `transformers` loads it too.
 """
 
 from __future__ import annotations
@@ -28,16 +28,24 @@ __all__ = ["SHAPES", "main", "make_checkpoint", "to_bf16"]
 
 DTYPES = {"f32": ("F32", 4, "float32"), "bf16": ("BF16", 2, "bfloat16")}
 STD = 0.02
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "tie_word_embeddings": True,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
+COMMON: dict[str, Any] = {"hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0}
+#: model_type -> what its configs have in common; Qwen2's query, key and value projections have biases
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {
+        **COMMON,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "rms_norm_eps": 1e-5,
+        "attention_bias": False,
+        "mlp_bias": False,
+    },
+    "qwen2": {
+        **COMMON,
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "rms_norm_eps": 1e-6,
+        "use_sliding_window": False,
+    },
 }
 
 KEYS = (
@@ -45,12 +53,16 @@ KEYS = (
     *("intermediate_size", "vocab_size", "max_position_embeddings", "rope_theta"),
 )
 ROWS = {
-    "tiny": (48, 2, 3, 1, 80, 307, 256, 10000.0),
-    "stories15m": (288, 6, 6, 6, 768, 32000, 256, 10000.0),
-    "smollm2-135m": (576, 30, 9, 3, 1536, 49152, 8192, 100000.0),
+    "tiny": ("llama", 48, 2, 3, 1, 80, 307, 256, 10000.0),
+    "tiny-qwen2": ("qwen2", 64, 2, 2, 1, 96, 331, 256, 1000000.0),
+    "stories15m": ("llama", 288, 6, 6, 6, 768, 32000, 256, 10000.0),
+    "smollm2-135m": ("llama", 576, 30, 9, 3, 1536, 49152, 8192, 100000.0),
+    "qwen2.5-0.5b": ("qwen2", 896, 24, 14, 2, 4864, 151936, 32768, 1000000.0),
 }
 #: name -> its config.json
-SHAPES: dict[str, dict[str, Any]] = {name: LLAMA | dict(zip(KEYS, row, strict=True)) for name, row in ROWS.items()}
+SHAPES: dict[str, dict[str, Any]] = {
+    name: FAMILIES[family] | dict(zip(KEYS, row, strict=True)) for name, (family, *row) in ROWS.items()
+}
 
 
 def to_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -80,7 +92,7 @@ def make_checkpoint(directory: str | Path, shape: str, dtype: str = "f32", seed:
 
 
 def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a tied Llama, in the order of the file."""
+    """Names and shapes of a tied Llama or Qwen2, in the order of the file."""
     d, ff = config["hidden_size"], config["intermediate_size"]
     d_kv = d // config["num_attention_heads"] * config["num_key_value_heads"]
     yield "model.embed_tokens.weight", (config["vocab_size"], d)
@@ -91,10 +103,10 @@ def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield layer + "mlp.gate_proj.weight", (ff, d)
         yield layer + "mlp.up_proj.weight", (ff, d)
         yield layer + "post_attention_layernorm.weight", (d,)
-        yield layer + "self_attn.k_proj.weight", (d_kv, d)
-        yield layer + "self_attn.o_proj.weight", (d, d)
-        yield layer + "self_attn.q_proj.weight", (d, d)
-        yield layer + "self_attn.v_proj.weight", (d_kv, d)
+        for part, rows in (("k", d_kv), ("o", d), ("q", d), ("v", d_kv)):
+            if config["model_type"] == "qwen2" and part != "o":
+                yield layer + f"self_attn.{part}_proj.bias", (rows,)
+            yield layer + f"self_attn.{part}_proj.weight", (rows, d)
     yield "model.norm.weight", (d,)
 
 
@@ -113,9 +125,9 @@ def _write_tensors(path: Path, config: dict[str, Any], dtype: str, seed: int) ->
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for _, shape in _tensors(config):
-            matrix = len(shape) > 1
-            x = rng.standard_normal(shape, np.float32) * np.float32(STD) if matrix else np.ones(shape, np.float32)
+        for name, shape in _tensors(config):
+            norm = name.endswith("norm.weight")
+            x = np.ones(shape, np.float32) if norm else rng.standard_normal(shape, np.float32) * np.float32(STD)
             (to_bf16(x) if dtype == "bf16" else x).tofile(file)
     part.replace(path)
 

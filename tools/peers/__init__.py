@@ -1,0 +1,21 @@
+"""The engines that we are measured against, each behind one protocol (`worker`), each in its own interpreter.
+
+A peer is one module of this folder with PACKAGES (what its interpreter needs), DTYPES (our name of a dtype -> what the
+engine calls its nearest), `convert(model, out, dtype)` where the engine does not load a Hugging Face directory itself,
+and `Engine(path, dtype, threads, context)`. Its packages are imported inside of these, so that our side can ask what a
+peer can do. Nothing here imports miaotui.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PEERS"]
+
+#: the peer's name -> its module
+PEERS = {
+    "llama.cpp": "llamacpp",
+    "torch": "eager",
+    "openvino": "stateful",
+    "ctranslate2": "ct2",
+    "onnxruntime-genai": "genai",
+    "llama2.c": "llama2c",
+}

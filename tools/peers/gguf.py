@@ -1,0 +1,124 @@
+"""Write a Llama or Qwen2 checkpoint as GGUF, so that llama.cpp computes with the very same weights.
+
+Matrices keep the dtype of the checkpoint, F32 or BF16, or are rounded by the `gguf` package; norms and biases become
+F32, which is exact. A Llama's rows of the query and key projections are reordered, because llama.cpp rotates
+neighbouring pairs (2i, 2i + 1) there where Hugging Face rotates (i, i + d_head/2); the dot products are the same sums
+in another order. No tokenizer is written: ids go in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARCHS = ("llama", "qwen2")  # called alike on both sides
+MATRICES = {
+    "mlp.down_proj": "ffn_down",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+BIASED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # in Qwen2
+OUTER = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+
+
+def gguf_name(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`; ValueError for a tensor that neither family has."""
+    if name in OUTER:
+        return OUTER[name]
+    if name == "lm_head.weight":
+        return "output.weight"
+    parts = name.split(".")
+    inner = ".".join(parts[3:-1])
+    kinds = ("weight", "bias") if inner in BIASED else ("weight",)
+    if parts[:2] != ["model", "layers"] or parts[-1] not in kinds or inner not in MATRICES:
+        msg = f"tensor {name}: expected the names of a Llama or a Qwen2"
+        raise ValueError(msg)
+    return f"blk.{parts[2]}.{MATRICES[inner]}.{parts[-1]}"
+
+
+def permute(rows: np.ndarray[Any, Any], n_heads: int) -> np.ndarray[Any, Any]:
+    """Reorder each head's rows from halves to pairs: row i + h * d/2 becomes row 2i + h. [n_heads * d, k]."""
+    d_head = rows.shape[0] // n_heads
+    return rows.reshape(n_heads, 2, d_head // 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Map the tensors of a safetensors file that is known to be good: F32 as float32, BF16 as its bits in uint16."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    data = np.memmap(path, np.uint8, "r", 8 + length)
+    types = {"F32": np.float32, "BF16": np.uint16}
+    out = {}
+    for name, info in header.items():
+        start, stop = info["data_offsets"]
+        raw = data[start:stop]
+        out[name] = np.frombuffer(raw, types[info["dtype"]]).reshape(info["shape"])
+    return out
+
+
+def write_gguf(model: Path, out: Path, quantized: str | None = None) -> None:
+    """Write `out` from the directory `model`; `quantized`: "q8_0", "q4_0" or "q4_1" for matrices of whole 32s."""
+    gguf = importlib.import_module("gguf")
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or config
+    arch = config["model_type"]
+    if arch not in ARCHS or config.get("rope_scaling") or rope.get("rope_type", "default") != "default":
+        msg = f"{model.name}: expected model_type {' or '.join(ARCHS)} without rope_scaling, the only GGUF written here"
+        raise ValueError(msg)
+    tensors = read_tensors(model / "model.safetensors")
+    bf16 = tensors["model.embed_tokens.weight"].dtype == np.uint16
+    writer = gguf.GGUFWriter(out, arch)
+    kind = f"MOSTLY_{quantized.upper()}" if quantized else "MOSTLY_BF16" if bf16 else "ALL_F32"
+    writer.add_file_type(gguf.LlamaFileType[kind])
+    _write_config(writer, config, rope["rope_theta"])
+    heads = {"q_proj.weight": config["num_attention_heads"], "k_proj.weight": config["num_key_value_heads"]}
+    for name, tensor in tensors.items():
+        projection = name.rpartition("self_attn.")[2]
+        ordered = permute(tensor, heads[projection]) if arch == "llama" and projection in heads else tensor
+        if quantized and tensor.ndim > 1 and tensor.shape[1] % 32 == 0:  # its blocks are whole; the rest stays
+            kind = gguf.GGMLQuantizationType[quantized.upper()]
+            writer.add_tensor(gguf_name(name), gguf.quants.quantize(widened(ordered), kind), raw_dtype=kind)
+        elif bf16 and tensor.ndim > 1:
+            raw = np.ascontiguousarray(ordered).view(np.uint8)
+            writer.add_tensor(gguf_name(name), raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
+        else:
+            writer.add_tensor(gguf_name(name), np.ascontiguousarray(widened(ordered)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def widened(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Bits of BF16 in uint16 -> the float32 of the same value; float32 as it is."""
+    return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
+
+
+def _write_config(writer: Any, config: dict[str, Any], theta: float) -> None:  # noqa: ANN401 - of an untyped package
+    heads = config["num_attention_heads"]
+    writer.add_name("random weights at a real shape")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_dimension_count(config["hidden_size"] // heads)
+    writer.add_rope_freq_base(theta)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("no_vocab")
