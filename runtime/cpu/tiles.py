@@ -12,7 +12,6 @@ from llvmlite import ir
 
 from ..ops import FAST
 from .lanes import (
-    F32,
     I32,
     SIZES,
     ZERO,
@@ -31,6 +30,7 @@ from .lanes import (
     op,
     outlined,
     ptr,
+    shuffle,
     void,
 )
 
@@ -45,10 +45,10 @@ def _groups(n: int) -> list[int]:
     return sizes
 
 
-def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
+def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0, *, apart: bool = False) -> Any:
     """y[m, r] = sum_k w[r, k] x[m, k] for `rows` weight rows and `tokens` tokens; strides in bytes.
 
-    `ahead`: prefetch the weights so many bytes further on, or 0.
+    `ahead`: prefetch the weights so many bytes further on, or 0. `apart`: a token's results do not lie side by side.
 
     (w, ldw, x, ldx, K, y, ldy, ldr): rows lie ldw apart, tokens ldx apart, results ldy (token) and ldr (row) apart.
     FAST takes pairs of BF16 of both, a lane l and l + 1 of 32; x is then filled up with zeros to whole 32s.
@@ -86,11 +86,14 @@ def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0)
         acc = ir_loop(b, full, k_dim, step, acc, lambda k, a: body(k, a, ir_below(b, b.sub(k_dim, k), step)))
         at = 0
         for n in _groups(len(acc)):
-            v = ir_fold(b, acc[at : at + n])
-            for j in range(n):
+            v, j = ir_fold(b, acc[at : at + n]), 0
+            while j < n:
                 m, r = divmod(at + j, rows)
                 dst = b.add(b.add(y, b.mul(ldy, c64(m))), b.mul(ldr, c64(r)))
-                b.store(b.extract_element(v, ir.Constant(I32, j)), ptr(b, dst, F32), align=4)
+                many = 1 if apart else min(n - j, rows - r)
+                part = b.extract_element(v, ir.Constant(I32, j)) if many == 1 else shuffle(b, v, v, range(j, j + many))
+                b.store(part, ptr(b, dst, part.type), align=4)
+                j += many
             at += n
 
     return outlined(f"dot_{kind}_{rows}_{tokens}", 8)(tile) if tokens > 1 else op(void, *[i64] * 8)(tile)

@@ -58,7 +58,7 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
     size = SIZES[kind]
     full, one_token = dot_tile(ROWS, TOKENS, kind), dot_tile(ROWS, 1, kind)
     one_row, single = dot_tile(1, TOKENS, kind), dot_tile(1, 1, kind)
-    stream = dot_tile(STREAMS, 1, kind, unroll, ahead)
+    stream = dot_tile(STREAMS, 1, kind, unroll, ahead, apart=True)
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
