@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from .packed import QUANTIZED, packed_shape, unpack
+from .sparse import SPARSE, sparse_bytes, unpack_sparse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,8 +58,10 @@ DTYPES: dict[str, tuple[int, type[np.generic]]] = {
 }
 
 
-def weight_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a weight: a float dtype of `DTYPES`, or a packed one of `packed.QUANTIZED`."""
+def weight_bytes(dtype: str, shape: tuple[int, ...], kept: int = 0) -> int:
+    """Bytes of a weight: a dtype of `DTYPES`, `packed.QUANTIZED`, or of `sparse.SPARSE` with so many numbers kept."""
+    if dtype in SPARSE:
+        return sparse_bytes(dtype, shape, kept)
     if dtype in QUANTIZED:
         return math.prod(packed_shape(dtype, shape))
     return math.prod(shape) * DTYPES[dtype][0]
@@ -135,11 +138,11 @@ class Config:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES` or of `QUANTIZED`.
+    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES`, of `QUANTIZED` or of `SPARSE`.
 
     `array` is a C-contiguous view of the mapped file or of the resident block, shape `shape`; it keeps the memory
-    alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `packed.py`. `mapped` tells
-    where the bytes lie.
+    alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `packed.py`, a sparse
+    one as in `sparse.py`, with `kept` numbers. `mapped` tells where the bytes lie.
     `array` is None for a weight that is only planned (`miaotui inspect`): its address is 0.
     """
 
@@ -148,6 +151,7 @@ class Weight:
     shape: tuple[int, ...]
     array: NDArray[np.generic] | None
     mapped: bool
+    kept: int = 0  # of a sparse matrix
 
     @property
     def address(self) -> int:
@@ -157,7 +161,7 @@ class Weight:
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return weight_bytes(self.dtype, self.shape)
+        return weight_bytes(self.dtype, self.shape, self.kept)
 
     @property
     def quantized(self) -> bool:
@@ -172,6 +176,8 @@ class Weight:
         a = self.array
         if self.quantized:
             return unpack(a.view(np.uint8), self.dtype, self.shape)
+        if self.dtype in SPARSE:
+            return unpack_sparse(a.view(np.uint8), self.dtype, self.shape)
         if self.dtype == "bf16":
             a = (a.astype(np.uint32) << 16).view(np.float32)
         return a.astype(np.float64).reshape(self.shape)

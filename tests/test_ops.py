@@ -20,6 +20,7 @@ from miaotui.runtime.packed import GROUP, QUANTIZED, packed_shape
 from miaotui.runtime.program import Program, Recorder, _place_waits
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
+from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
 from miaotui.runtime.spec import Rope, Weight
 from tolerance import bound
 
@@ -107,6 +108,18 @@ def run_reference(case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None,
     return y, ops.result
 
 
+def sparse(x: np.ndarray, keep: np.ndarray, dtype: str) -> Weight:
+    """The numbers of float32 x that are kept, in the dtype."""
+    if dtype == "bf16_sparse":
+        x = (x.view(np.uint32) >> 16).astype(np.uint16)
+    elif dtype == "f16_sparse":
+        x = x.astype(np.float16)
+    kept = int(keep.sum())
+    out = np.full(sparse_bytes(dtype, x.shape, kept), UNTOUCHED, np.uint8)
+    pack_sparse(x, keep, dtype, out)
+    return Weight("w", dtype, x.shape, out, mapped=False, kept=kept)
+
+
 class Draw:
     """Random arrays from one drawn seed: Hypothesis chooses the shape, not every number."""
 
@@ -123,6 +136,8 @@ class Draw:
 
     def weight(self, dtype: str, *shape: int, scale: float = 1.0) -> Weight:
         x = self.array(*shape, scale=scale)
+        if dtype in SPARSE:
+            return sparse(x, self.rng.random(shape) < self.draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])), dtype)
         if dtype == "f16":
             x = x.astype(np.float16)
         elif dtype in QUANTIZED:
@@ -160,7 +175,7 @@ def linear(d: Draw, variant: str) -> Case:
     sums = np.abs(x).astype(float) @ size.T + (0 if b is None else np.abs(b.f64()))
 
     def tolerance(y: np.ndarray) -> np.ndarray:
-        off = bound("linear", w.dtype, k) * sums
+        off = bound("linear", w.dtype.removesuffix("_sparse"), k) * sums
         if act is not None:
             off = 1.13 * off + bound("act", "f32", 1) * sums  # 1.13: the steepest slope of the four (gelu)
         off = off * np.abs(after["times"]) if "times" in after else off
@@ -316,6 +331,31 @@ def test_every_row_says_what_it_is():
         assert op.source
         assert all(f[0] in "oiwnf" and f[1] == ":" for f in op.fields)
         assert len(HEADER) + len(op.fields) <= SLOTS
+
+
+@pytest.mark.parametrize("dtype", sorted(SPARSE))
+def test_sparse_products_have_the_bits_of_the_masked_dense_ones(dtype):
+    """Zeros are multiplied too: also infinity times a zero is the NaN that it is in the dense product."""
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.data(), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans(), THREADS)
+    def holds(data, share, finite, threads):
+        d = Draw(data.draw)
+        n, k = d.size(), d.size()
+        w = sparse(d.array(n, k), d.rng.random((n, k)) < share, dtype)
+        exact = w.f64().astype(np.float32)
+        plain = {"f32": exact, "bf16": (exact.view(np.uint32) >> 16).astype(np.uint16), "f16": exact.astype(np.float16)}
+        name = dtype.removesuffix("_sparse")
+        dense = Weight("w", name, (n, k), plain[name], mapped=False)
+        x, ids = d.array(d.t, k), [np.zeros(d.t, np.int64)]
+        if not finite:
+            x[0, -1] = np.inf
+        with np.errstate(invalid="ignore"):
+            a, b = (run_kernels(Case(lambda ops, x, w=w: ops.linear(x, w), [[x]], exactly), ids, threads)[0]
+                    for w in (w, dense))  # fmt: skip
+        assert np.array_equal(a, b, equal_nan=True)
+
+    holds()
 
 
 @pytest.mark.parametrize("x", [0.0, -0.0, np.inf, -np.inf, 1e30, -1e30, 88.0, -104.0, 1e-40])

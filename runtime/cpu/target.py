@@ -13,7 +13,16 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-__all__ = ["attention_shape", "bf16_dot", "byte_dot", "code_key", "integer_tile_shape", "native_half", "tile_shape"]
+__all__ = [
+    "attention_shape",
+    "bf16_dot",
+    "byte_dot",
+    "code_key",
+    "expands",
+    "integer_tile_shape",
+    "native_half",
+    "tile_shape",
+]
 
 #: Numba's other settings that change the code which it makes.
 _SETTINGS = ("NUMBA_ENABLE_AVX", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_BOUNDSCHECK")
@@ -43,6 +52,11 @@ def native_half() -> bool:
 def byte_dot() -> bool:
     """Whether the CPU multiplies bytes by fours into sixteen int32 (AVX-512 VNNI). The bits do not depend on it."""
     return _features().get("avx512vnni", False)
+
+
+def expands() -> bool:
+    """Whether the CPU spreads sixteen numbers over the lanes of a mask (AVX-512 F). The bits do not depend on it."""
+    return _features().get("avx512f", False)
 
 
 def bf16_dot() -> bool:
@@ -84,7 +98,8 @@ def code_key() -> str:
     """Names compiled code by everything it depends on: sources, versions, CPU, Numba's settings."""
     h = hashlib.sha256(_numba_version())
     here = Path(__file__).parent
-    for f in sorted([*here.rglob("*.py"), *(here.parent / f"{name}.py" for name in ("kvcache", "ops", "packed"))]):
+    beside = (here.parent / f"{name}.py" for name in ("kvcache", "ops", "packed", "sparse"))
+    for f in sorted([*here.rglob("*.py"), *beside]):
         h.update(f.read_bytes())
     host = platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     settings = _named_cpu(), [os.environ.get(name) for name in _SETTINGS]

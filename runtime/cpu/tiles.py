@@ -35,7 +35,7 @@ from .lanes import (
 )
 
 
-def _groups(n: int) -> list[int]:
+def groups_of(n: int) -> list[int]:
     """Sizes that `ir_fold` takes, covering n accumulators."""
     sizes = []
     while n:
@@ -85,7 +85,7 @@ def dot_tile(rows: int, tokens: int, kind: str, unroll: int = 1, ahead: int = 0,
         acc = ir_loop(b, start, full, step, acc, body)
         acc = ir_loop(b, full, k_dim, step, acc, lambda k, a: body(k, a, ir_below(b, b.sub(k_dim, k), step)))
         at = 0
-        for n in _groups(len(acc)):
+        for n in groups_of(len(acc)):
             v, j = ir_fold(b, acc[at : at + n]), 0
             while j < n:
                 m, r = divmod(at + j, rows)
