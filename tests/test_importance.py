@@ -343,3 +343,54 @@ def test_narrowing_rounds_once_to_the_nearest(values):
         assert (np.abs(found - x)[fits] <= np.abs(other - x)[fits]).all()
     assert np.array_equal(narrowed(found, "BF16"), narrowed(x, "BF16"))
     assert np.array_equal(narrowed(np.array([1 + 2**-8 + 2**-40, 1 + 2**-8]), "BF16"), [0x3F81, 0x3F80])
+
+
+def test_a_sweep_compares_and_chooses(tmp_path, capsys):
+    from miaotui.tools.cli import main
+
+    (tmp_path / "text.txt").write_text(text_model(tmp_path / "in").text)
+    command = ["prune", str(tmp_path / "in"), "--sweep", "--text", str(tmp_path / "text.txt"), "--window", "16"]
+    methods = ["--methods", "first", "magnitude", "flap"]
+    assert main([*command, "--out", str(tmp_path / "s"), *methods, "--max-perplexity-ratio", "1e9"]) == 0
+    assert "over 39 tokens" in capsys.readouterr().out  # of the last fifth of 200 words, the first is not predicted
+    record = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    found = {r["cut"].removeprefix("--method "): r for r in record["results"]}
+    assert {"first --keep 1", "magnitude --sparsity 2:4", "flap --ffn 0.5", "flap --heads 0.5"} < set(found)
+    assert record["best"] == "--method first --keep 1"
+    assert found["first --keep 1"]["bytes_per_step"] < record["original"]["bytes_per_step"]
+    matrices = 3 * (32 * 32 * 2 + 16 * 32 * 2 + 3 * 96 * 32)
+    assert found["magnitude --sparsity 2:4"]["zeros"] == matrices // 2
+    plan = PrunePlan.load(tmp_path / "s" / "plans" / "first-keep1.json")
+    assert plan.layers == (0,)
+    with miaotui.load(tmp_path / "in") as whole, miaotui.load(tmp_path / "in", prune=plan) as cut:
+        from miaotui.tools.perplexity import losses
+        from miaotui.tools.quality import log_softmax
+
+        text = (tmp_path / "text.txt").read_text()
+        ids = whole.tokenizer.encode(text[len(text) * 4 // 5 :])
+        windows = [ids[at : at + 17] for at in range(0, len(ids) - 1, 16)]
+        total = sum(len(w) - 1 for w in windows)
+        nll = sum(losses(cut, w).sum() for w in windows) / total
+        kl = sum(
+            (np.exp(p) * (p - log_softmax(cut.logits(w[:-1])))).sum()
+            for w in windows
+            for p in [log_softmax(whole.logits(w[:-1]))]
+        )
+    assert found["first --keep 1"]["ppl"] == pytest.approx(math.exp(nll))
+    assert found["first --keep 1"]["kl"] == pytest.approx(kl / total)
+    assert main([*command, "--out", str(tmp_path / "s"), "--keep-layers", "0"]) == 1
+    assert main([*command, "--out", str(tmp_path / "s"), "--methods", "chance"]) == 1
+    assert main(command) == 1
+
+
+def test_the_best_within_a_budget():
+    from miaotui.tools.prune_sweep import best
+
+    names = ("cut", "ppl", "ppl_ratio", "speed", "bytes_per_step", "memory")
+    rows = [dict(zip(names, r, strict=True)) for r in (("a", 2, 1.1, 1.2, 90, 900), ("b", 3, 1.6, 1.9, 50, 500))]
+    assert best(rows)["cut"] == "a"
+    assert best(rows, max_memory=600)["cut"] == "b"
+    assert best(rows, min_speedup=1.5)["cut"] == "b"
+    assert best(rows, max_perplexity_ratio=2.0)["cut"] == "b"
+    assert best(rows, max_perplexity_ratio=1.2)["cut"] == "a"
+    assert best(rows, max_perplexity_ratio=1.2, min_speedup=1.5) is None

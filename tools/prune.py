@@ -112,7 +112,8 @@ def _method(args: argparse.Namespace) -> Wish:
         msg = f"--ffn {args.ffn}: expected a share such as 0.75"
         raise InputError(msg) from None
     sparsity = None if args.sparsity is None else parse_sparsity(args.sparsity)
-    return Wish(args.method, args.keep, ffn, args.heads, sparsity, compensate=not args.no_compensation, uniform=args.uniform)
+    how = {"compensate": not args.no_compensation, "uniform": args.uniform}
+    return Wish(args.method, args.keep, ffn, args.heads, sparsity, **how)
 
 
 def text_of(args: argparse.Namespace) -> Text:

@@ -51,7 +51,8 @@ def compensation(w: F64, mean: F64, kept: Sequence[int]) -> F64:
 
 def units(columns: F64, count: int) -> F64:
     """Sum the scores of columns into `count` units of equally many, side by side."""
-    return columns.reshape(count, -1).sum(1)
+    score: F64 = columns.reshape(count, -1).sum(1)
+    return score
 
 
 def by_layer(scores: Sequence[F64], share: float) -> list[list[int]]:
