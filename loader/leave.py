@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .plan import LoadPlan
     from .source import Source
 
+    Change = Callable[[list[Source], NDArray[np.generic]], NDArray[np.generic]]
+
 __all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers"]
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
@@ -91,10 +93,12 @@ def refused_by_transformers(left: Mapping[str, Any], config: Config) -> str | No
 Left = tuple[str, str, tuple[int, ...], "Callable[[], NDArray[np.generic]]"]
 
 
-def left_tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Iterator[Left]:
+def left_tensors(plan: LoadPlan, checkpoint: Checkpoint, change: Change | None = None) -> Iterator[Left]:
     """Name, dtype and shape of every tensor to write, and a call that gives it: gathered only then.
 
     Oriented and fused as the file has them, under the new layers' numbers; a tied model's second head is left out.
+    `change` is handed every tensor that is not packed, outputs first and pieces joined, with its sources, and gives
+    what is to be written: same shape, same dtype.
     """
     for i, sources in enumerate((plan.model, *plan.layers), -1):
         tensors: dict[str, list[Source]] = {}
@@ -107,18 +111,22 @@ def left_tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Iterator[Left]:
                 continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
             stored = shape[::-1] if first.transposed else shape
-            yield name, first.tensor.dtype, stored, _gather(checkpoint, parts)
+            yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
 
 
 def _whole(checkpoint: Checkpoint, source: Source) -> Callable[[], NDArray[np.generic]]:
     return lambda: checkpoint.array(source.tensor.name)
 
 
-def _gather(checkpoint: Checkpoint, parts: list[Source]) -> Callable[[], NDArray[np.generic]]:
+def _gather(
+    checkpoint: Checkpoint, parts: list[Source], change: Change | None
+) -> Callable[[], NDArray[np.generic]]:
     def make() -> NDArray[np.generic]:
         tensor = checkpoint.array(parts[0].tensor.name)
         pieces = [read(part, tensor) for part in parts]
         joined: NDArray[np.generic] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if change is not None:
+            joined = change(parts, joined)
         return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
 
     return make

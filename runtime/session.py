@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +14,16 @@ from .program import record
 from .rope import RopeTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from .arena import Tensor
-    from .program import Program
+    from .program import Instruction, Program
     from .spec import Config, Weights
+
+    #: Called with an instruction and what gives its input tensors as arrays.
+    Watch = Callable[[Instruction, Callable[[Tensor], NDArray[np.float32]]], None]
 
 __all__ = ["Session"]
 
@@ -74,11 +78,26 @@ class Session:
     def _view(self, t: Tensor) -> NDArray[np.float32]:
         return self.arena[t.offset : t.offset + t.nbytes].view(np.float32).reshape(-1, t.width)
 
+    def _first(self, n: int, t: Tensor) -> NDArray[np.float32]:
+        return self._view(t)[:n]
+
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int = 1) -> None:
         """Feed `ids` at positions start, start + 1, ...; keep logits and hidden states of the last `rows` tokens.
 
         What lies in the cache at `start` and behind is overwritten. Bits do not depend on how a text is cut in steps.
         """
+        self._check(ids, start, rows)
+        n = len(ids)
+        last = n - rows if rows > 1 else n - 1  # the wanted rows must lie in one pass
+        at = 0
+        while at < n:
+            size = min(self.chunk, n - at)
+            if at < last < at + size and at + size < n:
+                size = last - at
+            self._pass(ids[at : at + size], start + at, rows if at + size == n else 0)
+            at += size
+
+    def _check(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         n = len(ids)
         if n < 1 or start < 0 or start + n > self.n_context:
             msg = f"{n} tokens at position {start} do not fit a context of {self.n_context}"
@@ -89,14 +108,6 @@ class Session:
         if min(ids) < 0 or max(ids) >= self.n_vocab:
             msg = f"token id {min(ids) if min(ids) < 0 else max(ids)} is outside the vocabulary 0 .. {self.n_vocab - 1}"
             raise InputError(msg)
-        last = n - rows if rows > 1 else n - 1  # the wanted rows must lie in one pass
-        at = 0
-        while at < n:
-            size = min(self.chunk, n - at)
-            if at < last < at + size and at + size < n:
-                size = last - at
-            self._pass(ids[at : at + size], start + at, rows if at + size == n else 0)
-            at += size
 
     def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         n = len(ids)
@@ -123,6 +134,29 @@ class Session:
         began = time.perf_counter()
         self._executor.step()
         return time.perf_counter() - began
+
+    def watched_step(self, ids: Sequence[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
+        """`step` without logits, an instruction at a time: `watch(instruction, view)` is called before each one.
+
+        An instruction's inputs are all there before it runs, and perhaps not behind it: results may lie over them.
+        `view(tensor)` gives such an input, float32 [tokens of the pass, width], for as long as the call lasts.
+        """
+        self._check(ids, start, 0)
+        table, blocks = self.code.ctypes.data, (self.arena.ctypes.data, self._words.ctypes.data)
+        try:
+            for at in range(0, len(ids), self.chunk):
+                part = ids[at : at + self.chunk]
+                n = len(part)
+                self._ids[:n] = part
+                self._words[:3] = n, start + at, 0
+                view = partial(self._first, n)
+                for i, instruction in enumerate(self.program.code):
+                    watch(instruction, view)
+                    self._executor.bind(table + i * self.code.strides[0], 1, *blocks)
+                    self._executor.step()
+        finally:
+            self._executor.bind(table, len(self.code), *blocks)
+            self._last = 0
 
     @property
     def logits(self) -> NDArray[np.float32]:

@@ -79,6 +79,9 @@ COMMANDS = {
             "miaotui prune path/to/checkpoint smaller --keep-layers 0-2",
             "miaotui prune path/to/checkpoint smaller --prune plan.json",
             "miaotui prune path/to/checkpoint smaller --ffn 0.75 --drop-heads 3:0,1 --vocab text.txt",
+            "miaotui prune path/to/checkpoint smaller --method greedy --keep 4 --text calibration.txt",
+            "miaotui prune path/to/checkpoint smaller --method sparsegpt --sparsity 2:4 --text calibration.txt",
+            "miaotui prune path/to/checkpoint --sweep --text calibration.txt --out sweep --min-speedup 1.3",
         ),
     ),
     "bench": Command(

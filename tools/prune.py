@@ -5,21 +5,27 @@ Where every layer is alike, `transformers` loads it like any other. Where layers
 transformers' `per_layer_config` (`loader/uneven.py`), and miaotui loads it. A cut vocabulary is written with
 kept_vocab.json, which says which of the tokenizer's ids the rows are (`loader/vocabulary.py`): miaotui maps ids by it,
 other programs must do it themselves. The plan goes along as prune_plan.json.
+
+With `--method` a published method says what to cut (`importance/methods.py`); `--sweep` compares them
+(`prune_sweep.py`).
 """
 
 from __future__ import annotations
 
+import argparse
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .arguments import add_prune, prune_of, shown_bytes
+from .arguments import add_prune, prune_of, shown_bytes, size
 
 if TYPE_CHECKING:
-    import argparse
-
+    from ..loader.prune import PrunePlan
     from ..loader.receipt import Receipt
     from ..loader.wishes import Prune
+    from .importance.methods import Text, Wish
+    from .importance.rewrite import Rewrite
 
 __all__ = ["add_arguments", "main", "prune"]
 
@@ -29,28 +35,130 @@ PLAN = "prune_plan.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("path", metavar="IN", help="a Hugging Face directory, or a hub name such as org/name")
-    parser.add_argument("out", metavar="OUT", type=Path, help="directory to make; it must not be there yet")
+    parser.add_argument("out", metavar="OUT", type=Path, nargs="?", help="directory to make; it must not be there yet")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     add_prune(parser)
+    group = parser.add_argument_group(
+        "what to cut, found by a method",
+        "Layers: block-influence, greedy, first (--keep). Neurons and heads: activation, wanda-sp, flap (--ffn, "
+        "--heads). Zeros in place: magnitude, wanda, sparsegpt (--sparsity). All but magnitude and first look at what "
+        "the model does with a text.",
+    )
+    group.add_argument("--method", metavar="METHOD", help="one of those above")
+    group.add_argument("--text", type=Path, metavar="FILE", help="calibration text, UTF-8")
+    group.add_argument("--keep", type=int, metavar="N", help="layers to keep")
+    group.add_argument("--heads", type=float, metavar="SHARE", help="share of the key/value heads to keep")
+    group.add_argument("--sparsity", metavar="S", help="share of the weights to make zero, or a pattern such as 2:4")
+    group.add_argument("--uniform", action="store_true", help="flap: the same share of every layer")
+    group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
+    group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
+    group.add_argument("--tokens", type=int, default=16384, metavar="N", help="most tokens fed (default: 16384)")
+    group.add_argument("--statistics", type=Path, metavar="FILE.npz", help="keep statistics here, and go on from them")
+    sweep_arguments(parser)
+
+
+def sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `--sweep` takes."""
+    group = parser.add_argument_group("comparing cuts", "With --sweep nothing is written but a table and a picture.")
+    group.add_argument("--sweep", action="store_true", help="try methods and ratios, and measure what is left")
+    group.add_argument("--out", dest="folder", type=Path, metavar="FOLDER", help="where sweep.json and plans go")
+    group.add_argument("--judge", type=Path, metavar="FILE", help="text to measure with (default: the end of --text)")
+    group.add_argument("--methods", nargs="+", metavar="METHOD", help="only these")
+    group.add_argument("--max-memory", type=size, metavar="SIZE", help="budget: weights, arena and cache together")
+    group.add_argument("--min-speedup", type=float, metavar="X", help="budget: decode, times the original")
+    group.add_argument("--max-perplexity-ratio", type=float, metavar="X", help="budget: times the original's")
 
 
 def main(args: argparse.Namespace) -> int:
     """Write OUT, and say what became of IN; 0."""
     from ..loader.hub import resolve  # noqa: PLC0415 - help must not wait for it
 
-    wish = prune_of(args)
-    if wish is None:
-        msg = "nothing to cut was named; give --prune PLAN.json, or for instance --keep-layers 0-2 or --ffn 0.75"
+    if args.sweep:
+        from .prune_sweep import main as sweep  # noqa: PLC0415 - as above
+
+        return sweep(args, resolve(args.path, revision=args.revision))
+    if args.out is None:
+        msg = "no OUT was named; expected a directory to make, or --sweep"
         raise InputError(msg)
-    receipt, written, note = prune(resolve(args.path, revision=args.revision), args.out, wish)
+    rewrite = None
+    wish: Prune | None = prune_of(args)
+    if args.method is None:
+        if wish is None:
+            msg = (
+                "nothing to cut was named; give --prune PLAN.json, for instance --keep-layers 0-2 or --ffn 0.75, or a "
+                "method such as --method wanda --sparsity 0.5 --text FILE"
+            )
+            raise InputError(msg)
+        path = resolve(args.path, revision=args.revision)
+    else:
+        method = _method(args)  # before anything is read
+        text = None if args.text is None else text_of(args)
+        path = resolve(args.path, revision=args.revision)
+        wish, rewrite = _found(path, method, text, prune_of(_without_share(args)))
+    receipt, written, note = prune(path, args.out, wish, rewrite)
     print(f"{receipt.plan}\n{args.out}: {shown_bytes(written)} of weights, from {shown_bytes(receipt.file_bytes)}")
-    for text in (*receipt.notes, *([note] if note else [])):
-        print(f"note: {text}")
+    for text_line in (*receipt.notes, *([note] if note else [])):
+        print(f"note: {text_line}")
     return 0
 
 
-def prune(path: Path, out: Path, wish: Prune) -> tuple[Receipt, int, str | None]:
-    """Write what `wish` keeps of `path` to the new directory `out`.
+def _method(args: argparse.Namespace) -> Wish:
+    from .importance.masks import parse_sparsity  # noqa: PLC0415 - help must not wait for it
+    from .importance.methods import Wish  # noqa: PLC0415 - as above
+
+    try:
+        ffn = None if args.ffn is None else float(args.ffn)
+    except ValueError:
+        msg = f"--ffn {args.ffn}: expected a share such as 0.75"
+        raise InputError(msg) from None
+    sparsity = None if args.sparsity is None else parse_sparsity(args.sparsity)
+    how = {"compensate": not args.no_compensation, "uniform": args.uniform}
+    return Wish(args.method, args.keep, ffn, args.heads, sparsity, **how)
+
+
+def text_of(args: argparse.Namespace) -> Text:
+    """The calibration text that was asked for. Errors: `InputError`."""
+    from .importance.methods import Text  # noqa: PLC0415 - help must not wait for it
+
+    for name in ("window", "tokens"):
+        if getattr(args, name) < 1:
+            msg = f"--{name} {getattr(args, name)}: expected at least 1"
+            raise InputError(msg)
+    return Text(read_text(args.text), args.text.name, args.window, args.tokens, args.statistics, quiet=False)
+
+
+def read_text(file: Path) -> str:
+    """A file's text. Errors: `InputError` where it is not UTF-8."""
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as e:
+        msg = f"{file}: byte {e.start} is not UTF-8; expected a text file"
+        raise InputError(msg) from e
+
+
+def _without_share(args: argparse.Namespace) -> argparse.Namespace:
+    """With a method, `--ffn` is the method's."""
+    return argparse.Namespace(**{**vars(args), "ffn": None})
+
+
+def _found(path: Path, method: Wish, text: Text | None, forms: Prune | None) -> tuple[PrunePlan, Rewrite]:
+    """Ask the method; what the short forms say is cut first."""
+    from ..loader import wishes  # noqa: PLC0415 - help must not wait for these
+    from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415
+    from ..loader.config import parse_config  # noqa: PLC0415
+    from .importance.methods import find  # noqa: PLC0415
+
+    with open_checkpoint(path) as checkpoint:
+        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
+        base = wishes.resolve(forms, checkpoint, config)
+    found = find(path, method, text, base)
+    return found.plan, found.rewrite
+
+
+def prune(
+    path: Path, out: Path, wish: Prune, rewrite: Rewrite | None = None
+) -> tuple[Receipt, int, str | None]:
+    """Write what `wish` keeps of `path` to the new directory `out`, changed as `rewrite` says.
 
     The receipt, the bytes of tensors written, and why transformers will refuse it, if it will. Errors: `InputError`
     where `out` is there, `PlanError` for a plan that does not fit or cannot be written, and loading's own.
@@ -67,7 +175,7 @@ def prune(path: Path, out: Path, wish: Prune) -> tuple[Receipt, int, str | None]
         config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
         pruned = wishes.resolve(wish, checkpoint, config)
         plan = make_plan(checkpoint, config, prune=pruned)
-        left = leave.left_config(checkpoint.config, plan)
+        left = leave.left_config(checkpoint.config, plan) | (rewrite.config(plan) if rewrite else {})
         copy_along(path, made)
         write_json(made / "config.json", left)
         if checkpoint.generation is not None:
@@ -78,5 +186,7 @@ def prune(path: Path, out: Path, wish: Prune) -> tuple[Receipt, int, str | None]
             (made / FILE).write_text(kept_text(rows or ()), encoding="utf-8")
         if pruned is not None:
             pruned.save(made / PLAN)
-        written = write_safetensors(made / "model.safetensors", leave.left_tensors(plan, checkpoint), "pt")
+        tensors = leave.left_tensors(plan, checkpoint, rewrite.change if rewrite else None)
+        more = rewrite.added(plan) if rewrite else ()
+        written = write_safetensors(made / "model.safetensors", chain(tensors, more), "pt")
         return make_receipt(plan, checkpoint, pruned), written, leave.refused_by_transformers(left, plan.config)

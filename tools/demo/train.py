@@ -33,23 +33,25 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.demo.train", description=__doc__)
     parser.add_argument("out", type=Path, help="directory to write")
     parser.add_argument("--steps", type=int, default=3000, help="batches to train on (default: 3000)")
+    parser.add_argument("--layers", type=int, default=6, help="layers (default: 6)")
+    parser.add_argument("--width", type=int, default=128, help="width, a multiple of 8 (default: 128)")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     write_tokenizer(tokenizer, args.out, N_CONTEXT)
-    model = train(tokenizer, args.steps)
+    model = train(tokenizer, args.steps, args.layers, args.width)
     write_model(model, args.out)
     sys.stdout.write(f"held-out loss {held_out_loss(model, tokenizer):.4f} nats per token\n")
     return 0
 
 
-def train(tokenizer: Tokenizer, steps: int) -> LlamaForCausalLM:
+def train(tokenizer: Tokenizer, steps: int, layers: int = 6, width: int = 128) -> LlamaForCausalLM:
     """Train by AdamW with a linear warm-up and a cosine to nothing (Loshchilov and Hutter 2017, 2019)."""
     import torch  # noqa: PLC0415 - of the extra `dev`
     from transformers import LlamaForCausalLM, get_cosine_schedule_with_warmup  # noqa: PLC0415 - of the extra `dev`
 
     torch.manual_seed(0)
-    model = LlamaForCausalLM(_config(tokenizer))
+    model = LlamaForCausalLM(_config(tokenizer, layers, width))
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.05)
     schedule = get_cosine_schedule_with_warmup(optimizer, WARM_UP, steps)
     began = time.perf_counter()
@@ -67,14 +69,14 @@ def train(tokenizer: Tokenizer, steps: int) -> LlamaForCausalLM:
     return model.to(torch.bfloat16)
 
 
-def _config(tokenizer: Tokenizer) -> LlamaConfig:
+def _config(tokenizer: Tokenizer, layers: int, width: int) -> LlamaConfig:
     from transformers import LlamaConfig  # noqa: PLC0415 - of the extra `dev`
 
     return LlamaConfig(
         vocab_size=N_VOCAB,
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=6,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=N_CONTEXT,

@@ -1,0 +1,216 @@
+"""Statistics of what flows into every matrix while a model reads a calibration text.
+
+The program of the model runs an instruction at a time (`Session.watched_step`), and every input of a product is added
+up in float64, one window of the text after the other. Five places of a layer are watched:
+
+| place      | what flows there                                | matrices that read it |
+|------------|-------------------------------------------------|-----------------------|
+| `attn_in`  | the residual stream behind the attention's norm | q, k, v               |
+| `attn_out` | the heads' outputs, side by side                | o                     |
+| `ffn_in`   | the residual stream behind the other norm       | up, gate              |
+| `ffn_out`  | the neurons                                     | down                  |
+| (layer)    | the residual stream that enters it              |                       |
+
+Sums and sums of squares go over the tokens in their order, column by column: the same on every machine. The Hessian
+X^T X is a product by NumPy's BLAS: the same on one machine, but perhaps not in the last bit on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import InputError
+from ...runtime.spec import Weight
+from .progress import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from ...model import Model
+    from ...runtime.arena import Tensor
+    from ...runtime.program import Instruction
+
+    F64 = NDArray[np.float64]
+
+__all__ = ["PLACES", "Statistics", "calibrate", "windows_of"]
+
+#: The role of one matrix that reads a place -> the place; the others read the same tensor.
+WATCHED = {"q": "attn_in", "o": "attn_out", "up": "ffn_in", "down": "ffn_out"}
+#: Every matrix's role -> the place that it reads.
+PLACES = WATCHED | {"k": "attn_in", "v": "attn_in", "gate": "ffn_in"}
+NORMS = ("attn_norm", "ffn_norm")
+
+
+@dataclass
+class Statistics:
+    """Sums over `n` tokens. Keys of `total`, `squares` and `hessian` are "layers.LAYER.PLACE".
+
+    `total` float64 [k]: sum of x. `squares` float64 [k]: sum of x^2. `hessian` float64 [k, k]: sum of x x^T, where it
+    was asked for. `cosine` float64 [layers]: sum over the tokens of the cosine between the residual stream that enters
+    a layer and that which leaves it.
+    """
+
+    cosine: F64
+    n: int = 0
+    total: dict[str, F64] = field(default_factory=dict)
+    squares: dict[str, F64] = field(default_factory=dict)
+    hessian: dict[str, F64] = field(default_factory=dict)
+
+    def norm(self, layer: int, place: str) -> F64:
+        """||x_j||_2 of every column over all tokens: float64 [k]."""
+        return np.sqrt(self.squares[f"layers.{layer}.{place}"])
+
+    def mean(self, layer: int, place: str) -> F64:
+        """Mean of every column: float64 [k]."""
+        return self.total[f"layers.{layer}.{place}"] / self.n
+
+    def variance(self, layer: int, place: str) -> F64:
+        """Unbiased variance of every column: float64 [k]. A column that hardly moves: rounding below zero is zero."""
+        name = f"layers.{layer}.{place}"
+        spread = self.squares[name] - self.total[name] ** 2 / self.n
+        return np.maximum(spread, 0) / max(1, self.n - 1)
+
+
+def windows_of(model: Model, text: str, *, window: int, tokens: int | None = None) -> list[list[int]]:
+    """A text's ids in pieces of `window` + 1 that share one id with the next, as `miaotui perplexity` cuts it.
+
+    At most `tokens` predictions. Errors: `InputError` for fewer than two tokens or a window over the context.
+    """
+    if not 1 <= window <= model.n_context:
+        msg = f"a window of {window} tokens; expected 1 to {model.n_context}, the context"
+        raise InputError(msg)
+    ids = model.tokenizer.encode(text)
+    ids = ids if tokens is None else ids[: tokens + 1]
+    if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
+        msg = f"the text has {len(ids)} tokens; expected at least 2: one to start from, one to predict"
+        raise InputError(msg)
+    return [ids[at : at + window + 1] for at in range(0, len(ids) - 1, window)]
+
+
+def calibrate(  # noqa: PLR0913 - keywords
+    model: Model,
+    windows: Sequence[Sequence[int]],
+    *,
+    hessian: bool = False,
+    file: Path | None = None,
+    batch: int = 8,
+    quiet: bool = True,
+) -> Statistics:
+    """Feed every window's ids (the last one of each is only predicted) and add up.
+
+    `file`: what has been added up is written there after every `batch` windows, and picked up by the next run of the
+    same model, windows and sums. Errors: `InputError` for a file of another run, and for a model whose matrices are
+    quantised or rounded: those want their input in another form.
+    """
+    weights = model.session.weights
+    if any(w.quantized for w in weights):
+        msg = "calibration wants the matrices as floats; leave quantize out, and quantise what is left"
+        raise InputError(msg)
+    mark = _mark(model, windows, hessian=hessian)
+    found, done = Statistics(np.zeros(model.config.n_layers)), 0
+    if file is not None and file.exists():
+        found, done = _read(file, mark, model.config.n_layers)
+    bar = progress(len(windows), done, "calibrating", quiet=quiet)
+    for i in range(done, len(windows)):
+        _add(found, model, windows[i], hessian=hessian)
+        bar(1)
+        if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
+            _write(file, found, i + 1, mark)
+    return found
+
+
+def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) -> None:
+    """Add one window."""
+    streams: list[F64] = []
+
+    def watch(instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]]) -> None:
+        weight = instruction.values.get("w")
+        _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
+        if instruction.op == "take_last" or (role in NORMS and int(layer) == len(streams)):
+            streams.append(view(instruction.tensors("i")[0]).astype(np.float64))
+        if instruction.op == "linear" and role in WATCHED and layer:
+            x = view(instruction.tensors("i")[0]).astype(np.float64)
+            _sum(found, f"layers.{layer}.{WATCHED[role]}", x, hessian=hessian)
+
+    for at in range(0, len(ids) - 1, model.session.chunk):
+        streams.clear()
+        model.session.watched_step(ids[at : min(at + model.session.chunk, len(ids) - 1)], at, watch)
+        found.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in zip(streams, streams[1:])]  # noqa: B905, RUF007
+    found.n += len(ids) - 1
+
+
+def _sum(found: Statistics, name: str, x: F64, *, hessian: bool) -> None:
+    for sums, value in ((found.total, x), (found.squares, x * x)):
+        sums[name] = sums.get(name, np.zeros(x.shape[1])) + _column_sums(value)
+    if hessian:
+        found.hessian[name] = found.hessian.get(name, np.zeros((x.shape[1],) * 2)) + x.T @ x
+
+
+def _column_sums(x: F64) -> F64:
+    """Row after row: NumPy's own sum of one column may be pairwise, and of several is not."""
+    out = np.zeros(x.shape[1])
+    for row in x:
+        out += row
+    return out
+
+
+def _cosine(a: F64, b: F64) -> F64:
+    """Cosine of every pair of rows; of a row of zeros, 0."""
+    dot, aa, bb = (_column_sums((x * y).T) for x, y in ((a, b), (a, a), (b, b)))
+    norm = np.sqrt(aa * bb)
+    return np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
+
+
+def _mark(model: Model, windows: Sequence[Sequence[int]], *, hessian: bool) -> str:
+    """SHA-256 of what the sums depend on: config, every weight's bytes, the windows, which sums."""
+    digest = hashlib.sha256(repr((model.config, hessian, [list(w) for w in windows])).encode())
+    for weight in model.session.weights:
+        digest.update(weight.name.encode())
+        if weight.array is not None:
+            digest.update(np.ascontiguousarray(weight.array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _write(file: Path, found: Statistics, done: int, mark: str) -> None:
+    """Whole or not at all."""
+    arrays = {f"{kind}/{name}": x for kind in SUMS for name, x in getattr(found, kind).items()}
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-", suffix=".npz", delete=False) as scratch:
+        try:
+            np.savez(scratch, mark=mark, done=done, n=found.n, cosine=found.cosine, **arrays)
+            scratch.close()
+            Path(scratch.name).replace(file)
+        except BaseException:
+            os.unlink(scratch.name)  # noqa: PTH108 - a name, not a path
+            raise
+
+
+SUMS = ("total", "squares", "hessian")
+
+
+def _read(file: Path, mark: str, n_layers: int) -> tuple[Statistics, int]:
+    """Sums, and how many windows are in them."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        same = str(arrays["mark"]) == mark
+    except (OSError, ValueError, KeyError) as e:
+        msg = f"{file}: no statistics that this version reads ({e}); remove it, or name another file"
+        raise InputError(msg) from e
+    if not same or arrays["cosine"].shape != (n_layers,):
+        msg = f"{file}: statistics of another model, text or method; remove it, or name another file"
+        raise InputError(msg)
+    found = Statistics(arrays["cosine"], int(arrays["n"]))
+    for key, x in arrays.items():
+        kind, _, name = key.partition("/")
+        if name:
+            getattr(found, kind)[name] = x
+    return found, int(arrays["done"])

@@ -1,0 +1,236 @@
+"""The methods by name: from a wish and a calibration text to a plan, or to new weights.
+
+| method                         | wants                | gives                                                     |
+|--------------------------------|----------------------|-----------------------------------------------------------|
+| block-influence, greedy, first | `keep`               | a plan of layers                                          |
+| activation, wanda-sp           | `ffn`, `heads`       | a plan of neurons and heads, as many of every layer       |
+| flap                           | `ffn`, `heads`       | a plan and biases; layers uneven, unless `uniform`        |
+| magnitude, wanda, sparsegpt    | `sparsity`           | zeros in place, in every matrix of every layer            |
+
+Statistics are those of the whole model, taken once: layers behind a cut one do not see what it now puts out (Wanda's
+and SparseGPT's own programs go layer by layer and let them see it).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import InputError, PlanError
+from ...loader.prune import PrunePlan
+from ...model import load
+from ..perplexity import losses
+from . import depth, masks, structured
+from .calibrate import PLACES, calibrate, windows_of
+from .progress import progress
+from .rewrite import Rewrite, can_compensate
+from .sparsegpt import sparsegpt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ...model import Model
+    from .calibrate import Statistics
+    from .masks import Sparsity
+
+    F64 = NDArray[np.float64]
+
+__all__ = ["DEPTH", "METHODS", "WIDTH", "ZEROS", "Found", "Text", "Wish", "find"]
+
+DEPTH = ("block-influence", "greedy", "first")
+WIDTH = ("activation", "wanda-sp", "flap")
+ZEROS = ("magnitude", "wanda", "sparsegpt")
+METHODS = DEPTH + WIDTH + ZEROS
+#: Kept of a layer -> the matrix that reads it, the place where it is seen, the bias that may take up what goes.
+HALVES = {"heads": ("o", "attn_out", "o_bias"), "ffn": ("down", "ffn_out", "down_bias")}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A method, and how much: layers to keep, shares of the neurons and heads to keep, or zeros."""
+
+    method: str
+    keep: int | None = None
+    ffn: float | None = None
+    heads: float | None = None
+    sparsity: Sparsity | None = None
+    compensate: bool = True
+    uniform: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what the method does not take, and what it lacks: InputError."""
+        takes = ("keep",) if self.method in DEPTH else ("ffn", "heads") if self.method in WIDTH else ("sparsity",)
+        given = [n for n in ("keep", "ffn", "heads", "sparsity") if getattr(self, n) is not None]
+        wrong = [n for n in given if n not in takes]
+        if self.method not in METHODS or wrong or not given:
+            found = ", ".join(f"--{n}" for n in wrong or given) or "nothing"
+            wants = " or ".join(f"--{n}" for n in takes)
+            msg = f"--method {self.method}: found {found}; expected {wants}"
+            raise InputError(msg)
+        if self.method != "flap" and (self.uniform or not self.compensate):
+            msg = f"--method {self.method}: --uniform and --no-compensation are flap's"
+            raise InputError(msg)
+        for name in ("ffn", "heads"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                msg = f"--{name} {share}: expected a share above 0 and at most 1"
+                raise InputError(msg)
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        names = ("keep", "ffn", "heads", "sparsity")
+        given = [f"--{n} {getattr(self, n)}" for n in names if getattr(self, n) is not None]
+        bare = [] if self.compensate else ["--no-compensation"]
+        bare += ["--uniform"] if self.uniform else []
+        return " ".join([f"--method {self.method}", *given, *bare])
+
+
+@dataclass(frozen=True)
+class Text:
+    """A calibration text, how it is cut, and where its statistics are kept on the way."""
+
+    text: str
+    name: str = "the text"
+    window: int = 256
+    tokens: int | None = 16384
+    file: Path | None = None
+    quiet: bool = True
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method found: `plan` for the model as it is in the file, and what is written otherwise."""
+
+    plan: PrunePlan
+    rewrite: Rewrite = field(default_factory=Rewrite)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+
+def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = None) -> Found:
+    """Ask a method what to cut of what `base` leaves. Errors: `InputError`, `PlanError`, and loading's own."""
+    shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
+    with load(path, prune=base, **shape) as model:
+        if any(w.quantized for w in model.session.weights):
+            msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
+            raise InputError(msg)
+        windows = None if text is None else windows_of(model, text.text, window=text.window, tokens=text.tokens)
+        if windows is None and wish.method not in ("magnitude", "first"):
+            msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
+            raise InputError(msg)
+        found = _find(path, wish, text, base, model, windows or [])
+    seen = "" if text is None or wish.method in ("magnitude", "first") else (
+        f"; {sum(len(w) - 1 for w in windows or [])} tokens of {text.name} in windows of {text.window}"
+    )  # fmt: skip
+    plan = replace(found.plan, notes=(*found.plan.notes, f"{wish}{seen}"))
+    return replace(found, plan=plan if base is None else base.then(plan))
+
+
+def _find(  # noqa: PLR0913, PLR0917 - what a method sees
+    path: Path, wish: Wish, text: Text | None, base: PrunePlan | None, model: Model, windows: Sequence[Sequence[int]]
+) -> Found:
+    statistics = None
+    if text is not None and wish.method not in ("magnitude", "first", "greedy"):
+        hessian = wish.method == "sparsegpt"
+        statistics = calibrate(model, windows, hessian=hessian, file=text.file, quiet=text.quiet)
+    if wish.method == "greedy":
+        return _greedy(path, wish, text, base, model, windows)
+    if wish.method == "first":
+        kept = depth.most_influential(-np.arange(model.config.n_layers, dtype=np.float64), wish.keep or 0)
+        return Found(PrunePlan(layers=kept))
+    if wish.method == "block-influence":
+        assert statistics is not None  # noqa: S101 - `find` has seen that there is a text
+        scores = depth.block_influence(statistics)
+        kept = depth.most_influential(scores, wish.keep or 0)
+        return Found(PrunePlan(layers=kept), scores={"layers": scores.tolist()})
+    if wish.method in WIDTH:
+        assert statistics is not None  # noqa: S101 - as above
+        return _width(wish, model, statistics)
+    return Found(PrunePlan(), Rewrite(matrix=_zeros(wish, statistics)))
+
+
+def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
+    path: Path, wish: Wish, text: Text | None, base: PrunePlan | None, model: Model, windows: Sequence[Sequence[int]]
+) -> Found:
+    assert text is not None  # noqa: S101 - as above
+    n, keep = model.config.n_layers, wish.keep or 0
+    bar = progress(sum(range(keep + 1, n + 1)), 0, "greedy", quiet=text.quiet)
+    tried: dict[tuple[int, ...], float] = {}
+
+    def loss(kept: tuple[int, ...]) -> float:
+        plan = PrunePlan(layers=kept)
+        with load(path, prune=plan if base is None else base.then(plan), max_context=text.window) as cut:
+            tried[kept] = math.fsum(float(losses(cut, w).sum()) for w in windows)
+        bar(1)
+        return tried[kept]
+
+    steps = depth.greedy(n, keep, loss)
+    count = sum(len(w) - 1 for w in windows)
+    path_of = [{"kept": list(s), "nll": tried[s] / count} for s in steps if s in tried]
+    return Found(PrunePlan(layers=steps[-1]), scores={"steps": path_of})
+
+
+def _width(wish: Wish, model: Model, statistics: Statistics) -> Found:
+    """Heads, by key/value head, and neurons."""
+    cuts: dict[str, dict[int, list[int]]] = {"heads": {}, "ffn": {}}
+    biases: dict[tuple[str, int], F64] = {}
+    weights, config = model.session.weights, model.config
+    ranked = structured.everywhere if wish.method == "flap" and not wish.uniform else structured.by_layer
+    for half, (role, place, bias) in HALVES.items():
+        share = getattr(wish, half)
+        layers = [i for i, layer in enumerate(weights.layers) if getattr(layer, role) is not None]
+        if share is None or not layers:
+            continue
+        counts = [config.layer(i).n_kv_heads if half == "heads" else config.layer(i).d_ff for i in layers]
+        matrices = [getattr(weights.layers[i], role).f64() for i in layers]
+        scores = [
+            structured.units(_columns(wish.method, w, statistics, i, place), count)
+            for i, w, count in zip(layers, matrices, counts, strict=True)
+        ]
+        kept = ranked(scores, share)
+        if wish.method == "flap" and wish.compensate:
+            can_compensate(config.family, bias, there=getattr(weights.layers[layers[0]], bias) is not None)
+        for i, w, units, count in zip(layers, matrices, kept, counts, strict=True):
+            each = w.shape[1] // count
+            if wish.method == "flap" and wish.compensate:
+                columns = [u * each + j for u in units for j in range(each)]
+                biases[bias, i] = structured.compensation(w, statistics.mean(i, place), columns)
+            queries = config.layer(i).n_heads // count if half == "heads" else 1
+            cuts[half][i] = [u * queries + j for u in units for j in range(queries)]
+    if not any(cuts.values()):
+        msg = f"{wish}: the model has no such part"
+        raise PlanError(msg)
+    told = "biases take up what goes: only the checkpoint that `miaotui prune` writes has them"
+    notes = (told,) if biases else ()
+    heads, ffn = ({i: tuple(kept) for i, kept in cuts[half].items()} for half in HALVES)
+    return Found(PrunePlan(heads=heads, ffn=ffn, notes=notes), Rewrite(biases=biases))
+
+
+def _columns(method: str, w: F64, statistics: Statistics, layer: int, place: str) -> F64:
+    """The method's score of every column."""
+    if method == "activation":
+        return structured.activation(statistics.squares[f"layers.{layer}.{place}"])
+    if method == "wanda-sp":
+        return structured.wanda_sp(w, statistics.norm(layer, place))
+    return structured.flap(w, statistics.variance(layer, place))
+
+
+def _zeros(wish: Wish, statistics: Statistics | None) -> Callable[[str, int, F64], F64 | None]:
+    sparsity = wish.sparsity
+    assert sparsity is not None  # noqa: S101 - a wish for zeros has one
+
+    def matrix(role: str, layer: int, w: F64) -> F64 | None:
+        if role not in PLACES:
+            return None
+        if statistics is None:
+            return masks.magnitude(w, sparsity)
+        if wish.method == "wanda":
+            return masks.wanda(w, statistics.norm(layer, PLACES[role]), sparsity)
+        return sparsegpt(w, statistics.hessian[f"layers.{layer}.{PLACES[role]}"], sparsity)
+
+    return matrix

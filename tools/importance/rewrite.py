@@ -1,0 +1,93 @@
+"""What of a checkpoint's tensors is written otherwise than it was read: zeros put in, biases taken up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import PlanError
+from ...loader.families import FAMILIES
+from .numbers import narrowed, widened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from ...loader.plan import LoadPlan
+    from ...loader.source import Source
+    from ..export import Tensor
+
+    F64 = NDArray[np.float64]
+
+__all__ = ["Rewrite", "can_compensate"]
+
+#: The bias that a half of a layer ends with -> config.json's word for its biases, and the matrices that have them.
+HALVES = {
+    "o_bias": ("attention_bias", ("q", "k", "v", "o")),
+    "down_bias": ("mlp_bias", ("gate", "up", "down")),
+}
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """`matrix(role, layer, w)`: new weights of a layer's matrix, float64 [out, in], or None: as they are.
+
+    `biases`: what to add to a bias, by role and layer, float64 [out]. Where the checkpoint has no such biases and its
+    family has a word for them, config.json gets it, and the half's other biases are zeros. Layers as they are written.
+    """
+
+    matrix: Callable[[str, int, F64], F64 | None] | None = None
+    biases: Mapping[tuple[str, int], F64] = field(default_factory=dict)
+
+    def change(self, parts: list[Source], x: NDArray[np.generic]) -> NDArray[np.generic]:
+        """A tensor as it is to be written: `loader.leave.left_tensors` asks for each."""
+        _, layer, role = f"..{parts[0].name}".rsplit(".", 2)
+        if not layer:
+            return x
+        dtype = parts[0].tensor.dtype
+        if x.ndim == 1:
+            more = self.biases.get((role, int(layer)))
+            return x if more is None else narrowed(widened(x, dtype) + more, dtype)
+        new = None if self.matrix is None else self.matrix(role, int(layer), widened(x, dtype))
+        return x if new is None else narrowed(new, dtype)
+
+    def config(self, plan: LoadPlan) -> dict[str, Any]:
+        """Keys that config.json gets."""
+        return {HALVES[role][0]: True for role in self._missing(plan)}
+
+    def added(self, plan: LoadPlan) -> Iterator[Tensor]:
+        """Biases that the checkpoint has not."""
+        for role in self._missing(plan):
+            for i, sources in enumerate(plan.layers):
+                for name in HALVES[role][1]:
+                    if name not in sources:
+                        continue
+                    source, bias = sources[name], f"{name}_bias"
+                    value = self.biases.get((bias, i), np.zeros(source.shape[0]))
+                    file_name = source.pattern.replace("{i}", str(i)).removesuffix("weight") + "bias"
+                    ready = narrowed(value, source.tensor.dtype)
+                    yield file_name, source.tensor.dtype, ready.shape, partial(_same, ready)
+
+    def _missing(self, plan: LoadPlan) -> list[str]:
+        wanted = dict.fromkeys(role for role, _ in self.biases)
+        return [role for role in wanted if not any(role in sources for sources in plan.layers)]
+
+
+def _same(x: NDArray[np.generic]) -> NDArray[np.generic]:
+    return x
+
+
+def can_compensate(family: str, role: str, *, there: bool) -> None:
+    """Refuse where no bias can take up what is cut: `PlanError`. `there`: the checkpoint has it already."""
+    key, _ = HALVES[role]
+    if there or (family in FAMILIES and key in FAMILIES[family].keys):
+        return
+    msg = (
+        f"flap adds what it cuts to {role}, and a {family} checkpoint has no such bias, nor a key of config.json for "
+        "one; --no-compensation cuts without it"
+    )
+    raise PlanError(msg)

@@ -1,0 +1,201 @@
+"""`miaotui prune IN --sweep`: methods and ratios side by side, and the best of them within a budget.
+
+Each row is one cut, measured against the whole model: perplexity and mean KL(whole || cut) in nats over the judged
+text, decode speed by turns with the whole model (median of the pairs), the bytes of weights that a decode step reads,
+and all memory (weights, arena, cache). The judged text is that of `--judge`, or else the last fifth of `--text`, which
+then is not calibrated with. Zeros are stored like other numbers here: their rows show what they cost, not yet what a
+sparse kernel gains.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..model import load
+from .arguments import prune_of, shown_bytes
+from .bench import bytes_per_step, public_command
+from .importance.calibrate import windows_of
+from .importance.masks import parse_sparsity
+from .importance.methods import DEPTH, METHODS, WIDTH, ZEROS, Wish, find
+from .prune import prune, read_text, text_of
+from .prune_plot import draw
+from .quality import compare, log_softmax
+from .roofline import machine, versions
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from ..model import Model
+    from .importance.methods import Found, Text
+
+__all__ = ["best", "main", "sweep", "wishes"]
+
+STEPS, ROUNDS = 48, 5
+#: Seconds between turns: threads of the side that is done stop spinning.
+PAUSE = 0.12
+TAIL = 5  # one part in so many is judged, where there is no --judge
+
+
+def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> list[Wish]:
+    """Depth: three quarters, half and three sevenths of the layers; neurons: 0.75 and 0.5; zeros: 0.5 and 2:4."""
+    keeps = sorted({max(1, round(n_layers * share)) for share in (3 / 7, 0.5, 0.75)} - {n_layers}, reverse=True)
+    out = []
+    for method in methods:
+        if method in DEPTH:
+            out += [Wish(method, keep=n) for n in keeps]
+        elif method in WIDTH:
+            out += [Wish(method, ffn=share) for share in (0.75, 0.5)]
+            out += [Wish(method, ffn=share, uniform=True) for share in (0.75, 0.5) if method == "flap"]
+            out += [Wish(method, heads=0.5)] if heads else []
+        elif method in ZEROS:
+            out += [Wish(method, sparsity=parse_sparsity(s)) for s in ("0.5", "2:4")]
+        else:
+            msg = f"--methods {method}: expected some of {', '.join(METHODS)}"
+            raise InputError(msg)
+    return out
+
+
+def main(args: argparse.Namespace, path: Path) -> int:
+    """Make the table, print it, write it; 0."""
+    if args.text is None or args.folder is None or args.out is not None or args.method is not None:
+        msg = "--sweep takes --text FILE and --out FOLDER, and neither OUT nor --method"
+        raise InputError(msg)
+    if prune_of(args) is not None:
+        msg = "--sweep compares cuts of the whole model; write the first cut with `miaotui prune`, and sweep that"
+        raise InputError(msg)
+    args.statistics = None
+    text = text_of(args)
+    judged = read_text(args.judge) if args.judge else None
+    if judged is None:
+        at = len(text.text) * (TAIL - 1) // TAIL
+        text, judged = replace(text, text=text.text[:at]), text.text[at:]
+    (args.folder / "plans").mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "command": public_command("miaotui", sys.argv),
+        "machine": machine(),
+        "versions": versions(),
+        "model": path.name,
+        "calibration": {"file": text.name, "tokens": text.tokens, "window": text.window},
+        "judged": {"file": args.judge.name if args.judge else f"the last fifth of {text.name}", "window": text.window},
+    }
+    record |= sweep(path, replace(text, quiet=True), judged, args.methods or METHODS, args.folder / "plans")
+    limits = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
+    chosen = best(record["results"], **limits)
+    record["budget"], record["best"] = limits, chosen and chosen["cut"]
+    (args.folder / "sweep.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"best within the budget: {chosen['cut'] if chosen else 'none of these'}")
+    try:
+        draw([record], args.folder / "sweep.svg")
+    except InputError as e:
+        print(f"no picture: {e}")
+    return 0
+
+
+def sweep(path: Path, text: Text, judged: str, methods: Sequence[str], plans: Path | None = None) -> dict[str, Any]:
+    """`original` and `results`, a dict for each cut; printed as they come. Plans are written to `plans`."""
+    results = []
+    with load(path) as whole:
+        windows = windows_of(whole, judged, window=text.window)
+        exact = [log_softmax(whole.logits(w[:-1])) for w in windows]
+        original = {"cut": "nothing", **_sizes(whole), **compare(exact, exact, windows)}
+        n = original["n_tokens"]
+        print(f"perplexity and KL over {n} tokens in windows of {text.window}")
+        _print(original | {"ppl_ratio": 1.0, "speed": 1.0})
+        each = whole.config.n_kv_heads
+        for wish in wishes(whole.config.n_layers, methods, heads=each > 1):
+            found = find(path, wish, text)
+            if plans is not None:
+                found.plan.save(plans / f"{_name(wish)}.json")
+            with _cut(path, found) as model:
+                result = {"cut": str(wish), "plan": str(found.plan), **found.scores, **_sizes(model)}
+                result |= compare(exact, [log_softmax(model.logits(w[:-1])) for w in windows], windows)
+                result["speed"] = _speed(model, whole)
+            result["ppl_ratio"] = result["ppl"] / original["ppl"]
+            results.append(result)
+            _print(result)
+    return {"original": original, "results": results}
+
+
+def best(
+    results: Sequence[dict[str, Any]],
+    *,
+    max_memory: int | None = None,
+    min_speedup: float | None = None,
+    max_perplexity_ratio: float | None = None,
+) -> dict[str, Any] | None:
+    """Of the cuts within the budget: the fewest bytes a step where the loss is limited, else the least perplexity."""
+    fits = [
+        r
+        for r in results
+        if r["memory"] <= (max_memory or math.inf)
+        and r["speed"] >= (min_speedup or 0)
+        and r["ppl_ratio"] <= (max_perplexity_ratio or math.inf)
+    ]
+    keys = ("bytes_per_step", "ppl") if max_perplexity_ratio else ("ppl", "bytes_per_step")
+    return min(fits, key=lambda r: tuple(r[k] for k in keys), default=None)
+
+
+@contextmanager
+def _cut(path: Path, found: Found) -> Iterator[Model]:
+    """Load what was found, by way of a checkpoint on disk where tensors change."""
+    if found.rewrite.matrix is None and not found.rewrite.biases:
+        with load(path, prune=found.plan) as model:
+            yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "cut"
+        prune(path, out, found.plan, found.rewrite)
+        with load(out) as model:
+            yield model
+
+
+def _sizes(model: Model) -> dict[str, int]:
+    memory = model.memory["allocated"] + model.memory["weights_mapped"]
+    weights = list(model.session.weights)
+    zeros = sum(math.prod(w.shape) - int(np.count_nonzero(w.array)) for w in weights if w.array is not None)
+    return {
+        "parameters": sum(math.prod(w.shape) for w in weights),
+        "zeros": zeros,
+        "bytes_per_step": bytes_per_step(model.config, model.session.weights, 1)[0],
+        "memory": memory,
+    }
+
+
+def _speed(model: Model, whole: Model) -> float:
+    """Decode, times the whole model's: by turns, the median of the pairs."""
+    ratios = []
+    for _ in range(ROUNDS):
+        took = []
+        for one in (model, whole):
+            time.sleep(PAUSE)
+            one.session.step([0], 0)
+            began = time.perf_counter()
+            for at in range(min(STEPS, whole.n_context)):
+                one.session.step([0], at)
+            took.append(time.perf_counter() - began)
+        ratios.append(took[1] / took[0])
+    return float(np.median(ratios))
+
+
+def _name(wish: Wish) -> str:
+    return str(wish).removeprefix("--method ").replace(" --", "-").replace(" ", "").replace(":", "of")
+
+
+def _print(r: dict[str, Any]) -> None:
+    print(
+        f"{r['cut'].removeprefix('--method '):32s} perplexity {r['ppl']:9.4f} ({r['ppl_ratio']:7.3f}x)   "
+        f"KL {r['kl']:.3e}   decode {r['speed']:.2f}x   {shown_bytes(r['bytes_per_step'])} a step",
+        flush=True,
+    )
