@@ -17,7 +17,7 @@ from .config import resolve
 from .families import FAMILIES
 from .families.nemotron import BLOCKS
 from .source import read
-from .uneven import PER_LAYER, PRUNED_HEADS, spell, surviving_heads
+from .uneven import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,9 +56,11 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     changed = [n for n in ("n_layers", "n_vocab", "d_model", "d_ff") if getattr(config, n) != getattr(before, n)]
     if "d_head" in family.spelling and _heads(config) != _heads(before):
         changed += ["n_heads", "n_kv_heads", "d_head"]
+    outside = outer_sizes(config)
     for name in changed:
-        if getattr(config, name):  # 0 where no layer has that half: they skip it, and the key stays as it is
-            out[family.spelling[name]] = getattr(config, name)
+        value = getattr(outside if hasattr(outside, name) else config, name)
+        if value:  # 0 where no layer has that half: they skip it, and the key stays as it is
+            out[family.spelling[name]] = value
     if raw.get("layer_types") or len(set(before.windows)) > 1:
         out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
     if "d_head" not in family.spelling:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .families import Family
 
-__all__ = ["KEYS", "layer_sizes", "spell", "surviving_heads"]
+__all__ = ["KEYS", "layer_sizes", "outer_sizes", "spell", "surviving_heads"]
 
 PER_LAYER, PRUNED_HEADS = "per_layer_config", "pruned_heads"
 KEYS = (PER_LAYER, PRUNED_HEADS)
@@ -69,19 +69,29 @@ def surviving_heads(gone: object, n_heads: int, where: str) -> tuple[int, ...]:
     return tuple(h for h in range(n_heads) if h not in found)
 
 
+def outer_sizes(config: Config) -> LayerSizes:
+    """What the keys outside say: the largest of each size; where heads do not divide, those of one layer with most."""
+    heads, kv_heads = config.n_heads, config.n_kv_heads
+    if kv_heads and heads % kv_heads:
+        most = max((config.layer(i) for i in range(config.n_layers)), key=lambda size: size.n_heads)
+        heads, kv_heads = most.n_heads, most.n_kv_heads
+    return LayerSizes(heads, kv_heads, config.d_ff)
+
+
 def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
-    """`per_layer_config` of a model whose layers differ: what differs from the largest. {} where none does.
+    """`per_layer_config` of a model whose layers differ: what differs from `outer_sizes`. {} where none does.
 
     Without the heads of a family that has no width of a head in its config (GPT-2): those go to `pruned_heads`.
     """
     names = [name for name in SIZES if name == "d_ff" or "d_head" in family.spelling]
+    outside = outer_sizes(config)
     found: dict[int, dict[str, Any]] = {}
     for i in range(config.n_layers):
         size = config.layer(i)
         differs = {
             family.spelling[name]: getattr(size, name)
             for name in names
-            if getattr(size, name) not in (0, getattr(config, name))
+            if getattr(size, name) not in (0, getattr(outside, name))
         }
         skip = [] if size.n_heads else [ATTENTION]
         skip += [] if size.d_ff else [FEED_FORWARD]
