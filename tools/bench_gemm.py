@@ -221,7 +221,7 @@ class Chains:
 
 
 def compare(ours: Worker, blas: Worker, peak: Worker, shape: tuple[int, int, int], rounds: int) -> dict[str, Any]:
-    """One shape by turns: ours, OpenBLAS, the chains. FLOP/s from the median of the seconds, the peak from the least."""
+    """One shape by turns: ours, OpenBLAS, the chains. FLOP/s from the median seconds, the peak from the least."""
     flop = 2 * shape[0] * shape[1] * shape[2]
     each = min(200, max(2, int(4e9 / flop)))  # products a turn
     for side in (ours, blas):
