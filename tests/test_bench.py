@@ -226,11 +226,13 @@ def test_comparison_by_turns(tiny):
     peer = bench_peers.Worker([sys.executable, "-P", "-c", FAKE_PEER, TOOLS / "peers", "307"])
     with roofline.ReadSum(1) as read:
         got = bench_peers.compare(ours, peer, read, bench_peers.Plan([1, 2, 3, 4, 5], list(range(11)), 2))
+        once = bench_peers.compare(ours, peer, read, bench_peers.Plan([1, 2, 3, 4, 5], [1], 2, prefills=1))
     ours.close()
     peer.close()
     assert peer.about["name"] == "fake"
     assert got["agreement"]["max_abs_difference"] > 1  # constant logits are not ours
     assert (got["prefill_ratio"]["pairs"], got["decode_ratio"]["pairs"]) == (4, 4)
+    assert (once["prefill_ratio"]["pairs"], once["decode_ratio"]["pairs"]) == (2, 2)
     for side in ("ours", "theirs"):
         assert set(got[side]) == {"prefill_tps", "decode_tps", "read_fraction", "load_s"}
         assert all(value >= 0 for value in got[side].values())
@@ -511,7 +513,7 @@ def test_a_picture_of_several_files(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no results"):
         bench_plot.gather([report_of("s", 128, [])])
     with monkeypatch.context() as missing:
-        missing.setitem(sys.modules, "matplotlib.figure", None)
+        missing.setitem(sys.modules, "matplotlib", None)
         with pytest.raises(InputError, match=r"miaotui\[plot\]"):
             bench_plot.draw(found, tmp_path / "x.svg")
     pytest.importorskip("matplotlib")

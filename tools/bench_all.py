@@ -68,7 +68,7 @@ def _all() -> Iterator[Job]:
     yield _peers("stories15m", f"--peer llama.cpp llama2.c {stories}")
     words = "--peer llama.cpp --threads 2"
     for dtype in EVERY_DTYPE:
-        far = f"{words} --shape smollm2-135m --dtype {dtype} --prompt 8000 --new 64 --rounds 1"
+        far = f"{words} --shape smollm2-135m --dtype {dtype} --prompt 8000 --new 64 --rounds 1 --prefills 1"
         yield _peers(f"long-smollm2-135m-{dtype}", far)
     yield Job("gemm", "miaotui.tools.bench_gemm", ("--threads", "1", "2", "--rounds", "7"))
     for dtype in EVERY_DTYPE:

@@ -165,6 +165,7 @@ class Plan:
     prompt: list[int]
     new: list[int]
     rounds: int
+    prefills: int = 2  # a round; the cache is read from the last one on
 
 
 def compare(ours: Worker, peer: Worker, read: ReadSum, plan: Plan) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def compare(ours: Worker, peer: Worker, read: ReadSum, plan: Plan) -> dict[str, 
     decode: dict[Worker, list[float]] = {ours: [], peer: []}  # a turn's median token
     reads: list[float] = []
     for _ in range(plan.rounds):
-        for _ in range(2):
+        for _ in range(plan.prefills):
             sides.reverse()
             for side in sides:
                 prefill[side] += side.seconds("prefill", plan.prompt)
@@ -279,7 +280,7 @@ def _run(args: argparse.Namespace, directory: Path, dtype: str, peer: str) -> li
     context = -(-(args.prompt + args.new) // 256) * 256
     vocab = SHAPES[args.shape]["vocab_size"]
     ids = [int(i) for i in np.random.default_rng(1).integers(0, vocab, args.prompt + args.new)]
-    plan = Plan(ids[: args.prompt], ids[args.prompt :], args.rounds)
+    plan = Plan(ids[: args.prompt], ids[args.prompt :], args.rounds, args.prefills)
     results = []
     for threads in args.threads:
         ours, theirs = sides.start(file, threads, context)
@@ -330,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prefills", type=int, default=2, help="in a round (default: 2; 1 where they take long)")
     parser.add_argument("--precision", help="of ours, as load() takes it")
     parser.add_argument("--kv-cache", help="dtype of our KV cache, as load() takes it")
     parser.add_argument("--work", type=Path, help="keep the checkpoints here (default: a temporary directory)")
@@ -346,8 +348,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.serve:
         serve(Ours(args.serve, args.threads[0], args.context, **args.options))
         return 0
-    if min(args.prompt, args.new, args.rounds, *args.threads) < 1:
-        msg = "--prompt, --new, --rounds, --threads: expected at least 1 each"
+    if min(args.prompt, args.new, args.rounds, args.prefills, *args.threads) < 1:
+        msg = "--prompt, --new, --rounds, --prefills, --threads: expected at least 1 each"
         raise InputError(msg)
     record: dict[str, Any] = {
         "command": public_command("python -m miaotui.tools.bench_peers", argv if argv is not None else sys.argv),

@@ -65,12 +65,25 @@ def gather(reports: Sequence[dict[str, Any]]) -> dict[str, dict[str, Bars]]:
 def draw(found: dict[str, dict[str, Bars]], out: Path, title: str = "") -> None:
     """Write the picture. InputError: matplotlib is missing, or writes no such format."""
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+        from matplotlib import rc_context  # noqa: PLC0415 - an extra
+        from matplotlib.figure import Figure  # noqa: PLC0415 - as above
     except ImportError as error:
         msg = "drawing needs matplotlib: pip install 'miaotui[plot]'"
         raise InputError(msg) from error
+    with rc_context({"svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans", "Arial"]}):  # letters as text: smaller
+        figure = Figure(layout="constrained")
+        _fill(figure, found, title)
+        try:
+            figure.savefig(out, dpi=100)
+        except ValueError as error:
+            msg = f"{out.name}: {error}"
+            raise InputError(msg) from error
+
+
+def _fill(figure: Any, found: dict[str, dict[str, Bars]], title: str) -> None:  # noqa: ANN401 - matplotlib comes late
+    """Lay out the panels, a line for each shape, and one legend for all."""
     columns = max(map(len, found.values()))
-    figure = Figure(figsize=(3.1 * columns + 0.4, 2.6 * len(found) + 0.9), layout="constrained")
+    figure.set_size_inches(3.1 * columns + 0.4, 2.6 * len(found) + 0.9)
     grid = figure.subplots(len(found), columns, squeeze=False)
     for line, (shape, panels) in zip(grid, found.items(), strict=True):
         for axes, (panel, bars) in zip(line, panels.items(), strict=False):
@@ -84,11 +97,6 @@ def draw(found: dict[str, dict[str, Bars]], out: Path, title: str = "") -> None:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
-    try:
-        figure.savefig(out, dpi=110)
-    except ValueError as error:
-        msg = f"{out.name}: {error}"
-        raise InputError(msg) from error
 
 
 def _panel(axes: Any, bars: Bars) -> None:  # noqa: ANN401 - matplotlib comes late
@@ -103,11 +111,12 @@ def _panel(axes: Any, bars: Bars) -> None:  # noqa: ANN401 - matplotlib comes la
             value = bars[engine][dtype]
             x = at + (i - (len(here) - 1) / 2) * width
             label = engine if engine not in axes.get_legend_handles_labels()[1] else None
-            axes.bar(x, value, width * 0.94, color=COLOURS.get(engine, OTHER), label=label)
-            text = f"{value:.2f}" if value < 2 else f"{value:.0f}"  # noqa: PLR2004 - a fraction
+            axes.bar(x, value, width * 0.94, color=COLOURS.get(engine, OTHER), label=label, clip_on=False)
+            text = f" {value:.2f}" if value < 2 else f" {value:.0f}"  # noqa: PLR2004 - a fraction
             axes.text(x, value, text, ha="center", va="bottom", fontsize=5.5, rotation=90 if len(here) > 3 else 0)  # noqa: PLR2004
     axes.set_xticks(range(len(dtypes)), [d.upper() for d in dtypes], fontsize=8)
     axes.tick_params(axis="y", labelsize=7)
+    axes.locator_params(axis="y", nbins=4)
     axes.margins(y=0.18)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -27,8 +27,8 @@ DTYPES: dict[str, dict[str, Any] | None] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "f32": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"},
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16"},
-    "int8": {"INFERENCE_PRECISION_HINT": "f32"},
-    "int4": {"INFERENCE_PRECISION_HINT": "f32"},
+    "int8": {"INFERENCE_PRECISION_HINT": "bf16"},  # its fastest: a tenth above f32 where the CPU has BF16 dots
+    "int4": {"INFERENCE_PRECISION_HINT": "bf16"},
 }
 
 
