@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import miaotui
 import numpy as np
@@ -17,6 +18,7 @@ from miaotui.loader.prune import PrunePlan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
+from miaotui.tools import prune_sweep
 from miaotui.tools.importance import depth, masks, structured
 from miaotui.tools.importance.calibrate import calibrate
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
@@ -394,3 +396,10 @@ def test_the_best_within_a_budget():
     assert best(rows, max_perplexity_ratio=2.0)["cut"] == "b"
     assert best(rows, max_perplexity_ratio=1.2)["cut"] == "a"
     assert best(rows, max_perplexity_ratio=1.2, min_speedup=1.5) is None
+
+
+@pytest.mark.parametrize("name", ["demo7", "demo", "stories260k"])
+def test_the_lesson_s_tables_are_the_files(name):
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    record = json.loads((docs / "benchmarks" / f"prune-quality-{name}.json").read_text(encoding="utf-8"))
+    assert prune_sweep.table(record) in (docs / "pruning.md").read_text(encoding="utf-8")

@@ -41,7 +41,9 @@ def draw(records: Sequence[dict[str, Any]], out: Path) -> None:
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    across = 3 * len(records)
+    where = "outside lower center"
+    figure.legend(handles.values(), handles.keys(), loc=where, ncols=across, fontsize=8, frameon=False)
     try:
         figure.savefig(out, dpi=110)
     except ValueError as error:
@@ -51,13 +53,18 @@ def draw(records: Sequence[dict[str, Any]], out: Path) -> None:
 
 def _panel(axes: Any, record: dict[str, Any]) -> None:  # noqa: ANN401 - matplotlib comes late
     whole = record["original"]
-    methods = dict.fromkeys(r["cut"].split()[1] for r in record["results"])
-    for method in methods:
-        rows = [r for r in record["results"] if r["cut"].split()[1] == method]
-        points = sorted((_left(r, whole), r["ppl"]) for r in rows)
+    lines: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for r in record["results"]:
+        _, method, *options = r["cut"].split()
+        kind = (method, *(word for word in options if word.startswith("--")))  # joined: one method, one way to cut
+        lines.setdefault(kind, []).append((_left(r, whole), r["ppl"]))
+    named: set[str] = set()
+    for (method, *_), points in lines.items():
         colour, marker = STYLES[method]
-        xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=colour, marker=marker, markersize=6, alpha=0.8, lw=0.8, label=method)
+        xs, ys = zip(*sorted(points), strict=True)
+        label = method if method not in named else None
+        axes.plot(xs, ys, color=colour, marker=marker, markersize=6, alpha=0.8, lw=0.8, label=label)
+        named.add(method)
     axes.axhline(whole["ppl"], color="black", lw=0.8, ls=":")
     axes.set_yscale("log")
     axes.set_xlabel("weights of a step that are left, zeros not counted", fontsize=9)

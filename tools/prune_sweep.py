@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from ..model import Model
     from .importance.methods import Found, Text
 
-__all__ = ["best", "main", "sweep", "wishes"]
+__all__ = ["best", "main", "sweep", "table", "wishes"]
 
 STEPS, ROUNDS = 48, 5
-#: Seconds between turns: threads of the side that is done stop spinning.
-PAUSE = 0.12
+#: Seconds between turns: threads of the side that is done first spin, then leave.
+PAUSE = 0.4
 TAIL = 5  # one part in so many is judged, where there is no --judge
 
 
@@ -90,11 +90,14 @@ def main(args: argparse.Namespace, path: Path) -> int:
         "calibration": {"file": text.name, "tokens": text.tokens, "window": text.window},
         "judged": {"file": args.judge.name if args.judge else f"the last fifth of {text.name}", "window": text.window},
     }
-    record |= sweep(path, replace(text, quiet=True), judged, args.methods or METHODS, args.folder / "plans")
     limits = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
-    chosen = best(record["results"], **limits)
-    record["budget"], record["best"] = limits, chosen and chosen["cut"]
-    (args.folder / "sweep.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    chosen = None
+    for found in sweep(path, replace(text, quiet=True), judged, args.methods or METHODS, args.folder / "plans"):
+        record |= found
+        chosen = best(record["results"], **limits)
+        record["budget"], record["best"] = limits, chosen and chosen["cut"]
+        _replace(args.folder / "sweep.json", json.dumps(record, indent=1) + "\n")  # so a stopped sweep keeps its rows
+        _replace(args.folder / "sweep.md", table(record))
     print(f"best within the budget: {chosen['cut'] if chosen else 'none of these'}")
     try:
         draw([record], args.folder / "sweep.svg")
@@ -103,9 +106,26 @@ def main(args: argparse.Namespace, path: Path) -> int:
     return 0
 
 
-def sweep(path: Path, text: Text, judged: str, methods: Sequence[str], plans: Path | None = None) -> dict[str, Any]:
-    """`original` and `results`, a dict for each cut; printed as they come. Plans are written to `plans`."""
-    results = []
+def table(record: dict[str, Any]) -> str:
+    """Markdown, a row for each cut, without speeds: what docs/pruning.md quotes."""
+    lines = ["| cut | perplexity | times the whole's | KL | weights a step |", "|---|--:|--:|--:|--:|"]
+    for r in (record["original"] | {"ppl_ratio": 1.0}, *record["results"]):
+        cut, size = r["cut"].removeprefix("--method "), shown_bytes(r["bytes_per_step"])
+        lines.append(f"| `{cut}` | {r['ppl']:.3f} | {r['ppl_ratio']:.2f} | {r['kl']:.3g} | {size} |")
+    return "\n".join(lines) + "\n"
+
+
+def _replace(file: Path, text: str) -> None:
+    part = file.with_name(file.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
+
+
+def sweep(
+    path: Path, text: Text, judged: str, methods: Sequence[str], plans: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """`original` and the `results` so far, after each cut; printed as they come. Plans are written to `plans`."""
+    results: list[dict[str, Any]] = []
     with load(path) as whole:
         windows = windows_of(whole, judged, window=text.window)
         exact = [log_softmax(whole.logits(w[:-1])) for w in windows]
@@ -125,7 +145,7 @@ def sweep(path: Path, text: Text, judged: str, methods: Sequence[str], plans: Pa
             result["ppl_ratio"] = result["ppl"] / original["ppl"]
             results.append(result)
             _print(result)
-    return {"original": original, "results": results}
+            yield {"original": original, "results": results}
 
 
 def best(
@@ -174,17 +194,19 @@ def _sizes(model: Model) -> dict[str, int]:
 
 
 def _speed(model: Model, whole: Model) -> float:
-    """Decode, times the whole model's: by turns, the median of the pairs."""
+    """Decode, times the whole model's: by turns, the median of the pairs of median steps."""
     ratios = []
     for _ in range(ROUNDS):
         took = []
         for one in (model, whole):
             time.sleep(PAUSE)
             one.session.step([0], 0)
-            began = time.perf_counter()
+            seconds = []
             for at in range(min(STEPS, whole.n_context)):
+                began = time.perf_counter()
                 one.session.step([0], at)
-            took.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - began)
+            took.append(np.median(seconds))
         ratios.append(took[1] / took[0])
     return float(np.median(ratios))
 
