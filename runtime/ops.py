@@ -65,7 +65,7 @@ _ROWS = (
     Op("embed_positions", "(c,d),T->(T,d)", "y[t] = w[start + t]", ("o:y", "w:w", "n:d"), "", lambda _: 0,
        "Radford et al. 2019 (GPT-2)", variants=DTYPE_VARIANTS),
     Op("linear", "(t,k),(n,k),(n),(t,n),(t,n)->(t,n)", "y = act(x w^T + b) * times + residual",
-       ("o:y", "i:x", "w:w", "w:b", "i:times", "i:residual", "n:n", "n:k", "n:act"), "k",
+       ("o:y", "o:scratch", "i:x", "w:w", "w:b", "i:times", "i:residual", "n:n", "n:k", "n:act"), "k",
        lambda d: 2 * d["n"] * d["k"] + (10 * d["n"] if d["act"] else 0),
        f"{VASWANI}, 3.2; gated: Shazeer 2020, arXiv:2002.05202", variants=(*WEIGHT_VARIANTS, *SPARSE, FAST)),
     Op("round_bf16", "(t,k)->(t,16k/32)", "y = bf16(x), to nearest even; whole 32s of a row, filled up with zeros",

@@ -20,6 +20,7 @@ from .kvcache import cache_bytes, padded_context, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .packed import GROUP
 from .rope import RopeTable
+from .sparse import SPARSE, spread_floats
 from .spec import Weight
 
 if TYPE_CHECKING:
@@ -131,9 +132,11 @@ class Recorder:
             x = self.quantize(x)
         elif dtype == FAST:
             x = self.round_bf16(x)
-        y = self._tensor("y", x.rows, w.shape[0])
-        self._emit("linear", dtype, x.rows, y=y, x=x, w=w, b=b, times=times, residual=residual, n=w.shape[0],
-                   k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        y, scratch = self._tensor("y", x.rows, w.shape[0]), None
+        if dtype in SPARSE and self.capacity[x.rows] > 1:
+            scratch = self._tensor("s", "", spread_floats(w.shape[1]) * self.threads, "scratch")
+        self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
+                   n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
         return y
 
     def quantize(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from .linear import epilogue
 
 F = np.float32
 Q_Y, Q_X, Q_K = slots("quantize")
-L_Y, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
+L_Y, _, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
 E_Y, E_W, E_D = slots("embed")
 PANELS, TOKENS = integer_tile_shape()
 STREAMS = 2
