@@ -21,6 +21,7 @@ from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .packed import GROUP
 from .rope import RopeTable
 from .sparse import SPARSE, spread_floats
+from .sparse_int8 import SPARSE_INT8, spread_int8_floats
 from .spec import Weight
 
 if TYPE_CHECKING:
@@ -133,8 +134,9 @@ class Recorder:
         elif dtype == FAST:
             x = self.round_bf16(x)
         y, scratch = self._tensor("y", x.rows, w.shape[0]), None
-        if dtype in SPARSE and self.capacity[x.rows] > 1:
-            scratch = self._tensor("s", "", spread_floats(w.shape[1]) * self.threads, "scratch")
+        if (dtype in SPARSE or dtype == SPARSE_INT8) and self.capacity[x.rows] > 1:
+            floats = (spread_floats if dtype in SPARSE else spread_int8_floats)(w.shape[1])
+            scratch = self._tensor("s", "", floats * self.threads, "scratch")
         self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
                    n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
         return y

@@ -229,6 +229,18 @@ def ir_fold(b: Builder, vs: Sequence[Value]) -> Value:
     return vs[0]
 
 
+def ir_apart(b: Builder, name: str, f: Callable[..., None], *args: Value) -> None:
+    """Call what `f` emits, of int64 arguments, as a function of its own."""
+    fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [I64] * len(args)), name)
+    if fn.is_declaration:
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        inner = ir.IRBuilder(fn.append_basic_block())
+        f(inner, *fn.args)
+        inner.ret_void()
+    b.call(fn, args)
+
+
 def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
     """Make an operation of int64 arguments from an emitter, compiled as a function of its own.
 
@@ -237,15 +249,7 @@ def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
 
     def deco(f: Callable[..., None]) -> Any:
         def call(b: Builder, *args: Value) -> None:
-            kind = ir.FunctionType(ir.VoidType(), [I64] * n_args)
-            fn = cgutils.get_or_insert_function(b.module, kind, name)
-            if fn.is_declaration:
-                fn.linkage = "internal"
-                fn.attributes.add("noinline")
-                inner = ir.IRBuilder(fn.append_basic_block())
-                f(inner, *fn.args)
-                inner.ret_void()
-            b.call(fn, args)
+            ir_apart(b, name, f, *args)
 
         call.__name__ = f.__name__
         return op(void, *[i64] * n_args)(call)
