@@ -68,7 +68,8 @@ def pack_sparse_int8(
     bits = np.zeros((panels * PANEL, groups * GROUP), np.bool_)
     bits[:rows, :k] = keep
     # [P, row, G, step, 4] -> [P, G, step, row, 4]
-    bits = bits.reshape(panels, PANEL, groups, -1, 4).transpose(0, 2, 3, 1, 4).reshape(panels, groups, -1)
+    bits = bits.reshape(panels, PANEL, groups, GROUP // 4, 4).transpose(0, 2, 3, 1, 4)
+    bits = bits.reshape(panels, groups, PANEL * GROUP)
     first = row // PANEL
     for i in range(panels):
         at = int(starts[first + i])
