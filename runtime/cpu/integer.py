@@ -54,6 +54,7 @@ from .target import byte_dot, expands_bytes
 OFFSET_BITS = {name: offset.bit_length() - 1 for name, offset in QUANTIZED.items() if offset}
 STEP = 4 * N  # bytes of one step: four columns of sixteen rows
 WIDE = ir.VectorType(I32, 2 * N)
+HALF_FULL = SCALE_BYTES + BITS_BYTES + (GROUP_BYTES["int8"] - SCALE_BYTES) // 2  # bytes of a sparse group, half zeros
 BYTES = ir.VectorType(I8, STEP)
 
 
@@ -142,7 +143,7 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
     dense = "int8" if kind == SPARSE_INT8 else kind
     size, steps = GROUP_BYTES[dense], (GROUP_BYTES[dense] - HEAD_BYTES[dense]) // STEP
     lowest = HEAD_BYTES[dense] > SCALE_BYTES
-    read = size if kind == dense else SCALE_BYTES + BITS_BYTES + (size - SCALE_BYTES) // 2  # a group, half of it zeros
+    read = size if kind == dense else HALF_FULL
 
     @op(void, *[i64] * 9)
     def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, groups: Any, y: Any, ldy: Any, ldp: Any, left: Any) -> None:
@@ -189,13 +190,15 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
     return tile
 
 
-@op(void, i64, i64, i64)
-def spread_panel(b: Any, w: Any, groups: Any, out: Any) -> None:
-    """A sparse int8 panel, as a dense one."""
+@op(void, i64, i64, i64, i64)
+def spread_panel(b: Any, w: Any, groups: Any, out: Any, ahead: Any) -> None:
+    """A sparse int8 panel, as a dense one. What lies `ahead` bytes further on comes while this one is multiplied."""
 
     def body(g: Any, state: list[Any]) -> list[Any]:
         place, to = Steps(b, SPARSE_INT8, state[0]), off(b, out, g, GROUP_BYTES["int8"])
         ir_store(b, b.load(ptr(b, place.at, VH), align=1), to)
+        for line in range(0, HALF_FULL, 64):
+            ir_prefetch(b, b.add(place.at, b.add(ahead, c64(line))), 2)
         for step in range(GROUP // 4):
             ((v, _),) = place.weights(step)
             ir_store(b, v, b.add(to, c64(SCALE_BYTES + STEP * step)))

@@ -136,11 +136,11 @@ def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = Non
     return v
 
 
-def ir_prefetch(b: Builder, addr: Value) -> None:
-    """Ask for the cache line at an address, read soon and once; any address is allowed."""
+def ir_prefetch(b: Builder, addr: Value, near: int = 3) -> None:
+    """Ask for the cache line at an address, read once: soon (3), or some time later (2); any address is allowed."""
     p = ptr(b, addr, F32)
     f = ext(b, "llvm.prefetch.p0", ir.VoidType(), [p.type, I32, I32, I32])
-    b.call(f, [p, *(ir.Constant(I32, v) for v in (0, 3, 1))])
+    b.call(f, [p, *(ir.Constant(I32, v) for v in (0, near, 1))])
 
 
 def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> None:

@@ -96,13 +96,18 @@ def _by_groups(b: Any, k_dim: Any, state: list[Any], body: Any) -> tuple[Any, li
 
 
 def spread_row(kind: str) -> Any:
-    """(w, n, row, K, out): a row of the matrix w of n rows as float32, filled up with zeros to whole groups."""
+    """(w, n, row, K, out, ahead): a row of the matrix w of n rows as float32, filled up with zeros to whole groups.
 
-    @op(void, *[i64] * 5)
-    def spread(b: Any, w: Any, n: Any, row: Any, k_dim: Any, out: Any) -> None:
+    Numbers `ahead` bytes further on are asked for: they come while what is spread is multiplied.
+    """
+
+    @op(void, *[i64] * 6)
+    def spread(b: Any, w: Any, n: Any, row: Any, k_dim: Any, out: Any, ahead: Any) -> None:
         place, mask = _places(b, w, n, row, k_dim)
 
         def body(k: Any, state: list[Any], count: int) -> list[Any]:
+            for line in range(SIZES[kind] if count > 1 else 0):
+                ir_prefetch(b, b.add(state[0], b.add(ahead, c64(64 * line))), 2)
             vectors, behind = _groups(b, state[0], mask, k, kind, count)
             for j, v in enumerate(vectors):
                 ir_store(b, v, b.add(off(b, out, k, 4), c64(4 * N * j)))

@@ -121,8 +121,9 @@ def _sparse_spread(p: Any, base: Any, t: Any, i: Any, count: Any) -> Any:
     groups, w = (arg(p, L_K) + GROUP - 1) // GROUP, arg(p, L_W)
     panel = groups * DENSE_BYTES
     scratch = base + arg(p, L_SCRATCH) + t * SPREAD_PANELS * panel
+    ahead = ld(w + 8 * (i + count)) - ld(w + 8 * i)
     for j in range(count):
-        spread_panel(w + ld(w + 8 * (i + j)), groups, scratch + j * panel)
+        spread_panel(w + ld(w + 8 * (i + j)), groups, scratch + j * panel, ahead)
     return scratch, panel
 
 

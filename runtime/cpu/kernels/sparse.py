@@ -9,6 +9,7 @@ from typing import Any
 
 from ...ops import slots
 from ...sparse import LANES, SPREAD_ROWS
+from ..lanes import ld
 from ..sparse_tiles import sparse_rows, spread_row
 from .base import arg, kernel, template
 from .linear import STREAMS, walk
@@ -29,10 +30,12 @@ def _linear(kind: str) -> Any:
 
     @template
     def panel(p: Any, base: Any, t: Any, n0: Any, n1: Any) -> Any:
+        w = arg(p, W)
+        ahead = ld(w + 8 * n1) - ld(w + 8 * n0)
         width = (arg(p, DK) + LANES - 1) // LANES * LANES * 4
         scratch = base + arg(p, SCRATCH) + t * SPREAD_ROWS * width
         for n in range(n0, n1):
-            spread(arg(p, W), arg(p, DN), n, arg(p, DK), scratch + (n - n0) * width)
+            spread(w, arg(p, DN), n, arg(p, DK), scratch + (n - n0) * width, ahead)
         return scratch, width
 
     return walk("f32", one, streams, panel)
