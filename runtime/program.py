@@ -135,7 +135,8 @@ class Recorder:
             x = self.round_bf16(x)
         y, scratch = self._tensor("y", x.rows, w.shape[0]), None
         if (dtype in SPARSE or dtype == SPARSE_INT8) and self.capacity[x.rows] > 1:
-            floats = (spread_floats if dtype in SPARSE else spread_int8_floats)(w.shape[1])
+            k = w.shape[1]
+            floats = spread_floats(dtype, k) if dtype in SPARSE else spread_int8_floats(k)
             scratch = self._tensor("s", "", floats * self.threads, "scratch")
         self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
                    n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip

@@ -54,9 +54,9 @@ def sparse_bytes(dtype: str, shape: tuple[int, ...], kept: int) -> int:
     return _parts(dtype, shape, kept)[2]
 
 
-def spread_floats(k: int) -> int:
-    """A thread's scratch: `SPREAD_ROWS` rows of k columns, filled up to whole groups."""
-    return SPREAD_ROWS * -(-k // LANES) * LANES
+def spread_floats(dtype: str, k: int) -> int:
+    """A thread's scratch: `SPREAD_ROWS` dense rows of k columns, filled up to whole groups."""
+    return SPREAD_ROWS * -(-k // LANES) * LANES * np.dtype(SPARSE[dtype]).itemsize // 4
 
 
 def pack_sparse(numbers: NDArray[Any], keep: NDArray[np.bool_], dtype: str, out: NDArray[np.uint8]) -> None:

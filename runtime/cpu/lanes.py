@@ -119,6 +119,13 @@ def ir_widen_half(b: Builder, h: Value) -> Value:
     return b.bitcast(b.or_(b.select(is_special, special, finite), sign), V)
 
 
+def ir_widen(b: Builder, v: Value, kind: str) -> Value:
+    """Sixteen values as stored -> float32."""
+    if kind == "bf16":
+        return b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
+    return ir_widen_half(b, v) if kind == "f16" else v
+
+
 def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = None) -> Value:
     """Sixteen values widened to float32; with a mask, absent lanes are +0 and their memory is not touched."""
     ty = V if kind == "f32" else VH
@@ -129,11 +136,7 @@ def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = Non
         name = "llvm.masked.load.v16f32.p0" if kind == "f32" else "llvm.masked.load.v16i16.p0"
         absent = ZERO if kind == "f32" else ir.Constant(ty, None)
         v = b.call(ext(b, name, ty, [p.type, I32, VM, ty]), [p, ir.Constant(I32, SIZES[kind]), mask, absent])
-    if kind == "bf16":
-        v = b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
-    elif kind == "f16":
-        v = ir_widen_half(b, v)
-    return v
+    return ir_widen(b, v, kind)
 
 
 def ir_prefetch(b: Builder, addr: Value, near: int = 3) -> None:

@@ -17,14 +17,12 @@ from .lanes import (
     I32,
     I64,
     SIZES,
-    VH,
     VI,
     VM,
     ZERO,
     N,
     V,
     c64,
-    const,
     ext,
     i64,
     ir_below,
@@ -34,36 +32,36 @@ from .lanes import (
     ir_loop,
     ir_prefetch,
     ir_store,
-    ir_widen_half,
+    ir_widen,
     off,
     op,
     ptr,
     void,
 )
-from .target import expands
+from .target import expands, expands_bytes
 
 MASK_AHEAD = 512  # bytes: the masks are a ninth of what is read
 MANY = 4  # groups taken at a time, with one load of their bits
 
 
 def ir_spread(b: Any, at: Any, bits: Any, kind: str) -> Any:
-    """Sixteen float32: the numbers from `at` on, one for each bit that is set, in its lane; +0 in the others."""
-    if expands():
-        mask = b.bitcast(bits, VM)
-        return b.call(ext(b, "llvm.x86.avx512.mask.expand.v16f32", V, [V, V, VM]), [ir_load(b, at, kind), ZERO, mask])
-    size = SIZES[kind]
-    number = I32 if kind == "f32" else I16
-    v = ir.Constant(ir.VectorType(number, N), None)
-    for lane in range(N):
-        bit = b.trunc(b.lshr(bits, ir.Constant(I16, lane)), I1)
-        one = b.select(bit, b.load(ptr(b, at, number), align=size), ir.Constant(number, 0))
-        v = b.insert_element(v, one, ir.Constant(I32, lane))
-        at = b.add(at, b.select(bit, c64(size), c64(0)))
-    if kind == "f32":
-        return b.bitcast(v, V)
-    if kind == "f16":
-        return ir_widen_half(b, b.bitcast(v, VH))
-    return b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
+    """Sixteen numbers as stored: those from `at` on, one for each bit that is set, in its lane; +0 in the others."""
+    size, number, mask = SIZES[kind], I32 if kind == "f32" else I16, b.bitcast(bits, VM)
+    ty = ir.VectorType(number, N)
+    if expands_bytes() or (expands() and kind == "f32"):
+        f = ext(b, f"llvm.x86.avx512.mask.expand.v16i{8 * size}", ty, [ty, ty, VM])
+        v = b.call(f, [b.load(ptr(b, at, ty), align=size), ir.Constant(ty, None), mask])
+    elif expands():
+        f = ext(b, "llvm.x86.avx512.mask.expand.v16i32", VI, [VI, VI, VM])
+        v = b.trunc(b.call(f, [b.zext(b.load(ptr(b, at, ty), align=size), VI), ir.Constant(VI, None), mask]), ty)
+    else:
+        v = ir.Constant(ty, None)
+        for lane in range(N):
+            bit = b.trunc(b.lshr(bits, ir.Constant(I16, lane)), I1)
+            one = b.select(bit, b.load(ptr(b, at, number), align=size), ir.Constant(number, 0))
+            v = b.insert_element(v, one, ir.Constant(I32, lane))
+            at = b.add(at, b.select(bit, c64(size), c64(0)))
+    return b.bitcast(v, V) if kind == "f32" else v
 
 
 def _places(b: Any, w: Any, n: Any, row: Any, k_dim: Any) -> tuple[Any, Any]:
@@ -74,7 +72,7 @@ def _places(b: Any, w: Any, n: Any, row: Any, k_dim: Any) -> tuple[Any, Any]:
 
 
 def _groups(b: Any, place: Any, mask: Any, k: Any, kind: str, count: int) -> tuple[list[Any], Any]:
-    """`count` groups of sixteen numbers of a row, from column k on, and where the numbers behind them begin."""
+    """`count` groups of sixteen stored numbers of a row, from column k on, and where the numbers behind them begin."""
     word = ir.IntType(16 * count)
     bits = b.zext(b.load(ptr(b, b.add(mask, b.ashr(k, c64(3))), word), align=2), I64)
     vectors, at = [], place
@@ -96,21 +94,22 @@ def _by_groups(b: Any, k_dim: Any, state: list[Any], body: Any) -> tuple[Any, li
 
 
 def spread_row(kind: str) -> Any:
-    """(w, n, row, K, out, ahead): a row of the matrix w of n rows as float32, filled up with zeros to whole groups.
+    """(w, n, row, K, out, ahead): a row of the matrix w of n rows as a dense one, filled up with zeros to whole groups.
 
     Numbers `ahead` bytes further on are asked for: they come while what is spread is multiplied.
     """
+    size = SIZES[kind]
 
     @op(void, *[i64] * 6)
     def spread(b: Any, w: Any, n: Any, row: Any, k_dim: Any, out: Any, ahead: Any) -> None:
         place, mask = _places(b, w, n, row, k_dim)
 
         def body(k: Any, state: list[Any], count: int) -> list[Any]:
-            for line in range(SIZES[kind] if count > 1 else 0):
+            for line in range(size if count > 1 else 0):
                 ir_prefetch(b, b.add(state[0], b.add(ahead, c64(64 * line))), 2)
             vectors, behind = _groups(b, state[0], mask, k, kind, count)
             for j, v in enumerate(vectors):
-                ir_store(b, v, b.add(off(b, out, k, 4), c64(4 * N * j)))
+                ir_store(b, v, b.add(off(b, out, k, size), c64(size * N * j)))
             return [behind]
 
         _by_groups(b, b.and_(b.add(k_dim, c64(N - 1)), c64(-N)), [place], body)
@@ -139,7 +138,7 @@ def sparse_rows(rows: int, kind: str, ahead: int = 0) -> Any:
                     ir_prefetch(b, b.add(masks, b.add(b.ashr(k, c64(3)), c64(MASK_AHEAD))))
                 vectors, places[r] = _groups(b, places[r], masks, k, kind, count)
                 for v, xv in zip(vectors, xs, strict=True):
-                    acc[r] = ir_fma(b, v, xv, acc[r])
+                    acc[r] = ir_fma(b, ir_widen(b, v, kind), xv, acc[r])
             return [*acc, *places]
 
         full, state = _by_groups(b, k_dim, [*[ZERO] * rows, *(place for place, _ in at)], body)

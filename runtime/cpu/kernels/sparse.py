@@ -9,7 +9,7 @@ from typing import Any
 
 from ...ops import slots
 from ...sparse import LANES, SPREAD_ROWS
-from ..lanes import ld
+from ..lanes import SIZES, ld
 from ..sparse_tiles import sparse_rows, spread_row
 from .base import arg, kernel, template
 from .linear import STREAMS, walk
@@ -18,6 +18,7 @@ _, SCRATCH, _, W, _, _, _, DN, DK, _ = slots("linear")
 
 
 def _linear(kind: str) -> Any:
+    size = SIZES[kind]
     row, rows, spread = sparse_rows(1, kind), sparse_rows(STREAMS, kind, 2048), spread_row(kind)
 
     @template
@@ -32,13 +33,13 @@ def _linear(kind: str) -> Any:
     def panel(p: Any, base: Any, t: Any, n0: Any, n1: Any) -> Any:
         w = arg(p, W)
         ahead = ld(w + 8 * n1) - ld(w + 8 * n0)
-        width = (arg(p, DK) + LANES - 1) // LANES * LANES * 4
+        width = (arg(p, DK) + LANES - 1) // LANES * LANES * size
         scratch = base + arg(p, SCRATCH) + t * SPREAD_ROWS * width
         for n in range(n0, n1):
             spread(w, arg(p, DN), n, arg(p, DK), scratch + (n - n0) * width, ahead)
         return scratch, width
 
-    return walk("f32", one, streams, panel)
+    return walk(kind, one, streams, panel)
 
 
 _linear_f32, _linear_bf16, _linear_f16 = (_linear(kind) for kind in ("f32", "bf16", "f16"))
