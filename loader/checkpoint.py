@@ -34,8 +34,8 @@ MAX_CONFIG = 16_000_000
 READ_AHEAD = 128 * 1024
 MAX_INDEX = 100_000_000
 
-#: Bytes that Linux maps around a page of a file that is touched, at most.
-AROUND = 2**16
+#: Bytes that Linux maps around a page of a file that is touched, at most: 64 KiB, or since 6.18 a whole large folio.
+AROUND = 2**21
 
 #: safetensors dtype -> the NumPy type that holds the bits; BF16 and F8 have none of their own.
 _NUMPY: dict[str, type[np.generic]] = {

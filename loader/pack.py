@@ -60,7 +60,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
             _quantize(out, source, checkpoint, into)
         else:
             out = out.view(DTYPES[source.dtype][1]).reshape(source.shape)
-            _fill(out, tensor, source)
+            _fill(out, tensor, source, partial(_let_go, source, checkpoint))
             checkpoint.release(source.tensor.name)
         out.flags.writeable = False
         return Weight(source.name, source.dtype, source.shape, out, mapped=False)
@@ -77,24 +77,25 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
 
 def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, into: Callable[..., bool]) -> None:
     """Write the tensor's kept part, rounded to integers by `into`; its pages are let go of as they have been read."""
-    info, in_order = source.tensor, not (source.transposed or source.gathered)
-
-    def done(span: slice) -> None:
-        if in_order:  # otherwise the pages hold numbers of other rows too
-            first = source.rows[0][0]
-            checkpoint.release(info.name, first + span.start, first + span.stop)
-
+    info, done = source.tensor, partial(_let_go, source, checkpoint)
     if not into(Rows(source, checkpoint.array(info.name)), info.dtype, source.dtype, out, done=done):
         msg = (
             f"{info.file}: tensor {info.name} holds numbers that {source.dtype} cannot (not finite, or too large for "
             "a float16 scale); load it without quantising"
         )
         raise CheckpointError(msg)
-    if not in_order:
+    if source.transposed:
         checkpoint.release(info.name)
 
 
-def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source) -> None:
+def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:
+    """Let go of the file's pages of rows `span` of the weight; of a turned tensor they hold other rows too."""
+    if not source.transposed:
+        rows = source.row_indices[span]
+        checkpoint.release(source.tensor.name, int(rows[0]), int(rows[-1]) + 1)
+
+
+def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callable[[slice], None]) -> None:
     """Write the tensor's kept part into its place, a few rows at a time: turned, widened or narrowed as planned."""
     step = max(1, PIECE // (out[:1].nbytes or 1)) if source.gathered else len(out)
     for at in range(0, len(out), step or 1):
@@ -102,6 +103,7 @@ def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source) -> None:
         part = read(source, tensor, span)
         if source.tensor.dtype == "BF16" and source.dtype == "f32":
             np.left_shift(part, 16, out=out[span].view(np.uint32), dtype=np.uint32)
+            done(span)
             continue
         try:
             with np.errstate(over="raise"):
@@ -110,6 +112,7 @@ def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source) -> None:
             info = source.tensor
             msg = f"{info.file}: tensor {info.name} holds F64 numbers beyond the range of F32; expected none"
             raise CheckpointError(msg) from None
+        done(span)
 
 
 def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:

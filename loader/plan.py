@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .cut import Cut
     from .header import TensorInfo
     from .prune import PrunePlan
+    from .ranges import Ranges
 
 __all__ = ["LINE", "LoadPlan", "make_plan"]
 
@@ -131,6 +132,7 @@ class _Planner:
         self.biases = resolve(checkpoint.config, str(checkpoint.directory / "config.json")).biases
         self.prefix = self._prefix()
         self.used: set[str] = set()
+        self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = 0
 
     def plan(self) -> LoadPlan:
@@ -260,7 +262,7 @@ class _Planner:
         """The kept part of a role of the file's layer `layer`."""
         found = self._part(role, part, layer)
         info, whole = self.tensors[found.name], self._shape(role, layer)
-        kept = [self.cut.kept(axis, layer) for axis in AXES[role]]
+        kept = [self._kept(axis, layer) for axis in AXES[role]]
         shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
         if role in self.family.layer:
@@ -281,6 +283,12 @@ class _Planner:
         source = replace(source, offset=self.end)
         self.end += _lines(source.nbytes)
         return source
+
+    def _kept(self, axis: str, layer: int) -> Ranges:
+        """What is kept along an axis; one object for all the layer's weights."""
+        if (axis, layer) not in self.ranges:
+            self.ranges[axis, layer] = self.cut.kept(axis, layer)
+        return self.ranges[axis, layer]
 
     def _check_packed(self, info: TensorInfo, packed: str, role: str, *, cut: bool) -> None:
         """What is packed is used whole and as it is."""

@@ -43,6 +43,8 @@ def as_indices(ranges: Ranges) -> NDArray[np.int64]:
 
 def spread(ranges: Ranges, each: int, base: int = 0) -> Ranges:
     """Ranges of pieces -> ranges of their elements: each piece has `each`, the first begins at `base`."""
+    if each == 1 and base == 0:
+        return ranges  # thousands of them, where a cut is scattered: one copy serves every weight
     return tuple((base + a * each, base + b * each) for a, b in ranges)
 
 

@@ -107,9 +107,9 @@ class Source:
             axes.pop()
         return f"[{', '.join(axis or ':' for axis in axes)}]" if axes else ""
 
-    @cached_property
+    @property
     def spans(self) -> Ranges:
-        """[start, stop) bytes of the file that making it touches.
+        """[start, stop) bytes of the file that making it touches. Not kept: a scattered cut has thousands.
 
         A cut along the tensor's second axis skips less than a page at a time as a rule: what lies between counts too.
         """
