@@ -13,9 +13,8 @@ Large is by magnitude; of equals, those further left stay. `sparsity` is one suc
 role. The narrower key wins. "head", where it is not the embedding, is named by itself. As text: "2:4,down=0.5".
 
 Choosing within a row, and not over the matrix (Han et al. 2015, arXiv:1506.02626), reads each row once and leaves all
-equally long: the size is known before anything is read, and threads share the work evenly. Sun et al. 2023
-(arXiv:2306.11695, table 7) found rows the better choice for language models too. N:M: Mishra et al. 2021,
-arXiv:2104.08378. Blocks: Gray et al. 2017.
+equally long, so that threads share the work evenly. N:M: Mishra et al. 2021, arXiv:2104.08378. Blocks: Narang et al.
+2017, arXiv:1711.02782.
 """
 
 from __future__ import annotations

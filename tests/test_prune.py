@@ -434,6 +434,8 @@ def forget(file: Path) -> None:
         ("keep-layers=0-2", None),
         ("keep-layers=0-2", "int8"),
         ("keep-layers=1,5", None),
+        ("keep-layers=0-2; sparsity=2:4", None),
+        ("keep-layers=1,5; sparsity=stored", None),
         ("drop-heads=1:0,1+4:2,3; drop-attention=0; drop-ffn=6", None),
     ],
 )

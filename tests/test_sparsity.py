@@ -357,6 +357,16 @@ def test_bad_short_forms_are_refused(tmp_path, monkeypatch, wish, says):
         miaotui.load(tmp_path, prune=wish)
 
 
+def test_neurons_are_ranked_before_zeros_are_made(tmp_path):
+    write_checkpoint(tmp_path, Drawn(seven()))
+    checkpoint, config = open_checkpoint(tmp_path), config_of(tmp_path)
+    both, alone = (resolve(f"ffn=0.5{more}", checkpoint, config) for more in ("; sparsity=2:4", ""))
+    assert both == replace(alone, sparsity="2:4")
+    _, whole = open_weights(tmp_path)
+    wanted, found = thinned(sliced(exact(whole), config, both), both), exact(open_weights(tmp_path, prune=both)[1])
+    assert all(np.array_equal(found[name], value) for name, value in wanted.items())
+
+
 def test_a_model_without_gates_says_so(tmp_path):
     write_checkpoint(tmp_path, small("gpt2"))
     with pytest.raises(PlanError, match="sparsity of gate: this model's feed-forward has none"):
