@@ -26,7 +26,7 @@ PIECE = 2**22  # numbers looked at in one go
 
 def uncounted(plan: LoadPlan) -> tuple[Source, ...]:
     """What must be read before its size is known."""
-    return tuple(s for s in plan if s.zeros is not None and s.kept is None and not s.quantizes)
+    return tuple(source for source in plan if _unknown(source))
 
 
 def counted(plan: LoadPlan, checkpoint: Checkpoint) -> LoadPlan:
@@ -42,7 +42,7 @@ def counted(plan: LoadPlan, checkpoint: Checkpoint) -> LoadPlan:
         checkpoint.expect(spans_by_file(wanted))
 
     def change(source: Source) -> Source:
-        if source not in wanted:
+        if not _unknown(source):
             return source
         kept = _count(source, checkpoint)
         dtype = held_as(source.dtype, source.shape, kept)
@@ -50,6 +50,10 @@ def counted(plan: LoadPlan, checkpoint: Checkpoint) -> LoadPlan:
         return replace(source, dtype=dtype, kept=kept, offset=place)
 
     return plan.with_sources(change)
+
+
+def _unknown(source: Source) -> bool:
+    return source.zeros is not None and source.kept is None and not source.quantizes
 
 
 def _count(source: Source, checkpoint: Checkpoint) -> int:

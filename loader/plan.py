@@ -106,8 +106,9 @@ class LoadPlan:
                 end += _lines(source.nbytes)
             return source
 
-        model, *layers = ({role: place(s) for role, s in part.items()} for part in (self.model, *self.layers))
-        return replace(self, model=model, layers=tuple(layers))
+        parts = {id(part): part for part in (self.model, *self.layers)}  # what is one mapping stays one
+        made = {key: {role: place(s) for role, s in part.items()} for key, part in parts.items()}
+        return replace(self, model=made[id(self.model)], layers=tuple(made[id(part)] for part in self.layers))
 
     @property
     def parameters(self) -> int:
