@@ -13,6 +13,7 @@ from .errors import BackendError, InputError, MemoryLimitError, TokenizerError
 from .loader import wishes
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
+from .loader.count import counted, uncounted
 from .loader.hub import resolve
 from .loader.pack import pack, planned
 from .loader.plan import make_plan
@@ -75,7 +76,7 @@ def load(  # noqa: PLR0913 (keywords)
     nearly twice as fast for long prompts, and the bits are then that CPU's own.
     `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
     cut away is never read, and `Model.receipt` says what was. A share of the neurons reads the matrices that rank them,
-    before the memory is counted.
+    before the memory is counted, and "sparsity=stored" those whose zeros it counts.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
     began = time.perf_counter()
@@ -98,8 +99,14 @@ def load(  # noqa: PLR0913 (keywords)
         shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "threads": n_threads, "fast": fast}
         program = record(config, planned(plan), **shape, kv_cache=kv_cache)
         memory = predicted_memory(plan, program)
-        if memory_limit is not None and memory["allocated"] > memory_limit:
-            _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
+        sure = memory["allocated"] - sum(s.nbytes for s in uncounted(plan) if s.offset is not None)
+        if memory_limit is not None and sure > memory_limit:
+            _refuse(checkpoint.directory.name, sure, memory_limit, context=context, chunk=chunk)
+        if uncounted(plan):
+            plan = counted(plan, checkpoint)
+            memory = predicted_memory(plan, record(config, planned(plan), **shape, kv_cache=kv_cache))
+            if memory_limit is not None and memory["allocated"] > memory_limit:
+                _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
         weights = pack_weights(plan, checkpoint, n_threads)
         session = Session(config, weights, **shape, kv_cache=kv_cache)
     except BaseException:

@@ -6,12 +6,13 @@ up and a column of down. So a cut is a set of ranges for each axis and layer, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanError
 from ..runtime.spec import LayerSizes
 from .header import shown
+from .patterns import LINEAR, Pattern
 from .prune import PrunePlan
 from .ranges import as_ranges, show, spread
 
@@ -68,7 +69,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
 class Cut:
     """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of the layers that are left.
 
-    Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are.
+    Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are. `sparsity`: the plan's.
     """
 
     before: Config
@@ -79,6 +80,7 @@ class Cut:
     ffn: Mapping[int, Indices]
     vocab: Indices | None
     width: Indices | None
+    sparsity: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cuts(self) -> bool:
@@ -97,6 +99,12 @@ class Cut:
         return spread(as_ranges(found), self.before.d_head if axis in ("heads", "kv_heads") else 1)
 
 
+    def zeros(self, role: str, layer: int = 0) -> Pattern | None:
+        """Zeros in a role of one of the file's layers, where any are asked for."""
+        text = self.sparsity.get(f"{layer}.{role}", self.sparsity.get(role))
+        return None if text in (None, "dense") else Pattern.parse(text)
+
+
 def fingerprint(config: Config, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
     """What a plan says of the model that it is for: family and sizes, and with a checkpoint its tensors' layout."""
     names = ("family", "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "n_vocab")
@@ -110,7 +118,8 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     """Compare a plan with the model of `config` and compile it; no tensor is read.
 
     Raises `PlanError` for a plan for another model, for indices that the model has not, for a layer or a model that
-    would be empty, for KV groups torn apart, and for a ratio that is not resolved (`wishes.resolve`).
+    would be empty, for KV groups torn apart, for a ratio that is not resolved (`wishes.resolve`), and for zeros whose
+    pattern does not fit what is left of a matrix.
     """
     plan = plan or PrunePlan()
     _check_model(plan, config, checkpoint)
@@ -121,7 +130,30 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     layers = tuple(range(config.n_layers)) if plan.layers is None else plan.layers
     kv_heads = {layer: _kv_heads(kept, config.layer(layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)
-    return Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width)
+    cut = Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity)
+    _check_zeros(cut)
+    return cut
+
+
+def _check_zeros(cut: Cut) -> None:
+    """Every pattern fits the matrices that are left, and names some that the model has."""
+    named = {cell.rpartition(".")[2] for cell in cut.sparsity}
+    layers = tuple(sorted({int(cell.partition(".")[0]) for cell in cut.sparsity if "." in cell}))
+    _check_set("sparsity", layers, cut.before.n_layers, "layer ", empty=True)
+    if "head" in named and cut.before.tied:
+        msg = "sparsity of head: it is the embedding here, whose rows are looked up; leave it out"
+        raise PlanError(msg)
+    if named == {"gate"} and not cut.before.gated:
+        msg = "sparsity of gate: this model's feed-forward has none; expected some of q, k, v, o, up, down"
+        raise PlanError(msg)
+    roles = [role for role in LINEAR if role != "gate" or cut.before.gated]
+    matrices = [("head", 0, 0), *((role, new, old) for new, old in enumerate(cut.layers) for role in roles)]
+    for role, new, old in matrices if cut.sparsity else ():
+        pattern, shape = cut.zeros(role, old), tuple(axis_size(cut.config, axis, new) for axis in AXES[role])
+        if pattern is not None and (why := pattern.misfit(shape)):
+            where = role if role == "head" else f"{role} of layer {old}"
+            msg = f"sparsity of {where}: {pattern} does not fit {list(shape)}: {why}. Name the roles that it is for"
+            raise PlanError(msg)
 
 
 def _left(plan: PrunePlan, config: Config, layers: Indices, kv_heads: Mapping[int, Indices]) -> Config:

@@ -16,7 +16,7 @@ from ..errors import PlanError
 from .config import resolve
 from .families import FAMILIES
 from .families.nemotron import BLOCKS
-from .source import read
+from .source import read_masked
 from .uneven import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _gather(
 ) -> Callable[[], NDArray[np.generic]]:
     def make() -> NDArray[np.generic]:
         tensor = checkpoint.array(parts[0].tensor.name)
-        pieces = [read(part, tensor) for part in parts]
+        pieces = [read_masked(part, tensor) for part in parts]
         joined: NDArray[np.generic] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         if change is not None:
             joined = change(parts, joined)

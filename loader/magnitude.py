@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["best", "squares", "weightiest"]
+__all__ = ["best", "count_of", "squares", "weightiest"]
 
 MATRICES = ("gate", "up", "down")
 ROWS = 256  # of a matrix, widened at a time
@@ -43,7 +43,7 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
     are packed already.
     """
     ratio, plain = plan.ffn_ratio or 1.0, replace(plan, ffn_ratio=None)
-    load = make_plan(checkpoint, config, prune=plain)
+    load = make_plan(checkpoint, config, prune=replace(plain, sparsity={}))  # zeros are chosen from what is left
     ffn = dict(plain.ffn)
     checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
     for old, roles in zip(load.cut.layers, load.layers, strict=True):
@@ -59,10 +59,14 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
     return replace(plain, ffn=ffn, notes=(*plan.notes, note))
 
 
+def count_of(there: int, ratio: float) -> int:
+    """How many a share of so many is: rounded to nearest, at least one where there is any."""
+    return min(there, max(1, int(ratio * there + 0.5)))
+
+
 def best(scores: F64, ratio: float) -> list[int]:
-    """Numbers of the largest scores, ascending: the share `ratio` of them, rounded to nearest, at least one."""
-    count = max(1, int(ratio * len(scores) + 0.5))
-    return sorted(np.argsort(-scores, kind="stable")[:count].tolist())
+    """Numbers of the largest scores, ascending: `count_of` them."""
+    return sorted(np.argsort(-scores, kind="stable")[: count_of(len(scores), ratio)].tolist())
 
 
 def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) -> F64:

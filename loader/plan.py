@@ -13,8 +13,12 @@
 | piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
 | fewer rows, in one range          | as above, of that range alone                             |
 | several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
+| matrix that zeros are put into    | the numbers that stay (`runtime/sparse.py`), in the block |
+| matrix whose own zeros are asked  | as above once they are counted (`count.py`), till then in |
+| for ("stored")                    | place                                                     |
 
-Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
+Where the numbers that stay would take more bytes than all of them, and where the matrix is quantised, zeros lie among
+the others. Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
 """
 
 from __future__ import annotations
@@ -23,11 +27,12 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PlanError
 from ..runtime.packed import GROUP_BYTES, packed_shape
-from ..runtime.spec import DTYPES
+from ..runtime.sparse import SPARSE, sparse_bytes
+from ..runtime.spec import DTYPES, weight_bytes
 from .config import resolve
 from .cut import ATTENTION, AXES, FEED_FORWARD, axis_size, compile_plan
 from .families import FAMILIES, Part, piece_name
@@ -37,16 +42,17 @@ from .ranges import spread
 from .source import PACKED, STORED, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..runtime.spec import Config
     from .checkpoint import Checkpoint
     from .cut import Cut
     from .header import TensorInfo
+    from .patterns import Pattern
     from .prune import PrunePlan
     from .ranges import Ranges
 
-__all__ = ["LINE", "LoadPlan", "make_plan"]
+__all__ = ["LINE", "LoadPlan", "held_as", "make_plan"]
 
 #: Bytes of a cache line: the alignment of every piece of the resident block.
 LINE = 64
@@ -89,6 +95,22 @@ class LoadPlan:
         """Size of the one block that loading allocates."""
         return sum(_lines(source.nbytes) for source in self if source.offset is not None)
 
+    def with_sources(self, change: Callable[[Source], Source]) -> LoadPlan:
+        """The plan with every source changed, and the resident block laid out anew."""
+        end = 0
+
+        def place(source: Source) -> Source:
+            nonlocal end
+            source = change(source)
+            if source.offset is not None:
+                source = replace(source, offset=end)
+                end += _lines(source.nbytes)
+            return source
+
+        parts = {id(part): part for part in (self.model, *self.layers)}  # what is one mapping stays one
+        made = {key: {role: place(s) for role, s in part.items()} for key, part in parts.items()}
+        return replace(self, model=made[id(self.model)], layers=tuple(made[id(part)] for part in self.layers))
+
     @property
     def parameters(self) -> int:
         """Numbers in the model, a tied head counted once."""
@@ -104,6 +126,13 @@ class LoadPlan:
         rows = [(key[0], f"x{len(at)}" if at[0] else "", *key[1:]) for key, at in groups.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
+    """How a matrix of floats is held that keeps so many numbers: sparse where that is fewer bytes."""
+    name = f"{dtype}_sparse"
+    fewer = dtype in DTYPES and name in SPARSE and sparse_bytes(name, shape, kept) < weight_bytes(dtype, shape)
+    return name if fewer else dtype
 
 
 def make_plan(
@@ -270,14 +299,17 @@ class _Planner:
             pattern = self._name(role, part, "{i}") + end
         rows = spread(kept[0], 1, found.index * whole[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
-        packed = self._packed(info, whole)
+        packed, zeros = self._packed(info, whole), self._zeros(role, layer, shape)
         if packed is not None:
-            self._check_packed(info, packed, role, cut=shape != whole)
+            self._check_packed(info, packed, role, cut=shape != whole or zeros is not None)
             return Source(name, pattern, info, shape, packed, rows)
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
-        fused = found.count > 1
-        source = Source(name, pattern, info, shape, dtype, rows, columns, found.transposed, fused=fused)
-        in_place = not (found.transposed or source.gathered) and STORED[info.dtype] == dtype and info.dtype != "F64"
+        stays = zeros.kept(shape) if zeros is not None else None
+        dtype = dtype if stays is None else held_as(dtype, shape, stays)
+        how: dict[str, Any] = {"fused": found.count > 1, "zeros": zeros, "kept": stays}
+        source = Source(name, pattern, info, shape, dtype, rows, columns, found.transposed, **how)
+        as_it_lies = not (found.transposed or source.gathered or source.chooses)
+        in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
         if in_place and info.start % DTYPES[dtype][0] == 0:
             return source
         source = replace(source, offset=self.end)
@@ -290,6 +322,11 @@ class _Planner:
             self.ranges[axis, layer] = self.cut.kept(axis, layer)
         return self.ranges[axis, layer]
 
+    def _zeros(self, role: str, layer: int, shape: tuple[int, ...]) -> Pattern | None:
+        """Zeros that are asked for, where they leave not all of the matrix anyway."""
+        zeros = self.cut.zeros(role, layer)
+        return None if zeros is None or zeros.kept(shape) == math.prod(shape) else zeros
+
     def _check_packed(self, info: TensorInfo, packed: str, role: str, *, cut: bool) -> None:
         """What is packed is used whole and as it is."""
         if self.quantize.get(role, packed) != packed:
@@ -300,8 +337,8 @@ class _Planner:
             raise PlanError(msg)
         if cut:
             msg = (
-                f"{info.file}: tensor {info.name} is {packed} already, in panels that cannot be cut; prune the "
-                "original checkpoint, and quantise what is left"
+                f"{info.file}: tensor {info.name} is {packed} already, in panels that cannot be cut or thinned; "
+                "prune the original checkpoint, and quantise what is left"
             )
             raise PlanError(msg)
 

@@ -11,6 +11,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
      "vocab": "0-4095",                                    token ids kept
      "width": "0-63",                                      dimensions of the residual stream kept
+     "sparsity": "2:4",                                    zeros in what is left: `patterns.py`
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
 A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PlanError
 from .checkpoint import read_json_object
 from .header import shown
+from .patterns import Pattern, as_json, joined, read_sparsity, show_sparsity
 from .ranges import read_indices, show
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class PrunePlan:
     ffn_ratio: float | None = None
     vocab: Indices | None = None
     width: Indices | None = None
+    sparsity: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -68,6 +71,7 @@ class PrunePlan:
             object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
         if self.ffn_ratio is not None:
             object.__setattr__(self, "ffn_ratio", _ratio(self.ffn_ratio))
+        object.__setattr__(self, "sparsity", read_sparsity(self.sparsity))
         if not isinstance(self.model, dict) or any(not isinstance(k, str) for k in self.model):
             msg = f"model: found {shown(self.model)}; expected an object such as {{'family': 'llama'}}"
             raise PlanError(msg)
@@ -84,7 +88,8 @@ class PrunePlan:
     def then(self, other: PrunePlan) -> PrunePlan:
         """One plan for both: `other` is for the model that this one leaves.
 
-        Raises `PlanError` where `other` names what this one cut away, and for a ratio here that is not resolved yet.
+        Raises `PlanError` where `other` names what this one cut away, for a ratio here that is not resolved yet, and
+        where `other` cuts a matrix in which zeros were chosen, so that others would be.
         """
         if self.keeps_everything:
             return replace(other, model=self.model or other.model, notes=(*self.notes, *other.notes))
@@ -101,6 +106,7 @@ class PrunePlan:
             ffn_ratio=self.ffn_ratio if other.ffn_ratio is None else other.ffn_ratio,
             vocab=self.vocab if other.vocab is None else _Picker("vocab", self.vocab)(other.vocab),
             width=self.width if other.width is None else _Picker("width", self.width)(other.width),
+            sparsity=self._sparsity_then(other, layer_of),
             model=self.model,
             notes=(*self.notes, *other.notes),
         )
@@ -113,6 +119,17 @@ class PrunePlan:
             joined[old] = _Picker(f"{name} of layer {new}", mine.get(old))(kept)
         left = self.layers if other.layers is None else layer_of(other.layers)
         return {layer: kept for layer, kept in joined.items() if left is None or layer in left}
+
+    def _sparsity_then(self, other: PrunePlan, layer_of: _Picker) -> dict[str, str]:
+        _check_zeros_stay(self, other)
+        renamed: dict[str, str] = {}
+        for cell, text in other.sparsity.items():
+            layer, _, role = cell.rpartition(".")
+            renamed[f"{layer_of((int(layer),))[0]}.{role}" if layer else role] = text
+        left = self.layers if other.layers is None else layer_of(other.layers)
+        both = joined(self.sparsity, renamed)
+        gone = [cell for cell in both if "." in cell and left is not None and int(cell.partition(".")[0]) not in left]
+        return {cell: text for cell, text in both.items() if cell not in gone}
 
     def to_json(self) -> str:
         """The file's text; what is not cut is left out."""
@@ -127,6 +144,8 @@ class PrunePlan:
                 out[name] = value
             elif name in SETS and value is not None:
                 out[name] = show(value)
+        if self.sparsity:
+            out["sparsity"] = as_json(self.sparsity)
         if self.notes:
             out["notes"] = list(self.notes)
         return json.dumps(out, indent=1) + "\n"
@@ -169,7 +188,8 @@ class PrunePlan:
                 what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
                 said.append(f"layer {layer}: {what}")
         said += [f"{self.ffn_ratio:g} of the neurons"] if self.ffn_ratio is not None else []
-        return "keep " + ("; ".join(said) or "everything")
+        zeros = f"; zeros: {show_sparsity(self.sparsity)}" if self.sparsity else ""
+        return "keep " + ("; ".join(said) or "everything") + zeros
 
 
 class _Picker:
@@ -196,6 +216,31 @@ def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
     for name, value in leaves.items():
         if second.model.get(name, value) != value:
             msg = f"the second plan is for a model with {name} {shown(second.model[name])}, the first leaves {value}"
+            raise PlanError(msg)
+
+
+#: A matrix's role -> the sets of the second plan that cut its rows, and its columns.
+_CUT_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    **dict.fromkeys(("q", "k", "v"), (("heads",), ("width",))),
+    **dict.fromkeys(("gate", "up"), (("ffn", "ffn_ratio"), ("width",))),
+    "o": (("width",), ("heads",)),
+    "down": (("width",), ("ffn", "ffn_ratio")),
+    "head": (("vocab",), ("width",)),
+}
+
+
+def _check_zeros_stay(first: PrunePlan, second: PrunePlan) -> None:
+    """Zeros that the first plan chooses are the same whatever rows go after it; not so columns, and blocks' rows."""
+    cuts = {name for name in ("vocab", "width", "ffn_ratio") if getattr(second, name) is not None}
+    cuts |= {name for name in BY_LAYER if any(getattr(second, name).values())}  # a half that is gone chooses nothing
+    for cell, text in first.sparsity.items():
+        pattern, (rows, columns) = Pattern.parse(text), _CUT_BY[cell.rpartition(".")[2]]
+        found = [name for name in (*columns, *(rows if pattern.rows > 1 else ())) if name in cuts]
+        if pattern.chooses and found:
+            msg = (
+                f"sparsity of {cell}: zeros by {text} are chosen in the first plan, and the second's {found[0]} cuts "
+                "that matrix: others would be chosen. Cut first, and make zeros then"
+            )
             raise PlanError(msg)
 
 

@@ -10,6 +10,7 @@
 | `ffn=0.75`             | in every layer, this share of the neurons, the weightiest first           |
 | `vocab=FILE`           | the tokens that the text in FILE needs, and every special one             |
 | `width=0-63`           | these dimensions of the residual stream                                   |
+| `sparsity=2:4`         | everything, with zeros: `patterns.py` has the words; "2:4,down=0.5" by role |
 | `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
 
 In Python: `"keep-layers=0-2; ffn=0.75"`, or `{"keep_layers": "0-2", "ffn": 0.75}`.
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, PlanError
 from .cut import compile_plan, fingerprint
 from .header import shown
-from .magnitude import weightiest
+from .magnitude import count_of, weightiest
 from .prune import PrunePlan
 from .ranges import read_indices
 from .tokenizer import Tokenizer
@@ -44,7 +45,7 @@ Prune = PrunePlan | str | os.PathLike[str] | dict[str, Any]
 
 FORMS = (
     *("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"),
-    *("ffn", "vocab", "width", "plan"),
+    *("ffn", "vocab", "width", "sparsity", "plan"),
 )
 
 
@@ -68,10 +69,22 @@ def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> Prun
     else:
         msg = f"prune={shown(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
         raise PlanError(msg)
-    compile_plan(replace(plan, ffn_ratio=None), config, checkpoint)
-    if plan.ffn_ratio is not None:
+    if plan.ffn_ratio is None:
+        compile_plan(plan, config, checkpoint)
+    else:
+        compile_plan(replace(plan, ffn_ratio=None, sparsity={}), config, checkpoint)
+        compile_plan(_as_many(plan, config), config, checkpoint)
         plan = weightiest(plan, checkpoint, config)
     return replace(plan, model=fingerprint(config, checkpoint))
+
+
+def _as_many(plan: PrunePlan, config: Config) -> PrunePlan:
+    """As many neurons as the ratio will leave, whichever they are: zeros must fit them."""
+    ffn = dict(plan.ffn)
+    for i in range(config.n_layers) if plan.layers is None else plan.layers:
+        there = ffn.get(i, tuple(range(config.layer(i).d_ff)))
+        ffn[i] = there[: count_of(len(there), plan.ffn_ratio or 1.0)]
+    return replace(plan, ffn=ffn, ffn_ratio=None)
 
 
 def _split(text: str) -> dict[str, Any]:
@@ -115,6 +128,7 @@ def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config
         ffn_ratio=_number(forms["ffn"]) if "ffn" in forms else None,
         vocab=ids,
         width=forms.get("width"),
+        sparsity=forms.get("sparsity", {}),
     )
     return base.then(short)
 

@@ -434,6 +434,8 @@ def forget(file: Path) -> None:
         ("keep-layers=0-2", None),
         ("keep-layers=0-2", "int8"),
         ("keep-layers=1,5", None),
+        ("keep-layers=0-2; sparsity=2:4", None),
+        ("keep-layers=1,5; sparsity=stored", None),
         ("drop-heads=1:0,1+4:2,3; drop-attention=0; drop-ffn=6", None),
     ],
 )
@@ -515,7 +517,7 @@ def test_packed_matrices_may_lose_layers_but_no_rows(tmp_path):
     how = "keep-layers=1-3"
     with miaotui.load(tmp_path / "in", prune=how, quantize="int8") as a, miaotui.load(tmp_path / "out", prune=how) as b:
         assert np.array_equal(a.logits([1, 2, 3]), b.logits([1, 2, 3]))
-    with pytest.raises(PlanError, match="panels that cannot be cut"):
+    with pytest.raises(PlanError, match="panels that cannot be cut or thinned"):
         miaotui.load(tmp_path / "out", prune="drop-heads=0:0,1")
     with pytest.raises(PlanError, match="packed already"):
         miaotui.load(tmp_path / "out", prune="ffn=0.5")

@@ -86,11 +86,18 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--vocab", metavar="FILE", help="keep the tokens of this text, and the special ones")
     group.add_argument("--width", metavar="DIMS", help="keep these dimensions of the model's width, for instance 0-63")
+    group.add_argument(
+        "--sparsity",
+        metavar="ZEROS",
+        help="hold only the largest weights of the layers' matrices: 2:4 or another N:M, a share that goes such as "
+        "0.5, blocks such as 0.5/4x4, or stored: the zeros that the checkpoint has; by role: 2:4,down=0.5",
+    )
 
 
 def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:
     """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was."""
-    names = ("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn", "ffn", "vocab", "width")
+    names = ["keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"]
+    names += ["ffn", "vocab", "width", "sparsity"]
     forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return (forms | ({} if args.prune is None else {"plan": args.prune})) or None
 

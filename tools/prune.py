@@ -41,14 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "what to cut, found by a method",
         "Layers: block-influence, greedy, first (--keep). Neurons and heads: activation, wanda-sp, flap (--ffn, "
-        "--heads). Zeros in place: magnitude, wanda, sparsegpt (--sparsity). All but magnitude and first look at what "
-        "the model does with a text.",
+        "--heads). Zeros in place: magnitude, wanda, sparsegpt (--sparsity: a share such as 0.5, or N:M). All but "
+        "magnitude and first look at what the model does with a text. --ffn and --sparsity are the method's then.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above")
     group.add_argument("--text", type=Path, metavar="FILE", help="calibration text, UTF-8")
     group.add_argument("--keep", type=int, metavar="N", help="layers to keep")
     group.add_argument("--heads", type=float, metavar="SHARE", help="share of the key/value heads to keep")
-    group.add_argument("--sparsity", metavar="S", help="share of the weights to make zero, or a pattern such as 2:4")
     group.add_argument("--uniform", action="store_true", help="flap: the same share of every layer")
     group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
     group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
@@ -94,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
         method = _method(args)  # before anything is read
         text = None if args.text is None else text_of(args)
         path = resolve(args.path, revision=args.revision)
-        wish, rewrite = _found(path, method, text, prune_of(_without_share(args)))
+        wish, rewrite = _found(path, method, text, prune_of(_without_shares(args)))
     receipt, written, note = prune(path, args.out, wish, rewrite)
     print(f"{receipt.plan}\n{args.out}: {shown_bytes(written)} of weights, from {shown_bytes(receipt.file_bytes)}")
     for text_line in (*receipt.notes, *([note] if note else [])):
@@ -136,9 +135,9 @@ def read_text(file: Path) -> str:
         raise InputError(msg) from e
 
 
-def _without_share(args: argparse.Namespace) -> argparse.Namespace:
-    """With a method, `--ffn` is the method's."""
-    return argparse.Namespace(**{**vars(args), "ffn": None})
+def _without_shares(args: argparse.Namespace) -> argparse.Namespace:
+    """With a method, `--ffn` and `--sparsity` are the method's."""
+    return argparse.Namespace(**{**vars(args), "ffn": None, "sparsity": None})
 
 
 def _found(path: Path, method: Wish, text: Text | None, forms: Prune | None) -> tuple[PrunePlan, Rewrite]:
