@@ -20,6 +20,8 @@ from .kvcache import cache_bytes, padded_context, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .packed import GROUP
 from .rope import RopeTable
+from .sparse import SPARSE, spread_floats
+from .sparse_int8 import SPARSE_INT8, spread_int8_floats
 from .spec import Weight
 
 if TYPE_CHECKING:
@@ -131,9 +133,13 @@ class Recorder:
             x = self.quantize(x)
         elif dtype == FAST:
             x = self.round_bf16(x)
-        y = self._tensor("y", x.rows, w.shape[0])
-        self._emit("linear", dtype, x.rows, y=y, x=x, w=w, b=b, times=times, residual=residual, n=w.shape[0],
-                   k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        y, scratch = self._tensor("y", x.rows, w.shape[0]), None
+        if (dtype in SPARSE or dtype == SPARSE_INT8) and self.capacity[x.rows] > 1:
+            k = w.shape[1]
+            floats = spread_floats(dtype, k) if dtype in SPARSE else spread_int8_floats(k)
+            scratch = self._tensor("s", "", floats * self.threads, "scratch")
+        self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
+                   n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
         return y
 
     def quantize(self, x: Tensor) -> Tensor:

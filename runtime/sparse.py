@@ -23,12 +23,23 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LANES", "SPARSE", "pack_sparse", "pack_sparse_rows", "sparse_bytes", "unpack_sparse"]
+__all__ = [
+    "LANES",
+    "SPARSE",
+    "SPREAD_ROWS",
+    "pack_sparse",
+    "pack_sparse_rows",
+    "sparse_bytes",
+    "spread_floats",
+    "unpack_sparse",
+]
 
 #: Columns of a group.
 LANES = 16
 #: Bytes behind the last number.
 SPARE = 64
+#: Most rows that a kernel spreads at a time, for many tokens.
+SPREAD_ROWS = 64
 #: Name -> the unsigned integer that holds a number's bits.
 SPARSE: dict[str, type[np.unsignedinteger[Any]]] = {
     "f32_sparse": np.uint32,
@@ -50,6 +61,11 @@ def _parts(dtype: str, shape: tuple[int, ...], kept: int) -> tuple[int, int, int
 def sparse_bytes(dtype: str, shape: tuple[int, ...], kept: int) -> int:
     """Bytes of a matrix [n, k] that keeps so many numbers."""
     return _parts(dtype, shape, kept)[2]
+
+
+def spread_floats(dtype: str, k: int) -> int:
+    """A thread's scratch: `SPREAD_ROWS` dense rows of k columns, filled up to whole groups."""
+    return SPREAD_ROWS * -(-k // LANES) * LANES * np.dtype(SPARSE[dtype]).itemsize // 4
 
 
 def pack_sparse(numbers: NDArray[Any], keep: NDArray[np.bool_], dtype: str, out: NDArray[np.uint8]) -> None:

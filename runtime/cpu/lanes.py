@@ -119,6 +119,13 @@ def ir_widen_half(b: Builder, h: Value) -> Value:
     return b.bitcast(b.or_(b.select(is_special, special, finite), sign), V)
 
 
+def ir_widen(b: Builder, v: Value, kind: str) -> Value:
+    """Sixteen values as stored -> float32."""
+    if kind == "bf16":
+        return b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
+    return ir_widen_half(b, v) if kind == "f16" else v
+
+
 def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = None) -> Value:
     """Sixteen values widened to float32; with a mask, absent lanes are +0 and their memory is not touched."""
     ty = V if kind == "f32" else VH
@@ -129,18 +136,14 @@ def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = Non
         name = "llvm.masked.load.v16f32.p0" if kind == "f32" else "llvm.masked.load.v16i16.p0"
         absent = ZERO if kind == "f32" else ir.Constant(ty, None)
         v = b.call(ext(b, name, ty, [p.type, I32, VM, ty]), [p, ir.Constant(I32, SIZES[kind]), mask, absent])
-    if kind == "bf16":
-        v = b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
-    elif kind == "f16":
-        v = ir_widen_half(b, v)
-    return v
+    return ir_widen(b, v, kind)
 
 
-def ir_prefetch(b: Builder, addr: Value) -> None:
-    """Ask for the cache line at an address, read soon and once; any address is allowed."""
+def ir_prefetch(b: Builder, addr: Value, near: int = 3) -> None:
+    """Ask for the cache line at an address, read once: soon (3), or some time later (2); any address is allowed."""
     p = ptr(b, addr, F32)
     f = ext(b, "llvm.prefetch.p0", ir.VoidType(), [p.type, I32, I32, I32])
-    b.call(f, [p, *(ir.Constant(I32, v) for v in (0, 3, 1))])
+    b.call(f, [p, *(ir.Constant(I32, v) for v in (0, near, 1))])
 
 
 def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> None:
@@ -229,6 +232,18 @@ def ir_fold(b: Builder, vs: Sequence[Value]) -> Value:
     return vs[0]
 
 
+def ir_apart(b: Builder, name: str, f: Callable[..., None], *args: Value) -> None:
+    """Call what `f` emits, of int64 arguments, as a function of its own."""
+    fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [I64] * len(args)), name)
+    if fn.is_declaration:
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        inner = ir.IRBuilder(fn.append_basic_block())
+        f(inner, *fn.args)
+        inner.ret_void()
+    b.call(fn, args)
+
+
 def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
     """Make an operation of int64 arguments from an emitter, compiled as a function of its own.
 
@@ -237,15 +252,7 @@ def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
 
     def deco(f: Callable[..., None]) -> Any:
         def call(b: Builder, *args: Value) -> None:
-            kind = ir.FunctionType(ir.VoidType(), [I64] * n_args)
-            fn = cgutils.get_or_insert_function(b.module, kind, name)
-            if fn.is_declaration:
-                fn.linkage = "internal"
-                fn.attributes.add("noinline")
-                inner = ir.IRBuilder(fn.append_basic_block())
-                f(inner, *fn.args)
-                inner.ret_void()
-            b.call(fn, args)
+            ir_apart(b, name, f, *args)
 
         call.__name__ = f.__name__
         return op(void, *[i64] * n_args)(call)

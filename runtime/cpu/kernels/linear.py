@@ -17,7 +17,7 @@ from ..tiles import dot_tile
 from .base import arg, jit, kernel, rows_of, share, template
 from .elementwise import gelu, gelu_tanh, relu, silu
 
-Y, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
+Y, SCRATCH, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
 R_Y, R_X, R_K = slots("round_bf16")
 SILU, GELU, GELU_TANH, RELU = range(1, len(ACTS) + 1)
 ROWS, TOKENS = tile_shape()
@@ -54,46 +54,71 @@ def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
             store_tail(base + arg(p, Y) + at, v, left)
 
 
-def _linear(kind: str, unroll: int, ahead: int) -> Any:
-    size = SIZES[kind]
+def walk(kind: str, one: Any, streams: Any, panel: Any) -> Any:
+    """The body of a product; its rows come from the caller, dense ones of `kind` or such as become dense on the way.
+
+    `one(w, n_all, n, x, k, y)` does row n for one token, `streams(w, n_all, n, h, x, k, y)` rows n, n + h, ...;
+    `panel(p, base, t, n, rows)` gives where rows n, n + 1, ... lie dense, and how far apart.
+    """
     full, one_token = dot_tile(ROWS, TOKENS, kind), dot_tile(ROWS, 1, kind)
     one_row, single = dot_tile(1, TOKENS, kind), dot_tile(1, 1, kind)
-    stream = dot_tile(STREAMS, 1, kind, unroll, ahead, apart=True)
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         m_all, n_all, k, w = rows_of(p, step), arg(p, DN), arg(p, DK), arg(p, W)
         x, y = base + arg(p, X), base + arg(p, Y)
         n0, n1 = share(n_all, ROWS, t, nt), share(n_all, ROWS, t + 1, nt)
-        ldw, ldx, ldy = k * size, (k + 31) // 32 * 64 if kind == FAST else k * 4, n_all * 4
+        ldx, ldy = (k + 31) // 32 * 64 if kind == FAST else k * 4, n_all * 4
         if m_all == 1:
             h = (n1 - n0) // STREAMS
             for n in range(n0, n0 + h):
-                stream(w + n * ldw, h * ldw, x, ldx, k, y + 4 * n, ldy, 4 * h)
+                streams(w, n_all, n, h, x, k, y)
             for n in range(n0 + STREAMS * h, n1):
-                single(w + n * ldw, ldw, x, ldx, k, y + 4 * n, ldy, 4)
+                one(w, n_all, n, x, k, y)
             epilogue(p, base, (0, 1), (n0, n1))
             return
         block = max(TOKENS, (L2_BYTES // ldx) // TOKENS * TOKENS)
-        for b0 in range(0, m_all, block):
-            b1 = min(m_all, b0 + block)
-            m_tiles = b0 + (b1 - b0) // TOKENS * TOKENS
-            for c0 in range(n0, n1, COLUMNS):
-                c1 = min(n1, c0 + COLUMNS)
-                n_tiles = c0 + (c1 - c0) // ROWS * ROWS
+        for c0 in range(n0, n1, COLUMNS):
+            c1 = min(n1, c0 + COLUMNS)
+            n_tiles = c0 + (c1 - c0) // ROWS * ROWS
+            w, ldw = panel(p, base, t, c0, c1)
+            for b0 in range(0, m_all, block):
+                b1 = min(m_all, b0 + block)
+                m_tiles = b0 + (b1 - b0) // TOKENS * TOKENS
                 for n in range(c0, n_tiles, ROWS):
+                    at = w + (n - c0) * ldw
                     for m in range(b0, m_tiles, TOKENS):
-                        full(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
+                        full(at, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
                     for m in range(m_tiles, b1):
-                        one_token(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
+                        one_token(at, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
                 for n in range(n_tiles, c1):
+                    at = w + (n - c0) * ldw
                     for m in range(b0, m_tiles, TOKENS):
-                        one_row(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
+                        one_row(at, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
                     for m in range(m_tiles, b1):
-                        single(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
+                        single(at, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
                 epilogue(p, base, (b0, b1), (c0, c1))
 
     return body
+
+
+def _linear(kind: str, unroll: int, ahead: int) -> Any:
+    size = SIZES[kind]
+    row, rows = dot_tile(1, 1, kind), dot_tile(STREAMS, 1, kind, unroll, ahead, apart=True)
+
+    @template
+    def one(w: Any, _: Any, n: Any, x: Any, k: Any, y: Any) -> None:
+        row(w + n * k * size, 0, x, 0, k, y + 4 * n, 0, 4)
+
+    @template
+    def streams(w: Any, _: Any, n: Any, h: Any, x: Any, k: Any, y: Any) -> None:
+        rows(w + n * k * size, h * k * size, x, 0, k, y + 4 * n, 0, 4 * h)
+
+    @template
+    def panel(p: Any, _base: Any, _t: Any, n: Any, _: Any) -> Any:
+        return arg(p, W) + n * arg(p, DK) * size, arg(p, DK) * size
+
+    return walk(kind, one, streams, panel)
 
 
 _linear_f32 = _linear("f32", unroll=4, ahead=1536)
