@@ -11,6 +11,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
      "vocab": "0-4095",                                    token ids kept
      "width": "0-63",                                      dimensions of the residual stream kept
+     "width_ratio": 0.75,                                  of those, the share to keep, the weightiest first
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
 A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
@@ -38,6 +39,8 @@ FORMAT, VERSION = "miaotui-prune", 1
 MAX_PLAN = 64_000_000
 #: Fields that are one set of indices, and those that are a set for each layer.
 SETS, BY_LAYER = ("layers", "vocab", "width"), ("heads", "ffn")
+#: Shares that are turned into indices by reading the checkpoint (`magnitude`, `hidden`).
+RATIOS = ("ffn_ratio", "width_ratio")
 
 Indices = tuple[int, ...]
 
@@ -56,6 +59,7 @@ class PrunePlan:
     ffn_ratio: float | None = None
     vocab: Indices | None = None
     width: Indices | None = None
+    width_ratio: float | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -66,8 +70,9 @@ class PrunePlan:
             object.__setattr__(self, name, None if value is None else read_indices(value, name))
         for name in BY_LAYER:
             object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
-        if self.ffn_ratio is not None:
-            object.__setattr__(self, "ffn_ratio", _ratio(self.ffn_ratio))
+        for name in RATIOS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _ratio(name, getattr(self, name)))
         if not isinstance(self.model, dict) or any(not isinstance(k, str) for k in self.model):
             msg = f"model: found {shown(self.model)}; expected an object such as {{'family': 'llama'}}"
             raise PlanError(msg)
@@ -81,6 +86,11 @@ class PrunePlan:
         """Whether it cuts nothing at all."""
         return replace(self, model={}) == PrunePlan()
 
+    @property
+    def ratio(self) -> str | None:
+        """The first ratio that is not resolved, as "ffn_ratio 0.75"; None where every index is named."""
+        return next((f"{name} {getattr(self, name):g}" for name in RATIOS if getattr(self, name) is not None), None)
+
     def then(self, other: PrunePlan) -> PrunePlan:
         """One plan for both: `other` is for the model that this one leaves.
 
@@ -88,7 +98,7 @@ class PrunePlan:
         """
         if self.keeps_everything:
             return replace(other, model=self.model or other.model, notes=(*self.notes, *other.notes))
-        if self.ffn_ratio is not None and not other.keeps_everything:
+        if self.ratio is not None and not other.keeps_everything:
             msg = "a plan with a ratio must be resolved against its checkpoint before another plan follows it"
             raise PlanError(msg)
         _check_follows(self, other)
@@ -98,7 +108,7 @@ class PrunePlan:
             layers=self.layers if other.layers is None else layer_of(other.layers),
             heads=heads,
             ffn=ffn,
-            ffn_ratio=self.ffn_ratio if other.ffn_ratio is None else other.ffn_ratio,
+            **{name: getattr(self if getattr(other, name) is None else other, name) for name in RATIOS},
             vocab=self.vocab if other.vocab is None else _Picker("vocab", self.vocab)(other.vocab),
             width=self.width if other.width is None else _Picker("width", self.width)(other.width),
             model=self.model,
@@ -119,11 +129,11 @@ class PrunePlan:
         out: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         if self.model:
             out["model"] = dict(self.model)
-        for name in ("layers", *BY_LAYER, "ffn_ratio", "vocab", "width"):
+        for name in ("layers", *BY_LAYER, "ffn_ratio", "vocab", "width", "width_ratio"):
             value = getattr(self, name)
             if name in BY_LAYER and value:
                 out[name] = {str(layer): show(kept) for layer, kept in value.items()}
-            elif name == "ffn_ratio" and value is not None:
+            elif name in RATIOS and value is not None:
                 out[name] = value
             elif name in SETS and value is not None:
                 out[name] = show(value)
@@ -168,7 +178,8 @@ class PrunePlan:
             for layer, kept in getattr(self, name).items():
                 what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
                 said.append(f"layer {layer}: {what}")
-        said += [f"{self.ffn_ratio:g} of the neurons"] if self.ffn_ratio is not None else []
+        for ratio, what in ((self.ffn_ratio, "neurons"), (self.width_ratio, "width")):
+            said += [f"{ratio:g} of the {what}"] if ratio is not None else []
         return "keep " + ("; ".join(said) or "everything")
 
 
@@ -213,9 +224,9 @@ def _by_layer(name: str, value: object) -> dict[int, Indices]:
     return dict(sorted(found.items()))
 
 
-def _ratio(value: object) -> float:
+def _ratio(name: str, value: object) -> float:
     fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
     if not fits:
-        msg = f"ffn_ratio: found {shown(value)}; expected a number above 0 and at most 1"
+        msg = f"{name}: found {shown(value)}; expected a number above 0 and at most 1"
         raise PlanError(msg)
     return float(value)  # type: ignore[arg-type]  # `fits` has seen that it is a number

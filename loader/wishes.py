@@ -10,6 +10,7 @@
 | `ffn=0.75`             | in every layer, this share of the neurons, the weightiest first           |
 | `vocab=FILE`           | the tokens that the text in FILE needs, and every special one             |
 | `width=0-63`           | these dimensions of the residual stream                                   |
+| `width=0.75`           | this share of them (what has a point is a share), the weightiest first    |
 | `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
 
 In Python: `"keep-layers=0-2; ffn=0.75"`, or `{"keep_layers": "0-2", "ffn": 0.75}`.
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, PlanError
 from .cut import compile_plan, fingerprint
 from .header import shown
+from .hidden import weightiest_dimensions
 from .magnitude import weightiest
 from .prune import PrunePlan
 from .ranges import read_indices
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .checkpoint import Checkpoint
 
-__all__ = ["FORMS", "Prune", "resolve"]
+__all__ = ["FORMS", "Prune", "is_share", "resolve"]
 
 #: What `load(prune=)` takes.
 Prune = PrunePlan | str | os.PathLike[str] | dict[str, Any]
@@ -51,7 +53,8 @@ FORMS = (
 def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> PrunePlan | None:
     """The plan that was asked for, for this model, with every index named; None where nothing was.
 
-    A ratio reads the feed-forward's matrices (`magnitude`); nothing else reads a tensor. Errors: `PlanError`.
+    A share of the neurons reads the feed-forward's matrices (`magnitude`), a share of the width reads all (`hidden`);
+    nothing else reads a tensor. The width is cut first. Errors: `PlanError`.
     """
     if prune is None:
         return None
@@ -68,7 +71,9 @@ def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> Prun
     else:
         msg = f"prune={shown(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
         raise PlanError(msg)
-    compile_plan(replace(plan, ffn_ratio=None), config, checkpoint)
+    compile_plan(replace(plan, ffn_ratio=None, width_ratio=None), config, checkpoint)
+    if plan.width_ratio is not None:
+        plan = weightiest_dimensions(plan, checkpoint, config)
     if plan.ffn_ratio is not None:
         plan = weightiest(plan, checkpoint, config)
     return replace(plan, model=fingerprint(config, checkpoint))
@@ -112,18 +117,30 @@ def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config
         layers=layers,
         heads={i: kept for i, kept in heads.items() if layers is None or i in layers},
         ffn={i: () for i in _layers("drop_ffn", forms, left) if layers is None or i in layers},
-        ffn_ratio=_number(forms["ffn"]) if "ffn" in forms else None,
+        ffn_ratio=_number("ffn", forms["ffn"]) if "ffn" in forms else None,
         vocab=ids,
-        width=forms.get("width"),
+        **_width(forms.get("width")),
     )
     return base.then(short)
 
 
-def _number(value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
+def _width(value: object) -> dict[str, Any]:
+    """Fields of a plan from "0-63", [0, 1], "0.75" or 0.75."""
+    if is_share(value):
+        return {"width_ratio": _number("width", value)}
+    return {"width": value}
+
+
+def is_share(value: object) -> bool:
+    """Whether a form of `width` is a share: a float, or a text with a point."""
+    return isinstance(value, float) or (isinstance(value, str) and "." in value)
+
+
+def _number(name: str, value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        msg = f"ffn: found {shown(value)}; expected a share such as 0.75"
+        msg = f"{name}: found {shown(value)}; expected a share such as 0.75"
         raise PlanError(msg) from None
 
 
