@@ -1,4 +1,4 @@
-"""Which dimensions of the residual stream to keep where no text is at hand: what is written to them, times what is read.
+"""Which dimensions of the residual stream to keep where no text is at hand: what is written there, times what is read.
 
     written(j) = mean_t embed_tj^2 + sum over layers of (|o_j|^2 + |down_j|^2)           rows j of o and down
     read(j)    = sum over norms of gain_j^2 * |columns j of the matrices behind it|^2    q, k, v; gate, up; head
