@@ -1,4 +1,4 @@
-"""What of a checkpoint's tensors is written otherwise than it was read: zeros in it, biases taken up, a turned basis."""
+"""What of a checkpoint's tensors is written otherwise than it was read: zeros, biases, another basis."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ class Rewrite:
             raise PlanError(msg)
 
         def make() -> NDArray[np.generic]:
-            return narrowed(basis.behind("head", widened(read(embed, checkpoint.array(embed.tensor.name)), dtype)), dtype)
+            whole = read(embed, checkpoint.array(embed.tensor.name))
+            return narrowed(basis.behind("head", widened(whole, dtype)), dtype)
 
         return name, dtype, basis.shape("head", embed.shape), make
 
