@@ -123,8 +123,8 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     """
     plan = plan or PrunePlan()
     _check_model(plan, config, checkpoint)
-    if plan.ffn_ratio is not None:
-        msg = f"ffn_ratio {plan.ffn_ratio:g} is not resolved to neurons yet; give the plan to load, or resolve it first"
+    if plan.ratio is not None:
+        msg = f"{plan.ratio} is not resolved to indices yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
     _check_indices(plan, config)
     layers = tuple(range(config.n_layers)) if plan.layers is None else plan.layers

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .source import Source
 
     Change = Callable[[list[Source], NDArray[np.generic]], NDArray[np.generic]]
+    Reshape = Callable[[list[Source], tuple[int, ...]], tuple[int, ...]]
 
 __all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers"]
 
@@ -95,12 +96,14 @@ def refused_by_transformers(left: Mapping[str, Any], config: Config) -> str | No
 Left = tuple[str, str, tuple[int, ...], "Callable[[], NDArray[np.generic]]"]
 
 
-def left_tensors(plan: LoadPlan, checkpoint: Checkpoint, change: Change | None = None) -> Iterator[Left]:
+def left_tensors(
+    plan: LoadPlan, checkpoint: Checkpoint, change: Change | None = None, reshape: Reshape | None = None
+) -> Iterator[Left]:
     """Name, dtype and shape of every tensor to write, and a call that gives it: gathered only then.
 
     Oriented and fused as the file has them, under the new layers' numbers; a tied model's second head is left out.
     `change` is handed every tensor that is not packed, outputs first and pieces joined, with its sources, and gives
-    what is to be written: same shape, same dtype.
+    what is to be written: same dtype, and the shape that `reshape` gives for theirs, or the same.
     """
     for i, sources in enumerate((plan.model, *plan.layers), -1):
         tensors: dict[str, list[Source]] = {}
@@ -112,6 +115,7 @@ def left_tensors(plan: LoadPlan, checkpoint: Checkpoint, change: Change | None =
                 yield name, first.tensor.dtype, first.tensor.shape, _whole(checkpoint, first)
                 continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+            shape = shape if reshape is None else reshape(parts, shape)
             stored = shape[::-1] if first.transposed else shape
             yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
 

@@ -70,18 +70,18 @@ def best(scores: F64, ratio: float) -> list[int]:
 
 
 def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) -> F64:
-    """Sum of squares of each kept row, or column: float64."""
+    """Sum of squares of each kept row, or column; of a vector, of each of its numbers: float64."""
     if source.packed:
         msg = f"{source.tensor.file}: {source.tensor.name} is packed already; prune the original checkpoint by ratio"
         raise PlanError(msg)
     tensor = checkpoint.array(source.tensor.name)
-    columns = np.zeros(source.shape[1])
+    columns = np.zeros(source.shape[-1])
     rows = []
     for at in range(0, source.shape[0], ROWS):
         part = read(source, tensor, slice(at, at + ROWS))
         if source.tensor.dtype == "BF16":
             part = np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
-        squared = np.square(part, dtype=np.float64)
+        squared = np.square(part, dtype=np.float64).reshape(len(part), -1)
         if by_column:
             columns += _fold(squared.T)
         else:

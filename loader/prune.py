@@ -11,6 +11,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
      "vocab": "0-4095",                                    token ids kept
      "width": "0-63",                                      dimensions of the residual stream kept
+     "width_ratio": 0.75,                                  of those, the share to keep, the weightiest first
      "sparsity": "2:4",                                    zeros in what is left: `patterns.py`
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
@@ -40,6 +41,8 @@ FORMAT, VERSION = "miaotui-prune", 1
 MAX_PLAN = 64_000_000
 #: Fields that are one set of indices, and those that are a set for each layer.
 SETS, BY_LAYER = ("layers", "vocab", "width"), ("heads", "ffn")
+#: Shares that are turned into indices by reading the checkpoint (`magnitude`, `hidden`).
+RATIOS = ("ffn_ratio", "width_ratio")
 
 Indices = tuple[int, ...]
 
@@ -58,6 +61,7 @@ class PrunePlan:
     ffn_ratio: float | None = None
     vocab: Indices | None = None
     width: Indices | None = None
+    width_ratio: float | None = None
     sparsity: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -69,8 +73,9 @@ class PrunePlan:
             object.__setattr__(self, name, None if value is None else read_indices(value, name))
         for name in BY_LAYER:
             object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
-        if self.ffn_ratio is not None:
-            object.__setattr__(self, "ffn_ratio", _ratio(self.ffn_ratio))
+        for name in RATIOS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _ratio(name, getattr(self, name)))
         object.__setattr__(self, "sparsity", read_sparsity(self.sparsity))
         if not isinstance(self.model, dict) or any(not isinstance(k, str) for k in self.model):
             msg = f"model: found {shown(self.model)}; expected an object such as {{'family': 'llama'}}"
@@ -85,6 +90,11 @@ class PrunePlan:
         """Whether it cuts nothing at all."""
         return replace(self, model={}) == PrunePlan()
 
+    @property
+    def ratio(self) -> str | None:
+        """The first ratio that is not resolved, as "ffn_ratio 0.75"; None where every index is named."""
+        return next((f"{name} {getattr(self, name):g}" for name in RATIOS if getattr(self, name) is not None), None)
+
     def then(self, other: PrunePlan) -> PrunePlan:
         """One plan for both: `other` is for the model that this one leaves.
 
@@ -93,7 +103,7 @@ class PrunePlan:
         """
         if self.keeps_everything:
             return replace(other, model=self.model or other.model, notes=(*self.notes, *other.notes))
-        if self.ffn_ratio is not None and not other.keeps_everything:
+        if self.ratio is not None and not other.keeps_everything:
             msg = "a plan with a ratio must be resolved against its checkpoint before another plan follows it"
             raise PlanError(msg)
         _check_follows(self, other)
@@ -103,7 +113,7 @@ class PrunePlan:
             layers=self.layers if other.layers is None else layer_of(other.layers),
             heads=heads,
             ffn=ffn,
-            ffn_ratio=self.ffn_ratio if other.ffn_ratio is None else other.ffn_ratio,
+            **{name: getattr(self if getattr(other, name) is None else other, name) for name in RATIOS},
             vocab=self.vocab if other.vocab is None else _Picker("vocab", self.vocab)(other.vocab),
             width=self.width if other.width is None else _Picker("width", self.width)(other.width),
             sparsity=self._sparsity_then(other, layer_of),
@@ -136,11 +146,11 @@ class PrunePlan:
         out: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         if self.model:
             out["model"] = dict(self.model)
-        for name in ("layers", *BY_LAYER, "ffn_ratio", "vocab", "width"):
+        for name in ("layers", *BY_LAYER, "ffn_ratio", "vocab", "width", "width_ratio"):
             value = getattr(self, name)
             if name in BY_LAYER and value:
                 out[name] = {str(layer): show(kept) for layer, kept in value.items()}
-            elif name == "ffn_ratio" and value is not None:
+            elif name in RATIOS and value is not None:
                 out[name] = value
             elif name in SETS and value is not None:
                 out[name] = show(value)
@@ -187,7 +197,8 @@ class PrunePlan:
             for layer, kept in getattr(self, name).items():
                 what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
                 said.append(f"layer {layer}: {what}")
-        said += [f"{self.ffn_ratio:g} of the neurons"] if self.ffn_ratio is not None else []
+        for ratio, what in ((self.ffn_ratio, "neurons"), (self.width_ratio, "width")):
+            said += [f"{ratio:g} of the {what}"] if ratio is not None else []
         zeros = f"; zeros: {show_sparsity(self.sparsity)}" if self.sparsity else ""
         return "keep " + ("; ".join(said) or "everything") + zeros
 
@@ -219,19 +230,20 @@ def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
             raise PlanError(msg)
 
 
+_NEURONS, _WIDTH = ("ffn", "ffn_ratio"), ("width", "width_ratio")
 #: A matrix's role -> the sets of the second plan that cut its rows, and its columns.
 _CUT_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    **dict.fromkeys(("q", "k", "v"), (("heads",), ("width",))),
-    **dict.fromkeys(("gate", "up"), (("ffn", "ffn_ratio"), ("width",))),
-    "o": (("width",), ("heads",)),
-    "down": (("width",), ("ffn", "ffn_ratio")),
-    "head": (("vocab",), ("width",)),
+    **dict.fromkeys(("q", "k", "v"), (("heads",), _WIDTH)),
+    **dict.fromkeys(("gate", "up"), (_NEURONS, _WIDTH)),
+    "o": (_WIDTH, ("heads",)),
+    "down": (_WIDTH, _NEURONS),
+    "head": (("vocab",), _WIDTH),
 }
 
 
 def _check_zeros_stay(first: PrunePlan, second: PrunePlan) -> None:
     """Zeros that the first plan chooses are the same whatever rows go after it; not so columns, and blocks' rows."""
-    cuts = {name for name in ("vocab", "width", "ffn_ratio") if getattr(second, name) is not None}
+    cuts = {name for name in ("vocab", "width", *RATIOS) if getattr(second, name) is not None}
     cuts |= {name for name in BY_LAYER if any(getattr(second, name).values())}  # a half that is gone chooses nothing
     for cell, text in first.sparsity.items():
         pattern, (rows, columns) = Pattern.parse(text), _CUT_BY[cell.rpartition(".")[2]]
@@ -258,9 +270,9 @@ def _by_layer(name: str, value: object) -> dict[int, Indices]:
     return dict(sorted(found.items()))
 
 
-def _ratio(value: object) -> float:
+def _ratio(name: str, value: object) -> float:
     fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
     if not fits:
-        msg = f"ffn_ratio: found {shown(value)}; expected a number above 0 and at most 1"
+        msg = f"{name}: found {shown(value)}; expected a number above 0 and at most 1"
         raise PlanError(msg)
     return float(value)  # type: ignore[arg-type]  # `fits` has seen that it is a number

@@ -10,6 +10,7 @@
 | `ffn=0.75`             | in every layer, this share of the neurons, the weightiest first           |
 | `vocab=FILE`           | the tokens that the text in FILE needs, and every special one             |
 | `width=0-63`           | these dimensions of the residual stream                                   |
+| `width=0.75`           | this share of them (what has a point is a share), the weightiest first    |
 | `sparsity=2:4`         | everything, with zeros: `patterns.py` has the words; "2:4,down=0.5" by role |
 | `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, PlanError
 from .cut import compile_plan, fingerprint
 from .header import shown
+from .hidden import dimensions, weightiest_dimensions
 from .magnitude import count_of, weightiest
 from .prune import PrunePlan
 from .ranges import read_indices
@@ -37,8 +39,9 @@ if TYPE_CHECKING:
 
     from ..runtime.spec import Config
     from .checkpoint import Checkpoint
+    from .cut import Cut
 
-__all__ = ["FORMS", "Prune", "resolve"]
+__all__ = ["FORMS", "Prune", "is_share", "resolve"]
 
 #: What `load(prune=)` takes.
 Prune = PrunePlan | str | os.PathLike[str] | dict[str, Any]
@@ -52,7 +55,8 @@ FORMS = (
 def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> PrunePlan | None:
     """The plan that was asked for, for this model, with every index named; None where nothing was.
 
-    A ratio reads the feed-forward's matrices (`magnitude`); nothing else reads a tensor. Errors: `PlanError`.
+    A share of the neurons reads the feed-forward's matrices (`magnitude`), a share of the width reads all (`hidden`);
+    nothing else reads a tensor. The width is cut first. Errors: `PlanError`.
     """
     if prune is None:
         return None
@@ -69,22 +73,28 @@ def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> Prun
     else:
         msg = f"prune={shown(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
         raise PlanError(msg)
-    if plan.ffn_ratio is None:
+    if plan.ratio is None:
         compile_plan(plan, config, checkpoint)
     else:
-        compile_plan(replace(plan, ffn_ratio=None, sparsity={}), config, checkpoint)
-        compile_plan(_as_many(plan, config), config, checkpoint)
+        cut = compile_plan(replace(plan, ffn_ratio=None, width_ratio=None, sparsity={}), config, checkpoint)
+        compile_plan(_as_many(plan, cut), config, checkpoint)
+    if plan.width_ratio is not None:
+        plan = weightiest_dimensions(plan, checkpoint, config)
+    if plan.ffn_ratio is not None:
         plan = weightiest(plan, checkpoint, config)
     return replace(plan, model=fingerprint(config, checkpoint))
 
 
-def _as_many(plan: PrunePlan, config: Config) -> PrunePlan:
-    """As many neurons as the ratio will leave, whichever they are: zeros must fit them."""
-    ffn = dict(plan.ffn)
-    for i in range(config.n_layers) if plan.layers is None else plan.layers:
-        there = ffn.get(i, tuple(range(config.layer(i).d_ff)))
+def _as_many(plan: PrunePlan, cut: Cut) -> PrunePlan:
+    """As many dimensions and neurons as the ratios will leave, whichever they are: zeros must fit them."""
+    width, ffn = plan.width, dict(plan.ffn)
+    if plan.width_ratio is not None:
+        there = tuple(range(cut.before.d_model)) if width is None else width
+        width = there[: dimensions(plan.width_ratio, cut.config)]
+    for i in cut.layers if plan.ffn_ratio is not None else ():
+        there = ffn.get(i, tuple(range(cut.before.layer(i).d_ff)))
         ffn[i] = there[: count_of(len(there), plan.ffn_ratio or 1.0)]
-    return replace(plan, ffn=ffn, ffn_ratio=None)
+    return replace(plan, width=width, width_ratio=None, ffn=ffn, ffn_ratio=None)
 
 
 def _split(text: str) -> dict[str, Any]:
@@ -125,19 +135,31 @@ def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config
         layers=layers,
         heads={i: kept for i, kept in heads.items() if layers is None or i in layers},
         ffn={i: () for i in _layers("drop_ffn", forms, left) if layers is None or i in layers},
-        ffn_ratio=_number(forms["ffn"]) if "ffn" in forms else None,
+        ffn_ratio=_number("ffn", forms["ffn"]) if "ffn" in forms else None,
         vocab=ids,
-        width=forms.get("width"),
+        **_width(forms.get("width")),
         sparsity=forms.get("sparsity", {}),
     )
     return base.then(short)
 
 
-def _number(value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
+def _width(value: object) -> dict[str, Any]:
+    """Fields of a plan from "0-63", [0, 1], "0.75" or 0.75."""
+    if is_share(value):
+        return {"width_ratio": _number("width", value)}
+    return {"width": value}
+
+
+def is_share(value: object) -> bool:
+    """Whether a form of `width` is a share: a float, or a text with a point."""
+    return isinstance(value, float) or (isinstance(value, str) and "." in value)
+
+
+def _number(name: str, value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        msg = f"ffn: found {shown(value)}; expected a share such as 0.75"
+        msg = f"{name}: found {shown(value)}; expected a share such as 0.75"
         raise PlanError(msg) from None
 
 

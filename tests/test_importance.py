@@ -119,20 +119,20 @@ def test_calibration_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         real(*args, **kwargs)
 
     with miaotui.load(tmp_path / "in") as model:
-        whole = calibrate(model, WINDOWS, hessian=True)
+        whole = calibrate(model, WINDOWS, hessian=True, stream=True)
         monkeypatch.setattr(module, "_add", stopping)
         with pytest.raises(KeyboardInterrupt):
-            calibrate(model, WINDOWS, hessian=True, file=file, batch=1)
-        found = calibrate(model, WINDOWS, hessian=True, file=file, batch=1)
+            calibrate(model, WINDOWS, hessian=True, stream=True, file=file, batch=1)
+        found = calibrate(model, WINDOWS, hessian=True, stream=True, file=file, batch=1)
         assert len(calls) == 4  # the third window alone
         assert found.n == whole.n
         assert np.array_equal(found.cosine, whole.cosine)
-        for kind in ("total", "squares", "hessian"):
+        for kind in ("total", "squares", "hessian", "stream"):
             one, other = getattr(found, kind), getattr(whole, kind)
             assert one.keys() == other.keys()
             assert all(np.array_equal(one[k], other[k]) for k in one)
         with pytest.raises(InputError, match="another model, text or method"):
-            calibrate(model, WINDOWS[:2], hessian=True, file=file)
+            calibrate(model, WINDOWS[:2], hessian=True, stream=True, file=file)
         file.write_bytes(b"no archive")
         with pytest.raises(InputError, match="no statistics"):
             calibrate(model, WINDOWS, file=file)

@@ -85,7 +85,12 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         "the largest weights"
     )
     group.add_argument("--vocab", metavar="FILE", help="keep the tokens of this text, and the special ones")
-    group.add_argument("--width", metavar="DIMS", help="keep these dimensions of the model's width, for instance 0-63")
+    group.add_argument(
+        "--width",
+        metavar="DIMS",
+        help="keep these dimensions of the model's width, for instance 0-63; or a share of them, for instance 0.75: "
+        "those with the largest weights",
+    )
     group.add_argument(
         "--sparsity",
         metavar="ZEROS",

@@ -41,8 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "what to cut, found by a method",
         "Layers: block-influence, greedy, first (--keep). Neurons and heads: activation, wanda-sp, flap (--ffn, "
-        "--heads). Zeros in place: magnitude, wanda, sparsegpt (--sparsity: a share such as 0.5, or N:M). All but "
-        "magnitude and first look at what the model does with a text. --ffn and --sparsity are the method's then.",
+        "--heads). Width: activation, slicegpt (--width SHARE). Zeros in place: magnitude, wanda, sparsegpt "
+        "(--sparsity: a share such as 0.5, or N:M). All but magnitude and first look at what the model does with a "
+        "text. --ffn, --sparsity and a share of --width are the method's then.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above")
     group.add_argument("--text", type=Path, metavar="FILE", help="calibration text, UTF-8")
@@ -102,17 +103,23 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _method(args: argparse.Namespace) -> Wish:
-    from .importance.masks import parse_sparsity  # noqa: PLC0415 - help must not wait for it
+    from ..loader.wishes import is_share  # noqa: PLC0415 - help must not wait for it
+    from .importance.masks import parse_sparsity  # noqa: PLC0415 - as above
     from .importance.methods import Wish  # noqa: PLC0415 - as above
 
-    try:
-        ffn = None if args.ffn is None else float(args.ffn)
-    except ValueError:
-        msg = f"--ffn {args.ffn}: expected a share such as 0.75"
-        raise InputError(msg) from None
+    ffn = _share("ffn", args.ffn)
+    width = _share("width", args.width) if is_share(args.width) else None
     sparsity = None if args.sparsity is None else parse_sparsity(args.sparsity)
     how = {"compensate": not args.no_compensation, "uniform": args.uniform}
-    return Wish(args.method, args.keep, ffn, args.heads, sparsity, **how)
+    return Wish(args.method, args.keep, ffn, args.heads, sparsity, width=width, **how)
+
+
+def _share(name: str, text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        msg = f"--{name} {text}: expected a share such as 0.75"
+        raise InputError(msg) from None
 
 
 def text_of(args: argparse.Namespace) -> Text:
@@ -136,8 +143,11 @@ def read_text(file: Path) -> str:
 
 
 def _without_shares(args: argparse.Namespace) -> argparse.Namespace:
-    """With a method, `--ffn` and `--sparsity` are the method's."""
-    return argparse.Namespace(**{**vars(args), "ffn": None, "sparsity": None})
+    """With a method, `--ffn` and `--sparsity` are the method's, and a share of `--width`."""
+    from ..loader.wishes import is_share  # noqa: PLC0415 - help must not wait for it
+
+    width = None if is_share(args.width) else args.width
+    return argparse.Namespace(**{**vars(args), "ffn": None, "sparsity": None, "width": width})
 
 
 def _found(path: Path, method: Wish, text: Text | None, forms: Prune | None) -> tuple[PrunePlan, Rewrite]:
@@ -185,7 +195,9 @@ def prune(
             (made / FILE).write_text(kept_text(rows or ()), encoding="utf-8")
         if pruned is not None:
             pruned.save(made / PLAN)
-        tensors = leave.left_tensors(plan, checkpoint, rewrite.change if rewrite else None)
-        more = rewrite.added(plan) if rewrite else ()
+        how = (rewrite.change, rewrite.shape) if rewrite else ()
+        tensors = leave.left_tensors(plan, checkpoint, *how)
+        more = rewrite.added(plan, checkpoint) if rewrite else ()
         written = write_safetensors(made / "model.safetensors", chain(tensors, more), "pt")
-        return make_receipt(plan, checkpoint, pruned), written, leave.refused_by_transformers(left, plan.config)
+        after = parse_config(left, str(out / "config.json"))
+        return make_receipt(plan, checkpoint, pruned), written, leave.refused_by_transformers(left, after)

@@ -27,7 +27,7 @@ from .arguments import prune_of, shown_bytes
 from .bench import bytes_per_step, public_command
 from .importance.calibrate import windows_of
 from .importance.masks import parse_sparsity
-from .importance.methods import DEPTH, METHODS, WIDTH, ZEROS, Wish, find
+from .importance.methods import BASIS, DEPTH, METHODS, WIDTH, ZEROS, Wish, find
 from .prune import prune, read_text, text_of
 from .prune_plot import draw
 from .quality import compare, log_softmax
@@ -49,7 +49,7 @@ TAIL = 5  # one part in so many is judged, where there is no --judge
 
 
 def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> list[Wish]:
-    """Depth: three quarters, half and three sevenths of the layers; neurons: 0.75 and 0.5; zeros: 0.5 and 2:4."""
+    """Depth: three quarters, half and three sevenths of the layers; neurons, width: 0.75, 0.5; zeros: 0.5, 2:4."""
     keeps = sorted({max(1, round(n_layers * share)) for share in (3 / 7, 0.5, 0.75)} - {n_layers}, reverse=True)
     out = []
     for method in methods:
@@ -59,6 +59,9 @@ def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> lis
             out += [Wish(method, ffn=share) for share in (0.75, 0.5)]
             out += [Wish(method, ffn=share, uniform=True) for share in (0.75, 0.5) if method == "flap"]
             out += [Wish(method, heads=0.5)] if heads else []
+            out += [Wish(method, width=share) for share in (0.75, 0.5) if method == "activation"]
+        elif method in BASIS:
+            out += [Wish(method, width=share) for share in (0.75, 0.5)]
         elif method in ZEROS:
             out += [Wish(method, sparsity=parse_sparsity(s)) for s in ("0.5", "2:4")]
         else:
@@ -170,7 +173,7 @@ def best(
 @contextmanager
 def _cut(path: Path, found: Found) -> Iterator[Model]:
     """Load what was found, by way of a checkpoint on disk where tensors change."""
-    if found.rewrite.matrix is None and not found.rewrite.biases:
+    if not found.rewrite.changes:
         with load(path, prune=found.plan) as model:
             yield model
         return

@@ -11,6 +11,8 @@ up in float64, one window of the text after the other. Five places of a layer ar
 | `ffn_out`  | the neurons                                     | down                  |
 | (layer)    | the residual stream that enters it              |                       |
 
+and, for a basis of the residual stream, what every norm puts out without its gains.
+
 Sums and sums of squares go over the tokens in their order, column by column: the same on every machine. The Hessian
 X^T X is a product by NumPy's BLAS: the same on one machine, but perhaps not in the last bit on another.
 """
@@ -55,8 +57,9 @@ class Statistics:
     """Sums over `n` tokens. Keys of `total`, `squares` and `hessian` are "layers.LAYER.PLACE".
 
     `total` float64 [k]: sum of x. `squares` float64 [k]: sum of x^2. `hessian` float64 [k, k]: sum of x x^T, where it
-    was asked for. `cosine` float64 [layers]: sum over the tokens of the cosine between the residual stream that enters
-    a layer and that which leaves it.
+    was asked for. `stream`, too: under "all" float64 [d, d], the sum over all norms of z z^T, z what a norm puts out
+    without its gains. `cosine` float64 [layers]: sum over the tokens of the cosine between the residual
+    stream that enters a layer and that which leaves it.
     """
 
     cosine: F64
@@ -64,6 +67,7 @@ class Statistics:
     total: dict[str, F64] = field(default_factory=dict)
     squares: dict[str, F64] = field(default_factory=dict)
     hessian: dict[str, F64] = field(default_factory=dict)
+    stream: dict[str, F64] = field(default_factory=dict)
 
     def norm(self, layer: int, place: str) -> F64:
         """||x_j||_2 of every column over all tokens: float64 [k]."""
@@ -101,6 +105,7 @@ def calibrate(  # noqa: PLR0913 - keywords
     windows: Sequence[Sequence[int]],
     *,
     hessian: bool = False,
+    stream: bool = False,
     file: Path | None = None,
     batch: int = 8,
     quiet: bool = True,
@@ -115,20 +120,20 @@ def calibrate(  # noqa: PLR0913 - keywords
     if any(w.quantized for w in weights):
         msg = "calibration wants the matrices as floats; leave quantize out, and quantise what is left"
         raise InputError(msg)
-    mark = _mark(model, windows, hessian=hessian)
+    mark = _mark(model, windows, hessian=hessian, stream=stream)
     found, done = Statistics(np.zeros(model.config.n_layers)), 0
     if file is not None and file.exists():
         found, done = _read(file, mark, model.config.n_layers)
     bar = progress(len(windows), done, "calibrating", quiet=quiet)
     for i in range(done, len(windows)):
-        _add(found, model, windows[i], hessian=hessian)
+        _add(found, model, windows[i], hessian=hessian, stream=stream)
         bar(1)
         if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
             _write(file, found, i + 1, mark)
     return found
 
 
-def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) -> None:
+def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool, stream: bool) -> None:
     """Add one window."""
     streams: list[F64] = []
 
@@ -137,6 +142,9 @@ def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) 
         _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
         if instruction.op == "take_last" or (role in NORMS and int(layer) == len(streams)):
             streams.append(view(instruction.tensors("i")[0]).astype(np.float64))
+        if stream and (instruction.op == "take_last" or role in NORMS):
+            z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.norm_eps)
+            found.stream["all"] = found.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
         if instruction.op == "linear" and role in WATCHED and layer:
             x = view(instruction.tensors("i")[0]).astype(np.float64)
             _sum(found, f"layers.{layer}.{WATCHED[role]}", x, hessian=hessian)
@@ -155,6 +163,12 @@ def _sum(found: Statistics, name: str, x: F64, *, hessian: bool) -> None:
         found.hessian[name] = found.hessian.get(name, np.zeros((x.shape[1],) * 2)) + x.T @ x
 
 
+def _normal(x: F64, eps: float) -> F64:
+    """x / sqrt(mean(x^2) + eps) of every row."""
+    z: F64 = x / np.sqrt(_column_sums((x * x).T) / x.shape[1] + eps)[:, None]
+    return z
+
+
 def _column_sums(x: F64) -> F64:
     """Row after row: NumPy's own sum of one column may be pairwise, and of several is not."""
     out = np.zeros(x.shape[1])
@@ -170,9 +184,9 @@ def _cosine(a: F64, b: F64) -> F64:
     return np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
 
 
-def _mark(model: Model, windows: Sequence[Sequence[int]], *, hessian: bool) -> str:
+def _mark(model: Model, windows: Sequence[Sequence[int]], *, hessian: bool, stream: bool) -> str:
     """SHA-256 of what the sums depend on: config, every weight's bytes, the windows, which sums."""
-    digest = hashlib.sha256(repr((model.config, hessian, [list(w) for w in windows])).encode())
+    digest = hashlib.sha256(repr((model.config, hessian, stream, [list(w) for w in windows])).encode())
     for weight in model.session.weights:
         digest.update(weight.name.encode())
         if weight.array is not None:
@@ -193,7 +207,7 @@ def _write(file: Path, found: Statistics, done: int, mark: str) -> None:
             raise
 
 
-SUMS = ("total", "squares", "hessian")
+SUMS = ("total", "squares", "hessian", "stream")
 
 
 def _read(file: Path, mark: str, n_layers: int) -> tuple[Statistics, int]:
