@@ -244,6 +244,11 @@ class Model:
         return self._session.program
 
     @property
+    def corrections(self) -> tuple[str, ...]:
+        """Sizes that config.json has wrong and the tensors were believed for, in words; the receipt has them too."""
+        return self._checkpoint.corrections
+
+    @property
     def session(self) -> Session:
         """What takes the steps, for tools that feed tokens themselves; nothing guards it against a stream beside it."""
         return self._session

@@ -129,7 +129,7 @@ class _Planner:
         self.tensors = checkpoint.tensors
         self.family = FAMILIES[self.config.family]
         self.biases = resolve(checkpoint.config, str(checkpoint.directory / "config.json")).biases
-        self.prefix = self._prefix()
+        self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
         self.end = 0
 
@@ -183,15 +183,6 @@ class _Planner:
         """Whether the half of the layer that the role belongs to is left."""
         sizes = self.cut.config.layer(new)
         return bool(sizes.n_heads if role in ATTENTION else sizes.d_ff)
-
-    def _prefix(self) -> str:
-        """Take the first prefix under which anything is found; the first of all if none is."""
-        for prefix in self.family.prefixes:
-            if prefix and any(name.startswith(prefix) for name in self.tensors):
-                return prefix
-        anchor = self.family.model["norm"].name
-        bare = anchor in self.tensors and "" in self.family.prefixes
-        return "" if bare else self.family.prefixes[0]
 
     def _name(self, role: str, part: Part, layer: int | str) -> str:
         if role == "head":

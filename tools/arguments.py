@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def open_model(args: argparse.Namespace) -> Model:
     """Load the model that was asked for, within the limits asked for."""
     from ..model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
 
-    return load(
+    model = load(
         chosen(args),
         revision=args.revision,
         threads=args.threads,
@@ -163,3 +164,6 @@ def open_model(args: argparse.Namespace) -> Model:
         kv_cache=args.kv_cache,
         precision=args.precision,
     )
+    for line in model.corrections:
+        print(f"note: {line}", file=sys.stderr)
+    return model
