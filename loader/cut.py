@@ -45,6 +45,9 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 AXES |= {f"{role}_bias": axes[:1] for role, axes in AXES.items()}
 
+#: Layers that a plan may have run: as many as a config.json may say.
+MAX_LAYERS = 2**16
+
 #: Roles of a layer's two halves, each from its norm on.
 FEED_FORWARD = frozenset(r for r in AXES if r.removesuffix("_bias") in ("ffn_norm", "gate", "up", "down"))
 ATTENTION = frozenset(AXES) - FEED_FORWARD - {"embed", "head", "positions", "norm", "norm_bias"}
@@ -66,7 +69,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of the layers that are left.
+    """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of those that run, in order.
 
     Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are.
     """
@@ -83,7 +86,7 @@ class Cut:
     @property
     def cuts(self) -> bool:
         """Whether anything of the file's model is left out."""
-        return self.config != self.before
+        return self.config != self.before or self.layers != tuple(range(self.before.n_layers))
 
     def kept(self, axis: str, layer: int) -> Ranges:
         """Kept elements along an axis of one of the file's layers."""
@@ -118,7 +121,7 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
         msg = f"ffn_ratio {plan.ffn_ratio:g} is not resolved to neurons yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
     _check_indices(plan, config)
-    layers = tuple(range(config.n_layers)) if plan.layers is None else plan.layers
+    layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
     kv_heads = {layer: _kv_heads(kept, config.layer(layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)
     return Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width)
@@ -157,6 +160,11 @@ def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None)
 
 def _check_indices(plan: PrunePlan, config: Config) -> None:
     """Every index is one that the model has, and what must not be empty is not."""
+    if plan.order is not None:
+        _check_set("order", tuple(sorted(set(plan.order))), config.n_layers, "layer ")
+        if len(plan.order) > MAX_LAYERS:
+            msg = f"order: {len(plan.order)} layers; expected at most {MAX_LAYERS}"
+            raise PlanError(msg)
     for name, size in (("layers", config.n_layers), ("vocab", config.n_vocab), ("width", config.d_model)):
         if getattr(plan, name) is not None:
             _check_set(name, getattr(plan, name), size)

@@ -52,7 +52,7 @@ LINE = 64
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Every weight's source, by role. Where the head is tied, `model` has no "head".
+    """Every weight's source, by role. Where the head is tied, `model` has no "head"; a layer that runs twice is one.
 
     `cut` says which of the file's layers, heads, neurons, ids and dimensions are left, and `config` describes those.
     `twin` is a head's tensor that the file holds beside a tied embedding: loading checks that they are equal.
@@ -69,8 +69,8 @@ class LoadPlan:
         return self.cut.config
 
     def __iter__(self) -> Iterator[Source]:
-        """Every source, in the order of the resident block."""
-        for part in (self.model, *self.layers):
+        """Every source once, in the order of the resident block."""
+        for part in {id(part): part for part in (self.model, *self.layers)}.values():
             yield from part.values()
 
     @property
@@ -138,14 +138,15 @@ class _Planner:
         self._check_missing()
         self._check_all()
         model = {role: self._source(role, role, part) for role, part in self.family.model.items() if self._has(role)}
-        layers = tuple(
-            {
-                role: self._source(f"layers.{new}.{role}", role, part, old)
-                for role, part in self.family.layer.items()
-                if self._has(role, old) and self._keeps(role, new)
-            }
-            for new, old in enumerate(self.cut.layers)
-        )
+        made: dict[int, Mapping[str, Source]] = {}
+        for new, old in enumerate(self.cut.layers):
+            if old not in made:  # a layer that runs twice has its weights once
+                made[old] = {
+                    role: self._source(f"layers.{new}.{role}", role, part, old)
+                    for role, part in self.family.layer.items()
+                    if self._has(role, old) and self._keeps(role, new)
+                }
+        layers = tuple(made[old] for old in self.cut.layers)
         return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
 
     def _check_all(self) -> None:

@@ -6,6 +6,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
     {"format": "miaotui-prune", "version": 1,
      "model": {"family": "llama", "n_layers": 7, ...},     fingerprint; each part is compared with the model
      "layers": "0-2",                                      layers kept
+     "order": "0-3,2-5",                                   or: layers in the order in which they run; one may run twice
      "heads": {"1": "2-8", "2": ""},                       query heads kept, by layer; none: no attention there
      "ffn": {"0": "0-99,120"},                             feed-forward neurons kept, by layer; none: no feed-forward
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
@@ -14,19 +15,21 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
 A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
+A layer that runs twice has its weights once, and what is cut of them is cut of both.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanError
 from .checkpoint import read_json_object
 from .header import shown
-from .ranges import read_indices, show
+from .ranges import read_indices, read_order, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +49,8 @@ Indices = tuple[int, ...]
 class PrunePlan:
     """What to keep. Sets may be given as "0-2,5" or as any iterable of integers; they are stored ascending.
 
+    `order` is None unless layers are moved or repeated: an ascending one is stored as `layers`.
+
     `model` is the fingerprint of the model that it is for (`cut.fingerprint`), or empty: any model that it fits.
     Errors: `PlanError` for values that no model could have; `cut.compile_plan` compares with a model.
     """
@@ -58,12 +63,15 @@ class PrunePlan:
     width: Indices | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    order: Indices | None = None
 
     def __post_init__(self) -> None:
         """Bring every set into one form."""
         for name in SETS:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else read_indices(value, name))
+        if self.order is not None:
+            self._set_order(read_order(self.order, "order"))
         for name in BY_LAYER:
             object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
         if self.ffn_ratio is not None:
@@ -76,6 +84,24 @@ class PrunePlan:
             raise PlanError(msg)
         object.__setattr__(self, "notes", tuple(self.notes))
 
+    def _set_order(self, order: Indices) -> None:
+        if self.layers is not None:
+            msg = "layers and order are both given; order alone says which layers stay"
+            raise PlanError(msg)
+        ascending = all(a < b for a, b in pairwise(order))
+        object.__setattr__(self, "layers", order if ascending else None)
+        object.__setattr__(self, "order", None if ascending else order)
+
+    @property
+    def run(self) -> Indices | None:
+        """The layers in the order in which they run; None: all of them, as they are."""
+        return self.layers if self.order is None else self.order
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a layer runs twice."""
+        return self.order is not None and len(set(self.order)) < len(self.order)
+
     @property
     def keeps_everything(self) -> bool:
         """Whether it cuts nothing at all."""
@@ -84,7 +110,8 @@ class PrunePlan:
     def then(self, other: PrunePlan) -> PrunePlan:
         """One plan for both: `other` is for the model that this one leaves.
 
-        Raises `PlanError` where `other` names what this one cut away, and for a ratio here that is not resolved yet.
+        Raises `PlanError` where `other` names what this one cut away, for a ratio here that is not resolved yet, and
+        where `other` cuts two runs of one layer differently.
         """
         if self.keeps_everything:
             return replace(other, model=self.model or other.model, notes=(*self.notes, *other.notes))
@@ -92,10 +119,10 @@ class PrunePlan:
             msg = "a plan with a ratio must be resolved against its checkpoint before another plan follows it"
             raise PlanError(msg)
         _check_follows(self, other)
-        layer_of = _Picker("layers", self.layers)
+        layer_of = _Picker("layers", self.run)
         heads, ffn = (self._by_layer_then(name, other, layer_of) for name in BY_LAYER)
         return PrunePlan(
-            layers=self.layers if other.layers is None else layer_of(other.layers),
+            order=self.run if other.run is None else layer_of(other.run),
             heads=heads,
             ffn=ffn,
             ffn_ratio=self.ffn_ratio if other.ffn_ratio is None else other.ffn_ratio,
@@ -107,11 +134,18 @@ class PrunePlan:
 
     def _by_layer_then(self, name: str, other: PrunePlan, layer_of: _Picker) -> dict[int, Indices]:
         mine: Mapping[int, Indices] = getattr(self, name)
+        theirs: Mapping[int, Indices] = getattr(other, name)
+        layer_of(tuple(theirs))  # each is there
         joined = dict(mine)
-        for new, kept in getattr(other, name).items():
+        cut: dict[int, int] = {}  # of this plan's model -> of what it leaves
+        for new in (range(len(self.run)) if self.run is not None else theirs) if other.run is None else other.run:
             (old,) = layer_of((new,))
-            joined[old] = _Picker(f"{name} of layer {new}", mine.get(old))(kept)
-        left = self.layers if other.layers is None else layer_of(other.layers)
+            if cut.setdefault(old, new) != new and theirs.get(cut[old]) != theirs.get(new):
+                msg = f"{name}: layer {old} runs twice, as {cut[old]} and {new}; cut both alike, or write it first"
+                raise PlanError(msg)
+            if new in theirs:
+                joined[old] = _Picker(f"{name} of layer {new}", mine.get(old))(theirs[new])
+        left = self.run if other.run is None else layer_of(other.run)
         return {layer: kept for layer, kept in joined.items() if left is None or layer in left}
 
     def to_json(self) -> str:
@@ -119,13 +153,13 @@ class PrunePlan:
         out: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         if self.model:
             out["model"] = dict(self.model)
-        for name in ("layers", *BY_LAYER, "ffn_ratio", "vocab", "width"):
+        for name in ("layers", "order", *BY_LAYER, "ffn_ratio", "vocab", "width"):
             value = getattr(self, name)
             if name in BY_LAYER and value:
                 out[name] = {str(layer): show(kept) for layer, kept in value.items()}
             elif name == "ffn_ratio" and value is not None:
                 out[name] = value
-            elif name in SETS and value is not None:
+            elif name in (*SETS, "order") and value is not None:
                 out[name] = show(value)
         if self.notes:
             out["notes"] = list(self.notes)
@@ -164,6 +198,7 @@ class PrunePlan:
     def __str__(self) -> str:
         """Tell the plan in a few words."""
         said = [f"{name} {show(value)}" for name in SETS if (value := getattr(self, name)) is not None]
+        said += [f"layers {show(self.order)}, in this order"] if self.order is not None else []
         for name, missing in (("heads", "no attention"), ("ffn", "no feed-forward")):
             for layer, kept in getattr(self, name).items():
                 what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
@@ -181,15 +216,15 @@ class _Picker:
     def __call__(self, indices: Indices) -> Indices:
         if self.kept is None:
             return indices
-        if indices and indices[-1] >= len(self.kept):
-            msg = f"{self.what}: the second plan keeps {indices[-1]}, but the first leaves {len(self.kept)}"
+        if indices and max(indices) >= len(self.kept):
+            msg = f"{self.what}: the second plan keeps {max(indices)}, but the first leaves {len(self.kept)}"
             raise PlanError(msg)
         return tuple(self.kept[i] for i in indices)
 
 
 def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
     """Where the second plan says for which model it is, it must be the one that the first leaves."""
-    sizes = {"n_layers": first.layers, "n_vocab": first.vocab, "d_model": first.width}
+    sizes = {"n_layers": first.run, "n_vocab": first.vocab, "d_model": first.width}
     leaves: dict[str, Any] = {name: first.model[name] if kept is None else len(kept) for name, kept in sizes.items()
                               if kept is not None or name in first.model}  # fmt: skip
     leaves |= {"family": first.model["family"]} if "family" in first.model else {}

@@ -12,6 +12,8 @@
 | `width=0-63`           | these dimensions of the residual stream                                   |
 | `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
 
+A plan's file is ours or mergekit's (`mergekit.py`), JSON or YAML.
+
 In Python: `"keep-layers=0-2; ffn=0.75"`, or `{"keep_layers": "0-2", "ffn": 0.75}`.
 """
 
@@ -26,6 +28,7 @@ from ..errors import InputError, PlanError
 from .cut import compile_plan, fingerprint
 from .header import shown
 from .magnitude import weightiest
+from .mergekit import SLICES, load_plan, plan_of
 from .prune import PrunePlan
 from .ranges import read_indices
 from .tokenizer import Tokenizer
@@ -55,14 +58,14 @@ def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> Prun
     """
     if prune is None:
         return None
-    if isinstance(prune, dict) and "format" not in prune:
+    if isinstance(prune, dict) and not prune.keys() & {"format", SLICES}:
         plan = _from_forms(prune, checkpoint, config)
     elif isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
         plan = _from_forms(_split(prune), checkpoint, config)
     elif isinstance(prune, str | os.PathLike):
-        plan = PrunePlan.load(Path(prune))
+        plan = load_plan(prune)
     elif isinstance(prune, dict):
-        plan = PrunePlan.from_dict(prune)
+        plan = plan_of(prune)
     elif isinstance(prune, PrunePlan):
         plan = prune
     else:
@@ -94,7 +97,7 @@ def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config
         raise PlanError(msg)
     base = PrunePlan()
     if "plan" in forms:
-        base = resolve(PrunePlan.load(forms["plan"]), checkpoint, config) or base
+        base = resolve(load_plan(forms["plan"]), checkpoint, config) or base
     left = compile_plan(base, config, checkpoint).config
     heads = _dropped_heads(forms.get("drop_heads", {}), left)
     heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())

@@ -72,7 +72,9 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         "Cut the model while reading it: what goes is never read. Layers, heads and dimensions are numbered from 0, as "
         "in the checkpoint; after --prune, as in what the plan leaves. Several options cut together.",
     )
-    group.add_argument("--prune", metavar="PLAN", help="keep what this plan says (a JSON file)")
+    group.add_argument(
+        "--prune", "--plan", dest="prune", metavar="PLAN", help="keep what this plan says: JSON, or mergekit's slices"
+    )
     group.add_argument("--keep-layers", metavar="LAYERS", help="keep these layers, for instance 0-2 or 0,2,4-6")
     group.add_argument("--drop-layers", metavar="LAYERS", help="drop these layers")
     group.add_argument(

@@ -114,6 +114,9 @@ class Found:
 
 def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = None) -> Found:
     """Ask a method what to cut of what `base` leaves. Errors: `InputError`, `PlanError`, and loading's own."""
+    if base is not None and base.repeats:
+        msg = f"{wish}: the plan runs layer after layer with the same weights; write it first, and cut what was written"
+        raise PlanError(msg)
     shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
     with load(path, prune=base, **shape) as model:
         if any(w.quantized for w in model.session.weights):
