@@ -13,12 +13,14 @@ from .errors import BackendError, InputError, MemoryLimitError, TokenizerError
 from .loader import wishes
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
+from .loader.fallback import instead_of
 from .loader.hub import resolve
+from .loader.magnitude import stand_in, weightiest
 from .loader.pack import pack, planned
 from .loader.plan import make_plan
 from .loader.receipt import hashed, make_receipt
 from .loader.tokenizer import Tokenizer
-from .loader.vocabulary import KeptTokenizer, kept_ids
+from .loader.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .runtime.cores import available_threads
 from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
 from .runtime.kvcache import KV_BYTES
@@ -74,8 +76,8 @@ def load(  # noqa: PLR0913 (keywords)
     (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
     nearly twice as fast for long prompts, and the bits are then that CPU's own.
     `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
-    cut away is never read, and `Model.receipt` says what was. A share of the neurons reads the matrices that rank them,
-    before the memory is counted.
+    cut away is never read, and `Model.receipt` says what was. A share of the neurons reads the matrices that rank them
+    once it is known that the memory will do.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
     began = time.perf_counter()
@@ -89,8 +91,8 @@ def load(  # noqa: PLR0913 (keywords)
     try:
         where = str(checkpoint.directory / "config.json")
         config = parse_config(checkpoint.config, where, checkpoint.generation)
-        pruned = wishes.resolve(prune, checkpoint, config)
-        plan = make_plan(checkpoint, config, quantize, pruned)
+        pruned, whole = wishes.resolve(prune, checkpoint, config, rank=False), config
+        plan = make_plan(checkpoint, config, quantize, stand_in(pruned, config))
         config = plan.config
         context = _context(config, max_context)
         chunk = min(prefill_chunk, context)
@@ -100,6 +102,10 @@ def load(  # noqa: PLR0913 (keywords)
         memory = predicted_memory(plan, program)
         if memory_limit is not None and memory["allocated"] > memory_limit:
             _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
+        if pruned is not None and pruned.ffn_ratio is not None:  # only now is anything read
+            pruned = weightiest(pruned, checkpoint, whole)
+            plan = make_plan(checkpoint, whole, quantize, pruned)
+            memory = predicted_memory(plan, program)
         weights = pack_weights(plan, checkpoint, n_threads)
         session = Session(config, weights, **shape, kv_cache=kv_cache)
     except BaseException:
@@ -231,9 +237,9 @@ class Model:
                 f"{cut.before.n_vocab - 1}; they do not belong together"
             )
             raise TokenizerError(msg)
-        if cut.vocab is not None:
-            kept = cut.vocab if kept is None else tuple(kept[i] for i in cut.vocab)
-        return t if kept is None else KeptTokenizer(t, kept)
+        if kept is None and cut.vocab is None:
+            return t
+        return KeptTokenizer(t, cut.tokens(kept), instead_of(t, cut.fallback(kept, kept_fallback(directory))))
 
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""

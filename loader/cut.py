@@ -82,11 +82,23 @@ class Cut:
     ffn: Mapping[int, Indices]
     vocab: Indices | None
     width: Indices | None
+    vocab_fallback: int | str | None = None
 
     @property
     def cuts(self) -> bool:
         """Whether anything of the file's model is left out."""
         return self.config != self.before or self.layers != tuple(range(self.before.n_layers))
+
+    def tokens(self, kept: Indices | None) -> Indices:
+        """The tokenizer's id of every row that is left; `kept`: of every row of the file's model, if not its number."""
+        rows = tuple(range(self.before.n_vocab)) if self.vocab is None else self.vocab
+        return rows if kept is None else tuple(kept[row] for row in rows)
+
+    def fallback(self, kept: Indices | None, before: int | str | None) -> int | str | None:
+        """What stands for a token that is gone, as the tokenizer's id; `before`: what the file says."""
+        if not isinstance(self.vocab_fallback, int):
+            return before if self.vocab_fallback is None else self.vocab_fallback
+        return self.vocab_fallback if kept is None else kept[self.vocab_fallback]
 
     def kept(self, axis: str, layer: int) -> Ranges:
         """Kept elements along an axis of one of the file's layers."""
@@ -120,11 +132,14 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     if plan.ffn_ratio is not None:
         msg = f"ffn_ratio {plan.ffn_ratio:g} is not resolved to neurons yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
+    if plan.vocab_fallback == "unk":
+        msg = "vocab_fallback 'unk' is not resolved to an id yet; give the plan to load, or resolve it first"
+        raise PlanError(msg)
     _check_indices(plan, config)
     layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
     kv_heads = {layer: _kv_heads(kept, config.layer(layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)
-    return Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width)
+    return Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.vocab_fallback)
 
 
 def _left(plan: PrunePlan, config: Config, layers: Indices, kv_heads: Mapping[int, Indices]) -> Config:
@@ -168,6 +183,11 @@ def _check_indices(plan: PrunePlan, config: Config) -> None:
     for name, size in (("layers", config.n_layers), ("vocab", config.n_vocab), ("width", config.d_model)):
         if getattr(plan, name) is not None:
             _check_set(name, getattr(plan, name), size)
+    if isinstance(plan.vocab_fallback, int):
+        _check_set("vocab_fallback", (plan.vocab_fallback,), config.n_vocab)
+        if plan.vocab is not None and plan.vocab_fallback not in plan.vocab:
+            msg = f"vocab_fallback: token {plan.vocab_fallback} stands for those that are gone, and is cut; keep it"
+            raise PlanError(msg)
     for name, of in (("heads", plan.heads), ("ffn", plan.ffn)):
         _check_set(name, tuple(of), config.n_layers, "layer ", empty=True)
         for layer, kept in of.items():

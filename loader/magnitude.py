@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["best", "squares", "weightiest"]
+__all__ = ["best", "squares", "stand_in", "weightiest"]
 
 MATRICES = ("gate", "up", "down")
 ROWS = 256  # of a matrix, widened at a time
@@ -57,6 +57,22 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
         ffn[old] = tuple(there[i] for i in best(scores, ratio))
     note = f"{ratio:g} of the neurons by magnitude: gate, up and down of every kept layer were read to rank them"
     return replace(plain, ffn=ffn, notes=(*plan.notes, note))
+
+
+def stand_in(plan: PrunePlan | None, config: Config) -> PrunePlan | None:
+    """The plan with as many neurons as its ratio will leave, any of them, nothing read: what memory is predicted from.
+
+    They lie apart where those that stay will as a rule, so that their rows must be gathered; where the weightiest
+    should happen to be neighbours, loading takes less.
+    """
+    if plan is None or plan.ffn_ratio is None:
+        return plan
+    ffn = dict(plan.ffn)
+    for layer in range(config.n_layers) if plan.run is None else plan.run:
+        there = plan.ffn.get(layer, tuple(range(config.layer(layer).d_ff)))
+        count = len(best(np.zeros(len(there)), plan.ffn_ratio)) if there else 0
+        ffn[layer] = (*there[:1], *there[len(there) - count + 1 :]) if count else ()
+    return replace(plan, ffn_ratio=None, ffn=ffn)
 
 
 def best(scores: F64, ratio: float) -> list[int]:

@@ -6,8 +6,8 @@
     merge_method: passthrough
 
 Goddard et al. 2024, arXiv:2403.13257; SOLAR's up-scaling: Kim et al. 2023, arXiv:2312.15166. JSON is read as it is,
-YAML where the extra `yaml` is installed. What needs a second model, or changes a weight, is refused by name. The model's
-name is not compared with anything: the plan is for the checkpoint that it is given with.
+YAML where the extra `yaml` is installed. What needs a second model, or changes a weight, is refused by name. The
+model's name is not compared with anything: the plan is for the checkpoint that it is given with.
 
 A checkpoint that mergekit wrote is an ordinary one; mergekit_config.yml beside it is not looked at.
 """

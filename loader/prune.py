@@ -11,6 +11,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "ffn": {"0": "0-99,120"},                             feed-forward neurons kept, by layer; none: no feed-forward
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
      "vocab": "0-4095",                                    token ids kept
+     "vocab_fallback": "bytes",                            what stands for one that is gone: "bytes", "unk" or an id
      "width": "0-63",                                      dimensions of the residual stream kept
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
@@ -64,6 +65,7 @@ class PrunePlan:
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
     order: Indices | None = None
+    vocab_fallback: int | str | None = None
 
     def __post_init__(self) -> None:
         """Bring every set into one form."""
@@ -74,6 +76,7 @@ class PrunePlan:
             self._set_order(read_order(self.order, "order"))
         for name in BY_LAYER:
             object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
+        _check_fallback(self.vocab_fallback)
         if self.ffn_ratio is not None:
             object.__setattr__(self, "ffn_ratio", _ratio(self.ffn_ratio))
         if not isinstance(self.model, dict) or any(not isinstance(k, str) for k in self.model):
@@ -127,6 +130,7 @@ class PrunePlan:
             ffn=ffn,
             ffn_ratio=self.ffn_ratio if other.ffn_ratio is None else other.ffn_ratio,
             vocab=self.vocab if other.vocab is None else _Picker("vocab", self.vocab)(other.vocab),
+            vocab_fallback=_fallback_then(self, other),
             width=self.width if other.width is None else _Picker("width", self.width)(other.width),
             model=self.model,
             notes=(*self.notes, *other.notes),
@@ -153,11 +157,11 @@ class PrunePlan:
         out: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         if self.model:
             out["model"] = dict(self.model)
-        for name in ("layers", "order", *BY_LAYER, "ffn_ratio", "vocab", "width"):
+        for name in ("layers", "order", *BY_LAYER, "ffn_ratio", "vocab", "vocab_fallback", "width"):
             value = getattr(self, name)
             if name in BY_LAYER and value:
                 out[name] = {str(layer): show(kept) for layer, kept in value.items()}
-            elif name == "ffn_ratio" and value is not None:
+            elif name in ("ffn_ratio", "vocab_fallback") and value is not None:
                 out[name] = value
             elif name in (*SETS, "order") and value is not None:
                 out[name] = show(value)
@@ -203,6 +207,7 @@ class PrunePlan:
             for layer, kept in getattr(self, name).items():
                 what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
                 said.append(f"layer {layer}: {what}")
+        said += [] if self.vocab_fallback is None else [f"{self.vocab_fallback} for tokens that are gone"]
         said += [f"{self.ffn_ratio:g} of the neurons"] if self.ffn_ratio is not None else []
         return "keep " + ("; ".join(said) or "everything")
 
@@ -246,6 +251,26 @@ def _by_layer(name: str, value: object) -> dict[int, Indices]:
             raise PlanError(msg)
         found[layer] = read_indices(kept, f"{name} of layer {layer}")
     return dict(sorted(found.items()))
+
+
+def _check_fallback(value: object) -> None:
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and value not in ("unk", "bytes") and not number:
+        msg = f"vocab_fallback: found {shown(value)}; expected 'unk', 'bytes', or a token's id"
+        raise PlanError(msg)
+
+
+def _fallback_then(first: PrunePlan, second: PrunePlan) -> int | str | None:
+    """What stands for a token that either plan cuts: they must agree where both cut."""
+    mine, theirs = first.vocab_fallback, second.vocab_fallback
+    if isinstance(theirs, int):
+        [theirs] = _Picker("vocab_fallback", first.vocab)((theirs,))
+    if second.vocab is None and theirs is None:
+        return mine
+    if first.vocab is not None and second.vocab is not None and mine != theirs:
+        msg = f"vocab_fallback: the first plan says {mine}, the second {theirs}; both cut ids, so let them say the same"
+        raise PlanError(msg)
+    return theirs
 
 
 def _ratio(value: object) -> float:

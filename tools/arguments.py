@@ -88,12 +88,17 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         "the largest weights"
     )
     group.add_argument("--vocab", metavar="FILE", help="keep the tokens of this text, and the special ones")
+    group.add_argument(
+        "--vocab-fallback", metavar="WHAT", help="what stands for a token that is gone: bytes, unk, or a token's id "
+        "(default: a text that needs one is refused)"
+    )
     group.add_argument("--width", metavar="DIMS", help="keep these dimensions of the model's width, for instance 0-63")
 
 
 def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:
     """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was."""
-    names = ("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn", "ffn", "vocab", "width")
+    names = [*("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn")]
+    names += ["ffn", "vocab", "vocab_fallback", "width"]
     forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return (forms | ({} if args.prune is None else {"plan": args.prune})) or None
 
