@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Change = Callable[[list[Source], NDArray[np.generic]], NDArray[np.generic]]
     Reshape = Callable[[list[Source], tuple[int, ...]], tuple[int, ...]]
 
-__all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers"]
+__all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers", "resized"]
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -48,6 +48,21 @@ WHY = {
 def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     """config.json of what the plan leaves. Raises `PlanError` where it could not say the same."""
     config, before = plan.config, plan.cut.before
+    out = resized(raw, before, config)
+    if raw.get("layer_types") or len(set(before.windows)) > 1:
+        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
+    if "d_head" not in FAMILIES[config.family].spelling:
+        out |= _pruned_heads(raw, plan.cut)
+    if plan.cut.vocab is not None:
+        known = resolve(raw, "config.json").config
+        ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
+        out |= _new_ids({**raw, **{key: list(of) for key, of in ids.items()}}, plan.cut)
+    _check_same(out, config)
+    return out
+
+
+def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str, Any]:
+    """config.json with the sizes of `config` in place of those of `before`, which it says; heads of a GPT-2 apart."""
     family = FAMILIES[config.family]
     out = {key: value for key, value in raw.items() if key != PER_LAYER}
     if out.pop(BLOCKS, None):  # it is a Llama, and its layers' sizes are spelled as any other's
@@ -62,18 +77,9 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
         value = getattr(outside if hasattr(outside, name) else config, name)
         if value:  # 0 where no layer has that half: they skip it, and the key stays as it is
             out[family.spelling[name]] = value
-    if raw.get("layer_types") or len(set(before.windows)) > 1:
-        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
-    if "d_head" not in family.spelling:
-        out |= _pruned_heads(raw, plan.cut)
     differs = spell(config, family)
     if differs:
         out[PER_LAYER] = {str(i): of for i, of in differs.items()}
-    if plan.cut.vocab is not None:
-        known = resolve(raw, "config.json").config
-        ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
-        out |= _new_ids({**raw, **{key: list(of) for key, of in ids.items()}}, plan.cut)
-    _check_same(out, config)
     return out
 
 

@@ -46,7 +46,7 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
     load = make_plan(checkpoint, config, prune=replace(plain, sparsity={}))  # zeros are chosen from what is left
     ffn = dict(plain.ffn)
     checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
-    for old, roles in zip(load.cut.layers, load.layers, strict=True):
+    for old, roles in dict(zip(load.cut.layers, load.layers, strict=True)).items():
         parts = [roles[role] for role in MATRICES if role in roles]
         if not parts:
             continue

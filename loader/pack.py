@@ -158,7 +158,11 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
-    layers = tuple(LayerWeights(**{role: make(source) for role, source in layer.items()}) for layer in plan.layers)
+    made = {
+        key: LayerWeights(**{role: make(source) for role, source in layer.items()})
+        for key, layer in {id(layer): layer for layer in plan.layers}.items()
+    }
+    layers = tuple(made[id(layer)] for layer in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
     model.setdefault("head", model["embed"])
     return Weights(layers=layers, **model)

@@ -59,7 +59,7 @@ LINE = 64
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Every weight's source, by role. Where the head is tied, `model` has no "head".
+    """Every weight's source, by role. Where the head is tied, `model` has no "head"; a layer that runs twice is one.
 
     `cut` says which of the file's layers, heads, neurons, ids and dimensions are left, and `config` describes those.
     `twin` is a head's tensor that the file holds beside a tied embedding: loading checks that they are equal.
@@ -76,8 +76,8 @@ class LoadPlan:
         return self.cut.config
 
     def __iter__(self) -> Iterator[Source]:
-        """Every source, in the order of the resident block."""
-        for part in (self.model, *self.layers):
+        """Every source once, in the order of the resident block."""
+        for part in {id(part): part for part in (self.model, *self.layers)}.values():
             yield from part.values()
 
     @property
@@ -159,7 +159,7 @@ class _Planner:
         self.tensors = checkpoint.tensors
         self.family = FAMILIES[self.config.family]
         self.biases = resolve(checkpoint.config, str(checkpoint.directory / "config.json")).biases
-        self.prefix = self._prefix()
+        self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
         self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = 0
@@ -169,14 +169,15 @@ class _Planner:
         self._check_missing()
         self._check_all()
         model = {role: self._source(role, role, part) for role, part in self.family.model.items() if self._has(role)}
-        layers = tuple(
-            {
-                role: self._source(f"layers.{new}.{role}", role, part, old)
-                for role, part in self.family.layer.items()
-                if self._has(role, old) and self._keeps(role, new)
-            }
-            for new, old in enumerate(self.cut.layers)
-        )
+        made: dict[int, Mapping[str, Source]] = {}
+        for new, old in enumerate(self.cut.layers):
+            if old not in made:  # a layer that runs twice has its weights once
+                made[old] = {
+                    role: self._source(f"layers.{new}.{role}", role, part, old)
+                    for role, part in self.family.layer.items()
+                    if self._has(role, old) and self._keeps(role, new)
+                }
+        layers = tuple(made[old] for old in self.cut.layers)
         return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
 
     def _check_all(self) -> None:
@@ -214,15 +215,6 @@ class _Planner:
         """Whether the half of the layer that the role belongs to is left."""
         sizes = self.cut.config.layer(new)
         return bool(sizes.n_heads if role in ATTENTION else sizes.d_ff)
-
-    def _prefix(self) -> str:
-        """Take the first prefix under which anything is found; the first of all if none is."""
-        for prefix in self.family.prefixes:
-            if prefix and any(name.startswith(prefix) for name in self.tensors):
-                return prefix
-        anchor = self.family.model["norm"].name
-        bare = anchor in self.tensors and "" in self.family.prefixes
-        return "" if bare else self.family.prefixes[0]
 
     def _name(self, role: str, part: Part, layer: int | str) -> str:
         if role == "head":

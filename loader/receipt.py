@@ -127,7 +127,7 @@ def make_receipt(
         mapped_bytes=plan.mapped_bytes,
         resident_bytes=plan.resident_bytes,
         plan=str(prune),
-        notes=(*prune.notes, *_notes(plan), *notes),
+        notes=(*checkpoint.corrections, *prune.notes, *_notes(plan), *notes),
     )
 
 

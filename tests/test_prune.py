@@ -19,7 +19,7 @@ from checkpoints import FAMILIES, Drawn, models, random_tensors, small, write_ch
 from helpers import open_weights, oracle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from miaotui.errors import MiaotuiError, PlanError, TokenizerError
+from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError, TokenizerError
 from miaotui.loader.checkpoint import Checkpoint, open_checkpoint
 from miaotui.loader.config import parse_config
 from miaotui.loader.cut import compile_plan, fingerprint
@@ -380,6 +380,22 @@ def test_a_ratio_keeps_the_weightiest_neurons(tmp_path_factory, data, family, ra
     assert any("magnitude" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_memory_refuses_before_a_ratio_reads_anything(tmp_path, monkeypatch, family, quantize):
+    """To the byte: what loading then takes is enough, one byte less is refused, and by then no tensor was touched."""
+    write_checkpoint(tmp_path / "m", replace(small(family), dtype="BF16"))
+    PrunePlan(ffn_ratio=0.6).save(tmp_path / "plan.json")
+    for wish in ("ffn=0.6", {"plan": str(tmp_path / "plan.json")}, {"ffn": 0.6, "keep_layers": "1"}):
+        with miaotui.load(tmp_path / "m", prune=wish, quantize=quantize) as model:
+            needed = model.memory["allocated"]
+        miaotui.load(tmp_path / "m", prune=wish, quantize=quantize, memory_limit=needed).close()
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, "array", lambda *_: pytest.fail("data was read"))
+            with pytest.raises(MemoryLimitError):
+                miaotui.load(tmp_path / "m", prune=wish, quantize=quantize, memory_limit=needed - 1)
+
+
 def test_of_equal_scores_the_lower_number_is_kept():
     assert best(np.array([1.0, 3.0, 1.0, 1.0]), 0.5) == [0, 1]
     assert best(np.zeros(5), 0.01) == [0]
@@ -523,5 +539,5 @@ def test_packed_matrices_may_lose_layers_but_no_rows(tmp_path):
         assert np.array_equal(a.logits([1, 2, 3]), b.logits([1, 2, 3]))
     with pytest.raises(PlanError, match="panels that cannot be cut or thinned"):
         miaotui.load(tmp_path / "out", prune="drop-heads=0:0,1")
-    with pytest.raises(PlanError, match="packed already"):
+    with pytest.raises(PlanError, match="int8 already"):
         miaotui.load(tmp_path / "out", prune="ffn=0.5")

@@ -177,7 +177,7 @@ def prune(
     from ..loader.config import parse_config  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
     from ..loader.receipt import make_receipt  # noqa: PLC0415
-    from ..loader.vocabulary import FILE, kept_ids, kept_text  # noqa: PLC0415
+    from ..loader.vocabulary import FILE, kept_fallback, kept_ids, kept_text  # noqa: PLC0415
     from .export import copy_along, new_directory, write_json, write_safetensors  # noqa: PLC0415
 
     with open_checkpoint(path) as checkpoint, new_directory(out) as made:
@@ -189,10 +189,10 @@ def prune(
         write_json(made / "config.json", left)
         if checkpoint.generation is not None:
             write_json(made / "generation_config.json", leave.left_generation(checkpoint.generation, plan))
-        kept, cut = kept_ids(path), plan.cut.vocab
-        if kept is not None or cut is not None:
-            rows = cut if kept is None else kept if cut is None else tuple(kept[i] for i in cut)
-            (made / FILE).write_text(kept_text(rows or ()), encoding="utf-8")
+        kept = kept_ids(path)
+        if kept is not None or plan.cut.vocab is not None:
+            told = kept_text(plan.cut.tokens(kept), plan.cut.fallback(kept, kept_fallback(path)))
+            (made / FILE).write_text(told, encoding="utf-8")
         if pruned is not None:
             pruned.save(made / PLAN)
         how = (rewrite.change, rewrite.shape) if rewrite else ()

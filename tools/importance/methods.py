@@ -129,6 +129,9 @@ class Found:
 
 def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = None) -> Found:
     """Ask a method what to cut of what `base` leaves. Errors: `InputError`, `PlanError`, and loading's own."""
+    if base is not None and base.repeats:
+        msg = f"{wish}: the plan runs layer after layer with the same weights; write it first, and cut what was written"
+        raise PlanError(msg)
     if base is not None and wish.method in (*BASIS, "sparsegpt") and any(
         Pattern.parse(zeros).chooses for zeros in base.sparsity.values()
     ):
