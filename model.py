@@ -122,7 +122,7 @@ def load(  # noqa: PLR0913 (keywords)
 
 def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weights:
     """Every weight; what is quantised is so by our kernels. Errors: `CheckpointError`."""
-    dtypes = {source.dtype for source in plan if source.quantizes}
+    dtypes = {source.dense for source in plan if source.quantizes}
     if not dtypes:
         return pack(plan, checkpoint, threads=threads)
     from .runtime.cpu.packer import packer  # noqa: PLC0415 - it compiles; a plan that rounds nothing needs none of it

@@ -14,11 +14,12 @@
 | fewer rows, in one range          | as above, of that range alone                             |
 | several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
 | matrix that zeros are put into    | the numbers that stay (`runtime/sparse.py`), in the block |
+| and that is quantised to int8     | as above (`runtime/sparse_int8.py`)                       |
 | matrix whose own zeros are asked  | as above once they are counted (`count.py`), till then in |
 | for ("stored")                    | place                                                     |
 
-Where the numbers that stay would take more bytes than all of them, and where the matrix is quantised, zeros lie among
-the others. Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
+Where the numbers that stay would take more bytes than all of them, and in int4 and int4a, zeros lie among the others.
+Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PlanError
 from ..runtime.packed import GROUP_BYTES, packed_shape
-from ..runtime.sparse import SPARSE, sparse_bytes
+from ..runtime.sparse import SPARSE
+from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
 from .config import resolve
 from .cut import ATTENTION, AXES, FEED_FORWARD, axis_size, compile_plan
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from .prune import PrunePlan
     from .ranges import Ranges
 
-__all__ = ["LINE", "LoadPlan", "held_as", "make_plan"]
+__all__ = ["LINE", "LoadPlan", "can_be_sparse", "held_as", "make_plan"]
 
 #: Bytes of a cache line: the alignment of every piece of the resident block.
 LINE = 64
@@ -128,11 +130,15 @@ class LoadPlan:
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def can_be_sparse(dtype: str) -> bool:
+    """Whether kernels read a matrix in this dtype that holds some of its numbers alone."""
+    return f"{dtype}_sparse" in (*SPARSE, SPARSE_INT8)
+
+
 def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
-    """How a matrix of floats is held that keeps so many numbers: sparse where that is fewer bytes."""
+    """How a matrix is held that keeps so many numbers: sparse where that is fewer bytes, and there is such a form."""
     name = f"{dtype}_sparse"
-    fewer = dtype in DTYPES and name in SPARSE and sparse_bytes(name, shape, kept) < weight_bytes(dtype, shape)
-    return name if fewer else dtype
+    return name if can_be_sparse(dtype) and weight_bytes(name, shape, kept) < weight_bytes(dtype, shape) else dtype
 
 
 def make_plan(
