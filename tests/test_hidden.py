@@ -19,6 +19,7 @@ from miaotui.loader.prune import PrunePlan
 from miaotui.loader.wishes import resolve
 from miaotui.tools.importance import slicegpt
 from miaotui.tools.importance.calibrate import calibrate
+from miaotui.tools.importance.masks import Sparsity
 from miaotui.tools.importance.methods import Wish, find
 from miaotui.tools.prune import prune
 from pruning import plans, seven, sliced
@@ -234,6 +235,14 @@ def test_sliced_keeps_its_dtype_its_layers_and_its_plan(tmp_path):
     with miaotui.load(tmp_path / "again") as model:
         assert model.config.d_model == 12
         assert model.logits([1, 2, 3]).shape == (3, 96)
+
+
+def test_new_weights_are_not_made_of_a_plans_zeros(tmp_path):
+    text = text_model(tmp_path / "in")
+    for wish in (Wish("slicegpt", width=0.5), Wish("sparsegpt", sparsity=Sparsity(0.5))):
+        with pytest.raises(PlanError, match=r"makes new weights, where the plan's zeros \(2:4 in down\) would be none"):
+            find(tmp_path / "in", wish, text, PrunePlan(sparsity={"down": "2:4"}))
+        find(tmp_path / "in", wish, text, PrunePlan(sparsity="stored"))
 
 
 def test_what_slicegpt_does_not_take(tmp_path):

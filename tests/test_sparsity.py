@@ -264,6 +264,52 @@ def test_zeros_by_layer_follow_their_layers():
     assert PrunePlan(sparsity="2:4").then(PrunePlan(ffn={1: ""})).ffn == {1: ()}
 
 
+def test_two_runs_of_a_layer_have_the_same_zeros(tmp_path):
+    first = PrunePlan(order="0,1,1,2")
+    both = first.then(PrunePlan(sparsity={"1.q": "2:4", "2.q": "2:4", "up": "0.5", "0.up": "dense"}))
+    assert both == PrunePlan(order="0,1,1,2", sparsity={"1.q": "2:4", "up": "0.5", "0.up": "dense"})
+    one_left = first.then(PrunePlan("0,2,3", sparsity={"1.q": "1:2", "2.q": "2:4"}))
+    assert one_left == PrunePlan("0-2", sparsity={"1.q": "2:4"})
+    assert PrunePlan(sparsity={"1.q": "2:4"}).then(first) == replace(first, sparsity={"1.q": "2:4"})
+    write_checkpoint(tmp_path / "in", Drawn(seven(), "BF16"))
+    prune(tmp_path / "in", tmp_path / "out", both)
+    for how in (None, "int8"):
+        with (
+            miaotui.load(tmp_path / "in", prune=both, quantize=how) as model,
+            miaotui.load(tmp_path / "out", quantize=how) as dense,
+            miaotui.load(tmp_path / "out", prune="sparsity=stored", quantize=how) as stored,
+        ):
+            layers = model.session.weights.layers
+            assert layers[1] is layers[2]
+            assert {layers[1].q.dtype, layers[1].up.dtype} == {f"{how or 'bf16'}_sparse"}
+            for one in (dense, stored):
+                assert np.array_equal(model.logits([1, 2, 3, 4]), one.logits([1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("how", [None, "int8"])
+def test_zeros_are_chosen_from_what_a_share_of_the_width_leaves(tmp_path, monkeypatch, how):
+    write_checkpoint(tmp_path, Drawn(seven()))
+    config, whole = open_weights(tmp_path)
+    wish = {"width": 0.75, "ffn": 0.5, "sparsity": "2:4"}
+    ranked = resolve(wish, open_checkpoint(tmp_path), config)
+    assert (len(ranked.width), {len(kept) for kept in ranked.ffn.values()}) == (48, {96})
+    plain = resolve({"width": 0.75, "ffn": 0.5}, open_checkpoint(tmp_path), config)
+    assert replace(ranked, sparsity={}) == plain  # ranked by all numbers, not by those that stay
+    with miaotui.load(tmp_path, prune=wish) as model:
+        wanted = thinned(sliced(exact(whole), config, ranked), ranked)
+        assert all(np.array_equal(w.f64(), wanted[w.name]) for w in model.session.weights)
+    with miaotui.load(tmp_path, prune=wish, quantize=how, max_context=24, threads=1) as model:
+        taken = model.memory["allocated"]
+        assert model.memory["weights_resident"] == model.receipt.resident_bytes
+    with miaotui.load(tmp_path, prune=wish, quantize=how, max_context=24, threads=1, memory_limit=taken) as model:
+        assert model.memory["allocated"] == taken
+    monkeypatch.setattr(Checkpoint, "array", lambda *_: pytest.fail("data was read"))
+    with pytest.raises(MemoryLimitError):
+        miaotui.load(tmp_path, prune=wish, quantize=how, max_context=24, threads=1, memory_limit=taken - 1)
+    with pytest.raises(PlanError, match=r"8:16 does not fit \[64, 36\]"):
+        miaotui.load(tmp_path, prune={"width": 0.55, "sparsity": "8:16"})
+
+
 CLASHES = [
     (PrunePlan(sparsity="2:4"), PrunePlan(sparsity="1:4"), "sparsity of q: the first plan makes zeros by 2:4"),
     (PrunePlan(sparsity={"3.o": "2:4"}), PrunePlan(sparsity={"o": "0.5"}), "sparsity of 3.o: the first plan"),
@@ -272,6 +318,11 @@ CLASHES = [
     (PrunePlan(sparsity={"q": "2:4"}), PrunePlan(width="0-3"), "second's width cuts that matrix"),
     (PrunePlan(sparsity={"down": "0.5"}), PrunePlan(ffn={1: "2"}), "second's ffn cuts that matrix"),
     (PrunePlan(sparsity={"down": "0.5"}), PrunePlan(ffn_ratio=0.5), "second's ffn_ratio cuts that matrix"),
+    (PrunePlan(sparsity={"q": "0.5"}), PrunePlan(width_ratio=0.5), "second's width_ratio cuts that matrix"),
+    (PrunePlan(sparsity={"o": "0.5/2x2"}), PrunePlan(width_ratio=0.5), "second's width_ratio cuts that matrix"),
+    (PrunePlan(order="0,1,1,2"), PrunePlan(sparsity={"1.q": "2:4"}), "sparsity of q: layer 1 runs twice, as 1 and 2"),
+    (PrunePlan(order="1,1"), PrunePlan(sparsity={"q": "2:4", "1.q": "dense"}), "sparsity of q: layer 1 runs twice"),
+    (PrunePlan(order="1,1"), PrunePlan(sparsity={"2.q": "2:4"}), "the second plan keeps 2, but the first leaves 2"),
 ]
 
 
