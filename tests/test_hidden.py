@@ -277,3 +277,20 @@ def test_the_command_takes_a_share_of_the_width_for_the_method(tmp_path, capsys)
     assert "a basis of 16 directions of the 32" in capsys.readouterr().out
     command = ["prune", str(tmp_path / "in"), str(tmp_path / "both"), "--method", "slicegpt"]
     assert main([*command, "--width", "0-15", *more]) == 1  # those are the plan's: the method has no share
+
+
+def test_a_sweep_leaves_out_what_a_family_cannot_have(tmp_path, capsys):
+    from miaotui.tools.cli import main
+
+    (tmp_path / "text.txt").write_text(text_model(tmp_path / "in").text)
+    write_checkpoint(tmp_path / "in", Drawn({**small("gpt2").config, "vocab_size": 96}))
+    command = ["prune", str(tmp_path / "in"), "--sweep", "--text", str(tmp_path / "text.txt"), "--window", "8"]
+    command += ["--tokens", "64", "--out", str(tmp_path / "out"), "--methods", "slicegpt"]
+    assert main([*command, "first"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("left out: slicegpt turns models with RMSNorm") == 2
+    assert [r["cut"] for r in json.loads((tmp_path / "out" / "sweep.json").read_text())["results"]] == [
+        "--method first --keep 1"
+    ]
+    assert main(command) == 1
+    assert "none of slicegpt can cut this model" in capsys.readouterr().err

@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
     group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
     group.add_argument("--tokens", type=int, default=16384, metavar="N", help="most tokens fed (default: 16384)")
+    group.add_argument("--lines", action="store_true", help="a line of the text is a record that is fed by itself")
+    group.add_argument("--behind", metavar="TOKEN", help="of every line, judge only what follows this token")
     group.add_argument("--statistics", type=Path, metavar="FILE.npz", help="keep statistics here, and go on from them")
     sweep_arguments(parser)
 
@@ -130,7 +132,8 @@ def text_of(args: argparse.Namespace) -> Text:
         if getattr(args, name) < 1:
             msg = f"--{name} {getattr(args, name)}: expected at least 1"
             raise InputError(msg)
-    return Text(read_text(args.text), args.text.name, args.window, args.tokens, args.statistics, quiet=False)
+    how = {"lines": args.lines, "behind": args.behind}
+    return Text(read_text(args.text), args.text.name, args.window, args.tokens, args.statistics, quiet=False, **how)
 
 
 def read_text(file: Path) -> str:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["PLACES", "Statistics", "calibrate", "windows_of"]
+__all__ = ["PLACES", "Statistics", "calibrate", "first_asked", "windows_of"]
 
 #: The role of one matrix that reads a place -> the place; the others read the same tensor.
 WATCHED = {"q": "attn_in", "o": "attn_out", "up": "ffn_in", "down": "ffn_out"}
@@ -84,20 +84,44 @@ class Statistics:
         return np.maximum(spread, 0) / max(1, self.n - 1)
 
 
-def windows_of(model: Model, text: str, *, window: int, tokens: int | None = None) -> list[list[int]]:
+def windows_of(
+    model: Model, text: str, *, window: int, tokens: int | None = None, lines: bool = False
+) -> list[list[int]]:
     """A text's ids in pieces of `window` + 1 that share one id with the next, as `miaotui perplexity` cuts it.
 
-    At most `tokens` predictions. Errors: `InputError` for fewer than two tokens or a window over the context.
+    `lines`: each line by itself, for models that see one record at a time. At most `tokens` predictions. Errors:
+    `InputError` for fewer than two tokens or a window over the context.
     """
     if not 1 <= window <= model.n_context:
         msg = f"a window of {window} tokens; expected 1 to {model.n_context}, the context"
         raise InputError(msg)
+    if lines:
+        found: list[list[int]] = []
+        for line in filter(None, text.splitlines()):
+            left = None if tokens is None else tokens - sum(len(w) - 1 for w in found)
+            if left != 0:
+                found += windows_of(model, line, window=window, tokens=left)
+        return found
     ids = model.tokenizer.encode(text)
     ids = ids if tokens is None else ids[: tokens + 1]
     if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
         msg = f"the text has {len(ids)} tokens; expected at least 2: one to start from, one to predict"
         raise InputError(msg)
     return [ids[at : at + window + 1] for at in range(0, len(ids) - 1, window)]
+
+
+def first_asked(model: Model, windows: Sequence[Sequence[int]], behind: str | None) -> list[int]:
+    """Of every window, the first prediction that counts: that of what follows the token `behind`; 0 without one.
+
+    Errors: `InputError` where the vocabulary, or a window, has no such token.
+    """
+    token = None if behind is None else model.tokenizer.token_to_id(behind)
+    without = next((i for i, w in enumerate(windows) if token not in w[:-1]), None)
+    if behind is not None and (token is None or without is not None):
+        where = "the vocabulary" if token is None else f"window {without}"
+        msg = f"--behind {behind}: {where} has no such token before its last; expected it in every line"
+        raise InputError(msg)
+    return [0 if token is None else list(w).index(token) for w in windows]
 
 
 def calibrate(  # noqa: PLR0913 - keywords

@@ -28,7 +28,7 @@ from ...loader.prune import PrunePlan
 from ...model import load
 from ..perplexity import losses
 from . import depth, masks, slicegpt, structured
-from .calibrate import PLACES, calibrate, windows_of
+from .calibrate import PLACES, calibrate, first_asked, windows_of
 from .progress import progress
 from .rewrite import Rewrite, can_compensate
 from .sparsegpt import sparsegpt
@@ -108,7 +108,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Text:
-    """A calibration text, how it is cut, and where its statistics are kept on the way."""
+    """A calibration text, how it is cut, and where its statistics are kept on the way.
+
+    `lines`: every line by itself; `behind`: a token that a record has before what is asked of the model.
+    """
 
     text: str
     name: str = "the text"
@@ -116,6 +119,13 @@ class Text:
     tokens: int | None = 16384
     file: Path | None = None
     quiet: bool = True
+    lines: bool = False
+    behind: str | None = None
+
+    def windows(self, model: Model, text: str | None = None) -> list[list[int]]:
+        """Ids of the text, or of another that is cut as it is; of this one at most `tokens`."""
+        text, tokens = (self.text, self.tokens) if text is None else (text, None)
+        return windows_of(model, text, window=self.window, tokens=tokens, lines=self.lines)
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,7 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
         if any(w.quantized for w in model.session.weights):
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
-        windows = None if text is None else windows_of(model, text.text, window=text.window, tokens=text.tokens)
+        windows = None if text is None else text.windows(model)
         if windows is None and wish.method not in ("magnitude", "first"):
             msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
             raise InputError(msg)
@@ -192,16 +202,17 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
     n, keep = model.config.n_layers, wish.keep or 0
     bar = progress(sum(range(keep + 1, n + 1)), 0, "greedy", quiet=text.quiet)
     tried: dict[tuple[int, ...], float] = {}
+    asked = first_asked(model, windows, text.behind)
 
     def loss(kept: tuple[int, ...]) -> float:
         plan = PrunePlan(layers=kept)
         with load(path, prune=plan if base is None else base.then(plan), max_context=text.window) as cut:
-            tried[kept] = math.fsum(float(losses(cut, w).sum()) for w in windows)
+            tried[kept] = math.fsum(float(losses(cut, w)[a:].sum()) for w, a in zip(windows, asked, strict=True))
         bar(1)
         return tried[kept]
 
     steps = depth.greedy(n, keep, loss)
-    count = sum(len(w) - 1 for w in windows)
+    count = sum(len(w) - 1 for w in windows) - sum(asked)
     path_of = [{"kept": list(s), "nll": tried[s] / count} for s in steps if s in tried]
     return Found(PrunePlan(layers=steps[-1]), scores={"steps": path_of})
 
