@@ -90,6 +90,9 @@ CUTS: dict[str, Cut] = {
     "ffn": Cut("structured", "a random half of every layer's neurons", _ffn),
     "vocab": Cut("structured", "a random half of the token ids", _vocab),
     "each": Cut("structured", "half of each of these", _each),
+    "2of4": Cut("sparse", "2 of every 4 columns", lambda _: PrunePlan(sparsity={"all": "2:4"})),
+    "blocks": Cut("sparse", "half of the blocks of 4 x 4", lambda _: PrunePlan(sparsity={"all": "0.5/4x4"})),
+    "half": Cut("sparse", "half of every row", lambda _: PrunePlan(sparsity={"all": "0.5"})),
 }
 
 
