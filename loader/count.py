@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .plan import held_as
+from .plan import can_be_sparse, held_as
 from .source import read_kept, spans_by_file
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def counted(plan: LoadPlan, checkpoint: Checkpoint) -> LoadPlan:
 
 
 def _unknown(source: Source) -> bool:
-    return source.zeros is not None and source.kept is None and not source.quantizes
+    return source.zeros is not None and source.kept is None and can_be_sparse(source.dtype)
 
 
 def _count(source: Source, checkpoint: Checkpoint) -> int:

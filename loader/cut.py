@@ -46,6 +46,9 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 AXES |= {f"{role}_bias": axes[:1] for role, axes in AXES.items()}
 
+#: Layers that a plan may have run: as many as a config.json may say.
+MAX_LAYERS = 2**16
+
 #: Roles of a layer's two halves, each from its norm on.
 FEED_FORWARD = frozenset(r for r in AXES if r.removesuffix("_bias") in ("ffn_norm", "gate", "up", "down"))
 ATTENTION = frozenset(AXES) - FEED_FORWARD - {"embed", "head", "positions", "norm", "norm_bias"}
@@ -67,7 +70,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of the layers that are left.
+    """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of those that run, in order.
 
     Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are. `sparsity`: the plan's.
     """
@@ -81,11 +84,23 @@ class Cut:
     vocab: Indices | None
     width: Indices | None
     sparsity: Mapping[str, str] = field(default_factory=dict)
+    vocab_fallback: int | str | None = None
 
     @property
     def cuts(self) -> bool:
         """Whether anything of the file's model is left out."""
-        return self.config != self.before
+        return self.config != self.before or self.layers != tuple(range(self.before.n_layers))
+
+    def tokens(self, kept: Indices | None) -> Indices:
+        """The tokenizer's id of every row that is left; `kept`: of every row of the file's model, if not its number."""
+        rows = tuple(range(self.before.n_vocab)) if self.vocab is None else self.vocab
+        return rows if kept is None else tuple(kept[row] for row in rows)
+
+    def fallback(self, kept: Indices | None, before: int | str | None) -> int | str | None:
+        """What stands for a token that is gone, as the tokenizer's id; `before`: what the file says."""
+        if not isinstance(self.vocab_fallback, int):
+            return before if self.vocab_fallback is None else self.vocab_fallback
+        return self.vocab_fallback if kept is None else kept[self.vocab_fallback]
 
     def kept(self, axis: str, layer: int) -> Ranges:
         """Kept elements along an axis of one of the file's layers."""
@@ -123,14 +138,18 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     """
     plan = plan or PrunePlan()
     _check_model(plan, config, checkpoint)
-    if plan.ffn_ratio is not None:
-        msg = f"ffn_ratio {plan.ffn_ratio:g} is not resolved to neurons yet; give the plan to load, or resolve it first"
+    if plan.ratio is not None:
+        msg = f"{plan.ratio} is not resolved to indices yet; give the plan to load, or resolve it first"
+        raise PlanError(msg)
+    if plan.vocab_fallback == "unk":
+        msg = "vocab_fallback 'unk' is not resolved to an id yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
     _check_indices(plan, config)
-    layers = tuple(range(config.n_layers)) if plan.layers is None else plan.layers
+    layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
     kv_heads = {layer: _kv_heads(kept, config.layer(layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)
-    cut = Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity)
+    parts = (plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity, plan.vocab_fallback)
+    cut = Cut(config, left, layers, *parts)
     _check_zeros(cut)
     return cut
 
@@ -189,9 +208,19 @@ def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None)
 
 def _check_indices(plan: PrunePlan, config: Config) -> None:
     """Every index is one that the model has, and what must not be empty is not."""
+    if plan.order is not None:
+        _check_set("order", tuple(sorted(set(plan.order))), config.n_layers, "layer ")
+        if len(plan.order) > MAX_LAYERS:
+            msg = f"order: {len(plan.order)} layers; expected at most {MAX_LAYERS}"
+            raise PlanError(msg)
     for name, size in (("layers", config.n_layers), ("vocab", config.n_vocab), ("width", config.d_model)):
         if getattr(plan, name) is not None:
             _check_set(name, getattr(plan, name), size)
+    if isinstance(plan.vocab_fallback, int):
+        _check_set("vocab_fallback", (plan.vocab_fallback,), config.n_vocab)
+        if plan.vocab is not None and plan.vocab_fallback not in plan.vocab:
+            msg = f"vocab_fallback: token {plan.vocab_fallback} stands for those that are gone, and is cut; keep it"
+            raise PlanError(msg)
     for name, of in (("heads", plan.heads), ("ffn", plan.ffn)):
         _check_set(name, tuple(of), config.n_layers, "layer ", empty=True)
         for layer, kept in of.items():

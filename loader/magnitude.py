@@ -46,7 +46,7 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
     load = make_plan(checkpoint, config, prune=replace(plain, sparsity={}))  # zeros are chosen from what is left
     ffn = dict(plain.ffn)
     checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
-    for old, roles in zip(load.cut.layers, load.layers, strict=True):
+    for old, roles in dict(zip(load.cut.layers, load.layers, strict=True)).items():
         parts = [roles[role] for role in MATRICES if role in roles]
         if not parts:
             continue
@@ -70,18 +70,18 @@ def best(scores: F64, ratio: float) -> list[int]:
 
 
 def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) -> F64:
-    """Sum of squares of each kept row, or column: float64."""
+    """Sum of squares of each kept row, or column; of a vector, of each of its numbers: float64."""
     if source.packed:
         msg = f"{source.tensor.file}: {source.tensor.name} is packed already; prune the original checkpoint by ratio"
         raise PlanError(msg)
     tensor = checkpoint.array(source.tensor.name)
-    columns = np.zeros(source.shape[1])
+    columns = np.zeros(source.shape[-1])
     rows = []
     for at in range(0, source.shape[0], ROWS):
         part = read(source, tensor, slice(at, at + ROWS))
         if source.tensor.dtype == "BF16":
             part = np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
-        squared = np.square(part, dtype=np.float64)
+        squared = np.square(part, dtype=np.float64).reshape(len(part), -1)
         if by_column:
             columns += _fold(squared.T)
         else:

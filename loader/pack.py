@@ -13,11 +13,11 @@ from ..runtime.packed import packed_shape
 from ..runtime.pages import zeroed
 from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
-from .quantize import pack_matrix, pack_rows
+from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -47,6 +47,8 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     if plan.cut.cuts:
         checkpoint.expect(spans_by_file(plan.touched))
     _check_twin(plan, checkpoint)
+    pool = _pool(plan, threads)
+    how = {"pool": pool, "threads": threads, "pack": rows}
     block = zeroed(plan.resident_bytes) if plan.resident_bytes else None
 
     def make(source: Source) -> Weight:
@@ -56,8 +58,8 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
         out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
         if source.quantizes:
-            out = out.reshape(packed_shape(source.dtype, source.shape))
-            _quantize(out, source, checkpoint, into)
+            out = out if source.sparse else out.reshape(packed_shape(source.dtype, source.shape))
+            _quantize(out, source, checkpoint, how)
         elif source.sparse:
             _fill_sparse(out, tensor, source, partial(_let_go, source, checkpoint))
             checkpoint.release(source.tensor.name)
@@ -68,14 +70,17 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
         out.flags.writeable = False
         return _weight(source, out)
 
-    pool: Executor | None = None
-    if any(source.quantizes for source in plan):
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only who quantises should pay
-
-        pool = ThreadPoolExecutor(threads)
-    into = partial(pack_matrix, pool=pool, threads=threads, pack=rows)
     with pool or contextlib.nullcontext():
         return _assemble(plan, make)
+
+
+def _pool(plan: LoadPlan, threads: int) -> Executor | None:
+    """Threads that quantise, where anything is."""
+    if not any(source.quantizes for source in plan):
+        return None
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only who quantises should pay
+
+    return ThreadPoolExecutor(threads)
 
 
 def _weight(source: Source, array: NDArray[Any] | None) -> Weight:
@@ -83,12 +88,18 @@ def _weight(source: Source, array: NDArray[Any] | None) -> Weight:
     return Weight(source.name, source.dtype, source.shape, array, mapped=source.offset is None, kept=kept)
 
 
-def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, into: Callable[..., bool]) -> None:
-    """Write the tensor's kept part, rounded to integers by `into`; its pages are let go of as they have been read."""
-    info, done = source.tensor, partial(_let_go, source, checkpoint)
-    if not into(Rows(source, checkpoint.array(info.name)), info.dtype, source.dtype, out, done=done):
+def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:
+    """Write the tensor's kept part, rounded to integers as `how` says; its pages are let go of as they are read."""
+    info, tensor, done = source.tensor, checkpoint.array(source.tensor.name), partial(_let_go, source, checkpoint)
+    if source.sparse:
+        together = source.zeros.rows if source.zeros is not None else 1
+        kept = partial(read_kept, source, tensor)
+        fine = pack_sparse_matrix(kept, source.shape, info.dtype, out, together=together, done=done, **how)
+    else:
+        fine = pack_matrix(Rows(source, tensor), info.dtype, source.dtype, out, done=done, **how)
+    if not fine:
         msg = (
-            f"{info.file}: tensor {info.name} holds numbers that {source.dtype} cannot (not finite, or too large for "
+            f"{info.file}: tensor {info.name} holds numbers that {source.dense} cannot (not finite, or too large for "
             "a float16 scale); load it without quantising"
         )
         raise CheckpointError(msg)
@@ -158,7 +169,11 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
-    layers = tuple(LayerWeights(**{role: make(source) for role, source in layer.items()}) for layer in plan.layers)
+    made = {
+        key: LayerWeights(**{role: make(source) for role, source in layer.items()})
+        for key, layer in {id(layer): layer for layer in plan.layers}.items()
+    }
+    layers = tuple(made[id(layer)] for layer in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
     model.setdefault("head", model["embed"])
     return Weights(layers=layers, **model)

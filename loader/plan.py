@@ -14,11 +14,12 @@
 | fewer rows, in one range          | as above, of that range alone                             |
 | several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
 | matrix that zeros are put into    | the numbers that stay (`runtime/sparse.py`), in the block |
+| and that is quantised to int8     | as above (`runtime/sparse_int8.py`)                       |
 | matrix whose own zeros are asked  | as above once they are counted (`count.py`), till then in |
 | for ("stored")                    | place                                                     |
 
-Where the numbers that stay would take more bytes than all of them, and where the matrix is quantised, zeros lie among
-the others. Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
+Where the numbers that stay would take more bytes than all of them, and in int4 and int4a, zeros lie among the others.
+Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PlanError
 from ..runtime.packed import GROUP_BYTES, packed_shape
-from ..runtime.sparse import SPARSE, sparse_bytes
+from ..runtime.sparse import SPARSE
+from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
 from .config import resolve
 from .cut import ATTENTION, AXES, FEED_FORWARD, axis_size, compile_plan
@@ -52,14 +54,14 @@ if TYPE_CHECKING:
     from .prune import PrunePlan
     from .ranges import Ranges
 
-__all__ = ["LINE", "LoadPlan", "held_as", "make_plan"]
+__all__ = ["LINE", "LoadPlan", "can_be_sparse", "held_as", "make_plan"]
 
 #: Bytes of a cache line: the alignment of every piece of the resident block.
 LINE = 64
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Every weight's source, by role. Where the head is tied, `model` has no "head".
+    """Every weight's source, by role. Where the head is tied, `model` has no "head"; a layer that runs twice is one.
 
     `cut` says which of the file's layers, heads, neurons, ids and dimensions are left, and `config` describes those.
     `twin` is a head's tensor that the file holds beside a tied embedding: loading checks that they are equal.
@@ -76,8 +78,8 @@ class LoadPlan:
         return self.cut.config
 
     def __iter__(self) -> Iterator[Source]:
-        """Every source, in the order of the resident block."""
-        for part in (self.model, *self.layers):
+        """Every source once, in the order of the resident block."""
+        for part in {id(part): part for part in (self.model, *self.layers)}.values():
             yield from part.values()
 
     @property
@@ -128,11 +130,15 @@ class LoadPlan:
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def can_be_sparse(dtype: str) -> bool:
+    """Whether kernels read a matrix in this dtype that holds some of its numbers alone."""
+    return f"{dtype}_sparse" in (*SPARSE, SPARSE_INT8)
+
+
 def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
-    """How a matrix of floats is held that keeps so many numbers: sparse where that is fewer bytes."""
+    """How a matrix is held that keeps so many numbers: sparse where that is fewer bytes, and there is such a form."""
     name = f"{dtype}_sparse"
-    fewer = dtype in DTYPES and name in SPARSE and sparse_bytes(name, shape, kept) < weight_bytes(dtype, shape)
-    return name if fewer else dtype
+    return name if can_be_sparse(dtype) and weight_bytes(name, shape, kept) < weight_bytes(dtype, shape) else dtype
 
 
 def make_plan(
@@ -159,7 +165,7 @@ class _Planner:
         self.tensors = checkpoint.tensors
         self.family = FAMILIES[self.config.family]
         self.biases = resolve(checkpoint.config, str(checkpoint.directory / "config.json")).biases
-        self.prefix = self._prefix()
+        self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
         self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = 0
@@ -169,14 +175,15 @@ class _Planner:
         self._check_missing()
         self._check_all()
         model = {role: self._source(role, role, part) for role, part in self.family.model.items() if self._has(role)}
-        layers = tuple(
-            {
-                role: self._source(f"layers.{new}.{role}", role, part, old)
-                for role, part in self.family.layer.items()
-                if self._has(role, old) and self._keeps(role, new)
-            }
-            for new, old in enumerate(self.cut.layers)
-        )
+        made: dict[int, Mapping[str, Source]] = {}
+        for new, old in enumerate(self.cut.layers):
+            if old not in made:  # a layer that runs twice has its weights once
+                made[old] = {
+                    role: self._source(f"layers.{new}.{role}", role, part, old)
+                    for role, part in self.family.layer.items()
+                    if self._has(role, old) and self._keeps(role, new)
+                }
+        layers = tuple(made[old] for old in self.cut.layers)
         return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
 
     def _check_all(self) -> None:
@@ -214,15 +221,6 @@ class _Planner:
         """Whether the half of the layer that the role belongs to is left."""
         sizes = self.cut.config.layer(new)
         return bool(sizes.n_heads if role in ATTENTION else sizes.d_ff)
-
-    def _prefix(self) -> str:
-        """Take the first prefix under which anything is found; the first of all if none is."""
-        for prefix in self.family.prefixes:
-            if prefix and any(name.startswith(prefix) for name in self.tensors):
-                return prefix
-        anchor = self.family.model["norm"].name
-        bare = anchor in self.tensors and "" in self.family.prefixes
-        return "" if bare else self.family.prefixes[0]
 
     def _name(self, role: str, part: Part, layer: int | str) -> str:
         if role == "head":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .plan import can_be_sparse
 from .prune import PrunePlan
 from .source import read, spans_by_file
 
@@ -127,7 +128,7 @@ def make_receipt(
         mapped_bytes=plan.mapped_bytes,
         resident_bytes=plan.resident_bytes,
         plan=str(prune),
-        notes=(*prune.notes, *_notes(plan), *notes),
+        notes=(*checkpoint.corrections, *prune.notes, *_notes(plan), *notes),
     )
 
 
@@ -140,8 +141,9 @@ def _notes(plan: LoadPlan) -> Iterator[str]:
     count = sum(source.kept is not None for source in stored)
     if count:
         yield f"zeros as stored: {count} matrices were read once to count them, before the memory was known"
-    if any(source.quantizes for source in some):
-        yield "zeros of quantised matrices take bytes, as other numbers do"
+    dense = dict.fromkeys(source.dtype for source in some if not can_be_sparse(source.dense))
+    if dense:
+        yield f"zeros of {' and '.join(dense)} matrices take bytes, as other numbers do"
 
 
 def hashed(receipt: Receipt, plan: LoadPlan, checkpoint: Checkpoint) -> Receipt:

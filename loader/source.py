@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..runtime.packed import QUANTIZED
 from ..runtime.sparse import SPARSE
+from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import weight_bytes
 from .header import DTYPES as STORED_BYTES
 from .ranges import as_indices
@@ -74,7 +75,7 @@ class Source:
     @property
     def quantizes(self) -> bool:
         """Whether loading turns floats into integers here."""
-        return self.dtype in QUANTIZED and self.tensor.dtype != PACKED
+        return self.dense in QUANTIZED and self.tensor.dtype != PACKED
 
     @property
     def packed(self) -> bool:
@@ -89,7 +90,12 @@ class Source:
     @property
     def sparse(self) -> bool:
         """Whether the numbers that stay are held alone."""
-        return self.dtype in SPARSE
+        return self.dtype in SPARSE or self.dtype == SPARSE_INT8
+
+    @property
+    def dense(self) -> str:
+        """The dtype of all its numbers together."""
+        return self.dtype.removesuffix("_sparse")
 
     @property
     def chooses(self) -> bool:
@@ -106,7 +112,7 @@ class Source:
         steps += ["transposed"] if self.transposed else []
         if self.quantizes:
             steps.append(f"quantised from {made}")
-        elif STORED.get(made, self.dtype) != self.dtype.removesuffix("_sparse"):
+        elif STORED.get(made, self.dense) != self.dense:
             steps.append("widened")
         elif made == "F64":
             steps.append("narrowed")

@@ -20,26 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .blocking import COLUMNS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "LANES",
-    "SPARSE",
-    "SPREAD_ROWS",
-    "pack_sparse",
-    "pack_sparse_rows",
-    "sparse_bytes",
-    "spread_floats",
-    "unpack_sparse",
-]
+__all__ = ["LANES", "SPARSE", "pack_sparse", "pack_sparse_rows", "sparse_bytes", "spread_floats", "unpack_sparse"]
 
 #: Columns of a group.
 LANES = 16
 #: Bytes behind the last number.
 SPARE = 64
-#: Most rows that a kernel spreads at a time, for many tokens.
-SPREAD_ROWS = 64
 #: Name -> the unsigned integer that holds a number's bits.
 SPARSE: dict[str, type[np.unsignedinteger[Any]]] = {
     "f32_sparse": np.uint32,
@@ -64,8 +55,8 @@ def sparse_bytes(dtype: str, shape: tuple[int, ...], kept: int) -> int:
 
 
 def spread_floats(dtype: str, k: int) -> int:
-    """A thread's scratch: `SPREAD_ROWS` dense rows of k columns, filled up to whole groups."""
-    return SPREAD_ROWS * -(-k // LANES) * LANES * np.dtype(SPARSE[dtype]).itemsize // 4
+    """A thread's scratch: as many dense rows as a product takes at a time, filled up to whole groups of columns."""
+    return COLUMNS * -(-k // LANES) * LANES * np.dtype(SPARSE[dtype]).itemsize // 4
 
 
 def pack_sparse(numbers: NDArray[Any], keep: NDArray[np.bool_], dtype: str, out: NDArray[np.uint8]) -> None:

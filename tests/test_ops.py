@@ -344,6 +344,36 @@ def test_every_row_says_what_it_is():
         assert len(HEADER) + len(op.fields) <= SLOTS
 
 
+LONG = st.sampled_from([640, 1023, 1024, 1025, 1056, 1300, 2049])  # columns: one piece, and several
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", FAST, "bf16_sparse"])
+def test_a_sum_made_in_pieces_has_the_bits_of_one_made_at_once(dtype):
+    """Many tokens go through packed panels, in pieces of the columns; each alone through none."""
+
+    @given(st.data(), LONG, st.sampled_from([1, 7, 8, 9, 33]), st.sampled_from([47, 48, 131, 133]), THREADS)
+    @settings(max_examples=6)
+    def holds(data, k, n, t, threads):
+        d = Draw(data.draw)
+        w = d.weight("bf16" if dtype == FAST else dtype, n, k)
+        x, residual = d.array(t, k), d.array(t, n)
+        for a in (x, residual):
+            a[1:-1:2] *= np.float32(1e-3)
+
+        def build(ops, x, residual):
+            return ops.linear(x, w, act="silu", residual=residual)
+
+        def run(x, residual):
+            case = Case(build, [[x, residual]], exactly, rows=len(x), fast=dtype == FAST)
+            return run_kernels(case, [np.zeros(len(x), np.int64)], threads)[0]
+
+        whole = run(x, residual)
+        for i in (0, 1, t // 2, t - 2, t - 1):
+            assert np.array_equal(whole[i], run(x[i : i + 1], residual[i : i + 1])[0])
+
+    holds()
+
+
 @pytest.mark.parametrize("dtype", EVERY_SPARSE)
 def test_sparse_products_have_the_bits_of_the_masked_dense_ones(dtype):
     """Zeros are multiplied too: also infinity times a zero is the NaN that it is in the dense product."""

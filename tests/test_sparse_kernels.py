@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from miaotui.loader.quantize import pack_rows
 from miaotui.runtime.arena import place
 from miaotui.runtime.cpu import link
-from miaotui.runtime.cpu.kernels import linear, quantized
+from miaotui.runtime.cpu.kernels import quantized
 from miaotui.runtime.cpu.kernels.base import S_IDS
 from miaotui.runtime.packed import PANEL, packed_shape, unpack
 from miaotui.runtime.program import Program, Recorder, _place_waits
-from miaotui.runtime.sparse import SPREAD_ROWS
 from miaotui.runtime.sparse_int8 import SPREAD_PANELS, pack_sparse_int8, sparse_int8_bytes, unpack_sparse_int8
 from test_ops import EVERY_SPARSE, Case, exactly, run_kernels, sparse
 
@@ -49,7 +48,6 @@ def test_int8_is_packed_and_read_back_exactly_and_in_pieces(n, k, share, cut, se
 
 
 def test_the_scratch_holds_what_a_kernel_spreads():
-    assert linear.COLUMNS <= SPREAD_ROWS
     assert quantized.PANELS <= SPREAD_PANELS
 
 

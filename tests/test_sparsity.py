@@ -26,8 +26,9 @@ from miaotui.loader.quantize import pack_matrix
 from miaotui.loader.receipt import Receipt
 from miaotui.loader.wishes import resolve
 from miaotui.loader.zeros import largest
-from miaotui.runtime.packed import packed_shape
+from miaotui.runtime.packed import packed_shape, unpack
 from miaotui.runtime.sparse import SPARSE, pack_sparse, pack_sparse_rows, sparse_bytes
+from miaotui.runtime.sparse_int8 import SPARSE_INT8, sparse_int8_bytes
 from miaotui.tools.inspect import facts
 from miaotui.tools.prune import prune
 from pruning import as_file, plans, seven, sliced, sparsities, stays, thinned, with_zeros
@@ -118,8 +119,10 @@ def test_what_is_left_has_the_bits_of_the_dense_run(tmp_path_factory, data, fami
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
-def test_each_pattern_in_each_family_and_dtype(tmp_path, family, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "how"), [("F32", None), ("BF16", None), ("F16", None), ("BF16", "int8"), ("F64", "int8")]
+)
+def test_each_pattern_in_each_family_and_dtype(tmp_path, family, dtype, how):
     """Wide enough that every matrix is held sparse; logits as of a file with the zeros in it, spelled by NumPy here."""
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
     sizes |= {"num_key_value_heads": 2, "head_dim": 16}
@@ -131,13 +134,14 @@ def test_each_pattern_in_each_family_and_dtype(tmp_path, family, dtype):
         write_checkpoint(tmp_path / f"out{n}", drawn)
         write_safetensors(tmp_path / f"out{n}" / "model.safetensors", by_file(values, drawn, text), dtype=dtype)
         with (
-            miaotui.load(tmp_path / "in", prune={"sparsity": text}) as model,
-            miaotui.load(tmp_path / f"out{n}") as dense,
-            miaotui.load(tmp_path / f"out{n}", prune={"sparsity": "stored"}) as stored,
+            miaotui.load(tmp_path / "in", prune={"sparsity": text}, quantize=how) as model,
+            miaotui.load(tmp_path / f"out{n}", quantize=how) as dense,
+            miaotui.load(tmp_path / f"out{n}", prune={"sparsity": "stored"}, quantize=how) as stored,
         ):
+            assert not any("sparse" in w.dtype for w in dense.session.weights)
             for one in (model, stored):
                 layers = [w for w in one.session.weights if w.name.startswith("layers.") and len(w.shape) == 2]
-                assert {w.dtype for w in layers} == {f"{dtype.lower()}_sparse"}, text
+                assert {w.dtype for w in layers} == {f"{how or dtype.lower()}_sparse"}, text
                 assert np.array_equal(one.logits(ids), dense.logits(ids)), text
                 assert one.generate(ids, max_new_tokens=8).ids == dense.generate(ids, max_new_tokens=8).ids
             assert model.memory == stored.memory
@@ -186,7 +190,7 @@ def test_zeros_that_are_stored_stay_and_no_number_changes(tmp_path_factory, data
 @settings(SLOW, max_examples=20)
 @given(st.data(), st.sampled_from(FAMILIES), st.sampled_from(["int8", "int4,embed=int8", "int4a", "down=int4"]))
 def test_zeros_are_chosen_first_and_rounded_then(tmp_path_factory, data, family, how):
-    """A quantised matrix has the bytes of the masked one; the receipt says that zeros take bytes there."""
+    """A quantised matrix has the numbers of the masked one; int8 alone, in fewer bytes where these are enough."""
     path = tmp_path_factory.mktemp("q")
     write_checkpoint(path, data.draw(models(family)))
     config, whole = open_weights(path)
@@ -195,15 +199,28 @@ def test_zeros_are_chosen_first_and_rounded_then(tmp_path_factory, data, family,
     _, weights = open_weights(path, how, plan)
     with miaotui.load(path, prune=plan, quantize=how) as model:
         for w, loaded in zip(weights, model.session.weights, strict=True):
-            if w.quantized:
-                packed = np.empty(packed_shape(w.dtype, w.shape), np.uint8)
-                assert pack_matrix(wanted[w.name].astype(np.float32), "F32", w.dtype, packed)
-                assert w.array.tobytes() == loaded.array.tobytes() == packed.tobytes(), w.name
-            else:
+            if not w.quantized:
                 assert np.array_equal(w.f64(), wanted[w.name])
                 assert np.array_equal(loaded.f64(), wanted[w.name])
-        rounded = any(e.zeros and e.dtype in {"int8", "int4", "int4a"} for e in model.receipt.entries)
+                continue
+            dtype = w.dtype.removesuffix("_sparse")
+            packed = np.empty(packed_shape(dtype, w.shape), np.uint8)
+            assert pack_matrix(wanted[w.name].astype(np.float32), "F32", dtype, packed)
+            for one in (w, loaded):
+                if one.dtype == SPARSE_INT8:
+                    event("int8 with few numbers")
+                    assert one.array.nbytes == one.nbytes == sparse_int8_bytes(w.shape, one.kept) < packed.nbytes
+                    assert one.kept >= np.count_nonzero(wanted[w.name])
+                    assert np.array_equal(one.f64(), unpack(packed, dtype, w.shape)), w.name
+                else:
+                    assert one.array.tobytes() == packed.tobytes(), w.name
+            if w.dtype == loaded.dtype:  # rounded by NumPy, and by the kernels
+                assert w.array.tobytes() == loaded.array.tobytes()
+        rounded = any(e.zeros and e.dtype in {"int4", "int4a"} for e in model.receipt.entries)
         assert rounded == any("take bytes" in note for note in model.receipt.notes)
+        assert model.memory["weights_resident"] == model.receipt.resident_bytes
+        assert model.memory["weights_resident"] == sum(-(-w.nbytes // 64) * 64 for w in model.session.weights
+                                                       if not w.mapped)  # fmt: skip
 
 
 @settings(SLOW, max_examples=60)
@@ -247,6 +264,52 @@ def test_zeros_by_layer_follow_their_layers():
     assert PrunePlan(sparsity="2:4").then(PrunePlan(ffn={1: ""})).ffn == {1: ()}
 
 
+def test_two_runs_of_a_layer_have_the_same_zeros(tmp_path):
+    first = PrunePlan(order="0,1,1,2")
+    both = first.then(PrunePlan(sparsity={"1.q": "2:4", "2.q": "2:4", "up": "0.5", "0.up": "dense"}))
+    assert both == PrunePlan(order="0,1,1,2", sparsity={"1.q": "2:4", "up": "0.5", "0.up": "dense"})
+    one_left = first.then(PrunePlan("0,2,3", sparsity={"1.q": "1:2", "2.q": "2:4"}))
+    assert one_left == PrunePlan("0-2", sparsity={"1.q": "2:4"})
+    assert PrunePlan(sparsity={"1.q": "2:4"}).then(first) == replace(first, sparsity={"1.q": "2:4"})
+    write_checkpoint(tmp_path / "in", Drawn(seven(), "BF16"))
+    prune(tmp_path / "in", tmp_path / "out", both)
+    for how in (None, "int8"):
+        with (
+            miaotui.load(tmp_path / "in", prune=both, quantize=how) as model,
+            miaotui.load(tmp_path / "out", quantize=how) as dense,
+            miaotui.load(tmp_path / "out", prune="sparsity=stored", quantize=how) as stored,
+        ):
+            layers = model.session.weights.layers
+            assert layers[1] is layers[2]
+            assert {layers[1].q.dtype, layers[1].up.dtype} == {f"{how or 'bf16'}_sparse"}
+            for one in (dense, stored):
+                assert np.array_equal(model.logits([1, 2, 3, 4]), one.logits([1, 2, 3, 4]))
+
+
+@pytest.mark.parametrize("how", [None, "int8"])
+def test_zeros_are_chosen_from_what_a_share_of_the_width_leaves(tmp_path, monkeypatch, how):
+    write_checkpoint(tmp_path, Drawn(seven()))
+    config, whole = open_weights(tmp_path)
+    wish = {"width": 0.75, "ffn": 0.5, "sparsity": "2:4"}
+    ranked = resolve(wish, open_checkpoint(tmp_path), config)
+    assert (len(ranked.width), {len(kept) for kept in ranked.ffn.values()}) == (48, {96})
+    plain = resolve({"width": 0.75, "ffn": 0.5}, open_checkpoint(tmp_path), config)
+    assert replace(ranked, sparsity={}) == plain  # ranked by all numbers, not by those that stay
+    with miaotui.load(tmp_path, prune=wish) as model:
+        wanted = thinned(sliced(exact(whole), config, ranked), ranked)
+        assert all(np.array_equal(w.f64(), wanted[w.name]) for w in model.session.weights)
+    with miaotui.load(tmp_path, prune=wish, quantize=how, max_context=24, threads=1) as model:
+        taken = model.memory["allocated"]
+        assert model.memory["weights_resident"] == model.receipt.resident_bytes
+    with miaotui.load(tmp_path, prune=wish, quantize=how, max_context=24, threads=1, memory_limit=taken) as model:
+        assert model.memory["allocated"] == taken
+    monkeypatch.setattr(Checkpoint, "array", lambda *_: pytest.fail("data was read"))
+    with pytest.raises(MemoryLimitError):
+        miaotui.load(tmp_path, prune=wish, quantize=how, max_context=24, threads=1, memory_limit=taken - 1)
+    with pytest.raises(PlanError, match=r"8:16 does not fit \[64, 36\]"):
+        miaotui.load(tmp_path, prune={"width": 0.55, "sparsity": "8:16"})
+
+
 CLASHES = [
     (PrunePlan(sparsity="2:4"), PrunePlan(sparsity="1:4"), "sparsity of q: the first plan makes zeros by 2:4"),
     (PrunePlan(sparsity={"3.o": "2:4"}), PrunePlan(sparsity={"o": "0.5"}), "sparsity of 3.o: the first plan"),
@@ -255,6 +318,11 @@ CLASHES = [
     (PrunePlan(sparsity={"q": "2:4"}), PrunePlan(width="0-3"), "second's width cuts that matrix"),
     (PrunePlan(sparsity={"down": "0.5"}), PrunePlan(ffn={1: "2"}), "second's ffn cuts that matrix"),
     (PrunePlan(sparsity={"down": "0.5"}), PrunePlan(ffn_ratio=0.5), "second's ffn_ratio cuts that matrix"),
+    (PrunePlan(sparsity={"q": "0.5"}), PrunePlan(width_ratio=0.5), "second's width_ratio cuts that matrix"),
+    (PrunePlan(sparsity={"o": "0.5/2x2"}), PrunePlan(width_ratio=0.5), "second's width_ratio cuts that matrix"),
+    (PrunePlan(order="0,1,1,2"), PrunePlan(sparsity={"1.q": "2:4"}), "sparsity of q: layer 1 runs twice, as 1 and 2"),
+    (PrunePlan(order="1,1"), PrunePlan(sparsity={"q": "2:4", "1.q": "dense"}), "sparsity of q: layer 1 runs twice"),
+    (PrunePlan(order="1,1"), PrunePlan(sparsity={"2.q": "2:4"}), "the second plan keeps 2, but the first leaves 2"),
 ]
 
 
@@ -434,22 +502,26 @@ def test_memory_is_known_before_data_is_read(tmp_path, monkeypatch):
 
 def test_the_receipt_tells_of_zeros(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven()))
-    with miaotui.load(tmp_path, prune="keep-layers=0-2; sparsity=2:4,down=0.5/4x4", quantize="up=int8") as model:
+    wish = "keep-layers=0-2; sparsity=2:4,down=0.5/4x4"
+    with miaotui.load(tmp_path, prune=wish, quantize="up=int8,gate=int4") as model:
         receipt = model.receipt
         entries = {e.weight: e for e in receipt.entries}
-        q, up, down, norm = (entries[f"layers.1.{role}"] for role in ("q", "up", "down", "ffn_norm"))
+        q, up, gate, down, norm = (entries[f"layers.1.{role}"] for role in ("q", "up", "gate", "down", "ffn_norm"))
         assert (q.zeros, q.kept, q.dtype) == ("2:4", 64 * 32, "f32_sparse")
         assert (q.tensor_bytes, q.read_bytes) == (16384, 16384)
         assert q.resident_bytes == sparse_bytes(q.dtype, q.shape, q.kept)
         assert q.action == "resident: zeros 2:4, held sparse"
-        assert (up.zeros, up.kept, up.dtype) == ("2:4", 192 * 32, "int8")
-        assert up.action == "resident: quantised from F32 and zeros 2:4, held dense"
+        assert (up.zeros, up.kept, up.dtype) == ("2:4", 192 * 32, "int8_sparse")
+        assert up.resident_bytes == sparse_int8_bytes(up.shape, up.kept)
+        assert up.action == "resident: quantised from F32 and zeros 2:4, held sparse"
+        assert (gate.zeros, gate.kept, gate.dtype) == ("2:4", 192 * 32, "int4")
+        assert gate.action == "resident: quantised from F32 and zeros 2:4, held dense"
         assert (down.zeros, down.kept) == ("0.5/4x4", 64 * 96)
         assert (norm.zeros, norm.kept) == (None, None)
         text = "\n".join(receipt.lines())
         assert "f32_sparse [64, 64], 2,048 numbers" in text
         assert "chosen by magnitude" in text
-        assert "take bytes" in text
+        assert "zeros of int4 matrices take bytes" in text
         assert "counted" not in text
         assert receipt.plan == "keep layers 0-2; zeros: 2:4 in q, k, v, o, gate, up; 0.5/4x4 in down"
         assert Receipt.from_dict(json.loads(json.dumps(receipt.as_dict()))) == receipt

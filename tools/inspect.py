@@ -125,6 +125,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
             "memory": memory,
             "kept": account.plan,
             "read_bytes": account.read_bytes,
+            "corrections": list(checkpoint.corrections),
         } | ({"program": recorded.listing()} if program else {}) | ({"receipt": account.as_dict()} if receipt else {})
 
 
@@ -134,6 +135,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     out += [f"  {line}" for line in _shape(found["config"])]
     dtypes = ", ".join(f"{shown_bytes(n)} {dtype}" for dtype, n in found["bytes_by_dtype"].items())
     out += ["", f"files: {shown_bytes(found['file_bytes'])}, {found['tensors']} tensors: {dtypes}"]
+    out += [f"note: {line}" for line in found["corrections"]]
     if found["kept"] != "keep everything":
         read = found["read_bytes"]
         out += [f"pruned: {found['kept']}", f"        {read:,} bytes of the files are read, {shown_bytes(read)}"]

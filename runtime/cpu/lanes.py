@@ -106,6 +106,11 @@ def ir_below(b: Builder, n: Value, count: int = N) -> Value:
     return b.icmp_signed("<", const(ir.VectorType(I64, count), range(count)), ir_splat(b, n, count))
 
 
+def ir_least(b: Builder, x: Value, y: Value) -> Value:
+    """The smaller of two int64."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
 def ir_widen_half(b: Builder, h: Value) -> Value:
     """F16 bits -> float32: an instruction where there is one, else exact integer and float steps with the same bits."""
     if native_half():
@@ -147,12 +152,13 @@ def ir_prefetch(b: Builder, addr: Value, near: int = 3) -> None:
 
 
 def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> None:
-    """Store sixteen values (of any type, or one), or those float32 of the mask."""
+    """Store values (of any type, or one), or those float32 of the mask."""
     p = ptr(b, addr, v.type)
     if mask is None:
         b.store(v, p, align=4 if v.type == V else 1)
     else:
-        f = ext(b, "llvm.masked.store.v16f32.p0", ir.VoidType(), [V, p.type, I32, VM])
+        name = f"llvm.masked.store.v{v.type.count}f32.p0"
+        f = ext(b, name, ir.VoidType(), [v.type, p.type, I32, mask.type])
         b.call(f, [v, p, ir.Constant(I32, 4), mask])
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...blocking import COLUMNS
 from ...ops import slots
-from ...sparse import LANES, SPREAD_ROWS
+from ...sparse import LANES
 from ..lanes import SIZES, ld
 from ..sparse_tiles import sparse_rows, spread_row
 from .base import arg, kernel, template
 from .linear import STREAMS, walk
 
-_, SCRATCH, _, W, _, _, _, DN, DK, _ = slots("linear")
+_, _, _, W, _, _, _, DN, DK, _ = slots("linear")
 
 
 def _linear(kind: str) -> Any:
@@ -30,16 +31,19 @@ def _linear(kind: str) -> Any:
         rows(w, n_all, n, h, x, k, y + 4 * n, 4 * h)
 
     @template
-    def panel(p: Any, base: Any, t: Any, n0: Any, n1: Any) -> Any:
-        w = arg(p, W)
-        ahead = ld(w + 8 * n1) - ld(w + 8 * n0)
-        width = (arg(p, DK) + LANES - 1) // LANES * LANES * size
-        scratch = base + arg(p, SCRATCH) + t * SPREAD_ROWS * width
-        for n in range(n0, n1):
-            spread(w, arg(p, DN), n, arg(p, DK), scratch + (n - n0) * width, ahead)
-        return scratch, width
+    def floats(k: Any) -> Any:
+        return COLUMNS * ((k + LANES - 1) // LANES * LANES) * size // 4
 
-    return walk(kind, one, streams, panel)
+    @template
+    def panel(p: Any, scratch: Any, n0: Any, n1: Any) -> Any:
+        w, k = arg(p, W), arg(p, DK)
+        ahead = ld(w + 8 * n1) - ld(w + 8 * n0)
+        width = (k + LANES - 1) // LANES * LANES * size
+        for n in range(n0, n1):
+            spread(w, arg(p, DN), n, k, scratch + (n - n0) * width, ahead)
+        return scratch, width, scratch, scratch
+
+    return walk(kind, one, streams, panel, floats)
 
 
 _linear_f32, _linear_bf16, _linear_f16 = (_linear(kind) for kind in ("f32", "bf16", "f16"))
