@@ -547,6 +547,9 @@ def test_a_structured_cut_keeps_half(name, shape):
     if name in {"ffn", "each"}:
         assert {len(kept) for kept in plan.ffn.values()} == {ff // 2}
         assert len(plan.ffn) == left
+    if name == "width":
+        assert plan.width is not None
+        assert len(plan.width) == config["hidden_size"] // 2
     if name in {"vocab", "each"}:
         assert plan.vocab is not None
         assert len(plan.vocab) == config["vocab_size"] // 2
@@ -564,8 +567,8 @@ def pruned(tmp_path, *words):
 @pytest.mark.usefixtures("small_region")
 def test_pruned_and_dense_by_turns_a_row_at_a_time(tiny, tmp_path, capsys):
     pruned(tmp_path, "--dtype", "int8", "--cut", "vocab")
-    report = pruned(tmp_path, "--dtype", "int8", "--cut", "layers")
-    assert [r["cut"] for r in report["results"]] == ["layers", "vocab"]
+    report = pruned(tmp_path, "--dtype", "int8", "--cut", "layers", "half")
+    assert [r["cut"] for r in report["results"]] == ["layers", "vocab", "half"]
     for row in report["results"]:
         plan = bench_prune.CUTS[row["cut"]].plan(shapes.SHAPES["tiny"])
         with open_checkpoint(tiny["bf16"]) as checkpoint:
@@ -579,13 +582,13 @@ def test_pruned_and_dense_by_turns_a_row_at_a_time(tiny, tmp_path, capsys):
         assert row["gain_share"] == pytest.approx(row["decode_ratio"]["median"] * sizes[1] / sizes[0])
         assert (row["decode_ratio"]["pairs"], row["prefill_ratio"]["pairs"]) == (1, 2)
         missed = bench_prune.short(row)
-        assert any(m.startswith("gain") for m in missed) == (row["gain_share"] < 0.9)
+        assert any(m.startswith("gain") for m in missed) == (row["gain_share"] < (0.8 if row["cut"] == "half" else 0.9))
         assert any(m.startswith("prefill") for m in missed) == (row["prefill_ratio"]["median"] < 1)
         assert str(tmp_path) not in row["command"]
     assert "vocab: a random half of the token ids\n  decode" in capsys.readouterr().out
     lines = bench_prune.table([report]).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
-        *("INT8, every other layer", "INT8, a random half of the token ids")
+        *("INT8, every other layer", "INT8, a random half of the token ids", "INT8, half of every row")
     ]
     with pytest.raises(InputError, match=r"out\.json: its dtype is 'int8', this run's 'bf16'"):
         pruned(tmp_path, "--dtype", "bf16")

@@ -71,7 +71,7 @@ def _all() -> Iterator[Job]:
         far = f"{words} --shape smollm2-135m --dtype {dtype} --prompt 8000 --new 64 --rounds 1 --prefills 1"
         yield _peers(f"long-smollm2-135m-{dtype}", far)
     for dtype in ("bf16", "int8"):
-        words = f"--shape smollm2-135m --dtype {dtype} --threads 2 --prompt 128 --new 64 --rounds 7"
+        words = f"--shape smollm2-135m --dtype {dtype} --threads 2 --prompt 128 --new 48 --rounds 5"
         yield Job(f"prune-speed-smollm2-135m-{dtype}", "miaotui.tools.bench_prune", tuple(words.split()))
     yield Job("gemm", "miaotui.tools.bench_gemm", ("--threads", "1", "2", "--rounds", "7"))
     for dtype in EVERY_DTYPE:

@@ -78,6 +78,10 @@ def _vocab(shape: Shape) -> PrunePlan:
     return PrunePlan(vocab=_half(shape["vocab_size"], 0))
 
 
+def _width(shape: Shape) -> PrunePlan:
+    return PrunePlan(width=_half(shape["hidden_size"], 0))
+
+
 def _each(shape: Shape) -> PrunePlan:
     """Half of each; layers are left last, so that every other plan may number them all."""
     return _heads(shape).then(_ffn(shape)).then(_vocab(shape)).then(_layers(shape))
@@ -88,8 +92,12 @@ CUTS: dict[str, Cut] = {
     "layers": Cut("structured", "every other layer", _layers),
     "heads": Cut("structured", "half of the KV groups with their queries", _heads),
     "ffn": Cut("structured", "a random half of every layer's neurons", _ffn),
+    "width": Cut("structured", "a random half of the residual stream", _width),
     "vocab": Cut("structured", "a random half of the token ids", _vocab),
-    "each": Cut("structured", "half of each of these", _each),
+    "each": Cut("structured", "half of layers, heads, neurons and ids at once", _each),
+    "2of4": Cut("sparse", "2 of every 4 columns", lambda _: PrunePlan(sparsity={"all": "2:4"})),
+    "blocks": Cut("sparse", "half of the blocks of 4 x 4", lambda _: PrunePlan(sparsity={"all": "0.5/4x4"})),
+    "half": Cut("sparse", "half of every row", lambda _: PrunePlan(sparsity={"all": "0.5"})),
 }
 
 
@@ -222,9 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=[*DTYPES, *QUANTIZED], default="bf16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", type=int, default=128)
-    parser.add_argument("--new", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--prefills", type=int, default=8, help="in a round (default: 8)")
+    parser.add_argument("--new", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prefills", type=int, default=6, help="in a round (default: 6)")
     parser.add_argument("--work", type=Path, help="keep the checkpoints here (default: a temporary directory)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON, beside the rows that are there")
     return parser
