@@ -145,7 +145,7 @@ def product_tile(rows: int, tokens: int, kind: str, *, packed: bool) -> Any:
     def tile(b: Any, w: Any, ldw: Any, rows_left: Any, x: Any, ldx: Any, tokens_left: Any, k_dim: Any, y: Any,
              ldy: Any, carry: Any, part: Any, ahead: Any, much: Any) -> None:  # fmt: skip
         def prefetch(k: Any, _: list[Any]) -> list[Any]:
-            ir_prefetch(b, b.add(ahead, k), 2)
+            ir_prefetch(b, b.add(ahead, k))
             return []
 
         ir_loop(b, c64(0), much, 64, [], prefetch)
