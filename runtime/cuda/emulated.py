@@ -1,0 +1,140 @@
+"""The primitives as the emulator has them: what the hardware computes, one thread at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .emulator import Grid, Thread
+
+__all__ = ["binding"]
+
+F = np.float32
+LOW32 = 0xFFFFFFFF
+
+
+def binding(grid: Grid) -> dict[str, Any]:
+    """Every primitive by name, for one launch."""
+    return _who(grid) | _global(grid) | _shared(grid) | _warp(grid) | NUMBERS
+
+
+def _who(grid: Grid) -> dict[str, Any]:
+    return {
+        "thread": lambda: grid.now.number,
+        "threads": lambda: grid.kernel.threads,
+        "block": lambda: grid.now.at,
+        "blocks": lambda: grid.blocks,
+    }
+
+
+def _global(grid: Grid) -> dict[str, Any]:
+    load, store = grid.memory.load, grid.memory.store
+    return {
+        "ld_i64": lambda a: int(load(a, "i64", 8)),
+        "ld_i32": lambda a: int(load(a, "i32", 4)),
+        "ld_u32": lambda a: int(load(a, "u32", 4)),
+        "ld_u16": lambda a: int(load(a, "u16", 2)),
+        "ld_u8": lambda a: int(load(a, "u8", 1)),
+        "ld_i8": lambda a: int(load(a, "i8", 1)),
+        "ld_f32": lambda a: load(a, "f32", 4),
+        "ld_bf16": lambda a: from_bits(int(load(a, "u16", 2)) << 16),
+        "ld_f16": lambda a: F(load(a, "f16", 2)),
+        "ld4_f32": lambda a: load(a, "f32", 4, 4),
+        "ld4_u32": lambda a: tuple(map(int, load(a, "u32", 4, 4))),
+        "weights4": lambda a: tuple(map(int, load(a, "u32", 4, 4))),
+        "st_i64": lambda a, v: store(a, "i64", 8, v),
+        "st_i32": lambda a, v: store(a, "u32", 4, int(v) & LOW32),
+        "st_u16": lambda a, v: store(a, "u16", 2, int(v) & 0xFFFF),
+        "st_u8": lambda a, v: store(a, "u8", 1, int(v) & 0xFF),
+        "st_f32": lambda a, v: store(a, "f32", 4, v),
+    }
+
+
+def _shared(grid: Grid) -> dict[str, Any]:
+    def now() -> Thread:
+        return grid.now
+
+    return {
+        "sld_f32": lambda a: now().shared.load(a, "f32", now().moment),
+        "sst_f32": lambda a, v: now().shared.store(a, "f32", v, now().moment),
+        "sld_i32": lambda a: int(now().shared.load(a, "i32", now().moment)),
+        "sst_i32": lambda a, v: now().shared.store(a, "i32", v, now().moment),
+        "barrier": lambda: now().block.meet(now(), "barrier", None, lambda all_: all_),
+    }
+
+
+def _warp(grid: Grid) -> dict[str, Any]:
+    def meet(what: str, combine: Any) -> Any:
+        def f(value: Any = None) -> Any:
+            me = grid.now
+            return me.warp.meet(me, what, value, combine)
+
+        return f
+
+    def take(what: str) -> Any:
+        def f(value: Any, lane: int) -> Any:
+            me = grid.now
+            return me.warp.meet(me, what, (value, lane), lambda all_: [all_[lane & 31][0] for _, lane in all_])
+
+        return f
+
+    return {
+        "warp_barrier": meet("warp_barrier", lambda all_: all_),
+        "warp_sum": meet("warp_sum", _butterfly),
+        "warp_max": meet("warp_max", lambda all_: [F(np.fmax.reduce(np.array(all_, np.float32)))] * len(all_)),
+        "warp_sum_i": meet("warp_sum_i", lambda all_: [sum(all_)] * len(all_)),
+        "warp_before_i": meet("warp_before_i", lambda all_: [sum(all_[:i]) for i in range(len(all_))]),
+        "warp_take": take("warp_take"),
+        "warp_take_i": take("warp_take_i"),
+    }
+
+
+def _butterfly(values: Sequence[Any]) -> list[Any]:
+    v, lanes = np.array(values, np.float32), np.arange(len(values))
+    for step in (16, 8, 4, 2, 1):
+        v = v + v[lanes ^ step]
+    return list(v)
+
+
+def from_bits(x: int) -> Any:
+    """A float32 of its bits."""
+    return np.uint32(x & LOW32).view(np.float32)
+
+
+def _to_bf16(x: Any) -> int:
+    u = int(F(x).view(np.uint32))
+    return 0x7FFF if math.isnan(x) else (u + 0x7FFF + (u >> 16 & 1)) >> 16
+
+
+def _half(x: int) -> Any:
+    return F(np.uint16(x & 0xFFFF).view(np.float16))
+
+
+def _dot4(unsigned: int, signed: int, total: int) -> int:
+    for shift in (0, 8, 16, 24):
+        s = signed >> shift & 0xFF
+        total += (unsigned >> shift & 0xFF) * (s - 256 if s > 127 else s)
+    return total
+
+
+NUMBERS = {
+    "fma": lambda a, b, c: F(float(a) * float(b) + float(c)),
+    "sqrt": lambda x: np.sqrt(F(x)),
+    "rint": lambda x: np.rint(F(x)),
+    "to_int": lambda x: 0 if math.isnan(x) else int(x),
+    "bits": lambda x: int(F(x).view(np.uint32)),
+    "from_bits": from_bits,
+    "low_bf16": lambda pair: from_bits(pair << 16),
+    "high_bf16": lambda pair: from_bits(pair & 0xFFFF0000),
+    "low_f16": _half,
+    "high_f16": lambda pair: _half(pair >> 16),
+    "to_bf16": _to_bf16,
+    "dot4": _dot4,
+    "ones": lambda x: (x & LOW32).bit_count(),
+    "first_one": lambda x: (x & -x).bit_length() - 1,
+}
