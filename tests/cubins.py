@@ -15,9 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from miaotui.runtime.cuda import build
-from miaotui.runtime.cuda.kernels import KERNELS
+from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
+#: Every kernel by its own name.
+ALL = {k.name: k for s in (*KERNELS.values(), *SPECIAL.values()) for k in (s, s.then) if k is not None}
 #: Architectures whose instructions are read; disassembling takes longest.
 LISTED = (build.ARCHITECTURES[0], build.ARCHITECTURES[-1])
 #: Instructions that work on float64.
@@ -58,7 +60,7 @@ def measured(ptx: str, architecture: str) -> SimpleNamespace:
 def main() -> None:
     """Measure every kernel on every architecture and write the budgets."""
     budgets = {}
-    for name, kernel in sorted(KERNELS.items()):
+    for name, kernel in sorted(ALL.items()):
         ptx = build.to_ptx(kernel)
         every = [measured(ptx, a) for a in build.ARCHITECTURES]
         budgets[name] = {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEDULES", "EmulatedDevice", "Fault", "emulate", "run_on"]
 
 UNTOUCHED = 0xFF
+SMALL = 4
 
 
 def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list]:
@@ -35,9 +36,27 @@ def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list]:
     return Program(ops.code, ops.tensors, y, y, ops.n_context, longest + 2, case.rows + 1, 1, size, 0), inputs
 
 
-def emulate(case: Case, ids: list[np.ndarray], schedule: str) -> tuple[np.ndarray | None, int]:
-    """As `run_on`, in the emulator."""
-    return run_on(EmulatedDevice(schedule), case, ids)
+class ListingDevice(EmulatedDevice):
+    """Writes down the names of what it launches."""
+
+    def __init__(self, schedule: str, names: list[str], skip: str) -> None:
+        super().__init__(schedule)
+        self.names, self.skip = names, skip
+
+    def launch(self, kernel, blocks, *rest):
+        self.names.append(kernel.name)
+        if not self.skip or not kernel.name.startswith(self.skip) or blocks <= SMALL:
+            super().launch(kernel, blocks, *rest)
+
+
+def emulate(
+    case: Case, ids: list[np.ndarray], schedule: str, names: list[str] | None = None, skip: str = ""
+) -> tuple[np.ndarray | None, int]:
+    """As `run_on`, in the emulator; `names` gets those of the kernels launched.
+
+    `skip`: kernels whose names begin so are left out of steps of many blocks, whose results nobody wants.
+    """
+    return run_on(ListingDevice(schedule, [] if names is None else names, skip), case, ids)
 
 
 def run_on(device: Device, case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None, int]:

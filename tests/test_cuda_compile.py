@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from miaotui.errors import BackendError
 from miaotui.runtime.cuda import build
-from miaotui.runtime.cuda.kernels import KERNELS
+from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
 from miaotui.runtime.cuda.primitives import PRIMITIVES
 
 #: Registers that another version of the assembler may take more.
@@ -39,13 +39,13 @@ def budgets():
 
 
 def test_every_kernel_has_a_budget_and_no_other(budgets):
-    assert set(budgets) == set(KERNELS)
+    assert set(budgets) == set(cubins.ALL)
 
 
 @compiles
-@pytest.mark.parametrize("name", sorted(KERNELS))
+@pytest.mark.parametrize("name", sorted(cubins.ALL))
 def test_a_kernel_compiles_within_its_budget(name, budgets):
-    ptx = build.to_ptx(KERNELS[name])
+    ptx = build.to_ptx(cubins.ALL[name])
     assert ".f64" not in ptx
     for architecture in build.ARCHITECTURES:
         found = cubins.measured(ptx, architecture)
@@ -57,10 +57,13 @@ def test_a_kernel_compiles_within_its_budget(name, budgets):
             assert found.tensor >= budgets[name]["tensor"], architecture
 
 
-@compiles
 def test_products_load_sixteen_bytes_at_a_time(budgets):
     for kind in ("f32", "bf16", "f16", "bf16_dot"):
         assert budgets[f"linear_{kind}"]["wide_loads"] >= 4
+
+
+def test_tiled_kernels_use_the_tensor_core(budgets):
+    assert all(budgets[k.name]["tensor"] >= 16 for n, k in SPECIAL.items() if n.startswith("linear"))
 
 
 @compiles

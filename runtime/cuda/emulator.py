@@ -72,6 +72,7 @@ class Thread:
         self.warp, self.block, self.shared = warp, block, shared
         self.hub, self.waits, self.got = getcurrent(), False, None
         self.run: Any = None
+        self.copies: list[list[tuple[int, NDArray[np.uint8]]]] = [[]]  # groups under way, the last is open
 
     @property
     def moment(self) -> tuple[int, int, int]:

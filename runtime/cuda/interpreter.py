@@ -17,7 +17,7 @@ from ...errors import BackendError
 from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
-from .kernels import KERNELS
+from .kernels import KERNELS, chosen
 from .step import S_IDS, S_RESULT, WORDS
 
 if TYPE_CHECKING:
@@ -119,8 +119,11 @@ class Interpreter:
         """Launch a line for n tokens, of which the last `rows` reach the head; nothing where it has no rows."""
         count = rows if line.by_rows else n
         if count:
-            blocks = max(1, line.kernel.blocks(count, line.values))
-            self.device.launch(line.kernel, blocks, line.kernel.shared(line.values), line.arguments)
+            kernel: Kernel | None = chosen(line.kernel.name, count, line.values)
+            while kernel is not None:
+                blocks = max(1, kernel.blocks(count, line.values))
+                self.device.launch(kernel, blocks, kernel.shared(line.values), line.arguments)
+                kernel = kernel.then
 
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         """One pass: at most `chunk` ids, logits of the last `rows`.

@@ -148,6 +148,12 @@ def _shared(b: Any, a: Any, kind: Any) -> Any:
 
 @op(f32, i64)
 def sld_f32(b, a): return b.load(_shared(b, a, F32), align=4)
+@op(types.UniTuple(f32, 4), i64)
+def sld4_f32(b, a):
+    v = b.load(_shared(b, a, ir.VectorType(F32, 4)), align=16)
+    return [b.extract_element(v, c32(i)) for i in range(4)]
+
+
 @op(void, i64, f32)
 def sst_f32(b, a, v): b.store(v, _shared(b, a, F32), align=4)
 @op(i64, i64)
@@ -192,6 +198,65 @@ def warp_before_i(b, v):
         other = _shuffle(b, "up", "i32", total, c32(step), 0)
         total = b.add(total, b.select(b.icmp_signed(">=", lane, c32(step)), other, c32(0)))
     return b.sext(b.sub(total, mine), I64)
+
+
+# ---------------------------------------------------------------------------------------------- the tensor core
+def _words(b: Any, values: Any, kind: Any, n: int) -> list[Any]:
+    """The parts of a tuple, integers cut to 32 bits."""
+    parts = [b.extract_value(values, i) for i in range(n)]
+    return [b.trunc(p, I32) for p in parts] if kind is I32 else parts
+
+
+@op(void, i64, i64, i64)
+def copy16(b, to, a, count):
+    place = b.ptrtoint(_shared(b, to, I8), I32)
+    text = "cp.async.cg.shared.global [$0], [$1], 16, $2;"
+    asm(b, text, "r,l,r,~{memory}", VOID, place, a, b.trunc(count, I32), effect=True)
+
+
+@op(void)
+def copies_close(b): asm(b, "cp.async.commit_group;", "~{memory}", VOID, effect=True)
+
+
+@op(types.UniTuple(i64, 4), i64)
+def ld_matrix4(b, a):
+    place = b.ptrtoint(_shared(b, a, I8), I32)
+    text = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3}, [$4];"
+    r = asm(b, text, "=r,=r,=r,=r,r,~{memory}", ir.LiteralStructType([I32] * 4), place, effect=True)
+    return [b.zext(b.extract_value(r, i), I64) for i in range(4)]
+
+
+@op(types.UniTuple(f32, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(f32, 4))
+def mma_bf16(b, x, b0, b1, c):
+    args = [*_words(b, x, I32, 4), b.trunc(b0, I32), b.trunc(b1, I32), *_words(b, c, F32, 4)]
+    text = (
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
+    )
+    r = asm(b, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", ir.LiteralStructType([F32] * 4), *args, effect=True)
+    return [b.extract_value(r, i) for i in range(4)]
+
+
+@intrinsic
+def copies_wait(typingctx, left):
+    def codegen(ctx, b, sig, args):
+        asm(b, f"cp.async.wait_group {left.literal_value};", "~{memory}", VOID, effect=True)
+        return ctx.get_dummy_value()
+
+    return (void(left), codegen) if isinstance(left, types.IntegerLiteral) else None
+
+
+@intrinsic
+def registers(typingctx, count):
+    def codegen(ctx, b, sig, args):
+        with b.goto_entry_block():
+            place = b.alloca(ir.ArrayType(F32, count.literal_value))
+        return b.bitcast(place, F32.as_pointer())
+
+    return (types.CPointer(f32)(count), codegen) if isinstance(count, types.IntegerLiteral) else None
+
+
+BINDING |= {"copies_wait": copies_wait, "registers": registers}
 
 
 # ---------------------------------------------------------------------------------------------- numbers

@@ -118,6 +118,13 @@ class Shared:
             self._readers[at] = me
         return self.memory.views[kind][at]
 
+    def load4(self, address: int, me: tuple[int, int, int]) -> tuple[Any, ...]:
+        """Four float32 at once."""
+        if address % 16:
+            msg = f"16 bytes of shared memory at {address}"
+            raise Fault(msg)
+        return tuple(self.load(address + 4 * i, "f32", me) for i in range(4))
+
     def store(self, address: int, kind: str, value: Any, me: tuple[int, int, int]) -> None:
         """Four bytes."""
         at = self._word(address)
@@ -125,6 +132,14 @@ class Shared:
         self._apart(at, self._readers.get(at), me, "writes what another reads")
         self._writers[at] = me
         self.memory.views[kind][at] = value
+
+    def copy(self, address: int, data: NDArray[np.uint8], me: tuple[int, int, int]) -> None:
+        """Sixteen bytes, as `store`."""
+        if address % 16:
+            msg = f"16 bytes of shared memory at {address}"
+            raise Fault(msg)
+        for i, word in enumerate(data.view(np.uint32)):
+            self.store(address + 4 * i, "u32", word, me)
 
     def _word(self, address: int) -> int:
         if not 0 <= address <= self.memory.end - 4 or address % 4:

@@ -151,6 +151,11 @@ def sld_f32(address):
 
 
 @Primitive
+def sld4_f32(address):
+    """Four float32 at once, 16 bytes."""
+
+
+@Primitive
 def sst_f32(address, value):
     """A float32."""
 
@@ -204,6 +209,43 @@ def warp_take(value, lane):
 @Primitive
 def warp_take_i(value, lane):
     """*warp* The integer, below 2^31, that thread `lane` of the warp has."""
+
+
+# ---------------------------------------------------------------------------------------------- the tensor core
+@Primitive
+def copy16(shared, address, count):
+    """Begin to copy 16 bytes to shared memory: `count` (0 or 16) of them, and zeros. Not there before `copies_wait`."""
+
+
+@Primitive
+def copies_close():
+    """What this thread began to copy since the last time is one group."""
+
+
+@Primitive
+def copies_wait(left):
+    """Wait until at most `left` groups of this thread are under way; others see the copies behind a barrier."""
+
+
+@Primitive
+def ld_matrix4(shared):
+    """*warp* Four 8 x 8 matrices of 16 bits: thread 8 i + r gives the address of row r of matrix i, 16 bytes.
+
+    Word i of thread t: columns 2 (t mod 4) and the next of row t / 4 of matrix i.
+    """
+
+
+@Primitive
+def mma_bf16(a, b0, b1, c):
+    """*warp* a b + c: a [16, 16] and b [16, 8] bfloat16, c [16, 8] float32, as PTX's mma.m16n8k16 has them.
+
+    a: four words; c and the result: four float32, of rows t / 4 and t / 4 + 8, columns 2 (t mod 4) and the next.
+    """
+
+
+@Primitive
+def registers(count):
+    """So many float32 of a thread's own, to be indexed; `count` is a constant. They hold anything at first."""
 
 
 # ---------------------------------------------------------------------------------------------- numbers

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from . import attention, elementwise, linear, norm, quantized, sparse, tokens
-from .base import KERNELS, Kernel
+from . import attention, elementwise, gemm, linear, norm, quantized, sparse, tokens
+from .base import KERNELS, SPECIAL, Kernel, chosen
 
-__all__ = ["KERNELS", "Kernel", "attention", "elementwise", "linear", "norm", "quantized", "sparse", "tokens"]
+__all__ = [
+    "KERNELS",
+    "SPECIAL",
+    "Kernel",
+    "attention",
+    "chosen",
+    "elementwise",
+    "gemm",
+    "linear",
+    "norm",
+    "quantized",
+    "sparse",
+    "tokens",
+]

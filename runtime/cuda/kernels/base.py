@@ -18,7 +18,22 @@ from ..step import S_ROWS, S_T
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["KERNELS", "F", "Kernel", "all_warps", "block_sum", "ceil", "first_item", "kernel", "lane", "rows_of"]
+__all__ = [
+    "KERNELS",
+    "SPECIAL",
+    "F",
+    "Kernel",
+    "all_warps",
+    "block_sum",
+    "ceil",
+    "chosen",
+    "fields_of",
+    "first_item",
+    "kernel",
+    "lane",
+    "rows_of",
+    "special",
+]
 
 F = np.float32
 
@@ -33,9 +48,14 @@ class Kernel:
     blocks: Callable[[int, Mapping[str, int]], int]  # (rows, values)
     shared: Callable[[Mapping[str, int]], int]  # bytes of shared memory, of values
     fields: tuple[str, ...]  # kind:name, as in the op table
+    fits: Callable[[int, Mapping[str, int]], bool] = lambda *_: True  # of a special kernel: whether it takes this
+    then: Kernel | None = None  # what ends its work, launched behind it with the same arguments
 
 
+#: A kernel for every op and variant.
 KERNELS: dict[str, Kernel] = {}
+#: What is run in the place of a kernel of the same name where it fits: for many rows, or for one.
+SPECIAL: dict[str, Kernel] = {}
 
 
 def kernel(
@@ -58,6 +78,22 @@ def kernel(
 def _op_of(called: str) -> tuple[str, ...]:
     (fields,) = (op.fields for op in OPS.values() if called in op.kernels)
     return fields
+
+
+def special(name: str, kernel: Kernel) -> None:
+    """Register a kernel for some of the rows or sizes that `name` takes."""
+    SPECIAL[name] = kernel
+
+
+def fields_of(name: str) -> tuple[str, ...]:
+    """Kind:name of a kernel's slots."""
+    return _op_of(name)
+
+
+def chosen(name: str, rows: int, values: Mapping[str, int]) -> Kernel:
+    """The kernel that takes so many rows."""
+    other = SPECIAL.get(name)
+    return other if other is not None and other.fits(rows, values) else KERNELS[name]
 
 
 def ceil(n: int, unit: int) -> int:
