@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -13,12 +13,15 @@ from .errors import BackendError, InputError, MemoryLimitError, TokenizerError
 from .loader import wishes
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
+from .loader.count import counted, uncounted
+from .loader.fallback import instead_of
 from .loader.hub import resolve
 from .loader.pack import pack, planned
 from .loader.plan import make_plan
 from .loader.receipt import hashed, make_receipt
+from .loader.shares import ranked, stand_in
 from .loader.tokenizer import Tokenizer
-from .loader.vocabulary import KeptTokenizer, kept_ids
+from .loader.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .runtime.cores import available_threads
 from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
 from .runtime.kvcache import KV_BYTES
@@ -75,8 +78,9 @@ def load(  # noqa: PLR0913 (keywords)
     (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
     nearly twice as fast for long prompts, and the bits are then that CPU's own.
     `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
-    cut away is never read, and `Model.receipt` says what was. A share of the neurons reads the matrices that rank them,
-    before the memory is counted.
+    cut away is never read, and `Model.receipt` says what was. A share of the neurons, or of the width, reads the
+    matrices that rank them, and "sparsity=stored" those whose zeros it counts, once it is known that the memory will do
+    for all else.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
     began = time.perf_counter()
@@ -88,8 +92,8 @@ def load(  # noqa: PLR0913 (keywords)
     try:
         where = str(checkpoint.directory / "config.json")
         config = parse_config(checkpoint.config, where, checkpoint.generation)
-        pruned = wishes.resolve(prune, checkpoint, config)
-        plan = make_plan(checkpoint, config, quantize, pruned)
+        pruned, whole = wishes.resolve(prune, checkpoint, config, rank=False), config
+        plan = make_plan(checkpoint, config, quantize, None if pruned is None else stand_in(pruned, config))
         config = plan.config
         context = _context(config, max_context)
         chunk = min(prefill_chunk, context)
@@ -97,8 +101,14 @@ def load(  # noqa: PLR0913 (keywords)
         shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "threads": n_threads, "fast": fast}
         program = record(config, planned(plan), **shape, kv_cache=kv_cache)
         memory = predicted_memory(plan, program)
-        if memory_limit is not None and memory["allocated"] > memory_limit:
-            _refuse(checkpoint.directory.name, memory["allocated"], memory_limit, context=context, chunk=chunk)
+        unsure = sum(s.nbytes for s in uncounted(plan) if s.offset is not None)
+        limit = partial(_check_memory, checkpoint.directory.name, memory_limit, context=context, chunk=chunk)
+        limit(memory["allocated"] - unsure)
+        if uncounted(plan) or (pruned is not None and pruned.ratio is not None):  # only now is anything read
+            pruned = None if pruned is None else ranked(pruned, checkpoint, whole)
+            plan = counted(make_plan(checkpoint, whole, quantize, pruned), checkpoint)
+            memory = predicted_memory(plan, record(config, planned(plan), **shape, kv_cache=kv_cache))
+            limit(memory["allocated"])
         weights = pack_weights(plan, checkpoint, n_threads)
         session = _session(device, config, weights, **shape, kv_cache=kv_cache)
     except BaseException:
@@ -136,7 +146,7 @@ def _session(device: str, config: Config, weights: Weights, *, threads: int, **h
 
 def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weights:
     """Every weight; what is quantised is so by our kernels. Errors: `CheckpointError`."""
-    dtypes = {source.dtype for source in plan if source.quantizes}
+    dtypes = {source.dense for source in plan if source.quantizes}
     if not dtypes:
         return pack(plan, checkpoint, threads=threads)
     from .runtime.cpu.packer import packer  # noqa: PLC0415 - it compiles; a plan that rounds nothing needs none of it
@@ -193,7 +203,9 @@ def _check_counts(**counts: object) -> None:
             raise InputError(msg)
 
 
-def _refuse(name: str, needed: int, limit: int, *, context: int, chunk: int) -> NoReturn:
+def _check_memory(name: str, limit: int | None, needed: int, *, context: int, chunk: int) -> None:
+    if limit is None or needed <= limit:
+        return
     msg = (
         f"{name}: needs {needed:,} bytes beside the mapped files, {needed - limit:,} over memory_limit={limit:,}; "
         f"a smaller max_context (now {context}) or prefill_chunk (now {chunk}) needs less"
@@ -257,9 +269,9 @@ class Model:
                 f"{cut.before.n_vocab - 1}; they do not belong together"
             )
             raise TokenizerError(msg)
-        if cut.vocab is not None:
-            kept = cut.vocab if kept is None else tuple(kept[i] for i in cut.vocab)
-        return t if kept is None else KeptTokenizer(t, kept)
+        if kept is None and cut.vocab is None:
+            return t
+        return KeptTokenizer(t, cut.tokens(kept), instead_of(t, cut.fallback(kept, kept_fallback(directory))))
 
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
@@ -268,6 +280,11 @@ class Model:
     def program(self) -> Program:
         """What a step runs; `program().listing()` prints it."""
         return self._session.program
+
+    @property
+    def corrections(self) -> tuple[str, ...]:
+        """Sizes that config.json has wrong and the tensors were believed for, in words; the receipt has them too."""
+        return self._checkpoint.corrections
 
     @property
     def session(self) -> Session:

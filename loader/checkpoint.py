@@ -34,8 +34,8 @@ MAX_CONFIG = 16_000_000
 READ_AHEAD = 128 * 1024
 MAX_INDEX = 100_000_000
 
-#: Bytes that Linux maps around a page of a file that is touched, at most.
-AROUND = 2**16
+#: Bytes that Linux maps around a page of a file that is touched, at most: 64 KiB, or since 6.18 a whole large folio.
+AROUND = 2**21
 
 #: safetensors dtype -> the NumPy type that holds the bits; BF16 and F8 have none of their own.
 _NUMPY: dict[str, type[np.generic]] = {
@@ -46,7 +46,10 @@ _NUMPY: dict[str, type[np.generic]] = {
 
 
 class Checkpoint:
-    """An open directory. `config` and `generation` are the files' own dicts; `tensors` spans all shards."""
+    """An open directory. `config` and `generation` are the files' own dicts; `tensors` spans all shards.
+
+    `open_checkpoint` puts sizes in `config` right that the tensors contradict; `corrections` says which, in words.
+    """
 
     def __init__(
         self, directory: Path, config: dict[str, Any], generation: dict[str, Any] | None, headers: Mapping[str, Header]
@@ -55,6 +58,7 @@ class Checkpoint:
         self.directory = directory
         self.config = config
         self.generation = generation
+        self.corrections: tuple[str, ...] = ()
         self.tensors: dict[str, TensorInfo] = {}
         self.file_bytes = sum(h.file_bytes for h in headers.values())
         self._sizes = {h.file: h.file_bytes for h in headers.values()}
@@ -166,8 +170,11 @@ class Checkpoint:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a directory: read config.json, generation_config.json, the index and all headers, and no data.
 
-    Errors: `CheckpointError` for missing or damaged files, `ConfigError` for a JSON file that is none.
+    Sizes that config.json has wrong are put right (`reconcile`). Errors: `CheckpointError` for missing or damaged
+    files and for tensors that contradict each other, `ConfigError` for a JSON file that is none.
     """
+    from .reconcile import reconciled  # noqa: PLC0415 - it reads plans' axes, and plans are read by this module
+
     directory = Path(path)
     _check_directory(directory)
     config = read_json_object(directory / CONFIG, MAX_CONFIG, ConfigError)
@@ -180,7 +187,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         headers = _sharded(directory)
     else:
         raise CheckpointError(_no_weights(directory))
-    return Checkpoint(directory, config, generation, headers)
+    checkpoint = Checkpoint(directory, config, generation, headers)
+    checkpoint.config, checkpoint.corrections = reconciled(config, checkpoint.tensors, directory)
+    return checkpoint
 
 
 def read_json_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ up and a column of down. So a cut is a set of ranges for each axis and layer, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanError
 from ..runtime.spec import LayerSizes
 from .header import shown
+from .patterns import LINEAR, Pattern
 from .prune import PrunePlan
 from .ranges import as_ranges, show, spread
 
@@ -45,6 +46,9 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 AXES |= {f"{role}_bias": axes[:1] for role, axes in AXES.items()}
 
+#: Layers that a plan may have run: as many as a config.json may say.
+MAX_LAYERS = 2**16
+
 #: Roles of a layer's two halves, each from its norm on.
 FEED_FORWARD = frozenset(r for r in AXES if r.removesuffix("_bias") in ("ffn_norm", "gate", "up", "down"))
 ATTENTION = frozenset(AXES) - FEED_FORWARD - {"embed", "head", "positions", "norm", "norm_bias"}
@@ -66,9 +70,9 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of the layers that are left.
+    """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of those that run, in order.
 
-    Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are.
+    Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are. `sparsity`: the plan's.
     """
 
     before: Config
@@ -79,11 +83,24 @@ class Cut:
     ffn: Mapping[int, Indices]
     vocab: Indices | None
     width: Indices | None
+    sparsity: Mapping[str, str] = field(default_factory=dict)
+    vocab_fallback: int | str | None = None
 
     @property
     def cuts(self) -> bool:
         """Whether anything of the file's model is left out."""
-        return self.config != self.before
+        return self.config != self.before or self.layers != tuple(range(self.before.n_layers))
+
+    def tokens(self, kept: Indices | None) -> Indices:
+        """The tokenizer's id of every row that is left; `kept`: of every row of the file's model, if not its number."""
+        rows = tuple(range(self.before.n_vocab)) if self.vocab is None else self.vocab
+        return rows if kept is None else tuple(kept[row] for row in rows)
+
+    def fallback(self, kept: Indices | None, before: int | str | None) -> int | str | None:
+        """What stands for a token that is gone, as the tokenizer's id; `before`: what the file says."""
+        if not isinstance(self.vocab_fallback, int):
+            return before if self.vocab_fallback is None else self.vocab_fallback
+        return self.vocab_fallback if kept is None else kept[self.vocab_fallback]
 
     def kept(self, axis: str, layer: int) -> Ranges:
         """Kept elements along an axis of one of the file's layers."""
@@ -95,6 +112,12 @@ class Cut:
         if found is None:
             return ((0, axis_size(self.before, axis, layer)),)
         return spread(as_ranges(found), self.before.d_head if axis in ("heads", "kv_heads") else 1)
+
+
+    def zeros(self, role: str, layer: int = 0) -> Pattern | None:
+        """Zeros in a role of one of the file's layers, where any are asked for."""
+        text = self.sparsity.get(f"{layer}.{role}", self.sparsity.get(role))
+        return None if text in (None, "dense") else Pattern.parse(text)
 
 
 def fingerprint(config: Config, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
@@ -110,18 +133,46 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     """Compare a plan with the model of `config` and compile it; no tensor is read.
 
     Raises `PlanError` for a plan for another model, for indices that the model has not, for a layer or a model that
-    would be empty, for KV groups torn apart, and for a ratio that is not resolved (`wishes.resolve`).
+    would be empty, for KV groups torn apart, for a ratio that is not resolved (`wishes.resolve`), and for zeros whose
+    pattern does not fit what is left of a matrix.
     """
     plan = plan or PrunePlan()
     _check_model(plan, config, checkpoint)
-    if plan.ffn_ratio is not None:
-        msg = f"ffn_ratio {plan.ffn_ratio:g} is not resolved to neurons yet; give the plan to load, or resolve it first"
+    if plan.ratio is not None:
+        msg = f"{plan.ratio} is not resolved to indices yet; give the plan to load, or resolve it first"
+        raise PlanError(msg)
+    if plan.vocab_fallback == "unk":
+        msg = "vocab_fallback 'unk' is not resolved to an id yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
     _check_indices(plan, config)
-    layers = tuple(range(config.n_layers)) if plan.layers is None else plan.layers
+    layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
     kv_heads = {layer: _kv_heads(kept, config.layer(layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)
-    return Cut(config, left, layers, plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width)
+    parts = (plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity, plan.vocab_fallback)
+    cut = Cut(config, left, layers, *parts)
+    _check_zeros(cut)
+    return cut
+
+
+def _check_zeros(cut: Cut) -> None:
+    """Every pattern fits the matrices that are left, and names some that the model has."""
+    named = {cell.rpartition(".")[2] for cell in cut.sparsity}
+    layers = tuple(sorted({int(cell.partition(".")[0]) for cell in cut.sparsity if "." in cell}))
+    _check_set("sparsity", layers, cut.before.n_layers, "layer ", empty=True)
+    if "head" in named and cut.before.tied:
+        msg = "sparsity of head: it is the embedding here, whose rows are looked up; leave it out"
+        raise PlanError(msg)
+    if named == {"gate"} and not cut.before.gated:
+        msg = "sparsity of gate: this model's feed-forward has none; expected some of q, k, v, o, up, down"
+        raise PlanError(msg)
+    roles = [role for role in LINEAR if role != "gate" or cut.before.gated]
+    matrices = [("head", 0, 0), *((role, new, old) for new, old in enumerate(cut.layers) for role in roles)]
+    for role, new, old in matrices if cut.sparsity else ():
+        pattern, shape = cut.zeros(role, old), tuple(axis_size(cut.config, axis, new) for axis in AXES[role])
+        if pattern is not None and (why := pattern.misfit(shape)):
+            where = role if role == "head" else f"{role} of layer {old}"
+            msg = f"sparsity of {where}: {pattern} does not fit {list(shape)}: {why}. Name the roles that it is for"
+            raise PlanError(msg)
 
 
 def _left(plan: PrunePlan, config: Config, layers: Indices, kv_heads: Mapping[int, Indices]) -> Config:
@@ -157,9 +208,19 @@ def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None)
 
 def _check_indices(plan: PrunePlan, config: Config) -> None:
     """Every index is one that the model has, and what must not be empty is not."""
+    if plan.order is not None:
+        _check_set("order", tuple(sorted(set(plan.order))), config.n_layers, "layer ")
+        if len(plan.order) > MAX_LAYERS:
+            msg = f"order: {len(plan.order)} layers; expected at most {MAX_LAYERS}"
+            raise PlanError(msg)
     for name, size in (("layers", config.n_layers), ("vocab", config.n_vocab), ("width", config.d_model)):
         if getattr(plan, name) is not None:
             _check_set(name, getattr(plan, name), size)
+    if isinstance(plan.vocab_fallback, int):
+        _check_set("vocab_fallback", (plan.vocab_fallback,), config.n_vocab)
+        if plan.vocab is not None and plan.vocab_fallback not in plan.vocab:
+            msg = f"vocab_fallback: token {plan.vocab_fallback} stands for those that are gone, and is cut; keep it"
+            raise PlanError(msg)
     for name, of in (("heads", plan.heads), ("ffn", plan.ffn)):
         _check_set(name, tuple(of), config.n_layers, "layer ", empty=True)
         for layer, kept in of.items():

@@ -16,7 +16,7 @@ from ..errors import PlanError
 from .config import resolve
 from .families import FAMILIES
 from .families.nemotron import BLOCKS
-from .source import read
+from .source import read_masked
 from .uneven import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from .source import Source
 
     Change = Callable[[list[Source], NDArray[np.generic]], NDArray[np.generic]]
+    Reshape = Callable[[list[Source], tuple[int, ...]], tuple[int, ...]]
 
-__all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers"]
+__all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers", "resized"]
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -47,6 +48,21 @@ WHY = {
 def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     """config.json of what the plan leaves. Raises `PlanError` where it could not say the same."""
     config, before = plan.config, plan.cut.before
+    out = resized(raw, before, config)
+    if raw.get("layer_types") or len(set(before.windows)) > 1:
+        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
+    if "d_head" not in FAMILIES[config.family].spelling:
+        out |= _pruned_heads(raw, plan.cut)
+    if plan.cut.vocab is not None:
+        known = resolve(raw, "config.json").config
+        ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
+        out |= _new_ids({**raw, **{key: list(of) for key, of in ids.items()}}, plan.cut)
+    _check_same(out, config)
+    return out
+
+
+def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str, Any]:
+    """config.json with the sizes of `config` in place of those of `before`, which it says; heads of a GPT-2 apart."""
     family = FAMILIES[config.family]
     out = {key: value for key, value in raw.items() if key != PER_LAYER}
     if out.pop(BLOCKS, None):  # it is a Llama, and its layers' sizes are spelled as any other's
@@ -61,18 +77,9 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
         value = getattr(outside if hasattr(outside, name) else config, name)
         if value:  # 0 where no layer has that half: they skip it, and the key stays as it is
             out[family.spelling[name]] = value
-    if raw.get("layer_types") or len(set(before.windows)) > 1:
-        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
-    if "d_head" not in family.spelling:
-        out |= _pruned_heads(raw, plan.cut)
     differs = spell(config, family)
     if differs:
         out[PER_LAYER] = {str(i): of for i, of in differs.items()}
-    if plan.cut.vocab is not None:
-        known = resolve(raw, "config.json").config
-        ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
-        out |= _new_ids({**raw, **{key: list(of) for key, of in ids.items()}}, plan.cut)
-    _check_same(out, config)
     return out
 
 
@@ -95,12 +102,14 @@ def refused_by_transformers(left: Mapping[str, Any], config: Config) -> str | No
 Left = tuple[str, str, tuple[int, ...], "Callable[[], NDArray[np.generic]]"]
 
 
-def left_tensors(plan: LoadPlan, checkpoint: Checkpoint, change: Change | None = None) -> Iterator[Left]:
+def left_tensors(
+    plan: LoadPlan, checkpoint: Checkpoint, change: Change | None = None, reshape: Reshape | None = None
+) -> Iterator[Left]:
     """Name, dtype and shape of every tensor to write, and a call that gives it: gathered only then.
 
     Oriented and fused as the file has them, under the new layers' numbers; a tied model's second head is left out.
     `change` is handed every tensor that is not packed, outputs first and pieces joined, with its sources, and gives
-    what is to be written: same shape, same dtype.
+    what is to be written: same dtype, and the shape that `reshape` gives for theirs, or the same.
     """
     for i, sources in enumerate((plan.model, *plan.layers), -1):
         tensors: dict[str, list[Source]] = {}
@@ -112,6 +121,7 @@ def left_tensors(plan: LoadPlan, checkpoint: Checkpoint, change: Change | None =
                 yield name, first.tensor.dtype, first.tensor.shape, _whole(checkpoint, first)
                 continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+            shape = shape if reshape is None else reshape(parts, shape)
             stored = shape[::-1] if first.transposed else shape
             yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
 
@@ -125,7 +135,7 @@ def _gather(
 ) -> Callable[[], NDArray[np.generic]]:
     def make() -> NDArray[np.generic]:
         tensor = checkpoint.array(parts[0].tensor.name)
-        pieces = [read(part, tensor) for part in parts]
+        pieces = [read_masked(part, tensor) for part in parts]
         joined: NDArray[np.generic] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         if change is not None:
             joined = change(parts, joined)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["best", "squares", "weightiest"]
+__all__ = ["best", "count_of", "squares", "weightiest"]
 
 MATRICES = ("gate", "up", "down")
 ROWS = 256  # of a matrix, widened at a time
@@ -43,10 +43,10 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
     are packed already.
     """
     ratio, plain = plan.ffn_ratio or 1.0, replace(plan, ffn_ratio=None)
-    load = make_plan(checkpoint, config, prune=plain)
+    load = make_plan(checkpoint, config, prune=replace(plain, sparsity={}))  # zeros are chosen from what is left
     ffn = dict(plain.ffn)
     checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
-    for old, roles in zip(load.cut.layers, load.layers, strict=True):
+    for old, roles in dict(zip(load.cut.layers, load.layers, strict=True)).items():
         parts = [roles[role] for role in MATRICES if role in roles]
         if not parts:
             continue
@@ -59,25 +59,29 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
     return replace(plain, ffn=ffn, notes=(*plan.notes, note))
 
 
+def count_of(there: int, ratio: float) -> int:
+    """How many a share of so many is: rounded to nearest, at least one where there is any."""
+    return min(there, max(1, int(ratio * there + 0.5)))
+
+
 def best(scores: F64, ratio: float) -> list[int]:
-    """Numbers of the largest scores, ascending: the share `ratio` of them, rounded to nearest, at least one."""
-    count = max(1, int(ratio * len(scores) + 0.5))
-    return sorted(np.argsort(-scores, kind="stable")[:count].tolist())
+    """Numbers of the largest scores, ascending: `count_of` them."""
+    return sorted(np.argsort(-scores, kind="stable")[: count_of(len(scores), ratio)].tolist())
 
 
 def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) -> F64:
-    """Sum of squares of each kept row, or column: float64."""
+    """Sum of squares of each kept row, or column; of a vector, of each of its numbers: float64."""
     if source.packed:
         msg = f"{source.tensor.file}: {source.tensor.name} is packed already; prune the original checkpoint by ratio"
         raise PlanError(msg)
     tensor = checkpoint.array(source.tensor.name)
-    columns = np.zeros(source.shape[1])
+    columns = np.zeros(source.shape[-1])
     rows = []
     for at in range(0, source.shape[0], ROWS):
         part = read(source, tensor, slice(at, at + ROWS))
         if source.tensor.dtype == "BF16":
             part = np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
-        squared = np.square(part, dtype=np.float64)
+        squared = np.square(part, dtype=np.float64).reshape(len(part), -1)
         if by_column:
             columns += _fold(squared.T)
         else:

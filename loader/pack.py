@@ -11,12 +11,13 @@ import numpy as np
 from ..errors import CheckpointError
 from ..runtime.packed import packed_shape
 from ..runtime.pages import zeroed
+from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
-from .quantize import pack_matrix, pack_rows
-from .source import Rows, read, spans_by_file
+from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
+from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -34,7 +35,7 @@ PIECE = 2**22
 
 def planned(plan: LoadPlan) -> Weights:
     """Every weight with its shape and dtype and no array: what `miaotui inspect` records a program with."""
-    return _assemble(plan, lambda source: Weight(source.name, source.dtype, source.shape, None, source.offset is None))
+    return _assemble(plan, lambda source: _weight(source, None))
 
 
 def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: PackRows = pack_rows) -> Weights:
@@ -46,70 +47,99 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     if plan.cut.cuts:
         checkpoint.expect(spans_by_file(plan.touched))
     _check_twin(plan, checkpoint)
+    pool = _pool(plan, threads)
+    how = {"pool": pool, "threads": threads, "pack": rows}
     block = zeroed(plan.resident_bytes) if plan.resident_bytes else None
 
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
         if source.offset is None:
-            here = tensor if source.packed else read(source, tensor)
-            return Weight(source.name, source.dtype, source.shape, here, mapped=True)
+            return _weight(source, tensor if source.packed else read(source, tensor))
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
         out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
         if source.quantizes:
-            out = out.reshape(packed_shape(source.dtype, source.shape))
-            _quantize(out, source, checkpoint, into)
+            out = out if source.sparse else out.reshape(packed_shape(source.dtype, source.shape))
+            _quantize(out, source, checkpoint, how)
+        elif source.sparse:
+            _fill_sparse(out, tensor, source, partial(_let_go, source, checkpoint))
+            checkpoint.release(source.tensor.name)
         else:
             out = out.view(DTYPES[source.dtype][1]).reshape(source.shape)
-            _fill(out, tensor, source)
+            _fill(out, tensor, source, partial(_let_go, source, checkpoint))
             checkpoint.release(source.tensor.name)
         out.flags.writeable = False
-        return Weight(source.name, source.dtype, source.shape, out, mapped=False)
+        return _weight(source, out)
 
-    pool: Executor | None = None
-    if any(source.quantizes for source in plan):
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only who quantises should pay
-
-        pool = ThreadPoolExecutor(threads)
-    into = partial(pack_matrix, pool=pool, threads=threads, pack=rows)
     with pool or contextlib.nullcontext():
         return _assemble(plan, make)
 
 
-def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, into: Callable[..., bool]) -> None:
-    """Write the tensor's kept part, rounded to integers by `into`; its pages are let go of as they have been read."""
-    info, in_order = source.tensor, not (source.transposed or source.gathered)
+def _pool(plan: LoadPlan, threads: int) -> Executor | None:
+    """Threads that quantise, where anything is."""
+    if not any(source.quantizes for source in plan):
+        return None
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only who quantises should pay
 
-    def done(span: slice) -> None:
-        if in_order:  # otherwise the pages hold numbers of other rows too
-            first = source.rows[0][0]
-            checkpoint.release(info.name, first + span.start, first + span.stop)
+    return ThreadPoolExecutor(threads)
 
-    if not into(Rows(source, checkpoint.array(info.name)), info.dtype, source.dtype, out, done=done):
+
+def _weight(source: Source, array: NDArray[Any] | None) -> Weight:
+    kept = source.kept or 0 if source.sparse else 0
+    return Weight(source.name, source.dtype, source.shape, array, mapped=source.offset is None, kept=kept)
+
+
+def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:
+    """Write the tensor's kept part, rounded to integers as `how` says; its pages are let go of as they are read."""
+    info, tensor, done = source.tensor, checkpoint.array(source.tensor.name), partial(_let_go, source, checkpoint)
+    if source.sparse:
+        together = source.zeros.rows if source.zeros is not None else 1
+        kept = partial(read_kept, source, tensor)
+        fine = pack_sparse_matrix(kept, source.shape, info.dtype, out, together=together, done=done, **how)
+    else:
+        fine = pack_matrix(Rows(source, tensor), info.dtype, source.dtype, out, done=done, **how)
+    if not fine:
         msg = (
-            f"{info.file}: tensor {info.name} holds numbers that {source.dtype} cannot (not finite, or too large for "
+            f"{info.file}: tensor {info.name} holds numbers that {source.dense} cannot (not finite, or too large for "
             "a float16 scale); load it without quantising"
         )
         raise CheckpointError(msg)
-    if not in_order:
+    if source.transposed:
         checkpoint.release(info.name)
 
 
-def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source) -> None:
+def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:
+    """Let go of the file's pages of rows `span` of the weight; of a turned tensor they hold other rows too."""
+    if not source.transposed:
+        rows = source.row_indices[span]
+        checkpoint.release(source.tensor.name, int(rows[0]), int(rows[-1]) + 1)
+
+
+def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callable[[slice], None]) -> None:
     """Write the tensor's kept part into its place, a few rows at a time: turned, widened or narrowed as planned."""
-    step = max(1, PIECE // (out[:1].nbytes or 1)) if source.gathered else len(out)
+    step = max(1, PIECE // (out[:1].nbytes or 1)) if source.gathered or source.chooses else len(out)
     for at in range(0, len(out), step or 1):
         span = slice(at, at + step)
-        part = read(source, tensor, span)
+        part = read_masked(source, tensor, span)
         if source.tensor.dtype == "BF16" and source.dtype == "f32":
             np.left_shift(part, 16, out=out[span].view(np.uint32), dtype=np.uint32)
+            done(span)
             continue
-        try:
-            with np.errstate(over="raise"):
-                np.copyto(out[span], part, casting="same_kind")
-        except FloatingPointError:
-            info = source.tensor
-            msg = f"{info.file}: tensor {info.name} holds F64 numbers beyond the range of F32; expected none"
-            raise CheckpointError(msg) from None
+        np.copyto(out[span], narrowed(source, part), casting="same_kind")
+        done(span)
+
+
+def _fill_sparse(
+    out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, done: Callable[[slice], None]
+) -> None:
+    """Write the numbers that stay, a few rows at a time: as many as were planned."""
+    n, k = source.shape
+    each = source.zeros.rows if source.zeros is not None else 1
+    step = max(1, PIECE // (4 * k * each)) * each
+    for at in range(0, n, step):
+        span = slice(at, at + step)
+        part, stays = read_kept(source, tensor, span)
+        pack_sparse_rows(narrowed(source, part), stays, source.dtype, out, n, at)
+        done(span)
 
 
 def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
@@ -139,7 +169,11 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
-    layers = tuple(LayerWeights(**{role: make(source) for role, source in layer.items()}) for layer in plan.layers)
+    made = {
+        key: LayerWeights(**{role: make(source) for role, source in layer.items()})
+        for key, layer in {id(layer): layer for layer in plan.layers}.items()
+    }
+    layers = tuple(made[id(layer)] for layer in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
     model.setdefault("head", model["embed"])
     return Weights(layers=layers, **model)

@@ -13,7 +13,12 @@
 | piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
 | fewer rows, in one range          | as above, of that range alone                             |
 | several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
+| matrix that zeros are put into    | the numbers that stay (`runtime/sparse.py`), in the block |
+| and that is quantised to int8     | as above (`runtime/sparse_int8.py`)                       |
+| matrix whose own zeros are asked  | as above once they are counted (`count.py`), till then in |
+| for ("stored")                    | place                                                     |
 
+Where the numbers that stay would take more bytes than all of them, and in int4 and int4a, zeros lie among the others.
 Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
 """
 
@@ -23,11 +28,13 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, PlanError
 from ..runtime.packed import GROUP_BYTES, packed_shape
-from ..runtime.spec import DTYPES
+from ..runtime.sparse import SPARSE
+from ..runtime.sparse_int8 import SPARSE_INT8
+from ..runtime.spec import DTYPES, weight_bytes
 from .config import resolve
 from .cut import ATTENTION, AXES, FEED_FORWARD, axis_size, compile_plan
 from .families import FAMILIES, Part, piece_name
@@ -37,22 +44,24 @@ from .ranges import spread
 from .source import PACKED, STORED, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..runtime.spec import Config
     from .checkpoint import Checkpoint
     from .cut import Cut
     from .header import TensorInfo
+    from .patterns import Pattern
     from .prune import PrunePlan
+    from .ranges import Ranges
 
-__all__ = ["LINE", "LoadPlan", "make_plan"]
+__all__ = ["LINE", "LoadPlan", "can_be_sparse", "held_as", "make_plan"]
 
 #: Bytes of a cache line: the alignment of every piece of the resident block.
 LINE = 64
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Every weight's source, by role. Where the head is tied, `model` has no "head".
+    """Every weight's source, by role. Where the head is tied, `model` has no "head"; a layer that runs twice is one.
 
     `cut` says which of the file's layers, heads, neurons, ids and dimensions are left, and `config` describes those.
     `twin` is a head's tensor that the file holds beside a tied embedding: loading checks that they are equal.
@@ -69,8 +78,8 @@ class LoadPlan:
         return self.cut.config
 
     def __iter__(self) -> Iterator[Source]:
-        """Every source, in the order of the resident block."""
-        for part in (self.model, *self.layers):
+        """Every source once, in the order of the resident block."""
+        for part in {id(part): part for part in (self.model, *self.layers)}.values():
             yield from part.values()
 
     @property
@@ -88,6 +97,22 @@ class LoadPlan:
         """Size of the one block that loading allocates."""
         return sum(_lines(source.nbytes) for source in self if source.offset is not None)
 
+    def with_sources(self, change: Callable[[Source], Source]) -> LoadPlan:
+        """The plan with every source changed, and the resident block laid out anew."""
+        end = 0
+
+        def place(source: Source) -> Source:
+            nonlocal end
+            source = change(source)
+            if source.offset is not None:
+                source = replace(source, offset=end)
+                end += _lines(source.nbytes)
+            return source
+
+        parts = {id(part): part for part in (self.model, *self.layers)}  # what is one mapping stays one
+        made = {key: {role: place(s) for role, s in part.items()} for key, part in parts.items()}
+        return replace(self, model=made[id(self.model)], layers=tuple(made[id(part)] for part in self.layers))
+
     @property
     def parameters(self) -> int:
         """Numbers in the model, a tied head counted once."""
@@ -103,6 +128,17 @@ class LoadPlan:
         rows = [(key[0], f"x{len(at)}" if at[0] else "", *key[1:]) for key, at in groups.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def can_be_sparse(dtype: str) -> bool:
+    """Whether kernels read a matrix in this dtype that holds some of its numbers alone."""
+    return f"{dtype}_sparse" in (*SPARSE, SPARSE_INT8)
+
+
+def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
+    """How a matrix is held that keeps so many numbers: sparse where that is fewer bytes, and there is such a form."""
+    name = f"{dtype}_sparse"
+    return name if can_be_sparse(dtype) and weight_bytes(name, shape, kept) < weight_bytes(dtype, shape) else dtype
 
 
 def make_plan(
@@ -129,8 +165,9 @@ class _Planner:
         self.tensors = checkpoint.tensors
         self.family = FAMILIES[self.config.family]
         self.biases = resolve(checkpoint.config, str(checkpoint.directory / "config.json")).biases
-        self.prefix = self._prefix()
+        self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
+        self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = 0
 
     def plan(self) -> LoadPlan:
@@ -138,14 +175,15 @@ class _Planner:
         self._check_missing()
         self._check_all()
         model = {role: self._source(role, role, part) for role, part in self.family.model.items() if self._has(role)}
-        layers = tuple(
-            {
-                role: self._source(f"layers.{new}.{role}", role, part, old)
-                for role, part in self.family.layer.items()
-                if self._has(role, old) and self._keeps(role, new)
-            }
-            for new, old in enumerate(self.cut.layers)
-        )
+        made: dict[int, Mapping[str, Source]] = {}
+        for new, old in enumerate(self.cut.layers):
+            if old not in made:  # a layer that runs twice has its weights once
+                made[old] = {
+                    role: self._source(f"layers.{new}.{role}", role, part, old)
+                    for role, part in self.family.layer.items()
+                    if self._has(role, old) and self._keeps(role, new)
+                }
+        layers = tuple(made[old] for old in self.cut.layers)
         return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
 
     def _check_all(self) -> None:
@@ -183,15 +221,6 @@ class _Planner:
         """Whether the half of the layer that the role belongs to is left."""
         sizes = self.cut.config.layer(new)
         return bool(sizes.n_heads if role in ATTENTION else sizes.d_ff)
-
-    def _prefix(self) -> str:
-        """Take the first prefix under which anything is found; the first of all if none is."""
-        for prefix in self.family.prefixes:
-            if prefix and any(name.startswith(prefix) for name in self.tensors):
-                return prefix
-        anchor = self.family.model["norm"].name
-        bare = anchor in self.tensors and "" in self.family.prefixes
-        return "" if bare else self.family.prefixes[0]
 
     def _name(self, role: str, part: Part, layer: int | str) -> str:
         if role == "head":
@@ -260,7 +289,7 @@ class _Planner:
         """The kept part of a role of the file's layer `layer`."""
         found = self._part(role, part, layer)
         info, whole = self.tensors[found.name], self._shape(role, layer)
-        kept = [self.cut.kept(axis, layer) for axis in AXES[role]]
+        kept = [self._kept(axis, layer) for axis in AXES[role]]
         shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
         if role in self.family.layer:
@@ -268,19 +297,33 @@ class _Planner:
             pattern = self._name(role, part, "{i}") + end
         rows = spread(kept[0], 1, found.index * whole[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
-        packed = self._packed(info, whole)
+        packed, zeros = self._packed(info, whole), self._zeros(role, layer, shape)
         if packed is not None:
-            self._check_packed(info, packed, role, cut=shape != whole)
+            self._check_packed(info, packed, role, cut=shape != whole or zeros is not None)
             return Source(name, pattern, info, shape, packed, rows)
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
-        fused = found.count > 1
-        source = Source(name, pattern, info, shape, dtype, rows, columns, found.transposed, fused=fused)
-        in_place = not (found.transposed or source.gathered) and STORED[info.dtype] == dtype and info.dtype != "F64"
+        stays = zeros.kept(shape) if zeros is not None else None
+        dtype = dtype if stays is None else held_as(dtype, shape, stays)
+        how: dict[str, Any] = {"fused": found.count > 1, "zeros": zeros, "kept": stays}
+        source = Source(name, pattern, info, shape, dtype, rows, columns, found.transposed, **how)
+        as_it_lies = not (found.transposed or source.gathered or source.chooses)
+        in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
         if in_place and info.start % DTYPES[dtype][0] == 0:
             return source
         source = replace(source, offset=self.end)
         self.end += _lines(source.nbytes)
         return source
+
+    def _kept(self, axis: str, layer: int) -> Ranges:
+        """What is kept along an axis; one object for all the layer's weights."""
+        if (axis, layer) not in self.ranges:
+            self.ranges[axis, layer] = self.cut.kept(axis, layer)
+        return self.ranges[axis, layer]
+
+    def _zeros(self, role: str, layer: int, shape: tuple[int, ...]) -> Pattern | None:
+        """Zeros that are asked for, where they leave not all of the matrix anyway."""
+        zeros = self.cut.zeros(role, layer)
+        return None if zeros is None or zeros.kept(shape) == math.prod(shape) else zeros
 
     def _check_packed(self, info: TensorInfo, packed: str, role: str, *, cut: bool) -> None:
         """What is packed is used whole and as it is."""
@@ -292,8 +335,8 @@ class _Planner:
             raise PlanError(msg)
         if cut:
             msg = (
-                f"{info.file}: tensor {info.name} is {packed} already, in panels that cannot be cut; prune the "
-                "original checkpoint, and quantise what is left"
+                f"{info.file}: tensor {info.name} is {packed} already, in panels that cannot be cut or thinned; "
+                "prune the original checkpoint, and quantise what is left"
             )
             raise PlanError(msg)
 

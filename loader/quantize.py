@@ -12,6 +12,7 @@ rounded to float16, and the numbers to what lies nearest on that grid.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,9 @@ from ..runtime.packed import (
     QUANTIZED,
     SCALE_BYTES,
     TRIALS,
+    packed_shape,
 )
+from ..runtime.sparse_int8 import pack_sparse_int8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     #: (numbers [n, k] as stored, the file's dtype, "int8" and so on, packed bytes to write) -> whether all is finite
     PackRows = Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]
 
-__all__ = ["BLOCK_ROWS", "MATRICES", "pack_matrix", "pack_rows", "parse_quantize"]
+__all__ = ["BLOCK_ROWS", "MATRICES", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
 
 #: Roles that can be quantised; a tied head is the embedding.
 MATRICES = ("embed", "head", "q", "k", "v", "o", "gate", "up", "down")
@@ -127,6 +130,46 @@ def pack_matrix(  # noqa: PLR0913 - what and how
         return fine
 
     return all((map if pool is None else pool.map)(work, range(0, n, step)))
+
+
+def pack_sparse_matrix(  # noqa: PLR0913 - as `pack_matrix`
+    read: Callable[[slice], tuple[NDArray[Any], NDArray[np.bool_]]],
+    shape: tuple[int, ...],
+    stored: str,
+    out: NDArray[np.uint8],
+    *,
+    together: int = 1,
+    pool: Executor | None = None,
+    threads: int = 1,
+    pack: PackRows = pack_rows,
+    done: Callable[[slice], None] | None = None,
+) -> bool:
+    """As `pack_matrix`, to int8 of which those numbers are held that stay (`runtime/sparse_int8.py`).
+
+    `read` gives rows [rows, k] and what stays of them, bool; `together`: rows that are best read so many at a time.
+    As many blocks as there are threads are quantised beside each other, and laid down one after the other.
+    """
+    n = shape[0]
+    step = math.lcm(PANEL, together)
+    step *= max(1, BLOCK_ROWS // step)
+
+    def work(first: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], bool]:
+        span = slice(first, min(n, first + step))
+        numbers, stays = read(span)
+        packed = np.empty(packed_shape("int8", stays.shape), np.uint8)
+        fine = pack(np.where(stays, numbers, numbers.dtype.type(0)), stored, "int8", packed)
+        if done is not None:
+            done(span)
+        return packed, stays, fine
+
+    firsts = range(0, n, step)
+    for at in range(0, len(firsts), threads):
+        some = firsts[at : at + threads]
+        for first, (packed, stays, fine) in zip(some, (map if pool is None else pool.map)(work, some), strict=True):
+            if not fine:
+                return False
+            pack_sparse_int8(packed, stays, out, n, first)
+    return True
 
 
 def _widened(numbers: NDArray[Any], stored: str) -> F32:

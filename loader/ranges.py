@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Ranges", "as_indices", "as_ranges", "read_indices", "show", "spread"]
+__all__ = ["Ranges", "as_indices", "as_ranges", "read_indices", "read_order", "show", "spread"]
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -43,6 +43,8 @@ def as_indices(ranges: Ranges) -> NDArray[np.int64]:
 
 def spread(ranges: Ranges, each: int, base: int = 0) -> Ranges:
     """Ranges of pieces -> ranges of their elements: each piece has `each`, the first begins at `base`."""
+    if each == 1 and base == 0:
+        return ranges  # thousands of them, where a cut is scattered: one copy serves every weight
     return tuple((base + a * each, base + b * each) for a, b in ranges)
 
 
@@ -56,6 +58,17 @@ def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError
 
     Raises `error` for what is none of these, for a negative index and for one that is named twice.
     """
+    found = read_order(value, what, error)
+    ascending = sorted(found)
+    twice = next((a for a, b in pairwise(ascending) if a == b), None)
+    if twice is not None:
+        msg = f"{what}: {twice} is named twice; name each index once"
+        raise error(msg)
+    return tuple(ascending)
+
+
+def read_order(value: object, what: str, error: type[MiaotuiError] = PlanError) -> tuple[int, ...]:
+    """Indices as `read_indices` reads them, in the order given; any may come twice."""
     if isinstance(value, str):
         found = _from_text(value, what, error)
     elif isinstance(value, int | np.integer) and not isinstance(value, bool):
@@ -69,15 +82,10 @@ def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError
             msg = f"{what}: found {shown(value)}; expected indices, for instance '0-2,5' or [0, 1, 2, 5]"
             raise error(msg)
         found = [int(i) for i in listed]
-    ascending = sorted(found)
-    twice = next((a for a, b in pairwise(ascending) if a == b), None)
-    if twice is not None:
-        msg = f"{what}: {twice} is named twice; name each index once"
+    if found and min(found) < 0:
+        msg = f"{what}: {min(found)} is negative; indices count from 0"
         raise error(msg)
-    if ascending and ascending[0] < 0:
-        msg = f"{what}: {ascending[0]} is negative; indices count from 0"
-        raise error(msg)
-    return tuple(ascending)
+    return tuple(found)
 
 
 def _from_text(text: str, what: str, error: type[MiaotuiError]) -> list[int]:

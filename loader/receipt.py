@@ -2,8 +2,8 @@
 
 Made from the plan alone, before or after loading. Bytes are counted as the plan touches them; the operating system
 reads whole pages, so at most one page more at either end of a span. Hashes read the data, so they are made only where
-they are asked for: SHA-256 of a weight's kept numbers as the file has them, row by row in the weight's own order. Two
-loads with equal hashes and equal actions have equal weights.
+they are asked for: SHA-256 of a weight's kept rows and columns as the file has them, row by row in the weight's own
+order, before zeros are put in. Two loads with equal hashes and equal actions have equal weights.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .plan import can_be_sparse
 from .prune import PrunePlan
 from .source import read, spans_by_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Self
 
     from .checkpoint import Checkpoint
@@ -44,7 +45,15 @@ class Entry:
     mapped_bytes: int
     resident_bytes: int
     action: str
+    zeros: str | None = None  # the pattern, where not all numbers may stay
+    kept: int | None = None  # numbers that do; None: all, or not counted
     sha256: str | None = None
+
+
+    @property
+    def kind(self) -> str:
+        """Dtype, shape, and how many numbers stay."""
+        return f"{self.dtype} {list(self.shape)}" + ("" if self.kept is None else f", {self.kept:,} numbers")
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Receipt:
         """A table for people, and the totals."""
         head = ("weight", "tensor", "kept", "in the file", "read", "resident", "made", "sha-256")
         rows = [
-            (e.weight, e.tensor, f"{e.dtype} {list(e.shape)}", f"{e.tensor_bytes:,}", f"{e.read_bytes:,}",
+            (e.weight, e.tensor, e.kind, f"{e.tensor_bytes:,}", f"{e.read_bytes:,}",
              f"{e.resident_bytes:,}", e.action, (e.sha256 or "")[:16])
             for e in self.entries
         ]  # fmt: skip
@@ -119,8 +128,22 @@ def make_receipt(
         mapped_bytes=plan.mapped_bytes,
         resident_bytes=plan.resident_bytes,
         plan=str(prune),
-        notes=(*prune.notes, *notes),
+        notes=(*checkpoint.corrections, *prune.notes, *_notes(plan), *notes),
     )
+
+
+def _notes(plan: LoadPlan) -> Iterator[str]:
+    """What the entries' zeros mean."""
+    some = [source for source in plan if source.zeros is not None]
+    if any(source.chooses for source in some):
+        yield "zeros are chosen by magnitude, within rows, from what is left of each matrix"
+    stored = [source for source in some if not source.chooses]
+    count = sum(source.kept is not None for source in stored)
+    if count:
+        yield f"zeros as stored: {count} matrices were read once to count them, before the memory was known"
+    dense = dict.fromkeys(source.dtype for source in some if not can_be_sparse(source.dense))
+    if dense:
+        yield f"zeros of {' and '.join(dense)} matrices take bytes, as other numbers do"
 
 
 def hashed(receipt: Receipt, plan: LoadPlan, checkpoint: Checkpoint) -> Receipt:
@@ -143,6 +166,8 @@ def _entry(source: Source) -> Entry:
         mapped_bytes=source.nbytes if mapped else 0,
         resident_bytes=0 if mapped else source.nbytes,
         action=source.action,
+        zeros=None if source.zeros is None else str(source.zeros),
+        kept=source.kept,
     )
 
 

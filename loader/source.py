@@ -2,7 +2,7 @@
 
 A weight is [out, in]; a tensor is that, or turned ([in, out], GPT-2), or several weights side by side along `out`. The
 kept rows and columns are ranges. One range of rows and every column is a view of the mapped file, and nothing else of
-the tensor is touched; several ranges, or fewer columns, are gathered.
+the tensor is touched; several ranges, or fewer columns, are gathered. Zeros are put into what was read.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..errors import CheckpointError
 from ..runtime.packed import QUANTIZED
+from ..runtime.sparse import SPARSE
+from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import weight_bytes
 from .header import DTYPES as STORED_BYTES
 from .ranges import as_indices
+from .zeros import keep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .header import TensorInfo
+    from .patterns import Pattern
     from .ranges import Ranges
 
-__all__ = ["PACKED", "STORED", "Rows", "Source", "read", "spans_by_file"]
+__all__ = ["PACKED", "STORED", "Rows", "Source", "narrowed", "read", "read_kept", "read_masked", "spans_by_file"]
 
 #: Of a matrix that we packed and wrote.
 PACKED = "U8"
@@ -40,6 +46,7 @@ class Source:
 
     `shape` and `dtype` are the weight's; `pattern` is the tensor's name with {i} for the layer.
     `offset` is the weight's place in the resident block, None where it is mapped; `fused`: the tensor holds others too.
+    `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     """
 
     name: str
@@ -52,6 +59,8 @@ class Source:
     transposed: bool = False
     offset: int | None = None
     fused: bool = False
+    zeros: Pattern | None = None
+    kept: int | None = None
 
     @property
     def role(self) -> str:
@@ -61,12 +70,12 @@ class Source:
     @property
     def nbytes(self) -> int:
         """Bytes of the weight, in the file's mapping or in the block."""
-        return weight_bytes(self.dtype, self.shape)
+        return weight_bytes(self.dtype, self.shape, self.kept or 0)
 
     @property
     def quantizes(self) -> bool:
         """Whether loading turns floats into integers here."""
-        return self.dtype in QUANTIZED and self.tensor.dtype != PACKED
+        return self.dense in QUANTIZED and self.tensor.dtype != PACKED
 
     @property
     def packed(self) -> bool:
@@ -79,6 +88,21 @@ class Source:
         return len(self.rows) > 1 or self.columns is not None
 
     @property
+    def sparse(self) -> bool:
+        """Whether the numbers that stay are held alone."""
+        return self.dtype in SPARSE or self.dtype == SPARSE_INT8
+
+    @property
+    def dense(self) -> str:
+        """The dtype of all its numbers together."""
+        return self.dtype.removesuffix("_sparse")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether loading puts zeros into it that the file has not."""
+        return self.zeros is not None and self.zeros.chooses
+
+    @property
     def action(self) -> str:
         """What loading does, in words."""
         if self.offset is None:
@@ -88,10 +112,12 @@ class Source:
         steps += ["transposed"] if self.transposed else []
         if self.quantizes:
             steps.append(f"quantised from {made}")
-        elif STORED.get(made, self.dtype) != self.dtype:
+        elif STORED.get(made, self.dense) != self.dense:
             steps.append("widened")
         elif made == "F64":
             steps.append("narrowed")
+        if self.zeros is not None:
+            steps.append(f"zeros {self.zeros}, held {'sparse' if self.sparse else 'dense'}")
         return "resident: " + (" and ".join(steps) or "copied, unaligned in the file")
 
     @property
@@ -107,9 +133,9 @@ class Source:
             axes.pop()
         return f"[{', '.join(axis or ':' for axis in axes)}]" if axes else ""
 
-    @cached_property
+    @property
     def spans(self) -> Ranges:
-        """[start, stop) bytes of the file that making it touches.
+        """[start, stop) bytes of the file that making it touches. Not kept: a scattered cut has thousands.
 
         A cut along the tensor's second axis skips less than a page at a time as a rule: what lies between counts too.
         """
@@ -181,6 +207,41 @@ def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDA
     return part[:, source.column_indices]
 
 
+def narrowed(source: Source, part: NDArray[Any]) -> NDArray[Any]:
+    """F64 rounded to float32, anything else as it is. Errors: `CheckpointError` for what float32 cannot hold."""
+    if source.tensor.dtype != "F64":
+        return part
+    try:
+        with np.errstate(over="raise"):
+            return part.astype(np.float32)
+    except FloatingPointError:
+        info = source.tensor
+        msg = f"{info.file}: tensor {info.name} holds F64 numbers beyond the range of F32; expected none"
+        raise CheckpointError(msg) from None
+
+
+def read_kept(
+    source: Source, tensor: NDArray[Any], span: slice = slice(None)
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """As `read`, of a matrix with `zeros`; and which numbers stay, bool [rows, in]."""
+    pattern = source.zeros
+    assert pattern is not None  # noqa: S101 - asked of matrices with zeros alone
+    first, stop, _ = span.indices(source.shape[0])
+    each = pattern.rows  # rows are chosen together
+    a, b = first // each * each, -(-stop // each) * each
+    part = read(source, tensor, slice(a, b))
+    here = slice(first - a, stop - a)
+    return part[here], keep(narrowed(source, part), pattern)[here]
+
+
+def read_masked(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDArray[Any]:
+    """As `read`, with zeros put in where the plan chooses any."""
+    if not source.chooses:
+        return read(source, tensor, span)
+    part, stays = read_kept(source, tensor, span)
+    return np.where(stays, part, part.dtype.type(0))
+
+
 class Rows:
     """The kept rows of a weight, a slice of them at a time; what is not side by side is gathered only then."""
 
@@ -193,5 +254,5 @@ class Rows:
         return self._source.shape[0]
 
     def __getitem__(self, span: slice) -> NDArray[Any]:
-        """[rows, in], in the file's dtype."""
-        return read(self._source, self._tensor, span)
+        """[rows, in], in the file's dtype, with the plan's zeros."""
+        return read_masked(self._source, self._tensor, span)

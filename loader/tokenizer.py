@@ -61,6 +61,7 @@ class Tokenizer:
             msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
             raise TokenizerError(msg)
         self.bos_id, self.eos_id, self.pad_id = (self._id(special[role]) for role in ("bos", "eos", "pad"))
+        self.unk_id = self._id(special["unk"] or getattr(inner.model, "unk_token", None))
         self._clean_up = config.get("clean_up_tokenization_spaces") is True and not bpe
 
     @classmethod

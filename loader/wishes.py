@@ -9,8 +9,13 @@
 | `drop-ffn=5`           | all but the feed-forward of layer 5                                       |
 | `ffn=0.75`             | in every layer, this share of the neurons, the weightiest first           |
 | `vocab=FILE`           | the tokens that the text in FILE needs, and every special one             |
+| `vocab-fallback=WHAT`  | what stands for a token that is gone: `bytes`, `unk` or its id            |
 | `width=0-63`           | these dimensions of the residual stream                                   |
+| `width=0.75`           | this share of them (what has a point is a share), the weightiest first    |
+| `sparsity=2:4`         | everything, with zeros: `patterns.py` has the words; "2:4,down=0.5" by role |
 | `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
+
+A plan's file is ours or mergekit's (`mergekit.py`), JSON or YAML.
 
 In Python: `"keep-layers=0-2; ffn=0.75"`, or `{"keep_layers": "0-2", "ffn": 0.75}`.
 """
@@ -18,16 +23,19 @@ In Python: `"keep-layers=0-2; ffn=0.75"`, or `{"keep_layers": "0-2", "ffn": 0.75
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, PlanError
 from .cut import compile_plan, fingerprint
+from .fallback import UNK, needed_rows, settled
 from .header import shown
-from .magnitude import weightiest
+from .mergekit import SLICES, load_plan, plan_of
 from .prune import PrunePlan
 from .ranges import read_indices
+from .shares import ranked, stand_in
 from .tokenizer import Tokenizer
 from .vocabulary import kept_ids
 
@@ -37,40 +45,46 @@ if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .checkpoint import Checkpoint
 
-__all__ = ["FORMS", "Prune", "resolve"]
+__all__ = ["FORMS", "Prune", "is_share", "resolve"]
 
 #: What `load(prune=)` takes.
 Prune = PrunePlan | str | os.PathLike[str] | dict[str, Any]
 
 FORMS = (
     *("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"),
-    *("ffn", "vocab", "width", "plan"),
+    *("ffn", "vocab", "vocab_fallback", "width", "sparsity", "plan"),
 )
 
 
-def resolve(prune: Prune | None, checkpoint: Checkpoint, config: Config) -> PrunePlan | None:
+def resolve(
+    prune: Prune | None, checkpoint: Checkpoint, config: Config, *, rank: bool = True
+) -> PrunePlan | None:
     """The plan that was asked for, for this model, with every index named; None where nothing was.
 
-    A ratio reads the feed-forward's matrices (`magnitude`); nothing else reads a tensor. Errors: `PlanError`.
+    A share of the neurons reads the feed-forward's matrices, a share of the width reads all (`shares`), unless `rank`
+    is false: the plan then still has it, except that of a plan's file which further short forms follow. Nothing else
+    reads a tensor. Errors: `PlanError`.
     """
     if prune is None:
         return None
-    if isinstance(prune, dict) and "format" not in prune:
-        plan = _from_forms(prune, checkpoint, config)
+    if isinstance(prune, dict) and not prune.keys() & {"format", SLICES}:
+        plan = _from_forms(prune, checkpoint, config, rank=rank)
     elif isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
-        plan = _from_forms(_split(prune), checkpoint, config)
+        plan = _from_forms(_split(prune), checkpoint, config, rank=rank)
     elif isinstance(prune, str | os.PathLike):
-        plan = PrunePlan.load(Path(prune))
+        plan = load_plan(prune)
     elif isinstance(prune, dict):
-        plan = PrunePlan.from_dict(prune)
+        plan = plan_of(prune)
     elif isinstance(prune, PrunePlan):
         plan = prune
     else:
         msg = f"prune={shown(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
         raise PlanError(msg)
-    compile_plan(replace(plan, ffn_ratio=None), config, checkpoint)
-    if plan.ffn_ratio is not None:
-        plan = weightiest(plan, checkpoint, config)
+    known = replace(plan, vocab_fallback=None) if plan.vocab_fallback == UNK else plan
+    compile_plan(stand_in(known, config), config, checkpoint)
+    plan = settled(plan, checkpoint.directory)
+    if rank:
+        plan = ranked(plan, checkpoint, config)
     return replace(plan, model=fingerprint(config, checkpoint))
 
 
@@ -87,14 +101,16 @@ def _split(text: str) -> dict[str, Any]:
     return forms
 
 
-def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config) -> PrunePlan:
+def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config, *, rank: bool) -> PrunePlan:
     unknown = [name for name in forms if name not in FORMS]
     if unknown:
         msg = f"prune: {shown(unknown[0])} is not understood; expected some of {', '.join(FORMS)}"
         raise PlanError(msg)
     base = PrunePlan()
     if "plan" in forms:
-        base = resolve(PrunePlan.load(forms["plan"]), checkpoint, config) or base
+        base = resolve(load_plan(forms["plan"]), checkpoint, config, rank=rank or len(forms) > 1) or base
+        if len(forms) == 1:
+            return base
     left = compile_plan(base, config, checkpoint).config
     heads = _dropped_heads(forms.get("drop_heads", {}), left)
     heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
@@ -102,29 +118,49 @@ def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config
     layers = None if "keep_layers" not in forms else read_indices(forms["keep_layers"], "keep_layers")
     if dropped:
         layers = tuple(i for i in (range(left.n_layers) if layers is None else layers) if i not in dropped)
-    ids = None
+    ids, fallback = None, _id_or_word(forms.get("vocab_fallback"))
     if "vocab" in forms:
-        ids = _text_ids(forms["vocab"], checkpoint, config)
-        if base.vocab is not None:
-            there = {old: new for new, old in enumerate(base.vocab)}
-            ids = tuple(there[i] for i in ids if i in there)
+        there = {old: new for new, old in enumerate(range(config.n_vocab) if base.vocab is None else base.vocab)}
+        if fallback is None:
+            fallback = there.get(base.vocab_fallback, base.vocab_fallback)  # type: ignore[arg-type]  # words are no keys
+        needed = () if fallback is None or isinstance(fallback, int) else needed_rows(fallback, checkpoint.directory)
+        wanted = {there[i] for i in (*_text_ids(forms["vocab"], checkpoint, config), *needed) if i in there}
+        ids = tuple(sorted(wanted | ({fallback} if isinstance(fallback, int) else set())))
     short = PrunePlan(
         layers=layers,
         heads={i: kept for i, kept in heads.items() if layers is None or i in layers},
         ffn={i: () for i in _layers("drop_ffn", forms, left) if layers is None or i in layers},
-        ffn_ratio=_number(forms["ffn"]) if "ffn" in forms else None,
+        ffn_ratio=_number("ffn", forms["ffn"]) if "ffn" in forms else None,
         vocab=ids,
-        width=forms.get("width"),
+        vocab_fallback=fallback,
+        **_width(forms.get("width")),
+        sparsity=forms.get("sparsity", {}),
     )
     return base.then(short)
 
 
-def _number(value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
+def _width(value: object) -> dict[str, Any]:
+    """Fields of a plan from "0-63", [0, 1], "0.75" or 0.75."""
+    if is_share(value):
+        return {"width_ratio": _number("width", value)}
+    return {"width": value}
+
+
+def is_share(value: object) -> bool:
+    """Whether a form of `width` is a share: a float, or a text with a point."""
+    return isinstance(value, float) or (isinstance(value, str) and "." in value)
+
+
+def _number(name: str, value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        msg = f"ffn: found {shown(value)}; expected a share such as 0.75"
+        msg = f"{name}: found {shown(value)}; expected a share such as 0.75"
         raise PlanError(msg) from None
+
+
+def _id_or_word(value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) else value
 
 
 def _layers(name: str, forms: Mapping[str, Any], config: Config) -> tuple[int, ...]:

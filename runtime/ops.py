@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from .kvcache import KV_BYTES
 from .packed import QUANTIZED
 from .sparse import SPARSE
+from .sparse_int8 import SPARSE_INT8
 
 __all__ = ["ACTS", "FAST", "HEADER", "OPS", "SLOTS", "Op", "slots"]
 
@@ -65,9 +66,10 @@ _ROWS = (
     Op("embed_positions", "(c,d),T->(T,d)", "y[t] = w[start + t]", ("o:y", "w:w", "n:d"), "", lambda _: 0,
        "Radford et al. 2019 (GPT-2)", variants=DTYPE_VARIANTS),
     Op("linear", "(t,k),(n,k),(n),(t,n),(t,n)->(t,n)", "y = act(x w^T + b) * times + residual",
-       ("o:y", "i:x", "w:w", "w:b", "i:times", "i:residual", "n:n", "n:k", "n:act"), "k",
+       ("o:y", "o:scratch", "i:x", "w:w", "w:b", "i:times", "i:residual", "n:n", "n:k", "n:act"), "k",
        lambda d: 2 * d["n"] * d["k"] + (10 * d["n"] if d["act"] else 0),
-       f"{VASWANI}, 3.2; gated: Shazeer 2020, arXiv:2002.05202", variants=(*WEIGHT_VARIANTS, *SPARSE, FAST)),
+       f"{VASWANI}, 3.2; gated: Shazeer 2020, arXiv:2002.05202",
+       variants=(*WEIGHT_VARIANTS, *SPARSE, SPARSE_INT8, FAST)),
     Op("round_bf16", "(t,k)->(t,16k/32)", "y = bf16(x), to nearest even; whole 32s of a row, filled up with zeros",
        ("o:y", "i:x", "n:k"), "", lambda _: 0, "Kalamkar et al. 2019, arXiv:1905.12322"),
     Op("quantize", "(t,k)->(t,10k/32)", "q = rint(x 127 / max|x|), scale = max|x| / 127, over each 32",

@@ -15,11 +15,14 @@ import numpy as np
 
 from ..errors import PlanError
 from .arena import Tensor, place, spans_overlap
+from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
 from .kvcache import cache_bytes, padded_context, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
-from .packed import GROUP
+from .packed import GROUP, QUANTIZED
 from .rope import RopeTable
+from .sparse import SPARSE, spread_floats
+from .sparse_int8 import SPARSE_INT8, spread_int8_floats
 from .spec import Weight
 
 if TYPE_CHECKING:
@@ -131,10 +134,21 @@ class Recorder:
             x = self.quantize(x)
         elif dtype == FAST:
             x = self.round_bf16(x)
-        y = self._tensor("y", x.rows, w.shape[0])
-        self._emit("linear", dtype, x.rows, y=y, x=x, w=w, b=b, times=times, residual=residual, n=w.shape[0],
-                   k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        y, floats = self._tensor("y", x.rows, w.shape[0]), self._linear_floats(dtype, w.shape[1], self.capacity[x.rows])
+        scratch = self._tensor("s", "", floats * self.threads, "scratch") if floats else None
+        self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
+                   n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
         return y
+
+    @staticmethod
+    def _linear_floats(dtype: str, k: int, tokens: int) -> int:
+        """A thread's scratch for a product with k columns."""
+        if tokens == 1 or dtype in QUANTIZED:
+            return 0
+        if dtype == SPARSE_INT8:
+            return spread_int8_floats(k)
+        spread = spread_floats(dtype, k) if dtype in SPARSE else 0
+        return spread + panel_floats(piece_of(k)) + carry_floats(k, tokens)
 
     def quantize(self, x: Tensor) -> Tensor:
         """[t, k] -> [t, 10 floats a group of 32: 32 bytes, scale, sum]; once for each tensor."""

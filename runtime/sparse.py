@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .blocking import COLUMNS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LANES", "SPARSE", "pack_sparse", "sparse_bytes", "unpack_sparse"]
+__all__ = ["LANES", "SPARSE", "pack_sparse", "pack_sparse_rows", "sparse_bytes", "spread_floats", "unpack_sparse"]
 
 #: Columns of a group.
 LANES = 16
@@ -52,22 +54,38 @@ def sparse_bytes(dtype: str, shape: tuple[int, ...], kept: int) -> int:
     return _parts(dtype, shape, kept)[2]
 
 
+def spread_floats(dtype: str, k: int) -> int:
+    """A thread's scratch: as many dense rows as a product takes at a time, filled up to whole groups of columns."""
+    return COLUMNS * -(-k // LANES) * LANES * np.dtype(SPARSE[dtype]).itemsize // 4
+
+
 def pack_sparse(numbers: NDArray[Any], keep: NDArray[np.bool_], dtype: str, out: NDArray[np.uint8]) -> None:
     """Write the numbers [n, k] where `keep` says so, in their own dtype (BF16 as uint16), into `out`.
 
     `out`: uint8 [`sparse_bytes`], 8-byte aligned.
     """
-    n, k = numbers.shape
-    masks, first, end = _parts(dtype, (n, k), int(keep.sum()))
-    size = np.dtype(SPARSE[dtype]).itemsize
+    n, _ = numbers.shape
+    pack_sparse_rows(numbers, keep, dtype, out, n)
+    end = int(out[8 * n : 8 * (n + 1)].view(np.int64)[0])
+    out[end:] = 0
+
+
+def pack_sparse_rows(  # noqa: PLR0913, PLR0917 - what, and where to
+    numbers: NDArray[Any], keep: NDArray[np.bool_], dtype: str, out: NDArray[np.uint8], n: int, row: int = 0
+) -> None:
+    """As `pack_sparse`, of rows `row` and on of a matrix of `n`: those before it are there. What fills up is left."""
+    count, k = numbers.shape
+    masks, first, _ = _parts(dtype, (n, k), 0)
+    size, width = np.dtype(SPARSE[dtype]).itemsize, -(-k // LANES) * LANES
     starts = out[:masks].view(np.int64)
     starts[0] = first
-    starts[1:] = first + size * np.cumsum(keep.sum(1))
-    bits = np.zeros((n, -(-k // LANES) * LANES), np.bool_)
+    starts[row + 1 : row + count + 1] = starts[row] + size * np.cumsum(keep.sum(1))
+    bits = np.zeros((count, width), np.bool_)
     bits[:, :k] = keep
+    masks += row * width // 8
     out[masks : masks + bits.size // 8] = np.packbits(bits, bitorder="little")
-    out[starts[-1] : end] = 0
-    out[first : starts[-1]].view(SPARSE[dtype])[:] = np.ascontiguousarray(numbers).view(SPARSE[dtype])[keep]
+    here = out[starts[row] : starts[row + count]].view(SPARSE[dtype])
+    here[:] = np.ascontiguousarray(numbers).view(SPARSE[dtype])[keep]
 
 
 def unpack_sparse(array: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[np.float64]:

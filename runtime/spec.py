@@ -28,6 +28,7 @@ import numpy as np
 
 from .packed import QUANTIZED, packed_shape, unpack
 from .sparse import SPARSE, sparse_bytes, unpack_sparse
+from .sparse_int8 import SPARSE_INT8, sparse_int8_bytes, unpack_sparse_int8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,9 +60,11 @@ DTYPES: dict[str, tuple[int, type[np.generic]]] = {
 
 
 def weight_bytes(dtype: str, shape: tuple[int, ...], kept: int = 0) -> int:
-    """Bytes of a weight: a dtype of `DTYPES`, `packed.QUANTIZED`, or of `sparse.SPARSE` with so many numbers kept."""
+    """Bytes of a weight: a dtype of `DTYPES`, `packed.QUANTIZED`, or a sparse one with so many numbers kept."""
     if dtype in SPARSE:
         return sparse_bytes(dtype, shape, kept)
+    if dtype == SPARSE_INT8:
+        return sparse_int8_bytes(shape, kept)
     if dtype in QUANTIZED:
         return math.prod(packed_shape(dtype, shape))
     return math.prod(shape) * DTYPES[dtype][0]
@@ -138,11 +141,11 @@ class Config:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES`, of `QUANTIZED` or of `SPARSE`.
+    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES` or `QUANTIZED`, or a sparse one.
 
     `array` is a C-contiguous view of the mapped file or of the resident block, shape `shape`; it keeps the memory
     alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `packed.py`, a sparse
-    one as in `sparse.py`, with `kept` numbers. `mapped` tells where the bytes lie.
+    one as in `sparse.py` or `sparse_int8.py`, with `kept` numbers. `mapped` tells where the bytes lie.
     `array` is None for a weight that is only planned (`miaotui inspect`): its address is 0.
     """
 
@@ -166,7 +169,7 @@ class Weight:
     @property
     def quantized(self) -> bool:
         """Whether it holds integers and scales, and wants its input quantised."""
-        return self.dtype in QUANTIZED
+        return self.dtype in QUANTIZED or self.dtype == SPARSE_INT8
 
     def f64(self) -> NDArray[np.float64]:
         """The exact values in float64, a copy: for the reference."""
@@ -174,6 +177,8 @@ class Weight:
             msg = f"weight {self.name} is planned, not loaded"
             raise ValueError(msg)
         a = self.array
+        if self.dtype == SPARSE_INT8:
+            return unpack_sparse_int8(a.view(np.uint8), self.shape)
         if self.quantized:
             return unpack(a.view(np.uint8), self.dtype, self.shape)
         if self.dtype in SPARSE:

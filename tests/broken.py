@@ -414,11 +414,68 @@ _CONFIGS = [
 ]
 
 _Q, _V = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.v_proj.weight"
+_O, _UP = "model.layers.0.self_attn.o_proj.weight", "model.layers.0.mlp.up_proj.weight"
+
+
+def _shaped(**shapes: list[int]) -> Callable[[Path], Path]:
+    """Give tensors other shapes, well-formed; by role of layer 0, or "head"."""
+    names = {"q": _Q, "v": _V, "o": _O, "up": _UP, "k": _V.replace("v_", "k_"), "head": "lm_head.weight"}
+    new = {names[role]: ("F32", shape, _floats(shape)) for role, shape in shapes.items()}
+    return _tensors(lambda t: t.update(new))
+
+
+def _both(*makers: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    def make(d: Path) -> Path:
+        for maker in makers:
+            maker(d)
+        return d
+
+    return make
+
+
+def _layers(*numbers: int) -> Callable[[Path], Path]:
+    """Call the one layer by another number; further numbers get its first norm alone."""
+
+    def change(some: dict[str, Any]) -> None:
+        good = tensors()
+        for name in [n for n in some if ".layers." in n]:
+            some[name.replace(".0.", f".{numbers[0]}.")] = some.pop(name)
+        norm = "model.layers.0.input_layernorm.weight"
+        some.update({norm.replace(".0.", f".{i}."): good[norm] for i in numbers[1:]})
+
+    return _tensors(change)
+
+
 _PLANS = [
-    Broken("vocab-mismatch", _config(vocab_size=9), _CP, ("embed_tokens", "[8, 8]", "[9, 8]")),
-    Broken("layers-mismatch", _config(num_hidden_layers=2), _CP, ("layers.1", "missing")),
+    Broken(
+        "vocab-torn",
+        _both(_config(tie_word_embeddings=False, vocab_size=9), _shaped(head=[9, 8])),
+        _CP,
+        ("embed_tokens", "[8, 8]", "lm_head.weight", "[9, 8]", "token ids"),
+    ),
+    Broken("neurons-torn", _shaped(up=[11, 8]), _CP, (_UP, "[11, 8]", "gate_proj", "[12, 8]", "as config.json says")),
+    Broken("heads-torn", _shaped(o=[8, 4]), _CP, (_O, "[8, 4]", "q_proj", "query dimensions")),
+    Broken("heads-in-part", _shaped(q=[6, 8], o=[8, 6]), _CP, (_Q, "[6, 8]", "a multiple of 4")),
+    Broken("groups-torn", _shaped(k=[12, 8], v=[12, 8]), _CP, (_Q, "2 query heads and 3 key/value heads")),
+    Broken("heads-none", _shaped(q=[0, 8], o=[8, 0]), _CP, (_Q, "no query dimensions")),
+    Broken("layer-in-part", _both(_config(num_hidden_layers=2), _layers(0, 1)), _CP, ("layers.1", "missing")),
+    Broken("layer-gap", _both(_config(num_hidden_layers=2), _layers(1)), _CP, ("layers.0", "missing")),
+    Broken(
+        "shard-alone",
+        _both(_tensors(lambda t: t.pop(_NORM)), _config(num_hidden_layers=2)),
+        _CP,
+        (_NORM, "9 more missing", "model of 2 layers"),
+    ),
+    Broken(
+        "layers-that-differ",
+        _config(num_hidden_layers=2, per_layer_config={"1": {"intermediate_size": 4}}),
+        _CP,
+        ("layers 0 to 0", "not alike"),
+    ),
     Broken("width-missing", _config(hidden_size=...), _CP, ("embed_tokens", "4096")),  # transformers' default
-    Broken("layers-absurd", _config(num_hidden_layers=60_000), _CP, ("layers.1", "missing")),
+    Broken(
+        "layers-absurd", _both(_config(num_hidden_layers=60_000), _layers(0, 1)), _CP, ("layers.1", "missing")
+    ),
     Broken("untied-without-head", _config(tie_word_embeddings=False), _CP, ("lm_head.weight", "missing")),
     Broken("tensor-missing", _tensors(lambda t: t.pop(_Q)), _CP, (_Q, "missing")),
     Broken("all-missing", _tensors(lambda t: t.clear()), _CP, ("missing",)),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from hypothesis import strategies as st
+from miaotui.loader.cut import compile_plan
 from miaotui.loader.prune import PrunePlan
 
 if TYPE_CHECKING:
@@ -81,6 +85,87 @@ def sliced(values: Mapping[str, Any], config: Config, plan: PrunePlan) -> dict[s
             assert layer == str(old)
             found[f"layers.{new}.{role}"] = cut
     return found
+
+
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def shapes_left(config: Config) -> dict[str, list[tuple[int, int]]]:
+    """Role -> the shapes of its matrices in every layer, [out, in]; the head's, where it is not the embedding."""
+    d, found = config.d_model, {}
+    for i in range(config.n_layers):
+        size = config.layer(i)
+        q, kv = size.n_heads * config.d_head, size.n_kv_heads * config.d_head
+        each = {"q": (q, d), "k": (kv, d), "v": (kv, d), "o": (d, q), "gate": (size.d_ff, d), "up": (size.d_ff, d)}
+        for role, shape in (each | {"down": (d, size.d_ff)}).items():
+            if 0 not in shape and (role != "gate" or config.gated):
+                found.setdefault(role, []).append(shape)
+    return found if config.tied else found | {"head": [(config.n_vocab, d)]}
+
+
+@st.composite
+def sparsities(draw: st.DrawFn, config: Config, kinds: str = "nsb") -> dict[str, str]:
+    """Draw zeros that fit what is left, by role: N:M (n), shares (s), blocks (b), those in the file (f)."""
+    found = {}
+    for role, shapes in shapes_left(config).items():
+        rows, columns = (math.gcd(*(shape[axis] for shape in shapes)) for axis in (0, 1))
+        divisors = [[d for d in range(1, size + 1) if size % d == 0] for size in (rows, columns)]
+        kind = draw(st.sampled_from(kinds + "-"))
+        if kind == "n":
+            m = draw(st.sampled_from(divisors[1]))
+            found[role] = f"{draw(st.integers(1, m))}:{m}"
+        elif kind in "sb":
+            share = draw(st.sampled_from([0.0, 0.1, 0.5, 0.75, 1 - 2**-20]) | st.floats(0, 0.99))
+            block = f"/{draw(st.sampled_from(divisors[0]))}x{draw(st.sampled_from(divisors[1]))}"
+            found[role] = f"{share!r}" + (block if kind == "b" else "")
+        elif kind == "f":
+            found[role] = "stored"
+    return found
+
+
+def stays(w: Any, text: str) -> Any:
+    """What a pattern keeps of [n, k], spelled apart from the loader: bool [n, k]."""
+    n, k = w.shape
+    if text == "stored":
+        return w != 0
+    if pair := re.fullmatch("([0-9]+):([0-9]+)", text):
+        count, m = int(pair[1]), int(pair[2])
+        groups = [(0, 1, at, at + m) for at in range(0, k, m)]
+        rows, columns, gone = 1, 1, m - count
+        strips = [(row, first, stop, gone) for row in range(n) for _, _, first, stop in groups]
+    else:
+        share, _, block = text.partition("/")
+        rows, columns = map(int, block.split("x")) if block else (1, 1)
+        gone = math.floor(k // columns * float(share))
+        strips = [(row, 0, k, gone) for row in range(0, n, rows)]
+    mask = np.ones((n, k), bool)
+    for row, first, stop, out in strips:
+        blocks = [(row, at) for at in range(first, stop, columns)]
+        size = [float((w[r : r + rows, at : at + columns].astype(np.float64) ** 2).sum()) for r, at in blocks]
+        order = sorted(range(len(blocks)), key=lambda i: (size[i], -i))
+        for i in order[:out]:
+            r, at = blocks[i]
+            mask[r : r + rows, at : at + columns] = False
+    return mask
+
+
+def thinned(values: Mapping[str, Any], plan: PrunePlan, old: Mapping[int, int] | None = None) -> dict[str, Any]:
+    """Values by our roles with the plan's zeros in them; `old`: the plan's numbers of the layers, by these."""
+    out = dict(values)
+    for name, value in values.items():
+        *_, layer, role = ("", *name.rsplit(".", 2)) if "." in name else ("", name)
+        number = str((old or {}).get(int(layer), layer)) if layer else ""
+        text = plan.sparsity.get(f"{number}.{role}", plan.sparsity.get(role, "dense"))
+        if text != "dense":
+            out[name] = np.where(stays(value, text), value, 0)
+    return out
+
+
+def with_zeros(draw: st.DrawFn, config: Config, plan: PrunePlan, kinds: str = "nsb") -> PrunePlan:
+    """The plan with zeros that fit what it leaves."""
+    from dataclasses import replace
+
+    return replace(plan, sparsity=draw(sparsities(compile_plan(plan, config).config, kinds)))
 
 
 def seven(width: int = 64) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from miaotui.tools import (
     bench_gemm,
     bench_peers,
     bench_plot,
+    bench_prune,
     bench_table,
     profile,
     quality,
@@ -525,6 +526,74 @@ def test_a_picture_of_several_files(tmp_path, monkeypatch):
     assert "<svg" in (tmp_path / "x.svg").read_text(encoding="utf-8")
     with pytest.raises(InputError, match=r"x\.nothing"):
         bench_plot.draw(found, tmp_path / "x.nothing")
+
+
+# --- pruned and dense -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["tiny", "smollm2-135m"])
+@pytest.mark.parametrize("name", [n for n, c in bench_prune.CUTS.items() if c.kind == "structured"])
+def test_a_structured_cut_keeps_half(name, shape):
+    config = shapes.SHAPES[shape]
+    plan = bench_prune.CUTS[name].plan(config)
+    n, groups, ff = (config[k] for k in ("num_hidden_layers", "num_key_value_heads", "intermediate_size"))
+    each = config["num_attention_heads"] // groups
+    left = n if plan.layers is None else len(plan.layers)
+    assert left == (n if name not in {"layers", "each"} else n // 2)
+    if name in {"heads", "each"}:
+        sizes = [len(plan.heads.get(i, range(groups * each))) for i in plan.layers or range(n)]
+        assert {s % each for s in sizes} == {0}
+        assert abs(sum(sizes) - left * groups * each / 2) <= each / 2 * (left if name == "each" else n % 2)
+    if name in {"ffn", "each"}:
+        assert {len(kept) for kept in plan.ffn.values()} == {ff // 2}
+        assert len(plan.ffn) == left
+    if name == "width":
+        assert plan.width is not None
+        assert len(plan.width) == config["hidden_size"] // 2
+    if name in {"vocab", "each"}:
+        assert plan.vocab is not None
+        assert len(plan.vocab) == config["vocab_size"] // 2
+    assert plan == bench_prune.CUTS[name].plan(config)
+
+
+def pruned(tmp_path, *words):
+    sizes = ["--shape", "tiny", "--threads", "1", "--prompt", "5", "--new", "3", "--rounds", "1", "--prefills", "2"]
+    out = tmp_path / "out.json"
+    work = ["--work", str(tmp_path / "work"), "--out", str(out)]
+    assert bench_prune.main([*sizes, *work, *words]) == 0
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("small_region")
+def test_pruned_and_dense_by_turns_a_row_at_a_time(tiny, tmp_path, capsys):
+    pruned(tmp_path, "--dtype", "int8", "--cut", "vocab")
+    report = pruned(tmp_path, "--dtype", "int8", "--cut", "layers", "half")
+    assert [r["cut"] for r in report["results"]] == ["layers", "vocab", "half"]
+    for row in report["results"]:
+        plan = bench_prune.CUTS[row["cut"]].plan(shapes.SHAPES["tiny"])
+        with open_checkpoint(tiny["bf16"]) as checkpoint:
+            config = parse_config(checkpoint.config, "tiny")
+            plans = {side: make_plan(checkpoint, config, "int8", p) for side, p in (("dense", None), ("pruned", plan))}
+        for side, made in plans.items():
+            assert row[side]["weight_bytes_per_step"] == bench.bytes_per_step(made.config, planned(made), 0)[0]
+            assert row[side]["weights_bytes"] == made.mapped_bytes + made.resident_bytes
+        sizes = [row[side]["weight_bytes_per_step"] for side in ("dense", "pruned")]
+        assert row["bytes_ratio"] == sizes[0] / sizes[1] > 1
+        assert row["gain_share"] == pytest.approx(row["decode_ratio"]["median"] * sizes[1] / sizes[0])
+        assert (row["decode_ratio"]["pairs"], row["prefill_ratio"]["pairs"]) == (1, 2)
+        missed = bench_prune.short(row)
+        assert any(m.startswith("gain") for m in missed) == (row["gain_share"] < (0.8 if row["cut"] == "half" else 0.9))
+        assert any(m.startswith("prefill") for m in missed) == (row["prefill_ratio"]["median"] < 1)
+        assert str(tmp_path) not in row["command"]
+    assert "vocab: a random half of the token ids\n  decode" in capsys.readouterr().out
+    lines = bench_prune.table([report]).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+        *("INT8, every other layer", "INT8, a random half of the token ids", "INT8, half of every row")
+    ]
+    with pytest.raises(InputError, match=r"out\.json: its dtype is 'int8', this run's 'bf16'"):
+        pruned(tmp_path, "--dtype", "bf16")
+    with pytest.raises(InputError, match="--rounds"):
+        bench_prune.main(["--rounds", "0"])
 
 
 # --- GEMM -------------------------------------------------------------------------------------------------------------

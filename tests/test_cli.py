@@ -353,6 +353,44 @@ def test_every_command_that_loads_takes_cuts(miao, tmp_path):
     assert "layers: 9 is kept, but it has" in one_line_error(ran)
 
 
+@pytest.mark.parametrize("zeros", ["2:4", "0.5", "0.5/4x4", "4:8,down=0.75,3=dense"])
+def test_sparsity_is_one_word_everywhere(miao, tmp_path, zeros):
+    """Made while reading, or written and read as stored: one text, and the memory that inspect says."""
+    wish = ["--sparsity", zeros]
+    found = json.loads(miao("inspect", demo.path(), *wish, "--context", "24", "--json", "--receipt").out)
+    with miaotui.load(demo.path(), max_context=24, prune={"sparsity": zeros}) as model:
+        assert {k: v for k, v in found["memory"].items() if k != "total"} == model.memory
+        assert found["receipt"] == json.loads(json.dumps(model.receipt.as_dict()))
+        assert model.memory["weights_mapped"] + model.memory["weights_resident"] < model.receipt.file_bytes
+    assert "held sparse" in miao("inspect", demo.path(), *wish).out
+    ran = miao("prune", demo.path(), tmp_path / "out", *wish)
+    assert (ran.code, "zeros: " in ran.out) == (0, True)
+    texts = [
+        miao("generate", BEGINNING, "--max-new-tokens", "12", "--model", *how).out
+        for how in ((demo.path(), *wish), (tmp_path / "out",), (tmp_path / "out", "--sparsity", "stored"))
+    ]
+    assert len(set(texts)) == 1
+    stored = json.loads(miao("inspect", tmp_path / "out", "--sparsity", "stored", "--context", "24", "--json").out)
+    # blocks and shares may keep numbers that are zero already, so stored ones are at most as many
+    assert stored["memory"]["weights_resident"] <= found["memory"]["weights_resident"]
+
+
+def test_with_a_method_sparsity_is_the_methods(miao, tmp_path):
+    ran = miao("prune", demo.path(), tmp_path / "out", "--method", "magnitude", "--sparsity", "2:4")
+    assert "note: --method magnitude --sparsity 2:4" in ran.out
+    assert "zeros: " not in ran.out
+    with (
+        miaotui.load(tmp_path / "out", prune="sparsity=stored") as one,
+        miaotui.load(demo.path(), prune="sparsity=2:4") as other,
+    ):
+        ids = [1, 2, 3]
+        assert np.array_equal(one.logits(ids), other.logits(ids))  # 2:4 is the same by either way
+    ran = miao("prune", demo.path(), tmp_path / "other", "--method", "magnitude", "--sparsity", "stored")
+    assert "expected a share between 0 and 1" in one_line_error(ran)
+    ran = miao("generate", BEGINNING, "--sparsity", "3:5")
+    assert "q of layer 0: 3:5 does not fit [128, 128]" in one_line_error(ran)
+
+
 def test_prune_writes_what_the_cuts_leave(miao, tmp_path):
     ran = miao("prune", demo.path(), tmp_path / "out", *CUTS)
     assert ran.code == 0

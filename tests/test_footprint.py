@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from checkpoints import Drawn, small, write_checkpoint
 from miaotui.errors import BackendError
+from miaotui.loader.prune import PrunePlan
 from miaotui.tools import footprint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is held")
@@ -25,6 +26,18 @@ def test_the_peak_is_near_the_quantised_weights_and_the_arena(tmp_path, quantize
     planned = found["weights_bytes"] + found["arena_bytes"]
     assert found["beyond_baseline_bytes"] <= 1.15 * planned + SLACK < planned + 0.5 * file
     assert found["ratio"] == found["beyond_baseline_bytes"] / planned
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_pages_of_gathered_rows_are_let_go_of_as_they_are_read(tmp_path, quantize):
+    config = small("llama").config | {"vocab_size": 200_000, "hidden_size": 126, "intermediate_size": 64}
+    write_checkpoint(tmp_path, Drawn(config | {"head_dim": 42, "max_position_embeddings": 128}))
+    file = (tmp_path / "model.safetensors").stat().st_size
+    plan = tmp_path / "plan.json"
+    PrunePlan(vocab=range(0, 200_000, 8)).save(plan)
+    found = footprint.footprint(tmp_path, quantize, context=64, new=8, prune=plan)
+    planned = found["weights_bytes"] + found["arena_bytes"]
+    assert found["beyond_baseline_bytes"] <= planned + SLACK < planned + 0.5 * file
 
 
 def test_the_command_says_it_and_writes_it(tmp_path, capsys):

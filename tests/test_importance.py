@@ -18,9 +18,9 @@ from miaotui.loader.prune import PrunePlan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
-from miaotui.tools import prune_sweep
-from miaotui.tools.importance import depth, masks, structured
-from miaotui.tools.importance.calibrate import calibrate
+from miaotui.tools import perplexity, prune_sweep
+from miaotui.tools.importance import depth, flap_bias, masks, process_plans, structured
+from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_of
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
 from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.importance.numbers import narrowed, widened
@@ -119,20 +119,20 @@ def test_calibration_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         real(*args, **kwargs)
 
     with miaotui.load(tmp_path / "in") as model:
-        whole = calibrate(model, WINDOWS, hessian=True)
+        whole = calibrate(model, WINDOWS, hessian=True, stream=True)
         monkeypatch.setattr(module, "_add", stopping)
         with pytest.raises(KeyboardInterrupt):
-            calibrate(model, WINDOWS, hessian=True, file=file, batch=1)
-        found = calibrate(model, WINDOWS, hessian=True, file=file, batch=1)
+            calibrate(model, WINDOWS, hessian=True, stream=True, file=file, batch=1)
+        found = calibrate(model, WINDOWS, hessian=True, stream=True, file=file, batch=1)
         assert len(calls) == 4  # the third window alone
         assert found.n == whole.n
         assert np.array_equal(found.cosine, whole.cosine)
-        for kind in ("total", "squares", "hessian"):
+        for kind in ("total", "squares", "hessian", "stream"):
             one, other = getattr(found, kind), getattr(whole, kind)
             assert one.keys() == other.keys()
             assert all(np.array_equal(one[k], other[k]) for k in one)
         with pytest.raises(InputError, match="another model, text or method"):
-            calibrate(model, WINDOWS[:2], hessian=True, file=file)
+            calibrate(model, WINDOWS[:2], hessian=True, stream=True, file=file)
         file.write_bytes(b"no archive")
         with pytest.raises(InputError, match="no statistics"):
             calibrate(model, WINDOWS, file=file)
@@ -398,8 +398,85 @@ def test_the_best_within_a_budget():
     assert best(rows, max_perplexity_ratio=1.2, min_speedup=1.5) is None
 
 
-@pytest.mark.parametrize("name", ["demo7", "demo", "stories260k"])
+@pytest.mark.parametrize("name", ["demo7", "demo", "stories260k", "capp-gpt2"])
 def test_the_lesson_s_tables_are_the_files(name):
     docs = Path(__file__).resolve().parent.parent / "docs"
     record = json.loads((docs / "benchmarks" / f"prune-quality-{name}.json").read_text(encoding="utf-8"))
     assert prune_sweep.table(record) in (docs / "pruning.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["demo7", "demo"])
+def test_the_lesson_on_flap_s_bias_is_its_files(name):
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    record = json.loads((docs / "benchmarks" / f"flap-bias-{name}.json").read_text(encoding="utf-8"))
+    lesson = (docs / "pruning.md").read_text(encoding="utf-8")
+    for found in record["ffn"].values():
+        factors = " | ".join(f"{found['factors'][f]:.3f}" for f in ("-1.0", "0.0", "0.25", "0.5", "0.75", "1.0"))
+        spread = f"{min(found['random']):.3f} to {max(found['random']):.3f}"
+        shares = f"{min(found['constant_share']):.1%} to {max(found['constant_share']):.1%}"
+        assert f"| {factors} | {found['without_first']:.3f} | {spread} | {shares} |" in lesson
+    for kind in ("without", "with"):
+        assert " | ".join(f"{r[kind]:.3f}" for r in record["ffn"]["0.5"]["one_layer"]) in lesson
+
+
+def test_what_a_constant_can_take_up(tmp_path):
+    """`constant_share` by its definition, token by token; factor 1 and 0 are FLAP with and without its biases."""
+    rng = np.random.default_rng(2)
+    w, x, kept = rng.standard_normal((3, 6)), rng.standard_normal((40, 6)) + 1, [1, 4]
+    gone = [0, 2, 3, 5]
+    lost = x[:, gone] @ w[:, gone].T
+    want = (lost.mean(0) ** 2).sum() / (lost**2).sum(1).mean()
+    assert flap_bias.constant_share(w, x.mean(0), x.T @ x / len(x), kept) == pytest.approx(want)
+    text = text_model(tmp_path / "in")
+    found = flap_bias.study(tmp_path / "in", text, text.text, 0.5)
+    assert all(0 < share < 1 for share in found["constant_share"])
+    for factor, compensate in (("1.0", True), ("0.0", False)):
+        cut = find(tmp_path / "in", Wish("flap", ffn=0.5, uniform=True, compensate=compensate), text)
+        prune(tmp_path / "in", tmp_path / factor, cut.plan, cut.rewrite)
+        with miaotui.load(tmp_path / factor) as model:
+            ppl = perplexity.measure(model, text.text, window=text.window)["ppl"]
+        assert found["factors"][factor] == pytest.approx(ppl, rel=1e-6)
+    assert len(found["one_layer"]) == 3
+
+
+def test_records_a_line_each_and_what_is_asked_of_them(tmp_path, capsys):
+    """A line by itself, and of it only what follows a token: in the sweep's perplexity and in greedy's choice."""
+    from miaotui.tools.cli import main
+
+    text = text_model(tmp_path / "in")
+    words = text.text.split()
+    lines = [" ".join([*words[at : at + 6], "7", *words[at + 6 : at + 9]]) for at in range(0, 90, 9)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    with miaotui.load(tmp_path / "in") as model:
+        windows = windows_of(model, "\n".join(lines), window=32, lines=True)
+        assert windows == [model.tokenizer.encode(line) for line in lines]
+        assert sum(len(w) - 1 for w in windows_of(model, "\n".join(lines), window=4, lines=True, tokens=20)) == 20
+        first = first_asked(model, windows, "7")
+        assert [w[a] for w, a in zip(windows, first, strict=True)] == [7] * 10
+        asked = np.concatenate([perplexity.losses(model, w)[a:] for w, a in zip(windows, first, strict=True)])
+        for bad, says in (("x", "vocabulary has no"), ("8", "window 0 has no")):
+            with pytest.raises(InputError, match=says):
+                first_asked(model, [[1, 2, 8]], bad)
+    command = ["prune", str(tmp_path / "in"), "--sweep", "--text", str(tmp_path / "lines.txt"), "--window", "16"]
+    command += ["--judge", str(tmp_path / "lines.txt"), "--lines", "--behind", "7", "--methods", "greedy"]
+    assert main([*command, "--out", str(tmp_path / "s")]) == 0
+    assert f"over {len(asked)} tokens" in capsys.readouterr().out
+    record = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert record["original"]["ppl"] == pytest.approx(math.exp(asked.mean()))
+    assert record["results"][-1]["steps"][-1]["nll"] == pytest.approx(math.log(record["results"][-1]["ppl"]), rel=1e-6)
+    assert (record["judged"]["lines"], record["judged"]["behind"]) == (True, "7")
+
+
+def test_plans_for_capp_gpt2_come_back_as_its_ids(shared):
+    path = shared / "models" / "capp-gpt2-hf"
+    with miaotui.load(path) as model:
+        lines = list(process_plans.plans(model, 5, seed=3))
+        assert lines == list(process_plans.plans(model, 5, seed=3))
+        for line in lines:
+            ids = model.tokenizer.encode(line)
+            assert "|".join(model.tokenizer.id_to_token(i) for i in ids) == line
+            assert ids[6] == model.tokenizer.token_to_id("<SOS>")
+    from miaotui.tools.demo import path as demo
+
+    with miaotui.load(demo()) as model, pytest.raises(InputError, match="expected capp-gpt2's"):
+        next(process_plans.plans(model, 1))

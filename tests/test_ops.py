@@ -21,6 +21,7 @@ from miaotui.runtime.program import Program, Recorder, _place_waits
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
+from miaotui.runtime.sparse_int8 import SPARSE_INT8, pack_sparse_int8, sparse_int8_bytes
 from miaotui.runtime.spec import Rope, Weight
 from tolerance import bound
 
@@ -32,6 +33,7 @@ TOKENS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 24, 25, 40])
 THREADS = st.sampled_from([1, 2, 3])
 GUARD = 256  # bytes of sentinel at each end of the arena
 UNTOUCHED = 0xFF
+EVERY_SPARSE = (*SPARSE, SPARSE_INT8)
 
 
 @dataclass
@@ -110,14 +112,25 @@ def run_reference(case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None,
 
 def sparse(x: np.ndarray, keep: np.ndarray, dtype: str) -> Weight:
     """The numbers of float32 x that are kept, in the dtype."""
+    kept = int(keep.sum())
+    if dtype == SPARSE_INT8:
+        out = np.full(sparse_int8_bytes(x.shape, kept), UNTOUCHED, np.uint8)
+        pack_sparse_int8(quantized(x * keep, "int8").array, keep, out, len(x))
+        return Weight("w", dtype, x.shape, out, mapped=False, kept=kept)
     if dtype == "bf16_sparse":
         x = (x.view(np.uint32) >> 16).astype(np.uint16)
     elif dtype == "f16_sparse":
         x = x.astype(np.float16)
-    kept = int(keep.sum())
     out = np.full(sparse_bytes(dtype, x.shape, kept), UNTOUCHED, np.uint8)
     pack_sparse(x, keep, dtype, out)
     return Weight("w", dtype, x.shape, out, mapped=False, kept=kept)
+
+
+def quantized(x: np.ndarray, dtype: str) -> Weight:
+    """Float32 x, rounded as the loader does."""
+    packed = np.empty(packed_shape(dtype, x.shape), np.uint8)
+    assert pack_rows(x, "F32", dtype, packed)
+    return Weight("w", dtype, x.shape, packed, mapped=False)
 
 
 class Draw:
@@ -136,14 +149,12 @@ class Draw:
 
     def weight(self, dtype: str, *shape: int, scale: float = 1.0) -> Weight:
         x = self.array(*shape, scale=scale)
-        if dtype in SPARSE:
+        if dtype in EVERY_SPARSE:
             return sparse(x, self.rng.random(shape) < self.draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])), dtype)
         if dtype == "f16":
             x = x.astype(np.float16)
         elif dtype in QUANTIZED:
-            packed = np.empty(packed_shape(dtype, shape), np.uint8)
-            assert pack_rows(x, "F32", dtype, packed)
-            x = packed
+            return quantized(x, dtype)
         elif dtype == "bf16":
             x = (x.view(np.uint32) >> 16).astype(np.uint16)
         return Weight("w", dtype, shape, x, mapped=False)
@@ -333,7 +344,37 @@ def test_every_row_says_what_it_is():
         assert len(HEADER) + len(op.fields) <= SLOTS
 
 
-@pytest.mark.parametrize("dtype", sorted(SPARSE))
+LONG = st.sampled_from([640, 1023, 1024, 1025, 1056, 1300, 2049])  # columns: one piece, and several
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", FAST, "bf16_sparse"])
+def test_a_sum_made_in_pieces_has_the_bits_of_one_made_at_once(dtype):
+    """Many tokens go through packed panels, in pieces of the columns; each alone through none."""
+
+    @given(st.data(), LONG, st.sampled_from([1, 7, 8, 9, 33]), st.sampled_from([47, 48, 131, 133]), THREADS)
+    @settings(max_examples=6)
+    def holds(data, k, n, t, threads):
+        d = Draw(data.draw)
+        w = d.weight("bf16" if dtype == FAST else dtype, n, k)
+        x, residual = d.array(t, k), d.array(t, n)
+        for a in (x, residual):
+            a[1:-1:2] *= np.float32(1e-3)
+
+        def build(ops, x, residual):
+            return ops.linear(x, w, act="silu", residual=residual)
+
+        def run(x, residual):
+            case = Case(build, [[x, residual]], exactly, rows=len(x), fast=dtype == FAST)
+            return run_kernels(case, [np.zeros(len(x), np.int64)], threads)[0]
+
+        whole = run(x, residual)
+        for i in (0, 1, t // 2, t - 2, t - 1):
+            assert np.array_equal(whole[i], run(x[i : i + 1], residual[i : i + 1])[0])
+
+    holds()
+
+
+@pytest.mark.parametrize("dtype", EVERY_SPARSE)
 def test_sparse_products_have_the_bits_of_the_masked_dense_ones(dtype):
     """Zeros are multiplied too: also infinity times a zero is the NaN that it is in the dense product."""
 
@@ -342,11 +383,17 @@ def test_sparse_products_have_the_bits_of_the_masked_dense_ones(dtype):
     def holds(data, share, finite, threads):
         d = Draw(data.draw)
         n, k = d.size(), d.size()
-        w = sparse(d.array(n, k), d.rng.random((n, k)) < share, dtype)
-        exact = w.f64().astype(np.float32)
-        plain = {"f32": exact, "bf16": (exact.view(np.uint32) >> 16).astype(np.uint16), "f16": exact.astype(np.float16)}
-        name = dtype.removesuffix("_sparse")
-        dense = Weight("w", name, (n, k), plain[name], mapped=False)
+        numbers, keep = d.array(n, k), d.rng.random((n, k)) < share
+        w, name = sparse(numbers, keep, dtype), dtype.removesuffix("_sparse")
+        masked = np.where(keep, numbers, np.float32(0))
+        if name == "int8":
+            dense = quantized(masked, name)
+        else:
+            bf16 = (masked.view(np.uint32) >> 16).astype(np.uint16)
+            plain = {"f32": masked, "bf16": bf16, "f16": masked.astype(np.float16)}
+            dense = Weight("w", name, (n, k), plain[name], mapped=False)
+        assert np.array_equal(w.f64(), dense.f64())
+        assert w.nbytes == w.array.nbytes
         x, ids = d.array(d.t, k), [np.zeros(d.t, np.int64)]
         if not finite:
             x[0, -1] = np.inf

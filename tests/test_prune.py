@@ -19,7 +19,7 @@ from checkpoints import FAMILIES, Drawn, models, random_tensors, small, write_ch
 from helpers import open_weights, oracle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from miaotui.errors import MiaotuiError, PlanError, TokenizerError
+from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError, TokenizerError
 from miaotui.loader.checkpoint import Checkpoint, open_checkpoint
 from miaotui.loader.config import parse_config
 from miaotui.loader.cut import compile_plan, fingerprint
@@ -257,6 +257,7 @@ BAD = [
     ({"ffn_ratio": 1.01}, "above 0 and at most 1"),
     ({"ffn_ratio": float("nan")}, "above 0 and at most 1"),
     ({"ffn_ratio": "0.5"}, "above 0 and at most 1"),
+    ({"width_ratio": 1.01}, "width_ratio: found 1.01; expected a number above 0 and at most 1"),
     ({"vocab": "11"}, "vocab: 11 is kept"),
     ({"vocab": ""}, "nothing is kept"),
     ({"width": "12"}, "width: 12 is kept"),
@@ -294,6 +295,8 @@ FORMS = [
     ("drop-attention=0; drop-ffn=0", "neither attention nor feed-forward"),
     ("ffn=1.5", "above 0 and at most 1"),
     ("ffn=most", "a share such as 0.75"),
+    ("width=1.5", "above 0 and at most 1"),
+    ("width=most", "no index or range"),
     ("vocab=nowhere.txt", "cannot be read"),
     ("plan=nowhere.json", "nowhere.json"),
     ("nowhere.json", "nowhere.json"),
@@ -377,6 +380,22 @@ def test_a_ratio_keeps_the_weightiest_neurons(tmp_path_factory, data, family, ra
     assert any("magnitude" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_memory_refuses_before_a_ratio_reads_anything(tmp_path, monkeypatch, family, quantize):
+    """To the byte: what loading then takes is enough, one byte less is refused, and by then no tensor was touched."""
+    write_checkpoint(tmp_path / "m", replace(small(family), dtype="BF16"))
+    PrunePlan(ffn_ratio=0.6).save(tmp_path / "plan.json")
+    for wish in ("ffn=0.6", {"plan": str(tmp_path / "plan.json")}, {"ffn": 0.6, "keep_layers": "1"}):
+        with miaotui.load(tmp_path / "m", prune=wish, quantize=quantize) as model:
+            needed = model.memory["allocated"]
+        miaotui.load(tmp_path / "m", prune=wish, quantize=quantize, memory_limit=needed).close()
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, "array", lambda *_: pytest.fail("data was read"))
+            with pytest.raises(MemoryLimitError):
+                miaotui.load(tmp_path / "m", prune=wish, quantize=quantize, memory_limit=needed - 1)
+
+
 def test_of_equal_scores_the_lower_number_is_kept():
     assert best(np.array([1.0, 3.0, 1.0, 1.0]), 0.5) == [0, 1]
     assert best(np.zeros(5), 0.01) == [0]
@@ -434,6 +453,9 @@ def forget(file: Path) -> None:
         ("keep-layers=0-2", None),
         ("keep-layers=0-2", "int8"),
         ("keep-layers=1,5", None),
+        ("keep-layers=0-2; sparsity=2:4", None),
+        ("keep-layers=1,5; sparsity=stored", None),
+        ("width=0-63", None),
         ("drop-heads=1:0,1+4:2,3; drop-attention=0; drop-ffn=6", None),
     ],
 )
@@ -515,7 +537,7 @@ def test_packed_matrices_may_lose_layers_but_no_rows(tmp_path):
     how = "keep-layers=1-3"
     with miaotui.load(tmp_path / "in", prune=how, quantize="int8") as a, miaotui.load(tmp_path / "out", prune=how) as b:
         assert np.array_equal(a.logits([1, 2, 3]), b.logits([1, 2, 3]))
-    with pytest.raises(PlanError, match="panels that cannot be cut"):
+    with pytest.raises(PlanError, match="panels that cannot be cut or thinned"):
         miaotui.load(tmp_path / "out", prune="drop-heads=0:0,1")
-    with pytest.raises(PlanError, match="packed already"):
+    with pytest.raises(PlanError, match="int8 already"):
         miaotui.load(tmp_path / "out", prune="ffn=0.5")

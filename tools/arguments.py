@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         "Cut the model while reading it: what goes is never read. Layers, heads and dimensions are numbered from 0, as "
         "in the checkpoint; after --prune, as in what the plan leaves. Several options cut together.",
     )
-    group.add_argument("--prune", metavar="PLAN", help="keep what this plan says (a JSON file)")
+    group.add_argument(
+        "--prune", "--plan", dest="prune", metavar="PLAN", help="keep what this plan says: JSON, or mergekit's slices"
+    )
     group.add_argument("--keep-layers", metavar="LAYERS", help="keep these layers, for instance 0-2 or 0,2,4-6")
     group.add_argument("--drop-layers", metavar="LAYERS", help="drop these layers")
     group.add_argument(
@@ -85,12 +88,28 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         "the largest weights"
     )
     group.add_argument("--vocab", metavar="FILE", help="keep the tokens of this text, and the special ones")
-    group.add_argument("--width", metavar="DIMS", help="keep these dimensions of the model's width, for instance 0-63")
+    group.add_argument(
+        "--vocab-fallback", metavar="WHAT", help="what stands for a token that is gone: bytes, unk, or a token's id "
+        "(default: a text that needs one is refused)"
+    )
+    group.add_argument(
+        "--width",
+        metavar="DIMS",
+        help="keep these dimensions of the model's width, for instance 0-63; or a share of them, for instance 0.75: "
+        "those with the largest weights",
+    )
+    group.add_argument(
+        "--sparsity",
+        metavar="ZEROS",
+        help="hold only the largest weights of the layers' matrices: 2:4 or another N:M, a share that goes such as "
+        "0.5, blocks such as 0.5/4x4, or stored: the zeros that the checkpoint has; by role: 2:4,down=0.5",
+    )
 
 
 def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:
     """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was."""
-    names = ("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn", "ffn", "vocab", "width")
+    names = ["keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"]
+    names += ["ffn", "vocab", "vocab_fallback", "width", "sparsity"]
     forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return (forms | ({} if args.prune is None else {"plan": args.prune})) or None
 
@@ -155,7 +174,7 @@ def open_model(args: argparse.Namespace) -> Model:
     """Load the model that was asked for, within the limits asked for."""
     from ..model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
 
-    return load(
+    model = load(
         chosen(args),
         revision=args.revision,
         device=args.device,
@@ -167,3 +186,6 @@ def open_model(args: argparse.Namespace) -> Model:
         kv_cache=args.kv_cache,
         precision=args.precision,
     )
+    for line in model.corrections:
+        print(f"note: {line}", file=sys.stderr)
+    return model

@@ -198,6 +198,9 @@ def bytes_per_step(config: Config, weights: Weights, position: int, kv_cache: st
     learned positions.
     """
     total = sum(weight.nbytes for weight in weights)
+    for i, layer in enumerate(weights.layers):  # one that runs twice is read twice
+        again = any(layer is other for other in weights.layers[:i])
+        total += sum(w.nbytes for w in vars(layer).values() if w is not None) if again else 0
     tables = [weights.positions, None if weights.embed is weights.head else weights.embed]
     total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
     cache = 0

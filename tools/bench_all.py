@@ -70,6 +70,9 @@ def _all() -> Iterator[Job]:
     for dtype in EVERY_DTYPE:
         far = f"{words} --shape smollm2-135m --dtype {dtype} --prompt 8000 --new 64 --rounds 1 --prefills 1"
         yield _peers(f"long-smollm2-135m-{dtype}", far)
+    for dtype in ("bf16", "int8"):
+        words = f"--shape smollm2-135m --dtype {dtype} --threads 2 --prompt 128 --new 48 --rounds 5"
+        yield Job(f"prune-speed-smollm2-135m-{dtype}", "miaotui.tools.bench_prune", tuple(words.split()))
     yield Job("gemm", "miaotui.tools.bench_gemm", ("--threads", "1", "2", "--rounds", "7"))
     for dtype in EVERY_DTYPE:
         rounded = ("--quantize", dtype) if dtype in QUANTIZED else ()
@@ -89,8 +92,10 @@ def command(job: Job, args: argparse.Namespace) -> list[str]:
         stored = "bf16" if job.dtype in QUANTIZED else job.dtype
         model = args.work / f"{job.shape}-{stored}"
         return [*words, "--model", str(model), "--json", file]
-    if job.module.endswith("bench_peers"):
-        words += ["--work", str(args.work)] + (["--peer-python", *args.peer_python] if args.peer_python else [])
+    if job.module.endswith(("bench_peers", "bench_prune")):
+        words += ["--work", str(args.work)]
+    if job.module.endswith("bench_peers") and args.peer_python:
+        words += ["--peer-python", *args.peer_python]
     return [*words, "--out", file]
 
 

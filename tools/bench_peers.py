@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BackendError, InputError
-from .bench import GB, PAUSE, bytes_per_step, open_session, paired, print_out, public_command
+from .bench import GB, bytes_per_step, open_session, paired, print_out, public_command
 from .peers import PEERS
 from .peers.worker import serve
 from .roofline import ReadSum, machine, versions
@@ -42,10 +42,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Worker", "compare", "main"]
+__all__ = ["Plan", "Worker", "by_turns", "compare", "main", "our_command"]
 
 QUANTIZED = ("int8", "int4", "int4a")  # every side rounds the BF16 checkpoint in its own way
 TURN = 8  # tokens decoded before the other side's turn
+#: Seconds before a turn: our idle threads look for work every 50 us until they leave after some 0.2 s. With 0.03 s a
+#: prefill after the other side's took 5 to 16 % longer than one after its own, with 0.3 s -4 to 7 %.
+PAUSE = 0.3
 WORKER = Path(__file__).parent / "peers" / "worker.py"
 #: OpenMP's threads of the peers spin after their work; they must be asleep before the other side's turn (PAUSE)
 SPIN = {"KMP_BLOCKTIME": "10"}
@@ -168,36 +171,53 @@ class Plan:
     prefills: int = 2  # a round; the cache is read from the last one on
 
 
-def compare(ours: Worker, peer: Worker, read: ReadSum, plan: Plan) -> dict[str, Any]:
-    """Measure both by turns; the figures of one thread count."""
+@dataclass(frozen=True)
+class Turns:
+    """Seconds of both sides, a number for each turn; turns of the same index are neighbours in time."""
+
+    n_prompt: int
+    prefill: dict[Worker, list[float]]
+    decode: dict[Worker, list[float]]  # a turn's median token
+    reads: list[float]  # bytes a second of the machine, in each decode turn
+
+    def figures(self, side: Worker, nbytes: int) -> dict[str, float]:
+        """Tokens a second, and of the read bandwidth the share that reading `nbytes` for each token comes to."""
+        fractions = [nbytes / s / r for s, r in zip(self.decode[side], self.reads, strict=True)]
+        return {
+            "prefill_tps": self.n_prompt / statistics.median(self.prefill[side]),
+            "decode_tps": 1 / statistics.median(self.decode[side]),
+            "read_fraction": statistics.median(fractions),
+        }
+
+
+def by_turns(ours: Worker, peer: Worker, read: ReadSum, plan: Plan) -> Turns:
+    """Time both by turns; who goes first alternates."""
     sides = [ours, peer]
-    agreement = _agreement(ours, peer, plan.prompt)
-    prefill: dict[Worker, list[float]] = {ours: [], peer: []}
-    decode: dict[Worker, list[float]] = {ours: [], peer: []}  # a turn's median token
-    reads: list[float] = []
+    turns = Turns(len(plan.prompt), {ours: [], peer: []}, {ours: [], peer: []}, [])
     for _ in range(plan.rounds):
         for _ in range(plan.prefills):
             sides.reverse()
             for side in sides:
-                prefill[side] += side.seconds("prefill", plan.prompt)
+                turns.prefill[side] += side.seconds("prefill", plan.prompt)
         for at in range(0, len(plan.new), TURN):
             sides.reverse()
             for side in sides:
-                decode[side].append(statistics.median(side.seconds("decode", plan.new[at : at + TURN])))
+                turns.decode[side].append(statistics.median(side.seconds("decode", plan.new[at : at + TURN])))
             time.sleep(PAUSE)
-            reads.append(read.round())
+            turns.reads.append(read.round())
+    return turns
+
+
+def compare(ours: Worker, peer: Worker, read: ReadSum, plan: Plan) -> dict[str, Any]:
+    """Measure both by turns; the figures of one thread count."""
+    agreement = _agreement(ours, peer, plan.prompt)
+    turns = by_turns(ours, peer, read, plan)
     size = ours.about["weight_bytes_per_step"]
-    result: dict[str, Any] = {"agreement": agreement, "read_gbs": statistics.median(reads) / GB}
+    result: dict[str, Any] = {"agreement": agreement, "read_gbs": statistics.median(turns.reads) / GB}
     for name, side in (("ours", ours), ("theirs", peer)):
-        fractions = [size / s / r for s, r in zip(decode[side], reads, strict=True)]
-        result[name] = {
-            "prefill_tps": len(plan.prompt) / statistics.median(prefill[side]),
-            "decode_tps": 1 / statistics.median(decode[side]),
-            "read_fraction": statistics.median(fractions),
-            "load_s": side.about["load_s"],
-        }
-    result["prefill_ratio"] = paired(prefill[ours], prefill[peer])
-    result["decode_ratio"] = paired(decode[ours], decode[peer])
+        result[name] = turns.figures(side, size) | {"load_s": side.about["load_s"]}
+    result["prefill_ratio"] = paired(turns.prefill[ours], turns.prefill[peer])
+    result["decode_ratio"] = paired(turns.decode[ours], turns.decode[peer])
     return result
 
 
@@ -217,6 +237,12 @@ def _agreement(ours: Worker, peer: Worker, prompt: Sequence[int]) -> dict[str, A
         "max_abs_logit": float(np.abs(a).max()),
         "same_argmax": bool(a.argmax() == b.argmax()),
     }
+
+
+def our_command(model: Path, options: Mapping[str, str], threads: int, context: int) -> list[str]:
+    """Command of our side's worker; `options` as `load` takes them."""
+    words = ["--options", json.dumps(options), "--threads", str(threads), "--context", str(context)]
+    return [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", str(model), *words]
 
 
 def worker_command(python: str, mode: str, peer: str, *words: str | Path | int) -> list[str]:
@@ -257,9 +283,7 @@ class Sides:
 
     def start(self, file: Path, threads: int, context: int) -> tuple[Worker, Worker]:
         """Start both; BackendError: one of them ended."""
-        mine = [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", str(self.model)]
-        mine += ["--options", json.dumps(self.options), "--threads", str(threads), "--context", str(context)]
-        ours = Worker(mine)
+        ours = Worker(our_command(self.model, self.options, threads, context))
         try:
             peer = Worker(worker_command(self.python, "serve", self.peer, file, self.dtype, threads, context))
         except BackendError:

@@ -52,8 +52,8 @@ COMMANDS = {
     "inspect": Command(
         "say what a checkpoint is and what it will take, without loading it",
         "Read config.json and the headers of the weight files, and say what the model is, how its weights will be "
-        "used, and how much memory it will take. No tensor's data is read, unless --ffn or --hash asks for it. (A hub "
-        "name is downloaded first.)",
+        "used, and how much memory it will take. No tensor's data is read, unless --ffn, --sparsity stored or --hash "
+        "asks for it. (A hub name is downloaded first.)",
         (
             "miaotui inspect path/to/checkpoint",
             "miaotui inspect path/to/checkpoint --context 4096 --program",

@@ -1,6 +1,6 @@
 """How much memory a model takes, as the system counts it, beside what the plan says.
 
-    python -m miaotui.tools.footprint --model DIR [--quantize HOW] [--context N] [--new N] [--out FILE]
+    python -m miaotui.tools.footprint --model DIR [--quantize HOW] [--prune PLAN] [--context N] [--new N] [--out FILE]
 
 Two fresh processes, one after the other, each with the same steps: load, read a prompt of as many tokens as a pass
 takes, decode some more, and ask the system for its largest resident set (which counts the pages of mapped files that
@@ -28,9 +28,11 @@ __all__ = ["footprint", "main"]
 KEYS = ("weights_mapped", "weights_resident", "kv_cache", "activations")
 
 
-def serve(path: Path, quantize: str | None, context: int, new: int, threads: int) -> dict[str, int]:
+def serve(  # noqa: PLR0913, PLR0917 - one for each of the command's arguments
+    path: Path, quantize: str | None, prune: Path | None, context: int, new: int, threads: int
+) -> dict[str, int]:
     """Load and decode in this process; its peak, and the plan's bytes by part."""
-    model, session = open_session(path, threads, context, quantize=quantize)
+    model, session = open_session(path, threads, context, quantize=quantize, prune=prune)
     prompt = min(model.session.chunk, context - new)
     session.step([0] * prompt, 0)
     for at in range(prompt, prompt + new):
@@ -40,12 +42,15 @@ def serve(path: Path, quantize: str | None, context: int, new: int, threads: int
     return found
 
 
-def footprint(path: Path, quantize: str | None, *, context: int, new: int, threads: int = 2) -> dict[str, Any]:
-    """Measure in processes of their own. Errors: `BackendError` where one of them fails."""
+def footprint(  # noqa: PLR0913 - keywords
+    path: Path, quantize: str | None, *, context: int, new: int, threads: int = 2, prune: Path | None = None
+) -> dict[str, Any]:
+    """Measure in processes of their own, the model cut by the plan in `prune`. Errors: `BackendError`: one failed."""
 
-    def child(model: Path) -> dict[str, int]:
+    def child(model: Path, prune: Path | None = None) -> dict[str, int]:
         words = ["--model", str(model), "--context", str(context), "--new", str(new), "--threads", str(threads)]
         words += ["--quantize", quantize] if quantize else []
+        words += ["--prune", str(prune)] if prune else []
         command = [sys.executable, "-m", "miaotui.tools.footprint", "--serve", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
         if done.returncode:
@@ -55,8 +60,8 @@ def footprint(path: Path, quantize: str | None, *, context: int, new: int, threa
         found: dict[str, int] = json.loads(done.stdout)
         return found
 
-    child(path)
-    demo, full = child(demo_path()), child(path)
+    child(path, prune)
+    demo, full = child(demo_path()), child(path, prune)
     base = demo["peak"] - sum(demo[key] for key in KEYS)
     weights, arena = full["weights_mapped"] + full["weights_resident"], full["kv_cache"] + full["activations"]
     return {
@@ -73,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.footprint", description="memory that a model takes")
     parser.add_argument("--model", type=Path, required=True, help="a checkpoint")
     parser.add_argument("--quantize", metavar="HOW", help="as everywhere: int8, int4, ...")
+    parser.add_argument("--prune", type=Path, metavar="PLAN", help="a plan's file: what to keep of the model")
     parser.add_argument("--context", type=int, default=256, help="positions (default: 256; few, so that all are used)")
     parser.add_argument("--new", type=int, default=128, help="tokens to decode after the prompt (default: 128)")
     parser.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
@@ -85,15 +91,17 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     args = _parser().parse_args(argv)
     if args.serve:
-        print_out(json.dumps(serve(args.model, args.quantize, args.context, args.new, args.threads)))
+        print_out(json.dumps(serve(args.model, args.quantize, args.prune, args.context, args.new, args.threads)))
         return 0
-    found = footprint(args.model, args.quantize, context=args.context, new=args.new, threads=args.threads)
+    sizes = {"context": args.context, "new": args.new, "threads": args.threads}
+    found = footprint(args.model, args.quantize, prune=args.prune, **sizes)
     record = {
         "command": public_command("python -m miaotui.tools.footprint", argv if argv is not None else sys.argv),
         "machine": machine(),
         "versions": versions(),
         "model": args.model.name,
         "quantize": args.quantize,
+        **({"prune": args.prune.name} if args.prune else {}),
         **found,
     }
     mib = {key.removesuffix("_bytes"): f"{n / 2**20:.1f}" for key, n in found.items() if key.endswith("_bytes")}

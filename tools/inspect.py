@@ -87,6 +87,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
     from ..loader import wishes  # noqa: PLC0415 - help must not wait for these
     from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
     from ..loader.config import parse_config  # noqa: PLC0415
+    from ..loader.count import counted  # noqa: PLC0415
     from ..loader.pack import planned  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
     from ..loader.receipt import hashed, make_receipt  # noqa: PLC0415
@@ -97,7 +98,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
     with open_checkpoint(path) as checkpoint:
         config = parse_config(checkpoint.config, str(checkpoint.directory / "config.json"), checkpoint.generation)
         pruned = wishes.resolve(prune, checkpoint, config)
-        plan = make_plan(checkpoint, config, quantize, pruned)
+        plan = counted(make_plan(checkpoint, config, quantize, pruned), checkpoint)
         config = plan.config
         account = make_receipt(plan, checkpoint, pruned)
         account = hashed(account, plan, checkpoint) if receipt == "hash" else account
@@ -124,6 +125,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
             "memory": memory,
             "kept": account.plan,
             "read_bytes": account.read_bytes,
+            "corrections": list(checkpoint.corrections),
         } | ({"program": recorded.listing()} if program else {}) | ({"receipt": account.as_dict()} if receipt else {})
 
 
@@ -133,6 +135,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     out += [f"  {line}" for line in _shape(found["config"])]
     dtypes = ", ".join(f"{shown_bytes(n)} {dtype}" for dtype, n in found["bytes_by_dtype"].items())
     out += ["", f"files: {shown_bytes(found['file_bytes'])}, {found['tensors']} tensors: {dtypes}"]
+    out += [f"note: {line}" for line in found["corrections"]]
     if found["kept"] != "keep everything":
         read = found["read_bytes"]
         out += [f"pruned: {found['kept']}", f"        {read:,} bytes of the files are read, {shown_bytes(read)}"]

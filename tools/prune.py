@@ -41,18 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "what to cut, found by a method",
         "Layers: block-influence, greedy, first (--keep). Neurons and heads: activation, wanda-sp, flap (--ffn, "
-        "--heads). Zeros in place: magnitude, wanda, sparsegpt (--sparsity). All but magnitude and first look at what "
-        "the model does with a text.",
+        "--heads). Width: activation, slicegpt (--width SHARE). Zeros in place: magnitude, wanda, sparsegpt "
+        "(--sparsity: a share such as 0.5, or N:M). All but magnitude and first look at what the model does with a "
+        "text. --ffn, --sparsity and a share of --width are the method's then.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above")
     group.add_argument("--text", type=Path, metavar="FILE", help="calibration text, UTF-8")
     group.add_argument("--keep", type=int, metavar="N", help="layers to keep")
     group.add_argument("--heads", type=float, metavar="SHARE", help="share of the key/value heads to keep")
-    group.add_argument("--sparsity", metavar="S", help="share of the weights to make zero, or a pattern such as 2:4")
     group.add_argument("--uniform", action="store_true", help="flap: the same share of every layer")
     group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
     group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
     group.add_argument("--tokens", type=int, default=16384, metavar="N", help="most tokens fed (default: 16384)")
+    group.add_argument("--lines", action="store_true", help="a line of the text is a record that is fed by itself")
+    group.add_argument("--behind", metavar="TOKEN", help="of every line, judge only what follows this token")
     group.add_argument("--statistics", type=Path, metavar="FILE.npz", help="keep statistics here, and go on from them")
     sweep_arguments(parser)
 
@@ -94,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
         method = _method(args)  # before anything is read
         text = None if args.text is None else text_of(args)
         path = resolve(args.path, revision=args.revision)
-        wish, rewrite = _found(path, method, text, prune_of(_without_share(args)))
+        wish, rewrite = _found(path, method, text, prune_of(_without_shares(args)))
     receipt, written, note = prune(path, args.out, wish, rewrite)
     print(f"{receipt.plan}\n{args.out}: {shown_bytes(written)} of weights, from {shown_bytes(receipt.file_bytes)}")
     for text_line in (*receipt.notes, *([note] if note else [])):
@@ -103,17 +105,23 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _method(args: argparse.Namespace) -> Wish:
-    from .importance.masks import parse_sparsity  # noqa: PLC0415 - help must not wait for it
+    from ..loader.wishes import is_share  # noqa: PLC0415 - help must not wait for it
+    from .importance.masks import parse_sparsity  # noqa: PLC0415 - as above
     from .importance.methods import Wish  # noqa: PLC0415 - as above
 
-    try:
-        ffn = None if args.ffn is None else float(args.ffn)
-    except ValueError:
-        msg = f"--ffn {args.ffn}: expected a share such as 0.75"
-        raise InputError(msg) from None
+    ffn = _share("ffn", args.ffn)
+    width = _share("width", args.width) if is_share(args.width) else None
     sparsity = None if args.sparsity is None else parse_sparsity(args.sparsity)
     how = {"compensate": not args.no_compensation, "uniform": args.uniform}
-    return Wish(args.method, args.keep, ffn, args.heads, sparsity, **how)
+    return Wish(args.method, args.keep, ffn, args.heads, sparsity, width=width, **how)
+
+
+def _share(name: str, text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        msg = f"--{name} {text}: expected a share such as 0.75"
+        raise InputError(msg) from None
 
 
 def text_of(args: argparse.Namespace) -> Text:
@@ -124,7 +132,8 @@ def text_of(args: argparse.Namespace) -> Text:
         if getattr(args, name) < 1:
             msg = f"--{name} {getattr(args, name)}: expected at least 1"
             raise InputError(msg)
-    return Text(read_text(args.text), args.text.name, args.window, args.tokens, args.statistics, quiet=False)
+    how = {"lines": args.lines, "behind": args.behind}
+    return Text(read_text(args.text), args.text.name, args.window, args.tokens, args.statistics, quiet=False, **how)
 
 
 def read_text(file: Path) -> str:
@@ -136,9 +145,12 @@ def read_text(file: Path) -> str:
         raise InputError(msg) from e
 
 
-def _without_share(args: argparse.Namespace) -> argparse.Namespace:
-    """With a method, `--ffn` is the method's."""
-    return argparse.Namespace(**{**vars(args), "ffn": None})
+def _without_shares(args: argparse.Namespace) -> argparse.Namespace:
+    """With a method, `--ffn` and `--sparsity` are the method's, and a share of `--width`."""
+    from ..loader.wishes import is_share  # noqa: PLC0415 - help must not wait for it
+
+    width = None if is_share(args.width) else args.width
+    return argparse.Namespace(**{**vars(args), "ffn": None, "sparsity": None, "width": width})
 
 
 def _found(path: Path, method: Wish, text: Text | None, forms: Prune | None) -> tuple[PrunePlan, Rewrite]:
@@ -168,7 +180,7 @@ def prune(
     from ..loader.config import parse_config  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
     from ..loader.receipt import make_receipt  # noqa: PLC0415
-    from ..loader.vocabulary import FILE, kept_ids, kept_text  # noqa: PLC0415
+    from ..loader.vocabulary import FILE, kept_fallback, kept_ids, kept_text  # noqa: PLC0415
     from .export import copy_along, new_directory, write_json, write_safetensors  # noqa: PLC0415
 
     with open_checkpoint(path) as checkpoint, new_directory(out) as made:
@@ -180,13 +192,15 @@ def prune(
         write_json(made / "config.json", left)
         if checkpoint.generation is not None:
             write_json(made / "generation_config.json", leave.left_generation(checkpoint.generation, plan))
-        kept, cut = kept_ids(path), plan.cut.vocab
-        if kept is not None or cut is not None:
-            rows = cut if kept is None else kept if cut is None else tuple(kept[i] for i in cut)
-            (made / FILE).write_text(kept_text(rows or ()), encoding="utf-8")
+        kept = kept_ids(path)
+        if kept is not None or plan.cut.vocab is not None:
+            told = kept_text(plan.cut.tokens(kept), plan.cut.fallback(kept, kept_fallback(path)))
+            (made / FILE).write_text(told, encoding="utf-8")
         if pruned is not None:
             pruned.save(made / PLAN)
-        tensors = leave.left_tensors(plan, checkpoint, rewrite.change if rewrite else None)
-        more = rewrite.added(plan) if rewrite else ()
+        how = (rewrite.change, rewrite.shape) if rewrite else ()
+        tensors = leave.left_tensors(plan, checkpoint, *how)
+        more = rewrite.added(plan, checkpoint) if rewrite else ()
         written = write_safetensors(made / "model.safetensors", chain(tensors, more), "pt")
-        return make_receipt(plan, checkpoint, pruned), written, leave.refused_by_transformers(left, plan.config)
+        after = parse_config(left, str(out / "config.json"))
+        return make_receipt(plan, checkpoint, pruned), written, leave.refused_by_transformers(left, after)

@@ -25,6 +25,7 @@ STYLES = {
     "first": ("#999999", "s"), "block-influence": ("#0072B2", "s"), "greedy": ("#D55E00", "s"),
     "activation": ("#999999", "o"), "wanda-sp": ("#0072B2", "o"), "flap": ("#D55E00", "o"),
     "magnitude": ("#999999", "^"), "wanda": ("#0072B2", "^"), "sparsegpt": ("#D55E00", "^"),
+    "slicegpt": ("#009E73", "D"),
 }  # fmt: skip
 
 

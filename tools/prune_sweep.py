@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, PlanError
 from ..model import load
 from .arguments import prune_of, shown_bytes
 from .bench import bytes_per_step, public_command
-from .importance.calibrate import windows_of
+from .importance.calibrate import first_asked
 from .importance.masks import parse_sparsity
-from .importance.methods import DEPTH, METHODS, WIDTH, ZEROS, Wish, find
+from .importance.methods import BASIS, DEPTH, METHODS, WIDTH, ZEROS, Wish, find
 from .prune import prune, read_text, text_of
 from .prune_plot import draw
 from .quality import compare, log_softmax
@@ -36,6 +36,8 @@ from .roofline import machine, versions
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from ..model import Model
     from .importance.methods import Found, Text
@@ -49,7 +51,7 @@ TAIL = 5  # one part in so many is judged, where there is no --judge
 
 
 def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> list[Wish]:
-    """Depth: three quarters, half and three sevenths of the layers; neurons: 0.75 and 0.5; zeros: 0.5 and 2:4."""
+    """Depth: three quarters, half and three sevenths of the layers; neurons, width: 0.75, 0.5; zeros: 0.5, 2:4."""
     keeps = sorted({max(1, round(n_layers * share)) for share in (3 / 7, 0.5, 0.75)} - {n_layers}, reverse=True)
     out = []
     for method in methods:
@@ -59,6 +61,9 @@ def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> lis
             out += [Wish(method, ffn=share) for share in (0.75, 0.5)]
             out += [Wish(method, ffn=share, uniform=True) for share in (0.75, 0.5) if method == "flap"]
             out += [Wish(method, heads=0.5)] if heads else []
+            out += [Wish(method, width=share) for share in (0.75, 0.5) if method == "activation"]
+        elif method in BASIS:
+            out += [Wish(method, width=share) for share in (0.75, 0.5)]
         elif method in ZEROS:
             out += [Wish(method, sparsity=parse_sparsity(s)) for s in ("0.5", "2:4")]
         else:
@@ -80,6 +85,7 @@ def main(args: argparse.Namespace, path: Path) -> int:
     judged = read_text(args.judge) if args.judge else None
     if judged is None:
         at = len(text.text) * (TAIL - 1) // TAIL
+        at = text.text.find("\n", at) + 1 or at if text.lines else at
         text, judged = replace(text, text=text.text[:at]), text.text[at:]
     (args.folder / "plans").mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
@@ -88,7 +94,9 @@ def main(args: argparse.Namespace, path: Path) -> int:
         "versions": versions(),
         "model": path.name,
         "calibration": {"file": text.name, "tokens": text.tokens, "window": text.window},
-        "judged": {"file": args.judge.name if args.judge else f"the last fifth of {text.name}", "window": text.window},
+        "judged": {"file": args.judge.name if args.judge else f"the last fifth of {text.name}", "window": text.window}
+        | ({"lines": True} if text.lines else {})
+        | ({"behind": text.behind} if text.behind else {}),
     }
     limits = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
     chosen = None
@@ -127,25 +135,38 @@ def sweep(
     """`original` and the `results` so far, after each cut; printed as they come. Plans are written to `plans`."""
     results: list[dict[str, Any]] = []
     with load(path) as whole:
-        windows = windows_of(whole, judged, window=text.window)
-        exact = [log_softmax(whole.logits(w[:-1])) for w in windows]
-        original = {"cut": "nothing", **_sizes(whole), **compare(exact, exact, windows)}
+        windows = text.windows(whole, judged)
+        asked = first_asked(whole, windows, text.behind)
+        wanted = [w[a:] for w, a in zip(windows, asked, strict=True)]
+
+        def judge(model: Model) -> list[NDArray[np.float64]]:
+            return [log_softmax(model.logits(w[:-1])[a:]) for w, a in zip(windows, asked, strict=True)]
+
+        exact = judge(whole)
+        original = {"cut": "nothing", **_sizes(whole), **compare(exact, exact, wanted)}
         n = original["n_tokens"]
         print(f"perplexity and KL over {n} tokens in windows of {text.window}")
         _print(original | {"ppl_ratio": 1.0, "speed": 1.0})
         each = whole.config.n_kv_heads
         for wish in wishes(whole.config.n_layers, methods, heads=each > 1):
-            found = find(path, wish, text)
+            try:
+                found = find(path, wish, text)
+            except PlanError as e:  # a family that the method has no way with
+                print(f"{str(wish).removeprefix('--method '):32s} left out: {e}", flush=True)
+                continue
             if plans is not None:
                 found.plan.save(plans / f"{_name(wish)}.json")
             with _cut(path, found) as model:
                 result = {"cut": str(wish), "plan": str(found.plan), **found.scores, **_sizes(model)}
-                result |= compare(exact, [log_softmax(model.logits(w[:-1])) for w in windows], windows)
+                result |= compare(exact, judge(model), wanted)
                 result["speed"] = _speed(model, whole)
             result["ppl_ratio"] = result["ppl"] / original["ppl"]
             results.append(result)
             _print(result)
             yield {"original": original, "results": results}
+    if not results:
+        msg = f"{path}: none of {', '.join(methods)} can cut this model; expected some of {', '.join(METHODS)}"
+        raise InputError(msg)
 
 
 def best(
@@ -170,7 +191,7 @@ def best(
 @contextmanager
 def _cut(path: Path, found: Found) -> Iterator[Model]:
     """Load what was found, by way of a checkpoint on disk where tensors change."""
-    if found.rewrite.matrix is None and not found.rewrite.biases:
+    if not found.rewrite.changes:
         with load(path, prune=found.plan) as model:
             yield model
         return

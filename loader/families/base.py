@@ -15,7 +15,7 @@ from ..header import shown
 from .values import Key, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from ...runtime.spec import Config
 
@@ -67,6 +67,14 @@ class Family:
     ignored: tuple[str, ...] = ()
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
+
+    def prefix_in(self, names: Collection[str]) -> str:
+        """Take the first prefix under which anything is found; the first of all if none is."""
+        for prefix in self.prefixes:
+            if prefix and any(name.startswith(prefix) for name in names):
+                return prefix
+        bare = self.model["norm"].name in names and "" in self.prefixes
+        return "" if bare else self.prefixes[0]
 
 
 #: Refused unless at one of these values, whatever the family: each would change what is computed.

@@ -11,14 +11,19 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba.core import cgutils
 
 from ..packed import GROUP, GROUP_BYTES, HEAD_BYTES, QUANTIZED, SCALE_BYTES
+from ..sparse_int8 import BITS_BYTES, SPARSE_INT8
 from .lanes import (
     F32,
+    I1,
+    I8,
     I16,
     I32,
     I64,
     PAIRS,
+    VH,
     VI,
     ZERO,
     N,
@@ -28,6 +33,7 @@ from .lanes import (
     ext,
     f32,
     i64,
+    ir_apart,
     ir_below,
     ir_fma,
     ir_load,
@@ -42,12 +48,14 @@ from .lanes import (
     shuffle,
     void,
 )
-from .target import byte_dot
+from .target import byte_dot, expands_bytes
 
 #: log2 of what is added to a stored number: times the input's sum it is a shift.
 OFFSET_BITS = {name: offset.bit_length() - 1 for name, offset in QUANTIZED.items() if offset}
 STEP = 4 * N  # bytes of one step: four columns of sixteen rows
 WIDE = ir.VectorType(I32, 2 * N)
+HALF_FULL = SCALE_BYTES + BITS_BYTES + (GROUP_BYTES["int8"] - SCALE_BYTES) // 2  # bytes of a sparse group, half zeros
+BYTES = ir.VectorType(I8, STEP)
 
 
 def ir_dot4(b: Any, acc: Any, u: Any, s: Any) -> Any:
@@ -69,8 +77,54 @@ def _splat_int(b: Any, addr: Any) -> Any:
     return ir_splat(b, b.load(ptr(b, addr, I32), align=4))
 
 
+def _spread_alone(b: Any, out: Any, at: Any, bits: Any) -> None:
+    """`ir_spread_bytes` into memory, one byte after the other."""
+
+    def body(k: Any, state: list[Any]) -> list[Any]:
+        bit = b.trunc(b.lshr(bits, k), I1)
+        one = b.select(bit, b.load(ptr(b, state[0], I8), align=1), ir.Constant(I8, QUANTIZED["int8"]))
+        b.store(one, ptr(b, b.add(out, k), I8), align=1)
+        return [b.add(state[0], b.zext(bit, I64))]
+
+    ir_loop(b, c64(0), c64(STEP), 1, [at], body)
+
+
+def ir_spread_bytes(b: Any, at: Any, bits: Any) -> Any:
+    """A step of 64 stored bytes: those from `at` on, one for each bit that is set, in its place; 0's in the others."""
+    if expands_bytes():
+        zeros, mask = const(BYTES, [QUANTIZED["int8"]] * STEP), b.bitcast(bits, ir.VectorType(I1, STEP))
+        f = ext(b, "llvm.x86.avx512.mask.expand.v64i8", BYTES, [BYTES, BYTES, mask.type])
+        return b.bitcast(b.call(f, [b.load(ptr(b, at, BYTES), align=1), zeros, mask]), VI)
+    out = b.ptrtoint(cgutils.alloca_once(b, BYTES), I64)
+    ir_apart(b, "spread_bytes", _spread_alone, out, at, bits)
+    return b.load(ptr(b, out, VI), align=1)
+
+
+class Steps:
+    """The groups of one panel, one after the other, a load of 64 bytes at a time."""
+
+    def __init__(self, b: Any, kind: str, at: Any) -> None:
+        """`at`: where the group begins."""
+        self.b, self.kind, self.at = b, kind, at
+        self.numbers = b.add(at, c64(HEAD_BYTES["int8"] + BITS_BYTES)) if kind == SPARSE_INT8 else None
+
+    def weights(self, step: int) -> list[tuple[Any, int]]:
+        """(unsigned bytes, first column) for what one load holds."""
+        if self.numbers is None:
+            return _weights(self.b, self.at, self.kind, step)
+        b = self.b
+        bits = b.load(ptr(b, b.add(self.at, c64(HEAD_BYTES["int8"] + 8 * step)), I64), align=1)
+        v = ir_spread_bytes(b, self.numbers, bits)
+        self.numbers = b.add(self.numbers, b.call(ext(b, "llvm.ctpop.i64", I64, [I64]), [bits]))
+        return [(v, 4 * step)]
+
+    @property
+    def behind(self) -> Any:
+        """Where the next group begins, once all of this one has been taken."""
+        return self.b.add(self.at, c64(GROUP_BYTES[self.kind])) if self.numbers is None else self.numbers
+
+
 def _weights(b: Any, at: Any, kind: str, step: int) -> list[tuple[Any, int]]:
-    """(unsigned bytes, first column) for what one load of 64 bytes holds."""
     v = b.load(ptr(b, b.add(at, c64(HEAD_BYTES[kind] + STEP * step)), VI), align=1)
     if kind == "int8":
         return [(v, 4 * step)]
@@ -81,11 +135,15 @@ def _weights(b: Any, at: Any, kind: str, step: int) -> list[tuple[Any, int]]:
 def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
     """y[m, 16 p + l] for `panels` panels and `tokens` tokens; strides in bytes.
 
+    `ahead`: prefetch the weights so many bytes further on, or 0.
+
     (w, ldw, x, ldx, groups, y, ldy, ldp, left): panels lie ldw apart and their results ldp, tokens ldx and ldy; `left`
     counts the matrix's rows from the first panel's first. x: `quantize`'s rows: bytes, then scales, then sums.
     """
-    size, steps = GROUP_BYTES[kind], (GROUP_BYTES[kind] - HEAD_BYTES[kind]) // STEP
-    lowest = HEAD_BYTES[kind] > SCALE_BYTES
+    dense = "int8" if kind == SPARSE_INT8 else kind
+    size, steps = GROUP_BYTES[dense], (GROUP_BYTES[dense] - HEAD_BYTES[dense]) // STEP
+    lowest = HEAD_BYTES[dense] > SCALE_BYTES
+    read = size if kind == dense else HALF_FULL
 
     @op(void, *[i64] * 9)
     def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, groups: Any, y: Any, ldy: Any, ldp: Any, left: Any) -> None:
@@ -94,24 +152,25 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
         scales = [b.add(a, b.mul(groups, c64(GROUP))) for a in xs]
         sums = [b.add(a, b.mul(groups, c64(4))) for a in scales]
 
-        def body(g: Any, acc: list[Any]) -> list[Any]:
-            at = [b.add(a, b.mul(g, c64(size))) for a in ws]
-            for line in range(0, size, 64) if ahead else ():
+        def body(g: Any, state: list[Any]) -> list[Any]:
+            acc, at = state[:-panels], state[-panels:]
+            places = [Steps(b, kind, a) for a in at]
+            for line in range(0, read, 64) if ahead else ():
                 for a in at:
                     ir_prefetch(b, b.add(a, c64(ahead + line)))
             total = [_splat_int(b, off(b, a, g, 4)) for a in sums]
             none = const(VI, [0] * N)
-            start = [none if lowest else b.sub(none, b.shl(s, const(VI, [OFFSET_BITS[kind]] * N))) for s in total]
+            start = [none if lowest else b.sub(none, b.shl(s, const(VI, [OFFSET_BITS[dense]] * N))) for s in total]
             dots = [list(start) for _ in range(panels)]
             for step in range(steps):
                 for i in range(panels):
-                    for u, column in _weights(b, at[i], kind, step):
+                    for u, column in places[i].weights(step):
                         for m in range(tokens):
                             xv = _splat_int(b, b.add(off(b, xs[m], g, GROUP), c64(column)))
                             dots[i][m] = ir_dot4(b, dots[i][m], u, xv)
             new = []
             for i in range(panels):
-                sw = ir_load(b, at[i], "f16")
+                sw = ir_widen_half(b, b.load(ptr(b, at[i], VH), align=1))
                 for m in range(tokens):
                     sx = ir_splat(b, b.load(ptr(b, off(b, scales[m], g, 4), F32), align=4))
                     y = ir_fma(b, b.sitofp(dots[i][m], V), b.fmul(sw, sx), acc[i * tokens + m])
@@ -119,9 +178,9 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
                         low = ir_load(b, b.add(at[i], c64(SCALE_BYTES)), "f16")
                         y = ir_fma(b, b.sitofp(total[m], V), b.fmul(low, sx), y)
                     new.append(y)
-            return new
+            return [*new, *(place.behind for place in places)]
 
-        acc = ir_loop(b, c64(0), groups, 1, [ZERO] * (panels * tokens), body)
+        acc = ir_loop(b, c64(0), groups, 1, [*[ZERO] * (panels * tokens), *ws], body)
         for i in range(panels):
             mask = ir_below(b, b.sub(left, b.sdiv(b.mul(ldp, c64(i)), c64(4))))
             for m in range(tokens):
@@ -129,6 +188,23 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
                 ir_store(b, acc[i * tokens + m], at, mask)
 
     return tile
+
+
+@op(void, i64, i64, i64, i64)
+def spread_panel(b: Any, w: Any, groups: Any, out: Any, ahead: Any) -> None:
+    """A sparse int8 panel, as a dense one. What lies `ahead` bytes further on comes while this one is multiplied."""
+
+    def body(g: Any, state: list[Any]) -> list[Any]:
+        place, to = Steps(b, SPARSE_INT8, state[0]), off(b, out, g, GROUP_BYTES["int8"])
+        ir_store(b, b.load(ptr(b, place.at, VH), align=1), to)
+        for line in range(0, HALF_FULL, 64):
+            ir_prefetch(b, b.add(place.at, b.add(ahead, c64(line))), 2)
+        for step in range(GROUP // 4):
+            ((v, _),) = place.weights(step)
+            ir_store(b, v, b.add(to, c64(SCALE_BYTES + STEP * step)))
+        return [place.behind]
+
+    ir_loop(b, c64(0), groups, 1, [w], body)
 
 
 def _quantize(b: Any, x: Any, masks: list[Any], data: Any, scale: Any, total: Any) -> None:

@@ -106,6 +106,11 @@ def ir_below(b: Builder, n: Value, count: int = N) -> Value:
     return b.icmp_signed("<", const(ir.VectorType(I64, count), range(count)), ir_splat(b, n, count))
 
 
+def ir_least(b: Builder, x: Value, y: Value) -> Value:
+    """The smaller of two int64."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
 def ir_widen_half(b: Builder, h: Value) -> Value:
     """F16 bits -> float32: an instruction where there is one, else exact integer and float steps with the same bits."""
     if native_half():
@@ -119,6 +124,13 @@ def ir_widen_half(b: Builder, h: Value) -> Value:
     return b.bitcast(b.or_(b.select(is_special, special, finite), sign), V)
 
 
+def ir_widen(b: Builder, v: Value, kind: str) -> Value:
+    """Sixteen values as stored -> float32."""
+    if kind == "bf16":
+        return b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
+    return ir_widen_half(b, v) if kind == "f16" else v
+
+
 def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = None) -> Value:
     """Sixteen values widened to float32; with a mask, absent lanes are +0 and their memory is not touched."""
     ty = V if kind == "f32" else VH
@@ -129,27 +141,24 @@ def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = Non
         name = "llvm.masked.load.v16f32.p0" if kind == "f32" else "llvm.masked.load.v16i16.p0"
         absent = ZERO if kind == "f32" else ir.Constant(ty, None)
         v = b.call(ext(b, name, ty, [p.type, I32, VM, ty]), [p, ir.Constant(I32, SIZES[kind]), mask, absent])
-    if kind == "bf16":
-        v = b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
-    elif kind == "f16":
-        v = ir_widen_half(b, v)
-    return v
+    return ir_widen(b, v, kind)
 
 
-def ir_prefetch(b: Builder, addr: Value) -> None:
-    """Ask for the cache line at an address, read soon and once; any address is allowed."""
+def ir_prefetch(b: Builder, addr: Value, near: int = 3) -> None:
+    """Ask for the cache line at an address, read once: soon (3), or some time later (2); any address is allowed."""
     p = ptr(b, addr, F32)
     f = ext(b, "llvm.prefetch.p0", ir.VoidType(), [p.type, I32, I32, I32])
-    b.call(f, [p, *(ir.Constant(I32, v) for v in (0, 3, 1))])
+    b.call(f, [p, *(ir.Constant(I32, v) for v in (0, near, 1))])
 
 
 def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> None:
-    """Store sixteen values (of any type, or one), or those float32 of the mask."""
+    """Store values (of any type, or one), or those float32 of the mask."""
     p = ptr(b, addr, v.type)
     if mask is None:
         b.store(v, p, align=4 if v.type == V else 1)
     else:
-        f = ext(b, "llvm.masked.store.v16f32.p0", ir.VoidType(), [V, p.type, I32, VM])
+        name = f"llvm.masked.store.v{v.type.count}f32.p0"
+        f = ext(b, name, ir.VoidType(), [v.type, p.type, I32, mask.type])
         b.call(f, [v, p, ir.Constant(I32, 4), mask])
 
 
@@ -229,6 +238,18 @@ def ir_fold(b: Builder, vs: Sequence[Value]) -> Value:
     return vs[0]
 
 
+def ir_apart(b: Builder, name: str, f: Callable[..., None], *args: Value) -> None:
+    """Call what `f` emits, of int64 arguments, as a function of its own."""
+    fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [I64] * len(args)), name)
+    if fn.is_declaration:
+        fn.linkage = "internal"
+        fn.attributes.add("noinline")
+        inner = ir.IRBuilder(fn.append_basic_block())
+        f(inner, *fn.args)
+        inner.ret_void()
+    b.call(fn, args)
+
+
 def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
     """Make an operation of int64 arguments from an emitter, compiled as a function of its own.
 
@@ -237,15 +258,7 @@ def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
 
     def deco(f: Callable[..., None]) -> Any:
         def call(b: Builder, *args: Value) -> None:
-            kind = ir.FunctionType(ir.VoidType(), [I64] * n_args)
-            fn = cgutils.get_or_insert_function(b.module, kind, name)
-            if fn.is_declaration:
-                fn.linkage = "internal"
-                fn.attributes.add("noinline")
-                inner = ir.IRBuilder(fn.append_basic_block())
-                f(inner, *fn.args)
-                inner.ret_void()
-            b.call(fn, args)
+            ir_apart(b, name, f, *args)
 
         call.__name__ = f.__name__
         return op(void, *[i64] * n_args)(call)

@@ -5,26 +5,24 @@ The one reduction order (`tiles.py`), with a product for every column, kept or n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 
 from ..sparse import LANES
 from .lanes import (
-    F32,
     I1,
     I16,
     I32,
     I64,
     SIZES,
-    VH,
     VI,
     VM,
     ZERO,
     N,
     V,
     c64,
-    const,
     ext,
     i64,
     ir_below,
@@ -33,83 +31,120 @@ from .lanes import (
     ir_load,
     ir_loop,
     ir_prefetch,
-    ir_widen_half,
+    ir_store,
+    ir_widen,
     off,
     op,
-    outlined,
     ptr,
     void,
 )
-from .target import expands
-from .tiles import groups_of
+from .target import expands, expands_bytes
 
 MASK_AHEAD = 512  # bytes: the masks are a ninth of what is read
+MANY = 4  # groups taken at a time, with one load of their bits
 
 
 def ir_spread(b: Any, at: Any, bits: Any, kind: str) -> Any:
-    """Sixteen float32: the numbers from `at` on, one for each bit that is set, in its lane; +0 in the others."""
-    if expands():
-        mask = b.bitcast(bits, VM)
-        return b.call(ext(b, "llvm.x86.avx512.mask.expand.v16f32", V, [V, V, VM]), [ir_load(b, at, kind), ZERO, mask])
-    size = SIZES[kind]
-    number = I32 if kind == "f32" else I16
-    v = ir.Constant(ir.VectorType(number, N), None)
-    for lane in range(N):
-        bit = b.trunc(b.lshr(bits, ir.Constant(I16, lane)), I1)
-        one = b.select(bit, b.load(ptr(b, at, number), align=size), ir.Constant(number, 0))
-        v = b.insert_element(v, one, ir.Constant(I32, lane))
-        at = b.add(at, b.select(bit, c64(size), c64(0)))
-    if kind == "f32":
-        return b.bitcast(v, V)
-    if kind == "f16":
-        return ir_widen_half(b, b.bitcast(v, VH))
-    return b.bitcast(b.shl(b.zext(v, VI), const(VI, [16] * N)), V)
+    """Sixteen numbers as stored: those from `at` on, one for each bit that is set, in its lane; +0 in the others."""
+    size, number, mask = SIZES[kind], I32 if kind == "f32" else I16, b.bitcast(bits, VM)
+    ty = ir.VectorType(number, N)
+    if expands_bytes() or (expands() and kind == "f32"):
+        f = ext(b, f"llvm.x86.avx512.mask.expand.v16i{8 * size}", ty, [ty, ty, VM])
+        v = b.call(f, [b.load(ptr(b, at, ty), align=size), ir.Constant(ty, None), mask])
+    elif expands():
+        f = ext(b, "llvm.x86.avx512.mask.expand.v16i32", VI, [VI, VI, VM])
+        v = b.trunc(b.call(f, [b.zext(b.load(ptr(b, at, ty), align=size), VI), ir.Constant(VI, None), mask]), ty)
+    else:
+        v = ir.Constant(ty, None)
+        for lane in range(N):
+            bit = b.trunc(b.lshr(bits, ir.Constant(I16, lane)), I1)
+            one = b.select(bit, b.load(ptr(b, at, number), align=size), ir.Constant(number, 0))
+            v = b.insert_element(v, one, ir.Constant(I32, lane))
+            at = b.add(at, b.select(bit, c64(size), c64(0)))
+    return b.bitcast(v, V) if kind == "f32" else v
 
 
-def sparse_tile(rows: int, tokens: int, kind: str, ahead: int = 0) -> Any:
-    """y[m, r] = sum_k w[r, k] x[m, k] for `rows` rows, `step` apart from `row` on, and `tokens` tokens.
+def _places(b: Any, w: Any, n: Any, row: Any, k_dim: Any) -> tuple[Any, Any]:
+    """Where a row's numbers and its masks begin."""
+    masks = b.mul(b.sdiv(b.add(k_dim, c64(LANES - 1)), c64(LANES)), c64(2))
+    begin = b.load(ptr(b, off(b, w, row, 8), I64), align=8)
+    return b.add(w, begin), b.add(off(b, w, b.add(n, c64(1)), 8), b.mul(row, masks))
 
-    (w, n, row, step, x, ldx, K, y, ldy, ldr): w is the whole matrix of n rows; tokens lie ldx bytes apart, results ldy
-    (token) and ldr (row) apart. `ahead`: prefetch the numbers so many bytes further on, or 0.
+
+def _groups(b: Any, place: Any, mask: Any, k: Any, kind: str, count: int) -> tuple[list[Any], Any]:
+    """`count` groups of sixteen stored numbers of a row, from column k on, and where the numbers behind them begin."""
+    word = ir.IntType(16 * count)
+    bits = b.zext(b.load(ptr(b, b.add(mask, b.ashr(k, c64(3))), word), align=2), I64)
+    vectors, at = [], place
+    for j in range(count):
+        vectors.append(ir_spread(b, at, b.trunc(b.lshr(bits, c64(N * j)), I16), kind))
+        upto = bits if j == count - 1 else b.and_(bits, c64((1 << N * (j + 1)) - 1))
+        at = b.add(place, b.mul(b.call(ext(b, "llvm.ctpop.i64", I64, [I64]), [upto]), c64(SIZES[kind])))
+    return vectors, at
+
+
+def _by_groups(b: Any, k_dim: Any, state: list[Any], body: Any) -> tuple[Any, list[Any]]:
+    """`body(k, state, groups)` over whole groups, four at a time first; the last column of these, and the state."""
+    start = c64(0)
+    for count in (MANY, 1):
+        stop = b.and_(k_dim, c64(-N * count))
+        state = ir_loop(b, start, stop, N * count, state, partial(body, count=count))
+        start = stop
+    return start, state
+
+
+def spread_row(kind: str) -> Any:
+    """(w, n, row, K, out, ahead): a row of the matrix w of n rows as a dense one, filled up with zeros to whole groups.
+
+    Numbers `ahead` bytes further on are asked for: they come while what is spread is multiplied.
     """
     size = SIZES[kind]
 
-    def tile(b: Any, w: Any, n: Any, row: Any, step: Any, x: Any, ldx: Any, k_dim: Any, y: Any, ldy: Any,
-             ldr: Any) -> None:  # fmt: skip
-        at = [b.add(row, b.mul(step, c64(r))) for r in range(rows)]
-        begins = [b.add(w, b.load(ptr(b, off(b, w, r, 8), I64), align=8)) for r in at]
-        ldm = b.mul(b.sdiv(b.add(k_dim, c64(LANES - 1)), c64(LANES)), c64(2))
-        masks = [b.add(off(b, w, b.add(n, c64(1)), 8), b.mul(r, ldm)) for r in at]
-        xs = [b.add(x, b.mul(ldx, c64(m))) for m in range(tokens)]
+    @op(void, *[i64] * 6)
+    def spread(b: Any, w: Any, n: Any, row: Any, k_dim: Any, out: Any, ahead: Any) -> None:
+        place, mask = _places(b, w, n, row, k_dim)
 
-        def body(k: Any, state: list[Any], mask: Any = None) -> list[Any]:
-            acc, places = list(state[:-rows]), list(state[-rows:])
-            xv = [ir_load(b, off(b, a, k, 4), mask=mask) for a in xs]
-            for r in range(rows):
-                here = b.add(masks[r], b.ashr(k, c64(3)))
-                bits = b.load(ptr(b, here, I16), align=2)
-                if ahead:
-                    ir_prefetch(b, b.add(places[r], c64(ahead)))
-                    ir_prefetch(b, b.add(here, c64(MASK_AHEAD)))
-                wv = ir_spread(b, places[r], bits, kind)
-                count = b.zext(b.call(ext(b, "llvm.ctpop.i32", I32, [I32]), [b.zext(bits, I32)]), I64)
-                places[r] = b.add(places[r], b.mul(count, c64(size)))
-                for m in range(tokens):
-                    acc[m * rows + r] = ir_fma(b, wv, xv[m], acc[m * rows + r])
+        def body(k: Any, state: list[Any], count: int) -> list[Any]:
+            for line in range(size if count > 1 else 0):
+                ir_prefetch(b, b.add(state[0], b.add(ahead, c64(64 * line))), 2)
+            vectors, behind = _groups(b, state[0], mask, k, kind, count)
+            for j, v in enumerate(vectors):
+                ir_store(b, v, b.add(off(b, out, k, size), c64(size * N * j)))
+            return [behind]
+
+        _by_groups(b, b.and_(b.add(k_dim, c64(N - 1)), c64(-N)), [place], body)
+
+    return spread
+
+
+def sparse_rows(rows: int, kind: str, ahead: int = 0) -> Any:
+    """y[r] = sum_k w[r, k] x[k] for `rows` rows, `step` apart from `row` on.
+
+    (w, n, row, step, x, K, y, ldr): w is the whole matrix of n rows; results lie ldr bytes apart. `ahead`: prefetch the
+    numbers so many bytes further on, or 0.
+    """
+
+    @op(void, *[i64] * 8)
+    def tile(b: Any, w: Any, n: Any, row: Any, step: Any, x: Any, k_dim: Any, y: Any, ldr: Any) -> None:
+        at = [_places(b, w, n, b.add(row, b.mul(step, c64(r))), k_dim) for r in range(rows)]
+
+        def body(k: Any, state: list[Any], count: int, mask: Any = None) -> list[Any]:
+            acc, places = list(state[:rows]), list(state[rows:])
+            xs = [ir_load(b, b.add(off(b, x, k, 4), c64(4 * N * j)), mask=mask) for j in range(count)]
+            for r, (_, masks) in enumerate(at):
+                if ahead and count > 1:
+                    for line in range(SIZES[kind]):  # as many as the step takes where nothing is zero
+                        ir_prefetch(b, b.add(places[r], c64(ahead + 64 * line)))
+                    ir_prefetch(b, b.add(masks, b.add(b.ashr(k, c64(3)), c64(MASK_AHEAD))))
+                vectors, places[r] = _groups(b, places[r], masks, k, kind, count)
+                for v, xv in zip(vectors, xs, strict=True):
+                    acc[r] = ir_fma(b, ir_widen(b, v, kind), xv, acc[r])
             return [*acc, *places]
 
-        full = b.and_(k_dim, c64(-N))
-        state = ir_loop(b, c64(0), full, N, [*[ZERO] * (rows * tokens), *begins], body)
-        acc = ir_loop(b, full, k_dim, N, state, lambda k, s: body(k, s, ir_below(b, b.sub(k_dim, k))))[:-rows]
-        first = 0
-        for count in groups_of(len(acc)):
-            v = ir_fold(b, acc[first : first + count])
-            for j in range(count):
-                m, r = divmod(first + j, rows)
-                dst = b.add(b.add(y, b.mul(ldy, c64(m))), b.mul(ldr, c64(r)))
-                b.store(b.extract_element(v, ir.Constant(I32, j)), ptr(b, dst, F32), align=4)
-            first += count
+        full, state = _by_groups(b, k_dim, [*[ZERO] * rows, *(place for place, _ in at)], body)
+        acc = ir_loop(b, full, k_dim, N, state, lambda k, s: body(k, s, 1, ir_below(b, b.sub(k_dim, k))))[:rows]
+        v = ir_fold(b, acc)
+        for r in range(rows):
+            ir_store(b, b.extract_element(v, ir.Constant(I32, r)), b.add(y, b.mul(ldr, c64(r))))
 
-    if tokens > 1:
-        return outlined(f"sparse_{kind}_{rows}_{tokens}", 10)(tile)
-    return op(void, *[i64] * 10)(tile)
+    return tile

@@ -19,6 +19,7 @@ __all__ = [
     "byte_dot",
     "code_key",
     "expands",
+    "expands_bytes",
     "integer_tile_shape",
     "native_half",
     "tile_shape",
@@ -57,6 +58,11 @@ def byte_dot() -> bool:
 def expands() -> bool:
     """Whether the CPU spreads sixteen numbers over the lanes of a mask (AVX-512 F). The bits do not depend on it."""
     return _features().get("avx512f", False)
+
+
+def expands_bytes() -> bool:
+    """Whether the CPU spreads 64 bytes over a mask (AVX-512 VBMI2). The bits do not depend on it."""
+    return _features().get("avx512vbmi2", False)
 
 
 def bf16_dot() -> bool:
@@ -98,7 +104,7 @@ def code_key() -> str:
     """Names compiled code by everything it depends on: sources, versions, CPU, Numba's settings."""
     h = hashlib.sha256(_numba_version())
     here = Path(__file__).parent
-    beside = (here.parent / f"{name}.py" for name in ("kvcache", "ops", "packed", "sparse"))
+    beside = (here.parent / f"{name}.py" for name in ("blocking", "kvcache", "ops", "packed", "sparse", "sparse_int8"))
     for f in sorted([*here.rglob("*.py"), *beside]):
         h.update(f.read_bytes())
     host = platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()

@@ -111,7 +111,7 @@ def cubin(kernel: Kernel, architecture: str) -> bytes:
 def _key() -> str:
     """Names cubins by everything they depend on but their architecture: sources, constants, versions."""
     here = Path(__file__).parent
-    shared = (here.parent / name for name in ("kvcache.py", "ops.py", "packed.py", "sparse.py", "cpu/layout.py"))
+    shared = [*here.parent.glob("*.py"), here.parent / "cpu" / "layout.py"]
     h = hashlib.sha256()
     for f in sorted([*here.rglob("*.py"), *shared]):
         h.update(f.read_bytes())

@@ -11,6 +11,8 @@ up in float64, one window of the text after the other. Five places of a layer ar
 | `ffn_out`  | the neurons                                     | down                  |
 | (layer)    | the residual stream that enters it              |                       |
 
+and, for a basis of the residual stream, what every norm puts out without its gains.
+
 Sums and sums of squares go over the tokens in their order, column by column: the same on every machine. The Hessian
 X^T X is a product by NumPy's BLAS: the same on one machine, but perhaps not in the last bit on another.
 """
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["PLACES", "Statistics", "calibrate", "windows_of"]
+__all__ = ["PLACES", "Statistics", "calibrate", "first_asked", "windows_of"]
 
 #: The role of one matrix that reads a place -> the place; the others read the same tensor.
 WATCHED = {"q": "attn_in", "o": "attn_out", "up": "ffn_in", "down": "ffn_out"}
@@ -55,8 +57,9 @@ class Statistics:
     """Sums over `n` tokens. Keys of `total`, `squares` and `hessian` are "layers.LAYER.PLACE".
 
     `total` float64 [k]: sum of x. `squares` float64 [k]: sum of x^2. `hessian` float64 [k, k]: sum of x x^T, where it
-    was asked for. `cosine` float64 [layers]: sum over the tokens of the cosine between the residual stream that enters
-    a layer and that which leaves it.
+    was asked for. `stream`, too: under "all" float64 [d, d], the sum over all norms of z z^T, z what a norm puts out
+    without its gains. `cosine` float64 [layers]: sum over the tokens of the cosine between the residual
+    stream that enters a layer and that which leaves it.
     """
 
     cosine: F64
@@ -64,6 +67,7 @@ class Statistics:
     total: dict[str, F64] = field(default_factory=dict)
     squares: dict[str, F64] = field(default_factory=dict)
     hessian: dict[str, F64] = field(default_factory=dict)
+    stream: dict[str, F64] = field(default_factory=dict)
 
     def norm(self, layer: int, place: str) -> F64:
         """||x_j||_2 of every column over all tokens: float64 [k]."""
@@ -80,14 +84,24 @@ class Statistics:
         return np.maximum(spread, 0) / max(1, self.n - 1)
 
 
-def windows_of(model: Model, text: str, *, window: int, tokens: int | None = None) -> list[list[int]]:
+def windows_of(
+    model: Model, text: str, *, window: int, tokens: int | None = None, lines: bool = False
+) -> list[list[int]]:
     """A text's ids in pieces of `window` + 1 that share one id with the next, as `miaotui perplexity` cuts it.
 
-    At most `tokens` predictions. Errors: `InputError` for fewer than two tokens or a window over the context.
+    `lines`: each line by itself, for models that see one record at a time. At most `tokens` predictions. Errors:
+    `InputError` for fewer than two tokens or a window over the context.
     """
     if not 1 <= window <= model.n_context:
         msg = f"a window of {window} tokens; expected 1 to {model.n_context}, the context"
         raise InputError(msg)
+    if lines:
+        found: list[list[int]] = []
+        for line in filter(None, text.splitlines()):
+            left = None if tokens is None else tokens - sum(len(w) - 1 for w in found)
+            if left != 0:
+                found += windows_of(model, line, window=window, tokens=left)
+        return found
     ids = model.tokenizer.encode(text)
     ids = ids if tokens is None else ids[: tokens + 1]
     if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
@@ -96,11 +110,26 @@ def windows_of(model: Model, text: str, *, window: int, tokens: int | None = Non
     return [ids[at : at + window + 1] for at in range(0, len(ids) - 1, window)]
 
 
+def first_asked(model: Model, windows: Sequence[Sequence[int]], behind: str | None) -> list[int]:
+    """Of every window, the first prediction that counts: that of what follows the token `behind`; 0 without one.
+
+    Errors: `InputError` where the vocabulary, or a window, has no such token.
+    """
+    token = None if behind is None else model.tokenizer.token_to_id(behind)
+    without = next((i for i, w in enumerate(windows) if token not in w[:-1]), None)
+    if behind is not None and (token is None or without is not None):
+        where = "the vocabulary" if token is None else f"window {without}"
+        msg = f"--behind {behind}: {where} has no such token before its last; expected it in every line"
+        raise InputError(msg)
+    return [0 if token is None else list(w).index(token) for w in windows]
+
+
 def calibrate(  # noqa: PLR0913 - keywords
     model: Model,
     windows: Sequence[Sequence[int]],
     *,
     hessian: bool = False,
+    stream: bool = False,
     file: Path | None = None,
     batch: int = 8,
     quiet: bool = True,
@@ -115,20 +144,20 @@ def calibrate(  # noqa: PLR0913 - keywords
     if any(w.quantized for w in weights):
         msg = "calibration wants the matrices as floats; leave quantize out, and quantise what is left"
         raise InputError(msg)
-    mark = _mark(model, windows, hessian=hessian)
+    mark = _mark(model, windows, hessian=hessian, stream=stream)
     found, done = Statistics(np.zeros(model.config.n_layers)), 0
     if file is not None and file.exists():
         found, done = _read(file, mark, model.config.n_layers)
     bar = progress(len(windows), done, "calibrating", quiet=quiet)
     for i in range(done, len(windows)):
-        _add(found, model, windows[i], hessian=hessian)
+        _add(found, model, windows[i], hessian=hessian, stream=stream)
         bar(1)
         if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
             _write(file, found, i + 1, mark)
     return found
 
 
-def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) -> None:
+def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool, stream: bool) -> None:
     """Add one window."""
     streams: list[F64] = []
 
@@ -137,6 +166,9 @@ def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) 
         _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
         if instruction.op == "take_last" or (role in NORMS and int(layer) == len(streams)):
             streams.append(view(instruction.tensors("i")[0]).astype(np.float64))
+        if stream and (instruction.op == "take_last" or role in NORMS):
+            z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.norm_eps)
+            found.stream["all"] = found.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
         if instruction.op == "linear" and role in WATCHED and layer:
             x = view(instruction.tensors("i")[0]).astype(np.float64)
             _sum(found, f"layers.{layer}.{WATCHED[role]}", x, hessian=hessian)
@@ -155,6 +187,12 @@ def _sum(found: Statistics, name: str, x: F64, *, hessian: bool) -> None:
         found.hessian[name] = found.hessian.get(name, np.zeros((x.shape[1],) * 2)) + x.T @ x
 
 
+def _normal(x: F64, eps: float) -> F64:
+    """x / sqrt(mean(x^2) + eps) of every row."""
+    z: F64 = x / np.sqrt(_column_sums((x * x).T) / x.shape[1] + eps)[:, None]
+    return z
+
+
 def _column_sums(x: F64) -> F64:
     """Row after row: NumPy's own sum of one column may be pairwise, and of several is not."""
     out = np.zeros(x.shape[1])
@@ -170,9 +208,9 @@ def _cosine(a: F64, b: F64) -> F64:
     return np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
 
 
-def _mark(model: Model, windows: Sequence[Sequence[int]], *, hessian: bool) -> str:
+def _mark(model: Model, windows: Sequence[Sequence[int]], *, hessian: bool, stream: bool) -> str:
     """SHA-256 of what the sums depend on: config, every weight's bytes, the windows, which sums."""
-    digest = hashlib.sha256(repr((model.config, hessian, [list(w) for w in windows])).encode())
+    digest = hashlib.sha256(repr((model.config, hessian, stream, [list(w) for w in windows])).encode())
     for weight in model.session.weights:
         digest.update(weight.name.encode())
         if weight.array is not None:
@@ -193,7 +231,7 @@ def _write(file: Path, found: Statistics, done: int, mark: str) -> None:
             raise
 
 
-SUMS = ("total", "squares", "hessian")
+SUMS = ("total", "squares", "hessian", "stream")
 
 
 def _read(file: Path, mark: str, n_layers: int) -> tuple[Statistics, int]:

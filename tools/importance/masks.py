@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import InputError
+from ...loader.zeros import largest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,15 +70,8 @@ def keep(scores: F64, sparsity: Sparsity) -> Mask:
     A rest of fewer than m at a row's end keeps n of them, too.
     """
     if not sparsity.m:
-        return _top(scores, scores.shape[1] - int(scores.shape[1] * sparsity.share))
+        return largest(scores, scores.shape[1] - int(scores.shape[1] * sparsity.share))
     rows, k = scores.shape
     padded = np.full((rows, -(-k // sparsity.m) * sparsity.m), -np.inf)
     padded[:, :k] = scores
-    return _top(padded.reshape(-1, sparsity.m), sparsity.n).reshape(rows, -1)[:, :k]
-
-
-def _top(scores: F64, count: int) -> Mask:
-    """The `count` largest of every row."""
-    mask = np.zeros(scores.shape, bool)
-    np.put_along_axis(mask, np.argsort(-scores, axis=1, kind="stable")[:, :count], values=True, axis=1)
-    return mask
+    return largest(padded.reshape(-1, sparsity.m), sparsity.n).reshape(rows, -1)[:, :k]

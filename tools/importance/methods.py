@@ -4,7 +4,9 @@
 |--------------------------------|----------------------|-----------------------------------------------------------|
 | block-influence, greedy, first | `keep`               | a plan of layers                                          |
 | activation, wanda-sp           | `ffn`, `heads`       | a plan of neurons and heads, as many of every layer       |
+| activation                     | `width`              | a plan of dimensions of the residual stream               |
 | flap                           | `ffn`, `heads`       | a plan and biases; layers uneven, unless `uniform`        |
+| slicegpt                       | `width`              | all weights in a smaller basis of the residual stream     |
 | magnitude, wanda, sparsegpt    | `sparsity`           | zeros in place, in every matrix of every layer            |
 
 Statistics are those of the whole model, taken once: layers behind a cut one do not see what it now puts out (Wanda's
@@ -20,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError, PlanError
+from ...loader.hidden import best_dimensions, dimensions
+from ...loader.patterns import Pattern, show_sparsity
 from ...loader.prune import PrunePlan
 from ...model import load
 from ..perplexity import losses
-from . import depth, masks, structured
-from .calibrate import PLACES, calibrate, windows_of
+from . import depth, masks, slicegpt, structured
+from .calibrate import PLACES, calibrate, first_asked, windows_of
 from .progress import progress
 from .rewrite import Rewrite, can_compensate
 from .sparsegpt import sparsegpt
@@ -36,24 +40,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...model import Model
+    from ...runtime.spec import Config
     from .calibrate import Statistics
     from .masks import Sparsity
 
     F64 = NDArray[np.float64]
 
-__all__ = ["DEPTH", "METHODS", "WIDTH", "ZEROS", "Found", "Text", "Wish", "find"]
+__all__ = ["BASIS", "DEPTH", "METHODS", "WIDTH", "ZEROS", "Found", "Text", "Wish", "find"]
 
 DEPTH = ("block-influence", "greedy", "first")
 WIDTH = ("activation", "wanda-sp", "flap")
 ZEROS = ("magnitude", "wanda", "sparsegpt")
-METHODS = DEPTH + WIDTH + ZEROS
+BASIS = ("slicegpt",)
+METHODS = DEPTH + WIDTH + ZEROS + BASIS
+#: How much can be said of each method's cut, and all there is to say.
+TAKES = {
+    **dict.fromkeys(DEPTH, ("keep",)),
+    **dict.fromkeys(WIDTH, ("ffn", "heads")),
+    "activation": ("ffn", "heads", "width"),
+    **dict.fromkeys(ZEROS, ("sparsity",)),
+    **dict.fromkeys(BASIS, ("width",)),
+}
+AMOUNTS = ("keep", "ffn", "heads", "width", "sparsity")
 #: Kept of a layer -> the matrix that reads it, the place where it is seen, the bias that may take up what goes.
 HALVES = {"heads": ("o", "attn_out", "o_bias"), "ffn": ("down", "ffn_out", "down_bias")}
 
 
 @dataclass(frozen=True)
 class Wish:
-    """A method, and how much: layers to keep, shares of the neurons and heads to keep, or zeros."""
+    """A method, and how much: layers to keep, shares of the neurons, heads and dimensions to keep, or zeros."""
 
     method: str
     keep: int | None = None
@@ -62,11 +77,12 @@ class Wish:
     sparsity: Sparsity | None = None
     compensate: bool = True
     uniform: bool = False
+    width: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the method does not take, and what it lacks: InputError."""
-        takes = ("keep",) if self.method in DEPTH else ("ffn", "heads") if self.method in WIDTH else ("sparsity",)
-        given = [n for n in ("keep", "ffn", "heads", "sparsity") if getattr(self, n) is not None]
+        takes = TAKES.get(self.method, ("sparsity",))
+        given = [n for n in AMOUNTS if getattr(self, n) is not None]
         wrong = [n for n in given if n not in takes]
         if self.method not in METHODS or wrong or not given:
             found = ", ".join(f"--{n}" for n in wrong or given) or "nothing"
@@ -76,7 +92,7 @@ class Wish:
         if self.method != "flap" and (self.uniform or not self.compensate):
             msg = f"--method {self.method}: --uniform and --no-compensation are flap's"
             raise InputError(msg)
-        for name in ("ffn", "heads"):
+        for name in ("ffn", "heads", "width"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
                 msg = f"--{name} {share}: expected a share above 0 and at most 1"
@@ -84,8 +100,7 @@ class Wish:
 
     def __str__(self) -> str:
         """As on the command line."""
-        names = ("keep", "ffn", "heads", "sparsity")
-        given = [f"--{n} {getattr(self, n)}" for n in names if getattr(self, n) is not None]
+        given = [f"--{n} {getattr(self, n)}" for n in AMOUNTS if getattr(self, n) is not None]
         bare = [] if self.compensate else ["--no-compensation"]
         bare += ["--uniform"] if self.uniform else []
         return " ".join([f"--method {self.method}", *given, *bare])
@@ -93,7 +108,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Text:
-    """A calibration text, how it is cut, and where its statistics are kept on the way."""
+    """A calibration text, how it is cut, and where its statistics are kept on the way.
+
+    `lines`: every line by itself; `behind`: a token that a record has before what is asked of the model.
+    """
 
     text: str
     name: str = "the text"
@@ -101,6 +119,13 @@ class Text:
     tokens: int | None = 16384
     file: Path | None = None
     quiet: bool = True
+    lines: bool = False
+    behind: str | None = None
+
+    def windows(self, model: Model, text: str | None = None) -> list[list[int]]:
+        """Ids of the text, or of another that is cut as it is; of this one at most `tokens`."""
+        text, tokens = (self.text, self.tokens) if text is None else (text, None)
+        return windows_of(model, text, window=self.window, tokens=tokens, lines=self.lines)
 
 
 @dataclass(frozen=True)
@@ -114,12 +139,23 @@ class Found:
 
 def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = None) -> Found:
     """Ask a method what to cut of what `base` leaves. Errors: `InputError`, `PlanError`, and loading's own."""
+    if base is not None and base.repeats:
+        msg = f"{wish}: the plan runs layer after layer with the same weights; write it first, and cut what was written"
+        raise PlanError(msg)
+    if base is not None and wish.method in (*BASIS, "sparsegpt") and any(
+        Pattern.parse(zeros).chooses for zeros in base.sparsity.values()
+    ):
+        msg = (
+            f"--method {wish.method} makes new weights, where the plan's zeros ({show_sparsity(base.sparsity)}) would "
+            "be none: leave them out of it, write the checkpoint, and cut that one with --sparsity"
+        )
+        raise PlanError(msg)
     shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
     with load(path, prune=base, **shape) as model:
         if any(w.quantized for w in model.session.weights):
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
-        windows = None if text is None else windows_of(model, text.text, window=text.window, tokens=text.tokens)
+        windows = None if text is None else text.windows(model)
         if windows is None and wish.method not in ("magnitude", "first"):
             msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
             raise InputError(msg)
@@ -135,9 +171,11 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     path: Path, wish: Wish, text: Text | None, base: PrunePlan | None, model: Model, windows: Sequence[Sequence[int]]
 ) -> Found:
     statistics = None
+    if wish.method in BASIS:
+        slicegpt.can_turn(model.config)
     if text is not None and wish.method not in ("magnitude", "first", "greedy"):
-        hessian = wish.method == "sparsegpt"
-        statistics = calibrate(model, windows, hessian=hessian, file=text.file, quiet=text.quiet)
+        more = {"hessian": wish.method == "sparsegpt", "stream": wish.method in BASIS}
+        statistics = calibrate(model, windows, **more, file=text.file, quiet=text.quiet)
     if wish.method == "greedy":
         return _greedy(path, wish, text, base, model, windows)
     if wish.method == "first":
@@ -151,6 +189,9 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     if wish.method in WIDTH:
         assert statistics is not None  # noqa: S101 - as above
         return _width(wish, model, statistics)
+    if wish.method in BASIS:
+        assert statistics is not None  # noqa: S101 - as above
+        return _basis(wish, model, statistics)
     return Found(PrunePlan(), Rewrite(matrix=_zeros(wish, statistics)))
 
 
@@ -161,16 +202,17 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
     n, keep = model.config.n_layers, wish.keep or 0
     bar = progress(sum(range(keep + 1, n + 1)), 0, "greedy", quiet=text.quiet)
     tried: dict[tuple[int, ...], float] = {}
+    asked = first_asked(model, windows, text.behind)
 
     def loss(kept: tuple[int, ...]) -> float:
         plan = PrunePlan(layers=kept)
         with load(path, prune=plan if base is None else base.then(plan), max_context=text.window) as cut:
-            tried[kept] = math.fsum(float(losses(cut, w).sum()) for w in windows)
+            tried[kept] = math.fsum(float(losses(cut, w)[a:].sum()) for w, a in zip(windows, asked, strict=True))
         bar(1)
         return tried[kept]
 
     steps = depth.greedy(n, keep, loss)
-    count = sum(len(w) - 1 for w in windows)
+    count = sum(len(w) - 1 for w in windows) - sum(asked)
     path_of = [{"kept": list(s), "nll": tried[s] / count} for s in steps if s in tried]
     return Found(PrunePlan(layers=steps[-1]), scores={"steps": path_of})
 
@@ -202,13 +244,34 @@ def _width(wish: Wish, model: Model, statistics: Statistics) -> Found:
                 biases[bias, i] = structured.compensation(w, statistics.mean(i, place), columns)
             queries = config.layer(i).n_heads // count if half == "heads" else 1
             cuts[half][i] = [u * queries + j for u in units for j in range(queries)]
-    if not any(cuts.values()):
+    width = None if wish.width is None else _dimensions(wish.width, config, statistics)
+    if not any(cuts.values()) and width is None:
         msg = f"{wish}: the model has no such part"
         raise PlanError(msg)
     told = "biases take up what goes: only the checkpoint that `miaotui prune` writes has them"
     notes = (told,) if biases else ()
     heads, ffn = ({i: tuple(kept) for i, kept in cuts[half].items()} for half in HALVES)
-    return Found(PrunePlan(heads=heads, ffn=ffn, notes=notes), Rewrite(biases=biases))
+    return Found(PrunePlan(heads=heads, ffn=ffn, width=width, notes=notes), Rewrite(biases=biases))
+
+
+def _dimensions(share: float, config: Config, statistics: Statistics) -> tuple[int, ...]:
+    """Dimensions by activation: sum over all norms of layers."""
+    norms = [x for name, x in statistics.squares.items() if name.endswith("_in")]
+    scores = np.sum([structured.activation(x) for x in norms], axis=0)
+    return tuple(best_dimensions(scores, share, config))
+
+
+def _basis(wish: Wish, model: Model, statistics: Statistics) -> Found:
+    """All weights in the basis of the directions that carry most."""
+    config, covariance = model.config, statistics.stream["all"]
+    q = slicegpt.basis(covariance, dimensions(wish.width or 1.0, config))
+    share = slicegpt.explained(covariance, q)
+    note = (
+        f"a basis of {q.shape[1]} directions of the {config.d_model}, with {share:.4f} of what the norms put out: no "
+        "bytes of the file are left as they are, and only the checkpoint that `miaotui prune` writes has it"
+    )
+    rewrite = Rewrite(basis=slicegpt.Basis(q, slicegpt.gains_of(model.session.weights)))
+    return Found(PrunePlan(notes=(note,)), rewrite, scores={"explained": share})
 
 
 def _columns(method: str, w: F64, statistics: Statistics, layer: int, place: str) -> F64:

@@ -1,4 +1,4 @@
-"""What of a checkpoint's tensors is written otherwise than it was read: zeros put in, biases taken up."""
+"""What of a checkpoint's tensors is written otherwise than it was read: zeros, biases, another basis."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...loader.families import FAMILIES
+from ...loader.source import read
 from .numbers import narrowed, widened
 
 if TYPE_CHECKING:
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ...loader.checkpoint import Checkpoint
     from ...loader.plan import LoadPlan
     from ...loader.source import Source
     from ..export import Tensor
+    from .slicegpt import Basis
 
     F64 = NDArray[np.float64]
 
@@ -38,17 +41,31 @@ class Rewrite:
 
     `biases`: what to add to a bias, by role and layer, float64 [out]. Where the checkpoint has no such biases and its
     family has a word for them, config.json gets it, and the half's other biases are zeros. Layers as they are written.
+    `basis`: every weight that touches the residual stream is written in it.
     """
 
     matrix: Callable[[str, int, F64], F64 | None] | None = None
     biases: Mapping[tuple[str, int], F64] = field(default_factory=dict)
+    basis: Basis | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether what is written is not what a plan alone would keep."""
+        return self.matrix is not None or bool(self.biases) or self.basis is not None
+
+    def shape(self, parts: list[Source], shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of what `change` gives."""
+        return shape if self.basis is None else self.basis.shape(parts[0].role, shape)
 
     def change(self, parts: list[Source], x: NDArray[np.generic]) -> NDArray[np.generic]:
         """A tensor as it is to be written: `loader.leave.left_tensors` asks for each."""
         _, layer, role = f"..{parts[0].name}".rsplit(".", 2)
+        dtype = parts[0].tensor.dtype
+        if self.basis is not None:
+            turned = self.basis.turned(parts[0].name, widened(x, dtype))
+            return x if turned is None else narrowed(turned, dtype)
         if not layer:
             return x
-        dtype = parts[0].tensor.dtype
         if x.ndim == 1:
             more = self.biases.get((role, int(layer)))
             return x if more is None else narrowed(widened(x, dtype) + more, dtype)
@@ -57,10 +74,17 @@ class Rewrite:
 
     def config(self, plan: LoadPlan) -> dict[str, Any]:
         """Keys that config.json gets."""
-        return {HALVES[role][0]: True for role in self._missing(plan)}
+        keys: dict[str, Any] = {HALVES[role][0]: True for role in self._missing(plan)}
+        if self.basis is not None:
+            spelling = FAMILIES[plan.config.family].spelling
+            keys |= {spelling["d_model"]: self.basis.width, spelling["d_head"]: plan.config.d_head}
+            keys |= {"tie_word_embeddings": False}
+        return keys
 
-    def added(self, plan: LoadPlan) -> Iterator[Tensor]:
-        """Biases that the checkpoint has not."""
+    def added(self, plan: LoadPlan, checkpoint: Checkpoint) -> Iterator[Tensor]:
+        """Biases that the checkpoint has not; the head, where it was the embedding and is no longer."""
+        if self.basis is not None and plan.config.tied:
+            yield self._head(self.basis, plan.model["embed"], plan, checkpoint)
         for role in self._missing(plan):
             for i, sources in enumerate(plan.layers):
                 for name in HALVES[role][1]:
@@ -71,6 +95,18 @@ class Rewrite:
                     file_name = source.pattern.replace("{i}", str(i)).removesuffix("weight") + "bias"
                     ready = narrowed(value, source.tensor.dtype)
                     yield file_name, source.tensor.dtype, ready.shape, partial(_same, ready)
+
+    def _head(self, basis: Basis, embed: Source, plan: LoadPlan, checkpoint: Checkpoint) -> Tensor:
+        name, dtype = FAMILIES[plan.config.family].model["head"].name, embed.tensor.dtype
+        if embed.tensor.name == name:
+            msg = f"{embed.tensor.file}: the embedding is stored as {name} alone; expected it under its own name, too"
+            raise PlanError(msg)
+
+        def make() -> NDArray[np.generic]:
+            whole = read(embed, checkpoint.array(embed.tensor.name))
+            return narrowed(basis.behind("head", widened(whole, dtype)), dtype)
+
+        return name, dtype, basis.shape("head", embed.shape), make
 
     def _missing(self, plan: LoadPlan) -> list[str]:
         wanted = dict.fromkeys(role for role, _ in self.biases)

@@ -21,7 +21,11 @@ __all__ = ["activation", "by_layer", "compensation", "everywhere", "flap", "unit
 
 
 def activation(squares: F64) -> F64:
-    """||x_j||_2^2 of every column: what a unit puts out at all (Muralidharan et al. 2024, arXiv:2407.14679, 2.2)."""
+    """||x_j||_2^2 of every column: what a unit puts out at all (Muralidharan et al. 2024, arXiv:2407.14679, 2.2).
+
+    Of a dimension of the residual stream: what every norm of the layers puts out there, gains and all, summed over the
+    norms (their F_emb, which is over LN(X), with the L2 norm over the tokens that they find best).
+    """
     score: F64 = squares.copy()
     return score
 

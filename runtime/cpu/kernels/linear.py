@@ -2,28 +2,29 @@
 
 Decode (one row) walks two long unbroken streams of weight rows, half of the thread's share apart: every break in a
 stream costs a restart of the prefetcher. The hardware's prefetcher also stops at the end of a 4 KiB page, and a mapped
-file has no larger ones: so the loop asks for the line `ahead` bytes further on. Prefill walks tiles, tokens in blocks
-that stay in L2. Nothing of this changes a bit.
+file has no larger ones: so the loop asks for the line `ahead` bytes further on. A few tokens take tiles of rows where
+they lie; for many, rows are packed into the first cache and tokens in the second pass by (`runtime/blocking.py`).
+Nothing of this changes a bit.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ...blocking import COLUMNS, MANY, TOKEN_BLOCK, carry_floats, panel_floats, piece_of
 from ...ops import ACTS, FAST, slots
 from ..lanes import SIZES, add, load_tail, mul, store_bf16, store_tail
 from ..target import tile_shape
-from ..tiles import dot_tile
+from ..tiles import dot_tile, pack_tile, product_tile
 from .base import arg, jit, kernel, rows_of, share, template
 from .elementwise import gelu, gelu_tanh, relu, silu
 
-Y, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
+Y, SCRATCH, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
 R_Y, R_X, R_K = slots("round_bf16")
 SILU, GELU, GELU_TANH, RELU = range(1, len(ACTS) + 1)
 ROWS, TOKENS = tile_shape()
-L2_BYTES = 262144  # of activations per token block
-COLUMNS = 64  # of the result before what follows the product is applied: still in the first cache
 STREAMS = 2  # rows that a decode step walks at once
+_piece_of, _panel_floats, _carry_floats = jit(piece_of), jit(panel_floats), jit(carry_floats)
 
 
 @jit
@@ -54,46 +55,105 @@ def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
             store_tail(base + arg(p, Y) + at, v, left)
 
 
-def _linear(kind: str, unroll: int, ahead: int) -> Any:
-    size = SIZES[kind]
-    full, one_token = dot_tile(ROWS, TOKENS, kind), dot_tile(ROWS, 1, kind)
-    one_row, single = dot_tile(1, TOKENS, kind), dot_tile(1, 1, kind)
-    stream = dot_tile(STREAMS, 1, kind, unroll, ahead, apart=True)
+def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any) -> Any:
+    """The body of a product; its rows come from the caller, dense ones of `kind` or such as become dense on the way.
+
+    `one(w, n_all, n, x, k, y)` does row n for one token, `streams(w, n_all, n, h, x, k, y)` rows n, n + h, ...;
+    `panel(p, scratch, n0, n1)` gives where rows n0 to n1 lie dense, how far apart, and where in memory the next ones
+    begin and end. It may fill `spread_floats(k)` of the scratch.
+    """
+    fast = kind == FAST
+    x_size, size = 2 if fast else 4, SIZES[kind]
+    direct, packed = (product_tile(ROWS, TOKENS, kind, packed=p) for p in (False, True))
+    pack = pack_tile(ROWS, kind)
+
+    @template
+    def few(p: Any, base: Any, m_all: Any, scratch: Any, n0: Any, n1: Any) -> None:
+        n_all, k = arg(p, DN), arg(p, DK)
+        x, y, ldx, ldy = base + arg(p, X), base + arg(p, Y), (k + 31) // 32 * 64 if fast else k * 4, n_all * 4
+        for c0 in range(n0, n1, COLUMNS):
+            c1 = min(n1, c0 + COLUMNS)
+            w, ldw, _, _ = panel(p, scratch, c0, c1)
+            for n in range(c0, c1, ROWS):
+                for m in range(0, m_all, TOKENS):
+                    direct(w + (n - c0) * ldw, ldw, c1 - n, x + m * ldx, ldx, m_all - m, k, y + m * ldy + 4 * n, ldy,
+                           0, 3, 0, 0)  # fmt: skip
+            epilogue(p, base, (0, m_all), (c0, c1))
+
+    @template
+    def many(p: Any, base: Any, m_all: Any, scratch: Any, n0: Any, n1: Any) -> None:
+        n_all, k = arg(p, DN), arg(p, DK)
+        x, y, ldx, ldy = base + arg(p, X), base + arg(p, Y), (k + 31) // 32 * 64 if fast else k * 4, n_all * 4
+        piece = _piece_of(k)
+        place = scratch + 4 * spread_floats(k)
+        carry = place + 4 * _panel_floats(piece)
+        tiles, blocks = (m_all + TOKENS - 1) // TOKENS, (m_all + TOKEN_BLOCK - 1) // TOKEN_BLOCK
+        for c0 in range(n0, n1, COLUMNS):
+            c1 = min(n1, c0 + COLUMNS)
+            w, ldw, soon, end = panel(p, scratch, c0, c1)
+            calls = (c1 - c0 + ROWS - 1) // ROWS * tiles * ((k + piece - 1) // piece)
+            much = ((end - soon) // calls + 63) // 64 * 64
+            for i in range(blocks):
+                m0, m1 = tiles * i // blocks * TOKENS, min(m_all, tiles * (i + 1) // blocks * TOKENS)
+                for k0 in range(0, k, piece):
+                    part, width = (1 if k0 == 0 else 0) + (2 if k0 + piece >= k else 0), min(piece, k - k0)
+                    at = carry
+                    for n in range(c0, c1, ROWS):
+                        pack(w + (n - c0) * ldw + k0 * size, ldw, c1 - n, width, place)
+                        for m in range(m0, m1, TOKENS):
+                            packed(place, 0, c1 - n, x + m * ldx + k0 * x_size, ldx, m1 - m, width,
+                                   y + m * ldy + 4 * n, ldy, at, part, soon, much)  # fmt: skip
+                            at += 64 * ROWS * TOKENS
+                            soon += much
+                epilogue(p, base, (m0, m1), (c0, c1))
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         m_all, n_all, k, w = rows_of(p, step), arg(p, DN), arg(p, DK), arg(p, W)
-        x, y = base + arg(p, X), base + arg(p, Y)
         n0, n1 = share(n_all, ROWS, t, nt), share(n_all, ROWS, t + 1, nt)
-        ldw, ldx, ldy = k * size, (k + 31) // 32 * 64 if kind == FAST else k * 4, n_all * 4
-        if m_all == 1:
-            h = (n1 - n0) // STREAMS
+        if m_all > 1:
+            floats = spread_floats(k) + _panel_floats(_piece_of(k)) + _carry_floats(k, m_all)
+            scratch = base + arg(p, SCRATCH) + 4 * t * floats
+            if m_all < MANY:
+                few(p, base, m_all, scratch, n0, n1)
+            else:
+                many(p, base, m_all, scratch, n0, n1)
+        else:
+            x, y, h = base + arg(p, X), base + arg(p, Y), (n1 - n0) // STREAMS
             for n in range(n0, n0 + h):
-                stream(w + n * ldw, h * ldw, x, ldx, k, y + 4 * n, ldy, 4 * h)
+                streams(w, n_all, n, h, x, k, y)
             for n in range(n0 + STREAMS * h, n1):
-                single(w + n * ldw, ldw, x, ldx, k, y + 4 * n, ldy, 4)
+                one(w, n_all, n, x, k, y)
             epilogue(p, base, (0, 1), (n0, n1))
-            return
-        block = max(TOKENS, (L2_BYTES // ldx) // TOKENS * TOKENS)
-        for b0 in range(0, m_all, block):
-            b1 = min(m_all, b0 + block)
-            m_tiles = b0 + (b1 - b0) // TOKENS * TOKENS
-            for c0 in range(n0, n1, COLUMNS):
-                c1 = min(n1, c0 + COLUMNS)
-                n_tiles = c0 + (c1 - c0) // ROWS * ROWS
-                for n in range(c0, n_tiles, ROWS):
-                    for m in range(b0, m_tiles, TOKENS):
-                        full(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
-                    for m in range(m_tiles, b1):
-                        one_token(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
-                for n in range(n_tiles, c1):
-                    for m in range(b0, m_tiles, TOKENS):
-                        one_row(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
-                    for m in range(m_tiles, b1):
-                        single(w + n * ldw, ldw, x + m * ldx, ldx, k, y + m * ldy + 4 * n, ldy, 4)
-                epilogue(p, base, (b0, b1), (c0, c1))
 
     return body
+
+
+@template
+def _none(_: Any) -> Any:
+    return 0
+
+
+def _linear(kind: str, unroll: int, ahead: int) -> Any:
+    size = SIZES[kind]
+    row, rows = dot_tile(1, kind), dot_tile(STREAMS, kind, unroll, ahead)
+
+    @template
+    def one(w: Any, _: Any, n: Any, x: Any, k: Any, y: Any) -> None:
+        row(w + n * k * size, 0, x, k, y + 4 * n, 4)
+
+    @template
+    def streams(w: Any, _: Any, n: Any, h: Any, x: Any, k: Any, y: Any) -> None:
+        rows(w + n * k * size, h * k * size, x, k, y + 4 * n, 4 * h)
+
+    @template
+    def panel(p: Any, _: Any, n0: Any, n1: Any) -> Any:
+        ldw = arg(p, DK) * size
+        at = arg(p, W) + n0 * ldw
+        soon = at + (n1 - n0) * ldw
+        return at, ldw, soon, min(soon + (n1 - n0) * ldw, arg(p, W) + arg(p, DN) * ldw)
+
+    return walk(kind, one, streams, panel, _none)
 
 
 _linear_f32 = _linear("f32", unroll=4, ahead=1536)

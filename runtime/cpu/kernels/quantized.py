@@ -12,7 +12,8 @@ import numpy as np
 
 from ...ops import slots
 from ...packed import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
-from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail
+from ...sparse_int8 import SPARSE_INT8, SPREAD_PANELS
+from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail, spread_panel
 from ..lanes import ld, stf
 from ..target import integer_tile_shape
 from .base import S_IDS, arg, kernel, rows_of, share, template
@@ -20,10 +21,11 @@ from .linear import epilogue
 
 F = np.float32
 Q_Y, Q_X, Q_K = slots("quantize")
-L_Y, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
+L_Y, L_SCRATCH, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
 E_Y, E_W, E_D = slots("embed")
 PANELS, TOKENS = integer_tile_shape()
 STREAMS = 2
+DENSE_BYTES = GROUP_BYTES["int8"]
 X_BYTES = GROUP + 8  # of a group of the quantised input: bytes, scale, sum
 
 
@@ -47,38 +49,44 @@ def quantize(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         i += g1 - g0
 
 
-def _linear(kind: str, ahead: int) -> Any:
-    size = GROUP_BYTES[kind]
-    full, one_token = integer_tile(PANELS, TOKENS, kind), integer_tile(PANELS, 1, kind)
-    one_panel, single = integer_tile(1, TOKENS, kind), integer_tile(1, 1, kind)
-    stream = integer_tile(STREAMS, 1, kind, ahead)
+def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any) -> Any:
+    """The body of a product with panels of `kind`, which are of kind `dense` once `spread` gave them for many tokens.
+
+    `place(w, i, groups)` is where panel i lies; `spread(p, base, t, i, count)` gives where panels i, i + 1, ... lie for
+    many tokens, and how far apart.
+    """
+    full, one_token = integer_tile(PANELS, TOKENS, dense), integer_tile(PANELS, 1, dense)
+    one_panel, single = integer_tile(1, TOKENS, dense), integer_tile(1, 1, dense)
+    stream, one = integer_tile(STREAMS, 1, kind, ahead), integer_tile(1, 1, kind)
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         m_all, n, w = rows_of(p, step), arg(p, L_N), arg(p, L_W)
         x, y, ldy = base + arg(p, L_X), base + arg(p, L_Y), 4 * n
         groups = (arg(p, L_K) + GROUP - 1) // GROUP
-        ldx, panel, row = groups * X_BYTES, groups * size, 4 * PANEL
+        ldx, row = groups * X_BYTES, 4 * PANEL
         panels = (n + PANEL - 1) // PANEL
         p0, p1 = share(panels, 1, t, nt), share(panels, 1, t + 1, nt)
         if m_all == 1:
             h = (p1 - p0) // STREAMS
             for i in range(p0, p0 + h):
-                stream(w + i * panel, h * panel, x, ldx, groups, y + row * i, ldy, row * h, n - PANEL * i)
+                at = place(w, i, groups)
+                apart = place(w, i + h, groups) - at
+                stream(at, apart, x, ldx, groups, y + row * i, ldy, row * h, n - PANEL * i)
             for i in range(p0 + STREAMS * h, p1):
-                single(w + i * panel, panel, x, ldx, groups, y + row * i, ldy, row, n - PANEL * i)
+                one(place(w, i, groups), 0, x, ldx, groups, y + row * i, ldy, row, n - PANEL * i)
             epilogue(p, base, (0, 1), (PANEL * p0, min(n, PANEL * p1)))
             return
         tiles, tokens = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS
         for i in range(p0, tiles, PANELS):
-            at, out, left = w + i * panel, y + row * i, n - PANEL * i
+            (at, panel), out, left = spread(p, base, t, i, PANELS), y + row * i, n - PANEL * i
             for m in range(0, tokens, TOKENS):
                 full(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
             for m in range(tokens, m_all):
                 one_token(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
             epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + PANELS))))
         for i in range(tiles, p1):
-            at, out, left = w + i * panel, y + row * i, n - PANEL * i
+            (at, panel), out, left = spread(p, base, t, i, 1), y + row * i, n - PANEL * i
             for m in range(0, tokens, TOKENS):
                 one_panel(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
             for m in range(tokens, m_all):
@@ -86,6 +94,37 @@ def _linear(kind: str, ahead: int) -> Any:
             epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + 1))))
 
     return body
+
+
+def _linear(kind: str, ahead: int) -> Any:
+    size = GROUP_BYTES[kind]
+
+    @template
+    def place(w: Any, i: Any, groups: Any) -> Any:
+        return w + i * groups * size
+
+    @template
+    def spread(p: Any, _base: Any, _t: Any, i: Any, _: Any) -> Any:
+        panel = (arg(p, L_K) + GROUP - 1) // GROUP * size
+        return arg(p, L_W) + i * panel, panel
+
+    return _walk(kind, kind, ahead, place, spread)
+
+
+@template
+def _sparse_place(w: Any, i: Any, _: Any) -> Any:
+    return w + ld(w + 8 * i)
+
+
+@template
+def _sparse_spread(p: Any, base: Any, t: Any, i: Any, count: Any) -> Any:
+    groups, w = (arg(p, L_K) + GROUP - 1) // GROUP, arg(p, L_W)
+    panel = groups * DENSE_BYTES
+    scratch = base + arg(p, L_SCRATCH) + t * SPREAD_PANELS * panel
+    ahead = ld(w + 8 * (i + count)) - ld(w + 8 * i)
+    for j in range(count):
+        spread_panel(w + ld(w + 8 * (i + j)), groups, scratch + j * panel, ahead)
+    return scratch, panel
 
 
 def _embed(kind: str) -> Any:
@@ -114,6 +153,7 @@ def _embed(kind: str) -> Any:
 
 
 _linear_int8, _linear_int4, _linear_int4a = (_linear(kind, ahead=3072) for kind in ("int8", "int4", "int4a"))
+_linear_int8_sparse = _walk(SPARSE_INT8, "int8", 2048, _sparse_place, _sparse_spread)
 _embed_int8, _embed_int4, _embed_int4a = _embed("int8"), _embed("int4"), _embed("int4a")
 
 
@@ -133,6 +173,12 @@ def linear_int4(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 def linear_int4a(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """5 bits a weight."""
     _linear_int4a(p, base, step, t, nt)
+
+
+@kernel
+def linear_int8_sparse(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """int8 weights, those that are kept: 5.5 bits a weight where half are."""
+    _linear_int8_sparse(p, base, step, t, nt)
 
 
 @kernel

@@ -85,8 +85,8 @@ def gemm(bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., None], int, 
                 sst_f32(at + 32 * result_row + 4, acc[p + 3])
 
     def body(
-        arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, b: Any, times: Any, residual: Any, n: Any, k: Any,
-        act: Any,
+        arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
+        n: Any, k: Any, act: Any,
     ) -> None:  # fmt: skip
         tokens, steps = rows_of(step, rows), (k + COLUMNS - 1) // COLUMNS
         ldx, down = 2 * COLUMNS * steps, (tokens + bm - 1) // bm

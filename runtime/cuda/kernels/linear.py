@@ -119,8 +119,8 @@ def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callabl
         return total
 
     def body(
-        arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, b: Any, times: Any, residual: Any, n: Any, k: Any,
-        act: Any,
+        arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
+        n: Any, k: Any, act: Any,
     ) -> None:  # fmt: skip
         tokens, whole = rows_of(step, rows), k % each == 0
         ldx = (k + 31) // 32 * 64 if x_size == 2 else 4 * k

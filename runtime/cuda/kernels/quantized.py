@@ -57,8 +57,8 @@ def _linear(kind: str) -> Callable[..., None]:
         return total
 
     def body(
-        arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, b: Any, times: Any, residual: Any, n: Any, k: Any,
-        act: Any,
+        arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
+        n: Any, k: Any, act: Any,
     ) -> None:  # fmt: skip
         tokens, groups, row, half = rows_of(step, rows), (k + GROUP - 1) // GROUP, thread() % PANEL, thread() // PANEL
         for panel in range(block(), (n + PANEL - 1) // PANEL, blocks()):

@@ -1,0 +1,233 @@
+"""Sizes in config.json that the tensors contradict: where the headers agree among themselves, they are the truth.
+
+Tools that prune often save smaller tensors and leave config.json as it was. What shapes alone can tell, given the
+width of a head, is put right before anything else looks at the config, and every correction is told:
+
+| size                 | is read from                       | and must agree                                          |
+|----------------------|------------------------------------|---------------------------------------------------------|
+| n_layers             | the numbers in the tensors' names  | 0, 1, ... without a gap, fewer than said, each complete |
+| n_heads, by layer    | rows of q, in heads of d_head      | columns of o, the bias                                  |
+| n_kv_heads, by layer | rows of k, in heads of d_head      | rows of v, the biases; divides n_heads                  |
+| d_ff, by layer       | rows of gate                       | rows of up, columns of down, the biases                 |
+| n_vocab              | rows of the embedding              | rows of the head                                        |
+
+What stays an error: tensors that contradict each other; a tensor that is missing, or a layer between others; more
+layers than config.json says (transformers leaves them out without an error, so that both readings are meant by
+somebody); fewer layers where the config tells them apart, since which are left is not known; another width, which says
+that tensors and config are of two models. A file that was cut short never comes so far: `header` refuses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, ConfigError
+from .config import resolve
+from .cut import ATTENTION, AXES, FEED_FORWARD, axis_size
+from .families import FAMILIES, piece_name
+from .leave import resized
+from .ranges import show
+from .source import PACKED
+from .uneven import PRUNED_HEADS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ..runtime.spec import Config, LayerSizes
+    from .families import Part, Resolved
+    from .header import TensorInfo
+
+__all__ = ["reconciled"]
+
+#: What lies along an axis, for messages.
+NAMES = {"heads": "query dimensions", "kv_heads": "key/value dimensions", "ffn": "neurons", "vocab": "token ids"}
+
+
+def reconciled(
+    raw: dict[str, Any], tensors: Mapping[str, TensorInfo], directory: Path
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """config.json with the sizes that the tensors have, and a line for each that was another.
+
+    `raw` itself where none is, and where it is no config of ours: `parse_config` says why. Raises `CheckpointError`
+    for tensors that contradict each other, or make no model.
+    """
+    where = str(directory / "config.json")
+    try:
+        found = resolve(raw, where)
+    except ConfigError:
+        return raw, ()
+    before, after = found.config, _Headers(found, tensors).config()
+    if after == before:
+        return raw, ()
+    told = _told(before, after)
+    out = _spelled(raw, before, after)
+    try:
+        says = "" if resolve(out, where).config == after else f"a {after.family} config.json has no words for them"
+    except ConfigError as e:
+        says = str(e)
+    if says:
+        msg = f"{directory}: {'; '.join(told)}. These sizes make no model that can be read: {says}"
+        raise CheckpointError(msg)
+    return out, tuple(f"{line}: the tensors are believed" for line in told)
+
+
+class _Headers:
+    """What the headers say of every size of the model that config.json describes."""
+
+    def __init__(self, found: Resolved, tensors: Mapping[str, TensorInfo]) -> None:
+        self.before, self.biases, self.tensors = found.config, found.biases, tensors
+        self.family = FAMILIES[self.before.family]
+        self.prefix = self.family.prefix_in(tensors)
+
+    def config(self) -> Config:
+        """The config with every size on which the headers agree; one that they do not tell stays."""
+        c, n = self.before, self._layers()
+        c = replace(
+            c,
+            n_vocab=self._agreed("vocab", 0) or c.n_vocab,
+            n_layers=n,
+            windows=c.windows[:n],
+            attention_scales=c.attention_scales[:n],
+        )
+        # A layer that is not there tells nothing: an absurd count costs no more than a sane one.
+        return c.with_layers([self._sizes(i) if i < len(self.tensors) else c.layer(i) for i in range(n)])
+
+    def _layers(self) -> int:
+        """The layers that are there, where they are whole, fewer than the config says, and the rest of the model is."""
+        c = self.before
+        start = self.prefix + next(iter(self.family.layer.values())).name.partition("{i}")[0]
+        numbers = {name[len(start) :].partition(".")[0] for name in self.tensors if name.startswith(start)}
+        n = len(numbers)
+        if not 0 < n < c.n_layers or numbers != {str(i) for i in range(n)}:
+            return c.n_layers
+        whole = all(self._info(role, part, 0) for role, part in self.family.model.items() if self._has(role, 0))
+        if not whole or not all(self._info(r, p, i) for i in range(n) for r, p in self._roles(i)):
+            return c.n_layers
+        if c.uneven or len(set(c.windows)) > 1 or len(set(c.attention_scales)) > 1:
+            msg = (
+                f"{next(iter(self.tensors.values())).file}: holds layers 0 to {n - 1}; config.json describes "
+                f"{c.n_layers} that are not alike, and which of them these were is not known. Correct config.json"
+            )
+            raise CheckpointError(msg)
+        return n
+
+    def _sizes(self, layer: int) -> LayerSizes:
+        """One layer's sizes; a half that the config leaves out stays out."""
+        sizes = self.before.layer(layer)
+        if sizes.n_heads:
+            heads, kv_heads = self._heads("heads", layer), self._heads("kv_heads", layer)
+            sizes = replace(sizes, n_heads=heads or sizes.n_heads, n_kv_heads=kv_heads or sizes.n_kv_heads)
+            if sizes.n_heads % sizes.n_kv_heads:
+                q, k = (next(self._sized(axis, layer))[1] for axis in ("heads", "kv_heads"))
+                msg = (
+                    f"{q.file}: tensors {q.name} {list(q.shape)} and {k.name} {list(k.shape)} make {sizes.n_heads} "
+                    f"query heads and {sizes.n_kv_heads} key/value heads of {self.before.d_head}; expected a multiple "
+                    "of the latter, equally many queries for each"
+                )
+                raise CheckpointError(msg)
+        if sizes.d_ff:
+            sizes = replace(sizes, d_ff=self._agreed("ffn", layer) or sizes.d_ff)
+        return sizes
+
+    def _heads(self, axis: str, layer: int) -> int | None:
+        """Whole heads along an axis."""
+        size, d_head = self._agreed(axis, layer), self.before.d_head
+        if size is not None and size % d_head:
+            info = next(self._sized(axis, layer))[1]
+            msg = (
+                f"{info.file}: tensor {info.name} {list(info.shape)} has {size} {NAMES[axis]}; expected a multiple of "
+                f"{d_head}, the width that config.json gives a head. Heads can only go whole"
+            )
+            raise CheckpointError(msg)
+        return None if size is None else size // d_head
+
+    def _agreed(self, axis: str, layer: int) -> int | None:
+        """The size along an axis on which every tensor agrees; None where none tells."""
+        seen = list(self._sized(axis, layer))
+        if not seen:
+            return None
+        said = axis_size(self.before, axis, layer)
+        first, other = next((one for one in seen if one[0] == said), seen[0])
+        for size, info in seen:
+            if size != first:
+                msg = (
+                    f"{info.file}: tensor {info.name} has shape {list(info.shape)}, {size} {NAMES[axis]}, but "
+                    f"{other.name} {list(other.shape)} has {first}{', as config.json says' if first == said else ''}. "
+                    "One was cut without the other, or they do not belong together: fetch the checkpoint again"
+                )
+                raise CheckpointError(msg)
+        if not first:
+            msg = f"{other.file}: tensor {other.name} {list(other.shape)} has no {NAMES[axis]}; expected at least one"
+            raise CheckpointError(msg)
+        return first
+
+    def _sized(self, axis: str, layer: int) -> Iterator[tuple[int, TensorInfo]]:
+        """Every tensor that lies along an axis, and its size there. One of another rank or packed tells nothing."""
+        roles = self.family.model.items() if axis == "vocab" else self._roles(layer)
+        for role, part in roles:
+            info = self._info(role, part, layer) if axis in AXES[role] else None
+            if info is None or info.dtype == PACKED or len(info.shape) != len(AXES[role]):
+                continue
+            shape = info.shape[::-1] if part.transposed and not info.name.endswith(f".{role}") else info.shape
+            count = 1 if info.name.endswith(f".{role}") else part.count
+            size = shape[AXES[role].index(axis)]
+            if AXES[role][0] == axis and size % count:
+                msg = f"{info.file}: tensor {info.name} {list(info.shape)}: {size} are no {count} equal parts"
+                raise CheckpointError(msg)
+            yield size // count if AXES[role][0] == axis else size, info
+
+    def _roles(self, layer: int) -> Iterator[tuple[str, Part]]:
+        return ((role, part) for role, part in self.family.layer.items() if self._has(role, layer))
+
+    def _has(self, role: str, layer: int) -> bool:
+        """Whether the config's model has this role: in this layer, for a layer's."""
+        sizes = self.before.layer(layer)
+        if (role in ATTENTION and not sizes.n_heads) or (role in FEED_FORWARD and not sizes.d_ff):
+            return False
+        return role in self.biases if role.endswith("_bias") else role != "head" or not self.before.tied
+
+    def _info(self, role: str, part: Part, layer: int) -> TensorInfo | None:
+        """The tensor that a role is made from, or a piece of it that stands alone; None where it is not there."""
+        if role == "head":
+            return self.tensors.get(part.name)
+        name = self.prefix + part.name.replace("{i}", str(layer))
+        found = self.tensors.get(piece_name(name, role)) or self.tensors.get(name)
+        if found is None and role == "embed" and self.before.tied:
+            return self.tensors.get(self.family.model["head"].name)
+        return found
+
+
+def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str, Any]:
+    """config.json of the sizes that were found; which heads of a GPT-2 went is not known: the last are named."""
+    out = resized(raw, before, after)
+    if isinstance(raw.get("layer_types"), list):
+        out["layer_types"] = raw["layer_types"][: after.n_layers]
+    spelling = FAMILIES[after.family].spelling
+    if "d_head" not in spelling and [after.layer(i).n_heads for i in range(after.n_layers)] != [
+        before.layer(i).n_heads for i in range(after.n_layers)
+    ]:
+        whole = after.d_model // after.d_head
+        gone = {str(i): list(range(after.layer(i).n_heads or whole, whole)) for i in range(after.n_layers)}
+        out[PRUNED_HEADS] = {i: heads for i, heads in gone.items() if heads}
+    return out
+
+
+def _told(before: Config, after: Config) -> list[str]:
+    """Every size that differs: what the file says, and what is there."""
+    spelling = FAMILIES[after.family].spelling
+    lines = [
+        f"config.json says {spelling[name]} {getattr(before, name)}, the tensors {getattr(after, name)}"
+        for name in ("n_layers", "n_vocab")
+        if getattr(before, name) != getattr(after, name)
+    ]
+    for name in ("n_heads", "n_kv_heads", "d_ff"):
+        sizes = [(getattr(before.layer(i), name), getattr(after.layer(i), name)) for i in range(after.n_layers)]
+        there = {new: [i for i, size in enumerate(sizes) if size == (old, new)] for old, new in sizes if old != new}
+        olds = dict.fromkeys(str(old) for old, new in sizes if old != new)
+        if there and name in spelling:
+            everywhere = len(there) == 1 and len(next(iter(there.values()))) == after.n_layers
+            each = [f"{new}" if everywhere else f"{new} in layers {show(at)}" for new, at in there.items()]
+            lines.append(f"config.json says {spelling[name]} {' or '.join(olds)}, the tensors {', '.join(each)}")
+    return lines
