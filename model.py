@@ -69,6 +69,7 @@ def load(  # noqa: PLR0913 (keywords)
 ) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
+    `device`: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra): the weights and the arena are then its memory's.
     `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
     most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
     files are the page cache's); over it, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
@@ -83,12 +84,10 @@ def load(  # noqa: PLR0913 (keywords)
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
     began = time.perf_counter()
-    if device != "cpu":
-        msg = f"device={device!r}: this version runs on 'cpu' only"
-        raise BackendError(msg)
+    _check_device(device)
     _check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
     check_kv_cache(kv_cache)
-    fast = _fast(precision)
+    fast = _fast(precision, gpu=device == "cuda")
     checkpoint = open_checkpoint(resolve(path, revision=revision))
     try:
         where = str(checkpoint.directory / "config.json")
@@ -111,13 +110,38 @@ def load(  # noqa: PLR0913 (keywords)
             memory = predicted_memory(plan, record(config, planned(plan), **shape, kv_cache=kv_cache))
             limit(memory["allocated"])
         weights = pack_weights(plan, checkpoint, n_threads)
-        session = Session(config, weights, **shape, kv_cache=kv_cache)
+        session = _session(device, config, weights, **shape, kv_cache=kv_cache)
     except BaseException:
         checkpoint.close()
         raise
     receipt = make_receipt(plan, checkpoint, pruned, notes=_precision_notes(precision, fast=fast))
     took = time.perf_counter() - began
     return Model(checkpoint, plan, config, session, memory=memory, load_s=took, receipt=receipt)
+
+
+def _check_device(device: object) -> None:
+    """Refuse a device that is not there, before anything is read: BackendError."""
+    if device not in ("cpu", "cuda"):
+        msg = f"device={device!r}: expected 'cpu' or 'cuda'"
+        raise BackendError(msg)
+    if device == "cuda":
+        from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - only where it is asked for
+
+        CudaDevice().close()
+
+
+def _session(device: str, config: Config, weights: Weights, *, threads: int, **how: Any) -> Session:  # noqa: ANN401
+    if device == "cpu":
+        return Session(config, weights, threads=threads, **how)
+    from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - as above
+    from .runtime.cuda.session import CudaSession  # noqa: PLC0415 - as above
+
+    gpu = CudaDevice()
+    try:
+        return CudaSession(gpu, config, weights, **how)
+    except BaseException:
+        gpu.close()
+        raise
 
 
 def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weights:
@@ -149,13 +173,15 @@ def check_kv_cache(dtype: object) -> None:
         raise InputError(msg)
 
 
-def _fast(precision: object) -> bool:
-    """Whether products may use the CPU's own BF16 dot: asked for, and there. InputError: no such precision."""
+def _fast(precision: object, *, gpu: bool) -> bool:
+    """Whether products may round their input to BF16: asked for, and possible. InputError: no such precision."""
     if precision not in ("exact", "fast"):
         msg = f"precision={precision!r}: expected 'exact' or 'fast'"
         raise InputError(msg)
     if precision == "exact":
         return False
+    if gpu:
+        return True
     from .runtime.cpu.target import bf16_dot  # noqa: PLC0415 - asks LLVM what the CPU can do
 
     return bf16_dot()

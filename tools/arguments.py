@@ -127,6 +127,9 @@ def add_kv_cache(parser: argparse.ArgumentParser) -> None:
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`, `--precision`."""
     add_precision(parser)
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute: cpu (default) or cuda"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: every core)")
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for"
@@ -174,6 +177,7 @@ def open_model(args: argparse.Namespace) -> Model:
     model = load(
         chosen(args),
         revision=args.revision,
+        device=args.device,
         threads=args.threads,
         max_context=args.max_context,
         memory_limit=args.memory_limit,

@@ -19,24 +19,27 @@ __all__ = ["cache_directory", "read", "write"]
 SEAL = 32  # bytes of the hash
 
 
-def cache_directory() -> Path | None:
-    """MIAOTUI_CACHE_DIR, else the user's cache; None where there is no home. It need neither exist nor be writable."""
+def cache_directory(key: str | None = None) -> Path | None:
+    """MIAOTUI_CACHE_DIR, else the user's cache; None where there is no home. It need neither exist nor be writable.
+
+    `key` names what the code depends on, here and below: the CPU's unless another is given.
+    """
     home = os.environ.get("MIAOTUI_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     with contextlib.suppress(RuntimeError):
-        return Path(home).expanduser() / "miaotui" / code_key()
+        return Path(home).expanduser() / "miaotui" / (key or code_key())
     return None
 
 
-def read(directory: Path, name: str) -> bytes | None:
+def read(directory: Path, name: str, key: str | None = None) -> bytes | None:
     """Object code as it was written, or None."""
     try:
         data = _file(directory, name).read_bytes()
     except OSError:
         return None
-    return data[SEAL:] if data[:SEAL] == _seal(name, data[SEAL:]) else None
+    return data[SEAL:] if data[:SEAL] == _seal(name, data[SEAL:], key) else None
 
 
-def write(directory: Path, name: str, code: bytes) -> bool:
+def write(directory: Path, name: str, code: bytes, key: str | None = None) -> bool:
     """Keep object code; False where the directory cannot be written."""
     import tempfile  # noqa: PLC0415 - a start that compiles nothing need not wait for it
 
@@ -47,7 +50,7 @@ def write(directory: Path, name: str, code: bytes) -> bool:
         return False
     try:
         with os.fdopen(handle, "wb") as f:
-            f.write(_seal(name, code) + code)
+            f.write(_seal(name, code, key) + code)
         Path(draft).replace(_file(directory, name))
     except OSError:  # a full disk, or the directory went away
         Path(draft).unlink(missing_ok=True)
@@ -59,5 +62,5 @@ def _file(directory: Path, name: str) -> Path:
     return directory / f"{name}.code"
 
 
-def _seal(name: str, code: bytes) -> bytes:
-    return hashlib.sha256(f"{code_key()} {name}\n".encode() + code).digest()
+def _seal(name: str, code: bytes, key: str | None) -> bytes:
+    return hashlib.sha256(f"{key or code_key()} {name}\n".encode() + code).digest()

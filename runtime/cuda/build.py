@@ -1,0 +1,127 @@
+"""From a kernel to a cubin for an architecture, with no GPU: Numba to PTX, nvJitLink to machine code.
+
+PTX is made once, for the least architecture that we support; the same text is assembled for each GPU. Cubins are kept
+in the directory of compiled code (`runtime/cpu/cache.py`): what is damaged or of another version is built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from ...errors import BackendError
+from ..cpu.cache import cache_directory, read, write
+from .bind import bind
+
+if TYPE_CHECKING:
+    from .kernels.base import Kernel
+
+__all__ = ["ARCHITECTURES", "Cubin", "assemble", "cubin", "symbol", "to_ptx"]
+
+#: What is built ahead and tested: Ampere (A100; RTX 30), Ada (RTX 40), Hopper (H100, H200).
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a")
+LEAST = (8, 0)
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Cubin:
+    """Machine code of one kernel for one architecture, and what the assembler said of it."""
+
+    code: bytes
+    log: str
+
+
+def symbol(name: str) -> str:
+    """The kernel's name in PTX and cubin."""
+    return f"miaotui_{name}"
+
+
+def to_ptx(kernel: Kernel) -> str:
+    """PTX text. Errors: `BackendError` without the extra."""
+    try:
+        import numba.cuda.dispatcher as dispatcher  # noqa: PLC0415, PLR0402 - the extra, where it is used
+        from numba import cuda  # noqa: PLC0415
+        from numba.cuda import types  # noqa: PLC0415
+
+        from .intrinsics import BINDING, helper  # noqa: PLC0415
+    except ImportError as e:
+        msg = f"compiling for CUDA needs the cuda extra (pip install 'miaotui[cuda]'): {e}"
+        raise BackendError(msg) from e
+    signature = (types.int64,) * 3 + tuple(types.float32 if f[0] == "f" else types.int64 for f in kernel.fields)
+    with _LOCK:
+        # A function that kernels call is typed for the current device, and there may be none.
+        current = dispatcher.get_current_device
+        dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=LEAST)
+        try:
+            function = bind(kernel.function, BINDING, helper)
+            text, _ = cuda.compile(
+                function, signature, device=False, abi="numba", cc=LEAST, launch_bounds=(kernel.threads, 1)
+            )
+        finally:
+            dispatcher.get_current_device = current
+    (mangled,) = re.findall(r"\.visible \.entry (\w+)\(", text)
+    return str(text).replace(mangled, symbol(kernel.name))
+
+
+def assemble(ptx: str, architecture: str) -> Cubin:
+    """Machine code. Errors: `BackendError`, with the assembler's words."""
+    from cuda.bindings import nvjitlink  # noqa: PLC0415 - as above
+
+    data = ptx.encode()
+    handle = nvjitlink.create(3, [f"-arch={architecture}", "-O3", "-verbose"])
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, data, len(data), "miaotui")
+        nvjitlink.complete(handle)
+        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, code)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+    except nvjitlink.nvJitLinkError as e:
+        log = bytearray(nvjitlink.get_error_log_size(handle))
+        nvjitlink.get_error_log(handle, log)
+        msg = f"nvJitLink refused a kernel for {architecture}: {e}: {log.decode(errors='replace')}"
+        raise BackendError(msg) from e
+    finally:
+        nvjitlink.destroy(handle)
+    return Cubin(bytes(code), log.decode(errors="replace").rstrip("\0"))
+
+
+def cubin(kernel: Kernel, architecture: str) -> bytes:
+    """Machine code, from the cache where it is there. Errors: `BackendError`."""
+    key, name = _key(), f"{kernel.name}.{architecture}"
+    directory = cache_directory(key)
+    kept = None if directory is None else read(directory, name, key)
+    if kept is not None:
+        return kept
+    code = assemble(to_ptx(kernel), architecture).code
+    if directory is not None:
+        write(directory, name, code, key)
+    return code
+
+
+@cache
+def _key() -> str:
+    """Names cubins by everything they depend on but their architecture: sources, constants, versions."""
+    here = Path(__file__).parent
+    shared = [*here.parent.glob("*.py"), here.parent / "cpu" / "layout.py"]
+    h = hashlib.sha256()
+    for f in sorted([*here.rglob("*.py"), *shared]):
+        h.update(f.read_bytes())
+    for package in ("numba-cuda", "llvmlite", "cuda-bindings", "nvidia-nvjitlink", "nvidia-nvvm"):
+        h.update(f"{package} {_version(package)}\n".encode())
+    return f"cuda-{h.hexdigest()[:20]}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"  # the toolkit of the machine

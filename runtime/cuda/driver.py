@@ -1,0 +1,156 @@
+"""A GPU through the CUDA driver: memory, modules, launches, graphs. Nothing of CUDA is imported before it is asked for.
+
+Every call of the driver gives a code first; what is not success becomes a `BackendError` that says what was being done.
+After a fault in a kernel the driver refuses all that follows in its context: the device is lost to this object, and a
+new one can be made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import BackendError
+from .build import cubin, symbol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from .kernels.base import Kernel
+
+__all__ = ["CudaDevice"]
+
+LEAST = (8, 0)
+#: Bytes of shared memory that a kernel may have without asking.
+PLAIN_SHARED = 48 * 1024
+_ADVICE = {
+    "CUDA_ERROR_OUT_OF_MEMORY": "a smaller max_context, kv_cache='int8' or quantize= needs less",
+    "CUDA_ERROR_NO_DEVICE": "no NVIDIA GPU is visible; device='cpu' runs everywhere",
+    "CUDA_ERROR_INSUFFICIENT_DRIVER": "the driver is older than CUDA 13; update it, or use device='cpu'",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU": "the driver is older than this GPU's code; update it, or use device='cpu'",
+}
+
+
+class CudaDevice:
+    """One GPU, one stream."""
+
+    def __init__(self, ordinal: int = 0, driver: Any = None) -> None:
+        """Open the GPU. Errors: `BackendError`: no extra, no driver, no GPU, or one that is too old."""
+        self._driver = driver if driver is not None else _bindings()
+        self._modules: dict[str, tuple[Any, Any]] = {}
+        self._memory: list[int] = []
+        self._loose: list[Callable[[], Any]] = []
+        try:
+            self._do("start the driver", "cuInit", 0)
+        except RuntimeError as e:  # cuda-bindings finds no libcuda
+            raise BackendError(_no_driver(e)) from e
+        self._device = self._do(f"open GPU {ordinal}", "cuDeviceGet", ordinal)
+        self.name = self._do("ask for its name", "cuDeviceGetName", 100, self._device).split(b"\0")[0].decode()
+        names = ("COMPUTE_CAPABILITY_MAJOR", "COMPUTE_CAPABILITY_MINOR", "MULTIPROCESSOR_COUNT")
+        kinds = [getattr(self._driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}") for name in names]
+        major, minor, self.processors = (
+            self._do("ask what it is", "cuDeviceGetAttribute", kind, self._device) for kind in kinds
+        )
+        if (major, minor) < LEAST:
+            msg = f"{self.name} has capability {major}.{minor}; Ampere ({LEAST[0]}.{LEAST[1]}) or later is needed"
+            raise BackendError(msg)
+        self.architecture = f"sm_{major}{minor}" + ("a" if major >= 9 else "")
+        self._context = self._do("enter it", "cuDevicePrimaryCtxRetain", self._device)
+        self._loose.append(lambda: self._driver.cuDevicePrimaryCtxRelease(self._device))
+        self._do("enter it", "cuCtxSetCurrent", self._context)
+        self._stream = self._do("make a stream", "cuStreamCreate", 0)
+        self._loose.append(lambda: self._driver.cuStreamDestroy(self._stream))
+
+    def _do(self, what: str, call: str, *arguments: Any) -> Any:
+        """Call the driver; its result, if it has one. Errors: `BackendError`."""
+        code, *result = getattr(self._driver, call)(*arguments)
+        if int(code) != 0:
+            name = getattr(code, "name", str(code))
+            advice = _ADVICE.get(name, "the device may be lost to this model: load it again")
+            msg = f"CUDA could not {what}: {call} gave {name}; {advice}"
+            raise BackendError(msg)
+        return result[0] if len(result) == 1 else tuple(result)
+
+    def allocate(self, nbytes: int) -> int:
+        """Address of so many bytes. Errors: `BackendError` where there is no room."""
+        address = int(self._do(f"allocate {nbytes:,} bytes on {self.name}", "cuMemAlloc", nbytes))
+        self._memory.append(address)
+        return address
+
+    def write(self, address: int, data: NDArray[Any]) -> None:
+        """From the host, behind what was launched; the data may change afterwards."""
+        flat = np.ascontiguousarray(data)
+        if flat.nbytes:
+            self._do("copy to the GPU", "cuMemcpyHtoDAsync", address, flat.ctypes.data, flat.nbytes, self._stream)
+
+    def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
+        """To the host, when all that was launched is done."""
+        out = np.empty(nbytes, np.uint8)
+        if nbytes:
+            self._do("copy from the GPU", "cuMemcpyDtoHAsync", out.ctypes.data, address, nbytes, self._stream)
+        self.synchronize()
+        return out
+
+    def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
+        """Start a kernel behind all others."""
+        kinds = tuple(ctypes.c_float if isinstance(a, np.floating) else ctypes.c_int64 for a in arguments)
+        values = tuple(float(a) if isinstance(a, np.floating) else int(a) for a in arguments)
+        size = kernel.threads, 1, 1
+        function = self._function(kernel, shared)
+        self._do(f"launch {kernel.name}", "cuLaunchKernel", function, blocks, 1, 1, *size, shared, self._stream,
+                 (values, kinds), 0)  # fmt: skip
+
+    def _function(self, kernel: Kernel, shared: int) -> Any:
+        if kernel.name not in self._modules:
+            module = self._do(f"load {kernel.name}", "cuModuleLoadData", cubin(kernel, self.architecture))
+            self._loose.append(lambda: self._driver.cuModuleUnload(module))
+            found = self._do(f"find {kernel.name}", "cuModuleGetFunction", module, symbol(kernel.name).encode())
+            self._modules[kernel.name] = (module, found)
+        function = self._modules[kernel.name][1]
+        if shared > PLAIN_SHARED:
+            most = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._do(f"give {kernel.name} {shared} shared bytes", "cuFuncSetAttribute", function, most, shared)
+        return function
+
+    def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
+        """What `launches` starts, as one graph; nothing of it runs now. Kernels must have been loaded before."""
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._do("record a graph", "cuStreamBeginCapture", self._stream, mode)
+        try:
+            launches()
+        finally:
+            graph = self._do("record a graph", "cuStreamEndCapture", self._stream)
+        ready = self._do("make a graph ready", "cuGraphInstantiate", graph, 0)
+        self._loose.append(lambda: self._driver.cuGraphExecDestroy(ready))
+        self._do("let go of a graph", "cuGraphDestroy", graph)
+        return lambda: self._do("run a graph", "cuGraphLaunch", ready, self._stream)
+
+    def synchronize(self) -> None:
+        """Wait for everything. Errors: `BackendError` where a kernel failed."""
+        self._do("finish what was launched", "cuStreamSynchronize", self._stream)
+
+    def close(self) -> None:
+        """Let go of everything; harmless when done twice, or when the device is lost."""
+        for address in self._memory:
+            self._driver.cuMemFree(address)
+        for undo in reversed(self._loose):
+            undo()
+        self._memory, self._loose, self._modules = [], [], {}
+
+
+def _bindings() -> Any:
+    try:
+        from cuda.bindings import driver  # noqa: PLC0415 - the extra, where it is used
+    except ImportError as e:
+        msg = f"device='cuda' needs the cuda extra: pip install 'miaotui[cuda]' ({e})"
+        raise BackendError(msg) from e
+    return driver
+
+
+def _no_driver(e: Exception) -> str:
+    first = str(e).splitlines()[0] if str(e) else type(e).__name__
+    return f"device='cuda' needs NVIDIA's driver (libcuda, of CUDA 13 or later), and none was found ({first})"

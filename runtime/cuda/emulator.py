@@ -1,0 +1,173 @@
+"""Kernels run without a GPU, unmodified: every thread is a greenlet that gives way only where it must wait.
+
+Threads of a block run in an order that the schedule says: forward, backward or drawn anew each time. What a warp or a
+block does together (barriers, sums) is a meeting: everyone comes for the same thing, or it is a `Fault`. So is a
+deadlock, a thread that has left while its warp waits, and whatever `memory.py` finds. Needs greenlet (extra "test").
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from greenlet import getcurrent, greenlet
+
+from .bind import bind
+from .memory import Fault, Memory, Shared
+from .primitives import WARP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from .kernels.base import Kernel
+
+__all__ = ["SCHEDULES", "EmulatedDevice", "Fault", "Grid", "Group", "Thread"]
+
+#: Orders in which the threads that can run do so.
+SCHEDULES = ("forward", "backward", "drawn")
+
+
+class Group:
+    """Threads that meet: a warp or a block."""
+
+    def __init__(self, name: str, size: int) -> None:
+        """Nobody has come yet."""
+        self.name, self.size, self.left = name, size, 0
+        self.passed = 0  # meetings that order memory
+        self.what = ""
+        self.came: dict[int, tuple[Thread, Any]] = {}
+
+    def meet(self, me: Thread, what: str, value: Any, combine: Callable[[list[Any]], Sequence[Any]]) -> Any:
+        """Wait for everyone; `combine` makes of all values, in the threads' order, what each one gets."""
+        if self.came and what != self.what:
+            msg = f"{self.name}: thread {me.number} comes to {what}, others to {self.what}"
+            raise Fault(msg)
+        self.what = what
+        self.came[me.number] = (me, value)
+        if len(self.came) < self.size:
+            if self.left:
+                msg = f"{self.name}: {self.left} threads have left and can come to no {what}"
+                raise Fault(msg)
+            me.waits = True
+            me.hub.switch()
+            return me.got
+        everyone = [self.came[i] for i in sorted(self.came)]
+        self.came = {}
+        if what in ("barrier", "warp_barrier"):
+            self.passed += 1
+        for (other, _), got in zip(everyone, combine([v for _, v in everyone]), strict=True):
+            other.got, other.waits = got, False
+        return me.got
+
+
+class Thread:
+    """One thread of a block; `number` in the block."""
+
+    def __init__(self, number: int, grid: Grid, at: int, warp: Group, block: Group, shared: Shared) -> None:
+        """In block `at` of the grid."""
+        self.number, self.grid, self.at = number, grid, at
+        self.warp, self.block, self.shared = warp, block, shared
+        self.hub, self.waits, self.got = getcurrent(), False, None
+        self.run: Any = None
+        self.copies: list[list[tuple[int, NDArray[np.uint8]]]] = [[]]  # groups under way, the last is open
+
+    @property
+    def moment(self) -> tuple[int, int, int]:
+        """Who and when, for shared memory."""
+        return self.number, self.block.passed, self.warp.passed
+
+
+class Grid:
+    """One launch."""
+
+    def __init__(self, memory: Memory, kernel: Kernel, blocks: int, shared: int) -> None:
+        """Nothing runs yet."""
+        self.memory, self.kernel, self.blocks, self.shared = memory, kernel, blocks, shared
+        self.now: Thread = None  # type: ignore[assignment] # a thread, as long as any runs
+
+    def block(self, at: int, function: Callable[..., None], arguments: Sequence[Any], pick: Callable[..., Any]) -> None:
+        """Run a block to its end."""
+        n = self.kernel.threads
+        name = f"{self.kernel.name}, block {at}"
+        whole, shared = Group(name, n), Shared(self.shared)
+        warps = [Group(f"{name}, warp {w}", WARP) for w in range(n // WARP)]
+        crew = [Thread(i, self, at, warps[i // WARP], whole, shared) for i in range(n)]
+        for t in crew:
+            t.run = greenlet(function)
+        while crew:
+            ready = [t for t in crew if not t.waits]
+            if not ready:
+                waiting = {g.what for g in (whole, *warps) if g.came}
+                msg = f"{name}: {len(crew)} threads wait for ever, at {', '.join(sorted(waiting))}"
+                raise Fault(msg)
+            for t in pick(ready):
+                self.now = t
+                t.run.switch(*arguments) if not t.run else t.run.switch()
+                if t.run.dead:
+                    self._leave(t)
+            crew = [t for t in crew if not t.run.dead]
+
+    @staticmethod
+    def _leave(t: Thread) -> None:
+        for group in (t.warp, t.block):
+            group.left += 1
+            if group.came:
+                msg = f"{group.name}: thread {t.number} leaves while others wait at {group.what}"
+                raise Fault(msg)
+
+
+class EmulatedDevice:
+    """What `driver.CudaDevice` is, with no GPU: memory, and launches of kernels one after the other."""
+
+    name = "emulator"
+
+    def __init__(self, schedule: str = "forward", seed: int = 0) -> None:
+        """`schedule`: one of `SCHEDULES`."""
+        self.memory = Memory()
+        self._bound: dict[str, Callable[..., None]] = {}
+        self._random = random.Random(seed)  # noqa: S311 - an order of threads
+        self._schedule = schedule
+
+    def allocate(self, nbytes: int) -> int:
+        """Poisoned bytes."""
+        return self.memory.allocate(nbytes)
+
+    def write(self, address: int, data: NDArray[Any]) -> None:
+        """From the host."""
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        self.memory.view(address, flat.nbytes)[:] = flat
+
+    def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
+        """A copy for the host."""
+        return self.memory.view(address, nbytes).copy()
+
+    def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
+        """Run the kernel. Errors: `Fault`."""
+        from .emulated import binding  # noqa: PLC0415 - it imports this module's names
+
+        if kernel.threads % WARP or blocks < 0:
+            msg = f"{kernel.name}: {blocks} blocks of {kernel.threads} threads"
+            raise Fault(msg)
+        grid = Grid(self.memory, kernel, blocks, shared)
+        function = bind(kernel.function, binding(grid))
+        with np.errstate(all="ignore"):
+            for at in self._pick(range(blocks)):
+                grid.block(at, function, arguments, self._pick)
+
+    def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
+        """They, to be called again."""
+        return launches
+
+    def _pick(self, items: Sequence[Any]) -> Sequence[Any]:
+        if self._schedule == "drawn":
+            return self._random.sample(items, len(items))
+        return items if self._schedule == "forward" else items[::-1]
+
+    def synchronize(self) -> None:
+        """Everything has run."""
+
+    def close(self) -> None:
+        """The memory goes with the object."""

@@ -1,0 +1,21 @@
+"""One kernel per op and variant, under the op table's names; importing this defines them all and compiles none."""
+
+from __future__ import annotations
+
+from . import attention, elementwise, gemm, linear, norm, quantized, sparse, tokens
+from .base import KERNELS, SPECIAL, Kernel, chosen
+
+__all__ = [
+    "KERNELS",
+    "SPECIAL",
+    "Kernel",
+    "attention",
+    "chosen",
+    "elementwise",
+    "gemm",
+    "linear",
+    "norm",
+    "quantized",
+    "sparse",
+    "tokens",
+]

@@ -1,0 +1,135 @@
+"""What every kernel uses: the table of kernels, its launch, and how a block sums.
+
+A kernel's arguments are (arena, step, rows, *slots): addresses of the arena and of the step block, whether its rows are
+T or R (0 or 1), and the op's slots by the op table's names. Kernels stride over their items, so every grid is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...ops import OPS
+from ..primitives import WARP, barrier, block, blocks, ld_i64, sld_f32, sst_f32, thread, threads, warp_sum
+from ..step import S_ROWS, S_T
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = [
+    "KERNELS",
+    "SPECIAL",
+    "F",
+    "Kernel",
+    "all_warps",
+    "block_sum",
+    "ceil",
+    "chosen",
+    "fields_of",
+    "first_item",
+    "kernel",
+    "lane",
+    "rows_of",
+    "special",
+]
+
+F = np.float32
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel and how it is launched; `values` are its slots by name."""
+
+    name: str
+    function: Callable[..., None]
+    threads: int
+    blocks: Callable[[int, Mapping[str, int]], int]  # (rows, values)
+    shared: Callable[[Mapping[str, int]], int]  # bytes of shared memory, of values
+    fields: tuple[str, ...]  # kind:name, as in the op table
+    fits: Callable[[int, Mapping[str, int]], bool] = lambda *_: True  # of a special kernel: whether it takes this
+    then: Kernel | None = None  # what ends its work, launched behind it with the same arguments
+
+
+#: A kernel for every op and variant.
+KERNELS: dict[str, Kernel] = {}
+#: What is run in the place of a kernel of the same name where it fits: for many rows, or for one.
+SPECIAL: dict[str, Kernel] = {}
+
+
+def kernel(
+    threads: int,
+    blocks: Callable[[int, Mapping[str, int]], int],
+    shared: Callable[[Mapping[str, int]], int] | int = 0,
+    name: str = "",
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a kernel under its own name, or `name`: an op of the table, or op_variant."""
+
+    def register(f: Callable[..., None]) -> Callable[..., None]:
+        called = name or f.__name__.rstrip("_")
+        need = shared if callable(shared) else lambda _, n=shared: n
+        KERNELS[called] = Kernel(called, f, threads, blocks, need, _op_of(called))
+        return f
+
+    return register
+
+
+def _op_of(called: str) -> tuple[str, ...]:
+    (fields,) = (op.fields for op in OPS.values() if called in op.kernels)
+    return fields
+
+
+def special(name: str, kernel: Kernel) -> None:
+    """Register a kernel for some of the rows or sizes that `name` takes."""
+    SPECIAL[name] = kernel
+
+
+def fields_of(name: str) -> tuple[str, ...]:
+    """Kind:name of a kernel's slots."""
+    return _op_of(name)
+
+
+def chosen(name: str, rows: int, values: Mapping[str, int]) -> Kernel:
+    """The kernel that takes so many rows."""
+    other = SPECIAL.get(name)
+    return other if other is not None and other.fits(rows, values) else KERNELS[name]
+
+
+def ceil(n: int, unit: int) -> int:
+    """Units that hold n."""
+    return -(-n // unit)
+
+
+# ---------------------------------------------------------------------------------------------- on the device
+def rows_of(step: Any, rows: Any) -> Any:
+    """Rows of this instruction's output in this step."""
+    return ld_i64(step + 8 * (S_ROWS if rows != 0 else S_T))
+
+
+def lane() -> Any:
+    """Number of this thread in its warp."""
+    return thread() & (WARP - 1)
+
+
+def first_item() -> Any:
+    """Number of this warp in the grid; warps take items this far apart: `all_warps()`."""
+    return block() * (threads() // WARP) + thread() // WARP
+
+
+def all_warps() -> Any:
+    """Warps of the grid."""
+    return blocks() * (threads() // WARP)
+
+
+def block_sum(value: Any) -> Any:
+    """*block* Sum over all threads, in all of them: each warp's, then these in order. 4 bytes shared for each warp."""
+    total = warp_sum(value)
+    if thread() % WARP == 0:
+        sst_f32(thread() // WARP * 4, total)
+    barrier()
+    total = F(0.0)
+    for i in range(threads() // WARP):
+        total += sld_f32(4 * i)
+    barrier()
+    return total

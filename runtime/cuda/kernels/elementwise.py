@@ -1,0 +1,61 @@
+"""Additions, and rounding to what a product wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...packed import GROUP
+from ..primitives import (
+    block,
+    blocks,
+    ld_f32,
+    rint,
+    st_f32,
+    st_i32,
+    st_u8,
+    st_u16,
+    thread,
+    threads,
+    to_bf16,
+    to_int,
+    warp_max,
+    warp_sum_i,
+)
+from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of
+
+THREADS, WARPS = 256, 8
+
+
+@kernel(THREADS, lambda rows, v: ceil(rows * v["d"], THREADS))
+def add(arena: Any, step: Any, rows: Any, y: Any, a: Any, b: Any, d: Any) -> None:
+    """y = a + b."""
+    for i in range(block() * threads() + thread(), rows_of(step, rows) * d, blocks() * threads()):
+        st_f32(arena + y + 4 * i, ld_f32(arena + a + 4 * i) + ld_f32(arena + b + 4 * i))
+
+
+@kernel(THREADS, lambda rows, _: rows)
+def round_bf16(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
+    """y = bf16(x), rows filled up with zeros to whole 32s."""
+    wide = (k + 31) // 32 * 32
+    for r in range(block(), rows_of(step, rows), blocks()):
+        for j in range(thread(), wide, threads()):
+            st_u16(arena + y + 2 * (r * wide + j), to_bf16(ld_f32(arena + x + 4 * (r * k + j))) if j < k else 0)
+
+
+@kernel(THREADS, lambda rows, v: ceil(rows * ceil(v["k"], GROUP), WARPS))
+def quantize(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
+    """Each 32 floats of a row to bytes, scale and sum, by a warp; a row holds all its bytes, then scales, then sums."""
+    groups = (k + GROUP - 1) // GROUP
+    for item in range(first_item(), rows_of(step, rows) * groups, all_warps()):
+        r, g, j = item // groups, item % groups, lane()
+        column = g * GROUP + j
+        v = ld_f32(arena + x + 4 * (r * k + column)) if column < k else F(0.0)
+        top = warp_max(abs(v))
+        inverse = F(127.0) / top if top > F(0.0) else F(0.0)
+        q = to_int(max(min(rint(v * inverse), F(127.0)), F(-127.0)))
+        total = warp_sum_i(q)
+        row = arena + y + r * groups * (GROUP + 8)
+        st_u8(row + column, q)
+        if j == 0:
+            st_f32(row + groups * GROUP + 4 * g, top / F(127.0))
+            st_i32(row + groups * (GROUP + 4) + 4 * g, total)

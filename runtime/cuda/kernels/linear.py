@@ -1,0 +1,156 @@
+"""y = act(x w^T + b) * times + residual: a warp for each row of the weights, which are read once for four tokens.
+
+Each thread takes 16 bytes of the row at a time where rows are whole 16 bytes (`_by_16`), else a number at a time.
+The order of a sum is fixed by k alone, so a token's bits depend on no other token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...ops import FAST
+from ..primitives import (
+    fma,
+    from_bits,
+    high_bf16,
+    high_f16,
+    ld4_f32,
+    ld4_u32,
+    ld_bf16,
+    ld_f16,
+    ld_f32,
+    low_bf16,
+    low_f16,
+    st_f32,
+    warp_sum,
+    weights4,
+)
+from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of
+from .maths import activated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+THREADS, WARPS = 256, 8
+
+
+def finish(
+    arena: Any, m: Any, n: Any, value: Any, width: Any, y: Any, b: Any, times: Any, residual: Any, act: Any
+) -> None:
+    """Write y[m, n] = act(value + b) * times + residual; `width` numbers a row."""
+    at = arena + 4 * (m * width + n)
+    if b != 0:
+        value += ld_f32(b + 4 * n)
+    value = activated(value, act)
+    if times >= 0:
+        value *= ld_f32(at + times)
+    if residual >= 0:
+        value += ld_f32(at + residual)
+    st_f32(at + y, value)
+
+
+# Sixteen bytes of a row, loaded as four words, times as many numbers of x, added to `total`.
+def dot_f32(a: Any, x: Any, total: Any) -> Any:
+    """Four of each."""
+    p = ld4_f32(x)
+    total = fma(from_bits(a[0]), p[0], total)
+    total = fma(from_bits(a[1]), p[1], total)
+    total = fma(from_bits(a[2]), p[2], total)
+    return fma(from_bits(a[3]), p[3], total)
+
+
+def _dot_halves(low: Any, high: Any) -> Callable[..., Any]:
+    def dot(a: Any, x: Any, total: Any) -> Any:
+        p, q = ld4_f32(x), ld4_f32(x + 16)
+        total = fma(low(a[0]), p[0], total)
+        total = fma(high(a[0]), p[1], total)
+        total = fma(low(a[1]), p[2], total)
+        total = fma(high(a[1]), p[3], total)
+        total = fma(low(a[2]), q[0], total)
+        total = fma(high(a[2]), q[1], total)
+        total = fma(low(a[3]), q[2], total)
+        return fma(high(a[3]), q[3], total)
+
+    return dot
+
+
+def dot_fast(a: Any, x: Any, total: Any) -> Any:
+    """Eight bfloat16 of each."""
+    p = ld4_u32(x)
+    for i in range(4):
+        total = fma(low_bf16(a[i]), low_bf16(p[i]), total)
+        total = fma(high_bf16(a[i]), high_bf16(p[i]), total)
+    return total
+
+
+def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callable[..., None]:
+    each = 16 // size  # numbers of 16 bytes
+
+    def by_16(w: Any, x: Any, k: Any) -> Any:
+        """A thread's part of w . x; rows are whole 16 bytes. Four loads are under way at once."""
+        total, j, stride = F(0.0), lane() * each, 32 * each
+        while j + 3 * stride < k:
+            a, b = weights4(w + size * j), weights4(w + size * (j + stride))
+            c, d = weights4(w + size * (j + 2 * stride)), weights4(w + size * (j + 3 * stride))
+            total = dot(a, x + x_size * j, total)
+            total = dot(b, x + x_size * (j + stride), total)
+            total = dot(c, x + x_size * (j + 2 * stride), total)
+            total = dot(d, x + x_size * (j + 3 * stride), total)
+            j += 4 * stride
+        while j < k:
+            total = dot(weights4(w + size * j), x + x_size * j, total)
+            j += stride
+        return total
+
+    def four_by_16(w: Any, x: Any, ldx: Any, k: Any) -> Any:
+        """The same for four tokens."""
+        t0, t1, t2, t3 = F(0.0), F(0.0), F(0.0), F(0.0)
+        for j in range(lane() * each, k, 32 * each):
+            a, at = weights4(w + size * j), x + x_size * j
+            t0, t1 = dot(a, at, t0), dot(a, at + ldx, t1)
+            t2, t3 = dot(a, at + 2 * ldx, t2), dot(a, at + 3 * ldx, t3)
+        return t0, t1, t2, t3
+
+    def one_by_one(w: Any, x: Any, k: Any) -> Any:
+        """A thread's part where rows begin anywhere."""
+        total = F(0.0)
+        for j in range(lane(), k, 32):
+            total = fma(load(w + size * j), load_x(x + x_size * j), total)
+        return total
+
+    def body(
+        arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
+        n: Any, k: Any, act: Any,
+    ) -> None:  # fmt: skip
+        tokens, whole = rows_of(step, rows), k % each == 0
+        ldx = (k + 31) // 32 * 64 if x_size == 2 else 4 * k
+        for i in range(first_item(), n, all_warps()):
+            row, m = w + i * k * size, 0
+            while m < tokens:
+                src = arena + x + m * ldx
+                if whole and m + 4 <= tokens:
+                    t = four_by_16(row, src, ldx, k)
+                    s0, s1, s2, s3 = warp_sum(t[0]), warp_sum(t[1]), warp_sum(t[2]), warp_sum(t[3])
+                    if lane() == 0:
+                        finish(arena, m, i, s0, n, y, b, times, residual, act)
+                        finish(arena, m + 1, i, s1, n, y, b, times, residual, act)
+                        finish(arena, m + 2, i, s2, n, y, b, times, residual, act)
+                        finish(arena, m + 3, i, s3, n, y, b, times, residual, act)
+                    m += 4
+                else:
+                    total = warp_sum(by_16(row, src, k) if whole else one_by_one(row, src, k))
+                    if lane() == 0:
+                        finish(arena, m, i, total, n, y, b, times, residual, act)
+                    m += 1
+
+    return body
+
+
+_bf16, _f16 = _dot_halves(low_bf16, high_bf16), _dot_halves(low_f16, high_f16)
+for _kind, _body in {
+    "f32": _linear(dot_f32, ld_f32, 4, ld_f32, 4),
+    "bf16": _linear(_bf16, ld_bf16, 2, ld_f32, 4),
+    "f16": _linear(_f16, ld_f16, 2, ld_f32, 4),
+    FAST: _linear(dot_fast, ld_bf16, 2, ld_bf16, 2),
+}.items():
+    kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=f"linear_{_kind}")(_body)

@@ -1,0 +1,44 @@
+"""RMSNorm and LayerNorm: a block of threads for each row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..primitives import block, blocks, fma, ld_f32, sqrt, st_f32, thread, threads
+from .base import F, block_sum, kernel, rows_of
+
+THREADS = 256
+WARPS_BYTES = 4 * THREADS // 32
+
+
+@kernel(THREADS, lambda rows, v: rows * v["groups"], WARPS_BYTES)
+def rms_norm(arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, d: Any, groups: Any, eps: Any) -> None:
+    """y = x / sqrt(mean(x^2) + eps) * w, over each d."""
+    for item in range(block(), rows_of(step, rows) * groups, blocks()):
+        src, dst = arena + x + 4 * item * d, arena + y + 4 * item * d
+        total = F(0.0)
+        for j in range(thread(), d, threads()):
+            v = ld_f32(src + 4 * j)
+            total = fma(v, v, total)
+        scale = F(1.0) / sqrt(block_sum(total) / F(d) + eps)
+        for j in range(thread(), d, threads()):
+            st_f32(dst + 4 * j, ld_f32(src + 4 * j) * scale * ld_f32(w + 4 * j))
+
+
+@kernel(THREADS, lambda rows, _: rows, WARPS_BYTES)
+def layer_norm(arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, b: Any, d: Any, eps: Any) -> None:
+    """y = (x - mean(x)) / sqrt(var(x) + eps) * w + b."""
+    for item in range(block(), rows_of(step, rows), blocks()):
+        src, dst = arena + x + 4 * item * d, arena + y + 4 * item * d
+        total = F(0.0)
+        for j in range(thread(), d, threads()):
+            total += ld_f32(src + 4 * j)
+        mean = block_sum(total) / F(d)
+        total = F(0.0)
+        for j in range(thread(), d, threads()):
+            v = ld_f32(src + 4 * j) - mean
+            total = fma(v, v, total)
+        scale = F(1.0) / sqrt(block_sum(total) / F(d) + eps)
+        for j in range(thread(), d, threads()):
+            v = (ld_f32(src + 4 * j) - mean) * scale * ld_f32(w + 4 * j)
+            st_f32(dst + 4 * j, v + ld_f32(b + 4 * j) if b != 0 else v)

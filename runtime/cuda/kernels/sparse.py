@@ -1,0 +1,135 @@
+"""Products with sparse matrices (`runtime/sparse.py`): a warp for each row, a thread for each group of 16 columns.
+
+A thread finds its numbers behind those of the threads before it: it counts its bits, and the warp adds up the counts.
+Sparse int8 (`runtime/sparse_int8.py`) is a warp for each panel, and sixteen numbers of a group for each thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...packed import GROUP, HEAD_BYTES, PANEL, QUANTIZED
+from ...sparse import LANES
+from ...sparse_int8 import BITS_BYTES, SPARSE_INT8
+from ..primitives import (
+    WARP,
+    dot4,
+    first_one,
+    fma,
+    ld_bf16,
+    ld_f16,
+    ld_f32,
+    ld_i32,
+    ld_i64,
+    ld_u8,
+    ld_u16,
+    low_f16,
+    ones,
+    sld_i32,
+    sst_i32,
+    thread,
+    warp_barrier,
+    warp_before_i,
+    warp_sum,
+    warp_sum_i,
+)
+from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of
+from .linear import THREADS, WARPS, finish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HEAD, OFFSET = HEAD_BYTES["int8"], QUANTIZED["int8"]
+
+
+def _linear(load: Any, size: int) -> Callable[..., None]:
+    def row_dot(mask_row: Any, numbers: Any, x: Any, groups: Any) -> Any:
+        """*warp* This thread's part of a row times x."""
+        total = F(0.0)
+        for first in range(0, groups, WARP):
+            g = first + lane()
+            mask = ld_u16(mask_row + 2 * g) if g < groups else 0
+            count = ones(mask)
+            at = numbers + size * warp_before_i(count)
+            while mask != 0:
+                total = fma(load(at), ld_f32(x + 4 * (LANES * g + first_one(mask))), total)
+                at += size
+                mask &= mask - 1
+            numbers += size * warp_sum_i(count)
+        return total
+
+    def body(
+        arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
+        n: Any, k: Any, act: Any,
+    ) -> None:  # fmt: skip
+        tokens, groups = rows_of(step, rows), (k + LANES - 1) // LANES
+        masks = w + 8 * (n + 1)
+        for i in range(first_item(), n, all_warps()):
+            numbers = w + ld_i64(w + 8 * i)
+            for m in range(tokens):
+                total = warp_sum(row_dot(masks + 2 * i * groups, numbers, arena + x + 4 * m * k, groups))
+                if lane() == 0:
+                    finish(arena, m, i, total, n, y, b, times, residual, act)
+
+    return body
+
+
+def _half(at: Any) -> Any:
+    """A float16 at any address."""
+    return low_f16(ld_u8(at) | ld_u8(at + 1) << 8)
+
+
+def _spread(bits: Any, at: Any) -> Any:
+    """Four bytes of the dense group: those whose bits are set follow each other from `at`, others are q = 0."""
+    word = 0
+    for j in range(4):
+        q = OFFSET
+        if bits >> j & 1:
+            q = ld_u8(at)
+            at += 1
+        word |= q << 8 * j
+    return word
+
+
+def _group(at: Any, x: Any, mine: Any) -> Any:
+    """*warp* Dots of sixteen rows with 32 bytes of x, one in each of the first sixteen threads; and the numbers kept.
+
+    Thread l has four rows of four columns: step l / 4, rows 4 (l mod 4) and on. Sums are made in shared memory.
+    """
+    mask = ld_u8(at + HEAD + 2 * lane()) | ld_u8(at + HEAD + 2 * lane() + 1) << 8
+    count = ones(mask)
+    place, columns = at + HEAD + BITS_BYTES + warp_before_i(count), ld_i32(x + lane() // 4 * 4)
+    for r in range(4):
+        four = mask >> 4 * r & 15
+        sst_i32(mine + 4 * (lane() // 4 * PANEL + lane() % 4 * 4 + r), dot4(_spread(four, place), columns, 0))
+        place += ones(four)
+    warp_barrier()
+    dot = 0
+    for s in range(8):
+        dot += sld_i32(mine + 4 * (PANEL * s + lane() % PANEL))
+    warp_barrier()
+    return dot, warp_sum_i(count)
+
+
+def _linear_int8(
+    arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
+    n: Any, k: Any, act: Any,
+) -> None:  # fmt: skip
+    tokens, groups, mine = rows_of(step, rows), (k + GROUP - 1) // GROUP, thread() // WARP * 4 * WARP * 4
+    for panel in range(first_item(), (n + PANEL - 1) // PANEL, all_warps()):
+        for m in range(tokens):
+            at, data, value = w + ld_i64(w + 8 * panel), arena + x + m * groups * (GROUP + 8), F(0.0)
+            scales = data + GROUP * groups
+            for g in range(groups):
+                found = _group(at, data + GROUP * g, mine)
+                total, scale = ld_i32(scales + 4 * (groups + g)), ld_f32(scales + 4 * g)
+                dot = found[0] - OFFSET * total
+                value = fma(F(dot), _half(at + lane() % PANEL * 2) * scale, value)
+                at += HEAD + BITS_BYTES + found[1]
+            if lane() < PANEL and panel * PANEL + lane() < n:
+                finish(arena, m, panel * PANEL + lane(), value, n, y, b, times, residual, act)
+
+
+kernel(THREADS, lambda _, v: ceil(v["n"], PANEL * WARPS), 16 * THREADS, name=f"linear_{SPARSE_INT8}")(_linear_int8)
+for _kind, _load, _size in (("f32", ld_f32, 4), ("bf16", ld_bf16, 2), ("f16", ld_f16, 2)):
+    kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=f"linear_{_kind}_sparse")(_linear(_load, _size))

@@ -1,0 +1,112 @@
+"""Rows picked by number: embeddings, positions, rotation, the last rows, the greedy id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..primitives import (
+    barrier,
+    block,
+    blocks,
+    ld_bf16,
+    ld_f16,
+    ld_f32,
+    ld_i64,
+    sld_f32,
+    sld_i32,
+    sst_f32,
+    sst_i32,
+    st_f32,
+    st_i64,
+    thread,
+    threads,
+)
+from ..step import S_IDS, S_RESULT, S_ROWS, S_START, S_T
+from .base import F, ceil, kernel, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+THREADS = 256
+WIDE = 1024  # threads of the block that looks for the largest logit
+
+
+def _embed(load: Any, size: int) -> Callable[..., None]:
+    def body(arena: Any, step: Any, rows: Any, y: Any, w: Any, d: Any) -> None:
+        """y[r] = w[ids[r]], a block for each row."""
+        ids = ld_i64(step + 8 * S_IDS)
+        for r in range(block(), rows_of(step, rows), blocks()):
+            src = w + ld_i64(ids + 8 * r) * d * size
+            for j in range(thread(), d, threads()):
+                st_f32(arena + y + 4 * (r * d + j), load(src + size * j))
+
+    return body
+
+
+def _positions(load: Any, size: int) -> Callable[..., None]:
+    def body(arena: Any, step: Any, rows: Any, y: Any, w: Any, d: Any) -> None:
+        """y[r] = w[start + r]."""
+        src = w + ld_i64(step + 8 * S_START) * d * size
+        for i in range(block() * threads() + thread(), rows_of(step, rows) * d, blocks() * threads()):
+            st_f32(arena + y + 4 * i, load(src + size * i))
+
+    return body
+
+
+for _kind, _load, _size in (("f32", ld_f32, 4), ("bf16", ld_bf16, 2), ("f16", ld_f16, 2)):
+    kernel(THREADS, lambda rows, _: rows, name=f"embed_{_kind}")(_embed(_load, _size))
+    kernel(THREADS, lambda rows, v: ceil(rows * v["d"], THREADS), name=f"embed_positions_{_kind}")(
+        _positions(_load, _size)
+    )
+
+
+@kernel(THREADS, lambda rows, v: ceil(rows * v["heads"] * v["d_head"] // 2, THREADS))
+def rope(arena: Any, step: Any, rows: Any, y: Any, x: Any, table: Any, heads: Any, d_head: Any) -> None:
+    """Rotate pairs (i, i + d_head/2) of every head, a thread for each; table[position][d_head/2][cos, sin]."""
+    half, start = d_head // 2, ld_i64(step + 8 * S_START)
+    for item in range(block() * threads() + thread(), rows_of(step, rows) * heads * half, blocks() * threads()):
+        r, i = item // (heads * half), item % half
+        at = 4 * (item // half * d_head + i)
+        angle = table + 8 * ((start + r) * half + i)
+        c, s = ld_f32(angle), ld_f32(angle + 4)
+        a, b = ld_f32(arena + x + at), ld_f32(arena + x + at + 4 * half)
+        st_f32(arena + y + at, a * c - b * s)
+        st_f32(arena + y + at + 4 * half, b * c + a * s)
+
+
+@kernel(THREADS, lambda rows, v: ceil(rows * v["d"], THREADS))
+def take_last(arena: Any, step: Any, rows: Any, y: Any, x: Any, d: Any) -> None:
+    """y = x[T - R:]."""
+    n = rows_of(step, rows)
+    src = arena + x + 4 * d * (ld_i64(step + 8 * S_T) - ld_i64(step + 8 * S_ROWS))
+    for i in range(block() * threads() + thread(), n * d, blocks() * threads()):
+        st_f32(arena + y + 4 * i, ld_f32(src + 4 * i))
+
+
+@kernel(WIDE, lambda _, __: 1, 8 * WIDE)
+def argmax(arena: Any, step: Any, rows: Any, x: Any, n: Any) -> None:
+    """Of the last row, the first of equals; -1 where there is none (no rows, or only NaN)."""
+    me, count = thread(), rows_of(step, rows)
+    src, top, best = arena + x + 4 * (count - 1) * n, F(-np.inf), -1
+    if count > 0:
+        for i in range(me, n, threads()):
+            v = ld_f32(src + 4 * i)
+            if v > top or (v == top and best < 0):
+                top, best = v, i
+    sst_f32(4 * me, top)
+    sst_i32(4 * (WIDE + me), best)
+    barrier()
+    half = threads() // 2
+    while half > 0:
+        if me < half:
+            v, i = sld_f32(4 * (me + half)), sld_i32(4 * (WIDE + me + half))
+            if i >= 0 and (best < 0 or v > top or (v == top and i < best)):
+                top, best = v, i
+                sst_f32(4 * me, top)
+                sst_i32(4 * (WIDE + me), best)
+        barrier()
+        half //= 2
+    if me == 0:
+        st_i64(step + 8 * S_RESULT, best)

@@ -1,0 +1,98 @@
+"""A session whose steps run on a GPU, or in the emulator: the CPU's `Session` with another interpreter."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..program import record
+from ..rope import RopeTable
+from ..session import Session
+from .interpreter import Interpreter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..session import Watch
+    from ..spec import Config, Weights
+    from .interpreter import Device
+
+__all__ = ["CudaSession"]
+
+
+class CudaSession(Session):
+    """Runs chunks of tokens at given positions; logits and hidden states are copied to the host when asked for."""
+
+    def __init__(
+        self,
+        device: Device,
+        config: Config,
+        weights: Weights,
+        *,
+        n_context: int,
+        chunk: int = 128,
+        rows: int = 32,
+        kv_cache: str = "f32",
+        fast: bool = False,
+    ) -> None:
+        """As `Session`, on `device`, which closes with it. Errors: `BackendError`."""
+        chunk = max(1, min(chunk, n_context))
+        rows = max(1, min(rows, chunk))
+        self.table, self.weights = RopeTable(config, n_context), weights
+        self.program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, kv_cache=kv_cache,
+                              fast=fast, table=self.table)  # fmt: skip
+        self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, 1
+        self.chunk, self.rows = chunk, rows
+        self.machine = Interpreter(device, self.program)
+        self._last = 0
+
+    def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
+        self.machine.step(ids, start, rows)
+        self._last = rows
+
+    def timed_step(self, ids: Sequence[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
+        """One pass of at most `chunk` ids, an instruction at a time: seconds of each, with its launch and a wait."""
+        self.step(ids, start)
+        seconds = []
+        for line in self.machine.lines:
+            began = time.perf_counter()
+            self.machine.run(line, len(ids), 1)
+            self.machine.device.synchronize()
+            seconds.append(time.perf_counter() - began)
+        return np.array(seconds)
+
+    def watched_step(self, ids: Sequence[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
+        """As `Session.watched_step`; what `view` gives is a copy."""
+        self._check(ids, start, 0)
+        self._last = 0
+        for at in range(0, len(ids), self.chunk):
+            part = ids[at : at + self.chunk]
+            self.machine.begin(part, start + at, 0)
+            view = partial(self.machine.tensor, rows=len(part))
+            for instruction, line in zip(self.program.code, self.machine.lines, strict=True):
+                watch(instruction, view)
+                self.machine.run(line, len(part), 0)
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """[rows, n_vocab] of the last step, a copy."""
+        return self.machine.tensor(self.program.logits, self._last)
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """[rows, d_model] behind the final norm, a copy."""
+        return self.machine.tensor(self.program.hidden, self._last)
+
+    @property
+    def argmax(self) -> int:
+        """Greedy id of the last row, the first of equals; -1 if there is none."""
+        return self.machine.result
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self.machine.device.close()

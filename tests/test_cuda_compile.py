@@ -1,0 +1,116 @@
+"""The compile gate: every CUDA kernel to machine code for every architecture, within its budget. No GPU is needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import cubins
+import numpy as np
+import pytest
+from miaotui.errors import BackendError
+from miaotui.runtime.cuda import build
+from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
+from miaotui.runtime.cuda.primitives import PRIMITIVES
+
+#: Registers that another version of the assembler may take more.
+SLACK = 8
+
+
+def installed(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+compiles = pytest.mark.skipif(
+    not (installed("numba.cuda.dispatcher") and installed("cuda.bindings") and cubins.nvdisasm()),
+    reason="compiling for CUDA needs the extras cuda and cuda-test",
+)
+
+
+@pytest.fixture(scope="module")
+def budgets():
+    return json.loads(cubins.BUDGETS.read_text(encoding="utf-8"))
+
+
+def test_every_kernel_has_a_budget_and_no_other(budgets):
+    assert set(budgets) == set(cubins.ALL)
+
+
+@compiles
+@pytest.mark.parametrize("name", sorted(cubins.ALL))
+def test_a_kernel_compiles_within_its_budget(name, budgets):
+    ptx = build.to_ptx(cubins.ALL[name])
+    assert ".f64" not in ptx
+    for architecture in build.ARCHITECTURES:
+        found = cubins.measured(ptx, architecture)
+        assert not found.spilled, architecture
+        assert found.registers <= budgets[name]["registers"] + SLACK, architecture
+        if architecture in cubins.LISTED:
+            assert not found.double, architecture
+            assert found.wide_loads >= budgets[name]["wide_loads"], architecture
+            assert found.tensor >= budgets[name]["tensor"], architecture
+
+
+def test_products_load_sixteen_bytes_at_a_time(budgets):
+    for kind in ("f32", "bf16", "f16", "bf16_dot"):
+        assert budgets[f"linear_{kind}"]["wide_loads"] >= 4
+
+
+def test_tiled_kernels_use_the_tensor_core(budgets):
+    assert all(budgets[k.name]["tensor"] >= 16 for n, k in SPECIAL.items() if n.startswith("linear"))
+
+
+@compiles
+def test_every_primitive_has_its_intrinsic():
+    from miaotui.runtime.cuda.intrinsics import BINDING
+
+    assert set(BINDING) == set(PRIMITIVES)
+
+
+@compiles
+def test_cubins_are_kept_and_damaged_ones_built_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIAOTUI_CACHE_DIR", str(tmp_path))
+    first = build.cubin(KERNELS["add"], "sm_80")
+    (kept,) = tmp_path.rglob("*.code")
+    monkeypatch.setattr(build, "to_ptx", lambda _: pytest.fail("built again"))
+    assert build.cubin(KERNELS["add"], "sm_80") == first
+    monkeypatch.undo()
+    monkeypatch.setenv("MIAOTUI_CACHE_DIR", str(tmp_path))
+    data = np.fromfile(kept, np.uint8)
+    data[len(data) // 2] ^= 1
+    data.tofile(kept)
+    again = build.cubin(KERNELS["add"], "sm_80")
+    assert again[:4] == b"\x7fELF"
+    assert kept.read_bytes()[32:] == again
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch):
+    for name in [n for n in sys.modules if n.endswith("cuda.intrinsics")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "numba.cuda", None)
+    monkeypatch.setitem(sys.modules, "numba.cuda.dispatcher", None)
+    with pytest.raises(BackendError, match=r"miaotui\[cuda\]"):
+        build.to_ptx(KERNELS["add"])
+
+
+def test_nothing_of_cuda_is_imported_for_the_cpu():
+    code = (
+        "import sys, miaotui; from miaotui.tools.demo import path\n"
+        "with miaotui.load(path()) as m: m.logits([1, 2])\n"
+        "rooms = 'numba.cuda', 'numba_cuda', 'cuda', 'miaotui.runtime.cuda'\n"
+        "found = [n for n in sys.modules if n.startswith(rooms)]\n"
+        "print(*found)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env=os.environ | {"MIAOTUI_QUIET": "1"},
+    )  # fmt: skip
+    assert not done.stderr
+    assert not done.stdout.strip()
+    assert done.returncode == 0

@@ -1,0 +1,158 @@
+"""Whole models by the public API on the emulated GPU, against the CPU; and what the device refuses."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from types import SimpleNamespace
+
+import miaotui
+import numpy as np
+import pytest
+from checkpoints import FAMILIES, small, write_checkpoint
+from emulation import EmulatedDevice
+from miaotui.errors import BackendError
+from miaotui.runtime.cuda import driver
+from miaotui.tools import cli
+from tolerance import bound
+
+IDS = [3, 1, 4, 1, 5, 9, 2]
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    monkeypatch.setattr(driver, "CudaDevice", EmulatedDevice)
+
+
+def compare(path, ids=IDS, n_new=3, **options):
+    """Logits and greedy ids of both devices; how many of these differ, each only where two logits are as good."""
+    with miaotui.load(path, max_context=16, **options) as cpu:
+        wanted, expected = cpu.logits(ids), cpu.generate(ids, max_new_tokens=n_new, ignore_eos=True).ids
+        limit = bound("model", "f32", cpu.config.n_layers, scale=float(np.abs(wanted).max()))
+    with miaotui.load(path, max_context=16, device="cuda", **options) as gpu:
+        assert np.abs(gpu.logits(ids) - wanted).max() <= limit
+        found = gpu.generate(ids, max_new_tokens=n_new, ignore_eos=True).ids
+    if found != expected:
+        at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
+        with miaotui.load(path, max_context=16, **options) as cpu:
+            last = cpu.logits([*ids, *expected[:at]])[-1]
+        assert last[expected[at]] - last[found[at]] <= 2 * limit
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.usefixtures("emulated")
+def test_every_family(family, tmp_path):
+    write_checkpoint(tmp_path, small(family))
+    compare(tmp_path, prefill_chunk=3)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4", "int4a"])
+@pytest.mark.usefixtures("emulated")
+def test_quantised(quantize, tmp_path):
+    write_checkpoint(tmp_path, small("llama"))
+    compare(tmp_path, n_new=1, quantize=quantize)
+
+
+@pytest.mark.parametrize("kv_cache", ["bf16", "int8"])
+@pytest.mark.usefixtures("emulated")
+def test_small_caches(kv_cache, tmp_path):
+    """Of an input in error by a bit, rounding may make a step more."""
+    write_checkpoint(tmp_path, small("qwen3"))
+    with miaotui.load(tmp_path, max_context=16) as exact:
+        wanted = exact.logits(IDS)
+    with miaotui.load(tmp_path, max_context=16, device="cuda", kv_cache=kv_cache) as model:
+        assert np.abs(model.logits(IDS) - wanted).max() <= 0.05 * np.abs(wanted).max()
+
+
+@pytest.mark.usefixtures("emulated")
+def test_uneven_layers(tmp_path):
+    write_checkpoint(tmp_path, small("qwen2"))
+    compare(tmp_path, n_new=1, prune="drop-heads=1:0; drop-ffn=0")
+
+
+@pytest.mark.usefixtures("emulated")
+def test_a_trained_model_gives_the_same_tokens(shared):
+    path = shared / "models" / "stories260K-hf"
+    compare(path, ids=[1, 403], n_new=3)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_steps_can_be_watched_and_timed(tmp_path):
+    write_checkpoint(tmp_path, small("llama"))
+    with miaotui.load(tmp_path, max_context=16, device="cuda") as model:
+        seen = []
+        model.session.watched_step(IDS, 0, lambda i, view: seen.append((i.op, [view(t) for t in i.tensors("i")][:1])))
+        assert [op for op, _ in seen] == [i.op for i in model.program().code]
+        assert np.isfinite(next(x[0] for op, x in seen if op == "linear")).all()
+        assert len(model.session.timed_step(IDS[:2], 0)) == len(seen)
+
+
+def test_without_a_gpu_the_error_says_what_is_missing(tmp_path, capsys):
+    write_checkpoint(tmp_path, small("llama"))
+    try:
+        driver.CudaDevice().close()
+    except BackendError:
+        pass
+    else:
+        pytest.skip("there is a GPU")
+    with pytest.raises(BackendError, match=r"extra|driver|GPU"):
+        miaotui.load(tmp_path, device="cuda")
+    assert cli.main(["generate", "--model", str(tmp_path), "--device", "cuda", "x"]) == 1
+    assert "device='cuda' needs" in capsys.readouterr().err
+
+
+class Code(IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_NO_DEVICE = 100
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
+
+
+class FakeDriver:
+    """As much of cuda.bindings.driver as opening a GPU takes; `fails` says which call gives which code."""
+
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=0, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=1,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=2,
+    )  # fmt: skip
+
+    def __init__(self, *, capability=(9, 0), **fails):
+        self.capability, self.fails, self.calls = capability, fails, []
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.calls.append(name)
+            if name in self.fails:
+                return (self.fails[name],)
+            result = {"cuDeviceGetName": b"Fake\0", "cuMemAlloc": 4096, "cuDeviceGet": 0}.get(name)
+            if name == "cuDeviceGetAttribute":
+                result = (*self.capability, 132)[arguments[0]]
+            return (Code.CUDA_SUCCESS, 1 if result is None else result)
+
+        return call
+
+
+def test_a_gpu_names_its_architecture():
+    assert driver.CudaDevice(driver=FakeDriver()).architecture == "sm_90a"
+    assert driver.CudaDevice(driver=FakeDriver(capability=(8, 6))).architecture == "sm_86"
+
+
+def test_an_old_gpu_is_refused():
+    with pytest.raises(BackendError, match=r"7\.5.*8\.0"):
+        driver.CudaDevice(driver=FakeDriver(capability=(7, 5)))
+
+
+def test_no_gpu_is_said():
+    with pytest.raises(BackendError, match="no NVIDIA GPU"):
+        driver.CudaDevice(driver=FakeDriver(cuInit=Code.CUDA_ERROR_NO_DEVICE))
+
+
+def test_out_of_memory_and_a_lost_device_leave_the_process_alive():
+    fake = FakeDriver(cuMemAlloc=Code.CUDA_ERROR_OUT_OF_MEMORY, cuStreamSynchronize=Code.CUDA_ERROR_ILLEGAL_ADDRESS)
+    gpu = driver.CudaDevice(driver=fake)
+    with pytest.raises(BackendError, match=r"allocate 1,000,000 bytes on Fake.*max_context"):
+        gpu.allocate(10**6)
+    with pytest.raises(BackendError, match="load it again"):
+        gpu.read(4096, 8)
+    gpu.close()
+    gpu.close()
+    assert fake.calls.count("cuDevicePrimaryCtxRelease") == 1

@@ -1,0 +1,112 @@
+"""Every kernel of the CUDA backend in the emulator, against the float64 reference: the cases of test_ops, smaller."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from emulation import SCHEDULES, emulate
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
+from miaotui.runtime.kvcache import KV_BYTES
+from miaotui.runtime.ops import OPS
+from test_ops import CASES, Case, Draw, run_reference
+from tolerance import bound
+
+SIZES = st.sampled_from([1, 2, 3, 7, 8, 16, 17, 31, 32, 33, 40, 64, 65])
+TOKENS = st.sampled_from([1, 1, 2, 3, 5, 6])
+ROWS = [(op.name, v) for op in OPS.values() for v in (op.variants or ("",))]
+
+
+class SmallDraw(Draw):
+    """As `Draw`; a thread of the emulator takes a microsecond for an addition."""
+
+    def __init__(self, draw):
+        super().__init__(draw)
+        self.t = draw(TOKENS)
+
+    def size(self):
+        return self.draw(SIZES)
+
+
+class TileDraw(SmallDraw):
+    """Sizes around the tensor core's tiles; whole 16 bytes a row."""
+
+    def __init__(self, draw):
+        super().__init__(draw)
+        self.t = draw(st.sampled_from([16, 17, 63, 64, 65]))
+        self.sizes = [draw(st.sampled_from([8, 24, 32, 40, 96, 136])), draw(st.sampled_from([1, 31, 64, 65, 70]))]
+
+    def size(self):
+        return self.sizes.pop()
+
+
+def test_every_op_has_its_kernels_with_the_slots_of_the_table():
+    assert {k for op in OPS.values() for k in op.kernels} == set(KERNELS)
+    for op in OPS.values():
+        for name in op.kernels:
+            found = tuple(inspect.signature(KERNELS[name].function).parameters)
+            assert found == ("arena", "step", "rows", *op.names), name
+
+
+@pytest.mark.parametrize("name", sorted(n for n in SPECIAL if n.startswith("linear")))
+def test_many_rows_by_the_tensor_core(name):
+    op, variant = name.split("_", 1)
+
+    @settings(max_examples=8, deadline=None, phases=[Phase.generate])
+    @given(st.data(), st.sampled_from(SCHEDULES))
+    def holds(data, schedule):
+        d = TileDraw(data.draw)
+        case = CASES[op](d, variant)
+        launched = []
+        y, _ = emulate(case, [np.zeros(d.t, np.int64)], schedule, launched)
+        assert SPECIAL[name].name in launched
+        expected, _ = run_reference(case, [np.zeros(d.t, np.int64)])
+        assert np.all(np.abs(y - expected) <= case.tolerance(expected))
+
+    holds()
+
+
+@pytest.mark.parametrize(("name", "variant"), ROWS, ids=lambda v: v)
+def test_the_kernel_is_its_reference(name, variant):
+    @settings(max_examples=15, deadline=None, phases=[Phase.generate])  # shrinking would take minutes
+    @given(st.data(), st.sampled_from(SCHEDULES))
+    def holds(data, schedule):
+        d = SmallDraw(data.draw)
+        case = CASES[name](d, variant)
+        ids = [d.rng.integers(0, case.n_vocab, len(p[0]) if p else d.t) for p in case.passes]
+        y, result = emulate(case, ids, schedule)
+        expected, expected_result = run_reference(case, ids)
+        assert result == max(expected_result, -1)
+        if expected is not None:
+            assert case.read(y).shape == expected.shape
+            assert np.all(np.abs(case.read(y) - expected) <= case.tolerance(expected))
+            again, _ = emulate(case, ids, "backward")
+            assert y.tobytes() == again.tobytes()
+
+    holds()
+
+
+@pytest.mark.parametrize("variant", KV_BYTES)
+@pytest.mark.parametrize("window", [None, 40])
+def test_a_query_that_is_split_over_chunks_of_keys_has_the_bits_of_a_whole_one(variant, window):
+    rng, n, heads, d_head = np.random.default_rng(0), 290, 2, 20
+
+    def build(ops, q, k, v):
+        ops.kv_write(0, k, v, 1)
+        return ops.attention(0, q, heads, 1, window=window, scale=d_head**-0.5)
+
+    x = [rng.standard_normal((n, w)).astype(np.float32) for w in (heads * d_head, d_head, d_head)]
+    bits = []
+    for cuts in ([n - 2, 2], [n - 1, 1]):
+        parts = np.split(np.arange(n), np.cumsum(cuts)[:-1])
+        case = Case(build, [[a[p] for a in x] for p in parts], None, n_kv_heads=1, d_head=d_head, kv_cache=variant)
+        launched = []
+        y, _ = emulate(case, parts, "drawn", launched, skip="attention")
+        assert (f"attention_{variant}_split" in launched) == (cuts[-1] == 1)
+        bits.append(y[-1].tobytes())
+    size = (1 + np.abs(x[0]).max() * np.abs(x[1]).max() * d_head**0.5) * np.abs(x[2]).max()
+    assert np.abs(y[-1] - run_reference(case, parts)[0][-1]).max() <= bound("attention", variant, d_head + n) * size
+    assert bits[0] == bits[1]
