@@ -596,6 +596,14 @@ def test_pruned_and_dense_by_turns_a_row_at_a_time(tiny, tmp_path, capsys):
         bench_prune.main(["--rounds", "0"])
 
 
+def test_the_lesson_s_speeds_are_the_files():
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    files = [docs / "benchmarks" / f"prune-speed-smollm2-135m-{dtype}.json" for dtype in ("bf16", "int8")]
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    assert bench_prune.table(reports) in (docs / "pruning.md").read_text(encoding="utf-8")
+    assert all([r["cut"] for r in report["results"]] == list(bench_prune.CUTS) for report in reports)
+
+
 # --- GEMM -------------------------------------------------------------------------------------------------------------
 
 
