@@ -257,8 +257,9 @@ def test_a_reader_that_leaves_ends_it():
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name != "posix", reason="interrupts are POSIX signals here")
 def test_ctrl_c_ends_it_with_130():
     code = (
-        "import sys, miaotui.model as m\n"
+        "import signal, sys, miaotui.model as m\n"
         "from miaotui.tools.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start with it ignored
         "slow = m.Model.steps\n"
         "def steps(self, *a, **k):\n"
         "    import time\n"
