@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .arena import Tensor
+    from .cpu.bounds import Checked
+    from .cpu.prange import Prange
+    from .cpu.team import Team
     from .program import Instruction, Program
     from .spec import Config, Weights
 
@@ -60,6 +63,7 @@ class Session:
         )
         from .cpu import link  # noqa: PLC0415 (the machine's code is loaded only now)
         from .cpu.layout import S_IDS  # noqa: PLC0415 (as above)
+        from .cpu.target import debugging  # noqa: PLC0415 (as above)
 
         self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, threads
         self.chunk, self.rows = chunk, rows
@@ -72,7 +76,11 @@ class Session:
         self._words[S_IDS] = self._ids.ctypes.data
         self._logits, self._hidden = (self._view(t) for t in (self.program.logits, self.program.hidden))
         self._last = 0
-        self._executor = link.executor(threads)
+        self._executor: Team | Prange | Checked = link.executor(threads)
+        if debugging():
+            from .cpu.bounds import Checked  # noqa: PLC0415 (loads LLVM's compiler)
+
+            self._executor = Checked(self._executor, self.program, self.code, self._words)
         self._executor.bind(self.code.ctypes.data, len(self.code), self.arena.ctypes.data, self._words.ctypes.data)
 
     def _view(self, t: Tensor) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ from .lanes import (
     ZERO,
     N,
     V,
+    bare_ptr,
     c64,
     const,
     ext,
@@ -83,7 +84,7 @@ def _spread_alone(b: Any, out: Any, at: Any, bits: Any) -> None:
     def body(k: Any, state: list[Any]) -> list[Any]:
         bit = b.trunc(b.lshr(bits, k), I1)
         one = b.select(bit, b.load(ptr(b, state[0], I8), align=1), ir.Constant(I8, QUANTIZED["int8"]))
-        b.store(one, ptr(b, b.add(out, k), I8), align=1)
+        b.store(one, bare_ptr(b, b.add(out, k), I8), align=1)
         return [b.add(state[0], b.zext(bit, I64))]
 
     ir_loop(b, c64(0), c64(STEP), 1, [at], body)
@@ -97,7 +98,7 @@ def ir_spread_bytes(b: Any, at: Any, bits: Any) -> Any:
         return b.bitcast(b.call(f, [b.load(ptr(b, at, BYTES), align=1), zeros, mask]), VI)
     out = b.ptrtoint(cgutils.alloca_once(b, BYTES), I64)
     ir_apart(b, "spread_bytes", _spread_alone, out, at, bits)
-    return b.load(ptr(b, out, VI), align=1)
+    return b.load(bare_ptr(b, out, VI), align=1)
 
 
 class Steps:

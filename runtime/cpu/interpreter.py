@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, types
 
 from ..ops import SLOTS
-from .lanes import call_kernel, ld, load_acquire, pause, st, store_release
+from .lanes import call_kernel, load_acquire, pause, peek, poke, store_release
 from .layout import C_BASE, C_EPOCH, C_N, C_PROG, C_STEP, C_STOP, C_THREADS, LINE, T_BARRIER, T_PARKED, T_SEEN
 
 __all__ = ["run"]
@@ -45,7 +45,7 @@ def run(ctl: Any, t: Any, nt: Any) -> None:
     mine = ctl + C_THREADS + LINE * t
     while True:
         if t > 0:
-            n, seen = 0, ld(mine + T_SEEN)
+            n, seen = 0, peek(mine + T_SEEN)
             while load_acquire(ctl + C_EPOCH) == seen:
                 pause()
                 n += 1
@@ -56,15 +56,15 @@ def run(ctl: Any, t: Any, nt: Any) -> None:
                     store_release(mine + T_PARKED, 0)
                 elif n > YIELD:
                     usleep(np.uint32(50))
-            st(mine + T_SEEN, seen + 1)
-            if ld(ctl + C_STOP) != 0:
+            poke(mine + T_SEEN, seen + 1)
+            if peek(ctl + C_STOP) != 0:
                 return
-        prog, count, base, step = ld(ctl + C_PROG), ld(ctl + C_N), ld(ctl + C_BASE), ld(ctl + C_STEP)
+        prog, count, base, step = peek(ctl + C_PROG), peek(ctl + C_N), peek(ctl + C_BASE), peek(ctl + C_STEP)
         for i in range(count):
             p = prog + i * (8 * SLOTS)
-            if nt > 1 and ld(p + 8) != 0:
+            if nt > 1 and peek(p + 8) != 0:
                 _barrier(ctl + C_THREADS, t, nt)
-            call_kernel(ld(p), p, base, step, t, nt)
+            call_kernel(peek(p), p, base, step, t, nt)
         if nt > 1:
             _barrier(ctl + C_THREADS, t, nt)
         if t == 0:

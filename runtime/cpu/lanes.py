@@ -19,7 +19,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from ..ops import FAST
-from .target import bf16_dot, native_half
+from .layout import INSIDE
+from .target import bf16_dot, debugging, native_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,8 +71,21 @@ def const(vec: Any, vals: Sequence[float]) -> Value:
 ZERO = const(V, [0.0] * N)
 
 
-def ptr(b: Builder, addr: Value, ty: Any) -> Value:
-    """The address as a pointer to `ty`."""
+def ptr(b: Builder, addr: Value, ty: Any, mask: Value | None = None) -> Value:
+    """The address as a pointer to `ty`, of which lanes of the mask are touched; checked where MIAOTUI_DEBUG asks."""
+    if debugging():
+        number, count = (ty.element, ty.count) if isinstance(ty, ir.VectorType) else (ty, 1)
+        size = {F16: 2, F32: 4}.get(number) or number.width // 8
+        nbytes = c64(size * count)
+        if mask is not None:
+            bits = b.zext(b.bitcast(mask, ir.IntType(count)), I64)
+            nbytes = b.mul(b.call(ext(b, "llvm.ctpop.i64", I64, [I64]), [bits]), c64(size))
+        addr = b.call(ext(b, INSIDE, I64, [I64, I64]), [addr, nbytes])
+    return bare_ptr(b, addr, ty)
+
+
+def bare_ptr(b: Builder, addr: Value, ty: Any) -> Value:
+    """The address as a pointer to `ty`, never checked: for prefetches, the stack and the team's own words."""
     return b.inttoptr(addr, ty.as_pointer())
 
 
@@ -134,7 +148,7 @@ def ir_widen(b: Builder, v: Value, kind: str) -> Value:
 def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = None) -> Value:
     """Sixteen values widened to float32; with a mask, absent lanes are +0 and their memory is not touched."""
     ty = V if kind == "f32" else VH
-    p = ptr(b, addr, ty)
+    p = ptr(b, addr, ty, mask)
     if mask is None:
         v = b.load(p, align=SIZES[kind])
     else:
@@ -146,14 +160,14 @@ def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = Non
 
 def ir_prefetch(b: Builder, addr: Value, near: int = 3) -> None:
     """Ask for the cache line at an address, read once: soon (3), or some time later (2); any address is allowed."""
-    p = ptr(b, addr, F32)
+    p = bare_ptr(b, addr, F32)
     f = ext(b, "llvm.prefetch.p0", ir.VoidType(), [p.type, I32, I32, I32])
     b.call(f, [p, *(ir.Constant(I32, v) for v in (0, near, 1))])
 
 
 def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> None:
     """Store values (of any type, or one), or those float32 of the mask."""
-    p = ptr(b, addr, v.type)
+    p = ptr(b, addr, v.type, mask)
     if mask is None:
         b.store(v, p, align=4 if v.type == V else 1)
     else:
@@ -180,7 +194,7 @@ def ir_to_int8(b: Builder, v: Value) -> Value:
 
 def ir_load_pairs(b: Builder, addr: Value, mask: Value | None = None) -> Value:
     """Thirty-two BF16 as they are; with a mask, absent ones are +0 and their memory is not touched."""
-    p = ptr(b, addr, PAIRS)
+    p = ptr(b, addr, PAIRS, mask)
     if mask is None:
         return b.load(p, align=2)
     f = ext(b, "llvm.masked.load.v32i16.p0", PAIRS, [p.type, I32, mask.type, PAIRS])
@@ -360,9 +374,15 @@ def ldf(b, a): return b.load(ptr(b, a, F32), align=4)
 @op(void, i64, f32)
 def stf(b, a, v): b.store(v, ptr(b, a, F32), align=4)
 @op(i64, i64)
-def load_acquire(b, a): return b.load_atomic(ptr(b, a, I64), "seq_cst", 8)
+def peek(b, a):
+    """`ld` and `st` of the team's own words."""
+    return b.load(bare_ptr(b, a, I64), align=8)
 @op(void, i64, i64)
-def store_release(b, a, v): b.store_atomic(v, ptr(b, a, I64), "seq_cst", 8)
+def poke(b, a, v): b.store(v, bare_ptr(b, a, I64), align=8)
+@op(i64, i64)
+def load_acquire(b, a): return b.load_atomic(bare_ptr(b, a, I64), "seq_cst", 8)
+@op(void, i64, i64)
+def store_release(b, a, v): b.store_atomic(v, bare_ptr(b, a, I64), "seq_cst", 8)
 @op(void)
 def pause(b):
     if platform.machine() in ("x86_64", "AMD64"):

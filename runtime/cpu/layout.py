@@ -16,6 +16,9 @@ T_BARRIER, T_SEEN, T_PARKED = 0, 8, 16
 ROOT = "run"
 ROOT_ARGUMENTS, KERNEL_ARGUMENTS = 3, 5
 
+#: What every access of a kernel calls under MIAOTUI_DEBUG: int64 (address, bytes) -> an address (`bounds.py`).
+INSIDE = "miaotui_inside"
+
 #: Bytes of a request to a worker that compiles: one name, filled up with spaces.
 REQUEST = 64
 

@@ -17,6 +17,7 @@ from ..packed import QUANTIZED
 from .cache import cache_directory
 from .layout import ROOT, ROOT_ARGUMENTS
 from .objects import kept
+from .target import debugging
 from .team import Team
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def _linked(names: list[str]) -> dict[str, int]:
     with _LOCK:
         missing = [n for n in names if n not in _LINKED]
         if missing:
+            if debugging():
+                from .bounds import install  # noqa: PLC0415 - it compiles
+
+                install()
             directory = cache_directory()
             loaded = {n: kept(directory, n) for n in missing} if directory is not None else {}
             _LINKED.update({n: a for n, a in loaded.items() if a is not None})

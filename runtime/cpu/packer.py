@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import link
 from .layout import PACK_SCRATCH, PACK_WORDS
+from .target import debugging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -37,7 +40,23 @@ def packer(dtypes: Iterable[str]) -> Callable[[NDArray[Any], str, str, NDArray[n
             *(numbers.ctypes.data, *numbers.strides, *numbers.shape, size, stored == "BF16"),
             *(out.ctypes.data, scratch.ctypes.data + -scratch.ctypes.data % LINE),
         )
-        calls[f"pack_{dtype}"](words.ctypes.data, 0, 0, 0, 1)
+        with _checked(f"pack_{dtype}", words, numbers, out, scratch):
+            calls[f"pack_{dtype}"](words.ctypes.data, 0, 0, 0, 1)
         return bool(words[-1:].view(np.float32)[0] == 0)
 
     return pack_rows
+
+
+def _bounds(a: NDArray[Any]) -> tuple[int, int]:
+    """First byte and the one behind the last; strides are not negative."""
+    first = int(a.ctypes.data)
+    return first, first + sum((n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)) + a.itemsize
+
+
+def _checked(what: str, *arrays: NDArray[Any]) -> AbstractContextManager[None]:
+    if not debugging():
+        return nullcontext()
+    from .bounds import watched  # noqa: PLC0415 - loads LLVM's compiler
+
+    names = ("words", "numbers", "out", "scratch")
+    return watched(what, [(name, *_bounds(a)) for name, a in zip(names, arrays, strict=True)])

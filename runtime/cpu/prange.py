@@ -12,7 +12,7 @@ from typing import Any
 from numba import njit, prange
 
 from ..ops import SLOTS
-from .lanes import call_kernel, ld
+from .lanes import call_kernel, peek
 
 __all__ = ["Prange"]
 
@@ -23,7 +23,7 @@ def run_prange(prog: Any, count: Any, base: Any, step: Any, nt: Any) -> None:
     for i in range(count):
         p = prog + i * (8 * SLOTS)
         for t in prange(nt):
-            call_kernel(ld(p), p, base, step, t, nt)
+            call_kernel(peek(p), p, base, step, t, nt)
 
 
 class Prange:

@@ -18,6 +18,7 @@ __all__ = [
     "bf16_dot",
     "byte_dot",
     "code_key",
+    "debugging",
     "expands",
     "expands_bytes",
     "integer_tile_shape",
@@ -78,6 +79,11 @@ def integer_tile_shape() -> tuple[int, int]:
     return (2, 5) if _features().get("avx512f", False) else (1, 2)
 
 
+def debugging() -> bool:
+    """Whether MIAOTUI_DEBUG asks kernels to check where they read and write (`bounds.py`)."""
+    return os.environ.get("MIAOTUI_DEBUG", "0") not in ("", "0")
+
+
 def tile_shape() -> tuple[int, int]:
     """Weight rows by tokens of a prefill tile: accumulators must fit the register file. Bits do not depend on it."""
     return (8, 3) if _features().get("avx512f", False) else (2, 2)
@@ -108,6 +114,6 @@ def code_key() -> str:
     for f in sorted([*here.rglob("*.py"), *beside]):
         h.update(f.read_bytes())
     host = platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    settings = _named_cpu(), [os.environ.get(name) for name in _SETTINGS]
+    settings = _named_cpu(), [os.environ.get(name) for name in _SETTINGS], debugging()
     h.update(repr((sys.version_info[:3], llvmlite.__version__, host, settings)).encode())
     return h.hexdigest()[:20]

@@ -118,7 +118,7 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any) -> A
                 few(p, base, m_all, scratch, n0, n1)
             else:
                 many(p, base, m_all, scratch, n0, n1)
-        else:
+        elif m_all == 1:  # none: a piece of the prompt that is not its last
             x, y, h = base + arg(p, X), base + arg(p, Y), (n1 - n0) // STREAMS
             for n in range(n0, n0 + h):
                 streams(w, n_all, n, h, x, k, y)

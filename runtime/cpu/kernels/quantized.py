@@ -76,6 +76,7 @@ def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any) -> Any:
             for i in range(p0 + STREAMS * h, p1):
                 one(place(w, i, groups), 0, x, ldx, groups, y + row * i, ldy, row, n - PANEL * i)
             epilogue(p, base, (0, 1), (PANEL * p0, min(n, PANEL * p1)))
+        if m_all < 2:  # none: a piece of the prompt that is not its last
             return
         tiles, tokens = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS
         for i in range(p0, tiles, PANELS):

@@ -1,0 +1,69 @@
+"""MIAOTUI_DEBUG=1: kernels that stay among their operands run as ever, and one that does not is named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import miaotui
+import numpy as np
+import pytest
+from miaotui.errors import BackendError
+from miaotui.runtime.cpu.target import code_key, debugging
+from miaotui.tools import demo
+
+IDS = [int(i) for i in np.random.default_rng(5).integers(3, 200, 37)]
+WAYS = (
+    *({}, {"quantize": "int8", "kv_cache": "int8"}, {"quantize": "int4", "kv_cache": "bf16"}, {"quantize": "int4a"}),
+    *({"precision": "fast"}, {"prune": {"sparsity": "2:4"}}, {"prune": {"sparsity": "2:4"}, "quantize": "int8"}),
+)
+
+
+def said(way):
+    """Logits behind a prompt of several tiles, then of tokens one by one."""
+    with miaotui.load(demo.path(), threads=2, max_context=64, prefill_chunk=23, **way) as model:
+        return [model.logits(IDS)[-1].tobytes().hex(), *(int(i) for i in model.generate(IDS, max_new_tokens=5).ids)]
+
+
+def astray(spoil):
+    """What a step ends in whose instructions `spoil` has changed, and whether the next model still speaks."""
+    with miaotui.load(demo.path(), max_context=64) as model:
+        spoil(model.session)
+        with pytest.raises(BackendError) as found:
+            model.session._executor.step()
+    return [str(found.value), said({})]
+
+
+def too_many_rows(session):
+    """A product that is told of sixteen more rows than the matrix has."""
+    session.step(IDS, 0)
+    (i,) = (i for i, ins in enumerate(session.program.code) if ins.op == "linear" and ins.rows == "R")
+    n = session.program.code[i].values["n"]
+    slot = list(session.code[i]).index(n)
+    session.code[i, slot] = n + 16
+
+
+def no_such_token(session):
+    """An id that nobody checked."""
+    session.step(IDS, 0)
+    session._ids[3] = session.n_vocab
+
+
+@pytest.mark.skipif(debugging(), reason="the whole run has MIAOTUI_DEBUG")
+def test_every_access_is_checked_and_changes_no_bit():
+    program = (
+        "import json, test_bounds as t; print(json.dumps([t.code_key(), [t.said(way) for way in t.WAYS],"
+        " t.astray(t.too_many_rows), t.astray(t.no_such_token)]))"
+    )
+    here = os.environ | {"MIAOTUI_DEBUG": "1", "MIAOTUI_QUIET": "1"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, env=here,
+                          capture_output=True, text=True, check=False, timeout=500)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    key, spoken, rows, token = json.loads(done.stdout)
+    assert key != code_key()  # its code is not ours
+    assert spoken == [said(way) for way in WAYS]
+    assert "linear_" in rows[0]
+    assert "bytes at" in rows[0]
+    assert ", embed_" in token[0]
+    assert rows[1] == token[1] == spoken[0]
