@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "Worker", "by_turns", "compare", "main", "our_command"]
 
 QUANTIZED = ("int8", "int4", "int4a")  # every side rounds the BF16 checkpoint in its own way
-TURN = 8  # tokens decoded before the other side's turn
+TURN = 8  # tokens decoded before the other side's turn, unless told; the median of them counts
 #: Seconds before a turn: our idle threads look for work every 50 us until they leave after some 0.2 s. With 0.03 s a
 #: prefill after the other side's took 5 to 16 % longer than one after its own, with 0.3 s -4 to 7 %.
 PAUSE = 0.3
@@ -169,6 +169,7 @@ class Plan:
     new: list[int]
     rounds: int
     prefills: int = 2  # a round; the cache is read from the last one on
+    turn: int = TURN
 
 
 @dataclass(frozen=True)
@@ -199,10 +200,10 @@ def by_turns(ours: Worker, peer: Worker, read: ReadSum, plan: Plan) -> Turns:
             sides.reverse()
             for side in sides:
                 turns.prefill[side] += side.seconds("prefill", plan.prompt)
-        for at in range(0, len(plan.new), TURN):
+        for at in range(0, len(plan.new), plan.turn):
             sides.reverse()
             for side in sides:
-                turns.decode[side].append(statistics.median(side.seconds("decode", plan.new[at : at + TURN])))
+                turns.decode[side].append(statistics.median(side.seconds("decode", plan.new[at : at + plan.turn])))
             time.sleep(PAUSE)
             turns.reads.append(read.round())
     return turns
@@ -304,7 +305,7 @@ def _run(args: argparse.Namespace, directory: Path, dtype: str, peer: str) -> li
     context = -(-(args.prompt + args.new) // 256) * 256
     vocab = SHAPES[args.shape]["vocab_size"]
     ids = [int(i) for i in np.random.default_rng(1).integers(0, vocab, args.prompt + args.new)]
-    plan = Plan(ids[: args.prompt], ids[args.prompt :], args.rounds, args.prefills)
+    plan = Plan(ids[: args.prompt], ids[args.prompt :], args.rounds, args.prefills, args.turn)
     results = []
     for threads in args.threads:
         ours, theirs = sides.start(file, threads, context)
@@ -356,6 +357,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prefills", type=int, default=2, help="in a round (default: 2; 1 where they take long)")
+    parser.add_argument("--turn", type=int, default=TURN, help=f"tokens that a side decodes in its turn (default: {TURN};"
+                        " more for a model that fits the caches, which the other side's turn empties)")  # fmt: skip
     parser.add_argument("--precision", help="of ours, as load() takes it")
     parser.add_argument("--kv-cache", help="dtype of our KV cache, as load() takes it")
     parser.add_argument("--work", type=Path, help="keep the checkpoints here (default: a temporary directory)")
@@ -372,8 +375,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.serve:
         serve(Ours(args.serve, args.threads[0], args.context, **args.options))
         return 0
-    if min(args.prompt, args.new, args.rounds, args.prefills, *args.threads) < 1:
-        msg = "--prompt, --new, --rounds, --prefills, --threads: expected at least 1 each"
+    if min(args.prompt, args.new, args.rounds, args.prefills, args.turn, *args.threads) < 1:
+        msg = "--prompt, --new, --rounds, --prefills, --turn, --threads: expected at least 1 each"
         raise InputError(msg)
     record: dict[str, Any] = {
         "command": public_command("python -m miaotui.tools.bench_peers", argv if argv is not None else sys.argv),
@@ -384,6 +387,7 @@ def main(argv: list[str] | None = None) -> int:
         "prompt": args.prompt,
         "new": args.new,
         "rounds": args.rounds,
+        "turn": args.turn,
         "results": [],
         "skipped": [],
     }
