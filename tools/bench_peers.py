@@ -357,8 +357,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prefills", type=int, default=2, help="in a round (default: 2; 1 where they take long)")
-    parser.add_argument("--turn", type=int, default=TURN, help=f"tokens that a side decodes in its turn (default:"
-                        f" {TURN}; more for a model that fits the caches, which the other side's turn empties)")  # fmt: skip
+    parser.add_argument("--turn", type=int, default=TURN,
+                        help=f"tokens that a side decodes in its turn (default: {TURN}; more for a model that fits the"
+                        " caches, which the other side's turn empties)")  # fmt: skip
     parser.add_argument("--precision", help="of ours, as load() takes it")
     parser.add_argument("--kv-cache", help="dtype of our KV cache, as load() takes it")
     parser.add_argument("--work", type=Path, help="keep the checkpoints here (default: a temporary directory)")
