@@ -178,22 +178,23 @@ def peak_kernel() -> tuple[Callable[[int], float], int]:
     from llvmlite import ir  # noqa: PLC0415 - numba's, only on our side
     from numba import njit  # noqa: PLC0415 - as above
 
-    from ..runtime.cpu import lanes  # noqa: PLC0415 - as above
+    from ..runtime.cpu import emitters as e  # noqa: PLC0415 - as above
+    from ..runtime.cpu.lanes import f32, i64, op  # noqa: PLC0415 - as above
     from ..runtime.cpu.target import tile_shape  # noqa: PLC0415 - as above
 
     rows, tokens = tile_shape()
     count = rows * tokens
 
-    @lanes.op(lanes.f32, lanes.i64, lanes.f32)
+    @op(f32, i64, f32)
     def chains(b: Any, rounds: Any, seed: Any) -> Any:  # noqa: ANN401 - LLVM's builder and values
-        x, y = lanes.ir_splat(b, seed), lanes.ir_splat(b, b.fmul(seed, seed))
-        acc = lanes.ir_loop(
-            b, lanes.c64(0), rounds, 1, [lanes.ZERO] * count, lambda _k, a: [lanes.ir_fma(b, x, v, y) for v in a]
+        x, y = e.ir_splat(b, seed), e.ir_splat(b, b.fmul(seed, seed))
+        acc = e.ir_loop(
+            b, e.c64(0), rounds, 1, [e.ZERO] * count, lambda _k, a: [e.ir_fma(b, x, v, y) for v in a]
         )
         total = acc[0]
         for v in acc[1:]:  # every chain is used, so none can be left out
             total = b.fadd(total, v)
-        return b.extract_element(total, ir.Constant(lanes.I32, 0))
+        return b.extract_element(total, ir.Constant(e.I32, 0))
 
     @njit("float32(int64)", nogil=True)  # type: ignore[untyped-decorator]
     def run(rounds: Any) -> Any:  # noqa: ANN401 - Numba compiles it

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llvmlite import ir
 
 from ..kvcache import DIMS, KEYS, KV_BYTES, PAIRS
-from .lanes import (
+from .emitters import (
     F32,
     VI,
     ZERO,
@@ -19,21 +19,17 @@ from .lanes import (
     V,
     c64,
     const,
-    f32,
-    i64,
     ir_fma,
     ir_load,
     ir_loop,
     ir_prefetch,
     ir_splat,
     ir_store,
-    lanes,
     off,
-    op,
-    outlined,
     ptr,
     shuffle,
 )
+from .lanes import f32, i64, lanes, op, outlined
 from .target import attention_shape
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """MIAOTUI_DEBUG=1: every load and store of a kernel is checked against the operands of its instruction.
 
 Kernels take addresses, and Numba does not check them. Under MIAOTUI_DEBUG they are compiled anew, with a call to
-`INSIDE` before every access (`lanes.ptr`); a step then runs an instruction at a time, and before each one the
+`INSIDE` before every access (`emitters.ptr`); a step then runs an instruction at a time, and before each one the
 table below is filled with where its operands begin and end, for as many rows as the step has. What lies in none of
 them goes to a sink instead, and the step ends in a `BackendError` that names instruction, kernel and address. Three to
 four times slower, and the same bits.

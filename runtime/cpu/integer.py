@@ -15,7 +15,7 @@ from numba.core import cgutils
 
 from ..packed import GROUP, GROUP_BYTES, HEAD_BYTES, QUANTIZED, SCALE_BYTES
 from ..sparse_int8 import BITS_BYTES, SPARSE_INT8
-from .lanes import (
+from .emitters import (
     F32,
     I1,
     I8,
@@ -32,8 +32,6 @@ from .lanes import (
     c64,
     const,
     ext,
-    f32,
-    i64,
     ir_apart,
     ir_below,
     ir_fma,
@@ -44,11 +42,10 @@ from .lanes import (
     ir_store,
     ir_widen_half,
     off,
-    op,
     ptr,
     shuffle,
-    void,
 )
+from .lanes import f32, i64, op, void
 from .target import byte_dot, expands_bytes
 
 #: log2 of what is added to a stored number: times the input's sum it is a shift.

@@ -6,7 +6,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from .lanes import I16, VH, VI, N, V, c64, const, i64, ir_load, ir_store, lanes, op, ptr, shuffle, void
+from .emitters import I16, VH, VI, N, V, c64, const, ir_load, ir_store, ptr, shuffle
+from .lanes import i64, lanes, op, void
 from .target import native_half
 
 F16S = ir.VectorType(ir.HalfType(), N)

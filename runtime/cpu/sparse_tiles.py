@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 from ..sparse import LANES
-from .lanes import (
+from .emitters import (
     I1,
     I16,
     I32,
@@ -24,7 +24,6 @@ from .lanes import (
     V,
     c64,
     ext,
-    i64,
     ir_below,
     ir_fma,
     ir_fold,
@@ -34,10 +33,9 @@ from .lanes import (
     ir_store,
     ir_widen,
     off,
-    op,
     ptr,
-    void,
 )
+from .lanes import i64, op, void
 from .target import expands, expands_bytes
 
 MASK_AHEAD = 512  # bytes: the masks are a ninth of what is read

@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 
 from ..ops import FAST
-from .lanes import (
+from .emitters import (
     F32,
     I1,
     I32,
@@ -20,7 +20,6 @@ from .lanes import (
     N,
     V,
     c64,
-    i64,
     ir_below,
     ir_dot_pairs,
     ir_fma,
@@ -32,12 +31,10 @@ from .lanes import (
     ir_prefetch,
     ir_store,
     off,
-    op,
-    outlined,
     ptr,
     shuffle,
-    void,
 )
+from .lanes import i64, op, outlined, void
 
 
 def groups_of(n: int) -> list[int]:

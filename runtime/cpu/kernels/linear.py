@@ -13,7 +13,8 @@ from typing import Any
 
 from ...blocking import COLUMNS, MANY, TOKEN_BLOCK, carry_floats, panel_floats, piece_of
 from ...ops import ACTS, FAST, slots
-from ..lanes import SIZES, add, load_tail, mul, store_bf16, store_tail
+from ..emitters import SIZES
+from ..lanes import add, load_tail, mul, store_bf16, store_tail
 from ..target import tile_shape
 from ..tiles import dot_tile, pack_tile, product_tile
 from .base import arg, jit, kernel, rows_of, share, template

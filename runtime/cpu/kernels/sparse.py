@@ -10,7 +10,8 @@ from typing import Any
 from ...blocking import COLUMNS
 from ...ops import slots
 from ...sparse import LANES
-from ..lanes import SIZES, ld
+from ..emitters import SIZES
+from ..lanes import ld
 from ..sparse_tiles import sparse_rows, spread_row
 from .base import arg, kernel, template
 from .linear import STREAMS, walk

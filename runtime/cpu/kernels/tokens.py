@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...ops import slots
+from ..emitters import SIZES
 from ..lanes import (
-    SIZES,
     between,
     largest,
     ld,
