@@ -63,6 +63,7 @@ def _all() -> Iterator[Job]:
         for dtype in EVERY_DTYPE:
             for prompt, threads in ((128, "1 2"), (512, "2")):
                 words = f"--shape {shape} --dtype {dtype} --threads {threads} --prompt {prompt} --new 64 --rounds 5"
+                words += "" if dtype == "f32" else " --kv-cache bf16"  # the peers' is of 16 bits too
                 yield _peers(f"peers-{shape}-{dtype}-{prompt}", f"--peer {' '.join(ANY_SHAPE)} {words}")
     stories = "--shape stories15m --dtype f32 int8 int4 --threads 2 --prompt 128 --new 128 --turn 128 --rounds 5"
     yield _peers("stories15m", f"--peer llama.cpp llama2.c {stories}")
