@@ -361,7 +361,10 @@ def test_a_sweep_compares_and_chooses(tmp_path, capsys):
     assert record["best"] == "--method first --keep 1"
     assert found["first --keep 1"]["bytes_per_step"] < record["original"]["bytes_per_step"]
     matrices = 3 * (32 * 32 * 2 + 16 * 32 * 2 + 3 * 96 * 32)
-    assert found["magnitude --sparsity 2:4"]["zeros"] == matrices // 2
+    thinned = found["magnitude --sparsity 2:4"]
+    assert thinned["zeros"] == matrices // 2
+    assert thinned["bytes_per_step"] < record["original"]["bytes_per_step"]  # held sparse
+    assert thinned["memory"] < record["original"]["memory"]
     plan = PrunePlan.load(tmp_path / "s" / "plans" / "first-keep1.json")
     assert plan.layers == (0,)
     with miaotui.load(tmp_path / "in") as whole, miaotui.load(tmp_path / "in", prune=plan) as cut:
