@@ -64,7 +64,9 @@ def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> lis
         elif method in BASIS:
             out += [Wish(method, width=share) for share in (0.75, 0.5)]
         elif method in ZEROS:
-            out += [Wish(method, sparsity=parse_sparsity(s)) for s in ("0.5", "2:4")]
+            patterns = [parse_sparsity(s) for s in ("0.5", "2:4")]
+            out += [Wish(method, sparsity=s) for s in patterns]
+            out += [Wish(method, sparsity=s, one_pass=True) for s in patterns if method != "magnitude"]
         else:
             msg = f"--methods {method}: expected some of {', '.join(METHODS)}"
             raise InputError(msg)
