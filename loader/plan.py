@@ -25,23 +25,18 @@ Every piece of the resident block starts on a 64-byte line; `resident_bytes` is 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, PlanError
-from ..runtime.packed import GROUP_BYTES, packed_shape
+from ..errors import PlanError
 from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
-from .config import resolve
-from .cut import ATTENTION, AXES, FEED_FORWARD, axis_size, compile_plan
-from .families import FAMILIES, Part, piece_name
-from .header import shown
+from .cut import ATTENTION, AXES, compile_plan
 from .quantize import parse_quantize
 from .ranges import spread
-from .source import PACKED, STORED, Source
+from .source import STORED, Source
+from .tensors import ModelTensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +44,7 @@ if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .checkpoint import Checkpoint
     from .cut import Cut
+    from .families import Part
     from .header import TensorInfo
     from .patterns import Pattern
     from .prune import PrunePlan
@@ -157,147 +153,54 @@ def make_plan(
 
 
 class _Planner:
-    """The tensors found, those that the file's model has, and the block's next free byte."""
+    """The tensors that the file's model has, what is cut of them, and the block's next free byte."""
 
     def __init__(self, checkpoint: Checkpoint, cut: Cut, quantize: Mapping[str, str]) -> None:
-        self.where = str(checkpoint.directory)
-        self.cut, self.config, self.quantize = cut, cut.before, quantize
-        self.tensors = checkpoint.tensors
-        self.family = FAMILIES[self.config.family]
-        self.biases = resolve(checkpoint.config, str(checkpoint.directory / "config.json")).biases
-        self.prefix = self.family.prefix_in(self.tensors)
-        self.used: set[str] = set()
+        self.cut, self.quantize = cut, quantize
+        self.file = ModelTensors(checkpoint, cut.before)
+        self.family = self.file.family
         self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = 0
 
     def plan(self) -> LoadPlan:
         """Check every role that the file's model has, refuse what is left over, and plan what the cut keeps."""
-        self._check_missing()
-        self._check_all()
-        model = {role: self._source(role, role, part) for role, part in self.family.model.items() if self._has(role)}
+        self.file.check()
+        parts = self.family.model.items()
+        model = {role: self._source(role, role, part) for role, part in parts if self.file.has(role)}
         made: dict[int, Mapping[str, Source]] = {}
         for new, old in enumerate(self.cut.layers):
             if old not in made:  # a layer that runs twice has its weights once
                 made[old] = {
                     role: self._source(f"layers.{new}.{role}", role, part, old)
                     for role, part in self.family.layer.items()
-                    if self._has(role, old) and self._keeps(role, new)
+                    if self.file.has(role, old) and self._keeps(role, new)
                 }
         layers = tuple(made[old] for old in self.cut.layers)
         return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
 
-    def _check_all(self) -> None:
-        """Every tensor of the file's model has its shape and a dtype that we read, kept or not; no other is there."""
-        for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in range(self.config.n_layers))]:
-            for role, part in table.items():
-                if self._has(role, part_of):
-                    found = self._part(role, part, part_of)
-                    info = self.tensors[found.name]
-                    if self._packed(info, self._shape(role, part_of)) is None:
-                        self._check_shape(info, self._stored_shape(role, found, part_of))
-                    self.used.add(info.name)
-        head = self.tensors.get(self.family.model["head"].name)
-        if self.config.tied and head is not None:
-            if self._packed(head, self._shape("embed")) is None:
-                self._check_shape(head, self._shape("embed"))
-            self.used.add(head.name)
-        self._check_unknown()
-
     def _twin(self, embed: Source) -> Source | None:
         """The kept part of a head's tensor beside a tied embedding."""
-        twin = self.tensors.get(self.family.model["head"].name) if self.config.tied else None
+        twin = self.file.twin
         return None if twin is None or twin.name == embed.tensor.name else replace(embed, tensor=twin)
-
-    def _has(self, role: str, layer: int = 0) -> bool:
-        """Whether the file's model has this role: in this layer, for a layer's."""
-        if role == "head":
-            return not self.config.tied
-        sizes = self.config.layer(layer)
-        if (role in ATTENTION and not sizes.n_heads) or (role in FEED_FORWARD and not sizes.d_ff):
-            return False
-        return not role.endswith("_bias") or role in self.biases
 
     def _keeps(self, role: str, new: int) -> bool:
         """Whether the half of the layer that the role belongs to is left."""
         sizes = self.cut.config.layer(new)
         return bool(sizes.n_heads if role in ATTENTION else sizes.d_ff)
 
-    def _name(self, role: str, part: Part, layer: int | str) -> str:
-        if role == "head":
-            return part.name
-        name = self.prefix + part.name.replace("{i}", str(layer))
-        # As transformers does, a tied model saved with its head alone takes the embedding from it.
-        if role == "embed" and self.config.tied and name not in self.tensors:
-            head = self.family.model["head"].name
-            return head if head in self.tensors else name
-        return name
-
-    def _part(self, role: str, part: Part, layer: int) -> Part:
-        """Give a role's part its full name; of a fused tensor, the piece that stands alone if there is one."""
-        name = self._name(role, part, layer)
-        alone = piece_name(name, role)
-        return Part(alone) if part.count > 1 and alone in self.tensors else replace(part, name=name)
-
-    def _check_missing(self) -> None:
-        """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
-        missing: dict[str, tuple[int, ...]] = {}
-        layers = range(min(self.config.n_layers, len(self.tensors) + 1))
-        for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in layers)]:
-            for role, part in table.items():
-                found = self._part(role, part, part_of)
-                if self._has(role, part_of) and found.name not in self.tensors:
-                    missing[found.name] = self._stored_shape(role, found, part_of)
-        if missing:
-            name, shape = next(iter(missing.items()))
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            msg = (
-                f"{self.where}: tensor {name} {list(shape)}{more} missing; config.json describes a "
-                f"{self.config.family} model of {self.config.n_layers} layers. Fetch the checkpoint again, or correct "
-                "its config.json"
-            )
-            if name == self.family.model["head"].name:
-                msg += " (tie_word_embeddings is false: if the head is the embedding, set it to true)"
-            raise CheckpointError(msg)
-
-    def _shape(self, role: str, layer: int = 0) -> tuple[int, ...]:
-        """Return the weight's shape before any cut: [out, in] for a matrix."""
-        return tuple(axis_size(self.config, axis, layer) for axis in AXES[role])
-
-    def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
-        """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
-        out, *rest = self._shape(role, layer)
-        return (*rest, out * part.count) if part.transposed else (out * part.count, *rest)
-
-    def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
-        if tuple(info.shape) != shape:
-            msg = (
-                f"{info.file}: tensor {info.name} has shape {list(info.shape)}; config.json makes it {list(shape)}. "
-                "The two do not belong together: fetch the checkpoint again"
-            )
-            raise CheckpointError(msg)
-        if info.dtype not in STORED:
-            msg = f"{info.file}: tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"
-            raise CheckpointError(msg)
-
-    def _packed(self, info: TensorInfo, shape: tuple[int, ...]) -> str | None:
-        """Name the dtype of a matrix that the file holds packed."""
-        if info.dtype != PACKED or len(shape) != 2 or len(info.shape) != 3:  # noqa: PLR2004 - [n, k], packed
-            return None
-        return next((d for d in GROUP_BYTES if packed_shape(d, shape) == tuple(info.shape)), None)
-
     def _source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
         """The kept part of a role of the file's layer `layer`."""
-        found = self._part(role, part, layer)
-        info, whole = self.tensors[found.name], self._shape(role, layer)
+        found = self.file.part(role, part, layer)
+        info, whole = self.file.tensors[found.name], self.file.shape(role, layer)
         kept = [self._kept(axis, layer) for axis in AXES[role]]
         shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
         if role in self.family.layer:
-            end = found.name.removeprefix(self._name(role, part, layer))
-            pattern = self._name(role, part, "{i}") + end
+            end = found.name.removeprefix(self.file.name(role, part, layer))
+            pattern = self.file.name(role, part, "{i}") + end
         rows = spread(kept[0], 1, found.index * whole[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
-        packed, zeros = self._packed(info, whole), self._zeros(role, layer, shape)
+        packed, zeros = self.file.packed(info, whole), self._zeros(role, layer, shape)
         if packed is not None:
             self._check_packed(info, packed, role, cut=shape != whole or zeros is not None)
             return Source(name, pattern, info, shape, packed, rows)
@@ -339,24 +242,6 @@ class _Planner:
                 "prune the original checkpoint, and quantise what is left"
             )
             raise PlanError(msg)
-
-    def _check_unknown(self) -> None:
-        """Refuse a tensor that no weight is made from: the model would be another one without it."""
-        ignored = re.compile("|".join(self.family.ignored))
-        unknown = [
-            name
-            for name in self.tensors
-            if name not in self.used and not ignored.fullmatch(name.removeprefix(self.prefix))
-        ]
-        if unknown:
-            kinds = Counter(self.tensors[name].dtype for name in unknown)
-            msg = (
-                f"{self.where}: tensor {shown(unknown[0])} is no part of a {self.config.family} model of "
-                f"{self.config.n_layers} layers as config.json describes it ({len(unknown)} such: "
-                f"{', '.join(f'{n} {kind}' for kind, n in kinds.items())}). Computing without it would give another "
-                "model's text: correct config.json or fetch the checkpoint again"
-            )
-            raise CheckpointError(msg)
 
 
 def _lines(nbytes: int) -> int:

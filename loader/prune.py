@@ -31,22 +31,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanError
 from .checkpoint import read_json_object
+from .compose import BY_LAYER, RATIOS, composed
 from .header import shown
-from .patterns import Pattern, as_json, joined, read_sparsity, show_sparsity
+from .patterns import as_json, read_sparsity, show_sparsity
 from .ranges import read_indices, read_order, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Self
 
 __all__ = ["FORMAT", "VERSION", "Indices", "PrunePlan"]
 
 FORMAT, VERSION = "miaotui-prune", 1
 MAX_PLAN = 64_000_000
-#: Fields that are one set of indices, and those that are a set for each layer.
-SETS, BY_LAYER = ("layers", "vocab", "width"), ("heads", "ffn")
-#: Shares that are turned into indices by reading the checkpoint (`magnitude`, `hidden`).
-RATIOS = ("ffn_ratio", "width_ratio")
+#: Fields that are one set of indices.
+SETS = ("layers", "vocab", "width")
 
 Indices = tuple[int, ...]
 
@@ -136,61 +135,7 @@ class PrunePlan:
         if self.ratio is not None and not other.keeps_everything:
             msg = "a plan with a ratio must be resolved against its checkpoint before another plan follows it"
             raise PlanError(msg)
-        _check_follows(self, other)
-        layer_of = _Picker("layers", self.run)
-        heads, ffn = (self._by_layer_then(name, other, layer_of) for name in BY_LAYER)
-        return PrunePlan(
-            order=self.run if other.run is None else layer_of(other.run),
-            heads=heads,
-            ffn=ffn,
-            **{name: getattr(self if getattr(other, name) is None else other, name) for name in RATIOS},
-            vocab=self.vocab if other.vocab is None else _Picker("vocab", self.vocab)(other.vocab),
-            vocab_fallback=_fallback_then(self, other),
-            width=self.width if other.width is None else _Picker("width", self.width)(other.width),
-            sparsity=self._sparsity_then(other, layer_of),
-            model=self.model,
-            notes=(*self.notes, *other.notes),
-        )
-
-    def _by_layer_then(self, name: str, other: PrunePlan, layer_of: _Picker) -> dict[int, Indices]:
-        mine: Mapping[int, Indices] = getattr(self, name)
-        theirs: Mapping[int, Indices] = getattr(other, name)
-        joined = dict(mine)
-        for new, old, first in self._runs(other, layer_of, tuple(theirs)):
-            if theirs.get(first) != theirs.get(new):
-                raise PlanError(_twice(name, old, first, new))
-            if new in theirs:
-                joined[old] = _Picker(f"{name} of layer {new}", mine.get(old))(theirs[new])
-        left = self.run if other.run is None else layer_of(other.run)
-        return {layer: kept for layer, kept in joined.items() if left is None or layer in left}
-
-    def _sparsity_then(self, other: PrunePlan, layer_of: _Picker) -> dict[str, str]:
-        _check_zeros_stay(self, other)
-        theirs, renamed = other.sparsity, {role: text for role, text in other.sparsity.items() if "." not in role}
-        cells = [cell.split(".") for cell in theirs if "." in cell]
-        roles = dict.fromkeys(role for _, role in cells)
-        for new, old, first in self._runs(other, layer_of, sorted({int(layer) for layer, _ in cells})):
-            for role in roles:
-                text, before = (theirs.get(f"{i}.{role}", theirs.get(role, "dense")) for i in (new, first))
-                if text != before:
-                    raise PlanError(_twice(f"sparsity of {role}", old, first, new))
-                if f"{new}.{role}" in theirs:
-                    renamed[f"{old}.{role}"] = text
-        left = self.run if other.run is None else layer_of(other.run)
-        both = joined(self.sparsity, renamed)
-        gone = [cell for cell in both if "." in cell and left is not None and int(cell.partition(".")[0]) not in left]
-        return {cell: text for cell, text in both.items() if cell not in gone}
-
-    def _runs(self, other: PrunePlan, layer_of: _Picker, named: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-        """Every layer of what this plan leaves that `other` runs: its number there, here, and there where it ran first.
-
-        `named`: those of which `other` says something; no more are known where neither plan counts them.
-        """
-        layer_of(tuple(named))  # each is there
-        first: dict[int, int] = {}
-        for new in (named if self.run is None else range(len(self.run))) if other.run is None else other.run:
-            (old,) = layer_of((new,))
-            yield new, old, first.setdefault(old, new)
+        return PrunePlan(**composed(self, other))
 
     def to_json(self) -> str:
         """The file's text; what is not cut is left out."""
@@ -256,63 +201,6 @@ class PrunePlan:
         return "keep " + ("; ".join(said) or "everything") + zeros
 
 
-def _twice(what: str, layer: int, first: int, second: int) -> str:
-    return f"{what}: layer {layer} runs twice, as {first} and {second}; cut both alike, or write it first"
-
-
-class _Picker:
-    """Indices in what a set leaves -> the set's own; everything passes where there is no set."""
-
-    def __init__(self, what: str, kept: Indices | None) -> None:
-        self.what, self.kept = what, kept
-
-    def __call__(self, indices: Indices) -> Indices:
-        if self.kept is None:
-            return indices
-        if indices and max(indices) >= len(self.kept):
-            msg = f"{self.what}: the second plan keeps {max(indices)}, but the first leaves {len(self.kept)}"
-            raise PlanError(msg)
-        return tuple(self.kept[i] for i in indices)
-
-
-def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
-    """Where the second plan says for which model it is, it must be the one that the first leaves."""
-    sizes = {"n_layers": first.run, "n_vocab": first.vocab, "d_model": first.width}
-    leaves: dict[str, Any] = {name: first.model[name] if kept is None else len(kept) for name, kept in sizes.items()
-                              if kept is not None or name in first.model}  # fmt: skip
-    leaves |= {"family": first.model["family"]} if "family" in first.model else {}
-    for name, value in leaves.items():
-        if second.model.get(name, value) != value:
-            msg = f"the second plan is for a model with {name} {shown(second.model[name])}, the first leaves {value}"
-            raise PlanError(msg)
-
-
-_NEURONS, _WIDTH = ("ffn", "ffn_ratio"), ("width", "width_ratio")
-#: A matrix's role -> the sets of the second plan that cut its rows, and its columns.
-_CUT_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    **dict.fromkeys(("q", "k", "v"), (("heads",), _WIDTH)),
-    **dict.fromkeys(("gate", "up"), (_NEURONS, _WIDTH)),
-    "o": (_WIDTH, ("heads",)),
-    "down": (_WIDTH, _NEURONS),
-    "head": (("vocab",), _WIDTH),
-}
-
-
-def _check_zeros_stay(first: PrunePlan, second: PrunePlan) -> None:
-    """Zeros that the first plan chooses are the same whatever rows go after it; not so columns, and blocks' rows."""
-    cuts = {name for name in ("vocab", "width", *RATIOS) if getattr(second, name) is not None}
-    cuts |= {name for name in BY_LAYER if any(getattr(second, name).values())}  # a half that is gone chooses nothing
-    for cell, text in first.sparsity.items():
-        pattern, (rows, columns) = Pattern.parse(text), _CUT_BY[cell.rpartition(".")[2]]
-        found = [name for name in (*columns, *(rows if pattern.rows > 1 else ())) if name in cuts]
-        if pattern.chooses and found:
-            msg = (
-                f"sparsity of {cell}: zeros by {text} are chosen in the first plan, and the second's {found[0]} cuts "
-                "that matrix: others would be chosen. Cut first, and make zeros then"
-            )
-            raise PlanError(msg)
-
-
 def _by_layer(name: str, value: object) -> dict[int, Indices]:
     if not isinstance(value, dict):
         msg = f"{name}: found {shown(value)}; expected a set of indices for each layer, as {{'0': '0-2,5'}}"
@@ -332,19 +220,6 @@ def _check_fallback(value: object) -> None:
     if value is not None and value not in ("unk", "bytes") and not number:
         msg = f"vocab_fallback: found {shown(value)}; expected 'unk', 'bytes', or a token's id"
         raise PlanError(msg)
-
-
-def _fallback_then(first: PrunePlan, second: PrunePlan) -> int | str | None:
-    """What stands for a token that either plan cuts: they must agree where both cut."""
-    mine, theirs = first.vocab_fallback, second.vocab_fallback
-    if isinstance(theirs, int):
-        [theirs] = _Picker("vocab_fallback", first.vocab)((theirs,))
-    if second.vocab is None and theirs is None:
-        return mine
-    if first.vocab is not None and second.vocab is not None and mine != theirs:
-        msg = f"vocab_fallback: the first plan says {mine}, the second {theirs}; both cut ids, so let them say the same"
-        raise PlanError(msg)
-    return theirs
 
 
 def _ratio(name: str, value: object) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import miaotui
@@ -20,11 +21,14 @@ from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.tools import perplexity, prune_sweep
 from miaotui.tools.importance import depth, flap_bias, masks, process_plans, structured
+from miaotui.tools.importance import zeros as zeros_module
 from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_of
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
 from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.importance.numbers import narrowed, widened
+from miaotui.tools.importance.rewrite import Rewrite
 from miaotui.tools.importance.sparsegpt import sparsegpt
+from miaotui.tools.importance.zeros import layer_by_layer, zeros
 from miaotui.tools.prune import prune
 from pruning import seven
 
@@ -52,7 +56,10 @@ class Spy(Reference):
 
 
 def spied(path, windows):
-    config, weights = open_weights(path)
+    return seen_by(*open_weights(path), windows)
+
+
+def seen_by(config, weights, windows):
     seen = []
     for ids in windows:
         heads = [config.layer(i).n_kv_heads for i in range(config.n_layers)]
@@ -162,14 +169,12 @@ def test_masks_keep_the_largest(n, k, sparsity, seed):
                 assert np.array_equal(np.flatnonzero(kept), sorted(np.argsort(s)[len(s) - count :]))
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 5), st.integers(1, 12), SPARSE, st.integers(0, 99))
-def test_sparsegpt_is_the_optimal_brain_surgeon_column_by_column(n, k, sparsity, seed):
-    """With the inverse of what is left of the Hessian taken anew at every column, as the surgeon is defined."""
-    rng = np.random.default_rng(seed)
-    w, x = rng.standard_normal((n, k)), rng.standard_normal((40, k)) @ rng.standard_normal((k, k))
-    h = x.T @ x
-    found = sparsegpt(w, h, sparsity)
+def surgeon(w, h, sparsity):
+    """The optimal brain surgeon, column by column, with the inverse of what is left of the Hessian taken anew at each.
+
+    As many columns as one block has, at most: zeros without a pattern are chosen once.
+    """
+    n, k = w.shape
     h = h + 0.01 * np.mean(np.diag(h)) * np.eye(k)
     cost = [np.linalg.inv(h[j:, j:])[0, 0] for j in range(k)]
     left, zero = w.copy(), np.zeros((n, k), bool)
@@ -185,6 +190,16 @@ def test_sparsegpt_is_the_optimal_brain_surgeon_column_by_column(n, k, sparsity,
         for i in np.flatnonzero(zero[:, j]):
             left[i, j:] -= left[i, j] / inverse[0, 0] * inverse[0]
             left[i, j] = 0
+    return left, zero
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 5), st.integers(1, 12), SPARSE, st.integers(0, 99))
+def test_sparsegpt_is_the_optimal_brain_surgeon(n, k, sparsity, seed):
+    rng = np.random.default_rng(seed)
+    w, x = rng.standard_normal((n, k)), rng.standard_normal((40, k)) @ rng.standard_normal((k, k))
+    found = sparsegpt(w, x.T @ x, sparsity)
+    left, zero = surgeon(w, x.T @ x, sparsity)
     np.testing.assert_allclose(found, left, rtol=1e-6, atol=1e-8)
     assert np.array_equal(found == 0, zero)
 
@@ -253,10 +268,13 @@ def text_model(path, **more):
     return Text(" ".join(str(i % 96) for i in np.random.default_rng(0).integers(0, 96, 200)), window=32)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
-def test_zeros_are_written_in_place(tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [("magnitude", {}), *((m, {"one_pass": once}) for m in ("wanda", "sparsegpt") for once in (False, True))],
+)
+def test_zeros_are_written_in_place(tmp_path, method, how):
     text = text_model(tmp_path / "in")
-    found = find(tmp_path / "in", Wish(method, sparsity=parse_sparsity("2:4")), text)
+    found = find(tmp_path / "in", Wish(method, sparsity=parse_sparsity("2:4"), **how), text)
     prune(tmp_path / "in", tmp_path / "out", found.plan, found.rewrite)
     with miaotui.load(tmp_path / "in") as before, miaotui.load(tmp_path / "out") as after:
         assert before.config == after.config
@@ -266,6 +284,107 @@ def test_zeros_are_written_in_place(tmp_path, method):
             else:
                 assert np.array_equal(one.array, other.array)
     assert json.loads((tmp_path / "out" / "prune_plan.json").read_text())["notes"][0].startswith(f"--method {method}")
+
+
+INPUT = {"q": "q", "k": "q", "v": "q", "o": "o", "gate": "up", "up": "up", "down": "down"}
+
+
+def cut_in_numpy(method, config, weights, windows, sparsity):
+    """Layer after layer: what the oracle's matrices read with the layers before it cut; new matrices by name."""
+    made = {}
+    for i in range(config.n_layers):
+        seen, changed = seen_by(config, weights, windows), {}
+        for role, reads in INPUT.items():
+            old = getattr(weights.layers[i], role)
+            if old is None:
+                continue
+            w, x = old.f64(), seen[f"layers.{i}.{reads}"]
+            if method == "sparsegpt":
+                new, _ = surgeon(w, x.T @ x, sparsity)
+            else:
+                order = np.argsort(np.abs(w) * np.sqrt((x**2).sum(0)), axis=1)
+                new = w.copy()
+                np.put_along_axis(new, order[:, : math.floor(w.shape[1] * sparsity.share)], 0.0, 1)
+            made[old.name] = new
+            changed[role] = replace(old, array=new.astype(np.float32), mapped=False)
+        layers = [*weights.layers[:i], replace(weights.layers[i], **changed), *weights.layers[i + 1 :]]
+        weights = replace(weights, layers=tuple(layers))
+    return made
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_layer_by_layer_is_the_papers_loop(tmp_path, method, family):
+    """Against float64 NumPy; and in one pass it is not: a layer sees what the cut ones before it put out."""
+    config = {**small(family).config, "vocab_size": 96, **({"n_inner": 48} if family == "gpt2" else {})}
+    config |= {"n_positions": 64} if family == "gpt2" else {"max_position_embeddings": 64}
+    text = text_model(tmp_path / "in")
+    write_checkpoint(tmp_path / "in", Drawn(config))
+    sparsity = Sparsity(0.5)
+    with miaotui.load(tmp_path / "in", prefill_chunk=5, max_context=32) as model:
+        windows = windows_of(model, text.text, window=32)
+        found = layer_by_layer(model, windows, method, sparsity)
+        once = zeros(method, sparsity, calibrate(model, windows, hessian=True))
+        weights = {w.name: w.f64() for w in model.session.weights}
+    want, differ = cut_in_numpy(method, *open_weights(tmp_path / "in"), windows, sparsity), 0
+    for name, new in want.items():
+        _, layer, role = name.split(".")
+        got = found(role, int(layer), weights[name])
+        np.testing.assert_allclose(got, new, rtol=1e-3, atol=1e-4 * np.abs(new).max())  # float32 activations
+        differ += not np.array_equal(got, once(role, int(layer), weights[name]))
+        assert layer != "0" or np.allclose(got, once(role, 0, weights[name]), rtol=1e-6, atol=1e-7)
+    assert differ
+    prune(tmp_path / "in", tmp_path / "out", PrunePlan(), Rewrite(found))  # GPT-2's q, k and v are one tensor there
+    _, written = open_weights(tmp_path / "out")
+    for w in written:
+        old = weights[w.name]
+        new = found(w.name.rpartition(".")[2], int(w.name.split(".")[1]), old) if w.name in want else old
+        np.testing.assert_array_equal(w.f64(), new.astype(np.float32))
+    assert found("attn_norm", 0, np.zeros(3)) is None
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_a_layer_sees_the_very_bits_of_the_written_model(tmp_path, monkeypatch, dtype):
+    """The sums of the last layer are those of the checkpoint that has the layers before it cut."""
+    text = text_model(tmp_path / "in")
+    write_checkpoint(tmp_path / "in", replace(Drawn({**seven(32), "num_hidden_layers": 3}), dtype=dtype))
+    sums, real = {}, zeros_module.zeros
+    monkeypatch.setattr(zeros_module, "zeros", lambda m, s, found: sums.update(found.squares) or real(m, s, found))
+    cut = find(tmp_path / "in", Wish("sparsegpt", sparsity=Sparsity(0.5, 2, 4)), text)
+    prune(tmp_path / "in", tmp_path / "out", cut.plan, cut.rewrite)
+    with miaotui.load(tmp_path / "out", max_context=32, prefill_chunk=32) as model:
+        found = calibrate(model, windows_of(model, text.text, window=32))
+    assert np.array_equal(sums["layers.2.attn_in"], found.squares["layers.2.attn_in"])  # before its own cut matrices
+    assert not np.array_equal(sums["layers.2.ffn_in"], found.squares["layers.2.ffn_in"])
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_layer_by_layer_goes_on_where_it_was_stopped(tmp_path, monkeypatch, method):
+    text = replace(text_model(tmp_path / "in"), file=tmp_path / "s.npz")
+    calls, real = [], zeros_module._feed
+
+    def stopping(*args, **kwargs):
+        calls.append(args[1])
+        if len(calls) == 4:  # layer 0 twice, layer 1 as it is, and as it is cut
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    wish = Wish(method, sparsity=Sparsity(0.5))
+    whole = find(tmp_path / "in", wish, replace(text, file=None))
+    monkeypatch.setattr(zeros_module, "_feed", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path / "in", wish, text)
+    found = find(tmp_path / "in", wish, text)
+    assert calls == [0, 0, 1, 1, 1, 1, 2]
+    again = find(tmp_path / "in", wish, text)
+    assert len(calls) == 7
+    with miaotui.load(tmp_path / "in") as model:
+        for layer, weights in enumerate(model.session.weights.layers):
+            w = weights.down.f64()
+            for other in (found, again):
+                assert np.array_equal(other.rewrite.matrix("down", layer, w), whole.rewrite.matrix("down", layer, w))
+    with pytest.raises(InputError, match="another model, text or method"):
+        find(tmp_path / "in", replace(wish, sparsity=Sparsity(0.25)), text)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -320,6 +439,7 @@ def test_wishes_that_no_method_grants(tmp_path):
         ({"method": "wanda"}, "found nothing"),
         ({"method": "flap", "ffn": 1.5}, "above 0 and at most 1"),
         ({"method": "chance", "keep": 3}, "--method chance"),
+        ({"method": "magnitude", "sparsity": Sparsity(0.5), "one_pass": True}, "--one-pass is wanda's"),
     ):
         with pytest.raises(InputError, match=says):
             Wish(**wish)
@@ -361,7 +481,10 @@ def test_a_sweep_compares_and_chooses(tmp_path, capsys):
     assert record["best"] == "--method first --keep 1"
     assert found["first --keep 1"]["bytes_per_step"] < record["original"]["bytes_per_step"]
     matrices = 3 * (32 * 32 * 2 + 16 * 32 * 2 + 3 * 96 * 32)
-    assert found["magnitude --sparsity 2:4"]["zeros"] == matrices // 2
+    thinned = found["magnitude --sparsity 2:4"]
+    assert thinned["zeros"] == matrices // 2
+    assert thinned["bytes_per_step"] < record["original"]["bytes_per_step"]  # held sparse
+    assert thinned["memory"] < record["original"]["memory"]
     plan = PrunePlan.load(tmp_path / "s" / "plans" / "first-keep1.json")
     assert plan.layers == (0,)
     with miaotui.load(tmp_path / "in") as whole, miaotui.load(tmp_path / "in", prune=plan) as cut:

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--heads", type=float, metavar="SHARE", help="share of the key/value heads to keep")
     group.add_argument("--uniform", action="store_true", help="flap: the same share of every layer")
     group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
+    group.add_argument("--one-pass", action="store_true", help="wanda, sparsegpt: statistics of the whole model, once")
     group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
     group.add_argument("--tokens", type=int, default=16384, metavar="N", help="most tokens fed (default: 16384)")
     group.add_argument("--lines", action="store_true", help="a line of the text is a record that is fed by itself")
@@ -112,7 +113,7 @@ def _method(args: argparse.Namespace) -> Wish:
     ffn = _share("ffn", args.ffn)
     width = _share("width", args.width) if is_share(args.width) else None
     sparsity = None if args.sparsity is None else parse_sparsity(args.sparsity)
-    how = {"compensate": not args.no_compensation, "uniform": args.uniform}
+    how = {"compensate": not args.no_compensation, "uniform": args.uniform, "one_pass": args.one_pass}
     return Wish(args.method, args.keep, ffn, args.heads, sparsity, width=width, **how)
 
 

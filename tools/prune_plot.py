@@ -68,7 +68,7 @@ def _panel(axes: Any, record: dict[str, Any]) -> None:  # noqa: ANN401 - matplot
         named.add(method)
     axes.axhline(whole["ppl"], color="black", lw=0.8, ls=":")
     axes.set_yscale("log")
-    axes.set_xlabel("weights of a step that are left, zeros not counted", fontsize=9)
+    axes.set_xlabel("bytes of weights that a step reads, of the whole model's", fontsize=9)
     axes.set_ylabel(f"perplexity, {whole['n_tokens']} tokens", fontsize=9)
     axes.set_title(f"{record['model']} (dotted: whole)", fontsize=10)
     axes.tick_params(labelsize=8)
@@ -76,9 +76,8 @@ def _panel(axes: Any, record: dict[str, Any]) -> None:  # noqa: ANN401 - matplot
 
 
 def _left(r: dict[str, Any], whole: dict[str, Any]) -> float:
-    """Share of the whole model's bytes a step; of a model with zeros, without them."""
-    each = whole["bytes_per_step"] / whole["parameters"]
-    return float((r["bytes_per_step"] - each * r["zeros"]) / whole["bytes_per_step"])
+    """Share of the whole model's bytes a step."""
+    return float(r["bytes_per_step"] / whole["bytes_per_step"])
 
 
 def main(argv: list[str] | None = None) -> int:

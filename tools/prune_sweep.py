@@ -3,8 +3,7 @@
 Each row is one cut, measured against the whole model: perplexity and mean KL(whole || cut) in nats over the judged
 text, decode speed by turns with the whole model (median of the pairs), the bytes of weights that a decode step reads,
 and all memory (weights, arena, cache). The judged text is that of `--judge`, or else the last fifth of `--text`, which
-then is not calibrated with. Zeros are stored like other numbers here: their rows show what they cost, not yet what a
-sparse kernel gains.
+then is not calibrated with. A method's zeros are held sparse, as `--sparsity stored` does.
 """
 
 from __future__ import annotations
@@ -65,7 +64,9 @@ def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> lis
         elif method in BASIS:
             out += [Wish(method, width=share) for share in (0.75, 0.5)]
         elif method in ZEROS:
-            out += [Wish(method, sparsity=parse_sparsity(s)) for s in ("0.5", "2:4")]
+            patterns = [parse_sparsity(s) for s in ("0.5", "2:4")]
+            out += [Wish(method, sparsity=s) for s in patterns]
+            out += [Wish(method, sparsity=s, one_pass=True) for s in patterns if method != "magnitude"]
         else:
             msg = f"--methods {method}: expected some of {', '.join(METHODS)}"
             raise InputError(msg)
@@ -156,7 +157,7 @@ def sweep(
                 continue
             if plans is not None:
                 found.plan.save(plans / f"{_name(wish)}.json")
-            with _cut(path, found) as model:
+            with _cut(path, found, None if wish.sparsity is None else {"sparsity": "stored"}) as model:
                 result = {"cut": str(wish), "plan": str(found.plan), **found.scores, **_sizes(model)}
                 result |= compare(exact, judge(model), wanted)
                 result["speed"] = _speed(model, whole)
@@ -189,8 +190,8 @@ def best(
 
 
 @contextmanager
-def _cut(path: Path, found: Found) -> Iterator[Model]:
-    """Load what was found, by way of a checkpoint on disk where tensors change."""
+def _cut(path: Path, found: Found, held: dict[str, str] | None = None) -> Iterator[Model]:
+    """Load what was found, by way of a checkpoint on disk where tensors change, which is then loaded as `held` says."""
     if not found.rewrite.changes:
         with load(path, prune=found.plan) as model:
             yield model
@@ -198,17 +199,18 @@ def _cut(path: Path, found: Found) -> Iterator[Model]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "cut"
         prune(path, out, found.plan, found.rewrite)
-        with load(out) as model:
+        with load(out, prune=held) as model:
             yield model
 
 
 def _sizes(model: Model) -> dict[str, int]:
     memory = model.memory["allocated"] + model.memory["weights_mapped"]
     weights = list(model.session.weights)
-    zeros = sum(math.prod(w.shape) - int(np.count_nonzero(w.array)) for w in weights if w.array is not None)
+    others = sum(w.kept if w.dtype.endswith("_sparse") else int(np.count_nonzero(w.array)) for w in weights
+                 if w.array is not None)  # fmt: skip
     return {
         "parameters": sum(math.prod(w.shape) for w in weights),
-        "zeros": zeros,
+        "zeros": sum(math.prod(w.shape) for w in weights) - others,
         "bytes_per_step": bytes_per_step(model.config, model.session.weights, 1)[0],
         "memory": memory,
     }

@@ -20,10 +20,7 @@ X^T X is a product by NumPy's BLAS: the same on one machine, but perhaps not in 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,9 +28,11 @@ import numpy as np
 from ...errors import InputError
 from ...runtime.spec import Weight
 from .progress import progress
+from .store import read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["PLACES", "Statistics", "calibrate", "first_asked", "windows_of"]
+__all__ = ["PLACES", "Statistics", "add_input", "calibrate", "first_asked", "mark_of", "windows_of"]
 
 #: The role of one matrix that reads a place -> the place; the others read the same tensor.
 WATCHED = {"q": "attn_in", "o": "attn_out", "up": "ffn_in", "down": "ffn_out"}
@@ -144,10 +143,10 @@ def calibrate(  # noqa: PLR0913 - keywords
     if any(w.quantized for w in weights):
         msg = "calibration wants the matrices as floats; leave quantize out, and quantise what is left"
         raise InputError(msg)
-    mark = _mark(model, windows, hessian=hessian, stream=stream)
+    mark = mark_of(model, windows, hessian, stream)
     found, done = Statistics(np.zeros(model.config.n_layers)), 0
     if file is not None and file.exists():
-        found, done = _read(file, mark, model.config.n_layers)
+        found, done = _read(file, mark)
     bar = progress(len(windows), done, "calibrating", quiet=quiet)
     for i in range(done, len(windows)):
         _add(found, model, windows[i], hessian=hessian, stream=stream)
@@ -169,9 +168,7 @@ def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool, 
         if stream and (instruction.op == "take_last" or role in NORMS):
             z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.norm_eps)
             found.stream["all"] = found.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
-        if instruction.op == "linear" and role in WATCHED and layer:
-            x = view(instruction.tensors("i")[0]).astype(np.float64)
-            _sum(found, f"layers.{layer}.{WATCHED[role]}", x, hessian=hessian)
+        add_input(found, instruction, view, hessian=hessian)
 
     for at in range(0, len(ids) - 1, model.session.chunk):
         streams.clear()
@@ -180,7 +177,15 @@ def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool, 
     found.n += len(ids) - 1
 
 
-def _sum(found: Statistics, name: str, x: F64, *, hessian: bool) -> None:
+def add_input(
+    found: Statistics, instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]], *, hessian: bool
+) -> None:
+    """Add what a layer's product is about to read, where it is the one of its place that is watched."""
+    weight = instruction.values.get("w")
+    _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
+    if instruction.op != "linear" or role not in WATCHED or not layer:
+        return
+    x, name = view(instruction.tensors("i")[0]).astype(np.float64), f"layers.{layer}.{WATCHED[role]}"
     for sums, value in ((found.total, x), (found.squares, x * x)):
         sums[name] = sums.get(name, np.zeros(x.shape[1])) + _column_sums(value)
     if hessian:
@@ -208,9 +213,9 @@ def _cosine(a: F64, b: F64) -> F64:
     return np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
 
 
-def _mark(model: Model, windows: Sequence[Sequence[int]], *, hessian: bool, stream: bool) -> str:
-    """SHA-256 of what the sums depend on: config, every weight's bytes, the windows, which sums."""
-    digest = hashlib.sha256(repr((model.config, hessian, stream, [list(w) for w in windows])).encode())
+def mark_of(model: Model, windows: Sequence[Sequence[int]], *more: object) -> str:
+    """SHA-256 of what is found out: config, every weight's bytes, the windows, and what else it depends on."""
+    digest = hashlib.sha256(repr((model.config, *more, [list(w) for w in windows])).encode())
     for weight in model.session.weights:
         digest.update(weight.name.encode())
         if weight.array is not None:
@@ -219,33 +224,16 @@ def _mark(model: Model, windows: Sequence[Sequence[int]], *, hessian: bool, stre
 
 
 def _write(file: Path, found: Statistics, done: int, mark: str) -> None:
-    """Whole or not at all."""
     arrays = {f"{kind}/{name}": x for kind in SUMS for name, x in getattr(found, kind).items()}
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-", suffix=".npz", delete=False) as scratch:
-        try:
-            np.savez(scratch, mark=mark, done=done, n=found.n, cosine=found.cosine, **arrays)
-            scratch.close()
-            Path(scratch.name).replace(file)
-        except BaseException:
-            os.unlink(scratch.name)  # noqa: PTH108 - a name, not a path
-            raise
+    write_arrays(file, mark, done=np.int64(done), n=np.int64(found.n), cosine=found.cosine, **arrays)
 
 
 SUMS = ("total", "squares", "hessian", "stream")
 
 
-def _read(file: Path, mark: str, n_layers: int) -> tuple[Statistics, int]:
+def _read(file: Path, mark: str) -> tuple[Statistics, int]:
     """Sums, and how many windows are in them."""
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        same = str(arrays["mark"]) == mark
-    except (OSError, ValueError, KeyError) as e:
-        msg = f"{file}: no statistics that this version reads ({e}); remove it, or name another file"
-        raise InputError(msg) from e
-    if not same or arrays["cosine"].shape != (n_layers,):
-        msg = f"{file}: statistics of another model, text or method; remove it, or name another file"
-        raise InputError(msg)
+    arrays = read_arrays(file, mark)
     found = Statistics(arrays["cosine"], int(arrays["n"]))
     for key, x in arrays.items():
         kind, _, name = key.partition("/")

@@ -9,8 +9,8 @@
 | slicegpt                       | `width`              | all weights in a smaller basis of the residual stream     |
 | magnitude, wanda, sparsegpt    | `sparsity`           | zeros in place, in every matrix of every layer            |
 
-Statistics are those of the whole model, taken once: layers behind a cut one do not see what it now puts out (Wanda's
-and SparseGPT's own programs go layer by layer and let them see it).
+Wanda and SparseGPT go layer by layer, as their own programs do: a layer sees what the cut ones before it put out
+(`zeros.py`; not with `one_pass`). All other statistics are those of the whole model, taken once.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ...loader.patterns import Pattern, show_sparsity
 from ...loader.prune import PrunePlan
 from ...model import load
 from ..perplexity import losses
-from . import depth, masks, slicegpt, structured
-from .calibrate import PLACES, calibrate, first_asked, windows_of
+from . import depth, slicegpt, structured
+from .calibrate import calibrate, first_asked, windows_of
 from .progress import progress
 from .rewrite import Rewrite, can_compensate
-from .sparsegpt import sparsegpt
+from .zeros import layer_by_layer, zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -78,6 +78,7 @@ class Wish:
     compensate: bool = True
     uniform: bool = False
     width: float | None = None
+    one_pass: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what the method does not take, and what it lacks: InputError."""
@@ -92,17 +93,26 @@ class Wish:
         if self.method != "flap" and (self.uniform or not self.compensate):
             msg = f"--method {self.method}: --uniform and --no-compensation are flap's"
             raise InputError(msg)
+        if self.one_pass and self.method not in ("wanda", "sparsegpt"):
+            msg = f"--method {self.method}: --one-pass is wanda's and sparsegpt's"
+            raise InputError(msg)
         for name in ("ffn", "heads", "width"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
                 msg = f"--{name} {share}: expected a share above 0 and at most 1"
                 raise InputError(msg)
 
+    @property
+    def layer_by_layer(self) -> bool:
+        """Whether each layer is to see what the cut ones before it put out."""
+        return self.method in ("wanda", "sparsegpt") and not self.one_pass
+
     def __str__(self) -> str:
         """As on the command line."""
         given = [f"--{n} {getattr(self, n)}" for n in AMOUNTS if getattr(self, n) is not None]
         bare = [] if self.compensate else ["--no-compensation"]
         bare += ["--uniform"] if self.uniform else []
+        bare += ["--one-pass"] if self.one_pass else []
         return " ".join([f"--method {self.method}", *given, *bare])
 
 
@@ -173,7 +183,7 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     statistics = None
     if wish.method in BASIS:
         slicegpt.can_turn(model.config)
-    if text is not None and wish.method not in ("magnitude", "first", "greedy"):
+    if text is not None and wish.method not in ("magnitude", "first", "greedy") and not wish.layer_by_layer:
         more = {"hessian": wish.method == "sparsegpt", "stream": wish.method in BASIS}
         statistics = calibrate(model, windows, **more, file=text.file, quiet=text.quiet)
     if wish.method == "greedy":
@@ -192,7 +202,19 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     if wish.method in BASIS:
         assert statistics is not None  # noqa: S101 - as above
         return _basis(wish, model, statistics)
-    return Found(PrunePlan(), Rewrite(matrix=_zeros(wish, statistics)))
+    return _zeros(wish, text, model, windows, statistics)
+
+
+def _zeros(
+    wish: Wish, text: Text | None, model: Model, windows: Sequence[Sequence[int]], statistics: Statistics | None
+) -> Found:
+    """New matrices of the same shapes."""
+    assert wish.sparsity is not None  # noqa: S101 - a wish for zeros has one
+    if wish.layer_by_layer:
+        assert text is not None  # noqa: S101 - as above
+        how: dict[str, Any] = {"file": text.file, "quiet": text.quiet}
+        return Found(PrunePlan(), Rewrite(layer_by_layer(model, windows, wish.method, wish.sparsity, **how)))
+    return Found(PrunePlan(), Rewrite(zeros(wish.method, wish.sparsity, statistics)))
 
 
 def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
@@ -281,19 +303,3 @@ def _columns(method: str, w: F64, statistics: Statistics, layer: int, place: str
     if method == "wanda-sp":
         return structured.wanda_sp(w, statistics.norm(layer, place))
     return structured.flap(w, statistics.variance(layer, place))
-
-
-def _zeros(wish: Wish, statistics: Statistics | None) -> Callable[[str, int, F64], F64 | None]:
-    sparsity = wish.sparsity
-    assert sparsity is not None  # noqa: S101 - a wish for zeros has one
-
-    def matrix(role: str, layer: int, w: F64) -> F64 | None:
-        if role not in PLACES:
-            return None
-        if statistics is None:
-            return masks.magnitude(w, sparsity)
-        if wish.method == "wanda":
-            return masks.wanda(w, statistics.norm(layer, PLACES[role]), sparsity)
-        return sparsegpt(w, statistics.hessian[f"layers.{layer}.{PLACES[role]}"], sparsity)
-
-    return matrix

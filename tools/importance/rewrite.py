@@ -69,8 +69,14 @@ class Rewrite:
         if x.ndim == 1:
             more = self.biases.get((role, int(layer)))
             return x if more is None else narrowed(widened(x, dtype) + more, dtype)
-        new = None if self.matrix is None else self.matrix(role, int(layer), widened(x, dtype))
-        return x if new is None else narrowed(new, dtype)
+        if self.matrix is None:
+            return x
+        at, pieces = 0, []
+        for part in parts:  # a fused tensor's pieces are matrices of their own
+            piece, at = x[at : at + part.shape[0]], at + part.shape[0]
+            new = self.matrix(part.name.rpartition(".")[2], int(layer), widened(piece, dtype))
+            pieces.append(piece if new is None else narrowed(new, dtype))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def config(self, plan: LoadPlan) -> dict[str, Any]:
         """Keys that config.json gets."""

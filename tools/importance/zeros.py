@@ -1,0 +1,179 @@
+"""Zeros in every matrix of every layer: magnitude, Wanda, SparseGPT; in one pass, or layer by layer as published.
+
+Wanda's and SparseGPT's own programs hold the residual stream of all calibration tokens and go through the model once
+(Sun et al. 2023, arXiv:2306.11695; Frantar and Alistarh 2023, arXiv:2301.00774), for each layer:
+
+    1. feed the stream through the layer as it is, and add up what its matrices read
+    2. choose the zeros of all of its matrices, and the new weights, from that
+    3. feed the same stream through the layer as it now is: that enters the next one
+
+So a layer is fitted to what the cut ones before it put out. Here a layer runs as a model of one layer, whose embedding
+is the stream, [tokens, d_model], and whose ids are the tokens' places in it; the first has the true embedding and ids.
+The kernels and their order are the model's own: what a layer sees is bit for bit what it sees in the written model.
+Memory: the stream twice, the Hessians of one layer, and with SparseGPT the new matrices in the model's dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...runtime.session import Session
+from ...runtime.spec import Weight, Weights
+from . import masks
+from .calibrate import PLACES, Statistics, add_input, mark_of
+from .numbers import narrowed, widened
+from .progress import progress
+from .sparsegpt import sparsegpt
+from .store import read_arrays, write_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ...model import Model
+    from ...runtime.arena import Tensor
+    from ...runtime.program import Instruction
+    from ...runtime.spec import LayerWeights
+    from .masks import Sparsity
+
+    F64 = NDArray[np.float64]
+    F32 = NDArray[np.float32]
+    #: (role, layer, w float64 [out, in]) -> new weights, or None: as they are.
+    Matrix = Callable[[str, int, F64], F64 | None]
+
+__all__ = ["layer_by_layer", "zeros"]
+
+
+def zeros(method: str, sparsity: Sparsity, statistics: Statistics | None) -> Matrix:
+    """What the method makes of each matrix; magnitude needs no statistics, sparsegpt Hessians."""
+
+    def matrix(role: str, layer: int, w: F64) -> F64 | None:
+        if role not in PLACES:
+            return None
+        if statistics is None:
+            return masks.magnitude(w, sparsity)
+        if method == "wanda":
+            return masks.wanda(w, statistics.norm(layer, PLACES[role]), sparsity)
+        return sparsegpt(w, statistics.hessian[f"layers.{layer}.{PLACES[role]}"], sparsity)
+
+    return matrix
+
+
+def layer_by_layer(  # noqa: PLR0913 - keywords
+    model: Model,
+    windows: Sequence[Sequence[int]],
+    method: str,
+    sparsity: Sparsity,
+    *,
+    file: Path | None = None,
+    quiet: bool = True,
+) -> Matrix:
+    """Go through the model once, as above; what each matrix becomes.
+
+    `file`: written after every layer, and picked up by the next run of the same model, windows, method and sparsity.
+    Errors: `InputError` for a file of another run.
+    """
+    mark = mark_of(model, windows, "layer by layer", method, str(sparsity))
+    kept = read_arrays(file, mark) if file is not None and file.exists() else {}
+    done, stream = int(kept.pop("done", 0)), kept.pop("stream", None)
+    weights, n = model.session.weights.layers, model.config.n_layers
+    bar = progress(n, done, "layer by layer", quiet=quiet)
+    for i in range(done, n):
+        found = Statistics(np.zeros(0), sum(len(w) - 1 for w in windows))
+        _feed(model, i, weights[i], windows, stream, found=found, hessian=method == "sparsegpt")
+        layer, matrices = _cut(weights[i], i, zeros(method, sparsity, found))
+        kept |= matrices if method == "sparsegpt" else found.squares
+        if i + 1 < n:
+            stream = _feed(model, i, layer, windows, stream)
+        bar(1)
+        if file is not None:
+            write_arrays(file, mark, done=np.int64(i + 1), stream=_some(stream), **kept)
+    if method == "wanda":
+        return zeros(method, sparsity, Statistics(np.zeros(0), squares=kept))
+    dtypes = {w.name: _dtype(w) for w in model.session.weights if w.name in kept}
+
+    def matrix(role: str, layer: int, _: F64) -> F64 | None:
+        name = f"layers.{layer}.{role}"
+        return widened(kept[name], dtypes[name]) if name in kept else None
+
+    return matrix
+
+
+def _some(stream: F32 | None) -> F32:
+    """A model of one layer has no stream behind it."""
+    return np.zeros((0, 0), np.float32) if stream is None else stream
+
+
+def _dtype(w: Weight) -> str:
+    """As safetensors names it."""
+    return w.dtype.removesuffix("_sparse").upper()
+
+
+def _cut(layer: LayerWeights, i: int, matrix: Matrix) -> tuple[LayerWeights, dict[str, NDArray[Any]]]:
+    """The layer with what `matrix` makes of its matrices, rounded as they will be written; these by name."""
+    made: dict[str, Weight] = {}
+    for role in PLACES:
+        old: Weight | None = getattr(layer, role)
+        new = None if old is None else matrix(role, i, old.f64())
+        if old is not None and new is not None:
+            array, dtype = np.ascontiguousarray(narrowed(new, _dtype(old))), _dtype(old).lower()
+            made[role] = Weight(old.name, dtype, old.shape, array, mapped=False)
+    return replace(layer, **made), {w.name: w.array for w in made.values() if w.array is not None}
+
+
+def _feed(  # noqa: PLR0913 - keywords
+    model: Model,
+    i: int,
+    layer: LayerWeights,
+    windows: Sequence[Sequence[int]],
+    stream: F32 | None,
+    *,
+    found: Statistics | None = None,
+    hessian: bool = False,
+) -> F32:
+    """All windows through one layer: what leaves it, float32 [tokens, d_model]. `found` gets what its matrices read."""
+    session = _of_one_layer(model, i, layer, stream)
+    counts = [len(w) - 1 for w in windows]
+    ends = list(accumulate(counts))
+    out, at = np.empty((ends[-1] if ends else 0, model.config.d_model), np.float32), 0
+
+    def watch(instruction: Instruction, view: Callable[[Tensor], F32]) -> None:
+        nonlocal at
+        if found is not None:
+            add_input(found, instruction, view, hessian=hessian)
+        if instruction.op == "take_last":
+            x = view(instruction.tensors("i")[0])
+            out[at : at + len(x)] = x
+            at += len(x)
+
+    try:
+        for window, end, count in zip(windows, ends, counts, strict=True):
+            session.watched_step(window[:-1] if stream is None else range(end - count, end), 0, watch)
+    finally:
+        session.close()
+    return out
+
+
+def _of_one_layer(model: Model, i: int, layer: LayerWeights, stream: F32 | None) -> Session:
+    """A program of this layer alone, behind the model's embedding (`stream` None) or the stream in its place."""
+    whole, config = model.session.weights, model.config.with_layers([model.config.layer(i)])
+    embed, positions = whole.embed, whole.positions
+    if stream is not None:
+        embed, positions = Weight("embed", "f32", stream.shape, stream, mapped=False), None
+    config = replace(
+        config,
+        n_layers=1,
+        n_vocab=embed.shape[0],
+        windows=config.windows[i : i + 1],
+        attention_scales=config.attention_scales[i : i + 1],
+        tied=True,
+    )
+    weights = Weights(embed, (layer,), whole.norm, embed, whole.norm_bias, positions)
+    n, chunk = model.n_context, model.session.chunk
+    return Session(config, weights, n_context=n, chunk=chunk, rows=1, threads=model.threads)
