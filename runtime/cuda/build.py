@@ -63,7 +63,7 @@ def to_ptx(kernel: Kernel) -> str:
         try:
             function = bind(kernel.function, BINDING, helper)
             text, _ = cuda.compile(
-                function, signature, device=False, abi="numba", cc=LEAST, launch_bounds=(kernel.threads, 1)
+                function, signature, device=False, abi="numba", cc=LEAST, launch_bounds=(kernel.threads, kernel.at_once)
             )
         finally:
             dispatcher.get_current_device = current

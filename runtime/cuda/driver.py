@@ -95,14 +95,25 @@ class CudaDevice:
         self.synchronize()
         return out
 
+    def room(self, kernel: Kernel, shared: int) -> int:
+        """Blocks of a kernel that run at once. Errors: `BackendError` where there is room for none."""
+        ask, function = "cuOccupancyMaxActiveBlocksPerMultiprocessor", self._function(kernel, shared)
+        each = self._do(f"ask how often {kernel.name} fits", ask, function, kernel.threads, shared)
+        if each < 1:
+            msg = f"{kernel.name} with {shared} bytes of shared memory does not fit a processor of {self.name}"
+            raise BackendError(msg)
+        return int(each * self.processors)
+
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Start a kernel behind all others."""
         kinds = tuple(ctypes.c_float if isinstance(a, np.floating) else ctypes.c_int64 for a in arguments)
         values = tuple(float(a) if isinstance(a, np.floating) else int(a) for a in arguments)
         size = kernel.threads, 1, 1
-        function = self._function(kernel, shared)
-        self._do(f"launch {kernel.name}", "cuLaunchKernel", function, blocks, 1, 1, *size, shared, self._stream,
-                 (values, kinds), 0)  # fmt: skip
+        place = self._function(kernel, shared), blocks, 1, 1, *size, shared, self._stream, (values, kinds)
+        if kernel.together:
+            self._do(f"launch {kernel.name}", "cuLaunchCooperativeKernel", *place)
+        else:
+            self._do(f"launch {kernel.name}", "cuLaunchKernel", *place, 0)
 
     def _function(self, kernel: Kernel, shared: int) -> Any:
         if kernel.name not in self._modules:

@@ -6,6 +6,7 @@ the CPU with the weights' addresses there.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,8 @@ from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
 from .kernels import KERNELS, chosen
+from .kernels.walker import GATE_WORDS, HUNG
+from .script import Script, calls_of
 from .step import S_IDS, S_RESULT, WORDS
 
 if TYPE_CHECKING:
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
     from ..program import Instruction, Program
     from .kernels import Kernel
 
-__all__ = ["Device", "Interpreter"]
+__all__ = ["WAYS", "Device", "Interpreter"]
+
+#: How a step of one token is launched: a kernel for each line, a walker for each phase, or one for the whole step.
+WAYS = ("graph", "phases", "persistent")
 
 
 class Device(Protocol):
@@ -46,6 +52,9 @@ class Device(Protocol):
 
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Start a kernel behind all others."""
+
+    def room(self, kernel: Kernel, shared: int) -> int:
+        """Blocks of a kernel that run at once."""
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """What `launches` starts, to be started again and again; nothing of it runs now."""
@@ -70,11 +79,16 @@ class Line:
 class Interpreter:
     """Weights, arena and step block on a device, and the program's lines."""
 
-    def __init__(self, device: Device, program: Program) -> None:
-        """Uploads every weight that the program names, once. Errors: `BackendError`."""
-        self.device, self.program = device, program
+    def __init__(self, device: Device, program: Program, way: str | None = None) -> None:
+        """Uploads every weight that the program names, once. Errors: `BackendError`.
+
+        `way`: one of `WAYS`; None is the environment's MIAOTUI_CUDA_STEP, or the first.
+        """
+        self.device, self.program, self.way = device, program, _way(way)
         self.arena = device.allocate(program.arena_bytes)
         self.step_block = device.allocate(8 * (WORDS + program.chunk))
+        self.gate = device.allocate(8 * GATE_WORDS)
+        self._open_gate()
         self._words = np.zeros(WORDS + program.chunk, np.int64)
         self._words[S_IDS] = self.step_block + 8 * WORDS
         self._weights: dict[int, int] = {}
@@ -135,22 +149,71 @@ class Interpreter:
         if one and self._decode is not None:
             self._decode()
             return
-        self._lines(len(ids), rows)
+        launches = self.one() if one else partial(self._lines, len(ids), rows)
+        launches()
         if one:
-            self._decode = self.device.capture(partial(self._lines, 1, 1))
+            self._decode = self.device.capture(launches)
+
+    def one(self) -> Callable[[], None]:
+        """What launches a step of one token."""
+        if self.way == "graph":
+            return partial(self._lines, 1, 1)
+        script = self.script()
+        shared = script.walker.shared({})
+        blocks = self.device.room(script.walker, shared)
+        table = script.table(blocks)
+        code = self.device.allocate(table.nbytes)
+        self.device.write(code, table)
+        parts = [(0, len(table))] if self.way == "persistent" else script.phases
+        arguments = (self.arena, self.step_block, 0, code, self.gate)
+
+        def launches() -> None:
+            for part in parts:
+                self.device.launch(script.walker, blocks, shared, (*arguments, *part))
+
+        return launches
+
+    def script(self) -> Script:
+        """A step of one token, as a walker has it."""
+        lines = zip(self.program.code, self.lines, strict=True)
+        calls = [c for ins, line in lines for c in calls_of(ins, line.kernel, line.values)]
+        return Script(calls, together=self.way == "persistent")
 
     def _lines(self, n: int, rows: int) -> None:
         for line in self.lines:
             self.run(line, n, rows)
 
+    def _open_gate(self) -> None:
+        """Nobody has come."""
+        self.device.write(self.gate, np.zeros(GATE_WORDS, np.int64))
+
     @property
     def result(self) -> int:
-        """Greedy id of the last row; -1 if there is none."""
-        return int(self.device.read(self.step_block + 8 * S_RESULT, 8).view(np.int64)[0])
+        """Greedy id of the last row; -1 if there is none. Errors: `BackendError` where the step was not finished."""
+        return self.checked(int(self.device.read(self.step_block + 8 * S_RESULT, 8).view(np.int64)[0]))
+
+    def checked(self, result: int) -> int:
+        """A step's result. Errors: `BackendError` where it was not finished."""
+        if result <= HUNG // 2:
+            self._open_gate()
+            msg = (
+                "a block of the GPU waited in vain for the others in a step that is one launch; "
+                f"MIAOTUI_CUDA_STEP={WAYS[0]} launches each line by itself"
+            )
+            raise BackendError(msg)
+        return result
 
     def tensor(self, t: Tensor, rows: int) -> NDArray[np.float32]:
         """The first rows of a tensor, a copy."""
         return self.device.read(self.arena + t.offset, 4 * rows * t.width).view(np.float32).reshape(rows, t.width)
+
+
+def _way(way: str | None) -> str:
+    found = way or os.environ.get("MIAOTUI_CUDA_STEP") or WAYS[0]
+    if found not in WAYS:
+        msg = f"MIAOTUI_CUDA_STEP={found!r}: expected one of {', '.join(WAYS)}"
+        raise BackendError(msg)
+    return found
 
 
 def _number(name: str) -> int:
