@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
 from emulation import SCHEDULES, EmulatedDevice, Fault
-from miaotui.errors import BackendError
-from miaotui.runtime.cuda import driver
+from miaotui.errors import BackendError, InputError
+from miaotui.runtime.cuda import driver, session
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import walker
 from miaotui.runtime.cuda.kernels.base import Kernel
@@ -65,6 +65,38 @@ def test_the_demo_tells_its_story_in_one_launch_a_token(schedule, tmp_path, monk
     wanted = answered(tmp_path, n_new=3)
     use(monkeypatch, "persistent", schedule)
     assert answered(tmp_path, n_new=3) == wanted
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_steps_queued_ahead_end_where_the_host_would(way, tmp_path, monkeypatch):
+    """An end id, a budget, a context, the first id of all; and the next answer does not remember."""
+    write_checkpoint(tmp_path, small("llama"))
+    with miaotui.load(tmp_path, max_context=8) as cpu:
+        everything = cpu.generate(IDS, ignore_eos=True).ids
+        wanted = [cpu.generate(IDS, eos_token_id=e).ids for e in everything]
+    assert len(set(everything)) > 1
+    use(monkeypatch, way, blocks=1)
+    monkeypatch.setattr(session, "BATCH", 2)
+    with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
+        assert model.generate(IDS, ignore_eos=True).ids == everything
+        for end, ids in dict(zip(everything, wanted, strict=True)).items():
+            assert model.generate(IDS, eos_token_id=end).ids == ids
+        found = model.generate(IDS, eos_token_id=list(range(65, 200)), max_new_tokens=2)  # more than a GPU is told
+        assert found.ids == everything[:2]
+        assert list(model.session.ahead(everything[0], 3, 0, ())) == []
+
+
+def test_steps_ahead_of_logits_that_are_none(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, small("llama"))
+    use(monkeypatch, "persistent")
+    with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
+        ids = model.session.ahead(3, 0, 4, ())
+        norm = next(i.values["w"] for i in reversed(model.program().code) if i.op == "rms_norm")
+        machine = model.session.machine
+        machine.device.write(machine._weights[norm.address], np.full(norm.shape, np.nan, np.float32))
+        assert next(ids) == -1
+        with pytest.raises(InputError, match="-1 is outside"):
+            next(ids)
 
 
 def test_an_unknown_way_is_refused(tmp_path, monkeypatch):

@@ -27,6 +27,8 @@ __all__ = ["CudaDevice"]
 LEAST = (8, 0)
 #: Bytes of shared memory that a kernel may have without asking.
 PLAIN_SHARED = 48 * 1024
+#: Most bytes of a fetch.
+STAGED = 4096
 _ADVICE = {
     "CUDA_ERROR_OUT_OF_MEMORY": "a smaller max_context, kv_cache='int8' or quantize= needs less",
     "CUDA_ERROR_NO_DEVICE": "no NVIDIA GPU is visible; device='cpu' runs everywhere",
@@ -44,6 +46,7 @@ class CudaDevice:
         self._modules: dict[str, tuple[Any, Any]] = {}
         self._memory: list[int] = []
         self._loose: list[Callable[[], Any]] = []
+        self._staging: list[tuple[int, Any]] = []  # free for the next fetch
         try:
             self._do("start the driver", "cuInit", 0)
         except RuntimeError as e:  # cuda-bindings finds no libcuda
@@ -94,6 +97,31 @@ class CudaDevice:
             self._do("copy from the GPU", "cuMemcpyDtoHAsync", out.ctypes.data, address, nbytes, self._stream)
         self.synchronize()
         return out
+
+    def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
+        """Begin to copy to the host, behind all that was launched; the function waits for the bytes, and no longer."""
+        place, done = self._staging.pop() if self._staging else self._stage()
+        if nbytes > STAGED:
+            msg = f"{nbytes} bytes at once; {STAGED} can be fetched"
+            raise BackendError(msg)
+        self._do("copy from the GPU", "cuMemcpyDtoHAsync", place, address, nbytes, self._stream)
+        self._do("mark the stream", "cuEventRecord", done, self._stream)
+
+        def read() -> NDArray[np.uint8]:
+            self._do("finish what was launched", "cuEventSynchronize", done)
+            out = np.frombuffer(ctypes.string_at(place, nbytes), np.uint8)
+            self._staging.append((place, done))
+            return out
+
+        return read
+
+    def _stage(self) -> tuple[int, Any]:
+        """Memory of the host that the GPU can write to while we do other things, and what says that it did."""
+        place = int(self._do("allocate memory for copies", "cuMemHostAlloc", STAGED, 0))
+        self._loose.append(lambda: self._driver.cuMemFreeHost(place))
+        done = self._do("make an event", "cuEventCreate", self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        self._loose.append(lambda: self._driver.cuEventDestroy(done))
+        return place, done
 
     def room(self, kernel: Kernel, shared: int) -> int:
         """Blocks of a kernel that run at once. Errors: `BackendError` where there is room for none."""
@@ -150,7 +178,7 @@ class CudaDevice:
             self._driver.cuMemFree(address)
         for undo in reversed(self._loose):
             undo()
-        self._memory, self._loose, self._modules = [], [], {}
+        self._memory, self._loose, self._staging, self._modules = [], [], [], {}
 
 
 def _bindings() -> Any:

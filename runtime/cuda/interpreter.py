@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,10 +18,10 @@ from ...errors import BackendError
 from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
-from .kernels import KERNELS, chosen
+from .kernels import ADVANCE, KERNELS, chosen
 from .kernels.walker import GATE_WORDS, HUNG
-from .script import Script, calls_of
-from .step import S_IDS, S_RESULT, WORDS
+from .script import STEP_BLOCK, Call, Script, calls_of
+from .step import R_COUNT, R_ENDS, R_IDS, R_LEFT, R_N_ENDS, RING, RUN_WORDS, S_IDS, S_RESULT, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +49,9 @@ class Device(Protocol):
 
     def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """To the host, after all that was launched."""
+
+    def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
+        """Begin to read, behind all that was launched; the function waits for the bytes."""
 
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Start a kernel behind all others."""
@@ -92,7 +95,10 @@ class Interpreter:
         self._words = np.zeros(WORDS + program.chunk, np.int64)
         self._words[S_IDS] = self.step_block + 8 * WORDS
         self._weights: dict[int, int] = {}
+        self.run_block = device.allocate(8 * RUN_WORDS)
+        self._code = 0  # the walker's table
         self._decode: Callable[[], None] | None = None  # a step of one token, captured
+        self._own: Callable[[], None] | None = None  # the same, which begins the next
         self.lines = [self._line(i, row) for i, row in zip(program.code, program.encode(_number), strict=True)]
 
     def _line(self, ins: Instruction, row: NDArray[np.int64]) -> Line:
@@ -154,18 +160,21 @@ class Interpreter:
         if one:
             self._decode = self.device.capture(launches)
 
-    def one(self) -> Callable[[], None]:
-        """What launches a step of one token."""
+    def one(self, *, own: bool = False) -> Callable[[], None]:
+        """What launches a step of one token; `own`: which makes its id the next step's."""
         if self.way == "graph":
-            return partial(self._lines, 1, 1)
-        script = self.script()
+            return partial(self._own_lines if own else self._lines, 1, 1)
+        script = self._script
         shared = script.walker.shared({})
         blocks = self.device.room(script.walker, shared)
-        table = script.table(blocks)
-        code = self.device.allocate(table.nbytes)
-        self.device.write(code, table)
-        parts = [(0, len(table))] if self.way == "persistent" else script.phases
-        arguments = (self.arena, self.step_block, 0, code, self.gate)
+        if not self._code:
+            table = script.table(blocks)
+            self._code = self.device.allocate(table.nbytes)
+            self.device.write(self._code, table)
+        parts = script.phases if own else script.phases[:-1]
+        if self.way == "persistent":
+            parts = [(0, parts[-1][1])]
+        arguments = (self.arena, self.step_block, 0, self._code, self.gate, self.run_block if own else 0)
 
         def launches() -> None:
             for part in parts:
@@ -173,11 +182,44 @@ class Interpreter:
 
         return launches
 
-    def script(self) -> Script:
-        """A step of one token, as a walker has it."""
+    def _own_lines(self, n: int, rows: int) -> None:
+        self._lines(n, rows)
+        self.device.launch(ADVANCE, 1, 0, (self.arena, self.step_block, 0, self.run_block))
+
+    def aim(self, token: int, start: int, n: int, ends: Sequence[int]) -> None:
+        """Let `proceed` begin with a token at a position, for at most n ids, of which one of `ends` is the last."""
+        words = np.zeros(RUN_WORDS, np.int64)
+        words[R_LEFT], words[R_N_ENDS], words[R_ENDS : R_ENDS + len(ends)] = n, len(ends), ends
+        self.device.write(self.run_block, words)
+        self.begin([token], start, 1)
+
+    def proceed(self) -> None:
+        """A step that gives an id and begins the next; nothing where no id may come."""
+        if self._own is not None:
+            self._own()
+            return
+        launches = self.one(own=True)
+        launches()
+        self._own = self.device.capture(launches)
+
+    def produced(self) -> Callable[[], tuple[int, list[int], bool]]:
+        """What gives, of all that was launched: how many ids came since `aim`, the last `RING`, and if more may."""
+        found = self.device.fetch(self.run_block, 8 * RUN_WORDS)
+
+        def read() -> tuple[int, list[int], bool]:
+            words = found().view(np.int64)
+            count = int(words[R_COUNT])
+            ids = [int(words[R_IDS + i % RING]) for i in range(max(0, count - RING), count)]
+            return count, ids, bool(words[R_LEFT] > 0)
+
+        return read
+
+    @cached_property
+    def _script(self) -> Script:
         lines = zip(self.program.code, self.lines, strict=True)
         calls = [c for ins, line in lines for c in calls_of(ins, line.kernel, line.values)]
-        return Script(calls, together=self.way == "persistent")
+        last = Call(ADVANCE, False, {"run": self.run_block}, [STEP_BLOCK], [STEP_BLOCK])
+        return Script([*calls, last], together=self.way == "persistent")
 
     def _lines(self, n: int, rows: int) -> None:
         for line in self.lines:

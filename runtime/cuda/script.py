@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..program import Instruction
     from .kernels import Kernel
 
-__all__ = ["Call", "Script", "calls_of"]
+__all__ = ["STEP_BLOCK", "Call", "Script", "calls_of"]
 
 #: Where the step block lies, as a piece of the arena: behind nothing.
 STEP_BLOCK = (-2, -1)

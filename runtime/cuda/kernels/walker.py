@@ -29,7 +29,7 @@ from ..primitives import (
     thread,
     threads,
 )
-from ..step import S_RESULT
+from ..step import R_LEFT, S_RESULT
 from .base import Kernel
 
 if TYPE_CHECKING:
@@ -101,9 +101,11 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
         barrier()
         return sld_i64(top + 8 * LINE) < PATIENCE
 
-    def walk(arena: Any, step: Any, rows: Any, code: Any, gate: Any, first: Any, last: Any) -> None:
-        """Lines `first` to `last` of the table at `code`."""
+    def walk(arena: Any, step: Any, rows: Any, code: Any, gate: Any, run_block: Any, first: Any, last: Any) -> None:
+        """Lines `first` to `last` of the table at `code`; none where there is a run block and no id may come."""
         before, line = ld_i64(gate + 8 * G_BEFORE), first
+        if run_block != 0 and ld_i64(run_block + 8 * R_LEFT) == 0:
+            line = last
         wanted = before
         while line < last:
             came = True
@@ -124,7 +126,7 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
 
     names = ",".join(k.name for k in kernels)
     name = f"walk_{hashlib.sha256(f'{names} {top}'.encode()).hexdigest()[:16]}"
-    fields = ("n:code", "n:gate", "n:first", "n:last")
+    fields = ("n:code", "n:gate", "n:run", "n:first", "n:last")
     size = top + 8 * (LINE + 2)
     return Kernel(name, walk, THREADS, lambda *_: 1, lambda _: size, fields, together=together, at_once=2)
 
