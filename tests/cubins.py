@@ -11,15 +11,27 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 from miaotui.runtime.cuda import build
-from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
+from miaotui.runtime.cuda.kernels import ADVANCE, KERNELS, SPECIAL
+from miaotui.runtime.cuda.kernels.fused import FUSED
+from miaotui.runtime.cuda.kernels.walker import walker
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 #: Every kernel by its own name.
 ALL = {k.name: k for s in (*KERNELS.values(), *SPECIAL.values()) for k in (s, s.then) if k is not None}
+ALL["advance"] = ADVANCE
+#: What a walker is made for: Llama in BF16 behind more than 256 positions, and what that has not.
+LLAMA = (
+    *("advance", "argmax_merge", "argmax_parts", "attention_bf16_merge", "attention_bf16_split", "embed_bf16"),
+    *("gated_bf16_here", "linear_bf16_here", "linear_bf16_one", "rms_norm_here", "rope_write_bf16"),
+)
+REST = (*(n for n in FUSED if n not in LLAMA), "attention_int8", "kv_write_int8", "linear_int4")
+for _name, _parts in (("walk_llama_bf16", LLAMA), ("walk_rest", REST)):
+    ALL[_name] = replace(walker([FUSED[n] if n in FUSED else ALL[n] for n in _parts], 2**14, together=True), name=_name)
 #: Architectures whose instructions are read; disassembling takes longest.
 LISTED = (build.ARCHITECTURES[0], build.ARCHITECTURES[-1])
 #: Instructions that work on float64.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cubins
 import miaotui
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from miaotui.runtime.cuda import driver, session
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import walker
 from miaotui.runtime.cuda.kernels.base import Kernel
+from miaotui.runtime.cuda.kernels.fused import FUSED
 from miaotui.runtime.cuda.primitives import (
     acquire_i64,
     barrier,
@@ -26,12 +30,15 @@ from miaotui.runtime.cuda.primitives import (
 )
 
 IDS = [3, 1, 4]
+#: Family, dtype, options: attention in parts (more than 256 positions) and whole, every cache, every kind of matrix.
 MODELS = {
-    "llama": ("llama", {}),
-    "gpt2": ("gpt2", {}),
-    "int8": ("llama", {"quantize": "int8"}),
-    "int4": ("qwen3", {"quantize": "int4", "kv_cache": "bf16"}),
-    "sparse": ("llama", {"prune": "sparsity=0.5"}),
+    "llama": ("llama", "BF16", {"kv_cache": "bf16", "max_context": 300}),
+    "gpt2": ("gpt2", "F32", {"max_context": 8}),
+    "int8": ("qwen2", "F32", {"quantize": "int8", "max_context": 8}),
+    "int4": ("qwen3", "F16", {"quantize": "int4", "kv_cache": "int8", "max_context": 8}),
+    "f16": ("qwen2", "F16", {"kv_cache": "int8", "max_context": 8}),
+    "sparse": ("mistral", "F32", {"prune": "sparsity=0.5", "max_context": 8}),
+    "fast": ("llama", "BF16", {"precision": "fast", "prune": "drop-heads=1:0; drop-ffn=0", "max_context": 8}),
 }
 
 
@@ -40,37 +47,63 @@ def use(monkeypatch, way, schedule="forward", blocks=2, patience=0):
     monkeypatch.setattr(driver, "CudaDevice", lambda: EmulatedDevice(schedule, blocks=blocks, patience=patience))
 
 
-def answered(path, n_new=3, **options):
+def written(path, family="llama", dtype="F32"):
+    write_checkpoint(path, replace(small(family), dtype=dtype))
+    return path
+
+
+def answered(path, n_new, **options):
     """Greedy ids and the bits of the last step's logits."""
-    with miaotui.load(path, max_context=8, device="cuda", **options) as model:
+    with miaotui.load(path, device="cuda", **options) as model:
         found = model.generate(IDS, max_new_tokens=n_new, ignore_eos=True).ids
-        return found, model.session.logits.tobytes()
+        return found, model.session.logits.tobytes(), model.session.hidden.tobytes()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_way_gives_the_same_bits(name, tmp_path, monkeypatch):
-    family, options = MODELS[name]
-    write_checkpoint(tmp_path, small(family))
+    family, dtype, options = MODELS[name]
+    written(tmp_path, family, dtype)
     found = []
     for i, way in enumerate(WAYS):
         use(monkeypatch, way, SCHEDULES[i], blocks=1 + i)
-        found.append(answered(tmp_path, n_new=2, **options))
+        found.append(answered(tmp_path, 3 if name in ("llama", "gpt2") else 2, **options))
     assert found[0] == found[1] == found[2]
 
 
+def test_a_layer_of_llama_is_six_phases(tmp_path, monkeypatch):
+    """Seven where attention is in parts. And it names the kernels that the compile gate's walker has."""
+    use(monkeypatch, "persistent")
+    written(tmp_path, dtype="BF16")
+    found = []
+    for context in (8, 300):
+        with miaotui.load(tmp_path, device="cuda", kv_cache="bf16", max_context=context) as model:
+            script, n_layers = model.session.machine.script, model.config.n_layers
+            found.append(script.listing())
+            assert len(script.phases) == (6 if context == 8 else 7) * n_layers + 5
+    assert found[0][1:7] == [
+        "rms_norm_here, linear_bf16_here, linear_bf16_here, linear_bf16_here", "rope_write_bf16", "attention_bf16",
+        "linear_bf16_one", "rms_norm_here, gated_bf16_here", "linear_bf16_one",
+    ]  # fmt: skip
+    assert {k.name for k in script.kernels} == set(cubins.LLAMA)
+
+
+def test_the_gates_walkers_have_every_fused_kernel():
+    assert set(FUSED) <= {*cubins.LLAMA, *cubins.REST}
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_demo_tells_its_story_in_one_launch_a_token(schedule, tmp_path, monkeypatch):
-    write_checkpoint(tmp_path, small("qwen2"))
+def test_one_launch_a_token_in_every_order(schedule, tmp_path, monkeypatch):
+    written(tmp_path, "qwen2")
     use(monkeypatch, "graph")
-    wanted = answered(tmp_path, n_new=3)
-    use(monkeypatch, "persistent", schedule)
-    assert answered(tmp_path, n_new=3) == wanted
+    wanted = answered(tmp_path, 2, max_context=8)
+    use(monkeypatch, "persistent", schedule, blocks=3)
+    assert answered(tmp_path, 2, max_context=8) == wanted
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_steps_queued_ahead_end_where_the_host_would(way, tmp_path, monkeypatch):
     """An end id, a budget, a context, the first id of all; and the next answer does not remember."""
-    write_checkpoint(tmp_path, small("llama"))
+    written(tmp_path)
     with miaotui.load(tmp_path, max_context=8) as cpu:
         everything = cpu.generate(IDS, ignore_eos=True).ids
         wanted = [cpu.generate(IDS, eos_token_id=e).ids for e in everything]
@@ -87,7 +120,7 @@ def test_steps_queued_ahead_end_where_the_host_would(way, tmp_path, monkeypatch)
 
 
 def test_steps_ahead_of_logits_that_are_none(tmp_path, monkeypatch):
-    write_checkpoint(tmp_path, small("llama"))
+    written(tmp_path)
     use(monkeypatch, "persistent")
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
         ids = model.session.ahead(3, 0, 4, ())
@@ -100,7 +133,7 @@ def test_steps_ahead_of_logits_that_are_none(tmp_path, monkeypatch):
 
 
 def test_an_unknown_way_is_refused(tmp_path, monkeypatch):
-    write_checkpoint(tmp_path, small("llama"))
+    written(tmp_path)
     use(monkeypatch, "quickly")
     with pytest.raises(BackendError, match=r"quickly.*graph, phases, persistent"):
         miaotui.load(tmp_path, device="cuda")
@@ -205,7 +238,7 @@ def test_more_blocks_than_there_is_room_for_are_refused():
 
 def test_a_walker_whose_gate_is_open_is_found(tmp_path, monkeypatch):
     """Nobody waits: the race is found, not a wrong text."""
-    write_checkpoint(tmp_path, small("llama"))
+    written(tmp_path)
     use(monkeypatch, "persistent")
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
         machine = model.session.machine
@@ -218,7 +251,7 @@ def test_a_walker_whose_gate_is_open_is_found(tmp_path, monkeypatch):
 
 
 def test_a_block_that_waits_in_vain_gives_up_and_the_next_answer_is_right(tmp_path, monkeypatch):
-    write_checkpoint(tmp_path, small("llama"))
+    written(tmp_path)
     use(monkeypatch, "persistent", patience=100)
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
         wanted = model.generate(IDS, max_new_tokens=2, ignore_eos=True).ids

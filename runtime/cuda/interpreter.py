@@ -18,9 +18,10 @@ from ...errors import BackendError
 from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
+from .fuse import Source, fused
 from .kernels import ADVANCE, KERNELS, chosen
 from .kernels.walker import GATE_WORDS, HUNG
-from .script import STEP_BLOCK, Call, Script, calls_of
+from .script import STEP_BLOCK, Call, Script
 from .step import R_COUNT, R_ENDS, R_IDS, R_LEFT, R_N_ENDS, RING, RUN_WORDS, S_IDS, S_RESULT, WORDS
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ __all__ = ["WAYS", "Device", "Interpreter"]
 
 #: How a step of one token is launched: a kernel for each line, a walker for each phase, or one for the whole step.
 WAYS = ("graph", "phases", "persistent")
+#: Of a walker.
+MOST_BLOCKS = 4096
 
 
 class Device(Protocol):
@@ -164,9 +167,9 @@ class Interpreter:
         """What launches a step of one token; `own`: which makes its id the next step's."""
         if self.way == "graph":
             return partial(self._own_lines if own else self._lines, 1, 1)
-        script = self._script
+        script = self.script
         shared = script.walker.shared({})
-        blocks = self.device.room(script.walker, shared)
+        blocks = min(self.device.room(script.walker, shared), MOST_BLOCKS)
         if not self._code:
             table = script.table(blocks)
             self._code = self.device.allocate(table.nbytes)
@@ -215,9 +218,11 @@ class Interpreter:
         return read
 
     @cached_property
-    def _script(self) -> Script:
-        lines = zip(self.program.code, self.lines, strict=True)
-        calls = [c for ins, line in lines for c in calls_of(ins, line.kernel, line.values)]
+    def script(self) -> Script:
+        """A step of one token, as a walker has it."""
+        pairs = zip(self.program.code, self.lines, strict=True)
+        parts = self.device.allocate(16 * MOST_BLOCKS)
+        calls = fused([Source(ins, line.kernel, line.values) for ins, line in pairs], parts)
         last = Call(ADVANCE, False, {"run": self.run_block}, [STEP_BLOCK], [STEP_BLOCK])
         return Script([*calls, last], together=self.way == "persistent")
 

@@ -44,6 +44,11 @@ def thread():
 
 
 @Primitive
+def thread_now(shared):
+    """As `thread`. What is computed of it is not kept where eight bytes of shared memory may have changed since."""
+
+
+@Primitive
 def threads():
     """Threads of a block."""
 

@@ -29,6 +29,7 @@ __all__ = ["STEP_BLOCK", "Call", "Script", "calls_of"]
 
 #: Where the step block lies, as a piece of the arena: behind nothing.
 STEP_BLOCK = (-2, -1)
+FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,10 @@ class Script:
         self.phases = list(zip(starts, [*starts[1:], len(calls)], strict=True))
         self.kernels = sorted({c.kernel.name: c.kernel for c in calls}.values(), key=lambda k: k.name)
         times = {c.kernel.name: -(-THREADS // c.kernel.threads) for c in calls}
-        shared = max(c.kernel.shared(c.values) * times[c.kernel.name] for c in calls)
-        self.walker = walker(self.kernels, shared, together=together)
+        scratch = max(c.kernel.shared(c.values) * times[c.kernel.name] for c in calls)
+        self._here = -(-scratch // 16) * 16  # where what stays from line to line begins in shared memory
+        staying = max((FLOAT * c.values["d"] for c in calls if "s:h" in c.kernel.fields), default=0)
+        self.walker = walker(self.kernels, self._here + staying, together=together)
 
     def table(self, blocks: int) -> NDArray[np.int64]:
         """int64 [calls, LINE] for a grid of so many blocks."""
@@ -91,7 +94,8 @@ class Script:
                 part = -(-nbytes // call.size)
                 out[i, :L_SLOTS] = (numbers[call.kernel.name], call.by_rows, last - first if i == first else 0,
                                     begun % blocks, address, part, min(part, AHEAD), address + nbytes)  # fmt: skip
-                out[i, L_SLOTS : L_SLOTS + len(call.kernel.fields)] = [call.values[f[2:]] for f in call.kernel.fields]
+                slots = [call.values[f[2:]] + (self._here if f[0] == "s" else 0) for f in call.kernel.fields]
+                out[i, L_SLOTS : L_SLOTS + len(slots)] = slots
                 begun += call.size
         return out
 

@@ -27,6 +27,7 @@ from ..primitives import (
     sst_i64,
     st_i64,
     thread,
+    thread_now,
     threads,
 )
 from ..step import R_LEFT, S_RESULT
@@ -63,7 +64,11 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
         at = block() - sld_i64(top + 8 * L_TURN)
         return at + blocks() if at < 0 else at
 
-    facade = {**PRIMITIVES, "block": turned}
+    def this() -> Any:
+        """`thread`, of this line: without it all that kernels compute of it would be kept from line to line."""
+        return thread_now(top + 8 * L_OP)
+
+    facade = {**PRIMITIVES, "block": turned, "thread": this}
     done: dict[int, Any] = {}
     run: Any = _nothing
     for i, k in reversed(list(enumerate(kernels))):
