@@ -100,10 +100,10 @@ class CudaDevice:
 
     def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
         """Begin to copy to the host, behind all that was launched; the function waits for the bytes, and no longer."""
-        place, done = self._staging.pop() if self._staging else self._stage()
         if nbytes > STAGED:
             msg = f"{nbytes} bytes at once; {STAGED} can be fetched"
             raise BackendError(msg)
+        place, done = self._staging.pop() if self._staging else self._stage()
         self._do("copy from the GPU", "cuMemcpyDtoHAsync", place, address, nbytes, self._stream)
         self._do("mark the stream", "cuEventRecord", done, self._stream)
 

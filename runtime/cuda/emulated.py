@@ -26,10 +26,10 @@ def binding(grid: Grid) -> dict[str, Any]:
 def _who(grid: Grid) -> dict[str, Any]:
     return {
         "thread": lambda: grid.now.number,
-        "thread_now": lambda _: grid.now.number,
         "threads": lambda: grid.kernel.threads,
         "block": lambda: grid.now.at,
         "blocks": lambda: grid.blocks,
+        "anew": lambda value, _: value,
     }
 
 

@@ -146,9 +146,9 @@ def _shared(b: Any, a: Any, kind: Any) -> Any:
     return b.bitcast(b.gep(block, [c32(0), b.trunc(a, I32)]), kind.as_pointer(SHARED))
 
 
-@op(i64, i64)
-def thread_now(b, a):  # a function of what lies there, as far as the compiler knows
-    return b.zext(asm(b, "mov.u32 $0, %tid.x;", "=r,l", I32, b.load(_shared(b, a, I64), align=8)), I64)
+@op(i64, i64, i64)
+def anew(b, v, a):  # a function of what lies there, as far as the compiler knows
+    return asm(b, "mov.u64 $0, $1;", "=l,l,l", I64, v, b.load(_shared(b, a, I64), align=8))
 
 
 @op(f32, i64)

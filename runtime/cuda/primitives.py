@@ -44,8 +44,8 @@ def thread():
 
 
 @Primitive
-def thread_now(shared):
-    """As `thread`. What is computed of it is not kept where eight bytes of shared memory may have changed since."""
+def anew(value, shared):
+    """The integer. What is computed of it is not kept where these eight bytes of shared memory may have changed."""
 
 
 @Primitive

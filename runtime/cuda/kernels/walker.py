@@ -16,6 +16,7 @@ from ..bind import bind
 from ..primitives import (
     PRIMITIVES,
     acquire_i64,
+    anew,
     barrier,
     block,
     blocks,
@@ -27,7 +28,6 @@ from ..primitives import (
     sst_i64,
     st_i64,
     thread,
-    thread_now,
     threads,
 )
 from ..step import R_LEFT, S_RESULT
@@ -65,10 +65,10 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
         return at + blocks() if at < 0 else at
 
     def this() -> Any:
-        """`thread`, of this line: without it all that kernels compute of it would be kept from line to line."""
-        return thread_now(top + 8 * L_OP)
+        """`thread`; all that kernels compute of it would be kept from line to line, in registers that there are not."""
+        return anew(thread(), top + 8 * L_OP)
 
-    facade = {**PRIMITIVES, "block": turned, "thread": this}
+    facade = {**PRIMITIVES, "block": turned, "thread": this, "threads": _threads}
     done: dict[int, Any] = {}
     run: Any = _nothing
     for i, k in reversed(list(enumerate(kernels))):
@@ -134,6 +134,10 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
     fields = ("n:code", "n:gate", "n:run", "n:first", "n:last")
     size = top + 8 * (LINE + 2)
     return Kernel(name, walk, THREADS, lambda *_: 1, lambda _: size, fields, together=together, at_once=2)
+
+
+def _threads() -> Any:
+    return THREADS
 
 
 def _nothing(number: Any, arena: Any, step: Any, rows: Any) -> None:
