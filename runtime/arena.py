@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ALIGN", "Tensor", "place", "spans_overlap"]
+__all__ = ["ALIGN", "Spans", "Tensor", "place", "spans_overlap", "waits"]
+
+#: [first byte, byte behind the last) of pieces of the arena.
+Spans = list[tuple[int, int]]
 
 ALIGN = 64  # a cache line, and one sixteen-lane float32 vector
 
@@ -76,6 +79,23 @@ def place(tensors: Sequence[Tensor], n_code: int) -> int:
         for t in group:
             t.offset = at
     return size
+
+
+def waits(accesses: Sequence[tuple[Spans, Spans]]) -> list[bool]:
+    """Of each (reads, writes), in order: whether it must wait for everything before it.
+
+    It waits only if it touches what another wrote, or writes what another read, since the last wait.
+    """
+    found: list[bool] = []
+    reads: Spans = []
+    writes: Spans = []
+    for r, w in accesses:
+        found.append(spans_overlap(writes, [*r, *w]) or spans_overlap(reads, w))
+        if found[-1]:
+            reads, writes = [], []
+        reads += r
+        writes += w
+    return found
 
 
 def spans_overlap(xs: Sequence[tuple[int, int]], ys: Sequence[tuple[int, int]]) -> bool:

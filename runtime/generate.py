@@ -266,6 +266,37 @@ class _Writer:
         return text + self._stop.flush(), self._stop.stopped
 
 
+class _Source:
+    """Where new ids come from: drawn here from each step's logits, or by a session that runs ahead of us."""
+
+    def __init__(
+        self, session: SessionLike, prompt: list[int], how: SamplingParams, sequence: int, ends: Sequence[int]
+    ) -> None:
+        self._session, self._ends = session, ends
+        self._sampler = None if how.plain else Sampler(session.n_vocab, how, sequence=sequence)
+        if self._sampler is not None:
+            self._sampler.observe(prompt)
+        self._following: Iterator[int] | None = None
+
+    def draw(self, position: int) -> int:
+        """Return the id at a position, behind what was fed."""
+        if self._following is not None:
+            return next(self._following)
+        if self._sampler is not None:
+            return self._sampler.draw(self._session.logits[-1], position)
+        return int(self._session.argmax)
+
+    def feed(self, token: int, position: int, left: int) -> None:
+        """Feed the id at a position; at most `left` are drawn behind it."""
+        if self._sampler is not None:
+            self._sampler.observe((token,))
+        elif self._following is None:
+            ahead = getattr(self._session, "ahead", None)
+            self._following = None if ahead is None else ahead(token, position, left, self._ends)
+        if self._following is None:
+            self._session.step((token,), position)
+
+
 def _steps(  # noqa: PLR0913, PLR0917 - the state of a stream
     session: SessionLike, prompt: list[int], params: GenerateParams, writer: _Writer, load_s: float, sequence: int
 ) -> Iterator[Step]:
@@ -279,14 +310,12 @@ def _steps(  # noqa: PLR0913, PLR0917 - the state of a stream
     began = time.perf_counter()
     session.step(prompt, 0)
     prefill_s = time.perf_counter() - began
-    sampler = None if params.sampling.plain else Sampler(session.n_vocab, params.sampling, sequence=sequence)
-    if sampler is not None:
-        sampler.observe(prompt)
     ends = () if params.ignore_eos else params.eos_ids
+    source = _Source(session, prompt, params.sampling, sequence, ends)
     first_token_s = decode_s = 0.0
     for n_new in range(1, limit + 1):
         position = n_prompt + n_new - 1  # of the id drawn now
-        token = int(session.argmax) if sampler is None else sampler.draw(session.logits[-1], position)
+        token = source.draw(position)
         if n_new == 1:
             first_token_s = time.perf_counter() - began
             began += first_token_s
@@ -307,9 +336,7 @@ def _steps(  # noqa: PLR0913, PLR0917 - the state of a stream
         decode_s += time.perf_counter() - began
         yield Step(token, text)
         began = time.perf_counter()
-        if sampler is not None:
-            sampler.observe((token,))
-        session.step((token,), position)
+        source.feed(token, position, limit - n_new)
 
 
 def _check_eos(eos: object) -> tuple[int, ...]:

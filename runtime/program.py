@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import PlanError
-from .arena import Tensor, place, spans_overlap
+from .arena import Tensor, place, waits
 from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
 from .kvcache import cache_bytes, padded_context, scratch_floats
@@ -225,16 +225,9 @@ class Recorder:
 
 
 def _place_waits(code: list[Instruction]) -> None:
-    """An instruction waits only if it touches what another wrote, or writes what another read, since the last wait."""
-    reads: list[tuple[int, int]] = []
-    writes: list[tuple[int, int]] = []
-    for ins in code:
-        r, w = ([t.span for t in ins.tensors(kind)] for kind in "io")
-        if spans_overlap(writes, r + w) or spans_overlap(reads, w):
-            ins.wait = True
-            reads, writes = [], []
-        reads += r
-        writes += w
+    accesses = [([t.span for t in i.tensors("i")], [t.span for t in i.tensors("o")]) for i in code]
+    for ins, wait in zip(code, waits(accesses), strict=True):
+        ins.wait = wait
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,17 @@ def test_a_kernel_compiles_within_its_budget(name, budgets):
     assert ".f64" not in ptx
     for architecture in build.ARCHITECTURES:
         found = cubins.measured(ptx, architecture)
-        assert not found.spilled, architecture
+        assert found.spilled <= budgets[name].get("spilled", 0), architecture
         assert found.registers <= budgets[name]["registers"] + SLACK, architecture
         if architecture in cubins.LISTED:
             assert not found.double, architecture
             assert found.wide_loads >= budgets[name]["wide_loads"], architecture
             assert found.tensor >= budgets[name]["tensor"], architecture
+
+
+def test_nothing_spills_but_the_walker_of_what_no_program_has_together(budgets):
+    assert {n for n, b in budgets.items() if b.get("spilled")} <= {"walk_rest"}
+    assert budgets["walk_llama_bf16"]["registers"] <= 128  # two blocks of 256 threads a processor
 
 
 def test_products_load_sixteen_bytes_at_a_time(budgets):

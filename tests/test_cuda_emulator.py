@@ -34,7 +34,7 @@ def run(function, nbytes=256, n_threads=64, n_blocks=1, shared=1024, schedule="f
 
 
 def test_every_primitive_is_emulated():
-    grid = type("Grid", (), {"memory": EmulatedDevice().memory})()
+    grid = type("Grid", (), {"memory": EmulatedDevice().memory, "races": None})()
     assert set(binding(grid)) == set(PRIMITIVES)
     with pytest.raises(TypeError, match="bind the kernel"):
         thread()

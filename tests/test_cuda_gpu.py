@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import miaotui
 import numpy as np
 import pytest
 from emulation import run_on
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError
 from miaotui.runtime.cuda.driver import CudaDevice
+from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.tools.demo import path
 from test_cuda_models import compare
 from test_cuda_ops import ROWS
@@ -44,6 +46,20 @@ def test_the_kernel_is_its_reference(name, variant):
     holds()
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("quantize", [None, "int8", "int4", "int4a"])
-def test_the_demo_model(quantize):
+def test_the_demo_model(quantize, way, monkeypatch):
+    monkeypatch.setenv("MIAOTUI_CUDA_STEP", way)
     compare(path(), ids=list(range(3, 40)), n_new=8, quantize=quantize)
+
+
+@pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
+def test_every_way_gives_the_same_bits(kv_cache, monkeypatch):
+    """And again on every run."""
+    found = []
+    for way in (*WAYS, *WAYS):
+        monkeypatch.setenv("MIAOTUI_CUDA_STEP", way)
+        with miaotui.load(path(), max_context=600, device="cuda", kv_cache=kv_cache) as model:
+            ids = model.generate("Once upon a time", max_new_tokens=300, ignore_eos=True).ids
+            found.append((ids, model.session.logits.tobytes()))
+    assert all(f == found[0] for f in found)

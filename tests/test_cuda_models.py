@@ -12,6 +12,7 @@ from checkpoints import FAMILIES, small, write_checkpoint
 from emulation import EmulatedDevice
 from miaotui.errors import BackendError
 from miaotui.runtime.cuda import driver
+from miaotui.runtime.cuda.kernels import Kernel
 from miaotui.tools import cli
 from tolerance import bound
 
@@ -108,12 +109,13 @@ class Code(IntEnum):
 
 
 class FakeDriver:
-    """As much of cuda.bindings.driver as opening a GPU takes; `fails` says which call gives which code."""
+    """As much of cuda.bindings.driver as opening a GPU takes; `fails`: which call gives which code, or result."""
 
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=0, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=1,
         CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=2,
     )  # fmt: skip
+    CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
 
     def __init__(self, *, capability=(9, 0), **fails):
         self.capability, self.fails, self.calls = capability, fails, []
@@ -121,8 +123,10 @@ class FakeDriver:
     def __getattr__(self, name):
         def call(*arguments):
             self.calls.append(name)
-            if name in self.fails:
+            if isinstance(self.fails.get(name), Code):
                 return (self.fails[name],)
+            if name in self.fails:
+                return (Code.CUDA_SUCCESS, self.fails[name])
             result = {"cuDeviceGetName": b"Fake\0", "cuMemAlloc": 4096, "cuDeviceGet": 0}.get(name)
             if name == "cuDeviceGetAttribute":
                 result = (*self.capability, 132)[arguments[0]]
@@ -144,6 +148,38 @@ def test_an_old_gpu_is_refused():
 def test_no_gpu_is_said():
     with pytest.raises(BackendError, match="no NVIDIA GPU"):
         driver.CudaDevice(driver=FakeDriver(cuInit=Code.CUDA_ERROR_NO_DEVICE))
+
+
+def kernel_of(*, together):
+    return Kernel("k", lambda _: None, 64, lambda *_: 1, lambda _: 0, (), together=together)
+
+
+def test_blocks_that_wait_for_each_other_are_launched_as_such(monkeypatch):
+    monkeypatch.setattr(driver, "cubin", lambda *_: b"")
+    fake = FakeDriver(cuOccupancyMaxActiveBlocksPerMultiprocessor=2)
+    gpu = driver.CudaDevice(driver=fake)
+    assert gpu.room(kernel_of(together=True), 1000) == 2 * 132
+    for together, call in ((True, "cuLaunchCooperativeKernel"), (False, "cuLaunchKernel")):
+        gpu.launch(kernel_of(together=together), 3, 0, (1,))
+        assert [c for c in fake.calls if c.startswith("cuLaunch")][-1] == call
+    full = driver.CudaDevice(driver=FakeDriver(cuOccupancyMaxActiveBlocksPerMultiprocessor=0))
+    with pytest.raises(BackendError, match="does not fit"):
+        full.room(kernel_of(together=True), 1000)
+
+
+def test_what_is_fetched_is_copied_and_its_place_used_again():
+    place = np.arange(driver.STAGED, dtype=np.int64).astype(np.uint8)
+    fake = FakeDriver(cuMemHostAlloc=place.ctypes.data)
+    gpu = driver.CudaDevice(driver=fake)
+    first = gpu.fetch(4096, 16)()
+    place[:] = 7
+    assert first.tolist() == list(range(16))
+    assert gpu.fetch(4096, 16)().tolist() == [7] * 16
+    assert fake.calls.count("cuMemHostAlloc") == 1
+    with pytest.raises(BackendError, match="can be fetched"):
+        gpu.fetch(4096, driver.STAGED + 1)
+    gpu.close()
+    assert fake.calls.count("cuMemFreeHost") == 1
 
 
 def test_out_of_memory_and_a_lost_device_leave_the_process_alive():

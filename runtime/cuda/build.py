@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +47,7 @@ def symbol(name: str) -> str:
 def to_ptx(kernel: Kernel) -> str:
     """PTX text. Errors: `BackendError` without the extra."""
     try:
+        import numba.cuda.cudadrv.nvvm as nvvm  # noqa: PLC0415, PLR0402 - the extra, where it is used
         import numba.cuda.dispatcher as dispatcher  # noqa: PLC0415, PLR0402 - the extra, where it is used
         from numba import cuda  # noqa: PLC0415
         from numba.cuda import types  # noqa: PLC0415
@@ -58,15 +59,17 @@ def to_ptx(kernel: Kernel) -> str:
     signature = (types.int64,) * 3 + tuple(types.float32 if f[0] == "f" else types.int64 for f in kernel.fields)
     with _LOCK:
         # A function that kernels call is typed for the current device, and there may be none.
-        current = dispatcher.get_current_device
+        current, compile_ir = dispatcher.get_current_device, nvvm.compile_ir
+        # a * b + c is rounded twice, as it stands, or the bits would depend on what surrounds it.
+        nvvm.compile_ir = partial(compile_ir, fma=False)
         dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=LEAST)
         try:
             function = bind(kernel.function, BINDING, helper)
             text, _ = cuda.compile(
-                function, signature, device=False, abi="numba", cc=LEAST, launch_bounds=(kernel.threads, 1)
+                function, signature, device=False, abi="numba", cc=LEAST, launch_bounds=(kernel.threads, kernel.at_once)
             )
         finally:
-            dispatcher.get_current_device = current
+            dispatcher.get_current_device, nvvm.compile_ir = current, compile_ir
     (mangled,) = re.findall(r"\.visible \.entry (\w+)\(", text)
     return str(text).replace(mangled, symbol(kernel.name))
 

@@ -27,6 +27,8 @@ __all__ = ["CudaDevice"]
 LEAST = (8, 0)
 #: Bytes of shared memory that a kernel may have without asking.
 PLAIN_SHARED = 48 * 1024
+#: Most bytes of a fetch.
+STAGED = 4096
 _ADVICE = {
     "CUDA_ERROR_OUT_OF_MEMORY": "a smaller max_context, kv_cache='int8' or quantize= needs less",
     "CUDA_ERROR_NO_DEVICE": "no NVIDIA GPU is visible; device='cpu' runs everywhere",
@@ -44,6 +46,7 @@ class CudaDevice:
         self._modules: dict[str, tuple[Any, Any]] = {}
         self._memory: list[int] = []
         self._loose: list[Callable[[], Any]] = []
+        self._staging: list[tuple[int, Any]] = []  # free for the next fetch
         try:
             self._do("start the driver", "cuInit", 0)
         except RuntimeError as e:  # cuda-bindings finds no libcuda
@@ -95,14 +98,50 @@ class CudaDevice:
         self.synchronize()
         return out
 
+    def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
+        """Begin to copy to the host, behind all that was launched; the function waits for the bytes, and no longer."""
+        if nbytes > STAGED:
+            msg = f"{nbytes} bytes at once; {STAGED} can be fetched"
+            raise BackendError(msg)
+        place, done = self._staging.pop() if self._staging else self._stage()
+        self._do("copy from the GPU", "cuMemcpyDtoHAsync", place, address, nbytes, self._stream)
+        self._do("mark the stream", "cuEventRecord", done, self._stream)
+
+        def read() -> NDArray[np.uint8]:
+            self._do("finish what was launched", "cuEventSynchronize", done)
+            out = np.frombuffer(ctypes.string_at(place, nbytes), np.uint8)
+            self._staging.append((place, done))
+            return out
+
+        return read
+
+    def _stage(self) -> tuple[int, Any]:
+        """Memory of the host that the GPU can write to while we do other things, and what says that it did."""
+        place = int(self._do("allocate memory for copies", "cuMemHostAlloc", STAGED, 0))
+        self._loose.append(lambda: self._driver.cuMemFreeHost(place))
+        done = self._do("make an event", "cuEventCreate", self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        self._loose.append(lambda: self._driver.cuEventDestroy(done))
+        return place, done
+
+    def room(self, kernel: Kernel, shared: int) -> int:
+        """Blocks of a kernel that run at once. Errors: `BackendError` where there is room for none."""
+        ask, function = "cuOccupancyMaxActiveBlocksPerMultiprocessor", self._function(kernel, shared)
+        each = self._do(f"ask how often {kernel.name} fits", ask, function, kernel.threads, shared)
+        if each < 1:
+            msg = f"{kernel.name} with {shared} bytes of shared memory does not fit a processor of {self.name}"
+            raise BackendError(msg)
+        return int(each * self.processors)
+
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Start a kernel behind all others."""
         kinds = tuple(ctypes.c_float if isinstance(a, np.floating) else ctypes.c_int64 for a in arguments)
         values = tuple(float(a) if isinstance(a, np.floating) else int(a) for a in arguments)
         size = kernel.threads, 1, 1
-        function = self._function(kernel, shared)
-        self._do(f"launch {kernel.name}", "cuLaunchKernel", function, blocks, 1, 1, *size, shared, self._stream,
-                 (values, kinds), 0)  # fmt: skip
+        place = self._function(kernel, shared), blocks, 1, 1, *size, shared, self._stream, (values, kinds)
+        if kernel.together:
+            self._do(f"launch {kernel.name}", "cuLaunchCooperativeKernel", *place)
+        else:
+            self._do(f"launch {kernel.name}", "cuLaunchKernel", *place, 0)
 
     def _function(self, kernel: Kernel, shared: int) -> Any:
         if kernel.name not in self._modules:
@@ -139,7 +178,7 @@ class CudaDevice:
             self._driver.cuMemFree(address)
         for undo in reversed(self._loose):
             undo()
-        self._memory, self._loose, self._modules = [], [], {}
+        self._memory, self._loose, self._staging, self._modules = [], [], [], {}
 
 
 def _bindings() -> Any:

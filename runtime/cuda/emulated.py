@@ -20,7 +20,7 @@ LOW32 = 0xFFFFFFFF
 
 def binding(grid: Grid) -> dict[str, Any]:
     """Every primitive by name, for one launch."""
-    return _who(grid) | _global(grid) | _shared(grid) | _warp(grid) | _tensor(grid) | NUMBERS
+    return _who(grid) | _global(grid) | _grid(grid) | _shared(grid) | _warp(grid) | _tensor(grid) | NUMBERS
 
 
 def _who(grid: Grid) -> dict[str, Any]:
@@ -29,11 +29,28 @@ def _who(grid: Grid) -> dict[str, Any]:
         "threads": lambda: grid.kernel.threads,
         "block": lambda: grid.now.at,
         "blocks": lambda: grid.blocks,
+        "anew": lambda value, _: value,
     }
 
 
 def _global(grid: Grid) -> dict[str, Any]:
-    load, store = grid.memory.load, grid.memory.store
+    memory, races = grid.memory, grid.races
+    load, store, constants = memory.load, memory.store, memory.load
+
+    if races is not None:
+
+        def load(address: int, kind: str, size: int, count: int = 1) -> Any:
+            races.read(grid.now, address, size * count)
+            return memory.load(address, kind, size, count)
+
+        def store(address: int, kind: str, size: int, value: Any) -> None:
+            races.write(grid.now, address, size)
+            memory.store(address, kind, size, value)
+
+        def constants(address: int, kind: str, size: int, count: int = 1) -> Any:
+            races.constant(address, size * count)
+            return memory.load(address, kind, size, count)
+
     return {
         "ld_i64": lambda a: int(load(a, "i64", 8)),
         "ld_i32": lambda a: int(load(a, "i32", 4)),
@@ -46,13 +63,40 @@ def _global(grid: Grid) -> dict[str, Any]:
         "ld_f16": lambda a: F(load(a, "f16", 2)),
         "ld4_f32": lambda a: load(a, "f32", 4, 4),
         "ld4_u32": lambda a: tuple(map(int, load(a, "u32", 4, 4))),
-        "weights4": lambda a: tuple(map(int, load(a, "u32", 4, 4))),
+        "weights4": lambda a: tuple(map(int, constants(a, "u32", 4, 4))),
         "st_i64": lambda a, v: store(a, "i64", 8, v),
         "st_i32": lambda a, v: store(a, "u32", 4, int(v) & LOW32),
         "st_u16": lambda a, v: store(a, "u16", 2, int(v) & 0xFFFF),
         "st_u8": lambda a, v: store(a, "u8", 1, int(v) & 0xFF),
         "st_f32": lambda a, v: store(a, "f32", 4, v),
     }
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    """A thread that acquires what it saw before lets others run first: it may be spinning."""
+    memory, races = grid.memory, grid.races
+
+    def release_add(address: int, value: int) -> None:
+        grid.news += 1
+        if races is not None:
+            races.release(grid.now, address)
+        memory.store(address, "i64", 8, memory.load(address, "i64", 8) + value)
+
+    def acquire_i64(address: int) -> int:
+        me = grid.now
+        if me.polled == (address, int(memory.load(address, "i64", 8))):
+            me.spun = grid.news
+            me.hub.switch()
+        value = int(memory.load(address, "i64", 8))
+        me.polled = (address, value)
+        if races is not None:
+            races.acquire(me, address)
+        return value
+
+    def prefetch(address: int) -> None:
+        memory.region(address, 1)
+
+    return {"release_add": release_add, "acquire_i64": acquire_i64, "prefetch": prefetch}
 
 
 def _shared(grid: Grid) -> dict[str, Any]:
@@ -65,6 +109,8 @@ def _shared(grid: Grid) -> dict[str, Any]:
         "sst_f32": lambda a, v: now().shared.store(a, "f32", v, now().moment),
         "sld_i32": lambda a: int(now().shared.load(a, "i32", now().moment)),
         "sst_i32": lambda a, v: now().shared.store(a, "i32", v, now().moment),
+        "sld_i64": lambda a: now().shared.load8(a, now().moment),
+        "sst_i64": lambda a, v: now().shared.store8(a, v, now().moment),
         "barrier": lambda: now().block.meet(now(), "barrier", None, lambda all_: all_),
     }
 

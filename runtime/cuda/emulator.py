@@ -16,6 +16,7 @@ from greenlet import getcurrent, greenlet
 from .bind import bind
 from .memory import Fault, Memory, Shared
 from .primitives import WARP
+from .races import Races
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +73,8 @@ class Thread:
         self.warp, self.block, self.shared = warp, block, shared
         self.hub, self.waits, self.got = getcurrent(), False, None
         self.run: Any = None
+        self.polled: tuple[int, int] | None = None  # address and value that it acquired last
+        self.spun = -1  # releases there had been when it saw only what it had seen
         self.copies: list[list[tuple[int, NDArray[np.uint8]]]] = [[]]  # groups under way, the last is open
 
     @property
@@ -83,32 +86,43 @@ class Thread:
 class Grid:
     """One launch."""
 
-    def __init__(self, memory: Memory, kernel: Kernel, blocks: int, shared: int) -> None:
+    def __init__(self, memory: Memory, kernel: Kernel, blocks: int, shared: int, patience: int) -> None:
         """Nothing runs yet."""
+        self.patience = patience
         self.memory, self.kernel, self.blocks, self.shared = memory, kernel, blocks, shared
+        self.races = Races(memory, blocks) if kernel.together else None
+        self.news = 0  # releases
         self.now: Thread = None  # type: ignore[assignment] # a thread, as long as any runs
 
-    def block(self, at: int, function: Callable[..., None], arguments: Sequence[Any], pick: Callable[..., Any]) -> None:
-        """Run a block to its end."""
-        n = self.kernel.threads
-        name = f"{self.kernel.name}, block {at}"
-        whole, shared = Group(name, n), Shared(self.shared)
-        warps = [Group(f"{name}, warp {w}", WARP) for w in range(n // WARP)]
-        crew = [Thread(i, self, at, warps[i // WARP], whole, shared) for i in range(n)]
+    def run(
+        self, blocks: Sequence[int], function: Callable[..., None], arguments: Sequence[Any], pick: Callable[..., Any]
+    ) -> None:
+        """Run blocks to their end, all at once."""
+        crew = [t for at in blocks for t in self._crew(at)]
         for t in crew:
             t.run = greenlet(function)
+        idle = 0  # rounds in which every thread that could run saw what it had seen
         while crew:
             ready = [t for t in crew if not t.waits]
-            if not ready:
-                waiting = {g.what for g in (whole, *warps) if g.came}
-                msg = f"{name}: {len(crew)} threads wait for ever, at {', '.join(sorted(waiting))}"
+            idle = idle + 1 if all(t.spun == self.news for t in ready) else 0
+            if not ready or idle > self.patience:
+                waiting = {g.what for t in crew for g in (t.block, t.warp) if g.came}
+                waiting |= {"an acquire"} if ready else set()
+                msg = f"{self.kernel.name}: {len(crew)} threads wait for ever, at {', '.join(sorted(waiting))}"
                 raise Fault(msg)
             for t in pick(ready):
-                self.now = t
+                self.now, t.spun = t, -1
                 t.run.switch(*arguments) if not t.run else t.run.switch()
                 if t.run.dead:
                     self._leave(t)
             crew = [t for t in crew if not t.run.dead]
+
+    def _crew(self, at: int) -> list[Thread]:
+        """Threads of a block."""
+        n, name = self.kernel.threads, f"{self.kernel.name}, block {at}"
+        whole, shared = Group(name, n), Shared(self.shared)
+        warps = [Group(f"{name}, warp {w}", WARP) for w in range(n // WARP)]
+        return [Thread(i, self, at, warps[i // WARP], whole, shared) for i in range(n)]
 
     @staticmethod
     def _leave(t: Thread) -> None:
@@ -124,8 +138,12 @@ class EmulatedDevice:
 
     name = "emulator"
 
-    def __init__(self, schedule: str = "forward", seed: int = 0) -> None:
-        """`schedule`: one of `SCHEDULES`."""
+    def __init__(self, schedule: str = "forward", seed: int = 0, blocks: int = 3, patience: int = 0) -> None:
+        """`schedule`: one of `SCHEDULES`; `blocks`: how many can run at once.
+
+        `patience`: how often all may look for what never comes before that is a `Fault`.
+        """
+        self.blocks, self.patience = blocks, patience
         self.memory = Memory()
         self._bound: dict[str, Callable[..., None]] = {}
         self._random = random.Random(seed)  # noqa: S311 - an order of threads
@@ -144,6 +162,11 @@ class EmulatedDevice:
         """A copy for the host."""
         return self.memory.view(address, nbytes).copy()
 
+    def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
+        """As it is now."""
+        found = self.read(address, nbytes)
+        return lambda: found
+
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Run the kernel. Errors: `Fault`."""
         from .emulated import binding  # noqa: PLC0415 - it imports this module's names
@@ -151,11 +174,18 @@ class EmulatedDevice:
         if kernel.threads % WARP or blocks < 0:
             msg = f"{kernel.name}: {blocks} blocks of {kernel.threads} threads"
             raise Fault(msg)
-        grid = Grid(self.memory, kernel, blocks, shared)
+        grid = Grid(self.memory, kernel, blocks, shared, self.patience)
         function = bind(kernel.function, binding(grid))
         with np.errstate(all="ignore"):
-            for at in self._pick(range(blocks)):
-                grid.block(at, function, arguments, self._pick)
+            if kernel.together and blocks > self.blocks:
+                msg = f"{kernel.name}: {blocks} blocks together, and there is room for {self.blocks}"
+                raise Fault(msg)
+            for some in [range(blocks)] if kernel.together else [[at] for at in self._pick(range(blocks))]:
+                grid.run(some, function, arguments, self._pick)
+
+    def room(self, kernel: Kernel, shared: int) -> int:  # noqa: ARG002 - as a GPU is asked
+        """Blocks that run at once."""
+        return self.blocks
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """They, to be called again."""

@@ -6,9 +6,10 @@ the CPU with the weights' addresses there.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,8 +18,11 @@ from ...errors import BackendError
 from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
-from .kernels import KERNELS, chosen
-from .step import S_IDS, S_RESULT, WORDS
+from .fuse import Source, fused
+from .kernels import ADVANCE, KERNELS, chosen
+from .kernels.walker import GATE_WORDS, HUNG
+from .script import STEP_BLOCK, Call, Script
+from .step import R_COUNT, R_ENDS, R_IDS, R_LEFT, R_N_ENDS, RING, RUN_WORDS, S_IDS, S_RESULT, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +33,12 @@ if TYPE_CHECKING:
     from ..program import Instruction, Program
     from .kernels import Kernel
 
-__all__ = ["Device", "Interpreter"]
+__all__ = ["WAYS", "Device", "Interpreter"]
+
+#: How a step of one token is launched: a kernel for each line, a walker for each phase, or one for the whole step.
+WAYS = ("graph", "phases", "persistent")
+#: Of a walker.
+MOST_BLOCKS = 4096
 
 
 class Device(Protocol):
@@ -44,8 +53,14 @@ class Device(Protocol):
     def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """To the host, after all that was launched."""
 
+    def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
+        """Begin to read, behind all that was launched; the function waits for the bytes."""
+
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Start a kernel behind all others."""
+
+    def room(self, kernel: Kernel, shared: int) -> int:
+        """Blocks of a kernel that run at once."""
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """What `launches` starts, to be started again and again; nothing of it runs now."""
@@ -70,15 +85,23 @@ class Line:
 class Interpreter:
     """Weights, arena and step block on a device, and the program's lines."""
 
-    def __init__(self, device: Device, program: Program) -> None:
-        """Uploads every weight that the program names, once. Errors: `BackendError`."""
-        self.device, self.program = device, program
+    def __init__(self, device: Device, program: Program, way: str | None = None) -> None:
+        """Uploads every weight that the program names, once. Errors: `BackendError`.
+
+        `way`: one of `WAYS`; None is the environment's MIAOTUI_CUDA_STEP, or the first.
+        """
+        self.device, self.program, self.way = device, program, _way(way)
         self.arena = device.allocate(program.arena_bytes)
         self.step_block = device.allocate(8 * (WORDS + program.chunk))
+        self.gate = device.allocate(8 * GATE_WORDS)
+        self._open_gate()
         self._words = np.zeros(WORDS + program.chunk, np.int64)
         self._words[S_IDS] = self.step_block + 8 * WORDS
         self._weights: dict[int, int] = {}
+        self.run_block = device.allocate(8 * RUN_WORDS)
+        self._code = 0  # the walker's table
         self._decode: Callable[[], None] | None = None  # a step of one token, captured
+        self._own: Callable[[], None] | None = None  # the same, which begins the next
         self.lines = [self._line(i, row) for i, row in zip(program.code, program.encode(_number), strict=True)]
 
     def _line(self, ins: Instruction, row: NDArray[np.int64]) -> Line:
@@ -135,22 +158,109 @@ class Interpreter:
         if one and self._decode is not None:
             self._decode()
             return
-        self._lines(len(ids), rows)
+        launches = self.one() if one else partial(self._lines, len(ids), rows)
+        launches()
         if one:
-            self._decode = self.device.capture(partial(self._lines, 1, 1))
+            self._decode = self.device.capture(launches)
+
+    def one(self, *, own: bool = False) -> Callable[[], None]:
+        """What launches a step of one token; `own`: which makes its id the next step's."""
+        if self.way == "graph":
+            return partial(self._own_lines if own else self._lines, 1, 1)
+        script = self.script
+        shared = script.walker.shared({})
+        blocks = min(self.device.room(script.walker, shared), MOST_BLOCKS)
+        if not self._code:
+            table = script.table(blocks)
+            self._code = self.device.allocate(table.nbytes)
+            self.device.write(self._code, table)
+        parts = script.phases if own else script.phases[:-1]
+        if self.way == "persistent":
+            parts = [(0, parts[-1][1])]
+        arguments = (self.arena, self.step_block, 0, self._code, self.gate, self.run_block if own else 0)
+
+        def launches() -> None:
+            for part in parts:
+                self.device.launch(script.walker, blocks, shared, (*arguments, *part))
+
+        return launches
+
+    def _own_lines(self, n: int, rows: int) -> None:
+        self._lines(n, rows)
+        self.device.launch(ADVANCE, 1, 0, (self.arena, self.step_block, 0, self.run_block))
+
+    def aim(self, token: int, start: int, n: int, ends: Sequence[int]) -> None:
+        """Let `proceed` begin with a token at a position, for at most n ids, of which one of `ends` is the last."""
+        words = np.zeros(RUN_WORDS, np.int64)
+        words[R_LEFT], words[R_N_ENDS], words[R_ENDS : R_ENDS + len(ends)] = n, len(ends), ends
+        self.device.write(self.run_block, words)
+        self.begin([token], start, 1)
+
+    def proceed(self) -> None:
+        """A step that gives an id and begins the next; nothing where no id may come."""
+        if self._own is not None:
+            self._own()
+            return
+        launches = self.one(own=True)
+        launches()
+        self._own = self.device.capture(launches)
+
+    def produced(self) -> Callable[[], tuple[int, list[int], bool]]:
+        """What gives, of all that was launched: how many ids came since `aim`, the last `RING`, and if more may."""
+        found = self.device.fetch(self.run_block, 8 * RUN_WORDS)
+
+        def read() -> tuple[int, list[int], bool]:
+            words = found().view(np.int64)
+            count = int(words[R_COUNT])
+            ids = [int(words[R_IDS + i % RING]) for i in range(max(0, count - RING), count)]
+            return count, ids, bool(words[R_LEFT] > 0)
+
+        return read
+
+    @cached_property
+    def script(self) -> Script:
+        """A step of one token, as a walker has it."""
+        pairs = zip(self.program.code, self.lines, strict=True)
+        parts = self.device.allocate(16 * MOST_BLOCKS)
+        calls = fused([Source(ins, line.kernel, line.values) for ins, line in pairs], parts)
+        last = Call(ADVANCE, False, {"run": self.run_block}, [STEP_BLOCK], [STEP_BLOCK])
+        return Script([*calls, last], together=self.way == "persistent")
 
     def _lines(self, n: int, rows: int) -> None:
         for line in self.lines:
             self.run(line, n, rows)
 
+    def _open_gate(self) -> None:
+        """Nobody has come."""
+        self.device.write(self.gate, np.zeros(GATE_WORDS, np.int64))
+
     @property
     def result(self) -> int:
-        """Greedy id of the last row; -1 if there is none."""
-        return int(self.device.read(self.step_block + 8 * S_RESULT, 8).view(np.int64)[0])
+        """Greedy id of the last row; -1 if there is none. Errors: `BackendError` where the step was not finished."""
+        return self.checked(int(self.device.read(self.step_block + 8 * S_RESULT, 8).view(np.int64)[0]))
+
+    def checked(self, result: int) -> int:
+        """A step's result. Errors: `BackendError` where it was not finished."""
+        if result <= HUNG // 2:
+            self._open_gate()
+            msg = (
+                "a block of the GPU waited in vain for the others in a step that is one launch; "
+                f"MIAOTUI_CUDA_STEP={WAYS[0]} launches each line by itself"
+            )
+            raise BackendError(msg)
+        return result
 
     def tensor(self, t: Tensor, rows: int) -> NDArray[np.float32]:
         """The first rows of a tensor, a copy."""
         return self.device.read(self.arena + t.offset, 4 * rows * t.width).view(np.float32).reshape(rows, t.width)
+
+
+def _way(way: str | None) -> str:
+    found = way or os.environ.get("MIAOTUI_CUDA_STEP") or WAYS[0]
+    if found not in WAYS:
+        msg = f"MIAOTUI_CUDA_STEP={found!r}: expected one of {', '.join(WAYS)}"
+        raise BackendError(msg)
+    return found
 
 
 def _number(name: str) -> int:

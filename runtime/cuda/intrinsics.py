@@ -146,6 +146,11 @@ def _shared(b: Any, a: Any, kind: Any) -> Any:
     return b.bitcast(b.gep(block, [c32(0), b.trunc(a, I32)]), kind.as_pointer(SHARED))
 
 
+@op(i64, i64, i64)
+def anew(b, v, a):  # a function of what lies there, as far as the compiler knows
+    return asm(b, "mov.u64 $0, $1;", "=l,l,l", I64, v, b.load(_shared(b, a, I64), align=8))
+
+
 @op(f32, i64)
 def sld_f32(b, a): return b.load(_shared(b, a, F32), align=4)
 @op(types.UniTuple(f32, 4), i64)
@@ -160,10 +165,23 @@ def sst_f32(b, a, v): b.store(v, _shared(b, a, F32), align=4)
 def sld_i32(b, a): return b.sext(b.load(_shared(b, a, I32), align=4), I64)
 @op(void, i64, i64)
 def sst_i32(b, a, v): b.store(b.trunc(v, I32), _shared(b, a, I32), align=4)
+@op(i64, i64)
+def sld_i64(b, a): return b.load(_shared(b, a, I64), align=8)
+@op(void, i64, i64)
+def sst_i64(b, a, v): b.store(v, _shared(b, a, I64), align=8)
 @op(void)
 def barrier(b): call(b, "llvm.nvvm.barrier0", VOID, together=True)
 @op(void)
 def warp_barrier(b): call(b, "llvm.nvvm.bar.warp.sync", VOID, FULL, together=True)
+
+
+# ---------------------------------------------------------------------------------------------- the grid
+@op(void, i64, i64)
+def release_add(b, a, v): asm(b, "red.release.gpu.global.add.u64 [$0], $1;", "l,l,~{memory}", VOID, a, v, effect=True)
+@op(i64, i64)
+def acquire_i64(b, a): return asm(b, "ld.acquire.gpu.global.u64 $0, [$1];", "=l,l,~{memory}", I64, a, effect=True)
+@op(void, i64)
+def prefetch(b, a): asm(b, "prefetch.global.L2 [$0];", "l", VOID, a, effect=True)
 
 
 # ---------------------------------------------------------------------------------------------- the warp

@@ -12,7 +12,7 @@ from .primitives import WARP
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Fault", "Memory", "Region", "Shared"]
+__all__ = ["Fault", "Memory", "Region", "Shared", "ordered", "several"]
 
 #: What memory holds before it is written: NaN as a float, and no number that a kernel would want.
 POISON = 0xFF
@@ -57,7 +57,8 @@ class Memory:
         self._regions.append(Region(start, nbytes))
         return start
 
-    def _region(self, address: int, nbytes: int) -> Region:
+    def region(self, address: int, nbytes: int) -> Region:
+        """The allocation that these bytes lie in. Fault: there is none."""
         r = self._last
         if not r.start <= address <= r.end - nbytes:
             i = bisect_right(self._starts, address) - 1
@@ -70,12 +71,12 @@ class Memory:
 
     def view(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """The bytes themselves."""
-        r = self._region(address, nbytes)
+        r = self.region(address, nbytes)
         return r.bytes[address - r.start : address - r.start + nbytes]
 
     def load(self, address: int, kind: str, size: int, count: int = 1) -> Any:
         """A number, or `count` of them that are read at once. Fault: out of bounds, or not aligned."""
-        r = self._region(address, size * count)
+        r = self.region(address, size * count)
         at = address - r.start
         if at % (size * count):
             msg = f"a load of {size * count} bytes at {address:#x}"
@@ -85,7 +86,7 @@ class Memory:
 
     def store(self, address: int, kind: str, size: int, value: Any) -> None:
         """Fault: out of bounds, or not aligned."""
-        r = self._region(address, size)
+        r = self.region(address, size)
         at = address - r.start
         if at % size:
             msg = f"a store of {size} bytes at {address:#x}"
@@ -108,14 +109,11 @@ class Shared:
     def load(self, address: int, kind: str, me: tuple[int, int, int]) -> Any:
         """Four bytes; `me`: thread, barriers of its block, barriers of its warp."""
         at = self._word(address)
-        self._apart(at, self._writers.get(at), me, "reads what another wrote")
         old = self._readers.get(at)
-        other = old is not None and old[0] != me[0] and not _ordered(old, me)
-        if other and old is not None:  # several: of one warp, or of many
-            who = -1 - me[0] // WARP if _warp(old) == me[0] // WARP else MANY
-            self._readers[at] = (who, me[1], me[2])
-        else:
-            self._readers[at] = me
+        if old is not None and old[0] == MANY and old[1] == me[1]:  # many have, since the barrier: it is there for all
+            return self.memory.views[kind][at]
+        self._apart(at, self._writers.get(at), me, "reads what another wrote")
+        self._readers[at] = me if old is None else several(old, me)
         return self.memory.views[kind][at]
 
     def load4(self, address: int, me: tuple[int, int, int]) -> tuple[Any, ...]:
@@ -133,6 +131,22 @@ class Shared:
         self._writers[at] = me
         self.memory.views[kind][at] = value
 
+    def load8(self, address: int, me: tuple[int, int, int]) -> int:
+        """An int64."""
+        if address % 8:
+            msg = f"8 bytes of shared memory at {address}"
+            raise Fault(msg)
+        low, high = (int(self.load(address + i, "u32", me)) for i in (0, 4))
+        return (high << 32 | low) - (high >> 31 << 64)
+
+    def store8(self, address: int, value: int, me: tuple[int, int, int]) -> None:
+        """An int64."""
+        if address % 8:
+            msg = f"8 bytes of shared memory at {address}"
+            raise Fault(msg)
+        for i in (0, 4):
+            self.store(address + i, "u32", value >> 8 * i & 0xFFFFFFFF, me)
+
     def copy(self, address: int, data: NDArray[np.uint8], me: tuple[int, int, int]) -> None:
         """Sixteen bytes, as `store`."""
         if address % 16:
@@ -149,12 +163,19 @@ class Shared:
 
     @staticmethod
     def _apart(at: int, other: tuple[int, int, int] | None, me: tuple[int, int, int], what: str) -> None:
-        if other is not None and other[0] != me[0] and not _ordered(other, me):
+        if other is not None and other[0] != me[0] and not ordered(other, me):
             msg = f"race: thread {me[0]} {what} at shared word {at} (thread {other[0]}) with no barrier between"
             raise Fault(msg)
 
 
-def _ordered(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
+def several(old: tuple[int, int, int], me: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Who reads a word that `old` read: `me` alone where something lies between, or several, of one warp or of many."""
+    if old[0] == me[0] or ordered(old, me):
+        return me
+    return (-1 - me[0] // WARP if _warp(old) == me[0] // WARP else MANY, me[1], me[2])
+
+
+def ordered(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
     """Whether a barrier of the block, or of the warp that both belong to, lies between."""
     if after[1] > before[1]:
         return True

@@ -44,6 +44,11 @@ def thread():
 
 
 @Primitive
+def anew(value, shared):
+    """The integer. What is computed of it is not kept where these eight bytes of shared memory may have changed."""
+
+
+@Primitive
 def threads():
     """Threads of a block."""
 
@@ -171,6 +176,16 @@ def sst_i32(address, value):
 
 
 @Primitive
+def sld_i64(address):
+    """Eight bytes."""
+
+
+@Primitive
+def sst_i64(address, value):
+    """Eight bytes."""
+
+
+@Primitive
 def barrier():
     """*block* What was written before it is seen behind it."""
 
@@ -178,6 +193,22 @@ def barrier():
 @Primitive
 def warp_barrier():
     """*warp* What was written before it is seen behind it."""
+
+
+# ---------------------------------------------------------------------------------------------- the grid
+@Primitive
+def release_add(address, value):
+    """Add to eight bytes. Who acquires the sum sees what this thread saw before, or its block before a barrier."""
+
+
+@Primitive
+def acquire_i64(address):
+    """Eight bytes, and all that was released to them is seen; by the whole block behind a barrier."""
+
+
+@Primitive
+def prefetch(address):
+    """Ask for the 128 bytes around an address to come to the second cache."""
 
 
 # ---------------------------------------------------------------------------------------------- the warp

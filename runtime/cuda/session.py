@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ from ..program import record
 from ..rope import RopeTable
 from ..session import Session
 from .interpreter import Interpreter
+from .kernels.walker import HUNG
+from .step import ENDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from .interpreter import Device
 
 __all__ = ["CudaSession"]
+
+#: Steps that are queued at once, and how many such batches may be under way: the GPU never waits for the host.
+BATCH, BATCHES = 8, 2
 
 
 class CudaSession(Session):
@@ -54,6 +60,37 @@ class CudaSession(Session):
     def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         self.machine.step(ids, start, rows)
         self._last = rows
+
+    def ahead(self, token: int, start: int, n: int, ends: Sequence[int]) -> Iterator[int] | None:
+        """The greedy ids that follow `token` at `start`: n, or up to one of `ends`. None: not by this session.
+
+        Steps are queued ahead of the ids that are taken; another use of the session ends it.
+        """
+        self._check([token], start, 1)
+        return self._ahead(token, start, n, ends) if len(ends) <= ENDS and start + n <= self.n_context else None
+
+    def _ahead(self, token: int, start: int, n: int, ends: Sequence[int]) -> Iterator[int]:
+        machine, queued, taken, ids = self.machine, 0, 0, [token]
+        self._last = 1
+        machine.aim(token, start, n, ends)
+        waiting: deque[tuple[int, Callable[[], tuple[int, list[int], bool]]]] = deque()
+        while taken < n:
+            while queued < n and len(waiting) < BATCHES:
+                more = min(BATCH, n - queued)
+                for _ in range(more):
+                    machine.proceed()
+                queued += more
+                waiting.append((queued, machine.produced()))
+            wanted, read = waiting.popleft()
+            count, ids, goes_on = read()
+            if goes_on and count < wanted:
+                machine.checked(HUNG)
+            yield from ids[len(ids) - (count - taken) :]
+            taken = count
+            if not goes_on:
+                break
+        if ids[-1] < 0:
+            self._check(ids[-1:], start + taken, 1)  # no logits: as if the host had fed it
 
     def timed_step(self, ids: Sequence[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each, with its launch and a wait."""

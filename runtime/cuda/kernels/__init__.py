@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from . import attention, elementwise, gemm, linear, norm, quantized, sparse, tokens
+from .advance import ADVANCE
 from .base import KERNELS, SPECIAL, Kernel, chosen
 
 __all__ = [
+    "ADVANCE",
     "KERNELS",
     "SPECIAL",
     "Kernel",

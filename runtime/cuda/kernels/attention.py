@@ -66,7 +66,9 @@ LOADS = {"f32": ld_f32, "bf16": ld_bf16, "int8": _ld_i8}
 STORES = {"f32": st_f32, "bf16": _st_bf16, "int8": _st_i8}
 
 
-def _kv_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
+def put_head(store: Any, size: int, scaled: bool) -> Callable[..., None]:
+    """What writes a head to a cache."""
+
     def put(x: Any, to: Any, scale_at: Any, d: Any, d_pad: Any) -> None:
         """*warp* A head's d numbers of x, and zeros behind them; int8 in 127ths of the largest."""
         factor = F(1.0)
@@ -80,6 +82,12 @@ def _kv_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
                 st_f32(scale_at, top / F(127.0))
         for j in range(lane(), d_pad, WARP):
             store(to + size * j, ld_f32(x + 4 * j) * factor if j < d else F(0.0))
+
+    return put
+
+
+def _kv_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
+    put = put_head(store, size, scaled)
 
     def body(
         arena: Any, step: Any, rows: Any, k_cache: Any, v_cache: Any, k: Any, v: Any, heads: Any, d_head: Any,

@@ -50,6 +50,8 @@ class Kernel:
     fields: tuple[str, ...]  # kind:name, as in the op table
     fits: Callable[[int, Mapping[str, int]], bool] = lambda *_: True  # of a special kernel: whether it takes this
     then: Kernel | None = None  # what ends its work, launched behind it with the same arguments
+    together: bool = False  # its blocks wait for each other: all must be running at once
+    at_once: int = 1  # blocks of it that a processor shall have registers for
 
 
 #: A kernel for every op and variant.

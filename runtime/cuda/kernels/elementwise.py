@@ -42,20 +42,24 @@ def round_bf16(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None
             st_u16(arena + y + 2 * (r * wide + j), to_bf16(ld_f32(arena + x + 4 * (r * k + j))) if j < k else 0)
 
 
+def quantize_group(row: Any, groups: Any, g: Any, v: Any) -> None:
+    """*warp* Group g of a row, a number in each thread."""
+    top = warp_max(abs(v))
+    inverse = F(127.0) / top if top > F(0.0) else F(0.0)
+    q = to_int(max(min(rint(v * inverse), F(127.0)), F(-127.0)))
+    total = warp_sum_i(q)
+    st_u8(row + g * GROUP + lane(), q)
+    if lane() == 0:
+        st_f32(row + groups * GROUP + 4 * g, top / F(127.0))
+        st_i32(row + groups * (GROUP + 4) + 4 * g, total)
+
+
 @kernel(THREADS, lambda rows, v: ceil(rows * ceil(v["k"], GROUP), WARPS))
 def quantize(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
     """Each 32 floats of a row to bytes, scale and sum, by a warp; a row holds all its bytes, then scales, then sums."""
     groups = (k + GROUP - 1) // GROUP
     for item in range(first_item(), rows_of(step, rows) * groups, all_warps()):
-        r, g, j = item // groups, item % groups, lane()
-        column = g * GROUP + j
+        r, g = item // groups, item % groups
+        column = g * GROUP + lane()
         v = ld_f32(arena + x + 4 * (r * k + column)) if column < k else F(0.0)
-        top = warp_max(abs(v))
-        inverse = F(127.0) / top if top > F(0.0) else F(0.0)
-        q = to_int(max(min(rint(v * inverse), F(127.0)), F(-127.0)))
-        total = warp_sum_i(q)
-        row = arena + y + r * groups * (GROUP + 8)
-        st_u8(row + column, q)
-        if j == 0:
-            st_f32(row + groups * GROUP + 4 * g, top / F(127.0))
-            st_i32(row + groups * (GROUP + 4) + 4 * g, total)
+        quantize_group(arena + y + r * groups * (GROUP + 8), groups, g, v)

@@ -1,6 +1,6 @@
 """y = act(x w^T + b) * times + residual: a warp for each row of the weights, which are read once for four tokens.
 
-Each thread takes 16 bytes of the row at a time where rows are whole 16 bytes (`_by_16`), else a number at a time.
+Each thread takes 16 bytes of the row at a time where rows are whole 16 bytes (`row_dot`), else a number at a time.
 The order of a sum is fixed by k alone, so a token's bits depend on no other token.
 """
 
@@ -50,18 +50,24 @@ def finish(
 
 
 # Sixteen bytes of a row, loaded as four words, times as many numbers of x, added to `total`.
-def dot_f32(a: Any, x: Any, total: Any) -> Any:
-    """Four of each."""
-    p = ld4_f32(x)
-    total = fma(from_bits(a[0]), p[0], total)
-    total = fma(from_bits(a[1]), p[1], total)
-    total = fma(from_bits(a[2]), p[2], total)
-    return fma(from_bits(a[3]), p[3], total)
+def dot_floats(load4: Any = ld4_f32) -> Callable[..., Any]:
+    """Four of each; `load4`: where x lies."""
 
-
-def _dot_halves(low: Any, high: Any) -> Callable[..., Any]:
     def dot(a: Any, x: Any, total: Any) -> Any:
-        p, q = ld4_f32(x), ld4_f32(x + 16)
+        p = load4(x)
+        total = fma(from_bits(a[0]), p[0], total)
+        total = fma(from_bits(a[1]), p[1], total)
+        total = fma(from_bits(a[2]), p[2], total)
+        return fma(from_bits(a[3]), p[3], total)
+
+    return dot
+
+
+def dot_halves(low: Any, high: Any, load4: Any = ld4_f32) -> Callable[..., Any]:
+    """Eight of each, 16-bit by float32; `load4`: where x lies."""
+
+    def dot(a: Any, x: Any, total: Any) -> Any:
+        p, q = load4(x), load4(x + 16)
         total = fma(low(a[0]), p[0], total)
         total = fma(high(a[0]), p[1], total)
         total = fma(low(a[1]), p[2], total)
@@ -83,11 +89,12 @@ def dot_fast(a: Any, x: Any, total: Any) -> Any:
     return total
 
 
-def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callable[..., None]:
+def row_dot(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callable[..., Any]:
+    """A thread's part of a row of weights times x."""
     each = 16 // size  # numbers of 16 bytes
 
     def by_16(w: Any, x: Any, k: Any) -> Any:
-        """A thread's part of w . x; rows are whole 16 bytes. Four loads are under way at once."""
+        """Rows are whole 16 bytes. Four loads are under way at once."""
         total, j, stride = F(0.0), lane() * each, 32 * each
         while j + 3 * stride < k:
             a, b = weights4(w + size * j), weights4(w + size * (j + stride))
@@ -102,21 +109,29 @@ def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callabl
             j += stride
         return total
 
+    def part(w: Any, x: Any, k: Any) -> Any:
+        if k % each == 0:
+            return by_16(w, x, k)
+        total = F(0.0)
+        for j in range(lane(), k, 32):  # rows begin anywhere
+            total = fma(load(w + size * j), load_x(x + x_size * j), total)
+        return total
+
+    return part
+
+
+def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callable[..., None]:
+    each = 16 // size
+    part = row_dot(dot, load, size, load_x, x_size)
+
     def four_by_16(w: Any, x: Any, ldx: Any, k: Any) -> Any:
-        """The same for four tokens."""
+        """Four tokens at once, of rows that are whole 16 bytes; sums as `row_dot` has them."""
         t0, t1, t2, t3 = F(0.0), F(0.0), F(0.0), F(0.0)
         for j in range(lane() * each, k, 32 * each):
             a, at = weights4(w + size * j), x + x_size * j
             t0, t1 = dot(a, at, t0), dot(a, at + ldx, t1)
             t2, t3 = dot(a, at + 2 * ldx, t2), dot(a, at + 3 * ldx, t3)
         return t0, t1, t2, t3
-
-    def one_by_one(w: Any, x: Any, k: Any) -> Any:
-        """A thread's part where rows begin anywhere."""
-        total = F(0.0)
-        for j in range(lane(), k, 32):
-            total = fma(load(w + size * j), load_x(x + x_size * j), total)
-        return total
 
     def body(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
@@ -138,7 +153,7 @@ def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callabl
                         finish(arena, m + 3, i, s3, n, y, b, times, residual, act)
                     m += 4
                 else:
-                    total = warp_sum(by_16(row, src, k) if whole else one_by_one(row, src, k))
+                    total = warp_sum(part(row, src, k))
                     if lane() == 0:
                         finish(arena, m, i, total, n, y, b, times, residual, act)
                     m += 1
@@ -146,11 +161,10 @@ def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callabl
     return body
 
 
-_bf16, _f16 = _dot_halves(low_bf16, high_bf16), _dot_halves(low_f16, high_f16)
 for _kind, _body in {
-    "f32": _linear(dot_f32, ld_f32, 4, ld_f32, 4),
-    "bf16": _linear(_bf16, ld_bf16, 2, ld_f32, 4),
-    "f16": _linear(_f16, ld_f16, 2, ld_f32, 4),
+    "f32": _linear(dot_floats(), ld_f32, 4, ld_f32, 4),
+    "bf16": _linear(dot_halves(low_bf16, high_bf16), ld_bf16, 2, ld_f32, 4),
+    "f16": _linear(dot_halves(low_f16, high_f16), ld_f16, 2, ld_f32, 4),
     FAST: _linear(dot_fast, ld_bf16, 2, ld_bf16, 2),
 }.items():
     kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=f"linear_{_kind}")(_body)

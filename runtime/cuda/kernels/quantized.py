@@ -1,6 +1,6 @@
 """Quantised matrices (`runtime/packed.py`): products with a quantised input, and rows of an embedding.
 
-A block takes a panel of sixteen rows. Half a warp walks every eighth group of 32 columns, a thread for each row; the
+128 threads take a panel of sixteen rows. Half a warp walks every eighth group of 32 columns, a thread for each row; the
 halves' sums are added in order. Dots of a group are integers and exact.
 """
 
@@ -60,13 +60,16 @@ def _linear(kind: str) -> Callable[..., None]:
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
         n: Any, k: Any, act: Any,
     ) -> None:  # fmt: skip
-        tokens, groups, row, half = rows_of(step, rows), (k + GROUP - 1) // GROUP, thread() % PANEL, thread() // PANEL
-        for panel in range(block(), (n + PANEL - 1) // PANEL, blocks()):
+        tokens, groups, panels = rows_of(step, rows), (k + GROUP - 1) // GROUP, (n + PANEL - 1) // PANEL
+        row, half = thread() % PANEL, thread() % THREADS // PANEL
+        team, teams = thread() // THREADS, threads() // THREADS
+        for first in range(block() * teams, panels, blocks() * teams):
+            panel = first + team
             for m in range(tokens):
                 data = arena + x + m * groups * X_BYTES
                 scales = data + groups * GROUP
                 sums, y_part = scales + 4 * groups, F(0.0)
-                for g in range(half, groups, HALVES):
+                for g in range(half, groups if panel < panels else 0, HALVES):
                     at = w + (panel * groups + g) * size
                     total, scale = ld_i32(sums + 4 * g), ld_f32(scales + 4 * g)
                     dot = group_dot(at + head + 4 * row, data + GROUP * g, -offset * total)
@@ -79,7 +82,7 @@ def _linear(kind: str) -> Callable[..., None]:
                 if half == 0 and column < n:
                     value = F(0.0)
                     for h in range(HALVES):
-                        value += sld_f32(4 * (PANEL * h + row))
+                        value += sld_f32(4 * (THREADS * team + PANEL * h + row))
                     finish(arena, m, column, value, n, y, b, times, residual, act)
                 barrier()
 

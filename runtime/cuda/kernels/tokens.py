@@ -85,16 +85,8 @@ def take_last(arena: Any, step: Any, rows: Any, y: Any, x: Any, d: Any) -> None:
         st_f32(arena + y + 4 * i, ld_f32(src + 4 * i))
 
 
-@kernel(WIDE, lambda _, __: 1, 8 * WIDE)
-def argmax(arena: Any, step: Any, rows: Any, x: Any, n: Any) -> None:
-    """Of the last row, the first of equals; -1 where there is none (no rows, or only NaN)."""
-    me, count = thread(), rows_of(step, rows)
-    src, top, best = arena + x + 4 * (count - 1) * n, F(-np.inf), -1
-    if count > 0:
-        for i in range(me, n, threads()):
-            v = ld_f32(src + 4 * i)
-            if v > top or (v == top and best < 0):
-                top, best = v, i
+def largest(me: Any, top: Any, best: Any) -> Any:
+    """*block* In its first thread: the largest of all threads' numbers, and its place, the first of equals."""
     sst_f32(4 * me, top)
     sst_i32(4 * (WIDE + me), best)
     barrier()
@@ -108,5 +100,19 @@ def argmax(arena: Any, step: Any, rows: Any, x: Any, n: Any) -> None:
                 sst_i32(4 * (WIDE + me), best)
         barrier()
         half //= 2
-    if me == 0:
-        st_i64(step + 8 * S_RESULT, best)
+    return top, best
+
+
+@kernel(WIDE, lambda _, __: 1, 8 * WIDE)
+def argmax(arena: Any, step: Any, rows: Any, x: Any, n: Any) -> None:
+    """Of the last row, the first of equals; -1 where there is none (no rows, or only NaN). One block's work."""
+    me, count = thread(), rows_of(step, rows)
+    src, top, best = arena + x + 4 * (count - 1) * n, F(-np.inf), -1
+    if count > 0 and block() == 0:
+        for i in range(me, n, threads()):
+            v = ld_f32(src + 4 * i)
+            if v > top or (v == top and best < 0):
+                top, best = v, i
+    found = largest(me, top, best)
+    if me == 0 and block() == 0:
+        st_i64(step + 8 * S_RESULT, found[1])
