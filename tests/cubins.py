@@ -19,7 +19,12 @@ from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 #: Every kernel by its own name.
-ALL = {k.name: k for s in (*KERNELS.values(), *SPECIAL.values()) for k in (s, s.then) if k is not None}
+ALL = {
+    k.name: k
+    for s in (*KERNELS.values(), *(k for several in SPECIAL.values() for k in several))
+    for k in (s, s.then)
+    if k is not None
+}
 #: Architectures whose instructions are read; disassembling takes longest.
 LISTED = (build.ARCHITECTURES[0], build.ARCHITECTURES[-1])
 #: Instructions that work on float64.

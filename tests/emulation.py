@@ -33,7 +33,8 @@ def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list]:
     if y is not None:
         y.keep = True
     size = place(ops.tensors, len(ops.code))
-    return Program(ops.code, ops.tensors, y, y, ops.n_context, longest + 2, case.rows + 1, 1, size, 0), inputs
+    shape = ops.n_context, longest + 2, case.rows + 1, 1, size, 0, case.kv_cache, case.fast
+    return Program(ops.code, ops.tensors, y, y, *shape), inputs
 
 
 class ListingDevice(EmulatedDevice):

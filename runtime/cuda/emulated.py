@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .tensor_emulated import bf16_bits, tensor
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,7 +22,7 @@ LOW32 = 0xFFFFFFFF
 
 def binding(grid: Grid) -> dict[str, Any]:
     """Every primitive by name, for one launch."""
-    return _who(grid) | _global(grid) | _shared(grid) | _warp(grid) | _tensor(grid) | NUMBERS
+    return _who(grid) | _global(grid) | _shared(grid) | _warp(grid) | _tensor(grid) | tensor(grid) | NUMBERS
 
 
 def _who(grid: Grid) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def _shared(grid: Grid) -> dict[str, Any]:
         "sld4_f32": lambda a: now().shared.load4(a, now().moment),
         "sst_f32": lambda a, v: now().shared.store(a, "f32", v, now().moment),
         "sld_i32": lambda a: int(now().shared.load(a, "i32", now().moment)),
-        "sst_i32": lambda a, v: now().shared.store(a, "i32", v, now().moment),
+        "sst_i32": lambda a, v: now().shared.store(a, "u32", int(v) & LOW32, now().moment),
         "barrier": lambda: now().block.meet(now(), "barrier", None, lambda all_: all_),
     }
 
@@ -151,11 +153,6 @@ def from_bits(x: int) -> Any:
     return np.uint32(x & LOW32).view(np.float32)
 
 
-def _to_bf16(x: Any) -> int:
-    u = int(F(x).view(np.uint32))
-    return 0x7FFF if math.isnan(x) else (u + 0x7FFF + (u >> 16 & 1)) >> 16
-
-
 def _half(x: int) -> Any:
     return F(np.uint16(x & 0xFFFF).view(np.float16))
 
@@ -178,7 +175,7 @@ NUMBERS = {
     "high_bf16": lambda pair: from_bits(pair & 0xFFFF0000),
     "low_f16": _half,
     "high_f16": lambda pair: _half(pair >> 16),
-    "to_bf16": _to_bf16,
+    "to_bf16": bf16_bits,
     "dot4": _dot4,
     "ones": lambda x: (x & LOW32).bit_count(),
     "first_one": lambda x: (x & -x).bit_length() - 1,

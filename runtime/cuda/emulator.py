@@ -124,8 +124,9 @@ class EmulatedDevice:
 
     name = "emulator"
 
-    def __init__(self, schedule: str = "forward", seed: int = 0) -> None:
-        """`schedule`: one of `SCHEDULES`."""
+    def __init__(self, schedule: str = "forward", seed: int = 0, architecture: str = "sm_80") -> None:
+        """`schedule`: one of `SCHEDULES`; `architecture`: what it passes for."""
+        self.architecture = architecture
         self.memory = Memory()
         self._bound: dict[str, Callable[..., None]] = {}
         self._random = random.Random(seed)  # noqa: S311 - an order of threads

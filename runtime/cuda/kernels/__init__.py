@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, elementwise, gemm, linear, norm, quantized, sparse, tokens
+from . import attention, elementwise, flash, gemm, linear, norm, quantized, sparse, tokens
 from .base import KERNELS, SPECIAL, Kernel, chosen
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "attention",
     "chosen",
     "elementwise",
+    "flash",
     "gemm",
     "linear",
     "norm",

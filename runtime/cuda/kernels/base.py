@@ -50,12 +50,14 @@ class Kernel:
     fields: tuple[str, ...]  # kind:name, as in the op table
     fits: Callable[[int, Mapping[str, int]], bool] = lambda *_: True  # of a special kernel: whether it takes this
     then: Kernel | None = None  # what ends its work, launched behind it with the same arguments
+    fast: bool = False  # it rounds to bfloat16: for programs that were recorded so
+    only: str = ""  # the one architecture that has its instructions; none: all
 
 
 #: A kernel for every op and variant.
 KERNELS: dict[str, Kernel] = {}
-#: What is run in the place of a kernel of the same name where it fits: for many rows, or for one.
-SPECIAL: dict[str, Kernel] = {}
+#: What is run in the place of a kernel of the same name where it fits, the first that does: for many rows, or for one.
+SPECIAL: dict[str, tuple[Kernel, ...]] = {}
 
 
 def kernel(
@@ -81,8 +83,8 @@ def _op_of(called: str) -> tuple[str, ...]:
 
 
 def special(name: str, kernel: Kernel) -> None:
-    """Register a kernel for some of the rows or sizes that `name` takes."""
-    SPECIAL[name] = kernel
+    """Register a kernel for some of the rows or sizes that `name` takes, behind those that are registered."""
+    SPECIAL[name] = (*SPECIAL.get(name, ()), kernel)
 
 
 def fields_of(name: str) -> tuple[str, ...]:
@@ -90,10 +92,14 @@ def fields_of(name: str) -> tuple[str, ...]:
     return _op_of(name)
 
 
-def chosen(name: str, rows: int, values: Mapping[str, int]) -> Kernel:
-    """The kernel that takes so many rows."""
-    other = SPECIAL.get(name)
-    return other if other is not None and other.fits(rows, values) else KERNELS[name]
+def chosen(
+    name: str, rows: int, values: Mapping[str, int], *, fast: bool = False, architecture: str = ""
+) -> Kernel:
+    """The kernel that takes so many rows, in a `fast` program or another, on a GPU of this architecture."""
+    for k in SPECIAL.get(name, ()):
+        if (fast or not k.fast) and k.only in {"", architecture} and k.fits(rows, values):
+            return k
+    return KERNELS[name]
 
 
 def ceil(n: int, unit: int) -> int:
