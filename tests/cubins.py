@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from miaotui.runtime.cuda import build
-from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
+from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL, Kernel
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 #: Every kernel by its own name.
@@ -27,6 +27,8 @@ ALL = {
 }
 #: Architectures whose instructions are read; disassembling takes longest.
 LISTED = (build.ARCHITECTURES[0], build.ARCHITECTURES[-1])
+#: Products by the tensor core, matrices read for them, and copies to shared memory that go on beside other work.
+KINDS = {"tensor": ("HMMA", "HGMMA", "IMMA"), "matrices": "LDSM", "copies": ("LDGSTS", "UTMALDG", "UBLKCP")}
 #: Instructions that work on float64.
 DOUBLE = re.compile(r"^(DADD|DMUL|DFMA|DSETP|DMNMX|F2F\.\S*64|I2F\.\S*F64|F2I\.\S*F64|MUFU\.\S*64)")
 
@@ -46,8 +48,13 @@ def instructions(code: bytes) -> Counter[str]:
     return Counter(re.findall(r"\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", listing))
 
 
+def architectures(kernel: Kernel) -> tuple[str, ...]:
+    """Those that a kernel is for."""
+    return (kernel.only,) if kernel.only else build.ARCHITECTURES
+
+
 def measured(ptx: str, architecture: str) -> SimpleNamespace:
-    """Registers, spilled and stack bytes, wide loads, tensor-core and float64 instructions."""
+    """Registers, spilled and stack bytes, and how many instructions of each kind."""
     cubin = build.assemble(ptx, architecture)
     (registers,) = re.findall(r"Used (\d+) registers", cubin.log)
     ((stack, out, back),) = re.findall(
@@ -55,9 +62,9 @@ def measured(ptx: str, architecture: str) -> SimpleNamespace:
     )
     found = instructions(cubin.code) if architecture in LISTED else Counter()
     return SimpleNamespace(
-        registers=int(registers), spilled=int(stack) + int(out) + int(back),
+        registers=int(registers), serialized="serialized" in cubin.log, spilled=int(stack) + int(out) + int(back),
         wide_loads=sum(n for op, n in found.items() if op.startswith("LDG") and ".128" in op),
-        tensor=sum(n for op, n in found.items() if op.startswith(("HMMA", "HGMMA", "IMMA"))),
+        **{kind: sum(n for op, n in found.items() if op.startswith(ops)) for kind, ops in KINDS.items()},
         double=[op for op in found if DOUBLE.match(op)],
     )  # fmt: skip
 
@@ -67,11 +74,11 @@ def main() -> None:
     budgets = {}
     for name, kernel in sorted(ALL.items()):
         ptx = build.to_ptx(kernel)
-        every = [measured(ptx, a) for a in build.ARCHITECTURES]
+        every = [measured(ptx, a) for a in architectures(kernel)]
         budgets[name] = {
             "registers": max(m.registers for m in every),
             "wide_loads": min(m.wide_loads for m in (every[0], every[-1])),
-            "tensor": min(m.tensor for m in (every[0], every[-1])),
+            **{kind: min(getattr(m, kind) for m in (every[0], every[-1])) for kind in KINDS},
         }
         print(name, budgets[name])  # noqa: T201 - a command
     lines = ",\n".join(f"  {json.dumps(n)}: {json.dumps(b)}" for n, b in budgets.items())

@@ -40,8 +40,8 @@ def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list]:
 class ListingDevice(EmulatedDevice):
     """Writes down the names of what it launches."""
 
-    def __init__(self, schedule: str, names: list[str], skip: str) -> None:
-        super().__init__(schedule)
+    def __init__(self, schedule: str, names: list[str], skip: str, architecture: str) -> None:
+        super().__init__(schedule, architecture=architecture)
         self.names, self.skip = names, skip
 
     def launch(self, kernel, blocks, *rest):
@@ -51,13 +51,18 @@ class ListingDevice(EmulatedDevice):
 
 
 def emulate(
-    case: Case, ids: list[np.ndarray], schedule: str, names: list[str] | None = None, skip: str = ""
+    case: Case,
+    ids: list[np.ndarray],
+    schedule: str,
+    names: list[str] | None = None,
+    skip: str = "",
+    architecture: str = "",
 ) -> tuple[np.ndarray | None, int]:
     """As `run_on`, in the emulator; `names` gets those of the kernels launched.
 
     `skip`: kernels whose names begin so are left out of steps of many blocks, whose results nobody wants.
     """
-    return run_on(ListingDevice(schedule, [] if names is None else names, skip), case, ids)
+    return run_on(ListingDevice(schedule, [] if names is None else names, skip, architecture), case, ids)
 
 
 def run_on(device: Device, case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulation import SCHEDULES, emulate
-from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL, chosen
+from miaotui.runtime.cuda.kernels import KERNELS, chosen
 from miaotui.runtime.cuda.kernels.flash import KEYS, LEAST_ROWS, WIDTHS
 from miaotui.runtime.kvcache import KV_BYTES
 from test_ops import Case, run_reference
@@ -46,21 +46,23 @@ def test_tiles_and_what_is_beside_them(cuts):
     holds(case_of(cuts, 2, 1, 16))
 
 
-@pytest.mark.parametrize("cuts", [[5, 20], [60, 33], [64, 16], [KEYS + 7, 59]], ids=str)
-@pytest.mark.parametrize("window", [None, 1, 40, 65])
+@pytest.mark.parametrize(
+    ("cuts", "window"), [([60, 33], None), ([5, 20], 1), ([60, 33], 40), ([64, 16], 17), ([KEYS + 7, 20], 65)], ids=str
+)
 def test_older_keys_and_windows(cuts, window):
     holds(case_of(cuts, 3, 1, 16, window=window), "drawn")
 
 
-@pytest.mark.parametrize("variant", KV_BYTES)
-@pytest.mark.parametrize("d_head", [7, 64, 80, 96, 128])
+@pytest.mark.parametrize(
+    ("variant", "d_head"), [("bf16", 80), ("bf16", 128), ("f32", 64), ("f32", 96), ("int8", 7), ("int8", 128)]
+)
 def test_every_cache_and_width(variant, d_head):
     holds(case_of([20, 17], 4, 2, d_head, variant=variant), "backward")
 
 
 @pytest.mark.parametrize("variant", KV_BYTES)
 def test_the_order_of_threads_changes_no_bit(variant):
-    case = case_of([9, 70], 2, 2, 24, variant=variant)
+    case = case_of([9, 40], 2, 2, 24, variant=variant)
     assert len({holds(case, schedule).tobytes() for schedule in SCHEDULES}) == 1
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .tensor_emulated import bf16_bits, tensor
+from .wgmma_emulated import wgmma
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,8 @@ LOW32 = 0xFFFFFFFF
 
 def binding(grid: Grid) -> dict[str, Any]:
     """Every primitive by name, for one launch."""
-    return _who(grid) | _global(grid) | _shared(grid) | _warp(grid) | _tensor(grid) | tensor(grid) | NUMBERS
+    both = tensor(grid) | wgmma(grid)
+    return _who(grid) | _global(grid) | _shared(grid) | _warp(grid) | _tensor(grid) | both | NUMBERS
 
 
 def _who(grid: Grid) -> dict[str, Any]:
@@ -115,30 +117,10 @@ def _tensor(grid: Grid) -> dict[str, Any]:
         found = (me.shared.load(rows[8 * i + lane // 4] + lane % 4 * 4, "u32", me.moment) for i in range(4))
         return tuple(map(int, found))
 
-    def mma_bf16(a: Any, b0: int, b1: int, c: Any) -> tuple[Any, ...]:
-        me = grid.now
-        return tuple(me.warp.meet(me, "mma_bf16", (*a, b0, b1, *c), _mma))
-
     return {
         "copy16": copy16, "copies_close": lambda: grid.now.copies.append([]), "copies_wait": copies_wait,
-        "ld_matrix4": ld_matrix4, "mma_bf16": mma_bf16, "registers": lambda n: [F(np.nan)] * n,
+        "ld_matrix4": ld_matrix4, "registers": lambda n: [F(np.nan)] * n,
     }  # fmt: skip
-
-
-def _mma(values: Sequence[Any]) -> list[Any]:
-    """Sums in float64, rounded once: the hardware's order within a product of 16 is not promised."""
-    a, b, c = np.zeros((16, 16)), np.zeros((16, 8)), np.zeros((16, 8))
-    places = []
-    for lane, (a0, a1, a2, a3, b0, b1, *sums) in enumerate(values):
-        g, t = lane // 4, lane % 4 * 2
-        for word, row, k in ((a0, g, t), (a1, g + 8, t), (a2, g, t + 8), (a3, g + 8, t + 8)):
-            a[row, k], a[row, k + 1] = from_bits(word << 16), from_bits(word & 0xFFFF0000)
-        for word, k in ((b0, t), (b1, t + 8)):
-            b[k, g], b[k + 1, g] = from_bits(word << 16), from_bits(word & 0xFFFF0000)
-        places.append(((g, g, g + 8, g + 8), (t, t + 1, t, t + 1)))
-        c[places[-1]] = sums
-    d = (a @ b + c).astype(np.float32)
-    return [d[place] for place in places]
 
 
 def _butterfly(values: Sequence[Any]) -> list[Any]:

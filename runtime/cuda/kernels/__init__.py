@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, elementwise, flash, gemm, linear, norm, quantized, sparse, tokens
+from . import attention, elementwise, flash, gemm, hopper, linear, norm, quantized, sparse, tokens
 from .base import KERNELS, SPECIAL, Kernel, chosen
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "elementwise",
     "flash",
     "gemm",
+    "hopper",
     "linear",
     "norm",
     "quantized",

@@ -24,6 +24,7 @@ __all__ = [
     "F",
     "Kernel",
     "all_warps",
+    "always",
     "block_sum",
     "ceil",
     "chosen",
@@ -83,8 +84,8 @@ def _op_of(called: str) -> tuple[str, ...]:
 
 
 def special(name: str, kernel: Kernel) -> None:
-    """Register a kernel for some of the rows or sizes that `name` takes, behind those that are registered."""
-    SPECIAL[name] = (*SPECIAL.get(name, ()), kernel)
+    """Register a kernel for some of the rows or sizes that `name` takes: those of one architecture come first."""
+    SPECIAL[name] = tuple(sorted((*SPECIAL.get(name, ()), kernel), key=lambda k: not k.only))
 
 
 def fields_of(name: str) -> tuple[str, ...]:
@@ -100,6 +101,11 @@ def chosen(
         if (fast or not k.fast) and k.only in {"", architecture} and k.fits(rows, values):
             return k
     return KERNELS[name]
+
+
+def always(n: int) -> Callable[[Mapping[str, int]], int]:
+    """As many bytes of shared memory, whatever the sizes."""
+    return lambda _: n
 
 
 def ceil(n: int, unit: int) -> int:

@@ -44,10 +44,10 @@ from ..primitives import (
 )
 from ..step import S_START
 from ..tensor import exp2, larger, ld_matrix4_t, pack_bf16, quad_max, quad_sum, sst4_i32
-from .base import F, Kernel, ceil, fields_of, lane, rows_of, special
+from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 THREADS, WARPS = 128, 4
 QUERIES, KEYS = 16 * WARPS, 64  # of a block, and of a step
@@ -62,8 +62,8 @@ LOG2E = float(np.log2(np.e))
 def _bring_bf16(to: Any, cache: Any, first: Any, count: Any, d_pad: Any, wide: Any) -> None:
     """Begin to copy keys `first` and on; those from `count` on are zeros, and so are columns from d_pad on."""
     row, chunks = 2 * wide + 16, wide // 8
-    for i in range(thread(), KEYS * chunks, THREADS):
-        r, c = i // chunks, i % chunks
+    for i in range(KEYS * chunks // THREADS):
+        r, c = (thread() + i * THREADS) // chunks, thread() % chunks
         there = r < count and 8 * c < d_pad
         copy16(to + r * row + 16 * c, cache + (2 * ((first + r) * d_pad + 8 * c) if there else 0), 16 if there else 0)
 
@@ -71,8 +71,8 @@ def _bring_bf16(to: Any, cache: Any, first: Any, count: Any, d_pad: Any, wide: A
 def _bring_f32(to: Any, cache: Any, first: Any, count: Any, d_pad: Any, wide: Any) -> None:
     """The same, eight numbers at a time, rounded."""
     row, chunks = 2 * wide + 16, wide // 8
-    for i in range(thread(), KEYS * chunks, THREADS):
-        r, c = i // chunks, i % chunks
+    for i in range(KEYS * chunks // THREADS):
+        r, c = (thread() + i * THREADS) // chunks, thread() % chunks
         at = to + r * row + 16 * c
         if r < count and 8 * c < d_pad:
             source = cache + 4 * ((first + r) * d_pad + 8 * c)
@@ -90,8 +90,8 @@ def _two(word: Any, shift: Any) -> Any:
 def _bring_int8(to: Any, cache: Any, first: Any, count: Any, d_pad: Any, wide: Any) -> None:
     """The same, sixteen numbers at a time, exactly."""
     row, chunks = 2 * wide + 16, wide // 16
-    for i in range(thread(), KEYS * chunks, THREADS):
-        r, c = i // chunks, i % chunks
+    for i in range(KEYS * chunks // THREADS):
+        r, c = (thread() + i * THREADS) // chunks, thread() % chunks
         at = to + r * row + 32 * c
         if r < count and 16 * c < d_pad:
             a = ld4_u32(cache + (first + r) * d_pad + 16 * c)
@@ -106,7 +106,7 @@ BRING = {"f32": _bring_f32, "bf16": _bring_bf16, "int8": _bring_int8}
 
 
 def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
-    """Kernel and bytes of shared memory for heads of up to `wide` numbers, a multiple of 32."""
+    """Kernel and bytes of shared memory for heads of up to `wide` numbers, 64 or 128."""
     size, scaled, bring = KV_BYTES[kind], kind == "int8", BRING[kind]
     row, depth, across, steps = 2 * wide + 16, wide // 16, wide // 8, KEYS // 8
     n_queries, n_scores, n_results = 4 * depth, 4 * steps, 4 * across  # numbers of a thread
@@ -276,7 +276,7 @@ def _fits(wide: int) -> Callable[..., bool]:
     return lambda rows, v: rows >= LEAST_ROWS and padded(v["d_head"]) <= wide
 
 
-def _blocks(rows: int, v: Any) -> int:
+def _blocks(rows: int, v: Mapping[str, int]) -> int:
     return ceil(rows * (v["heads"] // v["kv_heads"]), QUERIES) * v["kv_heads"]
 
 
@@ -285,6 +285,6 @@ for _kind in KV_BYTES:
     for _wide in WIDTHS:
         _body, _shared = flash(_kind, _wide)
         special(_name, Kernel(
-            f"{_name}_flash{_wide}", _body, THREADS, _blocks, lambda _, n=_shared: n, fields_of(_name), _fits(_wide),
+            f"{_name}_flash{_wide}", _body, THREADS, _blocks, always(_shared), fields_of(_name), _fits(_wide),
             fast=True,
         ))  # fmt: skip
