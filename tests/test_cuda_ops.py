@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL, chosen
 from miaotui.runtime.kvcache import KV_BYTES
 from miaotui.runtime.ops import OPS
+from miaotui.runtime.spec import Weight
 from test_ops import CASES, Case, Draw, run_reference
 from tolerance import bound
 
@@ -76,6 +77,16 @@ def test_many_rows_by_the_tensor_core(tiled, monkeypatch):
         assert np.all(np.abs(y - expected) <= case.tolerance(expected))
 
     holds()
+
+
+def test_inputs_beyond_float16_become_its_largest_and_nan_stays():
+    x, w = np.zeros((16, 8), np.float32), Weight("w", "f16", (1, 8), np.ones((1, 8), np.float16), mapped=False)
+    x[:3, 0] = 1e6, -1e6, np.nan
+    case = Case(lambda ops, x: ops.linear(x, w), [[x]], None, fast=True)
+    launched = []
+    y, _ = emulate(case, [np.zeros(16, np.int64)], "forward", launched)
+    assert launched == ["linear_f16_tiled64"]
+    np.testing.assert_array_equal(y[:4, 0], np.array([65504, -65504, np.nan, 0], np.float32))
 
 
 def test_the_size_of_a_product_says_which_tile():

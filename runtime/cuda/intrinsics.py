@@ -64,9 +64,10 @@ def call(b: Any, name: str, ret: Any, *args: Any, together: bool = False) -> Any
 
 
 def asm(b: Any, text: str, constraints: str, ret: Any, *args: Any, effect: bool = False) -> Any:
-    """PTX in its own words."""
+    """PTX in its own words; what is "aligned" wants all threads of a warp."""
     kind = ir.FunctionType(ret, [a.type for a in args])
-    return b.call(ir.InlineAsm(kind, text, constraints, side_effect=effect), args)
+    attrs = TOGETHER if ".aligned" in text else ()
+    return b.call(ir.InlineAsm(kind, text, constraints, side_effect=effect), args, attrs=attrs)
 
 
 def at(b: Any, address: Any, kind: Any, space: int = 1) -> Any:

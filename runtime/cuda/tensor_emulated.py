@@ -23,10 +23,7 @@ F = np.float32
 
 def tensor(grid: Grid) -> dict[str, Any]:
     """The primitives by name, for one launch."""
-    return _sync(grid)
 
-
-def _sync(grid: Grid) -> dict[str, Any]:
     def ld_matrix4_t(shared: int) -> tuple[int, ...]:
         me = grid.now
         rows = me.warp.meet(me, "ld_matrix4_t", shared, lambda all_: [all_] * len(all_))

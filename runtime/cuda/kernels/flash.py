@@ -43,7 +43,7 @@ from ..primitives import (
     thread,
 )
 from ..step import S_START
-from ..tensor import exp2, larger, ld_matrix4_t, pack_bf16, quad_max, quad_sum, sst4_i32
+from ..tensor import divided, exp2, larger, ld_matrix4_t, pack_bf16, quad_max, quad_sum, sst4_i32
 from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
         for i in range(thread(), QUERIES * (wide // 2), THREADS):
             r, c = i // (wide // 2), i % (wide // 2) * 2
             query = min(first + r, count - 1)
-            source = x + 4 * ((query // group * heads + query % group) * d + c)
+            source = x + 4 * ((divided(query, group) * (heads - group) + query) * d + c)
             low = ld_f32(source) * scale if c < d else F(0.0)
             high = ld_f32(source + 4) * scale if c + 1 < d else F(0.0)
             sst_i32(to + r * row + 2 * c, pack_bf16(low, high))
@@ -224,24 +224,27 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, q: Any, k_cache: Any, v_cache: Any, heads: Any,
         kv_heads: Any, d_head: Any, context: Any, window: Any, scale: Any,
     ) -> None:  # fmt: skip
-        d_pad, start, group = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START), heads // kv_heads
+        d_pad, start, group = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START), divided(heads, kv_heads)
         head_bytes = context * (d_pad * size + (4 if scaled else 0))
         count = rows_of(step, rows) * group  # queries of a KV head
         down = (count + QUERIES - 1) // QUERIES
         queries, s, acc = registers(n_queries), registers(n_scores), registers(n_results)
-        for item in range(block(), down * kv_heads, blocks()):
-            head, first = item % kv_heads, (down - 1 - item // kv_heads) * QUERIES  # the longest come first
+        item = block()
+        while item < down * kv_heads:
+            tile = divided(item, kv_heads)
+            head, first = item - tile * kv_heads, (down - 1 - tile) * QUERIES  # the longest come first
             keys, values = arena + k_cache + head * head_bytes, arena + v_cache + head * head_bytes
             x = arena + 4 * head * group * d_head
-            end = start + min(first + QUERIES - 1, count - 1) // group + 1
-            lowest, soonest = max(0, start + first // group - window + 1), start + first // group
+            end = start + divided(min(first + QUERIES - 1, count - 1), group) + 1
+            soonest = start + divided(first, group)
+            lowest = max(0, soonest - window + 1)
             begin = lowest // KEYS * KEYS
             fill(0, keys, values, begin, end, d_pad, context)
             take(stage_bytes, x + q, first, count, group, heads, d_head, scale)
             barrier()
             keep(stage_bytes + thread() // WARP * 16 * row, queries)
             mine = first + thread() // WARP * 16 + lane() // 4  # this thread's queries: mine and mine + 8
-            last0, last1 = start + mine // group, start + (mine + 8) // group
+            last0, last1 = start + divided(mine, group), start + divided(mine + 8, group)
             for i in range(n_results):
                 acc[i] = F(0.0)
             top0, top1, sums0, sums1 = F(-np.inf), F(-np.inf), F(0.0), F(0.0)
@@ -266,8 +269,10 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
             for half in range(2):
                 query, sums = mine + 8 * half, sums1 if half else sums0
                 if query < count:
-                    give(x + y + 4 * (query // group * heads + query % group) * d_head, acc, half, sums, d_head)
+                    at = divided(query, group) * (heads - group) + query
+                    give(x + y + 4 * at * d_head, acc, half, sums, d_head)
             barrier()
+            item += blocks()
 
     return body, 2 * stage_bytes
 

@@ -36,9 +36,9 @@ from ..primitives import (
     thread,
     warp_barrier,
 )
-from ..tensor import larger, mma_f16, pack_f16, sst4_i32
+from ..tensor import divided, mma_f16, pack_f16, sst4_i32
 from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
-from .linear import finish
+from .linear import finish_fast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,10 +58,15 @@ def place(row: Any, piece: Any) -> Any:
     return row * ROW + (piece ^ row >> 1 & 3) * 16
 
 
+def _within(x: Any) -> Any:
+    if abs(x) > F(MOST_F16):
+        x = F(MOST_F16) if x > F(0.0) else F(-MOST_F16)
+    return x
+
+
 def _halves(a: Any, b: Any) -> Any:
-    """Two float32 as float16, in one word."""
-    most = F(MOST_F16)
-    return pack_f16(-larger(-larger(a, -most), -most), -larger(-larger(b, -most), -most))
+    """Two float32 as float16, in one word; NaN stays."""
+    return pack_f16(_within(a), _within(b))
 
 
 def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., None], int, int]:
@@ -130,8 +135,10 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
         warp = thread() // WARP
         top, left, mine = warp // across * wm, warp % across * wn, warp * 64 * result_row
         acc, a = registers(held), registers(taken)
-        for tile in range(block(), down * ((n + bn - 1) // bn), blocks()):
-            m0, n0 = tile % down * bm, tile // down * bn
+        tile, tiles = block(), down * ((n + bn - 1) // bn)
+        while tile < tiles:
+            n_tile = divided(tile, down)
+            m0, n0 = (tile - n_tile * down) * bm, n_tile * bn
             xs, ws = arena + x + m0 * ldx, w + 2 * n0 * k
             for i in range(held):
                 acc[i] = F(0.0)
@@ -157,9 +164,10 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
                     m, c = m0 + top + 16 * i + e // wn, n0 + left + e % wn
                     if m < tokens and c < n:
                         value = sld_f32(mine + 4 * (e // wn * result_row + e % wn))
-                        finish(arena, m, c, value, n, y, b, times, residual, act)
+                        finish_fast(arena, m, c, value, n, y, b, times, residual, act)
                 warp_barrier()
             barrier()
+            tile += blocks()
 
     return body, threads, max(STAGES * stage_bytes, threads // WARP * 64 * result_row)
 
