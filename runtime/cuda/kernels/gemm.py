@@ -9,7 +9,8 @@ there, piece c of row r in place c xor (r / 2 mod 4): the eight rows of a matrix
 not exist are the last one again, and are not written; columns behind k are zeros. At the end each warp turns sixteen
 rows of its part at a time in shared memory, so that what follows a product walks along rows.
 
-Tiles of 128 x 128 read each operand half as often as those of 64 x 64; these are for results that have too few.
+Tiles of 128 x 128 read each operand half as often as those of 64 x 64; these are for results that have too few. A warp
+makes a quarter of a tile: 64 x 64 take 4 KiB from shared memory for sixteen columns, where 64 x 32 take 3.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def _fits_large(rows: int, v: Mapping[str, int]) -> bool:
 
 for _name, _kind in ((f"linear_{FAST}", "bf16"), ("linear_f16", "f16")):
     for _size, _fit in ((128, _fits_large), (64, _fits)):
-        _body, _threads, _shared = gemm(_kind, _size, _size, _size // 2, 32)
+        _body, _threads, _shared = gemm(_kind, _size, _size, _size // 2, _size // 2)
         special(_name, Kernel(
             f"{_name}_tiled{_size}", _body, _threads, _tiles(_size, _size), always(_shared), fields_of(_name),
             _fit, fast=True,
