@@ -245,6 +245,7 @@ class Program:
     arena_bytes: int
     constant_bytes: int
     kv_cache: str = "f32"
+    fast: bool = False  # it may round to bfloat16 where that is faster
 
     @property
     def memory(self) -> dict[str, int]:
@@ -318,4 +319,6 @@ def record(  # noqa: PLR0913 - keywords
     size = place(ops.tensors, len(ops.code))
     _place_waits(ops.code)
     size = -(-size // PAGE) * PAGE
-    return Program(ops.code, ops.tensors, hidden, logits, n_context, chunk, rows, threads, size, table.nbytes, kv_cache)
+    return Program(
+        ops.code, ops.tensors, hidden, logits, n_context, chunk, rows, threads, size, table.nbytes, kv_cache, fast
+    )

@@ -16,13 +16,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from miaotui.runtime.cuda import build
-from miaotui.runtime.cuda.kernels import ADVANCE, KERNELS, SPECIAL
+from miaotui.runtime.cuda.kernels import ADVANCE, KERNELS, SPECIAL, Kernel
 from miaotui.runtime.cuda.kernels.fused import FUSED
 from miaotui.runtime.cuda.kernels.walker import walker
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 #: Every kernel by its own name.
-ALL = {k.name: k for s in (*KERNELS.values(), *SPECIAL.values()) for k in (s, s.then) if k is not None}
+ALL = {
+    k.name: k
+    for s in (*KERNELS.values(), *(k for several in SPECIAL.values() for k in several))
+    for k in (s, s.then)
+    if k is not None
+}
 ALL["advance"] = ADVANCE
 #: What a walker is made for: Llama in BF16 behind more than 256 positions, and what that has not.
 LLAMA = (
@@ -35,6 +40,8 @@ for _name, _parts in (("walk_llama_bf16", LLAMA), ("walk_rest", REST)):
     ALL[_name] = replace(walker([FUSED[n] if n in FUSED else ALL[n] for n in _parts], 2**14, together=True), name=_name)
 #: Architectures whose instructions are read; disassembling takes longest.
 LISTED = (build.ARCHITECTURES[0], build.ARCHITECTURES[-1])
+#: Products by the tensor core, matrices read for them, and copies to shared memory that go on beside other work.
+KINDS = {"tensor": ("HMMA", "HGMMA", "IMMA"), "matrices": "LDSM", "copies": ("LDGSTS", "UTMALDG", "UBLKCP")}
 #: Instructions that work on float64.
 DOUBLE = re.compile(r"^(DADD|DMUL|DFMA|DSETP|DMNMX|F2F\.\S*64|I2F\.\S*F64|F2I\.\S*F64|MUFU\.\S*64)")
 
@@ -54,8 +61,13 @@ def instructions(code: bytes) -> Counter[str]:
     return Counter(re.findall(r"\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", listing))
 
 
+def architectures(kernel: Kernel) -> tuple[str, ...]:
+    """Those that a kernel is for."""
+    return (kernel.only,) if kernel.only else build.ARCHITECTURES
+
+
 def measured(ptx: str, architecture: str) -> SimpleNamespace:
-    """Registers, spilled and stack bytes, wide loads, tensor-core and float64 instructions."""
+    """Registers, spilled and stack bytes, and how many instructions of each kind."""
     cubin = build.assemble(ptx, architecture)
     (registers,) = re.findall(r"Used (\d+) registers", cubin.log)
     ((stack, out, back),) = re.findall(
@@ -63,9 +75,9 @@ def measured(ptx: str, architecture: str) -> SimpleNamespace:
     )
     found = instructions(cubin.code) if architecture in LISTED else Counter()
     return SimpleNamespace(
-        registers=int(registers), spilled=int(stack) + int(out) + int(back),
+        registers=int(registers), serialized="serialized" in cubin.log, spilled=int(stack) + int(out) + int(back),
         wide_loads=sum(n for op, n in found.items() if op.startswith("LDG") and ".128" in op),
-        tensor=sum(n for op, n in found.items() if op.startswith(("HMMA", "HGMMA", "IMMA"))),
+        **{kind: sum(n for op, n in found.items() if op.startswith(ops)) for kind, ops in KINDS.items()},
         double=[op for op in found if DOUBLE.match(op)],
     )  # fmt: skip
 
@@ -75,11 +87,11 @@ def main() -> None:
     budgets = {}
     for name, kernel in sorted(ALL.items()):
         ptx = build.to_ptx(kernel)
-        every = [measured(ptx, a) for a in build.ARCHITECTURES]
+        every = [measured(ptx, a) for a in architectures(kernel)]
         budgets[name] = {
             "registers": max(m.registers for m in every),
             "wide_loads": min(m.wide_loads for m in (every[0], every[-1])),
-            "tensor": min(m.tensor for m in (every[0], every[-1])),
+            **{kind: min(getattr(m, kind) for m in (every[0], every[-1])) for kind in KINDS},
         }
         if any(m.spilled for m in every):  # to be argued for, where it is committed
             budgets[name]["spilled"] = max(m.spilled for m in every)

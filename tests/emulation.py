@@ -33,14 +33,15 @@ def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list]:
     if y is not None:
         y.keep = True
     size = place(ops.tensors, len(ops.code))
-    return Program(ops.code, ops.tensors, y, y, ops.n_context, longest + 2, case.rows + 1, 1, size, 0), inputs
+    shape = ops.n_context, longest + 2, case.rows + 1, 1, size, 0, case.kv_cache, case.fast
+    return Program(ops.code, ops.tensors, y, y, *shape), inputs
 
 
 class ListingDevice(EmulatedDevice):
     """Writes down the names of what it launches."""
 
-    def __init__(self, schedule: str, names: list[str], skip: str) -> None:
-        super().__init__(schedule)
+    def __init__(self, schedule: str, names: list[str], skip: str, architecture: str) -> None:
+        super().__init__(schedule, architecture=architecture)
         self.names, self.skip = names, skip
 
     def launch(self, kernel, blocks, *rest):
@@ -50,13 +51,18 @@ class ListingDevice(EmulatedDevice):
 
 
 def emulate(
-    case: Case, ids: list[np.ndarray], schedule: str, names: list[str] | None = None, skip: str = ""
+    case: Case,
+    ids: list[np.ndarray],
+    schedule: str,
+    names: list[str] | None = None,
+    skip: str = "",
+    architecture: str = "",
 ) -> tuple[np.ndarray | None, int]:
     """As `run_on`, in the emulator; `names` gets those of the kernels launched.
 
     `skip`: kernels whose names begin so are left out of steps of many blocks, whose results nobody wants.
     """
-    return run_on(ListingDevice(schedule, [] if names is None else names, skip), case, ids)
+    return run_on(ListingDevice(schedule, [] if names is None else names, skip, architecture), case, ids)
 
 
 def run_on(device: Device, case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import miaotui
 import numpy as np
 import pytest
@@ -11,10 +13,15 @@ from hypothesis import strategies as st
 from miaotui.errors import BackendError
 from miaotui.runtime.cuda.driver import CudaDevice
 from miaotui.runtime.cuda.interpreter import WAYS
+from miaotui.runtime.cuda.kernels import SPECIAL
+from miaotui.runtime.kvcache import KV_BYTES
+from miaotui.runtime.spec import Weight
 from miaotui.tools.demo import path
+from test_cuda_flash import case_of
 from test_cuda_models import compare
-from test_cuda_ops import ROWS
-from test_ops import CASES, Draw, run_reference
+from test_cuda_ops import ROWS, TILED
+from test_ops import CASES, Case, Draw, run_reference
+from tolerance import bound
 
 pytestmark = pytest.mark.gpu
 
@@ -44,6 +51,42 @@ def test_the_kernel_is_its_reference(name, variant):
             assert y.tobytes() == again.tobytes()
 
     holds()
+
+
+def near(case):
+    """The result of a case on the GPU, against the reference; the same bits in two runs."""
+    ids = [np.zeros(len(p[0]), np.int64) for p in case.passes]
+    y, _ = run_on(CudaDevice(), case, ids)
+    expected, _ = run_reference(case, ids)
+    assert np.all(np.abs(y - expected) <= case.tolerance(expected))
+    again, _ = run_on(CudaDevice(), case, ids)
+    assert y.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("tiled", sorted(TILED))
+@pytest.mark.parametrize("shape", [(16, 8, 1), (300, 1032, 520), (257, 2048, 513)], ids=str)
+def test_products_by_the_tensor_core(tiled, shape, monkeypatch):
+    name, kernel = TILED[tiled]
+    device = CudaDevice()
+    if kernel.only not in {"", device.architecture}:
+        pytest.skip(f"{tiled} is for {kernel.only}")
+    device.close()
+    monkeypatch.setitem(SPECIAL, name, (replace(kernel, fits=lambda *_: True),))
+    t, k, n = shape
+    rng, dtype = np.random.default_rng(0), "f16" if "f16" in name else "bf16"
+    x = (rng.integers(-128, 128, (t, k)) / 64).astype(np.float32)  # in either of 16 bits
+    w = (rng.integers(-128, 128, (n, k)) / 64).astype(np.float32)
+    held = w.astype(np.float16) if dtype == "f16" else (w.view(np.uint32) >> 16).astype(np.uint16)
+    weight = Weight("w", dtype, w.shape, held, mapped=False)
+    off = bound("linear", dtype, k) * (np.abs(x).astype(float) @ np.abs(w.astype(float)).T)
+    near(Case(lambda ops, x: ops.linear(x, weight), [[x]], lambda _: off, fast=True))
+
+
+@pytest.mark.parametrize("variant", KV_BYTES)
+@pytest.mark.parametrize("d_head", [20, 64, 80, 128])
+@pytest.mark.parametrize("window", [None, 100])
+def test_attention_by_the_tensor_core(variant, d_head, window):
+    near(case_of([200, 131], 6, 2, d_head, window=window, variant=variant))
 
 
 @pytest.mark.parametrize("way", WAYS)

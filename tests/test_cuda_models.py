@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import IntEnum
 from types import SimpleNamespace
 
@@ -62,6 +63,29 @@ def test_small_caches(kv_cache, tmp_path):
         wanted = exact.logits(IDS)
     with miaotui.load(tmp_path, max_context=16, device="cuda", kv_cache=kv_cache) as model:
         assert np.abs(model.logits(IDS) - wanted).max() <= 0.05 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_a_long_prompt_in_fast_mode_goes_to_the_tensor_core(dtype, tmp_path, monkeypatch):
+    """Two layers of numbers rounded to bfloat16; as much as a small cache may cost. In exact mode it is not asked."""
+    launched = set()
+
+    class Listing(EmulatedDevice):
+        def launch(self, kernel, *rest):
+            launched.add(kernel.name)
+            super().launch(kernel, *rest)
+
+    monkeypatch.setattr(driver, "CudaDevice", Listing)
+    drawn = small("llama")
+    sizes = {"hidden_size": 24, "intermediate_size": 16, "num_attention_heads": 6, "num_key_value_heads": 2}
+    write_checkpoint(tmp_path, replace(drawn, config=drawn.config | sizes, dtype=dtype))
+    ids = [*range(11), *range(9)]
+    with miaotui.load(tmp_path, max_context=32, device="cuda") as exact:
+        wanted = exact.logits(ids)
+    assert not any("tiled" in name or "flash" in name for name in launched)
+    with miaotui.load(tmp_path, max_context=32, device="cuda", precision="fast", prefill_chunk=20) as model:
+        assert np.abs(model.logits(ids) - wanted).max() <= 0.05 * np.abs(wanted).max()
+    assert {"attention_f32_flash64", f"linear_{'bf16_dot' if dtype == 'BF16' else 'f16'}_tiled64"} <= launched
 
 
 @pytest.mark.usefixtures("emulated")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from emulation import SCHEDULES, emulate
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
+from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL, chosen
 from miaotui.runtime.kvcache import KV_BYTES
 from miaotui.runtime.ops import OPS
+from miaotui.runtime.spec import Weight
 from test_ops import CASES, Case, Draw, run_reference
 from tolerance import bound
 
@@ -32,15 +34,18 @@ class SmallDraw(Draw):
 
 
 class TileDraw(SmallDraw):
-    """Sizes around the tensor core's tiles; whole 16 bytes a row."""
+    """Sizes around the tensor core's tiles; whole 16 bytes a row; numbers that are float16."""
 
-    def __init__(self, draw):
+    def __init__(self, draw, tile):
         super().__init__(draw)
-        self.t = draw(st.sampled_from([16, 17, 63, 64, 65]))
-        self.sizes = [draw(st.sampled_from([8, 24, 32, 40, 96, 136])), draw(st.sampled_from([1, 31, 64, 65, 70]))]
+        self.t = draw(st.sampled_from([16, 17, tile - 1, tile, tile + 1]))
+        self.sizes = [draw(st.sampled_from([8, 24, 40, 136, 264])), draw(st.sampled_from([1, 31, tile, tile + 1]))]
 
     def size(self):
         return self.sizes.pop()
+
+    def array(self, *shape, scale=1.0):
+        return super().array(*shape, scale=scale).astype(np.float16).astype(np.float32)
 
 
 def test_every_op_has_its_kernels_with_the_slots_of_the_table():
@@ -51,22 +56,50 @@ def test_every_op_has_its_kernels_with_the_slots_of_the_table():
             assert found == ("arena", "step", "rows", *op.names), name
 
 
-@pytest.mark.parametrize("name", sorted(n for n in SPECIAL if n.startswith("linear")))
-def test_many_rows_by_the_tensor_core(name):
-    op, variant = name.split("_", 1)
+TILED = {k.name: (name, k) for name, several in SPECIAL.items() for k in several if name.startswith("linear")}
 
-    @settings(max_examples=8, deadline=None, phases=[Phase.generate])
+
+@pytest.mark.parametrize("tiled", sorted(TILED))
+def test_many_rows_by_the_tensor_core(tiled, monkeypatch):
+    name, kernel = TILED[tiled]
+    monkeypatch.setitem(SPECIAL, name, (replace(kernel, fits=lambda *_: True),))
+    tile = min(128, int(tiled[len(tiled.rstrip("0123456789")) :]))
+
+    @settings(max_examples=8 if tile <= 64 else 4, deadline=None, phases=[Phase.generate])
     @given(st.data(), st.sampled_from(SCHEDULES))
     def holds(data, schedule):
-        d = TileDraw(data.draw)
-        case = CASES[op](d, variant)
+        d = TileDraw(data.draw, tile)
+        case = replace(CASES["linear"](d, name.split("_", 1)[1]), fast=True)
         launched = []
-        y, _ = emulate(case, [np.zeros(d.t, np.int64)], schedule, launched)
-        assert SPECIAL[name].name in launched
+        y, _ = emulate(case, [np.zeros(d.t, np.int64)], schedule, launched, architecture=kernel.only)
+        assert tiled in launched
         expected, _ = run_reference(case, [np.zeros(d.t, np.int64)])
         assert np.all(np.abs(y - expected) <= case.tolerance(expected))
 
     holds()
+
+
+def test_inputs_beyond_float16_become_its_largest_and_nan_stays():
+    x, w = np.zeros((16, 8), np.float32), Weight("w", "f16", (1, 8), np.ones((1, 8), np.float16), mapped=False)
+    x[:3, 0] = 1e6, -1e6, np.nan
+    case = Case(lambda ops, x: ops.linear(x, w), [[x]], None, fast=True)
+    launched = []
+    y, _ = emulate(case, [np.zeros(16, np.int64)], "forward", launched)
+    assert launched == ["linear_f16_tiled64"]
+    np.testing.assert_array_equal(y[:4, 0], np.array([65504, -65504, np.nan, 0], np.float32))
+
+
+def test_the_size_of_a_product_says_which_tile():
+    v = {"n": 8192, "k": 2048}
+    assert chosen("linear_bf16_dot", 2048, v, fast=True).name == "linear_bf16_dot_tiled128"
+    assert chosen("linear_bf16_dot", 128, v, fast=True).name == "linear_bf16_dot_tiled64"
+    assert chosen("linear_bf16_dot", 2048, v, fast=True, architecture="sm_90a").name == "linear_bf16_dot_wgmma256"
+    assert chosen("linear_bf16_dot", 128, v, fast=True, architecture="sm_90a").name == "linear_bf16_dot_tiled64"
+    assert chosen("linear_bf16_dot", 2048, v, fast=True, architecture="sm_100a").name == "linear_bf16_dot_tiled128"
+    assert chosen("linear_f16", 128, v, fast=True).name == "linear_f16_tiled64"
+    assert chosen("linear_f16", 128, v).name == "linear_f16"
+    assert chosen("linear_bf16_dot", 15, v, fast=True).name == "linear_bf16_dot"
+    assert chosen("linear_bf16_dot", 128, v | {"k": 2044}, fast=True).name == "linear_bf16_dot"
 
 
 @pytest.mark.parametrize(("name", "variant"), ROWS, ids=lambda v: v)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 
 U = 2.0**-24
+#: Half a unit in the last place of a bfloat16.
+U_BF16 = 2.0**-9
 
 #: op -> rounding steps beside the sum, with the reason.
 STEPS = {
@@ -29,6 +31,8 @@ def bound(op: str, dtype: str, k: int, scale: float = 1.0) -> float:
     if dtype not in ("f32", "bf16", "f16", "int8", "int4", "int4a"):
         msg = f"no tolerance for {dtype}"
         raise ValueError(msg)
+    if op == "flash":  # weights of a softmax rounded to bfloat16, each by itself; values up to `scale`
+        return U_BF16 * scale
     if op == "model":  # k layers; errors add in random directions through the residual stream
         return STEPS[op] * U * (k + 1) * max(scale, 1.0) * 4
     return (math.sqrt(k) + 5 + STEPS.get(op, 1)) * 2 * U * max(scale, 1e-6)

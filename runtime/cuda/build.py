@@ -1,6 +1,7 @@
 """From a kernel to a cubin for an architecture, with no GPU: Numba to PTX, nvJitLink to machine code.
 
-PTX is made once, for the least architecture that we support; the same text is assembled for each GPU. Cubins are kept
+PTX is made once, for the least architecture that we support; the same text is assembled for each GPU. Kernels of
+Hopper's own instructions are made for Hopper. Cubins are kept
 in the directory of compiled code (`runtime/cpu/cache.py`): what is damaged or of another version is built again.
 """
 
@@ -28,6 +29,7 @@ __all__ = ["ARCHITECTURES", "Cubin", "assemble", "cubin", "symbol", "to_ptx"]
 #: What is built ahead and tested: Ampere (A100; RTX 30), Ada (RTX 40), Hopper (H100, H200).
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a")
 LEAST = (8, 0)
+HOPPER = (9, 0, "a")
 _LOCK = threading.Lock()
 
 
@@ -52,21 +54,24 @@ def to_ptx(kernel: Kernel) -> str:
         from numba import cuda  # noqa: PLC0415
         from numba.cuda import types  # noqa: PLC0415
 
-        from .intrinsics import BINDING, helper  # noqa: PLC0415
+        from .intrinsics import helper  # noqa: PLC0415
+        from .tensor_ptx import BINDING  # noqa: PLC0415
     except ImportError as e:
         msg = f"compiling for CUDA needs the cuda extra (pip install 'miaotui[cuda]'): {e}"
         raise BackendError(msg) from e
+    capability = HOPPER if kernel.only else LEAST
     signature = (types.int64,) * 3 + tuple(types.float32 if f[0] == "f" else types.int64 for f in kernel.fields)
     with _LOCK:
         # A function that kernels call is typed for the current device, and there may be none.
         current, compile_ir = dispatcher.get_current_device, nvvm.compile_ir
         # a * b + c is rounded twice, as it stands, or the bits would depend on what surrounds it.
         nvvm.compile_ir = partial(compile_ir, fma=False)
-        dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=LEAST)
+        dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability[:2])
         try:
             function = bind(kernel.function, BINDING, helper)
             text, _ = cuda.compile(
-                function, signature, device=False, abi="numba", cc=LEAST, launch_bounds=(kernel.threads, kernel.at_once)
+                function, signature, device=False, abi="numba", cc=capability,
+                launch_bounds=(kernel.threads, kernel.at_once),
             )
         finally:
             dispatcher.get_current_device, nvvm.compile_ir = current, compile_ir

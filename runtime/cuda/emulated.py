@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .tensor_emulated import bf16_bits, tensor
+from .wgmma_emulated import wgmma
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,7 +23,8 @@ LOW32 = 0xFFFFFFFF
 
 def binding(grid: Grid) -> dict[str, Any]:
     """Every primitive by name, for one launch."""
-    return _who(grid) | _global(grid) | _grid(grid) | _shared(grid) | _warp(grid) | _tensor(grid) | NUMBERS
+    mine = _who(grid) | _global(grid) | _grid(grid) | _shared(grid) | _warp(grid) | _tensor(grid)
+    return mine | tensor(grid) | wgmma(grid) | NUMBERS
 
 
 def _who(grid: Grid) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def _shared(grid: Grid) -> dict[str, Any]:
         "sld4_f32": lambda a: now().shared.load4(a, now().moment),
         "sst_f32": lambda a, v: now().shared.store(a, "f32", v, now().moment),
         "sld_i32": lambda a: int(now().shared.load(a, "i32", now().moment)),
-        "sst_i32": lambda a, v: now().shared.store(a, "i32", v, now().moment),
+        "sst_i32": lambda a, v: now().shared.store(a, "u32", int(v) & LOW32, now().moment),
         "sld_i64": lambda a: now().shared.load8(a, now().moment),
         "sst_i64": lambda a, v: now().shared.store8(a, v, now().moment),
         "barrier": lambda: now().block.meet(now(), "barrier", None, lambda all_: all_),
@@ -159,30 +163,10 @@ def _tensor(grid: Grid) -> dict[str, Any]:
         found = (me.shared.load(rows[8 * i + lane // 4] + lane % 4 * 4, "u32", me.moment) for i in range(4))
         return tuple(map(int, found))
 
-    def mma_bf16(a: Any, b0: int, b1: int, c: Any) -> tuple[Any, ...]:
-        me = grid.now
-        return tuple(me.warp.meet(me, "mma_bf16", (*a, b0, b1, *c), _mma))
-
     return {
         "copy16": copy16, "copies_close": lambda: grid.now.copies.append([]), "copies_wait": copies_wait,
-        "ld_matrix4": ld_matrix4, "mma_bf16": mma_bf16, "registers": lambda n: [F(np.nan)] * n,
+        "ld_matrix4": ld_matrix4, "registers": lambda n: [F(np.nan)] * n,
     }  # fmt: skip
-
-
-def _mma(values: Sequence[Any]) -> list[Any]:
-    """Sums in float64, rounded once: the hardware's order within a product of 16 is not promised."""
-    a, b, c = np.zeros((16, 16)), np.zeros((16, 8)), np.zeros((16, 8))
-    places = []
-    for lane, (a0, a1, a2, a3, b0, b1, *sums) in enumerate(values):
-        g, t = lane // 4, lane % 4 * 2
-        for word, row, k in ((a0, g, t), (a1, g + 8, t), (a2, g, t + 8), (a3, g + 8, t + 8)):
-            a[row, k], a[row, k + 1] = from_bits(word << 16), from_bits(word & 0xFFFF0000)
-        for word, k in ((b0, t), (b1, t + 8)):
-            b[k, g], b[k + 1, g] = from_bits(word << 16), from_bits(word & 0xFFFF0000)
-        places.append(((g, g, g + 8, g + 8), (t, t + 1, t, t + 1)))
-        c[places[-1]] = sums
-    d = (a @ b + c).astype(np.float32)
-    return [d[place] for place in places]
 
 
 def _butterfly(values: Sequence[Any]) -> list[Any]:
@@ -195,11 +179,6 @@ def _butterfly(values: Sequence[Any]) -> list[Any]:
 def from_bits(x: int) -> Any:
     """A float32 of its bits."""
     return np.uint32(x & LOW32).view(np.float32)
-
-
-def _to_bf16(x: Any) -> int:
-    u = int(F(x).view(np.uint32))
-    return 0x7FFF if math.isnan(x) else (u + 0x7FFF + (u >> 16 & 1)) >> 16
 
 
 def _half(x: int) -> Any:
@@ -224,7 +203,7 @@ NUMBERS = {
     "high_bf16": lambda pair: from_bits(pair & 0xFFFF0000),
     "low_f16": _half,
     "high_f16": lambda pair: _half(pair >> 16),
-    "to_bf16": _to_bf16,
+    "to_bf16": bf16_bits,
     "dot4": _dot4,
     "ones": lambda x: (x & LOW32).bit_count(),
     "first_one": lambda x: (x & -x).bit_length() - 1,

@@ -138,12 +138,20 @@ class EmulatedDevice:
 
     name = "emulator"
 
-    def __init__(self, schedule: str = "forward", seed: int = 0, blocks: int = 3, patience: int = 0) -> None:
-        """`schedule`: one of `SCHEDULES`; `blocks`: how many can run at once.
+    def __init__(
+        self,
+        schedule: str = "forward",
+        seed: int = 0,
+        *,
+        blocks: int = 3,
+        patience: int = 0,
+        architecture: str = "sm_80",
+    ) -> None:
+        """`schedule`: one of `SCHEDULES`; `blocks`: how many can run at once; `architecture`: what it passes for.
 
         `patience`: how often all may look for what never comes before that is a `Fault`.
         """
-        self.blocks, self.patience = blocks, patience
+        self.blocks, self.patience, self.architecture = blocks, patience, architecture
         self.memory = Memory()
         self._bound: dict[str, Callable[..., None]] = {}
         self._random = random.Random(seed)  # noqa: S311 - an order of threads

@@ -44,6 +44,8 @@ MOST_BLOCKS = 4096
 class Device(Protocol):
     """What the interpreter asks of a device."""
 
+    architecture: str  # as sm_80: what its code is made for
+
     def allocate(self, nbytes: int) -> int:
         """Address of so many bytes, a multiple of 256."""
 
@@ -142,11 +144,16 @@ class Interpreter:
         """Launch a line for n tokens, of which the last `rows` reach the head; nothing where it has no rows."""
         count = rows if line.by_rows else n
         if count:
-            kernel: Kernel | None = chosen(line.kernel.name, count, line.values)
+            kernel: Kernel | None = self.chosen(line, count)
             while kernel is not None:
                 blocks = max(1, kernel.blocks(count, line.values))
                 self.device.launch(kernel, blocks, kernel.shared(line.values), line.arguments)
                 kernel = kernel.then
+
+    def chosen(self, line: Line, rows: int) -> Kernel:
+        """The kernel that takes so many rows of a line."""
+        fast, architecture = self.program.fast, self.device.architecture
+        return chosen(line.kernel.name, rows, line.values, fast=fast, architecture=architecture)
 
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         """One pass: at most `chunk` ids, logits of the last `rows`.

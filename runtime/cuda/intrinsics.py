@@ -64,9 +64,10 @@ def call(b: Any, name: str, ret: Any, *args: Any, together: bool = False) -> Any
 
 
 def asm(b: Any, text: str, constraints: str, ret: Any, *args: Any, effect: bool = False) -> Any:
-    """PTX in its own words."""
+    """PTX in its own words; what is "aligned" wants all threads of a warp."""
     kind = ir.FunctionType(ret, [a.type for a in args])
-    return b.call(ir.InlineAsm(kind, text, constraints, side_effect=effect), args)
+    attrs = TOGETHER if ".aligned" in text else ()
+    return b.call(ir.InlineAsm(kind, text, constraints, side_effect=effect), args, attrs=attrs)
 
 
 def at(b: Any, address: Any, kind: Any, space: int = 1) -> Any:
@@ -142,7 +143,7 @@ def _shared(b: Any, a: Any, kind: Any) -> Any:
     block = b.module.globals.get(name)
     if block is None:
         block = ir.GlobalVariable(b.module, ir.ArrayType(I8, 0), name, addrspace=SHARED)
-        block.align = 16
+        block.align = 1024  # a pattern of swizzled rows (`kernels/hopper.py`)
     return b.bitcast(b.gep(block, [c32(0), b.trunc(a, I32)]), kind.as_pointer(SHARED))
 
 
@@ -244,15 +245,20 @@ def ld_matrix4(b, a):
     return [b.zext(b.extract_value(r, i), I64) for i in range(4)]
 
 
-@op(types.UniTuple(f32, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(f32, 4))
-def mma_bf16(b, x, b0, b1, c):
+def multiply(b: Any, kind: str, x: Any, b0: Any, b1: Any, c: Any) -> list[Any]:
+    """The product of sixteen bit numbers of a kind."""
     args = [*_words(b, x, I32, 4), b.trunc(b0, I32), b.trunc(b1, I32), *_words(b, c, F32, 4)]
     text = (
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 "
         "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
     )
     r = asm(b, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", ir.LiteralStructType([F32] * 4), *args, effect=True)
     return [b.extract_value(r, i) for i in range(4)]
+
+
+@op(types.UniTuple(f32, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(f32, 4))
+def mma_bf16(b, x, b0, b1, c):
+    return multiply(b, "bf16", x, b0, b1, c)
 
 
 @intrinsic

@@ -105,6 +105,9 @@ class Shared:
         self.memory = Region(0, nbytes)
         self._writers: dict[int, tuple[int, int, int]] = {}
         self._readers: dict[int, tuple[int, int, int]] = {}
+        self._when: dict[int, int] = {}  # a word -> stores there had been when it was written
+        self._fences: dict[int, int] = {}  # a thread -> the same, at its last fence
+        self._stores = 0
 
     def load(self, address: int, kind: str, me: tuple[int, int, int]) -> Any:
         """Four bytes; `me`: thread, barriers of its block, barriers of its warp."""
@@ -129,6 +132,8 @@ class Shared:
         self._apart(at, self._writers.get(at), me, "writes what another wrote")
         self._apart(at, self._readers.get(at), me, "writes what another reads")
         self._writers[at] = me
+        self._when[at] = self._stores
+        self._stores += 1
         self.memory.views[kind][at] = value
 
     def load8(self, address: int, me: tuple[int, int, int]) -> int:
@@ -154,6 +159,20 @@ class Shared:
             raise Fault(msg)
         for i, word in enumerate(data.view(np.uint32)):
             self.store(address + 4 * i, "u32", word, me)
+
+    def fence(self, thread: int) -> None:
+        """What this thread wrote is there for whatever reads shared memory beside the threads (`load_async`)."""
+        self._fences[thread] = self._stores
+
+    def load_async(self, address: int, me: tuple[int, int, int]) -> None:
+        """A word will be read beside the threads. Fault: a race, or its writer has not come to a fence."""
+        at = self._word(address)
+        writer = self._writers.get(at)
+        self._apart(at, writer, me, "reads what another wrote")
+        if writer is not None and self._fences.get(writer[0], -1) <= self._when[at]:
+            msg = f"shared word {at} is read beside the threads; thread {writer[0]} wrote it and came to no fence_async"
+            raise Fault(msg)
+        self._readers[at] = (MANY, me[1], me[2])
 
     def _word(self, address: int) -> int:
         if not 0 <= address <= self.memory.end - 4 or address % 4:

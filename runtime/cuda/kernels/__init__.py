@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, elementwise, gemm, linear, norm, quantized, sparse, tokens
+from . import attention, elementwise, flash, gemm, hopper, linear, norm, quantized, sparse, tokens
 from .advance import ADVANCE
 from .base import KERNELS, SPECIAL, Kernel, chosen
 
@@ -14,7 +14,9 @@ __all__ = [
     "attention",
     "chosen",
     "elementwise",
+    "flash",
     "gemm",
+    "hopper",
     "linear",
     "norm",
     "quantized",

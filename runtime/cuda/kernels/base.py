@@ -24,6 +24,7 @@ __all__ = [
     "F",
     "Kernel",
     "all_warps",
+    "always",
     "block_sum",
     "ceil",
     "chosen",
@@ -52,12 +53,14 @@ class Kernel:
     then: Kernel | None = None  # what ends its work, launched behind it with the same arguments
     together: bool = False  # its blocks wait for each other: all must be running at once
     at_once: int = 1  # blocks of it that a processor shall have registers for
+    fast: bool = False  # it rounds to bfloat16: for programs that were recorded so
+    only: str = ""  # the one architecture that has its instructions; none: all
 
 
 #: A kernel for every op and variant.
 KERNELS: dict[str, Kernel] = {}
-#: What is run in the place of a kernel of the same name where it fits: for many rows, or for one.
-SPECIAL: dict[str, Kernel] = {}
+#: What is run in the place of a kernel of the same name where it fits, the first that does: for many rows, or for one.
+SPECIAL: dict[str, tuple[Kernel, ...]] = {}
 
 
 def kernel(
@@ -83,8 +86,8 @@ def _op_of(called: str) -> tuple[str, ...]:
 
 
 def special(name: str, kernel: Kernel) -> None:
-    """Register a kernel for some of the rows or sizes that `name` takes."""
-    SPECIAL[name] = kernel
+    """Register a kernel for some of the rows or sizes that `name` takes: those of one architecture come first."""
+    SPECIAL[name] = tuple(sorted((*SPECIAL.get(name, ()), kernel), key=lambda k: not k.only))
 
 
 def fields_of(name: str) -> tuple[str, ...]:
@@ -92,10 +95,19 @@ def fields_of(name: str) -> tuple[str, ...]:
     return _op_of(name)
 
 
-def chosen(name: str, rows: int, values: Mapping[str, int]) -> Kernel:
-    """The kernel that takes so many rows."""
-    other = SPECIAL.get(name)
-    return other if other is not None and other.fits(rows, values) else KERNELS[name]
+def chosen(
+    name: str, rows: int, values: Mapping[str, int], *, fast: bool = False, architecture: str = ""
+) -> Kernel:
+    """The kernel that takes so many rows, in a `fast` program or another, on a GPU of this architecture."""
+    for k in SPECIAL.get(name, ()):
+        if (fast or not k.fast) and k.only in {"", architecture} and k.fits(rows, values):
+            return k
+    return KERNELS[name]
+
+
+def always(n: int) -> Callable[[Mapping[str, int]], int]:
+    """As many bytes of shared memory, whatever the sizes."""
+    return lambda _: n
 
 
 def ceil(n: int, unit: int) -> int:

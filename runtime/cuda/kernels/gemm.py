@@ -1,9 +1,16 @@
-"""Products of many rows by the tensor core: bfloat16 by bfloat16, summed in float32, with `linear`'s epilogue.
+"""Products of many rows by the tensor core: `mma.sync`, summed in float32, with `linear`'s epilogue.
+
+BF16 weights take an input that the program rounded to bfloat16. F16 weights take float32, which is rounded to float16
+on its way to shared memory, in fast programs (what is beyond float16's largest number becomes that).
 
 A block makes a tile of the result, `bm` tokens by `bn` outputs; each of its warps a part of 16s by 8s. Both operands
-come to shared memory 32 columns at a time, two such steps ahead of the products; rows lie 80 bytes apart there, so that
-the eight rows of a matrix are in banks of their own. Rows that do not exist are the last one again, and are not
-written; columns behind k are zeros.
+come to shared memory 32 columns at a time, three such steps ahead of the products. A row is four pieces of 16 bytes
+there, piece c of row r in place c xor (r / 2 mod 4): the eight rows of a matrix are in banks of their own. Rows that do
+not exist are the last one again, and are not written; columns behind k are zeros. At the end each warp turns sixteen
+rows of its part at a time in shared memory, so that what follows a product walks along rows.
+
+Tiles of 128 x 128 read each operand half as often as those of 64 x 64; these are for results that have too few. A warp
+makes a quarter of a tile: 64 x 64 take 4 KiB from shared memory for sixteen columns, where 64 x 32 take 3.
 """
 
 from __future__ import annotations
@@ -14,88 +21,126 @@ from ...ops import FAST
 from ..primitives import (
     WARP,
     barrier,
+    bits,
     block,
     blocks,
     copies_close,
     copies_wait,
     copy16,
+    from_bits,
+    ld4_f32,
     ld_matrix4,
     mma_bf16,
     registers,
     sld_f32,
     sst_f32,
     thread,
+    warp_barrier,
 )
-from .base import F, Kernel, ceil, fields_of, lane, rows_of, special
-from .linear import finish
+from ..tensor import divided, mma_f16, pack_f16, sst4_i32
+from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
+from .linear import finish_fast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-COLUMNS, STAGES = 32, 3
+COLUMNS, STAGES = 32, 4
 AHEAD = STAGES - 1
 UNDER_WAY = STAGES - 2  # groups of copies that need not be there for the next step
-ROW = 2 * (COLUMNS + 8)  # bytes of a row in shared memory
-CHUNKS = COLUMNS * 2 // 16
+ROW = 2 * COLUMNS  # bytes of a row in shared memory
+PIECES = ROW // 16
+MOST_F16 = 65504.0
+#: Rows that are worth a tile; tiles of 128 x 128 that are enough for a GPU.
+LEAST_ROWS, MANY_TILES = 16, 96
 
 
-def gemm(bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., None], int, int]:
-    """Kernel, threads and shared bytes for tiles of bm x bn, warps of wm x wn."""
+def place(row: Any, piece: Any) -> Any:
+    """Where piece 0 to 3 of a row lies in a stage."""
+    return row * ROW + (piece ^ row >> 1 & 3) * 16
+
+
+def _within(x: Any) -> Any:
+    if abs(x) > F(MOST_F16):
+        x = F(MOST_F16) if x > F(0.0) else F(-MOST_F16)
+    return x
+
+
+def _halves(a: Any, b: Any) -> Any:
+    """Two float32 as float16, in one word; NaN stays."""
+    return pack_f16(_within(a), _within(b))
+
+
+def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., None], int, int]:
+    """Kernel, threads and shared bytes for tiles of bm x bn, warps of wm x wn; `kind`: bf16 or f16."""
+    mma: Any = {"bf16": mma_bf16, "f16": mma_f16}[kind]
+    rounded = kind == "bf16"
     across, threads = bn // wn, bm // wm * (bn // wn) * WARP
     tall, wide = wm // 16, wn // 8  # products of a warp
-    held = tall * wide * 4  # of the result, by a thread
-    result_row = bn + 4  # numbers between rows of the result in shared memory
+    held, taken = tall * wide * 4, tall * 4  # numbers of a thread: of the result, and of the input
+    result_row = wn + 4  # numbers between rows of the result in shared memory
     a_bytes, stage_bytes = bm * ROW, (bm + bn) * ROW
 
     def fill(stage: Any, x: Any, w: Any, at: Any, m_left: Any, n_left: Any, k: Any, ldx: Any) -> None:
         """Begin to copy columns `at` to `at` + 32 of both operands, whose tiles' first rows are x and w."""
         to = stage * stage_bytes
-        for i in range(thread(), bm * CHUNKS, threads):
-            row, c = i // CHUNKS, i % CHUNKS
-            copy16(to + row * ROW + 16 * c, x + min(row, m_left - 1) * ldx + 2 * at + 16 * c, 16)
-        for i in range(thread(), bn * CHUNKS, threads):
-            row, c = i // CHUNKS, i % CHUNKS
+        for i in range(bm * PIECES // threads):
+            row, c = (thread() + i * threads) // PIECES, thread() % PIECES
+            source, there = x + min(row, m_left - 1) * ldx, at + 8 * c < k
+            if rounded:
+                copy16(to + place(row, c), source + 2 * at + 16 * c, 16)
+            elif there:
+                p, q = ld4_f32(source + 4 * at + 32 * c), ld4_f32(source + 4 * at + 32 * c + 16)
+                sst4_i32(to + place(row, c), _halves(p[0], p[1]), _halves(p[2], p[3]),
+                         _halves(q[0], q[1]), _halves(q[2], q[3]))  # fmt: skip
+            else:
+                sst4_i32(to + place(row, c), 0, 0, 0, 0)
+        for i in range(bn * PIECES // threads):
+            row, c = (thread() + i * threads) // PIECES, thread() % PIECES
             there = at + 8 * c < k
             source = w + 2 * min(row, n_left - 1) * k + (2 * at + 16 * c if there else 0)
-            copy16(to + a_bytes + row * ROW + 16 * c, source, 16 if there else 0)
+            copy16(to + a_bytes + place(row, c), source, 16 if there else 0)
 
-    def multiply(stage: Any, column: Any, top: Any, left: Any, acc: Any) -> None:
+    def multiply(stage: Any, column: Any, top: Any, left: Any, a: Any, acc: Any) -> None:
         """*warp* Add the products of sixteen columns to this warp's accumulators."""
-        a_at = stage * stage_bytes + (top + (lane() & 15)) * ROW + 2 * (column + (lane() >> 4) * 8)
-        b_row = left + (lane() & 7) + (lane() >> 4) * 8
-        b_at = stage * stage_bytes + a_bytes + b_row * ROW + 2 * (column + (lane() >> 3 & 1) * 8)
+        rows = top + (lane() & 15)
+        for i in range(tall):
+            words = ld_matrix4(stage * stage_bytes + place(rows + 16 * i, column // 8 + (lane() >> 4)))
+            for e in range(4):
+                a[4 * i + e] = from_bits(words[e])
+        rows = left + (lane() & 7) + (lane() >> 4) * 8
         for j in range(wide // 2):
-            b = ld_matrix4(b_at + 16 * j * ROW)
+            b = ld_matrix4(stage * stage_bytes + a_bytes + place(rows + 16 * j, column // 8 + (lane() >> 3 & 1)))
             for i in range(tall):
-                a = ld_matrix4(a_at + 16 * i * ROW)
+                x = bits(a[4 * i]), bits(a[4 * i + 1]), bits(a[4 * i + 2]), bits(a[4 * i + 3])
                 p = 4 * (i * wide + 2 * j)
-                c = mma_bf16(a, b[0], b[1], (acc[p], acc[p + 1], acc[p + 2], acc[p + 3]))
-                d = mma_bf16(a, b[2], b[3], (acc[p + 4], acc[p + 5], acc[p + 6], acc[p + 7]))
+                c = mma(x, b[0], b[1], (acc[p], acc[p + 1], acc[p + 2], acc[p + 3]))
+                d = mma(x, b[2], b[3], (acc[p + 4], acc[p + 5], acc[p + 6], acc[p + 7]))
                 acc[p], acc[p + 1], acc[p + 2], acc[p + 3] = c
                 acc[p + 4], acc[p + 5], acc[p + 6], acc[p + 7] = d
 
-    def give(row: Any, column: Any, acc: Any) -> None:
-        """The accumulators to shared memory, where a tile's rows lie `result_row` numbers apart."""
-        for i in range(tall):
-            for j in range(wide):
-                at, p = 4 * ((row + 16 * i) * result_row + column + 8 * j), 4 * (i * wide + j)
-                sst_f32(at, acc[p])
-                sst_f32(at + 4, acc[p + 1])
-                sst_f32(at + 32 * result_row, acc[p + 2])
-                sst_f32(at + 32 * result_row + 4, acc[p + 3])
+    def give(at: Any, i: Any, acc: Any) -> None:
+        """*warp* Sixteen rows of the accumulators to shared memory, `result_row` numbers apart."""
+        for j in range(wide):
+            to, p = at + 4 * (lane() // 4 * result_row + lane() % 4 * 2 + 8 * j), 4 * (i * wide + j)
+            sst_f32(to, acc[p])
+            sst_f32(to + 4, acc[p + 1])
+            sst_f32(to + 32 * result_row, acc[p + 2])
+            sst_f32(to + 32 * result_row + 4, acc[p + 3])
 
     def body(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
         n: Any, k: Any, act: Any,
     ) -> None:  # fmt: skip
         tokens, steps = rows_of(step, rows), (k + COLUMNS - 1) // COLUMNS
-        ldx, down = 2 * COLUMNS * steps, (tokens + bm - 1) // bm
+        ldx, down = 2 * COLUMNS * steps if rounded else 4 * k, (tokens + bm - 1) // bm
         warp = thread() // WARP
-        top, left = warp // across * wm, warp % across * wn
-        for tile in range(block(), down * ((n + bn - 1) // bn), blocks()):
-            m0, n0 = tile % down * bm, tile // down * bn
+        top, left, mine = warp // across * wm, warp % across * wn, warp * 64 * result_row
+        acc, a = registers(held), registers(taken)
+        tile, tiles = block(), down * ((n + bn - 1) // bn)
+        while tile < tiles:
+            n_tile = divided(tile, down)
+            m0, n0 = (tile - n_tile * down) * bm, n_tile * bn
             xs, ws = arena + x + m0 * ldx, w + 2 * n0 * k
-            acc = registers(held)
             for i in range(held):
                 acc[i] = F(0.0)
             for s in range(AHEAD):
@@ -109,25 +154,41 @@ def gemm(bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., None], int, 
                 if ahead < steps:
                     fill(ahead % STAGES, xs, ws, COLUMNS * ahead, tokens - m0, n - n0, k, ldx)
                 copies_close()
-                multiply(s % STAGES, 0, top, left, acc)
-                multiply(s % STAGES, 16, top, left, acc)
+                multiply(s % STAGES, 0, top, left, a, acc)
+                multiply(s % STAGES, 16, top, left, a, acc)
             copies_wait(0)
             barrier()
-            give(top + lane() // 4, left + lane() % 4 * 2, acc)
+            for i in range(tall):
+                give(mine, i, acc)
+                warp_barrier()
+                for e in range(lane(), 16 * wn, WARP):
+                    m, c = m0 + top + 16 * i + e // wn, n0 + left + e % wn
+                    if m < tokens and c < n:
+                        value = sld_f32(mine + 4 * (e // wn * result_row + e % wn))
+                        finish_fast(arena, m, c, value, n, y, b, times, residual, act)
+                warp_barrier()
             barrier()
-            for i in range(thread(), bm * bn, threads):
-                m, c = m0 + i // bn, n0 + i % bn
-                if m < tokens and c < n:
-                    finish(arena, m, c, sld_f32(4 * (i // bn * result_row + i % bn)), n, y, b, times, residual, act)
-            barrier()
+            tile += blocks()
 
-    return body, threads, max(STAGES * stage_bytes, 4 * bm * result_row)
+    return body, threads, max(STAGES * stage_bytes, threads // WARP * 64 * result_row)
 
 
-BM, BN = 64, 64
-_body, _threads, _shared = gemm(BM, BN, 32, 32)
-_name = f"linear_{FAST}"
-special(_name, Kernel(
-    f"{_name}_tiled", _body, _threads, lambda rows, v: ceil(rows, BM) * ceil(v["n"], BN), lambda _: _shared,
-    fields_of(_name), lambda rows, v: rows >= 16 and v["k"] % 8 == 0,
-))  # fmt: skip
+def _tiles(bm: int, bn: int) -> Callable[[int, Mapping[str, int]], int]:
+    return lambda rows, v: ceil(rows, bm) * ceil(v["n"], bn)
+
+
+def _fits(rows: int, v: Mapping[str, int]) -> bool:
+    return rows >= LEAST_ROWS and v["k"] % 8 == 0
+
+
+def _fits_large(rows: int, v: Mapping[str, int]) -> bool:
+    return _fits(rows, v) and _tiles(128, 128)(rows, v) >= MANY_TILES
+
+
+for _name, _kind in ((f"linear_{FAST}", "bf16"), ("linear_f16", "f16")):
+    for _size, _fit in ((128, _fits_large), (64, _fits)):
+        _body, _threads, _shared = gemm(_kind, _size, _size, _size // 2, _size // 2)
+        special(_name, Kernel(
+            f"{_name}_tiled{_size}", _body, _threads, _tiles(_size, _size), always(_shared), fields_of(_name),
+            _fit, fast=True,
+        ))  # fmt: skip

@@ -26,7 +26,7 @@ from ..primitives import (
     weights4,
 )
 from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of
-from .maths import activated
+from .maths import activated, activated_fast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,19 +34,25 @@ if TYPE_CHECKING:
 THREADS, WARPS = 256, 8
 
 
-def finish(
-    arena: Any, m: Any, n: Any, value: Any, width: Any, y: Any, b: Any, times: Any, residual: Any, act: Any
-) -> None:
-    """Write y[m, n] = act(value + b) * times + residual; `width` numbers a row."""
-    at = arena + 4 * (m * width + n)
-    if b != 0:
-        value += ld_f32(b + 4 * n)
-    value = activated(value, act)
-    if times >= 0:
-        value *= ld_f32(at + times)
-    if residual >= 0:
-        value += ld_f32(at + residual)
-    st_f32(at + y, value)
+def _finish(activated: Callable[[Any, Any], Any]) -> Callable[..., None]:
+    def finish(
+        arena: Any, m: Any, n: Any, value: Any, width: Any, y: Any, b: Any, times: Any, residual: Any, act: Any
+    ) -> None:
+        """Write y[m, n] = act(value + b) * times + residual; `width` numbers a row."""
+        at = arena + 4 * (m * width + n)
+        if b != 0:
+            value += ld_f32(b + 4 * n)
+        value = activated(value, act)
+        if times >= 0:
+            value *= ld_f32(at + times)
+        if residual >= 0:
+            value += ld_f32(at + residual)
+        st_f32(at + y, value)
+
+    return finish
+
+
+finish, finish_fast = _finish(activated), _finish(activated_fast)
 
 
 # Sixteen bytes of a row, loaded as four words, times as many numbers of x, added to `total`.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...ops import ACTS
 from ..primitives import fma, from_bits, rint, to_int
+from ..tensor import quotient
 from .base import F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SILU, GELU, GELU_TANH, RELU = range(1, len(ACTS) + 1)
 
@@ -24,32 +28,46 @@ def exp(x: Any) -> Any:
     return (fma(y, r * r, r) + F(1.0)) * from_bits((to_int(n) + 127) << 23)
 
 
-def erf(x: Any) -> Any:
-    """Error function within 2e-7: Chebyshev fit of erfc (Press et al., Numerical Recipes, 6.2.2)."""
-    z = abs(x)
-    u = F(1.0) / fma(F(0.5), z, F(1.0))
-    y = fma(F(0.17087277), u, F(-0.82215223))
-    y = fma(y, u, F(1.48851587))
-    y = fma(y, u, F(-1.13520398))
-    y = fma(y, u, F(0.27886807))
-    y = fma(y, u, F(-0.18628806))
-    y = fma(y, u, F(0.09678418))
-    y = fma(y, u, F(0.37409196))
-    y = fma(y, u, F(1.00002368))
-    y = fma(y, u, F(-1.26551223))
-    size = F(1.0) - u * exp(y - z * z)
-    return -size if x < F(0.0) else size
+def activation(divide: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The activations, with this quotient in them."""
+
+    def erf(x: Any) -> Any:
+        """Error function within 2e-7: Chebyshev fit of erfc (Press et al., Numerical Recipes, 6.2.2)."""
+        z = abs(x)
+        u = divide(F(1.0), fma(F(0.5), z, F(1.0)))
+        y = fma(F(0.17087277), u, F(-0.82215223))
+        y = fma(y, u, F(1.48851587))
+        y = fma(y, u, F(-1.13520398))
+        y = fma(y, u, F(0.27886807))
+        y = fma(y, u, F(-0.18628806))
+        y = fma(y, u, F(0.09678418))
+        y = fma(y, u, F(0.37409196))
+        y = fma(y, u, F(1.00002368))
+        y = fma(y, u, F(-1.26551223))
+        size = F(1.0) - u * exp(y - z * z)
+        return -size if x < F(0.0) else size
+
+    def activated(x: Any, act: Any) -> Any:
+        """The activation with this number in `ACTS`, from 1; 0: none."""
+        if act == SILU:
+            x = divide(x, F(1.0) + exp(-x))
+        elif act == GELU:
+            x = F(0.5) * x * (F(1.0) + erf(x * F(0.70710678118654752)))
+        elif act == GELU_TANH:  # 0.5 x (1 + tanh(u)) = x sigmoid(2u)
+            u2 = F(1.5957691216057308) * fma(F(0.044715), x * x * x, x)
+            x = divide(x, F(1.0) + exp(-u2))
+        elif act == RELU:
+            x = max(x, F(0.0))
+        return x
+
+    return activated
 
 
-def activated(x: Any, act: Any) -> Any:
-    """The activation with this number in `ACTS`, from 1; 0: none."""
-    if act == SILU:
-        x = x / (F(1.0) + exp(-x))
-    elif act == GELU:
-        x = F(0.5) * x * (F(1.0) + erf(x * F(0.70710678118654752)))
-    elif act == GELU_TANH:  # 0.5 x (1 + tanh(u)) = x sigmoid(2u)
-        u2 = F(1.5957691216057308) * fma(F(0.044715), x * x * x, x)
-        x = x / (F(1.0) + exp(-u2))
-    elif act == RELU:
-        x = max(x, F(0.0))
-    return x
+def _exact(a: Any, b: Any) -> Any:
+    return a / b
+
+
+activated = activation(_exact)
+#: Within 2 units in the last place. A quotient that is rounded right is a call on the device, and where there is one,
+#: `wgmma` runs one product at a time (`hopper.py`).
+activated_fast = activation(quotient)

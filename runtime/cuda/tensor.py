@@ -1,0 +1,103 @@
+"""What a kernel may ask of the tensor core beside `primitives.py`: the same facade, its second page."""
+
+from __future__ import annotations
+
+from .primitives import Primitive
+
+
+# ---------------------------------------------------------------------------------------------- mma.sync
+@Primitive
+def ld_matrix4_t(shared):
+    """*warp* As `ld_matrix4`, turned: word i of thread t: rows 2 (t mod 4) and the next of column t / 4 of matrix i."""
+
+
+@Primitive
+def mma_f16(a, b0, b1, c):
+    """*warp* As `mma_bf16`, of float16."""
+
+
+@Primitive
+def pack_f16(low, high):
+    """Two float32 as float16, to nearest even, in one word; as int64."""
+
+
+@Primitive
+def quad_sum(value):
+    """*warp* Sum of the float32 of threads 4 i to 4 i + 3, in all four: with the one 2 away, then 1."""
+
+
+@Primitive
+def quad_max(value):
+    """*warp* The largest float32 of threads 4 i to 4 i + 3, in all four; a NaN loses."""
+
+
+@Primitive
+def pack_bf16(low, high):
+    """Two float32 as bfloat16, to nearest even, in one word; as int64."""
+
+
+@Primitive
+def sst4_i32(address, a, b, c, d):
+    """Four words at once, 16 bytes of shared memory."""
+
+
+@Primitive
+def larger(a, b):
+    """The larger float32; a NaN loses."""
+
+
+@Primitive
+def quotient(a, b):
+    """A / b within 2 units in the last place, for |b| below 2^126."""
+
+
+@Primitive
+def divided(a, b):
+    """A // b of numbers from 0 to 2^31 - 1, b > 0: 32 bits, where `//` has 64 and is a call."""
+
+
+@Primitive
+def exp2(x):
+    """2^x by the special function unit: within 2^-22 of itself; what is not normal is 0."""
+
+
+# ---------------------------------------------------------------------------------------------- wgmma, sm_90a
+# A warpgroup is four warps, the first of which has a number that is a multiple of four.
+@Primitive
+def window(shared):
+    """Address in the shared window of a byte of shared memory, as descriptors have it."""
+
+
+@Primitive
+def fence_async():
+    """What this thread wrote to shared memory is seen by products that read it, behind a barrier."""
+
+
+@Primitive
+def wgmma_fence():
+    """*warpgroup* Products begun behind it take the registers as they are now."""
+
+
+@Primitive
+def wgmma_bf16(acc, count, a, b):
+    """*warpgroup* Begin acc += a b^T: a [64, 16] and b [2 count, 16] bfloat16 in shared memory, by descriptors.
+
+    acc: `count` float32, a constant; thread t of warp w has in 4 j and 4 j + 1: row 16 w + t / 4, columns
+    8 j + 2 (t mod 4) and the next; in 4 j + 2 and 4 j + 3: eight rows on. They are not to be touched before
+    `wgmma_finish`, nor what the descriptors name before `wgmma_wait`.
+    """
+
+
+@Primitive
+def wgmma_close():
+    """*warpgroup* Products begun since the last time are one group."""
+
+
+@Primitive
+def wgmma_wait(left):
+    """*warpgroup* Wait until at most `left` groups are under way."""
+
+
+@Primitive
+def wgmma_finish(acc, count):
+    """*warpgroup* Wait for all groups; `acc` has their sums."""
