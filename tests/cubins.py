@@ -29,7 +29,7 @@ ALL = {
     if k is not None
 }
 ALL["advance"] = ADVANCE
-#: What a walker is made for: Llama in BF16 behind more than 256 positions, and what that has not.
+#: What a walker is made for: Llama in BF16 behind more than 128 positions, and what that has not.
 LLAMA = (
     *("advance", "argmax_merge", "argmax_parts", "attention_bf16_merge", "attention_bf16_split", "embed_bf16"),
     *("gated_bf16_here", "linear_bf16_here", "linear_bf16_one", "rms_norm_here", "rope_write_bf16"),

@@ -30,9 +30,9 @@ from miaotui.runtime.cuda.primitives import (
 )
 
 IDS = [3, 1, 4]
-#: Family, dtype, options: attention in parts (more than 256 positions) and whole, every cache, every kind of matrix.
+#: Family, dtype, options: attention in parts (more than 128 positions) and whole, every cache, every kind of matrix.
 MODELS = {
-    "llama": ("llama", "BF16", {"kv_cache": "bf16", "max_context": 300}),
+    "llama": ("llama", "BF16", {"kv_cache": "bf16", "max_context": 150}),
     "gpt2": ("gpt2", "F32", {"max_context": 8}),
     "int8": ("qwen2", "F32", {"quantize": "int8", "max_context": 8}),
     "int4": ("qwen3", "F16", {"quantize": "int4", "kv_cache": "int8", "max_context": 8}),

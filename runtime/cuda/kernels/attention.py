@@ -3,7 +3,7 @@
 On a GPU both caches of a layer lie as [kv_head][position][d_head, filled up to 16], which is as many bytes as the CPU's
 (`runtime/kvcache.py`); int8 has its [context] scales behind each head too. Keys are taken 32 at a time from absolute
 positions, a thread for each, and the softmax is kept up as they come (Milakov and Gimelshein 2018, arXiv:1805.02867),
-anew for each chunk of 256; chunks are put together in order. For one query they are spread over the GPU
+anew for each chunk of 128; chunks are put together in order. For one query they are spread over the GPU
 (Flash-Decoding, Dao et al. 2023), with the same bits: so these do not depend on how a text was cut into steps.
 """
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 THREADS, WARPS = 128, 4
-CHUNK = 256  # keys whose softmax is one part
+CHUNK = 128  # keys whose softmax is one part; more of them keep more of a GPU busy, and their sums want memory
 
 
 def _ld_i8(address: Any) -> Any:
