@@ -12,7 +12,7 @@ from checkpoints import FAMILIES, Drawn, models, small, write_checkpoint
 from helpers import open_weights
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from miaotui.errors import ConfigError, InputError, PlanError
+from miaotui.errors import CheckpointError, ConfigError, InputError, PlanError
 from miaotui.loader.prune import PrunePlan
 from miaotui.tools import export
 from miaotui.tools.prune import prune
@@ -328,3 +328,12 @@ def test_blocks_that_fit_nothing_are_refused(tmp_path, change, says):
     (tmp_path / "theirs" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=says):
         miaotui.load(tmp_path / "theirs")
+
+
+def test_numbers_of_another_size_than_the_header_s_are_not_written(tmp_path):
+    whole, short = np.zeros((2, 3), np.float32), np.zeros(3, np.uint16)
+    made = [("a", "F32", (2, 3), lambda: whole), ("b", "BF16", (4,), lambda: short)]
+    message = r"b: 6 bytes were made, and its dtype and shape are 8"
+    with pytest.raises(CheckpointError, match=message), export.new_directory(tmp_path / "out") as directory:
+        export.write_safetensors(directory / "model.safetensors", made, "pt")
+    assert not (tmp_path / "out").exists()

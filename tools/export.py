@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -65,6 +65,7 @@ def write_safetensors(file: Path, tensors: Iterable[Tensor], form: str) -> int:
     """Length of the header, header, data in the header's order, nothing between (the format's own description).
 
     `form` is the metadata's "format": "pt" where other programs are to read it. Bytes of tensors written.
+    Errors: `CheckpointError` where numbers are not of the size that was promised for them.
     """
     from ..loader.header import DTYPES  # noqa: PLC0415 - help must not wait for it
 
@@ -73,12 +74,16 @@ def write_safetensors(file: Path, tensors: Iterable[Tensor], form: str) -> int:
     for name, dtype, shape, call in tensors:
         size = DTYPES[dtype] * int(np.prod(shape, dtype=np.int64))
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        calls.append(call)
+        calls.append((name, size, call))
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % ALIGN)  # the data begin on a cache line
     with file.open("wb") as f:
         f.write(len(text).to_bytes(8, "little") + text)
-        for call in calls:
-            f.write(np.ascontiguousarray(call()).data)
+        for name, size, call in calls:
+            data = np.ascontiguousarray(call())
+            if data.nbytes != size:
+                msg = f"{name}: {data.nbytes} bytes were made, and its dtype and shape are {size}; nothing is written"
+                raise CheckpointError(msg)
+            f.write(data.data)
     return at
