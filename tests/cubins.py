@@ -16,10 +16,12 @@ from types import SimpleNamespace
 
 from miaotui.runtime.cuda import build
 from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL
+from miaotui.runtime.cuda.kernels.bandwidth import MEASURES
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 #: Every kernel by its own name.
 ALL = {k.name: k for s in (*KERNELS.values(), *SPECIAL.values()) for k in (s, s.then) if k is not None}
+ALL |= MEASURES
 #: Architectures whose instructions are read; disassembling takes longest.
 LISTED = (build.ARCHITECTURES[0], build.ARCHITECTURES[-1])
 #: Instructions that work on float64.

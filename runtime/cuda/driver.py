@@ -75,6 +75,18 @@ class CudaDevice:
             raise BackendError(msg)
         return result[0] if len(result) == 1 else tuple(result)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is, for the record of a measurement."""
+        version = int(self._do("ask for the driver's version", "cuDriverGetVersion"))
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "processors": self.processors,
+            "memory_bytes": int(self._do("ask for its memory", "cuDeviceTotalMem", self._device)),
+            "cuda": f"{version // 1000}.{version % 1000 // 10}",
+        }
+
     def allocate(self, nbytes: int) -> int:
         """Address of so many bytes. Errors: `BackendError` where there is no room."""
         address = int(self._do(f"allocate {nbytes:,} bytes on {self.name}", "cuMemAlloc", nbytes))
@@ -115,6 +127,19 @@ class CudaDevice:
             most = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._do(f"give {kernel.name} {shared} shared bytes", "cuFuncSetAttribute", function, most, shared)
         return function
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """How long the GPU has to do with what `work` starts, from its beginning to its end."""
+        first, last = (self._do("make an event", "cuEventCreate", 0) for _ in range(2))
+        try:
+            self._do("mark the stream", "cuEventRecord", first, self._stream)
+            work()
+            self._do("mark the stream", "cuEventRecord", last, self._stream)
+            self._do("finish what was launched", "cuEventSynchronize", last)
+            return float(self._do("read the time", "cuEventElapsedTime", first, last)) / 1e3
+        finally:
+            for event in (first, last):
+                self._driver.cuEventDestroy(event)
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """What `launches` starts, as one graph; nothing of it runs now. Kernels must have been loaded before."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .memory import Fault
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -34,6 +36,14 @@ def _who(grid: Grid) -> dict[str, Any]:
 
 def _global(grid: Grid) -> dict[str, Any]:
     load, store = grid.memory.load, grid.memory.store
+
+    def store4(address: int, words: Sequence[int]) -> None:
+        if address % 16:
+            msg = f"a store of 16 bytes at {address:#x}"
+            raise Fault(msg)
+        for i, word in enumerate(words):
+            store(address + 4 * i, "u32", 4, word & LOW32)
+
     return {
         "ld_i64": lambda a: int(load(a, "i64", 8)),
         "ld_i32": lambda a: int(load(a, "i32", 4)),
@@ -47,6 +57,7 @@ def _global(grid: Grid) -> dict[str, Any]:
         "ld4_f32": lambda a: load(a, "f32", 4, 4),
         "ld4_u32": lambda a: tuple(map(int, load(a, "u32", 4, 4))),
         "weights4": lambda a: tuple(map(int, load(a, "u32", 4, 4))),
+        "st4_u32": store4,
         "st_i64": lambda a, v: store(a, "i64", 8, v),
         "st_i32": lambda a, v: store(a, "u32", 4, int(v) & LOW32),
         "st_u16": lambda a, v: store(a, "u16", 2, int(v) & 0xFFFF),

@@ -8,6 +8,7 @@ deadlock, a thread that has left while its warp waits, and whatever `memory.py` 
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class Grid:
 class EmulatedDevice:
     """What `driver.CudaDevice` is, with no GPU: memory, and launches of kernels one after the other."""
 
-    name = "emulator"
+    name, processors = "emulator", 1
 
     def __init__(self, schedule: str = "forward", seed: int = 0) -> None:
         """`schedule`: one of `SCHEDULES`."""
@@ -130,6 +131,11 @@ class EmulatedDevice:
         self._bound: dict[str, Callable[..., None]] = {}
         self._random = random.Random(seed)  # noqa: S311 - an order of threads
         self._schedule = schedule
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is, for the record of a measurement."""
+        return {"name": self.name, "processors": self.processors}
 
     def allocate(self, nbytes: int) -> int:
         """Poisoned bytes."""
@@ -156,6 +162,12 @@ class EmulatedDevice:
         with np.errstate(all="ignore"):
             for at in self._pick(range(blocks)):
                 grid.block(at, function, arguments, self._pick)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """The host's time."""
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """They, to be called again."""

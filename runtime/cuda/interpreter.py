@@ -29,11 +29,20 @@ if TYPE_CHECKING:
     from ..program import Instruction, Program
     from .kernels import Kernel
 
-__all__ = ["Device", "Interpreter"]
+__all__ = ["WAYS", "Device", "Interpreter"]
+
+#: How a step of one token is launched.
+WAYS: tuple[str, ...] = ("graph",)
 
 
 class Device(Protocol):
-    """What the interpreter asks of a device."""
+    """What the interpreter, and who measures, asks of a device."""
+
+    processors: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is, for the record of a measurement."""
 
     def allocate(self, nbytes: int) -> int:
         """Address of so many bytes, a multiple of 256."""
@@ -46,6 +55,9 @@ class Device(Protocol):
 
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Start a kernel behind all others."""
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """How long it has to do with what `work` starts."""
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """What `launches` starts, to be started again and again; nothing of it runs now."""
@@ -119,11 +131,15 @@ class Interpreter:
         """Launch a line for n tokens, of which the last `rows` reach the head; nothing where it has no rows."""
         count = rows if line.by_rows else n
         if count:
-            kernel: Kernel | None = chosen(line.kernel.name, count, line.values)
+            kernel: Kernel | None = self.chosen(line, count)
             while kernel is not None:
                 blocks = max(1, kernel.blocks(count, line.values))
                 self.device.launch(kernel, blocks, kernel.shared(line.values), line.arguments)
                 kernel = kernel.then
+
+    def chosen(self, line: Line, rows: int) -> Kernel:
+        """The kernel that takes so many rows of a line."""
+        return chosen(line.kernel.name, rows, line.values)
 
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         """One pass: at most `chunk` ids, logits of the last `rows`.

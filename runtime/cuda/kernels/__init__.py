@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, elementwise, gemm, linear, norm, quantized, sparse, tokens
+from . import attention, bandwidth, elementwise, gemm, linear, norm, quantized, sparse, tokens
 from .base import KERNELS, SPECIAL, Kernel, chosen
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "SPECIAL",
     "Kernel",
     "attention",
+    "bandwidth",
     "chosen",
     "elementwise",
     "gemm",
