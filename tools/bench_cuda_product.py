@@ -104,7 +104,7 @@ def products(sizes: Sequence[str], rounds: int, python: str) -> dict[str, Any]:
     torch: Worker | None = None
     record: dict[str, Any] = {"rounds": rounds, "results": found, "skipped": []}
     try:
-        torch = Worker(worker_command(python, "serve", "torch", ".", "bf16", 1, 1))
+        torch = Worker(worker_command(python, "serve", "torch.matmul", ".", "bf16", 1, 1))
     except BackendError as e:
         record["skipped"].append({"name": "torch", "reason": str(e)})
         print_out(f"torch: skipped: {e}")

@@ -23,5 +23,5 @@ PEERS = {
 GPU_PEERS = {
     "transformers": "gpu",
     "torch.compile": "gpu_compiled",
-    "torch": "gpu_product",
+    "torch.matmul": "gpu_product",
 }
