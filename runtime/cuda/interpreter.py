@@ -44,6 +44,9 @@ class Device(Protocol):
     def facts(self) -> dict[str, Any]:
         """What it is, for the record of a measurement."""
 
+    def free_bytes(self) -> int:
+        """What can be allocated now."""
+
     def allocate(self, nbytes: int) -> int:
         """Address of so many bytes, a multiple of 256."""
 
