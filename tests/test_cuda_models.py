@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from checkpoints import FAMILIES, small, write_checkpoint
 from emulation import EmulatedDevice
+from greedy import Agreement, agree
 from miaotui.errors import BackendError, MemoryLimitError
 from miaotui.runtime.cuda import driver
 from miaotui.tools import cli
@@ -25,18 +27,16 @@ def emulated(monkeypatch):
 
 
 def compare(path, ids=IDS, n_new=3, **options):
-    """Logits and greedy ids of both devices; how many of these differ, each only where two logits are as good."""
-    with miaotui.load(path, max_context=16, **options) as cpu:
-        wanted, expected = cpu.logits(ids), cpu.generate(ids, max_new_tokens=n_new, ignore_eos=True).ids
+    """Logits and greedy ids of both devices; the latter may differ only where two logits are as good (`greedy.py`)."""
+    context = max(16, len(ids) + n_new)
+    with (
+        miaotui.load(path, max_context=context, **options) as cpu,
+        miaotui.load(path, max_context=context, device="cuda", **options) as gpu,
+    ):
+        wanted = cpu.logits(ids)
         limit = bound("model", "f32", cpu.config.n_layers, scale=float(np.abs(wanted).max()))
-    with miaotui.load(path, max_context=16, device="cuda", **options) as gpu:
         assert np.abs(gpu.logits(ids) - wanted).max() <= limit
-        found = gpu.generate(ids, max_new_tokens=n_new, ignore_eos=True).ids
-    if found != expected:
-        at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
-        with miaotui.load(path, max_context=16, **options) as cpu:
-            last = cpu.logits([*ids, *expected[:at]])[-1]
-        assert last[expected[at]] - last[found[at]] <= 2 * limit
+        return agree(cpu.session, gpu.session, ids, n_new, limit)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -62,6 +62,31 @@ def test_small_caches(kv_cache, tmp_path):
         wanted = exact.logits(IDS)
     with miaotui.load(tmp_path, max_context=16, device="cuda", kv_cache=kv_cache) as model:
         assert np.abs(model.logits(IDS) - wanted).max() <= 0.05 * np.abs(wanted).max()
+
+
+class Answers:
+    """A session whose logits are given."""
+
+    def __init__(self, *logits):
+        self.rest, self.fed = list(logits), []
+
+    def step(self, ids, start):
+        self.fed.append((list(ids), start))
+        self.logits = np.array([self.rest.pop(0)])
+
+    @property
+    def argmax(self):
+        return int(np.argmax(self.logits[-1]))
+
+
+def test_greedy_ids_may_differ_only_where_two_are_as_good(monkeypatch):
+    monkeypatch.setattr(sys.modules["greedy"], "COUNTED", {})
+    one, other = Answers([0, 1.0, 0.9], [3, 0, 0]), Answers([0, 0.9, 1.0], [2, 0, 0])
+    assert agree(one, other, [7, 8], 2, 0.05 + 1e-6) == Agreement(2, 1, 1)
+    assert other.fed == [([7, 8], 0), ([1], 2)]  # the first one's id, though the other's was another
+    with pytest.raises(AssertionError, match="tolerance"):
+        agree(Answers([0, 1.0, 0.8]), Answers([0, 0.8, 1.0]), [7], 1, 0.05)
+    assert "1 of 2 greedy ids equal; 1 differ, 1 have" in str(Agreement(2, 1, 1))
 
 
 @pytest.mark.usefixtures("emulated")
