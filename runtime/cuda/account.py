@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..rope import RopeTable
 from ..spec import Weight
-from .step import WORDS
+from .step import TOKEN_WORDS, WORDS
 
 if TYPE_CHECKING:
     from ..program import Program
@@ -20,4 +20,4 @@ def device_memory(program: Program) -> dict[str, int]:
     weights = {id(w): w.nbytes for w in held if isinstance(w, Weight)}
     tables = {id(t.weight): t.weight.nbytes for t in held if isinstance(t, RopeTable)}
     found = {"weights": sum(weights.values()), "constants": sum(tables.values()), **program.memory}
-    return found | {"step": 8 * (WORDS + program.chunk)}
+    return found | {"step": 8 * (WORDS + program.chunk + TOKEN_WORDS * program.chunk)}

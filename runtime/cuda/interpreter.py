@@ -18,7 +18,7 @@ from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
 from .kernels import KERNELS, chosen
-from .step import S_IDS, S_RESULT, WORDS
+from .step import S_IDS, S_RESULT, S_TOKENS, T_FIRST, T_LAST, T_POSITION, T_TAKE, TOKEN_WORDS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +90,8 @@ class Interpreter:
         self.device, self.program = device, program
         self.arena = device.allocate(program.arena_bytes)
         self.step_block = device.allocate(8 * (WORDS + program.chunk))
+        self.tokens = device.allocate(8 * TOKEN_WORDS * program.chunk)
+        self._packed = False
         self._words = np.zeros(WORDS + program.chunk, np.int64)
         self._words[S_IDS] = self.step_block + 8 * WORDS
         self._weights: dict[int, int] = {}
@@ -126,7 +128,7 @@ class Interpreter:
         """Write the step block."""
         n = len(ids)
         self._words[:3] = n, start, rows
-        self._words[S_RESULT] = -1
+        self._words[S_RESULT], self._words[S_TOKENS] = -1, self.tokens if self._packed else 0
         self._words[WORDS : WORDS + n] = ids
         self.device.write(self.step_block, self._words[: WORDS + n])
 
@@ -141,7 +143,9 @@ class Interpreter:
                 kernel = kernel.then
 
     def chosen(self, line: Line, rows: int) -> Kernel:
-        """The kernel that takes so many rows of a line."""
+        """The kernel that takes so many rows of a line; of attention in a packed step, the one that knows of it."""
+        if self._packed and line.kernel.name.startswith("attention"):
+            return line.kernel
         return chosen(line.kernel.name, rows, line.values)
 
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
@@ -157,6 +161,26 @@ class Interpreter:
         self._lines(len(ids), rows)
         if one:
             self._decode = self.device.capture(partial(self._lines, 1, 1))
+
+    def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
+        """One pass over several sequences, one behind the other in the cache's first rows; logits of the last of each.
+
+        At most `chunk` ids and `rows` sequences, none empty.
+        """
+        lengths = np.array([len(s) for s in sequences])
+        ends, n = np.cumsum(lengths), int(lengths.sum())
+        words = np.zeros((n, TOKEN_WORDS), np.int64)
+        words[:, T_FIRST] = np.repeat(ends - lengths, lengths)
+        words[:, T_LAST] = np.arange(n)
+        words[:, T_POSITION] = words[:, T_LAST] - words[:, T_FIRST]
+        words[: len(ends), T_TAKE] = ends - 1
+        self.device.write(self.tokens, words)
+        self._packed = True
+        try:
+            self.begin(np.concatenate([np.asarray(s, np.int64) for s in sequences]), 0, len(ends))
+            self._lines(n, len(ends))
+        finally:
+            self._packed = False
 
     def _lines(self, n: int, rows: int) -> None:
         for line in self.lines:
