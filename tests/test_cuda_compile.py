@@ -47,7 +47,8 @@ def test_every_kernel_has_a_budget_and_no_other(budgets):
 def test_a_kernel_compiles_within_its_budget(name, budgets):
     ptx = build.to_ptx(cubins.ALL[name])
     assert ".f64" not in ptx
-    for architecture in build.ARCHITECTURES:
+    turing = build.least(cubins.ALL[name]) == build.LEAST
+    for architecture in ([build.TURING] if turing else []) + list(build.ARCHITECTURES):
         found = cubins.measured(ptx, architecture)
         assert not found.spilled, architecture
         assert found.registers <= budgets[name]["registers"] + SLACK, architecture
@@ -55,6 +56,16 @@ def test_a_kernel_compiles_within_its_budget(name, budgets):
             assert not found.double, architecture
             assert found.wide_loads >= budgets[name]["wide_loads"], architecture
             assert found.tensor >= budgets[name]["tensor"], architecture
+
+
+def test_what_turing_cannot_run_is_refused_by_name():
+    lacking = {name for name, k in cubins.ALL.items() if build.least(k) > build.LEAST}
+    assert {"kv_write_bf16", "round_bf16"} <= lacking
+    assert all(name.endswith("_tiled") or name in {"kv_write_bf16", "round_bf16"} for name in lacking)
+    for name in lacking:
+        with pytest.raises(BackendError, match=f"{name} needs Ampere.*precision='exact'"):
+            build.cubin(cubins.ALL[name], build.TURING)
+        build.check(cubins.ALL[name], "sm_80")
 
 
 def test_products_load_sixteen_bytes_at_a_time(budgets):

@@ -14,6 +14,7 @@ from emulation import EmulatedDevice
 from greedy import Agreement, agree
 from miaotui.errors import BackendError, MemoryLimitError
 from miaotui.runtime.cuda import driver
+from miaotui.runtime.cuda.kernels import KERNELS
 from miaotui.tools import cli
 from miaotui.tools.inspect import facts, lines
 from tolerance import bound
@@ -167,8 +168,16 @@ def test_a_gpu_names_its_architecture():
 
 
 def test_an_old_gpu_is_refused():
-    with pytest.raises(BackendError, match=r"7\.5.*8\.0"):
-        driver.CudaDevice(driver=FakeDriver(capability=(7, 5)))
+    with pytest.raises(BackendError, match=r"7\.0.*Turing \(7\.5\)"):
+        driver.CudaDevice(driver=FakeDriver(capability=(7, 0)))
+
+
+def test_turing_runs_what_needs_no_tensor_core():
+    gpu = driver.CudaDevice(driver=FakeDriver(capability=(7, 5)))
+    assert gpu.architecture == "sm_75"
+    gpu.check([KERNELS["linear_bf16"], KERNELS["kv_write_int8"]])
+    with pytest.raises(BackendError, match="kv_write_bf16 needs Ampere"):
+        gpu.check([KERNELS["kv_write_bf16"]])
 
 
 def test_no_gpu_is_said():

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import BackendError
-from .build import cubin, symbol
+from .build import check, cubin, symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CudaDevice"]
 
-LEAST = (8, 0)
+LEAST = (7, 5)
 #: The driver's own number of the CUDA that it is of: what our cubins are made for.
 LEAST_DRIVER = 13000
 #: Bytes from which an allocation asks first what is free.
@@ -88,7 +88,7 @@ class CudaDevice:
             self._do("ask what it is", "cuDeviceGetAttribute", kind, self._device) for kind in kinds
         )
         if (major, minor) < LEAST:
-            msg = f"{self.name} has capability {major}.{minor}; Ampere ({LEAST[0]}.{LEAST[1]}) or later is needed"
+            msg = f"{self.name} has capability {major}.{minor}; Turing ({LEAST[0]}.{LEAST[1]}) or later is needed"
             raise BackendError(msg)
         self.architecture = f"sm_{major}{minor}" + ("a" if major >= 9 else "")
         self._context = self._do("enter it", "cuDevicePrimaryCtxRetain", self._device)
@@ -123,6 +123,11 @@ class CudaDevice:
             "memory_bytes": int(self._do("ask for its memory", "cuDeviceTotalMem", self._device)),
             "cuda": f"{version // 1000}.{version % 1000 // 10}",
         }
+
+    def check(self, kernels: Iterable[Kernel]) -> None:
+        """Refuse kernels that this GPU has not the instructions for: BackendError."""
+        for kernel in kernels:
+            check(kernel, self.architecture)
 
     def free_bytes(self) -> int:
         """What can be allocated now, less what fragments cost."""

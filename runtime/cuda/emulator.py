@@ -19,7 +19,7 @@ from .memory import Fault, Memory, Shared
 from .primitives import WARP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -136,6 +136,9 @@ class EmulatedDevice:
     def facts(self) -> dict[str, Any]:
         """What it is, for the record of a measurement."""
         return {"name": self.name, "processors": self.processors}
+
+    def check(self, kernels: Iterable[Kernel]) -> None:
+        """Every kernel runs here."""
 
     def free_bytes(self) -> int:
         """As much as the host gives."""

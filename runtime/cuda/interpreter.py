@@ -21,7 +21,7 @@ from .kernels import KERNELS, chosen
 from .step import S_IDS, S_RESULT, S_TOKENS, T_FIRST, T_LAST, T_POSITION, T_TAKE, TOKEN_WORDS, WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,6 +43,9 @@ class Device(Protocol):
     @property
     def facts(self) -> dict[str, Any]:
         """What it is, for the record of a measurement."""
+
+    def check(self, kernels: Iterable[Kernel]) -> None:
+        """Refuse kernels that it cannot run: BackendError."""
 
     def free_bytes(self) -> int:
         """What can be allocated now."""
@@ -88,6 +91,7 @@ class Interpreter:
     def __init__(self, device: Device, program: Program) -> None:
         """Uploads every weight that the program names, once. Errors: `BackendError`."""
         self.device, self.program = device, program
+        device.check(KERNELS[i.kernel] for i in program.code if i.kernel in KERNELS)
         self.arena = device.allocate(program.arena_bytes)
         self.step_block = device.allocate(8 * (WORDS + program.chunk))
         self.tokens = device.allocate(8 * TOKEN_WORDS * program.chunk)
