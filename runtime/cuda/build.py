@@ -1,7 +1,8 @@
 """From a kernel to a cubin for an architecture, with no GPU: Numba to PTX, nvJitLink to machine code.
 
 PTX is made once, for the least architecture that has what the kernel uses; the same text is assembled for each GPU.
-Cubins are kept in the directory of compiled code (`runtime/cpu/cache.py`): what is damaged or of another version is built again.
+Cubins are kept in the directory of compiled code (`runtime/cpu/cache.py`): what is damaged or of another version is
+built again.
 """
 
 from __future__ import annotations
