@@ -72,7 +72,8 @@ def load(  # noqa: PLR0913 (keywords)
     `device`: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra): the weights and the arena are then its memory's.
     `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
     most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
-    files are the page cache's); over it, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
+    files are the page cache's; with a GPU, of its memory and of the host's each); over it, or over what the GPU has
+    free, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
     `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
     (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
@@ -85,7 +86,7 @@ def load(  # noqa: PLR0913 (keywords)
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
     began = time.perf_counter()
-    _check_device(device)
+    free = _check_device(device)
     _check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
     check_kv_cache(kv_cache)
     fast = _fast(precision, gpu=device == "cuda")
@@ -99,17 +100,18 @@ def load(  # noqa: PLR0913 (keywords)
         context = _context(config, max_context)
         chunk = min(prefill_chunk, context)
         rows, n_threads = min(LOGIT_ROWS, chunk), _threads(threads)
-        shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "threads": n_threads, "fast": fast}
+        shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "fast": fast}
+        shape["threads"] = n_threads if free is None else 1  # a GPU's scratch is that of one
         program = record(config, planned(plan), **shape, kv_cache=kv_cache)
-        memory = predicted_memory(plan, program)
+        memory = predicted_memory(plan, program, device)
         unsure = sum(s.nbytes for s in uncounted(plan) if s.offset is not None)
         limit = partial(_check_memory, checkpoint.directory.name, memory_limit, context=context, chunk=chunk)
-        limit(memory["allocated"] - unsure)
+        limit(memory, free=free, unsure=unsure)
         if uncounted(plan) or (pruned is not None and pruned.ratio is not None):  # only now is anything read
             pruned = None if pruned is None else ranked(pruned, checkpoint, whole)
             plan = counted(make_plan(checkpoint, whole, quantize, pruned), checkpoint)
-            memory = predicted_memory(plan, record(config, planned(plan), **shape, kv_cache=kv_cache))
-            limit(memory["allocated"])
+            memory = predicted_memory(plan, record(config, planned(plan), **shape, kv_cache=kv_cache), device)
+            limit(memory, free=free)
         weights = pack_weights(plan, checkpoint, n_threads)
         session = _session(device, config, weights, **shape, kv_cache=kv_cache)
     except BaseException:
@@ -120,15 +122,20 @@ def load(  # noqa: PLR0913 (keywords)
     return Model(checkpoint, plan, config, session, memory=memory, load_s=took, receipt=receipt)
 
 
-def _check_device(device: object) -> None:
-    """Refuse a device that is not there, before anything is read: BackendError."""
+def _check_device(device: object) -> int | None:
+    """A GPU's free bytes, None for the CPU. BackendError, before anything is read: it is not there."""
     if device not in ("cpu", "cuda"):
         msg = f"device={device!r}: expected 'cpu' or 'cuda'"
         raise BackendError(msg)
-    if device == "cuda":
-        from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - only where it is asked for
+    if device == "cpu":
+        return None
+    from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - only where it is asked for
 
-        CudaDevice().close()
+    gpu = CudaDevice()
+    try:
+        return gpu.free_bytes()
+    finally:
+        gpu.close()
 
 
 def _session(device: str, config: Config, weights: Weights, *, threads: int, **how: Any) -> Session:  # noqa: ANN401
@@ -155,8 +162,22 @@ def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weight
     return pack(plan, checkpoint, threads=threads, rows=packer(dtypes))
 
 
-def predicted_memory(plan: LoadPlan, program: Program) -> dict[str, int]:
-    """Bytes by part; "allocated" is all but what is mapped from the files."""
+def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu") -> dict[str, int]:
+    """Bytes by part; "allocated" is all but what is mapped from the files.
+
+    With a GPU, "device_" parts are what lies in its memory, together "device_allocated"; the arena lies there alone.
+    """
+    if device == "cuda":
+        from .runtime.cuda.account import device_memory  # noqa: PLC0415 - only where it is asked for
+
+        host = {
+            "weights_mapped": plan.mapped_bytes,
+            "weights_resident": plan.resident_bytes,
+            "constants": program.constant_bytes,
+            "allocated": plan.resident_bytes + program.constant_bytes,
+        }
+        there = {f"device_{part}": n for part, n in device_memory(program).items()}
+        return host | there | {"device_allocated": sum(there.values())}
     memory = {
         "weights_mapped": plan.mapped_bytes,
         "weights_resident": plan.resident_bytes,
@@ -204,14 +225,21 @@ def _check_counts(**counts: object) -> None:
             raise InputError(msg)
 
 
-def _check_memory(name: str, limit: int | None, needed: int, *, context: int, chunk: int) -> None:
-    if limit is None or needed <= limit:
-        return
-    msg = (
-        f"{name}: needs {needed:,} bytes beside the mapped files, {needed - limit:,} over memory_limit={limit:,}; "
-        f"a smaller max_context (now {context}) or prefill_chunk (now {chunk}) needs less"
-    )
-    raise MemoryLimitError(msg)
+def _check_memory(  # noqa: PLR0913 - keywords
+    name: str, limit: int | None, memory: dict[str, int], *, context: int, chunk: int, free: int | None,
+    unsure: int = 0,
+) -> None:  # fmt: skip
+    """Refuse what is over the limit, in the host's memory or in the GPU's, or over what is free in the latter."""
+    less = f"a smaller max_context (now {context}) or prefill_chunk (now {chunk}) needs less"
+    for part, where in (("allocated", "beside the mapped files"), ("device_allocated", "of the GPU's memory")):
+        needed = memory.get(part, 0) - unsure
+        if limit is not None and needed > limit:
+            msg = f"{name}: needs {needed:,} bytes {where}, {needed - limit:,} over memory_limit={limit:,}; {less}"
+            raise MemoryLimitError(msg)
+    needed = memory.get("device_allocated", 0) - unsure
+    if free is not None and needed > free:
+        msg = f"{name}: needs {needed:,} bytes of the GPU's memory, of which {free:,} are free; {less}"
+        raise MemoryLimitError(msg)
 
 
 def _context(config: Config, wanted: int | None) -> int:

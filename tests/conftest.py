@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ class _PlainRoot:
 def pytest_configure(config: pytest.Config) -> None:
     """Register what must act above this file's own directory."""
     config.pluginmanager.register(_PlainRoot(), "miaotui-plain-root")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how often the devices' greedy ids were equal (`greedy.py`)."""
+    counted = list(getattr(sys.modules.get("greedy"), "COUNTED", {}).values())
+    if counted:
+        total = sum(counted[1:], counted[0])
+        terminalreporter.write_line(f"GPU against CPU: {total} ({len(counted)} tests)")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 from miaotui.runtime.cuda import build
 from miaotui.runtime.cuda.kernels import ADVANCE, KERNELS, SPECIAL, Kernel
+from miaotui.runtime.cuda.kernels.bandwidth import MEASURES
 from miaotui.runtime.cuda.kernels.fused import FUSED
 from miaotui.runtime.cuda.kernels.walker import walker
 
@@ -28,6 +29,7 @@ ALL = {
     for k in (s, s.then)
     if k is not None
 }
+ALL |= MEASURES
 ALL["advance"] = ADVANCE
 #: What a walker is made for: Llama in BF16 behind more than 128 positions, and what that has not.
 LLAMA = (
@@ -63,7 +65,9 @@ def instructions(code: bytes) -> Counter[str]:
 
 def architectures(kernel: Kernel) -> tuple[str, ...]:
     """Those that a kernel is for."""
-    return (kernel.only,) if kernel.only else build.ARCHITECTURES
+    if kernel.only:
+        return (kernel.only,)
+    return (build.TURING, *build.ARCHITECTURES) if build.least(kernel) == build.LEAST else build.ARCHITECTURES
 
 
 def measured(ptx: str, architecture: str) -> SimpleNamespace:

@@ -275,7 +275,8 @@ def test_bench_prints_and_writes(tiny, tmp_path, capsys, monkeypatch):
     assert record["command"].startswith("miaotui bench --model f32 --threads 1 2")
     assert record["command"].endswith("--json=out.json")
     assert set(record) == {
-        *("command", "machine", "versions", "prompt", "new", "repeat", "quantize", "prune", "kv_cache", "precision"),
+        *("command", "machine", "versions", "device", "prompt", "new", "repeat", "quantize", "prune", "kv_cache"),
+        "precision",
         "results",
         *("model", "dtypes", "parameters", "file_bytes", "start_to_first_token_s", "peak_memory_bytes"),
     }

@@ -64,6 +64,16 @@ def test_nothing_spills_but_the_walker_of_what_no_program_has_together(budgets):
     assert budgets["walk_llama_bf16"]["registers"] <= 128  # two blocks of 256 threads a processor
 
 
+def test_what_turing_cannot_run_is_refused_by_name():
+    lacking = {name for name, k in cubins.ALL.items() if build.least(k) != build.LEAST}
+    assert {"kv_write_bf16", "round_bf16"} <= lacking
+    assert all(cubins.ALL[name].fast or "_bf16" in name or name.startswith("walk_") for name in lacking)
+    for name in lacking:
+        with pytest.raises(BackendError, match=f"{name} needs Ampere.*precision='exact'"):
+            build.cubin(cubins.ALL[name], build.TURING)
+        build.check(cubins.ALL[name], "sm_80")
+
+
 def test_products_load_sixteen_bytes_at_a_time(budgets):
     for kind in ("f32", "bf16", "f16", "bf16_dot"):
         assert budgets[f"linear_{kind}"]["wide_loads"] >= 4

@@ -89,6 +89,16 @@ def test_attention_by_the_tensor_core(variant, d_head, window):
     near(case_of([200, 131], 6, 2, d_head, window=window, variant=variant))
 
 
+def test_packed_sequences_have_the_bits_of_each_alone():
+    rng = np.random.default_rng(0)
+    with miaotui.load(path(), max_context=512, device="cuda", prefill_chunk=512) as model:
+        sequences = [rng.integers(0, model.config.n_vocab, n) for n in (1, 31, 33, 257, 64)]
+        found = model.session.packed(sequences)
+        for row, s in zip(found, sequences, strict=True):
+            model.session.step(s, 0)
+            assert row.tobytes() == model.session.logits[-1].tobytes(), len(s)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("quantize", [None, "int8", "int4", "int4a"])
 def test_the_demo_model(quantize, way, monkeypatch):

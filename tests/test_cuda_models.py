@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from enum import IntEnum
 from types import SimpleNamespace
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from checkpoints import FAMILIES, small, write_checkpoint
 from emulation import EmulatedDevice
-from miaotui.errors import BackendError
+from greedy import Agreement, agree
+from miaotui.errors import BackendError, MemoryLimitError
 from miaotui.runtime.cuda import driver
-from miaotui.runtime.cuda.kernels import Kernel
+from miaotui.runtime.cuda.kernels import KERNELS, Kernel
 from miaotui.tools import cli
+from miaotui.tools.inspect import facts, lines
 from tolerance import bound
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
@@ -26,18 +29,16 @@ def emulated(monkeypatch):
 
 
 def compare(path, ids=IDS, n_new=3, **options):
-    """Logits and greedy ids of both devices; how many of these differ, each only where two logits are as good."""
-    with miaotui.load(path, max_context=16, **options) as cpu:
-        wanted, expected = cpu.logits(ids), cpu.generate(ids, max_new_tokens=n_new, ignore_eos=True).ids
+    """Logits and greedy ids of both devices; the latter may differ only where two logits are as good (`greedy.py`)."""
+    context = max(16, len(ids) + n_new)
+    with (
+        miaotui.load(path, max_context=context, **options) as cpu,
+        miaotui.load(path, max_context=context, device="cuda", **options) as gpu,
+    ):
+        wanted = cpu.logits(ids)
         limit = bound("model", "f32", cpu.config.n_layers, scale=float(np.abs(wanted).max()))
-    with miaotui.load(path, max_context=16, device="cuda", **options) as gpu:
         assert np.abs(gpu.logits(ids) - wanted).max() <= limit
-        found = gpu.generate(ids, max_new_tokens=n_new, ignore_eos=True).ids
-    if found != expected:
-        at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
-        with miaotui.load(path, max_context=16, **options) as cpu:
-            last = cpu.logits([*ids, *expected[:at]])[-1]
-        assert last[expected[at]] - last[found[at]] <= 2 * limit
+        return agree(cpu.session, gpu.session, ids, n_new, limit)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -86,6 +87,31 @@ def test_a_long_prompt_in_fast_mode_goes_to_the_tensor_core(dtype, tmp_path, mon
     with miaotui.load(tmp_path, max_context=32, device="cuda", precision="fast", prefill_chunk=20) as model:
         assert np.abs(model.logits(ids) - wanted).max() <= 0.05 * np.abs(wanted).max()
     assert {"attention_f32_flash64", f"linear_{'bf16_dot' if dtype == 'BF16' else 'f16'}_tiled64"} <= launched
+
+
+class Answers:
+    """A session whose logits are given."""
+
+    def __init__(self, *logits):
+        self.rest, self.fed = list(logits), []
+
+    def step(self, ids, start):
+        self.fed.append((list(ids), start))
+        self.logits = np.array([self.rest.pop(0)])
+
+    @property
+    def argmax(self):
+        return int(np.argmax(self.logits[-1]))
+
+
+def test_greedy_ids_may_differ_only_where_two_are_as_good(monkeypatch):
+    monkeypatch.setattr(sys.modules["greedy"], "COUNTED", {})
+    one, other = Answers([0, 1.0, 0.9], [3, 0, 0]), Answers([0, 0.9, 1.0], [2, 0, 0])
+    assert agree(one, other, [7, 8], 2, 0.05 + 1e-6) == Agreement(2, 1, 1)
+    assert other.fed == [([7, 8], 0), ([1], 2)]  # the first one's id, though the other's was another
+    with pytest.raises(AssertionError, match="tolerance"):
+        agree(Answers([0, 1.0, 0.8]), Answers([0, 0.8, 1.0]), [7], 1, 0.05)
+    assert "1 of 2 greedy ids equal; 1 differ, 1 have" in str(Agreement(2, 1, 1))
 
 
 @pytest.mark.usefixtures("emulated")
@@ -141,8 +167,8 @@ class FakeDriver:
     )  # fmt: skip
     CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
 
-    def __init__(self, *, capability=(9, 0), **fails):
-        self.capability, self.fails, self.calls = capability, fails, []
+    def __init__(self, *, capability=(9, 0), version=13000, **fails):
+        self.capability, self.version, self.fails, self.calls = capability, version, fails, []
 
     def __getattr__(self, name):
         def call(*arguments):
@@ -152,6 +178,10 @@ class FakeDriver:
             if name in self.fails:
                 return (Code.CUDA_SUCCESS, self.fails[name])
             result = {"cuDeviceGetName": b"Fake\0", "cuMemAlloc": 4096, "cuDeviceGet": 0}.get(name)
+            if name == "cuMemGetInfo":
+                return (Code.CUDA_SUCCESS, 5 << 20, 8 << 20)
+            if name == "cuDriverGetVersion":
+                result = self.version
             if name == "cuDeviceGetAttribute":
                 result = (*self.capability, 132)[arguments[0]]
             return (Code.CUDA_SUCCESS, 1 if result is None else result)
@@ -165,8 +195,16 @@ def test_a_gpu_names_its_architecture():
 
 
 def test_an_old_gpu_is_refused():
-    with pytest.raises(BackendError, match=r"7\.5.*8\.0"):
-        driver.CudaDevice(driver=FakeDriver(capability=(7, 5)))
+    with pytest.raises(BackendError, match=r"7\.0.*Turing \(7\.5\)"):
+        driver.CudaDevice(driver=FakeDriver(capability=(7, 0)))
+
+
+def test_turing_runs_what_needs_no_tensor_core():
+    gpu = driver.CudaDevice(driver=FakeDriver(capability=(7, 5)))
+    assert gpu.architecture == "sm_75"
+    gpu.check([KERNELS["linear_bf16"], KERNELS["kv_write_int8"]])
+    with pytest.raises(BackendError, match="kv_write_bf16 needs Ampere"):
+        gpu.check([KERNELS["kv_write_bf16"]])
 
 
 def test_no_gpu_is_said():
@@ -211,8 +249,108 @@ def test_out_of_memory_and_a_lost_device_leave_the_process_alive():
     gpu = driver.CudaDevice(driver=fake)
     with pytest.raises(BackendError, match=r"allocate 1,000,000 bytes on Fake.*max_context"):
         gpu.allocate(10**6)
-    with pytest.raises(BackendError, match="load it again"):
+    with pytest.raises(BackendError, match=r"ILLEGAL_ADDRESS.*load it again"):
         gpu.read(4096, 8)
+    calls = len(fake.calls)
+    with pytest.raises(BackendError, match=r"Fake was lost \(cuStreamSynchronize gave CUDA_ERROR_ILLEGAL_ADDRESS\)"):
+        gpu.allocate(8)  # at once: the driver is not asked
+    assert len(fake.calls) == calls
     gpu.close()
     gpu.close()
-    assert fake.calls.count("cuDevicePrimaryCtxRelease") == 1
+    assert fake.calls.count("cuDevicePrimaryCtxRelease") == fake.calls.count("cuDevicePrimaryCtxReset") == 1
+    driver.CudaDevice(driver=fake).close()  # a new one may be opened, and nothing is wrong with it
+    assert fake.calls.count("cuDevicePrimaryCtxReset") == 1
+
+
+def test_what_is_free_is_said_where_memory_ends():
+    gpu = driver.CudaDevice(driver=FakeDriver(cuMemAlloc=Code.CUDA_ERROR_OUT_OF_MEMORY))
+    with pytest.raises(BackendError, match=r"6,291,456 bytes on Fake \(5,242,880 are free\).*max_context"):
+        gpu.allocate(6 << 20)
+
+
+@pytest.mark.parametrize(("version", "said"), [(12040, "12.4"), (11080, "11.8")])
+def test_an_old_driver_is_refused(version, said):
+    with pytest.raises(BackendError, match=rf"CUDA {said}; 13\.0 or later.*update it"):
+        driver.CudaDevice(driver=FakeDriver(version=version))
+
+
+@pytest.mark.parametrize("call", ["cuDevicePrimaryCtxRetain", "cuStreamCreate", "cuCtxSetCurrent"])
+def test_a_gpu_that_does_not_open_is_let_go_of(call):
+    fake = FakeDriver(**{call: Code.CUDA_ERROR_OUT_OF_MEMORY})
+    with pytest.raises(BackendError, match=call):
+        driver.CudaDevice(driver=fake)
+    retained = "cuDevicePrimaryCtxRetain" in fake.calls and call != "cuDevicePrimaryCtxRetain"
+    assert fake.calls.count("cuDevicePrimaryCtxRelease") == retained
+
+
+class CountingDevice(EmulatedDevice):
+    """Counts what is allocated and written; `free` bytes are said to be free."""
+
+    free, taken, written = 1 << 40, 0, 0
+
+    def allocate(self, nbytes):
+        CountingDevice.taken += nbytes
+        return super().allocate(nbytes)
+
+    def write(self, address, data):
+        CountingDevice.written += data.nbytes
+        super().write(address, data)
+
+    def free_bytes(self):
+        return self.free
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    monkeypatch.setattr(driver, "CudaDevice", CountingDevice)
+    monkeypatch.setattr(CountingDevice, "taken", 0)
+    monkeypatch.setattr(CountingDevice, "written", 0)
+    return CountingDevice
+
+
+@pytest.mark.parametrize("options", [{}, {"quantize": "int8"}, {"kv_cache": "bf16"}, {"prune": "keep-layers=0"}])
+def test_the_gpus_memory_is_what_was_predicted(options, tmp_path, counting):
+    write_checkpoint(tmp_path, small("llama"))
+    with miaotui.load(tmp_path, max_context=64, device="cuda", threads=2, **options) as model:
+        m = model.memory
+        assert m["device_allocated"] == sum(n for k, n in m.items() if k[:7] == "device_" and k != "device_allocated")
+        assert 0 <= counting.taken - m["device_allocated"] < 16 * 1024  # beside it: words of a step's own
+        assert m["allocated"] == m["weights_resident"] + m["constants"]
+    if "prune" not in options and "quantize" not in options:
+        found = facts(tmp_path, context=64, device="cuda", **options)["memory"]
+        assert {k: found[k] for k in m} == m
+        assert any("GPU: allocated" in line for line in lines(facts(tmp_path, device="cuda")))
+
+
+def test_too_much_for_the_gpu_is_refused_before_anything_is_uploaded(tmp_path, counting, monkeypatch):
+    write_checkpoint(tmp_path, small("llama"))
+    with miaotui.load(tmp_path, max_context=64, device="cuda") as model:
+        needed = model.memory["device_allocated"]
+    monkeypatch.setattr(counting, "written", 0)
+    with pytest.raises(MemoryLimitError, match=f"{needed:,} bytes of the GPU's memory, 1 over"):
+        miaotui.load(tmp_path, max_context=64, device="cuda", memory_limit=needed - 1)
+    monkeypatch.setattr(counting, "free", needed - 1)
+    with pytest.raises(MemoryLimitError, match=f"{needed:,} bytes of the GPU's memory, of which {needed - 1:,} are"):
+        miaotui.load(tmp_path, max_context=64, device="cuda")
+    assert counting.written == 0
+    monkeypatch.setattr(counting, "free", needed)
+    miaotui.load(tmp_path, max_context=64, device="cuda", memory_limit=needed).close()
+
+
+@pytest.mark.usefixtures("emulated")
+def test_a_model_whose_gpu_was_lost_can_be_closed_and_loaded_again(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, small("llama"))
+    model = miaotui.load(tmp_path, max_context=16, device="cuda")
+    msg = "the GPU was lost"
+
+    def lost(*_):
+        raise BackendError(msg)
+
+    with monkeypatch.context() as m:
+        m.setattr(EmulatedDevice, "launch", lost)
+        for _ in range(2):
+            with pytest.raises(BackendError, match=msg):
+                model.generate(IDS, max_new_tokens=1)
+    model.close()
+    with miaotui.load(tmp_path, max_context=16, device="cuda") as again:
+        assert len(again.generate(IDS[:1], max_new_tokens=1, ignore_eos=True).ids) == 1

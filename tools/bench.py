@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import BackendError, InputError
 from ..runtime.cores import available_threads
 from ..runtime.kvcache import cache_bytes
 from .arguments import add_precision, add_prune, add_quantize, prune_of
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..runtime.session import Session
     from ..runtime.spec import Config, Weights
+    from .cuda_roofline import DeviceMemory
+
+    #: Has `round()`: bytes a second that the memory gives.
+    Bandwidth = ReadSum | DeviceMemory
 
 __all__ = ["add_arguments", "bytes_per_step", "main", "measure", "paired", "peak_memory", "public_command"]
 
@@ -47,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quantize(parser)
     add_prune(parser)
     add_precision(parser)
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="cpu (default) or cuda; all figures of a GPU: python -m miaotui.tools.bench_cuda",
+    )
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N", help="one or more counts, each measured (default: every core)"
     )
@@ -78,7 +88,12 @@ def main(args: argparse.Namespace) -> int:
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
     print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
     record["results"] = []
-    for threads in args.threads or [available_threads()]:
+    if args.device == "cuda":
+        from .cuda_roofline import cuda_versions, gpu  # noqa: PLC0415 - only where it is asked for
+
+        record |= {"gpu": gpu(), "versions": cuda_versions()}
+        print_out(record["gpu"]["name"])
+    for threads in (args.threads or [available_threads()])[: 1 if args.device == "cuda" else None]:
         result = measure(path, threads, args.prompt, args.new, args.repeat, **_how(args))
         for name in ONCE:  # of the process, so only the first run tells
             record.setdefault(name, result.pop(name))
@@ -94,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _how(args: argparse.Namespace) -> dict[str, Any]:
     """What `load` is told beside the path and the limits."""
-    how = {"quantize": args.quantize, "prune": prune_of(args)}
+    how = {"device": args.device, "quantize": args.quantize, "prune": prune_of(args)}
     return how | {"kv_cache": args.kv_cache, "precision": args.precision}
 
 
@@ -122,7 +137,7 @@ def measure(
     with model:
         loaded = time.perf_counter()
         prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
-        session.step(prompt, 0)
+        _timed(session, prompt, 0)
         first = time.perf_counter()
         age = _age()
         _decode(session, n_prompt, min(n_new, 2))
@@ -138,12 +153,21 @@ def measure(
             "weight_bytes_per_step": weights,
             "kv_bytes_per_step": cache,
         }
-        with ReadSum(session.threads) as bandwidth:
+        with _memory(session.threads, **how) as bandwidth:
             return facts | _rounds(session, bandwidth, prompt, n_new, repeat, weights)
 
 
+def _memory(threads: int, device: str = "cpu", **_: Any) -> Bandwidth:  # noqa: ANN401 - what `load` takes too
+    """What reads the memory that the weights lie in."""
+    if device == "cpu":
+        return ReadSum(threads)
+    from .cuda_roofline import DeviceMemory  # noqa: PLC0415 - only where it is asked for
+
+    return DeviceMemory()
+
+
 def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
-    session: Session, bandwidth: ReadSum, prompt: Sequence[int], n_new: int, repeat: int, weights: int
+    session: Session, bandwidth: Bandwidth, prompt: Sequence[int], n_new: int, repeat: int, weights: int
 ) -> dict[str, Any]:
     """Prefill, and decode by turns with readings of the bandwidth, `repeat` times."""
     prefill: list[float] = []
@@ -152,9 +176,7 @@ def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
     fractions: list[float] = []
     bandwidth.round()
     for _ in range(repeat):
-        begin = time.perf_counter()
-        session.step(prompt, 0)
-        prefill.append(time.perf_counter() - begin)
+        prefill.append(_timed(session, prompt, 0))
         for at in range(0, n_new, SLICE):
             seconds = _decode(session, len(prompt) + at, min(SLICE, n_new - at))
             time.sleep(PAUSE)
@@ -183,11 +205,18 @@ def open_session(path: Path, threads: int, context: int, **how: Any) -> tuple[Mo
 
 def _decode(session: Session, start: int, count: int) -> list[float]:
     """Feed the likeliest token `count` times from position `start`; the seconds of each."""
-    seconds = []
-    for at in range(start, start + count):
-        begin = time.perf_counter()
-        session.step([session.argmax], at)
-        seconds.append(time.perf_counter() - begin)
+    return [_timed(session, [session.argmax], at) for at in range(start, start + count)]
+
+
+def _timed(session: Session, ids: Sequence[int], start: int) -> float:
+    """Seconds of a step, to its id: a GPU has begun when `step` returns, and is done when the id is read."""
+    begin = time.perf_counter()
+    session.step(ids, start)
+    found = session.argmax
+    seconds = time.perf_counter() - begin
+    if found < 0:
+        msg = f"the step of {len(ids)} tokens at {start} gave no id: its logits are not numbers"
+        raise BackendError(msg)
     return seconds
 
 

@@ -88,7 +88,11 @@ COMMANDS = {
         "measure tokens per second, beside what this machine's memory can give",
         "Measure prefill and decode speed, time to the first token and peak memory, and the machine's read bandwidth "
         "in the same run.",
-        ("miaotui bench", "miaotui bench --model path/to/checkpoint --threads 1 2 --json figures.json"),
+        (
+            "miaotui bench",
+            "miaotui bench --model path/to/checkpoint --threads 1 2 --json figures.json",
+            "miaotui bench --device cuda --profile",
+        ),
     ),
     "perplexity": Command(
         "how well a model predicts a text file",

@@ -29,6 +29,12 @@ _PARTS = {
     "scratch": "arena: scratch",
     "kv_cache": "arena: KV cache",
     "allocated": "allocated (all but the mapped files)",
+    "device_weights": "GPU: weights",
+    "device_constants": "GPU: constants",
+    "device_activations": "GPU: arena, activations and scratch",
+    "device_kv_cache": "GPU: arena, KV cache",
+    "device_step": "GPU: step block",
+    "device_allocated": "GPU: allocated",
     "total": "total",
 }
 
@@ -46,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--receipt", action="store_true", help="say of every weight what is read, mapped and resident")
     parser.add_argument("--hash", action="store_true", help="the receipt with SHA-256 of what is read: reads it")
     add_kv_cache(parser)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="whose memory to count; needs no GPU")
     parser.add_argument("--program", action="store_true", help="list the program that a step runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -64,6 +71,7 @@ def main(args: argparse.Namespace) -> int:
         prune=prune_of(args),
         receipt="hash" if args.hash else "plain" if args.receipt else None,
         kv_cache=args.kv_cache,
+        device=args.device,
     )
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines(found)))
     return 0
@@ -79,6 +87,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
     prune: Prune | None = None,
     receipt: Literal["plain", "hash"] | None = None,
     kv_cache: str = "f32",
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Everything that `miaotui inspect` knows of a directory, as plain values for JSON.
 
@@ -103,7 +112,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
         account = make_receipt(plan, checkpoint, pruned)
         account = hashed(account, plan, checkpoint) if receipt == "hash" else account
         n_context = _context(config, context, DEFAULT_CONTEXT)
-        chunk, n_threads = min(PREFILL_CHUNK, n_context), _threads(threads)
+        chunk, n_threads = min(PREFILL_CHUNK, n_context), _threads(threads) if device == "cpu" else 1
         rows = min(LOGIT_ROWS, chunk)
         recorded = record(
             config, planned(plan), n_context=n_context, chunk=chunk, rows=rows, threads=n_threads, kv_cache=kv_cache
@@ -111,7 +120,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
         bytes_of: Counter[str] = Counter()
         for tensor in checkpoint.tensors.values():
             bytes_of[tensor.dtype] += tensor.stop - tensor.start
-        memory = predicted_memory(plan, recorded)
+        memory = predicted_memory(plan, recorded, device)
         memory["total"] = memory["allocated"] + plan.mapped_bytes
         return {
             "name": checkpoint.directory.resolve().name,

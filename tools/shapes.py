@@ -58,6 +58,7 @@ ROWS = {
     "stories15m": ("llama", 288, 6, 6, 6, 768, 32000, 256, 10000.0),
     "smollm2-135m": ("llama", 576, 30, 9, 3, 1536, 49152, 8192, 100000.0),
     "qwen2.5-0.5b": ("qwen2", 896, 24, 14, 2, 4864, 151936, 32768, 1000000.0),
+    "llama-3.2-1b": ("llama", 2048, 16, 32, 8, 8192, 128256, 131072, 500000.0),  # less its RoPE scaling
 }
 #: name -> its config.json
 SHAPES: dict[str, dict[str, Any]] = {

@@ -1,8 +1,8 @@
 """From a kernel to a cubin for an architecture, with no GPU: Numba to PTX, nvJitLink to machine code.
 
-PTX is made once, for the least architecture that we support; the same text is assembled for each GPU. Kernels of
-Hopper's own instructions are made for Hopper. Cubins are kept
-in the directory of compiled code (`runtime/cpu/cache.py`): what is damaged or of another version is built again.
+PTX is made once, for the least architecture that has what the kernel uses; the same text is assembled for each GPU.
+Cubins are kept in the directory of compiled code (`runtime/cpu/cache.py`): what is damaged or of another version is
+built again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ from .bind import bind
 if TYPE_CHECKING:
     from .kernels.base import Kernel
 
-__all__ = ["ARCHITECTURES", "Cubin", "assemble", "cubin", "symbol", "to_ptx"]
+__all__ = ["ARCHITECTURES", "TURING", "Cubin", "assemble", "check", "cubin", "least", "symbol", "to_ptx"]
 
 #: What is built ahead and tested: Ampere (A100; RTX 30), Ada (RTX 40), Hopper (H100, H200).
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a")
-LEAST = (8, 0)
+#: Turing, for kernels that use none of these primitives, which came with Ampere.
+TURING, LEAST = "sm_75", (7, 5)
+AMPERE = frozenset(
+    {"to_bf16", "pack_bf16", "copy16", "copies_close", "copies_wait", "mma_bf16", "mma_f16"}
+)
 HOPPER = (9, 0, "a")
 _LOCK = threading.Lock()
 
@@ -46,6 +50,32 @@ def symbol(name: str) -> str:
     return f"miaotui_{name}"
 
 
+class _Asked(dict[str, str]):
+    """A binding that writes down what is asked of it."""
+
+    def __missing__(self, name: str) -> str:
+        return self.setdefault(name, name)
+
+
+def least(kernel: Kernel) -> tuple[int, int] | tuple[int, int, str]:
+    """The least capability that a kernel runs on, by the primitives that it names; or the only one."""
+    if kernel.only:
+        return HOPPER
+    asked = _Asked()
+    bind(kernel.function, asked)
+    return (8, 0) if AMPERE & set(asked) else LEAST
+
+
+def check(kernel: Kernel, architecture: str) -> None:
+    """Refuse a kernel that a GPU has not the instructions for: BackendError."""
+    if architecture == TURING and least(kernel) != LEAST:
+        msg = (
+            f"{kernel.name} needs Ampere (8.0) or later, and this GPU is Turing (7.5): precision='exact' and "
+            "kv_cache='f32' or 'int8' run there"
+        )
+        raise BackendError(msg)
+
+
 def to_ptx(kernel: Kernel) -> str:
     """PTX text. Errors: `BackendError` without the extra."""
     try:
@@ -59,7 +89,7 @@ def to_ptx(kernel: Kernel) -> str:
     except ImportError as e:
         msg = f"compiling for CUDA needs the cuda extra (pip install 'miaotui[cuda]'): {e}"
         raise BackendError(msg) from e
-    capability = HOPPER if kernel.only else LEAST
+    capability = least(kernel)
     signature = (types.int64,) * 3 + tuple(types.float32 if f[0] == "f" else types.int64 for f in kernel.fields)
     with _LOCK:
         # A function that kernels call is typed for the current device, and there may be none.
@@ -104,6 +134,7 @@ def assemble(ptx: str, architecture: str) -> Cubin:
 
 def cubin(kernel: Kernel, architecture: str) -> bytes:
     """Machine code, from the cache where it is there. Errors: `BackendError`."""
+    check(kernel, architecture)
     key, name = _key(), f"{kernel.name}.{architecture}"
     directory = cache_directory(key)
     kept = None if directory is None else read(directory, name, key)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import BackendError
-from .build import cubin, symbol
+from .build import check, cubin, symbol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,15 +24,30 @@ if TYPE_CHECKING:
 
 __all__ = ["CudaDevice"]
 
-LEAST = (8, 0)
+LEAST = (7, 5)
+#: The driver's own number of the CUDA that it is of: what our cubins are made for.
+LEAST_DRIVER = 13000
+#: Bytes from which an allocation asks first what is free.
+LARGE = 1 << 20
+_AGAIN = "the GPU is lost to this model: close it and load it again, in a new process if that fails too"
 #: Bytes of shared memory that a kernel may have without asking.
 PLAIN_SHARED = 48 * 1024
 #: Most bytes of a fetch.
 STAGED = 4096
+#: Behind these every call in the process's context fails: the GPU's memory and what it was doing are gone.
+_LOST = {
+    *("ILLEGAL_ADDRESS", "LAUNCH_TIMEOUT", "LAUNCH_FAILED", "ASSERT", "HARDWARE_STACK_ERROR", "ILLEGAL_INSTRUCTION"),
+    *("MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "ECC_UNCORRECTABLE", "CONTEXT_IS_DESTROYED"),
+    *("DEVICE_UNAVAILABLE", "NVLINK_UNCORRECTABLE", "CONTAINED", "TENSOR_MEMORY_LEAK", "EXTERNAL_DEVICE"),
+}
 _ADVICE = {
     "CUDA_ERROR_OUT_OF_MEMORY": "a smaller max_context, kv_cache='int8' or quantize= needs less",
     "CUDA_ERROR_NO_DEVICE": "no NVIDIA GPU is visible; device='cpu' runs everywhere",
     "CUDA_ERROR_INSUFFICIENT_DRIVER": "the driver is older than CUDA 13; update it, or use device='cpu'",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver and its library are of two versions; restart the machine",
+    "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "this GPU takes no newer CUDA than its driver's; update the driver",
+    "CUDA_ERROR_SYSTEM_NOT_READY": "the GPU is not ready: its fabric manager, or another service, must run first",
+    "CUDA_ERROR_DEVICE_NOT_LICENSED": "the virtual GPU has no licence",
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "the driver is older than this GPU's code; update it, or use device='cpu'",
 }
 
@@ -47,10 +62,27 @@ class CudaDevice:
         self._memory: list[int] = []
         self._loose: list[Callable[[], Any]] = []
         self._staging: list[tuple[int, Any]] = []  # free for the next fetch
+        self._lost = ""  # what the call gave that lost the GPU
+        self.name = "the GPU"
+        try:
+            self._open(ordinal)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, ordinal: int) -> None:
         try:
             self._do("start the driver", "cuInit", 0)
         except RuntimeError as e:  # cuda-bindings finds no libcuda
             raise BackendError(_no_driver(e)) from e
+        version = int(self._do("ask for the driver's version", "cuDriverGetVersion"))
+        if version < LEAST_DRIVER:
+            least = LEAST_DRIVER // 1000
+            msg = (
+                f"the driver is of CUDA {version // 1000}.{version % 1000 // 10}; {least}.0 or later is needed "
+                "(R580): update it, or use device='cpu'"
+            )
+            raise BackendError(msg)
         self._device = self._do(f"open GPU {ordinal}", "cuDeviceGet", ordinal)
         self.name = self._do("ask for its name", "cuDeviceGetName", 100, self._device).split(b"\0")[0].decode()
         names = ("COMPUTE_CAPABILITY_MAJOR", "COMPUTE_CAPABILITY_MINOR", "MULTIPROCESSOR_COUNT")
@@ -59,7 +91,7 @@ class CudaDevice:
             self._do("ask what it is", "cuDeviceGetAttribute", kind, self._device) for kind in kinds
         )
         if (major, minor) < LEAST:
-            msg = f"{self.name} has capability {major}.{minor}; Ampere ({LEAST[0]}.{LEAST[1]}) or later is needed"
+            msg = f"{self.name} has capability {major}.{minor}; Turing ({LEAST[0]}.{LEAST[1]}) or later is needed"
             raise BackendError(msg)
         self.architecture = f"sm_{major}{minor}" + ("a" if major >= 9 else "")
         self._context = self._do("enter it", "cuDevicePrimaryCtxRetain", self._device)
@@ -69,18 +101,46 @@ class CudaDevice:
         self._loose.append(lambda: self._driver.cuStreamDestroy(self._stream))
 
     def _do(self, what: str, call: str, *arguments: Any) -> Any:
-        """Call the driver; its result, if it has one. Errors: `BackendError`."""
+        """Call the driver; its result, if it has one. Errors: `BackendError`; of a lost GPU, at once."""
+        if self._lost:
+            msg = f"CUDA could not {what}: {self._lost}; {_AGAIN}"
+            raise BackendError(msg)
         code, *result = getattr(self._driver, call)(*arguments)
         if int(code) != 0:
             name = getattr(code, "name", str(code))
-            advice = _ADVICE.get(name, "the device may be lost to this model: load it again")
+            if name.removeprefix("CUDA_ERROR_") in _LOST:
+                self._lost = f"{self.name} was lost ({call} gave {name})"
+            advice = _AGAIN if self._lost else _ADVICE.get(name, "if it stays so, close this model and load it again")
             msg = f"CUDA could not {what}: {call} gave {name}; {advice}"
             raise BackendError(msg)
         return result[0] if len(result) == 1 else tuple(result)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is, for the record of a measurement."""
+        version = int(self._do("ask for the driver's version", "cuDriverGetVersion"))
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "processors": self.processors,
+            "memory_bytes": int(self._do("ask for its memory", "cuDeviceTotalMem", self._device)),
+            "cuda": f"{version // 1000}.{version % 1000 // 10}",
+        }
+
+    def check(self, kernels: Iterable[Kernel]) -> None:
+        """Refuse kernels that this GPU has not the instructions for: BackendError."""
+        for kernel in kernels:
+            check(kernel, self.architecture)
+
+    def free_bytes(self) -> int:
+        """What can be allocated now, less what fragments cost."""
+        return int(self._do("ask for its free memory", "cuMemGetInfo")[0])
+
     def allocate(self, nbytes: int) -> int:
         """Address of so many bytes. Errors: `BackendError` where there is no room."""
-        address = int(self._do(f"allocate {nbytes:,} bytes on {self.name}", "cuMemAlloc", nbytes))
+        free = self.free_bytes() if nbytes >= LARGE else 0
+        what = f"allocate {nbytes:,} bytes on {self.name}" + (f" ({free:,} are free)" if free else "")
+        address = int(self._do(what, "cuMemAlloc", nbytes))
         self._memory.append(address)
         return address
 
@@ -155,6 +215,19 @@ class CudaDevice:
             self._do(f"give {kernel.name} {shared} shared bytes", "cuFuncSetAttribute", function, most, shared)
         return function
 
+    def seconds(self, work: Callable[[], object]) -> float:
+        """How long the GPU has to do with what `work` starts, from its beginning to its end."""
+        first, last = (self._do("make an event", "cuEventCreate", 0) for _ in range(2))
+        try:
+            self._do("mark the stream", "cuEventRecord", first, self._stream)
+            work()
+            self._do("mark the stream", "cuEventRecord", last, self._stream)
+            self._do("finish what was launched", "cuEventSynchronize", last)
+            return float(self._do("read the time", "cuEventElapsedTime", first, last)) / 1e3
+        finally:
+            for event in (first, last):
+                self._driver.cuEventDestroy(event)
+
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """What `launches` starts, as one graph; nothing of it runs now. Kernels must have been loaded before."""
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -173,7 +246,12 @@ class CudaDevice:
         self._do("finish what was launched", "cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Let go of everything; harmless when done twice, or when the device is lost."""
+        """Let go of everything; harmless when done twice, or when the device is lost.
+
+        A lost context is made anew, so that the process can open the GPU again where the driver lets it.
+        """
+        if self._lost and self._loose:
+            self._driver.cuDevicePrimaryCtxReset(self._device)
         for address in self._memory:
             self._driver.cuMemFree(address)
         for undo in reversed(self._loose):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .memory import Fault
 from .tensor_emulated import bf16_bits, tensor
 from .wgmma_emulated import wgmma
 
@@ -55,6 +56,13 @@ def _global(grid: Grid) -> dict[str, Any]:
             races.constant(address, size * count)
             return memory.load(address, kind, size, count)
 
+    def store4(address: int, words: Sequence[int]) -> None:
+        if address % 16:
+            msg = f"a store of 16 bytes at {address:#x}"
+            raise Fault(msg)
+        for i, word in enumerate(words):
+            store(address + 4 * i, "u32", 4, word & LOW32)
+
     return {
         "ld_i64": lambda a: int(load(a, "i64", 8)),
         "ld_i32": lambda a: int(load(a, "i32", 4)),
@@ -68,6 +76,7 @@ def _global(grid: Grid) -> dict[str, Any]:
         "ld4_f32": lambda a: load(a, "f32", 4, 4),
         "ld4_u32": lambda a: tuple(map(int, load(a, "u32", 4, 4))),
         "weights4": lambda a: tuple(map(int, constants(a, "u32", 4, 4))),
+        "st4_u32": store4,
         "st_i64": lambda a, v: store(a, "i64", 8, v),
         "st_i32": lambda a, v: store(a, "u32", 4, int(v) & LOW32),
         "st_u16": lambda a, v: store(a, "u16", 2, int(v) & 0xFFFF),

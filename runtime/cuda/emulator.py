@@ -8,6 +8,7 @@ deadlock, a thread that has left while its warp waits, and whatever `memory.py` 
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .primitives import WARP
 from .races import Races
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -136,7 +137,7 @@ class Grid:
 class EmulatedDevice:
     """What `driver.CudaDevice` is, with no GPU: memory, and launches of kernels one after the other."""
 
-    name = "emulator"
+    name, processors = "emulator", 1
 
     def __init__(
         self,
@@ -156,6 +157,18 @@ class EmulatedDevice:
         self._bound: dict[str, Callable[..., None]] = {}
         self._random = random.Random(seed)  # noqa: S311 - an order of threads
         self._schedule = schedule
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is, for the record of a measurement."""
+        return {"name": self.name, "processors": self.processors}
+
+    def check(self, kernels: Iterable[Kernel]) -> None:
+        """Every kernel runs here."""
+
+    def free_bytes(self) -> int:
+        """As much as the host gives."""
+        return 1 << 40
 
     def allocate(self, nbytes: int) -> int:
         """Poisoned bytes."""
@@ -194,6 +207,12 @@ class EmulatedDevice:
     def room(self, kernel: Kernel, shared: int) -> int:  # noqa: ARG002 - as a GPU is asked
         """Blocks that run at once."""
         return self.blocks
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """The host's time."""
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """They, to be called again."""

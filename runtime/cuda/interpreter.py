@@ -18,14 +18,32 @@ from ...errors import BackendError
 from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
+from .build import TURING
 from .fuse import Source, fused
 from .kernels import ADVANCE, KERNELS, chosen
 from .kernels.walker import GATE_WORDS, HUNG
 from .script import STEP_BLOCK, Call, Script
-from .step import R_COUNT, R_ENDS, R_IDS, R_LEFT, R_N_ENDS, RING, RUN_WORDS, S_IDS, S_RESULT, WORDS
+from .step import (
+    R_COUNT,
+    R_ENDS,
+    R_IDS,
+    R_LEFT,
+    R_N_ENDS,
+    RING,
+    RUN_WORDS,
+    S_IDS,
+    S_RESULT,
+    S_TOKENS,
+    T_FIRST,
+    T_LAST,
+    T_POSITION,
+    T_TAKE,
+    TOKEN_WORDS,
+    WORDS,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,7 +60,19 @@ MOST_BLOCKS = 4096
 
 
 class Device(Protocol):
-    """What the interpreter asks of a device."""
+    """What the interpreter, and who measures, asks of a device."""
+
+    processors: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is, for the record of a measurement."""
+
+    def check(self, kernels: Iterable[Kernel]) -> None:
+        """Refuse kernels that it cannot run: BackendError."""
+
+    def free_bytes(self) -> int:
+        """What can be allocated now."""
 
     architecture: str  # as sm_80: what its code is made for
 
@@ -63,6 +93,9 @@ class Device(Protocol):
 
     def room(self, kernel: Kernel, shared: int) -> int:
         """Blocks of a kernel that run at once."""
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """How long it has to do with what `work` starts."""
 
     def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
         """What `launches` starts, to be started again and again; nothing of it runs now."""
@@ -93,8 +126,11 @@ class Interpreter:
         `way`: one of `WAYS`; None is the environment's MIAOTUI_CUDA_STEP, or the first.
         """
         self.device, self.program, self.way = device, program, _way(way)
+        device.check(KERNELS[i.kernel] for i in program.code if i.kernel in KERNELS)
         self.arena = device.allocate(program.arena_bytes)
         self.step_block = device.allocate(8 * (WORDS + program.chunk))
+        self.tokens = device.allocate(8 * TOKEN_WORDS * program.chunk)
+        self._packed = False
         self.gate = device.allocate(8 * GATE_WORDS)
         self._open_gate()
         self._words = np.zeros(WORDS + program.chunk, np.int64)
@@ -136,7 +172,7 @@ class Interpreter:
         """Write the step block."""
         n = len(ids)
         self._words[:3] = n, start, rows
-        self._words[S_RESULT] = -1
+        self._words[S_RESULT], self._words[S_TOKENS] = -1, self.tokens if self._packed else 0
         self._words[WORDS : WORDS + n] = ids
         self.device.write(self.step_block, self._words[: WORDS + n])
 
@@ -151,8 +187,11 @@ class Interpreter:
                 kernel = kernel.then
 
     def chosen(self, line: Line, rows: int) -> Kernel:
-        """The kernel that takes so many rows of a line."""
-        fast, architecture = self.program.fast, self.device.architecture
+        """The kernel that takes so many rows of a line; of attention in a packed step, the one that knows of it."""
+        if self._packed and line.kernel.name.startswith("attention"):
+            return line.kernel
+        architecture = self.device.architecture
+        fast = self.program.fast and architecture != TURING
         return chosen(line.kernel.name, rows, line.values, fast=fast, architecture=architecture)
 
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
@@ -232,6 +271,26 @@ class Interpreter:
         calls = fused([Source(ins, line.kernel, line.values) for ins, line in pairs], parts)
         last = Call(ADVANCE, False, {"run": self.run_block}, [STEP_BLOCK], [STEP_BLOCK])
         return Script([*calls, last], together=self.way == "persistent")
+
+    def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
+        """One pass over several sequences, one behind the other in the cache's first rows; logits of the last of each.
+
+        At most `chunk` ids and `rows` sequences, none empty.
+        """
+        lengths = np.array([len(s) for s in sequences])
+        ends, n = np.cumsum(lengths), int(lengths.sum())
+        words = np.zeros((n, TOKEN_WORDS), np.int64)
+        words[:, T_FIRST] = np.repeat(ends - lengths, lengths)
+        words[:, T_LAST] = np.arange(n)
+        words[:, T_POSITION] = words[:, T_LAST] - words[:, T_FIRST]
+        words[: len(ends), T_TAKE] = ends - 1
+        self.device.write(self.tokens, words)
+        self._packed = True
+        try:
+            self.begin(np.concatenate([np.asarray(s, np.int64) for s in sequences]), 0, len(ends))
+            self._lines(n, len(ends))
+        finally:
+            self._packed = False
 
     def _lines(self, n: int, rows: int) -> None:
         for line in self.lines:

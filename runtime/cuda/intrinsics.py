@@ -136,6 +136,14 @@ def weights4(b, a):
     return [b.zext(b.extract_value(r, i), I64) for i in range(4)]
 
 
+@op(void, i64, types.UniTuple(i64, 4))
+def st4_u32(b, a, words):
+    v = ir.Constant(ir.VectorType(I32, 4), ir.Undefined)
+    for i, word in enumerate(_words(b, words, I32, 4)):
+        v = b.insert_element(v, word, c32(i))
+    b.store(v, at(b, a, ir.VectorType(I32, 4)), align=16)
+
+
 # ---------------------------------------------------------------------------------------------- shared memory
 def _shared(b: Any, a: Any, kind: Any) -> Any:
     """Where byte `a` of the block's shared memory lies; its size is the launch's."""

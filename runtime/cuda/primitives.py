@@ -125,6 +125,11 @@ def weights4(address):
 
 
 @Primitive
+def st4_u32(address, words):
+    """Four words at once, 16 bytes: what `ld4_u32` gives."""
+
+
+@Primitive
 def st_i64(address, value):
     """Eight bytes."""
 

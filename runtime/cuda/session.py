@@ -92,6 +92,32 @@ class CudaSession(Session):
         if ids[-1] < 0:
             self._check(ids[-1:], start + taken, 1)  # no logits: as if the host had fed it
 
+    def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+        """float32 [sequences, n_vocab]: logits of the last token of each, as if each were alone, the same bits.
+
+        As many as fit a pass lie one behind the other in it (`chunk` tokens, `rows` sequences); one that is longer than
+        a pass takes several of its own. The cache is overwritten from its first row on. Errors: `InputError`.
+        """
+        for s in sequences:
+            self._check(s, 0, min(1, len(s)))
+        out, at = np.empty((len(sequences), self.n_vocab), np.float32), 0
+        while at < len(sequences):
+            size = self._fitting(sequences[at:])
+            if size > 1:
+                self.machine.packed(sequences[at : at + size])
+                self._last = size
+            else:
+                self.step(sequences[at], 0)
+                size = 1
+            out[at : at + size] = self.logits
+            at += size
+        return out
+
+    def _fitting(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> int:
+        """How many of the first are one pass."""
+        ends = np.cumsum([len(s) for s in sequences[: self.rows]])
+        return int(np.searchsorted(ends, self.chunk, side="right"))
+
     def timed_step(self, ids: Sequence[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each, with its launch and a wait."""
         self.step(ids, start)

@@ -18,6 +18,12 @@ __all__ = [
     "S_ROWS",
     "S_START",
     "S_T",
+    "S_TOKENS",
+    "TOKEN_WORDS",
+    "T_FIRST",
+    "T_LAST",
+    "T_POSITION",
+    "T_TAKE",
     "WORDS",
 ]
 
@@ -28,3 +34,8 @@ WORDS = 16
 ENDS, RING = 64, 64
 R_LEFT, R_COUNT, R_N_ENDS, R_ENDS, R_IDS = 0, 1, 2, 8, 8 + ENDS
 RUN_WORDS = R_IDS + RING
+#: Address of what each token of a packed step is, 0 for a plain one; behind the words that the CPU has.
+S_TOKENS = 8
+#: Of each token, int64: its position in its sequence; the first and the last row of the cache that it sees (its own,
+#: for a decoder; an encoder's would be its sequence's last); and, of the first R, the token whose logits come there.
+T_POSITION, T_FIRST, T_LAST, T_TAKE, TOKEN_WORDS = range(5)

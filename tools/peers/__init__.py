@@ -8,7 +8,7 @@ peer can do. Nothing here imports miaotui.
 
 from __future__ import annotations
 
-__all__ = ["PEERS"]
+__all__ = ["GPU_PEERS", "PEERS"]
 
 #: the peer's name -> its module
 PEERS = {
@@ -18,4 +18,10 @@ PEERS = {
     "ctranslate2": "ct2",
     "onnxruntime-genai": "genai",
     "llama2.c": "llama2c",
+}
+#: those that our CUDA path is measured against (`bench_cuda`)
+GPU_PEERS = {
+    "transformers": "gpu",
+    "torch.compile": "gpu_compiled",
+    "torch.matmul": "gpu_product",
 }

@@ -103,7 +103,7 @@ def driver(name: str) -> Any:  # noqa: ANN401 - a module: PACKAGES, DTYPES, Engi
         raise ImportError(msg)
     package = sys.modules["peers"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
-    module = importlib.import_module(f"peers.{package.PEERS[name]}")
+    module = importlib.import_module(f"peers.{(package.PEERS | package.GPU_PEERS)[name]}")
     missing = [p for p in module.PACKAGES if importlib.util.find_spec(p) is None]
     if missing:
         msg = f"its interpreter has no {', '.join(missing)}"

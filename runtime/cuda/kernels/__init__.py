@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, elementwise, flash, gemm, hopper, linear, norm, quantized, sparse, tokens
+from . import attention, bandwidth, elementwise, flash, gemm, hopper, linear, norm, quantized, sparse, tokens
 from .advance import ADVANCE
 from .base import KERNELS, SPECIAL, Kernel, chosen
 
@@ -12,6 +12,7 @@ __all__ = [
     "SPECIAL",
     "Kernel",
     "attention",
+    "bandwidth",
     "chosen",
     "elementwise",
     "flash",

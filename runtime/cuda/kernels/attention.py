@@ -39,7 +39,7 @@ from ..primitives import (
     warp_max,
     warp_sum,
 )
-from ..step import S_START
+from ..step import S_START, S_TOKENS, T_FIRST, T_LAST, TOKEN_WORDS
 from .base import F, Kernel, all_warps, ceil, fields_of, first_item, kernel, lane, rows_of, special
 from .maths import exp
 
@@ -154,8 +154,13 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
                 total = fma(sld_f32(mine + 4 * i), load(values + i * row + size * j), total)
             sst_f32(mine + 4 * (WARP + j), total)
 
-    def part(keys: Any, values: Any, first: Any, low: Any, last: Any, context: Any, mine: Any, d_pad: Any) -> Any:
-        """*warp* Over the keys of a chunk from `first`: largest score and sum of exp; the result in shared memory."""
+    def part(
+        keys: Any, values: Any, scales: Any, first: Any, low: Any, last: Any, mine: Any, d_pad: Any
+    ) -> Any:
+        """*warp* Over the keys of a chunk from `first`: largest score and sum of exp; the result in shared memory.
+
+        Keys count from the sequence's first, where `keys` and `values` begin; int8's scales begin `scales` further.
+        """
         query, row, top, sums = mine + 4 * (WARP + d_pad), d_pad * size, F(-np.inf), F(0.0)
         for j in range(lane(), d_pad, WARP):
             sst_f32(mine + 4 * (WARP + j), F(0.0))
@@ -165,12 +170,12 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
             if seen:
                 s = score(query, keys + pos * row, row)
                 if scaled:
-                    s *= ld_f32(keys + context * row + 4 * pos)
+                    s *= ld_f32(keys + scales + 4 * pos)
             new = max(top, warp_max(s))
             keep, p = exp(top - new), exp(s - new) if seen else F(0.0)
             sums, top = fma(sums, keep, warp_sum(p)), new
             if scaled and seen:
-                p *= ld_f32(values + context * row + 4 * pos)
+                p *= ld_f32(values + scales + 4 * pos)
             sst_f32(mine + 4 * lane(), p)
             warp_barrier()
             weigh(values + at * row, row, max(low - at, 0), min(last + 1 - at, WARP), keep, mine, d_pad)
@@ -187,20 +192,27 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, q: Any, k_cache: Any, v_cache: Any, heads: Any,
         kv_heads: Any, d_head: Any, context: Any, window: Any, scale: Any,
     ) -> None:  # fmt: skip
-        d_pad, start = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START)
+        d_pad, start, tokens = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START), ld_i64(step + 8 * S_TOKENS)
         head_bytes = context * (d_pad * size + (4 if scaled else 0))
         mine = thread() // WARP * 4 * (WARP + 3 * d_pad)  # weights, part, query, result
         result = mine + 4 * (WARP + 2 * d_pad)
         for item in range(first_item(), rows_of(step, rows) * heads, all_warps()):
-            last, at = start + item // heads, arena + 4 * item * d_head
-            head = item % heads // (heads // kv_heads) * head_bytes
-            low = max(0, last - window + 1)
+            mid, at, base = start + item // heads, arena + 4 * item * d_head, 0  # the query's own row
+            last = mid
+            if tokens != 0:
+                words = tokens + 8 * TOKEN_WORDS * (item // heads)
+                base = ld_i64(words + 8 * T_FIRST)
+                mid, last = mid - base, ld_i64(words + 8 * T_LAST) - base
+            head = item % heads // (heads // kv_heads) * head_bytes + base * d_pad * size
+            scales = context * d_pad * size - base * (d_pad * size - 4)
+            low = max(0, mid - window + 1)
             take(mine + 4 * (WARP + d_pad), at + q, scale, d_head, d_pad)
             for j in range(lane(), d_pad, WARP):
                 sst_f32(result + 4 * j, F(0.0))
             top, sums = F(-np.inf), F(0.0)
             for first in range(low // CHUNK * CHUNK, last + 1, CHUNK):
-                found = part(arena + k_cache + head, arena + v_cache + head, first, low, last, context, mine, d_pad)
+                keys, values = arena + k_cache + head, arena + v_cache + head
+                found = part(keys, values, scales, first, low, last, mine, d_pad)
                 new = max(top, found[0])
                 old, more = exp(top - new), exp(found[0] - new)
                 top, sums = new, fma(found[1], more, sums * old)
@@ -222,7 +234,8 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
             if first <= last and first + CHUNK > low:
                 head, to = h // (heads // kv_heads) * head_bytes, arena + scratch + 4 * item * (d_pad + 2)
                 take(mine + 4 * (WARP + d_pad), arena + q + 4 * h * d_head, scale, d_head, d_pad)
-                found = part(arena + k_cache + head, arena + v_cache + head, first, low, last, context, mine, d_pad)
+                keys, values = arena + k_cache + head, arena + v_cache + head
+                found = part(keys, values, context * d_pad * size, first, low, last, mine, d_pad)
                 for j in range(lane(), d_pad, WARP):
                     st_f32(to + 8 + 4 * j, sld_f32(mine + 4 * (WARP + j)))
                 if lane() == 0:

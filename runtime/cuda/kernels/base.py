@@ -13,7 +13,7 @@ import numpy as np
 
 from ...ops import OPS
 from ..primitives import WARP, barrier, block, blocks, ld_i64, sld_f32, sst_f32, thread, threads, warp_sum
-from ..step import S_ROWS, S_T
+from ..step import S_ROWS, S_START, S_T, S_TOKENS, T_POSITION, TOKEN_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +32,7 @@ __all__ = [
     "first_item",
     "kernel",
     "lane",
+    "position_of",
     "rows_of",
     "special",
 ]
@@ -119,6 +120,14 @@ def ceil(n: int, unit: int) -> int:
 def rows_of(step: Any, rows: Any) -> Any:
     """Rows of this instruction's output in this step."""
     return ld_i64(step + 8 * (S_ROWS if rows != 0 else S_T))
+
+
+def position_of(step: Any, r: Any) -> Any:
+    """Position of token r in its sequence."""
+    tokens = ld_i64(step + 8 * S_TOKENS)
+    if tokens != 0:
+        return ld_i64(tokens + 8 * (TOKEN_WORDS * r + T_POSITION))
+    return ld_i64(step + 8 * S_START) + r
 
 
 def lane() -> Any:

@@ -23,8 +23,8 @@ from ..primitives import (
     thread,
     threads,
 )
-from ..step import S_IDS, S_RESULT, S_ROWS, S_START, S_T
-from .base import F, ceil, kernel, rows_of
+from ..step import S_IDS, S_RESULT, S_ROWS, S_T, S_TOKENS, T_TAKE, TOKEN_WORDS
+from .base import F, ceil, kernel, position_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,10 +47,9 @@ def _embed(load: Any, size: int) -> Callable[..., None]:
 
 def _positions(load: Any, size: int) -> Callable[..., None]:
     def body(arena: Any, step: Any, rows: Any, y: Any, w: Any, d: Any) -> None:
-        """y[r] = w[start + r]."""
-        src = w + ld_i64(step + 8 * S_START) * d * size
+        """y[r] = w[position of r]."""
         for i in range(block() * threads() + thread(), rows_of(step, rows) * d, blocks() * threads()):
-            st_f32(arena + y + 4 * i, load(src + size * i))
+            st_f32(arena + y + 4 * i, load(w + size * (position_of(step, i // d) * d + i % d)))
 
     return body
 
@@ -65,11 +64,11 @@ for _kind, _load, _size in (("f32", ld_f32, 4), ("bf16", ld_bf16, 2), ("f16", ld
 @kernel(THREADS, lambda rows, v: ceil(rows * v["heads"] * v["d_head"] // 2, THREADS))
 def rope(arena: Any, step: Any, rows: Any, y: Any, x: Any, table: Any, heads: Any, d_head: Any) -> None:
     """Rotate pairs (i, i + d_head/2) of every head, a thread for each; table[position][d_head/2][cos, sin]."""
-    half, start = d_head // 2, ld_i64(step + 8 * S_START)
+    half = d_head // 2
     for item in range(block() * threads() + thread(), rows_of(step, rows) * heads * half, blocks() * threads()):
         r, i = item // (heads * half), item % half
         at = 4 * (item // half * d_head + i)
-        angle = table + 8 * ((start + r) * half + i)
+        angle = table + 8 * (position_of(step, r) * half + i)
         c, s = ld_f32(angle), ld_f32(angle + 4)
         a, b = ld_f32(arena + x + at), ld_f32(arena + x + at + 4 * half)
         st_f32(arena + y + at, a * c - b * s)
@@ -78,11 +77,14 @@ def rope(arena: Any, step: Any, rows: Any, y: Any, x: Any, table: Any, heads: An
 
 @kernel(THREADS, lambda rows, v: ceil(rows * v["d"], THREADS))
 def take_last(arena: Any, step: Any, rows: Any, y: Any, x: Any, d: Any) -> None:
-    """y = x[T - R:]."""
-    n = rows_of(step, rows)
-    src = arena + x + 4 * d * (ld_i64(step + 8 * S_T) - ld_i64(step + 8 * S_ROWS))
+    """y = x[T - R:]; of a packed step the tokens that it names."""
+    n, tokens = rows_of(step, rows), ld_i64(step + 8 * S_TOKENS)
+    first = ld_i64(step + 8 * S_T) - ld_i64(step + 8 * S_ROWS)
     for i in range(block() * threads() + thread(), n * d, blocks() * threads()):
-        st_f32(arena + y + 4 * i, ld_f32(src + 4 * i))
+        r = first + i // d
+        if tokens != 0:
+            r = ld_i64(tokens + 8 * (TOKEN_WORDS * (i // d) + T_TAKE))
+        st_f32(arena + y + 4 * i, ld_f32(arena + x + 4 * (r * d + i % d)))
 
 
 def largest(me: Any, top: Any, best: Any) -> Any:
