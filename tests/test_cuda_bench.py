@@ -81,7 +81,7 @@ def test_every_figure_by_one_command(tmp_path, capsys):
         assert side["step_copy_share"] == pytest.approx(size / side["step_us"] * 1e6 / copy)
     assert set(record["prefill"]["ms"]) == {"3"}
     (product,) = record["products"]["results"]
-    assert product["kernel"] == "linear_bf16_dot_tiled"
+    assert product["kernel"] == "linear_bf16_dot_tiled64"
     assert product["max_relative_error"] < 1e-5
     assert {"command", "gpu", "machine", "versions", "bandwidth", "launch_us"} < set(record)
     said = capsys.readouterr().out
