@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from miaotui.errors import InputError, TokenizerError
 from miaotui.loader.tokenizer import Tokenizer
 
-SHARED = Path(__file__).parents[2] / "shared" / "models"
+SHARED = Path(os.environ.get("MIAOTUI_SHARED", Path(__file__).parents[2] / "shared")) / "models"
 needs_models = pytest.mark.skipif(not SHARED.is_dir(), reason="the trained checkpoints are not beside the project")
 DIRECTORIES = ("stories260K-hf", "capp-gpt2-hf", "nano-gpt-sort-hf", "rxnmapper-albert-hf")
 
