@@ -2,8 +2,9 @@
 
 float32[n_vocab] logits, the ids so far and (seed, sequence, position) go in; an id comes out. The stages and their
 order are Hugging Face's (`transformers.generation.logits_process`): repetition penalty, temperature, top-k, top-p,
-min-p. Every stage is IEEE +, -, *, / in a fixed order: `exp` is our own polynomial, sums are sequential, and the
-uniform comes from a counter, so neither libm, nor the NumPy build, nor what else is in the batch can change a text.
+min-p. Every stage is IEEE +, -, *, / and `exp` our own polynomial; its values, the weights, are then rounded to whole
+numbers, whose sums are exact in any order; and the uniform comes from a counter. So neither libm, nor the NumPy build,
+nor how many threads share the work (a GPU: `cuda/kernels/draw.py`), nor what else is in the batch can change a text.
 """
 
 from __future__ import annotations
@@ -22,13 +23,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Sampler", "SamplingParams", "exp", "philox", "sample", "uniform"]
+__all__ = [
+    "LN2_HIGH",
+    "LN2_LOW",
+    "NEGLIGIBLE",
+    "PER_LN2",
+    "TAYLOR",
+    "Sampler",
+    "SamplingParams",
+    "exp",
+    "nucleus_part",
+    "philox",
+    "sample",
+    "uniform",
+    "uniform_bits",
+    "unit_bits",
+]
 
 _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
-# Weights below exp(-64) of the largest are dropped: all of any vocabulary's together weigh less than one step (2^-53)
-# of the uniform, and the exponential then never meets a subnormal.
-_NEGLIGIBLE = -64.0
+#: Weights below exp(-40) of the largest are less than half a unit, which is 2^-55 of it at least: none.
+NEGLIGIBLE = -40.0
 _BLOCK = 8192  # elements of `exp` worked on at a time: its three buffers stay in the second-level cache
 _LEVELS = 4096  # a nucleus' boundary is searched by counting into so many levels of score ...
 _SORTED = 1024  # ... until so few candidates are left; these are sorted
@@ -96,14 +111,15 @@ class Sampler:
     """
 
     def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
-        """Allocate the scratch: 29 bytes per entry of the vocabulary."""
+        """Allocate the scratch: 41 bytes per entry of the vocabulary."""
         self.params = params
         self.sequence = sequence
+        self.unit = unit_bits(n_vocab)
         self._scores = np.empty(n_vocab, np.float32)
         self._ranked = np.empty(n_vocab, np.float32)
         self._ids = np.arange(n_vocab)
         self._exponents = np.empty(n_vocab, np.float64)
-        self._reached = np.empty(n_vocab, np.float64)
+        self._reached = np.empty(n_vocab, np.int64)
         self._seen = np.zeros(n_vocab, np.bool_)
         self._history = np.empty(n_vocab, np.int64)  # each id once, in the order of first sight
         self._n_history = 0
@@ -125,16 +141,15 @@ class Sampler:
             return int(scores.argmax())
         ids, weights = self.candidates(logits)
         reached = np.cumsum(weights, out=self._reached[: weights.size])
-        # u < 1, so u * total < total in float64 as well: the search cannot run past the end.
-        target = uniform(self.params.seed, self.sequence, position) * float(reached[-1])
+        target = int(reached[-1]) * uniform_bits(self.params.seed, self.sequence, position) >> 53
         return int(ids[np.searchsorted(reached, target, side="right")])
 
-    def candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Ids that may be drawn, ascending, and their weights exp((score - max) / temperature), not normalised.
+    def candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids that may be drawn, ascending, and their weights, exp((score - max) / temperature) in units of 2^-`unit`.
 
-        Weights under exp(-64) of the largest are left out. Ranks are taken before the division by the temperature,
-        in float32; the exponent is float64, so no temperature above 0 overflows. Both arrays may be views of scratch:
-        they last until the next call.
+        What rounds to none is left out. Ranks are taken before the division by the temperature, in float32; the
+        exponent is float64, so no temperature above 0 overflows. Ids may be a view of scratch: they last until the next
+        call.
         """
         params = self.params
         scores, largest = self._penalised(logits)
@@ -149,16 +164,18 @@ class Sampler:
         exponents = np.subtract(kept, largest, out=self._exponents[: kept.size], dtype=np.float64)
         with np.errstate(over="ignore"):
             exponents /= params.temperature
-        alive = exponents >= _NEGLIGIBLE
+        alive = exponents >= NEGLIGIBLE
         if not alive.all():
             chosen = np.flatnonzero(alive)
             ids, kept, exponents = ids[chosen], kept[chosen], exponents[chosen]
-        weights = exp(exponents, out=exponents)
+        floats = np.multiply(exp(exponents, out=exponents), 2.0**self.unit, out=exponents)
+        weights = np.rint(floats, out=floats).astype(np.int64)
         if params.top_p < 1:
             chosen = _nucleus(kept, weights, params.top_p)
             ids, weights = ids[chosen], weights[chosen]
-        if params.min_p > 0:
-            chosen = np.flatnonzero(weights >= params.min_p)  # the largest weight is exp(0) = 1
+        least = max(1, round(params.min_p * 2**self.unit))  # the largest weight is exp(0) = 1
+        if not (enough := weights >= least).all():
+            chosen = np.flatnonzero(enough)
             ids, weights = ids[chosen], weights[chosen]
         return ids, weights
 
@@ -217,17 +234,32 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 
 def uniform(seed: int, sequence: int, position: int) -> float:
     """Return a multiple of 2**-53 in [0, 1): the draw of (seed, sequence, position), each modulo 2**64."""
+    return float(uniform_bits(seed, sequence, position)) * 2.0**-53
+
+
+def uniform_bits(seed: int, sequence: int, position: int) -> int:
+    """`uniform` in units of 2**-53."""
     seed, sequence, position = seed & _U64, sequence & _U64, position & _U64
     counter = (position & _U32, position >> 32, sequence & _U32, sequence >> 32)
     high, low, _, _ = philox(counter, (seed & _U32, seed >> 32))
-    return float(((high << 32) | low) >> 11) * 2.0**-53
+    return ((high << 32) | low) >> 11
+
+
+def unit_bits(n_vocab: int) -> int:
+    """Weights are whole numbers of 2^-this of the largest: as fine as lets the sum of them all fit an int64."""
+    return 62 - n_vocab.bit_length()
+
+
+def nucleus_part(top_p: float) -> int:
+    """`top_p` in units of 2**-53, rounded up: at least one."""
+    return max(1, math.ceil(top_p * 2.0**53))
 
 
 # exp(x) = 2^k exp(r), |r| <= ln(2) / 2; ln(2) in two parts, the first short enough that k times it is exact.
-_PER_LN2 = 1.4426950408889634
-_LN2_HIGH = 6.93147180369123816490e-01
-_LN2_LOW = 1.90821492927058770002e-10
-_TAYLOR = tuple(1.0 / math.factorial(n) for n in range(13, -1, -1))  # the rest is under 2^-57
+PER_LN2 = 1.4426950408889634
+LN2_HIGH = 6.93147180369123816490e-01
+LN2_LOW = 1.90821492927058770002e-10
+TAYLOR = tuple(1.0 / math.factorial(n) for n in range(13, -1, -1))  # the rest is under 2^-57
 
 
 def exp(x: NDArray[np.float64], out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -241,42 +273,41 @@ def exp(x: NDArray[np.float64], out: NDArray[np.float64] | None = None) -> NDArr
     for start in range(0, x.size, _BLOCK):
         part = x[start : start + _BLOCK]
         k, r, t = powers[: part.size], rest[: part.size], terms[: part.size]
-        np.rint(np.multiply(part, _PER_LN2, out=k), out=k)
-        np.subtract(part, np.multiply(k, _LN2_HIGH, out=t), out=r)
-        np.subtract(r, np.multiply(k, _LN2_LOW, out=t), out=r)
-        np.multiply(r, _TAYLOR[0], out=t)
-        for coefficient in _TAYLOR[1:-1]:
+        np.rint(np.multiply(part, PER_LN2, out=k), out=k)
+        np.subtract(part, np.multiply(k, LN2_HIGH, out=t), out=r)
+        np.subtract(r, np.multiply(k, LN2_LOW, out=t), out=r)
+        np.multiply(r, TAYLOR[0], out=t)
+        for coefficient in TAYLOR[1:-1]:
             t += coefficient
             t *= r
-        t += _TAYLOR[-1]
+        t += TAYLOR[-1]
         np.add(t.view(np.int64), k.astype(np.int64) << 52, out=out[start : start + _BLOCK].view(np.int64))
     return out
 
 
-def _nucleus(scores: NDArray[np.float32], weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
+def _nucleus(scores: NDArray[np.float32], weights: NDArray[np.int64], top_p: float) -> NDArray[np.int64]:
     """Find the indices, ascending, of the smallest set of largest scores whose weights reach top_p of the total.
 
     Holtzman et al. 2020 (arXiv:1904.09751); among equal scores the lower index goes first. Candidates are counted into
-    levels of score, the level where the boundary falls is counted again, and only the last few are sorted.
+    levels of score, the level where the boundary falls is counted again, and only the last few are sorted: which are
+    looked at decides nothing.
     """
     active, s, w = np.arange(scores.size), scores, weights
-    mass, needed = 0.0, math.nan  # what lies above the active candidates; what the set must reach
+    needed = -(-int(weights.sum()) * nucleus_part(top_p) >> 53)  # of what is not above the active candidates
     while active.size > _SORTED:
         depth = np.subtract(s.max(), s, dtype=np.float64)
         deepest = float(depth.max())
         if deepest == 0:
             break  # all equal: already in order
         level = np.multiply(depth, (_LEVELS - 1) / deepest, out=depth).astype(np.int32)
-        reached = mass + np.cumsum(np.bincount(level, w, _LEVELS))
-        needed = top_p * float(reached[-1]) if math.isnan(needed) else needed
-        boundary = min(int(np.searchsorted(reached, needed, side="left")), _LEVELS - 1)
-        mass = float(reached[boundary - 1]) if boundary else mass
-        chosen = np.flatnonzero(level == boundary)
-        active, s, w = active[chosen], s[chosen], w[chosen]
+        reached = np.cumsum(np.bincount(level, w, _LEVELS))  # in float64: near enough to say which level to look at
+        boundary = min(int(np.searchsorted(reached, float(needed), side="left")), _LEVELS - 1)
+        chosen, above = np.flatnonzero(level == boundary), int(w @ (level < boundary))
+        if not above < needed <= above + int(w[chosen].sum()):
+            break
+        active, s, w, needed = active[chosen], s[chosen], w[chosen], needed - above
     order = np.argsort(-s, kind="stable")
-    reached = mass + np.cumsum(w[order])
-    needed = top_p * float(reached[-1]) if math.isnan(needed) else needed
-    last = min(int(np.searchsorted(reached, needed, side="left")), active.size - 1)
+    last = int(np.searchsorted(np.cumsum(w[order]), needed, side="left"))
     inside = scores > s[order[last]]
     inside[active[order[: last + 1]]] = True
     return np.flatnonzero(inside)
