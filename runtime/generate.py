@@ -290,9 +290,9 @@ class _Source:
         """Feed the id at a position; at most `left` are drawn behind it."""
         if self._sampler is not None:
             self._sampler.observe((token,))
-        elif self._following is None:
+        if self._following is None:
             ahead = getattr(self._session, "ahead", None)
-            self._following = None if ahead is None else ahead(token, position, left, self._ends)
+            self._following = None if ahead is None else ahead(token, position, left, self._ends, self._sampler)
         if self._following is None:
             self._session.step((token,), position)
 

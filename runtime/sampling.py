@@ -112,9 +112,10 @@ class Sampler:
 
     def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
         """Allocate the scratch: 41 bytes per entry of the vocabulary."""
-        self.params = params
-        self.sequence = sequence
+        self.n_vocab, self.params, self.sequence = n_vocab, params, sequence
         self.unit = unit_bits(n_vocab)
+        #: Weights below it are left out; the largest is exp(0) = 1.
+        self.least = max(1, round(params.min_p * 2**self.unit))
         self._scores = np.empty(n_vocab, np.float32)
         self._ranked = np.empty(n_vocab, np.float32)
         self._ids = np.arange(n_vocab)
@@ -123,6 +124,11 @@ class Sampler:
         self._seen = np.zeros(n_vocab, np.bool_)
         self._history = np.empty(n_vocab, np.int64)  # each id once, in the order of first sight
         self._n_history = 0
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """[n_vocab]: which ids the repetition penalty bears on."""
+        return self._seen
 
     def observe(self, ids: Iterable[int]) -> None:
         """Add ids (0 <= id < n_vocab) to those that the repetition penalty bears on."""
@@ -173,8 +179,7 @@ class Sampler:
         if params.top_p < 1:
             chosen = _nucleus(kept, weights, params.top_p)
             ids, weights = ids[chosen], weights[chosen]
-        least = max(1, round(params.min_p * 2**self.unit))  # the largest weight is exp(0) = 1
-        if not (enough := weights >= least).all():
+        if not (enough := weights >= self.least).all():
             chosen = np.flatnonzero(enough)
             ids, weights = ids[chosen], weights[chosen]
         return ids, weights
@@ -227,7 +232,8 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
     k, m = key
     for _ in range(10):
         left, right = a * 0xD2511F53, c * 0xCD9E8D57
-        a, b, c, d = (right >> 32) ^ b ^ k, right & _U32, (left >> 32) ^ d ^ m, left & _U32
+        # The upper half is cut to its 32 bits for where a product wraps at 64 (`cuda/kernels/draw.py`).
+        a, b, c, d = (right >> 32 & _U32) ^ b ^ k, right & _U32, (left >> 32 & _U32) ^ d ^ m, left & _U32
         k, m = (k + 0x9E3779B9) & _U32, (m + 0xBB67AE85) & _U32
     return a, b, c, d
 

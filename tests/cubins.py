@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from miaotui.runtime.cuda import build
-from miaotui.runtime.cuda.kernels import ADVANCE, KERNELS, SPECIAL, Kernel
+from miaotui.runtime.cuda.kernels import ADVANCE, DRAWS, KERNELS, SPECIAL, Kernel
 from miaotui.runtime.cuda.kernels.bandwidth import MEASURES
 from miaotui.runtime.cuda.kernels.fused import FUSED
 from miaotui.runtime.cuda.kernels.walker import walker
@@ -30,7 +30,7 @@ ALL = {
     if k is not None
 }
 ALL |= MEASURES
-ALL["advance"] = ADVANCE
+ALL |= {k.name: k for k in (ADVANCE, *DRAWS)}
 #: What a walker is made for: Llama in BF16 behind more than 128 positions, and what that has not.
 LLAMA = (
     *("advance", "argmax_merge", "argmax_parts", "attention_bf16_merge", "attention_bf16_split", "embed_bf16"),

@@ -45,15 +45,15 @@ def test_every_kernel_has_a_budget_and_no_other(budgets):
 @compiles
 @pytest.mark.parametrize("name", sorted(cubins.ALL))
 def test_a_kernel_compiles_within_its_budget(name, budgets):
-    ptx = build.to_ptx(cubins.ALL[name])
-    assert ".f64" not in ptx
-    for architecture in cubins.architectures(cubins.ALL[name]):
+    kernel, ptx = cubins.ALL[name], build.to_ptx(cubins.ALL[name])
+    assert (".f64" in ptx) == kernel.double
+    for architecture in cubins.architectures(kernel):
         found = cubins.measured(ptx, architecture)
         assert found.spilled <= budgets[name].get("spilled", 0), architecture
         assert not found.serialized, architecture
         assert found.registers <= budgets[name]["registers"] + SLACK, architecture
         if architecture in cubins.LISTED:
-            assert not found.double, architecture
+            assert bool(found.double) == kernel.double, architecture
             assert found.wide_loads >= budgets[name]["wide_loads"], architecture
             for kind in cubins.KINDS:
                 assert getattr(found, kind) >= budgets[name][kind], (architecture, kind)
@@ -62,6 +62,10 @@ def test_a_kernel_compiles_within_its_budget(name, budgets):
 def test_nothing_spills_but_the_walker_of_what_no_program_has_together(budgets):
     assert {n for n, b in budgets.items() if b.get("spilled")} <= {"walk_rest"}
     assert budgets["walk_llama_bf16"]["registers"] <= 128  # two blocks of 256 threads a processor
+
+
+def test_only_what_draws_an_id_computes_in_float64():
+    assert {name for name, k in cubins.ALL.items() if k.double} == {"draw_weights", "draw_sums"}
 
 
 def test_what_turing_cannot_run_is_refused_by_name():

@@ -77,7 +77,7 @@ def test_a_layer_of_llama_is_six_phases(tmp_path, monkeypatch):
     found = []
     for context in (8, 300):
         with miaotui.load(tmp_path, device="cuda", kv_cache="bf16", max_context=context) as model:
-            script, n_layers = model.session.machine.script, model.config.n_layers
+            script, n_layers = model.session.machine.script(), model.config.n_layers
             found.append(script.listing())
             assert len(script.phases) == (6 if context == 8 else 7) * n_layers + 5
     assert found[0][1:7] == [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..rope import RopeTable
 from ..spec import Weight
+from .draw import draw_bytes
 from .kernels.walker import GATE_WORDS
 from .step import RUN_WORDS, TOKEN_WORDS, WORDS
 
@@ -16,7 +17,7 @@ __all__ = ["device_memory"]
 
 
 def device_memory(program: Program) -> dict[str, int]:
-    """Bytes by part: every weight that the program names, once; tables; the arena's parts; the step's words.
+    """Bytes by part: every weight that the program names, once; tables; the arena's parts; words of a step and a draw.
 
     Steps by a walker (`MIAOTUI_CUDA_STEP`) take their table beside it: some 200 bytes a line, and 64 KiB.
     """
@@ -25,4 +26,5 @@ def device_memory(program: Program) -> dict[str, int]:
     tables = {id(t.weight): t.weight.nbytes for t in held if isinstance(t, RopeTable)}
     found = {"weights": sum(weights.values()), "constants": sum(tables.values()), **program.memory}
     words = WORDS + (1 + TOKEN_WORDS) * program.chunk + GATE_WORDS + RUN_WORDS
-    return found | {"step": 8 * words}
+    vocabulary = program.logits.width if program.logits is not None else 0
+    return found | {"step": 8 * words, "draw": draw_bytes(vocabulary)}

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["bind"]
 
-_OURS = f"{__package__}."
+#: Whose functions kernels may call: this package, and of the one around it what is plain arithmetic.
+_OURS = f"{__package__.rpartition('.')[0]}."
 
 
 def bind(

@@ -85,7 +85,7 @@ def to_ptx(kernel: Kernel) -> str:
         from numba.cuda import types  # noqa: PLC0415
 
         from .intrinsics import helper  # noqa: PLC0415
-        from .tensor_ptx import BINDING  # noqa: PLC0415
+        from .whole_ptx import BINDING  # noqa: PLC0415
     except ImportError as e:
         msg = f"compiling for CUDA needs the cuda extra (pip install 'miaotui[cuda]'): {e}"
         raise BackendError(msg) from e

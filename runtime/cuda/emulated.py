@@ -10,6 +10,7 @@ import numpy as np
 from .memory import Fault
 from .tensor_emulated import bf16_bits, tensor
 from .wgmma_emulated import wgmma
+from .whole_emulated import whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ LOW32 = 0xFFFFFFFF
 def binding(grid: Grid) -> dict[str, Any]:
     """Every primitive by name, for one launch."""
     mine = _who(grid) | _global(grid) | _grid(grid) | _shared(grid) | _warp(grid) | _tensor(grid)
-    return mine | tensor(grid) | wgmma(grid) | NUMBERS
+    return mine | tensor(grid) | wgmma(grid) | whole(grid) | NUMBERS
 
 
 def _who(grid: Grid) -> dict[str, Any]:

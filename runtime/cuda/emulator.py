@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,6 +103,7 @@ class Grid:
         crew = [t for at in blocks for t in self._crew(at)]
         for t in crew:
             t.run = greenlet(function)
+            t.run.gr_context = copy_context()  # NumPy's: what is infinite warns of nothing
         idle = 0  # rounds in which every thread that could run saw what it had seen
         while crew:
             ready = [t for t in crew if not t.waits]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,10 +19,11 @@ from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
 from .build import TURING
+from .draw import draw_bytes, draw_words
 from .fuse import Source, fused
-from .kernels import ADVANCE, KERNELS, chosen
+from .kernels import ADVANCE, DRAWS, KERNELS, chosen
 from .kernels.walker import GATE_WORDS, HUNG
-from .script import STEP_BLOCK, Call, Script
+from .script import DRAW_BLOCK, STEP_BLOCK, Call, Script
 from .step import (
     R_COUNT,
     R_ENDS,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from ..arena import Tensor
     from ..program import Instruction, Program
+    from ..sampling import Sampler
     from .kernels import Kernel
 
 __all__ = ["WAYS", "Device", "Interpreter"]
@@ -137,9 +139,12 @@ class Interpreter:
         self._words[S_IDS] = self.step_block + 8 * WORDS
         self._weights: dict[int, int] = {}
         self.run_block = device.allocate(8 * RUN_WORDS)
-        self._code = 0  # the walker's table
+        self._vocab = program.logits.width if program.logits is not None else 0
+        self.draw_block = device.allocate(draw_bytes(self._vocab))
+        self._drawing = False  # ids are drawn, not the largest logit's
+        self._scripts: dict[bool, tuple[Script, int, int]] = {}
         self._decode: Callable[[], None] | None = None  # a step of one token, captured
-        self._own: Callable[[], None] | None = None  # the same, which begins the next
+        self._own: dict[bool, Callable[[], None]] = {}  # the same, which begins the next; whether it draws
         self.lines = [self._line(i, row) for i, row in zip(program.code, program.encode(_number), strict=True)]
 
     def _line(self, ins: Instruction, row: NDArray[np.int64]) -> Line:
@@ -213,17 +218,12 @@ class Interpreter:
         """What launches a step of one token; `own`: which makes its id the next step's."""
         if self.way == "graph":
             return partial(self._own_lines if own else self._lines, 1, 1)
-        script = self.script
+        script, code, blocks = self._walked(drawing=own and self._drawing)
         shared = script.walker.shared({})
-        blocks = min(self.device.room(script.walker, shared), MOST_BLOCKS)
-        if not self._code:
-            table = script.table(blocks)
-            self._code = self.device.allocate(table.nbytes)
-            self.device.write(self._code, table)
         parts = script.phases if own else script.phases[:-1]
         if self.way == "persistent":
             parts = [(0, parts[-1][1])]
-        arguments = (self.arena, self.step_block, 0, self._code, self.gate, self.run_block if own else 0)
+        arguments = (self.arena, self.step_block, 0, code, self.gate, self.run_block if own else 0)
 
         def launches() -> None:
             for part in parts:
@@ -231,12 +231,41 @@ class Interpreter:
 
         return launches
 
+    def _walked(self, *, drawing: bool) -> tuple[Script, int, int]:
+        """What a walker walks, where its table lies, and the blocks that it is for."""
+        if drawing not in self._scripts:
+            script = self.script(drawing=drawing)
+            blocks = min(self.device.room(script.walker, script.walker.shared({})), MOST_BLOCKS)
+            table = script.table(blocks)
+            code = self.device.allocate(table.nbytes)
+            self.device.write(code, table)
+            self._scripts[drawing] = script, code, blocks
+        return self._scripts[drawing]
+
     def _own_lines(self, n: int, rows: int) -> None:
         self._lines(n, rows)
+        if self._drawing:
+            values = self._drawn()
+            for kernel in DRAWS:
+                slots = (values[f[2:]] for f in kernel.fields)
+                arguments = (self.arena, self.step_block, 1, *slots)
+                self.device.launch(kernel, kernel.blocks(1, values), kernel.shared(values), arguments)
         self.device.launch(ADVANCE, 1, 0, (self.arena, self.step_block, 0, self.run_block))
 
-    def aim(self, token: int, start: int, n: int, ends: Sequence[int]) -> None:
-        """Let `proceed` begin with a token at a position, for at most n ids, of which one of `ends` is the last."""
+    def _drawn(self) -> dict[str, int]:
+        """Slots of what draws, by name."""
+        return {"draw": self.draw_block, "x": self.program.logits.offset, "n": self._vocab}
+
+    def aim(self, token: int, start: int, n: int, ends: Sequence[int], sampler: Sampler | None = None) -> None:
+        """Let `proceed` begin with a token at a position, for at most n ids, of which one of `ends` is the last.
+
+        `sampler`: ids are those that it would draw; none: greedy ones.
+        """
+        self._drawing = sampler is not None
+        if sampler is not None:
+            seen = sampler.seen.view(np.uint8)
+            self.device.write(self.draw_block, draw_words(sampler))
+            self.device.write(self.draw_block + draw_bytes(len(seen)) - len(seen), seen)
         words = np.zeros(RUN_WORDS, np.int64)
         words[R_LEFT], words[R_N_ENDS], words[R_ENDS : R_ENDS + len(ends)] = n, len(ends), ends
         self.device.write(self.run_block, words)
@@ -244,12 +273,12 @@ class Interpreter:
 
     def proceed(self) -> None:
         """A step that gives an id and begins the next; nothing where no id may come."""
-        if self._own is not None:
-            self._own()
+        if self._drawing in self._own:
+            self._own[self._drawing]()
             return
         launches = self.one(own=True)
         launches()
-        self._own = self.device.capture(launches)
+        self._own[self._drawing] = self.device.capture(launches)
 
     def produced(self) -> Callable[[], tuple[int, list[int], bool]]:
         """What gives, of all that was launched: how many ids came since `aim`, the last `RING`, and if more may."""
@@ -263,12 +292,17 @@ class Interpreter:
 
         return read
 
-    @cached_property
-    def script(self) -> Script:
+    def script(self, *, drawing: bool = False) -> Script:
         """A step of one token, as a walker has it."""
-        pairs = zip(self.program.code, self.lines, strict=True)
-        parts = self.device.allocate(16 * MOST_BLOCKS)
-        calls = fused([Source(ins, line.kernel, line.values) for ins, line in pairs], parts)
+        sources = [Source(i, line.kernel, line.values) for i, line in zip(self.program.code, self.lines, strict=True)]
+        if drawing:
+            calls = fused([s for s in sources if s.ins.op != "argmax"], 0)
+            logits = self.program.logits.span
+            calls += [
+                Call(kernel, True, self._drawn(), [logits, DRAW_BLOCK], [DRAW_BLOCK, STEP_BLOCK]) for kernel in DRAWS
+            ]
+        else:
+            calls = fused(sources, self.device.allocate(16 * MOST_BLOCKS))
         last = Call(ADVANCE, False, {"run": self.run_block}, [STEP_BLOCK], [STEP_BLOCK])
         return Script([*calls, last], together=self.way == "persistent")
 

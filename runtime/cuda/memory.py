@@ -105,6 +105,7 @@ class Shared:
         self.memory = Region(0, nbytes)
         self._writers: dict[int, tuple[int, int, int]] = {}
         self._readers: dict[int, tuple[int, int, int]] = {}
+        self._adders: dict[int, tuple[int, int, int]] = {}
         self._when: dict[int, int] = {}  # a word -> stores there had been when it was written
         self._fences: dict[int, int] = {}  # a thread -> the same, at its last fence
         self._stores = 0
@@ -115,7 +116,8 @@ class Shared:
         old = self._readers.get(at)
         if old is not None and old[0] == MANY and old[1] == me[1]:  # many have, since the barrier: it is there for all
             return self.memory.views[kind][at]
-        self._apart(at, self._writers.get(at), me, "reads what another wrote")
+        for other in (self._writers.get(at), self._adders.get(at)):
+            self._apart(at, other, me, "reads what another wrote")
         self._readers[at] = me if old is None else several(old, me)
         return self.memory.views[kind][at]
 
@@ -131,6 +133,7 @@ class Shared:
         at = self._word(address)
         self._apart(at, self._writers.get(at), me, "writes what another wrote")
         self._apart(at, self._readers.get(at), me, "writes what another reads")
+        self._apart(at, self._adders.pop(at, None), me, "writes what another adds to")
         self._writers[at] = me
         self._when[at] = self._stores
         self._stores += 1
@@ -151,6 +154,18 @@ class Shared:
             raise Fault(msg)
         for i in (0, 4):
             self.store(address + i, "u32", value >> 8 * i & 0xFFFFFFFF, me)
+
+    def add8(self, address: int, value: int, me: tuple[int, int, int]) -> None:
+        """Add to an int64; others may at once."""
+        if address % 8:
+            msg = f"8 bytes of shared memory at {address}"
+            raise Fault(msg)
+        for at in (self._word(address), self._word(address + 4)):
+            for other in (self._writers.get(at), self._readers.get(at)):
+                self._apart(at, other, me, "adds to what another uses")
+            old = self._adders.get(at)
+            self._adders[at] = me if old is None else several(old, me)
+        self.memory.views["i64"][address // 8] += value
 
     def copy(self, address: int, data: NDArray[np.uint8], me: tuple[int, int, int]) -> None:
         """Sixteen bytes, as `store`."""

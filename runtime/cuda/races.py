@@ -35,6 +35,7 @@ class Races:
         self._released: dict[int, Clock] = {}
         self._writers: dict[int, tuple[int, Moment]] = {}
         self._readers: dict[int, dict[int, Moment]] = {}
+        self._adders: dict[int, dict[int, Moment]] = {}
         self._constant: set[int] = set()
 
     def release(self, me: Thread, address: int) -> None:
@@ -72,6 +73,8 @@ class Races:
             writer = self._writers.get(word)
             if writer is not None:
                 self._apart(word, writer, me, view, small=nbytes < WORD, what="reads what another wrote")
+            for adder in self._adders.get(word, {}).items():
+                self._apart(word, adder, me, view, small=False, what="reads what another adds to")
             readers = self._readers.setdefault(word, {})
             old = readers.get(me.at)
             readers[me.at] = moment if old is None else several(old, moment)
@@ -87,7 +90,21 @@ class Races:
                 self._apart(word, self._writers[word], me, view, small=small, what="writes what another wrote")
             for reader in self._readers.pop(word, {}).items():
                 self._apart(word, reader, me, view, small=small, what="writes what another reads")
+            for adder in self._adders.pop(word, {}).items():
+                self._apart(word, adder, me, view, small=False, what="writes what another adds to")
             self._writers[word] = (me.at, me.moment)
+
+    def add(self, me: Thread, address: int) -> None:
+        """Add to eight bytes, as others may at once. Fault: a race with who reads or writes them."""
+        view, moment = self._view(me), me.moment
+        for word in (address // WORD, address // WORD + 1):
+            if word in self._writers:
+                self._apart(word, self._writers[word], me, view, small=False, what="adds to what another wrote")
+            for reader in self._readers.get(word, {}).items():
+                self._apart(word, reader, me, view, small=False, what="adds to what another reads")
+            adders = self._adders.setdefault(word, {})
+            old = adders.get(me.at)
+            adders[me.at] = moment if old is None else several(old, moment)
 
     @staticmethod
     def _apart(word: int, other: tuple[int, Moment], me: Thread, view: Clock, *, small: bool, what: str) -> None:

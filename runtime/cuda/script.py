@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from ..program import Instruction
     from .kernels import Kernel
 
-__all__ = ["STEP_BLOCK", "Call", "Script", "calls_of"]
+__all__ = ["DRAW_BLOCK", "STEP_BLOCK", "Call", "Script", "calls_of"]
 
 #: Where the step block lies, as a piece of the arena: behind nothing.
 STEP_BLOCK = (-2, -1)
+#: Where the draw block lies, likewise.
+DRAW_BLOCK = (-6, -5)
 FLOAT = 4
 
 

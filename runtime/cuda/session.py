@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import BackendError
 from ..program import record
 from ..rope import RopeTable
 from ..session import Session
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..sampling import Sampler
     from ..session import Watch
     from ..spec import Config, Weights
     from .interpreter import Device
@@ -61,18 +63,23 @@ class CudaSession(Session):
         self.machine.step(ids, start, rows)
         self._last = rows
 
-    def ahead(self, token: int, start: int, n: int, ends: Sequence[int]) -> Iterator[int] | None:
-        """The greedy ids that follow `token` at `start`: n, or up to one of `ends`. None: not by this session.
+    def ahead(
+        self, token: int, start: int, n: int, ends: Sequence[int], sampler: Sampler | None = None
+    ) -> Iterator[int] | None:
+        """The ids that follow `token` at `start`: n, or up to one of `ends`. None: not by this session.
 
-        Steps are queued ahead of the ids that are taken; another use of the session ends it.
+        Greedy ones, or those that `sampler` would draw; the GPU draws them. Steps are queued ahead of the ids that are
+        taken; another use of the session ends it. Errors: `InputError` where nothing can be drawn.
         """
         self._check([token], start, 1)
-        return self._ahead(token, start, n, ends) if len(ends) <= ENDS and start + n <= self.n_context else None
+        if len(ends) > ENDS or start + n > self.n_context:
+            return None
+        return self._ahead(token, start, n, ends, sampler)
 
-    def _ahead(self, token: int, start: int, n: int, ends: Sequence[int]) -> Iterator[int]:
+    def _ahead(self, token: int, start: int, n: int, ends: Sequence[int], sampler: Sampler | None) -> Iterator[int]:
         machine, queued, taken, ids = self.machine, 0, 0, [token]
         self._last = 1
-        machine.aim(token, start, n, ends)
+        machine.aim(token, start, n, ends, sampler)
         waiting: deque[tuple[int, Callable[[], tuple[int, list[int], bool]]]] = deque()
         while taken < n:
             while queued < n and len(waiting) < BATCHES:
@@ -85,12 +92,22 @@ class CudaSession(Session):
             count, ids, goes_on = read()
             if goes_on and count < wanted:
                 machine.checked(HUNG)
-            yield from ids[len(ids) - (count - taken) :]
+            fresh = ids[len(ids) - (count - taken) :]
+            if sampler is not None and fresh and fresh[-1] < 0:
+                yield from fresh[:-1]
+                self._undrawn(sampler, start + count)
+            yield from fresh
             taken = count
             if not goes_on:
                 break
         if ids[-1] < 0:
             self._check(ids[-1:], start + taken, 1)  # no logits: as if the host had fed it
+
+    def _undrawn(self, sampler: Sampler, position: int) -> None:
+        """Say why no id could be drawn: InputError, as the sampler has it."""
+        drawn = sampler.draw(self.logits[-1], position)
+        msg = f"the GPU drew no id at position {position}, where {drawn} is to be drawn"
+        raise BackendError(msg)
 
     def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
         """float32 [sequences, n_vocab]: logits of the last token of each, as if each were alone, the same bits.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from . import attention, bandwidth, elementwise, flash, gemm, hopper, linear, norm, quantized, sparse, tokens
 from .advance import ADVANCE
 from .base import KERNELS, SPECIAL, Kernel, chosen
+from .draw import DRAWS
 
 __all__ = [
     "ADVANCE",
+    "DRAWS",
     "KERNELS",
     "SPECIAL",
     "Kernel",

@@ -56,6 +56,7 @@ class Kernel:
     at_once: int = 1  # blocks of it that a processor shall have registers for
     fast: bool = False  # it rounds to bfloat16: for programs that were recorded so
     only: str = ""  # the one architecture that has its instructions; none: all
+    double: bool = False  # it computes in float64
 
 
 #: A kernel for every op and variant.
