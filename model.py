@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .errors import BackendError, InputError, MemoryLimitError, TokenizerError
+from .errors import BackendError, InputError, TokenizerError
+from .limits import (
+    LOGIT_ROWS,
+    PREFILL_CHUNK,
+    check_counts,
+    check_kv_cache,
+    check_memory,
+    check_precision,
+    precision_notes,
+    predicted_memory,
+    reserved,
+    threads_of,
+)
 from .loader import wishes
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
@@ -22,9 +35,7 @@ from .loader.receipt import hashed, make_receipt
 from .loader.shares import ranked, stand_in
 from .loader.tokenizer import Tokenizer
 from .loader.vocabulary import KeptTokenizer, kept_fallback, kept_ids
-from .runtime.cores import available_threads
 from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
-from .runtime.kvcache import KV_BYTES
 from .runtime.program import record
 from .runtime.session import Session
 
@@ -42,16 +53,6 @@ if TYPE_CHECKING:
     from .runtime.spec import Config, Weights
 
 __all__ = ["Model", "load", "pack_weights"]
-
-#: Context reserved where the caller names none: the model's own, at most this.
-DEFAULT_CONTEXT = 2048
-
-#: Tokens whose logits one pass keeps: what `Model.logits` reads at a time, and what a chunk's head costs at most.
-LOGIT_ROWS = 32
-
-#: Tokens of a prompt that one pass takes.
-PREFILL_CHUNK = 128
-
 
 def load(  # noqa: PLR0913 (keywords)
     path: str | Path,
@@ -87,9 +88,9 @@ def load(  # noqa: PLR0913 (keywords)
     """
     began = time.perf_counter()
     free = _check_device(device)
-    _check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
+    check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
     check_kv_cache(kv_cache)
-    fast = _fast(precision, gpu=device == "cuda")
+    fast = check_precision(precision, gpu=device == "cuda")
     checkpoint = open_checkpoint(resolve(path, revision=revision))
     try:
         where = str(checkpoint.directory / "config.json")
@@ -97,15 +98,15 @@ def load(  # noqa: PLR0913 (keywords)
         pruned, whole = wishes.resolve(prune, checkpoint, config, rank=False), config
         plan = make_plan(checkpoint, config, quantize, None if pruned is None else stand_in(pruned, config))
         config = plan.config
-        context = _context(config, max_context)
+        context = reserved(config, max_context)
         chunk = min(prefill_chunk, context)
-        rows, n_threads = min(LOGIT_ROWS, chunk), _threads(threads)
+        rows, n_threads = min(LOGIT_ROWS, chunk), threads_of(threads)
         shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "fast": fast}
         shape["threads"] = n_threads if free is None else 1  # a GPU's scratch is that of one
         program = record(config, planned(plan), **shape, kv_cache=kv_cache)
         memory = predicted_memory(plan, program, device)
         unsure = sum(s.nbytes for s in uncounted(plan) if s.offset is not None)
-        limit = partial(_check_memory, checkpoint.directory.name, memory_limit, context=context, chunk=chunk)
+        limit = partial(check_memory, checkpoint.directory.name, memory_limit, context=context, chunk=chunk)
         limit(memory, free=free, unsure=unsure)
         if uncounted(plan) or (pruned is not None and pruned.ratio is not None):  # only now is anything read
             pruned = None if pruned is None else ranked(pruned, checkpoint, whole)
@@ -117,7 +118,7 @@ def load(  # noqa: PLR0913 (keywords)
     except BaseException:
         checkpoint.close()
         raise
-    receipt = make_receipt(plan, checkpoint, pruned, notes=_precision_notes(precision, fast=fast))
+    receipt = make_receipt(plan, checkpoint, pruned, notes=precision_notes(precision, fast=fast, gpu=free is not None))
     took = time.perf_counter() - began
     return Model(checkpoint, plan, config, session, memory=memory, load_s=took, receipt=receipt)
 
@@ -160,105 +161,6 @@ def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weight
     from .runtime.cpu.packer import packer  # noqa: PLC0415 - it compiles; a plan that rounds nothing needs none of it
 
     return pack(plan, checkpoint, threads=threads, rows=packer(dtypes))
-
-
-def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu") -> dict[str, int]:
-    """Bytes by part; "allocated" is all but what is mapped from the files.
-
-    With a GPU, "device_" parts are what lies in its memory, together "device_allocated"; the arena lies there alone.
-    """
-    if device == "cuda":
-        from .runtime.cuda.account import device_memory  # noqa: PLC0415 - only where it is asked for
-
-        host = {
-            "weights_mapped": plan.mapped_bytes,
-            "weights_resident": plan.resident_bytes,
-            "constants": program.constant_bytes,
-            "allocated": plan.resident_bytes + program.constant_bytes,
-        }
-        there = {f"device_{part}": n for part, n in device_memory(program).items()}
-        return host | there | {"device_allocated": sum(there.values())}
-    memory = {
-        "weights_mapped": plan.mapped_bytes,
-        "weights_resident": plan.resident_bytes,
-        "constants": program.constant_bytes,
-        **program.memory,
-    }
-    memory["allocated"] = sum(memory.values()) - plan.mapped_bytes
-    return memory
-
-
-def check_kv_cache(dtype: object) -> None:
-    """Refuse a dtype that the KV cache does not have: InputError."""
-    if dtype not in KV_BYTES:
-        msg = f"kv_cache={dtype!r}: expected one of {', '.join(KV_BYTES)}"
-        raise InputError(msg)
-
-
-def _fast(precision: object, *, gpu: bool) -> bool:
-    """Whether products may round their input to BF16: asked for, and possible. InputError: no such precision."""
-    if precision not in ("exact", "fast"):
-        msg = f"precision={precision!r}: expected 'exact' or 'fast'"
-        raise InputError(msg)
-    if precision == "exact":
-        return False
-    if gpu:
-        return True
-    from .runtime.cpu.target import bf16_dot  # noqa: PLC0415 - asks LLVM what the CPU can do
-
-    return bf16_dot()
-
-
-def _precision_notes(precision: str, *, fast: bool) -> tuple[str, ...]:
-    """What a receipt says of `precision`."""
-    if precision == "exact":
-        return ()
-    if not fast:
-        return ("precision=fast: this CPU has no BF16 dot; computed exactly",)
-    return ("precision=fast: products of BF16 matrices are this CPU's own; the bits differ between machines",)
-
-
-def _check_counts(**counts: object) -> None:
-    for name, value in counts.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            msg = f"{name}={value!r}: expected a whole number of at least 1"
-            raise InputError(msg)
-
-
-def _check_memory(  # noqa: PLR0913 - keywords
-    name: str, limit: int | None, memory: dict[str, int], *, context: int, chunk: int, free: int | None,
-    unsure: int = 0,
-) -> None:  # fmt: skip
-    """Refuse what is over the limit, in the host's memory or in the GPU's, or over what is free in the latter."""
-    less = f"a smaller max_context (now {context}) or prefill_chunk (now {chunk}) needs less"
-    for part, where in (("allocated", "beside the mapped files"), ("device_allocated", "of the GPU's memory")):
-        needed = memory.get(part, 0) - unsure
-        if limit is not None and needed > limit:
-            msg = f"{name}: needs {needed:,} bytes {where}, {needed - limit:,} over memory_limit={limit:,}; {less}"
-            raise MemoryLimitError(msg)
-    needed = memory.get("device_allocated", 0) - unsure
-    if free is not None and needed > free:
-        msg = f"{name}: needs {needed:,} bytes of the GPU's memory, of which {free:,} are free; {less}"
-        raise MemoryLimitError(msg)
-
-
-def _context(config: Config, wanted: int | None) -> int:
-    if wanted is None:
-        return min(config.n_context, DEFAULT_CONTEXT)
-    if config.rope is None and wanted > config.n_context:
-        msg = f"max_context={wanted}: this model has learned positions for {config.n_context} tokens only"
-        raise InputError(msg)
-    if wanted > max(config.n_context, 2**20):
-        msg = f"max_context={wanted}: the model was made for {config.n_context}"
-        raise InputError(msg)
-    return wanted
-
-
-def _threads(wanted: int | None) -> int:
-    if wanted is not None and wanted > 1024:  # noqa: PLR2004 (more than any machine here has)
-        msg = f"threads={wanted}: at most 1024"
-        raise InputError(msg)
-    return wanted or available_threads()
 
 
 class Model:
@@ -338,11 +240,33 @@ class Model:
         """[T] ids -> float32 [T, d_model] behind the final norm. Errors: `InputError`."""
         return self._rows(ids, "hidden", self.config.d_model)
 
-    def _rows(self, ids: object, what: str, width: int) -> NDArray[np.float32]:
-        wanted = check_ids(ids, self.config.n_vocab)
-        if len(wanted) > self.n_context:
-            msg = f"{len(wanted)} tokens, {len(wanted) - self.n_context} more than the context of {self.n_context}"
+    def last_logits(self, sequences: object) -> NDArray[np.float32]:
+        """Several sequences of ids -> float32 [sequences, n_vocab]: the logits behind the last token of each.
+
+        A GPU takes as many at once as fit a pass (`prefill_chunk` tokens, 32 sequences); with precision="exact" the
+        bits are those of each alone. Errors: `InputError`.
+        """
+        if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
+            msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
             raise InputError(msg)
+        wanted = [self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)]
+        self._acquire()
+        try:
+            return self._session.packed(wanted)
+        finally:
+            self._release()
+
+    def _ids(self, ids: object, what: str = "prompt") -> list[int]:
+        """Ids that fit the context: InputError."""
+        wanted = check_ids(ids, self.config.n_vocab, what=what)
+        if len(wanted) > self.n_context:
+            over = len(wanted) - self.n_context
+            msg = f"{what}: {len(wanted)} tokens, {over} more than the context of {self.n_context}"
+            raise InputError(msg)
+        return wanted
+
+    def _rows(self, ids: object, what: str, width: int) -> NDArray[np.float32]:
+        wanted = self._ids(ids)
         out = np.empty((len(wanted), width), np.float32)
         self._acquire()
         try:

@@ -105,6 +105,19 @@ class Session:
             self._pass(ids[at : at + size], start + at, rows if at + size == n else 0)
             at += size
 
+    def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+        """float32 [sequences, n_vocab]: logits of the last token of each, one sequence after the other.
+
+        The cache is overwritten from its first row on. Errors: `InputError`, before any is fed.
+        """
+        for s in sequences:
+            self._check(s, 0, min(1, len(s)))
+        out = np.empty((len(sequences), self.n_vocab), np.float32)
+        for i, s in enumerate(sequences):
+            self.step(s, 0)
+            out[i] = self.logits
+        return out
+
     def _check(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         n = len(ids)
         if n < 1 or start < 0 or start + n > self.n_context:

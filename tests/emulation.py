@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from miaotui.runtime.cuda.interpreter import Device
     from test_ops import Case
 
-__all__ = ["SCHEDULES", "EmulatedDevice", "Fault", "emulate", "run_on"]
+__all__ = ["SCHEDULES", "EmulatedDevice", "Fault", "ListingDevice", "emulate", "run_on"]
 
 UNTOUCHED = 0xFF
 SMALL = 4

@@ -85,6 +85,7 @@ def test_a_long_prompt_in_fast_mode_goes_to_the_tensor_core(dtype, tmp_path, mon
         wanted = exact.logits(ids)
     assert not any("tiled" in name or "flash" in name for name in launched)
     with miaotui.load(tmp_path, max_context=32, device="cuda", precision="fast", prefill_chunk=20) as model:
+        assert "the GPU's tensor core" in model.receipt.notes[0]
         assert np.abs(model.logits(ids) - wanted).max() <= 0.05 * np.abs(wanted).max()
     assert {"attention_f32_flash64", f"linear_{'bf16_dot' if dtype == 'BF16' else 'f16'}_tiled64"} <= launched
 

@@ -6,7 +6,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, small, write_checkpoint
-from emulation import EmulatedDevice
+from emulation import EmulatedDevice, ListingDevice
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError
@@ -14,6 +14,7 @@ from miaotui.runtime.arena import place
 from miaotui.runtime.cuda import driver
 from miaotui.runtime.cuda.interpreter import Interpreter
 from miaotui.runtime.program import Program, Recorder
+from tolerance import bound
 
 LENGTHS = st.sampled_from([1, 1, 2, 3, 5, 7])
 
@@ -38,7 +39,7 @@ def test_the_bits_of_each_alone(tmp_path):
         def holds(lengths, seed):
             rng = np.random.default_rng(seed)
             sequences = [rng.integers(0, n_vocab, n) for n in lengths]
-            found = session.packed(sequences)
+            found = model.last_logits(sequences)
             assert found.shape == (len(lengths), n_vocab)
             assert [row.tobytes() for row in found] == [alone(session, s) for s in sequences]
 
@@ -56,30 +57,58 @@ def test_every_family(family, tmp_path):
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize("window", [None, 9])
 def test_keys_are_taken_in_tiles_from_a_sequences_own_first(kv_cache, window):
-    lengths, heads, d_head = (31, 33, 5, 1), 2, 8
-    n = sum(lengths)
-    ops = Recorder(n_context=n, chunk=n, rows=4, threads=1, kv_cache=kv_cache)
-    q, k, v = inputs = [ops._tensor("in", "T", w, keep=True) for w in (heads * d_head, d_head, d_head)]
-    ops.kv_write(0, k, v, 1)
-    y = ops.attention(0, q, heads, 1, window=window, scale=1.0)
-    y.keep = True
-    machine = Interpreter(EmulatedDevice("drawn"), Program(ops.code, ops.tensors, y, y, ops.n_context, n, 4, 1,
-                          place(ops.tensors, len(ops.code)), 0))  # fmt: skip
+    found, wanted, _ = attended((31, 33, 5, 1), kv_cache=kv_cache, window=window)
+    assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(("kv_cache", "d_head"), [("f32", 8), ("bf16", 128), ("int8", 64)])
+@pytest.mark.parametrize("window", [None, 9])
+def test_the_tensor_cores_attention_sees_each_sequence_alone(kv_cache, d_head, window):
+    """A tile of queries is of several of them; sequences longer than a tile of keys."""
+    names = []
+    found, wanted, largest = attended((31, 70, 5, 1, 29), names, kv_cache=kv_cache, window=window, fast=True,
+                                      d_head=d_head, round_to=16)  # fmt: skip
+    assert "flash" in names[1]
+    assert not any("flash" in name for name in names[2:])
+    # Rounded on the way: queries times scale, and the weights of the softmax.
+    off = 2 * bound("flash", "bf16", 1, largest) * (1 + d_head**0.5)
+    assert np.abs(found - wanted).max() <= off
+
+
+def attended(lengths, names=None, *, window, d_head=8, round_to=0, **how):
+    """Attention over sequences at once, and one after the other in exact mode; the largest value."""
+    heads, n = 2, sum(lengths)
+
+    def machine_of(**how):
+        ops = Recorder(n_context=n, chunk=n, rows=len(lengths), threads=1, **how)
+        inputs = [ops._tensor("in", "T", w, keep=True) for w in (heads * d_head, d_head, d_head)]
+        ops.kv_write(0, *inputs[1:], 1)
+        y = ops.attention(0, inputs[0], heads, 1, window=window, scale=d_head**-0.5)
+        y.keep = True
+        size = place(ops.tensors, len(ops.code))
+        shape = n, n, len(lengths), 1, size, 0, how["kv_cache"], how.get("fast", False)
+        device = ListingDevice("drawn", [] if names is None else names, "", "sm_80")
+        return Interpreter(device, Program(ops.code, ops.tensors, y, y, *shape)), inputs, y
+
     rng = np.random.default_rng(0)
-    given_rows = [rng.standard_normal((n, t.width)).astype(np.float32) for t in inputs]
+    rows = [rng.standard_normal((n, w)).astype(np.float32) for w in (heads * d_head, d_head, d_head)]
+    rows = [(x.view(np.uint32) >> round_to << round_to).view(np.float32) for x in rows]
 
-    def feed(rows):
-        for t, x in zip(inputs, given_rows, strict=True):
-            machine.device.write(machine.arena + t.offset, x[rows])
+    def feed(machine, inputs, part):
+        for t, x in zip(inputs, rows, strict=True):
+            machine.device.write(machine.arena + t.offset, x[part])
 
-    feed(slice(None))
+    machine, inputs, y = machine_of(**how)
+    feed(machine, inputs, slice(None))
     machine.packed([[0] * length for length in lengths])
-    found, at = machine.tensor(y, n), 0
+    found, wanted, at = machine.tensor(y, n), [], 0
+    machine, inputs, y = machine_of(**how | {"fast": False})
     for length in lengths:
-        feed(slice(at, at + length))
+        feed(machine, inputs, slice(at, at + length))
         machine.step([0] * length, 0, 0)
-        assert machine.tensor(y, length).tobytes() == found[at : at + length].tobytes(), length
+        wanted.append(machine.tensor(y, length))
         at += length
+    return found, np.concatenate(wanted), float(np.abs(rows[2]).max())
 
 
 def test_a_pass_holds_what_fits_and_plain_steps_follow(tmp_path, monkeypatch):

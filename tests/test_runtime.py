@@ -319,6 +319,23 @@ def test_bad_ids_get_a_typed_error(small: Path, ids: object, words: str) -> None
         model.generate(ids, max_new_tokens=1)
 
 
+def test_the_logits_behind_several_sequences(small: Path) -> None:
+    sequences = [[1, 2, 3], np.array([4]), [5] * 64]
+    with miaotui.load(small, max_context=64, prefill_chunk=7) as model:
+        found = model.last_logits(sequences)
+        assert found.shape == (3, 37)
+        assert [row.tobytes() for row in found] == [model.logits(s)[-1].tobytes() for s in sequences]
+        assert model.last_logits([]).shape == (0, 37)
+        for bad, words in (
+            (3, "int found"), ("text", "str found"), ([1, 2], "sequence 0: int found"), ([[1], []], "sequence 1: no"),
+            ([[1], [37]], "sequence 1: id 37"), ([[1] * 65], "sequence 0: 65 tokens, 1 more"),
+        ):  # fmt: skip
+            with pytest.raises(InputError, match=words):
+                model.last_logits(bad)
+    with pytest.raises(InputError, match="closed"):
+        model.last_logits(sequences)
+
+
 def test_two_open_streams_in_one_thread_are_refused(small: Path) -> None:
     with miaotui.load(small) as model:
         first = model.steps([1, 2], max_new_tokens=5)

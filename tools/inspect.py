@@ -93,6 +93,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
 
     Errors: `CheckpointError`, `ConfigError`, `InputError`, `PlanError`, as loading would raise them.
     """
+    from ..limits import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, check_kv_cache, predicted_memory  # noqa: PLC0415
     from ..loader import wishes  # noqa: PLC0415 - help must not wait for these
     from ..loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
     from ..loader.config import parse_config  # noqa: PLC0415
@@ -100,7 +101,6 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
     from ..loader.pack import planned  # noqa: PLC0415
     from ..loader.plan import make_plan  # noqa: PLC0415
     from ..loader.receipt import hashed, make_receipt  # noqa: PLC0415
-    from ..model import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, check_kv_cache, predicted_memory  # noqa: PLC0415
     from ..runtime.program import record  # noqa: PLC0415
 
     check_kv_cache(kv_cache)

@@ -192,12 +192,11 @@ class Interpreter:
                 kernel = kernel.then
 
     def chosen(self, line: Line, rows: int) -> Kernel:
-        """The kernel that takes so many rows of a line; of attention in a packed step, the one that knows of it."""
-        if self._packed and line.kernel.name.startswith("attention"):
-            return line.kernel
+        """The kernel that takes so many rows of a line."""
         architecture = self.device.architecture
         fast = self.program.fast and architecture != TURING
-        return chosen(line.kernel.name, rows, line.values, fast=fast, architecture=architecture)
+        name, packed = line.kernel.name, self._packed
+        return chosen(name, rows, line.values, fast=fast, architecture=architecture, packed=packed)
 
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         """One pass: at most `chunk` ids, logits of the last `rows`.

@@ -289,5 +289,5 @@ for _kind, _size in KV_BYTES.items():
     )
     special(_name, Kernel(
         f"{_name}_split", _parts, THREADS, lambda _, v: ceil(v["heads"] * _chunks(v), WARPS), _shared(2),
-        fields_of(_name), _splits, _end,
+        fields_of(_name), _splits, _end, packs=False,
     ))  # fmt: skip

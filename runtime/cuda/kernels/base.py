@@ -57,6 +57,7 @@ class Kernel:
     fast: bool = False  # it rounds to bfloat16: for programs that were recorded so
     only: str = ""  # the one architecture that has its instructions; none: all
     double: bool = False  # it computes in float64
+    packs: bool = True  # it knows what a packed step says of its tokens
 
 
 #: A kernel for every op and variant.
@@ -98,11 +99,14 @@ def fields_of(name: str) -> tuple[str, ...]:
 
 
 def chosen(
-    name: str, rows: int, values: Mapping[str, int], *, fast: bool = False, architecture: str = ""
-) -> Kernel:
+    name: str, rows: int, values: Mapping[str, int], *, fast: bool = False, architecture: str = "",
+    packed: bool = False,
+) -> Kernel:  # fmt: skip
     """The kernel that takes so many rows, in a `fast` program or another, on a GPU of this architecture."""
     for k in SPECIAL.get(name, ()):
-        if (fast or not k.fast) and k.only in {"", architecture} and k.fits(rows, values):
+        if k.packs < packed or k.fast > fast:
+            continue
+        if k.only in {"", architecture} and k.fits(rows, values):
             return k
     return KERNELS[name]
 

@@ -42,7 +42,7 @@ from ..primitives import (
     st_f32,
     thread,
 )
-from ..step import S_START
+from ..step import S_START, S_TOKENS, T_FIRST, T_LAST, TOKEN_WORDS
 from ..tensor import divided, exp2, larger, ld_matrix4_t, pack_bf16, quad_max, quad_sum, sst4_i32
 from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
 
@@ -103,6 +103,16 @@ def _bring_int8(to: Any, cache: Any, first: Any, count: Any, d_pad: Any, wide: A
 
 
 BRING = {"f32": _bring_f32, "bf16": _bring_bf16, "int8": _bring_int8}
+
+
+def sees(step: Any, tokens: Any, r: Any, window: Any) -> Any:
+    """First and last row of the cache that token r sees; `tokens`: address of what a packed step says of each, or 0."""
+    first, own = 0, ld_i64(step + 8 * S_START) + r
+    last = own
+    if tokens != 0:
+        words = tokens + 8 * TOKEN_WORDS * r
+        first, last = ld_i64(words + 8 * T_FIRST), ld_i64(words + 8 * T_LAST)
+    return max(first, own - window + 1), last
 
 
 def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
@@ -224,7 +234,7 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, q: Any, k_cache: Any, v_cache: Any, heads: Any,
         kv_heads: Any, d_head: Any, context: Any, window: Any, scale: Any,
     ) -> None:  # fmt: skip
-        d_pad, start, group = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START), divided(heads, kv_heads)
+        d_pad, tokens, group = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_TOKENS), divided(heads, kv_heads)
         head_bytes = context * (d_pad * size + (4 if scaled else 0))
         count = rows_of(step, rows) * group  # queries of a KV head
         down = (count + QUERIES - 1) // QUERIES
@@ -235,16 +245,16 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
             head, first = item - tile * kv_heads, (down - 1 - tile) * QUERIES  # the longest come first
             keys, values = arena + k_cache + head * head_bytes, arena + v_cache + head * head_bytes
             x = arena + 4 * head * group * d_head
-            end = start + divided(min(first + QUERIES - 1, count - 1), group) + 1
-            soonest = start + divided(first, group)
-            lowest = max(0, soonest - window + 1)
-            begin = lowest // KEYS * KEYS
+            lowest, soonest = sees(step, tokens, divided(first, group), window)  # neither falls from token to token
+            highest, last = sees(step, tokens, divided(min(first + QUERIES, count) - 1, group), window)
+            begin, end = lowest // KEYS * KEYS, last + 1
             fill(0, keys, values, begin, end, d_pad, context)
             take(stage_bytes, x + q, first, count, group, heads, d_head, scale)
             barrier()
             keep(stage_bytes + thread() // WARP * 16 * row, queries)
             mine = first + thread() // WARP * 16 + lane() // 4  # this thread's queries: mine and mine + 8
-            last0, last1 = start + divided(mine, group), start + divided(mine + 8, group)
+            low0, last0 = sees(step, tokens, divided(min(mine, count - 1), group), window)
+            low1, last1 = sees(step, tokens, divided(min(mine + 8, count - 1), group), window)
             for i in range(n_results):
                 acc[i] = F(0.0)
             top0, top1, sums0, sums1 = F(-np.inf), F(-np.inf), F(0.0), F(0.0)
@@ -257,8 +267,8 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
                 scores(stage, queries, s)
                 if scaled:
                     times(stage + 2 * keys_bytes, s)
-                if at + KEYS > soonest + 1 or at < end - window:
-                    hide(s, at, last0 - window + 1, last0, last1 - window + 1, last1)
+                if at + KEYS > soonest + 1 or at < highest:
+                    hide(s, at, low0, last0, low1, last1)
                 a, b = soften(s, 0, top0, acc), soften(s, 1, top1, acc)
                 top0, sums0 = a[0], fma(sums0, a[1], a[2])
                 top1, sums1 = b[0], fma(sums1, b[1], b[2])
