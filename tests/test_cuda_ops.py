@@ -56,7 +56,8 @@ def test_every_op_has_its_kernels_with_the_slots_of_the_table():
             assert found == ("arena", "step", "rows", *op.names), name
 
 
-TILED = {k.name: (name, k) for name, several in SPECIAL.items() for k in several if name.startswith("linear")}
+LINEAR = {k.name: (name, k) for name, several in SPECIAL.items() for k in several if name.startswith("linear")}
+TILED = {name: found for name, found in LINEAR.items() if found[1].fast}
 
 
 @pytest.mark.parametrize("tiled", sorted(TILED))
@@ -79,6 +80,38 @@ def test_many_rows_by_the_tensor_core(tiled, monkeypatch):
     holds()
 
 
+class ManyDraw(SmallDraw):
+    """Sizes around four rows and tokens, and a warp's run of these."""
+
+    def __init__(self, draw):
+        super().__init__(draw)
+        self.t = draw(st.sampled_from([8, 9, 31, 32, 33, 37]))
+        self.sizes = [draw(st.sampled_from([8, 24, 64, 264])), draw(st.sampled_from([1, 3, 4, 5, 33]))]
+
+    def size(self):
+        return self.sizes.pop()
+
+
+@pytest.mark.parametrize("many", sorted(set(LINEAR) - set(TILED)))
+def test_many_rows_have_the_bits_of_few(many, monkeypatch):
+    name, kernel = LINEAR[many]
+
+    @settings(max_examples=5, deadline=None, phases=[Phase.generate])
+    @given(st.data(), st.sampled_from(SCHEDULES))
+    def holds(data, schedule):
+        d, found = ManyDraw(data.draw), []
+        case = CASES["linear"](d, name.split("_", 1)[1])
+        for several in ((kernel,), ()):
+            monkeypatch.setitem(SPECIAL, name, several)
+            launched = []
+            y, _ = emulate(case, [np.zeros(d.t, np.int64)], schedule, launched)
+            assert (many in launched) == bool(several)
+            found.append(y.tobytes())
+        assert found[0] == found[1]
+
+    holds()
+
+
 def test_inputs_beyond_float16_become_its_largest_and_nan_stays():
     x, w = np.zeros((16, 8), np.float32), Weight("w", "f16", (1, 8), np.ones((1, 8), np.float16), mapped=False)
     x[:3, 0] = 1e6, -1e6, np.nan
@@ -97,7 +130,9 @@ def test_the_size_of_a_product_says_which_tile():
     assert chosen("linear_bf16_dot", 128, v, fast=True, architecture="sm_90a").name == "linear_bf16_dot_tiled64"
     assert chosen("linear_bf16_dot", 2048, v, fast=True, architecture="sm_100a").name == "linear_bf16_dot_tiled128"
     assert chosen("linear_f16", 128, v, fast=True).name == "linear_f16_tiled64"
-    assert chosen("linear_f16", 128, v).name == "linear_f16"
+    assert chosen("linear_f16", 128, v).name == "linear_f16_many"
+    assert chosen("linear_f16", 7, v).name == "linear_f16"
+    assert chosen("linear_f32", 128, v | {"k": 2046}).name == "linear_f32"
     assert chosen("linear_bf16_dot", 15, v, fast=True).name == "linear_bf16_dot"
     assert chosen("linear_bf16_dot", 128, v | {"k": 2044}, fast=True).name == "linear_bf16_dot"
 

@@ -89,8 +89,8 @@ def _op_of(called: str) -> tuple[str, ...]:
 
 
 def special(name: str, kernel: Kernel) -> None:
-    """Register a kernel for some of the rows or sizes that `name` takes: those of one architecture come first."""
-    SPECIAL[name] = tuple(sorted((*SPECIAL.get(name, ()), kernel), key=lambda k: not k.only))
+    """Register a kernel for some of the rows or sizes that `name` takes: of one architecture first, then fast ones."""
+    SPECIAL[name] = tuple(sorted((*SPECIAL.get(name, ()), kernel), key=lambda k: (not k.only, not k.fast)))
 
 
 def fields_of(name: str) -> tuple[str, ...]:

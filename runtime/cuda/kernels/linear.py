@@ -21,17 +21,20 @@ from ..primitives import (
     ld_f32,
     low_bf16,
     low_f16,
+    registers,
     st_f32,
     warp_sum,
     weights4,
 )
-from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of
+from .base import F, Kernel, all_warps, always, ceil, fields_of, first_item, kernel, lane, rows_of, special
 from .maths import activated, activated_fast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 THREADS, WARPS = 256, 8
+#: Tokens that a warp walks through with its four rows, and from how many they are many.
+RUN, MANY = 32, 8
 
 
 def _finish(activated: Callable[[Any, Any], Any]) -> Callable[..., None]:
@@ -167,10 +170,59 @@ def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callabl
     return body
 
 
-for _kind, _body in {
-    "f32": _linear(dot_floats(), ld_f32, 4, ld_f32, 4),
-    "bf16": _linear(dot_halves(low_bf16, high_bf16), ld_bf16, 2, ld_f32, 4),
-    "f16": _linear(dot_halves(low_f16, high_f16), ld_f16, 2, ld_f32, 4),
-    FAST: _linear(dot_fast, ld_bf16, 2, ld_bf16, 2),
-}.items():
-    kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=f"linear_{_kind}")(_body)
+def _many(dot: Any, size: int) -> Callable[..., None]:
+    """The same sums, for many tokens of float32: four rows of weights meet four tokens in registers.
+
+    A warp takes four rows and walks through `RUN` tokens; the warps of a block take the same tokens, which come to
+    their cache once.
+    """
+    each = 16 // size
+
+    def meet(w: Any, x: Any, k: Any, row: Any, rows: Any, token: Any, tokens: Any, acc: Any) -> None:
+        """Each thread's part of four rows by four tokens; those that do not exist are the last one again."""
+        w0, w1 = w + size * k * row, w + size * k * min(row + 1, rows - 1)
+        w2, w3 = w + size * k * min(row + 2, rows - 1), w + size * k * min(row + 3, rows - 1)
+        x0, x1 = x + 4 * k * token, x + 4 * k * min(token + 1, tokens - 1)
+        x2, x3 = x + 4 * k * min(token + 2, tokens - 1), x + 4 * k * min(token + 3, tokens - 1)
+        for i in range(16):
+            acc[i] = F(0.0)
+        for j in range(lane() * each, k, 32 * each):
+            a = weights4(w0 + size * j), weights4(w1 + size * j), weights4(w2 + size * j), weights4(w3 + size * j)
+            at = x0 + 4 * j, x1 + 4 * j, x2 + 4 * j, x3 + 4 * j
+            for r in range(4):
+                for t in range(4):
+                    acc[4 * r + t] = dot(a[r], at[t], acc[4 * r + t])
+
+    def body(
+        arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
+        n: Any, k: Any, act: Any,
+    ) -> None:  # fmt: skip
+        tokens, across = rows_of(step, rows), (n + 3) // 4
+        acc = registers(16)
+        for item in range(first_item(), across * ((tokens + RUN - 1) // RUN), all_warps()):
+            row, first = item % across * 4, item // across * RUN
+            for token in range(first, min(first + RUN, tokens), 4):
+                meet(w, arena + x, k, row, n, token, tokens, acc)
+                mine, at_row, at_token = F(0.0), row + lane() // 4, token + lane() % 4
+                for i in range(16):
+                    total = warp_sum(acc[i])
+                    mine = total if lane() == i else mine
+                if lane() < 16 and at_row < n and at_token < tokens:
+                    finish(arena, at_token, at_row, mine, n, y, b, times, residual, act)
+
+    return body
+
+
+for _kind, _dot, _load, _size in (
+    ("f32", dot_floats(), ld_f32, 4),
+    ("bf16", dot_halves(low_bf16, high_bf16), ld_bf16, 2),
+    ("f16", dot_halves(low_f16, high_f16), ld_f16, 2),
+):
+    _name = f"linear_{_kind}"
+    kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=_name)(_linear(_dot, _load, _size, ld_f32, 4))
+    special(_name, Kernel(
+        f"{_name}_many", _many(_dot, _size), THREADS,
+        lambda rows, v: ceil(ceil(v["n"], 4) * ceil(rows, RUN), WARPS), always(0), fields_of(_name),
+        lambda rows, v, each=16 // _size: rows >= MANY and v["k"] % each == 0, at_once=2,
+    ))  # fmt: skip
+kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=f"linear_{FAST}")(_linear(dot_fast, ld_bf16, 2, ld_bf16, 2))
