@@ -81,12 +81,12 @@ def test_many_rows_by_the_tensor_core(tiled, monkeypatch):
 
 
 class ManyDraw(SmallDraw):
-    """Sizes around four rows and tokens, and a warp's run of these."""
+    """Sizes around four rows and tokens and a warp's run of these, around tiles and panels, and turns of 256 columns."""
 
     def __init__(self, draw):
         super().__init__(draw)
-        self.t = draw(st.sampled_from([8, 9, 31, 32, 33, 37]))
-        self.sizes = [draw(st.sampled_from([8, 24, 64, 264])), draw(st.sampled_from([1, 3, 4, 5, 33]))]
+        self.t = draw(st.sampled_from([8, 9, 31, 32, 33, 65]))
+        self.sizes = [draw(st.sampled_from([64, 248, 616, 1128])), draw(st.sampled_from([1, 3, 5, 17, 33, 65]))]
 
     def size(self):
         return self.sizes.pop()
@@ -102,7 +102,7 @@ def test_many_rows_have_the_bits_of_few(many, monkeypatch):
         d, found = ManyDraw(data.draw), []
         case = CASES["linear"](d, name.split("_", 1)[1])
         for several in ((kernel,), ()):
-            monkeypatch.setitem(SPECIAL, name, several)
+            monkeypatch.setitem(SPECIAL, name, [replace(k, fits=lambda *_: True) for k in several])
             launched = []
             y, _ = emulate(case, [np.zeros(d.t, np.int64)], schedule, launched)
             assert (many in launched) == bool(several)
@@ -132,6 +132,10 @@ def test_the_size_of_a_product_says_which_tile():
     assert chosen("linear_f16", 128, v, fast=True).name == "linear_f16_tiled64"
     assert chosen("linear_f16", 128, v).name == "linear_f16_many"
     assert chosen("linear_f16", 7, v).name == "linear_f16"
+    assert chosen("linear_int8", 128, v).name == "linear_int8_tiled64"
+    assert chosen("linear_int8", 128, v | {"n": 1024}, architecture="sm_75").name == "linear_int8"
+    assert chosen("linear_int4", 128, v | {"n": 1024}).name == "linear_int4_tiled32"
+    assert chosen("linear_int4", 128, v | {"k": 2080}).name == "linear_int4"
     assert chosen("linear_f32", 128, v | {"k": 2046}).name == "linear_f32"
     assert chosen("linear_bf16_dot", 15, v, fast=True).name == "linear_bf16_dot"
     assert chosen("linear_bf16_dot", 128, v | {"k": 2044}, fast=True).name == "linear_bf16_dot"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ...errors import BackendError
 from ..cpu.cache import cache_directory, read, write
 from .bind import bind
+from .kernels.base import TURING
 
 if TYPE_CHECKING:
     from .kernels.base import Kernel
@@ -28,10 +29,10 @@ __all__ = ["ARCHITECTURES", "TURING", "Cubin", "assemble", "check", "cubin", "le
 
 #: What is built ahead and tested: Ampere (A100; RTX 30), Ada (RTX 40), Hopper (H100, H200).
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a")
-#: Turing, for kernels that use none of these primitives, which came with Ampere.
-TURING, LEAST = "sm_75", (7, 5)
+#: Turing's, which is for kernels that use none of these primitives: they came with Ampere.
+LEAST = (7, 5)
 AMPERE = frozenset(
-    {"to_bf16", "pack_bf16", "copy16", "copies_close", "copies_wait", "mma_bf16", "mma_f16"}
+    {"to_bf16", "pack_bf16", "copy16", "copies_close", "copies_wait", "copy4", "mma_bf16", "mma_bytes", "mma_f16"}
 )
 HOPPER = (9, 0, "a")
 _LOCK = threading.Lock()

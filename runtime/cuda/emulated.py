@@ -157,6 +157,9 @@ def _warp(grid: Grid) -> dict[str, Any]:
 
 def _tensor(grid: Grid) -> dict[str, Any]:
     def copy16(shared: int, address: int, count: int) -> None:
+        if address % 16:
+            msg = f"a copy of 16 bytes at {address:#x}"
+            raise Fault(msg)
         source = grid.memory.view(address, 16) if count else np.zeros(16, np.uint8)
         grid.now.copies[-1].append((shared, source))  # read when it is waited for, as late as may be
 

@@ -168,9 +168,9 @@ class Shared:
         self.memory.views["i64"][address // 8] += value
 
     def copy(self, address: int, data: NDArray[np.uint8], me: tuple[int, int, int]) -> None:
-        """Sixteen bytes, as `store`."""
-        if address % 16:
-            msg = f"16 bytes of shared memory at {address}"
+        """Sixteen bytes or four, as `store`."""
+        if address % len(data):
+            msg = f"{len(data)} bytes of shared memory at {address}"
             raise Fault(msg)
         for i, word in enumerate(data.view(np.uint32)):
             self.store(address + 4 * i, "u32", word, me)

@@ -17,6 +17,20 @@ def mma_f16(a, b0, b1, c):
 
 
 @Primitive
+def mma_bytes(a, b0, b1, c):
+    """*warp* a b + c, exact: a [16, 32] signed bytes, b [32, 8] unsigned ones, c [16, 8] integers of 32 bits.
+
+    Four bytes of a row of a, or of a column of b, are a word: a's words have columns 4 (t mod 4) and on of rows t / 4
+    and t / 4 + 8, then those sixteen further; b's likewise of column t / 4; c and the result as `mma_bf16`.
+    """
+
+
+@Primitive
+def copy4(shared, address):
+    """As `copy16`, 4 bytes."""
+
+
+@Primitive
 def pack_f16(low, high):
     """Two float32 as float16, to nearest even, in one word; as int64."""
 

@@ -51,6 +51,16 @@ def tensor(grid: Grid) -> dict[str, Any]:
         for i, w in enumerate(words):
             me.shared.store(address + 4 * i, "u32", w & 0xFFFFFFFF, me.moment)
 
+    def mma_bytes(a: Any, b0: int, b1: int, c: Any) -> tuple[int, ...]:
+        me = grid.now
+        return tuple(map(int, me.warp.meet(me, "mma_bytes", ((*a, b0, b1), c), _multiplied_bytes)))
+
+    def copy4(shared: int, address: int) -> None:
+        if address % 4:
+            msg = f"a copy of 4 bytes at {address:#x}"
+            raise Fault(msg)
+        grid.now.copies[-1].append((shared, grid.memory.view(address, 4)))
+
     def mma(kind: str) -> Any:
         def f(a: Any, b0: int, b1: int, c: Any) -> tuple[Any, ...]:
             me = grid.now
@@ -60,6 +70,7 @@ def tensor(grid: Grid) -> dict[str, Any]:
 
     return {
         "mma_bf16": mma("bf16"), "mma_f16": mma("f16"), "pack_f16": _pack_f16, "ld_matrix4_t": ld_matrix4_t,
+        "mma_bytes": mma_bytes, "copy4": copy4,
         "quad_sum": quad("quad_sum", np.add), "quad_max": quad("quad_max", np.fmax),
         "sst4_i32": sst4_i32, "pack_bf16": lambda low, high: bf16_bits(low) | bf16_bits(high) << 16,
         "larger": lambda a, b: F(np.fmax(F(a), F(b))), "exp2": _exp2,
@@ -86,6 +97,24 @@ def _multiplied(values: Sequence[Any], kind: str) -> Any:
     a, b, c = np.empty((16, 16)), np.empty((16, 8)), np.empty((16, 8))
     a[_A], b[_B], c[_C] = words[:, :8], words[:, 8:], np.array([v[1] for v in values], np.float32)
     return (a @ b + c).astype(np.float32)[_C]
+
+
+#: Of bytes: four of a thread's word lie side by side.
+_A8 = (
+    _G + np.repeat([0, 8, 0, 8], 4),
+    2 * _T + np.concatenate([np.arange(4) + at for at in (0, 0, 16, 16)]),
+)
+_B8 = 2 * _T + np.concatenate([np.arange(4), np.arange(4) + 16]), _G
+
+
+def _multiplied_bytes(values: Sequence[Any]) -> Any:
+    """Exact, cut to 32 bits."""
+    words = np.array([v[0] for v in values], np.uint32)
+    a, b, c = np.empty((16, 32), np.int64), np.empty((32, 8), np.int64), np.empty((16, 8), np.int64)
+    a[_A8] = np.ascontiguousarray(words[:, :4]).view(np.int8)
+    b[_B8] = np.ascontiguousarray(words[:, 4:]).view(np.uint8)
+    c[_C] = np.array([v[1] for v in values], np.int64)
+    return (a @ b + c).astype(np.int32)[_C]
 
 
 def widened(words: NDArray[np.uint32], kind: str) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from .intrinsics import (
     VOID,
     _shared,
     _shuffle,
+    _words,
     asm,
     c32,
     call,
@@ -70,6 +71,23 @@ def pack_f16(b, low, high): return _pack(b, "f16x2", low, high)
 @op(types.UniTuple(f32, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(f32, 4))
 def mma_f16(b, x, b0, b1, c):
     return multiply(b, "f16", x, b0, b1, c)
+
+
+@op(types.UniTuple(i64, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(i64, 4))
+def mma_bytes(b, x, b0, b1, c):
+    args = [*_words(b, x, I32, 4), b.trunc(b0, I32), b.trunc(b1, I32), *_words(b, c, I32, 4)]
+    text = (
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 "
+        "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
+    )
+    r = asm(b, text, "=r,=r,=r,=r,r,r,r,r,r,r,r,r,r,r", ir.LiteralStructType([I32] * 4), *args, effect=True)
+    return [b.sext(b.extract_value(r, i), I64) for i in range(4)]
+
+
+@op(void, i64, i64)
+def copy4(b, to, a):
+    place = b.ptrtoint(_shared(b, to, I8), I32)
+    asm(b, "cp.async.ca.shared.global [$0], [$1], 4;", "r,l,~{memory}", VOID, place, a, effect=True)
 
 
 @op(void, i64, i64, i64, i64, i64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, bandwidth, elementwise, flash, gemm, hopper, linear, norm, quantized, sparse, tokens
+from . import attention, bandwidth, elementwise, flash, gemm, hopper, integer, linear, norm, quantized, sparse, tokens
 from .advance import ADVANCE
 from .base import KERNELS, SPECIAL, Kernel, chosen
 from .draw import DRAWS
@@ -20,6 +20,7 @@ __all__ = [
     "flash",
     "gemm",
     "hopper",
+    "integer",
     "linear",
     "norm",
     "quantized",

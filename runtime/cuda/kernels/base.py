@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KERNELS",
     "SPECIAL",
+    "TURING",
     "F",
     "Kernel",
     "all_warps",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 F = np.float32
+#: The oldest GPU that there are kernels for, and that some are not for.
+TURING = "sm_75"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Kernel:
     at_once: int = 1  # blocks of it that a processor shall have registers for
     fast: bool = False  # it rounds to bfloat16: for programs that were recorded so
     only: str = ""  # the one architecture that has its instructions; none: all
+    ampere: bool = False  # of special kernels: not for older GPUs
     double: bool = False  # it computes in float64
     packs: bool = True  # it knows what a packed step says of its tokens
 
@@ -104,7 +108,7 @@ def chosen(
 ) -> Kernel:  # fmt: skip
     """The kernel that takes so many rows, in a `fast` program or another, on a GPU of this architecture."""
     for k in SPECIAL.get(name, ()):
-        if k.packs < packed or k.fast > fast:
+        if k.packs < packed or k.fast > fast or (k.ampere and architecture == TURING):
             continue
         if k.only in {"", architecture} and k.fits(rows, values):
             return k
