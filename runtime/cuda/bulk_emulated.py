@@ -96,7 +96,8 @@ class BoxCopy:
                 box[r, 2 * (first - column) : 2 * (last - column)] = found
         pieces = box.reshape(of.box_rows, -1, PIECE)
         rows = np.arange(of.box_rows)[:, None]
-        return pieces[rows, np.arange(pieces.shape[1]) ^ rows % 8]
+        swizzled: NDArray[np.uint8] = pieces[rows, np.arange(pieces.shape[1]) ^ rows % 8]
+        return swizzled
 
 
 def bulk(grid: Grid) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from ..step import S_ROWS, S_START, S_T, S_TOKENS, T_POSITION, TOKEN_WORDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..tensor_map import TensorMap
+
 __all__ = [
     "KERNELS",
     "SPECIAL",
@@ -56,6 +58,9 @@ class Kernel:
     at_once: int = 1  # blocks of it that a processor shall have registers for
     fast: bool = False  # it rounds to bfloat16: for programs that were recorded so
     only: str = ""  # the one architecture that has its instructions; none: all
+    stays: bool = False  # a block takes one item after the other: no more of them than run at once
+    #: Maps of what its copies read, whose addresses are arguments behind the slots; of (arena, rows it holds, values).
+    maps: tuple[Callable[[int, int, Mapping[str, int]], TensorMap], ...] = ()
 
 
 #: A kernel for every op and variant.
