@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from emulation import EmulatedDevice, Fault, emulate, run_on
 from miaotui.runtime.cuda.kernels import SPECIAL
-from miaotui.runtime.cuda.kernels.hopper import GROUP, descriptor, place
+from miaotui.runtime.cuda.kernels.hopper import descriptor
+from miaotui.runtime.cuda.kernels.tiles import GROUP, tile_at
 from miaotui.runtime.cuda.primitives import barrier, registers, sst_i32, st_f32, st_i32, thread
 from miaotui.runtime.cuda.tensor import fence_async, wgmma_bf16, wgmma_close, wgmma_fence, wgmma_finish, wgmma_wait
 from miaotui.runtime.cuda.wgmma_emulated import descriptor_addresses
@@ -147,7 +148,7 @@ def test_tiles_go_down_in_groups_and_none_is_left_out(down, across):
     def k(out):
         if thread() == 0:
             for tile in range(down * across):
-                row, column = place(tile, down, across)
+                row, column = tile_at(tile, down, across)
                 st_i32(out + 8 * tile, row)
                 st_i32(out + 8 * tile + 4, column)
 

@@ -7,11 +7,6 @@ there: `full`, which the copies' bytes come for, and `empty`, to which a warp co
 stage are done; those run on by themselves, one stage's while the next one's begin. What no row or column of an
 operand is comes as zeros; rows of tokens behind the step's are whatever was there, and are not written.
 
-Each warp turns its 16 rows of a tile's sums in shared memory, 64 columns at a time, so that what follows a product
-walks along rows.
-
-Tiles go down the tokens in groups of 16, so that blocks that run together share most of what they read.
-
 How a step lies in shared memory, and what a descriptor says of it (PTX ISA, "Asynchronous warpgroup level matrix",
 shared memory layout and matrix descriptor):
 
@@ -33,10 +28,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...ops import FAST
-from ..primitives import WARP, barrier, block, blocks, registers, sld_f32, sst_f32, thread, warp_barrier
+from ..primitives import WARP, barrier, block, blocks, registers, thread
 from ..tensor import (
     copy_box,
-    divided,
     fence_async,
     map_acquire,
     mbarrier_arrive,
@@ -53,23 +47,21 @@ from ..tensor import (
 from ..tensor_map import COLUMNS, TensorMap
 from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
 from .gemm import LEAST_ROWS
-from .linear import finish_fast
+from .tiles import strip, tile_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ARCHITECTURE = "sm_90a"
-BM, GROUP = 128, 16
+BM = 128
 #: Threads that multiply, and with the warp that fetches.
 MULTIPLY, THREADS = 256, 256 + WARP
 WARPS = MULTIPLY // WARP
 ROW = 2 * COLUMNS
 #: Bytes of the stages: what a processor's 227 KiB leave beside the strips.
 STAGED = 192 * 1024
-#: Columns of a strip, and numbers between its rows.
+#: Columns of a tile that a warp finishes at once.
 STRIP = 64
-STRIP_ROW = STRIP + 4
-STRIP_BYTES = 16 * STRIP_ROW * 4
 #: All of a descriptor but the address: leading offset 1, stride offset 1024 / 16, swizzle mode 1.
 LAYOUT = 1 << 16 | 8 * ROW // 16 << 32 | 1 << 62
 #: Tiles that are enough for a GPU.
@@ -81,21 +73,14 @@ def descriptor(shared: Any) -> Any:
     return (window(shared) & 0x3FFFF) >> 4 | LAYOUT
 
 
-def place(tile: Any, down: Any, across: Any) -> Any:
-    """Row and column of a tile of `down` by `across`."""
-    group = divided(tile, GROUP * across)
-    inside, rows = tile - group * GROUP * across, min(GROUP, down - GROUP * group)
-    column = divided(inside, rows)
-    return GROUP * group + inside - column * rows, column
-
-
 def hopper(bn: int) -> tuple[Callable[..., None], int]:
     """Kernel and shared bytes for tiles of 128 x bn; a thread that multiplies holds bn / 2 numbers of the result."""
     held = bn // 2
     a_bytes, stage_bytes = BM * ROW, (BM + bn) * ROW
     stages = STAGED // stage_bytes
     strips = stages * stage_bytes
-    full = strips + WARPS * STRIP_BYTES
+    leave, strip_bytes = strip(STRIP)
+    full = strips + WARPS * strip_bytes
     empty = full + 8 * stages
 
     def fetch(tile: Any, down: Any, across: Any, steps: Any, x: Any, w: Any) -> None:
@@ -104,7 +89,7 @@ def hopper(bn: int) -> tuple[Callable[..., None], int]:
         map_acquire(w)
         stage, odd = 0, 0
         while tile < down * across:
-            m, n = place(tile, down, across)
+            m, n = tile_at(tile, down, across)
             for s in range(steps):
                 mbarrier_wait(empty + 8 * stage, odd ^ 1)
                 mbarrier_expect(full + 8 * stage, stage_bytes)
@@ -114,15 +99,6 @@ def hopper(bn: int) -> tuple[Callable[..., None], int]:
                 if stage == stages:
                     stage, odd = 0, odd ^ 1
             tile += blocks()
-
-    def give(to: Any, acc: Any, first: int) -> None:
-        """*warp* Its sixteen rows of 64 of the sums to shared memory, from the thread's number `first` on."""
-        at = to + 4 * (lane() // 4 * STRIP_ROW + lane() % 4 * 2)
-        for j in range(STRIP // 8):
-            sst_f32(at + 32 * j, acc[first + 4 * j])
-            sst_f32(at + 32 * j + 4, acc[first + 4 * j + 1])
-            sst_f32(at + 32 * j + 32 * STRIP_ROW, acc[first + 4 * j + 2])
-            sst_f32(at + 32 * j + 32 * STRIP_ROW + 4, acc[first + 4 * j + 3])
 
     def body(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
@@ -140,11 +116,11 @@ def hopper(bn: int) -> tuple[Callable[..., None], int]:
         if thread() == MULTIPLY:
             fetch(tile, down, across, steps, x_map, w_map)
         elif thread() < MULTIPLY:
-            mine, a_at = strips + warp * STRIP_BYTES, warp // 4 * 64 * ROW
+            mine, a_at = strips + warp * strip_bytes, warp // 4 * 64 * ROW
             acc = registers(held)
             stage, odd, before = 0, 0, 0
             while tile < down * across:
-                m_tile, n_tile = place(tile, down, across)
+                m_tile, n_tile = tile_at(tile, down, across)
                 for i in range(held):
                     acc[i] = F(0.0)
                 for s in range(steps):
@@ -167,14 +143,7 @@ def hopper(bn: int) -> tuple[Callable[..., None], int]:
                     mbarrier_arrive(empty + 8 * before)
                 m0, n0 = BM * m_tile + 16 * warp, bn * n_tile
                 for j in range(bn // STRIP):
-                    give(mine, acc, STRIP // 2 * j)
-                    warp_barrier()
-                    for e in range(lane(), 16 * STRIP, WARP):
-                        m, c = m0 + e // STRIP, n0 + STRIP * j + e % STRIP
-                        if m < tokens and c < n:
-                            value = sld_f32(mine + 4 * (e // STRIP * STRIP_ROW + e % STRIP))
-                            finish_fast(arena, m, c, value, n, y, b, times, residual, act)
-                    warp_barrier()
+                    leave(mine, acc, STRIP // 2 * j, m0, n0 + STRIP * j, tokens, arena, y, b, times, residual, n, act)
                 tile += blocks()
 
     return body, empty + 8 * stages
