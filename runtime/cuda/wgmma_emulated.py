@@ -1,9 +1,10 @@
 """Hopper's products as the emulator has them: begun by a warpgroup, read and summed when they are waited for.
 
 Operands are read from emulated shared memory through their descriptors, as late as may be. It is a `Fault` when they
-were written with no fence of the writer's (`fence_async`) or no barrier between, when they are no longer what they were
-when the product began, when the warpgroup did not come to `wgmma_fence` first, when its threads bring different
-descriptors, and when sums are touched under way: they are NaN until `wgmma_finish`.
+were written with no fence of the writer's (`fence_async`) or no barrier between, when a copy brought them that one of
+the threads did not wait for, when they are no longer what they were when the product began, when the warpgroup did not
+come to `wgmma_fence` first, when its threads bring different descriptors, and when sums are touched under way: they are
+NaN until `wgmma_finish`.
 """
 
 from __future__ import annotations
