@@ -120,6 +120,16 @@ def test_a_wrong_product_is_not_timed(monkeypatch):
     assert len(closed) == 1
 
 
+def test_a_product_on_hopper(monkeypatch):
+    monkeypatch.setattr(driver, "CudaDevice", partial(EmulatedDevice, architecture="sm_90a"))
+    monkeypatch.setattr("miaotui.runtime.cuda.kernels.hopper.MANY_TILES", 1)
+    product = bench_cuda_product.Product(20, 8, 40)
+    assert product.kernel == "linear_bf16_dot_wgmma256"
+    assert product.error < 1e-5
+    assert len(product.seconds(2)) == 2
+    product.close()
+
+
 @pytest.mark.usefixtures("emulated")
 def test_the_command_takes_the_device(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "profile", partial(profile.profile, repeat=1))

@@ -64,7 +64,7 @@ def near(case):
 
 
 @pytest.mark.parametrize("tiled", sorted(TILED))
-@pytest.mark.parametrize("shape", [(16, 8, 1), (300, 1032, 520), (257, 2048, 513)], ids=str)
+@pytest.mark.parametrize("shape", [(16, 8, 1), (300, 1032, 520), (257, 2048, 513), (2100, 520, 2600)], ids=str)
 def test_products_by_the_tensor_core(tiled, shape, monkeypatch):
     name, kernel = TILED[tiled]
     device = CudaDevice()

@@ -66,12 +66,23 @@ def test_small_caches(kv_cache, tmp_path):
         assert np.abs(model.logits(IDS) - wanted).max() <= 0.05 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F16"])
-def test_a_long_prompt_in_fast_mode_goes_to_the_tensor_core(dtype, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "architecture", "kernel"),
+    [
+        ("BF16", "sm_80", "linear_bf16_dot_tiled64"),
+        ("F16", "sm_80", "linear_f16_tiled64"),
+        ("BF16", "sm_90a", "linear_bf16_dot_wgmma256"),
+    ],
+)
+def test_a_long_prompt_in_fast_mode_goes_to_the_tensor_core(dtype, architecture, kernel, tmp_path, monkeypatch):
     """Two layers of numbers rounded to bfloat16; as much as a small cache may cost. In exact mode it is not asked."""
     launched = set()
+    monkeypatch.setattr("miaotui.runtime.cuda.kernels.hopper.MANY_TILES", 1)
 
     class Listing(EmulatedDevice):
+        def __init__(self):
+            super().__init__(architecture=architecture)
+
         def launch(self, kernel, *rest):
             launched.add(kernel.name)
             super().launch(kernel, *rest)
@@ -83,11 +94,11 @@ def test_a_long_prompt_in_fast_mode_goes_to_the_tensor_core(dtype, tmp_path, mon
     ids = [*range(11), *range(9)]
     with miaotui.load(tmp_path, max_context=32, device="cuda") as exact:
         wanted = exact.logits(ids)
-    assert not any("tiled" in name or "flash" in name for name in launched)
+    assert not any(part in name for part in ("tiled", "flash", "wgmma") for name in launched)
     with miaotui.load(tmp_path, max_context=32, device="cuda", precision="fast", prefill_chunk=20) as model:
         assert "the GPU's tensor core" in model.receipt.notes[0]
         assert np.abs(model.logits(ids) - wanted).max() <= 0.05 * np.abs(wanted).max()
-    assert {"attention_f32_flash64", f"linear_{'bf16_dot' if dtype == 'BF16' else 'f16'}_tiled64"} <= launched
+    assert {"attention_f32_flash64", kernel} <= launched
 
 
 class Answers:

@@ -81,7 +81,7 @@ def test_many_rows_by_the_tensor_core(tiled, monkeypatch):
 
 
 class ManyDraw(SmallDraw):
-    """Sizes around four rows and tokens and a warp's run of these, around tiles and panels, and turns of 256 columns."""
+    """Sizes around four rows and tokens and a warp's run of these, tiles, panels, and turns of 256 columns."""
 
     def __init__(self, draw):
         super().__init__(draw)
@@ -128,6 +128,8 @@ def test_the_size_of_a_product_says_which_tile():
     assert chosen("linear_bf16_dot", 128, v, fast=True).name == "linear_bf16_dot_tiled64"
     assert chosen("linear_bf16_dot", 2048, v, fast=True, architecture="sm_90a").name == "linear_bf16_dot_wgmma256"
     assert chosen("linear_bf16_dot", 128, v, fast=True, architecture="sm_90a").name == "linear_bf16_dot_tiled64"
+    head = chosen("linear_bf16_dot", 1, v | {"n": 128256}, fast=True, architecture="sm_90a")
+    assert head.name == "linear_bf16_dot"  # tiles enough, and no rows
     assert chosen("linear_bf16_dot", 2048, v, fast=True, architecture="sm_100a").name == "linear_bf16_dot_tiled128"
     assert chosen("linear_f16", 128, v, fast=True).name == "linear_f16_tiled64"
     assert chosen("linear_f16", 128, v).name == "linear_f16_many"
@@ -138,7 +140,9 @@ def test_the_size_of_a_product_says_which_tile():
     assert chosen("linear_int4", 128, v | {"k": 2080}).name == "linear_int4"
     assert chosen("linear_f32", 128, v | {"k": 2046}).name == "linear_f32"
     assert chosen("linear_bf16_dot", 15, v, fast=True).name == "linear_bf16_dot"
-    assert chosen("linear_bf16_dot", 128, v | {"k": 2044}, fast=True).name == "linear_bf16_dot"
+    for architecture in ("sm_80", "sm_90a"):
+        odd = chosen("linear_bf16_dot", 2048, v | {"k": 2044}, fast=True, architecture=architecture)
+        assert odd.name == "linear_bf16_dot"
 
 
 @pytest.mark.parametrize(("name", "variant"), ROWS, ids=lambda v: v)

@@ -1,15 +1,21 @@
-"""Hopper's products in the emulator: descriptors against layouts worked by hand, and what is refused."""
+"""Hopper's products in the emulator: descriptors against layouts worked by hand, what is refused, and whole kernels."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from emulation import Fault
+from emulation import EmulatedDevice, Fault, emulate, run_on
+from miaotui.runtime.cuda.kernels import SPECIAL
 from miaotui.runtime.cuda.kernels.hopper import descriptor
-from miaotui.runtime.cuda.primitives import barrier, registers, sst_i32, st_f32, thread
+from miaotui.runtime.cuda.kernels.tiles import GROUP, tile_at
+from miaotui.runtime.cuda.primitives import barrier, registers, sst_i32, st_f32, st_i32, thread
 from miaotui.runtime.cuda.tensor import fence_async, wgmma_bf16, wgmma_close, wgmma_fence, wgmma_finish, wgmma_wait
 from miaotui.runtime.cuda.wgmma_emulated import descriptor_addresses
+from miaotui.runtime.spec import Weight
 from test_cuda_emulator import run
+from test_ops import Case
 
 F = np.float32
 PAIR_OF_ONES = 0x3F803F80
@@ -135,3 +141,94 @@ def test_operands_want_a_barrier():
 def test_a_warpgroup_is_four_warps():
     with pytest.raises(Fault, match="whole warpgroups"):
         run(lambda _: wgmma_fence(), 1024, 96)
+
+
+@pytest.mark.parametrize(("down", "across"), [(1, 1), (1, 5), (16, 3), (17, 2), (35, 4)])
+def test_tiles_go_down_in_groups_and_none_is_left_out(down, across):
+    def k(out):
+        if thread() == 0:
+            for tile in range(down * across):
+                row, column = tile_at(tile, down, across)
+                st_i32(out + 8 * tile, row)
+                st_i32(out + 8 * tile + 4, column)
+
+    got = run(k, 8 * down * across, 32).view(np.int32).reshape(-1, 2).tolist()
+    assert sorted(got) == [[r, c] for r in range(down) for c in range(across)]
+    groups = [r // GROUP for r, _ in got]
+    assert groups == sorted(groups)
+    assert [r for r, _ in got[: min(GROUP, down)]] == list(range(min(GROUP, down)))
+
+
+def whole(t, n, k):
+    """A product of small whole numbers, which is exact, with bias and residual."""
+    rng = np.random.default_rng(t + n + k)
+    x, r = (rng.integers(-3, 4, (t, width)).astype(np.float32) for width in (k, n))
+    w, b = rng.integers(-3, 4, (n, k)).astype(np.float32), rng.integers(-3, 4, n).astype(np.float32)
+    bits = (w.view(np.uint32) >> 16).astype(np.uint16)
+    weight, bias = Weight("w", "bf16", (n, k), bits, mapped=False), Weight("b", "f32", (n,), b, mapped=False)
+    case = Case(lambda ops, x, r: ops.linear(x, weight, bias, residual=r), [[x, r]], None, fast=True)
+    return case, x @ w.T + b + r
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """What lets one of the two kernels, and nothing else, take products of every size."""
+
+    def set_(bn):
+        (kernel,) = [k for k in SPECIAL["linear_bf16_dot"] if k.name == f"linear_bf16_dot_wgmma{bn}"]
+        monkeypatch.setitem(SPECIAL, "linear_bf16_dot", (replace(kernel, fits=lambda *_: True),))
+        return kernel
+
+    return set_
+
+
+@pytest.mark.parametrize("bn", [128, 256])
+@pytest.mark.parametrize(
+    ("t", "n", "k", "schedule"),
+    [
+        (1, 1, 8, "forward"),
+        (127, 127, 56, "backward"),
+        (128, 256, 64, "drawn"),
+        (129, 257, 72, "forward"),  # more tiles than blocks
+        (65, 255, 13 * 64 - 8, "drawn"),  # every stage three times
+        (257, 129, 6 * 64 + 8, "backward"),  # stages go on from tile to tile
+    ],
+)
+def test_whole_products_are_exact(bn, t, n, k, schedule, only):
+    kernel = only(bn)
+    case, expected = whole(t, n, k)
+    launched = []
+    y, _ = emulate(case, [np.zeros(t, np.int64)], schedule, launched, architecture=kernel.only)
+    assert launched[-1] == kernel.name
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_maps_are_made_when_a_line_runs_first_and_once(only):
+    made = []
+
+    class Noting(EmulatedDevice):
+        def tensor_map(self, wanted):
+            made.append((wanted.rows, wanted.columns, wanted.stride, wanted.box_rows))
+            return super().tensor_map(wanted)
+
+    only(128)
+    case, expected = whole(16, 8, 72)
+    twice = replace(case, passes=case.passes * 2)
+    y, _ = run_on(Noting(architecture="sm_90a"), twice, [np.zeros(16, np.int64)] * 2)
+    assert made == [(16 + 2, 72, 192, 128), (8, 72, 144, 128)]  # all that a step may have, and the weights
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_no_more_blocks_than_run_at_once_take_all_tiles(only):
+    grids = []
+
+    class Noting(EmulatedDevice):
+        def launch(self, kernel, blocks, *rest):
+            grids.append((kernel.stays, blocks))
+            super().launch(kernel, blocks, *rest)
+
+    only(128)
+    case, expected = whole(129, 130, 8)
+    y, _ = run_on(Noting(architecture="sm_90a", blocks=2), case, [np.zeros(129, np.int64)])
+    assert grids[-1] == (True, 2)
+    np.testing.assert_array_equal(y, expected)

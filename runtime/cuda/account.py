@@ -19,7 +19,8 @@ __all__ = ["device_memory"]
 def device_memory(program: Program) -> dict[str, int]:
     """Bytes by part: every weight that the program names, once; tables; the arena's parts; words of a step and a draw.
 
-    Steps by a walker (`MIAOTUI_CUDA_STEP`) take their table beside it: some 200 bytes a line, and 64 KiB.
+    Steps by a walker (`MIAOTUI_CUDA_STEP`) take their table beside it: some 200 bytes a line, and 64 KiB. A product by
+    bulk copies takes two maps of 128 bytes for each of its lines.
     """
     held = [v for i in program.code for v in i.values.values()]
     weights = {id(w): w.nbytes for w in held if isinstance(w, Weight)}

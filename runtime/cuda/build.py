@@ -91,7 +91,8 @@ def to_ptx(kernel: Kernel) -> str:
         msg = f"compiling for CUDA needs the cuda extra (pip install 'miaotui[cuda]'): {e}"
         raise BackendError(msg) from e
     capability = least(kernel)
-    signature = (types.int64,) * 3 + tuple(types.float32 if f[0] == "f" else types.int64 for f in kernel.fields)
+    slots = tuple(types.float32 if f[0] == "f" else types.int64 for f in kernel.fields)
+    signature = (types.int64,) * 3 + slots + (types.int64,) * len(kernel.maps)
     with _LOCK:
         # A function that kernels call is typed for the current device, and there may be none.
         current, compile_ir = dispatcher.get_current_device, nvvm.compile_ir

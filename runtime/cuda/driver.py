@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import BackendError
 from .build import check, cubin, symbol
+from .tensor_map import COLUMNS, MAP_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .kernels.base import Kernel
+    from .tensor_map import TensorMap
 
 __all__ = ["CudaDevice"]
 
@@ -182,6 +184,27 @@ class CudaDevice:
         done = self._do("make an event", "cuEventCreate", self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
         self._loose.append(lambda: self._driver.cuEventDestroy(done))
         return place, done
+
+    def tensor_map(self, wanted: TensorMap) -> int:
+        """Address of a map, for as long as the device. Errors: `BackendError`: there is none of this."""
+        if wanted.wrong:
+            msg = f"{self.name} copies no boxes of {wanted.wrong}"
+            raise BackendError(msg)
+        d = self._driver
+        what = f"describe {wanted.rows} x {wanted.columns} numbers for copies"
+        made = self._do(
+            what, "cuTensorMapEncodeTiled",
+            d.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, wanted.address,
+            [d.cuuint64_t(wanted.columns), d.cuuint64_t(wanted.rows)], [d.cuuint64_t(wanted.stride)],
+            [d.cuuint32_t(COLUMNS), d.cuuint32_t(wanted.box_rows)], [d.cuuint32_t(1)] * 2,
+            d.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+            d.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+            d.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            d.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )  # fmt: skip
+        at = self.allocate(MAP_BYTES)
+        self.write(at, np.array([int(word) for word in made.opaque], np.uint64))
+        return at
 
     def room(self, kernel: Kernel, shared: int) -> int:
         """Blocks of a kernel that run at once. Errors: `BackendError` where there is room for none."""

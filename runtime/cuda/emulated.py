@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bulk_emulated import bulk
 from .memory import Fault
 from .tensor_emulated import bf16_bits, tensor
 from .wgmma_emulated import wgmma
@@ -26,7 +27,7 @@ LOW32 = 0xFFFFFFFF
 def binding(grid: Grid) -> dict[str, Any]:
     """Every primitive by name, for one launch."""
     mine = _who(grid) | _global(grid) | _grid(grid) | _shared(grid) | _warp(grid) | _tensor(grid)
-    return mine | tensor(grid) | wgmma(grid) | whole(grid) | NUMBERS
+    return mine | tensor(grid) | wgmma(grid) | bulk(grid) | whole(grid) | NUMBERS
 
 
 def _who(grid: Grid) -> dict[str, Any]:

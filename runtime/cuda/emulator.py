@@ -15,17 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from greenlet import getcurrent, greenlet
 
+from ...errors import BackendError
 from .bind import bind
 from .memory import Fault, Memory, Shared
 from .primitives import WARP
 from .races import Races
+from .tensor_map import MAP_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from .bulk_emulated import BoxCopy
     from .kernels.base import Kernel
+    from .memory import Moment
+    from .tensor_map import TensorMap
 
 __all__ = ["SCHEDULES", "EmulatedDevice", "Fault", "Grid", "Group", "Thread"]
 
@@ -61,6 +66,8 @@ class Group:
         self.came = {}
         if what in ("barrier", "warp_barrier"):
             self.passed += 1
+            if me.shared.known:
+                me.shared.share([t.number for t, _ in everyone])
         for (other, _), got in zip(everyone, combine([v for _, v in everyone]), strict=True):
             other.got, other.waits = got, False
         return me.got
@@ -78,19 +85,23 @@ class Thread:
         self.polled: tuple[int, int] | None = None  # address and value that it acquired last
         self.spun = -1  # releases there had been when it saw only what it had seen
         self.copies: list[list[tuple[int, NDArray[np.uint8]]]] = [[]]  # groups under way, the last is open
+        self.arrived, self.stuck = 0, ""  # mbarriers that it has come to; what it waits for, if for no meeting
 
     @property
-    def moment(self) -> tuple[int, int, int]:
+    def moment(self) -> Moment:
         """Who and when, for shared memory."""
-        return self.number, self.block.passed, self.warp.passed
+        return self.number, self.block.passed, self.warp.passed, self.arrived
 
 
 class Grid:
     """One launch."""
 
-    def __init__(self, memory: Memory, kernel: Kernel, blocks: int, shared: int, patience: int) -> None:
+    def __init__(
+        self, memory: Memory, kernel: Kernel, blocks: int, shared: int, patience: int, maps: Mapping[int, TensorMap]
+    ) -> None:
         """Nothing runs yet."""
-        self.patience = patience
+        self.patience, self.maps = patience, maps
+        self.bulk: list[BoxCopy] = []  # under way
         self.memory, self.kernel, self.blocks, self.shared = memory, kernel, blocks, shared
         self.races = Races(memory, blocks) if kernel.together else None
         self.news = 0  # releases
@@ -106,11 +117,13 @@ class Grid:
             t.run.gr_context = copy_context()  # NumPy's: what is infinite warns of nothing
         idle = 0  # rounds in which every thread that could run saw what it had seen
         while crew:
+            if self.bulk:
+                self._land(crew, pick)
             ready = [t for t in crew if not t.waits]
             idle = idle + 1 if all(t.spun == self.news for t in ready) else 0
             if not ready or idle > self.patience:
                 waiting = {g.what for t in crew for g in (t.block, t.warp) if g.came}
-                waiting |= {"an acquire"} if ready else set()
+                waiting |= {"an acquire"} if ready else {t.stuck for t in crew if t.stuck}
                 msg = f"{self.kernel.name}: {len(crew)} threads wait for ever, at {', '.join(sorted(waiting))}"
                 raise Fault(msg)
             for t in pick(ready):
@@ -119,6 +132,16 @@ class Grid:
                 if t.run.dead:
                     self._leave(t)
             crew = [t for t in crew if not t.run.dead]
+        if self.bulk:
+            msg = f"{self.kernel.name}: all threads have left while {len(self.bulk)} copies are under way"
+            raise Fault(msg)
+
+    def _land(self, crew: Sequence[Thread], pick: Callable[..., Any]) -> None:
+        """Bulk copies come: forward as late as may be, backward at once and the last first, or drawn."""
+        for copy in list(pick(self.bulk)):
+            if pick((False, True))[0] or all(t.waits for t in crew):
+                self.bulk.remove(copy)
+                copy.land()
 
     def _crew(self, at: int) -> list[Thread]:
         """Threads of a block."""
@@ -156,6 +179,7 @@ class EmulatedDevice:
         """
         self.blocks, self.patience, self.architecture = blocks, patience, architecture
         self.memory = Memory()
+        self._maps: dict[int, TensorMap] = {}
         self._bound: dict[str, Callable[..., None]] = {}
         self._random = random.Random(seed)  # noqa: S311 - an order of threads
         self._schedule = schedule
@@ -190,6 +214,15 @@ class EmulatedDevice:
         found = self.read(address, nbytes)
         return lambda: found
 
+    def tensor_map(self, wanted: TensorMap) -> int:
+        """Address of a map."""
+        if wanted.wrong:
+            raise BackendError(wanted.wrong)
+        self.memory.region(wanted.address, wanted.nbytes)
+        at = self.allocate(MAP_BYTES)
+        self._maps[at] = wanted
+        return at
+
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Run the kernel. Errors: `Fault`."""
         from .emulated import binding  # noqa: PLC0415 - it imports this module's names
@@ -197,7 +230,7 @@ class EmulatedDevice:
         if kernel.threads % WARP or blocks < 0:
             msg = f"{kernel.name}: {blocks} blocks of {kernel.threads} threads"
             raise Fault(msg)
-        grid = Grid(self.memory, kernel, blocks, shared, self.patience)
+        grid = Grid(self.memory, kernel, blocks, shared, self.patience, self._maps)
         function = bind(kernel.function, binding(grid))
         with np.errstate(all="ignore"):
             if kernel.together and blocks > self.blocks:

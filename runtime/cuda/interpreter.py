@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ..program import Instruction, Program
     from ..sampling import Sampler
     from .kernels import Kernel
+    from .tensor_map import TensorMap
 
 __all__ = ["WAYS", "Device", "Interpreter"]
 
@@ -90,6 +91,9 @@ class Device(Protocol):
     def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
         """Begin to read, behind all that was launched; the function waits for the bytes."""
 
+    def tensor_map(self, wanted: TensorMap) -> int:
+        """Address of a map that copies of a kernel may use, for as long as the device."""
+
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Start a kernel behind all others."""
 
@@ -117,6 +121,7 @@ class Line:
     by_rows: bool  # R rows, not T
     values: dict[str, int]  # slots by name, floats as their bits
     arguments: tuple[Any, ...]
+    maps: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of kernels that ran it: addresses
 
 
 class Interpreter:
@@ -187,9 +192,19 @@ class Interpreter:
         if count:
             kernel: Kernel | None = self.chosen(line, count)
             while kernel is not None:
-                blocks = max(1, kernel.blocks(count, line.values))
-                self.device.launch(kernel, blocks, kernel.shared(line.values), line.arguments)
+                blocks, shared = max(1, kernel.blocks(count, line.values)), kernel.shared(line.values)
+                if kernel.stays:
+                    blocks = min(blocks, self.device.room(kernel, shared))
+                self.device.launch(kernel, blocks, shared, line.arguments + self._maps(kernel, line))
                 kernel = kernel.then
+
+    def _maps(self, kernel: Kernel, line: Line) -> tuple[int, ...]:
+        """Addresses of the maps that a kernel wants of a line, made when it runs it first."""
+        if kernel.maps and kernel.name not in line.maps:
+            rows = self.program.rows if line.by_rows else self.program.chunk
+            wanted = (f(self.arena, rows, line.values) for f in kernel.maps)
+            line.maps[kernel.name] = tuple(map(self.device.tensor_map, wanted))
+        return line.maps.get(kernel.name, ())
 
     def chosen(self, line: Line, rows: int) -> Kernel:
         """The kernel that takes so many rows of a line."""

@@ -14,13 +14,11 @@ from .memory import Fault, ordered, several
 
 if TYPE_CHECKING:
     from .emulator import Thread
-    from .memory import Memory
+    from .memory import Memory, Moment
 
 __all__ = ["Races"]
 
 Clock = list[int]
-#: Of an access: thread, barriers of its block, barriers of its warp.
-Moment = tuple[int, int, int]
 WORD = 4
 
 

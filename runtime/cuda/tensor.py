@@ -115,3 +115,41 @@ def wgmma_wait(left):
 @Primitive
 def wgmma_finish(acc, count):
     """*warpgroup* Wait for all groups; `acc` has their sums."""
+
+
+# ---------------------------------------------------------------------------------------------- bulk copies, sm_90a
+# An mbarrier is eight bytes of shared memory, in phases: one ends when all its arrivals and all bytes have come that
+# were announced for it. A map says of a matrix of 16 bits where it lies and how large a box of it is
+# (`tensor_map.py`); 128 bytes in device memory.
+@Primitive
+def mbarrier_init(barrier, count):
+    """Make it one of `count` arrivals, in phase 0: for copies behind this thread's `fence_async`, for all a barrier."""
+
+
+@Primitive
+def mbarrier_arrive(barrier):
+    """One arrival: who waits for the end of the phase sees what this thread has done and seen."""
+
+
+@Primitive
+def mbarrier_expect(barrier, nbytes):
+    """As `mbarrier_arrive`, and `nbytes` bytes of copies belong to the phase."""
+
+
+@Primitive
+def mbarrier_wait(barrier, parity):
+    """Wait while the barrier is in a phase whose number is even (parity 0) or odd (1)."""
+
+
+@Primitive
+def map_acquire(place):
+    """Copies of this thread find the map as the host wrote it before the launch."""
+
+
+@Primitive
+def copy_box(shared, place, column, row, barrier):
+    """Begin to copy the box of a map that begins at this row and column; zeros where the matrix has nothing.
+
+    It lies there from a multiple of 1024 on, 128 bytes a row: piece c (16 bytes) of row r in place c xor (r mod 8). Its
+    bytes come for the barrier's phase; who waits for that sees them, products too, with no `fence_async`.
+    """

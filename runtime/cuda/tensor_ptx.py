@@ -110,6 +110,49 @@ def wgmma_fence(b): asm(b, "wgmma.fence.sync.aligned;", "~{memory}", VOID, effec
 def wgmma_close(b): asm(b, "wgmma.commit_group.sync.aligned;", "~{memory}", VOID, effect=True)
 
 
+# ---------------------------------------------------------------------------------------------- bulk copies, sm_90a
+def _place(b, a):
+    return b.ptrtoint(_shared(b, a, I8), I32)
+
+
+@op(void, i64, i64)
+def mbarrier_init(b, a, count):
+    asm(b, "mbarrier.init.shared::cta.b64 [$0], $1;", "r,r,~{memory}", VOID, _place(b, a), b.trunc(count, I32),
+        effect=True)  # fmt: skip
+
+
+@op(void, i64)
+def mbarrier_arrive(b, a):
+    asm(b, "mbarrier.arrive.shared::cta.b64 _, [$0];", "r,~{memory}", VOID, _place(b, a), effect=True)
+
+
+@op(void, i64, i64)
+def mbarrier_expect(b, a, n):
+    text = "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;"
+    asm(b, text, "r,r,~{memory}", VOID, _place(b, a), b.trunc(n, I32), effect=True)
+
+
+@op(void, i64, i64)
+def mbarrier_wait(b, a, parity):
+    text = (
+        "{ .reg .pred over; again: mbarrier.try_wait.parity.shared::cta.b64 over, [$0], $1; "
+        "@!over bra again; }"
+    )
+    asm(b, text, "r,r,~{memory}", VOID, _place(b, a), b.trunc(parity, I32), effect=True)
+
+
+@op(void, i64)
+def map_acquire(b, a):
+    asm(b, "fence.proxy.tensormap::generic.acquire.sys [$0], 128;", "l,~{memory}", VOID, a, effect=True)
+
+
+@op(void, i64, i64, i64, i64, i64)
+def copy_box(b, to, a, column, row, barrier):
+    text = "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1, {$2, $3}], [$4];"
+    args = _place(b, to), a, b.trunc(column, I32), b.trunc(row, I32), _place(b, barrier)
+    asm(b, text, "r,l,r,r,r,~{memory}", VOID, *args, effect=True)
+
+
 @intrinsic
 def wgmma_wait(typingctx, left):
     def codegen(ctx, b, sig, args):

@@ -1,9 +1,10 @@
 """Hopper's products as the emulator has them: begun by a warpgroup, read and summed when they are waited for.
 
 Operands are read from emulated shared memory through their descriptors, as late as may be. It is a `Fault` when they
-were written with no fence of the writer's (`fence_async`) or no barrier between, when they are no longer what they were
-when the product began, when the warpgroup did not come to `wgmma_fence` first, when its threads bring different
-descriptors, and when sums are touched under way: they are NaN until `wgmma_finish`.
+were written with no fence of the writer's (`fence_async`) or no barrier between, when a copy brought them that one of
+the threads did not wait for, when they are no longer what they were when the product began, when the warpgroup did not
+come to `wgmma_fence` first, when its threads bring different descriptors, and when sums are touched under way: they are
+NaN until `wgmma_finish`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .emulator import Grid, Group, Thread
-    from .memory import Shared
+    from .memory import Moment, Shared
 
 __all__ = ["WINDOW", "descriptor_addresses", "wgmma"]
 
@@ -63,12 +64,13 @@ def descriptor_addresses(descriptor: int, rows: int) -> NDArray[np.int64]:
 class Product:
     """One that is under way, for a whole warpgroup."""
 
-    def __init__(self, sums: list[list[Any]], count: int, a: int, b: int, shared: Shared, moment: Any) -> None:
+    def __init__(
+        self, sums: list[list[Any]], count: int, a: int, b: int, shared: Shared, threads: Sequence[Moment]
+    ) -> None:
         """`sums`: each thread's; what the descriptors name is looked at for the first time."""
         self.sums, self.count, self.done, self.shared = sums, count, False, shared
         self.places = tuple(descriptor_addresses(d, n) - WINDOW for d, n in ((a, 64), (b, 2 * count)))
-        for word in np.unique(np.concatenate([p.reshape(-1) for p in self.places]) // 4):
-            shared.load_async(4 * int(word), moment)
+        self.read = shared.load_async(np.unique(np.concatenate([p.reshape(-1) for p in self.places]) // 4), threads)
         self.first = self._operands()
 
     def _operands(self) -> tuple[NDArray[np.uint16], ...]:
@@ -118,10 +120,10 @@ def wgmma(grid: Grid) -> dict[str, Any]:
         from .emulator import Group  # noqa: PLC0415 - it imports this module
 
         me = grid.now
-        if grid.kernel.threads % WARPGROUP:
-            msg = f"{what}: {grid.kernel.threads} threads are no whole warpgroups"
-            raise Fault(msg)
         which = me.number // WARPGROUP
+        if grid.kernel.threads < (which + 1) * WARPGROUP:
+            msg = f"{what}: {grid.kernel.threads} threads are no whole warpgroups where thread {me.number} is"
+            raise Fault(msg)
         group = groups.setdefault((id(me.block), which), Group(f"{me.block.name}, warpgroup {which}", WARPGROUP))
         return group.meet(me, what, value, combine)
 
@@ -139,12 +141,13 @@ def wgmma(grid: Grid) -> dict[str, Any]:
             mine[id(acc)] = Registers(acc)
 
         def together(all_: list[Any]) -> Sequence[Any]:
-            if len({v[1:] for v in all_}) > 1:
+            if len({v[2:] for v in all_}) > 1:
                 msg = "threads of a warpgroup bring different descriptors to a product"
                 raise Fault(msg)
-            return [Product([v[0] for v in all_], count, a, b, me.shared, grid.now.moment)] * len(all_)
+            sums, moments = ([v[i] for v in all_] for i in range(2))
+            return [Product(sums, count, a, b, me.shared, moments)] * len(all_)
 
-        product = meet("wgmma_bf16", (mine[id(acc)].values, a, b), together)
+        product = meet("wgmma_bf16", (mine[id(acc)].values, me.moment, a, b), together)
         begun.setdefault(me, [[]])[-1].append(product)
 
     def wait(left: int) -> None:
@@ -152,6 +155,7 @@ def wgmma(grid: Grid) -> dict[str, Any]:
         meet("wgmma_wait", None, lambda all_: all_)
         while len(begun.setdefault(me, [[]])) - 1 > left:
             for product in begun[me].pop(0):
+                product.read.ended(me.moment)
                 if not product.done:
                     product.finish()
 

@@ -18,6 +18,8 @@ from ..step import S_ROWS, S_START, S_T, S_TOKENS, T_POSITION, TOKEN_WORDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..tensor_map import TensorMap
+
 __all__ = [
     "KERNELS",
     "SPECIAL",
@@ -62,6 +64,9 @@ class Kernel:
     ampere: bool = False  # of special kernels: not for older GPUs
     double: bool = False  # it computes in float64
     packs: bool = True  # it knows what a packed step says of its tokens
+    stays: bool = False  # a block takes one item after the other: no more of them than run at once
+    #: Maps of what its copies read, whose addresses are arguments behind the slots; of (arena, rows it holds, values).
+    maps: tuple[Callable[[int, int, Mapping[str, int]], TensorMap], ...] = ()
 
 
 #: A kernel for every op and variant.

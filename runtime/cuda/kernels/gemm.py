@@ -6,8 +6,7 @@ on its way to shared memory, in fast programs (what is beyond float16's largest 
 A block makes a tile of the result, `bm` tokens by `bn` outputs; each of its warps a part of 16s by 8s. Both operands
 come to shared memory 32 columns at a time, three such steps ahead of the products. A row is four pieces of 16 bytes
 there, piece c of row r in place c xor (r / 2 mod 4): the eight rows of a matrix are in banks of their own. Rows that do
-not exist are the last one again, and are not written; columns behind k are zeros. At the end each warp turns sixteen
-rows of its part at a time in shared memory, so that what follows a product walks along rows.
+not exist are the last one again, and are not written; columns behind k are zeros.
 
 Tiles of 128 x 128 read each operand half as often as those of 64 x 64; these are for results that have too few. A warp
 makes a quarter of a tile: 64 x 64 take 4 KiB from shared memory for sixteen columns, where 64 x 32 take 3.
@@ -32,14 +31,11 @@ from ..primitives import (
     ld_matrix4,
     mma_bf16,
     registers,
-    sld_f32,
-    sst_f32,
     thread,
-    warp_barrier,
 )
-from ..tensor import divided, mma_f16, pack_f16, sst4_i32
+from ..tensor import mma_f16, pack_f16, sst4_i32
 from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
-from .linear import finish_fast
+from .tiles import strip, tile_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +73,7 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
     across, threads = bn // wn, bm // wm * (bn // wn) * WARP
     tall, wide = wm // 16, wn // 8  # products of a warp
     held, taken = tall * wide * 4, tall * 4  # numbers of a thread: of the result, and of the input
-    result_row = wn + 4  # numbers between rows of the result in shared memory
+    leave, strip_bytes = strip(wn)
     a_bytes, stage_bytes = bm * ROW, (bm + bn) * ROW
 
     def fill(stage: Any, x: Any, w: Any, at: Any, m_left: Any, n_left: Any, k: Any, ldx: Any) -> None:
@@ -118,15 +114,6 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
                 acc[p], acc[p + 1], acc[p + 2], acc[p + 3] = c
                 acc[p + 4], acc[p + 5], acc[p + 6], acc[p + 7] = d
 
-    def give(at: Any, i: Any, acc: Any) -> None:
-        """*warp* Sixteen rows of the accumulators to shared memory, `result_row` numbers apart."""
-        for j in range(wide):
-            to, p = at + 4 * (lane() // 4 * result_row + lane() % 4 * 2 + 8 * j), 4 * (i * wide + j)
-            sst_f32(to, acc[p])
-            sst_f32(to + 4, acc[p + 1])
-            sst_f32(to + 32 * result_row, acc[p + 2])
-            sst_f32(to + 32 * result_row + 4, acc[p + 3])
-
     def body(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
         n: Any, k: Any, act: Any,
@@ -134,12 +121,12 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
         tokens, steps = rows_of(step, rows), (k + COLUMNS - 1) // COLUMNS
         ldx, down = 2 * COLUMNS * steps if rounded else 4 * k, (tokens + bm - 1) // bm
         warp = thread() // WARP
-        top, left, mine = warp // across * wm, warp % across * wn, warp * 64 * result_row
+        top, left, mine = warp // across * wm, warp % across * wn, warp * strip_bytes
         acc, a = registers(held), registers(taken)
-        tile, tiles = block(), down * ((n + bn - 1) // bn)
-        while tile < tiles:
-            n_tile = divided(tile, down)
-            m0, n0 = (tile - n_tile * down) * bm, n_tile * bn
+        tile, right = block(), (n + bn - 1) // bn
+        while tile < down * right:
+            m_tile, n_tile = tile_at(tile, down, right)
+            m0, n0 = m_tile * bm, n_tile * bn
             xs, ws = arena + x + m0 * ldx, w + 2 * n0 * k
             for i in range(held):
                 acc[i] = F(0.0)
@@ -159,18 +146,12 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
             copies_wait(0)
             barrier()
             for i in range(tall):
-                give(mine, i, acc)
-                warp_barrier()
-                for e in range(lane(), 16 * wn, WARP):
-                    m, c = m0 + top + 16 * i + e // wn, n0 + left + e % wn
-                    if m < tokens and c < n:
-                        value = sld_f32(mine + 4 * (e // wn * result_row + e % wn))
-                        finish_fast(arena, m, c, value, n, y, b, times, residual, act)
-                warp_barrier()
+                m = m0 + top + 16 * i
+                leave(mine, acc, 4 * wide * i, m, n0 + left, tokens, arena, y, b, times, residual, n, act)
             barrier()
             tile += blocks()
 
-    return body, threads, max(STAGES * stage_bytes, threads // WARP * 64 * result_row)
+    return body, threads, max(STAGES * stage_bytes, threads // WARP * strip_bytes)
 
 
 def _tiles(bm: int, bn: int) -> Callable[[int, Mapping[str, int]], int]:

@@ -1,9 +1,11 @@
 """Products of many rows on Hopper (sm_90a): `wgmma` from shared memory, bfloat16 summed in float32.
 
-A block makes a tile of the result, 128 tokens by `bn` outputs, each of its two warpgroups 64 tokens. Both operands come
-to shared memory 64 columns at a time, two such steps ahead of the products, which run on by themselves while the
-threads fetch what comes next. Rows that do not exist are the last one again, and are not written; columns behind k are
-zeros.
+A block makes tiles of the result, 128 tokens by `bn` outputs, one after the other. Eight of its warps are two
+warpgroups, each of which has 64 of a tile's tokens; one thread of a ninth brings the operands to shared memory by bulk
+copies, 64 columns a stage, as far ahead as there are stages, also of the next tile. Two barriers a stage say what is
+there: `full`, which the copies' bytes come for, and `empty`, to which a warp comes when the products that read the
+stage are done; those run on by themselves, one stage's while the next one's begin. What no row or column of an
+operand is comes as zeros; rows of tokens behind the step's are whatever was there, and are not written.
 
 How a step lies in shared memory, and what a descriptor says of it (PTX ISA, "Asynchronous warpgroup level matrix",
 shared memory layout and matrix descriptor):
@@ -26,34 +28,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...ops import FAST
-from ..primitives import (
-    WARP,
-    barrier,
-    block,
-    blocks,
-    copies_close,
-    copies_wait,
-    copy16,
-    registers,
-    sld_f32,
-    sst_f32,
-    thread,
-    warp_barrier,
+from ..primitives import WARP, barrier, block, blocks, registers, thread
+from ..tensor import (
+    copy_box,
+    fence_async,
+    map_acquire,
+    mbarrier_arrive,
+    mbarrier_expect,
+    mbarrier_init,
+    mbarrier_wait,
+    wgmma_bf16,
+    wgmma_close,
+    wgmma_fence,
+    wgmma_finish,
+    wgmma_wait,
+    window,
 )
-from ..tensor import divided, fence_async, wgmma_bf16, wgmma_close, wgmma_fence, wgmma_finish, wgmma_wait, window
+from ..tensor_map import COLUMNS, TensorMap
 from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
-from .linear import finish_fast
+from .gemm import LEAST_ROWS
+from .tiles import strip, tile_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ARCHITECTURE = "sm_90a"
-BM, COLUMNS, THREADS = 128, 64, 256
-ROW, PIECES = 2 * COLUMNS, 2 * COLUMNS // 16
-#: A stage is filled two steps ahead, and one product may be under way while the next is begun: two more.
-AHEAD = 2
-STAGES = AHEAD + 2
-UNDER_WAY = AHEAD - 1  # groups of copies that need not be there for the next step
+BM = 128
+#: Threads that multiply, and with the warp that fetches.
+MULTIPLY, THREADS = 256, 256 + WARP
+WARPS = MULTIPLY // WARP
+ROW = 2 * COLUMNS
+#: Bytes of the stages: what a processor's 227 KiB leave beside the strips.
+STAGED = 192 * 1024
+#: Columns of a tile that a warp finishes at once.
+STRIP = 64
 #: All of a descriptor but the address: leading offset 1, stride offset 1024 / 16, swizzle mode 1.
 LAYOUT = 1 << 16 | 8 * ROW // 16 << 32 | 1 << 62
 #: Tiles that are enough for a GPU.
@@ -66,80 +74,79 @@ def descriptor(shared: Any) -> Any:
 
 
 def hopper(bn: int) -> tuple[Callable[..., None], int]:
-    """Kernel and shared bytes for tiles of 128 x bn; a thread holds bn / 2 numbers of the result."""
+    """Kernel and shared bytes for tiles of 128 x bn; a thread that multiplies holds bn / 2 numbers of the result."""
     held = bn // 2
     a_bytes, stage_bytes = BM * ROW, (BM + bn) * ROW
-    result_row = bn + 4  # numbers between rows of the result in shared memory
-    each = THREADS // PIECES  # rows that all threads copy at once
+    stages = STAGED // stage_bytes
+    strips = stages * stage_bytes
+    leave, strip_bytes = strip(STRIP)
+    full = strips + WARPS * strip_bytes
+    empty = full + 8 * stages
 
-    def fill(stage: Any, x: Any, w: Any, at: Any, m_left: Any, n_left: Any, k: Any, ldx: Any) -> None:
-        """Begin to copy columns `at` to `at` + 64 of both operands, whose tiles' first rows are x and w."""
-        first, c = thread() // PIECES, thread() % PIECES
-        to, there = stage * stage_bytes + first * ROW + (c ^ first & 7) * 16, at + 8 * c < k
-        column, count = (2 * at + 16 * c, 16) if there else (0, 0)
-        for i in range(BM // each):
-            copy16(to + i * each * ROW, x + min(first + i * each, m_left - 1) * ldx + column, count)
-        for i in range(bn // each):
-            copy16(to + a_bytes + i * each * ROW, w + 2 * min(first + i * each, n_left - 1) * k + column, count)
-
-    def give(to: Any, acc: Any) -> None:
-        """*warp* Its sixteen rows of the accumulators to shared memory, `result_row` numbers apart."""
-        at = to + 4 * (lane() // 4 * result_row + lane() % 4 * 2)
-        for j in range(bn // 8):
-            sst_f32(at + 32 * j, acc[4 * j])
-            sst_f32(at + 32 * j + 4, acc[4 * j + 1])
-            sst_f32(at + 32 * j + 32 * result_row, acc[4 * j + 2])
-            sst_f32(at + 32 * j + 32 * result_row + 4, acc[4 * j + 3])
+    def fetch(tile: Any, down: Any, across: Any, steps: Any, x: Any, w: Any) -> None:
+        """Bring every stage of every tile of this block: one thread."""
+        map_acquire(x)
+        map_acquire(w)
+        stage, odd = 0, 0
+        while tile < down * across:
+            m, n = tile_at(tile, down, across)
+            for s in range(steps):
+                mbarrier_wait(empty + 8 * stage, odd ^ 1)
+                mbarrier_expect(full + 8 * stage, stage_bytes)
+                copy_box(stage * stage_bytes, x, COLUMNS * s, BM * m, full + 8 * stage)
+                copy_box(stage * stage_bytes + a_bytes, w, COLUMNS * s, bn * n, full + 8 * stage)
+                stage += 1
+                if stage == stages:
+                    stage, odd = 0, odd ^ 1
+            tile += blocks()
 
     def body(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
-        n: Any, k: Any, act: Any,
+        n: Any, k: Any, act: Any, x_map: Any, w_map: Any,
     ) -> None:  # fmt: skip
         tokens, steps = rows_of(step, rows), (k + COLUMNS - 1) // COLUMNS
-        ldx, down = (k + 31) // 32 * 64, (tokens + BM - 1) // BM
-        warp = thread() // WARP
-        mine, a_at = warp * 64 * result_row, warp // 4 * 64 * ROW
-        acc = registers(held)
-        tile, tiles = block(), down * ((n + bn - 1) // bn)
-        while tile < tiles:  # a range of a step that is not known would be a division
-            n_tile = divided(tile, down)
-            m0, n0 = (tile - n_tile * down) * BM, n_tile * bn
-            xs, ws = arena + x + m0 * ldx, w + 2 * n0 * k
-            for i in range(held):
-                acc[i] = F(0.0)
-            for s in range(AHEAD):
-                if s < steps:
-                    fill(s, xs, ws, COLUMNS * s, tokens - m0, n - n0, k, ldx)
-                copies_close()
-            for s in range(steps):
-                copies_wait(UNDER_WAY)
-                fence_async()
-                barrier()
-                at = s % STAGES * stage_bytes
-                of_a, of_b = descriptor(at + a_at), descriptor(at + a_bytes)
-                wgmma_fence()
-                for i in range(COLUMNS // 16):
-                    wgmma_bf16(acc, held, of_a + 2 * i, of_b + 2 * i)
-                wgmma_close()
-                ahead = s + AHEAD
-                if ahead < steps:
-                    fill(ahead % STAGES, xs, ws, COLUMNS * ahead, tokens - m0, n - n0, k, ldx)
-                copies_close()
-                wgmma_wait(1)
-            wgmma_finish(acc, held)
-            copies_wait(0)
-            barrier()
-            give(mine, acc)
-            warp_barrier()
-            for e in range(lane(), 16 * bn, WARP):
-                m, c = m0 + 16 * warp + e // bn, n0 + e % bn
-                if m < tokens and c < n:
-                    value = sld_f32(mine + 4 * (e // bn * result_row + e % bn))
-                    finish_fast(arena, m, c, value, n, y, b, times, residual, act)
-            barrier()
-            tile += blocks()
+        down, across = (tokens + BM - 1) // BM, (n + bn - 1) // bn
+        warp, tile = thread() // WARP, block()
+        if thread() == MULTIPLY:
+            for s in range(stages):
+                mbarrier_init(full + 8 * s, 1)
+                mbarrier_init(empty + 8 * s, WARPS)
+            fence_async()
+        barrier()
+        if thread() == MULTIPLY:
+            fetch(tile, down, across, steps, x_map, w_map)
+        elif thread() < MULTIPLY:
+            mine, a_at = strips + warp * strip_bytes, warp // 4 * 64 * ROW
+            acc = registers(held)
+            stage, odd, before = 0, 0, 0
+            while tile < down * across:
+                m_tile, n_tile = tile_at(tile, down, across)
+                for i in range(held):
+                    acc[i] = F(0.0)
+                for s in range(steps):
+                    mbarrier_wait(full + 8 * stage, odd)
+                    at = stage * stage_bytes
+                    of_a, of_b = descriptor(at + a_at), descriptor(at + a_bytes)
+                    wgmma_fence()
+                    for i in range(COLUMNS // 16):
+                        wgmma_bf16(acc, held, of_a + 2 * i, of_b + 2 * i)
+                    wgmma_close()
+                    wgmma_wait(1)
+                    if s > 0 and lane() == 0:
+                        mbarrier_arrive(empty + 8 * before)
+                    before = stage
+                    stage += 1
+                    if stage == stages:
+                        stage, odd = 0, odd ^ 1
+                wgmma_finish(acc, held)
+                if lane() == 0:
+                    mbarrier_arrive(empty + 8 * before)
+                m0, n0 = BM * m_tile + 16 * warp, bn * n_tile
+                for j in range(bn // STRIP):
+                    leave(mine, acc, STRIP // 2 * j, m0, n0 + STRIP * j, tokens, arena, y, b, times, residual, n, act)
+                tile += blocks()
 
-    return body, STAGES * stage_bytes
+    return body, empty + 8 * stages
 
 
 def _tiles(bn: int) -> Callable[[int, Mapping[str, int]], int]:
@@ -147,7 +154,15 @@ def _tiles(bn: int) -> Callable[[int, Mapping[str, int]], int]:
 
 
 def _fits(bn: int) -> Callable[[int, Mapping[str, int]], bool]:
-    return lambda rows, v: v["k"] % 8 == 0 and _tiles(bn)(rows, v) >= MANY_TILES
+    return lambda rows, v: rows >= LEAST_ROWS and v["k"] % 8 == 0 and _tiles(bn)(rows, v) >= MANY_TILES
+
+
+def _x_map(arena: int, rows: int, v: Mapping[str, int]) -> TensorMap:
+    return TensorMap(arena + v["x"], rows, v["k"], ceil(v["k"], 32) * 64, BM)
+
+
+def _w_map(bn: int) -> Callable[[int, int, Mapping[str, int]], TensorMap]:
+    return lambda _arena, _rows, v: TensorMap(v["w"], v["n"], v["k"], 2 * v["k"], bn)
 
 
 _name = f"linear_{FAST}"
@@ -155,5 +170,5 @@ for _wide in (256, 128):
     _body, _shared = hopper(_wide)
     special(_name, Kernel(
         f"{_name}_wgmma{_wide}", _body, THREADS, _tiles(_wide), always(_shared), fields_of(_name), _fits(_wide),
-        fast=True, only=ARCHITECTURE,
+        fast=True, only=ARCHITECTURE, stays=True, maps=(_x_map, _w_map(_wide)),
     ))  # fmt: skip

@@ -30,7 +30,7 @@ from .base import F, Kernel, all_warps, always, ceil, fields_of, first_item, ker
 from .maths import activated, activated_fast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 THREADS, WARPS = 256, 8
 #: Tokens that a warp walks through with its four rows, and from how many they are many.
@@ -213,6 +213,10 @@ def _many(dot: Any, size: int) -> Callable[..., None]:
     return body
 
 
+def _fits(each: int) -> Callable[[int, Mapping[str, int]], bool]:
+    return lambda rows, v: rows >= MANY and v["k"] % each == 0
+
+
 for _kind, _dot, _load, _size in (
     ("f32", dot_floats(), ld_f32, 4),
     ("bf16", dot_halves(low_bf16, high_bf16), ld_bf16, 2),
@@ -223,6 +227,6 @@ for _kind, _dot, _load, _size in (
     special(_name, Kernel(
         f"{_name}_many", _many(_dot, _size), THREADS,
         lambda rows, v: ceil(ceil(v["n"], 4) * ceil(rows, RUN), WARPS), always(0), fields_of(_name),
-        lambda rows, v, each=16 // _size: rows >= MANY and v["k"] % each == 0, at_once=2,
+        _fits(16 // _size), at_once=2,
     ))  # fmt: skip
 kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=f"linear_{FAST}")(_linear(dot_fast, ld_bf16, 2, ld_bf16, 2))
