@@ -79,7 +79,8 @@ def test_every_figure_by_one_command(tmp_path, capsys):
         size, copy = d["weight_bytes_per_step"], 1e9 * d["copy_gbs"]
         assert side["copy_share"] == pytest.approx(size * side["decode_tps"] / copy)  # of one round
         assert side["step_copy_share"] == pytest.approx(size / side["step_us"] * 1e6 / copy)
-    assert set(record["prefill"]["ms"]) == {"3"}
+    assert [(p["precision"], set(p["ms"])) for p in record["prefill"]] == [("fast", {"3"}), ("exact", {"3"})]
+    assert all("drawn_us" in d["sides"][way] for way in WAYS)
     (product,) = record["products"]["results"]
     assert product["kernel"] == "linear_bf16_dot_tiled64"
     assert product["max_relative_error"] < 1e-5

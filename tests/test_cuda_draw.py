@@ -24,12 +24,12 @@ from miaotui.runtime.sampling import Sampler, SamplingParams
 from test_cuda_emulator import run
 
 
-def drawn(logits, params, positions, *, history=(), sequence=0, schedule="forward", blocks=None):
+def drawn(logits, params, positions, *, history=(), sequence=0, device=None, blocks=None):
     """Ids at positions, one after the other: what the device draws, and the CPU."""
     n = len(logits)
     sampler = Sampler(n, params, sequence=sequence)
     sampler.observe(history)
-    device = EmulatedDevice(schedule)
+    device = EmulatedDevice() if device is None else device
     arena, step, draw = (device.allocate(size) for size in (4 * n + 16, 8 * WORDS, draw_bytes(n)))
     device.write(arena + 16, logits)
     device.write(draw, draw_words(sampler))
@@ -45,6 +45,7 @@ def drawn(logits, params, positions, *, history=(), sequence=0, schedule="forwar
         found.append(int(device.read(step + 8 * S_RESULT, 8).view(np.int64)[0]))
         wanted.append(sampler.draw(logits, position))
         sampler.observe(wanted[-1:])
+    device.close()
     return found, wanted
 
 
@@ -80,7 +81,7 @@ def test_the_device_draws_what_the_cpu_draws(
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_in_every_order_and_by_any_number_of_blocks(schedule):
     logits = logits_of(1, 523, 4)
-    found, wanted = drawn(logits, EVERYTHING, range(3, 6), history=[5, 7], schedule=schedule, blocks=3)
+    found, wanted = drawn(logits, EVERYTHING, range(3, 6), history=[5, 7], device=EmulatedDevice(schedule), blocks=3)
     assert found == wanted
 
 

@@ -14,12 +14,15 @@ from miaotui.errors import BackendError
 from miaotui.runtime.cuda.driver import CudaDevice
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import SPECIAL
+from miaotui.runtime.cuda.session import CudaSession
 from miaotui.runtime.kvcache import KV_BYTES
+from miaotui.runtime.sampling import SamplingParams
 from miaotui.runtime.spec import Weight
 from miaotui.tools.demo import path
+from test_cuda_draw import drawn
 from test_cuda_flash import case_of
 from test_cuda_models import compare
-from test_cuda_ops import ROWS, TILED
+from test_cuda_ops import LINEAR, ROWS, TILED
 from test_ops import CASES, Case, Draw, run_reference
 from tolerance import bound
 
@@ -87,6 +90,41 @@ def test_products_by_the_tensor_core(tiled, shape, monkeypatch):
 @pytest.mark.parametrize("window", [None, 100])
 def test_attention_by_the_tensor_core(variant, d_head, window):
     near(case_of([200, 131], 6, 2, d_head, window=window, variant=variant))
+
+
+@pytest.mark.parametrize("name", sorted(set(LINEAR) - set(TILED)))
+@pytest.mark.parametrize("shape", [(8, 64, 1), (33, 1088, 65), (257, 2048, 513), (128, 4096, 6144)], ids=str)
+def test_many_rows_have_the_bits_of_few(name, shape, monkeypatch):
+    op, kernel = LINEAR[name]
+    t, k, n = shape
+    d, found = Draw(lambda _: 1), []
+    x, weight = d.array(t, k), d.weight(op.split("_", 1)[1], n, k)
+    for several in ((replace(kernel, fits=lambda *_: True),), ()):
+        monkeypatch.setitem(SPECIAL, op, several)
+        case = Case(lambda ops, x: ops.linear(x, weight), [[x]], None)
+        found.append(run_on(CudaDevice(), case, [np.zeros(t, np.int64)])[0])
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+@pytest.mark.parametrize("n", [1, 255, 4096, 151_936])
+def test_the_device_draws_what_the_cpu_draws(n):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        logits = (rng.standard_normal(n) * 3).astype(np.float32)
+        params = SamplingParams(*(rng.choice(c) for c in ([0.5, 1.0, 3.0], [0, 1, 40], [0.1, 0.9, 1.0], [0.0, 0.05])),
+                                float(rng.choice([1.0, 1.3])), do_sample=bool(seed % 5), seed=seed)  # fmt: skip
+        found, wanted = drawn(logits, params, range(1, 9), history=rng.integers(0, n, 9).tolist(), device=CudaDevice())
+        assert found == wanted
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_answers_drawn_ahead_are_those_of_the_host(way, monkeypatch):
+    monkeypatch.setenv("MIAOTUI_CUDA_STEP", way)
+    asked = {"temperature": 0.9, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.1, "max_new_tokens": 200}
+    with miaotui.load(path(), max_context=300, device="cuda") as model:
+        found = [model.generate("Once upon a time", seed=s, **asked).ids for s in range(3)]
+        monkeypatch.setattr(CudaSession, "ahead", lambda *_: None)
+        assert found == [model.generate("Once upon a time", seed=s, **asked).ids for s in range(3)]
 
 
 def test_packed_sequences_have_the_bits_of_each_alone():

@@ -3,7 +3,8 @@
     python -m miaotui.tools.bench_cuda --peer-python TORCH/bin/python --out docs/benchmarks
 
 Copy and read bandwidth of the GPU's memory and the cost of a launch (`cuda_roofline`); decode of a random checkpoint
-in each way in which a session runs a step, as a share of the copy bandwidth; prefill; products against torch's.
+in each way in which a session runs a step, greedy and drawn, as a share of the copy bandwidth; prefill, fast and exact;
+products against torch's.
 Decode goes by turns: in each round every side answers a prompt, who goes first alternates, and a reading of the
 bandwidth follows; a share is the median over rounds. Peers (`transformers`, `torch.compile`) are processes of their
 own; one that cannot be had is left out, with its reason. Writes cuda-NAME.json, named after the GPU.
@@ -27,7 +28,7 @@ import numpy as np
 
 from ..errors import BackendError, InputError
 from ..runtime.cuda.interpreter import WAYS
-from ..runtime.generate import GenerateParams, collect, stream
+from ..runtime.generate import collect, params_from, stream
 from .bench import GB, bytes_per_step, paired, print_out, public_command
 from .bench_cuda_product import PRODUCTS, products
 from .bench_peers import Worker, pythons, worker_command
@@ -44,6 +45,8 @@ __all__ = ["Plan", "decode", "main", "prefill"]
 
 #: The environment's word for the way of a step, read when a session is made.
 WAY = "MIAOTUI_CUDA_STEP"
+#: How ids are drawn where they are.
+DRAWN = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1}
 DECODERS = ("transformers", "torch.compile")
 PREFILLS = (128, 512, 2048)
 
@@ -65,9 +68,10 @@ class Plan:
 
 @dataclass
 class Turns:
-    """Seconds of one side, of each round: a token as its user sees it, and, of ours, the GPU's work for it."""
+    """Seconds of one side, of each round: a token as its user sees it; of ours, a drawn one too, and the GPU's work."""
 
     tokens: list[float] = field(default_factory=list)
+    drawn: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
 
 
@@ -79,16 +83,19 @@ class Ours:
         with _environment(WAY, way):
             self.model = _load(path, plan.context, kv_cache=plan.kv_cache)
         self.name, self._plan = way, plan
-        self._answer(min(plan.new, 3))  # loads kernels, records the graph
+        for drawn in (False, True):
+            self._answer(min(plan.new, 3), drawn=drawn)  # loads kernels, records the graph
 
-    def _answer(self, n: int) -> float:
-        params = GenerateParams(max_new_tokens=n, ignore_eos=True)
-        return collect(stream(self.model.session, self._plan.prompt, params, None)).timings.decode_tps
+    def _answer(self, n: int, *, drawn: bool = False) -> float:
+        """Seconds a token."""
+        params = params_from(max_new_tokens=n, ignore_eos=True, **DRAWN if drawn else {})
+        return 1 / collect(stream(self.model.session, self._plan.prompt, params, None)).timings.decode_tps
 
     def turn(self, into: Turns) -> None:
         """Answer the prompt as `generate` does; then the same steps, timed on the GPU."""
         session, begun = self.model.session, len(self._plan.prompt)
-        into.tokens.append(1 / self._answer(self._plan.new))
+        into.tokens.append(self._answer(self._plan.new))
+        into.drawn.append(self._answer(self._plan.new, drawn=True))
         device = session.machine.device  # type: ignore[attr-defined] # a CudaSession
         steps = [device.seconds(lambda at=at: session.step([1], at)) for at in range(begun, begun + self._plan.new - 1)]
         into.steps.append(statistics.median(steps))
@@ -211,13 +218,15 @@ def _figures(turns: Turns, size: int, copies: Sequence[float]) -> dict[str, floa
     found = {"decode_tps": 1 / token, "token_us": token * 1e6}
     shares = [size / s / c for s, c in zip(turns.tokens, copies, strict=True)]
     found["copy_share"] = statistics.median(shares)
+    if turns.drawn:
+        found["drawn_us"] = statistics.median(turns.drawn) * 1e6
     if turns.steps:
         found["step_us"] = statistics.median(turns.steps) * 1e6
         found["step_copy_share"] = statistics.median(size / s / c for s, c in zip(turns.steps, copies, strict=True))
     return found
 
 
-def prefill(path: Path, sizes: Sequence[int], rounds: int, precision: str = "fast") -> dict[str, Any]:
+def prefill(path: Path, sizes: Sequence[int], rounds: int, precision: str) -> dict[str, Any]:
     """Milliseconds of the GPU for prompts of so many tokens in one pass, the head on the last: medians, by turns."""
     longest = max(sizes)
     with _load(path, longest, precision=precision, prefill_chunk=longest) as model:
@@ -269,10 +278,12 @@ def _shown(record: dict[str, Any]) -> str:
     ]
     for name, f in d["sides"].items():
         gpu_part = f"; the GPU's part {f['step_us']:.0f} us, {f['step_copy_share']:.0%}" if "step_us" in f else ""
+        gpu_part += f"; drawn, {f['drawn_us']:.0f} us" if "drawn_us" in f else ""
         share = f"{f['copy_share']:.0%} of the copy bandwidth"
         lines.append(f"  {name}: {f['decode_tps']:.0f} tokens/s, {f['token_us']:.0f} us, {share}{gpu_part}")
     lines += [f"  {pair}: {r['median']:.2f}x" for pair, r in d["ratios"].items()]
-    lines += [f"prefill of {n} tokens: {ms:.2f} ms" for n, ms in record["prefill"]["ms"].items()]
+    for p in record["prefill"]:
+        lines += [f"prefill of {n} tokens, {p['precision']}: {ms:.2f} ms" for n, ms in p["ms"].items()]
     for p in record["products"]["results"]:
         torch = f", torch's {p['torch_tflops']:.0f}: {p['ratio']['median']:.2f}x" if "ratio" in p else ""
         lines.append(f"product {p['m']} x {p['n']} x {p['k']} by {p['kernel']}: {p['tflops']:.1f} TFLOP/s{torch}")
@@ -315,7 +326,7 @@ def measured(args: argparse.Namespace, directory: Path, command: str) -> dict[st
         record["bandwidth"] = {f"{n}_gbs": statistics.median(found) / GB for n, found in bandwidth.items()}
         record["launch_us"] = memory.launch_us()
         record["decode"] = decode(path, args.dtype, plan, memory, args.peer_python)
-    record["prefill"] = prefill(path, args.prefill, args.rounds)
+    record["prefill"] = [prefill(path, args.prefill, args.rounds, precision) for precision in ("fast", "exact")]
     record["products"] = products(args.product, args.rounds, _interpreter(args.peer_python))
     return record
 
