@@ -62,7 +62,7 @@ def load(  # noqa: PLR0913 (keywords)
     max_context: int | None = None,
     memory_limit: int | None = None,
     revision: str | None = None,
-    prefill_chunk: int = PREFILL_CHUNK,
+    prefill_chunk: int | None = None,
     quantize: str | None = None,
     prune: Prune | None = None,
     kv_cache: str = "f32",
@@ -74,7 +74,7 @@ def load(  # noqa: PLR0913 (keywords)
     `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
     most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
     files are the page cache's; with a GPU, of its memory and of the host's each); over it, or over what the GPU has
-    free, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass.
+    free, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass (default: 128; with a GPU 1024).
     `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
     (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
@@ -99,7 +99,7 @@ def load(  # noqa: PLR0913 (keywords)
         plan = make_plan(checkpoint, config, quantize, None if pruned is None else stand_in(pruned, config))
         config = plan.config
         context = reserved(config, max_context)
-        chunk = min(prefill_chunk, context)
+        chunk = min(prefill_chunk or PREFILL_CHUNK[device], context)
         rows, n_threads = min(LOGIT_ROWS, chunk), threads_of(threads)
         shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "fast": fast}
         shape["threads"] = n_threads if free is None else 1  # a GPU's scratch is that of one
