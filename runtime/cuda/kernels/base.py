@@ -1,7 +1,8 @@
 """What every kernel uses: the table of kernels, its launch, and how a block sums.
 
 A kernel's arguments are (arena, step, rows, *slots): addresses of the arena and of the step block, whether its rows are
-T or R (0 or 1), and the op's slots by the op table's names. Kernels stride over their items, so every grid is right.
+T or R (0 or 1), and the op's slots by the op table's names. Kernels stride over their items, so every grid is right:
+with `while`, since Numba counts the steps of a range by a division of 64 bits, which wants many registers on a GPU.
 """
 
 from __future__ import annotations

@@ -29,17 +29,21 @@ THREADS, WARPS = 256, 8
 @kernel(THREADS, lambda rows, v: ceil(rows * v["d"], THREADS))
 def add(arena: Any, step: Any, rows: Any, y: Any, a: Any, b: Any, d: Any) -> None:
     """y = a + b."""
-    for i in range(block() * threads() + thread(), rows_of(step, rows) * d, blocks() * threads()):
+    i, n = block() * threads() + thread(), rows_of(step, rows) * d
+    while i < n:
         st_f32(arena + y + 4 * i, ld_f32(arena + a + 4 * i) + ld_f32(arena + b + 4 * i))
+        i += blocks() * threads()
 
 
 @kernel(THREADS, lambda rows, _: rows)
 def round_bf16(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
     """y = bf16(x), rows filled up with zeros to whole 32s."""
     wide = (k + 31) // 32 * 32
-    for r in range(block(), rows_of(step, rows), blocks()):
+    r, n = block(), rows_of(step, rows)
+    while r < n:
         for j in range(thread(), wide, threads()):
             st_u16(arena + y + 2 * (r * wide + j), to_bf16(ld_f32(arena + x + 4 * (r * k + j))) if j < k else 0)
+        r += blocks()
 
 
 def quantize_group(row: Any, groups: Any, g: Any, v: Any) -> None:
@@ -58,8 +62,10 @@ def quantize_group(row: Any, groups: Any, g: Any, v: Any) -> None:
 def quantize(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
     """Each 32 floats of a row to bytes, scale and sum, by a warp; a row holds all its bytes, then scales, then sums."""
     groups = (k + GROUP - 1) // GROUP
-    for item in range(first_item(), rows_of(step, rows) * groups, all_warps()):
+    item, n = first_item(), rows_of(step, rows) * groups
+    while item < n:
         r, g = item // groups, item % groups
         column = g * GROUP + lane()
         v = ld_f32(arena + x + 4 * (r * k + column)) if column < k else F(0.0)
         quantize_group(arena + y + r * groups * (GROUP + 8), groups, g, v)
+        item += all_warps()

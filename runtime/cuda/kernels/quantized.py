@@ -63,7 +63,8 @@ def _linear(kind: str) -> Callable[..., None]:
         tokens, groups, panels = rows_of(step, rows), (k + GROUP - 1) // GROUP, (n + PANEL - 1) // PANEL
         row, half = thread() % PANEL, thread() % THREADS // PANEL
         team, teams = thread() // THREADS, threads() // THREADS
-        for first in range(block() * teams, panels, blocks() * teams):
+        first = block() * teams
+        while first < panels:
             panel = first + team
             for m in range(tokens):
                 data = arena + x + m * groups * X_BYTES
@@ -85,6 +86,7 @@ def _linear(kind: str) -> Callable[..., None]:
                         value += sld_f32(4 * (THREADS * team + PANEL * h + row))
                     finish(arena, m, column, value, n, y, b, times, residual, act)
                 barrier()
+            first += blocks() * teams
 
     return body
 
@@ -96,7 +98,8 @@ def _embed(kind: str) -> Callable[..., None]:
     def body(arena: Any, step: Any, rows: Any, y: Any, w: Any, d: Any) -> None:
         """y[r] = w[ids[r]], a block for each row."""
         ids, groups = ld_i64(step + 8 * S_IDS), (d + GROUP - 1) // GROUP
-        for r in range(block(), rows_of(step, rows), blocks()):
+        r, n = block(), rows_of(step, rows)
+        while r < n:
             row = ld_i64(ids + 8 * r)
             panel, lane = w + row // PANEL * groups * size, row % PANEL
             for j in range(thread(), d, threads()):
@@ -109,6 +112,7 @@ def _embed(kind: str) -> Callable[..., None]:
                 if lowest:
                     value += ld_f16(at + SCALE_BYTES + 2 * lane)
                 st_f32(arena + y + 4 * (r * d + j), value)
+            r += blocks()
 
     return body
 
