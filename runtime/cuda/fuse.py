@@ -18,17 +18,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..arena import spans_overlap, waits
+from .kernels import ADVANCE, KERNELS
 from .kernels.fused import FUSED, HERE, KINDS
-from .script import STEP_BLOCK, Call, calls_of
+from .script import STEP_BLOCK, Call, Script, calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..arena import Tensor
-    from ..program import Instruction
+    from ..program import Instruction, Program
     from .kernels import Kernel
 
-__all__ = ["Source", "fused"]
+__all__ = ["MOST_BLOCKS", "PARTS_BYTES", "Source", "fused", "script_of"]
+
+#: Of a walker; and the memory that it takes for a part of each.
+MOST_BLOCKS = 4096
+PARTS_BYTES = 16 * MOST_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,17 @@ class Source:
         return self.ins.tensors("o")[0]
 
 
+def script_of(
+    program: Program, values: Sequence[Mapping[str, int]], parts: int, run_block: int, *, together: bool
+) -> Script:
+    """A step of one token of a program whose instructions have these slots; then its id begins the next."""
+    sources = [Source(i, KERNELS[i.kernel], v) for i, v in zip(program.code, values, strict=True)]
+    last = Call(ADVANCE, False, {"run": run_block}, [STEP_BLOCK], [STEP_BLOCK])
+    return Script([*fused(sources, parts), last], together=together)
+
+
 def fused(lines: Sequence[Source], parts: int) -> list[Call]:
-    """The calls of a step; `parts`: address of memory for 16 bytes a block."""
+    """The calls of a step; `parts`: address of `PARTS_BYTES`."""
     return _Fuser(_without_take_last(lines), parts).calls
 
 

@@ -19,10 +19,9 @@ from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
 from .build import TURING
-from .fuse import Source, fused
+from .fuse import MOST_BLOCKS, PARTS_BYTES, script_of
 from .kernels import ADVANCE, KERNELS, chosen
 from .kernels.walker import GATE_WORDS, HUNG
-from .script import STEP_BLOCK, Call, Script
 from .step import (
     R_COUNT,
     R_ENDS,
@@ -50,13 +49,12 @@ if TYPE_CHECKING:
     from ..arena import Tensor
     from ..program import Instruction, Program
     from .kernels import Kernel
+    from .script import Script
 
-__all__ = ["WAYS", "Device", "Interpreter"]
+__all__ = ["WAYS", "Device", "Interpreter", "slots_of", "way_of"]
 
 #: How a step of one token is launched: a kernel for each line, a walker for each phase, or one for the whole step.
 WAYS = ("graph", "phases", "persistent")
-#: Of a walker.
-MOST_BLOCKS = 4096
 
 
 class Device(Protocol):
@@ -125,7 +123,7 @@ class Interpreter:
 
         `way`: one of `WAYS`; None is the environment's MIAOTUI_CUDA_STEP, or the first.
         """
-        self.device, self.program, self.way = device, program, _way(way)
+        self.device, self.program, self.way = device, program, way_of(way)
         device.check(KERNELS[i.kernel] for i in program.code if i.kernel in KERNELS)
         self.arena = device.allocate(program.arena_bytes)
         self.step_block = device.allocate(8 * (WORDS + program.chunk))
@@ -144,7 +142,7 @@ class Interpreter:
 
     def _line(self, ins: Instruction, row: NDArray[np.int64]) -> Line:
         kernel = KERNELS[ins.kernel]
-        values = {f[2:]: int(v) for f, v in zip(kernel.fields, row[len(HEADER) :], strict=False)}
+        values = slots_of(kernel, row)
         for name, held in ins.values.items():
             weight = held.weight if isinstance(held, RopeTable) else held
             if isinstance(weight, Weight):
@@ -266,11 +264,9 @@ class Interpreter:
     @cached_property
     def script(self) -> Script:
         """A step of one token, as a walker has it."""
-        pairs = zip(self.program.code, self.lines, strict=True)
-        parts = self.device.allocate(16 * MOST_BLOCKS)
-        calls = fused([Source(ins, line.kernel, line.values) for ins, line in pairs], parts)
-        last = Call(ADVANCE, False, {"run": self.run_block}, [STEP_BLOCK], [STEP_BLOCK])
-        return Script([*calls, last], together=self.way == "persistent")
+        parts = self.device.allocate(PARTS_BYTES)
+        values = [line.values for line in self.lines]
+        return script_of(self.program, values, parts, self.run_block, together=self.way == "persistent")
 
     def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
         """One pass over several sequences, one behind the other in the cache's first rows; logits of the last of each.
@@ -321,7 +317,13 @@ class Interpreter:
         return self.device.read(self.arena + t.offset, 4 * rows * t.width).view(np.float32).reshape(rows, t.width)
 
 
-def _way(way: str | None) -> str:
+def slots_of(kernel: Kernel, row: NDArray[np.int64]) -> dict[str, int]:
+    """An encoded instruction's slots by name, floats as their bits."""
+    return {f[2:]: int(v) for f, v in zip(kernel.fields, row[len(HEADER) :], strict=False)}
+
+
+def way_of(way: str | None = None) -> str:
+    """One of `WAYS`: this, or the environment's, or the first. Errors: `BackendError`."""
     found = way or os.environ.get("MIAOTUI_CUDA_STEP") or WAYS[0]
     if found not in WAYS:
         msg = f"MIAOTUI_CUDA_STEP={found!r}: expected one of {', '.join(WAYS)}"
