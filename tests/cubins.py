@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from miaotui.runtime.cuda import build
 from miaotui.runtime.cuda.kernels import ADVANCE, KERNELS, SPECIAL, Kernel
 from miaotui.runtime.cuda.kernels.bandwidth import MEASURES
-from miaotui.runtime.cuda.kernels.fused import FUSED
+from miaotui.runtime.cuda.kernels.rounded import FUSED
 from miaotui.runtime.cuda.kernels.walker import walker
 
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
@@ -41,16 +41,24 @@ WALKED = {
     "mistral_f16": "attention_f32_one embed_f16 gated_f16_here linear_f16_here linear_f16_one rms_norm_here "
     "rope_write_f32",
     "gpt2_int8": "add attention_int8_merge attention_int8_split embed_int8 embed_positions_f32 kv_write_int8 "
-    "layer_norm_here linear_int8 quantize quantize_here",
+    "layer_norm_here linear_int8_here linear_int8_one quantize quantize_inside",
+    "llama_packed": "attention_f32_merge attention_f32_split embed_int4 gated_int4a_here linear_int4_here "
+    "linear_int4_one linear_int4a_here quantize quantize_inside rms_norm_here rope_write_f32",
     "gpt2_sparse": "add attention_f32_merge attention_f32_split embed_f32 embed_positions_f32 kv_write_f32 layer_norm "
     "layer_norm_here linear_f32_here linear_f32_one linear_f32_sparse",
-    "qwen3_mixed": "attention_bf16_one embed_int4a linear_bf16_dot linear_int4 linear_int4a linear_int8_sparse "
-    "quantize_here rms_norm rms_norm_here rope_write_bf16 round_bf16",
+    "qwen3_mixed": "attention_bf16_one embed_int4a gated_int4_here linear_bf16_dot linear_int4a_here "
+    "linear_int8_sparse quantize_here quantize_inside rms_norm rms_norm_here rope_write_bf16 round_bf16",
 }
 #: What every walker has.
 COMMON = "advance argmax_merge argmax_parts"
 #: What no small program names, in the walker of its likes.
-RARE = {"llama_f32": "gated_f32_one", "mistral_f16": "gated_f16_one rope take_last", "llama_bf16": "gated_bf16_one"}
+RARE = {
+    "llama_bf16": "gated_bf16_one",
+    "llama_f32": "gated_f32_one",
+    "mistral_f16": "gated_f16_one rope take_last",
+    "gpt2_int8": "gated_int8_here",
+    "qwen3_mixed": "linear_int4a_one",
+}
 for _name, _parts in WALKED.items():
     _names = f"{COMMON} {_parts} {RARE.get(_name, '')}".split()
     _kernels = [FUSED[n] if n in FUSED else ALL[n] for n in _names]

@@ -15,7 +15,8 @@ from ...errors import BackendError
 from ..arena import waits
 from ..spec import Weight
 from .kernels import chosen
-from .kernels.walker import AHEAD, L_SLOTS, LINE, SIZES, THREADS, walker
+from .kernels.base import SIZES
+from .kernels.walker import AHEAD, L_SLOTS, LINE, THREADS, walker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ __all__ = ["STEP_BLOCK", "Call", "Script", "calls_of"]
 
 #: Where the step block lies, as a piece of the arena: behind nothing.
 STEP_BLOCK = (-2, -1)
-FLOAT, WORD = 4, 8
+WORD = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Call:
     reads: Spans
     writes: Spans
     weights: tuple[int, int] = (0, 0)  # address and bytes of the matrix that it walks through, if it does
+    stays: int = 0  # bytes of shared memory, up to the last that it leaves there for the next of its phase
 
     @property
     def size(self) -> int:
@@ -81,8 +83,7 @@ class Script:
         times = {c.kernel.name: -(-THREADS // c.kernel.threads) for c in calls}
         scratch = max(c.kernel.shared(c.values) * times[c.kernel.name] for c in calls)
         self._here = -(-scratch // 16) * 16  # where what stays from line to line begins in shared memory
-        staying = max((FLOAT * c.values["d"] for c in calls if "s:h" in c.kernel.fields), default=0)
-        self.walker = walker(self.kernels, self._here + staying, together=together)
+        self.walker = walker(self.kernels, self._here + max(c.stays for c in calls), together=together)
 
     @property
     def table_bytes(self) -> int:

@@ -40,7 +40,7 @@ from ..primitives import (
     warp_sum,
 )
 from ..step import S_START, S_TOKENS, T_FIRST, T_LAST, TOKEN_WORDS
-from .base import F, Kernel, all_warps, ceil, fields_of, first_item, kernel, lane, rows_of, special
+from .base import F, Kernel, all_warps, ceil, fields_of, first_item, kernel, lane, rows_of, small, special
 from .maths import exp
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _kv_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
         head_bytes = context * (d_pad * size + (4 if scaled else 0))
         item, n = first_item(), rows_of(step, rows) * heads
         while item < n:
-            pos, head, x = start + item // heads, item % heads, 4 * item * d_head
+            pos, head, x = start + small(item) // heads, small(item) % heads, 4 * item * d_head
             to, scale = head * head_bytes + pos * d_pad * size, head * head_bytes + context * d_pad * size + 4 * pos
             put(arena + k + x, arena + k_cache + to, arena + k_cache + scale, d_head, d_pad)
             put(arena + v + x, arena + v_cache + to, arena + v_cache + scale, d_head, d_pad)
@@ -241,7 +241,7 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
         mine, low = thread() // WARP * 4 * (WARP + 3 * d_pad), max(0, last - window + 1)
         h = first_item()
         while h < heads:
-            at, head = arena + 4 * h * d_head, arena + h // (heads // kv_heads) * head_bytes
+            at, head = arena + 4 * h * d_head, arena + small(h) // (heads // kv_heads) * head_bytes
             keys, values, scales = head + k_cache, head + v_cache, context * d_pad * size
             query(at + y, at + q, keys, values, scales, low, last, mine, d_head, d_pad, scale)
             h += all_warps()
@@ -255,7 +255,7 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
         mine, low = thread() // WARP * 4 * (WARP + 2 * d_pad), max(0, last - window + 1)
         item = first_item()
         while item < heads * chunks:
-            h, first = item % heads, item // heads * CHUNK
+            h, first = small(item) % heads, small(item) // heads * CHUNK
             if first <= last and first + CHUNK > low:
                 head = h // (heads // kv_heads) * head_bytes
                 take(mine + 4 * (WARP + d_pad), arena + q + 4 * h * d_head, scale, d_head, d_pad)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KERNELS",
+    "SIZES",
     "SPECIAL",
     "F",
     "Kernel",
@@ -35,10 +36,13 @@ __all__ = [
     "lane",
     "position_of",
     "rows_of",
+    "small",
     "special",
 ]
 
 F = np.float32
+#: Sizes and numbers of items are below this.
+SIZES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,11 @@ def position_of(step: Any, r: Any) -> Any:
     if tokens != 0:
         return ld_i64(tokens + 8 * (TOKEN_WORDS * r + T_POSITION))
     return ld_i64(step + 8 * S_START) + r
+
+
+def small(n: Any) -> Any:
+    """The same, of 0 to `SIZES`; its upper half needs no register, and a quotient of two such is one of 32 bits."""
+    return n & (SIZES - 1)
 
 
 def lane() -> Any:

@@ -21,7 +21,7 @@ from ..primitives import (
     warp_max,
     warp_sum_i,
 )
-from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of
+from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of, small
 
 THREADS, WARPS = 256, 8
 
@@ -46,11 +46,16 @@ def round_bf16(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None
         r += blocks()
 
 
+def to_byte(v: Any) -> Any:
+    """The nearest whole number, of -127 to 127."""
+    return to_int(max(min(rint(v), F(127.0)), F(-127.0)))
+
+
 def quantize_group(row: Any, groups: Any, g: Any, v: Any) -> None:
     """*warp* Group g of a row, a number in each thread."""
     top = warp_max(abs(v))
     inverse = F(127.0) / top if top > F(0.0) else F(0.0)
-    q = to_int(max(min(rint(v * inverse), F(127.0)), F(-127.0)))
+    q = to_byte(v * inverse)
     total = warp_sum_i(q)
     st_u8(row + g * GROUP + lane(), q)
     if lane() == 0:
@@ -64,7 +69,7 @@ def quantize(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
     groups = (k + GROUP - 1) // GROUP
     item, n = first_item(), rows_of(step, rows) * groups
     while item < n:
-        r, g = item // groups, item % groups
+        r, g = small(item) // groups, small(item) % groups
         column = g * GROUP + lane()
         v = ld_f32(arena + x + 4 * (r * k + column)) if column < k else F(0.0)
         quantize_group(arena + y + r * groups * (GROUP + 8), groups, g, v)

@@ -38,7 +38,7 @@ from ..primitives import (
 )
 from ..step import S_RESULT, S_START
 from .attention import STORES, put_head
-from .base import F, Kernel, all_warps, ceil, first_item, lane
+from .base import F, Kernel, all_warps, ceil, first_item, lane, small
 from .elementwise import quantize_group
 from .linear import dot_floats, dot_halves, finish, row_dot
 from .maths import activated
@@ -49,7 +49,7 @@ from .walker import THREADS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FUSED", "HERE", "KINDS"]
+__all__ = ["FUSED", "HERE", "KINDS", "PRODUCTS"]
 
 WARPS = THREADS // WARP
 #: Kernels by name; all are a walker's.
@@ -140,6 +140,11 @@ def _product(part: Any, size: int, here: bool) -> tuple[Callable[..., None], Cal
     return plain, gated
 
 
+#: Slots of these; {}: where x lies.
+PRODUCTS = (
+    "o:y {}:x w:w w:b i:times i:residual n:n n:k n:act",
+    "o:y {}:x w:w w:b_up w:gate w:b n:n n:k n:act",
+)
 for _place, _load4, _load, _x in (("_one", ld4_f32, ld_f32, "i"), (HERE, sld4_f32, sld_f32, "s")):
     for _kind, _part, _size in (
         ("f32", row_dot(dot_floats(_load4), ld_f32, 4, _load, 4, rolled), 4),
@@ -148,8 +153,8 @@ for _place, _load4, _load, _x in (("_one", ld4_f32, ld_f32, "i"), (HERE, sld4_f3
     ):
         _plain, _gated = _product(_part, _size, _place == HERE)
         _rows = lambda _, v: ceil(v["n"], WARPS)  # noqa: E731 - as the table of kernels has it
-        _fused(f"linear_{_kind}{_place}", _plain, _rows, f"o:y {_x}:x w:w w:b i:times i:residual n:n n:k n:act")
-        _fused(f"gated_{_kind}{_place}", _gated, _rows, f"o:y {_x}:x w:w w:b_up w:gate w:b n:n n:k n:act")
+        _fused(f"linear_{_kind}{_place}", _plain, _rows, PRODUCTS[0].format(_x))
+        _fused(f"gated_{_kind}{_place}", _gated, _rows, PRODUCTS[1].format(_x))
 
 
 # ---------------------------------------------------------------------------------------------- rotation and cache
@@ -190,7 +195,7 @@ def _rope_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
         head_bytes, angle = context * (d_pad * size + (4 if scaled else 0)), table + 8 * pos * half
         item = first_item()
         while item < 2 * kv_heads + heads:
-            h = item % kv_heads if item < 2 * kv_heads else item - 2 * kv_heads
+            h = small(item) % kv_heads if item < 2 * kv_heads else item - 2 * kv_heads
             to, scale = h * head_bytes + pos * d_pad * size, h * head_bytes + context * d_pad * size + 4 * pos
             x = 4 * h * d_head
             if item < kv_heads:

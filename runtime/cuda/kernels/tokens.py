@@ -24,7 +24,7 @@ from ..primitives import (
     threads,
 )
 from ..step import S_IDS, S_RESULT, S_ROWS, S_T, S_TOKENS, T_TAKE, TOKEN_WORDS
-from .base import F, ceil, kernel, position_of, rows_of
+from .base import F, ceil, kernel, position_of, rows_of, small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ def _positions(load: Any, size: int) -> Callable[..., None]:
         """y[r] = w[position of r]."""
         i, n = block() * threads() + thread(), rows_of(step, rows) * d
         while i < n:
-            st_f32(arena + y + 4 * i, load(w + size * (position_of(step, i // d) * d + i % d)))
+            st_f32(arena + y + 4 * i, load(w + size * (position_of(step, small(i) // d) * d + small(i) % d)))
             i += blocks() * threads()
 
     return body

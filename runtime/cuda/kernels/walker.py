@@ -33,12 +33,12 @@ from ..primitives import (
     thread,
 )
 from ..step import R_LEFT, S_RESULT
-from .base import Kernel
+from .base import Kernel, small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["AHEAD", "GATE_WORDS", "G_BEFORE", "HUNG", "LINE", "L_SLOTS", "SIZES", "THREADS", "walker"]
+__all__ = ["AHEAD", "GATE_WORDS", "G_BEFORE", "HUNG", "LINE", "L_SLOTS", "THREADS", "walker"]
 
 #: Of a block. Sums over a block depend on it: it is that of the norms.
 THREADS = 256
@@ -47,8 +47,6 @@ THREADS = 256
 #: bytes of a block's part and how many of them to ask for, address of the end; then the slots.
 L_OP, L_ROWS, L_PHASE, L_TURN, L_WEIGHTS, L_PART, L_ASK, L_END, L_SLOTS = range(9)
 LINE = 24
-#: Sizes among the slots (kind "n") are below this, and the numbers of blocks.
-SIZES = 1 << 31
 #: Words of shared memory behind the line: its number, how many must have come, how often this was looked at.
 M_LINE, M_WANTED, M_TRIES, MEMORY = range(LINE, LINE + 4)
 #: Words of the gate: how many came, and how many had come before this launch. Each in a line of the cache.
@@ -68,13 +66,17 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
     def turned() -> Any:
         """Number of this block, counted from the one that begins this line."""
         at = block() - sld_i64(top + 8 * L_TURN)
-        return (at + blocks() if at < 0 else at) & (SIZES - 1)
+        return small(at + blocks() if at < 0 else at)
 
     def this() -> Any:
         """`thread`; all that kernels compute of it would be kept from line to line, in registers that there are not."""
-        return anew(thread(), top + 8 * L_OP)
+        return small(anew(thread(), top + 8 * L_OP))
 
-    facade = {**PRIMITIVES, "block": turned, "thread": this, "threads": _threads}
+    def many() -> Any:
+        """`blocks`, likewise."""
+        return small(anew(blocks(), top + 8 * L_OP))
+
+    facade = {**PRIMITIVES, "block": turned, "blocks": many, "thread": this, "threads": _threads}
     done: dict[int, Any] = {}
     run: Any = _nothing
     for i, k in reversed(list(enumerate(kernels))):
@@ -175,7 +177,7 @@ def _real(at: Any) -> Any:
 
 
 def _number(at: Any) -> Any:
-    return sld_i64(at) & (SIZES - 1)
+    return small(sld_i64(at))
 
 
 #: By a slot's kind; others are whole words.
