@@ -36,7 +36,6 @@ __all__ = ["MOST_BLOCKS", "PARTS_BYTES", "Source", "fused", "script_of"]
 FLOAT = 4
 #: Matrices of products that have kernels for one token.
 PLAIN = (*KINDS, *ROUNDED)
-
 #: Of a walker; and the memory that it takes for a part of each.
 MOST_BLOCKS = 4096
 PARTS_BYTES = 16 * MOST_BLOCKS
@@ -131,10 +130,10 @@ class _Fuser:
         x = call.values["x"]
         return replace(call, values={**call.values, "x": place}, reads=[s for s in call.reads if s[0] != x])
 
-    def _rounded(self, at: int) -> tuple[list[Call], int]:
-        """The rounding of a norm in shared memory; with the products of it, where nothing else reads it."""
+    def _rounded(self, at: int, here: Tensor) -> tuple[list[Call], int]:
+        """The rounding of a norm in shared memory, `here`; with the products of it, where nothing else reads it."""
         source = self._lines[at]
-        x, q, place = source.ins.values["x"], source.y, -(-FLOAT * source.values["k"] // 16) * 16
+        q, place = source.y, -(-FLOAT * source.values["k"] // 16) * 16
         first = Call(FUSED[INSIDE], source.ins.rows == "R", {"q": place, "x": 0, "k": source.values["k"]}, [], [],
                      stays=place + rounded_bytes(source.values["k"]))  # fmt: skip
         calls, end, reads = [first], at + 1, 0
@@ -142,14 +141,14 @@ class _Fuser:
             then = self._lines[end]
             if not (then.is_("linear", x=q) and then.ins.variant in ROUNDED):
                 break
-            if any(then.ins.values[k] in (x, q) for k in ("times", "residual")):
+            if any(then.ins.values[k] in (here, q) for k in ("times", "residual")):
                 break
             more, taken = self._gated(end, q, place) or (self._product(then, q, place), 1)
             calls += more
             reads += sum(q in s.ins.tensors("i") for s in self._lines[end : end + taken])
             end += taken
         if q.keep or reads < self._readers[q] or any(waits([(c.reads, c.writes) for c in calls])[1:]):
-            return self._any(at, x)
+            return self._any(at, here)
         return calls, end - at
 
     def _product(self, source: Source, here: Tensor | None, place: int = 0) -> list[Call]:
@@ -172,7 +171,7 @@ class _Fuser:
                 break
             if any(source.ins.values.get(k) is here for k in ("times", "residual")):
                 break
-            more, taken = self._any(end, here) if dense else self._rounded(end)
+            more, taken = self._any(end, here) if dense else self._rounded(end, here)
             calls += more
             reads += sum(here in s.ins.tensors("i") for s in self._lines[end : end + taken])
             end += taken

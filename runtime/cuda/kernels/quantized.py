@@ -96,10 +96,10 @@ def _linear(kind: str) -> Callable[..., None]:
         first = block() * teams
         while first < panels:
             panel = first + thread() // THREADS
-            column = panel * PANEL + thread() % PANEL
             for m in range(tokens):
                 data = arena + x + m * groups * X_BYTES
                 value = joined(part(w, data, panel, groups, groups if panel < panels else 0))
+                column = panel * PANEL + thread() % PANEL
                 if thread() % THREADS < PANEL and column < n:
                     finish(arena, m, column, value, n, y, b, times, residual, act)
             first += blocks() * teams
