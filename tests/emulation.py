@@ -14,7 +14,7 @@ pytest.importorskip("greenlet", reason="the emulated GPU needs greenlet, of the 
 from miaotui.runtime.cuda.emulator import SCHEDULES, EmulatedDevice, Fault
 
 if TYPE_CHECKING:
-    from miaotui.runtime.cuda.interpreter import Device
+    from miaotui.runtime.cuda.device import Device
     from test_ops import Case
 
 __all__ = ["SCHEDULES", "EmulatedDevice", "Fault", "ListingDevice", "emulate", "run_on"]

@@ -35,7 +35,7 @@ from miaotui.runtime.cuda.tensor import (
     wgmma_finish,
     wgmma_wait,
 )
-from miaotui.runtime.cuda.tensor_map import TensorMap
+from miaotui.runtime.cuda.tensor_map import MAP_BYTES, TensorMap
 from test_cuda_models import Code, FakeDriver
 
 ROWS, COLUMNS, BOX, NBYTES = 20, 72, 8, 1024
@@ -48,8 +48,9 @@ def run(function, n_threads=64, *, schedule="forward", seed=0, shared=SHARED, **
     x = np.arange(1, ROWS * 80 + 1, dtype=np.uint16).reshape(ROWS, 80)  # rows of 160 bytes
     at, out = device.allocate(x.nbytes), device.allocate(4096)
     device.write(at, x)
-    place = device.tensor_map(TensorMap(**({"address": at, "rows": ROWS, "columns": COLUMNS, "stride": 160,
-                                            "box_rows": BOX} | options)))  # fmt: skip
+    place = device.allocate(MAP_BYTES)
+    how = {"address": at, "rows": ROWS, "columns": COLUMNS, "stride": 160, "box_rows": BOX} | options
+    device.tensor_map(TensorMap(**how), place)
     device.launch(Kernel("k", function, n_threads, lambda *_: 1, lambda _: shared, ()), 1, shared, (out, place))
     return device.read(out, 4096).view(np.uint32), x
 
@@ -326,7 +327,8 @@ def test_a_barrier_that_was_written_over_is_none():
 def test_blocks_that_wait_for_each_other_take_no_bulk_copies():
     device = EmulatedDevice()
     at = device.allocate(1024)
-    place = device.tensor_map(TensorMap(at, 8, 64, 128, BOX))
+    place = device.allocate(MAP_BYTES)
+    device.tensor_map(TensorMap(at, 8, 64, 128, BOX), place)
 
     def k(place):
         begin()
@@ -384,7 +386,7 @@ def binding():
 
 def test_the_driver_makes_maps_of_what_they_say(binding):
     fake = MapDriver(binding)
-    assert CudaDevice(driver=fake).tensor_map(TensorMap(1 << 20, 300, 72, 192, 128)) == 4096
+    CudaDevice(driver=fake).tensor_map(TensorMap(1 << 20, 300, 72, 192, 128), 4096)
     assert fake.written == [(4096, np.array([2**64 - 1 - i for i in range(16)], np.uint64).tobytes())]
     kind, rank, address, sizes, strides, box, steps, *modes = fake.asked
     assert (kind.name, rank, address) == ("CU_TENSOR_MAP_DATA_TYPE_BFLOAT16", 2, 1 << 20)
@@ -396,7 +398,7 @@ def test_the_driver_makes_maps_of_what_they_say(binding):
 
 def test_the_binding_takes_these_arguments(binding):
     fake = MapDriver(binding)
-    CudaDevice(driver=fake).tensor_map(TensorMap(1 << 20, 300, 72, 192, 128))
+    CudaDevice(driver=fake).tensor_map(TensorMap(1 << 20, 300, 72, 192, 128), 4096)
     try:
         said = binding.cuTensorMapEncodeTiled(*fake.asked)[0].name
     except RuntimeError as e:  # it took them, and found no driver to hand them to
@@ -407,6 +409,15 @@ def test_the_binding_takes_these_arguments(binding):
 def test_a_map_that_the_driver_refuses_is_an_error_in_words(binding):
     gpu = CudaDevice(driver=MapDriver(binding, Code.CUDA_ERROR_NO_DEVICE))
     with pytest.raises(BackendError, match="could not describe 300 x 72 numbers for copies: cuTensorMapEncodeTiled"):
-        gpu.tensor_map(TensorMap(1 << 20, 300, 72, 192, 128))
+        gpu.tensor_map(TensorMap(1 << 20, 300, 72, 192, 128), 4096)
     with pytest.raises(BackendError, match="Fake copies no boxes of a matrix at 0x8, rows 192 bytes apart"):
-        gpu.tensor_map(TensorMap(8, 300, 72, 192, 128))
+        gpu.tensor_map(TensorMap(8, 300, 72, 192, 128), 4096)
+
+
+def test_a_map_has_a_place_of_its_own():
+    device = EmulatedDevice()
+    at = device.allocate(1024)
+    with pytest.raises(Fault, match=r"a map at .*; expected a multiple of 64"):
+        device.tensor_map(TensorMap(at, 4, 64, 128, BOX), at + 8)
+    with pytest.raises(Fault, match="in no allocation"):
+        device.tensor_map(TensorMap(at, 4, 64, 128, BOX), at + 1024 - 64)

@@ -15,6 +15,7 @@ from emulation import EmulatedDevice
 from greedy import Agreement, agree
 from miaotui.errors import BackendError, MemoryLimitError
 from miaotui.runtime.cuda import driver
+from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import KERNELS, Kernel
 from miaotui.tools import cli
 from miaotui.tools.inspect import facts, lines
@@ -320,15 +321,21 @@ def counting(monkeypatch):
     return CountingDevice
 
 
-@pytest.mark.parametrize("options", [{}, {"quantize": "int8"}, {"kv_cache": "bf16"}, {"prune": "keep-layers=0"}])
-def test_the_gpus_memory_is_what_was_predicted(options, tmp_path, counting):
-    write_checkpoint(tmp_path, small("llama"))
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("options", [{}, {"quantize": "int8"}, {"kv_cache": "bf16"}, {"prune": "keep-layers=0"}, {"precision": "fast"}])
+def test_the_gpus_memory_is_what_was_predicted(options, way, tmp_path, counting, monkeypatch):
+    """To the byte, and once steps of one token have run, greedy and drawn, and long prompts."""
+    monkeypatch.setenv("MIAOTUI_CUDA_STEP", way)
+    write_checkpoint(tmp_path, replace(small("llama"), dtype="BF16"))
     with miaotui.load(tmp_path, max_context=64, device="cuda", threads=2, **options) as model:
         m = model.memory
         assert m["device_allocated"] == sum(n for k, n in m.items() if k[:7] == "device_" and k != "device_allocated")
-        assert 0 <= counting.taken - m["device_allocated"] < 16 * 1024  # beside it: words of a step's own
+        for how in ({}, {"temperature": 0.5}):
+            model.generate([3], max_new_tokens=3, ignore_eos=True, **how)
+        model.session.step(IDS * 3, 0)
+        assert counting.taken == m["device_allocated"]
         assert m["allocated"] == m["weights_resident"] + m["constants"]
-    if "prune" not in options and "quantize" not in options:
+    if not {"prune", "quantize", "precision"} & set(options):
         found = facts(tmp_path, context=64, device="cuda", **options)["memory"]
         assert {k: found[k] for k in m} == m
         assert any("GPU: allocated" in line for line in lines(facts(tmp_path, device="cuda")))

@@ -11,11 +11,11 @@ import pytest
 from checkpoints import small, write_checkpoint
 from emulation import SCHEDULES, EmulatedDevice, Fault
 from miaotui.errors import BackendError, InputError
-from miaotui.runtime.cuda import driver, session
+from miaotui.runtime.cuda import driver, emulated, session
 from miaotui.runtime.cuda.interpreter import WAYS
-from miaotui.runtime.cuda.kernels import walker
-from miaotui.runtime.cuda.kernels.base import Kernel
-from miaotui.runtime.cuda.kernels.fused import FUSED
+from miaotui.runtime.cuda.kernels import KERNELS, walker
+from miaotui.runtime.cuda.kernels.base import SIZES, Kernel
+from miaotui.runtime.cuda.kernels.rounded import FUSED, INSIDE, rounded_bytes
 from miaotui.runtime.cuda.primitives import (
     acquire_i64,
     barrier,
@@ -23,11 +23,16 @@ from miaotui.runtime.cuda.primitives import (
     blocks,
     ld_f32,
     release_add,
+    sld_i32,
+    sst_f32,
     st_f32,
+    st_i32,
     st_i64,
     thread,
     weights4,
 )
+from miaotui.runtime.cuda.step import WORDS
+from miaotui.runtime.ops import OPS
 
 IDS = [3, 1, 4]
 #: Family, dtype, options: attention in parts (more than 128 positions) and whole, every cache, every kind of matrix.
@@ -71,7 +76,7 @@ def test_every_way_gives_the_same_bits(name, tmp_path, monkeypatch):
 
 
 def test_a_layer_of_llama_is_six_phases(tmp_path, monkeypatch):
-    """Seven where attention is in parts. And it names the kernels that the compile gate's walker has."""
+    """Seven where attention is in parts."""
     use(monkeypatch, "persistent")
     written(tmp_path, dtype="BF16")
     found = []
@@ -81,14 +86,89 @@ def test_a_layer_of_llama_is_six_phases(tmp_path, monkeypatch):
             found.append(script.listing())
             assert len(script.phases) == (6 if context == 8 else 7) * n_layers + 5
     assert found[0][1:7] == [
-        "rms_norm_here, linear_bf16_here, linear_bf16_here, linear_bf16_here", "rope_write_bf16", "attention_bf16",
+        "rms_norm_here, linear_bf16_here, linear_bf16_here, linear_bf16_here", "rope_write_bf16", "attention_bf16_one",
         "linear_bf16_one", "rms_norm_here, gated_bf16_here", "linear_bf16_one",
     ]  # fmt: skip
-    assert {k.name for k in script.kernels} == set(cubins.LLAMA)
 
 
-def test_the_gates_walkers_have_every_fused_kernel():
-    assert set(FUSED) <= {*cubins.LLAMA, *cubins.REST}
+@pytest.mark.parametrize("quantize", ["int8", "int4", "int4a"])
+def test_a_layer_of_a_quantised_llama_is_eight_phases(quantize, tmp_path, monkeypatch):
+    """The norms are rounded by every block; what attention and the gate give, by all together."""
+    use(monkeypatch, "persistent")
+    written(tmp_path)
+    with miaotui.load(tmp_path, device="cuda", quantize=quantize, max_context=8) as model:
+        script, n_layers = model.session.machine.script(), model.config.n_layers
+    assert len(script.phases) == 8 * n_layers + 5
+    here = f"linear_{quantize}_here"
+    assert script.listing()[1:9] == [
+        f"rms_norm_here, quantize_inside, {here}, {here}, {here}", "rope_write_f32", "attention_f32_one",
+        "quantize", f"linear_{quantize}_one", f"rms_norm_here, quantize_inside, gated_{quantize}_here",
+        "quantize", f"linear_{quantize}_one",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("k", [1, 31, 96, 1090])
+def test_what_every_block_rounds_is_what_all_round(k):
+    """Also zeros, and numbers that are none: some of a group, or all."""
+    x = np.random.default_rng(k).standard_normal(k, np.float32)
+    x[:: 2 + k // 96] = np.nan
+    x[32:64], x[64:96] = np.nan, 0
+    device, size, at = EmulatedDevice(), rounded_bytes(k), 4 * k + -4 * k % 16
+    there = device.allocate(4 * k + 2 * size)
+    device.write(there, np.concatenate([x.view(np.uint8), np.zeros(2 * size, np.uint8)]))
+    values = {"y": 4 * k, "x": 0, "k": k}
+    whole, step = KERNELS["quantize"], device.allocate(8 * WORDS)
+    device.write(step, np.ones(WORDS, np.int64))
+    device.launch(whole, whole.blocks(1, values), 0, (there, step, 0, 4 * k, 0, k))
+    inside = FUSED[INSIDE].function
+
+    def body(arena):
+        for i in range(thread(), k, walker.THREADS):
+            sst_f32(4 * i, ld_f32(arena + 4 * i))
+        barrier()
+        inside(arena, 0, 0, at, 0, k)
+        barrier()
+        for i in range(thread(), size // 4, walker.THREADS):
+            st_i32(arena + 4 * k + size + 4 * i, sld_i32(at + 4 * i))
+
+    device.launch(Kernel("k", body, walker.THREADS, lambda *_: 1, lambda _: at + size, ()), 1, at + size, (there,))
+    found = device.read(there + 4 * k, 2 * size)
+    assert found[:size].tobytes() == found[size:].tobytes()
+
+
+#: Programs that the compile gate's walkers are for: family, dtype, options.
+WALKED = {
+    "llama_bf16": ("llama", "BF16", {"kv_cache": "bf16", "max_context": 150}),
+    "llama_f32": ("llama", "F32", {"kv_cache": "int8", "max_context": 8}),
+    "mistral_f16": ("mistral", "F16", {"max_context": 8}),
+    "gpt2_int8": ("gpt2", "F32", {"quantize": "int8", "kv_cache": "int8", "max_context": 150}),
+    "llama_packed": ("llama", "F32", {"quantize": "int4,gate=int4a,up=int4a,v=int4a", "max_context": 150}),
+    "gpt2_sparse": ("gpt2", "F32", {"prune": "sparsity=0.5", "max_context": 150}),
+    "qwen3_mixed": ("qwen3", "BF16", {
+        "quantize": "q=int8,k=int8,gate=int4,up=int4,embed=int4a", "precision": "fast", "prune": "sparsity=0.5",
+        "kv_cache": "bf16", "max_context": 8,
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_the_gates_walkers_are_those_of_programs(name, tmp_path, monkeypatch):
+    family, dtype, options = WALKED[name]
+    use(monkeypatch, "persistent")
+    drawn = small(family)
+    long = "n_positions" if family == "gpt2" else "max_position_embeddings"
+    write_checkpoint(tmp_path, replace(drawn, dtype=dtype, config=drawn.config | {long: 256}))
+    with miaotui.load(tmp_path, device="cuda", **options) as model:
+        machine, parts = model.session.machine, cubins.WALKED[name].split()
+        assert {k.name for k in machine.script().kernels} == {*cubins.COMMON.split(), *parts}
+        assert {k.name for k in machine.script(drawing=True).kernels} == {*cubins.DRAWN.split(), *parts}
+
+
+def test_the_gates_walkers_have_every_kernel_of_their_own_and_every_op():
+    walked = {n for parts in (cubins.COMMON, *cubins.WALKED.values(), *cubins.RARE.values()) for n in parts.split()}
+    assert set(cubins.WALKED) == set(WALKED)
+    assert set(FUSED) <= walked
+    assert {op.name for op in OPS.values() if not any(n.startswith(op.name) for n in walked)} == set()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -248,6 +328,38 @@ def test_a_walker_whose_gate_is_open_is_found(tmp_path, monkeypatch):
         machine.device.write(machine.gate + 8 * walker.G_BEFORE, np.zeros(1, np.int64))
         with pytest.raises(Fault, match="race"):
             launches()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_walker_that_reads_its_gate_with_a_plain_load_is_found(schedule, tmp_path, monkeypatch):
+    """All have come, and still a block need not see what they wrote."""
+
+    def binding(grid, real=emulated.binding):
+        found = real(grid)
+
+        def plain(address):
+            grid.now.hub.switch()  # or nobody would ever come
+            return found["ld_i64"](address)
+
+        return found | {"acquire_i64": plain}
+
+    written(tmp_path)
+    use(monkeypatch, "persistent", schedule)
+    with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
+        model.session.step([3], 0)
+        monkeypatch.setattr(emulated, "binding", binding)
+        with pytest.raises(Fault, match="race"):
+            model.session.step([1], 1)
+
+
+def test_a_size_that_a_walker_cannot_have_is_refused(tmp_path, monkeypatch):
+    written(tmp_path)
+    use(monkeypatch, "phases")
+    with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
+        machine = model.session.machine
+        machine.lines[0].values["d"] = SIZES
+        with pytest.raises(BackendError, match=r"embed_f32: d=2,147,483,648.*MIAOTUI_CUDA_STEP"):
+            machine.one()
 
 
 def test_a_block_that_waits_in_vain_gives_up_and_the_next_answer_is_right(tmp_path, monkeypatch):

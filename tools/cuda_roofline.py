@@ -18,7 +18,7 @@ from .roofline import versions
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ..runtime.cuda.interpreter import Device
+    from ..runtime.cuda.device import Device
     from ..runtime.cuda.kernels import Kernel
 
 __all__ = ["DeviceMemory", "cuda_versions", "gpu"]

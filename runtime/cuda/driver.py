@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import BackendError
 from .build import check, cubin, symbol
-from .tensor_map import COLUMNS, MAP_BYTES
+from .tensor_map import COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -185,8 +185,8 @@ class CudaDevice:
         self._loose.append(lambda: self._driver.cuEventDestroy(done))
         return place, done
 
-    def tensor_map(self, wanted: TensorMap) -> int:
-        """Address of a map, for as long as the device. Errors: `BackendError`: there is none of this."""
+    def tensor_map(self, wanted: TensorMap, to: int) -> None:
+        """Write a map to an address. Errors: `BackendError`: there is none of this."""
         if wanted.wrong:
             msg = f"{self.name} copies no boxes of {wanted.wrong}"
             raise BackendError(msg)
@@ -202,9 +202,7 @@ class CudaDevice:
             d.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             d.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )  # fmt: skip
-        at = self.allocate(MAP_BYTES)
-        self.write(at, np.array([int(word) for word in made.opaque], np.uint64))
-        return at
+        self.write(to, np.array([int(word) for word in made.opaque], np.uint64))
 
     def room(self, kernel: Kernel, shared: int) -> int:
         """Blocks of a kernel that run at once. Errors: `BackendError` where there is room for none."""

@@ -37,6 +37,7 @@ def _who(grid: Grid) -> dict[str, Any]:
         "block": lambda: grid.now.at,
         "blocks": lambda: grid.blocks,
         "anew": lambda value, _: value,
+        "rolled": lambda: None,
     }
 
 

@@ -20,7 +20,7 @@ from .bind import bind
 from .memory import Fault, Memory, Shared
 from .primitives import WARP
 from .races import Races
-from .tensor_map import MAP_BYTES
+from .tensor_map import MAP_ALIGN, MAP_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -214,14 +214,16 @@ class EmulatedDevice:
         found = self.read(address, nbytes)
         return lambda: found
 
-    def tensor_map(self, wanted: TensorMap) -> int:
-        """Address of a map."""
+    def tensor_map(self, wanted: TensorMap, to: int) -> None:
+        """Keep the map beside its place."""
         if wanted.wrong:
             raise BackendError(wanted.wrong)
         self.memory.region(wanted.address, wanted.nbytes)
-        at = self.allocate(MAP_BYTES)
-        self._maps[at] = wanted
-        return at
+        if to % MAP_ALIGN:
+            msg = f"a map at {to:#x}; expected a multiple of {MAP_ALIGN}"
+            raise Fault(msg)
+        self.memory.region(to, MAP_BYTES)
+        self._maps[to] = wanted
 
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         """Run the kernel. Errors: `Fault`."""

@@ -3,7 +3,8 @@
 | lines | calls |
 |---|---|
 | a norm, and products (or the rounding for them) that read it | the norm in every block's shared memory, and these |
-| up, and gate times up | one product: a warp takes a row of each |
+| rounding of such a norm, and products that read no other | that in every block's shared memory too, and these |
+| up, and gate times up | one product: a warp takes a row of each, or half a block a panel |
 | rope of q, rope of k, kv_write | one call |
 | take_last | none: the only row is the last |
 | argmax | each block's part, and the largest of these |
@@ -18,17 +19,26 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..arena import spans_overlap, waits
-from .kernels.fused import FUSED, HERE, KINDS
-from .script import STEP_BLOCK, Call, calls_of
+from .kernels import ADVANCE, DRAWS, KERNELS
+from .kernels.fused import HERE, KINDS
+from .kernels.rounded import FUSED, INSIDE, ROUNDED, rounded_bytes
+from .script import DRAW_BLOCK, STEP_BLOCK, Call, Script, calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..arena import Tensor
-    from ..program import Instruction
+    from ..program import Instruction, Program
     from .kernels import Kernel
 
-__all__ = ["Source", "fused"]
+__all__ = ["MOST_BLOCKS", "PARTS_BYTES", "Source", "fused", "script_of"]
+
+FLOAT = 4
+#: Matrices of products that have kernels for one token.
+PLAIN = (*KINDS, *ROUNDED)
+#: Of a walker; and the memory that it takes for a part of each.
+MOST_BLOCKS = 4096
+PARTS_BYTES = 16 * MOST_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,30 @@ class Source:
         return self.ins.tensors("o")[0]
 
 
+def script_of(
+    program: Program,
+    values: Sequence[Mapping[str, int]],
+    parts: int,
+    run_block: int,
+    *,
+    together: bool,
+    drawn: Mapping[str, int] | None = None,
+) -> Script:
+    """A step of one token of a program whose instructions have these slots; then its id begins the next.
+
+    `drawn`: slots of what draws the id, where it is not the greedy one.
+    """
+    sources = [Source(i, KERNELS[i.kernel], v) for i, v in zip(program.code, values, strict=True)]
+    calls = fused([s for s in sources if drawn is None or s.ins.op != "argmax"], parts)
+    if drawn is not None and program.logits is not None:
+        touched = [program.logits.span, DRAW_BLOCK], [DRAW_BLOCK, STEP_BLOCK]
+        calls += [Call(kernel, True, drawn, *touched) for kernel in DRAWS]
+    last = Call(ADVANCE, False, {"run": run_block}, [STEP_BLOCK], [STEP_BLOCK])
+    return Script([*calls, last], together=together)
+
+
 def fused(lines: Sequence[Source], parts: int) -> list[Call]:
-    """The calls of a step; `parts`: address of memory for 16 bytes a block."""
+    """The calls of a step; `parts`: address of `PARTS_BYTES`."""
     return _Fuser(_without_take_last(lines), parts).calls
 
 
@@ -96,23 +128,48 @@ class _Fuser:
             return found
         if source.ins.op == "argmax":
             return self._argmax(source), 1
-        if source.ins.op == "linear" and source.ins.variant in KINDS:
-            x = source.ins.values["x"]
-            call = calls_of(source.ins, source.kernel, source.values)[0]
-            name = f"{source.kernel.name}{HERE if x is here else '_one'}"
-            return [self._here(replace(call, kernel=FUSED[name]), x is here)], 1
+        if source.ins.op == "linear" and source.ins.variant in PLAIN:
+            return self._product(source, here), 1
         if source.ins.op == "quantize" and source.ins.values["x"] is here:
             call = calls_of(source.ins, source.kernel, source.values)[0]
             return [self._here(replace(call, kernel=FUSED[f"quantize{HERE}"]), True)], 1
         return calls_of(source.ins, source.kernel, source.values), 1
 
     @staticmethod
-    def _here(call: Call, here: bool) -> Call:
-        """It reads no arena for x, then."""
+    def _here(call: Call, here: bool, place: int = 0) -> Call:
+        """It reads no arena for x, then, but shared memory at `place`."""
         if not here:
             return call
         x = call.values["x"]
-        return replace(call, values={**call.values, "x": 0}, reads=[s for s in call.reads if s[0] != x])
+        return replace(call, values={**call.values, "x": place}, reads=[s for s in call.reads if s[0] != x])
+
+    def _rounded(self, at: int, here: Tensor) -> tuple[list[Call], int]:
+        """The rounding of a norm in shared memory, `here`; with the products of it, where nothing else reads it."""
+        source = self._lines[at]
+        q, place = source.y, -(-FLOAT * source.values["k"] // 16) * 16
+        first = Call(FUSED[INSIDE], source.ins.rows == "R", {"q": place, "x": 0, "k": source.values["k"]}, [], [],
+                     stays=place + rounded_bytes(source.values["k"]))  # fmt: skip
+        calls, end, reads = [first], at + 1, 0
+        while end < len(self._lines):
+            then = self._lines[end]
+            if not (then.is_("linear", x=q) and then.ins.variant in ROUNDED):
+                break
+            if any(then.ins.values[k] in (here, q) for k in ("times", "residual")):
+                break
+            more, taken = self._gated(end, q, place) or (self._product(then, q, place), 1)
+            calls += more
+            reads += sum(q in s.ins.tensors("i") for s in self._lines[end : end + taken])
+            end += taken
+        if q.keep or reads < self._readers[q] or any(waits([(c.reads, c.writes) for c in calls])[1:]):
+            return self._any(at, here)
+        return calls, end - at
+
+    def _product(self, source: Source, here: Tensor | None, place: int = 0) -> list[Call]:
+        """A product of its own kernel here."""
+        inside = source.ins.values["x"] is here
+        call = calls_of(source.ins, source.kernel, source.values)[0]
+        call = replace(call, kernel=FUSED[f"{source.kernel.name}{HERE if inside else '_one'}"])
+        return [self._here(call, inside, place)]
 
     def _norm(self, at: int) -> tuple[list[Call], int] | None:
         """A norm of one row and what reads it, the next lines; None where they are not to be had."""
@@ -127,7 +184,7 @@ class _Fuser:
                 break
             if any(source.ins.values.get(k) is here for k in ("times", "residual")):
                 break
-            more, taken = self._any(end, here)
+            more, taken = self._any(end, here) if dense else self._rounded(end, here)
             calls += more
             reads += sum(here in s.ins.tensors("i") for s in self._lines[end : end + taken])
             end += taken
@@ -138,19 +195,22 @@ class _Fuser:
         first = Call(
             FUSED[f"{norm.ins.op}{HERE}"], norm.ins.rows == "R",
             {**norm.values, "h": 0, "y": norm.values["y"] if kept else -1}, source_span, [here.span] if kept else [],
+            stays=FLOAT * norm.values["d"],
         )  # fmt: skip
         if any(waits([(c.reads, c.writes) for c in (first, *calls)])[1:]):
             return None
         return [first, *calls], end - at
 
-    def _gated(self, at: int, here: Tensor | None) -> tuple[list[Call], int] | None:
+    def _gated(self, at: int, here: Tensor | None, place: int = 0) -> tuple[list[Call], int] | None:
         """up = x w^T, and then act(x gate^T) * up."""
         if at + 1 >= len(self._lines):
             return None
         up, gate = self._lines[at : at + 2]
-        if not (up.ins.op == gate.ins.op == "linear" and up.ins.variant == gate.ins.variant in KINDS):
+        if not (up.ins.op == gate.ins.op == "linear" and up.ins.variant == gate.ins.variant in PLAIN):
             return None
         x, y = up.ins.values["x"], up.y
+        if up.ins.variant in ROUNDED and x is not here:
+            return None
         plain = up.values["act"] == 0 and up.ins.values["times"] is up.ins.values["residual"] is None
         alike = all(up.values[k] == gate.values[k] for k in ("n", "k")) and up.ins.rows == gate.ins.rows
         if not (plain and alike and gate.is_("linear", x=x, times=y, residual=None) and self._readers[y] == 1):
@@ -161,7 +221,7 @@ class _Fuser:
                        values=values, writes=[gate.y.span])  # fmt: skip
         if x is not here and spans_overlap(call.reads, call.writes):
             return None
-        return [self._here(call, x is here)], 2
+        return [self._here(call, x is here, place)], 2
 
     def _rope_write(self, at: int) -> tuple[list[Call], int] | None:
         """Both rotations and the cache."""

@@ -10,7 +10,7 @@ import os
 import struct
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,9 @@ from ..rope import RopeTable
 from ..spec import Weight
 from .build import TURING
 from .draw import draw_bytes, draw_words
-from .fuse import Source, fused
-from .kernels import ADVANCE, DRAWS, KERNELS, chosen
+from .fuse import MOST_BLOCKS, PARTS_BYTES, script_of
+from .kernels import ADVANCE, DRAWS, KERNELS, SPECIAL, chosen
 from .kernels.walker import GATE_WORDS, HUNG
-from .script import DRAW_BLOCK, STEP_BLOCK, Call, Script
 from .step import (
     R_COUNT,
     R_ENDS,
@@ -42,75 +41,25 @@ from .step import (
     TOKEN_WORDS,
     WORDS,
 )
+from .tensor_map import MAP_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ..arena import Tensor
     from ..program import Instruction, Program
     from ..sampling import Sampler
+    from .device import Device
     from .kernels import Kernel
+    from .script import Script
     from .tensor_map import TensorMap
 
-__all__ = ["WAYS", "Device", "Interpreter"]
+__all__ = ["WAYS", "Interpreter", "map_bytes", "slots_of", "way_of"]
 
 #: How a step of one token is launched: a kernel for each line, a walker for each phase, or one for the whole step.
 WAYS = ("graph", "phases", "persistent")
-#: Of a walker.
-MOST_BLOCKS = 4096
-
-
-class Device(Protocol):
-    """What the interpreter, and who measures, asks of a device."""
-
-    processors: int
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What it is, for the record of a measurement."""
-
-    def check(self, kernels: Iterable[Kernel]) -> None:
-        """Refuse kernels that it cannot run: BackendError."""
-
-    def free_bytes(self) -> int:
-        """What can be allocated now."""
-
-    architecture: str  # as sm_80: what its code is made for
-
-    def allocate(self, nbytes: int) -> int:
-        """Address of so many bytes, a multiple of 256."""
-
-    def write(self, address: int, data: NDArray[Any]) -> None:
-        """From the host."""
-
-    def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
-        """To the host, after all that was launched."""
-
-    def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
-        """Begin to read, behind all that was launched; the function waits for the bytes."""
-
-    def tensor_map(self, wanted: TensorMap) -> int:
-        """Address of a map that copies of a kernel may use, for as long as the device."""
-
-    def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
-        """Start a kernel behind all others."""
-
-    def room(self, kernel: Kernel, shared: int) -> int:
-        """Blocks of a kernel that run at once."""
-
-    def seconds(self, work: Callable[[], object]) -> float:
-        """How long it has to do with what `work` starts."""
-
-    def capture(self, launches: Callable[[], None]) -> Callable[[], None]:
-        """What `launches` starts, to be started again and again; nothing of it runs now."""
-
-    def synchronize(self) -> None:
-        """Wait for all that was launched."""
-
-    def close(self) -> None:
-        """Let go of everything."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +81,7 @@ class Interpreter:
 
         `way`: one of `WAYS`; None is the environment's MIAOTUI_CUDA_STEP, or the first.
         """
-        self.device, self.program, self.way = device, program, _way(way)
+        self.device, self.program, self.way = device, program, way_of(way)
         device.check(KERNELS[i.kernel] for i in program.code if i.kernel in KERNELS)
         self.arena = device.allocate(program.arena_bytes)
         self.step_block = device.allocate(8 * (WORDS + program.chunk))
@@ -147,14 +96,21 @@ class Interpreter:
         self._vocab = program.logits.width if program.logits is not None else 0
         self.draw_block = device.allocate(draw_bytes(self._vocab))
         self._drawing = False  # ids are drawn, not the largest logit's
-        self._scripts: dict[bool, tuple[Script, int, int]] = {}
+        maps = map_bytes(program)
+        self._maps_at = device.allocate(maps) if maps else 0  # where the next map will lie
         self._decode: Callable[[], None] | None = None  # a step of one token, captured
         self._own: dict[bool, Callable[[], None]] = {}  # the same, which begins the next; whether it draws
         self.lines = [self._line(i, row) for i, row in zip(program.code, program.encode(_number), strict=True)]
+        self._parts = device.allocate(PARTS_BYTES) if self.way != WAYS[0] else 0
+        #: By whether it draws: what a walker walks, where its table will lie, and the blocks that this was made for.
+        self._scripts: dict[bool, tuple[Script, int, int]] = {}
+        for drawing in (False, True) if self.way != WAYS[0] and program.logits is not None else ():
+            script = self.script(drawing=drawing)
+            self._scripts[drawing] = script, device.allocate(script.table_bytes), 0
 
     def _line(self, ins: Instruction, row: NDArray[np.int64]) -> Line:
         kernel = KERNELS[ins.kernel]
-        values = {f[2:]: int(v) for f, v in zip(kernel.fields, row[len(HEADER) :], strict=False)}
+        values = slots_of(kernel, row)
         for name, held in ins.values.items():
             weight = held.weight if isinstance(held, RopeTable) else held
             if isinstance(weight, Weight):
@@ -203,8 +159,13 @@ class Interpreter:
         if kernel.maps and kernel.name not in line.maps:
             rows = self.program.rows if line.by_rows else self.program.chunk
             wanted = (f(self.arena, rows, line.values) for f in kernel.maps)
-            line.maps[kernel.name] = tuple(map(self.device.tensor_map, wanted))
+            line.maps[kernel.name] = tuple(map(self._map, wanted))
         return line.maps.get(kernel.name, ())
+
+    def _map(self, wanted: TensorMap) -> int:
+        to, self._maps_at = self._maps_at, self._maps_at + MAP_BYTES
+        self.device.tensor_map(wanted, to)
+        return to
 
     def chosen(self, line: Line, rows: int) -> Kernel:
         """The kernel that takes so many rows of a line."""
@@ -247,12 +208,10 @@ class Interpreter:
 
     def _walked(self, *, drawing: bool) -> tuple[Script, int, int]:
         """What a walker walks, where its table lies, and the blocks that it is for."""
-        if drawing not in self._scripts:
-            script = self.script(drawing=drawing)
+        script, code, blocks = self._scripts[drawing]
+        if not blocks:
             blocks = min(self.device.room(script.walker, script.walker.shared({})), MOST_BLOCKS)
-            table = script.table(blocks)
-            code = self.device.allocate(table.nbytes)
-            self.device.write(code, table)
+            self.device.write(code, script.table(blocks))
             self._scripts[drawing] = script, code, blocks
         return self._scripts[drawing]
 
@@ -308,17 +267,9 @@ class Interpreter:
 
     def script(self, *, drawing: bool = False) -> Script:
         """A step of one token, as a walker has it."""
-        sources = [Source(i, line.kernel, line.values) for i, line in zip(self.program.code, self.lines, strict=True)]
-        if drawing:
-            calls = fused([s for s in sources if s.ins.op != "argmax"], 0)
-            logits = self.program.logits.span
-            calls += [
-                Call(kernel, True, self._drawn(), [logits, DRAW_BLOCK], [DRAW_BLOCK, STEP_BLOCK]) for kernel in DRAWS
-            ]
-        else:
-            calls = fused(sources, self.device.allocate(16 * MOST_BLOCKS))
-        last = Call(ADVANCE, False, {"run": self.run_block}, [STEP_BLOCK], [STEP_BLOCK])
-        return Script([*calls, last], together=self.way == "persistent")
+        values, together = [line.values for line in self.lines], self.way == "persistent"
+        drawn = self._drawn() if drawing else None
+        return script_of(self.program, values, self._parts, self.run_block, together=together, drawn=drawn)
 
     def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
         """One pass over several sequences, one behind the other in the cache's first rows; logits of the last of each.
@@ -369,7 +320,19 @@ class Interpreter:
         return self.device.read(self.arena + t.offset, 4 * rows * t.width).view(np.float32).reshape(rows, t.width)
 
 
-def _way(way: str | None) -> str:
+def slots_of(kernel: Kernel, row: NDArray[np.int64]) -> dict[str, int]:
+    """An encoded instruction's slots by name, floats as their bits."""
+    return {f[2:]: int(v) for f, v in zip(kernel.fields, row[len(HEADER) :], strict=False)}
+
+
+def map_bytes(program: Program) -> int:
+    """Of the maps that a program's lines may want: those of every kernel that may stand in for theirs."""
+    every = (k for i in program.code for k in SPECIAL.get(i.kernel, ()) if k.fast <= program.fast)
+    return MAP_BYTES * sum(len(k.maps) for k in every)
+
+
+def way_of(way: str | None = None) -> str:
+    """One of `WAYS`: this, or the environment's, or the first. Errors: `BackendError`."""
     found = way or os.environ.get("MIAOTUI_CUDA_STEP") or WAYS[0]
     if found not in WAYS:
         msg = f"MIAOTUI_CUDA_STEP={found!r}: expected one of {', '.join(WAYS)}"

@@ -160,6 +160,10 @@ def anew(b, v, a):  # a function of what lies there, as far as the compiler know
     return asm(b, "mov.u64 $0, $1;", "=l,l,l", I64, v, b.load(_shared(b, a, I64), align=8))
 
 
+@op(void)
+def rolled(b): asm(b, r".pragma \22nounroll\22;", "", VOID, effect=True)
+
+
 @op(f32, i64)
 def sld_f32(b, a): return b.load(_shared(b, a, F32), align=4)
 @op(types.UniTuple(f32, 4), i64)

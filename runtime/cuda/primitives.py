@@ -44,6 +44,11 @@ def thread():
 
 
 @Primitive
+def rolled():
+    """Begins a loop's body: the assembler does not unroll it further."""
+
+
+@Primitive
 def anew(value, shared):
     """The integer. What is computed of it is not kept where these eight bytes of shared memory may have changed."""
 

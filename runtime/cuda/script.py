@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import BackendError
 from ..arena import waits
 from ..spec import Weight
 from .kernels import chosen
+from .kernels.base import SIZES
 from .kernels.walker import AHEAD, L_SLOTS, LINE, THREADS, walker
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ __all__ = ["DRAW_BLOCK", "STEP_BLOCK", "Call", "Script", "calls_of"]
 STEP_BLOCK = (-2, -1)
 #: Where the draw block lies, likewise.
 DRAW_BLOCK = (-6, -5)
-FLOAT = 4
+WORD = 8
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Call:
     reads: Spans
     writes: Spans
     weights: tuple[int, int] = (0, 0)  # address and bytes of the matrix that it walks through, if it does
+    stays: int = 0  # bytes of shared memory, up to the last that it leaves there for the next of its phase
 
     @property
     def size(self) -> int:
@@ -82,11 +85,15 @@ class Script:
         times = {c.kernel.name: -(-THREADS // c.kernel.threads) for c in calls}
         scratch = max(c.kernel.shared(c.values) * times[c.kernel.name] for c in calls)
         self._here = -(-scratch // 16) * 16  # where what stays from line to line begins in shared memory
-        staying = max((FLOAT * c.values["d"] for c in calls if "s:h" in c.kernel.fields), default=0)
-        self.walker = walker(self.kernels, self._here + staying, together=together)
+        self.walker = walker(self.kernels, self._here + max(c.stays for c in calls), together=together)
+
+    @property
+    def table_bytes(self) -> int:
+        """What `table` takes."""
+        return WORD * LINE * len(self.calls)
 
     def table(self, blocks: int) -> NDArray[np.int64]:
-        """int64 [calls, LINE] for a grid of so many blocks."""
+        """int64 [calls, LINE] for a grid of so many blocks. Errors: `BackendError`, a size is too large."""
         numbers = {k.name: i for i, k in enumerate(self.kernels)}
         out = np.zeros((len(self.calls), LINE), np.int64)
         for first, last in self.phases:
@@ -96,10 +103,17 @@ class Script:
                 part = -(-nbytes // call.size)
                 out[i, :L_SLOTS] = (numbers[call.kernel.name], call.by_rows, last - first if i == first else 0,
                                     begun % blocks, address, part, min(part, AHEAD), address + nbytes)  # fmt: skip
-                slots = [call.values[f[2:]] + (self._here if f[0] == "s" else 0) for f in call.kernel.fields]
+                slots = [self._slot(call, f[0], f[2:]) for f in call.kernel.fields]
                 out[i, L_SLOTS : L_SLOTS + len(slots)] = slots
                 begun += call.size
         return out
+
+    def _slot(self, call: Call, kind: str, name: str) -> int:
+        value = call.values[name]
+        if kind == "n" and not 0 <= value < SIZES:
+            msg = f"{call.kernel.name}: {name}={value:,}, in a walker below {SIZES:,}; see MIAOTUI_CUDA_STEP"
+            raise BackendError(msg)
+        return value + (self._here if kind == "s" else 0)
 
     def listing(self) -> list[str]:
         """A line for each phase: what it runs."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..sampling import Sampler
     from ..session import Watch
     from ..spec import Config, Weights
-    from .interpreter import Device
+    from .device import Device
 
 __all__ = ["CudaSession"]
 

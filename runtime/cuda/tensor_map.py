@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COLUMNS", "MAP_BYTES", "PATTERN", "TensorMap"]
+__all__ = ["COLUMNS", "MAP_ALIGN", "MAP_BYTES", "PATTERN", "TensorMap"]
 
-#: Bytes of a map in device memory; numbers of a box's row, which are 128 bytes; bytes that swizzled rows repeat after.
-MAP_BYTES, COLUMNS, PATTERN = 128, 64, 1024
+#: Bytes of a map in device memory, and what its address is a multiple of; numbers of a box's row, which are 128 bytes;
+#: bytes that swizzled rows repeat after.
+MAP_BYTES, MAP_ALIGN, COLUMNS, PATTERN = 128, 64, 64, 1024
 MOST_ROWS, STEP, MOST = 256, 16, 1 << 32
 
 

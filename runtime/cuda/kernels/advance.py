@@ -31,4 +31,4 @@ def _advance(arena: Any, step: Any, rows: Any, run: Any) -> None:
 
 
 #: Its slot: the address of the run block.
-ADVANCE = Kernel("advance", _advance, 32, lambda *_: 1, lambda _: 0, ("n:run",))
+ADVANCE = Kernel("advance", _advance, 32, lambda *_: 1, lambda _: 0, ("w:run",))

@@ -40,7 +40,7 @@ from ..primitives import (
     warp_sum,
 )
 from ..step import S_START, S_TOKENS, T_FIRST, T_LAST, TOKEN_WORDS
-from .base import F, Kernel, all_warps, ceil, fields_of, first_item, kernel, lane, rows_of, special
+from .base import F, Kernel, all_warps, ceil, fields_of, first_item, kernel, lane, rows_of, small, special
 from .maths import exp
 
 if TYPE_CHECKING:
@@ -95,11 +95,13 @@ def _kv_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         d_pad, start = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START)
         head_bytes = context * (d_pad * size + (4 if scaled else 0))
-        for item in range(first_item(), rows_of(step, rows) * heads, all_warps()):
-            pos, head, x = start + item // heads, item % heads, 4 * item * d_head
+        item, n = first_item(), rows_of(step, rows) * heads
+        while item < n:
+            pos, head, x = start + small(item) // heads, small(item) % heads, 4 * item * d_head
             to, scale = head * head_bytes + pos * d_pad * size, head * head_bytes + context * d_pad * size + 4 * pos
             put(arena + k + x, arena + k_cache + to, arena + k_cache + scale, d_head, d_pad)
             put(arena + v + x, arena + v_cache + to, arena + v_cache + scale, d_head, d_pad)
+            item += all_warps()
 
     return body
 
@@ -133,8 +135,8 @@ def _dot_int8(a: Any, q: Any, total: Any) -> Any:
 DOTS = {"f32": _dot_f32, "bf16": _dot_bf16, "int8": _dot_int8}
 
 
-def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Callable[..., None]]:
-    """Kernels: whole queries; their parts to scratch; and these put together."""
+def _attention(kind: str) -> tuple[Callable[..., None], ...]:
+    """Kernels: whole queries; the one of a step of one token; its parts to scratch; and these put together."""
     size, scaled = KV_BYTES[kind], kind == "int8"
     load: Any = LOADS[kind]
     dot: Any = DOTS[kind]
@@ -188,6 +190,27 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
             sst_f32(query + 4 * j, ld_f32(q + 4 * j) * scale if j < d else F(0.0))
         warp_barrier()
 
+    def query(
+        y: Any, q: Any, keys: Any, values: Any, scales: Any, low: Any, last: Any, mine: Any, d: Any, d_pad: Any,
+        scale: Any,
+    ) -> None:  # fmt: skip
+        """*warp* A head of y, of keys `low` to `last`: the chunks put together in order."""
+        result = mine + 4 * (WARP + 2 * d_pad)
+        take(mine + 4 * (WARP + d_pad), q, scale, d, d_pad)
+        for j in range(lane(), d_pad, WARP):
+            sst_f32(result + 4 * j, F(0.0))
+        top, sums = F(-np.inf), F(0.0)
+        for first in range(low // CHUNK * CHUNK, last + 1, CHUNK):
+            found = part(keys, values, scales, first, low, last, mine, d_pad)
+            new = max(top, found[0])
+            old, more = exp(top - new), exp(found[0] - new)
+            top, sums = new, fma(found[1], more, sums * old)
+            for j in range(lane(), d_pad, WARP):
+                sst_f32(result + 4 * j, fma(sld_f32(mine + 4 * (WARP + j)), more, sld_f32(result + 4 * j) * old))
+        for j in range(lane(), d, WARP):
+            st_f32(y + 4 * j, sld_f32(result + 4 * j) / sums)
+        warp_barrier()
+
     def whole(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, q: Any, k_cache: Any, v_cache: Any, heads: Any,
         kv_heads: Any, d_head: Any, context: Any, window: Any, scale: Any,
@@ -195,32 +218,33 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
         d_pad, start, tokens = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START), ld_i64(step + 8 * S_TOKENS)
         head_bytes = context * (d_pad * size + (4 if scaled else 0))
         mine = thread() // WARP * 4 * (WARP + 3 * d_pad)  # weights, part, query, result
-        result = mine + 4 * (WARP + 2 * d_pad)
-        for item in range(first_item(), rows_of(step, rows) * heads, all_warps()):
+        item, n = first_item(), rows_of(step, rows) * heads
+        while item < n:
             mid, at, base = start + item // heads, arena + 4 * item * d_head, 0  # the query's own row
             last = mid
             if tokens != 0:
                 words = tokens + 8 * TOKEN_WORDS * (item // heads)
                 base = ld_i64(words + 8 * T_FIRST)
                 mid, last = mid - base, ld_i64(words + 8 * T_LAST) - base
-            head = item % heads // (heads // kv_heads) * head_bytes + base * d_pad * size
+            head = arena + item % heads // (heads // kv_heads) * head_bytes + base * d_pad * size
             scales = context * d_pad * size - base * (d_pad * size - 4)
             low = max(0, mid - window + 1)
-            take(mine + 4 * (WARP + d_pad), at + q, scale, d_head, d_pad)
-            for j in range(lane(), d_pad, WARP):
-                sst_f32(result + 4 * j, F(0.0))
-            top, sums = F(-np.inf), F(0.0)
-            for first in range(low // CHUNK * CHUNK, last + 1, CHUNK):
-                keys, values = arena + k_cache + head, arena + v_cache + head
-                found = part(keys, values, scales, first, low, last, mine, d_pad)
-                new = max(top, found[0])
-                old, more = exp(top - new), exp(found[0] - new)
-                top, sums = new, fma(found[1], more, sums * old)
-                for j in range(lane(), d_pad, WARP):
-                    sst_f32(result + 4 * j, fma(sld_f32(mine + 4 * (WARP + j)), more, sld_f32(result + 4 * j) * old))
-            for j in range(lane(), d_head, WARP):
-                st_f32(at + y + 4 * j, sld_f32(result + 4 * j) / sums)
-            warp_barrier()
+            query(at + y, at + q, head + k_cache, head + v_cache, scales, low, last, mine, d_head, d_pad, scale)
+            item += all_warps()
+
+    def one(
+        arena: Any, step: Any, rows: Any, y: Any, scratch: Any, q: Any, k_cache: Any, v_cache: Any, heads: Any,
+        kv_heads: Any, d_head: Any, context: Any, window: Any, scale: Any,
+    ) -> None:  # fmt: skip
+        d_pad, last = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START)
+        head_bytes = context * (d_pad * size + (4 if scaled else 0))
+        mine, low = thread() // WARP * 4 * (WARP + 3 * d_pad), max(0, last - window + 1)
+        h = first_item()
+        while h < heads:
+            at, head = arena + 4 * h * d_head, arena + small(h) // (heads // kv_heads) * head_bytes
+            keys, values, scales = head + k_cache, head + v_cache, context * d_pad * size
+            query(at + y, at + q, keys, values, scales, low, last, mine, d_head, d_pad, scale)
+            h += all_warps()
 
     def parts(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, q: Any, k_cache: Any, v_cache: Any, heads: Any,
@@ -229,19 +253,22 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
         d_pad, last = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START)
         head_bytes, chunks = context * (d_pad * size + (4 if scaled else 0)), (context + CHUNK - 1) // CHUNK
         mine, low = thread() // WARP * 4 * (WARP + 2 * d_pad), max(0, last - window + 1)
-        for item in range(first_item(), heads * chunks, all_warps()):
-            h, first = item % heads, item // heads * CHUNK
+        item = first_item()
+        while item < heads * chunks:
+            h, first = small(item) % heads, small(item) // heads * CHUNK
             if first <= last and first + CHUNK > low:
-                head, to = h // (heads // kv_heads) * head_bytes, arena + scratch + 4 * item * (d_pad + 2)
+                head = h // (heads // kv_heads) * head_bytes
                 take(mine + 4 * (WARP + d_pad), arena + q + 4 * h * d_head, scale, d_head, d_pad)
                 keys, values = arena + k_cache + head, arena + v_cache + head
                 found = part(keys, values, context * d_pad * size, first, low, last, mine, d_pad)
+                to = arena + scratch + 4 * item * (d_pad + 2)
                 for j in range(lane(), d_pad, WARP):
                     st_f32(to + 8 + 4 * j, sld_f32(mine + 4 * (WARP + j)))
                 if lane() == 0:
                     st_f32(to, found[0])
                     st_f32(to + 4, found[1])
                 warp_barrier()
+            item += all_warps()
 
     def merge(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, q: Any, k_cache: Any, v_cache: Any, heads: Any,
@@ -249,7 +276,8 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
     ) -> None:  # fmt: skip
         d_pad, last = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START)
         low = max(0, last - window + 1)
-        for h in range(first_item(), heads, all_warps()):
+        h = first_item()
+        while h < heads:
             for j in range(lane(), d_head, WARP):
                 top, sums, result = F(-np.inf), F(0.0), F(0.0)
                 for chunk in range(low // CHUNK, last // CHUNK + 1):
@@ -260,8 +288,9 @@ def _attention(kind: str) -> tuple[Callable[..., None], Callable[..., None], Cal
                     top, sums = new, fma(ld_f32(at + 4), more, sums * old)
                     result = fma(ld_f32(at + 8 + 4 * j), more, result * old)
                 st_f32(arena + y + 4 * (h * d_head + j), result / sums)
+            h += all_warps()
 
-    return whole, parts, merge
+    return whole, one, parts, merge
 
 
 def _shared(arrays: int) -> Callable[[Mapping[str, int]], int]:
@@ -282,7 +311,7 @@ for _kind, _size in KV_BYTES.items():
     kernel(THREADS, lambda rows, v: ceil(rows * v["heads"], WARPS), name=f"kv_write_{_kind}")(
         _kv_write(STORES[_kind], _size, _kind == "int8")
     )
-    _name, (_whole, _parts, _merge) = f"attention_{_kind}", _attention(_kind)
+    _name, (_whole, _one, _parts, _merge) = f"attention_{_kind}", _attention(_kind)
     kernel(THREADS, lambda rows, v: ceil(rows * v["heads"], WARPS), _shared(3), name=_name)(_whole)
     _end = Kernel(
         f"{_name}_merge", _merge, THREADS, lambda _, v: ceil(v["heads"], WARPS), lambda _: 0, fields_of(_name)
@@ -290,4 +319,8 @@ for _kind, _size in KV_BYTES.items():
     special(_name, Kernel(
         f"{_name}_split", _parts, THREADS, lambda _, v: ceil(v["heads"] * _chunks(v), WARPS), _shared(2),
         fields_of(_name), _splits, _end, packs=False,
+    ))  # fmt: skip
+    special(_name, Kernel(
+        f"{_name}_one", _one, THREADS, lambda _, v: ceil(v["heads"], WARPS), _shared(3), fields_of(_name),
+        lambda rows, _: rows == 1,
     ))  # fmt: skip

@@ -1,7 +1,8 @@
 """What every kernel uses: the table of kernels, its launch, and how a block sums.
 
 A kernel's arguments are (arena, step, rows, *slots): addresses of the arena and of the step block, whether its rows are
-T or R (0 or 1), and the op's slots by the op table's names. Kernels stride over their items, so every grid is right.
+T or R (0 or 1), and the op's slots by the op table's names. Kernels stride over their items, so every grid is right:
+with `while`, since Numba counts the steps of a range by a division of 64 bits, which wants many registers on a GPU.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KERNELS",
+    "SIZES",
     "SPECIAL",
     "TURING",
     "F",
@@ -37,12 +39,15 @@ __all__ = [
     "lane",
     "position_of",
     "rows_of",
+    "small",
     "special",
 ]
 
 F = np.float32
 #: The oldest GPU that there are kernels for, and that some are not for.
 TURING = "sm_75"
+#: Sizes and numbers of items are below this.
+SIZES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,11 @@ def position_of(step: Any, r: Any) -> Any:
     if tokens != 0:
         return ld_i64(tokens + 8 * (TOKEN_WORDS * r + T_POSITION))
     return ld_i64(step + 8 * S_START) + r
+
+
+def small(n: Any) -> Any:
+    """The same, of 0 to `SIZES`; its upper half needs no register, and a quotient of two such is one of 32 bits."""
+    return n & (SIZES - 1)
 
 
 def lane() -> Any:

@@ -21,7 +21,7 @@ from ..primitives import (
     warp_max,
     warp_sum_i,
 )
-from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of
+from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of, small
 
 THREADS, WARPS = 256, 8
 
@@ -29,24 +29,33 @@ THREADS, WARPS = 256, 8
 @kernel(THREADS, lambda rows, v: ceil(rows * v["d"], THREADS))
 def add(arena: Any, step: Any, rows: Any, y: Any, a: Any, b: Any, d: Any) -> None:
     """y = a + b."""
-    for i in range(block() * threads() + thread(), rows_of(step, rows) * d, blocks() * threads()):
+    i, n = block() * threads() + thread(), rows_of(step, rows) * d
+    while i < n:
         st_f32(arena + y + 4 * i, ld_f32(arena + a + 4 * i) + ld_f32(arena + b + 4 * i))
+        i += blocks() * threads()
 
 
 @kernel(THREADS, lambda rows, _: rows)
 def round_bf16(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
     """y = bf16(x), rows filled up with zeros to whole 32s."""
     wide = (k + 31) // 32 * 32
-    for r in range(block(), rows_of(step, rows), blocks()):
+    r, n = block(), rows_of(step, rows)
+    while r < n:
         for j in range(thread(), wide, threads()):
             st_u16(arena + y + 2 * (r * wide + j), to_bf16(ld_f32(arena + x + 4 * (r * k + j))) if j < k else 0)
+        r += blocks()
+
+
+def to_byte(v: Any) -> Any:
+    """The nearest whole number, of -127 to 127."""
+    return to_int(max(min(rint(v), F(127.0)), F(-127.0)))
 
 
 def quantize_group(row: Any, groups: Any, g: Any, v: Any) -> None:
     """*warp* Group g of a row, a number in each thread."""
     top = warp_max(abs(v))
     inverse = F(127.0) / top if top > F(0.0) else F(0.0)
-    q = to_int(max(min(rint(v * inverse), F(127.0)), F(-127.0)))
+    q = to_byte(v * inverse)
     total = warp_sum_i(q)
     st_u8(row + g * GROUP + lane(), q)
     if lane() == 0:
@@ -58,8 +67,10 @@ def quantize_group(row: Any, groups: Any, g: Any, v: Any) -> None:
 def quantize(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
     """Each 32 floats of a row to bytes, scale and sum, by a warp; a row holds all its bytes, then scales, then sums."""
     groups = (k + GROUP - 1) // GROUP
-    for item in range(first_item(), rows_of(step, rows) * groups, all_warps()):
-        r, g = item // groups, item % groups
+    item, n = first_item(), rows_of(step, rows) * groups
+    while item < n:
+        r, g = small(item) // groups, small(item) % groups
         column = g * GROUP + lane()
         v = ld_f32(arena + x + 4 * (r * k + column)) if column < k else F(0.0)
         quantize_group(arena + y + r * groups * (GROUP + 8), groups, g, v)
+        item += all_warps()

@@ -25,6 +25,7 @@ from ..primitives import (
     ld_i64,
     low_bf16,
     low_f16,
+    rolled,
     sld4_f32,
     sld_f32,
     sst_f32,
@@ -37,7 +38,7 @@ from ..primitives import (
 )
 from ..step import S_RESULT, S_START
 from .attention import STORES, put_head
-from .base import F, Kernel, all_warps, ceil, first_item, lane
+from .base import F, Kernel, all_warps, ceil, first_item, lane, small
 from .elementwise import quantize_group
 from .linear import dot_floats, dot_halves, finish, row_dot
 from .maths import activated
@@ -48,7 +49,7 @@ from .walker import THREADS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FUSED", "HERE", "KINDS"]
+__all__ = ["FUSED", "HERE", "KINDS", "PRODUCTS"]
 
 WARPS = THREADS // WARP
 #: Kernels by name; all are a walker's.
@@ -93,9 +94,11 @@ _fused(f"layer_norm{HERE}", _layer_norm, lambda *_: 0, "o:y s:h i:x w:w w:b n:d 
 def _quantize(arena: Any, step: Any, rows: Any, y: Any, x: Any, k: Any) -> None:
     """As `quantize`, of x in shared memory."""
     groups = (k + GROUP - 1) // GROUP
-    for g in range(first_item(), groups, all_warps()):
+    g = first_item()
+    while g < groups:
         column = g * GROUP + lane()
         quantize_group(arena + y, groups, g, sld_f32(x + 4 * column) if column < k else F(0.0))
+        g += all_warps()
 
 
 _fused(f"quantize{HERE}", _quantize, lambda _, v: ceil(ceil(v["k"], GROUP), WARPS), "o:y s:x n:k")
@@ -110,17 +113,20 @@ def _product(part: Any, size: int, here: bool) -> tuple[Callable[..., None], Cal
         act: Any,
     ) -> None:  # fmt: skip
         src = x if here else arena + x
-        for i in range(first_item(), n, all_warps()):
+        i = first_item()
+        while i < n:
             total = warp_sum(part(w + i * k * size, src, k))
             if lane() == 0:
                 finish(arena, 0, i, total, n, y, b, times, residual, act)
+            i += all_warps()
 
     def gated(
         arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, b_up: Any, gate: Any, b: Any, n: Any, k: Any,
         act: Any,
     ) -> None:  # fmt: skip
         src = x if here else arena + x
-        for i in range(first_item(), n, all_warps()):
+        i = first_item()
+        while i < n:
             up = warp_sum(part(w + i * k * size, src, k))
             value = warp_sum(part(gate + i * k * size, src, k))
             if lane() == 0:
@@ -129,20 +135,26 @@ def _product(part: Any, size: int, here: bool) -> tuple[Callable[..., None], Cal
                 if b != 0:
                     value += ld_f32(b + 4 * i)
                 st_f32(arena + y + 4 * i, activated(value, act) * up)
+            i += all_warps()
 
     return plain, gated
 
 
+#: Slots of these; {}: where x lies.
+PRODUCTS = (
+    "o:y {}:x w:w w:b i:times i:residual n:n n:k n:act",
+    "o:y {}:x w:w w:b_up w:gate w:b n:n n:k n:act",
+)
 for _place, _load4, _load, _x in (("_one", ld4_f32, ld_f32, "i"), (HERE, sld4_f32, sld_f32, "s")):
     for _kind, _part, _size in (
-        ("f32", row_dot(dot_floats(_load4), ld_f32, 4, _load, 4), 4),
+        ("f32", row_dot(dot_floats(_load4), ld_f32, 4, _load, 4, rolled), 4),
         ("bf16", row_dot(dot_halves(low_bf16, high_bf16, _load4), ld_bf16, 2, _load, 4), 2),
         ("f16", row_dot(dot_halves(low_f16, high_f16, _load4), ld_f16, 2, _load, 4), 2),
     ):
         _plain, _gated = _product(_part, _size, _place == HERE)
         _rows = lambda _, v: ceil(v["n"], WARPS)  # noqa: E731 - as the table of kernels has it
-        _fused(f"linear_{_kind}{_place}", _plain, _rows, f"o:y {_x}:x w:w w:b i:times i:residual n:n n:k n:act")
-        _fused(f"gated_{_kind}{_place}", _gated, _rows, f"o:y {_x}:x w:w w:b_up w:gate w:b n:n n:k n:act")
+        _fused(f"linear_{_kind}{_place}", _plain, _rows, PRODUCTS[0].format(_x))
+        _fused(f"gated_{_kind}{_place}", _gated, _rows, PRODUCTS[1].format(_x))
 
 
 # ---------------------------------------------------------------------------------------------- rotation and cache
@@ -181,8 +193,9 @@ def _rope_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
         """A warp for each head of v, of k and of q."""
         d_pad, pos, half = (d_head + 15) // 16 * 16, ld_i64(step + 8 * S_START), d_head // 2
         head_bytes, angle = context * (d_pad * size + (4 if scaled else 0)), table + 8 * pos * half
-        for item in range(first_item(), 2 * kv_heads + heads, all_warps()):
-            h = item % kv_heads if item < 2 * kv_heads else item - 2 * kv_heads
+        item = first_item()
+        while item < 2 * kv_heads + heads:
+            h = small(item) % kv_heads if item < 2 * kv_heads else item - 2 * kv_heads
             to, scale = h * head_bytes + pos * d_pad * size, h * head_bytes + context * d_pad * size + 4 * pos
             x = 4 * h * d_head
             if item < kv_heads:
@@ -194,6 +207,7 @@ def _rope_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
                     p = turn(arena + q + x, angle, i, half)
                     st_f32(arena + y + x + 4 * i, p[0])
                     st_f32(arena + y + x + 4 * (i + half), p[1])
+            item += all_warps()
 
     return body
 
@@ -208,10 +222,12 @@ for _kind, _size in KV_BYTES.items():
 def _argmax_parts(arena: Any, step: Any, rows: Any, parts: Any, x: Any, n: Any) -> None:
     """Each block's largest and its place, 16 bytes; the first of equals, -1 where there is none."""
     top, best = F(-np.inf), -1
-    for i in range(block() * threads() + thread(), n, blocks() * threads()):
+    i = block() * threads() + thread()
+    while i < n:
         v = ld_f32(arena + x + 4 * i)
         if v > top or (v == top and best < 0):
             top, best = v, i
+        i += blocks() * threads()
     found = largest(thread(), top, best)
     if thread() == 0:
         st_f32(parts + 16 * block(), found[0])

@@ -98,14 +98,17 @@ def dot_fast(a: Any, x: Any, total: Any) -> Any:
     return total
 
 
-def row_dot(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callable[..., Any]:
-    """A thread's part of a row of weights times x."""
+def row_dot(
+    dot: Any, load: Any, size: int, load_x: Any, x_size: int, first: Callable[[], None] = lambda: None
+) -> Callable[..., Any]:
+    """A thread's part of a row of weights times x; `first` begins the bodies of its loops."""
     each = 16 // size  # numbers of 16 bytes
 
     def by_16(w: Any, x: Any, k: Any) -> Any:
         """Rows are whole 16 bytes. Four loads are under way at once."""
         total, j, stride = F(0.0), lane() * each, 32 * each
         while j + 3 * stride < k:
+            first()
             a, b = weights4(w + size * j), weights4(w + size * (j + stride))
             c, d = weights4(w + size * (j + 2 * stride)), weights4(w + size * (j + 3 * stride))
             total = dot(a, x + x_size * j, total)
@@ -114,6 +117,7 @@ def row_dot(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callabl
             total = dot(d, x + x_size * (j + 3 * stride), total)
             j += 4 * stride
         while j < k:
+            first()
             total = dot(weights4(w + size * j), x + x_size * j, total)
             j += stride
         return total
@@ -148,7 +152,8 @@ def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callabl
     ) -> None:  # fmt: skip
         tokens, whole = rows_of(step, rows), k % each == 0
         ldx = (k + 31) // 32 * 64 if x_size == 2 else 4 * k
-        for i in range(first_item(), n, all_warps()):
+        i = first_item()
+        while i < n:
             row, m = w + i * k * size, 0
             while m < tokens:
                 src = arena + x + m * ldx
@@ -166,6 +171,7 @@ def _linear(dot: Any, load: Any, size: int, load_x: Any, x_size: int) -> Callabl
                     if lane() == 0:
                         finish(arena, m, i, total, n, y, b, times, residual, act)
                     m += 1
+            i += all_warps()
 
     return body
 

@@ -42,18 +42,22 @@ def layer_value(x: Any, mean: Any, scale: Any, w: Any, b: Any, j: Any) -> Any:
 @kernel(THREADS, lambda rows, v: rows * v["groups"], WARPS_BYTES)
 def rms_norm(arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, d: Any, groups: Any, eps: Any) -> None:
     """y = x / sqrt(mean(x^2) + eps) * w, over each d."""
-    for item in range(block(), rows_of(step, rows) * groups, blocks()):
+    item, n = block(), rows_of(step, rows) * groups
+    while item < n:
         src, dst = arena + x + 4 * item * d, arena + y + 4 * item * d
         scale = rms_scale(src, d, eps)
         for j in range(thread(), d, threads()):
             st_f32(dst + 4 * j, ld_f32(src + 4 * j) * scale * ld_f32(w + 4 * j))
+        item += blocks()
 
 
 @kernel(THREADS, lambda rows, _: rows, WARPS_BYTES)
 def layer_norm(arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, b: Any, d: Any, eps: Any) -> None:
     """y = (x - mean(x)) / sqrt(var(x) + eps) * w + b."""
-    for item in range(block(), rows_of(step, rows), blocks()):
+    item, n = block(), rows_of(step, rows)
+    while item < n:
         src, dst = arena + x + 4 * item * d, arena + y + 4 * item * d
         found = mean_and_scale(src, d, eps)
         for j in range(thread(), d, threads()):
             st_f32(dst + 4 * j, layer_value(ld_f32(src + 4 * j), found[0], found[1], w, b, j))
+        item += blocks()

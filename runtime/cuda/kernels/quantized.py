@@ -40,7 +40,8 @@ STEP = 4 * PANEL  # bytes of four columns, or of four and four
 LOW4 = 0x0F0F0F0F
 
 
-def _linear(kind: str) -> Callable[..., None]:
+def panel_part(kind: str, load_i32: Any = ld_i32, load_f32: Any = ld_f32) -> Callable[..., Any]:
+    """A thread's part of its row of a panel, times x; loads: where x lies."""
     size, head, offset = GROUP_BYTES[kind], HEAD_BYTES[kind], QUANTIZED[kind]
     wide, lowest = kind == "int8", head > SCALE_BYTES
 
@@ -48,43 +49,60 @@ def _linear(kind: str) -> Callable[..., None]:
         """Of this thread's row: `at` its first word, x the input's 32 bytes."""
         if wide:
             for s in range(8):
-                total = dot4(ld_u32(at + STEP * s), ld_i32(x + 4 * s), total)
+                total = dot4(ld_u32(at + STEP * s), load_i32(x + 4 * s), total)
         else:
             for s in range(4):
                 v = ld_u32(at + STEP * s)
-                total = dot4(v & LOW4, ld_i32(x + 4 * s), total)
-                total = dot4(v >> 4 & LOW4, ld_i32(x + GROUP // 2 + 4 * s), total)
+                total = dot4(v & LOW4, load_i32(x + 4 * s), total)
+                total = dot4(v >> 4 & LOW4, load_i32(x + GROUP // 2 + 4 * s), total)
         return total
+
+    def part(w: Any, x: Any, panel: Any, groups: Any, count: Any) -> Any:
+        """Of the first `count` of the row's groups."""
+        row, scales, y_part = thread() % PANEL, x + groups * GROUP, F(0.0)
+        sums = scales + 4 * groups
+        for g in range(thread() % THREADS // PANEL, count, HALVES):
+            at = w + (panel * groups + g) * size
+            total, scale = load_i32(sums + 4 * g), load_f32(scales + 4 * g)
+            dot = group_dot(at + head + 4 * row, x + GROUP * g, -offset * total)
+            y_part = fma(F(dot), ld_f16(at + 2 * row) * scale, y_part)
+            if lowest:
+                y_part = fma(F(total), ld_f16(at + SCALE_BYTES + 2 * row) * scale, y_part)
+        return y_part
+
+    return part
+
+
+def joined(y_part: Any) -> Any:
+    """*block* Sum of a row's parts; 4 bytes shared for each thread."""
+    sst_f32(4 * thread(), y_part)
+    barrier()
+    value, at = F(0.0), 4 * (thread() // THREADS * THREADS + thread() % PANEL)
+    for h in range(HALVES):
+        value += sld_f32(at + 4 * PANEL * h)
+    barrier()
+    return value
+
+
+def _linear(kind: str) -> Callable[..., None]:
+    part = panel_part(kind)
 
     def body(
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
         n: Any, k: Any, act: Any,
     ) -> None:  # fmt: skip
         tokens, groups, panels = rows_of(step, rows), (k + GROUP - 1) // GROUP, (n + PANEL - 1) // PANEL
-        row, half = thread() % PANEL, thread() % THREADS // PANEL
-        team, teams = thread() // THREADS, threads() // THREADS
-        for first in range(block() * teams, panels, blocks() * teams):
-            panel = first + team
+        teams = threads() // THREADS
+        first = block() * teams
+        while first < panels:
+            panel = first + thread() // THREADS
             for m in range(tokens):
                 data = arena + x + m * groups * X_BYTES
-                scales = data + groups * GROUP
-                sums, y_part = scales + 4 * groups, F(0.0)
-                for g in range(half, groups if panel < panels else 0, HALVES):
-                    at = w + (panel * groups + g) * size
-                    total, scale = ld_i32(sums + 4 * g), ld_f32(scales + 4 * g)
-                    dot = group_dot(at + head + 4 * row, data + GROUP * g, -offset * total)
-                    y_part = fma(F(dot), ld_f16(at + 2 * row) * scale, y_part)
-                    if lowest:
-                        y_part = fma(F(total), ld_f16(at + SCALE_BYTES + 2 * row) * scale, y_part)
-                sst_f32(4 * thread(), y_part)
-                barrier()
-                column = panel * PANEL + row
-                if half == 0 and column < n:
-                    value = F(0.0)
-                    for h in range(HALVES):
-                        value += sld_f32(4 * (THREADS * team + PANEL * h + row))
+                value = joined(part(w, data, panel, groups, groups if panel < panels else 0))
+                column = panel * PANEL + thread() % PANEL
+                if thread() % THREADS < PANEL and column < n:
                     finish(arena, m, column, value, n, y, b, times, residual, act)
-                barrier()
+            first += blocks() * teams
 
     return body
 
@@ -96,7 +114,8 @@ def _embed(kind: str) -> Callable[..., None]:
     def body(arena: Any, step: Any, rows: Any, y: Any, w: Any, d: Any) -> None:
         """y[r] = w[ids[r]], a block for each row."""
         ids, groups = ld_i64(step + 8 * S_IDS), (d + GROUP - 1) // GROUP
-        for r in range(block(), rows_of(step, rows), blocks()):
+        r, n = block(), rows_of(step, rows)
+        while r < n:
             row = ld_i64(ids + 8 * r)
             panel, lane = w + row // PANEL * groups * size, row % PANEL
             for j in range(thread(), d, threads()):
@@ -109,6 +128,7 @@ def _embed(kind: str) -> Callable[..., None]:
                 if lowest:
                     value += ld_f16(at + SCALE_BYTES + 2 * lane)
                 st_f32(arena + y + 4 * (r * d + j), value)
+            r += blocks()
 
     return body
 

@@ -64,12 +64,14 @@ def _linear(load: Any, size: int) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         tokens, groups = rows_of(step, rows), (k + LANES - 1) // LANES
         masks = w + 8 * (n + 1)
-        for i in range(first_item(), n, all_warps()):
+        i = first_item()
+        while i < n:
             numbers = w + ld_i64(w + 8 * i)
             for m in range(tokens):
                 total = warp_sum(row_dot(masks + 2 * i * groups, numbers, arena + x + 4 * m * k, groups))
                 if lane() == 0:
                     finish(arena, m, i, total, n, y, b, times, residual, act)
+            i += all_warps()
 
     return body
 
@@ -116,7 +118,8 @@ def _linear_int8(
     n: Any, k: Any, act: Any,
 ) -> None:  # fmt: skip
     tokens, groups, mine = rows_of(step, rows), (k + GROUP - 1) // GROUP, thread() // WARP * 4 * WARP * 4
-    for panel in range(first_item(), (n + PANEL - 1) // PANEL, all_warps()):
+    panel, panels = first_item(), (n + PANEL - 1) // PANEL
+    while panel < panels:
         for m in range(tokens):
             at, data, value = w + ld_i64(w + 8 * panel), arena + x + m * groups * (GROUP + 8), F(0.0)
             scales = data + GROUP * groups
@@ -128,6 +131,7 @@ def _linear_int8(
                 at += HEAD + BITS_BYTES + found[1]
             if lane() < PANEL and panel * PANEL + lane() < n:
                 finish(arena, m, panel * PANEL + lane(), value, n, y, b, times, residual, act)
+        panel += all_warps()
 
 
 kernel(THREADS, lambda _, v: ceil(v["n"], PANEL * WARPS), 16 * THREADS, name=f"linear_{SPARSE_INT8}")(_linear_int8)

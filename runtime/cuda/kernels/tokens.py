@@ -24,7 +24,7 @@ from ..primitives import (
     threads,
 )
 from ..step import S_IDS, S_RESULT, S_ROWS, S_T, S_TOKENS, T_TAKE, TOKEN_WORDS
-from .base import F, ceil, kernel, position_of, rows_of
+from .base import F, ceil, kernel, position_of, rows_of, small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,10 +37,12 @@ def _embed(load: Any, size: int) -> Callable[..., None]:
     def body(arena: Any, step: Any, rows: Any, y: Any, w: Any, d: Any) -> None:
         """y[r] = w[ids[r]], a block for each row."""
         ids = ld_i64(step + 8 * S_IDS)
-        for r in range(block(), rows_of(step, rows), blocks()):
+        r, n = block(), rows_of(step, rows)
+        while r < n:
             src = w + ld_i64(ids + 8 * r) * d * size
             for j in range(thread(), d, threads()):
                 st_f32(arena + y + 4 * (r * d + j), load(src + size * j))
+            r += blocks()
 
     return body
 
@@ -48,8 +50,10 @@ def _embed(load: Any, size: int) -> Callable[..., None]:
 def _positions(load: Any, size: int) -> Callable[..., None]:
     def body(arena: Any, step: Any, rows: Any, y: Any, w: Any, d: Any) -> None:
         """y[r] = w[position of r]."""
-        for i in range(block() * threads() + thread(), rows_of(step, rows) * d, blocks() * threads()):
-            st_f32(arena + y + 4 * i, load(w + size * (position_of(step, i // d) * d + i % d)))
+        i, n = block() * threads() + thread(), rows_of(step, rows) * d
+        while i < n:
+            st_f32(arena + y + 4 * i, load(w + size * (position_of(step, small(i) // d) * d + small(i) % d)))
+            i += blocks() * threads()
 
     return body
 
@@ -65,7 +69,8 @@ for _kind, _load, _size in (("f32", ld_f32, 4), ("bf16", ld_bf16, 2), ("f16", ld
 def rope(arena: Any, step: Any, rows: Any, y: Any, x: Any, table: Any, heads: Any, d_head: Any) -> None:
     """Rotate pairs (i, i + d_head/2) of every head, a thread for each; table[position][d_head/2][cos, sin]."""
     half = d_head // 2
-    for item in range(block() * threads() + thread(), rows_of(step, rows) * heads * half, blocks() * threads()):
+    item, n = block() * threads() + thread(), rows_of(step, rows) * heads * half
+    while item < n:
         r, i = item // (heads * half), item % half
         at = 4 * (item // half * d_head + i)
         angle = table + 8 * (position_of(step, r) * half + i)
@@ -73,6 +78,7 @@ def rope(arena: Any, step: Any, rows: Any, y: Any, x: Any, table: Any, heads: An
         a, b = ld_f32(arena + x + at), ld_f32(arena + x + at + 4 * half)
         st_f32(arena + y + at, a * c - b * s)
         st_f32(arena + y + at + 4 * half, b * c + a * s)
+        item += blocks() * threads()
 
 
 @kernel(THREADS, lambda rows, v: ceil(rows * v["d"], THREADS))
@@ -80,11 +86,13 @@ def take_last(arena: Any, step: Any, rows: Any, y: Any, x: Any, d: Any) -> None:
     """y = x[T - R:]; of a packed step the tokens that it names."""
     n, tokens = rows_of(step, rows), ld_i64(step + 8 * S_TOKENS)
     first = ld_i64(step + 8 * S_T) - ld_i64(step + 8 * S_ROWS)
-    for i in range(block() * threads() + thread(), n * d, blocks() * threads()):
+    i = block() * threads() + thread()
+    while i < n * d:
         r = first + i // d
         if tokens != 0:
             r = ld_i64(tokens + 8 * (TOKEN_WORDS * (i // d) + T_TAKE))
         st_f32(arena + y + 4 * i, ld_f32(arena + x + 4 * (r * d + i % d)))
+        i += blocks() * threads()
 
 
 def largest(me: Any, top: Any, best: Any) -> Any:
