@@ -322,7 +322,11 @@ def counting(monkeypatch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("options", [{}, {"quantize": "int8"}, {"kv_cache": "bf16"}, {"prune": "keep-layers=0"}, {"precision": "fast"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"quantize": "int8"}, {"kv_cache": "bf16"}, {"prune": "keep-layers=0"}, {"precision": "fast"}],
+    ids=str,
+)
 def test_the_gpus_memory_is_what_was_predicted(options, way, tmp_path, counting, monkeypatch):
     """To the byte, and once steps of one token have run, greedy and drawn, and long prompts."""
     monkeypatch.setenv("MIAOTUI_CUDA_STEP", way)
