@@ -79,7 +79,7 @@ def load(  # noqa: PLR0913 (keywords)
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
     (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
     nearly twice as fast for long prompts, and the bits are then that CPU's own. On a GPU long prompts go to the tensor
-    core: attention rounds to BF16 too, and the input of F16 matrices to F16.
+    core: attention rounds to BF16 too, the input of F16 matrices to F16, and F32 matrices with their input to TF32.
     `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
     cut away is never read, and `Model.receipt` says what was. A share of the neurons, or of the width, reads the
     matrices that rank them, and "sparsity=stored" those whose zeros it counts, once it is known that the memory will do

@@ -72,6 +72,7 @@ def test_small_caches(kv_cache, tmp_path):
     [
         ("BF16", "sm_80", "linear_bf16_dot_tiled64"),
         ("F16", "sm_80", "linear_f16_tiled64"),
+        ("F32", "sm_80", "linear_f32_tiled64"),
         ("BF16", "sm_90a", "linear_bf16_dot_wgmma256"),
     ],
 )

@@ -122,6 +122,20 @@ def test_inputs_beyond_float16_become_its_largest_and_nan_stays():
     np.testing.assert_array_equal(y[:4, 0], np.array([65504, -65504, np.nan, 0], np.float32))
 
 
+def test_floats_are_rounded_to_the_nearest_tf32():
+    """Of 1 + i / 2^12: 2^-10 is the last place, a tie goes away from zero; and NaN and infinity stay."""
+    numbers = np.array([*(1 + i / 4096 for i in range(9)), -1 - 2 / 4096, np.inf, np.nan], np.float32)
+    x = np.zeros((16, 16), np.float32)
+    x[np.arange(len(numbers)), np.arange(len(numbers))] = numbers
+    w = Weight("w", "f32", (1, x.shape[1]), np.ones((1, x.shape[1]), np.float32), mapped=False)
+    launched = []
+    case = Case(lambda ops, x: ops.linear(x, w), [[x]], None, fast=True)
+    y, _ = emulate(case, [np.zeros(16, np.int64)], "forward", launched)
+    assert launched == ["linear_f32_tiled64"]
+    wanted = [1 + i / 1024 for i in (0, 0, 1, 1, 1, 1, 2, 2, 2)]
+    np.testing.assert_array_equal(y[:12, 0], np.array([*wanted, -1 - 1 / 1024, np.inf, np.nan], np.float32))
+
+
 def test_the_size_of_a_product_says_which_tile():
     v = {"n": 8192, "k": 2048}
     assert chosen("linear_bf16_dot", 2048, v, fast=True).name == "linear_bf16_dot_tiled128"
@@ -139,6 +153,8 @@ def test_the_size_of_a_product_says_which_tile():
     assert chosen("linear_int4", 128, v | {"n": 1024}).name == "linear_int4_tiled32"
     assert chosen("linear_int4", 128, v | {"k": 2080}).name == "linear_int4"
     assert chosen("linear_f32", 128, v | {"k": 2046}).name == "linear_f32"
+    assert chosen("linear_f32", 2048, v, fast=True).name == "linear_f32_tiled128"
+    assert chosen("linear_f32", 2048, v).name == "linear_f32_many"
     assert chosen("linear_bf16_dot", 15, v, fast=True).name == "linear_bf16_dot"
     for architecture in ("sm_80", "sm_90a"):
         odd = chosen("linear_bf16_dot", 2048, v | {"k": 2044}, fast=True, architecture=architecture)

@@ -31,9 +31,10 @@ __all__ = ["ARCHITECTURES", "TURING", "Cubin", "assemble", "check", "cubin", "le
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a")
 #: Turing's, which is for kernels that use none of these primitives: they came with Ampere.
 LEAST = (7, 5)
-AMPERE = frozenset(
-    {"to_bf16", "pack_bf16", "copy16", "copies_close", "copies_wait", "copy4", "mma_bf16", "mma_bytes", "mma_f16"}
-)
+AMPERE = frozenset({
+    *("to_bf16", "pack_bf16", "tf32", "copy16", "copy4", "copies_close", "copies_wait"),
+    *("mma_bf16", "mma_bytes", "mma_f16", "mma_tf32"),
+})
 HOPPER = (9, 0, "a")
 _LOCK = threading.Lock()
 

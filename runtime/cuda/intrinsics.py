@@ -257,11 +257,11 @@ def ld_matrix4(b, a):
     return [b.zext(b.extract_value(r, i), I64) for i in range(4)]
 
 
-def multiply(b: Any, kind: str, x: Any, b0: Any, b1: Any, c: Any) -> list[Any]:
-    """The product of sixteen bit numbers of a kind."""
+def multiply(b: Any, kind: str, x: Any, b0: Any, b1: Any, c: Any, depth: int = 16) -> list[Any]:
+    """The product of numbers of a kind, `depth` of them a row."""
     args = [*_words(b, x, I32, 4), b.trunc(b0, I32), b.trunc(b1, I32), *_words(b, c, F32, 4)]
     text = (
-        f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 "
+        f"mma.sync.aligned.m16n8k{depth}.row.col.f32.{kind}.{kind}.f32 "
         "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
     )
     r = asm(b, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", ir.LiteralStructType([F32] * 4), *args, effect=True)

@@ -17,6 +17,19 @@ def mma_f16(a, b0, b1, c):
 
 
 @Primitive
+def tf32(word):
+    """Bits of the nearest TF32 to a float32's: 10 behind the point, ties away from zero; as int64."""
+
+
+@Primitive
+def mma_tf32(a, b0, b1, c):
+    """*warp* As `mma_bf16`, of TF32: a [16, 8], b [8, 8].
+
+    a's words have columns t mod 4 of rows t / 4 and t / 4 + 8, then those four further; b's rows t mod 4, and four on.
+    """
+
+
+@Primitive
 def mma_bytes(a, b0, b1, c):
     """*warp* a b + c, exact: a [16, 32] signed bytes, b [32, 8] unsigned ones, c [16, 8] integers of 32 bits.
 

@@ -69,7 +69,8 @@ def tensor(grid: Grid) -> dict[str, Any]:
         return f
 
     return {
-        "mma_bf16": mma("bf16"), "mma_f16": mma("f16"), "pack_f16": _pack_f16, "ld_matrix4_t": ld_matrix4_t,
+        "mma_bf16": mma("bf16"), "mma_f16": mma("f16"), "mma_tf32": mma("tf32"), "tf32": _tf32,
+        "pack_f16": _pack_f16, "ld_matrix4_t": ld_matrix4_t,
         "mma_bytes": mma_bytes, "copy4": copy4,
         "quad_sum": quad("quad_sum", np.add), "quad_max": quad("quad_max", np.fmax),
         "sst4_i32": sst4_i32, "pack_bf16": lambda low, high: bf16_bits(low) | bf16_bits(high) << 16,
@@ -94,11 +95,15 @@ _C = _G + np.array([0, 0, 8, 8]), _T + np.array([0, 1, 0, 1])
 def _multiplied(values: Sequence[Any], kind: str) -> Any:
     """Sums in float64, rounded once: the hardware's order within a product of 16 is not promised."""
     words = widened(np.array([v[0] for v in values], np.uint32), kind)
-    a, b, c = np.empty((16, 16)), np.empty((16, 8)), np.empty((16, 8))
-    a[_A], b[_B], c[_C] = words[:, :8], words[:, 8:], np.array([v[1] for v in values], np.float32)
+    of_a, of_b, depth = (_A4, _B4, 8) if kind == "tf32" else (_A, _B, 16)
+    a, b, c, split = np.empty((16, depth)), np.empty((depth, 8)), np.empty((16, 8)), depth // 2
+    a[of_a], b[of_b], c[_C] = words[:, :split], words[:, split:], np.array([v[1] for v in values], np.float32)
     return (a @ b + c).astype(np.float32)[_C]
 
 
+#: Of TF32, a number in each word.
+_A4 = _G + np.array([0, 8, 0, 8]), _T // 2 + np.array([0, 0, 4, 4])
+_B4 = _T // 2 + np.array([0, 4]), _G
 #: Of bytes: four of a thread's word lie side by side.
 _A8 = (
     _G + np.repeat([0, 8, 0, 8], 4),
@@ -118,11 +123,18 @@ def _multiplied_bytes(values: Sequence[Any]) -> Any:
 
 
 def widened(words: NDArray[np.uint32], kind: str) -> NDArray[np.float64]:
-    """[n, words] -> [n, 2 words]: the halves of each, the lower first, bfloat16 or float16."""
+    """[n, words] -> [n, 2 words]: the halves of each, the lower first, bfloat16 or float16; [n, words] of TF32."""
+    if kind == "tf32":  # the hardware looks at no more bits
+        return (words & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
     halves = np.ascontiguousarray(words).view(np.uint16)
     if kind == "f16":
         return halves.view(np.float16).astype(np.float64)
     return (halves.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def _tf32(word: int) -> int:
+    infinite = word & 0x7F800000 == 0x7F800000
+    return word if infinite else (word + 0x1000) & 0xFFFFE000
 
 
 def bf16_bits(x: Any) -> int:

@@ -73,6 +73,16 @@ def mma_f16(b, x, b0, b1, c):
     return multiply(b, "f16", x, b0, b1, c)
 
 
+@op(i64, i64)
+def tf32(b, word):
+    return b.zext(asm(b, "cvt.rna.tf32.f32 $0, $1;", "=r,f", I32, b.bitcast(b.trunc(word, I32), F32)), I64)
+
+
+@op(types.UniTuple(f32, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(f32, 4))
+def mma_tf32(b, x, b0, b1, c):
+    return multiply(b, "tf32", x, b0, b1, c, 8)
+
+
 @op(types.UniTuple(i64, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(i64, 4))
 def mma_bytes(b, x, b0, b1, c):
     args = [*_words(b, x, I32, 4), b.trunc(b0, I32), b.trunc(b1, I32), *_words(b, c, I32, 4)]

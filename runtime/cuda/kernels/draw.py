@@ -70,6 +70,7 @@ from ..primitives import (
     threads,
 )
 from ..step import S_RESULT, S_START
+from ..tensor import divided
 from ..whole import add_i64, double, double_bits, fraction, most_i64, sadd_i64, whole
 from .base import F, Kernel, all_warps, ceil, first_item, lane
 
@@ -158,13 +159,15 @@ def weight_of(key: Any, top: Any, temperature: Any, unit: Any) -> Any:
 
 def _keys(arena: Any, step: Any, rows: Any, draw: Any, x: Any, n: Any) -> None:
     me, penalty, best = thread(), from_bits(ld_i64(draw + 8 * D_PENALTY)), 0
-    for i in range(block() * threads() + me, n, blocks() * threads()):
+    i = block() * threads() + me
+    while i < n:
         v = ld_f32(arena + x + 4 * i)
         if ld_u8(draw + seen_at(n) + i) != 0:
             v = v * penalty if v < F(0.0) else v / penalty
         key = key_of(v)
         st_i32(draw + KEYS_AT + 4 * i, key)
         best = max(best, key)
+        i += blocks() * threads()
     sst_i64(8 * me, best)
     barrier()
     half = threads() // 2
@@ -184,9 +187,11 @@ def _weights(arena: Any, step: Any, rows: Any, draw: Any, x: Any, n: Any) -> Non
         floor = known(draw, D_COUNT, D_COUNTS, DIGITS)[0]
     top, unit = ld_i64(draw + 8 * D_TOP), ld_i64(draw + 8 * D_UNIT)
     temperature = double(ld_i64(draw + 8 * D_TEMPERATURE))
-    for i in range(block() * threads() + thread(), n, blocks() * threads()):
+    i = block() * threads() + thread()
+    while i < n:
         key = ld_u32(draw + KEYS_AT + 4 * i)
         st_i64(draw + weights_at(n) + 8 * i, weight_of(key, top, temperature, unit) if key >= floor else 0)
+        i += blocks() * threads()
 
 
 # ---------------------------------------------------------------------------------------------- a key, digit by digit
@@ -221,7 +226,8 @@ def _search(digit: int, state: int, sums: int, switch: int, weighed: bool) -> Ca
                 prefix = known(draw, state, sums, digit)[0]
             sst_i64(8 * me, 0)
             barrier()
-            for i in range(block() * threads() + me, n, blocks() * threads()):
+            i = block() * threads() + me
+            while i < n:
                 key = ld_u32(draw + KEYS_AT + 4 * i)
                 if key >> 32 - 8 * digit == prefix:
                     part = 1
@@ -229,6 +235,7 @@ def _search(digit: int, state: int, sums: int, switch: int, weighed: bool) -> Ca
                         part = ld_i64(draw + weights_at(n) + 8 * i)
                     if part != 0:
                         sadd_i64(8 * (key >> 24 - 8 * digit & BINS - 1), part)
+                i += blocks() * threads()
             barrier()
             total = sld_i64(8 * me)
             if total != 0:
@@ -247,9 +254,11 @@ def span_of(n: Any) -> Any:
 def _ties(arena: Any, step: Any, rows: Any, draw: Any, x: Any, n: Any) -> None:
     if ld_i64(draw + 8 * D_COMPLEMENT) != 0:
         floor = known(draw, D_MASS, D_MASSES, DIGITS)[0]
-        for i in range(block() * threads() + thread(), n, blocks() * threads()):
+        i, span = block() * threads() + thread(), span_of(n)
+        while i < n:
             if ld_u32(draw + KEYS_AT + 4 * i) == floor:
-                add_i64(draw + 8 * (D_TIES + i // span_of(n)), 1)
+                add_i64(draw + 8 * (D_TIES + divided(i, span)), 1)
+            i += blocks() * threads()
 
 
 def last_tie(draw: Any, n: Any, floor: Any) -> Any:
@@ -292,12 +301,14 @@ def _sums(arena: Any, step: Any, rows: Any, draw: Any, x: Any, n: Any) -> None:
     if block() == 0 and thread() == 0:
         st_i64(draw + 8 * D_FLOOR, floor)
         st_i64(draw + 8 * D_LAST, last)
-    for group in range(first_item(), BINS, all_warps()):
+    group = first_item()
+    while group < BINS:
         mine = 0
         for i in range(group * span + lane(), min((group + 1) * span, n), WARP):
             mine += left(draw, n, i, floor, last)
         if mine != 0:
             add_i64(draw + 8 * (D_SUMS + group), mine)
+        group += all_warps()
 
 
 def uniform(draw: Any, position: Any) -> Any:

@@ -1,12 +1,13 @@
 """Products of many rows by the tensor core: `mma.sync`, summed in float32, with `linear`'s epilogue.
 
-BF16 weights take an input that the program rounded to bfloat16. F16 weights take float32, which is rounded to float16
-on its way to shared memory, in fast programs (what is beyond float16's largest number becomes that).
+In fast programs. BF16 weights take an input that the program rounded to bfloat16. F16 weights take float32, which is
+rounded to float16 on its way to shared memory (what is beyond float16's largest number becomes that). F32 weights and
+their input are rounded to TF32 (8 bits of exponent, 10 behind the point) on their way from there.
 
 A block makes a tile of the result, `bm` tokens by `bn` outputs; each of its warps a part of 16s by 8s. Both operands
-come to shared memory 32 columns at a time, three such steps ahead of the products. A row is four pieces of 16 bytes
-there, piece c of row r in place c xor (r / 2 mod 4): the eight rows of a matrix are in banks of their own. Rows that do
-not exist are the last one again, and are not written; columns behind k are zeros.
+come to shared memory 32 columns at a time (F32: 16), three such steps ahead of the products. A row is four pieces of 16
+bytes there, piece c of row r in place c xor (r / 2 mod 4): the eight rows of a matrix are in banks of their own. Rows
+that do not exist are the last one again, and are not written; columns behind k are zeros.
 
 Tiles of 128 x 128 read each operand half as often as those of 64 x 64; these are for results that have too few. A warp
 makes a quarter of a tile: 64 x 64 take 4 KiB from shared memory for sixteen columns, where 64 x 32 take 3.
@@ -33,17 +34,17 @@ from ..primitives import (
     registers,
     thread,
 )
-from ..tensor import mma_f16, pack_f16, sst4_i32
+from ..tensor import mma_f16, mma_tf32, pack_f16, sst4_i32, tf32
 from .base import F, Kernel, always, ceil, fields_of, lane, rows_of, special
 from .tiles import strip, tile_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-COLUMNS, STAGES = 32, 4
+STAGES = 4
 AHEAD = STAGES - 1
 UNDER_WAY = STAGES - 2  # groups of copies that need not be there for the next step
-ROW = 2 * COLUMNS  # bytes of a row in shared memory
+ROW = 64  # bytes of a row in shared memory
 PIECES = ROW // 16
 MOST_F16 = 65504.0
 #: Rows that are worth a tile; tiles of 128 x 128 that are enough for a GPU.
@@ -67,9 +68,11 @@ def _halves(a: Any, b: Any) -> Any:
 
 
 def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., None], int, int]:
-    """Kernel, threads and shared bytes for tiles of bm x bn, warps of wm x wn; `kind`: bf16 or f16."""
-    mma: Any = {"bf16": mma_bf16, "f16": mma_f16}[kind]
-    rounded = kind == "bf16"
+    """Kernel, threads and shared bytes for tiles of bm x bn, warps of wm x wn; `kind`: bf16, f16 or f32."""
+    mma: Any = {"bf16": mma_bf16, "f16": mma_f16, "f32": mma_tf32}[kind]
+    rounded, whole = kind == "bf16", kind == "f32"
+    size = 4 if whole else 2
+    each, columns = 16 // size, ROW // size  # numbers of a piece, and of a row in shared memory
     across, threads = bn // wn, bm // wm * (bn // wn) * WARP
     tall, wide = wm // 16, wn // 8  # products of a warp
     held, taken = tall * wide * 4, tall * 4  # numbers of a thread: of the result, and of the input
@@ -77,13 +80,15 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
     a_bytes, stage_bytes = bm * ROW, (bm + bn) * ROW
 
     def fill(stage: Any, x: Any, w: Any, at: Any, m_left: Any, n_left: Any, k: Any, ldx: Any) -> None:
-        """Begin to copy columns `at` to `at` + 32 of both operands, whose tiles' first rows are x and w."""
+        """Begin to copy columns `at` and on of both operands, whose tiles' first rows are x and w."""
         to = stage * stage_bytes
         for i in range(bm * PIECES // threads):
             row, c = (thread() + i * threads) // PIECES, thread() % PIECES
-            source, there = x + min(row, m_left - 1) * ldx, at + 8 * c < k
+            source, there = x + min(row, m_left - 1) * ldx, at + each * c < k
             if rounded:
                 copy16(to + place(row, c), source + 2 * at + 16 * c, 16)
+            elif whole:
+                copy16(to + place(row, c), source + (4 * at + 16 * c if there else 0), 16 if there else 0)
             elif there:
                 p, q = ld4_f32(source + 4 * at + 32 * c), ld4_f32(source + 4 * at + 32 * c + 16)
                 sst4_i32(to + place(row, c), _halves(p[0], p[1]), _halves(p[2], p[3]),
@@ -92,20 +97,27 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
                 sst4_i32(to + place(row, c), 0, 0, 0, 0)
         for i in range(bn * PIECES // threads):
             row, c = (thread() + i * threads) // PIECES, thread() % PIECES
-            there = at + 8 * c < k
-            source = w + 2 * min(row, n_left - 1) * k + (2 * at + 16 * c if there else 0)
+            there = at + each * c < k
+            source = w + size * min(row, n_left - 1) * k + (size * at + 16 * c if there else 0)
             copy16(to + a_bytes + place(row, c), source, 16 if there else 0)
 
-    def multiply(stage: Any, column: Any, top: Any, left: Any, a: Any, acc: Any) -> None:
-        """*warp* Add the products of sixteen columns to this warp's accumulators."""
+    def fetch(at: Any) -> Any:
+        """*warp* Four matrices of a product's operands."""
+        words = ld_matrix4(at)
+        if whole:
+            return tf32(words[0]), tf32(words[1]), tf32(words[2]), tf32(words[3])
+        return words
+
+    def multiply(stage: Any, piece: Any, top: Any, left: Any, a: Any, acc: Any) -> None:
+        """*warp* Add the products of two pieces of each row to this warp's accumulators."""
         rows = top + (lane() & 15)
         for i in range(tall):
-            words = ld_matrix4(stage * stage_bytes + place(rows + 16 * i, column // 8 + (lane() >> 4)))
+            words = fetch(stage * stage_bytes + place(rows + 16 * i, piece + (lane() >> 4)))
             for e in range(4):
                 a[4 * i + e] = from_bits(words[e])
         rows = left + (lane() & 7) + (lane() >> 4) * 8
         for j in range(wide // 2):
-            b = ld_matrix4(stage * stage_bytes + a_bytes + place(rows + 16 * j, column // 8 + (lane() >> 3 & 1)))
+            b = fetch(stage * stage_bytes + a_bytes + place(rows + 16 * j, piece + (lane() >> 3 & 1)))
             for i in range(tall):
                 x = bits(a[4 * i]), bits(a[4 * i + 1]), bits(a[4 * i + 2]), bits(a[4 * i + 3])
                 p = 4 * (i * wide + 2 * j)
@@ -118,8 +130,8 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
         arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
         n: Any, k: Any, act: Any,
     ) -> None:  # fmt: skip
-        tokens, steps = rows_of(step, rows), (k + COLUMNS - 1) // COLUMNS
-        ldx, down = 2 * COLUMNS * steps if rounded else 4 * k, (tokens + bm - 1) // bm
+        tokens, steps = rows_of(step, rows), (k + columns - 1) // columns
+        ldx, down = ROW * steps if rounded else 4 * k, (tokens + bm - 1) // bm
         warp = thread() // WARP
         top, left, mine = warp // across * wm, warp % across * wn, warp * strip_bytes
         acc, a = registers(held), registers(taken)
@@ -127,22 +139,22 @@ def gemm(kind: str, bm: int, bn: int, wm: int, wn: int) -> tuple[Callable[..., N
         while tile < down * right:
             m_tile, n_tile = tile_at(tile, down, right)
             m0, n0 = m_tile * bm, n_tile * bn
-            xs, ws = arena + x + m0 * ldx, w + 2 * n0 * k
+            xs, ws = arena + x + m0 * ldx, w + size * n0 * k
             for i in range(held):
                 acc[i] = F(0.0)
             for s in range(AHEAD):
                 if s < steps:
-                    fill(s, xs, ws, COLUMNS * s, tokens - m0, n - n0, k, ldx)
+                    fill(s, xs, ws, columns * s, tokens - m0, n - n0, k, ldx)
                 copies_close()
             for s in range(steps):
                 copies_wait(UNDER_WAY)
                 barrier()
                 ahead = s + AHEAD
                 if ahead < steps:
-                    fill(ahead % STAGES, xs, ws, COLUMNS * ahead, tokens - m0, n - n0, k, ldx)
+                    fill(ahead % STAGES, xs, ws, columns * ahead, tokens - m0, n - n0, k, ldx)
                 copies_close()
                 multiply(s % STAGES, 0, top, left, a, acc)
-                multiply(s % STAGES, 16, top, left, a, acc)
+                multiply(s % STAGES, 2, top, left, a, acc)
             copies_wait(0)
             barrier()
             for i in range(tall):
@@ -166,7 +178,7 @@ def _fits_large(rows: int, v: Mapping[str, int]) -> bool:
     return _fits(rows, v) and _tiles(128, 128)(rows, v) >= MANY_TILES
 
 
-for _name, _kind in ((f"linear_{FAST}", "bf16"), ("linear_f16", "f16")):
+for _name, _kind in ((f"linear_{FAST}", "bf16"), ("linear_f16", "f16"), ("linear_f32", "f32")):
     for _size, _fit in ((128, _fits_large), (64, _fits)):
         _body, _threads, _shared = gemm(_kind, _size, _size, _size // 2, _size // 2)
         special(_name, Kernel(

@@ -26,6 +26,7 @@ from ..primitives import (
     warp_sum,
     weights4,
 )
+from ..tensor import divided
 from .base import F, Kernel, all_warps, always, ceil, fields_of, first_item, kernel, lane, rows_of, special
 from .maths import activated, activated_fast
 
@@ -205,8 +206,10 @@ def _many(dot: Any, size: int) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         tokens, across = rows_of(step, rows), (n + 3) // 4
         acc = registers(16)
-        for item in range(first_item(), across * ((tokens + RUN - 1) // RUN), all_warps()):
-            row, first = item % across * 4, item // across * RUN
+        item = first_item()
+        while item < across * ((tokens + RUN - 1) // RUN):
+            turn = divided(item, across)
+            row, first = (item - turn * across) * 4, turn * RUN
             for token in range(first, min(first + RUN, tokens), 4):
                 meet(w, arena + x, k, row, n, token, tokens, acc)
                 mine, at_row, at_token = F(0.0), row + lane() // 4, token + lane() % 4
@@ -215,6 +218,7 @@ def _many(dot: Any, size: int) -> Callable[..., None]:
                     mine = total if lane() == i else mine
                 if lane() < 16 and at_row < n and at_token < tokens:
                     finish(arena, at_token, at_row, mine, n, y, b, times, residual, act)
+            item += all_warps()
 
     return body
 

@@ -143,7 +143,8 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
     name = f"walk_{hashlib.sha256(f'{names} {top}'.encode()).hexdigest()[:16]}"
     fields = ("n:code", "n:gate", "n:run", "n:first", "n:last")
     size = top + 8 * MEMORY
-    return Kernel(name, walk, THREADS, lambda *_: 1, lambda _: size, fields, together=together, at_once=2)
+    wide = any(k.double for k in kernels)
+    return Kernel(name, walk, THREADS, lambda *_: 1, lambda _: size, fields, together=together, at_once=2, double=wide)
 
 
 def _threads() -> Any:
