@@ -19,7 +19,7 @@ from ..ops import HEADER
 from ..rope import RopeTable
 from ..spec import Weight
 from .build import TURING
-from .draw import draw_bytes, draw_words
+from .draw import draw_bytes, draw_words, seen_at
 from .fuse import MOST_BLOCKS, PARTS_BYTES, script_of
 from .kernels import ADVANCE, DRAWS, KERNELS, SPECIAL, chosen
 from .kernels.walker import GATE_WORDS, HUNG
@@ -238,7 +238,7 @@ class Interpreter:
         if sampler is not None:
             seen = sampler.seen.view(np.uint8)
             self.device.write(self.draw_block, draw_words(sampler))
-            self.device.write(self.draw_block + draw_bytes(len(seen)) - len(seen), seen)
+            self.device.write(self.draw_block + seen_at(self._vocab), seen)
         words = np.zeros(RUN_WORDS, np.int64)
         words[R_LEFT], words[R_N_ENDS], words[R_ENDS : R_ENDS + len(ends)] = n, len(ends), ends
         self.device.write(self.run_block, words)
