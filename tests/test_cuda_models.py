@@ -322,10 +322,15 @@ def counting(monkeypatch):
     return CountingDevice
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"quantize": "int8"}, {"kv_cache": "bf16"}, {"prune": "keep-layers=0"}, {"precision": "fast"}],
+    ("options", "way"),
+    [
+        *(({}, way) for way in WAYS),
+        ({"quantize": "int8"}, "persistent"),
+        ({"kv_cache": "bf16"}, "phases"),
+        ({"prune": "keep-layers=0"}, "graph"),
+        ({"precision": "fast"}, "graph"),
+    ],
     ids=str,
 )
 def test_the_gpus_memory_is_what_was_predicted(options, way, tmp_path, counting, monkeypatch):
@@ -336,14 +341,17 @@ def test_the_gpus_memory_is_what_was_predicted(options, way, tmp_path, counting,
         m = model.memory
         assert m["device_allocated"] == sum(n for k, n in m.items() if k[:7] == "device_" and k != "device_allocated")
         for how in ({}, {"temperature": 0.5}):
-            model.generate([3], max_new_tokens=3, ignore_eos=True, **how)
+            model.generate([3], max_new_tokens=2, ignore_eos=True, **how)
         model.session.step(IDS * 3, 0)
         assert counting.taken == m["device_allocated"]
         assert m["allocated"] == m["weights_resident"] + m["constants"]
     if not {"prune", "quantize", "precision"} & set(options):
         found = facts(tmp_path, context=64, device="cuda", **options)["memory"]
         assert {k: found[k] for k in m} == m
-        assert any("GPU: allocated" in line for line in lines(facts(tmp_path, device="cuda")))
+        shown = [line for line in lines(facts(tmp_path, device="cuda")) if "GPU: " in line]
+        *parts, total = (int(line.split(" B ")[0].split()[-1].replace(",", "")) for line in shown)
+        assert "GPU: allocated" in shown[-1]
+        assert sum(parts) == total
 
 
 def test_too_much_for_the_gpu_is_refused_before_anything_is_uploaded(tmp_path, counting, monkeypatch):

@@ -33,7 +33,8 @@ _PARTS = {
     "device_constants": "GPU: constants",
     "device_activations": "GPU: arena, activations and scratch",
     "device_kv_cache": "GPU: arena, KV cache",
-    "device_step": "GPU: step block",
+    "device_step": "GPU: what a step is told",
+    "device_draw": "GPU: what draws an id",
     "device_allocated": "GPU: allocated",
     "total": "total",
 }
