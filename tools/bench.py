@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "bytes_per_step", "main", "measure", "paired", "peak_memory", "public_command"]
 
 SLICE = 8  # tokens between two readings of the bandwidth
-PAUSE = 0.03  # seconds until the threads of the one measured last, which spin for a while, are asleep
+PAUSE = 0.3  # seconds until the threads of the one measured last, which look for work for 0.2 s, are asleep
 ONCE = ("start_to_first_token_s", "peak_memory_bytes")
 GB = 1e9
 

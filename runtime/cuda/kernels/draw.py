@@ -73,6 +73,7 @@ from ..step import S_RESULT, S_START
 from ..tensor import divided
 from ..whole import add_i64, double, double_bits, fraction, most_i64, sadd_i64, whole
 from .base import F, Kernel, all_warps, ceil, first_item, lane
+from .scan import hit, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,39 +93,6 @@ def _draw(name: str, function: Callable[..., None], *, one: bool = False, double
     count = (lambda *_: 1) if one else (lambda _, v: ceil(v["n"], SHARE))
     fields = ("w:draw", "i:x", "n:n")
     DRAWS.append(Kernel(f"draw_{name}", function, THREADS, count, lambda _: 8 * BINS, fields, double=double))
-
-
-# ---------------------------------------------------------------------------------------------- sums of a block
-def scan(mine: Any) -> Any:
-    """*block* The int64 of the threads up to this one, summed, and of all."""
-    me, step = thread(), 1
-    sst_i64(8 * me, mine)
-    barrier()
-    while step < BINS:
-        other = sld_i64(8 * (me - step)) if me >= step else 0
-        barrier()
-        mine += other
-        sst_i64(8 * me, mine)
-        barrier()
-        step *= 2
-    total = sld_i64(8 * (BINS - 1))
-    barrier()
-    return mine, total
-
-
-def hit(upto: Any, mine: Any, wanted: Any) -> Any:
-    """*block* The thread whose part has the `wanted`-th of a sum, and the sum before it; 0, 0 where there is none."""
-    if thread() == 0:
-        sst_i64(0, 0)
-        sst_i64(8, 0)
-    barrier()
-    if upto - mine < wanted <= upto:
-        sst_i64(0, thread())
-        sst_i64(8, upto - mine)
-    barrier()
-    number, before = sld_i64(0), sld_i64(8)
-    barrier()
-    return number, before
 
 
 # ---------------------------------------------------------------------------------------------- keys and weights
