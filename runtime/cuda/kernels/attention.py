@@ -322,5 +322,5 @@ for _kind, _size in KV_BYTES.items():
     ))  # fmt: skip
     special(_name, Kernel(
         f"{_name}_one", _one, THREADS, lambda _, v: ceil(v["heads"], WARPS), _shared(3), fields_of(_name),
-        lambda rows, _: rows == 1,
+        lambda rows, _: rows == 1, packs=False,
     ))  # fmt: skip
