@@ -25,6 +25,7 @@ from ..primitives import (
     ld_u16,
     low_f16,
     ones,
+    registers,
     sld_i32,
     sst_i32,
     thread,
@@ -33,8 +34,9 @@ from ..primitives import (
     warp_sum,
     warp_sum_i,
 )
-from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of
-from .linear import THREADS, WARPS, finish
+from ..tensor import divided
+from .base import F, Kernel, all_warps, always, ceil, fields_of, first_item, kernel, lane, rows_of, special
+from .linear import MANY, RUN, THREADS, WARPS, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +74,53 @@ def _linear(load: Any, size: int) -> Callable[..., None]:
                 if lane() == 0:
                     finish(arena, m, i, total, n, y, b, times, residual, act)
             i += all_warps()
+
+    return body
+
+
+def _many(load: Any, size: int) -> Callable[..., None]:
+    """The same sums for many tokens: a row's bits and numbers are read once for four of them."""
+
+    def meet(mask_row: Any, numbers: Any, x: Any, k: Any, token: Any, tokens: Any, acc: Any) -> None:
+        """*warp* This thread's part of a row times four tokens; those that do not exist are the last one again."""
+        groups, x0, x1 = (k + LANES - 1) // LANES, x + 4 * k * token, x + 4 * k * min(token + 1, tokens - 1)
+        x2, x3 = x + 4 * k * min(token + 2, tokens - 1), x + 4 * k * min(token + 3, tokens - 1)
+        for i in range(4):
+            acc[i] = F(0.0)
+        for first in range(0, groups, WARP):
+            g = first + lane()
+            mask = ld_u16(mask_row + 2 * g) if g < groups else 0
+            count = ones(mask)
+            at = numbers + size * warp_before_i(count)
+            while mask != 0:
+                value, column = load(at), 4 * (LANES * g + first_one(mask))
+                acc[0] = fma(value, ld_f32(x0 + column), acc[0])
+                acc[1] = fma(value, ld_f32(x1 + column), acc[1])
+                acc[2] = fma(value, ld_f32(x2 + column), acc[2])
+                acc[3] = fma(value, ld_f32(x3 + column), acc[3])
+                at += size
+                mask &= mask - 1
+            numbers += size * warp_sum_i(count)
+
+    def body(
+        arena: Any, step: Any, rows: Any, y: Any, scratch: Any, x: Any, w: Any, b: Any, times: Any, residual: Any,
+        n: Any, k: Any, act: Any,
+    ) -> None:  # fmt: skip
+        tokens, groups = rows_of(step, rows), (k + LANES - 1) // LANES
+        item, acc = first_item(), registers(4)
+        while item < n * ((tokens + RUN - 1) // RUN):
+            turn = divided(item, n)
+            i, first = item - turn * n, turn * RUN
+            masks, numbers = w + 8 * (n + 1) + 2 * i * groups, w + ld_i64(w + 8 * i)
+            for token in range(first, min(first + RUN, tokens), 4):
+                meet(masks, numbers, arena + x, k, token, tokens, acc)
+                mine = F(0.0)
+                for t in range(4):
+                    total = warp_sum(acc[t])
+                    mine = total if lane() == t else mine
+                if lane() < 4 and token + lane() < tokens:
+                    finish(arena, token + lane(), i, mine, n, y, b, times, residual, act)
+            item += all_warps()
 
     return body
 
@@ -136,4 +185,9 @@ def _linear_int8(
 
 kernel(THREADS, lambda _, v: ceil(v["n"], PANEL * WARPS), 16 * THREADS, name=f"linear_{SPARSE_INT8}")(_linear_int8)
 for _kind, _load, _size in (("f32", ld_f32, 4), ("bf16", ld_bf16, 2), ("f16", ld_f16, 2)):
-    kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=f"linear_{_kind}_sparse")(_linear(_load, _size))
+    _name = f"linear_{_kind}_sparse"
+    kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=_name)(_linear(_load, _size))
+    special(_name, Kernel(
+        f"{_name}_many", _many(_load, _size), THREADS, lambda rows, v: ceil(v["n"] * ceil(rows, RUN), WARPS), always(0),
+        fields_of(_name), lambda rows, _: rows >= MANY,
+    ))  # fmt: skip
