@@ -12,10 +12,12 @@ from emulation import SCHEDULES, EmulatedDevice, Fault
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError
+from miaotui.runtime import sampling
 from miaotui.runtime.cuda import driver, session
 from miaotui.runtime.cuda.draw import draw_bytes, draw_words
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import DRAWS
+from miaotui.runtime.cuda.kernels import draw as kernels
 from miaotui.runtime.cuda.kernels.base import Kernel
 from miaotui.runtime.cuda.primitives import barrier, block, ld_i64, sld_i64, sst_i64, st_i64, thread
 from miaotui.runtime.cuda.step import S_RESULT, S_START, WORDS
@@ -83,6 +85,30 @@ def test_in_every_order_and_by_any_number_of_blocks(schedule):
     logits = logits_of(1, 523, 4)
     found, wanted = drawn(logits, EVERYTHING, range(3, 6), history=[5, 7], device=EmulatedDevice(schedule), blocks=3)
     assert found == wanted
+
+
+@pytest.mark.parametrize("bits", [0, 2**51 - 1, 2**51, 2**52, 2**53 - 1])
+def test_where_the_uniform_number_falls_on_a_boundary(bits, monkeypatch):
+    monkeypatch.setattr(kernels, "uniform", lambda *_: bits)
+    monkeypatch.setattr(sampling, "uniform_bits", lambda *_: bits)
+    found, wanted = drawn(np.zeros(4, np.float32), SamplingParams(do_sample=True), [1])
+    assert found == wanted == [4 * bits >> 53]
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.5, 128), (np.nextafter(0.5, 1), 129), (255 / 256, 255)])
+def test_where_a_nucleus_ends_on_a_boundary(top_p, kept, monkeypatch):
+    """Of equals the lower ids are in; the last of them is drawn."""
+    monkeypatch.setattr(kernels, "uniform", lambda *_: 2**53 - 1)
+    monkeypatch.setattr(sampling, "uniform_bits", lambda *_: 2**53 - 1)
+    found, wanted = drawn(np.ones(256, np.float32), SamplingParams(top_p=top_p, do_sample=True), [1])
+    assert found == wanted == [kept - 1]
+
+
+def test_both_zeros_are_the_same():
+    """The first of them is the largest; and a penalty makes one of the other."""
+    logits = np.array([-1.0, -0.0, 0.0, -0.0], np.float32)
+    found, wanted = drawn(logits, SamplingParams(repetition_penalty=1.5), [1, 2], history=[2])
+    assert found == wanted == [1, 1]
 
 
 def test_nothing_is_drawn_from_what_is_damaged():
