@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import errors
     from .errors import MiaotuiError
-    from .loader.prune import PrunePlan
+    from .loader.prune.plan import PrunePlan
     from .model import Model, load
     from .runtime.generate import Generation, Timings
     from .runtime.spec import Config
@@ -32,7 +32,7 @@ _HOMES = {
     "Generation": ".runtime.generate",
     "MiaotuiError": ".errors",
     "Model": ".model",
-    "PrunePlan": ".loader.prune",
+    "PrunePlan": ".loader.prune.plan",
     "Timings": ".runtime.generate",
     "errors": "",
     "load": ".model",

@@ -9,7 +9,7 @@ from .runtime.cores import available_threads
 from .runtime.kvcache import KV_BYTES
 
 if TYPE_CHECKING:
-    from .loader.plan import LoadPlan
+    from .loader.load_plan import LoadPlan
     from .runtime.program import Program
     from .runtime.spec import Config
 

@@ -23,19 +23,19 @@ from .limits import (
     reserved,
     threads_of,
 )
-from .loader import wishes
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
-from .loader.count import counted, uncounted
-from .loader.fallback import instead_of
-from .loader.hub import resolve
+from .loader.hub import locate
+from .loader.load_plan import make_load_plan
 from .loader.pack import pack, planned
-from .loader.plan import make_plan
-from .loader.receipt import hashed, make_receipt
-from .loader.shares import ranked, stand_in
-from .loader.tokenizer import Tokenizer
-from .loader.vocabulary import KeptTokenizer, kept_fallback, kept_ids
-from .runtime.generate import Generation, Step, check_ids, collect, params_from, stream
+from .loader.prune import options
+from .loader.prune.ratios import assumed_indices, ranked
+from .loader.prune.receipt import hashed, make_receipt
+from .loader.prune.stored_zeros import counted, uncounted
+from .loader.text.tokenizer import Tokenizer
+from .loader.text.vocab_fallback import make_replacement
+from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
+from .runtime.generate import Generation, Token, check_ids, collect, params_from, stream
 from .runtime.program import record
 from .runtime.session import Session
 
@@ -46,13 +46,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .loader.checkpoint import Checkpoint
-    from .loader.plan import LoadPlan
-    from .loader.receipt import Receipt
-    from .loader.wishes import Prune
+    from .loader.load_plan import LoadPlan
+    from .loader.prune.options import Prune
+    from .loader.prune.receipt import Receipt
     from .runtime.program import Program
     from .runtime.spec import Config, Weights
 
 __all__ = ["Model", "load", "pack_weights"]
+
 
 def load(  # noqa: PLR0913 (keywords)
     path: str | Path,
@@ -91,12 +92,12 @@ def load(  # noqa: PLR0913 (keywords)
     check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
     check_kv_cache(kv_cache)
     fast = check_precision(precision, gpu=device == "cuda")
-    checkpoint = open_checkpoint(resolve(path, revision=revision))
+    checkpoint = open_checkpoint(locate(path, revision=revision))
     try:
         where = str(checkpoint.directory / "config.json")
         config = parse_config(checkpoint.config, where, checkpoint.generation)
-        pruned, whole = wishes.resolve(prune, checkpoint, config, rank=False), config
-        plan = make_plan(checkpoint, config, quantize, None if pruned is None else stand_in(pruned, config))
+        pruned, whole = options.parse_prune(prune, checkpoint, config, rank=False), config
+        plan = make_load_plan(checkpoint, config, quantize, None if pruned is None else assumed_indices(pruned, config))
         config = plan.config
         context = reserved(config, max_context)
         chunk = min(prefill_chunk or PREFILL_CHUNK[device], context)
@@ -110,7 +111,7 @@ def load(  # noqa: PLR0913 (keywords)
         limit(memory, free=free, unsure=unsure)
         if uncounted(plan) or (pruned is not None and pruned.ratio is not None):  # only now is anything read
             pruned = None if pruned is None else ranked(pruned, checkpoint, whole)
-            plan = counted(make_plan(checkpoint, whole, quantize, pruned), checkpoint)
+            plan = counted(make_load_plan(checkpoint, whole, quantize, pruned), checkpoint)
             memory = predicted_memory(plan, record(config, planned(plan), **shape, kv_cache=kv_cache), device)
             limit(memory, free=free)
         weights = pack_weights(plan, checkpoint, n_threads)
@@ -202,7 +203,7 @@ class Model:
             raise TokenizerError(msg)
         if kept is None and cut.vocab is None:
             return t
-        return KeptTokenizer(t, cut.tokens(kept), instead_of(t, cut.fallback(kept, kept_fallback(directory))))
+        return KeptTokenizer(t, cut.tokens(kept), make_replacement(t, cut.fallback(kept, kept_fallback(directory))))
 
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
@@ -280,8 +281,8 @@ class Model:
 
     def stream(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Iterator[str]:
         """Give the answer's text in pieces as it comes. Parameters as in `generate`; checked at once."""
-        steps = self.steps(prompt, **parameters)
-        return (s.text for s in steps if s.text)
+        tokens = self.tokens(prompt, **parameters)
+        return (t.text for t in tokens if t.text)
 
     def generate(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Generation:
         """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`.
@@ -289,9 +290,9 @@ class Model:
         Parameters carry GenerationConfig's names: max_new_tokens, do_sample, temperature, top_k, top_p, min_p,
         repetition_penalty, seed, stop_strings (or stop), eos_token_id, ignore_eos. Errors: `InputError`.
         """
-        return collect(self.steps(prompt, **parameters))
+        return collect(self.tokens(prompt, **parameters))
 
-    def steps(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Iterator[Step]:
+    def tokens(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Iterator[Token]:
         """As `stream`, with ids, finish reason and timings."""
         params = params_from(eos_ids=self.config.eos_ids, **parameters)
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
@@ -304,10 +305,10 @@ class Model:
     def _has_tokenizer(self) -> bool:
         return (self._checkpoint.directory / "tokenizer.json").is_file()
 
-    def _guarded(self, steps: Iterator[Step]) -> Iterator[Step]:
+    def _guarded(self, tokens: Iterator[Token]) -> Iterator[Token]:
         self._acquire()
         try:
-            yield from steps
+            yield from tokens
         finally:
             self._release()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError, MiaotuiError
-from .header import Header, TensorInfo, parse_json, read_header, regular_size, shown
+from .header import Header, TensorInfo, parse_json, quote, read_header, regular_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ class Checkpoint:
             for name, tensor in header.tensors.items():
                 if name in self.tensors:
                     first = self.tensors[name].file.name
-                    msg = f"{directory}: tensor {shown(name)} is in two shards, {first} and {header.file.name}"
+                    msg = f"{directory}: tensor {quote(name)} is in two shards, {first} and {header.file.name}"
                     msg = f"{msg}; download the checkpoint again"
                     raise CheckpointError(msg)
                 self.tensors[name] = tensor
@@ -87,7 +87,7 @@ class Checkpoint:
         """
         tensor = self.tensors.get(name)
         if tensor is None:
-            msg = f"{self.directory}: no tensor {shown(name)}; the checkpoint has {len(self.tensors)} others"
+            msg = f"{self.directory}: no tensor {quote(name)}; the checkpoint has {len(self.tensors)} others"
             raise CheckpointError(msg)
         mapping = self._map(tensor.file)
         view: NDArray[np.generic]
@@ -203,11 +203,11 @@ def read_json_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[
     except OSError as e:
         msg = f"{path}: cannot be read ({e.strerror})"
         raise error(msg) from e
-    found = parse_json(data, str(path), error, constants=True)
-    if not isinstance(found, dict):
-        msg = f"{path}: expected a JSON object, found {shown(found)}"
+    parsed = parse_json(data, str(path), error, constants=True)
+    if not isinstance(parsed, dict):
+        msg = f"{path}: expected a JSON object, found {quote(parsed)}"
         raise error(msg)
-    return found
+    return parsed
 
 
 def _check_directory(directory: Path) -> None:
@@ -220,7 +220,7 @@ def _check_directory(directory: Path) -> None:
         msg = f"{directory}: is a file; give the directory that holds it together with {CONFIG}"
         raise CheckpointError(msg)
     if not is_dir:
-        msg = f"{shown(str(directory), 300)}: no such directory; give a directory with {CONFIG} and {SINGLE}"
+        msg = f"{quote(str(directory), 300)}: no such directory; give a directory with {CONFIG} and {SINGLE}"
         raise CheckpointError(msg)
     if not (directory / CONFIG).exists():
         msg = f"{directory}: no {CONFIG}; expected a Hugging Face directory with {CONFIG} and {SINGLE}"
@@ -252,7 +252,7 @@ def _sharded(directory: Path) -> dict[str, Header]:
     path = directory / INDEX
     table = read_json_object(path, MAX_INDEX, CheckpointError).get("weight_map")
     if not isinstance(table, dict) or not table:
-        msg = f"{path}: expected weight_map to map tensor names to shard files, found {shown(table)}"
+        msg = f"{path}: expected weight_map to map tensor names to shard files, found {quote(table)}"
         raise CheckpointError(msg)
     shards: dict[str, None] = {}  # an ordered set
     for name, shard in table.items():
@@ -266,7 +266,7 @@ def _sharded(directory: Path) -> dict[str, Header]:
     headers = {s: read_header(directory / s) for s in shards}
     for name, shard in table.items():
         if name not in headers[shard].tensors:
-            msg = f"{path}: promises tensor {shown(name)} in {shard}, which lacks it; download both again"
+            msg = f"{path}: promises tensor {quote(name)} in {shard}, which lacks it; download both again"
             raise CheckpointError(msg)
     return headers
 
@@ -281,6 +281,6 @@ def _check_shard_name(path: Path, tensor: str, shard: object) -> None:
         and not any(c in shard for c in "/\\:")
     )
     if not plain:
-        msg = f"{path}: tensor {shown(tensor)}: a shard must be a plain .safetensors file name in the same directory"
-        msg = f"{msg}, found {shown(shard)}; refused"
+        msg = f"{path}: tensor {quote(tensor)}: a shard must be a plain .safetensors file name in the same directory"
+        msg = f"{msg}, found {quote(shard)}; refused"
         raise CheckpointError(msg)

@@ -10,17 +10,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from . import uneven
 from .families import FAMILIES, Resolved, resolve_with
 from .families.values import checked, token_ids
-from .header import shown
+from .header import quote
+from .prune import layer_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..runtime.spec import Config
 
-__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve"]
+__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve_config"]
 
 #: What `miaotui quantize` writes into config.json: quantization_config.quant_method and .format.
 QUANT_METHOD, QUANT_FORMAT = "miaotui", 1
@@ -35,11 +35,11 @@ def parse_config(raw: object, where: str, generation: object = None) -> Config:
     Its `bos_token_id` and `eos_token_id` win over the config's. Ids outside the vocabulary are dropped: they can
     neither be fed nor come out. Raises `ConfigError`.
     """
-    config = resolve(raw, where).config
+    config = resolve_config(raw, where).config
     ids = {"bos_token_id": config.bos_ids, "eos_token_id": config.eos_ids}
     if generation is not None:
         if not isinstance(generation, dict):
-            msg = f"generation_config.json beside {where} holds {shown(generation)}; expected an object"
+            msg = f"generation_config.json beside {where} holds {quote(generation)}; expected an object"
             raise ConfigError(msg)
         place = f"generation_config.json beside {where}"
         ids |= {
@@ -49,21 +49,21 @@ def parse_config(raw: object, where: str, generation: object = None) -> Config:
     return replace(config, bos_ids=bos, eos_ids=eos)
 
 
-def resolve(raw: object, where: str) -> Resolved:
+def resolve_config(raw: object, where: str) -> Resolved:
     """Resolve the file's own keys: the `Config`, and which optional weights it asks for. Raises `ConfigError`."""
     if not isinstance(raw, dict):
-        msg = f"{where} holds {shown(raw)}; expected an object"
+        msg = f"{where} holds {quote(raw)}; expected an object"
         raise ConfigError(msg)
     raw = _without_our_own(raw, where)
     kind = raw.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
-        found = f"is {shown(kind)}" if "model_type" in raw else "is missing"
-        msg = f"{where}: model_type {found}; expected one of {', '.join(FAMILIES)}"
+        what = f"is {quote(kind)}" if "model_type" in raw else "is missing"
+        msg = f"{where}: model_type {what}; expected one of {', '.join(FAMILIES)}"
         raise ConfigError(msg)
-    plain = {key: value for key, value in raw.items() if key not in uneven.KEYS}
+    plain = {key: value for key, value in raw.items() if key not in layer_sizes.KEYS}
     resolved = resolve_with(family, plain, where)
-    sizes = uneven.layer_sizes(raw, resolved.config, family, where)
+    sizes = layer_sizes.layer_sizes(raw, resolved.config, family, where)
     if sizes is not None:
         resolved = replace(resolved, config=resolved.config.with_layers(sizes))
     _check_sizes(resolved.config, where)
@@ -77,7 +77,7 @@ def _without_our_own(raw: dict[str, Any], where: str) -> dict[str, Any]:
         return raw
     if ours.get("format") != QUANT_FORMAT:
         msg = (
-            f"{where}: quantization_config.format is {shown(ours.get('format'))}; this version reads {QUANT_FORMAT}. "
+            f"{where}: quantization_config.format is {quote(ours.get('format'))}; this version reads {QUANT_FORMAT}. "
             "Quantise the original again, or update miaotui"
         )
         raise ConfigError(msg)

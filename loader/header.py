@@ -27,11 +27,11 @@ __all__ = [
     "MAX_HEADER",
     "Header",
     "TensorInfo",
-    "impostor",
+    "looks_like",
     "parse_json",
+    "quote",
     "read_header",
     "regular_size",
-    "shown",
 ]
 
 #: safetensors dtype name -> bytes per element. The 4- and 6-bit types have no whole bytes and are refused by name.
@@ -47,7 +47,7 @@ MAX_COUNT = 2**63 - 1  # sizes must fit a signed 64-bit address
 _PREFIX = 8
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 #: What a file that is not safetensors usually is: its first bytes -> what to say.
-_IMPOSTORS: tuple[tuple[bytes, str], ...] = (
+_LOOKS: tuple[tuple[bytes, str], ...] = (
     (
         b"version https://git-lfs",
         "it is a git-lfs pointer, not the file itself: run `git lfs pull` in the repository, or download the file",
@@ -90,7 +90,7 @@ class Header:
     file_bytes: int
 
 
-def shown(value: object, limit: int = 80) -> str:
+def quote(value: object, limit: int = 80) -> str:
     """`repr(value)`, cut to `limit` characters: what a file says is quoted, never printed as it is."""
     try:
         text = repr(value[: limit + 1] if isinstance(value, str | list) else value)
@@ -104,7 +104,7 @@ def regular_size(path: Path, error: type[MiaotuiError] = CheckpointError) -> int
     try:
         info = path.stat()
     except (OSError, ValueError) as e:  # ValueError: a NUL byte in the name
-        msg = f"{shown(str(path), 300)}: cannot be read ({_reason(e)}); check the path and the download"
+        msg = f"{quote(str(path), 300)}: cannot be read ({_reason(e)}); check the path and the download"
         raise error(msg) from e
     if not stat.S_ISREG(info.st_mode):
         msg = f"{path}: expected a regular file, found something else (a directory, a pipe or a device)"
@@ -116,13 +116,13 @@ def parse_json(data: bytes, where: str, error: type[MiaotuiError], *, constants:
     """JSON in UTF-8, strictly: a key given twice is refused, and NaN and Infinity unless `constants`."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) != len(items):
+        table = dict(items)
+        if len(table) != len(items):
             seen: set[str] = set()
             twice = next(name for name, _ in items if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            msg = f"the key {shown(twice)} is given twice"
+            msg = f"the key {quote(twice)} is given twice"
             raise ValueError(msg)
-        return found
+        return table
 
     def constant(name: str) -> float:
         if not constants:
@@ -137,16 +137,14 @@ def parse_json(data: bytes, where: str, error: type[MiaotuiError], *, constants:
     except RecursionError:
         msg = f"{where}: JSON is nested too deep; the file is damaged or was made to do harm"
     except ValueError as e:
-        msg = f"{where}: {impostor(data, want_json=True) or f'not valid JSON ({e})'}; download it again or repair it"
+        msg = f"{where}: {looks_like(data, want_json=True) or f'not valid JSON ({e})'}; download it again or repair it"
     raise error(msg)
 
 
-def impostor(start: bytes, *, want_json: bool = False) -> str:
+def looks_like(start: bytes, *, want_json: bool = False) -> str:
     """What the file is, when its first bytes tell that it is not what was wanted; or "". `want_json`: JSON was."""
     text = start[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next(
-        (what for magic, what in _IMPOSTORS if text.startswith(magic) and not (want_json and magic == b"{")), ""
-    )
+    return next((what for magic, what in _LOOKS if text.startswith(magic) and not (want_json and magic == b"{")), "")
 
 
 def read_header(path: Path) -> Header:
@@ -167,7 +165,7 @@ def read_header(path: Path) -> Header:
         msg = f"{path}: the file became shorter while it was read"
         raise CheckpointError(msg)
     if not raw.startswith(b"{"):
-        msg = f"{path}: the header must begin with '{{', found {shown(raw[:16])}; {_AGAIN}"
+        msg = f"{path}: the header must begin with '{{', found {quote(raw[:16])}; {_AGAIN}"
         raise CheckpointError(msg)
     table = parse_json(raw, f"{path}: header", CheckpointError)
     metadata = _metadata(path, table.pop("__metadata__", None))
@@ -188,13 +186,13 @@ def _reason(e: Exception) -> str:
 def _header_length(path: Path, size: int, start: bytes) -> int:
     """The header's length, compared with the format's limit and with the file."""
     if size < _PREFIX or len(start) < _PREFIX:
-        what = impostor(start) or f"a safetensors file has at least {_PREFIX} bytes, this one has {size}; {_AGAIN}"
+        what = looks_like(start) or f"a safetensors file has at least {_PREFIX} bytes, this one has {size}; {_AGAIN}"
         msg = f"{path}: {what}"
         raise CheckpointError(msg)
     length = int.from_bytes(start[:_PREFIX], "little")
     # None of the impostors' first bytes makes a length within the limit, so a good file is never taken for one.
     if length > MAX_HEADER:
-        what = impostor(start) or f"the header claims {length} bytes, the limit is {MAX_HEADER}; {_AGAIN}"
+        what = looks_like(start) or f"the header claims {length} bytes, the limit is {MAX_HEADER}; {_AGAIN}"
     elif length > size - _PREFIX:
         what = f"the header claims {length} bytes, only {size - _PREFIX} follow: it is cut short; download it again"
     elif length == 0:
@@ -205,19 +203,19 @@ def _header_length(path: Path, size: int, start: bytes) -> int:
     raise CheckpointError(msg)
 
 
-def _metadata(path: Path, found: object) -> dict[str, str]:
-    if found is None:
+def _metadata(path: Path, raw: object) -> dict[str, str]:
+    if raw is None:
         return {}
-    if not isinstance(found, dict):
-        msg = f"{path}: __metadata__ must map names to strings, found {shown(found)}"
+    if not isinstance(raw, dict):
+        msg = f"{path}: __metadata__ must map names to strings, found {quote(raw)}"
         raise CheckpointError(msg)
-    for name, value in found.items():
+    for name, value in raw.items():
         if not isinstance(value, str):
-            msg = f"{path}: __metadata__[{shown(name)}] must be a string, found {shown(value)}"
+            msg = f"{path}: __metadata__[{quote(name)}] must be a string, found {quote(value)}"
             raise CheckpointError(msg)
         _check_text(path, name)
         _check_text(path, value)
-    return found
+    return raw
 
 
 def _check_text(path: Path, text: str) -> None:
@@ -225,7 +223,7 @@ def _check_text(path: Path, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        msg = f"{path}: header: {shown(text)} is not Unicode text (a lone surrogate); {_AGAIN}"
+        msg = f"{path}: header: {quote(text)} is not Unicode text (a lone surrogate); {_AGAIN}"
         raise CheckpointError(msg) from e
 
 
@@ -235,23 +233,23 @@ def _is_size(value: object) -> bool:
 
 def _entry(path: Path, name: str, entry: object, data_start: int, size: int) -> TensorInfo:
     """One row of the header's table, checked by itself: dtype, shape, range, and that the range has the right size."""
-    where = f"{path}: tensor {shown(name)}"
+    where = f"{path}: tensor {quote(name)}"
     _check_text(path, name)
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
-        msg = f"{where}: expected an object with dtype, shape and data_offsets, found {shown(entry)}; {_AGAIN}"
+        msg = f"{where}: expected an object with dtype, shape and data_offsets, found {quote(entry)}; {_AGAIN}"
         raise CheckpointError(msg)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        msg = f"{where}: unknown dtype {shown(dtype)}; known are {', '.join(DTYPES)}"
+        msg = f"{where}: unknown dtype {quote(dtype)}; known are {', '.join(DTYPES)}"
         raise CheckpointError(msg)
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_size, shape)):
-        msg = f"{where}: shape must be a list of at most {MAX_RANK} non-negative integers, found {shown(shape)}"
+        msg = f"{where}: shape must be a list of at most {MAX_RANK} non-negative integers, found {quote(shape)}"
         raise CheckpointError(msg)
     if math.prod(n for n in shape if n) * DTYPES[dtype] > MAX_COUNT:
-        msg = f"{where}: shape {shown(shape)} has more elements than memory has addresses; {_AGAIN}"
+        msg = f"{where}: shape {quote(shape)} has more elements than memory has addresses; {_AGAIN}"
         raise CheckpointError(msg)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):  # noqa: PLR2004
-        msg = f"{where}: data_offsets must be two non-negative integers, found {shown(offsets)}; {_AGAIN}"
+        msg = f"{where}: data_offsets must be two non-negative integers, found {quote(offsets)}; {_AGAIN}"
         raise CheckpointError(msg)
     begin, end = offsets
     want = math.prod(shape) * DTYPES[dtype]
@@ -272,9 +270,9 @@ def _check_tiling(path: Path, tensors: list[TensorInfo], data_start: int, size: 
     for t in tensors:
         if t.start != at:
             kind, n = ("overlaps", at - t.start) if t.start < at else ("leaves a gap after", t.start - at)
-            msg = f"{path}: tensor {shown(t.name)} {kind} {before} by {n} bytes; {_AGAIN}"
+            msg = f"{path}: tensor {quote(t.name)} {kind} {before} by {n} bytes; {_AGAIN}"
             raise CheckpointError(msg)
-        at, before = t.stop, shown(t.name)
+        at, before = t.stop, quote(t.name)
     if at != size:
         msg = f"{path}: {size - at} bytes follow the last tensor, expected none; {_AGAIN}"
         raise CheckpointError(msg)

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, HubError, InputError
-from .header import shown
+from .header import quote
 
-__all__ = ["resolve"]
+__all__ = ["locate"]
 
 _ALLOW = ["*.safetensors", "*.json", "*.jinja"]
 _IGNORE = ["*/*.safetensors", "consolidated*.safetensors"]  # the same weights again, in other formats
@@ -21,7 +21,7 @@ _IGNORE = ["*/*.safetensors", "consolidated*.safetensors"]  # the same weights a
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 
 
-def resolve(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     """Find the checkpoint: a path that exists wins; otherwise "name" or "org/name" is looked up on the hub.
 
     Errors: `CheckpointError` for a path that does not exist, `HubError` for a name that cannot be had, with its cause.
@@ -38,10 +38,10 @@ def resolve(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     if exists:
         return path
     if isinstance(name_or_path, Path) or _looks_like_path(text):
-        msg = f"{shown(text, 300)}: no such directory; give a checkpoint's directory, or a hub name such as org/name"
+        msg = f"{quote(text, 300)}: no such directory; give a checkpoint's directory, or a hub name such as org/name"
         raise CheckpointError(msg)
     if revision is not None and (not isinstance(revision, str) or not revision):
-        msg = f"revision must be a branch, a tag or a commit, found {shown(revision)}"
+        msg = f"revision must be a branch, a tag or a commit, found {quote(revision)}"
         raise InputError(msg)
     return _download(text, revision)
 
@@ -52,20 +52,20 @@ def _looks_like_path(text: str) -> bool:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    where = f"hub name {name!r}" + (f", revision {shown(revision)}" if revision else "")
+    where = f"hub name {name!r}" + (f", revision {quote(revision)}" if revision else "")
     try:
         import huggingface_hub  # noqa: PLC0415 - slow to import, and needed for names only
     except ImportError as e:
         msg = f"{where}: no such directory here, and huggingface_hub is not installed: pip install huggingface_hub"
         raise HubError(msg) from e
     try:
-        found = huggingface_hub.snapshot_download(
+        folder = huggingface_hub.snapshot_download(
             name, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE, library_name="miaotui"
         )
     except Exception as e:
         msg = f"{where}: {_advice(e)}"
         raise HubError(msg) from e
-    return Path(found)
+    return Path(folder)
 
 
 def _advice(e: Exception) -> str:  # noqa: PLR0911 - a table of cases

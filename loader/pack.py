@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError
-from ..runtime.packed import packed_shape
-from ..runtime.pages import zeroed
+from ..runtime.memory import zeroed
+from ..runtime.quantized import quantized_shape
 from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .checkpoint import Checkpoint
-    from .plan import LoadPlan
+    from .load_plan import LoadPlan
     from .quantize import PackRows
     from .source import Source
 
@@ -58,7 +58,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
         out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
         if source.quantizes:
-            out = out if source.sparse else out.reshape(packed_shape(source.dtype, source.shape))
+            out = out if source.sparse else out.reshape(quantized_shape(source.dtype, source.shape))
             _quantize(out, source, checkpoint, how)
         elif source.sparse:
             _fill_sparse(out, tensor, source, partial(_let_go, source, checkpoint))
@@ -128,9 +128,7 @@ def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callabl
         done(span)
 
 
-def _fill_sparse(
-    out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, done: Callable[[slice], None]
-) -> None:
+def _fill_sparse(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, done: Callable[[slice], None]) -> None:
     """Write the numbers that stay, a few rows at a time: as many as were planned."""
     n, k = source.shape
     each = source.zeros.rows if source.zeros is not None else 1

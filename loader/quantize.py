@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import PlanError
-from ..runtime.packed import (
+from ..runtime.quantized import (
     GROUP,
     HEAD_BYTES,
     INT4A_TRIALS,
@@ -27,7 +27,7 @@ from ..runtime.packed import (
     QUANTIZED,
     SCALE_BYTES,
     TRIALS,
-    packed_shape,
+    quantized_shape,
 )
 from ..runtime.sparse_int8 import pack_sparse_int8
 
@@ -80,7 +80,7 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
 
 
 def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.uint8]) -> bool:
-    """Quantise [n, k], as the file stores it, into `out`, uint8 `packed_shape`.
+    """Quantise [n, k], as the file stores it, into `out`, uint8 `quantized_shape`.
 
     False where a number is not finite or a scale does not fit float16; `out` then holds nothing of use.
     """
@@ -156,7 +156,7 @@ def pack_sparse_matrix(  # noqa: PLR0913 - as `pack_matrix`
     def work(first: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], bool]:
         span = slice(first, min(n, first + step))
         numbers, stays = read(span)
-        packed = np.empty(packed_shape("int8", stays.shape), np.uint8)
+        packed = np.empty(quantized_shape("int8", stays.shape), np.uint8)
         fine = pack(np.where(stays, numbers, numbers.dtype.type(0)), stored, "int8", packed)
         if done is not None:
             done(span)
@@ -231,7 +231,7 @@ def _inverse(x: NDArray[np.floating]) -> F32:
 
 
 def _lay(q: F32, head: list[NDArray[np.float16]], dtype: str, out: NDArray[np.uint8]) -> None:
-    """Numbers [32, rows, groups] and what stands before them, [rows, groups] each, to their places (`packed.py`)."""
+    """Numbers [32, rows, groups] and what stands before them, [rows, groups] each, to their places (`quantized.py`)."""
     _, rows, groups = q.shape
     panels = rows // PANEL
     for i, part in enumerate(head):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MiaotuiError, PlanError
-from .header import shown
+from .header import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,13 +27,13 @@ _PIECE = re.compile(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?")
 
 def as_ranges(indices: Iterable[int]) -> Ranges:
     """Ascending indices -> ranges; neighbours join."""
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for i in indices:
-        if found and found[-1][1] == i:
-            found[-1] = (found[-1][0], i + 1)
+        if ranges and ranges[-1][1] == i:
+            ranges[-1] = (ranges[-1][0], i + 1)
         else:
-            found.append((i, i + 1))
-    return tuple(found)
+            ranges.append((i, i + 1))
+    return tuple(ranges)
 
 
 def as_indices(ranges: Ranges) -> NDArray[np.int64]:
@@ -58,8 +58,8 @@ def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError
 
     Raises `error` for what is none of these, for a negative index and for one that is named twice.
     """
-    found = read_order(value, what, error)
-    ascending = sorted(found)
+    indices = read_order(value, what, error)
+    ascending = sorted(indices)
     twice = next((a for a, b in pairwise(ascending) if a == b), None)
     if twice is not None:
         msg = f"{what}: {twice} is named twice; name each index once"
@@ -70,31 +70,31 @@ def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError
 def read_order(value: object, what: str, error: type[MiaotuiError] = PlanError) -> tuple[int, ...]:
     """Indices as `read_indices` reads them, in the order given; any may come twice."""
     if isinstance(value, str):
-        found = _from_text(value, what, error)
+        indices = _from_text(value, what, error)
     elif isinstance(value, int | np.integer) and not isinstance(value, bool):
-        found = [int(value)]
+        indices = [int(value)]
     else:
         try:
             listed = list(value)  # type: ignore[call-overload]  # what cannot be iterated is refused below
         except TypeError:
             listed = [None]
         if any(isinstance(i, bool) or not isinstance(i, int | np.integer) for i in listed):
-            msg = f"{what}: found {shown(value)}; expected indices, for instance '0-2,5' or [0, 1, 2, 5]"
+            msg = f"{what}: found {quote(value)}; expected indices, for instance '0-2,5' or [0, 1, 2, 5]"
             raise error(msg)
-        found = [int(i) for i in listed]
-    if found and min(found) < 0:
-        msg = f"{what}: {min(found)} is negative; indices count from 0"
+        indices = [int(i) for i in listed]
+    if indices and min(indices) < 0:
+        msg = f"{what}: {min(indices)} is negative; indices count from 0"
         raise error(msg)
-    return tuple(found)
+    return tuple(indices)
 
 
 def _from_text(text: str, what: str, error: type[MiaotuiError]) -> list[int]:
-    found: list[int] = []
+    indices: list[int] = []
     for piece in text.split(",") if text.strip() else ():
         match = _PIECE.fullmatch(piece.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first or len(found) + last - first >= MAX_INDICES:
-            msg = f"{what}: {shown(piece)} in {shown(text)} is no index or range such as 3 or 0-2"
+        if last < first or len(indices) + last - first >= MAX_INDICES:
+            msg = f"{what}: {quote(piece)} in {quote(text)} is no index or range such as 3 or 0-2"
             raise error(msg)
-        found.extend(range(first, last + 1))
-    return found
+        indices.extend(range(first, last + 1))
+    return indices

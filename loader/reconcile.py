@@ -23,13 +23,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
-from .config import resolve
-from .cut import ATTENTION, AXES, FEED_FORWARD, axis_size
+from .config import resolve_config
 from .families import FAMILIES, piece_name
-from .leave import resized
+from .prune.compiled import ATTENTION, AXES, FEED_FORWARD, axis_size
+from .prune.export import resized
+from .prune.layer_sizes import PRUNED_HEADS
 from .ranges import show
-from .source import PACKED
-from .uneven import PRUNED_HEADS
+from .source import PREQUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,16 +55,17 @@ def reconciled(
     """
     where = str(directory / "config.json")
     try:
-        found = resolve(raw, where)
+        resolved = resolve_config(raw, where)
     except ConfigError:
         return raw, ()
-    before, after = found.config, _Headers(found, tensors).config()
+    before, after = resolved.config, _Headers(resolved, tensors).config()
     if after == before:
         return raw, ()
     told = _told(before, after)
     out = _spelled(raw, before, after)
     try:
-        says = "" if resolve(out, where).config == after else f"a {after.family} config.json has no words for them"
+        same = resolve_config(out, where).config == after
+        says = "" if same else f"a {after.family} config.json has no words for them"
     except ConfigError as e:
         says = str(e)
     if says:
@@ -76,8 +77,8 @@ def reconciled(
 class _Headers:
     """What the headers say of every size of the model that config.json describes."""
 
-    def __init__(self, found: Resolved, tensors: Mapping[str, TensorInfo]) -> None:
-        self.before, self.biases, self.tensors = found.config, found.biases, tensors
+    def __init__(self, resolved: Resolved, tensors: Mapping[str, TensorInfo]) -> None:
+        self.before, self.biases, self.tensors = resolved.config, resolved.biases, tensors
         self.family = FAMILIES[self.before.family]
         self.prefix = self.family.prefix_in(tensors)
 
@@ -168,7 +169,7 @@ class _Headers:
         roles = self.family.model.items() if axis == "vocab" else self._roles(layer)
         for role, part in roles:
             info = self._info(role, part, layer) if axis in AXES[role] else None
-            if info is None or info.dtype == PACKED or len(info.shape) != len(AXES[role]):
+            if info is None or info.dtype == PREQUANTIZED or len(info.shape) != len(AXES[role]):
                 continue
             shape = info.shape[::-1] if part.transposed and not info.name.endswith(f".{role}") else info.shape
             count = 1 if info.name.endswith(f".{role}") else part.count
@@ -193,10 +194,10 @@ class _Headers:
         if role == "head":
             return self.tensors.get(part.name)
         name = self.prefix + part.name.replace("{i}", str(layer))
-        found = self.tensors.get(piece_name(name, role)) or self.tensors.get(name)
-        if found is None and role == "embed" and self.before.tied:
+        info = self.tensors.get(piece_name(name, role)) or self.tensors.get(name)
+        if info is None and role == "embed" and self.before.tied:
             return self.tensors.get(self.family.model["head"].name)
-        return found
+        return info
 
 
 def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str, Any]:

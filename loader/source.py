@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError
-from ..runtime.packed import QUANTIZED
+from ..runtime.quantized import QUANTIZED
 from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import weight_bytes
 from .header import DTYPES as STORED_BYTES
+from .prune.masks import keep
 from .ranges import as_indices
-from .zeros import keep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .header import TensorInfo
-    from .patterns import Pattern
+    from .prune.sparsity import Pattern
     from .ranges import Ranges
 
-__all__ = ["PACKED", "STORED", "Rows", "Source", "narrowed", "read", "read_kept", "read_masked", "spans_by_file"]
+__all__ = ["PREQUANTIZED", "STORED", "Rows", "Source", "narrowed", "read", "read_kept", "read_masked", "spans_by_file"]
 
 #: Of a matrix that we packed and wrote.
-PACKED = "U8"
+PREQUANTIZED = "U8"
 #: Dtypes that weights are made from: the file's name -> the kernels' name.
 STORED = {"F32": "f32", "BF16": "bf16", "F16": "f16", "F64": "f32"}
 
@@ -75,12 +75,12 @@ class Source:
     @property
     def quantizes(self) -> bool:
         """Whether loading turns floats into integers here."""
-        return self.dense in QUANTIZED and self.tensor.dtype != PACKED
+        return self.dense in QUANTIZED and self.tensor.dtype != PREQUANTIZED
 
     @property
     def packed(self) -> bool:
         """Whether the file holds it as integers already."""
-        return self.tensor.dtype == PACKED
+        return self.tensor.dtype == PREQUANTIZED
 
     @property
     def gathered(self) -> bool:
@@ -126,8 +126,8 @@ class Source:
         if self.packed:
             return ""
         outputs = self.tensor.shape[-1 if self.transposed else 0]
-        rows = "" if self.rows == ((0, outputs),) else _shown(self.rows)
-        columns = "" if self.columns is None else _shown(self.columns)
+        rows = "" if self.rows == ((0, outputs),) else _summary_line(self.rows)
+        columns = "" if self.columns is None else _summary_line(self.columns)
         axes = [columns, rows] if self.transposed else [rows, columns]
         while axes and not axes[-1]:
             axes.pop()
@@ -166,7 +166,7 @@ class Source:
         return None if self.columns is None else as_indices(self.columns)
 
 
-def _shown(ranges: Ranges) -> str:
+def _summary_line(ranges: Ranges) -> str:
     """One range as Python writes it; of several, how many."""
     if len(ranges) == 1:
         return f"{ranges[0][0]}:{ranges[0][1]}"
@@ -175,10 +175,10 @@ def _shown(ranges: Ranges) -> str:
 
 def spans_by_file(sources: Iterable[Source]) -> dict[Path, list[tuple[int, int]]]:
     """Bytes that the sources are made from: ascending and apart, by file."""
-    found: dict[Path, list[tuple[int, int]]] = {}
+    by_file: dict[Path, list[tuple[int, int]]] = {}
     for source in sources:
-        found.setdefault(source.tensor.file, []).extend(source.spans)
-    return {file: _joined(spans) for file, spans in found.items()}
+        by_file.setdefault(source.tensor.file, []).extend(source.spans)
+    return {file: _joined(spans) for file, spans in by_file.items()}
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

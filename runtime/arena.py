@@ -86,16 +86,16 @@ def waits(accesses: Sequence[tuple[Spans, Spans]]) -> list[bool]:
 
     It waits only if it touches what another wrote, or writes what another read, since the last wait.
     """
-    found: list[bool] = []
+    needed: list[bool] = []
     reads: Spans = []
     writes: Spans = []
     for r, w in accesses:
-        found.append(spans_overlap(writes, [*r, *w]) or spans_overlap(reads, w))
-        if found[-1]:
+        needed.append(spans_overlap(writes, [*r, *w]) or spans_overlap(reads, w))
+        if needed[-1]:
             reads, writes = [], []
         reads += r
         writes += w
-    return found
+    return needed
 
 
 def spans_overlap(xs: Sequence[tuple[int, int]], ys: Sequence[tuple[int, int]]) -> bool:

@@ -35,4 +35,3 @@ def panel_floats(piece: int) -> int:
 def carry_floats(k: int, tokens: int) -> int:
     """Unfinished sums of a step of so many tokens; a tile may stand over by two."""
     return 0 if k <= PIECE else LANES * COLUMNS * (min(tokens, TOKEN_BLOCK) + 2)
-

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from ..errors import InputError
+from .detokenize import Detokeniser, StopStrings, check_stop
 from .sampling import Sampler, SamplingParams
-from .text import Detokeniser, StopStrings, check_stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ __all__ = [
     "GenerateParams",
     "Generation",
     "SessionLike",
-    "Step",
     "Timings",
+    "Token",
     "check_ids",
     "collect",
     "params_from",
@@ -120,7 +120,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Step:
+class Token:
     """One id drawn and the text that it completed (perhaps none). The last step has a reason and the timings.
 
     `id` is None in the only step of a generation that draws nothing.
@@ -209,7 +209,7 @@ def stream(  # noqa: PLR0913 - keywords
     *,
     load_s: float = 0.0,
     sequence: int = 0,
-) -> Iterator[Step]:
+) -> Iterator[Token]:
     """Give the steps of the answer to `prompt_ids`; the inputs are checked at once, the work is done step by step.
 
     The session is this stream's until it ends: another use of it between two steps overwrites the sequence. Closing
@@ -230,7 +230,7 @@ def stream(  # noqa: PLR0913 - keywords
     return _steps(session, ids, params, _Writer(decode, ids, params), load_s, sequence)
 
 
-def collect(steps: Iterable[Step]) -> Generation:
+def collect(steps: Iterable[Token]) -> Generation:
     """Run a stream to its end."""
     ids: list[int] = []
     pieces: list[str] = []
@@ -299,13 +299,13 @@ class _Source:
 
 def _steps(  # noqa: PLR0913, PLR0917 - the state of a stream
     session: SessionLike, prompt: list[int], params: GenerateParams, writer: _Writer, load_s: float, sequence: int
-) -> Iterator[Step]:
+) -> Iterator[Token]:
     """Prefill; then draw, give, feed."""
     n_prompt, room = len(prompt), session.n_context - len(prompt) + 1  # the last id drawn is never fed
     limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
     if limit == 0:
-        yield Step(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt))
+        yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt))
         return
     began = time.perf_counter()
     session.step(prompt, 0)
@@ -331,10 +331,10 @@ def _steps(  # noqa: PLR0913, PLR0917 - the state of a stream
             reason = "stop" if stopped else reason
             decode_s += time.perf_counter() - began
             timings = Timings(load_s, prefill_s, decode_s if n_new > 1 else 0.0, first_token_s, n_prompt, n_new)
-            yield Step(token, text, reason, timings)
+            yield Token(token, text, reason, timings)
             return
         decode_s += time.perf_counter() - began
-        yield Step(token, text)
+        yield Token(token, text)
         began = time.perf_counter()
         source.feed(token, position, limit - n_new)
 

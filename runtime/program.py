@@ -19,7 +19,7 @@ from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
 from .kvcache import cache_bytes, padded_context, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
-from .packed import GROUP, QUANTIZED
+from .quantized import GROUP, QUANTIZED
 from .rope import RopeTable
 from .sparse import SPARSE, spread_floats
 from .sparse_int8 import SPARSE_INT8, spread_int8_floats
@@ -50,8 +50,8 @@ class Instruction:
 
     def tensors(self, kind: str) -> list[Tensor]:
         """Operands of kind "o" (written) or "i" (read)."""
-        found = [self.values[f[2:]] for f in OPS[self.op].fields if f[0] == kind]
-        return [t for t in found if isinstance(t, Tensor)]
+        operands = [self.values[f[2:]] for f in OPS[self.op].fields if f[0] == kind]
+        return [t for t in operands if isinstance(t, Tensor)]
 
     @property
     def kernel(self) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .packed import GROUP
+from .quantized import GROUP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

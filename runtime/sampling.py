@@ -335,6 +335,6 @@ def _integer(value: object) -> int | None:
 
 
 def _refusal(name: str, value: object, wanted: str) -> InputError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."  # noqa: PLR2004 - one line of a terminal
-    return InputError(f"{name}={shown}: expected {wanted}")
+    quote = repr(value)
+    quote = quote if len(quote) <= 60 else quote[:57] + "..."  # noqa: PLR2004 - one line of a terminal
+    return InputError(f"{name}={quote}: expected {wanted}")

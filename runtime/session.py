@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from .pages import zeroed
+from .memory import zeroed
 from .program import record
 from .rope import RopeTable
 
@@ -68,8 +68,8 @@ class Session:
         self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, threads
         self.chunk, self.rows = chunk, rows
         self.table, self.weights = table, weights  # addresses point into these
-        found = link.addresses(i.kernel for i in self.program.code)
-        self.code = self.program.encode(found.__getitem__)
+        addresses = link.addresses(i.kernel for i in self.program.code)
+        self.code = self.program.encode(addresses.__getitem__)
         self.arena = zeroed(self.program.arena_bytes)
         self._ids = np.zeros(chunk, np.int64)
         self._words = np.zeros(16, np.int64)

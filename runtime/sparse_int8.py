@@ -1,4 +1,4 @@
-"""int8 matrices that hold few numbers: the panels of `packed.py`, with a bit for each number, and those that are kept.
+"""int8 matrices that hold few numbers: the panels of `quantized.py`, a bit for each number, and those that are kept.
 
 A matrix [n, k] is an unbroken array of bytes; panels are 16 rows and groups 32 columns, both filled up:
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .packed import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, packed_shape, unpack
+from .quantized import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, quantized_shape, unpack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,7 @@ SPREAD_PANELS = 2
 
 def sparse_int8_bytes(shape: tuple[int, ...], kept: int) -> int:
     """Bytes of a matrix [n, k] that keeps so many numbers."""
-    panels, groups, _ = packed_shape("int8", shape)
+    panels, groups, _ = quantized_shape("int8", shape)
     end = 8 * (panels + 1) + panels * groups * (HEAD + BITS_BYTES) + kept + SPARE
     return end + -end % 8
 
@@ -89,7 +89,7 @@ def pack_sparse_int8(
 
 def unpack_sparse_int8(array: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """The exact values, float64 [n, k]."""
-    panels, groups, size = packed_shape("int8", shape)
+    panels, groups, size = quantized_shape("int8", shape)
     dense = np.full((panels, groups, size), QUANTIZED["int8"], np.uint8)
     starts = array[: 8 * (panels + 1)].view(np.int64)
     at = int(starts[0])

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .packed import QUANTIZED, packed_shape, unpack
+from .quantized import QUANTIZED, quantized_shape, unpack
 from .sparse import SPARSE, sparse_bytes, unpack_sparse
 from .sparse_int8 import SPARSE_INT8, sparse_int8_bytes, unpack_sparse_int8
 
@@ -60,13 +60,13 @@ DTYPES: dict[str, tuple[int, type[np.generic]]] = {
 
 
 def weight_bytes(dtype: str, shape: tuple[int, ...], kept: int = 0) -> int:
-    """Bytes of a weight: a dtype of `DTYPES`, `packed.QUANTIZED`, or a sparse one with so many numbers kept."""
+    """Bytes of a weight: a dtype of `DTYPES`, `quantized.QUANTIZED`, or a sparse one with so many numbers kept."""
     if dtype in SPARSE:
         return sparse_bytes(dtype, shape, kept)
     if dtype == SPARSE_INT8:
         return sparse_int8_bytes(shape, kept)
     if dtype in QUANTIZED:
-        return math.prod(packed_shape(dtype, shape))
+        return math.prod(quantized_shape(dtype, shape))
     return math.prod(shape) * DTYPES[dtype][0]
 
 
@@ -144,7 +144,7 @@ class Weight:
     """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES` or `QUANTIZED`, or a sparse one.
 
     `array` is a C-contiguous view of the mapped file or of the resident block, shape `shape`; it keeps the memory
-    alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `packed.py`, a sparse
+    alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `quantized.py`, a sparse
     one as in `sparse.py` or `sparse_int8.py`, with `kept` numbers. `mapped` tells where the bytes lie.
     `array` is None for a weight that is only planned (`miaotui inspect`): its address is 0.
     """

@@ -473,9 +473,7 @@ _PLANS = [
         ("layers 0 to 0", "not alike"),
     ),
     Broken("width-missing", _config(hidden_size=...), _CP, ("embed_tokens", "4096")),  # transformers' default
-    Broken(
-        "layers-absurd", _both(_config(num_hidden_layers=60_000), _layers(0, 1)), _CP, ("layers.1", "missing")
-    ),
+    Broken("layers-absurd", _both(_config(num_hidden_layers=60_000), _layers(0, 1)), _CP, ("layers.1", "missing")),
     Broken("untied-without-head", _config(tie_word_embeddings=False), _CP, ("lm_head.weight", "missing")),
     Broken("tensor-missing", _tensors(lambda t: t.pop(_Q)), _CP, (_Q, "missing")),
     Broken("all-missing", _tensors(lambda t: t.clear()), _CP, ("missing",)),

@@ -182,56 +182,56 @@ def _llama_shapes(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     q = c["num_attention_heads"] * d_head
     kv = (c.get("num_key_value_heads") or c["num_attention_heads"]) * d_head
     d_ff = c["intermediate_size"]
-    found: dict[str, tuple[int, ...]] = {
+    got: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (c["vocab_size"], d),
         "model.norm.weight": (d,),
     }
     if not c.get("tie_word_embeddings", False):
-        found["lm_head.weight"] = (c["vocab_size"], d)
+        got["lm_head.weight"] = (c["vocab_size"], d)
     for i in range(c["num_hidden_layers"]):
         layer = f"model.layers.{i}."
         linear = {"q": (q, d), "k": (kv, d), "v": (kv, d), "o": (d, q)}
         for name, shape in linear.items():
-            found[f"{layer}self_attn.{name}_proj.weight"] = shape
+            got[f"{layer}self_attn.{name}_proj.weight"] = shape
             if c.get("attention_bias", False) or (family == "qwen2" and name != "o"):
-                found[f"{layer}self_attn.{name}_proj.bias"] = shape[:1]
+                got[f"{layer}self_attn.{name}_proj.bias"] = shape[:1]
         for name, shape in {"gate": (d_ff, d), "up": (d_ff, d), "down": (d, d_ff)}.items():
-            found[f"{layer}mlp.{name}_proj.weight"] = shape
+            got[f"{layer}mlp.{name}_proj.weight"] = shape
             if c.get("mlp_bias", False):
-                found[f"{layer}mlp.{name}_proj.bias"] = shape[:1]
-        found[f"{layer}input_layernorm.weight"] = (d,)
-        found[f"{layer}post_attention_layernorm.weight"] = (d,)
+                got[f"{layer}mlp.{name}_proj.bias"] = shape[:1]
+        got[f"{layer}input_layernorm.weight"] = (d,)
+        got[f"{layer}post_attention_layernorm.weight"] = (d,)
         if family == "qwen3":
-            found[f"{layer}self_attn.q_norm.weight"] = (d_head,)
-            found[f"{layer}self_attn.k_norm.weight"] = (d_head,)
-    return found
+            got[f"{layer}self_attn.q_norm.weight"] = (d_head,)
+            got[f"{layer}self_attn.k_norm.weight"] = (d_head,)
+    return got
 
 
 def _gpt2_shapes(c: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     d = c["n_embd"]
     d_ff = c.get("n_inner") or 4 * d
-    found: dict[str, tuple[int, ...]] = {
+    got: dict[str, tuple[int, ...]] = {
         "transformer.wte.weight": (c["vocab_size"], d),
         "transformer.wpe.weight": (c["n_positions"], d),
         "transformer.ln_f.weight": (d,),
         "transformer.ln_f.bias": (d,),
     }
     if not c.get("tie_word_embeddings", True):
-        found["lm_head.weight"] = (c["vocab_size"], d)
+        got["lm_head.weight"] = (c["vocab_size"], d)
     for i in range(c["n_layer"]):
         linear = {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, d_ff), "mlp.c_proj": (d_ff, d)}
         for name, shape in linear.items():
-            found[f"transformer.h.{i}.{name}.weight"] = shape
-            found[f"transformer.h.{i}.{name}.bias"] = shape[1:]
+            got[f"transformer.h.{i}.{name}.weight"] = shape
+            got[f"transformer.h.{i}.{name}.bias"] = shape[1:]
         for name in ("ln_1", "ln_2"):
-            found[f"transformer.h.{i}.{name}.weight"] = found[f"transformer.h.{i}.{name}.bias"] = (d,)
-    return found
+            got[f"transformer.h.{i}.{name}.weight"] = got[f"transformer.h.{i}.{name}.bias"] = (d,)
+    return got
 
 
 def random_tensors(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
     """Draw float32 tensors of a size that keeps every activation near one."""
     rng = np.random.default_rng(seed)
-    found = {}
+    got = {}
     for name, shape in shapes(config).items():
         values = rng.standard_normal(shape)
         if len(shape) == 1:
@@ -240,8 +240,8 @@ def random_tensors(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
         elif "embed" not in name and "wte" not in name:
             fan_in = shape[0] if config["model_type"] == "gpt2" and ".h." in name else shape[1]
             values /= math.sqrt(fan_in)
-        found[name] = values.astype(np.float32)
-    return found
+        got[name] = values.astype(np.float32)
+    return got
 
 
 def encode(array: np.ndarray, dtype: str) -> bytes:

@@ -76,8 +76,8 @@ DOUBLE = re.compile(r"^(DADD|DMUL|DFMA|DSETP|DMNMX|F2F\.\S*64|I2F\.\S*F64|F2I\.\
 
 def nvdisasm() -> Path | None:
     """The disassembler of the wheel, or None."""
-    found = [p for root in sys.path for p in Path(root).glob("nvidia/*/bin/nvdisasm")]
-    return found[0] if found else None
+    got = [p for root in sys.path for p in Path(root).glob("nvidia/*/bin/nvdisasm")]
+    return got[0] if got else None
 
 
 def instructions(code: bytes) -> Counter[str]:
@@ -103,12 +103,12 @@ def measured(ptx: str, architecture: str) -> SimpleNamespace:
     ((stack, out, back),) = re.findall(
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", cubin.log
     )
-    found = instructions(cubin.code) if architecture in LISTED else Counter()
+    got = instructions(cubin.code) if architecture in LISTED else Counter()
     return SimpleNamespace(
         registers=int(registers), serialized="serialized" in cubin.log, spilled=int(stack) + int(out) + int(back),
-        wide_loads=sum(n for op, n in found.items() if op.startswith("LDG") and ".128" in op),
-        **{kind: sum(n for op, n in found.items() if op.startswith(ops)) for kind, ops in KINDS.items()},
-        double=[op for op in found if DOUBLE.match(op)],
+        wide_loads=sum(n for op, n in got.items() if op.startswith("LDG") and ".128" in op),
+        **{kind: sum(n for op, n in got.items() if op.startswith(ops)) for kind, ops in KINDS.items()},
+        double=[op for op in got if DOUBLE.match(op)],
     )  # fmt: skip
 
 

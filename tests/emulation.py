@@ -11,7 +11,7 @@ from miaotui.runtime.cuda.interpreter import Interpreter
 from miaotui.runtime.program import Program, Recorder
 
 pytest.importorskip("greenlet", reason="the emulated GPU needs greenlet, of the test extra")
-from miaotui.runtime.cuda.emulator import SCHEDULES, EmulatedDevice, Fault
+from miaotui.runtime.cuda.emulator.device import SCHEDULES, EmulatedDevice, Fault
 
 if TYPE_CHECKING:
     from miaotui.runtime.cuda.device import Device

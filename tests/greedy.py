@@ -39,7 +39,7 @@ class Agreement:
         )
 
 
-def agree(wanted: Session, found: Session, ids: Sequence[int], n_new: int, tolerance: float) -> Agreement:
+def agree(wanted: Session, got: Session, ids: Sequence[int], n_new: int, tolerance: float) -> Agreement:
     """Feed the prompt and n_new - 1 ids to both, and compare the id of each step.
 
     `tolerance`: how far a logit may lie from the other's; an id may differ where its logit is within twice that of the
@@ -47,10 +47,10 @@ def agree(wanted: Session, found: Session, ids: Sequence[int], n_new: int, toler
     """
     at, feed, counted = 0, list(ids), Agreement()
     for _ in range(n_new):
-        for session in (wanted, found):
+        for session in (wanted, got):
             session.step(feed, at)
         at += len(feed)
-        logits, best, other = np.array(wanted.logits[-1]), wanted.argmax, found.argmax
+        logits, best, other = np.array(wanted.logits[-1]), wanted.argmax, got.argmax
         second = np.partition(logits, -2)[-2] if len(logits) > 1 else -np.inf
         gap = float(logits[best] - logits[other])
         assert gap <= 2 * tolerance, f"position {at}: id {other} is {gap:.2g} under {best}, tolerance {tolerance:.2g}"

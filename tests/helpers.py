@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from miaotui.loader.checkpoint import open_checkpoint
 from miaotui.loader.config import parse_config
+from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.pack import pack
-from miaotui.loader.plan import make_plan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
@@ -16,18 +16,16 @@ from miaotui.runtime.rope import RopeTable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from miaotui.loader.prune import PrunePlan
+    from miaotui.loader.prune.plan import PrunePlan
     from miaotui.runtime.session import Session
     from miaotui.runtime.spec import Config, Weights
 
 
-def open_weights(
-    path: Path, quantize: str | None = None, prune: PrunePlan | None = None
-) -> tuple[Config, Weights]:
+def open_weights(path: Path, quantize: str | None = None, prune: PrunePlan | None = None) -> tuple[Config, Weights]:
     """Config and weights of a directory, of what `prune` keeps."""
     checkpoint = open_checkpoint(path)
     config = parse_config(checkpoint.config, str(path), checkpoint.generation)
-    plan = make_plan(checkpoint, config, quantize, prune)
+    plan = make_load_plan(checkpoint, config, quantize, prune)
     return plan.config, pack(plan, checkpoint)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hypothesis import strategies as st
-from miaotui.loader.cut import compile_plan
-from miaotui.loader.prune import PrunePlan
+from miaotui.loader.prune.compiled import compile_plan
+from miaotui.loader.prune.plan import PrunePlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def some(n: int) -> st.SearchStrategy[tuple[int, ...]]:
     """At least one of 0 .. n - 1, ascending."""
-    return st.sets(st.integers(0, n - 1), min_size=1).map(lambda found: tuple(sorted(found)))
+    return st.sets(st.integers(0, n - 1), min_size=1).map(lambda got: tuple(sorted(got)))
 
 
 @st.composite
@@ -57,12 +57,12 @@ def sliced(values: Mapping[str, Any], config: Config, plan: PrunePlan) -> dict[s
     """Values of a whole model by our roles -> those of what the plan keeps, by NumPy's indexing alone."""
     d, every = config.d_head, slice(None)
     vocab, width = (every if kept is None else list(kept) for kept in (plan.vocab, plan.width))
-    found = {}
+    got = {}
     for name in ("embed", "head"):
-        found[name] = values[name][vocab][:, width]
+        got[name] = values[name][vocab][:, width]
     if "positions" in values:
-        found["positions"] = values["positions"][:, width]
-    found |= {name: values[name][width] for name in ("norm", "norm_bias") if name in values}
+        got["positions"] = values["positions"][:, width]
+    got |= {name: values[name][width] for name in ("norm", "norm_bias") if name in values}
     for new, old in enumerate(range(config.n_layers) if plan.layers is None else plan.layers):
         sizes = config.layer(old)
         heads = plan.heads.get(old, tuple(range(sizes.n_heads)))
@@ -83,8 +83,8 @@ def sliced(values: Mapping[str, Any], config: Config, plan: PrunePlan) -> dict[s
             if cut.ndim == 2:
                 cut = cut[:, columns.get(role, width)]
             assert layer == str(old)
-            found[f"layers.{new}.{role}"] = cut
-    return found
+            got[f"layers.{new}.{role}"] = cut
+    return got
 
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -92,35 +92,35 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 def shapes_left(config: Config) -> dict[str, list[tuple[int, int]]]:
     """Role -> the shapes of its matrices in every layer, [out, in]; the head's, where it is not the embedding."""
-    d, found = config.d_model, {}
+    d, got = config.d_model, {}
     for i in range(config.n_layers):
         size = config.layer(i)
         q, kv = size.n_heads * config.d_head, size.n_kv_heads * config.d_head
         each = {"q": (q, d), "k": (kv, d), "v": (kv, d), "o": (d, q), "gate": (size.d_ff, d), "up": (size.d_ff, d)}
         for role, shape in (each | {"down": (d, size.d_ff)}).items():
             if 0 not in shape and (role != "gate" or config.gated):
-                found.setdefault(role, []).append(shape)
-    return found if config.tied else found | {"head": [(config.n_vocab, d)]}
+                got.setdefault(role, []).append(shape)
+    return got if config.tied else got | {"head": [(config.n_vocab, d)]}
 
 
 @st.composite
 def sparsities(draw: st.DrawFn, config: Config, kinds: str = "nsb") -> dict[str, str]:
     """Draw zeros that fit what is left, by role: N:M (n), shares (s), blocks (b), those in the file (f)."""
-    found = {}
+    got = {}
     for role, shapes in shapes_left(config).items():
         rows, columns = (math.gcd(*(shape[axis] for shape in shapes)) for axis in (0, 1))
         divisors = [[d for d in range(1, size + 1) if size % d == 0] for size in (rows, columns)]
         kind = draw(st.sampled_from(kinds + "-"))
         if kind == "n":
             m = draw(st.sampled_from(divisors[1]))
-            found[role] = f"{draw(st.integers(1, m))}:{m}"
+            got[role] = f"{draw(st.integers(1, m))}:{m}"
         elif kind in "sb":
             share = draw(st.sampled_from([0.0, 0.1, 0.5, 0.75, 1 - 2**-20]) | st.floats(0, 0.99))
             block = f"/{draw(st.sampled_from(divisors[0]))}x{draw(st.sampled_from(divisors[1]))}"
-            found[role] = f"{share!r}" + (block if kind == "b" else "")
+            got[role] = f"{share!r}" + (block if kind == "b" else "")
         elif kind == "f":
-            found[role] = "stored"
-    return found
+            got[role] = "stored"
+    return got
 
 
 def stays(w: Any, text: str) -> Any:

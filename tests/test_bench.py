@@ -20,25 +20,14 @@ from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError
 from miaotui.loader.checkpoint import open_checkpoint
 from miaotui.loader.config import parse_config
+from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.pack import planned
-from miaotui.loader.plan import make_plan
-from miaotui.loader.tokenizer import Tokenizer
-from miaotui.tools import (
-    bench,
-    bench_all,
-    bench_gemm,
-    bench_peers,
-    bench_plot,
-    bench_prune,
-    bench_table,
-    profile,
-    quality,
-    roofline,
-    shapes,
-)
-from miaotui.tools.peers import PEERS, llama2c
-from miaotui.tools.peers import gguf as peer_gguf
-from miaotui.tools.peers import worker as peer_worker
+from miaotui.loader.text.tokenizer import Tokenizer
+from miaotui.tools.bench import compare, gemm, plot, profile, prune, quality, roofline, run_all, shapes, table
+from miaotui.tools.bench.peers import PEERS, llama2c
+from miaotui.tools.bench.peers import gguf as peer_gguf
+from miaotui.tools.bench.peers import worker as peer_worker
+from miaotui.tools.commands import bench
 from safetensors import safe_open
 from tolerance import bound
 
@@ -68,7 +57,7 @@ def tiny(tmp_path_factory):
 def small_region(monkeypatch):
     monkeypatch.setattr(roofline, "REGION", 1 << 20)
     monkeypatch.setattr(bench, "PAUSE", 0.0)
-    monkeypatch.setattr(bench_peers, "PAUSE", 0.0)
+    monkeypatch.setattr(compare, "PAUSE", 0.0)
 
 
 # --- roofline ---------------------------------------------------------------------------------------------------------
@@ -109,7 +98,7 @@ def test_checkpoint_is_one_that_others_read(tiny):
         assert np.all(file.get_tensor("model.norm.weight") == 1)
         assert abs(file.get_tensor("model.layers.0.mlp.up_proj.weight").std() - shapes.STD) < shapes.STD / 10
     checkpoint = open_checkpoint(tiny["f32"])
-    assert len(list(make_plan(checkpoint, parse_config(config, "tiny")))) == len(checkpoint.tensors)
+    assert len(list(make_load_plan(checkpoint, parse_config(config, "tiny")))) == len(checkpoint.tensors)
     tokenizer = Tokenizer.from_directory(tiny["f32"])
     assert tokenizer.n_vocab == config["vocab_size"]
     assert tokenizer.decode(tokenizer.encode("héllo, 喵")) == "héllo, 喵"
@@ -221,13 +210,13 @@ def test_protocol():
 
 @pytest.mark.usefixtures("small_region")
 def test_comparison_by_turns(tiny):
-    ours = bench_peers.Worker(
-        [sys.executable, "-m", "miaotui.tools.bench_peers", "--serve", tiny["f32"], "--context", "64"]
+    ours = compare.Worker(
+        [sys.executable, "-m", "miaotui.tools.bench.compare", "--serve", tiny["f32"], "--context", "64"]
     )
-    peer = bench_peers.Worker([sys.executable, "-P", "-c", FAKE_PEER, TOOLS / "peers", "307"])
+    peer = compare.Worker([sys.executable, "-P", "-c", FAKE_PEER, TOOLS / "bench" / "peers", "307"])
     with roofline.ReadSum(1) as read:
-        got = bench_peers.compare(ours, peer, read, bench_peers.Plan([1, 2, 3, 4, 5], list(range(11)), 2))
-        once = bench_peers.compare(ours, peer, read, bench_peers.Plan([1, 2, 3, 4, 5], [1], 2, prefills=1))
+        got = compare.compare(ours, peer, read, compare.Plan([1, 2, 3, 4, 5], list(range(11)), 2))
+        once = compare.compare(ours, peer, read, compare.Plan([1, 2, 3, 4, 5], [1], 2, prefills=1))
     ours.close()
     peer.close()
     assert peer.about["name"] == "fake"
@@ -238,12 +227,13 @@ def test_comparison_by_turns(tiny):
         assert set(got[side]) == {"prefill_tps", "decode_tps", "read_fraction", "load_s"}
         assert all(value >= 0 for value in got[side].values())
     assert json.loads(json.dumps(got)) == got
-    assert bench_peers._shown(got | {"peer": "fake", "dtype": "f32", "threads": 1}).startswith("fake, f32, threads 1:")
+    line = compare._summary_line(got | {"peer": "fake", "dtype": "f32", "threads": 1})
+    assert line.startswith("fake, f32, threads 1:")
 
 
 def test_a_worker_that_dies_says_why():
     with pytest.raises(BackendError, match=r"status 3.*no such luck"):
-        bench_peers.Worker([sys.executable, "-c", "import sys; print('no such luck', file=sys.stderr); sys.exit(3)"])
+        compare.Worker([sys.executable, "-c", "import sys; print('no such luck', file=sys.stderr); sys.exit(3)"])
 
 
 def test_paired_is_the_median_of_ratios():
@@ -301,7 +291,7 @@ def test_bench_refuses_nothing_to_do(tiny, option):
 def test_bytes_of_a_step(tiny, dtype):
     checkpoint = open_checkpoint(tiny[dtype])
     config = parse_config(checkpoint.config, "tiny")
-    weights = planned(make_plan(checkpoint, config))
+    weights = planned(make_load_plan(checkpoint, config))
     # vectors (the norms) are read widened to f32
     total = sum(4 * math.prod(i.shape) if len(i.shape) == 1 else i.nbytes for i in checkpoint.tensors.values())
     # tied: the embedding is the head, read whole; 2 layers of 1 KV head of 16, keys and values
@@ -323,10 +313,10 @@ def test_command_names_no_directory(argv, want):
 def test_readme_s_table_is_the_files():
     root = Path(__file__).resolve().parent.parent
     files = sorted((root / "docs" / "benchmarks").glob("peers-*.json"))
-    reports = sorted(bench_table.read_reports(files), key=lambda r: bench_all.LARGE.index(r["shape"]))
-    table = bench_table.summary([r for r in reports if r["results"]]).strip()
+    reports = sorted(table.read_reports(files), key=lambda r: run_all.LARGE.index(r["shape"]))
+    summary = table.summary([r for r in reports if r["results"]]).strip()
     for file in (root / "README.md", root / "docs" / "benchmarks" / "tables.md"):
-        assert table in file.read_text(encoding="utf-8")
+        assert summary in file.read_text(encoding="utf-8")
 
 
 def test_no_figure_names_a_place_of_the_machine():
@@ -341,17 +331,17 @@ def test_a_profile_accounts_for_every_instruction_and_changes_nothing(tiny, quan
         session = model.session
         session.step([1, 2, 3], 0)
         wanted = session.logits.copy()
-        found = profile.profile(session, [1, 2, 3], repeat=3)
+        got = profile.profile(session, [1, 2, 3], repeat=3)
         session.step([1, 2, 3], 0)
         assert np.array_equal(session.logits, wanted)
-        for parts in found.values():
+        for parts in got.values():
             assert [p.kernel for p in parts] == [i.kernel for i in session.program.code]
             assert all(p.seconds >= 0 and p.nbytes >= 0 and p.flop >= 0 for p in parts)
         read, _ = bench.bytes_per_step(model.config, session.weights, 0)
         vectors = sum(w.nbytes for w in session.weights if len(w.shape) == 1)
-        moved = sum(p.nbytes for p in found["decode"] if p.kernel.startswith("linear"))
+        moved = sum(p.nbytes for p in got["decode"] if p.kernel.startswith("linear"))
         assert moved > read - vectors
-        assert "not reading weights" in profile.shown(found["decode"], 40.0)
+        assert "not reading weights" in profile.profile_table(got["decode"], 40.0)
 
 
 def test_a_trace_is_one(tiny, tmp_path):
@@ -365,10 +355,10 @@ def test_a_trace_is_one(tiny, tmp_path):
 
 def test_quality_by_hand():
     p, q = np.log([[0.5, 0.5], [0.25, 0.75]]), np.log([[0.25, 0.75], [0.25, 0.75]])
-    found = quality.compare([p], [q], [[0, 1, 0]])
-    assert found["n_tokens"] == 2
-    assert found["kl"] == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)) / 2)
-    assert found["ppl"] == pytest.approx(math.exp(-(math.log(0.75) + math.log(0.25)) / 2))
+    got = quality.compare([p], [q], [[0, 1, 0]])
+    assert got["n_tokens"] == 2
+    assert got["kl"] == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)) / 2)
+    assert got["ppl"] == pytest.approx(math.exp(-(math.log(0.75) + math.log(0.25)) / 2))
     assert quality.compare([p], [p], [[0, 1, 0]])["kl"] == 0
 
 
@@ -421,7 +411,7 @@ def test_llama2c_s_file_holds_the_same_numbers(tiny, tmp_path):
 def compared(tmp_path, *words):
     out = tmp_path / "out.json"
     sizes = ["--prompt", "5", "--new", "3", "--rounds", "1", "--work", str(tmp_path / "work"), "--out", str(out)]
-    assert bench_peers.main([*words, *sizes]) == 0
+    assert compare.main([*words, *sizes]) == 0
     return json.loads(out.read_text(encoding="utf-8"))
 
 
@@ -435,7 +425,7 @@ def test_the_same_maths_as_torch(tmp_path, shape):
     assert row["about"]["theirs"]["threads"] == row["about"]["ours"]["threads"] == 2
     assert report["skipped"] == [{"peer": "torch", "dtype": "int8", "reason": report["skipped"][0]["reason"]}]
     assert "torch has no int8 here: expected f32, bf16" in report["skipped"][0]["reason"]
-    assert bench_table.table(report).startswith(f"| {shape} | decode | torch |")
+    assert table.table(report).startswith(f"| {shape} | decode | torch |")
 
 
 @pytest.mark.usefixtures("small_region")
@@ -449,8 +439,8 @@ def test_a_peer_that_is_not_there_is_skipped_with_its_reason(tmp_path, monkeypat
     assert "skipped" in capsys.readouterr().out
     monkeypatch.setitem(PEERS, "nothing", "nothing")
     with pytest.raises(InputError, match="expected one of"):
-        bench_peers.pythons(["nobody=python"])
-    assert bench_peers.pythons(["a", "torch=b"]) == {"": "a", "torch": "b"}
+        compare.pythons(["nobody=python"])
+    assert compare.pythons(["a", "torch=b"]) == {"": "a", "torch": "b"}
 
 
 def test_a_conversion_is_made_once_and_again_when_what_it_is_made_from_changed(tiny, tmp_path, monkeypatch):
@@ -489,8 +479,8 @@ def report_of(shape, prompt, rows):
 def test_tables_name_the_best_peer_of_each_cell():
     short = report_of("s", 128, [("a", "f32", 2.0, 1.25), ("b", "f32", 1.5, 4.0), ("a", "int8", 3.0, 3.0)])
     long = report_of("s", 512, [("b", "f32", 1.1, 0.8)])
-    assert "| F32, 2 threads | 100 | 67 b | **1.50x** | 90% | 1000 | 800 a | **1.25x** |" in bench_table.table(short)
-    lines = bench_table.summary([short, long]).splitlines()
+    assert "| F32, 2 threads | 100 | 67 b | **1.50x** | 90% | 1000 | 800 a | **1.25x** |" in table.table(short)
+    lines = table.summary([short, long]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2] == (
         "| s, F32, 2 threads | 100 | 67 b | **1.50x** | 90% | 1000 | 800 a | **1.25x** | 1000 | 1250 b | **0.80x** |"
@@ -501,42 +491,42 @@ def test_tables_name_the_best_peer_of_each_cell():
 def test_table_refuses_what_is_none(tmp_path):
     for text in ("{", "[]", "{}"):
         (tmp_path / "x.json").write_text(text, encoding="utf-8")
-        with pytest.raises(InputError, match=r"x\.json.*bench_peers"):
-            bench_table.main([str(tmp_path / "x.json")])
+        with pytest.raises(InputError, match=r"x\.json.*bench.compare"):
+            table.main([str(tmp_path / "x.json")])
     with pytest.raises(InputError, match="no file"):
-        bench_table.main([])
+        table.main([])
 
 
 def test_a_picture_of_several_files(tmp_path, monkeypatch):
     short = report_of("s", 128, [("a", "f32", 2.0, 1.25), ("b", "f32", 1.5, 4.0), ("a", "int4", 3.0, 3.0)])
-    found = bench_plot.gather([short, report_of("s", 512, [("b", "f32", 1.1, 0.8)])])
-    assert list(found["s"]) == [
+    got = plot.gather([short, report_of("s", 512, [("b", "f32", 1.1, 0.8)])])
+    assert list(got["s"]) == [
         *("decode, tokens/s", "prefill 128, tokens/s", "prefill 512, tokens/s", "decode, of the read bandwidth")
     ]
-    assert found["s"]["prefill 512, tokens/s"] == {"miaotui": {"f32": 1000.0}, "b": {"f32": 1250.0}}
-    assert found["s"]["decode, tokens/s"]["a"] == {"f32": 50.0, "int4": pytest.approx(100 / 3)}
+    assert got["s"]["prefill 512, tokens/s"] == {"miaotui": {"f32": 1000.0}, "b": {"f32": 1250.0}}
+    assert got["s"]["decode, tokens/s"]["a"] == {"f32": 50.0, "int4": pytest.approx(100 / 3)}
     with pytest.raises(InputError, match="no results"):
-        bench_plot.gather([report_of("s", 128, [])])
+        plot.gather([report_of("s", 128, [])])
     with monkeypatch.context() as missing:
         missing.setitem(sys.modules, "matplotlib", None)
         with pytest.raises(InputError, match=r"miaotui\[plot\]"):
-            bench_plot.draw(found, tmp_path / "x.svg")
+            plot.draw(got, tmp_path / "x.svg")
     pytest.importorskip("matplotlib")
     (tmp_path / "in.json").write_text(json.dumps(short), encoding="utf-8")
-    assert bench_plot.main([str(tmp_path / "in.json"), "--out", str(tmp_path / "x.svg")]) == 0
+    assert plot.main([str(tmp_path / "in.json"), "--out", str(tmp_path / "x.svg")]) == 0
     assert "<svg" in (tmp_path / "x.svg").read_text(encoding="utf-8")
     with pytest.raises(InputError, match=r"x\.nothing"):
-        bench_plot.draw(found, tmp_path / "x.nothing")
+        plot.draw(got, tmp_path / "x.nothing")
 
 
 # --- pruned and dense -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", ["tiny", "smollm2-135m"])
-@pytest.mark.parametrize("name", [n for n, c in bench_prune.CUTS.items() if c.kind == "structured"])
+@pytest.mark.parametrize("name", [n for n, c in prune.CUTS.items() if c.kind == "structured"])
 def test_a_structured_cut_keeps_half(name, shape):
     config = shapes.SHAPES[shape]
-    plan = bench_prune.CUTS[name].plan(config)
+    plan = prune.CUTS[name].plan(config)
     n, groups, ff = (config[k] for k in ("num_hidden_layers", "num_key_value_heads", "intermediate_size"))
     each = config["num_attention_heads"] // groups
     left = n if plan.layers is None else len(plan.layers)
@@ -554,14 +544,14 @@ def test_a_structured_cut_keeps_half(name, shape):
     if name in {"vocab", "each"}:
         assert plan.vocab is not None
         assert len(plan.vocab) == config["vocab_size"] // 2
-    assert plan == bench_prune.CUTS[name].plan(config)
+    assert plan == prune.CUTS[name].plan(config)
 
 
 def pruned(tmp_path, *words):
     sizes = ["--shape", "tiny", "--threads", "1", "--prompt", "5", "--new", "3", "--rounds", "1", "--prefills", "2"]
     out = tmp_path / "out.json"
     work = ["--work", str(tmp_path / "work"), "--out", str(out)]
-    assert bench_prune.main([*sizes, *work, *words]) == 0
+    assert prune.main([*sizes, *work, *words]) == 0
     return json.loads(out.read_text(encoding="utf-8"))
 
 
@@ -571,10 +561,11 @@ def test_pruned_and_dense_by_turns_a_row_at_a_time(tiny, tmp_path, capsys):
     report = pruned(tmp_path, "--dtype", "int8", "--cut", "layers", "half")
     assert [r["cut"] for r in report["results"]] == ["layers", "vocab", "half"]
     for row in report["results"]:
-        plan = bench_prune.CUTS[row["cut"]].plan(shapes.SHAPES["tiny"])
+        plan = prune.CUTS[row["cut"]].plan(shapes.SHAPES["tiny"])
         with open_checkpoint(tiny["bf16"]) as checkpoint:
             config = parse_config(checkpoint.config, "tiny")
-            plans = {side: make_plan(checkpoint, config, "int8", p) for side, p in (("dense", None), ("pruned", plan))}
+            sides = ("dense", None), ("pruned", plan)
+            plans = {side: make_load_plan(checkpoint, config, "int8", p) for side, p in sides}
         for side, made in plans.items():
             assert row[side]["weight_bytes_per_step"] == bench.bytes_per_step(made.config, planned(made), 0)[0]
             assert row[side]["weights_bytes"] == made.mapped_bytes + made.resident_bytes
@@ -582,27 +573,27 @@ def test_pruned_and_dense_by_turns_a_row_at_a_time(tiny, tmp_path, capsys):
         assert row["bytes_ratio"] == sizes[0] / sizes[1] > 1
         assert row["gain_share"] == pytest.approx(row["decode_ratio"]["median"] * sizes[1] / sizes[0])
         assert (row["decode_ratio"]["pairs"], row["prefill_ratio"]["pairs"]) == (1, 2)
-        missed = bench_prune.short(row)
+        missed = prune.short(row)
         assert any(m.startswith("gain") for m in missed) == (row["gain_share"] < (0.8 if row["cut"] == "half" else 0.9))
         assert any(m.startswith("prefill") for m in missed) == (row["prefill_ratio"]["median"] < 1)
         assert str(tmp_path) not in row["command"]
     assert "vocab: a random half of the token ids\n  decode" in capsys.readouterr().out
-    lines = bench_prune.table([report]).splitlines()
+    lines = prune.table([report]).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         *("INT8, every other layer", "INT8, a random half of the token ids", "INT8, half of every row")
     ]
     with pytest.raises(InputError, match=r"out\.json: its dtype is 'int8', this run's 'bf16'"):
         pruned(tmp_path, "--dtype", "bf16")
     with pytest.raises(InputError, match="--rounds"):
-        bench_prune.main(["--rounds", "0"])
+        prune.main(["--rounds", "0"])
 
 
 def test_the_lesson_s_speeds_are_the_files():
     docs = Path(__file__).resolve().parent.parent / "docs"
     files = [docs / "benchmarks" / f"prune-speed-smollm2-135m-{dtype}.json" for dtype in ("bf16", "int8")]
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    assert bench_prune.table(reports) in (docs / "pruning.md").read_text(encoding="utf-8")
-    assert all([r["cut"] for r in report["results"]] == list(bench_prune.CUTS) for report in reports)
+    assert prune.table(reports) in (docs / "pruning.md").read_text(encoding="utf-8")
+    assert all([r["cut"] for r in report["results"]] == list(prune.CUTS) for report in reports)
 
 
 # --- GEMM -------------------------------------------------------------------------------------------------------------
@@ -610,10 +601,10 @@ def test_the_lesson_s_speeds_are_the_files():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_our_product_is_the_product(threads):
-    side = bench_gemm.Ours(threads)
+    side = gemm.Ours(threads)
     for m, n, k in [(1, 1, 1), (5, 33, 17), (40, 24, 65)]:
-        x, w = bench_gemm.operands(m, n, k)
-        for engine in (side, bench_gemm.OpenBlas(threads)):
+        x, w = gemm.operands(m, n, k)
+        for engine in (side, gemm.OpenBlas(threads)):
             engine.prefill([m, n, k])
             engine.step(0)
             want = x.astype(np.float64) @ w.T.astype(np.float64)
@@ -624,30 +615,30 @@ def test_our_product_is_the_product(threads):
 
 def test_the_chains_are_all_computed():
     """x = x/2 + 1/4 from 0 comes to 1/2 in each of them."""
-    run, flop = bench_gemm.peak_kernel()
+    run, flop = gemm.peak_kernel()
     assert run(0) == 0
-    assert run(100) == pytest.approx(0.5 * flop / (2 * bench_gemm.LANES))
+    assert run(100) == pytest.approx(0.5 * flop / (2 * gemm.LANES))
 
 
 def test_gemm_in_turns(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench_gemm, "SLEEP", 0.0)
+    monkeypatch.setattr(gemm, "SLEEP", 0.0)
     out = tmp_path / "gemm.json"
-    assert bench_gemm.main(["--shape", "5x33x17", "--threads", "1", "--rounds", "2", "--out", str(out)]) == 0
+    assert gemm.main(["--shape", "5x33x17", "--threads", "1", "--rounds", "2", "--out", str(out)]) == 0
     report = json.loads(out.read_text(encoding="utf-8"))
     (row,) = report["results"]
     assert (row["m"], row["n"], row["k"], row["threads"], row["ratio"]["pairs"]) == (5, 33, 17, 1, 2)
     assert row["max_abs_difference"] < 1e-5 * row["max_abs"] * 17
     assert min(row["gflops"], row["openblas_gflops"], row["peak_gflops"]) > 0
-    assert bench_gemm.table(report) in capsys.readouterr().out
+    assert gemm.table(report) in capsys.readouterr().out
     with pytest.raises(InputError, match="5x0x7"):
-        bench_gemm.main(["--shape", "5x0x7"])
+        gemm.main(["--shape", "5x0x7"])
 
 
 # --- everything in one command ----------------------------------------------------------------------------------------
 
 
 def test_quick_jobs_are_the_same_files_with_less_work():
-    full, quick = list(bench_all.jobs()), list(bench_all.jobs(quick=True))
+    full, quick = list(run_all.jobs()), list(run_all.jobs(quick=True))
     assert [j.name for j in full] == [j.name for j in quick]
     assert len({j.name for j in full}) == len(full)
     for a, b in zip(full, quick, strict=True):
@@ -659,16 +650,16 @@ def test_quick_jobs_are_the_same_files_with_less_work():
 @pytest.mark.usefixtures("small_region")
 def test_all_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     def few(*, quick):
-        yield bench_all.Job("gemm", "miaotui.tools.bench_gemm", ("--shape", "5x3x2", "--rounds", "1"))
-        yield bench_all.Job("bad", "miaotui.tools.bench_gemm", ("--rounds", "0" if quick else "1"))
+        yield run_all.Job("gemm", "miaotui.tools.bench.gemm", ("--shape", "5x3x2", "--rounds", "1"))
+        yield run_all.Job("bad", "miaotui.tools.bench.gemm", ("--rounds", "0" if quick else "1"))
 
-    monkeypatch.setattr(bench_all, "jobs", few)
+    monkeypatch.setattr(run_all, "jobs", few)
     words = ["--work", str(tmp_path / "w"), "--out", str(tmp_path / "o"), "--quick"]
-    assert bench_all.main([*words, "--list"]) == 0
+    assert run_all.main([*words, "--list"]) == 0
     assert not list((tmp_path / "o").iterdir())
-    assert bench_all.main(words) == 1
+    assert run_all.main(words) == 1
     before = (tmp_path / "o" / "gemm.json").stat().st_mtime_ns
     assert "not made: bad" in capfd.readouterr().out
-    assert bench_all.main([*words, "--only", "g*"]) == 0
+    assert run_all.main([*words, "--only", "g*"]) == 0
     assert (tmp_path / "o" / "gemm.json").stat().st_mtime_ns == before
     assert "| 5 x 3 x 2, 1 thread |" in (tmp_path / "o" / "tables.md").read_text(encoding="utf-8")

@@ -30,9 +30,9 @@ def astray(spoil):
     """What a step ends in whose instructions `spoil` has changed, and whether the next model still speaks."""
     with miaotui.load(demo.path(), max_context=64) as model:
         spoil(model.session)
-        with pytest.raises(BackendError) as found:
+        with pytest.raises(BackendError) as got:
             model.session._executor.step()
-    return [str(found.value), said({})]
+    return [str(got.value), said({})]
 
 
 def too_many_rows(session):

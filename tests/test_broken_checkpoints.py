@@ -19,8 +19,8 @@ from miaotui.errors import MiaotuiError
 from miaotui.loader.checkpoint import open_checkpoint
 from miaotui.loader.config import parse_config
 from miaotui.loader.header import read_header
-from miaotui.loader.plan import make_plan
-from miaotui.loader.tokenizer import Tokenizer
+from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.text.tokenizer import Tokenizer
 from safetensors import deserialize
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def load_files(path: Path) -> Tokenizer:
     """Do everything that loading does before weights are read."""
     with open_checkpoint(path) as checkpoint:
         config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
-        make_plan(checkpoint, config)
+        make_load_plan(checkpoint, config)
     return Tokenizer.from_directory(path)
 
 
@@ -183,7 +183,7 @@ def test_fuzz_config(weights: Path, changes: dict[str, object]) -> None:
     (weights.parent / "config.json").write_text(json.dumps(CONFIG | changes))
     try:
         with open_checkpoint(weights.parent) as checkpoint:
-            make_plan(checkpoint, parse_config(checkpoint.config, "config.json", checkpoint.generation))
+            make_load_plan(checkpoint, parse_config(checkpoint.config, "config.json", checkpoint.generation))
     except (errors.ConfigError, errors.CheckpointError) as e:
         assert len(str(e)) < 2000  # noqa: PT017
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from checkpoints import FAMILIES, small, write_checkpoint
 from miaotui.tools import cli, demo
-from miaotui.tools.arguments import shown_bytes, size
+from miaotui.tools.commands.arguments import format_bytes, size
+from miaotui.tools.commands.perplexity import losses, measure
 from miaotui.tools.demo.corpus import held_out
-from miaotui.tools.perplexity import losses, measure
 
 BEGINNING = "Once upon a time"
 COMMAND = (sys.executable, "-m", "miaotui")
@@ -137,7 +137,7 @@ def test_no_sizes(text):
 
 @pytest.mark.parametrize(("n", "expected"), [(0, "0 B"), (999, "999 B"), (1024, "1.0 KiB"), (3 * 2**29, "1.5 GiB")])
 def test_shown_bytes(n, expected):
-    assert shown_bytes(n) == expected
+    assert format_bytes(n) == expected
 
 
 # generate
@@ -234,7 +234,7 @@ def test_a_mistake_of_ours_is_one_line_too(miao, monkeypatch):
     def broken(args: argparse.Namespace) -> int:
         raise KeyError(args.path)
 
-    monkeypatch.setattr("miaotui.tools.inspect.main", broken)
+    monkeypatch.setattr("miaotui.tools.commands.inspect.main", broken)
     assert "KeyError" in one_line_error(miao("inspect", "x"))
 
 
@@ -260,13 +260,13 @@ def test_ctrl_c_ends_it_with_130():
         "import signal, sys, miaotui.model as m\n"
         "from miaotui.tools.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs start with it ignored
-        "slow = m.Model.steps\n"
+        "slow = m.Model.tokens\n"
         "def steps(self, *a, **k):\n"
         "    import time\n"
         "    for step in slow(self, *a, **k):\n"
         "        time.sleep(0.05)\n"
         "        yield step\n"
-        "m.Model.steps = steps\n"
+        "m.Model.tokens = steps\n"
         f"sys.exit(main(['generate', {BEGINNING!r}, '--ignore-eos', '--max-new-tokens', '200']))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -297,11 +297,11 @@ def test_inspect_tells_the_demo(miao):
 def test_inspect_predicts_what_loading_allocates(miao, tmp_path, family, threads):
     write_checkpoint(tmp_path / family, small(family))
     ran = miao("inspect", tmp_path / family, "--context", "24", "--threads", str(threads), "--json")
-    found = json.loads(ran.out)
+    got = json.loads(ran.out)
     with miaotui.load(tmp_path / family, max_context=24, threads=threads) as model:
-        assert found["config"]["family"] == family
-        assert {k: v for k, v in found["memory"].items() if k != "total"} == model.memory
-        assert found["memory"]["total"] == model.memory["allocated"] + model.memory["weights_mapped"]
+        assert got["config"]["family"] == family
+        assert {k: v for k, v in got["memory"].items() if k != "total"} == model.memory
+        assert got["memory"]["total"] == model.memory["allocated"] + model.memory["weights_mapped"]
 
 
 def test_inspect_reads_no_tensor_data(miao, tmp_path):
@@ -315,8 +315,8 @@ def test_inspect_reads_no_tensor_data(miao, tmp_path):
     with (tmp_path / "model.safetensors").open("wb") as f:
         f.write(whole[:data])
         f.truncate(len(whole))
-    found, expected = (json.loads(miao("inspect", p, "--json").out) for p in (tmp_path, source))
-    assert found | {"name": ""} == expected | {"name": ""}
+    got, expected = (json.loads(miao("inspect", p, "--json").out) for p in (tmp_path, source))
+    assert got | {"name": ""} == expected | {"name": ""}
 
 
 @pytest.mark.parametrize("arguments", [["--context", "0"], ["--context", "9999999"], ["--threads", "0"]], ids=" ".join)
@@ -332,13 +332,13 @@ CUTS = ["--keep-layers", "0-3", "--drop-heads", "1:0,2", "--drop-ffn", "2", "--f
 
 @pytest.mark.parametrize("how", [[], ["--quantize", "int8"]], ids=["floats", "int8"])
 def test_inspect_predicts_what_a_pruned_load_takes(miao, how):
-    found = json.loads(miao("inspect", demo.path(), *CUTS, *how, "--context", "24", "--json", "--receipt").out)
+    got = json.loads(miao("inspect", demo.path(), *CUTS, *how, "--context", "24", "--json", "--receipt").out)
     wish = {"keep_layers": "0-3", "drop_heads": "1:0,2", "drop_ffn": "2", "ffn": 0.5}
     with miaotui.load(demo.path(), max_context=24, prune=wish, quantize=how[1] if how else None) as model:
-        assert {k: v for k, v in found["memory"].items() if k != "total"} == model.memory
-        assert found["receipt"] == json.loads(json.dumps(model.receipt.as_dict()))
-        assert found["kept"] == model.receipt.plan
-        assert [layer["d_ff"] for layer in found["config"]["uneven"]] == [176, 176, 0, 176]
+        assert {k: v for k, v in got["memory"].items() if k != "total"} == model.memory
+        assert got["receipt"] == json.loads(json.dumps(model.receipt.as_dict()))
+        assert got["kept"] == model.receipt.plan
+        assert [layer["d_ff"] for layer in got["config"]["uneven"]] == [176, 176, 0, 176]
     text = miao("inspect", demo.path(), *CUTS, *how, "--receipt", "--hash").out
     for words in ("pruned: keep layers 0-3", "layer 1: 2 heads on 2, feed-forward 176", "no feed-forward", "untouched"):
         assert words in text
@@ -358,10 +358,10 @@ def test_every_command_that_loads_takes_cuts(miao, tmp_path):
 def test_sparsity_is_one_word_everywhere(miao, tmp_path, zeros):
     """Made while reading, or written and read as stored: one text, and the memory that inspect says."""
     wish = ["--sparsity", zeros]
-    found = json.loads(miao("inspect", demo.path(), *wish, "--context", "24", "--json", "--receipt").out)
+    got = json.loads(miao("inspect", demo.path(), *wish, "--context", "24", "--json", "--receipt").out)
     with miaotui.load(demo.path(), max_context=24, prune={"sparsity": zeros}) as model:
-        assert {k: v for k, v in found["memory"].items() if k != "total"} == model.memory
-        assert found["receipt"] == json.loads(json.dumps(model.receipt.as_dict()))
+        assert {k: v for k, v in got["memory"].items() if k != "total"} == model.memory
+        assert got["receipt"] == json.loads(json.dumps(model.receipt.as_dict()))
         assert model.memory["weights_mapped"] + model.memory["weights_resident"] < model.receipt.file_bytes
     assert "held sparse" in miao("inspect", demo.path(), *wish).out
     ran = miao("prune", demo.path(), tmp_path / "out", *wish)
@@ -373,7 +373,7 @@ def test_sparsity_is_one_word_everywhere(miao, tmp_path, zeros):
     assert len(set(texts)) == 1
     stored = json.loads(miao("inspect", tmp_path / "out", "--sparsity", "stored", "--context", "24", "--json").out)
     # blocks and shares may keep numbers that are zero already, so stored ones are at most as many
-    assert stored["memory"]["weights_resident"] <= found["memory"]["weights_resident"]
+    assert stored["memory"]["weights_resident"] <= got["memory"]["weights_resident"]
 
 
 def test_with_a_method_sparsity_is_the_methods(miao, tmp_path):
@@ -417,21 +417,21 @@ def test_perplexity_of_real_text(shared, miao):
         if not file.exists():
             continue
         ran = miao("perplexity", file, "--model", directory, "--tokens", case["n_tokens"], "--json")
-        found = json.loads(ran.out)
-        assert (found["n_tokens"], found["window"]) == (case["n_tokens"], case["window"])
-        assert found["ppl"] == pytest.approx(case["ppl"], rel=1e-4)
-        assert found["bits_per_byte"] == pytest.approx(case["bits_per_byte"], rel=1e-4)
+        got = json.loads(ran.out)
+        assert (got["n_tokens"], got["window"]) == (case["n_tokens"], case["window"])
+        assert got["ppl"] == pytest.approx(case["ppl"], rel=1e-4)
+        assert got["bits_per_byte"] == pytest.approx(case["bits_per_byte"], rel=1e-4)
 
 
 def test_every_token_but_the_first_is_predicted_once():
     (text,) = held_out(1)
     with miaotui.load(demo.path()) as model:
         ids = model.tokenizer.encode(text)
-        found = {w: measure(model, text, window=w) for w in (1, 7, len(ids) - 1, 512)}
-        assert {f["n_tokens"] for f in found.values()} == {len(ids) - 1}
-        assert found[len(ids) - 1]["ppl"] == found[512]["ppl"] < found[1]["ppl"]
+        got = {w: measure(model, text, window=w) for w in (1, 7, len(ids) - 1, 512)}
+        assert {f["n_tokens"] for f in got.values()} == {len(ids) - 1}
+        assert got[len(ids) - 1]["ppl"] == got[512]["ppl"] < got[1]["ppl"]
         total = losses(model, ids).sum()
-        assert found[512]["nll_per_token"] == pytest.approx(total / (len(ids) - 1), rel=1e-12)
+        assert got[512]["nll_per_token"] == pytest.approx(total / (len(ids) - 1), rel=1e-12)
         assert np.all(losses(model, ids) > 0)
 
 

@@ -13,7 +13,9 @@ from miaotui.errors import BackendError, InputError
 from miaotui.runtime.cuda import driver
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels.bandwidth import THREADS, unit
-from miaotui.tools import bench, bench_cuda, bench_cuda_product, bench_peers, cli, cuda_roofline, profile, shapes
+from miaotui.tools import cli
+from miaotui.tools.bench import compare, cuda, cuda_product, cuda_roofline, profile, shapes
+from miaotui.tools.commands import bench
 
 #: A model that the emulator takes a tenth of a second a token for.
 SMALL = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
@@ -25,7 +27,7 @@ def emulated(monkeypatch):
     monkeypatch.setattr(cuda_roofline, "BLOCKS", 1)
     monkeypatch.setattr(cuda_roofline, "REGION", 2 * unit(1))
     monkeypatch.setattr(cuda_roofline, "LAUNCHES", 3)
-    monkeypatch.setattr(bench_peers, "PAUSE", 0.0)
+    monkeypatch.setattr(compare, "PAUSE", 0.0)
     monkeypatch.setitem(shapes.SHAPES, "tiny", shapes.SHAPES["tiny"] | SMALL)
 
 
@@ -63,14 +65,14 @@ def test_a_region_smaller_than_a_round_is_refused():
 def test_every_figure_by_one_command(tmp_path, capsys):
     words = ["--shape", "tiny", "--prompt", "2", "--new", "2", "--rounds", "1", "--prefill", "3"]
     words += ["--product", "16x8x40", "--peer-python", sys.executable, "--out", str(tmp_path / "out")]
-    assert bench_cuda.main(words) == 0
+    assert cuda.main(words) == 0
     (file,) = (tmp_path / "out").iterdir()
     record = json.loads(file.read_text(encoding="utf-8"))
     assert file.name == "cuda-emulator.json"
     assert str(tmp_path) not in file.read_text(encoding="utf-8")
     d = record["decode"]
     assert {*WAYS} <= set(d["sides"])
-    assert {s["name"] for s in d["skipped"]} | set(d["about"]) == set(bench_cuda.DECODERS)
+    assert {s["name"] for s in d["skipped"]} | set(d["about"]) == set(cuda.DECODERS)
     assert all(s["reason"] for s in d["skipped"])
     hidden, ff, vocab = 32, 32, 40
     assert d["weight_bytes_per_step"] == 2 * (vocab * hidden + 3 * ff * hidden + 3 * hidden**2) + 3 * 4 * hidden
@@ -92,8 +94,8 @@ def test_every_figure_by_one_command(tmp_path, capsys):
 
 @pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_one_line_says_so(tmp_path, capsys):
-    assert bench_cuda.main(["--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "bench_cuda: error: device='cuda' needs NVIDIA's driver\n"
+    assert cuda.main(["--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "cuda: error: device='cuda' needs NVIDIA's driver\n"
     assert cli.main(["bench", "--device", "cuda"]) == 1
     assert capsys.readouterr().err == "miaotui: error: device='cuda' needs NVIDIA's driver\n"
     assert not list(tmp_path.iterdir())
@@ -101,30 +103,30 @@ def test_without_a_gpu_one_line_says_so(tmp_path, capsys):
 
 @pytest.mark.parametrize("words", [["--new", "1"], ["--rounds", "0"], ["--prefill", "0"]])
 def test_no_such_figures(words, capsys):
-    assert bench_cuda.main(words) == 1
+    assert cuda.main(words) == 1
     assert "expected at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["8x8", "8x0x8", "axbxc"])
 def test_no_such_product(size):
     with pytest.raises(InputError, match="three sizes"):
-        bench_cuda_product.products([size], 1, sys.executable)
+        cuda_product.products([size], 1, sys.executable)
 
 
 @pytest.mark.usefixtures("emulated")
 def test_a_wrong_product_is_not_timed(monkeypatch):
     closed = []
     monkeypatch.setattr(EmulatedDevice, "close", lambda _: closed.append(1))
-    monkeypatch.setattr(bench_cuda_product, "TOLERANCE", 0.0)
+    monkeypatch.setattr(cuda_product, "TOLERANCE", 0.0)
     with pytest.raises(BackendError, match="nothing was timed"):
-        bench_cuda_product.Product(1, 8, 8)
+        cuda_product.Product(1, 8, 8)
     assert len(closed) == 1
 
 
 def test_a_product_on_hopper(monkeypatch):
     monkeypatch.setattr(driver, "CudaDevice", partial(EmulatedDevice, architecture="sm_90a"))
     monkeypatch.setattr("miaotui.runtime.cuda.kernels.hopper.MANY_TILES", 1)
-    product = bench_cuda_product.Product(20, 8, 40)
+    product = cuda_product.Product(20, 8, 40)
     assert product.kernel == "linear_bf16_dot_wgmma256"
     assert product.error < 1e-5
     assert len(product.seconds(2)) == 2

@@ -48,15 +48,15 @@ def test_a_kernel_compiles_within_its_budget(name, budgets):
     kernel, ptx = cubins.ALL[name], build.to_ptx(cubins.ALL[name])
     assert (".f64" in ptx) == kernel.double
     for architecture in cubins.architectures(kernel):
-        found = cubins.measured(ptx, architecture)
-        assert found.spilled == 0, architecture
-        assert not found.serialized, architecture
-        assert found.registers <= budgets[name]["registers"] + SLACK, architecture
+        got = cubins.measured(ptx, architecture)
+        assert got.spilled == 0, architecture
+        assert not got.serialized, architecture
+        assert got.registers <= budgets[name]["registers"] + SLACK, architecture
         if architecture in cubins.LISTED:
-            assert bool(found.double) == kernel.double, architecture
-            assert found.wide_loads >= budgets[name]["wide_loads"], architecture
+            assert bool(got.double) == kernel.double, architecture
+            assert got.wide_loads >= budgets[name]["wide_loads"], architecture
             for kind in cubins.KINDS:
-                assert getattr(found, kind) >= budgets[name][kind], (architecture, kind)
+                assert getattr(got, kind) >= budgets[name][kind], (architecture, kind)
 
 
 def test_two_blocks_of_every_walker_run_on_a_processor(budgets):
@@ -66,8 +66,8 @@ def test_two_blocks_of_every_walker_run_on_a_processor(budgets):
 
 
 def test_only_what_draws_an_id_computes_in_float64():
-    found = {name for name, k in cubins.ALL.items() if k.double}
-    assert found == {"draw_weights", "draw_sums", "walk_llama_bf16_drawn"}
+    got = {name for name, k in cubins.ALL.items() if k.double}
+    assert got == {"draw_weights", "draw_sums", "walk_llama_bf16_drawn"}
 
 
 def test_what_turing_cannot_run_is_refused_by_name():
@@ -94,8 +94,8 @@ def test_tiled_kernels_use_the_tensor_core(budgets):
         assert budgets[k.name]["matrices"] >= (0 if k.only else 8)
         assert budgets[k.name]["copies"] >= (8 if "bf16" in k.name else 0)
     for k in (k for several in SPECIAL.values() for k in several if k.ampere):
-        found = budgets[k.name]
-        assert min(found["tensor"], 2 * found["matrices"], found["copies"]) >= 4  # of a group; a loop goes over these
+        got = budgets[k.name]
+        assert min(got["tensor"], 2 * got["matrices"], got["copies"]) >= 4  # of a group; a loop goes over these
 
 
 @compiles

@@ -36,7 +36,7 @@ def drawn(logits, params, positions, *, history=(), sequence=0, device=None, blo
     device.write(arena + 16, logits)
     device.write(draw, draw_words(sampler))
     device.write(draw + draw_bytes(n) - n, sampler.seen.view(np.uint8))
-    found, wanted = [], []
+    got, wanted = [], []
     for position in positions:
         words = np.full(WORDS, -7)
         words[S_START] = position - 1
@@ -44,11 +44,11 @@ def drawn(logits, params, positions, *, history=(), sequence=0, device=None, blo
         for kernel in DRAWS:
             many = kernel.blocks(1, {"n": n}) if blocks is None or kernel.name == "draw_pick" else blocks
             device.launch(kernel, many, kernel.shared({}), (arena, step, 1, draw, 16, n))
-        found.append(int(device.read(step + 8 * S_RESULT, 8).view(np.int64)[0]))
+        got.append(int(device.read(step + 8 * S_RESULT, 8).view(np.int64)[0]))
         wanted.append(sampler.draw(logits, position))
         sampler.observe(wanted[-1:])
     device.close()
-    return found, wanted
+    return got, wanted
 
 
 def logits_of(seed, n, grid):
@@ -76,23 +76,23 @@ def test_the_device_draws_what_the_cpu_draws(
 ):  # fmt: skip
     params = SamplingParams(temperature, top_k, top_p, min_p, penalty, do_sample=do_sample, seed=seed)
     history = np.random.default_rng(seed).integers(0, n, 5).tolist()
-    found, wanted = drawn(logits_of(seed, n, grid), params, (position, position + 1), history=history, sequence=seed)
-    assert found == wanted
+    got, wanted = drawn(logits_of(seed, n, grid), params, (position, position + 1), history=history, sequence=seed)
+    assert got == wanted
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_in_every_order_and_by_any_number_of_blocks(schedule):
     logits = logits_of(1, 523, 4)
-    found, wanted = drawn(logits, EVERYTHING, range(3, 6), history=[5, 7], device=EmulatedDevice(schedule), blocks=3)
-    assert found == wanted
+    got, wanted = drawn(logits, EVERYTHING, range(3, 6), history=[5, 7], device=EmulatedDevice(schedule), blocks=3)
+    assert got == wanted
 
 
 @pytest.mark.parametrize("bits", [0, 2**51 - 1, 2**51, 2**52, 2**53 - 1])
 def test_where_the_uniform_number_falls_on_a_boundary(bits, monkeypatch):
     monkeypatch.setattr(kernels, "uniform", lambda *_: bits)
     monkeypatch.setattr(sampling, "uniform_bits", lambda *_: bits)
-    found, wanted = drawn(np.zeros(4, np.float32), SamplingParams(do_sample=True), [1])
-    assert found == wanted == [4 * bits >> 53]
+    got, wanted = drawn(np.zeros(4, np.float32), SamplingParams(do_sample=True), [1])
+    assert got == wanted == [4 * bits >> 53]
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(0.5, 128), (np.nextafter(0.5, 1), 129), (255 / 256, 255)])
@@ -100,15 +100,15 @@ def test_where_a_nucleus_ends_on_a_boundary(top_p, kept, monkeypatch):
     """Of equals the lower ids are in; the last of them is drawn."""
     monkeypatch.setattr(kernels, "uniform", lambda *_: 2**53 - 1)
     monkeypatch.setattr(sampling, "uniform_bits", lambda *_: 2**53 - 1)
-    found, wanted = drawn(np.ones(256, np.float32), SamplingParams(top_p=top_p, do_sample=True), [1])
-    assert found == wanted == [kept - 1]
+    got, wanted = drawn(np.ones(256, np.float32), SamplingParams(top_p=top_p, do_sample=True), [1])
+    assert got == wanted == [kept - 1]
 
 
 def test_both_zeros_are_the_same():
     """The first of them is the largest; and a penalty makes one of the other."""
     logits = np.array([-1.0, -0.0, 0.0, -0.0], np.float32)
-    found, wanted = drawn(logits, SamplingParams(repetition_penalty=1.5), [1, 2], history=[2])
-    assert found == wanted == [1, 1]
+    got, wanted = drawn(logits, SamplingParams(repetition_penalty=1.5), [1, 2], history=[2])
+    assert got == wanted == [1, 1]
 
 
 def test_nothing_is_drawn_from_what_is_damaged():
@@ -145,21 +145,21 @@ def test_answers_drawn_ahead_are_those_of_the_host(way, tmp_path, monkeypatch):
     asked = (WANTED, {"repetition_penalty": 1.5, "ignore_eos": True}, {"ignore_eos": True}, WANTED | {"seed": 12})
     asked = asked if way == "graph" else asked[1:3]
     with miaotui.load(tmp_path, max_context=6, device="cuda") as model:
-        found = [model.generate(IDS, **a).ids for a in asked]
+        got = [model.generate(IDS, **a).ids for a in asked]
         with monkeypatch.context() as alone:
             alone.setattr(session.CudaSession, "ahead", lambda *_: None)
             wanted = [model.generate(IDS, **a).ids for a in asked]
-        assert found == wanted
-        assert len({*map(tuple, found)}) > len(asked) / 2
-        end = {"ignore_eos": False, "eos_token_id": found[0][1]}
-        assert model.generate(IDS, **asked[0] | end).ids == found[0][:2]
+        assert got == wanted
+        assert len({*map(tuple, got)}) > len(asked) / 2
+        end = {"ignore_eos": False, "eos_token_id": got[0][1]}
+        assert model.generate(IDS, **asked[0] | end).ids == got[0][:2]
 
 
 def test_why_nothing_can_be_drawn_is_said_as_on_the_cpu(tmp_path, monkeypatch):
     write_checkpoint(tmp_path, small("llama"))
     use(monkeypatch, "graph")
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
-        steps = model.steps(IDS, **WANTED)
+        steps = model.tokens(IDS, **WANTED)
         next(steps)
         machine = model.session.machine
         norm = next(i.values["w"] for i in reversed(model.program().code) if i.op == "rms_norm")
@@ -168,10 +168,10 @@ def test_why_nothing_can_be_drawn_is_said_as_on_the_cpu(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="the logits hold NaN"):
             list(steps)
         machine.device.write(machine._weights[norm.address], kept)
-        found = model.generate(IDS, **WANTED).ids
+        got = model.generate(IDS, **WANTED).ids
         monkeypatch.setattr(machine, "produced", lambda: lambda: (1, [-1], False))
-        steps = model.steps(IDS, **WANTED)
-        assert next(steps).id == found[0]
+        steps = model.tokens(IDS, **WANTED)
+        assert next(steps).id == got[0]
         with pytest.raises(BackendError, match="drew no id at position 4, where"):
             list(steps)
 
@@ -185,8 +185,8 @@ def test_fractions_are_exact():
             if thread() == 0:
                 st_i64(out + 8 * i, fraction(total, part))
 
-    found = run(k, 64, 32).view(np.int64)
-    assert found[: len(pairs)].tolist() == [a * b >> 53 for a, b in pairs]
+    got = run(k, 64, 32).view(np.int64)
+    assert got[: len(pairs)].tolist() == [a * b >> 53 for a, b in pairs]
     with pytest.raises(Fault, match="2\\^53"):
         run(lambda _: fraction(-1, 1), 64, 32)
 

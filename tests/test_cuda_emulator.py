@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulation import SCHEDULES, EmulatedDevice, Fault
-from miaotui.runtime.cuda.emulated import binding
+from miaotui.runtime.cuda.emulator.binding import binding
 from miaotui.runtime.cuda.kernels.base import Kernel, block_sum
 from miaotui.runtime.cuda.primitives import (
     PRIMITIVES,

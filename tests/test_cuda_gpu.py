@@ -97,13 +97,13 @@ def test_attention_by_the_tensor_core(variant, d_head, window):
 def test_many_rows_have_the_bits_of_few(name, shape, monkeypatch):
     op, kernel = LINEAR[name]
     t, k, n = shape
-    d, found = Draw(lambda _: 1), []
+    d, got = Draw(lambda _: 1), []
     x, weight = d.array(t, k), d.weight(op.split("_", 1)[1], n, k)
     for several in ((replace(kernel, fits=lambda *_: True),), ()):
         monkeypatch.setitem(SPECIAL, op, several)
         case = Case(lambda ops, x: ops.linear(x, weight), [[x]], None)
-        found.append(run_on(CudaDevice(), case, [np.zeros(t, np.int64)])[0])
-    assert found[0].tobytes() == found[1].tobytes()
+        got.append(run_on(CudaDevice(), case, [np.zeros(t, np.int64)])[0])
+    assert got[0].tobytes() == got[1].tobytes()
 
 
 @pytest.mark.parametrize("n", [1, 255, 4096, 151_936])
@@ -113,8 +113,8 @@ def test_the_device_draws_what_the_cpu_draws(n):
         logits = (rng.standard_normal(n) * 3).astype(np.float32)
         params = SamplingParams(*(rng.choice(c) for c in ([0.5, 1.0, 3.0], [0, 1, 40], [0.1, 0.9, 1.0], [0.0, 0.05])),
                                 float(rng.choice([1.0, 1.3])), do_sample=bool(seed % 5), seed=seed)  # fmt: skip
-        found, wanted = drawn(logits, params, range(1, 9), history=rng.integers(0, n, 9).tolist(), device=CudaDevice())
-        assert found == wanted
+        got, wanted = drawn(logits, params, range(1, 9), history=rng.integers(0, n, 9).tolist(), device=CudaDevice())
+        assert got == wanted
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -122,17 +122,17 @@ def test_answers_drawn_ahead_are_those_of_the_host(way, monkeypatch):
     monkeypatch.setenv("MIAOTUI_CUDA_STEP", way)
     asked = {"temperature": 0.9, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.1, "max_new_tokens": 200}
     with miaotui.load(path(), max_context=300, device="cuda") as model:
-        found = [model.generate("Once upon a time", seed=s, **asked).ids for s in range(3)]
+        got = [model.generate("Once upon a time", seed=s, **asked).ids for s in range(3)]
         monkeypatch.setattr(CudaSession, "ahead", lambda *_: None)
-        assert found == [model.generate("Once upon a time", seed=s, **asked).ids for s in range(3)]
+        assert got == [model.generate("Once upon a time", seed=s, **asked).ids for s in range(3)]
 
 
 def test_packed_sequences_have_the_bits_of_each_alone():
     rng = np.random.default_rng(0)
     with miaotui.load(path(), max_context=512, device="cuda", prefill_chunk=512) as model:
         sequences = [rng.integers(0, model.config.n_vocab, n) for n in (1, 31, 33, 257, 64)]
-        found = model.session.packed(sequences)
-        for row, s in zip(found, sequences, strict=True):
+        got = model.session.packed(sequences)
+        for row, s in zip(got, sequences, strict=True):
             model.session.step(s, 0)
             assert row.tobytes() == model.session.logits[-1].tobytes(), len(s)
 
@@ -147,10 +147,10 @@ def test_the_demo_model(quantize, way, monkeypatch):
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
 def test_every_way_gives_the_same_bits(kv_cache, monkeypatch):
     """And again on every run."""
-    found = []
+    got = []
     for way in (*WAYS, *WAYS):
         monkeypatch.setenv("MIAOTUI_CUDA_STEP", way)
         with miaotui.load(path(), max_context=600, device="cuda", kv_cache=kv_cache) as model:
             ids = model.generate("Once upon a time", max_new_tokens=300, ignore_eos=True).ids
-            found.append((ids, model.session.logits.tobytes()))
-    assert all(f == found[0] for f in found)
+            got.append((ids, model.session.logits.tobytes()))
+    assert all(f == got[0] for f in got)

@@ -66,8 +66,8 @@ def test_the_driver_makes_maps_of_what_they_say(binding):
     assert fake.written == [(4096, np.array([2**64 - 1 - i for i in range(16)], np.uint64).tobytes())]
     kind, rank, address, sizes, strides, box, steps, *modes = fake.asked
     assert (kind.name, rank, address) == ("CU_TENSOR_MAP_DATA_TYPE_BFLOAT16", 2, 1 << 20)
-    found = [[int(n) for n in numbers] for numbers in (sizes, strides, box, steps)]
-    assert found == [[72, 300], [192], [64, 128], [1, 1]]
+    got = [[int(n) for n in numbers] for numbers in (sizes, strides, box, steps)]
+    assert got == [[72, 300], [192], [64, 128], [1, 1]]
     wanted = ["INTERLEAVE_NONE", "SWIZZLE_128B", "L2_PROMOTION_L2_256B", "FLOAT_OOB_FILL_NONE"]
     assert [m.name.removeprefix("CU_TENSOR_MAP_") for m in modes] == wanted
 

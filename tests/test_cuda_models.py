@@ -18,7 +18,7 @@ from miaotui.runtime.cuda import driver
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import KERNELS, Kernel
 from miaotui.tools import cli
-from miaotui.tools.inspect import facts, lines
+from miaotui.tools.commands.inspect import facts, lines
 from tolerance import bound
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
@@ -346,11 +346,11 @@ def test_the_gpus_memory_is_what_was_predicted(options, way, tmp_path, counting,
         assert counting.taken == m["device_allocated"]
         assert m["allocated"] == m["weights_resident"] + m["constants"]
     if not {"prune", "quantize", "precision"} & set(options):
-        found = facts(tmp_path, context=64, device="cuda", **options)["memory"]
-        assert {k: found[k] for k in m} == m
-        shown = [line for line in lines(facts(tmp_path, device="cuda")) if "GPU: " in line]
-        *parts, total = (int(line.split(" B ")[0].split()[-1].replace(",", "")) for line in shown)
-        assert "GPU: allocated" in shown[-1]
+        got = facts(tmp_path, context=64, device="cuda", **options)["memory"]
+        assert {k: got[k] for k in m} == m
+        quote = [line for line in lines(facts(tmp_path, device="cuda")) if "GPU: " in line]
+        *parts, total = (int(line.split(" B ")[0].split()[-1].replace(",", "")) for line in quote)
+        assert "GPU: allocated" in quote[-1]
         assert sum(parts) == total
 
 

@@ -52,8 +52,8 @@ def test_every_op_has_its_kernels_with_the_slots_of_the_table():
     assert {k for op in OPS.values() for k in op.kernels} == set(KERNELS)
     for op in OPS.values():
         for name in op.kernels:
-            found = tuple(inspect.signature(KERNELS[name].function).parameters)
-            assert found == ("arena", "step", "rows", *op.names), name
+            got = tuple(inspect.signature(KERNELS[name].function).parameters)
+            assert got == ("arena", "step", "rows", *op.names), name
 
 
 LINEAR = {k.name: (name, k) for name, several in SPECIAL.items() for k in several if name.startswith("linear")}
@@ -99,15 +99,15 @@ def test_many_rows_have_the_bits_of_few(many, monkeypatch):
     @settings(max_examples=5, deadline=None, phases=[Phase.generate])
     @given(st.data(), st.sampled_from(SCHEDULES))
     def holds(data, schedule):
-        d, found = ManyDraw(data.draw), []
+        d, got = ManyDraw(data.draw), []
         case = CASES["linear"](d, name.split("_", 1)[1])
         for several in ((kernel,), ()):
             monkeypatch.setitem(SPECIAL, name, [replace(k, fits=lambda *_: True) for k in several])
             launched = []
             y, _ = emulate(case, [np.zeros(d.t, np.int64)], schedule, launched)
             assert (many in launched) == bool(several)
-            found.append(y.tobytes())
-        assert found[0] == found[1]
+            got.append(y.tobytes())
+        assert got[0] == got[1]
 
     holds()
 

@@ -39,9 +39,9 @@ def test_the_bits_of_each_alone(tmp_path):
         def holds(lengths, seed):
             rng = np.random.default_rng(seed)
             sequences = [rng.integers(0, n_vocab, n) for n in lengths]
-            found = model.last_logits(sequences)
-            assert found.shape == (len(lengths), n_vocab)
-            assert [row.tobytes() for row in found] == [alone(session, s) for s in sequences]
+            got = model.last_logits(sequences)
+            assert got.shape == (len(lengths), n_vocab)
+            assert [row.tobytes() for row in got] == [alone(session, s) for s in sequences]
 
         holds()
 
@@ -57,8 +57,8 @@ def test_every_family(family, tmp_path):
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize("window", [None, 9])
 def test_keys_are_taken_in_tiles_from_a_sequences_own_first(kv_cache, window):
-    found, wanted, _ = attended((31, 33, 5, 1), kv_cache=kv_cache, window=window)
-    assert found.tobytes() == wanted.tobytes()
+    got, wanted, _ = attended((31, 33, 5, 1), kv_cache=kv_cache, window=window)
+    assert got.tobytes() == wanted.tobytes()
 
 
 @pytest.mark.parametrize(("kv_cache", "d_head"), [("f32", 8), ("bf16", 128), ("int8", 64)])
@@ -66,13 +66,13 @@ def test_keys_are_taken_in_tiles_from_a_sequences_own_first(kv_cache, window):
 def test_the_tensor_cores_attention_sees_each_sequence_alone(kv_cache, d_head, window):
     """A tile of queries is of several of them; sequences longer than a tile of keys."""
     names = []
-    found, wanted, largest = attended((31, 70, 5, 1, 29), names, kv_cache=kv_cache, window=window, fast=True,
+    got, wanted, largest = attended((31, 70, 5, 1, 29), names, kv_cache=kv_cache, window=window, fast=True,
                                       d_head=d_head, round_to=16)  # fmt: skip
     assert "flash" in names[1]
     assert not any("flash" in name for name in names[2:])
     # Rounded on the way: queries times scale, and the weights of the softmax.
     off = 2 * bound("flash", "bf16", 1, largest) * (1 + d_head**0.5)
-    assert np.abs(found - wanted).max() <= off
+    assert np.abs(got - wanted).max() <= off
 
 
 def attended(lengths, names=None, *, window, d_head=8, round_to=0, **how):
@@ -101,14 +101,14 @@ def attended(lengths, names=None, *, window, d_head=8, round_to=0, **how):
     machine, inputs, y = machine_of(**how)
     feed(machine, inputs, slice(None))
     machine.packed([[0] * length for length in lengths])
-    found, wanted, at = machine.tensor(y, n), [], 0
+    got, wanted, at = machine.tensor(y, n), [], 0
     machine, inputs, y = machine_of(**how | {"fast": False})
     for length in lengths:
         feed(machine, inputs, slice(at, at + length))
         machine.step([0] * length, 0, 0)
         wanted.append(machine.tensor(y, length))
         at += length
-    return found, np.concatenate(wanted), float(np.abs(rows[2]).max())
+    return got, np.concatenate(wanted), float(np.abs(rows[2]).max())
 
 
 def test_a_pass_holds_what_fits_and_plain_steps_follow(tmp_path, monkeypatch):
@@ -118,9 +118,9 @@ def test_a_pass_holds_what_fits_and_plain_steps_follow(tmp_path, monkeypatch):
         packed = type(session.machine).packed
         monkeypatch.setattr(type(session.machine), "packed", lambda m, s: (passes.append([*map(len, s)]), packed(m, s)))
         sequences = [[1], [3, 4, 5], [7], list(range(1, 6)), [2, 1]]
-        found = session.packed(sequences)
+        got = session.packed(sequences)
         assert passes == [[1, 3]]  # 1 + 5 do not fit, 5 is more than a pass, 2 is alone
-        assert [row.tobytes() for row in found] == [alone(session, s) for s in sequences]
+        assert [row.tobytes() for row in got] == [alone(session, s) for s in sequences]
         assert session.packed([]).shape == (0, model.config.n_vocab)
 
 

@@ -7,22 +7,22 @@ import sys
 import numpy as np
 import pytest
 from miaotui.errors import BackendError
-from miaotui.tools import bench_peers, shapes
-from miaotui.tools.peers import GPU_PEERS
+from miaotui.tools.bench import compare, shapes
+from miaotui.tools.bench.peers import GPU_PEERS
 
 
 def test_without_torch_or_its_gpu_the_reason_is_said(tmp_path):
     for name in GPU_PEERS:
-        command = bench_peers.worker_command(sys.executable, "serve", name, tmp_path, "bf16", 1, 8)
+        command = compare.worker_command(sys.executable, "serve", name, tmp_path, "bf16", 1, 8)
         with pytest.raises(BackendError, match=r"has no torch|sees no GPU"):
-            bench_peers.Worker(command)
+            compare.Worker(command)
 
 
 @pytest.fixture
 def torch_on_cpu(monkeypatch):
     torch = pytest.importorskip("torch", reason="the peers' torch")
     pytest.importorskip("transformers", reason="the peers' transformers")
-    from miaotui.tools.peers import gpu
+    from miaotui.tools.bench.peers import gpu
 
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
     yield torch
@@ -32,7 +32,7 @@ def torch_on_cpu(monkeypatch):
 @pytest.mark.parametrize("module", ["gpu", "gpu_compiled"])
 def test_a_peer_computes_what_we_do(module, tmp_path, torch_on_cpu, monkeypatch):
     import miaotui
-    from miaotui.tools.peers import gpu, gpu_compiled
+    from miaotui.tools.bench.peers import gpu, gpu_compiled
 
     monkeypatch.setattr(torch_on_cpu, "compile", lambda f, **_: f)  # the maths, not the compiler
     path = shapes.make_checkpoint(tmp_path / "tiny", "tiny")
@@ -49,7 +49,7 @@ def test_a_peer_computes_what_we_do(module, tmp_path, torch_on_cpu, monkeypatch)
 
 @pytest.mark.usefixtures("torch_on_cpu")
 def test_the_peers_product():
-    from miaotui.tools.peers import gpu_product
+    from miaotui.tools.bench.peers import gpu_product
 
     engine = gpu_product.Engine(".", "bf16", 1, 1)
     engine.prefill([3, 5, 7])

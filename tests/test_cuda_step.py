@@ -11,7 +11,8 @@ import pytest
 from checkpoints import small, write_checkpoint
 from emulation import SCHEDULES, EmulatedDevice, Fault
 from miaotui.errors import BackendError, InputError
-from miaotui.runtime.cuda import driver, emulated, session
+from miaotui.runtime.cuda import driver, session
+from miaotui.runtime.cuda.emulator import binding as emulated
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import KERNELS, walker
 from miaotui.runtime.cuda.kernels.base import SIZES, Kernel
@@ -60,32 +61,32 @@ def written(path, family="llama", dtype="F32"):
 def answered(path, n_new, **options):
     """Greedy ids and the bits of the last step's logits."""
     with miaotui.load(path, device="cuda", **options) as model:
-        found = model.generate(IDS, max_new_tokens=n_new, ignore_eos=True).ids
-        return found, model.session.logits.tobytes(), model.session.hidden.tobytes()
+        got = model.generate(IDS, max_new_tokens=n_new, ignore_eos=True).ids
+        return got, model.session.logits.tobytes(), model.session.hidden.tobytes()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_way_gives_the_same_bits(name, tmp_path, monkeypatch):
     family, dtype, options = MODELS[name]
     written(tmp_path, family, dtype)
-    found = []
+    got = []
     for i, way in enumerate(WAYS):
         use(monkeypatch, way, SCHEDULES[i], blocks=1 + i)
-        found.append(answered(tmp_path, 3 if name in ("llama", "gpt2") else 2, **options))
-    assert found[0] == found[1] == found[2]
+        got.append(answered(tmp_path, 3 if name in ("llama", "gpt2") else 2, **options))
+    assert got[0] == got[1] == got[2]
 
 
 def test_a_layer_of_llama_is_six_phases(tmp_path, monkeypatch):
     """Seven where attention is in parts."""
     use(monkeypatch, "persistent")
     written(tmp_path, dtype="BF16")
-    found = []
+    got = []
     for context in (8, 300):
         with miaotui.load(tmp_path, device="cuda", kv_cache="bf16", max_context=context) as model:
             script, n_layers = model.session.machine.script(), model.config.n_layers
-            found.append(script.listing())
+            got.append(script.listing())
             assert len(script.phases) == (6 if context == 8 else 7) * n_layers + 5
-    assert found[0][1:7] == [
+    assert got[0][1:7] == [
         "rms_norm_here, linear_bf16_here, linear_bf16_here, linear_bf16_here", "rope_write_bf16", "attention_bf16_one",
         "linear_bf16_one", "rms_norm_here, gated_bf16_here", "linear_bf16_one",
     ]  # fmt: skip
@@ -132,8 +133,8 @@ def test_what_every_block_rounds_is_what_all_round(k):
             st_i32(arena + 4 * k + size + 4 * i, sld_i32(at + 4 * i))
 
     device.launch(Kernel("k", body, walker.THREADS, lambda *_: 1, lambda _: at + size, ()), 1, at + size, (there,))
-    found = device.read(there + 4 * k, 2 * size)
-    assert found[:size].tobytes() == found[size:].tobytes()
+    got = device.read(there + 4 * k, 2 * size)
+    assert got[:size].tobytes() == got[size:].tobytes()
 
 
 #: Programs that the compile gate's walkers are for: family, dtype, options.
@@ -194,8 +195,8 @@ def test_steps_queued_ahead_end_where_the_host_would(way, tmp_path, monkeypatch)
         assert model.generate(IDS, ignore_eos=True).ids == everything
         for end, ids in dict(zip(everything, wanted, strict=True)).items():
             assert model.generate(IDS, eos_token_id=end).ids == ids
-        found = model.generate(IDS, eos_token_id=list(range(65, 200)), max_new_tokens=2)  # more than a GPU is told
-        assert found.ids == everything[:2]
+        got = model.generate(IDS, eos_token_id=list(range(65, 200)), max_new_tokens=2)  # more than a GPU is told
+        assert got.ids == everything[:2]
         assert list(model.session.ahead(everything[0], 3, 0, ())) == []
 
 
@@ -335,13 +336,13 @@ def test_a_walker_that_reads_its_gate_with_a_plain_load_is_found(schedule, tmp_p
     """All have come, and still a block need not see what they wrote."""
 
     def binding(grid, real=emulated.binding):
-        found = real(grid)
+        got = real(grid)
 
         def plain(address):
             grid.now.hub.switch()  # or nobody would ever come
-            return found["ld_i64"](address)
+            return got["ld_i64"](address)
 
-        return found | {"acquire_i64": plain}
+        return got | {"acquire_i64": plain}
 
     written(tmp_path)
     use(monkeypatch, "persistent", schedule)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from emulation import EmulatedDevice, Fault, emulate, run_on
+from miaotui.runtime.cuda.emulator.wgmma import descriptor_addresses
 from miaotui.runtime.cuda.kernels import SPECIAL
 from miaotui.runtime.cuda.kernels.hopper import descriptor
 from miaotui.runtime.cuda.kernels.tiles import GROUP, tile_at
 from miaotui.runtime.cuda.primitives import barrier, registers, sst_i32, st_f32, st_i32, thread
 from miaotui.runtime.cuda.tensor import fence_async, wgmma_bf16, wgmma_close, wgmma_fence, wgmma_finish, wgmma_wait
-from miaotui.runtime.cuda.wgmma_emulated import descriptor_addresses
 from miaotui.runtime.spec import Weight
 from test_cuda_emulator import run
 from test_ops import Case

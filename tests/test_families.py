@@ -76,13 +76,13 @@ def check(drawn: Drawn, ids: list[int], directory: Path, **options: int) -> None
     theirs = oracle(directory)
     wanted = oracle_logits(theirs, ids)
     with miaotui.load(directory, **options) as model:
-        found = model.logits(ids)
+        got = model.logits(ids)
         new = model.generate(ids, max_new_tokens=NEW, do_sample=False).ids
         scale = max(float(np.abs(wanted).max()), sensitivity(theirs, ids, wanted) / U)
         limit = bound("model", "f32", model.config.n_layers, scale=scale)
-    assert found.shape == wanted.shape
-    assert found.dtype == np.float32
-    worst = float(np.abs(found - wanted).max())
+    assert got.shape == wanted.shape
+    assert got.dtype == np.float32
+    worst = float(np.abs(got - wanted).max())
     assert worst <= limit, f"logits differ by {worst:.3g}, bound {limit:.3g}"
     assert len(new) == NEW
     after = oracle_logits(theirs, [*ids, *new])[len(ids) - 1 : -1]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from checkpoints import Drawn, small, write_checkpoint
 from miaotui.errors import BackendError
-from miaotui.loader.prune import PrunePlan
-from miaotui.tools import footprint
+from miaotui.loader.prune.plan import PrunePlan
+from miaotui.tools.bench import footprint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is held")
 #: What differs between two processes beside the model: allocators keep pages, threads have stacks.
@@ -22,10 +22,10 @@ def test_the_peak_is_near_the_quantised_weights_and_the_arena(tmp_path, quantize
     config = small("llama").config | {"vocab_size": 100_000, "hidden_size": 126, "intermediate_size": 2048}
     write_checkpoint(tmp_path, Drawn(config | {"head_dim": 42, "max_position_embeddings": 128}))
     file = (tmp_path / "model.safetensors").stat().st_size
-    found = footprint.footprint(tmp_path, quantize, context=64, new=8)
-    planned = found["weights_bytes"] + found["arena_bytes"]
-    assert found["beyond_baseline_bytes"] <= 1.15 * planned + SLACK < planned + 0.5 * file
-    assert found["ratio"] == found["beyond_baseline_bytes"] / planned
+    got = footprint.footprint(tmp_path, quantize, context=64, new=8)
+    planned = got["weights_bytes"] + got["arena_bytes"]
+    assert got["beyond_baseline_bytes"] <= 1.15 * planned + SLACK < planned + 0.5 * file
+    assert got["ratio"] == got["beyond_baseline_bytes"] / planned
 
 
 @pytest.mark.parametrize("quantize", [None, "int8"])
@@ -35,9 +35,9 @@ def test_pages_of_gathered_rows_are_let_go_of_as_they_are_read(tmp_path, quantiz
     file = (tmp_path / "model.safetensors").stat().st_size
     plan = tmp_path / "plan.json"
     PrunePlan(vocab=range(0, 200_000, 8)).save(plan)
-    found = footprint.footprint(tmp_path, quantize, context=64, new=8, prune=plan)
-    planned = found["weights_bytes"] + found["arena_bytes"]
-    assert found["beyond_baseline_bytes"] <= planned + SLACK < planned + 0.5 * file
+    got = footprint.footprint(tmp_path, quantize, context=64, new=8, prune=plan)
+    planned = got["weights_bytes"] + got["arena_bytes"]
+    assert got["beyond_baseline_bytes"] <= planned + SLACK < planned + 0.5 * file
 
 
 def test_the_command_says_it_and_writes_it(tmp_path, capsys):

@@ -49,8 +49,8 @@ def test_capp_plans_processes(shared: Path) -> None:
         for case in stored["greedy"]:
             answer = model.generate(case["prompt_ids"], max_new_tokens=len(case["new_ids"]), ignore_eos=True)
             assert answer.ids == case["new_ids"]
-        found = model.logits(stored["logits_for_ids"])
-        assert np.abs(found - np.array(stored["logits"])).max() < 1e-4
+        got = model.logits(stored["logits_for_ids"])
+        assert np.abs(got - np.array(stored["logits"])).max() < 1e-4
 
 
 def test_nano_gpt_sorts_729_of_729(shared: Path) -> None:
@@ -62,5 +62,5 @@ def test_nano_gpt_sorts_729_of_729(shared: Path) -> None:
             answer = model.generate(ids[:6], max_new_tokens=6)
             # the context of 11 holds six letters and five answers: the sixth is drawn, never fed
             assert "".join(letters[i] for i in ids[:6] + answer.ids) == case
-        found = np.array([model.logits(ids) for ids in stored["reference_idx"]])
-        assert np.abs(found - np.array(stored["reference_logits_from_llm_viz"])).max() < 1e-4
+        got = np.array([model.logits(ids) for ids in stored["reference_idx"]])
+        assert np.abs(got - np.array(stored["reference_logits_from_llm_viz"])).max() < 1e-4

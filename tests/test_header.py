@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from miaotui.errors import CheckpointError
 from miaotui.loader.checkpoint import open_checkpoint
-from miaotui.loader.header import DTYPES, Header, TensorInfo, read_header, shown
+from miaotui.loader.header import DTYPES, Header, TensorInfo, quote, read_header
 from safetensors.numpy import save_file
 
 NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16"} | {
@@ -198,8 +198,8 @@ def test_shown_is_short() -> None:
     for _ in range(100_000):
         deep = [deep]
     for value in ("x" * 10**6, [1] * 10**6, {"a": "b" * 10**6}, 10**5000, deep, "\x1b[31m\ud800"):
-        assert len(shown(value)) <= 80
-        assert shown(value).isprintable()
+        assert len(quote(value)) <= 80
+        assert quote(value).isprintable()
 
 
 def test_bare_import_is_refused() -> None:

@@ -40,9 +40,9 @@ class Hub:
 
     def downloads(self) -> list[str]:
         """Return the files that were fetched, in full paths, and forget all requests."""
-        found = [a.split()[1] for a in self.asked if a.startswith("GET") and "/resolve/" in a]
+        got = [a.split()[1] for a in self.asked if a.startswith("GET") and "/resolve/" in a]
         self.asked.clear()
-        return sorted(found)
+        return sorted(got)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(500, b"down", body=body)
         elif parts[:2] == ["api", "models"]:
             self.reply(*self.api("/".join(parts[2:4]), parts[4:]), body=body)
-        elif "/".join(parts[:2]) == REPO and parts[2] == "resolve":
+        elif "/".join(parts[:2]) == REPO and parts[2] == "locate":
             commit = COMMITS.get(parts[3], parts[3])
             data = self.hub.files.get(commit, {}).get("/".join(parts[4:]))
             if data is None:
@@ -130,10 +130,10 @@ def server(tmp_path: Path) -> Iterator[Hub]:
 SCRIPT = """
 import json, sys
 from miaotui.errors import MiaotuiError
-from miaotui.loader.hub import resolve
+from miaotui.loader.hub import locate
 from miaotui.loader.checkpoint import open_checkpoint
 try:
-    path = resolve(sys.argv[1], revision=sys.argv[2] or None)
+    path = locate(sys.argv[1], revision=sys.argv[2] or None)
     with open_checkpoint(path) as c:
         found = {"path": str(path), "files": sorted(p.name for p in path.rglob("*")), "theta": c.config["rope_theta"]}
         found["norm"] = c.array("model.norm.weight").tolist()
@@ -157,8 +157,8 @@ def ask(home: Path, endpoint: str, name: str = REPO, revision: str = "", **env: 
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-    found: dict[str, object] = json.loads(run.stdout.splitlines()[-1]) | {"stderr": run.stderr}
-    return found
+    got: dict[str, object] = json.loads(run.stdout.splitlines()[-1]) | {"stderr": run.stderr}
+    return got
 
 
 def test_download_cache_revision_offline(server: Hub, tmp_path: Path) -> None:
@@ -201,35 +201,35 @@ def test_download_cache_revision_offline(server: Hub, tmp_path: Path) -> None:
 def test_what_goes_wrong(
     server: Hub, tmp_path: Path, asked: tuple[str, str], env: dict[str, str], words: tuple[str, ...]
 ) -> None:
-    found = ask(tmp_path / "home", server.endpoint, *asked, **env)
-    assert found.get("error") == "HubError", found
-    assert found["cause"] != "NoneType"
+    got = ask(tmp_path / "home", server.endpoint, *asked, **env)
+    assert got.get("error") == "HubError", got
+    assert got["cause"] != "NoneType"
     for word in words:
-        assert word in str(found["text"]), found["text"]
-    assert "\n" not in str(found["text"])
+        assert word in str(got["text"]), got["text"]
+    assert "\n" not in str(got["text"])
 
 
 def test_the_hub_is_down(server: Hub, tmp_path: Path) -> None:
     server.broken = True
-    found = ask(tmp_path / "home", server.endpoint)
-    assert (found["error"], "cannot be reached" in str(found["text"])) == ("HubError", True), found
+    got = ask(tmp_path / "home", server.endpoint)
+    assert (got["error"], "cannot be reached" in str(got["text"])) == ("HubError", True), got
 
 
 def test_a_damaged_download_is_a_checkpoint_error(server: Hub, tmp_path: Path) -> None:
     server.files[COMMITS["main"]]["model.safetensors"] = b"<html>sorry</html>"
-    found = ask(tmp_path / "home", server.endpoint)
-    assert found["error"] == "CheckpointError"
-    assert "HTML" in str(found["text"])
+    got = ask(tmp_path / "home", server.endpoint)
+    assert got["error"] == "CheckpointError"
+    assert "HTML" in str(got["text"])
 
 
 def test_a_directory_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = write_good(tmp_path / "org" / "tiny")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "_download", None)  # a look-up would be a TypeError
-    assert hub.resolve("org/tiny").samefile(good)
-    assert hub.resolve(good) == good
+    assert hub.locate("org/tiny").samefile(good)
+    assert hub.locate(good) == good
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert hub.resolve("~/org/tiny") == good
+    assert hub.locate("~/org/tiny") == good
 
 
 PATHS = ["./x", "/no/such/x", "~/no-such-x", "../x", "a/b/c", "x.safetensors", "a b", "x\0y", "~nobody9/x", "org/"]
@@ -240,31 +240,31 @@ def test_a_path_is_never_looked_up(path: str, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "_download", None)
     if path in {"", "."}:  # the current directory, as Path has it
-        assert hub.resolve(path) == Path()
+        assert hub.locate(path) == Path()
         return
     with pytest.raises(CheckpointError, match="no such directory"):
-        hub.resolve(path)
+        hub.locate(path)
 
 
 def test_a_path_object_is_never_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_download", None)
     with pytest.raises(CheckpointError, match="no such directory"):
-        hub.resolve(tmp_path / "x")
+        hub.locate(tmp_path / "x")
 
 
 @pytest.mark.parametrize("bad", [None, 3, ["org/tiny"], b"org/tiny"])
 def test_a_name_is_a_text(bad: object) -> None:
     with pytest.raises(InputError, match="str or a Path"):
-        hub.resolve(bad)  # type: ignore[arg-type]
+        hub.locate(bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", ["", 3])
 def test_a_revision_is_a_text(bad: str) -> None:
     with pytest.raises(InputError, match="revision"):
-        hub.resolve("org/none-such", revision=bad)
+        hub.locate("org/none-such", revision=bad)
 
 
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(HubError, match="pip install huggingface_hub"):
-        hub.resolve("org/none-such")
+        hub.locate("org/none-such")

@@ -15,11 +15,13 @@ from helpers import open_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, PlanError
-from miaotui.loader.prune import PrunePlan
+from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
-from miaotui.tools import perplexity, prune_sweep
+from miaotui.tools import prune_sweep
+from miaotui.tools.commands import perplexity
+from miaotui.tools.commands.prune import prune
 from miaotui.tools.importance import depth, flap_bias, masks, process_plans, structured
 from miaotui.tools.importance import zeros as zeros_module
 from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_of
@@ -29,7 +31,6 @@ from miaotui.tools.importance.numbers import narrowed, widened
 from miaotui.tools.importance.rewrite import Rewrite
 from miaotui.tools.importance.sparsegpt import sparsegpt
 from miaotui.tools.importance.zeros import layer_by_layer, zeros
-from miaotui.tools.prune import prune
 from pruning import seven
 
 WINDOWS = [[1, 5, 2, 8, 3, 3, 9], [4, 4, 0, 10], [7, 2]]
@@ -74,21 +75,21 @@ def test_statistics_are_those_of_the_oracle(tmp_path, family):
     write_checkpoint(tmp_path, small(family))
     want = spied(tmp_path, WINDOWS)
     with miaotui.load(tmp_path, prefill_chunk=4) as model:  # a window takes more than one pass
-        found = calibrate(model, WINDOWS, hessian=True)
-    assert found.n == sum(len(w) - 1 for w in WINDOWS)
+        got = calibrate(model, WINDOWS, hessian=True)
+    assert got.n == sum(len(w) - 1 for w in WINDOWS)
     for layer in range(2):
         for role, place in {"q": "attn_in", "o": "attn_out", "up": "ffn_in", "down": "ffn_out"}.items():
             x, name = want[f"layers.{layer}.{role}"], f"layers.{layer}.{place}"
             near = {"rtol": 1e-5, "atol": 1e-5 * float(np.abs(x).max()) ** 2 * len(x)}  # float32 activations
-            np.testing.assert_allclose(found.total[name], x.sum(0), **near)
-            np.testing.assert_allclose(found.squares[name], (x**2).sum(0), **near)
-            np.testing.assert_allclose(found.hessian[name], x.T @ x, **near)
-            np.testing.assert_allclose(found.variance(layer, place), x.var(0, ddof=1), **near)
-            np.testing.assert_allclose(found.mean(layer, place), x.mean(0), **near)
+            np.testing.assert_allclose(got.total[name], x.sum(0), **near)
+            np.testing.assert_allclose(got.squares[name], (x**2).sum(0), **near)
+            np.testing.assert_allclose(got.hessian[name], x.T @ x, **near)
+            np.testing.assert_allclose(got.variance(layer, place), x.var(0, ddof=1), **near)
+            np.testing.assert_allclose(got.mean(layer, place), x.mean(0), **near)
     streams = [want["layers.0.attn_norm"], want["layers.1.attn_norm"], want["norm"]]
     norms = [np.linalg.norm(s, axis=1) for s in streams]
     want_bi = [1 - np.mean((streams[i] * streams[i + 1]).sum(1) / norms[i] / norms[i + 1]) for i in range(2)]
-    np.testing.assert_allclose(depth.block_influence(found), want_bi, atol=1e-5)
+    np.testing.assert_allclose(depth.block_influence(got), want_bi, atol=1e-5)
 
 
 def test_watching_changes_no_bit_and_statistics_no_run(tmp_path):
@@ -105,12 +106,12 @@ def test_watching_changes_no_bit_and_statistics_no_run(tmp_path):
 def test_a_half_that_is_gone_has_no_statistics(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven()))
     with miaotui.load(tmp_path, prune=PrunePlan(heads={0: "", 3: ""}, ffn={1: "", 6: ""})) as model:
-        found = calibrate(model, [[1, 2, 3, 4]])
-    assert "layers.0.attn_in" not in found.squares
-    assert "layers.1.ffn_in" not in found.squares
-    assert {f"layers.{i}.attn_out" for i in (1, 2, 4, 5, 6)} < set(found.squares)
-    assert np.all(np.abs(found.cosine) <= 3 + 1e-9)
-    assert np.all(found.cosine != 0)
+        got = calibrate(model, [[1, 2, 3, 4]])
+    assert "layers.0.attn_in" not in got.squares
+    assert "layers.1.ffn_in" not in got.squares
+    assert {f"layers.{i}.attn_out" for i in (1, 2, 4, 5, 6)} < set(got.squares)
+    assert np.all(np.abs(got.cosine) <= 3 + 1e-9)
+    assert np.all(got.cosine != 0)
 
 
 def test_calibration_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
@@ -130,12 +131,12 @@ def test_calibration_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "_add", stopping)
         with pytest.raises(KeyboardInterrupt):
             calibrate(model, WINDOWS, hessian=True, stream=True, file=file, batch=1)
-        found = calibrate(model, WINDOWS, hessian=True, stream=True, file=file, batch=1)
+        got = calibrate(model, WINDOWS, hessian=True, stream=True, file=file, batch=1)
         assert len(calls) == 4  # the third window alone
-        assert found.n == whole.n
-        assert np.array_equal(found.cosine, whole.cosine)
+        assert got.n == whole.n
+        assert np.array_equal(got.cosine, whole.cosine)
         for kind in ("total", "squares", "hessian", "stream"):
-            one, other = getattr(found, kind), getattr(whole, kind)
+            one, other = getattr(got, kind), getattr(whole, kind)
             assert one.keys() == other.keys()
             assert all(np.array_equal(one[k], other[k]) for k in one)
         with pytest.raises(InputError, match="another model, text or method"):
@@ -198,10 +199,10 @@ def surgeon(w, h, sparsity):
 def test_sparsegpt_is_the_optimal_brain_surgeon(n, k, sparsity, seed):
     rng = np.random.default_rng(seed)
     w, x = rng.standard_normal((n, k)), rng.standard_normal((40, k)) @ rng.standard_normal((k, k))
-    found = sparsegpt(w, x.T @ x, sparsity)
+    got = sparsegpt(w, x.T @ x, sparsity)
     left, zero = surgeon(w, x.T @ x, sparsity)
-    np.testing.assert_allclose(found, left, rtol=1e-6, atol=1e-8)
-    assert np.array_equal(found == 0, zero)
+    np.testing.assert_allclose(got, left, rtol=1e-6, atol=1e-8)
+    assert np.array_equal(got == 0, zero)
 
 
 def test_sparsegpt_beats_wanda_and_magnitude_at_its_own_goal():
@@ -274,8 +275,8 @@ def text_model(path, **more):
 )
 def test_zeros_are_written_in_place(tmp_path, method, how):
     text = text_model(tmp_path / "in")
-    found = find(tmp_path / "in", Wish(method, sparsity=parse_sparsity("2:4"), **how), text)
-    prune(tmp_path / "in", tmp_path / "out", found.plan, found.rewrite)
+    got = find(tmp_path / "in", Wish(method, sparsity=parse_sparsity("2:4"), **how), text)
+    prune(tmp_path / "in", tmp_path / "out", got.plan, got.rewrite)
     with miaotui.load(tmp_path / "in") as before, miaotui.load(tmp_path / "out") as after:
         assert before.config == after.config
         for one, other in zip(before.session.weights, after.session.weights, strict=True):
@@ -323,24 +324,24 @@ def test_layer_by_layer_is_the_papers_loop(tmp_path, method, family):
     sparsity = Sparsity(0.5)
     with miaotui.load(tmp_path / "in", prefill_chunk=5, max_context=32) as model:
         windows = windows_of(model, text.text, window=32)
-        found = layer_by_layer(model, windows, method, sparsity)
+        seen = layer_by_layer(model, windows, method, sparsity)
         once = zeros(method, sparsity, calibrate(model, windows, hessian=True))
         weights = {w.name: w.f64() for w in model.session.weights}
     want, differ = cut_in_numpy(method, *open_weights(tmp_path / "in"), windows, sparsity), 0
     for name, new in want.items():
         _, layer, role = name.split(".")
-        got = found(role, int(layer), weights[name])
+        got = seen(role, int(layer), weights[name])
         np.testing.assert_allclose(got, new, rtol=1e-3, atol=1e-4 * np.abs(new).max())  # float32 activations
         differ += not np.array_equal(got, once(role, int(layer), weights[name]))
         assert layer != "0" or np.allclose(got, once(role, 0, weights[name]), rtol=1e-6, atol=1e-7)
     assert differ
-    prune(tmp_path / "in", tmp_path / "out", PrunePlan(), Rewrite(found))  # GPT-2's q, k and v are one tensor there
+    prune(tmp_path / "in", tmp_path / "out", PrunePlan(), Rewrite(seen))  # GPT-2's q, k and v are one tensor there
     _, written = open_weights(tmp_path / "out")
     for w in written:
         old = weights[w.name]
-        new = found(w.name.rpartition(".")[2], int(w.name.split(".")[1]), old) if w.name in want else old
+        new = seen(w.name.rpartition(".")[2], int(w.name.split(".")[1]), old) if w.name in want else old
         np.testing.assert_array_equal(w.f64(), new.astype(np.float32))
-    assert found("attn_norm", 0, np.zeros(3)) is None
+    assert seen("attn_norm", 0, np.zeros(3)) is None
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
@@ -349,13 +350,13 @@ def test_a_layer_sees_the_very_bits_of_the_written_model(tmp_path, monkeypatch, 
     text = text_model(tmp_path / "in")
     write_checkpoint(tmp_path / "in", replace(Drawn({**seven(32), "num_hidden_layers": 3}), dtype=dtype))
     sums, real = {}, zeros_module.zeros
-    monkeypatch.setattr(zeros_module, "zeros", lambda m, s, found: sums.update(found.squares) or real(m, s, found))
+    monkeypatch.setattr(zeros_module, "zeros", lambda m, s, got: sums.update(got.squares) or real(m, s, got))
     cut = find(tmp_path / "in", Wish("sparsegpt", sparsity=Sparsity(0.5, 2, 4)), text)
     prune(tmp_path / "in", tmp_path / "out", cut.plan, cut.rewrite)
     with miaotui.load(tmp_path / "out", max_context=32, prefill_chunk=32) as model:
-        found = calibrate(model, windows_of(model, text.text, window=32))
-    assert np.array_equal(sums["layers.2.attn_in"], found.squares["layers.2.attn_in"])  # before its own cut matrices
-    assert not np.array_equal(sums["layers.2.ffn_in"], found.squares["layers.2.ffn_in"])
+        got = calibrate(model, windows_of(model, text.text, window=32))
+    assert np.array_equal(sums["layers.2.attn_in"], got.squares["layers.2.attn_in"])  # before its own cut matrices
+    assert not np.array_equal(sums["layers.2.ffn_in"], got.squares["layers.2.ffn_in"])
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
@@ -374,14 +375,14 @@ def test_layer_by_layer_goes_on_where_it_was_stopped(tmp_path, monkeypatch, meth
     monkeypatch.setattr(zeros_module, "_feed", stopping)
     with pytest.raises(KeyboardInterrupt):
         find(tmp_path / "in", wish, text)
-    found = find(tmp_path / "in", wish, text)
+    got = find(tmp_path / "in", wish, text)
     assert calls == [0, 0, 1, 1, 1, 1, 2]
     again = find(tmp_path / "in", wish, text)
     assert len(calls) == 7
     with miaotui.load(tmp_path / "in") as model:
         for layer, weights in enumerate(model.session.weights.layers):
             w = weights.down.f64()
-            for other in (found, again):
+            for other in (got, again):
                 assert np.array_equal(other.rewrite.matrix("down", layer, w), whole.rewrite.matrix("down", layer, w))
     with pytest.raises(InputError, match="another model, text or method"):
         find(tmp_path / "in", replace(wish, sparsity=Sparsity(0.25)), text)
@@ -400,13 +401,13 @@ def test_flap_writes_biases_that_keep_the_mean(tmp_path, family):
     config, weights = open_weights(tmp_path / "in")
     with miaotui.load(tmp_path / "in", prefill_chunk=32) as model, miaotui.load(tmp_path / "out") as out:
         ids = model.tokenizer.encode(text.text)
-        found = calibrate(model, [ids[at : at + 33] for at in range(0, len(ids) - 1, 32)])
+        got = calibrate(model, [ids[at : at + 33] for at in range(0, len(ids) - 1, 32)])
         assert sum(len(k) for k in plan.ffn.values()) == round(0.5 * config.n_layers * config.d_ff)
         for i, layer in enumerate(out.session.weights.layers):
             lost = [j for j in range(config.d_ff) if j not in plan.ffn[i]]
             w = weights.layers[i].down.f64()
             old = weights.layers[i].down_bias
-            want = w[:, lost] @ (found.total[f"layers.{i}.ffn_out"] / found.n)[lost]
+            want = w[:, lost] @ (got.total[f"layers.{i}.ffn_out"] / got.n)[lost]
             want = want + (old.f64() if old is not None else 0)
             np.testing.assert_allclose(layer.down_bias.f64(), want, rtol=1e-5, atol=1e-6)
             assert layer.o_bias is not None
@@ -423,7 +424,7 @@ def test_plans_of_units_and_depth(tmp_path):
     sleb = find(tmp_path / "in", Wish("greedy", keep=2), text)
     losses = {}
     for gone in range(3):
-        from miaotui.tools.perplexity import measure
+        from miaotui.tools.commands.perplexity import measure
 
         with miaotui.load(tmp_path / "in", prune=f"drop-layers={gone}") as model:
             losses[gone] = measure(model, text.text, window=32)["nll_per_token"]
@@ -457,13 +458,13 @@ def test_wishes_that_no_method_grants(tmp_path):
 @given(st.lists(st.floats(-1e30, 1e30, allow_nan=False), min_size=1, max_size=20))
 def test_narrowing_rounds_once_to_the_nearest(values):
     x = np.array(values)
-    found = widened(narrowed(x, "BF16"), "BF16")
+    got = widened(narrowed(x, "BF16"), "BF16")
     bits = narrowed(x, "BF16").astype(np.int32)
     for step in (-1, 1):
         other = widened((bits + step).clip(0, 0xFFFF).astype(np.uint16), "BF16")
         fits = np.isfinite(other)
-        assert (np.abs(found - x)[fits] <= np.abs(other - x)[fits]).all()
-    assert np.array_equal(narrowed(found, "BF16"), narrowed(x, "BF16"))
+        assert (np.abs(got - x)[fits] <= np.abs(other - x)[fits]).all()
+    assert np.array_equal(narrowed(got, "BF16"), narrowed(x, "BF16"))
     assert np.array_equal(narrowed(np.array([1 + 2**-8 + 2**-40, 1 + 2**-8]), "BF16"), [0x3F81, 0x3F80])
 
 
@@ -476,20 +477,20 @@ def test_a_sweep_compares_and_chooses(tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "s"), *methods, "--max-perplexity-ratio", "1e9"]) == 0
     assert "over 39 tokens" in capsys.readouterr().out  # of the last fifth of 200 words, the first is not predicted
     record = json.loads((tmp_path / "s" / "sweep.json").read_text())
-    found = {r["cut"].removeprefix("--method "): r for r in record["results"]}
-    assert {"first --keep 1", "magnitude --sparsity 2:4", "flap --ffn 0.5", "flap --heads 0.5"} < set(found)
+    got = {r["cut"].removeprefix("--method "): r for r in record["results"]}
+    assert {"first --keep 1", "magnitude --sparsity 2:4", "flap --ffn 0.5", "flap --heads 0.5"} < set(got)
     assert record["best"] == "--method first --keep 1"
-    assert found["first --keep 1"]["bytes_per_step"] < record["original"]["bytes_per_step"]
+    assert got["first --keep 1"]["bytes_per_step"] < record["original"]["bytes_per_step"]
     matrices = 3 * (32 * 32 * 2 + 16 * 32 * 2 + 3 * 96 * 32)
-    thinned = found["magnitude --sparsity 2:4"]
+    thinned = got["magnitude --sparsity 2:4"]
     assert thinned["zeros"] == matrices // 2
     assert thinned["bytes_per_step"] < record["original"]["bytes_per_step"]  # held sparse
     assert thinned["memory"] < record["original"]["memory"]
     plan = PrunePlan.load(tmp_path / "s" / "plans" / "first-keep1.json")
     assert plan.layers == (0,)
     with miaotui.load(tmp_path / "in") as whole, miaotui.load(tmp_path / "in", prune=plan) as cut:
-        from miaotui.tools.perplexity import losses
-        from miaotui.tools.quality import log_softmax
+        from miaotui.tools.bench.quality import log_softmax
+        from miaotui.tools.commands.perplexity import losses
 
         text = (tmp_path / "text.txt").read_text()
         ids = whole.tokenizer.encode(text[len(text) * 4 // 5 :])
@@ -501,8 +502,8 @@ def test_a_sweep_compares_and_chooses(tmp_path, capsys):
             for w in windows
             for p in [log_softmax(whole.logits(w[:-1]))]
         )
-    assert found["first --keep 1"]["ppl"] == pytest.approx(math.exp(nll))
-    assert found["first --keep 1"]["kl"] == pytest.approx(kl / total)
+    assert got["first --keep 1"]["ppl"] == pytest.approx(math.exp(nll))
+    assert got["first --keep 1"]["kl"] == pytest.approx(kl / total)
     assert main([*command, "--out", str(tmp_path / "s"), "--keep-layers", "0"]) == 1
     assert main([*command, "--out", str(tmp_path / "s"), "--methods", "chance"]) == 1
     assert main(command) == 1
@@ -533,11 +534,11 @@ def test_the_lesson_on_flap_s_bias_is_its_files(name):
     docs = Path(__file__).resolve().parent.parent / "docs"
     record = json.loads((docs / "benchmarks" / f"flap-bias-{name}.json").read_text(encoding="utf-8"))
     lesson = (docs / "pruning.md").read_text(encoding="utf-8")
-    for found in record["ffn"].values():
-        factors = " | ".join(f"{found['factors'][f]:.3f}" for f in ("-1.0", "0.0", "0.25", "0.5", "0.75", "1.0"))
-        spread = f"{min(found['random']):.3f} to {max(found['random']):.3f}"
-        shares = f"{min(found['constant_share']):.1%} to {max(found['constant_share']):.1%}"
-        assert f"| {factors} | {found['without_first']:.3f} | {spread} | {shares} |" in lesson
+    for got in record["ffn"].values():
+        factors = " | ".join(f"{got['factors'][f]:.3f}" for f in ("-1.0", "0.0", "0.25", "0.5", "0.75", "1.0"))
+        spread = f"{min(got['random']):.3f} to {max(got['random']):.3f}"
+        shares = f"{min(got['constant_share']):.1%} to {max(got['constant_share']):.1%}"
+        assert f"| {factors} | {got['without_first']:.3f} | {spread} | {shares} |" in lesson
     for kind in ("without", "with"):
         assert " | ".join(f"{r[kind]:.3f}" for r in record["ffn"]["0.5"]["one_layer"]) in lesson
 
@@ -551,15 +552,15 @@ def test_what_a_constant_can_take_up(tmp_path):
     want = (lost.mean(0) ** 2).sum() / (lost**2).sum(1).mean()
     assert flap_bias.constant_share(w, x.mean(0), x.T @ x / len(x), kept) == pytest.approx(want)
     text = text_model(tmp_path / "in")
-    found = flap_bias.study(tmp_path / "in", text, text.text, 0.5)
-    assert all(0 < share < 1 for share in found["constant_share"])
+    got = flap_bias.study(tmp_path / "in", text, text.text, 0.5)
+    assert all(0 < share < 1 for share in got["constant_share"])
     for factor, compensate in (("1.0", True), ("0.0", False)):
         cut = find(tmp_path / "in", Wish("flap", ffn=0.5, uniform=True, compensate=compensate), text)
         prune(tmp_path / "in", tmp_path / factor, cut.plan, cut.rewrite)
         with miaotui.load(tmp_path / factor) as model:
             ppl = perplexity.measure(model, text.text, window=text.window)["ppl"]
-        assert found["factors"][factor] == pytest.approx(ppl, rel=1e-6)
-    assert len(found["one_layer"]) == 3
+        assert got["factors"][factor] == pytest.approx(ppl, rel=1e-6)
+    assert len(got["one_layer"]) == 3
 
 
 def test_records_a_line_each_and_what_is_asked_of_them(tmp_path, capsys):

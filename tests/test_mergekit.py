@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, PlanError
 from miaotui.loader.checkpoint import open_checkpoint
-from miaotui.loader.mergekit import load_plan, plan_of_slices
-from miaotui.loader.prune import PrunePlan
-from miaotui.tools.bench import bytes_per_step
+from miaotui.loader.prune.mergekit import load_plan, plan_of_slices
+from miaotui.loader.prune.plan import PrunePlan
 from miaotui.tools.cli import main
+from miaotui.tools.commands.bench import bytes_per_step
+from miaotui.tools.commands.prune import prune
 from miaotui.tools.importance.methods import Wish, find
-from miaotui.tools.prune import prune
 from pruning import plans, seven
 from tolerance import bound
 
@@ -30,8 +30,8 @@ SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, Heal
 
 def slices(*ranges, **more):
     """mergekit's config of one model's layers, [first, behind the last]."""
-    found = [{"sources": [{"model": "some/model", "layer_range": list(r)}]} for r in ranges]
-    return {"slices": found, "merge_method": "passthrough", **more}
+    got = [{"sources": [{"model": "some/model", "layer_range": list(r)}]} for r in ranges]
+    return {"slices": got, "merge_method": "passthrough", **more}
 
 
 def stacked(tensors, order, gpt2):
@@ -154,8 +154,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("found", "says"), REFUSED)
-def test_what_one_model_s_layers_cannot_be(tmp_path, found, says):
-    (tmp_path / "plan.json").write_text(json.dumps(found))
+def test_what_one_model_s_layers_cannot_be(tmp_path, got, says):
+    (tmp_path / "plan.json").write_text(json.dumps(got))
     with pytest.raises(PlanError, match=rf"plan\.json.*{says}"):
         load_plan(tmp_path / "plan.json")
 
@@ -207,9 +207,7 @@ def test_yaml_is_an_extra(tmp_path, capsys, monkeypatch):
     plan.write_text(YAML)
     real = builtins.__import__
     monkeypatch.delitem(sys.modules, "yaml")
-    monkeypatch.setattr(
-        builtins, "__import__", lambda name, *rest: real("no.such" if name == "yaml" else name, *rest)
-    )
+    monkeypatch.setattr(builtins, "__import__", lambda name, *rest: real("no.such" if name == "yaml" else name, *rest))
     with pytest.raises(BackendError, match=r"miaotui\[yaml\]"):
         load_plan(plan)
 

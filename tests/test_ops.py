@@ -16,8 +16,8 @@ from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.kernels import KERNELS
 from miaotui.runtime.cpu.kernels.base import S_IDS, S_RESULT
 from miaotui.runtime.ops import ACTS, FAST, HEADER, OPS, SLOTS
-from miaotui.runtime.packed import GROUP, QUANTIZED, packed_shape
 from miaotui.runtime.program import Program, Recorder, _place_waits
+from miaotui.runtime.quantized import GROUP, QUANTIZED, quantized_shape
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
@@ -128,7 +128,7 @@ def sparse(x: np.ndarray, keep: np.ndarray, dtype: str) -> Weight:
 
 def quantized(x: np.ndarray, dtype: str) -> Weight:
     """Float32 x, rounded as the loader does."""
-    packed = np.empty(packed_shape(dtype, x.shape), np.uint8)
+    packed = np.empty(quantized_shape(dtype, x.shape), np.uint8)
     assert pack_rows(x, "F32", dtype, packed)
     return Weight("w", dtype, x.shape, packed, mapped=False)
 

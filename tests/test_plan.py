@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from miaotui.errors import CheckpointError
 from miaotui.loader.checkpoint import Checkpoint, open_checkpoint
 from miaotui.loader.config import parse_config
+from miaotui.loader.load_plan import LINE, LoadPlan, make_load_plan
 from miaotui.loader.pack import pack, planned
-from miaotui.loader.plan import LINE, LoadPlan, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def opened(directory: Path) -> tuple[Checkpoint, LoadPlan]:
     """Open a directory and plan it."""
     checkpoint = open_checkpoint(directory)
     config = parse_config(checkpoint.config, str(directory / "config.json"), checkpoint.generation)
-    return checkpoint, make_plan(checkpoint, config)
+    return checkpoint, make_load_plan(checkpoint, config)
 
 
 def loaded(directory: Path) -> tuple[LoadPlan, Weights]:
@@ -99,10 +99,10 @@ def test_packed_values_are_the_files(drawn: Drawn, tmp_path_factory: pytest.Temp
     directory = tmp_path_factory.mktemp("drawn")
     exact = write_checkpoint(directory, drawn)
     plan, weights = loaded(directory)
-    found, wanted = by_name(weights), expected(drawn.config, exact)
-    assert found.keys() == wanted.keys()
+    got, wanted = by_name(weights), expected(drawn.config, exact)
+    assert got.keys() == wanted.keys()
     for name, value in wanted.items():
-        weight = found[name]
+        weight = got[name]
         assert weight.shape == value.shape
         assert weight.array is not None
         assert weight.array.flags.c_contiguous
@@ -195,10 +195,10 @@ def test_unaligned_tensors_are_copied(pad: int, dtype: str, tmp_path: Path) -> N
     exact = write_safetensors(tmp_path / "model.safetensors", random_tensors(LLAMA, 0), dtype=dtype, pad=pad)
     plan, weights = loaded(tmp_path)
     assert plan.mapped_bytes == 0
-    found = by_name(weights)
+    got = by_name(weights)
     for name, value in expected(LLAMA, exact).items():
-        assert np.array_equal(found[name].f64(), value)
-        assert found[name].address % LINE == 0
+        assert np.array_equal(got[name].f64(), value)
+        assert got[name].address % LINE == 0
 
 
 def test_tensors_that_mean_nothing_are_ignored(tmp_path: Path) -> None:

@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError, TokenizerError
 from miaotui.loader.checkpoint import Checkpoint, open_checkpoint
 from miaotui.loader.config import parse_config
-from miaotui.loader.cut import compile_plan, fingerprint
-from miaotui.loader.magnitude import best
-from miaotui.loader.plan import make_plan
-from miaotui.loader.prune import PrunePlan
+from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.prune.compiled import compile_plan, fingerprint
+from miaotui.loader.prune.options import parse_prune
+from miaotui.loader.prune.plan import PrunePlan
+from miaotui.loader.prune.rank_ffn import best
+from miaotui.loader.prune.receipt import Receipt
 from miaotui.loader.quantize import pack_matrix, parse_quantize
-from miaotui.loader.receipt import Receipt
 from miaotui.loader.source import spans_by_file
-from miaotui.loader.wishes import resolve
-from miaotui.runtime.packed import packed_shape
+from miaotui.runtime.quantized import quantized_shape
 from pruning import as_file, masked, plans, seven, sliced
 from tolerance import bound
 
@@ -59,11 +59,11 @@ def test_prune_then_load_is_load_then_slice(tmp_path_factory, data, family):
     config, whole = open_weights(path)
     plan = data.draw(plans(config))
     left, weights = open_weights(path, prune=plan)
-    found, wanted = exact(weights), sliced(exact(whole), config, plan)
-    assert found.keys() == wanted.keys()
+    got, wanted = exact(weights), sliced(exact(whole), config, plan)
+    assert got.keys() == wanted.keys()
     for name, value in wanted.items():
-        assert found[name].shape == value.shape, name
-        assert np.array_equal(found[name], value), name
+        assert got[name].shape == value.shape, name
+        assert np.array_equal(got[name], value), name
     dtypes = {w.name.split(".")[-1]: w.dtype for w in whole}
     assert all(w.dtype == dtypes[w.name.split(".")[-1]] for w in weights)
     assert left == compile_plan(plan, config).config
@@ -89,7 +89,7 @@ def test_each_cut_in_each_family_rounded_to_integers(tmp_path_factory, family, c
             if dtype is None or value.ndim == 1 or w.name == "positions":
                 assert np.array_equal(w.f64(), value)
                 continue
-            packed = np.empty(packed_shape(dtype, value.shape), np.uint8)
+            packed = np.empty(quantized_shape(dtype, value.shape), np.uint8)
             assert pack_matrix(value.astype(np.float32), "F32", dtype, packed)
             assert w.array.tobytes() == packed.tobytes(), w.name
 
@@ -149,9 +149,9 @@ def as_zeros(path: Path, drawn: Drawn, plan: PrunePlan) -> None:
     write_safetensors(path / "zeros" / "model.safetensors", zeros, dtype=drawn.dtype)
     ids = np.random.default_rng(2).integers(0, config.n_vocab, 9).tolist()
     with miaotui.load(path / "in", prune=plan) as model, miaotui.load(path / "zeros") as whole:
-        found, wanted = model.logits(ids), whole.logits(ids)
+        got, wanted = model.logits(ids), whole.logits(ids)
         limit = bound("model", "f32", config.n_layers, scale=float(np.abs(wanted).max()))
-        assert np.abs(found - wanted).max() <= limit
+        assert np.abs(got - wanted).max() <= limit
 
 
 @settings(SLOW, max_examples=60)
@@ -166,9 +166,9 @@ def test_composing_plans_is_one_plan(tmp_path_factory, data, family):
     _, weights = open_weights(path, prune=one)
     between = compile_plan(first, config).config
     wanted = sliced(sliced(exact(whole), config, first), between, second)
-    found = exact(weights)
-    assert found.keys() == wanted.keys()
-    assert all(np.array_equal(found[name], value) for name, value in wanted.items())
+    got = exact(weights)
+    assert got.keys() == wanted.keys()
+    assert all(np.array_equal(got[name], value) for name, value in wanted.items())
     assert compile_plan(one, config).config == compile_plan(second, between).config
     assert PrunePlan().then(first) == first.then(PrunePlan()) == first
 
@@ -350,12 +350,12 @@ def test_short_forms_are_the_plans_that_they_say(tmp_path):
         str(tmp_path / "plan.json"): PrunePlan("1-5"),
     }
     for text, plan in wanted.items():
-        found = resolve(text, checkpoint, config)
-        assert found == replace(plan, model=fingerprint(config, checkpoint)), text
-    assert resolve({"keep_layers": [0, 1], "drop_heads": {0: [0, 1]}}, checkpoint, config) == replace(
+        got = parse_prune(text, checkpoint, config)
+        assert got == replace(plan, model=fingerprint(config, checkpoint)), text
+    assert parse_prune({"keep_layers": [0, 1], "drop_heads": {0: [0, 1]}}, checkpoint, config) == replace(
         PrunePlan("0,1", {0: "2,3"}), model=fingerprint(config, checkpoint)
     )
-    assert resolve(None, checkpoint, config) is None
+    assert parse_prune(None, checkpoint, config) is None
 
 
 @settings(SLOW, max_examples=25)
@@ -365,7 +365,7 @@ def test_a_ratio_keeps_the_weightiest_neurons(tmp_path_factory, data, family, ra
     write_checkpoint(path, data.draw(models(family)))
     config, whole = open_weights(path)
     base = data.draw(plans(config))
-    plan = resolve(replace(base, ffn_ratio=ratio), open_checkpoint(path), config)
+    plan = parse_prune(replace(base, ffn_ratio=ratio), open_checkpoint(path), config)
     values = sliced(exact(whole), config, base)
     for new, old in enumerate(range(config.n_layers) if base.layers is None else base.layers):
         if not compile_plan(base, config).config.layer(new).d_ff:
@@ -469,7 +469,7 @@ def test_only_kept_pages_are_read(tmp_path, wish, quantize):
         seen = resident_pages(file)
         checkpoint = open_checkpoint(tmp_path)
         config = parse_config(checkpoint.config, str(tmp_path))
-        plan = make_plan(checkpoint, config, quantize, resolve(wish, checkpoint, config))
+        plan = make_load_plan(checkpoint, config, quantize, parse_prune(wish, checkpoint, config))
         [spans] = spans_by_file(plan).values()
         kept = np.zeros(len(seen), bool)
         for a, b in spans:
@@ -492,7 +492,7 @@ def test_the_system_does_not_read_on_into_what_was_cut(tmp_path, wish, random):
         maps = Path("/proc/self/smaps").read_text("utf-8").split(str(tmp_path / "model.safetensors"))[1:]
         flags = [part.split("VmFlags:")[1].split("\n")[0].split() for part in maps]
         assert flags
-        assert all(("rr" in found) == random for found in flags)
+        assert all(("rr" in got) == random for got in flags)
 
 
 def test_the_receipt_accounts_for_every_byte(tmp_path):
@@ -522,15 +522,15 @@ def test_hashes_are_of_the_kept_bytes(tmp_path):
     config, whole = open_weights(tmp_path)
     bits = {w.name: w.array for w in whole if w.array.dtype == np.uint16}
     with miaotui.load(tmp_path, prune="keep-layers=2; ffn=0.5") as model:
-        plan = resolve("keep-layers=2; ffn=0.5", open_checkpoint(tmp_path), config)
-        found = {e.weight: e.sha256 for e in model.hashed_receipt().entries}
+        plan = parse_prune("keep-layers=2; ffn=0.5", open_checkpoint(tmp_path), config)
+        got = {e.weight: e.sha256 for e in model.hashed_receipt().entries}
         up, down = bits["layers.2.up"][list(plan.ffn[2])], bits["layers.2.down"][:, list(plan.ffn[2])]
         for name, value in {"layers.0.up": up, "layers.0.down": down, "embed": bits["embed"]}.items():
-            assert found[name] == hashlib.sha256(value.tobytes()).hexdigest()
+            assert got[name] == hashlib.sha256(value.tobytes()).hexdigest()
 
 
 def test_packed_matrices_may_lose_layers_but_no_rows(tmp_path):
-    from miaotui.tools.quantize import quantize
+    from miaotui.tools.commands.quantize import quantize
 
     write_checkpoint(tmp_path / "in", Drawn(seven()))
     quantize(tmp_path / "in", tmp_path / "out", "int8")

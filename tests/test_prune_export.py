@@ -13,9 +13,9 @@ from helpers import open_weights
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, InputError, PlanError
-from miaotui.loader.prune import PrunePlan
+from miaotui.loader.prune.plan import PrunePlan
 from miaotui.tools import export
-from miaotui.tools.prune import prune
+from miaotui.tools.commands.prune import prune
 from pruning import plans, seven, some
 from tolerance import bound
 
@@ -100,9 +100,9 @@ def test_transformers_loads_a_uniform_one(tmp_path_factory, family):
         ids = np.random.default_rng(0).integers(0, left.n_vocab, 8).tolist()
         wanted = oracle_logits(oracle(path / "out"), ids)
         with miaotui.load(path / "in", prune=plan) as model:
-            found = model.logits(ids)
+            got = model.logits(ids)
         limit = bound("model", "f32", left.n_layers, scale=float(np.abs(wanted).max()))
-        assert np.abs(found - wanted).max() <= limit
+        assert np.abs(got - wanted).max() <= limit
 
     run()
 
@@ -164,7 +164,7 @@ def test_a_cut_vocabulary_is_written_with_its_ids(tmp_path):
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt2"])
 def test_pruned_then_quantised_on_disk_is_both_while_loading(tmp_path, family):
-    from miaotui.tools.quantize import quantize
+    from miaotui.tools.commands.quantize import quantize
 
     write_checkpoint(tmp_path / "in", small(family))
     plan = PrunePlan(None, {1: ""}, {0: "0,2-5"}, vocab="0-3,6-9", width="1-9")

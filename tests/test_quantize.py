@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, InputError, PlanError
 from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, pack_rows, parse_quantize
 from miaotui.runtime.cpu.packer import packer
-from miaotui.runtime.packed import GROUP, LEVELS, QUANTIZED, packed_shape, unpack
-from miaotui.tools.quantize import quantize
+from miaotui.runtime.quantized import GROUP, LEVELS, QUANTIZED, quantized_shape, unpack
+from miaotui.tools.commands.quantize import quantize
 from safetensors.numpy import load_file, save_file
 
 SIZES = st.sampled_from([1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 65, 97])
@@ -30,7 +30,7 @@ F16_STEP = 2.0**-11  # relative error of a scale's rounding to float16
 
 
 def packed(x: np.ndarray, dtype: str, threads: int = 1) -> np.ndarray:
-    out = np.empty(packed_shape(dtype, x.shape), np.uint8)
+    out = np.empty(quantized_shape(dtype, x.shape), np.uint8)
     with ThreadPoolExecutor(threads) as pool:
         assert pack_matrix(x, "F32", dtype, out, pool=pool, threads=threads)
     return out
@@ -113,10 +113,10 @@ def test_the_kernels_pack_as_the_definition_says(dtype, turned):
         with np.errstate(over="ignore"):
             x = np.frombuffer(encode(x, stored), STORED[stored]).reshape(x.shape)
         x = x.T if turned else x
-        wanted, found = (np.zeros(packed_shape(dtype, x.shape), np.uint8) for _ in range(2))
+        wanted, got = (np.zeros(quantized_shape(dtype, x.shape), np.uint8) for _ in range(2))
         fine = pack_rows(x, stored, dtype, wanted)
-        assert by_kernel(x, stored, dtype, found) == fine
-        assert not fine or np.array_equal(found, wanted)
+        assert by_kernel(x, stored, dtype, got) == fine
+        assert not fine or np.array_equal(got, wanted)
 
     holds()
 

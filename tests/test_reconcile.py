@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from miaotui.errors import CheckpointError
 from miaotui.loader.checkpoint import open_checkpoint
 from miaotui.loader.config import parse_config
-from miaotui.loader.plan import make_plan
-from miaotui.loader.prune import PrunePlan
+from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.prune.plan import PrunePlan
 from miaotui.tools.cli import main
-from miaotui.tools.prune import prune
+from miaotui.tools.commands.prune import prune
 from pruning import plans
 
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -29,7 +29,7 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
 def opened(path):
     with open_checkpoint(path) as checkpoint:
         config = parse_config(checkpoint.config, str(path / "config.json"))
-        return config, make_plan(checkpoint, config), checkpoint.corrections
+        return config, make_load_plan(checkpoint, config), checkpoint.corrections
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,8 +51,8 @@ def test_a_cut_model_under_its_old_config(tmp_path_factory, family):
         prune(path / "in", path / "right", plan)
         shutil.copytree(path / "right", path / "old")
         shutil.copyfile(path / "in" / "config.json", path / "old" / "config.json")
-        right, (found, _, told) = opened(path / "right")[0], opened(path / "old")
-        assert replace(found, **NO_IDS) == replace(right, **NO_IDS)
+        right, (got, _, told) = opened(path / "right")[0], opened(path / "old")
+        assert replace(got, **NO_IDS) == replace(right, **NO_IDS)
         assert bool(told) == (replace(right, **NO_IDS) != replace(config, **NO_IDS))
         ids = np.random.default_rng(0).integers(0, right.n_vocab, 7).tolist()
         with miaotui.load(path / "right") as one, miaotui.load(path / "old") as other:

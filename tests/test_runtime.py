@@ -67,8 +67,8 @@ def test_logits_equal_the_float64_oracle(tmp_path: Path, dtype: str) -> None:
     cfg, weights = open_weights(tmp_path)
     wanted = oracle(cfg, weights, IDS)
     with miaotui.load(tmp_path) as model:
-        found = model.logits(IDS)
-    assert np.abs(found - wanted).max() <= bound("model", "f32", cfg.n_layers, np.abs(wanted).max())
+        got = model.logits(IDS)
+    assert np.abs(got - wanted).max() <= bound("model", "f32", cfg.n_layers, np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(
@@ -259,22 +259,24 @@ def test_waits_have_teeth(small: Path) -> None:
 def test_several_models_and_several_python_threads(small: Path, windowed: Path) -> None:
     with miaotui.load(small, threads=2) as a, miaotui.load(windowed, threads=2) as b:
         wanted = digest(a.logits(IDS)), digest(b.logits(IDS))
-        found: list[tuple[str, str]] = []
+        got: list[tuple[str, str]] = []
 
         def work() -> None:
-            found.append((digest(a.logits(IDS)), digest(b.logits(IDS))))
+            got.append((digest(a.logits(IDS)), digest(b.logits(IDS))))
 
         workers = [threading.Thread(target=work) for _ in range(4)]
         for w in workers:
             w.start()
         for w in workers:
             w.join(timeout=60)
-        assert found == [wanted] * 4
+        assert got == [wanted] * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_fork_starts_its_own_team(small: Path) -> None:
-    script = CHILD + """
+    script = (
+        CHILD
+        + """
 import os
 m = miaotui.load(sys.argv[1], threads=2)
 a = m.logits(json.loads(sys.argv[2]))
@@ -283,6 +285,7 @@ same = np.array_equal(m.logits(json.loads(sys.argv[2])), a)
 if pid == 0: os._exit(0 if same else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and same
 """
+    )
     command = [sys.executable, "-W", "ignore", "-c", script, str(small), json.dumps(IDS), "{}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -322,9 +325,9 @@ def test_bad_ids_get_a_typed_error(small: Path, ids: object, words: str) -> None
 def test_the_logits_behind_several_sequences(small: Path) -> None:
     sequences = [[1, 2, 3], np.array([4]), [5] * 64]
     with miaotui.load(small, max_context=64, prefill_chunk=7) as model:
-        found = model.last_logits(sequences)
-        assert found.shape == (3, 37)
-        assert [row.tobytes() for row in found] == [model.logits(s)[-1].tobytes() for s in sequences]
+        got = model.last_logits(sequences)
+        assert got.shape == (3, 37)
+        assert [row.tobytes() for row in got] == [model.logits(s)[-1].tobytes() for s in sequences]
         assert model.last_logits([]).shape == (0, 37)
         for bad, words in (
             (3, "int found"), ("text", "str found"), ([1, 2], "sequence 0: int found"), ([[1], []], "sequence 1: no"),
@@ -338,7 +341,7 @@ def test_the_logits_behind_several_sequences(small: Path) -> None:
 
 def test_two_open_streams_in_one_thread_are_refused(small: Path) -> None:
     with miaotui.load(small) as model:
-        first = model.steps([1, 2], max_new_tokens=5)
+        first = model.tokens([1, 2], max_new_tokens=5)
         next(first)
         with pytest.raises(InputError, match="still open"):
             model.logits([1])

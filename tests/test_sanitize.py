@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from miaotui.errors import BackendError
-from miaotui.tools import sanitize
+from miaotui.tools.bench import sanitize
 
 CLEAN = "========= COMPUTE-SANITIZER\n3 passed, 1 skipped in 2.00s\n========= ERROR SUMMARY: 0 errors\n"
 RACES = "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n"

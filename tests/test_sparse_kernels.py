@@ -20,8 +20,8 @@ from miaotui.runtime.arena import place
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.kernels import quantized
 from miaotui.runtime.cpu.kernels.base import S_IDS
-from miaotui.runtime.packed import PANEL, packed_shape, unpack
 from miaotui.runtime.program import Program, Recorder, _place_waits
+from miaotui.runtime.quantized import PANEL, quantized_shape, unpack
 from miaotui.runtime.sparse_int8 import SPREAD_PANELS, pack_sparse_int8, sparse_int8_bytes, unpack_sparse_int8
 from test_ops import EVERY_SPARSE, Case, exactly, run_kernels, sparse
 
@@ -36,7 +36,7 @@ from test_ops import EVERY_SPARSE, Case, exactly, run_kernels, sparse
 def test_int8_is_packed_and_read_back_exactly_and_in_pieces(n, k, share, cut, seed):
     rng = np.random.default_rng(seed)
     keep = (rng.random((n, k)) < share) & (rng.random((n, 1)) < 0.8)  # rows without a number too
-    dense = np.empty(packed_shape("int8", (n, k)), np.uint8)
+    dense = np.empty(quantized_shape("int8", (n, k)), np.uint8)
     assert pack_rows(np.where(keep, rng.standard_normal((n, k)), 0).astype(np.float32), "F32", "int8", dense)
     whole, pieces = (np.full(sparse_int8_bytes((n, k), int(keep.sum())), 0xAA, np.uint8) for _ in "ab")
     pack_sparse_int8(dense, keep, whole, n)

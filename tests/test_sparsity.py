@@ -16,28 +16,28 @@ from hypothesis import strategies as st
 from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError
 from miaotui.loader.checkpoint import Checkpoint, open_checkpoint
 from miaotui.loader.config import parse_config
-from miaotui.loader.count import counted
-from miaotui.loader.cut import compile_plan
+from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.pack import pack
-from miaotui.loader.patterns import LINEAR
-from miaotui.loader.plan import make_plan
-from miaotui.loader.prune import PrunePlan
+from miaotui.loader.prune.compiled import compile_plan
+from miaotui.loader.prune.masks import largest
+from miaotui.loader.prune.options import parse_prune
+from miaotui.loader.prune.plan import PrunePlan
+from miaotui.loader.prune.receipt import Receipt
+from miaotui.loader.prune.sparsity import LINEAR
+from miaotui.loader.prune.stored_zeros import counted
 from miaotui.loader.quantize import pack_matrix
-from miaotui.loader.receipt import Receipt
-from miaotui.loader.wishes import resolve
-from miaotui.loader.zeros import largest
-from miaotui.runtime.packed import packed_shape, unpack
+from miaotui.runtime.quantized import quantized_shape, unpack
 from miaotui.runtime.sparse import SPARSE, pack_sparse, pack_sparse_rows, sparse_bytes
 from miaotui.runtime.sparse_int8 import SPARSE_INT8, sparse_int8_bytes
-from miaotui.tools.inspect import facts
-from miaotui.tools.prune import prune
+from miaotui.tools.commands.inspect import facts
+from miaotui.tools.commands.prune import prune
 from pruning import as_file, plans, seven, sliced, sparsities, stays, thinned, with_zeros
 from tolerance import bound
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from miaotui.loader.plan import LoadPlan
+    from miaotui.loader.load_plan import LoadPlan
     from miaotui.runtime.spec import Config, Weights
 
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -55,7 +55,7 @@ def config_of(path: Path) -> Config:
 
 def counted_plan(path: Path, prune: object, quantize: str | None = None) -> LoadPlan:
     checkpoint, config = open_checkpoint(path), config_of(path)
-    return counted(make_plan(checkpoint, config, quantize, resolve(prune, checkpoint, config)), checkpoint)
+    return counted(make_load_plan(checkpoint, config, quantize, parse_prune(prune, checkpoint, config)), checkpoint)
 
 
 def write_sparse(path: Path, drawn: Drawn, text: str) -> None:
@@ -74,11 +74,11 @@ def test_prune_then_load_is_load_then_mask(tmp_path_factory, data, family):
     plan = with_zeros(data.draw, config, data.draw(plans(config)))
     left, weights = open_weights(path, prune=plan)
     wanted = thinned(sliced(exact(whole), config, plan), plan)
-    found = exact(weights)
-    assert found.keys() == wanted.keys()
+    got = exact(weights)
+    assert got.keys() == wanted.keys()
     assert left == compile_plan(plan, config).config
     for name, value in wanted.items():
-        assert np.array_equal(found[name], value), name
+        assert np.array_equal(got[name], value), name
     for w in weights:
         if w.dtype in SPARSE:
             event("sparse")
@@ -174,17 +174,17 @@ def test_zeros_that_are_stored_stay_and_no_number_changes(tmp_path_factory, data
     plan = with_zeros(data.draw, config, data.draw(plans(config)), "f")
     load = counted_plan(path, plan)
     weights = pack(load, open_checkpoint(path))
-    wanted, found = sliced(exact(whole), config, plan), exact(weights)
-    assert found.keys() == wanted.keys()
+    wanted, got = sliced(exact(whole), config, plan), exact(weights)
+    assert got.keys() == wanted.keys()
     for name, value in wanted.items():
-        assert np.array_equal(found[name], value), name
+        assert np.array_equal(got[name], value), name
     for source in load:
         assert (source.kept is None) == (source.zeros is None)
         if source.kept is not None:
             assert source.kept == np.count_nonzero(wanted[source.name])
     assert counted(load, open_checkpoint(path)) is load
     # without counting it is the same model, held dense
-    assert all(np.array_equal(found[w.name], w.f64()) for w in open_weights(path, prune=plan)[1])
+    assert all(np.array_equal(got[w.name], w.f64()) for w in open_weights(path, prune=plan)[1])
 
 
 @settings(SLOW, max_examples=20)
@@ -204,7 +204,7 @@ def test_zeros_are_chosen_first_and_rounded_then(tmp_path_factory, data, family,
                 assert np.array_equal(loaded.f64(), wanted[w.name])
                 continue
             dtype = w.dtype.removesuffix("_sparse")
-            packed = np.empty(packed_shape(dtype, w.shape), np.uint8)
+            packed = np.empty(quantized_shape(dtype, w.shape), np.uint8)
             assert pack_matrix(wanted[w.name].astype(np.float32), "F32", dtype, packed)
             for one in (w, loaded):
                 if one.dtype == SPARSE_INT8:
@@ -242,9 +242,9 @@ def test_composing_plans_with_zeros_is_one_plan(tmp_path_factory, data, family):
     values = thinned(sliced(exact(whole), config, first), first)
     wanted = thinned(sliced(values, between, second), second)
     _, weights = open_weights(path, prune=one)
-    found = exact(weights)
-    assert found.keys() == wanted.keys()
-    assert all(np.array_equal(found[name], value) for name, value in wanted.items())
+    got = exact(weights)
+    assert got.keys() == wanted.keys()
+    assert all(np.array_equal(got[name], value) for name, value in wanted.items())
     assert compile_plan(one, config).config == after
     assert PrunePlan().then(one) == one.then(PrunePlan()) == one
     assert PrunePlan.from_dict(as_file(one)) == one
@@ -291,9 +291,9 @@ def test_zeros_are_chosen_from_what_a_share_of_the_width_leaves(tmp_path, monkey
     write_checkpoint(tmp_path, Drawn(seven()))
     config, whole = open_weights(tmp_path)
     wish = {"width": 0.75, "ffn": 0.5, "sparsity": "2:4"}
-    ranked = resolve(wish, open_checkpoint(tmp_path), config)
+    ranked = parse_prune(wish, open_checkpoint(tmp_path), config)
     assert (len(ranked.width), {len(kept) for kept in ranked.ffn.values()}) == (48, {96})
-    plain = resolve({"width": 0.75, "ffn": 0.5}, open_checkpoint(tmp_path), config)
+    plain = parse_prune({"width": 0.75, "ffn": 0.5}, open_checkpoint(tmp_path), config)
     assert replace(ranked, sparsity={}) == plain  # ranked by all numbers, not by those that stay
     with miaotui.load(tmp_path, prune=wish) as model:
         wanted = thinned(sliced(exact(whole), config, ranked), ranked)
@@ -348,9 +348,9 @@ def test_zeros_that_would_take_more_bytes_lie_among_the_others(tmp_path):
     _, whole = open_weights(tmp_path)
     plan = PrunePlan(sparsity={"down": "0.02"})
     with miaotui.load(tmp_path, prune=plan) as model:
-        found = {e.weight: e for e in model.receipt.entries}["layers.3.down"]
-        assert found.action == "resident: zeros 0.02, held dense"
-        assert (found.dtype, found.kept, found.zeros) == ("f32", 64 * 189, "0.02")
+        got = {e.weight: e for e in model.receipt.entries}["layers.3.down"]
+        assert got.action == "resident: zeros 0.02, held dense"
+        assert (got.dtype, got.kept, got.zeros) == ("f32", 64 * 189, "0.02")
         wanted = thinned(exact(whole), plan)
         assert all(np.array_equal(w.f64(), wanted[w.name]) for w in model.session.weights)
 
@@ -428,11 +428,11 @@ def test_bad_short_forms_are_refused(tmp_path, monkeypatch, wish, says):
 def test_neurons_are_ranked_before_zeros_are_made(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven()))
     checkpoint, config = open_checkpoint(tmp_path), config_of(tmp_path)
-    both, alone = (resolve(f"ffn=0.5{more}", checkpoint, config) for more in ("; sparsity=2:4", ""))
+    both, alone = (parse_prune(f"ffn=0.5{more}", checkpoint, config) for more in ("; sparsity=2:4", ""))
     assert both == replace(alone, sparsity="2:4")
     _, whole = open_weights(tmp_path)
-    wanted, found = thinned(sliced(exact(whole), config, both), both), exact(open_weights(tmp_path, prune=both)[1])
-    assert all(np.array_equal(found[name], value) for name, value in wanted.items())
+    wanted, got = thinned(sliced(exact(whole), config, both), both), exact(open_weights(tmp_path, prune=both)[1])
+    assert all(np.array_equal(got[name], value) for name, value in wanted.items())
 
 
 def test_a_model_without_gates_says_so(tmp_path):
@@ -455,9 +455,9 @@ def test_short_forms_are_the_plans_that_they_say(tmp_path):
         "sparsity=2:4,3=dense": dict.fromkeys(LINEAR, "2:4") | {f"3.{role}": "dense" for role in LINEAR},
     }
     for text, sparsity in wanted.items():
-        found = resolve(text, checkpoint, config)
-        assert found.sparsity == sparsity, text
-        assert PrunePlan.from_dict(as_file(found)) == found
+        got = parse_prune(text, checkpoint, config)
+        assert got.sparsity == sparsity, text
+        assert PrunePlan.from_dict(as_file(got)) == got
     for value in ({"block": [4, 8], "ratio": 0.5}, {"all": {"block": [4, 8], "ratio": 0.5}}, "0.5/4x8"):
         assert PrunePlan(sparsity=value).sparsity == dict.fromkeys(LINEAR, "0.5/4x8")
     assert as_file(PrunePlan(sparsity="2:4"))["sparsity"] == "2:4"
@@ -481,8 +481,8 @@ def test_memory_is_known_before_data_is_read(tmp_path, monkeypatch):
     for path, wish in cases:
         with miaotui.load(path, prune=wish, max_context=24, threads=1) as model:
             takes.append(model.memory["allocated"])
-            found = facts(path, context=24, threads=1, prune=wish)
-            assert {k: v for k, v in found["memory"].items() if k != "total"} == model.memory
+            got = facts(path, context=24, threads=1, prune=wish)
+            assert {k: v for k, v in got["memory"].items() if k != "total"} == model.memory
             assert model.memory["allocated"] == (
                 model.session.arena.nbytes
                 + model.memory["constants"]
@@ -536,8 +536,8 @@ def test_what_a_method_wrote_runs_sparse(tmp_path):
     from miaotui.tools.importance.methods import Text, Wish, find
 
     text = "Once upon a time, in a house in a small village, there lived a young fox named Lucy. " * 6
-    found = find(path(), Wish("sparsegpt", sparsity=Sparsity(0.5, 2, 4)), Text(text, tokens=256))
-    prune(path(), tmp_path / "out", found.plan, found.rewrite)
+    got = find(path(), Wish("sparsegpt", sparsity=Sparsity(0.5, 2, 4)), Text(text, tokens=256))
+    prune(path(), tmp_path / "out", got.plan, got.rewrite)
     with miaotui.load(tmp_path / "out") as dense, miaotui.load(tmp_path / "out", prune="sparsity=stored") as model:
         layers = [w for w in model.session.weights if w.name.startswith("layers.") and len(w.shape) == 2]
         assert {w.dtype for w in layers} == {"bf16_sparse"}
@@ -548,7 +548,7 @@ def test_what_a_method_wrote_runs_sparse(tmp_path):
 
 
 def test_packed_matrices_have_no_zeros_to_find(tmp_path):
-    from miaotui.tools.quantize import quantize
+    from miaotui.tools.commands.quantize import quantize
 
     write_checkpoint(tmp_path / "in", Drawn(seven()))
     quantize(tmp_path / "in", tmp_path / "out", "int8")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import llvmlite.binding as llvm
 import miaotui
 import pytest
-from miaotui.runtime.cpu import build, cache, link, objects, target
+from miaotui.runtime.cpu import build, cache, link, object_files, target
 from miaotui.runtime.cpu.kernels import KERNELS
+from miaotui.runtime.cpu.object_files import undefined
 from miaotui.tools import demo
 
 if TYPE_CHECKING:
@@ -101,15 +102,15 @@ def test_the_key_is_the_same_with_and_without_numba_and_follows_the_cpu() -> Non
     script = "import sys, {} as _\nfrom miaotui.runtime.cpu.target import code_key; print(code_key())"
     keys = set()
     for change in ({}, {"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_FEATURES": "+avx"}, {"NUMBA_OPT": "2"}):
-        found = {
+        got = {
             subprocess.run(
                 [sys.executable, "-c", script.format(module)],
                 capture_output=True, text=True, check=True, env=os.environ | change,
             ).stdout
             for module in ("numba", "os")
         }  # fmt: skip
-        assert len(found) == 1, change
-        keys |= found
+        assert len(got) == 1, change
+        keys |= got
     assert len(keys) == 4
 
 
@@ -139,28 +140,28 @@ def made_object(name: str, calls: str) -> bytes:
         f"declare i32 @{calls}()\n"
         f"define void @miaotui_{name}() {{\n %r = call i32 @{calls}()\n ret void\n}}\n"
     )  # fmt: skip
-    objects._initialise()
+    object_files._initialise()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
     return machine.emit_object(module)
 
 
 def test_code_that_calls_what_is_not_there_is_never_loaded(tmp_path: Path) -> None:
     there, absent = made_object("add", "sched_yield"), made_object("add", "no_such_function_anywhere")
-    assert objects.undefined(there) == ["sched_yield"]
-    assert objects.load(there, "add") is not None
-    assert objects.load(there, "argmax") is None  # another's entry
-    assert objects.load(absent, "add") is None
-    assert objects.load(b"\x7fELF\x02\x01", "add") is None
-    assert objects.load(b"MZ", "add") is None
+    assert undefined(there) == ["sched_yield"]
+    assert object_files.load(there, "add") is not None
+    assert object_files.load(there, "argmax") is None  # another's entry
+    assert object_files.load(absent, "add") is None
+    assert object_files.load(b"\x7fELF\x02\x01", "add") is None
+    assert object_files.load(b"MZ", "add") is None
     assert cache.write(tmp_path, "add", absent)
-    assert objects.kept(tmp_path, "add") is None
+    assert object_files.kept(tmp_path, "add") is None
     assert build.build(["add"], tmp_path)["add"] != 0
-    assert objects.undefined(cache.read(tmp_path, "add") or b"") == []  # and what could not be loaded was replaced
+    assert undefined(cache.read(tmp_path, "add") or b"") == []  # and what could not be loaded was replaced
 
 
 def test_kernels_need_nothing_of_numba_s(filled: tuple[Path, str]) -> None:
     (directory,) = (filled[0] / "miaotui").iterdir()
-    needed = {n for file in directory.iterdir() for n in objects.undefined(cache.read(directory, file.stem) or b"")}
+    needed = {n for file in directory.iterdir() for n in undefined(cache.read(directory, file.stem) or b"")}
     assert needed <= {"sched_yield", "usleep", "memset", "memcpy", "memmove"}
 
 
@@ -182,8 +183,8 @@ def test_without_workers_everything_is_compiled_here(tmp_path: Path, monkeypatch
     names = ["take_last", "argmax", "add", "kv_write_f32", "embed_f32", "rope"]
     monkeypatch.setattr(build, "available_threads", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    found = build.build(names, tmp_path)
-    assert set(found) == set(names)
+    got = build.build(names, tmp_path)
+    assert set(got) == set(names)
     assert all(cache.read(tmp_path, name) for name in names)
 
 
@@ -194,7 +195,7 @@ def test_workers_compile_what_this_process_would(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(build, "available_threads", lambda: 2)
     assert sorted(build._by_workers(names, tmp_path)) == sorted(names)
     for name in names:
-        assert objects.undefined(cache.read(tmp_path, name) or b"") == objects.undefined(emit.object_code(name))
+        assert undefined(cache.read(tmp_path, name) or b"") == undefined(emit.object_code(name))
 
 
 def test_a_terminal_sees_kernels_being_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from broken import tokenizer, write_good
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, TokenizerError
-from miaotui.loader.tokenizer import Tokenizer
+from miaotui.loader.text.tokenizer import Tokenizer
 
 SHARED = Path(os.environ.get("MIAOTUI_SHARED", Path(__file__).parents[2] / "shared")) / "models"
 needs_models = pytest.mark.skipif(not SHARED.is_dir(), reason="the trained checkpoints are not beside the project")
@@ -21,8 +21,8 @@ DIRECTORIES = ("stories260K-hf", "capp-gpt2-hf", "nano-gpt-sort-hf", "rxnmapper-
 
 
 def expected(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((SHARED / name / "expected.json").read_text(encoding="utf-8"))
-    return found
+    got: dict[str, Any] = json.loads((SHARED / name / "expected.json").read_text(encoding="utf-8"))
+    return got
 
 
 def written(directory: Path, change: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> Tokenizer:

@@ -1,7 +1,7 @@
 """The command `miaotui`: finds the subcommand, runs it, and turns what goes wrong into one line and an exit code.
 
-Each subcommand is a module here with `add_arguments(parser)` and `main(args) -> int`; only the one asked for is
-imported, so that `miaotui --help` costs no more than Python itself.
+Each subcommand is a module of `commands` with `add_arguments(parser)` and `main(args) -> int`; only the one asked for
+is imported, so that `miaotui --help` costs no more than Python itself.
 
 Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted (Ctrl-C), 141 the reader
 of our output went away.
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = _parser(arguments)
         args = parser.parse_args(arguments)
         debug = args.debug
-        run: Callable[[argparse.Namespace], int] = import_module(f".{args.command}", __package__).main
+        run: Callable[[argparse.Namespace], int] = import_module(f".commands.{args.command}", __package__).main
         code = run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -172,7 +172,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=_Formatter,
         )
         if name in arguments:
-            import_module(f".{name}", __package__).add_arguments(sub)
+            import_module(f".commands.{name}", __package__).add_arguments(sub)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
     return parser
 

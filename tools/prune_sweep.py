@@ -22,15 +22,15 @@ import numpy as np
 
 from ..errors import InputError, PlanError
 from ..model import load
-from .arguments import prune_of, shown_bytes
-from .bench import bytes_per_step, public_command
+from .bench.quality import compare, log_softmax
+from .bench.roofline import machine, versions
+from .commands.arguments import format_bytes, prune_of
+from .commands.bench import bytes_per_step, public_command
+from .commands.prune import prune, read_text, text_of
 from .importance.calibrate import first_asked
 from .importance.masks import parse_sparsity
 from .importance.methods import BASIS, DEPTH, METHODS, WIDTH, ZEROS, Wish, find
-from .prune import prune, read_text, text_of
 from .prune_plot import draw
-from .quality import compare, log_softmax
-from .roofline import machine, versions
 
 if TYPE_CHECKING:
     import argparse
@@ -101,8 +101,8 @@ def main(args: argparse.Namespace, path: Path) -> int:
     }
     limits = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
     chosen = None
-    for found in sweep(path, replace(text, quiet=True), judged, args.methods or METHODS, args.folder / "plans"):
-        record |= found
+    for cut in sweep(path, replace(text, quiet=True), judged, args.methods or METHODS, args.folder / "plans"):
+        record |= cut
         chosen = best(record["results"], **limits)
         record["budget"], record["best"] = limits, chosen and chosen["cut"]
         _replace(args.folder / "sweep.json", json.dumps(record, indent=1) + "\n")  # so a stopped sweep keeps its rows
@@ -119,7 +119,7 @@ def table(record: dict[str, Any]) -> str:
     """Markdown, a row for each cut, without speeds: what docs/pruning.md quotes."""
     lines = ["| cut | perplexity | times the whole's | KL | weights a step |", "|---|--:|--:|--:|--:|"]
     for r in (record["original"] | {"ppl_ratio": 1.0}, *record["results"]):
-        cut, size = r["cut"].removeprefix("--method "), shown_bytes(r["bytes_per_step"])
+        cut, size = r["cut"].removeprefix("--method "), format_bytes(r["bytes_per_step"])
         lines.append(f"| `{cut}` | {r['ppl']:.3f} | {r['ppl_ratio']:.2f} | {r['kl']:.3g} | {size} |")
     return "\n".join(lines) + "\n"
 
@@ -151,14 +151,14 @@ def sweep(
         each = whole.config.n_kv_heads
         for wish in wishes(whole.config.n_layers, methods, heads=each > 1):
             try:
-                found = find(path, wish, text)
+                cut = find(path, wish, text)
             except PlanError as e:  # a family that the method has no way with
                 print(f"{str(wish).removeprefix('--method '):32s} left out: {e}", flush=True)
                 continue
             if plans is not None:
-                found.plan.save(plans / f"{_name(wish)}.json")
-            with _cut(path, found, None if wish.sparsity is None else {"sparsity": "stored"}) as model:
-                result = {"cut": str(wish), "plan": str(found.plan), **found.scores, **_sizes(model)}
+                cut.plan.save(plans / f"{_name(wish)}.json")
+            with _cut(path, cut, None if wish.sparsity is None else {"sparsity": "stored"}) as model:
+                result = {"cut": str(wish), "plan": str(cut.plan), **cut.scores, **_sizes(model)}
                 result |= compare(exact, judge(model), wanted)
                 result["speed"] = _speed(model, whole)
             result["ppl_ratio"] = result["ppl"] / original["ppl"]
@@ -190,15 +190,15 @@ def best(
 
 
 @contextmanager
-def _cut(path: Path, found: Found, held: dict[str, str] | None = None) -> Iterator[Model]:
+def _cut(path: Path, cut: Found, held: dict[str, str] | None = None) -> Iterator[Model]:
     """Load what was found, by way of a checkpoint on disk where tensors change, which is then loaded as `held` says."""
-    if not found.rewrite.changes:
-        with load(path, prune=found.plan) as model:
+    if not cut.rewrite.changes:
+        with load(path, prune=cut.plan) as model:
             yield model
         return
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "cut"
-        prune(path, out, found.plan, found.rewrite)
+        prune(path, out, cut.plan, cut.rewrite)
         with load(out, prune=held) as model:
             yield model
 
@@ -241,6 +241,6 @@ def _name(wish: Wish) -> str:
 def _print(r: dict[str, Any]) -> None:
     print(
         f"{r['cut'].removeprefix('--method '):32s} perplexity {r['ppl']:9.4f} ({r['ppl_ratio']:7.3f}x)   "
-        f"KL {r['kl']:.3e}   decode {r['speed']:.2f}x   {shown_bytes(r['bytes_per_step'])} a step",
+        f"KL {r['kl']:.3e}   decode {r['speed']:.2f}x   {format_bytes(r['bytes_per_step'])} a step",
         flush=True,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ..header import shown
+from ..header import quote
 from .values import Key, read
 
 if TYPE_CHECKING:
@@ -119,11 +119,11 @@ def resolve_with(family: Family, raw: Mapping[str, object], where: str) -> Resol
         if name in only:
             if value is not None and value not in only[name]:
                 wanted = " or ".join(map(repr, only[name]))
-                msg = f"{where}: {name} is {shown(value)}; the {family.name} family is computed with {wanted} only"
+                msg = f"{where}: {name} is {quote(value)}; the {family.name} family is computed with {wanted} only"
                 raise ConfigError(msg)
         elif value is not None:
             msg = (
-                f"{where}: unknown key {shown(name)} ({shown(value)}) in a {family.name} model; it may change what "
+                f"{where}: unknown key {quote(name)} ({quote(value)}) in a {family.name} model; it may change what "
                 "is computed, so it is refused. If it changes nothing, remove it from the file"
             )
             raise ConfigError(msg)
@@ -131,9 +131,9 @@ def resolve_with(family: Family, raw: Mapping[str, object], where: str) -> Resol
     return family.resolve(read(raw, family.keys, where), where)
 
 
-def _check_architectures(found: object, where: str) -> None:
+def _check_architectures(value: object, where: str) -> None:
     """Refuse a class whose output is not a language model's logits."""
-    names = found if isinstance(found, list) else []
+    names = value if isinstance(value, list) else []
     if names and not any(isinstance(n, str) and n.endswith(ARCHITECTURES) for n in names):
-        msg = f"{where}: architectures is {shown(found)}; expected a causal language model (...ForCausalLM)"
+        msg = f"{where}: architectures is {quote(value)}; expected a causal language model (...ForCausalLM)"
         raise ConfigError(msg)

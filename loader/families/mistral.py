@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import ConfigError
-from ..header import shown
+from ..header import quote
 from .base import Family, Resolved
 from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .values import Key, anything, optional, size
@@ -18,7 +18,7 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
     wanted = "full_attention" if window is None else "sliding_attention"
     # transformers ignores `layer_types` in this family; a file that means something by it is another model.
     if v["layer_types"] not in (None, [wanted] * n_layers):
-        msg = f"{where}: layer_types is {shown(v['layer_types'])}; with sliding_window {window} all are {wanted}"
+        msg = f"{where}: layer_types is {quote(v['layer_types'])}; with sliding_window {window} all are {wanted}"
         raise ConfigError(msg)
     return llama_like(v, where, "mistral", windows=[window] * n_layers)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime.spec import LayerSizes
-from ..header import shown
+from ..header import quote
 from .llama import LLAMA
 from .values import Key, anything, checked, flag, number, optional, size
 
@@ -42,7 +42,7 @@ FFN = {
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     blocks, n_layers = v.pop(BLOCKS), v["num_hidden_layers"]
     if not isinstance(blocks, list) or len(blocks) != n_layers:
-        msg = f"{where}: {BLOCKS} is {shown(blocks)}; expected a list of {n_layers} objects, one a layer"
+        msg = f"{where}: {BLOCKS} is {quote(blocks)}; expected a list of {n_layers} objects, one a layer"
         raise ConfigError(msg)
     v["intermediate_size"] = v["intermediate_size"] or 1  # every layer has its own
     whole = LLAMA.resolve(v, where)
@@ -68,7 +68,7 @@ def _width(ffn: dict[str, Any], d_model: int, where: str) -> int:
     if ffn["intermediate_size"] is not None:
         return int(ffn["intermediate_size"])
     if ffn["ffn_mult"] is None or not ffn["gated"]:
-        msg = f"{where} is {shown(ffn)}; expected a gated one with ffn_mult or intermediate_size, or no_op"
+        msg = f"{where} is {quote(ffn)}; expected a gated one with ffn_mult or intermediate_size, or no_op"
         raise ConfigError(msg)
     return -(-int(2 * ffn["ffn_mult"] * d_model / 3) // MULTIPLE) * MULTIPLE
 
@@ -77,11 +77,11 @@ def _half(block: object, half: str, table: dict[str, Key], where: str) -> dict[s
     """One half's object, every key checked."""
     of = block.get(half) if isinstance(block, dict) else None
     if not isinstance(of, dict):
-        msg = f"{where}.{half} is {shown(of)}; expected an object"
+        msg = f"{where}.{half} is {quote(of)}; expected an object"
         raise ConfigError(msg)
     for key, value in of.items():
         if key not in table and value not in (None, False):
-            msg = f"{where}.{half}: {shown(key)} is {shown(value)}; it is computed without only, and refused"
+            msg = f"{where}.{half}: {quote(key)} is {quote(value)}; it is computed without only, and refused"
             raise ConfigError(msg)
     where = f"{where}.{half}"
     return {k: checked(k, of[k], key.check, where) if k in of else key.default for k, key in table.items()}

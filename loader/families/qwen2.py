@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import ConfigError
-from ..header import shown
+from ..header import quote
 from .base import Family, Resolved
 from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .values import Key, anything, flag, optional, size
@@ -37,7 +37,7 @@ def qwen_windows(v: dict[str, Any], where: str) -> list[int | None]:
     known = ("full_attention",) if window is None else ("full_attention", "sliding_attention")
     if not isinstance(kinds, list) or len(kinds) != n_layers or any(kind not in known for kind in kinds):
         msg = (
-            f"{where}: layer_types is {shown(kinds)}; expected a list of {n_layers} times {' or '.join(known)} "
+            f"{where}: layer_types is {quote(kinds)}; expected a list of {n_layers} times {' or '.join(known)} "
             f"(use_sliding_window is {v['use_sliding_window']}, sliding_window {v['sliding_window']})"
         )
         raise ConfigError(msg)

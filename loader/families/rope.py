@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Rope
-from ..header import shown
+from ..header import quote
 from .values import MAX_SIZE, Key, anything, checked, flag, number, optional, read, size
 
 __all__ = ["ROPE_KEYS", "read_rope"]
@@ -64,21 +64,21 @@ REQUIRED = ("factor", "low_freq_factor", "high_freq_factor")
 def read_rope(v: dict[str, Any], where: str, n_context: int, d_head: int) -> tuple[Rope, int]:
     """Return the `Rope`, and the positions that it reaches: more than `n_context` for yarn and dynamic."""
     name = "rope_scaling" if v["rope_scaling"] else "rope_parameters"
-    found = v[name] or {}
-    if not isinstance(found, dict):
-        msg = f"{where}: {name} is {shown(found)}; expected an object or null"
+    scaling = v[name] or {}
+    if not isinstance(scaling, dict):
+        msg = f"{where}: {name} is {quote(scaling)}; expected an object or null"
         raise ConfigError(msg)
-    kind = _kind(found, f"{where}: {name}")
+    kind = _kind(scaling, f"{where}: {name}")
     table = {**COMMON, **KINDS[kind]}
-    unknown = [key for key in found if key not in table]
+    unknown = [key for key in scaling if key not in table]
     if unknown:
-        msg = f"{where}: {name} holds the key {shown(unknown[0])}, unknown for kind {kind!r}; it is refused"
+        msg = f"{where}: {name} holds the key {quote(unknown[0])}, unknown for kind {kind!r}; it is refused"
         raise ConfigError(msg)
-    missing = [key for key in REQUIRED if key in KINDS[kind] and key not in found]
+    missing = [key for key in REQUIRED if key in KINDS[kind] and key not in scaling]
     if missing:
         msg = f"{where}: {name} of kind {kind!r} has no {missing[0]!r}, which it needs"
         raise ConfigError(msg)
-    r = read(found, table, f"{where}: {name}")
+    r = read(scaling, table, f"{where}: {name}")
     theta = v["rope_theta"] if r["rope_theta"] is None else r["rope_theta"]
     # The key outside wins over the one inside, as in transformers.
     original = v["original_max_position_embeddings"] or r.get("original_max_position_embeddings") or n_context
@@ -94,11 +94,11 @@ def read_rope(v: dict[str, Any], where: str, n_context: int, d_head: int) -> tup
     return Rope(theta, "linear", r["factor"]) if kind == "linear" else Rope(theta), n_context
 
 
-def _kind(found: dict[str, Any], where: str) -> str:
-    kind = found.get("rope_type", found.get("type", "default"))
-    if not isinstance(kind, str) or kind not in KINDS or found.get("type", kind) != kind:
-        seen = {key: found[key] for key in ("rope_type", "type") if key in found}
-        msg = f"{where}: the kind of scaling is {shown(seen)}; expected one of {', '.join(KINDS)}"
+def _kind(scaling: dict[str, Any], where: str) -> str:
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if not isinstance(kind, str) or kind not in KINDS or scaling.get("type", kind) != kind:
+        seen = {key: scaling[key] for key in ("rope_type", "type") if key in scaling}
+        msg = f"{where}: the kind of scaling is {quote(seen)}; expected one of {', '.join(KINDS)}"
         raise ConfigError(msg)
     return kind
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ..header import shown
+from ..header import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def checked(name: str, value: object, check: Checker, where: str) -> Any:  # noq
     try:
         return check(value)
     except Unfit as unfit:
-        msg = f"{where}: {name} is {shown(value)}; expected {unfit}. Correct the file or fetch it again"
+        msg = f"{where}: {name} is {quote(value)}; expected {unfit}. Correct the file or fetch it again"
         raise ConfigError(msg) from None
 
 

@@ -119,13 +119,13 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
                 return one_pass(c)
             for i, x in enumerate(sums(c, 2 * step, depth + 1)):
                 ir_store(b, x, b.add(part, c64(4 * N * (depth * count + i))))
-            found = sums(c + step, 2 * step, depth + 1)
+            totals = sums(c + step, 2 * step, depth + 1)
             halves = [ir_load(b, b.add(part, c64(4 * N * (depth * count + i)))) for i in range(count)]
-            return [b.fadd(x, y) for x, y in zip(halves, found, strict=True)]
+            return [b.fadd(x, y) for x, y in zip(halves, totals, strict=True)]
 
-        found = sums(0, 1, 0)
+        totals = sums(0, 1, 0)
         for i in range(blocks):
-            block = found[i::blocks]
+            block = totals[i::blocks]
             if kind == "int8":
                 block = [b.fmul(x, ir_load(b, b.add(scales, c64(4 * KEYS * i)))) for x in block]
             for g, x in enumerate(_interleave(b, block)):

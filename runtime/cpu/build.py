@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from ..cores import available_threads
 from .cache import write
 from .layout import REQUEST, ROOT
-from .objects import kept, load
+from .object_files import kept, load
 from .target import code_key
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _WORKER = (
 
 def build(names: Sequence[str], directory: Path | None) -> dict[str, int]:
     """Compile kernels and the root, keep their code where that can be, and say how it goes; their addresses."""
-    found: dict[str, int] = {}
+    addresses: dict[str, int] = {}
     with _shelf(directory) as shelf, Progress(len(names), kept=shelf == directory) as progress:
         for name in _by_workers(names, shelf):
             progress.tick(name)
@@ -46,8 +46,8 @@ def build(names: Sequence[str], directory: Path | None) -> dict[str, int]:
             if address is None:
                 address = _compile_here(name, shelf, progress)
                 progress.tick(name)
-            found[name] = address
-    return found
+            addresses[name] = address
+    return addresses
 
 
 class Progress:

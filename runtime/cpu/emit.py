@@ -21,7 +21,7 @@ from .cache import write
 from .interpreter import run
 from .kernels import KERNELS
 from .layout import KERNEL_ARGUMENTS, REQUEST, ROOT, ROOT_ARGUMENTS
-from .objects import symbol
+from .object_files import symbol
 from .target import code_key
 
 __all__ = ["in_memory", "main", "object_code"]

@@ -1,4 +1,4 @@
-"""Integer dots: tiles of sixteen-row panels by tokens, and the quantising of their input (`runtime/packed.py`).
+"""Integer dots: tiles of sixteen-row panels by tokens, and the quantising of their input (`runtime/quantized.py`).
 
 For a row and a group of 32 columns the dot of the integers is exact, so its order does not matter. The one order of
 the whole: groups in increasing order, y = fma(float(dot), scale_w * scale_x, y). Weights are stored with an offset
@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from ..packed import GROUP, GROUP_BYTES, HEAD_BYTES, QUANTIZED, SCALE_BYTES
+from ..quantized import GROUP, GROUP_BYTES, HEAD_BYTES, QUANTIZED, SCALE_BYTES
 from ..sparse_int8 import BITS_BYTES, SPARSE_INT8
 from .emitters import (
     F32,

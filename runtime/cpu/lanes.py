@@ -99,97 +99,201 @@ def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
 
 
 @op(lanes, i64)
-def load(b, a): return ir_load(b, a)
+def load(b, a):
+    return ir_load(b, a)
+
+
 @op(lanes, i64)
-def load_bf16(b, a): return ir_load(b, a, "bf16")
+def load_bf16(b, a):
+    return ir_load(b, a, "bf16")
+
+
 @op(lanes, i64)
-def load_f16(b, a): return ir_load(b, a, "f16")
+def load_f16(b, a):
+    return ir_load(b, a, "f16")
+
+
 @op(lanes, i64, i64)
-def load_tail(b, a, n): return ir_load(b, a, mask=ir_below(b, n))
+def load_tail(b, a, n):
+    return ir_load(b, a, mask=ir_below(b, n))
+
+
 @op(lanes, i64, i64)
-def load_tail_bf16(b, a, n): return ir_load(b, a, "bf16", ir_below(b, n))
+def load_tail_bf16(b, a, n):
+    return ir_load(b, a, "bf16", ir_below(b, n))
+
+
 @op(lanes, i64, i64)
-def load_tail_f16(b, a, n): return ir_load(b, a, "f16", ir_below(b, n))
+def load_tail_f16(b, a, n):
+    return ir_load(b, a, "f16", ir_below(b, n))
+
+
 @op(void, i64, lanes)
-def store(b, a, v): ir_store(b, v, a)
+def store(b, a, v):
+    ir_store(b, v, a)
+
+
 @op(void, i64, lanes, i64)
-def store_tail(b, a, v, n): ir_store(b, v, a, ir_below(b, n))
+def store_tail(b, a, v, n):
+    ir_store(b, v, a, ir_below(b, n))
+
+
 @op(void, i64, lanes)
-def store_bf16(b, a, v): ir_store(b, ir_to_bf16(b, v), a)
+def store_bf16(b, a, v):
+    ir_store(b, ir_to_bf16(b, v), a)
+
+
 @op(void, i64, lanes)
-def store_int8(b, a, v): ir_store(b, b.trunc(ir_to_int8(b, v), VB), a)
+def store_int8(b, a, v):
+    ir_store(b, b.trunc(ir_to_int8(b, v), VB), a)
+
+
 @op(void, i64, f32)
-def st_bf16(b, a, x): ir_store(b, b.extract_element(ir_to_bf16(b, ir_splat(b, x)), ir.Constant(I32, 0)), a)
+def st_bf16(b, a, x):
+    ir_store(b, b.extract_element(ir_to_bf16(b, ir_splat(b, x)), ir.Constant(I32, 0)), a)
+
+
 @op(void, i64, f32)
 def st_int8(b, a, x):
     ir_store(b, b.trunc(b.extract_element(ir_to_int8(b, ir_splat(b, x)), ir.Constant(I32, 0)), I8), a)
+
+
 @op(lanes)
-def zero(b): return ZERO
+def zero(b):
+    return ZERO
+
+
 @op(lanes, f32)
-def splat(b, x): return ir_splat(b, x)
+def splat(b, x):
+    return ir_splat(b, x)
+
+
 @op(lanes, lanes, lanes, lanes)
-def fma(b, x, y, z): return ir_fma(b, x, y, z)
+def fma(b, x, y, z):
+    return ir_fma(b, x, y, z)
+
+
 @op(lanes, lanes, lanes)
-def add(b, x, y): return b.fadd(x, y)
+def add(b, x, y):
+    return b.fadd(x, y)
+
+
 @op(lanes, lanes, lanes)
-def sub(b, x, y): return b.fsub(x, y)
+def sub(b, x, y):
+    return b.fsub(x, y)
+
+
 @op(lanes, lanes, lanes)
-def mul(b, x, y): return b.fmul(x, y)
+def mul(b, x, y):
+    return b.fmul(x, y)
+
+
 @op(lanes, lanes, lanes)
-def div(b, x, y): return b.fdiv(x, y)
+def div(b, x, y):
+    return b.fdiv(x, y)
+
+
 @op(lanes, lanes, lanes)
-def maximum(b, x, y): return b.select(b.fcmp_ordered(">", x, y), x, y)
+def maximum(b, x, y):
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
 @op(lanes, lanes, lanes)
-def minimum(b, x, y): return b.select(b.fcmp_ordered("<", x, y), x, y)
+def minimum(b, x, y):
+    return b.select(b.fcmp_ordered("<", x, y), x, y)
+
+
 @op(lanes, lanes)
-def absolute(b, x): return b.bitcast(b.and_(b.bitcast(x, VI), const(VI, [0x7FFFFFFF] * N)), V)
+def absolute(b, x):
+    return b.bitcast(b.and_(b.bitcast(x, VI), const(VI, [0x7FFFFFFF] * N)), V)
+
+
 @op(lanes, lanes, lanes)
 def copysign(b, x, y):
     keep, sign = const(VI, [0x7FFFFFFF] * N), const(VI, [-0x80000000] * N)
     return b.bitcast(b.or_(b.and_(b.bitcast(x, VI), keep), b.and_(b.bitcast(y, VI), sign)), V)
+
+
 @op(lanes, lanes, i64, i64, f32)
 def between(b, v, lo, hi, other):
     """Lanes lo <= i < hi of v, `other` elsewhere."""
     inside = b.and_(ir_below(b, hi), b.not_(ir_below(b, lo)))
     return b.select(inside, v, ir_splat(b, other))
+
+
 @op(f32, lanes)
-def fold(b, v): return b.extract_element(ir_fold(b, [v]), ir.Constant(I32, 0))
+def fold(b, v):
+    return b.extract_element(ir_fold(b, [v]), ir.Constant(I32, 0))
+
+
 @op(f32, lanes)
 def largest(b, v):
     for h in (8, 4, 2, 1):
         lo, hi = shuffle(b, v, v, range(h)), shuffle(b, v, v, range(h, 2 * h))
         v = b.select(b.fcmp_ordered(">", lo, hi), lo, hi)
     return b.extract_element(v, ir.Constant(I32, 0))
+
+
 @op(lanes, lanes)
-def rint(b, v): return b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [v])
+def rint(b, v):
+    return b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [v])
+
+
 @op(lanes, lanes)
 def pow2(b, v):
     """2^v for whole v in [-126, 127]."""
     return b.bitcast(b.shl(b.add(b.fptosi(v, VI), const(VI, [127] * N)), const(VI, [23] * N)), V)
+
+
 @op(i64, i64)
-def ld(b, a): return b.load(ptr(b, a, I64), align=8)
+def ld(b, a):
+    return b.load(ptr(b, a, I64), align=8)
+
+
 @op(void, i64, i64)
-def st(b, a, v): b.store(v, ptr(b, a, I64), align=8)
+def st(b, a, v):
+    b.store(v, ptr(b, a, I64), align=8)
+
+
 @op(f32, i64)
-def ldf(b, a): return b.load(ptr(b, a, F32), align=4)
+def ldf(b, a):
+    return b.load(ptr(b, a, F32), align=4)
+
+
 @op(void, i64, f32)
-def stf(b, a, v): b.store(v, ptr(b, a, F32), align=4)
+def stf(b, a, v):
+    b.store(v, ptr(b, a, F32), align=4)
+
+
 @op(i64, i64)
 def peek(b, a):
     """`ld` and `st` of the team's own words."""
     return b.load(bare_ptr(b, a, I64), align=8)
+
+
 @op(void, i64, i64)
-def poke(b, a, v): b.store(v, bare_ptr(b, a, I64), align=8)
+def poke(b, a, v):
+    b.store(v, bare_ptr(b, a, I64), align=8)
+
+
 @op(i64, i64)
-def load_acquire(b, a): return b.load_atomic(bare_ptr(b, a, I64), "seq_cst", 8)
+def load_acquire(b, a):
+    return b.load_atomic(bare_ptr(b, a, I64), "seq_cst", 8)
+
+
 @op(void, i64, i64)
-def store_release(b, a, v): b.store_atomic(v, bare_ptr(b, a, I64), "seq_cst", 8)
+def store_release(b, a, v):
+    b.store_atomic(v, bare_ptr(b, a, I64), "seq_cst", 8)
+
+
 @op(void)
 def pause(b):
     if platform.machine() in ("x86_64", "AMD64"):
         b.call(ext(b, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
     elif platform.machine() in ("aarch64", "arm64"):
         b.call(ext(b, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])
+
+
 @op(void, i64, i64, i64, i64, i64, i64)
 def call_kernel(b, fn, p, base, step, t, nt):
     """An instruction's first slot is its kernel's address."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..packed import GROUP, PANEL
+from ..quantized import GROUP, PANEL
 
 #: Step block, in int64 slots: tokens, position of the first, rows wanted at the head, address of the ids, greedy id.
 S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from ..ops import OPS
-from ..packed import QUANTIZED
+from ..quantized import QUANTIZED
 from .cache import cache_directory
 from .layout import ROOT, ROOT_ARGUMENTS
-from .objects import kept
+from .object_files import kept
 from .target import debugging
 from .team import Team
 

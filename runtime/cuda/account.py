@@ -28,11 +28,11 @@ def device_memory(program: Program, way: str | None = None) -> dict[str, int]:
     held = [v for i in program.code for v in i.values.values()]
     weights = {id(w): w.nbytes for w in held if isinstance(w, Weight)}
     tables = {id(t.weight): t.weight.nbytes for t in held if isinstance(t, RopeTable)}
-    found = {"weights": sum(weights.values()), "constants": sum(tables.values()), **program.memory}
+    parts = {"weights": sum(weights.values()), "constants": sum(tables.values()), **program.memory}
     words = WORDS + (1 + TOKEN_WORDS) * program.chunk + GATE_WORDS + RUN_WORDS
     walked = _walked(program) if way_of(way) != WAYS[0] else 0
     vocabulary = program.logits.width if program.logits is not None else 0
-    return found | {"step": 8 * words + walked + map_bytes(program), "draw": draw_bytes(vocabulary)}
+    return parts | {"step": 8 * words + walked + map_bytes(program), "draw": draw_bytes(vocabulary)}
 
 
 def _walked(program: Program) -> int:

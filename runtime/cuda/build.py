@@ -31,10 +31,12 @@ __all__ = ["ARCHITECTURES", "TURING", "Cubin", "assemble", "check", "cubin", "le
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a")
 #: Turing's, which is for kernels that use none of these primitives: they came with Ampere.
 LEAST = (7, 5)
-AMPERE = frozenset({
-    *("to_bf16", "pack_bf16", "tf32", "copy16", "copy4", "copies_close", "copies_wait"),
-    *("mma_bf16", "mma_bytes", "mma_f16", "mma_tf32"),
-})
+AMPERE = frozenset(
+    {
+        *("to_bf16", "pack_bf16", "tf32", "copy16", "copy4", "copies_close", "copies_wait"),
+        *("mma_bf16", "mma_bytes", "mma_f16", "mma_tf32"),
+    }
+)
 HOPPER = (9, 0, "a")
 _LOCK = threading.Lock()
 
@@ -103,7 +105,11 @@ def to_ptx(kernel: Kernel) -> str:
         try:
             function = bind(kernel.function, BINDING, helper)
             text, _ = cuda.compile(
-                function, signature, device=False, abi="numba", cc=capability,
+                function,
+                signature,
+                device=False,
+                abi="numba",
+                cc=capability,
                 launch_bounds=(kernel.threads, kernel.at_once),
             )
         finally:

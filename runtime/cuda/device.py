@@ -1,4 +1,4 @@
-"""What runs kernels: a GPU (`driver.py`) or the emulator (`emulator.py`)."""
+"""What runs kernels: a GPU (`driver.py`) or the emulator (`emulator/`)."""
 
 from __future__ import annotations
 

@@ -228,8 +228,8 @@ class CudaDevice:
         if kernel.name not in self._modules:
             module = self._do(f"load {kernel.name}", "cuModuleLoadData", cubin(kernel, self.architecture))
             self._loose.append(lambda: self._driver.cuModuleUnload(module))
-            found = self._do(f"find {kernel.name}", "cuModuleGetFunction", module, symbol(kernel.name).encode())
-            self._modules[kernel.name] = (module, found)
+            handle = self._do(f"find {kernel.name}", "cuModuleGetFunction", module, symbol(kernel.name).encode())
+            self._modules[kernel.name] = (module, handle)
         function = self._modules[kernel.name][1]
         if shared > PLAIN_SHARED:
             most = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES

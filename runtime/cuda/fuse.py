@@ -123,9 +123,9 @@ class _Fuser:
     def _any(self, at: int, here: Tensor | None) -> tuple[list[Call], int]:
         """The calls of a line and of those that go with it; `here`: what lies in shared memory."""
         source = self._lines[at]
-        found = self._gated(at, here) or self._rope_write(at)
-        if found is not None:
-            return found
+        fused = self._gated(at, here) or self._rope_write(at)
+        if fused is not None:
+            return fused
         if source.ins.op == "argmax":
             return self._argmax(source), 1
         if source.ins.op == "linear" and source.ins.variant in PLAIN:

@@ -131,8 +131,8 @@ class Interpreter:
     @property
     def weight_bytes(self) -> int:
         """What the weights take on the device."""
-        found = {w.address: w.nbytes for i in self.program.code for w in _weights(i)}
-        return sum(found.values())
+        sizes = {w.address: w.nbytes for i in self.program.code for w in _weights(i)}
+        return sum(sizes.values())
 
     def begin(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
         """Write the step block."""
@@ -255,10 +255,10 @@ class Interpreter:
 
     def produced(self) -> Callable[[], tuple[int, list[int], bool]]:
         """What gives, of all that was launched: how many ids came since `aim`, the last `RING`, and if more may."""
-        found = self.device.fetch(self.run_block, 8 * RUN_WORDS)
+        fetched = self.device.fetch(self.run_block, 8 * RUN_WORDS)
 
         def read() -> tuple[int, list[int], bool]:
-            words = found().view(np.int64)
+            words = fetched().view(np.int64)
             count = int(words[R_COUNT])
             ids = [int(words[R_IDS + i % RING]) for i in range(max(0, count - RING), count)]
             return count, ids, bool(words[R_LEFT] > 0)
@@ -333,11 +333,11 @@ def map_bytes(program: Program) -> int:
 
 def way_of(way: str | None = None) -> str:
     """One of `WAYS`: this, or the environment's, or the first. Errors: `BackendError`."""
-    found = way or os.environ.get("MIAOTUI_CUDA_STEP") or WAYS[0]
-    if found not in WAYS:
-        msg = f"MIAOTUI_CUDA_STEP={found!r}: expected one of {', '.join(WAYS)}"
+    chosen_way = way or os.environ.get("MIAOTUI_CUDA_STEP") or WAYS[0]
+    if chosen_way not in WAYS:
+        msg = f"MIAOTUI_CUDA_STEP={chosen_way!r}: expected one of {', '.join(WAYS)}"
         raise BackendError(msg)
-    return found
+    return chosen_way
 
 
 def _number(name: str) -> int:

@@ -88,33 +88,73 @@ for _name, _place in (("thread", "tid.x"), ("threads", "ntid.x"), ("block", "cta
 
 # ---------------------------------------------------------------------------------------------- device memory
 @op(i64, i64)
-def ld_i64(b, a): return b.load(at(b, a, I64), align=8)
+def ld_i64(b, a):
+    return b.load(at(b, a, I64), align=8)
+
+
 @op(i64, i64)
-def ld_i32(b, a): return b.sext(b.load(at(b, a, I32), align=4), I64)
+def ld_i32(b, a):
+    return b.sext(b.load(at(b, a, I32), align=4), I64)
+
+
 @op(i64, i64)
-def ld_u32(b, a): return b.zext(b.load(at(b, a, I32), align=4), I64)
+def ld_u32(b, a):
+    return b.zext(b.load(at(b, a, I32), align=4), I64)
+
+
 @op(i64, i64)
-def ld_u16(b, a): return b.zext(b.load(at(b, a, I16), align=2), I64)
+def ld_u16(b, a):
+    return b.zext(b.load(at(b, a, I16), align=2), I64)
+
+
 @op(i64, i64)
-def ld_u8(b, a): return b.zext(b.load(at(b, a, I8), align=1), I64)
+def ld_u8(b, a):
+    return b.zext(b.load(at(b, a, I8), align=1), I64)
+
+
 @op(i64, i64)
-def ld_i8(b, a): return b.sext(b.load(at(b, a, I8), align=1), I64)
+def ld_i8(b, a):
+    return b.sext(b.load(at(b, a, I8), align=1), I64)
+
+
 @op(f32, i64)
-def ld_f32(b, a): return b.load(at(b, a, F32), align=4)
+def ld_f32(b, a):
+    return b.load(at(b, a, F32), align=4)
+
+
 @op(f32, i64)
-def ld_bf16(b, a): return _bf16(b, b.zext(b.load(at(b, a, I16), align=2), I32))
+def ld_bf16(b, a):
+    return _bf16(b, b.zext(b.load(at(b, a, I16), align=2), I32))
+
+
 @op(f32, i64)
-def ld_f16(b, a): return _f16(b, b.load(at(b, a, I16), align=2))
+def ld_f16(b, a):
+    return _f16(b, b.load(at(b, a, I16), align=2))
+
+
 @op(void, i64, i64)
-def st_i64(b, a, v): b.store(v, at(b, a, I64), align=8)
+def st_i64(b, a, v):
+    b.store(v, at(b, a, I64), align=8)
+
+
 @op(void, i64, i64)
-def st_i32(b, a, v): b.store(b.trunc(v, I32), at(b, a, I32), align=4)
+def st_i32(b, a, v):
+    b.store(b.trunc(v, I32), at(b, a, I32), align=4)
+
+
 @op(void, i64, i64)
-def st_u16(b, a, v): b.store(b.trunc(v, I16), at(b, a, I16), align=2)
+def st_u16(b, a, v):
+    b.store(b.trunc(v, I16), at(b, a, I16), align=2)
+
+
 @op(void, i64, i64)
-def st_u8(b, a, v): b.store(b.trunc(v, I8), at(b, a, I8), align=1)
+def st_u8(b, a, v):
+    b.store(b.trunc(v, I8), at(b, a, I8), align=1)
+
+
 @op(void, i64, f32)
-def st_f32(b, a, v): b.store(v, at(b, a, F32), align=4)
+def st_f32(b, a, v):
+    b.store(v, at(b, a, F32), align=4)
 
 
 @op(types.UniTuple(f32, 4), i64)
@@ -161,11 +201,15 @@ def anew(b, v, a):  # a function of what lies there, as far as the compiler know
 
 
 @op(void)
-def rolled(b): asm(b, r".pragma \22nounroll\22;", "", VOID, effect=True)
+def rolled(b):
+    asm(b, r".pragma \22nounroll\22;", "", VOID, effect=True)
 
 
 @op(f32, i64)
-def sld_f32(b, a): return b.load(_shared(b, a, F32), align=4)
+def sld_f32(b, a):
+    return b.load(_shared(b, a, F32), align=4)
+
+
 @op(types.UniTuple(f32, 4), i64)
 def sld4_f32(b, a):
     v = b.load(_shared(b, a, ir.VectorType(F32, 4)), align=16)
@@ -173,28 +217,54 @@ def sld4_f32(b, a):
 
 
 @op(void, i64, f32)
-def sst_f32(b, a, v): b.store(v, _shared(b, a, F32), align=4)
+def sst_f32(b, a, v):
+    b.store(v, _shared(b, a, F32), align=4)
+
+
 @op(i64, i64)
-def sld_i32(b, a): return b.sext(b.load(_shared(b, a, I32), align=4), I64)
+def sld_i32(b, a):
+    return b.sext(b.load(_shared(b, a, I32), align=4), I64)
+
+
 @op(void, i64, i64)
-def sst_i32(b, a, v): b.store(b.trunc(v, I32), _shared(b, a, I32), align=4)
+def sst_i32(b, a, v):
+    b.store(b.trunc(v, I32), _shared(b, a, I32), align=4)
+
+
 @op(i64, i64)
-def sld_i64(b, a): return b.load(_shared(b, a, I64), align=8)
+def sld_i64(b, a):
+    return b.load(_shared(b, a, I64), align=8)
+
+
 @op(void, i64, i64)
-def sst_i64(b, a, v): b.store(v, _shared(b, a, I64), align=8)
+def sst_i64(b, a, v):
+    b.store(v, _shared(b, a, I64), align=8)
+
+
 @op(void)
-def barrier(b): call(b, "llvm.nvvm.barrier0", VOID, together=True)
+def barrier(b):
+    call(b, "llvm.nvvm.barrier0", VOID, together=True)
+
+
 @op(void)
-def warp_barrier(b): call(b, "llvm.nvvm.bar.warp.sync", VOID, FULL, together=True)
+def warp_barrier(b):
+    call(b, "llvm.nvvm.bar.warp.sync", VOID, FULL, together=True)
 
 
 # ---------------------------------------------------------------------------------------------- the grid
 @op(void, i64, i64)
-def release_add(b, a, v): asm(b, "red.release.gpu.global.add.u64 [$0], $1;", "l,l,~{memory}", VOID, a, v, effect=True)
+def release_add(b, a, v):
+    asm(b, "red.release.gpu.global.add.u64 [$0], $1;", "l,l,~{memory}", VOID, a, v, effect=True)
+
+
 @op(i64, i64)
-def acquire_i64(b, a): return asm(b, "ld.acquire.gpu.global.u64 $0, [$1];", "=l,l,~{memory}", I64, a, effect=True)
+def acquire_i64(b, a):
+    return asm(b, "ld.acquire.gpu.global.u64 $0, [$1];", "=l,l,~{memory}", I64, a, effect=True)
+
+
 @op(void, i64)
-def prefetch(b, a): asm(b, "prefetch.global.L2 [$0];", "l", VOID, a, effect=True)
+def prefetch(b, a):
+    asm(b, "prefetch.global.L2 [$0];", "l", VOID, a, effect=True)
 
 
 # ---------------------------------------------------------------------------------------------- the warp
@@ -210,15 +280,28 @@ def _all(b: Any, v: Any, kind: str, join: Callable[[Any, Any], Any]) -> Any:
 
 
 @op(f32, f32)
-def warp_sum(b, v): return _all(b, v, "f32", b.fadd)
+def warp_sum(b, v):
+    return _all(b, v, "f32", b.fadd)
+
+
 @op(f32, f32)
-def warp_max(b, v): return _all(b, v, "f32", lambda x, y: call(b, "llvm.nvvm.fmax.f", F32, x, y))
+def warp_max(b, v):
+    return _all(b, v, "f32", lambda x, y: call(b, "llvm.nvvm.fmax.f", F32, x, y))
+
+
 @op(i64, i64)
-def warp_sum_i(b, v): return b.sext(_all(b, b.trunc(v, I32), "i32", b.add), I64)
+def warp_sum_i(b, v):
+    return b.sext(_all(b, b.trunc(v, I32), "i32", b.add), I64)
+
+
 @op(f32, f32, i64)
-def warp_take(b, v, lane): return _shuffle(b, "idx", "f32", v, b.trunc(lane, I32))
+def warp_take(b, v, lane):
+    return _shuffle(b, "idx", "f32", v, b.trunc(lane, I32))
+
+
 @op(i64, i64, i64)
-def warp_take_i(b, v, lane): return b.sext(_shuffle(b, "idx", "i32", b.trunc(v, I32), b.trunc(lane, I32)), I64)
+def warp_take_i(b, v, lane):
+    return b.sext(_shuffle(b, "idx", "i32", b.trunc(v, I32), b.trunc(lane, I32)), I64)
 
 
 @op(i64, i64)
@@ -246,7 +329,8 @@ def copy16(b, to, a, count):
 
 
 @op(void)
-def copies_close(b): asm(b, "cp.async.commit_group;", "~{memory}", VOID, effect=True)
+def copies_close(b):
+    asm(b, "cp.async.commit_group;", "~{memory}", VOID, effect=True)
 
 
 @op(types.UniTuple(i64, 4), i64)
@@ -305,31 +389,68 @@ def _f16(b: Any, half: Any) -> Any:
 
 
 @op(f32, f32, f32, f32)
-def fma(b, x, y, z): return call(b, "llvm.nvvm.fma.rn.f", F32, x, y, z)
+def fma(b, x, y, z):
+    return call(b, "llvm.nvvm.fma.rn.f", F32, x, y, z)
+
+
 @op(f32, f32)
-def sqrt(b, x): return call(b, "llvm.nvvm.sqrt.rn.f", F32, x)
+def sqrt(b, x):
+    return call(b, "llvm.nvvm.sqrt.rn.f", F32, x)
+
+
 @op(f32, f32)
-def rint(b, x): return asm(b, "cvt.rni.f32.f32 $0, $1;", "=f,f", F32, x)
+def rint(b, x):
+    return asm(b, "cvt.rni.f32.f32 $0, $1;", "=f,f", F32, x)
+
+
 @op(i64, f32)
-def to_int(b, x): return b.sext(asm(b, "cvt.rzi.s32.f32 $0, $1;", "=r,f", I32, x), I64)
+def to_int(b, x):
+    return b.sext(asm(b, "cvt.rzi.s32.f32 $0, $1;", "=r,f", I32, x), I64)
+
+
 @op(i64, f32)
-def bits(b, x): return b.zext(b.bitcast(x, I32), I64)
+def bits(b, x):
+    return b.zext(b.bitcast(x, I32), I64)
+
+
 @op(f32, i64)
-def from_bits(b, x): return b.bitcast(b.trunc(x, I32), F32)
+def from_bits(b, x):
+    return b.bitcast(b.trunc(x, I32), F32)
+
+
 @op(f32, i64)
-def low_bf16(b, x): return _bf16(b, b.trunc(x, I32))
+def low_bf16(b, x):
+    return _bf16(b, b.trunc(x, I32))
+
+
 @op(f32, i64)
-def high_bf16(b, x): return b.bitcast(b.and_(b.trunc(x, I32), c32(0xFFFF0000)), F32)
+def high_bf16(b, x):
+    return b.bitcast(b.and_(b.trunc(x, I32), c32(0xFFFF0000)), F32)
+
+
 @op(f32, i64)
-def low_f16(b, x): return _f16(b, b.trunc(x, I16))
+def low_f16(b, x):
+    return _f16(b, b.trunc(x, I16))
+
+
 @op(f32, i64)
-def high_f16(b, x): return _f16(b, b.trunc(b.lshr(x, ir.Constant(I64, 16)), I16))
+def high_f16(b, x):
+    return _f16(b, b.trunc(b.lshr(x, ir.Constant(I64, 16)), I16))
+
+
 @op(i64, f32)
-def to_bf16(b, x): return b.zext(asm(b, "cvt.rn.bf16.f32 $0, $1;", "=h,f", I16, x), I64)
+def to_bf16(b, x):
+    return b.zext(asm(b, "cvt.rn.bf16.f32 $0, $1;", "=h,f", I16, x), I64)
+
+
 @op(i64, i64)
-def ones(b, x): return b.zext(call(b, "llvm.ctpop.i32", I32, b.trunc(x, I32)), I64)
+def ones(b, x):
+    return b.zext(call(b, "llvm.ctpop.i32", I32, b.trunc(x, I32)), I64)
+
+
 @op(i64, i64)
-def first_one(b, x): return b.zext(call(b, "llvm.cttz.i32", I32, b.trunc(x, I32), ir.Constant(I1, 1)), I64)
+def first_one(b, x):
+    return b.zext(call(b, "llvm.cttz.i32", I32, b.trunc(x, I32), ir.Constant(I1, 1)), I64)
 
 
 @op(i64, i64, i64, i64)

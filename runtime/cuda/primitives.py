@@ -1,7 +1,7 @@
 """What a kernel may ask of the device, by name: the one facade, which each binding implements.
 
 Kernels import these names and call them; `bind.py` puts a binding's own functions in their place (`intrinsics.py`
-for Numba, `emulator.py` for tests). Called unbound they refuse.
+for Numba, `emulator/` for tests). Called unbound they refuse.
 
 Addresses are integers of 64 bits, in bytes; those of shared memory count from its beginning, and their operations
 begin with `s`. Numbers are float32 and integers. A load or store wants an address that is a multiple of its size. A

@@ -45,17 +45,33 @@ def _quad(b, v, join):
 
 
 @op(f32, f32)
-def quad_sum(b, v): return _quad(b, v, b.fadd)
+def quad_sum(b, v):
+    return _quad(b, v, b.fadd)
+
+
 @op(f32, f32)
-def quad_max(b, v): return _quad(b, v, lambda x, y: larger(b, x, y))
+def quad_max(b, v):
+    return _quad(b, v, lambda x, y: larger(b, x, y))
+
+
 @op(f32, f32, f32)
-def larger(b, x, y): return call(b, "llvm.nvvm.fmax.f", F32, x, y)
+def larger(b, x, y):
+    return call(b, "llvm.nvvm.fmax.f", F32, x, y)
+
+
 @op(f32, f32, f32)
-def quotient(b, x, y): return asm(b, "div.full.f32 $0, $1, $2;", "=f,f,f", F32, x, y)
+def quotient(b, x, y):
+    return asm(b, "div.full.f32 $0, $1, $2;", "=f,f,f", F32, x, y)
+
+
 @op(i64, i64, i64)
-def divided(b, x, y): return b.zext(b.udiv(b.trunc(x, I32), b.trunc(y, I32)), I64)
+def divided(b, x, y):
+    return b.zext(b.udiv(b.trunc(x, I32), b.trunc(y, I32)), I64)
+
+
 @op(f32, f32)
-def exp2(b, x): return asm(b, "ex2.approx.ftz.f32 $0, $1;", "=f,f", F32, x)
+def exp2(b, x):
+    return asm(b, "ex2.approx.ftz.f32 $0, $1;", "=f,f", F32, x)
 
 
 def _pack(b, kind, low, high):
@@ -63,9 +79,13 @@ def _pack(b, kind, low, high):
 
 
 @op(i64, f32, f32)
-def pack_bf16(b, low, high): return _pack(b, "bf16x2", low, high)
+def pack_bf16(b, low, high):
+    return _pack(b, "bf16x2", low, high)
+
+
 @op(i64, f32, f32)
-def pack_f16(b, low, high): return _pack(b, "f16x2", low, high)
+def pack_f16(b, low, high):
+    return _pack(b, "f16x2", low, high)
 
 
 @op(types.UniTuple(f32, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(f32, 4))
@@ -86,10 +106,7 @@ def mma_tf32(b, x, b0, b1, c):
 @op(types.UniTuple(i64, 4), types.UniTuple(i64, 4), i64, i64, types.UniTuple(i64, 4))
 def mma_bytes(b, x, b0, b1, c):
     args = [*_words(b, x, I32, 4), b.trunc(b0, I32), b.trunc(b1, I32), *_words(b, c, I32, 4)]
-    text = (
-        "mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 "
-        "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
-    )
+    text = "mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
     r = asm(b, text, "=r,=r,=r,=r,r,r,r,r,r,r,r,r,r,r", ir.LiteralStructType([I32] * 4), *args, effect=True)
     return [b.sext(b.extract_value(r, i), I64) for i in range(4)]
 
@@ -111,13 +128,23 @@ def sst4_i32(b, a, *words):
 
 # ---------------------------------------------------------------------------------------------- wgmma, sm_90a
 @op(i64, i64)
-def window(b, a): return b.zext(b.ptrtoint(_shared(b, a, I8), I32), I64)
+def window(b, a):
+    return b.zext(b.ptrtoint(_shared(b, a, I8), I32), I64)
+
+
 @op(void)
-def fence_async(b): asm(b, "fence.proxy.async.shared::cta;", "~{memory}", VOID, effect=True)
+def fence_async(b):
+    asm(b, "fence.proxy.async.shared::cta;", "~{memory}", VOID, effect=True)
+
+
 @op(void)
-def wgmma_fence(b): asm(b, "wgmma.fence.sync.aligned;", "~{memory}", VOID, effect=True)
+def wgmma_fence(b):
+    asm(b, "wgmma.fence.sync.aligned;", "~{memory}", VOID, effect=True)
+
+
 @op(void)
-def wgmma_close(b): asm(b, "wgmma.commit_group.sync.aligned;", "~{memory}", VOID, effect=True)
+def wgmma_close(b):
+    asm(b, "wgmma.commit_group.sync.aligned;", "~{memory}", VOID, effect=True)
 
 
 # ---------------------------------------------------------------------------------------------- bulk copies, sm_90a
@@ -144,10 +171,7 @@ def mbarrier_expect(b, a, n):
 
 @op(void, i64, i64)
 def mbarrier_wait(b, a, parity):
-    text = (
-        "{ .reg .pred over; again: mbarrier.try_wait.parity.shared::cta.b64 over, [$0], $1; "
-        "@!over bra again; }"
-    )
+    text = "{ .reg .pred over; again: mbarrier.try_wait.parity.shared::cta.b64 over, [$0], $1; @!over bra again; }"
     asm(b, text, "r,r,~{memory}", VOID, _place(b, a), b.trunc(parity, I32), effect=True)
 
 

@@ -14,9 +14,13 @@ I128, F64, f64 = ir.IntType(128), ir.DoubleType(), types.float64
 
 
 @op(void, i64, i64)
-def add_i64(b, a, v): asm(b, "red.relaxed.gpu.global.add.u64 [$0], $1;", "l,l,~{memory}", VOID, a, v, effect=True)
+def add_i64(b, a, v):
+    asm(b, "red.relaxed.gpu.global.add.u64 [$0], $1;", "l,l,~{memory}", VOID, a, v, effect=True)
+
+
 @op(void, i64, i64)
-def most_i64(b, a, v): asm(b, "red.relaxed.gpu.global.max.s64 [$0], $1;", "l,l,~{memory}", VOID, a, v, effect=True)
+def most_i64(b, a, v):
+    asm(b, "red.relaxed.gpu.global.max.s64 [$0], $1;", "l,l,~{memory}", VOID, a, v, effect=True)
 
 
 @op(void, i64, i64)
@@ -32,8 +36,15 @@ def fraction(b, total, part):
 
 
 @op(f64, i64)
-def double(b, word): return b.bitcast(word, F64)
+def double(b, word):
+    return b.bitcast(word, F64)
+
+
 @op(i64, f64)
-def double_bits(b, x): return b.bitcast(x, I64)
+def double_bits(b, x):
+    return b.bitcast(x, I64)
+
+
 @op(i64, f64)
-def whole(b, x): return asm(b, "cvt.rni.s64.f64 $0, $1;", "=l,d", I64, x)
+def whole(b, x):
+    return asm(b, "cvt.rni.s64.f64 $0, $1;", "=l,d", I64, x)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...model import load
-from ..perplexity import losses
+from ..commands.perplexity import losses
 from . import path
 from .corpus import held_out
 

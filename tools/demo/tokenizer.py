@@ -31,7 +31,9 @@ def train_tokenizer(n_stories: int = 20_000) -> Tokenizer:
     )
     tokenizer.train_from_iterator(itertools.islice(stories(TRAINING_SEED), n_stories), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A $B",
+        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
     )
     return tokenizer
 

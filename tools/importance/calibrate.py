@@ -95,12 +95,12 @@ def windows_of(
         msg = f"a window of {window} tokens; expected 1 to {model.n_context}, the context"
         raise InputError(msg)
     if lines:
-        found: list[list[int]] = []
+        windows: list[list[int]] = []
         for line in filter(None, text.splitlines()):
-            left = None if tokens is None else tokens - sum(len(w) - 1 for w in found)
+            left = None if tokens is None else tokens - sum(len(w) - 1 for w in windows)
             if left != 0:
-                found += windows_of(model, line, window=window, tokens=left)
-        return found
+                windows += windows_of(model, line, window=window, tokens=left)
+        return windows
     ids = model.tokenizer.encode(text)
     ids = ids if tokens is None else ids[: tokens + 1]
     if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
@@ -144,19 +144,19 @@ def calibrate(  # noqa: PLR0913 - keywords
         msg = "calibration wants the matrices as floats; leave quantize out, and quantise what is left"
         raise InputError(msg)
     mark = mark_of(model, windows, hessian, stream)
-    found, done = Statistics(np.zeros(model.config.n_layers)), 0
+    statistics, done = Statistics(np.zeros(model.config.n_layers)), 0
     if file is not None and file.exists():
-        found, done = _read(file, mark)
+        statistics, done = _read(file, mark)
     bar = progress(len(windows), done, "calibrating", quiet=quiet)
     for i in range(done, len(windows)):
-        _add(found, model, windows[i], hessian=hessian, stream=stream)
+        _add(statistics, model, windows[i], hessian=hessian, stream=stream)
         bar(1)
         if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
-            _write(file, found, i + 1, mark)
-    return found
+            _write(file, statistics, i + 1, mark)
+    return statistics
 
 
-def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool, stream: bool) -> None:
+def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: bool, stream: bool) -> None:
     """Add one window."""
     streams: list[F64] = []
 
@@ -167,18 +167,18 @@ def _add(found: Statistics, model: Model, ids: Sequence[int], *, hessian: bool, 
             streams.append(view(instruction.tensors("i")[0]).astype(np.float64))
         if stream and (instruction.op == "take_last" or role in NORMS):
             z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.norm_eps)
-            found.stream["all"] = found.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
-        add_input(found, instruction, view, hessian=hessian)
+            statistics.stream["all"] = statistics.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
+        add_input(statistics, instruction, view, hessian=hessian)
 
     for at in range(0, len(ids) - 1, model.session.chunk):
         streams.clear()
         model.session.watched_step(ids[at : min(at + model.session.chunk, len(ids) - 1)], at, watch)
-        found.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in zip(streams, streams[1:])]  # noqa: B905, RUF007
-    found.n += len(ids) - 1
+        statistics.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in zip(streams, streams[1:])]  # noqa: B905, RUF007
+    statistics.n += len(ids) - 1
 
 
 def add_input(
-    found: Statistics, instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]], *, hessian: bool
+    statistics: Statistics, instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]], *, hessian: bool
 ) -> None:
     """Add what a layer's product is about to read, where it is the one of its place that is watched."""
     weight = instruction.values.get("w")
@@ -186,10 +186,10 @@ def add_input(
     if instruction.op != "linear" or role not in WATCHED or not layer:
         return
     x, name = view(instruction.tensors("i")[0]).astype(np.float64), f"layers.{layer}.{WATCHED[role]}"
-    for sums, value in ((found.total, x), (found.squares, x * x)):
+    for sums, value in ((statistics.total, x), (statistics.squares, x * x)):
         sums[name] = sums.get(name, np.zeros(x.shape[1])) + _column_sums(value)
     if hessian:
-        found.hessian[name] = found.hessian.get(name, np.zeros((x.shape[1],) * 2)) + x.T @ x
+        statistics.hessian[name] = statistics.hessian.get(name, np.zeros((x.shape[1],) * 2)) + x.T @ x
 
 
 def _normal(x: F64, eps: float) -> F64:
@@ -223,9 +223,9 @@ def mark_of(model: Model, windows: Sequence[Sequence[int]], *more: object) -> st
     return digest.hexdigest()
 
 
-def _write(file: Path, found: Statistics, done: int, mark: str) -> None:
-    arrays = {f"{kind}/{name}": x for kind in SUMS for name, x in getattr(found, kind).items()}
-    write_arrays(file, mark, done=np.int64(done), n=np.int64(found.n), cosine=found.cosine, **arrays)
+def _write(file: Path, statistics: Statistics, done: int, mark: str) -> None:
+    arrays = {f"{kind}/{name}": x for kind in SUMS for name, x in getattr(statistics, kind).items()}
+    write_arrays(file, mark, done=np.int64(done), n=np.int64(statistics.n), cosine=statistics.cosine, **arrays)
 
 
 SUMS = ("total", "squares", "hessian", "stream")
@@ -234,9 +234,9 @@ SUMS = ("total", "squares", "hessian", "stream")
 def _read(file: Path, mark: str) -> tuple[Statistics, int]:
     """Sums, and how many windows are in them."""
     arrays = read_arrays(file, mark)
-    found = Statistics(arrays["cosine"], int(arrays["n"]))
+    statistics = Statistics(arrays["cosine"], int(arrays["n"]))
     for key, x in arrays.items():
         kind, _, name = key.partition("/")
         if name:
-            getattr(found, kind)[name] = x
-    return found, int(arrays["done"])
+            getattr(statistics, kind)[name] = x
+    return statistics, int(arrays["done"])

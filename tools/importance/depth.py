@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["block_influence", "greedy", "most_influential"]
 
 
-def block_influence(found: Statistics) -> F64:
+def block_influence(statistics: Statistics) -> F64:
     """BI_i = 1 - E[cos(x_i, x_i+1)], x_i what enters layer i (ShortGPT, Men et al. 2024, arXiv:2403.03853, eq. 1)."""
-    return 1 - found.cosine / found.n
+    return 1 - statistics.cosine / statistics.n
 
 
 def most_influential(scores: F64, count: int) -> tuple[int, ...]:

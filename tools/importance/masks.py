@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import InputError
-from ...loader.zeros import largest
+from ...loader.prune.masks import largest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError, PlanError
-from ...loader.hidden import best_dimensions, dimensions
-from ...loader.patterns import Pattern, show_sparsity
-from ...loader.prune import PrunePlan
+from ...loader.prune.plan import PrunePlan
+from ...loader.prune.rank_width import best_dimensions, dimensions
+from ...loader.prune.sparsity import Pattern, show_sparsity
 from ...model import load
-from ..perplexity import losses
+from ..commands.perplexity import losses
 from . import depth, slicegpt, structured
 from .calibrate import calibrate, first_asked, windows_of
 from .progress import progress
@@ -86,9 +86,9 @@ class Wish:
         given = [n for n in AMOUNTS if getattr(self, n) is not None]
         wrong = [n for n in given if n not in takes]
         if self.method not in METHODS or wrong or not given:
-            found = ", ".join(f"--{n}" for n in wrong or given) or "nothing"
+            given_words = ", ".join(f"--{n}" for n in wrong or given) or "nothing"
             wants = " or ".join(f"--{n}" for n in takes)
-            msg = f"--method {self.method}: found {found}; expected {wants}"
+            msg = f"--method {self.method}: found {given_words}; expected {wants}"
             raise InputError(msg)
         if self.method != "flap" and (self.uniform or not self.compensate):
             msg = f"--method {self.method}: --uniform and --no-compensation are flap's"
@@ -152,8 +152,10 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
     if base is not None and base.repeats:
         msg = f"{wish}: the plan runs layer after layer with the same weights; write it first, and cut what was written"
         raise PlanError(msg)
-    if base is not None and wish.method in (*BASIS, "sparsegpt") and any(
-        Pattern.parse(zeros).chooses for zeros in base.sparsity.values()
+    if (
+        base is not None
+        and wish.method in (*BASIS, "sparsegpt")
+        and any(Pattern.parse(zeros).chooses for zeros in base.sparsity.values())
     ):
         msg = (
             f"--method {wish.method} makes new weights, where the plan's zeros ({show_sparsity(base.sparsity)}) would "
@@ -169,12 +171,12 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
         if windows is None and wish.method not in ("magnitude", "first"):
             msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
             raise InputError(msg)
-        found = _find(path, wish, text, base, model, windows or [])
+        result = _find(path, wish, text, base, model, windows or [])
     seen = "" if text is None or wish.method in ("magnitude", "first") else (
         f"; {sum(len(w) - 1 for w in windows or [])} tokens of {text.name} in windows of {text.window}"
     )  # fmt: skip
-    plan = replace(found.plan, notes=(*found.plan.notes, f"{wish}{seen}"))
-    return replace(found, plan=plan if base is None else base.then(plan))
+    plan = replace(result.plan, notes=(*result.plan.notes, f"{wish}{seen}"))
+    return replace(result, plan=plan if base is None else base.then(plan))
 
 
 def _find(  # noqa: PLR0913, PLR0917 - what a method sees

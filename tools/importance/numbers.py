@@ -32,5 +32,5 @@ def narrowed(x: F64, dtype: str) -> NDArray[Any]:
     bits = single.view(np.uint32)
     # one step towards zero where F32 went beyond, then the last bit says that something was cut off
     bits = np.where((off != 0) & (np.abs(single) > np.abs(x)), bits - 1, bits) | (off != 0).astype(np.uint32)
-    found: NDArray[Any] = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    return found
+    rounded: NDArray[Any] = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return rounded

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...loader.checkpoint import Checkpoint
-    from ...loader.plan import LoadPlan
+    from ...loader.load_plan import LoadPlan
     from ...loader.source import Source
     from ..export import Tensor
     from .slicegpt import Basis

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import PlanError
-from ...loader.cut import AXES
+from ...loader.prune.compiled import AXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,8 +76,8 @@ def can_turn(config: Config) -> None:
 
 def gains_of(weights: Weights) -> dict[str, F64]:
     """Every norm's gains, float64 [d], by the weight's name."""
-    found = [weights.norm, *(n for layer in weights.layers for n in (layer.attn_norm, layer.ffn_norm) if n is not None)]
-    return {w.name: w.f64() for w in found}
+    norms = [weights.norm, *(n for layer in weights.layers for n in (layer.attn_norm, layer.ffn_norm) if n is not None)]
+    return {w.name: w.f64() for w in norms}
 
 
 @dataclass(frozen=True)

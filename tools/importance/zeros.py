@@ -85,10 +85,10 @@ def layer_by_layer(  # noqa: PLR0913 - keywords
     weights, n = model.session.weights.layers, model.config.n_layers
     bar = progress(n, done, "layer by layer", quiet=quiet)
     for i in range(done, n):
-        found = Statistics(np.zeros(0), sum(len(w) - 1 for w in windows))
-        _feed(model, i, weights[i], windows, stream, found=found, hessian=method == "sparsegpt")
-        layer, matrices = _cut(weights[i], i, zeros(method, sparsity, found))
-        kept |= matrices if method == "sparsegpt" else found.squares
+        statistics = Statistics(np.zeros(0), sum(len(w) - 1 for w in windows))
+        _feed(model, i, weights[i], windows, stream, statistics=statistics, hessian=method == "sparsegpt")
+        layer, matrices = _cut(weights[i], i, zeros(method, sparsity, statistics))
+        kept |= matrices if method == "sparsegpt" else statistics.squares
         if i + 1 < n:
             stream = _feed(model, i, layer, windows, stream)
         bar(1)
@@ -134,7 +134,7 @@ def _feed(  # noqa: PLR0913 - keywords
     windows: Sequence[Sequence[int]],
     stream: F32 | None,
     *,
-    found: Statistics | None = None,
+    statistics: Statistics | None = None,
     hessian: bool = False,
 ) -> F32:
     """All windows through one layer: what leaves it, float32 [tokens, d_model]. `found` gets what its matrices read."""
@@ -145,8 +145,8 @@ def _feed(  # noqa: PLR0913 - keywords
 
     def watch(instruction: Instruction, view: Callable[[Tensor], F32]) -> None:
         nonlocal at
-        if found is not None:
-            add_input(found, instruction, view, hessian=hessian)
+        if statistics is not None:
+            add_input(statistics, instruction, view, hessian=hessian)
         if instruction.op == "take_last":
             x = view(instruction.tensors("i")[0])
             out[at : at + len(x)] = x

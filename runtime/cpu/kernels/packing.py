@@ -1,4 +1,4 @@
-"""Floats to packed int8 and int4 (`runtime/packed.py`): what `loader/quantize.py` defines, bit for bit.
+"""Floats to packed int8 and int4 (`runtime/quantized.py`): what `loader/quantize.py` defines, bit for bit.
 
 A lane is a row: sums run over the columns, one after the other, in all sixteen rows of a panel at once. `p` is no
 instruction but the ten words of `layout.PACK_WORDS`; a panel's group lies in the scratch as [32 columns][16 rows]
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...packed import GROUP, GROUP_BYTES, HEAD_BYTES, INT4A_TRIALS, LEVELS, PANEL, QUANTIZED, SCALE_BYTES, TRIALS
+from ...quantized import GROUP, GROUP_BYTES, HEAD_BYTES, INT4A_TRIALS, LEVELS, PANEL, QUANTIZED, SCALE_BYTES, TRIALS
 from ..lanes import (
     absolute,
     add,

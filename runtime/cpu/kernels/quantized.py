@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...ops import slots
-from ...packed import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
+from ...quantized import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
 from ...sparse_int8 import SPARSE_INT8, SPREAD_PANELS
 from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail, spread_panel
 from ..lanes import ld, stf

@@ -156,9 +156,7 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
                 total = fma(sld_f32(mine + 4 * i), load(values + i * row + size * j), total)
             sst_f32(mine + 4 * (WARP + j), total)
 
-    def part(
-        keys: Any, values: Any, scales: Any, first: Any, low: Any, last: Any, mine: Any, d_pad: Any
-    ) -> Any:
+    def part(keys: Any, values: Any, scales: Any, first: Any, low: Any, last: Any, mine: Any, d_pad: Any) -> Any:
         """*warp* Over the keys of a chunk from `first`: largest score and sum of exp; the result in shared memory.
 
         Keys count from the sequence's first, where `keys` and `values` begin; int8's scales begin `scales` further.
@@ -201,10 +199,10 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
             sst_f32(result + 4 * j, F(0.0))
         top, sums = F(-np.inf), F(0.0)
         for first in range(low // CHUNK * CHUNK, last + 1, CHUNK):
-            found = part(keys, values, scales, first, low, last, mine, d_pad)
-            new = max(top, found[0])
-            old, more = exp(top - new), exp(found[0] - new)
-            top, sums = new, fma(found[1], more, sums * old)
+            partial = part(keys, values, scales, first, low, last, mine, d_pad)
+            new = max(top, partial[0])
+            old, more = exp(top - new), exp(partial[0] - new)
+            top, sums = new, fma(partial[1], more, sums * old)
             for j in range(lane(), d_pad, WARP):
                 sst_f32(result + 4 * j, fma(sld_f32(mine + 4 * (WARP + j)), more, sld_f32(result + 4 * j) * old))
         for j in range(lane(), d, WARP):
@@ -260,13 +258,13 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
                 head = h // (heads // kv_heads) * head_bytes
                 take(mine + 4 * (WARP + d_pad), arena + q + 4 * h * d_head, scale, d_head, d_pad)
                 keys, values = arena + k_cache + head, arena + v_cache + head
-                found = part(keys, values, context * d_pad * size, first, low, last, mine, d_pad)
+                partial = part(keys, values, context * d_pad * size, first, low, last, mine, d_pad)
                 to = arena + scratch + 4 * item * (d_pad + 2)
                 for j in range(lane(), d_pad, WARP):
                     st_f32(to + 8 + 4 * j, sld_f32(mine + 4 * (WARP + j)))
                 if lane() == 0:
-                    st_f32(to, found[0])
-                    st_f32(to + 4, found[1])
+                    st_f32(to, partial[0])
+                    st_f32(to + 4, partial[1])
                 warp_barrier()
             item += all_warps()
 
@@ -282,9 +280,9 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
                 top, sums, result = F(-np.inf), F(0.0), F(0.0)
                 for chunk in range(low // CHUNK, last // CHUNK + 1):
                     at = arena + scratch + 4 * (chunk * heads + h) * (d_pad + 2)
-                    found = ld_f32(at)
-                    new = max(top, found)
-                    old, more = exp(top - new), exp(found - new)
+                    partial = ld_f32(at)
+                    new = max(top, partial)
+                    old, more = exp(top - new), exp(partial - new)
                     top, sums = new, fma(ld_f32(at + 4), more, sums * old)
                     result = fma(ld_f32(at + 8 + 4 * j), more, result * old)
                 st_f32(arena + y + 4 * (h * d_head + j), result / sums)

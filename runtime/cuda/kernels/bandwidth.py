@@ -39,13 +39,13 @@ def _copy(arena: Any, step: Any, rows: Any, to: Any, source: Any, nbytes: Any) -
 
 def _read(arena: Any, step: Any, rows: Any, to: Any, source: Any, nbytes: Any) -> None:
     """to[thread of the grid] = exclusive or of the words of 32 bits that it reads."""
-    hop, me, found = 16 * blocks() * threads(), block() * threads() + thread(), 0
+    hop, me, total = 16 * blocks() * threads(), block() * threads() + thread(), 0
     for at in range(16 * me, nbytes, 4 * hop):
         a, b = weights4(source + at), weights4(source + at + hop)
         c, d = weights4(source + at + 2 * hop), weights4(source + at + 3 * hop)
-        found ^= a[0] ^ a[1] ^ a[2] ^ a[3] ^ b[0] ^ b[1] ^ b[2] ^ b[3]
-        found ^= c[0] ^ c[1] ^ c[2] ^ c[3] ^ d[0] ^ d[1] ^ d[2] ^ d[3]
-    st_i32(to + 4 * me, found)
+        total ^= a[0] ^ a[1] ^ a[2] ^ a[3] ^ b[0] ^ b[1] ^ b[2] ^ b[3]
+        total ^= c[0] ^ c[1] ^ c[2] ^ c[3] ^ d[0] ^ d[1] ^ d[2] ^ d[3]
+    st_i32(to + 4 * me, total)
 
 
 def _nothing(arena: Any, step: Any, rows: Any) -> None:

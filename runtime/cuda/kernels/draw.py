@@ -178,8 +178,8 @@ def known(draw: Any, state: Any, sums: Any, digit: Any) -> Any:
         prefix, wanted = 0, ld_i64(draw + 8 * D_TOP_K)
         if state == D_MASS:
             wanted = total - fraction(total, ld_i64(draw + 8 * D_COMPLEMENT))
-    found = hit(upto, mine, wanted)
-    prefix, wanted = prefix * BINS + BINS - 1 - found[0], wanted - found[1]
+    is_known = hit(upto, mine, wanted)
+    prefix, wanted = prefix * BINS + BINS - 1 - is_known[0], wanted - is_known[1]
     if block() == 0 and me == 0:
         st_i64(before + 16, prefix)
         st_i64(before + 24, wanted)
@@ -283,8 +283,8 @@ def uniform(draw: Any, position: Any) -> Any:
     """53 bits: `sampling.uniform_bits`."""
     seed, sequence = ld_i64(draw + 8 * D_SEED), ld_i64(draw + 8 * D_SEQUENCE)
     counter = position & U32, position >> 32 & U32, sequence & U32, sequence >> 32 & U32
-    found = philox(counter, (seed & U32, seed >> 32 & U32))
-    return found[0] << 21 | found[1] >> 11
+    random = philox(counter, (seed & U32, seed >> 32 & U32))
+    return random[0] << 21 | random[1] >> 11
 
 
 def _pick(arena: Any, step: Any, rows: Any, draw: Any, x: Any, n: Any) -> None:
@@ -302,15 +302,15 @@ def _pick(arena: Any, step: Any, rows: Any, draw: Any, x: Any, n: Any) -> None:
             mine += left(draw, n, i, floor, last)
         part = hit(scan(mine)[0], mine, wanted - group[1])
         if me == 0:
-            first, reached, found = group[0] * span + part[0] * each, group[1] + part[1], -1
+            first, reached, picked = group[0] * span + part[0] * each, group[1] + part[1], -1
             if total > 0 and ld_i64(draw + 8 * D_TOP) < INFINITE:
                 for i in range(first, min(first + each, n)):
                     reached += left(draw, n, i, floor, last)
-                    if found < 0 and reached >= wanted:
-                        found = i
-            st_i64(step + 8 * S_RESULT, found)
-            if found >= 0:
-                st_u8(draw + seen_at(n) + found, 1)
+                    if picked < 0 and reached >= wanted:
+                        picked = i
+            st_i64(step + 8 * S_RESULT, picked)
+            if picked >= 0:
+                st_u8(draw + seen_at(n) + picked, 1)
             st_i64(draw + 8 * D_TOP, 0)
         barrier()
         for i in range(D_COUNTS + me, D_WORDS, threads()):  # as the next step finds them

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...packed import GROUP
+from ...quantized import GROUP
 from ..primitives import (
     block,
     blocks,

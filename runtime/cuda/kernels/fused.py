@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...kvcache import KV_BYTES
-from ...packed import GROUP
+from ...quantized import GROUP
 from ..primitives import (
     WARP,
     block,
@@ -76,9 +76,9 @@ def _rms_norm(arena: Any, step: Any, rows: Any, y: Any, h: Any, x: Any, w: Any, 
 def _layer_norm(arena: Any, step: Any, rows: Any, y: Any, h: Any, x: Any, w: Any, b: Any, d: Any, eps: Any) -> None:
     """h = (x - mean(x)) / sqrt(var(x) + eps) * w + b; in y too, unless that is -1."""
     src = arena + x
-    found = mean_and_scale(src, d, eps)
+    moments = mean_and_scale(src, d, eps)
     for j in range(thread(), d, threads()):
-        _keep(arena, y, h, j, layer_value(ld_f32(src + 4 * j), found[0], found[1], w, b, j))
+        _keep(arena, y, h, j, layer_value(ld_f32(src + 4 * j), moments[0], moments[1], w, b, j))
 
 
 def _keep(arena: Any, y: Any, h: Any, j: Any, value: Any) -> None:
@@ -228,10 +228,10 @@ def _argmax_parts(arena: Any, step: Any, rows: Any, parts: Any, x: Any, n: Any) 
         if v > top or (v == top and best < 0):
             top, best = v, i
         i += blocks() * threads()
-    found = largest(thread(), top, best)
+    winner = largest(thread(), top, best)
     if thread() == 0:
-        st_f32(parts + 16 * block(), found[0])
-        st_i64(parts + 16 * block() + 8, found[1])
+        st_f32(parts + 16 * block(), winner[0])
+        st_i64(parts + 16 * block() + 8, winner[1])
 
 
 def _argmax_merge(arena: Any, step: Any, rows: Any, parts: Any) -> None:
@@ -241,9 +241,9 @@ def _argmax_merge(arena: Any, step: Any, rows: Any, parts: Any) -> None:
         v, at = ld_f32(parts + 16 * i), ld_i64(parts + 16 * i + 8)
         if at >= 0 and (best < 0 or v > top or (v == top and at < best)):
             top, best = v, at
-    found = largest(thread(), top, best)
+    winner = largest(thread(), top, best)
     if thread() == 0 and block() == 0:
-        st_i64(step + 8 * S_RESULT, found[1])
+        st_i64(step + 8 * S_RESULT, winner[1])
 
 
 _fused("argmax_parts", _argmax_parts, lambda _, v: ceil(v["n"], THREADS), "w:parts i:x n:n", 8 * 1024)

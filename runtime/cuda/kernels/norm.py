@@ -57,7 +57,7 @@ def layer_norm(arena: Any, step: Any, rows: Any, y: Any, x: Any, w: Any, b: Any,
     item, n = block(), rows_of(step, rows)
     while item < n:
         src, dst = arena + x + 4 * item * d, arena + y + 4 * item * d
-        found = mean_and_scale(src, d, eps)
+        moments = mean_and_scale(src, d, eps)
         for j in range(thread(), d, threads()):
-            st_f32(dst + 4 * j, layer_value(ld_f32(src + 4 * j), found[0], found[1], w, b, j))
+            st_f32(dst + 4 * j, layer_value(ld_f32(src + 4 * j), moments[0], moments[1], w, b, j))
         item += blocks()

@@ -1,4 +1,4 @@
-"""Quantised matrices (`runtime/packed.py`): products with a quantised input, and rows of an embedding.
+"""Quantised matrices (`runtime/quantized.py`): products with a quantised input, and rows of an embedding.
 
 128 threads take a panel of sixteen rows. Half a warp walks every eighth group of 32 columns, a thread for each row; the
 halves' sums are added in order. Dots of a group are integers and exact.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...packed import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
+from ...quantized import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
 from ..primitives import (
     barrier,
     block,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...packed import GROUP, PANEL, QUANTIZED
+from ...quantized import GROUP, PANEL, QUANTIZED
 from ..primitives import (
     block,
     blocks,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...packed import GROUP, HEAD_BYTES, PANEL, QUANTIZED
+from ...quantized import GROUP, HEAD_BYTES, PANEL, QUANTIZED
 from ...sparse import LANES
 from ...sparse_int8 import BITS_BYTES, SPARSE_INT8
 from ..primitives import (
@@ -173,11 +173,11 @@ def _linear_int8(
             at, data, value = w + ld_i64(w + 8 * panel), arena + x + m * groups * (GROUP + 8), F(0.0)
             scales = data + GROUP * groups
             for g in range(groups):
-                found = _group(at, data + GROUP * g, mine)
+                loaded = _group(at, data + GROUP * g, mine)
                 total, scale = ld_i32(scales + 4 * (groups + g)), ld_f32(scales + 4 * g)
-                dot = found[0] - OFFSET * total
+                dot = loaded[0] - OFFSET * total
                 value = fma(F(dot), _half(at + lane() % PANEL * 2) * scale, value)
-                at += HEAD + BITS_BYTES + found[1]
+                at += HEAD + BITS_BYTES + loaded[1]
             if lane() < PANEL and panel * PANEL + lane() < n:
                 finish(arena, m, panel * PANEL + lane(), value, n, y, b, times, residual, act)
         panel += all_warps()

@@ -123,6 +123,6 @@ def argmax(arena: Any, step: Any, rows: Any, x: Any, n: Any) -> None:
             v = ld_f32(src + 4 * i)
             if v > top or (v == top and best < 0):
                 top, best = v, i
-    found = largest(me, top, best)
+    winner = largest(me, top, best)
     if me == 0 and block() == 0:
-        st_i64(step + 8 * S_RESULT, found[1])
+        st_i64(step + 8 * S_RESULT, winner[1])

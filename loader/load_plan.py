@@ -1,0 +1,250 @@
+"""A pure plan: which bytes of which tensor become which weight. Decided from headers alone; no tensor's data is read.
+
+| the file holds                    | the weight is                                             |
+|-----------------------------------|-----------------------------------------------------------|
+| F32, BF16, F16 matrix [out, in]   | the mapped bytes, in place                                |
+| F32 vector (norm, bias)           | the mapped bytes, in place                                |
+| BF16, F16 vector                  | widened to f32, exactly, in the resident block            |
+| transposed matrix [in, out]       | turned to [out, in], same dtype, in the resident block    |
+| F64 vector or matrix              | rounded to f32, in the resident block                     |
+| tensor off its own alignment      | copied into the resident block                            |
+| matrix that is to be quantised    | int8 or int4 (`runtime/quantized.py`), in the resident block |
+| U8 matrix, packed by us before    | the mapped bytes, in place                                |
+| piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
+| fewer rows, in one range          | as above, of that range alone                             |
+| several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
+| matrix that zeros are put into    | the numbers that stay (`runtime/sparse.py`), in the block |
+| and that is quantised to int8     | as above (`runtime/sparse_int8.py`)                       |
+| matrix whose own zeros are asked  | as above once they are counted (`prune/stored_zeros.py`), till then in |
+| for ("stored")                    | place                                                     |
+
+Where the numbers that stay would take more bytes than all of them, and in int4 and int4a, zeros lie among the others.
+Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PlanError
+from ..runtime.sparse import SPARSE
+from ..runtime.sparse_int8 import SPARSE_INT8
+from ..runtime.spec import DTYPES, weight_bytes
+from .model_tensors import ModelTensors
+from .prune.compiled import ATTENTION, AXES, compile_plan
+from .quantize import parse_quantize
+from .ranges import spread
+from .source import STORED, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ..runtime.spec import Config
+    from .checkpoint import Checkpoint
+    from .families import Part
+    from .header import TensorInfo
+    from .prune.compiled import Cut
+    from .prune.plan import PrunePlan
+    from .prune.sparsity import Pattern
+    from .ranges import Ranges
+
+__all__ = ["LINE", "LoadPlan", "can_be_sparse", "held_as", "make_load_plan"]
+
+#: Bytes of a cache line: the alignment of every piece of the resident block.
+LINE = 64
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Every weight's source, by role. Where the head is tied, `model` has no "head"; a layer that runs twice is one.
+
+    `cut` says which of the file's layers, heads, neurons, ids and dimensions are left, and `config` describes those.
+    `twin` is a head's tensor that the file holds beside a tied embedding: loading checks that they are equal.
+    """
+
+    cut: Cut
+    model: Mapping[str, Source]
+    layers: tuple[Mapping[str, Source], ...]
+    twin: Source | None = None
+
+    @property
+    def config(self) -> Config:
+        """The model that is left."""
+        return self.cut.config
+
+    def __iter__(self) -> Iterator[Source]:
+        """Every source once, in the order of the resident block."""
+        for part in {id(part): part for part in (self.model, *self.layers)}.values():
+            yield from part.values()
+
+    @property
+    def touched(self) -> tuple[Source, ...]:
+        """Every source, and what one of them is compared with."""
+        return (*self, *(() if self.twin is None else (self.twin,)))
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes read in place from the mapped files."""
+        return sum(source.nbytes for source in self if source.offset is None)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Size of the one block that loading allocates."""
+        return sum(_lines(source.nbytes) for source in self if source.offset is not None)
+
+    def with_sources(self, change: Callable[[Source], Source]) -> LoadPlan:
+        """The plan with every source changed, and the resident block laid out anew."""
+        end = 0
+
+        def place(source: Source) -> Source:
+            nonlocal end
+            source = change(source)
+            if source.offset is not None:
+                source = replace(source, offset=end)
+                end += _lines(source.nbytes)
+            return source
+
+        parts = {id(part): part for part in (self.model, *self.layers)}  # what is one mapping stays one
+        made = {key: {role: place(s) for role, s in part.items()} for key, part in parts.items()}
+        return replace(self, model=made[id(self.model)], layers=tuple(made[id(part)] for part in self.layers))
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the model, a tied head counted once."""
+        return sum(math.prod(source.shape) for source in self)
+
+    def lines(self) -> list[str]:
+        """Tell the plan, one line for each role; layers that are made alike share it."""
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for i, part in enumerate((self.model, *self.layers)):
+            for role, source in part.items():
+                where, shape = source.pattern + source.where, str(list(source.shape))
+                groups.setdefault((role, where, shape, source.dtype, source.action), []).append(i)
+        rows = [(key[0], f"x{len(at)}" if at[0] else "", *key[1:]) for key, at in groups.items()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def can_be_sparse(dtype: str) -> bool:
+    """Whether kernels read a matrix in this dtype that holds some of its numbers alone."""
+    return f"{dtype}_sparse" in (*SPARSE, SPARSE_INT8)
+
+
+def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
+    """How a matrix is held that keeps so many numbers: sparse where that is fewer bytes, and there is such a form."""
+    name = f"{dtype}_sparse"
+    return name if can_be_sparse(dtype) and weight_bytes(name, shape, kept) < weight_bytes(dtype, shape) else dtype
+
+
+def make_load_plan(
+    checkpoint: Checkpoint, config: Config, quantize: str | None = None, prune: PrunePlan | None = None
+) -> LoadPlan:
+    """Check every tensor's name, shape and dtype against `config` and say how each weight is made.
+
+    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds packed stays as it is. `prune`:
+    what to keep, nothing unresolved; what it leaves is quantised.
+
+    Raises `CheckpointError` for a tensor that is missing, unknown, of another shape or of a dtype we do not read, and
+    `ConfigError` as `parse_config` does (the optional biases are asked for in `config.json`), and `PlanError` for a
+    `quantize` that is not understood or a `prune` that does not fit.
+    """
+    return _Planner(checkpoint, compile_plan(prune, config, checkpoint), parse_quantize(quantize)).plan()
+
+
+class _Planner:
+    """The tensors that the file's model has, what is cut of them, and the block's next free byte."""
+
+    def __init__(self, checkpoint: Checkpoint, cut: Cut, quantize: Mapping[str, str]) -> None:
+        self.cut, self.quantize = cut, quantize
+        self.file = ModelTensors(checkpoint, cut.before)
+        self.family = self.file.family
+        self.ranges: dict[tuple[str, int], Ranges] = {}
+        self.end = 0
+
+    def plan(self) -> LoadPlan:
+        """Check every role that the file's model has, refuse what is left over, and plan what the cut keeps."""
+        self.file.check()
+        parts = self.family.model.items()
+        model = {role: self._source(role, role, part) for role, part in parts if self.file.has(role)}
+        made: dict[int, Mapping[str, Source]] = {}
+        for new, old in enumerate(self.cut.layers):
+            if old not in made:  # a layer that runs twice has its weights once
+                made[old] = {
+                    role: self._source(f"layers.{new}.{role}", role, part, old)
+                    for role, part in self.family.layer.items()
+                    if self.file.has(role, old) and self._keeps(role, new)
+                }
+        layers = tuple(made[old] for old in self.cut.layers)
+        return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
+
+    def _twin(self, embed: Source) -> Source | None:
+        """The kept part of a head's tensor beside a tied embedding."""
+        twin = self.file.twin
+        return None if twin is None or twin.name == embed.tensor.name else replace(embed, tensor=twin)
+
+    def _keeps(self, role: str, new: int) -> bool:
+        """Whether the half of the layer that the role belongs to is left."""
+        sizes = self.cut.config.layer(new)
+        return bool(sizes.n_heads if role in ATTENTION else sizes.d_ff)
+
+    def _source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
+        """The kept part of a role of the file's layer `layer`."""
+        piece = self.file.part(role, part, layer)
+        info, whole = self.file.tensors[piece.name], self.file.shape(role, layer)
+        kept = [self._kept(axis, layer) for axis in AXES[role]]
+        shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
+        pattern = info.name
+        if role in self.family.layer:
+            end = piece.name.removeprefix(self.file.name(role, part, layer))
+            pattern = self.file.name(role, part, "{i}") + end
+        rows = spread(kept[0], 1, piece.index * whole[0])
+        columns = kept[1] if shape[1:] != whole[1:] else None
+        packed, zeros = self.file.packed(info, whole), self._zeros(role, layer, shape)
+        if packed is not None:
+            self._check_packed(info, packed, role, cut=shape != whole or zeros is not None)
+            return Source(name, pattern, info, shape, packed, rows)
+        dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
+        stays = zeros.kept(shape) if zeros is not None else None
+        dtype = dtype if stays is None else held_as(dtype, shape, stays)
+        how: dict[str, Any] = {"fused": piece.count > 1, "zeros": zeros, "kept": stays}
+        source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
+        as_it_lies = not (piece.transposed or source.gathered or source.chooses)
+        in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
+        if in_place and info.start % DTYPES[dtype][0] == 0:
+            return source
+        source = replace(source, offset=self.end)
+        self.end += _lines(source.nbytes)
+        return source
+
+    def _kept(self, axis: str, layer: int) -> Ranges:
+        """What is kept along an axis; one object for all the layer's weights."""
+        if (axis, layer) not in self.ranges:
+            self.ranges[axis, layer] = self.cut.kept(axis, layer)
+        return self.ranges[axis, layer]
+
+    def _zeros(self, role: str, layer: int, shape: tuple[int, ...]) -> Pattern | None:
+        """Zeros that are asked for, where they leave not all of the matrix anyway."""
+        zeros = self.cut.zeros(role, layer)
+        return None if zeros is None or zeros.kept(shape) == math.prod(shape) else zeros
+
+    def _check_packed(self, info: TensorInfo, packed: str, role: str, *, cut: bool) -> None:
+        """What is packed is used whole and as it is."""
+        if self.quantize.get(role, packed) != packed:
+            msg = (
+                f"{info.file}: tensor {info.name} is {packed} already, not {self.quantize[role]} as asked; "
+                "leave quantize out, or begin from the original checkpoint"
+            )
+            raise PlanError(msg)
+        if cut:
+            msg = (
+                f"{info.file}: tensor {info.name} is {packed} already, in panels that cannot be cut or thinned; "
+                "prune the original checkpoint, and quantise what is left"
+            )
+            raise PlanError(msg)
+
+
+def _lines(nbytes: int) -> int:
+    """Round up to whole cache lines."""
+    return -(-nbytes // LINE) * LINE

@@ -1,0 +1,154 @@
+"""Which tensor of a checkpoint each role is, and of which shape; every one that must be there is, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError
+from ..runtime.quantized import GROUP_BYTES, quantized_shape
+from .config import resolve_config
+from .families import FAMILIES, Part, piece_name
+from .header import quote
+from .prune.compiled import ATTENTION, AXES, FEED_FORWARD, axis_size
+from .source import PREQUANTIZED, STORED
+
+if TYPE_CHECKING:
+    from ..runtime.spec import Config
+    from .checkpoint import Checkpoint
+    from .header import TensorInfo
+
+__all__ = ["ModelTensors"]
+
+
+class ModelTensors:
+    """The tensors of a checkpoint, by what they are to the model that `config` describes: before any cut."""
+
+    def __init__(self, checkpoint: Checkpoint, config: Config) -> None:
+        """From the headers alone; `check` compares."""
+        self.where, self.config = str(checkpoint.directory), config
+        self.tensors = checkpoint.tensors
+        self.family = FAMILIES[config.family]
+        self.biases = resolve_config(checkpoint.config, str(checkpoint.directory / "config.json")).biases
+        self.prefix = self.family.prefix_in(self.tensors)
+        self.used: set[str] = set()
+
+    def check(self) -> None:
+        """Errors: `CheckpointError` for a tensor that is missing, unknown, of another shape or an unread dtype."""
+        self._check_missing()
+        self._check_all()
+
+    @property
+    def twin(self) -> TensorInfo | None:
+        """A head's tensor, where the head is the embedding: perhaps the embedding itself, under this name alone."""
+        return self.tensors.get(self.family.model["head"].name) if self.config.tied else None
+
+    def _check_all(self) -> None:
+        """Every tensor of the file's model has its shape and a dtype that we read, kept or not; no other is there."""
+        for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in range(self.config.n_layers))]:
+            for role, part in table.items():
+                if self.has(role, part_of):
+                    piece = self.part(role, part, part_of)
+                    info = self.tensors[piece.name]
+                    if self.packed(info, self.shape(role, part_of)) is None:
+                        self._check_shape(info, self._stored_shape(role, piece, part_of))
+                    self.used.add(info.name)
+        head = self.twin
+        if head is not None:
+            if self.packed(head, self.shape("embed")) is None:
+                self._check_shape(head, self.shape("embed"))
+            self.used.add(head.name)
+        self._check_unknown()
+
+    def has(self, role: str, layer: int = 0) -> bool:
+        """Whether the file's model has this role: in this layer, for a layer's."""
+        if role == "head":
+            return not self.config.tied
+        sizes = self.config.layer(layer)
+        if (role in ATTENTION and not sizes.n_heads) or (role in FEED_FORWARD and not sizes.d_ff):
+            return False
+        return not role.endswith("_bias") or role in self.biases
+
+    def name(self, role: str, part: Part, layer: int | str) -> str:
+        """A role's tensor, or the fused one that it is a piece of, in full."""
+        if role == "head":
+            return part.name
+        name = self.prefix + part.name.replace("{i}", str(layer))
+        # As transformers does, a tied model saved with its head alone takes the embedding from it.
+        if role == "embed" and self.config.tied and name not in self.tensors:
+            head = self.family.model["head"].name
+            return head if head in self.tensors else name
+        return name
+
+    def part(self, role: str, part: Part, layer: int) -> Part:
+        """Give a role's part its full name; of a fused tensor, the piece that stands alone if there is one."""
+        name = self.name(role, part, layer)
+        alone = piece_name(name, role)
+        return Part(alone) if part.count > 1 and alone in self.tensors else replace(part, name=name)
+
+    def _check_missing(self) -> None:
+        """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
+        missing: dict[str, tuple[int, ...]] = {}
+        layers = range(min(self.config.n_layers, len(self.tensors) + 1))
+        for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in layers)]:
+            for role, part in table.items():
+                piece = self.part(role, part, part_of)
+                if self.has(role, part_of) and piece.name not in self.tensors:
+                    missing[piece.name] = self._stored_shape(role, piece, part_of)
+        if missing:
+            name, shape = next(iter(missing.items()))
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            msg = (
+                f"{self.where}: tensor {name} {list(shape)}{more} missing; config.json describes a "
+                f"{self.config.family} model of {self.config.n_layers} layers. Fetch the checkpoint again, or correct "
+                "its config.json"
+            )
+            if name == self.family.model["head"].name:
+                msg += " (tie_word_embeddings is false: if the head is the embedding, set it to true)"
+            raise CheckpointError(msg)
+
+    def shape(self, role: str, layer: int = 0) -> tuple[int, ...]:
+        """Return the weight's shape before any cut: [out, in] for a matrix."""
+        return tuple(axis_size(self.config, axis, layer) for axis in AXES[role])
+
+    def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
+        """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
+        out, *rest = self.shape(role, layer)
+        return (*rest, out * part.count) if part.transposed else (out * part.count, *rest)
+
+    def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
+        if tuple(info.shape) != shape:
+            msg = (
+                f"{info.file}: tensor {info.name} has shape {list(info.shape)}; config.json makes it {list(shape)}. "
+                "The two do not belong together: fetch the checkpoint again"
+            )
+            raise CheckpointError(msg)
+        if info.dtype not in STORED:
+            msg = f"{info.file}: tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"
+            raise CheckpointError(msg)
+
+    def packed(self, info: TensorInfo, shape: tuple[int, ...]) -> str | None:
+        """Name the dtype of a matrix that the file holds packed."""
+        if info.dtype != PREQUANTIZED or len(shape) != 2 or len(info.shape) != 3:  # noqa: PLR2004 - [n, k], packed
+            return None
+        return next((d for d in GROUP_BYTES if quantized_shape(d, shape) == tuple(info.shape)), None)
+
+    def _check_unknown(self) -> None:
+        """Refuse a tensor that no weight is made from: the model would be another one without it."""
+        ignored = re.compile("|".join(self.family.ignored))
+        unknown = [
+            name
+            for name in self.tensors
+            if name not in self.used and not ignored.fullmatch(name.removeprefix(self.prefix))
+        ]
+        if unknown:
+            kinds = Counter(self.tensors[name].dtype for name in unknown)
+            msg = (
+                f"{self.where}: tensor {quote(unknown[0])} is no part of a {self.config.family} model of "
+                f"{self.config.n_layers} layers as config.json describes it ({len(unknown)} such: "
+                f"{', '.join(f'{n} {kind}' for kind, n in kinds.items())}). Computing without it would give another "
+                "model's text: correct config.json or fetch the checkpoint again"
+            )
+            raise CheckpointError(msg)

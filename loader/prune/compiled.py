@@ -1,0 +1,270 @@
+"""A plan compared with a model and compiled: the config of what is left, and what is kept along every axis.
+
+A weight's two axes each have a name, the same for all roles that share it: cutting one neuron takes a row of gate and
+up and a column of down. So a cut is a set of ranges for each axis and layer, and no role needs code of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ...errors import PlanError
+from ...runtime.spec import LayerSizes
+from ..header import quote
+from ..ranges import as_ranges, show, spread
+from .plan import PrunePlan
+from .sparsity import LINEAR, Pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ...runtime.spec import Config
+    from ..checkpoint import Checkpoint
+    from ..ranges import Ranges
+    from .plan import Indices
+
+__all__ = ["ATTENTION", "AXES", "FEED_FORWARD", "Cut", "axis_size", "compile_plan", "fingerprint"]
+
+#: Role -> the axes of its weight: [out, in] of a matrix, one of a vector.
+AXES: dict[str, tuple[str, ...]] = {
+    "embed": ("vocab", "width"),
+    "head": ("vocab", "width"),
+    "positions": ("context", "width"),
+    "norm": ("width",),
+    "attn_norm": ("width",),
+    "q": ("heads", "width"),
+    "k": ("kv_heads", "width"),
+    "v": ("kv_heads", "width"),
+    "o": ("width", "heads"),
+    "q_norm": ("head",),
+    "k_norm": ("head",),
+    "ffn_norm": ("width",),
+    "gate": ("ffn", "width"),
+    "up": ("ffn", "width"),
+    "down": ("width", "ffn"),
+}
+AXES |= {f"{role}_bias": axes[:1] for role, axes in AXES.items()}
+
+#: Layers that a plan may have run: as many as a config.json may say.
+MAX_LAYERS = 2**16
+
+#: Roles of a layer's two halves, each from its norm on.
+FEED_FORWARD = frozenset(r for r in AXES if r.removesuffix("_bias") in ("ffn_norm", "gate", "up", "down"))
+ATTENTION = frozenset(AXES) - FEED_FORWARD - {"embed", "head", "positions", "norm", "norm_bias"}
+
+
+def axis_size(config: Config, axis: str, layer: int) -> int:
+    """Elements along an axis in the model of `config`."""
+    sizes = config.layer(layer)
+    return {
+        "vocab": config.n_vocab,
+        "width": config.d_model,
+        "context": config.n_context,
+        "head": config.d_head,
+        "heads": sizes.n_heads * config.d_head,
+        "kv_heads": sizes.n_kv_heads * config.d_head,
+        "ffn": sizes.d_ff,
+    }[axis]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of those that run, in order.
+
+    Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are. `sparsity`: the plan's.
+    """
+
+    before: Config
+    config: Config
+    layers: Indices
+    heads: Mapping[int, Indices]
+    kv_heads: Mapping[int, Indices]
+    ffn: Mapping[int, Indices]
+    vocab: Indices | None
+    width: Indices | None
+    sparsity: Mapping[str, str] = field(default_factory=dict)
+    vocab_fallback: int | str | None = None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether anything of the file's model is left out."""
+        return self.config != self.before or self.layers != tuple(range(self.before.n_layers))
+
+    def tokens(self, kept: Indices | None) -> Indices:
+        """The tokenizer's id of every row that is left; `kept`: of every row of the file's model, if not its number."""
+        rows = tuple(range(self.before.n_vocab)) if self.vocab is None else self.vocab
+        return rows if kept is None else tuple(kept[row] for row in rows)
+
+    def fallback(self, kept: Indices | None, before: int | str | None) -> int | str | None:
+        """What stands for a token that is gone, as the tokenizer's id; `before`: what the file says."""
+        if not isinstance(self.vocab_fallback, int):
+            return before if self.vocab_fallback is None else self.vocab_fallback
+        return self.vocab_fallback if kept is None else kept[self.vocab_fallback]
+
+    def kept(self, axis: str, layer: int) -> Ranges:
+        """Kept elements along an axis of one of the file's layers."""
+        indices: Indices | None = None
+        if axis in ("vocab", "width"):
+            indices = getattr(self, axis)
+        elif axis in ("heads", "kv_heads", "ffn"):
+            indices = getattr(self, axis).get(layer)
+        if indices is None:
+            return ((0, axis_size(self.before, axis, layer)),)
+        return spread(as_ranges(indices), self.before.d_head if axis in ("heads", "kv_heads") else 1)
+
+    def zeros(self, role: str, layer: int = 0) -> Pattern | None:
+        """Zeros in a role of one of the file's layers, where any are asked for."""
+        text = self.sparsity.get(f"{layer}.{role}", self.sparsity.get(role))
+        return None if text in (None, "dense") else Pattern.parse(text)
+
+
+def fingerprint(config: Config, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
+    """What a plan says of the model that it is for: family and sizes, and with a checkpoint its tensors' layout."""
+    names = ("family", "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "n_vocab")
+    facts: dict[str, Any] = {name: getattr(config, name) for name in names}
+    if checkpoint is not None:
+        facts["layout"] = checkpoint.layout
+    return facts
+
+
+def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint | None = None) -> Cut:
+    """Compare a plan with the model of `config` and compile it; no tensor is read.
+
+    Raises `PlanError` for a plan for another model, for indices that the model has not, for a layer or a model that
+    would be empty, for KV groups torn apart, for a ratio that is not resolved (`options.parse_prune`), and for zeros
+    whose pattern does not fit what is left of a matrix.
+    """
+    plan = plan or PrunePlan()
+    _check_model(plan, config, checkpoint)
+    if plan.ratio is not None:
+        msg = f"{plan.ratio} is not resolved to indices yet; give the plan to load, or resolve it first"
+        raise PlanError(msg)
+    if plan.vocab_fallback == "unk":
+        msg = "vocab_fallback 'unk' is not resolved to an id yet; give the plan to load, or resolve it first"
+        raise PlanError(msg)
+    _check_indices(plan, config)
+    layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
+    kv_heads = {layer: _kv_heads(kept, config.layer(layer), layer) for layer, kept in plan.heads.items()}
+    left = _left(plan, config, layers, kv_heads)
+    parts = (plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity, plan.vocab_fallback)
+    cut = Cut(config, left, layers, *parts)
+    _check_zeros(cut)
+    return cut
+
+
+def _check_zeros(cut: Cut) -> None:
+    """Every pattern fits the matrices that are left, and names some that the model has."""
+    named = {cell.rpartition(".")[2] for cell in cut.sparsity}
+    layers = tuple(sorted({int(cell.partition(".")[0]) for cell in cut.sparsity if "." in cell}))
+    _check_set("sparsity", layers, cut.before.n_layers, "layer ", empty=True)
+    if "head" in named and cut.before.tied:
+        msg = "sparsity of head: it is the embedding here, whose rows are looked up; leave it out"
+        raise PlanError(msg)
+    if named == {"gate"} and not cut.before.gated:
+        msg = "sparsity of gate: this model's feed-forward has none; expected some of q, k, v, o, up, down"
+        raise PlanError(msg)
+    roles = [role for role in LINEAR if role != "gate" or cut.before.gated]
+    matrices = [("head", 0, 0), *((role, new, old) for new, old in enumerate(cut.layers) for role in roles)]
+    for role, new, old in matrices if cut.sparsity else ():
+        pattern, shape = cut.zeros(role, old), tuple(axis_size(cut.config, axis, new) for axis in AXES[role])
+        if pattern is not None and (why := pattern.misfit(shape)):
+            where = role if role == "head" else f"{role} of layer {old}"
+            msg = f"sparsity of {where}: {pattern} does not fit {list(shape)}: {why}. Name the roles that it is for"
+            raise PlanError(msg)
+
+
+def _left(plan: PrunePlan, config: Config, layers: Indices, kv_heads: Mapping[int, Indices]) -> Config:
+    """The config of what is left."""
+    left = replace(
+        config,
+        n_layers=len(layers),
+        windows=tuple(config.windows[i] for i in layers),
+        attention_scales=tuple(config.attention_scales[i] for i in layers),
+        d_model=config.d_model if plan.width is None else len(plan.width),
+        uneven=(),
+    ).with_layers([_sizes(plan, config.layer(i), i, kv_heads) for i in layers])
+    if plan.vocab is not None:
+        new = {old: i for i, old in enumerate(plan.vocab)}
+        bos, eos = (tuple(new[i] for i in ids if i in new) for ids in (config.bos_ids, config.eos_ids))
+        left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos)
+    return left
+
+
+def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None) -> None:
+    """Every part of the plan's fingerprint must be this model's."""
+    mine = fingerprint(config, checkpoint)
+    for name, value in plan.model.items():
+        if name == "layout" and checkpoint is None:
+            continue
+        if name not in mine:
+            msg = f"the plan's model has {quote(name)}, which is no part of a fingerprint ({', '.join(mine)})"
+            raise PlanError(msg)
+        if mine[name] != value:
+            msg = f"the plan is for another model: its {name} is {quote(value)}, this model's {quote(mine[name])}"
+            raise PlanError(msg)
+
+
+def _check_indices(plan: PrunePlan, config: Config) -> None:
+    """Every index is one that the model has, and what must not be empty is not."""
+    if plan.order is not None:
+        _check_set("order", tuple(sorted(set(plan.order))), config.n_layers, "layer ")
+        if len(plan.order) > MAX_LAYERS:
+            msg = f"order: {len(plan.order)} layers; expected at most {MAX_LAYERS}"
+            raise PlanError(msg)
+    for name, size in (("layers", config.n_layers), ("vocab", config.n_vocab), ("width", config.d_model)):
+        if getattr(plan, name) is not None:
+            _check_set(name, getattr(plan, name), size)
+    if isinstance(plan.vocab_fallback, int):
+        _check_set("vocab_fallback", (plan.vocab_fallback,), config.n_vocab)
+        if plan.vocab is not None and plan.vocab_fallback not in plan.vocab:
+            msg = f"vocab_fallback: token {plan.vocab_fallback} stands for those that are gone, and is cut; keep it"
+            raise PlanError(msg)
+    for name, of in (("heads", plan.heads), ("ffn", plan.ffn)):
+        _check_set(name, tuple(of), config.n_layers, "layer ", empty=True)
+        for layer, kept in of.items():
+            size = config.layer(layer).n_heads if name == "heads" else config.layer(layer).d_ff
+            _check_set(f"{name} of layer {layer}", kept, size, empty=True)
+
+
+def _check_set(what: str, kept: Indices, size: int, each: str = "", *, empty: bool = False) -> None:
+    if not kept and not empty:
+        msg = f"{what}: nothing is kept; a model needs at least one"
+        raise PlanError(msg)
+    if kept and kept[-1] >= size:
+        there = f"it has {size}, 0 to {size - 1}" if size else "it has none"
+        msg = f"{what}: {each}{kept[-1]} is kept, but {there}"
+        raise PlanError(msg)
+
+
+def _kv_heads(kept: Indices, before: LayerSizes, layer: int) -> Indices:
+    """The KV heads that kept query heads need: query head h reads KV head h * n_kv_heads // n_heads.
+
+    Kernels, and every other program that reads such a file, find it by that formula again: equally many for each.
+    """
+    counts: dict[int, int] = {}
+    for h in kept:
+        group = h * before.n_kv_heads // before.n_heads
+        counts[group] = counts.get(group, 0) + 1
+    if len(set(counts.values())) > 1:
+        size = before.n_heads // before.n_kv_heads
+        have = ", ".join(f"KV head {g} keeps {n} of {size}" for g, n in counts.items())
+        msg = (
+            f"heads of layer {layer}: keeping {show(kept)} leaves KV groups torn apart: {have}. Every KV head that "
+            "stays must keep equally many query heads"
+        )
+        raise PlanError(msg)
+    return tuple(counts)
+
+
+def _sizes(plan: PrunePlan, before: LayerSizes, layer: int, kv_heads: Mapping[int, Indices]) -> LayerSizes:
+    """Sizes of one kept layer."""
+    left = LayerSizes(
+        len(plan.heads.get(layer, range(before.n_heads))),
+        len(kv_heads.get(layer, range(before.n_kv_heads))),
+        len(plan.ffn.get(layer, range(before.d_ff))),
+    )
+    if not left.n_heads and not left.d_ff:
+        msg = f"layer {layer} would keep neither attention nor feed-forward; leave it out of the layers instead"
+        raise PlanError(msg)
+    return left

@@ -1,0 +1,187 @@
+"""What is left of a pruned model, as a Hugging Face checkpoint: its config.json, and its tensors as the file has them.
+
+The config is the old one with new sizes; where layers differ it says so as `uneven` describes. It is read back before
+anything is written, and must give the very model that the plan leaves: what a family's config.json has no words for
+(GPT-2's attention scaled by a layer's old number) is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import PlanError
+from ..config import resolve_config
+from ..families import FAMILIES
+from ..families.nemotron import BLOCKS
+from ..source import read_masked
+from .layer_sizes import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from ...runtime.spec import Config
+    from ..checkpoint import Checkpoint
+    from ..load_plan import LoadPlan
+    from ..source import Source
+    from .compiled import Cut
+
+    Change = Callable[[list[Source], NDArray[np.generic]], NDArray[np.generic]]
+    Reshape = Callable[[list[Source], tuple[int, ...]], tuple[int, ...]]
+
+__all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers", "resized"]
+
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+#: What the fields that a config.json may have no words for mean.
+WHY = {
+    "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
+    "attention_scales": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
+    "change: only layers behind the kept ones can be left out",
+}
+
+
+def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
+    """config.json of what the plan leaves. Raises `PlanError` where it could not say the same."""
+    config, before = plan.config, plan.cut.before
+    out = resized(raw, before, config)
+    if raw.get("layer_types") or len(set(before.windows)) > 1:
+        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
+    if "d_head" not in FAMILIES[config.family].spelling:
+        out |= _pruned_heads(raw, plan.cut)
+    if plan.cut.vocab is not None:
+        known = resolve_config(raw, "config.json").config
+        ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
+        out |= _new_ids({**raw, **{key: list(of) for key, of in ids.items()}}, plan.cut)
+    _check_same(out, config)
+    return out
+
+
+def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str, Any]:
+    """config.json with the sizes of `config` in place of those of `before`, which it says; heads of a GPT-2 apart."""
+    family = FAMILIES[config.family]
+    out = {key: value for key, value in raw.items() if key != PER_LAYER}
+    if out.pop(BLOCKS, None):  # it is a Llama, and its layers' sizes are spelled as any other's
+        out = (
+            {key: value for key, value in out.items() if key != "auto_map"}
+            | LLAMA
+            | {family.spelling[name]: getattr(before, name) for name in ("n_kv_heads", "d_ff")}
+        )
+    changed = [n for n in ("n_layers", "n_vocab", "d_model", "d_ff") if getattr(config, n) != getattr(before, n)]
+    if "d_head" in family.spelling and _heads(config) != _heads(before):
+        changed += ["n_heads", "n_kv_heads", "d_head"]
+    outside = outer_sizes(config)
+    for name in changed:
+        value = getattr(outside if hasattr(outside, name) else config, name)
+        if value:  # 0 where no layer has that half: they skip it, and the key stays as it is
+            out[family.spelling[name]] = value
+    differs = spell(config, family)
+    if differs:
+        out[PER_LAYER] = {str(i): of for i, of in differs.items()}
+    return out
+
+
+def left_generation(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
+    """generation_config.json of what the plan leaves: token ids are rows now."""
+    return dict(raw) if plan.cut.vocab is None else dict(raw) | _new_ids(raw, plan.cut)
+
+
+def refused_by_transformers(left: Mapping[str, Any], config: Config) -> str | None:
+    """Why transformers will not build this model, or None: what its config classes check, as of 5.24."""
+    if PER_LAYER in left:
+        return f"its layers differ ({PER_LAYER}), which transformers up to 5.24 reads but builds no such model from"
+    if left.get(PRUNED_HEADS):
+        return f"heads were cut from a GPT-2 ({PRUNED_HEADS}), which transformers reads up to version 4 only"
+    if config.n_heads and config.d_model % config.n_heads and config.family == "llama":
+        return f"transformers wants a width, {config.d_model}, that its {config.n_heads} heads divide"
+    return None
+
+
+Left = tuple[str, str, tuple[int, ...], "Callable[[], NDArray[np.generic]]"]
+
+
+def left_tensors(
+    plan: LoadPlan, checkpoint: Checkpoint, change: Change | None = None, reshape: Reshape | None = None
+) -> Iterator[Left]:
+    """Name, dtype and shape of every tensor to write, and a call that gives it: gathered only then.
+
+    Oriented and fused as the file has them, under the new layers' numbers; a tied model's second head is left out.
+    `change` is handed every tensor that is not packed, outputs first and pieces joined, with its sources, and gives
+    what is to be written: same dtype, and the shape that `reshape` gives for theirs, or the same.
+    """
+    for i, sources in enumerate((plan.model, *plan.layers), -1):
+        tensors: dict[str, list[Source]] = {}
+        for source in sources.values():
+            tensors.setdefault(source.pattern.replace("{i}", str(i)), []).append(source)
+        for name, parts in tensors.items():
+            first = parts[0]
+            if first.packed:
+                yield name, first.tensor.dtype, first.tensor.shape, _whole(checkpoint, first)
+                continue
+            shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+            shape = shape if reshape is None else reshape(parts, shape)
+            stored = shape[::-1] if first.transposed else shape
+            yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
+
+
+def _whole(checkpoint: Checkpoint, source: Source) -> Callable[[], NDArray[np.generic]]:
+    return lambda: checkpoint.array(source.tensor.name)
+
+
+def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) -> Callable[[], NDArray[np.generic]]:
+    def make() -> NDArray[np.generic]:
+        tensor = checkpoint.array(parts[0].tensor.name)
+        pieces = [read_masked(part, tensor) for part in parts]
+        joined: NDArray[np.generic] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if change is not None:
+            joined = change(parts, joined)
+        return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
+
+    return make
+
+
+def _heads(config: Config) -> tuple[object, ...]:
+    """What must be written together: a width not divided by the heads needs the head's own."""
+    return config.n_heads, config.n_kv_heads, config.d_model
+
+
+def _pruned_heads(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
+    """`pruned_heads` of every layer that is left: its old ones, and those that the cut takes from the others."""
+    old, gone = raw.get(PRUNED_HEADS) or {}, {}
+    family = FAMILIES[cut.before.family]
+    n_heads = raw.get(family.spelling["n_heads"], family.keys[family.spelling["n_heads"]].default)
+    for new, layer in enumerate(cut.layers):
+        there = surviving_heads(old.get(str(layer), []), n_heads, PRUNED_HEADS)
+        kept = [there[h] for h in cut.heads.get(layer, range(len(there)))]
+        if kept and len(kept) < n_heads:
+            gone[str(new)] = [h for h in range(n_heads) if h not in kept]
+    return {PRUNED_HEADS: gone} if gone or PRUNED_HEADS in raw else {}
+
+
+def _new_ids(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
+    """The file's token ids as rows; one that is not kept is null."""
+    row = {old: new for new, old in enumerate(cut.vocab or ())}
+    changed: dict[str, Any] = {}
+    for key in ID_KEYS:
+        value = raw.get(key)
+        if isinstance(value, list):
+            rows = [row[i] for i in value if i in row]
+            changed[key] = rows[0] if len(rows) == 1 else rows or None
+        elif key in raw:
+            changed[key] = row.get(value) if isinstance(value, int) else None
+    return changed
+
+
+def _check_same(left: Mapping[str, Any], config: Config) -> None:
+    """Read back what is to be written."""
+    again = resolve_config(dict(left), "the exported config.json").config
+    ids = ("bos_ids", "eos_ids")  # generation_config.json has its own say about these
+    other = [f.name for f in fields(config) if f.name not in ids and getattr(again, f.name) != getattr(config, f.name)]
+    if other:
+        why = next((WHY[name] for name in WHY if name in other), f"{other[0]} would be {getattr(again, other[0])}")
+        msg = f"this plan cannot be written as a {config.family} checkpoint: {why}. It can be used while loading"
+        raise PlanError(msg)

@@ -1,0 +1,153 @@
+"""Layers that differ, as config.json spells them: read here, and written here.
+
+`per_layer_config` is transformers' own spelling (5.x, `integrations/heterogeneity`): layer -> what differs from the
+keys outside, under the family's names, and `skip`, a list of "attention" and "mlp", for a half that is not there. Up to
+5.24 transformers reads it into its config, but no Llama, Mistral, Qwen or GPT-2 is built from it: it refuses them.
+
+`pruned_heads` is what transformers up to 4 wrote for GPT-2: layer -> heads that are gone; `n_head` counts them still,
+since it says how wide a head is.
+
+    "per_layer_config": {"1": {"num_attention_heads": 6, "intermediate_size": 1152}, "4": {"skip": ["attention"]}}
+    "pruned_heads": {"3": [0, 1]}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+from ...runtime.spec import LayerSizes
+from ..header import quote
+from ..ranges import read_indices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ...runtime.spec import Config
+    from ..families import Family
+
+__all__ = ["KEYS", "layer_sizes", "outer_sizes", "spell", "surviving_heads"]
+
+PER_LAYER, PRUNED_HEADS = "per_layer_config", "pruned_heads"
+KEYS = (PER_LAYER, PRUNED_HEADS)
+ATTENTION, FEED_FORWARD = "attention", "mlp"
+SIZES = ("n_heads", "n_kv_heads", "d_ff")
+
+
+def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: str) -> list[LayerSizes] | None:
+    """Every layer's sizes, where the file says that they differ; `config` is what the keys outside say.
+
+    Raises `ConfigError` for a layer that is not there, a key that is not a size of ours, and sizes that do not fit.
+    """
+    overrides = _by_layer(raw, PER_LAYER, config.n_layers, where)
+    gone = _by_layer(raw, PRUNED_HEADS, config.n_layers, where)
+    if not overrides and not gone:
+        return None
+    sizes = [
+        _overridden(overrides.get(i, {}), config, family, f"{where}: {PER_LAYER}[{i}]") for i in range(config.n_layers)
+    ]
+    for i, heads in gone.items():
+        if family.name != "gpt2":
+            msg = f"{where}: {PRUNED_HEADS} is known of gpt2 alone, found in a {family.name} model"
+            raise ConfigError(msg)
+        kept = surviving_heads(heads, config.n_heads, f"{where}: {PRUNED_HEADS}[{i}]")
+        if sizes[i].n_heads:
+            sizes[i] = LayerSizes(len(kept), len(kept), sizes[i].d_ff)
+    for i, size in enumerate(sizes):
+        if not size.n_heads and not size.d_ff:
+            msg = f"{where}: layer {i} has neither attention nor feed-forward; leave it out"
+            raise ConfigError(msg)
+    return sizes
+
+
+def surviving_heads(gone: object, n_heads: int, where: str) -> tuple[int, ...]:
+    """Numbers of the heads that `pruned_heads` leaves in a layer, counted before any was pruned."""
+    pruned = read_indices(gone, where, ConfigError)
+    if pruned and pruned[-1] >= n_heads:
+        msg = f"{where}: head {pruned[-1]}, but there were {n_heads}"
+        raise ConfigError(msg)
+    return tuple(h for h in range(n_heads) if h not in pruned)
+
+
+def outer_sizes(config: Config) -> LayerSizes:
+    """What the keys outside say: the largest of each size; where heads do not divide, those of one layer with most."""
+    heads, kv_heads = config.n_heads, config.n_kv_heads
+    if kv_heads and heads % kv_heads:
+        most = max((config.layer(i) for i in range(config.n_layers)), key=lambda size: size.n_heads)
+        heads, kv_heads = most.n_heads, most.n_kv_heads
+    return LayerSizes(heads, kv_heads, config.d_ff)
+
+
+def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
+    """`per_layer_config` of a model whose layers differ: what differs from `outer_sizes`. {} where none does.
+
+    Without the heads of a family that has no width of a head in its config (GPT-2): those go to `pruned_heads`.
+    """
+    names = [name for name in SIZES if name == "d_ff" or "d_head" in family.spelling]
+    outside = outer_sizes(config)
+    spelled: dict[int, dict[str, Any]] = {}
+    for i in range(config.n_layers):
+        size = config.layer(i)
+        differs = {
+            family.spelling[name]: getattr(size, name)
+            for name in names
+            if getattr(size, name) not in (0, getattr(outside, name))
+        }
+        skip = [] if size.n_heads else [ATTENTION]
+        skip += [] if size.d_ff else [FEED_FORWARD]
+        if skip:
+            differs["skip"] = skip
+        if differs:
+            spelled[i] = differs
+    return spelled
+
+
+def _by_layer(raw: Mapping[str, Any], key: str, n_layers: int, where: str) -> dict[int, Any]:
+    value = raw.get(key)
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        msg = f"{where}: {key} is {quote(value)}; expected an object with a layer's number for each key"
+        raise ConfigError(msg)
+    layers: dict[int, Any] = {}
+    for name, of in value.items():
+        layer = int(name) if name.isdecimal() and len(name) < 8 else -1  # noqa: PLR2004 - far above any model
+        if not 0 <= layer < n_layers or layer in layers:
+            msg = f"{where}: {key} has the key {quote(name)}; expected a layer, 0 to {n_layers - 1}, each once"
+            raise ConfigError(msg)
+        layers[layer] = of
+    return layers
+
+
+def _overridden(of: object, config: Config, family: Family, where: str) -> LayerSizes:
+    """One layer's sizes: the config's, less what its object overrides and skips."""
+    if not isinstance(of, dict):
+        msg = f"{where} is {quote(of)}; expected an object"
+        raise ConfigError(msg)
+    sizes = {name: getattr(config, name) for name in SIZES}
+    ours = {family.spelling[name]: name for name in SIZES if name in family.spelling}
+    if "d_head" not in family.spelling:
+        ours = {key: name for key, name in ours.items() if name == "d_ff"}
+    for key, value in of.items():
+        if key == "skip":
+            continue
+        if key not in ours:
+            msg = f"{where}: unknown key {quote(key)}; expected some of {', '.join([*ours, 'skip'])}"
+            raise ConfigError(msg)
+        if type(value) is not int or not 1 <= value <= 2**31 - 1:
+            msg = f"{where}: {key} is {quote(value)}; expected an integer of at least 1"
+            raise ConfigError(msg)
+        sizes[ours[key]] = value
+    if sizes["n_heads"] % sizes["n_kv_heads"]:
+        msg = f"{where}: {sizes['n_heads']} heads are no multiple of {sizes['n_kv_heads']} key/value heads"
+        raise ConfigError(msg)
+    for half in _skipped(of.get("skip", []), where):
+        sizes |= {"n_heads": 0, "n_kv_heads": 0} if half == ATTENTION else {"d_ff": 0}
+    return LayerSizes(**sizes)
+
+
+def _skipped(value: object, where: str) -> Sequence[str]:
+    if not isinstance(value, list) or any(half not in (ATTENTION, FEED_FORWARD) for half in value):
+        msg = f'{where}: skip is {quote(value)}; expected a list of "{ATTENTION}" and "{FEED_FORWARD}"'
+        raise ConfigError(msg)
+    return value

@@ -1,0 +1,127 @@
+"""Plans as mergekit writes them, of one model: slices of its layers, in order, some perhaps twice (depth up-scaling).
+
+    slices:
+      - sources: [{model: path/or/name, layer_range: [0, 24]}]      # layers 0 to 23
+      - sources: [{model: path/or/name, layer_range: [8, 32]}]
+    merge_method: passthrough
+
+Goddard et al. 2024, arXiv:2403.13257; SOLAR's up-scaling: Kim et al. 2023, arXiv:2312.15166. JSON is read as it is,
+YAML where the extra `yaml` is installed. What needs a second model, or changes a weight, is refused by name. The
+model's name is not compared with anything: the plan is for the checkpoint that it is given with.
+
+A checkpoint that mergekit wrote is an ordinary one; mergekit_config.yml beside it is not looked at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import BackendError, PlanError
+from ..checkpoint import read_json_object
+from ..header import quote, regular_size
+from .compiled import MAX_LAYERS
+from .plan import MAX_PLAN, PrunePlan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+__all__ = ["SLICES", "load_plan", "plan_of", "plan_of_slices"]
+
+SLICES = "slices"
+#: Keys beside `slices` that move no layer and change no weight. `dtype` is told of: tensors stay as they are stored.
+HARMLESS = (
+    *("merge_method", "dtype", "out_dtype", "name", "base_model"),
+    *("tokenizer_source", "tokenizer", "chat_template"),
+)
+
+
+def load_plan(path: str | PathLike[str]) -> PrunePlan:
+    """Read a plan's file: ours or mergekit's, JSON or (by its name: .yml, .yaml) YAML.
+
+    Errors: `PlanError`; `BackendError` for YAML where the extra is not installed.
+    """
+    file = Path(path)
+    yaml = file.suffix.lower() in (".yml", ".yaml")
+    return plan_of(_yaml(file) if yaml else read_json_object(file, MAX_PLAN, PlanError), str(path))
+
+
+def plan_of(raw: Mapping[str, Any], where: str = "plan") -> PrunePlan:
+    """A plan from a file's object. Raises `PlanError`, naming `where`."""
+    return plan_of_slices(raw, where) if SLICES in raw else PrunePlan.from_dict(raw, where)
+
+
+def plan_of_slices(raw: Mapping[str, Any], where: str = "mergekit's plan") -> PrunePlan:
+    """The layers that mergekit's `passthrough` of one model would stack. Raises `PlanError`, naming `where`."""
+    unknown = next((key for key in raw if key not in (SLICES, *HARMLESS)), None)
+    if unknown is not None:
+        msg = f"{where}: {quote(unknown)} is not understood; expected {SLICES} and {', '.join(HARMLESS)}"
+        raise PlanError(msg)
+    method = raw.get("merge_method")
+    if method != "passthrough":
+        msg = f"{where}: merge_method is {quote(method)}; layers of one model are taken as they are: passthrough"
+        raise PlanError(msg)
+    slices = raw[SLICES]
+    if not isinstance(slices, list) or not slices:
+        msg = f"{where}: {SLICES} is {quote(slices)}; expected a list of slices, each with its sources"
+        raise PlanError(msg)
+    order: list[int] = []
+    models: dict[str, None] = {}
+    for i, piece in enumerate(slices):
+        model, first, stop = _slice(piece, f"{where}: {SLICES}[{i}]")
+        models[model] = None
+        order.extend(range(first, stop))
+        if len(models) > 1 or len(order) > MAX_LAYERS:
+            what = f"two models, {' and '.join(map(quote, models))}" if len(models) > 1 else f"over {MAX_LAYERS} layers"
+            msg = f"{where}: {SLICES}[{i}] makes it {what}; a plan is for one, of at most {MAX_LAYERS} layers"
+            raise PlanError(msg)
+    dtype = next((raw[key] for key in ("out_dtype", "dtype") if raw.get(key)), None)
+    notes = [f"mergekit's slices of {quote(next(iter(models)))}"]
+    notes += [] if dtype is None else [f"its dtype, {quote(dtype)}, is not applied: tensors stay as they are stored"]
+    return PrunePlan(order=tuple(order), notes=tuple(notes))
+
+
+def _slice(piece: object, where: str) -> tuple[str, int, int]:
+    """Model, first layer and the layer behind the last of one slice."""
+    sources = piece.get("sources") if isinstance(piece, dict) and piece.keys() == {"sources"} else None
+    if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
+        msg = f"{where} is {quote(piece)}; expected sources with one source: model and layer_range"
+        raise PlanError(msg)
+    source = sources[0]
+    extra = next((key for key in source if key not in ("model", "layer_range")), None)
+    if extra is not None:
+        msg = f"{where}: {quote(extra)} is {quote(source[extra])}; it would change weights, and layers are taken as is"
+        raise PlanError(msg)
+    model = source.get("model")
+    if isinstance(model, dict):  # mergekit's long form: {"model": {"path": ...}}
+        inner = model.get("model", model)
+        model = inner.get("path") if isinstance(inner, dict) else None
+    span = source.get("layer_range")
+    pair = isinstance(span, list) and len(span) == 2 and all(type(n) is int for n in span)  # noqa: PLR2004 - a pair
+    first, stop = span if isinstance(span, list) and pair else (0, 0)
+    if not isinstance(model, str) or not 0 <= first < stop <= MAX_LAYERS:
+        msg = f"{where}: found {quote(source)}; expected a model's name and layer_range [first, behind the last]"
+        raise PlanError(msg)
+    return model, first, stop
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    """A YAML file that holds one object, by PyYAML's safe loader."""
+    try:
+        import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
+    except ImportError as e:
+        msg = f"{file}: reading YAML needs PyYAML: pip install 'miaotui[yaml]'; or write the plan as JSON"
+        raise BackendError(msg) from e
+    if regular_size(file, PlanError) > MAX_PLAN:
+        msg = f"{file}: has more than {MAX_PLAN} bytes; this is no plan"
+        raise PlanError(msg)
+    try:
+        parsed = yaml.safe_load(file.read_bytes())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        msg = f"{file}: cannot be read as YAML ({' '.join(str(e).split())[:200]})"
+        raise PlanError(msg) from e
+    if not isinstance(parsed, dict):
+        msg = f"{file}: expected a YAML mapping, found {quote(parsed)}"
+        raise PlanError(msg)
+    return parsed

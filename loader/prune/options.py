@@ -1,0 +1,209 @@
+"""From what a user writes to a resolved `PrunePlan`: a file, an object, or the short forms of the command line.
+
+| short form             | keeps                                                                     |
+|------------------------|---------------------------------------------------------------------------|
+| `keep-layers=0-2`      | these layers                                                              |
+| `drop-layers=5`        | all layers but these                                                      |
+| `drop-heads=3:0,1`     | in layer 3, all query heads but 0 and 1; several with + : `3:0,1+4:2`      |
+| `drop-attention=4`     | all but the attention of layer 4                                          |
+| `drop-ffn=5`           | all but the feed-forward of layer 5                                       |
+| `ffn=0.75`             | in every layer, this share of the neurons, the weightiest first           |
+| `vocab=FILE`           | the tokens that the text in FILE needs, and every special one             |
+| `vocab-fallback=WHAT`  | what stands for a token that is gone: `bytes`, `unk` or its id            |
+| `width=0-63`           | these dimensions of the residual stream                                   |
+| `width=0.75`           | this share of them (what has a point is a share), the weightiest first    |
+| `sparsity=2:4`         | everything, with zeros: `sparsity.py` has the words; "2:4,down=0.5" by role |
+| `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
+
+A plan's file is ours or mergekit's (`mergekit.py`), JSON or YAML.
+
+In Python: `"keep-layers=0-2; ffn=0.75"`, or `{"keep_layers": "0-2", "ffn": 0.75}`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError, PlanError
+from ..header import quote
+from ..ranges import read_indices
+from ..text.tokenizer import Tokenizer
+from ..text.vocab_fallback import UNK, needed_rows, with_fallback_id
+from ..text.vocabulary import kept_ids
+from .compiled import compile_plan, fingerprint
+from .mergekit import SLICES, load_plan, plan_of
+from .plan import PrunePlan
+from .ratios import assumed_indices, ranked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ...runtime.spec import Config
+    from ..checkpoint import Checkpoint
+
+__all__ = ["FORMS", "Prune", "is_share", "parse_prune"]
+
+#: What `load(prune=)` takes.
+Prune = PrunePlan | str | os.PathLike[str] | dict[str, Any]
+
+FORMS = (
+    *("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"),
+    *("ffn", "vocab", "vocab_fallback", "width", "sparsity", "plan"),
+)
+
+
+def parse_prune(prune: Prune | None, checkpoint: Checkpoint, config: Config, *, rank: bool = True) -> PrunePlan | None:
+    """The plan that was asked for, for this model, with every index named; None where nothing was.
+
+    A share of the neurons reads the feed-forward's matrices, a share of the width reads all (`ratios`), unless `rank`
+    is false: the plan then still has it, except that of a plan's file which further short forms follow. Nothing else
+    reads a tensor. Errors: `PlanError`.
+    """
+    if prune is None:
+        return None
+    if isinstance(prune, dict) and not prune.keys() & {"format", SLICES}:
+        plan = _from_forms(prune, checkpoint, config, rank=rank)
+    elif isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
+        plan = _from_forms(_split(prune), checkpoint, config, rank=rank)
+    elif isinstance(prune, str | os.PathLike):
+        plan = load_plan(prune)
+    elif isinstance(prune, dict):
+        plan = plan_of(prune)
+    elif isinstance(prune, PrunePlan):
+        plan = prune
+    else:
+        msg = f"prune={quote(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
+        raise PlanError(msg)
+    known = replace(plan, vocab_fallback=None) if plan.vocab_fallback == UNK else plan
+    compile_plan(assumed_indices(known, config), config, checkpoint)
+    plan = with_fallback_id(plan, checkpoint.directory)
+    if rank:
+        plan = ranked(plan, checkpoint, config)
+    return replace(plan, model=fingerprint(config, checkpoint))
+
+
+def _split(text: str) -> dict[str, Any]:
+    """Split "keep-layers=0-2; ffn=0.75" into its forms."""
+    forms: dict[str, Any] = {}
+    for piece in text.split(";"):
+        name, _, value = piece.partition("=")
+        key = name.strip().replace("-", "_")
+        if key in forms:
+            msg = f"prune: {key} is given twice in {quote(text)}"
+            raise PlanError(msg)
+        forms[key] = value.strip()
+    return forms
+
+
+def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config, *, rank: bool) -> PrunePlan:
+    unknown = [name for name in forms if name not in FORMS]
+    if unknown:
+        msg = f"prune: {quote(unknown[0])} is not understood; expected some of {', '.join(FORMS)}"
+        raise PlanError(msg)
+    base = PrunePlan()
+    if "plan" in forms:
+        base = parse_prune(load_plan(forms["plan"]), checkpoint, config, rank=rank or len(forms) > 1) or base
+        if len(forms) == 1:
+            return base
+    left = compile_plan(base, config, checkpoint).config
+    heads = _dropped_heads(forms.get("drop_heads", {}), left)
+    heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
+    dropped = _layers("drop_layers", forms, left)
+    layers = None if "keep_layers" not in forms else read_indices(forms["keep_layers"], "keep_layers")
+    if dropped:
+        layers = tuple(i for i in (range(left.n_layers) if layers is None else layers) if i not in dropped)
+    ids, fallback = None, _id_or_word(forms.get("vocab_fallback"))
+    if "vocab" in forms:
+        there = {old: new for new, old in enumerate(range(config.n_vocab) if base.vocab is None else base.vocab)}
+        if fallback is None:
+            fallback = there.get(base.vocab_fallback, base.vocab_fallback)  # type: ignore[arg-type]  # words are no keys
+        needed = () if fallback is None or isinstance(fallback, int) else needed_rows(fallback, checkpoint.directory)
+        wanted = {there[i] for i in (*_text_ids(forms["vocab"], checkpoint, config), *needed) if i in there}
+        ids = tuple(sorted(wanted | ({fallback} if isinstance(fallback, int) else set())))
+    short = PrunePlan(
+        layers=layers,
+        heads={i: kept for i, kept in heads.items() if layers is None or i in layers},
+        ffn={i: () for i in _layers("drop_ffn", forms, left) if layers is None or i in layers},
+        ffn_ratio=_number("ffn", forms["ffn"]) if "ffn" in forms else None,
+        vocab=ids,
+        vocab_fallback=fallback,
+        **_width(forms.get("width")),
+        sparsity=forms.get("sparsity", {}),
+    )
+    return base.then(short)
+
+
+def _width(value: object) -> dict[str, Any]:
+    """Fields of a plan from "0-63", [0, 1], "0.75" or 0.75."""
+    if is_share(value):
+        return {"width_ratio": _number("width", value)}
+    return {"width": value}
+
+
+def is_share(value: object) -> bool:
+    """Whether a form of `width` is a share: a float, or a text with a point."""
+    return isinstance(value, float) or (isinstance(value, str) and "." in value)
+
+
+def _number(name: str, value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        msg = f"{name}: found {quote(value)}; expected a share such as 0.75"
+        raise PlanError(msg) from None
+
+
+def _id_or_word(value: object) -> Any:  # noqa: ANN401 - the plan checks what it is
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) else value
+
+
+def _layers(name: str, forms: Mapping[str, Any], config: Config) -> tuple[int, ...]:
+    """Layers that a form names, each there."""
+    layers = read_indices(forms.get(name, ()), name)
+    if layers and layers[-1] >= config.n_layers:
+        msg = f"{name}: layer {layers[-1]}, but the model has {config.n_layers}, 0 to {config.n_layers - 1}"
+        raise PlanError(msg)
+    return layers
+
+
+def _dropped_heads(form: object, config: Config) -> dict[int, tuple[int, ...]]:
+    """Layer -> the heads that are left, from "3:0,1+4:2", a list of such, or {3: "0,1"}."""
+    if isinstance(form, dict):
+        pairs = list(form.items())
+    else:
+        pieces = form if isinstance(form, list | tuple) else [form]
+        texts = [text for piece in pieces for text in str(piece).split("+")]
+        pairs = [text.split(":") for text in texts]  # type: ignore[misc]  # of other lengths: refused below
+    kept: dict[int, tuple[int, ...]] = {}
+    for pair in pairs:
+        layers = read_indices(pair[0], "drop_heads: layer") if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
+        if len(layers) != 1 or layers[0] in kept:
+            msg = f"drop_heads: {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
+            raise PlanError(msg)
+        [layer] = _layers("drop_heads", {"drop_heads": layers}, config)
+        drop, there = read_indices(pair[1], f"drop_heads of layer {layer}"), config.layer(layer).n_heads
+        if drop and drop[-1] >= there:
+            msg = f"drop_heads of layer {layer}: head {drop[-1]}, but it has {there}, 0 to {there - 1}"
+            raise PlanError(msg)
+        kept[layer] = tuple(h for h in range(there) if h not in drop)
+    return kept
+
+
+def _text_ids(path: object, checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:
+    """Rows of the embedding that the text in a file needs; special tokens, BOS and EOS stay with them."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")  # type: ignore[arg-type]  # what is no path is refused below
+    except (OSError, TypeError, ValueError) as e:
+        msg = f"vocab: {quote(path)} cannot be read as a text in UTF-8 ({e})"
+        raise InputError(msg) from e
+    tokenizer = Tokenizer.from_directory(checkpoint.directory)
+    needed = {*tokenizer.encode(text), *tokenizer.special_ids}
+    rows = kept_ids(checkpoint.directory)
+    if rows is not None:
+        there = {token: row for row, token in enumerate(rows)}
+        needed = {there[i] for i in needed if i in there}
+    return tuple(sorted({i for i in (*needed, *config.bos_ids, *config.eos_ids) if i < config.n_vocab}))

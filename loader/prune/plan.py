@@ -1,0 +1,230 @@
+"""`PrunePlan`: what of a model to keep. Small JSON files, composable, printable; knows no checkpoint.
+
+Every field says what stays; None, or a layer that is not named, means everything. Layers, heads, neurons, ids and
+dimensions are numbered as in the model that the plan is for: a plan that drops layer 0 still calls layer 3 layer 3.
+
+    {"format": "miaotui-prune", "version": 1,
+     "model": {"family": "llama", "n_layers": 7, ...},     fingerprint; each part is compared with the model
+     "layers": "0-2",                                      layers kept
+     "order": "0-3,2-5",                                   or: layers in the order in which they run; one may run twice
+     "heads": {"1": "2-8", "2": ""},                       query heads kept, by layer; none: no attention there
+     "ffn": {"0": "0-99,120"},                             feed-forward neurons kept, by layer; none: no feed-forward
+     "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
+     "vocab": "0-4095",                                    token ids kept
+     "vocab_fallback": "bytes",                            what stands for one that is gone: "bytes", "unk" or an id
+     "width": "0-63",                                      dimensions of the residual stream kept
+     "width_ratio": 0.75,                                  of those, the share to keep, the weightiest first
+     "sparsity": "2:4",                                    zeros in what is left: `sparsity.py`
+     "notes": ["..."]}                                     how it was found, in words; changes nothing
+
+A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
+A layer that runs twice has its weights once, and what is cut of them is cut of both.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import PlanError
+from ..checkpoint import read_json_object
+from ..header import quote
+from ..ranges import read_indices, read_order, show
+from .compose import BY_LAYER, RATIOS, composed
+from .sparsity import as_json, read_sparsity, show_sparsity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+__all__ = ["FORMAT", "VERSION", "Indices", "PrunePlan"]
+
+FORMAT, VERSION = "miaotui-prune", 1
+MAX_PLAN = 64_000_000
+#: Fields that are one set of indices.
+SETS = ("layers", "vocab", "width")
+
+Indices = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What to keep. Sets may be given as "0-2,5" or as any iterable of integers; they are stored ascending.
+
+    `order` is None unless layers are moved or repeated: an ascending one is stored as `layers`.
+
+    `model` is the fingerprint of the model that it is for (`compiled.fingerprint`), or empty: any model that it fits.
+    Errors: `PlanError` for values that no model could have; `compiled.compile_plan` compares with a model.
+    """
+
+    layers: Indices | None = None
+    heads: Mapping[int, Indices] = field(default_factory=dict)
+    ffn: Mapping[int, Indices] = field(default_factory=dict)
+    ffn_ratio: float | None = None
+    vocab: Indices | None = None
+    width: Indices | None = None
+    width_ratio: float | None = None
+    sparsity: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    order: Indices | None = None
+    vocab_fallback: int | str | None = None
+
+    def __post_init__(self) -> None:
+        """Bring every set into one form."""
+        for name in SETS:
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else read_indices(value, name))
+        if self.order is not None:
+            self._set_order(read_order(self.order, "order"))
+        for name in BY_LAYER:
+            object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
+        _check_fallback(self.vocab_fallback)
+        for name in RATIOS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _ratio(name, getattr(self, name)))
+        object.__setattr__(self, "sparsity", read_sparsity(self.sparsity))
+        if not isinstance(self.model, dict) or any(not isinstance(k, str) for k in self.model):
+            msg = f"model: found {quote(self.model)}; expected an object such as {{'family': 'llama'}}"
+            raise PlanError(msg)
+        if not isinstance(self.notes, list | tuple) or any(not isinstance(note, str) for note in self.notes):
+            msg = f"notes: found {quote(self.notes)}; expected a list of texts"
+            raise PlanError(msg)
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def _set_order(self, order: Indices) -> None:
+        if self.layers is not None:
+            msg = "layers and order are both given; order alone says which layers stay"
+            raise PlanError(msg)
+        ascending = all(a < b for a, b in pairwise(order))
+        object.__setattr__(self, "layers", order if ascending else None)
+        object.__setattr__(self, "order", None if ascending else order)
+
+    @property
+    def run(self) -> Indices | None:
+        """The layers in the order in which they run; None: all of them, as they are."""
+        return self.layers if self.order is None else self.order
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a layer runs twice."""
+        return self.order is not None and len(set(self.order)) < len(self.order)
+
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether it cuts nothing at all."""
+        return replace(self, model={}) == PrunePlan()
+
+    @property
+    def ratio(self) -> str | None:
+        """The first ratio that is not resolved, as "ffn_ratio 0.75"; None where every index is named."""
+        return next((f"{name} {getattr(self, name):g}" for name in RATIOS if getattr(self, name) is not None), None)
+
+    def then(self, other: PrunePlan) -> PrunePlan:
+        """One plan for both: `other` is for the model that this one leaves.
+
+        Raises `PlanError` where `other` names what this one cut away, for a ratio here that is not resolved yet, and
+        where `other` cuts two runs of one layer differently, or a matrix in which zeros were chosen, so that others
+        would be.
+        """
+        if self.keeps_everything:
+            return replace(other, model=self.model or other.model, notes=(*self.notes, *other.notes))
+        if self.ratio is not None and not other.keeps_everything:
+            msg = "a plan with a ratio must be resolved against its checkpoint before another plan follows it"
+            raise PlanError(msg)
+        return PrunePlan(**composed(self, other))
+
+    def to_json(self) -> str:
+        """The file's text; what is not cut is left out."""
+        out: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        if self.model:
+            out["model"] = dict(self.model)
+        for name in ("layers", "order", *BY_LAYER, "ffn_ratio", "vocab", "vocab_fallback", "width", "width_ratio"):
+            value = getattr(self, name)
+            if name in BY_LAYER and value:
+                out[name] = {str(layer): show(kept) for layer, kept in value.items()}
+            elif name in (*RATIOS, "vocab_fallback") and value is not None:
+                out[name] = value
+            elif name in (*SETS, "order") and value is not None:
+                out[name] = show(value)
+        if self.sparsity:
+            out["sparsity"] = as_json(self.sparsity)
+        if self.notes:
+            out["notes"] = list(self.notes)
+        return json.dumps(out, indent=1) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the file."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], where: str = "plan") -> Self:
+        """A plan from the file's object. Raises `PlanError`, naming `where`."""
+        if raw.get("format") != FORMAT or raw.get("version") != VERSION:
+            msg = (
+                f"{where}: format {quote(raw.get('format'))}, version {quote(raw.get('version'))}; this version "
+                f"of miaotui reads {FORMAT!r}, version {VERSION}"
+            )
+            raise PlanError(msg)
+        names = {f.name for f in fields(cls)}
+        values = {name: value for name, value in raw.items() if name not in ("format", "version")}
+        unknown = [name for name in values if name not in names]
+        if unknown:
+            msg = f"{where}: unknown key {quote(unknown[0])}; expected some of {', '.join(sorted(names))}"
+            raise PlanError(msg)
+        try:
+            return cls(**values)
+        except PlanError as e:
+            msg = f"{where}: {e}"
+            raise PlanError(msg) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that `save` wrote. Raises `PlanError`."""
+        return cls.from_dict(read_json_object(Path(path), MAX_PLAN, PlanError), str(path))
+
+    def __str__(self) -> str:
+        """Tell the plan in a few words."""
+        said = [f"{name} {show(value)}" for name in SETS if (value := getattr(self, name)) is not None]
+        said += [f"layers {show(self.order)}, in this order"] if self.order is not None else []
+        for name, missing in (("heads", "no attention"), ("ffn", "no feed-forward")):
+            for layer, kept in getattr(self, name).items():
+                what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
+                said.append(f"layer {layer}: {what}")
+        said += [] if self.vocab_fallback is None else [f"{self.vocab_fallback} for tokens that are gone"]
+        for ratio, what in ((self.ffn_ratio, "neurons"), (self.width_ratio, "width")):
+            said += [f"{ratio:g} of the {what}"] if ratio is not None else []
+        zeros = f"; zeros: {show_sparsity(self.sparsity)}" if self.sparsity else ""
+        return "keep " + ("; ".join(said) or "everything") + zeros
+
+
+def _by_layer(name: str, value: object) -> dict[int, Indices]:
+    if not isinstance(value, dict):
+        msg = f"{name}: found {quote(value)}; expected a set of indices for each layer, as {{'0': '0-2,5'}}"
+        raise PlanError(msg)
+    layers: dict[int, Indices] = {}
+    for key, kept in value.items():
+        [layer, *more] = read_indices(key, f"{name}: layer") or (-1,)
+        if layer < 0 or more or layer in layers:
+            msg = f"{name}: {quote(key)} is not one layer, named once"
+            raise PlanError(msg)
+        layers[layer] = read_indices(kept, f"{name} of layer {layer}")
+    return dict(sorted(layers.items()))
+
+
+def _check_fallback(value: object) -> None:
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is not None and value not in ("unk", "bytes") and not number:
+        msg = f"vocab_fallback: found {quote(value)}; expected 'unk', 'bytes', or a token's id"
+        raise PlanError(msg)
+
+
+def _ratio(name: str, value: object) -> float:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+    if not fits:
+        msg = f"{name}: found {quote(value)}; expected a number above 0 and at most 1"
+        raise PlanError(msg)
+    return float(value)  # type: ignore[arg-type]  # `fits` has seen that it is a number

@@ -1,0 +1,98 @@
+"""Which neurons to keep where no text is at hand: those with the largest weights.
+
+score(j) = |gate_j|^2 |up_j|^2 |down_j|^2, with row j of gate and up and column j of down; without a gate, of up and
+down alone. The product, and not the sum, because scaling up_j by c and down_j by 1/c changes nothing that the model
+computes, and does not change the product either. Magnitude pruning of whole units: Li et al. 2017, arXiv:1608.08710,
+who sum one filter's weights.
+
+Squares of float32 are exact in float64 and are summed pairwise in one fixed order, element by element: the same plan
+on every machine. Equal scores: the lower number is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import PlanError
+from ..load_plan import make_load_plan
+from ..source import read, spans_by_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ...runtime.spec import Config
+    from ..checkpoint import Checkpoint
+    from ..source import Source
+    from .plan import PrunePlan
+
+    F64 = NDArray[np.float64]
+
+__all__ = ["best", "count_of", "squares", "weightiest"]
+
+MATRICES = ("gate", "up", "down")
+ROWS = 256  # of a matrix, widened at a time
+
+
+def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> PrunePlan:
+    """The plan with its ratio turned into neurons: of those that it keeps, the share with the largest scores.
+
+    Reads gate, up and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that
+    are packed already.
+    """
+    ratio, plain = plan.ffn_ratio or 1.0, replace(plan, ffn_ratio=None)
+    load = make_load_plan(checkpoint, config, prune=replace(plain, sparsity={}))  # zeros are chosen from what is left
+    ffn = dict(plain.ffn)
+    checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
+    for old, roles in dict(zip(load.cut.layers, load.layers, strict=True)).items():
+        parts = [roles[role] for role in MATRICES if role in roles]
+        if not parts:
+            continue
+        scores = np.ones(load.cut.config.layer(load.cut.layers.index(old)).d_ff)
+        for source in parts:
+            scores *= squares(source, checkpoint, by_column=source is roles["down"])
+        there = ffn.get(old, range(len(scores)))
+        ffn[old] = tuple(there[i] for i in best(scores, ratio))
+    note = f"{ratio:g} of the neurons by magnitude: gate, up and down of every kept layer were read to rank them"
+    return replace(plain, ffn=ffn, notes=(*plan.notes, note))
+
+
+def count_of(there: int, ratio: float) -> int:
+    """How many a share of so many is: rounded to nearest, at least one where there is any."""
+    return min(there, max(1, int(ratio * there + 0.5)))
+
+
+def best(scores: F64, ratio: float) -> list[int]:
+    """Numbers of the largest scores, ascending: `count_of` them."""
+    return sorted(np.argsort(-scores, kind="stable")[: count_of(len(scores), ratio)].tolist())
+
+
+def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) -> F64:
+    """Sum of squares of each kept row, or column; of a vector, of each of its numbers: float64."""
+    if source.packed:
+        msg = f"{source.tensor.file}: {source.tensor.name} is packed already; prune the original checkpoint by ratio"
+        raise PlanError(msg)
+    tensor = checkpoint.array(source.tensor.name)
+    columns = np.zeros(source.shape[-1])
+    rows = []
+    for at in range(0, source.shape[0], ROWS):
+        part = read(source, tensor, slice(at, at + ROWS))
+        if source.tensor.dtype == "BF16":
+            part = np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
+        squared = np.square(part, dtype=np.float64).reshape(len(part), -1)
+        if by_column:
+            columns += _fold(squared.T)
+        else:
+            rows.append(_fold(squared))
+    return columns if by_column else np.concatenate(rows)
+
+
+def _fold(x: F64) -> F64:
+    """Sum over the last axis of [n, k]: the upper half is added to the lower, again and again."""
+    while x.shape[1] > 1:
+        half = (x.shape[1] + 1) // 2
+        upper = x[:, half:]
+        x = np.concatenate([x[:, : upper.shape[1]] + upper, x[:, upper.shape[1] : half]], axis=1)
+    return x[:, 0]

@@ -1,0 +1,93 @@
+"""Which dimensions of the residual stream to keep where no text is at hand: what is written there, times what is read.
+
+    written(j) = mean_t embed_tj^2 + sum over layers of (|o_j|^2 + |down_j|^2)           rows j of o and down
+    read(j)    = sum over norms of gain_j^2 * |columns j of the matrices behind it|^2    q, k, v; gate, up; head
+    score(j)   = written(j) * read(j)
+
+`written` is dimension j's variance if whatever enters o and down were independent and of size one (of the embedding a
+step takes one row); `read` is how far the products move if the norm puts out one there. Learned positions count as
+the embedding does. Magnitude pruning of whole units, as in `rank_ffn`, and as poor a guide; `--method activation`
+looks at a text (`tools/importance/structured.py`).
+
+Sums are taken as in `rank_ffn`: the same plan on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..load_plan import make_load_plan
+from ..ranges import as_indices
+from ..source import spans_by_file
+from .rank_ffn import squares
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ...runtime.spec import Config
+    from ..checkpoint import Checkpoint
+    from ..source import Source
+    from .plan import PrunePlan
+
+    F64 = NDArray[np.float64]
+
+__all__ = ["best_dimensions", "dimensions", "weightiest_dimensions"]
+
+WRITERS = ("o", "down")
+#: Norm -> the matrices that read what it puts out.
+READERS = {"attn_norm": ("q", "k", "v"), "ffn_norm": ("gate", "up")}
+
+
+def weightiest_dimensions(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> PrunePlan:
+    """The plan with its share of the width turned into dimensions: of those that it keeps, the largest scores.
+
+    Reads every matrix that the plan keeps. Errors: `PlanError` for matrices that are packed already.
+    """
+    ratio = plan.width_ratio or 1.0
+    plain = replace(plan, ffn_ratio=None, width_ratio=None, sparsity={})  # zeros are chosen from what is left
+    load = make_load_plan(checkpoint, config, prune=plain)
+    checkpoint.expect(spans_by_file(load))
+    model, (written, read) = load.model, (np.zeros(load.config.d_model) for _ in range(2))
+    for name in ("embed", "positions"):
+        if name in model:
+            written += squares(model[name], checkpoint, by_column=True) / model[name].shape[0]
+    for roles in load.layers:
+        for role in WRITERS:
+            written += squares(roles[role], checkpoint) if role in roles else 0.0
+        for norm, readers in READERS.items():
+            read += _read(roles.get(norm), [roles[role] for role in readers if role in roles], checkpoint)
+    read += _read(model["norm"], [model.get("head", model["embed"])], checkpoint)
+    there = as_indices(load.cut.kept("width", 0)).tolist()
+    kept = tuple(there[j] for j in best_dimensions(written * read, ratio, load.config))
+    note = f"{ratio:g} of the width by magnitude: every matrix of what is kept was read to rank its dimensions"
+    return replace(plan, width=kept, width_ratio=None, notes=(*plan.notes, note))
+
+
+def best_dimensions(scores: F64, ratio: float, config: Config) -> list[int]:
+    """Numbers of the largest scores, ascending: `dimensions(ratio)` many; of equals, the lower number."""
+    return sorted(np.argsort(-scores, kind="stable")[: dimensions(ratio, config)].tolist())
+
+
+def dimensions(ratio: float, config: Config) -> int:
+    """How many a share of the width is: rounded to nearest, and at least one.
+
+    In multiples of the heads, where the width is one: transformers builds no Llama otherwise.
+    """
+    heads = config.n_heads
+    step = heads if heads and config.d_model % heads == 0 else 1
+    return step * max(1, int(ratio * config.d_model / step + 0.5))
+
+
+def _read(norm: Source | None, readers: Sequence[Source], checkpoint: Checkpoint) -> F64 | float:
+    """One norm's part of read(j)."""
+    if norm is None or not readers:
+        return 0.0
+    total = np.zeros(norm.shape[0])
+    for source in readers:
+        total += squares(source, checkpoint, by_column=True)
+    return squares(norm, checkpoint) * total

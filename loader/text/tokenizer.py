@@ -1,0 +1,200 @@
+"""Text to ids and back: tokenizer.json through `tokenizers`, as `transformers` 5 reads it.
+
+The post-processor in tokenizer.json alone decides what frames a text (`<s>` before it, `</s>` behind): transformers
+drops `add_bos_token` and `add_eos_token` of tokenizer_config.json when there is a tokenizer.json, and so do we.
+tokenizer_config.json names the bos, eos and pad tokens. Truncation and padding set in the file are switched off.
+
+Errors: `TokenizerError` for files and texts, `InputError` for arguments of the wrong kind. `tokenizers` is Rust, whose
+panics arrive as a BaseException; they become `TokenizerError` too (Rust has printed its own line by then).
+"""
+
+from __future__ import annotations
+
+import operator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tokenizers
+
+from ...errors import InputError, TokenizerError
+from ..checkpoint import read_json_object
+from ..header import looks_like, quote, regular_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Tokenizer"]
+
+TOKENIZER, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+MAX_TOKENIZER = 256_000_000
+MAX_CONFIG = 16_000_000
+MAX_ID = 2**32 - 1  # ids are 32-bit in tokenizers
+
+#: Other formats that a directory may hold instead.
+_OTHERS = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
+#: `clean_up_tokenization_spaces`: what transformers replaces, in its order, and never for BPE.
+_CLEAN_UP = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+
+
+class Tokenizer:
+    """A tokenizer of one directory. `n_vocab` is the greatest id plus one; ids in between may be unused."""
+
+    def __init__(self, inner: tokenizers.Tokenizer, config: dict[str, Any], where: str) -> None:
+        """Join tokenizer.json and tokenizer_config.json; `where` names the file in messages."""
+        self._inner = inner
+        self._where = where
+        with _panics_as_errors(where, "load"):
+            inner.no_truncation()
+            inner.no_padding()
+            special = {role: _token_text(config, role, where) for role in ("bos", "eos", "pad", "unk")}
+            # A named special token that the file lists as a plain one is special: matched whole, skipped in decode.
+            added = {token.content for token in inner.get_added_tokens_decoder().values()}
+            plain = [t for t in special.values() if t and t not in added and inner.token_to_id(t) is not None]
+            inner.add_special_tokens(plain)
+            self.n_vocab = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
+            bpe = type(inner.model).__name__ == "BPE"
+        if self.n_vocab == 0:
+            msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
+            raise TokenizerError(msg)
+        self.bos_id, self.eos_id, self.pad_id = (self._id(special[role]) for role in ("bos", "eos", "pad"))
+        self.unk_id = self._id(special["unk"] or getattr(inner.model, "unk_token", None))
+        self._clean_up = config.get("clean_up_tokenization_spaces") is True and not bpe
+
+    @classmethod
+    def from_directory(cls, path: str | Path) -> Tokenizer:
+        """Read tokenizer.json and, where present, tokenizer_config.json and special_tokens_map.json."""
+        directory = Path(path)
+        file = directory / TOKENIZER
+        if not file.exists():
+            raise TokenizerError(_no_tokenizer(directory))
+        size = regular_size(file, TokenizerError)
+        if size > MAX_TOKENIZER:
+            msg = f"{file}: has {size} bytes, expected at most {MAX_TOKENIZER}; this is no tokenizer"
+            raise TokenizerError(msg)
+        config: dict[str, Any] = {}
+        for name in (SPECIAL, CONFIG):  # the later wins
+            if (directory / name).exists():
+                config |= read_json_object(directory / name, MAX_CONFIG, TokenizerError)
+        return cls(_parse(file), config, str(file))
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text, framed by the post-processor when `add_special_tokens`."""
+        if not isinstance(text, str):
+            msg = f"a text must be a str, found {type(text).__name__} {quote(text)}"
+            raise InputError(msg)
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            msg = f"the text holds a lone surrogate at {e.start}, which is no character: repair it where it was decoded"
+            raise TokenizerError(msg) from e
+        with _panics_as_errors(self._where, "encode a text"):
+            ids: list[int] = self._inner.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ids. An id without a token gives nothing: embeddings are often padded beyond the vocabulary."""
+        checked = [_checked_id(i) for i in ids]
+        with _panics_as_errors(self._where, "decode ids"):
+            text: str = self._inner.decode(checked, skip_special_tokens=skip_special_tokens)
+        if self._clean_up:
+            for old, new in _CLEAN_UP:
+                text = text.replace(old, new)
+        return text
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token's exact spelling, or None."""
+        if not isinstance(token, str):
+            msg = f"a token must be a str, found {type(token).__name__} {quote(token)}"
+            raise InputError(msg)
+        with _panics_as_errors(self._where, "look up a token"):
+            return self._id(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The spelling in the vocabulary (not the text: see `decode`), or None."""
+        checked = _checked_id(token_id)
+        with _panics_as_errors(self._where, "look up an id"):
+            token: str | None = self._inner.id_to_token(checked)
+        return token
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of the special tokens: matched whole in a text, skipped by `decode`."""
+        with _panics_as_errors(self._where, "list its special tokens"):
+            return tuple(i for i, token in self._inner.get_added_tokens_decoder().items() if token.special)
+
+    def _id(self, token: str | None) -> int | None:
+        number: int | None = None if token is None else self._inner.token_to_id(token)
+        return number
+
+
+@contextmanager
+def _panics_as_errors(where: str, what: str) -> Iterator[None]:
+    """Anything that `tokenizers` raises becomes `TokenizerError`; Ctrl-C and exits pass."""
+    try:
+        yield
+    except TokenizerError:
+        raise
+    except Exception as e:
+        msg = f"{where}: cannot {what}: {e}; the tokenizer file may be damaged: download it again"
+        raise TokenizerError(msg) from e
+    except BaseException as e:
+        # pyo3's class for a Rust panic cannot be imported; it derives from BaseException.
+        if type(e).__name__ != "PanicException":
+            raise
+        msg = f"{where}: cannot {what}: the tokenizers library panicked ({e}); the tokenizer file is damaged"
+        raise TokenizerError(msg) from e
+
+
+def _parse(file: Path) -> tokenizers.Tokenizer:
+    try:
+        data = file.read_bytes()
+    except OSError as e:
+        msg = f"{file}: cannot be read ({e.strerror})"
+        raise TokenizerError(msg) from e
+    if what := looks_like(data, want_json=True):
+        msg = f"{file}: {what}"
+        raise TokenizerError(msg)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        msg = f"{file}: expected JSON in UTF-8, found byte 0x{data[e.start]:02x} at {e.start}; download it again"
+        raise TokenizerError(msg) from e
+    with _panics_as_errors(str(file), "load"):
+        return tokenizers.Tokenizer.from_str(text)
+
+
+def _no_tokenizer(directory: Path) -> str:
+    """What to do about a directory without tokenizer.json."""
+    others = [name for name in _OTHERS if (directory / name).exists()]
+    if not others:
+        return f"{directory}: no {TOKENIZER}; copy it from the checkpoint's source"
+    how = "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
+    return f"{directory}: no {TOKENIZER}, only {', '.join(others)}; convert it with transformers: `{how}`"
+
+
+def _token_text(config: dict[str, Any], role: str, where: str) -> str | None:
+    """A special token's text: a string, or an object with `content`; absent or null: None."""
+    key = f"{role}_token"
+    value = config.get(key)
+    if isinstance(value, dict):
+        value = value.get("content", value)
+    if value is not None and not isinstance(value, str):
+        msg = f"{where}: {CONFIG}: {key} must be a string or an object with content, found {quote(config[key])}"
+        raise TokenizerError(msg)
+    return value
+
+
+def _checked_id(value: object) -> int:
+    """A token id as `tokenizers` takes it: an integer of 32 bits; NumPy's integers too, booleans not."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if isinstance(value, bool) or not 0 <= number <= MAX_ID:
+        msg = f"a token id must be an integer from 0 to {MAX_ID}, found {quote(value)}"
+        raise InputError(msg)
+    return number

@@ -1,0 +1,114 @@
+"""A cut vocabulary at the tokenizer's edge: the file's ids outside, rows of the smaller embedding inside.
+
+tokenizer.json is not touched: it still knows every token. A model with fewer rows has ids 0 .. n - 1 of its own, in
+the order of the kept ones. A checkpoint that was written with such a cut says which they are in kept_vocab.json:
+
+    {"format": "miaotui-vocab", "version": 1, "kept": "0-255,300", "fallback": 0}
+
+`fallback`, where it is there, says what stands for a token that is gone (`fallback.py`): a kept one of the tokenizer's
+ids, or "bytes".
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import PlanError, TokenizerError
+from ..checkpoint import read_json_object
+from ..header import quote
+from ..ranges import read_indices, show
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    #: A token that is gone -> tokens that stand for it, or None.
+    Replacement = Callable[[int], tuple[int, ...] | None]
+
+__all__ = ["FILE", "KeptTokenizer", "kept_fallback", "kept_ids", "kept_text"]
+
+FILE, FORMAT, VERSION = "kept_vocab.json", "miaotui-vocab", 1
+MAX_FILE = 64_000_000
+
+
+def kept_ids(directory: Path) -> tuple[int, ...] | None:
+    """The tokenizer's id of every row, where the directory says so. Errors: `PlanError`."""
+    table = _read(directory)
+    return None if table is None else read_indices(table.get("kept"), f"{directory}/{FILE}: kept")
+
+
+def kept_fallback(directory: Path) -> int | str | None:
+    """What stands for a token that is gone, where the directory says so. Errors: `PlanError`."""
+    value = (_read(directory) or {}).get("fallback")
+    if value is None or value == "bytes" or value in (kept_ids(directory) or ()):
+        return value
+    msg = f"{directory}/{FILE}: fallback is {quote(value)}; expected an id that is kept, or 'bytes'"
+    raise PlanError(msg)
+
+
+def _read(directory: Path) -> dict[str, Any] | None:
+    file = Path(directory) / FILE
+    if not file.exists():
+        return None
+    table = read_json_object(file, MAX_FILE, PlanError)
+    if table.get("format") != FORMAT or table.get("version") != VERSION:
+        msg = f"{file}: format {quote(table.get('format'))}; this version of miaotui reads {FORMAT!r}, {VERSION}"
+        raise PlanError(msg)
+    return table
+
+
+def kept_text(ids: Iterable[int], fallback: int | str | None = None) -> str:
+    """The file's text."""
+    more = {} if fallback is None else {"fallback": fallback}
+    return json.dumps({"format": FORMAT, "version": VERSION, "kept": show(ids), **more}) + "\n"
+
+
+class KeptTokenizer(Tokenizer):
+    """A tokenizer whose ids are the rows of a cut embedding; it speaks as the whole one does."""
+
+    def __init__(self, whole: Tokenizer, kept: Sequence[int], instead: Replacement | None = None) -> None:
+        """`kept`: the whole tokenizer's id of every row, ascending. `instead`: its ids for one that is gone."""
+        self._whole, self._kept = whole, tuple(kept)
+        self._instead = instead
+        self._row = {token: row for row, token in enumerate(self._kept)}
+        self.n_vocab = len(self._kept)
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (
+            None if i is None else self._row.get(i) for i in (whole.bos_id, whole.eos_id, whole.pad_id, whole.unk_id)
+        )
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Rows of a text's tokens. `TokenizerError` for one that was cut away and that nothing stands for."""
+        ids = self._whole.encode(text, add_special_tokens=add_special_tokens)
+        return [row for i in ids for row in ((self._row[i],) if i in self._row else self._for(i))]
+
+    def _for(self, gone: int) -> tuple[int, ...]:
+        """Rows that stand for a token that is gone."""
+        ids = None if self._instead is None else self._instead(gone)
+        if ids is None:
+            msg = (
+                f"the text needs token {gone} ({quote(self._whole.id_to_token(gone))}), which the plan cut from the "
+                "vocabulary; say it with other words, keep that token, or name a vocab_fallback"
+            )
+            raise TokenizerError(msg)
+        return tuple(self._row[i] for i in ids)
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of rows; a row that is not there gives nothing, as with the whole tokenizer."""
+        known = (self._kept[i] for i in ids if 0 <= i < self.n_vocab)
+        return self._whole.decode(known, skip_special_tokens=skip_special_tokens)
+
+    def token_to_id(self, token: str) -> int | None:
+        """The row of a token's exact spelling, or None."""
+        number = self._whole.token_to_id(token)
+        return None if number is None else self._row.get(number)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The spelling of a row's token, or None."""
+        return self._whole.id_to_token(self._kept[token_id]) if 0 <= token_id < self.n_vocab else None
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Rows of the special tokens."""
+        return tuple(self._row[i] for i in self._whole.special_ids if i in self._row)

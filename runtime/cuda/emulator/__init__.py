@@ -1,0 +1,1 @@
+"""A GPU in Python, for tests: memory, races, schedules. Not in the wheel."""

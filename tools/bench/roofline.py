@@ -1,0 +1,173 @@
+"""What this machine can read: the memory bandwidth that a decode step is measured against, and the machine's facts.
+
+A decode step reads every weight once, so its speed is bounded by the read bandwidth. On a shared machine that
+bandwidth moves by half within minutes: a figure means something only beside a reading taken in the same second.
+`ReadSum` gives such a reading whenever it is asked, and its threads sleep in between.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import mmap
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...runtime.cores import available_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+__all__ = ["ReadSum", "machine", "versions"]
+
+REGION = 512 << 20  # far over any last-level cache
+BLOCK = 4096  # shares are whole pages
+#: the instruction sets that matter to the kernels, as Linux names them
+FEATURES = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
+    *("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "fphp", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
+)
+
+
+@functools.cache
+def _kernel() -> Callable[[NDArray[np.uint64]], int]:
+    """Compile the sum of 64-bit words: two long streams, which read a little faster than one.
+
+    Integer addition may be reordered, so LLVM keeps several wide accumulators for each.
+    """
+    numba = importlib.import_module("numba")
+
+    def total(words: NDArray[np.uint64]) -> np.uint64:
+        a, b, half = np.uint64(0), np.uint64(0), words.size // 2
+        for i in range(half):
+            a += words[i]
+            b += words[i + half]
+        return a + b
+
+    compiled: Callable[[NDArray[np.uint64]], int] = numba.njit("uint64(uint64[::1])", nogil=True)(total)
+    return compiled
+
+
+class ReadSum:
+    """Reads a region of memory once with N threads and says how fast that went.
+
+    The region is anonymous and private, in huge pages where the system gives them, and every page of it is written
+    first: pages that were never written are all one page of zeros, which is read from the cache. N - 1 threads wait
+    on a lock between rounds; the caller's thread does the first share.
+    """
+
+    def __init__(self, threads: int = 1, nbytes: int | None = None) -> None:
+        """Take the region and start the threads. InputError: fewer than one thread, or less than a page a thread."""
+        nbytes = REGION if nbytes is None else nbytes
+        self.nbytes = nbytes // (BLOCK * max(1, threads)) * BLOCK * max(1, threads)
+        if threads < 1 or self.nbytes == 0:
+            msg = f"read-sum of {nbytes} bytes, {threads} threads: expected at least 1 thread, {BLOCK} bytes for each"
+            raise InputError(msg)
+        self._sum = _kernel()
+        self._map = _region(self.nbytes)
+        words = np.frombuffer(self._map, np.uint64)
+        words[:] = 1
+        self._shares = np.split(words, threads)
+        self._go = [threading.Semaphore(0) for _ in range(threads - 1)]
+        self._done = threading.Semaphore(0)
+        self._sums = [0] * threads
+        self._open = True
+        self._team = [threading.Thread(target=self._work, args=(t,), daemon=True) for t in range(1, threads)]
+        for thread in self._team:
+            thread.start()
+
+    def round(self) -> float:
+        """Read the region once; bytes a second."""
+        if not self._open:
+            msg = "this read-sum was closed: make a new one"
+            raise InputError(msg)
+        start = time.perf_counter()
+        for go in self._go:
+            go.release()
+        self._sums[0] = self._sum(self._shares[0])
+        for _ in self._go:
+            self._done.acquire()
+        seconds = time.perf_counter() - start
+        if sum(self._sums) * 8 != self.nbytes:  # the result is used, so the loop cannot be left out
+            msg = f"read-sum gave {sum(self._sums)}, expected {self.nbytes // 8}: the memory is not what was written"
+            raise RuntimeError(msg)
+        return self.nbytes / seconds
+
+    def close(self) -> None:
+        """End the threads and give the region back; a second call does nothing."""
+        if self._open:
+            self._open = False
+            for go in self._go:
+                go.release()
+            for thread in self._team:
+                thread.join()
+            self._shares.clear()
+            self._map.close()
+
+    def _work(self, share: int) -> None:
+        while True:
+            self._go[share - 1].acquire()
+            if not self._open:
+                return
+            self._sums[share] = self._sum(self._shares[share])
+            self._done.release()
+
+    def __enter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+
+def _region(nbytes: int) -> mmap.mmap:
+    """Map anonymous memory; private where there is such a flag, because shared memory gets no huge pages."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, nbytes)
+    region = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        region.madvise(mmap.MADV_HUGEPAGE)
+    return region
+
+
+def machine() -> dict[str, Any]:
+    """Say what this machine is: processor, cores, the features that matter, memory, system. No name, no path."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {
+        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "arch": platform.machine(),
+        "cores": available_threads(),
+        "features": [name for name in FEATURES if name in flags],
+        "memory_bytes": memory,
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of what computes: Python, miaotui, numpy, numba, llvmlite."""
+    table = {"python": platform.python_version()}
+    for name in ("miaotui", "numpy", "numba", "llvmlite"):
+        try:
+            table[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            table[name] = "not installed"
+    return table

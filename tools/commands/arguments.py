@@ -1,0 +1,197 @@
+"""Arguments that several commands share, and the model that they name."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...model import Model
+
+__all__ = [
+    "add_kv_cache",
+    "add_limits",
+    "add_model",
+    "add_precision",
+    "add_prune",
+    "add_quantize",
+    "chosen",
+    "format_bytes",
+    "open_model",
+    "prune_of",
+    "size",
+]
+
+_UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
+_UNITS |= {f"{p}B": 10 ** (3 * n) for n, p in enumerate("KMGT", 1)} | {"kB": 1000}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` and `--revision`."""
+    parser.add_argument(
+        "--model",
+        metavar="PATH_OR_HUB",
+        help="a Hugging Face directory, or a hub name such as org/name (default: the demo model that comes along)",
+    )
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
+    )
+    add_quantize(parser)
+    add_prune(parser)
+
+
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    """Add `--quantize`."""
+    parser.add_argument(
+        "--quantize",
+        metavar="HOW",
+        help="round the matrices while reading them: int8 (8.5 bits a weight), int4a (5), int4 (4.5), or by role, "
+        "for instance int4,embed=int8 or gate=int4,up=int4,down=int4a",
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add `--precision`, and `--kv-cache`."""
+    parser.add_argument(
+        "--precision",
+        choices=["exact", "fast"],
+        default="exact",
+        help="fast: BF16 matrices take their input in BF16 where the CPU can; the bits are then this CPU's own",
+    )
+    add_kv_cache(parser)
+
+
+def add_prune(parser: argparse.ArgumentParser) -> None:
+    """Add `--prune` and its short forms."""
+    group = parser.add_argument_group(
+        "what to keep",
+        "Cut the model while reading it: what goes is never read. Layers, heads and dimensions are numbered from 0, as "
+        "in the checkpoint; after --prune, as in what the plan leaves. Several options cut together.",
+    )
+    group.add_argument(
+        "--prune", "--plan", dest="prune", metavar="PLAN", help="keep what this plan says: JSON, or mergekit's slices"
+    )
+    group.add_argument("--keep-layers", metavar="LAYERS", help="keep these layers, for instance 0-2 or 0,2,4-6")
+    group.add_argument("--drop-layers", metavar="LAYERS", help="drop these layers")
+    group.add_argument(
+        "--drop-heads",
+        action="append",
+        metavar="L:HEADS",
+        help="drop query heads of a layer, for instance 3:0,1; "
+        "may be given several times. A key/value head goes with its queries",
+    )
+    group.add_argument("--drop-attention", metavar="LAYERS", help="drop the attention of these layers")
+    group.add_argument("--drop-ffn", metavar="LAYERS", help="drop the feed-forward of these layers")
+    group.add_argument(
+        "--ffn",
+        metavar="SHARE",
+        help="keep this share of the feed-forward's neurons, for instance 0.75: those with the largest weights",
+    )
+    group.add_argument("--vocab", metavar="FILE", help="keep the tokens of this text, and the special ones")
+    group.add_argument(
+        "--vocab-fallback",
+        metavar="WHAT",
+        help="what stands for a token that is gone: bytes, unk, or a token's id "
+        "(default: a text that needs one is refused)",
+    )
+    group.add_argument(
+        "--width",
+        metavar="DIMS",
+        help="keep these dimensions of the model's width, for instance 0-63; or a share of them, for instance 0.75: "
+        "those with the largest weights",
+    )
+    group.add_argument(
+        "--sparsity",
+        metavar="ZEROS",
+        help="hold only the largest weights of the layers' matrices: 2:4 or another N:M, a share that goes such as "
+        "0.5, blocks such as 0.5/4x4, or stored: the zeros that the checkpoint has; by role: 2:4,down=0.5",
+    )
+
+
+def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was."""
+    names = ["keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"]
+    names += ["ffn", "vocab", "vocab_fallback", "width", "sparsity"]
+    forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return (forms | ({} if args.prune is None else {"plan": args.prune})) or None
+
+
+def add_kv_cache(parser: argparse.ArgumentParser) -> None:
+    """Add `--kv-cache`."""
+    parser.add_argument(
+        "--kv-cache",
+        metavar="DTYPE",
+        default="f32",
+        help="how keys and values are kept: f32 (default), bf16 (half the memory) or int8 (a quarter)",
+    )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`, `--precision`."""
+    add_precision(parser)
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute: cpu (default) or cuda"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: every core)")
+    parser.add_argument(
+        "--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for"
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=size,
+        metavar="SIZE",
+        help="refuse to load where more memory would be allocated, for instance 2GiB or 500MB",
+    )
+
+
+def size(text: str) -> int:
+    """Read bytes: "1048576", "500MB" (powers of ten), "1.5GiB" (powers of two)."""
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2] not in _UNITS:
+        msg = f"{text!r} is no size; expected for instance 1048576, 500MB or 2GiB"
+        raise argparse.ArgumentTypeError(msg)
+    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
+
+
+def format_bytes(n: int) -> str:
+    """Write bytes for people: "640 B", "1.2 MiB"."""
+    value, unit = float(n), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:  # noqa: PLR2004 - four digits are read as the next unit
+            break
+        value, unit = value / 1024, larger
+    return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def chosen(args: argparse.Namespace) -> str | Path:
+    """Return the model that was asked for, or the demo's directory."""
+    if args.model is not None:
+        return str(args.model)
+    from ..demo import path  # noqa: PLC0415 - only where it is used
+
+    return path()
+
+
+def open_model(args: argparse.Namespace) -> Model:
+    """Load the model that was asked for, within the limits asked for."""
+    from ...model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
+
+    model = load(
+        chosen(args),
+        revision=args.revision,
+        device=args.device,
+        threads=args.threads,
+        max_context=args.max_context,
+        memory_limit=args.memory_limit,
+        quantize=args.quantize,
+        prune=prune_of(args),
+        kv_cache=args.kv_cache,
+        precision=args.precision,
+    )
+    for line in model.corrections:
+        print(f"note: {line}", file=sys.stderr)
+    return model

@@ -1,0 +1,205 @@
+"""`miaotui prune`: a checkpoint in, the part of it that a plan keeps out, as a checkpoint of its own.
+
+OUT is a Hugging Face directory: config.json with the new sizes, the tokenizer's files untouched, one safetensors file.
+Where every layer is alike, `transformers` loads it like any other. Where layers differ, config.json says so in
+transformers' `per_layer_config` (`loader/prune/layer_sizes.py`), and miaotui loads it. A cut vocabulary is written with
+kept_vocab.json, which says which of the tokenizer's ids the rows are (`loader/text/vocabulary.py`): miaotui maps ids by
+it, other programs must do it themselves. The plan goes along as prune_plan.json.
+
+With `--method` a published method says what to cut (`importance/methods.py`); `--sweep` compares them
+(`prune_sweep.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import InputError
+from .arguments import add_prune, format_bytes, prune_of, size
+
+if TYPE_CHECKING:
+    from ...loader.prune.options import Prune
+    from ...loader.prune.plan import PrunePlan
+    from ...loader.prune.receipt import Receipt
+    from ..importance.methods import Text, Wish
+    from ..importance.rewrite import Rewrite
+
+__all__ = ["add_arguments", "main", "prune"]
+
+PLAN = "prune_plan.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("path", metavar="IN", help="a Hugging Face directory, or a hub name such as org/name")
+    parser.add_argument("out", metavar="OUT", type=Path, nargs="?", help="directory to make; it must not be there yet")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
+    add_prune(parser)
+    group = parser.add_argument_group(
+        "what to cut, found by a method",
+        "Layers: block-influence, greedy, first (--keep). Neurons and heads: activation, wanda-sp, flap (--ffn, "
+        "--heads). Width: activation, slicegpt (--width SHARE). Zeros in place: magnitude, wanda, sparsegpt "
+        "(--sparsity: a share such as 0.5, or N:M). All but magnitude and first look at what the model does with a "
+        "text. --ffn, --sparsity and a share of --width are the method's then.",
+    )
+    group.add_argument("--method", metavar="METHOD", help="one of those above")
+    group.add_argument("--text", type=Path, metavar="FILE", help="calibration text, UTF-8")
+    group.add_argument("--keep", type=int, metavar="N", help="layers to keep")
+    group.add_argument("--heads", type=float, metavar="SHARE", help="share of the key/value heads to keep")
+    group.add_argument("--uniform", action="store_true", help="flap: the same share of every layer")
+    group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
+    group.add_argument("--one-pass", action="store_true", help="wanda, sparsegpt: statistics of the whole model, once")
+    group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
+    group.add_argument("--tokens", type=int, default=16384, metavar="N", help="most tokens fed (default: 16384)")
+    group.add_argument("--lines", action="store_true", help="a line of the text is a record that is fed by itself")
+    group.add_argument("--behind", metavar="TOKEN", help="of every line, judge only what follows this token")
+    group.add_argument("--statistics", type=Path, metavar="FILE.npz", help="keep statistics here, and go on from them")
+    sweep_arguments(parser)
+
+
+def sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `--sweep` takes."""
+    group = parser.add_argument_group("comparing cuts", "With --sweep nothing is written but a table and a picture.")
+    group.add_argument("--sweep", action="store_true", help="try methods and ratios, and measure what is left")
+    group.add_argument("--out", dest="folder", type=Path, metavar="FOLDER", help="where sweep.json and plans go")
+    group.add_argument("--judge", type=Path, metavar="FILE", help="text to measure with (default: the end of --text)")
+    group.add_argument("--methods", nargs="+", metavar="METHOD", help="only these")
+    group.add_argument("--max-memory", type=size, metavar="SIZE", help="budget: weights, arena and cache together")
+    group.add_argument("--min-speedup", type=float, metavar="X", help="budget: decode, times the original")
+    group.add_argument("--max-perplexity-ratio", type=float, metavar="X", help="budget: times the original's")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write OUT, and say what became of IN; 0."""
+    from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
+
+    if args.sweep:
+        from ..prune_sweep import main as sweep  # noqa: PLC0415 - as above
+
+        return sweep(args, locate(args.path, revision=args.revision))
+    if args.out is None:
+        msg = "no OUT was named; expected a directory to make, or --sweep"
+        raise InputError(msg)
+    rewrite = None
+    wish: Prune | None = prune_of(args)
+    if args.method is None:
+        if wish is None:
+            msg = (
+                "nothing to cut was named; give --prune PLAN.json, for instance --keep-layers 0-2 or --ffn 0.75, or a "
+                "method such as --method wanda --sparsity 0.5 --text FILE"
+            )
+            raise InputError(msg)
+        path = locate(args.path, revision=args.revision)
+    else:
+        method = _method(args)  # before anything is read
+        text = None if args.text is None else text_of(args)
+        path = locate(args.path, revision=args.revision)
+        wish, rewrite = _found(path, method, text, prune_of(_without_shares(args)))
+    receipt, written, note = prune(path, args.out, wish, rewrite)
+    print(f"{receipt.plan}\n{args.out}: {format_bytes(written)} of weights, from {format_bytes(receipt.file_bytes)}")
+    for text_line in (*receipt.notes, *([note] if note else [])):
+        print(f"note: {text_line}")
+    return 0
+
+
+def _method(args: argparse.Namespace) -> Wish:
+    from ...loader.prune.options import is_share  # noqa: PLC0415 - help must not wait for it
+    from ..importance.masks import parse_sparsity  # noqa: PLC0415 - as above
+    from ..importance.methods import Wish  # noqa: PLC0415 - as above
+
+    ffn = _share("ffn", args.ffn)
+    width = _share("width", args.width) if is_share(args.width) else None
+    sparsity = None if args.sparsity is None else parse_sparsity(args.sparsity)
+    how = {"compensate": not args.no_compensation, "uniform": args.uniform, "one_pass": args.one_pass}
+    return Wish(args.method, args.keep, ffn, args.heads, sparsity, width=width, **how)
+
+
+def _share(name: str, text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        msg = f"--{name} {text}: expected a share such as 0.75"
+        raise InputError(msg) from None
+
+
+def text_of(args: argparse.Namespace) -> Text:
+    """The calibration text that was asked for. Errors: `InputError`."""
+    from ..importance.methods import Text  # noqa: PLC0415 - help must not wait for it
+
+    for name in ("window", "tokens"):
+        if getattr(args, name) < 1:
+            msg = f"--{name} {getattr(args, name)}: expected at least 1"
+            raise InputError(msg)
+    how = {"lines": args.lines, "behind": args.behind}
+    return Text(read_text(args.text), args.text.name, args.window, args.tokens, args.statistics, quiet=False, **how)
+
+
+def read_text(file: Path) -> str:
+    """A file's text. Errors: `InputError` where it is not UTF-8."""
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as e:
+        msg = f"{file}: byte {e.start} is not UTF-8; expected a text file"
+        raise InputError(msg) from e
+
+
+def _without_shares(args: argparse.Namespace) -> argparse.Namespace:
+    """With a method, `--ffn` and `--sparsity` are the method's, and a share of `--width`."""
+    from ...loader.prune.options import is_share  # noqa: PLC0415 - help must not wait for it
+
+    width = None if is_share(args.width) else args.width
+    return argparse.Namespace(**{**vars(args), "ffn": None, "sparsity": None, "width": width})
+
+
+def _found(path: Path, method: Wish, text: Text | None, forms: Prune | None) -> tuple[PrunePlan, Rewrite]:
+    """Ask the method; what the short forms say is cut first."""
+    from ...loader.checkpoint import open_checkpoint  # noqa: PLC0415
+    from ...loader.config import parse_config  # noqa: PLC0415
+    from ...loader.prune import options  # noqa: PLC0415 - help must not wait for these
+    from ..importance.methods import find  # noqa: PLC0415
+
+    with open_checkpoint(path) as checkpoint:
+        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
+        base = options.parse_prune(forms, checkpoint, config)
+    cut = find(path, method, text, base)
+    return cut.plan, cut.rewrite
+
+
+def prune(path: Path, out: Path, wish: Prune, rewrite: Rewrite | None = None) -> tuple[Receipt, int, str | None]:
+    """Write what `wish` keeps of `path` to the new directory `out`, changed as `rewrite` says.
+
+    The receipt, the bytes of tensors written, and why transformers will refuse it, if it will. Errors: `InputError`
+    where `out` is there, `PlanError` for a plan that does not fit or cannot be written, and loading's own.
+    """
+    from ...loader.checkpoint import open_checkpoint  # noqa: PLC0415
+    from ...loader.config import parse_config  # noqa: PLC0415
+    from ...loader.load_plan import make_load_plan  # noqa: PLC0415
+    from ...loader.prune import export, options  # noqa: PLC0415 - help must not wait for these
+    from ...loader.prune.receipt import make_receipt  # noqa: PLC0415
+    from ...loader.text.vocabulary import FILE, kept_fallback, kept_ids, kept_text  # noqa: PLC0415
+    from ..export import copy_along, new_directory, write_json, write_safetensors  # noqa: PLC0415
+
+    with open_checkpoint(path) as checkpoint, new_directory(out) as made:
+        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
+        pruned = options.parse_prune(wish, checkpoint, config)
+        plan = make_load_plan(checkpoint, config, prune=pruned)
+        left = export.left_config(checkpoint.config, plan) | (rewrite.config(plan) if rewrite else {})
+        copy_along(path, made)
+        write_json(made / "config.json", left)
+        if checkpoint.generation is not None:
+            write_json(made / "generation_config.json", export.left_generation(checkpoint.generation, plan))
+        kept = kept_ids(path)
+        if kept is not None or plan.cut.vocab is not None:
+            told = kept_text(plan.cut.tokens(kept), plan.cut.fallback(kept, kept_fallback(path)))
+            (made / FILE).write_text(told, encoding="utf-8")
+        if pruned is not None:
+            pruned.save(made / PLAN)
+        how = (rewrite.change, rewrite.shape) if rewrite else ()
+        tensors = export.left_tensors(plan, checkpoint, *how)
+        more = rewrite.added(plan, checkpoint) if rewrite else ()
+        written = write_safetensors(made / "model.safetensors", chain(tensors, more), "pt")
+        after = parse_config(left, str(out / "config.json"))
+        return make_receipt(plan, checkpoint, pruned), written, export.refused_by_transformers(left, after)

@@ -1,0 +1,105 @@
+"""`miaotui quantize`: a checkpoint in, the same checkpoint with packed int8 or int4 matrices out.
+
+What it writes is a Hugging Face directory that loads mapped, with nothing left to round: config.json with
+`quantization_config` (`roles` says what each kind of matrix is), the tokenizer's files, and one safetensors file:
+
+| in the original | written |
+|---|---|
+| matrix that is quantised, also if stored turned | under its name, U8 [panels, groups, bytes]: `runtime/quantized.py` |
+| several in one (GPT-2's c_attn), any quantised  | each alone as NAME.q, NAME.k, NAME.v: packed, or [out, in] as is |
+| everything else                                 | as it was |
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...runtime.quantized import QUANTIZED
+from ..export import copy_along, new_directory, write_json, write_safetensors
+from .arguments import format_bytes
+
+if TYPE_CHECKING:
+    import argparse
+
+    from numpy.typing import NDArray
+
+    from ...loader.checkpoint import Checkpoint
+    from ...loader.load_plan import LoadPlan
+
+    Tensors = dict[str, tuple[str, NDArray[np.generic]]]
+
+__all__ = ["add_arguments", "main", "quantize"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("path", metavar="PATH_OR_HUB", help="a Hugging Face directory, or a hub name such as org/name")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory to make; it must not be there yet")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
+    parser.add_argument(
+        "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role: int4,embed=int8"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write OUT and say how large it became; 0."""
+    from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
+
+    before, after = quantize(locate(args.path, revision=args.revision), args.out, args.quantize)
+    print(f"{args.out}: {format_bytes(after)} of weights, from {format_bytes(before)}")
+    return 0
+
+
+def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
+    """Write `path` quantised to the new directory `out`; bytes of weights before and after.
+
+    It appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
+    understood, and loading's own.
+    """
+    from ...loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
+    from ...loader.config import parse_config  # noqa: PLC0415
+    from ...loader.load_plan import make_load_plan  # noqa: PLC0415
+
+    with open_checkpoint(path) as checkpoint, new_directory(out) as made:
+        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
+        plan = make_load_plan(checkpoint, config, how)
+        tensors = _tensors(plan, checkpoint)
+        _write(made, path, checkpoint.config, tensors, plan)
+        return checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
+
+
+def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
+    """Name -> dtype and array of what is to be written."""
+    from ...loader.families import piece_name  # noqa: PLC0415 - help must not wait for these
+    from ...loader.source import read  # noqa: PLC0415 - as above
+    from ...model import pack_weights  # noqa: PLC0415 - as above
+    from ...runtime.cores import available_threads  # noqa: PLC0415 - as above
+
+    weights = {weight.name: weight for weight in pack_weights(plan, checkpoint, available_threads())}
+    split = {source.tensor.name for source in plan if source.quantizes and source.fused}
+    tensors: Tensors = {}
+    for source in plan:
+        name, dtype, array = source.tensor.name, source.tensor.dtype, checkpoint.array(source.tensor.name)
+        if name in split:
+            array, name = read(source, array), piece_name(name, source.role)
+        if source.quantizes:
+            packed = weights[source.name].array
+            assert packed is not None  # noqa: S101 - pack gives every weight its array
+            array, dtype = packed, "U8"
+        tensors[name] = (dtype, array)
+    return tensors
+
+
+def _write(made: Path, path: Path, config: dict[str, Any], tensors: Tensors, plan: LoadPlan) -> None:
+    from ...loader.config import QUANT_FORMAT, QUANT_METHOD  # noqa: PLC0415 - help must not wait for it
+
+    roles = {source.role: source.dtype for source in plan if source.dtype in QUANTIZED}
+    ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles}
+    copy_along(path, made)
+    write_json(made / "config.json", config | {"quantization_config": ours})
+    rows = ((name, dtype, array.shape, partial(np.asarray, array)) for name, (dtype, array) in tensors.items())
+    write_safetensors(made / "model.safetensors", rows, "miaotui")

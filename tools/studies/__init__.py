@@ -1,0 +1,1 @@
+"""Scripts that answered one question each; the documents quote them. Not in the wheel."""
