@@ -1,0 +1,114 @@
+"""What a step is told: a batch of tokens, those of any number of sequences end to end.
+
+`Batch` is what Python fills and every backend reads. Its arrays are int64 words that kernels load by address, so
+nothing is copied on the CPU; the tables below name the words.
+
+| word of a token | meaning                                                                                         |
+|-----------------|-------------------------------------------------------------------------------------------------|
+| `T_ID`          | the token's id                                                                                  |
+| `T_SEQUENCE`    | which of the batch's sequences it belongs to                                                    |
+| `T_POSITION`    | its position, for RoPE and tables of positions                                                  |
+| `T_SLOT`        | where its key and value lie in its sequence's cache                                             |
+| `T_FIRST`       | the first slot that it sees                                                                     |
+| `T_LAST`        | the last slot that it sees: its own in a decoder, its sequence's last in an encoder             |
+| `T_TYPE`        | its token type (BERT's segments); 0 until a family has them                                     |
+| `T_ROW`         | the row of logits that it fills, -1 for none                                                    |
+
+| word of a sequence | meaning                                                                                      |
+|--------------------|----------------------------------------------------------------------------------------------|
+| `Q_FIRST`          | its first token in the batch                                                                 |
+| `Q_COUNT`          | how many tokens it has there                                                                 |
+| `Q_TABLES`         | address of its page tables, int32 [groups][pages of a sequence] (`kvcache.py`)               |
+| `Q_ENCODER`        | address of its encoder's page tables; 0 until a family has an encoder                        |
+| `Q_ADAPTER`        | its adapter; 0 until there are any                                                           |
+
+A window is no word of a token: it stands in the instruction, since layers differ in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Q_ADAPTER",
+    "Q_COUNT",
+    "Q_ENCODER",
+    "Q_FIRST",
+    "Q_TABLES",
+    "SEQUENCE_WORDS",
+    "STEP_WORDS",
+    "S_N_LOGITS",
+    "S_N_SEQUENCES",
+    "S_RESULTS",
+    "S_SEQUENCES",
+    "S_T",
+    "S_TOKENS",
+    "TOKEN_WORDS",
+    "T_FIRST",
+    "T_ID",
+    "T_LAST",
+    "T_POSITION",
+    "T_ROW",
+    "T_SEQUENCE",
+    "T_SLOT",
+    "T_TYPE",
+    "Batch",
+]
+
+#: The step block: tokens, rows of logits, sequences, addresses of the words of both, and of the greedy id of each row.
+S_T, S_N_LOGITS, S_N_SEQUENCES, S_TOKENS, S_SEQUENCES, S_RESULTS = range(6)
+STEP_WORDS = 16
+T_ID, T_SEQUENCE, T_POSITION, T_SLOT, T_FIRST, T_LAST, T_TYPE, T_ROW = range(8)
+TOKEN_WORDS = 8
+Q_FIRST, Q_COUNT, Q_TABLES, Q_ENCODER, Q_ADAPTER = range(5)
+SEQUENCE_WORDS = 8
+
+
+class Batch:
+    """At most `chunk` tokens and `n_logits` rows of logits; everything is allocated here, once."""
+
+    def __init__(self, chunk: int, n_logits: int) -> None:
+        """A batch that can hold so much; it is empty."""
+        self.words = np.zeros(STEP_WORDS, np.int64)
+        self.tokens = np.zeros((chunk, TOKEN_WORDS), np.int64)
+        self.sequences = np.zeros((chunk, SEQUENCE_WORDS), np.int64)
+        self.results = np.full(n_logits, -1, np.int64)  # the greedy id of each row of logits
+        self.words[S_TOKENS] = self.tokens.ctypes.data
+        self.words[S_SEQUENCES] = self.sequences.ctypes.data
+        self.words[S_RESULTS] = self.results.ctypes.data
+        self.address = int(self.words.ctypes.data)
+        self.n_tokens = self.n_logits = self.n_sequences = 0
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self.n_tokens = self.n_logits = self.n_sequences = 0
+        self.words[:3] = 0
+
+    def add(self, ids: Sequence[int] | NDArray[np.int64], start: int, tables: int, n_logits: int) -> None:
+        """Append tokens of one sequence at `start`, `start` + 1, ...; its last `n_logits` get rows of logits.
+
+        Each sees its sequence's slots up to its own. `tables` is the address of its page tables. The caller has checked
+        ids, positions and room.
+        """
+        n, at, q, row = len(ids), self.n_tokens, self.n_sequences, self.n_logits
+        if n == 1:
+            row_of = row if n_logits else -1
+            self.tokens[at] = ids[0], q, start, start, 0, start, 0, row_of
+        else:
+            part = self.tokens[at : at + n]
+            slots = np.arange(start, start + n)
+            part[:, T_ID], part[:, T_SEQUENCE] = ids, q
+            part[:, T_POSITION] = part[:, T_SLOT] = part[:, T_LAST] = slots
+            part[:, T_FIRST] = part[:, T_TYPE] = 0
+            part[:, T_ROW] = -1
+            part[n - n_logits :, T_ROW] = np.arange(row, row + n_logits)
+        self.sequences[q, : Q_ADAPTER + 1] = at, n, tables, 0, 0
+        self.n_tokens, self.n_sequences, self.n_logits = at + n, q + 1, row + n_logits
+        self.words[:3] = self.n_tokens, self.n_logits, self.n_sequences
