@@ -1,6 +1,6 @@
 """miaotui: Hugging Face checkpoints in, text out, on the CPU. This is the façade.
 
-`import miaotui` costs milliseconds: every name below is imported from its room when it is first used (PEP 562), so
+`import miaotui` costs milliseconds: every name below is imported from its module when it is first used (PEP 562), so
 neither NumPy, Numba nor `tokenizers` is loaded before something needs them.
 
     import miaotui as mt
@@ -17,23 +17,46 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import errors
     from .errors import MiaotuiError
+    from .load_options import LoadKwargs
     from .loader.prune.plan import PrunePlan
     from .model import Model, load
-    from .runtime.generate import Generation, Timings
+    from .runtime.generate import GenerateParams, Generation, Timings, Token
+    from .runtime.parameters import GenerateKwargs
+    from .runtime.sampling import SamplingParams
     from .runtime.spec import Config
 
     __version__: str
 
-__all__ = ["Config", "Generation", "MiaotuiError", "Model", "PrunePlan", "Timings", "__version__", "errors", "load"]
+__all__ = [
+    "Config",
+    "GenerateKwargs",
+    "GenerateParams",
+    "Generation",
+    "LoadKwargs",
+    "MiaotuiError",
+    "Model",
+    "PrunePlan",
+    "SamplingParams",
+    "Timings",
+    "Token",
+    "__version__",
+    "errors",
+    "load",
+]
 
 #: Name -> the module that defines it; "" where the name is the module.
 _HOMES = {
     "Config": ".runtime.spec",
+    "GenerateKwargs": ".runtime.parameters",
+    "GenerateParams": ".runtime.generate",
     "Generation": ".runtime.generate",
+    "LoadKwargs": ".load_options",
     "MiaotuiError": ".errors",
     "Model": ".model",
     "PrunePlan": ".loader.prune.plan",
+    "SamplingParams": ".runtime.sampling",
     "Timings": ".runtime.generate",
+    "Token": ".runtime.generate",
     "errors": "",
     "load": ".model",
 }

@@ -23,6 +23,7 @@ from .limits import (
     reserved,
     threads_of,
 )
+from .load_options import LOAD_DEFAULTS, LoadKwargs, complete_options
 from .loader.checkpoint import open_checkpoint
 from .loader.config import parse_config
 from .loader.hub import locate
@@ -36,12 +37,14 @@ from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .runtime.generate import Generation, Token, check_ids, collect, params_from, stream
+from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.program import record
 from .runtime.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import Unpack
 
     from numpy.typing import NDArray
 
@@ -55,20 +58,8 @@ if TYPE_CHECKING:
 __all__ = ["Model", "load", "pack_weights"]
 
 
-def load(  # noqa: PLR0913 (keywords)
-    path: str | Path,
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    max_context: int | None = None,
-    memory_limit: int | None = None,
-    revision: str | None = None,
-    prefill_chunk: int | None = None,
-    quantize: str | None = None,
-    prune: Prune | None = None,
-    kv_cache: str = "f32",
-    precision: str = "exact",
-) -> Model:
+@spelled_out(LoadKwargs, LOAD_DEFAULTS)
+def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
     `device`: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra): the weights and the arena are then its memory's.
@@ -76,6 +67,7 @@ def load(  # noqa: PLR0913 (keywords)
     most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
     files are the page cache's; with a GPU, of its memory and of the host's each); over it, or over what the GPU has
     free, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass (default: 128; with a GPU 1024).
+    `revision`: branch, tag or commit of a hub name (default: its main branch).
     `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
     (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
@@ -87,6 +79,23 @@ def load(  # noqa: PLR0913 (keywords)
     for all else.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
+    return _load(path, **complete_options(options))
+
+
+def _load(  # noqa: PLR0913 (keywords)
+    path: str | Path,
+    *,
+    device: str,
+    threads: int | None,
+    max_context: int | None,
+    memory_limit: int | None,
+    revision: str | None,
+    prefill_chunk: int | None,
+    quantize: str | None,
+    prune: Prune | None,
+    kv_cache: str,
+    precision: str,
+) -> Model:
     began = time.perf_counter()
     free = _check_device(device)
     check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
@@ -279,20 +288,33 @@ class Model:
             self._release()
         return out
 
-    def stream(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Iterator[str]:
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    def stream(
+        self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
+    ) -> Iterator[str]:
         """Give the answer's text in pieces as it comes. Parameters as in `generate`; checked at once."""
         tokens = self.tokens(prompt, **parameters)
         return (t.text for t in tokens if t.text)
 
-    def generate(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Generation:
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    def generate(
+        self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
+    ) -> Generation:
         """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`.
 
-        Parameters carry GenerationConfig's names: max_new_tokens, do_sample, temperature, top_k, top_p, min_p,
-        repetition_penalty, seed, stop_strings (or stop), eos_token_id, ignore_eos. Errors: `InputError`.
+        Parameters carry `GenerationConfig`'s names, and None is "not given", but for `max_new_tokens`: 256 where it is
+        not given; None: until the context is full. `do_sample`, or any of `temperature`, `top_k`, `top_p`, `min_p`:
+        draw at random, the same for the same `seed`; otherwise the likeliest token is taken. `repetition_penalty`
+        above 1 makes tokens that were there less likely. `stop_strings` (or `stop`): end before this text, or one of
+        several; `eos_token_id`: end with this id, or one of several, in place of the model's own; `ignore_eos`: go on
+        where the model would end. Errors: `InputError`.
         """
         return collect(self.tokens(prompt, **parameters))
 
-    def tokens(self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: object) -> Iterator[Token]:
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    def tokens(
+        self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
+    ) -> Iterator[Token]:
         """As `stream`, with ids, finish reason and timings."""
         params = params_from(eos_ids=self.config.eos_ids, **parameters)
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt

@@ -10,16 +10,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from ..errors import InputError
 from .detokenize import Detokeniser, StopStrings, check_stop
+from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, check_names
 from .sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Unpack
 
     from numpy.typing import NDArray
 
@@ -73,7 +75,7 @@ class SessionLike(Protocol):
 class GenerateParams:
     """When to stop, and how to draw. `max_new_tokens` None: until the context is full. Errors: `InputError`."""
 
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = DEFAULT_NEW_TOKENS
     stop: tuple[str, ...] = ()
     eos_ids: tuple[int, ...] = ()
     ignore_eos: bool = False  # an end-of-sequence id is a token like any other
@@ -89,6 +91,7 @@ class GenerateParams:
             msg = f"ignore_eos={self.ignore_eos!r}: expected True or False"
             raise InputError(msg)
         object.__setattr__(self, "max_new_tokens", None if n is None else int(n))
+        object.__setattr__(self, "ignore_eos", bool(self.ignore_eos))
         object.__setattr__(self, "stop", check_stop(self.stop))
         object.__setattr__(self, "eos_ids", _check_eos(self.eos_ids))
 
@@ -171,34 +174,36 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
     return [int(i) for i in ids]
 
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-_NAMES = ("max_new_tokens", "stop_strings", "eos_token_id", "ignore_eos", "do_sample", *_SAMPLING)
-_KNOWN = (*_NAMES, "repetition_penalty", "seed")
+#: Any of them asks for sampling.
+_ASK_TO_SAMPLE = ("temperature", "top_k", "top_p", "min_p")
+#: `GenerationConfig`'s name -> the field of `GenerateParams`; all others are those of `SamplingParams`.
+_ENDINGS = {
+    "max_new_tokens": "max_new_tokens",
+    "stop_strings": "stop",
+    "eos_token_id": "eos_ids",
+    "ignore_eos": "ignore_eos",
+}
 
 
-def params_from(*, eos_ids: Iterable[int] = (), **given: object) -> GenerateParams:
-    """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given".
+def params_from(*, eos_ids: Iterable[int] = (), **keywords: Unpack[GenerateKwargs]) -> GenerateParams:
+    """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given", but for `max_new_tokens`.
 
     `eos_ids` are the model's own, used where `eos_token_id` (an id or several) is not given. `stop` is short for
     `stop_strings`. Without `do_sample`, giving `temperature`, `top_k`, `top_p` or `min_p` asks for sampling, unless
     the temperature is 0; with none of them the answer is greedy. Errors: `InputError`, with the known names for an
     unknown one.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
+    given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
     if "stop" in given:
         if "stop_strings" in given:
             msg = "stop and stop_strings are the same parameter: give one of them"
             raise InputError(msg)
         given["stop_strings"] = given.pop("stop")
-    unknown = sorted(set(given) - set(_KNOWN))
-    if unknown:
-        msg = f"unknown generation parameter {', '.join(unknown)}; known are {', '.join(_KNOWN)}"
-        raise InputError(msg)
-    given.setdefault("do_sample", any(name in given for name in _SAMPLING))
-    names = {"stop_strings": "stop", "eos_token_id": "eos_ids"}
-    ending = {names.get(n, n): given.pop(n) for n in _NAMES[:4] if n in given}
+    given.setdefault("do_sample", any(name in given for name in _ASK_TO_SAMPLE))
+    ending = {field: given.pop(name) for name, field in _ENDINGS.items() if name in given}
     ending.setdefault("eos_ids", tuple(eos_ids))
-    return GenerateParams(sampling=SamplingParams(**given), **ending)  # type: ignore[arg-type]  # checked by both
+    return GenerateParams(sampling=SamplingParams(**given), **ending)
 
 
 def stream(  # noqa: PLR0913 - keywords

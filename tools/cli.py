@@ -23,18 +23,20 @@ from ..errors import MiaotuiError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "Command", "main"]
 
 FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: what it is for, in a line and in a paragraph, and examples."""
+    """A subcommand: what it is for, in a line and in a paragraph, and examples; `docs.py` writes pages from them."""
 
     summary: str
     description: str
     examples: tuple[str, ...]
+    #: What the README's table adds to the summary.
+    note: str = ""
 
 
 COMMANDS = {
@@ -48,6 +50,7 @@ COMMANDS = {
             'miaotui generate --model path/to/checkpoint --max-new-tokens 64 --stats "The capital of France is"',
             "miaotui generate --model org/name --no-prompt < prompt.txt",
         ),
+        "streams; greedy unless `--temperature`, `--top-k`, `--top-p`, `--min-p` ask otherwise",
     ),
     "inspect": Command(
         "say what a checkpoint is and what it will take, without loading it",
@@ -60,6 +63,7 @@ COMMANDS = {
             "miaotui inspect path/to/checkpoint --json",
             "miaotui inspect path/to/checkpoint --keep-layers 0-2 --receipt",
         ),
+        "family, sizes, plan, memory by part; `--program` lists every instruction; `--json`",
     ),
     "quantize": Command(
         "write a checkpoint with int8, int4a or int4 matrices",
@@ -69,6 +73,7 @@ COMMANDS = {
             "miaotui quantize path/to/checkpoint smaller",
             "miaotui quantize path/to/checkpoint smaller --quantize int4,embed=int8",
         ),
+        "it loads mapped; every other command takes `--quantize` and rounds while reading",
     ),
     "prune": Command(
         "write a checkpoint of the layers, heads, neurons or tokens that are kept",
@@ -83,6 +88,8 @@ COMMANDS = {
             "miaotui prune path/to/checkpoint smaller --method sparsegpt --sparsity 2:4 --text calibration.txt",
             "miaotui prune path/to/checkpoint --sweep --text calibration.txt --out sweep --min-speedup 1.3",
         ),
+        "by a plan or by a `--method`; `--sweep` compares methods; every other command takes `--prune` and its short "
+        "forms and cuts while reading",
     ),
     "bench": Command(
         "measure tokens per second, beside what this machine's memory can give",
@@ -93,6 +100,7 @@ COMMANDS = {
             "miaotui bench --model path/to/checkpoint --threads 1 2 --json figures.json",
             "miaotui bench --device cuda --profile",
         ),
+        "prefill and decode, time to first token, memory; `--profile` by kernel; `--json FILE`",
     ),
     "perplexity": Command(
         "how well a model predicts a text file",
@@ -107,6 +115,7 @@ COMMANDS = {
         "compile ahead, so that the first answer need not wait",
         "Compile the kernels for this processor and keep them in the cache. Without --model: all that there are.",
         ("miaotui warm", "miaotui warm --model path/to/checkpoint"),
+        "about 6 s for every kernel there is, once for a machine and version",
     ),
 }
 

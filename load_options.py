@@ -1,0 +1,65 @@
+"""Options of `load` as users type them (PEP 692), their defaults, and the check of their names."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypedDict
+
+from .runtime.parameters import check_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .loader.prune.options import Prune
+
+__all__ = ["LOAD_DEFAULTS", "LoadKwargs", "complete_options"]
+
+
+class LoadKwargs(TypedDict, total=False):
+    """Keywords of `load`. NumPy's integers are as good as Python's."""
+
+    device: Literal["cpu", "cuda"]
+    """Where to compute: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra), whose memory then holds weights and
+    arena."""
+    threads: int | SupportsIndex | None
+    """Threads of a step; None: the cores that this process may use."""
+    max_context: int | SupportsIndex | None
+    """Positions to reserve; None: the model's, at most 2048."""
+    memory_limit: int | SupportsIndex | str | None
+    """Most bytes to allocate, as a number or as "2GiB"; None: no limit. Over it nothing is loaded."""
+    revision: str | None
+    """Branch, tag or commit of a hub name; None: its main branch."""
+    prefill_chunk: int | SupportsIndex | None
+    """Tokens of a prompt that one pass takes; None: 128, with a GPU 1024."""
+    quantize: str | None
+    """Round every matrix while reading: "int8", "int4" or "int4a"; or by role: "int4,embed=int8"."""
+    prune: Prune | None
+    """What to keep: a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"."""
+    kv_cache: Literal["f32", "bf16", "int8"]
+    """How keys and values are kept."""
+    precision: Literal["exact", "fast"]
+    """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
+
+
+LOAD_DEFAULTS: LoadKwargs = {
+    "device": "cpu",
+    "threads": None,
+    "max_context": None,
+    "memory_limit": None,
+    "revision": None,
+    "prefill_chunk": None,
+    "quantize": None,
+    "prune": None,
+    "kv_cache": "f32",
+    "precision": "exact",
+}
+
+
+def complete_options(given: Mapping[str, object]) -> dict[str, Any]:
+    """Every option of `load`: what was given, else its default; integers are Python's. InputError: another name."""
+    check_names(given, LOAD_DEFAULTS, "option of load")
+    return {**LOAD_DEFAULTS, **{name: _plain(value) for name, value in given.items()}}
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

@@ -1,0 +1,83 @@
+"""Parameters of a generation as users type them (PEP 692), and what every interface of typed keywords needs.
+
+Editors complete the names from the `TypedDict`s and type checkers refuse others; at run time `check_names` does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, SupportsFloat, SupportsIndex, TypedDict, TypeVar
+
+from ..errors import InputError
+
+__all__ = ["DEFAULT_NEW_TOKENS", "GenerateKwargs", "check_names", "spelled_out"]
+
+#: Tokens of an answer where the caller names no number.
+DEFAULT_NEW_TOKENS = 256
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class GenerateKwargs(TypedDict, total=False):
+    """Keywords of `generate`, `stream` and `tokens`, with the names of Hugging Face's `GenerationConfig`.
+
+    `None` is "not given", but for `max_new_tokens`. NumPy's numbers and booleans are as good as Python's.
+    """
+
+    max_new_tokens: int | SupportsIndex | None
+    """Stop after this many new tokens (256 where it is not given); None: when the context is full."""
+    do_sample: bool | None
+    """Draw the next token at random, or (False) take the likeliest. Not given: sample where `temperature`, `top_k`,
+    `top_p` or `min_p` is given."""
+    temperature: float | SupportsFloat | None
+    """Below 1 safer, above 1 wilder; 0 takes the likeliest."""
+    top_k: int | SupportsIndex | None
+    """Draw from this many likeliest tokens; 0 is off."""
+    top_p: float | SupportsFloat | None
+    """Draw from the fewest tokens that have this probability together, in (0, 1]; 1 is off."""
+    min_p: float | SupportsFloat | None
+    """Draw only tokens at least this many times as likely as the likeliest, in [0, 1]; 0 is off."""
+    repetition_penalty: float | SupportsFloat | None
+    """Above 1: make tokens that were there less likely; 1 is off."""
+    seed: int | SupportsIndex | None
+    """Which of the possible texts: the same seed gives the same text on every machine (0 where it is not given)."""
+    stop_strings: str | Iterable[str] | None
+    """End before this text, or before the first of several."""
+    stop: str | Iterable[str] | None
+    """Short for `stop_strings`; give one of them."""
+    eos_token_id: int | SupportsIndex | Iterable[int | SupportsIndex] | None
+    """Id, or ids, that end the answer (the model's own where it is not given)."""
+    ignore_eos: bool | None
+    """Treat an id that would end the answer as any other."""
+
+
+def check_names(given: Iterable[str], known: Collection[str], what: str) -> None:
+    """Refuse unknown keywords: InputError with the known names, and for each the nearest, where one is near."""
+    unknown = sorted(set(given) - set(known))
+    if not unknown:
+        return
+    near = {name: get_close_matches(name, known, 1) for name in unknown}
+    said = ", ".join(name + "".join(f" (did you mean {other}?)" for other in near[name]) for name in unknown)
+    msg = f"unknown {what} {said}; known are {', '.join(known)}"
+    raise InputError(msg)
+
+
+def spelled_out(keywords: type, defaults: Mapping[str, Any]) -> Callable[[_Function], _Function]:
+    """Decorate a function of `**keywords: Unpack[TypedDict]`: `help` and `inspect.signature` name each of them.
+
+    `defaults`: what a name means that is not given, where that is not None.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        own = inspect.signature(function)
+        named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for name, hint in keywords.__annotations__.items():
+            text = getattr(hint, "__forward_arg__", hint)
+            default = defaults.get(name)
+            named.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=text))
+        function.__dict__["__signature__"] = own.replace(parameters=named)
+        return function
+
+    return decorate
