@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from miaotui.errors import BackendError
 from miaotui.runtime.cuda import build
 from miaotui.runtime.cuda.kernels import ADVANCE, DRAWS, KERNELS, SPECIAL, Kernel
 from miaotui.runtime.cuda.kernels.bandwidth import MEASURES
@@ -69,7 +70,11 @@ for _name, _parts in WALKERS.items():
 #: Architectures whose instructions are read; disassembling takes longest.
 LISTED = (build.ARCHITECTURES[0], build.ARCHITECTURES[-1])
 #: Products by the tensor core, matrices read for them, and copies to shared memory that go on beside other work.
-KINDS = {"tensor": ("HMMA", "HGMMA", "IMMA"), "matrices": "LDSM", "copies": ("LDGSTS", "UTMALDG", "UBLKCP")}
+KINDS: dict[str, tuple[str, ...]] = {
+    "tensor": ("HMMA", "HGMMA", "IMMA"),
+    "matrices": ("LDSM",),
+    "copies": ("LDGSTS", "UTMALDG", "UBLKCP"),
+}
 #: Instructions that work on float64.
 DOUBLE = re.compile(r"^(DADD|DMUL|DFMA|DSETP|DMNMX|F2F\.\S*64|I2F\.\S*F64|F2I\.\S*F64|MUFU\.\S*64)")
 
@@ -81,11 +86,15 @@ def nvdisasm() -> Path | None:
 
 
 def instructions(code: bytes) -> Counter[str]:
-    """How often each instruction stands in a cubin."""
+    """How often each instruction stands in a cubin. Errors: `BackendError` without nvdisasm."""
+    program = nvdisasm()
+    if program is None:
+        msg = "nvdisasm is missing: pip install 'miaotui[cuda-test]'"
+        raise BackendError(msg)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(code)
         f.flush()
-        listing = subprocess.run([nvdisasm(), "-c", f.name], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run([program, "-c", f.name], capture_output=True, text=True, check=True).stdout
     return Counter(re.findall(r"\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", listing))
 
 

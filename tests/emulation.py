@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,11 @@ pytest.importorskip("greenlet", reason="the emulated GPU needs greenlet, of the 
 from miaotui.runtime.cuda.emulator.device import SCHEDULES, EmulatedDevice, Fault
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from miaotui.runtime.arena import Tensor
     from miaotui.runtime.cuda.device import Device
+    from miaotui.runtime.cuda.kernels import Kernel
     from test_ops import Case
 
 __all__ = ["SCHEDULES", "EmulatedDevice", "Fault", "ListingDevice", "emulate", "run_on"]
@@ -23,7 +27,7 @@ UNTOUCHED = 0xFF
 SMALL = 4
 
 
-def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list]:
+def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list[Tensor]]:
     """The program of a case and the tensors that its inputs go to."""
     longest = max(map(len, ids))
     ops = Recorder(n_context=sum(map(len, ids)), chunk=longest + 2, rows=case.rows + 1, threads=1,
@@ -44,10 +48,10 @@ class ListingDevice(EmulatedDevice):
         super().__init__(schedule, architecture=architecture)
         self.names, self.skip = names, skip
 
-    def launch(self, kernel, blocks, *rest):
+    def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
         self.names.append(kernel.name)
         if not self.skip or not kernel.name.startswith(self.skip) or blocks <= SMALL:
-            super().launch(kernel, blocks, *rest)
+            super().launch(kernel, blocks, shared, arguments)
 
 
 def emulate(
@@ -77,7 +81,7 @@ def run_on(device: Device, case: Case, ids: list[np.ndarray]) -> tuple[np.ndarra
 
 
 def _run(
-    machine: Interpreter, program: Program, inputs: list, case: Case, ids: list[np.ndarray]
+    machine: Interpreter, program: Program, inputs: list[Tensor], case: Case, ids: list[np.ndarray]
 ) -> tuple[np.ndarray | None, int]:
     start = 0
     for part, given in zip(ids, case.passes, strict=True):

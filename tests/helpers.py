@@ -34,7 +34,8 @@ def oracle(config: Config, weights: Weights, ids: list[int]) -> np.ndarray:
     heads = [config.layer(i).n_kv_heads for i in range(config.n_layers)]
     caches = [(np.zeros((0, n, config.d_head)),) * 2 for n in heads]
     ops = Reference(np.array(ids), 0, caches, len(ids))
-    return decoder(ops, config, weights, RopeTable(config, len(ids)))[1]
+    logits: np.ndarray = decoder(ops, config, weights, RopeTable(config, len(ids)))[1]
+    return logits
 
 
 def run(session: Session, ids: list[int], sizes: list[int]) -> np.ndarray:

@@ -92,7 +92,8 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 def shapes_left(config: Config) -> dict[str, list[tuple[int, int]]]:
     """Role -> the shapes of its matrices in every layer, [out, in]; the head's, where it is not the embedding."""
-    d, got = config.d_model, {}
+    d = config.d_model
+    got: dict[str, list[tuple[int, int]]] = {}
     for i in range(config.n_layers):
         size = config.layer(i)
         q, kv = size.n_heads * config.d_head, size.n_kv_heads * config.d_head
