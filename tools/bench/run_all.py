@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..commands.bench import print_out
 from .compare import QUANTIZED
 from .gemm import table as gemm_table
 from .peers import PEERS
 from .plot import draw, gather
 from .shapes import DTYPES, make_checkpoint
+from .shared import print_out
 from .table import read_reports, summary
 
 if TYPE_CHECKING:
