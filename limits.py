@@ -2,39 +2,152 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import InputError, MemoryLimitError
+from .errors import BackendError, InputError, MemoryLimitError
 from .runtime.cores import available_threads
 from .runtime.kvcache import KV_BYTES
+from .sizes import parse_size
 
 if TYPE_CHECKING:
     from .loader.load_plan import LoadPlan
+    from .loader.prune.options import Prune
     from .runtime.program import Program
     from .runtime.spec import Config
 
-__all__ = [
-    "DEFAULT_CONTEXT",
-    "LOGIT_ROWS",
-    "PREFILL_CHUNK",
-    "check_counts",
-    "check_kv_cache",
-    "check_memory",
-    "check_precision",
-    "precision_notes",
-    "predicted_memory",
-    "reserved",
-    "threads_of",
-]
+__all__ = ["DEFAULT_CONTEXT", "LOGIT_ROWS", "PREFILL_CHUNK", "Request", "check_memory", "predicted_memory"]
 
 #: Context reserved where the caller names none: the model's own, at most this.
 DEFAULT_CONTEXT = 2048
+#: Context that may be reserved of a model with RoPE, whatever it was made for.
+MAX_CONTEXT = 2**20
 
 #: Tokens whose logits one pass keeps: what `Model.logits` reads at a time, and what a chunk's head costs at most.
 LOGIT_ROWS = 32
 
 #: Tokens of a prompt that one pass takes, by device: a GPU reads the weights once a pass, and multiplies far faster.
 PREFILL_CHUNK = {"cpu": 128, "cuda": 1024}
+
+MAX_THREADS = 1024  # more than any machine here has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a caller of `load` asked for, each value by itself checked; `load` says what they mean.
+
+    Counts may be any integer, NumPy's too; `memory_limit` may be a text such as "2GiB". Errors: `InputError`, and
+    `BackendError` for a device that there is no such of. `quantize` and `prune` are checked against a checkpoint.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    max_context: int | None = None
+    memory_limit: int | str | None = None
+    prefill_chunk: int | None = None
+    quantize: str | None = None
+    prune: Prune | None = None
+    kv_cache: str = "f32"
+    precision: str = "exact"
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.device not in PREFILL_CHUNK:
+            msg = f"device={self.device!r}: expected 'cpu' or 'cuda'"
+            raise BackendError(msg)
+        for name in ("threads", "max_context", "prefill_chunk"):
+            object.__setattr__(self, name, _count(name, getattr(self, name)))
+        object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
+        if self.threads is not None and self.threads > MAX_THREADS:
+            msg = f"threads={self.threads}: at most {MAX_THREADS}"
+            raise InputError(msg)
+        for name, allowed in (("kv_cache", tuple(KV_BYTES)), ("precision", ("exact", "fast"))):
+            if getattr(self, name) not in allowed:
+                msg = f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}"
+                raise InputError(msg)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether steps run on a GPU."""
+        return self.device == "cuda"
+
+    @property
+    def n_threads(self) -> int:
+        """Threads of this process: those asked for, or the cores that it may use."""
+        return self.threads or available_threads()
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """`memory_limit` in bytes."""
+        return _size("memory_limit", self.memory_limit)
+
+    @property
+    def fast(self) -> bool:
+        """Whether products may round their input to BF16: asked for, and possible."""
+        if self.precision == "exact" or self.gpu:
+            return self.precision == "fast"
+        from .runtime.cpu.target import bf16_dot  # noqa: PLC0415 - asks LLVM what the CPU can do
+
+        return bf16_dot()
+
+    def context(self, config: Config) -> int:
+        """Positions to reserve. InputError: more than the model has."""
+        wanted = self.max_context
+        if wanted is None:
+            return min(config.n_context, DEFAULT_CONTEXT)
+        if config.rope is None and wanted > config.n_context:
+            msg = f"max_context={wanted}: this model has learned positions for {config.n_context} tokens only"
+            raise InputError(msg)
+        if wanted > max(config.n_context, MAX_CONTEXT):
+            msg = f"max_context={wanted}: the model was made for {config.n_context}, expected at most {MAX_CONTEXT}"
+            raise InputError(msg)
+        return wanted
+
+    def notes(self, config: Config) -> tuple[str, ...]:
+        """What a receipt says of the request."""
+        notes = []
+        if self.max_context is not None and self.max_context > config.n_context:
+            notes.append(
+                f"max_context={self.max_context} is above the model's own {config.n_context}: it was not made for "
+                "longer texts, and its answers to them may make no sense"
+            )
+        if self.precision == "fast" and self.gpu:
+            notes.append(
+                "precision=fast: long prompts go to the GPU's tensor core; the bits are not those of other machines"
+            )
+        elif self.precision == "fast" and self.fast:
+            notes.append(
+                "precision=fast: products of BF16 matrices are this CPU's own; the bits differ between machines"
+            )
+        elif self.precision == "fast":
+            notes.append("precision=fast: this CPU has no BF16 dot; computed exactly")
+        return tuple(notes)
+
+
+def _count(name: str, value: object) -> int | None:
+    """A whole number of at least 1, or None: InputError."""
+    if value is None:
+        return None
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # TypeError says so
+    except TypeError:
+        number = 0
+    if number < 1:
+        msg = f"{name}={value!r}: expected a whole number of at least 1"
+        raise InputError(msg)
+    return number
+
+
+def _size(name: str, value: object) -> int | None:
+    """Bytes, as a number or as people write them: InputError."""
+    if not isinstance(value, str):
+        return _count(name, value)
+    try:
+        return _count(name, parse_size(value))
+    except ValueError as e:
+        msg = f"{name}={value!r}: expected bytes, for instance 1048576, '500MB' or '2GiB'"
+        raise InputError(msg) from e
 
 
 def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu") -> dict[str, int]:
@@ -63,52 +176,14 @@ def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu") -> d
     return memory
 
 
-def check_kv_cache(dtype: object) -> None:
-    """Refuse a dtype that the KV cache does not have: InputError."""
-    if dtype not in KV_BYTES:
-        msg = f"kv_cache={dtype!r}: expected one of {', '.join(KV_BYTES)}"
-        raise InputError(msg)
-
-
-def check_precision(precision: object, *, gpu: bool) -> bool:
-    """Whether products may round their input to BF16: asked for, and possible. InputError: no such precision."""
-    if precision not in ("exact", "fast"):
-        msg = f"precision={precision!r}: expected 'exact' or 'fast'"
-        raise InputError(msg)
-    if precision == "exact":
-        return False
-    if gpu:
-        return True
-    from .runtime.cpu.target import bf16_dot  # noqa: PLC0415 - asks LLVM what the CPU can do
-
-    return bf16_dot()
-
-
-def precision_notes(precision: str, *, fast: bool, gpu: bool) -> tuple[str, ...]:
-    """What a receipt says of `precision`."""
-    if precision == "exact":
-        return ()
-    if gpu:
-        return ("precision=fast: long prompts go to the GPU's tensor core; the bits are not those of other machines",)
-    if not fast:
-        return ("precision=fast: this CPU has no BF16 dot; computed exactly",)
-    return ("precision=fast: products of BF16 matrices are this CPU's own; the bits differ between machines",)
-
-
-def check_counts(**counts: object) -> None:
-    """Refuse what is no whole number of at least 1: InputError."""
-    for name, value in counts.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            msg = f"{name}={value!r}: expected a whole number of at least 1"
-            raise InputError(msg)
-
-
 def check_memory(  # noqa: PLR0913 - keywords
-    name: str, limit: int | None, memory: dict[str, int], *, context: int, chunk: int, free: int | None,
-    unsure: int = 0,
-) -> None:  # fmt: skip
-    """Refuse what is over the limit, in the host's memory or in the GPU's, or over what is free in the latter."""
-    less = f"a smaller max_context (now {context}) or prefill_chunk (now {chunk}) needs less"
+    name: str, limit: int | None, memory: dict[str, int], program: Program, *, free: int | None, unsure: int = 0
+) -> None:
+    """Refuse what is over the limit, in the host's memory or in the GPU's, or over what is free in the latter.
+
+    `unsure`: bytes that may turn out not to be needed.
+    """
+    less = f"a smaller max_context (now {program.n_context}) or prefill_chunk (now {program.chunk}) needs less"
     for part, where in (("allocated", "beside the mapped files"), ("device_allocated", "of the GPU's memory")):
         needed = memory.get(part, 0) - unsure
         if limit is not None and needed > limit:
@@ -118,24 +193,3 @@ def check_memory(  # noqa: PLR0913 - keywords
     if free is not None and needed > free:
         msg = f"{name}: needs {needed:,} bytes of the GPU's memory, of which {free:,} are free; {less}"
         raise MemoryLimitError(msg)
-
-
-def reserved(config: Config, wanted: int | None) -> int:
-    """Positions to reserve. InputError: more than the model has."""
-    if wanted is None:
-        return min(config.n_context, DEFAULT_CONTEXT)
-    if config.rope is None and wanted > config.n_context:
-        msg = f"max_context={wanted}: this model has learned positions for {config.n_context} tokens only"
-        raise InputError(msg)
-    if wanted > max(config.n_context, 2**20):
-        msg = f"max_context={wanted}: the model was made for {config.n_context}"
-        raise InputError(msg)
-    return wanted
-
-
-def threads_of(wanted: int | None) -> int:
-    """Threads of a step. InputError: too many."""
-    if wanted is not None and wanted > 1024:  # noqa: PLR2004 (more than any machine here has)
-        msg = f"threads={wanted}: at most 1024"
-        raise InputError(msg)
-    return wanted or available_threads()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypedDict
 
+from .limits import Request
 from .runtime.parameters import check_names
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from .loader.prune.options import Prune
 
-__all__ = ["LOAD_DEFAULTS", "LoadKwargs", "complete_options"]
+__all__ = ["LOAD_DEFAULTS", "LoadKwargs", "parse_options"]
 
 
 class LoadKwargs(TypedDict, total=False):
@@ -41,25 +42,13 @@ class LoadKwargs(TypedDict, total=False):
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 
 
-LOAD_DEFAULTS: LoadKwargs = {
-    "device": "cpu",
-    "threads": None,
-    "max_context": None,
-    "memory_limit": None,
-    "revision": None,
-    "prefill_chunk": None,
-    "quantize": None,
-    "prune": None,
-    "kv_cache": "f32",
-    "precision": "exact",
-}
+#: What an option means that is not given.
+LOAD_DEFAULTS = {field.name: field.default for field in fields(Request)} | {"revision": None}
 
 
-def complete_options(given: Mapping[str, object]) -> dict[str, Any]:
-    """Every option of `load`: what was given, else its default; integers are Python's. InputError: another name."""
+def parse_options(given: Mapping[str, object]) -> tuple[Request, str | None]:
+    """Check the options of `load`: the request, and the revision of a hub name. InputError."""
     check_names(given, LOAD_DEFAULTS, "option of load")
-    return {**LOAD_DEFAULTS, **{name: _plain(value) for name, value in given.items()}}
-
-
-def _plain(value: object) -> object:
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+    values: dict[str, Any] = dict(given)
+    revision: str | None = values.pop("revision", None)
+    return Request(**values), revision

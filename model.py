@@ -5,40 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .errors import BackendError, InputError, TokenizerError
-from .limits import (
-    LOGIT_ROWS,
-    PREFILL_CHUNK,
-    check_counts,
-    check_kv_cache,
-    check_memory,
-    check_precision,
-    precision_notes,
-    predicted_memory,
-    reserved,
-    threads_of,
-)
-from .load_options import LOAD_DEFAULTS, LoadKwargs, complete_options
-from .loader.checkpoint import open_checkpoint
-from .loader.config import parse_config
-from .loader.hub import locate
-from .loader.load_plan import make_load_plan
-from .loader.pack import pack, planned
-from .loader.prune import options
-from .loader.prune.ratios import assumed_indices, ranked
-from .loader.prune.receipt import hashed, make_receipt
-from .loader.prune.stored_zeros import counted, uncounted
+from .errors import InputError, TokenizerError
+from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
+from .loader.open import open_model
+from .loader.pack import pack
+from .loader.prune.receipt import hashed
 from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
+from .prepare import prepare
 from .runtime.generate import Generation, Token, check_ids, collect, params_from, stream
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
-from .runtime.program import record
 from .runtime.session import Session
 
 if TYPE_CHECKING:
@@ -50,10 +32,10 @@ if TYPE_CHECKING:
 
     from .loader.checkpoint import Checkpoint
     from .loader.load_plan import LoadPlan
-    from .loader.prune.options import Prune
     from .loader.prune.receipt import Receipt
+    from .prepare import Prepared
     from .runtime.program import Program
-    from .runtime.spec import Config, Weights
+    from .runtime.spec import Weights
 
 __all__ = ["Model", "load", "pack_weights"]
 
@@ -64,9 +46,10 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
 
     `device`: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra): the weights and the arena are then its memory's.
     `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
-    most 2048). `memory_limit`: bytes for everything we allocate (resident weights, arena, KV cache, constants; mapped
-    files are the page cache's; with a GPU, of its memory and of the host's each); over it, or over what the GPU has
-    free, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass (default: 128; with a GPU 1024).
+    most 2048). `memory_limit`: bytes, or a text such as "2GiB", for everything we allocate (resident weights, arena, KV
+    cache, constants; mapped files are the page cache's; with a GPU, of its memory and of the host's each); over it, or
+    over what the GPU has free, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass (default:
+    128; with a GPU 1024).
     `revision`: branch, tag or commit of a hub name (default: its main branch).
     `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
@@ -79,67 +62,21 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     for all else.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
     """
-    return _load(path, **complete_options(options))
-
-
-def _load(  # noqa: PLR0913 (keywords)
-    path: str | Path,
-    *,
-    device: str,
-    threads: int | None,
-    max_context: int | None,
-    memory_limit: int | None,
-    revision: str | None,
-    prefill_chunk: int | None,
-    quantize: str | None,
-    prune: Prune | None,
-    kv_cache: str,
-    precision: str,
-) -> Model:
     began = time.perf_counter()
-    free = _check_device(device)
-    check_counts(threads=threads, max_context=max_context, memory_limit=memory_limit, prefill_chunk=prefill_chunk)
-    check_kv_cache(kv_cache)
-    fast = check_precision(precision, gpu=device == "cuda")
-    checkpoint = open_checkpoint(locate(path, revision=revision))
+    request, revision = parse_options(options)
+    free = _free_bytes() if request.gpu else None
+    opened = open_model(path, revision=revision)
     try:
-        where = str(checkpoint.directory / "config.json")
-        config = parse_config(checkpoint.config, where, checkpoint.generation)
-        pruned, whole = options.parse_prune(prune, checkpoint, config, rank=False), config
-        plan = make_load_plan(checkpoint, config, quantize, None if pruned is None else assumed_indices(pruned, config))
-        config = plan.config
-        context = reserved(config, max_context)
-        chunk = min(prefill_chunk or PREFILL_CHUNK[device], context)
-        rows, n_threads = min(LOGIT_ROWS, chunk), threads_of(threads)
-        shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "fast": fast}
-        shape["threads"] = n_threads if free is None else 1  # a GPU's scratch is that of one
-        program = record(config, planned(plan), **shape, kv_cache=kv_cache)
-        memory = predicted_memory(plan, program, device)
-        unsure = sum(s.nbytes for s in uncounted(plan) if s.offset is not None)
-        limit = partial(check_memory, checkpoint.directory.name, memory_limit, context=context, chunk=chunk)
-        limit(memory, free=free, unsure=unsure)
-        if uncounted(plan) or (pruned is not None and pruned.ratio is not None):  # only now is anything read
-            pruned = None if pruned is None else ranked(pruned, checkpoint, whole)
-            plan = counted(make_load_plan(checkpoint, whole, quantize, pruned), checkpoint)
-            memory = predicted_memory(plan, record(config, planned(plan), **shape, kv_cache=kv_cache), device)
-            limit(memory, free=free)
-        weights = pack_weights(plan, checkpoint, n_threads)
-        session = _session(device, config, weights, **shape, kv_cache=kv_cache)
+        prepared = prepare(opened, request, free=free)
+        session = _session(prepared, pack_weights(prepared.plan, opened.checkpoint, request.n_threads))
     except BaseException:
-        checkpoint.close()
+        opened.close()
         raise
-    receipt = make_receipt(plan, checkpoint, pruned, notes=precision_notes(precision, fast=fast, gpu=free is not None))
-    took = time.perf_counter() - began
-    return Model(checkpoint, plan, config, session, memory=memory, load_s=took, receipt=receipt)
+    return Model(prepared, session, load_s=time.perf_counter() - began)
 
 
-def _check_device(device: object) -> int | None:
-    """A GPU's free bytes, None for the CPU. BackendError, before anything is read: it is not there."""
-    if device not in ("cpu", "cuda"):
-        msg = f"device={device!r}: expected 'cpu' or 'cuda'"
-        raise BackendError(msg)
-    if device == "cpu":
-        return None
+def _free_bytes() -> int:
+    """What the GPU has free. BackendError, before anything is read: there is none."""
     from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - only where it is asked for
 
     gpu = CudaDevice()
@@ -149,15 +86,15 @@ def _check_device(device: object) -> int | None:
         gpu.close()
 
 
-def _session(device: str, config: Config, weights: Weights, *, threads: int, **how: Any) -> Session:  # noqa: ANN401
-    if device == "cpu":
-        return Session(config, weights, threads=threads, **how)
+def _session(prepared: Prepared, weights: Weights) -> Session:
+    if not prepared.request.gpu:
+        return Session(prepared.config, weights, program=prepared.program)
     from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - as above
     from .runtime.cuda.session import CudaSession  # noqa: PLC0415 - as above
 
     gpu = CudaDevice()
     try:
-        return CudaSession(gpu, config, weights, **how)
+        return CudaSession(gpu, prepared.config, weights, program=prepared.program)
     except BaseException:
         gpu.close()
         raise
@@ -180,20 +117,11 @@ class Model:
     really take. `receipt` says what was read of the files, weight by weight.
     """
 
-    def __init__(  # noqa: PLR0913 - what load has made
-        self,
-        checkpoint: Checkpoint,
-        plan: LoadPlan,
-        config: Config,
-        session: Session,
-        *,
-        memory: dict[str, int],
-        load_s: float,
-        receipt: Receipt,
-    ) -> None:
+    def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
         """Made by `load`."""
-        self.config, self.memory, self.load_s, self.receipt = config, memory, load_s, receipt
-        self._checkpoint, self._plan, self._session = checkpoint, plan, session
+        self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
+        self.load_s = load_s
+        self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._lock = threading.Lock()
         self._holder: int | None = None
         self._closed = False
@@ -201,7 +129,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The directory's tokenizer, read at first use; its ids are the rows of a cut vocabulary. `TokenizerError`."""
-        directory, cut = self._checkpoint.directory, self._plan.cut
+        directory, cut = self._opened.directory, self._plan.cut
         t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
         last = cut.before.n_vocab if kept is None else len(kept)
         if last != cut.before.n_vocab or (kept is None and t.n_vocab > last):
@@ -216,7 +144,7 @@ class Model:
 
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
-        return hashed(self.receipt, self._plan, self._checkpoint)
+        return hashed(self.receipt, self._plan, self._opened.checkpoint)
 
     def program(self) -> Program:
         """What a step runs; `program().listing()` prints it."""
@@ -225,7 +153,7 @@ class Model:
     @property
     def corrections(self) -> tuple[str, ...]:
         """Sizes that config.json has wrong and the tensors were believed for, in words; the receipt has them too."""
-        return self._checkpoint.corrections
+        return self._opened.corrections
 
     @property
     def session(self) -> Session:
@@ -325,7 +253,7 @@ class Model:
 
     @cached_property
     def _has_tokenizer(self) -> bool:
-        return (self._checkpoint.directory / "tokenizer.json").is_file()
+        return (self._opened.directory / "tokenizer.json").is_file()
 
     def _guarded(self, tokens: Iterator[Token]) -> Iterator[Token]:
         self._acquire()
@@ -354,7 +282,7 @@ class Model:
         if not self._closed:
             self._closed = True
             self._session.close()
-            self._checkpoint.close()
+            self._opened.close()
 
     def __enter__(self) -> Self:
         """Use as a context manager."""
@@ -366,5 +294,5 @@ class Model:
 
     def __repr__(self) -> str:
         """Family, size and where it came from."""
-        name, family = self._checkpoint.directory.name, self.config.family
+        name, family = self._opened.directory.name, self.config.family
         return f"<miaotui.Model {name}: {family}, {self._plan.parameters:,} parameters>"

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CheckpointError, ConfigError, MiaotuiError
-from .header import Header, TensorInfo, parse_json, quote, read_header, regular_size
+from ..errors import CheckpointError, ConfigError
+from .files import quote, read_json_object
+from .header import Header, TensorInfo, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_json_object"]
+__all__ = ["CONFIG", "Checkpoint", "open_checkpoint"]
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -46,10 +47,7 @@ _NUMPY: dict[str, type[np.generic]] = {
 
 
 class Checkpoint:
-    """An open directory. `config` and `generation` are the files' own dicts; `tensors` spans all shards.
-
-    `open_checkpoint` puts sizes in `config` right that the tensors contradict; `corrections` says which, in words.
-    """
+    """An open directory. `config` and `generation` are the files' own dicts; `tensors` spans all shards."""
 
     def __init__(
         self, directory: Path, config: dict[str, Any], generation: dict[str, Any] | None, headers: Mapping[str, Header]
@@ -58,7 +56,6 @@ class Checkpoint:
         self.directory = directory
         self.config = config
         self.generation = generation
-        self.corrections: tuple[str, ...] = ()
         self.tensors: dict[str, TensorInfo] = {}
         self.file_bytes = sum(h.file_bytes for h in headers.values())
         self._sizes = {h.file: h.file_bytes for h in headers.values()}
@@ -170,11 +167,9 @@ class Checkpoint:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a directory: read config.json, generation_config.json, the index and all headers, and no data.
 
-    Sizes that config.json has wrong are put right (`reconcile`). Errors: `CheckpointError` for missing or damaged
-    files and for tensors that contradict each other, `ConfigError` for a JSON file that is none.
+    What config.json means is `open_model`'s part. Errors: `CheckpointError` for missing or damaged files, `ConfigError`
+    for a JSON file that is none.
     """
-    from .reconcile import reconciled  # noqa: PLC0415 - it reads plans' axes, and plans are read by this module
-
     directory = Path(path)
     _check_directory(directory)
     config = read_json_object(directory / CONFIG, MAX_CONFIG, ConfigError)
@@ -187,27 +182,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         headers = _sharded(directory)
     else:
         raise CheckpointError(_no_weights(directory))
-    checkpoint = Checkpoint(directory, config, generation, headers)
-    checkpoint.config, checkpoint.corrections = reconciled(config, checkpoint.tensors, directory)
-    return checkpoint
-
-
-def read_json_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[str, Any]:
-    """A JSON file of at most `limit` bytes that holds one object. NaN and Infinity pass: its reader judges values."""
-    size = regular_size(path, error)
-    if size > limit:
-        msg = f"{path}: has {size} bytes, expected at most {limit}; this is no {path.name}"
-        raise error(msg)
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        msg = f"{path}: cannot be read ({e.strerror})"
-        raise error(msg) from e
-    parsed = parse_json(data, str(path), error, constants=True)
-    if not isinstance(parsed, dict):
-        msg = f"{path}: expected a JSON object, found {quote(parsed)}"
-        raise error(msg)
-    return parsed
+    return Checkpoint(directory, config, generation, headers)
 
 
 def _check_directory(directory: Path) -> None:

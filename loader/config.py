@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from .families import FAMILIES, Resolved, resolve_with
 from .families.values import checked, token_ids
-from .header import quote
+from .files import quote
 from .prune import layer_sizes
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..runtime.spec import Config
 
-__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve_config"]
+__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve_config", "with_token_ids"]
 
 #: What `miaotui quantize` writes into config.json: quantization_config.quant_method and .format.
 QUANT_METHOD, QUANT_FORMAT = "miaotui", 1
@@ -30,12 +30,16 @@ MAX_MATRIX, MAX_MODEL = 2**40, 2**46
 
 
 def parse_config(raw: object, where: str, generation: object = None) -> Config:
-    """Resolve the parsed `config.json` at `where`; `generation` is the parsed `generation_config.json`, if any.
+    """Resolve the parsed `config.json` at `where`; `generation` is the parsed `generation_config.json`, if any."""
+    return with_token_ids(resolve_config(raw, where).config, where, generation)
+
+
+def with_token_ids(config: Config, where: str, generation: object = None) -> Config:
+    """The config with the token ids of the parsed `generation_config.json`, if any, next to the file `where`.
 
     Its `bos_token_id` and `eos_token_id` win over the config's. Ids outside the vocabulary are dropped: they can
     neither be fed nor come out. Raises `ConfigError`.
     """
-    config = resolve_config(raw, where).config
     ids = {"bos_token_id": config.bos_ids, "eos_token_id": config.eos_ids}
     if generation is not None:
         if not isinstance(generation, dict):

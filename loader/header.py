@@ -10,29 +10,18 @@ that the file claims before that length was compared with the file's size.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, MiaotuiError
+from ..errors import CheckpointError
+from .files import looks_like, parse_json, quote, reason, regular_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = [
-    "DTYPES",
-    "MAX_HEADER",
-    "Header",
-    "TensorInfo",
-    "looks_like",
-    "parse_json",
-    "quote",
-    "read_header",
-    "regular_size",
-]
+__all__ = ["DTYPES", "MAX_HEADER", "Header", "TensorInfo", "read_header"]
 
 #: safetensors dtype name -> bytes per element. The 4- and 6-bit types have no whole bytes and are refused by name.
 DTYPES: dict[str, int] = {
@@ -46,20 +35,6 @@ MAX_COUNT = 2**63 - 1  # sizes must fit a signed 64-bit address
 
 _PREFIX = 8
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
-#: What a file that is not safetensors usually is: its first bytes -> what to say.
-_LOOKS: tuple[tuple[bytes, str], ...] = (
-    (
-        b"version https://git-lfs",
-        "it is a git-lfs pointer, not the file itself: run `git lfs pull` in the repository, or download the file",
-    ),
-    (b"<!doctype", "it is an HTML page: the download saved a web page; download the file itself"),
-    (b"<html", "it is an HTML page: the download saved a web page; download the file itself"),
-    (b"<?xml", "it is an XML page: the download saved an error page; download the file itself"),
-    (b"gguf", "it is a GGUF file: miaotui reads Hugging Face safetensors checkpoints"),
-    (b"pk\x03\x04", "it is a zip archive, probably a PyTorch .bin file: save it as safetensors with transformers"),
-    (b"\x1f\x8b", "it is a gzip archive: unpack it first"),
-    (b"{", "it begins with JSON text, where safetensors has an 8-byte length: download the file again"),
-)
 
 
 @dataclass(frozen=True)
@@ -90,63 +65,6 @@ class Header:
     file_bytes: int
 
 
-def quote(value: object, limit: int = 80) -> str:
-    """`repr(value)`, cut to `limit` characters: what a file says is quoted, never printed as it is."""
-    try:
-        text = repr(value[: limit + 1] if isinstance(value, str | list) else value)
-    except (RecursionError, ValueError):  # nested too deep; an integer of over 4300 digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def regular_size(path: Path, error: type[MiaotuiError] = CheckpointError) -> int:
-    """Size in bytes of a regular file; `error` when it is missing, unreadable, or a directory, pipe or device."""
-    try:
-        info = path.stat()
-    except (OSError, ValueError) as e:  # ValueError: a NUL byte in the name
-        msg = f"{quote(str(path), 300)}: cannot be read ({_reason(e)}); check the path and the download"
-        raise error(msg) from e
-    if not stat.S_ISREG(info.st_mode):
-        msg = f"{path}: expected a regular file, found something else (a directory, a pipe or a device)"
-        raise error(msg)
-    return info.st_size
-
-
-def parse_json(data: bytes, where: str, error: type[MiaotuiError], *, constants: bool = False) -> Any:  # noqa: ANN401
-    """JSON in UTF-8, strictly: a key given twice is refused, and NaN and Infinity unless `constants`."""
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(items)
-        if len(table) != len(items):
-            seen: set[str] = set()
-            twice = next(name for name, _ in items if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            msg = f"the key {quote(twice)} is given twice"
-            raise ValueError(msg)
-        return table
-
-    def constant(name: str) -> float:
-        if not constants:
-            msg = f"{name} is no JSON number"
-            raise ValueError(msg)
-        return float(name)
-
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
-    except UnicodeDecodeError as e:
-        msg = f"{where}: expected JSON in UTF-8, found byte 0x{data[e.start]:02x} at {e.start}; download it again"
-    except RecursionError:
-        msg = f"{where}: JSON is nested too deep; the file is damaged or was made to do harm"
-    except ValueError as e:
-        msg = f"{where}: {looks_like(data, want_json=True) or f'not valid JSON ({e})'}; download it again or repair it"
-    raise error(msg)
-
-
-def looks_like(start: bytes, *, want_json: bool = False) -> str:
-    """What the file is, when its first bytes tell that it is not what was wanted; or "". `want_json`: JSON was."""
-    text = start[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next((what for magic, what in _LOOKS if text.startswith(magic) and not (want_json and magic == b"{")), "")
-
-
 def read_header(path: Path) -> Header:
     """Read and check one file's header. Only the 8 bytes and the header itself are read."""
     size = regular_size(path)
@@ -159,7 +77,7 @@ def read_header(path: Path) -> Header:
             f.seek(_PREFIX)
             raw = f.read(length)
     except OSError as e:
-        msg = f"{path}: cannot be read ({_reason(e)})"
+        msg = f"{path}: cannot be read ({reason(e)})"
         raise CheckpointError(msg) from e
     if len(raw) != length:
         msg = f"{path}: the file became shorter while it was read"
@@ -179,10 +97,6 @@ def read_header(path: Path) -> Header:
 _AGAIN = "the file is damaged or is no safetensors file: download it again"
 
 
-def _reason(e: Exception) -> str:
-    return getattr(e, "strerror", None) or str(e)
-
-
 def _header_length(path: Path, size: int, start: bytes) -> int:
     """The header's length, compared with the format's limit and with the file."""
     if size < _PREFIX or len(start) < _PREFIX:
@@ -190,7 +104,7 @@ def _header_length(path: Path, size: int, start: bytes) -> int:
         msg = f"{path}: {what}"
         raise CheckpointError(msg)
     length = int.from_bytes(start[:_PREFIX], "little")
-    # None of the impostors' first bytes makes a length within the limit, so a good file is never taken for one.
+    # None of the first bytes in `files.LOOKS` makes a length within the limit, so a good file is never taken for one.
     if length > MAX_HEADER:
         what = looks_like(start) or f"the header claims {length} bytes, the limit is {MAX_HEADER}; {_AGAIN}"
     elif length > size - _PREFIX:

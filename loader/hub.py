@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, HubError, InputError
-from .header import quote
+from .files import quote
 
 __all__ = ["locate"]
 
@@ -38,7 +38,8 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     if exists:
         return path
     if isinstance(name_or_path, Path) or _looks_like_path(text):
-        msg = f"{quote(text, 300)}: no such directory; give a checkpoint's directory, or a hub name such as org/name"
+        msg = f"{quote(text, 300)}: no such directory; give one that holds config.json and model.safetensors"
+        msg = f"{msg}, or a hub name such as org/name"
         raise CheckpointError(msg)
     if revision is not None and (not isinstance(revision, str) or not revision):
         msg = f"revision must be a branch, a tag or a commit, found {quote(revision)}"

@@ -32,7 +32,6 @@ from ..errors import PlanError
 from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
-from .model_tensors import ModelTensors
 from .prune.compiled import ATTENTION, AXES, compile_plan
 from .quantize import parse_quantize
 from .ranges import spread
@@ -42,11 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ..runtime.spec import Config
-    from .checkpoint import Checkpoint
     from .families import Part
     from .header import TensorInfo
+    from .model_tensors import ModelTensors
+    from .open import Opened
     from .prune.compiled import Cut
-    from .prune.plan import PrunePlan
     from .prune.sparsity import Pattern
     from .ranges import Ranges
 
@@ -138,34 +137,31 @@ def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
     return name if can_be_sparse(dtype) and weight_bytes(name, shape, kept) < weight_bytes(dtype, shape) else dtype
 
 
-def make_load_plan(
-    checkpoint: Checkpoint, config: Config, quantize: str | None = None, prune: PrunePlan | None = None
-) -> LoadPlan:
-    """Check every tensor's name, shape and dtype against `config` and say how each weight is made.
+def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None = None) -> LoadPlan:
+    """Check every tensor's name, shape and dtype against the config and say how each weight is made.
 
-    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds packed stays as it is. `prune`:
-    what to keep, nothing unresolved; what it leaves is quantised.
+    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds packed stays as it is. `cut`:
+    what to keep of the model (None: everything); what it leaves is quantised.
 
     Raises `CheckpointError` for a tensor that is missing, unknown, of another shape or of a dtype we do not read, and
-    `ConfigError` as `parse_config` does (the optional biases are asked for in `config.json`), and `PlanError` for a
-    `quantize` that is not understood or a `prune` that does not fit.
+    `PlanError` for a `quantize` that is not understood.
     """
-    return _Planner(checkpoint, compile_plan(prune, config, checkpoint), parse_quantize(quantize)).plan()
+    roles = parse_quantize(quantize)
+    return _Planner(opened.model_tensors, cut or compile_plan(None, opened.config), roles).plan()
 
 
 class _Planner:
     """The tensors that the file's model has, what is cut of them, and the block's next free byte."""
 
-    def __init__(self, checkpoint: Checkpoint, cut: Cut, quantize: Mapping[str, str]) -> None:
+    def __init__(self, tensors: ModelTensors, cut: Cut, quantize: Mapping[str, str]) -> None:
         self.cut, self.quantize = cut, quantize
-        self.file = ModelTensors(checkpoint, cut.before)
+        self.file = tensors
         self.family = self.file.family
         self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = 0
 
     def plan(self) -> LoadPlan:
-        """Check every role that the file's model has, refuse what is left over, and plan what the cut keeps."""
-        self.file.check()
+        """Plan what the cut keeps."""
         parts = self.family.model.items()
         model = {role: self._source(role, role, part) for role, part in parts if self.file.has(role)}
         made: dict[int, Mapping[str, Source]] = {}

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
-from .config import resolve_config
 from .families import FAMILIES, Part, piece_name
-from .header import quote
+from .files import quote
 from .prune.compiled import ATTENTION, AXES, FEED_FORWARD, axis_size
 from .source import PREQUANTIZED, STORED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from ..runtime.spec import Config
-    from .checkpoint import Checkpoint
     from .header import TensorInfo
 
 __all__ = ["ModelTensors"]
@@ -26,12 +27,13 @@ __all__ = ["ModelTensors"]
 class ModelTensors:
     """The tensors of a checkpoint, by what they are to the model that `config` describes: before any cut."""
 
-    def __init__(self, checkpoint: Checkpoint, config: Config) -> None:
+    def __init__(
+        self, directory: Path, tensors: Mapping[str, TensorInfo], config: Config, biases: frozenset[str]
+    ) -> None:
         """From the headers alone; `check` compares."""
-        self.where, self.config = str(checkpoint.directory), config
-        self.tensors = checkpoint.tensors
+        self.where, self.config = str(directory), config
+        self.tensors, self.biases = tensors, biases
         self.family = FAMILIES[config.family]
-        self.biases = resolve_config(checkpoint.config, str(checkpoint.directory / "config.json")).biases
         self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MiaotuiError, PlanError
-from .header import quote
+from .files import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

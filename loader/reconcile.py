@@ -46,32 +46,27 @@ NAMES = {"heads": "query dimensions", "kv_heads": "key/value dimensions", "ffn":
 
 
 def reconciled(
-    raw: dict[str, Any], tensors: Mapping[str, TensorInfo], directory: Path
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """config.json with the sizes that the tensors have, and a line for each that was another.
+    raw: dict[str, Any], resolved: Resolved, tensors: Mapping[str, TensorInfo], directory: Path
+) -> tuple[dict[str, Any], Resolved, tuple[str, ...]]:
+    """config.json with the sizes that the tensors have, what it resolves to, and a line for each that was another.
 
-    `raw` itself where none is, and where it is no config of ours: `parse_config` says why. Raises `CheckpointError`
-    for tensors that contradict each other, or make no model.
+    `resolved` is what `raw` resolves to; both themselves where no size was another. Raises `CheckpointError` for
+    tensors that contradict each other, or make no model.
     """
-    where = str(directory / "config.json")
-    try:
-        resolved = resolve_config(raw, where)
-    except ConfigError:
-        return raw, ()
     before, after = resolved.config, _Headers(resolved, tensors).config()
     if after == before:
-        return raw, ()
+        return raw, resolved, ()
     told = _told(before, after)
     out = _spelled(raw, before, after)
     try:
-        same = resolve_config(out, where).config == after
-        says = "" if same else f"a {after.family} config.json has no words for them"
+        resolved = resolve_config(out, str(directory / "config.json"))
+        says = "" if resolved.config == after else f"a {after.family} config.json has no words for them"
     except ConfigError as e:
         says = str(e)
     if says:
         msg = f"{directory}: {'; '.join(told)}. These sizes make no model that can be read: {says}"
         raise CheckpointError(msg)
-    return out, tuple(f"{line}: the tensors are believed" for line in told)
+    return out, resolved, tuple(f"{line}: the tensors are believed" for line in told)
 
 
 class _Headers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -246,12 +246,34 @@ class Program:
     constant_bytes: int
     kv_cache: str = "f32"
     fast: bool = False  # it may round to bfloat16 where that is faster
+    table: RopeTable | None = None
 
     @property
     def memory(self) -> dict[str, int]:
         """The arena's bytes by part; the KV cache apart, activations and scratch share the rest."""
         cache = sum(t.nbytes for t in self.tensors if t.part == "kv_cache")
         return {"kv_cache": cache, "activations": self.arena_bytes - cache}
+
+    def bound(self, weights: Weights) -> Program:
+        """The same program with these weights in the places of those of the same names, for instance planned ones.
+
+        Instructions are new, tensors shared. Errors: `PlanError` for a weight that is missing, or of another dtype or
+        shape than the program was recorded with.
+        """
+        by_name = {weight.name: weight for weight in weights}
+
+        def bind(value: Tensor | Weight | RopeTable | float | None) -> Tensor | Weight | RopeTable | float | None:
+            if not isinstance(value, Weight):
+                return value
+            real = by_name.get(value.name)
+            if real is None or (real.dtype, real.shape) != (value.dtype, value.shape):
+                got = "none" if real is None else f"{real.dtype} {list(real.shape)}"
+                msg = f"weight {value.name}: recorded as {value.dtype} {list(value.shape)}, found {got}"
+                raise PlanError(msg)
+            return real
+
+        code = [replace(i, values={name: bind(value) for name, value in i.values.items()}) for i in self.code]
+        return replace(self, code=code)
 
     def encode(self, address: Callable[[str], int]) -> NDArray[np.int64]:
         """int64 [instructions, SLOTS]; `address` gives a kernel's address by its name."""
@@ -320,5 +342,17 @@ def record(  # noqa: PLR0913 - keywords
     _place_waits(ops.code)
     size = -(-size // PAGE) * PAGE
     return Program(
-        ops.code, ops.tensors, hidden, logits, n_context, chunk, rows, threads, size, table.nbytes, kv_cache, fast
+        ops.code,
+        ops.tensors,
+        hidden,
+        logits,
+        n_context,
+        chunk,
+        rows,
+        threads,
+        size,
+        table.nbytes,
+        kv_cache,
+        fast,
+        table,
     )

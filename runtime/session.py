@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
 from .memory import zeroed
 from .program import record
-from .rope import RopeTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,35 +38,33 @@ class Session:
         config: Config,
         weights: Weights,
         *,
-        n_context: int,
+        program: Program | None = None,
+        n_context: int = 1,
         chunk: int = 128,
         rows: int = 32,
         threads: int = 1,
         kv_cache: str = "f32",
         fast: bool = False,
     ) -> None:
-        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; the rest as of `Recorder`."""
-        chunk = max(1, min(chunk, n_context))
-        rows = max(1, min(rows, chunk))
-        table = RopeTable(config, n_context)
-        self.program: Program = record(
-            config,
-            weights,
-            n_context=n_context,
-            chunk=chunk,
-            rows=rows,
-            threads=threads,
-            kv_cache=kv_cache,
-            fast=fast,
-            table=table,
-        )
+        """`program`: recorded for such weights, and bound to these; else it is recorded by what follows.
+
+        `chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; the rest as of `Recorder`.
+        """
+        if program is None:
+            chunk = max(1, min(chunk, n_context))
+            rows = max(1, min(rows, chunk))
+            how: dict[str, Any] = {"threads": threads, "kv_cache": kv_cache, "fast": fast}
+            program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, **how)
+        else:
+            program = program.bound(weights)
+        self.program: Program = program
         from .cpu import link  # noqa: PLC0415 (the machine's code is loaded only now)
         from .cpu.layout import S_IDS  # noqa: PLC0415 (as above)
         from .cpu.target import debugging  # noqa: PLC0415 (as above)
 
-        self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, threads
-        self.chunk, self.rows = chunk, rows
-        self.table, self.weights = table, weights  # addresses point into these
+        self.n_context, self.n_vocab, self.threads = program.n_context, config.n_vocab, program.threads
+        self.chunk, self.rows = program.chunk, program.rows
+        self.table, self.weights = program.table, weights  # addresses point into these
         addresses = link.addresses(i.kernel for i in self.program.code)
         self.code = self.program.encode(addresses.__getitem__)
         self.arena = zeroed(self.program.arena_bytes)
@@ -76,7 +73,7 @@ class Session:
         self._words[S_IDS] = self._ids.ctypes.data
         self._logits, self._hidden = (self._view(t) for t in (self.program.logits, self.program.hidden))
         self._last = 0
-        self._executor: Team | Prange | Checked = link.executor(threads)
+        self._executor: Team | Prange | Checked = link.executor(program.threads)
         if debugging():
             from .cpu.bounds import Checked  # noqa: PLC0415 (loads LLVM's compiler)
 

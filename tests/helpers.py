@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from miaotui.loader.checkpoint import open_checkpoint
-from miaotui.loader.config import parse_config
 from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack
+from miaotui.loader.prune.compiled import compile_plan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 def open_weights(path: Path, quantize: str | None = None, prune: PrunePlan | None = None) -> tuple[Config, Weights]:
     """Config and weights of a directory, of what `prune` keeps."""
-    checkpoint = open_checkpoint(path)
-    config = parse_config(checkpoint.config, str(path), checkpoint.generation)
-    plan = make_load_plan(checkpoint, config, quantize, prune)
-    return plan.config, pack(plan, checkpoint)
+    opened = open_model(path)
+    plan = make_load_plan(opened, quantize, compile_plan(prune, opened.config, opened.checkpoint))
+    return plan.config, pack(plan, opened.checkpoint)
 
 
 def oracle(config: Config, weights: Weights, ids: list[int]) -> np.ndarray:

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError
-from miaotui.loader.checkpoint import open_checkpoint
-from miaotui.loader.config import parse_config
 from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.open import open_model
 from miaotui.loader.pack import planned
+from miaotui.loader.prune.compiled import compile_plan
 from miaotui.loader.text.tokenizer import Tokenizer
-from miaotui.tools.bench import compare, gemm, plot, profile, prune, quality, roofline, run_all, shapes, table
+from miaotui.tools.bench import compare, gemm, plot, profile, prune, quality, roofline, run_all, shapes, shared, table
 from miaotui.tools.bench.peers import PEERS, llama2c
 from miaotui.tools.bench.peers import gguf as peer_gguf
 from miaotui.tools.bench.peers import worker as peer_worker
@@ -97,8 +97,8 @@ def test_checkpoint_is_one_that_others_read(tiny):
         assert file.get_tensor("model.embed_tokens.weight").shape == (config["vocab_size"], config["hidden_size"])
         assert np.all(file.get_tensor("model.norm.weight") == 1)
         assert abs(file.get_tensor("model.layers.0.mlp.up_proj.weight").std() - shapes.STD) < shapes.STD / 10
-    checkpoint = open_checkpoint(tiny["f32"])
-    assert len(list(make_load_plan(checkpoint, parse_config(config, "tiny")))) == len(checkpoint.tensors)
+    opened = open_model(tiny["f32"])
+    assert len(list(make_load_plan(opened))) == len(opened.checkpoint.tensors)
     tokenizer = Tokenizer.from_directory(tiny["f32"])
     assert tokenizer.n_vocab == config["vocab_size"]
     assert tokenizer.decode(tokenizer.encode("héllo, 喵")) == "héllo, 喵"
@@ -237,11 +237,11 @@ def test_a_worker_that_dies_says_why():
 
 
 def test_paired_is_the_median_of_ratios():
-    got = bench.paired([1.0, 2.0, 4.0], [2.0, 2.0, 12.0])
+    got = shared.paired([1.0, 2.0, 4.0], [2.0, 2.0, 12.0])
     assert got == {"median": 2.0, "quartiles": [1.5, 2.5], "pairs": 3}
     for pair in (([], []), ([1.0], [])):
         with pytest.raises(InputError, match="pairs"):
-            bench.paired(*pair)
+            shared.paired(*pair)
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------
@@ -289,13 +289,12 @@ def test_bench_refuses_nothing_to_do(tiny, option):
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_bytes_of_a_step(tiny, dtype):
-    checkpoint = open_checkpoint(tiny[dtype])
-    config = parse_config(checkpoint.config, "tiny")
-    weights = planned(make_load_plan(checkpoint, config))
+    opened = open_model(tiny[dtype])
+    checkpoint, config, weights = opened.checkpoint, opened.config, planned(make_load_plan(opened))
     # vectors (the norms) are read widened to f32
     total = sum(4 * math.prod(i.shape) if len(i.shape) == 1 else i.nbytes for i in checkpoint.tensors.values())
     # tied: the embedding is the head, read whole; 2 layers of 1 KV head of 16, keys and values
-    assert bench.bytes_per_step(config, weights, 10) == (total, 10 * 2 * 2 * 16 * 4)
+    assert shared.bytes_per_step(config, weights, 10) == (total, 10 * 2 * 2 * 16 * 4)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +306,7 @@ def test_bytes_of_a_step(tiny, dtype):
     ],
 )
 def test_command_names_no_directory(argv, want):
-    assert bench.public_command("miaotui bench", argv) == want
+    assert shared.public_command("miaotui bench", argv) == want
 
 
 def test_readme_s_table_is_the_files():
@@ -337,7 +336,7 @@ def test_a_profile_accounts_for_every_instruction_and_changes_nothing(tiny, quan
         for parts in got.values():
             assert [p.kernel for p in parts] == [i.kernel for i in session.program.code]
             assert all(p.seconds >= 0 and p.nbytes >= 0 and p.flop >= 0 for p in parts)
-        read, _ = bench.bytes_per_step(model.config, session.weights, 0)
+        read, _ = shared.bytes_per_step(model.config, session.weights, 0)
         vectors = sum(w.nbytes for w in session.weights if len(w.shape) == 1)
         moved = sum(p.nbytes for p in got["decode"] if p.kernel.startswith("linear"))
         assert moved > read - vectors
@@ -562,12 +561,11 @@ def test_pruned_and_dense_by_turns_a_row_at_a_time(tiny, tmp_path, capsys):
     assert [r["cut"] for r in report["results"]] == ["layers", "vocab", "half"]
     for row in report["results"]:
         plan = prune.CUTS[row["cut"]].plan(shapes.SHAPES["tiny"])
-        with open_checkpoint(tiny["bf16"]) as checkpoint:
-            config = parse_config(checkpoint.config, "tiny")
+        with open_model(tiny["bf16"]) as opened:
             sides = ("dense", None), ("pruned", plan)
-            plans = {side: make_load_plan(checkpoint, config, "int8", p) for side, p in sides}
+            plans = {side: make_load_plan(opened, "int8", compile_plan(p, opened.config)) for side, p in sides}
         for side, made in plans.items():
-            assert row[side]["weight_bytes_per_step"] == bench.bytes_per_step(made.config, planned(made), 0)[0]
+            assert row[side]["weight_bytes_per_step"] == shared.bytes_per_step(made.config, planned(made), 0)[0]
             assert row[side]["weights_bytes"] == made.mapped_bytes + made.resident_bytes
         sizes = [row[side]["weight_bytes_per_step"] for side in ("dense", "pruned")]
         assert row["bytes_ratio"] == sizes[0] / sizes[1] > 1

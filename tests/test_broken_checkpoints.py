@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from miaotui import errors
 from miaotui.errors import MiaotuiError
 from miaotui.loader.checkpoint import open_checkpoint
-from miaotui.loader.config import parse_config
 from miaotui.loader.header import read_header
 from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.open import open_model
 from miaotui.loader.text.tokenizer import Tokenizer
 from safetensors import deserialize
 
@@ -32,9 +32,8 @@ NO_DEADLINE = settings(deadline=None, suppress_health_check=[HealthCheck.functio
 
 def load_files(path: Path) -> Tokenizer:
     """Do everything that loading does before weights are read."""
-    with open_checkpoint(path) as checkpoint:
-        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
-        make_load_plan(checkpoint, config)
+    with open_model(path) as opened:
+        make_load_plan(opened)
     return Tokenizer.from_directory(path)
 
 
@@ -182,8 +181,8 @@ def test_fuzz_config(weights: Path, changes: dict[str, object]) -> None:
     weights.write_bytes(GOOD)
     (weights.parent / "config.json").write_text(json.dumps(CONFIG | changes))
     try:
-        with open_checkpoint(weights.parent) as checkpoint:
-            make_load_plan(checkpoint, parse_config(checkpoint.config, "config.json", checkpoint.generation))
+        with open_model(weights.parent) as opened:
+            make_load_plan(opened)
     except (errors.ConfigError, errors.CheckpointError) as e:
         assert len(str(e)) < 2000  # noqa: PT017
 

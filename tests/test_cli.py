@@ -17,10 +17,11 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, small, write_checkpoint
+from miaotui.sizes import format_bytes
 from miaotui.tools import cli, demo
-from miaotui.tools.commands.arguments import format_bytes, size
-from miaotui.tools.commands.perplexity import losses, measure
+from miaotui.tools.commands.arguments import size
 from miaotui.tools.demo.corpus import held_out
+from miaotui.tools.perplexity import losses, measure
 
 BEGINNING = "Once upon a time"
 COMMAND = (sys.executable, "-m", "miaotui")

@@ -14,6 +14,7 @@ from checkpoints import FAMILIES, small, write_checkpoint
 from emulation import EmulatedDevice
 from greedy import Agreement, agree
 from miaotui.errors import BackendError, MemoryLimitError
+from miaotui.limits import Request
 from miaotui.runtime.cuda import driver
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import KERNELS, Kernel
@@ -346,9 +347,9 @@ def test_the_gpus_memory_is_what_was_predicted(options, way, tmp_path, counting,
         assert counting.taken == m["device_allocated"]
         assert m["allocated"] == m["weights_resident"] + m["constants"]
     if not {"prune", "quantize", "precision"} & set(options):
-        got = facts(tmp_path, context=64, device="cuda", **options)["memory"]
+        got = facts(tmp_path, Request(max_context=64, device="cuda", **options))["memory"]
         assert {k: got[k] for k in m} == m
-        quote = [line for line in lines(facts(tmp_path, device="cuda")) if "GPU: " in line]
+        quote = [line for line in lines(facts(tmp_path, Request(device="cuda"))) if "GPU: " in line]
         *parts, total = (int(line.split(" B ")[0].split()[-1].replace(",", "")) for line in quote)
         assert "GPU: allocated" in quote[-1]
         assert sum(parts) == total

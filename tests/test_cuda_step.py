@@ -12,7 +12,7 @@ from checkpoints import small, write_checkpoint
 from emulation import SCHEDULES, EmulatedDevice, Fault
 from miaotui.errors import BackendError, InputError
 from miaotui.runtime.cuda import driver, session
-from miaotui.runtime.cuda.emulator import binding as emulated
+from miaotui.runtime.cuda.emulator import device as emulated
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import KERNELS, walker
 from miaotui.runtime.cuda.kernels.base import SIZES, Kernel

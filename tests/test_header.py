@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from miaotui.errors import CheckpointError
 from miaotui.loader.checkpoint import open_checkpoint
-from miaotui.loader.header import DTYPES, Header, TensorInfo, quote, read_header
+from miaotui.loader.files import quote
+from miaotui.loader.header import DTYPES, Header, TensorInfo, read_header
 from safetensors.numpy import save_file
 
 NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16"} | {

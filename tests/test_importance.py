@@ -19,19 +19,18 @@ from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
-from miaotui.tools import prune_sweep
-from miaotui.tools.commands import perplexity
-from miaotui.tools.commands.prune import prune
+from miaotui.tools import perplexity, prune_sweep
 from miaotui.tools.importance import depth, masks, structured
 from miaotui.tools.importance import zeros as zeros_module
 from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_of
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
 from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.importance.numbers import narrowed, widened
-from miaotui.tools.studies import flap_bias, process_plans
 from miaotui.tools.importance.rewrite import Rewrite
 from miaotui.tools.importance.sparsegpt import sparsegpt
 from miaotui.tools.importance.zeros import layer_by_layer, zeros
+from miaotui.tools.prune import prune
+from miaotui.tools.studies import flap_bias, process_plans
 from pruning import seven
 
 WINDOWS = [[1, 5, 2, 8, 3, 3, 9], [4, 4, 0, 10], [7, 2]]
@@ -425,7 +424,7 @@ def test_plans_of_units_and_depth(tmp_path):
     sleb = find(tmp_path / "in", Wish("greedy", keep=2), text)
     losses = {}
     for gone in range(3):
-        from miaotui.tools.commands.perplexity import measure
+        from miaotui.tools.perplexity import measure
 
         with miaotui.load(tmp_path / "in", prune=f"drop-layers={gone}") as model:
             losses[gone] = measure(model, text.text, window=32)["nll_per_token"]
@@ -491,7 +490,7 @@ def test_a_sweep_compares_and_chooses(tmp_path, capsys):
     assert plan.layers == (0,)
     with miaotui.load(tmp_path / "in") as whole, miaotui.load(tmp_path / "in", prune=plan) as cut:
         from miaotui.tools.bench.quality import log_softmax
-        from miaotui.tools.commands.perplexity import losses
+        from miaotui.tools.perplexity import losses
 
         text = (tmp_path / "text.txt").read_text()
         ids = whole.tokenizer.encode(text[len(text) * 4 // 5 :])

@@ -15,13 +15,13 @@ from helpers import open_weights, oracle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, PlanError
-from miaotui.loader.checkpoint import open_checkpoint
+from miaotui.loader.open import open_model
 from miaotui.loader.prune.mergekit import load_plan, plan_of_slices
 from miaotui.loader.prune.plan import PrunePlan
+from miaotui.tools.bench.shared import bytes_per_step
 from miaotui.tools.cli import main
-from miaotui.tools.commands.bench import bytes_per_step
-from miaotui.tools.commands.prune import prune
 from miaotui.tools.importance.methods import Wish, find
+from miaotui.tools.prune import prune
 from pruning import plans, seven
 from tolerance import bound
 
@@ -228,7 +228,7 @@ def test_what_mergekit_wrote_is_a_checkpoint(tmp_path):
     index["weight_map"] = {name: shard for shard, held in shards.items() for name in held}
     (two / "model.safetensors.index.json").write_text(json.dumps(index))
     (two / "mergekit_config.yml").write_text("slices: [")  # not even read
-    with open_checkpoint(two) as checkpoint:
-        assert not checkpoint.corrections
+    with open_model(two) as opened:
+        assert not opened.corrections
     with miaotui.load(tmp_path / "one") as a, miaotui.load(two) as b:
         assert np.array_equal(a.logits([1, 2, 3]), b.logits([1, 2, 3]))

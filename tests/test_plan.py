@@ -11,9 +11,9 @@ from checkpoints import FAMILIES, Drawn, models, random_tensors, write_checkpoin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError
-from miaotui.loader.checkpoint import Checkpoint, open_checkpoint
-from miaotui.loader.config import parse_config
+from miaotui.loader.checkpoint import Checkpoint
 from miaotui.loader.load_plan import LINE, LoadPlan, make_load_plan
+from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack, planned
 
 if TYPE_CHECKING:
@@ -47,9 +47,8 @@ Broken = tuple[str, dict[str, Any], "Callable[[Tensors], Tensors]", dict[str, st
 
 def opened(directory: Path) -> tuple[Checkpoint, LoadPlan]:
     """Open a directory and plan it."""
-    checkpoint = open_checkpoint(directory)
-    config = parse_config(checkpoint.config, str(directory / "config.json"), checkpoint.generation)
-    return checkpoint, make_load_plan(checkpoint, config)
+    model = open_model(directory)
+    return model.checkpoint, make_load_plan(model)
 
 
 def loaded(directory: Path) -> tuple[LoadPlan, Weights]:

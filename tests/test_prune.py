@@ -20,11 +20,12 @@ from helpers import open_weights, oracle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError, TokenizerError
-from miaotui.loader.checkpoint import Checkpoint, open_checkpoint
+from miaotui.loader.checkpoint import Checkpoint
 from miaotui.loader.config import parse_config
 from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.open import open_model
 from miaotui.loader.prune.compiled import compile_plan, fingerprint
-from miaotui.loader.prune.options import parse_prune
+from miaotui.loader.prune.options import parse_prune, select
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.prune.rank_ffn import best
 from miaotui.loader.prune.receipt import Receipt
@@ -46,8 +47,7 @@ def exact(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def config_of(path: Path) -> Config:
-    checkpoint = open_checkpoint(path)
-    return parse_config(checkpoint.config, str(path), checkpoint.generation)
+    return open_model(path).config
 
 
 @settings(SLOW, max_examples=60)
@@ -224,14 +224,14 @@ def test_a_plan_survives_its_file(tmp_path_factory, data):
     write_checkpoint(path, small("llama"))
     config = config_of(path)
     plan = data.draw(plans(config))
-    plan = replace(plan, model=fingerprint(config, open_checkpoint(path)), notes=("drawn",))
+    plan = replace(plan, model=fingerprint(config, open_model(path).checkpoint), notes=("drawn",))
     plan.save(path / "plan.json")
     again = PrunePlan.load(path / "plan.json")
     assert again == plan
     assert again.notes == plan.notes
     assert PrunePlan.from_dict(as_file(plan)) == plan
     assert str(again) == str(plan)
-    compile_plan(again, config, open_checkpoint(path))
+    compile_plan(again, config, open_model(path).checkpoint)
 
 
 SMALL = {"n_layers": 2, "n_heads": 3, "d_ff": 7, "n_vocab": 11, "d_model": 12}
@@ -337,7 +337,8 @@ def test_plans_that_do_not_follow_are_refused():
 
 def test_short_forms_are_the_plans_that_they_say(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven()))
-    checkpoint, config = open_checkpoint(tmp_path), config_of(tmp_path)
+    opened = open_model(tmp_path)
+    checkpoint, config = opened.checkpoint, opened.config
     PrunePlan(layers="1-5").save(tmp_path / "plan.json")
     wanted = {
         "keep-layers=0-2": PrunePlan("0-2"),
@@ -350,12 +351,12 @@ def test_short_forms_are_the_plans_that_they_say(tmp_path):
         str(tmp_path / "plan.json"): PrunePlan("1-5"),
     }
     for text, plan in wanted.items():
-        got = parse_prune(text, checkpoint, config)
+        got = parse_prune(text, opened)
         assert got == replace(plan, model=fingerprint(config, checkpoint)), text
-    assert parse_prune({"keep_layers": [0, 1], "drop_heads": {0: [0, 1]}}, checkpoint, config) == replace(
+    assert parse_prune({"keep_layers": [0, 1], "drop_heads": {0: [0, 1]}}, opened) == replace(
         PrunePlan("0,1", {0: "2,3"}), model=fingerprint(config, checkpoint)
     )
-    assert parse_prune(None, checkpoint, config) is None
+    assert parse_prune(None, opened) is None
 
 
 @settings(SLOW, max_examples=25)
@@ -365,7 +366,7 @@ def test_a_ratio_keeps_the_weightiest_neurons(tmp_path_factory, data, family, ra
     write_checkpoint(path, data.draw(models(family)))
     config, whole = open_weights(path)
     base = data.draw(plans(config))
-    plan = parse_prune(replace(base, ffn_ratio=ratio), open_checkpoint(path), config)
+    plan = parse_prune(replace(base, ffn_ratio=ratio), open_model(path))
     values = sliced(exact(whole), config, base)
     for new, old in enumerate(range(config.n_layers) if base.layers is None else base.layers):
         if not compile_plan(base, config).config.layer(new).d_ff:
@@ -467,14 +468,13 @@ def test_only_kept_pages_are_read(tmp_path, wish, quantize):
     with miaotui.load(tmp_path, prune=wish, quantize=quantize) as model:
         model.generate([1, 2, 3], max_new_tokens=4)
         seen = resident_pages(file)
-        checkpoint = open_checkpoint(tmp_path)
-        config = parse_config(checkpoint.config, str(tmp_path))
-        plan = make_load_plan(checkpoint, config, quantize, parse_prune(wish, checkpoint, config))
+        opened = open_model(tmp_path)
+        plan = make_load_plan(opened, quantize, select(wish, opened).ranked(opened).cut)
         [spans] = spans_by_file(plan).values()
         kept = np.zeros(len(seen), bool)
         for a, b in spans:
             kept[a // mmap.PAGESIZE : -(-b // mmap.PAGESIZE)] = True
-        data = min(t.start for t in checkpoint.tensors.values())
+        data = min(t.start for t in opened.checkpoint.tensors.values())
         header = np.arange(len(seen)) <= data // mmap.PAGESIZE
         assert not (seen & ~kept & ~header).any()
         assert model.receipt.read_bytes == sum(b - a for a, b in spans)
@@ -519,10 +519,10 @@ def test_hashes_are_of_the_kept_bytes(tmp_path):
     import hashlib
 
     write_checkpoint(tmp_path, Drawn(seven(), "BF16"))
-    config, whole = open_weights(tmp_path)
+    _, whole = open_weights(tmp_path)
     bits = {w.name: w.array for w in whole if w.array.dtype == np.uint16}
     with miaotui.load(tmp_path, prune="keep-layers=2; ffn=0.5") as model:
-        plan = parse_prune("keep-layers=2; ffn=0.5", open_checkpoint(tmp_path), config)
+        plan = parse_prune("keep-layers=2; ffn=0.5", open_model(tmp_path))
         got = {e.weight: e.sha256 for e in model.hashed_receipt().entries}
         up, down = bits["layers.2.up"][list(plan.ffn[2])], bits["layers.2.down"][:, list(plan.ffn[2])]
         for name, value in {"layers.0.up": up, "layers.0.down": down, "embed": bits["embed"]}.items():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, InputError, PlanError
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.tools import export
-from miaotui.tools.commands.prune import prune
+from miaotui.tools.prune import prune
 from pruning import plans, seven, some
 from tolerance import bound
 

@@ -12,16 +12,16 @@ from helpers import open_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, PlanError
-from miaotui.loader.checkpoint import open_checkpoint
+from miaotui.loader.open import open_model
 from miaotui.loader.prune.compiled import compile_plan
 from miaotui.loader.prune.options import parse_prune
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.prune.rank_width import dimensions
-from miaotui.tools.commands.prune import prune
 from miaotui.tools.importance import slicegpt
 from miaotui.tools.importance.calibrate import calibrate
 from miaotui.tools.importance.masks import Sparsity
 from miaotui.tools.importance.methods import Wish, find
+from miaotui.tools.prune import prune
 from pruning import plans, seven, sliced
 from test_importance import spied, text_model
 from tolerance import bound
@@ -54,7 +54,7 @@ def test_a_share_keeps_the_weightiest_dimensions(tmp_path_factory, data, family,
     config, whole = open_weights(path)
     base = data.draw(plans(config))
     left = compile_plan(base, config).config
-    plan = parse_prune(PrunePlan(**{**vars(base), "width_ratio": ratio}), open_checkpoint(path), config)
+    plan = parse_prune(PrunePlan(**{**vars(base), "width_ratio": ratio}), open_model(path))
     score = magnitude(sliced(exact(whole), config, base), left.n_layers)
     there = list(range(config.d_model) if base.width is None else base.width)
     kept = [there.index(j) for j in plan.width]
@@ -69,17 +69,17 @@ def test_a_share_keeps_the_weightiest_dimensions(tmp_path_factory, data, family,
 
 def test_a_share_is_read_whole_and_cut_before_the_neurons(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven()))
-    checkpoint = open_checkpoint(tmp_path)
-    config, _ = open_weights(tmp_path)
-    both = parse_prune("width=0.5; ffn=0.5", checkpoint, config)
-    first = parse_prune("width=0.5", checkpoint, config)
-    again = parse_prune("ffn=0.5", checkpoint, config)
+    opened = open_model(tmp_path)
+    config = opened.config
+    both = parse_prune("width=0.5; ffn=0.5", opened)
+    first = parse_prune("width=0.5", opened)
+    again = parse_prune("ffn=0.5", opened)
     assert len(first.width) == 32
     assert both.width == first.width
-    assert both.ffn == parse_prune(PrunePlan(width=first.width, ffn_ratio=0.5), checkpoint, config).ffn != again.ffn
-    assert parse_prune({"width": 0.5}, checkpoint, config) == first
-    assert parse_prune("width=0.01", checkpoint, config).width[0] >= 0
-    assert len(parse_prune("width=0.01", checkpoint, config).width) == config.n_heads
+    assert both.ffn == parse_prune(PrunePlan(width=first.width, ffn_ratio=0.5), opened).ffn != again.ffn
+    assert parse_prune({"width": 0.5}, opened) == first
+    assert parse_prune("width=0.01", opened).width[0] >= 0
+    assert len(parse_prune("width=0.01", opened).width) == config.n_heads
     with pytest.raises(PlanError, match=r"width_ratio 0\.5 is not resolved"):
         compile_plan(PrunePlan(width_ratio=0.5), config)
     with pytest.raises(PlanError, match="must be resolved"):
@@ -88,10 +88,10 @@ def test_a_share_is_read_whole_and_cut_before_the_neurons(tmp_path):
     assert str(PrunePlan(width_ratio=0.5)) == "keep 0.5 of the width"
     assert PrunePlan.from_dict(json.loads(PrunePlan(width_ratio=0.5).to_json())).width_ratio == 0.5
     with pytest.raises(PlanError, match="share such as"):
-        parse_prune("width=0.5.1", checkpoint, config)
+        parse_prune("width=0.5.1", opened)
     for bad in (0.0, 1.5, "0.0", "1.01"):
         with pytest.raises(PlanError, match=r"width_ratio.*above 0 and at most 1"):
-            parse_prune({"width": bad}, checkpoint, config)
+            parse_prune({"width": bad}, opened)
 
 
 def logits_of_transformers(path, ids):

@@ -13,12 +13,11 @@ from checkpoints import FAMILIES, Drawn, models, random_tensors, shapes, small, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError
-from miaotui.loader.checkpoint import open_checkpoint
-from miaotui.loader.config import parse_config
 from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.tools.cli import main
-from miaotui.tools.commands.prune import prune
+from miaotui.tools.prune import prune
 from pruning import plans
 
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -27,9 +26,8 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
 
 
 def opened(path):
-    with open_checkpoint(path) as checkpoint:
-        config = parse_config(checkpoint.config, str(path / "config.json"))
-        return config, make_load_plan(checkpoint, config), checkpoint.corrections
+    with open_model(path) as model:
+        return model.config, make_load_plan(model), model.corrections
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,13 +14,14 @@ from helpers import open_weights, oracle
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError
+from miaotui.limits import Request
 from miaotui.loader.checkpoint import Checkpoint, open_checkpoint
-from miaotui.loader.config import parse_config
 from miaotui.loader.load_plan import make_load_plan
+from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack
 from miaotui.loader.prune.compiled import compile_plan
 from miaotui.loader.prune.masks import largest
-from miaotui.loader.prune.options import parse_prune
+from miaotui.loader.prune.options import parse_prune, select
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.prune.receipt import Receipt
 from miaotui.loader.prune.sparsity import LINEAR
@@ -30,7 +31,7 @@ from miaotui.runtime.quantized import quantized_shape, unpack
 from miaotui.runtime.sparse import SPARSE, pack_sparse, pack_sparse_rows, sparse_bytes
 from miaotui.runtime.sparse_int8 import SPARSE_INT8, sparse_int8_bytes
 from miaotui.tools.commands.inspect import facts
-from miaotui.tools.commands.prune import prune
+from miaotui.tools.prune import prune
 from pruning import as_file, plans, seven, sliced, sparsities, stays, thinned, with_zeros
 from tolerance import bound
 
@@ -49,13 +50,12 @@ def exact(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def config_of(path: Path) -> Config:
-    checkpoint = open_checkpoint(path)
-    return parse_config(checkpoint.config, str(path), checkpoint.generation)
+    return open_model(path).config
 
 
 def counted_plan(path: Path, prune: object, quantize: str | None = None) -> LoadPlan:
-    checkpoint, config = open_checkpoint(path), config_of(path)
-    return counted(make_load_plan(checkpoint, config, quantize, parse_prune(prune, checkpoint, config)), checkpoint)
+    opened = open_model(path)
+    return counted(make_load_plan(opened, quantize, select(prune, opened).ranked(opened).cut), opened.checkpoint)
 
 
 def write_sparse(path: Path, drawn: Drawn, text: str) -> None:
@@ -291,9 +291,9 @@ def test_zeros_are_chosen_from_what_a_share_of_the_width_leaves(tmp_path, monkey
     write_checkpoint(tmp_path, Drawn(seven()))
     config, whole = open_weights(tmp_path)
     wish = {"width": 0.75, "ffn": 0.5, "sparsity": "2:4"}
-    ranked = parse_prune(wish, open_checkpoint(tmp_path), config)
+    ranked = parse_prune(wish, open_model(tmp_path))
     assert (len(ranked.width), {len(kept) for kept in ranked.ffn.values()}) == (48, {96})
-    plain = parse_prune({"width": 0.75, "ffn": 0.5}, open_checkpoint(tmp_path), config)
+    plain = parse_prune({"width": 0.75, "ffn": 0.5}, open_model(tmp_path))
     assert replace(ranked, sparsity={}) == plain  # ranked by all numbers, not by those that stay
     with miaotui.load(tmp_path, prune=wish) as model:
         wanted = thinned(sliced(exact(whole), config, ranked), ranked)
@@ -427,8 +427,9 @@ def test_bad_short_forms_are_refused(tmp_path, monkeypatch, wish, says):
 
 def test_neurons_are_ranked_before_zeros_are_made(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven()))
-    checkpoint, config = open_checkpoint(tmp_path), config_of(tmp_path)
-    both, alone = (parse_prune(f"ffn=0.5{more}", checkpoint, config) for more in ("; sparsity=2:4", ""))
+    opened = open_model(tmp_path)
+    config = opened.config
+    both, alone = (parse_prune(f"ffn=0.5{more}", opened) for more in ("; sparsity=2:4", ""))
     assert both == replace(alone, sparsity="2:4")
     _, whole = open_weights(tmp_path)
     wanted, got = thinned(sliced(exact(whole), config, both), both), exact(open_weights(tmp_path, prune=both)[1])
@@ -445,7 +446,7 @@ def test_a_model_without_gates_says_so(tmp_path):
 
 def test_short_forms_are_the_plans_that_they_say(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven()))
-    checkpoint, config = open_checkpoint(tmp_path), config_of(tmp_path)
+    opened = open_model(tmp_path)
     wanted = {
         "sparsity=2:4": dict.fromkeys(LINEAR, "2:4"),
         "sparsity=.5": dict.fromkeys(LINEAR, "0.5"),
@@ -455,7 +456,7 @@ def test_short_forms_are_the_plans_that_they_say(tmp_path):
         "sparsity=2:4,3=dense": dict.fromkeys(LINEAR, "2:4") | {f"3.{role}": "dense" for role in LINEAR},
     }
     for text, sparsity in wanted.items():
-        got = parse_prune(text, checkpoint, config)
+        got = parse_prune(text, opened)
         assert got.sparsity == sparsity, text
         assert PrunePlan.from_dict(as_file(got)) == got
     for value in ({"block": [4, 8], "ratio": 0.5}, {"all": {"block": [4, 8], "ratio": 0.5}}, "0.5/4x8"):
@@ -481,7 +482,7 @@ def test_memory_is_known_before_data_is_read(tmp_path, monkeypatch):
     for path, wish in cases:
         with miaotui.load(path, prune=wish, max_context=24, threads=1) as model:
             takes.append(model.memory["allocated"])
-            got = facts(path, context=24, threads=1, prune=wish)
+            got = facts(path, Request(max_context=24, threads=1, prune=wish))
             assert {k: v for k, v in got["memory"].items() if k != "total"} == model.memory
             assert model.memory["allocated"] == (
                 model.session.arena.nbytes

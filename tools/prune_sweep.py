@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +22,17 @@ import numpy as np
 
 from ..errors import InputError, PlanError
 from ..model import load
+from ..sizes import format_bytes
 from .bench.quality import compare, log_softmax
 from .bench.roofline import machine, versions
-from .commands.arguments import format_bytes, prune_of
-from .commands.bench import bytes_per_step, public_command
-from .commands.prune import prune, read_text, text_of
+from .bench.shared import bytes_per_step, public_command
 from .importance.calibrate import first_asked
 from .importance.masks import parse_sparsity
 from .importance.methods import BASIS, DEPTH, METHODS, WIDTH, ZEROS, Wish, find
+from .prune import prune
 from .prune_plot import draw
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from .importance.methods import Found, Text
 
-__all__ = ["best", "main", "sweep", "table", "wishes"]
+__all__ = ["Judged", "best", "compare_cuts", "split_judged", "sweep", "table", "wishes"]
 
 STEPS, ROUNDS = 48, 5
 #: Seconds between turns: threads of the side that is done first spin, then leave.
@@ -73,46 +72,54 @@ def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> lis
     return out
 
 
-def main(args: argparse.Namespace, path: Path) -> int:
-    """Make the table, print it, write it; 0."""
-    if args.text is None or args.folder is None or args.out is not None or args.method is not None:
-        msg = "--sweep takes --text FILE and --out FOLDER, and neither OUT nor --method"
-        raise InputError(msg)
-    if prune_of(args) is not None:
-        msg = "--sweep compares cuts of the whole model; write the first cut with `miaotui prune`, and sweep that"
-        raise InputError(msg)
-    args.statistics = None
-    text = text_of(args)
-    judged = read_text(args.judge) if args.judge else None
-    if judged is None:
-        at = len(text.text) * (TAIL - 1) // TAIL
-        at = text.text.find("\n", at) + 1 or at if text.lines else at
-        text, judged = replace(text, text=text.text[:at]), text.text[at:]
-    (args.folder / "plans").mkdir(parents=True, exist_ok=True)
+def compare_cuts(
+    path: Path,
+    text: Text,
+    judged: Judged,
+    folder: Path,
+    *,
+    methods: Sequence[str] = (),
+    **budget: Any,  # noqa: ANN401 - as `best` takes it
+) -> None:
+    """Make the table, print it, and write it with the plans and a picture to `folder`. Errors: `InputError`."""
+    (folder / "plans").mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "command": public_command("miaotui", sys.argv),
         "machine": machine(),
         "versions": versions(),
         "model": path.name,
         "calibration": {"file": text.name, "tokens": text.tokens, "window": text.window},
-        "judged": {"file": args.judge.name if args.judge else f"the last fifth of {text.name}", "window": text.window}
+        "judged": {"file": judged.name, "window": text.window}
         | ({"lines": True} if text.lines else {})
         | ({"behind": text.behind} if text.behind else {}),
     }
-    limits = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
     chosen = None
-    for cut in sweep(path, replace(text, quiet=True), judged, args.methods or METHODS, args.folder / "plans"):
+    for cut in sweep(path, replace(text, quiet=True), judged.text, methods or METHODS, folder / "plans"):
         record |= cut
-        chosen = best(record["results"], **limits)
-        record["budget"], record["best"] = limits, chosen and chosen["cut"]
-        _replace(args.folder / "sweep.json", json.dumps(record, indent=1) + "\n")  # so a stopped sweep keeps its rows
-        _replace(args.folder / "sweep.md", table(record))
+        chosen = best(record["results"], **budget)
+        record["budget"], record["best"] = budget, chosen and chosen["cut"]
+        _replace(folder / "sweep.json", json.dumps(record, indent=1) + "\n")  # so a stopped sweep keeps its rows
+        _replace(folder / "sweep.md", table(record))
     print(f"best within the budget: {chosen['cut'] if chosen else 'none of these'}")
     try:
-        draw([record], args.folder / "sweep.svg")
+        draw([record], folder / "sweep.svg")
     except InputError as e:
         print(f"no picture: {e}")
-    return 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The text that cuts are measured with, and what to call it."""
+
+    text: str
+    name: str
+
+
+def split_judged(text: Text) -> tuple[Text, Judged]:
+    """Calibration without the last fifth, and that: at a line's end where there is one."""
+    at = len(text.text) * (TAIL - 1) // TAIL
+    at = text.text.find("\n", at) + 1 or at if text.lines else at
+    return replace(text, text=text.text[:at]), Judged(text.text[at:], f"the last fifth of {text.name}")
 
 
 def table(record: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ..header import quote
+from ..files import quote
 from .values import Key, read
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime.spec import LayerSizes
-from ..header import quote
+from ..files import quote
 from .llama import LLAMA
 from .values import Key, anything, checked, flag, number, optional, size
 

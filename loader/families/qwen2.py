@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import ConfigError
-from ..header import quote
+from ..files import quote
 from .base import Family, Resolved
 from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .values import Key, anything, flag, optional, size

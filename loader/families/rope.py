@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Rope
-from ..header import quote
+from ..files import quote
 from .values import MAX_SIZE, Key, anything, checked, flag, number, optional, read, size
 
 __all__ = ["ROPE_KEYS", "read_rope"]

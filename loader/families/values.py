@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ..header import quote
+from ..files import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
 from ...runtime.spec import LayerSizes
-from ..header import quote
+from ..files import quote
 from ..ranges import as_ranges, show, spread
 from .plan import PrunePlan
 from .sparsity import LINEAR, Pattern
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..ranges import Ranges
     from .plan import Indices
 
-__all__ = ["ATTENTION", "AXES", "FEED_FORWARD", "Cut", "axis_size", "compile_plan", "fingerprint"]
+__all__ = ["ATTENTION", "AXES", "FEED_FORWARD", "Cut", "axis_size", "compile_plan", "fingerprint", "with_shares"]
 
 #: Role -> the axes of its weight: [out, in] of a matrix, one of a vector.
 AXES: dict[str, tuple[str, ...]] = {
@@ -151,6 +151,17 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     cut = Cut(config, left, layers, *parts)
     _check_zeros(cut)
     return cut
+
+
+def with_shares(cut: Cut, plan: PrunePlan) -> Cut:
+    """What `compile_plan(plan)` gives, from `cut`: the same plan compiled without its shares and its sparsity.
+
+    `plan` has the shares as indices, which are not checked again. Errors: `PlanError` for zeros that do not fit.
+    """
+    left = _left(plan, cut.before, cut.layers, cut.kv_heads)
+    out = replace(cut, config=left, ffn=plan.ffn, width=plan.width, sparsity=plan.sparsity)
+    _check_zeros(out)
+    return out
 
 
 def _check_zeros(cut: Cut) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
-from ..header import quote
+from ..files import quote
 from .sparsity import Pattern, joined
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime.spec import LayerSizes
-from ..header import quote
+from ..files import quote
 from ..ranges import read_indices
 
 if TYPE_CHECKING:

@@ -17,9 +17,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BackendError, PlanError
-from ..checkpoint import read_json_object
-from ..header import quote, regular_size
+from ...errors import PlanError
+from ..files import quote, read_json_object, read_yaml_object
 from .compiled import MAX_LAYERS
 from .plan import MAX_PLAN, PrunePlan
 
@@ -43,8 +42,8 @@ def load_plan(path: str | PathLike[str]) -> PrunePlan:
     Errors: `PlanError`; `BackendError` for YAML where the extra is not installed.
     """
     file = Path(path)
-    yaml = file.suffix.lower() in (".yml", ".yaml")
-    return plan_of(_yaml(file) if yaml else read_json_object(file, MAX_PLAN, PlanError), str(path))
+    read = read_yaml_object if file.suffix.lower() in (".yml", ".yaml") else read_json_object
+    return plan_of(read(file, MAX_PLAN, PlanError), str(path))
 
 
 def plan_of(raw: Mapping[str, Any], where: str = "plan") -> PrunePlan:
@@ -104,24 +103,3 @@ def _slice(piece: object, where: str) -> tuple[str, int, int]:
         msg = f"{where}: found {quote(source)}; expected a model's name and layer_range [first, behind the last]"
         raise PlanError(msg)
     return model, first, stop
-
-
-def _yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds one object, by PyYAML's safe loader."""
-    try:
-        import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
-    except ImportError as e:
-        msg = f"{file}: reading YAML needs PyYAML: pip install 'miaotui[yaml]'; or write the plan as JSON"
-        raise BackendError(msg) from e
-    if regular_size(file, PlanError) > MAX_PLAN:
-        msg = f"{file}: has more than {MAX_PLAN} bytes; this is no plan"
-        raise PlanError(msg)
-    try:
-        parsed = yaml.safe_load(file.read_bytes())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
-        msg = f"{file}: cannot be read as YAML ({' '.join(str(e).split())[:200]})"
-        raise PlanError(msg) from e
-    if not isinstance(parsed, dict):
-        msg = f"{file}: expected a YAML mapping, found {quote(parsed)}"
-        raise PlanError(msg)
-    return parsed

@@ -29,23 +29,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, PlanError
-from ..header import quote
+from ..files import quote, read_text
 from ..ranges import read_indices
 from ..text.tokenizer import Tokenizer
 from ..text.vocab_fallback import UNK, needed_rows, with_fallback_id
 from ..text.vocabulary import kept_ids
-from .compiled import compile_plan, fingerprint
+from .compiled import fingerprint
 from .mergekit import SLICES, load_plan, plan_of
 from .plan import PrunePlan
-from .ratios import assumed_indices, ranked
+from .ratios import Selection, selected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ...runtime.spec import Config
-    from ..checkpoint import Checkpoint
+    from ..open import Opened
 
-__all__ = ["FORMS", "Prune", "is_share", "parse_prune"]
+__all__ = ["FORMS", "Prune", "is_share", "parse_prune", "select"]
 
 #: What `load(prune=)` takes.
 Prune = PrunePlan | str | os.PathLike[str] | dict[str, Any]
@@ -56,19 +56,17 @@ FORMS = (
 )
 
 
-def parse_prune(prune: Prune | None, checkpoint: Checkpoint, config: Config, *, rank: bool = True) -> PrunePlan | None:
-    """The plan that was asked for, for this model, with every index named; None where nothing was.
+def select(prune: Prune | None, opened: Opened) -> Selection:
+    """What was asked for, as a plan for this model, compiled once; shares are left in it (`Selection.ranked`).
 
-    A share of the neurons reads the feed-forward's matrices, a share of the width reads all (`ratios`), unless `rank`
-    is false: the plan then still has it, except that of a plan's file which further short forms follow. Nothing else
-    reads a tensor. Errors: `PlanError`.
+    Reads no tensor, but where the plan in a file has a share and further short forms follow it. Errors: `PlanError`.
     """
     if prune is None:
-        return None
+        return selected(PrunePlan(), opened)
     if isinstance(prune, dict) and not prune.keys() & {"format", SLICES}:
-        plan = _from_forms(prune, checkpoint, config, rank=rank)
+        plan = _from_forms(prune, opened)
     elif isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
-        plan = _from_forms(_split(prune), checkpoint, config, rank=rank)
+        plan = _from_forms(_split(prune), opened)
     elif isinstance(prune, str | os.PathLike):
         plan = load_plan(prune)
     elif isinstance(prune, dict):
@@ -79,11 +77,19 @@ def parse_prune(prune: Prune | None, checkpoint: Checkpoint, config: Config, *, 
         msg = f"prune={quote(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
         raise PlanError(msg)
     known = replace(plan, vocab_fallback=None) if plan.vocab_fallback == UNK else plan
-    compile_plan(assumed_indices(known, config), config, checkpoint)
-    plan = with_fallback_id(plan, checkpoint.directory)
-    if rank:
-        plan = ranked(plan, checkpoint, config)
-    return replace(plan, model=fingerprint(config, checkpoint))
+    chosen = selected(known, opened)
+    plan = with_fallback_id(plan, opened.directory)
+    cut, base = (replace(of, vocab_fallback=plan.vocab_fallback) for of in (chosen.cut, chosen.base))
+    return Selection(replace(plan, model=fingerprint(opened.config, opened.checkpoint)), cut, base)
+
+
+def parse_prune(prune: Prune | None, opened: Opened) -> PrunePlan | None:
+    """The plan that was asked for, for this model, with every index named; None where nothing was.
+
+    A share of the neurons reads the feed-forward's matrices, a share of the width reads all (`ratios`). Nothing else
+    reads a tensor. Errors: `PlanError`.
+    """
+    return None if prune is None else select(prune, opened).ranked(opened).plan
 
 
 def _split(text: str) -> dict[str, Any]:
@@ -99,17 +105,17 @@ def _split(text: str) -> dict[str, Any]:
     return forms
 
 
-def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config, *, rank: bool) -> PrunePlan:
+def _from_forms(forms: Mapping[str, Any], opened: Opened) -> PrunePlan:
     unknown = [name for name in forms if name not in FORMS]
     if unknown:
         msg = f"prune: {quote(unknown[0])} is not understood; expected some of {', '.join(FORMS)}"
         raise PlanError(msg)
-    base = PrunePlan()
-    if "plan" in forms:
-        base = parse_prune(load_plan(forms["plan"]), checkpoint, config, rank=rank or len(forms) > 1) or base
-        if len(forms) == 1:
-            return base
-    left = compile_plan(base, config, checkpoint).config
+    base, config, left = PrunePlan(), opened.config, opened.config
+    if forms.keys() == {"plan"}:
+        return load_plan(forms["plan"])
+    if "plan" in forms:  # the other forms number what it leaves
+        first = select(load_plan(forms["plan"]), opened).ranked(opened)
+        base, left = first.plan, first.cut.config
     heads = _dropped_heads(forms.get("drop_heads", {}), left)
     heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
     dropped = _layers("drop_layers", forms, left)
@@ -121,8 +127,8 @@ def _from_forms(forms: Mapping[str, Any], checkpoint: Checkpoint, config: Config
         there = {old: new for new, old in enumerate(range(config.n_vocab) if base.vocab is None else base.vocab)}
         if fallback is None:
             fallback = there.get(base.vocab_fallback, base.vocab_fallback)  # type: ignore[arg-type]  # words are no keys
-        needed = () if fallback is None or isinstance(fallback, int) else needed_rows(fallback, checkpoint.directory)
-        wanted = {there[i] for i in (*_text_ids(forms["vocab"], checkpoint, config), *needed) if i in there}
+        needed = () if fallback is None or isinstance(fallback, int) else needed_rows(fallback, opened.directory)
+        wanted = {there[i] for i in (*_text_ids(forms["vocab"], opened), *needed) if i in there}
         ids = tuple(sorted(wanted | ({fallback} if isinstance(fallback, int) else set())))
     short = PrunePlan(
         layers=layers,
@@ -193,16 +199,15 @@ def _dropped_heads(form: object, config: Config) -> dict[int, tuple[int, ...]]:
     return kept
 
 
-def _text_ids(path: object, checkpoint: Checkpoint, config: Config) -> tuple[int, ...]:
+def _text_ids(path: object, opened: Opened) -> tuple[int, ...]:
     """Rows of the embedding that the text in a file needs; special tokens, BOS and EOS stay with them."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")  # type: ignore[arg-type]  # what is no path is refused below
-    except (OSError, TypeError, ValueError) as e:
-        msg = f"vocab: {quote(path)} cannot be read as a text in UTF-8 ({e})"
-        raise InputError(msg) from e
-    tokenizer = Tokenizer.from_directory(checkpoint.directory)
+    if not isinstance(path, str | os.PathLike):
+        msg = f"vocab: found {quote(path)}; expected the name of a text file"
+        raise InputError(msg)
+    text = read_text(Path(path), InputError)
+    config, tokenizer = opened.config, Tokenizer.from_directory(opened.directory)
     needed = {*tokenizer.encode(text), *tokenizer.special_ids}
-    rows = kept_ids(checkpoint.directory)
+    rows = kept_ids(opened.directory)
     if rows is not None:
         there = {token: row for row, token in enumerate(rows)}
         needed = {there[i] for i in needed if i in there}

@@ -30,8 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
-from ..checkpoint import read_json_object
-from ..header import quote
+from ..files import quote, read_json_object
 from ..ranges import read_indices, read_order, show
 from .compose import BY_LAYER, RATIOS, composed
 from .sparsity import as_json, read_sparsity, show_sparsity

@@ -23,9 +23,10 @@ from ..source import read, spans_by_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ...runtime.spec import Config
     from ..checkpoint import Checkpoint
+    from ..open import Opened
     from ..source import Source
+    from .compiled import Cut
     from .plan import PrunePlan
 
     F64 = NDArray[np.float64]
@@ -36,15 +37,15 @@ MATRICES = ("gate", "up", "down")
 ROWS = 256  # of a matrix, widened at a time
 
 
-def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> PrunePlan:
+def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
     """The plan with its ratio turned into neurons: of those that it keeps, the share with the largest scores.
 
-    Reads gate, up and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that
-    are packed already.
+    `cut` is the plan compiled without that share, and without zeros: these are chosen from what is left. Reads gate, up
+    and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that are packed
+    already.
     """
-    ratio, plain = plan.ffn_ratio or 1.0, replace(plan, ffn_ratio=None)
-    load = make_load_plan(checkpoint, config, prune=replace(plain, sparsity={}))  # zeros are chosen from what is left
-    ffn = dict(plain.ffn)
+    ratio, checkpoint = plan.ffn_ratio or 1.0, opened.checkpoint
+    load, ffn = make_load_plan(opened, cut=cut), dict(plan.ffn)
     checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
     for old, roles in dict(zip(load.cut.layers, load.layers, strict=True)).items():
         parts = [roles[role] for role in MATRICES if role in roles]
@@ -56,7 +57,7 @@ def weightiest(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> Prune
         there = ffn.get(old, range(len(scores)))
         ffn[old] = tuple(there[i] for i in best(scores, ratio))
     note = f"{ratio:g} of the neurons by magnitude: gate, up and down of every kept layer were read to rank them"
-    return replace(plain, ffn=ffn, notes=(*plan.notes, note))
+    return replace(plan, ffn=ffn, ffn_ratio=None, notes=(*plan.notes, note))
 
 
 def count_of(there: int, ratio: float) -> int:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from ...runtime.spec import Config
     from ..checkpoint import Checkpoint
+    from ..open import Opened
     from ..source import Source
+    from .compiled import Cut
     from .plan import PrunePlan
 
     F64 = NDArray[np.float64]
@@ -43,14 +45,14 @@ WRITERS = ("o", "down")
 READERS = {"attn_norm": ("q", "k", "v"), "ffn_norm": ("gate", "up")}
 
 
-def weightiest_dimensions(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> PrunePlan:
+def weightiest_dimensions(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
     """The plan with its share of the width turned into dimensions: of those that it keeps, the largest scores.
 
-    Reads every matrix that the plan keeps. Errors: `PlanError` for matrices that are packed already.
+    `cut` is the plan compiled without shares, and without zeros: these are chosen from what is left. Reads every matrix
+    that the plan keeps. Errors: `PlanError` for matrices that are packed already.
     """
-    ratio = plan.width_ratio or 1.0
-    plain = replace(plan, ffn_ratio=None, width_ratio=None, sparsity={})  # zeros are chosen from what is left
-    load = make_load_plan(checkpoint, config, prune=plain)
+    ratio, checkpoint = plan.width_ratio or 1.0, opened.checkpoint
+    load = make_load_plan(opened, cut=cut)
     checkpoint.expect(spans_by_file(load))
     model, (written, read) = load.model, (np.zeros(load.config.d_model) for _ in range(2))
     for name in ("embed", "positions"):

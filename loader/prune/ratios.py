@@ -1,52 +1,82 @@
 """A plan's shares, of the neurons and of the width: how many they will leave, and which.
 
 Which ones is known once the matrices that rank them are read (`rank_ffn`, `rank_width`); how many, before. The width is
-cut first, and neurons are ranked by what it leaves of them.
+cut first, and neurons are ranked by what it leaves of them. A plan is compiled once, without its shares; what they
+leave is put in twice: as many as there will be, and then the ones that were chosen.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .compiled import compile_plan
+from .compiled import compile_plan, with_shares
 from .rank_ffn import count_of, weightiest
 from .rank_width import dimensions, weightiest_dimensions
 
 if TYPE_CHECKING:
-    from ...runtime.spec import Config
-    from ..checkpoint import Checkpoint
+    from ..open import Opened
+    from .compiled import Cut
     from .plan import Indices, PrunePlan
 
-__all__ = ["assumed_indices", "ranked"]
+__all__ = ["Selection", "selected"]
 
 
-def ranked(plan: PrunePlan, checkpoint: Checkpoint, config: Config) -> PrunePlan:
-    """The plan with its shares turned into indices, the weightiest; reads the matrices that rank them."""
-    if plan.width_ratio is not None:
-        plan = weightiest_dimensions(plan, checkpoint, config)
-    return plan if plan.ffn_ratio is None else weightiest(plan, checkpoint, config)
+@dataclass(frozen=True)
+class Selection:
+    """What to keep of a model: a plan, and it compiled.
 
-
-def assumed_indices(plan: PrunePlan, config: Config) -> PrunePlan:
-    """The plan with as many indices as its shares will leave, any of them, nothing read: what memory is predicted from.
-
-    They lie apart where those that stay will as a rule, so that their rows must be gathered; where the weightiest
-    should happen to be neighbours, loading takes less. Errors: `PlanError` for a plan that does not fit without them.
+    Where the plan still has shares, `cut` keeps as many indices as they will leave, any of them: what memory is
+    predicted from. They lie apart where those that stay will as a rule, so that their rows must be gathered; where the
+    weightiest should happen to be neighbours, loading takes less. `base` is the plan compiled without its shares and
+    zeros; without shares it is `cut`.
     """
+
+    plan: PrunePlan
+    cut: Cut
+    base: Cut
+
+    @property
+    def ranks(self) -> bool:
+        """Whether matrices must be read before every index is known."""
+        return self.plan.ratio is not None
+
+    def ranked(self, opened: Opened) -> Selection:
+        """With the shares turned into indices, the weightiest; reads the matrices that rank them."""
+        if not self.ranks:
+            return self
+        plan, base = self.plan, self.base
+        if plan.width_ratio is not None:
+            plan = weightiest_dimensions(plan, opened, base)
+            base = with_shares(base, replace(plan, sparsity={}))
+        if plan.ffn_ratio is not None:
+            plan = weightiest(plan, opened, base)
+        cut = with_shares(base, plan)
+        return Selection(plan, cut, cut)
+
+
+def selected(plan: PrunePlan, opened: Opened) -> Selection:
+    """Compile a plan for a model; nothing is read. Errors: `PlanError`, as `compile_plan` has them."""
     if plan.ratio is None:
-        return plan
-    cut = compile_plan(replace(plan, ffn_ratio=None, width_ratio=None, sparsity={}), config)
-    width, ffn = plan.width, dict(plan.ffn)
+        cut = compile_plan(plan, opened.config, opened.checkpoint)
+        return Selection(plan, cut, cut)
+    plain = replace(plan, ffn_ratio=None, width_ratio=None, sparsity={})
+    base = compile_plan(plain, opened.config, opened.checkpoint)
+    return Selection(plan, with_shares(base, _assumed(plan, base)), base)
+
+
+def _assumed(plan: PrunePlan, base: Cut) -> PrunePlan:
+    """The plan with any indices in place of its shares, as many as these will leave."""
+    config, width, ffn = base.before, plan.width, dict(plan.ffn)
     if plan.width_ratio is not None:
         there = tuple(range(config.d_model)) if width is None else width
-        width = _apart(there, dimensions(plan.width_ratio, cut.config))
-    for layer in cut.layers if plan.ffn_ratio is not None else ():
+        width = _apart(there, dimensions(plan.width_ratio, base.config))
+    for layer in base.layers if plan.ffn_ratio is not None else ():
         there = plan.ffn.get(layer, tuple(range(config.layer(layer).d_ff)))
         ffn[layer] = _apart(there, count_of(len(there), plan.ffn_ratio or 1.0))
     return replace(plan, width=width, width_ratio=None, ffn=ffn, ffn_ratio=None)
 
 
 def _apart(there: Indices, count: int) -> Indices:
-    """So many of them: the first, and the rest from the end."""
+    """`count` of them: the first, and the rest from the end."""
     return (*there[:1], *there[len(there) - count + 1 :]) if count else ()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..checkpoint import Checkpoint
     from ..load_plan import LoadPlan
+    from ..open import Opened
     from ..source import Source
 
 __all__ = ["Entry", "Receipt", "hashed", "make_receipt"]
@@ -109,25 +110,23 @@ class Receipt:
         ]
 
 
-def make_receipt(
-    plan: LoadPlan, checkpoint: Checkpoint, prune: PrunePlan | None = None, notes: Iterable[str] = ()
-) -> Receipt:
+def make_receipt(plan: LoadPlan, opened: Opened, prune: PrunePlan | None = None, notes: Iterable[str] = ()) -> Receipt:
     """The receipt of a plan; reads nothing. `prune`: what `plan` was made with."""
     prune = prune or PrunePlan()
     entries = tuple(_entry(source) for source in plan)
     used = {source.tensor.name for source in plan.touched}
-    untouched = tuple(name for name in checkpoint.tensors if name not in used)
+    untouched = tuple(name for name in opened.checkpoint.tensors if name not in used)
     spans = spans_by_file(plan.touched)
     return Receipt(
         entries,
         untouched,
-        file_bytes=sum(t.nbytes for t in checkpoint.tensors.values()),
+        file_bytes=sum(t.nbytes for t in opened.checkpoint.tensors.values()),
         read_bytes=sum(b - a for ranges in spans.values() for a, b in ranges),
-        untouched_bytes=sum(checkpoint.tensors[name].nbytes for name in untouched),
+        untouched_bytes=sum(opened.checkpoint.tensors[name].nbytes for name in untouched),
         mapped_bytes=plan.mapped_bytes,
         resident_bytes=plan.resident_bytes,
         plan=str(prune),
-        notes=(*checkpoint.corrections, *prune.notes, *_notes(plan), *notes),
+        notes=(*opened.corrections, *prune.notes, *_notes(plan), *notes),
     )
 
 

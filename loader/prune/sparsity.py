@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ...errors import PlanError
-from ..header import quote
+from ..files import quote
 from ..ranges import read_indices, show
 
 if TYPE_CHECKING:

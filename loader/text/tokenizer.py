@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from ...errors import InputError, TokenizerError
-from ..checkpoint import read_json_object
-from ..header import looks_like, quote, regular_size
+from ..files import looks_like, quote, read_bytes, read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,10 +70,6 @@ class Tokenizer:
         file = directory / TOKENIZER
         if not file.exists():
             raise TokenizerError(_no_tokenizer(directory))
-        size = regular_size(file, TokenizerError)
-        if size > MAX_TOKENIZER:
-            msg = f"{file}: has {size} bytes, expected at most {MAX_TOKENIZER}; this is no tokenizer"
-            raise TokenizerError(msg)
         config: dict[str, Any] = {}
         for name in (SPECIAL, CONFIG):  # the later wins
             if (directory / name).exists():
@@ -150,11 +145,7 @@ def _panics_as_errors(where: str, what: str) -> Iterator[None]:
 
 
 def _parse(file: Path) -> tokenizers.Tokenizer:
-    try:
-        data = file.read_bytes()
-    except OSError as e:
-        msg = f"{file}: cannot be read ({e.strerror})"
-        raise TokenizerError(msg) from e
+    data = read_bytes(file, MAX_TOKENIZER, TokenizerError)
     if what := looks_like(data, want_json=True):
         msg = f"{file}: {what}"
         raise TokenizerError(msg)

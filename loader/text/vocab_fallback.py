@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import PlanError
-from ..header import quote
+from ..files import quote
 from .tokenizer import Tokenizer
 from .vocabulary import kept_fallback, kept_ids
 

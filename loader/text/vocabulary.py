@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError, TokenizerError
-from ..checkpoint import read_json_object
-from ..header import quote
+from ..files import quote, read_json_object
 from ..ranges import read_indices, show
 from .tokenizer import Tokenizer
 

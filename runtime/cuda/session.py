@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import BackendError
 from ..program import record
-from ..rope import RopeTable
 from ..session import Session
 from .interpreter import Interpreter
 from .kernels.walker import HUNG
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..program import Program
     from ..sampling import Sampler
     from ..session import Watch
     from ..spec import Config, Weights
@@ -42,20 +42,24 @@ class CudaSession(Session):
         config: Config,
         weights: Weights,
         *,
-        n_context: int,
+        program: Program | None = None,
+        n_context: int = 1,
         chunk: int = 128,
         rows: int = 32,
         kv_cache: str = "f32",
         fast: bool = False,
     ) -> None:
         """As `Session`, on `device`, which closes with it. Errors: `BackendError`."""
-        chunk = max(1, min(chunk, n_context))
-        rows = max(1, min(rows, chunk))
-        self.table, self.weights = RopeTable(config, n_context), weights
-        self.program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, kv_cache=kv_cache,
-                              fast=fast, table=self.table)  # fmt: skip
-        self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, 1
-        self.chunk, self.rows = chunk, rows
+        if program is None:
+            chunk = max(1, min(chunk, n_context))
+            rows = max(1, min(rows, chunk))
+            how: dict[str, Any] = {"kv_cache": kv_cache, "fast": fast}
+            program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, **how)
+        else:
+            program = program.bound(weights)
+        self.program, self.table, self.weights = program, program.table, weights
+        self.n_context, self.n_vocab, self.threads = program.n_context, config.n_vocab, 1
+        self.chunk, self.rows = program.chunk, program.rows
         self.machine = Interpreter(device, self.program)
         self._last = 0
 

@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import BackendError, InputError
-from ..commands.bench import GB, bytes_per_step, open_session, paired, print_out, public_command
 from .peers import PEERS
 from .peers.worker import serve
 from .roofline import ReadSum, machine, versions
 from .shapes import DTYPES, SHAPES, make_checkpoint
+from .shared import GB, bytes_per_step, open_session, paired, print_out, public_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

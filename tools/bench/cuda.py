@@ -29,12 +29,12 @@ import numpy as np
 from ...errors import BackendError, InputError
 from ...runtime.cuda.interpreter import WAYS
 from ...runtime.generate import collect, params_from, stream
-from ..commands.bench import GB, bytes_per_step, paired, print_out, public_command
 from .compare import Worker, pythons, worker_command
 from .cuda_product import PRODUCTS, products
 from .cuda_roofline import DeviceMemory, cuda_versions, gpu
 from .roofline import machine
 from .shapes import DTYPES, SHAPES, make_checkpoint
+from .shared import GB, bytes_per_step, paired, print_out, public_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

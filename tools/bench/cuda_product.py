@@ -18,9 +18,9 @@ from ...runtime.cuda import driver
 from ...runtime.cuda.interpreter import Interpreter
 from ...runtime.program import Program, Recorder
 from ...runtime.spec import Weight
-from ..commands.bench import paired, print_out
 from .compare import Worker, worker_command
 from .shapes import to_bf16
+from .shared import paired, print_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

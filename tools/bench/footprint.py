@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError
-from ..commands.bench import open_session, peak_memory, print_out, public_command
 from ..demo import path as demo_path
 from .roofline import machine, versions
+from .shared import open_session, peak_memory, print_out, public_command
 
 __all__ = ["footprint", "main"]
 

@@ -28,10 +28,10 @@ from ...errors import InputError
 from ...runtime.arena import place
 from ...runtime.program import Program, Recorder
 from ...runtime.spec import Weight
-from ..commands.bench import paired, print_out, public_command
 from .compare import Worker
 from .peers.worker import serve
 from .roofline import machine, versions
+from .shared import paired, print_out, public_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -28,11 +28,11 @@ import numpy as np
 
 from ...errors import InputError
 from ...loader.prune.plan import PrunePlan
-from ..commands.bench import GB, paired, print_out, public_command
 from .compare import QUANTIZED, Plan, Worker, by_turns, our_command
 from .footprint import footprint
 from .roofline import ReadSum, machine, versions
 from .shapes import DTYPES, SHAPES, make_checkpoint
+from .shared import GB, paired, print_out, public_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

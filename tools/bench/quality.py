@@ -24,12 +24,12 @@ from ...errors import InputError
 from ...loader.checkpoint import open_checkpoint
 from ...loader.header import DTYPES
 from ...model import load
-from ..commands.bench import print_out, public_command
 from ..demo import path as demo_path
 from ..demo.corpus import held_out
 from .compare import Worker, converted, worker_command
 from .peers.llamacpp import DTYPES as KINDS
 from .roofline import machine, versions
+from .shared import print_out, public_command
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

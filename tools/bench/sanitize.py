@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
-from ..commands.bench import print_out
+from .shared import print_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

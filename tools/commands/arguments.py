@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from typing import TYPE_CHECKING, Any
+
+from ...sizes import parse_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,14 +21,10 @@ __all__ = [
     "add_prune",
     "add_quantize",
     "chosen",
-    "format_bytes",
-    "open_model",
+    "load_model",
     "prune_of",
     "size",
 ]
-
-_UNITS = {"": 1, "B": 1, **{f"{p}iB": 2 ** (10 * n) for n, p in enumerate("KMGT", 1)}}
-_UNITS |= {f"{p}B": 10 ** (3 * n) for n, p in enumerate("KMGT", 1)} | {"kB": 1000}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -149,22 +146,11 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def size(text: str) -> int:
-    """Read bytes: "1048576", "500MB" (powers of ten), "1.5GiB" (powers of two)."""
-    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2] not in _UNITS:
-        msg = f"{text!r} is no size; expected for instance 1048576, 500MB or 2GiB"
-        raise argparse.ArgumentTypeError(msg)
-    return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
-
-
-def format_bytes(n: int) -> str:
-    """Write bytes for people: "640 B", "1.2 MiB"."""
-    value, unit = float(n), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1000:  # noqa: PLR2004 - four digits are read as the next unit
-            break
-        value, unit = value / 1024, larger
-    return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
+    """Bytes, as `parse_size` reads them, for argparse."""
+    try:
+        return parse_size(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
 
 
 def chosen(args: argparse.Namespace) -> str | Path:
@@ -176,7 +162,7 @@ def chosen(args: argparse.Namespace) -> str | Path:
     return path()
 
 
-def open_model(args: argparse.Namespace) -> Model:
+def load_model(args: argparse.Namespace) -> Model:
     """Load the model that was asked for, within the limits asked for."""
     from ...model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
 

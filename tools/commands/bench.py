@@ -9,7 +9,6 @@ A model that fits in the processor's caches can exceed 1.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -20,29 +19,26 @@ import numpy as np
 
 from ...errors import BackendError, InputError
 from ...runtime.cores import available_threads
-from ...runtime.kvcache import cache_bytes
 from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
+from ..bench.shared import GB, bytes_per_step, open_session, peak_memory, print_out, process_age, public_command
 from .arguments import add_precision, add_prune, add_quantize, prune_of
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from ...model import Model
     from ...runtime.session import Session
-    from ...runtime.spec import Config, Weights
     from ..bench.cuda_roofline import DeviceMemory
 
     #: Has `round()`: bytes a second that the memory gives.
     Bandwidth = ReadSum | DeviceMemory
 
-__all__ = ["add_arguments", "bytes_per_step", "main", "measure", "paired", "peak_memory", "public_command"]
+__all__ = ["add_arguments", "main", "measure"]
 
 SLICE = 8  # tokens between two readings of the bandwidth
 PAUSE = 0.3  # seconds until the threads of the one measured last, which look for work for 0.2 s, are asleep
 ONCE = ("start_to_first_token_s", "peak_memory_bytes")
-GB = 1e9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +140,7 @@ def measure(
         prompt = [int(i) for i in np.random.default_rng(0).integers(0, session.n_vocab, n_prompt)]
         _timed(session, prompt, 0)
         first = time.perf_counter()
-        age = _age()
+        age = process_age()
         _decode(session, n_prompt, min(n_new, 2))
         weights, cache = bytes_per_step(model.config, session.weights, n_prompt + n_new // 2, session.program.kv_cache)
         facts = {
@@ -198,14 +194,6 @@ def _rounds(  # noqa: PLR0913, PLR0917 - one loop, named for its length
     }
 
 
-def open_session(path: Path, threads: int, context: int, **how: Any) -> tuple[Model, Session]:  # noqa: ANN401
-    """Load a model for `context` positions, with `load`'s other arguments `how`, and give its session."""
-    from ...model import load  # noqa: PLC0415 - the command line's help must not wait for numba
-
-    model = load(path, threads=threads, max_context=context, **how)
-    return model, model.session
-
-
 def _decode(session: Session, start: int, count: int) -> list[float]:
     """Feed the likeliest token `count` times from position `start`; the seconds of each."""
     return [_timed(session, [session.argmax], at) for at in range(start, start + count)]
@@ -223,53 +211,6 @@ def _timed(session: Session, ids: Sequence[int], start: int) -> float:
     return seconds
 
 
-def bytes_per_step(config: Config, weights: Weights, position: int, kv_cache: str = "f32") -> tuple[int, int]:
-    """Bytes that one decode step reads: of weights, and of the KV cache at `position`.
-
-    Every weight is read whole, except tables of which one row is looked up: an embedding that is not also the head, and
-    learned positions.
-    """
-    total = sum(weight.nbytes for weight in weights)
-    for i, layer in enumerate(weights.layers):  # one that runs twice is read twice
-        again = any(layer is other for other in weights.layers[:i])
-        total += sum(w.nbytes for w in vars(layer).values() if w is not None) if again else 0
-    tables = [weights.positions, None if weights.embed is weights.head else weights.embed]
-    total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
-    cache = 0
-    for i, window in enumerate(config.windows):
-        keys = min(position, window or position)
-        cache += 2 * cache_bytes(kv_cache, config.layer(i).n_kv_heads, keys, config.d_head)
-    return total, cache
-
-
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Compare seconds taken in turn: quartiles of theirs / ours, pair by pair; over 1 means that ours was faster."""
-    if len(ours) != len(theirs) or not ours:
-        msg = f"{len(ours)} and {len(theirs)} measurements: expected pairs, at least one"
-        raise InputError(msg)
-    low, middle, high = np.quantile(np.divide(theirs, ours), (0.25, 0.5, 0.75))
-    return {"median": float(middle), "quartiles": [float(low), float(high)], "pairs": len(ours)}
-
-
-def public_command(program: str, argv: Sequence[str]) -> str:
-    """Give the command for the record: interpreter and program by name, no directory of this machine."""
-    words = [program]
-    for word in argv[1:] if argv[1:2] != program.split()[1:] else argv[2:]:
-        option, sign, value = word.partition("=")
-        words.append(option + sign + _base(value) if sign else _base(word))
-    return " ".join(words)
-
-
-def _base(word: str) -> str:
-    return os.path.basename(word.rstrip("/")) if word.startswith(("/", "~", "..")) else word  # noqa: PTH119 - a word
-
-
-def print_out(text: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def _resolve(name: str | None) -> Path:
     from ...loader.hub import locate  # noqa: PLC0415 - the command line's help must not wait for it
 
@@ -278,17 +219,15 @@ def _resolve(name: str | None) -> Path:
 
 def _model_facts(path: Path) -> dict[str, Any]:
     """Say what is to be measured, from headers and config: no tensor's data is read."""
-    from ...loader.checkpoint import open_checkpoint  # noqa: PLC0415 - as above
-    from ...loader.config import parse_config  # noqa: PLC0415 - as above
     from ...loader.load_plan import make_load_plan  # noqa: PLC0415 - as above
+    from ...loader.open import open_model  # noqa: PLC0415 - as above
 
-    with open_checkpoint(path) as checkpoint:
-        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
+    with open_model(path) as opened:
         return {
             "model": path.resolve().name,
-            "dtypes": sorted({t.dtype for t in checkpoint.tensors.values()}),
-            "parameters": make_load_plan(checkpoint, config).parameters,  # numbers, not bytes
-            "file_bytes": checkpoint.file_bytes,
+            "dtypes": sorted({t.dtype for t in opened.checkpoint.tensors.values()}),
+            "parameters": make_load_plan(opened).parameters,  # numbers, not bytes
+            "file_bytes": opened.checkpoint.file_bytes,
         }
 
 
@@ -300,27 +239,3 @@ def _summary_line(r: dict[str, Any]) -> str:
         f"  load {r['load_s']:.2f} s, load to first token {r['load_to_first_token_s']:.2f} s, "
         f"a later prompt's first token {r['time_to_first_token_s'] * 1e3:.1f} ms"
     )
-
-
-def peak_memory() -> int:
-    """Bytes of the process's largest resident set so far, mapped files included; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.exists():  # rusage begins with what the parent held
-        peaks = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
-        if peaks:
-            return int(peaks[0].split()[1]) * 1024
-    if sys.platform == "win32":
-        return 0
-    import resource  # noqa: PLC0415 - POSIX only
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _age() -> float:
-    """Seconds since this process was started, to 10 ms; 0 where the system does not say."""
-    stat = Path("/proc/self/stat")
-    if not stat.exists() or not hasattr(time, "CLOCK_BOOTTIME"):
-        return 0.0
-    started = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

@@ -6,7 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
-from .arguments import add_limits, add_model, format_bytes, open_model
+from ...sizes import format_bytes
+from .arguments import add_limits, add_model, load_model
 
 if TYPE_CHECKING:
     import argparse
@@ -72,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
     prompt = _prompt(args)
     parameters = {name: getattr(args, name) for name in _PARAMETERS}
-    with open_model(args) as model:
+    with load_model(args) as model:
         steps = model.tokens(prompt, max_new_tokens=args.max_new_tokens, stop_strings=args.stop, **parameters)
         last, text = None, "" if args.no_prompt else prompt
         _write(text)

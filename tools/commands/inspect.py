@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...errors import InputError
-from .arguments import add_kv_cache, add_prune, add_quantize, format_bytes, prune_of
+from ...sizes import format_bytes
+from .arguments import add_precision, add_prune, add_quantize, prune_of
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ...loader.prune.options import Prune
-    from ...runtime.spec import Config
+    from ...limits import Request
 
 __all__ = ["add_arguments", "facts", "lines", "main"]
 
@@ -45,14 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH_OR_HUB", help="a Hugging Face directory, or a hub name such as org/name")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     parser.add_argument(
-        "--context", type=int, metavar="N", help="tokens to reserve for (default: the model's, at most 2048)"
+        *("--max-context", "--context"),
+        type=int,
+        metavar="N",
+        help="tokens to reserve for (default: the model's, at most 2048)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
     add_quantize(parser)
     add_prune(parser)
     parser.add_argument("--receipt", action="store_true", help="say of every weight what is read, mapped and resident")
     parser.add_argument("--hash", action="store_true", help="the receipt with SHA-256 of what is read: reads it")
-    add_kv_cache(parser)
+    add_precision(parser)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="whose memory to count; needs no GPU")
     parser.add_argument("--program", action="store_true", help="list the program that a step runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -60,85 +61,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print what is found; 0."""
-    from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
+    from ...limits import Request  # noqa: PLC0415 - help must not wait for it
 
-    path = locate(args.path, revision=args.revision)
-    known = facts(
-        path,
-        context=args.context,
+    request = Request(
+        device=args.device,
         threads=args.threads,
-        program=args.program,
+        max_context=args.max_context,
         quantize=args.quantize,
         prune=prune_of(args),
-        receipt="hash" if args.hash else "plain" if args.receipt else None,
         kv_cache=args.kv_cache,
-        device=args.device,
+        precision=args.precision,
     )
+    receipt: Literal["plain", "hash"] | None = "hash" if args.hash else "plain" if args.receipt else None
+    known = facts(args.path, request, revision=args.revision, program=args.program, receipt=receipt)
     print(json.dumps(known, indent=1) if args.json else "\n".join(lines(known)))
     return 0
 
 
-def facts(  # noqa: PLR0913 - keywords, as of `load`
-    path: Path,
+def facts(
+    path: str | Path,
+    request: Request,
     *,
-    context: int | None = None,
-    threads: int | None = None,
+    revision: str | None = None,
     program: bool = False,
-    quantize: str | None = None,
-    prune: Prune | None = None,
     receipt: Literal["plain", "hash"] | None = None,
-    kv_cache: str = "f32",
-    device: str = "cpu",
 ) -> dict[str, Any]:
-    """Everything that `miaotui inspect` knows of a directory, as plain values for JSON.
+    """Everything that `miaotui inspect` knows of a checkpoint, as plain values for JSON.
 
-    Errors: `CheckpointError`, `ConfigError`, `InputError`, `PlanError`, as loading would raise them.
+    What it says of memory is `load`'s own, from `prepare`. Errors: as loading would raise them.
     """
-    from ...limits import DEFAULT_CONTEXT, LOGIT_ROWS, PREFILL_CHUNK, check_kv_cache, predicted_memory  # noqa: PLC0415
-    from ...loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
-    from ...loader.config import parse_config  # noqa: PLC0415
-    from ...loader.load_plan import make_load_plan  # noqa: PLC0415
-    from ...loader.pack import planned  # noqa: PLC0415
-    from ...loader.prune import options  # noqa: PLC0415 - help must not wait for these
-    from ...loader.prune.receipt import hashed, make_receipt  # noqa: PLC0415
-    from ...loader.prune.stored_zeros import counted  # noqa: PLC0415
-    from ...runtime.program import record  # noqa: PLC0415
+    from ...loader.open import open_model  # noqa: PLC0415 - help must not wait for these
+    from ...loader.prune.receipt import hashed  # noqa: PLC0415 - as above
+    from ...prepare import prepare  # noqa: PLC0415 - as above
 
-    check_kv_cache(kv_cache)
-    with open_checkpoint(path) as checkpoint:
-        config = parse_config(checkpoint.config, str(checkpoint.directory / "config.json"), checkpoint.generation)
-        pruned = options.parse_prune(prune, checkpoint, config)
-        plan = counted(make_load_plan(checkpoint, config, quantize, pruned), checkpoint)
-        config = plan.config
-        account = make_receipt(plan, checkpoint, pruned)
+    with open_model(path, revision=revision) as opened:
+        prepared, checkpoint = prepare(opened, request), opened.checkpoint
+        plan, account = prepared.plan, prepared.receipt
         account = hashed(account, plan, checkpoint) if receipt == "hash" else account
-        n_context = _context(config, context, DEFAULT_CONTEXT)
-        chunk, n_threads = min(PREFILL_CHUNK[device], n_context), _threads(threads) if device == "cpu" else 1
-        rows = min(LOGIT_ROWS, chunk)
-        recorded = record(
-            config, planned(plan), n_context=n_context, chunk=chunk, rows=rows, threads=n_threads, kv_cache=kv_cache
-        )
         bytes_of: Counter[str] = Counter()
         for tensor in checkpoint.tensors.values():
             bytes_of[tensor.dtype] += tensor.stop - tensor.start
-        memory = predicted_memory(plan, recorded, device)
-        memory["total"] = memory["allocated"] + plan.mapped_bytes
         return (
             {
-                "name": checkpoint.directory.resolve().name,
-                "config": asdict(config),
+                "name": opened.directory.resolve().name,
+                "config": asdict(plan.config),
                 "parameters": plan.parameters,
                 "tensors": len(checkpoint.tensors),
                 "file_bytes": checkpoint.file_bytes,
                 "bytes_by_dtype": dict(bytes_of.most_common()),
                 "plan": plan.lines(),
-                "context": n_context,
-                "memory": memory,
+                "context": prepared.program.n_context,
+                "memory": prepared.memory | {"total": prepared.memory["allocated"] + plan.mapped_bytes},
                 "kept": account.plan,
                 "read_bytes": account.read_bytes,
-                "corrections": list(checkpoint.corrections),
+                "corrections": list(opened.corrections),
             }
-            | ({"program": recorded.listing()} if program else {})
+            | ({"program": prepared.program.listing()} if program else {})
             | ({"receipt": account.as_dict()} if receipt else {})
         )
 
@@ -191,22 +169,3 @@ def _shape(c: Mapping[str, Any]) -> list[str]:
         ),
         f"ends at token {' or '.join(map(str, c['eos_ids']))}" if c["eos_ids"] else "has no end-of-sequence token",
     ]
-
-
-def _context(config: Config, wanted: int | None, default: int) -> int:
-    if wanted is None:
-        return min(config.n_context, default)
-    most = config.n_context if config.rope is None else max(config.n_context, 2**20)
-    if not 1 <= wanted <= most:
-        msg = f"--context {wanted}: expected 1 to {most}"
-        raise InputError(msg)
-    return wanted
-
-
-def _threads(wanted: int | None) -> int:
-    if wanted is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if wanted < 1:
-        msg = f"--threads {wanted}: expected at least 1"
-        raise InputError(msg)
-    return wanted

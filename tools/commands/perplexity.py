@@ -1,32 +1,21 @@
-"""`miaotui perplexity`: how well a model predicts a text.
-
-ppl = exp(-1/N sum_i log p(id_i | window so far)). The ids are cut into windows of W predictions: window j feeds ids
-[jW, jW + W) and is asked for ids [jW + 1, jW + W]; neighbours share one id, so that every id but the first is predicted
-once. Nothing before a window is seen: one number, the same for every machine and thread count, but greater than with
-an overlapping stride. Bits per byte are the same sum in bits over the bytes of the text predicted.
-"""
+"""`miaotui perplexity`: how well a model predicts a text (`tools/perplexity.py`)."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ...errors import InputError
-from .arguments import add_limits, add_model, open_model
+from ...loader.files import read_text
+from ..perplexity import measure
+from .arguments import add_limits, add_model, load_model
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
-    from numpy.typing import NDArray
 
-    from ...model import Model
-
-__all__ = ["add_arguments", "losses", "main", "measure"]
+__all__ = ["add_arguments", "main"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,14 +35,10 @@ def main(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             msg = f"--{name} {value}: expected at least 1"
             raise InputError(msg)
-    try:
-        text = args.file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as e:
-        msg = f"{args.file}: byte {e.start} is not UTF-8; expected a text file"
-        raise InputError(msg) from e
+    text = read_text(args.file, InputError)
     if args.max_context is None:
         args.max_context = args.window
-    with open_model(args) as model:
+    with load_model(args) as model:
         report = {"file": args.file.name, **measure(model, text, window=args.window, tokens=args.tokens)}
     if args.json:
         print(json.dumps(report, indent=1))
@@ -63,44 +48,3 @@ def main(args: argparse.Namespace) -> int:
             f"{report['bits_per_byte']:.4f} bits a byte; {report['n_tokens']} predictions in windows of {args.window})"
         )
     return 0
-
-
-def measure(model: Model, text: str, *, window: int = 256, tokens: int | None = None) -> dict[str, Any]:
-    """Measure a text: `n_tokens`, `window`, `nll_per_token` (nats), `ppl`, `bits_per_byte`.
-
-    At most `tokens` predictions. Errors: `InputError` for a text of fewer than two tokens or a window over the context.
-    """
-    if window > model.n_context:
-        msg = f"a window of {window} tokens is over the context of {model.n_context}; use a smaller --window"
-        raise InputError(msg)
-    ids = model.tokenizer.encode(text)
-    size = len(text.encode())
-    if tokens is not None and tokens + 1 < len(ids):
-        ids = ids[: tokens + 1]
-        size = len(model.tokenizer.decode(ids[1:]).encode())
-    if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
-        msg = f"the text has {len(ids)} tokens; expected at least 2: one to start from, one to predict"
-        raise InputError(msg)
-    total = math.fsum(
-        float(x) for at in range(0, len(ids) - 1, window) for x in losses(model, ids[at : at + window + 1])
-    )
-    n = len(ids) - 1
-    mean = total / n
-    return {
-        "n_tokens": n,
-        "window": window,
-        "nll_per_token": mean,
-        "ppl": math.exp(mean) if mean < 700 else math.inf,  # noqa: PLR2004 - where float64's exp ends
-        "bits_per_byte": total / math.log(2) / size if size else math.nan,
-    }
-
-
-def losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
-    """-log p of ids[1:], each given those before it. [T] ids -> float64 [T - 1]; vocabulary sums in float64."""
-    logits = model.logits(ids[:-1])
-    out = np.empty(len(logits))
-    for i, (row, wanted) in enumerate(zip(logits, ids[1:], strict=True)):
-        z = row.astype(np.float64)
-        largest = z.max()
-        out[i] = largest + np.log(np.exp(z - largest).sum()) - z[wanted]
-    return out

@@ -13,23 +13,20 @@ With `--method` a published method says what to cut (`importance/methods.py`); `
 from __future__ import annotations
 
 import argparse
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
-from .arguments import add_prune, format_bytes, prune_of, size
+from ...sizes import format_bytes
+from .arguments import add_prune, prune_of, size
 
 if TYPE_CHECKING:
     from ...loader.prune.options import Prune
     from ...loader.prune.plan import PrunePlan
-    from ...loader.prune.receipt import Receipt
     from ..importance.methods import Text, Wish
     from ..importance.rewrite import Rewrite
 
-__all__ = ["add_arguments", "main", "prune"]
-
-PLAN = "prune_plan.json"
+__all__ = ["add_arguments", "main"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +74,7 @@ def main(args: argparse.Namespace) -> int:
     from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
 
     if args.sweep:
-        from ..prune_sweep import main as sweep  # noqa: PLC0415 - as above
-
-        return sweep(args, locate(args.path, revision=args.revision))
+        return _sweep(args)
     if args.out is None:
         msg = "no OUT was named; expected a directory to make, or --sweep"
         raise InputError(msg)
@@ -98,10 +93,36 @@ def main(args: argparse.Namespace) -> int:
         text = None if args.text is None else text_of(args)
         path = locate(args.path, revision=args.revision)
         wish, rewrite = _found(path, method, text, prune_of(_without_shares(args)))
+    from ..prune import prune  # noqa: PLC0415 - as above
+
     receipt, written, note = prune(path, args.out, wish, rewrite)
     print(f"{receipt.plan}\n{args.out}: {format_bytes(written)} of weights, from {format_bytes(receipt.file_bytes)}")
     for text_line in (*receipt.notes, *([note] if note else [])):
         print(f"note: {text_line}")
+    return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    """Compare cuts (`prune_sweep.py`); 0."""
+    from ...loader.files import read_text  # noqa: PLC0415 - help must not wait for these
+    from ...loader.hub import locate  # noqa: PLC0415 - as above
+    from ..prune_sweep import Judged, compare_cuts, split_judged  # noqa: PLC0415 - as above
+
+    if args.text is None or args.folder is None or args.out is not None or args.method is not None:
+        msg = "--sweep takes --text FILE and --out FOLDER, and neither OUT nor --method"
+        raise InputError(msg)
+    if prune_of(args) is not None:
+        msg = "--sweep compares cuts of the whole model; write the first cut with `miaotui prune`, and sweep that"
+        raise InputError(msg)
+    args.statistics = None
+    text = text_of(args)
+    if args.judge is None:
+        text, judged = split_judged(text)
+    else:
+        judged = Judged(read_text(args.judge, InputError), args.judge.name)
+    budget = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
+    path = locate(args.path, revision=args.revision)
+    compare_cuts(path, text, judged, args.folder, methods=args.methods or (), **budget)
     return 0
 
 
@@ -127,23 +148,17 @@ def _share(name: str, text: str | None) -> float | None:
 
 def text_of(args: argparse.Namespace) -> Text:
     """The calibration text that was asked for. Errors: `InputError`."""
-    from ..importance.methods import Text  # noqa: PLC0415 - help must not wait for it
+    from ...loader.files import read_text  # noqa: PLC0415 - help must not wait for these
+    from ..importance.methods import Text  # noqa: PLC0415 - as above
 
     for name in ("window", "tokens"):
         if getattr(args, name) < 1:
             msg = f"--{name} {getattr(args, name)}: expected at least 1"
             raise InputError(msg)
     how = {"lines": args.lines, "behind": args.behind}
-    return Text(read_text(args.text), args.text.name, args.window, args.tokens, args.statistics, quiet=False, **how)
-
-
-def read_text(file: Path) -> str:
-    """A file's text. Errors: `InputError` where it is not UTF-8."""
-    try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as e:
-        msg = f"{file}: byte {e.start} is not UTF-8; expected a text file"
-        raise InputError(msg) from e
+    return Text(
+        read_text(args.text, InputError), args.text.name, args.window, args.tokens, args.statistics, quiet=False, **how
+    )
 
 
 def _without_shares(args: argparse.Namespace) -> argparse.Namespace:
@@ -156,50 +171,11 @@ def _without_shares(args: argparse.Namespace) -> argparse.Namespace:
 
 def _found(path: Path, method: Wish, text: Text | None, forms: Prune | None) -> tuple[PrunePlan, Rewrite]:
     """Ask the method; what the short forms say is cut first."""
-    from ...loader.checkpoint import open_checkpoint  # noqa: PLC0415
-    from ...loader.config import parse_config  # noqa: PLC0415
-    from ...loader.prune import options  # noqa: PLC0415 - help must not wait for these
-    from ..importance.methods import find  # noqa: PLC0415
+    from ...loader.open import open_model  # noqa: PLC0415 - help must not wait for these
+    from ...loader.prune.options import parse_prune  # noqa: PLC0415 - as above
+    from ..importance.methods import find  # noqa: PLC0415 - as above
 
-    with open_checkpoint(path) as checkpoint:
-        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
-        base = options.parse_prune(forms, checkpoint, config)
+    with open_model(path) as opened:
+        base = parse_prune(forms, opened)
     cut = find(path, method, text, base)
     return cut.plan, cut.rewrite
-
-
-def prune(path: Path, out: Path, wish: Prune, rewrite: Rewrite | None = None) -> tuple[Receipt, int, str | None]:
-    """Write what `wish` keeps of `path` to the new directory `out`, changed as `rewrite` says.
-
-    The receipt, the bytes of tensors written, and why transformers will refuse it, if it will. Errors: `InputError`
-    where `out` is there, `PlanError` for a plan that does not fit or cannot be written, and loading's own.
-    """
-    from ...loader.checkpoint import open_checkpoint  # noqa: PLC0415
-    from ...loader.config import parse_config  # noqa: PLC0415
-    from ...loader.load_plan import make_load_plan  # noqa: PLC0415
-    from ...loader.prune import export, options  # noqa: PLC0415 - help must not wait for these
-    from ...loader.prune.receipt import make_receipt  # noqa: PLC0415
-    from ...loader.text.vocabulary import FILE, kept_fallback, kept_ids, kept_text  # noqa: PLC0415
-    from ..export import copy_along, new_directory, write_json, write_safetensors  # noqa: PLC0415
-
-    with open_checkpoint(path) as checkpoint, new_directory(out) as made:
-        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
-        pruned = options.parse_prune(wish, checkpoint, config)
-        plan = make_load_plan(checkpoint, config, prune=pruned)
-        left = export.left_config(checkpoint.config, plan) | (rewrite.config(plan) if rewrite else {})
-        copy_along(path, made)
-        write_json(made / "config.json", left)
-        if checkpoint.generation is not None:
-            write_json(made / "generation_config.json", export.left_generation(checkpoint.generation, plan))
-        kept = kept_ids(path)
-        if kept is not None or plan.cut.vocab is not None:
-            told = kept_text(plan.cut.tokens(kept), plan.cut.fallback(kept, kept_fallback(path)))
-            (made / FILE).write_text(told, encoding="utf-8")
-        if pruned is not None:
-            pruned.save(made / PLAN)
-        how = (rewrite.change, rewrite.shape) if rewrite else ()
-        tensors = export.left_tensors(plan, checkpoint, *how)
-        more = rewrite.added(plan, checkpoint) if rewrite else ()
-        written = write_safetensors(made / "model.safetensors", chain(tensors, more), "pt")
-        after = parse_config(left, str(out / "config.json"))
-        return make_receipt(plan, checkpoint, pruned), written, export.refused_by_transformers(left, after)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...runtime.quantized import QUANTIZED
+from ...sizes import format_bytes
 from ..export import copy_along, new_directory, write_json, write_safetensors
-from .arguments import format_bytes
 
 if TYPE_CHECKING:
     import argparse
@@ -60,16 +60,14 @@ def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
     It appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
     understood, and loading's own.
     """
-    from ...loader.checkpoint import open_checkpoint  # noqa: PLC0415 - help must not wait for these
-    from ...loader.config import parse_config  # noqa: PLC0415
-    from ...loader.load_plan import make_load_plan  # noqa: PLC0415
+    from ...loader.load_plan import make_load_plan  # noqa: PLC0415 - help must not wait for these
+    from ...loader.open import open_model  # noqa: PLC0415 - as above
 
-    with open_checkpoint(path) as checkpoint, new_directory(out) as made:
-        config = parse_config(checkpoint.config, str(path / "config.json"), checkpoint.generation)
-        plan = make_load_plan(checkpoint, config, how)
-        tensors = _tensors(plan, checkpoint)
-        _write(made, path, checkpoint.config, tensors, plan)
-        return checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
+    with open_model(path) as opened, new_directory(out) as made:
+        plan = make_load_plan(opened, how)
+        tensors = _tensors(plan, opened.checkpoint)
+        _write(made, path, opened.raw, tensors, plan)
+        return opened.checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
 
 
 def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:

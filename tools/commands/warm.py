@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .arguments import add_limits, add_model, open_model
+from .arguments import add_limits, add_model, load_model
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
         names = list(link.KERNELS)
         link.addresses(names)
     else:
-        with open_model(args) as model:
+        with load_model(args) as model:
             model.logits([0])
             names = list(model.program().counts())
     print(f"{len(names)} kernels are ready after {time.perf_counter() - began:.1f} s, in {link.cache_directory()}")

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...model import load
-from ..commands.perplexity import losses
+from ..perplexity import losses
 from . import path
 from .corpus import held_out
 

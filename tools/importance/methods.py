@@ -26,7 +26,7 @@ from ...loader.prune.plan import PrunePlan
 from ...loader.prune.rank_width import best_dimensions, dimensions
 from ...loader.prune.sparsity import Pattern, show_sparsity
 from ...model import load
-from ..commands.perplexity import losses
+from ..perplexity import losses
 from . import depth, slicegpt, structured
 from .calibrate import calibrate, first_asked, windows_of
 from .progress import progress

@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import InputError
+from ...loader.files import read_text
 from ...model import load
-from ..commands.bench import print_out, public_command
-from ..commands.perplexity import measure
-from ..commands.prune import prune, read_text
+from ..bench.shared import print_out, public_command
 from ..importance.calibrate import calibrate
 from ..importance.methods import Text, Wish, find
 from ..importance.rewrite import Rewrite
 from ..importance.structured import compensation
+from ..perplexity import measure
+from ..prune import prune
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=8192, metavar="N")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args(argv)
-    text = Text(read_text(args.text), args.text.name, args.window, args.tokens)
-    studies = {str(share): study(args.model, text, read_text(args.judge), share) for share in args.ffn}
+    text = Text(read_text(args.text, InputError), args.text.name, args.window, args.tokens)
+    studies = {str(share): study(args.model, text, read_text(args.judge, InputError), share) for share in args.ffn}
     record = {"command": public_command("python -m miaotui.tools.importance.flap_bias", sys.argv), "ffn": studies}
     args.out.write_text(json.dumps({"model": args.model.name, **record}, indent=1) + "\n", encoding="utf-8")
     print_out(json.dumps(studies, indent=1))

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...model import load
-from ..commands.bench import print_out
+from ..bench.shared import print_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

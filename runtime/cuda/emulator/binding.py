@@ -16,7 +16,7 @@ from .whole import whole
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .device import Grid, Thread
+    from .grid import Grid, Thread
 
 __all__ = ["binding"]
 

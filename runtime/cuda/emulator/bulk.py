@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..tensor_map import TensorMap
-    from .device import Grid, Thread
+    from .grid import Grid, Thread
     from .memory import Known, Memory, Shared
 
 __all__ = ["BoxCopy", "bulk"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .memory import Fault, ordered, several
 
 if TYPE_CHECKING:
-    from .device import Thread
+    from .grid import Thread
     from .memory import Memory, Moment
 
 __all__ = ["Races"]

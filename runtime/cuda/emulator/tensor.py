@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .device import Grid
+    from .grid import Grid
 
 __all__ = ["bf16_bits", "tensor"]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .grid import Group
 from .memory import Fault
 from .tensor import widened
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .device import Grid, Group, Thread
+    from .grid import Grid, Thread
     from .memory import Moment, Shared
 
 __all__ = ["WINDOW", "descriptor_addresses", "wgmma"]
@@ -117,8 +118,6 @@ def wgmma(grid: Grid) -> dict[str, Any]:
     away: dict[Thread, dict[int, Registers]] = {}
 
     def meet(what: str, value: Any, combine: Callable[[list[Any]], Sequence[Any]]) -> Any:
-        from .device import Group  # noqa: PLC0415 - it imports this module
-
         me = grid.now
         which = me.number // WARPGROUP
         if grid.kernel.threads < (which + 1) * WARPGROUP:

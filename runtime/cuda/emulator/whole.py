@@ -11,7 +11,7 @@ from .memory import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .device import Grid
+    from .grid import Grid
 
 __all__ = ["whole"]
 

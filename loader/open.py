@@ -1,0 +1,80 @@
+"""A checkpoint opened and its config resolved: once, for everyone who needs both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .checkpoint import CONFIG, Checkpoint, open_checkpoint
+from .config import resolve_config, with_token_ids
+from .hub import locate
+from .model_tensors import ModelTensors
+from .reconcile import reconciled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
+    from ..runtime.spec import Config
+
+__all__ = ["Opened", "open_model"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint, and the model that its config.json describes; nothing is cut yet. Closing it unmaps the files.
+
+    `raw` is config.json with the sizes that the tensors have; `corrections` says in words which it had wrong. `config`
+    is what `raw` resolves to, with the token ids of generation_config.json; `biases` are the roles of optional weights
+    that the model has.
+    """
+
+    checkpoint: Checkpoint
+    raw: dict[str, Any]
+    config: Config
+    biases: frozenset[str]
+    corrections: tuple[str, ...] = ()
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
+        return self.checkpoint.directory
+
+    @cached_property
+    def model_tensors(self) -> ModelTensors:
+        """Which tensor each weight is made from: compared with the config at first use. Errors: `CheckpointError`."""
+        tensors = ModelTensors(self.directory, self.checkpoint.tensors, self.config, self.biases)
+        tensors.check()
+        return tensors
+
+    def close(self) -> None:
+        """Let go of the files. Harmless when done twice."""
+        self.checkpoint.close()
+
+    def __enter__(self) -> Self:
+        """`with open_model(path) as opened:` closes at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+
+def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
+    """Open a directory or a hub name: config.json, generation_config.json, the index and all headers; no data is read.
+
+    Sizes that config.json has wrong are put right where the tensors agree (`reconcile`). Errors: `HubError`,
+    `CheckpointError` for missing or damaged files and tensors that contradict each other, `ConfigError` for a config
+    that is none, or asks for maths that we do not do.
+    """
+    checkpoint = open_checkpoint(locate(path, revision=revision))
+    try:
+        where = str(checkpoint.directory / CONFIG)
+        resolved = resolve_config(checkpoint.config, where)
+        raw, resolved, corrections = reconciled(checkpoint.config, resolved, checkpoint.tensors, checkpoint.directory)
+        config = with_token_ids(resolved.config, where, checkpoint.generation)
+    except BaseException:
+        checkpoint.close()
+        raise
+    return Opened(checkpoint, raw, config, resolved.biases, corrections)

@@ -1,0 +1,94 @@
+"""From an opened checkpoint and a request to everything that is known before a tensor is loaded.
+
+`load`, `miaotui inspect` and whoever else asks what a model will be share it, so that they cannot disagree. The plan is
+compiled once and the program recorded once, with weights that are only planned; `load` binds it to real ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .limits import LOGIT_ROWS, PREFILL_CHUNK, Request, check_memory, predicted_memory
+from .loader.load_plan import make_load_plan
+from .loader.pack import planned
+from .loader.prune.options import select
+from .loader.prune.receipt import make_receipt
+from .loader.prune.stored_zeros import counted, uncounted
+from .runtime.program import record
+
+if TYPE_CHECKING:
+    from .loader.load_plan import LoadPlan
+    from .loader.open import Opened
+    from .loader.prune.plan import PrunePlan
+    from .loader.prune.receipt import Receipt
+    from .runtime.program import Program
+    from .runtime.spec import Config
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is ready to be loaded: which bytes become which weight, the program of a step, and what it takes.
+
+    `prune` has every index named. `program` is of planned weights. `memory`: bytes by part (`predicted_memory`).
+    """
+
+    opened: Opened
+    request: Request
+    prune: PrunePlan
+    plan: LoadPlan
+    program: Program
+    memory: dict[str, int]
+    receipt: Receipt
+
+    @property
+    def config(self) -> Config:
+        """The model that is left."""
+        return self.plan.config
+
+
+def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Prepared:
+    """Plan the load, record the program and predict the memory; `free`: what the GPU has, where one is asked for.
+
+    Tensors are read where only their data say what stays: for a share of neurons or width the matrices that rank them,
+    for sparsity "stored" those whose zeros are counted. That comes after a first check of the memory limit, in which
+    what is not known yet counts as needing nothing. Errors: `PlanError`, `CheckpointError`, `InputError`,
+    `MemoryLimitError`.
+    """
+    chosen = select(request.prune, opened)
+    plan = make_load_plan(opened, request.quantize, chosen.cut)
+    program = _recorded(plan, request)
+    memory = predicted_memory(plan, program, request.device)
+    name, limit = opened.directory.name, request.limit_bytes
+    unsure = sum(source.nbytes for source in uncounted(plan) if source.offset is not None)
+    check_memory(name, limit, memory, program, free=free, unsure=unsure)
+    if chosen.ranks or uncounted(plan):  # only now is anything read
+        dtypes = [source.dtype for source in plan]
+        if chosen.ranks:
+            chosen = chosen.ranked(opened)
+            plan = make_load_plan(opened, request.quantize, chosen.cut)
+        plan = counted(plan, opened.checkpoint)
+        same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
+        program = program.bound(planned(plan)) if same else _recorded(plan, request)
+        memory = predicted_memory(plan, program, request.device)
+        check_memory(name, limit, memory, program, free=free)
+    receipt = make_receipt(plan, opened, chosen.plan, notes=request.notes(plan.config))
+    return Prepared(opened, request, chosen.plan, plan, program, memory, receipt)
+
+
+def _recorded(plan: LoadPlan, request: Request) -> Program:
+    """The program of a step; no weight has an address yet."""
+    context = request.context(plan.config)
+    chunk = min(request.prefill_chunk or PREFILL_CHUNK[request.device], context)
+    return record(
+        plan.config,
+        planned(plan),
+        n_context=context,
+        chunk=chunk,
+        rows=min(LOGIT_ROWS, chunk),
+        threads=1 if request.gpu else request.n_threads,  # a GPU's scratch is that of one
+        kv_cache=request.kv_cache,
+        fast=request.fast,
+    )

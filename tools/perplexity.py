@@ -1,0 +1,66 @@
+"""How well a model predicts a text: its perplexity.
+
+ppl = exp(-1/N sum_i log p(id_i | window so far)). The ids are cut into windows of W predictions: window j feeds ids
+[jW, jW + W) and is asked for ids [jW + 1, jW + W]; neighbours share one id, so that every id but the first is predicted
+once. Nothing before a window is seen: one number, the same for every machine and thread count, but greater than with
+an overlapping stride. Bits per byte are the same sum in bits over the bytes of the text predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..model import Model
+
+__all__ = ["losses", "measure"]
+
+
+def measure(model: Model, text: str, *, window: int = 256, tokens: int | None = None) -> dict[str, Any]:
+    """Measure a text: `n_tokens`, `window`, `nll_per_token` (nats), `ppl`, `bits_per_byte`.
+
+    At most `tokens` predictions. Errors: `InputError` for a text of fewer than two tokens or a window over the context.
+    """
+    if window > model.n_context:
+        msg = f"a window of {window} tokens is over the context of {model.n_context}; use a smaller --window"
+        raise InputError(msg)
+    ids = model.tokenizer.encode(text)
+    size = len(text.encode())
+    if tokens is not None and tokens + 1 < len(ids):
+        ids = ids[: tokens + 1]
+        size = len(model.tokenizer.decode(ids[1:]).encode())
+    if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
+        msg = f"the text has {len(ids)} tokens; expected at least 2: one to start from, one to predict"
+        raise InputError(msg)
+    total = math.fsum(
+        float(x) for at in range(0, len(ids) - 1, window) for x in losses(model, ids[at : at + window + 1])
+    )
+    n = len(ids) - 1
+    mean = total / n
+    return {
+        "n_tokens": n,
+        "window": window,
+        "nll_per_token": mean,
+        "ppl": math.exp(mean) if mean < 700 else math.inf,  # noqa: PLR2004 - where float64's exp ends
+        "bits_per_byte": total / math.log(2) / size if size else math.nan,
+    }
+
+
+def losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
+    """-log p of ids[1:], each given those before it. [T] ids -> float64 [T - 1]; vocabulary sums in float64."""
+    logits = model.logits(ids[:-1])
+    out = np.empty(len(logits))
+    for i, (row, wanted) in enumerate(zip(logits, ids[1:], strict=True)):
+        z = row.astype(np.float64)
+        largest = z.max()
+        out[i] = largest + np.log(np.exp(z - largest).sum()) - z[wanted]
+    return out
