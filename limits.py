@@ -124,7 +124,7 @@ def reserved(config: Config, wanted: int | None) -> int:
     """Positions to reserve. InputError: more than the model has."""
     if wanted is None:
         return min(config.n_context, DEFAULT_CONTEXT)
-    if config.rope is None and wanted > config.n_context:
+    if config.positions is not None and wanted > config.n_context:
         msg = f"max_context={wanted}: this model has learned positions for {config.n_context} tokens only"
         raise InputError(msg)
     if wanted > max(config.n_context, 2**20):

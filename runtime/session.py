@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from .memory import zeroed
 from .program import record
-from .rope import RopeTable
+from .rope import rope_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ class Session:
         """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; the rest as of `Recorder`."""
         chunk = max(1, min(chunk, n_context))
         rows = max(1, min(rows, chunk))
-        table = RopeTable(config, n_context)
+        ropes = rope_tables(config, n_context)
         self.program: Program = record(
             config,
             weights,
@@ -59,7 +59,7 @@ class Session:
             threads=threads,
             kv_cache=kv_cache,
             fast=fast,
-            table=table,
+            ropes=ropes,
         )
         from .cpu import link  # noqa: PLC0415 (the machine's code is loaded only now)
         from .cpu.layout import S_IDS  # noqa: PLC0415 (as above)
@@ -67,7 +67,7 @@ class Session:
 
         self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, threads
         self.chunk, self.rows = chunk, rows
-        self.table, self.weights = table, weights  # addresses point into these
+        self.ropes, self.weights = ropes, weights  # addresses point into these
         addresses = link.addresses(i.kernel for i in self.program.code)
         self.code = self.program.encode(addresses.__getitem__)
         self.arena = zeroed(self.program.arena_bytes)

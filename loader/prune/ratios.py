@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..sizes import sizes_of
 from .compiled import compile_plan
 from .rank_ffn import count_of, weightiest
 from .rank_width import dimensions, weightiest_dimensions
@@ -42,7 +43,7 @@ def assumed_indices(plan: PrunePlan, config: Config) -> PrunePlan:
         there = tuple(range(config.d_model)) if width is None else width
         width = _apart(there, dimensions(plan.width_ratio, cut.config))
     for layer in cut.layers if plan.ffn_ratio is not None else ():
-        there = plan.ffn.get(layer, tuple(range(config.layer(layer).d_ff)))
+        there = plan.ffn.get(layer, tuple(range(sizes_of(config, layer).d_ff)))
         ffn[layer] = _apart(there, count_of(len(there), plan.ffn_ratio or 1.0))
     return replace(plan, width=width, width_ratio=None, ffn=ffn, ffn_ratio=None)
 

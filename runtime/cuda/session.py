@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import BackendError
 from ..program import record
-from ..rope import RopeTable
+from ..rope import rope_tables
 from ..session import Session
 from .interpreter import Interpreter
 from .kernels.walker import HUNG
@@ -51,9 +51,9 @@ class CudaSession(Session):
         """As `Session`, on `device`, which closes with it. Errors: `BackendError`."""
         chunk = max(1, min(chunk, n_context))
         rows = max(1, min(rows, chunk))
-        self.table, self.weights = RopeTable(config, n_context), weights
+        self.ropes, self.weights = rope_tables(config, n_context), weights
         self.program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, kv_cache=kv_cache,
-                              fast=fast, table=self.table)  # fmt: skip
+                              fast=fast, ropes=self.ropes)  # fmt: skip
         self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, 1
         self.chunk, self.rows = chunk, rows
         self.machine = Interpreter(device, self.program)
