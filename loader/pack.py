@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -186,15 +187,14 @@ def _kind(s: Attention | FeedForward) -> str:
 
 def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
     """Weights of one sublayer, each in the field that `roles` names."""
-    linear: dict[str, Linear] = {}
-    norms: dict[str, Norm | None] = {}
-    for role in (role for role in ROLES.values() if role.sublayer == kind and role.name in weights):
-        group, _, name = role.field.partition(".")
-        if role.kind == "matrix":
-            linear[name] = Linear(weights[role.name], weights.get(f"{role.name}_bias"))
-        elif role.kind == "norm":
-            norms[group] = _norm(weights, role.name)
-    return Sublayer(linear, **norms)
+    roles = [role for role in ROLES.values() if role.sublayer == kind and role.name in weights]
+    linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
+    norms = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
+    return replace(Sublayer(linear), **norms)
+
+
+def _linear(weights: Mapping[str, Weight], role: str) -> Linear:
+    return Linear(weights[role], weights.get(f"{role}_bias"))
 
 
 def _norm(weights: Mapping[str, Weight], role: str) -> Norm:

@@ -32,9 +32,9 @@ class Role:
     """One row.
 
     `kind`: a matrix is multiplied, of a table rows are looked up; norm and bias are vectors. `axes`: [out, in] of a
-    matrix. `field`: where it lies in the records, as "linear.q" or "norm_in.b". `reads`: the norm whose output a matrix
-    takes. `place`: what flows into it (`tools/importance/calibrate.py`). `writes`: it adds to the
-    residual stream. `always`: every model that has the sublayer has it.
+    matrix. `field`: where it lies in the records: a name of `Sublayer.linear`, or the norm's own; a bias lies with its
+    matrix or norm. `reads`: the norm whose output a matrix takes. `place`: what flows into it (where statistics are
+    taken). `writes`: it adds to the residual stream. `always`: every model that has the sublayer has it.
     """
 
     name: str
@@ -56,23 +56,23 @@ _ROWS = (
     Role("positions", "", "table", ("context", "width"), "positions", writes=True, always=False),
     Role("norm", "", "norm", ("width",), "norm"),
     Role("attn_norm", _A, "norm", ("width",), "norm_in"),
-    Role("q", _A, "matrix", ("heads", "width"), "linear.q", reads="attn_norm", place="attn_in"),
-    Role("k", _A, "matrix", ("kv_heads", "width"), "linear.k", reads="attn_norm", place="attn_in"),
-    Role("v", _A, "matrix", ("kv_heads", "width"), "linear.v", reads="attn_norm", place="attn_in"),
-    Role("o", _A, "matrix", ("width", "heads"), "linear.o", place="attn_out", writes=True),
+    Role("q", _A, "matrix", ("heads", "width"), "q", reads="attn_norm", place="attn_in"),
+    Role("k", _A, "matrix", ("kv_heads", "width"), "k", reads="attn_norm", place="attn_in"),
+    Role("v", _A, "matrix", ("kv_heads", "width"), "v", reads="attn_norm", place="attn_in"),
+    Role("o", _A, "matrix", ("width", "heads"), "o", place="attn_out", writes=True),
     Role("q_norm", _A, "norm", ("head",), "norm_q", always=False),
     Role("k_norm", _A, "norm", ("head",), "norm_k", always=False),
     Role("ffn_norm", _F, "norm", ("width",), "norm_in"),
-    Role("gate", _F, "matrix", ("ffn", "width"), "linear.gate", reads="ffn_norm", place="ffn_in", always=False),
-    Role("up", _F, "matrix", ("ffn", "width"), "linear.up", reads="ffn_norm", place="ffn_in"),
-    Role("down", _F, "matrix", ("width", "ffn"), "linear.down", place="ffn_out", writes=True),
+    Role("gate", _F, "matrix", ("ffn", "width"), "gate", reads="ffn_norm", place="ffn_in", always=False),
+    Role("up", _F, "matrix", ("ffn", "width"), "up", reads="ffn_norm", place="ffn_in"),
+    Role("down", _F, "matrix", ("width", "ffn"), "down", place="ffn_out", writes=True),
 )
 # fmt: on
 
 
 def _bias(role: Role) -> Role:
     """A norm's or a matrix's bias: a vector along its outputs, in the same record."""
-    return Role(f"{role.name}_bias", role.sublayer, "bias", role.axes[:1], f"{role.field}.b", always=False)
+    return Role(f"{role.name}_bias", role.sublayer, "bias", role.axes[:1], role.field, always=False)
 
 
 #: Name -> role; a layer's biases are named after their matrix or norm: "q_bias".

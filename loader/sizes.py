@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     from ..runtime.spec import Config, FeedForward
 
-__all__ = ["LayerSizes", "axis_size", "d_head", "has_sublayer", "largest", "model_sizes", "sizes_of", "uneven", "with_sizes"]
+__all__ = [
+    "LayerSizes",
+    "axis_size",
+    "d_head",
+    "has_sublayer",
+    "largest",
+    "model_sizes",
+    "sizes_of",
+    "uneven",
+    "with_sizes",
+]
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ __all__ = [
     "Weight",
     "Weights",
     "weight_bytes",
+    "weights_in",
 ]
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -253,7 +254,7 @@ class StackWeights:
 
     def __iter__(self) -> Iterator[Weight]:
         """Every weight once."""
-        return _once(self, set())
+        return weights_in(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,11 +276,15 @@ class Weights:
 
     def __iter__(self) -> Iterator[Weight]:
         """Every weight once; a tied head is not repeated."""
-        return _once(self, set())
+        return weights_in(self)
+
+
+def weights_in(part: object) -> Iterator[Weight]:
+    """Every weight in a record, or in a tuple of them, once: in the order of its fields."""
+    return _once(part, set())
 
 
 def _once(part: object, seen: set[int]) -> Iterator[Weight]:
-    """The weights in a record, in the order of its fields, less those already seen."""
     if isinstance(part, Weight):
         if id(part) not in seen:
             seen.add(id(part))

@@ -14,7 +14,18 @@ from .values import Key, activation, flag, number, optional, size, token_ids
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ATTENTION_BIASES", "BIAS_KEYS", "IGNORED", "KEYS", "LAYER", "LLAMA", "MODEL", "PREFIXES", "SPELLING", "llama_like"]
+__all__ = [
+    "ATTENTION_BIASES",
+    "BIAS_KEYS",
+    "IGNORED",
+    "KEYS",
+    "LAYER",
+    "LLAMA",
+    "MODEL",
+    "PREFIXES",
+    "SPELLING",
+    "llama_like",
+]
 
 #: Keys and defaults of Llama; the other families change a few.
 KEYS = {

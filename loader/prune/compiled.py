@@ -1,7 +1,7 @@
 """A plan compared with a model and compiled: the config of what is left, and what is kept along every axis.
 
-A cut is a set of ranges for each axis of `roles`; a plan of version 1 is for `Config.stack`, and names a layer's attention
-and feed-forward by its number alone.
+A cut is a set of ranges for each axis of `roles`; a plan of version 1 is for `Config.stack`, and names a layer's
+attention and feed-forward by its number alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = ["MAX_LAYERS", "Cut", "compile_plan", "fingerprint"]
 
 #: Layers that a plan may have run: as many as a config.json may say.
 MAX_LAYERS = 2**16
+
 
 @dataclass(frozen=True)
 class Cut:

@@ -70,7 +70,7 @@ def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str,
     old, new = model_sizes(before), model_sizes(config)
     out = {key: value for key, value in raw.items() if key != PER_LAYER}
     if own.written_as:
-        out |= own.written_as | {family.spelling[name]: old[name] for name in ("n_kv_heads", "d_ff")}
+        out |= {**own.written_as, **{family.spelling[name]: old[name] for name in ("n_kv_heads", "d_ff")}}
         out = {key: value for key, value in out.items() if key not in own.written_as or value is not None}
     changed = [name for name in ("n_layers", "n_vocab", "d_model", "d_ff") if new[name] != old[name]]
     if "d_head" in family.spelling and any(new[name] != old[name] for name in ("n_heads", "n_kv_heads", "d_model")):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar, Unpack
 
 if TYPE_CHECKING:
     from ..arena import Tensor
@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from ..rope import RopeTable
     from ..spec import Activation, Weight
 
-__all__ = ["Ops"]
+__all__ = ["After", "Ops"]
 
 T = TypeVar("T")
+
+
+class After(TypedDict, Generic[T], total=False):
+    """What may follow a product, in this order: an activation, a factor [t, n], something added [t, n]."""
+
+    act: Activation | None
+    times: T | None
+    residual: T | None
 
 
 class Ops(Protocol[T]):
@@ -28,17 +36,7 @@ class Ops(Protocol[T]):
     def embed_positions(self, w: Weight, /) -> T:
         """[T, d_model]: the row of each position."""
 
-    def linear(  # noqa: PLR0913 - what follows a product takes this much
-        self,
-        x: T,
-        w: Weight,
-        b: Weight | None = None,
-        /,
-        *,
-        act: Activation | None = None,
-        times: T | None = None,
-        residual: T | None = None,
-    ) -> T:
+    def linear(self, x: T, w: Weight, b: Weight | None = None, /, **after: Unpack[After[T]]) -> T:
         """[t, k] -> [t, n]: act(x w^T + b) * times + residual."""
 
     def rms_norm(self, x: T, w: Weight, eps: float, groups: int = 1, /) -> T:

@@ -7,14 +7,14 @@ in `Config` and which weights are there; nothing below names one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from ..spec import Attention
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
     from ..spec import FeedForward, Linear, Norm, Stack, StackWeights, Sublayer
-    from .ops import Ops
+    from .ops import After, Ops
 
 __all__ = ["Frame", "norm", "project", "stack"]
 
@@ -73,8 +73,8 @@ def feed_forward(f: Frame[T], s: FeedForward, w: Sublayer, x: T, residual: T | N
     return project(f, h, w.linear["down"], residual=residual)
 
 
-def project(f: Frame[T], x: T, w: Linear, **after: Any) -> T:
-    """A product: the one place that knows of biases. `after`: what `Ops.linear` may do to it."""
+def project(f: Frame[T], x: T, w: Linear, **after: Unpack[After[T]]) -> T:
+    """A product, and what may follow it: the one place that knows of biases."""
     return f.ops.linear(x, w.w, w.b, **after)
 
 

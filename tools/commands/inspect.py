@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError
 from .arguments import add_kv_cache, add_prune, add_quantize, format_bytes, prune_of
+from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
     import argparse
@@ -126,7 +126,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
         return (
             {
                 "name": checkpoint.directory.resolve().name,
-                "config": asdict(config),
+                "config": config_facts(config, normed=any("q_norm" in roles for roles in plan.layers)),
                 "parameters": plan.parameters,
                 "tensors": len(checkpoint.tensors),
                 "file_bytes": checkpoint.file_bytes,
@@ -146,7 +146,7 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
 def lines(known: Mapping[str, Any]) -> list[str]:
     """Lay out what `facts` found, for people."""
     out = [f"{known['name']}: {known['config']['family']}, {known['parameters']:,} parameters"]
-    out += [f"  {line}" for line in _shape(known["config"])]
+    out += [f"  {line}" for line in shape_lines(known["config"])]
     dtypes = ", ".join(f"{format_bytes(n)} {dtype}" for dtype, n in known["bytes_by_dtype"].items())
     out += ["", f"files: {format_bytes(known['file_bytes'])}, {known['tensors']} tensors: {dtypes}"]
     out += [f"note: {line}" for line in known["corrections"]]
@@ -171,32 +171,10 @@ def lines(known: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _shape(c: Mapping[str, Any]) -> list[str]:
-    """Say the model's sizes and kinds."""
-    windows = Counter(c["windows"])
-    windows.pop(None, None)
-    rope = c["rope"]
-    norm = "RMSNorm" if c["norm"] == "rms" else "LayerNorm"
-    vocabulary = f"vocabulary {c['n_vocab']}" + (" (head tied to the embedding)" if c["tied"] else "")
-    where = "learned positions" if rope is None else f"RoPE {rope['kind']}, theta {rope['theta']:g}"
-    return [
-        f"{c['n_layers']} layers of width {c['d_model']}, {vocabulary}, made for {c['n_context']} positions",
-        f"attention: {c['n_heads']} heads of {c['d_head']}, {c['n_kv_heads']} key/value heads, {where}"
-        + (", QK norm" if c["qk_norm"] else "")
-        + "".join(f", window {w} in {n} layers" for w, n in windows.items()),
-        f"feed-forward: {c['d_ff']} {'gated ' if c['gated'] else ''}{c['activation']}; {norm}, eps {c['norm_eps']:g}",
-        *(
-            f"layer {i}: {s['n_heads'] or 'no'} heads on {s['n_kv_heads']}, feed-forward {s['d_ff'] or 'none'}"
-            for i, s in enumerate(c["uneven"])
-        ),
-        f"ends at token {' or '.join(map(str, c['eos_ids']))}" if c["eos_ids"] else "has no end-of-sequence token",
-    ]
-
-
 def _context(config: Config, wanted: int | None, default: int) -> int:
     if wanted is None:
         return min(config.n_context, default)
-    most = config.n_context if config.rope is None else max(config.n_context, 2**20)
+    most = config.n_context if config.positions is not None else max(config.n_context, 2**20)
     if not 1 <= wanted <= most:
         msg = f"--context {wanted}: expected 1 to {most}"
         raise InputError(msg)
