@@ -96,7 +96,7 @@ class Request:
         wanted = self.max_context
         if wanted is None:
             return min(config.n_context, DEFAULT_CONTEXT)
-        if config.rope is None and wanted > config.n_context:
+        if config.positions is not None and wanted > config.n_context:
             msg = f"max_context={wanted}: this model has learned positions for {config.n_context} tokens only"
             raise InputError(msg)
         if wanted > max(config.n_context, MAX_CONTEXT):

@@ -10,17 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .families import FAMILIES, Resolved, resolve_with
+from .families import FAMILIES, Family, Resolved, resolve_with
 from .families.values import checked, token_ids
 from .files import quote
 from .prune import layer_sizes
+from .sizes import d_head, largest, with_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..runtime.spec import Config
 
-__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve_config", "with_token_ids"]
+__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve_config", "resolve_outside", "with_token_ids"]
 
 #: What `miaotui quantize` writes into config.json: quantization_config.quant_method and .format.
 QUANT_METHOD, QUANT_FORMAT = "miaotui", 1
@@ -55,6 +56,26 @@ def with_token_ids(config: Config, where: str, generation: object = None) -> Con
 
 def resolve_config(raw: object, where: str) -> Resolved:
     """Resolve the file's own keys: the `Config`, and which optional weights it asks for. Raises `ConfigError`."""
+    keys, family = _family(raw, where)
+    resolved = _outside(keys, family, where)
+    sizes = layer_sizes.layer_sizes(keys, resolved.config, family, where)
+    if sizes is not None:
+        resolved = replace(resolved, config=with_sizes(resolved.config, sizes))
+    _check_sizes(resolved.config, where)
+    return resolved
+
+
+def resolve_outside(raw: object, where: str) -> Config:
+    """As `resolve_config`, but what config.json says of single layers is left out: every layer is whole."""
+    return _outside(*_family(raw, where), where).config
+
+
+def _outside(raw: dict[str, Any], family: Family, where: str) -> Resolved:
+    return resolve_with(family, {key: value for key, value in raw.items() if key not in layer_sizes.KEYS}, where)
+
+
+def _family(raw: object, where: str) -> tuple[dict[str, Any], Family]:
+    """The file's keys without our own, and the family that they are of."""
     if not isinstance(raw, dict):
         msg = f"{where} holds {quote(raw)}; expected an object"
         raise ConfigError(msg)
@@ -65,13 +86,7 @@ def resolve_config(raw: object, where: str) -> Resolved:
         what = f"is {quote(kind)}" if "model_type" in raw else "is missing"
         msg = f"{where}: model_type {what}; expected one of {', '.join(FAMILIES)}"
         raise ConfigError(msg)
-    plain = {key: value for key, value in raw.items() if key not in layer_sizes.KEYS}
-    resolved = resolve_with(family, plain, where)
-    sizes = layer_sizes.layer_sizes(raw, resolved.config, family, where)
-    if sizes is not None:
-        resolved = replace(resolved, config=resolved.config.with_layers(sizes))
-    _check_sizes(resolved.config, where)
-    return resolved
+    return raw, family
 
 
 def _without_our_own(raw: dict[str, Any], where: str) -> dict[str, Any]:
@@ -90,12 +105,13 @@ def _without_our_own(raw: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _check_sizes(c: Config, where: str) -> None:
     """Refuse products that no machine holds before anything is allocated or multiplied in 64 bits."""
-    heads = c.n_heads * c.d_head
+    most = largest(c)
+    heads = most.n_heads * d_head(c)
     matrices: Mapping[str, int] = {
         "vocabulary x width": c.n_vocab * c.d_model,
         "heads x head width x width": heads * c.d_model,
-        "feed-forward x width": c.d_ff * c.d_model,
-        "positions x width": c.n_context * c.d_model if c.rope is None else 0,
+        "feed-forward x width": most.d_ff * c.d_model,
+        "positions x width": 0 if c.positions is None else c.n_context * c.d_model,
     }
     for what, elements in matrices.items():
         if elements > MAX_MATRIX:

@@ -32,9 +32,11 @@ from ..errors import PlanError
 from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
-from .prune.compiled import ATTENTION, AXES, compile_plan
+from .prune.compiled import compile_plan
 from .quantize import parse_quantize
 from .ranges import spread
+from .roles import AXES
+from .sizes import has_sublayer
 from .source import STORED, Source
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ class _Planner:
                 made[old] = {
                     role: self._source(f"layers.{new}.{role}", role, part, old)
                     for role, part in self.family.layer.items()
-                    if self.file.has(role, old) and self._keeps(role, new)
+                    if self.file.has(role, old) and has_sublayer(self.cut.config, role, new)
                 }
         layers = tuple(made[old] for old in self.cut.layers)
         return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
@@ -179,11 +181,6 @@ class _Planner:
         """The kept part of a head's tensor beside a tied embedding."""
         twin = self.file.twin
         return None if twin is None or twin.name == embed.tensor.name else replace(embed, tensor=twin)
-
-    def _keeps(self, role: str, new: int) -> bool:
-        """Whether the half of the layer that the role belongs to is left."""
-        sizes = self.cut.config.layer(new)
-        return bool(sizes.n_heads if role in ATTENTION else sizes.d_ff)
 
     def _source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
         """The kept part of a role of the file's layer `layer`."""

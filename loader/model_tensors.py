@@ -11,7 +11,8 @@ from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
 from .families import FAMILIES, Part, piece_name
 from .files import quote
-from .prune.compiled import ATTENTION, AXES, FEED_FORWARD, axis_size
+from .roles import AXES, ROLES
+from .sizes import axis_size, has_sublayer
 from .source import PREQUANTIZED, STORED
 
 if TYPE_CHECKING:
@@ -68,10 +69,9 @@ class ModelTensors:
         """Whether the file's model has this role: in this layer, for a layer's."""
         if role == "head":
             return not self.config.tied
-        sizes = self.config.layer(layer)
-        if (role in ATTENTION and not sizes.n_heads) or (role in FEED_FORWARD and not sizes.d_ff):
+        if not has_sublayer(self.config, role, layer):
             return False
-        return not role.endswith("_bias") or role in self.biases
+        return ROLES[role].kind != "bias" or role in self.biases
 
     def name(self, role: str, part: Part, layer: int | str) -> str:
         """A role's tensor, or the fused one that it is a piece of, in full."""

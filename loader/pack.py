@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ from ..errors import CheckpointError
 from ..runtime.memory import zeroed
 from ..runtime.quantized import quantized_shape
 from ..runtime.sparse import pack_sparse_rows
-from ..runtime.spec import DTYPES, LayerWeights, Weight, Weights
+from ..runtime.spec import DTYPES, Attention, Linear, Norm, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
+from .roles import ATTENTION, FEED_FORWARD, ROLES
 from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..runtime.spec import FeedForward
     from .checkpoint import Checkpoint
     from .load_plan import LoadPlan
     from .quantize import PackRows
@@ -167,11 +170,32 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
-    made = {
-        key: LayerWeights(**{role: make(source) for role, source in layer.items()})
-        for key, layer in {id(layer): layer for layer in plan.layers}.items()
-    }
-    layers = tuple(made[id(layer)] for layer in plan.layers)
+    stack, made = plan.config.stack, {}
+    for sizes, sources in zip(stack.layers, plan.layers, strict=True):
+        if id(sources) not in made:  # a layer that runs twice is one object
+            weights = {role: make(source) for role, source in sources.items()}
+            made[id(sources)] = tuple(_sublayer(_kind(s), weights) for s in sizes)
+    layers = tuple(made[id(sources)] for sources in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
-    model.setdefault("head", model["embed"])
-    return Weights(layers=layers, **model)
+    own = StackWeights(model["embed"], layers, _norm(model, "norm"), model.get("positions"))
+    return Weights(decoder=own, head=Linear(model.get("head", model["embed"])))
+
+
+def _kind(s: Attention | FeedForward) -> str:
+    return ATTENTION if isinstance(s, Attention) else FEED_FORWARD
+
+
+def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
+    """Weights of one sublayer, each in the field that `roles` names."""
+    roles = [role for role in ROLES.values() if role.sublayer == kind and role.name in weights]
+    linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
+    norms: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
+    return replace(Sublayer(linear), **norms)
+
+
+def _linear(weights: Mapping[str, Weight], role: str) -> Linear:
+    return Linear(weights[role], weights.get(f"{role}_bias"))
+
+
+def _norm(weights: Mapping[str, Weight], role: str) -> Norm:
+    return Norm(weights[role], weights.get(f"{role}_bias"))

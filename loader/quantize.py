@@ -30,6 +30,7 @@ from ..runtime.quantized import (
     quantized_shape,
 )
 from ..runtime.sparse_int8 import pack_sparse_int8
+from .roles import MATRICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,10 +50,7 @@ if TYPE_CHECKING:
     #: (numbers [n, k] as stored, the file's dtype, "int8" and so on, packed bytes to write) -> whether all is finite
     PackRows = Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]
 
-__all__ = ["BLOCK_ROWS", "MATRICES", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
-
-#: Roles that can be quantised; a tied head is the embedding.
-MATRICES = ("embed", "head", "q", "k", "v", "o", "gate", "up", "down")
+__all__ = ["BLOCK_ROWS", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
 
 #: Most rows that are quantised at a time: what is held beside the result stays small.
 BLOCK_ROWS = 256

@@ -25,19 +25,21 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, ConfigError
 from .config import resolve_config
 from .families import FAMILIES, piece_name
-from .prune.compiled import ATTENTION, AXES, FEED_FORWARD, axis_size
 from .prune.export import resized
 from .prune.layer_sizes import PRUNED_HEADS
 from .ranges import show
+from .roles import AXES, ROLES
+from .sizes import axis_size, d_head, has_sublayer, model_sizes, sizes_of, with_sizes
 from .source import PREQUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ..runtime.spec import Config, LayerSizes
+    from ..runtime.spec import Config
     from .families import Part, Resolved
     from .header import TensorInfo
+    from .sizes import LayerSizes
 
 __all__ = ["reconciled"]
 
@@ -80,15 +82,10 @@ class _Headers:
     def config(self) -> Config:
         """The config with every size on which the headers agree; one that they do not tell stays."""
         c, n = self.before, self._layers()
-        c = replace(
-            c,
-            n_vocab=self._agreed("vocab", 0) or c.n_vocab,
-            n_layers=n,
-            windows=c.windows[:n],
-            attention_scales=c.attention_scales[:n],
-        )
+        c = replace(c, n_vocab=self._agreed("vocab", 0) or c.n_vocab)
+        c = c.with_stack(replace(c.stack, layers=c.stack.layers[:n]))
         # A layer that is not there tells nothing: an absurd count costs no more than a sane one.
-        return c.with_layers([self._sizes(i) if i < len(self.tensors) else c.layer(i) for i in range(n)])
+        return with_sizes(c, [self._sizes(i) if i < len(self.tensors) else sizes_of(c, i) for i in range(n)])
 
     def _layers(self) -> int:
         """The layers that are there, where they are whole, fewer than the config says, and the rest of the model is."""
@@ -101,7 +98,7 @@ class _Headers:
         whole = all(self._info(role, part, 0) for role, part in self.family.model.items() if self._has(role, 0))
         if not whole or not all(self._info(r, p, i) for i in range(n) for r, p in self._roles(i)):
             return c.n_layers
-        if c.uneven or len(set(c.windows)) > 1 or len(set(c.attention_scales)) > 1:
+        if len(set(c.stack.layers)) > 1:
             msg = (
                 f"{next(iter(self.tensors.values())).file}: holds layers 0 to {n - 1}; config.json describes "
                 f"{c.n_layers} that are not alike, and which of them these were is not known. Correct config.json"
@@ -111,7 +108,7 @@ class _Headers:
 
     def _sizes(self, layer: int) -> LayerSizes:
         """One layer's sizes; a half that the config leaves out stays out."""
-        sizes = self.before.layer(layer)
+        sizes = sizes_of(self.before, layer)
         if sizes.n_heads:
             heads, kv_heads = self._heads("heads", layer), self._heads("kv_heads", layer)
             sizes = replace(sizes, n_heads=heads or sizes.n_heads, n_kv_heads=kv_heads or sizes.n_kv_heads)
@@ -119,7 +116,7 @@ class _Headers:
                 q, k = (next(self._sized(axis, layer))[1] for axis in ("heads", "kv_heads"))
                 msg = (
                     f"{q.file}: tensors {q.name} {list(q.shape)} and {k.name} {list(k.shape)} make {sizes.n_heads} "
-                    f"query heads and {sizes.n_kv_heads} key/value heads of {self.before.d_head}; expected a multiple "
+                    f"query heads and {sizes.n_kv_heads} key/value heads of {d_head(self.before)}; expected a multiple "
                     "of the latter, equally many queries for each"
                 )
                 raise CheckpointError(msg)
@@ -129,15 +126,15 @@ class _Headers:
 
     def _heads(self, axis: str, layer: int) -> int | None:
         """Whole heads along an axis."""
-        size, d_head = self._agreed(axis, layer), self.before.d_head
-        if size is not None and size % d_head:
+        size, each = self._agreed(axis, layer), d_head(self.before)
+        if size is not None and size % each:
             info = next(self._sized(axis, layer))[1]
             msg = (
                 f"{info.file}: tensor {info.name} {list(info.shape)} has {size} {NAMES[axis]}; expected a multiple of "
-                f"{d_head}, the width that config.json gives a head. Heads can only go whole"
+                f"{each}, the width that config.json gives a head. Heads can only go whole"
             )
             raise CheckpointError(msg)
-        return None if size is None else size // d_head
+        return None if size is None else size // each
 
     def _agreed(self, axis: str, layer: int) -> int | None:
         """The size along an axis on which every tensor agrees; None where none tells."""
@@ -179,10 +176,9 @@ class _Headers:
 
     def _has(self, role: str, layer: int) -> bool:
         """Whether the config's model has this role: in this layer, for a layer's."""
-        sizes = self.before.layer(layer)
-        if (role in ATTENTION and not sizes.n_heads) or (role in FEED_FORWARD and not sizes.d_ff):
+        if not has_sublayer(self.before, role, layer):
             return False
-        return role in self.biases if role.endswith("_bias") else role != "head" or not self.before.tied
+        return role in self.biases if ROLES[role].kind == "bias" else role != "head" or not self.before.tied
 
     def _info(self, role: str, part: Part, layer: int) -> TensorInfo | None:
         """The tensor that a role is made from, or a piece of it that stands alone; None where it is not there."""
@@ -201,11 +197,10 @@ def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str,
     if isinstance(raw.get("layer_types"), list):
         out["layer_types"] = raw["layer_types"][: after.n_layers]
     spelling = FAMILIES[after.family].spelling
-    if "d_head" not in spelling and [after.layer(i).n_heads for i in range(after.n_layers)] != [
-        before.layer(i).n_heads for i in range(after.n_layers)
-    ]:
-        whole = after.d_model // after.d_head
-        gone = {str(i): list(range(after.layer(i).n_heads or whole, whole)) for i in range(after.n_layers)}
+    old, new = ([sizes_of(c, i).n_heads for i in range(after.n_layers)] for c in (before, after))
+    if "d_head" not in spelling and new != old:
+        whole = after.d_model // d_head(after)
+        gone = {str(i): list(range(n or whole, whole)) for i, n in enumerate(new)}
         out[PRUNED_HEADS] = {i: heads for i, heads in gone.items() if heads}
     return out
 
@@ -213,17 +208,18 @@ def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str,
 def _told(before: Config, after: Config) -> list[str]:
     """Every size that differs: what the file says, and what is there."""
     spelling = FAMILIES[after.family].spelling
+    old, new = model_sizes(before), model_sizes(after)
     lines = [
-        f"config.json says {spelling[name]} {getattr(before, name)}, the tensors {getattr(after, name)}"
+        f"config.json says {spelling[name]} {old[name]}, the tensors {new[name]}"
         for name in ("n_layers", "n_vocab")
-        if getattr(before, name) != getattr(after, name)
+        if old[name] != new[name]
     ]
     for name in ("n_heads", "n_kv_heads", "d_ff"):
-        sizes = [(getattr(before.layer(i), name), getattr(after.layer(i), name)) for i in range(after.n_layers)]
-        there = {new: [i for i, size in enumerate(sizes) if size == (old, new)] for old, new in sizes if old != new}
-        olds = dict.fromkeys(str(old) for old, new in sizes if old != new)
+        sizes = [tuple(getattr(sizes_of(c, i), name) for c in (before, after)) for i in range(after.n_layers)]
+        there = {b: [i for i, size in enumerate(sizes) if size == (a, b)] for a, b in sizes if a != b}
+        olds = dict.fromkeys(str(a) for a, b in sizes if a != b)
         if there and name in spelling:
             everywhere = len(there) == 1 and len(next(iter(there.values()))) == after.n_layers
-            each = [f"{new}" if everywhere else f"{new} in layers {show(at)}" for new, at in there.items()]
+            each = [f"{n}" if everywhere else f"{n} in layers {show(at)}" for n, at in there.items()]
             lines.append(f"config.json says {spelling[name]} {' or '.join(olds)}, the tensors {', '.join(each)}")
     return lines

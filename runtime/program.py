@@ -20,7 +20,7 @@ from .forward.decoder import decoder
 from .kvcache import cache_bytes, padded_context, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .quantized import GROUP, QUANTIZED
-from .rope import RopeTable
+from .rope import RopeTable, rope_tables
 from .sparse import SPARSE, spread_floats
 from .sparse_int8 import SPARSE_INT8, spread_int8_floats
 from .spec import Weight
@@ -246,7 +246,7 @@ class Program:
     constant_bytes: int
     kv_cache: str = "f32"
     fast: bool = False  # it may round to bfloat16 where that is faster
-    table: RopeTable | None = None
+    ropes: tuple[RopeTable, ...] = ()  # instructions hold addresses in these
 
     @property
     def memory(self) -> dict[str, int]:
@@ -331,16 +331,17 @@ def record(  # noqa: PLR0913 - keywords
     threads: int = 1,
     kv_cache: str = "f32",
     fast: bool = False,
-    table: RopeTable | None = None,
+    ropes: tuple[RopeTable, ...] | None = None,
 ) -> Program:
     """The program of a decoder; works on planned weights, reads none."""
     ops = Recorder(n_context=n_context, chunk=chunk, rows=rows, threads=threads, kv_cache=kv_cache, fast=fast)
-    table = table or RopeTable(config, n_context)
-    hidden, logits = decoder(ops, config, weights, table)
+    ropes = rope_tables(config, n_context) if ropes is None else ropes
+    hidden, logits = decoder(ops, config, weights, ropes)
     hidden.keep = logits.keep = True
     size = place(ops.tensors, len(ops.code))
     _place_waits(ops.code)
     size = -(-size // PAGE) * PAGE
+    constants = sum(table.nbytes for table in ropes)
     return Program(
         ops.code,
         ops.tensors,
@@ -351,8 +352,8 @@ def record(  # noqa: PLR0913 - keywords
         rows,
         threads,
         size,
-        table.nbytes,
+        constants,
         kv_cache,
         fast,
-        table,
+        tuple(ropes),
     )

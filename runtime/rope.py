@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .spec import Config, Rope, Weight
+from .spec import Weight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .spec import Config, Rope
+
     Array = NDArray[np.float64]
 
-__all__ = ["RopeTable", "frequencies", "sincos"]
+__all__ = ["RopeTable", "frequencies", "rope_tables", "sincos"]
 
 # pi/2 in three parts of at most 33 bits, so that n * part is exact for n < 2^20
 _PIO2 = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
@@ -109,21 +111,19 @@ def frequencies(rope: Rope, d: int, length: int = 0) -> Array:
 
 @dataclass(frozen=True)
 class RopeTable:
-    """cos and sin for positions 0 .. n_context-1: [n_context, d_head/2, 2].
+    """cos and sin for positions 0 .. n_context-1: [n_context, d_rotary/2, 2].
 
     "dynamic" scaling is by position: position p uses the frequencies for a text of max(p + 1, original) tokens. This
     is what token-by-token decoding computes elsewhere, and it does not depend on how a prompt was cut.
     """
 
-    config: Config
+    rope: Rope
     n_context: int
 
     @cached_property
     def exact(self) -> Array:
         """In float64."""
-        rope, d = self.config.rope, self.config.d_head
-        if rope is None:
-            return np.zeros((self.n_context, 0, 2))
+        rope, d = self.rope, self.rope.d_rotary
         n = min(self.n_context, rope.original_context) if rope.kind == "dynamic" else self.n_context
         angle = np.arange(n)[:, None] * frequencies(rope, d)
         late = [p * frequencies(rope, d, p + 1) for p in range(n, self.n_context)]
@@ -137,10 +137,15 @@ class RopeTable:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[n_context, d_head/2, 2], or empty where positions are learned."""
-        return (self.n_context, self.config.d_head // 2 if self.config.rope else 0, 2)
+        """[n_context, d_rotary/2, 2]."""
+        return (self.n_context, self.rope.d_rotary // 2, 2)
 
     @property
     def nbytes(self) -> int:
         """Bytes of `weight`."""
         return math.prod(self.shape) * 4
+
+
+def rope_tables(config: Config, n_context: int) -> tuple[RopeTable, ...]:
+    """One for each of the config's `ropes`; none where positions are learned."""
+    return tuple(RopeTable(rope, n_context) for rope in config.ropes)

@@ -64,7 +64,7 @@ class Session:
 
         self.n_context, self.n_vocab, self.threads = program.n_context, config.n_vocab, program.threads
         self.chunk, self.rows = program.chunk, program.rows
-        self.table, self.weights = program.table, weights  # addresses point into these
+        self.ropes, self.weights = program.ropes, weights  # addresses point into these
         addresses = link.addresses(i.kernel for i in self.program.code)
         self.code = self.program.encode(addresses.__getitem__)
         self.arena = zeroed(self.program.arena_bytes)

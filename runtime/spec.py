@@ -1,4 +1,8 @@
-"""The records that describe a model: `Config`, `Weight`, `Weights`. Frozen, and free of any file's spelling.
+"""The records that describe a model: `Config` says what is computed, `Weights` with what. Free of any file's spelling.
+
+A model is one stack of layers or two (an encoder, and a decoder that reads it). A layer is a tuple of sublayers, each
+`Attention` or `FeedForward`, and its weights are a tuple of `Sublayer` of the same length. What a model lacks, or lost
+to pruning, is not in the tuple: layers may differ in everything.
 
 Glossary of dimensions, used everywhere:
 
@@ -10,74 +14,62 @@ Glossary of dimensions, used everywhere:
 | `n_heads`   | query heads                                        |
 | `n_kv_heads`| key/value heads (grouped-query attention)          |
 | `d_head`    | width of one head                                  |
+| `d_rotary`  | how much of a head RoPE rotates                    |
 | `d_ff`      | width of the feed-forward's hidden layer           |
 | `n_vocab`   | entries of the vocabulary                          |
 | `n_context` | positions the model was made for                   |
 
-A pruned model's layers may differ in heads and feed-forward width: `Config.layer(i)` gives one layer's, 0 where it has
-no attention or no feed-forward.
+The records hold more than the kernels compute; `forward.supported` refuses the rest by name.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from .quantized import QUANTIZED, quantized_shape, unpack
-from .sparse import SPARSE, sparse_bytes, unpack_sparse
-from .sparse_int8 import SPARSE_INT8, sparse_int8_bytes, unpack_sparse_int8
+from .weight import DTYPES, Weight, weight_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "DTYPES",
     "Activation",
+    "Adapter",
+    "Attention",
+    "Buckets",
     "Config",
-    "LayerSizes",
-    "LayerWeights",
+    "Experts",
+    "FeedForward",
+    "Linear",
     "Norm",
+    "NormKind",
     "Rope",
+    "Stack",
+    "StackWeights",
+    "Sublayer",
     "Weight",
     "Weights",
     "weight_bytes",
+    "weights_in",
 ]
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
-Norm = Literal["rms", "layer"]
-
-#: Float dtypes that the kernels read as stored: name -> (bytes, the NumPy type that holds the bits).
-DTYPES: dict[str, tuple[int, type[np.generic]]] = {
-    "f32": (4, np.float32),
-    "bf16": (2, np.uint16),
-    "f16": (2, np.float16),
-}
-
-
-def weight_bytes(dtype: str, shape: tuple[int, ...], kept: int = 0) -> int:
-    """Bytes of a weight: a dtype of `DTYPES`, `quantized.QUANTIZED`, or a sparse one with so many numbers kept."""
-    if dtype in SPARSE:
-        return sparse_bytes(dtype, shape, kept)
-    if dtype == SPARSE_INT8:
-        return sparse_int8_bytes(shape, kept)
-    if dtype in QUANTIZED:
-        return math.prod(quantized_shape(dtype, shape))
-    return math.prod(shape) * DTYPES[dtype][0]
+NormKind = Literal["rms", "layer"]
+#: DeBERTa's two terms of a score besides q.k: content to position, position to content (He et al. 2021, eq. 4).
+RelativeTerm = Literal["c2p", "p2c"]
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs (i, i + d_head/2).
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs (i, i + d_rotary/2).
 
     `kind` names the change of frequencies: "default", "linear", "dynamic", "llama3" or "yarn".
     """
 
     theta: float
+    d_rotary: int  # the first dimensions of every head; the others stay as they are
     kind: Literal["default", "linear", "dynamic", "llama3", "yarn"] = "default"
     factor: float = 1.0
     original_context: int = 0  # the positions trained on before scaling
@@ -90,149 +82,220 @@ class Rope:
 
 
 @dataclass(frozen=True)
-class LayerSizes:
-    """What may differ from layer to layer: no heads, no attention; no width, no feed-forward."""
+class Buckets:
+    """Distances of query and key, in `n` classes: exact near by, logarithmic up to `longest` (Raffel et al. 2019)."""
+
+    n: int
+    longest: int
+    both_ways: bool  # keys after the query have classes of their own
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(q k^T * scale) v over the keys that a query may see, and the product that returns to the stream."""
 
     n_heads: int
     n_kv_heads: int
+    d_head: int
+    scale: float  # factor on q.k
+    causal: bool = True  # no key after the query
+    window: int | None = None  # keys that a query may see, itself included; None: all
+    rope: int | None = None  # which of `Config.ropes`; None: this layer rotates nothing
+    bias: int | None = None  # which of the stack's tables of relative positions is added to the scores
+    relative: tuple[RelativeTerm, ...] = ()  # products with the stack's `relative` table that are added to the scores
+    cross: bool = False  # keys and values come from the encoder
+    soft_cap: float | None = None  # c: scores become c tanh(score / c)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A feed-forward of `n` experts, of which a router gives each token `per_token` (Shazeer et al. 2017)."""
+
+    n: int
+    per_token: int
+    normalized: bool = True  # the weights of those chosen sum to one
+    d_shared: int = 0  # width of an expert that every token passes
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """down(act(gate x) * up x) where `gated`, else down(act(up x)); with `experts`, each is one of width `d_ff`."""
+
     d_ff: int
+    activation: Activation
+    gated: bool
+    experts: Experts | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers one after the other. `parallel`: every sublayer of a layer reads what entered it (GPT-J, Falcon, Phi)."""
+
+    d_model: int
+    norm: NormKind
+    eps: float
+    layers: tuple[tuple[Attention | FeedForward, ...], ...]
+    parallel: bool = False
+    embed_scale: float = 1.0
+    biases: tuple[Buckets, ...] = ()  # of each table in `StackWeights.biases`
+    relative: Buckets | None = None  # of the table `StackWeights.relative`
+
+    @property
+    def n_layers(self) -> int:
+        """How many."""
+        return len(self.layers)
+
+    def attention(self, i: int) -> Attention | None:
+        """Layer `i`'s attention to its own tokens, if it has one."""
+        return next((s for s in self.layers[i] if isinstance(s, Attention) and not s.cross), None)
+
+    def feed_forward(self, i: int) -> FeedForward | None:
+        """Layer `i`'s feed-forward, if it has one."""
+        return next((s for s in self.layers[i] if isinstance(s, FeedForward)), None)
 
 
 @dataclass(frozen=True)
 class Config:
-    """A decoder with every default resolved; what the forward may depend on, and nothing else.
-
-    `n_heads`, `n_kv_heads` and `d_ff` are the largest of any layer; `uneven` has every layer's own, where they differ.
-    """
+    """A model with every default resolved; what the forward may depend on, and nothing else."""
 
     family: str
-    n_layers: int
-    d_model: int
-    n_heads: int
-    n_kv_heads: int
-    d_head: int
-    d_ff: int
     n_vocab: int
     n_context: int
-    norm: Norm
-    norm_eps: float
-    activation: Activation
-    gated: bool  # feed-forward: act(gate) * up, or plain act(up)
-    rope: Rope | None  # None: learned positions are added to the embedding
-    windows: tuple[int | None, ...]  # per layer: keys a query may see, itself included; None: all
-    attention_scales: tuple[float, ...]  # per layer: factor on q.k
-    qk_norm: bool = False  # RMSNorm of each query and key head before RoPE (Qwen3)
+    decoder: Stack | None = None
+    encoder: Stack | None = None
+    ropes: tuple[Rope, ...] = ()
+    positions: int | None = None  # learned positions are added to the embedding: the row of position 0; None: not
     tied: bool = False  # the head is the embedding
+    logit_scale: float = 1.0
+    logit_soft_cap: float | None = None
     bos_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
-    uneven: tuple[LayerSizes, ...] = ()  # per layer; empty: all are alike
-
-    def layer(self, i: int) -> LayerSizes:
-        """Sizes of layer `i`."""
-        return self.uneven[i] if self.uneven else LayerSizes(self.n_heads, self.n_kv_heads, self.d_ff)
-
-    def with_layers(self, sizes: Sequence[LayerSizes]) -> Config:
-        """The same decoder with these layers' sizes."""
-        most = (max(getattr(s, f.name) for s in sizes) for f in fields(LayerSizes))
-        n_heads, n_kv_heads, d_ff = most
-        uneven = tuple(sizes) if len(set(sizes)) > 1 else ()
-        return replace(self, n_heads=n_heads, n_kv_heads=n_kv_heads, d_ff=d_ff, uneven=uneven)
-
-
-@dataclass(frozen=True, eq=False)
-class Weight:
-    """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES` or `QUANTIZED`, or a sparse one.
-
-    `array` is a C-contiguous view of the mapped file or of the resident block, shape `shape`; it keeps the memory
-    alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `quantized.py`, a sparse
-    one as in `sparse.py` or `sparse_int8.py`, with `kept` numbers. `mapped` tells where the bytes lie.
-    `array` is None for a weight that is only planned (`miaotui inspect`): its address is 0.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    array: NDArray[np.generic] | None
-    mapped: bool
-    kept: int = 0  # of a sparse matrix
 
     @property
-    def address(self) -> int:
-        """Address of the first element, in bytes."""
-        return 0 if self.array is None else int(self.array.ctypes.data)
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return weight_bytes(self.dtype, self.shape, self.kept)
-
-    @property
-    def quantized(self) -> bool:
-        """Whether it holds integers and scales, and wants its input quantised."""
-        return self.dtype in QUANTIZED or self.dtype == SPARSE_INT8
-
-    def f64(self) -> NDArray[np.float64]:
-        """The exact values in float64, a copy: for the reference."""
-        if self.array is None:
-            msg = f"weight {self.name} is planned, not loaded"
+    def stack(self) -> Stack:
+        """The stack whose outputs are the model's: the decoder, or an encoder alone. A plan's layers are its layers."""
+        stack = self.decoder or self.encoder
+        if stack is None:
+            msg = "a config without a stack"
             raise ValueError(msg)
-        a = self.array
-        if self.dtype == SPARSE_INT8:
-            return unpack_sparse_int8(a.view(np.uint8), self.shape)
-        if self.quantized:
-            return unpack(a.view(np.uint8), self.dtype, self.shape)
-        if self.dtype in SPARSE:
-            return unpack_sparse(a.view(np.uint8), self.dtype, self.shape)
-        if self.dtype == "bf16":
-            a = (a.astype(np.uint32) << 16).view(np.float32)
-        return a.astype(np.float64).reshape(self.shape)
+        return stack
+
+    def with_stack(self, stack: Stack) -> Config:
+        """The same model with another `stack`."""
+        return replace(self, encoder=stack) if self.decoder is None else replace(self, decoder=stack)
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of `stack`."""
+        return self.stack.n_layers
+
+    @property
+    def d_model(self) -> int:
+        """Width of `stack`."""
+        return self.stack.d_model
 
 
 @dataclass(frozen=True, eq=False)
-class LayerWeights:
-    """One Transformer block. Matrices are [out, in]; norms and biases are f32 vectors.
+class Norm:
+    """Gains, and the bias of a LayerNorm that has one: f32 vectors."""
 
-    None where a family has none, and for the whole of a half (from its norm on) that was pruned away.
+    w: Weight
+    b: Weight | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A low-rank addition to a product (Hu et al. 2021, LoRA): scale * up(down x)."""
+
+    down: Weight
+    up: Weight
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """x w^T + b, w [out, in], b an f32 vector."""
+
+    w: Weight
+    b: Weight | None = None
+    adapters: tuple[Adapter, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Sublayer:
+    """Weights of one sublayer. `linear`: q, k, v, o of an attention; gate, up, down (router) of a feed-forward.
+
+    A norm that is None is not there. `norm_q` and `norm_k` are as wide as a head (of each head), or as all heads side
+    by side (of the whole row).
     """
 
-    attn_norm: Weight | None = None
-    q: Weight | None = None
-    k: Weight | None = None
-    v: Weight | None = None
-    o: Weight | None = None
-    ffn_norm: Weight | None = None
-    up: Weight | None = None
-    down: Weight | None = None
-    gate: Weight | None = None
-    attn_norm_bias: Weight | None = None
-    q_bias: Weight | None = None
-    k_bias: Weight | None = None
-    v_bias: Weight | None = None
-    o_bias: Weight | None = None
-    q_norm: Weight | None = None
-    k_norm: Weight | None = None
-    ffn_norm_bias: Weight | None = None
-    gate_bias: Weight | None = None
-    up_bias: Weight | None = None
-    down_bias: Weight | None = None
+    linear: Mapping[str, Linear]
+    norm_in: Norm | None = None  # of what it reads      (GPT-2, Llama, T5)
+    norm_out: Norm | None = None  # of what it returns   (OLMo 2; Gemma 2 has both)
+    norm_sum: Norm | None = None  # of the sum           (BERT, BART)
+    norm_q: Norm | None = None
+    norm_k: Norm | None = None
+    experts: tuple[Mapping[str, Linear], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class StackWeights:
+    """Embedding [n_vocab, d_model] and layers. A layer that runs more than once is the same object in the tuple."""
+
+    embed: Weight
+    layers: tuple[tuple[Sublayer, ...], ...]
+    norm: Norm | None = None  # of what leaves the last layer
+    positions: Weight | None = None  # learned positions [n_context, d_model]
+    token_types: Weight | None = None  # [types, d_model]
+    embed_norm: Norm | None = None
+    biases: tuple[Weight, ...] = ()  # tables of relative positions [buckets, n_heads]
+    relative: Weight | None = None  # DeBERTa's table of distances [buckets, d_model]
+    relative_norm: Norm | None = None  # of its rows
+
+    def __iter__(self) -> Iterator[Weight]:
+        """Every weight once."""
+        return weights_in(self)
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A decoder's weights: embedding [n_vocab, d_model], blocks, final norm, head [n_vocab, d_model]."""
+    """A model's weights; a tied head's matrix is the very object `embed`."""
 
-    embed: Weight
-    layers: tuple[LayerWeights, ...]
-    norm: Weight
-    head: Weight  # the very object `embed` where tied
-    norm_bias: Weight | None = None
-    positions: Weight | None = None  # learned positions [n_context, d_model]
+    decoder: StackWeights | None = None
+    encoder: StackWeights | None = None
+    head: Linear | None = None  # [n_vocab, d_model]
+
+    @property
+    def stack(self) -> StackWeights:
+        """Those of `Config.stack`."""
+        stack = self.decoder or self.encoder
+        if stack is None:
+            msg = "weights without a stack"
+            raise ValueError(msg)
+        return stack
 
     def __iter__(self) -> Iterator[Weight]:
         """Every weight once; a tied head is not repeated."""
-        seen: set[int] = set()
-        for part in (self, *self.layers):
-            for value in vars(part).values():
-                if isinstance(value, Weight) and id(value) not in seen:
-                    seen.add(id(value))
-                    yield value
+        return weights_in(self)
+
+
+def weights_in(part: object) -> Iterator[Weight]:
+    """Every weight in a record, or in a tuple of them, once: in the order of its fields."""
+    return _once(part, set())
+
+
+def _once(part: object, seen: set[int]) -> Iterator[Weight]:
+    if isinstance(part, Weight):
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+        return
+    inside: Iterable[object] = ()
+    if isinstance(part, Mapping):
+        inside = part.values()
+    elif isinstance(part, tuple):
+        inside = part
+    elif is_dataclass(part):
+        inside = vars(part).values()
+    for each in inside:
+        yield from _once(each, seen)

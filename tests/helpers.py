@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +12,15 @@ from miaotui.loader.pack import pack
 from miaotui.loader.prune.compiled import compile_plan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
-from miaotui.runtime.rope import RopeTable
+from miaotui.runtime.rope import rope_tables
+from miaotui.runtime.spec import Attention, FeedForward
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from miaotui.loader.prune.plan import PrunePlan
     from miaotui.runtime.session import Session
-    from miaotui.runtime.spec import Config, Weights
+    from miaotui.runtime.spec import Config, Weight, Weights
 
 
 def open_weights(path: Path, quantize: str | None = None, prune: PrunePlan | None = None) -> tuple[Config, Weights]:
@@ -30,11 +32,42 @@ def open_weights(path: Path, quantize: str | None = None, prune: PrunePlan | Non
 
 def oracle(config: Config, weights: Weights, ids: list[int]) -> np.ndarray:
     """float64 logits of every position, by the dynamic graph."""
-    heads = [config.layer(i).n_kv_heads for i in range(config.n_layers)]
-    caches = [(np.zeros((0, n, config.d_head)),) * 2 for n in heads]
-    ops = Reference(np.array(ids), 0, caches, len(ids))
-    logits: np.ndarray = decoder(ops, config, weights, RopeTable(config, len(ids)))[1]
+    ops = Reference(np.array(ids), 0, empty_caches(config), len(ids))
+    logits: np.ndarray = decoder(ops, config, weights, rope_tables(config, len(ids)))[1]
     return logits
+
+
+def empty_caches(config: Config) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The reference's caches of every layer, with nothing in them."""
+    every = [sizes(config, i) for i in range(config.n_layers)]
+    return [(np.zeros((0, s.n_kv_heads, s.d_head)),) * 2 for s in every]
+
+
+def sizes(config: Config, layer: int | None = None) -> SimpleNamespace:
+    """Heads, key/value heads, a head's width and neurons of a layer, 0 for what it lacks; or the largest of any."""
+    layers = config.stack.layers if layer is None else config.stack.layers[layer : layer + 1]
+    every, names = [s for each in layers for s in each], ("n_heads", "n_kv_heads", "d_head", "d_ff")
+    return SimpleNamespace(**{name: max((getattr(s, name, 0) for s in every), default=0) for name in names})
+
+
+def every_layer(config: Config) -> list[SimpleNamespace]:
+    """`sizes` of each."""
+    return [sizes(config, i) for i in range(config.n_layers)]
+
+
+def attentions(config: Config) -> list[Attention]:
+    """Every layer's, where it has one."""
+    return [s for layer in config.stack.layers for s in layer if isinstance(s, Attention)]
+
+
+def feed_forwards(config: Config) -> list[FeedForward]:
+    """Every layer's, where it has one."""
+    return [s for layer in config.stack.layers for s in layer if isinstance(s, FeedForward)]
+
+
+def by_name(weights: Weights) -> dict[str, Weight]:
+    """Every weight by its name, a tied head too."""
+    return {weight.name: weight for weight in weights} | ({} if weights.head is None else {"head": weights.head.w})
 
 
 def run(session: Session, ids: list[int], sizes: list[int]) -> np.ndarray:

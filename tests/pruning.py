@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from helpers import feed_forwards, sizes
 from hypothesis import strategies as st
 from miaotui.loader.prune.compiled import compile_plan
 from miaotui.loader.prune.plan import PrunePlan
@@ -32,15 +33,15 @@ def plans(draw: st.DrawFn, config: Config, cuts: frozenset[str] | None = None) -
     heads: dict[int, tuple[int, ...]] = {}
     ffn: dict[int, tuple[int, ...]] = {}
     for i in range(config.n_layers) if layers is None else layers:
-        sizes = config.layer(i)
-        if "heads" in cuts and sizes.n_heads and draw(st.booleans()):
-            each = sizes.n_heads // sizes.n_kv_heads
-            groups, count = draw(some(sizes.n_kv_heads)), draw(st.integers(1, each))
+        own = sizes(config, i)
+        if "heads" in cuts and own.n_heads and draw(st.booleans()):
+            each = own.n_heads // own.n_kv_heads
+            groups, count = draw(some(own.n_kv_heads)), draw(st.integers(1, each))
             queries = [draw(st.permutations(range(each)))[:count] for _ in groups]
             heads[i] = tuple(sorted(g * each + q for g, kept in zip(groups, queries, strict=True) for q in kept))
-        if "ffn" in cuts and sizes.d_ff and draw(st.booleans()):
-            ffn[i] = draw(some(sizes.d_ff))
-        if "halves" in cuts and sizes.n_heads and sizes.d_ff:
+        if "ffn" in cuts and own.d_ff and draw(st.booleans()):
+            ffn[i] = draw(some(own.d_ff))
+        if "halves" in cuts and own.n_heads and own.d_ff:
             lost = draw(st.sampled_from([None, heads, ffn]))
             if lost is not None:
                 lost[i] = ()
@@ -55,7 +56,7 @@ def plans(draw: st.DrawFn, config: Config, cuts: frozenset[str] | None = None) -
 
 def sliced(values: Mapping[str, Any], config: Config, plan: PrunePlan) -> dict[str, Any]:
     """Values of a whole model by our roles -> those of what the plan keeps, by NumPy's indexing alone."""
-    d, every = config.d_head, slice(None)
+    d, every = sizes(config).d_head, slice(None)
     vocab, width = (every if kept is None else list(kept) for kept in (plan.vocab, plan.width))
     got = {}
     for name in ("embed", "head"):
@@ -64,12 +65,12 @@ def sliced(values: Mapping[str, Any], config: Config, plan: PrunePlan) -> dict[s
         got["positions"] = values["positions"][:, width]
     got |= {name: values[name][width] for name in ("norm", "norm_bias") if name in values}
     for new, old in enumerate(range(config.n_layers) if plan.layers is None else plan.layers):
-        sizes = config.layer(old)
-        heads = plan.heads.get(old, tuple(range(sizes.n_heads)))
-        each = sizes.n_heads // sizes.n_kv_heads if sizes.n_kv_heads else 1
+        own = sizes(config, old)
+        heads = plan.heads.get(old, tuple(range(own.n_heads)))
+        each = own.n_heads // own.n_kv_heads if own.n_kv_heads else 1
         kv = sorted({h // each for h in heads})
         q, k = ([h * d + j for h in some for j in range(d)] for some in (heads, kv))
-        neurons = list(plan.ffn.get(old, tuple(range(sizes.d_ff))))
+        neurons = list(plan.ffn.get(old, tuple(range(own.d_ff))))
         rows = {"q": q, "k": k, "v": k, "gate": neurons, "up": neurons, "q_norm": every, "k_norm": every}
         columns = {"o": q, "down": neurons}
         for name, value in values.items():
@@ -95,11 +96,11 @@ def shapes_left(config: Config) -> dict[str, list[tuple[int, int]]]:
     d = config.d_model
     got: dict[str, list[tuple[int, int]]] = {}
     for i in range(config.n_layers):
-        size = config.layer(i)
-        q, kv = size.n_heads * config.d_head, size.n_kv_heads * config.d_head
+        size = sizes(config, i)
+        q, kv = size.n_heads * size.d_head, size.n_kv_heads * size.d_head
         each = {"q": (q, d), "k": (kv, d), "v": (kv, d), "o": (d, q), "gate": (size.d_ff, d), "up": (size.d_ff, d)}
         for role, shape in (each | {"down": (d, size.d_ff)}).items():
-            if 0 not in shape and (role != "gate" or config.gated):
+            if 0 not in shape and (role != "gate" or any(f.gated for f in feed_forwards(config))):
                 got.setdefault(role, []).append(shape)
     return got if config.tied else got | {"head": [(config.n_vocab, d)]}
 
@@ -192,17 +193,17 @@ def as_file(plan: PrunePlan) -> dict[str, Any]:
 
 def masked(tensors: Mapping[str, Any], config: Config, plan: PrunePlan) -> dict[str, Any]:
     """A file's tensors with zeros where the plan cuts layers, halves, heads and neurons: the whole model's maths."""
-    gpt2 = config.family == "gpt2"
+    gpt2, most = config.family == "gpt2", sizes(config)
     out = {name: value.copy() for name, value in tensors.items()}
     for i in range(config.n_layers):
         gone = plan.layers is not None and i not in plan.layers
-        heads = () if gone else plan.heads.get(i, tuple(range(config.n_heads)))
-        neurons = () if gone else plan.ffn.get(i, tuple(range(config.d_ff)))
+        heads = () if gone else plan.heads.get(i, tuple(range(most.n_heads)))
+        neurons = () if gone else plan.ffn.get(i, tuple(range(most.d_ff)))
         base = f"transformer.h.{i}." if gpt2 else f"model.layers.{i}."
         names = ("attn.c_proj", "mlp.c_proj") if gpt2 else ("self_attn.o_proj", "mlp.down_proj")
-        sizes = (config.n_heads * config.d_head, config.d_ff)
-        inputs = ([h * config.d_head + j for h in heads for j in range(config.d_head)], list(neurons))
-        for name, size, kept in zip(names, sizes, inputs, strict=True):
+        inputs_of = (most.n_heads * most.d_head, most.d_ff)
+        inputs = ([h * most.d_head + j for h in heads for j in range(most.d_head)], list(neurons))
+        for name, size, kept in zip(names, inputs_of, inputs, strict=True):
             lost = [j for j in range(size) if j not in set(kept)]
             out[f"{base}{name}.weight"][(lost,) if gpt2 else (slice(None), lost)] = 0
             if not kept and f"{base}{name}.bias" in out:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from checkpoints import FAMILIES, Drawn, models
+from helpers import attentions, feed_forwards, sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import ConfigError
@@ -28,6 +29,14 @@ def test_every_family_of_the_tests_is_known_and_none_besides() -> None:
     assert set(KNOWN) == {*FAMILIES, "nemotron-nas"}
 
 
+def windows(config: Config) -> tuple[int | None, ...]:
+    return tuple(s.window for s in attentions(config))
+
+
+def scales(config: Config) -> tuple[float, ...]:
+    return tuple(s.scale for s in attentions(config))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_defaults_are_those_of_transformers(family: str) -> None:
     """An empty file means the same model to transformers and to us."""
@@ -36,24 +45,26 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
     ours = parse(family)
     assert ours.n_layers == theirs.num_hidden_layers
     assert ours.d_model == theirs.hidden_size
-    assert ours.n_heads == theirs.num_attention_heads
+    assert sizes(ours).n_heads == theirs.num_attention_heads
     assert ours.n_vocab == theirs.vocab_size
     assert ours.n_context == theirs.max_position_embeddings
     assert ours.tied == theirs.tie_word_embeddings
     assert ours.bos_ids == (() if theirs.bos_token_id is None else (theirs.bos_token_id,))
     assert ours.eos_ids == (() if theirs.eos_token_id is None else (theirs.eos_token_id,))
     if family == "gpt2":
-        assert ours.d_ff == 4 * theirs.n_embd
-        assert ours.norm_eps == theirs.layer_norm_epsilon
-        assert (ours.norm, ours.gated, ours.activation, ours.rope) == ("layer", False, "gelu_tanh", None)
+        assert sizes(ours).d_ff == 4 * theirs.n_embd
+        assert ours.stack.eps == theirs.layer_norm_epsilon
+        assert (ours.stack.norm, ours.ropes, ours.positions) == ("layer", (), 0)
+        assert {(s.gated, s.activation) for s in feed_forwards(ours)} == {(False, "gelu_tanh")}
         return
-    assert ours.d_ff == theirs.intermediate_size
-    assert ours.n_kv_heads == theirs.num_key_value_heads
-    assert ours.d_head == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
-    assert ours.norm_eps == theirs.rms_norm_eps
-    assert ours.rope == Rope(theirs.rope_parameters["rope_theta"])
-    assert ours.windows == (theirs.sliding_window if family == "mistral" else None,) * ours.n_layers
-    assert (ours.norm, ours.gated, ours.activation) == ("rms", True, "silu")
+    assert sizes(ours).d_ff == theirs.intermediate_size
+    assert sizes(ours).n_kv_heads == theirs.num_key_value_heads
+    assert sizes(ours).d_head == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
+    assert ours.stack.eps == theirs.rms_norm_eps
+    assert ours.ropes == (Rope(theirs.rope_parameters["rope_theta"], sizes(ours).d_head),)
+    assert windows(ours) == (theirs.sliding_window if family == "mistral" else None,) * ours.n_layers
+    assert (ours.stack.norm, ours.positions) == ("rms", None)
+    assert {(s.gated, s.activation) for s in feed_forwards(ours)} == {(True, "silu")}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -63,21 +74,22 @@ def test_drawn_configs_resolve_as_in_transformers(drawn: Drawn) -> None:
     text = json.dumps(drawn.config)
     theirs = transformers.AutoConfig.for_model(**json.loads(text))
     ours = parse_config(json.loads(text), WHERE)
-    assert ours.n_kv_heads == theirs.num_key_value_heads
-    assert ours.d_head == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
-    assert ours.rope is not None
+    assert sizes(ours).n_kv_heads == theirs.num_key_value_heads
+    assert sizes(ours).d_head == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
+    [own] = ours.ropes
     rope = theirs.rope_parameters
-    assert (ours.rope.kind, ours.rope.theta) == (rope["rope_type"], rope["rope_theta"])
-    assert ours.rope.factor == rope.get("factor", 1.0)
-    if ours.rope.kind in {"llama3", "yarn"}:
-        assert ours.rope.original_context == rope["original_max_position_embeddings"]
-    if ours.rope.kind == "yarn":
+    assert {s.rope for s in attentions(ours)} == {0}
+    assert (own.kind, own.theta, own.d_rotary) == (rope["rope_type"], rope["rope_theta"], sizes(ours).d_head)
+    assert own.factor == rope.get("factor", 1.0)
+    if own.kind in {"llama3", "yarn"}:
+        assert own.original_context == rope["original_max_position_embeddings"]
+    if own.kind == "yarn":
         module = pytest.importorskip("transformers.modeling_rope_utils")
         _, factor = module.ROPE_INIT_FUNCTIONS["yarn"](theirs, "cpu")
-        assert math.isclose(ours.rope.attention_factor, factor, rel_tol=1e-15)
+        assert math.isclose(own.attention_factor, factor, rel_tol=1e-15)
     if hasattr(theirs, "layer_types") and theirs.layer_types is not None:
         window = theirs.sliding_window
-        assert list(ours.windows) == [window if kind == "sliding_attention" else None for kind in theirs.layer_types]
+        assert list(windows(ours)) == [window if kind == "sliding_attention" else None for kind in theirs.layer_types]
 
 
 # --- one file at a time: what a key means ---------------------------------------------------------------------------
@@ -114,8 +126,8 @@ def test_smollm2_as_published() -> None:
         vocab_size=49152,
         **js,
     )
-    assert (config.d_head, config.n_kv_heads, config.n_layers, config.tied) == (64, 3, 30, True)
-    assert config.rope == Rope(100000.0)
+    assert (sizes(config).d_head, sizes(config).n_kv_heads, config.n_layers, config.tied) == (64, 3, 30, True)
+    assert config.ropes == (Rope(100000.0, 64),)
 
 
 def test_both_spellings_of_rope_mean_the_same() -> None:
@@ -123,34 +135,33 @@ def test_both_spellings_of_rope_mean_the_same() -> None:
     old = parse(rope_theta=5e5, rope_scaling={"rope_type": "llama3", **scaling})
     new = parse(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **scaling})
     assert old == new
-    assert old.rope == Rope(5e5, "llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0)
+    assert old.ropes == (Rope(5e5, 128, "llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0),)
 
 
 def test_scaling_reaches_further_than_the_trained_context() -> None:
     yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     config = parse("qwen2", max_position_embeddings=32768, rope_scaling=yarn)
     assert config.n_context == 131072
-    assert config.rope is not None
-    assert math.isclose(config.rope.attention_factor, 0.1 * math.log(4) + 1)
+    assert math.isclose(config.ropes[0].attention_factor, 0.1 * math.log(4) + 1)
     assert parse(max_position_embeddings=100, rope_scaling={"type": "dynamic", "factor": 2.5}).n_context == 250
 
 
 def test_windows() -> None:
-    assert parse("mistral", num_hidden_layers=2, sliding_window=None).windows == (None, None)
-    assert parse("mistral", num_hidden_layers=2, sliding_window=7).windows == (7, 7)
+    assert windows(parse("mistral", num_hidden_layers=2, sliding_window=None)) == (None, None)
+    assert windows(parse("mistral", num_hidden_layers=2, sliding_window=7)) == (7, 7)
     qwen = {"num_hidden_layers": 3, "sliding_window": 9}
-    assert parse("qwen2", **qwen).windows == (None,) * 3
-    assert parse("qwen2", use_sliding_window=True, max_window_layers=2, **qwen).windows == (None, None, 9)
+    assert windows(parse("qwen2", **qwen)) == (None,) * 3
+    assert windows(parse("qwen2", use_sliding_window=True, max_window_layers=2, **qwen)) == (None, None, 9)
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
-    assert parse("qwen3", use_sliding_window=True, layer_types=kinds, **qwen).windows == (9, None, 9)
+    assert windows(parse("qwen3", use_sliding_window=True, layer_types=kinds, **qwen)) == (9, None, 9)
 
 
 def test_gpt2_scales() -> None:
     keys = {"n_layer": 3, "n_head": 4, "n_embd": 64}
-    assert parse("gpt2", **keys).attention_scales == (0.25, 0.25, 0.25)
-    assert parse("gpt2", scale_attn_weights=False, **keys).attention_scales == (1.0, 1.0, 1.0)
+    assert scales(parse("gpt2", **keys)) == (0.25, 0.25, 0.25)
+    assert scales(parse("gpt2", scale_attn_weights=False, **keys)) == (1.0, 1.0, 1.0)
     inverse = parse("gpt2", scale_attn_by_inverse_layer_idx=True, **keys)
-    assert inverse.attention_scales == (0.25, 0.125, 0.25 / 3)
+    assert scales(inverse) == (0.25, 0.125, 0.25 / 3)
 
 
 def test_generation_config_wins_and_foreign_ids_are_dropped() -> None:
@@ -282,4 +293,4 @@ def test_any_json_value_gives_a_config_or_a_config_error(data: st.DataObject) ->
     except ConfigError as error:
         assert len(str(error)) < 500  # noqa: PT017 - either outcome is right
     else:
-        assert config.n_heads % config.n_kv_heads == 0
+        assert sizes(config).n_heads % sizes(config).n_kv_heads == 0

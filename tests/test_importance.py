@@ -11,14 +11,14 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, Drawn, small, write_checkpoint
-from helpers import open_weights
+from helpers import by_name, empty_caches, open_weights, sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, PlanError
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
-from miaotui.runtime.rope import RopeTable
+from miaotui.runtime.rope import rope_tables
 from miaotui.tools import perplexity, prune_sweep
 from miaotui.tools.importance import depth, masks, structured
 from miaotui.tools.importance import zeros as zeros_module
@@ -63,9 +63,8 @@ def spied(path, windows):
 def seen_by(config, weights, windows):
     seen = []
     for ids in windows:
-        heads = [config.layer(i).n_kv_heads for i in range(config.n_layers)]
-        ops = Spy(np.array(ids[:-1]), 0, [(np.zeros((0, n, config.d_head)),) * 2 for n in heads], len(ids) - 1)
-        decoder(ops, config, weights, RopeTable(config, len(ids)))
+        ops = Spy(np.array(ids[:-1]), 0, empty_caches(config), len(ids) - 1)
+        decoder(ops, config, weights, rope_tables(config, len(ids)))
         seen.append(ops.seen)
     return {name: np.concatenate([one[name] for one in seen]) for name in seen[0]}
 
@@ -290,15 +289,24 @@ def test_zeros_are_written_in_place(tmp_path, method, how):
 INPUT = {"q": "q", "k": "q", "v": "q", "o": "o", "gate": "up", "up": "up", "down": "down"}
 
 
+def with_arrays(weights, i, made):
+    """The weights with new matrices in layer `i`, by name."""
+
+    def changed(linear):
+        return replace(linear, w=replace(linear.w, array=made[linear.w.name].astype(np.float32), mapped=False))
+
+    layers = list(weights.decoder.layers)
+    layers[i] = tuple(replace(s, linear={role: changed(w) for role, w in s.linear.items()}) for s in layers[i])
+    return replace(weights, decoder=replace(weights.decoder, layers=tuple(layers)))
+
+
 def cut_in_numpy(method, config, weights, windows, sparsity):
     """Layer after layer: what the oracle's matrices read with the layers before it cut; new matrices by name."""
     made = {}
     for i in range(config.n_layers):
-        seen, changed = seen_by(config, weights, windows), {}
-        for role, reads in INPUT.items():
-            old = getattr(weights.layers[i], role)
-            if old is None:
-                continue
+        seen, layer = seen_by(config, weights, windows), weights.decoder.layers[i]
+        for role, linear in {role: each for s in layer for role, each in s.linear.items()}.items():
+            reads, old = INPUT[role], linear.w
             w, x = old.f64(), seen[f"layers.{i}.{reads}"]
             if method == "sparsegpt":
                 new, _ = surgeon(w, x.T @ x, sparsity)
@@ -307,9 +315,7 @@ def cut_in_numpy(method, config, weights, windows, sparsity):
                 new = w.copy()
                 np.put_along_axis(new, order[:, : math.floor(w.shape[1] * sparsity.share)], 0.0, 1)
             made[old.name] = new
-            changed[role] = replace(old, array=new.astype(np.float32), mapped=False)
-        layers = [*weights.layers[:i], replace(weights.layers[i], **changed), *weights.layers[i + 1 :]]
-        weights = replace(weights, layers=tuple(layers))
+        weights = with_arrays(weights, i, made)
     return made
 
 
@@ -380,8 +386,8 @@ def test_layer_by_layer_goes_on_where_it_was_stopped(tmp_path, monkeypatch, meth
     again = find(tmp_path / "in", wish, text)
     assert len(calls) == 7
     with miaotui.load(tmp_path / "in") as model:
-        for layer, weights in enumerate(model.session.weights.layers):
-            w = weights.down.f64()
+        for layer in range(model.config.n_layers):
+            w = by_name(model.session.weights)[f"layers.{layer}.down"].f64()
             for other in (got, again):
                 assert np.array_equal(other.rewrite.matrix("down", layer, w), whole.rewrite.matrix("down", layer, w))
     with pytest.raises(InputError, match="another model, text or method"):
@@ -402,15 +408,16 @@ def test_flap_writes_biases_that_keep_the_mean(tmp_path, family):
     with miaotui.load(tmp_path / "in", prefill_chunk=32) as model, miaotui.load(tmp_path / "out") as out:
         ids = model.tokenizer.encode(text.text)
         got = calibrate(model, [ids[at : at + 33] for at in range(0, len(ids) - 1, 32)])
-        assert sum(len(k) for k in plan.ffn.values()) == round(0.5 * config.n_layers * config.d_ff)
-        for i, layer in enumerate(out.session.weights.layers):
-            lost = [j for j in range(config.d_ff) if j not in plan.ffn[i]]
-            w = weights.layers[i].down.f64()
-            old = weights.layers[i].down_bias
+        assert sum(len(k) for k in plan.ffn.values()) == round(0.5 * config.n_layers * sizes(config).d_ff)
+        before, after = by_name(weights), by_name(out.session.weights)
+        for i in range(config.n_layers):
+            lost = [j for j in range(sizes(config).d_ff) if j not in plan.ffn[i]]
+            w = before[f"layers.{i}.down"].f64()
+            old = before.get(f"layers.{i}.down_bias")
             want = w[:, lost] @ (got.total[f"layers.{i}.ffn_out"] / got.n)[lost]
             want = want + (old.f64() if old is not None else 0)
-            np.testing.assert_allclose(layer.down_bias.f64(), want, rtol=1e-5, atol=1e-6)
-            assert layer.o_bias is not None
+            np.testing.assert_allclose(after[f"layers.{i}.down_bias"].f64(), want, rtol=1e-5, atol=1e-6)
+            assert f"layers.{i}.o_bias" in after
 
 
 def test_plans_of_units_and_depth(tmp_path):

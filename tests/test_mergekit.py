@@ -74,7 +74,7 @@ def test_layers_in_any_order_are_the_stacked_model(tmp_path_factory, data, famil
         logits = wanted.logits(ids)
         assert np.array_equal(one.logits(ids), logits)
         assert np.array_equal(other.logits(ids), logits)
-        layers = one.session.weights.layers
+        layers = one.session.weights.decoder.layers
         assert all((a is b) == (i == j) for a, i in zip(layers, order, strict=True)
                    for b, j in zip(layers, order, strict=True))  # fmt: skip
         each = bytes_per_step(wanted.config, wanted.session.weights, 3)

@@ -240,16 +240,9 @@ def layer_norm(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.layer_norm(x, w, b, 1e-5), [[x]], lambda _: bound("norm", "f32", n) * size)
 
 
-class Positions:
-    """As much of a Config as a RopeTable wants."""
-
-    def __init__(self, d_head: int) -> None:
-        self.rope, self.d_head = Rope(kind="default", theta=10000.0), d_head
-
-
 def rope(d: Draw, _: str) -> Case:
     heads, d_head = d.draw(st.integers(1, 4)), 2 * d.draw(st.sampled_from([1, 2, 3, 7, 8, 9, 16, 17, 32]))
-    table = RopeTable(Positions(d_head), 48)
+    table = RopeTable(Rope(10000.0, d_head), 48)
     x = d.array(d.t, heads * d_head)
     size = np.abs(x).max()
     return Case(lambda ops, x: ops.rope(x, table, heads), [[x]], lambda _: bound("rope", "f32", 2) * 2 * size)

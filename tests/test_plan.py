@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, Drawn, models, random_tensors, write_checkpoint, write_safetensors
+from helpers import by_name
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from miaotui.runtime.spec import Weight, Weights
+    from miaotui.runtime.spec import Weights
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -87,11 +88,6 @@ def expected(config: dict[str, Any], exact: Tensors) -> dict[str, np.ndarray]:
     return values
 
 
-def by_name(weights: Weights) -> dict[str, Weight]:
-    """Index every weight by its name, the tied head too."""
-    return {weight.name: weight for weight in weights} | {"head": weights.head}
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=st.sampled_from(FAMILIES).flatmap(models))
 def test_packed_values_are_the_files(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -131,7 +127,7 @@ def test_planned_weights_are_the_packed_ones_without_data(
     write_checkpoint(directory, drawn)
     checkpoint, plan = opened(directory)
     ahead, after = planned(plan), pack(plan, checkpoint)
-    assert (ahead.head is ahead.embed) == (after.head is after.embed) == plan.config.tied
+    assert (ahead.head.w is ahead.decoder.embed) == (after.head.w is after.decoder.embed) == plan.config.tied
     for a, b in zip(ahead, after, strict=True):
         assert (a.name, a.dtype, a.shape, a.mapped, a.nbytes) == (b.name, b.dtype, b.shape, b.mapped, b.nbytes)
         assert a.array is None
@@ -179,7 +175,7 @@ def test_f64_is_rounded_to_f32(tmp_path: Path) -> None:
     plan, weights = loaded(tmp_path)
     assert plan.mapped_bytes == 0
     assert {w.dtype for w in weights} == {"f32"}
-    assert np.array_equal(weights.embed.f64(), tensors["model.embed_tokens.weight"].astype(np.float32))
+    assert np.array_equal(weights.decoder.embed.f64(), tensors["model.embed_tokens.weight"].astype(np.float32))
     assert any("narrowed" in line for line in plan.lines())
     tensors["model.norm.weight"][3] = 1e300
     write_safetensors(tmp_path / "model.safetensors", tensors, dtype="F64")
@@ -220,7 +216,7 @@ def test_a_tied_head_may_be_stored_too_if_it_is_the_same(tmp_path: Path) -> None
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
     write_safetensors(tmp_path / "model.safetensors", tensors)
     _, weights = loaded(tmp_path)
-    assert weights.head is weights.embed
+    assert weights.head.w is weights.decoder.embed
     tensors["lm_head.weight"][10, 11] += 1
     write_safetensors(tmp_path / "model.safetensors", tensors)
     with pytest.raises(CheckpointError, match=r"lm_head\.weight differs .*tie_word_embeddings"):
@@ -233,8 +229,8 @@ def test_a_tied_model_may_store_its_head_alone(tmp_path: Path) -> None:
     embed = tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
     write_safetensors(tmp_path / "model.safetensors", tensors)
     _, weights = loaded(tmp_path)
-    assert weights.head is weights.embed
-    assert np.array_equal(weights.embed.f64(), embed)
+    assert weights.head.w is weights.decoder.embed
+    assert np.array_equal(weights.decoder.embed.f64(), embed)
 
 
 UP, THIRD = "model.layers.1.mlp.up_proj.weight", "model.layers.2.input_layernorm.weight"

@@ -16,7 +16,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, Drawn, models, random_tensors, small, write_checkpoint, write_safetensors
-from helpers import open_weights, oracle
+from helpers import by_name, open_weights, oracle, sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError, TokenizerError
@@ -43,7 +43,7 @@ CUTS = ("layers", "heads", "ffn", "halves", "vocab", "width")
 
 
 def exact(weights: Weights) -> dict[str, np.ndarray]:
-    return {w.name: w.f64() for w in weights} | {"head": weights.head.f64()}
+    return {name: w.f64() for name, w in by_name(weights).items()}
 
 
 def config_of(path: Path) -> Config:
@@ -184,8 +184,8 @@ def test_keeping_everything_changes_nothing(tmp_path_factory, data, family, name
         layers = tuple(range(config.n_layers))
         plan = PrunePlan(
             layers,
-            {i: tuple(range(config.n_heads)) for i in layers},
-            {i: tuple(range(config.d_ff)) for i in layers},
+            {i: tuple(range(sizes(config).n_heads)) for i in layers},
+            {i: tuple(range(sizes(config).d_ff)) for i in layers},
             vocab=tuple(range(config.n_vocab)),
             width=tuple(range(config.d_model)),
         )
@@ -319,7 +319,7 @@ def test_torn_groups_are_refused(tmp_path):
             miaotui.load(tmp_path, prune=PrunePlan(heads={0: heads}))
     for heads, left in {"0,1": (2, 1), "1,3": (2, 2), "2": (1, 1), "": (0, 0)}.items():
         with miaotui.load(tmp_path, prune=PrunePlan(heads={1: heads})) as model:
-            assert (model.config.layer(1).n_heads, model.config.layer(1).n_kv_heads) == left
+            assert (sizes(model.config, 1).n_heads, sizes(model.config, 1).n_kv_heads) == left
             assert model.logits([1, 2]).shape == (2, 96)
 
 
@@ -369,11 +369,11 @@ def test_a_ratio_keeps_the_weightiest_neurons(tmp_path_factory, data, family, ra
     plan = parse_prune(replace(base, ffn_ratio=ratio), open_model(path))
     values = sliced(exact(whole), config, base)
     for new, old in enumerate(range(config.n_layers) if base.layers is None else base.layers):
-        if not compile_plan(base, config).config.layer(new).d_ff:
+        if not sizes(compile_plan(base, config).config, new).d_ff:
             continue
         gate, up, down = (values.get(f"layers.{new}.{role}") for role in ("gate", "up", "down"))
         score = (up**2).sum(1) * (down**2).sum(0) * (1 if gate is None else (gate**2).sum(1))
-        there = base.ffn.get(old, tuple(range(config.d_ff)))
+        there = base.ffn.get(old, tuple(range(sizes(config).d_ff)))
         kept = np.array([there.index(i) for i in plan.ffn[old]])
         assert len(kept) == max(1, int(ratio * len(there) + 0.5))
         lost = np.setdiff1d(np.arange(len(there)), kept)

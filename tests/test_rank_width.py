@@ -8,7 +8,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, Drawn, models, random_tensors, small, write_checkpoint, write_safetensors
-from helpers import open_weights
+from helpers import by_name, every_layer, open_weights, sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, PlanError
@@ -30,7 +30,7 @@ SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, Heal
 
 
 def exact(weights):
-    return {w.name: w.f64() for w in weights} | {"head": weights.head.f64()}
+    return {name: w.f64() for name, w in by_name(weights).items()}
 
 
 def magnitude(values, n_layers):
@@ -58,7 +58,7 @@ def test_a_share_keeps_the_weightiest_dimensions(tmp_path_factory, data, family,
     score = magnitude(sliced(exact(whole), config, base), left.n_layers)
     there = list(range(config.d_model) if base.width is None else base.width)
     kept = [there.index(j) for j in plan.width]
-    step = left.n_heads if left.n_heads and left.d_model % left.n_heads == 0 else 1
+    step = sizes(left).n_heads if sizes(left).n_heads and left.d_model % sizes(left).n_heads == 0 else 1
     assert len(kept) == dimensions(ratio, left) == step * max(1, round(ratio * left.d_model / step + 1e-12))
     lost = np.setdiff1d(np.arange(len(there)), kept)
     assert lost.size == 0 or score[kept].min() >= score[lost].max() * (1 - 1e-12)
@@ -79,7 +79,7 @@ def test_a_share_is_read_whole_and_cut_before_the_neurons(tmp_path):
     assert both.ffn == parse_prune(PrunePlan(width=first.width, ffn_ratio=0.5), opened).ffn != again.ffn
     assert parse_prune({"width": 0.5}, opened) == first
     assert parse_prune("width=0.01", opened).width[0] >= 0
-    assert len(parse_prune("width=0.01", opened).width) == config.n_heads
+    assert len(parse_prune("width=0.01", opened).width) == sizes(config).n_heads
     with pytest.raises(PlanError, match=r"width_ratio 0\.5 is not resolved"):
         compile_plan(PrunePlan(width_ratio=0.5), config)
     with pytest.raises(PlanError, match="must be resolved"):
@@ -131,7 +131,7 @@ def normal(path, text):
     """What every norm puts out without its gains, by the float64 oracle: a matrix [tokens, d] for each norm."""
     config, _ = open_weights(path)
     seen = spied(path, windows(text))
-    return [x / np.sqrt((x**2).mean(1, keepdims=True) + config.norm_eps) for name, x in seen.items() if "norm" in name]
+    return [x / np.sqrt((x**2).mean(1, keepdims=True) + config.stack.eps) for name, x in seen.items() if "norm" in name]
 
 
 def test_dimensions_by_activation(tmp_path):
@@ -147,11 +147,11 @@ def test_dimensions_by_activation(tmp_path):
     assert len(both.ffn) == 3
     prune(tmp_path / "in", tmp_path / "out", both)
     with miaotui.load(tmp_path / "out") as out:
-        assert (out.config.d_model, out.config.d_ff, out.config.d_head) == (8, 48, 8)
+        assert (out.config.d_model, sizes(out.config).d_ff, sizes(out.config).d_head) == (8, 48, 8)
     write_checkpoint(tmp_path / "in", Drawn({**small("gpt2").config, "vocab_size": 96}))
     plan = find(tmp_path / "in", Wish("activation", width=0.5), text).plan
     with miaotui.load(tmp_path / "in", prune=plan) as model:  # it runs, though config.json has no words for it
-        assert (model.config.d_model, model.config.d_head) == (6, 4)
+        assert (model.config.d_model, sizes(model.config).d_head) == (6, 4)
     with pytest.raises(PlanError, match="the width cannot be cut"):
         prune(tmp_path / "in", tmp_path / "gpt2", plan)
 
@@ -203,7 +203,7 @@ def test_sliced_is_the_whole_model_with_its_stream_projected(tmp_path, family, t
     ids = windows(text)[0]
     with miaotui.load(tmp_path / "projected") as whole, miaotui.load(tmp_path / "out") as out:
         wanted, logits = whole.logits(ids), out.logits(ids)
-        assert (out.config.d_model, out.config.d_head) == (int(32 * width), whole.config.d_head)
+        assert (out.config.d_model, sizes(out.config).d_head) == (int(32 * width), sizes(whole.config).d_head)
         assert not out.config.tied
         limit = bound("model", "f32", whole.config.n_layers, scale=float(np.abs(wanted).max()))
         assert np.abs(logits - wanted).max() <= limit
@@ -225,7 +225,7 @@ def test_sliced_keeps_its_dtype_its_layers_and_its_plan(tmp_path):
     assert "directions of the 28" in got.plan.notes[0]
     with miaotui.load(tmp_path / "out") as out, miaotui.load(tmp_path / "in", prune=base) as cut:
         assert {w.dtype for w in out.session.weights if len(w.shape) > 1} == {"bf16"}
-        assert out.config.uneven == cut.config.uneven
+        assert every_layer(out.config) == every_layer(cut.config)
         assert out.config.d_model == 22  # 0.75 of 28, in multiples of two heads
         assert all((w.f64() == 1).all() for w in out.session.weights if "norm" in w.name)
     again = find(tmp_path / "in", Wish("slicegpt", width=0.75), text, base)
@@ -273,7 +273,7 @@ def test_the_command_takes_a_share_of_the_width_for_the_method(tmp_path, capsys)
         command = ["prune", str(tmp_path / "in"), str(tmp_path / method), "--method", method, "--width", "0.5"]
         assert main([*command, *more]) == 0
         with miaotui.load(tmp_path / method) as model:
-            assert (model.config.d_model, model.config.d_head) == (16, 8)
+            assert (model.config.d_model, sizes(model.config).d_head) == (16, 8)
     assert "a basis of 16 directions of the 32" in capsys.readouterr().out
     command = ["prune", str(tmp_path / "in"), str(tmp_path / "both"), "--method", "slicegpt"]
     assert main([*command, "--width", "0-15", *more]) == 1  # those are the plan's: the method has no share

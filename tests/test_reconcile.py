@@ -10,6 +10,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, Drawn, models, random_tensors, shapes, small, write_checkpoint, write_safetensors
+from helpers import attentions, every_layer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError
@@ -165,7 +166,7 @@ def test_layers_told_apart_by_the_config_are_not_guessed(tmp_path):
         opened(written(tmp_path / "a", mixed, num_hidden_layers=3))
     alike = {**qwen, "layer_types": ["sliding_attention"] * 4}
     config, _, told = opened(written(tmp_path / "b", alike, num_hidden_layers=3, layer_types=["sliding_attention"] * 3))
-    assert (config.n_layers, config.windows, len(told)) == (3, (5,) * 3, 1)
+    assert ([s.window for s in attentions(config)], len(told)) == ([5, 5, 5], 1)
 
 
 def test_nemotron_blocks_give_way_to_the_tensors(tmp_path):
@@ -175,4 +176,4 @@ def test_nemotron_blocks_give_way_to_the_tensors(tmp_path):
     nemotron = {**plain, "model_type": "nemotron-nas", "block_configs": blocks, "intermediate_size": None}
     (tmp_path / "config.json").write_text(json.dumps(nemotron))
     config, _, told = opened(tmp_path)
-    assert (config.d_ff, config.uneven, len(told)) == (9, (), 1)
+    assert ([s.d_ff for s in every_layer(config)], len(told)) == ([9, 9], 1)

@@ -197,7 +197,7 @@ def test_predicted_memory_is_what_is_allocated(small: Path, quantize: str | None
         assert session.arena.nbytes == session.program.arena_bytes
         resident = sum(-(-w.nbytes // 64) * 64 for w in session.weights if not w.mapped)
         assert resident == model.memory["weights_resident"]
-        real = session.arena.nbytes + session.table.weight.nbytes + resident
+        real = session.arena.nbytes + sum(t.weight.nbytes for t in session.ropes) + resident
         assert model.memory["allocated"] == real
         layer = cache_bytes(kv_cache, 2, 64, 10)  # this model's heads, positions, width of a head
         assert model.memory["kv_cache"] == 3 * 2 * layer

@@ -10,7 +10,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, Drawn, models, random_tensors, small, write_checkpoint, write_safetensors
-from helpers import open_weights, oracle
+from helpers import by_name, open_weights, oracle
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError
@@ -24,9 +24,9 @@ from miaotui.loader.prune.masks import largest
 from miaotui.loader.prune.options import parse_prune, select
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.prune.receipt import Receipt
-from miaotui.loader.prune.sparsity import LINEAR
 from miaotui.loader.prune.stored_zeros import counted
 from miaotui.loader.quantize import pack_matrix
+from miaotui.loader.roles import LINEAR
 from miaotui.runtime.quantized import quantized_shape, unpack
 from miaotui.runtime.sparse import SPARSE, pack_sparse, pack_sparse_rows, sparse_bytes
 from miaotui.runtime.sparse_int8 import SPARSE_INT8, sparse_int8_bytes
@@ -46,7 +46,7 @@ PATTERNS = ("2:4", "1:4", "4:8", "0.5", "0.9", "0.5/4x4", "0.75/2x8", "0.5/1x16"
 
 
 def exact(weights: Weights) -> dict[str, np.ndarray]:
-    return {w.name: w.f64() for w in weights} | {"head": weights.head.f64()}
+    return {name: w.f64() for name, w in by_name(weights).items()}
 
 
 def config_of(path: Path) -> Config:
@@ -279,9 +279,9 @@ def test_two_runs_of_a_layer_have_the_same_zeros(tmp_path):
             miaotui.load(tmp_path / "out", quantize=how) as dense,
             miaotui.load(tmp_path / "out", prune="sparsity=stored", quantize=how) as stored,
         ):
-            layers = model.session.weights.layers
+            layers = model.session.weights.decoder.layers
             assert layers[1] is layers[2]
-            assert {layers[1].q.dtype, layers[1].up.dtype} == {f"{how or 'bf16'}_sparse"}
+            assert {layers[1][0].linear["q"].w.dtype, layers[1][1].linear["up"].w.dtype} == {f"{how or 'bf16'}_sparse"}
             for one in (dense, stored):
                 assert np.array_equal(model.logits([1, 2, 3, 4]), one.logits([1, 2, 3, 4]))
 

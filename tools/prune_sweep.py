@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, PlanError
+from ..loader.sizes import largest
 from ..model import load
 from ..sizes import format_bytes
 from .bench.quality import compare, log_softmax
@@ -155,7 +156,7 @@ def sweep(
         n = original["n_tokens"]
         print(f"perplexity and KL over {n} tokens in windows of {text.window}")
         _print(original | {"ppl_ratio": 1.0, "speed": 1.0})
-        each = whole.config.n_kv_heads
+        each = largest(whole.config).n_kv_heads
         for wish in wishes(whole.config.n_layers, methods, heads=each > 1):
             try:
                 cut = find(path, wish, text)

@@ -42,7 +42,7 @@ def piece_name(name: str, role: str) -> str:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A `Config`, and the optional weights that go with it: names of bias roles of `LayerWeights` and `Weights`."""
+    """A `Config`, and the biases that its weights have: names of `roles.ROLES`."""
 
     config: Config
     biases: frozenset[str]
@@ -54,7 +54,11 @@ class Family:
 
     `spelling`: sizes of `Config` -> keys of config.json; without "d_head" where the width is divided by the heads.
     `prefixes` are tried in order before every tensor's name but the head's; `ignored` are patterns of whole names,
-    prefix removed, of tensors that checkpoints carry and that no weight is made from.
+    prefix removed, of tensors that checkpoints carry and that no weight is made from. `bias_keys`: kind of sublayer ->
+    the key of config.json that says whether its matrices have biases, where there is one. `names_pruned_heads`:
+    config.json may have `pruned_heads`. `heads_divide_width`: transformers builds no model whose width is not a
+    multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
+    family's names describe; None takes a key away.
     """
 
     name: str
@@ -67,6 +71,10 @@ class Family:
     ignored: tuple[str, ...] = ()
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
+    bias_keys: Mapping[str, str] = field(default_factory=dict)
+    names_pruned_heads: bool = False
+    heads_divide_width: bool = False
+    written_as: Mapping[str, object] = field(default_factory=dict)
 
     def prefix_in(self, names: Collection[str]) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""

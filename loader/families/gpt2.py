@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import ConfigError
-from ...runtime.spec import Config
+from ...runtime.spec import Attention, Config, FeedForward, Stack
+from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .values import Key, activation, flag, number, optional, size, token_ids
 
@@ -64,29 +65,21 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
         msg = f"{where}: n_embd {d_model} is no multiple of n_head {n_heads}"
         raise ConfigError(msg)
     d_head = d_model // n_heads
-    scale = d_head**-0.5 if v["scale_attn_weights"] else 1.0
+    scale, inverse = d_head**-0.5 if v["scale_attn_weights"] else 1.0, v["scale_attn_by_inverse_layer_idx"]
+    scales = [scale / (i + 1) if inverse else scale for i in range(n_layers)]
+    ffn = FeedForward(v["n_inner"] or 4 * d_model, v["activation_function"], gated=False)
+    layers = tuple((Attention(n_heads, n_heads, d_head, s), ffn) for s in scales)
     config = Config(
         family="gpt2",
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=n_heads,
-        d_head=d_head,
-        d_ff=v["n_inner"] or 4 * d_model,
         n_vocab=v["vocab_size"],
         n_context=v["n_positions"],
-        norm="layer",
-        norm_eps=v["layer_norm_epsilon"],
-        activation=v["activation_function"],
-        gated=False,
-        rope=None,
-        windows=(None,) * n_layers,
-        attention_scales=tuple(scale / (i + 1 if v["scale_attn_by_inverse_layer_idx"] else 1) for i in range(n_layers)),
+        decoder=Stack(d_model, "layer", v["layer_norm_epsilon"], layers),
+        positions=0,
         tied=v["tie_word_embeddings"],
         bos_ids=v["bos_token_id"],
         eos_ids=v["eos_token_id"],
     )
-    return Resolved(config, frozenset(role for role in (*MODEL, *LAYER) if role.endswith("_bias")))
+    return Resolved(config, frozenset(role for role in (*MODEL, *LAYER) if ROLES[role].kind == "bias"))
 
 
 GPT2 = Family(
@@ -98,6 +91,7 @@ GPT2 = Family(
     prefixes=("transformer.", ""),
     spelling=SPELLING,
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
+    names_pruned_heads=True,
     harmless=frozenset(
         {
             "n_ctx",

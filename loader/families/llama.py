@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ...runtime.spec import Config
+from ...runtime.spec import Attention, Config, FeedForward, Stack
+from ..roles import ATTENTION, FEED_FORWARD
 from .base import Family, Part, Resolved
 from .rope import ROPE_KEYS, read_rope
 from .values import Key, activation, flag, number, optional, size, token_ids
@@ -13,7 +14,18 @@ from .values import Key, activation, flag, number, optional, size, token_ids
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ATTENTION_BIASES", "IGNORED", "KEYS", "LAYER", "LLAMA", "MODEL", "PREFIXES", "SPELLING", "llama_like"]
+__all__ = [
+    "ATTENTION_BIASES",
+    "BIAS_KEYS",
+    "IGNORED",
+    "KEYS",
+    "LAYER",
+    "LLAMA",
+    "MODEL",
+    "PREFIXES",
+    "SPELLING",
+    "llama_like",
+]
 
 #: Keys and defaults of Llama; the other families change a few.
 KEYS = {
@@ -39,7 +51,7 @@ MODEL = {
     "head": Part("lm_head.weight"),
 }
 
-#: Roles of `LayerWeights`; a bias is looked for only where the config asks for it.
+#: Roles of a layer; a bias is looked for only where the config asks for it.
 LAYER = {
     "attn_norm": Part("layers.{i}.input_layernorm.weight"),
     "q": Part("layers.{i}.self_attn.q_proj.weight"),
@@ -61,6 +73,7 @@ LAYER = {
 
 ATTENTION_BIASES = frozenset({"q_bias", "k_bias", "v_bias", "o_bias"})
 MLP_BIASES = frozenset({"gate_bias", "up_bias", "down_bias"})
+BIAS_KEYS = {ATTENTION: "attention_bias", FEED_FORWARD: "mlp_bias"}
 SPELLING = {
     "n_layers": "num_hidden_layers",
     "d_model": "hidden_size",
@@ -74,14 +87,13 @@ PREFIXES = ("model.", "")
 IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"rotary_emb\.inv_freq")
 
 
-def llama_like(  # noqa: PLR0913 - each keyword is one difference between families
+def llama_like(
     v: dict[str, Any],
     where: str,
     family: str,
     *,
     biases: frozenset[str] = frozenset(),
     windows: Sequence[int | None] | None = None,
-    qk_norm: bool = False,
 ) -> Resolved:
     """RMSNorm before each half, rotary positions, grouped queries, gated feed-forward; no bias unless named."""
     d_model, n_heads, n_layers = v["hidden_size"], v["num_attention_heads"], v["num_hidden_layers"]
@@ -99,24 +111,15 @@ def llama_like(  # noqa: PLR0913 - each keyword is one difference between famili
         msg = f"{where}: the head's width is {d_head}; rotary positions need an even one"
         raise ConfigError(msg)
     rope, n_context = read_rope(v, where, v["max_position_embeddings"], d_head)
+    ffn = FeedForward(v["intermediate_size"], v["hidden_act"], gated=True)
+    windows = [None] * n_layers if windows is None else windows
+    layer = {w: (Attention(n_heads, n_kv_heads, d_head, d_head**-0.5, window=w, rope=0), ffn) for w in windows}
     config = Config(
         family=family,
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        d_head=d_head,
-        d_ff=v["intermediate_size"],
         n_vocab=v["vocab_size"],
         n_context=n_context,
-        norm="rms",
-        norm_eps=v["rms_norm_eps"],
-        activation=v["hidden_act"],
-        gated=True,
-        rope=rope,
-        windows=tuple(windows) if windows is not None else (None,) * n_layers,
-        attention_scales=(d_head**-0.5,) * n_layers,
-        qk_norm=qk_norm,
+        decoder=Stack(d_model, "rms", v["rms_norm_eps"], tuple(layer[w] for w in windows)),
+        ropes=(rope,),
         tied=v["tie_word_embeddings"],
         bos_ids=v["bos_token_id"],
         eos_ids=v["eos_token_id"],
@@ -141,4 +144,6 @@ LLAMA = Family(
     ignored=IGNORED,
     only={"rope_interleaved": (False,), "use_qk_norm": (False,), "use_sliding_window": (False,)},
     harmless=frozenset({"is_llama_config"}),
+    bias_keys=BIAS_KEYS,
+    heads_divide_width=True,
 )

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ...runtime.spec import LayerSizes
 from ..files import quote
+from ..sizes import LayerSizes, largest, with_sizes
 from .llama import LLAMA
 from .values import Key, anything, checked, flag, number, optional, size
 
@@ -46,20 +46,20 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
         raise ConfigError(msg)
     v["intermediate_size"] = v["intermediate_size"] or 1  # every layer has its own
     whole = LLAMA.resolve(v, where)
-    config = whole.config
+    config, outside = whole.config, largest(whole.config)
     sizes = []
     for i, block in enumerate(blocks):
         attention, ffn = (_half(block, half, table, f"{where}: {BLOCKS}[{i}]") for half, table in HALVES.items())
-        each = attention["n_heads_in_group"] or config.n_heads // config.n_kv_heads
-        if config.n_heads % each:
-            msg = f"{where}: {BLOCKS}[{i}].attention: {config.n_heads} heads do not come in groups of {each}"
+        each = attention["n_heads_in_group"] or outside.n_heads // outside.n_kv_heads
+        if outside.n_heads % each:
+            msg = f"{where}: {BLOCKS}[{i}].attention: {outside.n_heads} heads do not come in groups of {each}"
             raise ConfigError(msg)
-        heads = (0, 0) if attention["no_op"] else (config.n_heads, config.n_heads // each)
+        heads = (0, 0) if attention["no_op"] else (outside.n_heads, outside.n_heads // each)
         sizes.append(LayerSizes(*heads, _width(ffn, config.d_model, f"{where}: {BLOCKS}[{i}].ffn")))
         if not any(vars(sizes[i]).values()):
             msg = f"{where}: layer {i} has neither attention nor feed-forward; leave it out"
             raise ConfigError(msg)
-    return replace(whole, config=config.with_layers(sizes))
+    return replace(whole, config=with_sizes(config, sizes))
 
 
 def _width(ffn: dict[str, Any], d_model: int, where: str) -> int:
@@ -94,4 +94,6 @@ NEMOTRON = replace(
     name="nemotron-nas",
     keys={**LLAMA.keys, "intermediate_size": Key(None, optional(size())), BLOCKS: Key(None, anything)},
     resolve=_resolve,
+    # a pruned one is a Llama, and its layers' sizes are spelled as any other's
+    written_as={"model_type": "llama", "architectures": ["LlamaForCausalLM"], BLOCKS: None, "auto_map": None},
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..roles import ATTENTION
 from .base import Family, Part, Resolved
-from .llama import ATTENTION_BIASES, IGNORED, LAYER, MODEL, PREFIXES, SPELLING, llama_like
+from .llama import ATTENTION_BIASES, BIAS_KEYS, IGNORED, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .qwen2 import QWEN_KEYS, qwen_windows
 from .values import Key, flag, size
 
@@ -14,7 +15,7 @@ __all__ = ["QWEN3"]
 
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     biases = ATTENTION_BIASES if v["attention_bias"] else frozenset()
-    return llama_like(v, where, "qwen3", biases=biases, windows=qwen_windows(v, where), qk_norm=True)
+    return llama_like(v, where, "qwen3", biases=biases, windows=qwen_windows(v, where))
 
 
 QWEN3 = Family(
@@ -31,4 +32,5 @@ QWEN3 = Family(
     spelling=SPELLING,
     ignored=IGNORED,
     only={"mlp_bias": (False,)},
+    bias_keys={ATTENTION: BIAS_KEYS[ATTENTION]},
 )

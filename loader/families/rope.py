@@ -84,14 +84,14 @@ def read_rope(v: dict[str, Any], where: str, n_context: int, d_head: int) -> tup
     original = v["original_max_position_embeddings"] or r.get("original_max_position_embeddings") or n_context
     where = f"{where}: {name}"
     if kind == "yarn":
-        rope = _yarn(r, where, theta, original, n_context)
+        rope = _yarn(r, where, theta, (original, n_context), d_head)
         return rope, min(max(n_context, int(rope.factor * original)), MAX_SIZE)
     if kind == "dynamic":
         _check_dynamic(where, original, n_context, d_head)
-        return Rope(theta, "dynamic", r["factor"], n_context), min(int(r["factor"] * n_context), MAX_SIZE)
+        return Rope(theta, d_head, "dynamic", r["factor"], n_context), min(int(r["factor"] * n_context), MAX_SIZE)
     if kind == "llama3":
-        return _llama3(r, where, theta, original), n_context
-    return Rope(theta, "linear", r["factor"]) if kind == "linear" else Rope(theta), n_context
+        return _llama3(r, where, theta, original, d_head), n_context
+    return Rope(theta, d_head, "linear", r["factor"]) if kind == "linear" else Rope(theta, d_head), n_context
 
 
 def _kind(scaling: dict[str, Any], where: str) -> str:
@@ -103,12 +103,12 @@ def _kind(scaling: dict[str, Any], where: str) -> str:
     return kind
 
 
-def _llama3(r: dict[str, Any], where: str, theta: float, original: int) -> Rope:
+def _llama3(r: dict[str, Any], where: str, theta: float, original: int, d_head: int) -> Rope:
     low, high = r["low_freq_factor"], r["high_freq_factor"]
     if high <= low:
         msg = f"{where}: high_freq_factor is {high:g}; expected more than low_freq_factor, {low:g}"
         raise ConfigError(msg)
-    return Rope(theta, "llama3", r["factor"], original, low_freq_factor=low, high_freq_factor=high)
+    return Rope(theta, d_head, "llama3", r["factor"], original, low_freq_factor=low, high_freq_factor=high)
 
 
 def _check_dynamic(where: str, original: int, n_context: int, d_head: int) -> None:
@@ -123,7 +123,8 @@ def _check_dynamic(where: str, original: int, n_context: int, d_head: int) -> No
         raise ConfigError(msg)
 
 
-def _yarn(r: dict[str, Any], where: str, theta: float, original: int, n_context: int) -> Rope:
+def _yarn(r: dict[str, Any], where: str, theta: float, contexts: tuple[int, int], d_head: int) -> Rope:
+    original, n_context = contexts
     checked("rope_theta", theta, number(1, 1e15, above=True), where)  # its logarithm divides
     factor = n_context / original if r["factor"] is None else r["factor"]
     attention = r["attention_factor"]
@@ -132,6 +133,7 @@ def _yarn(r: dict[str, Any], where: str, theta: float, original: int, n_context:
         attention = _mscale(factor, r["mscale"]) / _mscale(factor, r["mscale_all_dim"]) if both else _mscale(factor, 1)
     return Rope(
         theta,
+        d_head,
         "yarn",
         factor,
         original,

@@ -1,7 +1,7 @@
 """A plan compared with a model and compiled: the config of what is left, and what is kept along every axis.
 
-A weight's two axes each have a name, the same for all roles that share it: cutting one neuron takes a row of gate and
-up and a column of down. So a cut is a set of ranges for each axis and layer, and no role needs code of its own.
+A cut is a set of ranges for each axis of `roles`; a plan of version 1 is for `Config.stack`, and names a layer's
+attention and feed-forward by its number alone.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
-from ...runtime.spec import LayerSizes
+from ...runtime.spec import FeedForward
 from ..files import quote
 from ..ranges import as_ranges, show, spread
+from ..roles import AXES, LINEAR
+from ..sizes import LayerSizes, axis_size, d_head, model_sizes, sizes_of, with_sizes
 from .plan import PrunePlan
-from .sparsity import LINEAR, Pattern
+from .sparsity import Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,48 +26,10 @@ if TYPE_CHECKING:
     from ..ranges import Ranges
     from .plan import Indices
 
-__all__ = ["ATTENTION", "AXES", "FEED_FORWARD", "Cut", "axis_size", "compile_plan", "fingerprint", "with_shares"]
-
-#: Role -> the axes of its weight: [out, in] of a matrix, one of a vector.
-AXES: dict[str, tuple[str, ...]] = {
-    "embed": ("vocab", "width"),
-    "head": ("vocab", "width"),
-    "positions": ("context", "width"),
-    "norm": ("width",),
-    "attn_norm": ("width",),
-    "q": ("heads", "width"),
-    "k": ("kv_heads", "width"),
-    "v": ("kv_heads", "width"),
-    "o": ("width", "heads"),
-    "q_norm": ("head",),
-    "k_norm": ("head",),
-    "ffn_norm": ("width",),
-    "gate": ("ffn", "width"),
-    "up": ("ffn", "width"),
-    "down": ("width", "ffn"),
-}
-AXES |= {f"{role}_bias": axes[:1] for role, axes in AXES.items()}
+__all__ = ["MAX_LAYERS", "Cut", "compile_plan", "fingerprint", "with_shares"]
 
 #: Layers that a plan may have run: as many as a config.json may say.
 MAX_LAYERS = 2**16
-
-#: Roles of a layer's two halves, each from its norm on.
-FEED_FORWARD = frozenset(r for r in AXES if r.removesuffix("_bias") in ("ffn_norm", "gate", "up", "down"))
-ATTENTION = frozenset(AXES) - FEED_FORWARD - {"embed", "head", "positions", "norm", "norm_bias"}
-
-
-def axis_size(config: Config, axis: str, layer: int) -> int:
-    """Elements along an axis in the model of `config`."""
-    sizes = config.layer(layer)
-    return {
-        "vocab": config.n_vocab,
-        "width": config.d_model,
-        "context": config.n_context,
-        "head": config.d_head,
-        "heads": sizes.n_heads * config.d_head,
-        "kv_heads": sizes.n_kv_heads * config.d_head,
-        "ffn": sizes.d_ff,
-    }[axis]
 
 
 @dataclass(frozen=True)
@@ -111,7 +75,7 @@ class Cut:
             indices = getattr(self, axis).get(layer)
         if indices is None:
             return ((0, axis_size(self.before, axis, layer)),)
-        return spread(as_ranges(indices), self.before.d_head if axis in ("heads", "kv_heads") else 1)
+        return spread(as_ranges(indices), d_head(self.before) if axis in ("heads", "kv_heads") else 1)
 
     def zeros(self, role: str, layer: int = 0) -> Pattern | None:
         """Zeros in a role of one of the file's layers, where any are asked for."""
@@ -121,8 +85,7 @@ class Cut:
 
 def fingerprint(config: Config, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
     """What a plan says of the model that it is for: family and sizes, and with a checkpoint its tensors' layout."""
-    names = ("family", "n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "n_vocab")
-    facts: dict[str, Any] = {name: getattr(config, name) for name in names}
+    facts: dict[str, Any] = {"family": config.family, **model_sizes(config)}
     if checkpoint is not None:
         facts["layout"] = checkpoint.layout
     return facts
@@ -145,7 +108,7 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
         raise PlanError(msg)
     _check_indices(plan, config)
     layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
-    kv_heads = {layer: _kv_heads(kept, config.layer(layer), layer) for layer, kept in plan.heads.items()}
+    kv_heads = {layer: _kv_heads(kept, sizes_of(config, layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)
     parts = (plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity, plan.vocab_fallback)
     cut = Cut(config, left, layers, *parts)
@@ -172,10 +135,11 @@ def _check_zeros(cut: Cut) -> None:
     if "head" in named and cut.before.tied:
         msg = "sparsity of head: it is the embedding here, whose rows are looked up; leave it out"
         raise PlanError(msg)
-    if named == {"gate"} and not cut.before.gated:
+    gated = any(isinstance(s, FeedForward) and s.gated for layer in cut.before.stack.layers for s in layer)
+    if named == {"gate"} and not gated:
         msg = "sparsity of gate: this model's feed-forward has none; expected some of q, k, v, o, up, down"
         raise PlanError(msg)
-    roles = [role for role in LINEAR if role != "gate" or cut.before.gated]
+    roles = [role for role in LINEAR if role != "gate" or gated]
     matrices = [("head", 0, 0), *((role, new, old) for new, old in enumerate(cut.layers) for role in roles)]
     for role, new, old in matrices if cut.sparsity else ():
         pattern, shape = cut.zeros(role, old), tuple(axis_size(cut.config, axis, new) for axis in AXES[role])
@@ -187,14 +151,10 @@ def _check_zeros(cut: Cut) -> None:
 
 def _left(plan: PrunePlan, config: Config, layers: Indices, kv_heads: Mapping[int, Indices]) -> Config:
     """The config of what is left."""
-    left = replace(
-        config,
-        n_layers=len(layers),
-        windows=tuple(config.windows[i] for i in layers),
-        attention_scales=tuple(config.attention_scales[i] for i in layers),
-        d_model=config.d_model if plan.width is None else len(plan.width),
-        uneven=(),
-    ).with_layers([_sizes(plan, config.layer(i), i, kv_heads) for i in layers])
+    stack = config.stack
+    d_model = stack.d_model if plan.width is None else len(plan.width)
+    run = replace(stack, d_model=d_model, layers=tuple(stack.layers[i] for i in layers))
+    left = with_sizes(config.with_stack(run), [_sizes(plan, sizes_of(config, i), i, kv_heads) for i in layers])
     if plan.vocab is not None:
         new = {old: i for i, old in enumerate(plan.vocab)}
         bos, eos = (tuple(new[i] for i in ids if i in new) for ids in (config.bos_ids, config.eos_ids))
@@ -211,7 +171,7 @@ def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None)
         if name not in mine:
             msg = f"the plan's model has {quote(name)}, which is no part of a fingerprint ({', '.join(mine)})"
             raise PlanError(msg)
-        if mine[name] != value:
+        if mine[name] != value and not (name == "d_head" and not mine[name]):  # a model without attention has no heads
             msg = f"the plan is for another model: its {name} is {quote(value)}, this model's {quote(mine[name])}"
             raise PlanError(msg)
 
@@ -234,7 +194,7 @@ def _check_indices(plan: PrunePlan, config: Config) -> None:
     for name, of in (("heads", plan.heads), ("ffn", plan.ffn)):
         _check_set(name, tuple(of), config.n_layers, "layer ", empty=True)
         for layer, kept in of.items():
-            size = config.layer(layer).n_heads if name == "heads" else config.layer(layer).d_ff
+            size = getattr(sizes_of(config, layer), "n_heads" if name == "heads" else "d_ff")
             _check_set(f"{name} of layer {layer}", kept, size, empty=True)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
 from ..files import quote
+from ..roles import AXES
 from .sparsity import Pattern, joined
 
 if TYPE_CHECKING:
@@ -119,14 +120,13 @@ def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
             raise PlanError(msg)
 
 
-_NEURONS, _WIDTH = ("ffn", "ffn_ratio"), ("width", "width_ratio")
-#: A matrix's role -> the sets of the second plan that cut its rows, and its columns.
-_CUT_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    **dict.fromkeys(("q", "k", "v"), (("heads",), _WIDTH)),
-    **dict.fromkeys(("gate", "up"), (_NEURONS, _WIDTH)),
-    "o": (_WIDTH, ("heads",)),
-    "down": (_WIDTH, _NEURONS),
-    "head": (("vocab",), _WIDTH),
+#: An axis -> the fields of a plan that cut it.
+_CUT_BY = {
+    "vocab": ("vocab",),
+    "width": ("width", "width_ratio"),
+    "heads": ("heads",),
+    "kv_heads": ("heads",),
+    "ffn": ("ffn", "ffn_ratio"),
 }
 
 
@@ -135,7 +135,7 @@ def _check_zeros_stay(first: PrunePlan, second: PrunePlan) -> None:
     cuts = {name for name in ("vocab", "width", *RATIOS) if getattr(second, name) is not None}
     cuts |= {name for name in BY_LAYER if any(getattr(second, name).values())}  # a half that is gone chooses nothing
     for cell, text in first.sparsity.items():
-        pattern, (rows, columns) = Pattern.parse(text), _CUT_BY[cell.rpartition(".")[2]]
+        pattern, (rows, columns) = Pattern.parse(text), (_CUT_BY[axis] for axis in AXES[cell.rpartition(".")[2]])
         torn = [name for name in (*columns, *(rows if pattern.rows > 1 else ())) if name in cuts]
         if pattern.chooses and torn:
             msg = (

@@ -7,15 +7,16 @@ anything is written, and must give the very model that the plan leaves: what a f
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import PlanError
-from ..config import resolve_config
+from ...runtime.spec import Attention
+from ..config import resolve_config, resolve_outside
 from ..families import FAMILIES
-from ..families.nemotron import BLOCKS
+from ..sizes import d_head, largest, model_sizes
 from ..source import read_masked
 from .layer_sizes import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
 
@@ -35,12 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers", "resized"]
 
-LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-#: What the fields that a config.json may have no words for mean.
+#: What the fields of the records that a config.json may have no words for mean.
 WHY = {
     "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
-    "attention_scales": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
+    "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
     "change: only layers behind the kept ones can be left out",
 }
 
@@ -49,8 +49,11 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     """config.json of what the plan leaves. Raises `PlanError` where it could not say the same."""
     config, before = plan.config, plan.cut.before
     out = resized(raw, before, config)
-    if raw.get("layer_types") or len(set(before.windows)) > 1:
-        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
+    outside = resolve_outside(raw, "config.json")
+    windows = [s.window for layer in outside.stack.layers for s in layer if isinstance(s, Attention)]
+    if raw.get("layer_types") or len(set(windows)) > 1:
+        kept = (windows[i] for i in plan.cut.layers)
+        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in kept]
     if "d_head" not in FAMILIES[config.family].spelling:
         out |= _pruned_heads(raw, plan.cut)
     if plan.cut.vocab is not None:
@@ -63,22 +66,19 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
 
 def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str, Any]:
     """config.json with the sizes of `config` in place of those of `before`, which it says; heads of a GPT-2 apart."""
-    family = FAMILIES[config.family]
+    family, own = FAMILIES[config.family], FAMILIES[raw["model_type"]]
+    old, new = model_sizes(before), model_sizes(config)
     out = {key: value for key, value in raw.items() if key != PER_LAYER}
-    if out.pop(BLOCKS, None):  # it is a Llama, and its layers' sizes are spelled as any other's
-        out = (
-            {key: value for key, value in out.items() if key != "auto_map"}
-            | LLAMA
-            | {family.spelling[name]: getattr(before, name) for name in ("n_kv_heads", "d_ff")}
-        )
-    changed = [n for n in ("n_layers", "n_vocab", "d_model", "d_ff") if getattr(config, n) != getattr(before, n)]
-    if "d_head" in family.spelling and _heads(config) != _heads(before):
+    if own.written_as:
+        out |= {**own.written_as, **{family.spelling[name]: old[name] for name in ("n_kv_heads", "d_ff")}}
+        out = {key: value for key, value in out.items() if key not in own.written_as or value is not None}
+    changed = [name for name in ("n_layers", "n_vocab", "d_model", "d_ff") if new[name] != old[name]]
+    if "d_head" in family.spelling and any(new[name] != old[name] for name in ("n_heads", "n_kv_heads", "d_model")):
         changed += ["n_heads", "n_kv_heads", "d_head"]
-    outside = outer_sizes(config)
+    new |= vars(outer_sizes(config)) | {"d_head": d_head(config) or d_head(before)}
     for name in changed:
-        value = getattr(outside if hasattr(outside, name) else config, name)
-        if value:  # 0 where no layer has that half: they skip it, and the key stays as it is
-            out[family.spelling[name]] = value
+        if new[name]:  # 0 where no layer has that sublayer: they skip it, and the key stays as it is
+            out[family.spelling[name]] = new[name]
     differs = spell(config, family)
     if differs:
         out[PER_LAYER] = {str(i): of for i, of in differs.items()}
@@ -96,8 +96,9 @@ def refused_by_transformers(left: Mapping[str, Any], config: Config) -> str | No
         return f"its layers differ ({PER_LAYER}), which transformers up to 5.24 reads but builds no such model from"
     if left.get(PRUNED_HEADS):
         return f"heads were cut from a GPT-2 ({PRUNED_HEADS}), which transformers reads up to version 4 only"
-    if config.n_heads and config.d_model % config.n_heads and config.family == "llama":
-        return f"transformers wants a width, {config.d_model}, that its {config.n_heads} heads divide"
+    n_heads = largest(config).n_heads
+    if n_heads and config.d_model % n_heads and FAMILIES[config.family].heads_divide_width:
+        return f"transformers wants a width, {config.d_model}, that its {n_heads} heads divide"
     return None
 
 
@@ -144,11 +145,6 @@ def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) 
     return make
 
 
-def _heads(config: Config) -> tuple[object, ...]:
-    """What must be written together: a width not divided by the heads needs the head's own."""
-    return config.n_heads, config.n_kv_heads, config.d_model
-
-
 def _pruned_heads(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
     """`pruned_heads` of every layer that is left: its old ones, and those that the cut takes from the others."""
     old, gone = raw.get(PRUNED_HEADS) or {}, {}
@@ -180,8 +176,21 @@ def _check_same(left: Mapping[str, Any], config: Config) -> None:
     """Read back what is to be written."""
     again = resolve_config(dict(left), "the exported config.json").config
     ids = ("bos_ids", "eos_ids")  # generation_config.json has its own say about these
-    other = [f.name for f in fields(config) if f.name not in ids and getattr(again, f.name) != getattr(config, f.name)]
+    other = {name: value for name, value in _differing("config", again, config) if name not in ids}
     if other:
-        why = next((WHY[name] for name in WHY if name in other), f"{other[0]} would be {getattr(again, other[0])}")
+        name, value = next(iter(other.items()))
+        why = next((WHY[name] for name in WHY if name in other), f"{name} would be {value}")
         msg = f"this plan cannot be written as a {config.family} checkpoint: {why}. It can be used while loading"
         raise PlanError(msg)
+
+
+def _differing(name: str, left: object, right: object) -> Iterator[tuple[str, object]]:
+    """The innermost fields in which two records differ, each with the value of the first."""
+    if is_dataclass(left) and type(left) is type(right):
+        for f in fields(left):
+            yield from _differing(f.name, getattr(left, f.name), getattr(right, f.name))
+    elif isinstance(left, tuple) and isinstance(right, tuple) and len(left) == len(right):
+        for each, other in zip(left, right, strict=True):
+            yield from _differing(name, each, other)
+    elif left != right:
+        yield name, left

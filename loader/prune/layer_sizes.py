@@ -16,9 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ...runtime.spec import LayerSizes
 from ..files import quote
 from ..ranges import read_indices
+from ..sizes import LayerSizes, largest, model_sizes, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,10 +47,10 @@ def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: s
         _overridden(overrides.get(i, {}), config, family, f"{where}: {PER_LAYER}[{i}]") for i in range(config.n_layers)
     ]
     for i, heads in gone.items():
-        if family.name != "gpt2":
-            msg = f"{where}: {PRUNED_HEADS} is known of gpt2 alone, found in a {family.name} model"
+        if not family.names_pruned_heads:
+            msg = f"{where}: {PRUNED_HEADS} is not known of a {family.name} model; it may change what is computed"
             raise ConfigError(msg)
-        kept = surviving_heads(heads, config.n_heads, f"{where}: {PRUNED_HEADS}[{i}]")
+        kept = surviving_heads(heads, largest(config).n_heads, f"{where}: {PRUNED_HEADS}[{i}]")
         if sizes[i].n_heads:
             sizes[i] = LayerSizes(len(kept), len(kept), sizes[i].d_ff)
     for i, size in enumerate(sizes):
@@ -71,11 +71,11 @@ def surviving_heads(gone: object, n_heads: int, where: str) -> tuple[int, ...]:
 
 def outer_sizes(config: Config) -> LayerSizes:
     """What the keys outside say: the largest of each size; where heads do not divide, those of one layer with most."""
-    heads, kv_heads = config.n_heads, config.n_kv_heads
-    if kv_heads and heads % kv_heads:
-        most = max((config.layer(i) for i in range(config.n_layers)), key=lambda size: size.n_heads)
-        heads, kv_heads = most.n_heads, most.n_kv_heads
-    return LayerSizes(heads, kv_heads, config.d_ff)
+    outside = largest(config)
+    if outside.n_kv_heads and outside.n_heads % outside.n_kv_heads:
+        most = max((sizes_of(config, i) for i in range(config.n_layers)), key=lambda size: size.n_heads)
+        return LayerSizes(most.n_heads, most.n_kv_heads, outside.d_ff)
+    return outside
 
 
 def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
@@ -87,7 +87,7 @@ def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
     outside = outer_sizes(config)
     spelled: dict[int, dict[str, Any]] = {}
     for i in range(config.n_layers):
-        size = config.layer(i)
+        size = sizes_of(config, i)
         differs = {
             family.spelling[name]: getattr(size, name)
             for name in names
@@ -124,7 +124,7 @@ def _overridden(of: object, config: Config, family: Family, where: str) -> Layer
     if not isinstance(of, dict):
         msg = f"{where} is {quote(of)}; expected an object"
         raise ConfigError(msg)
-    sizes = {name: getattr(config, name) for name in SIZES}
+    sizes = {name: model_sizes(config)[name] for name in SIZES}
     ours = {family.spelling[name]: name for name in SIZES if name in family.spelling}
     if "d_head" not in family.spelling:
         ours = {key: name for key, name in ours.items() if name == "d_ff"}

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, PlanError
 from ..files import quote, read_text
 from ..ranges import read_indices
+from ..sizes import sizes_of
 from ..text.tokenizer import Tokenizer
 from ..text.vocab_fallback import UNK, needed_rows, with_fallback_id
 from ..text.vocabulary import kept_ids
@@ -191,7 +192,7 @@ def _dropped_heads(form: object, config: Config) -> dict[int, tuple[int, ...]]:
             msg = f"drop_heads: {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
             raise PlanError(msg)
         [layer] = _layers("drop_heads", {"drop_heads": layers}, config)
-        drop, there = read_indices(pair[1], f"drop_heads of layer {layer}"), config.layer(layer).n_heads
+        drop, there = read_indices(pair[1], f"drop_heads of layer {layer}"), sizes_of(config, layer).n_heads
         if drop and drop[-1] >= there:
             msg = f"drop_heads of layer {layer}: head {drop[-1]}, but it has {there}, 0 to {there - 1}"
             raise PlanError(msg)

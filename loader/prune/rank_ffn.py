@@ -18,6 +18,8 @@ import numpy as np
 
 from ...errors import PlanError
 from ..load_plan import make_load_plan
+from ..roles import AXES, LINEAR
+from ..sizes import sizes_of
 from ..source import read, spans_by_file
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["best", "count_of", "squares", "weightiest"]
 
-MATRICES = ("gate", "up", "down")
+#: What a neuron is made of.
+MATRICES = tuple(role for role in LINEAR if "ffn" in AXES[role])
 ROWS = 256  # of a matrix, widened at a time
 
 
@@ -51,7 +54,7 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
         parts = [roles[role] for role in MATRICES if role in roles]
         if not parts:
             continue
-        scores = np.ones(load.cut.config.layer(load.cut.layers.index(old)).d_ff)
+        scores = np.ones(sizes_of(load.cut.config, load.cut.layers.index(old)).d_ff)
         for source in parts:
             scores *= squares(source, checkpoint, by_column=source is roles["down"])
         there = ffn.get(old, range(len(scores)))

@@ -21,6 +21,8 @@ import numpy as np
 
 from ..load_plan import make_load_plan
 from ..ranges import as_indices
+from ..roles import LINEAR, READS, ROLES, WRITERS
+from ..sizes import largest
 from ..source import spans_by_file
 from .rank_ffn import squares
 
@@ -40,9 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["best_dimensions", "dimensions", "weightiest_dimensions"]
 
-WRITERS = ("o", "down")
-#: Norm -> the matrices that read what it puts out.
-READERS = {"attn_norm": ("q", "k", "v"), "ffn_norm": ("gate", "up")}
+#: A layer's norms -> the matrices that read what it puts out.
+READERS = {norm: tuple(r for r in LINEAR if READS.get(r) == norm) for norm in READS.values() if ROLES[norm].sublayer}
 
 
 def weightiest_dimensions(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
@@ -55,7 +56,7 @@ def weightiest_dimensions(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePla
     load = make_load_plan(opened, cut=cut)
     checkpoint.expect(spans_by_file(load))
     model, (written, read) = load.model, (np.zeros(load.config.d_model) for _ in range(2))
-    for name in ("embed", "positions"):
+    for name in (role.name for role in ROLES.values() if role.writes and not role.sublayer):
         if name in model:
             written += squares(model[name], checkpoint, by_column=True) / model[name].shape[0]
     for roles in load.layers:
@@ -80,7 +81,7 @@ def dimensions(ratio: float, config: Config) -> int:
 
     In multiples of the heads, where the width is one: transformers builds no Llama otherwise.
     """
-    heads = config.n_heads
+    heads = largest(config).n_heads
     step = heads if heads and config.d_model % heads == 0 else 1
     return step * max(1, int(ratio * config.d_model / step + 0.5))
 

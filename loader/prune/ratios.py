@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..sizes import sizes_of
 from .compiled import compile_plan, with_shares
 from .rank_ffn import count_of, weightiest
 from .rank_width import dimensions, weightiest_dimensions
@@ -72,7 +73,7 @@ def _assumed(plan: PrunePlan, base: Cut) -> PrunePlan:
         there = tuple(range(config.d_model)) if width is None else width
         width = _apart(there, dimensions(plan.width_ratio, base.config))
     for layer in base.layers if plan.ffn_ratio is not None else ():
-        there = plan.ffn.get(layer, tuple(range(config.layer(layer).d_ff)))
+        there = plan.ffn.get(layer, tuple(range(sizes_of(config, layer).d_ff)))
         ffn[layer] = _apart(there, count_of(len(there), plan.ffn_ratio or 1.0))
     return replace(plan, width=width, width_ratio=None, ffn=ffn, ffn_ratio=None)
 

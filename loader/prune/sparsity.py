@@ -9,7 +9,7 @@
 | `dense`   | nothing goes                                                                                      |
 
 Large is by magnitude; of equals, those further left stay. `sparsity` is one such text for every matrix of every layer
-(q, k, v, o, gate, up, down), or an object: a key is a role, "LAYERS" such as "0-2", or "LAYERS.ROLE"; "all" is every
+(`roles.LINEAR`), or an object: a key is a role, "LAYERS" such as "0-2", or "LAYERS.ROLE"; "all" is every
 role. The narrower key wins. "head", where it is not the embedding, is named by itself. As text: "2:4,down=0.5".
 
 Choosing within a row, and not over the matrix (Han et al. 2015, arXiv:1506.02626), reads each row once and leaves all
@@ -26,14 +26,13 @@ from typing import TYPE_CHECKING, Any, Self
 from ...errors import PlanError
 from ..files import quote
 from ..ranges import read_indices, show
+from ..roles import LINEAR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LINEAR", "Pattern", "as_json", "joined", "read_sparsity", "show_sparsity"]
+__all__ = ["Pattern", "as_json", "joined", "read_sparsity", "show_sparsity"]
 
-#: Roles of the matrices of a layer; the head is one more.
-LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 MOST, MOST_LAYERS = 2**20, 10_000  # of a pattern's sizes; above any model
 NARROWEST = 3
 _NM = re.compile(r"([0-9]{1,7}):([0-9]{1,7})")

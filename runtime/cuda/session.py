@@ -57,7 +57,7 @@ class CudaSession(Session):
             program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, **how)
         else:
             program = program.bound(weights)
-        self.program, self.table, self.weights = program, program.table, weights
+        self.program, self.ropes, self.weights = program, program.ropes, weights
         self.n_context, self.n_vocab, self.threads = program.n_context, config.n_vocab, 1
         self.chunk, self.rows = program.chunk, program.rows
         self.machine = Interpreter(device, self.program)

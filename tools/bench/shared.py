@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...runtime.kvcache import cache_bytes
+from ...runtime.spec import weights_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,15 +50,18 @@ def bytes_per_step(config: Config, weights: Weights, position: int, kv_cache: st
     learned positions.
     """
     total = sum(weight.nbytes for weight in weights)
-    for i, layer in enumerate(weights.layers):  # one that runs twice is read twice
-        again = any(layer is other for other in weights.layers[:i])
-        total += sum(w.nbytes for w in vars(layer).values() if w is not None) if again else 0
-    tables = [weights.positions, None if weights.embed is weights.head else weights.embed]
+    own = weights.stack
+    for i, layer in enumerate(own.layers):  # one that runs twice is read twice
+        total += sum(w.nbytes for w in weights_in(layer)) if any(layer is other for other in own.layers[:i]) else 0
+    looked_up = weights.head is None or own.embed is not weights.head.w
+    tables = [own.positions, own.embed if looked_up else None]
     total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
     cache = 0
-    for i, window in enumerate(config.windows):
-        keys = min(position, window or position)
-        cache += 2 * cache_bytes(kv_cache, config.layer(i).n_kv_heads, keys, config.d_head)
+    for i in range(config.n_layers):
+        attention = config.stack.attention(i)
+        if attention is not None:
+            keys = min(position, attention.window or position)
+            cache += 2 * cache_bytes(kv_cache, attention.n_kv_heads, keys, attention.d_head)
     return total, cache
 
 

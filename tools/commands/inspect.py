@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...sizes import format_bytes
 from .arguments import add_precision, add_prune, add_quantize, prune_of
+from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
     import argparse
@@ -104,7 +104,7 @@ def facts(
         return (
             {
                 "name": opened.directory.resolve().name,
-                "config": asdict(plan.config),
+                "config": config_facts(plan.config, normed=any("q_norm" in roles for roles in plan.layers)),
                 "parameters": plan.parameters,
                 "tensors": len(checkpoint.tensors),
                 "file_bytes": checkpoint.file_bytes,
@@ -124,7 +124,7 @@ def facts(
 def lines(known: Mapping[str, Any]) -> list[str]:
     """Lay out what `facts` found, for people."""
     out = [f"{known['name']}: {known['config']['family']}, {known['parameters']:,} parameters"]
-    out += [f"  {line}" for line in _shape(known["config"])]
+    out += [f"  {line}" for line in shape_lines(known["config"])]
     dtypes = ", ".join(f"{format_bytes(n)} {dtype}" for dtype, n in known["bytes_by_dtype"].items())
     out += ["", f"files: {format_bytes(known['file_bytes'])}, {known['tensors']} tensors: {dtypes}"]
     out += [f"note: {line}" for line in known["corrections"]]
@@ -147,25 +147,3 @@ def lines(known: Mapping[str, Any]) -> list[str]:
     if "program" in known:
         out += ["", "program: what a step runs", *known["program"]]
     return out
-
-
-def _shape(c: Mapping[str, Any]) -> list[str]:
-    """Say the model's sizes and kinds."""
-    windows = Counter(c["windows"])
-    windows.pop(None, None)
-    rope = c["rope"]
-    norm = "RMSNorm" if c["norm"] == "rms" else "LayerNorm"
-    vocabulary = f"vocabulary {c['n_vocab']}" + (" (head tied to the embedding)" if c["tied"] else "")
-    where = "learned positions" if rope is None else f"RoPE {rope['kind']}, theta {rope['theta']:g}"
-    return [
-        f"{c['n_layers']} layers of width {c['d_model']}, {vocabulary}, made for {c['n_context']} positions",
-        f"attention: {c['n_heads']} heads of {c['d_head']}, {c['n_kv_heads']} key/value heads, {where}"
-        + (", QK norm" if c["qk_norm"] else "")
-        + "".join(f", window {w} in {n} layers" for w, n in windows.items()),
-        f"feed-forward: {c['d_ff']} {'gated ' if c['gated'] else ''}{c['activation']}; {norm}, eps {c['norm_eps']:g}",
-        *(
-            f"layer {i}: {s['n_heads'] or 'no'} heads on {s['n_kv_heads']}, feed-forward {s['d_ff'] or 'none'}"
-            for i, s in enumerate(c["uneven"])
-        ),
-        f"ends at token {' or '.join(map(str, c['eos_ids']))}" if c["eos_ids"] else "has no end-of-sequence token",
-    ]

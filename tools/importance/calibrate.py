@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import InputError
+from ...loader.roles import LINEAR, PLACES, READS, ROLES
 from ...runtime.spec import Weight
 from .progress import progress
 from .store import read_arrays, write_arrays
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["PLACES", "Statistics", "add_input", "calibrate", "first_asked", "mark_of", "windows_of"]
+__all__ = ["Statistics", "add_input", "calibrate", "first_asked", "mark_of", "windows_of"]
 
-#: The role of one matrix that reads a place -> the place; the others read the same tensor.
-WATCHED = {"q": "attn_in", "o": "attn_out", "up": "ffn_in", "down": "ffn_out"}
-#: Every matrix's role -> the place that it reads.
-PLACES = WATCHED | {"k": "attn_in", "v": "attn_in", "gate": "ffn_in"}
-NORMS = ("attn_norm", "ffn_norm")
+#: A place -> the one of its matrices that every model has, and that is watched; the others read the same tensor.
+_FIRST = {place: next(r for r in LINEAR if PLACES[r] == place and ROLES[r].always) for place in PLACES.values()}
+WATCHED = {role: place for place, role in _FIRST.items()}
+#: Norms of a layer that matrices read.
+NORMS = tuple(dict.fromkeys(norm for norm in READS.values() if ROLES[norm].sublayer))
 
 
 @dataclass
@@ -166,7 +167,7 @@ def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: b
         if instruction.op == "take_last" or (role in NORMS and int(layer) == len(streams)):
             streams.append(view(instruction.tensors("i")[0]).astype(np.float64))
         if stream and (instruction.op == "take_last" or role in NORMS):
-            z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.norm_eps)
+            z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.stack.eps)
             statistics.stream["all"] = statistics.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
         add_input(statistics, instruction, view, hessian=hessian)
 

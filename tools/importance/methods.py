@@ -25,6 +25,8 @@ from ...errors import InputError, PlanError
 from ...loader.prune.plan import PrunePlan
 from ...loader.prune.rank_width import best_dimensions, dimensions
 from ...loader.prune.sparsity import Pattern, show_sparsity
+from ...loader.roles import AXES, PLACES, WRITERS
+from ...loader.sizes import sizes_of
 from ...model import load
 from ..perplexity import losses
 from . import depth, slicegpt, structured
@@ -62,8 +64,9 @@ TAKES = {
     **dict.fromkeys(BASIS, ("width",)),
 }
 AMOUNTS = ("keep", "ffn", "heads", "width", "sparsity")
-#: Kept of a layer -> the matrix that reads it, the place where it is seen, the bias that may take up what goes.
-HALVES = {"heads": ("o", "attn_out", "o_bias"), "ffn": ("down", "ffn_out", "down_bias")}
+#: Units kept of a layer (columns of a matrix) -> that matrix, the place where they are seen, the bias that may take up
+#: what goes.
+UNITS = {AXES[role][1]: (role, PLACES[role], f"{role}_bias") for role in WRITERS}
 
 
 @dataclass(frozen=True)
@@ -245,28 +248,28 @@ def _width(wish: Wish, model: Model, statistics: Statistics) -> Found:
     """Heads, by key/value head, and neurons."""
     cuts: dict[str, dict[int, list[int]]] = {"heads": {}, "ffn": {}}
     biases: dict[tuple[str, int], F64] = {}
-    weights, config = model.session.weights, model.config
+    weights, config = {w.name: w for w in model.session.weights}, model.config
     ranked = structured.everywhere if wish.method == "flap" and not wish.uniform else structured.by_layer
-    for half, (role, place, bias) in HALVES.items():
+    for half, (role, place, bias) in UNITS.items():
         share = getattr(wish, half)
-        layers = [i for i, layer in enumerate(weights.layers) if getattr(layer, role) is not None]
+        layers = [i for i in range(config.n_layers) if f"layers.{i}.{role}" in weights]
         if share is None or not layers:
             continue
-        counts = [config.layer(i).n_kv_heads if half == "heads" else config.layer(i).d_ff for i in layers]
-        matrices = [getattr(weights.layers[i], role).f64() for i in layers]
+        counts = [getattr(sizes_of(config, i), "n_kv_heads" if half == "heads" else "d_ff") for i in layers]
+        matrices = [weights[f"layers.{i}.{role}"].f64() for i in layers]
         scores = [
             structured.units(_columns(wish.method, w, statistics, i, place), count)
             for i, w, count in zip(layers, matrices, counts, strict=True)
         ]
         kept = ranked(scores, share)
         if wish.method == "flap" and wish.compensate:
-            can_compensate(config.family, bias, there=getattr(weights.layers[layers[0]], bias) is not None)
+            can_compensate(config.family, bias, there=f"layers.{layers[0]}.{bias}" in weights)
         for i, w, units, count in zip(layers, matrices, kept, counts, strict=True):
             each = w.shape[1] // count
             if wish.method == "flap" and wish.compensate:
                 columns = [u * each + j for u in units for j in range(each)]
                 biases[bias, i] = structured.compensation(w, statistics.mean(i, place), columns)
-            queries = config.layer(i).n_heads // count if half == "heads" else 1
+            queries = sizes_of(config, i).n_heads // count if half == "heads" else 1
             cuts[half][i] = [u * queries + j for u in units for j in range(queries)]
     width = None if wish.width is None else _dimensions(wish.width, config, statistics)
     if not any(cuts.values()) and width is None:
@@ -274,7 +277,7 @@ def _width(wish: Wish, model: Model, statistics: Statistics) -> Found:
         raise PlanError(msg)
     told = "biases take up what goes: only the checkpoint that `miaotui prune` writes has them"
     notes = (told,) if biases else ()
-    heads, ffn = ({i: tuple(kept) for i, kept in cuts[half].items()} for half in HALVES)
+    heads, ffn = ({i: tuple(kept) for i, kept in cuts[half].items()} for half in UNITS)
     return Found(PrunePlan(heads=heads, ffn=ffn, width=width, notes=notes), Rewrite(biases=biases))
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from ...errors import PlanError
 from ...loader.families import FAMILIES
+from ...loader.roles import LINEAR, ROLES
+from ...loader.sizes import d_head
 from ...loader.source import read
 from .numbers import narrowed, widened
 
@@ -27,12 +29,6 @@ if TYPE_CHECKING:
     F64 = NDArray[np.float64]
 
 __all__ = ["Rewrite", "can_compensate"]
-
-#: The bias that a half of a layer ends with -> config.json's word for its biases, and the matrices that have them.
-HALVES = {
-    "o_bias": ("attention_bias", ("q", "k", "v", "o")),
-    "down_bias": ("mlp_bias", ("gate", "up", "down")),
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Rewrite:
         return shape if self.basis is None else self.basis.shape(parts[0].role, shape)
 
     def change(self, parts: list[Source], x: NDArray[np.generic]) -> NDArray[np.generic]:
-        """A tensor as it is to be written: `loader.leave.left_tensors` asks for each."""
+        """A tensor as it is to be written: `loader.prune.export.left_tensors` asks for each."""
         _, layer, role = f"..{parts[0].name}".rsplit(".", 2)
         dtype = parts[0].tensor.dtype
         if self.basis is not None:
@@ -80,10 +76,10 @@ class Rewrite:
 
     def config(self, plan: LoadPlan) -> dict[str, Any]:
         """Keys that config.json gets."""
-        keys: dict[str, Any] = {HALVES[role][0]: True for role in self._missing(plan)}
+        family = FAMILIES[plan.config.family]
+        keys: dict[str, Any] = {family.bias_keys[ROLES[role].sublayer]: True for role in self._missing(plan)}
         if self.basis is not None:
-            spelling = FAMILIES[plan.config.family].spelling
-            keys |= {spelling["d_model"]: self.basis.width, spelling["d_head"]: plan.config.d_head}
+            keys |= {family.spelling["d_model"]: self.basis.width, family.spelling["d_head"]: d_head(plan.config)}
             keys |= {"tie_word_embeddings": False}
         return keys
 
@@ -93,7 +89,7 @@ class Rewrite:
             yield self._head(self.basis, plan.model["embed"], plan, checkpoint)
         for role in self._missing(plan):
             for i, sources in enumerate(plan.layers):
-                for name in HALVES[role][1]:
+                for name in (name for name in LINEAR if ROLES[name].sublayer == ROLES[role].sublayer):
                     if name not in sources:
                         continue
                     source, bias = sources[name], f"{name}_bias"
@@ -125,8 +121,7 @@ def _same(x: NDArray[np.generic]) -> NDArray[np.generic]:
 
 def can_compensate(family: str, role: str, *, there: bool) -> None:
     """Refuse where no bias can take up what is cut: `PlanError`. `there`: the checkpoint has it already."""
-    key, _ = HALVES[role]
-    if there or (family in FAMILIES and key in FAMILIES[family].keys):
+    if there or ROLES[role].sublayer in FAMILIES[family].bias_keys:
         return
     msg = (
         f"flap adds what it cuts to {role}, and a {family} checkpoint has no such bias, nor a key of config.json for "

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import PlanError
-from ...loader.prune.compiled import AXES
+from ...loader.roles import AXES, READS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Basis", "basis", "can_turn", "explained", "gains_of"]
 
-#: A matrix that reads a norm -> the norm's role.
-READS = {"q": "attn_norm", "k": "attn_norm", "v": "attn_norm", "gate": "ffn_norm", "up": "ffn_norm", "head": "norm"}
 NORMS = frozenset(READS.values())
 
 
@@ -65,9 +63,9 @@ def explained(covariance: F64, q: F64) -> float:
 
 def can_turn(config: Config) -> None:
     """Refuse a family whose norm does not commute with a rotation: `PlanError`."""
-    if config.norm != "rms":
+    if config.stack.norm != "rms":
         msg = (
-            f"slicegpt turns models with RMSNorm (Llama, Mistral, Qwen); {config.family} has LayerNorm, which takes "
+            f"slicegpt turns models with RMSNorm; {config.family} has LayerNorm, which takes "
             "away the mean over the very axes that are turned, and its config.json has no width of a head to say that "
             "heads stay as they are. Dimensions as they are can be cut while loading: --width"
         )
@@ -76,8 +74,8 @@ def can_turn(config: Config) -> None:
 
 def gains_of(weights: Weights) -> dict[str, F64]:
     """Every norm's gains, float64 [d], by the weight's name."""
-    norms = [weights.norm, *(n for layer in weights.layers for n in (layer.attn_norm, layer.ffn_norm) if n is not None)]
-    return {w.name: w.f64() for w in norms}
+    norms = [weights.stack.norm, *(s.norm_in for layer in weights.stack.layers for s in layer)]
+    return {norm.w.name: norm.w.f64() for norm in norms if norm is not None}
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...loader.roles import PLACES
 from ...runtime.session import Session
-from ...runtime.spec import Weight, Weights
+from ...runtime.spec import Linear, Weight, Weights
 from . import masks
-from .calibrate import PLACES, Statistics, add_input, mark_of
+from .calibrate import Statistics, add_input, mark_of
 from .numbers import narrowed, widened
 from .progress import progress
 from .sparsegpt import sparsegpt
@@ -39,13 +40,14 @@ if TYPE_CHECKING:
     from ...model import Model
     from ...runtime.arena import Tensor
     from ...runtime.program import Instruction
-    from ...runtime.spec import LayerWeights
+    from ...runtime.spec import Sublayer
     from .masks import Sparsity
 
     F64 = NDArray[np.float64]
     F32 = NDArray[np.float32]
     #: (role, layer, w float64 [out, in]) -> new weights, or None: as they are.
     Matrix = Callable[[str, int, F64], F64 | None]
+    Layer = tuple[Sublayer, ...]
 
 __all__ = ["layer_by_layer", "zeros"]
 
@@ -82,7 +84,7 @@ def layer_by_layer(  # noqa: PLR0913 - keywords
     mark = mark_of(model, windows, "layer by layer", method, str(sparsity))
     kept = read_arrays(file, mark) if file is not None and file.exists() else {}
     done, stream = int(kept.pop("done", 0)), kept.pop("stream", None)
-    weights, n = model.session.weights.layers, model.config.n_layers
+    weights, n = model.session.weights.stack.layers, model.config.n_layers
     bar = progress(n, done, "layer by layer", quiet=quiet)
     for i in range(done, n):
         statistics = Statistics(np.zeros(0), sum(len(w) - 1 for w in windows))
@@ -115,22 +117,25 @@ def _dtype(w: Weight) -> str:
     return w.dtype.removesuffix("_sparse").upper()
 
 
-def _cut(layer: LayerWeights, i: int, matrix: Matrix) -> tuple[LayerWeights, dict[str, NDArray[Any]]]:
+def _cut(layer: Layer, i: int, matrix: Matrix) -> tuple[Layer, dict[str, NDArray[Any]]]:
     """The layer with what `matrix` makes of its matrices, rounded as they will be written; these by name."""
-    made: dict[str, Weight] = {}
-    for role in PLACES:
-        old: Weight | None = getattr(layer, role)
-        new = None if old is None else matrix(role, i, old.f64())
-        if old is not None and new is not None:
-            array, dtype = np.ascontiguousarray(narrowed(new, _dtype(old))), _dtype(old).lower()
-            made[role] = Weight(old.name, dtype, old.shape, array, mapped=False)
-    return replace(layer, **made), {w.name: w.array for w in made.values() if w.array is not None}
+    made: dict[str, NDArray[Any]] = {}
+
+    def cut(role: str, linear: Linear) -> Linear:
+        old = linear.w
+        new = matrix(role, i, old.f64())
+        if new is None:
+            return linear
+        made[old.name] = np.ascontiguousarray(narrowed(new, _dtype(old)))
+        return replace(linear, w=Weight(old.name, _dtype(old).lower(), old.shape, made[old.name], mapped=False))
+
+    return tuple(replace(s, linear={role: cut(role, w) for role, w in s.linear.items()}) for s in layer), made
 
 
 def _feed(  # noqa: PLR0913 - keywords
     model: Model,
     i: int,
-    layer: LayerWeights,
+    layer: Layer,
     windows: Sequence[Sequence[int]],
     stream: F32 | None,
     *,
@@ -160,20 +165,13 @@ def _feed(  # noqa: PLR0913 - keywords
     return out
 
 
-def _of_one_layer(model: Model, i: int, layer: LayerWeights, stream: F32 | None) -> Session:
+def _of_one_layer(model: Model, i: int, layer: Layer, stream: F32 | None) -> Session:
     """A program of this layer alone, behind the model's embedding (`stream` None) or the stream in its place."""
-    whole, config = model.session.weights, model.config.with_layers([model.config.layer(i)])
-    embed, positions = whole.embed, whole.positions
+    own, stack = replace(model.session.weights.stack, layers=(layer,)), model.config.stack
     if stream is not None:
-        embed, positions = Weight("embed", "f32", stream.shape, stream, mapped=False), None
-    config = replace(
-        config,
-        n_layers=1,
-        n_vocab=embed.shape[0],
-        windows=config.windows[i : i + 1],
-        attention_scales=config.attention_scales[i : i + 1],
-        tied=True,
-    )
-    weights = Weights(embed, (layer,), whole.norm, embed, whole.norm_bias, positions)
+        own = replace(own, embed=Weight("embed", "f32", stream.shape, stream, mapped=False), positions=None)
+    config = model.config.with_stack(replace(stack, layers=stack.layers[i : i + 1]))
+    config = replace(config, n_vocab=own.embed.shape[0], tied=True)
+    weights = Weights(decoder=own, head=Linear(own.embed))
     n, chunk = model.n_context, model.session.chunk
     return Session(config, weights, n_context=n, chunk=chunk, rows=1, threads=model.threads)

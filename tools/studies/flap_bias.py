@@ -73,11 +73,9 @@ def study(path: Path, text: Text, judged: str, share: float) -> dict[str, Any]:
         whole = measure(model, judged, window=text.window)
         windows = text.windows(model)
         every, firsts = calibrate(model, windows, hessian=True), calibrate(model, [w[:2] for w in windows])
-        shares, later = {}, {}
+        shares, later, weights = {}, {}, {w.name: w for w in model.session.weights}
         for layer, kept in plan.ffn.items():
-            matrix = model.session.weights.layers[layer].down
-            assert matrix is not None  # noqa: S101 - its neurons were cut
-            w, name = matrix.f64(), f"layers.{layer}.ffn_out"
+            w, name = weights[f"layers.{layer}.down"].f64(), f"layers.{layer}.ffn_out"
             shares[layer] = constant_share(w, every.mean(layer, "ffn_out"), every.hessian[name] / every.n, kept)
             mean = (every.total[name] - firsts.total[name]) / (every.n - firsts.n)
             later["down_bias", layer] = compensation(w, mean, kept)

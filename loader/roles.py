@@ -1,0 +1,93 @@
+"""The roles that a weight can have, in one table; every other list of roles is a comprehension over it.
+
+A role belongs to the model (`sublayer` "") or to a sublayer of each layer. Its axes are named, and the same name is the
+same axis wherever it stands: cutting one neuron takes a row of gate and up and a column of down. So a cut is a set of
+indices for each axis of (stack, layer, sublayer), and no role needs code of its own. A plan of version 1 knows one
+stack, `Config.stack`, and in each layer one sublayer of a kind.
+
+| axis     | belongs to   | elements                               |
+|----------|--------------|----------------------------------------|
+| vocab    | model        | token ids                              |
+| width    | model        | dimensions of the residual stream      |
+| context  | model        | positions                              |
+| heads    | attention    | n_heads x d_head                       |
+| kv_heads | attention    | n_kv_heads x d_head                    |
+| head     | attention    | d_head                                 |
+| ffn      | feed_forward | neurons                                |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ATTENTION", "AXES", "FEED_FORWARD", "LINEAR", "MATRICES", "PLACES", "READS", "ROLES", "WRITERS", "Role"]
+
+ATTENTION, FEED_FORWARD = "attention", "feed_forward"
+Kind = Literal["matrix", "table", "norm", "bias"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """One row.
+
+    `kind`: a matrix is multiplied, of a table rows are looked up; norm and bias are vectors. `axes`: [out, in] of a
+    matrix. `field`: where it lies in the records: a name of `Sublayer.linear`, or the norm's own; a bias lies with its
+    matrix or norm. `reads`: the norm whose output a matrix takes. `place`: what flows into it (where statistics are
+    taken). `writes`: it adds to the residual stream. `always`: every model that has the sublayer has it.
+    """
+
+    name: str
+    sublayer: str
+    kind: Kind
+    axes: tuple[str, ...]
+    field: str
+    reads: str | None = None
+    place: str | None = None
+    writes: bool = False
+    always: bool = True
+
+
+_A, _F = ATTENTION, FEED_FORWARD
+# fmt: off
+_ROWS = (
+    Role("embed", "", "matrix", ("vocab", "width"), "embed", writes=True),
+    Role("head", "", "matrix", ("vocab", "width"), "head", reads="norm", always=False),
+    Role("positions", "", "table", ("context", "width"), "positions", writes=True, always=False),
+    Role("norm", "", "norm", ("width",), "norm"),
+    Role("attn_norm", _A, "norm", ("width",), "norm_in"),
+    Role("q", _A, "matrix", ("heads", "width"), "q", reads="attn_norm", place="attn_in"),
+    Role("k", _A, "matrix", ("kv_heads", "width"), "k", reads="attn_norm", place="attn_in"),
+    Role("v", _A, "matrix", ("kv_heads", "width"), "v", reads="attn_norm", place="attn_in"),
+    Role("o", _A, "matrix", ("width", "heads"), "o", place="attn_out", writes=True),
+    Role("q_norm", _A, "norm", ("head",), "norm_q", always=False),
+    Role("k_norm", _A, "norm", ("head",), "norm_k", always=False),
+    Role("ffn_norm", _F, "norm", ("width",), "norm_in"),
+    Role("gate", _F, "matrix", ("ffn", "width"), "gate", reads="ffn_norm", place="ffn_in", always=False),
+    Role("up", _F, "matrix", ("ffn", "width"), "up", reads="ffn_norm", place="ffn_in"),
+    Role("down", _F, "matrix", ("width", "ffn"), "down", place="ffn_out", writes=True),
+)
+# fmt: on
+
+
+def _bias(role: Role) -> Role:
+    """A norm's or a matrix's bias: a vector along its outputs, in the same record."""
+    return Role(f"{role.name}_bias", role.sublayer, "bias", role.axes[:1], role.field, always=False)
+
+
+#: Name -> role; a layer's biases are named after their matrix or norm: "q_bias".
+ROLES = {role.name: role for role in _ROWS}
+ROLES |= {bias.name: bias for bias in (_bias(role) for role in _ROWS if role.sublayer or role.kind == "norm")}
+
+#: Role -> the axes of its weight.
+AXES = {role.name: role.axes for role in ROLES.values()}
+#: Matrices of a layer, in the order in which they are told.
+LINEAR = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.sublayer)
+#: Every matrix: what can be quantised. A tied head is the embedding.
+MATRICES = tuple(role.name for role in _ROWS if role.kind == "matrix")
+#: A matrix -> the norm that it reads.
+READS = {role.name: role.reads for role in _ROWS if role.reads is not None}
+#: Roles of a layer that write to the residual stream.
+WRITERS = tuple(role.name for role in _ROWS if role.writes and role.sublayer)
+#: A layer's matrix -> what flows into it.
+PLACES = {role.name: role.place for role in _ROWS if role.place is not None}

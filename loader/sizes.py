@@ -1,0 +1,116 @@
+"""A model's sizes as config.json and plans of version 1 count them: heads, key/value heads and neurons of each layer.
+
+The records have a tuple of sublayers for each layer; here what a layer lacks is 0. They speak of `Config.stack`, and in
+each of its layers of the attention to its own tokens and the feed-forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..runtime.spec import Attention
+from .roles import ATTENTION, FEED_FORWARD, ROLES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..runtime.spec import Config, FeedForward
+
+__all__ = [
+    "LayerSizes",
+    "axis_size",
+    "d_head",
+    "has_sublayer",
+    "largest",
+    "model_sizes",
+    "sizes_of",
+    "uneven",
+    "with_sizes",
+]
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """What may differ from layer to layer: no heads, no attention; no width, no feed-forward."""
+
+    n_heads: int
+    n_kv_heads: int
+    d_ff: int
+
+
+def sizes_of(config: Config, layer: int) -> LayerSizes:
+    """Sizes of one layer."""
+    a, f = config.stack.attention(layer), config.stack.feed_forward(layer)
+    return LayerSizes(a.n_heads if a else 0, a.n_kv_heads if a else 0, f.d_ff if f else 0)
+
+
+def has_sublayer(config: Config, role: str, layer: int) -> bool:
+    """Whether the layer has the sublayer that a role belongs to; the model's own roles belong to none."""
+    kind = ROLES[role].sublayer
+    there = {ATTENTION: config.stack.attention, FEED_FORWARD: config.stack.feed_forward}
+    return not kind or there[kind](layer) is not None
+
+
+def largest(config: Config) -> LayerSizes:
+    """The largest of each size in any layer."""
+    every = [sizes_of(config, i) for i in range(config.n_layers)]
+    return LayerSizes(max(s.n_heads for s in every), max(s.n_kv_heads for s in every), max(s.d_ff for s in every))
+
+
+def uneven(config: Config) -> bool:
+    """Whether any layer has other sizes than another."""
+    return len({sizes_of(config, i) for i in range(config.n_layers)}) > 1
+
+
+def d_head(config: Config) -> int:
+    """Width of a head; 0 where no layer has any."""
+    layers = config.stack.layers
+    return next((s.d_head for layer in layers for s in layer if isinstance(s, Attention)), 0)
+
+
+def model_sizes(config: Config) -> dict[str, int]:
+    """The sizes that a config.json has a key for, and a plan's fingerprint: of layers, the largest."""
+    most = largest(config)
+    return {
+        "n_layers": config.n_layers,
+        "d_model": config.d_model,
+        "n_heads": most.n_heads,
+        "n_kv_heads": most.n_kv_heads,
+        "d_head": d_head(config),
+        "d_ff": most.d_ff,
+        "n_vocab": config.n_vocab,
+    }
+
+
+def with_sizes(config: Config, sizes: Sequence[LayerSizes]) -> Config:
+    """The same model with these sizes of its layers: a sublayer whose size is 0 goes."""
+    layers = tuple(
+        tuple(new for s in layer if (new := _sized(s, size)) is not None)
+        for layer, size in zip(config.stack.layers, sizes, strict=True)
+    )
+    return config.with_stack(replace(config.stack, layers=layers))
+
+
+def _sized(s: Attention | FeedForward, size: LayerSizes) -> Attention | FeedForward | None:
+    if isinstance(s, Attention):
+        if s.cross or (s.n_heads, s.n_kv_heads) == (size.n_heads, size.n_kv_heads):
+            return s
+        return replace(s, n_heads=size.n_heads, n_kv_heads=size.n_kv_heads) if size.n_heads else None
+    if s.d_ff == size.d_ff:
+        return s
+    return replace(s, d_ff=size.d_ff) if size.d_ff else None
+
+
+def axis_size(config: Config, axis: str, layer: int) -> int:
+    """Elements along an axis of `roles.AXES` in the model of `config`; 0 where the layer lacks the sublayer."""
+    a, f = config.stack.attention(layer), config.stack.feed_forward(layer)
+    return {
+        "vocab": config.n_vocab,
+        "width": config.d_model,
+        "context": config.n_context + (config.positions or 0),
+        "head": a.d_head if a else 0,
+        "heads": a.n_heads * a.d_head if a else 0,
+        "kv_heads": a.n_kv_heads * a.d_head if a else 0,
+        "ffn": f.d_ff if f else 0,
+    }[axis]

@@ -1,0 +1,73 @@
+"""`Ops[T]`: the op table (`runtime/ops.py`) as functions, typed by what a reader of the forward calls a tensor.
+
+`Reference` is `Ops[Array]` and computes at once; `Recorder` is `Ops[Tensor]` and writes a program.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar, Unpack
+
+if TYPE_CHECKING:
+    from ..arena import Tensor
+    from ..program import Recorder
+    from ..reference import Array, Reference
+    from ..rope import RopeTable
+    from ..spec import Activation, Weight
+
+__all__ = ["After", "Ops"]
+
+T = TypeVar("T")
+
+
+class After(TypedDict, Generic[T], total=False):
+    """What may follow a product, in this order: an activation, a factor [t, n], something added [t, n]."""
+
+    act: Activation | None
+    times: T | None
+    residual: T | None
+
+
+class Ops(Protocol[T]):
+    """What the forward may ask for. A tensor is [rows, width]: the step's tokens T, or the last R of them."""
+
+    def embed(self, w: Weight, /) -> T:
+        """[T, d_model]: the row of each token."""
+
+    def embed_positions(self, w: Weight, /) -> T:
+        """[T, d_model]: the row of each position."""
+
+    def linear(self, x: T, w: Weight, b: Weight | None = None, /, **after: Unpack[After[T]]) -> T:
+        """[t, k] -> [t, n]: act(x w^T + b) * times + residual."""
+
+    def rms_norm(self, x: T, w: Weight, eps: float, groups: int = 1, /) -> T:
+        """Each of `groups` pieces of a row by itself."""
+
+    def layer_norm(self, x: T, w: Weight, b: Weight | None, eps: float, /) -> T:
+        """Each row by itself."""
+
+    def rope(self, x: T, table: RopeTable, heads: int, /) -> T:
+        """Each of `heads` by its position."""
+
+    def kv_write(self, layer: int, k: T, v: T, heads: int, /) -> None:
+        """Into the layer's cache."""
+
+    def attention(  # noqa: PLR0913 - what a query sees takes this much
+        self, layer: int, q: T, heads: int, kv_heads: int, /, *, window: int | None, scale: float
+    ) -> T:
+        """[T, heads * d_head], of the layer's cache."""
+
+    def add(self, a: T, b: T, /) -> T:
+        """[t, d]."""
+
+    def take_last(self, x: T, /) -> T:
+        """[T, d] -> [R, d]: the tokens whose logits are asked for."""
+
+    def argmax(self, x: T, /) -> None:
+        """The greedy id of the last row, as the step's result."""
+
+
+if TYPE_CHECKING:
+
+    def _readers(recorder: Recorder, reference: Reference) -> tuple[Ops[Tensor], Ops[Array]]:
+        """Mypy compares both readers with the protocol here."""
+        return recorder, reference

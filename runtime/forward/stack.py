@@ -1,0 +1,92 @@
+"""A stack of Transformer layers in the papers' order, the same functions for every family.
+
+`ops` is the op table in one of its readers: `Reference` computes at once, `Recorder` writes a program. A family is data
+in `Config` and which weights are there; nothing below names one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
+
+from ..spec import Attention
+
+if TYPE_CHECKING:
+    from ..rope import RopeTable
+    from ..spec import FeedForward, Linear, Norm, Stack, StackWeights, Sublayer
+    from .ops import After, Ops
+
+__all__ = ["Frame", "norm", "project", "stack"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Frame(Generic[T]):
+    """Where a function below stands: the reader of the op table, the stack, its rotary tables, the layer's number."""
+
+    ops: Ops[T]
+    stack: Stack
+    ropes: tuple[RopeTable, ...]
+    layer: int = 0
+
+
+def stack(f: Frame[T], w: StackWeights) -> T:
+    """Tokens of the step -> what leaves the last layer, [T, d_model]."""
+    x = f.ops.embed(w.embed)
+    if w.positions is not None:
+        x = f.ops.add(x, f.ops.embed_positions(w.positions))
+    x = norm(f, x, w.embed_norm)
+    for i, (sizes, weights) in enumerate(zip(f.stack.layers, w.layers, strict=True)):
+        here, start = Frame(f.ops, f.stack, f.ropes, i), x
+        for s, sw in zip(sizes, weights, strict=True):
+            x = sublayer(here, s, sw, start if f.stack.parallel else x, x)
+    return x
+
+
+def sublayer(f: Frame[T], s: Attention | FeedForward, w: Sublayer, x: T, residual: T) -> T:
+    """residual + s(x), with a norm in any of three places: of what s reads, of what it returns, of the sum."""
+    h = norm(f, x, w.norm_in)
+    add = residual if w.norm_out is None else None  # the last product adds it, where no norm comes between
+    y = attention(f, s, w, h, add) if isinstance(s, Attention) else feed_forward(f, s, w, h, add)
+    if w.norm_out is not None:
+        y = f.ops.add(residual, norm(f, y, w.norm_out))
+    return norm(f, y, w.norm_sum)
+
+
+def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) -> T:
+    """residual + o(grouped-query attention of x), with a KV cache."""
+    q, k, v = (project(f, x, w.linear[name]) for name in "qkv")
+    q, k = norm_heads(f, s, q, w.norm_q, s.n_heads), norm_heads(f, s, k, w.norm_k, s.n_kv_heads)
+    if s.rope is not None:
+        q, k = f.ops.rope(q, f.ropes[s.rope], s.n_heads), f.ops.rope(k, f.ropes[s.rope], s.n_kv_heads)
+    f.ops.kv_write(f.layer, k, v, s.n_kv_heads)
+    a = f.ops.attention(f.layer, q, s.n_heads, s.n_kv_heads, window=s.window, scale=s.scale)
+    return project(f, a, w.linear["o"], residual=residual)
+
+
+def feed_forward(f: Frame[T], s: FeedForward, w: Sublayer, x: T, residual: T | None) -> T:
+    """residual + down(act(gate x) * up x), or residual + down(act(up x))."""
+    h = project(f, x, w.linear["up"], act=None if s.gated else s.activation)
+    if s.gated:
+        h = project(f, x, w.linear["gate"], act=s.activation, times=h)
+    return project(f, h, w.linear["down"], residual=residual)
+
+
+def project(f: Frame[T], x: T, w: Linear, **after: Unpack[After[T]]) -> T:
+    """A product, and what may follow it: the one place that knows of biases."""
+    return f.ops.linear(x, w.w, w.b, **after)
+
+
+def norm(f: Frame[T], x: T, w: Norm | None, groups: int = 1) -> T:
+    """RMSNorm or LayerNorm of each row, or of its `groups`; x where there is none."""
+    if w is None:
+        return x
+    if f.stack.norm == "rms":
+        return f.ops.rms_norm(x, w.w, f.stack.eps, groups)
+    return f.ops.layer_norm(x, w.w, w.b, f.stack.eps)
+
+
+def norm_heads(f: Frame[T], s: Attention, x: T, w: Norm | None, heads: int) -> T:
+    """Of each head, or of all side by side: as wide as the gains are."""
+    return norm(f, x, w, heads if w is not None and w.w.shape == (s.d_head,) else 1)

@@ -1,0 +1,93 @@
+"""What the records can say and nothing computes yet: refused by name when a model is recorded, never left out.
+
+A row goes when its kernel comes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...errors import BackendError
+from ..spec import Attention
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..spec import Config, FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weights
+
+__all__ = ["check_supported"]
+
+
+def check_supported(config: Config, w: Weights) -> Linear:
+    """The head of a decoder that can be recorded. Errors: `BackendError`, naming what cannot, and where it is."""
+    head = w.head
+    lacking = next(_lacking(config, w), None)
+    if lacking is not None or head is None:
+        msg = f"{config.family}: no kernel computes {lacking or 'a model without a head'} yet; this model cannot run"
+        raise BackendError(msg)
+    return head
+
+
+def _lacking(config: Config, w: Weights) -> Iterator[str]:
+    """Everything that is asked for and not there."""
+    if config.encoder is not None or w.encoder is not None:
+        yield "an encoder"
+    if config.positions:
+        yield f"learned positions from row {config.positions} on"
+    if config.logit_scale != 1:
+        yield f"logits scaled by {config.logit_scale:g}"
+    if config.logit_soft_cap is not None:
+        yield f"a soft cap of {config.logit_soft_cap:g} on the logits"
+    if w.head is not None and w.head.adapters:
+        yield "an adapter of the head"
+    if config.decoder is not None:
+        yield from _of_stack(config, config.decoder, w.stack)
+
+
+def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
+    if stack.embed_scale != 1:
+        yield f"an embedding scaled by {stack.embed_scale:g}"
+    if w.token_types is not None:
+        yield "token types"
+    if stack.biases or w.biases:
+        yield "tables of relative positions"
+    if stack.relative is not None or w.relative is not None:
+        yield "a table of relative positions of keys and queries"
+    if stack.norm == "rms" and any(n is not None and n.b is not None for n in _norms(w)):
+        yield "RMSNorm with a bias"
+    for i, (sizes, weights) in enumerate(zip(stack.layers, w.layers, strict=True)):
+        if sum(isinstance(s, Attention) for s in sizes) > 1:
+            yield f"two attentions in layer {i}"
+        for s, sublayer in zip(sizes, weights, strict=True):
+            lacking = _of_attention(config, stack, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s)
+            for what in (*lacking, *(f"an adapter of {n}" for n, each in sublayer.linear.items() if each.adapters)):
+                yield f"{what} (layer {i})"
+
+
+def _norms(w: StackWeights) -> Iterator[Norm | None]:
+    """Every place of a norm."""
+    yield from (w.norm, w.embed_norm, w.relative_norm)
+    for part in (sublayer for layer in w.layers for sublayer in layer):
+        yield from (part.norm_in, part.norm_out, part.norm_sum, part.norm_q, part.norm_k)
+
+
+def _of_attention(config: Config, stack: Stack, s: Attention, w: Sublayer) -> Iterator[str]:
+    if s.cross:
+        yield "attention to an encoder"
+    if not s.causal:
+        yield "attention to later tokens"
+    if s.bias is not None:
+        yield "a bias by relative position"
+    if s.relative:
+        yield f"attention's terms by relative position, {' and '.join(s.relative)}"
+    if s.soft_cap is not None:
+        yield f"a soft cap of {s.soft_cap:g} on attention's scores"
+    if s.rope is not None and config.ropes[s.rope].d_rotary != s.d_head:
+        yield f"RoPE on {config.ropes[s.rope].d_rotary} of a head's {s.d_head} dimensions"
+    if stack.norm == "layer" and (w.norm_q is not None or w.norm_k is not None):
+        yield "LayerNorm of queries and keys"
+
+
+def _of_feed_forward(s: FeedForward) -> Iterator[str]:
+    if s.experts is not None:
+        yield f"a feed-forward of {s.experts.n} experts"
