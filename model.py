@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
 from functools import cached_property
@@ -19,12 +18,14 @@ from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
-from .runtime.generate import Generation, Token, check_ids, collect, params_from, stream
+from .runtime.generate import Generation, Token, check_ids, collect
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .runtime.sequence import Sequence, Text
 from .runtime.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
 
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
     from .loader.checkpoint import Checkpoint
     from .loader.load_plan import LoadPlan
+    from .loader.prune.compiled import Cut
     from .loader.prune.receipt import Receipt
     from .prepare import Prepared
+    from .runtime.backend import Backend
     from .runtime.program import Program
     from .runtime.spec import Weights
 
@@ -87,17 +90,24 @@ def _free_bytes() -> int:
 
 
 def _session(prepared: Prepared, weights: Weights) -> Session:
-    if not prepared.request.gpu:
-        return Session(prepared.config, weights, program=prepared.program)
-    from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - as above
-    from .runtime.cuda.session import CudaSession  # noqa: PLC0415 - as above
-
-    gpu = CudaDevice()
+    backend = _backend(prepared)
     try:
-        return CudaSession(gpu, prepared.config, weights, program=prepared.program)
+        return Session(prepared.program, weights, backend)
     except BaseException:
-        gpu.close()
+        backend.close()
         raise
+
+
+def _backend(prepared: Prepared) -> Backend:
+    """The machine that was asked for; only its code is imported."""
+    if not prepared.request.gpu:
+        from .runtime.cpu.backend import CpuBackend  # noqa: PLC0415 - as above
+
+        return CpuBackend(prepared.program.threads)
+    from .runtime.cuda.backend import CudaBackend  # noqa: PLC0415 - as above
+    from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - as above
+
+    return CudaBackend(CudaDevice())
 
 
 def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weights:
@@ -122,25 +132,14 @@ class Model:
         self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
         self.load_s = load_s
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
-        self._lock = threading.Lock()
-        self._holder: int | None = None
-        self._closed = False
+        self._tokenizing = _Tokenizing(prepared.opened.directory, prepared.plan.cut)
+        ids = self.config.bos_ids, self.config.eos_ids
+        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s)
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The directory's tokenizer, read at first use; its ids are the rows of a cut vocabulary. `TokenizerError`."""
-        directory, cut = self._opened.directory, self._plan.cut
-        t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
-        last = cut.before.n_vocab if kept is None else len(kept)
-        if last != cut.before.n_vocab or (kept is None and t.n_vocab > last):
-            msg = (
-                f"{directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's vocabulary ends at "
-                f"{cut.before.n_vocab - 1}; they do not belong together"
-            )
-            raise TokenizerError(msg)
-        if kept is None and cut.vocab is None:
-            return t
-        return KeptTokenizer(t, cut.tokens(kept), make_replacement(t, cut.fallback(kept, kept_fallback(directory))))
+        return self._tokenizing.tokenizer
 
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
@@ -187,12 +186,7 @@ class Model:
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
             msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
             raise InputError(msg)
-        wanted = [self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)]
-        self._acquire()
-        try:
-            return self._session.packed(wanted)
-        finally:
-            self._release()
+        return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])
 
     def _ids(self, ids: object, what: str = "prompt") -> list[int]:
         """Ids that fit the context: InputError."""
@@ -206,19 +200,22 @@ class Model:
     def _rows(self, ids: object, what: str, width: int) -> NDArray[np.float32]:
         wanted = self._ids(ids)
         out = np.empty((len(wanted), width), np.float32)
-        self._acquire()
-        try:
-            for at in range(0, len(wanted), self._session.rows):
-                part = wanted[at : at + self._session.rows]
-                self._session.step(part, at, len(part))
-                out[at : at + len(part)] = getattr(self._session, what)
-        finally:
-            self._release()
+        with Sequence(self._session) as sequence:
+            for at in range(0, len(wanted), self._session.n_logits):
+                part = wanted[at : at + self._session.n_logits]
+                with sequence.lock:
+                    sequence.append(part)
+                    sequence.advance(len(part))
+                    out[at : at + len(part)] = getattr(self._session, what)
         return out
+
+    def sequence(self) -> Sequence:
+        """An empty sequence, with pages of its own; several may live at once. `close()` or `with` gives them back."""
+        return Sequence(self._session, self._text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def stream(
-        self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
+        self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[str]:
         """Give the answer's text in pieces as it comes. Parameters as in `generate`; checked at once."""
         tokens = self.tokens(prompt, **parameters)
@@ -226,7 +223,7 @@ class Model:
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def generate(
-        self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
+        self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Generation:
         """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`.
 
@@ -241,48 +238,16 @@ class Model:
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def tokens(
-        self, prompt: str | Sequence[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
+        self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[Token]:
         """As `stream`, with ids, finish reason and timings."""
-        params = params_from(eos_ids=self.config.eos_ids, **parameters)
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        if isinstance(prompt, str) and not ids and self.config.bos_ids:
-            ids = [self.config.bos_ids[0]]
-        decode = self.tokenizer.decode if isinstance(prompt, str) or self._has_tokenizer or params.stop else None
-        return self._guarded(stream(self._session, ids, params, decode, load_s=self.load_s))
-
-    @cached_property
-    def _has_tokenizer(self) -> bool:
-        return (self._opened.directory / "tokenizer.json").is_file()
-
-    def _guarded(self, tokens: Iterator[Token]) -> Iterator[Token]:
-        self._acquire()
-        try:
-            yield from tokens
-        finally:
-            self._release()
-
-    def _acquire(self) -> None:
-        if self._closed:
-            msg = "this model was closed; load it again"
-            raise InputError(msg)
-        me = threading.get_ident()
-        if self._holder == me:
-            msg = "another stream of this model is still open in this thread: read it to its end or close it first"
-            raise InputError(msg)
-        self._lock.acquire()
-        self._holder = me
-
-    def _release(self) -> None:
-        self._holder = None
-        self._lock.release()
+        sequence = self.sequence()
+        return _to_its_end(sequence, sequence.tokens(prompt, **parameters))
 
     def close(self) -> None:
         """Stop the threads and let go of the files. Harmless when done twice."""
-        if not self._closed:
-            self._closed = True
-            self._session.close()
-            self._opened.close()
+        self._session.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         """Use as a context manager."""
@@ -296,3 +261,40 @@ class Model:
         """Family, size and where it came from."""
         name, family = self._opened.directory.name, self.config.family
         return f"<miaotui.Model {name}: {family}, {self._plan.parameters:,} parameters>"
+
+
+def _to_its_end(sequence: Sequence, tokens: Iterator[Token]) -> Iterator[Token]:
+    """Give the pages back when the answer ends, or is dropped."""
+    with sequence:
+        yield from tokens
+
+
+class _Tokenizing:
+    """A directory's tokenizer, read when first asked for. Apart from `Model`, so that sequences do not hold it."""
+
+    def __init__(self, directory: Path, cut: Cut) -> None:
+        self._directory, self._cut = directory, cut
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """It maps ids to the rows of a cut vocabulary. `TokenizerError`."""
+        directory, cut = self._directory, self._cut
+        t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
+        last = cut.before.n_vocab if kept is None else len(kept)
+        if last != cut.before.n_vocab or (kept is None and t.n_vocab > last):
+            msg = (
+                f"{directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's vocabulary ends at "
+                f"{cut.before.n_vocab - 1}; they do not belong together"
+            )
+            raise TokenizerError(msg)
+        if kept is None and cut.vocab is None:
+            return t
+        return KeptTokenizer(t, cut.tokens(kept), make_replacement(t, cut.fallback(kept, kept_fallback(directory))))
+
+    def codec(self) -> Tokenizer:
+        """As `tokenizer`."""
+        return self.tokenizer
+
+    def is_there(self) -> bool:
+        """Whether the directory has one."""
+        return (self._directory / "tokenizer.json").is_file()

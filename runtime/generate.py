@@ -1,7 +1,7 @@
-"""Prompt ids go in, tokens and text come out, one step at a time.
+"""Prompt ids go in, tokens and text come out, one at a time.
 
-A plain generator over a session: prefill, then draw, give, feed, until an end. It knows no files and no tokenizer
-class: a session has `step`, `logits` and `argmax`, text is made by a `decode` callable.
+A plain generator over a sequence: prefill, then draw and return an id until an end. It knows no files and no tokenizer
+class: text is made by a `decode` callable.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from .sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from typing import Unpack
 
-    from numpy.typing import NDArray
 
 __all__ = [
     "FinishReason",
     "GenerateParams",
     "Generation",
-    "SessionLike",
+    "TextLike",
     "Timings",
     "Token",
     "check_ids",
     "collect",
     "params_from",
-    "stream",
+    "tokens",
 ]
 
 #: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
@@ -43,8 +43,8 @@ __all__ = [
 FinishReason = Literal["eos", "stop", "length", "context"]
 
 
-class SessionLike(Protocol):
-    """What is asked of a session: one sequence, fed at positions, read as logits of the last tokens fed."""
+class TextLike(Protocol):
+    """What is asked of a sequence (`sequence.py`): it grows by ids that are fed, and by ids that are drawn from it."""
 
     @property
     def n_context(self) -> int:
@@ -57,17 +57,29 @@ class SessionLike(Protocol):
         ...
 
     @property
-    def logits(self) -> NDArray[np.float32]:
-        """[rows, n_vocab] of the last step; a view that the next step overwrites."""
+    def ids(self) -> list[int]:
+        """Its ids so far."""
         ...
 
     @property
-    def argmax(self) -> int:
-        """Id of the largest logit of the last row, the first of equals."""
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held from a step to the id that is drawn from it."""
         ...
 
-    def step(self, ids: Sequence[int], start: int, rows: int = 1) -> None:
-        """Feed `ids` at positions `start`..; any number up to the context."""
+    def __len__(self) -> int:
+        """Ids so far."""
+        ...
+
+    def append(self, ids: Sequence[int]) -> None:
+        """Add ids; nothing is computed yet."""
+        ...
+
+    def advance(self) -> None:
+        """Compute what was added."""
+        ...
+
+    def draw(self, sampler: Sampler | None, left: int, ends: Sequence[int]) -> int:
+        """Draw the next id, the largest logit's without a sampler, and add it; at most `left` are drawn from now on."""
         ...
 
 
@@ -206,44 +218,46 @@ def params_from(*, eos_ids: Iterable[int] = (), **keywords: Unpack[GenerateKwarg
     return GenerateParams(sampling=SamplingParams(**given), **ending)
 
 
-def stream(  # noqa: PLR0913 - keywords
-    session: SessionLike,
+def tokens(  # noqa: PLR0913 - keywords
+    text: TextLike,
     prompt_ids: object,
     params: GenerateParams,
     decode: Callable[[Sequence[int]], str] | None = None,
     *,
     load_s: float = 0.0,
-    sequence: int = 0,
+    number: int = 0,
 ) -> Iterator[Token]:
-    """Give the steps of the answer to `prompt_ids`; the inputs are checked at once, the work is done step by step.
+    """Go on with a sequence: add the prompt, then draw. Inputs are checked at once, the work is done token by token.
 
-    The session is this stream's until it ends: another use of it between two steps overwrites the sequence. Closing
-    the stream, or an exception (Ctrl-C) inside a step, ends it and leaves the session ready for the next.
-    Without `decode` the steps have no text. Errors: `InputError`.
+    `prompt_ids` None goes on from what is there. `number`: which of several answers to one prompt it is, for the draws.
+    Without `decode` the tokens have no text. An exception (Ctrl-C) inside a step ends the answer; the sequence keeps
+    its ids, and goes on from them. Errors: `InputError`.
     """
-    ids = check_ids(prompt_ids, session.n_vocab)
-    if len(ids) > session.n_context:
-        over = len(ids) - session.n_context
+    ids = [] if prompt_ids is None and len(text) else check_ids(prompt_ids, text.n_vocab)
+    total = len(text) + len(ids)
+    if total > text.n_context:
+        over = total - text.n_context
         msg = (
-            f"prompt: {len(ids)} tokens, {over} more than the context of {session.n_context}; shorten the prompt, "
+            f"prompt: {total} tokens, {over} more than the context of {text.n_context}; shorten the prompt, "
             "or load the model with a larger max_context where it was made for one"
         )
         raise InputError(msg)
     if decode is None and params.stop:
         msg = "stop_strings: this model has no tokenizer, so its answers have no text to find them in"
         raise InputError(msg)
-    return _steps(session, ids, params, _Writer(decode, ids, params), load_s, sequence)
+    writer = _Writer(decode, text.ids + ids, params)
+    return _tokens(text, ids, params, writer, load_s, number)
 
 
-def collect(steps: Iterable[Token]) -> Generation:
+def collect(made: Iterable[Token]) -> Generation:
     """Run a stream to its end."""
     ids: list[int] = []
     pieces: list[str] = []
-    for step in steps:
-        ids += [] if step.id is None else [step.id]
-        pieces.append(step.text)
-        if step.finish_reason is not None and step.timings is not None:
-            return Generation("".join(pieces), ids, step.finish_reason, step.timings)
+    for token in made:
+        ids += [] if token.id is None else [token.id]
+        pieces.append(token.text)
+        if token.finish_reason is not None and token.timings is not None:
+            return Generation("".join(pieces), ids, token.finish_reason, token.timings)
     msg = "the stream has no last step: it was closed or read from before"
     raise InputError(msg)
 
@@ -271,77 +285,57 @@ class _Writer:
         return text + self._stop.flush(), self._stop.stopped
 
 
-class _Source:
-    """Where new ids come from: drawn here from each step's logits, or by a session that runs ahead of us."""
-
-    def __init__(
-        self, session: SessionLike, prompt: list[int], how: SamplingParams, sequence: int, ends: Sequence[int]
-    ) -> None:
-        self._session, self._ends = session, ends
-        self._sampler = None if how.plain else Sampler(session.n_vocab, how, sequence=sequence)
-        if self._sampler is not None:
-            self._sampler.observe(prompt)
-        self._following: Iterator[int] | None = None
-
-    def draw(self, position: int) -> int:
-        """Return the id at a position, behind what was fed."""
-        if self._following is not None:
-            return next(self._following)
-        if self._sampler is not None:
-            return self._sampler.draw(self._session.logits[-1], position)
-        return int(self._session.argmax)
-
-    def feed(self, token: int, position: int, left: int) -> None:
-        """Feed the id at a position; at most `left` are drawn behind it."""
-        if self._sampler is not None:
-            self._sampler.observe((token,))
-        if self._following is None:
-            ahead = getattr(self._session, "ahead", None)
-            self._following = None if ahead is None else ahead(token, position, left, self._ends, self._sampler)
-        if self._following is None:
-            self._session.step((token,), position)
-
-
-def _steps(  # noqa: PLR0913, PLR0917 - the state of a stream
-    session: SessionLike, prompt: list[int], params: GenerateParams, writer: _Writer, load_s: float, sequence: int
+def _tokens(  # noqa: PLR0913, PLR0917 - the state of an answer
+    text: TextLike, prompt: list[int], params: GenerateParams, writer: _Writer, load_s: float, number: int
 ) -> Iterator[Token]:
-    """Prefill; then draw, give, feed."""
-    n_prompt, room = len(prompt), session.n_context - len(prompt) + 1  # the last id drawn is never fed
+    """Prefill; then draw and return, until an end."""
+    n_prompt, room = len(prompt), text.n_context - len(text) - len(prompt) + 1  # the last id drawn is never fed
     limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
     if limit == 0:
         yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt))
         return
-    began = time.perf_counter()
-    session.step(prompt, 0)
-    prefill_s = time.perf_counter() - began
     ends = () if params.ignore_eos else params.eos_ids
-    source = _Source(session, prompt, params.sampling, sequence, ends)
-    first_token_s = decode_s = 0.0
+    began = time.perf_counter()
+    with text.lock:  # until the first id is drawn from the logits that the prompt leaves
+        text.append(prompt)
+        text.advance()
+        prefill_s = time.perf_counter() - began
+        sampler = _sampler(text, params.sampling, number)
+        token = text.draw(sampler, limit, ends)
+    first_token_s = time.perf_counter() - began
+    began, decode_s = began + first_token_s, 0.0
     for n_new in range(1, limit + 1):
-        position = n_prompt + n_new - 1  # of the id drawn now
-        token = source.draw(position)
-        if n_new == 1:
-            first_token_s = time.perf_counter() - began
-            began += first_token_s
         reason: FinishReason | None = at_limit if n_new == limit else None
-        text, stopped = ("", False) if token in ends else writer.write(token)
+        piece, stopped = ("", False) if token in ends else writer.write(token)
         if stopped:
             reason = "stop"
         elif token in ends:
             reason = "eos"
         if reason is not None:
             rest, stopped = writer.end()
-            text += rest
+            piece += rest
             reason = "stop" if stopped else reason
             decode_s += time.perf_counter() - began
             timings = Timings(load_s, prefill_s, decode_s if n_new > 1 else 0.0, first_token_s, n_prompt, n_new)
-            yield Token(token, text, reason, timings)
+            yield Token(token, piece, reason, timings)
             return
         decode_s += time.perf_counter() - began
-        yield Token(token, text)
+        yield Token(token, piece)
         began = time.perf_counter()
-        source.feed(token, position, limit - n_new)
+        if sampler is not None:
+            sampler.observe((token,))
+        with text.lock:
+            token = text.draw(sampler, limit - n_new, ends)
+
+
+def _sampler(text: TextLike, how: SamplingParams, number: int) -> Sampler | None:
+    """What draws the ids, having seen the text so far; None where the largest logit's id is taken as it is."""
+    if how.plain:
+        return None
+    sampler = Sampler(text.n_vocab, how, sequence=number)
+    sampler.observe(text.ids)
+    return sampler
 
 
 def _check_eos(eos: object) -> tuple[int, ...]:

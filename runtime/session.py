@@ -1,196 +1,263 @@
-"""One program, one arena, one sequence: the thing that takes steps."""
+"""A program on a backend, and the sequences that take turns on it."""
 
 from __future__ import annotations
 
-import time
+import threading
+from collections import OrderedDict, deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError
-from .memory import zeroed
-from .program import record
+from .kvcache import PAGE
+from .pages import Pages
+from .step import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator
+    from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray
 
     from .arena import Tensor
-    from .cpu.bounds import Checked
-    from .cpu.prange import Prange
-    from .cpu.team import Team
+    from .backend import Backend
+    from .pages import Table
     from .program import Instruction, Program
-    from .spec import Config, Weights
+    from .sampling import Sampler
+    from .sequence import Sequence
+    from .spec import Weights
 
     #: Called with an instruction and what gives its input tensors as arrays.
     Watch = Callable[[Instruction, Callable[[Tensor], NDArray[np.float32]]], None]
+    #: Of one sequence in a pass: its table, the ids to feed, the slot of the first, and how many get logits.
+    Part = tuple[Table, Ids[int] | NDArray[np.int64], int, int]
 
 __all__ = ["Session"]
 
 
 class Session:
-    """Runs chunks of tokens at given positions. Everything is allocated here, before the first step."""
+    """Runs batches of tokens. Everything is allocated here, before the first step.
 
-    def __init__(  # noqa: PLR0913 - keywords
-        self,
-        config: Config,
-        weights: Weights,
-        *,
-        program: Program | None = None,
-        n_context: int = 1,
-        chunk: int = 128,
-        rows: int = 32,
-        threads: int = 1,
-        kv_cache: str = "f32",
-        fast: bool = False,
-    ) -> None:
-        """`program`: recorded for such weights, and bound to these; else it is recorded by what follows.
+    Sequences hold pages of the KV cache; where none is free, the sequence that was idle longest gives its pages up,
+    and is computed again from its ids when it goes on, with the same bits. `lock` is held for a pass, and by whoever
+    reads what it left.
+    """
 
-        `chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; the rest as of `Recorder`.
+    def __init__(self, program: Program, weights: Weights, backend: Backend) -> None:
+        """Bind a program and its weights to a backend, which closes with the session. Errors: `BackendError`."""
+        program = program.bound(weights)
+        self.program, self.weights, self.backend = program, weights, backend
+        self.n_context, self.chunk, self.n_logits = program.n_context, program.chunk, program.n_logits
+        self.n_vocab, self.threads = program.logits.width, backend.threads
+        backend.bind(program, weights)
+        pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, self.n_context, (None,))
+        self.pages = Pages(*pool, backend.copy_page)
+        self.lock = threading.RLock()
+        #: Tables of sequences that were dropped; they are appended by the garbage collector, at any moment.
+        self.left: deque[Table] = deque()
+        self.last: Table | None = None  # whose logits lie there
+        self.ahead_of: Table | None = None  # for whom the backend works ahead
+        self._batch = Batch(self.chunk, self.n_logits)
+        self._tables: OrderedDict[int, Table] = OrderedDict()  # the one that was idle longest comes first
+        self._own = self.admit(None)  # of `step`
+        self._kept = 0  # rows of logits of the last pass
+        self._closed = False
+
+    # ------------------------------------------------------------------------------------------------ sequences
+
+    def admit(self, table: Table | None) -> Table:
+        """Count a table among those that may be asked for their pages; a new one where there is none."""
+        table = self.pages.table(self.n_context) if table is None else table
+        self._tables[id(table)] = table
+        return table
+
+    def compute(self, sequence: Sequence, ids: Ids[int], n_logits: int = 1) -> None:
+        """Feed what of `ids`, a sequence's whole text, is not in its cache; keep logits of the last `n_logits`."""
+        with self.lock:
+            table = sequence.table
+            if table.cached > len(ids) - n_logits:  # logits of an id that is there already
+                self.truncate(table, len(ids) - n_logits)
+            start = table.cached
+            self._check(ids[start:], start, n_logits)
+            self._feed(table, ids[start:], start, n_logits)
+
+    def truncate(self, table: Table, n: int) -> None:
+        """Forget the slots from `n` on."""
+        with self.lock:
+            self.ahead_of = None
+            self.pages.truncate(table, n)
+
+    def last_logits(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+        """float32 [sequences, n_vocab]: logits after the last id of each, as if each were alone, the same bits.
+
+        As many as fit a pass go together (`chunk` tokens, `n_logits` sequences, the pages of the cache). Errors:
+        `InputError`, before any is fed.
         """
-        if program is None:
-            chunk = max(1, min(chunk, n_context))
-            rows = max(1, min(rows, chunk))
-            how: dict[str, Any] = {"threads": threads, "kv_cache": kv_cache, "fast": fast}
-            program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, **how)
-        else:
-            program = program.bound(weights)
-        self.program: Program = program
-        from .cpu import link  # noqa: PLC0415 (the machine's code is loaded only now)
-        from .cpu.layout import S_IDS  # noqa: PLC0415 (as above)
-        from .cpu.target import debugging  # noqa: PLC0415 (as above)
+        for s in sequences:
+            self._check(s, 0, min(1, len(s)))
+        out, at = np.empty((len(sequences), self.n_vocab), np.float32), 0
+        while at < len(sequences):
+            size = self._fitting(sequences[at:])
+            with self.lock:
+                if size > 1:
+                    self._together(sequences[at : at + size])
+                else:
+                    self.step(sequences[at], 0)
+                    size = 1
+                out[at : at + size] = self.logits
+            at += size
+        return out
 
-        self.n_context, self.n_vocab, self.threads = program.n_context, config.n_vocab, program.threads
-        self.chunk, self.rows = program.chunk, program.rows
-        self.ropes, self.weights = program.ropes, weights  # addresses point into these
-        addresses = link.addresses(i.kernel for i in self.program.code)
-        self.code = self.program.encode(addresses.__getitem__)
-        self.arena = zeroed(self.program.arena_bytes)
-        self._ids = np.zeros(chunk, np.int64)
-        self._words = np.zeros(16, np.int64)
-        self._words[S_IDS] = self._ids.ctypes.data
-        self._logits, self._hidden = (self._view(t) for t in (self.program.logits, self.program.hidden))
-        self._last = 0
-        self._executor: Team | Prange | Checked = link.executor(program.threads)
-        if debugging():
-            from .cpu.bounds import Checked  # noqa: PLC0415 (loads LLVM's compiler)
+    def _fitting(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> int:
+        """How many of the first are one pass."""
+        lengths = np.array([len(s) for s in sequences[: self.n_logits]])
+        fits = np.cumsum(lengths) <= self.chunk
+        if self.backend.paged:
+            fits &= np.cumsum(-(-lengths // self.pages.size)) <= self.pages.n_pages
+        return int(fits.sum())
 
-            self._executor = Checked(self._executor, self.program, self.code, self._words)
-        self._executor.bind(self.code.ctypes.data, len(self.code), self.arena.ctypes.data, self._words.ctypes.data)
+    def _together(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> None:
+        tables = [self.admit(None) for _ in sequences]
+        try:
+            self._pass([(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)])
+        finally:
+            self.left.extend(tables)
 
-    def _view(self, t: Tensor) -> NDArray[np.float32]:
-        return self.arena[t.offset : t.offset + t.nbytes].view(np.float32).reshape(-1, t.width)
+    def ahead(  # noqa: PLR0913, PLR0917 - what the backend is asked
+        self, sequence: Sequence, token: int, start: int, n: int, ends: Ids[int], sampler: Sampler | None
+    ) -> Iterator[int] | None:
+        """As `Backend.ahead`, for a sequence whose cache holds the slots below `start`. Errors: `InputError`."""
+        self._check([token], start, 1)
+        if not self.backend.works_ahead or start + n > self.n_context:
+            return None
+        self._reserve([(sequence.table, [token], start, 1)], start + n)
+        ids = self.backend.ahead(token, start, n, ends, sampler)
+        if ids is not None:
+            self.last = self.ahead_of = sequence.table
+            self._kept = 1
+        return ids
 
-    def _first(self, n: int, t: Tensor) -> NDArray[np.float32]:
-        return self._view(t)[:n]
+    # ------------------------------------------------------------------------------------------------ passes
 
-    def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int = 1) -> None:
-        """Feed `ids` at positions start, start + 1, ...; keep logits and hidden states of the last `rows` tokens.
-
-        What lies in the cache at `start` and behind is overwritten. Bits do not depend on how a text is cut in steps.
-        """
-        self._check(ids, start, rows)
-        n = len(ids)
-        last = n - rows if rows > 1 else n - 1  # the wanted rows must lie in one pass
-        at = 0
+    def _feed(self, table: Table, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
+        """Any number of ids, in passes; the rows of logits that are wanted lie in the last."""
+        n, at = len(ids), 0
+        last = n - max(n_logits, 1)
         while at < n:
             size = min(self.chunk, n - at)
             if at < last < at + size and at + size < n:
                 size = last - at
-            self._pass(ids[at : at + size], start + at, rows if at + size == n else 0)
+            self._pass([(table, ids[at : at + size], start + at, n_logits if at + size == n else 0)])
             at += size
 
-    def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
-        """float32 [sequences, n_vocab]: logits of the last token of each, one sequence after the other.
+    def _pass(self, parts: list[Part]) -> None:
+        """One pass. What a table has in the cache is known to be there only after it ended well."""
+        self._fill(parts)
+        for table, _, start, _ in parts:
+            table.cached = start
+        self.backend.run(self._batch)
+        for table, ids, start, _ in parts:
+            table.cached = start + len(ids)
+            self.pages.forget_unseen(table)
+        self.last, self._kept = parts[-1][0], self._batch.n_logits
 
-        The cache is overwritten from its first row on. Errors: `InputError`, before any is fed.
-        """
-        for s in sequences:
-            self._check(s, 0, min(1, len(s)))
-        out = np.empty((len(sequences), self.n_vocab), np.float32)
-        for i, s in enumerate(sequences):
-            self.step(s, 0)
-            out[i] = self.logits
-        return out
+    def _fill(self, parts: list[Part]) -> None:
+        """Pages for a pass, and its batch."""
+        if self._closed:
+            msg = "this model was closed; load it again"
+            raise InputError(msg)
+        self.last = self.ahead_of = None
+        self._reserve(parts, 0)
+        self._batch.clear()
+        for table, ids, start, n_logits in parts:
+            self._batch.add(ids, start, table.address, n_logits)
 
-    def _check(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
+    def _reserve(self, parts: list[Part], end: int) -> None:
+        """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
+        while self.left:
+            table = self.left.popleft()
+            self.pages.release(table)
+            self._tables.pop(id(table), None)
+        busy = {id(table) for table, *_ in parts}
+        if not self.backend.paged and len(parts) > 1:
+            for table in self._tables.values():
+                self.pages.release(table)
+            return
+        for table, ids, start, _ in parts:
+            self._tables.move_to_end(id(table))
+            self.pages.truncate(table, start)
+            while not self.pages.reserve(table, max(end, start + len(ids))):
+                idle = (t for key, t in self._tables.items() if key not in busy and t.n_pages)
+                self.pages.release(next(idle))
+
+    def _check(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         n = len(ids)
         if n < 1 or start < 0 or start + n > self.n_context:
             msg = f"{n} tokens at position {start} do not fit a context of {self.n_context}"
             raise InputError(msg)
-        if not 0 <= rows <= min(n, self.rows):
-            msg = f"logits of {rows} tokens asked for; a step gives 0 to {min(n, self.rows)}"
+        if not 0 <= n_logits <= min(n, self.n_logits):
+            msg = f"logits of {n_logits} tokens asked for; a step returns 0 to {min(n, self.n_logits)}"
             raise InputError(msg)
         if min(ids) < 0 or max(ids) >= self.n_vocab:
             msg = f"token id {min(ids) if min(ids) < 0 else max(ids)} is outside the vocabulary 0 .. {self.n_vocab - 1}"
             raise InputError(msg)
 
-    def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
-        n = len(ids)
-        self._ids[:n] = ids
-        self._words[:3] = n, start, rows
-        self._executor.step()
-        self._last = rows
+    # ------------------------------------------------------------------------------------------------ of one text
 
-    def timed_step(self, ids: Sequence[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
-        """One pass of at most `chunk` ids, an instruction at a time: seconds of each, less an empty program's."""
-        self.step(ids, start)  # checks them, and leaves ids and step block as this pass wants them
-        table, blocks = self.code.ctypes.data, (self.arena.ctypes.data, self._words.ctypes.data)
-        seconds = np.empty(len(self.code))
-        try:
-            empty = [self._timed(table, 0, *blocks) for _ in range(32)]
-            for i in range(len(self.code)):
-                seconds[i] = self._timed(table + i * self.code.strides[0], 1, *blocks)
-        finally:
-            self._executor.bind(table, len(self.code), *blocks)
-        return np.maximum(seconds - np.median(empty), 0)
+    def step(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int = 1) -> None:
+        """Feed `ids` at positions start, start + 1, ... of the session's own text; keep logits of the last `n_logits`.
 
-    def _timed(self, program: int, count: int, arena: int, words: int) -> float:
-        self._executor.bind(program, count, arena, words)
-        began = time.perf_counter()
-        self._executor.step()
-        return time.perf_counter() - began
+        What lies there at `start` and after it is overwritten. Bits do not depend on how a text is cut in steps. For
+        measurements and tools; nothing else of the session's own text is kept, so use no sequence between its steps.
+        """
+        with self.lock:
+            self._check(ids, start, n_logits)
+            self._feed(self._own, ids, start, n_logits)
 
-    def watched_step(self, ids: Sequence[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
+    def timed_step(self, ids: Ids[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
+        """One pass of at most `chunk` ids, an instruction at a time: seconds of each."""
+        with self.lock:
+            self.step(ids, start)  # checks them, and leaves the batch as this pass has it
+            return self.backend.seconds(self._batch)
+
+    def watched_step(self, ids: Ids[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
         """`step` without logits, an instruction at a time: `watch(instruction, view)` is called before each one.
 
-        An instruction's inputs are all there before it runs, and perhaps not behind it: results may lie over them.
+        An instruction's inputs are all there before it runs, and perhaps not after it: results may lie over them.
         `view(tensor)` gives such an input, float32 [tokens of the pass, width], for as long as the call lasts.
         """
-        self._check(ids, start, 0)
-        table, blocks = self.code.ctypes.data, (self.arena.ctypes.data, self._words.ctypes.data)
-        try:
+        with self.lock:
+            self._check(ids, start, 0)
             for at in range(0, len(ids), self.chunk):
                 part = ids[at : at + self.chunk]
-                n = len(part)
-                self._ids[:n] = part
-                self._words[:3] = n, start + at, 0
-                view = partial(self._first, n)
+                self._fill([(self._own, part, start + at, 0)])
+                view = partial(self.backend.read, rows=len(part))
                 for i, instruction in enumerate(self.program.code):
                     watch(instruction, view)
-                    self._executor.bind(table + i * self.code.strides[0], 1, *blocks)
-                    self._executor.step()
-        finally:
-            self._executor.bind(table, len(self.code), *blocks)
-            self._last = 0
+                    self.backend.run(self._batch, i)
+                self._own.cached = start + at + len(part)
+            self._kept = 0
+
+    # ------------------------------------------------------------------------------------------------ results
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """[rows, n_vocab] of the last step: a view of the arena, overwritten by the next."""
-        return self._logits[: self._last]
+        """[n_logits, n_vocab] of the last pass: perhaps a view, which the next overwrites."""
+        return self.backend.read(self.program.logits, self._kept)
 
     @property
     def hidden(self) -> NDArray[np.float32]:
-        """[rows, d_model] behind the final norm: a view of the arena, overwritten by the next step."""
-        return self._hidden[: self._last]
+        """[n_logits, d_model] after the final norm: perhaps a view, which the next pass overwrites."""
+        return self.backend.read(self.program.hidden, self._kept)
 
     @property
     def argmax(self) -> int:
         """Greedy id of the last row, the first of equals; -1 if there is none."""
-        return int(self._words[4])
+        return self.backend.argmax(self._batch)
 
     def close(self) -> None:
-        """Stop the threads. The arena goes with the object."""
-        self._executor.close()
+        """Wait for the pass that runs, then stop; what would go on gets an `InputError`. Harmless when done twice."""
+        with self.lock:
+            self._closed = True
+            self.backend.close()

@@ -91,6 +91,11 @@ class Batch:
         self.n_tokens = self.n_logits = self.n_sequences = 0
         self.words[:3] = 0
 
+    @property
+    def start(self) -> int:
+        """Slot of the first token."""
+        return int(self.tokens[0, T_SLOT])
+
     def add(self, ids: Sequence[int] | NDArray[np.int64], start: int, tables: int, n_logits: int) -> None:
         """Append tokens of one sequence at `start`, `start` + 1, ...; its last `n_logits` get rows of logits.
 

@@ -1,0 +1,118 @@
+"""The CPU as a backend: an arena in huge pages, the program encoded with kernels' addresses, a team of threads."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..memory import zeroed
+from . import link
+from .target import debugging
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from ..arena import Tensor
+    from ..program import Program
+    from ..sampling import Sampler
+    from ..spec import Weights
+    from ..step import Batch
+    from .bounds import Checked
+    from .prange import Prange
+    from .team import Team
+
+__all__ = ["CpuBackend"]
+
+
+class CpuBackend:
+    """A `Backend` (`runtime/backend.py`) whose pages lie in the arena."""
+
+    name = "cpu"
+    paged = True
+    works_ahead = False
+
+    def __init__(self, threads: int) -> None:
+        """`threads`: of a step, the caller's own among them. Errors: `BackendError`."""
+        self.threads = threads
+        self._executor: Team | Prange | Checked = link.executor(threads)
+        self._bound: tuple[int, int] | None = None  # instructions that the executor was told to run
+
+    def bind(self, program: Program, weights: Weights) -> None:
+        """Compile what the program names, or load it; allocate the arena. Errors: `BackendError`."""
+        self._program, self._weights = program, weights  # addresses point into the weights
+        addresses = link.addresses(i.kernel for i in program.code)
+        self.code = program.encode(addresses.__getitem__)
+        self.arena = zeroed(program.arena_bytes)
+        self._batch: Batch | None = None
+        self._copies = [self._pools(g) for g in range(len(program.groups))]
+
+    def run(self, batch: Batch, instruction: int | None = None) -> None:
+        """Run the program, or one instruction of it."""
+        if batch is not self._batch:
+            self._take(batch)
+        self._aim((0, len(self.code)) if instruction is None else (instruction, 1))
+        self._executor.step()
+
+    def _take(self, batch: Batch) -> None:
+        self._batch, self._bound = batch, None
+        if debugging():
+            from .bounds import Checked  # noqa: PLC0415 (loads LLVM's compiler)
+
+            inner = self._executor.inner if isinstance(self._executor, Checked) else self._executor
+            self._executor = Checked(inner, self._program, self.code, batch)
+
+    def _aim(self, span: tuple[int, int]) -> None:
+        if span != self._bound and self._batch is not None:
+            first, count = span
+            at = self.code.ctypes.data + first * self.code.strides[0]
+            self._executor.bind(at, count, self.arena.ctypes.data, self._batch.address)
+            self._bound = span
+
+    def seconds(self, batch: Batch) -> NDArray[np.float64]:
+        """Seconds of each instruction, less an empty program's."""
+        self.run(batch, 0)
+        empty = np.median([self._timed((0, 0)) for _ in range(32)])
+        return np.maximum([self._timed((i, 1)) - empty for i in range(len(self.code))], 0)
+
+    def _timed(self, span: tuple[int, int]) -> float:
+        self._aim(span)
+        began = time.perf_counter()
+        self._executor.step()
+        return time.perf_counter() - began
+
+    def read(self, tensor: Tensor, rows: int) -> NDArray[np.float32]:
+        """[rows, width]: a view of the arena."""
+        at = tensor.offset
+        return self.arena[at : at + 4 * rows * tensor.width].view(np.float32).reshape(rows, tensor.width)
+
+    def argmax(self, batch: Batch) -> int:
+        """Greedy id of the batch's last row of logits; -1 where there is none."""
+        return int(batch.results[batch.n_logits - 1]) if batch.n_logits else -1
+
+    def _pools(self, group: int) -> list[NDArray[Any]]:
+        """A group's caches, keys and values of each layer, [n_kv_heads, n_pages, bytes of a page]."""
+        pools = []
+        for ins in self._program.code:
+            if ins.op == "kv_write" and ins.values["group"] == group:
+                for cache in ins.tensors("o"):
+                    part = self.arena[cache.offset : cache.offset + cache.nbytes]
+                    pools.append(part.reshape(ins.values["heads"], self._program.n_pages, -1))
+        return pools
+
+    def copy_page(self, group: int, source: int, target: int) -> None:
+        """Copy a page in every layer of a group."""
+        for pool in self._copies[group]:
+            pool[:, target] = pool[:, source]
+
+    def ahead(
+        self, token: int, start: int, n: int, ends: Sequence[int], sampler: Sampler | None
+    ) -> Iterator[int] | None:
+        """None: the host draws every id."""
+
+    def close(self) -> None:
+        """Stop the threads; the arena goes with the object."""
+        self._executor.close()

@@ -1,0 +1,218 @@
+"""`Sequence` owns what belongs to one text: its ids, its pages of the KV cache, what draws its next id."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from ..errors import InputError
+from .generate import Generation, check_ids, collect, params_from, tokens
+from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+    from collections.abc import Sequence as Ids
+    from typing import Unpack
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .generate import Token
+    from .pages import Table
+    from .sampling import Sampler
+    from .session import Session
+
+    Prompt = str | Ids[int] | NDArray[np.integer[Any]]
+
+__all__ = ["Codec", "Sequence", "Text"]
+
+
+class Codec(Protocol):
+    """From a text to ids and back: what a sequence asks of a tokenizer."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text."""
+
+    def decode(self, ids: Ids[int]) -> str:
+        """Text of ids."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a model's texts become ids. `codec` reads the tokenizer when it is first asked, and raises where none is."""
+
+    codec: Callable[[], Codec | None] = lambda: None
+    has_codec: Callable[[], bool] = lambda: False
+    bos_ids: tuple[int, ...] = ()
+    eos_ids: tuple[int, ...] = ()
+    load_s: float = 0.0
+
+
+#: Of a model without a tokenizer.
+NO_TEXT = Text()
+
+
+class Sequence:
+    """One text on a model. Made by `Model.sequence`; several may live at once, each with pages of its own.
+
+    `ids` is the whole text so far, the last id drawn included. What of it is not in the cache yet, or no longer, is
+    computed when the text goes on: another sequence may have needed the pages. Safe to use beside other sequences in
+    other threads; one sequence belongs to one caller at a time. Errors: `InputError`.
+    """
+
+    def __init__(
+        self, session: Session, text: Text = NO_TEXT, *, table: Table | None = None, ids: Ids[int] = ()
+    ) -> None:
+        """Made by `Model.sequence` and `fork`."""
+        self._session, self._text, self._ids = session, text, list(ids)
+        self._table = session.admit(table)
+        self._following: Iterator[int] | None = None
+        self._closed = False
+        self._leave = weakref.finalize(self, session.left.append, self._table)
+
+    @property
+    def ids(self) -> list[int]:
+        """The text's ids, a copy."""
+        return list(self._ids)
+
+    def __len__(self) -> int:
+        """Ids so far."""
+        return len(self._ids)
+
+    @property
+    def n_context(self) -> int:
+        """Positions that the model has reserved for a text."""
+        return self._session.n_context
+
+    @property
+    def n_vocab(self) -> int:
+        """Entries of the vocabulary."""
+        return self._session.n_vocab
+
+    @property
+    def table(self) -> Table:
+        """What it holds of the cache."""
+        return self._table
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while the model works for a sequence, from a step to the id that is drawn from it."""
+        return self._session.lock
+
+    def append(self, ids: Ids[int]) -> None:
+        """Add checked ids to the text; nothing is computed yet."""
+        self._check_open()
+        self._ids += ids
+
+    def advance(self, n_logits: int = 1) -> None:
+        """Compute what is not in the cache; the session then holds logits of the last `n_logits` ids."""
+        self._check_open()
+        self._following = None
+        self._session.compute(self, self._ids, n_logits)
+
+    def feed(self, ids: object) -> NDArray[np.float32]:
+        """Append ids and return the logits after the last, float32 [n_vocab], a copy."""
+        wanted = self._checked(ids)
+        with self.lock:
+            self.append(wanted)
+            self.advance()
+            return self._session.logits[-1].copy()
+
+    def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
+        """Draw the next id, greedily where there is no sampler, and append it; at most `left` are drawn from now on.
+
+        The model may work ahead, up to one of `ends`. The caller holds `lock`.
+        """
+        self._check_open()
+        session, n = self._session, len(self._ids)
+        if self._table.cached < n - 1 or self._table is not session.ahead_of:
+            self._following = None
+        if self._following is None and self._table.cached == n - 1:
+            self._following = session.ahead(self, self._ids[-1], n - 1, left, ends, sampler)
+        token = next(self._following, None) if self._following is not None else None
+        if token is None:
+            if self._table.cached < n or session.last is not self._table:
+                self.advance()
+            token = session.argmax if sampler is None else sampler.draw(session.logits[-1], n)
+        else:
+            self._table.cached = n
+        self._ids.append(token)
+        return token
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    def tokens(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[Token]:
+        """Go on: ids, pieces of text, finish reason and timings, a token at a time. Parameters are checked at once.
+
+        A text in `prompt` is encoded with the tokenizer's special tokens only where the sequence begins with it.
+        """
+        text, is_text = self._text, isinstance(prompt, str)
+        params = params_from(eos_ids=text.eos_ids, **parameters)
+        codec = text.codec() if is_text or params.stop or text.has_codec() else None
+        ids: object = prompt
+        if isinstance(prompt, str) and codec is not None:
+            ids = codec.encode(prompt, add_special_tokens=not self._ids)
+            ids = ids if ids or self._ids else list(text.bos_ids[:1])
+        return tokens(self, ids, params, None if codec is None else codec.decode, load_s=text.load_s)
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    def stream(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:
+        """Go on, and return the new text in pieces as it comes."""
+        made = self.tokens(prompt, **parameters)
+        return (t.text for t in made if t.text)
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
+        """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings` of what is new."""
+        return collect(self.tokens(prompt, **parameters))
+
+    def fork(self) -> Sequence:
+        """Another sequence that begins with this text and shares its pages."""
+        self._check_open()
+        with self.lock:
+            table = self._session.pages.share(self._table)
+            return Sequence(self._session, self._text, table=table, ids=self._ids)
+
+    def truncate(self, n: int) -> None:
+        """Keep the first `n` ids."""
+        self._check_open()
+        if isinstance(n, bool) or not 0 <= n <= len(self._ids):
+            msg = f"truncate({n!r}): expected 0 to {len(self._ids)}, the ids that the sequence has"
+            raise InputError(msg)
+        with self.lock:
+            self._following = None
+            del self._ids[n:]
+            self._session.truncate(self._table, int(n))
+
+    def close(self) -> None:
+        """Give the pages back. Harmless when done twice."""
+        self._closed, self._following = True, None
+        self._leave()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """How long it is."""
+        state = "closed" if self._closed else f"{self._table.cached} in the cache"
+        return f"<miaotui.Sequence of {len(self._ids)} ids, {state}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "this sequence was closed; make another with model.sequence()"
+            raise InputError(msg)
+
+    def _checked(self, ids: object) -> list[int]:
+        """Ids that fit behind those that are there."""
+        wanted = check_ids(ids, self.n_vocab)
+        if len(self._ids) + len(wanted) > self.n_context:
+            over = len(self._ids) + len(wanted) - self.n_context
+            msg = f"{len(wanted)} ids after {len(self._ids)}: {over} more than the context of {self.n_context}"
+            raise InputError(msg)
+        return wanted
