@@ -1,4 +1,4 @@
-"""The room that turns files into weights: header, checkpoint, hub, tokenizer, config, plan, pack.
+"""The package that turns files into weights: header, checkpoint, hub, tokenizer, config, plan, pack.
 
 It knows Hugging Face's spellings and file formats, and of the runtime only its records (`runtime.spec`).
 """

@@ -1,4 +1,4 @@
-"""The room that knows arrays, never files: op table, forward, program, arena, interpreters, sampling."""
+"""The package that knows arrays, never files: op table, forward, program, arena, interpreters, sampling."""
 
 from __future__ import annotations
 

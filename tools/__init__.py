@@ -1,4 +1,4 @@
-"""The room that joins runtime and loader into what people run: command line, inspect, perplexity, bench, demo."""
+"""The package that joins runtime and loader into what people run: command line, inspect, perplexity, bench, demo."""
 
 from __future__ import annotations
 

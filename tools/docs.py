@@ -1,4 +1,4 @@
-"""Pages written from the parsers: the README's table of commands, and docs/cli.md with every option.
+"""Pages written from the sources: the README's table of commands, docs/cli.md with every option, docs/packages.svg.
 
 python -m miaotui.tools.docs            # in a clone: write them
 python -m miaotui.tools.docs --check    # or say which of them are not as the parsers are; 1 where one is not
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .cli import COMMANDS
+from .packages_picture import packages_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +42,8 @@ def pages(root: Path) -> dict[Path, str]:
         msg = f"{readme}: expected a README with one pair of commands' marks; run this in a clone of the repository"
         raise InputError(msg)
     table = MARKED.sub(lambda marks: f"{marks[1]}{command_table()}{marks[2]}", text)
-    return {readme: table, root / "docs" / "cli.md": cli_page()}
+    docs = root / "docs"
+    return {readme: table, docs / "cli.md": cli_page(), docs / "packages.svg": packages_picture(root)}
 
 
 def command_table() -> str:
