@@ -101,8 +101,8 @@ def load(  # noqa: PLR0913 (keywords)
         config = plan.config
         context = reserved(config, max_context)
         chunk = min(prefill_chunk or PREFILL_CHUNK[device], context)
-        rows, n_threads = min(LOGIT_ROWS, chunk), threads_of(threads)
-        shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "rows": rows, "fast": fast}
+        n_logits, n_threads = min(LOGIT_ROWS, chunk), threads_of(threads)
+        shape: dict[str, Any] = {"n_context": context, "chunk": chunk, "n_logits": n_logits, "fast": fast}
         shape["threads"] = n_threads if free is None else 1  # a GPU's scratch is that of one
         program = record(config, planned(plan), **shape, kv_cache=kv_cache)
         memory = predicted_memory(plan, program, device)
@@ -253,7 +253,7 @@ class Model:
         wanted = [self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)]
         self._acquire()
         try:
-            return self._session.packed(wanted)
+            return self._session.last_logits(wanted)
         finally:
             self._release()
 
@@ -271,8 +271,8 @@ class Model:
         out = np.empty((len(wanted), width), np.float32)
         self._acquire()
         try:
-            for at in range(0, len(wanted), self._session.rows):
-                part = wanted[at : at + self._session.rows]
+            for at in range(0, len(wanted), self._session.n_logits):
+                part = wanted[at : at + self._session.n_logits]
                 self._session.step(part, at, len(part))
                 out[at : at + len(part)] = getattr(self._session, what)
         finally:

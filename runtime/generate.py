@@ -56,7 +56,7 @@ class SessionLike(Protocol):
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """[rows, n_vocab] of the last step; a view that the next step overwrites."""
+        """[n_logits, n_vocab] of the last step; a view that the next step overwrites."""
         ...
 
     @property
@@ -64,7 +64,7 @@ class SessionLike(Protocol):
         """Id of the largest logit of the last row, the first of equals."""
         ...
 
-    def step(self, ids: Sequence[int], start: int, rows: int = 1) -> None:
+    def step(self, ids: Sequence[int], start: int, n_logits: int = 1) -> None:
         """Feed `ids` at positions `start`..; any number up to the context."""
         ...
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from .kvcache import pages_of
 from .memory import zeroed
 from .program import record
 from .rope import RopeTable
+from .step import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,47 +43,46 @@ class Session:
         *,
         n_context: int,
         chunk: int = 128,
-        rows: int = 32,
+        n_logits: int = 32,
         threads: int = 1,
         kv_cache: str = "f32",
         fast: bool = False,
     ) -> None:
-        """`chunk`: most tokens a pass; `rows`: most tokens whose logits a step gives; the rest as of `Recorder`."""
+        """`chunk`: most tokens a pass; `n_logits`: most tokens whose logits a pass gives; the rest as of `Recorder`."""
         chunk = max(1, min(chunk, n_context))
-        rows = max(1, min(rows, chunk))
+        n_logits = max(1, min(n_logits, chunk))
         table = RopeTable(config, n_context)
         self.program: Program = record(
             config,
             weights,
             n_context=n_context,
             chunk=chunk,
-            rows=rows,
+            n_logits=n_logits,
             threads=threads,
             kv_cache=kv_cache,
             fast=fast,
             table=table,
         )
         from .cpu import link  # noqa: PLC0415 (the machine's code is loaded only now)
-        from .cpu.layout import S_IDS  # noqa: PLC0415 (as above)
         from .cpu.target import debugging  # noqa: PLC0415 (as above)
 
         self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, threads
-        self.chunk, self.rows = chunk, rows
+        self.chunk, self.n_logits = chunk, n_logits
         self.table, self.weights = table, weights  # addresses point into these
         addresses = link.addresses(i.kernel for i in self.program.code)
         self.code = self.program.encode(addresses.__getitem__)
         self.arena = zeroed(self.program.arena_bytes)
-        self._ids = np.zeros(chunk, np.int64)
-        self._words = np.zeros(16, np.int64)
-        self._words[S_IDS] = self._ids.ctypes.data
+        self._batch = Batch(chunk, n_logits)
+        pages = np.arange(pages_of(n_context), dtype=np.int32)
+        self._tables = np.tile(pages, (max(1, len(self.program.groups)), 1))
         self._logits, self._hidden = (self._view(t) for t in (self.program.logits, self.program.hidden))
         self._last = 0
         self._executor: Team | Prange | Checked = link.executor(threads)
         if debugging():
             from .cpu.bounds import Checked  # noqa: PLC0415 (loads LLVM's compiler)
 
-            self._executor = Checked(self._executor, self.program, self.code, self._words)
-        self._executor.bind(self.code.ctypes.data, len(self.code), self.arena.ctypes.data, self._words.ctypes.data)
+            self._executor = Checked(self._executor, self.program, self.code, self._batch)
+        self._executor.bind(self.code.ctypes.data, len(self.code), self.arena.ctypes.data, self._batch.address)
 
     def _view(self, t: Tensor) -> NDArray[np.float32]:
         return self.arena[t.offset : t.offset + t.nbytes].view(np.float32).reshape(-1, t.width)
@@ -89,58 +90,87 @@ class Session:
     def _first(self, n: int, t: Tensor) -> NDArray[np.float32]:
         return self._view(t)[:n]
 
-    def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int = 1) -> None:
-        """Feed `ids` at positions start, start + 1, ...; keep logits and hidden states of the last `rows` tokens.
+    def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int = 1) -> None:
+        """Feed `ids` at positions start, start + 1, ...; keep logits and hidden states of the last `n_logits` tokens.
 
-        What lies in the cache at `start` and behind is overwritten. Bits do not depend on how a text is cut in steps.
+        What lies in the cache at `start` and after is overwritten. Bits do not depend on how a text is cut in steps.
         """
-        self._check(ids, start, rows)
+        self._check(ids, start, n_logits)
         n = len(ids)
-        last = n - rows if rows > 1 else n - 1  # the wanted rows must lie in one pass
+        last = n - n_logits if n_logits > 1 else n - 1  # the tokens that get logits must lie in one pass
         at = 0
         while at < n:
             size = min(self.chunk, n - at)
             if at < last < at + size and at + size < n:
                 size = last - at
-            self._pass(ids[at : at + size], start + at, rows if at + size == n else 0)
+            self._pass(ids[at : at + size], start + at, n_logits if at + size == n else 0)
             at += size
 
-    def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
-        """float32 [sequences, n_vocab]: logits of the last token of each, one sequence after the other.
+    def last_logits(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+        """float32 [sequences, n_vocab]: logits of the last token of each, as if each were alone, the same bits.
 
-        The cache is overwritten from its first row on. Errors: `InputError`, before any is fed.
+        As many as fit a pass are one: `chunk` tokens, `n_logits` sequences, the pages that there are; one that is
+        longer than a pass takes several of its own. The cache is overwritten from its first page on. Errors:
+        `InputError`, before any is fed.
         """
         for s in sequences:
             self._check(s, 0, min(1, len(s)))
-        out = np.empty((len(sequences), self.n_vocab), np.float32)
-        for i, s in enumerate(sequences):
-            self.step(s, 0)
-            out[i] = self.logits
+        out, at = np.empty((len(sequences), self.n_vocab), np.float32), 0
+        while at < len(sequences):
+            size = self._fitting(sequences[at:])
+            if size > 1:
+                self._pass_of(sequences[at : at + size])
+            else:
+                self.step(sequences[at], 0)
+            out[at : at + size] = self.logits
+            at += size
         return out
 
-    def _check(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
+    def _fitting(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> int:
+        """How many of the first are one pass, at least 1."""
+        tokens = pages = 0
+        for i, s in enumerate(sequences[: self.n_logits]):
+            tokens, pages = tokens + len(s), pages + pages_of(len(s))
+            if tokens > self.chunk or pages > self.program.n_pages:
+                return max(1, i)
+        return min(len(sequences), self.n_logits)
+
+    def _check(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         n = len(ids)
         if n < 1 or start < 0 or start + n > self.n_context:
             msg = f"{n} tokens at position {start} do not fit a context of {self.n_context}"
             raise InputError(msg)
-        if not 0 <= rows <= min(n, self.rows):
-            msg = f"logits of {rows} tokens asked for; a step gives 0 to {min(n, self.rows)}"
+        if not 0 <= n_logits <= min(n, self.n_logits):
+            msg = f"logits of {n_logits} tokens asked for; a step gives 0 to {min(n, self.n_logits)}"
             raise InputError(msg)
         if min(ids) < 0 or max(ids) >= self.n_vocab:
             msg = f"token id {min(ids) if min(ids) < 0 else max(ids)} is outside the vocabulary 0 .. {self.n_vocab - 1}"
             raise InputError(msg)
 
-    def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
-        n = len(ids)
-        self._ids[:n] = ids
-        self._words[:3] = n, start, rows
+    def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
+        self._one(ids, start, n_logits)
         self._executor.step()
-        self._last = rows
+        self._last = n_logits
+
+    def _one(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
+        """Make the batch that of one sequence, whose pages are the pool's in order."""
+        self._batch.clear()
+        self._batch.add(ids, start, self._tables.ctypes.data, n_logits)
+
+    def _pass_of(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
+        """One pass over several sequences from their beginnings, each in the pages that follow the one's before."""
+        self._batch.clear()
+        page = 0
+        for s in sequences:  # tables that begin further on name the pages from there on
+            self._batch.add(s, 0, self._tables.ctypes.data + self._tables.itemsize * page, 1)
+            page += pages_of(len(s))
+        self._executor.step()
+        self._last = len(sequences)
 
     def timed_step(self, ids: Sequence[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each, less an empty program's."""
-        self.step(ids, start)  # checks them, and leaves ids and step block as this pass wants them
-        table, blocks = self.code.ctypes.data, (self.arena.ctypes.data, self._words.ctypes.data)
+        self.step(ids, start)  # checks them, and leaves the batch as this pass needs it
+        table, blocks = self.code.ctypes.data, (self.arena.ctypes.data, self._batch.address)
         seconds = np.empty(len(self.code))
         try:
             empty = [self._timed(table, 0, *blocks) for _ in range(32)]
@@ -159,17 +189,16 @@ class Session:
     def watched_step(self, ids: Sequence[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
         """`step` without logits, an instruction at a time: `watch(instruction, view)` is called before each one.
 
-        An instruction's inputs are all there before it runs, and perhaps not behind it: results may lie over them.
+        An instruction's inputs are all there before it runs, and perhaps not after it: results may lie over them.
         `view(tensor)` gives such an input, float32 [tokens of the pass, width], for as long as the call lasts.
         """
         self._check(ids, start, 0)
-        table, blocks = self.code.ctypes.data, (self.arena.ctypes.data, self._words.ctypes.data)
+        table, blocks = self.code.ctypes.data, (self.arena.ctypes.data, self._batch.address)
         try:
             for at in range(0, len(ids), self.chunk):
                 part = ids[at : at + self.chunk]
                 n = len(part)
-                self._ids[:n] = part
-                self._words[:3] = n, start + at, 0
+                self._one(part, start + at, 0)
                 view = partial(self._first, n)
                 for i, instruction in enumerate(self.program.code):
                     watch(instruction, view)
@@ -181,18 +210,18 @@ class Session:
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """[rows, n_vocab] of the last step: a view of the arena, overwritten by the next."""
+        """[n_logits, n_vocab] of the last step: a view of the arena, overwritten by the next."""
         return self._logits[: self._last]
 
     @property
     def hidden(self) -> NDArray[np.float32]:
-        """[rows, d_model] behind the final norm: a view of the arena, overwritten by the next step."""
+        """[n_logits, d_model] after the final norm: a view of the arena, overwritten by the next step."""
         return self._hidden[: self._last]
 
     @property
     def argmax(self) -> int:
         """Greedy id of the last row, the first of equals; -1 if there is none."""
-        return int(self._words[4])
+        return int(self._batch.results[self._last - 1]) if self._last else -1
 
     def close(self) -> None:
         """Stop the threads. The arena goes with the object."""

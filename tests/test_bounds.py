@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from miaotui.errors import BackendError
 from miaotui.runtime.cpu.target import code_key, debugging
+from miaotui.runtime.step import T_ID
 from miaotui.tools import demo
 
 IDS = [int(i) for i in np.random.default_rng(5).integers(3, 200, 37)]
@@ -47,7 +48,7 @@ def too_many_rows(session):
 def no_such_token(session):
     """An id that nobody checked."""
     session.step(IDS, 0)
-    session._ids[3] = session.n_vocab
+    session._batch.tokens[3, T_ID] = session.n_vocab
 
 
 @pytest.mark.skipif(debugging(), reason="the whole run has MIAOTUI_DEBUG")

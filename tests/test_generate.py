@@ -42,9 +42,9 @@ class Table:
         self.interrupt_at = interrupt_at
         self.rule = rule or (lambda ids: (ids[-1] + 1) % N_VOCAB)
 
-    def step(self, ids, start, rows=1):
+    def step(self, ids, start, n_logits=1):
         """Record the call, and make logits from all ids so far."""
-        assert rows == 1
+        assert n_logits == 1
         assert start <= len(self.fed), "a position was skipped"
         assert start + len(ids) <= self.n_context, "over the context"
         self.calls.append((len(ids), start))

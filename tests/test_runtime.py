@@ -87,16 +87,16 @@ def test_bits_do_not_depend_on_threads_or_on_how_the_prompt_is_cut(
 ) -> None:
     config, weights = open_weights(request.getfixturevalue(which), quantize)
     n = len(IDS)
-    one = Session(config, weights, n_context=64, chunk=64, rows=64, kv_cache=kv_cache)
+    one = Session(config, weights, n_context=64, chunk=64, n_logits=64, kv_cache=kv_cache)
     whole = run(one, IDS, [n])
-    session = Session(config, weights, n_context=64, chunk=64, rows=64, threads=threads, kv_cache=kv_cache)
+    session = Session(config, weights, n_context=64, chunk=64, n_logits=64, threads=threads, kv_cache=kv_cache)
     for cut in range(1, n):
         poison(session)
         assert np.array_equal(run(session, IDS, [cut, n - cut]), whole), cut
     poison(session)
     assert np.array_equal(run(session, IDS, [1] * n), whole)
     for chunk in (1, 3, 16, 17):
-        cut = Session(config, weights, n_context=64, chunk=chunk, rows=1, threads=threads, kv_cache=kv_cache)
+        cut = Session(config, weights, n_context=64, chunk=chunk, n_logits=1, threads=threads, kv_cache=kv_cache)
         cut.step(IDS, 0)
         assert np.array_equal(cut.logits[-1], whole[-1]), chunk
         cut.close()
@@ -110,9 +110,9 @@ def test_fast_products_are_the_same_for_every_cut_on_one_machine(tmp_path: Path,
     config = json.loads((llama(tmp_path) / "config.json").read_text())
     write_checkpoint(tmp_path, Drawn(config, "BF16", 3))
     cfg, weights = open_weights(tmp_path)
-    exact = run(Session(cfg, weights, n_context=64, chunk=64, rows=64), IDS, [len(IDS)])
-    whole = run(Session(cfg, weights, n_context=64, chunk=64, rows=64, fast=True), IDS, [len(IDS)])
-    session = Session(cfg, weights, n_context=64, chunk=64, rows=64, threads=threads, fast=True)
+    exact = run(Session(cfg, weights, n_context=64, chunk=64, n_logits=64), IDS, [len(IDS)])
+    whole = run(Session(cfg, weights, n_context=64, chunk=64, n_logits=64, fast=True), IDS, [len(IDS)])
+    session = Session(cfg, weights, n_context=64, chunk=64, n_logits=64, threads=threads, fast=True)
     for sizes in ([1] * len(IDS), [3] * (len(IDS) // 3) + [len(IDS) % 3], [17, len(IDS) - 17]):
         poison(session)
         assert np.array_equal(run(session, IDS, [n for n in sizes if n]), whole)
@@ -221,7 +221,7 @@ def test_every_tensor_lies_inside_the_arena_and_none_alive_overlap(small: Path) 
 def test_every_hazard_has_a_wait_and_every_wait_a_hazard(small: Path) -> None:
     """Instructions i < j that touch the same bytes, one of them writing, are parted by a wait in (i, j]."""
     config, weights = open_weights(small)
-    session = Session(config, weights, n_context=64, chunk=64, rows=64, threads=2)
+    session = Session(config, weights, n_context=64, chunk=64, n_logits=64, threads=2)
     code = session.program.code
     session.close()
 
@@ -242,7 +242,7 @@ def test_every_hazard_has_a_wait_and_every_wait_a_hazard(small: Path) -> None:
 def test_waits_have_teeth(small: Path) -> None:
     """With every wait dropped, two threads are seen to go wrong: the barriers are there for a reason."""
     config, weights = open_weights(small)
-    session = Session(config, weights, n_context=64, chunk=64, rows=len(IDS), threads=2)
+    session = Session(config, weights, n_context=64, chunk=64, n_logits=len(IDS), threads=2)
     session.step(IDS, 0, len(IDS))
     wanted = session.logits.copy()
     session.code[:, HEADER.index("wait")] = 0

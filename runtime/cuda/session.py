@@ -44,24 +44,24 @@ class CudaSession(Session):
         *,
         n_context: int,
         chunk: int = 128,
-        rows: int = 32,
+        n_logits: int = 32,
         kv_cache: str = "f32",
         fast: bool = False,
     ) -> None:
         """As `Session`, on `device`, which closes with it. Errors: `BackendError`."""
         chunk = max(1, min(chunk, n_context))
-        rows = max(1, min(rows, chunk))
+        n_logits = max(1, min(n_logits, chunk))
         self.table, self.weights = RopeTable(config, n_context), weights
-        self.program = record(config, weights, n_context=n_context, chunk=chunk, rows=rows, kv_cache=kv_cache,
-                              fast=fast, table=self.table)  # fmt: skip
+        self.program = record(config, weights, n_context=n_context, chunk=chunk, n_logits=n_logits,
+                              kv_cache=kv_cache, fast=fast, table=self.table)  # fmt: skip
         self.n_context, self.n_vocab, self.threads = n_context, config.n_vocab, 1
-        self.chunk, self.rows = chunk, rows
+        self.chunk, self.n_logits = chunk, n_logits
         self.machine = Interpreter(device, self.program)
         self._last = 0
 
-    def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
-        self.machine.step(ids, start, rows)
-        self._last = rows
+    def _pass(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
+        self.machine.step(ids, start, n_logits)
+        self._last = n_logits
 
     def ahead(
         self, token: int, start: int, n: int, ends: Sequence[int], sampler: Sampler | None = None
@@ -109,10 +109,10 @@ class CudaSession(Session):
         msg = f"the GPU drew no id at position {position}, where {drawn} is to be drawn"
         raise BackendError(msg)
 
-    def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+    def last_logits(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
         """float32 [sequences, n_vocab]: logits of the last token of each, as if each were alone, the same bits.
 
-        As many as fit a pass lie one behind the other in it (`chunk` tokens, `rows` sequences); one that is longer than
+        As many as fit a pass lie one after the other in it (`chunk` tokens, `n_logits` sequences); one longer than
         a pass takes several of its own. The cache is overwritten from its first row on. Errors: `InputError`.
         """
         for s in sequences:
@@ -132,7 +132,7 @@ class CudaSession(Session):
 
     def _fitting(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> int:
         """How many of the first are one pass."""
-        ends = np.cumsum([len(s) for s in sequences[: self.rows]])
+        ends = np.cumsum([len(s) for s in sequences[: self.n_logits]])
         return int(np.searchsorted(ends, self.chunk, side="right"))
 
     def timed_step(self, ids: Sequence[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
@@ -160,12 +160,12 @@ class CudaSession(Session):
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """[rows, n_vocab] of the last step, a copy."""
+        """[n_logits, n_vocab] of the last step, a copy."""
         return self.machine.tensor(self.program.logits, self._last)
 
     @property
     def hidden(self) -> NDArray[np.float32]:
-        """[rows, d_model] behind the final norm, a copy."""
+        """[n_logits, d_model] after the final norm, a copy."""
         return self.machine.tensor(self.program.hidden, self._last)
 
     @property

@@ -27,7 +27,7 @@ def decoder(ops: Any, cfg: Config, w: Weights, table: RopeTable) -> tuple[Any, A
         if layer.ffn_norm is not None:
             h = norm(ops, cfg, x, layer.ffn_norm, layer.ffn_norm_bias)
             x = feed_forward(ops, cfg, layer, x=h, residual=x)
-    h = norm(ops, cfg, ops.take_last(x), w.norm, w.norm_bias)  # [R, d_model]
+    h = norm(ops, cfg, ops.take_rows(x), w.norm, w.norm_bias)  # [R, d_model]
     logits = ops.linear(h, w.head)
     ops.argmax(logits)
     return h, logits

@@ -114,9 +114,15 @@ def facts(  # noqa: PLR0913 - keywords, as of `load`
         account = hashed(account, plan, checkpoint) if receipt == "hash" else account
         n_context = _context(config, context, DEFAULT_CONTEXT)
         chunk, n_threads = min(PREFILL_CHUNK[device], n_context), _threads(threads) if device == "cpu" else 1
-        rows = min(LOGIT_ROWS, chunk)
+        n_logits = min(LOGIT_ROWS, chunk)
         recorded = record(
-            config, planned(plan), n_context=n_context, chunk=chunk, rows=rows, threads=n_threads, kv_cache=kv_cache
+            config,
+            planned(plan),
+            n_context=n_context,
+            chunk=chunk,
+            n_logits=n_logits,
+            threads=n_threads,
+            kv_cache=kv_cache,
         )
         bytes_of: Counter[str] = Counter()
         for tensor in checkpoint.tensors.values():

@@ -147,7 +147,7 @@ def _feed(  # noqa: PLR0913 - keywords
         nonlocal at
         if statistics is not None:
             add_input(statistics, instruction, view, hessian=hessian)
-        if instruction.op == "take_last":
+        if instruction.op == "take_rows":
             x = view(instruction.tensors("i")[0])
             out[at : at + len(x)] = x
             at += len(x)
@@ -176,4 +176,4 @@ def _of_one_layer(model: Model, i: int, layer: LayerWeights, stream: F32 | None)
     )
     weights = Weights(embed, (layer,), whole.norm, embed, whole.norm_bias, positions)
     n, chunk = model.n_context, model.session.chunk
-    return Session(config, weights, n_context=n, chunk=chunk, rows=1, threads=model.threads)
+    return Session(config, weights, n_context=n, chunk=chunk, n_logits=1, threads=model.threads)
