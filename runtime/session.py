@@ -75,6 +75,7 @@ class Session:
         self._batch = Batch(chunk, n_logits)
         pages = np.arange(pages_of(n_context), dtype=np.int32)
         self._tables = np.tile(pages, (max(1, len(self.program.groups)), 1))
+        self._tables_at = int(self._tables.ctypes.data)  # asked for at each step it would leave cycles of objects
         self._logits, self._hidden = (self._view(t) for t in (self.program.logits, self.program.hidden))
         self._last = 0
         self._executor: Team | Prange | Checked = link.executor(threads)
@@ -155,14 +156,14 @@ class Session:
     def _one(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         """Make the batch that of one sequence, whose pages are the pool's in order."""
         self._batch.clear()
-        self._batch.add(ids, start, self._tables.ctypes.data, n_logits)
+        self._batch.add(ids, start, self._tables_at, n_logits)
 
     def _pass_of(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
         """One pass over several sequences from their beginnings, each in the pages that follow the one's before."""
         self._batch.clear()
         page = 0
         for s in sequences:  # tables that begin further on name the pages from there on
-            self._batch.add(s, 0, self._tables.ctypes.data + self._tables.itemsize * page, 1)
+            self._batch.add(s, 0, self._tables_at + self._tables.itemsize * page, 1)
             page += pages_of(len(s))
         self._executor.step()
         self._last = len(sequences)
