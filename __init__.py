@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .runtime.generate import GenerateParams, Generation, Timings, Token
     from .runtime.parameters import GenerateKwargs
     from .runtime.sampling import SamplingParams
+    from .runtime.sequence import Sequence
     from .runtime.spec import Config
 
     __version__: str
@@ -37,6 +38,7 @@ __all__ = [
     "Model",
     "PrunePlan",
     "SamplingParams",
+    "Sequence",
     "Timings",
     "Token",
     "__version__",
@@ -55,6 +57,7 @@ _HOMES = {
     "Model": ".model",
     "PrunePlan": ".loader.prune.plan",
     "SamplingParams": ".runtime.sampling",
+    "Sequence": ".runtime.sequence",
     "Timings": ".runtime.generate",
     "Token": ".runtime.generate",
     "errors": "",

@@ -87,7 +87,7 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         planned(plan),
         n_context=context,
         chunk=chunk,
-        rows=min(LOGIT_ROWS, chunk),
+        n_logits=min(LOGIT_ROWS, chunk),
         threads=1 if request.gpu else request.n_threads,  # a GPU's scratch is that of one
         kv_cache=request.kv_cache,
         fast=request.fast,

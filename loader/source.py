@@ -126,8 +126,8 @@ class Source:
         if self.packed:
             return ""
         outputs = self.tensor.shape[-1 if self.transposed else 0]
-        rows = "" if self.rows == ((0, outputs),) else _summary_line(self.rows)
-        columns = "" if self.columns is None else _summary_line(self.columns)
+        rows = "" if self.rows == ((0, outputs),) else _ranges_text(self.rows)
+        columns = "" if self.columns is None else _ranges_text(self.columns)
         axes = [columns, rows] if self.transposed else [rows, columns]
         while axes and not axes[-1]:
             axes.pop()
@@ -166,7 +166,7 @@ class Source:
         return None if self.columns is None else as_indices(self.columns)
 
 
-def _summary_line(ranges: Ranges) -> str:
+def _ranges_text(ranges: Ranges) -> str:
     """One range as Python writes it; of several, how many."""
     if len(ranges) == 1:
         return f"{ranges[0][0]}:{ranges[0][1]}"

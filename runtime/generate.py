@@ -293,6 +293,7 @@ def _tokens(  # noqa: PLR0913, PLR0917 - the state of an answer
     limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
     if limit == 0:
+        text.append(prompt)
         yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt))
         return
     ends = () if params.ignore_eos else params.eos_ids

@@ -4,7 +4,8 @@ A row names the op's operands in the order in which they stand in an instruction
 what it costs, and where the formula comes from. Read by the recorder (shape checks, slots), the kernels (slots), the
 listing, the cost model and the tests (each row must have a reference and a kernel).
 
-Rows of a tensor are `T` (the step's tokens) or `R` (the tokens whose logits are wanted, the step's last `R`).
+Rows of a tensor are `T` (the step's tokens) or `R` (the tokens whose logits are wanted). What a step says of a token
+(its id, position, slot, row of logits) stands in `step.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["ACTS", "FAST", "HEADER", "OPS", "SLOTS", "Op", "slots"]
 #: The first slots of every instruction: kernel address, wait before it (0/1), rows (0: T, 1: R).
 HEADER = ("op", "wait", "rows")
 #: int64 slots of an instruction.
-SLOTS = 16
+SLOTS = 24
 
 Cost = Callable[[dict[str, int]], int]
 
@@ -40,6 +41,7 @@ class Op:
     source: str
     in_place: bool = False  # the output may take the place of the first input
     variants: tuple[str, ...] = ()  # kernels: name_variant; none: name alone
+    backends: tuple[str, ...] = ("cpu", "cuda")  # those that have all of its kernels
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,7 +50,7 @@ class Op:
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """Names of the kernels that every backend must have."""
+        """Names of the kernels that each of its backends has."""
         return tuple(f"{self.name}_{v}" for v in self.variants) or (self.name,)
 
 
@@ -64,7 +66,7 @@ _ROWS = (
     Op(
         "embed",
         "(v,d),T->(T,d)",
-        "y[t] = w[ids[t]]",
+        "y[t] = w[id[t]]",
         ("o:y", "w:w", "n:d"),
         "",
         lambda _: 0,
@@ -74,7 +76,7 @@ _ROWS = (
     Op(
         "embed_positions",
         "(c,d),T->(T,d)",
-        "y[t] = w[start + t]",
+        "y[t] = w[position[t]]",
         ("o:y", "w:w", "n:d"),
         "",
         lambda _: 0,
@@ -142,8 +144,8 @@ _ROWS = (
     Op(
         "kv_write",
         "(t,h*d),(t,h*d)->cache,cache",
-        "k_cache[head, start + t] = k[t, head]; the same for v",
-        ("o:k_cache", "o:v_cache", "i:k", "i:v", "n:heads", "n:d_head", "n:context"),
+        "k_cache[head, slot[t]] = k[t, head]; the same for v",
+        ("o:k_cache", "o:v_cache", "i:k", "i:v", "n:heads", "n:d_head", "n:context", "n:pages", "n:group"),
         "",
         lambda _: 0,
         "KV cache; Shazeer 2019, arXiv:1911.02150; rounded as in `kvcache.py`",
@@ -152,7 +154,7 @@ _ROWS = (
     Op(
         "attention",
         "(t,h*d),cache,cache->(t,h*d)",
-        "softmax(q k^T * scale) v; position - window < key <= position",
+        "softmax(q k^T * scale) v; first <= key <= last, last - window < key",
         (
             "o:y",
             "o:scratch",
@@ -163,6 +165,8 @@ _ROWS = (
             "n:kv_heads",
             "n:d_head",
             "n:context",
+            "n:pages",
+            "n:group",
             "n:window",
             "f:scale",
         ),
@@ -181,8 +185,16 @@ _ROWS = (
         "He et al. 2015, arXiv:1512.03385",
         in_place=True,
     ),
-    Op("take_last", "(T,d)->(R,d)", "y = x[T - R:]", ("o:y", "i:x", "n:d"), "", lambda _: 0, "-"),
-    Op("argmax", "(t,n)->()", "result = argmax(x[-1]), the first of equals", ("i:x", "n:n"), "", lambda d: d["n"], "-"),
+    Op("take_rows", "(T,d)->(R,d)", "y[row[t]] = x[t]", ("o:y", "i:x", "n:d"), "", lambda _: 0, "-"),
+    Op(
+        "argmax",
+        "(t,n)->(t)",
+        "result[t] = argmax(x[t]), the first of equals",
+        ("i:x", "n:n"),
+        "",
+        lambda d: d["n"],
+        "-",
+    ),
 )
 
 OPS: dict[str, Op] = {op.name: op for op in _ROWS}

@@ -17,7 +17,7 @@ from ..errors import PlanError
 from .arena import Tensor, place, waits
 from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
-from .kvcache import cache_bytes, padded_context, scratch_floats
+from .kvcache import PAGE, cache_bytes, padded_context, pages_of, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .quantized import GROUP, QUANTIZED
 from .rope import RopeTable, rope_tables
@@ -63,17 +63,28 @@ class Recorder:
     """The op table as symbols: every call appends an instruction and returns where its result will lie."""
 
     def __init__(  # noqa: PLR0913 - keywords
-        self, *, n_context: int, chunk: int, rows: int, threads: int, kv_cache: str = "f32", fast: bool = False
+        self,
+        *,
+        n_context: int,
+        chunk: int,
+        n_logits: int,
+        threads: int,
+        kv_cache: str = "f32",
+        fast: bool = False,
+        n_pages: int | None = None,
     ) -> None:
-        """`chunk`: most tokens a step; `rows`: most tokens whose logits a step gives; `kv_cache`: its dtype.
+        """`n_context`: positions of one sequence; `chunk`: most tokens a step; `n_logits`: most rows of logits.
 
-        `fast`: products of BF16 weights may round their input to BF16.
+        `kv_cache`: its dtype; `n_pages`: those in its pools (default: one sequence's). `fast`: products of BF16 weights
+        may round their input to BF16.
         """
         self.n_context, self.kv_cache, self.fast = padded_context(n_context), kv_cache, fast
-        self.capacity, self.threads = {"T": chunk, "R": rows}, threads
+        self.n_pages = pages_of(n_context) if n_pages is None else n_pages
+        self.groups: list[int | None] = []  # of layers that share page tables: their windows, None where all is seen
+        self.capacity, self.threads = {"T": chunk, "R": n_logits}, threads
         self.code: list[Instruction] = []
         self.tensors: list[Tensor] = []
-        self.caches: dict[int, tuple[Tensor, Tensor]] = {}
+        self.caches: dict[int, Instruction] = {}  # of each layer what writes them
         self.rounded: dict[tuple[str, Tensor], Tensor] = {}  # inputs of products, rounded as these want them
 
     def _tensor(self, name: str, rows: str, width: int, part: str = "activations", *, keep: bool = False) -> Tensor:
@@ -186,25 +197,34 @@ class Recorder:
         return y
 
     def kv_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
-        """Into the layer's two caches, which lie as `kvcache.py` says."""
+        """Into the layer's two pools of pages, which lie as `kvcache.py` says; `attention` names the page table."""
         d, dtype = k.width // heads, self.kv_cache
-        width = cache_bytes(dtype, heads, self.n_context, d) // FLOAT
+        width = cache_bytes(dtype, heads, self.n_pages * PAGE, d) // FLOAT
         k_cache, v_cache = (self._tensor(f"{kind}_cache", "", width, "kv_cache", keep=True) for kind in "kv")
-        self.caches[layer] = (k_cache, v_cache)
         self._emit("kv_write", dtype, "T", k_cache=k_cache, v_cache=v_cache, k=k, v=v, heads=heads, d_head=d,
-                   context=self.n_context)  # fmt: skip
+                   context=self.n_context, pages=self.n_pages, group=0)  # fmt: skip
+        self.caches[layer] = self.code[-1]
 
     def attention(  # noqa: PLR0913 - as the reference
         self, layer: int, q: Tensor, heads: int, kv_heads: int, *, window: int | None, scale: float
     ) -> Tensor:
         """[T, heads * d_head]; each thread has scratch of its own."""
-        d, (k_cache, v_cache) = q.width // heads, self.caches[layer]
+        window = None if window is None or window >= self.n_context else window
+        d, write, group = q.width // heads, self.caches[layer], self._group(window)
+        write.values["group"] = group  # which was not known when its keys were written
+        k_cache, v_cache = write.tensors("o")
         y = self._tensor("a", "T", q.width)
         scratch = self._tensor("s", "", scratch_floats(self.n_context, d) * self.threads, "scratch")
         self._emit("attention", self.kv_cache, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
-                   heads=heads, kv_heads=kv_heads, d_head=d, context=self.n_context,
+                   heads=heads, kv_heads=kv_heads, d_head=d, context=self.n_context, pages=self.n_pages, group=group,
                    window=window or self.n_context, scale=float(scale))  # fmt: skip
         return y
+
+    def _group(self, window: int | None) -> int:
+        """The number of the layers with this window: in the order in which they come."""
+        if window not in self.groups:
+            self.groups.append(window)
+        return self.groups.index(window)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """[t, d]."""
@@ -213,14 +233,14 @@ class Recorder:
         self._emit("add", "", a.rows, y=y, a=a, b=b, d=a.width)
         return y
 
-    def take_last(self, x: Tensor) -> Tensor:
+    def take_rows(self, x: Tensor) -> Tensor:
         """[T, d] -> [R, d]."""
         y = self._tensor("x", "R", x.width)
-        self._emit("take_last", "", "R", y=y, x=x, d=x.width)
+        self._emit("take_rows", "", "R", y=y, x=x, d=x.width)
         return y
 
     def argmax(self, x: Tensor) -> None:
-        """Into the step block."""
+        """[t, n] -> the step's results, an id for each row."""
         self._emit("argmax", "", x.rows, x=x, n=x.width)
 
 
@@ -240,13 +260,15 @@ class Program:
     logits: Tensor
     n_context: int
     chunk: int
-    rows: int
+    n_logits: int
     threads: int
     arena_bytes: int
     constant_bytes: int
     kv_cache: str = "f32"
     fast: bool = False  # it may round to bfloat16 where that is faster
     ropes: tuple[RopeTable, ...] = ()  # instructions hold addresses in these
+    n_pages: int = 0  # in each pool of the KV cache
+    groups: tuple[int | None, ...] = ()  # of layers that share page tables: their windows, None where all is seen
 
     @property
     def memory(self) -> dict[str, int]:
@@ -292,18 +314,18 @@ class Program:
         """One line an instruction: number, kernel, what it writes <- what it reads, weights and numbers; | waits."""
         waits = sum(i.wait for i in self.code)
         head = f"arena {self.arena_bytes:,} bytes, {len(self.code)} instructions, {waits} waits (|)"
-        lines = [f"{head}; T <= {self.chunk}, R <= {self.rows}"]
+        lines = [f"{head}; T <= {self.chunk}, R <= {self.n_logits}"]
         for n, ins in enumerate(self.code):
             out, read = (", ".join(map(str, ins.tensors(kind))) for kind in "oi")
             rest = [v.name for v in ins.values.values() if isinstance(v, Weight)]
             rest += [f"{k}={v:g}" for k, v in ins.values.items() if isinstance(v, int | float)]
             wait = "|" if ins.wait else " "
-            lines.append(f"{n:4d} {wait} {ins.kernel:20s} {out or 'result'} <- {read or 'ids'}  {' '.join(rest)}")
+            lines.append(f"{n:4d} {wait} {ins.kernel:20s} {out or 'results'} <- {read or 'tokens'}  {' '.join(rest)}")
         return lines
 
 
-#: The arena is whole pages.
-PAGE = 4096
+#: The arena is whole pages of the machine's memory.
+MEMORY_PAGE = 4096
 
 
 def _slot(value: Tensor | Weight | RopeTable | float | None, absent: int) -> int:
@@ -327,33 +349,44 @@ def record(  # noqa: PLR0913 - keywords
     *,
     n_context: int,
     chunk: int = 128,
-    rows: int = 32,
+    n_logits: int = 32,
     threads: int = 1,
     kv_cache: str = "f32",
     fast: bool = False,
+    n_pages: int | None = None,
     ropes: tuple[RopeTable, ...] | None = None,
 ) -> Program:
     """The program of a decoder; works on planned weights, reads none."""
-    ops = Recorder(n_context=n_context, chunk=chunk, rows=rows, threads=threads, kv_cache=kv_cache, fast=fast)
+    chunk = max(1, min(chunk, n_context))
+    n_logits = max(1, min(n_logits, chunk))
+    ops = Recorder(
+        n_context=n_context,
+        chunk=chunk,
+        n_logits=n_logits,
+        threads=threads,
+        kv_cache=kv_cache,
+        fast=fast,
+        n_pages=n_pages,
+    )
     ropes = rope_tables(config, n_context) if ropes is None else ropes
     hidden, logits = decoder(ops, config, weights, ropes)
     hidden.keep = logits.keep = True
     size = place(ops.tensors, len(ops.code))
     _place_waits(ops.code)
-    size = -(-size // PAGE) * PAGE
-    constants = sum(table.nbytes for table in ropes)
     return Program(
-        ops.code,
-        ops.tensors,
-        hidden,
-        logits,
-        n_context,
-        chunk,
-        rows,
-        threads,
-        size,
-        constants,
-        kv_cache,
-        fast,
-        tuple(ropes),
+        code=ops.code,
+        tensors=ops.tensors,
+        hidden=hidden,
+        logits=logits,
+        n_context=n_context,
+        chunk=chunk,
+        n_logits=n_logits,
+        threads=threads,
+        arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
+        constant_bytes=sum(table.nbytes for table in ropes),
+        kv_cache=kv_cache,
+        fast=fast,
+        ropes=tuple(ropes),
+        n_pages=ops.n_pages,
+        groups=tuple(ops.groups),
     )

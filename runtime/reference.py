@@ -32,15 +32,15 @@ class Reference:
         ids: NDArray[np.int64],
         start: int,
         caches: list[tuple[Array, Array]],
-        rows: int,
+        n_logits: int,
         *,
         kv_cache: str = "f32",
         fast: bool = False,
     ) -> None:
-        """`caches` is updated in place, rounded to `kv_cache`; `rows` last tokens reach the head."""
-        self.ids, self.start, self.caches, self.rows = np.asarray(ids), start, caches, rows
+        """`caches` is updated in place, rounded to `kv_cache`; `n_logits` last tokens reach the head."""
+        self.ids, self.start, self.caches, self.n_logits = np.asarray(ids), start, caches, n_logits
         self.kv_cache, self.fast = kv_cache, fast
-        self.result = -1
+        self.results: list[int] = []  # the greedy id of each row of logits
 
     def embed(self, w: Weight) -> Array:
         """[T, d_model]."""
@@ -141,13 +141,13 @@ class Reference:
         """Residual."""
         return a + b
 
-    def take_last(self, x: Array) -> Array:
+    def take_rows(self, x: Array) -> Array:
         """[T, d] -> [R, d]."""
-        return x[len(x) - self.rows :]
+        return x[len(x) - self.n_logits :]
 
     def argmax(self, x: Array) -> None:
-        """Of the last row; the first of equals."""
-        self.result = int(np.argmax(x[-1]))
+        """Of each row; the first of equals."""
+        self.results = [int(i) for i in x.argmax(-1)]
 
 
 def _act(x: Array, kind: Activation) -> Array:

@@ -118,7 +118,8 @@ class Sequence:
         with self.lock:
             self.append(wanted)
             self.advance()
-            return self._session.logits[-1].copy()
+            logits: NDArray[np.float32] = self._session.logits[-1].copy()
+            return logits
 
     def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
         """Draw the next id, greedily where there is no sampler, and append it; at most `left` are drawn from now on.

@@ -56,7 +56,7 @@ COMMON = "advance argmax_merge argmax_parts"
 RARE = {
     "llama_bf16": "gated_bf16_one",
     "llama_f32": "gated_f32_one",
-    "mistral_f16": "gated_f16_one rope take_last",
+    "mistral_f16": "gated_f16_one rope take_rows",
     "gpt2_int8": "gated_int8_here",
     "qwen3_mixed": "linear_int4a_one",
 }

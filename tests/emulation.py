@@ -30,7 +30,7 @@ SMALL = 4
 def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list[Tensor]]:
     """The program of a case and the tensors that its inputs go to."""
     longest = max(map(len, ids))
-    ops = Recorder(n_context=sum(map(len, ids)), chunk=longest + 2, rows=case.rows + 1, threads=1,
+    ops = Recorder(n_context=sum(map(len, ids)), chunk=longest + 2, n_logits=case.rows + 1, threads=1,
                    kv_cache=case.kv_cache, fast=case.fast)  # fmt: skip
     inputs = [ops._tensor("in", "T", x.shape[1], keep=True) for x in case.passes[0]]
     y = case.build(ops, *inputs)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from miaotui.errors import BackendError
 from miaotui.runtime.cpu.target import code_key, debugging
+from miaotui.runtime.step import T_ID
 from miaotui.tools import demo
 
 IDS = [int(i) for i in np.random.default_rng(5).integers(3, 200, 37)]
@@ -31,7 +32,7 @@ def astray(spoil):
     with miaotui.load(demo.path(), max_context=64) as model:
         spoil(model.session)
         with pytest.raises(BackendError) as got:
-            model.session._executor.step()
+            model.session.backend.run(model.session._batch)
     return [str(got.value), said({})]
 
 
@@ -40,14 +41,14 @@ def too_many_rows(session):
     session.step(IDS, 0)
     (i,) = (i for i, ins in enumerate(session.program.code) if ins.op == "linear" and ins.rows == "R")
     n = session.program.code[i].values["n"]
-    slot = list(session.code[i]).index(n)
-    session.code[i, slot] = n + 16
+    slot = list(session.backend.code[i]).index(n)
+    session.backend.code[i, slot] = n + 16
 
 
 def no_such_token(session):
     """An id that nobody checked."""
     session.step(IDS, 0)
-    session._ids[3] = session.n_vocab
+    session._batch.tokens[3, T_ID] = session.n_vocab
 
 
 @pytest.mark.skipif(debugging(), reason="the whole run has MIAOTUI_DEBUG")

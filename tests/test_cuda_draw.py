@@ -161,7 +161,7 @@ def test_why_nothing_can_be_drawn_is_said_as_on_the_cpu(tmp_path, monkeypatch):
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
         steps = model.tokens(IDS, **WANTED)
         next(steps)
-        machine = model.session.machine
+        machine = model.session.backend.machine
         norm = next(i.values["w"] for i in reversed(model.program().code) if i.op == "rms_norm")
         kept = machine.device.read(machine._weights[norm.address], norm.nbytes)
         machine.device.write(machine._weights[norm.address], np.full(norm.shape, np.nan, np.float32))

@@ -47,7 +47,7 @@ def test_the_kernel_is_its_reference(name, variant):
         ids = [d.rng.integers(0, case.n_vocab, len(p[0]) if p else d.t) for p in case.passes]
         y, result = run_on(CudaDevice(), case, ids)
         expected, expected_result = run_reference(case, ids)
-        assert result == expected_result
+        assert result == (expected_result or [-1])[-1]
         if expected is not None:
             assert np.all(np.abs(case.read(y) - expected) <= case.tolerance(expected))
             again, _ = run_on(CudaDevice(), case, ids)

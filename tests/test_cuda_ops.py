@@ -48,12 +48,17 @@ class TileDraw(SmallDraw):
         return super().array(*shape, scale=scale).astype(np.float16).astype(np.float32)
 
 
+#: Fields of ops that are the CPU's alone: a GPU's cache is one row of positions.
+PAGED = {"pages", "group"}
+
+
 def test_every_op_has_its_kernels_with_the_slots_of_the_table():
-    assert {k for op in OPS.values() for k in op.kernels} == set(KERNELS)
+    """A kernel may take fewer than there are: what only the CPU's cache has, it does not know."""
     for op in OPS.values():
         for name in op.kernels:
             got = tuple(inspect.signature(KERNELS[name].function).parameters)
-            assert got == ("arena", "step", "rows", *op.names), name
+            assert got == ("arena", "step", "rows", *(f[2:] for f in KERNELS[name].fields)), name
+            assert set(op.names) - set(got) <= PAGED, name
 
 
 LINEAR = {k.name: (name, k) for name, several in SPECIAL.items() for k in several if name.startswith("linear")}
@@ -171,7 +176,7 @@ def test_the_kernel_is_its_reference(name, variant):
         ids = [d.rng.integers(0, case.n_vocab, len(p[0]) if p else d.t) for p in case.passes]
         y, result = emulate(case, ids, schedule)
         expected, expected_result = run_reference(case, ids)
-        assert result == max(expected_result, -1)
+        assert result == (expected_result or [-1])[-1]
         if expected is not None:
             assert case.read(y).shape == expected.shape
             assert np.all(np.abs(case.read(y) - expected) <= case.tolerance(expected))

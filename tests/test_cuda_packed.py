@@ -51,7 +51,9 @@ def test_every_family(family, tmp_path):
     write_checkpoint(tmp_path, small(family))
     with miaotui.load(tmp_path, max_context=16, device="cuda") as model:
         sequences = [[3, 1], [1]]
-        assert [r.tobytes() for r in model.session.packed(sequences)] == [alone(model.session, s) for s in sequences]
+        assert [r.tobytes() for r in model.session.last_logits(sequences)] == [
+            alone(model.session, s) for s in sequences
+        ]
 
 
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
@@ -80,7 +82,7 @@ def attended(lengths, names=None, *, window, d_head=8, round_to=0, **how):
     heads, n = 2, sum(lengths)
 
     def machine_of(**how):
-        ops = Recorder(n_context=n, chunk=n, rows=len(lengths), threads=1, **how)
+        ops = Recorder(n_context=n, chunk=n, n_logits=len(lengths), threads=1, **how)
         inputs = [ops._tensor("in", "T", w, keep=True) for w in (heads * d_head, d_head, d_head)]
         ops.kv_write(0, *inputs[1:], 1)
         y = ops.attention(0, inputs[0], heads, 1, window=window, scale=d_head**-0.5)
@@ -115,17 +117,19 @@ def test_a_pass_holds_what_fits_and_plain_steps_follow(tmp_path, monkeypatch):
     write_checkpoint(tmp_path, small("llama"))
     with miaotui.load(tmp_path, max_context=32, device="cuda", prefill_chunk=4) as model:
         session, passes = model.session, []
-        packed = type(session.machine).packed
-        monkeypatch.setattr(type(session.machine), "packed", lambda m, s: (passes.append([*map(len, s)]), packed(m, s)))
+        packed = type(session.backend.machine).packed
+        monkeypatch.setattr(
+            type(session.backend.machine), "packed", lambda m, s: (passes.append([*map(len, s)]), packed(m, s))
+        )
         sequences = [[1], [3, 4, 5], [7], list(range(1, 6)), [2, 1]]
-        got = session.packed(sequences)
+        got = session.last_logits(sequences)
         assert passes == [[1, 3]]  # 1 + 5 do not fit, 5 is more than a pass, 2 is alone
         assert [row.tobytes() for row in got] == [alone(session, s) for s in sequences]
-        assert session.packed([]).shape == (0, model.config.n_vocab)
+        assert session.last_logits([]).shape == (0, model.config.n_vocab)
 
 
 @pytest.mark.parametrize("sequences", [[[1], []], [[1], [-1]], [[1], [10**6]], [[1], [1] * 33]])
 def test_no_such_sequence(sequences, tmp_path):
     write_checkpoint(tmp_path, small("llama"))
     with miaotui.load(tmp_path, max_context=32, device="cuda") as model, pytest.raises(InputError):
-        model.session.packed(sequences)
+        model.session.last_logits(sequences)

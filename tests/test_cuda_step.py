@@ -83,7 +83,7 @@ def test_a_layer_of_llama_is_six_phases(tmp_path, monkeypatch):
     got = []
     for context in (8, 300):
         with miaotui.load(tmp_path, device="cuda", kv_cache="bf16", max_context=context) as model:
-            script, n_layers = model.session.machine.script(), model.config.n_layers
+            script, n_layers = model.session.backend.machine.script(), model.config.n_layers
             got.append(script.listing())
             assert len(script.phases) == (6 if context == 8 else 7) * n_layers + 5
     assert got[0][1:7] == [
@@ -98,7 +98,7 @@ def test_a_layer_of_a_quantised_llama_is_eight_phases(quantize, tmp_path, monkey
     use(monkeypatch, "persistent")
     written(tmp_path)
     with miaotui.load(tmp_path, device="cuda", quantize=quantize, max_context=8) as model:
-        script, n_layers = model.session.machine.script(), model.config.n_layers
+        script, n_layers = model.session.backend.machine.script(), model.config.n_layers
     assert len(script.phases) == 8 * n_layers + 5
     here = f"linear_{quantize}_here"
     assert script.listing()[1:9] == [
@@ -160,7 +160,7 @@ def test_the_gates_walkers_are_those_of_programs(name, tmp_path, monkeypatch):
     long = "n_positions" if family == "gpt2" else "max_position_embeddings"
     write_checkpoint(tmp_path, replace(drawn, dtype=dtype, config=drawn.config | {long: 256}))
     with miaotui.load(tmp_path, device="cuda", **options) as model:
-        machine, parts = model.session.machine, cubins.WALKED[name].split()
+        machine, parts = model.session.backend.machine, cubins.WALKED[name].split()
         assert {k.name for k in machine.script().kernels} == {*cubins.COMMON.split(), *parts}
         assert {k.name for k in machine.script(drawing=True).kernels} == {*cubins.DRAWN.split(), *parts}
 
@@ -206,7 +206,7 @@ def test_steps_ahead_of_logits_that_are_none(tmp_path, monkeypatch):
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
         ids = model.session.ahead(3, 0, 4, ())
         norm = next(i.values["w"] for i in reversed(model.program().code) if i.op == "rms_norm")
-        machine = model.session.machine
+        machine = model.session.backend.machine
         machine.device.write(machine._weights[norm.address], np.full(norm.shape, np.nan, np.float32))
         assert next(ids) == -1
         with pytest.raises(InputError, match="-1 is outside"):
@@ -322,7 +322,7 @@ def test_a_walker_whose_gate_is_open_is_found(tmp_path, monkeypatch):
     written(tmp_path)
     use(monkeypatch, "persistent")
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
-        machine = model.session.machine
+        machine = model.session.backend.machine
         launches = machine.one()
         machine.begin([3], 0, 1)
         machine.device.write(machine.gate, np.full(walker.GATE_WORDS, 1 << 20))
@@ -357,7 +357,7 @@ def test_a_size_that_a_walker_cannot_have_is_refused(tmp_path, monkeypatch):
     written(tmp_path)
     use(monkeypatch, "phases")
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
-        machine = model.session.machine
+        machine = model.session.backend.machine
         machine.lines[0].values["d"] = SIZES
         with pytest.raises(BackendError, match=r"embed_f32: d=2,147,483,648.*MIAOTUI_CUDA_STEP"):
             machine.one()
@@ -368,7 +368,7 @@ def test_a_block_that_waits_in_vain_gives_up_and_the_next_answer_is_right(tmp_pa
     use(monkeypatch, "persistent", patience=100)
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
         wanted = model.generate(IDS, max_new_tokens=2, ignore_eos=True).ids
-        machine = model.session.machine
+        machine = model.session.backend.machine
         machine.device.write(machine.gate, np.full(1, -(1 << 20)))
         with monkeypatch.context() as hasty:
             hasty.setattr(walker, "PATIENCE", 3)

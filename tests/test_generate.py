@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 
@@ -16,7 +17,7 @@ from miaotui.runtime.generate import (
     check_ids,
     collect,
     params_from,
-    stream,
+    tokens,
 )
 from miaotui.runtime.sampling import SamplingParams, sample
 
@@ -42,9 +43,9 @@ class Table:
         self.interrupt_at = interrupt_at
         self.rule = rule or (lambda ids: (ids[-1] + 1) % N_VOCAB)
 
-    def step(self, ids, start, rows=1):
+    def step(self, ids, start, n_logits=1):
         """Record the call, and make logits from all ids so far."""
-        assert rows == 1
+        assert n_logits == 1
         assert start <= len(self.fed), "a position was skipped"
         assert start + len(ids) <= self.n_context, "over the context"
         self.calls.append((len(ids), start))
@@ -61,6 +62,38 @@ class Table:
         """Return the largest logit's id, and count the reading."""
         self.reads += 1
         return self.logits[-1].argmax()
+
+
+class Text:
+    """A sequence over a `Table`: what `tokens` asks of one, and no more."""
+
+    def __init__(self, session):
+        self.session, self.ids, self.cached, self.lock = session, [], 0, contextlib.nullcontext()
+        self.n_context, self.n_vocab = session.n_context, session.n_vocab
+
+    def __len__(self):
+        return len(self.ids)
+
+    def append(self, ids):
+        self.ids += ids
+
+    def advance(self):
+        self.session.step(self.ids[self.cached :], self.cached)
+        self.cached = len(self.ids)
+
+    def draw(self, sampler, left, ends):
+        """Compute what is pending, and draw the next."""
+        assert left > 0
+        assert all(0 <= i < self.n_vocab for i in ends)
+        if self.cached < len(self.ids):
+            self.advance()
+        drawn = sampler.draw(self.session.logits[-1], len(self.ids)) if sampler else int(self.session.argmax)
+        self.ids.append(drawn)
+        return drawn
+
+
+def stream(session, prompt, params, decode=None, **how):
+    return tokens(Text(session), prompt, params, decode, **how)
 
 
 def run(prompt, session=None, eos_ids=(), **kwargs):
@@ -154,7 +187,7 @@ def test_one_prefill_then_one_token_a_step_and_none_after_the_last():
 def test_sampling_is_the_sampler_at_each_position():
     session = Table()
     params = params_from(temperature=1.3, top_k=20, repetition_penalty=1.2, seed=5, max_new_tokens=12)
-    got = collect(stream(session, [1, 2], params, decode, sequence=3)).ids
+    got = collect(stream(session, [1, 2], params, decode, number=3)).ids
     twin, ids, want = Table(), [1, 2], []
     twin.step(ids, 0)
     for _ in range(12):

@@ -19,10 +19,10 @@ from miaotui.loader.quantize import pack_rows
 from miaotui.runtime.arena import place
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.kernels import quantized
-from miaotui.runtime.cpu.kernels.base import S_IDS
 from miaotui.runtime.program import Program, Recorder, _place_waits
 from miaotui.runtime.quantized import PANEL, quantized_shape, unpack
 from miaotui.runtime.sparse_int8 import SPREAD_PANELS, pack_sparse_int8, sparse_int8_bytes, unpack_sparse_int8
+from miaotui.runtime.step import S_T, STEP_WORDS
 from test_ops import EVERY_SPARSE, Case, exactly, run_kernels, sparse
 
 
@@ -84,7 +84,7 @@ def test_a_step_allocates_nothing(threads):
 
     rng = np.random.default_rng(3)
     n = k = 48
-    ops = Recorder(n_context=8, chunk=8, rows=1, threads=threads)
+    ops = Recorder(n_context=8, chunk=8, n_logits=1, threads=threads)
     x = ops._tensor("in", "T", k, keep=True)
     numbers, keep, y = rng.standard_normal((n, k)).astype(np.float32), rng.random((n, k)) < 0.5, x
     weights = [sparse(numbers, keep, dtype) for dtype in EVERY_SPARSE]  # alive while they are read
@@ -94,15 +94,14 @@ def test_a_step_allocates_nothing(threads):
     _place_waits(ops.code)
     program = Program(ops.code, ops.tensors, y, y, 8, 8, 1, threads, size, 0)
     code = program.encode(link.addresses(i.kernel for i in ops.code).__getitem__)
-    arena, words, ids = np.zeros(size + 64, np.uint8), np.zeros(16, np.int64), np.zeros(8, np.int64)
-    words[S_IDS] = ids.ctypes.data
+    arena, words = np.zeros(size + 64, np.uint8), np.zeros(STEP_WORDS, np.int64)
     executor = link.executor(threads)
     executor.bind(code.ctypes.data, len(code), arena.ctypes.data + -arena.ctypes.data % 64, words.ctypes.data)
     _nrt_python.memsys_enable_stats()
 
     def steps(count: int) -> None:
         for i in range(count):
-            words[0] = 1 + i % 8
+            words[S_T] = 1 + i % 8
             executor.step()
 
     steps(8)

@@ -485,7 +485,7 @@ def test_memory_is_known_before_data_is_read(tmp_path, monkeypatch):
             got = facts(path, Request(max_context=24, threads=1, prune=wish))
             assert {k: v for k, v in got["memory"].items() if k != "total"} == model.memory
             assert model.memory["allocated"] == (
-                model.session.arena.nbytes
+                model.session.backend.arena.nbytes
                 + model.memory["constants"]
                 + sum(-(-w.nbytes // 64) * 64 for w in model.session.weights if not w.mapped)
             )

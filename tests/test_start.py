@@ -174,13 +174,13 @@ def test_an_unknown_numba_compiles_for_this_process_alone(tmp_path: Path, monkey
 
     monkeypatch.setattr(emit, "object_code", moved)
     monkeypatch.delenv("MIAOTUI_QUIET", raising=False)
-    assert build.build(["take_last"], tmp_path)["take_last"] != 0
+    assert build.build(["take_rows"], tmp_path)["take_rows"] != 0
     assert "cannot be kept" in capsys.readouterr().err
-    assert cache.read(tmp_path, "take_last") is None
+    assert cache.read(tmp_path, "take_rows") is None
 
 
 def test_without_workers_everything_is_compiled_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["take_last", "argmax", "add", "kv_write_f32", "embed_f32", "rope"]
+    names = ["take_rows", "argmax", "add", "kv_write_f32", "embed_f32", "rope"]
     monkeypatch.setattr(build, "available_threads", lambda: 2)
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     got = build.build(names, tmp_path)
@@ -191,7 +191,7 @@ def test_without_workers_everything_is_compiled_here(tmp_path: Path, monkeypatch
 def test_workers_compile_what_this_process_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from miaotui.runtime.cpu import emit
 
-    names = ["take_last", "argmax", "add", "kv_write_f32", "embed_f32", "rope"]
+    names = ["take_rows", "argmax", "add", "kv_write_f32", "embed_f32", "rope"]
     monkeypatch.setattr(build, "available_threads", lambda: 2)
     assert sorted(build._by_workers(names, tmp_path)) == sorted(names)
     for name in names:

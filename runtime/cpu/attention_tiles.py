@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
-from ..kvcache import DIMS, KEYS, KV_BYTES, PAIRS
+from ..kvcache import DIMS, KEYS, KV_BYTES, PAGE, PAIRS
 from .emitters import (
     F32,
     VI,
@@ -19,9 +19,12 @@ from .emitters import (
     V,
     c64,
     const,
+    ir_choose,
     ir_fma,
+    ir_least,
     ir_load,
     ir_loop,
+    ir_most,
     ir_prefetch,
     ir_splat,
     ir_store,
@@ -51,6 +54,10 @@ def ir_load_kv(b: Any, addr: Any, kind: str) -> Any:
         return ir_load(b, addr, kind)
     bytes16 = ir.VectorType(ir.IntType(8), N)
     return b.sitofp(b.sext(b.load(ptr(b, addr, bytes16), align=1), VI), V)
+
+
+def b_mul(b: Any, x: Any, k: int) -> Any:
+    return b.mul(x, c64(k))
 
 
 def _splat_at(b: Any, addr: Any) -> Any:
@@ -134,60 +141,126 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
     return tile
 
 
-def values_tile(rows: int, vectors: int, kind: str) -> Any:
-    """out[m, v] = sum of p[m, j] v[j, 16 v :] over the keys j = lane mod 16 of blocks, for one lane of the order.
+def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
+    """out[lane, m, v] = sum of p[m, j] v[j, 16 v :] over the keys j = lane mod 16, for the lanes of the order.
 
-    (p, lane, v, row, next, scales, bounds, b0, b1, b2, b3, out): p [block][16], the lane's own weights first; blocks b1
-    to b2 are every query's; of b0 to b1 and b2 to b3 a query takes the keys bounds[m] = (first, end) alone, and no
-    other's value reaches it. `v`: the lane's first row; `next`: how far the next lane's is; `scales`: of int8 values.
+    Two operations: one page for all lanes, added to what `out` holds, which reads a page from front to back; and one
+    lane over all pages, which keeps its sums in registers, for keys that many queries share.
+
+    (p, ldp, pool, table, page_bytes, row, column, bounds, edges, page or lane, out, stride): p [group of keys, `ldp`
+    bytes apart][block][16 / rows keys][rows]; `pool`: page 0 of the head's values; `column`: bytes to the first of the
+    dimensions; `edges`: four numbers of blocks; those from the second to the third are every query's; of those from the
+    first to the second, and from the third to the last, a query takes the keys bounds[m] = (first, end) alone, and no
+    other's value reaches it. `out` has its lanes `stride` bytes apart.
     """
-    size = KV_BYTES[kind]
+    size, blocks = KV_BYTES[kind], PAGE // KEYS
 
-    @outlined(f"values_{kind}_{rows}_{vectors}", 12)
-    def tile(
-        b: Any, p: Any, lane: Any, v: Any, row: Any, following: Any, scales: Any, bounds: Any,
-        b0: Any, b1: Any, b2: Any, b3: Any, out: Any,
-    ) -> None:  # fmt: skip
-        end = b.add(v, b.mul(b3, row))
-        jump = b.sub(following, b.mul(b.sub(b3, b0), row))
-        firsts, ends = (
-            [b.load(ptr(b, b.add(bounds, c64(BOUND * m + 8 * e)), ir.IntType(64)), align=8) for m in range(rows)]
-            for e in (0, 1)
-        )
+    def page_at(b: Any, pool: Any, table: Any, page_bytes: Any, page: Any) -> Any:
+        number = b.sext(b.load(ptr(b, off(b, table, page, 4), ir.IntType(32)), align=4), ir.IntType(64))
+        return b.add(pool, b.mul(number, page_bytes))
 
-        def step(*, bounded: bool) -> Any:
-            def body(block: Any, acc: list[Any]) -> list[Any]:
-                at, w = b.add(v, b.mul(block, row)), off(b, p, block, 4 * N)
-                soon = b.add(at, c64(AHEAD))
-                soon = b.select(b.icmp_signed("<", soon, end), soon, b.add(soon, jump))
-                for line in range(0, vectors * N * size, LINE):
-                    ir_prefetch(b, b.add(soon, c64(line)))
-                values = [ir_load_kv(b, b.add(at, c64(i * N * size)), kind) for i in range(vectors)]
-                if kind == "int8":
-                    scale = _splat_at(b, off(b, scales, b.add(b.mul(block, c64(KEYS)), lane), 4))
-                    values = [b.fmul(x, scale) for x in values]
-                new = []
-                for m in range(rows):
-                    pv = _splat_at(b, b.add(w, c64(4 * m)))
-                    for i in range(vectors):
-                        old = acc[m * vectors + i]
-                        summed = ir_fma(b, pv, values[i], old)
-                        if bounded:
-                            key = b.add(b.mul(block, c64(KEYS)), lane)
-                            seen = b.and_(b.icmp_signed("<=", firsts[m], key), b.icmp_signed("<", key, ends[m]))
-                            summed = b.select(seen, summed, old)
-                        new.append(summed)
+    def word(b: Any, at: Any, i: int) -> Any:
+        return b.load(ptr(b, b.add(at, c64(8 * i)), ir.IntType(64)), align=8)
+
+    class Lane:
+        """What one lane of one page adds."""
+
+        def __init__(self, b: Any, p: Any, ldp: Any, row: Any, bounds: Any, edges: Any) -> None:
+            self.b, self.p, self.ldp, self.row, self.bounds = b, p, ldp, row, bounds
+            self.edges = [word(b, edges, i) for i in range(4)]
+
+        def sums(self, page: Any, at: Any, lane: Any, column: Any, soon: Any, acc: list[Any]) -> list[Any]:
+            """`at`: where the page lies; `soon`: what is asked for in advance while its first block is taken."""
+            b, first = self.b, b_mul(self.b, page, blocks)
+            each = KEYS // rows  # keys of a vector of weights
+            w = b.add(self.p, b.mul(b.udiv(lane, c64(each)), self.ldp))
+            w = b.add(off(b, w, b.urem(lane, c64(each)), 4 * rows), b_mul(b, first, 4 * N))
+            v = b.add(b.add(at, column), b.mul(b.mul(lane, c64(blocks)), self.row))
+            scales = b.add(off(b, b.add(at, b.mul(self.row, c64(PAGE))), lane, 4), c64(0))
+            low, middle, high, end = (ir_least(b, c64(blocks), ir_most(b, c64(0), b.sub(e, first))) for e in self.edges)
+
+            def take(*, bounded: bool) -> Any:
+                def body(block: Any, acc: list[Any]) -> list[Any]:
+                    down = b.mul(block, self.row)
+                    for line in range(0, vectors * N * size, LINE):
+                        ir_prefetch(b, b.add(b.add(soon, down), c64(line)))
+                    values = [ir_load_kv(b, b.add(b.add(v, down), c64(i * N * size)), kind) for i in range(vectors)]
+                    if kind == "int8":
+                        scale = _splat_at(b, off(b, scales, block, 4 * KEYS))
+                        values = [b.fmul(x, scale) for x in values]
+                    new, weights = [], off(b, w, block, 4 * N)
+                    for m in range(rows):
+                        pv = _splat_at(b, b.add(weights, c64(4 * m)))
+                        for i in range(vectors):
+                            old = acc[m * vectors + i]
+                            summed = ir_fma(b, pv, values[i], old)
+                            if bounded:
+                                key = b.add(b_mul(b, b.add(first, block), KEYS), lane)
+                                from_, to = (
+                                    word(b, self.bounds, BOUND // 8 * m),
+                                    word(b, self.bounds, BOUND // 8 * m + 1),
+                                )
+                                seen = b.and_(b.icmp_signed("<=", from_, key), b.icmp_signed("<", key, to))
+                                summed = b.select(seen, summed, old)
+                            new.append(summed)
+                    return new
+
+                return body
+
+            def whole() -> list[Any]:
+                new = list(acc)
+                for block in range(blocks):
+                    new = take(bounded=False)(c64(block), new)
                 return new
 
-            return body
+            def parts() -> list[Any]:
+                new = ir_loop(b, low, middle, 1, acc, take(bounded=True))
+                new = ir_loop(b, middle, high, 1, new, take(bounded=False))
+                return ir_loop(b, high, end, 1, new, take(bounded=True))
 
-        acc = ir_loop(b, b0, b1, 1, [ZERO] * (rows * vectors), step(bounded=True))
-        acc = ir_loop(b, b1, b2, 1, acc, step(bounded=False))
-        acc = ir_loop(b, b2, b3, 1, acc, step(bounded=True))
-        for i, a in enumerate(acc):
-            ir_store(b, a, b.add(out, c64(4 * N * i)))
+            inside = b.and_(b.icmp_signed("==", middle, c64(0)), b.icmp_signed("==", high, c64(blocks)))
+            return ir_choose(b, inside, whole, parts)
 
-    return tile
+    @outlined(f"values_{kind}_{rows}_{vectors}_by_page", 12)
+    def by_page(
+        b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
+        edges: Any, page: Any, out: Any, stride: Any,
+    ) -> None:  # fmt: skip
+        each = Lane(b, p, ldp, row, bounds, edges)
+        at, numbers = page_at(b, pool, table, page_bytes, page), b_mul(b, row, PAGE)
+        last = b.sdiv(b.sub(each.edges[3], c64(1)), c64(blocks))
+        following = page_at(b, pool, table, page_bytes, ir_least(b, last, b.add(page, c64(1))))
+        end, jump = b.add(at, numbers), b.sub(following, b.add(at, numbers))
+
+        def one(lane: Any, _: list[Any]) -> list[Any]:
+            to = b.add(out, b.mul(lane, stride))
+            soon = b.add(b.add(b.add(at, column), b.mul(lane, b_mul(b, row, blocks))), c64(AHEAD))
+            soon = b.select(b.icmp_signed("<", soon, end), soon, b.add(soon, jump))
+            acc = [ir_load(b, b.add(to, c64(4 * N * i))) for i in range(rows * vectors)]
+            for i, a in enumerate(each.sums(page, at, lane, column, soon, acc)):
+                ir_store(b, a, b.add(to, c64(4 * N * i)))
+            return []
+
+        ir_loop(b, c64(0), c64(KEYS), 1, [], one)
+
+    @outlined(f"values_{kind}_{rows}_{vectors}_by_lane", 12)
+    def by_lane(
+        b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
+        edges: Any, lane: Any, out: Any, stride: Any,
+    ) -> None:  # fmt: skip
+        each = Lane(b, p, ldp, row, bounds, edges)
+        begin, end = b.sdiv(each.edges[0], c64(blocks)), b.sdiv(b.add(each.edges[3], c64(blocks - 1)), c64(blocks))
+
+        def one(page: Any, acc: list[Any]) -> list[Any]:
+            at = page_at(b, pool, table, page_bytes, page)
+            following = page_at(b, pool, table, page_bytes, ir_least(b, b.sub(end, c64(1)), b.add(page, c64(1))))
+            soon = b.add(b.add(following, column), b.mul(lane, b_mul(b, row, blocks)))
+            return each.sums(page, at, lane, column, soon, acc)
+
+        for i, a in enumerate(ir_loop(b, begin, end, 1, [ZERO] * (rows * vectors), one)):
+            ir_store(b, a, b.add(b.add(out, b.mul(lane, stride)), c64(4 * N * i)))
+
+    return by_page, by_lane
 
 
 def tile_folds(rows: int) -> tuple[Any, Any, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..memory import zeroed
+from ..program import record
+from ..session import Session
 from . import link
 from .target import debugging
 
@@ -19,13 +21,18 @@ if TYPE_CHECKING:
     from ..arena import Tensor
     from ..program import Program
     from ..sampling import Sampler
-    from ..spec import Weights
+    from ..spec import Config, Weights
     from ..step import Batch
     from .bounds import Checked
     from .prange import Prange
     from .team import Team
 
-__all__ = ["CpuBackend"]
+__all__ = ["CpuBackend", "cpu_session"]
+
+
+def cpu_session(config: Config, weights: Weights, *, threads: int = 1, **shape: Any) -> Session:
+    """Record a program for weights that are there, and bind it; `shape` as of `record`. Errors: `BackendError`."""
+    return Session(record(config, weights, threads=threads, **shape), weights, CpuBackend(threads))
 
 
 class CpuBackend:
@@ -97,10 +104,11 @@ class CpuBackend:
         """A group's caches, keys and values of each layer, [n_kv_heads, n_pages, bytes of a page]."""
         pools = []
         for ins in self._program.code:
-            if ins.op == "kv_write" and ins.values["group"] == group:
+            heads = ins.values.get("heads")
+            if ins.op == "kv_write" and ins.values["group"] == group and isinstance(heads, int):
                 for cache in ins.tensors("o"):
                     part = self.arena[cache.offset : cache.offset + cache.nbytes]
-                    pools.append(part.reshape(ins.values["heads"], self._program.n_pages, -1))
+                    pools.append(part.reshape(heads, self._program.n_pages, -1))
         return pools
 
     def copy_page(self, group: int, source: int, target: int) -> None:

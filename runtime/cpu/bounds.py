@@ -9,6 +9,7 @@ four times slower, and the same bits.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from contextlib import contextmanager
 from functools import cache
@@ -19,10 +20,12 @@ import numpy as np
 
 from ...errors import BackendError
 from ..arena import Tensor
+from ..kvcache import PAGE, cache_bytes
 from ..ops import SLOTS
 from ..rope import RopeTable
 from ..spec import Weight
-from .layout import INSIDE, S_IDS, S_ROWS, S_T
+from ..step import Q_COUNT, Q_FIRST, Q_TABLES, T_FIRST, T_LAST, T_SLOT
+from .layout import INSIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..program import Instruction, Program
+    from ..step import Batch
     from .prange import Prange
     from .team import Team
 
@@ -38,7 +42,7 @@ __all__ = ["Checked", "install", "watched"]
 #: The table: how many regions (0: nobody watches, all is allowed), the first address that lay in none and how many
 #: bytes it was of; then first byte and the byte behind the last of each region; then the sink.
 COUNT, ADDRESS, NBYTES, REGIONS = range(4)
-MOST, SINK = 32, 64
+MOST, SINK = 4096, 64
 _TABLE = np.zeros(REGIONS + 2 * MOST + SINK, np.int64)
 _LOCK = threading.RLock()
 _KEPT: list[Any] = []
@@ -114,6 +118,9 @@ Region = tuple[str, int, int]
 def watched(what: str, regions: Sequence[Region]) -> Iterator[None]:
     """What runs inside may touch these regions alone. Errors: `BackendError`, at the end."""
     with _LOCK:
+        if len(regions) > MOST:
+            msg = f"{what}: {len(regions)} regions to watch, at most {MOST}"
+            raise BackendError(msg)
         flat = [edge for _, *edges in regions for edge in edges]
         _TABLE[:] = 0
         _TABLE[REGIONS : REGIONS + len(flat)] = flat
@@ -135,11 +142,9 @@ def _place(address: int, regions: Sequence[Region]) -> str:
 class Checked:
     """An executor that runs a program's instructions one by one, each with its own operands."""
 
-    def __init__(
-        self, inner: Team | Prange, program: Program, code: NDArray[np.int64], words: NDArray[np.int64]
-    ) -> None:
-        """`code`, `words`: the encoded program and the step block."""
-        self._inner, self._program, self._code, self._words = inner, program, code, words
+    def __init__(self, inner: Team | Prange, program: Program, code: NDArray[np.int64], batch: Batch) -> None:
+        """`code`: the encoded program."""
+        self.inner, self._program, self._code, self._batch = inner, program, code, batch
         self._bound = (0, 0, 0, 0)
 
     def bind(self, prog: int, count: int, base: int, step: int) -> None:
@@ -155,24 +160,70 @@ class Checked:
             line = int(self._code[i].ctypes.data)
             regions = [("instruction", line, line + 8 * SLOTS), *self._regions(ins)]
             with watched(f"instruction {i}, {ins.kernel}", regions):
-                self._inner.bind(line, 1, base, step)
-                self._inner.step()
+                self.inner.bind(line, 1, base, step)
+                self.inner.step()
 
     def _regions(self, ins: Instruction) -> Iterator[Region]:
-        _, _, base, step = self._bound
-        words = self._words
-        ids = int(words[S_IDS])
-        yield "step block", step, step + words.nbytes
-        yield "ids", ids, ids + 8 * int(words[S_T])
-        count = {"T": int(words[S_T]), "R": int(words[S_ROWS])}
+        _, _, base, _ = self._bound
+        batch = self._batch
+        parts = {"step block": batch.words, "tokens": batch.tokens[: batch.n_tokens],
+                 "sequences": batch.sequences[: batch.n_sequences],
+                 "results": batch.results[: batch.n_logits]}  # fmt: skip
+        for name, words in parts.items():
+            at = int(words.ctypes.data)
+            yield name, at, at + words.nbytes
+        count = {"T": batch.n_tokens, "R": batch.n_logits}
+        tables = list(self._tables(ins)) if "pages" in ins.values else []
+        for q, table in enumerate(tables):
+            yield f"page table of sequence {q}", int(table.ctypes.data), int(table.ctypes.data) + table.nbytes
         for name, held in ins.values.items():
             if isinstance(held, Tensor):
                 at = base + held.offset
-                yield name, at, at + (4 * held.width * count[held.rows] if held.rows else held.nbytes)
+                if held.part == "kv_cache":
+                    yield from _pages(ins, name, at, sorted({int(n) for table in tables for n in table}))
+                else:
+                    yield name, at, at + (4 * held.width * count[held.rows] if held.rows else held.nbytes)
             weight = held.weight if isinstance(held, RopeTable) else held
             if isinstance(weight, Weight):
                 yield weight.name, weight.address, weight.address + weight.nbytes
 
+    def _tables(self, ins: Instruction) -> Iterator[NDArray[np.int32]]:
+        """Of each sequence the part of its page table that the instruction may use. Errors: `BackendError`."""
+        columns, group, pages, window = (ins.values.get(k, 0) for k in ("context", "group", "pages", "window"))
+        for q, words in enumerate(self._batch.sequences[: self._batch.n_sequences]):
+            tokens = self._batch.tokens[words[Q_FIRST] : words[Q_FIRST] + words[Q_COUNT]]
+            low, high = (tokens[:, T_SLOT].min(), tokens[:, T_SLOT].max())
+            if ins.op == "attention":
+                low = np.maximum(tokens[:, T_FIRST], tokens[:, T_LAST] + 1 - window).min()
+                high = tokens[:, T_LAST].max()
+            first, end = int(low) // PAGE, int(high) // PAGE + 1
+            if not 0 <= first < end <= columns // PAGE:
+                msg = f"{ins.kernel}: sequence {q} uses slots {low} to {high} of {columns}"
+                raise BackendError(msg)
+            at = int(words[Q_TABLES]) + 4 * (group * columns // PAGE + first)
+            table = np.ctypeslib.as_array((ctypes.c_int32 * (end - first)).from_address(at))
+            if not np.all((table >= 0) & (table < pages)):
+                msg = f"{ins.kernel}: the page table of sequence {q} has {table.tolist()}; there are {pages} pages"
+                raise BackendError(msg)
+            yield table
+
     def close(self) -> None:
         """As the executor's."""
-        self._inner.close()
+        self.inner.close()
+
+
+def _pages(ins: Instruction, name: str, at: int, numbers: Sequence[int]) -> Iterator[Region]:
+    """Where pages of a layer's pool lie, for all heads: as few regions as can be."""
+    dims = {k: v for k, v in ins.values.items() if isinstance(v, int)}
+    size = cache_bytes(ins.variant, 1, PAGE, dims["d_head"])
+    first = end = at
+    for head in range(dims.get("kv_heads", dims["heads"])):
+        for number in numbers:
+            page = at + (head * dims["pages"] + number) * size
+            if page != end:
+                if end > first:
+                    yield name, first, end
+                first = page
+            end = page + size
+    if end > first:
+        yield name, first, end

@@ -96,6 +96,11 @@ def ir_least(b: Builder, x: Value, y: Value) -> Value:
     return b.select(b.icmp_signed("<", x, y), x, y)
 
 
+def ir_most(b: Builder, x: Value, y: Value) -> Value:
+    """The larger of two int64."""
+    return b.select(b.icmp_signed(">", x, y), x, y)
+
+
 def ir_widen_half(b: Builder, h: Value) -> Value:
     """F16 bits -> float32: an instruction where there is one, else exact integer and float steps with the same bits."""
     if native_half():
@@ -204,6 +209,24 @@ def ir_loop(b: Builder, start: Value, stop: Value, step: int, accs: Sequence[Val
         p.add_incoming(a, b.block)
     b.branch(head)
     b.position_at_end(end)
+    return phis
+
+
+def ir_choose(b: Builder, condition: Value, yes: Callable[[], list[Value]],
+              no: Callable[[], list[Value]]) -> list[Value]:  # fmt: skip
+    """`yes() if condition else no()`: as many values, of the same types."""
+    f = b.function
+    blocks, end, ways = [f.append_basic_block(s) for s in ("yes", "no")], f.append_basic_block("end"), []
+    b.cbranch(condition, *blocks)
+    for block, emit in zip(blocks, (yes, no), strict=True):
+        b.position_at_end(block)
+        ways.append((emit(), b.block))
+        b.branch(end)
+    b.position_at_end(end)
+    phis = [b.phi(v.type) for v in ways[0][0]]
+    for values, block in ways:
+        for phi, v in zip(phis, values, strict=True):
+            phi.add_incoming(v, block)
     return phis
 
 

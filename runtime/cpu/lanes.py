@@ -255,6 +255,11 @@ def st(b, a, v):
     b.store(v, ptr(b, a, I64), align=8)
 
 
+@op(i64, i64)
+def ld_i32(b, a):
+    return b.sext(b.load(ptr(b, a, I32), align=4), I64)
+
+
 @op(f32, i64)
 def ldf(b, a):
     return b.load(ptr(b, a, F32), align=4)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from ..quantized import GROUP, PANEL
 
-#: Step block, in int64 slots: tokens, position of the first, rows wanted at the head, address of the ids, greedy id.
-S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)
-
 #: Control block of a team, in bytes: program, instructions, arena, step block, stop flag; then lines of 64 bytes:
 #: epoch, and per thread its barrier count, the last epoch seen and whether it is parked.
 C_PROG, C_N, C_BASE, C_STEP, C_STOP, C_EPOCH, C_THREADS, LINE = 0, 8, 16, 24, 32, 64, 128, 64

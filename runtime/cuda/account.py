@@ -9,7 +9,6 @@ from ..spec import Weight
 from .draw import draw_bytes
 from .fuse import PARTS_BYTES, script_of
 from .interpreter import WAYS, map_bytes, slots_of, way_of
-from .kernels import KERNELS
 from .kernels.walker import GATE_WORDS
 from .step import RUN_WORDS, TOKEN_WORDS, WORDS
 
@@ -38,7 +37,7 @@ def device_memory(program: Program, way: str | None = None) -> dict[str, int]:
 def _walked(program: Program) -> int:
     """Bytes that a step by a walker takes beside its words."""
     rows = program.encode(lambda _: 0)
-    values = [slots_of(KERNELS[i.kernel], row) for i, row in zip(program.code, rows, strict=True)]
+    values = [slots_of(i, row) for i, row in zip(program.code, rows, strict=True)]
     drawn = {"draw": 0, "x": 0, "n": 0}
     scripts = (script_of(program, values, 0, 0, together=True, drawn=d) for d in (None, drawn))
     return PARTS_BYTES + sum(s.table_bytes for s in scripts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import BackendError
-from ..step import T_ID
+from ..step import Q_COUNT, T_ID
 from .interpreter import Interpreter
 from .kernels.walker import HUNG
 from .step import ENDS
@@ -53,7 +53,8 @@ class CudaBackend:
         """Run the program, or one instruction of it."""
         n, n_logits = batch.n_tokens, batch.n_logits
         if batch.n_sequences > 1:
-            self.machine.run_batch(batch)
+            parts = batch.sequences[: batch.n_sequences, : Q_COUNT + 1]
+            self.machine.packed([batch.tokens[at : at + count, T_ID] for at, count in parts])
             return
         ids, start = batch.tokens[:n, T_ID], batch.start
         if instruction is None:

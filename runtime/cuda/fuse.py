@@ -6,7 +6,7 @@
 | rounding of such a norm, and products that read no other | that in every block's shared memory too, and these |
 | up, and gate times up | one product: a warp takes a row of each, or half a block a panel |
 | rope of q, rope of k, kv_write | one call |
-| take_last | none: the only row is the last |
+| take_rows | none: the only row is the last |
 | argmax | each block's part, and the largest of these |
 
 Every call gives the bits of its lines. A rewriting is left out where another line reads what it would no longer write,
@@ -83,15 +83,15 @@ def script_of(
 
 def fused(lines: Sequence[Source], parts: int) -> list[Call]:
     """The calls of a step; `parts`: address of `PARTS_BYTES`."""
-    return _Fuser(_without_take_last(lines), parts).calls
+    return _Fuser(_without_take_rows(lines), parts).calls
 
 
-def _without_take_last(lines: Sequence[Source]) -> list[Source]:
+def _without_take_rows(lines: Sequence[Source]) -> list[Source]:
     """What reads its rows reads the step's only row itself; only where that comes next, before another lies there."""
     out: list[Source] = []
     for source in lines:
         last = out[-1] if out else None
-        if last is not None and last.ins.op == "take_last" and not last.y.keep:
+        if last is not None and last.ins.op == "take_rows" and not last.y.keep:
             x = last.ins.values["x"]
             readers = [s for s in lines if last.y in s.ins.tensors("i")]
             if readers == [source] and source.ins.values.get("x") is last.y:

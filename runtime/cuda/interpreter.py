@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import BackendError
-from ..ops import HEADER
+from ..ops import HEADER, OPS
 from ..rope import RopeTable
 from ..spec import Weight
 from .build import TURING
@@ -110,7 +110,7 @@ class Interpreter:
 
     def _line(self, ins: Instruction, row: NDArray[np.int64]) -> Line:
         kernel = KERNELS[ins.kernel]
-        values = slots_of(kernel, row)
+        values = slots_of(ins, row)
         for name, held in ins.values.items():
             weight = held.weight if isinstance(held, RopeTable) else held
             if isinstance(weight, Weight):
@@ -134,17 +134,17 @@ class Interpreter:
         sizes = {w.address: w.nbytes for i in self.program.code for w in _weights(i)}
         return sum(sizes.values())
 
-    def begin(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
+    def begin(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         """Write the step block."""
         n = len(ids)
-        self._words[:3] = n, start, rows
+        self._words[:3] = n, start, n_logits
         self._words[S_RESULT], self._words[S_TOKENS] = -1, self.tokens if self._packed else 0
         self._words[WORDS : WORDS + n] = ids
         self.device.write(self.step_block, self._words[: WORDS + n])
 
-    def run(self, line: Line, n: int, rows: int) -> None:
-        """Launch a line for n tokens, of which the last `rows` reach the head; nothing where it has no rows."""
-        count = rows if line.by_rows else n
+    def run(self, line: Line, n: int, n_logits: int) -> None:
+        """Launch a line for n tokens, of which the last `n_logits` reach the head; nothing where it has no rows."""
+        count = n_logits if line.by_rows else n
         if count:
             kernel: Kernel | None = self.chosen(line, count)
             while kernel is not None:
@@ -157,7 +157,7 @@ class Interpreter:
     def _maps(self, kernel: Kernel, line: Line) -> tuple[int, ...]:
         """Addresses of the maps that a kernel wants of a line, made when it runs it first."""
         if kernel.maps and kernel.name not in line.maps:
-            rows = self.program.rows if line.by_rows else self.program.chunk
+            rows = self.program.n_logits if line.by_rows else self.program.chunk
             wanted = (f(self.arena, rows, line.values) for f in kernel.maps)
             line.maps[kernel.name] = tuple(map(self._map, wanted))
         return line.maps.get(kernel.name, ())
@@ -174,17 +174,17 @@ class Interpreter:
         name, packed = line.kernel.name, self._packed
         return chosen(name, rows, line.values, fast=fast, architecture=architecture, packed=packed)
 
-    def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, rows: int) -> None:
-        """One pass: at most `chunk` ids, logits of the last `rows`.
+    def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
+        """One pass: at most `chunk` ids, logits of the last `n_logits`.
 
         A step of one token is always the same launches: the first of them runs as any step, and is then captured.
         """
-        self.begin(ids, start, rows)
-        one = len(ids) == rows == 1
+        self.begin(ids, start, n_logits)
+        one = len(ids) == n_logits == 1
         if one and self._decode is not None:
             self._decode()
             return
-        launches = self.one() if one else partial(self._lines, len(ids), rows)
+        launches = self.one() if one else partial(self._lines, len(ids), n_logits)
         launches()
         if one:
             self._decode = self.device.capture(launches)
@@ -215,8 +215,8 @@ class Interpreter:
             self._scripts[drawing] = script, code, blocks
         return self._scripts[drawing]
 
-    def _own_lines(self, n: int, rows: int) -> None:
-        self._lines(n, rows)
+    def _own_lines(self, n: int, n_logits: int) -> None:
+        self._lines(n, n_logits)
         if self._drawing:
             values = self._drawn()
             for kernel in DRAWS:
@@ -272,9 +272,9 @@ class Interpreter:
         return script_of(self.program, values, self._parts, self.run_block, together=together, drawn=drawn)
 
     def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
-        """One pass over several sequences, one behind the other in the cache's first rows; logits of the last of each.
+        """One pass over several sequences, one after the other in the cache's first rows; logits of the last of each.
 
-        At most `chunk` ids and `rows` sequences, none empty.
+        At most `chunk` ids and `n_logits` sequences, none empty.
         """
         lengths = np.array([len(s) for s in sequences])
         ends, n = np.cumsum(lengths), int(lengths.sum())
@@ -291,9 +291,9 @@ class Interpreter:
         finally:
             self._packed = False
 
-    def _lines(self, n: int, rows: int) -> None:
+    def _lines(self, n: int, n_logits: int) -> None:
         for line in self.lines:
-            self.run(line, n, rows)
+            self.run(line, n, n_logits)
 
     def _open_gate(self) -> None:
         """Nobody has come."""
@@ -320,9 +320,9 @@ class Interpreter:
         return self.device.read(self.arena + t.offset, 4 * rows * t.width).view(np.float32).reshape(rows, t.width)
 
 
-def slots_of(kernel: Kernel, row: NDArray[np.int64]) -> dict[str, int]:
-    """An encoded instruction's slots by name, floats as their bits."""
-    return {f[2:]: int(v) for f, v in zip(kernel.fields, row[len(HEADER) :], strict=False)}
+def slots_of(ins: Instruction, row: NDArray[np.int64]) -> dict[str, int]:
+    """An encoded instruction's slots by name, floats as their bits; a kernel may take fewer of them."""
+    return {name: int(v) for name, v in zip(OPS[ins.op].names, row[len(HEADER) :], strict=False)}
 
 
 def map_bytes(program: Program) -> int:

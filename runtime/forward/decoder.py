@@ -25,7 +25,7 @@ def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     head = check_supported(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
     x = stack(frame, w.stack)  # [T, d_model]
-    h = norm(frame, ops.take_last(x), w.stack.norm)  # [R, d_model]
+    h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
     logits = project(frame, h, head)
     ops.argmax(logits)
     return h, logits

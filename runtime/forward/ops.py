@@ -59,7 +59,7 @@ class Ops(Protocol[T]):
     def add(self, a: T, b: T, /) -> T:
         """[t, d]."""
 
-    def take_last(self, x: T, /) -> T:
+    def take_rows(self, x: T, /) -> T:
         """[T, d] -> [R, d]: the tokens whose logits are asked for."""
 
     def argmax(self, x: T, /) -> None:

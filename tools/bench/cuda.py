@@ -28,7 +28,7 @@ import numpy as np
 
 from ...errors import BackendError, InputError
 from ...runtime.cuda.interpreter import WAYS
-from ...runtime.generate import collect, params_from, stream
+from ...runtime.sequence import Sequence
 from .compare import Worker, pythons, worker_command
 from .cuda_product import PRODUCTS, products
 from .cuda_roofline import DeviceMemory, cuda_versions, gpu
@@ -37,7 +37,8 @@ from .shapes import DTYPES, SHAPES, make_checkpoint
 from .shared import GB, bytes_per_step, paired, print_out, public_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from collections.abc import Sequence as Words
 
     from ...model import Model
 
@@ -88,15 +89,17 @@ class Ours:
 
     def _answer(self, n: int, *, drawn: bool = False) -> float:
         """Seconds a token."""
-        params = params_from(max_new_tokens=n, ignore_eos=True, **DRAWN if drawn else {})
-        return 1 / collect(stream(self.model.session, self._plan.prompt, params, None)).timings.decode_tps
+        how = DRAWN if drawn else {}
+        with Sequence(self.model.session) as sequence:
+            answer = sequence.generate(self._plan.prompt, max_new_tokens=n, ignore_eos=True, **how)
+        return 1 / answer.timings.decode_tps
 
     def turn(self, into: Turns) -> None:
         """Answer the prompt as `generate` does; then the same steps, timed on the GPU."""
         session, begun = self.model.session, len(self._plan.prompt)
         into.tokens.append(self._answer(self._plan.new))
         into.drawn.append(self._answer(self._plan.new, drawn=True))
-        device = session.machine.device  # type: ignore[attr-defined] # a CudaSession
+        device = session.backend.machine.device  # type: ignore[attr-defined] # a CudaBackend
         steps = [device.seconds(lambda at=at: session.step([1], at)) for at in range(begun, begun + self._plan.new - 1)]
         into.steps.append(statistics.median(steps))
 
@@ -212,7 +215,7 @@ def decode(path: Path, dtype: str, plan: Plan, memory: DeviceMemory, python: str
         }
 
 
-def _figures(turns: Turns, size: int, copies: Sequence[float]) -> dict[str, float]:
+def _figures(turns: Turns, size: int, copies: Words[float]) -> dict[str, float]:
     """Of one side: tokens a second, microseconds, and shares of the copy bandwidth, taken round by round."""
     token = statistics.median(turns.tokens)
     figures = {"decode_tps": 1 / token, "token_us": token * 1e6}
@@ -226,12 +229,12 @@ def _figures(turns: Turns, size: int, copies: Sequence[float]) -> dict[str, floa
     return figures
 
 
-def prefill(path: Path, sizes: Sequence[int], rounds: int, precision: str) -> dict[str, Any]:
+def prefill(path: Path, sizes: Words[int], rounds: int, precision: str) -> dict[str, Any]:
     """Milliseconds of the GPU for prompts of so many tokens in one pass, the head on the last: medians, by turns."""
     longest = max(sizes)
     with _load(path, longest, precision=precision, prefill_chunk=longest) as model:
         session = model.session
-        device = session.machine.device  # type: ignore[attr-defined] # a CudaSession
+        device = session.backend.machine.device  # type: ignore[attr-defined] # a CudaBackend
         seconds: dict[int, list[float]] = {n: [] for n in sizes}
         ids = _ids(session.n_vocab, longest)
         for n in sizes:

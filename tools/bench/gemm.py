@@ -100,7 +100,7 @@ class Ours:
         from ...runtime.cpu import link  # noqa: PLC0415 - numba, only on this side
 
         x, w = operands(m, n, k)
-        ops = Recorder(n_context=m, chunk=m, rows=1, threads=self._threads)
+        ops = Recorder(n_context=m, chunk=m, n_logits=1, threads=self._threads)
         given = ops._tensor("in", "T", k, keep=True)  # noqa: SLF001 - a program without a model
         y = ops.linear(given, Weight("w", "f32", w.shape, w, mapped=False))
         y.keep = True

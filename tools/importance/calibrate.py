@@ -164,9 +164,9 @@ def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: b
     def watch(instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]]) -> None:
         weight = instruction.values.get("w")
         _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
-        if instruction.op == "take_last" or (role in NORMS and int(layer) == len(streams)):
+        if instruction.op == "take_rows" or (role in NORMS and int(layer) == len(streams)):
             streams.append(view(instruction.tensors("i")[0]).astype(np.float64))
-        if stream and (instruction.op == "take_last" or role in NORMS):
+        if stream and (instruction.op == "take_rows" or role in NORMS):
             z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.stack.eps)
             statistics.stream["all"] = statistics.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
         add_input(statistics, instruction, view, hessian=hessian)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...loader.roles import PLACES
-from ...runtime.session import Session
+from ...runtime.cpu.backend import cpu_session
 from ...runtime.spec import Linear, Weight, Weights
 from . import masks
 from .calibrate import Statistics, add_input, mark_of
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ...model import Model
     from ...runtime.arena import Tensor
     from ...runtime.program import Instruction
+    from ...runtime.session import Session
     from ...runtime.spec import Sublayer
     from .masks import Sparsity
 
@@ -152,7 +153,7 @@ def _feed(  # noqa: PLR0913 - keywords
         nonlocal at
         if statistics is not None:
             add_input(statistics, instruction, view, hessian=hessian)
-        if instruction.op == "take_last":
+        if instruction.op == "take_rows":
             x = view(instruction.tensors("i")[0])
             out[at : at + len(x)] = x
             at += len(x)
@@ -174,4 +175,4 @@ def _of_one_layer(model: Model, i: int, layer: Layer, stream: F32 | None) -> Ses
     config = replace(config, n_vocab=own.embed.shape[0], tied=True)
     weights = Weights(decoder=own, head=Linear(own.embed))
     n, chunk = model.n_context, model.session.chunk
-    return Session(config, weights, n_context=n, chunk=chunk, rows=1, threads=model.threads)
+    return cpu_session(config, weights, n_context=n, chunk=chunk, n_logits=1, threads=model.threads)

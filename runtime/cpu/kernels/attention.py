@@ -1,9 +1,10 @@
-"""Causal grouped-query attention over the KV cache (`runtime/kvcache.py` says how it lies).
+"""Grouped-query attention over the paged KV cache (`runtime/kvcache.py` says how it lies).
 
-The queries of one KV head, of all tokens and of all heads of its group, are walked many at a time, so that keys and
-values are read once for all of them; a few of these stand in registers together. A thread owns whole queries. Keys are
-walked in blocks of sixteen aligned to absolute positions, so a query's bits do not depend on the chunk that it came in,
-nor on its neighbours. Scores are kept, their maximum subtracted, then p v summed. What a window excludes is not read.
+The queries of one sequence and KV head, of all tokens and of all heads of its group, are walked many at a time, so that
+keys and values are read once for all of them; a few of these stand in registers together. A thread owns whole queries.
+Keys are walked in blocks of sixteen aligned to slots, in their order whatever pages they lie in, so a query's bits do
+not depend on the chunk or batch that it came in, nor on its neighbours. Scores are kept, their maximum subtracted, then
+p v summed. What a window excludes is not read.
 """
 
 from __future__ import annotations
@@ -12,15 +13,30 @@ from typing import Any
 
 import numpy as np
 
-from ...kvcache import DIMS, KEYS, KV_BYTES, QUERIES
+from ...kvcache import DIMS, KEYS, KV_BYTES, PAGE, QUERIES
 from ...ops import slots
-from ..attention_tiles import BLOCKS, BOUND, TILE, VECTORS, fold_lanes, scores_tile, tile_folds, values_tile, within
+from ...step import (
+    Q_COUNT,
+    Q_FIRST,
+    Q_TABLES,
+    S_N_SEQUENCES,
+    S_SEQUENCES,
+    S_TOKENS,
+    SEQUENCE_WORDS,
+    T_FIRST,
+    T_LAST,
+    T_SEQUENCE,
+    T_SLOT,
+    TOKEN_WORDS,
+)
+from ..attention_tiles import BLOCKS, BOUND, TILE, VECTORS, fold_lanes, scores_tile, tile_folds, values_tiles, within
 from ..lanes import (
     absolute,
     add,
     div,
     largest,
     ld,
+    ld_i32,
     ldf,
     load,
     load_tail,
@@ -38,14 +54,20 @@ from ..lanes import (
     sub,
     zero,
 )
-from .base import S_START, arg, farg, kernel, rows_of, share, template
+from .base import arg, farg, kernel, rows_of, share, template, token_word
 from .elementwise import exp
 
 F = np.float32
-C_K, C_V, C_XK, C_XV, C_HEADS, C_D, C_CONTEXT = slots("kv_write")
-Y, SCRATCH, Q, KC, VC, HEADS, KV_HEADS, D, CONTEXT, WINDOW, SCALE = slots("attention")
+C_K, C_V, C_XK, C_XV, C_HEADS, C_D, C_CONTEXT, C_PAGES, C_GROUP = slots("kv_write")
+Y, SCRATCH, Q, KC, VC, HEADS, KV_HEADS, D, CONTEXT, PAGES, GROUP, WINDOW, SCALE = slots("attention")
 VECTOR = 4 * KEYS  # bytes of sixteen floats
 SUMS = 3 * VECTOR + VECTOR  # of a query, a tile's together: its sum; where its keys begin; where they end; partial sums
+
+
+@template
+def _sequence(step: Any, q: Any) -> Any:
+    """Address of a sequence's words."""
+    return ld(step + 8 * S_SEQUENCES) + 8 * SEQUENCE_WORDS * q
 
 
 def _kv_write(kind: str, put: Any, put_vector: Any) -> Any:
@@ -53,18 +75,20 @@ def _kv_write(kind: str, put: Any, put_vector: Any) -> Any:
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-        rows, heads, d, context = rows_of(p, step), arg(p, C_HEADS), arg(p, C_D), arg(p, C_CONTEXT)
-        start, row = ld(step + 8 * S_START), (d + 15) // 16 * 16 * size
-        head_bytes = context * (row + (4 if scaled else 0))
+        rows, heads, d = rows_of(p, step), arg(p, C_HEADS), arg(p, C_D)
+        row = (d + 15) // 16 * 16 * size
+        page_bytes, group = PAGE * (row + (4 if scaled else 0)), 4 * (arg(p, C_CONTEXT) // PAGE) * arg(p, C_GROUP)
         for item in range(share(rows * heads, 1, t, nt), share(rows * heads, 1, t + 1, nt)):
-            head, pos = item // rows, start + item % rows
-            x = 4 * (item % rows * heads + head) * d
-            k, v = base + arg(p, C_K) + head * head_bytes, base + arg(p, C_V) + head * head_bytes
+            head, r = item // rows, item % rows
+            slot, x = token_word(step, r, T_SLOT), 4 * (r * heads + head) * d
+            table = ld(_sequence(step, token_word(step, r, T_SEQUENCE)) + 8 * Q_TABLES) + group
+            page = (head * arg(p, C_PAGES) + ld_i32(table + 4 * (slot // PAGE))) * page_bytes
+            k, v, key = base + arg(p, C_K) + page, base + arg(p, C_V) + page, slot % PAGE
             xk, xv, fk, fv = base + arg(p, C_XK) + x, base + arg(p, C_XV) + x, F(1.0), F(1.0)
             if scaled:
-                fk, fv = _scale(xk, d, k + context * row + 4 * pos), _scale(xv, d, v + context * row + 4 * pos)
-            k += (pos >> 4) * KEYS * row + (pos & 15) * size
-            v += ((pos & 15) * (context // KEYS) + (pos >> 4)) * row
+                fk, fv = _scale(xk, d, k + PAGE * row + 4 * key), _scale(xv, d, v + PAGE * row + 4 * key)
+            k += key // KEYS * KEYS * row + key % KEYS * size
+            v += (key % KEYS * (PAGE // KEYS) + key // KEYS) * row
             for j in range(row // size):
                 c = j & 7
                 pair = (c & 1) << 2 | c & 2 | c >> 2  # PAIRS.index(c)
@@ -124,21 +148,51 @@ def _softmax(rows: int) -> Any:
     return body
 
 
+@template
+def _seen(p: Any, token: Any) -> Any:
+    """The first slot that a token sees through the layer's window, and the one after the last."""
+    end = ld(token + 8 * T_LAST) + 1
+    return max(ld(token + 8 * T_FIRST), end - arg(p, WINDOW)), end
+
+
+@template
+def _plan(p: Any, step: Any, nt: Any) -> Any:
+    """How threads divide a batch: keys that lone tokens see, a head each; and queries of a turn of the others."""
+    kv_heads, heads, tokens = arg(p, KV_HEADS), arg(p, HEADS), ld(step + 8 * S_TOKENS)
+    keys, turn, more = 0, QUERIES, True
+    for q in range(ld(step + 8 * S_N_SEQUENCES)):
+        words = _sequence(step, q)
+        if ld(words + 8 * Q_COUNT) == 1:
+            low, end = _seen(p, tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST))
+            keys += end - low
+    while turn > TILE and more:  # fewer where threads would wait for each other
+        tiles = 0
+        for q in range(ld(step + 8 * S_N_SEQUENCES)):
+            n = ld(_sequence(step, q) + 8 * Q_COUNT)
+            tiles += (n * (heads // kv_heads) + turn - 1) // turn if n > 1 else 0
+        more = 0 < kv_heads * tiles < 4 * nt
+        turn = turn // 2 if more else turn
+    return keys, turn
+
+
 def _attention(kind: str) -> Any:
     size, scaled = KV_BYTES[kind], kind == "int8"
     scores, scores_of_block = scores_tile(TILE, BLOCKS, kind), scores_tile(TILE, 1, kind)
     scores_of_one = scores_tile(1, 1, kind)
     softmax, softmax_of_one = _softmax(TILE), _softmax(1)
-    values, values_of_one = values_tile(TILE, VECTORS, kind), values_tile(1, VECTORS, kind)
-    vector, vector_of_one = values_tile(TILE, 1, kind), values_tile(1, 1, kind)
+    values, values_of_lane = values_tiles(TILE, VECTORS, kind)
+    values_of_one, values_of_one_lane = values_tiles(1, VECTORS, kind)
+    vector, vector_of_lane = values_tiles(TILE, 1, kind)
+    vector_of_one, vector_of_one_lane = values_tiles(1, 1, kind)
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-        rows, heads, kv_heads, d = rows_of(p, step), arg(p, HEADS), arg(p, KV_HEADS), arg(p, D)
-        start, context, window = ld(step + 8 * S_START), arg(p, CONTEXT), arg(p, WINDOW)
+        heads, kv_heads, d = arg(p, HEADS), arg(p, KV_HEADS), arg(p, D)
+        context, tokens = arg(p, CONTEXT), ld(step + 8 * S_TOKENS)
         group, d_pad, scale = heads // kv_heads, (d + 15) // 16 * 16, splat(farg(p, SCALE))
         row = d_pad * size
-        head_bytes, lane_bytes = context * (row + (4 if scaled else 0)), context // KEYS * row
+        page_bytes = PAGE * (row + (4 if scaled else 0))
+        head_bytes = arg(p, PAGES) * page_bytes
         # this thread's scratch, for each query: scores, itself, partial results, bounds, sums
         ldp, ldq, part = 4 * context, 4 * d_pad, 4 * KEYS * DIMS
         buf = base + arg(p, SCRATCH) + t * QUERIES * (ldp + ldq + part + BOUND + SUMS)
@@ -146,91 +200,135 @@ def _attention(kind: str) -> Any:
         parts = queries + QUERIES * ldq
         bounds = parts + QUERIES * part
         sums = bounds + QUERIES * BOUND
-        each = rows * group  # queries of a KV head
-        turn = QUERIES  # fewer where threads would wait for each other
-        while turn > TILE and kv_heads * ((each + turn - 1) // turn) < 4 * nt:
-            turn //= 2
-        padded = each if rows == 1 else (each + turn - 1) // turn * turn
-        i, end = share(kv_heads * padded, 1, t, nt), share(kv_heads * padded, 1, t + 1, nt)
-        if rows > 1:  # later tokens see more keys: threads take turns
-            i, end = t * turn, kv_heads * padded
-        while i < end:
-            g, f = i // padded, i % padded
-            count = min(QUERIES if rows == 1 else turn, each - f, end - i)
-            wide = TILE if count > 1 else 1
-            tiled = (count + wide - 1) // wide * wide  # a tile's absent queries are the last one again
-            kc, vc = base + arg(p, KC) + g * head_bytes, base + arg(p, VC) + g * head_bytes
-            lowest, highest = context, 0
-            for m in range(tiled):
-                at = f + min(m, count - 1)
-                n = start + at // group + 1
-                lo = max(0, n - window)
-                x = base + arg(p, Q) + 4 * (at // group * heads + g * group + at % group) * d
-                y = queries + m // wide * wide * ldq + m % wide * VECTOR
-                for j in range(0, d_pad, 16):
-                    store(y + 4 * wide * j, load_tail(x + 4 * j, d - j))
-                st(bounds + BOUND * m, lo & -16)
-                st(bounds + BOUND * m + 8, n)
-                st(bounds + BOUND * m + 16, lo)
-                lowest, highest = min(lowest, lo & -16), max(highest, n)
-            keys_end = kc + (highest + 15) // 16 * 16 * row
-            jump = vc + lowest // KEYS * row - keys_end
-            j = lowest
-            while j < highest:
-                k, scales, many = kc + j * row, kc + context * row + 4 * j, 1
-                left = keys_end - k
-                if rows > 1 and wide > 1 and j + 16 * (BLOCKS - 1) < highest:
-                    many = BLOCKS
-                    for m in range(0, tiled, TILE):
-                        q, out = queries + m * ldq, buf + m * ldp + 4 * j
-                        scores(q, k, scales, d_pad, out, ldp, left, jump, parts)
-                elif wide > 1:
-                    for m in range(0, tiled, TILE):
-                        q, out = queries + m * ldq, buf + m * ldp + 4 * j
-                        scores_of_block(q, k, scales, d_pad, out, ldp, left, jump, parts)
-                else:
-                    scores_of_one(queries, k, scales, d_pad, buf + 4 * j, ldp, left, jump, parts)
-                j += 16 * many
-            for m in range(0, tiled, wide):
-                if wide > 1:
-                    softmax(buf + m * ldp, ldp, scale, bounds + BOUND * m, sums + m * SUMS)
-                else:
-                    softmax_of_one(buf, ldp, scale, bounds, sums)
-            j = 0
-            while j < d_pad:
-                many = VECTORS if j + 16 * VECTORS <= d_pad else 1
-                stride = many * VECTOR * tiled
-                for lane in range(KEYS):
-                    v, scales = vc + lane * lane_bytes + j * size, vc + context * row
-                    for m in range(0, tiled, wide):
-                        limits = bounds + BOUND * m
-                        b0, b1, b2, b3 = ld(limits) // KEYS, 0, context, 0
-                        for q in range(wide):
-                            first, n = ld(limits + BOUND * q), ld(limits + BOUND * q + 8)
-                            b0, b1 = min(b0, first // KEYS), max(b1, first // KEYS)
-                            b2, b3 = min(b2, n // KEYS), max(b3, (n + 15) // KEYS)
-                        b2 = max(b1, b2)
-                        w = buf + m * ldp + lane // (KEYS // wide) * ldp + lane % (KEYS // wide) * (4 * wide)
-                        out = parts + lane * stride + m * many * VECTOR
-                        if wide > 1:
-                            if many > 1:
-                                values(w, lane, v, row, lane_bytes, scales, limits, b0, b1, b2, b3, out)
-                            else:
-                                vector(w, lane, v, row, lane_bytes, scales, limits, b0, b1, b2, b3, out)
-                        elif many > 1:
-                            values_of_one(w, lane, v, row, lane_bytes, scales, limits, b0, b1, b2, b3, out)
+        keys, turn = _plan(p, step, nt)
+        mine, mine_end, before, tiles = heads * keys * t // nt, heads * keys * (t + 1) // nt, 0, 0
+        for sequence in range(ld(step + 8 * S_N_SEQUENCES)):
+            words = _sequence(step, sequence)
+            first, many_tokens = tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST), ld(words + 8 * Q_COUNT) > 1
+            table = ld(words + 8 * Q_TABLES) + 4 * (context // PAGE) * arg(p, GROUP)
+            each = ld(words + 8 * Q_COUNT) * group  # queries of a KV head
+            if many_tokens:  # later tokens see more keys: threads take turns
+                padded = (each + turn - 1) // turn * turn
+                i, end, stride = (t + nt - tiles % nt) % nt * turn, kv_heads * padded, nt * turn
+                tiles += end // turn
+            else:  # a run of queries for each thread, as many keys
+                low, high = _seen(p, first)
+                padded, stride = each, 0
+                i = min(heads, max(0, mine - before) // (high - low))
+                end = min(heads, max(0, mine_end - before) // (high - low))
+                before += heads * (high - low)
+            while i < end:
+                g, f = i // padded, i % padded
+                count = min(turn if many_tokens else QUERIES, each - f, end - i)
+                wide = TILE if count > 1 else 1
+                tiled = (count + wide - 1) // wide * wide  # a tile's absent queries are the last one again
+                kc, vc = base + arg(p, KC) + g * head_bytes, base + arg(p, VC) + g * head_bytes
+                lowest, highest = context, 0
+                for m in range(tiled):
+                    at = f + min(m, count - 1)
+                    token = at // group
+                    lo, n = _seen(p, first + 8 * TOKEN_WORDS * token)
+                    token += ld(words + 8 * Q_FIRST)
+                    x = base + arg(p, Q) + 4 * (token * heads + g * group + at % group) * d
+                    y = queries + m // wide * wide * ldq + m % wide * VECTOR
+                    for j in range(0, d_pad, 16):
+                        store(y + 4 * wide * j, load_tail(x + 4 * j, d - j))
+                    st(bounds + BOUND * m, lo & -16)
+                    st(bounds + BOUND * m + 8, n)
+                    st(bounds + BOUND * m + 16, lo)
+                    lowest, highest = min(lowest, lo & -16), max(highest, n)
+                j = lowest
+                while j < highest:
+                    page, at_end = j // PAGE, min(highest, (j // PAGE + 1) * PAGE)
+                    k_page = kc + ld_i32(table + 4 * page) * page_bytes
+                    scales, keys_end = k_page + PAGE * row, k_page + (at_end - page * PAGE + 15) // 16 * 16 * row
+                    if at_end < highest:
+                        jump = kc + ld_i32(table + 4 * (page + 1)) * page_bytes - keys_end
+                    else:
+                        jump = vc + ld_i32(table + 4 * (lowest // PAGE)) * page_bytes - keys_end
+                    while j < at_end:
+                        k, blocks = k_page + (j - page * PAGE) * row, 1
+                        key_scales, left = scales + 4 * (j - page * PAGE), keys_end - k
+                        if many_tokens and wide > 1 and j + 16 * (BLOCKS - 1) < at_end:
+                            blocks = BLOCKS
+                            for m in range(0, tiled, TILE):
+                                q, out = queries + m * ldq, buf + m * ldp + 4 * j
+                                scores(q, k, key_scales, d_pad, out, ldp, left, jump, parts)
+                        elif wide > 1:
+                            for m in range(0, tiled, TILE):
+                                q, out = queries + m * ldq, buf + m * ldp + 4 * j
+                                scores_of_block(q, k, key_scales, d_pad, out, ldp, left, jump, parts)
                         else:
-                            vector_of_one(w, lane, v, row, lane_bytes, scales, limits, b0, b1, b2, b3, out)
-                for m in range(count):
-                    at = f + m
-                    y = base + arg(p, Y) + 4 * (at // group * heads + g * group + at % group) * d
-                    norm = splat(ldf(sums + m // wide * wide * SUMS + 4 * (m % wide)))
-                    for c in range(many):
-                        k = j + 16 * c
-                        a = div(fold_lanes(parts + (m * many + c) * VECTOR, stride), norm)
-                        store_tail(y + 4 * k, a, d - k)
-                j += 16 * many
-            i += count if rows == 1 else nt * turn
+                            scores_of_one(queries, k, key_scales, d_pad, buf + 4 * j, ldp, left, jump, parts)
+                        j += 16 * blocks
+                for m in range(0, tiled, wide):
+                    limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
+                    if wide > 1:
+                        softmax(buf + m * ldp, ldp, scale, limits, sums + m * SUMS)
+                    else:
+                        softmax_of_one(buf, ldp, scale, limits, sums)
+                    b0, b1, b2, b3 = context, 0, context, 0
+                    for q in range(wide):
+                        low, n = ld(limits + BOUND * q), ld(limits + BOUND * q + 8)
+                        b0, b1 = min(b0, low // KEYS), max(b1, low // KEYS)
+                        b2, b3 = min(b2, n // KEYS), max(b3, (n + 15) // KEYS)
+                    st(edges, b0)
+                    st(edges + 8, b1)
+                    st(edges + 16, max(b1, b2))
+                    st(edges + 24, b3)
+                j = 0
+                while j < d_pad:
+                    many = VECTORS if j + 16 * VECTORS <= d_pad else 1
+                    lane_bytes = many * VECTOR * tiled
+                    if many_tokens:
+                        for lane in range(KEYS):
+                            for m in range(0, tiled, wide):
+                                w, out = buf + m * ldp, parts + m * many * VECTOR
+                                limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
+                                if wide > 1:
+                                    if many > 1:
+                                        values_of_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                                       lane, out, lane_bytes)  # fmt: skip
+                                    else:
+                                        vector_of_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                                       lane, out, lane_bytes)  # fmt: skip
+                                elif many > 1:
+                                    values_of_one_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                                       lane, out, lane_bytes)  # fmt: skip
+                                else:
+                                    vector_of_one_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                                       lane, out, lane_bytes)  # fmt: skip
+                    else:
+                        for at in range(0, KEYS * lane_bytes, VECTOR):
+                            store(parts + at, zero())
+                        for page in range(lowest // PAGE, (highest + PAGE - 1) // PAGE):
+                            for m in range(0, tiled, wide):
+                                w, out = buf + m * ldp, parts + m * many * VECTOR
+                                limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
+                                if wide > 1:
+                                    if many > 1:
+                                        values(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page, out,
+                                               lane_bytes)  # fmt: skip
+                                    else:
+                                        vector(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page, out,
+                                               lane_bytes)  # fmt: skip
+                                elif many > 1:
+                                    values_of_one(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
+                                                  out, lane_bytes)  # fmt: skip
+                                else:
+                                    vector_of_one(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
+                                                  out, lane_bytes)  # fmt: skip
+                    for m in range(count):
+                        at = f + m
+                        token = ld(words + 8 * Q_FIRST) + at // group
+                        y = base + arg(p, Y) + 4 * (token * heads + g * group + at % group) * d
+                        norm = splat(ldf(sums + m // wide * wide * SUMS + 4 * (m % wide)))
+                        for c in range(many):
+                            k = j + 16 * c
+                            a = div(fold_lanes(parts + (m * many + c) * VECTOR, lane_bytes), norm)
+                            store_tail(y + 4 * k, a, d - k)
+                    j += 16 * many
+                i += stride if many_tokens else count
 
     return body
 
@@ -260,7 +358,7 @@ def kv_write_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 @kernel
 def attention_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """softmax(q k^T * scale) v over keys max(0, pos - window + 1) .. pos."""
+    """softmax(q k^T * scale) v over the keys from max(first, last - window + 1) to last."""
     _attention_f32(p, base, step, t, nt)
 
 

@@ -6,19 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from numba import njit
 
+from ...step import S_N_LOGITS, S_T, S_TOKENS, TOKEN_WORDS
 from ..lanes import ld, ldf
-from ..layout import S_IDS, S_RESULT, S_ROWS, S_START, S_T
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
     "KERNELS",
-    "S_IDS",
-    "S_RESULT",
-    "S_ROWS",
-    "S_START",
-    "S_T",
     "arg",
     "farg",
     "jit",
@@ -26,6 +21,7 @@ __all__ = [
     "rows_of",
     "share",
     "template",
+    "token_word",
 ]
 
 jit = njit(nogil=True, error_model="numpy")
@@ -56,7 +52,13 @@ def farg(p: Any, slot: Any) -> Any:
 @jit
 def rows_of(p: Any, step: Any) -> Any:
     """Rows of this instruction's output in this step."""
-    return ld(step + 8 * (S_ROWS if arg(p, 2) != 0 else S_T))
+    return ld(step + 8 * (S_N_LOGITS if arg(p, 2) != 0 else S_T))
+
+
+@jit
+def token_word(step: Any, r: Any, word: Any) -> Any:
+    """A word of the step's token r (`runtime/step.py`)."""
+    return ld(ld(step + 8 * S_TOKENS) + 8 * (TOKEN_WORDS * r + word))
 
 
 @jit

@@ -13,10 +13,11 @@ import numpy as np
 from ...ops import slots
 from ...quantized import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
 from ...sparse_int8 import SPARSE_INT8, SPREAD_PANELS
+from ...step import T_ID
 from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail, spread_panel
 from ..lanes import ld, stf
 from ..target import integer_tile_shape
-from .base import S_IDS, arg, kernel, rows_of, share, template
+from .base import arg, kernel, rows_of, share, template, token_word
 from .linear import epilogue
 
 F = np.float32
@@ -135,9 +136,9 @@ def _embed(kind: str) -> Any:
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         rows, d, w, y = rows_of(p, step), arg(p, E_D), arg(p, E_W), base + arg(p, E_Y)
-        ids, groups = ld(step + 8 * S_IDS), (d + GROUP - 1) // GROUP
+        groups = (d + GROUP - 1) // GROUP
         for r in range(share(rows, 1, t, nt), share(rows, 1, t + 1, nt)):
-            row = ld(ids + 8 * r)
+            row = token_word(step, r, T_ID)
             panel, lane = w + row // PANEL * groups * size, row % PANEL
             for j in range(d):
                 at, k = panel + j // GROUP * size, j % GROUP
@@ -184,17 +185,17 @@ def linear_int8_sparse(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 @kernel
 def embed_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y[r] = w[ids[r]]."""
+    """y[t] = w[id of token t]."""
     _embed_int8(p, base, step, t, nt)
 
 
 @kernel
 def embed_int4(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y[r] = w[ids[r]]."""
+    """y[t] = w[id of token t]."""
     _embed_int4(p, base, step, t, nt)
 
 
 @kernel
 def embed_int4a(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Y[r] = w[ids[r]]."""
+    """y[t] = w[id of token t]."""
     _embed_int4a(p, base, step, t, nt)

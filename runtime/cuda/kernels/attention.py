@@ -312,13 +312,18 @@ for _kind, _size in KV_BYTES.items():
     _name, (_whole, _one, _parts, _merge) = f"attention_{_kind}", _attention(_kind)
     kernel(THREADS, lambda rows, v: ceil(rows * v["heads"], WARPS), _shared(3), name=_name)(_whole)
     _end = Kernel(
-        f"{_name}_merge", _merge, THREADS, lambda _, v: ceil(v["heads"], WARPS), lambda _: 0, fields_of(_name)
+        f"{_name}_merge",
+        _merge,
+        THREADS,
+        lambda _, v: ceil(v["heads"], WARPS),
+        lambda _: 0,
+        fields_of(_name, _merge),
     )
     special(_name, Kernel(
         f"{_name}_split", _parts, THREADS, lambda _, v: ceil(v["heads"] * _chunks(v), WARPS), _shared(2),
-        fields_of(_name), _splits, _end, packs=False,
+        fields_of(_name, _parts), _splits, _end, packs=False,
     ))  # fmt: skip
     special(_name, Kernel(
-        f"{_name}_one", _one, THREADS, lambda _, v: ceil(v["heads"], WARPS), _shared(3), fields_of(_name),
+        f"{_name}_one", _one, THREADS, lambda _, v: ceil(v["heads"], WARPS), _shared(3), fields_of(_name, _one),
         lambda rows, _: rows == 1, packs=False,
     ))  # fmt: skip

@@ -1,13 +1,15 @@
 """What every kernel uses: the table of kernels, its launch, and how a block sums.
 
 A kernel's arguments are (arena, step, rows, *slots): addresses of the arena and of the step block, whether its rows are
-T or R (0 or 1), and the op's slots by the op table's names. Kernels stride over their items, so every grid is right:
-with `while`, since Numba counts the steps of a range by a division of 64 bits, which wants many registers on a GPU.
+T or R (0 or 1), and those of the op's slots that it takes, by the op table's names. Kernels stride over their items, so
+every grid is right: with `while`, since Numba counts the steps of a range by a division of 64 bits, which wants many
+registers on a GPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,15 +93,10 @@ def kernel(
     def register(f: Callable[..., None]) -> Callable[..., None]:
         called = name or f.__name__.rstrip("_")
         need = shared if callable(shared) else lambda _, n=shared: n
-        KERNELS[called] = Kernel(called, f, threads, blocks, need, _op_of(called))
+        KERNELS[called] = Kernel(called, f, threads, blocks, need, fields_of(called, f))
         return f
 
     return register
-
-
-def _op_of(called: str) -> tuple[str, ...]:
-    (fields,) = (op.fields for op in OPS.values() if called in op.kernels)
-    return fields
 
 
 def special(name: str, kernel: Kernel) -> None:
@@ -107,9 +104,11 @@ def special(name: str, kernel: Kernel) -> None:
     SPECIAL[name] = tuple(sorted((*SPECIAL.get(name, ()), kernel), key=lambda k: (not k.only, not k.fast)))
 
 
-def fields_of(name: str) -> tuple[str, ...]:
-    """Kind:name of a kernel's slots."""
-    return _op_of(name)
+def fields_of(name: str, function: Callable[..., None]) -> tuple[str, ...]:
+    """Kind:name of the slots of the op that a kernel of this name takes, in the order of its arguments."""
+    (fields,) = (op.fields for op in OPS.values() if name in op.kernels)
+    kinds = {f[2:]: f for f in fields}
+    return tuple(kinds[argument] for argument in signature(function).parameters if argument in kinds)
 
 
 def chosen(

@@ -300,6 +300,6 @@ for _kind in KV_BYTES:
     for _wide in WIDTHS:
         _body, _shared = flash(_kind, _wide)
         special(_name, Kernel(
-            f"{_name}_flash{_wide}", _body, THREADS, _blocks, always(_shared), fields_of(_name), _fits(_wide),
+            f"{_name}_flash{_wide}", _body, THREADS, _blocks, always(_shared), fields_of(_name, _body), _fits(_wide),
             fast=True,
         ))  # fmt: skip

@@ -182,6 +182,6 @@ for _name, _kind in ((f"linear_{FAST}", "bf16"), ("linear_f16", "f16"), ("linear
     for _size, _fit in ((128, _fits_large), (64, _fits)):
         _body, _threads, _shared = gemm(_kind, _size, _size, _size // 2, _size // 2)
         special(_name, Kernel(
-            f"{_name}_tiled{_size}", _body, _threads, _tiles(_size, _size), always(_shared), fields_of(_name),
+            f"{_name}_tiled{_size}", _body, _threads, _tiles(_size, _size), always(_shared), fields_of(_name, _body),
             _fit, fast=True,
         ))  # fmt: skip

@@ -169,6 +169,6 @@ _name = f"linear_{FAST}"
 for _wide in (256, 128):
     _body, _shared = hopper(_wide)
     special(_name, Kernel(
-        f"{_name}_wgmma{_wide}", _body, THREADS, _tiles(_wide), always(_shared), fields_of(_name), _fits(_wide),
+        f"{_name}_wgmma{_wide}", _body, THREADS, _tiles(_wide), always(_shared), fields_of(_name, _body), _fits(_wide),
         fast=True, only=ARCHITECTURE, stays=True, maps=(_x_map, _w_map(_wide)),
     ))  # fmt: skip

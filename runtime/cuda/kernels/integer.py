@@ -188,6 +188,6 @@ for _kind in QUANTIZED:
     for _tall, _least, _blocks in ((4, MANY_TILES, 2), (2, 0, 4)):
         _body, _shared = integer_gemm(_kind, _tall)
         special(_name, Kernel(
-            f"{_name}_tiled{16 * _tall}", _body, THREADS, _tiles(_tall), always(_shared), fields_of(_name),
+            f"{_name}_tiled{16 * _tall}", _body, THREADS, _tiles(_tall), always(_shared), fields_of(_name, _body),
             _fits(_tall, _least), ampere=True, at_once=_blocks,
         ))  # fmt: skip

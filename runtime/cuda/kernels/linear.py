@@ -234,9 +234,10 @@ for _kind, _dot, _load, _size in (
 ):
     _name = f"linear_{_kind}"
     kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=_name)(_linear(_dot, _load, _size, ld_f32, 4))
+    _body = _many(_dot, _size)
     special(_name, Kernel(
-        f"{_name}_many", _many(_dot, _size), THREADS,
-        lambda rows, v: ceil(ceil(v["n"], 4) * ceil(rows, RUN), WARPS), always(0), fields_of(_name),
+        f"{_name}_many", _body, THREADS,
+        lambda rows, v: ceil(ceil(v["n"], 4) * ceil(rows, RUN), WARPS), always(0), fields_of(_name, _body),
         _fits(16 // _size), at_once=2,
     ))  # fmt: skip
 kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=f"linear_{FAST}")(_linear(dot_fast, ld_bf16, 2, ld_bf16, 2))

@@ -187,7 +187,8 @@ kernel(THREADS, lambda _, v: ceil(v["n"], PANEL * WARPS), 16 * THREADS, name=f"l
 for _kind, _load, _size in (("f32", ld_f32, 4), ("bf16", ld_bf16, 2), ("f16", ld_f16, 2)):
     _name = f"linear_{_kind}_sparse"
     kernel(THREADS, lambda _, v: ceil(v["n"], WARPS), name=_name)(_linear(_load, _size))
+    _body = _many(_load, _size)
     special(_name, Kernel(
-        f"{_name}_many", _many(_load, _size), THREADS, lambda rows, v: ceil(v["n"] * ceil(rows, RUN), WARPS), always(0),
-        fields_of(_name), lambda rows, _: rows >= MANY,
+        f"{_name}_many", _body, THREADS, lambda rows, v: ceil(v["n"] * ceil(rows, RUN), WARPS), always(0),
+        fields_of(_name, _body), lambda rows, _: rows >= MANY,
     ))  # fmt: skip
