@@ -45,7 +45,7 @@ def empty_caches(config: Config) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def sizes(config: Config, layer: int | None = None) -> SimpleNamespace:
     """Heads, key/value heads, a head's width and neurons of a layer, 0 for what it lacks; or the largest of any."""
-    layers = config.decoder.layers if layer is None else config.decoder.layers[layer : layer + 1]
+    layers = config.stack.layers if layer is None else config.stack.layers[layer : layer + 1]
     every, names = [s for each in layers for s in each], ("n_heads", "n_kv_heads", "d_head", "d_ff")
     return SimpleNamespace(**{name: max((getattr(s, name, 0) for s in every), default=0) for name in names})
 
@@ -57,12 +57,12 @@ def every_layer(config: Config) -> list[SimpleNamespace]:
 
 def attentions(config: Config) -> list[Attention]:
     """Every layer's, where it has one."""
-    return [s for layer in config.decoder.layers for s in layer if isinstance(s, Attention)]
+    return [s for layer in config.stack.layers for s in layer if isinstance(s, Attention)]
 
 
 def feed_forwards(config: Config) -> list[FeedForward]:
     """Every layer's, where it has one."""
-    return [s for layer in config.decoder.layers for s in layer if isinstance(s, FeedForward)]
+    return [s for layer in config.stack.layers for s in layer if isinstance(s, FeedForward)]
 
 
 def by_name(weights: Weights) -> dict[str, Weight]:
