@@ -31,7 +31,7 @@ from miaotui.tools.commands import bench
 from safetensors import safe_open
 from tolerance import bound
 
-TOOLS = Path(bench.__file__).parent
+TOOLS = Path(bench.__file__).parents[1]
 
 # a peer that needs nothing but NumPy: constant logits
 FAKE_PEER = """
@@ -376,7 +376,7 @@ def test_quality_of_the_demo(capsys, tmp_path):
 @pytest.mark.parametrize("name", PEERS)
 def test_every_peer_can_be_asked_without_its_packages(name):
     code = (
-        f"import sys\nsys.path.append({str(TOOLS / 'peers')!r})\nimport worker\nbefore = set(sys.modules)\n"
+        f"import sys\nsys.path.append({str(TOOLS / 'bench' / 'peers')!r})\nimport worker\nbefore = set(sys.modules)\n"
         f"import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
         f"try: worker.driver({name!r})\nexcept ImportError as e: print(e)\n"
         f"m = sys.modules['peers.{PEERS[name]}']\n"

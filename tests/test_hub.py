@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(500, b"down", body=body)
         elif parts[:2] == ["api", "models"]:
             self.reply(*self.api("/".join(parts[2:4]), parts[4:]), body=body)
-        elif "/".join(parts[:2]) == REPO and parts[2] == "locate":
+        elif "/".join(parts[:2]) == REPO and parts[2] == "resolve":
             commit = COMMITS.get(parts[3], parts[3])
             data = self.hub.files.get(commit, {}).get("/".join(parts[4:]))
             if data is None:
@@ -135,11 +135,11 @@ from miaotui.loader.checkpoint import open_checkpoint
 try:
     path = locate(sys.argv[1], revision=sys.argv[2] or None)
     with open_checkpoint(path) as c:
-        found = {"path": str(path), "files": sorted(p.name for p in path.rglob("*")), "theta": c.config["rope_theta"]}
-        found["norm"] = c.array("model.norm.weight").tolist()
+        answer = {"path": str(path), "files": sorted(p.name for p in path.rglob("*")), "theta": c.config["rope_theta"]}
+        answer["norm"] = c.array("model.norm.weight").tolist()
 except MiaotuiError as e:
-    found = {"error": type(e).__name__, "text": str(e), "cause": type(e.__cause__).__name__}
-print(json.dumps(found))
+    answer = {"error": type(e).__name__, "text": str(e), "cause": type(e.__cause__).__name__}
+print(json.dumps(answer))
 """
 
 

@@ -22,12 +22,13 @@ from miaotui.runtime.rope import rope_tables
 from miaotui.tools import prune_sweep
 from miaotui.tools.commands import perplexity
 from miaotui.tools.commands.prune import prune
-from miaotui.tools.importance import depth, flap_bias, masks, process_plans, structured
+from miaotui.tools.importance import depth, masks, structured
 from miaotui.tools.importance import zeros as zeros_module
 from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_of
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
 from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.importance.numbers import narrowed, widened
+from miaotui.tools.studies import flap_bias, process_plans
 from miaotui.tools.importance.rewrite import Rewrite
 from miaotui.tools.importance.sparsegpt import sparsegpt
 from miaotui.tools.importance.zeros import layer_by_layer, zeros

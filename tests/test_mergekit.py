@@ -153,7 +153,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("found", "says"), REFUSED)
+@pytest.mark.parametrize(("got", "says"), REFUSED)
 def test_what_one_model_s_layers_cannot_be(tmp_path, got, says):
     (tmp_path / "plan.json").write_text(json.dumps(got))
     with pytest.raises(PlanError, match=rf"plan\.json.*{says}"):

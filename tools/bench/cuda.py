@@ -340,7 +340,7 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as temporary:
             record = measured(args, args.work or Path(temporary), command)
     except (BackendError, InputError) as e:
-        print(f"bench_cuda: error: {e}", file=sys.stderr)
+        print(f"miaotui.tools.bench.cuda: error: {e}", file=sys.stderr)
         return 1
     print_out(_summary_line(record))
     if args.out:

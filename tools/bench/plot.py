@@ -131,7 +131,7 @@ def _title(reports: Sequence[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Draw one picture of all files."""
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.bench.plot", description="comparisons as a picture")
-    parser.add_argument("files", nargs="+", type=Path, help="what bench_peers wrote")
+    parser.add_argument("files", nargs="+", type=Path, help="what tools.bench.compare wrote")
     parser.add_argument("--out", type=Path, required=True, help="the picture: .svg or .png")
     args = parser.parse_args(argv)
     reports = read_reports(args.files)

@@ -93,9 +93,9 @@ def command(job: Job, args: argparse.Namespace) -> list[str]:
         stored = "bf16" if job.dtype in QUANTIZED else job.dtype
         model = args.work / f"{job.shape}-{stored}"
         return [*words, "--model", str(model), "--json", file]
-    if job.module.endswith(("bench_peers", "bench_prune")):
+    if job.module.endswith((".compare", ".prune")):
         words += ["--work", str(args.work)]
-    if job.module.endswith("bench_peers") and args.peer_python:
+    if job.module.endswith(".compare") and args.peer_python:
         words += ["--peer-python", *args.peer_python]
     return [*words, "--out", file]
 
@@ -120,7 +120,7 @@ def finish(out: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Make what is missing; 1 if a file could not be made."""
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.bench.run_all", description="every figure")
-    parser.add_argument("--peer-python", nargs="+", default=[], metavar="[PEER=]PYTHON", help="as bench_peers takes it")
+    parser.add_argument("--peer-python", nargs="+", default=[], metavar="[PEER=]PYTHON", help="as tools.bench.compare takes it")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and the peers' conversions are kept here")
     parser.add_argument("--out", type=Path, required=True, help="where the files go")
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that all works, not for figures")

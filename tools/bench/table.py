@@ -69,10 +69,10 @@ def read_reports(files: Sequence[str | Path]) -> list[Row]:
         try:
             report = json.loads(Path(file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            msg = f"{Path(file).name}: cannot be read as JSON ({error}); expected what bench_peers wrote"
+            msg = f"{Path(file).name}: cannot be read as JSON ({error}); expected what tools.bench.compare wrote"
             raise InputError(msg) from error
         if not isinstance(report, dict) or not {"shape", "peers", "prompt", "results"} <= set(report):
-            msg = f"{Path(file).name}: no comparison; expected what bench_peers wrote"
+            msg = f"{Path(file).name}: no comparison; expected what tools.bench.compare wrote"
             raise InputError(msg)
         reports.append(report)
     return reports
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print it."""
     reports = read_reports(sys.argv[1:] if argv is None else argv)
     if not reports:
-        msg = "no file was named: expected what bench_peers wrote"
+        msg = "no file was named: expected what tools.bench.compare wrote"
         raise InputError(msg)
     sys.stdout.write(table(reports[0]) if len(reports) == 1 else summary(reports))
     return 0
