@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +189,7 @@ def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
     roles = [role for role in ROLES.values() if role.sublayer == kind and role.name in weights]
     linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
     norms = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
-    return replace(Sublayer(linear), **norms)
+    return Sublayer(linear, norms.get("norm_in"), norm_q=norms.get("norm_q"), norm_k=norms.get("norm_k"))
 
 
 def _linear(weights: Mapping[str, Weight], role: str) -> Linear:
