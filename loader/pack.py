@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -188,8 +189,8 @@ def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
     """Weights of one sublayer, each in the field that `roles` names."""
     roles = [role for role in ROLES.values() if role.sublayer == kind and role.name in weights]
     linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
-    norms = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
-    return Sublayer(linear, norms.get("norm_in"), norm_q=norms.get("norm_q"), norm_k=norms.get("norm_k"))
+    norms: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
+    return replace(Sublayer(linear), **norms)
 
 
 def _linear(weights: Mapping[str, Weight], role: str) -> Linear:

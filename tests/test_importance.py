@@ -28,10 +28,10 @@ from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_o
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
 from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.importance.numbers import narrowed, widened
+from miaotui.tools.studies import flap_bias, process_plans
 from miaotui.tools.importance.rewrite import Rewrite
 from miaotui.tools.importance.sparsegpt import sparsegpt
 from miaotui.tools.importance.zeros import layer_by_layer, zeros
-from miaotui.tools.studies import flap_bias, process_plans
 from pruning import seven
 
 WINDOWS = [[1, 5, 2, 8, 3, 3, 9], [4, 4, 0, 10], [7, 2]]

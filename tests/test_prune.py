@@ -156,8 +156,8 @@ def as_zeros(path: Path, drawn: Drawn, plan: PrunePlan) -> None:
         assert np.abs(got - wanted).max() <= limit
 
 
-#: As `miaotui prune --keep-layers 1-4 --drop-heads 1:0,1 --drop-attention 2 --drop-ffn 3 --width 0-95 --sparsity 2:4` wrote
-#: it for the demo model before layers were tuples of sublayers.
+#: What `miaotui prune --keep-layers 1-4 --drop-heads 1:0,1 --drop-attention 2 --drop-ffn 3 --width 0-95 --sparsity 2:4`
+#: wrote for the demo model before layers were tuples of sublayers.
 VERSION_1 = """{"format": "miaotui-prune", "version": 1,
  "model": {"family": "llama", "n_layers": 6, "d_model": 128, "n_heads": 4, "n_kv_heads": 2, "d_head": 32, "d_ff": 352,
   "n_vocab": 1024, "layout": "fdc4c3826261854591ba9c932c8efc3a71e4245b94de7e2da3942e0299cc0bc6"},
