@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import json
 import mmap
 import os
@@ -32,6 +33,7 @@ from miaotui.loader.prune.receipt import Receipt
 from miaotui.loader.quantize import pack_matrix, parse_quantize
 from miaotui.loader.source import spans_by_file
 from miaotui.runtime.quantized import quantized_shape
+from miaotui.tools import demo
 from pruning import as_file, masked, plans, seven, sliced
 from tolerance import bound
 
@@ -152,6 +154,24 @@ def as_zeros(path: Path, drawn: Drawn, plan: PrunePlan) -> None:
         got, wanted = model.logits(ids), whole.logits(ids)
         limit = bound("model", "f32", config.n_layers, scale=float(np.abs(wanted).max()))
         assert np.abs(got - wanted).max() <= limit
+
+
+#: What `miaotui prune --keep-layers 1-4 --drop-heads 1:0,1 --drop-attention 2 --drop-ffn 3 --width 0-95 --sparsity 2:4`
+#: wrote for the demo model before layers were tuples of sublayers.
+VERSION_1 = """{"format": "miaotui-prune", "version": 1,
+ "model": {"family": "llama", "n_layers": 6, "d_model": 128, "n_heads": 4, "n_kv_heads": 2, "d_head": 32, "d_ff": 352,
+  "n_vocab": 1024, "layout": "fdc4c3826261854591ba9c932c8efc3a71e4245b94de7e2da3942e0299cc0bc6"},
+ "layers": "1-4", "heads": {"1": "2-3", "2": ""}, "ffn": {"3": ""}, "width": "0-95", "sparsity": "2:4"}"""
+
+
+def test_a_plan_of_version_1_means_what_it_meant(tmp_path):
+    (tmp_path / "plan.json").write_text(VERSION_1)
+    with miaotui.load(demo.path(), prune=tmp_path / "plan.json") as model:
+        kinds = [[type(s).__name__ for s in layer] for layer in model.config.decoder.layers]
+        assert kinds == [["Attention", "FeedForward"], ["FeedForward"], ["Attention"], ["Attention", "FeedForward"]]
+        assert [sizes(model.config, i).n_heads for i in range(4)] == [2, 0, 4, 4]
+        digest = hashlib.sha256(model.logits([1, 5, 9, 700]).tobytes()).hexdigest()
+    assert digest == "bc44c8f3a6814e4389e77fe18dc2a045ef3fe52d650491c9dff43472d2b9570f"
 
 
 @settings(SLOW, max_examples=60)

@@ -238,7 +238,7 @@ BROKEN = [
     ("llama", {"per_layer_config": {"0": {"skip": ["mlp", "attention"]}}}, "layer 0 has neither"),
     ("llama", {"per_layer_config": {"0": {"skip": "mlp"}}}, "expected a list"),
     ("llama", {"per_layer_config": {"0": {"skip": ["norm"]}}}, "expected a list"),
-    ("llama", {"pruned_heads": {"0": [1]}}, "known of gpt2 alone"),
+    ("llama", {"pruned_heads": {"0": [1]}}, "pruned_heads is not known of a llama model"),
     ("gpt2", {"per_layer_config": {"0": {"n_head": 1}}}, "unknown key 'n_head'"),
     ("gpt2", {"pruned_heads": {"0": [3]}}, "head 3, but there were 3"),
     ("gpt2", {"pruned_heads": {"0": [1, 1]}}, "named twice"),

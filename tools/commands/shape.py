@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ...loader.ranges import read_indices, show
@@ -41,13 +41,13 @@ def _stack(stack: Stack) -> dict[str, Any]:
     for i, layer in enumerate(stack.layers):
         alike.setdefault(layer, []).append(i)
     told = [{"layers": show(at), "sublayers": [_sublayer(s) for s in layer]} for layer, at in alike.items()]
-    plain = {f.name: getattr(stack, f.name) for f in fields(stack) if f.name not in ("layers", "biases", "relative")}
-    return plain | {"layers": told}
+    return asdict(replace(stack, layers=())) | {"layers": told}
 
 
 def _sublayer(s: Attention | FeedForward) -> dict[str, Any]:
     kind = "attention" if isinstance(s, Attention) else "feed_forward"
-    return {"kind": kind} | {f.name: getattr(s, f.name) for f in fields(s) if getattr(s, f.name) != f.default}
+    told = {f.name for f in fields(s) if getattr(s, f.name) != f.default}
+    return {"kind": kind} | {name: value for name, value in asdict(s).items() if name in told}
 
 
 def shape_lines(c: Mapping[str, Any]) -> list[str]:
