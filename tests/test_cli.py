@@ -21,6 +21,7 @@ from miaotui.tools import cli, demo
 from miaotui.tools.commands.arguments import format_bytes, size
 from miaotui.tools.commands.perplexity import losses, measure
 from miaotui.tools.demo.corpus import held_out
+from real_files import real
 
 BEGINNING = "Once upon a time"
 COMMAND = (sys.executable, "-m", "miaotui")
@@ -410,10 +411,10 @@ def test_prune_writes_what_the_cuts_leave(miao, tmp_path):
 # perplexity
 
 
-def test_perplexity_of_real_text(shared, miao):
-    directory = shared / "models" / "stories260K-hf"
+def test_perplexity_of_real_text(miao):
+    directory = real("models", "stories260K-hf")
     for case in json.loads((directory / "expected.json").read_text(encoding="utf-8"))["perplexity"]:
-        file = shared / "text" / case["name"]
+        file = real("text", case["name"])
         if not file.exists():
             continue
         ran = miao("perplexity", file, "--model", directory, "--tokens", case["n_tokens"], "--json")

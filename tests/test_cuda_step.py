@@ -65,6 +65,7 @@ def answered(path, n_new, **options):
         return got, model.session.logits.tobytes(), model.session.hidden.tobytes()
 
 
+@pytest.mark.ci  # 27 s
 @pytest.mark.parametrize("name", MODELS)
 def test_every_way_gives_the_same_bits(name, tmp_path, monkeypatch):
     family, dtype, options = MODELS[name]
@@ -172,6 +173,7 @@ def test_the_gates_walkers_have_every_kernel_of_their_own_and_every_op():
     assert {op.name for op in OPS.values() if not any(n.startswith(op.name) for n in walked)} == set()
 
 
+@pytest.mark.ci  # 10 s
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_one_launch_a_token_in_every_order(schedule, tmp_path, monkeypatch):
     written(tmp_path, "qwen2")
@@ -181,6 +183,7 @@ def test_one_launch_a_token_in_every_order(schedule, tmp_path, monkeypatch):
     assert answered(tmp_path, 2, max_context=8) == wanted
 
 
+@pytest.mark.ci  # 13 s
 @pytest.mark.parametrize("way", WAYS)
 def test_steps_queued_ahead_end_where_the_host_would(way, tmp_path, monkeypatch):
     """An end id, a budget, a context, the first id of all; and the next answer does not remember."""

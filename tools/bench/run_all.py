@@ -120,7 +120,9 @@ def finish(out: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Make what is missing; 1 if a file could not be made."""
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.bench.run_all", description="every figure")
-    parser.add_argument("--peer-python", nargs="+", default=[], metavar="[PEER=]PYTHON", help="as tools.bench.compare takes it")
+    parser.add_argument(
+        "--peer-python", nargs="+", default=[], metavar="[PEER=]PYTHON", help="as tools.bench.compare takes it"
+    )
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and the peers' conversions are kept here")
     parser.add_argument("--out", type=Path, required=True, help="where the files go")
     parser.add_argument("--quick", action="store_true", help="few rounds: to see that all works, not for figures")
