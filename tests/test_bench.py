@@ -208,6 +208,7 @@ def test_protocol():
         peer_worker.answer(engine, "dance")
 
 
+@pytest.mark.ci  # 9 s
 @pytest.mark.usefixtures("small_region")
 def test_comparison_by_turns(tiny):
     ours = compare.Worker(
@@ -361,6 +362,7 @@ def test_quality_by_hand():
     assert quality.compare([p], [p], [[0, 1, 0]])["kl"] == 0
 
 
+@pytest.mark.ci  # 7 s
 def test_quality_of_the_demo(capsys, tmp_path):
     out = tmp_path / "q.json"
     assert quality.main(["--stories", "2", "--out", str(out)]) == 0
@@ -554,6 +556,7 @@ def pruned(tmp_path, *words):
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.ci  # 9 s
 @pytest.mark.usefixtures("small_region")
 def test_pruned_and_dense_by_turns_a_row_at_a_time(tiny, tmp_path, capsys):
     pruned(tmp_path, "--dtype", "int8", "--cut", "vocab")

@@ -51,6 +51,7 @@ def no_such_token(session):
     session._batch.tokens[3, T_ID] = session.n_vocab
 
 
+@pytest.mark.ci  # 36 s: compiles every kernel with checks
 @pytest.mark.skipif(debugging(), reason="the whole run has MIAOTUI_DEBUG")
 def test_every_access_is_checked_and_changes_no_bit():
     program = (

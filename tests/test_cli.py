@@ -22,6 +22,7 @@ from miaotui.tools import cli, demo
 from miaotui.tools.commands.arguments import size
 from miaotui.tools.demo.corpus import held_out
 from miaotui.tools.perplexity import losses, measure
+from real_files import real
 
 BEGINNING = "Once upon a time"
 COMMAND = (sys.executable, "-m", "miaotui")
@@ -411,10 +412,10 @@ def test_prune_writes_what_the_cuts_leave(miao, tmp_path):
 # perplexity
 
 
-def test_perplexity_of_real_text(shared, miao):
-    directory = shared / "models" / "stories260K-hf"
+def test_perplexity_of_real_text(miao):
+    directory = real("models", "stories260K-hf")
     for case in json.loads((directory / "expected.json").read_text(encoding="utf-8"))["perplexity"]:
-        file = shared / "text" / case["name"]
+        file = real("text", case["name"])
         if not file.exists():
             continue
         ran = miao("perplexity", file, "--model", directory, "--tokens", case["n_tokens"], "--json")

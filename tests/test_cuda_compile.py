@@ -42,6 +42,7 @@ def test_every_kernel_has_a_budget_and_no_other(budgets):
     assert set(budgets) == set(cubins.ALL)
 
 
+@pytest.mark.ci  # 170 s: every kernel, for every architecture
 @compiles
 @pytest.mark.parametrize("name", sorted(cubins.ALL))
 def test_a_kernel_compiles_within_its_budget(name, budgets):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError
 from miaotui.runtime import sampling
-from miaotui.runtime.cuda import driver, session
+from miaotui.runtime.cuda import backend, driver
 from miaotui.runtime.cuda.draw import draw_bytes, draw_words
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import DRAWS
@@ -58,6 +58,7 @@ def logits_of(seed, n, grid):
 EVERYTHING = SamplingParams(0.7, 40, 0.9, 0.02, 1.2, do_sample=True, seed=-5)
 
 
+@pytest.mark.ci  # 9 s
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 2**63),
@@ -80,6 +81,7 @@ def test_the_device_draws_what_the_cpu_draws(
     assert got == wanted
 
 
+@pytest.mark.ci  # 6 s
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_in_every_order_and_by_any_number_of_blocks(schedule):
     logits = logits_of(1, 523, 4)
@@ -136,18 +138,19 @@ def use(monkeypatch, way, schedule="forward", blocks=2):
     monkeypatch.setattr(driver, "CudaDevice", lambda: EmulatedDevice(schedule, blocks=blocks))
 
 
+@pytest.mark.ci  # 35 s
 @pytest.mark.parametrize("way", WAYS)
 def test_answers_drawn_ahead_are_those_of_the_host(way, tmp_path, monkeypatch):
     """Token by token, whatever launches a step; a seed, a penalty alone (greedy), and greedy again behind them."""
     write_checkpoint(tmp_path, replace(small("llama"), dtype="BF16"))
     use(monkeypatch, way, SCHEDULES[WAYS.index(way)])
-    monkeypatch.setattr(session, "BATCH", 2)
+    monkeypatch.setattr(backend, "QUEUED", 2)
     asked = (WANTED, {"repetition_penalty": 1.5, "ignore_eos": True}, {"ignore_eos": True}, WANTED | {"seed": 12})
     asked = asked if way == "graph" else asked[1:3]
     with miaotui.load(tmp_path, max_context=6, device="cuda") as model:
         got = [model.generate(IDS, **a).ids for a in asked]
         with monkeypatch.context() as alone:
-            alone.setattr(session.CudaSession, "ahead", lambda *_: None)
+            alone.setattr(backend.CudaBackend, "ahead", lambda *_: None)
             wanted = [model.generate(IDS, **a).ids for a in asked]
         assert got == wanted
         assert len({*map(tuple, got)}) > len(asked) / 2
@@ -155,6 +158,7 @@ def test_answers_drawn_ahead_are_those_of_the_host(way, tmp_path, monkeypatch):
         assert model.generate(IDS, **asked[0] | end).ids == got[0][:2]
 
 
+@pytest.mark.ci  # 7 s
 def test_why_nothing_can_be_drawn_is_said_as_on_the_cpu(tmp_path, monkeypatch):
     write_checkpoint(tmp_path, small("llama"))
     use(monkeypatch, "graph")

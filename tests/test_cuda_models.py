@@ -20,6 +20,7 @@ from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import KERNELS, Kernel
 from miaotui.tools import cli
 from miaotui.tools.commands.inspect import facts, lines
+from real_files import real
 from tolerance import bound
 
 IDS = [3, 1, 4, 1, 5, 9, 2]
@@ -43,6 +44,7 @@ def compare(path, ids=IDS, n_new=3, **options):
         return agree(cpu.session, gpu.session, ids, n_new, limit)
 
 
+@pytest.mark.ci  # 12 s
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("emulated")
 def test_every_family(family, tmp_path):
@@ -68,6 +70,7 @@ def test_small_caches(kv_cache, tmp_path):
         assert np.abs(model.logits(IDS) - wanted).max() <= 0.05 * np.abs(wanted).max()
 
 
+@pytest.mark.ci  # 17 s
 @pytest.mark.parametrize(
     ("dtype", "architecture", "kernel"),
     [
@@ -135,9 +138,10 @@ def test_uneven_layers(tmp_path):
     compare(tmp_path, n_new=1, prune="drop-heads=1:0; drop-ffn=0")
 
 
+@pytest.mark.ci  # 12 s
 @pytest.mark.usefixtures("emulated")
-def test_a_trained_model_gives_the_same_tokens(shared):
-    path = shared / "models" / "stories260K-hf"
+def test_a_trained_model_gives_the_same_tokens():
+    path = real("models", "stories260K-hf")
     compare(path, ids=[1, 403], n_new=3)
 
 
@@ -323,6 +327,7 @@ def counting(monkeypatch):
     return CountingDevice
 
 
+@pytest.mark.ci  # 28 s
 @pytest.mark.parametrize(
     ("options", "way"),
     [

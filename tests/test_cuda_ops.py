@@ -65,6 +65,7 @@ LINEAR = {k.name: (name, k) for name, several in SPECIAL.items() for k in severa
 TILED = {name: found for name, found in LINEAR.items() if found[1].fast}
 
 
+@pytest.mark.ci  # 26 s
 @pytest.mark.parametrize("tiled", sorted(TILED))
 def test_many_rows_by_the_tensor_core(tiled, monkeypatch):
     name, kernel = TILED[tiled]
@@ -97,6 +98,7 @@ class ManyDraw(SmallDraw):
         return self.sizes.pop()
 
 
+@pytest.mark.ci  # 85 s
 @pytest.mark.parametrize("many", sorted(set(LINEAR) - set(TILED)))
 def test_many_rows_have_the_bits_of_few(many, monkeypatch):
     name, kernel = LINEAR[many]

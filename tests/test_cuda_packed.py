@@ -63,6 +63,7 @@ def test_keys_are_taken_in_tiles_from_a_sequences_own_first(kv_cache, window):
     assert got.tobytes() == wanted.tobytes()
 
 
+@pytest.mark.ci  # 25 s
 @pytest.mark.parametrize(("kv_cache", "d_head"), [("f32", 8), ("bf16", 128), ("int8", 64)])
 @pytest.mark.parametrize("window", [None, 9])
 def test_the_tensor_cores_attention_sees_each_sequence_alone(kv_cache, d_head, window):

@@ -11,7 +11,7 @@ import pytest
 from checkpoints import small, write_checkpoint
 from emulation import SCHEDULES, EmulatedDevice, Fault
 from miaotui.errors import BackendError, InputError
-from miaotui.runtime.cuda import driver, session
+from miaotui.runtime.cuda import backend, driver
 from miaotui.runtime.cuda.emulator import device as emulated
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import KERNELS, walker
@@ -65,6 +65,7 @@ def answered(path, n_new, **options):
         return got, model.session.logits.tobytes(), model.session.hidden.tobytes()
 
 
+@pytest.mark.ci  # 27 s
 @pytest.mark.parametrize("name", MODELS)
 def test_every_way_gives_the_same_bits(name, tmp_path, monkeypatch):
     family, dtype, options = MODELS[name]
@@ -172,6 +173,7 @@ def test_the_gates_walkers_have_every_kernel_of_their_own_and_every_op():
     assert {op.name for op in OPS.values() if not any(n.startswith(op.name) for n in walked)} == set()
 
 
+@pytest.mark.ci  # 10 s
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_one_launch_a_token_in_every_order(schedule, tmp_path, monkeypatch):
     written(tmp_path, "qwen2")
@@ -181,6 +183,7 @@ def test_one_launch_a_token_in_every_order(schedule, tmp_path, monkeypatch):
     assert answered(tmp_path, 2, max_context=8) == wanted
 
 
+@pytest.mark.ci  # 13 s
 @pytest.mark.parametrize("way", WAYS)
 def test_steps_queued_ahead_end_where_the_host_would(way, tmp_path, monkeypatch):
     """An end id, a budget, a context, the first id of all; and the next answer does not remember."""
@@ -190,27 +193,28 @@ def test_steps_queued_ahead_end_where_the_host_would(way, tmp_path, monkeypatch)
         wanted = [cpu.generate(IDS, eos_token_id=e).ids for e in everything]
     assert len(set(everything)) > 1
     use(monkeypatch, way, blocks=1)
-    monkeypatch.setattr(session, "BATCH", 2)
+    monkeypatch.setattr(backend, "QUEUED", 2)
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
         assert model.generate(IDS, ignore_eos=True).ids == everything
         for end, ids in dict(zip(everything, wanted, strict=True)).items():
             assert model.generate(IDS, eos_token_id=end).ids == ids
         got = model.generate(IDS, eos_token_id=list(range(65, 200)), max_new_tokens=2)  # more than a GPU is told
         assert got.ids == everything[:2]
-        assert list(model.session.ahead(everything[0], 3, 0, ())) == []
+        assert list(model.session.backend.ahead(everything[0], 3, 0, (), None)) == []
 
 
 def test_steps_ahead_of_logits_that_are_none(tmp_path, monkeypatch):
     written(tmp_path)
     use(monkeypatch, "persistent")
     with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
-        ids = model.session.ahead(3, 0, 4, ())
+        answer = model.tokens([3], ignore_eos=True)
+        next(answer)
         norm = next(i.values["w"] for i in reversed(model.program().code) if i.op == "rms_norm")
         machine = model.session.backend.machine
         machine.device.write(machine._weights[norm.address], np.full(norm.shape, np.nan, np.float32))
-        assert next(ids) == -1
+        assert next(answer).id == -1
         with pytest.raises(InputError, match="-1 is outside"):
-            next(ids)
+            next(answer)
 
 
 def test_an_unknown_way_is_refused(tmp_path, monkeypatch):

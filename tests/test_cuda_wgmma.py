@@ -182,6 +182,7 @@ def only(monkeypatch):
     return set_
 
 
+@pytest.mark.ci  # 12 s
 @pytest.mark.parametrize("bn", [128, 256])
 @pytest.mark.parametrize(
     ("t", "n", "k", "schedule"),

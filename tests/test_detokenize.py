@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError
 from miaotui.runtime.detokenize import Detokeniser, StopStrings
+from real_files import real
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -52,12 +51,8 @@ def metaspace():
 
 @cache
 def stored(name):
-    """Open a tokenizer of the shared models; `MIAOTUI_SHARED` says where they are."""
-    root = os.environ.get("MIAOTUI_SHARED", "")
-    path = Path(root) / "models" / name / "tokenizer.json"
-    if not root or not path.is_file():
-        pytest.skip(f"no {name}: set MIAOTUI_SHARED to the directory that holds models/")
-    return tokenizers.Tokenizer.from_file(str(path))
+    """Open a tokenizer of the trained models."""
+    return tokenizers.Tokenizer.from_file(str(real("models", name, "tokenizer.json")))
 
 
 ALL = ["byte-level", "metaspace", "stories260K-hf", "capp-gpt2-hf", "nano-gpt-sort-hf"]

@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import numpy as np
 import pytest
+from real_files import real
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def expected(shared: Path, name: str) -> tuple[Path, dict[str, Any]]:
+def expected(name: str) -> tuple[Path, dict[str, Any]]:
     """The directory and its stored outputs."""
-    path = shared / "models" / name
-    if not path.is_dir():
-        pytest.skip(f"{name} is not among the shared models")
+    path = real("models", name)
     return path, json.loads((path / "expected.json").read_text())
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_stories260k_tells_its_stories(shared: Path, threads: int) -> None:
-    path, stored = expected(shared, "stories260K-hf")
+def test_stories260k_tells_its_stories(threads: int) -> None:
+    path, stored = expected("stories260K-hf")
     with miaotui.load(path, threads=threads) as model:
         for case in stored["greedy"]:
             assert model.tokenizer.encode(case["prompt"]) == case["prompt_ids"]
@@ -33,8 +32,8 @@ def test_stories260k_tells_its_stories(shared: Path, threads: int) -> None:
             assert np.abs(logits - np.array(case["last_prompt_logits"])).max() < 1e-4
 
 
-def test_stories260k_perplexity(shared: Path) -> None:
-    path, stored = expected(shared, "stories260K-hf")
+def test_stories260k_perplexity() -> None:
+    path, stored = expected("stories260K-hf")
     case = next(c for c in stored["perplexity"] if c["name"] == "short")
     with miaotui.load(path) as model:
         logits = model.logits(case["ids"]).astype(np.float64)
@@ -43,8 +42,8 @@ def test_stories260k_perplexity(shared: Path) -> None:
     assert nll == pytest.approx(case["nll_per_token"], abs=1e-5)
 
 
-def test_capp_plans_processes(shared: Path) -> None:
-    path, stored = expected(shared, "capp-gpt2-hf")
+def test_capp_plans_processes() -> None:
+    path, stored = expected("capp-gpt2-hf")
     with miaotui.load(path) as model:
         for case in stored["greedy"]:
             answer = model.generate(case["prompt_ids"], max_new_tokens=len(case["new_ids"]), ignore_eos=True)
@@ -53,8 +52,8 @@ def test_capp_plans_processes(shared: Path) -> None:
         assert np.abs(got - np.array(stored["logits"])).max() < 1e-4
 
 
-def test_nano_gpt_sorts_729_of_729(shared: Path) -> None:
-    path, stored = expected(shared, "nano-gpt-sort-hf")
+def test_nano_gpt_sorts_729_of_729() -> None:
+    path, stored = expected("nano-gpt-sort-hf")
     letters = "ABC"
     with miaotui.load(path, threads=1) as model:
         for case in stored["all_729"]:

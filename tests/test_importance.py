@@ -32,6 +32,7 @@ from miaotui.tools.importance.zeros import layer_by_layer, zeros
 from miaotui.tools.prune import prune
 from miaotui.tools.studies import flap_bias, process_plans
 from pruning import seven
+from real_files import real
 
 WINDOWS = [[1, 5, 2, 8, 3, 3, 9], [4, 4, 0, 10], [7, 2]]
 
@@ -598,8 +599,8 @@ def test_records_a_line_each_and_what_is_asked_of_them(tmp_path, capsys):
     assert (record["judged"]["lines"], record["judged"]["behind"]) == (True, "7")
 
 
-def test_plans_for_capp_gpt2_come_back_as_its_ids(shared):
-    path = shared / "models" / "capp-gpt2-hf"
+def test_plans_for_capp_gpt2_come_back_as_its_ids():
+    path = real("models", "capp-gpt2-hf")
     with miaotui.load(path) as model:
         lines = list(process_plans.plans(model, 5, seed=3))
         assert lines == list(process_plans.plans(model, 5, seed=3))

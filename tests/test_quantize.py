@@ -18,6 +18,7 @@ from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, pack_rows, parse_qu
 from miaotui.runtime.cpu.packer import packer
 from miaotui.runtime.quantized import GROUP, LEVELS, QUANTIZED, quantized_shape, unpack
 from miaotui.tools.commands.quantize import quantize
+from real_files import real
 from safetensors.numpy import load_file, save_file
 
 SIZES = st.sampled_from([1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 65, 97])
@@ -241,14 +242,14 @@ def test_a_written_checkpoint_is_not_rounded_twice(tmp_path):
         miaotui.load(tmp_path / "out")
 
 
-def test_quantised_text_is_near_the_exact(shared):
+def test_quantised_text_is_near_the_exact():
     """On a trained model: int8 changes next to nothing, int4 little; the order is kept."""
-    directory = shared / "models" / "stories260K-hf"
+    directory = real("models", "stories260K-hf")
     ids = None
     lost = {}
     for how in (None, "int8", "int4,embed=int8", "int4a", "int4"):
         with miaotui.load(directory, quantize=how) as model:
-            ids = ids or model.tokenizer.encode((shared / "text" / "tinystories_sample.txt").read_text("utf-8"))[:200]
+            ids = ids or model.tokenizer.encode(real("text", "tinystories_sample.txt").read_text("utf-8"))[:200]
             logits = model.logits(ids).astype(float)
             p = np.exp(logits - logits.max(-1, keepdims=True))
             lost[how] = np.log(p / p.sum(-1, keepdims=True))

@@ -135,6 +135,7 @@ with miaotui.load(sys.argv[1], threads=2, **json.loads(sys.argv[3])) as m:
 """
 
 
+@pytest.mark.ci  # 70 s: compiles for other CPUs
 @pytest.mark.parametrize(
     ("dtype", "how"),
     [

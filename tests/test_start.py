@@ -70,6 +70,7 @@ def test_the_executor_of_numba_gives_the_same(filled: tuple[Path, str]) -> None:
     assert (other.digest, other.numba, other.said) == (digest, True, "")
 
 
+@pytest.mark.ci  # 11 s
 @pytest.mark.parametrize("damage", ["cut", "empty", "one bit of the seal", "one bit of the code", "another's"])
 def test_damaged_code_is_compiled_again_and_only_that(copied: Path, filled: tuple[Path, str], damage: str) -> None:
     *_, before, last = code_files(copied)
@@ -83,6 +84,7 @@ def test_damaged_code_is_compiled_again_and_only_that(copied: Path, filled: tupl
     assert start(copied).said == ""
 
 
+@pytest.mark.ci  # 21 s
 def test_code_under_another_key_is_not_looked_at(copied: Path, filled: tuple[Path, str]) -> None:
     """Files of another version, even in the place of ours, do not match: the key is in the seal."""
     (directory,) = (copied / "miaotui").iterdir()
@@ -114,6 +116,7 @@ def test_the_key_is_the_same_with_and_without_numba_and_follows_the_cpu() -> Non
     assert len(keys) == 4
 
 
+@pytest.mark.ci  # 20 s
 def test_several_processes_may_start_at_once(filled: tuple[Path, str], tmp_path: Path) -> None:
     here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", CHILD, demo.path()]
@@ -126,6 +129,7 @@ def test_several_processes_may_start_at_once(filled: tuple[Path, str], tmp_path:
     assert not list(tmp_path.rglob(".draft*"))
 
 
+@pytest.mark.ci  # 8 s
 def test_a_cache_that_cannot_be_written_is_read_and_no_error(tmp_path: Path, filled: tuple[Path, str]) -> None:
     (tmp_path / "file").write_text("")
     there = start(tmp_path / "file")  # a file, in which no directory can be made, for root neither

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,14 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, TokenizerError
 from miaotui.loader.text.tokenizer import Tokenizer
+from real_files import real
 
-SHARED = Path(os.environ.get("MIAOTUI_SHARED", Path(__file__).parents[2] / "shared")) / "models"
-needs_models = pytest.mark.skipif(not SHARED.is_dir(), reason="the trained checkpoints are not beside the project")
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DIRECTORIES = ("stories260K-hf", "capp-gpt2-hf", "nano-gpt-sort-hf", "rxnmapper-albert-hf")
 
 
 def expected(name: str) -> dict[str, Any]:
-    got: dict[str, Any] = json.loads((SHARED / name / "expected.json").read_text(encoding="utf-8"))
+    got: dict[str, Any] = json.loads(real("models", name, "expected.json").read_text(encoding="utf-8"))
     return got
 
 
@@ -34,9 +34,8 @@ def written(directory: Path, change: dict[str, Any] | None = None, config: dict[
     return Tokenizer.from_directory(directory)
 
 
-@needs_models
 def test_stories_cases() -> None:
-    ours = Tokenizer.from_directory(SHARED / "stories260K-hf")
+    ours = Tokenizer.from_directory(real("models", "stories260K-hf"))
     assert (ours.n_vocab, ours.bos_id, ours.eos_id, ours.pad_id) == (512, 1, 2, None)
     cases = expected("stories260K-hf")["tokenizer"]
     assert cases
@@ -46,9 +45,8 @@ def test_stories_cases() -> None:
         assert ours.decode(case["ids"]) == case["decoded"]
 
 
-@needs_models
 def test_process_plan_words() -> None:
-    ours = Tokenizer.from_directory(SHARED / "capp-gpt2-hf")
+    ours = Tokenizer.from_directory(real("models", "capp-gpt2-hf"))
     assert (ours.n_vocab, ours.bos_id, ours.eos_id, ours.pad_id) == (53, 49, 51, 52)
     for case in expected("capp-gpt2-hf")["greedy"]:
         assert ours.encode("|".join(case["prompt"])) == case["prompt_ids"]
@@ -56,9 +54,8 @@ def test_process_plan_words() -> None:
         assert [ours.token_to_id(w) for w in case["prompt"]] == case["prompt_ids"]
 
 
-@needs_models
 def test_letters() -> None:
-    ours = Tokenizer.from_directory(SHARED / "nano-gpt-sort-hf")
+    ours = Tokenizer.from_directory(real("models", "nano-gpt-sort-hf"))
     assert (ours.n_vocab, ours.bos_id, ours.eos_id) == (3, None, None)
     for word in expected("nano-gpt-sort-hf")["all_729"]:
         assert ours.decode(ours.encode(word)) == word
@@ -66,11 +63,10 @@ def test_letters() -> None:
 
 @pytest.fixture(scope="module", params=DIRECTORIES)
 def pair(request: pytest.FixtureRequest) -> tuple[Tokenizer, Any]:
-    if not (SHARED / request.param).is_dir():
-        pytest.skip("the trained checkpoints are not beside the project")
+    directory = real("models", request.param)
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoTokenizer.from_pretrained(SHARED / request.param)
-    return Tokenizer.from_directory(SHARED / request.param), theirs
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    return Tokenizer.from_directory(directory), theirs
 
 
 @settings(deadline=None, max_examples=60)
@@ -83,12 +79,11 @@ def test_equals_transformers(pair: tuple[Tokenizer, Any], text: str, special: bo
     assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
 
 
-@needs_models
 @pytest.mark.parametrize("processor", [True, False])
 @pytest.mark.parametrize("add_bos", [True, False, None])
 def test_the_post_processor_decides(tmp_path: Path, processor: bool, add_bos: bool | None) -> None:  # noqa: FBT001
     """`add_bos_token` beside a tokenizer.json changes nothing, here as in transformers 5."""
-    file = json.loads((SHARED / "stories260K-hf" / "tokenizer.json").read_text(encoding="utf-8"))
+    file = json.loads(real("models", "stories260K-hf", "tokenizer.json").read_text(encoding="utf-8"))
     if not processor:
         file["post_processor"] = None
     (tmp_path / "tokenizer.json").write_text(json.dumps(file))
