@@ -234,7 +234,8 @@ class Model:
         several; `eos_token_id`: end with this id, or one of several, in place of the model's own; `ignore_eos`: go on
         where the model would end. Errors: `InputError`.
         """
-        return collect(self.tokens(prompt, **parameters))
+        with self.sequence() as sequence:
+            return collect(sequence.tokens(prompt, **parameters))
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def tokens(

@@ -33,6 +33,7 @@ __all__ = [
     "Timings",
     "Token",
     "check_ids",
+    "check_prompt",
     "collect",
     "params_from",
     "tokens",
@@ -218,20 +219,10 @@ def params_from(*, eos_ids: Iterable[int] = (), **keywords: Unpack[GenerateKwarg
     return GenerateParams(sampling=SamplingParams(**given), **ending)
 
 
-def tokens(  # noqa: PLR0913 - keywords
-    text: TextLike,
-    prompt_ids: object,
-    params: GenerateParams,
-    decode: Callable[[Sequence[int]], str] | None = None,
-    *,
-    load_s: float = 0.0,
-    number: int = 0,
-) -> Iterator[Token]:
-    """Go on with a sequence: add the prompt, then draw. Inputs are checked at once, the work is done token by token.
+def check_prompt(text: TextLike, prompt_ids: object, params: GenerateParams, *, decodes: bool) -> list[int]:
+    """Ids that a sequence can go on with: None goes on from what is there. Errors: `InputError`.
 
-    `prompt_ids` None goes on from what is there. `number`: which of several answers to one prompt it is, for the draws.
-    Without `decode` the tokens have no text. An exception (Ctrl-C) inside a step ends the answer; the sequence keeps
-    its ids, and goes on from them. Errors: `InputError`.
+    `decodes`: there is a tokenizer, so that answers have a text.
     """
     ids = [] if prompt_ids is None and len(text) else check_ids(prompt_ids, text.n_vocab)
     total = len(text) + len(ids)
@@ -242,11 +233,69 @@ def tokens(  # noqa: PLR0913 - keywords
             "or load the model with a larger max_context where it was made for one"
         )
         raise InputError(msg)
-    if decode is None and params.stop:
+    if params.stop and not decodes:
         msg = "stop_strings: this model has no tokenizer, so its answers have no text to find them in"
         raise InputError(msg)
-    writer = _Writer(decode, text.ids + ids, params)
-    return _tokens(text, ids, params, writer, load_s, number)
+    return ids
+
+
+def tokens(  # noqa: PLR0913 - keywords
+    text: TextLike,
+    prompt: list[int],
+    params: GenerateParams,
+    decode: Callable[[Sequence[int]], str] | None = None,
+    *,
+    load_s: float = 0.0,
+    number: int = 0,
+) -> Iterator[Token]:
+    """Go on with a sequence: add the prompt, a list of checked ids; then draw and return, until an end.
+
+    `number`: which of several answers to one prompt it is, for the draws. Without `decode` the tokens have no text. An
+    exception (Ctrl-C) inside a step ends the answer; the sequence keeps its ids, and goes on from them.
+    """
+    n_prompt, room = len(prompt), text.n_context - len(text) - len(prompt) + 1  # the last id drawn is never fed
+    if room < 1:
+        msg = f"the sequence grew to {len(text)} ids since the prompt was checked: {n_prompt} more do not fit"
+        raise InputError(msg)
+    limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
+    at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
+    if limit == 0:
+        text.append(prompt)
+        yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt))
+        return
+    ends = () if params.ignore_eos else params.eos_ids
+    writer = _Writer(decode, text.ids + prompt, params)
+    began = time.perf_counter()
+    with text.lock:  # until the first id is drawn from the logits that the prompt leaves
+        text.append(prompt)
+        text.advance()
+        prefill_s = time.perf_counter() - began
+        sampler = _sampler(text, params.sampling, number)
+        token = text.draw(sampler, limit, ends)
+    first_token_s = time.perf_counter() - began
+    began, decode_s = began + first_token_s, 0.0
+    for n_new in range(1, limit + 1):
+        reason: FinishReason | None = at_limit if n_new == limit else None
+        piece, stopped = ("", False) if token in ends else writer.write(token)
+        if stopped:
+            reason = "stop"
+        elif token in ends:
+            reason = "eos"
+        if reason is not None:
+            rest, stopped = writer.end()
+            piece += rest
+            reason = "stop" if stopped else reason
+            decode_s += time.perf_counter() - began
+            timings = Timings(load_s, prefill_s, decode_s if n_new > 1 else 0.0, first_token_s, n_prompt, n_new)
+            yield Token(token, piece, reason, timings)
+            return
+        decode_s += time.perf_counter() - began
+        yield Token(token, piece)
+        began = time.perf_counter()
+        if sampler is not None:
+            sampler.observe((token,))
+        with text.lock:
+            token = text.draw(sampler, limit - n_new, ends)
 
 
 def collect(made: Iterable[Token]) -> Generation:
@@ -283,51 +332,6 @@ class _Writer:
             return "", self._stop.stopped
         text = self._stop.push(self._text.flush())
         return text + self._stop.flush(), self._stop.stopped
-
-
-def _tokens(  # noqa: PLR0913, PLR0917 - the state of an answer
-    text: TextLike, prompt: list[int], params: GenerateParams, writer: _Writer, load_s: float, number: int
-) -> Iterator[Token]:
-    """Prefill; then draw and return, until an end."""
-    n_prompt, room = len(prompt), text.n_context - len(text) - len(prompt) + 1  # the last id drawn is never fed
-    limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
-    at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
-    if limit == 0:
-        text.append(prompt)
-        yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt))
-        return
-    ends = () if params.ignore_eos else params.eos_ids
-    began = time.perf_counter()
-    with text.lock:  # until the first id is drawn from the logits that the prompt leaves
-        text.append(prompt)
-        text.advance()
-        prefill_s = time.perf_counter() - began
-        sampler = _sampler(text, params.sampling, number)
-        token = text.draw(sampler, limit, ends)
-    first_token_s = time.perf_counter() - began
-    began, decode_s = began + first_token_s, 0.0
-    for n_new in range(1, limit + 1):
-        reason: FinishReason | None = at_limit if n_new == limit else None
-        piece, stopped = ("", False) if token in ends else writer.write(token)
-        if stopped:
-            reason = "stop"
-        elif token in ends:
-            reason = "eos"
-        if reason is not None:
-            rest, stopped = writer.end()
-            piece += rest
-            reason = "stop" if stopped else reason
-            decode_s += time.perf_counter() - began
-            timings = Timings(load_s, prefill_s, decode_s if n_new > 1 else 0.0, first_token_s, n_prompt, n_new)
-            yield Token(token, piece, reason, timings)
-            return
-        decode_s += time.perf_counter() - began
-        yield Token(token, piece)
-        began = time.perf_counter()
-        if sampler is not None:
-            sampler.observe((token,))
-        with text.lock:
-            token = text.draw(sampler, limit - n_new, ends)
 
 
 def _sampler(text: TextLike, how: SamplingParams, number: int) -> Sampler | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..errors import InputError
-from .generate import Generation, check_ids, collect, params_from, tokens
+from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Sequence:
         token = next(self._following, None) if self._following is not None else None
         if token is None:
             if self._table.cached < n or session.last is not self._table:
-                self.advance()
+                session.compute(self, self._ids)
             token = session.argmax if sampler is None else sampler.draw(session.logits[-1], n)
         else:
             self._table.cached = n
@@ -155,7 +155,8 @@ class Sequence:
         if isinstance(prompt, str) and codec is not None:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
-        return tokens(self, ids, params, None if codec is None else codec.decode, load_s=text.load_s)
+        checked = check_prompt(self, ids, params, decodes=codec is not None)
+        return tokens(self, checked, params, None if codec is None else codec.decode, load_s=text.load_s)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def stream(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from miaotui.runtime.generate import (
     GenerateParams,
     Timings,
     check_ids,
+    check_prompt,
     collect,
     params_from,
     tokens,
@@ -93,7 +94,8 @@ class Text:
 
 
 def stream(session, prompt, params, decode=None, **how):
-    return tokens(Text(session), prompt, params, decode, **how)
+    text = Text(session)
+    return tokens(text, check_prompt(text, prompt, params, decodes=decode is not None), params, decode, **how)
 
 
 def run(prompt, session=None, eos_ids=(), **kwargs):
