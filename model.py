@@ -14,6 +14,7 @@ from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
 from .loader.pack import pack
 from .loader.prune.receipt import hashed
+from .loader.quantize import pack_rows
 from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
@@ -31,16 +32,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .loader.checkpoint import Checkpoint
     from .loader.load_plan import LoadPlan
     from .loader.prune.compiled import Cut
     from .loader.prune.receipt import Receipt
+    from .loader.quantize import PackRows
     from .prepare import Prepared
     from .runtime.backend import Backend
     from .runtime.program import Program
-    from .runtime.spec import Weights
 
-__all__ = ["Model", "load", "pack_weights"]
+__all__ = ["Model", "load", "quantizer"]
 
 
 @spelled_out(LoadKwargs, LOAD_DEFAULTS)
@@ -69,10 +69,16 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     request, revision = parse_options(options)
     free = _free_bytes() if request.gpu else None
     opened = open_model(path, revision=revision)
+    backend: Backend | None = None
     try:
         prepared = prepare(opened, request, free=free)
-        session = _session(prepared, pack_weights(prepared.plan, opened.checkpoint, request.n_threads))
+        plan = prepared.plan
+        weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
+        backend = _backend(prepared)
+        session = Session(prepared.program, weights, backend)
     except BaseException:
+        if backend is not None:
+            backend.close()
         opened.close()
         raise
     return Model(prepared, session, load_s=time.perf_counter() - began)
@@ -89,15 +95,6 @@ def _free_bytes() -> int:
         gpu.close()
 
 
-def _session(prepared: Prepared, weights: Weights) -> Session:
-    backend = _backend(prepared)
-    try:
-        return Session(prepared.program, weights, backend)
-    except BaseException:
-        backend.close()
-        raise
-
-
 def _backend(prepared: Prepared) -> Backend:
     """The machine that was asked for; only its code is imported."""
     if not prepared.request.gpu:
@@ -110,14 +107,14 @@ def _backend(prepared: Prepared) -> Backend:
     return CudaBackend(CudaDevice())
 
 
-def pack_weights(plan: LoadPlan, checkpoint: Checkpoint, threads: int) -> Weights:
-    """Every weight; what is quantised is so by our kernels. Errors: `CheckpointError`."""
+def quantizer(plan: LoadPlan) -> PackRows:
+    """What rounds the matrices of a plan: our kernels, which compile, where it rounds any."""
     dtypes = {source.dense for source in plan if source.quantizes}
     if not dtypes:
-        return pack(plan, checkpoint, threads=threads)
+        return pack_rows
     from .runtime.cpu.packer import packer  # noqa: PLC0415 - it compiles; a plan that rounds nothing needs none of it
 
-    return pack(plan, checkpoint, threads=threads, rows=packer(dtypes))
+    return packer(dtypes)
 
 
 class Model:

@@ -148,8 +148,19 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     Raises `CheckpointError` for a tensor that is missing, unknown, of another shape or of a dtype we do not read, and
     `PlanError` for a `quantize` that is not understood.
     """
-    roles = parse_quantize(quantize)
-    return _Planner(opened.model_tensors, cut or compile_plan(None, opened.config), roles).plan()
+    file, cut = opened.model_tensors, cut or compile_plan(None, opened.config)
+    planner, family = _Planner(file, cut, parse_quantize(quantize)), file.family
+    model = {role: planner.source(role, role, part) for role, part in family.model.items() if file.has(role)}
+    made: dict[int, Mapping[str, Source]] = {}
+    for new, old in enumerate(cut.layers):
+        if old not in made:  # a layer that runs twice has its weights once
+            made[old] = {
+                role: planner.source(f"layers.{new}.{role}", role, part, old)
+                for role, part in family.layer.items()
+                if file.has(role, old) and has_sublayer(cut.config, role, new)
+            }
+    layers = tuple(made[old] for old in cut.layers)
+    return LoadPlan(cut, model, layers, planner.twin(model["embed"]))
 
 
 class _Planner:
@@ -162,27 +173,12 @@ class _Planner:
         self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = 0
 
-    def plan(self) -> LoadPlan:
-        """Plan what the cut keeps."""
-        parts = self.family.model.items()
-        model = {role: self._source(role, role, part) for role, part in parts if self.file.has(role)}
-        made: dict[int, Mapping[str, Source]] = {}
-        for new, old in enumerate(self.cut.layers):
-            if old not in made:  # a layer that runs twice has its weights once
-                made[old] = {
-                    role: self._source(f"layers.{new}.{role}", role, part, old)
-                    for role, part in self.family.layer.items()
-                    if self.file.has(role, old) and has_sublayer(self.cut.config, role, new)
-                }
-        layers = tuple(made[old] for old in self.cut.layers)
-        return LoadPlan(self.cut, model, layers, self._twin(model["embed"]))
-
-    def _twin(self, embed: Source) -> Source | None:
+    def twin(self, embed: Source) -> Source | None:
         """The kept part of a head's tensor beside a tied embedding."""
         twin = self.file.twin
         return None if twin is None or twin.name == embed.tensor.name else replace(embed, tensor=twin)
 
-    def _source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
+    def source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
         """The kept part of a role of the file's layer `layer`."""
         piece = self.file.part(role, part, layer)
         info, whole = self.file.tensors[piece.name], self.file.shape(role, layer)

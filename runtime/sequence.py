@@ -110,7 +110,7 @@ class Sequence:
         """Compute what is not in the cache; the session then holds logits of the last `n_logits` ids."""
         self._check_open()
         self._following = None
-        self._session.compute(self, self._ids, n_logits)
+        self._session.compute(self._table, self._ids, n_logits)
 
     def feed(self, ids: object) -> NDArray[np.float32]:
         """Append ids and return the logits after the last, float32 [n_vocab], a copy."""
@@ -135,7 +135,7 @@ class Sequence:
         token = next(self._following, None) if self._following is not None else None
         if token is None:
             if self._table.cached < n or session.last is not self._table:
-                session.compute(self, self._ids)
+                session.compute(self._table, self._ids)
             token = session.argmax if sampler is None else sampler.draw(session.logits[-1], n)
         else:
             self._table.cached = n

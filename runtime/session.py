@@ -72,15 +72,23 @@ class Session:
         self._tables[id(table)] = table
         return table
 
-    def compute(self, sequence: Sequence, ids: Ids[int], n_logits: int = 1) -> None:
-        """Feed what of `ids`, a sequence's whole text, is not in its cache; keep logits of the last `n_logits`."""
+    def compute(self, table: Table, text: Ids[int] | NDArray[np.int64], n_logits: int = 1, first: int = 0) -> None:
+        """Feed what of a text is not in its cache, in passes; keep logits of the last `n_logits` ids.
+
+        `text`: the ids at the slots from `first` on. Bits do not depend on how it is cut. Errors: `InputError`.
+        """
         with self.lock:
-            table = sequence.table
-            if table.cached > len(ids) - n_logits:  # logits of an id that is there already
-                self.truncate(table, len(ids) - n_logits)
-            start = table.cached
-            self._check(ids[start:], start, n_logits)
-            self._feed(table, ids[start:], start, n_logits)
+            at = max(first, min(table.cached, first + len(text) - n_logits))
+            self._check(text[at - first :], at, n_logits)
+            end = first + len(text)
+            last = end - max(n_logits, 1)  # the rows of logits that are wanted lie in one pass
+            while at < end:
+                size = min(self.chunk, end - at)
+                if at < last < at + size and at + size < end:
+                    size = last - at
+                part = text[at - first : at - first + size]
+                self.run_pass([(table, part, at, n_logits if at + size == end else 0)])
+                at += size
 
     def truncate(self, table: Table, n: int) -> None:
         """Forget the slots from `n` on."""
@@ -120,7 +128,7 @@ class Session:
     def _together(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> None:
         tables = [self.admit(None) for _ in sequences]
         try:
-            self._pass([(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)])
+            self.run_pass([(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)])
         finally:
             self.left.extend(tables)
 
@@ -140,18 +148,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ passes
 
-    def _feed(self, table: Table, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
-        """Any number of ids, in passes; the rows of logits that are wanted lie in the last."""
-        n, at = len(ids), 0
-        last = n - max(n_logits, 1)
-        while at < n:
-            size = min(self.chunk, n - at)
-            if at < last < at + size and at + size < n:
-                size = last - at
-            self._pass([(table, ids[at : at + size], start + at, n_logits if at + size == n else 0)])
-            at += size
-
-    def _pass(self, parts: list[Part]) -> None:
+    def run_pass(self, parts: list[Part]) -> None:
         """One pass. What a table has in the cache is known to be there only after it ended well."""
         self._fill(parts)
         for table, _, start, _ in parts:
@@ -213,7 +210,8 @@ class Session:
         """
         with self.lock:
             self._check(ids, start, n_logits)
-            self._feed(self._own, ids, start, n_logits)
+            self.pages.truncate(self._own, start)
+            self.compute(self._own, ids, n_logits, start)
 
     def timed_step(self, ids: Ids[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each."""

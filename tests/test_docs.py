@@ -20,7 +20,7 @@ def parser_of(name: str) -> ArgumentParser:
     return cli._parser([name])
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/cli.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/cli.md", "docs/packages.svg"])
 def test_a_page_is_what_the_parsers_say(path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     assert text == docs.pages(ROOT)[ROOT / path], "run ./dev docs"
@@ -57,7 +57,7 @@ def test_check_says_which_page_is_old_and_writes_nothing(
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("a\n<!-- commands: x -->\nold\n<!-- /commands -->\nb\n")
     assert docs.main(["--check"]) == 1
-    assert capsys.readouterr().out.count("run ./dev docs") == 2
+    assert capsys.readouterr().out.count("run ./dev docs") == 3
     assert not (tmp_path / "docs" / "cli.md").exists()
     assert docs.main([]) == 0
     assert docs.main(["--check"]) == 0

@@ -73,11 +73,14 @@ def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
 def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
     """Name -> dtype and array of what is to be written."""
     from ...loader.families import piece_name  # noqa: PLC0415 - help must not wait for these
+    from ...loader.pack import pack  # noqa: PLC0415 - as above
     from ...loader.source import read  # noqa: PLC0415 - as above
-    from ...model import pack_weights  # noqa: PLC0415 - as above
+    from ...model import quantizer  # noqa: PLC0415 - as above
     from ...runtime.cores import available_threads  # noqa: PLC0415 - as above
 
-    weights = {weight.name: weight for weight in pack_weights(plan, checkpoint, available_threads())}
+    weights = {
+        weight.name: weight for weight in pack(plan, checkpoint, threads=available_threads(), rows=quantizer(plan))
+    }
     split = {source.tensor.name for source in plan if source.quantizes and source.fused}
     tensors: Tensors = {}
     for source in plan:
