@@ -246,6 +246,17 @@ BROKEN = [
 ]
 
 
+def test_a_model_without_any_attention_is_written_and_cut_again(tmp_path):
+    """No layer says how wide a head is: config.json does, and a plan that says it is not for another model."""
+    write_checkpoint(tmp_path / "in", Drawn(seven(16)))
+    prune(tmp_path / "in", tmp_path / "out", "drop-attention=0-6; width=0-9")
+    again = PrunePlan(layers="0-2", model={"d_head": 4, "n_heads": 0})
+    both = "drop-attention=0-2; keep-layers=0-2; width=0-9"
+    with miaotui.load(tmp_path / "out", prune=again) as one, miaotui.load(tmp_path / "in", prune=both) as other:
+        assert [s.n_heads for s in every_layer(one.config)] == [0, 0, 0]
+        assert np.array_equal(one.logits([1, 2, 3]), other.logits([1, 2, 3]))
+
+
 @pytest.mark.parametrize(("family", "keys", "says"), BROKEN, ids=[str(i) for i in range(len(BROKEN))])
 def test_uneven_configs_that_fit_nothing_are_refused(tmp_path, family, keys, says):
     write_checkpoint(tmp_path, small(family))
