@@ -20,7 +20,7 @@ from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.tools import perplexity, prune_sweep
-from miaotui.tools.importance import depth, flap_bias, masks, process_plans, structured
+from miaotui.tools.importance import depth, masks, structured
 from miaotui.tools.importance import zeros as zeros_module
 from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_of
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
@@ -30,6 +30,7 @@ from miaotui.tools.importance.rewrite import Rewrite
 from miaotui.tools.importance.sparsegpt import sparsegpt
 from miaotui.tools.importance.zeros import layer_by_layer, zeros
 from miaotui.tools.prune import prune
+from miaotui.tools.studies import flap_bias, process_plans
 from pruning import seven
 
 WINDOWS = [[1, 5, 2, 8, 3, 3, 9], [4, 4, 0, 10], [7, 2]]
