@@ -208,10 +208,10 @@ def test_generate_stats_go_to_standard_error(miao):
     ("arguments", "words"),
     [
         (["--temperature", "nan"], ["temperature", "nan"]),
-        (["--top-p", "0"], ["top_p"]),
-        (["--max-new-tokens", "-1"], ["max_new_tokens"]),
-        (["--threads", "0"], ["threads"]),
-        (["--max-context", "0"], ["max_context"]),
+        (["--top-p", "0"], ["--top-p 0"]),
+        (["--max-new-tokens", "-1"], ["--max-new-tokens -1: expected"]),
+        (["--threads", "0"], ["--threads 0: expected"]),
+        (["--max-context", "0"], ["--max-context 0: expected"]),
         (["--memory-limit", "1kB"], ["memory_limit=1,000"]),
         (["--model", "./nowhere"], ["nowhere", "no such directory"]),
         (["--stop", ""], ["stop"]),
@@ -321,7 +321,10 @@ def test_inspect_reads_no_tensor_data(miao, tmp_path):
     assert got | {"name": ""} == expected | {"name": ""}
 
 
-@pytest.mark.parametrize("arguments", [["--context", "0"], ["--context", "9999999"], ["--threads", "0"]], ids=" ".join)
+REFUSED = [["--max-context", "0"], ["--max-context", "9999999"], ["--threads", "0"], ["--quantize", "int9"]]
+
+
+@pytest.mark.parametrize("arguments", REFUSED, ids=" ".join)
 def test_inspect_refuses_in_one_line(miao, arguments):
     assert arguments[0] in one_line_error(miao("inspect", demo.path(), *arguments))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from ..errors import MiaotuiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -126,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+    args: argparse.Namespace | None = None
     try:
         parser = _parser(arguments)
         args = parser.parse_args(arguments)
@@ -144,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:  # noqa: BLE001 - the last line of defence: whatever it is, say it in one line
         if debug:
             traceback.print_exc()
-        print(f"miaotui: error: {_one_line(e)}", file=sys.stderr)
+        print(f"miaotui: error: {_as_typed(_one_line(e), vars(args) if args else {})}", file=sys.stderr)
         return FAILED
     return code
 
@@ -159,6 +161,14 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory{': ' + text if text else ''}; --memory-limit refuses before loading"
     return f"{type(error).__name__}: {text} (not foreseen: --debug shows where)"
+
+
+def _as_typed(text: str, args: Mapping[str, object]) -> str:
+    """An error that begins with Python's words for an argument, "threads=0: ...", in the words of the command line."""
+    match = re.match(r"(\w+)=('?)(.*?)\2: ", text)
+    if match is None or match[1] not in args:
+        return text
+    return f"--{match[1].replace('_', '-')} {match[3]}: {text[match.end() :]}"
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
