@@ -14,10 +14,10 @@ from helpers import oracle, run
 from miaotui.errors import BackendError
 from miaotui.loader import roles
 from miaotui.loader.families import FAMILIES
+from miaotui.runtime.cpu.backend import cpu_session
 from miaotui.runtime.forward.ops import Ops
 from miaotui.runtime.ops import OPS
 from miaotui.runtime.program import record
-from miaotui.runtime.session import Session
 from miaotui.runtime.spec import (
     Adapter,
     Attention,
@@ -94,7 +94,7 @@ def config(*layers: tuple[Attention | FeedForward, ...], norm: str = "rms", **mo
 def agree(c: Config, w: Weights, wanted: np.ndarray | None = None) -> None:
     """The program's logits are the oracle's, and the bits are those of the same tokens fed one by one."""
     exact = oracle(c, w, IDS)
-    session = Session(c, w, n_context=CONTEXT, chunk=CONTEXT, rows=CONTEXT, threads=2)
+    session = cpu_session(c, w, n_context=CONTEXT, chunk=CONTEXT, n_logits=CONTEXT, threads=2)
     got = run(session, IDS, [len(IDS)])
     assert np.array_equal(run(session, IDS, [1] * len(IDS)), got)
     session.close()
