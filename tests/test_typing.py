@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import miaotui
 import numpy as np
 import pytest
 from miaotui.load_options import LOAD_DEFAULTS, LoadKwargs
+from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.generate import GenerateParams, params_from
 from miaotui.runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs
 from miaotui.runtime.sampling import SamplingParams
@@ -126,6 +128,12 @@ def test_numbers_of_numpy_are_numbers() -> None:
         assert (model.n_context, model.threads) == (16, 1)
         assert type(model.n_context) is type(model.threads) is int
         assert np.array_equal(model.logits(np.array([1, 2], np.uint8)), other.logits([1, 2]))
+
+
+def test_a_plan_of_numpys_numbers_is_written() -> None:
+    plan = PrunePlan(np.array([0, 2]), ffn_ratio=np.float32(0.5), vocab=range(9), vocab_fallback=np.int64(3))
+    assert plan == PrunePlan((0, 2), ffn_ratio=0.5, vocab=range(9), vocab_fallback=3)
+    assert PrunePlan.from_dict(json.loads(plan.to_json())) == plan
 
 
 def test_an_answer_has_256_new_tokens_unless_told_otherwise() -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ class PrunePlan:
             self._set_order(read_order(self.order, "order"))
         for name in BY_LAYER:
             object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
-        _check_fallback(self.vocab_fallback)
+        object.__setattr__(self, "vocab_fallback", _fallback(self.vocab_fallback))
         for name in RATIOS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _ratio(name, getattr(self, name)))
@@ -214,15 +215,17 @@ def _by_layer(name: str, value: object) -> dict[int, Indices]:
     return dict(sorted(layers.items()))
 
 
-def _check_fallback(value: object) -> None:
-    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if value is not None and value not in ("unk", "bytes") and not number:
+def _fallback(value: object) -> int | str | None:
+    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 0:
+        return int(value)  # NumPy's integers are integers
+    if value is not None and value not in ("unk", "bytes"):
         msg = f"vocab_fallback: found {quote(value)}; expected 'unk', 'bytes', or a token's id"
         raise PlanError(msg)
+    return value if value is None else str(value)
 
 
 def _ratio(name: str, value: object) -> float:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+    fits = isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= 1
     if not fits:
         msg = f"{name}: found {quote(value)}; expected a number above 0 and at most 1"
         raise PlanError(msg)
