@@ -56,10 +56,6 @@ def ir_load_kv(b: Any, addr: Any, kind: str) -> Any:
     return b.sitofp(b.sext(b.load(ptr(b, addr, bytes16), align=1), VI), V)
 
 
-def b_mul(b: Any, x: Any, k: int) -> Any:
-    return b.mul(x, c64(k))
-
-
 def _splat_at(b: Any, addr: Any) -> Any:
     return ir_splat(b, b.load(ptr(b, addr, F32), align=4))
 
@@ -153,109 +149,113 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
     first to the second, and from the third to the last, a query takes the keys bounds[m] = (first, end) alone, and no
     other's value reaches it. `out` has its lanes `stride` bytes apart.
     """
-    size, blocks = KV_BYTES[kind], PAGE // KEYS
+    size, blocks, each = KV_BYTES[kind], PAGE // KEYS, KEYS // rows  # each: keys of a vector of weights
 
     def page_at(b: Any, pool: Any, table: Any, page_bytes: Any, page: Any) -> Any:
         number = b.sext(b.load(ptr(b, off(b, table, page, 4), ir.IntType(32)), align=4), ir.IntType(64))
         return b.add(pool, b.mul(number, page_bytes))
 
-    def word(b: Any, at: Any, i: int) -> Any:
-        return b.load(ptr(b, b.add(at, c64(8 * i)), ir.IntType(64)), align=8)
+    def spans(b: Any, edges: Any, page: Any) -> tuple[list[Any], Any]:
+        """The edges as blocks of a page, and whether every query sees all of it."""
+        words = (b.load(ptr(b, b.add(edges, c64(8 * i)), ir.IntType(64)), align=8) for i in range(4))
+        inside = [
+            ir_least(b, c64(blocks), ir_most(b, c64(0), b.sub(e, b.mul(page, c64(blocks))))) for e in words
+        ]
+        return inside, b.and_(b.icmp_signed("==", inside[1], c64(0)), b.icmp_signed("==", inside[2], c64(blocks)))
 
-    class Lane:
-        """What one lane of one page adds."""
+    def lane_sums(
+        b: Any, p: Any, ldp: Any, row: Any, bounds: Any, page: Any, at: Any, lane: Any, column: Any, soon: Any
+    ) -> Any:
+        """What adds a lane's blocks of the page at `at`; `soon`: what is asked for while its first is taken."""
+        first = b.mul(page, c64(blocks))
+        w = b.add(p, b.mul(b.udiv(lane, c64(each)), ldp))
+        w = b.add(off(b, w, b.urem(lane, c64(each)), 4 * rows), b.mul(first, c64(4 * N)))
+        v = b.add(b.add(at, column), b.mul(b.mul(lane, c64(blocks)), row))
+        scales = off(b, b.add(at, b.mul(row, c64(PAGE))), lane, 4)
 
-        def __init__(self, b: Any, p: Any, ldp: Any, row: Any, bounds: Any, edges: Any) -> None:
-            self.b, self.p, self.ldp, self.row, self.bounds = b, p, ldp, row, bounds
-            self.edges = [word(b, edges, i) for i in range(4)]
+        def seen(block: Any, m: int) -> Any:
+            key = b.add(b.mul(b.add(first, block), c64(KEYS)), lane)
+            low, end = (
+                b.load(ptr(b, b.add(bounds, c64(BOUND * m + 8 * i)), ir.IntType(64)), align=8) for i in (0, 1)
+            )
+            return b.and_(b.icmp_signed("<=", low, key), b.icmp_signed("<", key, end))
 
-        def sums(self, page: Any, at: Any, lane: Any, column: Any, soon: Any, acc: list[Any]) -> list[Any]:
-            """`at`: where the page lies; `soon`: what is asked for in advance while its first block is taken."""
-            b, first = self.b, b_mul(self.b, page, blocks)
-            each = KEYS // rows  # keys of a vector of weights
-            w = b.add(self.p, b.mul(b.udiv(lane, c64(each)), self.ldp))
-            w = b.add(off(b, w, b.urem(lane, c64(each)), 4 * rows), b_mul(b, first, 4 * N))
-            v = b.add(b.add(at, column), b.mul(b.mul(lane, c64(blocks)), self.row))
-            scales = b.add(off(b, b.add(at, b.mul(self.row, c64(PAGE))), lane, 4), c64(0))
-            low, middle, high, end = (ir_least(b, c64(blocks), ir_most(b, c64(0), b.sub(e, first))) for e in self.edges)
-
-            def take(*, bounded: bool) -> Any:
-                def body(block: Any, acc: list[Any]) -> list[Any]:
-                    down = b.mul(block, self.row)
-                    for line in range(0, vectors * N * size, LINE):
-                        ir_prefetch(b, b.add(b.add(soon, down), c64(line)))
-                    values = [ir_load_kv(b, b.add(b.add(v, down), c64(i * N * size)), kind) for i in range(vectors)]
-                    if kind == "int8":
-                        scale = _splat_at(b, off(b, scales, block, 4 * KEYS))
-                        values = [b.fmul(x, scale) for x in values]
-                    new, weights = [], off(b, w, block, 4 * N)
-                    for m in range(rows):
-                        pv = _splat_at(b, b.add(weights, c64(4 * m)))
-                        for i in range(vectors):
-                            old = acc[m * vectors + i]
-                            summed = ir_fma(b, pv, values[i], old)
-                            if bounded:
-                                key = b.add(b_mul(b, b.add(first, block), KEYS), lane)
-                                from_, to = (
-                                    word(b, self.bounds, BOUND // 8 * m),
-                                    word(b, self.bounds, BOUND // 8 * m + 1),
-                                )
-                                seen = b.and_(b.icmp_signed("<=", from_, key), b.icmp_signed("<", key, to))
-                                summed = b.select(seen, summed, old)
-                            new.append(summed)
-                    return new
-
-                return body
-
-            def whole() -> list[Any]:
-                new = list(acc)
-                for block in range(blocks):
-                    new = take(bounded=False)(c64(block), new)
+        def take(start: Any, stop: Any, acc: list[Any], *, bounded: bool) -> list[Any]:
+            def body(block: Any, acc: list[Any]) -> list[Any]:
+                down = b.mul(block, row)
+                for line in range(0, vectors * N * size, LINE):
+                    ir_prefetch(b, b.add(b.add(soon, down), c64(line)))
+                values = [ir_load_kv(b, b.add(b.add(v, down), c64(i * N * size)), kind) for i in range(vectors)]
+                if kind == "int8":
+                    scale = _splat_at(b, off(b, scales, block, 4 * KEYS))
+                    values = [b.fmul(x, scale) for x in values]
+                new, weights = [], off(b, w, block, 4 * N)
+                for m in range(rows):
+                    pv = _splat_at(b, b.add(weights, c64(4 * m)))
+                    old = acc[m * vectors : (m + 1) * vectors]
+                    summed = [ir_fma(b, pv, x, a) for x, a in zip(values, old, strict=True)]
+                    if bounded:
+                        sees = seen(block, m)
+                        summed = [b.select(sees, x, a) for x, a in zip(summed, old, strict=True)]
+                    new += summed
                 return new
 
-            def parts() -> list[Any]:
-                new = ir_loop(b, low, middle, 1, acc, take(bounded=True))
-                new = ir_loop(b, middle, high, 1, new, take(bounded=False))
-                return ir_loop(b, high, end, 1, new, take(bounded=True))
+            return ir_loop(b, start, stop, 1, acc, body)
 
-            inside = b.and_(b.icmp_signed("==", middle, c64(0)), b.icmp_signed("==", high, c64(blocks)))
-            return ir_choose(b, inside, whole, parts)
+        def whole(acc: list[Any]) -> list[Any]:
+            return take(c64(0), c64(blocks), acc, bounded=False)
+
+        def part(edges: list[Any], acc: list[Any]) -> list[Any]:
+            for i, bounded in enumerate((True, False, True)):
+                acc = take(edges[i], edges[i + 1], acc, bounded=bounded)
+            return acc
+
+        return whole, part
 
     @outlined(f"values_{kind}_{rows}_{vectors}_by_page", 12)
     def by_page(
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
         edges: Any, page: Any, out: Any, stride: Any,
     ) -> None:  # fmt: skip
-        each = Lane(b, p, ldp, row, bounds, edges)
-        at, numbers = page_at(b, pool, table, page_bytes, page), b_mul(b, row, PAGE)
-        last = b.sdiv(b.sub(each.edges[3], c64(1)), c64(blocks))
+        at, numbers, (limits, inside) = page_at(b, pool, table, page_bytes, page), b.mul(row, c64(PAGE)), spans(b, edges, page)
+        last = b.load(ptr(b, b.add(edges, c64(24)), ir.IntType(64)), align=8)
+        last = b.sdiv(b.sub(last, c64(1)), c64(blocks))
         following = page_at(b, pool, table, page_bytes, ir_least(b, last, b.add(page, c64(1))))
-        end, jump = b.add(at, numbers), b.sub(following, b.add(at, numbers))
+        end = b.add(at, numbers)
+        jump = b.sub(following, end)
+        if kind == "int8":
+            for line in range(0, 4 * PAGE, LINE):
+                ir_prefetch(b, b.add(b.add(following, numbers), c64(line)))
 
-        def one(lane: Any, _: list[Any]) -> list[Any]:
-            to = b.add(out, b.mul(lane, stride))
-            soon = b.add(b.add(b.add(at, column), b.mul(lane, b_mul(b, row, blocks))), c64(AHEAD))
-            soon = b.select(b.icmp_signed("<", soon, end), soon, b.add(soon, jump))
-            acc = [ir_load(b, b.add(to, c64(4 * N * i))) for i in range(rows * vectors)]
-            for i, a in enumerate(each.sums(page, at, lane, column, soon, acc)):
-                ir_store(b, a, b.add(to, c64(4 * N * i)))
-            return []
+        def lanes(*, all_seen: bool) -> list[Any]:
+            def one(lane: Any, _: list[Any]) -> list[Any]:
+                to = b.add(out, b.mul(lane, stride))
+                soon = b.add(b.add(b.add(at, column), b.mul(lane, b.mul(row, c64(blocks)))), c64(AHEAD))
+                soon = b.select(b.icmp_signed("<", soon, end), soon, b.add(soon, jump))
+                whole, part = lane_sums(b, p, ldp, row, bounds, page, at, lane, column, soon)
+                acc = [ir_load(b, b.add(to, c64(4 * N * i))) for i in range(rows * vectors)]
+                for i, a in enumerate(whole(acc) if all_seen else part(limits, acc)):
+                    ir_store(b, a, b.add(to, c64(4 * N * i)))
+                return []
 
-        ir_loop(b, c64(0), c64(KEYS), 1, [], one)
+            return ir_loop(b, c64(0), c64(KEYS), 1, [], one)
+
+        ir_choose(b, inside, lambda: lanes(all_seen=True), lambda: lanes(all_seen=False))
 
     @outlined(f"values_{kind}_{rows}_{vectors}_by_lane", 12)
     def by_lane(
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
         edges: Any, lane: Any, out: Any, stride: Any,
     ) -> None:  # fmt: skip
-        each = Lane(b, p, ldp, row, bounds, edges)
-        begin, end = b.sdiv(each.edges[0], c64(blocks)), b.sdiv(b.add(each.edges[3], c64(blocks - 1)), c64(blocks))
+        begin, end = (b.load(ptr(b, b.add(edges, c64(8 * i)), ir.IntType(64)), align=8) for i in (0, 3))
+        begin, end = b.sdiv(begin, c64(blocks)), b.sdiv(b.add(end, c64(blocks - 1)), c64(blocks))
 
         def one(page: Any, acc: list[Any]) -> list[Any]:
-            at = page_at(b, pool, table, page_bytes, page)
+            at, (limits, inside) = page_at(b, pool, table, page_bytes, page), spans(b, edges, page)
             following = page_at(b, pool, table, page_bytes, ir_least(b, b.sub(end, c64(1)), b.add(page, c64(1))))
-            soon = b.add(b.add(following, column), b.mul(lane, b_mul(b, row, blocks)))
-            return each.sums(page, at, lane, column, soon, acc)
+            soon = b.add(b.add(following, column), b.mul(lane, b.mul(row, c64(blocks))))
+            whole, part = lane_sums(b, p, ldp, row, bounds, page, at, lane, column, soon)
+            return ir_choose(b, inside, lambda: whole(acc), lambda: part(limits, acc))
 
         for i, a in enumerate(ir_loop(b, begin, end, 1, [ZERO] * (rows * vectors), one)):
             ir_store(b, a, b.add(b.add(out, b.mul(lane, stride)), c64(4 * N * i)))

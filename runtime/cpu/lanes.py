@@ -33,6 +33,7 @@ from .emitters import (
     ir_fma,
     ir_fold,
     ir_load,
+    ir_prefetch,
     ir_splat,
     ir_store,
     ir_to_bf16,
@@ -268,6 +269,11 @@ def ldf(b, a):
 @op(void, i64, f32)
 def stf(b, a, v):
     b.store(v, ptr(b, a, F32), align=4)
+
+
+@op(void, i64)
+def prefetch(b, a):
+    ir_prefetch(b, a)
 
 
 @op(i64, i64)

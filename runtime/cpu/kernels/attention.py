@@ -42,6 +42,7 @@ from ..lanes import (
     load_tail,
     maximum,
     mul,
+    prefetch,
     splat,
     st,
     st_bf16,
@@ -243,7 +244,11 @@ def _attention(kind: str) -> Any:
                     k_page = kc + ld_i32(table + 4 * page) * page_bytes
                     scales, keys_end = k_page + PAGE * row, k_page + (at_end - page * PAGE + 15) // 16 * 16 * row
                     if at_end < highest:
-                        jump = kc + ld_i32(table + 4 * (page + 1)) * page_bytes - keys_end
+                        jump = kc + ld_i32(table + 4 * (page + 1)) * page_bytes
+                        if scaled:
+                            for at in range(0, 4 * PAGE, 64):
+                                prefetch(jump + PAGE * row + at)
+                        jump -= keys_end
                     else:
                         jump = vc + ld_i32(table + 4 * (lowest // PAGE)) * page_bytes - keys_end
                     while j < at_end:
