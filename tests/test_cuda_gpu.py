@@ -11,10 +11,10 @@ from emulation import run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError
+from miaotui.runtime.cuda.backend import CudaBackend
 from miaotui.runtime.cuda.driver import CudaDevice
 from miaotui.runtime.cuda.interpreter import WAYS
 from miaotui.runtime.cuda.kernels import SPECIAL
-from miaotui.runtime.cuda.session import CudaSession
 from miaotui.runtime.kvcache import KV_BYTES
 from miaotui.runtime.sampling import SamplingParams
 from miaotui.runtime.spec import Weight
@@ -123,7 +123,7 @@ def test_answers_drawn_ahead_are_those_of_the_host(way, monkeypatch):
     asked = {"temperature": 0.9, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.1, "max_new_tokens": 200}
     with miaotui.load(path(), max_context=300, device="cuda") as model:
         got = [model.generate("Once upon a time", seed=s, **asked).ids for s in range(3)]
-        monkeypatch.setattr(CudaSession, "ahead", lambda *_: None)
+        monkeypatch.setattr(CudaBackend, "ahead", lambda *_: None)
         assert got == [model.generate("Once upon a time", seed=s, **asked).ids for s in range(3)]
 
 
@@ -131,7 +131,7 @@ def test_packed_sequences_have_the_bits_of_each_alone():
     rng = np.random.default_rng(0)
     with miaotui.load(path(), max_context=512, device="cuda", prefill_chunk=512) as model:
         sequences = [rng.integers(0, model.config.n_vocab, n) for n in (1, 31, 33, 257, 64)]
-        got = model.session.packed(sequences)
+        got = model.session.last_logits(sequences)
         for row, s in zip(got, sequences, strict=True):
             model.session.step(s, 0)
             assert row.tobytes() == model.session.logits[-1].tobytes(), len(s)

@@ -102,7 +102,9 @@ def test_a_bound_program_is_the_one_that_real_weights_record(tmp_path, wish, qua
     prune(tmp_path / "whole", tmp_path / "m", "sparsity=0.75")
     with miaotui.load(tmp_path / "m", prune=wish, quantize=quantize, threads=2) as model:
         session, program = model.session, model.program()
-        how = {name: getattr(program, name) for name in ("n_context", "chunk", "rows", "threads", "kv_cache", "table")}
+        how = {
+            name: getattr(program, name) for name in ("n_context", "chunk", "n_logits", "threads", "kv_cache", "ropes")
+        }
         again = record(model.config, session.weights, **how)
         assert program.listing() == again.listing()
         assert np.array_equal(program.encode(len), again.encode(len))

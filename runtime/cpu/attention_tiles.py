@@ -158,9 +158,7 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
     def spans(b: Any, edges: Any, page: Any) -> tuple[list[Any], Any]:
         """The edges as blocks of a page, and whether every query sees all of it."""
         words = (b.load(ptr(b, b.add(edges, c64(8 * i)), ir.IntType(64)), align=8) for i in range(4))
-        inside = [
-            ir_least(b, c64(blocks), ir_most(b, c64(0), b.sub(e, b.mul(page, c64(blocks))))) for e in words
-        ]
+        inside = [ir_least(b, c64(blocks), ir_most(b, c64(0), b.sub(e, b.mul(page, c64(blocks))))) for e in words]
         return inside, b.and_(b.icmp_signed("==", inside[1], c64(0)), b.icmp_signed("==", inside[2], c64(blocks)))
 
     def lane_sums(
@@ -175,9 +173,7 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
 
         def seen(block: Any, m: int) -> Any:
             key = b.add(b.mul(b.add(first, block), c64(KEYS)), lane)
-            low, end = (
-                b.load(ptr(b, b.add(bounds, c64(BOUND * m + 8 * i)), ir.IntType(64)), align=8) for i in (0, 1)
-            )
+            low, end = (b.load(ptr(b, b.add(bounds, c64(BOUND * m + 8 * i)), ir.IntType(64)), align=8) for i in (0, 1))
             return b.and_(b.icmp_signed("<=", low, key), b.icmp_signed("<", key, end))
 
         def take(start: Any, stop: Any, acc: list[Any], *, bounded: bool) -> list[Any]:
@@ -217,7 +213,11 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
         edges: Any, page: Any, out: Any, stride: Any,
     ) -> None:  # fmt: skip
-        at, numbers, (limits, inside) = page_at(b, pool, table, page_bytes, page), b.mul(row, c64(PAGE)), spans(b, edges, page)
+        at, numbers, (limits, inside) = (
+            page_at(b, pool, table, page_bytes, page),
+            b.mul(row, c64(PAGE)),
+            spans(b, edges, page),
+        )
         last = b.load(ptr(b, b.add(edges, c64(24)), ir.IntType(64)), align=8)
         last = b.sdiv(b.sub(last, c64(1)), c64(blocks))
         following = page_at(b, pool, table, page_bytes, ir_least(b, last, b.add(page, c64(1))))

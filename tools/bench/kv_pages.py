@@ -39,7 +39,8 @@ SHAPE, DTYPE, CONTEXT = "smollm2-135m", "bf16", 8192
 KEYS, CACHES, THREADS = (64, 2048, 8000), ("f32", "bf16", "int8"), (1, 2)
 LEAST = 0.004  # seconds of a turn: short steps are run several times
 #: The other side: it runs in trees of either kind, so it is no module of this one.
-WORKER = """
+WORKER = (
+    """
 import json, sys, time
 import numpy as np
 import miaotui
@@ -85,7 +86,9 @@ for line in sys.stdin:
         said = (time.perf_counter() - began) / rest[0]
         executor.close()  # its threads would spin beside the others' turns
     print(json.dumps(said), flush=True)
-""" % CONTEXT
+"""
+    % CONTEXT
+)
 
 
 class Tree:
