@@ -9,7 +9,7 @@
 | F64 vector or matrix              | rounded to f32, in the resident block                     |
 | tensor off its own alignment      | copied into the resident block                            |
 | matrix that is to be quantised    | int8 or int4 (`runtime/quantized.py`), in the resident block |
-| U8 matrix, packed by us before    | the mapped bytes, in place                                |
+| U8 matrix, quantised by us before | the mapped bytes, in place                                |
 | piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
 | fewer rows, in one range          | as above, of that range alone                             |
 | several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
@@ -142,7 +142,7 @@ def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
 def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None = None) -> LoadPlan:
     """Check every tensor's name, shape and dtype against the config and say how each weight is made.
 
-    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds packed stays as it is. `cut`:
+    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds quantised stays as it is. `cut`:
     what to keep of the model (None: everything); what it leaves is quantised.
 
     Raises `CheckpointError` for a tensor that is missing, unknown, of another shape or of a dtype we do not read, and
@@ -190,10 +190,10 @@ class _Planner:
             pattern = self.file.name(role, part, "{i}") + end
         rows = spread(kept[0], 1, piece.index * whole[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
-        packed, zeros = self.file.packed(info, whole), self._zeros(role, layer, shape)
-        if packed is not None:
-            self._check_packed(info, packed, role, cut=shape != whole or zeros is not None)
-            return Source(name, pattern, info, shape, packed, rows)
+        dtype_there, zeros = self.file.prequantized(info, whole), self._zeros(role, layer, shape)
+        if dtype_there is not None:
+            self._check_prequantized(info, dtype_there, role, cut=shape != whole or zeros is not None)
+            return Source(name, pattern, info, shape, dtype_there, rows)
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None else held_as(dtype, shape, stays)
@@ -218,17 +218,17 @@ class _Planner:
         zeros = self.cut.zeros(role, layer)
         return None if zeros is None or zeros.kept(shape) == math.prod(shape) else zeros
 
-    def _check_packed(self, info: TensorInfo, packed: str, role: str, *, cut: bool) -> None:
-        """What is packed is used whole and as it is."""
-        if self.quantize.get(role, packed) != packed:
+    def _check_prequantized(self, info: TensorInfo, dtype: str, role: str, *, cut: bool) -> None:
+        """What is quantised already is used whole and as it is."""
+        if self.quantize.get(role, dtype) != dtype:
             msg = (
-                f"{info.file}: tensor {info.name} is {packed} already, not {self.quantize[role]} as asked; "
+                f"{info.file}: tensor {info.name} is {dtype} already, not {self.quantize[role]} as asked; "
                 "leave quantize out, or begin from the original checkpoint"
             )
             raise PlanError(msg)
         if cut:
             msg = (
-                f"{info.file}: tensor {info.name} is {packed} already, in panels that cannot be cut or thinned; "
+                f"{info.file}: tensor {info.name} is {dtype} already, in panels that cannot be cut or thinned; "
                 "prune the original checkpoint, and quantise what is left"
             )
             raise PlanError(msg)

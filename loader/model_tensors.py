@@ -55,12 +55,12 @@ class ModelTensors:
                 if self.has(role, part_of):
                     piece = self.part(role, part, part_of)
                     info = self.tensors[piece.name]
-                    if self.packed(info, self.shape(role, part_of)) is None:
+                    if self.prequantized(info, self.shape(role, part_of)) is None:
                         self._check_shape(info, self._stored_shape(role, piece, part_of))
                     self.used.add(info.name)
         head = self.twin
         if head is not None:
-            if self.packed(head, self.shape("embed")) is None:
+            if self.prequantized(head, self.shape("embed")) is None:
                 self._check_shape(head, self.shape("embed"))
             self.used.add(head.name)
         self._check_unknown()
@@ -131,9 +131,9 @@ class ModelTensors:
             msg = f"{info.file}: tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"
             raise CheckpointError(msg)
 
-    def packed(self, info: TensorInfo, shape: tuple[int, ...]) -> str | None:
-        """Name the dtype of a matrix that the file holds packed."""
-        if info.dtype != PREQUANTIZED or len(shape) != 2 or len(info.shape) != 3:  # noqa: PLR2004 - [n, k], packed
+    def prequantized(self, info: TensorInfo, shape: tuple[int, ...]) -> str | None:
+        """Name the dtype of a matrix that the file holds quantised."""
+        if info.dtype != PREQUANTIZED or len(shape) != 2 or len(info.shape) != 3:  # noqa: PLR2004 - [n, k], quantised
             return None
         return next((d for d in GROUP_BYTES if quantized_shape(d, shape) == tuple(info.shape)), None)
 

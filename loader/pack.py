@@ -57,7 +57,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
         if source.offset is None:
-            return _weight(source, tensor if source.packed else read(source, tensor))
+            return _weight(source, tensor if source.prequantized else read(source, tensor))
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
         out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
         if source.quantizes:

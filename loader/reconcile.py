@@ -157,7 +157,7 @@ class _Headers:
         return first
 
     def _sized(self, axis: str, layer: int) -> Iterator[tuple[int, TensorInfo]]:
-        """Every tensor that lies along an axis, and its size there. One of another rank or packed tells nothing."""
+        """Every tensor that lies along an axis, and its size there. One of another rank or quantised tells nothing."""
         roles = self.family.model.items() if axis == "vocab" else self._roles(layer)
         for role, part in roles:
             info = self._info(role, part, layer) if axis in AXES[role] else None

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PREQUANTIZED", "STORED", "Rows", "Source", "narrowed", "read", "read_kept", "read_masked", "spans_by_file"]
 
-#: Of a matrix that we packed and wrote.
+#: Of a matrix that we quantised and wrote.
 PREQUANTIZED = "U8"
 #: Dtypes that weights are made from: the file's name -> the kernels' name.
 STORED = {"F32": "f32", "BF16": "bf16", "F16": "f16", "F64": "f32"}
@@ -78,7 +78,7 @@ class Source:
         return self.dense in QUANTIZED and self.tensor.dtype != PREQUANTIZED
 
     @property
-    def packed(self) -> bool:
+    def prequantized(self) -> bool:
         """Whether the file holds it as integers already."""
         return self.tensor.dtype == PREQUANTIZED
 
@@ -123,7 +123,7 @@ class Source:
     @property
     def where(self) -> str:
         """Which rows and columns of the tensor are used, where not all are: its own axes, in its own order."""
-        if self.packed:
+        if self.prequantized:
             return ""
         outputs = self.tensor.shape[-1 if self.transposed else 0]
         rows = "" if self.rows == ((0, outputs),) else _ranges_text(self.rows)
@@ -140,7 +140,7 @@ class Source:
         A cut along the tensor's second axis skips less than a page at a time as a rule: what lies between counts too.
         """
         info = self.tensor
-        if self.packed:
+        if self.prequantized:
             return ((info.start, info.stop),)
         across = self.columns if self.transposed else self.rows  # along the first axis
         along = self.rows if self.transposed else self.columns

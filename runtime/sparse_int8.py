@@ -54,15 +54,15 @@ def spread_int8_floats(k: int) -> int:
 
 
 def pack_sparse_int8(
-    packed: NDArray[np.uint8], keep: NDArray[np.bool_], out: NDArray[np.uint8], n: int, row: int = 0
+    dense: NDArray[np.uint8], keep: NDArray[np.bool_], out: NDArray[np.uint8], n: int, row: int = 0
 ) -> None:
     """Write rows `row` and on, in whole panels, of a matrix of `n` rows; those before it are there.
 
-    `packed`: uint8 `packed_shape("int8")` of these rows, quantised with zeros where `keep`, bool [rows, k], says no.
+    `dense`: uint8 `quantized_shape("int8")` of these rows, quantised with zeros where `keep`, bool [rows, k], says no.
     `out`: uint8 [`sparse_int8_bytes`] of the whole matrix, 8-byte aligned.
     """
     rows, k = keep.shape
-    panels, groups, _ = packed.shape
+    panels, groups, _ = dense.shape
     starts = out[: 8 * (-(-n // PANEL) + 1)].view(np.int64)
     starts[0] = starts.nbytes
     bits = np.zeros((panels * PANEL, groups * GROUP), np.bool_)
@@ -75,13 +75,13 @@ def pack_sparse_int8(
         at = int(starts[first + i])
         counts = bits[i].sum(1)
         heads = at + (HEAD + BITS_BYTES) * np.arange(groups) + np.cumsum(counts) - counts
-        for part, width in ((packed[i, :, :HEAD], HEAD), (np.packbits(bits[i], axis=1, bitorder="little"), BITS_BYTES)):
+        for part, width in ((dense[i, :, :HEAD], HEAD), (np.packbits(bits[i], axis=1, bitorder="little"), BITS_BYTES)):
             out[heads[:, None] + np.arange(width)] = part
             heads += width
         end = at + groups * (HEAD + BITS_BYTES) + int(counts.sum())
         mine = np.ones(end - at, np.bool_)  # of the panel's bytes, those that are numbers
         mine[(heads[:, None] - at - np.arange(1, HEAD + BITS_BYTES + 1)).ravel()] = False
-        out[at:end][mine] = packed[i, :, HEAD:][bits[i]]
+        out[at:end][mine] = dense[i, :, HEAD:][bits[i]]
         starts[first + i + 1] = end
     if first + panels == len(starts) - 1:
         out[starts[-1] :] = 0

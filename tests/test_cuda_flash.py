@@ -71,8 +71,8 @@ def test_it_is_for_many_rows_of_fast_programs():
     assert "flash64" in chosen("attention_bf16", LEAST_ROWS, v, fast=True).name
     assert "flash128" in chosen("attention_bf16", LEAST_ROWS, v | {"d_head": 65}, fast=True).name
     assert chosen("attention_bf16", LEAST_ROWS, v).name == "attention_bf16"
-    assert "flash64" in chosen("attention_bf16", LEAST_ROWS, v, fast=True, packed=True).name
+    assert "flash64" in chosen("attention_bf16", LEAST_ROWS, v, fast=True, batched=True).name
     for context in (64, 4096):  # what one token has knows of no other sequence
-        assert chosen("attention_bf16", 1, v | {"context": context}, packed=True) is KERNELS["attention_bf16"]
+        assert chosen("attention_bf16", 1, v | {"context": context}, batched=True) is KERNELS["attention_bf16"]
     assert chosen("attention_bf16", LEAST_ROWS - 1, v, fast=True).name == "attention_bf16"
     assert chosen("attention_bf16", LEAST_ROWS, v | {"d_head": WIDTHS[-1] + 1}, fast=True) is KERNELS["attention_bf16"]

@@ -111,7 +111,7 @@ def left_tensors(
     """Name, dtype and shape of every tensor to write, and a call that gives it: gathered only then.
 
     Oriented and fused as the file has them, under the new layers' numbers; a tied model's second head is left out.
-    `change` is handed every tensor that is not packed, outputs first and pieces joined, with its sources, and gives
+    `change` is handed every tensor that is not quantised, outputs first and pieces joined, with its sources, and gives
     what is to be written: same dtype, and the shape that `reshape` gives for theirs, or the same.
     """
     for i, sources in enumerate((plan.model, *plan.layers), -1):
@@ -120,7 +120,7 @@ def left_tensors(
             tensors.setdefault(source.pattern.replace("{i}", str(i)), []).append(source)
         for name, parts in tensors.items():
             first = parts[0]
-            if first.packed:
+            if first.prequantized:
                 yield name, first.tensor.dtype, first.tensor.shape, _whole(checkpoint, first)
                 continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])

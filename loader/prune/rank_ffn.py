@@ -44,7 +44,7 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
     """The plan with its ratio turned into neurons: of those that it keeps, the share with the largest scores.
 
     `cut` is the plan compiled without that share, and without zeros: these are chosen from what is left. Reads gate, up
-    and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that are packed
+    and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that are quantised
     already.
     """
     ratio, checkpoint = plan.ffn_ratio or 1.0, opened.checkpoint
@@ -75,8 +75,8 @@ def best(scores: F64, ratio: float) -> list[int]:
 
 def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) -> F64:
     """Sum of squares of each kept row, or column; of a vector, of each of its numbers: float64."""
-    if source.packed:
-        msg = f"{source.tensor.file}: {source.tensor.name} is packed already; prune the original checkpoint by ratio"
+    if source.prequantized:
+        msg = f"{source.tensor.file}: {source.tensor.name} is quantised already; prune the original checkpoint by ratio"
         raise PlanError(msg)
     tensor = checkpoint.array(source.tensor.name)
     columns = np.zeros(source.shape[-1])

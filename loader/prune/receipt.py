@@ -171,7 +171,7 @@ def _entry(source: Source) -> Entry:
 
 def _sha256(source: Source, checkpoint: Checkpoint) -> str:
     tensor, digest = checkpoint.array(source.tensor.name), hashlib.sha256()
-    if source.packed:
+    if source.prequantized:
         digest.update(np.ascontiguousarray(tensor).data)
         return digest.hexdigest()
     for at in range(0, source.shape[0], ROWS):

@@ -54,7 +54,7 @@ class CudaBackend:
         n, n_logits = batch.n_tokens, batch.n_logits
         if batch.n_sequences > 1:
             parts = batch.sequences[: batch.n_sequences, : Q_COUNT + 1]
-            self.machine.packed([batch.tokens[at : at + count, T_ID] for at, count in parts])
+            self.machine.run_batch([batch.tokens[at : at + count, T_ID] for at, count in parts])
             return
         ids, start = batch.tokens[:n, T_ID], batch.start
         if instruction is None:

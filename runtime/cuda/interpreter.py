@@ -86,7 +86,7 @@ class Interpreter:
         self.arena = device.allocate(program.arena_bytes)
         self.step_block = device.allocate(8 * (WORDS + program.chunk))
         self.tokens = device.allocate(8 * TOKEN_WORDS * program.chunk)
-        self._packed = False
+        self._batched = False
         self.gate = device.allocate(8 * GATE_WORDS)
         self._open_gate()
         self._words = np.zeros(WORDS + program.chunk, np.int64)
@@ -138,7 +138,7 @@ class Interpreter:
         """Write the step block."""
         n = len(ids)
         self._words[:3] = n, start, n_logits
-        self._words[S_RESULT], self._words[S_TOKENS] = -1, self.tokens if self._packed else 0
+        self._words[S_RESULT], self._words[S_TOKENS] = -1, self.tokens if self._batched else 0
         self._words[WORDS : WORDS + n] = ids
         self.device.write(self.step_block, self._words[: WORDS + n])
 
@@ -171,8 +171,8 @@ class Interpreter:
         """The kernel that takes so many rows of a line."""
         architecture = self.device.architecture
         fast = self.program.fast and architecture != TURING
-        name, packed = line.kernel.name, self._packed
-        return chosen(name, rows, line.values, fast=fast, architecture=architecture, packed=packed)
+        name, batched = line.kernel.name, self._batched
+        return chosen(name, rows, line.values, fast=fast, architecture=architecture, batched=batched)
 
     def step(self, ids: Sequence[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         """One pass: at most `chunk` ids, logits of the last `n_logits`.
@@ -271,7 +271,7 @@ class Interpreter:
         drawn = self._drawn() if drawing else None
         return script_of(self.program, values, self._parts, self.run_block, together=together, drawn=drawn)
 
-    def packed(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
+    def run_batch(self, sequences: Sequence[Sequence[int] | NDArray[np.int64]]) -> None:
         """One pass over several sequences, one after the other in the cache's first rows; logits of the last of each.
 
         At most `chunk` ids and `n_logits` sequences, none empty.
@@ -284,12 +284,12 @@ class Interpreter:
         words[:, T_POSITION] = words[:, T_LAST] - words[:, T_FIRST]
         words[: len(ends), T_TAKE] = ends - 1
         self.device.write(self.tokens, words)
-        self._packed = True
+        self._batched = True
         try:
             self.begin(np.concatenate([np.asarray(s, np.int64) for s in sequences]), 0, len(ends))
             self._lines(n, len(ends))
         finally:
-            self._packed = False
+            self._batched = False
 
     def _lines(self, n: int, n_logits: int) -> None:
         for line in self.lines:

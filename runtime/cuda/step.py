@@ -1,4 +1,4 @@
-"""The step block of a GPU: int64 words that Python and kernels share. It has one sequence, or packed ones."""
+"""The step block of a GPU: int64 words that Python and kernels share. It has one sequence, or a batch of several."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)
 ENDS, RING = 64, 64
 R_LEFT, R_COUNT, R_N_ENDS, R_ENDS, R_IDS = 0, 1, 2, 8, 8 + ENDS
 RUN_WORDS = R_IDS + RING
-#: Address of what each token of a packed step is, 0 for a plain one.
+#: Address of what each token of a batch is, 0 for a plain one.
 S_TOKENS = 8
 #: Of each token, int64: its position in its sequence; the first and the last row of the cache that it sees (its own,
 #: for a decoder; an encoder's would be its sequence's last); and, of the first R, the token whose logits come there.

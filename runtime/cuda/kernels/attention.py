@@ -321,9 +321,9 @@ for _kind, _size in KV_BYTES.items():
     )
     special(_name, Kernel(
         f"{_name}_split", _parts, THREADS, lambda _, v: ceil(v["heads"] * _chunks(v), WARPS), _shared(2),
-        fields_of(_name, _parts), _splits, _end, packs=False,
+        fields_of(_name, _parts), _splits, _end, batches=False,
     ))  # fmt: skip
     special(_name, Kernel(
         f"{_name}_one", _one, THREADS, lambda _, v: ceil(v["heads"], WARPS), _shared(3), fields_of(_name, _one),
-        lambda rows, _: rows == 1, packs=False,
+        lambda rows, _: rows == 1, batches=False,
     ))  # fmt: skip

@@ -70,7 +70,7 @@ class Kernel:
     only: str = ""  # the one architecture that has its instructions; none: all
     ampere: bool = False  # of special kernels: not for older GPUs
     double: bool = False  # it computes in float64
-    packs: bool = True  # it knows what a packed step says of its tokens
+    batches: bool = True  # it knows what a batch says of its tokens
     stays: bool = False  # a block takes one item after the other: no more of them than run at once
     #: Maps of what its copies read, whose addresses are arguments behind the slots; of (arena, rows it holds, values).
     maps: tuple[Callable[[int, int, Mapping[str, int]], TensorMap], ...] = ()
@@ -113,11 +113,11 @@ def fields_of(name: str, function: Callable[..., None]) -> tuple[str, ...]:
 
 def chosen(
     name: str, rows: int, values: Mapping[str, int], *, fast: bool = False, architecture: str = "",
-    packed: bool = False,
+    batched: bool = False,
 ) -> Kernel:  # fmt: skip
     """The kernel that takes so many rows, in a `fast` program or another, on a GPU of this architecture."""
     for k in SPECIAL.get(name, ()):
-        if k.packs < packed or k.fast > fast or (k.ampere and architecture == TURING):
+        if k.batches < batched or k.fast > fast or (k.ampere and architecture == TURING):
             continue
         if k.only in {"", architecture} and k.fits(rows, values):
             return k

@@ -106,7 +106,7 @@ BRING = {"f32": _bring_f32, "bf16": _bring_bf16, "int8": _bring_int8}
 
 
 def sees(step: Any, tokens: Any, r: Any, window: Any) -> Any:
-    """First and last row of the cache that token r sees; `tokens`: address of what a packed step says of each, or 0."""
+    """First and last row of the cache that token r sees; `tokens`: address of what a batch says of each, or 0."""
     first, own = 0, ld_i64(step + 8 * S_START) + r
     last = own
     if tokens != 0:

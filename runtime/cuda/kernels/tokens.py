@@ -83,7 +83,7 @@ def rope(arena: Any, step: Any, rows: Any, y: Any, x: Any, table: Any, heads: An
 
 @kernel(THREADS, lambda rows, v: ceil(rows * v["d"], THREADS))
 def take_rows(arena: Any, step: Any, rows: Any, y: Any, x: Any, d: Any) -> None:
-    """y = x[T - R:]; of a packed step the tokens that it names."""
+    """y = x[T - R:]; of a batch the tokens that it names."""
     n, tokens = rows_of(step, rows), ld_i64(step + 8 * S_TOKENS)
     first = ld_i64(step + 8 * S_T) - ld_i64(step + 8 * S_ROWS)
     i = block() * threads() + thread()

@@ -103,7 +103,7 @@ def attended(lengths, names=None, *, window, d_head=8, round_to=0, **how):
 
     machine, inputs, y = machine_of(**how)
     feed(machine, inputs, slice(None))
-    machine.packed([[0] * length for length in lengths])
+    machine.run_batch([[0] * length for length in lengths])
     got, wanted, at = machine.tensor(y, n), [], 0
     machine, inputs, y = machine_of(**how | {"fast": False})
     for length in lengths:
@@ -118,9 +118,9 @@ def test_a_pass_holds_what_fits_and_plain_steps_follow(tmp_path, monkeypatch):
     write_checkpoint(tmp_path, small("llama"))
     with miaotui.load(tmp_path, max_context=32, device="cuda", prefill_chunk=4) as model:
         session, passes = model.session, []
-        packed = type(session.backend.machine).packed
+        packed = type(session.backend.machine).run_batch
         monkeypatch.setattr(
-            type(session.backend.machine), "packed", lambda m, s: (passes.append([*map(len, s)]), packed(m, s))
+            type(session.backend.machine), "run_batch", lambda m, s: (passes.append([*map(len, s)]), packed(m, s))
         )
         sequences = [[1], [3, 4, 5], [7], list(range(1, 6)), [2, 1]]
         got = session.last_logits(sequences)
