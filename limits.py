@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .errors import BackendError, InputError, MemoryLimitError
 from .runtime.cores import available_threads
-from .runtime.kvcache import KV_BYTES
+from .runtime.kvcache import KV_BYTES, pages_of
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Request:
     quantize: str | None = None
     prune: Prune | None = None
     kv_cache: str = "f32"
+    cache_tokens: int | None = None
     precision: str = "exact"
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class Request:
         if self.device not in PREFILL_CHUNK:
             msg = f"device={self.device!r}: expected 'cpu' or 'cuda'"
             raise BackendError(msg)
-        for name in ("threads", "max_context", "prefill_chunk"):
+        for name in ("threads", "max_context", "prefill_chunk", "cache_tokens"):
             object.__setattr__(self, name, _count(name, getattr(self, name)))
         object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
         if self.threads is not None and self.threads > MAX_THREADS:
@@ -90,6 +91,15 @@ class Request:
         from .runtime.cpu.target import bf16_dot  # noqa: PLC0415 - asks LLVM what the CPU can do
 
         return bf16_dot()
+
+    def n_pages(self, context: int) -> int:
+        """Pages of the KV cache: for `cache_tokens` tokens together, or for one text. InputError: of a GPU."""
+        if self.cache_tokens is None:
+            return pages_of(context)
+        if self.gpu:
+            msg = f"cache_tokens={self.cache_tokens}: a GPU's cache belongs to one text at a time; leave it out"
+            raise InputError(msg)
+        return pages_of(self.cache_tokens)
 
     def context(self, config: Config) -> int:
         """Positions to reserve. InputError: more than the model has."""

@@ -38,6 +38,8 @@ class LoadKwargs(TypedDict, total=False):
     """What to keep: a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"."""
     kv_cache: Literal["f32", "bf16", "int8"]
     """How keys and values are kept."""
+    cache_tokens: int | SupportsIndex | None
+    """Tokens of all open texts together that the KV cache holds; None: those of one text of `max_context`."""
     precision: Literal["exact", "fast"]
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 

@@ -19,7 +19,7 @@ from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
-from .runtime.generate import Generation, Token, check_ids, collect
+from .runtime.generate import Generation, Token, check_ids
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.sequence import Sequence, Text
 from .runtime.session import Session
@@ -53,7 +53,9 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     cache, constants; mapped files are the page cache's; with a GPU, of its memory and of the host's each); over it, or
     over what the GPU has free, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass (default:
     128; with a GPU 1024).
-    `revision`: branch, tag or commit of a hub name (default: its main branch).
+    `revision`: branch, tag or commit of a hub name (default: its main branch). `cache_tokens`: tokens of all open
+    texts together that the KV cache holds (default: one text of `max_context`); where it is full, an idle text gives
+    its part up, and is computed again when it goes on.
     `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
     (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
@@ -231,7 +233,7 @@ class Model:
         several; `eos_token_id`: end with this id, or one of several, in place of the model's own; `ignore_eos`: go on
         where the model would end. Errors: `InputError`.
         """
-        with self.sequence() as sequence:
+        with self.sequence() as sequence, sequence.awaited():
             return collect(sequence.tokens(prompt, **parameters))
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})

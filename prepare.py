@@ -91,4 +91,5 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         threads=1 if request.gpu else request.n_threads,  # a GPU's scratch is that of one
         kv_cache=request.kv_cache,
         fast=request.fast,
+        n_pages=request.n_pages(context),
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
     from collections.abc import Sequence as Ids
+    from contextlib import AbstractContextManager
     from typing import Unpack
 
     import numpy as np
@@ -101,6 +102,10 @@ class Sequence:
         """Held while the model works for a sequence, from a step to the id that is drawn from it."""
         return self._session.lock
 
+    def awaited(self) -> AbstractContextManager[None]:
+        """Until it is left, somebody waits for this text: it gives its pages to nobody."""
+        return self._session.awaited(self._table)
+
     def append(self, ids: Ids[int]) -> None:
         """Add checked ids to the text; nothing is computed yet."""
         self._check_open()
@@ -167,7 +172,9 @@ class Sequence:
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
         """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings` of what is new."""
-        return collect(self.tokens(prompt, **parameters))
+        made = self.tokens(prompt, **parameters)
+        with self.awaited():
+            return collect(made)
 
     def fork(self) -> Sequence:
         """Another sequence that begins with this text and shares its pages."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,11 +37,20 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 
+class _FullError(Exception):
+    """No page is free, and nobody is idle; `waiting`: others that run have some."""
+
+    def __init__(self, *, waiting: bool) -> None:
+        super().__init__()
+        self.waiting = waiting
+
+
 class Session:
     """Runs batches of tokens. Everything is allocated here, before the first step.
 
     Sequences hold pages of the KV cache; where none is free, the sequence that was idle longest gives its pages up,
-    and is computed again from its ids when it goes on, with the same bits. `lock` is held for a pass, and by whoever
+    and is computed again from its ids when it goes on, with the same bits. One that somebody waits for keeps them: who
+    finds no idle one waits until a running one ends. `lock` is held for a pass, and by whoever
     reads what it left.
     """
 
@@ -54,6 +64,8 @@ class Session:
         pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, self.n_context, (None,))
         self.pages = Pages(*pool, backend.copy_page)
         self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)  # somebody got what he waited for
+        self._awaited: dict[int, int] = {}  # ids of tables -> how many wait for their next id
         #: Tables of sequences that were dropped; they are appended by the garbage collector, at any moment.
         self.left: deque[Table] = deque()
         self.last: Table | None = None  # whose logits lie there
@@ -77,11 +89,12 @@ class Session:
 
         `text`: the ids at the slots from `first` on. Bits do not depend on how it is cut. Errors: `InputError`.
         """
-        with self.lock:
-            at = max(first, min(table.cached, first + len(text) - n_logits))
+        end = first + len(text)
+        last = end - max(n_logits, 1)  # the rows of logits that are wanted lie in one pass
+
+        def passes() -> None:
+            at = max(first, min(table.cached, end - n_logits))
             self._check(text[at - first :], at, n_logits)
-            end = first + len(text)
-            last = end - max(n_logits, 1)  # the rows of logits that are wanted lie in one pass
             while at < end:
                 size = min(self.chunk, end - at)
                 if at < last < at + size and at + size < end:
@@ -89,6 +102,9 @@ class Session:
                 part = text[at - first : at - first + size]
                 self.run_pass([(table, part, at, n_logits if at + size == end else 0)])
                 at += size
+
+        with self.lock:
+            self._when_there_is_room(passes)
 
     def truncate(self, table: Table, n: int) -> None:
         """Forget the slots from `n` on."""
@@ -127,8 +143,9 @@ class Session:
 
     def _together(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> None:
         tables = [self.admit(None) for _ in sequences]
+        parts = [(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)]
         try:
-            self.run_pass([(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)])
+            self._when_there_is_room(lambda: self.run_pass(parts))
         finally:
             self.left.extend(tables)
 
@@ -172,26 +189,67 @@ class Session:
 
     def _reserve(self, parts: list[Part], end: int) -> None:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
-        while self.left:
-            table = self.left.popleft()
-            self.pages.release(table)
-            self._tables.pop(id(table), None)
-        busy = {id(table) for table, *_ in parts}
+        self._collect()
         if not self.backend.paged and len(parts) > 1:
             for table in self._tables.values():
                 self.pages.release(table)
             return
+        busy = {id(table) for table, *_ in parts}
         for table, ids, start, _ in parts:
             self._tables.move_to_end(id(table))
             self.pages.truncate(table, start)
             while not self.pages.reserve(table, max(end, start + len(ids))):
-                idle = (t for key, t in self._tables.items() if key not in busy and t.n_pages)
-                self.pages.release(next(idle))
+                others = [(key, t) for key, t in self._tables.items() if key not in busy and t.n_pages]
+                idle = next((t for key, t in others if key not in self._awaited), None)
+                if idle is not None:
+                    self.pages.release(idle)
+                    continue
+                for mine, *_ in parts:  # so that those who run can end
+                    self.pages.release(mine)
+                raise _FullError(waiting=bool(others))
+
+    def _collect(self) -> None:
+        """Take back what dropped sequences held."""
+        while self.left:
+            table = self.left.popleft()
+            self.pages.release(table)
+            self._tables.pop(id(table), None)
+
+    @contextmanager
+    def awaited(self, table: Table) -> Iterator[None]:
+        """Somebody waits for the next id of a sequence: until then it gives no pages up."""
+        key = id(table)
+        with self.lock:
+            self._awaited[key] = self._awaited.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._awaited[key] -= 1
+                if not self._awaited[key]:
+                    del self._awaited[key]
+                self._changed.notify_all()
+
+    def _when_there_is_room(self, work: Callable[[], None]) -> None:
+        """Do what needs pages; where others that run have them all, wait for one to end. InputError: too long."""
+        while True:
+            try:
+                return work()
+            except _FullError as full:
+                if not full.waiting:
+                    room = self.pages.n_pages * self.pages.size
+                    msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
+                    raise InputError(msg) from None
+                self._changed.wait()
 
     def _check(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         n = len(ids)
         if n < 1 or start < 0 or start + n > self.n_context:
             msg = f"{n} tokens at position {start} do not fit a context of {self.n_context}"
+            raise InputError(msg)
+        room = self.pages.n_pages * self.pages.size
+        if start + n > room and None in self.pages.windows:
+            msg = f"a text of {start + n} tokens does not fit the cache of {room}; load with a larger cache_tokens"
             raise InputError(msg)
         if not 0 <= n_logits <= min(n, self.n_logits):
             msg = f"logits of {n_logits} tokens asked for; a step returns 0 to {min(n, self.n_logits)}"

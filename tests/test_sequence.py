@@ -233,3 +233,55 @@ def test_whatever_is_done_in_whatever_order(model: miaotui.Model, calls: list[tu
         assert all(s.ids == wanted for s, wanted in texts)
     for sequence, _ in texts:
         sequence.close()
+
+
+def test_who_runs_keeps_his_pages_and_others_wait(model: miaotui.Model) -> None:
+    """Each needs more than half of the pages: all get their answers, and none is computed for ever."""
+    prompts = [ids_of(80 + i, 2 * PAGE - 7 + i) for i in range(5)]
+    how = {"max_new_tokens": 6, "ignore_eos": True, **SAMPLED}
+    wanted = [model.generate(p, **how).ids for p in prompts]
+    fed: list[int] = []
+    run = model.session.backend.run
+    got: dict[int, list[int]] = {}
+    try:
+        model.session.backend.run = lambda batch, only=None: (fed.append(batch.n_tokens), run(batch, only))
+
+        def work(i: int) -> None:
+            got[i] = model.generate(prompts[i], **how).ids
+
+        workers = [threading.Thread(target=work, args=(i,)) for i in range(len(prompts))]
+        for w in workers:
+            w.start()
+        for w in workers:
+            w.join(timeout=120)
+    finally:
+        model.session.backend.run = run
+    assert [got[i] for i in range(len(prompts))] == wanted
+    # Who finds no room gives up what he has and waits: at most once for each that ends before him.
+    assert sum(fed) <= (max(map(len, prompts)) + 6) * sum(range(1, len(prompts) + 1))
+
+
+def test_a_larger_cache_keeps_several_texts(directory: Path) -> None:
+    texts = [ids_of(90 + i, 2 * PAGE + 1) for i in range(3)]
+    with miaotui.load(directory, cache_tokens=np.int64(9 * PAGE)) as model:
+        assert model.session.pages.n_pages == 9
+        sequences = [model.sequence() for _ in texts]
+        for sequence, ids in zip(sequences, texts, strict=True):
+            sequence.feed(ids)
+        assert [s.table.cached for s in sequences] == [len(ids) for ids in texts]
+        with miaotui.load(directory) as other:
+            assert model.memory["kv_cache"] == 3 * other.memory["kv_cache"]
+
+
+def test_a_smaller_cache_says_what_it_holds(directory: Path) -> None:
+    with miaotui.load(directory, cache_tokens=PAGE, prefill_chunk=7) as model:
+        assert model.generate([1] * (PAGE - 3), max_new_tokens=2).ids
+        if None in model.session.program.groups:
+            with pytest.raises(InputError, match=f"a text of {PAGE + 1} tokens does not fit the cache of {PAGE}"):
+                model.logits([1] * (PAGE + 1))
+        assert model.generate([1] * (PAGE - 3), max_new_tokens=2).ids
+    for bad in (0, -1, 1.5, True, "many"):
+        with pytest.raises(InputError, match="cache_tokens"):
+            miaotui.load(directory, cache_tokens=bad)
+    with pytest.raises(miaotui.MiaotuiError, match=r"cache_tokens=64: a GPU|CUDA|cuda|driver"):
+        miaotui.load(directory, cache_tokens=PAGE, device="cuda")
