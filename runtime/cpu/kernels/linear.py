@@ -74,11 +74,14 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any) -> A
         x, y, ldx, ldy = base + arg(p, X), base + arg(p, Y), (k + 31) // 32 * 64 if fast else k * 4, n_all * 4
         for c0 in range(n0, n1, COLUMNS):
             c1 = min(n1, c0 + COLUMNS)
-            w, ldw, _, _ = panel(p, scratch, c0, c1)
+            w, ldw, soon, end = panel(p, scratch, c0, c1)
+            calls = (c1 - c0 + ROWS - 1) // ROWS * ((m_all + TOKENS - 1) // TOKENS)
+            much = ((end - soon) // calls + 63) // 64 * 64  # rows side by side are no stream that hardware follows
             for n in range(c0, c1, ROWS):
                 for m in range(0, m_all, TOKENS):
                     direct(w + (n - c0) * ldw, ldw, c1 - n, x + m * ldx, ldx, m_all - m, k, y + m * ldy + 4 * n, ldy,
-                           0, 3, 0, 0)  # fmt: skip
+                           0, 3, soon, much)  # fmt: skip
+                    soon += much
             epilogue(p, base, (0, m_all), (c0, c1))
 
     @template
