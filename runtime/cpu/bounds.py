@@ -189,7 +189,8 @@ class Checked:
 
     def _tables(self, ins: Instruction) -> Iterator[NDArray[np.int32]]:
         """Of each sequence the part of its page table that the instruction may use. Errors: `BackendError`."""
-        columns, group, pages, window = (ins.values.get(k, 0) for k in ("context", "group", "pages", "window"))
+        given = (ins.values.get(name) for name in ("context", "group", "pages", "window"))
+        columns, group, pages, window = (value if isinstance(value, int) else 0 for value in given)
         for q, words in enumerate(self._batch.sequences[: self._batch.n_sequences]):
             tokens = self._batch.tokens[words[Q_FIRST] : words[Q_FIRST] + words[Q_COUNT]]
             low, high = (tokens[:, T_SLOT].min(), tokens[:, T_SLOT].max())
