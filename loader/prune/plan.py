@@ -26,9 +26,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...errors import PlanError
 from ..files import quote, read_json_object
@@ -216,8 +217,8 @@ def _by_layer(name: str, value: object) -> dict[int, Indices]:
 
 
 def _fallback(value: object) -> int | str | None:
-    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0:
-        return int(value)  # NumPy's integers are integers
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0:
+        return int(value)
     if value is not None and value not in ("unk", "bytes"):
         msg = f"vocab_fallback: found {quote(value)}; expected 'unk', 'bytes', or a token's id"
         raise PlanError(msg)
@@ -225,7 +226,7 @@ def _fallback(value: object) -> int | str | None:
 
 
 def _ratio(name: str, value: object) -> float:
-    fits = isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
+    fits = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and 0 < value <= 1
     if not fits:
         msg = f"{name}: found {quote(value)}; expected a number above 0 and at most 1"
         raise PlanError(msg)
