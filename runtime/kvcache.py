@@ -37,7 +37,7 @@ __all__ = [
 KV_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
 KEYS = 16
 #: Positions of a page, a multiple of `KEYS`; measured in docs/benchmarks/kv-pages.json.
-PAGE = 64
+PAGE = 128
 #: Lanes c (and c + 8) in the order in which keys lie: the tree adds c and c + 4, then + 2, then + 1.
 PAIRS = (0, 4, 2, 6, 1, 5, 3, 7)
 #: Queries that a thread takes at once, at most, and dimensions of their results that it sums at once.

@@ -44,8 +44,9 @@ TILE, VECTORS = attention_shape()
 BLOCKS = VECTORS // 2
 LINE = 64
 BOUND = 32  # bytes of a query's bounds
-#: Bytes that keys and values are asked for in advance; further on, the hardware's own prefetcher loses the stream.
-AHEAD = 2048
+#: Bytes that keys and values are asked for in advance, at most a page's; half or a quarter of it is slower by 10 to
+#: 40 %, most where neighbouring pages are none in memory (docs/benchmarks/kv-pages.json).
+AHEAD = 8192
 
 
 def ir_load_kv(b: Any, addr: Any, kind: str) -> Any:
@@ -54,6 +55,11 @@ def ir_load_kv(b: Any, addr: Any, kind: str) -> Any:
         return ir_load(b, addr, kind)
     bytes16 = ir.VectorType(ir.IntType(8), N)
     return b.sitofp(b.sext(b.load(ptr(b, addr, bytes16), align=1), VI), V)
+
+
+def _ahead(b: Any, page: Any) -> Any:
+    """`AHEAD`, or the bytes of a page's numbers where these are fewer: the page after the next is not looked up."""
+    return ir_least(b, c64(AHEAD), page)
 
 
 def _splat_at(b: Any, addr: Any) -> Any:
@@ -91,8 +97,8 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
     def tile(
         b: Any, q: Any, k: Any, scales: Any, d_pad: Any, out: Any, ldo: Any, left: Any, jump: Any, part: Any
     ) -> None:
-        over = b.icmp_signed("<=", left, c64(AHEAD))
-        following = b.add(c64(AHEAD), b.select(over, jump, c64(0)))
+        ahead = _ahead(b, b.mul(d_pad, c64(PAGE * size)))
+        following = b.add(ahead, b.select(b.icmp_signed("<=", left, ahead), jump, c64(0)))
         starts = [b.add(k, b.mul(d_pad, c64(i * size * KEYS))) for i in range(blocks)]
 
         def one_pass(c: int) -> list[Any]:
@@ -158,9 +164,7 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
     def spans(b: Any, edges: Any, page: Any) -> tuple[list[Any], Any]:
         """The edges as blocks of a page, and whether every query sees all of it."""
         words = (b.load(ptr(b, b.add(edges, c64(8 * i)), ir.IntType(64)), align=8) for i in range(4))
-        inside = [
-            ir_least(b, c64(blocks), ir_most(b, c64(0), b.sub(e, b.mul(page, c64(blocks))))) for e in words
-        ]
+        inside = [ir_least(b, c64(blocks), ir_most(b, c64(0), b.sub(e, b.mul(page, c64(blocks))))) for e in words]
         return inside, b.and_(b.icmp_signed("==", inside[1], c64(0)), b.icmp_signed("==", inside[2], c64(blocks)))
 
     def lane_sums(
@@ -175,9 +179,7 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
 
         def seen(block: Any, m: int) -> Any:
             key = b.add(b.mul(b.add(first, block), c64(KEYS)), lane)
-            low, end = (
-                b.load(ptr(b, b.add(bounds, c64(BOUND * m + 8 * i)), ir.IntType(64)), align=8) for i in (0, 1)
-            )
+            low, end = (b.load(ptr(b, b.add(bounds, c64(BOUND * m + 8 * i)), ir.IntType(64)), align=8) for i in (0, 1))
             return b.and_(b.icmp_signed("<=", low, key), b.icmp_signed("<", key, end))
 
         def take(start: Any, stop: Any, acc: list[Any], *, bounded: bool) -> list[Any]:
@@ -217,7 +219,11 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
         edges: Any, page: Any, out: Any, stride: Any,
     ) -> None:  # fmt: skip
-        at, numbers, (limits, inside) = page_at(b, pool, table, page_bytes, page), b.mul(row, c64(PAGE)), spans(b, edges, page)
+        at, numbers, (limits, inside) = (
+            page_at(b, pool, table, page_bytes, page),
+            b.mul(row, c64(PAGE)),
+            spans(b, edges, page),
+        )
         last = b.load(ptr(b, b.add(edges, c64(24)), ir.IntType(64)), align=8)
         last = b.sdiv(b.sub(last, c64(1)), c64(blocks))
         following = page_at(b, pool, table, page_bytes, ir_least(b, last, b.add(page, c64(1))))
@@ -230,7 +236,7 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
         def lanes(*, all_seen: bool) -> list[Any]:
             def one(lane: Any, _: list[Any]) -> list[Any]:
                 to = b.add(out, b.mul(lane, stride))
-                soon = b.add(b.add(b.add(at, column), b.mul(lane, b.mul(row, c64(blocks)))), c64(AHEAD))
+                soon = b.add(b.add(b.add(at, column), b.mul(lane, b.mul(row, c64(blocks)))), _ahead(b, numbers))
                 soon = b.select(b.icmp_signed("<", soon, end), soon, b.add(soon, jump))
                 whole, part = lane_sums(b, p, ldp, row, bounds, page, at, lane, column, soon)
                 acc = [ir_load(b, b.add(to, c64(4 * N * i))) for i in range(rows * vectors)]

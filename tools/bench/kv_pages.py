@@ -4,8 +4,8 @@
 
 TREE is a folder that holds a `miaotui` to compare with; each page size is a copy of this package with another `PAGE`
 (`runtime/kvcache.py`), `--variant NAME=TREE` is one more. Every tree is a process of its own, with random weights at
-SmolLM2-135M's shape and a cache whose every page was written. A round runs each of them once, in an order that is drawn;
-what counts are the medians and quartiles of before / after within a round: over 1 is faster than before. Two things are
+SmolLM2-135M's shape and a cache whose every page was written. A round runs each of them once, in random order; what
+counts are the medians and quartiles of before / after within a round: over 1 is faster than before. Two things are
 timed: "attention", all attention instructions of a step without the others, and "token", the whole step. "shuffled"
 draws the page table; "consecutive" counts up.
 """
@@ -52,8 +52,8 @@ for line in sys.stdin:
     if command == "load":
         if model is not None:
             model.close()
-        path, kv_cache, threads = rest
-        model = miaotui.load(path, threads=threads, max_context=%d, kv_cache=kv_cache)
+        path, kv_cache, threads, context = rest
+        model = miaotui.load(path, threads=threads, max_context=context, kv_cache=kv_cache)
         session = model.session
         session.arena[:] = 0  # pages of memory that were never written are all one, in the cache
         whole = session.code
@@ -85,7 +85,7 @@ for line in sys.stdin:
         said = (time.perf_counter() - began) / rest[0]
         executor.close()  # its threads would spin beside the others' turns
     print(json.dumps(said), flush=True)
-""" % CONTEXT
+"""
 
 
 class Tree:
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for kv_cache in args.kv_cache:
             for threads in args.threads:
                 for tree in trees:
-                    tree.ask("load", str(path), kv_cache, threads)
+                    tree.ask("load", str(path), kv_cache, threads, CONTEXT)
                 for keys, what, order in ((k, w, o) for k in args.keys for w in args.what for o in args.order):
                     for tree in trees:
                         tree.ask("point", keys, what, order == "shuffled")
@@ -190,8 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     for row in compared(rounds(trees, args.rounds, seed=keys)):
                         results.append(point | row)
                         ratio = row["ratio"]
-                        print_out(f"{' '.join(map(str, point.values())):40s} {row['tree']:20s} {row['after_ms']:9.3f} ms"
-                                  f"  {ratio['median']:.3f} {ratio['quartiles']}")  # fmt: skip
+                        what_was = f"{' '.join(map(str, point.values())):40s} {row['tree']:20s}"
+                        print_out(f"{what_was} {row['after_ms']:9.3f} ms {ratio['median']:.3f} {ratio['quartiles']}")
         for tree in trees:
             tree.__exit__()
     record = {
