@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from miaotui.errors import BackendError
 from miaotui.runtime.cpu.target import code_key, debugging
-from miaotui.runtime.step import T_ID
+from miaotui.runtime.ops import HEADER, OPS
+from miaotui.runtime.step import T_ID, T_SLOT
 from miaotui.tools import demo
 
 IDS = [int(i) for i in np.random.default_rng(5).integers(3, 200, 37)]
@@ -51,21 +52,49 @@ def no_such_token(session):
     session._batch.tokens[3, T_ID] = session.n_vocab
 
 
+def no_such_page(session):
+    """A page table that names a page after the last."""
+    session.step(IDS, 0)
+    session._own.numbers[0, 0] = session.program.n_pages
+
+
+def no_such_slot(session):
+    """A token after the context."""
+    session.step(IDS, 0)
+    session._batch.tokens[3, T_SLOT] = 10**6
+
+
+def pages_of_another_size(session):
+    """Heads further apart than the pool has them."""
+    session.step(IDS, 0)
+    i = next(i for i, ins in enumerate(session.program.code) if ins.op == "attention")
+    session.backend.code[i, len(HEADER) + OPS["attention"].names.index("pages")] += 1
+
+
+#: What is spoilt, and words of the error that says so.
+SPOILT = {
+    too_many_rows: ("linear_", "bytes at"),
+    no_such_token: (", embed_", "bytes at"),
+    no_such_page: ("kv_write_f32: the page table of sequence 0 has [1]; there are 1 pages",),
+    no_such_slot: ("kv_write_f32: sequence 0 uses slots 0 to 1000000",),
+    pages_of_another_size: ("attention_f32", "_cache+32768"),
+}
+
+
 @pytest.mark.ci  # 36 s: compiles every kernel with checks
 @pytest.mark.skipif(debugging(), reason="the whole run has MIAOTUI_DEBUG")
 def test_every_access_is_checked_and_changes_no_bit():
     program = (
         "import json, test_bounds as t; print(json.dumps([t.code_key(), [t.said(way) for way in t.WAYS],"
-        " t.astray(t.too_many_rows), t.astray(t.no_such_token)]))"
+        " [t.astray(spoil) for spoil in t.SPOILT]]))"
     )
     here = os.environ | {"MIAOTUI_DEBUG": "1", "MIAOTUI_QUIET": "1"}
     done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, env=here,
                           capture_output=True, text=True, check=False, timeout=500)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    key, spoken, rows, token = json.loads(done.stdout)
+    key, spoken, ends = json.loads(done.stdout)
     assert key != code_key()  # its code is not ours
     assert spoken == [said(way) for way in WAYS]
-    assert "linear_" in rows[0]
-    assert "bytes at" in rows[0]
-    assert ", embed_" in token[0]
-    assert rows[1] == token[1] == spoken[0]
+    for spoil, (error, after) in zip(SPOILT, ends, strict=True):
+        assert all(words in error for words in SPOILT[spoil]), error
+        assert after == spoken[0]

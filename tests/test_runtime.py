@@ -21,7 +21,7 @@ from checkpoints import Drawn, write_checkpoint
 from helpers import open_weights, oracle, poison, run
 from miaotui.errors import InputError, MemoryLimitError
 from miaotui.runtime.cpu.backend import cpu_session
-from miaotui.runtime.kvcache import KV_BYTES, cache_bytes
+from miaotui.runtime.kvcache import KV_BYTES, cache_bytes, padded_context
 from miaotui.runtime.ops import HEADER
 from tolerance import bound
 
@@ -200,7 +200,7 @@ def test_predicted_memory_is_what_is_allocated(small: Path, quantize: str | None
         assert resident == model.memory["weights_resident"]
         real = session.backend.arena.nbytes + sum(t.weight.nbytes for t in session.program.ropes) + resident
         assert model.memory["allocated"] == real
-        layer = cache_bytes(kv_cache, 2, 64, 10)  # this model's heads, positions, width of a head
+        layer = cache_bytes(kv_cache, 2, padded_context(64), 10)  # this model's heads, positions, width of a head
         assert model.memory["kv_cache"] == 3 * 2 * layer
         limit = model.memory["allocated"]
     miaotui.load(small, threads=2, memory_limit=limit, quantize=quantize, kv_cache=kv_cache).close()

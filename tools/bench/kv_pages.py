@@ -4,8 +4,8 @@
 
 TREE is a folder that holds a `miaotui` to compare with; each page size is a copy of this package with another `PAGE`
 (`runtime/kvcache.py`), `--variant NAME=TREE` is one more. Every tree is a process of its own, with random weights at
-SmolLM2-135M's shape and a cache whose every page was written. A round runs each of them once, in an order that is drawn;
-what counts are the medians and quartiles of before / after within a round: over 1 is faster than before. Two things are
+SmolLM2-135M's shape and a cache whose every page was written. A round runs each of them once, in random order; what
+counts are the medians and quartiles of before / after within a round: over 1 is faster than before. Two things are
 timed: "attention", all attention instructions of a step without the others, and "token", the whole step. "shuffled"
 draws the page table; "consecutive" counts up.
 """
@@ -17,18 +17,18 @@ import json
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import BackendError
-from ..commands.bench import print_out, public_command
 from .roofline import machine, versions
 from .shapes import make_checkpoint
+from .shared import print_out, public_command
+from .trees import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,8 +39,7 @@ SHAPE, DTYPE, CONTEXT = "smollm2-135m", "bf16", 8192
 KEYS, CACHES, THREADS = (64, 2048, 8000), ("f32", "bf16", "int8"), (1, 2)
 LEAST = 0.004  # seconds of a turn: short steps are run several times
 #: The other side: it runs in trees of either kind, so it is no module of this one.
-WORKER = (
-    """
+WORKER = """
 import json, sys, time
 import numpy as np
 import miaotui
@@ -53,11 +52,12 @@ for line in sys.stdin:
     if command == "load":
         if model is not None:
             model.close()
-        path, kv_cache, threads = rest
-        model = miaotui.load(path, threads=threads, max_context=%d, kv_cache=kv_cache)
+        path, kv_cache, threads, context = rest
+        model = miaotui.load(path, threads=threads, max_context=context, kv_cache=kv_cache)
         session = model.session
-        session.arena[:] = 0  # pages of memory that were never written are all one, in the cache
-        whole = session.code
+        machine = getattr(session, 'backend', session)
+        machine.arena[:] = 0  # pages of memory that were never written are all one, in the cache
+        whole = machine.code
         part = np.ascontiguousarray(whole[[i.op == "attention" for i in session.program.code]])
     elif command == "point":
         keys, what, shuffled = rest
@@ -78,7 +78,7 @@ for line in sys.stdin:
             kept, step = (table, batch), batch.address
     elif command == "run":
         executor = link.executor(session.threads)
-        executor.bind(code.ctypes.data, len(code), session.arena.ctypes.data, step)
+        executor.bind(code.ctypes.data, len(code), machine.arena.ctypes.data, step)
         executor.step()
         began = time.perf_counter()
         for _ in range(rest[0]):
@@ -87,40 +87,6 @@ for line in sys.stdin:
         executor.close()  # its threads would spin beside the others' turns
     print(json.dumps(said), flush=True)
 """
-    % CONTEXT
-)
-
-
-class Tree:
-    """A process that runs the `miaotui` of a folder."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        """Start it."""
-        self.name = name
-        self._process = subprocess.Popen(  # noqa: S603 - our own text
-            [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={"PYTHONPATH": str(folder), "MIAOTUI_QUIET": "1", "HOME": str(Path.home())},
-        )  # fmt: skip
-
-    def ask(self, *command: object) -> Any:  # noqa: ANN401 - what JSON holds
-        """Send a command, wait for its answer. BackendError: the process ended."""
-        assert self._process.stdin is not None  # noqa: S101 - pipes, as asked for
-        assert self._process.stdout is not None  # noqa: S101 - as above
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            msg = f"{self.name}: the process ended at {command}"
-            raise BackendError(msg)
-        return json.loads(line)
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the process."""
-        self._process.communicate()
 
 
 def copy_with_page(package: Path, folder: Path, page: int) -> Path:
@@ -181,11 +147,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         folders = {"before": args.before} | dict(v.split("=", 1) for v in args.variant)
         package = Path(__file__).parents[2]
         folders |= {f"pages of {n}": copy_with_page(package, Path(work) / f"page{n}", n) for n in args.pages}
-        trees = [Tree(name, Path(folder)) for name, folder in folders.items()]
+        trees = [Tree(name, Path(folder), WORKER) for name, folder in folders.items()]
         for kv_cache in args.kv_cache:
             for threads in args.threads:
                 for tree in trees:
-                    tree.ask("load", str(path), kv_cache, threads)
+                    tree.ask("load", str(path), kv_cache, threads, CONTEXT)
                 for keys, what, order in ((k, w, o) for k in args.keys for w in args.what for o in args.order):
                     for tree in trees:
                         tree.ask("point", keys, what, order == "shuffled")
@@ -193,10 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     for row in compared(rounds(trees, args.rounds, seed=keys)):
                         results.append(point | row)
                         ratio = row["ratio"]
-                        print_out(f"{' '.join(map(str, point.values())):40s} {row['tree']:20s} {row['after_ms']:9.3f} ms"
-                                  f"  {ratio['median']:.3f} {ratio['quartiles']}")  # fmt: skip
+                        what_was = f"{' '.join(map(str, point.values())):40s} {row['tree']:20s}"
+                        print_out(f"{what_was} {row['after_ms']:9.3f} ms {ratio['median']:.3f} {ratio['quartiles']}")
         for tree in trees:
-            tree.__exit__()
+            tree.close()
     record = {
         "command": public_command("python -m miaotui.tools.bench.kv_pages", sys.argv if argv is None else argv),
         "machine": machine(),

@@ -29,7 +29,7 @@ from .shared import paired, print_out, public_command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["Tree", "main"]
 
 SHAPE, CONTEXT = "smollm2-135m", 8192
 #: Tokens of a turn where one is decoded at a time; seconds before a turn, for the other side's threads to fall asleep.
@@ -82,11 +82,11 @@ for line in sys.stdin:
 class Tree:
     """A process that runs the `miaotui` of a folder."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        """Start it."""
+    def __init__(self, name: str, folder: Path, worker: str = WORKER) -> None:
+        """Start it: `worker` is a script that answers a line of JSON with another."""
         self.name = name
         self._process = subprocess.Popen(  # noqa: S603 - our own text
-            [sys.executable, "-c", WORKER],
+            [sys.executable, "-c", worker],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
