@@ -44,7 +44,7 @@ class LoadKwargs(TypedDict, total=False):
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 
 
-#: What an option means that is not given.
+#: The defaults.
 LOAD_DEFAULTS = {field.name: field.default for field in fields(Request)} | {"revision": None}
 
 

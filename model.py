@@ -65,7 +65,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     cut away is never read, and `Model.receipt` says what was. A share of the neurons, or of the width, reads the
     matrices that rank them, and "sparsity=stored" those whose zeros it counts, once it is known that the memory will do
     for all else.
-    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `BackendError`.
+    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
     """
     began = time.perf_counter()
     request, revision = parse_options(options)
@@ -120,7 +120,7 @@ def quantizer(plan: LoadPlan) -> PackRows:
 
 
 class Model:
-    """A loaded model: one sequence at a time. Safe to call from several threads; the calls take turns.
+    """A loaded model. Several texts may be open at once, in several threads; their steps take turns.
 
     `memory` holds the predicted bytes by part; "allocated" is what the arena, the resident weights and the constants
     really take. `receipt` says what was read of the files, weight by weight.
@@ -155,7 +155,7 @@ class Model:
 
     @property
     def session(self) -> Session:
-        """What takes the steps, for tools that feed tokens themselves; nothing guards it against a stream beside it."""
+        """What takes the steps, for tools that feed tokens themselves; not synchronised with open streams."""
         return self._session
 
     @property
@@ -173,14 +173,14 @@ class Model:
         return self._rows(ids, "logits", self.config.n_vocab)
 
     def hidden(self, ids: object) -> NDArray[np.float32]:
-        """[T] ids -> float32 [T, d_model] behind the final norm. Errors: `InputError`."""
+        """[T] ids -> float32 [T, d_model] after the final norm. Errors: `InputError`."""
         return self._rows(ids, "hidden", self.config.d_model)
 
     def last_logits(self, sequences: object) -> NDArray[np.float32]:
-        """Several sequences of ids -> float32 [sequences, n_vocab]: the logits behind the last token of each.
+        """Several sequences of ids -> float32 [sequences, n_vocab]: the logits after the last token of each.
 
-        A GPU takes as many at once as fit a pass (`prefill_chunk` tokens, 32 sequences); with precision="exact" the
-        bits are those of each alone. Errors: `InputError`.
+        As many go through one pass as fit it (`prefill_chunk` tokens, 32 sequences, the pages of the cache), with the bits
+        of each alone (on a GPU, with precision="exact"). Errors: `InputError`.
         """
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
             msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
@@ -245,7 +245,7 @@ class Model:
         return _to_its_end(sequence, sequence.tokens(prompt, **parameters))
 
     def close(self) -> None:
-        """Stop the threads and let go of the files. Harmless when done twice."""
+        """Stop the threads and close the files. Safe to call twice."""
         self._session.close()
         self._opened.close()
 
