@@ -179,7 +179,7 @@ class Model:
     def last_logits(self, sequences: object) -> NDArray[np.float32]:
         """Several sequences of ids -> float32 [sequences, n_vocab]: the logits after the last token of each.
 
-        As many go through one pass as fit it (`prefill_chunk` tokens, 32 sequences, the pages of the cache), with the bits
+        As many go through one pass as fit it (`prefill_chunk` tokens, 32 sequences, the cache), with the bits
         of each alone (on a GPU, with precision="exact"). Errors: `InputError`.
         """
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):

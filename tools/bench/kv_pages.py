@@ -19,6 +19,7 @@ import re
 import shutil
 import sys
 import tempfile
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=list(THREADS))
     parser.add_argument("--order", nargs="+", default=["consecutive", "shuffled"], choices=("consecutive", "shuffled"))
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, with those of other points that are there")
     args = parser.parse_args(argv)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
@@ -163,18 +164,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                         print_out(f"{what_was} {row['after_ms']:9.3f} ms {ratio['median']:.3f} {ratio['quartiles']}")
         for tree in trees:
             tree.close()
-    record = {
-        "command": public_command("python -m miaotui.tools.bench.kv_pages", sys.argv if argv is None else argv),
+    if args.out:
+        command = public_command("python -m miaotui.tools.bench.kv_pages", sys.argv if argv is None else argv)
+        record = added(args.out, command, [row | {"rounds": args.rounds} for row in results])
+        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def added(file: Path, command: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of a run, with what the file has already of other points and trees."""
+    old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"commands": [], "results": []}
+    point = itemgetter("kv_cache", "threads", "keys", "what", "order", "tree")
+    new = {point(row) for row in results}
+    return {
+        "commands": [*(c for c in old["commands"] if c != command), command],
         "machine": machine(),
         "versions": versions(),
         "shape": SHAPE,
         "weights": DTYPE,
-        "rounds": args.rounds,
-        "results": results,
+        "results": [row for row in old["results"] if point(row) not in new] + results,
     }
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
