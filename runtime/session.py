@@ -73,15 +73,18 @@ class Session:
         self._batch = Batch(self.chunk, self.n_logits)
         self._tables: OrderedDict[int, Table] = OrderedDict()  # the one that was idle longest comes first
         self._own = self.admit(None)  # of `step`
+        self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
         self._closed = False
 
     # ------------------------------------------------------------------------------------------------ sequences
 
     def admit(self, table: Table | None) -> Table:
-        """Count a table among those that may be asked for their pages; a new one where there is none."""
-        table = self.pages.table(self.n_context) if table is None else table
-        self._tables[id(table)] = table
+        """A table for a sequence: a new one, or one that holds pages already, and may be asked for them."""
+        if table is None:
+            return self.pages.table(self.n_context)
+        with self.lock:
+            self._tables[id(table)] = table
         return table
 
     def compute(self, table: Table, text: Ids[int] | NDArray[np.int64], n_logits: int = 1, first: int = 0) -> None:
@@ -93,7 +96,8 @@ class Session:
         last = end - max(n_logits, 1)  # the rows of logits that are wanted lie in one pass
 
         def passes() -> None:
-            at = max(first, min(table.cached, end - n_logits))
+            self.pages.truncate(table, max(first, end - n_logits))  # which forgets all where a window's pages are gone
+            at = max(first, table.cached)
             self._check(text[at - first :], at, n_logits)
             while at < end:
                 size = min(self.chunk, end - at)
@@ -196,6 +200,7 @@ class Session:
             return
         busy = {id(table) for table, *_ in parts}
         for table, ids, start, _ in parts:
+            self._tables[id(table)] = table
             self._tables.move_to_end(id(table))
             self.pages.truncate(table, start)
             while not self.pages.reserve(table, max(end, start + len(ids))):
@@ -210,7 +215,7 @@ class Session:
 
     def _collect(self) -> None:
         """Take back what dropped sequences held."""
-        while self.left:
+        for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
             table = self.left.popleft()
             self.pages.release(table)
             self._tables.pop(id(table), None)
@@ -268,7 +273,11 @@ class Session:
         """
         with self.lock:
             self._check(ids, start, n_logits)
+            there = min(self._own.cached, start)
             self.pages.truncate(self._own, start)
+            if self._own.cached < there:  # a window's pages are gone: what the step sees is computed again
+                self.compute(self._own, self._own_ids[:start], 0)
+            self._own_ids[start : start + len(ids)] = ids
             self.compute(self._own, ids, n_logits, start)
 
     def timed_step(self, ids: Ids[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:

@@ -285,3 +285,55 @@ def test_a_smaller_cache_says_what_it_holds(directory: Path) -> None:
             miaotui.load(directory, cache_tokens=bad)
     with pytest.raises(miaotui.MiaotuiError, match=r"cache_tokens=64: a GPU|CUDA|cuda|driver"):
         miaotui.load(directory, cache_tokens=PAGE, device="cuda")
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, PAGE - 1, PAGE, PAGE + 1])
+def test_a_text_goes_on_where_its_window_has_just_left_a_page(tmp_path: Path, window: int) -> None:
+    """Going on without a new id computes the last one again: the page that it sees may have been given back."""
+    with miaotui.load(written(tmp_path, sliding_window=window), prefill_chunk=40) as model:
+        for n in sorted(
+            {*range(PAGE + window - 3, PAGE + window + 3), PAGE, PAGE + 1, 2 * PAGE - 1} & {*range(1, CONTEXT)}
+        ):
+            ids = ids_of(n, n)
+            wanted = model.generate(ids, max_new_tokens=6, ignore_eos=True).ids
+            logits = model.logits(ids)
+            with model.sequence() as text:
+                text.feed(ids)
+                with text.fork() as other:
+                    assert other.generate(max_new_tokens=6, ignore_eos=True).ids == wanted, (window, n)
+                model.generate([1, 2, 3], max_new_tokens=2)
+                assert text.generate(max_new_tokens=6, ignore_eos=True).ids == wanted, (window, n)
+            model.session.step(ids, 0)
+            model.session.step(ids[-1:], n - 1)
+            assert model.session.logits[-1].tobytes() == logits[-1].tobytes(), (window, n)
+
+
+def test_sequences_come_and_go_beside_others_that_need_their_pages(model: miaotui.Model) -> None:
+    ids, wrong = ids_of(11, 2 * PAGE + 3), []
+    wanted = model.logits(ids)[-1].tobytes()
+    kept = [model.sequence() for _ in range(200)]
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            model.sequence().close()
+
+    def work() -> None:
+        try:
+            for _ in range(20):
+                with model.sequence() as one, model.sequence() as other:
+                    wrong.extend(s for s in (one, other) if s.feed(ids).tobytes() != wanted)
+        except BaseException as e:  # noqa: BLE001 - whatever it is, the test says it
+            wrong.append(e)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    others = [threading.Thread(target=come_and_go) for _ in range(2)]
+    for w in (*others, *workers):
+        w.start()
+    for w in workers:
+        w.join(timeout=120)
+    over.set()
+    for w in others:
+        w.join(timeout=120)
+    assert wrong == []
+    assert len(kept) == 200

@@ -43,9 +43,8 @@ class CpuBackend:
     works_ahead = False
 
     def __init__(self, threads: int) -> None:
-        """`threads`: of a step, the caller's own among them. Errors: `BackendError`."""
+        """`threads`: of a step, the caller's own among them."""
         self.threads = threads
-        self._executor: Team | Prange | Checked = link.executor(threads)
         self._bound: tuple[int, int] | None = None  # instructions that the executor was told to run
 
     def bind(self, program: Program, weights: Weights) -> None:
@@ -53,6 +52,7 @@ class CpuBackend:
         self._program, self._weights = program, weights  # addresses point into the weights
         addresses = link.addresses(i.kernel for i in program.code)
         self.code = program.encode(addresses.__getitem__)
+        self._executor: Team | Prange | Checked = link.executor(self.threads)
         self.arena = zeroed(program.arena_bytes)
         self._batch: Batch | None = None
         self._copies = [self._pools(g) for g in range(len(program.groups))]
@@ -123,4 +123,5 @@ class CpuBackend:
 
     def close(self) -> None:
         """Stop the threads; the arena goes with the object."""
-        self._executor.close()
+        if hasattr(self, "_executor"):  # it was bound
+            self._executor.close()

@@ -125,8 +125,10 @@ def watched(what: str, regions: Sequence[Region]) -> Iterator[None]:
         _TABLE[:] = 0
         _TABLE[REGIONS : REGIONS + len(flat)] = flat
         _TABLE[COUNT] = len(regions)
-        yield
-        _TABLE[COUNT] = 0
+        try:
+            yield
+        finally:
+            _TABLE[COUNT] = 0
         address, nbytes = int(_TABLE[ADDRESS]), int(_TABLE[NBYTES])
     if address:
         msg = f"{what}: {nbytes} bytes at {_place(address, regions)} lie in none of its operands"
