@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..errors import InputError
@@ -186,12 +187,13 @@ class Sequence:
     def truncate(self, n: int) -> None:
         """Keep the first `n` ids."""
         self._check_open()
-        if isinstance(n, bool) or not 0 <= n <= len(self._ids):
+        whole = isinstance(n, Integral) and not isinstance(n, bool)
+        if not whole or not 0 <= n <= len(self._ids):
             msg = f"truncate({n!r}): expected 0 to {len(self._ids)}, the ids that the sequence has"
             raise InputError(msg)
         with self.lock:
             self._following = None
-            del self._ids[n:]
+            del self._ids[int(n) :]
             self._session.truncate(self._table, int(n))
 
     def close(self) -> None:

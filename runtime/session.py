@@ -82,6 +82,11 @@ class Session:
     def admit(self, table: Table | None) -> Table:
         """A table for a sequence: a new one, or one that holds pages already, and may be asked for them."""
         if table is None:
+            if self.lock.acquire(blocking=False):  # so that what is made and dropped without a pass does not pile up
+                try:
+                    self._collect()
+                finally:
+                    self.lock.release()
             return self.pages.table(self.n_context)
         with self.lock:
             self._tables[id(table)] = table
@@ -113,7 +118,7 @@ class Session:
     def truncate(self, table: Table, n: int) -> None:
         """Forget the slots from `n` on."""
         with self.lock:
-            self.ahead_of = None
+            self.last = self.ahead_of = None  # the logits that lie there are another text's now
             self.pages.truncate(table, n)
 
     def last_logits(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> NDArray[np.float32]:

@@ -92,7 +92,7 @@ def test_truncated_text_goes_on_as_if_the_rest_had_never_been(model: miaotui.Mod
             assert sequence.ids == ids[:n]
             assert sequence.feed([7]).tobytes() == model.logits([*ids[:n], 7])[-1].tobytes()
             sequence.truncate(n)
-        for n in (-1, 1, True, 10**30):
+        for n in (-1, 1, True, 10**30, 0.0, None, "0", [0]):
             with pytest.raises(InputError, match="truncate"):
                 sequence.truncate(n)
 
@@ -337,3 +337,21 @@ def test_sequences_come_and_go_beside_others_that_need_their_pages(model: miaotu
         w.join(timeout=120)
     assert wrong == []
     assert len(kept) == 200
+
+
+def test_a_text_that_is_cut_while_it_streams_goes_on_from_what_is_left(model: miaotui.Model) -> None:
+    prompt = ids_of(12, 10)
+    for cut in (13, 12, 11, 10, 3):
+        with model.sequence() as text:
+            stream = text.tokens(prompt, max_new_tokens=9, ignore_eos=True)
+            for _ in range(4):
+                next(stream)
+            text.truncate(cut)
+            left = text.ids
+            assert next(stream).id == model.generate(left, max_new_tokens=1, ignore_eos=True).ids[0], cut
+
+
+def test_what_is_made_and_closed_without_a_pass_does_not_pile_up(model: miaotui.Model) -> None:
+    for _ in range(1000):
+        model.sequence().close()
+    assert len(model.session.left) < 10
