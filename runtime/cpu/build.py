@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..cores import available_threads
 from .cache import write
-from .layout import REQUEST, ROOT
+from .layout import REQUEST, ROOTS
 from .object_files import kept, load
 from .target import code_key
 
@@ -36,7 +36,7 @@ _WORKER = (
 
 
 def build(names: Sequence[str], directory: Path | None) -> dict[str, int]:
-    """Compile kernels and the root, keep their code where that can be, and say how it goes; their addresses."""
+    """Compile kernels and roots, keep their code where that can be, and say how it goes; their addresses."""
     addresses: dict[str, int] = {}
     with _shelf(directory) as shelf, Progress(len(names), kept=shelf == directory) as progress:
         for name in _by_workers(names, shelf):
@@ -144,7 +144,7 @@ def _by_workers(names: Sequence[str], shelf: Path) -> Iterator[str]:
 
 def _turn(name: str) -> int:
     """A short one while there is one worker, then those that take longest, so that none is left over at the end."""
-    return 0 if name == ROOT else 1 if name.startswith(SLOWEST) else 2
+    return 0 if name in ROOTS else 1 if name.startswith(SLOWEST) else 2
 
 
 def _python() -> bool:

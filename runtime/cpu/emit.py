@@ -11,36 +11,38 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 from llvmlite import ir
 from numba import types
 
 from .cache import write
-from .interpreter import run
+from .interpreter import CODE
 from .kernels import KERNELS
-from .layout import KERNEL_ARGUMENTS, REQUEST, ROOT, ROOT_ARGUMENTS
+from .layout import ARGUMENTS, REQUEST, ROOTS
 from .object_files import symbol
 from .target import code_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["in_memory", "main", "object_code"]
 
 _KEPT: list[Any] = []
 
 
-def _function(name: str) -> tuple[Any, int]:
-    return (run, ROOT_ARGUMENTS) if name == ROOT else (KERNELS[name], KERNEL_ARGUMENTS)
+def _function(name: str) -> Callable[..., None]:
+    return CODE[name] if name in ROOTS else KERNELS[name]
 
 
 def object_code(name: str) -> bytes:
-    """Compile a kernel or the root; an ELF object whose `symbol(name)` is void(int64, ...)."""
+    """Compile a kernel or a root; an ELF object whose `symbol(name)` is void(int64, ...)."""
     from numba.core import compiler  # noqa: PLC0415 - private: where it has moved, in_memory still works
     from numba.core.compiler_lock import global_compiler_lock  # noqa: PLC0415 - as above
     from numba.core.registry import cpu_target  # noqa: PLC0415 - as above
 
-    function, n = _function(name)
-    args = (types.int64,) * n
+    function, args = _function(name), (types.int64,) * ARGUMENTS
     with global_compiler_lock:
         flags = compiler.Flags()
         cpu_target.options.parse_as_flags(flags, {"nopython": True, "error_model": "numpy"})
@@ -70,9 +72,8 @@ def _entry(context: Any, described: Any, name: str) -> Any:
 
 
 def in_memory(name: str) -> int:
-    """Address of a kernel or the root, compiled for this process alone, through Numba's public interface."""
-    function, n = _function(name)
-    made = numba.cfunc(f"void({', '.join(['int64'] * n)})", error_model="numpy")(function)
+    """Address of a kernel or a root, compiled for this process alone, through Numba's public interface."""
+    made = numba.cfunc(f"void({', '.join(['int64'] * ARGUMENTS)})", error_model="numpy")(_function(name))
     _KEPT.append(made)
     return int(made.address)
 

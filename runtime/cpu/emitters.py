@@ -6,6 +6,7 @@ every fused multiply-add explicit. Addresses are int64; loads and stores need no
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
@@ -256,3 +257,38 @@ def ir_apart(b: Builder, name: str, f: Callable[..., None], *args: Value) -> Non
         f(inner, *fn.args)
         inner.ret_void()
     b.call(fn, args)
+
+
+#: x86-64's MXCSR as a process begins: to nearest, denormals are numbers, every exception masked. FPCR of aarch64: 0.
+USUAL_MXCSR = 0x1F80
+
+
+def ir_usual_mode(b: Builder) -> Value:
+    """Set this thread's rounding and denormal mode to what IEEE 754 has for default; the mode that it had, int64.
+
+    No call that computes may be pasted in between this and `ir_restore_mode`: LLVM does not know that the mode matters.
+    Where the CPU is neither x86-64 nor aarch64, nothing is done, and the mode is the caller's.
+    """
+    machine = platform.machine()
+    if machine in ("x86_64", "AMD64"):
+        slot = cgutils.alloca_once(b, I32)
+        b.call(ext(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), [slot.type]), [slot])
+        mode = b.zext(b.load(slot), I64)
+        ir_restore_mode(b, c64(USUAL_MXCSR))
+        return mode
+    if machine in ("aarch64", "arm64"):
+        mode = b.call(ext(b, "llvm.aarch64.get.fpcr", I64, []), [])
+        ir_restore_mode(b, c64(0))
+        return mode
+    return c64(0)
+
+
+def ir_restore_mode(b: Builder, mode: Value) -> None:
+    """Set what `ir_usual_mode` returned."""
+    machine = platform.machine()
+    if machine in ("x86_64", "AMD64"):
+        slot = cgutils.alloca_once(b, I32)
+        b.store(b.trunc(mode, I32), slot)
+        b.call(ext(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [slot.type]), [slot])
+    elif machine in ("aarch64", "arm64"):
+        b.call(ext(b, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [mode])

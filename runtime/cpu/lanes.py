@@ -34,10 +34,12 @@ from .emitters import (
     ir_fold,
     ir_load,
     ir_prefetch,
+    ir_restore_mode,
     ir_splat,
     ir_store,
     ir_to_bf16,
     ir_to_int8,
+    ir_usual_mode,
     ptr,
     shuffle,
 )
@@ -288,13 +290,20 @@ def poke(b, a, v):
 
 
 @op(i64, i64)
-def load_acquire(b, a):
+def atomic_load(b, a):
+    """All three are sequentially consistent: what a thread stores is seen before what it loads afterwards."""
     return b.load_atomic(bare_ptr(b, a, I64), "seq_cst", 8)
 
 
 @op(void, i64, i64)
-def store_release(b, a, v):
+def atomic_store(b, a, v):
     b.store_atomic(v, bare_ptr(b, a, I64), "seq_cst", 8)
+
+
+@op(i64, i64, i64)
+def atomic_swap(b, a, v):
+    """Store v; what was there."""
+    return b.atomic_rmw("xchg", bare_ptr(b, a, I64), v, "seq_cst")
 
 
 @op(void)
@@ -303,6 +312,17 @@ def pause(b):
         b.call(ext(b, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
     elif platform.machine() in ("aarch64", "arm64"):
         b.call(ext(b, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])
+
+
+@op(i64)
+def usual_mode(b):
+    """Round to nearest, keep denormals, trap nothing, in this thread; the mode before, for `restore_mode`."""
+    return ir_usual_mode(b)
+
+
+@op(void, i64)
+def restore_mode(b, mode):
+    ir_restore_mode(b, mode)
 
 
 @op(void, i64, i64, i64, i64, i64, i64)

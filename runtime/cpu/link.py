@@ -6,7 +6,6 @@ Code comes from our cache (`cache.py`), loaded by llvmlite alone (`objects.py`);
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -15,23 +14,25 @@ from ...errors import BackendError
 from ..ops import OPS
 from ..quantized import QUANTIZED
 from .cache import cache_directory
-from .layout import ROOT, ROOT_ARGUMENTS
+from .layout import CALL, ROOTS
 from .object_files import kept
 from .target import debugging
-from .team import Team
+from .team import Team, callable_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .prange import Prange
 
-__all__ = ["KERNELS", "addresses", "cache_directory", "executor"]
+__all__ = ["KERNELS", "addresses", "alone", "cache_directory", "executor"]
 
 #: Every kernel there is: the op table's, and the loader's.
 KERNELS = (*(k for op in OPS.values() for k in op.kernels), *(f"pack_{dtype}" for dtype in QUANTIZED))
 
 _LINKED: dict[str, int] = {}
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):  # Numba and LLVM have locks of their own: a fork waits until nobody is inside
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
 
 def addresses(names: Iterable[str]) -> dict[str, int]:
@@ -41,7 +42,12 @@ def addresses(names: Iterable[str]) -> dict[str, int]:
         if n not in KERNELS:
             msg = f"the CPU backend has no kernel {n!r}; it has {', '.join(sorted(KERNELS))}"
             raise BackendError(msg)
-    return _linked([ROOT, *wanted])
+    return _linked([*ROOTS, *wanted])
+
+
+def alone() -> Callable[..., None]:
+    """`interpreter.call` (kernel, p, base, step, 0): one kernel in the caller's thread. Errors: `BackendError`."""
+    return callable_at(_linked([*ROOTS])[CALL])
 
 
 def _linked(names: list[str]) -> dict[str, int]:
@@ -67,11 +73,11 @@ def executor(threads: int) -> Team | Prange:
     """The thread team, or `prange` where MIAOTUI_EXECUTOR asks for it."""
     kind = os.environ.get("MIAOTUI_EXECUTOR", "team")
     if kind == "prange":
-        from .prange import Prange  # noqa: PLC0415 - imports Numba
+        with _LOCK:
+            from .prange import Prange  # noqa: PLC0415 - imports Numba, compiles
 
         return Prange(threads)
     if kind != "team":
         msg = f"MIAOTUI_EXECUTOR={kind!r}: expected 'team' or 'prange'"
         raise BackendError(msg)
-    root = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * ROOT_ARGUMENTS)(_linked([ROOT])[ROOT])
-    return Team(threads, root)
+    return Team(threads, _linked([*ROOTS]))

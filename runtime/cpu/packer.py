@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["packer"]
 
 LINE = 64
-_CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)  # lets go of the GIL
 
 
 def packer(dtypes: Iterable[str]) -> Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]:
     """A `pack_rows` for matrices of these dtypes; compiles what is missing. Either axis of its numbers may be dense."""
-    kernels = {f"pack_{dtype}" for dtype in dtypes}
-    calls = {name: _CALL(address) for name, address in link.addresses(sorted(kernels)).items() if name in kernels}
+    kernels, call = link.addresses(sorted({f"pack_{dtype}" for dtype in dtypes})), link.alone()
 
     def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.uint8]) -> bool:
         if stored == "F64":
@@ -41,7 +38,7 @@ def packer(dtypes: Iterable[str]) -> Callable[[NDArray[Any], str, str, NDArray[n
             *(out.ctypes.data, scratch.ctypes.data + -scratch.ctypes.data % LINE),
         )
         with _checked(f"pack_{dtype}", words, numbers, out, scratch):
-            calls[f"pack_{dtype}"](words.ctypes.data, 0, 0, 0, 1)
+            call(kernels[f"pack_{dtype}"], words.ctypes.data, 0, 0, 0)
         return bool(words[-1:].view(np.float32)[0] == 0)
 
     return pack_rows

@@ -1,27 +1,42 @@
-"""The threads of the interpreter, and the block of words through which they and Python speak.
+"""The threads of the interpreter, seen from Python: a control block, and one call a step.
 
-The compiled root (`interpreter.py`) is called through ctypes, which lets go of the GIL: the caller's thread takes part
-0 of a step, workers the others. A worker stays inside from step to step, and sleeps on a semaphore when it idled long.
+The compiled root (`interpreter.py`) is called through ctypes, which releases the GIL: the caller's thread takes part 0
+of a step, workers the others. Workers are threads of the system, which know nothing of Python; they are started by the
+first step and sleep on a semaphore when they idled long. Starting, publishing and stopping are compiled too, so an
+exception that Python raises at any moment (Ctrl-C) finds a step done or not begun.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .layout import C_EPOCH, C_STOP, C_THREADS, LINE, T_PARKED
+from ...errors import BackendError
+from .layout import ARGUMENTS, C_CLOSED, C_LINES, C_OUTCOME, C_THREADS, C_WORK, CLOSED, LINE, STEP, STOP, WORK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["Team", "aligned"]
+    from numpy.typing import NDArray
+
+__all__ = ["Team", "aligned", "callable_at"]
+
+_KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * ARGUMENTS)  # releases the GIL
+
+#: Control blocks by address, until their workers have been joined: nothing frees one under a worker's feet.
+_BLOCKS: dict[int, NDArray[np.uint8]] = {}
 
 
-def aligned(nbytes: int, align: int = 64) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def callable_at(address: int) -> Callable[..., None]:
+    """Compiled code as a function of int64 arguments."""
+    return _KIND(address)
+
+
+def aligned(nbytes: int, align: int = 64) -> NDArray[np.uint8]:
     """Zeroed bytes that begin on a cache line."""
     a = np.zeros(nbytes + align, np.uint8)
     o = -a.ctypes.data % align
@@ -29,85 +44,55 @@ def aligned(nbytes: int, align: int = 64) -> np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Team:
-    """`threads` - 1 workers and whoever calls `step`."""
+    """`threads` - 1 workers and whoever calls `step`. Dropped, it stops them as `close` does."""
 
-    def __init__(self, threads: int, run: Callable[[int, int, int], None]) -> None:
-        self.threads, self._run, self._bound = threads, run, (0, 0, 0, 0)
-        self._block: Any = None
-        _TEAMS.add(self)
+    def __init__(self, threads: int, code: Mapping[str, int]) -> None:
+        """`code`: addresses of the entry points (`layout.ROOTS`)."""
+        self.threads, self._bound = threads, (0, 0, 0, 0)
+        self._step, self._stop = callable_at(code[STEP]), callable_at(code[STOP])
+        block = aligned(C_LINES + LINE * threads)
+        self._words = block.view(np.int64)
+        self._words[C_THREADS // 8], self._words[C_WORK // 8] = threads, code[WORK]
+        self._control = int(block.ctypes.data)
+        _BLOCKS[self._control] = block
+        weakref.finalize(self, _end, self._stop, self._control)  # at exit too: a worker must not outlive its memory
 
     def bind(self, prog: int, count: int, base: int, step: int) -> None:
         """Addresses of program, arena and step block."""
         self._bound = (prog, count, base, step)
-        if self._block is None:
-            self._start()
-        self._words[:4] = self._bound
-
-    def _start(self) -> None:
-        self._block = aligned(C_THREADS + LINE * self.threads)
-        self._words = self._block.view(np.int64)
-        self._words[:4] = self._bound
-        self._ctl = int(self._block.ctypes.data)
-        self._wake = [threading.Semaphore(0) for _ in range(self.threads)]
-        self._workers = [
-            threading.Thread(
-                target=_work,
-                args=(self._run, self._block, self._ctl, t, self.threads, self._wake[t]),
-                daemon=True,
-                name=f"miaotui-{t}",
-            )
-            for t in range(1, self.threads)
-        ]
-        for w in self._workers:
-            w.start()
-
-    def _publish(self) -> None:
-        words = self._words
-        words[C_EPOCH // 8] += 1
-        for t in range(1, self.threads):  # a worker marks itself parked, then looks at the epoch again: none is missed
-            parked = (C_THREADS + LINE * t + T_PARKED) // 8
-            if words[parked]:
-                words[parked] = 0
-                self._wake[t].release()
 
     def step(self) -> None:
-        """Run the program once."""
-        if self._block is None:
-            self._start()
-        if self.threads > 1:
-            self._publish()
-        self._run(self._ctl, 0, self.threads)
-
-    def forget(self) -> None:
-        """After a fork: the threads are the parent's; start afresh at the next step."""
-        self._block = None
+        """Run the program once. Errors: `BackendError` where the system refuses threads, or the team was closed."""
+        self._step(self._control, *self._bound)
+        outcome = self._words[C_OUTCOME // 8]
+        if outcome:
+            raise BackendError(_refused(self.threads, int(outcome)))
 
     def close(self) -> None:
-        """Stop the workers."""
-        if self._block is not None:
-            self._words[C_STOP // 8] = 1
-            self._publish()
-            for w in self._workers:
-                w.join()
-            self._block = None
+        """Wait for the step that runs, and stop the workers. Harmless when done twice, by several threads too."""
+        self._stop(self._control, 0, 0, 0, 0)
 
 
-def _work(run: Callable[[int, int, int], None], block: Any, ctl: int, t: int, nt: int, wake: Any) -> None:
-    """A worker's life: in compiled code while there is work, asleep while there is none. `block` is held alive."""
-    words = block.view(np.int64)
-    while True:
-        run(ctl, t, nt)
-        if words[C_STOP // 8]:
-            return
-        wake.acquire()
+def _refused(threads: int, outcome: int) -> str:
+    if outcome == CLOSED:
+        return "the threads of this model were stopped; load it again"
+    return (
+        f"threads={threads}: the system refused to start more than {outcome - 1} of the {threads - 1} that a step needs "
+        f"next to the caller's own; load with threads={outcome} or fewer, or raise the limit (ulimit -u, ulimit -v, "
+        "pids.max of the control group)"
+    )
 
 
-_TEAMS: weakref.WeakSet[Team] = weakref.WeakSet()
+def _end(stop: Callable[..., None], control: int) -> None:
+    stop(control, 0, 0, 0, 0)
+    _BLOCKS.pop(control, None)
 
 
 def _after_fork() -> None:
-    for team in _TEAMS:
-        team.forget()
+    """The workers are the parent's, and perhaps in the middle of a step: the child's teams have none and start afresh."""
+    for block in list(_BLOCKS.values()):
+        words: Any = block.view(np.int64)
+        words[C_CLOSED // 8 + 1 :] = 0
 
 
 if hasattr(os, "register_at_fork"):
