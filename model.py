@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
@@ -19,13 +20,15 @@ from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
+from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids, collect
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.sequence import Sequence, Text
 from .runtime.session import Session
+from .runtime.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
@@ -67,6 +70,11 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     for all else.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
     """
+    with usual_floats():
+        return _load(path, options)
+
+
+def _load(path: str | Path, options: LoadKwargs) -> Model:
     began = time.perf_counter()
     request, revision = parse_options(options)
     free = _free_bytes() if request.gpu else None
@@ -129,7 +137,7 @@ class Model:
     def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
         """Made by `load`."""
         self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
-        self.load_s = load_s
+        self.load_s, self._closed = load_s, False
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = _Tokenizing(prepared.opened.directory, prepared.plan.cut)
         ids = self.config.bos_ids, self.config.eos_ids
@@ -202,11 +210,14 @@ class Model:
         with Sequence(self._session) as sequence:
             for at in range(0, len(wanted), self._session.n_logits):
                 part = wanted[at : at + self._session.n_logits]
-                with sequence.lock:
-                    sequence.append(part)
-                    sequence.advance(len(part))
-                    out[at : at + len(part)] = getattr(self._session, what)
+                sequence.append(part)
+                out[at : at + len(part)] = sequence.turn(partial(self._computed, sequence, len(part), what))
         return out
+
+    def _computed(self, sequence: Sequence, n: int, what: str) -> NDArray[np.float32]:
+        sequence.advance(n)
+        rows: NDArray[np.float32] = getattr(self._session, what).copy()
+        return rows
 
     def sequence(self) -> Sequence:
         """An empty sequence, with pages of its own; several may live at once. `close()` or `with` gives them back."""
@@ -218,7 +229,7 @@ class Model:
     ) -> Iterator[str]:
         """Give the answer's text in pieces as it comes. Parameters as in `generate`; checked at once."""
         tokens = self.tokens(prompt, **parameters)
-        return (t.text for t in tokens if t.text)
+        return Stream(t.text for t in tokens if t.text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def generate(
@@ -242,12 +253,29 @@ class Model:
     ) -> Iterator[Token]:
         """As `stream`, with ids, finish reason and timings."""
         sequence = self.sequence()
-        return _to_its_end(sequence, sequence.tokens(prompt, **parameters))
+        return Stream(_to_its_end(sequence, sequence.tokens(prompt, **parameters)))
 
     def close(self) -> None:
-        """Stop the threads and close the files. Safe to call twice."""
-        self._session.close()
-        self._opened.close()
+        """Wait for the step that runs, end open streams with an `InputError`, stop the threads, close the files.
+
+        Harmless when done twice, by several threads, or in a forked child.
+        """
+        self._closed = True
+        with self._session.lock:
+            self._session.close()
+            self._opened.close()
+
+    def __del__(self) -> None:
+        """Say that it was dropped open, as files do. Threads and memory go with the last sequence that uses them."""
+        if not getattr(self, "_closed", True):
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refused: `pickle`, `copy`, `deepcopy`."""
+        msg = (
+            "a Model holds mapped files and threads, and cannot be copied or pickled; pass its path, and load it there"
+        )
+        raise InputError(msg)
 
     def __enter__(self) -> Self:
         """Use as a context manager."""
@@ -263,7 +291,7 @@ class Model:
         return f"<miaotui.Model {name}: {family}, {self._plan.parameters:,} parameters>"
 
 
-def _to_its_end(sequence: Sequence, tokens: Iterator[Token]) -> Iterator[Token]:
+def _to_its_end(sequence: Sequence, tokens: Iterator[Token]) -> Generator[Token, None, None]:
     """Give the pages back when the answer ends, or is dropped."""
     with sequence:
         yield from tokens

@@ -24,12 +24,14 @@ class Backend(Protocol):
 
     `paged`: sequences hold pages of the cache, and a batch may have tokens of several. Otherwise the cache belongs to
     one sequence at a time, and a batch of several, each from its first token on, takes the whole of it.
-    `works_ahead`: it can draw ids by itself, so that the host need not be waited for.
+    `survives_fork`: it works in a forked child too. `works_ahead`: it can draw ids by itself, so that the host need not
+    be waited for.
     """
 
     name: str  # "cpu", "cuda": as in the op table's `backends`
     paged: bool
     works_ahead: bool
+    survives_fork: bool
     threads: int
 
     def bind(self, program: Program, weights: Weights) -> None:

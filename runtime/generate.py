@@ -7,8 +7,9 @@ class: text is made by a `decode` callable.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -20,8 +21,7 @@ from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, check_names
 from .sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Generator
     from typing import Unpack
 
 
@@ -62,9 +62,8 @@ class TextLike(Protocol):
         """Its ids so far."""
         ...
 
-    @property
-    def lock(self) -> AbstractContextManager[Any]:
-        """Held from a step to the id that is drawn from it."""
+    def turn(self, work: Callable[[], int]) -> int:
+        """Do work while no other sequence is computed: from a step to the id that is drawn from it."""
         ...
 
     def __len__(self) -> int:
@@ -247,7 +246,7 @@ def tokens(  # noqa: PLR0913 - keywords
     *,
     load_s: float = 0.0,
     number: int = 0,
-) -> Iterator[Token]:
+) -> Generator[Token, None, None]:
     """Go on with a sequence: add the prompt, a list of checked ids; then draw and return, until an end.
 
     `number`: which of several answers to one prompt it is, for the draws. Without `decode` the tokens have no text. An
@@ -266,12 +265,17 @@ def tokens(  # noqa: PLR0913 - keywords
     ends = () if params.ignore_eos else params.eos_ids
     writer = _Writer(decode, text.ids + prompt, params)
     began = time.perf_counter()
-    with text.lock:  # until the first id is drawn from the logits that the prompt leaves
-        text.append(prompt)
+    text.append(prompt)
+    sampler = _sampler(text, params.sampling, number)
+    prefill_s = 0.0
+
+    def first() -> int:
+        nonlocal prefill_s
         text.advance()
         prefill_s = time.perf_counter() - began
-        sampler = _sampler(text, params.sampling, number)
-        token = text.draw(sampler, limit, ends)
+        return text.draw(sampler, limit, ends)
+
+    token = text.turn(first)  # no other step lies between the prompt's logits and the draw
     first_token_s = time.perf_counter() - began
     began, decode_s = began + first_token_s, 0.0
     for n_new in range(1, limit + 1):
@@ -294,8 +298,7 @@ def tokens(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        with text.lock:
-            token = text.draw(sampler, limit - n_new, ends)
+        token = text.turn(partial(text.draw, sampler, limit - n_new, ends))
 
 
 def collect(made: Iterable[Token]) -> Generation:

@@ -10,9 +10,12 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
+
+from .living import Living
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,27 +24,47 @@ if TYPE_CHECKING:
 
 __all__ = ["Pages", "Table"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class Table:
     """What one sequence holds of the cache.
 
     `cached`: this many slots, from the first on, hold what its ids make them. Below `low[g]` pages of group g were
-    given back, as no later query of its window sees them.
+    given back, as no later query of its window sees them. `waiting`: who waits for the next id of its sequence. `used`:
+    which pass it was in last.
     """
 
-    __slots__ = ("address", "cached", "high", "low", "numbers")
+    __slots__ = ("__weakref__", "address", "cached", "high", "low", "numbers", "used", "waiting")
 
     def __init__(self, n_groups: int, n_pages: int) -> None:
         """For at most `n_pages` pages a group; it holds none."""
         self.numbers: NDArray[np.int32] = np.zeros((n_groups, n_pages), np.int32)
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
-        self.cached = 0
+        self.cached = self.used = 0
+        self.waiting: Living[object] = Living()
 
     @property
     def n_pages(self) -> int:
         """Pages that it holds."""
         return sum(self.high) - sum(self.low)
+
+
+def _whole(change: Callable[Concatenate[Pages, P], R]) -> Callable[Concatenate[Pages, P], R]:
+    """A change of pages that an exception (Ctrl-C) or a fork may stop anywhere: the next one counts again first."""
+
+    @functools.wraps(change)
+    def whole(self: Pages, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self.torn:
+            self.recount()
+        self.torn = True
+        result = change(self, *args, **kwargs)
+        self.torn = False
+        return result
+
+    return whole
 
 
 class Pages:
@@ -55,11 +78,31 @@ class Pages:
         self._holders = [[0] * n_pages for _ in self.windows]  # how many tables name each page
         self._free = [bytearray(b"\1" * n_pages) for _ in self.windows]  # 1: nobody holds it
         self.n_free = [n_pages] * len(self.windows)
+        self.tables: Living[Table] = Living()
+        self.torn = False  # a change was begun, and did not come to its end
 
     def table(self, n_slots: int) -> Table:
         """An empty table for a sequence of at most this many slots."""
-        return Table(len(self.windows), -(-n_slots // self.size))
+        table = Table(len(self.windows), -(-n_slots // self.size))
+        self.tables.add(table)
+        return table
 
+    def recount(self) -> None:
+        """Who holds which page, from the tables that there are."""
+        tables = list(self.tables)
+        for table in tables:
+            if table.cached == 0 and any(table.low):  # it was giving everything back
+                table.low, table.high = [0] * len(self.windows), [0] * len(self.windows)
+            table.cached = min(table.cached, self.size * min(table.high, default=0))
+        for g in range(len(self.windows)):
+            held = [table.numbers[g, table.low[g] : table.high[g]] for table in tables]
+            pages = np.concatenate([np.zeros(0, np.int32), *held])
+            self._holders[g] = np.bincount(pages, minlength=self.n_pages).tolist()
+            self._free[g] = bytearray(n == 0 for n in self._holders[g])
+            self.n_free[g] = sum(self._free[g])
+        self.torn = False
+
+    @_whole
     def reserve(self, table: Table, end: int) -> bool:
         """Give a table pages for slots up to `end`, and the only right to write from `cached` on. False: none is free.
 
@@ -105,6 +148,7 @@ class Pages:
             self._free[group][page] = 1
             self.n_free[group] += 1
 
+    @_whole
     def forget_unseen(self, table: Table) -> None:
         """Give back pages that no query from `cached` on sees: those below each group's window."""
         for g, window in enumerate(self.windows):
@@ -114,6 +158,7 @@ class Pages:
                     self._drop(g, int(table.numbers[g, table.low[g]]))
                     table.low[g] += 1
 
+    @_whole
     def truncate(self, table: Table, n: int) -> None:
         """Keep the first `n` slots alone; nothing, where a window's pages that their next query sees are gone."""
         if n >= table.cached:
@@ -122,6 +167,7 @@ class Pages:
             seen = 0 if window is None else max(0, n - window + 1) // self.size
             if table.low[g] > seen:
                 n = 0
+        table.cached = n
         for g in range(len(self.windows)):
             keep = max(table.low[g], -(-n // self.size)) if n else table.low[g]
             while table.high[g] > keep:
@@ -129,16 +175,17 @@ class Pages:
                 self._drop(g, int(table.numbers[g, table.high[g]]))
             if not n:
                 table.low[g] = table.high[g] = 0
-        table.cached = n
 
     def release(self, table: Table) -> None:
         """Give everything back; the sequence's keys must be computed again before it goes on."""
         table.cached = max(table.cached, 1)  # so that pages without a filled slot go too
         self.truncate(table, 0)
 
+    @_whole
     def share(self, table: Table) -> Table:
         """Another table of the same pages, for a sequence that begins alike."""
         twin = Table(len(self.windows), table.numbers.shape[1])
+        self.tables.add(twin)
         twin.numbers[:] = table.numbers
         twin.low, twin.high, twin.cached = list(table.low), list(table.high), table.cached
         for g, holders in enumerate(self._holders):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import weakref
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from ..errors import InputError
+from .floats import usual_floats
 from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .stream import Stream
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator
     from collections.abc import Sequence as Ids
     from contextlib import AbstractContextManager
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
 
 __all__ = ["Codec", "Sequence", "Text"]
+
+T = TypeVar("T")
 
 
 class Codec(Protocol):
@@ -98,10 +101,9 @@ class Sequence:
         """What it holds of the cache."""
         return self._table
 
-    @property
-    def lock(self) -> threading.RLock:
-        """Held while the model works for a sequence, from a step to the id that is drawn from it."""
-        return self._session.lock
+    def turn(self, work: Callable[[], T]) -> T:
+        """Do work while no other sequence is computed: a step, and what is read of it (`Session.turn`)."""
+        return self._session.turn(work)
 
     def awaited(self) -> AbstractContextManager[None]:
         """Until it is left, somebody waits for this text: it gives its pages to nobody."""
@@ -121,17 +123,24 @@ class Sequence:
     def feed(self, ids: object) -> NDArray[np.float32]:
         """Append ids and return the logits after the last, float32 [n_vocab], a copy."""
         wanted = self._checked(ids)
-        with self.lock:
-            self.append(wanted)
+
+        def last() -> NDArray[np.float32]:
             self.advance()
             logits: NDArray[np.float32] = self._session.logits[-1].copy()
             return logits
 
+        self.append(wanted)
+        return self.turn(last)
+
     def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
         """Draw the next id, greedily where there is no sampler, and append it; at most `left` are drawn from now on.
 
-        The model may work ahead, up to one of `ends`. The caller holds `lock`.
+        The model may work ahead, up to one of `ends`. It is part of a `turn`.
         """
+        with usual_floats():
+            return self._draw(sampler, left, ends)
+
+    def _draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
         self._check_open()
         session, n = self._session, len(self._ids)
         if self._table.cached < n - 1 or self._table is not session.ahead_of:
@@ -162,13 +171,13 @@ class Sequence:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
         checked = check_prompt(self, ids, params, decodes=codec is not None)
-        return tokens(self, checked, params, None if codec is None else codec.decode, load_s=text.load_s)
+        return Stream(tokens(self, checked, params, None if codec is None else codec.decode, load_s=text.load_s))
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def stream(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:
         """Go on, and return the new text in pieces as it comes."""
         made = self.tokens(prompt, **parameters)
-        return (t.text for t in made if t.text)
+        return Stream(t.text for t in made if t.text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
@@ -180,9 +189,17 @@ class Sequence:
     def fork(self) -> Sequence:
         """Another sequence that begins with this text and shares its pages."""
         self._check_open()
-        with self.lock:
+
+        def twin() -> Sequence:
             table = self._session.pages.share(self._table)
             return Sequence(self._session, self._text, table=table, ids=self._ids)
+
+        return self.turn(twin)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refused: `pickle`, `copy`, `deepcopy`."""
+        msg = "a Sequence cannot be copied or pickled; fork() makes another that begins alike, and `ids` is its text"
+        raise InputError(msg)
 
     def truncate(self, n: int) -> None:
         """Keep the first `n` ids."""
@@ -191,10 +208,13 @@ class Sequence:
         if not whole or not 0 <= n <= len(self._ids):
             msg = f"truncate({n!r}): expected 0 to {len(self._ids)}, the ids that the sequence has"
             raise InputError(msg)
-        with self.lock:
+
+        def cut() -> None:
             self._following = None
             del self._ids[int(n) :]
             self._session.truncate(self._table, int(n))
+
+        self.turn(cut)
 
     def close(self) -> None:
         """Give the pages back. Harmless when done twice."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import OrderedDict, deque
+import time
+import weakref
+from collections import deque
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ..errors import InputError
 from .kvcache import PAGE
+from .living import Living
 from .pages import Pages
 from .step import Batch
 
@@ -36,6 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Session"]
 
+T = TypeVar("T")
+
+
+#: Seconds between two looks for pages, and between two looks whether another thread took its turn.
+_LOOK = 0.002
+_YIELD = 0.0001
+
 
 class _FullError(Exception):
     """No page is free, and nobody is idle; `waiting`: others that run have some."""
@@ -45,13 +56,18 @@ class _FullError(Exception):
         self.waiting = waiting
 
 
+class _Waiting:
+    """Somebody who waits: counted for as long as he is there."""
+
+
 class Session:
     """Runs batches of tokens. Everything is allocated here, before the first step.
 
     Sequences hold pages of the KV cache; where none is free, the sequence that was idle longest gives its pages up,
     and is computed again from its ids when it goes on, with the same bits. One that somebody waits for keeps them: who
-    finds no idle one waits until a running one ends. `lock` is held for a pass, and by whoever
-    reads what it left.
+    finds no idle one waits until a running one ends. `lock` is held for a pass, and by whoever reads what it left
+    (`turn`). An exception at any moment (Ctrl-C) leaves a session that goes on with the same bits; so does a fork, in
+    both processes.
     """
 
     def __init__(self, program: Program, weights: Weights, backend: Backend) -> None:
@@ -64,18 +80,20 @@ class Session:
         pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, self.n_context, (None,))
         self.pages = Pages(*pool, backend.copy_page)
         self.lock = threading.RLock()
-        self._changed = threading.Condition(self.lock)  # somebody got what he waited for
-        self._awaited: dict[int, int] = {}  # ids of tables -> how many wait for their next id
+        self._process = os.getpid()
+        self._queue: Living[object] = Living()  # who waits for a turn
+        self._holder = 0  # the thread that had the last one
+        self._n_passes = 0
         #: Tables of sequences that were dropped; they are appended by the garbage collector, at any moment.
         self.left: deque[Table] = deque()
         self.last: Table | None = None  # whose logits lie there
         self.ahead_of: Table | None = None  # for whom the backend works ahead
         self._batch = Batch(self.chunk, self.n_logits)
-        self._tables: OrderedDict[int, Table] = OrderedDict()  # the one that was idle longest comes first
         self._own = self.admit(None)  # of `step`
         self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
-        self._closed = False
+        self._closed = ""  # why no pass is taken any more
+        _SESSIONS.add(self)
 
     # ------------------------------------------------------------------------------------------------ sequences
 
@@ -88,9 +106,42 @@ class Session:
                 finally:
                     self.lock.release()
             return self.pages.table(self.n_context)
-        with self.lock:
-            self._tables[id(table)] = table
         return table
+
+    def turn(self, work: Callable[[], T]) -> T:
+        """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
+
+        Where work needs pages that others have who run, it waits, without the lock, and is done again from its
+        beginning. Errors: those of `work`; `InputError` where the text could never fit.
+        """
+        me, mine = threading.get_ident(), _Waiting()
+        while True:
+            try:
+                self._queue.add(mine)
+                for _ in range(10):
+                    if self._holder != me or all(who is mine for who in self._queue):
+                        break
+                    time.sleep(_YIELD)
+                with self.lock:
+                    self._queue.discard(mine)
+                    self._holder = me
+                    return work()
+            except _FullError as full:
+                if not full.waiting:
+                    room = self.pages.n_pages * self.pages.size
+                    msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
+                    raise InputError(msg) from None
+                if self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
+                    raise  # whoever took the lock first waits
+            self._until_one_ends()
+
+    def _until_one_ends(self) -> None:
+        """Wait until one of those who hold pages now, and are waited for, has what he wanted."""
+        tables = [t for t in self.pages.tables if t.n_pages]
+        there = [(t, weakref.ref(who)) for t in tables for who in t.waiting]
+        time.sleep(_LOOK)
+        while there and not self._closed and all(who() in t.waiting for t, who in there):
+            time.sleep(_LOOK)
 
     def compute(self, table: Table, text: Ids[int] | NDArray[np.int64], n_logits: int = 1, first: int = 0) -> None:
         """Feed what of a text is not in its cache, in passes; keep logits of the last `n_logits` ids.
@@ -112,8 +163,7 @@ class Session:
                 self.run_pass([(table, part, at, n_logits if at + size == end else 0)])
                 at += size
 
-        with self.lock:
-            self._when_there_is_room(passes)
+        self.turn(passes)
 
     def truncate(self, table: Table, n: int) -> None:
         """Forget the slots from `n` on."""
@@ -131,14 +181,8 @@ class Session:
             self._check(s, 0, min(1, len(s)))
         out, at = np.empty((len(sequences), self.n_vocab), np.float32), 0
         while at < len(sequences):
-            size = self._fitting(sequences[at:])
-            with self.lock:
-                if size > 1:
-                    self._together(sequences[at : at + size])
-                else:
-                    self.step(sequences[at], 0)
-                    size = 1
-                out[at : at + size] = self.logits
+            size = max(1, self._fitting(sequences[at:]))
+            out[at : at + size] = self.turn(partial(self._together, sequences[at : at + size]))
             at += size
         return out
 
@@ -150,13 +194,17 @@ class Session:
             fits &= np.cumsum(-(-lengths // self.pages.size)) <= self.pages.n_pages
         return int(fits.sum())
 
-    def _together(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> None:
+    def _together(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+        """[sequences, n_vocab], a copy."""
+        if len(sequences) == 1:
+            self.step(sequences[0], 0)
+            return self.logits.copy()
         tables = [self.admit(None) for _ in sequences]
-        parts = [(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)]
         try:
-            self._when_there_is_room(lambda: self.run_pass(parts))
+            self.run_pass([(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)])
         finally:
             self.left.extend(tables)
+        return self.logits.copy()
 
     def ahead(  # noqa: PLR0913, PLR0917 - what the backend is asked
         self, sequence: Sequence, token: int, start: int, n: int, ends: Ids[int], sampler: Sampler | None
@@ -183,13 +231,12 @@ class Session:
         for table, ids, start, _ in parts:
             table.cached = start + len(ids)
             self.pages.forget_unseen(table)
-        self.last, self._kept = parts[-1][0], self._batch.n_logits
+        self._kept, self.last = self._batch.n_logits, parts[-1][0]
 
     def _fill(self, parts: list[Part]) -> None:
         """Pages for a pass, and its batch."""
         if self._closed:
-            msg = "this model was closed; load it again"
-            raise InputError(msg)
+            raise InputError(self._closed)
         self.last = self.ahead_of = None
         self._reserve(parts, 0)
         self._batch.clear()
@@ -200,19 +247,23 @@ class Session:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
         self._collect()
         if not self.backend.paged and len(parts) > 1:
-            for table in self._tables.values():
+            for table in self.pages.tables:
                 self.pages.release(table)
             return
         busy = {id(table) for table, *_ in parts}
+        self._n_passes += 1
         for table, ids, start, _ in parts:
-            self._tables[id(table)] = table
-            self._tables.move_to_end(id(table))
+            table.used = self._n_passes
             self.pages.truncate(table, start)
             while not self.pages.reserve(table, max(end, start + len(ids))):
-                others = [(key, t) for key, t in self._tables.items() if key not in busy and t.n_pages]
-                idle = next((t for key, t in others if key not in self._awaited), None)
+                others = [t for t in self.pages.tables if id(t) not in busy and t.n_pages]
+                idle = min((t for t in others if not t.waiting), key=lambda t: t.used, default=None)
                 if idle is not None:
                     self.pages.release(idle)
+                    continue
+                had = list(self.pages.n_free)
+                self.pages.recount()  # a table may have gone without a word
+                if self.pages.n_free != had:
                     continue
                 for mine, *_ in parts:  # so that those who run can end
                     self.pages.release(mine)
@@ -221,36 +272,19 @@ class Session:
     def _collect(self) -> None:
         """Take back what dropped sequences held."""
         for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
-            table = self.left.popleft()
-            self.pages.release(table)
-            self._tables.pop(id(table), None)
+            self.pages.release(self.left[0])
+            self.left.popleft()
 
     @contextmanager
     def awaited(self, table: Table) -> Iterator[None]:
         """Somebody waits for the next id of a sequence: until then it gives no pages up."""
-        key = id(table)
+        who = _Waiting()  # it is gone with the caller, whatever ends him
         with self.lock:
-            self._awaited[key] = self._awaited.get(key, 0) + 1
+            table.waiting.add(who)
         try:
             yield
         finally:
-            with self.lock:
-                self._awaited[key] -= 1
-                if not self._awaited[key]:
-                    del self._awaited[key]
-                self._changed.notify_all()
-
-    def _when_there_is_room(self, work: Callable[[], None]) -> None:
-        """Do what needs pages; where others that run have them all, wait for one to end. InputError: too long."""
-        while True:
-            try:
-                return work()
-            except _FullError as full:
-                if not full.waiting:
-                    room = self.pages.n_pages * self.pages.size
-                    msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
-                    raise InputError(msg) from None
-                self._changed.wait()
+            table.waiting.discard(who)
 
     def _check(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         n = len(ids)
@@ -276,7 +310,8 @@ class Session:
         What lies there at `start` and after it is overwritten. Bits do not depend on how a text is cut in steps. For
         measurements and tools; nothing else of the session's own text is kept, so use no sequence between its steps.
         """
-        with self.lock:
+
+        def fed() -> None:
             self._check(ids, start, n_logits)
             there = min(self._own.cached, start)
             self.pages.truncate(self._own, start)
@@ -284,6 +319,8 @@ class Session:
                 self.compute(self._own, self._own_ids[:start], 0)
             self._own_ids[start : start + len(ids)] = ids
             self.compute(self._own, ids, n_logits, start)
+
+        self.turn(fed)
 
     def timed_step(self, ids: Ids[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each."""
@@ -329,5 +366,29 @@ class Session:
     def close(self) -> None:
         """Wait for the pass that runs, then stop; what would go on gets an `InputError`. Harmless when done twice."""
         with self.lock:
-            self._closed = True
-            self.backend.close()
+            self._closed = self._closed or "this model was closed; load it again"
+            if self.backend.survives_fork or os.getpid() == self._process:
+                self.backend.close()
+
+    def after_fork(self) -> None:
+        """In the child: the lock may be held by a thread that is not here, and a change of pages half done."""
+        self.lock = threading.RLock()
+        self._queue, self._holder = Living(), 0
+        self.last = self.ahead_of = None
+        self.pages.torn = True
+        for table in self.pages.tables:
+            table.waiting.clear()
+        if not self.backend.survives_fork:
+            self._closed = f"this process was forked, and {self.backend.name} does not work in a child; load it here"
+
+
+_SESSIONS: Living[Session] = Living()
+
+
+def _after_fork() -> None:
+    for session in _SESSIONS:
+        session.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 
@@ -69,7 +68,7 @@ class Text:
     """A sequence over a `Table`: what `tokens` asks of one, and no more."""
 
     def __init__(self, session):
-        self.session, self.ids, self.cached, self.lock = session, [], 0, contextlib.nullcontext()
+        self.session, self.ids, self.cached = session, [], 0
         self.n_context, self.n_vocab = session.n_context, session.n_vocab
 
     def __len__(self):
@@ -77,6 +76,9 @@ class Text:
 
     def append(self, ids):
         self.ids += ids
+
+    def turn(self, work):
+        return work()
 
     def advance(self):
         self.session.step(self.ids[self.cached :], self.cached)

@@ -41,6 +41,7 @@ class CpuBackend:
     name = "cpu"
     paged = True
     works_ahead = False
+    survives_fork = True
 
     def __init__(self, threads: int) -> None:
         """`threads`: of a step, the caller's own among them."""

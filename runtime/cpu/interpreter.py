@@ -1,8 +1,8 @@
 """The jitted roots: they walk a program, calling each instruction's kernel through its address.
 
-A step is one call from Python, `team_step`. It takes part 0 of the work; workers, threads of the system that never enter
-Python, take the others. They are woken by an epoch word and meet at spin barriers where an instruction says "wait". A
-thread that spins long yields its core; a worker that idles long parks on a semaphore.
+A step is one call from Python, `team_step`. It takes part 0 of the work; workers, threads of the system that never
+enter Python, take the others. They are woken by an epoch word and meet at spin barriers where an instruction says
+"wait". A thread that spins long yields its core; a worker that idles long parks on a semaphore.
 
 Everything that must happen whole happens in here, where no exception of Python's can come between: starting workers
 (all or none), publishing a step and taking part in it, stopping and joining.
@@ -20,8 +20,31 @@ from numba import njit, types
 from ..ops import SLOTS
 from .lanes import atomic_load, atomic_store, atomic_swap, call_kernel, pause, peek, poke, restore_mode, usual_mode
 from .layout import (
-    C_BASE, C_BUSY, C_CLOSED, C_EPOCH, C_LINES, C_N, C_OUTCOME, C_PROG, C_RUNNING, C_STEP, C_STOP, C_THREADS, C_WORK,
-    CALL, CLOSED, DONE, LINE, STEP, STOP, T_BARRIER, T_CONTROL, T_HANDLE, T_PARKED, T_SEMAPHORE, WORK,
+    C_BASE,
+    C_BUSY,
+    C_CLOSED,
+    C_EPOCH,
+    C_LINES,
+    C_N,
+    C_OUTCOME,
+    C_PROG,
+    C_RUNNING,
+    C_STEP,
+    C_STOP,
+    C_THREADS,
+    C_WORK,
+    CALL,
+    CLOSED,
+    DONE,
+    LINE,
+    STEP,
+    STOP,
+    T_BARRIER,
+    T_CONTROL,
+    T_HANDLE,
+    T_PARKED,
+    T_SEMAPHORE,
+    WORK,
 )  # fmt: skip
 
 __all__ = ["CODE"]

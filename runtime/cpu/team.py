@@ -77,9 +77,9 @@ def _refused(threads: int, outcome: int) -> str:
     if outcome == CLOSED:
         return "the threads of this model were stopped; load it again"
     return (
-        f"threads={threads}: the system refused to start more than {outcome - 1} of the {threads - 1} that a step needs "
-        f"next to the caller's own; load with threads={outcome} or fewer, or raise the limit (ulimit -u, ulimit -v, "
-        "pids.max of the control group)"
+        f"threads={threads}: the system refused to start more than {outcome - 1} of the {threads - 1} that a step "
+        f"needs next to the caller's own; load with threads={outcome} or fewer, or raise the limit (ulimit -u, "
+        "ulimit -v, pids.max of the control group)"
     )
 
 
@@ -89,7 +89,7 @@ def _end(stop: Callable[..., None], control: int) -> None:
 
 
 def _after_fork() -> None:
-    """The workers are the parent's, and perhaps in the middle of a step: the child's teams have none and start afresh."""
+    """The workers are the parent's, perhaps in the middle of a step: the child's teams have none and start afresh."""
     for block in list(_BLOCKS.values()):
         words: Any = block.view(np.int64)
         words[C_CLOSED // 8 + 1 :] = 0

@@ -38,6 +38,7 @@ class CudaBackend:
     name = "cuda"
     paged = False
     works_ahead = True
+    survives_fork = False
     threads = 1
 
     def __init__(self, device: Device) -> None:
