@@ -114,14 +114,14 @@ class Session:
         Where work needs pages that others have who run, it waits, without the lock, and is done again from its
         beginning. Errors: those of `work`; `InputError` where the text could never fit.
         """
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
+            return work()  # who took the turn waits where there is no room
         me, mine = threading.get_ident(), _Waiting()
         while True:
+            self._queue.add(mine)
+            if self._holder == me and any(who is not mine for who in self._queue):
+                time.sleep(_YIELD)  # the lock was left free: one of them takes it
             try:
-                self._queue.add(mine)
-                for _ in range(10):
-                    if self._holder != me or all(who is mine for who in self._queue):
-                        break
-                    time.sleep(_YIELD)
                 with self.lock:
                     self._queue.discard(mine)
                     self._holder = me
@@ -131,8 +131,6 @@ class Session:
                     room = self.pages.n_pages * self.pages.size
                     msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
                     raise InputError(msg) from None
-                if self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
-                    raise  # whoever took the lock first waits
             self._until_one_ends()
 
     def _until_one_ends(self) -> None:

@@ -320,7 +320,7 @@ def test_sequences_come_and_go_beside_others_that_need_their_pages(model: miaotu
 
     def work() -> None:
         try:
-            for _ in range(20):
+            for _ in range(6):
                 with model.sequence() as one, model.sequence() as other:
                     wrong.extend(s for s in (one, other) if s.feed(ids).tobytes() != wanted)
         except BaseException as e:  # noqa: BLE001 - whatever it is, the test says it
