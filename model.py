@@ -235,14 +235,15 @@ class Model:
     def generate(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Generation:
-        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`.
+        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`.
 
         Parameters carry `GenerationConfig`'s names, and None is "not given", but for `max_new_tokens`: 256 where it is
         not given; None: until the context is full. `do_sample`, or any of `temperature`, `top_k`, `top_p`, `min_p`:
-        draw at random, the same for the same `seed`; otherwise the likeliest token is taken. `repetition_penalty`
-        above 1 makes tokens that were there less likely. `stop_strings` (or `stop`): end before this text, or one of
-        several; `eos_token_id`: end with this id, or one of several, in place of the model's own; `ignore_eos`: go on
-        where the model would end. Errors: `InputError`.
+        draw at random, the same for the same `seed`, which is drawn afresh where it is not given (the answer's `.seed`
+        has it); otherwise the likeliest token is taken, and `.seed` is None. `repetition_penalty` above 1 makes tokens
+        that were there less likely. `stop_strings` (or `stop`): end before this text, or one of several;
+        `eos_token_id`: end with this id, or one of several, in place of the model's own; `ignore_eos`: go on where the
+        model would end. Errors: `InputError`.
         """
         with self.sequence() as sequence, sequence.awaited():
             return collect(sequence.tokens(prompt, **parameters))
@@ -251,7 +252,7 @@ class Model:
     def tokens(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[Token]:
-        """As `stream`, with ids, finish reason and timings."""
+        """As `stream`, with ids, and with the last step finish reason, timings and seed."""
         sequence = self.sequence()
         return Stream(_to_its_end(sequence, sequence.tokens(prompt, **parameters)))
 

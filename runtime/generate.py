@@ -136,28 +136,31 @@ class Timings:
 
 @dataclass(frozen=True)
 class Token:
-    """One id drawn and the text that it completed (perhaps none). The last step has a reason and the timings.
+    """One id drawn and the text that it completed (perhaps none). The last step has a reason, timings and the seed.
 
-    `id` is None in the only step of a generation that draws nothing.
+    `id` is None in the only step of a generation that draws nothing. `seed` is None where the answer is greedy.
     """
 
     id: int | None
     text: str
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
 class Generation:
     """A finished answer.
 
-    `ids` holds every new id, the end-of-sequence id too; `text` holds neither it nor a stop string.
+    `ids` holds every new id, the end-of-sequence id too; `text` holds neither it nor a stop string. `seed` is the one
+    given, or the one drawn in its place: with it the same parameters give the same text. None where it is greedy.
     """
 
     text: str
     ids: list[int]
     finish_reason: FinishReason
     timings: Timings
+    seed: int | None = None
 
 
 def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
@@ -202,8 +205,8 @@ def params_from(*, eos_ids: Iterable[int] = (), **keywords: Unpack[GenerateKwarg
 
     `eos_ids` are the model's own, used where `eos_token_id` (an id or several) is not given. `stop` is short for
     `stop_strings`. Without `do_sample`, giving `temperature`, `top_k`, `top_p` or `min_p` asks for sampling, unless
-    the temperature is 0; with none of them the answer is greedy. Errors: `InputError`, with the known names for an
-    unknown one.
+    the temperature is 0; with none of them the answer is greedy. Where it is sampled, a `seed` that is not given is
+    drawn here, afresh each time. Errors: `InputError`, with the known names for an unknown one.
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
@@ -260,7 +263,7 @@ def tokens(  # noqa: PLR0913 - keywords
     at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
     if limit == 0:
         text.append(prompt)
-        yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt))
+        yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt), params.sampling.drawn_by)
         return
     ends = () if params.ignore_eos else params.eos_ids
     writer = _Writer(decode, text.ids + prompt, params)
@@ -291,7 +294,7 @@ def tokens(  # noqa: PLR0913 - keywords
             reason = "stop" if stopped else reason
             decode_s += time.perf_counter() - began
             timings = Timings(load_s, prefill_s, decode_s if n_new > 1 else 0.0, first_token_s, n_prompt, n_new)
-            yield Token(token, piece, reason, timings)
+            yield Token(token, piece, reason, timings, params.sampling.drawn_by)
             return
         decode_s += time.perf_counter() - began
         yield Token(token, piece)
@@ -309,7 +312,7 @@ def collect(made: Iterable[Token]) -> Generation:
         ids += [] if token.id is None else [token.id]
         pieces.append(token.text)
         if token.finish_reason is not None and token.timings is not None:
-            return Generation("".join(pieces), ids, token.finish_reason, token.timings)
+            return Generation("".join(pieces), ids, token.finish_reason, token.timings, token.seed)
     msg = "the stream has no last step: it was closed or read from before"
     raise InputError(msg)
 

@@ -42,7 +42,8 @@ class GenerateKwargs(TypedDict, total=False):
     repetition_penalty: float | SupportsFloat | None
     """Above 1: make tokens that were there less likely; 1 is off."""
     seed: int | SupportsIndex | None
-    """Which of the possible texts: the same seed gives the same text on every machine (0 where it is not given)."""
+    """Which of the possible texts: the same seed gives the same text on every machine. Not given: drawn afresh, and
+    returned with the answer."""
     stop_strings: str | Iterable[str] | None
     """End before this text, or before the first of several."""
     stop: str | Iterable[str] | None

@@ -10,6 +10,7 @@ nor how many threads share the work (a GPU: `cuda/kernels/draw.py`), nor what el
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ __all__ = [
     "Sampler",
     "SamplingParams",
     "exp",
+    "fresh_seed",
     "nucleus_part",
     "philox",
     "sample",
@@ -60,7 +62,7 @@ _RANGES: dict[str, tuple[bool, Callable[[float], bool], str]] = {
         lambda p: float(_F32.tiny) <= p <= float(_F32.max),
         "a number > 0 that float32 can hold (1 is off)",
     ),
-    "seed": (True, lambda _: True, "an integer"),
+    "seed": (True, lambda _: True, "an integer, or None (drawn afresh)"),
 }
 
 
@@ -69,7 +71,8 @@ class SamplingParams:
     """How the next token is chosen; names and meanings of Hugging Face's `GenerationConfig`, defaults that do nothing.
 
     Greedy (the first of the largest logits) unless `do_sample`; `temperature=0` is greedy too. `top_k=0` is off.
-    `seed` is any integer, taken modulo 2**64. Errors: `InputError` names the parameter, the value and the range.
+    `seed` is any integer, taken modulo 2**64. None draws one afresh where sampling needs one: it can be read back, and
+    the same parameters with it give the same text. Errors: `InputError` names the parameter, the value and the range.
     """
 
     temperature: float = 1.0
@@ -78,20 +81,29 @@ class SamplingParams:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     do_sample: bool = False
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Check every value, and store plain Python numbers."""
+        """Check every value, and store plain Python numbers; draw the seed that is not given."""
         if not isinstance(self.do_sample, bool | np.bool_):
             what = "do_sample"
             raise _refusal(what, self.do_sample, "True or False")
         object.__setattr__(self, "do_sample", bool(self.do_sample))
         for name, (integral, allowed, wanted) in _RANGES.items():
             value = getattr(self, name)
+            if name == "seed" and value is None:
+                continue
             number = _integer(value) if integral else _real(value)
             if number is None or not allowed(number):
                 raise _refusal(name, value, wanted)
             object.__setattr__(self, name, number)
+        if self.seed is None and not self.greedy:
+            object.__setattr__(self, "seed", fresh_seed())
+
+    @property
+    def drawn_by(self) -> int | None:
+        """The seed that the text depends on; None where it is greedy, and depends on none."""
+        return None if self.greedy else self.seed
 
     @property
     def greedy(self) -> bool:
@@ -113,6 +125,7 @@ class Sampler:
     def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
         """Allocate the scratch: 41 bytes per entry of the vocabulary."""
         self.n_vocab, self.params, self.sequence = n_vocab, params, sequence
+        self.seed = params.drawn_by or 0  # greedy: no draw reads it
         self.unit = unit_bits(n_vocab)
         #: Weights below it are left out; the largest is exp(0) = 1.
         self.least = max(1, round(params.min_p * 2**self.unit))
@@ -147,7 +160,7 @@ class Sampler:
             return int(scores.argmax())
         ids, weights = self.candidates(logits)
         reached = np.cumsum(weights, out=self._reached[: weights.size])
-        target = int(reached[-1]) * uniform_bits(self.params.seed, self.sequence, position) >> 53
+        target = int(reached[-1]) * uniform_bits(self.seed, self.sequence, position) >> 53
         return int(ids[np.searchsorted(reached, target, side="right")])
 
     def candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -220,10 +233,18 @@ def sample(
     position: int,
     sequence: int = 0,
 ) -> int:
-    """Id drawn from float32[n_vocab] logits after `history`; a function of its arguments alone, on every machine."""
+    """Id drawn from float32[n_vocab] logits after `history`; a function of its arguments alone, on every machine.
+
+    The parameters are among them, with the seed that they hold, given or drawn.
+    """
     sampler = Sampler(len(logits), params, sequence=sequence)
     sampler.observe(history)
     return sampler.draw(logits, position)
+
+
+def fresh_seed() -> int:
+    """63 random bits of the operating system's: one that no earlier answer had, as good as surely."""
+    return int.from_bytes(os.urandom(8)) >> 1  # a seed that any language's int64 holds
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:

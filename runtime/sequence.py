@@ -181,7 +181,7 @@ class Sequence:
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
-        """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings` of what is new."""
+        """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed` of what is new."""
         made = self.tokens(prompt, **parameters)
         with self.awaited():
             return collect(made)

@@ -186,7 +186,18 @@ def test_generate_samples_by_seed(miao):
     drawn = [text("--temperature", "1.5", "--seed", str(seed)) for seed in range(3)]
     assert len({greedy, *drawn}) > 2
     assert text("--temperature", "1.5", "--seed", "2", "--threads", "1") == drawn[2]
-    assert text("--sample", "--temperature", "1.5") == drawn[0]
+    assert text("--sample", "--temperature", "1.5", "--seed", "0") == drawn[0]
+
+
+def test_generate_says_which_seed_it_drew(miao):
+    def ran(*more: str) -> tuple[str, list[str]]:
+        done = miao("generate", BEGINNING, "--max-new-tokens", "40", "--ignore-eos", "--stats", *more)
+        return done.out, [line.split()[1] for line in done.err.splitlines() if line.startswith("seed ")]
+
+    (one, (seed,)), (other, _) = ran("--temperature", "3"), ran("--temperature", "3")
+    assert one != other
+    assert ran("--temperature", "3", "--seed", seed) == (one, [seed])
+    assert ran()[1] == []
 
 
 def test_generate_stops_before_a_stop_string(miao):

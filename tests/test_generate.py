@@ -213,6 +213,26 @@ def test_a_shorter_answer_is_a_prefix(seed, n):
     assert run([1], temperature=2.0, seed=seed, max_new_tokens=n).ids == longer.ids[:n]
 
 
+@pytest.mark.parametrize("how", [{"temperature": 9.0}, {"do_sample": True}, {"top_k": 25, "seed": None}])
+def test_a_seed_that_is_not_given_is_drawn_and_returned(how):
+    flat = {"temperature": 9.0, "max_new_tokens": 40} | how
+    first, second = run([1], **flat), run([1], **flat)
+    assert first.seed != second.seed
+    assert first.ids != second.ids  # 40 draws from near 25 ids: alike once in 10^50
+    for out in (first, second):
+        again = run([1], **flat | {"seed": out.seed})
+        assert (again.ids, again.text, again.seed) == (out.ids, out.text, out.seed)
+
+
+def test_the_seed_is_told_with_the_last_step_where_one_was_used():
+    for seed in (0, -5, 2**70):
+        steps = list(stream(Table(), [1], params_from(temperature=1.0, seed=seed, max_new_tokens=3), decode))
+        assert [s.seed for s in steps] == [None, None, seed]
+        assert run([1], temperature=1.0, seed=seed, max_new_tokens=0).seed == seed
+    for how in ({}, {"seed": 3}, {"temperature": 0, "seed": 3}, {"repetition_penalty": 2.0}, {"max_new_tokens": 0}):
+        assert run([1], **{"max_new_tokens": 3} | how).seed is None
+
+
 def test_numpy_prompts():
     for prompt in (np.array([1, 2]), np.array([1, 2], np.uint8), (1, 2), [np.int32(1), 2], range(1, 3)):
         assert run(prompt, max_new_tokens=2).ids == [3, 4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -274,7 +275,7 @@ def test_a_nucleus_by_levels_is_that_of_a_sort(seed, n, top_p, grid):
         *(("top_p", v) for v in (0, -0.1, 1.0001, math.nan, "x", True)),
         *(("min_p", v) for v in (-1e-9, 1.1, math.nan, None)),
         *(("repetition_penalty", v) for v in (0, -1, math.nan, math.inf, 1e-60, 1e60)),
-        *(("seed", v) for v in (1.0, True, "7", None)),
+        *(("seed", v) for v in (1.0, True, "7", math.nan)),
         *(("do_sample", v) for v in (1, "yes", None)),
     ],
 )
@@ -287,6 +288,22 @@ def test_numpy_scalars_are_numbers():
     params = SamplingParams(temperature=np.float32(0.5), top_k=np.int64(3), seed=np.uint8(2), do_sample=np.True_)
     assert params == SamplingParams(temperature=0.5, top_k=3, seed=2, do_sample=True)
     assert type(params.top_k) is int
+
+
+def test_a_seed_that_is_not_given_is_drawn():
+    one, other = SamplingParams(do_sample=True), SamplingParams(do_sample=True, seed=None)
+    assert one.seed != other.seed
+    assert 0 <= one.seed < 2**63
+    assert one.drawn_by == one.seed == Sampler(9, one).seed
+    assert replace(one, top_k=3).seed == one.seed
+    logits = np.zeros(1000, np.float32)
+    again = SamplingParams(do_sample=True, seed=one.seed)
+    assert again == one
+    for position in range(9):
+        assert sample(logits, [], again, position=position) == sample(logits, [], one, position=position)
+    for greedy in (SamplingParams(), SamplingParams(do_sample=True, temperature=0), SamplingParams(seed=None)):
+        assert greedy.seed is greedy.drawn_by is None
+    assert SamplingParams(seed=7).drawn_by is None
 
 
 @pytest.mark.parametrize("do_sample", [False, True])

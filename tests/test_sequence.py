@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import miaotui
 import numpy as np
@@ -95,6 +95,20 @@ def test_truncated_text_goes_on_as_if_the_rest_had_never_been(model: miaotui.Mod
         for n in (-1, 1, True, 10**30, 0.0, None, "0", [0]):
             with pytest.raises(InputError, match="truncate"):
                 sequence.truncate(n)
+
+
+def test_a_sequence_draws_a_seed_for_each_answer_and_returns_it(model: miaotui.Model) -> None:
+    asked: dict[str, Any] = {"temperature": 5.0, "max_new_tokens": 16, "ignore_eos": True}
+    start = ids_of(8, 5)
+    with model.sequence() as sequence:
+        one = sequence.generate(start, **asked)
+        sequence.truncate(0)
+        other = sequence.generate(start, **asked)
+    assert one.ids != other.ids
+    for out in (one, other):
+        assert model.generate(start, seed=out.seed, **asked).ids == out.ids
+        assert [t.seed for t in model.tokens(start, seed=out.seed, **asked)][-1] == out.seed
+    assert model.generate(start, max_new_tokens=3).seed is None
 
 
 @pytest.mark.parametrize("parameters", [{}, SAMPLED], ids=["greedy", "sampled"])

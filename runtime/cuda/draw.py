@@ -80,14 +80,14 @@ def draw_words(sampler: Sampler) -> NDArray[np.int64]:
     """int64 [D_WORDS]: the block as a step finds it."""
     params = sampler.params
     if params.greedy:
-        params = replace(params, do_sample=True, temperature=1.0, top_k=0, top_p=_GREEDY, min_p=0.0)
+        params = replace(params, do_sample=True, temperature=1.0, top_k=0, top_p=_GREEDY, min_p=0.0, seed=0)
     words, n = np.zeros(D_WORDS, np.int64), sampler.n_vocab
     words[D_TOP_K] = params.top_k if params.top_k < n else 0
     words[D_TEMPERATURE : D_TEMPERATURE + 1] = np.float64(params.temperature).view(np.int64)
     words[D_COMPLEMENT] = (1 << 53) - nucleus_part(params.top_p)
     words[D_LEAST] = sampler.least
     words[D_PENALTY] = struct.unpack("<I", struct.pack("<f", params.repetition_penalty))[0]
-    for at, number in ((D_SEED, params.seed), (D_SEQUENCE, sampler.sequence)):
+    for at, number in ((D_SEED, sampler.seed), (D_SEQUENCE, sampler.sequence)):
         words[at] = np.uint64(number % _LARGEST).astype(np.int64)
     words[D_UNIT] = unit_bits(n)
     return words

@@ -47,7 +47,7 @@ __all__ = ["Plan", "decode", "main", "prefill"]
 #: The environment's word for the way of a step, read when a session is made.
 WAY = "MIAOTUI_CUDA_STEP"
 #: How ids are drawn where they are.
-DRAWN: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1}
+DRAWN: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 0}
 DECODERS = ("transformers", "torch.compile")
 PREFILLS = (128, 512, 2048)
 

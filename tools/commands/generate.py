@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
     _add_sampling(parser)
     add_limits(parser)
-    parser.add_argument("--stats", action="store_true", help="say on standard error how long it took")
+    parser.add_argument("--stats", action="store_true", help="say on standard error how long it took, and the seed")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--repetition-penalty", type=float, metavar="X", help="above 1: make tokens that were there less likely"
     )
-    group.add_argument("--seed", type=int, metavar="N", help="which of the possible texts (default: 0)")
+    group.add_argument(
+        "--seed", type=int, metavar="N", help="which of the possible texts (default: drawn afresh; --stats prints it)"
+    )
     how = group.add_mutually_exclusive_group()
     how.add_argument("--sample", dest="do_sample", action="store_true", default=None, help="sample, whatever is given")
     how.add_argument("--greedy", dest="do_sample", action="store_false", help="do not sample, whatever is given")
@@ -132,5 +134,5 @@ def _stats(model: Model, last: Token) -> str:
         f"prefill  {t.prefill_s:8.3f} s   {t.n_prompt} tokens, {t.prefill_tps:.1f} tokens/s; "
         f"first token after {t.first_token_s:.3f} s\n"
         f"decode   {t.decode_s:8.3f} s   {t.n_new} tokens, {t.decode_tps:.1f} tokens/s; "
-        f"ended by: {last.finish_reason}\n"
+        f"ended by: {last.finish_reason}\n" + ("" if last.seed is None else f"seed     {last.seed}\n")
     )
