@@ -146,6 +146,21 @@ def test_scaling_reaches_further_than_the_trained_context() -> None:
     assert parse(max_position_embeddings=100, rope_scaling={"type": "dynamic", "factor": 2.5}).n_context == 250
 
 
+def test_what_yarn_files_say_of_training_changes_nothing() -> None:
+    yarn = {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 128}
+    plain = parse(rope_scaling=yarn, max_position_embeddings=2048)
+    for finetuned in (True, False, None):
+        assert parse(rope_scaling={**yarn, "finetuned": finetuned}, max_position_embeddings=2048) == plain
+    zero = {**yarn, "beta_fast": 0, "beta_slow": 0.0}  # the defaults, as in transformers
+    assert parse(rope_scaling=zero, max_position_embeddings=2048) == plain
+
+
+def test_gpt2_medium_as_it_is_published() -> None:
+    keys = {"n_embd": 1024, "n_head": 16, "n_layer": 24, "n_special": 0, "predict_special_tokens": True, "n_ctx": 1024}
+    config = parse("gpt2", **keys)
+    assert (config.n_layers, config.d_model) == (24, 1024)
+
+
 def test_windows() -> None:
     assert windows(parse("mistral", num_hidden_layers=2, sliding_window=None)) == (None, None)
     assert windows(parse("mistral", num_hidden_layers=2, sliding_window=7)) == (7, 7)
@@ -233,6 +248,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_theta": 1.0, "rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_theta is 1.0"),
     ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": 1}}, "truncate"),
     ("llama", {"rope_scaling": {"type": "yarn"}}, "factor"),
+    *[
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 4.0, name: tiny}}, name)
+        for name in ("beta_fast", "beta_slow", "factor")
+        for tiny in (5e-324, 1e-320)
+    ],
+    ("llama", {"rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": "yes"}}, "finetuned"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 1e-320}}, "factor is 1e-320"),
+    ("llama", {"rope_theta": 1e-320}, "rope_theta is 1e-320"),
     ("mistral", {"sliding_window": 0}, "sliding_window"),
     ("mistral", {"layer_types": ["full_attention"] * 32}, "layer_types"),
     ("mistral", {"attention_bias": True}, "attention_bias"),

@@ -95,6 +95,8 @@ GPT2 = Family(
     harmless=frozenset(
         {
             "n_ctx",
+            "n_special",  # this and the next as gpt2-medium, -large and -xl are published; transformers reads neither
+            "predict_special_tokens",
             "reorder_and_upcast_attn",
             "summary_activation",
             "summary_first_dropout",

@@ -16,9 +16,20 @@ from .values import MAX_SIZE, Key, anything, checked, flag, number, optional, re
 
 __all__ = ["ROPE_KEYS", "read_rope"]
 
-THETA = number(0, 1e15, above=True)
-FACTOR = Key(None, number(0, 1e6, above=True))
+#: Below 1 a frequency would be above one radian a position, and in the end infinite.
+THETA = number(1, 1e15)
+#: Far below any model's; what is much smaller makes frequencies infinite in float32.
+FACTOR_LIMITS = number(0.01, 1e6)
+FACTOR = Key(None, FACTOR_LIMITS)
+#: Turns of a pair over the original context, which tell yarn's dimensions; 0 means the default, as in transformers.
+TURNS = number(1e-6, 1e6)
 ORIGINAL = Key(None, optional(size()))
+
+
+def _turns(value: object) -> float:
+    """Pass 0, or turns of which the logarithm is finite."""
+    return 0.0 if type(value) in (int, float) and value == 0 else TURNS(value)
+
 
 #: The keys of `config.json` that `read_rope` needs.
 ROPE_KEYS = {
@@ -48,14 +59,16 @@ KINDS: dict[str, dict[str, Key]] = {
         "original_max_position_embeddings": ORIGINAL,
     },
     "yarn": {
-        "factor": Key(None, optional(number(0, 1e6, above=True))),
+        "factor": Key(None, optional(FACTOR_LIMITS)),
         "original_max_position_embeddings": ORIGINAL,
         "attention_factor": Key(None, optional(number(0, 1e6))),
-        "beta_fast": Key(None, optional(number(0, 1e6))),
-        "beta_slow": Key(None, optional(number(0, 1e6))),
+        "beta_fast": Key(None, optional(_turns)),
+        "beta_slow": Key(None, optional(_turns)),
         "mscale": Key(None, optional(number(0, 1e6))),
         "mscale_all_dim": Key(None, optional(number(0, 1e6))),
         "truncate": Key(default=True, check=flag),
+        # Told the authors' code how training began; in no formula of arXiv:2309.00071, and transformers ignores it.
+        "finetuned": Key(None, optional(flag)),
     },
 }
 REQUIRED = ("factor", "low_freq_factor", "high_freq_factor")
