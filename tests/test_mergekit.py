@@ -162,7 +162,7 @@ def test_what_one_model_s_layers_cannot_be(tmp_path, got, says):
 
 def test_order_is_checked_against_the_model(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven(16)))
-    with pytest.raises(PlanError, match="order: layer 8 is kept, but it has 7"):
+    with pytest.raises(PlanError, match="order: there is no layer 8; the model has 7"):
         miaotui.load(tmp_path, prune=slices((0, 5), (4, 9)))
     for bad, says in (
         ({"order": "0,1,0", "layers": "0"}, "both given"),

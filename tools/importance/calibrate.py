@@ -138,22 +138,22 @@ def calibrate(  # noqa: PLR0913 - keywords
 
     `file`: what has been added up is written there after every `batch` windows, and picked up by the next run of the
     same model, windows and sums. Errors: `InputError` for a file of another run, and for a model whose matrices are
-    quantised or rounded: those want their input in another form.
+    quantised or rounded: those need their input in another form.
     """
     weights = model.session.weights
     if any(w.quantized for w in weights):
-        msg = "calibration wants the matrices as floats; leave quantize out, and quantise what is left"
+        msg = "calibration needs the matrices as floats; leave quantize out, and quantise what is left"
         raise InputError(msg)
     mark = mark_of(model, windows, hessian, stream)
     statistics, done = Statistics(np.zeros(model.config.n_layers)), 0
     if file is not None and file.exists():
         statistics, done = _read(file, mark)
-    bar = progress(len(windows), done, "calibrating", quiet=quiet)
-    for i in range(done, len(windows)):
-        _add(statistics, model, windows[i], hessian=hessian, stream=stream)
-        bar(1)
-        if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
-            _write(file, statistics, i + 1, mark)
+    with progress(len(windows), done, "calibrating", quiet=quiet) as bar:
+        for i in range(done, len(windows)):
+            _add(statistics, model, windows[i], hessian=hessian, stream=stream)
+            bar(1)
+            if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
+                _write(file, statistics, i + 1, mark)
     return statistics
 
 
