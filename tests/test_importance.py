@@ -171,7 +171,7 @@ def test_masks_keep_the_largest(n, k, sparsity, seed):
 
 
 def surgeon(w, h, sparsity):
-    """The optimal brain surgeon, column by column, with the inverse of what is left of the Hessian taken anew at each.
+    """The optimal brain surgeon, column by column, with the inverse of what is left of the Hessian taken again at each.
 
     As many columns as one block has, at most: zeros without a pattern are chosen once.
     """

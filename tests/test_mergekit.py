@@ -29,7 +29,7 @@ SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, Heal
 
 
 def slices(*ranges, **more):
-    """mergekit's config of one model's layers, [first, behind the last]."""
+    """mergekit's config of one model's layers, [first, after the last]."""
     got = [{"sources": [{"model": "some/model", "layer_range": list(r)}]} for r in ranges]
     return {"slices": got, "merge_method": "passthrough", **more}
 
@@ -213,7 +213,7 @@ def test_yaml_is_an_extra(tmp_path, capsys, monkeypatch):
 
 
 def test_what_mergekit_wrote_is_a_checkpoint(tmp_path):
-    """Shards, an index with its own metadata, and its config beside them."""
+    """Shards, an index with its own metadata, and its config next to them."""
     config = seven(16)
     write_checkpoint(tmp_path / "one", Drawn(config))
     tensors = random_tensors(config, 0)

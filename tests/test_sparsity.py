@@ -226,7 +226,7 @@ def test_zeros_are_chosen_first_and_rounded_then(tmp_path_factory, data, family,
 @settings(SLOW, max_examples=60)
 @given(st.data(), st.sampled_from(FAMILIES))
 def test_composing_plans_with_zeros_is_one_plan(tmp_path_factory, data, family):
-    """Cuts then zeros; zeros then layers, halves and rows; and zeros of other matrices beside those that are there."""
+    """Cuts then zeros; zeros then layers, halves and rows; and zeros of other matrices next to those that are there."""
     path = tmp_path_factory.mktemp("c")
     write_checkpoint(path, data.draw(models(family)))
     config, whole = open_weights(path)

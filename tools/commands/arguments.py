@@ -164,7 +164,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 class Size(int):
-    """Bytes, with the text that said so many, for errors."""
+    """Bytes, with the text they were read from, for errors."""
 
     typed: str
 

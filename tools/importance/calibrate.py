@@ -5,9 +5,9 @@ up in float64, one window of the text after the other. Five places of a layer ar
 
 | place      | what flows there                                | matrices that read it |
 |------------|-------------------------------------------------|-----------------------|
-| `attn_in`  | the residual stream behind the attention's norm | q, k, v               |
+| `attn_in`  | the residual stream after the attention's norm | q, k, v               |
 | `attn_out` | the heads' outputs, side by side                | o                     |
-| `ffn_in`   | the residual stream behind the other norm       | up, gate              |
+| `ffn_in`   | the residual stream after the other norm       | up, gate              |
 | `ffn_out`  | the neurons                                     | down                  |
 | (layer)    | the residual stream that enters it              |                       |
 

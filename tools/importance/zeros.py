@@ -167,7 +167,7 @@ def _feed(  # noqa: PLR0913 - keywords
 
 
 def _of_one_layer(model: Model, i: int, layer: Layer, stream: F32 | None) -> Session:
-    """A program of this layer alone, behind the model's embedding (`stream` None) or the stream in its place."""
+    """A program of this layer alone, after the model's embedding (`stream` None) or the stream in its place."""
     own, stack = replace(model.session.weights.stack, layers=(layer,)), model.config.stack
     if stream is not None:
         own = replace(own, embed=Weight("embed", "f32", stream.shape, stream, mapped=False), positions=None)
