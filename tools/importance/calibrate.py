@@ -119,7 +119,7 @@ def first_asked(model: Model, windows: Sequence[Sequence[int]], behind: str | No
     without = next((i for i, w in enumerate(windows) if token not in w[:-1]), None)
     if behind is not None and (token is None or without is not None):
         where = "the vocabulary" if token is None else f"window {without}"
-        msg = f"--behind {behind}: {where} has no such token before its last; expected it in every line"
+        msg = f"--after {behind}: {where} has no such token before its last; expected it in every line"
         raise InputError(msg)
     return [0 if token is None else list(w).index(token) for w in windows]
 
