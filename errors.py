@@ -45,7 +45,7 @@ class PlanError(MiaotuiError):
 
 
 class MemoryLimitError(MiaotuiError):
-    """The model needs more memory than the caller's limit; nothing was loaded."""
+    """The predicted peak is over the caller's limit; nothing was loaded."""
 
 
 class InputError(MiaotuiError, ValueError):

@@ -35,7 +35,7 @@ ALIGN = 64
 def new_directory(out: Path) -> Iterator[Path]:
     """A directory to fill, which becomes `out` at the end; nothing of it is left where that fails.
 
-    A killed run leaves at most a hidden directory next to `out`, never half of `out`. Errors: `InputError` where `out`
+    A killed run leaves at most a hidden directory beside `out`, never half of `out`. Errors: `InputError` where `out`
     is there: a checkpoint is never written over, its source least of all.
     """
     if out.exists() or out.is_symlink():

@@ -82,9 +82,17 @@ def _forms(prune: Prune) -> Forms | None:
         return prune
     if isinstance(prune, dict):
         return None if prune.keys() & {"format", SLICES} else Forms(prune)
-    if isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
+    if isinstance(prune, str) and "=" in prune and not _is_file(prune):
         return Forms.of_text(prune)
     return Forms.of_file(prune) if isinstance(prune, str | os.PathLike) else None
+
+
+def _is_file(text: str) -> bool:
+    """Whether short forms are the name of a plan's file after all."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, a NUL, or not to be seen
+        return False
 
 
 def _resolved(plan: PrunePlan, opened: Opened) -> Selection:
