@@ -1,6 +1,8 @@
 """Typed errors: one base class, one class per cause.
 
-Every message says what was found, what was expected, where, and what to do next.
+Every message says what was found, what was expected, where, and what to do next; one about an option or argument begins
+with it, as it was typed. A call that Python itself refuses (a missing argument) is Python's TypeError, and Ctrl-C its
+KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class CheckpointError(MiaotuiError):
 
 
 class ConfigError(MiaotuiError):
-    """A `config.json` is malformed, out of range, or asks for maths we do not do."""
+    """A `config.json` is malformed, out of range, or asks for maths that is not supported."""
 
 
 class TokenizerError(MiaotuiError):

@@ -194,7 +194,7 @@ def check_memory(  # noqa: PLR0913 - keywords
     `unsure`: bytes that may turn out not to be needed.
     """
     less = f"a smaller max_context (now {program.n_context}) or prefill_chunk (now {program.chunk}) needs less"
-    for part, where in (("allocated", "beside the mapped files"), ("device_allocated", "of the GPU's memory")):
+    for part, where in (("allocated", "besides the mapped files"), ("device_allocated", "of the GPU's memory")):
         needed = memory.get(part, 0) - unsure
         if limit is not None and needed > limit:
             msg = f"{name}: needs {needed:,} bytes {where}, {needed - limit:,} over memory_limit={limit:,}; {less}"

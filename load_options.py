@@ -27,7 +27,7 @@ class LoadKwargs(TypedDict, total=False):
     max_context: int | SupportsIndex | None
     """Positions to reserve; None: the model's, at most 2048."""
     memory_limit: int | SupportsIndex | str | None
-    """Most bytes to allocate, as a number or as "2GiB"; None: no limit. Over it nothing is loaded."""
+    """Most bytes to allocate, as a number or as "2GiB"; None: no limit. A model that needs more is not loaded."""
     revision: str | None
     """Branch, tag or commit of a hub name; None: its main branch."""
     prefill_chunk: int | SupportsIndex | None
@@ -35,11 +35,11 @@ class LoadKwargs(TypedDict, total=False):
     quantize: str | None
     """Round every matrix while reading: "int8", "int4" or "int4a"; or by role: "int4,embed=int8"."""
     prune: Prune | None
-    """What to keep: a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"."""
+    """What to keep: a `PrunePlan`, a plan's file (docs/plans.md), or short forms: "keep-layers=0-2; ffn=0.75"."""
     kv_cache: Literal["f32", "bf16", "int8"]
     """How keys and values are kept."""
     cache_tokens: int | SupportsIndex | None
-    """Tokens of all open texts together that the KV cache holds; None: those of one text of `max_context`."""
+    """Tokens that the KV cache holds for all open texts together; None: one text of `max_context`."""
     precision: Literal["exact", "fast"]
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 

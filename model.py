@@ -50,24 +50,25 @@ __all__ = ["Model", "load", "quantizer"]
 def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
-    `device`: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra): the weights and the arena are then its memory's.
+    `device`: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra), whose memory then holds the weights and the arena.
     `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
-    most 2048). `memory_limit`: bytes, or a text such as "2GiB", for everything we allocate (resident weights, arena, KV
-    cache, constants; mapped files are the page cache's; with a GPU, of its memory and of the host's each); over it, or
-    over what the GPU has free, `MemoryLimitError` before any tensor is read. `prefill_chunk`: tokens a pass (default:
-    128; with a GPU 1024).
-    `revision`: branch, tag or commit of a hub name (default: its main branch). `cache_tokens`: tokens of all open
-    texts together that the KV cache holds (default: one text of `max_context`); where it is full, an idle text gives
-    its part up, and is computed again when it goes on.
+    most 2048). `memory_limit`: bytes, or a text such as "2GiB", for everything that is allocated (resident weights,
+    arena, KV cache, constants; mapped files are not counted; with a GPU, for its memory and the host's each). A model
+    that needs more than this, or more than the GPU has free, is a `MemoryLimitError` before any tensor is read.
+    `prefill_chunk`: tokens per pass (default: 128; with a GPU 1024).
+    `revision`: branch, tag or commit of a hub name (default: its main branch). `cache_tokens`: tokens that the KV cache
+    holds for all open texts together (default: one text of `max_context`); when it is full, an idle text loses its
+    part, and is computed again when it goes on.
     `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
-    (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU multiplies such pairs:
-    nearly twice as fast for long prompts, and the bits are then that CPU's own. On a GPU long prompts go to the tensor
-    core: attention rounds to BF16 too, the input of F16 matrices to F16, and F32 matrices with their input to TF32.
-    `prune`: what to keep, as a `PrunePlan`, a plan's file, or short forms such as "keep-layers=0-2; ffn=0.75"; what is
-    cut away is never read, and `Model.receipt` says what was. A share of the neurons, or of the width, reads the
-    matrices that rank them, and "sparsity=stored" those whose zeros it counts, once it is known that the memory will do
-    for all else.
+    (a quarter). `precision`: "fast" rounds the input of BF16 matrices to BF16 where the CPU can multiply such pairs:
+    nearly twice as fast for long prompts, but the bits then differ between kinds of CPU. On a GPU long prompts go to
+    the tensor cores: attention rounds to BF16 too, the input of F16 matrices to F16, and F32 matrices with their input
+    to TF32.
+    `prune`: what to keep, as a `PrunePlan`, a plan's file (docs/plans.md), or short forms such as
+    "keep-layers=0-2; ffn=0.75". What is cut away is never read, and `Model.receipt` says what was read. A share of the
+    neurons, or of the width, reads the matrices that rank them, and "sparsity=stored" those whose zeros it counts,
+    after a first check that everything else fits the memory limit.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
     """
     with usual_floats():
@@ -130,8 +131,8 @@ def quantizer(plan: LoadPlan) -> PackRows:
 class Model:
     """A loaded model. Several texts may be open at once, in several threads; their steps take turns.
 
-    `memory` holds the predicted bytes by part; "allocated" is what the arena, the resident weights and the constants
-    really take. `receipt` says what was read of the files, weight by weight.
+    `memory` holds the predicted bytes by part; "allocated" is the arena, the resident weights and the constants
+    together, and exactly that much is allocated. `receipt` says what was read of the files, weight by weight.
     """
 
     def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
@@ -158,7 +159,7 @@ class Model:
 
     @property
     def corrections(self) -> tuple[str, ...]:
-        """Sizes that config.json has wrong and the tensors were believed for, in words; the receipt has them too."""
+        """Sizes that config.json has wrong, taken from the tensors instead, in words; the receipt has them too."""
         return self._opened.corrections
 
     @property
@@ -187,8 +188,8 @@ class Model:
     def last_logits(self, sequences: object) -> NDArray[np.float32]:
         """Several sequences of ids -> float32 [sequences, n_vocab]: the logits after the last token of each.
 
-        As many go through one pass as fit it (`prefill_chunk` tokens, 32 sequences, the cache), with the bits
-        of each alone (on a GPU, with precision="exact"). Errors: `InputError`.
+        One pass takes as many as fit it (`prefill_chunk` tokens, 32 sequences, the cache); the bits are those that
+        each gets alone (on a GPU, with precision="exact"). Errors: `InputError`.
         """
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
             msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
@@ -220,14 +221,14 @@ class Model:
         return rows
 
     def sequence(self) -> Sequence:
-        """An empty sequence, with pages of its own; several may live at once. `close()` or `with` gives them back."""
+        """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them."""
         return Sequence(self._session, self._text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def stream(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[str]:
-        """Give the answer's text in pieces as it comes. Parameters as in `generate`; checked at once."""
+        """Return the answer's text in pieces as it comes. Parameters as in `generate`, checked at once."""
         tokens = self.tokens(prompt, **parameters)
         return Stream(t.text for t in tokens if t.text)
 
@@ -237,13 +238,13 @@ class Model:
     ) -> Generation:
         """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`.
 
-        Parameters carry `GenerationConfig`'s names, and None is "not given", but for `max_new_tokens`: 256 where it is
-        not given; None: until the context is full. `do_sample`, or any of `temperature`, `top_k`, `top_p`, `min_p`:
-        draw at random, the same for the same `seed`, which is drawn afresh where it is not given (the answer's `.seed`
-        has it); otherwise the likeliest token is taken, and `.seed` is None. `repetition_penalty` above 1 makes tokens
-        that were there less likely. `stop_strings` (or `stop`): end before this text, or one of several;
-        `eos_token_id`: end with this id, or one of several, in place of the model's own; `ignore_eos`: go on where the
-        model would end. Errors: `InputError`.
+        Parameters have the names of Hugging Face's `GenerationConfig`, and None means "not given", except for
+        `max_new_tokens`: 256 if it is not given, and None goes on until the context is full. `do_sample`, or any of
+        `temperature`, `top_k`, `top_p`, `min_p`: draw at random, the same text for the same `seed`, which is drawn
+        afresh if it is not given (`.seed` has it); otherwise the likeliest token is taken. `repetition_penalty` above 1 makes tokens that already occur less likely.
+        `stop_strings` (or `stop`): end before this text, or before one of several; `eos_token_id`: end with this id,
+        or one of several, in place of the model's own; `ignore_eos`: go on where the model would end.
+        Errors: `InputError`.
         """
         with self.sequence() as sequence, sequence.awaited():
             return collect(sequence.tokens(prompt, **parameters))
@@ -293,7 +294,7 @@ class Model:
 
 
 def _to_its_end(sequence: Sequence, tokens: Iterator[Token]) -> Generator[Token, None, None]:
-    """Give the pages back when the answer ends, or is dropped."""
+    """Free the pages when the answer ends, or is dropped."""
     with sequence:
         yield from tokens
 

@@ -31,7 +31,7 @@ __all__ = ["CONFIG", "Checkpoint", "open_checkpoint"]
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG = 16_000_000
-#: Bytes asked for at a time: Linux cuts a longer request down to its read-ahead, at least so many.
+#: Bytes asked for at a time: Linux cuts a longer request down to its read-ahead, at least this many.
 READ_AHEAD = 128 * 1024
 MAX_INDEX = 100_000_000
 
@@ -126,7 +126,7 @@ class Checkpoint:
                     mapping.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, stop - at))
 
     def close(self) -> None:
-        """Let go of the mappings; one that still has views lives until the last view is gone.
+        """Release the mappings; one that still has views lives until the last view is gone.
 
         Never `mmap.close`: NumPy keeps the mmap object alive but not its export, so views of a closed one would crash.
         """

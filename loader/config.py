@@ -44,9 +44,9 @@ def with_token_ids(config: Config, where: str, generation: object = None) -> Con
     ids = {"bos_token_id": config.bos_ids, "eos_token_id": config.eos_ids}
     if generation is not None:
         if not isinstance(generation, dict):
-            msg = f"generation_config.json beside {where} holds {quote(generation)}; expected an object"
+            msg = f"generation_config.json next to {where} holds {quote(generation)}; expected an object"
             raise ConfigError(msg)
-        place = f"generation_config.json beside {where}"
+        place = f"generation_config.json next to {where}"
         ids |= {
             name: checked(name, generation[name], token_ids, place) for name in ids if generation.get(name) is not None
         }

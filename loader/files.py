@@ -1,6 +1,6 @@
 """Small files: read whole within a bound, parsed strictly, and quoted with care. Every one is read through this module.
 
-A file is data from outside. It must be a regular file of at most so many bytes, it must be UTF-8, and a JSON key may be
+A file is data from outside. It must be a regular file of bounded size, it must be UTF-8, and a JSON key may be
 given once. What is wrong is said with the error class that the caller names: what the file looks like instead, or what
 was expected where. `quote` is how a message shows what a file says.
 """

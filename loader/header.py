@@ -2,7 +2,7 @@
 
 A file is: 8 bytes, the header's length n (unsigned, little-endian); n bytes of JSON; the data section. The JSON maps a
 tensor's name to `{"dtype", "shape", "data_offsets": [begin, end]}`, offsets counted from the start of the data section,
-and `__metadata__` to strings. The ranges must tile the data section: no overlap, no gap, nothing behind the last.
+and `__metadata__` to strings. The ranges must tile the data section: no overlap, no gap, nothing after the last.
 
 Format: https://huggingface.co/docs/safetensors. Errors: `CheckpointError`, always. Nothing is allocated from a length
 that the file claims before that length was compared with the file's size.

@@ -24,7 +24,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.A
 def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     """Find the checkpoint: a path that exists wins; otherwise "name" or "org/name" is looked up on the hub.
 
-    Errors: `CheckpointError` for a path that does not exist, `HubError` for a name that cannot be had, with its cause.
+    Errors: `CheckpointError` for a path that does not exist, `InputError` for a revision of one that does, `HubError`
+    for a name that cannot be had, with its cause.
     """
     if not isinstance(name_or_path, str | os.PathLike):
         msg = f"a checkpoint is named by a str or a Path, found {type(name_or_path).__name__}"
@@ -36,6 +37,11 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     except (OSError, ValueError, RuntimeError, TypeError):  # too long, a NUL byte, no such user, bytes
         path, exists = Path("?"), False
     if exists:
+        if revision is not None:
+            msg = (
+                f"revision={revision!r}: only hub names have revisions, and {quote(text, 300)} is a path; leave it out"
+            )
+            raise InputError(msg)
         return path
     if isinstance(name_or_path, Path) or _looks_like_path(text):
         msg = f"{quote(text, 300)}: no such directory; give one that holds config.json and model.safetensors"

@@ -62,7 +62,7 @@ class LoadPlan:
     """Every weight's source, by role. Where the head is tied, `model` has no "head"; a layer that runs twice is one.
 
     `cut` says which of the file's layers, heads, neurons, ids and dimensions are left, and `config` describes those.
-    `twin` is a head's tensor that the file holds beside a tied embedding: loading checks that they are equal.
+    `twin` is a head's tensor that the file holds next to a tied embedding: loading checks that they are equal.
     """
 
     cut: Cut
@@ -96,7 +96,7 @@ class LoadPlan:
         return sum(_lines(source.nbytes) for source in self if source.offset is not None)
 
     def with_sources(self, change: Callable[[Source], Source]) -> LoadPlan:
-        """The plan with every source changed, and the resident block laid out anew."""
+        """The plan with every source changed, and the resident block laid out again."""
         end = 0
 
         def place(source: Source) -> Source:
@@ -134,7 +134,7 @@ def can_be_sparse(dtype: str) -> bool:
 
 
 def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
-    """How a matrix is held that keeps so many numbers: sparse where that is fewer bytes, and there is such a form."""
+    """How a matrix is held that keeps this many numbers: sparse where that is fewer bytes, and there is such a form."""
     name = f"{dtype}_sparse"
     return name if can_be_sparse(dtype) and weight_bytes(name, shape, kept) < weight_bytes(dtype, shape) else dtype
 
@@ -174,7 +174,7 @@ class _Planner:
         self.end = 0
 
     def twin(self, embed: Source) -> Source | None:
-        """The kept part of a head's tensor beside a tied embedding."""
+        """The kept part of a head's tensor next to a tied embedding."""
         twin = self.file.twin
         return None if twin is None or twin.name == embed.tensor.name else replace(embed, tensor=twin)
 

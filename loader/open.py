@@ -49,7 +49,7 @@ class Opened:
         return tensors
 
     def close(self) -> None:
-        """Let go of the files. Harmless when done twice."""
+        """Release the files. Harmless when done twice."""
         self.checkpoint.close()
 
     def __enter__(self) -> Self:

@@ -42,10 +42,10 @@ def planned(plan: LoadPlan) -> Weights:
 
 
 def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: PackRows = pack_rows) -> Weights:
-    """Make every weight; matrices are quantised by `rows`, with so many threads.
+    """Make every weight; matrices are quantised by `rows`, with this many threads.
 
     Raises `CheckpointError` where the tensors' data contradict the plan. The resident block is one anonymous mapping of
-    `plan.resident_bytes`; it lives as long as any weight made from it. What was copied from the file is let go of.
+    `plan.resident_bytes`; it lives as long as any weight made from it. What was copied from the file is released.
     """
     if plan.cut.cuts:
         checkpoint.expect(spans_by_file(plan.touched))
@@ -92,7 +92,7 @@ def _weight(source: Source, array: NDArray[Any] | None) -> Weight:
 
 
 def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:
-    """Write the tensor's kept part, rounded to integers as `how` says; its pages are let go of as they are read."""
+    """Write the tensor's kept part, rounded to integers as `how` says; its pages are released as they are read."""
     info, tensor, done = source.tensor, checkpoint.array(source.tensor.name), partial(_let_go, source, checkpoint)
     if source.sparse:
         together = source.zeros.rows if source.zeros is not None else 1
@@ -111,7 +111,7 @@ def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, ho
 
 
 def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:
-    """Let go of the file's pages of rows `span` of the weight; of a turned tensor they hold other rows too."""
+    """Release the file's pages of rows `span` of the weight; of a turned tensor they hold other rows too."""
     if not source.transposed:
         rows = source.row_indices[span]
         checkpoint.release(source.tensor.name, int(rows[0]), int(rows[-1]) + 1)
@@ -144,7 +144,7 @@ def _fill_sparse(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, d
 
 
 def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
-    """Refuse a head that is stored beside a tied embedding and differs from it."""
+    """Refuse a head that is stored next to a tied embedding and differs from it."""
     if plan.twin is None:
         return
     source, info = plan.model["embed"], plan.model["embed"].tensor

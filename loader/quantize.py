@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK_ROWS", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
 
-#: Most rows that are quantised at a time: what is held beside the result stays small.
+#: Most rows that are quantised at a time: what is held besides the result stays small.
 BLOCK_ROWS = 256
 
 
@@ -112,7 +112,7 @@ def pack_matrix(  # noqa: PLR0913 - what and how
     pack: PackRows = pack_rows,
     done: Callable[[slice], None] | None = None,
 ) -> bool:
-    """`pack_rows`, at most `BLOCK_ROWS` at a time, beside each other in the pool's `threads`.
+    """`pack_rows`, at most `BLOCK_ROWS` at a time, next to each other in the pool's `threads`.
 
     `done` is told which rows have been read.
     """
@@ -144,8 +144,8 @@ def pack_sparse_matrix(  # noqa: PLR0913 - as `pack_matrix`
 ) -> bool:
     """As `pack_matrix`, to int8 of which those numbers are held that stay (`runtime/sparse_int8.py`).
 
-    `read` gives rows [rows, k] and what stays of them, bool; `together`: rows that are best read so many at a time.
-    As many blocks as there are threads are quantised beside each other, and laid down one after the other.
+    `read` gives rows [rows, k] and what stays of them, bool; `together`: rows that are best read this many at a time.
+    As many blocks as there are threads are quantised next to each other, and laid down one after the other.
     """
     n = shape[0]
     step = math.lcm(PANEL, together)

@@ -68,7 +68,7 @@ def reconciled(
     if says:
         msg = f"{directory}: {'; '.join(told)}. These sizes make no model that can be read: {says}"
         raise CheckpointError(msg)
-    return out, resolved, tuple(f"{line}: the tensors are believed" for line in told)
+    return out, resolved, tuple(f"{line}: the size of the tensors is used" for line in told)
 
 
 class _Headers:

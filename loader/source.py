@@ -99,7 +99,7 @@ class Source:
 
     @property
     def chooses(self) -> bool:
-        """Whether loading puts zeros into it that the file has not."""
+        """Whether loading puts zeros into it that the file lacks."""
         return self.zeros is not None and self.zeros.chooses
 
     @property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALIGN", "Spans", "Tensor", "place", "spans_overlap", "waits"]
 
-#: [first byte, byte behind the last) of pieces of the arena.
+#: [first byte, byte after the last) of pieces of the arena.
 Spans = list[tuple[int, int]]
 
 ALIGN = 64  # a cache line, and one sixteen-lane float32 vector
@@ -41,7 +41,7 @@ class Tensor:
 
     @property
     def span(self) -> tuple[int, int]:
-        """[first byte, byte behind the last)."""
+        """[first byte, byte after the last)."""
         return self.offset, self.offset + self.nbytes
 
 

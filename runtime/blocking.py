@@ -14,7 +14,7 @@ LANES = 16
 PANEL_ROWS = 8
 #: Columns in one piece, at most; where there are more, pieces are at most SPLIT wide.
 PIECE, SPLIT = 1024, 640
-#: From so many tokens on rows are packed; for fewer it does not pay.
+#: From this many tokens on rows are packed; for fewer it does not pay.
 MANY = 48
 #: Tokens of a block, at most: whole tiles of two and of three.
 TOKEN_BLOCK = 132
@@ -28,10 +28,10 @@ def piece_of(k: int) -> int:
 
 
 def panel_floats(piece: int) -> int:
-    """A panel of so many columns."""
+    """A panel of this many columns."""
     return PANEL_ROWS * -(-piece // LANES) * LANES
 
 
 def carry_floats(k: int, tokens: int) -> int:
-    """Unfinished sums of a step of so many tokens; a tile may stand over by two."""
+    """Unfinished sums of a step of this many tokens; a tile may stand over by two."""
     return 0 if k <= PIECE else LANES * COLUMNS * (min(tokens, TOKEN_BLOCK) + 2)

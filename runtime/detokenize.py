@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Detokeniser", "StopStrings", "check_stop"]
 
 _BROKEN = "\ufffd"  # what a decoder writes for bytes that are not UTF-8 (yet)
-_UNFINISHED = 3  # bytes, so at most so many tokens, that a started UTF-8 character may still be short of its last
+_UNFINISHED = 3  # bytes, so at most this many tokens, that a started UTF-8 character may still be short of its last
 _WINDOW = 12  # tokens of context after which the window is cut down again
 _LONGEST = 64  # tokens of context at most
 _CONTEXT = 4  # tokens of context that a cut leaves, more where it would split a character

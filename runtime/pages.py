@@ -3,7 +3,7 @@
 A page holds the keys and values of `size` slots, in every layer of a group; layers whose window is the same are one
 group (`Program.groups`). Which page holds slots `size * i`, `size * i + 1`, ... of a sequence stands at index i of its
 table, a row of int32 for each group, which kernels read. A page that several sequences hold is never written: whoever
-must write into it copies it first, or owns it once the others let go of it.
+must write into it copies it first, or owns it once the others release it.
 
 Ids, counts and addresses only; nothing here knows a kernel or a text.
 """

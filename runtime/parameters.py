@@ -23,24 +23,24 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class GenerateKwargs(TypedDict, total=False):
     """Keywords of `generate`, `stream` and `tokens`, with the names of Hugging Face's `GenerationConfig`.
 
-    `None` is "not given", but for `max_new_tokens`. NumPy's numbers and booleans are as good as Python's.
+    `None` means "not given", except for `max_new_tokens`. NumPy's numbers and booleans are as good as Python's.
     """
 
     max_new_tokens: int | SupportsIndex | None
-    """Stop after this many new tokens (256 where it is not given); None: when the context is full."""
+    """Stop after this many new tokens (default: 256); None: when the context is full."""
     do_sample: bool | None
     """Draw the next token at random, or (False) take the likeliest. Not given: sample where `temperature`, `top_k`,
     `top_p` or `min_p` is given."""
     temperature: float | SupportsFloat | None
     """Below 1 safer, above 1 wilder; 0 takes the likeliest."""
     top_k: int | SupportsIndex | None
-    """Draw from this many likeliest tokens; 0 is off."""
+    """Draw from the k likeliest tokens; 0 is off."""
     top_p: float | SupportsFloat | None
-    """Draw from the fewest tokens that have this probability together, in (0, 1]; 1 is off."""
+    """Draw from the fewest tokens whose probabilities sum to this, in (0, 1]; 1 is off."""
     min_p: float | SupportsFloat | None
-    """Draw only tokens at least this many times as likely as the likeliest, in [0, 1]; 0 is off."""
+    """Draw only tokens whose probability is at least this times that of the likeliest, in [0, 1]; 0 is off."""
     repetition_penalty: float | SupportsFloat | None
-    """Above 1: make tokens that were there less likely; 1 is off."""
+    """Above 1: make tokens that already occur less likely; 1 is off."""
     seed: int | SupportsIndex | None
     """Which of the possible texts: the same seed gives the same text on every machine. Not given: drawn afresh, and
     returned with the answer."""
@@ -49,7 +49,7 @@ class GenerateKwargs(TypedDict, total=False):
     stop: str | Iterable[str] | None
     """Short for `stop_strings`; give one of them."""
     eos_token_id: int | SupportsIndex | Iterable[int | SupportsIndex] | None
-    """Id, or ids, that end the answer (the model's own where it is not given)."""
+    """Id, or ids, that end the answer (default: the model's own)."""
     ignore_eos: bool | None
     """Treat an id that would end the answer as any other."""
 

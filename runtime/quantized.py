@@ -2,7 +2,7 @@
 
 A matrix [n, k] is cut into panels of 16 rows and groups of 32 columns, both filled up. Its array is uint8
 [panels, groups, bytes]; a row's 32 numbers in a group share one scale, and w = q * scale. int4a (asymmetric) has a
-smallest number beside it, and w = q * scale + low.
+smallest number next to it, and w = q * scale + low.
 
 | bytes of a panel's group | |
 |---|---|

@@ -47,7 +47,7 @@ _U64 = 0xFFFFFFFFFFFFFFFF
 #: Weights below exp(-40) of the largest are less than half a unit, which is 2^-55 of it at least: none.
 NEGLIGIBLE = -40.0
 _BLOCK = 8192  # elements of `exp` worked on at a time: its three buffers stay in the second-level cache
-_LEVELS = 4096  # a nucleus' boundary is searched by counting into so many levels of score ...
+_LEVELS = 4096  # a nucleus' boundary is searched by counting into this many levels of score ...
 _SORTED = 1024  # ... until so few candidates are left; these are sorted
 
 _F32 = np.finfo(np.float32)

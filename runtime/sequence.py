@@ -46,7 +46,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Text:
-    """How a model's texts become ids. `codec` reads the tokenizer when it is first asked, and raises where none is."""
+    """How a model's texts become ids. `codec` reads the tokenizer when it is first asked, and raises if none is."""
 
     codec: Callable[[], Codec | None] = lambda: None
     has_codec: Callable[[], bool] = lambda: False
@@ -60,18 +60,19 @@ NO_TEXT = Text()
 
 
 class Sequence:
-    """One text on a model. Made by `Model.sequence`; several may live at once, each with pages of its own.
+    """One text on a model, made by `Model.sequence`; several may be open, each with its own pages of the cache.
 
-    `ids` is the whole text so far, the last id drawn included. What of it is not in the cache yet, or no longer, is
-    computed when the text goes on: another sequence may have needed the pages. Safe to use beside other sequences in
-    other threads; one sequence belongs to one caller at a time. Errors: `InputError`.
+    `generate`, `stream` and `tokens` go on with the text, `feed` adds ids and returns logits, `fork` copies it,
+    `truncate` shortens it, `close` frees it. `ids` is the whole text so far, the last id drawn included. What the cache
+    does not hold (another sequence may have needed the pages) is computed when the text goes on. Other sequences may
+    be used in other threads at the same time; one sequence belongs to one caller at a time. Errors: `InputError`.
     """
 
     def __init__(
-        self, session: Session, text: Text = NO_TEXT, *, table: Table | None = None, ids: Ids[int] = ()
+        self, session: Session, text: Text | None = None, *, table: Table | None = None, ids: Ids[int] = ()
     ) -> None:
         """Made by `Model.sequence` and `fork`."""
-        self._session, self._text, self._ids = session, text, list(ids)
+        self._session, self._text, self._ids = session, NO_TEXT if text is None else text, list(ids)
         self._table = session.admit(table)
         self._following: Iterator[int] | None = None
         self._closed = False
@@ -98,24 +99,24 @@ class Sequence:
 
     @property
     def table(self) -> Table:
-        """What it holds of the cache."""
+        """For the runtime: its part of the cache."""
         return self._table
 
     def turn(self, work: Callable[[], T]) -> T:
-        """Do work while no other sequence is computed: a step, and what is read of it (`Session.turn`)."""
+        """For the runtime: do work while no other sequence is computed: a step, and what is read of it (`Session.turn`)."""
         return self._session.turn(work)
 
     def awaited(self) -> AbstractContextManager[None]:
-        """Until it is left, somebody waits for this text: it gives its pages to nobody."""
+        """For the runtime: while it is entered, somebody waits for this text, and its pages are not taken."""
         return self._session.awaited(self._table)
 
     def append(self, ids: Ids[int]) -> None:
-        """Add checked ids to the text; nothing is computed yet."""
+        """For the runtime: add checked ids to the text; nothing is computed yet."""
         self._check_open()
         self._ids += ids
 
     def advance(self, n_logits: int = 1) -> None:
-        """Compute what is not in the cache; the session then holds logits of the last `n_logits` ids."""
+        """For the runtime: compute what the cache lacks; the session then holds logits of the last `n_logits` ids."""
         self._check_open()
         self._following = None
         self._session.compute(self._table, self._ids, n_logits)
@@ -133,7 +134,7 @@ class Sequence:
         return self.turn(last)
 
     def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
-        """Draw the next id, greedily where there is no sampler, and append it; at most `left` are drawn from now on.
+        """For the runtime: draw the next id, greedily without a sampler, and append it; at most `left` more are drawn.
 
         The model may work ahead, up to one of `ends`. It is part of a `turn`.
         """
@@ -217,7 +218,7 @@ class Sequence:
         self.turn(cut)
 
     def close(self) -> None:
-        """Give the pages back. Harmless when done twice."""
+        """Free the pages. Harmless when done twice."""
         self._closed, self._following = True, None
         self._leave()
 
@@ -240,7 +241,7 @@ class Sequence:
             raise InputError(msg)
 
     def _checked(self, ids: object) -> list[int]:
-        """Ids that fit behind those that are there."""
+        """Ids that fit after those that are there."""
         wanted = check_ids(ids, self.n_vocab)
         if len(self._ids) + len(wanted) > self.n_context:
             over = len(self._ids) + len(wanted) - self.n_context

@@ -29,7 +29,7 @@ __all__ = ["LANES", "SPARSE", "pack_sparse", "pack_sparse_rows", "sparse_bytes",
 
 #: Columns of a group.
 LANES = 16
-#: Bytes behind the last number.
+#: Bytes after the last number.
 SPARE = 64
 #: Name -> the unsigned integer that holds a number's bits.
 SPARSE: dict[str, type[np.unsignedinteger[Any]]] = {
@@ -50,7 +50,7 @@ def _parts(dtype: str, shape: tuple[int, ...], kept: int) -> tuple[int, int, int
 
 
 def sparse_bytes(dtype: str, shape: tuple[int, ...], kept: int) -> int:
-    """Bytes of a matrix [n, k] that keeps so many numbers."""
+    """Bytes of a matrix [n, k] that keeps this many numbers."""
     return _parts(dtype, shape, kept)[2]
 
 

@@ -42,7 +42,7 @@ SPREAD_PANELS = 2
 
 
 def sparse_int8_bytes(shape: tuple[int, ...], kept: int) -> int:
-    """Bytes of a matrix [n, k] that keeps so many numbers."""
+    """Bytes of a matrix [n, k] that keeps this many numbers."""
     panels, groups, _ = quantized_shape("int8", shape)
     end = 8 * (panels + 1) + panels * groups * (HEAD + BITS_BYTES) + kept + SPARE
     return end + -end % 8

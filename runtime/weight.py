@@ -26,7 +26,7 @@ DTYPES: dict[str, tuple[int, type[np.generic]]] = {
 
 
 def weight_bytes(dtype: str, shape: tuple[int, ...], kept: int = 0) -> int:
-    """Bytes of a weight: a dtype of `DTYPES`, `quantized.QUANTIZED`, or a sparse one with so many numbers kept."""
+    """Bytes of a weight: a dtype of `DTYPES`, `quantized.QUANTIZED`, or a sparse one with this many numbers kept."""
     if dtype in SPARSE:
         return sparse_bytes(dtype, shape, kept)
     if dtype == SPARSE_INT8:

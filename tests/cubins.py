@@ -69,7 +69,7 @@ for _name, _parts in WALKERS.items():
     ALL[f"walk_{_name}"] = replace(walker(_kernels, 2**14, together=True), name=f"walk_{_name}")
 #: Architectures whose instructions are read; disassembling takes longest.
 LISTED = (build.ARCHITECTURES[0], build.ARCHITECTURES[-1])
-#: Products by the tensor core, matrices read for them, and copies to shared memory that go on beside other work.
+#: Products by the tensor core, matrices read for them, and copies to shared memory that go on alongside other work.
 KINDS: dict[str, tuple[str, ...]] = {
     "tensor": ("HMMA", "HGMMA", "IMMA"),
     "matrices": ("LDSM",),

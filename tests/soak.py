@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import secrets
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["COUNTED", "EXAMPLES", "count", "main", "selection"]
+__all__ = ["COUNTED", "EXAMPLES", "count", "main", "names", "selection"]
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -39,12 +40,19 @@ def count(what: str, n: int = 1) -> None:
     COUNTED[what] = COUNTED.get(what, 0) + n
 
 
+def names() -> list[str]:
+    """What can be asked for: the marks in the tests, but for those of the soak's own test, and `EXAMPLES`."""
+    files = (path.read_text(encoding="utf-8") for path in TESTS.glob("test_*.py"))
+    marks = {name for text in files for name in re.findall(r'^ *@pytest\.mark\.soak\("([\w-]+)"\)', text, re.MULTILINE)}
+    return [*sorted(name for name in marks if not name.startswith("self")), EXAMPLES]
+
+
 def selection(name: str) -> list[str]:
     """pytest's arguments for the tests of a soak: the files that may have some. SystemExit: none has."""
     mark = "hypothesis" if name == EXAMPLES else f'@pytest.mark.soak("{name}")'
     files = [str(path) for path in sorted(TESTS.glob("test_*.py")) if mark in path.read_text(encoding="utf-8")]
     if not files:
-        msg = f"soak {name}: no test is marked so; expected {EXAMPLES}, or the NAME of a mark in tests/"
+        msg = f"soak {name}: no test is marked so; expected one of {', '.join(names())}"
         raise SystemExit(msg)
     return ["--soak", name, *files]
 
@@ -70,12 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev soak", description="Rounds of tests with new examples; JSON.")
-    parser.add_argument("name", metavar="NAME", help=f"of tests marked soak(NAME), or {EXAMPLES}: all that draw any")
+    parser.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(names())}")
     parser.add_argument("--minutes", type=float, default=10, metavar="M", help="begin no round later (default: 10)")
     parser.add_argument("--seed", type=int, metavar="N", help="of the first round (default: a new one, which is told)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: build/soak/NAME.json)")
     parser.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="after --: pytest's own, for instance -n 2")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.name is None:
+        parser.error(f"name one of {', '.join(names())}")
+    return args
 
 
 def _round(seed: int, chosen: Sequence[str]) -> tuple[int, dict[str, Any]]:

@@ -23,7 +23,7 @@ WAYS = (
 
 
 def said(way):
-    """Logits behind a prompt of several tiles, then of tokens one by one."""
+    """Logits after a prompt of several tiles, then of tokens one by one."""
     with miaotui.load(demo.path(), threads=2, max_context=64, prefill_chunk=23, **way) as model:
         return [model.logits(IDS)[-1].tobytes().hex(), *(int(i) for i in model.generate(IDS, max_new_tokens=5).ids)]
 

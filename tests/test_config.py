@@ -25,7 +25,7 @@ def parse(family: str = "llama", **keys: Any) -> Config:
 
 
 def test_every_family_of_the_tests_is_known_and_none_besides() -> None:
-    # transformers has no nemotron-nas: test_prune_export.py has a Llama beside it
+    # transformers has no nemotron-nas: test_prune_export.py has a Llama next to it
     assert set(KNOWN) == {*FAMILIES, "nemotron-nas"}
 
 

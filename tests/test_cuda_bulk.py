@@ -213,7 +213,7 @@ def test_products_read_what_came_with_no_fence(schedule):
     [
         ({"wait": 3}, "for whose phase it did not wait"),
         ({"end": False}, "which a product reads: it is under way"),
-        ({"arrive": 3}, "which a product reads: it knows of no mbarrier behind it"),
+        ({"arrive": 3}, "which a product reads: it knows of no mbarrier after it"),
     ],
     ids=str,
 )
@@ -245,7 +245,7 @@ def one(*, at=FULL, count=1, meet=True, fence=True, acquire=True, to=0, nbytes=N
         ({"count": 0}, "an mbarrier of 0 arrivals"),
         ({"count": 1 << 20}, "an mbarrier of 1048576 arrivals"),
         ({"meet": False}, "with no barrier between"),
-        ({"fence": False}, "came to no fence_async"),
+        ({"fence": False}, "without a fence_async"),
         ({"acquire": False}, "no map_acquire"),
         ({"off": 64}, "no map at"),
         ({"to": 512}, "multiples of 1024"),
@@ -281,7 +281,7 @@ def test_words_of_threads_want_their_fence_and_a_barrier():
         return f
 
     run(k())
-    with pytest.raises(Fault, match="written beside the threads; thread 0 wrote it and came to no fence_async"):
+    with pytest.raises(Fault, match="written outside the threads; thread 0 wrote it without a fence_async"):
         run(k(fence=False))
     with pytest.raises(Fault, match="copies over what another wrote"):
         run(k(meet=False))

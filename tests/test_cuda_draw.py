@@ -141,7 +141,7 @@ def use(monkeypatch, way, schedule="forward", blocks=2):
 @pytest.mark.ci  # 35 s
 @pytest.mark.parametrize("way", WAYS)
 def test_answers_drawn_ahead_are_those_of_the_host(way, tmp_path, monkeypatch):
-    """Token by token, whatever launches a step; a seed, a penalty alone (greedy), and greedy again behind them."""
+    """Token by token, whatever launches a step; a seed, a penalty alone (greedy), and greedy again after them."""
     write_checkpoint(tmp_path, replace(small("llama"), dtype="BF16"))
     use(monkeypatch, way, SCHEDULES[WAYS.index(way)])
     monkeypatch.setattr(backend, "QUEUED", 2)

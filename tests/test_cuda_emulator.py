@@ -25,7 +25,7 @@ from miaotui.runtime.cuda.primitives import (
 
 
 def run(function, nbytes=256, n_threads=64, n_blocks=1, shared=1024, schedule="forward"):
-    """Launch f(address of so many bytes); what they hold afterwards, as float32."""
+    """Launch f(address of this many bytes); what they hold afterwards, as float32."""
     device = EmulatedDevice(schedule)
     at = device.allocate(nbytes)
     kernel = Kernel("k", function, n_threads, lambda *_: n_blocks, lambda _: shared, ())

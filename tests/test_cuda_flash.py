@@ -13,7 +13,7 @@ from tolerance import bound
 
 
 def case_of(cuts, heads, kv_heads, d_head, *, window=None, variant="bf16", scale=0.25):
-    """Attention over passes of so many tokens. Numbers and scale are such that no rounding to bfloat16 changes one."""
+    """Attention over passes of n tokens. Numbers and scale are such that no rounding to bfloat16 changes one."""
     rng = np.random.default_rng(sum(cuts) + d_head)
 
     def array(t, width):

@@ -38,7 +38,7 @@ def test_a_peer_computes_what_we_do(module, tmp_path, torch_on_cpu, monkeypatch)
     path = shapes.make_checkpoint(tmp_path / "tiny", "tiny")
     engine = {"gpu": gpu, "gpu_compiled": gpu_compiled}[module].Engine(path, "f32", 1, 16)
     ids = [5, 200, 7, 8, 9]
-    for _ in range(2):  # a new prompt begins anew
+    for _ in range(2):  # a new prompt begins again
         engine.prefill(ids[:3])
         for i in ids[3:]:
             engine.step(i)

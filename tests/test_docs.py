@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
+from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from miaotui.errors import InputError
+from miaotui.loader.prune.plan import PrunePlan
 from miaotui.tools import cli, docs
 
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ def parser_of(name: str) -> ArgumentParser:
     return cli._parser([name])
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/cli.md", "docs/packages.svg"])
+@pytest.mark.parametrize("path", ["README.md", "README.zh.md", "docs/cli.md", "docs/packages.svg"])
 def test_a_page_is_what_the_parsers_say(path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     assert text == docs.pages(ROOT)[ROOT / path], "run ./dev docs"
@@ -63,3 +68,75 @@ def test_check_says_which_page_is_old_and_writes_nothing(
     assert docs.main(["--check"]) == 0
     text = (tmp_path / "README.md").read_text()
     assert text == f"a\n<!-- commands: x -->\n{docs.command_table()}<!-- /commands -->\nb\n"
+
+
+# README and README.zh.md
+
+
+def pages_of_readme() -> tuple[str, str]:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md"))
+    table = re.compile(r"<!-- commands: .*?<!-- /commands -->\n", re.DOTALL)  # the Chinese page has its own
+    return table.sub("", english), re.sub(r"\n## 命令\n\n\|.*?\n\n", "\n", chinese, flags=re.DOTALL)
+
+
+def fenced(text: str) -> list[str]:
+    """Lines of the code, without comments."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
+
+
+def test_both_readmes_have_the_same_commands_figures_and_links() -> None:
+    english, chinese = pages_of_readme()
+    assert fenced(english) == fenced(chinese)
+    assert len(fenced(english)) > 12
+    for what in (r"\d+(?:\.\d+)*", r"`[^`\n]+`", r"\]\(([^)]+)\)", r"^> .*"):
+        both = [re.findall(what, text, re.MULTILINE) for text in (english, chinese)]
+        counts = [Counter(of) - Counter(["README.md", "README.zh.md"]) for of in both]
+        assert counts[0] == counts[1]
+    for command in cli.COMMANDS:
+        assert f"| `miaotui {command}" in (ROOT / "README.zh.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_s_commands_are_understood() -> None:
+    commands = [line for line in fenced(pages_of_readme()[0]) if line.startswith("miaotui ")]
+    assert len(commands) >= 7
+    for line in commands:
+        _, *words = shlex.split(line)
+        assert parser_of(words[0]).parse_args(words).command == words[0]
+
+
+def test_the_readme_s_python_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = pages_of_readme()[0]
+    [code] = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    [printed] = re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(code.splitlines()) == 6
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - it is our own page
+    assert capsys.readouterr().out == printed
+
+
+def test_the_readme_s_story_is_the_command_s(capsys: pytest.CaptureFixture[str]) -> None:
+    quoted = " ".join(line.removeprefix("> ") for line in pages_of_readme()[0].splitlines() if line.startswith("> "))
+    assert cli.main(["generate", "Once upon a time"]) == 0
+    assert capsys.readouterr().out == quoted + "\n"
+
+
+@pytest.mark.parametrize(
+    "page", sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+)
+def test_links_lead_to_files_that_are_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    for path, _, heading in links:
+        target = ((ROOT / page).parent / path) if path else ROOT / page
+        assert target.exists(), f"{page}: {path}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, page
+
+
+def test_every_key_of_a_plan_is_documented() -> None:
+    text = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `")))
+    assert told == {"format", "version", *(field.name for field in fields(PrunePlan))}
+    [example] = re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert PrunePlan.from_dict(json.loads(example)).layers == (0, 1, 2, 5)

@@ -1,4 +1,4 @@
-"""What a model takes is what the plan says: pages of the file that were rounded do not stay behind."""
+"""What a model takes is what the plan says: pages of the file that were rounded do not remain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from miaotui.loader.prune.plan import PrunePlan
 from miaotui.tools.bench import footprint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is held")
-#: What differs between two processes beside the model: allocators keep pages, threads have stacks.
+#: What differs between two processes besides the model: allocators keep pages, threads have stacks.
 SLACK = 14 * 2**20
 
 

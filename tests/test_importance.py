@@ -171,7 +171,7 @@ def test_masks_keep_the_largest(n, k, sparsity, seed):
 
 
 def surgeon(w, h, sparsity):
-    """The optimal brain surgeon, column by column, with the inverse of what is left of the Hessian taken anew at each.
+    """The optimal brain surgeon, column by column, with the inverse of what is left of the Hessian taken again at each.
 
     As many columns as one block has, at most: zeros without a pattern are chosen once.
     """
@@ -513,9 +513,9 @@ def test_a_sweep_compares_and_chooses(tmp_path, capsys):
         )
     assert got["first --keep 1"]["ppl"] == pytest.approx(math.exp(nll))
     assert got["first --keep 1"]["kl"] == pytest.approx(kl / total)
-    assert main([*command, "--out", str(tmp_path / "s"), "--keep-layers", "0"]) == 1
-    assert main([*command, "--out", str(tmp_path / "s"), "--methods", "chance"]) == 1
-    assert main(command) == 1
+    assert main([*command, "--out", str(tmp_path / "s"), "--keep-layers", "0"]) == 2
+    assert main([*command, "--out", str(tmp_path / "s"), "--methods", "chance"]) == 2
+    assert main(command) == 2
 
 
 def test_the_best_within_a_budget():

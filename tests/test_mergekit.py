@@ -29,7 +29,7 @@ SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, Heal
 
 
 def slices(*ranges, **more):
-    """mergekit's config of one model's layers, [first, behind the last]."""
+    """mergekit's config of one model's layers, [first, after the last]."""
     got = [{"sources": [{"model": "some/model", "layer_range": list(r)}]} for r in ranges]
     return {"slices": got, "merge_method": "passthrough", **more}
 
@@ -162,7 +162,7 @@ def test_what_one_model_s_layers_cannot_be(tmp_path, got, says):
 
 def test_order_is_checked_against_the_model(tmp_path):
     write_checkpoint(tmp_path, Drawn(seven(16)))
-    with pytest.raises(PlanError, match="order: layer 8 is kept, but it has 7"):
+    with pytest.raises(PlanError, match="order: there is no layer 8; the model has 7"):
         miaotui.load(tmp_path, prune=slices((0, 5), (4, 9)))
     for bad, says in (
         ({"order": "0,1,0", "layers": "0"}, "both given"),
@@ -213,7 +213,7 @@ def test_yaml_is_an_extra(tmp_path, capsys, monkeypatch):
 
 
 def test_what_mergekit_wrote_is_a_checkpoint(tmp_path):
-    """Shards, an index with its own metadata, and its config beside them."""
+    """Shards, an index with its own metadata, and its config next to them."""
     config = seven(16)
     write_checkpoint(tmp_path / "one", Drawn(config))
     tensors = random_tensors(config, 0)

@@ -126,7 +126,7 @@ SEVEN = {**small("llama").config, **HEADS, "hidden_size": 16, "num_hidden_layers
 )
 def test_every_size_is_told(tmp_path, new, says):
     config, _, told = opened(written(tmp_path / "m", SEVEN, **new))
-    assert list(told) == [f"{line}: the tensors are believed" for line in says]
+    assert list(told) == [f"{line}: the size of the tensors is used" for line in says]
     assert opened(written(tmp_path / "n", {**SEVEN, **new}))[0] == config
 
 
@@ -138,7 +138,10 @@ def test_layers_that_differ_are_told_by_number(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "note: config.json says intermediate_size 7, the tensors 3 in layers 0,2-3, 1 in layers 5: the" in out
-    assert "note: config.json says num_attention_heads 4, the tensors 2 in layers 6: the tensors are believed" in out
+    assert (
+        "note: config.json says num_attention_heads 4, the tensors 2 in layers 6: the size of the tensors is used"
+        in out
+    )
     assert "layer 5: 4 heads on 2, feed-forward 1" in out
     assert main(["perplexity", __file__, "--model", str(tmp_path / "out")]) == 1  # it has no tokenizer
     assert "note: config.json says intermediate_size 7" in capsys.readouterr().err

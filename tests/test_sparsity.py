@@ -226,7 +226,7 @@ def test_zeros_are_chosen_first_and_rounded_then(tmp_path_factory, data, family,
 @settings(SLOW, max_examples=60)
 @given(st.data(), st.sampled_from(FAMILIES))
 def test_composing_plans_with_zeros_is_one_plan(tmp_path_factory, data, family):
-    """Cuts then zeros; zeros then layers, halves and rows; and zeros of other matrices beside those that are there."""
+    """Cuts then zeros; zeros then layers, halves and rows; and zeros of other matrices next to those that are there."""
     path = tmp_path_factory.mktemp("c")
     write_checkpoint(path, data.draw(models(family)))
     config, whole = open_weights(path)
@@ -387,8 +387,8 @@ BAD = [
     ({"q_bias": "2:4"}, "is no matrix"),
     ({"head": "2:4"}, "it is the embedding here"),
     ({"0.head": "2:4"}, "is no matrix"),
-    ({"2.q": "2:4"}, "sparsity: layer 2 is kept, but it has 2"),
-    ({"2": "2:4"}, "sparsity: layer 2"),
+    ({"2.q": "2:4"}, "sparsity: there is no layer 2; the model has 2"),
+    ({"2": "2:4"}, "sparsity: there is no layer 2"),
     ({"0-999999": "2:4"}, "names no layer"),
     ({"0-1.q": "2:4", "1.q": "1:4"}, "sparsity of 1.q: found 2:4 and 1:4; name each matrix once"),
     ({"-1.q": "2:4"}, "no index or range"),

@@ -82,7 +82,7 @@ def test_equals_transformers(pair: tuple[Tokenizer, Any], text: str, special: bo
 @pytest.mark.parametrize("processor", [True, False])
 @pytest.mark.parametrize("add_bos", [True, False, None])
 def test_the_post_processor_decides(tmp_path: Path, processor: bool, add_bos: bool | None) -> None:  # noqa: FBT001
-    """`add_bos_token` beside a tokenizer.json changes nothing, here as in transformers 5."""
+    """`add_bos_token` next to a tokenizer.json changes nothing, here as in transformers 5."""
     file = json.loads(real("models", "stories260K-hf", "tokenizer.json").read_text(encoding="utf-8"))
     if not processor:
         file["post_processor"] = None

@@ -50,7 +50,7 @@ def sentencepiece():
 
 
 def with_tokenizer(directory, tokenizer, n_vocab):
-    """A random model behind a tokenizer."""
+    """A random model with a tokenizer."""
     write_checkpoint(directory, Drawn({**seven(16), "num_hidden_layers": 1, "vocab_size": n_vocab}))
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     return directory
@@ -62,7 +62,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\u2581") | st.s
 @settings(deadline=None)
 @given(TEXTS, st.sets(st.integers(0, 1023)))
 def test_bytes_say_the_same_text_byte_level(text, gone):
-    """Whatever tokens go, beside the 256 and the special ones: the ids decode to the text that the whole ones do."""
+    """Whatever tokens go, besides the 256 and the special ones: the ids decode to the text that the whole ones do."""
     whole = Tokenizer.from_directory(path())
     pieces = Bytes(whole)
     kept = sorted({*range(whole.n_vocab)} - gone | {*pieces.ids, *whole.special_ids})

@@ -13,7 +13,7 @@ U = 2.0**-24
 #: Half a unit in the last place of a bfloat16.
 U_BF16 = 2.0**-9
 
-#: op -> rounding steps beside the sum, with the reason.
+#: op -> rounding steps besides the sum, with the reason.
 STEPS = {
     "exp": 4,  # polynomial, reduction and scaling: under 2 ulp, twice that allowed
     "act": 8,  # exp or erf (2e-7), a division and a product

@@ -3,8 +3,9 @@
 Each subcommand is a module of `commands` with `add_arguments(parser)` and `main(args) -> int`; only the one asked for
 is imported, so that `miaotui --help` costs no more than Python itself.
 
-Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted (Ctrl-C), 141 the reader
-of our output went away.
+Exit codes: 0 done; 2 wrong usage: an option or argument that is unknown, missing, out of range, or does not fit the
+model, which the message then begins with; 1 any other error, of the model, its files or the machine; 130 interrupted
+(Ctrl-C); 141 the reader of our output went away.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ import re
 import sys
 import traceback
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import MiaotuiError
+from ..errors import InputError, MiaotuiError, PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["COMMANDS", "Command", "main"]
 
-FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
+FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ COMMANDS = {
         "streams; greedy unless `--temperature`, `--top-k`, `--top-p`, `--min-p` ask otherwise",
     ),
     "inspect": Command(
-        "say what a checkpoint is and what it will take, without loading it",
+        "describe a checkpoint and the memory it needs, without loading it",
         "Read config.json and the headers of the weight files, and say what the model is, how its weights will be "
-        "used, and how much memory it will take. No tensor's data is read, unless --ffn, --sparsity stored or --hash "
+        "used, and how much memory it needs. No tensor's data is read, unless --ffn, --sparsity stored or --hash "
         "asks for it. (A hub name is downloaded first.)",
         (
             "miaotui inspect path/to/checkpoint",
@@ -68,19 +70,19 @@ COMMANDS = {
     ),
     "quantize": Command(
         "write a checkpoint with int8, int4a or int4 matrices",
-        "Round a checkpoint's matrices once and write the result as a checkpoint of its own, which every command loads "
-        "as it lies. (--quantize of the other commands rounds while reading, and writes nothing.)",
+        "Round a checkpoint's matrices once and write the result as a new checkpoint, which every command loads "
+        "without rounding again. (--quantize of the other commands rounds while reading, and writes nothing.)",
         (
             "miaotui quantize path/to/checkpoint smaller",
             "miaotui quantize path/to/checkpoint smaller --quantize int4,embed=int8",
         ),
-        "it loads mapped; every other command takes `--quantize` and rounds while reading",
+        "the result is memory-mapped; every other command takes `--quantize` and rounds while reading",
     ),
     "prune": Command(
-        "write a checkpoint of the layers, heads, neurons or tokens that are kept",
-        "Write what a plan, or its short forms, keeps of a checkpoint as a checkpoint of its own. One whose layers are "
-        "all alike is loaded by transformers too. (--prune and its short forms of the other commands cut while "
-        "reading, and write nothing.)",
+        "write a smaller checkpoint: some layers, heads, neurons or tokens of another",
+        "Write what a plan, or its short forms, keeps of a checkpoint as a new checkpoint. Where all layers have the "
+        "same sizes, transformers loads it too. (--prune and its short forms of the other commands cut while reading, "
+        "and write nothing.)",
         (
             "miaotui prune path/to/checkpoint smaller --keep-layers 0-2",
             "miaotui prune path/to/checkpoint smaller --prune plan.json",
@@ -93,7 +95,7 @@ COMMANDS = {
         "forms and cuts while reading",
     ),
     "bench": Command(
-        "measure tokens per second, beside what this machine's memory can give",
+        "measure tokens per second, and how much of the memory bandwidth is used",
         "Measure prefill and decode speed, time to the first token and peak memory, and the machine's read bandwidth "
         "in the same run.",
         (
@@ -106,17 +108,18 @@ COMMANDS = {
     "perplexity": Command(
         "how well a model predicts a text file",
         "exp of the mean negative log-likelihood of a text's tokens, in windows of --window predictions: each window "
-        "starts from its first token with nothing before it. Less is better.",
+        "starts from its first token with nothing before it. Lower is better.",
         (
             "miaotui perplexity story.txt",
             "miaotui perplexity wiki.test.raw --model path/to/checkpoint --window 512 --tokens 4096 --json",
         ),
     ),
     "warm": Command(
-        "compile ahead, so that the first answer need not wait",
-        "Compile the kernels for this processor and keep them in the cache. Without --model: all that there are.",
+        "compile ahead of time, so that the first answer comes at once",
+        "Compile the kernels for this processor and keep them in the cache: those that --model needs with the options "
+        "given, or, without --model, all kernels for the CPU. The other options need --model.",
         ("miaotui warm", "miaotui warm --model path/to/checkpoint"),
-        "about 6 s for every kernel there is, once for a machine and version",
+        "about 6 s for all kernels, once per machine and version",
     ),
 }
 
@@ -129,8 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
     args: argparse.Namespace | None = None
     try:
-        parser = _parser(arguments)
-        args = parser.parse_args(arguments)
+        args = _parse(arguments)
         debug = args.debug
         run: Callable[[argparse.Namespace], int] = import_module(f".commands.{args.command}", __package__).main
         code = run(args)
@@ -146,9 +148,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:  # noqa: BLE001 - the last line of defence: whatever it is, say it in one line
         if debug:
             traceback.print_exc()
-        print(f"miaotui: error: {_as_typed(_one_line(e), vars(args) if args else {})}", file=sys.stderr)
-        return FAILED
+        text = _as_typed(_one_line(e), vars(args) if args else {})
+        print(f"miaotui: error: {text}", file=sys.stderr)
+        return USAGE if isinstance(e, InputError | PlanError) and _ARGUMENT.match(text) else FAILED
     return code
+
+
+#: How an error about the command line begins: with an option, or with the name of an argument in capitals.
+_ARGUMENT = re.compile(r"--[a-z]|[A-Z][A-Z_]+: ")
 
 
 def _one_line(error: Exception) -> str:
@@ -163,17 +170,58 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text} (not foreseen: --debug shows where)"
 
 
+#: Python's name of an argument -> the option's, where they differ.
+_OPTIONS = {"stop_strings": "stop"}
+
+
 def _as_typed(text: str, args: Mapping[str, object]) -> str:
-    """An error that begins with Python's words for an argument, "threads=0: ...", in the words of the command line."""
-    match = re.match(r"(\w+)=('?)(.*?)\2: ", text)
-    if match is None or match[1] not in args:
-        return text
-    return f"--{match[1].replace('_', '-')} {match[3]}: {text[match.end() :]}"
+    """An error in Python's words, "threads=0: ..." or "a smaller max_context", in the words of the command line."""
+    names = {name: name for name in args} | _OPTIONS
+    for python, name in names.items():
+        option, given = f"--{name.replace('_', '-')}", args.get(name)
+        for value in given if isinstance(given, list) else [given]:
+            plain = f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+            typed = f"{option} {getattr(value, 'typed', plain) or repr(value)}"
+            shown = [re.escape(repr(value)), re.escape(str(value))]
+            shown += [re.escape(f"{value:,}")] if isinstance(value, int) else []
+            pattern = rf"\b{python}(\[\d+\])?=({'|'.join(shown)})(?![\w,.])"
+            text = re.sub(pattern, typed.replace("\\", r"\\"), text)
+        if "_" in python and name in args:
+            text = re.sub(rf"(?<![\w/.'\"-]){python}(?![\w/.'\"=-])", option, text)
+    return text
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says which command or option may have been meant. `commands`: the parser of each."""
+
+    def __init__(self, **how: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(**how)
+        self.commands: dict[str, argparse.ArgumentParser] = {}
+
+    def error(self, message: str) -> NoReturn:
+        """Usage, and the message with the nearest name: exit code 2."""
+        wrong = re.search(r"(?:invalid choice: '|unrecognized arguments: )([^ '=]+)", message)
+        if wrong is not None and wrong[1].startswith("--"):
+            known = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
+            message = message.replace("unrecognized arguments", "unknown option")
+        else:
+            known = list(COMMANDS) if wrong is not None and "COMMAND" in message else []
+        near = get_close_matches(wrong[1], known, 1) if wrong is not None else []
+        super().error(message + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments; what no command knows is refused by the command's own parser, with its usage."""
+    parser = _parser(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.commands[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
+
+
+def _parser(arguments: Sequence[str]) -> _Parser:
     """Build the parser; only a command that is named gets its own arguments."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="miaotui",
         description="Run Hugging Face checkpoints on the CPU.",
         epilog='`miaotui COMMAND --help` explains a command. First steps: miaotui generate "Once upon a time"',
@@ -183,7 +231,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(
+        sub = parser.commands[name] = commands.add_parser(
             name,
             help=command.summary,
             description=command.description,

@@ -1,4 +1,4 @@
-"""Pages written from the sources: the README's table of commands, docs/cli.md with every option, docs/packages.svg.
+"""Pages written from the sources: the README's commands and figures, docs/cli.md with every option, docs/packages.svg.
 
 python -m miaotui.tools.docs            # in a clone: write them
 python -m miaotui.tools.docs --check    # or say which of them are not as the parsers are; 1 where one is not
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .bench.run_all import LARGE
+from .bench.table import pairs, read_reports
 from .cli import COMMANDS
 from .packages_picture import packages_picture
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["cli_page", "command_table", "main", "pages"]
 
 ROOT = Path(__file__).resolve().parent.parent
+FIGURES = re.compile(r"(<!-- figures: [^\n]* -->\n).*?(<!-- /figures -->\n)", re.DOTALL)
 MARKED = re.compile(r"(<!-- commands: [^\n]* -->\n).*?(<!-- /commands -->\n)", re.DOTALL)
 #: argparse's own groups.
 _UNTITLED = ("positional arguments", "options")
@@ -29,8 +32,17 @@ INTRODUCTION = """\
 # The command line
 
 Written by `./dev docs` from the commands' parsers. `miaotui COMMAND --help` says the same, and `miaotui --version`
-prints the version. Every command takes `--debug`, which adds the traceback to an error. Exit codes: 0 done, 1 refused
-or failed, 2 wrong usage, 130 interrupted, 141 the reader of the output went away.
+prints the version. Every command takes `--debug`, which adds the traceback to an error.
+
+| exit code | |
+|---|---|
+| 0 | done |
+| 1 | an error of the model, its files or the machine: it does not exist, is damaged or not supported, \
+or does not fit the memory |
+| 2 | wrong usage: an option or argument that is unknown, missing, out of range, or does not \
+suit this model; the message begins with it, as you typed it |
+| 130 | interrupted (Ctrl-C) |
+| 141 | the reader of the output went away |
 """
 
 
@@ -41,9 +53,19 @@ def pages(root: Path) -> dict[Path, str]:
     if len(MARKED.findall(text)) != 1:
         msg = f"{readme}: expected a README with one pair of commands' marks; run this in a clone of the repository"
         raise InputError(msg)
-    table = MARKED.sub(lambda marks: f"{marks[1]}{command_table()}{marks[2]}", text)
-    docs = root / "docs"
-    return {readme: table, docs / "cli.md": cli_page(), docs / "packages.svg": packages_picture(root)}
+    text = MARKED.sub(lambda marks: f"{marks[1]}{command_table()}{marks[2]}", text)
+    docs, chinese = root / "docs", root / "README.zh.md"
+    told = {readme: text} | ({chinese: chinese.read_text(encoding="utf-8")} if chinese.is_file() else {})
+    if any(map(FIGURES.search, told.values())):
+        table = figures(docs / "benchmarks")
+        told = {file: FIGURES.sub(lambda marks: f"{marks[1]}{table}{marks[2]}", page) for file, page in told.items()}
+    return {**told, docs / "cli.md": cli_page(), docs / "packages.svg": packages_picture(root)}
+
+
+def figures(folder: Path) -> str:
+    """The README's table of speeds, from the comparisons in a folder."""
+    reports = [report for report in read_reports(sorted(folder.glob("peers-*.json"))) if report["results"]]
+    return pairs(sorted(reports, key=lambda report: LARGE.index(report["shape"])))
 
 
 def command_table() -> str:

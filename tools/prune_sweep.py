@@ -46,7 +46,7 @@ __all__ = ["Judged", "best", "compare_cuts", "split_judged", "sweep", "table", "
 STEPS, ROUNDS = 48, 5
 #: Seconds between turns: threads of the side that is done first spin, then leave.
 PAUSE = 0.4
-TAIL = 5  # one part in so many is judged, where there is no --judge
+TAIL = 5  # one part in this many is judged, where there is no --judge
 
 
 def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> list[Wish]:

@@ -5,7 +5,7 @@
 the width that `ffn_mult` means is from the configuration code that comes with these checkpoints:
 int(2 ffn_mult hidden_size / 3), rounded up to a multiple of 256.
 
-What is resolved is a Llama: nothing behind this module knows of another family.
+What is resolved is a Llama: no module after this one knows of another family.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rotary position embedding as Hugging Face spells it -> `Rope`.
 
-Two spellings: `rope_theta` beside `rope_scaling {type or rope_type, ...}` (to transformers 4), or everything in
+Two spellings: `rope_theta` next to `rope_scaling {type or rope_type, ...}` (to transformers 4), or everything in
 `rope_parameters` (from 5). Where both are filled, `rope_scaling` wins, as there.
 """
 

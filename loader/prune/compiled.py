@@ -94,7 +94,7 @@ def fingerprint(config: Config, checkpoint: Checkpoint | None = None) -> dict[st
 def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint | None = None) -> Cut:
     """Compare a plan with the model of `config` and compile it; no tensor is read.
 
-    Raises `PlanError` for a plan for another model, for indices that the model has not, for a layer or a model that
+    Raises `PlanError` for a plan for another model, for indices that the model lacks, for a layer or a model that
     would be empty, for KV groups torn apart, for a ratio that is not resolved (`options.parse_prune`), and for zeros
     whose pattern does not fit what is left of a matrix.
     """
@@ -131,7 +131,7 @@ def _check_zeros(cut: Cut) -> None:
     """Every pattern fits the matrices that are left, and names some that the model has."""
     named = {cell.rpartition(".")[2] for cell in cut.sparsity}
     layers = tuple(sorted({int(cell.partition(".")[0]) for cell in cut.sparsity if "." in cell}))
-    _check_set("sparsity", layers, cut.before.n_layers, "layer ", empty=True)
+    _check_set("sparsity", layers, cut.before.n_layers, "layer", empty=True)
     if "head" in named and cut.before.tied:
         msg = "sparsity of head: it is the embedding here, whose rows are looked up; leave it out"
         raise PlanError(msg)
@@ -179,32 +179,37 @@ def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None)
 def _check_indices(plan: PrunePlan, config: Config) -> None:
     """Every index is one that the model has, and what must not be empty is not."""
     if plan.order is not None:
-        _check_set("order", tuple(sorted(set(plan.order))), config.n_layers, "layer ")
+        _check_set("order", tuple(sorted(set(plan.order))), config.n_layers, "layer")
         if len(plan.order) > MAX_LAYERS:
             msg = f"order: {len(plan.order)} layers; expected at most {MAX_LAYERS}"
             raise PlanError(msg)
-    for name, size in (("layers", config.n_layers), ("vocab", config.n_vocab), ("width", config.d_model)):
+    sets = (
+        ("layers", config.n_layers, "layer"),
+        ("vocab", config.n_vocab, "token"),
+        ("width", config.d_model, "dimension"),
+    )
+    for name, size, each in sets:
         if getattr(plan, name) is not None:
-            _check_set(name, getattr(plan, name), size)
+            _check_set(name, getattr(plan, name), size, each)
     if isinstance(plan.vocab_fallback, int):
-        _check_set("vocab_fallback", (plan.vocab_fallback,), config.n_vocab)
+        _check_set("vocab_fallback", (plan.vocab_fallback,), config.n_vocab, "token")
         if plan.vocab is not None and plan.vocab_fallback not in plan.vocab:
-            msg = f"vocab_fallback: token {plan.vocab_fallback} stands for those that are gone, and is cut; keep it"
+            msg = f"vocab_fallback: token {plan.vocab_fallback} stands for those that are gone, but is cut; keep it"
             raise PlanError(msg)
-    for name, of in (("heads", plan.heads), ("ffn", plan.ffn)):
-        _check_set(name, tuple(of), config.n_layers, "layer ", empty=True)
+    for name, of, each in (("heads", plan.heads, "head"), ("ffn", plan.ffn, "neuron")):
+        _check_set(name, tuple(of), config.n_layers, "layer", empty=True)
         for layer, kept in of.items():
             size = getattr(sizes_of(config, layer), "n_heads" if name == "heads" else "d_ff")
-            _check_set(f"{name} of layer {layer}", kept, size, empty=True)
+            _check_set(f"{name} of layer {layer}", kept, size, each, empty=True)
 
 
-def _check_set(what: str, kept: Indices, size: int, each: str = "", *, empty: bool = False) -> None:
+def _check_set(what: str, kept: Indices, size: int, each: str, *, empty: bool = False) -> None:
     if not kept and not empty:
         msg = f"{what}: nothing is kept; a model needs at least one"
         raise PlanError(msg)
     if kept and kept[-1] >= size:
-        there = f"it has {size}, 0 to {size - 1}" if size else "it has none"
-        msg = f"{what}: {each}{kept[-1]} is kept, but {there}"
+        it = "it" if " of layer " in what else "the model"
+        msg = f"{what}: there is no {each} {kept[-1]}; {it} has {f'{size} (0 to {size - 1})' if size else 'none'}"
         raise PlanError(msg)
 
 

@@ -41,7 +41,7 @@ ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_
 WHY = {
     "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
     "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
-    "change: only layers behind the kept ones can be left out",
+    "change: only layers after the kept ones can be left out",
 }
 
 

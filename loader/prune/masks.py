@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["keep", "largest"]
 
-#: Up to so many, each is compared with each.
+#: Up to this many, each is compared with each.
 FEW = 16
 
 

@@ -9,7 +9,7 @@ Goddard et al. 2024, arXiv:2403.13257; SOLAR's up-scaling: Kim et al. 2023, arXi
 YAML where the extra `yaml` is installed. What needs a second model, or changes a weight, is refused by name. The
 model's name is not compared with anything: the plan is for the checkpoint that it is given with.
 
-A checkpoint that mergekit wrote is an ordinary one; mergekit_config.yml beside it is not looked at.
+A checkpoint that mergekit wrote is an ordinary one; mergekit_config.yml next to it is not looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SLICES", "load_plan", "plan_of", "plan_of_slices"]
 
 SLICES = "slices"
-#: Keys beside `slices` that move no layer and change no weight. `dtype` is told of: tensors stay as they are stored.
+#: Keys besides `slices` that move no layer and change no weight. `dtype` is told of: tensors stay as they are stored.
 HARMLESS = (
     *("merge_method", "dtype", "out_dtype", "name", "base_model"),
     *("tokenizer_source", "tokenizer", "chat_template"),
@@ -82,7 +82,7 @@ def plan_of_slices(raw: Mapping[str, Any], where: str = "mergekit's plan") -> Pr
 
 
 def _slice(piece: object, where: str) -> tuple[str, int, int]:
-    """Model, first layer and the layer behind the last of one slice."""
+    """Model, first layer and the layer after the last of one slice."""
     sources = piece.get("sources") if isinstance(piece, dict) and piece.keys() == {"sources"} else None
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
         msg = f"{where} is {quote(piece)}; expected sources with one source: model and layer_range"
@@ -100,6 +100,6 @@ def _slice(piece: object, where: str) -> tuple[str, int, int]:
     pair = isinstance(span, list) and len(span) == 2 and all(type(n) is int for n in span)  # noqa: PLR2004 - a pair
     first, stop = span if isinstance(span, list) and pair else (0, 0)
     if not isinstance(model, str) or not 0 <= first < stop <= MAX_LAYERS:
-        msg = f"{where}: found {quote(source)}; expected a model's name and layer_range [first, behind the last]"
+        msg = f"{where}: found {quote(source)}; expected a model's name and layer_range [first, after the last]"
         raise PlanError(msg)
     return model, first, stop

@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from ..text.tokenizer import Tokenizer
 from ..text.vocab_fallback import UNK, needed_rows, with_fallback_id
 from ..text.vocabulary import kept_ids
 from .compiled import fingerprint
+from .forms import FORMS, Forms
 from .mergekit import SLICES, load_plan, plan_of
 from .plan import PrunePlan
 from .ratios import Selection, selected
@@ -46,37 +48,55 @@ if TYPE_CHECKING:
     from ...runtime.spec import Config
     from ..open import Opened
 
-__all__ = ["FORMS", "Prune", "is_share", "parse_prune", "select"]
+__all__ = ["Prune", "is_share", "parse_prune", "select"]
 
 #: What `load(prune=)` takes.
 Prune = PrunePlan | str | os.PathLike[str] | dict[str, Any]
-
-FORMS = (
-    *("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"),
-    *("ffn", "vocab", "vocab_fallback", "width", "sparsity", "plan"),
-)
 
 
 def select(prune: Prune | None, opened: Opened) -> Selection:
     """What was asked for, as a plan for this model, compiled once; shares are left in it (`Selection.ranked`).
 
-    Reads no tensor, but where the plan in a file has a share and further short forms follow it. Errors: `PlanError`.
+    Reads no tensor, but where the plan in a file has a share and further short forms follow it. Errors: `PlanError`
+    and `InputError`, which name a short form, or a plan's file, as it was given.
     """
     if prune is None:
         return selected(PrunePlan(), opened)
-    if isinstance(prune, dict) and not prune.keys() & {"format", SLICES}:
-        plan = _from_forms(prune, opened)
-    elif isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
-        plan = _from_forms(_split(prune), opened)
-    elif isinstance(prune, str | os.PathLike):
-        plan = load_plan(prune)
-    elif isinstance(prune, dict):
-        plan = plan_of(prune)
-    elif isinstance(prune, PrunePlan):
-        plan = prune
-    else:
-        msg = f"prune={quote(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
-        raise PlanError(msg)
+    forms = _forms(prune)
+    if forms is not None:
+        try:
+            return _resolved(_from_forms(forms, opened), opened)
+        except (PlanError, InputError) as e:
+            raise forms.named(e) from None
+    if isinstance(prune, dict):
+        return _resolved(plan_of(prune), opened)
+    if isinstance(prune, PrunePlan):
+        return _resolved(prune, opened)
+    msg = f"prune={quote(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
+    raise PlanError(msg)
+
+
+def _forms(prune: Prune) -> Forms | None:
+    """The short forms, where these were given; a plan's file alone is one of them."""
+    if isinstance(prune, Forms):
+        return prune
+    if isinstance(prune, dict):
+        return None if prune.keys() & {"format", SLICES} else Forms(prune)
+    if isinstance(prune, str) and "=" in prune and not _is_file(prune):
+        return Forms.of_text(prune)
+    return Forms.of_file(prune) if isinstance(prune, str | os.PathLike) else None
+
+
+def _is_file(text: str) -> bool:
+    """Whether short forms are the name of a plan's file after all."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, a NUL, or not to be seen
+        return False
+
+
+def _resolved(plan: PrunePlan, opened: Opened) -> Selection:
+    """A plan for this model, compiled; shares are left in it."""
     known = replace(plan, vocab_fallback=None) if plan.vocab_fallback == UNK else plan
     chosen = selected(known, opened)
     plan = with_fallback_id(plan, opened.directory)
@@ -93,23 +113,12 @@ def parse_prune(prune: Prune | None, opened: Opened) -> PrunePlan | None:
     return None if prune is None else select(prune, opened).ranked(opened).plan
 
 
-def _split(text: str) -> dict[str, Any]:
-    """Split "keep-layers=0-2; ffn=0.75" into its forms."""
-    forms: dict[str, Any] = {}
-    for piece in text.split(";"):
-        name, _, value = piece.partition("=")
-        key = name.strip().replace("-", "_")
-        if key in forms:
-            msg = f"prune: {key} is given twice in {quote(text)}"
-            raise PlanError(msg)
-        forms[key] = value.strip()
-    return forms
-
-
-def _from_forms(forms: Mapping[str, Any], opened: Opened) -> PrunePlan:
+def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
     unknown = [name for name in forms if name not in FORMS]
     if unknown:
-        msg = f"prune: {quote(unknown[0])} is not understood; expected some of {', '.join(FORMS)}"
+        near = get_close_matches(str(unknown[0]), FORMS, 1)
+        perhaps = f" (did you mean {near[0]}?)" if near else ""
+        msg = f"{quote(unknown[0])} is not understood{perhaps}; expected some of {', '.join(FORMS)}"
         raise PlanError(msg)
     base, config, left = PrunePlan(), opened.config, opened.config
     if forms.keys() == {"plan"}:
@@ -117,10 +126,10 @@ def _from_forms(forms: Mapping[str, Any], opened: Opened) -> PrunePlan:
     if "plan" in forms:  # the other forms number what it leaves
         first = select(load_plan(forms["plan"]), opened).ranked(opened)
         base, left = first.plan, first.cut.config
-    heads = _dropped_heads(forms.get("drop_heads", {}), left)
+    heads = _dropped_heads(forms, left)
     heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
     dropped = _layers("drop_layers", forms, left)
-    layers = None if "keep_layers" not in forms else read_indices(forms["keep_layers"], "keep_layers")
+    layers = None if "keep_layers" not in forms else _layers("keep_layers", forms, left)
     if dropped:
         layers = tuple(i for i in (range(left.n_layers) if layers is None else layers) if i not in dropped)
     ids, fallback = None, _id_or_word(forms.get("vocab_fallback"))
@@ -160,7 +169,7 @@ def _number(name: str, value: object) -> Any:  # noqa: ANN401 - the plan checks 
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        msg = f"{name}: found {quote(value)}; expected a share such as 0.75"
+        msg = f"{name}: found {quote(value)}; expected a share above 0 and at most 1, such as 0.75"
         raise PlanError(msg) from None
 
 
@@ -172,13 +181,15 @@ def _layers(name: str, forms: Mapping[str, Any], config: Config) -> tuple[int, .
     """Layers that a form names, each there."""
     layers = read_indices(forms.get(name, ()), name)
     if layers and layers[-1] >= config.n_layers:
-        msg = f"{name}: layer {layers[-1]}, but the model has {config.n_layers}, 0 to {config.n_layers - 1}"
+        what = "what the plan leaves" if "plan" in forms else "the model"
+        msg = f"{name}: there is no layer {layers[-1]}; {what} has {config.n_layers} (0 to {config.n_layers - 1})"
         raise PlanError(msg)
     return layers
 
 
-def _dropped_heads(form: object, config: Config) -> dict[int, tuple[int, ...]]:
+def _dropped_heads(forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
     """Layer -> the heads that are left, from "3:0,1+4:2", a list of such, or {3: "0,1"}."""
+    form = forms.get("drop_heads", {})
     if isinstance(form, dict):
         pairs = list(form.items())
     else:
@@ -187,14 +198,15 @@ def _dropped_heads(form: object, config: Config) -> dict[int, tuple[int, ...]]:
         pairs = [text.split(":") for text in texts]  # type: ignore[misc]  # of other lengths: refused below
     kept: dict[int, tuple[int, ...]] = {}
     for pair in pairs:
-        layers = read_indices(pair[0], "drop_heads: layer") if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
+        layers = read_indices(pair[0], "drop_heads") if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
         if len(layers) != 1 or layers[0] in kept:
-            msg = f"drop_heads: {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
+            msg = f"drop_heads: found {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
             raise PlanError(msg)
-        [layer] = _layers("drop_heads", {"drop_heads": layers}, config)
-        drop, there = read_indices(pair[1], f"drop_heads of layer {layer}"), sizes_of(config, layer).n_heads
+        [layer] = _layers("drop_heads", {**forms, "drop_heads": layers}, config)
+        drop, there = read_indices(pair[1], "drop_heads"), sizes_of(config, layer).n_heads
         if drop and drop[-1] >= there:
-            msg = f"drop_heads of layer {layer}: head {drop[-1]}, but it has {there}, 0 to {there - 1}"
+            has = f"has {there} (0 to {there - 1})" if there else "has no attention"
+            msg = f"drop_heads: there is no head {drop[-1]} in layer {layer}; it {has}"
             raise PlanError(msg)
         kept[layer] = tuple(h for h in range(there) if h not in drop)
     return kept

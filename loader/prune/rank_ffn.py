@@ -64,7 +64,7 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
 
 
 def count_of(there: int, ratio: float) -> int:
-    """How many a share of so many is: rounded to nearest, at least one where there is any."""
+    """How many a share of n is: rounded to nearest, at least one where there is any."""
     return min(there, max(1, int(ratio * there + 0.5)))
 
 

@@ -1,7 +1,7 @@
 """Which dimensions of the residual stream to keep where no text is at hand: what is written there, times what is read.
 
     written(j) = mean_t embed_tj^2 + sum over layers of (|o_j|^2 + |down_j|^2)           rows j of o and down
-    read(j)    = sum over norms of gain_j^2 * |columns j of the matrices behind it|^2    q, k, v; gate, up; head
+    read(j)    = sum over norms of gain_j^2 * |columns j of the matrices after it|^2    q, k, v; gate, up; head
     score(j)   = written(j) * read(j)
 
 `written` is dimension j's variance if whatever enters o and down were independent and of size one (of the embedding a

@@ -81,7 +81,7 @@ class Pattern:
         return n * self.per_row(k // self.columns) * self.columns
 
     def per_row(self, there: int) -> int:
-        """Blocks, or numbers, that a share leaves of so many."""
+        """Blocks, or numbers, that a share leaves of this many."""
         return there - int(there * self.ratio)
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:

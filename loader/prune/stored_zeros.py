@@ -1,7 +1,7 @@
 """Counting the zeros that a checkpoint holds already, where a plan asks to keep exactly these ("stored").
 
-How much memory such a matrix takes is known only then: it is the one cut, beside a share of the neurons, for which data
-is read before the memory is predicted.
+How much memory such a matrix takes is known only then: apart from a share of the neurons it is the one cut for which
+data is read before the memory is predicted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Text to ids and back: tokenizer.json through `tokenizers`, as `transformers` 5 reads it.
 
-The post-processor in tokenizer.json alone decides what frames a text (`<s>` before it, `</s>` behind): transformers
+The post-processor in tokenizer.json alone decides what frames a text (`<s>` before it, `</s>` after): transformers
 drops `add_bos_token` and `add_eos_token` of tokenizer_config.json when there is a tokenizer.json, and so do we.
 tokenizer_config.json names the bos, eos and pad tokens. Truncation and padding set in the file are switched off.
 

@@ -42,7 +42,7 @@ def _printable() -> dict[str, int]:
 
 
 class Bytes:
-    """A tokenizer's byte tokens; `ids` is empty where it has not all of them."""
+    """A tokenizer's byte tokens; `ids` is empty where it lacks some of them."""
 
     def __init__(self, whole: Tokenizer) -> None:
         """Find them by their spelling."""

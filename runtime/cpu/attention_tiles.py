@@ -88,7 +88,7 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
     """sum_d q[m, d] k[d, 0:16] for blocks of keys, each `rows` vectors as `_interleave` makes them, `ldo` bytes apart.
 
     (q, k, scales, d, out, ldo, left, jump, part): q [d/16][rows][16], d a multiple of sixteen; `scales`: of int8 keys.
-    What is asked for in advance lies `jump` bytes further on where it would be behind the `left` bytes of the keys.
+    What is asked for in advance lies `jump` bytes further on where it would be after the `left` bytes of the keys.
     `part`: memory for sums of half the lanes: kept in registers by LLVM's choice they would push accumulators out.
     """
     size, count = KV_BYTES[kind], rows * blocks
@@ -307,7 +307,7 @@ def within(b: Any, v: Any, key: Any, first: Any, end: Any, other: Any) -> Any:
 
 @op(lanes, i64, i64)
 def fold_lanes(b: Any, at: Any, stride: Any) -> Any:
-    """The order's sixteen lanes, each a vector `stride` bytes behind the last, folded."""
+    """The order's sixteen lanes, each a vector `stride` bytes after the last, folded."""
     return _tree(b, [ir_load(b, b.add(at, b.mul(stride, c64(r)))) for r in range(N)])
 
 

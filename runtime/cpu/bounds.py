@@ -1,6 +1,6 @@
 """MIAOTUI_DEBUG=1: every load and store of a kernel is checked against the operands of its instruction.
 
-Kernels take addresses, and Numba does not check them. Under MIAOTUI_DEBUG they are compiled anew, with a call to
+Kernels take addresses, and Numba does not check them. Under MIAOTUI_DEBUG they are compiled again, with a call to
 `INSIDE` before every access (`emitters.ptr`); a step then runs an instruction at a time, and before each one the
 table below is filled with where its operands begin and end, for as many rows as the step has. What lies in none of
 them goes to a sink instead, and the step ends in a `BackendError` that names instruction, kernel and address. Three to
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Checked", "install", "watched"]
 
 #: The table: how many regions (0: nobody watches, all is allowed), the first address that lay in none and how many
-#: bytes it was of; then first byte and the byte behind the last of each region; then the sink.
+#: bytes it was of; then first byte and the byte after the last of each region; then the sink.
 COUNT, ADDRESS, NBYTES, REGIONS = range(4)
 MOST, SINK = 4096, 64
 _TABLE = np.zeros(REGIONS + 2 * MOST + SINK, np.int64)
@@ -110,7 +110,7 @@ def install() -> None:
     llvm.add_symbol(INSIDE, engine.get_function_address(INSIDE))
 
 
-#: Name, first byte, byte behind the last.
+#: Name, first byte, byte after the last.
 Region = tuple[str, int, int]
 
 

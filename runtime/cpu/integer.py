@@ -133,7 +133,7 @@ def _weights(b: Any, at: Any, kind: str, step: int) -> list[tuple[Any, int]]:
 def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
     """y[m, 16 p + l] for `panels` panels and `tokens` tokens; strides in bytes.
 
-    `ahead`: prefetch the weights so many bytes further on, or 0.
+    `ahead`: prefetch the weights this many bytes further on, or 0.
 
     (w, ldw, x, ldx, groups, y, ldy, ldp, left): panels lie ldw apart and their results ldp, tokens ldx and ldy; `left`
     counts the matrix's rows from the first panel's first. x: `quantize`'s rows: bytes, then scales, then sums.

@@ -45,7 +45,7 @@ def packer(dtypes: Iterable[str]) -> Callable[[NDArray[Any], str, str, NDArray[n
 
 
 def _bounds(a: NDArray[Any]) -> tuple[int, int]:
-    """First byte and the one behind the last; strides are not negative."""
+    """First byte and the one after the last; strides are not negative."""
     first = int(a.ctypes.data)
     return first, first + sum((n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)) + a.itemsize
 

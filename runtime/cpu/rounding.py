@@ -1,4 +1,4 @@
-"""What rounding matrices takes beside the lanes' operations: turning, float16, and bytes to their places."""
+"""What rounding matrices takes besides the lanes' operations: turning, float16, and bytes to their places."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _places(b: Any, w: Any, n: Any, row: Any, k_dim: Any) -> tuple[Any, Any]:
 
 
 def _groups(b: Any, place: Any, mask: Any, k: Any, kind: str, count: int) -> tuple[list[Any], Any]:
-    """`count` groups of sixteen stored numbers of a row, from column k on, and where the numbers behind them begin."""
+    """`count` groups of sixteen stored numbers of a row, from column k on, and where the numbers after them begin."""
     word = ir.IntType(16 * count)
     bits = b.zext(b.load(ptr(b, b.add(mask, b.ashr(k, c64(3))), word), align=2), I64)
     vectors, at = [], place
@@ -119,7 +119,7 @@ def sparse_rows(rows: int, kind: str, ahead: int = 0) -> Any:
     """y[r] = sum_k w[r, k] x[k] for `rows` rows, `step` apart from `row` on.
 
     (w, n, row, step, x, K, y, ldr): w is the whole matrix of n rows; results lie ldr bytes apart. `ahead`: prefetch the
-    numbers so many bytes further on, or 0.
+    numbers this many bytes further on, or 0.
     """
 
     @op(void, *[i64] * 8)

@@ -67,7 +67,7 @@ def _steps(kind: str) -> tuple[int, int]:
 def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
     """y[r] = sum_k w[r, k] x[k] for `rows` weight rows; strides in bytes.
 
-    (w, ldw, x, K, y, ldy): rows lie ldw apart, results ldy. `ahead`: prefetch so many bytes further on, or 0.
+    (w, ldw, x, K, y, ldy): rows lie ldw apart, results ldy. `ahead`: prefetch this many bytes further on, or 0.
     FAST takes pairs of BF16 of both, a lane l and l + 1 of 32; x is then filled up with zeros to whole 32s.
     """
     size = SIZES[kind]
@@ -130,7 +130,7 @@ def pack_tile(rows: int, kind: str) -> Any:
 def product_tile(rows: int, tokens: int, kind: str, *, packed: bool) -> Any:
     """y[m, r] = sum_k w[r, k] x[m, k] for `rows` rows and `tokens` tokens, or a piece of that sum; strides in bytes.
 
-    (w, ldw, rows_left, x, ldx, tokens_left, K, y, ldy, carry, part, ahead, much): so many rows and tokens are there;
+    (w, ldw, rows_left, x, ldx, tokens_left, K, y, ldy, carry, part, ahead, much): this many rows and tokens are there;
     the last stands for those that are not. `packed`: w is a panel that `pack_tile` wrote, and ldw means nothing.
     K: columns of this piece. part: 1 where it is the first, + 2 where it is the last; what lies between goes through
     `carry`. `much` bytes from `ahead` on are prefetched.

@@ -35,7 +35,7 @@ def device_memory(program: Program, way: str | None = None) -> dict[str, int]:
 
 
 def _walked(program: Program) -> int:
-    """Bytes that a step by a walker takes beside its words."""
+    """Bytes that a step by a walker takes besides its words."""
     rows = program.encode(lambda _: 0)
     values = [slots_of(i, row) for i, row in zip(program.code, rows, strict=True)]
     drawn = {"draw": 0, "x": 0, "n": 0}

@@ -71,7 +71,7 @@ def least(kernel: Kernel) -> tuple[int, int] | tuple[int, int, str]:
 
 
 def check(kernel: Kernel, architecture: str) -> None:
-    """Refuse a kernel that a GPU has not the instructions for: BackendError."""
+    """Refuse a kernel that a GPU lacks the instructions for: BackendError."""
     if architecture == TURING and least(kernel) != LEAST:
         msg = (
             f"{kernel.name} needs Ampere (8.0) or later, and this GPU is Turing (7.5): precision='exact' and "

@@ -34,7 +34,7 @@ class Device(Protocol):
     architecture: str  # as sm_80: what its code is made for
 
     def allocate(self, nbytes: int) -> int:
-        """Address of so many bytes, a multiple of 256."""
+        """Address of this many bytes, a multiple of 256."""
 
     def write(self, address: int, data: NDArray[Any]) -> None:
         """From the host."""
@@ -43,13 +43,13 @@ class Device(Protocol):
         """To the host, after all that was launched."""
 
     def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
-        """Begin to read, behind all that was launched; the function waits for the bytes."""
+        """Begin to read, after all that was launched; the function waits for the bytes."""
 
     def tensor_map(self, wanted: TensorMap, to: int) -> None:
         """Write a map for copies to `MAP_BYTES` at an address. Errors: `BackendError`: there is none of this."""
 
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
-        """Start a kernel behind all others."""
+        """Start a kernel after all others."""
 
     def room(self, kernel: Kernel, shared: int) -> int:
         """Blocks of a kernel that run at once."""
@@ -64,4 +64,4 @@ class Device(Protocol):
         """Wait for all that was launched."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""

@@ -49,7 +49,7 @@ DIGITS, BINS = 4, 256
 #: is off), the least weight, penalty (bits of a float32), seed, sequence, and the bits of a weight's unit.
 D_TOP_K, D_TEMPERATURE, D_COMPLEMENT, D_LEAST, D_PENALTY, D_SEED, D_SEQUENCE, D_UNIT = range(8)
 #: The device's: the largest key, the least key that is kept and the last id that has it; and of either search, for each
-#: digit and behind the last, the digits that are known and what is still wanted of those that begin so.
+#: digit and after the last, the digits that are known and what is still wanted of those that begin so.
 D_TOP, D_FLOOR, D_LAST, D_COUNT, D_MASS = 8, 9, 10, 16, 32
 #: Counts and weights by digit, 256 for each of four; then, by group of ids: those that tie at a nucleus' boundary, and
 #: the weights of those that are kept.

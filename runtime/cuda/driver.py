@@ -36,7 +36,7 @@ _AGAIN = "the GPU is lost to this model: close it and load it again, in a new pr
 PLAIN_SHARED = 48 * 1024
 #: Most bytes of a fetch.
 STAGED = 4096
-#: Behind these every call in the process's context fails: the GPU's memory and what it was doing are gone.
+#: After these every call in the process's context fails: the GPU's memory and what it was doing are gone.
 _LOST = {
     *("ILLEGAL_ADDRESS", "LAUNCH_TIMEOUT", "LAUNCH_FAILED", "ASSERT", "HARDWARE_STACK_ERROR", "ILLEGAL_INSTRUCTION"),
     *("MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "ECC_UNCORRECTABLE", "CONTEXT_IS_DESTROYED"),
@@ -130,7 +130,7 @@ class CudaDevice:
         }
 
     def check(self, kernels: Iterable[Kernel]) -> None:
-        """Refuse kernels that this GPU has not the instructions for: BackendError."""
+        """Refuse kernels that this GPU lacks the instructions for: BackendError."""
         for kernel in kernels:
             check(kernel, self.architecture)
 
@@ -139,7 +139,7 @@ class CudaDevice:
         return int(self._do("ask for its free memory", "cuMemGetInfo")[0])
 
     def allocate(self, nbytes: int) -> int:
-        """Address of so many bytes. Errors: `BackendError` where there is no room."""
+        """Address of this many bytes. Errors: `BackendError` where there is no room."""
         free = self.free_bytes() if nbytes >= LARGE else 0
         what = f"allocate {nbytes:,} bytes on {self.name}" + (f" ({free:,} are free)" if free else "")
         address = int(self._do(what, "cuMemAlloc", nbytes))
@@ -147,7 +147,7 @@ class CudaDevice:
         return address
 
     def write(self, address: int, data: NDArray[Any]) -> None:
-        """From the host, behind what was launched; the data may change afterwards."""
+        """From the host, after what was launched; the data may change afterwards."""
         flat = np.ascontiguousarray(data)
         if flat.nbytes:
             self._do("copy to the GPU", "cuMemcpyHtoDAsync", address, flat.ctypes.data, flat.nbytes, self._stream)
@@ -161,7 +161,7 @@ class CudaDevice:
         return out
 
     def fetch(self, address: int, nbytes: int) -> Callable[[], NDArray[np.uint8]]:
-        """Begin to copy to the host, behind all that was launched; the function waits for the bytes, and no longer."""
+        """Begin to copy to the host, after all that was launched; the function waits for the bytes, and no longer."""
         if nbytes > STAGED:
             msg = f"{nbytes} bytes at once; {STAGED} can be fetched"
             raise BackendError(msg)
@@ -214,7 +214,7 @@ class CudaDevice:
         return int(each * self.processors)
 
     def launch(self, kernel: Kernel, blocks: int, shared: int, arguments: Sequence[Any]) -> None:
-        """Start a kernel behind all others."""
+        """Start a kernel after all others."""
         kinds = tuple(ctypes.c_float if isinstance(a, np.floating) else ctypes.c_int64 for a in arguments)
         values = tuple(float(a) if isinstance(a, np.floating) else int(a) for a in arguments)
         size = kernel.threads, 1, 1
@@ -259,7 +259,7 @@ class CudaDevice:
             graph = self._do("record a graph", "cuStreamEndCapture", self._stream)
         ready = self._do("make a graph ready", "cuGraphInstantiate", graph, 0)
         self._loose.append(lambda: self._driver.cuGraphExecDestroy(ready))
-        self._do("let go of a graph", "cuGraphDestroy", graph)
+        self._do("release a graph", "cuGraphDestroy", graph)
         return lambda: self._do("run a graph", "cuGraphLaunch", ready, self._stream)
 
     def synchronize(self) -> None:
@@ -267,9 +267,9 @@ class CudaDevice:
         self._do("finish what was launched", "cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Let go of everything; harmless when done twice, or when the device is lost.
+        """Release everything; harmless when done twice, or when the device is lost.
 
-        A lost context is made anew, so that the process can open the GPU again where the driver lets it.
+        A lost context is made again, so that the process can open the GPU again where the driver lets it.
         """
         if self._lost and self._loose:
             self._driver.cuDevicePrimaryCtxReset(self._device)

@@ -243,7 +243,7 @@ class _Fuser:
 
     def _argmax(self, source: Source) -> list[Call]:
         x = [t.span for t in source.ins.tensors("i")]
-        room = (STEP_BLOCK[0] - 2, STEP_BLOCK[0] - 1)  # the parts, as a piece of the arena behind nothing
+        room = (STEP_BLOCK[0] - 2, STEP_BLOCK[0] - 1)  # the parts, as a piece of the arena after nothing
         values = {**source.values, "parts": self._parts}
         return [
             Call(FUSED["argmax_parts"], True, values, x, [room]),

@@ -168,7 +168,7 @@ class Interpreter:
         return to
 
     def chosen(self, line: Line, rows: int) -> Kernel:
-        """The kernel that takes so many rows of a line."""
+        """The kernel that takes this many rows of a line."""
         architecture = self.device.architecture
         fast = self.program.fast and architecture != TURING
         name, batched = line.kernel.name, self._batched

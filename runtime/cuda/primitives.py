@@ -197,12 +197,12 @@ def sst_i64(address, value):
 
 @Primitive
 def barrier():
-    """*block* What was written before it is seen behind it."""
+    """*block* What was written before it is seen after it."""
 
 
 @Primitive
 def warp_barrier():
-    """*warp* What was written before it is seen behind it."""
+    """*warp* What was written before it is seen after it."""
 
 
 # ---------------------------------------------------------------------------------------------- the grid
@@ -213,7 +213,7 @@ def release_add(address, value):
 
 @Primitive
 def acquire_i64(address):
-    """Eight bytes, and all that was released to them is seen; by the whole block behind a barrier."""
+    """Eight bytes, and all that was released to them is seen; by the whole block after a barrier."""
 
 
 @Primitive
@@ -265,7 +265,7 @@ def copies_close():
 
 @Primitive
 def copies_wait(left):
-    """Wait until at most `left` groups of this thread are under way; others see the copies behind a barrier."""
+    """Wait until at most `left` groups of this thread are under way; others see the copies after a barrier."""
 
 
 @Primitive
@@ -286,7 +286,7 @@ def mma_bf16(a, b0, b1, c):
 
 @Primitive
 def registers(count):
-    """So many float32 of a thread's own, to be indexed; `count` is a constant. They hold anything at first."""
+    """Float32 of a thread's own, to be indexed; `count` is a constant. They hold anything at first."""
 
 
 # ---------------------------------------------------------------------------------------------- numbers

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DRAW_BLOCK", "STEP_BLOCK", "Call", "Script", "calls_of"]
 
-#: Where the step block lies, as a piece of the arena: behind nothing.
+#: Where the step block lies, as a piece of the arena: after nothing.
 STEP_BLOCK = (-2, -1)
 #: Where the draw block lies, likewise.
 DRAW_BLOCK = (-6, -5)
@@ -79,7 +79,7 @@ class Script:
         self.calls = list(calls)
         wait = waits([(c.reads, c.writes) for c in calls])
         starts = [i for i in range(len(calls)) if wait[i] or i == 0]
-        #: [first, behind the last) of each.
+        #: [first, after the last) of each.
         self.phases = list(zip(starts, [*starts[1:], len(calls)], strict=True))
         self.kernels = sorted({c.kernel.name: c.kernel for c in calls}.values(), key=lambda k: k.name)
         times = {c.kernel.name: -(-THREADS // c.kernel.threads) for c in calls}
@@ -93,7 +93,7 @@ class Script:
         return WORD * LINE * len(self.calls)
 
     def table(self, blocks: int) -> NDArray[np.int64]:
-        """int64 [calls, LINE] for a grid of so many blocks. Errors: `BackendError`, a size is too large."""
+        """int64 [calls, LINE] for a grid of this many blocks. Errors: `BackendError`, a size is too large."""
         numbers = {k.name: i for i, k in enumerate(self.kernels)}
         out = np.zeros((len(self.calls), LINE), np.int64)
         for first, last in self.phases:

@@ -29,8 +29,8 @@ __all__ = [
 #: address of the ids, greedy id of the last row.
 WORDS = 16
 S_T, S_START, S_ROWS, S_IDS, S_RESULT = range(5)
-#: Run block, for steps that the host does not drive: ids that may still come, how many came, ids that end it (so many,
-#: at most ENDS), and the last RING ids.
+#: Run block, for steps that the host does not drive: ids that may still come, how many came, ids that end it (their
+#: count, at most ENDS), and the last RING ids.
 ENDS, RING = 64, 64
 R_LEFT, R_COUNT, R_N_ENDS, R_ENDS, R_IDS = 0, 1, 2, 8, 8 + ENDS
 RUN_WORDS = R_IDS + RING

@@ -1,4 +1,4 @@
-"""What a kernel may ask of the tensor core beside `primitives.py`: the same facade, its second page."""
+"""What a kernel may ask of the tensor core besides `primitives.py`: the same facade, its second page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def mma_f16(a, b0, b1, c):
 
 @Primitive
 def tf32(word):
-    """Bits of the nearest TF32 to a float32's: 10 behind the point, ties away from zero; as int64."""
+    """Bits of the nearest TF32 to a float32's: 10 after the point, ties away from zero; as int64."""
 
 
 @Primitive
@@ -97,12 +97,12 @@ def window(shared):
 
 @Primitive
 def fence_async():
-    """What this thread wrote to shared memory is seen by products that read it, behind a barrier."""
+    """What this thread wrote to shared memory is seen by products that read it, after a barrier."""
 
 
 @Primitive
 def wgmma_fence():
-    """*warpgroup* Products begun behind it take the registers as they are now."""
+    """*warpgroup* Products begun after it take the registers as they are now."""
 
 
 @Primitive
@@ -136,7 +136,7 @@ def wgmma_finish(acc, count):
 # (`tensor_map.py`); 128 bytes in device memory.
 @Primitive
 def mbarrier_init(barrier, count):
-    """Make it one of `count` arrivals, in phase 0: for copies behind this thread's `fence_async`, for all a barrier."""
+    """Make it one of `count` arrivals, in phase 0: for copies after this thread's `fence_async`, for all a barrier."""
 
 
 @Primitive

@@ -18,7 +18,7 @@ def most_i64(address, value):
 
 @Primitive
 def sadd_i64(address, value):
-    """Add to eight bytes of shared memory, other threads may at once; the sum is there behind a barrier."""
+    """Add to eight bytes of shared memory, other threads may at once; the sum is there after a barrier."""
 
 
 # ---------------------------------------------------------------------------------------------- numbers

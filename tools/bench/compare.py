@@ -6,7 +6,7 @@
 Each side is a process of its own that sleeps while the other works (`peers.worker`). A round is a prefill by each and
 decoding by turns of a few tokens, with a reading of the machine's bandwidth in every turn; who goes first alternates.
 What counts is the median of the ratios of neighbours: both sides of a ratio saw the same machine. Before anything is
-timed the logits of both are compared, so that the same maths is measured. A peer that is not there, or has not the
+timed the logits of both are compared, so that the same maths is measured. A peer that is not there, or lacks the
 dtype, is left out and the record says why.
 """
 

@@ -54,7 +54,7 @@ PREFILLS = (128, 512, 2048)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is decoded: a prompt, how many ids behind it, and how often; and how the cache is kept."""
+    """What is decoded: a prompt, how many ids after it, and how often; and how the cache is kept."""
 
     prompt: list[int]
     new: int
@@ -230,7 +230,7 @@ def _figures(turns: Turns, size: int, copies: Words[float]) -> dict[str, float]:
 
 
 def prefill(path: Path, sizes: Words[int], rounds: int, precision: str) -> dict[str, Any]:
-    """Milliseconds of the GPU for prompts of so many tokens in one pass, the head on the last: medians, by turns."""
+    """Milliseconds of the GPU for prompts of this many tokens in one pass, the head on the last: medians, by turns."""
     longest = max(sizes)
     with _load(path, longest, precision=precision, prefill_chunk=longest) as model:
         session = model.session
@@ -277,7 +277,7 @@ def _summary_line(record: dict[str, Any]) -> str:
     lines = [
         f"copies {b['copy_gbs']:.0f} GB/s, reads {b['read_gbs']:.0f} GB/s",
         f"a launch {launch['launch']:.1f} us, {launch['in_graph']:.1f} us in a graph",
-        f"decode of {record['shape']}, {d['new']} tokens behind {d['prompt']}:",
+        f"decode of {record['shape']}, {d['new']} tokens after {d['prompt']}:",
     ]
     for name, f in d["sides"].items():
         gpu_part = f"; the GPU's part {f['step_us']:.0f} us, {f['step_copy_share']:.0%}" if "step_us" in f else ""
@@ -309,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if min(args.prompt, args.rounds, *args.prefill) < 1 or args.new < 2:  # noqa: PLR2004 - a step behind the first
+    if min(args.prompt, args.rounds, *args.prefill) < 1 or args.new < 2:  # noqa: PLR2004 - a step after the first
         msg = "--prompt, --rounds, --prefill: expected at least 1 each, and 2 of --new"
         raise InputError(msg)
 

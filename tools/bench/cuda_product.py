@@ -99,7 +99,7 @@ class Product:
 
 
 def products(sizes: Sequence[str], rounds: int, python: str) -> dict[str, Any]:
-    """Every size; torch's beside them where it is to be had, else the reason. InputError: no such size."""
+    """Every size; torch's next to them where it is to be had, else the reason. InputError: no such size."""
     wanted = [_sizes(text) for text in sizes]
     results: list[dict[str, Any]] = []
     torch: Worker | None = None

@@ -1,4 +1,4 @@
-"""How much memory a model takes, as the system counts it, beside what the plan says.
+"""How much memory a model takes, as the system counts it, next to what the plan says.
 
     python -m miaotui.tools.bench.footprint --model DIR [--quantize HOW] [--prune PLAN] [--context N] [--new N]
 

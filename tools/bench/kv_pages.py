@@ -85,7 +85,7 @@ for line in sys.stdin:
         for _ in range(rest[0]):
             executor.step()
         said = (time.perf_counter() - began) / rest[0]
-        executor.close()  # its threads would spin beside the others' turns
+        executor.close()  # its threads would spin next to the others' turns
     print(json.dumps(said), flush=True)
 """
 

@@ -44,7 +44,7 @@ class Part:
 
 
 def profile(session: Session, prompt: Sequence[int], repeat: int = REPEAT) -> dict[str, list[Part]]:
-    """Parts of "prefill" (one chunk of the prompt) and "decode" (one token behind it), in the program's order."""
+    """Parts of "prefill" (one chunk of the prompt) and "decode" (one token after it), in the program's order."""
     chunk = list(prompt[: session.chunk])
     session.step(chunk, 0)
     return {

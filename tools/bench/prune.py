@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prefills", type=int, default=6, help="in a round (default: 6)")
     parser.add_argument("--work", type=Path, help="keep the checkpoints here (default: a temporary directory)")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON, beside the rows that are there")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, next to the rows that are there")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What rounding costs: perplexity, and divergence from the exact model, ours beside the peer's on the same weights.
+"""What rounding costs: perplexity, and divergence from the exact model, ours next to the peer's on the same weights.
 
     python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--peer-python PYTHON] [--out FILE]
 
@@ -95,7 +95,7 @@ def _peer(python: str, path: Path, dtype: str, texts: list[list[int]]) -> list[N
 
 
 def _texts(args: argparse.Namespace) -> list[list[int]]:
-    """Ids to predict: windows of the file, or held-out stories with `</s>` behind."""
+    """Ids to predict: windows of the file, or held-out stories with `</s>` after each."""
     with load(args.model) as model:
         if args.file is None:
             return [[*model.tokenizer.encode(s), *model.config.eos_ids[:1]] for s in held_out(args.stories)]

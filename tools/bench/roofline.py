@@ -1,7 +1,7 @@
 """What this machine can read: the memory bandwidth that a decode step is measured against, and the machine's facts.
 
 A decode step reads every weight once, so its speed is bounded by the read bandwidth. On a shared machine that
-bandwidth moves by half within minutes: a figure means something only beside a reading taken in the same second.
+bandwidth moves by half within minutes: a figure means something only next to a reading taken in the same second.
 `ReadSum` gives such a reading whenever it is asked, and its threads sleep in between.
 """
 

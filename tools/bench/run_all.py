@@ -2,7 +2,7 @@
 
     python -m miaotui.tools.bench.run_all --peer-python PEER/bin/python --work WORK --out docs/benchmarks [--quick]
 
-A file that is there is not made again: delete it to have it taken anew, or go on after a break. Each is made by the
+A file that is there is not made again: delete it to have it taken again, or go on after a break. Each is made by the
 command that it names. At the end the tables (`tables.md`) and the picture (`peers.svg`) are made from what is there.
 """
 
@@ -104,7 +104,7 @@ def finish(out: Path) -> None:
     """Make tables and picture from the comparisons that are there."""
     files = sorted(out.glob("peers-*.json"))
     reports = [r for r in read_reports(files) if r["results"]]
-    text = "# Tables\n\nMade by `python -m miaotui.tools.bench.run_all` from the files beside this one.\n"
+    text = "# Tables\n\nMade by `python -m miaotui.tools.bench.run_all` from the files next to this one.\n"
     if reports:
         draw(gather(reports), out / "peers.svg", "two threads, against every peer")
         text += f"\n{summary(sorted(reports, key=lambda r: LARGE.index(r['shape'])))}"

@@ -77,7 +77,7 @@ def find(binary: str | None = None) -> str:
 def run(binary: str, tool: str, select: str | None, python: str = sys.executable) -> Verdict:
     """Run the gpu tests under a tool, all that they print as it comes. BackendError: no tests, or it said no result."""
     if not TESTS.is_dir():
-        msg = f"no {TESTS.name}/ beside the package: run this in a clone of the repository"
+        msg = f"no {TESTS.name}/ next to the package: run this in a clone of the repository"
         raise BackendError(msg)
     words = [binary, "--tool", tool, *TOOLS[tool], "--error-exitcode", str(FOUND), "--target-processes", "all"]
     words += [python, "-m", "pytest", "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider", str(TESTS)]

@@ -1,4 +1,4 @@
-"""Comparisons as the tables that README quotes: `python -m miaotui.tools.bench.table FILE [FILE ...]`.
+"""Comparisons as the tables of README and tables.md: `python -m miaotui.tools.bench.table FILE [FILE ...]`.
 
 One file: a row for each dtype and thread count. Several: one summary, a row for each shape, dtype and thread count,
 with every prompt length that was measured. Of several peers each cell takes the best, the one that we beat by least.
@@ -16,7 +16,7 @@ from ...errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["best", "main", "read_reports", "summary", "table"]
+__all__ = ["best", "main", "pairs", "read_reports", "summary", "table"]
 
 Row = dict[str, Any]
 
@@ -55,6 +55,28 @@ def summary(reports: Sequence[Row]) -> str:
             cells.append(_pair(best(these, "prefill"), "prefill", named=True) if these else "| |")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def pairs(reports: Sequence[Row]) -> str:
+    """Markdown for README: of each figure the pair with the lowest ratio, as "ratio: ours, theirs and whose"."""
+    rows = [r | {"shape": report["shape"], "prompt": report["prompt"]} for report in reports for r in report["results"]]
+    prompts = sorted({r["prompt"] for r in rows})
+    lines = [
+        f"| | decode | {' | '.join(f'prefill, {n} tokens' for n in prompts)} |",
+        "|---|---|" + "---|" * len(prompts),
+    ]
+    for group in _grouped(rows, ("shape", "dtype")):
+        chosen = [best([r for r in group if r["prompt"] == prompts[0]], "decode")]
+        chosen += [best([r for r in group if r["prompt"] == n], "prefill") for n in prompts]
+        cells = [_told(r, "prefill" if i else "decode") for i, r in enumerate(chosen)]
+        lines.append(f"| {group[0]['shape']}, {group[0]['dtype'].upper()} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _told(row: Row, phase: str) -> str:
+    """One cell: the ratio, and the two speeds that it is the median ratio of."""
+    ours, theirs = row["ours"][f"{phase}_tps"], row["theirs"][f"{phase}_tps"]
+    return f"**{row[f'{phase}_ratio']['median']:.2f}** ({ours:.0f} : {theirs:.0f} {row['peer']})"
 
 
 def best(rows: Sequence[Row], phase: str) -> Row:

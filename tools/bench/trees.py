@@ -138,7 +138,7 @@ def packed(after: Tree, pairs: int, prompts: int, each: int) -> dict[str, Any]:
         time.sleep(PAUSE)
         alone, together, same = after.ask("packed", prompts, each)
         if not same:
-            msg = f"{prompts} prompts of {each} tokens in one pass have not the bits of each alone"
+            msg = f"{prompts} prompts of {each} tokens in one pass differ from each alone"
             raise BackendError(msg)
         rows.append((alone, together))
     return paired([b for _, b in rows], [a for a, _ in rows])

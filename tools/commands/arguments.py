@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...errors import InputError
 from ...sizes import parse_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ...loader.prune.forms import Forms
     from ...model import Model
 
 __all__ = [
@@ -27,12 +29,12 @@ __all__ = [
 ]
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add `--model` and `--revision`."""
+def add_model(parser: argparse.ArgumentParser, default: str = "the demo model that is included") -> None:
+    """Add `--model` and what says how it is read; `default`: what there is without one, in words."""
     parser.add_argument(
         "--model",
         metavar="PATH_OR_HUB",
-        help="a Hugging Face directory, or a hub name such as org/name (default: the demo model that comes along)",
+        help=f"a Hugging Face directory, or a hub name such as org/name (default: {default})",
     )
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
@@ -57,7 +59,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["exact", "fast"],
         default="exact",
-        help="fast: BF16 matrices take their input in BF16 where the CPU can; the bits are then this CPU's own",
+        help="fast: BF16 matrices take their input in BF16 where the CPU can; the bits then depend on the kind of CPU",
     )
     add_kv_cache(parser)
 
@@ -66,11 +68,14 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
     """Add `--prune` and its short forms."""
     group = parser.add_argument_group(
         "what to keep",
-        "Cut the model while reading it: what goes is never read. Layers, heads and dimensions are numbered from 0, as "
-        "in the checkpoint; after --prune, as in what the plan leaves. Several options cut together.",
+        "Cut the model while reading it: what is cut is never read. Layers, heads and dimensions are numbered from 0, "
+        "as in the checkpoint; with --prune, as in what the plan leaves. Several options can be combined.",
     )
     group.add_argument(
-        "--prune", "--plan", dest="prune", metavar="PLAN", help="keep what this plan says: JSON, or mergekit's slices"
+        *("--prune", "--plan"),
+        dest="prune",
+        metavar="PLAN",
+        help="keep what this file says: a plan (docs/plans.md), or mergekit's slices",
     )
     group.add_argument("--keep-layers", metavar="LAYERS", help="keep these layers, for instance 0-2 or 0,2,4-6")
     group.add_argument("--drop-layers", metavar="LAYERS", help="drop these layers")
@@ -92,7 +97,7 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vocab-fallback",
         metavar="WHAT",
-        help="what stands for a token that is gone: bytes, unk, or a token's id "
+        help="what replaces a token that was cut: bytes, unk, or a token's id "
         "(default: a text that needs one is refused)",
     )
     group.add_argument(
@@ -104,17 +109,25 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sparsity",
         metavar="ZEROS",
-        help="hold only the largest weights of the layers' matrices: 2:4 or another N:M, a share that goes such as "
-        "0.5, blocks such as 0.5/4x4, or stored: the zeros that the checkpoint has; by role: 2:4,down=0.5",
+        help="hold only the largest weights of the layers' matrices: 2:4 or another N:M, the share that is dropped "
+        "such as 0.5, blocks such as 0.5/4x4, or stored: the zeros that the checkpoint has; by role: 2:4,down=0.5",
     )
 
 
-def prune_of(args: argparse.Namespace) -> dict[str, Any] | None:
-    """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was."""
+def prune_of(args: argparse.Namespace) -> Forms | None:
+    """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was. Errors name the options."""
+    from ...loader.prune.forms import Forms  # noqa: PLC0415 - help must not wait for it
+
     names = ["keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"]
     names += ["ffn", "vocab", "vocab_fallback", "width", "sparsity"]
     forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return (forms | ({} if args.prune is None else {"plan": args.prune})) or None
+    return Forms(forms | ({} if args.prune is None else {"plan": args.prune}), _option) or None
+
+
+def _option(name: str, value: object) -> str:
+    """A short form as it was typed."""
+    option = f"--{name.replace('_', '-')}" if name != "plan" else "--prune"
+    return " ".join(f"{option} {v}" for v in (value if isinstance(value, list) else [value]))
 
 
 def add_kv_cache(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +146,12 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute: cpu (default) or cuda"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with (default: every core)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads to compute with (default: every core; more are slower, at most 1024)",
+    )
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for"
     )
@@ -141,16 +159,24 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         "--memory-limit",
         type=size,
         metavar="SIZE",
-        help="refuse to load where more memory would be allocated, for instance 2GiB or 500MB",
+        help="refuse to load a model for which more memory would be allocated, for instance 2GiB or 500MB",
     )
 
 
-def size(text: str) -> int:
+class Size(int):
+    """Bytes, with the text they were read from, for errors."""
+
+    typed: str
+
+
+def size(text: str) -> Size:
     """Bytes, as `parse_size` reads them, for argparse."""
     try:
-        return parse_size(text)
+        number = Size(parse_size(text))
     except ValueError as e:
         raise argparse.ArgumentTypeError(str(e)) from None
+    number.typed = text
+    return number
 
 
 def chosen(args: argparse.Namespace) -> str | Path:
@@ -164,6 +190,11 @@ def chosen(args: argparse.Namespace) -> str | Path:
 
 def load_model(args: argparse.Namespace) -> Model:
     """Load the model that was asked for, within the limits asked for."""
+    from ...runtime.cores import available_threads  # noqa: PLC0415 - help must not wait for it
+
+    if args.model is None and args.revision is not None:
+        msg = f"--revision {args.revision}: the demo model has no revisions; name a model of the hub with --model"
+        raise InputError(msg)
     from ...model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
 
     model = load(
@@ -178,6 +209,10 @@ def load_model(args: argparse.Namespace) -> Model:
         kv_cache=args.kv_cache,
         precision=args.precision,
     )
+    if args.threads is not None and args.threads > available_threads():
+        cores = available_threads()
+        told = f"note: --threads {args.threads}: this process may use {cores} cores, and more threads are slower"
+        print(told, file=sys.stderr)
     for line in model.corrections:
         print(f"note: {line}", file=sys.stderr)
     return model

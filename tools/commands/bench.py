@@ -1,8 +1,8 @@
-"""`miaotui bench`: how fast a model runs here, beside what this machine can read in the same seconds.
+"""`miaotui bench`: how fast a model runs here, next to what this machine can read in the same seconds.
 
 Prefill and decode are timed as whole steps from Python, as `generate` runs them. Between every few tokens of decoding
 the machine's read bandwidth is measured (`roofline.ReadSum`), and the fraction of it that decoding reached is the
-median over these pairs. The fraction counts the weights only, once a token; the KV cache is reported beside it.
+median over these pairs. The fraction counts the weights only, once a token; the KV cache is reported next to it.
 A model that fits in the processor's caches can exceed 1.
 """
 
@@ -43,7 +43,9 @@ ONCE = ("start_to_first_token_s", "peak_memory_bytes")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model)")
+    parser.add_argument(
+        "--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model that is included)"
+    )
     add_quantize(parser)
     add_prune(parser)
     add_precision(parser)
@@ -104,7 +106,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _how(args: argparse.Namespace) -> dict[str, Any]:
-    """What `load` is told beside the path and the limits."""
+    """What `load` is told besides the path and the limits."""
     how = {"device": args.device, "quantize": args.quantize, "prune": prune_of(args)}
     return how | {"kv_cache": args.kv_cache, "precision": args.precision}
 

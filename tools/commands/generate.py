@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from ...errors import InputError
+from ...errors import InputError, MiaotuiError
 from ...sizes import format_bytes
 from .arguments import add_limits, add_model, load_model
 
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prompt",
         nargs="?",
         metavar="PROMPT",
-        help='the text to continue; "-", or none where standard input is no terminal: read it from there '
-        "(less one newline at its end)",
+        help='the text to continue; with "-", or none and standard input not a terminal: read it from standard input '
+        "(without the last newline)",
     )
     add_model(parser)
     text = parser.add_argument_group("the text")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STR",
         help="stop before this text; may be given several times",
     )
-    text.add_argument("--ignore-eos", action="store_true", default=None, help="go on where the model would end")
+    text.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the model would end")
     text.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
     _add_sampling(parser)
     add_limits(parser)
@@ -51,24 +51,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "sampling",
-        "Without these the likeliest token is taken. Temperature, top-k, top-p or min-p ask for sampling. They apply "
-        "in the order: repetition penalty, temperature, top-k, top-p, min-p.",
+        "Without these the likeliest token is taken. Temperature, top-k, top-p or min-p turn sampling on. They apply "
+        "in the order repetition penalty, temperature, top-k, top-p, min-p.",
     )
     group.add_argument("--temperature", type=float, metavar="T", help="below 1 safer, above 1 wilder; 0 is greedy")
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0 is off")
-    group.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest tokens that have P together")
+    group.add_argument(
+        "--top-p", type=float, metavar="P", help="draw from the fewest tokens whose probabilities sum to P"
+    )
     group.add_argument(
         "--min-p", type=float, metavar="P", help="draw only tokens at least P times as likely as the likeliest"
     )
     group.add_argument(
-        "--repetition-penalty", type=float, metavar="X", help="above 1: make tokens that were there less likely"
+        "--repetition-penalty", type=float, metavar="X", help="above 1: make tokens that already occur less likely"
     )
     group.add_argument(
         "--seed", type=int, metavar="N", help="which of the possible texts (default: drawn afresh; --stats prints it)"
     )
     how = group.add_mutually_exclusive_group()
-    how.add_argument("--sample", dest="do_sample", action="store_true", default=None, help="sample, whatever is given")
-    how.add_argument("--greedy", dest="do_sample", action="store_false", help="do not sample, whatever is given")
+    how.add_argument(
+        "--sample", dest="do_sample", action="store_true", default=None, help="sample, whatever else is given"
+    )
+    how.add_argument("--greedy", dest="do_sample", action="store_false", help="do not sample, whatever else is given")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -83,8 +87,8 @@ def main(args: argparse.Namespace) -> int:
             for last in steps:
                 _write(last.text)
                 text = last.text or text
-        except KeyboardInterrupt:
-            _write("\n")  # the shell's prompt belongs on its own line
+        except (KeyboardInterrupt, MiaotuiError):
+            _write("\n")  # the shell's prompt, or the error, belongs on its own line
             raise
         if not text.endswith("\n"):
             _write("\n")
@@ -103,7 +107,7 @@ def _prompt(args: argparse.Namespace) -> str:
         return text
     if args.model is None:
         return DEMO_PROMPT
-    msg = 'no prompt; give one as an argument (for instance "Once upon a time") or on standard input'
+    msg = 'PROMPT: none was given; give one as an argument (for instance "Once upon a time") or on standard input'
     raise InputError(msg)
 
 
@@ -112,7 +116,7 @@ def _standard_input() -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:
-        msg = f"standard input: byte {e.start} is not UTF-8; give the prompt as UTF-8 text"
+        msg = f"PROMPT: byte {e.start} of standard input is not UTF-8; give the prompt as UTF-8 text"
         raise InputError(msg) from e
     return text.removesuffix("\n").removesuffix("\r")
 
@@ -130,7 +134,7 @@ def _stats(model: Model, last: Token) -> str:
     allocated = model.memory.get("allocated", 0)
     return (
         f"load     {t.load_s:8.3f} s   {model.threads} threads, context {model.n_context}, "
-        f"{format_bytes(allocated)} beside the mapped files\n"
+        f"{format_bytes(allocated)} besides the mapped files\n"
         f"prefill  {t.prefill_s:8.3f} s   {t.n_prompt} tokens, {t.prefill_tps:.1f} tokens/s; "
         f"first token after {t.first_token_s:.3f} s\n"
         f"decode   {t.decode_s:8.3f} s   {t.n_new} tokens, {t.decode_tps:.1f} tokens/s; "

@@ -37,6 +37,14 @@ _PARTS = {
     "total": "total",
 }
 
+#: What the listing's columns are.
+LEGEND = (
+    "program: what a step runs, an instruction a line:",
+    "  number, | where threads wait for each other, kernel, output <- inputs, weights, constants;",
+    "  name[rows, columns]@offset is a tensor in the arena, T the tokens of the step, R those whose logits are wanted",
+    "",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -46,16 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *("--max-context", "--context"),
         type=int,
         metavar="N",
-        help="tokens to reserve for (default: the model's, at most 2048)",
+        help="tokens to reserve memory for (default: the model's, at most 2048)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
     add_quantize(parser)
     add_prune(parser)
-    parser.add_argument("--receipt", action="store_true", help="say of every weight what is read, mapped and resident")
-    parser.add_argument("--hash", action="store_true", help="the receipt with SHA-256 of what is read: reads it")
+    parser.add_argument("--receipt", action="store_true", help="say for every weight what is read, mapped and resident")
+    parser.add_argument(
+        "--hash", action="store_true", help="the receipt with the SHA-256 of what is read, which reads it"
+    )
     add_precision(parser)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="whose memory to count; needs no GPU")
-    parser.add_argument("--program", action="store_true", help="list the program that a step runs")
+    parser.add_argument("--program", action="store_true", help="list the instructions that a step runs, with a legend")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -145,5 +155,5 @@ def lines(known: Mapping[str, Any]) -> list[str]:
 
         out += ["", "receipt: what is read", *Receipt.from_dict(known["receipt"]).lines()]
     if "program" in known:
-        out += ["", "program: what a step runs", *known["program"]]
+        out += ["", *LEGEND, *known["program"]]
     return out

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "main"]
 
+#: How a plan that cuts nothing is told.
+EVERYTHING = "keep everything"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -39,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what to cut, found by a method",
         "Layers: block-influence, greedy, first (--keep). Neurons and heads: activation, wanda-sp, flap (--ffn, "
         "--heads). Width: activation, slicegpt (--width SHARE). Zeros in place: magnitude, wanda, sparsegpt "
-        "(--sparsity: a share such as 0.5, or N:M). All but magnitude and first look at what the model does with a "
-        "text. --ffn, --sparsity and a share of --width are the method's then.",
+        "(--sparsity: a share such as 0.5, or N:M). All but magnitude and first need a calibration text (--text). "
+        "With --method, the options --ffn, --sparsity and a share of --width are the method's.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above")
     group.add_argument("--text", type=Path, metavar="FILE", help="calibration text, UTF-8")
@@ -51,22 +54,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--one-pass", action="store_true", help="wanda, sparsegpt: statistics of the whole model, once")
     group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
     group.add_argument("--tokens", type=int, default=16384, metavar="N", help="most tokens fed (default: 16384)")
-    group.add_argument("--lines", action="store_true", help="a line of the text is a record that is fed by itself")
-    group.add_argument("--behind", metavar="TOKEN", help="of every line, judge only what follows this token")
-    group.add_argument("--statistics", type=Path, metavar="FILE.npz", help="keep statistics here, and go on from them")
+    group.add_argument("--lines", action="store_true", help="feed each line of the text by itself")
+    group.add_argument(
+        "--after", "--behind", dest="behind", metavar="TOKEN", help="judge only what follows this token in each line"
+    )
+    group.add_argument(
+        "--statistics", type=Path, metavar="FILE.npz", help="save statistics here, and go on from those that are there"
+    )
     sweep_arguments(parser)
 
 
 def sweep_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `--sweep` takes."""
-    group = parser.add_argument_group("comparing cuts", "With --sweep nothing is written but a table and a picture.")
+    group = parser.add_argument_group(
+        "comparing cuts", "With --sweep no checkpoint is written, only a table, a picture and the plans."
+    )
     group.add_argument("--sweep", action="store_true", help="try methods and ratios, and measure what is left")
-    group.add_argument("--out", dest="folder", type=Path, metavar="FOLDER", help="where sweep.json and plans go")
+    group.add_argument(
+        "--out", dest="folder", type=Path, metavar="FOLDER", help="directory for sweep.json and the plans"
+    )
     group.add_argument("--judge", type=Path, metavar="FILE", help="text to measure with (default: the end of --text)")
-    group.add_argument("--methods", nargs="+", metavar="METHOD", help="only these")
+    group.add_argument("--methods", nargs="+", metavar="METHOD", help="only these methods")
     group.add_argument("--max-memory", type=size, metavar="SIZE", help="budget: weights, arena and cache together")
-    group.add_argument("--min-speedup", type=float, metavar="X", help="budget: decode, times the original")
-    group.add_argument("--max-perplexity-ratio", type=float, metavar="X", help="budget: times the original's")
+    group.add_argument("--min-speedup", type=float, metavar="X", help="budget: decode speed, times the original's")
+    group.add_argument(
+        "--max-perplexity-ratio", type=float, metavar="X", help="budget: perplexity, times the original's"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -76,15 +89,15 @@ def main(args: argparse.Namespace) -> int:
     if args.sweep:
         return _sweep(args)
     if args.out is None:
-        msg = "no OUT was named; expected a directory to make, or --sweep"
+        msg = "OUT: none was given; expected a directory to make, or --sweep"
         raise InputError(msg)
-    rewrite = None
+    rewrite, method = None, None
     wish: Prune | None = prune_of(args)
     if args.method is None:
         if wish is None:
             msg = (
-                "nothing to cut was named; give --prune PLAN.json, for instance --keep-layers 0-2 or --ffn 0.75, or a "
-                "method such as --method wanda --sparsity 0.5 --text FILE"
+                "IN: nothing says what to cut of it; give --prune PLAN.json, a short form such as --keep-layers 0-2 or "
+                "--ffn 0.75, or a method such as --method wanda --sparsity 0.5 --text FILE"
             )
             raise InputError(msg)
         path = locate(args.path, revision=args.revision)
@@ -96,7 +109,11 @@ def main(args: argparse.Namespace) -> int:
     from ..prune import prune  # noqa: PLC0415 - as above
 
     receipt, written, note = prune(path, args.out, wish, rewrite)
-    print(f"{receipt.plan}\n{args.out}: {format_bytes(written)} of weights, from {format_bytes(receipt.file_bytes)}")
+    for told in [] if method is not None and receipt.plan == EVERYTHING else [receipt.plan]:
+        print(told)
+    if method is not None and method.rewrites:
+        print(f"{method}: {method.rewrites}")
+    print(f"{args.out}: {format_bytes(written)} of weights, from {format_bytes(receipt.file_bytes)}")
     for text_line in (*receipt.notes, *([note] if note else [])):
         print(f"note: {text_line}")
     return 0

@@ -1,4 +1,4 @@
-"""The model that comes along: a small Llama of our own, and the recipe that makes it (README.md beside this file)."""
+"""The included model: a small Llama of our own, and the recipe that makes it (README.md in this folder)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ STORIES = 200
 
 
 def perplexity(model: Model, stories: list[str]) -> tuple[float, int]:
-    """exp of the mean loss over every token after `<s>`, the `</s>` behind each story among them; and how many."""
+    """exp of the mean loss over every token after `<s>`, the `</s>` after each story among them; and how many."""
     total, count = 0.0, 0
     for story in stories:
         ids = [*model.tokenizer.encode(story), *model.config.eos_ids[:1]]

@@ -5,9 +5,9 @@ up in float64, one window of the text after the other. Five places of a layer ar
 
 | place      | what flows there                                | matrices that read it |
 |------------|-------------------------------------------------|-----------------------|
-| `attn_in`  | the residual stream behind the attention's norm | q, k, v               |
+| `attn_in`  | the residual stream after the attention's norm | q, k, v               |
 | `attn_out` | the heads' outputs, side by side                | o                     |
-| `ffn_in`   | the residual stream behind the other norm       | up, gate              |
+| `ffn_in`   | the residual stream after the other norm       | up, gate              |
 | `ffn_out`  | the neurons                                     | down                  |
 | (layer)    | the residual stream that enters it              |                       |
 
@@ -119,7 +119,7 @@ def first_asked(model: Model, windows: Sequence[Sequence[int]], behind: str | No
     without = next((i for i, w in enumerate(windows) if token not in w[:-1]), None)
     if behind is not None and (token is None or without is not None):
         where = "the vocabulary" if token is None else f"window {without}"
-        msg = f"--behind {behind}: {where} has no such token before its last; expected it in every line"
+        msg = f"--after {behind}: {where} has no such token before its last; expected it in every line"
         raise InputError(msg)
     return [0 if token is None else list(w).index(token) for w in windows]
 
@@ -138,22 +138,22 @@ def calibrate(  # noqa: PLR0913 - keywords
 
     `file`: what has been added up is written there after every `batch` windows, and picked up by the next run of the
     same model, windows and sums. Errors: `InputError` for a file of another run, and for a model whose matrices are
-    quantised or rounded: those want their input in another form.
+    quantised or rounded: those need their input in another form.
     """
     weights = model.session.weights
     if any(w.quantized for w in weights):
-        msg = "calibration wants the matrices as floats; leave quantize out, and quantise what is left"
+        msg = "calibration needs the matrices as floats; leave quantize out, and quantise what is left"
         raise InputError(msg)
     mark = mark_of(model, windows, hessian, stream)
     statistics, done = Statistics(np.zeros(model.config.n_layers)), 0
     if file is not None and file.exists():
         statistics, done = _read(file, mark)
-    bar = progress(len(windows), done, "calibrating", quiet=quiet)
-    for i in range(done, len(windows)):
-        _add(statistics, model, windows[i], hessian=hessian, stream=stream)
-        bar(1)
-        if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
-            _write(file, statistics, i + 1, mark)
+    with progress(len(windows), done, "calibrating", quiet=quiet) as bar:
+        for i in range(done, len(windows)):
+            _add(statistics, model, windows[i], hessian=hessian, stream=stream)
+            bar(1)
+            if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
+                _write(file, statistics, i + 1, mark)
     return statistics
 
 

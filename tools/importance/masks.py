@@ -44,7 +44,7 @@ def parse_sparsity(text: str) -> Sparsity:
         return Sparsity(1 - n / m, n, m)
     if re.fullmatch(r"[0-9]*\.?[0-9]{1,9}", text) and 0 < float(text) < 1:
         return Sparsity(float(text))
-    msg = f"sparsity {text!r}: expected a share between 0 and 1 such as 0.5, or a pattern such as 2:4"
+    msg = f"--sparsity {text}: expected a share between 0 and 1 such as 0.5, or a pattern such as 2:4"
     raise InputError(msg)
 
 

@@ -1,6 +1,6 @@
 """The methods by name: from a wish and a calibration text to a plan, or to new weights.
 
-| method                         | wants                | gives                                                     |
+| method                         | needs                | returns                                                   |
 |--------------------------------|----------------------|-----------------------------------------------------------|
 | block-influence, greedy, first | `keep`               | a plan of layers                                          |
 | activation, wanda-sp           | `ffn`, `heads`       | a plan of neurons and heads, as many of every layer       |
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,10 +86,15 @@ class Wish:
 
     def __post_init__(self) -> None:
         """Refuse what the method does not take, and what it lacks: InputError."""
-        takes = TAKES.get(self.method, ("sparsity",))
+        if self.method not in METHODS:
+            near = get_close_matches(self.method, METHODS, 1)
+            perhaps = f" (did you mean {near[0]}?)" if near else ""
+            msg = f"--method {self.method}: no such method{perhaps}; expected one of {', '.join(METHODS)}"
+            raise InputError(msg)
+        takes = TAKES[self.method]
         given = [n for n in AMOUNTS if getattr(self, n) is not None]
         wrong = [n for n in given if n not in takes]
-        if self.method not in METHODS or wrong or not given:
+        if wrong or not given:
             given_words = ", ".join(f"--{n}" for n in wrong or given) or "nothing"
             wants = " or ".join(f"--{n}" for n in takes)
             msg = f"--method {self.method}: found {given_words}; expected {wants}"
@@ -109,6 +115,16 @@ class Wish:
     def layer_by_layer(self) -> bool:
         """Whether each layer is to see what the cut ones before it put out."""
         return self.method in ("wanda", "sparsegpt") and not self.one_pass
+
+    @property
+    def rewrites(self) -> str | None:
+        """What is new in the weights, in words; None where the method only cuts."""
+        if self.method in BASIS:
+            return "every weight is new, in a smaller basis of the residual stream"
+        if self.method in ZEROS:
+            values = "and new values" if self.method == "sparsegpt" else "the others unchanged"
+            return f"zeros in every matrix of every layer ({self.sparsity}), {values}"
+        return None
 
     def __str__(self) -> str:
         """As on the command line."""
@@ -227,7 +243,6 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
 ) -> Found:
     assert text is not None  # noqa: S101 - as above
     n, keep = model.config.n_layers, wish.keep or 0
-    bar = progress(sum(range(keep + 1, n + 1)), 0, "greedy", quiet=text.quiet)
     tried: dict[tuple[int, ...], float] = {}
     asked = first_asked(model, windows, text.behind)
 
@@ -238,7 +253,8 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
         bar(1)
         return tried[kept]
 
-    steps = depth.greedy(n, keep, loss)
+    with progress(sum(range(keep + 1, n + 1)), 0, "greedy", quiet=text.quiet) as bar:
+        steps = depth.greedy(n, keep, loss)
     count = sum(len(w) - 1 for w in windows) - sum(asked)
     path_of = [{"kept": list(s), "nll": tried[s] / count} for s in steps if s in tried]
     return Found(PrunePlan(layers=steps[-1]), scores={"steps": path_of})

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["progress"]
 
 
-def progress(total: int, done: int, what: str, *, quiet: bool = False) -> Callable[[int], None]:
-    """A call that says that so many more are done; on standard error, and nowhere where `quiet`."""
+@contextmanager
+def progress(total: int, done: int, what: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A call that says that n more are done; on standard error, and nowhere if `quiet`.
+
+    The bar ends its line with the context, so that an error begins one.
+    """
     if quiet:
-        return lambda _: None
+        yield lambda _: None
+        return
     try:
         from tqdm import tqdm  # noqa: PLC0415 - an extra
     except ImportError:
-        return _lines(total, done, what)
-    bar = tqdm(total=total, initial=done, desc=what, file=sys.stderr)
-
-    def step(n: int) -> None:
-        bar.update(n)
-        if bar.n >= total:
-            bar.close()
-
-    return step
+        yield _lines(total, done, what)
+        return
+    with tqdm(total=total, initial=done, desc=what, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def _lines(total: int, done: int, what: str) -> Callable[[int], None]:

@@ -84,7 +84,7 @@ class Rewrite:
         return keys
 
     def added(self, plan: LoadPlan, checkpoint: Checkpoint) -> Iterator[Tensor]:
-        """Biases that the checkpoint has not; the head, where it was the embedding and is no longer."""
+        """Biases that the checkpoint lacks; the head, where it was the embedding and is no longer."""
         if self.basis is not None and plan.config.tied:
             yield self._head(self.basis, plan.model["embed"], plan, checkpoint)
         for role in self._missing(plan):

@@ -1,7 +1,7 @@
 """SliceGPT: the residual stream in a basis of its own, of which the directions that carry least are left out.
 
 A norm without gains commutes with an orthogonal Q: norm(x Q) = norm(x) Q. So a model whose gains are folded into the
-matrices behind them computes the same in any basis, and in a good one the last directions are nearly zero (Ashkboos et
+matrices after them computes the same in any basis, and in a good one the last directions are nearly zero (Ashkboos et
 al. 2024, arXiv:2401.15024, theorem 1 and section 3.3). With z = x / sqrt(mean(x^2) + eps), what a norm puts out without
 its gains, and one sum over all norms of the model and all tokens of a text,
 

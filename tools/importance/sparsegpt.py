@@ -25,7 +25,7 @@ def sparsegpt(w: F64, hessian: F64, sparsity: Sparsity, block: int = BLOCK) -> F
     """min ||W X - W' X||^2 with zeros in W' (Frantar and Alistarh 2023, arXiv:2301.00774, algorithm 1).
 
     H = X X^T + 0.01 mean(diag H) I, and U upper with H^-1 = U^T U. Columns j from the left: w_ij / U_jj is what a zero
-    costs, (w_ij / U_jj)^2 decides, over `block` columns and all rows at once, or over each m; then the columns behind
+    costs, (w_ij / U_jj)^2 decides, over `block` columns and all rows at once, or over each m; then the columns after
     take up the error: w_i,j: -= (w_ij - w'_ij) / U_jj * U_j,j:. w float64 [out, in], hessian [in, in] = sum of x x^T.
     A column that was never anything but zero costs nothing and becomes zero.
     """

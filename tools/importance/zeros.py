@@ -86,17 +86,17 @@ def layer_by_layer(  # noqa: PLR0913 - keywords
     kept = read_arrays(file, mark) if file is not None and file.exists() else {}
     done, stream = int(kept.pop("done", 0)), kept.pop("stream", None)
     weights, n = model.session.weights.stack.layers, model.config.n_layers
-    bar = progress(n, done, "layer by layer", quiet=quiet)
-    for i in range(done, n):
-        statistics = Statistics(np.zeros(0), sum(len(w) - 1 for w in windows))
-        _feed(model, i, weights[i], windows, stream, statistics=statistics, hessian=method == "sparsegpt")
-        layer, matrices = _cut(weights[i], i, zeros(method, sparsity, statistics))
-        kept |= matrices if method == "sparsegpt" else statistics.squares
-        if i + 1 < n:
-            stream = _feed(model, i, layer, windows, stream)
-        bar(1)
-        if file is not None:
-            write_arrays(file, mark, done=np.int64(i + 1), stream=_some(stream), **kept)
+    with progress(n, done, "layer by layer", quiet=quiet) as bar:
+        for i in range(done, n):
+            statistics = Statistics(np.zeros(0), sum(len(w) - 1 for w in windows))
+            _feed(model, i, weights[i], windows, stream, statistics=statistics, hessian=method == "sparsegpt")
+            layer, matrices = _cut(weights[i], i, zeros(method, sparsity, statistics))
+            kept |= matrices if method == "sparsegpt" else statistics.squares
+            if i + 1 < n:
+                stream = _feed(model, i, layer, windows, stream)
+            bar(1)
+            if file is not None:
+                write_arrays(file, mark, done=np.int64(i + 1), stream=_some(stream), **kept)
     if method == "wanda":
         return zeros(method, sparsity, Statistics(np.zeros(0), squares=kept))
     dtypes = {w.name: _dtype(w) for w in model.session.weights if w.name in kept}
@@ -109,7 +109,7 @@ def layer_by_layer(  # noqa: PLR0913 - keywords
 
 
 def _some(stream: F32 | None) -> F32:
-    """A model of one layer has no stream behind it."""
+    """A model of one layer has no stream after it."""
     return np.zeros((0, 0), np.float32) if stream is None else stream
 
 
@@ -167,7 +167,7 @@ def _feed(  # noqa: PLR0913 - keywords
 
 
 def _of_one_layer(model: Model, i: int, layer: Layer, stream: F32 | None) -> Session:
-    """A program of this layer alone, behind the model's embedding (`stream` None) or the stream in its place."""
+    """A program of this layer alone, after the model's embedding (`stream` None) or the stream in its place."""
     own, stack = replace(model.session.weights.stack, layers=(layer,)), model.config.stack
     if stream is not None:
         own = replace(own, embed=Weight("embed", "f32", stream.shape, stream, mapped=False), positions=None)

@@ -3,7 +3,7 @@
     python -m miaotui.tools.importance.flap_bias MODEL --text CALIBRATION --judge TEXT [--ffn 0.5] --out FILE
 
 Neurons are cut as `--method flap --ffn S --uniform` cuts them, and biases b = W_gone mean(x_gone) written into the
-checkpoint, times a factor: 0 is `--no-compensation`, 1 is FLAP. Beside it:
+checkpoint, times a factor: 0 is `--no-compensation`, 1 is FLAP. Besides it:
 
 - `constant_share`, by layer: |b|^2 / E|W_gone x_gone|^2. No constant can take up more of what goes; the rest moves.
 - `without_first`: the mean over all tokens but a window's first, whose activations are said to be outsized.

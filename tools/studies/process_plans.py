@@ -3,7 +3,7 @@
     python -m miaotui.tools.importance.process_plans MODEL [COUNT] [--seed N] > plans.txt
 
 A part is six attributes (geometry, holes, threads, finish, tolerance, batch), each drawn at random from the
-vocabulary's; behind <SOS> the model's plan for it is sampled at temperature 1 up to <EOS>. Tokens are spelled as the
+vocabulary's; after <SOS> the model's plan for it is sampled at temperature 1 up to <EOS>. Tokens are spelled as the
 vocabulary spells them, with | between, a part a line: the tokenizer gives the same ids back. As the text is the model's
 own, a cut is not to be expected to be better at it than the model is: it tells cuts apart, not how good the model is.
 """

@@ -1,4 +1,4 @@
-"""y = act(x w^T + b) * times + residual, weights [n, k] read where they lie.
+"""y = act(x w^T + b) * times + residual, weights [n, k] read in place.
 
 Decode (one row) walks two long unbroken streams of weight rows, half of the thread's share apart: every break in a
 stream costs a restart of the prefetcher. The hardware's prefetcher also stops at the end of a 4 KiB page, and a mapped

@@ -1,6 +1,6 @@
 """Kernels run without a GPU, unmodified: every thread is a greenlet that gives way only where it must wait.
 
-Threads of a block run in an order that the schedule says: forward, backward or drawn anew each time. What they do
+Threads of a block run in an order that the schedule says: forward, backward or drawn again each time. What they do
 wrong is a `Fault` (`grid.py`, `memory.py`). Needs greenlet (extra "test").
 """
 
@@ -90,7 +90,7 @@ class EmulatedDevice:
         return lambda: copied
 
     def tensor_map(self, wanted: TensorMap, to: int) -> None:
-        """Keep the map beside its place."""
+        """Keep the map next to its place."""
         if wanted.wrong:
             raise BackendError(wanted.wrong)
         self.memory.region(wanted.address, wanted.nbytes)

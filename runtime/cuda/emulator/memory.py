@@ -106,7 +106,7 @@ class Memory:
 
 
 class AsyncRead:
-    """Words that are read beside the threads, for some warps, each of which learns by itself when that has ended."""
+    """Words that are read outside the threads, for some warps, each of which learns by itself when that has ended."""
 
     def __init__(self, words: NDArray[np.int64], threads: Sequence[int]) -> None:
         """It is under way."""
@@ -129,7 +129,7 @@ class AsyncRead:
 class Shared:
     """A block's shared memory. Two threads must not meet at a word between two barriers, unless both only read.
 
-    Who touched a word last is kept beside it: the thread, and how many barriers its block and its warp had passed.
+    Who touched a word last is kept next to it: the thread, and how many barriers its block and its warp had passed.
     mbarriers order too: what a thread, or a copy, did before it came to one is known to who waited for the phase.
     """
 
@@ -143,7 +143,7 @@ class Shared:
         self._when: dict[int, int] = {}  # a word -> stores there had been when it was written
         self._fences: dict[int, int] = {}  # a thread -> the same, at its last fence
         self._stores = 0
-        self._reads: list[AsyncRead] = []  # beside the threads, of what no copy has overwritten
+        self._reads: list[AsyncRead] = []  # outside the threads, of what no copy has overwritten
 
     def load(self, address: int, kind: str, me: Moment) -> Any:
         """Four bytes; `me`: who, and when."""
@@ -211,11 +211,11 @@ class Shared:
             self.store(address + 4 * i, "u32", word, me)
 
     def fence(self, thread: int) -> None:
-        """What this thread wrote is there for whatever reads shared memory beside the threads (`load_async`)."""
+        """What this thread wrote is there for whatever reads shared memory outside the threads (`load_async`)."""
         self._fences[thread] = self._stores
 
     def load_async(self, words: NDArray[np.int64], threads: Sequence[Moment]) -> AsyncRead:
-        """Words are read beside the threads, for these. Fault: a race, or a writer has not come to a fence.
+        """Words are read outside the threads, for these. Fault: a race, or a writer has not come to a fence.
 
         What a copy brought must be known to each of the threads, and needs no fence.
         """
@@ -238,13 +238,13 @@ class Shared:
         return read
 
     def copies_to(self, address: int, nbytes: int, copy: Moment, me: Moment) -> None:
-        """These bytes will be written beside the threads, by what `me` begins. Fault: a race, or as `load_async`."""
+        """These bytes will be written outside the threads, by what `me` begins. Fault: a race, or as `load_async`."""
         first, last = self._word(address), self._word(address + nbytes - 4) + 1
         for read in [r for r in self._reads if r.touches(first, last)]:
             for ended in read.by_warp():
                 if not any(m[0] == me[0] or self.covers(m, me) for m in ended):
                     msg = f"thread {me[0]} copies over shared words from {first} on, which a product reads: "
-                    raise Fault(msg + ("it knows of no mbarrier behind it" if ended else "it is under way"))
+                    raise Fault(msg + ("it knows of no mbarrier after it" if ended else "it is under way"))
             self._reads.remove(read)
         for at in range(first, last):
             writer = self._writers.get(at)
@@ -265,9 +265,7 @@ class Shared:
 
     def _fenced(self, at: int, writer: Moment | None, what: str) -> None:
         if writer is not None and writer[0] < COPIES and self._fences.get(writer[0], -1) <= self._when[at]:
-            msg = (
-                f"shared word {at} is {what} beside the threads; thread {writer[0]} wrote it and came to no fence_async"
-            )
+            msg = f"shared word {at} is {what} outside the threads; thread {writer[0]} wrote it without a fence_async"
             raise Fault(msg)
 
     def learn(self, thread: int, news: Known) -> None:

@@ -2,7 +2,7 @@
 
 Two accesses of a word, of which one writes, must be ordered: in one block by a barrier, between blocks by a release
 and an acquire of the same address (Lamport 1978; vector clocks, a component for each block: how many of its barriers
-had been passed when it released). What was released is seen by the thread that acquires, and by its block behind the
+had been passed when it released). What was released is seen by the thread that acquires, and by its block after the
 next barrier. Words are four bytes; smaller stores of one block are not told apart.
 """
 

@@ -1,9 +1,9 @@
 """The KV cache, written and read: causal grouped-query attention, a warp for each query.
 
 On a GPU both caches of a layer lie as [kv_head][position][d_head, filled up to 16], which is as many bytes as the CPU's
-(`runtime/kvcache.py`); int8 has its [context] scales behind each head too. Keys are taken 32 at a time from absolute
+(`runtime/kvcache.py`); int8 has its [context] scales after each head too. Keys are taken 32 at a time from absolute
 positions, a thread for each, and the softmax is kept up as they come (Milakov and Gimelshein 2018, arXiv:1805.02867),
-anew for each chunk of 128; chunks are put together in order. For one query they are spread over the GPU
+again for each chunk of 128; chunks are put together in order. For one query they are spread over the GPU
 (Flash-Decoding, Dao et al. 2023), with the same bits: so these do not depend on how a text was cut into steps.
 """
 
@@ -70,7 +70,7 @@ def put_head(store: Any, size: int, scaled: bool) -> Callable[..., None]:
     """What writes a head to a cache."""
 
     def put(x: Any, to: Any, scale_at: Any, d: Any, d_pad: Any) -> None:
-        """*warp* A head's d numbers of x, and zeros behind them; int8 in 127ths of the largest."""
+        """*warp* A head's d numbers of x, and zeros after them; int8 in 127ths of the largest."""
         factor = F(1.0)
         if scaled:
             top = F(0.0)

@@ -63,7 +63,7 @@ class Kernel:
     shared: Callable[[Mapping[str, int]], int]  # bytes of shared memory, of values
     fields: tuple[str, ...]  # kind:name, as in the op table
     fits: Callable[[int, Mapping[str, int]], bool] = lambda *_: True  # of a special kernel: whether it takes this
-    then: Kernel | None = None  # what ends its work, launched behind it with the same arguments
+    then: Kernel | None = None  # what ends its work, launched after it with the same arguments
     together: bool = False  # its blocks wait for each other: all must be running at once
     at_once: int = 1  # blocks of it that a processor shall have registers for
     fast: bool = False  # it rounds to bfloat16: for programs that were recorded so
@@ -72,7 +72,7 @@ class Kernel:
     double: bool = False  # it computes in float64
     batches: bool = True  # it knows what a batch says of its tokens
     stays: bool = False  # a block takes one item after the other: no more of them than run at once
-    #: Maps of what its copies read, whose addresses are arguments behind the slots; of (arena, rows it holds, values).
+    #: Maps of what its copies read, whose addresses are arguments after the slots; of (arena, rows it holds, values).
     maps: tuple[Callable[[int, int, Mapping[str, int]], TensorMap], ...] = ()
 
 
@@ -115,7 +115,7 @@ def chosen(
     name: str, rows: int, values: Mapping[str, int], *, fast: bool = False, architecture: str = "",
     batched: bool = False,
 ) -> Kernel:  # fmt: skip
-    """The kernel that takes so many rows, in a `fast` program or another, on a GPU of this architecture."""
+    """The kernel that takes this many rows, in a `fast` program or another, on a GPU of this architecture."""
     for k in SPECIAL.get(name, ()):
         if k.batches < batched or k.fast > fast or (k.ampere and architecture == TURING):
             continue

@@ -166,7 +166,7 @@ def _weights(arena: Any, step: Any, rows: Any, draw: Any, x: Any, n: Any) -> Non
 def known(draw: Any, state: Any, sums: Any, digit: Any) -> Any:
     """*block* The first digits of the key that is looked for, and what is wanted of those that begin so.
 
-    Of `digit` - 1 digits block 0 left it behind; the sums by the last of these say the next. What is wanted at first:
+    Of `digit` - 1 digits block 0 left it there; the sums by the last of these say the next. What is wanted at first:
     of counts top-k, of weights top-p's part of all.
     """
     me, before = thread(), draw + 8 * (state + 2 * (digit - 1))

@@ -2,12 +2,12 @@
 
 In fast programs. BF16 weights take an input that the program rounded to bfloat16. F16 weights take float32, which is
 rounded to float16 on its way to shared memory (what is beyond float16's largest number becomes that). F32 weights and
-their input are rounded to TF32 (8 bits of exponent, 10 behind the point) on their way from there.
+their input are rounded to TF32 (8 bits of exponent, 10 after the point) on their way from there.
 
 A block makes a tile of the result, `bm` tokens by `bn` outputs; each of its warps a part of 16s by 8s. Both operands
 come to shared memory 32 columns at a time (F32: 16), three such steps ahead of the products. A row is four pieces of 16
 bytes there, piece c of row r in place c xor (r / 2 mod 4): the eight rows of a matrix are in banks of their own. Rows
-that do not exist are the last one again, and are not written; columns behind k are zeros.
+that do not exist are the last one again, and are not written; columns after k are zeros.
 
 Tiles of 128 x 128 read each operand half as often as those of 64 x 64; these are for results that have too few. A warp
 makes a quarter of a tile: 64 x 64 take 4 KiB from shared memory for sixteen columns, where 64 x 32 take 3.

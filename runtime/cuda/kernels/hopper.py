@@ -5,7 +5,7 @@ warpgroups, each of which has 64 of a tile's tokens; one thread of a ninth bring
 copies, 64 columns a stage, as far ahead as there are stages, also of the next tile. Two barriers a stage say what is
 there: `full`, which the copies' bytes come for, and `empty`, to which a warp comes when the products that read the
 stage are done; those run on by themselves, one stage's while the next one's begin. What no row or column of an
-operand is comes as zeros; rows of tokens behind the step's are whatever was there, and are not written.
+operand is comes as zeros; rows of tokens after the step's are whatever was there, and are not written.
 
 How a step lies in shared memory, and what a descriptor says of it (PTX ISA, "Asynchronous warpgroup level matrix",
 shared memory layout and matrix descriptor):
@@ -58,7 +58,7 @@ BM = 128
 MULTIPLY, THREADS = 256, 256 + WARP
 WARPS = MULTIPLY // WARP
 ROW = 2 * COLUMNS
-#: Bytes of the stages: what a processor's 227 KiB leave beside the strips.
+#: Bytes of the stages: what a processor's 227 KiB leave besides the strips.
 STAGED = 192 * 1024
 #: Columns of a tile that a warp finishes at once.
 STRIP = 64

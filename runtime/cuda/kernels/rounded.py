@@ -1,6 +1,6 @@
 """A walker's products with quantised matrices, of one token, and their input that every block rounds for itself.
 
-A norm that lies in the block's shared memory already (`fused.py`) is rounded to behind it. All with the bits of the
+A norm that lies in the block's shared memory already (`fused.py`) is rounded to after it. All with the bits of the
 lines, and among the others in `FUSED`.
 """
 

@@ -1,6 +1,6 @@
 """Products with sparse matrices (`runtime/sparse.py`): a warp for each row, a thread for each group of 16 columns.
 
-A thread finds its numbers behind those of the threads before it: it counts its bits, and the warp adds up the counts.
+A thread finds its numbers after those of the threads before it: it counts its bits, and the warp adds up the counts.
 Sparse int8 (`runtime/sparse_int8.py`) is a warp for each panel, and sixteen numbers of a group for each thread.
 """
 

@@ -2,8 +2,8 @@
 
 A walker is made for the kernels that a program names. A line's kernel is the op's own, unmodified: kernels stride over
 their items, so a line is done by whatever grid there is. Where a line waits for those before it, the blocks meet: each
-adds one to the gate and reads it until all have (release and acquire, so what was written before is seen behind it).
-The gate only grows; where it stood when a launch began is kept beside it and moved on when the launch ends.
+adds one to the gate and reads it until all have (release and acquire, so what was written before is seen after it).
+The gate only grows; where it stood when a launch began is kept next to it and moved on when the launch ends.
 While a block waits it asks for the weights that it will read first.
 
 Two blocks run on a processor, so a thread has 128 registers, and the walk shall take none of them from a kernel: what
@@ -47,7 +47,7 @@ THREADS = 256
 #: bytes of a block's part and how many of them to ask for, address of the end; then the slots.
 L_OP, L_ROWS, L_PHASE, L_TURN, L_WEIGHTS, L_PART, L_ASK, L_END, L_SLOTS = range(9)
 LINE = 24
-#: Words of shared memory behind the line: its number, how many must have come, how often this was looked at.
+#: Words of shared memory after the line: its number, how many must have come, how often this was looked at.
 M_LINE, M_WANTED, M_TRIES, MEMORY = range(LINE, LINE + 4)
 #: Words of the gate: how many came, and how many had come before this launch. Each in a line of the cache.
 G_COUNT, G_BEFORE, GATE_WORDS = 0, 16, 32
@@ -94,7 +94,7 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
                     prefetch(first + j)
 
     def fetch(code: Any, line: Any, wanted: Any) -> None:
-        """The line to shared memory, and behind it what would be kept in registers while its kernel runs."""
+        """The line to shared memory, and after it what would be kept in registers while its kernel runs."""
         if thread() < LINE:
             sst_i64(top + 8 * thread(), ld_i64(code + 8 * (line * LINE + thread())))
         if thread() == 0:
@@ -102,7 +102,7 @@ def walker(kernels: Sequence[Kernel], shared: int, *, together: bool) -> Kernel:
             sst_i64(top + 8 * M_WANTED, wanted)
 
     def meet(step: Any, gate: Any, wanted: Any, code: Any, line: Any) -> Any:
-        """*block* Wait until all blocks are here; whether they came. What was written before is seen behind."""
+        """*block* Wait until all blocks are here; whether they came. What was written before is seen after."""
         barrier()
         if thread() == 0:
             release_add(gate + 8 * G_COUNT, 1)

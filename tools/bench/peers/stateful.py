@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKAGES = ("openvino", "optimum.intel", "nncf", "torch", "transformers")
-#: our dtype -> what the weights are compressed to: None, or bits and what the export is told beside them
+#: our dtype -> what the weights are compressed to: None, or bits and what the export is told besides them
 DTYPES: dict[str, dict[str, Any] | None] = {
     "f32": None,
     "bf16": None,

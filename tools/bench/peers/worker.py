@@ -112,7 +112,7 @@ def driver(name: str) -> Any:  # noqa: ANN401 - a module: PACKAGES, DTYPES, Engi
 
 
 def convert(name: str, model: Path, out: Path, dtype: str) -> None:
-    """Write `out`, a file or a folder, under another name first; a mark beside it says what it was made from."""
+    """Write `out`, a file or a folder, under another name first; a mark next to it says what it was made from."""
     module = driver(name)
     if not hasattr(module, "convert"):  # it loads the directory itself; its packages are there
         return

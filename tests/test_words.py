@@ -1,0 +1,213 @@
+"""Errors name what the caller typed, as it was typed, and the exit code says whose fault it is."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import miaotui
+import pytest
+import soak
+from checkpoints import small, write_checkpoint
+from miaotui.errors import InputError, MiaotuiError, PlanError
+from miaotui.loader.hub import locate
+from miaotui.tools import cli, demo
+from miaotui.tools.importance.methods import METHODS
+from miaotui.tools.importance.progress import progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: On the demo model: six layers of four heads, 128 dimensions.
+TYPED = [
+    ("--keep-layers 0-9", ": there is no layer 9; the model has 6 (0 to 5)"),
+    ("--drop-layers 77", ": there is no layer 77; the model has 6 (0 to 5)"),
+    ("--drop-heads 0:99", ": there is no head 99 in layer 0; it has 4 (0 to 3)"),
+    ("--drop-heads 0:1 --drop-heads 9:0", ": there is no layer 9; the model has 6 (0 to 5)"),
+    ("--drop-attention 6", ": there is no layer 6; the model has 6 (0 to 5)"),
+    ("--drop-attention 0 --drop-ffn 0", ": layer 0 would keep neither attention nor feed-forward"),
+    ("--ffn 2", ": expected a number above 0 and at most 1"),
+    ("--ffn most", ": expected a share above 0 and at most 1, such as 0.75"),
+    ("--width 0-999", ": there is no dimension 999; the model has 128 (0 to 127)"),
+    ("--width 1.5", ": expected a number above 0 and at most 1"),
+    ("--sparsity 5:7", ": sparsity of q of layer 0: 5:7 does not fit [128, 128]"),
+    ("--sparsity x", ": expected N:M such as 2:4"),
+    ("--vocab /nowhere.txt", ": cannot be read"),
+    ("--vocab-fallback word", ": expected 'unk', 'bytes', or a token's id"),
+    ("--prune /nowhere.json", ": cannot be read"),
+    ("--stop a --stop ", "--stop '': expected a string of at least one character"),
+    ("--threads 0", ": expected a whole number of at least 1"),
+    ("--threads 5000", ": at most 1024"),
+    ("--top-p 7", ": expected a number in (0, 1]"),
+    ("--kv-cache f8", ": expected one of f32, bf16, int8"),
+    ("--revision main", ": the demo model has no revisions"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), TYPED, ids=[options for options, _ in TYPED])
+def test_an_error_begins_with_the_option_as_typed_and_is_2(
+    capsys: pytest.CaptureFixture[str], options: str, says: str
+) -> None:
+    assert cli.main(["generate", "x", *options.split(" ")]) == 2
+    expected = says if says.startswith("--") else options + says
+    assert capsys.readouterr().err.startswith(f"miaotui: error: {expected}")
+
+
+def test_a_refusal_of_the_model_is_1_and_names_options_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "x", "--memory-limit", "1kB"]) == 1
+    err = capsys.readouterr().err
+    assert "over --memory-limit 1kB; a smaller --max-context (now 512)" in err
+    assert cli.main(["generate", "x", "--model", "./nowhere"]) == 1
+
+
+def test_an_error_of_a_plan_names_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.json"
+    for field, says in {
+        "layers": "there is no layer 9",
+        "order": "there is no layer 9",
+        "depth": "unknown key",
+    }.items():
+        plan.write_text(json.dumps({"format": "miaotui-prune", "version": 1, field: "9"}))
+        assert cli.main(["generate", "x", "--prune", str(plan)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"miaotui: error: --prune {plan}: ")
+        assert says in err
+        with pytest.raises(PlanError) as error:
+            miaotui.load(demo.path(), prune=plan)
+        assert str(error.value).startswith(f'prune="{plan}": ')
+
+
+def test_layers_after_a_plan_are_those_that_it_leaves(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"format": "miaotui-prune", "version": 1, "layers": "0-2"}))
+    with pytest.raises(PlanError, match=r"there is no layer 4; what the plan leaves has 3 \(0 to 2\)"):
+        miaotui.load(demo.path(), prune={"plan": str(plan), "drop_layers": "4"})
+
+
+@pytest.mark.parametrize(
+    ("prune", "begins"),
+    [
+        ("keep-layers=0-9", 'prune="keep-layers=0-9": there is no layer 9; the model has 2 (0 to 1)'),
+        ("ffn=0.5; keep-layers=0-9", 'prune="keep-layers=0-9": there is no layer 9'),
+        ({"keep_layers": [9]}, "prune={'keep_layers': [9]}: there is no layer 9"),
+        ({"ffn": 2}, "prune={'ffn': 2}: expected a number"),
+        ({"depth": 2}, "prune={'depth': 2}: 'depth' is not understood"),
+        ("keep_layer=0", "prune=\"keep-layer=0\": 'keep_layer' is not understood (did you mean keep_layers?)"),
+    ],
+    ids=str,
+)
+def test_in_python_the_argument_is_named(tmp_path: Path, prune: object, begins: str) -> None:
+    write_checkpoint(tmp_path, small("llama"))
+    with pytest.raises(MiaotuiError) as error:
+        miaotui.load(tmp_path, prune=prune)  # type: ignore[arg-type]
+    assert str(error.value).startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["generate", "--temprature", "1"], "did you mean --temperature?"),
+        (["genrate"], "did you mean generate?"),
+        (["inspect", "x", "--contxt=3"], "did you mean --context?"),
+    ],
+    ids=str,
+)
+def test_a_misspelt_word_is_recognised(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    err = capsys.readouterr().err
+    assert (stop.value.code, says in err) == (2, True)
+    assert words[0] == "genrate" or f"usage: miaotui {words[0]}" in err  # the command's own usage
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["warm", "--threads", "2"], "--threads 2: only with --model"),
+        (["warm", "--memory-limit", "1GiB"], "--memory-limit 1GiB: only with --model"),
+        (["warm", "--keep-layers", "0"], "--keep-layers 0: only with --model"),
+        (["prune", "nowhere", "out", "--method", "sparsgpt"], "--method sparsgpt: no such method (did you mean sparse"),
+        (["prune", "nowhere", "out", "--method", "wanda"], "--method wanda: found nothing; expected --sparsity"),
+        (["prune", "nowhere", "out", "--method", "wanda", "--sparsity", "9"], "--sparsity 9: expected a share"),
+        (["prune", "nowhere", "--keep-layers", "0"], "OUT: none was given"),
+        (["prune", "nowhere", "out"], "IN: nothing says what to cut"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_commands_refuse_what_they_would_ignore(
+    capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.startswith(f"miaotui: error: {says}")
+
+
+def test_no_such_method_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["prune", "nowhere", "out", "--method", "nosuch"]) == 2
+    assert capsys.readouterr().err.endswith(f"expected one of {', '.join(METHODS)}\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("--method magnitude --sparsity 2:4", "zeros in every matrix of every layer (2:4), the others unchanged"),
+        ("--method slicegpt --width 0.5", "every weight is new, in a smaller basis"),
+    ],
+)
+def test_a_method_that_rewrites_says_what_is_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, says: str
+) -> None:
+    more = []
+    if "slicegpt" in method:
+        (tmp_path / "text.txt").write_text("Once upon a time there was a cat. " * 4)
+        more = ["--text", str(tmp_path / "text.txt"), "--window", "8"]
+    assert cli.main(["prune", str(demo.path()), str(tmp_path / "out"), *method.split(), *more]) == 0
+    out = capsys.readouterr().out
+    assert "keep everything" not in out
+    assert f"{method}: {says}" in out
+
+
+def test_a_revision_of_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="revision='main': only hub names"):
+        locate(tmp_path, revision="main")
+
+
+def test_more_threads_than_cores_are_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miaotui.runtime.cores.available_threads", lambda: 2)
+    assert cli.main(["generate", "x", "--max-new-tokens", "1", "--threads", "3"]) == 0
+    assert "note: --threads 3: this process may use 2 cores" in capsys.readouterr().err
+
+
+def test_an_error_stands_on_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+
+    def work() -> None:
+        with progress(4, 0, "calibrating") as bar:
+            bar(1)
+            msg = "broken"
+            raise InputError(msg)
+
+    with pytest.raises(InputError):
+        work()
+    print("miaotui: error: broken", file=sys.stderr)  # noqa: T201 - as the command does
+    assert "\nmiaotui: error: broken\n" in capsys.readouterr().err
+
+
+def test_the_program_comes_with_a_legend(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(demo.path()), "--program"]) == 0
+    assert "| where threads wait for each other" in capsys.readouterr().out
+
+
+def test_soak_lists_its_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        soak.main([])
+    assert "name one of chunking" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=f"expected one of .*chunking.*{soak.EXAMPLES}"):
+        soak.selection("nosuch")
+
+
+def test_help_of_a_sequence_has_no_internals_of_python() -> None:
+    signature = str(inspect.signature(miaotui.Sequence))
+    assert "lambda" not in signature
+    assert "0x" not in signature
