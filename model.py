@@ -19,6 +19,7 @@ from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
+from .runtime.memory import float_rows
 from .runtime.generate import Generation, Token, check_ids, collect
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.sequence import Sequence, Text
@@ -198,7 +199,7 @@ class Model:
 
     def _rows(self, ids: object, what: str, width: int) -> NDArray[np.float32]:
         wanted = self._ids(ids)
-        out = np.empty((len(wanted), width), np.float32)
+        out = float_rows(len(wanted), width, what)
         with Sequence(self._session) as sequence:
             for at in range(0, len(wanted), self._session.n_logits):
                 part = wanted[at : at + self._session.n_logits]

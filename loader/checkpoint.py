@@ -6,6 +6,8 @@ tensors is first asked for, and gives a read-only view of the mapping: the file 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import mmap
 import threading
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
+from ..runtime.memory import refused
 from .files import quote, read_json_object
 from .header import Header, TensorInfo, read_header
 
@@ -108,7 +111,8 @@ class Checkpoint:
         at = max(0, tensor.start + first * row - AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
         end = AROUND + (tensor.stop if stop is None else tensor.start + stop * row)
         mapping = self._map(tensor.file)
-        mapping.madvise(mmap.MADV_DONTNEED, at, min(end, len(mapping)) - at)
+        with contextlib.suppress(OSError):  # locked pages (mlockall) stay
+            mapping.madvise(mmap.MADV_DONTNEED, at, min(end, len(mapping)) - at)
 
     def expect(self, spans: Mapping[Path, Sequence[tuple[int, int]]]) -> None:
         """Have the system fetch these bytes of each file, ahead and exactly; reading on past them is switched off.
@@ -120,10 +124,11 @@ class Checkpoint:
         page = mmap.PAGESIZE
         for file, wanted in spans.items():
             mapping = self._map(file)
-            mapping.madvise(mmap.MADV_RANDOM)
-            for start, stop in wanted:
-                for at in range(start // page * page, stop, READ_AHEAD):
-                    mapping.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, stop - at))
+            with contextlib.suppress(OSError):  # no more than advice
+                mapping.madvise(mmap.MADV_RANDOM)
+                for start, stop in wanted:
+                    for at in range(start // page * page, stop, READ_AHEAD):
+                        mapping.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, stop - at))
 
     def close(self) -> None:
         """Let go of the mappings; one that still has views lives until the last view is gone.
@@ -156,6 +161,8 @@ class Checkpoint:
             with file.open("rb") as f:
                 mapping = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as e:  # ValueError: the file is empty now
+            if getattr(e, "errno", None) in (errno.ENOMEM, errno.EAGAIN):
+                raise refused(self._sizes[file], f"{file}: mapping it") from e
             msg = f"{file}: cannot be mapped ({e}); check that it is still there"
             raise CheckpointError(msg) from e
         if len(mapping) != self._sizes[file]:

@@ -52,7 +52,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     _check_twin(plan, checkpoint)
     pool = _pool(plan, threads)
     how = {"pool": pool, "threads": threads, "pack": rows}
-    block = zeroed(plan.resident_bytes) if plan.resident_bytes else None
+    block = zeroed(plan.resident_bytes, "resident weights") if plan.resident_bytes else None
 
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
