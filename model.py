@@ -13,13 +13,14 @@ from .errors import InputError, TokenizerError
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
 from .loader.pack import pack
+from .loader.paths import is_there
 from .loader.prune.receipt import hashed
 from .loader.quantize import pack_rows
 from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
-from .runtime.memory import float_rows
+from .runtime.memory import float_rows, refused
 from .runtime.generate import Generation, Token, check_ids, collect
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.sequence import Sequence, Text
@@ -73,12 +74,17 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     free = _free_bytes() if request.gpu else None
     opened = open_model(path, revision=revision)
     backend: Backend | None = None
+    prepared: Prepared | None = None
     try:
         prepared = prepare(opened, request, free=free)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
+    except MemoryError as e:
+        opened.close()
+        needed = prepared.memory["allocated"] if prepared is not None else 0
+        raise refused(needed, f"{opened.directory.name}: loading it") from e
     except BaseException:
         if backend is not None:
             backend.close()
@@ -183,6 +189,8 @@ class Model:
         As many go through one pass as fit it (`prefill_chunk` tokens, 32 sequences, the cache), with the bits
         of each alone (on a GPU, with precision="exact"). Errors: `InputError`.
         """
+        if isinstance(sequences, np.ndarray):
+            sequences = list(sequences) if sequences.ndim else None
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
             msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
             raise InputError(msg)
@@ -298,4 +306,4 @@ class _Tokenizing:
 
     def is_there(self) -> bool:
         """Whether the directory has one."""
-        return (self._directory / "tokenizer.json").is_file()
+        return is_there(self._directory / "tokenizer.json", TokenizerError)

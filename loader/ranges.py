@@ -83,7 +83,7 @@ def read_order(value: object, what: str, error: type[MiaotuiError] = PlanError) 
             raise error(msg)
         indices = [int(i) for i in listed]
     if indices and min(indices) < 0:
-        msg = f"{what}: {min(indices)} is negative; indices count from 0"
+        msg = f"{what}: {quote(min(indices))} is negative; indices count from 0"
         raise error(msg)
     return tuple(indices)
 

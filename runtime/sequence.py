@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 
@@ -189,7 +189,7 @@ class Sequence:
         self._check_open()
         whole = isinstance(n, Integral) and not isinstance(n, bool)
         if not whole or not 0 <= n <= len(self._ids):
-            msg = f"truncate({n!r}): expected 0 to {len(self._ids)}, the ids that the sequence has"
+            msg = f"truncate({shown(n)}): expected 0 to {len(self._ids)}, the ids that the sequence has"
             raise InputError(msg)
         with self.lock:
             self._following = None

@@ -154,8 +154,8 @@ def test_shares_put_into_a_cut_are_the_plan_compiled_with_them(tmp_path_factory,
 def test_inspect_s_memory_is_load_s_under_a_quota(tmp_path, monkeypatch, quota, kv_cache):
     """Threads have scratch of their own, so the memory depends on how many the process may use."""
     write_checkpoint(tmp_path / "m", Drawn(seven(), "BF16"))
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(cores, "CPU_MAX", str(tmp_path / "cpu.max"))
+    cgroup_tree(tmp_path / "system", {"": quota}, "/")
+    monkeypatch.setattr(cores, "ROOT", tmp_path / "system")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     threads = {"300000 100000": 3, "50000 100000": 1}.get(quota, 4)
     seen = []

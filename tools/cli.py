@@ -10,6 +10,7 @@ of our output went away.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import re
@@ -125,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's); the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+    _open_streams()
     args: argparse.Namespace | None = None
     try:
         parser = _parser(arguments)
@@ -140,15 +140,42 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes standard output once more at exit: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _settle()
         return PIPE_CLOSED
     except Exception as e:  # noqa: BLE001 - the last line of defence: whatever it is, say it in one line
-        if debug:
-            traceback.print_exc()
-        print(f"miaotui: error: {_as_typed(_one_line(e), vars(args) if args else {})}", file=sys.stderr)
+        lost = "standard output: " if _settle() and isinstance(e, OSError) and not e.filename else ""
+        with contextlib.suppress(OSError, ValueError):  # standard error is a full disk: the exit code says it
+            if debug:
+                traceback.print_exc()
+            text = _as_typed(_one_line(e), vars(args) if args else {})
+            print(f"miaotui: error: {lost}{text}", file=sys.stderr, flush=True)
         return FAILED
     return code
+
+
+def _open_streams() -> None:
+    """Standard streams that were closed (`>&-`) go nowhere; what a stream's encoding lacks is no reason to stop."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file that is opened would get the number, and what is printed
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: PTH123, SIM115 - for the life of the process
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _settle() -> bool:
+    """Python flushes standard output once more at exit: where that fails, let it go nowhere. Whether it failed."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _one_line(error: Exception) -> str:

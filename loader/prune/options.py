@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, PlanError
 from ..files import quote, read_text
+from ..paths import as_path
 from ..ranges import read_indices
 from ..sizes import sizes_of
 from ..text.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ def select(prune: Prune | None, opened: Opened) -> Selection:
         return selected(PrunePlan(), opened)
     if isinstance(prune, dict) and not prune.keys() & {"format", SLICES}:
         plan = _from_forms(prune, opened)
-    elif isinstance(prune, str) and "=" in prune and not Path(prune).is_file():
+    elif isinstance(prune, str) and "=" in prune and not _is_file(prune):
         plan = _from_forms(_split(prune), opened)
     elif isinstance(prune, str | os.PathLike):
         plan = load_plan(prune)
@@ -82,6 +83,14 @@ def select(prune: Prune | None, opened: Opened) -> Selection:
     plan = with_fallback_id(plan, opened.directory)
     cut, base = (replace(of, vocab_fallback=plan.vocab_fallback) for of in (chosen.cut, chosen.base))
     return Selection(replace(plan, model=fingerprint(opened.config, opened.checkpoint)), cut, base)
+
+
+def _is_file(text: str) -> bool:
+    """Whether short forms are the name of a plan's file after all."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, a NUL, or not to be seen
+        return False
 
 
 def parse_prune(prune: Prune | None, opened: Opened) -> PrunePlan | None:
@@ -205,7 +214,7 @@ def _text_ids(path: object, opened: Opened) -> tuple[int, ...]:
     if not isinstance(path, str | os.PathLike):
         msg = f"vocab: found {quote(path)}; expected the name of a text file"
         raise InputError(msg)
-    text = read_text(Path(path), InputError)
+    text = read_text(as_path(path, "vocab"), InputError)
     config, tokenizer = opened.config, Tokenizer.from_directory(opened.directory)
     needed = {*tokenizer.encode(text), *tokenizer.special_ids}
     rows = kept_ids(opened.directory)

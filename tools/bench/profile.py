@@ -113,4 +113,4 @@ def write_trace(file: Path, by_phase: dict[str, list[Part]]) -> None:
             us = part.seconds * 1e6
             events.append({"name": part.kernel, "ph": "X", "pid": 0, "tid": row, "ts": at, "dur": us, "args": facts})
             at += us
-    file.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}) + "\n")
