@@ -18,8 +18,6 @@ __all__ = [
     "shown",
 ]
 
-MAX_SHOWN = 200
-
 
 class MiaotuiError(Exception):
     """Base of every error that miaotui raises on purpose."""
@@ -57,10 +55,10 @@ class BackendError(MiaotuiError):
     """The machine cannot run what was asked: a missing extra, driver or instruction."""
 
 
-def shown(value: object) -> str:
+def shown(value: object, limit: int = 200) -> str:
     """An argument as a message shows it: its repr, cut short, and its type where it has none (10**5000 has none)."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a caller's object may raise anything
         return f"a {type(value).__name__} that cannot be shown"
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -30,6 +30,8 @@ LOGIT_ROWS = 32
 #: Tokens of a prompt that one pass takes, by device: a GPU reads the weights once a pass, and multiplies far faster.
 PREFILL_CHUNK = {"cpu": 128, "cuda": 1024}
 
+#: Of any count: beyond what a machine has, and what 64 bits count in bytes.
+MAX_COUNT = 2**40
 MAX_THREADS = 1024  # more than any machine here has
 
 
@@ -59,6 +61,9 @@ class Request:
             raise BackendError(msg)
         for name in ("threads", "max_context", "prefill_chunk", "cache_tokens"):
             object.__setattr__(self, name, _count(name, getattr(self, name)))
+            if (getattr(self, name) or 0) > MAX_COUNT:
+                msg = f"{name}={shown(getattr(self, name))}: expected at most 2**40"
+                raise InputError(msg)
         object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
         if self.threads is not None and self.threads > MAX_THREADS:
             msg = f"threads={shown(self.threads)}: at most {MAX_THREADS}"

@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
-from .config import resolve_config, with_token_ids
+from ..errors import ConfigError
+from .config import QUANT_METHOD, resolve_config, with_token_ids
+from .formats import other_quantization
 from .hub import locate
 from .model_tensors import ModelTensors
 from .reconcile import reconciled
@@ -71,6 +73,9 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     checkpoint = open_checkpoint(locate(path, revision=revision))
     try:
         where = str(checkpoint.directory / CONFIG)
+        if what := other_quantization(checkpoint.config, checkpoint.tensors, QUANT_METHOD):
+            msg = f"{checkpoint.directory}: {what}"
+            raise ConfigError(msg)
         resolved = resolve_config(checkpoint.config, where)
         raw, resolved, corrections = reconciled(checkpoint.config, resolved, checkpoint.tensors, checkpoint.directory)
         config = with_token_ids(resolved.config, where, checkpoint.generation)

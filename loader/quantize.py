@@ -30,6 +30,7 @@ from ..runtime.quantized import (
     quantized_shape,
 )
 from ..runtime.sparse_int8 import pack_sparse_int8
+from .files import quote
 from .roles import MATRICES
 
 if TYPE_CHECKING:

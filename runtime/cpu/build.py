@@ -72,7 +72,7 @@ class Progress:
     """A line on standard error before and after; on a terminal it counts in between. `lost`: why nothing is kept."""
 
     def __init__(self, total: int, *, lost: str | None) -> None:
-        self._total, self._lost, self._done, self._began = total, kept, 0, time.perf_counter()
+        self._total, self._lost, self._done, self._began = total, lost, 0, time.perf_counter()
         error = sys.stderr
         self._out = None if error is None or os.environ.get("MIAOTUI_QUIET") else error
         self._live = self._out is not None and self._out.isatty()

@@ -33,7 +33,7 @@ def read_arrays(file: Path, mark: str) -> dict[str, NDArray[Any]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged headers
-            with np.load(file, allow_pickle=False) as stored:
+            with file.open("rb") as f, np.load(f, allow_pickle=False) as stored:
                 arrays = dict(stored)
         whose, digest = map(str, arrays.pop("mark"))
         whole = digest == _digest(arrays)
