@@ -20,8 +20,8 @@ from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
-from .runtime.memory import float_rows, refused
 from .runtime.generate import Generation, Token, check_ids, collect
+from .runtime.memory import float_rows, refused
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.sequence import Sequence, Text
 from .runtime.session import Session

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from ..errors import ConfigError
+from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, resolve_config, with_token_ids
 from .formats import other_quantization
 from .hub import locate

@@ -25,7 +25,7 @@ def as_path(value: object, what: str, error: type[MiaotuiError] = InputError) ->
     if isinstance(value, os.PathLike):
         text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
-        shown = "an empty path" if text == "" else quote(value, 300)
+        shown = "an empty path" if isinstance(text, str) and not text else quote(value, 300)
         msg = f"{what}: found {shown}; expected a path, as a str or a Path"
         raise error(msg)
     return Path(text)

@@ -53,6 +53,10 @@ def show(indices: Iterable[int]) -> str:
     return ",".join(f"{a}-{b - 1}" if b - a > 1 else str(a) for a, b in as_ranges(indices))
 
 
+#: Beyond any model's.
+MAX_INDEX = 2**40
+
+
 def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError) -> tuple[int, ...]:
     """A set of indices from "0-2,5", an iterable of integers, or one integer -> ascending, each once.
 
@@ -84,6 +88,9 @@ def read_order(value: object, what: str, error: type[MiaotuiError] = PlanError) 
         indices = [int(i) for i in listed]
     if indices and min(indices) < 0:
         msg = f"{what}: {quote(min(indices))} is negative; indices count from 0"
+        raise error(msg)
+    if indices and max(indices) > MAX_INDEX:
+        msg = f"{what}: found {quote(max(indices))}; expected indices of at most 2**40"
         raise error(msg)
     return tuple(indices)
 

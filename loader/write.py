@@ -59,7 +59,9 @@ def new_file(path: str | os.PathLike[str], error: type[MiaotuiError] = InputErro
             raise
         flushed(target.parent)
     except (OSError, RuntimeError) as e:  # RuntimeError: links in a circle
-        msg = f"{quote(str(file), 300)}: cannot be written ({reason(e)}); check the disk and the directory's permissions"
+        msg = (
+            f"{quote(str(file), 300)}: cannot be written ({reason(e)}); check the disk and the directory's permissions"
+        )
         raise error(msg) from e
 
 

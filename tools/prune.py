@@ -27,7 +27,9 @@ __all__ = ["PLAN", "prune"]
 PLAN = "prune_plan.json"
 
 
-def prune(path: str | Path, out: str | Path, wish: Prune, rewrite: Rewrite | None = None) -> tuple[Receipt, int, str | None]:
+def prune(
+    path: str | Path, out: str | Path, wish: Prune, rewrite: Rewrite | None = None
+) -> tuple[Receipt, int, str | None]:
     """Write what `wish` keeps of `path` to the new directory `out`, changed as `rewrite` says.
 
     The receipt, the bytes of tensors written, and why transformers will refuse it, if it will. Errors: `InputError`

@@ -14,12 +14,11 @@ A checkpoint that mergekit wrote is an ordinary one; mergekit_config.yml beside 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
-from ..paths import as_path
 from ..files import quote, read_json_object, read_yaml_object
+from ..paths import as_path
 from .compiled import MAX_LAYERS
 from .plan import MAX_PLAN, PrunePlan
 

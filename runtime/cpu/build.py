@@ -41,7 +41,10 @@ def build(names: Sequence[str], directory: Path | None) -> dict[str, int]:
     check_compiler()
     addresses: dict[str, int] = {}
     lost = f"{directory} cannot be written; set {CACHE} to a directory that can" if directory else no_directory()
-    with _shelf(directory) as shelf, Progress(len(names), lost=None if shelf and shelf == directory else lost) as progress:
+    with (
+        _shelf(directory) as shelf,
+        Progress(len(names), lost=None if shelf and shelf == directory else lost) as progress,
+    ):
         for name in () if shelf is None else _by_workers(names, shelf):
             progress.tick(name)
         for name in names:
@@ -78,7 +81,9 @@ class Progress:
         self._live = self._out is not None and self._out.isatty()
 
     def __enter__(self) -> Self:
-        once = f" (nothing is kept: {self._lost})" if self._lost else ", once; later starts take the result from the cache"
+        once = (
+            f" (nothing is kept: {self._lost})" if self._lost else ", once; later starts take the result from the cache"
+        )
         self.say(f"compiling for this CPU{once} ...")
         return self
 

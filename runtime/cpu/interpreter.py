@@ -20,8 +20,31 @@ from numba import njit, types
 from ..ops import SLOTS
 from .lanes import atomic_load, atomic_store, atomic_swap, call_kernel, pause, peek, poke, restore_mode, usual_mode
 from .layout import (
-    C_BASE, C_BUSY, C_CLOSED, C_EPOCH, C_LINES, C_N, C_OUTCOME, C_PROG, C_RUNNING, C_STEP, C_STOP, C_THREADS, C_WORK,
-    CALL, CLOSED, DONE, LINE, STEP, STOP, T_BARRIER, T_CONTROL, T_HANDLE, T_PARKED, T_SEMAPHORE, WORK,
+    C_BASE,
+    C_BUSY,
+    C_CLOSED,
+    C_EPOCH,
+    C_LINES,
+    C_N,
+    C_OUTCOME,
+    C_PROG,
+    C_RUNNING,
+    C_STEP,
+    C_STOP,
+    C_THREADS,
+    C_WORK,
+    CALL,
+    CLOSED,
+    DONE,
+    LINE,
+    STEP,
+    STOP,
+    T_BARRIER,
+    T_CONTROL,
+    T_HANDLE,
+    T_PARKED,
+    T_SEMAPHORE,
+    WORK,
 )  # fmt: skip
 
 __all__ = ["CODE"]

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
             model.logits([0])
             names = list(model.program().counts())
     directory = link.cache_directory()
-    lost = [name for name in names if directory is None or name in link.KERNELS and read(directory, name) is None]
+    lost = [name for name in names if directory is None or (name in link.KERNELS and read(directory, name) is None)]
     if lost and args.device == "cpu":
         why = f"{directory} cannot be written; set {CACHE} to a directory that can" if directory else no_directory()
         msg = f"{len(lost)} of {len(names)} kernels were compiled, and are not kept: {why}"

@@ -37,7 +37,7 @@ def read_arrays(file: Path, mark: str) -> dict[str, NDArray[Any]]:
                 arrays = dict(stored)
         whose, digest = map(str, arrays.pop("mark"))
         whole = digest == _digest(arrays)
-    except Exception as e:  # noqa: BLE001 - zipfile, zlib, tokenize, struct, ...: each raises its own for damaged bytes
+    except Exception as e:
         msg = f"{file}: no statistics that this version reads ({e}); remove it, or name another file"
         raise InputError(msg) from e
     if not whole:
