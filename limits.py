@@ -116,7 +116,8 @@ class Request:
             msg = f"max_context={shown(wanted)}: this model has learned positions for {config.n_context} tokens only"
             raise InputError(msg)
         if wanted > max(config.n_context, MAX_CONTEXT):
-            msg = f"max_context={shown(wanted)}: the model was made for {config.n_context}, expected at most {MAX_CONTEXT}"
+            msg = f"max_context={shown(wanted)}: the model was made for {config.n_context}, "
+            msg = f"{msg}expected at most {MAX_CONTEXT}"
             raise InputError(msg)
         return wanted
 

@@ -41,7 +41,7 @@ def is_there(path: Path, error: type[MiaotuiError] = CheckpointError) -> bool:
             return False
         if number in _ABSENT:
             msg = (
-                f"{path}: is a link to {quote(os.readlink(path), 300)}, which is not there; "
+                f"{path}: is a link to {quote(str(path.readlink()), 300)}, which is not there; "
                 "download the file again, or remove the link"
             )
             raise error(msg) from e
@@ -54,7 +54,7 @@ def is_there(path: Path, error: type[MiaotuiError] = CheckpointError) -> bool:
 def listed(directory: Path, error: type[MiaotuiError] = CheckpointError) -> list[str]:
     """Names in a directory, sorted. `error` where it may not be listed."""
     try:
-        return sorted(os.listdir(directory))
+        return sorted(file.name for file in directory.iterdir())
     except OSError as e:
         msg = f"{directory}: its files cannot be listed ({reason(e)}); permission to read the directory is needed"
         raise error(msg) from e

@@ -70,8 +70,8 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
         role, _, dtype = word.rpartition("=")
         if dtype not in (*QUANTIZED, "none") or (role and role not in MATRICES):
             msg = (
-                f"quantize={quote(wanted)}: {quote(word)} is not understood; expected {', '.join(QUANTIZED)} or none for all "
-                f"matrices, and ROLE=int8 and so on for one of {', '.join(MATRICES)}, joined by commas"
+                f"quantize={quote(wanted)}: {quote(word)} is not understood; expected {', '.join(QUANTIZED)} or none "
+                f"for all matrices, and ROLE=int8 and so on for one of {', '.join(MATRICES)}, joined by commas"
             )
             raise PlanError(msg)
         chosen |= dict.fromkeys([role] if role else MATRICES, dtype)

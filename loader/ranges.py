@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Ranges", "as_indices", "as_ranges", "read_indices", "read_order", "show", "spread"]
+__all__ = ["MAX_INDEX", "Ranges", "as_indices", "as_ranges", "read_indices", "read_order", "show", "spread"]
 
 Ranges = tuple[tuple[int, int], ...]
 

@@ -66,7 +66,7 @@ def new_file(path: str | os.PathLike[str], error: type[MiaotuiError] = InputErro
 
 
 def flushed(path: Path) -> None:
-    """Have the disk hold a file or a directory's names; file systems that cannot are let be. OSError: the disk is full."""
+    """Have the disk hold a file or a directory's names; not every file system can. OSError: the disk is full."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

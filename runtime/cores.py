@@ -22,7 +22,7 @@ def available_threads() -> int:
 
 
 def _quotas() -> Iterator[float]:
-    """Cores' worth of time that each group allows: cgroup v2's cpu.max, or v1's cpu.cfs_quota_us. Source: cgroups(7)."""
+    """How many cores each group allows: cgroup v2's cpu.max, or v1's cpu.cfs_quota_us. Source: cgroups(7)."""
     for mount, folder, unified in _folders():
         for group in (folder, *folder.parents):
             try:

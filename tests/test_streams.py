@@ -17,7 +17,11 @@ def shell(words: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run `miaotui` in a shell, with redirections."""
     line = f'"{sys.executable}" -m miaotui {words}'
     return subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, check=False, env=os.environ | {"MIAOTUI_QUIET": "1"} | env
+        ["/bin/sh", "-c", line],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MIAOTUI_QUIET": "1"} | env,
     )
 
 
@@ -33,7 +37,7 @@ def test_closed_streams_are_no_error(tmp_path: Path) -> None:
     assert (failed.returncode, failed.stdout) == (1, "")  # the error is not written to another stream
 
 
-def test_full_streams_are_one_line(tmp_path: Path) -> None:
+def test_full_streams_are_one_line() -> None:
     done = shell("generate Once --max-new-tokens 2 >/dev/full")
     assert (done.returncode, done.stderr) == (1, "miaotui: error: standard output: No space left on device\n")
     assert shell("inspect /nowhere 2>/dev/full").returncode == 1

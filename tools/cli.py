@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import re
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "Command", "main"]
 
 FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
+#: What a stream says that takes nothing more; every other file has its name in the error.
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EBADF)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _settle()
         return PIPE_CLOSED
     except Exception as e:  # noqa: BLE001 - the last line of defence: whatever it is, say it in one line
-        lost = "standard output: " if _settle() and isinstance(e, OSError) and not e.filename else ""
+        _settle()
+        lost = "standard output: " if isinstance(e, OSError) and e.filename is None and e.errno in UNWRITABLE else ""
         with contextlib.suppress(OSError, ValueError):  # standard error is a full disk: the exit code says it
             if debug:
                 traceback.print_exc()
@@ -167,15 +171,13 @@ def _open_streams() -> None:
             stream.reconfigure(errors=errors)
 
 
-def _settle() -> bool:
-    """Python flushes standard output once more at exit: where that fails, let it go nowhere. Whether it failed."""
+def _settle() -> None:
+    """Python flushes standard output once more at exit: where that fails, let it go nowhere."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def _one_line(error: Exception) -> str:

@@ -47,10 +47,11 @@ LOCK = ".lock"
 
 @contextmanager
 def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """A directory to fill, which becomes `out` at the end, flushed to the disk; nothing of it is left where that fails.
+    """A directory to fill, which becomes `out` at the end, on the disk; nothing of it is left where that fails.
 
-    A killed run leaves a hidden directory next to `out`, never half of `out`; the next run for `out` removes it. Errors:
-    `InputError` where `out` is there (a checkpoint is never written over, its source least of all), or the system refuses.
+    A killed run leaves a hidden directory next to `out`, never half of `out`; the next run for `out` removes it.
+    Errors: `InputError` where `out` is there (a checkpoint is never written over, its source least of all), or the
+    system refuses.
     """
     place = as_path(out, "OUT")
     if is_there(place, InputError):

@@ -26,7 +26,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,13 +33,14 @@ import numpy as np
 from ...errors import PlanError
 from ..files import quote, read_json_object
 from ..paths import as_path
-from ..ranges import read_indices, read_order, show
+from ..ranges import MAX_INDEX, read_indices, read_order, show
 from ..write import write_whole
 from .compose import BY_LAYER, RATIOS, composed
 from .sparsity import as_json, read_sparsity, show_sparsity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import Self
 
 __all__ = ["FORMAT", "VERSION", "Indices", "PrunePlan"]
@@ -219,7 +219,7 @@ def _by_layer(name: str, value: object) -> dict[int, Indices]:
 
 
 def _fallback(value: object) -> int | str | None:
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value <= MAX_INDEX:
         return int(value)
     if value is not None and not (isinstance(value, str) and value in ("unk", "bytes")):
         msg = f"vocab_fallback: found {quote(value)}; expected 'unk', 'bytes', or a token's id"

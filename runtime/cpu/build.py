@@ -113,7 +113,7 @@ class Progress:
 
 @contextlib.contextmanager
 def _shelf(directory: Path | None) -> Iterator[Path | None]:
-    """Where code is put: the cache, or for this start alone a directory of our own; None: the system has room for none."""
+    """Where code is put: the cache, or for this start alone a directory of our own; None: there is room for none."""
     if directory is not None and write(directory, ".probe", b""):
         with contextlib.suppress(OSError):
             (directory / ".probe.code").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...loader.write import write_whole
 from ...runtime.kvcache import cache_bytes
 from ...runtime.ops import OPS
 from ...runtime.spec import Weight
