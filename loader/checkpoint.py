@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import threading
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from .paths import as_path, is_there, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -179,6 +179,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     What config.json means is `open_model`'s part. Errors: `CheckpointError` for missing or damaged files, `ConfigError`
     for a JSON file that is none.
     """
+    if isinstance(path, str | Path) and "\0" in str(path):
+        msg = f"{quote(str(path), 300)}: no such directory; a name cannot hold a NUL byte"
+        raise CheckpointError(msg)
     directory = as_path(path, "checkpoint")
     _check_directory(directory)
     config = read_json_object(directory / CONFIG, MAX_CONFIG, ConfigError)

@@ -31,6 +31,9 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
 
     Errors: `CheckpointError` for a path that does not exist, `HubError` for a name that cannot be had, with its cause.
     """
+    if isinstance(name_or_path, str | Path) and "\0" in str(name_or_path):
+        msg = f"{quote(str(name_or_path), 300)}: no such directory; a name cannot hold a NUL byte"
+        raise CheckpointError(msg)
     path = as_path(name_or_path, "the checkpoint's path or hub name")
     text = str(name_or_path)
     if revision is not None and (not isinstance(revision, str) or not revision):

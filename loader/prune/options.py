@@ -192,7 +192,7 @@ def _dropped_heads(form: object, config: Config) -> dict[int, tuple[int, ...]]:
         pairs = list(form.items())
     else:
         pieces = form if isinstance(form, list | tuple) else [form]
-        texts = [text for piece in pieces for text in str(piece).split("+")]
+        texts = [text for piece in pieces for text in (piece if isinstance(piece, str) else quote(piece)).split("+")]
         pairs = [text.split(":") for text in texts]  # type: ignore[misc]  # of other lengths: refused below
     kept: dict[int, tuple[int, ...]] = {}
     for pair in pairs:
