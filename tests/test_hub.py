@@ -268,3 +268,15 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(HubError, match="pip install huggingface_hub"):
         hub.locate("org/none-such")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("pytorch_model.bin", "pickled"), ("model-q4.gguf", "GGUF"), ("tf_model.h5", "TensorFlow")]
+)
+def test_a_repository_without_safetensors_says_what_it_holds(server: Hub, tmp_path: Path, name: str, word: str) -> None:
+    files = server.files[COMMITS["main"]]
+    server.files[COMMITS["main"]] = {"config.json": files["config.json"], name: b"x"}
+    got = ask(tmp_path / "home", server.endpoint)
+    assert got["error"] == "CheckpointError", got
+    assert f"{name} is " in str(got)
+    assert word in str(got)
