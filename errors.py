@@ -17,6 +17,7 @@ __all__ = [
     "MiaotuiError",
     "PlanError",
     "TokenizerError",
+    "shown",
 ]
 
 
@@ -45,7 +46,7 @@ class PlanError(MiaotuiError):
 
 
 class MemoryLimitError(MiaotuiError):
-    """The predicted peak is over the caller's limit; nothing was loaded."""
+    """More memory than the caller's limit, than the GPU has free, or than the system gives."""
 
 
 class InputError(MiaotuiError, ValueError):
@@ -54,3 +55,12 @@ class InputError(MiaotuiError, ValueError):
 
 class BackendError(MiaotuiError):
     """The machine cannot run what was asked: a missing extra, driver or instruction."""
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """An argument as a message shows it: its repr, cut short, and its type where it has none (10**5000 has none)."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a caller's object may raise anything
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= limit else text[: limit - 3] + "..."

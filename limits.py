@@ -6,7 +6,7 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import BackendError, InputError, MemoryLimitError
+from .errors import BackendError, InputError, MemoryLimitError, shown
 from .runtime.cores import available_threads
 from .runtime.kvcache import KV_BYTES, pages_of
 from .sizes import parse_size
@@ -30,6 +30,8 @@ LOGIT_ROWS = 32
 #: Tokens of a prompt that one pass takes, by device: a GPU reads the weights once a pass, and multiplies far faster.
 PREFILL_CHUNK = {"cpu": 128, "cuda": 1024}
 
+#: Of any count: beyond what a machine has, and what 64 bits count in bytes.
+MAX_COUNT = 2**40
 MAX_THREADS = 1024  # more than any machine here has
 
 
@@ -54,18 +56,22 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if self.device not in PREFILL_CHUNK:
-            msg = f"device={self.device!r}: expected 'cpu' or 'cuda'"
+        if not isinstance(self.device, str) or self.device not in PREFILL_CHUNK:
+            msg = f"device={shown(self.device)}: expected 'cpu' or 'cuda'"
             raise BackendError(msg)
         for name in ("threads", "max_context", "prefill_chunk", "cache_tokens"):
             object.__setattr__(self, name, _count(name, getattr(self, name)))
+            if (getattr(self, name) or 0) > MAX_COUNT:
+                msg = f"{name}={shown(getattr(self, name))}: expected at most 2**40"
+                raise InputError(msg)
         object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
         if self.threads is not None and self.threads > MAX_THREADS:
-            msg = f"threads={self.threads}: at most {MAX_THREADS}"
+            msg = f"threads={shown(self.threads)}: at most {MAX_THREADS}"
             raise InputError(msg)
         for name, allowed in (("kv_cache", tuple(KV_BYTES)), ("precision", ("exact", "fast"))):
-            if getattr(self, name) not in allowed:
-                msg = f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}"
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in allowed:
+                msg = f"{name}={shown(value)}: expected one of {', '.join(allowed)}"
                 raise InputError(msg)
 
     @property
@@ -97,7 +103,7 @@ class Request:
         if self.cache_tokens is None:
             return pages_of(context)
         if self.gpu:
-            msg = f"cache_tokens={self.cache_tokens}: a GPU's cache belongs to one text at a time; leave it out"
+            msg = f"cache_tokens={shown(self.cache_tokens)}: a GPU's cache belongs to one text at a time; leave it out"
             raise InputError(msg)
         return pages_of(self.cache_tokens)
 
@@ -107,10 +113,11 @@ class Request:
         if wanted is None:
             return min(config.n_context, DEFAULT_CONTEXT)
         if config.positions is not None and wanted > config.n_context:
-            msg = f"max_context={wanted}: this model has learned positions for {config.n_context} tokens only"
+            msg = f"max_context={shown(wanted)}: this model has learned positions for {config.n_context} tokens only"
             raise InputError(msg)
         if wanted > max(config.n_context, MAX_CONTEXT):
-            msg = f"max_context={wanted}: the model was made for {config.n_context}, expected at most {MAX_CONTEXT}"
+            msg = f"max_context={shown(wanted)}: the model was made for {config.n_context}, "
+            msg = f"{msg}expected at most {MAX_CONTEXT}"
             raise InputError(msg)
         return wanted
 
@@ -144,7 +151,7 @@ def _count(name: str, value: object) -> int | None:
     except TypeError:
         number = 0
     if number < 1:
-        msg = f"{name}={value!r}: expected a whole number of at least 1"
+        msg = f"{name}={shown(value)}: expected a whole number of at least 1"
         raise InputError(msg)
     return number
 
@@ -156,7 +163,7 @@ def _size(name: str, value: object) -> int | None:
     try:
         return _count(name, parse_size(value))
     except ValueError as e:
-        msg = f"{name}={value!r}: expected bytes, for instance 1048576, '500MB' or '2GiB'"
+        msg = f"{name}={shown(value)}: expected bytes, for instance 1048576, '500MB' or '2GiB'"
         raise InputError(msg) from e
 
 

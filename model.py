@@ -14,6 +14,7 @@ from .errors import InputError, TokenizerError
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
 from .loader.pack import pack
+from .loader.paths import is_there
 from .loader.prune.receipt import hashed
 from .loader.quantize import pack_rows
 from .loader.text.tokenizer import Tokenizer
@@ -22,6 +23,7 @@ from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids, collect
+from .runtime.memory import float_rows, refused
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.sequence import Sequence, Text
 from .runtime.session import Session
@@ -81,12 +83,17 @@ def _load(path: str | Path, options: LoadKwargs) -> Model:
     free = _free_bytes() if request.gpu else None
     opened = open_model(path, revision=revision)
     backend: Backend | None = None
+    prepared: Prepared | None = None
     try:
         prepared = prepare(opened, request, free=free)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
+    except MemoryError as e:
+        opened.close()
+        needed = prepared.memory["allocated"] if prepared is not None else 0
+        raise refused(needed, f"{opened.directory.name}: loading it") from e
     except BaseException:
         if backend is not None:
             backend.close()
@@ -191,6 +198,8 @@ class Model:
         One pass takes as many as fit it (`prefill_chunk` tokens, 32 sequences, the cache); the bits are those that
         each gets alone (on a GPU, with precision="exact"). Errors: `InputError`.
         """
+        if isinstance(sequences, np.ndarray):
+            sequences = list(sequences) if sequences.ndim else None
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
             msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
             raise InputError(msg)
@@ -207,7 +216,7 @@ class Model:
 
     def _rows(self, ids: object, what: str, width: int) -> NDArray[np.float32]:
         wanted = self._ids(ids)
-        out = np.empty((len(wanted), width), np.float32)
+        out = float_rows(len(wanted), width, what)
         with Sequence(self._session) as sequence:
             for at in range(0, len(wanted), self._session.n_logits):
                 part = wanted[at : at + self._session.n_logits]
@@ -239,12 +248,12 @@ class Model:
         """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`.
 
         Parameters have the names of Hugging Face's `GenerationConfig`, and None means "not given", except for
-        `max_new_tokens`: 256 if it is not given, and None goes on until the context is full. `do_sample`, or any of
-        `temperature`, `top_k`, `top_p`, `min_p`: draw at random, the same text for the same `seed`, which is drawn
-        afresh if it is not given (`.seed` has it); otherwise the likeliest token is taken. `repetition_penalty` above 1 makes tokens that already occur less likely.
-        `stop_strings` (or `stop`): end before this text, or before one of several; `eos_token_id`: end with this id,
-        or one of several, in place of the model's own; `ignore_eos`: go on where the model would end.
-        Errors: `InputError`.
+        `max_new_tokens`: 256 if it is not given, and None goes on until the context is full. `do_sample`, or
+        any of `temperature`, `top_k`, `top_p`, `min_p`: draw at random, the same text for the same `seed`,
+        which is drawn afresh if it is not given (`.seed` has it); otherwise the likeliest token is taken.
+        `repetition_penalty` above 1 makes tokens that already occur less likely. `stop_strings` (or `stop`):
+        end before this text, or before one of several; `eos_token_id`: end with this id, or one of several, in
+        place of the model's own; `ignore_eos`: go on where the model would end. Errors: `InputError`.
         """
         with self.sequence() as sequence, sequence.awaited():
             return collect(sequence.tokens(prompt, **parameters))
@@ -327,4 +336,4 @@ class _Tokenizing:
 
     def is_there(self) -> bool:
         """Whether the directory has one."""
-        return (self._directory / "tokenizer.json").is_file()
+        return is_there(self._directory / "tokenizer.json", TokenizerError)

@@ -6,6 +6,8 @@ tensors is first asked for, and gives a read-only view of the mapping: the file 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import mmap
 import threading
@@ -16,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
+from ..runtime.memory import refused
 from .files import quote, read_json_object
+from .formats import other_format
 from .header import Header, TensorInfo, read_header
+from .paths import as_path, is_there, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,7 +113,8 @@ class Checkpoint:
         at = max(0, tensor.start + first * row - AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
         end = AROUND + (tensor.stop if stop is None else tensor.start + stop * row)
         mapping = self._map(tensor.file)
-        mapping.madvise(mmap.MADV_DONTNEED, at, min(end, len(mapping)) - at)
+        with contextlib.suppress(OSError):  # locked pages (mlockall) stay
+            mapping.madvise(mmap.MADV_DONTNEED, at, min(end, len(mapping)) - at)
 
     def expect(self, spans: Mapping[Path, Sequence[tuple[int, int]]]) -> None:
         """Have the system fetch these bytes of each file, ahead and exactly; reading on past them is switched off.
@@ -120,10 +126,11 @@ class Checkpoint:
         page = mmap.PAGESIZE
         for file, wanted in spans.items():
             mapping = self._map(file)
-            mapping.madvise(mmap.MADV_RANDOM)
-            for start, stop in wanted:
-                for at in range(start // page * page, stop, READ_AHEAD):
-                    mapping.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, stop - at))
+            with contextlib.suppress(OSError):  # no more than advice
+                mapping.madvise(mmap.MADV_RANDOM)
+                for start, stop in wanted:
+                    for at in range(start // page * page, stop, READ_AHEAD):
+                        mapping.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, stop - at))
 
     def close(self) -> None:
         """Release the mappings; one that still has views lives until the last view is gone.
@@ -156,6 +163,8 @@ class Checkpoint:
             with file.open("rb") as f:
                 mapping = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as e:  # ValueError: the file is empty now
+            if getattr(e, "errno", None) in (errno.ENOMEM, errno.EAGAIN):
+                raise refused(self._sizes[file], f"{file}: mapping it") from e
             msg = f"{file}: cannot be mapped ({e}); check that it is still there"
             raise CheckpointError(msg) from e
         if len(mapping) != self._sizes[file]:
@@ -170,15 +179,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     What config.json means is `open_model`'s part. Errors: `CheckpointError` for missing or damaged files, `ConfigError`
     for a JSON file that is none.
     """
-    directory = Path(path)
+    if isinstance(path, str | Path) and "\0" in str(path):
+        msg = f"{quote(str(path), 300)}: no such directory; a name cannot hold a NUL byte"
+        raise CheckpointError(msg)
+    directory = as_path(path, "checkpoint")
     _check_directory(directory)
     config = read_json_object(directory / CONFIG, MAX_CONFIG, ConfigError)
     generation = None
-    if (directory / GENERATION).is_file():
+    if is_there(directory / GENERATION):
         generation = read_json_object(directory / GENERATION, MAX_CONFIG, ConfigError)
-    if (directory / SINGLE).exists():
+    if is_there(directory / SINGLE):
         headers = {SINGLE: read_header(directory / SINGLE)}
-    elif (directory / INDEX).exists():
+    elif is_there(directory / INDEX):
         headers = _sharded(directory)
     else:
         raise CheckpointError(_no_weights(directory))
@@ -187,38 +199,36 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def _check_directory(directory: Path) -> None:
     """The path must be a directory with a config.json; otherwise say what to give instead."""
-    try:
-        is_dir, is_file = directory.is_dir(), directory.is_file()
-    except (OSError, ValueError):  # a name too long, a NUL byte
-        is_dir = is_file = False
-    if is_file:
-        msg = f"{directory}: is a file; give the directory that holds it together with {CONFIG}"
-        raise CheckpointError(msg)
-    if not is_dir:
+    if not is_there(directory):
         msg = f"{quote(str(directory), 300)}: no such directory; give a directory with {CONFIG} and {SINGLE}"
         raise CheckpointError(msg)
-    if not (directory / CONFIG).exists():
-        msg = f"{directory}: no {CONFIG}; expected a Hugging Face directory with {CONFIG} and {SINGLE}"
-        if (directory / "adapter_config.json").exists():
-            msg = f"{directory}: is a PEFT adapter, not a model: merge it into its base model and save that"
+    if directory.is_file():
+        what = other_format([directory.name])
+        msg = f"{directory}: {what}" if what else f"{directory}: is a file"
+        msg = f"{msg}; give the directory that holds a safetensors checkpoint together with {CONFIG}"
         raise CheckpointError(msg)
+    if not directory.is_dir():
+        msg = f"{directory}: is a pipe or a device; give a directory with {CONFIG} and {SINGLE}"
+        raise CheckpointError(msg)
+    if is_there(directory / CONFIG):
+        return
+    msg = f"{directory}: no {CONFIG}; expected a Hugging Face directory with {CONFIG} and {SINGLE}"
+    if is_there(directory / "adapter_config.json"):
+        msg = f"{directory}: is a PEFT adapter, not a model: merge it into its base model and save that"
+    elif what := other_format(listed(directory)):
+        msg = f"{directory}: {what}"
+    raise CheckpointError(msg)
 
 
 def _no_weights(directory: Path) -> str:
     """What to do about a directory without safetensors weights, from what it holds instead."""
-    names = sorted(p.name for p in directory.iterdir())
-    pickled = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt", ".bin.index.json"))]
-    if pickled:
-        how = "AutoModelForCausalLM.from_pretrained(directory).save_pretrained(new_directory)"
-        what = (
-            f"only {pickled[0]} holds weights, and pickled files are never opened: save it as safetensors with `{how}`"
-        )
-    elif others := [n for n in names if n.endswith(".safetensors")]:
+    names = listed(directory)
+    if others := [n for n in names if n.endswith(".safetensors")]:
         what = f"found {', '.join(others[:3])}, expected {SINGLE}, or shards with {INDEX}; rename it or add the index"
-    elif ggufs := [n for n in names if n.endswith(".gguf")]:
-        what = f"found {ggufs[0]}; miaotui reads safetensors: get the original checkpoint"
     else:
-        what = f"no weights: expected {SINGLE}, or shards with {INDEX}; download the checkpoint again"
+        what = other_format(names) or (
+            f"no weights: expected {SINGLE}, or shards with {INDEX}; download the checkpoint again"
+        )
     return f"{directory}: {what}"
 
 
@@ -233,7 +243,7 @@ def _sharded(directory: Path) -> dict[str, Header]:
     for name, shard in table.items():
         _check_shard_name(path, name, shard)
         shards[shard] = None
-    missing = [s for s in shards if not (directory / s).exists()]
+    missing = [s for s in shards if not is_there(directory / s)]
     if missing:
         msg = f"{directory}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:5])}"
         msg = f"{msg}{', ...' if len(missing) > 5 else ''}; download them"  # noqa: PLR2004

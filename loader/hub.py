@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError, HubError, InputError
 from .files import quote
+from .formats import other_format
+from .paths import as_path, is_there
 
 __all__ = ["locate"]
 
@@ -27,30 +32,49 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     Errors: `CheckpointError` for a path that does not exist, `InputError` for a revision of one that does, `HubError`
     for a name that cannot be had, with its cause.
     """
-    if not isinstance(name_or_path, str | os.PathLike):
-        msg = f"a checkpoint is named by a str or a Path, found {type(name_or_path).__name__}"
+    if isinstance(name_or_path, str | Path) and "\0" in str(name_or_path):
+        msg = f"{quote(str(name_or_path), 300)}: no such directory; a name cannot hold a NUL byte"
+        raise CheckpointError(msg)
+    path = as_path(name_or_path, "the checkpoint's path or hub name")
+    text = str(name_or_path)
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        msg = f"revision must be a branch, a tag or a commit, found {quote(revision)}"
         raise InputError(msg)
-    text = os.fspath(name_or_path)
-    try:
-        path = Path(text).expanduser()
-        exists = path.exists()
-    except (OSError, ValueError, RuntimeError, TypeError):  # too long, a NUL byte, no such user, bytes
-        path, exists = Path("?"), False
-    if exists:
+    with suppress(RuntimeError):  # no such user
+        path = path.expanduser()
+    if is_there(path):
         if revision is not None:
             msg = (
                 f"revision={revision!r}: only hub names have revisions, and {quote(text, 300)} is a path; leave it out"
             )
             raise InputError(msg)
         return path
-    if isinstance(name_or_path, Path) or _looks_like_path(text):
+    if not isinstance(name_or_path, str) or _looks_like_path(text):
         msg = f"{quote(text, 300)}: no such directory; give one that holds config.json and model.safetensors"
-        msg = f"{msg}, or a hub name such as org/name"
+        msg = f"{msg}, or a hub name such as org/name{_nearest(path)}"
         raise CheckpointError(msg)
-    if revision is not None and (not isinstance(revision, str) or not revision):
-        msg = f"revision must be a branch, a tag or a commit, found {quote(revision)}"
-        raise InputError(msg)
+    if revision is None and (what := _mistyped(path)):
+        msg = f"{text}: {what}; where the hub's repository of this name is meant, say so with revision='main'"
+        raise CheckpointError(msg)
     return _download(text, revision)
+
+
+def _mistyped(path: Path) -> str:
+    """Why a name is rather a path that was mistyped than a repository's; or ""."""
+    if len(path.parts) > 1 and is_there(path.parent):
+        return f"no such directory in {path.parent}, which is a directory here{_nearest(path)}"
+    near = _nearest(path)
+    return f"no such directory here{near}" if near else ""
+
+
+def _nearest(path: Path) -> str:
+    """The checkpoint next to a path that is not there whose name is nearly its own, as a question; or ""."""
+    try:
+        folders = [p.name for p in path.parent.iterdir() if (p / "config.json").is_file()]
+    except (OSError, ValueError):  # nothing to be seen there: no advice
+        return ""
+    near = get_close_matches(path.name, folders, 1, 0.75)
+    return f" (did you mean {path.with_name(near[0])}?)" if near else ""
 
 
 def _looks_like_path(text: str) -> bool:
@@ -72,7 +96,19 @@ def _download(name: str, revision: str | None) -> Path:
     except Exception as e:
         msg = f"{where}: {_advice(e)}"
         raise HubError(msg) from e
-    return Path(folder)
+    made = Path(folder)
+    if not any(made.glob("*.safetensors")) and (what := _held_instead(huggingface_hub, name, revision)):
+        msg = f"{where}: {what}"
+        raise CheckpointError(msg)
+    return made
+
+
+def _held_instead(hub: Any, name: str, revision: str | None) -> str | None:  # noqa: ANN401 - a module
+    """What a repository without safetensors weights holds, which was not downloaded; None where it cannot be asked."""
+    try:
+        return other_format(hub.HfApi(library_name="miaotui").list_repo_files(name, revision=revision))
+    except Exception:  # noqa: BLE001 - only for the message; what the directory lacks is said anyhow
+        return None
 
 
 def _advice(e: Exception) -> str:  # noqa: PLR0911 - a table of cases

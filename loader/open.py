@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
-from .config import resolve_config, with_token_ids
+from .config import QUANT_METHOD, resolve_config, with_token_ids
+from .formats import other_quantization
 from .hub import locate
 from .model_tensors import ModelTensors
 from .reconcile import reconciled
@@ -61,6 +63,13 @@ class Opened:
         self.close()
 
 
+def _check_quantization(checkpoint: Checkpoint) -> None:
+    """Refuse what others quantised, by name."""
+    if what := other_quantization(checkpoint.config, checkpoint.tensors, QUANT_METHOD):
+        msg = f"{checkpoint.directory}: {what}"
+        raise ConfigError(msg)
+
+
 def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     """Open a directory or a hub name: config.json, generation_config.json, the index and all headers; no data is read.
 
@@ -71,6 +80,7 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     checkpoint = open_checkpoint(locate(path, revision=revision))
     try:
         where = str(checkpoint.directory / CONFIG)
+        _check_quantization(checkpoint)
         resolved = resolve_config(checkpoint.config, where)
         raw, resolved, corrections = reconciled(checkpoint.config, resolved, checkpoint.tensors, checkpoint.directory)
         config = with_token_ids(resolved.config, where, checkpoint.generation)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import BackendError, CheckpointError
 from ..runtime.memory import zeroed
 from ..runtime.quantized import quantized_shape
 from ..runtime.sparse import pack_sparse_rows
@@ -52,7 +52,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     _check_twin(plan, checkpoint)
     pool = _pool(plan, threads)
     how = {"pool": pool, "threads": threads, "pack": rows}
-    block = zeroed(plan.resident_bytes) if plan.resident_bytes else None
+    block = zeroed(plan.resident_bytes, "resident weights") if plan.resident_bytes else None
 
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
@@ -73,8 +73,14 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
         out.flags.writeable = False
         return _weight(source, out)
 
-    with pool or contextlib.nullcontext():
-        return _assemble(plan, make)
+    try:
+        with pool or contextlib.nullcontext():
+            return _assemble(plan, make)
+    except RuntimeError as e:  # of a pool
+        if "thread" not in str(e):
+            raise
+        msg = f"threads={threads}: the system refused to start as many for quantising ({e}); load with fewer threads"
+        raise BackendError(msg) from e
 
 
 def _pool(plan: LoadPlan, threads: int) -> Executor | None:

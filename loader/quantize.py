@@ -30,6 +30,7 @@ from ..runtime.quantized import (
     quantized_shape,
 )
 from ..runtime.sparse_int8 import pack_sparse_int8
+from .files import quote
 from .roles import MATRICES
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
     chosen: dict[str, str] = {}
     if wanted is None:
         return chosen
-    words = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else [repr(wanted)]
+    words = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else [quote(wanted)]
     for word in sorted(words, key=lambda w: "=" in w):  # the general one first
         role, _, dtype = word.rpartition("=")
         if dtype not in (*QUANTIZED, "none") or (role and role not in MATRICES):
             msg = (
-                f"quantize={wanted!r}: {word!r} is not understood; expected {', '.join(QUANTIZED)} or none for all "
-                f"matrices, and ROLE=int8 and so on for one of {', '.join(MATRICES)}, joined by commas"
+                f"quantize={quote(wanted)}: {quote(word)} is not understood; expected {', '.join(QUANTIZED)} or none "
+                f"for all matrices, and ROLE=int8 and so on for one of {', '.join(MATRICES)}, joined by commas"
             )
             raise PlanError(msg)
         chosen |= dict.fromkeys([role] if role else MATRICES, dtype)

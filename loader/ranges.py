@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Ranges", "as_indices", "as_ranges", "read_indices", "read_order", "show", "spread"]
+__all__ = ["MAX_INDEX", "Ranges", "as_indices", "as_ranges", "read_indices", "read_order", "show", "spread"]
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -53,6 +53,10 @@ def show(indices: Iterable[int]) -> str:
     return ",".join(f"{a}-{b - 1}" if b - a > 1 else str(a) for a, b in as_ranges(indices))
 
 
+#: Beyond any model's.
+MAX_INDEX = 2**40
+
+
 def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError) -> tuple[int, ...]:
     """A set of indices from "0-2,5", an iterable of integers, or one integer -> ascending, each once.
 
@@ -83,7 +87,10 @@ def read_order(value: object, what: str, error: type[MiaotuiError] = PlanError) 
             raise error(msg)
         indices = [int(i) for i in listed]
     if indices and min(indices) < 0:
-        msg = f"{what}: {min(indices)} is negative; indices count from 0"
+        msg = f"{what}: {quote(min(indices))} is negative; indices count from 0"
+        raise error(msg)
+    if indices and max(indices) > MAX_INDEX:
+        msg = f"{what}: found {quote(max(indices))}; expected indices of at most 2**40"
         raise error(msg)
     return tuple(indices)
 

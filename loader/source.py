@@ -196,15 +196,24 @@ def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDA
 
     [rows, in] for a matrix, [rows] for a vector. `tensor` is the whole one, in the file's own shape.
     """
-    part = tensor.T if source.transposed else tensor
-    rows = source.row_indices[span]
-    unbroken = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
-    part = part[rows[0] : rows[-1] + 1] if unbroken else part[rows]
-    if source.column_indices is None:
-        return part
-    if source.columns is not None and len(source.columns) == 1:
-        return part[:, slice(*source.columns[0])]
-    return part[:, source.column_indices]
+    rows, columns = source.row_indices[span], source.column_indices
+    if tensor.ndim == 1:
+        return _along_first(tensor, rows)
+    across, along = (columns, rows) if source.transposed else (rows, columns)  # the file's axes
+    part = tensor
+    if along is not None and len(along):  # first, so that no gathered row brings the ends that are cut off (`spans`)
+        first = along[0]
+        part, along = part[:, first : along[-1] + 1], along - first
+    part = part if across is None else _along_first(part, across)
+    turned = part.T if along is None else _along_first(part.T, along)
+    return turned if source.transposed else turned.T
+
+
+def _along_first(part: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:
+    """These of the first axis: a view where they lie side by side, else gathered."""
+    if not len(indices) or indices[-1] - indices[0] + 1 != len(indices):
+        return part[indices]
+    return part[indices[0] : indices[-1] + 1]
 
 
 def narrowed(source: Source, part: NDArray[Any]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -148,11 +148,11 @@ def check_stop(stop: str | Iterable[str] | None) -> tuple[str, ...]:
     try:
         strings = (stop,) if isinstance(stop, str) else tuple(stop)
     except TypeError:
-        msg = f"stop_strings={stop!r}: expected a string or a list of strings"
+        msg = f"stop_strings={shown(stop)}: expected a string or a list of strings"
         raise InputError(msg) from None
     for n, s in enumerate(strings):
         if not isinstance(s, str) or not s:
-            msg = f"stop_strings[{n}]={s!r}: expected a string of at least one character"
+            msg = f"stop_strings[{n}]={shown(s)}: expected a string of at least one character"
             raise InputError(msg)
     return strings
 

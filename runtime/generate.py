@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .detokenize import Detokeniser, StopStrings, check_stop
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, check_names
 from .sampling import Sampler, SamplingParams
@@ -97,10 +97,10 @@ class GenerateParams:
         """Check every value, and store plain Python ones."""
         n = self.max_new_tokens
         if n is not None and (not _is_integer(n) or n < 0):
-            msg = f"max_new_tokens={n!r}: expected an integer >= 0, or None (until the context is full)"
+            msg = f"max_new_tokens={shown(n)}: expected an integer >= 0, or None (until the context is full)"
             raise InputError(msg)
         if not isinstance(self.ignore_eos, bool | np.bool_):
-            msg = f"ignore_eos={self.ignore_eos!r}: expected True or False"
+            msg = f"ignore_eos={shown(self.ignore_eos)}: expected True or False"
             raise InputError(msg)
         object.__setattr__(self, "max_new_tokens", None if n is None else int(n))
         object.__setattr__(self, "ignore_eos", bool(self.ignore_eos))
@@ -181,10 +181,10 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
         raise InputError(msg)
     for position, i in enumerate(ids):
         if not _is_integer(i):
-            msg = f"{what}: id {i!r} at position {position} is {type(i).__name__}, expected an integer"
+            msg = f"{what}: id {shown(i)} at position {position} is {type(i).__name__}, expected an integer"
             raise InputError(msg)
         if not 0 <= i < n_vocab:
-            msg = f"{what}: id {i} at position {position} is not in the vocabulary, expected 0 to {n_vocab - 1}"
+            msg = f"{what}: id {shown(i)} at position {position} is not in the vocabulary, expected 0 to {n_vocab - 1}"
             raise InputError(msg)
     return [int(i) for i in ids]
 
@@ -350,14 +350,16 @@ def _sampler(text: TextLike, how: SamplingParams, number: int) -> Sampler | None
 
 
 def _check_eos(eos: object) -> tuple[int, ...]:
+    if isinstance(eos, np.ndarray):
+        eos = eos.tolist()  # of no dimension: one id
     ids = (eos,) if _is_integer(eos) else eos
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
-        msg = f"eos_token_id={eos!r}: expected a token id or a list of them"
+        msg = f"eos_token_id={shown(eos)}: expected a token id or a list of them"
         raise InputError(msg)
     ids = tuple(ids)
     for i in ids:
         if not _is_integer(i) or i < 0:
-            msg = f"eos_token_id={eos!r}: {i!r} found, expected token ids, integers >= 0"
+            msg = f"eos_token_id={shown(eos)}: {shown(i)} found, expected token ids, integers >= 0"
             raise InputError(msg)
     return tuple(int(i) for i in ids)
 

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import MemoryLimitError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["zeroed"]
+__all__ = ["float_rows", "refused", "zeroed"]
+
+#: What may stand in the way of memory that the machine has.
+LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"
 
 
-def zeroed(nbytes: int) -> NDArray[np.uint8]:
-    """Uint8 [nbytes], at least one, on a page's boundary; touched pages alone take memory."""
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return np.zeros(nbytes, np.uint8)
-    m = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def refused(nbytes: int, what: str) -> MemoryLimitError:
+    """The error for memory that the system did not give."""
+    return MemoryLimitError(f"{what}: the system refused {nbytes:,} bytes of memory; see {LIMITS}, or ask for less")
+
+
+def zeroed(nbytes: int, what: str = "memory") -> NDArray[np.uint8]:
+    """Uint8 [nbytes], at least one, on a page's boundary; touched pages alone take memory.
+
+    Errors: `MemoryLimitError`, naming `what` it is for, where the system refuses.
+    """
+    try:
+        if not hasattr(mmap, "MAP_PRIVATE"):
+            return np.zeros(nbytes, np.uint8)
+        m = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, MemoryError, OverflowError, ValueError) as e:  # the last two: beyond what an address can be
+        raise refused(nbytes, what) from e
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a kernel without huge pages
             m.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without huge pages
-            return np.frombuffer(m, np.uint8)
     return np.frombuffer(m, np.uint8)
+
+
+def float_rows(n: int, width: int, what: str) -> NDArray[np.float32]:
+    """Float32 [n, width], not filled. Errors: `MemoryLimitError`, naming `what` it is for."""
+    try:
+        return np.empty((n, width), np.float32)
+    except (MemoryError, ValueError) as e:
+        raise refused(4 * n * width, what) from e

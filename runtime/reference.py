@@ -101,7 +101,7 @@ class Reference:
         """Pairs (i, i + d_head/2) of every head, by the exact angles."""
         t = len(x)
         a, b = np.moveaxis(x.reshape(t, heads, 2, -1), 2, 0)  # [t, h * d] -> 2 x [t, h, d/2]
-        cos, sin = np.moveaxis(table.exact[self.start : self.start + t, None], -1, 0)
+        cos, sin = np.moveaxis(table.exact(self.start, self.start + t)[:, None], -1, 0)
         return np.stack([a * cos - b * sin, b * cos + a * sin], 2).reshape(t, -1)
 
     def kv_write(self, layer: int, k: Array, v: Array, heads: int) -> None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RopeTable", "frequencies", "rope_tables", "sincos"]
 
+#: Angles of the table that are made at a time; they take about 100 bytes each on the way.
+BLOCK = 2**15
+
 # pi/2 in three parts of at most 33 bits, so that n * part is exact for n < 2^20
 _PIO2 = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
 _SIN = (1.58969099521155010221e-10, -2.50507602534068634195e-08, 2.75573137070700676789e-06,
@@ -120,20 +123,25 @@ class RopeTable:
     rope: Rope
     n_context: int
 
-    @cached_property
-    def exact(self) -> Array:
-        """In float64."""
+    def exact(self, start: int, stop: int) -> Array:
+        """Positions `start` to `stop` - 1 in float64, made anew: [stop - start, d_rotary/2, 2]."""
         rope, d = self.rope, self.rope.d_rotary
-        n = min(self.n_context, rope.original_context) if rope.kind == "dynamic" else self.n_context
-        angle = np.arange(n)[:, None] * frequencies(rope, d)
-        late = [p * frequencies(rope, d, p + 1) for p in range(n, self.n_context)]
+        end = rope.original_context if rope.kind == "dynamic" else stop  # from there on each has its own frequencies
+        n = min(max(start, end), stop)
+        angle = np.arange(start, n)[:, None] * frequencies(rope, d)
+        late = [p * frequencies(rope, d, p + 1) for p in range(n, stop)]
         sin, cos = sincos(np.concatenate([angle, late]) if late else angle)
         return np.stack([cos, sin], -1) * rope.attention_factor
 
     @cached_property
     def weight(self) -> Weight:
-        """As the kernels read it: float32."""
-        return Weight("rope", "f32", self.shape, np.ascontiguousarray(self.exact.astype(np.float32)), mapped=False)
+        """As the kernels read it: float32. A few positions at a time, so that making it takes no more than it does."""
+        table = np.empty(self.shape, np.float32)
+        step = max(1, BLOCK // (self.shape[1] or 1))
+        for at in range(0, self.n_context, step):
+            stop = min(at + step, self.n_context)
+            table[at:stop] = self.exact(at, stop)
+        return Weight("rope", "f32", self.shape, table, mapped=False)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -356,6 +356,4 @@ def _integer(value: object) -> int | None:
 
 
 def _refusal(name: str, value: object, wanted: str) -> InputError:
-    quote = repr(value)
-    quote = quote if len(quote) <= 60 else quote[:57] + "..."  # noqa: PLR2004 - one line of a terminal
-    return InputError(f"{name}={quote}: expected {wanted}")
+    return InputError(f"{name}={shown(value, 60)}: expected {wanted}")

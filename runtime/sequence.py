@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .floats import usual_floats
 from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
@@ -103,7 +103,7 @@ class Sequence:
         return self._table
 
     def turn(self, work: Callable[[], T]) -> T:
-        """For the runtime: do work while no other sequence is computed: a step, and what is read of it (`Session.turn`)."""
+        """For the runtime: do work while no other sequence is computed; a step, and what is read of it."""
         return self._session.turn(work)
 
     def awaited(self) -> AbstractContextManager[None]:
@@ -207,7 +207,7 @@ class Sequence:
         self._check_open()
         whole = isinstance(n, Integral) and not isinstance(n, bool)
         if not whole or not 0 <= n <= len(self._ids):
-            msg = f"truncate({n!r}): expected 0 to {len(self._ids)}, the ids that the sequence has"
+            msg = f"truncate({shown(n)}): expected 0 to {len(self._ids)}, the ids that the sequence has"
             raise InputError(msg)
 
         def cut() -> None:

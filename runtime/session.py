@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError
 from .kvcache import PAGE
 from .living import Living
+from .memory import float_rows
 from .pages import Pages
 from .step import Batch
 
@@ -177,7 +178,7 @@ class Session:
         """
         for s in sequences:
             self._check(s, 0, min(1, len(s)))
-        out, at = np.empty((len(sequences), self.n_vocab), np.float32), 0
+        out, at = float_rows(len(sequences), self.n_vocab, "logits"), 0
         while at < len(sequences):
             size = max(1, self._fitting(sequences[at:]))
             out[at : at + size] = self.turn(partial(self._together, sequences[at : at + size]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,22 @@ def test_the_command_says_it_and_writes_it(tmp_path, capsys):
 def test_a_child_that_fails_says_why(tmp_path):
     with pytest.raises(BackendError, match="no such directory"):
         footprint.footprint(tmp_path / "nothing", None, context=32, new=1)
+
+
+def test_the_table_of_rope_takes_what_is_predicted_and_no_more(tmp_path):
+    """64 MiB of it, in a process whose peak the system tells: nothing of its size on the way, no second copy."""
+    config = small("llama").config | {"hidden_size": 128, "head_dim": 128, "num_attention_heads": 1}
+    config |= {"num_key_value_heads": 1, "max_position_embeddings": 131072, "num_hidden_layers": 1}
+    write_checkpoint(tmp_path, Drawn(config))
+    code = """
+import json, sys, miaotui as mt
+from miaotui.tools.bench.shared import peak_memory
+mt.load(sys.argv[1], threads=1, max_context=64).logits([1])
+before = peak_memory()
+model = mt.load(sys.argv[1], threads=1, max_context=131072)
+print(json.dumps([model.memory["constants"], peak_memory() - before]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    predicted, grown = json.loads(done.stdout)
+    assert predicted == 2**26
+    assert grown <= predicted + SLACK

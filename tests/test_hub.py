@@ -235,11 +235,11 @@ def test_a_directory_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 PATHS = ["./x", "/no/such/x", "~/no-such-x", "../x", "a/b/c", "x.safetensors", "a b", "x\0y", "~nobody9/x", "org/"]
 
 
-@pytest.mark.parametrize("path", [*PATHS, "", "."])
+@pytest.mark.parametrize("path", [*PATHS, "."])
 def test_a_path_is_never_looked_up(path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "_download", None)
-    if path in {"", "."}:  # the current directory, as Path has it
+    if path == ".":  # the current directory
         assert hub.locate(path) == Path()
         return
     with pytest.raises(CheckpointError, match="no such directory"):
@@ -268,3 +268,15 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(HubError, match="pip install huggingface_hub"):
         hub.locate("org/none-such")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("pytorch_model.bin", "pickled"), ("model-q4.gguf", "GGUF"), ("tf_model.h5", "TensorFlow")]
+)
+def test_a_repository_without_safetensors_says_what_it_holds(server: Hub, tmp_path: Path, name: str, word: str) -> None:
+    files = server.files[COMMITS["main"]]
+    server.files[COMMITS["main"]] = {"config.json": files["config.json"], name: b"x"}
+    got = ask(tmp_path / "home", server.endpoint)
+    assert got["error"] == "CheckpointError", got
+    assert f"{name} is " in str(got)
+    assert word in str(got)

@@ -149,13 +149,64 @@ def test_shares_put_into_a_cut_are_the_plan_compiled_with_them(tmp_path_factory,
             assert (a.name, a.dtype, a.shape, a.kept) == (b.name, b.dtype, b.shape, b.kept)
 
 
+def cgroup_tree(root, quotas, group, *, mounted="/"):
+    """A /proc and a /sys with one unified hierarchy: quotas by group, and this process in `group`."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(f"0::{group}\n")
+    line = f"30 23 0:26 {mounted} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
+    (root / "proc/self/mountinfo").write_text(f"22 1 0:5 / / rw - ext4 /dev/x rw\nnonsense\n{line}")
+    for name, quota in quotas.items():
+        folder = root / "sys/fs/cgroup" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.max").write_text(quota)
+
+
+@pytest.mark.parametrize(
+    ("quotas", "group", "mounted", "wanted"),
+    [
+        ({"a/b": "300000 100000"}, "/a/b", "/", 3),
+        ({"a": "200000 100000", "a/b": "max 100000"}, "/a/b", "/", 2),  # of the group above
+        ({"a/b": "50000 100000", "other": "100 100000"}, "/a/b", "/", 1),
+        ({"": "300000 100000"}, "/docker/1", "/docker/1", 3),  # a container's own group is the mount's root
+        ({"": "300000 100000"}, "/../../x", "/", 3),  # in another namespace of groups
+        ({}, "/a", "/", 8),
+        ({"a": "0 0"}, "/a", "/", 8),
+    ],
+)
+def test_quotas_of_the_own_group_and_of_those_above(tmp_path, monkeypatch, quotas, group, mounted, wanted):
+    cgroup_tree(tmp_path, quotas, group, mounted=mounted)
+    monkeypatch.setattr(cores, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert cores.available_threads() == wanted
+
+
+@pytest.mark.parametrize(
+    ("quota", "above", "wanted"), [(-1, -1, 8), (250000, -1, 2), (-1, 100000, 1), (700000, 400000, 4)]
+)
+def test_quotas_of_version_1(tmp_path, monkeypatch, quota, above, wanted):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/x\n3:cpu,cpuacct:/a/b\n1:name=systemd:/\n0::/\n")
+    (tmp_path / "proc/self/mountinfo").write_text(
+        "31 23 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+        "35 23 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    )
+    for name, value in (("a", above), ("a/b", quota)):
+        folder = tmp_path / "sys/fs/cgroup/cpu,cpuacct" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.cfs_quota_us").write_text(f"{value}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+    monkeypatch.setattr(cores, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert cores.available_threads() == wanted
+
+
 @pytest.mark.parametrize("quota", ["max 100000", "300000 100000", "50000 100000", "nonsense"])
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
 def test_inspect_s_memory_is_load_s_under_a_quota(tmp_path, monkeypatch, quota, kv_cache):
     """Threads have scratch of their own, so the memory depends on how many the process may use."""
     write_checkpoint(tmp_path / "m", Drawn(seven(), "BF16"))
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(cores, "CPU_MAX", str(tmp_path / "cpu.max"))
+    cgroup_tree(tmp_path / "system", {"": quota}, "/")
+    monkeypatch.setattr(cores, "ROOT", tmp_path / "system")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     threads = {"300000 100000": 3, "50000 100000": 1}.get(quota, 4)
     seen = []

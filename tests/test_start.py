@@ -217,14 +217,14 @@ def test_a_terminal_sees_kernels_being_counted(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.delenv("MIAOTUI_QUIET", raising=False)
-    with build.Progress(2, kept=True) as progress:
+    with build.Progress(2, lost=None) as progress:
         progress.tick("add")
         assert terminal.getvalue().endswith("1 of 2: add")
         progress.tick("rope")
     assert terminal.getvalue().splitlines()[-1].endswith("s")
     monkeypatch.setenv("MIAOTUI_QUIET", "1")
     before = terminal.getvalue()
-    with build.Progress(2, kept=True) as progress:
+    with build.Progress(2, lost=None) as progress:
         progress.tick("add")
     assert terminal.getvalue() == before
 

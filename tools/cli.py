@@ -11,6 +11,8 @@ model, which the message then begins with; 1 any other error, of the model, its 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import io
 import os
 import re
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "Command", "main"]
 
 FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+#: What a stream says that takes nothing more; every other file has its name in the error.
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EBADF)
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's); the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to stop
+    _open_streams()
     args: argparse.Namespace | None = None
     try:
         args = _parse(arguments)
@@ -142,20 +145,45 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes standard output once more at exit: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _settle()
         return PIPE_CLOSED
     except Exception as e:  # noqa: BLE001 - the last line of defence: whatever it is, say it in one line
-        if debug:
-            traceback.print_exc()
+        _settle()
+        lost = "standard output: " if isinstance(e, OSError) and e.filename is None and e.errno in UNWRITABLE else ""
         text = _as_typed(_one_line(e), vars(args) if args else {})
-        print(f"miaotui: error: {text}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # standard error is a full disk: the exit code says it
+            if debug:
+                traceback.print_exc()
+            print(f"miaotui: error: {lost}{text}", file=sys.stderr, flush=True)
         return USAGE if isinstance(e, InputError | PlanError) and _ARGUMENT.match(text) else FAILED
     return code
 
 
 #: How an error about the command line begins: with an option, or with the name of an argument in capitals.
 _ARGUMENT = re.compile(r"--[a-z]|[A-Z][A-Z_]+: ")
+
+
+def _open_streams() -> None:
+    """Standard streams that were closed (`>&-`) go nowhere; what a stream's encoding lacks is no reason to stop."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file that is opened would get the number, and what is printed
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - for the life of the process
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _settle() -> None:
+    """Python flushes standard output once more at exit: where that fails, let it go nowhere."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: Exception) -> str:

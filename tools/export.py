@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import json
+import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import CheckpointError, InputError
+from ..loader.files import quote, reason
+from ..loader.paths import as_path, is_there, listed
+from ..loader.write import flushed
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,37 +34,79 @@ if TYPE_CHECKING:
 
 __all__ = ["copy_along", "new_directory", "write_json", "write_safetensors"]
 
-#: Files that go along as they are.
+#: Files that go along as they are: what a tokenizer's `save_pretrained` writes, and the terms of use.
 ALONG = (
-    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "*.jinja", "kept_vocab.json"),
+    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
+    *("vocab.*", "merges.txt", "*.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
+    *("kept_vocab.json", "LICENSE*", "NOTICE*"),
 )
 ALIGN = 64
+#: In a hidden directory that is being filled: locked by its process.
+LOCK = ".lock"
 
 
 @contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
-    """A directory to fill, which becomes `out` at the end; nothing of it is left where that fails.
+def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A directory to fill, which becomes `out` at the end, on the disk; nothing of it is left where that fails.
 
-    A killed run leaves at most a hidden directory beside `out`, never half of `out`. Errors: `InputError` where `out`
-    is there: a checkpoint is never written over, its source least of all.
+    A killed run leaves a hidden directory next to `out`, never half of `out`; the next run for `out` removes it.
+    Errors: `InputError` where `out` is there (a checkpoint is never written over, its source least of all), or the
+    system refuses.
     """
-    if out.exists() or out.is_symlink():
-        msg = f"{out} exists; name a directory that is not there yet"
+    place = as_path(out, "OUT")
+    if is_there(place, InputError):
+        msg = f"{place} exists; name a directory that is not there yet"
         raise InputError(msg)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        made = Path(scratch) / out.name
-        made.mkdir()
-        yield made
-        made.rename(out)
+    start = f".{os.fsdecode(os.fsencode(place.name)[:200])}-"  # names have 255 bytes at most
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(place.parent, start)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=start) as scratch, _locked(Path(scratch) / LOCK):
+            made = Path(scratch) / "made"
+            made.mkdir()
+            yield made
+            for folder, _, files in os.walk(made):
+                for name in (*files, ""):
+                    flushed(Path(folder) / name)
+            made.rename(place)
+            flushed(place.parent)
+    except OSError as e:
+        what = f"{e.filename}: {reason(e)}" if e.filename and str(e.filename) != str(place) else reason(e)
+        msg = f"{quote(str(place), 300)}: cannot be written ({what}); nothing of it is left"
+        raise InputError(msg) from e
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends."""
+    with file.open("wb") as f:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _sweep(parent: Path, start: str) -> None:
+    """Remove what killed runs for the same place left: hidden directories whose lock nobody holds."""
+    if fcntl is None:
+        return
+    for lock in parent.glob(f"{glob.escape(start)}*/{LOCK}"):
+        with suppress(OSError), lock.open("rb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: its process lives
+            shutil.rmtree(lock.parent)
 
 
 def copy_along(source: Path, made: Path) -> None:
-    """Copy the tokenizer's files and their like."""
+    """Copy the tokenizer's files and their like. `CheckpointError`: one is a link to nothing, or cannot be read."""
     for pattern in ALONG:
-        for file in source.glob(pattern):
-            shutil.copyfile(file, made / file.name)
+        folder, _, _ = pattern.rpartition("/")
+        if not is_there(source / folder):
+            continue
+        for name in fnmatch.filter(listed(source / folder), pattern.rpartition("/")[2]):
+            file = source / folder / name
+            if is_there(file) and file.is_file():  # a directory or a pipe of such a name is none of them
+                (made / folder).mkdir(exist_ok=True)
+                shutil.copyfile(file, made / folder / name)
 
 
 def write_json(file: Path, value: Any) -> None:  # noqa: ANN401 - JSON

@@ -27,7 +27,9 @@ __all__ = ["PLAN", "prune"]
 PLAN = "prune_plan.json"
 
 
-def prune(path: Path, out: Path, wish: Prune, rewrite: Rewrite | None = None) -> tuple[Receipt, int, str | None]:
+def prune(
+    path: str | Path, out: str | Path, wish: Prune, rewrite: Rewrite | None = None
+) -> tuple[Receipt, int, str | None]:
     """Write what `wish` keeps of `path` to the new directory `out`, changed as `rewrite` says.
 
     The receipt, the bytes of tensors written, and why transformers will refuse it, if it will. Errors: `InputError`
@@ -37,18 +39,18 @@ def prune(path: Path, out: Path, wish: Prune, rewrite: Rewrite | None = None) ->
         chosen, checkpoint = select(wish, opened).ranked(opened), opened.checkpoint
         plan = make_load_plan(opened, cut=chosen.cut)
         left = export.left_config(opened.raw, plan) | (rewrite.config(plan) if rewrite else {})
-        copy_along(path, made)
+        copy_along(opened.directory, made)
         write_json(made / "config.json", left)
         if checkpoint.generation is not None:
             write_json(made / "generation_config.json", export.left_generation(checkpoint.generation, plan))
-        kept = kept_ids(path)
+        kept = kept_ids(opened.directory)
         if kept is not None or plan.cut.vocab is not None:
-            told = kept_text(plan.cut.tokens(kept), plan.cut.fallback(kept, kept_fallback(path)))
+            told = kept_text(plan.cut.tokens(kept), plan.cut.fallback(kept, kept_fallback(opened.directory)))
             (made / FILE).write_text(told, encoding="utf-8")
         chosen.plan.save(made / PLAN)
         how = (rewrite.change, rewrite.shape) if rewrite else ()
         tensors = export.left_tensors(plan, checkpoint, *how)
         more = rewrite.added(plan, checkpoint) if rewrite else ()
         written = write_safetensors(made / "model.safetensors", chain(tensors, more), "pt")
-        after = resolve_config(left, str(out / "config.json")).config
+        after = resolve_config(left, f"{out}/config.json").config
         return make_receipt(plan, opened, chosen.plan), written, export.refused_by_transformers(left, after)

@@ -14,11 +14,11 @@ A checkpoint that mergekit wrote is an ordinary one; mergekit_config.yml next to
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
 from ..files import quote, read_json_object, read_yaml_object
+from ..paths import as_path
 from .compiled import MAX_LAYERS
 from .plan import MAX_PLAN, PrunePlan
 
@@ -41,7 +41,7 @@ def load_plan(path: str | PathLike[str]) -> PrunePlan:
 
     Errors: `PlanError`; `BackendError` for YAML where the extra is not installed.
     """
-    file = Path(path)
+    file = as_path(path, "plan", PlanError)
     read = read_yaml_object if file.suffix.lower() in (".yml", ".yaml") else read_json_object
     return plan_of(read(file, MAX_PLAN, PlanError), str(path))
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, PlanError
 from ..files import quote, read_text
+from ..paths import as_path
 from ..ranges import read_indices
 from ..sizes import sizes_of
 from ..text.tokenizer import Tokenizer
@@ -87,14 +88,6 @@ def _forms(prune: Prune) -> Forms | None:
     return Forms.of_file(prune) if isinstance(prune, str | os.PathLike) else None
 
 
-def _is_file(text: str) -> bool:
-    """Whether short forms are the name of a plan's file after all."""
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a name, a NUL, or not to be seen
-        return False
-
-
 def _resolved(plan: PrunePlan, opened: Opened) -> Selection:
     """A plan for this model, compiled; shares are left in it."""
     known = replace(plan, vocab_fallback=None) if plan.vocab_fallback == UNK else plan
@@ -102,6 +95,14 @@ def _resolved(plan: PrunePlan, opened: Opened) -> Selection:
     plan = with_fallback_id(plan, opened.directory)
     cut, base = (replace(of, vocab_fallback=plan.vocab_fallback) for of in (chosen.cut, chosen.base))
     return Selection(replace(plan, model=fingerprint(opened.config, opened.checkpoint)), cut, base)
+
+
+def _is_file(text: str) -> bool:
+    """Whether short forms are the name of a plan's file after all."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, a NUL, or not to be seen
+        return False
 
 
 def parse_prune(prune: Prune | None, opened: Opened) -> PrunePlan | None:
@@ -194,7 +195,7 @@ def _dropped_heads(forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
         pairs = list(form.items())
     else:
         pieces = form if isinstance(form, list | tuple) else [form]
-        texts = [text for piece in pieces for text in str(piece).split("+")]
+        texts = [text for piece in pieces for text in (piece if isinstance(piece, str) else quote(piece)).split("+")]
         pairs = [text.split(":") for text in texts]  # type: ignore[misc]  # of other lengths: refused below
     kept: dict[int, tuple[int, ...]] = {}
     for pair in pairs:
@@ -217,7 +218,7 @@ def _text_ids(path: object, opened: Opened) -> tuple[int, ...]:
     if not isinstance(path, str | os.PathLike):
         msg = f"vocab: found {quote(path)}; expected the name of a text file"
         raise InputError(msg)
-    text = read_text(Path(path), InputError)
+    text = read_text(as_path(path, "vocab"), InputError)
     config, tokenizer = opened.config, Tokenizer.from_directory(opened.directory)
     needed = {*tokenizer.encode(text), *tokenizer.special_ids}
     rows = kept_ids(opened.directory)

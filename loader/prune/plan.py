@@ -26,19 +26,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import PlanError
 from ..files import quote, read_json_object
-from ..ranges import read_indices, read_order, show
+from ..paths import as_path
+from ..ranges import MAX_INDEX, read_indices, read_order, show
+from ..write import write_whole
 from .compose import BY_LAYER, RATIOS, composed
 from .sparsity import as_json, read_sparsity, show_sparsity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import Self
 
 __all__ = ["FORMAT", "VERSION", "Indices", "PrunePlan"]
@@ -158,8 +160,8 @@ class PrunePlan:
         return json.dumps(out, indent=1) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write the file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Write the file, in the place of an old one once it is whole. Raises `PlanError` where it cannot be."""
+        write_whole(path, self.to_json(), PlanError)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], where: str = "plan") -> Self:
@@ -185,7 +187,7 @@ class PrunePlan:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a file that `save` wrote. Raises `PlanError`."""
-        return cls.from_dict(read_json_object(Path(path), MAX_PLAN, PlanError), str(path))
+        return cls.from_dict(read_json_object(as_path(path, "plan", PlanError), MAX_PLAN, PlanError), str(path))
 
     def __str__(self) -> str:
         """Tell the plan in a few words."""
@@ -217,9 +219,9 @@ def _by_layer(name: str, value: object) -> dict[int, Indices]:
 
 
 def _fallback(value: object) -> int | str | None:
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value <= MAX_INDEX:
         return int(value)
-    if value is not None and value not in ("unk", "bytes"):
+    if value is not None and not (isinstance(value, str) and value in ("unk", "bytes")):
         msg = f"vocab_fallback: found {quote(value)}; expected 'unk', 'bytes', or a token's id"
         raise PlanError(msg)
     return value if value is None else str(value)

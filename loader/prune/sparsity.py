@@ -97,12 +97,12 @@ class Pattern:
     def parse(cls, value: object, where: str = "sparsity") -> Self:
         """Read a text, a share, or {"block": [rows, columns], "ratio": share}. Errors: `PlanError`."""
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return cls._share(float(value), 1, 1, value, where)
+            return cls._share(value, 1, 1, value, where)
         if isinstance(value, dict) and value.keys() == {"block", "ratio"}:
             block, ratio = value["block"], value["ratio"]
             sizes = isinstance(block, list | tuple) and len(block) == 2  # noqa: PLR2004 - rows and columns
             if sizes and all(type(size) is int for size in block) and type(ratio) in (int, float):
-                return cls._share(float(ratio), block[0], block[1], value, where)
+                return cls._share(ratio, block[0], block[1], value, where)
         text = value.strip() if isinstance(value, str) else ""
         if text in ("stored", "dense"):
             return cls(text)
@@ -120,7 +120,7 @@ class Pattern:
         if not (0 <= ratio < 1 and 1 <= rows <= MOST and 1 <= columns <= MOST):
             msg = f"{where}: found {quote(value)}; {EXPECTED}"
             raise PlanError(msg)
-        return cls("ratio", ratio=ratio, rows=rows, columns=columns)
+        return cls("ratio", ratio=float(ratio), rows=rows, columns=columns)
 
 
 def read_sparsity(value: object) -> dict[str, str]:

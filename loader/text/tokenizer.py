@@ -19,6 +19,7 @@ import tokenizers
 
 from ...errors import InputError, TokenizerError
 from ..files import looks_like, quote, read_bytes, read_json_object
+from ..paths import is_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,11 +69,11 @@ class Tokenizer:
         """Read tokenizer.json and, where present, tokenizer_config.json and special_tokens_map.json."""
         directory = Path(path)
         file = directory / TOKENIZER
-        if not file.exists():
+        if not is_there(file, TokenizerError):
             raise TokenizerError(_no_tokenizer(directory))
         config: dict[str, Any] = {}
         for name in (SPECIAL, CONFIG):  # the later wins
-            if (directory / name).exists():
+            if is_there(directory / name, TokenizerError):
                 config |= read_json_object(directory / name, MAX_CONFIG, TokenizerError)
         return cls(_parse(file), config, str(file))
 
@@ -92,7 +93,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids. An id without a token gives nothing: embeddings are often padded beyond the vocabulary."""
-        checked = [_checked_id(i) for i in ids]
+        checked = checked_ids(ids)
         with _panics_as_errors(self._where, "decode ids"):
             text: str = self._inner.decode(checked, skip_special_tokens=skip_special_tokens)
         if self._clean_up:
@@ -160,7 +161,7 @@ def _parse(file: Path) -> tokenizers.Tokenizer:
 
 def _no_tokenizer(directory: Path) -> str:
     """What to do about a directory without tokenizer.json."""
-    others = [name for name in _OTHERS if (directory / name).exists()]
+    others = [name for name in _OTHERS if is_there(directory / name, TokenizerError)]
     if not others:
         return f"{directory}: no {TOKENIZER}; copy it from the checkpoint's source"
     how = "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
@@ -177,6 +178,16 @@ def _token_text(config: dict[str, Any], role: str, where: str) -> str | None:
         msg = f"{where}: {CONFIG}: {key} must be a string or an object with content, found {quote(config[key])}"
         raise TokenizerError(msg)
     return value
+
+
+def checked_ids(ids: object) -> list[int]:
+    """Token ids as `tokenizers` takes them. Errors: `InputError`, for what is no list of them too."""
+    try:
+        listed = list(ids)  # type: ignore[call-overload]  # what cannot be iterated is refused
+    except TypeError as e:
+        msg = f"token ids must be a list or an array of one dimension, found {quote(ids)}"
+        raise InputError(msg) from e
+    return [_checked_id(i) for i in listed]
 
 
 def _checked_id(value: object) -> int:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError, TokenizerError
 from ..files import quote, read_json_object
+from ..paths import is_there
 from ..ranges import read_indices, show
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, checked_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -49,7 +50,7 @@ def kept_fallback(directory: Path) -> int | str | None:
 
 def _read(directory: Path) -> dict[str, Any] | None:
     file = Path(directory) / FILE
-    if not file.exists():
+    if not is_there(file, PlanError):
         return None
     table = read_json_object(file, MAX_FILE, PlanError)
     if table.get("format") != FORMAT or table.get("version") != VERSION:
@@ -95,7 +96,7 @@ class KeptTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of rows; a row that is not there gives nothing, as with the whole tokenizer."""
-        known = (self._kept[i] for i in ids if 0 <= i < self.n_vocab)
+        known = (self._kept[i] for i in checked_ids(ids) if i < self.n_vocab)
         return self._whole.decode(known, skip_special_tokens=skip_special_tokens)
 
     def token_to_id(self, token: str) -> int | None:
@@ -105,7 +106,8 @@ class KeptTokenizer(Tokenizer):
 
     def id_to_token(self, token_id: int) -> str | None:
         """The spelling of a row's token, or None."""
-        return self._whole.id_to_token(self._kept[token_id]) if 0 <= token_id < self.n_vocab else None
+        (row,) = checked_ids([token_id])
+        return self._whole.id_to_token(self._kept[row]) if row < self.n_vocab else None
 
     @property
     def special_ids(self) -> tuple[int, ...]:

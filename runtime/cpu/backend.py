@@ -54,7 +54,7 @@ class CpuBackend:
         addresses = link.addresses(i.kernel for i in program.code)
         self.code = program.encode(addresses.__getitem__)
         self._executor: Team | Prange | Checked = link.executor(self.threads)
-        self.arena = zeroed(program.arena_bytes)
+        self.arena = zeroed(program.arena_bytes, "KV cache and intermediates")
         self._batch: Batch | None = None
         self._copies = [self._pools(g) for g in range(len(program.groups))]
 

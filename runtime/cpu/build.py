@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from ...errors import BackendError
 from ..cores import available_threads
-from .cache import write
+from .cache import CACHE, no_directory, write
 from .layout import REQUEST, ROOTS
 from .object_files import kept, load
 from .target import code_key
@@ -25,7 +26,7 @@ from .target import code_key
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["build"]
+__all__ = ["build", "check_compiler"]
 
 SLOWEST = ("linear", "attention")
 SMALLEST_SHARE = 3  # functions a worker: fewer do not pay for its start
@@ -37,12 +38,17 @@ _WORKER = (
 
 def build(names: Sequence[str], directory: Path | None) -> dict[str, int]:
     """Compile kernels and roots, keep their code where that can be, and say how it goes; their addresses."""
+    check_compiler()
     addresses: dict[str, int] = {}
-    with _shelf(directory) as shelf, Progress(len(names), kept=shelf == directory) as progress:
-        for name in _by_workers(names, shelf):
+    lost = f"{directory} cannot be written; set {CACHE} to a directory that can" if directory else no_directory()
+    with (
+        _shelf(directory) as shelf,
+        Progress(len(names), lost=None if shelf and shelf == directory else lost) as progress,
+    ):
+        for name in () if shelf is None else _by_workers(names, shelf):
             progress.tick(name)
         for name in names:
-            address = kept(shelf, name)
+            address = None if shelf is None else kept(shelf, name)
             if address is None:
                 address = _compile_here(name, shelf, progress)
                 progress.tick(name)
@@ -50,17 +56,34 @@ def build(names: Sequence[str], directory: Path | None) -> dict[str, int]:
     return addresses
 
 
-class Progress:
-    """A line on standard error before and after; on a terminal it counts in between."""
+def check_compiler() -> None:
+    """BackendError: Numba cannot be imported, or is told not to compile."""
+    try:
+        from numba import config  # noqa: PLC0415 - 0.3 s, and needed only where something is compiled
+    except Exception as e:
+        msg = f"compiling needs Numba, which cannot be imported ({type(e).__name__}: {e}); install miaotui again"
+        raise BackendError(msg) from e
+    if config.DISABLE_JIT:
+        msg = (
+            "NUMBA_DISABLE_JIT is set, and these kernels are not compiled yet; unset it (once: later starts take them "
+            "from the cache), or run `miaotui warm` without it"
+        )
+        raise BackendError(msg)
 
-    def __init__(self, total: int, *, kept: bool) -> None:
-        self._total, self._kept, self._done, self._began = total, kept, 0, time.perf_counter()
+
+class Progress:
+    """A line on standard error before and after; on a terminal it counts in between. `lost`: why nothing is kept."""
+
+    def __init__(self, total: int, *, lost: str | None) -> None:
+        self._total, self._lost, self._done, self._began = total, lost, 0, time.perf_counter()
         error = sys.stderr
         self._out = None if error is None or os.environ.get("MIAOTUI_QUIET") else error
         self._live = self._out is not None and self._out.isatty()
 
     def __enter__(self) -> Self:
-        once = ", once; later starts take the result from the cache" if self._kept else ": the cache cannot be written"
+        once = (
+            f" (nothing is kept: {self._lost})" if self._lost else ", once; later starts take the result from the cache"
+        )
         self.say(f"compiling for this CPU{once} ...")
         return self
 
@@ -83,22 +106,29 @@ class Progress:
 
     def _write(self, text: str) -> None:
         if self._out is not None:
-            self._out.write(text)
-            self._out.flush()
+            with contextlib.suppress(OSError, ValueError):  # a full disk, closed, or no such characters: it is a note
+                self._out.write(text)
+                self._out.flush()
 
 
 @contextlib.contextmanager
-def _shelf(directory: Path | None) -> Iterator[Path]:
-    """Where code is put: the cache, or for this start alone a directory of our own."""
+def _shelf(directory: Path | None) -> Iterator[Path | None]:
+    """Where code is put: the cache, or for this start alone a directory of our own; None: there is room for none."""
     if directory is not None and write(directory, ".probe", b""):
-        (directory / ".probe.code").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (directory / ".probe.code").unlink(missing_ok=True)
         yield directory
-    else:
-        with tempfile.TemporaryDirectory(prefix="miaotui-") as fresh:
-            yield Path(fresh)
+        return
+    try:
+        fresh = tempfile.TemporaryDirectory(prefix="miaotui-", ignore_cleanup_errors=True)
+    except OSError:  # everything is read-only: in memory, by this process alone
+        yield None
+        return
+    with fresh as name:
+        yield Path(name)
 
 
-def _compile_here(name: str, shelf: Path, progress: Progress) -> int:
+def _compile_here(name: str, shelf: Path | None, progress: Progress) -> int:
     from . import emit  # noqa: PLC0415 - imports Numba
 
     try:
@@ -109,8 +139,13 @@ def _compile_here(name: str, shelf: Path, progress: Progress) -> int:
         address, why = None, f"{type(e).__name__}: {e}"
     if address is None:
         progress.say(f"the code of {name} cannot be kept, each start will compile it ({why})")
-        return emit.in_memory(name)
-    write(shelf, name, code)
+        try:
+            return emit.in_memory(name)
+        except Exception as e:
+            msg = f"the kernel {name} cannot be compiled ({type(e).__name__}: {' '.join(str(e).split())[:300]})"
+            raise BackendError(msg) from e
+    if shelf is not None:
+        write(shelf, name, code)
     return address
 
 
@@ -119,8 +154,11 @@ def _by_workers(names: Sequence[str], shelf: Path) -> Iterator[str]:
     count = min(available_threads(), len(names) // SMALLEST_SHARE)
     if count < 2 or not _python():
         return
-    requests, feed = os.pipe()
-    results, say = os.pipe()
+    try:
+        requests, feed = os.pipe()
+        results, say = os.pipe()
+    except OSError:  # no file can be opened any more
+        return
     with os.fdopen(results, encoding="utf-8") as lines:
         os.write(feed, "".join(f"{name:<{REQUEST}}" for name in sorted(names, key=_turn)).encode())
         os.close(feed)

@@ -14,7 +14,10 @@ from pathlib import Path
 
 from .target import code_key
 
-__all__ = ["cache_directory", "read", "write"]
+__all__ = ["CACHE", "cache_directory", "no_directory", "read", "write"]
+
+#: The variable that names another directory.
+CACHE = "MIAOTUI_CACHE_DIR"
 
 SEAL = 32  # bytes of the hash
 
@@ -24,10 +27,15 @@ def cache_directory(key: str | None = None) -> Path | None:
 
     `key` names what the code depends on, here and below: the CPU's unless another is given.
     """
-    home = os.environ.get("MIAOTUI_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get(CACHE) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     with contextlib.suppress(RuntimeError):
         return Path(home).expanduser() / "miaotui" / (key or code_key())
     return None
+
+
+def no_directory() -> str:
+    """Why nothing is kept where there is no directory."""
+    return f"there is no home directory; set {CACHE} to a directory that can be written"
 
 
 def read(directory: Path, name: str, key: str | None = None) -> bytes | None:
@@ -53,7 +61,8 @@ def write(directory: Path, name: str, code: bytes, key: str | None = None) -> bo
             f.write(_seal(name, code, key) + code)
         Path(draft).replace(_file(directory, name))
     except OSError:  # a full disk, or the directory went away
-        Path(draft).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(draft).unlink(missing_ok=True)
         return False
     return True
 

@@ -74,7 +74,10 @@ def executor(threads: int) -> Team | Prange:
     kind = os.environ.get("MIAOTUI_EXECUTOR", "team")
     if kind == "prange":
         with _LOCK:
-            from .prange import Prange  # noqa: PLC0415 - imports Numba, compiles
+            from .build import check_compiler  # noqa: PLC0415 - imports Numba
+
+            check_compiler()
+            from .prange import Prange  # noqa: PLC0415 - compiles
 
         return Prange(threads)
     if kind != "team":

@@ -26,7 +26,7 @@ def device_memory(program: Program, way: str | None = None) -> dict[str, int]:
     """
     held = [v for i in program.code for v in i.values.values()]
     weights = {id(w): w.nbytes for w in held if isinstance(w, Weight)}
-    tables = {id(t.weight): t.weight.nbytes for t in held if isinstance(t, RopeTable)}
+    tables = {id(t): t.nbytes for t in held if isinstance(t, RopeTable)}
     parts = {"weights": sum(weights.values()), "constants": sum(tables.values()), **program.memory}
     words = WORDS + (1 + TOKEN_WORDS) * program.chunk + GATE_WORDS + RUN_WORDS
     walked = _walked(program) if way_of(way) != WAYS[0] else 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...loader.write import write_whole
 from ...runtime.kvcache import cache_bytes
 from ...runtime.ops import OPS
 from ...runtime.spec import Weight
@@ -113,4 +114,4 @@ def write_trace(file: Path, by_phase: dict[str, list[Part]]) -> None:
             us = part.seconds * 1e6
             events.append({"name": part.kernel, "ph": "X", "pid": 0, "tid": row, "ts": at, "dur": us, "args": facts})
             at += us
-    file.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}) + "\n")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import BackendError, InputError
+from ...loader.write import write_whole
 from ...runtime.cores import available_threads
 from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
@@ -101,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
             _profile(path, threads, args, result["read_gbs"])
     print_out(f"process start to first token {record[ONCE[0]]:.2f} s, peak memory {record[ONCE[1]] / 2**20:.0f} MiB")
     if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_whole(args.json, json.dumps(record, indent=1) + "\n")
     return 0
 
 

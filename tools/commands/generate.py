@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "main"]
 
+#: Most bytes of a prompt on standard input.
+MAX_PROMPT = 2**28
 #: What the demo model continues where nothing is given.
 DEMO_PROMPT = "Once upon a time"
 
@@ -78,9 +81,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
     prompt = _prompt(args)
+    stop = None if args.stop is None else [_as_utf8(text) for text in args.stop]
     parameters = {name: getattr(args, name) for name in _PARAMETERS}
     with load_model(args) as model:
-        steps = model.tokens(prompt, max_new_tokens=args.max_new_tokens, stop_strings=args.stop, **parameters)
+        steps = model.tokens(prompt, max_new_tokens=args.max_new_tokens, stop_strings=stop, **parameters)
         last, text = None, "" if args.no_prompt else prompt
         _write(text)
         try:
@@ -100,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
 def _prompt(args: argparse.Namespace) -> str:
     """Take the argument; else standard input; else, for the demo model alone, a beginning that it knows."""
     if args.prompt is not None and args.prompt != "-":
-        return str(args.prompt)
+        return _as_utf8(args.prompt)
     piped = args.prompt == "-" or (sys.stdin is not None and not sys.stdin.isatty())
     text = _standard_input() if piped else ""
     if text or args.prompt == "-":
@@ -111,8 +115,26 @@ def _prompt(args: argparse.Namespace) -> str:
     raise InputError(msg)
 
 
+def _as_utf8(text: str) -> str:
+    """An argument whose bytes Python read in another encoding, as in an ASCII locale: they are UTF-8 anyhow."""
+    if not any("\ud800" <= c <= "\udfff" for c in text):  # bytes that the locale cannot read
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError as e:
+        msg = "the argument PROMPT is not UTF-8; give the prompt as UTF-8 text"
+        raise InputError(msg) from e
+
+
 def _standard_input() -> str:
-    data = sys.stdin.buffer.read()
+    try:
+        data = sys.stdin.buffer.read(MAX_PROMPT + 1)
+    except OSError as e:  # a directory, a terminal that is gone
+        msg = f"standard input: cannot be read ({e.strerror})"
+        raise InputError(msg) from e
+    if len(data) > MAX_PROMPT:
+        msg = f"standard input: has more than {MAX_PROMPT} bytes; expected a prompt of at most as many"
+        raise InputError(msg)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:

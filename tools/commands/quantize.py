@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
+def quantize(path: str | Path, out: str | Path, how: str) -> tuple[int, int]:
     """Write `path` quantised to the new directory `out`; bytes of weights before and after.
 
     It appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
@@ -66,7 +66,7 @@ def quantize(path: Path, out: Path, how: str) -> tuple[int, int]:
     with open_model(path) as opened, new_directory(out) as made:
         plan = make_load_plan(opened, how)
         tensors = _tensors(plan, opened.checkpoint)
-        _write(made, path, opened.raw, tensors, plan)
+        _write(made, opened.directory, opened.raw, tensors, plan)
         return opened.checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from ...errors import InputError
+from ...errors import BackendError, InputError
 from .arguments import add_limits, add_model, load_model
 
 __all__ = ["add_arguments", "main"]
@@ -23,6 +23,7 @@ def main(args: argparse.Namespace) -> int:
         _refuse_options(args)
     began = time.perf_counter()
     from ...runtime.cpu import link  # noqa: PLC0415 - its imports are part of what is timed
+    from ...runtime.cpu.cache import CACHE, no_directory, read  # noqa: PLC0415 - as above
 
     if args.model is None:
         names = list(link.KERNELS)
@@ -31,7 +32,13 @@ def main(args: argparse.Namespace) -> int:
         with load_model(args) as model:
             model.logits([0])
             names = list(model.program().counts())
-    print(f"{len(names)} kernels are ready after {time.perf_counter() - began:.1f} s, in {link.cache_directory()}")
+    directory = link.cache_directory()
+    lost = [name for name in names if directory is None or (name in link.KERNELS and read(directory, name) is None)]
+    if lost and args.device == "cpu":
+        why = f"{directory} cannot be written; set {CACHE} to a directory that can" if directory else no_directory()
+        msg = f"{len(lost)} of {len(names)} kernels were compiled, and are not kept: {why}"
+        raise BackendError(msg)
+    print(f"{len(names)} kernels are ready after {time.perf_counter() - began:.1f} s, in {directory}")
     return 0
 
 

@@ -1,0 +1,68 @@
+"""The command line with closed, full or narrow standard streams, and with a cache that keeps nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import small, write_checkpoint
+
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a shell and /dev/full are needed")
+
+
+def shell(words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `miaotui` in a shell, with redirections."""
+    line = f'"{sys.executable}" -m miaotui {words}'
+    return subprocess.run(
+        ["/bin/sh", "-c", line],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MIAOTUI_QUIET": "1"} | env,
+    )
+
+
+def test_closed_streams_are_no_error(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "m", small("llama"))
+    generate = "generate Once --max-new-tokens 2"
+    for words in (f"{generate} >&-", f"{generate} >&- 2>&-", f"{generate} --stats 2>&-", f"{generate} <&- >&- 2>&-",
+                  f"quantize {tmp_path}/m {tmp_path}/q >&-", "generate --max-new-tokens 1 <&-"):  # fmt: skip
+        done = shell(words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    assert (tmp_path / "q" / "model.safetensors").stat().st_size > 1000
+    failed = shell("inspect /nowhere 2>&-")
+    assert (failed.returncode, failed.stdout) == (1, "")  # the error is not written to another stream
+
+
+def test_full_streams_are_one_line() -> None:
+    done = shell("generate Once --max-new-tokens 2 >/dev/full")
+    assert (done.returncode, done.stderr) == (1, "miaotui: error: standard output: No space left on device\n")
+    assert shell("inspect /nowhere 2>/dev/full").returncode == 1
+
+
+def test_texts_are_utf_8_in_an_ascii_locale() -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}
+    words = 'generate "Zoë said" --stop "é" --max-new-tokens 3'
+    wanted, got = shell(words), shell(words, **ascii_only)
+    assert (got.returncode, got.stderr) == (0, "")
+    assert got.stdout == wanted.stdout.encode("ascii", "replace").decode()
+    failed = shell('inspect "/tmp/né"', **ascii_only)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("miaotui: error: ")
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.ci  # 15 s: it compiles
+def test_warm_says_where_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    write_checkpoint(tmp_path / "m", small("llama"))
+    done = shell(f"warm --model {tmp_path}/m --threads 1", MIAOTUI_CACHE_DIR=str(tmp_path / "file"), MIAOTUI_QUIET="")
+    assert done.returncode == 1
+    assert "are not kept" in done.stderr
+    assert "set MIAOTUI_CACHE_DIR" in done.stderr
+    kept = shell(f"warm --model {tmp_path}/m --threads 1", MIAOTUI_CACHE_DIR=str(tmp_path / "cache"))
+    assert kept.returncode == 0
+    assert str(tmp_path / "cache") in kept.stdout
