@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from ..errors import InputError
 from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .sampling import not_numbers
 
 if TYPE_CHECKING:
     import threading
@@ -130,7 +131,8 @@ class Sequence:
     def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
         """Draw the next id, greedily where there is no sampler, and append it; at most `left` are drawn from now on.
 
-        The model may work ahead, up to one of `ends`. The caller holds `lock`.
+        The model may work ahead, up to one of `ends`. The caller holds `lock`. Errors: `InputError` where the logits
+        are no numbers.
         """
         self._check_open()
         session, n = self._session, len(self._ids)
@@ -142,9 +144,13 @@ class Sequence:
         if token is None:
             if self._table.cached < n or session.last is not self._table:
                 session.compute(self._table, self._ids)
-            token = session.argmax if sampler is None else sampler.draw(session.logits[-1], n)
+            token = session.argmax
+            token = token if sampler is None or token < 0 else sampler.draw(session.logits[-1], n)
         else:
             self._table.cached = n
+        if token < 0:
+            self._following = None
+            raise not_numbers(n - 1)
         self._ids.append(token)
         return token
 
