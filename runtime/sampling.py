@@ -216,9 +216,9 @@ class Sampler:
 def not_numbers(position: int) -> InputError:
     """What to raise where logits are NaN: greedy or sampled, no id is the right one."""
     msg = (
-        f"the logits after position {position} are not numbers (NaN), so no token can be drawn: the checkpoint is damaged, "
-        "or its numbers overflow float32. Compare the file with its publisher's checksum; where it was quantised, pruned "
-        "or merged, try the original"
+        f"the logits after position {position} are not numbers (NaN), so no token can be drawn: the checkpoint is "
+        "damaged, or its numbers overflow float32. Compare the file with its publisher's checksum; where it was "
+        "quantised, pruned or merged, try the original"
     )
     return InputError(msg)
 

@@ -278,8 +278,8 @@ def _attention(kind: str) -> Any:
                         softmax_of_one(buf, ldp, scale, limits, sums)
                     b0, b1, b2, b3 = context, 0, context, 0
                     for q in range(wide):
-                        low, n = ld(limits + BOUND * q), ld(limits + BOUND * q + 8)
-                        b0, b1 = min(b0, low // KEYS), max(b1, low // KEYS)
+                        low, n = ld(limits + BOUND * q + 16), ld(limits + BOUND * q + 8)
+                        b0, b1 = min(b0, low // KEYS), max(b1, (low + 15) // KEYS)
                         b2, b3 = min(b2, n // KEYS), max(b3, (n + 15) // KEYS)
                     st(edges, b0)
                     st(edges + 8, b1)
