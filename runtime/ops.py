@@ -189,7 +189,7 @@ _ROWS = (
     Op(
         "argmax",
         "(t,n)->(t)",
-        "result[t] = argmax(x[t]), the first of equals",
+        "result[t] = argmax(x[t]), the first of equals; -1 where one is NaN",
         ("i:x", "n:n"),
         "",
         lambda d: d["n"],

@@ -81,9 +81,11 @@ class Reference:
         return y.reshape(t, -1)[:, :k]
 
     def round_bf16(self, x: Array) -> Array:
-        """To nearest even."""
-        bits = x.astype(np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).view(np.float32).astype(np.float64)
+        """To nearest even; NaN stays NaN."""
+        y = x.astype(np.float32)
+        bits = y.view(np.uint32)
+        rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).view(np.float32)
+        return np.where(np.isnan(y), y, rounded).astype(np.float64)
 
     def rms_norm(self, x: Array, w: Weight, eps: float, groups: int = 1) -> Array:
         """Each of `groups` pieces of a row on its own."""
@@ -146,8 +148,8 @@ class Reference:
         return x[len(x) - self.n_logits :]
 
     def argmax(self, x: Array) -> None:
-        """Of each row; the first of equals."""
-        self.results = [int(i) for i in x.argmax(-1)]
+        """Of each row; the first of equals; -1 where one of its numbers is NaN."""
+        self.results = [-1 if np.isnan(row).any() else int(row.argmax()) for row in x]
 
 
 def _act(x: Array, kind: Activation) -> Array:

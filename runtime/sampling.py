@@ -34,6 +34,7 @@ __all__ = [
     "SamplingParams",
     "exp",
     "fresh_seed",
+    "not_numbers",
     "nucleus_part",
     "philox",
     "sample",
@@ -223,6 +224,16 @@ class Sampler:
             msg = f"the logits {what}{where}: nothing can be drawn; the model's weights or its input are damaged"
             raise InputError(msg)
         return scores, largest
+
+
+def not_numbers(position: int) -> InputError:
+    """What to raise where logits are NaN: greedy or sampled, no id is the right one."""
+    msg = (
+        f"the logits after position {position} are not numbers (NaN), so no token can be drawn: the checkpoint is "
+        "damaged, or its numbers overflow float32. Compare the file with its publisher's checksum; where it was "
+        "quantised, pruned or merged, try the original"
+    )
+    return InputError(msg)
 
 
 def sample(

@@ -11,6 +11,7 @@ from ..errors import InputError, shown
 from .floats import usual_floats
 from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .sampling import not_numbers
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Sequence:
     def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
         """For the runtime: draw the next id, greedily without a sampler, and append it; at most `left` more are drawn.
 
-        The model may work ahead, up to one of `ends`. It is part of a `turn`.
+        The model may work ahead, up to one of `ends`. It is part of a `turn`. Errors: `InputError`
+        where the logits are no numbers.
         """
         with usual_floats():
             return self._draw(sampler, left, ends)
@@ -152,9 +154,13 @@ class Sequence:
         if token is None:
             if self._table.cached < n or session.last is not self._table:
                 session.compute(self._table, self._ids)
-            token = session.argmax if sampler is None else sampler.draw(session.logits[-1], n)
+            token = session.argmax
+            token = token if sampler is None or token < 0 else sampler.draw(session.logits[-1], n)
         else:
             self._table.cached = n
+        if token < 0:
+            self._following = None
+            raise not_numbers(n - 1)
         self._ids.append(token)
         return token
 

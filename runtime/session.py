@@ -359,7 +359,7 @@ class Session:
 
     @property
     def argmax(self) -> int:
-        """Greedy id of the last row, the first of equals; -1 if there is none."""
+        """Greedy id of the last row, the first of equals; -1 where one of its logits is NaN."""
         return self.backend.argmax(self._batch)
 
     def close(self) -> None:

@@ -152,8 +152,8 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
     (p, ldp, pool, table, page_bytes, row, column, bounds, edges, page or lane, out, stride): p [group of keys, `ldp`
     bytes apart][block][16 / rows keys][rows]; `pool`: page 0 of the head's values; `column`: bytes to the first of the
     dimensions; `edges`: four numbers of blocks; those from the second to the third are every query's; of those from the
-    first to the second, and from the third to the last, a query takes the keys bounds[m] = (first, end) alone, and no
-    other's value reaches it. `out` has its lanes `stride` bytes apart.
+    first to the second, and from the third to the last, a query takes the keys that bounds[m] says alone (its block's
+    first, end, first), and no other's value reaches it. `out` has its lanes `stride` bytes apart.
     """
     size, blocks, each = KV_BYTES[kind], PAGE // KEYS, KEYS // rows  # each: keys of a vector of weights
 
@@ -179,7 +179,7 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
 
         def seen(block: Any, m: int) -> Any:
             key = b.add(b.mul(b.add(first, block), c64(KEYS)), lane)
-            low, end = (b.load(ptr(b, b.add(bounds, c64(BOUND * m + 8 * i)), ir.IntType(64)), align=8) for i in (0, 1))
+            low, end = (b.load(ptr(b, b.add(bounds, c64(BOUND * m + i)), ir.IntType(64)), align=8) for i in (16, 8))
             return b.and_(b.icmp_signed("<=", low, key), b.icmp_signed("<", key, end))
 
         def take(start: Any, stop: Any, acc: list[Any], *, bounded: bool) -> list[Any]:

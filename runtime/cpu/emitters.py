@@ -82,6 +82,19 @@ def ir_splat(b: Builder, s: Value, count: int = N) -> Value:
     return shuffle(b, v, v, [0] * count)
 
 
+def ir_larger_size(b: Builder, x: Value, y: Value) -> Value:
+    """The larger of x and y, float32 whose sign bit is 0, by their bits: a NaN is larger than every number."""
+    as_integers = [b.bitcast(v, ir.VectorType(I32, v.type.count)) for v in (x, y)]
+    return b.select(b.icmp_signed(">", *as_integers), x, y)
+
+
+def ir_largest_size(b: Builder, v: Value) -> Value:
+    """`ir_larger_size` of all lanes, a scalar."""
+    for h in (8, 4, 2, 1):
+        v = ir_larger_size(b, shuffle(b, v, v, range(h)), shuffle(b, v, v, range(h, 2 * h)))
+    return b.extract_element(v, ir.Constant(I32, 0))
+
+
 def ir_fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
     """X * y + z, rounded once."""
     return b.call(ext(b, "llvm.fma.v16f32", V, [V] * 3), [x, y, z])

@@ -35,6 +35,8 @@ from .emitters import (
     ir_apart,
     ir_below,
     ir_fma,
+    ir_larger_size,
+    ir_largest_size,
     ir_load,
     ir_loop,
     ir_prefetch,
@@ -206,18 +208,19 @@ def spread_panel(b: Any, w: Any, groups: Any, out: Any, ahead: Any) -> None:
 
 
 def _quantize(b: Any, x: Any, masks: list[Any], data: Any, scale: Any, total: Any) -> None:
-    """Thirty-two floats (0 where a mask is off) to bytes q, their scale max|x| / 127 and the sum of q."""
+    """Thirty-two floats (0 where a mask is off) to bytes q, their scale max|x| / 127 and the sum of q.
+
+    Bytes cannot say that a number is none, so the scale does: NaN where one of the floats is NaN or infinite, and so is
+    every product with them.
+    """
     halves = [ir_load(b, b.add(x, c64(4 * N * h)), mask=mask) for h, mask in enumerate(masks)]
     keep = const(VI, [0x7FFFFFFF] * N)
     sizes = [b.bitcast(b.and_(b.bitcast(v, VI), keep), V) for v in halves]
-    top = b.select(b.fcmp_ordered(">", sizes[0], sizes[1]), sizes[0], sizes[1])
-    for h in (8, 4, 2, 1):
-        low, high = shuffle(b, top, top, range(h)), shuffle(b, top, top, range(h, 2 * h))
-        top = b.select(b.fcmp_ordered(">", low, high), low, high)
-    largest = b.extract_element(top, ir.Constant(I32, 0))
+    largest = ir_largest_size(b, ir_larger_size(b, *sizes))
     of = ir.Constant(F32, 127.0)
     inverse = b.select(b.fcmp_ordered(">", largest, ir.Constant(F32, 0.0)), b.fdiv(of, largest), ir.Constant(F32, 0.0))
-    b.store(b.fdiv(largest, of), ptr(b, scale, F32), align=4)
+    nan_or_zero = b.fsub(largest, largest)
+    b.store(b.fadd(b.fdiv(largest, of), nan_or_zero), ptr(b, scale, F32), align=4)
     bytes16 = ir.VectorType(ir.IntType(8), N)
     added, low_end, high_end = None, const(V, [-127.0] * N), const(V, [127.0] * N)
     for h, v in enumerate(halves):

@@ -32,6 +32,8 @@ from .emitters import (
     ir_below,
     ir_fma,
     ir_fold,
+    ir_larger_size,
+    ir_largest_size,
     ir_load,
     ir_prefetch,
     ir_restore_mode,
@@ -198,12 +200,26 @@ def div(b, x, y):
 
 @op(lanes, lanes, lanes)
 def maximum(b, x, y):
+    """X where x > y, else y: where one of them is NaN, y."""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
 @op(lanes, lanes, lanes)
 def minimum(b, x, y):
+    """X where x < y, else y: where one of them is NaN, y."""
     return b.select(b.fcmp_ordered("<", x, y), x, y)
+
+
+@op(lanes, lanes, lanes)
+def nan_or(b, x, y):
+    """X where it is NaN, else y."""
+    return b.select(b.fcmp_unordered("uno", x, x), x, y)
+
+
+@op(lanes, lanes, lanes)
+def larger_size(b, x, y):
+    """The larger of two that `absolute` made; where one of them is NaN, NaN."""
+    return ir_larger_size(b, x, y)
 
 
 @op(lanes, lanes)
@@ -231,10 +247,17 @@ def fold(b, v):
 
 @op(f32, lanes)
 def largest(b, v):
+    """Of lanes that are numbers."""
     for h in (8, 4, 2, 1):
         lo, hi = shuffle(b, v, v, range(h)), shuffle(b, v, v, range(h, 2 * h))
         v = b.select(b.fcmp_ordered(">", lo, hi), lo, hi)
     return b.extract_element(v, ir.Constant(I32, 0))
+
+
+@op(f32, lanes)
+def largest_size(b, v):
+    """Of lanes that `absolute` made; NaN where one of them is."""
+    return ir_largest_size(b, v)
 
 
 @op(lanes, lanes)
@@ -244,8 +267,9 @@ def rint(b, v):
 
 @op(lanes, lanes)
 def pow2(b, v):
-    """2^v for whole v in [-126, 127]."""
-    return b.bitcast(b.shl(b.add(b.fptosi(v, VI), const(VI, [127] * N)), const(VI, [23] * N)), V)
+    """2^v for whole v in [-126, 127]; of NaN some number, where a conversion to an integer would be undefined."""
+    low_bits = b.bitcast(b.fadd(v, const(V, [1.5 * 2.0**23] * N)), VI)  # v + 127 in the lowest nine, once that is added
+    return b.bitcast(b.shl(b.add(low_bits, const(VI, [127] * N)), const(VI, [23] * N)), V)
 
 
 @op(i64, i64)

@@ -34,7 +34,8 @@ from ..lanes import (
     absolute,
     add,
     div,
-    largest,
+    larger_size,
+    largest_size,
     ld,
     ld_i32,
     ldf,
@@ -103,12 +104,15 @@ def _kv_write(kind: str, put: Any, put_vector: Any) -> Any:
 
 @template
 def _scale(x: Any, d: Any, at: Any) -> Any:
-    """Write max|x| / 127; what to multiply by, its inverse, or 0 for a row of zeros."""
+    """Write max|x| / 127; what to multiply by, its inverse, or 0 for a row of zeros.
+
+    NaN is written where one of x is NaN or infinite: a byte cannot say so.
+    """
     top = zero()
     for j in range(0, d, 16):
-        top = maximum(absolute(load_tail(x + 4 * j, d - j)), top)
-    high = largest(top)
-    stf(at, F(high / F(127.0)))
+        top = larger_size(absolute(load_tail(x + 4 * j, d - j)), top)
+    high = largest_size(top)
+    stf(at, F(F(high / F(127.0)) + F(high - high)))
     return F(F(127.0) / high) if high > F(0.0) else F(0.0)
 
 
@@ -274,8 +278,8 @@ def _attention(kind: str) -> Any:
                         softmax_of_one(buf, ldp, scale, limits, sums)
                     b0, b1, b2, b3 = context, 0, context, 0
                     for q in range(wide):
-                        low, n = ld(limits + BOUND * q), ld(limits + BOUND * q + 8)
-                        b0, b1 = min(b0, low // KEYS), max(b1, low // KEYS)
+                        low, n = ld(limits + BOUND * q + 16), ld(limits + BOUND * q + 8)
+                        b0, b1 = min(b0, low // KEYS), max(b1, (low + 15) // KEYS)
                         b2, b3 = min(b2, n // KEYS), max(b3, (n + 15) // KEYS)
                     st(edges, b0)
                     st(edges + 8, b1)

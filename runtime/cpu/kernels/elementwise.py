@@ -17,6 +17,7 @@ from ..lanes import (
     maximum,
     minimum,
     mul,
+    nan_or,
     pow2,
     rint,
     splat,
@@ -32,8 +33,11 @@ A_Y, A_A, A_B, A_D = slots("add")
 
 @jit
 def exp(x: Any) -> Any:
-    """e^x within 2 ulp for x in [-87, 88], clamped outside: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2]."""
-    x = maximum(minimum(x, splat(F(88.0))), splat(F(-87.0)))
+    """e^x within 2 ulp for x in [-87, 88], clamped outside: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2].
+
+    NaN stays NaN: `minimum` and `maximum` return their second where they cannot compare.
+    """
+    x = maximum(splat(F(-87.0)), minimum(splat(F(88.0)), x))
     n = rint(mul(x, splat(F(1.44269504088896341))))
     r = fma(n, splat(F(2.12194440e-4)), fma(n, splat(F(-0.693359375)), x))
     y = fma(splat(F(1.9875691500e-4)), r, splat(F(1.3981999507e-3)))
@@ -83,8 +87,8 @@ def gelu_tanh(x: Any) -> Any:
 
 @jit
 def relu(x: Any) -> Any:
-    """max(x, 0)."""
-    return maximum(x, zero())
+    """max(x, 0); NaN stays NaN."""
+    return nan_or(x, maximum(x, zero()))
 
 
 @kernel

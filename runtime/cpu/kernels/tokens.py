@@ -11,6 +11,7 @@ from ...step import S_RESULTS, S_T, T_ID, T_POSITION, T_ROW
 from ..emitters import SIZES
 from ..lanes import (
     between,
+    fold,
     largest,
     ld,
     ldf,
@@ -18,10 +19,12 @@ from ..lanes import (
     load_tail_bf16,
     load_tail_f16,
     maximum,
+    nan_or,
     splat,
     st,
     stf,
     store_tail,
+    zero,
 )  # fmt: skip
 from .base import arg, kernel, rows_of, share, template, token_word
 
@@ -117,13 +120,14 @@ def take_rows(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 @kernel
 def argmax(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Of each row, the first of equals; -1 where there is none (only NaN)."""
+    """Of each row, the first of equals; -1 where one of its numbers is NaN."""
     rows, n, low = rows_of(p, step), arg(p, A_N), F(-np.inf)
     for r in range(share(rows, 1, t, nt), share(rows, 1, t + 1, nt)):
-        x, top = base + arg(p, A_X) + 4 * r * n, splat(low)
+        x, top, wrong = base + arg(p, A_X) + 4 * r * n, splat(low), zero()
         for j in range(0, n, 16):
-            top = maximum(between(load_tail(x + 4 * j, n - j), 0, n - j, low), top)
-        highest, i = largest(top), 0
+            v = load_tail(x + 4 * j, n - j)
+            top, wrong = maximum(between(v, 0, n - j, low), top), nan_or(v, wrong)
+        highest, i = largest(top), 0 if fold(wrong) == F(0.0) else n
         while i < n and ldf(x + 4 * i) != highest:
             i += 1
         st(ld(step + 8 * S_RESULTS) + 8 * r, i if i < n else -1)
