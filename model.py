@@ -49,6 +49,7 @@ __all__ = ["Model", "load", "quantizer"]
 
 
 @spelled_out(LoadKwargs, LOAD_DEFAULTS)
+@usual_floats()
 def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
@@ -73,11 +74,6 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     after a first check that everything else fits the memory limit.
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
     """
-    with usual_floats():
-        return _load(path, options)
-
-
-def _load(path: str | Path, options: LoadKwargs) -> Model:
     began = time.perf_counter()
     request, revision = parse_options(options)
     free = _free_bytes() if request.gpu else None

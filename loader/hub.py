@@ -44,9 +44,8 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         path = path.expanduser()
     if is_there(path):
         if revision is not None:
-            msg = (
-                f"revision={revision!r}: only hub names have revisions, and {quote(text, 300)} is a path; leave it out"
-            )
+            of = quote(text, 300)
+            msg = f"revision={quote(revision)}: only hub names have revisions, and {of} is a path; leave it out"
             raise InputError(msg)
         return path
     if not isinstance(name_or_path, str) or _looks_like_path(text):

@@ -134,16 +134,13 @@ class Sequence:
         self.append(wanted)
         return self.turn(last)
 
+    @usual_floats()
     def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
         """For the runtime: draw the next id, greedily without a sampler, and append it; at most `left` more are drawn.
 
         The model may work ahead, up to one of `ends`. It is part of a `turn`. Errors: `InputError`
         where the logits are no numbers.
         """
-        with usual_floats():
-            return self._draw(sampler, left, ends)
-
-    def _draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
         self._check_open()
         session, n = self._session, len(self._ids)
         if self._table.cached < n - 1 or self._table is not session.ahead_of:

@@ -98,7 +98,7 @@ def test_without_a_gpu_one_line_says_so(tmp_path, capsys):
     assert cuda.main(["--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "miaotui.tools.bench.cuda: error: device='cuda' needs NVIDIA's driver\n"
     assert cli.main(["bench", "--device", "cuda"]) == 1
-    assert capsys.readouterr().err == "miaotui: error: device='cuda' needs NVIDIA's driver\n"
+    assert capsys.readouterr().err == "miaotui: error: --device cuda needs NVIDIA's driver\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -90,7 +90,7 @@ def test_a_share_is_read_whole_and_cut_before_the_neurons(tmp_path):
     with pytest.raises(PlanError, match="a share above 0"):
         parse_prune("width=0.5.1", opened)
     for bad in (0.0, 1.5, "0.0", "1.01"):
-        with pytest.raises(PlanError, match=r"width_ratio.*above 0 and at most 1"):
+        with pytest.raises(PlanError, match=r"width.*above 0 and at most 1"):
             parse_prune({"width": bad}, opened)
 
 

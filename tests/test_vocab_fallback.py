@@ -139,8 +139,8 @@ def test_what_cannot_stand(tmp_path):
     for where, plan, says in (
         (directory, {"vocab": "1-9", "vocab_fallback": "unk"}, "token 0 .* the plan cuts it too"),
         (directory, {"vocab": "1-9", "vocab_fallback": "bytes"}, "the plan cuts it too"),
-        (directory, {"vocab": "1-9", "vocab_fallback": 12}, "token 12 stands for those that are gone, and is cut"),
-        (directory, {"vocab_fallback": 265}, "vocab_fallback: 265 is kept, but it has 265"),
+        (directory, {"vocab": "1-9", "vocab_fallback": 12}, "token 12 stands for those that are gone, but is cut"),
+        (directory, {"vocab_fallback": 265}, "vocab_fallback: there is no token 265; the model has 265"),
         (directory, {"vocab_fallback": "what"}, "expected 'unk', 'bytes'"),
         (directory, {"vocab_fallback": True}, "expected 'unk', 'bytes'"),
         (plain, {"vocab_fallback": "unk"}, "has no unknown token"),
