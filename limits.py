@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from .runtime.program import Program
     from .runtime.spec import Config
 
-__all__ = ["DEFAULT_CONTEXT", "LOGIT_ROWS", "PREFILL_CHUNK", "Request", "check_memory", "predicted_memory"]
+__all__ = [
+    "DEFAULT_CONTEXT",
+    "ENCODER_CHUNK",
+    "LOGIT_ROWS",
+    "PREFILL_CHUNK",
+    "Request",
+    "check_memory",
+    "predicted_memory",
+]
 
 #: Context reserved where the caller names none: the model's own, at most this.
 DEFAULT_CONTEXT = 2048
@@ -29,6 +37,9 @@ LOGIT_ROWS = 32
 
 #: Tokens of a prompt that one pass takes, by device: a GPU reads the weights once a pass, and multiplies far faster.
 PREFILL_CHUNK = {"cpu": 128, "cuda": 1024}
+
+#: Tokens of whole texts that one pass of an encoder takes, at least: its longest text fits in any case.
+ENCODER_CHUNK = 512
 
 #: Of any count: beyond what a machine has, and what 64 bits count in bytes.
 MAX_COUNT = 2**40

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
+from .encode import Vectors
 from .errors import InputError, TokenizerError
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
@@ -17,10 +18,12 @@ from .loader.pack import pack
 from .loader.paths import is_there
 from .loader.prune.receipt import hashed
 from .loader.quantize import pack_rows
-from .loader.text.tokenizer import Tokenizer
+from .loader.sentence import read_sentence
+from .loader.text.tokenizer import Tokenizer, checked_ids
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
+from .runtime.encoding import Whole, encoded
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids, collect
 from .runtime.memory import float_rows, refused
@@ -182,10 +185,20 @@ class Model:
 
     def logits(self, ids: object) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`."""
+        self._check_kind("logits", encoder=False)
         return self._rows(ids, "logits", self.config.n_vocab)
 
-    def hidden(self, ids: object) -> NDArray[np.float32]:
-        """[T] ids -> float32 [T, d_model] after the final norm. Errors: `InputError`."""
+    def hidden(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
+        """[T] ids -> float32 [T, d_model]: what leaves the last layer, after the final norm. Errors: `InputError`.
+
+        `token_types`: of each token, of an encoder that has such (BERT's segments; default: all are 0).
+        """
+        if self.config.decoder is None:
+            text = Whole(self._ids(ids), None if token_types is None else checked_ids(token_types))
+            return next(encoded(self._session, [text], np.copy))
+        if token_types is not None:
+            msg = f"token_types: {self.config.family} has none"
+            raise InputError(msg)
         return self._rows(ids, "hidden", self.config.d_model)
 
     def last_logits(self, sequences: object) -> NDArray[np.float32]:
@@ -194,12 +207,46 @@ class Model:
         One pass takes as many as fit it (`prefill_chunk` tokens, 32 sequences, the cache); the bits are those that
         each gets alone (on a GPU, with precision="exact"). Errors: `InputError`.
         """
+        self._check_kind("last_logits", encoder=False)
         if isinstance(sequences, np.ndarray):
             sequences = list(sequences) if sequences.ndim else None
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
             msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
             raise InputError(msg)
         return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+    ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
+        """A vector for each text, pooled as the directory says (modules.json; without it, the mean of its tokens).
+
+        One text gives float32 [d], several [texts, d], an iterator an iterator, which takes texts as passes need them.
+        Texts are packed end to end, without padding; a text's bits do not depend on the others. Longer ones are cut to
+        max_seq_length, or to the model's positions. `prompt` stands before every text, or the directory's prompt
+        `prompt_name`; `normalize`: to length 1 (default: as the directory says); `truncate_dim`: keep the first
+        dimensions alone. Errors: `InputError`, `TokenizerError`, `ConfigError`.
+        """
+        self._check_kind("encode", encoder=True)
+        options = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize, "truncate_dim": truncate_dim}
+        return self._vectors.of(texts, **options)
+
+    @cached_property
+    def _vectors(self) -> Vectors:
+        sentence = read_sentence(self._opened.directory, self.config.d_model)
+        return Vectors(self._session, self.tokenizer, sentence, self.config.d_model)
+
+    def _check_kind(self, call: str, *, encoder: bool) -> None:
+        """Refuse what a decoder, or an encoder, has no answer to."""
+        if encoder != (self.config.decoder is None):
+            what, instead = ("a decoder", "generate") if encoder else ("an encoder", "encode or hidden")
+            msg = f"{call}: {self.config.family} is {what}; use {instead}"
+            raise InputError(msg)
 
     def _ids(self, ids: object, what: str = "prompt") -> list[int]:
         """Ids that fit the context: InputError."""
@@ -227,6 +274,7 @@ class Model:
 
     def sequence(self) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them."""
+        self._check_kind("generate", encoder=False)
         return Sequence(self._session, self._text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .limits import LOGIT_ROWS, PREFILL_CHUNK, Request, check_memory, predicted_memory
+from .errors import BackendError
+from .limits import ENCODER_CHUNK, LOGIT_ROWS, PREFILL_CHUNK, Request, check_memory, predicted_memory
 from .loader.load_plan import make_load_plan
 from .loader.pack import planned
 from .loader.prune.options import select
@@ -81,6 +82,8 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
 def _recorded(plan: LoadPlan, request: Request) -> Program:
     """The program of a step; no weight has an address yet."""
     context = request.context(plan.config)
+    if plan.config.decoder is None:
+        return _whole(plan, request, context)
     chunk = min(request.prefill_chunk or PREFILL_CHUNK[request.device], context)
     return record(
         plan.config,
@@ -92,4 +95,20 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         kv_cache=request.kv_cache,
         fast=request.fast,
         n_pages=request.n_pages(context),
+    )
+
+
+def _whole(plan: LoadPlan, request: Request, context: int) -> Program:
+    """The program of a pass of whole texts, the longest of which fits. BackendError: of a GPU."""
+    if request.gpu:
+        msg = f"device='cuda': {plan.config.family} is an encoder, which the CUDA path cannot run yet; use device='cpu'"
+        raise BackendError(msg)
+    return record(
+        plan.config,
+        planned(plan),
+        n_context=context,
+        chunk=request.prefill_chunk or ENCODER_CHUNK,
+        threads=request.n_threads,
+        kv_cache=request.kv_cache,
+        fast=request.fast,
     )

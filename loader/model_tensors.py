@@ -46,7 +46,8 @@ class ModelTensors:
     @property
     def twin(self) -> TensorInfo | None:
         """A head's tensor, where the head is the embedding: perhaps the embedding itself, under this name alone."""
-        return self.tensors.get(self.family.model["head"].name) if self.config.tied else None
+        head = self.family.model.get("head")
+        return self.tensors.get(head.name) if head is not None and self.config.tied else None
 
     def _check_all(self) -> None:
         """Every tensor of the file's model has its shape and a dtype that we read, kept or not; no other is there."""
@@ -107,7 +108,8 @@ class ModelTensors:
                 f"{self.config.family} model of {self.config.n_layers} layers. Fetch the checkpoint again, or correct "
                 "its config.json"
             )
-            if name == self.family.model["head"].name:
+            head = self.family.model.get("head")
+            if head is not None and name == head.name:
                 msg += " (tie_word_embeddings is false: if the head is the embedding, set it to true)"
             raise CheckpointError(msg)
 

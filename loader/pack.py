@@ -183,8 +183,25 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
             made[id(sources)] = tuple(_sublayer(_kind(s), weights) for s in sizes)
     layers = tuple(made[id(sources)] for sources in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
-    own = StackWeights(model["embed"], layers, _norm(model, "norm"), model.get("positions"))
+    own = StackWeights(
+        model["embed"],
+        layers,
+        norm=_norm_of(model, "norm"),
+        positions=_from_row(model.get("positions"), plan.config.positions or 0),
+        token_types=model.get("token_types"),
+        embed_norm=_norm_of(model, "embed_norm"),
+    )
+    if plan.config.decoder is None:
+        return Weights(encoder=own)
     return Weights(decoder=own, head=Linear(model.get("head", model["embed"])))
+
+
+def _from_row(table: Weight | None, first: int) -> Weight | None:
+    """A table without its rows below that of position 0."""
+    if table is None or not first:
+        return table
+    rows = None if table.array is None else table.array[first:]
+    return replace(table, shape=(table.shape[0] - first, *table.shape[1:]), array=rows)
 
 
 def _kind(s: Attention | FeedForward) -> str:
@@ -201,6 +218,10 @@ def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
 
 def _linear(weights: Mapping[str, Weight], role: str) -> Linear:
     return Linear(weights[role], weights.get(f"{role}_bias"))
+
+
+def _norm_of(weights: Mapping[str, Weight], role: str) -> Norm | None:
+    return _norm(weights, role) if role in weights else None
 
 
 def _norm(weights: Mapping[str, Weight], role: str) -> Norm:

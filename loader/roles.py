@@ -10,6 +10,7 @@ stack, `Config.stack`, and in each layer one sublayer of a kind.
 | vocab    | model        | token ids                              |
 | width    | model        | dimensions of the residual stream      |
 | context  | model        | positions                              |
+| types    | model        | token types                            |
 | heads    | attention    | n_heads x d_head                       |
 | kv_heads | attention    | n_kv_heads x d_head                    |
 | head     | attention    | d_head                                 |
@@ -54,8 +55,11 @@ _ROWS = (
     Role("embed", "", "matrix", ("vocab", "width"), "embed", writes=True),
     Role("head", "", "matrix", ("vocab", "width"), "head", reads="norm", always=False),
     Role("positions", "", "table", ("context", "width"), "positions", writes=True, always=False),
+    Role("token_types", "", "table", ("types", "width"), "token_types", writes=True, always=False),
+    Role("embed_norm", "", "norm", ("width",), "embed_norm", always=False),
     Role("norm", "", "norm", ("width",), "norm"),
     Role("attn_norm", _A, "norm", ("width",), "norm_in"),
+    Role("attn_norm_sum", _A, "norm", ("width",), "norm_sum", always=False),
     Role("q", _A, "matrix", ("heads", "width"), "q", reads="attn_norm", place="attn_in"),
     Role("k", _A, "matrix", ("kv_heads", "width"), "k", reads="attn_norm", place="attn_in"),
     Role("v", _A, "matrix", ("kv_heads", "width"), "v", reads="attn_norm", place="attn_in"),
@@ -63,6 +67,7 @@ _ROWS = (
     Role("q_norm", _A, "norm", ("head",), "norm_q", always=False),
     Role("k_norm", _A, "norm", ("head",), "norm_k", always=False),
     Role("ffn_norm", _F, "norm", ("width",), "norm_in"),
+    Role("ffn_norm_sum", _F, "norm", ("width",), "norm_sum", always=False),
     Role("gate", _F, "matrix", ("ffn", "width"), "gate", reads="ffn_norm", place="ffn_in", always=False),
     Role("up", _F, "matrix", ("ffn", "width"), "up", reads="ffn_norm", place="ffn_in"),
     Role("down", _F, "matrix", ("width", "ffn"), "down", place="ffn_out", writes=True),

@@ -109,6 +109,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "vocab": config.n_vocab,
         "width": config.d_model,
         "context": config.n_context + (config.positions or 0),
+        "types": config.n_types,
         "head": a.d_head if a else 0,
         "heads": a.n_heads * a.d_head if a else 0,
         "kv_heads": a.n_kv_heads * a.d_head if a else 0,

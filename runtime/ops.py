@@ -84,6 +84,17 @@ _ROWS = (
         variants=DTYPE_VARIANTS,
     ),
     Op(
+        "embed_types",
+        "(s,d),T->(T,d)",
+        "y[t] = w[type[t]]",
+        ("o:y", "w:w", "n:d"),
+        "",
+        lambda _: 0,
+        "Devlin et al. 2018, arXiv:1810.04805, 3 (segments)",
+        variants=DTYPE_VARIANTS,
+        backends=("cpu",),
+    ),
+    Op(
         "linear",
         "(t,k),(n,k),(n),(t,n),(t,n)->(t,n)",
         "y = act(x w^T + b) * times + residual",

@@ -17,6 +17,7 @@ from ..errors import PlanError
 from .arena import Tensor, place, waits
 from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
+from .forward.encoder import encoder
 from .kvcache import PAGE, cache_bytes, padded_context, pages_of, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .quantized import GROUP, QUANTIZED
@@ -125,6 +126,12 @@ class Recorder:
         self._emit("embed_positions", w.dtype, "T", y=y, w=w, d=w.shape[1])
         return y
 
+    def embed_types(self, w: Weight) -> Tensor:
+        """[T, d]."""
+        y = self._tensor("t", "T", w.shape[1])
+        self._emit("embed_types", w.dtype, "T", y=y, w=w, d=w.shape[1])
+        return y
+
     def linear(  # noqa: PLR0913 - as the reference
         self,
         x: Tensor,
@@ -206,13 +213,27 @@ class Recorder:
         self.caches[layer] = self.code[-1]
 
     def attention(  # noqa: PLR0913 - as the reference
-        self, layer: int, q: Tensor, heads: int, kv_heads: int, *, window: int | None, scale: float
+        self,
+        layer: int,
+        q: Tensor,
+        heads: int,
+        kv_heads: int,
+        *,
+        window: int | None,
+        scale: float,
+        causal: bool = True,
     ) -> Tensor:
-        """[T, heads * d_head]; each thread has scratch of its own."""
+        """[T, heads * d_head]; each thread has scratch of its own.
+
+        Which keys a token sees, the step says; where those after it are among them (not `causal`), a text comes whole,
+        and its keys are done with once they are read.
+        """
         window = None if window is None or window >= self.n_context else window
         d, write, group = q.width // heads, self.caches[layer], self._group(window)
         write.values["group"] = group  # which was not known when its keys were written
         k_cache, v_cache = write.tensors("o")
+        for cache in () if causal else (k_cache, v_cache):
+            cache.part, cache.keep = "activations", False
         y = self._tensor("a", "T", q.width)
         scratch = self._tensor("s", "", scratch_floats(self.n_context, d) * self.threads, "scratch")
         self._emit("attention", self.kv_cache, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
@@ -257,7 +278,7 @@ class Program:
     code: list[Instruction]
     tensors: list[Tensor]
     hidden: Tensor
-    logits: Tensor
+    logits: Tensor | None  # None: the model has no head
     n_context: int
     chunk: int
     n_logits: int
@@ -268,7 +289,10 @@ class Program:
     fast: bool = False  # it may round to bfloat16 where that is faster
     ropes: tuple[RopeTable, ...] = ()  # instructions hold addresses in these
     n_pages: int = 0  # in each pool of the KV cache
+    n_vocab: int = 0
+    n_types: int = 0  # token types
     groups: tuple[int | None, ...] = ()  # of layers that share page tables: their windows, None where all is seen
+    whole: bool = False  # a text is fed in one pass: its tokens see those after them
 
     @property
     def memory(self) -> dict[str, int]:
@@ -326,6 +350,8 @@ class Program:
 
 #: The arena is whole pages of the machine's memory.
 MEMORY_PAGE = 4096
+#: Slots for keys in a pass of whole texts, each of which begins at a block of sixteen: enough for eight tokens each.
+SLOTS_PER_TOKEN = 2
 
 
 def _slot(value: Tensor | Weight | RopeTable | float | None, absent: int) -> int:
@@ -356,21 +382,31 @@ def record(  # noqa: PLR0913 - keywords
     n_pages: int | None = None,
     ropes: tuple[RopeTable, ...] | None = None,
 ) -> Program:
-    """The program of a decoder; works on planned weights, reads none."""
-    chunk = max(1, min(chunk, n_context))
+    """The program of a decoder, or of an encoder; works on planned weights, reads none.
+
+    `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller.
+    """
+    whole = config.decoder is None
+    chunk = max(1, n_context, chunk) if whole else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
+    n_slots = SLOTS_PER_TOKEN * chunk if whole else n_context
     ops = Recorder(
-        n_context=n_context,
+        n_context=n_slots,
         chunk=chunk,
         n_logits=n_logits,
         threads=threads,
         kv_cache=kv_cache,
         fast=fast,
-        n_pages=n_pages,
+        n_pages=None if whole else n_pages,
     )
     ropes = rope_tables(config, n_context) if ropes is None else ropes
-    hidden, logits = decoder(ops, config, weights, ropes)
-    hidden.keep = logits.keep = True
+    logits = None
+    if whole:
+        hidden = encoder(ops, config, weights, ropes)
+    else:
+        hidden, logits = decoder(ops, config, weights, ropes)
+        logits.keep = True
+    hidden.keep = True
     size = place(ops.tensors, len(ops.code))
     _place_waits(ops.code)
     return Program(
@@ -389,4 +425,7 @@ def record(  # noqa: PLR0913 - keywords
         ropes=tuple(ropes),
         n_pages=ops.n_pages,
         groups=tuple(ops.groups),
+        whole=whole,
+        n_vocab=config.n_vocab,
+        n_types=config.n_types,
     )

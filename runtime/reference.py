@@ -36,10 +36,15 @@ class Reference:
         *,
         kv_cache: str = "f32",
         fast: bool = False,
+        types: NDArray[np.int64] | None = None,
     ) -> None:
-        """`caches` is updated in place, rounded to `kv_cache`; `n_logits` last tokens reach the head."""
+        """`caches` is updated in place, rounded to `kv_cache`; `n_logits` last tokens reach the head.
+
+        `types`: of each token; None: all are 0.
+        """
         self.ids, self.start, self.caches, self.n_logits = np.asarray(ids), start, caches, n_logits
         self.kv_cache, self.fast = kv_cache, fast
+        self.types = np.zeros(len(self.ids), np.int64) if types is None else types
         self.results: list[int] = []  # the greedy id of each row of logits
 
     def embed(self, w: Weight) -> Array:
@@ -49,6 +54,10 @@ class Reference:
     def embed_positions(self, w: Weight) -> Array:
         """[T, d_model]."""
         return w.f64()[self.start : self.start + len(self.ids)]
+
+    def embed_types(self, w: Weight) -> Array:
+        """[T, d_model]."""
+        return w.f64()[self.types]
 
     def linear(  # noqa: PLR0913 - what follows a product takes this much
         self,
@@ -127,14 +136,23 @@ class Reference:
         return y.astype(np.float64)
 
     def attention(  # noqa: PLR0913 - what a query sees takes this much
-        self, layer: int, q: Array, heads: int, kv_heads: int, *, window: int | None, scale: float
+        self,
+        layer: int,
+        q: Array,
+        heads: int,
+        kv_heads: int,
+        *,
+        window: int | None,
+        scale: float,
+        causal: bool = True,
     ) -> Array:
-        """Causal, grouped, with an optional sliding window (a query sees `window` keys, its own included)."""
+        """Grouped; causal or not, with an optional sliding window (a query sees `window` keys, its own included)."""
         t = len(q)
         k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
         s = np.einsum("thd,shd->hts", q.reshape(t, heads, -1), k) * scale
         key, pos = np.arange(len(k))[None], self.start + np.arange(t)[:, None]
-        s[:, (key > pos) | (key <= pos - (window or len(k) + t))] = -np.inf
+        reach = window or len(k) + t
+        s[:, (key > pos if causal else key >= pos + reach) | (key <= pos - reach)] = -np.inf
         e = np.exp(s - s.max(-1, keepdims=True))
         y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
         return y.reshape(t, -1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ..errors import InputError
-from .kvcache import PAGE
+from .kvcache import KEYS, PAGE, padded
 from .living import Living
 from .memory import float_rows
 from .pages import Pages
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .arena import Tensor
     from .backend import Backend
+    from .encoding import Whole
     from .pages import Table
     from .program import Instruction, Program
     from .sampling import Sampler
@@ -76,7 +77,7 @@ class Session:
         program = program.bound(weights)
         self.program, self.weights, self.backend = program, weights, backend
         self.n_context, self.chunk, self.n_logits = program.n_context, program.chunk, program.n_logits
-        self.n_vocab, self.threads = program.logits.width, backend.threads
+        self.n_vocab, self.threads = program.n_vocab, backend.threads
         backend.bind(program, weights)
         pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, self.n_context, (None,))
         self.pages = Pages(*pool, backend.copy_page)
@@ -106,7 +107,7 @@ class Session:
                     self._collect()
                 finally:
                     self.lock.release()
-            return self.pages.table(self.n_context)
+            return self.pages.table(self.pages.n_pages * PAGE if self.program.whole else self.n_context)
         return table
 
     def turn(self, work: Callable[[], T]) -> T:
@@ -231,6 +232,31 @@ class Session:
             table.cached = start + len(ids)
             self.pages.forget_unseen(table)
         self._kept, self.last = self._batch.n_logits, parts[-1][0]
+
+    def run_whole(self, texts: Ids[Whole]) -> NDArray[np.float32]:
+        """One pass of whole texts that fit it (`fits`), each of which sees itself alone: `hidden` of all, end to end.
+
+        A view, which the next pass overwrites: to be read within the turn.
+        """
+        if self._closed:
+            raise InputError(self._closed)
+        self.pages.truncate(self._own, 0)
+        if not self.pages.reserve(self._own, self.pages.n_pages * PAGE):
+            raise _FullError(waiting=False)
+        self._batch.clear()
+        slot = 0
+        for text in texts:
+            self._batch.add_whole(text.ids, text.types, slot, self._own.address)
+            slot += padded(len(text.ids))
+        self.backend.run(self._batch)
+        return self.backend.read(self.program.hidden, self._batch.n_tokens)
+
+    def fitting(self, lengths: Ids[int]) -> int:
+        """How many of the first texts of these lengths are one pass of whole texts."""
+        n = np.array(lengths, np.int64)
+        slots = -(-n // KEYS) * KEYS
+        fits = (np.cumsum(n) <= self.chunk) & (np.cumsum(slots) <= self.pages.n_pages * PAGE)
+        return int(fits.sum())
 
     def _fill(self, parts: list[Part]) -> None:
         """Pages for a pass, and its batch."""

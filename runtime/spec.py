@@ -165,6 +165,7 @@ class Config:
     encoder: Stack | None = None
     ropes: tuple[Rope, ...] = ()
     positions: int | None = None  # learned positions are added to the embedding: the row of position 0; None: not
+    n_types: int = 0  # token types (BERT's segments), whose rows are added; 0: none
     tied: bool = False  # the head is the embedding
     logit_scale: float = 1.0
     logit_soft_cap: float | None = None

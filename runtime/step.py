@@ -11,7 +11,7 @@ nothing is copied on the CPU; the tables below name the words.
 | `T_SLOT`        | where its key and value lie in its sequence's cache                                             |
 | `T_FIRST`       | the first slot that it sees                                                                     |
 | `T_LAST`        | the last slot that it sees: its own in a decoder, its sequence's last in an encoder             |
-| `T_TYPE`        | its token type (BERT's segments); 0 until a family has them                                     |
+| `T_TYPE`        | its token type (BERT's segments)                                                                |
 | `T_ROW`         | the row of logits that it fills, -1 for none                                                    |
 
 | word of a sequence | meaning                                                                                      |
@@ -95,6 +95,22 @@ class Batch:
     def start(self) -> int:
         """Slot of the first token."""
         return int(self.tokens[0, T_SLOT])
+
+    def add_whole(self, ids: Sequence[int], types: Sequence[int] | None, slot: int, tables: int) -> None:
+        """Append a text whose tokens see all of it; its keys lie at `slot` and after it, a multiple of a block.
+
+        Positions count from 0, so that its bits are those of the text alone. All rows are kept, in order. The caller
+        has checked ids, types (None: all 0) and room.
+        """
+        n, at, q = len(ids), self.n_tokens, self.n_sequences
+        part, positions = self.tokens[at : at + n], np.arange(n)
+        part[:, T_ID], part[:, T_SEQUENCE], part[:, T_POSITION] = ids, q, positions
+        part[:, T_SLOT], part[:, T_FIRST], part[:, T_LAST] = slot + positions, slot, slot + n - 1
+        part[:, T_TYPE] = 0 if types is None else types
+        part[:, T_ROW] = -1
+        self.sequences[q, : Q_ADAPTER + 1] = at, n, tables, 0, 0
+        self.n_tokens, self.n_sequences = at + n, q + 1
+        self.words[:3] = self.n_tokens, 0, self.n_sequences
 
     def add(self, ids: Sequence[int] | NDArray[np.int64], start: int, tables: int, n_logits: int) -> None:
         """Append tokens of one sequence at `start`, `start` + 1, ...; its last `n_logits` get rows of logits.

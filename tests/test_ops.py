@@ -176,6 +176,12 @@ def embed_positions(d: Draw, variant: str) -> Case:
     return Case(lambda ops: ops.embed_positions(w), [[]], exactly)
 
 
+def embed_types(d: Draw, variant: str) -> Case:
+    """Every token of a decoder's batch has type 0; the other types: tests/test_encoders.py."""
+    w = d.weight(variant, 3, d.size())
+    return Case(lambda ops: ops.embed_types(w), [[]], exactly)
+
+
 def linear(d: Draw, variant: str) -> Case:
     n, k = d.size(), d.size()
     w = d.weight("bf16" if variant == FAST else variant, n, k)
@@ -293,7 +299,7 @@ def exactly(_: np.ndarray) -> float:
 CASES = {
     f.__name__: f
     for f in (
-        *(embed, embed_positions, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
+        *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
         *(attention, add, take_rows, argmax),
     )
 }

@@ -58,7 +58,7 @@ class Family:
     the key of config.json that says whether its matrices have biases, where there is one. `names_pruned_heads`:
     config.json may have `pruned_heads`. `heads_divide_width`: transformers builds no model whose width is not a
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
-    family's names describe; None takes a key away.
+    family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
     """
 
     name: str
@@ -75,13 +75,14 @@ class Family:
     names_pruned_heads: bool = False
     heads_divide_width: bool = False
     written_as: Mapping[str, object] = field(default_factory=dict)
+    architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
 
     def prefix_in(self, names: Collection[str]) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""
         for prefix in self.prefixes:
             if prefix and any(name.startswith(prefix) for name in names):
                 return prefix
-        bare = self.model["norm"].name in names and "" in self.prefixes
+        bare = "" in self.prefixes and any(part.name in names for role, part in self.model.items() if role != "head")
         return "" if bare else self.prefixes[0]
 
 
@@ -113,16 +114,14 @@ HARMLESS = frozenset({
 # fmt: on
 HARMLESS_PATTERN = re.compile(r".*_(dropout|dropout_prob|pdrop)|transformers\.js.*")
 
-#: Endings of class names whose logits are a language model's.
-ARCHITECTURES = ("ForCausalLM", "LMHeadModel", "Model")
-
 
 def resolve_with(family: Family, raw: Mapping[str, object], where: str) -> Resolved:
     """Check every key of the file against the family's tables, then resolve; raises `ConfigError`."""
     only = {**ONLY, **family.only}
     harmless = HARMLESS | family.harmless
     for name, value in raw.items():
-        if name in family.keys or name in harmless or HARMLESS_PATTERN.fullmatch(name):
+        known = name in family.keys or name in harmless or HARMLESS_PATTERN.fullmatch(name)
+        if known and name not in family.only:
             continue
         if name in only:
             if value is not None and value not in only[name]:
@@ -135,13 +134,14 @@ def resolve_with(family: Family, raw: Mapping[str, object], where: str) -> Resol
                 "is computed, so it is refused. If it changes nothing, remove it from the file"
             )
             raise ConfigError(msg)
-    _check_architectures(raw.get("architectures"), where)
+    _check_architectures(raw.get("architectures"), family, where)
     return family.resolve(read(raw, family.keys, where), where)
 
 
-def _check_architectures(value: object, where: str) -> None:
-    """Refuse a class whose output is not a language model's logits."""
+def _check_architectures(value: object, family: Family, where: str) -> None:
+    """Refuse a class whose output is none that we compute."""
     names = value if isinstance(value, list) else []
-    if names and not any(isinstance(n, str) and n.endswith(ARCHITECTURES) for n in names):
-        msg = f"{where}: architectures is {quote(value)}; expected a causal language model (...ForCausalLM)"
+    if names and not any(isinstance(n, str) and n.endswith(family.architectures) for n in names):
+        kinds = ", ".join(f"...{ending}" for ending in family.architectures)
+        msg = f"{where}: architectures is {quote(value)}; of a {family.name} model, expected one of {kinds}"
         raise ConfigError(msg)

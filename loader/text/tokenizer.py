@@ -79,17 +79,31 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text, framed by the post-processor when `add_special_tokens`."""
-        if not isinstance(text, str):
-            msg = f"a text must be a str, found {type(text).__name__} {quote(text)}"
-            raise InputError(msg)
-        try:
-            text.encode()
-        except UnicodeEncodeError as e:
-            msg = f"the text holds a lone surrogate at {e.start}, which is no character: repair it where it was decoded"
-            raise TokenizerError(msg) from e
+        _check_text(text)
         with _panics_as_errors(self._where, "encode a text"):
             ids: list[int] = self._inner.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def framed(self, text: str, max_tokens: int | None = None) -> tuple[list[int], list[int]]:
+        """Ids of a whole text, framed by the post-processor, and the type of each.
+
+        A text of more than `max_tokens`, what frames it among them, is cut at its end, inside the frame.
+        """
+        _check_text(text)
+        with _panics_as_errors(self._where, "encode a text"):
+            encoding = self._inner.encode(text, add_special_tokens=False)
+            if max_tokens is not None:
+                encoding.truncate(max(0, max_tokens - self._inner.num_special_tokens_to_add(is_pair=False)))
+            framed = self._inner.post_process(encoding)
+            return framed.ids, framed.type_ids
+
+    def opening(self, text: str) -> int:
+        """Tokens of a text and of what frames it before, not of what frames it after: of a prompt."""
+        _check_text(text)
+        with _panics_as_errors(self._where, "encode a text"):
+            frame = self._inner.encode(text).special_tokens_mask
+        after = next((i for i, special in enumerate(reversed(frame)) if not special), len(frame))
+        return len(frame) - after
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids. An id without a token gives nothing: embeddings are often padded beyond the vocabulary."""
@@ -125,6 +139,17 @@ class Tokenizer:
     def _id(self, token: str | None) -> int | None:
         number: int | None = None if token is None else self._inner.token_to_id(token)
         return number
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        msg = f"a text must be a str, found {type(text).__name__} {quote(text)}"
+        raise InputError(msg)
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        msg = f"the text holds a lone surrogate at {e.start}, which is no character: repair it where it was decoded"
+        raise TokenizerError(msg) from e
 
 
 @contextmanager

@@ -22,10 +22,11 @@ def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
 
     Errors: `BackendError` for what the records can say and no kernel computes yet.
     """
-    head = check_supported(cfg, w)
+    check_supported(cfg, w)
+    assert w.head is not None  # noqa: S101 - `check_supported` has seen it
     frame = Frame(ops, cfg.stack, ropes)
     x = stack(frame, w.stack)  # [T, d_model]
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
-    logits = project(frame, h, head)
+    logits = project(frame, h, w.head)
     ops.argmax(logits)
     return h, logits

@@ -36,6 +36,9 @@ class Ops(Protocol[T]):
     def embed_positions(self, w: Weight, /) -> T:
         """[T, d_model]: the row of each position."""
 
+    def embed_types(self, w: Weight, /) -> T:
+        """[T, d_model]: the row of each token's type."""
+
     def linear(self, x: T, w: Weight, b: Weight | None = None, /, **after: Unpack[After[T]]) -> T:
         """[t, k] -> [t, n]: act(x w^T + b) * times + residual."""
 
@@ -52,9 +55,9 @@ class Ops(Protocol[T]):
         """Into the layer's cache."""
 
     def attention(  # noqa: PLR0913 - what a query sees takes this much
-        self, layer: int, q: T, heads: int, kv_heads: int, /, *, window: int | None, scale: float
+        self, layer: int, q: T, heads: int, kv_heads: int, /, *, window: int | None, scale: float, causal: bool
     ) -> T:
-        """[T, heads * d_head], of the layer's cache."""
+        """[T, heads * d_head], of the layer's cache; not `causal`: a token sees those after it too."""
 
     def add(self, a: T, b: T, /) -> T:
         """[t, d]."""

@@ -36,6 +36,8 @@ def stack(f: Frame[T], w: StackWeights) -> T:
     x = f.ops.embed(w.embed)
     if w.positions is not None:
         x = f.ops.add(x, f.ops.embed_positions(w.positions))
+    if w.token_types is not None:
+        x = f.ops.add(x, f.ops.embed_types(w.token_types))
     x = norm(f, x, w.embed_norm)
     for i, (sizes, weights) in enumerate(zip(f.stack.layers, w.layers, strict=True)):
         here, start = Frame(f.ops, f.stack, f.ropes, i), x
@@ -61,7 +63,7 @@ def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) 
     if s.rope is not None:
         q, k = f.ops.rope(q, f.ropes[s.rope], s.n_heads), f.ops.rope(k, f.ropes[s.rope], s.n_kv_heads)
     f.ops.kv_write(f.layer, k, v, s.n_kv_heads)
-    a = f.ops.attention(f.layer, q, s.n_heads, s.n_kv_heads, window=s.window, scale=s.scale)
+    a = f.ops.attention(f.layer, q, s.n_heads, s.n_kv_heads, window=s.window, scale=s.scale, causal=s.causal)
     return project(f, a, w.linear["o"], residual=residual)
 
 

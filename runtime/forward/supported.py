@@ -13,42 +13,39 @@ from ..spec import Attention
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..spec import Config, FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weights
+    from ..spec import Config, FeedForward, Norm, Stack, StackWeights, Sublayer, Weights
 
 __all__ = ["check_supported"]
 
 
-def check_supported(config: Config, w: Weights) -> Linear:
-    """The head of a decoder that can be recorded. Errors: `BackendError`, naming what cannot, and where it is."""
-    head = w.head
+def check_supported(config: Config, w: Weights) -> None:
+    """Pass a decoder, or an encoder, that can be recorded. Errors: `BackendError`, naming what cannot, and where."""
     lacking = next(_lacking(config, w), None)
-    if lacking is not None or head is None:
-        msg = f"{config.family}: no kernel computes {lacking or 'a model without a head'} yet; this model cannot run"
+    if lacking is not None:
+        msg = f"{config.family}: no kernel computes {lacking} yet; this model cannot run"
         raise BackendError(msg)
-    return head
 
 
 def _lacking(config: Config, w: Weights) -> Iterator[str]:
     """Everything that is asked for and not there."""
-    if config.encoder is not None or w.encoder is not None:
-        yield "an encoder"
-    if config.positions:
-        yield f"learned positions from row {config.positions} on"
+    if config.encoder is not None and config.decoder is not None:
+        yield "an encoder that a decoder reads"
+    if config.decoder is not None and w.head is None:
+        yield "a decoder without a head"
+    if config.encoder is not None and w.head is not None:
+        yield "a head over an encoder's tokens"
     if config.logit_scale != 1:
         yield f"logits scaled by {config.logit_scale:g}"
     if config.logit_soft_cap is not None:
         yield f"a soft cap of {config.logit_soft_cap:g} on the logits"
     if w.head is not None and w.head.adapters:
         yield "an adapter of the head"
-    if config.decoder is not None:
-        yield from _of_stack(config, config.decoder, w.stack)
+    yield from _of_stack(config, config.stack, w.stack)
 
 
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
     if stack.embed_scale != 1:
         yield f"an embedding scaled by {stack.embed_scale:g}"
-    if w.token_types is not None:
-        yield "token types"
     if stack.biases or w.biases:
         yield "tables of relative positions"
     if stack.relative is not None or w.relative is not None:
@@ -74,8 +71,10 @@ def _norms(w: StackWeights) -> Iterator[Norm | None]:
 def _of_attention(config: Config, stack: Stack, s: Attention, w: Sublayer) -> Iterator[str]:
     if s.cross:
         yield "attention to an encoder"
-    if not s.causal:
-        yield "attention to later tokens"
+    if s.causal != (config.decoder is not None):
+        yield "attention to later tokens in a decoder" if config.decoder else "attention to earlier tokens alone"
+    if not s.causal and s.window is not None:
+        yield "a window on both sides of a token"
     if s.bias is not None:
         yield "a bias by relative position"
     if s.relative:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...ops import slots
-from ...step import S_RESULTS, S_T, T_ID, T_POSITION, T_ROW
+from ...step import S_RESULTS, S_T, T_ID, T_POSITION, T_ROW, T_TYPE
 from ..emitters import SIZES
 from ..lanes import (
     between,
@@ -54,6 +54,9 @@ _embed_f32, _embed_bf16, _embed_f16 = (
 _position_f32, _position_bf16, _position_f16 = (
     _embed(f, SIZES[k], T_POSITION) for f, k in ((load_tail, "f32"), (load_tail_bf16, "bf16"), (load_tail_f16, "f16"))
 )
+_type_f32, _type_bf16, _type_f16 = (
+    _embed(f, SIZES[k], T_TYPE) for f, k in ((load_tail, "f32"), (load_tail_bf16, "bf16"), (load_tail_f16, "f16"))
+)
 
 
 @kernel
@@ -90,6 +93,24 @@ def embed_positions_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 def embed_positions_f16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[position of token t]."""
     _position_f16(p, base, step, t, nt)
+
+
+@kernel
+def embed_types_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y[t] = w[type of token t]."""
+    _type_f32(p, base, step, t, nt)
+
+
+@kernel
+def embed_types_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y[t] = w[type of token t]."""
+    _type_bf16(p, base, step, t, nt)
+
+
+@kernel
+def embed_types_f16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y[t] = w[type of token t]."""
+    _type_f16(p, base, step, t, nt)
 
 
 @kernel

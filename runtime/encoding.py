@@ -1,0 +1,91 @@
+"""Texts through an encoder: packed end to end into passes, without padding; each sees itself alone.
+
+A text's bits do not depend on what else is in its pass, nor on its place there: its keys begin at a whole block of the
+attention's order (`kvcache.KEYS`), and its positions at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .session import Session
+
+__all__ = ["Whole", "encoded"]
+
+#: Texts that are taken from their source at a time: what a pass can hold, and no more is waited for.
+MOST = 256
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A text that is fed at once: ids, and each token's type (None: all are 0)."""
+
+    ids: Sequence[int]
+    types: Sequence[int] | None = None
+
+
+def encoded(
+    session: Session, texts: Iterable[Whole], use: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> Iterator[NDArray[np.float32]]:
+    """`use(hidden)` of each text, in order; hidden is float32 [its tokens, d_model], a view that `use` may not keep.
+
+    Texts are taken from their source a pass at a time. Errors: `InputError`, by the text's number, before its pass.
+    """
+    waiting: list[Whole] = []
+    source, n = iter(texts), 0
+    more = True
+    while more or waiting:
+        while more and len(waiting) < MOST and sum(len(t.ids) for t in waiting) < session.chunk:
+            text = next(source, None)
+            if text is None:
+                more = False
+                break
+            check_whole(session, text, f"text {n}")
+            waiting.append(text)
+            n += 1
+        if waiting:
+            size = session.fitting([len(t.ids) for t in waiting])
+            yield from session.turn(partial(_pass, session, waiting[:size], use))
+            del waiting[:size]
+
+
+def _pass(
+    session: Session, texts: list[Whole], use: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """One pass, and what is made of each text's rows before the next overwrites them."""
+    rows, at, out = session.run_whole(texts), 0, []
+    for text in texts:
+        out.append(use(rows[at : at + len(text.ids)]))
+        at += len(text.ids)
+    return out
+
+
+def check_whole(session: Session, text: Whole, what: str) -> None:
+    """Ids, types and length are such as a pass takes: no kernel checks them again. Errors: `InputError`."""
+    n = len(text.ids)
+    if not 1 <= n <= session.n_context:
+        msg = f"{what} has {n} tokens; this model takes 1 to {session.n_context}"
+        raise InputError(msg)
+    low, high = min(text.ids), max(text.ids)
+    if low < 0 or high >= session.n_vocab:
+        msg = f"{what}: token id {low if low < 0 else high} is outside the vocabulary 0 .. {session.n_vocab - 1}"
+        raise InputError(msg)
+    if text.types is None:
+        return
+    if len(text.types) != n:
+        msg = f"{what} has {n} tokens and {len(text.types)} token types; expected one for each"
+        raise InputError(msg)
+    types = max(session.program.n_types, 1)
+    if min(text.types) < 0 or max(text.types) >= types:
+        msg = f"{what}: token type {max(text.types)}; this model has {types}"
+        raise InputError(msg)

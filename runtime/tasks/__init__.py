@@ -1,0 +1,1 @@
+"""What a head's numbers mean: arrays and ids alone, no text, no file."""

@@ -1,0 +1,359 @@
+"""Encoders against `transformers` in float64: hidden states of every family, packed texts, pooling, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from miaotui.errors import BackendError, InputError, MiaotuiError
+from miaotui.runtime.encoding import Whole, encoded
+from miaotui.tools import demo
+from tolerance import bound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+LONGEST = 70
+
+
+def bert_like(draw: st.DrawFn, **more: Any) -> dict[str, Any]:
+    """Sizes that BERT and its kin share."""
+    n_heads = draw(st.integers(1, 4))
+    return {
+        "vocab_size": draw(st.integers(6, 131)),
+        "hidden_size": n_heads * draw(st.sampled_from([1, 3, 8, 16, 17])),
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_attention_heads": n_heads,
+        "intermediate_size": draw(st.integers(1, 67)),
+        "hidden_act": draw(st.sampled_from(["gelu", "gelu_new", "relu", "silu"])),
+        "max_position_embeddings": LONGEST + 2,
+        "type_vocab_size": draw(st.integers(1, 3)),
+        "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-5])),
+    } | more
+
+
+@st.composite
+def configs(draw: st.DrawFn, family: str) -> Any:
+    """A config of `transformers`."""
+    if family == "bert":
+        return transformers.BertConfig(**bert_like(draw))
+    pad = draw(st.integers(0, 3))
+    more = {"max_position_embeddings": LONGEST + pad + 1, "pad_token_id": pad}
+    return transformers.RobertaConfig(**bert_like(draw, **more))
+
+
+FAMILIES = ("bert", "roberta")
+
+
+def made(config: Any, directory: Path, seed: int = 0, dtype: Any = None) -> Any:
+    """A random model of a config, written to a directory; it is returned in float64, with the numbers of the file."""
+    torch.manual_seed(seed)
+    model = transformers.AutoModel.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for p in model.parameters():  # norms and biases too, which begin at 1 and 0
+            p.copy_(torch.randn_like(p) * 0.3 + (p if p.dim() == 1 else 0))
+    model = model.to(dtype or torch.float32)
+    model.save_pretrained(directory)
+    return model.double().eval()
+
+
+def theirs(model: Any, ids: list[int], types: list[int] | None = None) -> np.ndarray:
+    """[T, d_model] in float64."""
+    given = {} if types is None else {"token_type_ids": torch.tensor([types])}
+    with torch.no_grad():
+        return model(torch.tensor([ids]), **given)[0][0].numpy()
+
+
+def ids_of(rng: np.random.Generator, n_vocab: int, n: int, pad: int | None = None) -> list[int]:
+    """Ids without the padding token, which has no position in RoBERTa."""
+    ids = rng.integers(0, n_vocab, n)
+    return [int(i) if i != pad else int((i + 1) % n_vocab) for i in ids]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_are_those_of_transformers(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    @SETTINGS
+    @given(configs(family), st.data())
+    def holds(config: Any, data: st.DataObject) -> None:
+        directory = tmp_path_factory.mktemp(family)
+        dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+        model = made(config, directory, data.draw(st.integers(0, 99)), dtype)
+        n = data.draw(st.integers(1, LONGEST))
+        rng = np.random.default_rng(n)
+        ids = ids_of(rng, config.vocab_size, n, config.pad_token_id)
+        types = rng.integers(0, config.type_vocab_size, n).tolist()
+        with miaotui.load(directory, threads=data.draw(st.integers(1, 2))) as ours:
+            got = ours.hidden(ids, token_types=types)
+        wanted = theirs(model, ids, types)
+        limit = bound("model", "f32", config.num_hidden_layers, scale=float(np.abs(wanted).max()))
+        narrow = 1 + 8 / np.sqrt(config.hidden_size)  # LayerNorm of few numbers divides by a small spread
+        assert np.abs(got - wanted).max() <= narrow * limit
+
+    holds()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers whose texts have up to 40 tokens."""
+    directory = tmp_path_factory.mktemp("bert")
+    config = transformers.BertConfig(
+        vocab_size=53, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=37,
+        max_position_embeddings=40, type_vocab_size=2,
+    )  # fmt: skip
+    made(config, directory)
+    return directory
+
+
+@SETTINGS
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 99), st.sampled_from([1, 64, 512]))
+def test_a_packed_text_has_the_bits_of_the_text_alone(small: Path, lengths: list[int], seed: int, chunk: int) -> None:
+    rng = np.random.default_rng(seed)
+    texts = [Whole(ids_of(rng, 53, n), rng.integers(0, 2, n).tolist()) for n in lengths]
+    with miaotui.load(small, threads=2, prefill_chunk=chunk) as many, miaotui.load(small, threads=1) as one:
+        together = list(encoded(many.session, texts, np.copy))
+        for text, rows in zip(texts, together, strict=True):
+            alone = one.hidden(text.ids, token_types=text.types)
+            assert rows.tobytes() == alone.tobytes()
+
+
+def test_texts_are_taken_as_passes_need_them(small: Path) -> None:
+    taken = []
+
+    def texts() -> Any:
+        for n in range(10_000):
+            taken.append(n)
+            yield Whole([1] * 40)
+
+    with miaotui.load(small, prefill_chunk=80) as model:
+        rows = encoded(model.session, texts(), np.copy)
+        next(rows)
+        assert len(taken) <= 8
+
+
+def test_positions_of_roberta_begin_after_the_padding_row(tmp_path: Path) -> None:
+    """Rows 0 and 1 are no token's; texts of 1, 7 and 16 tokens in one pass, in every order; 17 are too many."""
+    config = transformers.RobertaConfig(
+        vocab_size=31, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
+        max_position_embeddings=18, pad_token_id=1, type_vocab_size=1,
+    )  # fmt: skip
+    model = made(config, tmp_path)
+    rng = np.random.default_rng(0)
+    texts = [ids_of(rng, 31, n, 1) for n in (1, 7, 16)]
+    with torch.no_grad():
+        model.embeddings.position_embeddings.weight[:2] = float("nan")
+    model.float().save_pretrained(tmp_path)
+    model.double()
+    with miaotui.load(tmp_path) as ours:
+        alone = [ours.hidden(ids) for ids in texts]
+        for order in ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]):
+            together = list(encoded(ours.session, [Whole(texts[i]) for i in order], np.copy))
+            assert all(rows.tobytes() == alone[i].tobytes() for i, rows in zip(order, together, strict=True))
+        for ids, rows in zip(texts, alone, strict=True):
+            wanted = theirs(model, ids)
+            assert np.abs(rows - wanted).max() <= bound("model", "f32", 2, scale=float(np.abs(wanted).max()))
+        with pytest.raises(InputError, match="16"):
+            ours.hidden(texts[2] + [3])
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def word_pieces(directory: Path, words: int = 300) -> None:
+    """A tokenizer of whole words, framed by [CLS] and [SEP], with padding and truncation baked into the file."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocab = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(words))])}
+    t = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))  # noqa: S106 - a token of a vocabulary
+    t.pre_tokenizer = pre_tokenizers.Whitespace()
+    t.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    t.enable_padding(length=128)
+    t.enable_truncation(128)
+    t.save(str(directory / "tokenizer.json"))
+
+
+def sentence_files(directory: Path, **pooling: Any) -> None:
+    """As sentence-transformers writes them."""
+    steps = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(steps)
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    said = pooling or {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 256}))
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of 512 positions with a tokenizer and sentence-transformers' files."""
+    directory = tmp_path_factory.mktemp("sentences")
+    config = transformers.BertConfig(
+        vocab_size=304, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20
+    )
+    made(config, directory)
+    word_pieces(directory)
+    sentence_files(directory)
+    return directory
+
+
+def test_padding_and_truncation_of_the_file_are_not_used(sentences: Path) -> None:
+    """Texts of 3, 202 and 400 pieces have 5, 204 and 256 tokens, [SEP] last; the mean is over those alone."""
+    texts = [" ".join(f"w{i % 300}" for i in range(n)) for n in (3, 202, 400)]
+    model = transformers.AutoModel.from_pretrained(sentences, dtype=torch.float64)
+    with miaotui.load(sentences) as ours:
+        vectors = ours.encode(texts)
+        assert isinstance(vectors, np.ndarray)
+        for text, n, vector in zip(texts, (5, 204, 256), vectors, strict=True):
+            ids = [2, *(4 + i % 300 for i in range(n - 2)), 3]
+            mean = theirs(model, ids).mean(0)
+            assert np.abs(vector - mean / np.linalg.norm(mean)).max() < 1e-6
+            assert abs(float(np.linalg.norm(vector.astype(np.float64))) - 1) < 1e-6
+            assert np.array_equal(ours.encode(text), vector)
+        for order in ([2, 0, 1], [1, 2, 0]):
+            assert np.array_equal(ours.encode([texts[i] for i in order]), vectors[order])
+        assert all(np.array_equal(a, b) for a, b in zip(ours.encode(iter(texts)), vectors, strict=True))
+        plain = ours.encode(texts, normalize=False)
+        assert np.array_equal(ours.encode(texts, truncate_dim=3, normalize=False), plain[:, :3])
+        assert abs(float(np.linalg.norm(plain[0])) - 1) > 1e-3
+
+
+POOLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "pooling_mode_cls_token": lambda h: h[0],
+    "pooling_mode_max_tokens": lambda h: h.max(0),
+    "pooling_mode_mean_tokens": lambda h: h.mean(0),
+    "pooling_mode_mean_sqrt_len_tokens": lambda h: h.sum(0) / np.sqrt(len(h)),
+    "pooling_mode_weightedmean_tokens": lambda h: (
+        (h * np.arange(1, len(h) + 1)[:, None]).sum(0) / np.arange(1, len(h) + 1).sum()
+    ),
+    "pooling_mode_lasttoken": lambda h: h[-1],
+}
+
+
+@given(st.sets(st.sampled_from(sorted(POOLED)), min_size=1))
+@SETTINGS
+def test_kinds_of_pooling_stand_side_by_side(
+    sentences: Path, tmp_path_factory: pytest.TempPathFactory, modes: set[str]
+) -> None:
+    directory = tmp_path_factory.mktemp("pooled")
+    shutil.copytree(sentences, directory, dirs_exist_ok=True)
+    sentence_files(directory, word_embedding_dimension=16, **dict.fromkeys(modes, True))
+    with miaotui.load(directory) as model:
+        h = model.hidden([2, 9, 17, 5, 3]).astype(np.float64)
+        wanted = np.concatenate([f(h) for mode, f in POOLED.items() if mode in modes])
+        got = model.encode("w5 w13 w1", normalize=False)
+        assert got.shape == (16 * len(modes),)
+        assert np.abs(got - wanted).max() <= 1e-5
+
+
+def test_prompts(sentences: Path, tmp_path: Path) -> None:
+    shutil.copytree(sentences, tmp_path, dirs_exist_ok=True)
+    said = {"prompts": {"query": "w1 w2 ", "passage": "w3 "}, "default_prompt_name": "query"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(said))
+    with miaotui.load(tmp_path) as model:
+        assert np.array_equal(model.encode("w7"), model.encode("w1 w2 w7", prompt=""))
+        assert np.array_equal(model.encode("w7", prompt_name="passage"), model.encode("w3 w7", prompt=""))
+        with pytest.raises(InputError, match="query, passage"):
+            model.encode("w7", prompt_name="other")
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True, "include_prompt": False}
+    sentence_files(tmp_path, **pooling)
+    with miaotui.load(tmp_path) as model:
+        h = model.hidden([2, 5, 6, 11, 3]).astype(np.float64)  # [CLS] w1 w2 | w7 [SEP]
+        assert np.abs(model.encode("w7", normalize=False) - h[3:].mean(0)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("1_Pooling/config.json", '{"word_embedding_dimension": 17, "pooling_mode_mean_tokens": true}', "17"),
+        ("1_Pooling/config.json", "{}", "no pooling_mode is true"),
+        ("1_Pooling/config.json", '{"pooling_mode_mean_tokens": 1}', "true or false"),
+        ("1_Pooling/config.json", '{"pooling_mode_attention": true}', "pooling_mode_attention"),
+        ("modules.json", "[1]", "type and path"),
+        ("modules.json", '[{"type": "a.Pooling", "path": "../x"}]', "a folder here"),
+        ("modules.json", '[{"type": "a.Transformer", "path": ""}]', "no Pooling"),
+        ("modules.json", '[{"type": "a.Dense", "path": "2"}]', "Dense"),
+        ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length"),
+        ("config_sentence_transformers.json", '{"default_prompt_name": "x"}', "default_prompt_name"),
+    ],
+)
+def test_sentence_files_that_make_no_sense(sentences: Path, tmp_path: Path, name: str, text: str, says: str) -> None:
+    shutil.copytree(sentences, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(text)
+    with miaotui.load(tmp_path) as model, pytest.raises(MiaotuiError, match=says):
+        model.encode("w1")
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_an_encoder_writes_no_text_and_a_decoder_no_vectors(small: Path) -> None:
+    with miaotui.load(small) as model:
+        for call in (
+            lambda: model.generate([1]),
+            lambda: list(model.stream([1])),
+            lambda: model.logits([1]),
+            lambda: model.last_logits([[1]]),
+            model.sequence,
+        ):
+            with pytest.raises(InputError, match="bert is an encoder"):
+                call()
+    with miaotui.load(demo.path()) as model:
+        with pytest.raises(InputError, match="is a decoder"):
+            model.encode("once")
+        with pytest.raises(InputError, match="token_types"):
+            model.hidden([1], token_types=[0])
+
+
+@pytest.mark.parametrize(
+    ("ids", "types", "says"),
+    [
+        ([], None, "0 tokens|empty|at least one"),
+        ([53], None, "53"),
+        ([1] * 41, None, "40"),
+        ([1, 2], [0], "2 tokens and 1"),
+        ([1, 2], [0, 2], "token type 2"),
+    ],
+)
+def test_bad_ids_and_types(small: Path, ids: list[int], types: list[int] | None, says: str) -> None:
+    with miaotui.load(small) as model, pytest.raises(InputError, match=says):
+        model.hidden(ids, token_types=types)
+
+
+def test_what_the_cuda_path_lacks_is_said(small: Path) -> None:
+    from miaotui.limits import Request
+    from miaotui.loader.open import open_model
+    from miaotui.prepare import prepare
+
+    with open_model(small) as opened, pytest.raises(BackendError, match="encoder"):
+        prepare(opened, Request(device="cuda"))
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantised_and_pruned(small: Path, quantize: str) -> None:
+    ids = list(range(1, 30))
+    with miaotui.load(small) as model:
+        exact = model.hidden(ids)
+    with miaotui.load(small, quantize=quantize) as model:
+        near = model.hidden(ids)
+    size = float(np.abs(exact).mean())
+    assert 0 < np.abs(near - exact).mean() < {"int8": 0.05, "int4": 0.6}[quantize] * size
+    with miaotui.load(small, prune="keep-layers=0; ffn=0.5") as model:
+        assert model.config.n_layers == 1
+        assert np.isfinite(model.hidden(ids)).all()
