@@ -23,7 +23,7 @@ from .loader.text.tokenizer import Tokenizer, checked_ids
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
-from .runtime.encoding import Whole, encoded
+from .runtime.encoding import Whole, encoded, scored
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids, collect
 from .runtime.memory import float_rows, refused
@@ -183,9 +183,16 @@ class Model:
         """Positions reserved."""
         return self._session.n_context
 
-    def logits(self, ids: object) -> NDArray[np.float32]:
-        """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`."""
-        self._check_kind("logits", encoder=False)
+    def logits(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
+        """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`.
+
+        Of an encoder, what its head gives: [T, n_vocab] (masked tokens), [T, labels] (token classes), [T, 2] (start and
+        end of an answer), [labels] (classes of the text); `Model.config` has `head` and `labels`. `token_types`: as in
+        `hidden`.
+        """
+        if self.config.decoder is None:
+            return next(scored(self._session, self.config, [self._whole(ids, token_types)]))
+        self._no_types(token_types)
         return self._rows(ids, "logits", self.config.n_vocab)
 
     def hidden(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
@@ -194,12 +201,17 @@ class Model:
         `token_types`: of each token, of an encoder that has such (BERT's segments; default: all are 0).
         """
         if self.config.decoder is None:
-            text = Whole(self._ids(ids), None if token_types is None else checked_ids(token_types))
-            return next(encoded(self._session, [text], np.copy))
+            return next(encoded(self._session, [self._whole(ids, token_types)], np.copy))
+        self._no_types(token_types)
+        return self._rows(ids, "hidden", self.config.d_model)
+
+    def _whole(self, ids: object, token_types: object) -> Whole:
+        return Whole(self._ids(ids), None if token_types is None else checked_ids(token_types))
+
+    def _no_types(self, token_types: object) -> None:
         if token_types is not None:
             msg = f"token_types: {self.config.family} has none"
             raise InputError(msg)
-        return self._rows(ids, "hidden", self.config.d_model)
 
     def last_logits(self, sequences: object) -> NDArray[np.float32]:
         """Several sequences of ids -> float32 [sequences, n_vocab]: the logits after the last token of each.
@@ -233,8 +245,9 @@ class Model:
         dimensions alone. Errors: `InputError`, `TokenizerError`, `ConfigError`.
         """
         self._check_kind("encode", encoder=True)
-        options = {"prompt": prompt, "prompt_name": prompt_name, "normalize": normalize, "truncate_dim": truncate_dim}
-        return self._vectors.of(texts, **options)
+        return self._vectors.of(
+            texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize, truncate_dim=truncate_dim
+        )
 
     @cached_property
     def _vectors(self) -> Vectors:

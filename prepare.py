@@ -108,6 +108,7 @@ def _whole(plan: LoadPlan, request: Request, context: int) -> Program:
         planned(plan),
         n_context=context,
         chunk=request.prefill_chunk or ENCODER_CHUNK,
+        n_logits=LOGIT_ROWS,
         threads=request.n_threads,
         kv_cache=request.kv_cache,
         fast=request.fast,

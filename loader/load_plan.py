@@ -35,8 +35,7 @@ from ..runtime.spec import DTYPES, weight_bytes
 from .prune.compiled import compile_plan
 from .quantize import parse_quantize
 from .ranges import spread
-from .roles import AXES
-from .sizes import has_sublayer
+from .sizes import has_sublayer, role_axes
 from .source import STORED, Source
 
 if TYPE_CHECKING:
@@ -150,16 +149,16 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     """
     file, cut = opened.model_tensors, cut or compile_plan(None, opened.config)
     planner, family = _Planner(file, cut, parse_quantize(quantize)), file.family
-    model = {role: planner.source(role, role, part) for role, part in family.model.items() if file.has(role)}
-    made: dict[int, Mapping[str, Source]] = {}
+    model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
+    made: dict[object, Mapping[str, Source]] = {}
     for new, old in enumerate(cut.layers):
-        if old not in made:  # a layer that runs twice has its weights once
-            made[old] = {
+        if planner.same(old) not in made:  # a layer that runs twice has its weights once, as layers that share them
+            made[planner.same(old)] = {
                 role: planner.source(f"layers.{new}.{role}", role, part, old)
                 for role, part in family.layer.items()
                 if file.has(role, old) and has_sublayer(cut.config, role, new)
             }
-    layers = tuple(made[old] for old in cut.layers)
+    layers = tuple(made[planner.same(old)] for old in cut.layers)
     return LoadPlan(cut, model, layers, planner.twin(model["embed"]))
 
 
@@ -173,6 +172,13 @@ class _Planner:
         self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = 0
 
+    def same(self, layer: int) -> object:
+        """Equal for the file's layers whose weights are the same: stored once, and cut alike."""
+        cuts = (self.cut.heads.get(layer), self.cut.kv_heads.get(layer), self.cut.ffn.get(layer))
+        own = any(cell.startswith(f"{layer}.") for cell in self.cut.sparsity)
+        numbers = self.file.numbers
+        return layer if numbers is None or own else (numbers[layer], *cuts)
+
     def twin(self, embed: Source) -> Source | None:
         """The kept part of a head's tensor next to a tied embedding."""
         twin = self.file.twin
@@ -182,7 +188,7 @@ class _Planner:
         """The kept part of a role of the file's layer `layer`."""
         piece = self.file.part(role, part, layer)
         info, whole = self.file.tensors[piece.name], self.file.shape(role, layer)
-        kept = [self._kept(axis, layer) for axis in AXES[role]]
+        kept = [self._kept(axis, layer) for axis in role_axes(self.cut.before, role)]
         shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
         if role in self.family.layer:

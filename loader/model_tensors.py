@@ -11,15 +11,15 @@ from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
 from .families import FAMILIES, Part, piece_name
 from .files import quote
-from .roles import AXES, ROLES
-from .sizes import axis_size, has_sublayer
+from .roles import ROLES
+from .sizes import axis_size, has_sublayer, role_axes
 from .source import PREQUANTIZED, STORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ..runtime.spec import Config
+    from .families import Resolved
     from .header import TensorInfo
 
 __all__ = ["ModelTensors"]
@@ -28,13 +28,12 @@ __all__ = ["ModelTensors"]
 class ModelTensors:
     """The tensors of a checkpoint, by what they are to the model that `config` describes: before any cut."""
 
-    def __init__(
-        self, directory: Path, tensors: Mapping[str, TensorInfo], config: Config, biases: frozenset[str]
-    ) -> None:
+    def __init__(self, directory: Path, tensors: Mapping[str, TensorInfo], resolved: Resolved) -> None:
         """From the headers alone; `check` compares."""
-        self.where, self.config = str(directory), config
-        self.tensors, self.biases = tensors, biases
-        self.family = FAMILIES[config.family]
+        self.where, self.config = str(directory), resolved.config
+        self.tensors, self.biases, self.numbers = tensors, resolved.biases, resolved.numbers
+        self.family = FAMILIES[self.config.family]
+        self.parts = self.family.parts(self.config)
         self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
 
@@ -46,12 +45,12 @@ class ModelTensors:
     @property
     def twin(self) -> TensorInfo | None:
         """A head's tensor, where the head is the embedding: perhaps the embedding itself, under this name alone."""
-        head = self.family.model.get("head")
+        head = self.parts.get("head")
         return self.tensors.get(head.name) if head is not None and self.config.tied else None
 
     def _check_all(self) -> None:
         """Every tensor of the file's model has its shape and a dtype that we read, kept or not; no other is there."""
-        for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in range(self.config.n_layers))]:
+        for part_of, table in [(0, self.parts), *((i, self.family.layer) for i in range(self.config.n_layers))]:
             for role, part in table.items():
                 if self.has(role, part_of):
                     piece = self.part(role, part, part_of)
@@ -72,16 +71,17 @@ class ModelTensors:
             return not self.config.tied
         if not has_sublayer(self.config, role, layer):
             return False
+        if role.startswith("embed_project") and self.config.d_embed is None:
+            return False
         return ROLES[role].kind != "bias" or role in self.biases
 
     def name(self, role: str, part: Part, layer: int | str) -> str:
         """A role's tensor, or the fused one that it is a piece of, in full."""
-        if role == "head":
-            return part.name
-        name = self.prefix + part.name.replace("{i}", str(layer))
+        number = layer if self.numbers is None or isinstance(layer, str) else self.numbers[layer]
+        name = part.tensor(self.prefix, number, self.tensors, tied=self.config.tied)
         # As transformers does, a tied model saved with its head alone takes the embedding from it.
         if role == "embed" and self.config.tied and name not in self.tensors:
-            head = self.family.model["head"].name
+            head = self.parts["head"].name
             return head if head in self.tensors else name
         return name
 
@@ -95,7 +95,7 @@ class ModelTensors:
         """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
         missing: dict[str, tuple[int, ...]] = {}
         layers = range(min(self.config.n_layers, len(self.tensors) + 1))
-        for part_of, table in [(0, self.family.model), *((i, self.family.layer) for i in layers)]:
+        for part_of, table in [(0, self.parts), *((i, self.family.layer) for i in layers)]:
             for role, part in table.items():
                 piece = self.part(role, part, part_of)
                 if self.has(role, part_of) and piece.name not in self.tensors:
@@ -108,14 +108,14 @@ class ModelTensors:
                 f"{self.config.family} model of {self.config.n_layers} layers. Fetch the checkpoint again, or correct "
                 "its config.json"
             )
-            head = self.family.model.get("head")
+            head = self.parts.get("head")
             if head is not None and name == head.name:
                 msg += " (tie_word_embeddings is false: if the head is the embedding, set it to true)"
             raise CheckpointError(msg)
 
     def shape(self, role: str, layer: int = 0) -> tuple[int, ...]:
         """Return the weight's shape before any cut: [out, in] for a matrix."""
-        return tuple(axis_size(self.config, axis, layer) for axis in AXES[role])
+        return tuple(axis_size(self.config, axis, layer) for axis in role_axes(self.config, role))
 
     def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""

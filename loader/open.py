@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, resolve_config, with_token_ids
+from .families import Resolved
 from .formats import other_quantization
 from .hub import locate
 from .model_tensors import ModelTensors
@@ -29,7 +30,7 @@ class Opened:
 
     `raw` is config.json with the sizes that the tensors have; `corrections` says in words which it had wrong. `config`
     is what `raw` resolves to, with the token ids of generation_config.json; `biases` are the roles of optional weights
-    that the model has.
+    that the model has; `numbers`: as in `Resolved`.
     """
 
     checkpoint: Checkpoint
@@ -37,6 +38,7 @@ class Opened:
     config: Config
     biases: frozenset[str]
     corrections: tuple[str, ...] = ()
+    numbers: tuple[int, ...] | None = None
 
     @property
     def directory(self) -> Path:
@@ -46,7 +48,8 @@ class Opened:
     @cached_property
     def model_tensors(self) -> ModelTensors:
         """Which tensor each weight is made from: compared with the config at first use. Errors: `CheckpointError`."""
-        tensors = ModelTensors(self.directory, self.checkpoint.tensors, self.config, self.biases)
+        resolved = Resolved(self.config, self.biases, self.numbers)
+        tensors = ModelTensors(self.directory, self.checkpoint.tensors, resolved)
         tensors.check()
         return tensors
 
@@ -87,4 +90,4 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     except BaseException:
         checkpoint.close()
         raise
-    return Opened(checkpoint, raw, config, resolved.biases, corrections)
+    return Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers)

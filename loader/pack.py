@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..runtime.spec import FeedForward
+    from ..runtime.spec import Config, FeedForward
     from .checkpoint import Checkpoint
     from .load_plan import LoadPlan
     from .quantize import PackRows
@@ -190,10 +190,22 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
         positions=_from_row(model.get("positions"), plan.config.positions or 0),
         token_types=model.get("token_types"),
         embed_norm=_norm_of(model, "embed_norm"),
+        embed_project=_linear(model, "embed_project") if "embed_project" in model else None,
     )
     if plan.config.decoder is None:
-        return Weights(encoder=own)
+        return _with_head(Weights(encoder=own), plan.config, model)
     return Weights(decoder=own, head=Linear(model.get("head", model["embed"])))
+
+
+def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) -> Weights:
+    """The encoder, and its head where it has one; a tied product with the vocabulary is the embedding."""
+    if config.head is None:
+        return weights
+    dense = _linear(model, "head_dense") if "head_dense" in model else None
+    if "classifier" in model:
+        return replace(weights, head=_linear(model, "classifier"), head_dense=dense)
+    out = Linear(model.get("head", model["embed"]), model.get("head_bias"))
+    return replace(weights, head=out, head_dense=dense, head_norm=_norm_of(model, "head_norm"))
 
 
 def _from_row(table: Weight | None, first: int) -> Weight | None:

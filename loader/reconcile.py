@@ -76,7 +76,8 @@ class _Headers:
 
     def __init__(self, resolved: Resolved, tensors: Mapping[str, TensorInfo]) -> None:
         self.before, self.biases, self.tensors = resolved.config, resolved.biases, tensors
-        self.family = FAMILIES[self.before.family]
+        self.family, self.numbers = FAMILIES[self.before.family], resolved.numbers
+        self.parts = self.family.parts(self.before)
         self.prefix = self.family.prefix_in(tensors)
 
     def config(self) -> Config:
@@ -90,12 +91,14 @@ class _Headers:
     def _layers(self) -> int:
         """The layers that are there, where they are whole, fewer than the config says, and the rest of the model is."""
         c = self.before
+        if self.numbers is not None:  # layers share their tensors, which tell no count
+            return c.n_layers
         start = self.prefix + next(iter(self.family.layer.values())).name.partition("{i}")[0]
         numbers = {name[len(start) :].partition(".")[0] for name in self.tensors if name.startswith(start)}
         n = len(numbers)
         if not 0 < n < c.n_layers or numbers != {str(i) for i in range(n)}:
             return c.n_layers
-        whole = all(self._info(role, part, 0) for role, part in self.family.model.items() if self._has(role, 0))
+        whole = all(self._info(role, part, 0) for role, part in self.parts.items() if self._has(role, 0))
         if not whole or not all(self._info(r, p, i) for i in range(n) for r, p in self._roles(i)):
             return c.n_layers
         if len(set(c.stack.layers)) > 1:
@@ -158,9 +161,9 @@ class _Headers:
 
     def _sized(self, axis: str, layer: int) -> Iterator[tuple[int, TensorInfo]]:
         """Every tensor that lies along an axis, and its size there. One of another rank or quantised tells nothing."""
-        roles = self.family.model.items() if axis == "vocab" else self._roles(layer)
+        roles = self.parts.items() if axis == "vocab" else self._roles(layer)
         for role, part in roles:
-            info = self._info(role, part, layer) if axis in AXES[role] else None
+            info = self._info(role, part, layer) if axis in AXES[role] and self._has(role, layer) else None
             if info is None or info.dtype == PREQUANTIZED or len(info.shape) != len(AXES[role]):
                 continue
             shape = info.shape[::-1] if part.transposed and not info.name.endswith(f".{role}") else info.shape
@@ -178,16 +181,17 @@ class _Headers:
         """Whether the config's model has this role: in this layer, for a layer's."""
         if not has_sublayer(self.before, role, layer):
             return False
+        if role.startswith("embed_project") and self.before.d_embed is None:
+            return False
         return role in self.biases if ROLES[role].kind == "bias" else role != "head" or not self.before.tied
 
     def _info(self, role: str, part: Part, layer: int) -> TensorInfo | None:
         """The tensor that a role is made from, or a piece of it that stands alone; None where it is not there."""
-        if role == "head":
-            return self.tensors.get(part.name)
-        name = self.prefix + part.name.replace("{i}", str(layer))
+        number = layer if self.numbers is None else self.numbers[layer]
+        name = part.tensor(self.prefix, number, self.tensors, tied=self.before.tied)
         info = self.tensors.get(piece_name(name, role)) or self.tensors.get(name)
         if info is None and role == "embed" and self.before.tied:
-            return self.tensors.get(self.family.model["head"].name)
+            return self.tensors.get(self.parts["head"].name)
         return info
 
 

@@ -11,6 +11,9 @@ stack, `Config.stack`, and in each layer one sublayer of a kind.
 | width    | model        | dimensions of the residual stream      |
 | context  | model        | positions                              |
 | types    | model        | token types                            |
+| embed    | model        | dimensions of the embedding (`EMBED`)  |
+| pooled   | model        | what an encoder's head reads           |
+| labels   | model        | what it gives, where that is no vocabulary |
 | heads    | attention    | n_heads x d_head                       |
 | kv_heads | attention    | n_kv_heads x d_head                    |
 | head     | attention    | d_head                                 |
@@ -22,7 +25,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ATTENTION", "AXES", "FEED_FORWARD", "LINEAR", "MATRICES", "PLACES", "READS", "ROLES", "WRITERS", "Role"]
+__all__ = [
+    "ATTENTION",
+    "AXES",
+    "EMBED",
+    "FEED_FORWARD",
+    "LINEAR",
+    "MATRICES",
+    "PLACES",
+    "READS",
+    "ROLES",
+    "WRITERS",
+    "Role",
+]
 
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
 Kind = Literal["matrix", "table", "norm", "bias"]
@@ -54,6 +69,10 @@ _A, _F = ATTENTION, FEED_FORWARD
 _ROWS = (
     Role("embed", "", "matrix", ("vocab", "width"), "embed", writes=True),
     Role("head", "", "matrix", ("vocab", "width"), "head", reads="norm", always=False),
+    Role("head_dense", "", "matrix", ("pooled", "width"), "head_dense", always=False),
+    Role("head_norm", "", "norm", ("pooled",), "head_norm", always=False),
+    Role("classifier", "", "matrix", ("labels", "pooled"), "head", always=False),
+    Role("embed_project", "", "matrix", ("width", "embed"), "embed_project", always=False),
     Role("positions", "", "table", ("context", "width"), "positions", writes=True, always=False),
     Role("token_types", "", "table", ("types", "width"), "token_types", writes=True, always=False),
     Role("embed_norm", "", "norm", ("width",), "embed_norm", always=False),
@@ -82,8 +101,11 @@ def _bias(role: Role) -> Role:
 
 #: Name -> role; a layer's biases are named after their matrix or norm: "q_bias".
 ROLES = {role.name: role for role in _ROWS}
-ROLES |= {bias.name: bias for bias in (_bias(role) for role in _ROWS if role.sublayer or role.kind == "norm")}
+_BIASED = ("head", "head_dense", "classifier", "embed_project")  # and every norm, and the matrices of sublayers
+ROLES |= {r.name: r for r in (_bias(x) for x in _ROWS if x.sublayer or x.kind == "norm" or x.name in _BIASED)}
 
+#: Roles whose width is the embedding's own, in a model that has one (`sizes.role_axes`).
+EMBED = ("embed", "head", "positions", "token_types", "embed_norm", "embed_norm_bias")
 #: Role -> the axes of its weight.
 AXES = {role.name: role.axes for role in ROLES.values()}
 #: Matrices of a layer, in the order in which they are told.

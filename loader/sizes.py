@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..runtime.spec import Attention
-from .roles import ATTENTION, FEED_FORWARD, ROLES
+from .roles import ATTENTION, AXES, EMBED, FEED_FORWARD, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,7 @@ __all__ = [
     "has_sublayer",
     "largest",
     "model_sizes",
+    "role_axes",
     "sizes_of",
     "uneven",
     "with_sizes",
@@ -102,6 +103,13 @@ def _sized(s: Attention | FeedForward, size: LayerSizes) -> Attention | FeedForw
     return replace(s, d_ff=size.d_ff) if size.d_ff else None
 
 
+def role_axes(config: Config, role: str) -> tuple[str, ...]:
+    """`AXES[role]`; the embedding has its own width in a model where a product takes it to the stream's."""
+    if config.d_embed is None or role not in EMBED:
+        return AXES[role]
+    return tuple("embed" if axis == "width" else axis for axis in AXES[role])
+
+
 def axis_size(config: Config, axis: str, layer: int) -> int:
     """Elements along an axis of `roles.AXES` in the model of `config`; 0 where the layer lacks the sublayer."""
     a, f = config.stack.attention(layer), config.stack.feed_forward(layer)
@@ -110,6 +118,9 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "width": config.d_model,
         "context": config.n_context + (config.positions or 0),
         "types": config.n_types,
+        "embed": config.d_embed or config.d_model,
+        "pooled": config.head.width if config.head else 0,
+        "labels": config.head.n_out if config.head else 0,
         "head": a.d_head if a else 0,
         "heads": a.n_heads * a.d_head if a else 0,
         "kv_heads": a.n_kv_heads * a.d_head if a else 0,

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .session import Session
+    from .spec import Config, Head
 
-__all__ = ["Whole", "encoded"]
+__all__ = ["Whole", "encoded", "scored"]
 
 #: Texts that are taken from their source at a time: what a pass can hold, and no more is waited for.
 MOST = 256
@@ -41,6 +44,13 @@ def encoded(
 
     Texts are taken from their source a pass at a time. Errors: `InputError`, by the text's number, before its pass.
     """
+    return _passes(session, texts, partial(_hidden, session, use))
+
+
+def _passes(
+    session: Session, texts: Iterable[Whole], run: Callable[[list[Whole]], list[NDArray[np.float32]]]
+) -> Iterator[NDArray[np.float32]]:
+    """`run` of as many texts as fit a pass, again and again."""
     waiting: list[Whole] = []
     source, n = iter(texts), 0
     more = True
@@ -55,14 +65,33 @@ def encoded(
             n += 1
         if waiting:
             size = session.fitting([len(t.ids) for t in waiting])
-            yield from session.turn(partial(_pass, session, waiting[:size], use))
+            yield from session.turn(partial(run, waiting[:size]))
             del waiting[:size]
 
 
-def _pass(
-    session: Session, texts: list[Whole], use: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+def scored(session: Session, config: Config, texts: Iterable[Whole]) -> Iterator[NDArray[np.float32]]:
+    """The head's results for each text, in order: [n_out] of a head that reads a text, [its tokens, n_out] of others.
+
+    Errors: `InputError`, as `encoded`; for a model without a head.
+    """
+    if config.head is None:
+        msg = f"this {config.family} model has no head (architectures in config.json names none): use hidden or encode"
+        raise InputError(msg)
+    return _passes(session, texts, partial(_scores, session, config.head))
+
+
+def _scores(session: Session, head: Head, texts: list[Whole]) -> list[NDArray[np.float32]]:
+    starts = np.cumsum([0, *(len(text.ids) for text in texts)]).tolist()
+    if head.pooled:
+        return list(session.run_whole(texts, starts[:-1]))
+    rows = session.run_whole(texts, range(starts[-1]))
+    return [rows[a:b] for a, b in pairwise(starts)]
+
+
+def _hidden(
+    session: Session, use: Callable[[NDArray[np.float32]], NDArray[np.float32]], texts: list[Whole]
 ) -> list[NDArray[np.float32]]:
-    """One pass, and what is made of each text's rows before the next overwrites them."""
+    """What is made of each text's rows before the next pass overwrites them."""
     rows, at, out = session.run_whole(texts), 0, []
     for text in texts:
         out.append(use(rows[at : at + len(text.ids)]))

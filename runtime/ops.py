@@ -59,7 +59,7 @@ WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
 #: The product of BF16 weights with an input rounded to BF16 (`precision="fast"`): another order on every CPU.
 FAST = "bf16_dot"
 #: What `linear` may apply, by its number in the instruction; 0 is none.
-ACTS = ("silu", "gelu", "gelu_tanh", "relu")
+ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh")
 VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
 
 _ROWS = (

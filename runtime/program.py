@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import PlanError
+from ..errors import BackendError, PlanError
 from .arena import Tensor, place, waits
 from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
-from .forward.encoder import encoder
+from .forward.encoder import encoder, head
 from .kvcache import PAGE, cache_bytes, padded_context, pages_of, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .quantized import GROUP, QUANTIZED
@@ -291,8 +291,17 @@ class Program:
     n_pages: int = 0  # in each pool of the KV cache
     n_vocab: int = 0
     n_types: int = 0  # token types
+    head_at: int = 0  # of whole texts: the first instruction of the head
     groups: tuple[int | None, ...] = ()  # of layers that share page tables: their windows, None where all is seen
     whole: bool = False  # a text is fed in one pass: its tokens see those after them
+
+    @property
+    def output(self) -> Tensor:
+        """`logits` of a model that has some. Errors: `BackendError`."""
+        if self.logits is None:
+            msg = "this model has no head: hidden states are all that it gives"
+            raise BackendError(msg)
+        return self.logits
 
     @property
     def memory(self) -> dict[str, int]:
@@ -400,9 +409,14 @@ def record(  # noqa: PLR0913 - keywords
         n_pages=None if whole else n_pages,
     )
     ropes = rope_tables(config, n_context) if ropes is None else ropes
-    logits = None
+    logits: Tensor | None = None
+    head_at = 0
     if whole:
         hidden = encoder(ops, config, weights, ropes)
+        head_at = len(ops.code)
+        if config.head is not None:
+            logits = head(ops, config, config.head, weights, hidden)
+            logits.keep = True
     else:
         hidden, logits = decoder(ops, config, weights, ropes)
         logits.keep = True
@@ -428,4 +442,5 @@ def record(  # noqa: PLR0913 - keywords
         whole=whole,
         n_vocab=config.n_vocab,
         n_types=config.n_types,
+        head_at=head_at,
     )

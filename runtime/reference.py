@@ -171,12 +171,14 @@ class Reference:
 
 
 def _act(x: Array, kind: Activation) -> Array:
-    """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu."""
+    """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu; tanh."""
     y: Array = np.maximum(x, 0)
     if kind == "silu":
         y = x / (1 + np.exp(-x))
     elif kind == "gelu":
         y = 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
+    elif kind == "tanh":
+        y = np.tanh(x)
     elif kind == "gelu_tanh":
         y = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return y

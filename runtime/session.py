@@ -233,10 +233,10 @@ class Session:
             self.pages.forget_unseen(table)
         self._kept, self.last = self._batch.n_logits, parts[-1][0]
 
-    def run_whole(self, texts: Ids[Whole]) -> NDArray[np.float32]:
-        """One pass of whole texts that fit it (`fits`), each of which sees itself alone: `hidden` of all, end to end.
+    def run_whole(self, texts: Ids[Whole], rows: Ids[int] | None = None) -> NDArray[np.float32]:
+        """One pass of whole texts that fit it (`fitting`), each of which sees itself alone.
 
-        A view, which the next pass overwrites: to be read within the turn.
+        `hidden` of all, end to end: a view, which the next pass overwrites. Or the logits of those `rows`: a copy.
         """
         if self._closed:
             raise InputError(self._closed)
@@ -248,8 +248,20 @@ class Session:
         for text in texts:
             self._batch.add_whole(text.ids, text.types, slot, self._own.address)
             slot += padded(len(text.ids))
-        self.backend.run(self._batch)
-        return self.backend.read(self.program.hidden, self._batch.n_tokens)
+        if rows is None:
+            self.backend.run(self._batch)
+            return self.backend.read(self.program.hidden, self._batch.n_tokens)
+        output = self.program.output
+        out = float_rows(len(rows), output.width, "logits")
+        for at in range(0, len(rows), self.n_logits):
+            part = rows[at : at + self.n_logits]
+            self._batch.ask(part)
+            if at == 0:
+                self.backend.run(self._batch)
+            for i in range(self.program.head_at, len(self.program.code)) if at else ():
+                self.backend.run(self._batch, i)
+            out[at : at + len(part)] = self.backend.read(output, len(part))
+        return out
 
     def fitting(self, lengths: Ids[int]) -> int:
         """How many of the first texts of these lengths are one pass of whole texts."""
@@ -376,7 +388,7 @@ class Session:
     @property
     def logits(self) -> NDArray[np.float32]:
         """[n_logits, n_vocab] of the last pass: perhaps a view, which the next overwrites."""
-        return self.backend.read(self.program.logits, self._kept)
+        return self.backend.read(self.program.output, self._kept)
 
     @property
     def hidden(self) -> NDArray[np.float32]:

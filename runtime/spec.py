@@ -42,6 +42,8 @@ __all__ = [
     "Config",
     "Experts",
     "FeedForward",
+    "Head",
+    "HeadKind",
     "Linear",
     "Norm",
     "NormKind",
@@ -55,8 +57,11 @@ __all__ = [
     "weights_in",
 ]
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh"]
 NormKind = Literal["rms", "layer"]
+#: What a head over an encoder's tokens gives: for each token logits of the vocabulary, of labels, of an answer's start
+#: and end, of its having been replaced; for a text, from its first token, logits of labels, or one score.
+HeadKind = Literal["masked_lm", "token_classes", "classes", "spans", "choice", "replaced"]
 #: DeBERTa's two terms of a score besides q.k: content to position, position to content (He et al. 2021, eq. 4).
 RelativeTerm = Literal["c2p", "p2c"]
 
@@ -155,6 +160,24 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Head:
+    """out(norm(act(dense x))) of an encoder's tokens; without `activation` there is no dense product before it.
+
+    `width`: of the dense product, and of what `out` reads; `n_out`: of its results.
+    """
+
+    kind: HeadKind
+    n_out: int
+    width: int
+    activation: Activation | None = None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it reads a text's first token alone."""
+        return self.kind in ("classes", "choice")
+
+
+@dataclass(frozen=True)
 class Config:
     """A model with every default resolved; what the forward may depend on, and nothing else."""
 
@@ -164,6 +187,9 @@ class Config:
     decoder: Stack | None = None
     encoder: Stack | None = None
     ropes: tuple[Rope, ...] = ()
+    head: Head | None = None  # of an encoder; a decoder's is the product with the vocabulary
+    labels: tuple[str, ...] = ()  # what a head's results are called
+    d_embed: int | None = None  # width of the embedding, where a product takes it to `d_model`
     positions: int | None = None  # learned positions are added to the embedding: the row of position 0; None: not
     n_types: int = 0  # token types (BERT's segments), whose rows are added; 0: none
     tied: bool = False  # the head is the embedding
@@ -249,6 +275,7 @@ class StackWeights:
     positions: Weight | None = None  # learned positions [n_context, d_model]
     token_types: Weight | None = None  # [types, d_model]
     embed_norm: Norm | None = None
+    embed_project: Linear | None = None  # from the embedding's width to d_model
     biases: tuple[Weight, ...] = ()  # tables of relative positions [buckets, n_heads]
     relative: Weight | None = None  # DeBERTa's table of distances [buckets, d_model]
     relative_norm: Norm | None = None  # of its rows
@@ -264,7 +291,9 @@ class Weights:
 
     decoder: StackWeights | None = None
     encoder: StackWeights | None = None
-    head: Linear | None = None  # [n_vocab, d_model]
+    head: Linear | None = None  # [n_vocab, d_model], or of an encoder's head [n_out, width]
+    head_dense: Linear | None = None  # the product before it
+    head_norm: Norm | None = None  # of that product's result
 
     @property
     def stack(self) -> StackWeights:

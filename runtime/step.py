@@ -112,6 +112,13 @@ class Batch:
         self.n_tokens, self.n_sequences = at + n, q + 1
         self.words[:3] = self.n_tokens, 0, self.n_sequences
 
+    def ask(self, rows: Sequence[int]) -> None:
+        """For the logits of these tokens of the batch, in this order, and of no other."""
+        self.tokens[: self.n_tokens, T_ROW] = -1
+        self.tokens[rows, T_ROW] = np.arange(len(rows))
+        self.n_logits = len(rows)
+        self.words[:3] = self.n_tokens, self.n_logits, self.n_sequences
+
     def add(self, ids: Sequence[int] | NDArray[np.int64], start: int, tables: int, n_logits: int) -> None:
         """Append tokens of one sequence at `start`, `start` + 1, ...; its last `n_logits` get rows of logits.
 

@@ -25,7 +25,7 @@ transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
 LONGEST = 70
 
 
@@ -46,22 +46,40 @@ def bert_like(draw: st.DrawFn, **more: Any) -> dict[str, Any]:
 
 
 @st.composite
-def configs(draw: st.DrawFn, family: str) -> Any:
+def configs(draw: st.DrawFn, family: str, **more: Any) -> Any:
     """A config of `transformers`."""
-    if family == "bert":
-        return transformers.BertConfig(**bert_like(draw))
-    pad = draw(st.integers(0, 3))
-    more = {"max_position_embeddings": LONGEST + pad + 1, "pad_token_id": pad}
-    return transformers.RobertaConfig(**bert_like(draw, **more))
+    said = bert_like(draw, **more)
+    if family in {"roberta", "xlm-roberta", "camembert"}:
+        pad = draw(st.integers(0, 3))
+        said |= {"max_position_embeddings": LONGEST + pad + 1, "pad_token_id": pad}
+    if family in {"electra", "albert"}:
+        said["embedding_size"] = draw(st.sampled_from([said["hidden_size"], 1, 5, 17]))
+    if family == "albert":
+        said["num_hidden_groups"] = draw(st.integers(1, said["num_hidden_layers"]))
+    if family == "distilbert":
+        names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+        names |= {"intermediate_size": "hidden_dim", "hidden_act": "activation"}
+        said = {names.get(key, key): value for key, value in said.items()}
+        said["activation"] = draw(st.sampled_from(["gelu", "relu"]))
+        del said["type_vocab_size"], said["layer_norm_eps"]
+    return transformers.CONFIG_MAPPING[family](**said)
 
 
-FAMILIES = ("bert", "roberta")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert")
+HEADS = {
+    "MaskedLM": FAMILIES,
+    "SequenceClassification": FAMILIES,
+    "TokenClassification": FAMILIES,
+    "QuestionAnswering": FAMILIES,
+    "MultipleChoice": tuple(f for f in FAMILIES if f != "electra"),
+}
 
 
-def made(config: Any, directory: Path, seed: int = 0, dtype: Any = None) -> Any:
+def made(config: Any, directory: Path, seed: int = 0, dtype: Any = None, kind: str = "") -> Any:
     """A random model of a config, written to a directory; it is returned in float64, with the numbers of the file."""
     torch.manual_seed(seed)
-    model = transformers.AutoModel.from_config(config, attn_implementation="eager")
+    auto = getattr(transformers, f"AutoModel{'For' if kind else ''}{kind}")
+    model = auto.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for p in model.parameters():  # norms and biases too, which begin at 1 and 0
             p.copy_(torch.randn_like(p) * 0.3 + (p if p.dim() == 1 else 0))
@@ -74,7 +92,17 @@ def theirs(model: Any, ids: list[int], types: list[int] | None = None) -> np.nda
     """[T, d_model] in float64."""
     given = {} if types is None else {"token_type_ids": torch.tensor([types])}
     with torch.no_grad():
-        return model(torch.tensor([ids]), **given)[0][0].numpy()
+        out = model(torch.tensor([ids]), **given)
+    if hasattr(out, "start_logits"):
+        return torch.stack([out.start_logits[0], out.end_logits[0]], -1).numpy()
+    return out[0][0].numpy()
+
+
+def near(config: Any, wanted: np.ndarray) -> float:
+    """LayerNorm of few numbers divides by a small spread."""
+    width = min(config.hidden_size, getattr(config, "embedding_size", 64))
+    scale = float(np.abs(wanted).max())
+    return (1 + 16 / np.sqrt(width)) * bound("model", "f32", config.num_hidden_layers + 2, scale=scale)
 
 
 def ids_of(rng: np.random.Generator, n_vocab: int, n: int, pad: int | None = None) -> list[int]:
@@ -83,7 +111,9 @@ def ids_of(rng: np.random.Generator, n_vocab: int, n: int, pad: int | None = Non
     return [int(i) if i != pad else int((i + 1) % n_vocab) for i in ids]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [f if f in {"bert", "albert"} else pytest.param(f, marks=pytest.mark.ci) for f in FAMILIES]
+)
 def test_hidden_states_are_those_of_transformers(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     @SETTINGS
     @given(configs(family), st.data())
@@ -94,13 +124,44 @@ def test_hidden_states_are_those_of_transformers(family: str, tmp_path_factory: 
         n = data.draw(st.integers(1, LONGEST))
         rng = np.random.default_rng(n)
         ids = ids_of(rng, config.vocab_size, n, config.pad_token_id)
-        types = rng.integers(0, config.type_vocab_size, n).tolist()
+        n_types = getattr(config, "type_vocab_size", 0)
+        types = rng.integers(0, n_types, n).tolist() if n_types else None
         with miaotui.load(directory, threads=data.draw(st.integers(1, 2))) as ours:
             got = ours.hidden(ids, token_types=types)
         wanted = theirs(model, ids, types)
-        limit = bound("model", "f32", config.num_hidden_layers, scale=float(np.abs(wanted).max()))
-        narrow = 1 + 8 / np.sqrt(config.hidden_size)  # LayerNorm of few numbers divides by a small spread
-        assert np.abs(got - wanted).max() <= narrow * limit
+        assert np.abs(got - wanted).max() <= near(config, wanted)
+
+    holds()
+
+
+CASES = [(kind, family) for kind, of in HEADS.items() for family in of]
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"), [c if c[1] == "bert" else pytest.param(*c, marks=pytest.mark.ci) for c in CASES]
+)
+def test_heads_give_what_transformers_gives(kind: str, family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    @settings(SETTINGS, max_examples=3)
+    @given(st.data())
+    def holds(data: st.DataObject) -> None:
+        n_labels = data.draw(st.integers(1, 5))
+        more = {"num_labels": n_labels} if "Classification" in kind else {}
+        config = data.draw(configs(family, **more))
+        config.tie_word_embeddings = data.draw(st.booleans())
+        directory = tmp_path_factory.mktemp(family)
+        model = made(config, directory, data.draw(st.integers(0, 99)), kind=kind)
+        n = data.draw(st.integers(1, LONGEST))
+        ids = ids_of(np.random.default_rng(n), config.vocab_size, n, config.pad_token_id)
+        with miaotui.load(directory) as ours:
+            got = ours.logits(ids)
+            assert len(ours.config.labels) == more.get("num_labels", 0)
+        if kind == "MultipleChoice":
+            with torch.no_grad():
+                wanted = model(torch.tensor([[ids]])).logits[0].numpy()
+        else:
+            wanted = theirs(model, ids)
+        assert got.shape == wanted.shape
+        assert np.abs(got - wanted).max() <= near(config, wanted)
 
     holds()
 
@@ -308,12 +369,13 @@ def test_an_encoder_writes_no_text_and_a_decoder_no_vectors(small: Path) -> None
         for call in (
             lambda: model.generate([1]),
             lambda: list(model.stream([1])),
-            lambda: model.logits([1]),
             lambda: model.last_logits([[1]]),
             model.sequence,
         ):
             with pytest.raises(InputError, match="bert is an encoder"):
                 call()
+        with pytest.raises(InputError, match="no head"):
+            model.logits([1])
     with miaotui.load(demo.path()) as model:
         with pytest.raises(InputError, match="is a decoder"):
             model.encode("once")

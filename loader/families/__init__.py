@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from .albert import ALBERT
 from .base import Family, Part, Resolved, piece_name, resolve_with
-from .bert import BERT, ROBERTA
+from .bert import BERT, CAMEMBERT, ELECTRA, ROBERTA, XLM_ROBERTA
+from .distilbert import DISTILBERT
 from .gpt2 import GPT2
 from .llama import LLAMA
 from .mistral import MISTRAL
@@ -13,4 +15,6 @@ from .qwen3 import QWEN3
 
 __all__ = ["FAMILIES", "Family", "Part", "Resolved", "piece_name", "resolve_with"]
 
-FAMILIES = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, NEMOTRON, BERT, ROBERTA)}
+_DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, NEMOTRON)
+_ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT)
+FAMILIES = {family.name: family for family in (*_DECODERS, *_ENCODERS)}

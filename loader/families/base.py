@@ -33,6 +33,13 @@ class Part:
     index: int = 0
     count: int = 1
     transposed: bool = False
+    outside: bool = False  # of the prefix: a head's, as a rule
+    untied: str = ""  # its name in a file whose head is not the embedding, where that has one
+
+    def tensor(self, prefix: str, number: int | str, names: Collection[str], *, tied: bool) -> str:
+        """Its name in full, in a file of these `names`."""
+        name = self.untied if not tied and self.untied in names else self.name
+        return ("" if self.outside else prefix) + name.replace("{i}", str(number))
 
 
 def piece_name(name: str, role: str) -> str:
@@ -42,10 +49,14 @@ def piece_name(name: str, role: str) -> str:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A `Config`, and the biases that its weights have: names of `roles.ROLES`."""
+    """A `Config`, and the biases that its weights have: names of `roles.ROLES`.
+
+    `numbers`: of each layer, the number in its tensors' names, where layers share weights (ALBERT); None: its own.
+    """
 
     config: Config
     biases: frozenset[str]
+    numbers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class Family:
     config.json may have `pruned_heads`. `heads_divide_width`: transformers builds no model whose width is not a
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
+    `heads`: kind of an encoder's head -> where its weights lie.
     """
 
     name: str
@@ -76,13 +88,18 @@ class Family:
     heads_divide_width: bool = False
     written_as: Mapping[str, object] = field(default_factory=dict)
     architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
+    heads: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
+
+    def parts(self, config: Config) -> Mapping[str, Part]:
+        """Where the model's own weights lie, those of its head among them."""
+        return self.model if config.head is None else {**self.model, **self.heads[config.head.kind]}
 
     def prefix_in(self, names: Collection[str]) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""
         for prefix in self.prefixes:
             if prefix and any(name.startswith(prefix) for name in names):
                 return prefix
-        bare = "" in self.prefixes and any(part.name in names for role, part in self.model.items() if role != "head")
+        bare = "" in self.prefixes and any(part.name in names for part in self.model.values() if not part.outside)
         return "" if bare else self.prefixes[0]
 
 

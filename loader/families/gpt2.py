@@ -33,7 +33,7 @@ MODEL = {
     "positions": Part("wpe.weight"),
     "norm": Part("ln_f.weight"),
     "norm_bias": Part("ln_f.bias"),
-    "head": Part("lm_head.weight"),
+    "head": Part("lm_head.weight", outside=True),
 }
 
 LAYER = {

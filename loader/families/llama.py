@@ -48,7 +48,7 @@ KEYS = {
 MODEL = {
     "embed": Part("embed_tokens.weight"),
     "norm": Part("norm.weight"),
-    "head": Part("lm_head.weight"),
+    "head": Part("lm_head.weight", outside=True),
 }
 
 #: Roles of a layer; a bias is looked for only where the config asks for it.

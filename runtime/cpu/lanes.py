@@ -216,6 +216,12 @@ def nan_or(b, x, y):
     return b.select(b.fcmp_unordered("uno", x, x), x, y)
 
 
+@op(lanes, lanes, f32, lanes, lanes)
+def where_below(b, x, limit, y, other):
+    """Lanes of y where x < limit or x is NaN, of `other` elsewhere."""
+    return b.select(b.fcmp_unordered("<", x, ir_splat(b, limit)), y, other)
+
+
 @op(lanes, lanes, lanes)
 def larger_size(b, x, y):
     """The larger of two that `absolute` made; where one of them is NaN, NaN."""

@@ -124,7 +124,7 @@ class CudaBackend:
 
     def _undrawn(self, sampler: Sampler, position: int) -> None:
         """Say why no id could be drawn: InputError, as the sampler has it."""
-        drawn = sampler.draw(self.read(self.program.logits, 1)[-1], position)
+        drawn = sampler.draw(self.read(self.program.output, 1)[-1], position)
         msg = f"the GPU drew no id at position {position}, where {drawn} is to be drawn"
         raise BackendError(msg)
 

@@ -227,7 +227,7 @@ class Interpreter:
 
     def _drawn(self) -> dict[str, int]:
         """Slots of what draws, by name."""
-        return {"draw": self.draw_block, "x": self.program.logits.offset, "n": self._vocab}
+        return {"draw": self.draw_block, "x": self.program.output.offset, "n": self._vocab}
 
     def aim(self, token: int, start: int, n: int, ends: Sequence[int], sampler: Sampler | None = None) -> None:
         """Let `proceed` begin with a token at a position, for at most n ids, of which one of `ends` is the last.

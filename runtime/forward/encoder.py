@@ -1,18 +1,18 @@
-"""The encoder: a stack whose tokens see all of their text."""
+"""The encoder: a stack whose tokens see all of their text, and a head over those that are asked for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from .stack import Frame, norm, stack
+from .stack import Frame, norm, project, stack
 from .supported import check_supported
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
-    from ..spec import Config, Weights
+    from ..spec import Config, Head, Weights
     from .ops import Ops
 
-__all__ = ["encoder"]
+__all__ = ["encoder", "head"]
 
 T = TypeVar("T")
 
@@ -22,3 +22,13 @@ def encoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     check_supported(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
     return norm(frame, stack(frame, w.stack), w.stack.norm)
+
+
+def head(ops: Ops[T], cfg: Config, s: Head, w: Weights, hidden: T) -> T:
+    """Hidden [T, d_model] -> [R, n_out], of the rows that are asked for."""
+    assert w.head is not None  # noqa: S101 - who has a `Head` has its weights
+    frame = Frame(ops, cfg.stack, ())
+    x = ops.take_rows(hidden)
+    if w.head_dense is not None:
+        x = norm(frame, project(frame, x, w.head_dense, act=s.activation), w.head_norm)
+    return project(frame, x, w.head)

@@ -39,6 +39,8 @@ def stack(f: Frame[T], w: StackWeights) -> T:
     if w.token_types is not None:
         x = f.ops.add(x, f.ops.embed_types(w.token_types))
     x = norm(f, x, w.embed_norm)
+    if w.embed_project is not None:
+        x = project(f, x, w.embed_project)
     for i, (sizes, weights) in enumerate(zip(f.stack.layers, w.layers, strict=True)):
         here, start = Frame(f.ops, f.stack, f.ropes, i), x
         for s, sw in zip(sizes, weights, strict=True):

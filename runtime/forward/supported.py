@@ -32,8 +32,6 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
         yield "an encoder that a decoder reads"
     if config.decoder is not None and w.head is None:
         yield "a decoder without a head"
-    if config.encoder is not None and w.head is not None:
-        yield "a head over an encoder's tokens"
     if config.logit_scale != 1:
         yield f"logits scaled by {config.logit_scale:g}"
     if config.logit_soft_cap is not None:

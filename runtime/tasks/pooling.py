@@ -34,20 +34,21 @@ def pool(rows: Rows, modes: Sequence[str], first: int = 0) -> Rows:
 def _pooled(rows: Rows, part: Rows, mode: str, first: int) -> Rows:
     n = np.float32(len(part))
     if mode == "cls":
-        return rows[0].copy()
+        return np.array(rows[0])
     if mode == "lasttoken":
-        return part[-1].copy()
+        return np.array(part[-1])
     if mode == "max":
         top: Rows = part.max(0)
         return top
     if mode == "weightedmean":
         weights = np.arange(first + 1, len(rows) + 1, dtype=np.float32)
-        return _sum(part * weights[:, None]) / weights.sum(dtype=np.float32)
-    return _sum(part) / (np.sqrt(n) if mode == "mean_sqrt_len" else n)
+        total: Rows = _sum(part * weights[:, None])
+        return np.divide(total, weights.sum(dtype=np.float32))
+    return np.divide(_sum(part), np.sqrt(n) if mode == "mean_sqrt_len" else n)
 
 
 def _sum(rows: Rows) -> Rows:
-    total = rows[0].copy()
+    total: Rows = rows[0].copy()
     for row in rows[1:]:
         total += row
     return total
@@ -61,4 +62,4 @@ def normalized(vector: Rows) -> Rows:
     for part in padded.reshape(-1, 16):
         lanes += part
     length = np.sqrt(np.float32(sum(lanes.tolist())))
-    return vector / max(length, SHORTEST)
+    return np.divide(vector, max(length, SHORTEST))

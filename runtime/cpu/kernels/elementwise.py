@@ -23,6 +23,7 @@ from ..lanes import (
     splat,
     store_tail,
     sub,
+    where_below,
     zero,
 )
 from .base import arg, jit, kernel, rows_of, share
@@ -83,6 +84,19 @@ def gelu_tanh(x: Any) -> Any:
     cube = mul(mul(x, x), x)
     u2 = mul(splat(F(1.5957691216057308)), fma(splat(F(0.044715)), cube, x))
     return div(x, add(splat(F(1.0)), exp(sub(zero(), u2))))
+
+
+@jit
+def tanh(x: Any) -> Any:
+    """1 - 2 / (e^2x + 1); below 5/8 an odd polynomial, which keeps small numbers (Moshier, Cephes, tanhf)."""
+    size, z = absolute(x), mul(x, x)
+    y = fma(splat(F(-5.70498872745e-3)), z, splat(F(2.06390887954e-2)))
+    y = fma(y, z, splat(F(-5.37397155531e-2)))
+    y = fma(y, z, splat(F(1.33314422036e-1)))
+    y = fma(y, z, splat(F(-3.33332819422e-1)))
+    y = fma(mul(y, z), size, size)
+    large = sub(splat(F(1.0)), div(splat(F(2.0)), add(exp(add(size, size)), splat(F(1.0)))))
+    return copysign(where_below(size, F(0.625), y, large), x)
 
 
 @jit

@@ -12,7 +12,7 @@ from .base import F
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SILU, GELU, GELU_TANH, RELU = range(1, len(ACTS) + 1)
+SILU, GELU, GELU_TANH, RELU = (ACTS.index(act) + 1 for act in ("silu", "gelu", "gelu_tanh", "relu"))
 
 
 def exp(x: Any) -> Any:
