@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError, MiaotuiError
-from miaotui.runtime.encoding import Whole, encoded
+from miaotui.runtime.encoding import Whole, encoded, scored
 from miaotui.tools import demo
+from real_files import real
 from tolerance import bound
 
 if TYPE_CHECKING:
@@ -227,6 +228,29 @@ def test_positions_of_roberta_begin_after_the_padding_row(tmp_path: Path) -> Non
             assert np.abs(rows - wanted).max() <= bound("model", "f32", 2, scale=float(np.abs(wanted).max()))
         with pytest.raises(InputError, match="16"):
             ours.hidden(texts[2] + [3])
+
+
+def test_reactions_with_a_token_masked() -> None:
+    """A trained ALBERT, one layer's weights for all twelve: goldens, fill-mask, and what is held of it."""
+    directory = real("models", "rxnmapper-albert-hf")
+    expected = json.loads((directory / "expected.json").read_text())
+    with miaotui.load(directory) as model:
+        assert model.memory["weights_resident"] == 0
+        assert len({id(layer) for layer in model._plan.layers}) == 1
+        mask = model.tokenizer.token_to_id("[MASK]")
+        assert mask is not None
+        hits = total = 0
+        for case in expected["cases"]:
+            ids, wanted = case["ids"], case["argmax_when_that_token_is_masked"]
+            assert model.logits(ids).argmax(1).tolist() == case["unmasked_logits_argmax"]
+            first = model.hidden(ids)[0, :8]
+            assert np.abs(first - case["first_token_last_hidden_first8"]).max() < 1e-4
+            texts = [Whole([*ids[:i], mask, *ids[i + 1 :]]) for i in range(1, len(ids) - 1)]
+            rows = scored(model.session, model.config, texts)
+            best = [int(logits[i].argmax()) for i, logits in enumerate(rows, 1)]
+            assert best == wanted
+            hits, total = hits + sum(a == b for a, b in zip(best, ids[1:-1], strict=True)), total + len(best)
+        assert [hits, total] == expected["masked_top1"]
 
 
 # ---------------------------------------------------------------- sentences
