@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+#: Of tests/test_encoders.py.
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert")
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",

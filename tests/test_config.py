@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from checkpoints import FAMILIES, Drawn, models
+from checkpoints import ENCODERS, FAMILIES, Drawn, models
 from helpers import attentions, feed_forwards, sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ def parse(family: str = "llama", **keys: Any) -> Config:
 
 def test_every_family_of_the_tests_is_known_and_none_besides() -> None:
     # transformers has no nemotron-nas: test_prune_export.py has a Llama next to it
-    assert set(KNOWN) == {*FAMILIES, "nemotron-nas"}
+    assert set(KNOWN) == {*FAMILIES, "nemotron-nas", *ENCODERS}
 
 
 def windows(config: Config) -> tuple[int | None, ...]:
@@ -270,7 +270,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gpt2", {"hidden_size": 64}, "unknown key 'hidden_size'"),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
     ("gpt2", {"n_embd": 2**20, "n_inner": 1, "n_head": 1, "n_positions": 2**31 - 1}, "positions x width"),
-    ("albert", {}, "model_type is 'albert'"),
+    ("mamba", {}, "model_type is 'mamba'"),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import numpy as np
 import pytest
+from checkpoints import ENCODERS as FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError, MiaotuiError
@@ -66,7 +67,6 @@ def configs(draw: st.DrawFn, family: str, **more: Any) -> Any:
     return transformers.CONFIG_MAPPING[family](**said)
 
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert")
 HEADS = {
     "MaskedLM": FAMILIES,
     "SequenceClassification": FAMILIES,

@@ -179,7 +179,6 @@ REFUSED: dict[str, tuple[Config, str]] = {
     "scaled logits": (config(logit_scale=0.0625), r"logits scaled by 0\.0625"),
     "part of a head": (config((A, F), (replace(A, rope=1), F), ropes=(Rope(9.0, 6), Rope(9.0, 4))),
                        r"RoPE on 4 of a head's 6 dimensions \(layer 1\)"),
-    "positions with an offset": (config(positions=2), "learned positions from row 2 on"),
     "both ways": (config((replace(A, causal=False), F)), "attention to later tokens"),
     "cross": (config((A, replace(A, cross=True), F)), "two attentions in layer 0"),
     "cross alone": (config((replace(A, cross=True, rope=None), F)), "attention to an encoder"),
@@ -188,8 +187,9 @@ REFUSED: dict[str, tuple[Config, str]] = {
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
     "DeBERTa's table": (config(relative=Buckets(256, 512, both_ways=True)), "relative positions of keys and queries"),
     "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),
-    "an encoder": (replace(config(), encoder=config().decoder), "an encoder"),
-    "an encoder alone": (Config("records", VOCAB, CONTEXT, encoder=config().decoder), "an encoder"),
+    "an encoder": (replace(config(), encoder=config().decoder), "an encoder that a decoder reads"),
+    "an encoder's layers": (Config("records", VOCAB, CONTEXT, encoder=config((A, F)).decoder, ropes=(Rope(9.0, 6),)),
+                            "attention to earlier tokens alone"),
 }  # fmt: skip
 
 
@@ -210,7 +210,6 @@ def test_weights_that_nothing_reads_are_refused_by_name() -> None:
     q = attention.linear["q"]
     adapted = replace(q, adapters=(Adapter(drawn.weight(2, D), drawn.weight(24, 2), 0.5),))
     changed = {
-        "token types": {"token_types": drawn.weight(2, D)},
         "tables of relative positions": {"biases": (drawn.weight(32, 4),)},
         "relative positions of keys and queries": {"relative": drawn.weight(64, D)},
         "RMSNorm with a bias": {"norm": Norm(drawn.weight(D), drawn.weight(D))},
@@ -222,7 +221,7 @@ def test_weights_that_nothing_reads_are_refused_by_name() -> None:
     layer = config((A, F), norm="layer")
     with pytest.raises(BackendError, match="LayerNorm of queries and keys"):
         record(layer, Drawn().weights(layer, qk="head"), n_context=8)
-    with pytest.raises(BackendError, match="a model without a head"):
+    with pytest.raises(BackendError, match="a decoder without a head"):
         record(c, replace(w, head=None), n_context=8)
 
 
@@ -348,7 +347,7 @@ def test_the_forward_fits_a_screen_and_argues_with_no_rule() -> None:
 def test_roles_are_one_table() -> None:
     """Spelled out here once more: each list is a comprehension over the table, and none may drift."""
     assert roles.LINEAR == ("q", "k", "v", "o", "gate", "up", "down")
-    assert ("embed", "head", *roles.LINEAR) == roles.MATRICES
+    assert ("embed", "head", "head_dense", "classifier", "embed_project", *roles.LINEAR) == roles.MATRICES
     assert roles.WRITERS == ("o", "down")
     readers = {"attn_norm": "qkv", "ffn_norm": ("gate", "up"), "norm": ("head",)}
     assert {role: norm for norm, some in readers.items() for role in some} == roles.READS
@@ -361,6 +360,7 @@ def test_roles_are_one_table() -> None:
         assert all(roles.ROLES[name].sublayer for name in family.layer)
         always = {role.name for role in roles.ROLES.values() if role.always}
         assert always <= {*family.model, *family.layer}
+        assert all(not roles.ROLES[name].sublayer for table in family.heads.values() for name in table)
 
 
 def test_no_family_is_named_outside_its_folder() -> None:

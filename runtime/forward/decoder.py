@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from .stack import Frame, norm, project, stack
-from .supported import check_supported
+from .supported import head_of
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -22,11 +22,10 @@ def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
 
     Errors: `BackendError` for what the records can say and no kernel computes yet.
     """
-    check_supported(cfg, w)
-    assert w.head is not None  # noqa: S101 - `check_supported` has seen it
+    head = head_of(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
     x = stack(frame, w.stack)  # [T, d_model]
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
-    logits = project(frame, h, w.head)
+    logits = project(frame, h, head)
     ops.argmax(logits)
     return h, logits

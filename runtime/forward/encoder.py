@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from .stack import Frame, norm, project, stack
-from .supported import check_supported
+from .supported import check_supported, head_of
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -26,9 +26,8 @@ def encoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
 
 def head(ops: Ops[T], cfg: Config, s: Head, w: Weights, hidden: T) -> T:
     """Hidden [T, d_model] -> [R, n_out], of the rows that are asked for."""
-    assert w.head is not None  # noqa: S101 - who has a `Head` has its weights
     frame = Frame(ops, cfg.stack, ())
     x = ops.take_rows(hidden)
     if w.head_dense is not None:
         x = norm(frame, project(frame, x, w.head_dense, act=s.activation), w.head_norm)
-    return project(frame, x, w.head)
+    return project(frame, x, head_of(cfg, w))

@@ -34,10 +34,8 @@ class Frame(Generic[T]):
 def stack(f: Frame[T], w: StackWeights) -> T:
     """Tokens of the step -> what leaves the last layer, [T, d_model]."""
     x = f.ops.embed(w.embed)
-    if w.positions is not None:
-        x = f.ops.add(x, f.ops.embed_positions(w.positions))
-    if w.token_types is not None:
-        x = f.ops.add(x, f.ops.embed_types(w.token_types))
+    for table, row_of in ((w.positions, f.ops.embed_positions), (w.token_types, f.ops.embed_types)):
+        x = x if table is None else f.ops.add(x, row_of(table))
     x = norm(f, x, w.embed_norm)
     if w.embed_project is not None:
         x = project(f, x, w.embed_project)

@@ -13,9 +13,9 @@ from ..spec import Attention
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..spec import Config, FeedForward, Norm, Stack, StackWeights, Sublayer, Weights
+    from ..spec import Config, FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weights
 
-__all__ = ["check_supported"]
+__all__ = ["check_supported", "head_of"]
 
 
 def check_supported(config: Config, w: Weights) -> None:
@@ -24,6 +24,15 @@ def check_supported(config: Config, w: Weights) -> None:
     if lacking is not None:
         msg = f"{config.family}: no kernel computes {lacking} yet; this model cannot run"
         raise BackendError(msg)
+
+
+def head_of(config: Config, w: Weights) -> Linear:
+    """The last product of a model that can be recorded, and has one. Errors: `BackendError`."""
+    check_supported(config, w)
+    if w.head is None:
+        msg = f"{config.family}: no kernel computes a head of which there are no weights"
+        raise BackendError(msg)
+    return w.head
 
 
 def _lacking(config: Config, w: Weights) -> Iterator[str]:
