@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError, MiaotuiError
 from miaotui.runtime.encoding import Whole, encoded, scored
 from miaotui.tools import demo
+from miaotui.tools.prune import prune
 from real_files import real
 from tolerance import bound
 
@@ -443,3 +444,33 @@ def test_quantised_and_pruned(small: Path, quantize: str) -> None:
     with miaotui.load(small, prune="keep-layers=0; ffn=0.5") as model:
         assert model.config.n_layers == 1
         assert np.isfinite(model.hidden(ids)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_plan_leaves_can_be_written_and_is_read_by_transformers(family: str, tmp_path: Path) -> None:
+    """Layers and neurons: the export gives the bits of the plan, and transformers the same numbers."""
+    sizes = {"vocab_size": 53, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3}
+    sizes |= {"intermediate_size": 37, "max_position_embeddings": 42, "embedding_size": 12}
+    if family == "distilbert":
+        sizes = {"vocab_size": 53, "dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 37}
+    elif family not in {"electra", "albert"}:
+        del sizes["embedding_size"]
+    config = transformers.CONFIG_MAPPING[family](**sizes)
+    made(config, tmp_path / "whole", kind="MaskedLM")
+    ids, plan = list(range(4, 30)), "keep-layers=0,2; ffn=0.5"
+    with miaotui.load(tmp_path / "whole", prune=plan) as model:
+        wanted = model.logits(ids)
+    prune(tmp_path / "whole", tmp_path / "cut", plan)
+    with miaotui.load(tmp_path / "cut") as model:
+        assert model.logits(ids).tobytes() == wanted.tobytes()
+    again, info = transformers.AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "cut", dtype=torch.float64, output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    assert np.abs(theirs(again.eval(), ids) - wanted).max() < 1e-4
+
+
+def test_an_export_takes_the_files_of_a_sentence_along(sentences: Path, tmp_path: Path) -> None:
+    prune(sentences, tmp_path / "cut", "keep-layers=0")
+    with miaotui.load(sentences, prune="keep-layers=0") as model, miaotui.load(tmp_path / "cut") as cut:
+        assert np.array_equal(model.encode("w1 w2"), cut.encode("w1 w2"))

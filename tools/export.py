@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["copy_along", "new_directory", "write_json", "write_safetensors"]
 
-#: Files that go along as they are: what a tokenizer's `save_pretrained` writes, and the terms of use.
+#: Files that go along as they are: what a tokenizer's `save_pretrained` writes, the terms of use, how
+#: a sentence's vector is made.
 ALONG = (
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
     *("vocab.*", "merges.txt", "*.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
     *("kept_vocab.json", "LICENSE*", "NOTICE*"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"),
 )
 ALIGN = 64
 #: In a hidden directory that is being filled: locked by its process.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import ConfigError
-from .base import Family, Part, Resolved
+from .base import Family, Part, Resolved, shared_numbers
 from .bert import HARMLESS, KEYS, ONLY, both, encoder_of
 from .heads import ARCHITECTURES, read_head
 from .values import Key, activation, size
@@ -54,7 +54,7 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
     widths = dict.fromkeys(HEADS, v["hidden_size"]) | {"masked_lm": v["embedding_size"]}
     acts = {"masked_lm": v["hidden_act"], "classes": "tanh", "choice": "tanh"}
     head = read_head(v, where, widths=widths, acts=acts)
-    numbers = tuple(int(i / (n_layers / n_groups)) for i in range(n_layers))  # as transformers divides
+    numbers = shared_numbers(n_layers, n_groups)
     return encoder_of(v, where, "albert", head=head, tables=(MODEL, LAYER), heads=HEADS, numbers=numbers)
 
 
@@ -100,4 +100,5 @@ ALBERT = Family(
     heads_divide_width=True,
     architectures=(*ARCHITECTURES, "ForPreTraining"),
     heads=HEADS,
+    groups="num_hidden_groups",
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ...runtime.spec import Config
 
-__all__ = ["Family", "Part", "Resolved", "piece_name", "resolve_with"]
+__all__ = ["Family", "Part", "Resolved", "piece_name", "resolve_with", "shared_numbers"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Resolved:
     numbers: tuple[int, ...] | None = None
 
 
+def shared_numbers(n_layers: int, n_groups: int) -> tuple[int, ...]:
+    """Which of `n_groups` layers' weights each layer has, as transformers divides them (ALBERT)."""
+    return tuple(int(i / (n_layers / n_groups)) for i in range(n_layers))
+
+
 @dataclass(frozen=True)
 class Family:
     """One family's spellings. `resolve` gets every key of `keys`, checked, and the file's name for its errors.
@@ -70,7 +75,8 @@ class Family:
     config.json may have `pruned_heads`. `heads_divide_width`: transformers builds no model whose width is not a
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
-    `heads`: kind of an encoder's head -> where its weights lie.
+    `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
+    there are, of which each serves as many layers as another.
     """
 
     name: str
@@ -89,6 +95,7 @@ class Family:
     written_as: Mapping[str, object] = field(default_factory=dict)
     architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     heads: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
+    groups: str = ""
 
     def parts(self, config: Config) -> Mapping[str, Part]:
         """Where the model's own weights lie, those of its head among them."""

@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import PlanError
 from ...runtime.spec import Attention
 from ..config import resolve_config, resolve_outside
-from ..families import FAMILIES
+from ..families import FAMILIES, shared_numbers
 from ..sizes import d_head, largest, model_sizes
 from ..source import read_masked
 from .layer_sizes import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
@@ -54,6 +54,8 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     if raw.get("layer_types") or len(set(windows)) > 1:
         kept = (windows[i] for i in plan.cut.layers)
         out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in kept]
+    if FAMILIES[config.family].groups:
+        out |= _groups(plan)
     if "d_head" not in FAMILIES[config.family].spelling:
         out |= _pruned_heads(raw, plan.cut)
     if plan.cut.vocab is not None:
@@ -114,7 +116,9 @@ def left_tensors(
     `change` is handed every tensor that is not quantised, outputs first and pieces joined, with its sources, and gives
     what is to be written: same dtype, and the shape that `reshape` gives for theirs, or the same.
     """
-    for i, sources in enumerate((plan.model, *plan.layers), -1):
+    shares = FAMILIES[plan.config.family].groups
+    distinct = tuple({id(layer): layer for layer in plan.layers}.values()) if shares else plan.layers
+    for i, sources in enumerate((plan.model, *distinct), -1):
         tensors: dict[str, list[Source]] = {}
         for source in sources.values():
             tensors.setdefault(source.pattern.replace("{i}", str(i)), []).append(source)
@@ -143,6 +147,21 @@ def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) 
         return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
 
     return make
+
+
+def _groups(plan: LoadPlan) -> dict[str, Any]:
+    """How many layers' weights there are. PlanError: layers do not share them evenly, as config.json has it."""
+    family = FAMILIES[plan.config.family]
+    places: dict[int, int] = {}
+    for layer in plan.layers:
+        places.setdefault(id(layer), len(places))
+    if tuple(places[id(layer)] for layer in plan.layers) != shared_numbers(len(plan.layers), len(places)):
+        msg = (
+            f"this plan cannot be written as a {family.name} checkpoint: its layers share {len(places)} sets of "
+            "weights unevenly, for which config.json has no words. It can be used while loading"
+        )
+        raise PlanError(msg)
+    return {family.groups: len(places)}
 
 
 def _pruned_heads(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def _pooled(rows: Rows, part: Rows, mode: str, first: int) -> Rows:
     if mode == "weightedmean":
         weights = np.arange(first + 1, len(rows) + 1, dtype=np.float32)
         total: Rows = _sum(part * weights[:, None])
-        return np.divide(total, weights.sum(dtype=np.float32))
+        mean: Rows = total / weights.sum(dtype=np.float32)
+        return mean
     return np.divide(_sum(part), np.sqrt(n) if mode == "mean_sqrt_len" else n)
 
 
