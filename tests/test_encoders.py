@@ -254,6 +254,21 @@ def test_reactions_with_a_token_masked() -> None:
         assert [hits, total] == expected["masked_top1"]
 
 
+def test_older_names_of_a_layer_norm(small: Path, tmp_path: Path) -> None:
+    """bert-base-uncased and its kin say gamma and beta."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    tensors = load_file(tmp_path / "model.safetensors")
+    for new, old in names.items():
+        tensors = {name.replace(new, old): x for name, x in tensors.items()}
+    assert any(name.endswith("gamma") for name in tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with miaotui.load(small) as model, miaotui.load(tmp_path) as older:
+        assert model.hidden([1, 2, 3]).tobytes() == older.hidden([1, 2, 3]).tobytes()
+
+
 # ---------------------------------------------------------------- sentences
 
 
@@ -346,6 +361,19 @@ def test_kinds_of_pooling_stand_side_by_side(
         got = model.encode("w5 w13 w1", normalize=False)
         assert got.shape == (16 * len(modes),)
         assert np.abs(got - wanted).max() <= 1e-5
+
+
+def test_two_texts(sentences: Path) -> None:
+    """Framed together, the second with types of its own, as transformers takes them."""
+    model = transformers.AutoModel.from_pretrained(sentences, dtype=torch.float64)
+    with miaotui.load(sentences) as ours:
+        ids, types = ours.tokenizer.framed("w1 w2", pair="w3")
+        assert (ids, types) == ([2, 5, 6, 3, 7, 3], [0, 0, 0, 0, 1, 1])
+        wanted = theirs(model, ids, types)
+        assert np.abs(ours.hidden(ids, token_types=types) - wanted).max() <= near(model.config, wanted)
+        ids, types = ours.tokenizer.framed("w1 " * 400, pair="w3 " * 200)
+        with pytest.raises(InputError, match="more than the context of 512"):
+            ours.hidden(ids, token_types=types)
 
 
 def test_prompts(sentences: Path, tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Family", "Part", "Resolved", "piece_name", "resolve_with", "shared_numbers"]
 
 
+#: What a LayerNorm's vectors were called in checkpoints made from TensorFlow (bert-base-uncased).
+OLDER = {"weight": "gamma", "bias": "beta"}
+
+
 @dataclass(frozen=True)
 class Part:
     """Where a weight lies: a tensor's name (`{i}` is the layer), or one of `count` equal pieces of its outputs.
@@ -39,7 +43,10 @@ class Part:
     def tensor(self, prefix: str, number: int | str, names: Collection[str], *, tied: bool) -> str:
         """Its name in full, in a file of these `names`."""
         name = self.untied if not tied and self.untied in names else self.name
-        return ("" if self.outside else prefix) + name.replace("{i}", str(number))
+        name = ("" if self.outside else prefix) + name.replace("{i}", str(number))
+        stem, _, last = name.rpartition(".")
+        older = f"{stem}.{OLDER.get(last)}"
+        return older if stem.endswith("LayerNorm") and name not in names and older in names else name
 
 
 def piece_name(name: str, role: str) -> str:

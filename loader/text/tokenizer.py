@@ -84,12 +84,19 @@ class Tokenizer:
             ids: list[int] = self._inner.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def framed(self, text: str, max_tokens: int | None = None) -> tuple[list[int], list[int]]:
-        """Ids of a whole text, framed by the post-processor, and the type of each.
+    def framed(
+        self, text: str, max_tokens: int | None = None, *, pair: str | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Ids of a whole text, or of two, framed by the post-processor, and the type of each.
 
-        A text of more than `max_tokens`, what frames it among them, is cut at its end, inside the frame.
+        A single text of more than `max_tokens`, what frames it among them, is cut at its end, inside the frame.
         """
         _check_text(text)
+        if pair is not None:
+            _check_text(pair)
+            with _panics_as_errors(self._where, "encode two texts"):
+                both = self._inner.encode(text, pair)
+                return both.ids, both.type_ids
         with _panics_as_errors(self._where, "encode a text"):
             encoding = self._inner.encode(text, add_special_tokens=False)
             if max_tokens is not None:
