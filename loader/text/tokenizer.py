@@ -135,6 +135,8 @@ def _panics_as_errors(where: str, what: str) -> Iterator[None]:
     except TokenizerError:
         raise
     except Exception as e:
+        if type(e).__module__ != "builtins" or isinstance(e, OSError):  # a signal's handler raised it: a time-out
+            raise
         msg = f"{where}: cannot {what}: {e}; the tokenizer file may be damaged: download it again"
         raise TokenizerError(msg) from e
     except BaseException as e:
