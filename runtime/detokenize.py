@@ -148,9 +148,10 @@ class Detokeniser:
         size = len(self._ids)
         keeps = (*range(_CONTEXT, _WINDOW), *(_WINDOW << n for n in range(size.bit_length())))
         pending = len(self._text) - len(self._given)
+        open_ = max(pending, len(self._text) - len(self._certain))  # characters that may have more bytes to come
         for keep in (k for k in keeps if self._run < k < size):
             text = self._decode(self._ids[-keep:])
-            if len(text) > pending and self._text.endswith(text):
+            if len(text) > open_ and self._text.endswith(text):
                 break
         else:
             if size <= _LONGEST:

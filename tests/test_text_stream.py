@@ -192,6 +192,16 @@ def test_the_spaces_of_words_around_a_special_token():
     assert answered(codec, [], [end, it, ok], stop="k")[0].text == "it o"
 
 
+def test_a_prompt_whose_last_character_special_tokens_part():
+    """They are skipped, so its bytes belong together, however far apart they are."""
+    codec = made("byte-level")
+    first, *rest = map(
+        codec.token_to_id, pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\u0861")[0][0]
+    )
+    prompt = [first, *[codec.token_to_id("<s>")] * 20, rest[0]]
+    assert answered(codec, prompt, rest[1:])[0].text == "\u0861"
+
+
 def test_a_cut_vocabulary_streams_alike():
     whole = made("byte-fallback", tidy=True)
     cut = KeptTokenizer(whole, range(1, whole.n_vocab))
