@@ -116,8 +116,8 @@ class Detokeniser:
     def pending(self) -> str:
         """What is held back and is whole characters: what `flush` would return, less the bytes of a started one."""
         text = (self._decode(self._ids) if self._run else self._text).rstrip(_BROKEN)
-        start = next((start for start in (self._given, self._certain) if text.startswith(start)), text)
-        return text[len(start) :]
+        start = self._start(text)
+        return "" if start is None else text[len(start) :]
 
     def flush(self) -> str:
         """Return what was held back, at the end of the sequence; a U+FFFD is now a real one."""
@@ -132,11 +132,15 @@ class Detokeniser:
 
     def _continues(self, text: str) -> bool:
         """Whether `text` begins with what was given, less what the prompt began and this text completes."""
-        for start in (self._given, self._certain):
-            if text.startswith(start):
-                self._given = start
-                return True
-        return False
+        start = self._start(text)
+        self._given = self._given if start is None else start
+        return start is not None
+
+    def _start(self, text: str) -> str | None:
+        """What was given that `text` begins with, less as little as can be; None: it does not."""
+        broken = min(len(self._given) - len(self._given.rstrip(_BROKEN)), _UNFINISHED)
+        starts = (*(self._given[: len(self._given) - n] for n in range(broken + 1)), self._certain)
+        return next((start for start in starts if text.startswith(start)), None)
 
     def _restart(self) -> None:
         """Forget the context: ids after it have changed its text, so it cannot be taken off."""
@@ -270,5 +274,4 @@ def _overlap(text: str, stop: str) -> int:
 
 def _finished(text: str) -> str:
     """The text less the U+FFFD at its end that may be the first bytes of a character."""
-    rest = text.rstrip(_BROKEN)
-    return rest if len(text) - len(rest) <= _UNFINISHED else text
+    return text[: max(len(text.rstrip(_BROKEN)), len(text) - _UNFINISHED)]
