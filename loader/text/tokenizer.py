@@ -136,6 +136,12 @@ class Tokenizer:
         with _panics_as_errors(self._where, "list its special tokens"):
             return tuple(i for i, token in self._inner.get_added_tokens_decoder().items() if token.special)
 
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Ids of the added tokens, special ones too: matched whole in a text, and spelled as their text."""
+        with _panics_as_errors(self._where, "list its added tokens"):
+            return tuple(self._inner.get_added_tokens_decoder())
+
     def _id(self, token: str | None) -> int | None:
         number: int | None = None if token is None else self._inner.token_to_id(token)
         return number

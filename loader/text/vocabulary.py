@@ -115,3 +115,8 @@ class KeptTokenizer(Tokenizer):
     def special_ids(self) -> tuple[int, ...]:
         """Rows of the special tokens."""
         return tuple(self._row[i] for i in self._whole.special_ids if i in self._row)
+
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Rows of the added tokens."""
+        return tuple(self._row[i] for i in self._whole.added_ids if i in self._row)
