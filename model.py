@@ -162,7 +162,10 @@ class Model:
 
     @property
     def corrections(self) -> tuple[str, ...]:
-        """Sizes that config.json has wrong, taken from the tensors instead, in words; the receipt has them too."""
+        """In words: sizes that config.json has wrong, and what generation_config.json asks for that is not applied.
+
+        Sizes are the tensors' instead; parameters of answers are those that you give. The receipt has these lines too.
+        """
         return self._opened.corrections
 
     @property
@@ -315,11 +318,10 @@ class _Tokenizing:
         """It maps ids to the rows of a cut vocabulary. `TokenizerError`."""
         directory, cut = self._directory, self._cut
         t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
-        last = cut.before.n_vocab if kept is None else len(kept)
-        if last != cut.before.n_vocab or (kept is None and t.n_vocab > last):
+        if kept is not None and len(kept) != cut.before.n_vocab:
             msg = (
-                f"{directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's vocabulary ends at "
-                f"{cut.before.n_vocab - 1}; they do not belong together"
+                f"{directory.name}: kept_vocab.json names {len(kept)} tokens, the model's vocabulary has "
+                f"{cut.before.n_vocab}; they do not belong together"
             )
             raise TokenizerError(msg)
         if kept is None and cut.vocab is None:

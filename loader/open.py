@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, resolve_config, with_token_ids
 from .formats import other_quantization
+from .generation import not_applied
 from .hub import locate
 from .model_tensors import ModelTensors
 from .reconcile import reconciled
@@ -27,9 +28,9 @@ __all__ = ["Opened", "open_model"]
 class Opened:
     """A checkpoint, and the model that its config.json describes; nothing is cut yet. Closing it unmaps the files.
 
-    `raw` is config.json with the sizes that the tensors have; `corrections` says in words which it had wrong. `config`
-    is what `raw` resolves to, with the token ids of generation_config.json; `biases` are the roles of optional weights
-    that the model has.
+    `raw` is config.json with the sizes that the tensors have; `corrections` says in words which it had wrong, and what
+    generation_config.json asks for that is not applied. `config` is what `raw` resolves to, with the token ids of
+    generation_config.json; `biases` are the roles of optional weights that the model has.
     """
 
     checkpoint: Checkpoint
@@ -87,4 +88,5 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     except BaseException:
         checkpoint.close()
         raise
+    corrections += not_applied(checkpoint.generation, checkpoint.config)
     return Opened(checkpoint, raw, config, resolved.biases, corrections)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from ..errors import InputError, shown
+from .detokenize import Spelling
 from .floats import usual_floats
 from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .detokenize import TextFilter
     from .generate import Token
     from .pages import Table
     from .sampling import Sampler
@@ -41,8 +44,16 @@ class Codec(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text."""
 
-    def decode(self, ids: Ids[int]) -> str:
-        """Text of ids."""
+    def spelled(self, ids: Ids[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ids before its clean-up."""
+
+    @property
+    def unsettled_ids(self) -> frozenset[int]:
+        """Ids whose text the ids after them may change."""
+
+    @property
+    def filtered(self) -> Callable[[str], TextFilter] | None:
+        """From the text before to the clean-up of what follows."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,11 @@ class Text:
 
 #: Of a model without a tokenizer.
 NO_TEXT = Text()
+
+
+def _spelling(codec: Codec) -> Spelling:
+    full = partial(codec.spelled, skip_special_tokens=False)
+    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered)
 
 
 class Sequence:
@@ -175,7 +191,7 @@ class Sequence:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
         checked = check_prompt(self, ids, params, decodes=codec is not None)
-        return Stream(tokens(self, checked, params, None if codec is None else codec.decode, load_s=text.load_s))
+        return Stream(tokens(self, checked, params, None if codec is None else _spelling(codec), load_s=text.load_s))
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def stream(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:

@@ -10,7 +10,9 @@ panics arrive as a BaseException; they become `TokenizerError` too (Rust has pri
 
 from __future__ import annotations
 
+import json
 import operator
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ import tokenizers
 from ...errors import InputError, TokenizerError
 from ..files import looks_like, quote, read_bytes, read_json_object
 from ..paths import is_there
+from .clean_up import CleanUp, clean_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,15 +36,19 @@ MAX_ID = 2**32 - 1  # ids are 32-bit in tokenizers
 
 #: Other formats that a directory may hold instead.
 _OTHERS = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
-#: `clean_up_tokenization_spaces`: what transformers replaces, in its order, and never for BPE.
-_CLEAN_UP = (
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
-    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
-)  # fmt: skip
+#: A byte's token, as a byte-fallback decoder reads it.
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
-    """A tokenizer of one directory. `n_vocab` is the greatest id plus one; ids in between may be unused."""
+    """A tokenizer of one directory. `n_vocab` is the greatest id plus one; ids in between may be unused.
+
+    `unsettled_ids`: byte tokens, whose text the ids after them may change. `filtered`: from a text to the clean-up of
+    what follows it, where there is one.
+    """
+
+    unsettled_ids: frozenset[int]
+    filtered: type[CleanUp] | None
 
     def __init__(self, inner: tokenizers.Tokenizer, config: dict[str, Any], where: str) -> None:
         """Join tokenizer.json and tokenizer_config.json; `where` names the file in messages."""
@@ -55,14 +62,19 @@ class Tokenizer:
             added = {token.content for token in inner.get_added_tokens_decoder().values()}
             plain = [t for t in special.values() if t and t not in added and inner.token_to_id(t) is not None]
             inner.add_special_tokens(plain)
-            self.n_vocab = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
+            vocab = inner.get_vocab(with_added_tokens=True)
+            self.n_vocab = 1 + max(vocab.values(), default=-1)
             bpe = type(inner.model).__name__ == "BPE"
+            falls_back = "ByteFallback" in kinds(inner.decoder)
         if self.n_vocab == 0:
             msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
             raise TokenizerError(msg)
         self.bos_id, self.eos_id, self.pad_id = (self._id(special[role]) for role in ("bos", "eos", "pad"))
         self.unk_id = self._id(special["unk"] or getattr(inner.model, "unk_token", None))
-        self._clean_up = config.get("clean_up_tokenization_spaces") is True and not bpe
+        bytes_of = (i for token, i in vocab.items() if _BYTE.fullmatch(token)) if falls_back else ()
+        self.unsettled_ids = frozenset(bytes_of)
+        tidies = config.get("clean_up_tokenization_spaces") is True and not bpe  # transformers: never for BPE
+        self.filtered = CleanUp if tidies else None
 
     @classmethod
     def from_directory(cls, path: str | Path) -> Tokenizer:
@@ -93,12 +105,14 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids. An id without a token gives nothing: embeddings are often padded beyond the vocabulary."""
+        text = self.spelled(ids, skip_special_tokens=skip_special_tokens)
+        return text if self.filtered is None else clean_up(text)
+
+    def spelled(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """As `decode`, before the clean-up that tokenizer_config.json may ask for."""
         checked = checked_ids(ids)
         with _panics_as_errors(self._where, "decode ids"):
             text: str = self._inner.decode(checked, skip_special_tokens=skip_special_tokens)
-        if self._clean_up:
-            for old, new in _CLEAN_UP:
-                text = text.replace(old, new)
         return text
 
     def token_to_id(self, token: str) -> int | None:
@@ -121,6 +135,12 @@ class Tokenizer:
         """Ids of the special tokens: matched whole in a text, skipped by `decode`."""
         with _panics_as_errors(self._where, "list its special tokens"):
             return tuple(i for i, token in self._inner.get_added_tokens_decoder().items() if token.special)
+
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Ids of the added tokens, special ones too: matched whole in a text, and spelled as their text."""
+        with _panics_as_errors(self._where, "list its added tokens"):
+            return tuple(self._inner.get_added_tokens_decoder())
 
     def _id(self, token: str | None) -> int | None:
         number: int | None = None if token is None else self._inner.token_to_id(token)
@@ -145,6 +165,19 @@ def _panics_as_errors(where: str, what: str) -> Iterator[None]:
             raise
         msg = f"{where}: cannot {what}: the tokenizers library panicked ({e}); the tokenizer file is damaged"
         raise TokenizerError(msg) from e
+
+
+def kinds(part: object) -> Iterator[str]:
+    """The types of a decoder and of those that it is made of; likewise of a normalizer or pre-tokenizer."""
+    state = getattr(part, "__getstate__", None)
+    yield from _kinds(json.loads(state()) if state is not None and part is not None else None)
+
+
+def _kinds(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield str(value.get("type"))
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _kinds(inner)
 
 
 def _parse(file: Path) -> tokenizers.Tokenizer:
