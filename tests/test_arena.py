@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from bisect import insort
@@ -88,7 +89,7 @@ def test_what_lives_at_the_same_time_shares_no_byte(pieces):
 
 
 def layers(n: int) -> tuple[list[Tensor], int]:
-    """The tensors of n layers of nine instructions: two caches, a residual, and what lives for an instruction or two."""
+    """The tensors of n layers of nine instructions: two caches, a residual, and what lives shortly."""
     tensors = []
     for layer in range(n):
         at = 9 * layer
@@ -104,19 +105,22 @@ def layers(n: int) -> tuple[list[Tensor], int]:
 
 
 def test_the_time_is_linear_in_the_layers():
-    """Of a definition that compares each with all before, four times the layers take sixteen times as long."""
+    """Of a definition that compares each with all before, eight times the layers take 64 times as long."""
 
     def seconds(n: int) -> float:
         times = []
         for _ in range(3):
             tensors, n_code = layers(n)
+            gc.collect()
+            gc.freeze()  # or the collector walks all tensors again and again
             began = time.process_time()
             place(tensors, n_code)
             waits([([t.span], [t.span]) for t in tensors])
             times.append(time.process_time() - began)
+            gc.unfreeze()
         return min(times)
 
-    assert seconds(4000) < 8 * seconds(1000)
+    assert seconds(4000) < 24 * seconds(500)
 
 
 @pytest.mark.ci  # 12 s
