@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from broken import CONFIG, header_of, safetensors_bytes, tensors, tokenizer, write_good
 from checkpoints import FAMILIES, Drawn, small, write_checkpoint
+from miaotui import load
 from miaotui.limits import Request
 from miaotui.loader.checkpoint import open_checkpoint
 from miaotui.loader.load_plan import make_load_plan
@@ -90,8 +91,9 @@ def _read_all(directory: Path) -> None:
             del view
 
 
-def configs(folder: Path) -> Draw:
+def configs(folder: Path, read: Callable[[Path], object] | None = None) -> Draw:
     """config.json of every family, next to tensors that fit the good one."""
+    read = read or _prepare
     bases = {}
     for drawn in (*map(small, FAMILIES), _nemotron()):
         family = drawn.config["model_type"]
@@ -108,9 +110,19 @@ def configs(folder: Path) -> Draw:
         family = rng.choice(list(bases))
         directory = folder / family
         (directory / "config.json").write_bytes(mutated_json(rng, bases[family], words))
-        return lambda: _prepare(directory), (str(directory), directory.name)
+        return lambda: read(directory), (str(directory), directory.name)
 
     return draw
+
+
+def loads(folder: Path) -> Draw:
+    """The same, loaded and computed where nothing is refused."""
+    return configs(folder, _compute)
+
+
+def _compute(directory: Path) -> None:
+    with load(directory, threads=1, max_context=32) as model:
+        assert model.logits([1, 2, 3]).shape == (3, model.config.n_vocab)
 
 
 SCALED = {
@@ -236,6 +248,7 @@ def _model(folder: Path) -> Path:
     """A Llama with a tokenizer and room for a plan: two layers, three heads of one group, twelve neurons."""
     write_checkpoint(folder / "model", Drawn(small("llama").config | {"intermediate_size": 12, "vocab_size": 263}))
     (folder / "model" / "tokenizer.json").write_text(dump(_tokenizers()["unigram"]))
+    (folder / "model" / "tokenizer_config.json").write_text('{"unk_token": "<unk>"}')
     (folder / "text.txt").write_text("a b c")
     return folder / "model"
 
@@ -246,7 +259,7 @@ def plans(folder: Path) -> Draw:
     ours = {"format": "miaotui-prune", "version": 1}
     bases = (
         ours | {"layers": "0-1", "heads": {"0": "0-1", "1": ""}, "ffn": {"0": "0-2,5", "1": [0, 3]}, "notes": ["x"]},
-        ours | {"order": "0-1,0-1", "vocab": "0-7,9", "vocab_fallback": 0, "width": "0-5,8", "sparsity": "1:3"},
+        ours | {"order": "0-1,0-1", "vocab": "0-7,9", "vocab_fallback": 0, "width": "0-4,8", "sparsity": "1:3"},
         ours | {"ffn_ratio": 0.5, "width_ratio": 0.5, "sparsity": {"q": "0.5", "0-1.down": 0.25, "1": "dense"}},
         ours | {"model": {"family": "llama", "n_layers": 2, "d_model": 12}, "sparsity": {"block": [1, 3], "ratio": 0.5}},
         {"slices": [{"sources": [{"model": "x", "layer_range": [0, 2]}]}, {"sources": [{"model": {"model": {"path": "x"}},
@@ -332,7 +345,7 @@ def _zipped(rng: Random, members: dict[str, bytes], words: tuple[str, ...]) -> b
                 called = rng.choice((name, name, name, mutated_text(rng, name, words)))
             try:
                 archive.writestr(called, data)
-            except (UnicodeEncodeError, ValueError):  # no name that a zip can have
+            except (IndexError, UnicodeEncodeError, ValueError):  # no name that a zip can have
                 archive.writestr(name, data)
     return out.getvalue()
 
@@ -343,8 +356,11 @@ def _other_arrays(rng: Random, good: dict[str, Any]) -> dict[str, Any]:
     for _ in range(rng.choice((1, 1, 2))):
         name = rng.choice(list(arrays))
         value = np.asarray(arrays.pop(name))
+        with np.errstate(invalid="ignore"):
+            kinds = ("f4", "i8", "?", "S8", "U8", "c16") if value.dtype.kind in "fi" else ("S8", "U8")
+            cast = value.astype(rng.choice(kinds))
         changed = (
-            *(value.astype(rng.choice(("f4", "i8", "?", "S8", "U8", "c16"))), value[None], value.reshape(-1)[:0], -value),
+            *(cast, value[None], value.reshape(-1)[:0], value.T, value.reshape(-1)[::-1]),
             *(np.float64("nan"), np.int64(2**62), np.int64(-1), np.arange(3), np.array(["x"]), np.full(value.shape, np.nan)),
         )
         if rng.random() < 0.8:
@@ -353,6 +369,6 @@ def _other_arrays(rng: Random, good: dict[str, Any]) -> dict[str, Any]:
 
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
-    "headers": headers, "configs": configs, "tokenizers": tokenizers, "plans": plans, "prunes": prunes,
+    "headers": headers, "configs": configs, "loads": loads, "tokenizers": tokenizers, "plans": plans, "prunes": prunes,
     "statistics": statistics,
 }  # fmt: skip

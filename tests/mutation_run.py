@@ -34,6 +34,8 @@ LONGEST = 2000
 #: Address space of a process of cases, beyond what it has when it begins: what wants more is refused, or aborts.
 ROOM = 8 * 2**30
 BATCH = 2000
+#: How a process of cases ends where this file or `mutation_kinds.py` is at fault.
+BROKEN = 3
 
 
 @dataclass
@@ -85,11 +87,13 @@ def _batch(kind: str, seed: int, n: int) -> Outcome:
         while total.cases < n:
             words = [sys.executable, __file__, kind, str(seed + total.cases), str(n - total.cases), folder]
             done = subprocess.run(words, capture_output=True, check=False, env=os.environ | {"RUST_BACKTRACE": "0"})
+            if done.returncode == BROKEN:
+                raise RuntimeError(done.stderr.decode(errors="replace"))
             if done.returncode == 0:
                 total.add(Outcome(**json.loads(done.stdout.splitlines()[-1])))
                 break
             last = int(at.read_text() or -1) if at.is_file() else -1
-            if last < seed + total.cases:
+            if last < seed + total.cases:  # it did not come so far
                 raise RuntimeError(done.stderr.decode(errors="replace"))
             end = done.stderr.decode(errors="replace")[-1500:]
             total.fail(f"the process ended with {done.returncode}", f"{kind} {last} 1: {end}")
@@ -176,7 +180,13 @@ def main(argv: list[str]) -> None:
 
         room = _status("VmSize:") + ROOM
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
-        outcome = cases(kind, seed, n, folder)
+        try:
+            outcome = cases(kind, seed, n, folder)
+        except Exception:
+            if n == 1:
+                raise
+            traceback.print_exc()
+            raise SystemExit(BROKEN) from None
         out: dict[str, Any] = vars(outcome)
         print(json.dumps(out))  # noqa: T201 - read by the parent
 

@@ -28,7 +28,9 @@ TEXTS = (
     *("é", "日本", "\U0001f600", "../../x", "/", "%s{}%n", "\\", '"', "'", "=", ";", ",", ":", "x" * 300, "x" * 5000),
     *("0-2", "0,0", "5-2", "0-4194303", "0-999999999", "0-", "1_000", "١٢", "2:4", "0.5/4x4", "stored"),
 )
-#: What stands in a file as it is: numbers that have no float or no repr, and nesting that exhausts a stack.
+#: Bytes of the largest JSON; every reader's time goes with it.
+LARGEST = 2_000_000
+#: How deep values are nested: beyond what a stack holds.
 DEEP = (100, 900, 5000, 100_000)
 
 
@@ -81,15 +83,20 @@ def odd(rng: Random, words: Sequence[str]) -> Any:  # noqa: ANN401 - any JSON
         return Raw(opens * depth + "0" + closes * depth)
     if kind == 10:
         return [odd(rng, words) for _ in range(rng.randrange(4))]
+    if rng.random() < 0.2:  # as many layers as no model has
+        one = odd(rng, words)
+        return {str(i): one for i in range(300)}
     return {rng.choice((*words, *TEXTS)): odd(rng, words) for _ in range(rng.randrange(4))}
 
 
 def mutated_json(rng: Random, document: Any, words: Sequence[str]) -> bytes:  # noqa: ANN401 - any JSON
     """One to three of its values changed; now and then the bytes too, or in another encoding."""
-    document = copy.deepcopy(document)
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        document = _changed(rng, document, words)
-    data = dump(document).encode("utf-8", "surrogatepass")
+    original, data = document, b""
+    while not data or len(data) > LARGEST:
+        document = copy.deepcopy(original)
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            document = _changed(rng, document, words)
+        data = dump(document).encode("utf-8", "surrogatepass")
     dice = rng.random()
     if dice < 0.1:
         data = mutated_bytes(rng, data, words)
@@ -120,7 +127,7 @@ def _nudge(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  #
     if isinstance(value, bool) or value is None:
         parent[key] = not value
     elif isinstance(value, int):
-        parent[key] = rng.choice((value + 1, value - 1, -value, 2 * value, value // 2, float(value), str(value), [value]))
+        parent[key] = rng.choice((value + 1, value - 1, -value, 2 * value, value // 2, Raw(f"{value}.0"), str(value), [value]))
     elif isinstance(value, float):
         parent[key] = rng.choice((-value, value * 1e3, value * 1e-3, value // 1, str(value)))
     elif isinstance(value, str):
@@ -128,7 +135,8 @@ def _nudge(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  #
     elif isinstance(value, list):
         parent[key] = rng.choice((value * 2, value[1:], value[::-1], [value], value[:1] * 1000, {"0": value}))
     elif isinstance(value, dict):
-        parent[key] = rng.choice(([value], list(value.values()), list(value), {**value, rng.choice(words): 1}))
+        parent[key] = rng.choice(([value], list(value.values()), list(value), {**value, rng.choice(words): 1},
+                                  {str(i): rng.choice(list(value.values()) or [1]) for i in range(300)}))  # fmt: skip
 
 
 def _drop(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ANN401, ARG001 - as the others

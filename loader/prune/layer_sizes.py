@@ -43,9 +43,9 @@ def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: s
     gone = _by_layer(raw, PRUNED_HEADS, config.n_layers, where)
     if not overrides and not gone:
         return None
-    sizes = [
-        _overridden(overrides.get(i, {}), config, family, f"{where}: {PER_LAYER}[{i}]") for i in range(config.n_layers)
-    ]
+    whole = {name: size for name, size in model_sizes(config).items() if name in SIZES}
+    sizes = [_overridden(overrides[i], whole, family, f"{where}: {PER_LAYER}[{i}]") if i in overrides
+             else LayerSizes(**whole) for i in range(config.n_layers)]  # fmt: skip
     for i, heads in gone.items():
         if not family.names_pruned_heads:
             msg = f"{where}: {PRUNED_HEADS} is not known of a {family.name} model; it may change what is computed"
@@ -119,12 +119,12 @@ def _by_layer(raw: Mapping[str, Any], key: str, n_layers: int, where: str) -> di
     return layers
 
 
-def _overridden(of: object, config: Config, family: Family, where: str) -> LayerSizes:
-    """One layer's sizes: the config's, less what its object overrides and skips."""
+def _overridden(of: object, whole: Mapping[str, int], family: Family, where: str) -> LayerSizes:
+    """One layer's sizes: the `whole` layer's, less what its object overrides and skips."""
     if not isinstance(of, dict):
         msg = f"{where} is {quote(of)}; expected an object"
         raise ConfigError(msg)
-    sizes = {name: model_sizes(config)[name] for name in SIZES}
+    sizes = dict(whole)
     ours = {family.spelling[name]: name for name in SIZES if name in family.spelling}
     if "d_head" not in family.spelling:
         ours = {key: name for key, name in ours.items() if name == "d_ff"}

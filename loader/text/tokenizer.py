@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from ...errors import InputError, TokenizerError
-from ..files import looks_like, quote, read_bytes, read_json_object
+from ..files import looks_like, printable, quote, read_bytes, read_json_object
 from ..paths import is_there
 
 if TYPE_CHECKING:
@@ -135,13 +135,13 @@ def _panics_as_errors(where: str, what: str) -> Iterator[None]:
     except TokenizerError:
         raise
     except Exception as e:
-        msg = f"{where}: cannot {what}: {e}; the tokenizer file may be damaged: download it again"
+        msg = f"{where}: cannot {what}: {printable(e)}; the tokenizer file may be damaged: download it again"
         raise TokenizerError(msg) from e
     except BaseException as e:
         # pyo3's class for a Rust panic cannot be imported; it derives from BaseException.
         if type(e).__name__ != "PanicException":
             raise
-        msg = f"{where}: cannot {what}: the tokenizers library panicked ({e}); the tokenizer file is damaged"
+        msg = f"{where}: cannot {what}: the tokenizers library panicked ({printable(e)}); the tokenizer file is damaged"
         raise TokenizerError(msg) from e
 
 
