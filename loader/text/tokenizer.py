@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from ...errors import InputError, TokenizerError
+from ...runtime.memory import memory_named
 from ..files import looks_like, printable, quote, read_bytes, read_json_object
 from ..paths import is_there
 
@@ -130,19 +131,20 @@ class Tokenizer:
 @contextmanager
 def _panics_as_errors(where: str, what: str) -> Iterator[None]:
     """Anything that `tokenizers` raises becomes `TokenizerError`; Ctrl-C and exits pass."""
-    try:
-        yield
-    except TokenizerError:
-        raise
-    except Exception as e:
-        msg = f"{where}: cannot {what}: {printable(e)}; the tokenizer file may be damaged: download it again"
-        raise TokenizerError(msg) from e
-    except BaseException as e:
-        # pyo3's class for a Rust panic cannot be imported; it derives from BaseException.
-        if type(e).__name__ != "PanicException":
+    with memory_named(f"{where}: cannot {what}"):
+        try:
+            yield
+        except (MemoryError, TokenizerError):
             raise
-        msg = f"{where}: cannot {what}: the tokenizers library panicked ({printable(e)}); the tokenizer file is damaged"
-        raise TokenizerError(msg) from e
+        except Exception as e:
+            msg = f"{where}: cannot {what}: {printable(e)}; the tokenizer file may be damaged: download it again"
+            raise TokenizerError(msg) from e
+        except BaseException as e:
+            # pyo3's class for a Rust panic cannot be imported; it derives from BaseException.
+            if type(e).__name__ != "PanicException":
+                raise
+            msg = f"{where}: cannot {what}: the tokenizers library panicked ({printable(e)}); the file is damaged"
+            raise TokenizerError(msg) from e
 
 
 def _parse(file: Path) -> tokenizers.Tokenizer:
