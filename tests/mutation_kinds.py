@@ -1,22 +1,16 @@
 """What `mutations.py` damages, and who reads it: a kind is drawn from, written, and read as users' files are.
 
-A kind is made for a folder; called with a `Random` it writes one damaged case, and returns what reads it, with the words
-one of which an error must hold: the file's name, or the argument's.
+A kind is made for a folder; called with a `Random` it writes one damaged case, and returns what reads it, with words of
+which an error must hold one: the file's name, or the argument's.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
-import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from random import Random
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from broken import CONFIG, header_of, safetensors_bytes, tensors, tokenizer, write_good
+from broken import CONFIG, header_of, safetensors_bytes, tensors, write_good
 from checkpoints import FAMILIES, Drawn, small, write_checkpoint
 from miaotui import load
 from miaotui.limits import Request
@@ -24,20 +18,24 @@ from miaotui.loader.checkpoint import open_checkpoint
 from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.compiled import compile_plan
+from miaotui.loader.prune.forms import FORMS
 from miaotui.loader.prune.options import parse_prune
 from miaotui.loader.text.tokenizer import Tokenizer
 from miaotui.loader.text.vocabulary import kept_fallback, kept_ids
 from miaotui.prepare import prepare
 from miaotui.runtime.rope import rope_tables
-from miaotui.tools.importance.calibrate import read_statistics
-from miaotui.tools.importance.store import write_arrays
+from mutation_statistics import statistics
+from mutation_tokenizers import SMALL_FILES, tokenizer_makes
 from mutations import dump, mutated_bytes, mutated_json, mutated_text, words_of
 
-__all__ = ["KINDS"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from random import Random
 
-#: Reads the case that was written, and words of which an error must hold one.
-Case = tuple[Callable[[], object], tuple[str, ...]]
-Draw = Callable[[Random], Case]
+    from mutations import Case, Draw
+
+__all__ = ["KINDS"]
 
 
 def headers(folder: Path) -> Draw:
@@ -151,22 +149,7 @@ def _prepare(directory: Path) -> None:
 
 def tokenizers(folder: Path) -> Draw:
     """tokenizer.json of several makes, and the small files next to it."""
-    makes = {name: base for name, base in _tokenizers().items()}
-    small_files: dict[str, Any] = {
-        "tokenizer_config.json": {
-            "bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": False, "__type": "AddedToken"},
-            "added_tokens_decoder": {"8": {"content": "<x>", "special": True, "lstrip": False}}, "pad_token": None,
-            "clean_up_tokenization_spaces": True, "model_max_length": 10**30, "add_prefix_space": True,
-            "additional_special_tokens": ["<y>"], "chat_template": "{{ x }}", "unk_token": "<unk>",
-        },
-        "special_tokens_map.json": {"bos_token": "<s>", "eos_token": {"content": "</s>", "single_word": False},
-                                    "additional_special_tokens": ["<y>", {"content": "<z>"}]},
-        "added_tokens.json": {"<x>": 8, "<y>": 9},
-        "generation_config.json": {"bos_token_id": 1, "eos_token_id": [2, 3], "do_sample": True, "temperature": 0.6,
-                                   "repetition_penalty": 1.1, "no_repeat_ngram_size": 3, "bad_words_ids": [[1]],
-                                   "suppress_tokens": [1], "top_k": 50, "max_length": 20, "begin_suppress_tokens": [1]},
-        "kept_vocab.json": {"format": "miaotui-vocab", "version": 1, "kept": "0-5,7", "fallback": "bytes"},
-    }  # fmt: skip
+    makes, small_files = tokenizer_makes(), SMALL_FILES
     words = words_of(*makes.values(), *small_files.values())
     for name in makes:
         write_good(folder / name)
@@ -189,47 +172,6 @@ def tokenizers(folder: Path) -> Draw:
     return draw
 
 
-def _tokenizers() -> dict[str, Any]:
-    """Every kind of model, normalizer, splitter, framing and decoder that published tokenizers have."""
-    letters = [chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))]
-    letters += [chr(256 + n) for n in range(256 - len(letters))]
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    added = [{"id": 0, "content": "<unk>", **special}, {"id": 1, "content": "<s>", **special}]
-    pieces = [["<unk>", 0.0], ["<s>", 0.0], ["</s>", 0.0], *([f"<0x{b:02X}>", -9.0] for b in range(256))]
-    pieces += [["▁", -2.0], ["a", -1.5], ["▁a", -1.0], ["b", -3.5]]
-    base = tokenizer()
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    split = {"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}| ?\\p{L}+|\\s+(?!\\S)|\\s+"}, "behavior": "Isolated",
-             "invert": False}  # fmt: skip
-    frame = {"type": "TemplateProcessing",
-             "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-             "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}  # fmt: skip
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    sequence = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]}
-    fused = {"type": "Sequence", "decoders": [{**replace, "pattern": {"String": "▁"}, "content": " "},
-             {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}  # fmt: skip
-    limits = {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
-              "padding": {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
-                          "pad_type_id": 0, "pad_token": "<unk>"}}  # fmt: skip
-    bpe = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
-           "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-           "vocab": {c: i for i, c in enumerate([*letters, "ab", "abc"])}, "merges": [["a", "b"], ["ab", "c"]]}  # fmt: skip
-    wordpiece = {"type": "WordPiece", "unk_token": "<unk>", "continuing_subword_prefix": "##",
-                 "max_input_chars_per_word": 100, "vocab": {"<unk>": 0, "<s>": 1, "a": 2, "##b": 3}}  # fmt: skip
-    bert = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
-            "lowercase": True}  # fmt: skip
-    return {
-        "words": {**base, "added_tokens": added, "post_processor": frame, **limits},
-        "bytes": {**base, "model": bpe, "decoder": level, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            split, {**level, "use_regex": False}]}, "post_processor": {**level, "type": "ByteLevel"}},
-        "unigram": {**base, "added_tokens": added, "normalizer": sequence, "pre_tokenizer": None, "decoder": fused,
-                    "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": True}},
-        "wordpiece": {**base, "normalizer": bert, "pre_tokenizer": {"type": "BertPreTokenizer"}, "model": wordpiece,
-                      "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}, "post_processor": frame},
-    }  # fmt: skip
-
-
 def _tokenize(directory: Path) -> None:
     """What a model does with its tokenizer: texts to ids and back, with what names tokens elsewhere."""
     kept_ids(directory)
@@ -247,7 +189,7 @@ def _tokenize(directory: Path) -> None:
 def _model(folder: Path) -> Path:
     """A Llama with a tokenizer and room for a plan: two layers, three heads of one group, twelve neurons."""
     write_checkpoint(folder / "model", Drawn(small("llama").config | {"intermediate_size": 12, "vocab_size": 263}))
-    (folder / "model" / "tokenizer.json").write_text(dump(_tokenizers()["unigram"]))
+    (folder / "model" / "tokenizer.json").write_text(dump(tokenizer_makes()["unigram"]))
     (folder / "model" / "tokenizer_config.json").write_text('{"unk_token": "<unk>"}')
     (folder / "text.txt").write_text("a b c")
     return folder / "model"
@@ -261,9 +203,10 @@ def plans(folder: Path) -> Draw:
         ours | {"layers": "0-1", "heads": {"0": "0-1", "1": ""}, "ffn": {"0": "0-2,5", "1": [0, 3]}, "notes": ["x"]},
         ours | {"order": "0-1,0-1", "vocab": "0-7,9", "vocab_fallback": 0, "width": "0-4,8", "sparsity": "1:3"},
         ours | {"ffn_ratio": 0.5, "width_ratio": 0.5, "sparsity": {"q": "0.5", "0-1.down": 0.25, "1": "dense"}},
-        ours | {"model": {"family": "llama", "n_layers": 2, "d_model": 12}, "sparsity": {"block": [1, 3], "ratio": 0.5}},
-        {"slices": [{"sources": [{"model": "x", "layer_range": [0, 2]}]}, {"sources": [{"model": {"model": {"path": "x"}},
-         "layer_range": [1, 2]}]}], "merge_method": "passthrough", "dtype": "bfloat16"},
+        ours | {"model": {"family": "llama", "n_layers": 2}, "sparsity": {"block": [1, 3], "ratio": 0.5}},
+        {"slices": [{"sources": [{"model": "x", "layer_range": [0, 2]}]},
+                    {"sources": [{"model": {"model": {"path": "x"}}, "layer_range": [1, 2]}]}],
+         "merge_method": "passthrough", "dtype": "bfloat16"},
     )  # fmt: skip
     words = words_of(*bases, ["embed", "head", "up", "all", "unk"])
 
@@ -289,8 +232,24 @@ def prunes(folder: Path) -> Draw:
     """The short forms of `load(prune=)`."""
     directory = _model(folder)
     (folder / "plan.json").write_text(json.dumps({"format": "miaotui-prune", "version": 1, "layers": "0-1"}))
-    words = (*"keep-layers drop-layers drop-heads drop-attention drop-ffn ffn vocab vocab-fallback width sparsity".split(),
-             *"plan all q k v o up down gate head stored dense ; = , + : / - 0.5 2:4 text.txt".split())  # fmt: skip
+    names = (
+        "plan",
+        "all",
+        "q",
+        "k",
+        "v",
+        "o",
+        "up",
+        "down",
+        "gate",
+        "head",
+        "stored",
+        "dense",
+        "0.5",
+        "2:4",
+        "text.txt",
+    )
+    words = (*(form.replace("_", "-") for form in FORMS), *names, *";=,+:/-")
 
     def draw(rng: Random) -> Case:
         text = mutated_text(rng, rng.choice(PRUNES), words)
@@ -304,68 +263,6 @@ def _cut(prune: str, directory: Path) -> None:
         plan = parse_prune(prune, opened)
         make_load_plan(opened, None, compile_plan(plan, opened.config, opened.checkpoint))
         assert len(str(plan)) < 10**6
-
-
-def statistics(folder: Path) -> Draw:
-    """Statistics that a calibration goes on from: damaged, or written whole with other arrays in them."""
-    file = folder / "statistics.npz"
-    places = {f"{kind}/layers.0.ffn_in": np.arange(12.0) for kind in ("total", "squares")}
-    good: dict[str, Any] = {"done": np.int64(1), "n": np.int64(7), "cosine": np.ones(2), **places}
-    good["hessian/layers.0.ffn_in"] = np.eye(12)
-    write_arrays(file, "mark", **good)
-    whole = file.read_bytes()
-    with zipfile.ZipFile(io.BytesIO(whole)) as stored:
-        members = {name: stored.read(name) for name in stored.namelist()}
-    words = words_of(list(members), ["<f8", "descr", "fortran_order", "shape", "True", "|O", "(2,)", "mark"])
-
-    def draw(rng: Random) -> Case:
-        way = rng.random()
-        if way < 0.4:
-            file.write_bytes(mutated_bytes(rng, whole, words))
-        elif way < 0.7:
-            file.write_bytes(_zipped(rng, members, words))
-        else:
-            write_arrays(file, "mark", **_other_arrays(rng, good))
-        return lambda: read_statistics(file, "mark"), (str(file),)
-
-    return draw
-
-
-def _zipped(rng: Random, members: dict[str, bytes], words: tuple[str, ...]) -> bytes:
-    """An archive that is right, of members that are not."""
-    out, method = io.BytesIO(), rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
-    names = list(members)
-    one = rng.choice(names)
-    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", method) as archive:
-        warnings.simplefilter("ignore")  # of a name that is there twice
-        for name in names + rng.choice(([], [], [one])):
-            data, called = members[name], name
-            if name == one:
-                data = rng.choice((data, mutated_bytes(rng, data, words), mutated_bytes(rng, data[:128], words) + data[128:]))
-                called = rng.choice((name, name, name, mutated_text(rng, name, words)))
-            try:
-                archive.writestr(called, data)
-            except (IndexError, UnicodeEncodeError, ValueError):  # no name that a zip can have
-                archive.writestr(name, data)
-    return out.getvalue()
-
-
-def _other_arrays(rng: Random, good: dict[str, Any]) -> dict[str, Any]:
-    """Arrays that the writer would never write, with the right digest."""
-    arrays = dict(good)
-    for _ in range(rng.choice((1, 1, 2))):
-        name = rng.choice(list(arrays))
-        value = np.asarray(arrays.pop(name))
-        with np.errstate(invalid="ignore"):
-            kinds = ("f4", "i8", "?", "S8", "U8", "c16") if value.dtype.kind in "fi" else ("S8", "U8")
-            cast = value.astype(rng.choice(kinds))
-        changed = (
-            *(cast, value[None], value.reshape(-1)[:0], value.T, value.reshape(-1)[::-1]),
-            *(np.float64("nan"), np.int64(2**62), np.int64(-1), np.arange(3), np.array(["x"]), np.full(value.shape, np.nan)),
-        )
-        if rng.random() < 0.8:
-            arrays[name if rng.random() < 0.7 else rng.choice((*good, "x", "total/", "/x", "n/", "other/x"))] = rng.choice(changed)
-    return arrays
 
 
 KINDS: dict[str, Callable[[Path], Draw]] = {

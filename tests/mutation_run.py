@@ -34,6 +34,7 @@ LONGEST = 2000
 #: Address space of a process of cases, beyond what it has when it begins: what wants more is refused, or aborts.
 ROOM = 8 * 2**30
 BATCH = 2000
+MEMORY = "/dev/shm"  # noqa: S108 - a file system in memory: a hundred thousand files are no work for a disk
 #: How a process of cases ends where this file or `mutation_kinds.py` is at fault.
 BROKEN = 3
 
@@ -82,7 +83,7 @@ def run(kind: str, seed: int, n: int, *, processes: int = 1, batch: int = BATCH)
 def _batch(kind: str, seed: int, n: int) -> Outcome:
     """One process; where it dies, another goes on after the case that killed it."""
     total = Outcome()
-    with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    with TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
         at = Path(folder) / "at"
         while total.cases < n:
             words = [sys.executable, __file__, kind, str(seed + total.cases), str(n - total.cases), folder]
@@ -104,8 +105,8 @@ def _batch(kind: str, seed: int, n: int) -> Outcome:
 
 def cases(kind: str, seed: int, n: int, folder: Path) -> Outcome:
     """In this process."""
-    from miaotui.errors import MiaotuiError  # noqa: PLC0415 - not in the parent
-    from mutation_kinds import KINDS  # noqa: PLC0415 - as above
+    from miaotui.errors import MiaotuiError
+    from mutation_kinds import KINDS
 
     home = folder / kind
     home.mkdir(exist_ok=True)
@@ -176,7 +177,7 @@ def main(argv: list[str]) -> None:
     warnings.simplefilter("error")
     with TemporaryDirectory() as other:
         folder = Path(argv[3]) if len(argv) > 3 else Path(other)
-        import mutation_kinds  # noqa: F401, PLC0415 - what it maps is no case's
+        import mutation_kinds  # noqa: F401 - what it maps is no case's
 
         room = _status("VmSize:") + ROOM
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -10,13 +10,17 @@ from __future__ import annotations
 import copy
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
-__all__ = ["Raw", "dump", "mutated_bytes", "mutated_json", "mutated_text", "words_of"]
+__all__ = ["Case", "Draw", "Raw", "dump", "mutated_bytes", "mutated_json", "mutated_text", "words_of"]
+
+#: Reads the case that was written, and words of which an error must hold one.
+Case: TypeAlias = "tuple[Callable[[], object], tuple[str, ...]]"
+Draw: TypeAlias = "Callable[[Random], Case]"
 
 #: Characters of the longest JSON: every reader's time goes with it.
 LARGEST = 2_000_000
@@ -30,6 +34,8 @@ TEXTS = (
     *("é", "日本", "\U0001f600", "../../x", "/", "%s{}%n", "\\", '"', "'", "=", ";", ",", ":", "x" * 300, "x" * 5000),
     *("0-2", "0,0", "5-2", "0-4194303", "0-999999999", "0-", "1_000", "١٢", "2:4", "0.5/4x4", "stored"),
 )
+#: What is no JSON number, or none that Python writes.
+NO_NUMBERS = ("1" * 5000, "-" + "9" * 400, "1e400", "0." + "1" * 5000, "-0", "1E-400", "01", "+1", ".5")
 #: How deep values are nested: beyond what a stack holds.
 DEEP = (100, 900, 5000, 100_000)
 
@@ -82,31 +88,43 @@ def _many(value: object) -> bool:
     return isinstance(value, list | tuple)
 
 
-def odd(rng: Random, words: Sequence[str]) -> Any:  # noqa: ANN401 - any JSON
+def odd(rng: Random, words: Sequence[str]) -> Any:  # any JSON
     """A value that nobody expects."""
-    kind = rng.randrange(12)
-    if kind < 4:
-        return rng.choice(NUMBERS) if rng.random() < 0.8 else rng.randrange(-(2**rng.randrange(70)), 2**rng.randrange(70))
-    if kind < 6:
-        return rng.choice(TEXTS)
-    if kind == 6:
-        return rng.choice(words)
-    if kind == 7:
-        return rng.choice((None, True, False))
-    if kind == 8:
-        return Raw(rng.choice(("1" * 5000, "-" + "9" * 400, "1e400", "0." + "1" * 5000, "-0", "1E-400", "01", "+1", ".5")))
-    if kind == 9:
-        depth, (opens, closes) = rng.choice(DEEP), rng.choice((("[", "]"), ('{"a":', "}")))
-        return Raw(opens * depth + "0" + closes * depth)
-    if kind == 10:
-        return [odd(rng, words) for _ in range(rng.randrange(4))]
+    value: Any = rng.choice(_ODD)(rng, words)
+    return value
+
+
+def _number(rng: Random, _: Sequence[str]) -> int | float:
+    if rng.random() < 0.8:
+        return rng.choice(NUMBERS)
+    return rng.randrange(-(2 ** rng.randrange(70)), 2 ** rng.randrange(70))
+
+
+def _nested(rng: Random, _: Sequence[str]) -> Raw:
+    depth, (opens, closes) = rng.choice(DEEP), rng.choice((("[", "]"), ('{"a":', "}")))
+    return Raw(opens * depth + "0" + closes * depth)
+
+
+def _object(rng: Random, words: Sequence[str]) -> dict[str, Any]:
     if rng.random() < 0.2:  # as many layers as no model has
         one = odd(rng, words)
         return {str(i): one for i in range(300)}
     return {rng.choice((*words, *TEXTS)): odd(rng, words) for _ in range(rng.randrange(4))}
 
 
-def mutated_json(rng: Random, document: Any, words: Sequence[str]) -> bytes:  # noqa: ANN401 - any JSON
+#: How a value is drawn, as often as it stands here.
+_ODD: tuple[Callable[[Random, Sequence[str]], Any], ...] = (
+    *(_number, _number, _number, _number, _nested, _object),
+    lambda rng, _: rng.choice(TEXTS),
+    lambda rng, _: rng.choice(TEXTS),
+    lambda rng, words: rng.choice(words),
+    lambda rng, _: rng.choice((None, True, False)),
+    lambda rng, _: Raw(rng.choice(NO_NUMBERS)),
+    lambda rng, words: [odd(rng, words) for _ in range(rng.randrange(4))],
+)
+
+
+def mutated_json(rng: Random, document: Any, words: Sequence[str]) -> bytes:
     """One to three of its values changed; now and then the bytes too, or in another encoding."""
     document = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -116,11 +134,13 @@ def mutated_json(rng: Random, document: Any, words: Sequence[str]) -> bytes:  # 
     if dice < 0.1:
         data = mutated_bytes(rng, data, words)
     elif dice < 0.12:
-        data = data.decode("utf-8", "surrogatepass").encode(rng.choice(("utf-16", "utf-8-sig", "utf-32")), "surrogatepass")
+        data = data.decode("utf-8", "surrogatepass").encode(
+            rng.choice(("utf-16", "utf-8-sig", "utf-32")), "surrogatepass"
+        )
     return data
 
 
-def _changed(rng: Random, document: Any, words: Sequence[str]) -> Any:  # noqa: ANN401 - any JSON
+def _changed(rng: Random, document: Any, words: Sequence[str]) -> Any:
     """The document, or what stands in its place, with one value changed."""
     parent, key, here = None, None, document
     while isinstance(here, dict | list) and here and (parent is None or rng.random() < 0.75):
@@ -132,17 +152,19 @@ def _changed(rng: Random, document: Any, words: Sequence[str]) -> Any:  # noqa: 
     return document
 
 
-def _replace(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ANN401
+def _replace(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:
     parent[key] = odd(rng, words)
 
 
-def _nudge(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ANN401
+def _nudge(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:
     """A little more or less of the same type; a number as a text, a text cut."""
     value = parent[key]
     if isinstance(value, bool) or value is None:
         parent[key] = not value
     elif isinstance(value, int):
-        parent[key] = rng.choice((value + 1, value - 1, -value, 2 * value, value // 2, Raw(f"{value}.0"), str(value), [value]))
+        parent[key] = rng.choice(
+            (value + 1, value - 1, -value, 2 * value, value // 2, Raw(f"{value}.0"), str(value), [value])
+        )
     elif isinstance(value, float):
         parent[key] = rng.choice((-value, value * 1e3, value * 1e-3, value // 1, str(value)))
     elif isinstance(value, str):
@@ -154,31 +176,31 @@ def _nudge(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  #
                                   {str(i): rng.choice(list(value.values()) or [1]) for i in range(300)}))  # fmt: skip
 
 
-def _drop(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ANN401, ARG001 - as the others
+def _drop(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ARG001 - as the others
     del parent[key]
 
 
-def _rename(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ANN401
+def _rename(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:
     if isinstance(parent, dict):
         parent[rng.choice((*words, *TEXTS))] = parent.pop(key)
     else:
         parent.insert(key, parent[key])
 
 
-def _add(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ANN401
+def _add(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:
     if isinstance(parent, dict):
         parent[rng.choice((*words, *TEXTS))] = odd(rng, words)
     else:
         parent.insert(key, odd(rng, words))
 
 
-def _twice(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ANN401
+def _twice(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:
     """A key given twice: within this value, and with another one."""
     name = json.dumps(str(rng.choice(words)))
     parent[key] = Raw(f"{{{name}: {dump(parent[key])}, {name}: {dump(odd(rng, words))}}}")
 
 
-def _swap(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ANN401, ARG001 - as the others
+def _swap(rng: Random, parent: Any, key: Any, words: Sequence[str]) -> None:  # noqa: ARG001 - as the others
     other = rng.choice(list(parent) if isinstance(parent, dict) else range(len(parent)))
     parent[key], parent[other] = parent[other], parent[key]
 

@@ -10,8 +10,7 @@ import inspect
 import json
 import re
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from checkpoints import FAMILIES, small
@@ -20,6 +19,9 @@ from miaotui.loader.config import parse_config, resolve_config
 from miaotui.loader.families import FAMILIES as KNOWN
 from miaotui.loader.families.base import ONLY
 from miaotui.loader.families.ignored import IGNORED, PATTERN, WHY
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WHERE = "somewhere/config.json"
 
@@ -81,8 +83,7 @@ def test_what_transformers_writes_loads(family: str, *, diff: bool, tmp_path: Pa
         assert parse_config({"model_type": family} | written, WHERE).d_model == config.hidden_size
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_generation_once_put_into_config_json_loads(family: str) -> None:
+def test_what_generation_once_put_into_config_json_loads() -> None:
     """transformers takes these from a config.json and drops them, whatever they say."""
     configuration = pytest.importorskip("transformers").GenerationConfig
     theirs = {*configuration().to_dict(), *configuration._get_default_generation_params()}
@@ -111,8 +112,9 @@ READ_BY_TRANSFORMERS = {
     "problem_type": "another head", "initializer_range": "first weights",
     "pad_token_id": "the padding token's row gets no gradient; it is looked up as any other",
     "reorder_and_upcast_attn": "scores in float32, as ours always are",
-    "summary_activation": "another head", "summary_first_dropout": "another head", "summary_last_dropout": "another head",
-    "summary_proj_to_labels": "another head", "summary_type": "another head", "summary_use_proj": "another head",
+    "summary_activation": "another head", "summary_first_dropout": "another head",
+    "summary_last_dropout": "another head", "summary_proj_to_labels": "another head", "summary_type": "another head",
+    "summary_use_proj": "another head",
     "use_cache": "what is returned",
 }  # fmt: skip
 

@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mutation_kinds
 import pytest
@@ -23,9 +22,15 @@ from miaotui.tools.importance.calibrate import read_statistics
 from miaotui.tools.importance.store import write_arrays
 from mutation_kinds import KINDS
 from mutation_run import LONGEST, run
+from mutation_tokenizers import tokenizer_makes
 from mutations import dump
 
-linux = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="a process's peak is read from /proc")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+linux = pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="a process's peak is read from /proc"
+)
 
 
 def tried(kind: str, seed: int, n: int, processes: int = 1) -> None:
@@ -36,7 +41,9 @@ def tried(kind: str, seed: int, n: int, processes: int = 1) -> None:
     for error, times in outcome.refused.items():
         soak.count(f"{kind}: {error}", times)
     soak.COUNTED[f"{kind}: peak bytes"] = max(outcome.peak, soak.COUNTED.get(f"{kind}: peak bytes", 0))
-    soak.COUNTED[f"{kind}: slowest, ms"] = max(round(1000 * outcome.slowest), soak.COUNTED.get(f"{kind}: slowest, ms", 0))
+    soak.COUNTED[f"{kind}: slowest, ms"] = max(
+        round(1000 * outcome.slowest), soak.COUNTED.get(f"{kind}: slowest, ms", 0)
+    )
     print(f"{kind}: {outcome}")  # noqa: T201 - shown where it fails
     assert not outcome.failures, f"{outcome.n_failures} failures"
     assert outcome.cases == n
@@ -109,7 +116,7 @@ def test_short_forms_are_named_in_characters_that_can_be_shown(model: Path, text
 def test_what_the_tokenizers_library_says_is_cut_and_escaped(model: Path, version: str) -> None:
     file = model / "tokenizer.json"
     for key in ("version", "added_tokens"):
-        file.write_text(dump(mutation_kinds._tokenizers()["words"] | {key: version}))
+        file.write_text(dump(tokenizer_makes()["words"] | {key: version}))
         with pytest.raises(TokenizerError) as e:
             Tokenizer.from_directory(model)
         short(e.value, str(file), "cannot load")

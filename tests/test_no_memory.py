@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import miaotui
 import numpy as np
@@ -48,7 +48,7 @@ class Refusal:
                 raise MemoryError
         return self._trace
 
-    def __enter__(self) -> Refusal:
+    def __enter__(self) -> Self:
         self.before = sys.gettrace()
         sys.settrace(self._trace)
         return self
@@ -139,8 +139,10 @@ import os, resource, sys, miaotui as mt
 from pathlib import Path
 ids = [5, 80, 17, 200] * 250
 with mt.load(Path(sys.argv[1]), threads=1, max_context=2048) as m:
-    calls = {"generate": lambda: m.generate(ids, max_new_tokens=2, seed=1, top_k=9).ids, "logits": lambda: m.logits(ids).sum(),
-             "last_logits": lambda: m.last_logits([ids[:10]] * 3000).sum(), "stream": lambda: "".join(m.stream(ids, max_new_tokens=2))}
+    calls = {"generate": lambda: m.generate(ids, max_new_tokens=2, seed=1, top_k=9).ids,
+             "last_logits": lambda: m.last_logits([ids[:10]] * 3000).sum(),
+             "stream": lambda: "".join(m.stream(ids, max_new_tokens=2)),
+             "logits": lambda: m.logits(ids).sum()}
     wanted = {name: call() for name, call in calls.items()}
     was, said = resource.getrlimit(resource.RLIMIT_AS), {}
     for room in (0, 2**16, 2**20, 3 * 2**20):

@@ -1,7 +1,7 @@
 """What a family is: tables of its keys and tensors, and one short function from checked values to a `Config`.
 
 A key of `config.json` is one of four: in `keys` (read and checked), in `only` (refused unless at a value that changes
-nothing), ignored (in `ignored.py`, or in the family's own `harmless`), or unknown, and then refused by name unless null.
+nothing), ignored (in `ignored.py`, or in the family's own `harmless`), or unknown: refused by name unless null.
 """
 
 from __future__ import annotations
