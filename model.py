@@ -23,7 +23,7 @@ from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids, collect
-from .runtime.memory import float_rows, refused
+from .runtime.memory import float_rows, memory_named, refused
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.sequence import Sequence, Text
 from .runtime.session import Session
@@ -50,6 +50,7 @@ __all__ = ["Model", "load", "quantizer"]
 
 @spelled_out(LoadKwargs, LOAD_DEFAULTS)
 @usual_floats()
+@memory_named("load")
 def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
@@ -183,14 +184,17 @@ class Model:
         """Positions reserved."""
         return self._session.n_context
 
+    @memory_named("logits")
     def logits(self, ids: object) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`."""
         return self._rows(ids, "logits", self.config.n_vocab)
 
+    @memory_named("hidden")
     def hidden(self, ids: object) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, d_model] after the final norm. Errors: `InputError`."""
         return self._rows(ids, "hidden", self.config.d_model)
 
+    @memory_named("last_logits")
     def last_logits(self, sequences: object) -> NDArray[np.float32]:
         """Several sequences of ids -> float32 [sequences, n_vocab]: the logits after the last token of each.
 
@@ -228,11 +232,13 @@ class Model:
         rows: NDArray[np.float32] = getattr(self._session, what).copy()
         return rows
 
+    @memory_named("sequence")
     def sequence(self) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them."""
         return Sequence(self._session, self._text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("stream")
     def stream(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[str]:
@@ -241,6 +247,7 @@ class Model:
         return Stream(t.text for t in tokens if t.text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("generate")
     def generate(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Generation:
@@ -258,6 +265,7 @@ class Model:
             return collect(sequence.tokens(prompt, **parameters))
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("tokens")
     def tokens(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[Token]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "looks_like",
     "parse_json",
+    "printable",
     "quote",
     "read_bytes",
     "read_json_object",
@@ -90,6 +91,13 @@ def _repr_pieces(value: object, limit: int) -> Iterator[str]:
 def reason(e: Exception) -> str:
     """What an `OSError` says, without its number and its file's name."""
     return getattr(e, "strerror", None) or str(e)
+
+
+def printable(text: object, limit: int = 300) -> str:
+    """A library's or a caller's words inside a message: cut to `limit`, and escaped where they cannot be printed."""
+    some = str(text)[: limit + 1]
+    some = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in some)
+    return some if len(some) <= limit else some[: limit - 3] + "..."
 
 
 def looks_like(start: bytes, *, want_json: bool = False) -> str:

@@ -12,6 +12,7 @@ from ..errors import InputError, shown
 from .detokenize import Spelling
 from .floats import usual_floats
 from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
+from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .sampling import not_numbers
 from .stream import Stream
@@ -138,6 +139,7 @@ class Sequence:
         self._following = None
         self._session.compute(self._table, self._ids, n_logits)
 
+    @memory_named("feed")
     def feed(self, ids: object) -> NDArray[np.float32]:
         """Append ids and return the logits after the last, float32 [n_vocab], a copy."""
         wanted = self._checked(ids)
@@ -178,6 +180,7 @@ class Sequence:
         return token
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("tokens")
     def tokens(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[Token]:
         """Go on: ids, pieces of text, finish reason and timings, a token at a time. Parameters are checked at once.
 
@@ -194,18 +197,21 @@ class Sequence:
         return Stream(tokens(self, checked, params, None if codec is None else _spelling(codec), load_s=text.load_s))
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("stream")
     def stream(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:
         """Go on, and return the new text in pieces as it comes."""
         made = self.tokens(prompt, **parameters)
         return Stream(t.text for t in made if t.text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("generate")
     def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
         """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed` of what is new."""
         made = self.tokens(prompt, **parameters)
         with self.awaited():
             return collect(made)
 
+    @memory_named("fork")
     def fork(self) -> Sequence:
         """Another sequence that begins with this text and shares its pages."""
         self._check_open()
@@ -221,6 +227,7 @@ class Sequence:
         msg = "a Sequence cannot be copied or pickled; fork() makes another that begins alike, and `ids` is its text"
         raise InputError(msg)
 
+    @memory_named("truncate")
     def truncate(self, n: int) -> None:
         """Keep the first `n` ids."""
         self._check_open()
@@ -236,6 +243,7 @@ class Sequence:
 
         self.turn(cut)
 
+    @memory_named("close")
     def close(self) -> None:
         """Free the pages. Harmless when done twice."""
         self._closed, self._following = True, None

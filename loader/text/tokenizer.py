@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from ...errors import InputError, TokenizerError
-from ..files import looks_like, quote, read_bytes, read_json_object
+from ...runtime.memory import memory_named
+from ..files import looks_like, printable, quote, read_bytes, read_json_object
 from ..paths import is_there
 from .clean_up import CleanUp, clean_up
 
@@ -150,21 +151,22 @@ class Tokenizer:
 @contextmanager
 def _panics_as_errors(where: str, what: str) -> Iterator[None]:
     """Anything that `tokenizers` raises becomes `TokenizerError`; Ctrl-C and exits pass."""
-    try:
-        yield
-    except TokenizerError:
-        raise
-    except Exception as e:
-        if type(e).__module__ != "builtins" or isinstance(e, OSError):  # a signal's handler raised it: a time-out
+    with memory_named(f"{where}: cannot {what}"):
+        try:
+            yield
+        except (MemoryError, TokenizerError):
             raise
-        msg = f"{where}: cannot {what}: {e}; the tokenizer file may be damaged: download it again"
-        raise TokenizerError(msg) from e
-    except BaseException as e:
-        # pyo3's class for a Rust panic cannot be imported; it derives from BaseException.
-        if type(e).__name__ != "PanicException":
-            raise
-        msg = f"{where}: cannot {what}: the tokenizers library panicked ({e}); the tokenizer file is damaged"
-        raise TokenizerError(msg) from e
+        except Exception as e:
+            if type(e).__module__ != "builtins" or isinstance(e, OSError):  # a signal's handler raised it: a time-out
+                raise
+            msg = f"{where}: cannot {what}: {printable(e)}; the tokenizer file may be damaged: download it again"
+            raise TokenizerError(msg) from e
+        except BaseException as e:
+            # pyo3's class for a Rust panic cannot be imported; it derives from BaseException.
+            if type(e).__name__ != "PanicException":
+                raise
+            msg = f"{where}: cannot {what}: the tokenizers library panicked ({printable(e)}); the file is damaged"
+            raise TokenizerError(msg) from e
 
 
 def kinds(part: object) -> Iterator[str]:
