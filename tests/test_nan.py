@@ -113,8 +113,8 @@ def test_activations_keep_it(act: Activation):
 HEADS, KV_HEADS, D_HEAD, CONTEXT = 4, 2, 20, 150  # two pages
 
 
-def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, str], count: int) -> Any:
-    """Results where one number of key or value `at` (position, KV head, which) is `bad`; the last `count` alone."""
+def attended_case(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, str], count: int) -> Case:
+    """One number of key or value `at` (position, KV head, which) is `bad`; the last `count` are a pass of their own."""
     rng = np.random.default_rng(1)
     q, k, v = (rng.standard_normal((CONTEXT, n * D_HEAD)).astype(np.float32) for n in (HEADS, KV_HEADS, KV_HEADS))
     position, head, which = at
@@ -126,8 +126,13 @@ def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, 
 
     cuts = [CONTEXT - count, count] if count else [CONTEXT]
     passes = [[part.copy() for part in each] for each in zip(*(np.split(x, cuts[:-1]) for x in (q, k, v)), strict=True)]
-    case = Case(build, passes, exactly, n_kv_heads=KV_HEADS, d_head=D_HEAD, kv_cache=kv_cache)
-    ids = [np.zeros(len(p[0]), np.int64) for p in passes]
+    return Case(build, passes, exactly, n_kv_heads=KV_HEADS, d_head=D_HEAD, kv_cache=kv_cache)
+
+
+def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, str], count: int) -> Any:
+    """Results of the last pass of that case."""
+    case = attended_case(kv_cache, window, bad, at, count)
+    ids = [np.zeros(len(p[0]), np.int64) for p in case.passes]
     return run_kernels(case, ids, 2)[0].reshape(-1, HEADS, D_HEAD), run_reference(case, ids)[0]
 
 
