@@ -1,14 +1,14 @@
-"""NaN goes through every kernel of the (emulated) GPU as through the reference, whatever the tile; `test_nan.py`'s twin."""
+"""NaN goes through every kernel of the (emulated) GPU as through the reference, whatever the tile: as `test_nan.py`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import miaotui
 import numpy as np
 import pytest
-from checkpoints import small, write_checkpoint
+from checkpoints import Drawn, small, write_checkpoint
 from emulation import SCHEDULES, EmulatedDevice, emulate
 from miaotui.errors import InputError
 from miaotui.runtime.cuda import driver
@@ -18,16 +18,17 @@ from miaotui.runtime.cuda.kernels.flash import KEYS
 from miaotui.runtime.kvcache import KV_BYTES
 from miaotui.runtime.ops import ACTS, FAST, OPS
 from miaotui.runtime.quantized import QUANTIZED
+from miaotui.runtime.sampling import Sampler, SamplingParams
 from miaotui.runtime.sparse import SPARSE
 from miaotui.runtime.sparse_int8 import SPARSE_INT8
 from miaotui.runtime.spec import Weight
 from test_nan import BUILD, CHOICES, DAMAGED, LAST_NAN, TOKENS, WIDTH, attended_case, random, written
-from test_ops import Case, exactly, run_reference, sparse
+from test_ops import Case, exactly, quantized, run_kernels, run_reference, sparse
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+]
 
 FIRST_NAN = np.array(0x7F800001, np.uint32).view(np.float32)[()]  # its bits are all below those of a TF32
 BADS = {"nan": np.nan, "-nan": -np.nan, "first": FIRST_NAN, "last": LAST_NAN}
@@ -43,7 +44,9 @@ def both(case: Case, launched: list[str] | None = None, architecture: str = "") 
     return got, expected
 
 
-def same_places(case: Case, clean: np.ndarray | None, launched: list[str] | None = None, architecture: str = "") -> None:
+def same_places(
+    case: Case, clean: np.ndarray | None, launched: list[str] | None = None, architecture: str = ""
+) -> None:
     """NaN is where the reference has it, and every other number is `clean`'s."""
     got, expected = both(case, launched, architecture)
     assert np.isnan(expected).any()
@@ -82,6 +85,16 @@ def test_zeros_that_a_sparse_matrix_leaves_out_are_factors_too(k, dtype, bad):
             assert np.array_equal(np.delete(got, row, 0), np.delete(clean, row, 0))
 
 
+def dense(numbers: np.ndarray, dtype: str) -> Weight:
+    """A matrix of this dtype."""
+    if dtype in QUANTIZED:
+        return quantized(numbers, dtype)
+    if dtype in ("bf16", FAST):
+        return Weight("w", "bf16", numbers.shape, (numbers.view(np.uint32) >> 16).astype(np.uint16), mapped=False)
+    stored = numbers.astype({"f16": np.float16, "f32": np.float32}[dtype])
+    return Weight("w", dtype, numbers.shape, stored, mapped=False)
+
+
 #: Kernels of `SPECIAL` for products, and their own names.
 LINEAR = {k.name: (name, k) for name, several in SPECIAL.items() for k in several if name.startswith("linear")}
 
@@ -89,17 +102,12 @@ LINEAR = {k.name: (name, k) for name, several in SPECIAL.items() for k in severa
 @pytest.mark.ci  # 40 s
 @pytest.mark.parametrize("special", LINEAR)
 def test_whatever_the_tile(special, monkeypatch):
-    """Tiles of the tensor core, by the registers and by sparse rows: a damaged token damages itself, and all of itself."""
+    """Tiles of the tensor core, of registers, of sparse rows: a damaged token damages itself, and all of itself."""
     name, kernel = LINEAR[special]
     monkeypatch.setitem(SPECIAL, name, (replace(kernel, fits=lambda *_: True),))
     dtype, n, k, t = name.split("_", 1)[1], 19, 64, 18
     numbers = random(n, k)
-    if "sparse" in dtype:
-        w = sparse(numbers, numbers > 0, dtype)
-    else:
-        w = {"f16": Weight("w", "f16", (n, k), numbers.astype(np.float16), mapped=False)}.get(dtype) or plain_of(
-            numbers, dtype
-        )
+    w = sparse(numbers, numbers > 0, dtype) if "sparse" in dtype else dense(numbers, dtype)
     x, launched = random(t, k), []
     case = Case(lambda ops, x: ops.linear(x, w), [[x]], exactly, fast=kernel.fast)
     clean, _ = both(case, launched, kernel.only)
@@ -112,28 +120,13 @@ def test_whatever_the_tile(special, monkeypatch):
         assert np.array_equal(np.delete(got, row, 0), np.delete(clean, row, 0))
 
 
-def plain_of(numbers: np.ndarray, dtype: str) -> Weight:
-    """A dense matrix of this dtype."""
-    from test_ops import quantized
-
-    if dtype in QUANTIZED:
-        return quantized(numbers, dtype)
-    if dtype in ("bf16", FAST):
-        return Weight("w", "bf16", numbers.shape, (numbers.view(np.uint32) >> 16).astype(np.uint16), mapped=False)
-    return Weight("w", dtype, numbers.shape, numbers, mapped=False)
-
-
 @pytest.mark.parametrize("kind", ["f32", "bf16", "f16"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_in_a_weight_it_damages_its_output(kind, fast):
     for t in (1, 9, 17):
         numbers, x = random(19, 64), random(t, 64)
         numbers[3, 40], numbers[7, 0], numbers[18, 63] = np.nan, np.inf, LAST_NAN
-        w = (
-            Weight("w", "f16", numbers.shape, numbers.astype(np.float16), mapped=False)
-            if kind == "f16"
-            else plain_of(numbers, kind)
-        )
+        w = dense(numbers, kind)
         case = Case(lambda ops, x, w=w: ops.linear(x, w), [[x]], exactly, fast=fast)
         got, _ = both(case)
         assert np.isnan(got[:, [3, 18]]).all()
@@ -183,8 +176,6 @@ def test_activations_keep_it(act, fast):
 @pytest.mark.parametrize("x", [0.0, -0.0, np.inf, -np.inf, 1e30, -1e30, 88.0, -104.0, 1e-40])
 @pytest.mark.parametrize("act", ACTS)
 def test_activations_at_the_ends_are_the_cpus(act, x):
-    from test_ops import run_kernels
-
     one = Weight("w", "f32", (1, 1), np.ones((1, 1), np.float32), mapped=False)
     case = Case(lambda ops, x: ops.linear(x, one, act=act), [[np.full((1, 1), x, np.float32)]], exactly)
     got, _ = both(case)
@@ -206,7 +197,9 @@ def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, 
     return got.reshape(len(got), HEADS, -1), run_reference(case, ids)[0]
 
 
-def holds(kv_cache: str, window: int | None, count: int, positions: tuple[int, ...], kernel: str, *, fast: bool) -> None:
+def holds(
+    kv_cache: str, window: int | None, count: int, positions: tuple[int, ...], kernel: str, *, fast: bool
+) -> None:
     """Who sees a damaged key or value is damaged, and nobody else."""
     launched: list[str] = []
     clean, _ = attended(kv_cache, window, 0.5, (CONTEXT - 1, 1, "k"), count, fast=fast, launched=launched)
@@ -283,7 +276,9 @@ def test_scores_of_minus_infinity(split, fast):
 
     for low, high in ((0, 70), (0, 128), (128, 130)):
         got, expected = result(low, high)
-        assert np.abs(got - expected).max() < (0.03 if fast else 1e-5)
+        assert np.isfinite(expected[-1]).all()
+        assert np.array_equal(np.isnan(got), np.isnan(expected))  # a query before position 128 sees no other key
+        assert np.nanmax(np.abs(got - expected)) < (0.03 if fast else 1e-5)
     got, expected = result(0, n)
     assert np.isnan(got).all()
     assert np.isnan(expected).all()
@@ -352,25 +347,36 @@ def test_a_generation_that_meets_it_says_where(tmp_path, monkeypatch, kv_cache, 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("choice", CHOICES, ids=["greedy", "sampled", "penalised"])
 def test_steps_ahead_meet_it_where_the_cpu_does(tmp_path, monkeypatch, way, choice):
-    """The same ids, and the same words, position included, whatever draws them; and the next answer is right."""
-    write_checkpoint(tmp_path, small("llama"))
+    """After the same ids, in the same words, position included, whatever draws them."""
+    write_checkpoint(tmp_path, Drawn(small("llama").config | {"tie_word_embeddings": False}))
+    asked = {"max_new_tokens": 6, "ignore_eos": True, **choice}
     with miaotui.load(tmp_path, max_context=8) as model:
-        ids = model.generate([1], max_new_tokens=4, ignore_eos=True, **choice).ids
-    assert ids[1] not in {1, ids[0]}
-    write_checkpoint(tmp_path, replace(small("llama"), config=small("llama").config | {"tie_word_embeddings": False}))
-    said = []
+        ids = model.generate([1], **asked).ids
+    at = next(i for i, token in enumerate(ids[:-1]) if i and token not in {1, *ids[:i]})
+    path, said = written(tmp_path, "model.embed_tokens.weight", (ids[at], 5)), []
     for device in ("cpu", "cuda"):
         use(monkeypatch, way)
-        with miaotui.load(tmp_path, max_context=8, device=device) as model:
-            ids = model.generate([1], max_new_tokens=4, ignore_eos=True, **choice).ids
-        path = written(tmp_path, "model.embed_tokens.weight", (ids[1], 5))
         with miaotui.load(path, max_context=8, device=device) as model:
-            steps, got = model.tokens([1], max_new_tokens=4, ignore_eos=True, **choice), []
-            with pytest.raises(InputError) as failed:
-                got += [step.id for step in steps]
-            said.append((ids, str(failed.value)))
-        write_checkpoint(tmp_path, replace(small("llama"), config=small("llama").config | {"tie_word_embeddings": False}))
+            steps = model.tokens([1], **asked)
+            got = [next(steps).id for _ in range(at + 1)]
+            with pytest.raises(InputError, match=f"the logits after position {at + 1} are not numbers") as failed:
+                next(steps)
+            said.append((got, str(failed.value)))
     assert said[0] == said[1]
+    assert said[0][0] == ids[: at + 1]
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+def test_infinite_logits_are_named_with_their_position(tmp_path, monkeypatch, bad):
+    write_checkpoint(tmp_path, small("llama"))
+    use(monkeypatch, "graph")
+    with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
+        sampler, backend = Sampler(model.config.n_vocab, SamplingParams(do_sample=True, seed=1)), model.session.backend
+        model.session.step([3], 0)
+        monkeypatch.setattr(backend, "read", lambda *_: np.full((1, model.config.n_vocab), bad, np.float32))
+        what = r"hold \+inf" if bad > 0 else "are all -inf"
+        with pytest.raises(InputError, match=f"the logits after position 4 {what}, so no token"):
+            backend._undrawn(sampler, 5)
 
 
 def test_every_kernel_of_the_table_is_met_here():

@@ -6,9 +6,9 @@ multiplied. Both products sum in float32; queries, weights of the softmax, and k
 rounded to bfloat16 (int8 numbers are bfloat16 exactly; their scales multiply scores and weights). The softmax is kept
 up in registers, in powers of two.
 
-A tile's products take every value times a weight, and 0 times a value that is NaN or infinite is NaN. So where some query
-sees only a part of a tile, such numbers are made 0 there, and the weights of their keys NaN for who sees them (`guard`).
-An int8 cache has them in its scales alone.
+A tile's products take every value times a weight, and 0 times a value that is NaN or infinite is NaN. So where some
+query sees only a part of a tile, such values are made 0, and the weights of their keys NaN for who sees them (`guard`).
+An int8 cache says so in its scales alone.
 
 Registers have no number that is not known when a kernel is compiled, so there is one for each width of a head; what is
 absent is zeros. Rows of shared memory lie an odd number of 16 bytes apart: the eight of a matrix are in banks of their

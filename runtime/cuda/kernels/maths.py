@@ -20,8 +20,8 @@ def exp(x: Any) -> Any:
 
     NaN stays NaN: it is neither above nor below, where `min` and `max` would return the other.
     """
-    x = F(88.0) if x > F(88.0) else x
-    x = F(-87.0) if x < F(-87.0) else x
+    x = F(88.0) if x > F(88.0) else x  # noqa: FURB136 - NaN
+    x = F(-87.0) if x < F(-87.0) else x  # noqa: FURB136 - NaN
     n = rint(x * F(1.44269504088896341))
     r = fma(n, F(2.12194440e-4), fma(n, F(-0.693359375), x))
     y = fma(F(1.9875691500e-4), r, F(1.3981999507e-3))
@@ -61,7 +61,7 @@ def activation(divide: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             u2 = F(1.5957691216057308) * fma(F(0.044715), x * x * x, x)
             x = divide(x, F(1.0) + exp(-u2))
         elif act == RELU:
-            x = F(0.0) if x <= F(0.0) else x  # NaN stays
+            x = F(0.0) if x <= F(0.0) else x  # noqa: FURB136 - NaN stays
         return x
 
     return activated
