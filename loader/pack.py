@@ -14,7 +14,7 @@ from ..runtime.memory import zeroed
 from ..runtime.quantized import quantized_shape
 from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, Attention, Linear, Norm, StackWeights, Sublayer, Weight, Weights
-from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
+from .quantize import pack_matrix, pack_rows, pack_sparse_matrix, widened
 from .roles import ATTENTION, FEED_FORWARD, ROLES
 from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
 
@@ -50,6 +50,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     if plan.cut.cuts:
         checkpoint.expect(spans_by_file(plan.touched))
     _check_twin(plan, checkpoint)
+    _check_vectors(plan, checkpoint)
     pool = _pool(plan, threads)
     how = {"pool": pool, "threads": threads, "pack": rows}
     block = zeroed(plan.resident_bytes, "resident weights") if plan.resident_bytes else None
@@ -107,13 +108,41 @@ def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, ho
     else:
         fine = pack_matrix(Rows(source, tensor), info.dtype, source.dtype, out, done=done, **how)
     if not fine:
+        _check_finite(source, checkpoint)
         msg = (
-            f"{info.file}: tensor {info.name} holds numbers that {source.dense} cannot (not finite, or too large for "
-            "a float16 scale); load it without quantising"
+            f"{info.file}: tensor {info.name} holds numbers that {source.dense} cannot (too large for a float16 "
+            "scale); load it without quantising"
         )
         raise CheckpointError(msg)
     if source.transposed:
         checkpoint.release(info.name)
+
+
+def _check_vectors(plan: LoadPlan, checkpoint: Checkpoint) -> None:
+    """Of a load that quantises, which checks its matrices: CheckpointError where a vector holds NaN or infinity."""
+    if any(source.quantizes for source in plan):
+        for source in plan:
+            if len(source.shape) == 1:
+                _check_finite(source, checkpoint)
+
+
+def _check_finite(source: Source, checkpoint: Checkpoint) -> None:
+    """Refuse NaN and infinity in what a load keeps of a tensor: CheckpointError."""
+    info, tensor, step = source.tensor, checkpoint.array(source.tensor.name), PIECE // max(1, *source.shape[1:], 1)
+    for at in range(0, source.shape[0], max(1, step)):
+        part = read_masked(source, tensor, slice(at, at + max(1, step)))
+        with np.errstate(over="ignore"):  # of F64
+            bad = np.argwhere(~np.isfinite(widened(part, info.dtype)))
+        if len(bad):
+            place, row, columns = bad[0], int(source.row_indices[at + bad[0, 0]]), source.column_indices
+            index = [row, *(int(i if columns is None else columns[i]) for i in place[1:])]
+            what = widened(part[tuple(place)].reshape(1), info.dtype)[0]
+            msg = (
+                f"{info.file}: tensor {info.name}[{', '.join(map(str, index[:: -1 if source.transposed else 1]))}] is "
+                f"{what}, and quantising needs finite numbers: the checkpoint is damaged, or its numbers overflow; "
+                "compare the file with its publisher's checksum"
+            )
+            raise CheckpointError(msg)
 
 
 def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     #: (numbers [n, k] as stored, the file's dtype, "int8" and so on, packed bytes to write) -> whether all is finite
     PackRows = Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]
 
-__all__ = ["BLOCK_ROWS", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
+__all__ = ["BLOCK_ROWS", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize", "widened"]
 
 #: Most rows that are quantised at a time: what is held besides the result stays small.
 BLOCK_ROWS = 256
@@ -88,7 +88,7 @@ def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.ui
     scale, low = np.zeros((2, panels * PANEL, groups), np.float32)
     block = np.zeros((panels * PANEL, groups * GROUP), np.float32)
     with np.errstate(all="ignore"):  # what is not finite shows in the end
-        block[:n, :k] = _widened(numbers, stored)
+        block[:n, :k] = widened(numbers, stored)
         # [rows, groups * 32] -> [32, rows, groups]
         x = np.ascontiguousarray(block.reshape(len(block), groups, GROUP).transpose(2, 0, 1))
         for span, width in ((slice(k // GROUP), GROUP), (slice(k // GROUP, groups), k % GROUP)):
@@ -171,7 +171,8 @@ def pack_sparse_matrix(  # noqa: PLR0913 - as `pack_matrix`
     return True
 
 
-def _widened(numbers: NDArray[Any], stored: str) -> F32:
+def widened(numbers: NDArray[Any], stored: str) -> F32:
+    """Numbers as the file stores them in float32."""
     bf16 = stored == "BF16"
     wide: F32 = np.left_shift(numbers, 16, dtype=np.uint32).view(np.float32) if bf16 else numbers.astype(np.float32)
     return wide

@@ -289,6 +289,12 @@ def warp_max(b, v):
     return _all(b, v, "f32", lambda x, y: call(b, "llvm.nvvm.fmax.f", F32, x, y))
 
 
+@op(f32, f32)
+def warp_max_size(b, v):
+    whole = _all(b, b.bitcast(v, I32), "i32", lambda x, y: b.select(b.icmp_unsigned(">", x, y), x, y))
+    return b.bitcast(whole, F32)
+
+
 @op(i64, i64)
 def warp_sum_i(b, v):
     return b.sext(_all(b, b.trunc(v, I32), "i32", b.add), I64)
@@ -396,6 +402,11 @@ def fma(b, x, y, z):
 @op(f32, f32)
 def sqrt(b, x):
     return call(b, "llvm.nvvm.sqrt.rn.f", F32, x)
+
+
+@op(f32, f32, f32)
+def larger_size(b, x, y):
+    return b.select(b.icmp_unsigned(">", b.bitcast(x, I32), b.bitcast(y, I32)), x, y)
 
 
 @op(f32, f32)
