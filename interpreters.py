@@ -15,8 +15,8 @@ def check_interpreter() -> None:
     """BackendError in a sub-interpreter, and in a free-threaded build of Python."""
     if hasattr(sys, "_is_gil_enabled") and sysconfig.get_config_var("Py_GIL_DISABLED"):
         msg = (
-            f"this Python ({sys.executable}) is a free-threaded build, which miaotui does not work in: its threads rely "
-            "on the interpreter's lock between two steps; use the usual build of the same version"
+            f"this Python ({sys.executable}) is a free-threaded build, which miaotui does not work in: its threads "
+            "rely on the interpreter's lock between two steps; use the usual build of the same version"
         )
         raise BackendError(msg)
     if _is_sub_interpreter():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from .loader.quantize import pack_rows
 from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
+from .once import once
 from .prepare import prepare
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids, collect
@@ -321,7 +322,7 @@ class _Tokenizing:
     def __init__(self, directory: Path, cut: Cut) -> None:
         self._directory, self._cut = directory, cut
 
-    @cached_property
+    @once
     def tokenizer(self) -> Tokenizer:
         """It maps ids to the rows of a cut vocabulary. `TokenizerError`."""
         directory, cut = self._directory, self._cut

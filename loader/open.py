@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..once import once
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, resolve_config, with_token_ids
 from .formats import other_quantization
@@ -44,7 +44,7 @@ class Opened:
         """Where it lies."""
         return self.checkpoint.directory
 
-    @cached_property
+    @once
     def model_tensors(self) -> ModelTensors:
         """Which tensor each weight is made from: compared with the config at first use. Errors: `CheckpointError`."""
         tensors = ModelTensors(self.directory, self.checkpoint.tensors, self.config, self.biases)

@@ -99,7 +99,11 @@ class Held:
         """Generate, and compare."""
         ids, model = self.spec.prompt(n), self.there
         wanted = self.spec.answer(tuple(ids), asked, size)
-        self.agrees(lambda: model.generate(ids, max_new_tokens=size, **ASKED[asked]).ids, wanted)
+
+        def answer() -> list[int]:
+            return model.generate(ids, max_new_tokens=size, **ASKED[asked]).ids
+
+        self.agrees(answer, wanted)
 
     def gives_logits(self, n: int) -> None:
         """Compute logits, and compare."""

@@ -59,7 +59,7 @@ def test_a_free_threaded_build_is_refused(monkeypatch: pytest.MonkeyPatch, enabl
     usual = sysconfig.get_config_var
     monkeypatch.setattr(sysconfig, "get_config_var", lambda name: 1 if name == "Py_GIL_DISABLED" else usual(name))
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: enabled, raising=False)
-    with pytest.raises(BackendError, match="free-threaded build.*use the usual build"):
+    with pytest.raises(BackendError, match=r"free-threaded build.*use the usual build"):
         check_interpreter()
 
 

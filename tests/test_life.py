@@ -24,6 +24,7 @@ import miaotui
 import pytest
 from miaotui.errors import InputError
 from miaotui.loader.text import tokenizer
+from miaotui.runtime.living import Living
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,6 +97,18 @@ def test_what_a_handler_raises_is_no_damaged_tokenizer(monkeypatch: pytest.Monke
             with pytest.raises(TooLateError):
                 model.generate(PROMPTS[0], **SHORT)
         assert model.generate(PROMPTS[0], **SHORT).ids
+
+
+def test_what_is_gone_is_not_counted() -> None:
+    """Sequences come and go for months: what lists them does not grow."""
+    living: Living[set[int]] = Living()
+    kept = [set() for _ in range(3)]
+    for one in kept:
+        living.add(one)
+    for _ in range(1000):
+        living.add(set())
+    assert len(living._members) == 3
+    assert list(living) == kept
 
 
 def test_a_model_that_is_dropped_open_says_so_and_goes() -> None:

@@ -92,6 +92,23 @@ class Life(RuleBasedStateMachine):
             self.load(which, 1 + which % 3)
         return self.chosen(which)
 
+    @rule(which=NUMBERS, other=NUMBERS, n=NUMBERS, late=MOMENTS)
+    def generate_in_a_handler(self, which: int, other: int, n: int, late: float) -> None:
+        """A model answers, unless the same thread is inside a step of it; who was interrupted goes on."""
+        held, inner = self.chosen(which), self.chosen(other)
+        held.spec.answer(tuple(held.spec.prompt(n)), 0, 12)
+        inner.spec.answer(tuple(inner.spec.prompt(n)), 1, 6)
+
+        def generate() -> None:
+            try:
+                inner.generates(n, 1)
+            except InputError as e:
+                assert held is inner, e  # noqa: PT017 - raised or not
+                assert "let it set a flag" in str(e)  # noqa: PT017
+                DONE["refused: inside a step"] += 1
+
+        life.signalled(lambda: held.generates(n, 0, 12), late, generate)
+
     @rule(which=NUMBERS)
     def drop(self, which: int) -> None:
         """Nobody has it any more but what is open; where nothing is, all of it goes."""
