@@ -58,7 +58,8 @@ class Family:
     the key of config.json that says whether its matrices have biases, where there is one. `names_pruned_heads`:
     config.json may have `pruned_heads`. `heads_divide_width`: transformers builds no model whose width is not a
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
-    family's names describe; None takes a key away.
+    family's names describe; None takes a key away. `tokenizer_class`: that of transformers where no file names one and
+    it is not the file's own.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Family:
     names_pruned_heads: bool = False
     heads_divide_width: bool = False
     written_as: Mapping[str, object] = field(default_factory=dict)
+    tokenizer_class: str | None = None
 
     def prefix_in(self, names: Collection[str]) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""

@@ -1,8 +1,9 @@
 """Text to ids and back: tokenizer.json through `tokenizers`, as `transformers` 5 reads it.
 
 The post-processor in tokenizer.json alone decides what frames a text (`<s>` before it, `</s>` after): transformers
-drops `add_bos_token` and `add_eos_token` of tokenizer_config.json when there is a tokenizer.json, and so do we.
-tokenizer_config.json names the bos, eos and pad tokens. Truncation and padding set in the file are switched off.
+drops `add_bos_token` and `add_eos_token` of tokenizer_config.json when there is a tokenizer.json, and so do we. Where a
+tokenizer class of transformers builds something else than tokenizer.json says, the file is right. The files next to it
+name more tokens (`token_files.py`). Truncation and padding set in the file are switched off.
 
 Errors: `TokenizerError` for files and texts, `InputError` for arguments of the wrong kind. `tokenizers` is Rust, whose
 panics arrive as a BaseException; they become `TokenizerError` too (Rust has printed its own line by then).
@@ -15,24 +16,27 @@ import operator
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tokenizers
 
 from ...errors import InputError, TokenizerError
 from ...runtime.memory import memory_named
-from ..files import looks_like, printable, quote, read_bytes, read_json_object
+from ..files import looks_like, printable, quote, read_bytes
 from ..paths import is_there
 from .clean_up import CleanUp, clean_up
+from .growth import check_growth
+from .token_files import read_token_files, with_prefix_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from .token_files import TokenFiles
+
 __all__ = ["Tokenizer"]
 
-TOKENIZER, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+TOKENIZER = "tokenizer.json"
 MAX_TOKENIZER = 256_000_000
-MAX_CONFIG = 16_000_000
 MAX_ID = 2**32 - 1  # ids are 32-bit in tokenizers
 
 #: Other formats that a directory may hold instead.
@@ -51,18 +55,15 @@ class Tokenizer:
     unsettled_ids: frozenset[int]
     filtered: type[CleanUp] | None
 
-    def __init__(self, inner: tokenizers.Tokenizer, config: dict[str, Any], where: str) -> None:
-        """Join tokenizer.json and tokenizer_config.json; `where` names the file in messages."""
+    def __init__(self, inner: tokenizers.Tokenizer, files: TokenFiles, where: str) -> None:
+        """Join tokenizer.json and the files next to it; `where` names it in messages."""
         self._inner = inner
         self._where = where
         with _panics_as_errors(where, "load"):
             inner.no_truncation()
             inner.no_padding()
-            special = {role: _token_text(config, role, where) for role in ("bos", "eos", "pad", "unk")}
-            # A named special token that the file lists as a plain one is special: matched whole, skipped in decode.
-            added = {token.content for token in inner.get_added_tokens_decoder().values()}
-            plain = [t for t in special.values() if t and t not in added and inner.token_to_id(t) is not None]
-            inner.add_special_tokens(plain)
+            files.add_to(inner, where)
+            inner.encode_special_tokens = files.config.get("split_special_tokens") is True
             vocab = inner.get_vocab(with_added_tokens=True)
             self.n_vocab = 1 + max(vocab.values(), default=-1)
             bpe = type(inner.model).__name__ == "BPE"
@@ -70,25 +71,26 @@ class Tokenizer:
         if self.n_vocab == 0:
             msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
             raise TokenizerError(msg)
-        self.bos_id, self.eos_id, self.pad_id = (self._id(special[role]) for role in ("bos", "eos", "pad"))
-        self.unk_id = self._id(special["unk"] or getattr(inner.model, "unk_token", None))
+        special = {role: token.content for role, token in files.named.items()}
+        self.bos_id, self.eos_id, self.pad_id = (
+            self._id(special.get(f"{role}_token")) for role in ("bos", "eos", "pad")
+        )
+        self.unk_id = self._id(special.get("unk_token") or getattr(inner.model, "unk_token", None))
         bytes_of = (i for token, i in vocab.items() if _BYTE.fullmatch(token)) if falls_back else ()
         self.unsettled_ids = frozenset(bytes_of)
-        tidies = config.get("clean_up_tokenization_spaces") is True and not bpe  # transformers: never for BPE
-        self.filtered = CleanUp if tidies else None
+        tidies = files.config.get("clean_up_tokenization_spaces") is True
+        told = files.config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output") is True
+        self.filtered = CleanUp if tidies and (told or not bpe) else None
 
     @classmethod
     def from_directory(cls, path: str | Path) -> Tokenizer:
-        """Read tokenizer.json and, where present, tokenizer_config.json and special_tokens_map.json."""
+        """Read tokenizer.json and, where present, the files next to it that name tokens (`token_files.py`)."""
         directory = Path(path)
         file = directory / TOKENIZER
         if not is_there(file, TokenizerError):
             raise TokenizerError(_no_tokenizer(directory))
-        config: dict[str, Any] = {}
-        for name in (SPECIAL, CONFIG):  # the later wins
-            if is_there(directory / name, TokenizerError):
-                config |= read_json_object(directory / name, MAX_CONFIG, TokenizerError)
-        return cls(_parse(file), config, str(file))
+        files = read_token_files(directory)
+        return cls(_parse(file, files), files, str(file))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text, framed by the post-processor when `add_special_tokens`."""
@@ -182,7 +184,7 @@ def _kinds(value: object) -> Iterator[str]:
         yield from _kinds(inner)
 
 
-def _parse(file: Path) -> tokenizers.Tokenizer:
+def _parse(file: Path, files: TokenFiles) -> tokenizers.Tokenizer:
     data = read_bytes(file, MAX_TOKENIZER, TokenizerError)
     if what := looks_like(data, want_json=True):
         msg = f"{file}: {what}"
@@ -191,6 +193,14 @@ def _parse(file: Path) -> tokenizers.Tokenizer:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:
         msg = f"{file}: expected JSON in UTF-8, found byte 0x{data[e.start]:02x} at {e.start}; download it again"
+        raise TokenizerError(msg) from e
+    try:
+        parsed = json.loads(text)
+        check_growth(parsed if isinstance(parsed, dict) else {}, str(file))
+        if isinstance(parsed, dict) and with_prefix_space(parsed, files.config, file.parent):
+            text = json.dumps(parsed)
+    except (ValueError, RecursionError) as e:
+        msg = f"{file}: cannot load: not valid JSON ({e}); the tokenizer file may be damaged: download it again"
         raise TokenizerError(msg) from e
     with _panics_as_errors(str(file), "load"):
         return tokenizers.Tokenizer.from_str(text)
@@ -203,18 +213,6 @@ def _no_tokenizer(directory: Path) -> str:
         return f"{directory}: no {TOKENIZER}; copy it from the checkpoint's source"
     how = "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
     return f"{directory}: no {TOKENIZER}, only {', '.join(others)}; convert it with transformers: `{how}`"
-
-
-def _token_text(config: dict[str, Any], role: str, where: str) -> str | None:
-    """A special token's text: a string, or an object with `content`; absent or null: None."""
-    key = f"{role}_token"
-    value = config.get(key)
-    if isinstance(value, dict):
-        value = value.get("content", value)
-    if value is not None and not isinstance(value, str):
-        msg = f"{where}: {CONFIG}: {key} must be a string or an object with content, found {quote(config[key])}"
-        raise TokenizerError(msg)
-    return value
 
 
 def checked_ids(ids: object) -> list[int]:
