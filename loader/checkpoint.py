@@ -77,8 +77,11 @@ class Checkpoint:
     @once
     def layout(self) -> str:
         """SHA-256 over every tensor's name, dtype and shape, by name: which model this is, whatever its numbers."""
-        rows = (f"{t.name} {t.dtype} {list(t.shape)}\n" for _, t in sorted(self.tensors.items()))
-        return hashlib.sha256("".join(rows).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for name in sorted(self.tensors):
+            t = self.tensors[name]
+            digest.update(f"{t.name} {t.dtype} {list(t.shape)}\n".encode())
+        return digest.hexdigest()
 
     def array(self, name: str) -> NDArray[np.generic]:
         """The tensor as a read-only view of the mapped file, in its own shape; unaligned where the file is.

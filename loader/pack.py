@@ -11,12 +11,14 @@ import numpy as np
 
 from ..errors import BackendError, CheckpointError
 from ..runtime.memory import zeroed
-from ..runtime.quantized import quantized_shape
+from ..runtime.quantized import GROUP, quantized_shape
 from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, Attention, Linear, Norm, StackWeights, Sublayer, Weight, Weights
-from .quantize import pack_matrix, pack_rows, pack_sparse_matrix, widened
+from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, FEED_FORWARD, ROLES
 from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
+from .underflow import TOKENS as ROWS_OF_TOKENS
+from .underflow import Underflow, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
     from .load_plan import LoadPlan
     from .quantize import PackRows
     from .source import Source
+    from .underflow import Faint
 
 __all__ = ["pack", "planned"]
 
 #: Bytes, or numbers compared, at a time where a copy is needed on the way.
 PIECE = 2**22
+#: Roles whose rows stand for tokens.
+TOKENS = ("embed", "head")
 
 
 def planned(plan: LoadPlan) -> Weights:
@@ -101,12 +106,13 @@ def _weight(source: Source, array: NDArray[Any] | None) -> Weight:
 def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:
     """Write the tensor's kept part, rounded to integers as `how` says; its pages are released as they are read."""
     info, tensor, done = source.tensor, checkpoint.array(source.tensor.name), partial(_let_go, source, checkpoint)
+    how = {**how, "done": done, "underflow": (underflow := Underflow(source.dense, tokens=source.role in TOKENS))}
     if source.sparse:
         together = source.zeros.rows if source.zeros is not None else 1
         kept = partial(read_kept, source, tensor)
-        fine = pack_sparse_matrix(kept, source.shape, info.dtype, out, together=together, done=done, **how)
+        fine = pack_sparse_matrix(kept, source.shape, info.dtype, out, together=together, **how)
     else:
-        fine = pack_matrix(Rows(source, tensor), info.dtype, source.dtype, out, done=done, **how)
+        fine = pack_matrix(Rows(source, tensor), info.dtype, source.dtype, out, **how)
     if not fine:
         _check_finite(source, checkpoint)
         msg = (
@@ -114,6 +120,8 @@ def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, ho
             "scale); load it without quantising"
         )
         raise CheckpointError(msg)
+    if (faint := underflow.first()) is not None:
+        raise CheckpointError(_too_faint(source, faint))
     if source.transposed:
         checkpoint.release(info.name)
 
@@ -143,6 +151,18 @@ def _check_finite(source: Source, checkpoint: Checkpoint) -> None:
                 "compare the file with its publisher's checksum"
             )
             raise CheckpointError(msg)
+
+
+def _too_faint(source: Source, faint: Faint) -> str:
+    """What to do about numbers too small to be quantised."""
+    row, last = int(source.row_indices[faint.row]), min(source.shape[1], faint.column + GROUP) - 1
+    every = f" and in all of the {ROWS_OF_TOKENS} rows around it" if source.role in TOKENS else ""
+    return (
+        f"{source.tensor.file}: tensor {source.tensor.name}, output {row}, inputs {faint.column} to {last}{every}: no "
+        f"number above {faint.largest:.3g}, too small for {source.dense}, whose scales are float16: they would be "
+        f"rounded to nothing, or be off by several per cent. Leave this matrix as it is, quantize="
+        f"'{source.dense},{source.role}=none', or scale it up and what multiplies it down"
+    )
 
 
 def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:
