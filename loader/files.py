@@ -33,6 +33,7 @@ __all__ = [
 #: Most bytes of a text that a user names: a corpus, a vocabulary's text.
 MAX_TEXT = 2**30
 PIECE = 2**20  # bytes asked for at a time
+MAX_YAML = 2**20  # bytes: PyYAML reads a few hundred thousand a second
 
 #: What a file that is not what it should be usually is: its first bytes, in lower case -> what to say.
 LOOKS: tuple[tuple[bytes, str], ...] = (
@@ -195,7 +196,7 @@ def read_json_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[
 
 
 def read_yaml_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[str, Any]:
-    """A YAML file of at most `limit` bytes that holds one mapping, by PyYAML's safe loader.
+    """A YAML file of at most `limit` bytes, and `MAX_YAML`, that holds one mapping, by PyYAML's safe loader.
 
     `BackendError` where PyYAML, of the extra `yaml`, is not installed.
     """
@@ -204,11 +205,11 @@ def read_yaml_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[
     except ImportError as e:
         msg = f"{path}: reading YAML needs PyYAML: pip install 'miaotui[yaml]'; or write the file as JSON"
         raise BackendError(msg) from e
-    data = read_bytes(path, limit, error)
+    data = read_bytes(path, min(limit, MAX_YAML), error)
     try:
         parsed = yaml.safe_load(data)
     except (ValueError, RecursionError, yaml.YAMLError) as e:
-        msg = f"{path}: cannot be read as YAML ({' '.join(str(e).split())[:200]})"
+        msg = f"{path}: cannot be read as YAML ({printable(' '.join(str(e).split()), 200)})"
         raise error(msg) from e
     if not isinstance(parsed, dict):
         msg = f"{path}: expected a YAML mapping, found {quote(parsed)}"
