@@ -245,7 +245,7 @@ def read_yaml_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[
     try:
         parsed = yaml.safe_load(data)
     except (ValueError, RecursionError, yaml.YAMLError) as e:
-        msg = f"{path}: cannot be read as YAML ({' '.join(str(e).split())[:200]})"
+        msg = f"{path}: cannot be read as YAML ({printable(' '.join(str(e).split()), 200)})"
         raise error(msg) from e
     if not isinstance(parsed, dict):
         msg = f"{path}: expected a YAML mapping, found {quote(parsed)}"

@@ -108,7 +108,11 @@ class Held:
     def gives_logits(self, n: int) -> None:
         """Compute logits, and compare."""
         ids, model = self.spec.prompt(n), self.there
-        self.agrees(lambda: model.logits(ids)[-1].tobytes(), self.spec.logits(tuple(ids)))
+
+        def last() -> bytes:
+            return model.logits(ids)[-1].tobytes()
+
+        self.agrees(last, self.spec.logits(tuple(ids)))
 
     def agrees(self, call: Callable[[], Any], wanted: object) -> None:
         """What a call returns is wanted; where the model is closed, it is refused."""

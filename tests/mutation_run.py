@@ -25,8 +25,8 @@ from typing import Any
 
 __all__ = ["DEADLINE", "PEAK", "Outcome", "run"]
 
-#: Seconds of one case, on a machine that may be busy.
-DEADLINE = 20
+#: Seconds of one case, on a machine that may be busy; a load may compile a kernel.
+DEADLINE = 60
 #: Bytes that reading one case may take: the largest set of indices that a plan may hold (2**22, `loader/ranges.py`) as
 #: Python's integers, three times; everything else is far below.
 PEAK = 512 * 2**20

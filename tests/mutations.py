@@ -79,13 +79,10 @@ def words_of(*values: object) -> tuple[str, ...]:
     """Every key and short text in some JSON: what a mutation writes where it does not belong."""
     words: dict[str, None] = {}
     for value in values:
-        for piece in (*value.keys(), *value.values()) if isinstance(value, dict) else value if _many(value) else ():
+        inside = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+        for piece in inside if isinstance(inside, list | tuple) else ():
             words |= dict.fromkeys((piece,) if isinstance(piece, str) and len(piece) < 40 else words_of(piece))
     return tuple(words)
-
-
-def _many(value: object) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def odd(rng: Random, words: Sequence[str]) -> Any:  # any JSON
