@@ -167,6 +167,30 @@ def test_infinity_in_an_int8_cache_is_no_number(which):
     assert np.isfinite(got[:, : HEADS // 2]).all()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_scores_of_minus_infinity(count):
+    """Keys that weigh nothing, whole blocks and pages of them, change nothing; where all do, there is no result."""
+    n, d = 140, 16
+    rng = np.random.default_rng(3)
+    q, k, v = (rng.standard_normal((n, d)).astype(np.float32) for _ in range(3))
+    q[:, 0], k[:, 0] = 1, 0
+
+    def build(ops: Any, q: Any, k: Any, v: Any) -> Any:
+        ops.kv_write(0, k, v, 1)
+        return ops.attention(0, q, 1, 1, window=None, scale=0.25)
+
+    for low, high in ((0, 70), (0, 128), (128, 130), (0, n)):
+        keys = k.copy()
+        keys[low:high, 0] = -np.inf
+        passes = [[x[: n - count] for x in (q, keys, v)], [x[n - count :] for x in (q, keys, v)]]
+        case = Case(build, passes, exactly, n_kv_heads=1, d_head=d)
+        ids = [np.zeros(len(p[0]), np.int64) for p in passes]
+        got, expected = run_kernels(case, ids, 2)[0], run_reference(case, ids)[0]
+        assert np.isnan(expected).all() == (high == n)
+        assert np.array_equal(np.isnan(got), np.isnan(expected))
+        assert high == n or np.abs(got - expected).max() < 1e-5
+
+
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 70])
 def test_no_id_is_the_largest_of_a_row_that_holds_it(n):
     for at in {0, n // 2, n - 1}:

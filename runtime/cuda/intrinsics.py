@@ -279,6 +279,10 @@ def _all(b: Any, v: Any, kind: str, join: Callable[[Any, Any], Any]) -> Any:
     return v
 
 
+def _larger_word(b: Any, x: Any, y: Any) -> Any:
+    return b.select(b.icmp_unsigned(">", x, y), x, y)
+
+
 @op(f32, f32)
 def warp_sum(b, v):
     return _all(b, v, "f32", b.fadd)
@@ -291,8 +295,7 @@ def warp_max(b, v):
 
 @op(f32, f32)
 def warp_max_size(b, v):
-    whole = _all(b, b.bitcast(v, I32), "i32", lambda x, y: b.select(b.icmp_unsigned(">", x, y), x, y))
-    return b.bitcast(whole, F32)
+    return b.bitcast(_all(b, b.bitcast(v, I32), "i32", lambda x, y: _larger_word(b, x, y)), F32)
 
 
 @op(i64, i64)
@@ -406,7 +409,7 @@ def sqrt(b, x):
 
 @op(f32, f32, f32)
 def larger_size(b, x, y):
-    return b.select(b.icmp_unsigned(">", b.bitcast(x, I32), b.bitcast(y, I32)), x, y)
+    return b.bitcast(_larger_word(b, b.bitcast(x, I32), b.bitcast(y, I32)), F32)
 
 
 @op(f32, f32)
