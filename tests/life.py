@@ -59,7 +59,8 @@ class Spec:
 
     @functools.lru_cache(maxsize=10_000)  # noqa: B019
     def logits(self, ids: tuple[int, ...]) -> bytes:
-        return self.alone.logits(ids)[-1].tobytes()
+        row: bytes = self.alone.logits(ids)[-1].tobytes()
+        return row
 
     def __hash__(self) -> int:
         return hash(self.path)
@@ -108,7 +109,12 @@ class Held:
     def gives_logits(self, n: int) -> None:
         """Compute logits, and compare."""
         ids, model = self.spec.prompt(n), self.there
-        self.agrees(lambda: model.logits(ids)[-1].tobytes(), self.spec.logits(tuple(ids)))
+
+        def last() -> bytes:
+            row: bytes = model.logits(ids)[-1].tobytes()
+            return row
+
+        self.agrees(last, self.spec.logits(tuple(ids)))
 
     def agrees(self, call: Callable[[], Any], wanted: object) -> None:
         """What a call returns is wanted; where the model is closed, it is refused."""
@@ -254,7 +260,7 @@ def in_child(work: Callable[[], object]) -> None:
             work()
             code = 0
         except BaseException:  # noqa: BLE001 - told by the code
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
     end = time.monotonic() + DEADLINE / 2
