@@ -59,7 +59,8 @@ class Spec:
 
     @functools.lru_cache(maxsize=10_000)  # noqa: B019
     def logits(self, ids: tuple[int, ...]) -> bytes:
-        return self.alone.logits(ids)[-1].tobytes()
+        row: bytes = self.alone.logits(ids)[-1].tobytes()
+        return row
 
     def __hash__(self) -> int:
         return hash(self.path)
@@ -110,7 +111,8 @@ class Held:
         ids, model = self.spec.prompt(n), self.there
 
         def last() -> bytes:
-            return model.logits(ids)[-1].tobytes()
+            row: bytes = model.logits(ids)[-1].tobytes()
+            return row
 
         self.agrees(last, self.spec.logits(tuple(ids)))
 
@@ -258,7 +260,7 @@ def in_child(work: Callable[[], object]) -> None:
             work()
             code = 0
         except BaseException:  # noqa: BLE001 - told by the code
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
     end = time.monotonic() + DEADLINE / 2

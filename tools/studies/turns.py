@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import miaotui
+from ...model import Model, load
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROUNDS = 5
 
 
-def rate(model: miaotui.Model, n: int, seconds: float, guard: AbstractContextManager[object]) -> float:
+def rate(model: Model, n: int, seconds: float, guard: AbstractContextManager[object]) -> float:
     """Tokens a second of n threads together."""
     counts, end = [0] * n, time.perf_counter() + seconds
 
@@ -49,9 +49,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="T", help="threads of a step (default: 1)")
     parser.add_argument("--seconds", type=float, default=1, metavar="S", help="of each measurement (default: 1)")
     args = parser.parse_args()
-    demo = Path(miaotui.__file__).parent / "tools" / "demo" / "model"
+    demo = Path(__file__).resolve().parents[1] / "demo" / "model"
     told = []
-    with miaotui.load(demo, threads=args.threads, max_context=64, cache_tokens=4096) as model:
+    with load(demo, threads=args.threads, max_context=64, cache_tokens=4096) as model:
         for n in (1, 2, 8):
             pairs = [
                 [rate(model, n, args.seconds, guard) for guard in (contextlib.nullcontext(), threading.Lock())]
