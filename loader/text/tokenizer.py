@@ -62,13 +62,14 @@ class Tokenizer:
         with _panics_as_errors(where, "load"):
             inner.no_truncation()
             inner.no_padding()
+            empty = inner.get_vocab_size(with_added_tokens=True) == 0
             files.add_to(inner, where)
             inner.encode_special_tokens = files.config.get("split_special_tokens") is True
             vocab = inner.get_vocab(with_added_tokens=True)
             self.n_vocab = 1 + max(vocab.values(), default=-1)
             bpe = type(inner.model).__name__ == "BPE"
             falls_back = "ByteFallback" in kinds(inner.decoder)
-        if self.n_vocab == 0:
+        if empty:
             msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
             raise TokenizerError(msg)
         special = {role: token.content for role, token in files.named.items()}
