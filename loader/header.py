@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs lack it
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
@@ -157,6 +157,7 @@ class _Place:
 
     def string(self) -> str:
         self.pass_over('"')
+        text: str
         text, self.at = scanstring(self.text, self.at, True)  # noqa: FBT003 - takes no keywords
         return text
 

@@ -55,4 +55,5 @@ def count(data: bytes) -> Counts:
         outside = piece[within == 0]
         bare += [np.count_nonzero(outside == sign) for sign in SIGNS]
         quotes, inside = quotes + int(ends.sum()), within[-1]
-    return Counts(*map(int, bare), quotes // 2)
+    lists, objects, items, commas = map(int, bare)
+    return Counts(lists, objects, items, commas, quotes // 2)

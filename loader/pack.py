@@ -16,7 +16,7 @@ from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, Attention, Linear, Norm, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, FEED_FORWARD, ROLES
-from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
+from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, spans_by_file
 from .underflow import TOKENS as ROWS_OF_TOKENS
 from .underflow import Underflow, widened
 
@@ -199,16 +199,15 @@ def _fill_sparse(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, d
 
 
 def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
-    """Refuse a head that is stored next to a tied embedding and differs from it."""
+    """Refuse a head that is stored next to a tied embedding and differs from it, dtypes apart."""
     if plan.twin is None:
         return
     source, info = plan.model["embed"], plan.model["embed"].tensor
     embed, head = checkpoint.array(info.name), checkpoint.array(plan.twin.tensor.name)
     step = max(1, PIECE // source.shape[1])
     pieces = (slice(i, i + step) for i in range(0, source.shape[0], step))
-    same = info.dtype == plan.twin.tensor.dtype and all(
-        np.array_equal(_bits(read(source, embed, span)), _bits(read(plan.twin, head, span))) for span in pieces
-    )
+    dtypes = info.dtype, plan.twin.tensor.dtype
+    same = all(_alike(read(source, embed, span), read(plan.twin, head, span), *dtypes) for span in pieces)
     for tensor in (info, plan.twin.tensor):
         checkpoint.release(tensor.name)
     if not same:
@@ -217,6 +216,28 @@ def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
             "that they are one. Set it to false in config.json to use both, or remove the tensor"
         )
         raise CheckpointError(msg)
+
+
+def _alike(a: NDArray[Any], b: NDArray[Any], a_dtype: str, b_dtype: str) -> bool:
+    """Whether both hold the same numbers; of two dtypes, after rounding either one to the other's."""
+    if a_dtype == b_dtype:
+        return np.array_equal(_bits(a), _bits(b))
+    if PREQUANTIZED in (a_dtype, b_dtype):
+        return False
+    a_wide, b_wide = widened(a, a_dtype), widened(b, b_dtype)
+    return any(
+        np.array_equal(_rounded(x, dtype), y, equal_nan=True)
+        for x, y, dtype in ((a_wide, b_wide, b_dtype), (b_wide, a_wide, a_dtype))
+    )
+
+
+def _rounded(x: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """To what a file's dtype holds, to nearest and of two to the even one."""
+    if dtype == "BF16":
+        bits = x.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+    with np.errstate(over="ignore"):  # what F16 cannot hold differs
+        return x.astype(np.float16).astype(np.float32) if dtype == "F16" else x
 
 
 def _bits(array: NDArray[Any]) -> NDArray[Any]:

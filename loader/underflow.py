@@ -2,9 +2,8 @@
 
 A group's scale is a float16. Its spacing below 2**-14 is 2**-24, so that a scale of less than `LEAST_SCALE` is off by
 several per cent, or is 0 and the group with it. `up * s` and `down / s` compute the same for every s: small numbers are
-no sign that they do not matter. Each value here is where the divergence from the exact model has grown by a quarter
-(docs/decisions.md, "A scale that float16 cannot hold"); half of it costs twice as much as the rounding itself, or half
-again as much.
+no sign that they do not matter. Down to each value here the divergence from the exact model grows by about a quarter at
+most, and below it by a half or more (the sweep is in docs/decisions.md, "A scale that float16 cannot hold").
 """
 
 from __future__ import annotations

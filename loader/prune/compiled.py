@@ -184,12 +184,14 @@ def check_named(raw: Mapping[str, Any], config: Config, checkpoint: Checkpoint |
     _check_model(PrunePlan(model=raw.get("model", {})), config, checkpoint)
     for name, (size, each) in _sizes_of_sets(config).items():
         _check_set(name, _last(raw.get(name)), size, each, empty=True)
-    for name, (size, each) in (("heads", ("n_heads", "head")), ("ffn", ("d_ff", "neuron"))):
+    for name, (field_of, each) in (("heads", ("n_heads", "head")), ("ffn", ("d_ff", "neuron"))):
         for key, kept in raw[name].items() if isinstance(raw.get(name), dict) else ():
             layer = _last(key)
             _check_set(name, layer, config.n_layers, "layer", empty=True)
             for i in layer:
-                _check_set(f"{name} of layer {i}", _last(kept), getattr(sizes_of(config, i), size), each, empty=True)
+                _check_set(
+                    f"{name} of layer {i}", _last(kept), getattr(sizes_of(config, i), field_of), each, empty=True
+                )
     for key in raw["sparsity"] if isinstance(raw.get("sparsity"), dict) else ():
         layers = key.rpartition(".")[0] or key if isinstance(key, str) else None
         _check_set("sparsity", _last(layers), config.n_layers, "layer", empty=True)
