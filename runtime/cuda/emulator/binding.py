@@ -221,7 +221,7 @@ def _as_the_hardware(of_integers: Any, of_floats: np.ufunc) -> Any:
     """Of two float32, a NaN loses."""
 
     def f(*values: Any) -> Any:
-        return F(of_floats.reduce(values)) if any(isinstance(v, F) for v in values) else of_integers(*values)
+        return F(of_floats.reduce(values)) if any(isinstance(v, np.floating) for v in values) else of_integers(*values)
 
     return f
 
