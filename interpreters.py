@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import sysconfig
 from importlib import import_module
 
 from .errors import BackendError
@@ -13,7 +12,7 @@ __all__ = ["check_interpreter"]
 
 def check_interpreter() -> None:
     """BackendError in a sub-interpreter, and in a free-threaded build of Python."""
-    if hasattr(sys, "_is_gil_enabled") and sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if "t" in getattr(sys, "abiflags", ""):
         msg = (
             f"this Python ({sys.executable}) is a free-threaded build, which miaotui does not work in: its threads "
             "rely on the interpreter's lock between two steps; use the usual build of the same version"

@@ -25,7 +25,7 @@ from miaotui.loader.text.vocabulary import kept_fallback, kept_ids
 from miaotui.prepare import prepare
 from miaotui.runtime.rope import rope_tables
 from mutation_statistics import statistics
-from mutation_tokenizers import SMALL_FILES, tokenizer_makes
+from mutation_tokenizers import small_files, tokenizer_makes
 from mutations import dump, mutated_bytes, mutated_json, mutated_text, words_of
 
 if TYPE_CHECKING:
@@ -152,19 +152,20 @@ def _prepare(directory: Path) -> None:
 
 def tokenizers(folder: Path) -> Draw:
     """tokenizer.json of several makes, and the small files next to it."""
-    makes, small_files = tokenizer_makes(), SMALL_FILES
-    words = words_of(*makes.values(), *small_files.values())
+    makes = tokenizer_makes()
+    words = words_of(*makes.values(), *(file for make in makes.values() for file in small_files(make).values()))
     for name in makes:
         write_good(folder / name)
 
     def draw(rng: Random) -> Case:
         make = rng.choice(list(makes))
-        files = {"tokenizer.json": makes[make], **small_files}
-        for name in small_files:
+        nearby = small_files(makes[make])
+        files = {"tokenizer.json": makes[make], **nearby}
+        for name in nearby:
             if rng.random() < 0.3:
                 del files[name]
         one = rng.choice(list(files)) if rng.random() < 0.4 else "tokenizer.json"
-        for name in ("tokenizer.json", *small_files):
+        for name in ("tokenizer.json", *nearby):
             file = folder / make / name
             if name not in files:
                 file.unlink(missing_ok=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 from broken import tokenizer
 
-__all__ = ["SMALL_FILES", "tokenizer_makes"]
+__all__ = ["small_files", "tokenizer_makes"]
 
 #: What lies next to tokenizer.json.
-SMALL_FILES: dict[str, Any] = {
+_SMALL_FILES: dict[str, Any] = {
     "tokenizer_config.json": {
         "bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": False, "__type": "AddedToken"},
         "added_tokens_decoder": {"8": {"content": "<x>", "special": True, "lstrip": False}}, "pad_token": None,
@@ -24,6 +24,15 @@ SMALL_FILES: dict[str, Any] = {
                                "suppress_tokens": [1], "top_k": 50, "max_length": 20, "begin_suppress_tokens": [1]},
     "kept_vocab.json": {"format": "miaotui-vocab", "version": 1, "kept": "0-5,7", "fallback": "bytes"},
 }  # fmt: skip
+
+
+def small_files(make: dict[str, Any]) -> dict[str, Any]:
+    """What lies next to a tokenizer.json; the tokens that it adds have the next ids."""
+    n = len(make["model"]["vocab"])
+    config = _SMALL_FILES["tokenizer_config.json"]
+    token = next(iter(config["added_tokens_decoder"].values()))
+    files = {"tokenizer_config.json": {**config, "added_tokens_decoder": {str(n): token}}}
+    return {**_SMALL_FILES, **files, "added_tokens.json": {"<x>": n, "<y>": n + 1}}
 
 
 def tokenizer_makes() -> dict[str, Any]:

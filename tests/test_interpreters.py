@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 from importlib.util import find_spec
 
 import pytest
@@ -56,8 +55,7 @@ def test_a_sub_interpreter_is_refused() -> None:
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_free_threaded_build_is_refused(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:  # noqa: FBT001
     """Also where its lock is switched on (PYTHON_GIL=1): an extension is then compiled for another interface."""
-    usual = sysconfig.get_config_var
-    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: 1 if name == "Py_GIL_DISABLED" else usual(name))
+    monkeypatch.setattr(sys, "abiflags", "t", raising=False)
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: enabled, raising=False)
     with pytest.raises(BackendError, match=r"free-threaded build.*use the usual build"):
         check_interpreter()
