@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
@@ -22,11 +22,12 @@ from .loader.sentence import read_sentence
 from .loader.text.tokenizer import Tokenizer, checked_ids
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
+from .once import once
 from .prepare import prepare
 from .runtime.encoding import Whole, encoded, scored
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids, collect
-from .runtime.memory import float_rows, refused
+from .runtime.memory import float_rows, memory_named, refused
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.sequence import Sequence, Text
 from .runtime.session import Session
@@ -53,6 +54,7 @@ __all__ = ["Model", "load", "quantizer"]
 
 @spelled_out(LoadKwargs, LOAD_DEFAULTS)
 @usual_floats()
+@memory_named("load")
 def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
@@ -165,7 +167,10 @@ class Model:
 
     @property
     def corrections(self) -> tuple[str, ...]:
-        """Sizes that config.json has wrong, taken from the tensors instead, in words; the receipt has them too."""
+        """In words: sizes that config.json has wrong, and what generation_config.json asks for that is not applied.
+
+        Sizes are the tensors' instead; parameters of answers are those that you give. The receipt has these lines too.
+        """
         return self._opened.corrections
 
     @property
@@ -183,6 +188,7 @@ class Model:
         """Positions reserved."""
         return self._session.n_context
 
+    @memory_named("logits")
     def logits(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`.
 
@@ -195,6 +201,7 @@ class Model:
         self._no_types(token_types)
         return self._rows(ids, "logits", self.config.n_vocab)
 
+    @memory_named("hidden")
     def hidden(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, d_model]: what leaves the last layer, after the final norm. Errors: `InputError`.
 
@@ -213,6 +220,7 @@ class Model:
             msg = f"token_types: {self.config.family} has none"
             raise InputError(msg)
 
+    @memory_named("last_logits")
     def last_logits(self, sequences: object) -> NDArray[np.float32]:
         """Several sequences of ids -> float32 [sequences, n_vocab]: the logits after the last token of each.
 
@@ -227,6 +235,7 @@ class Model:
             raise InputError(msg)
         return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])
 
+    @memory_named("encode")
     def encode(
         self,
         texts: str | Iterable[str],
@@ -249,7 +258,7 @@ class Model:
             texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize, truncate_dim=truncate_dim
         )
 
-    @cached_property
+    @once
     def _vectors(self) -> Vectors:
         sentence = read_sentence(self._opened.directory, self.config.d_model)
         return Vectors(self._session, self.tokenizer, sentence, self.config.d_model)
@@ -285,12 +294,14 @@ class Model:
         rows: NDArray[np.float32] = getattr(self._session, what).copy()
         return rows
 
+    @memory_named("sequence")
     def sequence(self) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them."""
         self._check_kind("generate", encoder=False)
         return Sequence(self._session, self._text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("stream")
     def stream(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[str]:
@@ -299,6 +310,7 @@ class Model:
         return Stream(t.text for t in tokens if t.text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("generate")
     def generate(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Generation:
@@ -316,6 +328,7 @@ class Model:
             return collect(sequence.tokens(prompt, **parameters))
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("tokens")
     def tokens(
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[Token]:
@@ -371,16 +384,15 @@ class _Tokenizing:
     def __init__(self, directory: Path, cut: Cut) -> None:
         self._directory, self._cut = directory, cut
 
-    @cached_property
+    @once
     def tokenizer(self) -> Tokenizer:
         """It maps ids to the rows of a cut vocabulary. `TokenizerError`."""
         directory, cut = self._directory, self._cut
         t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
-        last = cut.before.n_vocab if kept is None else len(kept)
-        if last != cut.before.n_vocab or (kept is None and t.n_vocab > last):
+        if kept is not None and len(kept) != cut.before.n_vocab:
             msg = (
-                f"{directory.name}: tokenizer.json has ids up to {t.n_vocab - 1}, the model's vocabulary ends at "
-                f"{cut.before.n_vocab - 1}; they do not belong together"
+                f"{directory.name}: kept_vocab.json names {len(kept)} tokens, the model's vocabulary has "
+                f"{cut.before.n_vocab}; they do not belong together"
             )
             raise TokenizerError(msg)
         if kept is None and cut.vocab is None:

@@ -10,14 +10,13 @@ import contextlib
 import errno
 import hashlib
 import mmap
-import threading
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
+from ..once import once
 from ..runtime.memory import refused
 from .files import quote, read_json_object
 from .formats import other_format
@@ -65,7 +64,6 @@ class Checkpoint:
         self.file_bytes = sum(h.file_bytes for h in headers.values())
         self._sizes = {h.file: h.file_bytes for h in headers.values()}
         self._maps: dict[Path, mmap.mmap] = {}
-        self._lock = threading.Lock()
         self._closed = False
         for header in headers.values():
             for name, tensor in header.tensors.items():
@@ -76,11 +74,14 @@ class Checkpoint:
                     raise CheckpointError(msg)
                 self.tensors[name] = tensor
 
-    @cached_property
+    @once
     def layout(self) -> str:
         """SHA-256 over every tensor's name, dtype and shape, by name: which model this is, whatever its numbers."""
-        rows = (f"{t.name} {t.dtype} {list(t.shape)}\n" for _, t in sorted(self.tensors.items()))
-        return hashlib.sha256("".join(rows).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for name in sorted(self.tensors):
+            t = self.tensors[name]
+            digest.update(f"{t.name} {t.dtype} {list(t.shape)}\n".encode())
+        return digest.hexdigest()
 
     def array(self, name: str) -> NDArray[np.generic]:
         """The tensor as a read-only view of the mapped file, in its own shape; unaligned where the file is.
@@ -137,9 +138,8 @@ class Checkpoint:
 
         Never `mmap.close`: NumPy keeps the mmap object alive but not its export, so views of a closed one would crash.
         """
-        with self._lock:
-            self._closed = True
-            self._maps = {}
+        self._closed = True
+        self._maps = {}
 
     def __enter__(self) -> Self:
         """`with open_checkpoint(path) as checkpoint:` closes at the end."""
@@ -150,13 +150,14 @@ class Checkpoint:
         self.close()
 
     def _map(self, file: Path) -> mmap.mmap:
-        with self._lock:
-            if self._closed:
-                msg = f"{self.directory}: the checkpoint is closed; open it again"
-                raise CheckpointError(msg)
-            if file not in self._maps:
-                self._maps[file] = self._mapped(file)
-            return self._maps[file]
+        """A file's mapping. No lock, which a fork might leave held: of two that threads make at once one is kept."""
+        maps = self._maps  # `close` leaves this one to whoever is here
+        if self._closed:
+            msg = f"{self.directory}: the checkpoint is closed; open it again"
+            raise CheckpointError(msg)
+        if file not in maps:
+            maps.setdefault(file, self._mapped(file))
+        return maps[file]
 
     def _mapped(self, file: Path) -> mmap.mmap:
         try:

@@ -58,10 +58,11 @@ def resolve_config(raw: object, where: str) -> Resolved:
     """Resolve the file's own keys: the `Config`, and which optional weights it asks for. Raises `ConfigError`."""
     keys, family = _family(raw, where)
     resolved = _outside(keys, family, where)
+    _check_sizes(resolved.config, where)  # before anything is made of them
     sizes = layer_sizes.layer_sizes(keys, resolved.config, family, where)
     if sizes is not None:
         resolved = replace(resolved, config=with_sizes(resolved.config, sizes))
-    _check_sizes(resolved.config, where)
+        _check_sizes(resolved.config, where)
     return resolved
 
 

@@ -1,8 +1,9 @@
 """Small files: read whole within a bound, parsed strictly, and quoted with care. Every one is read through this module.
 
-A file is data from outside. It must be a regular file of bounded size, it must be UTF-8, and a JSON key may be
-given once. What is wrong is said with the error class that the caller names: what the file looks like instead, or what
-was expected where. `quote` is how a message shows what a file says.
+A file is data from outside. It must be a regular file of bounded size, it must be UTF-8, a JSON key may be given once,
+and what JSON makes of its bytes is bounded before it is made. What is wrong is said with the error class that the
+caller names: what the file looks like instead, or what was expected where. `quote` is how a message shows what a file
+says.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, CheckpointError, MiaotuiError
+from .json_cost import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "looks_like",
     "parse_json",
+    "printable",
     "quote",
     "read_bytes",
     "read_json_object",
@@ -32,6 +35,10 @@ __all__ = [
 #: Most bytes of a text that a user names: a corpus, a vocabulary's text.
 MAX_TEXT = 2**30
 PIECE = 2**20  # bytes asked for at a time
+#: Parsed JSON may take `FREE` bytes, or `TIMES` its file; with its bytes and its text that is ten times.
+FREE, TIMES = 64 * 2**20, 8
+#: PyYAML is written in Python: a megabyte takes seconds, and a hundred of memory.
+MAX_YAML = 2**20
 
 #: What a file that is not what it should be usually is: its first bytes, in lower case -> what to say.
 LOOKS: tuple[tuple[bytes, str], ...] = (
@@ -92,6 +99,13 @@ def reason(e: Exception) -> str:
     return getattr(e, "strerror", None) or str(e)
 
 
+def printable(text: object, limit: int = 300) -> str:
+    """A library's or a caller's words inside a message: cut to `limit`, and escaped where they cannot be printed."""
+    some = str(text)[: limit + 1]
+    some = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in some)
+    return some if len(some) <= limit else some[: limit - 3] + "..."
+
+
 def looks_like(start: bytes, *, want_json: bool = False) -> str:
     """What the file is, when its first bytes tell that it is not what was expected; or "". `want_json`: JSON was."""
     text = start[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -149,7 +163,18 @@ def _first_bytes(path: Path, count: int, error: type[MiaotuiError]) -> bytes:
 
 
 def parse_json(data: bytes, where: str, error: type[MiaotuiError], *, constants: bool = False) -> Any:  # noqa: ANN401
-    """JSON in UTF-8, strictly: a key given twice is refused, and NaN and Infinity unless `constants`."""
+    """JSON in UTF-8, strictly: a key given twice is refused, and NaN and Infinity unless `constants`.
+
+    Refused before anything is made of it where that would take more than `TIMES` its size, and more than `FREE` bytes.
+    """
+    counts, most = count(data), max(FREE, TIMES * len(data))
+    if counts.taken > most:
+        msg = (
+            f"{where}: about {counts.values:,} values in {len(data):,} bytes, which would take about "
+            f"{counts.taken:,} bytes of memory; expected at most {most:,}: {FREE >> 20} MiB, or {TIMES} times the "
+            "file. It is damaged, or was made to do harm"
+        )
+        raise error(msg)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(items)
@@ -167,7 +192,11 @@ def parse_json(data: bytes, where: str, error: type[MiaotuiError], *, constants:
         return float(name)
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        text = data.decode("utf-8")
+        parsed = json.loads(text, parse_constant=constant)
+        if _n_items(parsed) == counts.items:
+            return parsed
+        json.loads(text, parse_constant=constant, object_pairs_hook=pairs)  # says which key
     except UnicodeDecodeError as e:
         msg = f"{where}: expected JSON in UTF-8, found byte 0x{data[e.start]:02x} at {e.start}; download it again"
     except RecursionError:
@@ -175,6 +204,19 @@ def parse_json(data: bytes, where: str, error: type[MiaotuiError], *, constants:
     except ValueError as e:
         msg = f"{where}: {looks_like(data, want_json=True) or f'not valid JSON ({e})'}; download it again or repair it"
     raise error(msg)
+
+
+def _n_items(parsed: object) -> int:
+    """Keys in all objects together: fewer than there are colons, where one was given twice."""
+    items, todo = 0, [parsed]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            items += len(value)
+            todo.extend(v for v in value.values() if isinstance(v, dict | list))
+        elif isinstance(value, list):
+            todo.extend(v for v in value if isinstance(v, dict | list))
+    return items
 
 
 def read_json_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[str, Any]:
@@ -187,7 +229,7 @@ def read_json_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[
 
 
 def read_yaml_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[str, Any]:
-    """A YAML file of at most `limit` bytes that holds one mapping, by PyYAML's safe loader.
+    """A YAML file of at most `limit` bytes, and of `MAX_YAML`, that holds one mapping, by PyYAML's safe loader.
 
     `BackendError` where PyYAML, of the extra `yaml`, is not installed.
     """
@@ -196,11 +238,14 @@ def read_yaml_object(path: Path, limit: int, error: type[MiaotuiError]) -> dict[
     except ImportError as e:
         msg = f"{path}: reading YAML needs PyYAML: pip install 'miaotui[yaml]'; or write the file as JSON"
         raise BackendError(msg) from e
+    if (size := regular_size(path, error)) > MAX_YAML:
+        msg = f"{path}: has {size} bytes; YAML is read up to {MAX_YAML}: write it as JSON"
+        raise error(msg)
     data = read_bytes(path, limit, error)
     try:
         parsed = yaml.safe_load(data)
     except (ValueError, RecursionError, yaml.YAMLError) as e:
-        msg = f"{path}: cannot be read as YAML ({' '.join(str(e).split())[:200]})"
+        msg = f"{path}: cannot be read as YAML ({printable(' '.join(str(e).split()), 200)})"
         raise error(msg) from e
     if not isinstance(parsed, dict):
         msg = f"{path}: expected a YAML mapping, found {quote(parsed)}"

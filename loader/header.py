@@ -10,15 +10,20 @@ that the file claims before that length was compared with the file's size.
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
+import sys
 from dataclasses import dataclass
+from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs lack it
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .files import looks_like, parse_json, quote, reason, regular_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 __all__ = ["DTYPES", "MAX_HEADER", "Header", "TensorInfo", "read_header"]
@@ -35,9 +40,13 @@ MAX_COUNT = 2**63 - 1  # sizes must fit a signed 64-bit address
 
 _PREFIX = 8
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+#: Characters of a tensor's entry, at most, where the header is as it should be: 32 sizes take a quarter.
+_ENTRY = 4096
+_METADATA = "__metadata__"
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor's place: bytes `start` to `stop` of `file`, counted from the start of the file."""
 
@@ -85,14 +94,115 @@ def read_header(path: Path) -> Header:
     if not raw.startswith(b"{"):
         msg = f"{path}: the header must begin with '{{', found {quote(raw[:16])}; {_AGAIN}"
         raise CheckpointError(msg)
-    table = parse_json(raw, f"{path}: header", CheckpointError)
-    metadata = _metadata(path, table.pop("__metadata__", None))
     data_start = _PREFIX + length
-    tensors = [_entry(path, name, entry, data_start, size) for name, entry in table.items()]
+    try:
+        tensors, metadata = _made(path, _entries(raw.decode("utf-8")), data_start, size)
+        by_name = {t.name: t for t in tensors}
+        plain = len(by_name) == len(tensors)
+    except (ValueError, IndexError, RecursionError):
+        plain = False
+    if not plain:  # then as any JSON: that says what is wrong
+        table = parse_json(raw, f"{path}: header", CheckpointError)
+        tensors, metadata = _made(path, table.items(), data_start, size)
+    del raw
     tensors.sort(key=lambda t: (t.start, t.stop))
     _check_tiling(path, tensors, data_start, size)
-    return Header(path, {t.name: t for t in tensors}, metadata, data_start, size)
+    return Header(path, {t.name: t for t in tensors}, _metadata(path, metadata), data_start, size)
 
+
+def _made(
+    path: Path, items: Iterable[tuple[str, object]], data_start: int, size: int
+) -> tuple[list[TensorInfo], object]:
+    """Every tensor of the table, and its `__metadata__`."""
+    tensors, metadata = [], None
+    for name, entry in items:
+        if name == _METADATA:
+            metadata = entry
+        else:
+            tensors.append(_entry(path, name, entry, data_start, size))
+    return tensors, metadata
+
+
+def _entries(text: str) -> Iterator[tuple[str, object]]:
+    """Names of a header's table and what they map to, an entry at a time: all at once would take twenty times the file.
+
+    Errors: `ValueError` or `IndexError` for what is no such table, or is one that only JSON's whole grammar tells.
+    """
+    place, known = _Place(text), False
+    for name in place.names():
+        if name == _METADATA and known:
+            raise ValueError
+        known |= name == _METADATA
+        yield name, place.texts() if name == _METADATA else place.entry()
+    if place.next():
+        raise ValueError
+
+
+class _Place:
+    """A place in a JSON text, and what is read there."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+
+    def next(self) -> str:
+        """The next character that is no space, "" at the end."""
+        self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # it matches nothing, too
+        return self.text[self.at : self.at + 1]
+
+    def pass_over(self, char: str) -> None:
+        """Go past this character, which comes next: `ValueError` where it does not."""
+        if self.next() != char:
+            raise ValueError
+        self.at += 1
+
+    def string(self) -> str:
+        self.pass_over('"')
+        text: str
+        text, self.at = scanstring(self.text, self.at, True)  # noqa: FBT003 - takes no keywords
+        return text
+
+    def names(self) -> Iterator[str]:
+        """Each of an object; whoever asks reads its value before the next."""
+        self.pass_over("{")
+        while self.next() != "}":
+            name = self.string()
+            self.pass_over(":")
+            self.next()
+            yield name
+            if self.next() != "}":
+                self.pass_over(",")
+                if self.next() != '"':
+                    raise ValueError
+        self.at += 1
+
+    def entry(self) -> object:
+        """An object that holds none."""
+        stop = self.text.index("}", self.at) + 1
+        if stop - self.at > _ENTRY:
+            raise ValueError
+        entry: object = _DECODER.decode(self.text[self.at : stop])
+        self.at = stop
+        return entry
+
+    def texts(self) -> dict[str, str]:
+        """An object of texts."""
+        table: dict[str, str] = {}
+        for name in self.names():
+            if name in table:
+                raise ValueError
+            table[name] = self.string()
+        return table
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object's dict; ValueError for a key that is given twice."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError
+    return table
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 _AGAIN = "the file is damaged or is no safetensors file: download it again"
 
@@ -175,7 +285,7 @@ def _entry(path: Path, name: str, entry: object, data_start: int, size: int) -> 
         msg = f"{where}: ends at byte {end} of the data, the file holds {size - data_start}: it is cut short"
         msg = f"{msg}; download it again"
         raise CheckpointError(msg)
-    return TensorInfo(name, dtype, tuple(shape), data_start + begin, data_start + end, path)
+    return TensorInfo(name, sys.intern(dtype), tuple(shape), data_start + begin, data_start + end, path)
 
 
 def _check_tiling(path: Path, tensors: list[TensorInfo], data_start: int, size: int) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..once import once
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, resolve_config, with_token_ids
 from .families import Resolved
 from .formats import other_quantization
+from .generation import not_applied
 from .hub import locate
 from .model_tensors import ModelTensors
 from .reconcile import reconciled
@@ -28,9 +29,10 @@ __all__ = ["Opened", "open_model"]
 class Opened:
     """A checkpoint, and the model that its config.json describes; nothing is cut yet. Closing it unmaps the files.
 
-    `raw` is config.json with the sizes that the tensors have; `corrections` says in words which it had wrong. `config`
-    is what `raw` resolves to, with the token ids of generation_config.json; `biases` are the roles of optional weights
-    that the model has; `numbers`: as in `Resolved`.
+    `raw` is config.json with the sizes that the tensors have; `corrections` says in words which it had wrong, and what
+    generation_config.json asks for that is not applied. `config` is what `raw` resolves to, with the token ids of
+    generation_config.json; `biases` are the roles of optional weights that the model has; `numbers`: as in
+    `Resolved`.
     """
 
     checkpoint: Checkpoint
@@ -45,7 +47,7 @@ class Opened:
         """Where it lies."""
         return self.checkpoint.directory
 
-    @cached_property
+    @once
     def model_tensors(self) -> ModelTensors:
         """Which tensor each weight is made from: compared with the config at first use. Errors: `CheckpointError`."""
         resolved = Resolved(self.config, self.biases, self.numbers)
@@ -90,4 +92,5 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     except BaseException:
         checkpoint.close()
         raise
+    corrections += not_applied(checkpoint.generation, checkpoint.config)
     return Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers)

@@ -11,12 +11,14 @@ import numpy as np
 
 from ..errors import BackendError, CheckpointError
 from ..runtime.memory import zeroed
-from ..runtime.quantized import quantized_shape
+from ..runtime.quantized import GROUP, quantized_shape
 from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, Attention, Linear, Norm, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, FEED_FORWARD, ROLES
-from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
+from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, spans_by_file
+from .underflow import TOKENS as ROWS_OF_TOKENS
+from .underflow import Underflow, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
     from .load_plan import LoadPlan
     from .quantize import PackRows
     from .source import Source
+    from .underflow import Faint
 
 __all__ = ["pack", "planned"]
 
 #: Bytes, or numbers compared, at a time where a copy is needed on the way.
 PIECE = 2**22
+#: Roles whose rows stand for tokens.
+TOKENS = ("embed", "head")
 
 
 def planned(plan: LoadPlan) -> Weights:
@@ -50,6 +55,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     if plan.cut.cuts:
         checkpoint.expect(spans_by_file(plan.touched))
     _check_twin(plan, checkpoint)
+    _check_vectors(plan, checkpoint)
     pool = _pool(plan, threads)
     how = {"pool": pool, "threads": threads, "pack": rows}
     block = zeroed(plan.resident_bytes, "resident weights") if plan.resident_bytes else None
@@ -100,20 +106,63 @@ def _weight(source: Source, array: NDArray[Any] | None) -> Weight:
 def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:
     """Write the tensor's kept part, rounded to integers as `how` says; its pages are released as they are read."""
     info, tensor, done = source.tensor, checkpoint.array(source.tensor.name), partial(_let_go, source, checkpoint)
+    how = {**how, "done": done, "underflow": (underflow := Underflow(source.dense, tokens=source.role in TOKENS))}
     if source.sparse:
         together = source.zeros.rows if source.zeros is not None else 1
         kept = partial(read_kept, source, tensor)
-        fine = pack_sparse_matrix(kept, source.shape, info.dtype, out, together=together, done=done, **how)
+        fine = pack_sparse_matrix(kept, source.shape, info.dtype, out, together=together, **how)
     else:
-        fine = pack_matrix(Rows(source, tensor), info.dtype, source.dtype, out, done=done, **how)
+        fine = pack_matrix(Rows(source, tensor), info.dtype, source.dtype, out, **how)
     if not fine:
+        _check_finite(source, checkpoint)
         msg = (
-            f"{info.file}: tensor {info.name} holds numbers that {source.dense} cannot (not finite, or too large for "
-            "a float16 scale); load it without quantising"
+            f"{info.file}: tensor {info.name} holds numbers that {source.dense} cannot (too large for a float16 "
+            "scale); load it without quantising"
         )
         raise CheckpointError(msg)
+    if (faint := underflow.first()) is not None:
+        raise CheckpointError(_too_faint(source, faint))
     if source.transposed:
         checkpoint.release(info.name)
+
+
+def _check_vectors(plan: LoadPlan, checkpoint: Checkpoint) -> None:
+    """Of a load that quantises, which checks its matrices: CheckpointError where a vector holds NaN or infinity."""
+    if any(source.quantizes for source in plan):
+        for source in plan:
+            if len(source.shape) == 1:
+                _check_finite(source, checkpoint)
+
+
+def _check_finite(source: Source, checkpoint: Checkpoint) -> None:
+    """Refuse NaN and infinity in what a load keeps of a tensor: CheckpointError."""
+    info, tensor, step = source.tensor, checkpoint.array(source.tensor.name), PIECE // max(1, *source.shape[1:], 1)
+    for at in range(0, source.shape[0], max(1, step)):
+        part = read_masked(source, tensor, slice(at, at + max(1, step)))
+        with np.errstate(over="ignore"):  # of F64
+            bad = np.argwhere(~np.isfinite(widened(part, info.dtype)))
+        if len(bad):
+            place, row, columns = bad[0], int(source.row_indices[at + bad[0, 0]]), source.column_indices
+            index = [row, *(int(i if columns is None else columns[i]) for i in place[1:])]
+            what = widened(part[tuple(place)].reshape(1), info.dtype)[0]
+            msg = (
+                f"{info.file}: tensor {info.name}[{', '.join(map(str, index[:: -1 if source.transposed else 1]))}] is "
+                f"{what}, and quantising needs finite numbers: the checkpoint is damaged, or its numbers overflow; "
+                "compare the file with its publisher's checksum"
+            )
+            raise CheckpointError(msg)
+
+
+def _too_faint(source: Source, faint: Faint) -> str:
+    """What to do about numbers too small to be quantised."""
+    row, last = int(source.row_indices[faint.row]), min(source.shape[1], faint.column + GROUP) - 1
+    every = f" and in all of the {ROWS_OF_TOKENS} rows around it" if source.role in TOKENS else ""
+    return (
+        f"{source.tensor.file}: tensor {source.tensor.name}, output {row}, inputs {faint.column} to {last}{every}: no "
+        f"number above {faint.largest:.3g}, too small for {source.dense}, whose scales are float16: they would be "
+        f"rounded to nothing, or be off by several per cent. Leave this matrix as it is, quantize="
+        f"'{source.dense},{source.role}=none', or scale it up and what multiplies it down"
+    )
 
 
 def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:
@@ -150,16 +199,15 @@ def _fill_sparse(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, d
 
 
 def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
-    """Refuse a head that is stored next to a tied embedding and differs from it."""
+    """Refuse a head that is stored next to a tied embedding and differs from it, dtypes apart."""
     if plan.twin is None:
         return
     source, info = plan.model["embed"], plan.model["embed"].tensor
     embed, head = checkpoint.array(info.name), checkpoint.array(plan.twin.tensor.name)
     step = max(1, PIECE // source.shape[1])
     pieces = (slice(i, i + step) for i in range(0, source.shape[0], step))
-    same = info.dtype == plan.twin.tensor.dtype and all(
-        np.array_equal(_bits(read(source, embed, span)), _bits(read(plan.twin, head, span))) for span in pieces
-    )
+    dtypes = info.dtype, plan.twin.tensor.dtype
+    same = all(_alike(read(source, embed, span), read(plan.twin, head, span), *dtypes) for span in pieces)
     for tensor in (info, plan.twin.tensor):
         checkpoint.release(tensor.name)
     if not same:
@@ -168,6 +216,28 @@ def _check_twin(plan: LoadPlan, checkpoint: Checkpoint) -> None:
             "that they are one. Set it to false in config.json to use both, or remove the tensor"
         )
         raise CheckpointError(msg)
+
+
+def _alike(a: NDArray[Any], b: NDArray[Any], a_dtype: str, b_dtype: str) -> bool:
+    """Whether both hold the same numbers; of two dtypes, after rounding either one to the other's."""
+    if a_dtype == b_dtype:
+        return np.array_equal(_bits(a), _bits(b))
+    if PREQUANTIZED in (a_dtype, b_dtype):
+        return False
+    a_wide, b_wide = widened(a, a_dtype), widened(b, b_dtype)
+    return any(
+        np.array_equal(_rounded(x, dtype), y, equal_nan=True)
+        for x, y, dtype in ((a_wide, b_wide, b_dtype), (b_wide, a_wide, a_dtype))
+    )
+
+
+def _rounded(x: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """To what a file's dtype holds, to nearest and of two to the even one."""
+    if dtype == "BF16":
+        bits = x.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+    with np.errstate(over="ignore"):  # what F16 cannot hold differs
+        return x.astype(np.float16).astype(np.float32) if dtype == "F16" else x
 
 
 def _bits(array: NDArray[Any]) -> NDArray[Any]:

@@ -32,6 +32,7 @@ from ..runtime.quantized import (
 from ..runtime.sparse_int8 import pack_sparse_int8
 from .files import quote
 from .roles import MATRICES
+from .underflow import widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from numpy.typing import NDArray
+
+    from .underflow import Underflow
 
     F32 = NDArray[np.float32]
 
@@ -88,7 +91,7 @@ def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.ui
     scale, low = np.zeros((2, panels * PANEL, groups), np.float32)
     block = np.zeros((panels * PANEL, groups * GROUP), np.float32)
     with np.errstate(all="ignore"):  # what is not finite shows in the end
-        block[:n, :k] = _widened(numbers, stored)
+        block[:n, :k] = widened(numbers, stored)
         # [rows, groups * 32] -> [32, rows, groups]
         x = np.ascontiguousarray(block.reshape(len(block), groups, GROUP).transpose(2, 0, 1))
         for span, width in ((slice(k // GROUP), GROUP), (slice(k // GROUP, groups), k % GROUP)):
@@ -112,10 +115,11 @@ def pack_matrix(  # noqa: PLR0913 - what and how
     threads: int = 1,
     pack: PackRows = pack_rows,
     done: Callable[[slice], None] | None = None,
+    underflow: Underflow | None = None,
 ) -> bool:
     """`pack_rows`, at most `BLOCK_ROWS` at a time, next to each other in the pool's `threads`.
 
-    `done` is told which rows have been read.
+    `done` is told which rows have been read; `underflow` looks at what they were packed to.
     """
     n = len(numbers)
     parts = threads * -(-n // (BLOCK_ROWS * threads))
@@ -123,7 +127,10 @@ def pack_matrix(  # noqa: PLR0913 - what and how
 
     def work(first: int) -> bool:
         span = slice(first, min(n, first + step))
-        fine = pack(numbers[span], stored, dtype, out[first // PANEL : -(-span.stop // PANEL)])
+        part, packed = numbers[span], out[first // PANEL : -(-span.stop // PANEL)]
+        fine = pack(part, stored, dtype, packed)
+        if underflow is not None and fine:
+            underflow.look(first, part, stored, packed)
         if done is not None:
             done(span)
         return fine
@@ -142,6 +149,7 @@ def pack_sparse_matrix(  # noqa: PLR0913 - as `pack_matrix`
     threads: int = 1,
     pack: PackRows = pack_rows,
     done: Callable[[slice], None] | None = None,
+    underflow: Underflow | None = None,
 ) -> bool:
     """As `pack_matrix`, to int8 of which those numbers are held that stay (`runtime/sparse_int8.py`).
 
@@ -156,7 +164,10 @@ def pack_sparse_matrix(  # noqa: PLR0913 - as `pack_matrix`
         span = slice(first, min(n, first + step))
         numbers, stays = read(span)
         packed = np.empty(quantized_shape("int8", stays.shape), np.uint8)
-        fine = pack(np.where(stays, numbers, numbers.dtype.type(0)), stored, "int8", packed)
+        part = np.where(stays, numbers, numbers.dtype.type(0))
+        fine = pack(part, stored, "int8", packed)
+        if underflow is not None and fine:
+            underflow.look(first, part, stored, packed)
         if done is not None:
             done(span)
         return packed, stays, fine
@@ -169,12 +180,6 @@ def pack_sparse_matrix(  # noqa: PLR0913 - as `pack_matrix`
                 return False
             pack_sparse_int8(packed, stays, out, n, first)
     return True
-
-
-def _widened(numbers: NDArray[Any], stored: str) -> F32:
-    bf16 = stored == "BF16"
-    wide: F32 = np.left_shift(numbers, 16, dtype=np.uint32).view(np.float32) if bf16 else numbers.astype(np.float32)
-    return wide
 
 
 def _sum(columns: Sequence[F32] | F32) -> F32:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +12,23 @@ from ..errors import MiaotuiError, PlanError
 from .files import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ["MAX_INDEX", "Ranges", "as_indices", "as_ranges", "read_indices", "read_order", "show", "spread"]
+__all__ = [
+    "MAX_INDEX",
+    "Ranges",
+    "as_indices",
+    "as_ranges",
+    "count_named",
+    "last_named",
+    "read_indices",
+    "read_order",
+    "read_ranges",
+    "show",
+    "spread",
+]
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -66,9 +78,30 @@ def read_indices(value: object, what: str, error: type[MiaotuiError] = PlanError
     ascending = sorted(indices)
     twice = next((a for a, b in pairwise(ascending) if a == b), None)
     if twice is not None:
-        msg = f"{what}: {twice} is named twice; name each index once"
-        raise error(msg)
+        raise error(_twice(what, twice))
     return tuple(ascending)
+
+
+def read_ranges(value: object, what: str, error: type[MiaotuiError] = PlanError) -> Ranges:
+    """As `read_indices`, as ranges: those of a text are not written out."""
+    if not isinstance(value, str):
+        return as_ranges(read_indices(value, what, error))
+    spans = []
+    for piece, first, last in _pieces(value):
+        if last < first:
+            raise error(_no_range(what, piece, value))
+        spans.append((first, last + 1))
+    ranges: list[tuple[int, int]] = []
+    for first, stop in sorted(spans):
+        if ranges and first < ranges[-1][1]:
+            raise error(_twice(what, first))
+        before = ranges.pop()[0] if ranges and first == ranges[-1][1] else first  # neighbours join
+        ranges.append((before, stop))
+    return tuple(ranges)
+
+
+def _twice(what: str, index: int) -> str:
+    return f"{what}: {index} is named twice; name each index once"
 
 
 def read_order(value: object, what: str, error: type[MiaotuiError] = PlanError) -> tuple[int, ...]:
@@ -79,11 +112,14 @@ def read_order(value: object, what: str, error: type[MiaotuiError] = PlanError) 
         indices = [int(value)]
     else:
         try:
-            listed = list(value)  # type: ignore[call-overload]  # what cannot be iterated is refused below
+            listed = list(islice(value, MAX_INDICES + 1))  # type: ignore[call-overload]  # what cannot be is refused
         except TypeError:
             listed = [None]
         if any(isinstance(i, bool) or not isinstance(i, int | np.integer) for i in listed):
             msg = f"{what}: found {quote(value)}; expected indices, for instance '0-2,5' or [0, 1, 2, 5]"
+            raise error(msg)
+        if len(listed) > MAX_INDICES:
+            msg = f"{what}: names more than {MAX_INDICES} indices; expected no more"
             raise error(msg)
         indices = [int(i) for i in listed]
     if indices and min(indices) < 0:
@@ -97,11 +133,33 @@ def read_order(value: object, what: str, error: type[MiaotuiError] = PlanError) 
 
 def _from_text(text: str, what: str, error: type[MiaotuiError]) -> list[int]:
     indices: list[int] = []
-    for piece in text.split(",") if text.strip() else ():
-        match = _PIECE.fullmatch(piece.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    for piece, first, last in _pieces(text):
         if last < first or len(indices) + last - first >= MAX_INDICES:
-            msg = f"{what}: {quote(piece)} in {quote(text)} is no index or range such as 3 or 0-2"
-            raise error(msg)
+            raise error(_no_range(what, piece, text))
         indices.extend(range(first, last + 1))
     return indices
+
+
+def _no_range(what: str, piece: str, text: str) -> str:
+    return f"{what}: {quote(piece)} in {quote(text)} is no index or range such as 3 or 0-2"
+
+
+def _pieces(text: str) -> Iterator[tuple[str, int, int]]:
+    """Every piece of "0-2,5", its first and its last index, nothing written out; last < first: it is neither."""
+    for piece in text.split(",") if text.strip() else ():
+        match = _PIECE.fullmatch(piece.strip())
+        yield piece, *((int(match[1]), int(match[2] or match[1])) if match else (1, 0))
+
+
+def last_named(value: object) -> int | None:
+    """The largest index in "0-2,5", which is not written out for it; None of what is no such text."""
+    if not isinstance(value, str):
+        return None
+    return max((last for _, first, last in _pieces(value) if first <= last), default=None)
+
+
+def count_named(value: object) -> int:
+    """How many indices "0-2,5", a list or a tuple names; nothing is written out for it. 0 of anything else."""
+    if isinstance(value, str):
+        return sum(max(0, last + 1 - first) for _, first, last in _pieces(value))
+    return len(value) if isinstance(value, list | tuple | range) else 0

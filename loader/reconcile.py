@@ -82,11 +82,18 @@ class _Headers:
 
     def config(self) -> Config:
         """The config with every size on which the headers agree; one that they do not tell stays."""
+        if not self._same_width():  # they are of two models, which `model_tensors` says: no size here tells anything
+            return self.before
         c, n = self.before, self._layers()
         c = replace(c, n_vocab=self._agreed("vocab", 0) or c.n_vocab)
         c = c.with_stack(replace(c.stack, layers=c.stack.layers[:n]))
         # A layer that is not there tells nothing: an absurd count costs no more than a sane one.
         return with_sizes(c, [self._sizes(i) if i < len(self.tensors) else sizes_of(c, i) for i in range(n)])
+
+    def _same_width(self) -> bool:
+        """Whether the last norm, which nothing cuts but the width, is as wide as the config says."""
+        norm = self._info("norm", self.family.model["norm"], 0)
+        return norm is not None and norm.shape == (self.before.d_model,)
 
     def _layers(self) -> int:
         """The layers that are there, where they are whole, fewer than the config says, and the rest of the model is."""
@@ -220,7 +227,10 @@ def _told(before: Config, after: Config) -> list[str]:
     ]
     for name in ("n_heads", "n_kv_heads", "d_ff"):
         sizes = [tuple(getattr(sizes_of(c, i), name) for c in (before, after)) for i in range(after.n_layers)]
-        there = {b: [i for i, size in enumerate(sizes) if size == (a, b)] for a, b in sizes if a != b}
+        there: dict[int, list[int]] = {}
+        for i, (a, b) in enumerate(sizes):
+            if a != b:
+                there.setdefault(b, []).append(i)
         olds = dict.fromkeys(str(a) for a, b in sizes if a != b)
         if there and name in spelling:
             everywhere = len(there) == 1 and len(next(iter(there.values()))) == after.n_layers

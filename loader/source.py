@@ -8,12 +8,12 @@ the tensor is touched; several ranges, or fewer columns, are gathered. Zeros are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import CheckpointError
+from ..once import once
 from ..runtime.quantized import QUANTIZED
 from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
@@ -155,12 +155,12 @@ class Source:
         """Bytes of the file that making it touches."""
         return sum(b - a for a, b in self.spans)
 
-    @cached_property
+    @once
     def row_indices(self) -> NDArray[np.int64]:
         """Every kept row's number in the tensor."""
         return as_indices(self.rows)
 
-    @cached_property
+    @once
     def column_indices(self) -> NDArray[np.int64] | None:
         """Every kept column's number in the tensor, None for all."""
         return None if self.columns is None else as_indices(self.columns)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from ..errors import InputError, shown
-from .detokenize import Detokeniser, StopStrings, check_stop
+from .detokenize import Spelling, StopStrings, TextStream, check_stop
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, check_names
 from .sampling import Sampler, SamplingParams
 
@@ -245,15 +245,16 @@ def tokens(  # noqa: PLR0913 - keywords
     text: TextLike,
     prompt: list[int],
     params: GenerateParams,
-    decode: Callable[[Sequence[int]], str] | None = None,
+    spelling: Spelling | Callable[[Sequence[int]], str] | None = None,
     *,
     load_s: float = 0.0,
     number: int = 0,
 ) -> Generator[Token, None, None]:
     """Go on with a sequence: add the prompt, a list of checked ids; then draw and return, until an end.
 
-    `number`: which of several answers to one prompt it is, for the draws. Without `decode` the tokens have no text. An
-    exception (Ctrl-C) inside a step ends the answer; the sequence keeps its ids, and goes on from them.
+    `number`: which of several answers to one prompt it is, for the draws. Without a `spelling` (`decode(ids) -> str`
+    will do) the tokens have no text. An exception (Ctrl-C) inside a step ends the answer; the sequence keeps its ids,
+    and goes on from them.
     """
     n_prompt, room = len(prompt), text.n_context - len(text) - len(prompt) + 1  # the last id drawn is never fed
     if room < 1:
@@ -266,7 +267,7 @@ def tokens(  # noqa: PLR0913 - keywords
         yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt), params.sampling.drawn_by)
         return
     ends = () if params.ignore_eos else params.eos_ids
-    writer = _Writer(decode, text.ids + prompt, params)
+    writer = _Writer(spelling, text.ids + prompt, params)
     began = time.perf_counter()
     text.append(prompt)
     sampler = _sampler(text, params.sampling, number)
@@ -283,7 +284,7 @@ def tokens(  # noqa: PLR0913 - keywords
     began, decode_s = began + first_token_s, 0.0
     for n_new in range(1, limit + 1):
         reason: FinishReason | None = at_limit if n_new == limit else None
-        piece, stopped = ("", False) if token in ends else writer.write(token)
+        piece, stopped = writer.write(token, shows=token not in ends)
         if stopped:
             reason = "stop"
         elif token in ends:
@@ -318,25 +319,37 @@ def collect(made: Iterable[Token]) -> Generation:
 
 
 class _Writer:
-    """Ids to pieces of text: detokeniser, then stop strings, then what is held back at the end."""
+    """Ids to pieces of text: detokeniser, then stop strings, then what is held back at the end.
+
+    Stop strings are looked for in the text with its special tokens; what is shown has none.
+    """
 
     def __init__(
-        self, decode: Callable[[Sequence[int]], str] | None, prompt: list[int], params: GenerateParams
+        self, spelling: Spelling | Callable[[Sequence[int]], str] | None, prompt: list[int], params: GenerateParams
     ) -> None:
-        self._text = Detokeniser(decode, prompt) if decode is not None else None
+        how = Spelling(spelling) if callable(spelling) else spelling
+        self._shown = None if how is None else TextStream(how, prompt)
+        self._searched = None if how is None or not params.stop else TextStream(how, prompt, full=True)
         self._stop = StopStrings(params.stop)
 
-    def write(self, token: int) -> tuple[str, bool]:
-        """Return text that is safe to show, and whether a stop string was completed."""
-        if self._text is None:
-            return "", False
-        return self._stop.push(self._text.push(token)), self._stop.stopped
+    def write(self, token: int, *, shows: bool = True) -> tuple[str, bool]:
+        """Return text that is safe to show, and whether a stop string was completed. `shows`: `token` has a text."""
+        piece = self._shown.push(token) if shows and self._shown is not None else ""
+        if self._searched is None:
+            return piece, False
+        out = self._stop.push(self._searched.push(token), piece)
+        if self._stop.completed_by(self._searched.pending()):
+            out += self.end()[0]
+        return out, self._stop.stopped
 
     def end(self) -> tuple[str, bool]:
         """Return what was held back, and whether it completed a stop string."""
-        if self._text is None or self._stop.stopped:
+        if self._shown is None or self._stop.stopped:
             return "", self._stop.stopped
-        text = self._stop.push(self._text.flush())
+        rest = self._shown.flush()
+        if self._searched is None:
+            return rest, False
+        text = self._stop.push(self._searched.flush(), rest)
         return text + self._stop.flush(), self._stop.stopped
 
 

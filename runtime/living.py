@@ -21,10 +21,17 @@ class Living(Generic[T]):
         """None yet."""
         self._count = itertools.count()
         self._members: dict[int, weakref.ref[T]] = {}
+        self._me = weakref.ref(self)
 
     def add(self, member: T) -> None:
         """Count it until it is discarded, or collected."""
-        self._members[next(self._count)] = weakref.ref(member)
+        key, me = next(self._count), self._me
+
+        def gone(_: weakref.ref[T]) -> None:
+            if (living := me()) is not None:
+                living._members.pop(key, None)  # noqa: SLF001 - its own
+
+        self._members[key] = weakref.ref(member, gone)
 
     def discard(self, member: T) -> None:
         """Count it no more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +11,11 @@ import numpy as np
 from ..errors import MemoryLimitError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-__all__ = ["float_rows", "refused", "zeroed"]
+__all__ = ["float_rows", "memory_named", "refused", "zeroed"]
 
 #: What may stand in the way of memory that the machine has.
 LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"
@@ -22,6 +24,17 @@ LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"
 def refused(nbytes: int, what: str) -> MemoryLimitError:
     """The error for memory that the system did not give."""
     return MemoryLimitError(f"{what}: the system refused {nbytes:,} bytes of memory; see {LIMITS}, or ask for less")
+
+
+@contextmanager
+def memory_named(what: str) -> Iterator[None]:
+    """A `MemoryError` from inside becomes a `MemoryLimitError` that names `what` could not go on."""
+    try:
+        yield
+    except MemoryError as e:
+        size = f" ({e})" if str(e) else ""  # NumPy says how much
+        msg = f"{what}: the system refused memory{size}; see {LIMITS}, or ask for less"
+        raise MemoryLimitError(msg) from e
 
 
 def zeroed(nbytes: int, what: str = "memory") -> NDArray[np.uint8]:

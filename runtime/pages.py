@@ -11,7 +11,7 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Pages", "Table"]
+__all__ = ["Pages", "Table", "Waiting"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Waiting(Protocol):
+    """Somebody who waits for a sequence's next id."""
+
+    thread: int
 
 
 class Table:
@@ -44,7 +50,7 @@ class Table:
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
         self.cached = self.used = 0
-        self.waiting: Living[object] = Living()
+        self.waiting: Living[Waiting] = Living()
 
     @property
     def n_pages(self) -> int:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..once import once
 from .spec import Weight
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class RopeTable:
         sin, cos = sincos(np.concatenate([angle, late]) if late else angle)
         return np.stack([cos, sin], -1) * rope.attention_factor
 
-    @cached_property
+    @once
     def weight(self) -> Weight:
         """As the kernels read it: float32. A few positions at a time, so that making it takes no more than it does."""
         table = np.empty(self.shape, np.float32)

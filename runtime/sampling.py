@@ -157,22 +157,24 @@ class Sampler:
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """Id of the token at `position`. logits: [n_vocab]; -inf is never drawn; NaN and +inf are an `InputError`."""
         if self.params.greedy:
-            scores, _ = self._penalised(logits)
+            scores, _ = self._penalised(logits, position)
             return int(scores.argmax())
-        ids, weights = self.candidates(logits)
+        ids, weights = self.candidates(logits, position)
         reached = np.cumsum(weights, out=self._reached[: weights.size])
         target = int(reached[-1]) * uniform_bits(self.seed, self.sequence, position) >> 53
         return int(ids[np.searchsorted(reached, target, side="right")])
 
-    def candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def candidates(
+        self, logits: NDArray[np.float32], position: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
         """Ids that may be drawn, ascending, and their weights, exp((score - max) / temperature) in units of 2^-`unit`.
 
         What rounds to none is left out. Ranks are taken before the division by the temperature, in float32; the
         exponent is float64, so no temperature above 0 overflows. Ids may be a view of scratch: they last until the next
-        call.
+        call. `position`, the token's that is to be drawn, is for the words of an error.
         """
         params = self.params
-        scores, largest = self._penalised(logits)
+        scores, largest = self._penalised(logits, position)
         if 0 < params.top_k < scores.size:
             np.copyto(self._ranked, scores)
             at = scores.size - params.top_k
@@ -198,7 +200,7 @@ class Sampler:
             ids, weights = ids[chosen], weights[chosen]
         return ids, weights
 
-    def _penalised(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    def _penalised(self, logits: NDArray[np.float32], position: int) -> tuple[NDArray[np.float32], float]:
         """Scores after the repetition penalty p: x / p where x >= 0, x * p where x < 0; and their maximum.
 
         Keskar et al. 2019 (arXiv:1909.05858), with transformers' treatment of negative logits and its float32.
@@ -218,10 +220,15 @@ class Sampler:
             with np.errstate(over="ignore"):
                 scores[history] = np.where(old < 0, old * p, old / p)
         largest = float(scores.max()) if scores.size else -math.inf
-        if not math.isfinite(largest):
-            what = {math.inf: "hold +inf", -math.inf: "are all -inf"}.get(largest, "hold NaN")
-            where = f" after repetition_penalty={penalty}" if self._n_history else ""
-            msg = f"the logits {what}{where}: nothing can be drawn; the model's weights or its input are damaged"
+        if math.isnan(largest):
+            raise not_numbers(position - 1)
+        if math.isinf(largest):
+            what = "hold +inf" if largest > 0 else "are all -inf"
+            where = f", with repetition_penalty={penalty}," if self._n_history else ""
+            msg = (
+                f"the logits after position {position - 1}{where} {what}, so no token can be drawn: the model's "
+                "weights or its input are damaged"
+            )
             raise InputError(msg)
         return scores, largest
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from ..errors import InputError, shown
+from .detokenize import Spelling
 from .floats import usual_floats
 from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
+from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .sampling import not_numbers
 from .stream import Stream
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .detokenize import TextFilter
     from .generate import Token
     from .pages import Table
     from .sampling import Sampler
@@ -41,8 +45,16 @@ class Codec(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text."""
 
-    def decode(self, ids: Ids[int]) -> str:
-        """Text of ids."""
+    def spelled(self, ids: Ids[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of ids before its clean-up."""
+
+    @property
+    def unsettled_ids(self) -> frozenset[int]:
+        """Ids whose text the ids after them may change."""
+
+    @property
+    def filtered(self) -> Callable[[str], TextFilter] | None:
+        """From the text before to the clean-up of what follows."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,11 @@ class Text:
 
 #: Of a model without a tokenizer.
 NO_TEXT = Text()
+
+
+def _spelling(codec: Codec) -> Spelling:
+    full = partial(codec.spelled, skip_special_tokens=False)
+    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered)
 
 
 class Sequence:
@@ -122,6 +139,7 @@ class Sequence:
         self._following = None
         self._session.compute(self._table, self._ids, n_logits)
 
+    @memory_named("feed")
     def feed(self, ids: object) -> NDArray[np.float32]:
         """Append ids and return the logits after the last, float32 [n_vocab], a copy."""
         wanted = self._checked(ids)
@@ -162,6 +180,7 @@ class Sequence:
         return token
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("tokens")
     def tokens(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[Token]:
         """Go on: ids, pieces of text, finish reason and timings, a token at a time. Parameters are checked at once.
 
@@ -175,21 +194,24 @@ class Sequence:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
         checked = check_prompt(self, ids, params, decodes=codec is not None)
-        return Stream(tokens(self, checked, params, None if codec is None else codec.decode, load_s=text.load_s))
+        return Stream(tokens(self, checked, params, None if codec is None else _spelling(codec), load_s=text.load_s))
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("stream")
     def stream(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:
         """Go on, and return the new text in pieces as it comes."""
         made = self.tokens(prompt, **parameters)
         return Stream(t.text for t in made if t.text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("generate")
     def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
         """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed` of what is new."""
         made = self.tokens(prompt, **parameters)
         with self.awaited():
             return collect(made)
 
+    @memory_named("fork")
     def fork(self) -> Sequence:
         """Another sequence that begins with this text and shares its pages."""
         self._check_open()
@@ -205,6 +227,7 @@ class Sequence:
         msg = "a Sequence cannot be copied or pickled; fork() makes another that begins alike, and `ids` is its text"
         raise InputError(msg)
 
+    @memory_named("truncate")
     def truncate(self, n: int) -> None:
         """Keep the first `n` ids."""
         self._check_open()
@@ -220,6 +243,7 @@ class Sequence:
 
         self.turn(cut)
 
+    @memory_named("close")
     def close(self) -> None:
         """Free the pages. Harmless when done twice."""
         self._closed, self._following = True, None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import BackendError, InputError
 from .kvcache import KEYS, PAGE, padded
 from .living import Living
 from .memory import float_rows
@@ -50,6 +50,17 @@ _LOOK = 0.002
 _YIELD = 0.0001
 
 
+_INSIDE = (
+    "this thread is computing with the model already: a signal's handler or a finaliser (__del__) was called in the "
+    "middle of a step and used the same model; let it set a flag, or hand the call to another thread"
+)
+
+_NO_ROOM = (
+    "the cache is full of a text that this thread is generating: a signal's handler or a finaliser (__del__) was "
+    "called meanwhile and needs room too; let it set a flag, or load with a larger cache_tokens"
+)
+
+
 class _FullError(Exception):
     """No page is free, and nobody is idle; `waiting`: others that run have some."""
 
@@ -59,7 +70,10 @@ class _FullError(Exception):
 
 
 class _Waiting:
-    """Somebody who waits: counted for as long as he is there."""
+    """Somebody who waits: counted for as long as he is there; `thread` is his."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
 
 
 class Session:
@@ -102,7 +116,8 @@ class Session:
     def admit(self, table: Table | None) -> Table:
         """A table for a sequence: a new one, or one that holds pages already, and may be asked for them."""
         if table is None:
-            if self.lock.acquire(blocking=False):  # so that what is made and dropped without a pass does not pile up
+            # What is made and dropped without a pass must not pile up; who waits for a turn collects it himself.
+            if self.left and not self._queue and self.lock.acquire(blocking=False):
                 try:
                     self._collect()
                 finally:
@@ -114,10 +129,11 @@ class Session:
         """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
 
         Where work needs pages that others have who run, it waits, without the lock, and is done again from its
-        beginning. Errors: those of `work`; `InputError` where the text could never fit.
+        beginning. Errors: those of `work`; `InputError` where the text could never fit, and where this thread is inside
+        a turn: a signal's handler or a finaliser was called there, and would overwrite what the turn is about to read.
         """
-        if self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
-            return work()  # who took the turn waits where there is no room
+        if self._is_mine():
+            raise InputError(_INSIDE)
         me, mine = threading.get_ident(), _Waiting()
         while True:
             self._queue.add(mine)
@@ -135,9 +151,23 @@ class Session:
                     raise InputError(msg) from None
             self._until_one_ends()
 
+    def _within(self, work: Callable[[], T]) -> T:
+        """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
+        return work() if self._is_mine() else self.turn(work)
+
+    def _is_mine(self) -> bool:
+        """Whether this thread holds the lock."""
+        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
+        return owned
+
     def _until_one_ends(self) -> None:
-        """Wait until one of those who hold pages now, and are waited for, has what he wanted."""
-        tables = [t for t in self.pages.tables if t.n_pages]
+        """Wait until one of those who hold pages now, and are waited for, has what he wanted.
+
+        InputError where all of them wait in this very thread: a signal's handler, or a finaliser, interrupted them.
+        """
+        tables, me = [t for t in self.pages.tables if t.n_pages], threading.get_ident()
+        if tables and all(any(who.thread == me for who in t.waiting) for t in tables):
+            raise InputError(_NO_ROOM)
         there = [(t, weakref.ref(who)) for t in tables for who in t.waiting]
         time.sleep(_LOOK)
         while there and not self._closed and all(who() in t.waiting for t, who in there):
@@ -163,7 +193,7 @@ class Session:
                 self.run_pass([(table, part, at, n_logits if at + size == end else 0)])
                 at += size
 
-        self.turn(passes)
+        self._within(passes)
 
     def truncate(self, table: Table, n: int) -> None:
         """Forget the slots from `n` on."""
@@ -227,7 +257,12 @@ class Session:
         self._fill(parts)
         for table, _, start, _ in parts:
             table.cached = start
-        self.backend.run(self._batch)
+        try:
+            self.backend.run(self._batch)
+        except BackendError:
+            if self._closed:  # since the batch was filled, by a signal's handler or a finaliser
+                raise InputError(self._closed) from None
+            raise
         for table, ids, start, _ in parts:
             table.cached = start + len(ids)
             self.pages.forget_unseen(table)
@@ -357,7 +392,7 @@ class Session:
             self._own_ids[start : start + len(ids)] = ids
             self.compute(self._own, ids, n_logits, start)
 
-        self.turn(fed)
+        self._within(fed)
 
     def timed_step(self, ids: Ids[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from ..errors import InputError
+from .memory import memory_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -19,17 +20,19 @@ T = TypeVar("T")
 class Stream(Iterator[T], Generic[T]):
     """What a generator makes. Any thread may read it, one at a time; dropped or closed, it computes nothing more.
 
-    Errors: `InputError` where another thread is inside, or was when the process forked.
+    Errors: `InputError` where another thread is inside, or was when the process forked; `MemoryLimitError`.
     """
 
     def __init__(self, made: Generator[T, None, None]) -> None:
         """Made by `stream` and `tokens`."""
         self._made = made
 
+    @memory_named("the next token")
     def __next__(self) -> T:
         """Compute the next piece."""
         return self._alone(self._made.__next__)
 
+    @memory_named("close")
     def close(self) -> None:
         """End it. Harmless when done twice."""
         self._alone(self._made.close)

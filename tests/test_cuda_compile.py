@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from miaotui.errors import BackendError
 from miaotui.runtime.cuda import build
-from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL, walker
-from miaotui.runtime.cuda.primitives import PRIMITIVES
+from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL, Kernel, walker
+from miaotui.runtime.cuda.primitives import PRIMITIVES, larger_size, ld_f32, st_f32
 
 #: Registers that another version of the assembler may take more.
 SLACK = 8
@@ -104,6 +104,24 @@ def test_every_primitive_has_its_intrinsic():
     from miaotui.runtime.cuda.whole_ptx import BINDING
 
     assert set(BINDING) == set(PRIMITIVES)
+
+
+@compiles
+def test_comparisons_of_floats_are_those_that_the_emulator_has():
+    """`max` and `min` lose a NaN; exp and the activations have none of them, and nobody makes one of a comparison."""
+
+    def k(arena, step, rows):
+        out = arena + step + rows
+        st_f32(out, max(min(ld_f32(out), np.float32(2)), np.float32(1)))
+        st_f32(out + 4, larger_size(ld_f32(out + 4), ld_f32(out + 8)))
+
+    ptx = build.to_ptx(Kernel("k", k, 32, lambda *_: 1, lambda _: 0, ()))
+    assert ptx.count("max.f32") == ptx.count("min.f32") == ptx.count("max.u32") == 1
+    assert ".NaN" not in ptx
+    for name in ("linear_f32", "linear_f16_tiled64", "linear_int8"):
+        ptx = build.to_ptx(cubins.ALL[name])
+        assert "ex2" not in ptx
+        assert not {"max.f32", "min.f32"} & set(ptx.split()), name
 
 
 @compiles

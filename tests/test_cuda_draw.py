@@ -113,9 +113,32 @@ def test_both_zeros_are_the_same():
     assert got == wanted == [1, 1]
 
 
+@pytest.mark.ci  # 15 s
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-3, 1e300, float(np.finfo(np.float64).max)])
+@pytest.mark.parametrize("how", [{}, {"top_k": 3}, {"top_p": 0.7}, {"repetition_penalty": 1.3}], ids=str)
+def test_temperatures_at_the_ends_and_logits_that_are_never_drawn(temperature, how):
+    """The coldest leaves the largest alone, the hottest makes all alike; -inf has no weight at either."""
+    logits = logits_of(3, 300, 4)
+    logits[::2] = -np.inf
+    logits[-1] = -0.0
+    params = SamplingParams(temperature, do_sample=True, seed=4, **how)
+    got, wanted = drawn(logits, params, range(1, 4), history=[1])
+    assert got == wanted
+    assert np.all(logits[got] > -np.inf)
+
+
+def test_only_one_that_may_be_drawn():
+    logits = np.full(300, -np.inf, np.float32)
+    logits[257] = -3.0
+    for params in (EVERYTHING, SamplingParams(do_sample=True, seed=1), SamplingParams(repetition_penalty=1.1)):
+        got, wanted = drawn(logits, params, [1, 2])
+        assert got == wanted == [257, 257]
+
+
 def test_nothing_is_drawn_from_what_is_damaged():
-    for bad in (np.nan, -np.nan, np.inf):
-        logits = logits_of(2, 300, 4)
+    """Wherever it stands, also where top-k or top-p would leave it out; and where nothing may be drawn."""
+    for bad, rest in ((np.nan, 0.0), (-np.nan, 0.0), (np.inf, 0.0), (np.nan, -np.inf), (-np.inf, -np.inf)):
+        logits = logits_of(2, 300, 4) + np.float32(rest)
         logits[299] = bad
         n, device = len(logits), EmulatedDevice()
         arena, step, draw = (device.allocate(size) for size in (4 * n, 8 * WORDS, draw_bytes(n)))
@@ -169,7 +192,7 @@ def test_why_nothing_can_be_drawn_is_said_as_on_the_cpu(tmp_path, monkeypatch):
         norm = next(i.values["w"] for i in reversed(model.program().code) if i.op == "rms_norm")
         kept = machine.device.read(machine._weights[norm.address], norm.nbytes)
         machine.device.write(machine._weights[norm.address], np.full(norm.shape, np.nan, np.float32))
-        with pytest.raises(InputError, match="the logits hold NaN"):
+        with pytest.raises(InputError, match="the logits after position 3 are not numbers"):
             list(steps)
         machine.device.write(machine._weights[norm.address], kept)
         got = model.generate(IDS, **WANTED).ids

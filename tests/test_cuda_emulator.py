@@ -11,14 +11,18 @@ from miaotui.runtime.cuda.primitives import (
     PRIMITIVES,
     barrier,
     block,
+    larger_size,
     ld_f32,
     sld_f32,
     sst_f32,
     st_f32,
     thread,
     threads,
+    to_int,
     warp_barrier,
     warp_before_i,
+    warp_max,
+    warp_max_size,
     warp_sum,
     weights4,
 )
@@ -53,6 +57,35 @@ def test_sums_of_those_before():
         st_f32(out + 4 * thread(), np.float32(warp_before_i(thread())))
 
     assert run(k, 128, 32).tolist() == [i * (i - 1) / 2 for i in range(32)]
+
+
+def test_of_two_floats_a_nan_loses_as_on_the_hardware():
+    """Python's own would return the first. Sizes are compared by their bits, and there it wins."""
+    nan, one = np.float32(np.nan), np.float32(1)
+
+    def k(out):
+        pairs = (
+            max(nan, one),
+            max(one, nan),
+            min(nan, one),
+            min(one, nan),
+            larger_size(one, nan),
+            larger_size(nan, one),
+        )
+        if thread() == 0:
+            for i, value in enumerate(pairs):
+                st_f32(out + 4 * i, value)
+            st_f32(out + 24, np.float32(max(3, 4) + to_int(np.float32(3e38)) % 2))
+        mixed = nan if thread() == 7 else np.float32(thread())
+        st_f32(out + 128 + 4 * thread(), warp_max(mixed))
+        st_f32(out + 256 + 4 * thread(), warp_max_size(mixed))
+
+    got = run(k, 384, 32)
+    assert got[:4].tolist() == [1] * 4
+    assert np.isnan(got[4:6]).all()
+    assert got[6] == 5  # the largest integer is odd
+    assert set(got[32:64].tolist()) == {31}
+    assert np.isnan(got[64:]).all()
 
 
 def test_what_was_never_written_is_nan():

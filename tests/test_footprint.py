@@ -42,6 +42,32 @@ def test_pages_of_gathered_rows_are_let_go_of_as_they_are_read(tmp_path, quantiz
     assert got["beyond_baseline_bytes"] <= planned + SLACK < planned + 0.5 * file
 
 
+ROPE = """
+import re, sys, miaotui
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024
+with miaotui.load(sys.argv[1], threads=2, max_context=64) as model:
+    model.logits([1, 2])
+before = peak()
+with miaotui.load(sys.argv[1], threads=2, max_context=131072) as model:
+    parts = model.memory
+    after = peak()
+print(parts["constants"], parts["weights_resident"], parts["activations"], after - before)
+"""
+
+
+def test_the_peak_has_room_for_one_table_of_rotary_angles(tmp_path):
+    """b_10: it was kept twice, and took ten times its size while it was made. By the system's account (VmHWM)."""
+    config = small("llama").config | {"hidden_size": 128, "num_attention_heads": 1, "head_dim": 128}
+    write_checkpoint(tmp_path, Drawn(config | {"max_position_embeddings": 131072}))
+    words = [sys.executable, "-c", ROPE, str(tmp_path)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
+    constants, resident, activations, grown = map(int, done.stdout.split())
+    assert constants == 131072 * 128 * 4
+    assert constants <= grown + SLACK  # it is there
+    assert grown <= constants + resident + activations + SLACK < 2 * (constants + activations)
+
+
 def test_the_command_says_it_and_writes_it(tmp_path, capsys):
     write_checkpoint(tmp_path / "m", small("llama"))
     out = tmp_path / "f.json"

@@ -16,7 +16,7 @@ from typing import Any
 import miaotui as mt
 import numpy as np
 import pytest
-from checkpoints import small, write_checkpoint
+from checkpoints import random_tensors, small, write_checkpoint, write_safetensors
 from miaotui.errors import CheckpointError, ConfigError, InputError, MiaotuiError
 from miaotui.loader.formats import other_format
 from miaotui.loader.paths import is_there
@@ -215,6 +215,23 @@ def test_other_quantizations_are_named(tmp_path: Path, config: dict[str, Any], w
     (tmp_path / "config.json").write_text(json.dumps(raw | config))
     with pytest.raises(ConfigError, match=f"is quantised by {word}.*get the original checkpoint"):
         mt.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "word"),
+    [("q_proj.qweight", "GPTQ or AWQ"), ("q_proj.g_idx", "GPTQ or AWQ"), ("q_proj.weight_packed", "compressed-tensors"),
+     ("q_proj.weight_scale", "compressed-tensors"), ("q_proj.weight_scale_inv", "FP8"), ("q_proj.SCB", "bitsandbytes"),
+     ("q_proj.weight.absmax", "bitsandbytes"), ("q_proj.scales", "MLX")],
+)  # fmt: skip
+def test_other_quantizations_are_named_by_their_tensors(tmp_path: Path, tensor: str, word: str) -> None:
+    """Where config.json does not say it."""
+    drawn = small("llama")
+    write_checkpoint(tmp_path, drawn)
+    more = {f"model.layers.0.self_attn.{tensor}": np.zeros((2, 2), np.float32)}
+    write_safetensors(tmp_path / "model.safetensors", random_tensors(drawn.config, 0) | more)
+    for given in (tmp_path, str(tmp_path)):
+        with pytest.raises(ConfigError, match=f"is quantised by {word} .*get the original checkpoint"):
+            mt.load(given)
 
 
 def test_a_mistyped_path_is_said_before_the_hub_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,14 @@ import time
 import warnings
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import miaotui
 import pytest
 from miaotui.errors import InputError
+from miaotui.loader.text import tokenizer
+from miaotui.runtime.living import Living
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +80,35 @@ def test_models_and_sequences_are_not_copied(model: miaotui.Model) -> None:
                 act(model)
             with pytest.raises(InputError, match="fork"):
                 act(text)
+
+
+def test_what_a_handler_raises_is_no_damaged_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time-out that strikes while the tokenizer is read is the caller's own; the next call reads it."""
+
+    class TooLateError(Exception):
+        pass
+
+    def struck(_: str) -> None:
+        raise TooLateError
+
+    with miaotui.load(DEMO, threads=1, max_context=64) as model:
+        with monkeypatch.context() as patch:
+            patch.setattr(tokenizer.tokenizers, "Tokenizer", SimpleNamespace(from_str=struck))
+            with pytest.raises(TooLateError):
+                model.generate(PROMPTS[0], **SHORT)
+        assert model.generate(PROMPTS[0], **SHORT).ids
+
+
+def test_what_is_gone_is_not_counted() -> None:
+    """Sequences come and go for months: what lists them does not grow."""
+    living: Living[set[int]] = Living()
+    kept = [set() for _ in range(3)]
+    for one in kept:
+        living.add(one)
+    for _ in range(1000):
+        living.add(set())
+    assert len(living._members) == 3
+    assert list(living) == kept
 
 
 def test_a_model_that_is_dropped_open_says_so_and_goes() -> None:

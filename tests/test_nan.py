@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import miaotui
 import numpy as np
 import pytest
 from checkpoints import Drawn, random_tensors, small, write_checkpoint, write_safetensors
-from miaotui.errors import InputError
+from miaotui.errors import CheckpointError, InputError
+from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.ops import ACTS, FAST
 from miaotui.runtime.quantized import QUANTIZED
 from miaotui.runtime.rope import RopeTable
@@ -113,8 +116,8 @@ def test_activations_keep_it(act: Activation):
 HEADS, KV_HEADS, D_HEAD, CONTEXT = 4, 2, 20, 150  # two pages
 
 
-def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, str], count: int) -> Any:
-    """Results where one number of key or value `at` (position, KV head, which) is `bad`; the last `count` alone."""
+def attended_case(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, str], count: int) -> Case:
+    """One number of key or value `at` (position, KV head, which) is `bad`; the last `count` are a pass of their own."""
     rng = np.random.default_rng(1)
     q, k, v = (rng.standard_normal((CONTEXT, n * D_HEAD)).astype(np.float32) for n in (HEADS, KV_HEADS, KV_HEADS))
     position, head, which = at
@@ -126,8 +129,13 @@ def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, 
 
     cuts = [CONTEXT - count, count] if count else [CONTEXT]
     passes = [[part.copy() for part in each] for each in zip(*(np.split(x, cuts[:-1]) for x in (q, k, v)), strict=True)]
-    case = Case(build, passes, exactly, n_kv_heads=KV_HEADS, d_head=D_HEAD, kv_cache=kv_cache)
-    ids = [np.zeros(len(p[0]), np.int64) for p in passes]
+    return Case(build, passes, exactly, n_kv_heads=KV_HEADS, d_head=D_HEAD, kv_cache=kv_cache)
+
+
+def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, str], count: int) -> Any:
+    """Results of the last pass of that case."""
+    case = attended_case(kv_cache, window, bad, at, count)
+    ids = [np.zeros(len(p[0]), np.int64) for p in case.passes]
     return run_kernels(case, ids, 2)[0].reshape(-1, HEADS, D_HEAD), run_reference(case, ids)[0]
 
 
@@ -157,6 +165,30 @@ def test_infinity_in_an_int8_cache_is_no_number(which):
     got, _ = attended("int8", None, -np.inf, (20, 1, which), 1)
     assert np.isnan(got[:, HEADS // 2 :]).all()
     assert np.isfinite(got[:, : HEADS // 2]).all()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_scores_of_minus_infinity(count):
+    """Keys that weigh nothing, whole blocks and pages of them, change nothing; where all do, there is no result."""
+    n, d = 140, 16
+    rng = np.random.default_rng(3)
+    q, k, v = (rng.standard_normal((n, d)).astype(np.float32) for _ in range(3))
+    q[:, 0], k[:, 0] = 1, 0
+
+    def build(ops: Any, q: Any, k: Any, v: Any) -> Any:
+        ops.kv_write(0, k, v, 1)
+        return ops.attention(0, q, 1, 1, window=None, scale=0.25)
+
+    for low, high in ((0, 70), (0, 128), (128, 130), (0, n)):
+        keys = k.copy()
+        keys[low:high, 0] = -np.inf
+        passes = [[x[: n - count] for x in (q, keys, v)], [x[n - count :] for x in (q, keys, v)]]
+        case = Case(build, passes, exactly, n_kv_heads=1, d_head=d)
+        ids = [np.zeros(len(p[0]), np.int64) for p in passes]
+        got, expected = run_kernels(case, ids, 2)[0], run_reference(case, ids)[0]
+        assert np.isnan(expected).all() == (high == n)
+        assert np.array_equal(np.isnan(got), np.isnan(expected))
+        assert high == n or np.abs(got - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 70])
@@ -215,9 +247,70 @@ def test_it_is_met_on_the_way(tmp_path):
 
 
 @pytest.mark.parametrize("quantize", QUANTIZED)
-def test_quantised_products_of_a_damaged_norm_are_no_numbers(tmp_path, quantize):
-    path = written(tmp_path, "model.norm.weight", (5,))
-    with miaotui.load(path, threads=1, quantize=quantize, kv_cache="int8") as model:
+def test_quantised_products_of_a_damaged_embedding_are_no_numbers(tmp_path, quantize):
+    path = written(tmp_path, "model.embed_tokens.weight", (1, 5))
+    with miaotui.load(path, threads=1, quantize=f"{quantize},embed=none", kv_cache="int8") as model:
         for n in (1, 4):
             with pytest.raises(InputError, match="the logits after position 0 are not numbers"):
                 model.generate([1], max_new_tokens=n)
+
+
+def damaged(path: Path, family: str, name: str, place: tuple[int, ...], bad: float, dtype: str = "F32") -> Path:
+    """A model of a family, with one number of tensor `name` damaged."""
+    drawn = replace(small(family), dtype=dtype)
+    write_checkpoint(path, drawn)
+    tensors = random_tensors(drawn.config, 0)
+    tensors[name][place] = bad
+    write_safetensors(path / "model.safetensors", tensors, dtype=dtype)
+    return path
+
+
+VECTORS = [
+    ("llama", "model.norm.weight", 5),
+    ("llama", "model.layers.1.input_layernorm.weight", 0),
+    ("qwen2", "model.layers.0.self_attn.k_proj.bias", 3),
+    ("qwen3", "model.layers.1.self_attn.q_norm.weight", 1),
+    ("gpt2", "transformer.ln_f.bias", 7),
+    ("gpt2", "transformer.h.0.attn.c_attn.bias", 30),
+    ("gpt2", "transformer.h.1.mlp.c_fc.bias", 6),
+]
+
+
+@pytest.mark.parametrize(("bad", "word"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
+@pytest.mark.parametrize(("family", "name", "at"), VECTORS)
+def test_a_load_that_quantises_refuses_it_in_a_vector(tmp_path, family, name, at, bad, word):
+    """By name and index, whatever it quantises; one that does not takes what is there, and the first logits say so."""
+    for dtype in ("F32", "BF16"):
+        path = damaged(tmp_path, family, name, (at,), bad, dtype)
+        for quantize in ("int8", "int4a", "gate=int8,up=int4,down=int8"):
+            with pytest.raises(CheckpointError, match=rf"tensor {re.escape(name)}\[{at}\] is {word}, and quantising"):
+                miaotui.load(path, threads=1, quantize=quantize)
+        with miaotui.load(path, threads=1) as model:
+            if bad != bad:  # noqa: PLR0124 - infinity may leave numbers
+                with pytest.raises(InputError, match="the logits after position 1 are not numbers"):
+                    model.generate([1, 2], max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "place"),
+    [("llama", "model.layers.0.mlp.up_proj.weight", (3, 2)), ("gpt2", "transformer.h.0.attn.c_attn.weight", (2, 30))],
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_so_it_does_in_a_matrix_and_says_where_in_the_file(tmp_path, family, name, place, bad):
+    path = damaged(tmp_path, family, name, place, bad)
+    with pytest.raises(CheckpointError, match=re.escape(f"tensor {name}[{place[0]}, {place[1]}] is {bad}")):
+        miaotui.load(path, threads=2, quantize="int8")
+
+
+def test_a_number_too_large_for_a_scale_is_another_error(tmp_path):
+    path = damaged(tmp_path, "llama", "model.layers.0.mlp.up_proj.weight", (3, 2), 1e30)
+    with pytest.raises(CheckpointError, match=r"up_proj\.weight holds numbers that int8 cannot \(too large"):
+        miaotui.load(path, threads=1, quantize="int8")
+
+
+def test_what_is_cut_away_may_be_damaged(tmp_path):
+    path = damaged(tmp_path, "gpt2", "transformer.h.0.mlp.c_fc.bias", (6,), np.nan)
+    with miaotui.load(path, threads=1, quantize="int8", prune=PrunePlan(ffn={0: "0-5"})) as model:
+        assert len(model.generate([1], max_new_tokens=1).ids) == 1
+    with pytest.raises(CheckpointError, match=r"c_fc\.bias\[6\] is nan"):  # as the file counts
+        miaotui.load(path, threads=1, quantize="int8", prune=PrunePlan(ffn={0: "2-4,6"}))

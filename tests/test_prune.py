@@ -263,7 +263,7 @@ BAD = [
     ({"layers": [-1]}, "-1 is negative"),
     ({"layers": "0-"}, "no index or range"),
     ({"layers": "1-0"}, "no index or range"),
-    ({"layers": "0-99999999"}, "no index or range"),
+    ({"layers": "0-99999999"}, "there is no layer 99999999"),
     ({"layers": True}, "expected indices"),
     ({"layers": 1.5}, "expected indices"),
     ({"heads": {"0": "3"}}, "heads of layer 0: there is no head 3; it has 3"),

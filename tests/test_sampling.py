@@ -25,7 +25,7 @@ def logits_of(seed, n, *, scale=3.0, grid=8):
 def kept(logits, params, history=()):
     sampler = Sampler(len(logits), params)
     sampler.observe(history)
-    ids, weights = sampler.candidates(logits)
+    ids, weights = sampler.candidates(logits, 1)
     return ids, weights / weights.sum()
 
 
@@ -235,8 +235,8 @@ def test_weights_are_whole_and_their_order_does_not_matter(seed, n, shuffle, top
     assume(len(set(logits.tolist())) == n)
     moved = np.random.default_rng(shuffle).permutation(n)
     params = SamplingParams(temperature, top_k, top_p, do_sample=True)
-    ids, weights = Sampler(n, params).candidates(logits)
-    others, same = Sampler(n, params).candidates(logits[moved])
+    ids, weights = Sampler(n, params).candidates(logits, 1)
+    others, same = Sampler(n, params).candidates(logits[moved], 1)
     assert weights.dtype == np.int64
     assert weights.max() == 1 << unit_bits(n)
     assert 0 < int(weights.sum()) < 1 << 62
@@ -254,9 +254,9 @@ def test_the_sum_of_any_vocabulary_fits():
 @given(seed=SEEDS, n=st.sampled_from([1025, 3001, 20_011]), top_p=st.floats(1e-6, 0.9999), grid=st.sampled_from([1, 9]))
 def test_a_nucleus_by_levels_is_that_of_a_sort(seed, n, top_p, grid):
     logits = logits_of(seed, n, grid=grid)
-    _, every = Sampler(n, SamplingParams(do_sample=True)).candidates(logits)
+    _, every = Sampler(n, SamplingParams(do_sample=True)).candidates(logits, 1)
     assert len(every) == n
-    ids, _ = Sampler(n, SamplingParams(top_p=top_p, do_sample=True)).candidates(logits)
+    ids, _ = Sampler(n, SamplingParams(top_p=top_p, do_sample=True)).candidates(logits, 1)
     order = np.argsort(-logits, kind="stable")
     assert set(ids.tolist()) == set(order[: len(ids)].tolist())
     reached = np.cumsum(every[order])
@@ -307,12 +307,14 @@ def test_a_seed_that_is_not_given_is_drawn():
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-@pytest.mark.parametrize(("bad", "word"), [(math.nan, "NaN"), (math.inf, r"\+inf"), (None, "all -inf")])
+@pytest.mark.parametrize(
+    ("bad", "word"), [(math.nan, "are not numbers"), (math.inf, r"hold \+inf"), (None, "are all -inf")]
+)
 def test_damaged_logits(do_sample, bad, word):
     logits = np.zeros(10, np.float32) if bad is not None else np.full(10, -np.inf, np.float32)
     logits[3] = bad if bad is not None else -np.inf
-    with pytest.raises(InputError, match=word):
-        sample(logits, [1], SamplingParams(do_sample=do_sample, repetition_penalty=1.1), position=0)
+    with pytest.raises(InputError, match=f"the logits after position 6.*{word}"):
+        sample(logits, [1], SamplingParams(do_sample=do_sample, repetition_penalty=1.1), position=7)
 
 
 def test_wrong_shape_of_logits():

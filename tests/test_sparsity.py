@@ -389,7 +389,7 @@ BAD = [
     ({"0.head": "2:4"}, "is no matrix"),
     ({"2.q": "2:4"}, "sparsity: there is no layer 2; the model has 2"),
     ({"2": "2:4"}, "sparsity: there is no layer 2"),
-    ({"0-999999": "2:4"}, "names no layer"),
+    ({"0-999999": "2:4"}, "there is no layer 999999"),
     ({"0-1.q": "2:4", "1.q": "1:4"}, "sparsity of 1.q: found 2:4 and 1:4; name each matrix once"),
     ({"-1.q": "2:4"}, "no index or range"),
     ({"x.q": "2:4"}, "no index or range"),

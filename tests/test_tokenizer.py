@@ -99,7 +99,7 @@ def test_the_post_processor_decides(tmp_path: Path, processor: bool, add_bos: bo
 
 def test_special_tokens(tmp_path: Path) -> None:
     ours = written(tmp_path, config={"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "[PAD]"})
-    assert (ours.n_vocab, ours.bos_id, ours.eos_id, ours.pad_id) == (8, 1, 2, None)  # [PAD] is not in the vocabulary
+    assert (ours.n_vocab, ours.bos_id, ours.eos_id, ours.pad_id) == (9, 1, 2, 8)  # [PAD] was not in the vocabulary
     assert ours.encode("<s>a</s>") == [1, 3, 2]  # matched without spaces: special, though the file lists it as plain
     assert ours.decode([1, 3, 2]) == "a"
     assert ours.decode([1, 3, 2], skip_special_tokens=False) == "<s> a </s>"

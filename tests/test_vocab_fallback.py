@@ -7,10 +7,11 @@ import shutil
 
 import miaotui
 import pytest
+import tokenizers
 from checkpoints import Drawn, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.errors import PlanError, TokenizerError
+from miaotui.errors import InputError, PlanError, TokenizerError
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.text.tokenizer import Tokenizer
 from miaotui.loader.text.vocab_fallback import Bytes
@@ -81,6 +82,24 @@ def test_bytes_say_the_same_text_sentencepiece(tmp_path_factory, text, gone):
     cut = KeptTokenizer(whole, [i for i in range(whole.n_vocab) if i not in gone], pieces.of)
     assert cut.decode(cut.encode(text)) == whole.decode(whole.encode(text))
     assert pieces.of(1) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["\u00ab\u00e9\u00bb", "\u00e9\u00e9", "    ", "<tool_call>", "\u4e16\u754c", "\u0120a"]
+)
+def test_bytes_of_an_added_token_are_those_of_its_text(tmp_path, text):
+    """Byte-level spells ordinary tokens in its 256 characters; an added one is text, whatever its characters are."""
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(letters)}, []))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    right = made.encode(text).ids  # without added tokens: a token for each byte
+    made.add_tokens([text])
+    made.save(str(tmp_path / "tokenizer.json"))
+    whole = Tokenizer.from_directory(tmp_path)
+    cut = KeptTokenizer(whole, range(256), Bytes(whole).of)
+    assert cut.encode(text) == right
+    assert cut.decode(right) == text
 
 
 def test_bytes_on_the_command_line_and_written(tmp_path, capsys):
@@ -168,3 +187,17 @@ def test_fallbacks_compose():
         first.then(PrunePlan(vocab_fallback=9))
     plan = PrunePlan.from_dict(json.loads(first.to_json()))
     assert plan == first
+
+
+def test_a_tokenizer_larger_than_the_embedding(tmp_path):
+    """What needs no id beyond the rows is answered; an id beyond them is refused by name, and never drawn."""
+    with miaotui.load(with_tokenizer(tmp_path / "m", sentencepiece(), 263)) as model:  # ids 263 and 264 have no row
+        assert model.tokenizer.n_vocab == 265
+        text = model.generate("b", max_new_tokens=3)
+        assert model.generate(model.tokenizer.encode("b"), max_new_tokens=3).ids == text.ids
+        assert max(text.ids) < 263
+        for use in (model.generate, model.logits):
+            with pytest.raises(InputError, match="id 263 at position 0 is not in the vocabulary, expected 0 to 262"):
+                use(model.tokenizer.encode("ab"))
+    with miaotui.load(tmp_path / "m", prune=PrunePlan(vocab=range(262), vocab_fallback="bytes")) as model:
+        assert model.tokenizer.encode("ab") == [3 + ord("a"), 3 + ord("b")]

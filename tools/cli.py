@@ -24,6 +24,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InputError, MiaotuiError, PlanError
+from ..interpreters import check_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -135,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_streams()
     args: argparse.Namespace | None = None
     try:
+        check_interpreter()
         args = _parse(arguments)
         debug = args.debug
         run: Callable[[argparse.Namespace], int] = import_module(f".commands.{args.command}", __package__).main

@@ -1,17 +1,17 @@
 """What a family is: tables of its keys and tensors, and one short function from checked values to a `Config`.
 
 A key of `config.json` is one of four: in `keys` (read and checked), in `only` (refused unless at a value that changes
-nothing), harmless (named in `HARMLESS` or in the family's own list), or unknown, and then refused by name unless null.
+nothing), ignored (in `ignored.py`, or in the family's own `harmless`), or unknown: refused by name unless null.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..files import quote
+from .ignored import IGNORED, PATTERN
 from .values import Key, read
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Family:
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
     `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
     there are, of which each serves as many layers as another.
+    `tokenizer_class`: that of transformers where no file names one and it is not the file's own.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Family:
     names_pruned_heads: bool = False
     heads_divide_width: bool = False
     written_as: Mapping[str, object] = field(default_factory=dict)
+    tokenizer_class: str | None = None
     architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     heads: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     groups: str = ""
@@ -120,38 +122,20 @@ class Family:
 #: Refused unless at one of these values, whatever the family: each would change what is computed.
 ONLY: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
+    "is_causal": (True,),
     "is_encoder_decoder": (False,),
     "tie_encoder_decoder": (False,),
     "pretraining_tp": (1,),
     "use_bfloat16": (False,),
 }
 
-#: Keys that describe, or steer training, saving and sampling; none changes the logits.
-# fmt: off
-HARMLESS = frozenset({
-    "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled", "_name_or_path",
-    "_num_labels", "architectures", "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens",
-    "chunk_size_feed_forward", "cls_token_id", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
-    "early_stopping", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task",
-    "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_range",
-    "is_decoder", "label2id", "length_penalty", "max_length", "max_sequence_length", "min_length", "model_max_length",
-    "model_type", "name_or_path", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
-    "num_return_sequences", "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token",
-    "pad_token_id", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict",
-    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
-    "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version",
-    "typical_p", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_cache", "vocab_file",
-})
-# fmt: on
-HARMLESS_PATTERN = re.compile(r".*_(dropout|dropout_prob|pdrop)|transformers\.js.*")
-
 
 def resolve_with(family: Family, raw: Mapping[str, object], where: str) -> Resolved:
     """Check every key of the file against the family's tables, then resolve; raises `ConfigError`."""
     only = {**ONLY, **family.only}
-    harmless = HARMLESS | family.harmless
+    ignored = IGNORED | family.harmless
     for name, value in raw.items():
-        known = name in family.keys or name in harmless or HARMLESS_PATTERN.fullmatch(name)
+        known = name in family.keys or name in ignored or PATTERN.fullmatch(name)
         if known and name not in family.only:
             continue
         if name in only:

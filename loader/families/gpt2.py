@@ -92,6 +92,7 @@ GPT2 = Family(
     spelling=SPELLING,
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
     names_pruned_heads=True,
+    tokenizer_class="GPT2Tokenizer",
     harmless=frozenset(
         {
             "n_ctx",

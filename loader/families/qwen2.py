@@ -58,5 +58,6 @@ QWEN2 = Family(
     prefixes=PREFIXES,
     spelling=SPELLING,
     ignored=IGNORED,
+    tokenizer_class="Qwen2Tokenizer",
     only={"attention_bias": (True,), "mlp_bias": (False,), "use_mrope": (False,)},
 )

@@ -31,6 +31,7 @@ QWEN3 = Family(
     prefixes=PREFIXES,
     spelling=SPELLING,
     ignored=IGNORED,
+    tokenizer_class="Qwen2Tokenizer",
     only={"mlp_bias": (False,)},
     bias_keys={ATTENTION: BIAS_KEYS[ATTENTION]},
 )

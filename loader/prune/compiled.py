@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import PlanError
 from ...runtime.spec import FeedForward
 from ..files import quote
-from ..ranges import as_ranges, show, spread
+from ..ranges import as_ranges, last_named, show, spread
 from ..roles import AXES, LINEAR
 from ..sizes import LayerSizes, axis_size, d_head, model_sizes, sizes_of, with_sizes
 from .plan import PrunePlan
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..ranges import Ranges
     from .plan import Indices
 
-__all__ = ["MAX_LAYERS", "Cut", "compile_plan", "fingerprint", "with_shares"]
+__all__ = ["MAX_LAYERS", "Cut", "check_named", "compile_plan", "fingerprint", "with_shares"]
 
 #: Layers that a plan may have run: as many as a config.json may say.
 MAX_LAYERS = 2**16
@@ -176,6 +176,41 @@ def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None)
             raise PlanError(msg)
 
 
+def check_named(raw: Mapping[str, Any], config: Config, checkpoint: Checkpoint | None = None) -> None:
+    """Compare the largest index of every text in a plan's object with the model, before any range is written out.
+
+    A few bytes may name billions. `compile_plan` compares everything. Raises `PlanError`.
+    """
+    _check_model(PrunePlan(model=raw.get("model", {})), config, checkpoint)
+    for name, (size, each) in _sizes_of_sets(config).items():
+        _check_set(name, _last(raw.get(name)), size, each, empty=True)
+    for name, (field_of, each) in (("heads", ("n_heads", "head")), ("ffn", ("d_ff", "neuron"))):
+        for key, kept in raw[name].items() if isinstance(raw.get(name), dict) else ():
+            layer = _last(key)
+            _check_set(name, layer, config.n_layers, "layer", empty=True)
+            for i in layer:
+                _check_set(
+                    f"{name} of layer {i}", _last(kept), getattr(sizes_of(config, i), field_of), each, empty=True
+                )
+    for key in raw["sparsity"] if isinstance(raw.get("sparsity"), dict) else ():
+        layers = key.rpartition(".")[0] or key if isinstance(key, str) else None
+        _check_set("sparsity", _last(layers), config.n_layers, "layer", empty=True)
+
+
+def _last(value: object) -> Indices:
+    """The largest index of a text, where it is one."""
+    last = last_named(value)
+    return () if last is None else (last,)
+
+
+def _sizes_of_sets(config: Config) -> dict[str, tuple[int, str]]:
+    """A plan's set -> how many there are of what it names, and what each is called."""
+    layers = (config.n_layers, "layer")
+    return {
+        "order": layers, "layers": layers, "vocab": (config.n_vocab, "token"), "width": (config.d_model, "dimension")
+    }  # fmt: skip
+
+
 def _check_indices(plan: PrunePlan, config: Config) -> None:
     """Every index is one that the model has, and what must not be empty is not."""
     if plan.order is not None:
@@ -183,13 +218,8 @@ def _check_indices(plan: PrunePlan, config: Config) -> None:
         if len(plan.order) > MAX_LAYERS:
             msg = f"order: {len(plan.order)} layers; expected at most {MAX_LAYERS}"
             raise PlanError(msg)
-    sets = (
-        ("layers", config.n_layers, "layer"),
-        ("vocab", config.n_vocab, "token"),
-        ("width", config.d_model, "dimension"),
-    )
-    for name, size, each in sets:
-        if getattr(plan, name) is not None:
+    for name, (size, each) in _sizes_of_sets(config).items():
+        if name != "order" and getattr(plan, name) is not None:
             _check_set(name, getattr(plan, name), size, each)
     if isinstance(plan.vocab_fallback, int):
         _check_set("vocab_fallback", (plan.vocab_fallback,), config.n_vocab, "token")

@@ -53,8 +53,9 @@ def _by_layer_then(name: str, first: PrunePlan, second: PrunePlan, layer_of: _Pi
             raise PlanError(_twice(name, old, ran, new))
         if new in theirs:
             joined[old] = _Picker(f"{name} of layer {new}", mine.get(old))(theirs[new])
-    left = first.run if second.run is None else layer_of(second.run)
-    return {layer: kept for layer, kept in joined.items() if left is None or layer in left}
+    run = first.run if second.run is None else layer_of(second.run)
+    left = frozenset(run or ())
+    return {layer: kept for layer, kept in joined.items() if run is None or layer in left}
 
 
 def _sparsity_then(first: PrunePlan, second: PrunePlan, layer_of: _Picker) -> dict[str, str]:
@@ -69,10 +70,13 @@ def _sparsity_then(first: PrunePlan, second: PrunePlan, layer_of: _Picker) -> di
                 raise PlanError(_twice(f"sparsity of {role}", old, ran, new))
             if f"{new}.{role}" in theirs:
                 renamed[f"{old}.{role}"] = text
-    left = first.run if second.run is None else layer_of(second.run)
-    both = joined(first.sparsity, renamed)
-    gone = [cell for cell in both if "." in cell and left is not None and int(cell.partition(".")[0]) not in left]
-    return {cell: text for cell, text in both.items() if cell not in gone}
+    run = first.run if second.run is None else layer_of(second.run)
+    both, left = joined(first.sparsity, renamed), frozenset(run or ())
+    return {
+        cell: text
+        for cell, text in both.items()
+        if "." not in cell or run is None or int(cell.partition(".")[0]) in left
+    }
 
 
 def _runs(

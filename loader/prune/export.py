@@ -173,7 +173,7 @@ def _pruned_heads(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
         there = surviving_heads(old.get(str(layer), []), n_heads, PRUNED_HEADS)
         kept = [there[h] for h in cut.heads.get(layer, range(len(there)))]
         if kept and len(kept) < n_heads:
-            gone[str(new)] = [h for h in range(n_heads) if h not in kept]
+            gone[str(new)] = sorted(set(range(n_heads)) - set(kept))
     return {PRUNED_HEADS: gone} if gone or PRUNED_HEADS in raw else {}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, PlanError
-from ..files import quote
+from ..files import printable, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,7 +45,7 @@ class Forms(dict[str, Any]):
             name, _, value = piece.partition("=")
             key = name.strip().replace("-", "_")
             if key in forms:
-                msg = f"prune={quote(text)}: {name.strip()} is given twice"
+                msg = f"prune={quote(text)}: {quote(name.strip())} is given twice"
                 raise PlanError(msg)
             forms[key] = value.strip()
         return forms
@@ -56,7 +57,8 @@ class Forms(dict[str, Any]):
 
     def said(self, *names: str) -> str:
         """These forms as they were typed."""
-        return " ".join(self._spell(name, self[name]) for name in names)
+        said = (self._spell(name, self[name]) for name in names)
+        return printable(" ".join(islice(said, 20)), 600)  # not all of a thousand
 
     def named(self, error: PlanError | InputError) -> PlanError | InputError:
         """The error, beginning with the form at fault; with all that were given, where none can be told."""

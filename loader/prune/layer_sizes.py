@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..files import quote
-from ..ranges import read_indices
+from ..ranges import read_ranges
 from ..sizes import LayerSizes, largest, model_sizes, sizes_of
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ...runtime.spec import Config
     from ..families import Family
+    from ..ranges import Ranges
 
 __all__ = ["KEYS", "layer_sizes", "outer_sizes", "spell", "surviving_heads"]
 
@@ -43,16 +44,17 @@ def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: s
     gone = _by_layer(raw, PRUNED_HEADS, config.n_layers, where)
     if not overrides and not gone:
         return None
-    sizes = [
-        _overridden(overrides.get(i, {}), config, family, f"{where}: {PER_LAYER}[{i}]") for i in range(config.n_layers)
-    ]
+    whole = {name: size for name, size in model_sizes(config).items() if name in SIZES}
+    sizes = [_overridden(overrides[i], whole, family, f"{where}: {PER_LAYER}[{i}]") if i in overrides
+             else LayerSizes(**whole) for i in range(config.n_layers)]  # fmt: skip
     for i, heads in gone.items():
         if not family.names_pruned_heads:
             msg = f"{where}: {PRUNED_HEADS} is not known of a {family.name} model; it may change what is computed"
             raise ConfigError(msg)
-        kept = surviving_heads(heads, largest(config).n_heads, f"{where}: {PRUNED_HEADS}[{i}]")
+        pruned = _pruned(heads, whole["n_heads"], f"{where}: {PRUNED_HEADS}[{i}]")
+        n_left = whole["n_heads"] - sum(stop - first for first, stop in pruned)
         if sizes[i].n_heads:
-            sizes[i] = LayerSizes(len(kept), len(kept), sizes[i].d_ff)
+            sizes[i] = LayerSizes(n_left, n_left, sizes[i].d_ff)
     for i, size in enumerate(sizes):
         if not size.n_heads and not size.d_ff:
             msg = f"{where}: layer {i} has neither attention nor feed-forward; leave it out"
@@ -62,11 +64,17 @@ def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: s
 
 def surviving_heads(gone: object, n_heads: int, where: str) -> tuple[int, ...]:
     """Numbers of the heads that `pruned_heads` leaves in a layer, counted before any was pruned."""
-    pruned = read_indices(gone, where, ConfigError)
-    if pruned and pruned[-1] >= n_heads:
-        msg = f"{where}: head {pruned[-1]}, but there were {n_heads}"
+    edges = (0, *(edge for span in _pruned(gone, n_heads, where) for edge in span), n_heads)
+    return tuple(h for first, stop in zip(edges[::2], edges[1::2], strict=True) for h in range(first, stop))
+
+
+def _pruned(gone: object, n_heads: int, where: str) -> Ranges:
+    """Numbers of the heads that are gone, each one that there was."""
+    pruned = read_ranges(gone, where, ConfigError)
+    if pruned and pruned[-1][1] > n_heads:
+        msg = f"{where}: head {pruned[-1][1] - 1}, but there were {n_heads}"
         raise ConfigError(msg)
-    return tuple(h for h in range(n_heads) if h not in pruned)
+    return pruned
 
 
 def outer_sizes(config: Config) -> LayerSizes:
@@ -119,12 +127,12 @@ def _by_layer(raw: Mapping[str, Any], key: str, n_layers: int, where: str) -> di
     return layers
 
 
-def _overridden(of: object, config: Config, family: Family, where: str) -> LayerSizes:
-    """One layer's sizes: the config's, less what its object overrides and skips."""
+def _overridden(of: object, whole: Mapping[str, int], family: Family, where: str) -> LayerSizes:
+    """One layer's sizes: the `whole` layer's, less what its object overrides and skips."""
     if not isinstance(of, dict):
         msg = f"{where} is {quote(of)}; expected an object"
         raise ConfigError(msg)
-    sizes = {name: model_sizes(config)[name] for name in SIZES}
+    sizes = dict(whole)
     ours = {family.spelling[name]: name for name in SIZES if name in family.spelling}
     if "d_head" not in family.spelling:
         ours = {key: name for key, name in ours.items() if name == "d_ff"}

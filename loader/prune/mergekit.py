@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from ...errors import PlanError
 from ..files import quote, read_json_object, read_yaml_object
 from ..paths import as_path
-from .compiled import MAX_LAYERS
-from .plan import MAX_PLAN, PrunePlan
+from .compiled import MAX_LAYERS, check_named
+from .plan import FORMAT, MAX_PLAN, PrunePlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
+
+    from ..open import Opened
 
 __all__ = ["SLICES", "load_plan", "plan_of", "plan_of_slices"]
 
@@ -36,18 +38,23 @@ HARMLESS = (
 )
 
 
-def load_plan(path: str | PathLike[str]) -> PrunePlan:
-    """Read a plan's file: ours or mergekit's, JSON or (by its name: .yml, .yaml) YAML.
+def load_plan(path: str | PathLike[str], opened: Opened | None = None) -> PrunePlan:
+    """Read a plan's file: ours or mergekit's, JSON or (by its name: .yml, .yaml) YAML; `opened`: as in `plan_of`.
 
     Errors: `PlanError`; `BackendError` for YAML where the extra is not installed.
     """
     file = as_path(path, "plan", PlanError)
     read = read_yaml_object if file.suffix.lower() in (".yml", ".yaml") else read_json_object
-    return plan_of(read(file, MAX_PLAN, PlanError), str(path))
+    return plan_of(read(file, MAX_PLAN, PlanError), str(path), opened)
 
 
-def plan_of(raw: Mapping[str, Any], where: str = "plan") -> PrunePlan:
-    """A plan from a file's object. Raises `PlanError`, naming `where`."""
+def plan_of(raw: Mapping[str, Any], where: str = "plan", opened: Opened | None = None) -> PrunePlan:
+    """A plan from a file's object, compared with `opened`'s model before its ranges are written out.
+
+    Raises `PlanError`, naming `where`.
+    """
+    if opened is not None and raw.get("format") == FORMAT:
+        check_named(raw, opened.model_tensors.config, opened.checkpoint)
     return plan_of_slices(raw, where) if SLICES in raw else PrunePlan.from_dict(raw, where)
 
 

@@ -32,12 +32,12 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, PlanError
 from ..files import quote, read_text
 from ..paths import as_path
-from ..ranges import read_indices
+from ..ranges import as_indices, last_named, read_indices, read_ranges
 from ..sizes import sizes_of
 from ..text.tokenizer import Tokenizer
 from ..text.vocab_fallback import UNK, needed_rows, with_fallback_id
 from ..text.vocabulary import kept_ids
-from .compiled import fingerprint
+from .compiled import check_named, fingerprint
 from .forms import FORMS, Forms
 from .mergekit import SLICES, load_plan, plan_of
 from .plan import PrunePlan
@@ -70,7 +70,7 @@ def select(prune: Prune | None, opened: Opened) -> Selection:
         except (PlanError, InputError) as e:
             raise forms.named(e) from None
     if isinstance(prune, dict):
-        return _resolved(plan_of(prune), opened)
+        return _resolved(plan_of(prune, opened=opened), opened)
     if isinstance(prune, PrunePlan):
         return _resolved(prune, opened)
     msg = f"prune={quote(prune)}: expected a PrunePlan, a plan's file, or short forms such as 'keep-layers=0-2'"
@@ -121,43 +121,47 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
         perhaps = f" (did you mean {near[0]}?)" if near else ""
         msg = f"{quote(unknown[0])} is not understood{perhaps}; expected some of {', '.join(FORMS)}"
         raise PlanError(msg)
-    base, config, left = PrunePlan(), opened.config, opened.config
+    config = opened.model_tensors.config  # compared with the tensors, before anything is counted by it
+    base, left = PrunePlan(), config
     if forms.keys() == {"plan"}:
-        return load_plan(forms["plan"])
+        return load_plan(forms["plan"], opened)
     if "plan" in forms:  # the other forms number what it leaves
-        first = select(load_plan(forms["plan"]), opened).ranked(opened)
+        first = select(load_plan(forms["plan"], opened), opened).ranked(opened)
         base, left = first.plan, first.cut.config
     heads = _dropped_heads(forms, left)
     heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
     dropped = _layers("drop_layers", forms, left)
     layers = None if "keep_layers" not in forms else _layers("keep_layers", forms, left)
     if dropped:
-        layers = tuple(i for i in (range(left.n_layers) if layers is None else layers) if i not in dropped)
+        gone = frozenset(dropped)
+        layers = tuple(i for i in (range(left.n_layers) if layers is None else layers) if i not in gone)
     ids, fallback = None, _id_or_word(forms.get("vocab_fallback"))
     if "vocab" in forms:
-        there = {old: new for new, old in enumerate(range(config.n_vocab) if base.vocab is None else base.vocab)}
+        row = {old: new for new, old in enumerate(range(config.n_vocab) if base.vocab is None else base.vocab)}
         if fallback is None:
-            fallback = there.get(base.vocab_fallback, base.vocab_fallback)  # type: ignore[arg-type]  # words are no keys
+            fallback = row.get(base.vocab_fallback, base.vocab_fallback)  # type: ignore[arg-type]  # words are no keys
         needed = () if fallback is None or isinstance(fallback, int) else needed_rows(fallback, opened.directory)
-        wanted = {there[i] for i in (*_text_ids(forms["vocab"], opened), *needed) if i in there}
+        wanted = {row[i] for i in (*_text_ids(forms["vocab"], opened), *needed) if i in row}
         ids = tuple(sorted(wanted | ({fallback} if isinstance(fallback, int) else set())))
+    there = frozenset(range(left.n_layers) if layers is None else layers)
     short = PrunePlan(
         layers=layers,
-        heads={i: kept for i, kept in heads.items() if layers is None or i in layers},
-        ffn={i: () for i in _layers("drop_ffn", forms, left) if layers is None or i in layers},
+        heads={i: kept for i, kept in heads.items() if i in there},
+        ffn={i: () for i in _layers("drop_ffn", forms, left) if i in there},
         ffn_ratio=_number("ffn", forms["ffn"]) if "ffn" in forms else None,
         vocab=ids,
         vocab_fallback=fallback,
-        **_width(forms.get("width")),
+        **_width(forms.get("width"), left),
         sparsity=forms.get("sparsity", {}),
     )
     return base.then(short)
 
 
-def _width(value: object) -> dict[str, Any]:
+def _width(value: object, config: Config) -> dict[str, Any]:
     """Fields of a plan from "0-63", [0, 1], "0.75" or 0.75."""
     if is_share(value):
         return {"width_ratio": _number("width", value)}
+    check_named({"width": value}, config)
     return {"width": value}
 
 
@@ -180,10 +184,12 @@ def _id_or_word(value: object) -> Any:  # noqa: ANN401 - the plan checks what it
 
 def _layers(name: str, forms: Mapping[str, Any], config: Config) -> tuple[int, ...]:
     """Layers that a form names, each there."""
-    layers = read_indices(forms.get(name, ()), name)
-    if layers and layers[-1] >= config.n_layers:
+    given, last = forms.get(name, ()), last_named(forms.get(name))
+    layers = () if last is not None and last >= config.n_layers else read_indices(given, name)
+    last = layers[-1] if layers else last
+    if last is not None and last >= config.n_layers:
         what = "what the plan leaves" if "plan" in forms else "the model"
-        msg = f"{name}: there is no layer {layers[-1]}; {what} has {config.n_layers} (0 to {config.n_layers - 1})"
+        msg = f"{name}: there is no layer {last}; {what} has {config.n_layers} (0 to {config.n_layers - 1})"
         raise PlanError(msg)
     return layers
 
@@ -204,12 +210,12 @@ def _dropped_heads(forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
             msg = f"drop_heads: found {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
             raise PlanError(msg)
         [layer] = _layers("drop_heads", {**forms, "drop_heads": layers}, config)
-        drop, there = read_indices(pair[1], "drop_heads"), sizes_of(config, layer).n_heads
-        if drop and drop[-1] >= there:
+        drop, there = read_ranges(pair[1], "drop_heads"), sizes_of(config, layer).n_heads
+        if drop and drop[-1][1] > there:
             has = f"has {there} (0 to {there - 1})" if there else "has no attention"
-            msg = f"drop_heads: there is no head {drop[-1]} in layer {layer}; it {has}"
+            msg = f"drop_heads: there is no head {drop[-1][1] - 1} in layer {layer}; it {has}"
             raise PlanError(msg)
-        kept[layer] = tuple(h for h in range(there) if h not in drop)
+        kept[layer] = tuple(sorted(set(range(there)) - set(as_indices(drop).tolist())))
     return kept
 
 

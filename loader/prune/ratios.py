@@ -58,11 +58,12 @@ class Selection:
 
 def selected(plan: PrunePlan, opened: Opened) -> Selection:
     """Compile a plan for a model; nothing is read. Errors: `PlanError`, as `compile_plan` has them."""
+    config = opened.model_tensors.config  # compared with the tensors, before anything is counted by it
     if plan.ratio is None:
-        cut = compile_plan(plan, opened.config, opened.checkpoint)
+        cut = compile_plan(plan, config, opened.checkpoint)
         return Selection(plan, cut, cut)
     plain = replace(plan, ffn_ratio=None, width_ratio=None, sparsity={})
-    base = compile_plan(plain, opened.config, opened.checkpoint)
+    base = compile_plan(plain, config, opened.checkpoint)
     return Selection(plan, with_shares(base, _assumed(plan, base)), base)
 
 

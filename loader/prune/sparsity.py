@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ...errors import PlanError
 from ..files import quote
-from ..ranges import read_indices, show
+from ..ranges import count_named, read_indices, show
 from ..roles import LINEAR
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Pattern", "as_json", "joined", "read_sparsity", "show_sparsity"]
 
 MOST, MOST_LAYERS = 2**20, 10_000  # of a pattern's sizes; above any model
+#: Matrices that all keys together may name: each of 10,000 layers' seven seven times over.
+MOST_CELLS = 2**19
 NARROWEST = 3
 _NM = re.compile(r"([0-9]{1,7}):([0-9]{1,7})")
 _SHARE = re.compile(r"((?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})(?:e-?[0-9]{1,3})?)(?:/([0-9]{1,7})x([0-9]{1,7}))?")
@@ -129,6 +131,10 @@ def read_sparsity(value: object) -> dict[str, str]:
     Errors: `PlanError` for a pattern that is none, and for a role that is no matrix which is multiplied.
     """
     words = _words(value)
+    named = sum(count_named(layers) * (len(LINEAR) if role == "all" else 1) for layers, role in map(_parts, words))
+    if named > MOST_CELLS:
+        msg = f"sparsity: its {len(words)} keys name {named} matrices; expected at most {MOST_CELLS}"
+        raise PlanError(msg)
     cells: dict[str, str] = {}
     for width in range(NARROWEST + 1):  # the narrower key wins
         here: dict[str, str] = {}
@@ -221,9 +227,7 @@ def _words(value: object) -> dict[str, Any]:
 
 def _cells(key: str) -> tuple[str, ...]:
     """What a key names: "ROLE" or "LAYER.ROLE", each."""
-    layers, dot, role = key.rpartition(".")
-    if not dot and key[:1].isdecimal():
-        layers, role = key, "all"
+    layers, role = _parts(key)
     roles = LINEAR if role == "all" else (role,)
     if role not in (*LINEAR, "head", "all") or (role == "head" and layers):
         why = " (its rows are looked up, not multiplied)" if role in ("embed", "positions") else ""
@@ -236,6 +240,12 @@ def _cells(key: str) -> tuple[str, ...]:
         msg = f"sparsity: {quote(key)} names no layer; expected for instance 3.down or 0-2.down"
         raise PlanError(msg)
     return tuple(f"{i}.{r}" for i in indices for r in roles)
+
+
+def _parts(key: str) -> tuple[str, str]:
+    """A key's layers, "" where it names none, and its role."""
+    layers, dot, role = key.rpartition(".")
+    return (key, "all") if not dot and key[:1].isdecimal() else (layers, role)
 
 
 def _narrow(key: str) -> int:

@@ -1,8 +1,9 @@
 """Text to ids and back: tokenizer.json through `tokenizers`, as `transformers` 5 reads it.
 
 The post-processor in tokenizer.json alone decides what frames a text (`<s>` before it, `</s>` after): transformers
-drops `add_bos_token` and `add_eos_token` of tokenizer_config.json when there is a tokenizer.json, and so do we.
-tokenizer_config.json names the bos, eos and pad tokens. Truncation and padding set in the file are switched off.
+drops `add_bos_token` and `add_eos_token` of tokenizer_config.json when there is a tokenizer.json, and so do we. Where a
+tokenizer class of transformers builds something else than tokenizer.json says, the file is right. The files next to it
+name more tokens (`token_files.py`). Truncation and padding set in the file are switched off.
 
 Errors: `TokenizerError` for files and texts, `InputError` for arguments of the wrong kind. `tokenizers` is Rust, whose
 panics arrive as a BaseException; they become `TokenizerError` too (Rust has printed its own line by then).
@@ -10,72 +11,87 @@ panics arrive as a BaseException; they become `TokenizerError` too (Rust has pri
 
 from __future__ import annotations
 
+import json
 import operator
+import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tokenizers
 
 from ...errors import InputError, TokenizerError
-from ..files import looks_like, quote, read_bytes, read_json_object
+from ...runtime.memory import memory_named
+from ..files import looks_like, printable, quote, read_bytes
 from ..paths import is_there
+from .clean_up import CleanUp, clean_up
+from .growth import check_growth
+from .token_files import read_token_files, with_prefix_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from .token_files import TokenFiles
+
 __all__ = ["Tokenizer"]
 
-TOKENIZER, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+TOKENIZER = "tokenizer.json"
 MAX_TOKENIZER = 256_000_000
-MAX_CONFIG = 16_000_000
 MAX_ID = 2**32 - 1  # ids are 32-bit in tokenizers
 
 #: Other formats that a directory may hold instead.
 _OTHERS = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
-#: `clean_up_tokenization_spaces`: what transformers replaces, in its order, and never for BPE.
-_CLEAN_UP = (
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
-    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
-)  # fmt: skip
+#: A byte's token, as a byte-fallback decoder reads it.
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
-    """A tokenizer of one directory. `n_vocab` is the greatest id plus one; ids in between may be unused."""
+    """A tokenizer of one directory. `n_vocab` is the greatest id plus one; ids in between may be unused.
 
-    def __init__(self, inner: tokenizers.Tokenizer, config: dict[str, Any], where: str) -> None:
-        """Join tokenizer.json and tokenizer_config.json; `where` names the file in messages."""
+    `unsettled_ids`: byte tokens, whose text the ids after them may change. `filtered`: from a text to the clean-up of
+    what follows it, where there is one.
+    """
+
+    unsettled_ids: frozenset[int]
+    filtered: type[CleanUp] | None
+
+    def __init__(self, inner: tokenizers.Tokenizer, files: TokenFiles, where: str) -> None:
+        """Join tokenizer.json and the files next to it; `where` names it in messages."""
         self._inner = inner
         self._where = where
         with _panics_as_errors(where, "load"):
             inner.no_truncation()
             inner.no_padding()
-            special = {role: _token_text(config, role, where) for role in ("bos", "eos", "pad", "unk")}
-            # A named special token that the file lists as a plain one is special: matched whole, skipped in decode.
-            added = {token.content for token in inner.get_added_tokens_decoder().values()}
-            plain = [t for t in special.values() if t and t not in added and inner.token_to_id(t) is not None]
-            inner.add_special_tokens(plain)
-            self.n_vocab = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
+            empty = inner.get_vocab_size(with_added_tokens=True) == 0
+            files.add_to(inner, where)
+            inner.encode_special_tokens = files.config.get("split_special_tokens") is True
+            vocab = inner.get_vocab(with_added_tokens=True)
+            self.n_vocab = 1 + max(vocab.values(), default=-1)
             bpe = type(inner.model).__name__ == "BPE"
-        if self.n_vocab == 0:
+            falls_back = "ByteFallback" in kinds(inner.decoder)
+        if empty:
             msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
             raise TokenizerError(msg)
-        self.bos_id, self.eos_id, self.pad_id = (self._id(special[role]) for role in ("bos", "eos", "pad"))
-        self.unk_id = self._id(special["unk"] or getattr(inner.model, "unk_token", None))
-        self._clean_up = config.get("clean_up_tokenization_spaces") is True and not bpe
+        special = {role: token.content for role, token in files.named.items()}
+        self.bos_id, self.eos_id, self.pad_id = (
+            self._id(special.get(f"{role}_token")) for role in ("bos", "eos", "pad")
+        )
+        self.unk_id = self._id(special.get("unk_token") or getattr(inner.model, "unk_token", None))
+        bytes_of = (i for token, i in vocab.items() if _BYTE.fullmatch(token)) if falls_back else ()
+        self.unsettled_ids = frozenset(bytes_of)
+        tidies = files.config.get("clean_up_tokenization_spaces") is True
+        told = files.config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output") is True
+        self.filtered = CleanUp if tidies and (told or not bpe) else None
 
     @classmethod
     def from_directory(cls, path: str | Path) -> Tokenizer:
-        """Read tokenizer.json and, where present, tokenizer_config.json and special_tokens_map.json."""
+        """Read tokenizer.json and, where present, the files next to it that name tokens (`token_files.py`)."""
         directory = Path(path)
         file = directory / TOKENIZER
         if not is_there(file, TokenizerError):
             raise TokenizerError(_no_tokenizer(directory))
-        config: dict[str, Any] = {}
-        for name in (SPECIAL, CONFIG):  # the later wins
-            if is_there(directory / name, TokenizerError):
-                config |= read_json_object(directory / name, MAX_CONFIG, TokenizerError)
-        return cls(_parse(file), config, str(file))
+        files = read_token_files(directory)
+        return cls(_parse(file, files), files, str(file))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text, framed by the post-processor when `add_special_tokens`."""
@@ -114,12 +130,14 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids. An id without a token gives nothing: embeddings are often padded beyond the vocabulary."""
+        text = self.spelled(ids, skip_special_tokens=skip_special_tokens)
+        return text if self.filtered is None else clean_up(text)
+
+    def spelled(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """As `decode`, before the clean-up that tokenizer_config.json may ask for."""
         checked = checked_ids(ids)
         with _panics_as_errors(self._where, "decode ids"):
             text: str = self._inner.decode(checked, skip_special_tokens=skip_special_tokens)
-        if self._clean_up:
-            for old, new in _CLEAN_UP:
-                text = text.replace(old, new)
         return text
 
     def token_to_id(self, token: str) -> int | None:
@@ -143,6 +161,12 @@ class Tokenizer:
         with _panics_as_errors(self._where, "list its special tokens"):
             return tuple(i for i, token in self._inner.get_added_tokens_decoder().items() if token.special)
 
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Ids of the added tokens, special ones too: matched whole in a text, and spelled as their text."""
+        with _panics_as_errors(self._where, "list its added tokens"):
+            return tuple(self._inner.get_added_tokens_decoder())
+
     def _id(self, token: str | None) -> int | None:
         number: int | None = None if token is None else self._inner.token_to_id(token)
         return number
@@ -162,22 +186,38 @@ def _check_text(text: object) -> None:
 @contextmanager
 def _panics_as_errors(where: str, what: str) -> Iterator[None]:
     """Anything that `tokenizers` raises becomes `TokenizerError`; Ctrl-C and exits pass."""
-    try:
-        yield
-    except TokenizerError:
-        raise
-    except Exception as e:
-        msg = f"{where}: cannot {what}: {e}; the tokenizer file may be damaged: download it again"
-        raise TokenizerError(msg) from e
-    except BaseException as e:
-        # pyo3's class for a Rust panic cannot be imported; it derives from BaseException.
-        if type(e).__name__ != "PanicException":
+    with memory_named(f"{where}: cannot {what}"):
+        try:
+            yield
+        except (MemoryError, TokenizerError):
             raise
-        msg = f"{where}: cannot {what}: the tokenizers library panicked ({e}); the tokenizer file is damaged"
-        raise TokenizerError(msg) from e
+        except Exception as e:
+            if type(e).__module__ != "builtins" or isinstance(e, OSError):  # a signal's handler raised it: a time-out
+                raise
+            msg = f"{where}: cannot {what}: {printable(e)}; the tokenizer file may be damaged: download it again"
+            raise TokenizerError(msg) from e
+        except BaseException as e:
+            # pyo3's class for a Rust panic cannot be imported; it derives from BaseException.
+            if type(e).__name__ != "PanicException":
+                raise
+            msg = f"{where}: cannot {what}: the tokenizers library panicked ({printable(e)}); the file is damaged"
+            raise TokenizerError(msg) from e
 
 
-def _parse(file: Path) -> tokenizers.Tokenizer:
+def kinds(part: object) -> Iterator[str]:
+    """The types of a decoder and of those that it is made of; likewise of a normalizer or pre-tokenizer."""
+    state = getattr(part, "__getstate__", None)
+    yield from _kinds(json.loads(state()) if state is not None and part is not None else None)
+
+
+def _kinds(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield str(value.get("type"))
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _kinds(inner)
+
+
+def _parse(file: Path, files: TokenFiles) -> tokenizers.Tokenizer:
     data = read_bytes(file, MAX_TOKENIZER, TokenizerError)
     if what := looks_like(data, want_json=True):
         msg = f"{file}: {what}"
@@ -186,6 +226,14 @@ def _parse(file: Path) -> tokenizers.Tokenizer:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:
         msg = f"{file}: expected JSON in UTF-8, found byte 0x{data[e.start]:02x} at {e.start}; download it again"
+        raise TokenizerError(msg) from e
+    try:
+        parsed = json.loads(text)
+        check_growth(parsed if isinstance(parsed, dict) else {}, str(file))
+        if isinstance(parsed, dict) and with_prefix_space(parsed, files.config, file.parent):
+            text = json.dumps(parsed)
+    except (ValueError, RecursionError) as e:
+        msg = f"{file}: cannot load: not valid JSON ({e}); the tokenizer file may be damaged: download it again"
         raise TokenizerError(msg) from e
     with _panics_as_errors(str(file), "load"):
         return tokenizers.Tokenizer.from_str(text)
@@ -198,18 +246,6 @@ def _no_tokenizer(directory: Path) -> str:
         return f"{directory}: no {TOKENIZER}; copy it from the checkpoint's source"
     how = "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
     return f"{directory}: no {TOKENIZER}, only {', '.join(others)}; convert it with transformers: `{how}`"
-
-
-def _token_text(config: dict[str, Any], role: str, where: str) -> str | None:
-    """A special token's text: a string, or an object with `content`; absent or null: None."""
-    key = f"{role}_token"
-    value = config.get(key)
-    if isinstance(value, dict):
-        value = value.get("content", value)
-    if value is not None and not isinstance(value, str):
-        msg = f"{where}: {CONFIG}: {key} must be a string or an object with content, found {quote(config[key])}"
-        raise TokenizerError(msg)
-    return value
 
 
 def checked_ids(ids: object) -> list[int]:

@@ -46,7 +46,7 @@ class Bytes:
 
     def __init__(self, whole: Tokenizer) -> None:
         """Find them by their spelling."""
-        self._whole, self._special = whole, frozenset(whole.special_ids)
+        self._whole, self._special, self._added = whole, frozenset(whole.special_ids), frozenset(whole.added_ids)
         self._byte: dict[str, int] = {}
         for spelling in ({f"<0x{b:02X}>": b for b in range(256)}, _printable()):
             table = {byte: whole.token_to_id(text) for text, byte in spelling.items()}
@@ -61,8 +61,10 @@ class Bytes:
         text = self._whole.id_to_token(token)
         if text is None or token in self._special or not self.ids:
             return None
-        if text in self._byte:
+        if token in self.ids:
             return (token,)
+        if "<0x00>" not in self._byte and token in self._added:  # spelled as the text that it is
+            return tuple(self.ids[b] for b in text.encode())
         if "<0x00>" not in self._byte:  # byte-level: a character is a byte
             encoded = [self._byte.get(c) for c in text]
             return None if None in encoded else tuple(self.ids[b] for b in encoded if b is not None)

@@ -74,6 +74,8 @@ class KeptTokenizer(Tokenizer):
         self._instead = instead
         self._row = {token: row for row, token in enumerate(self._kept)}
         self.n_vocab = len(self._kept)
+        self.unsettled_ids = frozenset(self._row[i] for i in whole.unsettled_ids if i in self._row)
+        self.filtered = whole.filtered
         self.bos_id, self.eos_id, self.pad_id, self.unk_id = (
             None if i is None else self._row.get(i) for i in (whole.bos_id, whole.eos_id, whole.pad_id, whole.unk_id)
         )
@@ -94,10 +96,10 @@ class KeptTokenizer(Tokenizer):
             raise TokenizerError(msg)
         return tuple(self._row[i] for i in ids)
 
-    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+    def spelled(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of rows; a row that is not there gives nothing, as with the whole tokenizer."""
         known = (self._kept[i] for i in checked_ids(ids) if i < self.n_vocab)
-        return self._whole.decode(known, skip_special_tokens=skip_special_tokens)
+        return self._whole.spelled(known, skip_special_tokens=skip_special_tokens)
 
     def token_to_id(self, token: str) -> int | None:
         """The row of a token's exact spelling, or None."""
@@ -113,3 +115,8 @@ class KeptTokenizer(Tokenizer):
     def special_ids(self) -> tuple[int, ...]:
         """Rows of the special tokens."""
         return tuple(self._row[i] for i in self._whole.special_ids if i in self._row)
+
+    @property
+    def added_ids(self) -> tuple[int, ...]:
+        """Rows of the added tokens."""
+        return tuple(self._row[i] for i in self._whole.added_ids if i in self._row)

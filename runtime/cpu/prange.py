@@ -50,9 +50,12 @@ def run_in_turn(prog: Any, count: Any, base: Any, step: Any, nt: Any) -> None:
 
 
 class Prange:
-    """One region an instruction. Numba's pools are not re-entrant, so one lock serves the process."""
+    """One region an instruction. Numba's pools are not re-entrant, so one lock serves the process.
 
-    _lock = threading.Lock()
+    A signal's handler may come between lock and region and use another model: the lock is re-entrant.
+    """
+
+    _lock = threading.RLock()
     _run = staticmethod(run_prange)
 
     def __init__(self, threads: int) -> None:
@@ -73,7 +76,7 @@ class Prange:
     @classmethod
     def forget(cls) -> None:
         """After a fork: the lock may be held by a thread that is not here, and the pool is the parent's."""
-        cls._lock = threading.Lock()
+        cls._lock = threading.RLock()
         try:
             threading_layer()
         except ValueError:  # there was no pool

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Team", "aligned", "callable_at"]
 
 _KIND = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * ARGUMENTS)  # releases the GIL
+
+#: A thread's stack where its size has no limit: glibc's on 64 bits.
+DEFAULT_STACK = 2**21
 
 #: Control blocks by address, until their workers have been joined: nothing frees one under a worker's feet.
 _BLOCKS: dict[int, NDArray[np.uint8]] = {}
@@ -48,6 +52,7 @@ class Team:
 
     def __init__(self, threads: int, code: Mapping[str, int]) -> None:
         """`code`: addresses of the entry points (`layout.ROOTS`)."""
+        _check_room(threads)
         self.threads, self._bound = threads, (0, 0, 0, 0)
         self._step, self._stop = callable_at(code[STEP]), callable_at(code[STOP])
         block = aligned(C_LINES + LINE * threads)
@@ -71,6 +76,28 @@ class Team:
     def close(self) -> None:
         """Wait for the step that runs, and stop the workers. Harmless when done twice, by several threads too."""
         self._stop(self._control, 0, 0, 0, 0)
+
+
+def _check_room(threads: int) -> None:
+    """Refuse more threads than the address space has stacks for: they start at the first step, and this is the load.
+
+    Errors: `BackendError`. A limit on their number (`ulimit -u`, pids.max) is the system's to say when they start.
+    """
+    try:
+        import resource  # noqa: PLC0415 - not on every system
+
+        limit, stack = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_STACK))
+        taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return
+    stack = DEFAULT_STACK if stack == resource.RLIM_INFINITY else stack
+    if limit != resource.RLIM_INFINITY and taken + stack * (threads - 1) > limit:
+        room = max(0, limit - taken) // stack
+        msg = (
+            f"threads={threads}: the address space is limited to {limit:,} bytes, of which {taken:,} are taken; a "
+            f"thread's stack is {stack:,}. Load with threads={room + 1} or fewer, or raise the limit (ulimit -v)"
+        )
+        raise BackendError(msg)
 
 
 def _refused(threads: int, outcome: int) -> str:

@@ -279,6 +279,10 @@ def _all(b: Any, v: Any, kind: str, join: Callable[[Any, Any], Any]) -> Any:
     return v
 
 
+def _larger_word(b: Any, x: Any, y: Any) -> Any:
+    return b.select(b.icmp_unsigned(">", x, y), x, y)
+
+
 @op(f32, f32)
 def warp_sum(b, v):
     return _all(b, v, "f32", b.fadd)
@@ -287,6 +291,11 @@ def warp_sum(b, v):
 @op(f32, f32)
 def warp_max(b, v):
     return _all(b, v, "f32", lambda x, y: call(b, "llvm.nvvm.fmax.f", F32, x, y))
+
+
+@op(f32, f32)
+def warp_max_size(b, v):
+    return b.bitcast(_all(b, b.bitcast(v, I32), "i32", lambda x, y: _larger_word(b, x, y)), F32)
 
 
 @op(i64, i64)
@@ -396,6 +405,11 @@ def fma(b, x, y, z):
 @op(f32, f32)
 def sqrt(b, x):
     return call(b, "llvm.nvvm.sqrt.rn.f", F32, x)
+
+
+@op(f32, f32, f32)
+def larger_size(b, x, y):
+    return b.bitcast(_larger_word(b, b.bitcast(x, I32), b.bitcast(y, I32)), F32)
 
 
 @op(f32, f32)

@@ -1,7 +1,8 @@
 """What a kernel may ask of the device, by name: the one facade, which each binding implements.
 
 Kernels import these names and call them; `bind.py` puts a binding's own functions in their place (`intrinsics.py`
-for Numba, `emulator/` for tests). Called unbound they refuse.
+for Numba, `emulator/` for tests). Called unbound they refuse. Of Python's own functions kernels use `abs`, `max` and
+`min`; of two float32, of which one is NaN, the last two return the other, as the hardware does.
 
 Addresses are integers of 64 bits, in bytes; those of shared memory count from its beginning, and their operations
 begin with `s`. Numbers are float32 and integers. A load or store wants an address that is a multiple of its size. A
@@ -233,6 +234,11 @@ def warp_max(value):
 
 
 @Primitive
+def warp_max_size(value):
+    """*warp* As `larger_size`, of 32 threads, in all of them."""
+
+
+@Primitive
 def warp_sum_i(value):
     """*warp* Sum of 32 integers below 2^31, in all threads."""
 
@@ -301,13 +307,18 @@ def sqrt(x):
 
 
 @Primitive
+def larger_size(a, b):
+    """The larger of two float32 whose sign bit is 0, by their bits: a NaN is larger than every number."""
+
+
+@Primitive
 def rint(x):
     """The nearest whole number, as float32; ties to even."""
 
 
 @Primitive
 def to_int(x):
-    """A float32 that is whole, as an integer of 32 bits; NaN gives 0."""
+    """A float32 that is whole, as the nearest integer of 32 bits; NaN gives 0."""
 
 
 @Primitive

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import InputError
+from ...loader.files import quote
 from ...loader.roles import LINEAR, PLACES, READS, ROLES
 from ...runtime.spec import Weight
 from .progress import progress
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["Statistics", "add_input", "calibrate", "first_asked", "mark_of", "windows_of"]
+__all__ = ["Statistics", "add_input", "calibrate", "first_asked", "mark_of", "read_statistics", "windows_of"]
 
 #: A place -> the one of its matrices that every model has, and that is watched; the others read the same tensor.
 _FIRST = {place: next(r for r in LINEAR if PLACES[r] == place and ROLES[r].always) for place in PLACES.values()}
@@ -147,7 +148,7 @@ def calibrate(  # noqa: PLR0913 - keywords
     mark = mark_of(model, windows, hessian, stream)
     statistics, done = Statistics(np.zeros(model.config.n_layers)), 0
     if file is not None and file.exists():
-        statistics, done = _read(file, mark)
+        statistics, done = read_statistics(file, mark)
     with progress(len(windows), done, "calibrating", quiet=quiet) as bar:
         for i in range(done, len(windows)):
             _add(statistics, model, windows[i], hessian=hessian, stream=stream)
@@ -229,15 +230,27 @@ def _write(file: Path, statistics: Statistics, done: int, mark: str) -> None:
     write_arrays(file, mark, done=np.int64(done), n=np.int64(statistics.n), cosine=statistics.cosine, **arrays)
 
 
-SUMS = ("total", "squares", "hessian", "stream")
+#: What adds up, and of how many axes it is.
+SUMS = {"total": 1, "squares": 1, "hessian": 2, "stream": 2}
 
 
-def _read(file: Path, mark: str) -> tuple[Statistics, int]:
-    """Sums, and how many windows are in them."""
+def read_statistics(file: Path, mark: str) -> tuple[Statistics, int]:
+    """Sums, and how many windows are in them. Errors: `InputError`, also for arrays that are no such sums."""
     arrays = read_arrays(file, mark)
-    statistics = Statistics(arrays["cosine"], int(arrays["n"]))
+    done, n = (arrays.pop(name, np.zeros(0)) for name in ("done", "n"))
+    statistics, wrong = Statistics(arrays.pop("cosine", np.zeros((0, 0)))), ""
+    if any(x.dtype != np.int64 or x.shape or x < 0 for x in (done, n)):
+        wrong = "done and n are no counts"
+    elif statistics.cosine.dtype != np.float64 or statistics.cosine.ndim != 1:
+        wrong = "cosine is no sum of each layer"
     for key, x in arrays.items():
         kind, _, name = key.partition("/")
-        if name:
+        if not name or x.dtype != np.float64 or x.ndim != SUMS.get(kind) or len({*x.shape}) > 1:
+            wrong = wrong or f"{quote(key)} is no sum"
+        else:
             getattr(statistics, kind)[name] = x
-    return statistics, int(arrays["done"])
+    if wrong:
+        msg = f"{file}: no statistics that this version reads ({wrong}); remove it, or name another file"
+        raise InputError(msg)
+    statistics.n = int(n)
+    return statistics, int(done)

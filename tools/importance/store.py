@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ...loader.files import regular_size
+from ...loader.files import printable, regular_size
 from ...loader.write import new_file
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def read_arrays(file: Path, mark: str) -> dict[str, NDArray[Any]]:
         whose, digest = map(str, arrays.pop("mark"))
         whole = digest == _digest(arrays)
     except Exception as e:
-        msg = f"{file}: no statistics that this version reads ({e}); remove it, or name another file"
+        msg = f"{file}: no statistics that this version reads ({printable(e)}); remove it, or name another file"
         raise InputError(msg) from e
     if not whole:
         msg = f"{file}: damaged since it was written: its arrays are not those that it was written with; remove it"

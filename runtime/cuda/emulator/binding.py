@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from .grid import Grid, Thread
 
-__all__ = ["binding"]
+__all__ = ["BUILTINS", "binding"]
 
 F = np.float32
 LOW32 = 0xFFFFFFFF
@@ -150,6 +151,7 @@ def _warp(grid: Grid) -> dict[str, Any]:
         "warp_barrier": meet("warp_barrier", lambda all_: all_),
         "warp_sum": meet("warp_sum", _butterfly),
         "warp_max": meet("warp_max", lambda all_: [F(np.fmax.reduce(np.array(all_, np.float32)))] * len(all_)),
+        "warp_max_size": meet("warp_max_size", lambda all_: [reduce(_larger_size, all_)] * len(all_)),
         "warp_sum_i": meet("warp_sum_i", lambda all_: [sum(all_)] * len(all_)),
         "warp_before_i": meet("warp_before_i", lambda all_: [sum(all_[:i]) for i in range(len(all_))]),
         "warp_take": take("warp_take"),
@@ -207,11 +209,31 @@ def _dot4(unsigned: int, signed: int, total: int) -> int:
     return total
 
 
+def _to_int(x: Any) -> int:
+    return 0 if math.isnan(x) else int(max(-(1 << 31), min(float(x), (1 << 31) - 1)))
+
+
+def _larger_size(x: Any, y: Any) -> Any:
+    return x if F(x).view(np.uint32) > F(y).view(np.uint32) else y
+
+
+def _as_the_hardware(of_integers: Any, of_floats: np.ufunc) -> Any:
+    """Of two float32, a NaN loses."""
+
+    def f(*values: Any) -> Any:
+        return F(of_floats.reduce(values)) if any(isinstance(v, np.floating) for v in values) else of_integers(*values)
+
+    return f
+
+
+#: Python's own functions that mean something else on a GPU.
+BUILTINS = {"max": _as_the_hardware(max, np.fmax), "min": _as_the_hardware(min, np.fmin)}
 NUMBERS = {
     "fma": lambda a, b, c: F(float(a) * float(b) + float(c)),
     "sqrt": lambda x: np.sqrt(F(x)),
+    "larger_size": _larger_size,
     "rint": lambda x: np.rint(F(x)),
-    "to_int": lambda x: 0 if math.isnan(x) else int(x),
+    "to_int": _to_int,
     "bits": lambda x: int(F(x).view(np.uint32)),
     "from_bits": from_bits,
     "low_bf16": lambda pair: from_bits(pair << 16),

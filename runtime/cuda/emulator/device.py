@@ -16,7 +16,7 @@ from ....errors import BackendError
 from ..bind import bind
 from ..primitives import WARP
 from ..tensor_map import MAP_ALIGN, MAP_BYTES
-from .binding import binding
+from .binding import BUILTINS, binding
 from .grid import Grid
 from .memory import Fault, Memory
 
@@ -106,7 +106,7 @@ class EmulatedDevice:
             msg = f"{kernel.name}: {blocks} blocks of {kernel.threads} threads"
             raise Fault(msg)
         grid = Grid(self.memory, kernel, blocks, shared, self.patience, self._maps)
-        function = bind(kernel.function, binding(grid))
+        function = bind(kernel.function, binding(grid), own=BUILTINS)
         with np.errstate(all="ignore"):
             if kernel.together and blocks > self.blocks:
                 msg = f"{kernel.name}: {blocks} blocks together, and there is room for {self.blocks}"

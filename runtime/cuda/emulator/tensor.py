@@ -133,8 +133,9 @@ def widened(words: NDArray[np.uint32], kind: str) -> NDArray[np.float64]:
 
 
 def _tf32(word: int) -> int:
-    infinite = word & 0x7F800000 == 0x7F800000
-    return word if infinite else (word + 0x1000) & 0xFFFFE000
+    if word & 0x7FFFFFFF > 0x7F800000:
+        return 0x7FFFFFFF  # also of a NaN whose bits are all below those that are kept
+    return word if word & 0x7FFFFFFF == 0x7F800000 else (word + 0x1000) & 0xFFFFE000
 
 
 def bf16_bits(x: Any) -> int:

@@ -19,6 +19,7 @@ from ..primitives import (
     fma,
     from_bits,
     high_bf16,
+    larger_size,
     ld4_u32,
     ld_bf16,
     ld_f32,
@@ -37,10 +38,12 @@ from ..primitives import (
     to_int,
     warp_barrier,
     warp_max,
+    warp_max_size,
     warp_sum,
 )
 from ..step import S_START, S_TOKENS, T_FIRST, T_LAST, TOKEN_WORDS
 from .base import F, Kernel, all_warps, ceil, fields_of, first_item, kernel, lane, rows_of, small, special
+from .elementwise import scale_of
 from .maths import exp
 
 if TYPE_CHECKING:
@@ -66,20 +69,28 @@ LOADS = {"f32": ld_f32, "bf16": ld_bf16, "int8": _ld_i8}
 STORES = {"f32": st_f32, "bf16": _st_bf16, "int8": _st_i8}
 
 
+def based(top: Any) -> Any:
+    """What exponents are relative to: the largest score so far, and 0 where all were -inf, or NaN (which `exp` keeps).
+
+    Where that is so of all keys, sums + (top - top) is NaN, as the quotient of two zeros would be.
+    """
+    return top if top > F(-np.inf) else F(0.0)
+
+
 def put_head(store: Any, size: int, scaled: bool) -> Callable[..., None]:
     """What writes a head to a cache."""
 
     def put(x: Any, to: Any, scale_at: Any, d: Any, d_pad: Any) -> None:
-        """*warp* A head's d numbers of x, and zeros after them; int8 in 127ths of the largest."""
+        """*warp* A head's d numbers of x, and zeros after them; int8 in 127ths of the largest (`scale_of`)."""
         factor = F(1.0)
         if scaled:
             top = F(0.0)
             for j in range(lane(), d, WARP):
-                top = max(top, abs(ld_f32(x + 4 * j)))
-            top = warp_max(top)
+                top = larger_size(top, abs(ld_f32(x + 4 * j)))
+            top = warp_max_size(top)
             factor = F(127.0) / top if top > F(0.0) else F(0.0)
             if lane() == 0:
-                st_f32(scale_at, top / F(127.0))
+                st_f32(scale_at, scale_of(top))
         for j in range(lane(), d_pad, WARP):
             store(to + size * j, ld_f32(x + 4 * j) * factor if j < d else F(0.0))
 
@@ -172,7 +183,8 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
                 if scaled:
                     s *= ld_f32(keys + scales + 4 * pos)
             new = max(top, warp_max(s))
-            keep, p = exp(top - new), exp(s - new) if seen else F(0.0)
+            base = based(new)
+            keep, p = exp(top - base), exp(s - base) if seen else F(0.0)
             sums, top = fma(sums, keep, warp_sum(p)), new
             if scaled and seen:
                 p *= ld_f32(values + scales + 4 * pos)
@@ -201,12 +213,13 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
         for first in range(low // CHUNK * CHUNK, last + 1, CHUNK):
             partial = part(keys, values, scales, first, low, last, mine, d_pad)
             new = max(top, partial[0])
-            old, more = exp(top - new), exp(partial[0] - new)
+            base = based(new)
+            old, more = exp(top - base), exp(partial[0] - base)
             top, sums = new, fma(partial[1], more, sums * old)
             for j in range(lane(), d_pad, WARP):
                 sst_f32(result + 4 * j, fma(sld_f32(mine + 4 * (WARP + j)), more, sld_f32(result + 4 * j) * old))
         for j in range(lane(), d, WARP):
-            st_f32(y + 4 * j, sld_f32(result + 4 * j) / sums)
+            st_f32(y + 4 * j, sld_f32(result + 4 * j) / (sums + (top - top)))
         warp_barrier()
 
     def whole(
@@ -282,10 +295,11 @@ def _attention(kind: str) -> tuple[Callable[..., None], ...]:
                     at = arena + scratch + 4 * (chunk * heads + h) * (d_pad + 2)
                     partial = ld_f32(at)
                     new = max(top, partial)
-                    old, more = exp(top - new), exp(partial - new)
+                    base = based(new)
+                    old, more = exp(top - base), exp(partial - base)
                     top, sums = new, fma(ld_f32(at + 4), more, sums * old)
                     result = fma(ld_f32(at + 8 + 4 * j), more, result * old)
-                st_f32(arena + y + 4 * (h * d_head + j), result / sums)
+                st_f32(arena + y + 4 * (h * d_head + j), result / (sums + (top - top)))
             h += all_warps()
 
     return whole, one, parts, merge

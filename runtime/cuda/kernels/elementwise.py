@@ -18,7 +18,7 @@ from ..primitives import (
     threads,
     to_bf16,
     to_int,
-    warp_max,
+    warp_max_size,
     warp_sum_i,
 )
 from .base import F, all_warps, ceil, first_item, kernel, lane, rows_of, small
@@ -51,15 +51,23 @@ def to_byte(v: Any) -> Any:
     return to_int(max(min(rint(v), F(127.0)), F(-127.0)))
 
 
+def scale_of(top: Any) -> Any:
+    """What a byte of 1 means, where the largest of the numbers is `top`; NaN where that is NaN or infinite.
+
+    A byte cannot say that a number is none.
+    """
+    return top / F(127.0) + (top - top)
+
+
 def quantize_group(row: Any, groups: Any, g: Any, v: Any) -> None:
     """*warp* Group g of a row, a number in each thread."""
-    top = warp_max(abs(v))
+    top = warp_max_size(abs(v))
     inverse = F(127.0) / top if top > F(0.0) else F(0.0)
     q = to_byte(v * inverse)
     total = warp_sum_i(q)
     st_u8(row + g * GROUP + lane(), q)
     if lane() == 0:
-        st_f32(row + groups * GROUP + 4 * g, top / F(127.0))
+        st_f32(row + groups * GROUP + 4 * g, scale_of(top))
         st_i32(row + groups * (GROUP + 4) + 4 * g, total)
 
 

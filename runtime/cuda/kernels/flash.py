@@ -6,6 +6,10 @@ multiplied. Both products sum in float32; queries, weights of the softmax, and k
 rounded to bfloat16 (int8 numbers are bfloat16 exactly; their scales multiply scores and weights). The softmax is kept
 up in registers, in powers of two.
 
+A tile's products take every value times a weight, and 0 times a value that is NaN or infinite is NaN. So where some
+query sees only a part of a tile, such values are made 0, and the weights of their keys NaN for who sees them (`guard`).
+An int8 cache says so in its scales alone.
+
 Registers have no number that is not known when a kernel is compiled, so there is one for each width of a head; what is
 absent is zeros. Rows of shared memory lie an odd number of 16 bytes apart: the eight of a matrix are in banks of their
 own.
@@ -29,14 +33,18 @@ from ..primitives import (
     copy16,
     fma,
     from_bits,
+    high_bf16,
     ld4_f32,
     ld4_u32,
     ld_f32,
     ld_i64,
     ld_matrix4,
+    low_bf16,
     mma_bf16,
     registers,
+    rolled,
     sld_f32,
+    sld_i32,
     sst_f32,
     sst_i32,
     st_f32,
@@ -122,6 +130,7 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
     n_queries, n_scores, n_results = 4 * depth, 4 * steps, 4 * across  # numbers of a thread
     keys_bytes, scales = KEYS * row, 4 * KEYS if scaled else 0
     stage_bytes = 2 * (keys_bytes + scales)  # keys, values, scales of both
+    factors = 2 * stage_bytes  # of a tile's keys; their scales are, where there are any
 
     def fill(to: Any, keys: Any, values: Any, first: Any, end: Any, d_pad: Any, context: Any) -> None:
         """Begin to bring keys and values from position `first` on; from `end` on there are none."""
@@ -175,15 +184,33 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
                 s[4 * j + e] *= scale
                 s[4 * j + 2 + e] *= scale
 
-    def hide(s: Any, first: Any, low0: Any, last0: Any, low1: Any, last1: Any) -> None:
-        """Minus infinity for keys, from `first` on, that the thread's two queries do not see."""
+    def hide(s: Any, first: Any, low0: Any, last0: Any, low1: Any, last1: Any, hidden: Any) -> None:
+        """`hidden` for keys, from `first` on, that the thread's two queries do not see."""
         for j in range(steps):
             for e in range(2):
                 key = first + 8 * j + lane() % 4 * 2 + e
                 if key < low0 or key > last0:
-                    s[4 * j + e] = F(-np.inf)
+                    s[4 * j + e] = hidden
                 if key < low1 or key > last1:
-                    s[4 * j + 2 + e] = F(-np.inf)
+                    s[4 * j + 2 + e] = hidden
+
+    def guard(values: Any, d_pad: Any) -> None:
+        """*block* Make 0 of values that are NaN or infinite; factors for the weights of each key: NaN, or 1."""
+        for i in range(4 * KEYS // THREADS):
+            r, off = (thread() + i * THREADS) // 4, F(0.0)
+            for j in range(d_pad // 8):  # columns from d_pad on are zeros
+                rolled()  # as many registers as there are belong to the products
+                at = values + r * row + 16 * j + thread() % 4 * 4
+                pair = sld_i32(at)
+                low, high = low_bf16(pair), high_bf16(pair)
+                nan_or_zero = (low - low) + (high - high)
+                if nan_or_zero != F(0.0):
+                    sst_i32(at, 0)
+                off += nan_or_zero
+            off = quad_sum(off)
+            if thread() % 4 == 0:
+                sst_f32(factors + 4 * r, F(1.0) + off)
+        barrier()
 
     def soften(s: Any, half: Any, top: Any, acc: Any) -> Any:
         """Scores of one query (half 0 or 1) to weights of the softmax; acc to what these are relative to.
@@ -264,16 +291,23 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
                 barrier()
                 if at + KEYS < end:
                     fill(stage_bytes - stage, keys, values, at + KEYS, end, d_pad, context)
+                partly = at + KEYS > soonest + 1 or at < highest  # some query does not see all of the tile
+                if partly and not scaled:
+                    guard(stage + keys_bytes, d_pad)
                 scores(stage, queries, s)
                 if scaled:
                     times(stage + 2 * keys_bytes, s)
-                if at + KEYS > soonest + 1 or at < highest:
-                    hide(s, at, low0, last0, low1, last1)
+                if partly:
+                    hide(s, at, low0, last0, low1, last1, F(-np.inf))
                 a, b = soften(s, 0, top0, acc), soften(s, 1, top1, acc)
                 top0, sums0 = a[0], fma(sums0, a[1], a[2])
                 top1, sums1 = b[0], fma(sums1, b[1], b[2])
                 if scaled:
                     times(stage + 2 * keys_bytes + scales, s)
+                elif partly:
+                    times(factors, s)
+                if partly:
+                    hide(s, at, low0, last0, low1, last1, F(0.0))
                 weigh(stage + keys_bytes, s, acc)
             sums0, sums1 = quad_sum(sums0), quad_sum(sums1)
             for half in range(2):
@@ -284,7 +318,7 @@ def flash(kind: str, wide: int) -> tuple[Callable[..., None], int]:
             barrier()
             item += blocks()
 
-    return body, 2 * stage_bytes
+    return body, factors + (0 if scaled else 4 * KEYS)
 
 
 def _fits(wide: int) -> Callable[..., bool]:

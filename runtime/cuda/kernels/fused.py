@@ -18,6 +18,7 @@ from ..primitives import (
     blocks,
     high_bf16,
     high_f16,
+    larger_size,
     ld4_f32,
     ld_bf16,
     ld_f16,
@@ -33,17 +34,17 @@ from ..primitives import (
     st_i64,
     thread,
     threads,
-    warp_max,
+    warp_max_size,
     warp_sum,
 )
 from ..step import S_RESULT, S_START
 from .attention import STORES, put_head
 from .base import F, Kernel, all_warps, ceil, first_item, lane, small
-from .elementwise import quantize_group
+from .elementwise import quantize_group, scale_of
 from .linear import dot_floats, dot_halves, finish, row_dot
 from .maths import activated
 from .norm import WARPS_BYTES, layer_value, mean_and_scale, rms_scale
-from .tokens import largest
+from .tokens import NONE, before, first_largest, largest
 from .walker import THREADS
 
 if TYPE_CHECKING:
@@ -172,11 +173,11 @@ def _rope_write(store: Any, size: int, scaled: bool) -> Callable[..., None]:
             top = F(0.0)
             for i in range(lane(), half, WARP):
                 p = turn(x, angle, i, half)
-                top = max(top, abs(p[0]), abs(p[1]))
-            top = warp_max(top)
+                top = larger_size(top, larger_size(abs(p[0]), abs(p[1])))
+            top = warp_max_size(top)
             factor = F(127.0) / top if top > F(0.0) else F(0.0)
             if lane() == 0:
-                st_f32(scale_at, top / F(127.0))
+                st_f32(scale_at, scale_of(top))
         for i in range(lane(), half, WARP):
             p = turn(x, angle, i, half)
             store(to + size * i, p[0] * factor)
@@ -220,15 +221,9 @@ for _kind, _size in KV_BYTES.items():
 
 # ---------------------------------------------------------------------------------------------- the largest logit
 def _argmax_parts(arena: Any, step: Any, rows: Any, parts: Any, x: Any, n: Any) -> None:
-    """Each block's largest and its place, 16 bytes; the first of equals, -1 where there is none."""
-    top, best = F(-np.inf), -1
-    i = block() * threads() + thread()
-    while i < n:
-        v = ld_f32(arena + x + 4 * i)
-        if v > top or (v == top and best < 0):
-            top, best = v, i
-        i += blocks() * threads()
-    winner = largest(thread(), top, best)
+    """Each block's largest and its place, 16 bytes: as `largest` has it."""
+    mine = first_largest(arena + x, block() * threads() + thread(), n, blocks() * threads())
+    winner = largest(thread(), mine[0], mine[1])
     if thread() == 0:
         st_f32(parts + 16 * block(), winner[0])
         st_i64(parts + 16 * block() + 8, winner[1])
@@ -236,14 +231,14 @@ def _argmax_parts(arena: Any, step: Any, rows: Any, parts: Any, x: Any, n: Any) 
 
 def _argmax_merge(arena: Any, step: Any, rows: Any, parts: Any) -> None:
     """The result of all parts; one block's work."""
-    top, best = F(-np.inf), -1
+    top, best = F(-np.inf), NONE
     for i in range(thread(), blocks() if block() == 0 else 0, threads()):
         v, at = ld_f32(parts + 16 * i), ld_i64(parts + 16 * i + 8)
-        if at >= 0 and (best < 0 or v > top or (v == top and at < best)):
+        if before(v, at, top, best):
             top, best = v, at
     winner = largest(thread(), top, best)
     if thread() == 0 and block() == 0:
-        st_i64(step + 8 * S_RESULT, winner[1])
+        st_i64(step + 8 * S_RESULT, max(winner[1], -1))
 
 
 _fused("argmax_parts", _argmax_parts, lambda _, v: ceil(v["n"], THREADS), "w:parts i:x n:n", 8 * 1024)

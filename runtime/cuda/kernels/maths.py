@@ -16,8 +16,12 @@ SILU, GELU, GELU_TANH, RELU = (ACTS.index(act) + 1 for act in ("silu", "gelu", "
 
 
 def exp(x: Any) -> Any:
-    """e^x within 2 ulp for x in [-87, 88], clamped outside: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2]."""
-    x = max(min(x, F(88.0)), F(-87.0))
+    """e^x within 2 ulp for x in [-87, 88], clamped outside: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2].
+
+    NaN stays NaN: it is neither above nor below, where `min` and `max` would return the other.
+    """
+    x = F(88.0) if x > F(88.0) else x  # noqa: FURB136 - NaN
+    x = F(-87.0) if x < F(-87.0) else x  # noqa: FURB136 - NaN
     n = rint(x * F(1.44269504088896341))
     r = fma(n, F(2.12194440e-4), fma(n, F(-0.693359375), x))
     y = fma(F(1.9875691500e-4), r, F(1.3981999507e-3))
@@ -57,7 +61,7 @@ def activation(divide: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             u2 = F(1.5957691216057308) * fma(F(0.044715), x * x * x, x)
             x = divide(x, F(1.0) + exp(-u2))
         elif act == RELU:
-            x = max(x, F(0.0))
+            x = F(0.0) if x <= F(0.0) else x  # noqa: FURB136 - NaN stays
         return x
 
     return activated

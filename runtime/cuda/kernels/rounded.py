@@ -12,6 +12,7 @@ from ...quantized import GROUP, PANEL, QUANTIZED
 from ..primitives import (
     block,
     blocks,
+    larger_size,
     ld_f32,
     sld_f32,
     sld_i32,
@@ -24,7 +25,7 @@ from ..primitives import (
     warp_take_i,
 )
 from .base import F, Kernel, ceil, lane
-from .elementwise import to_byte
+from .elementwise import scale_of, to_byte
 from .fused import FUSED, HERE, PRODUCTS
 from .linear import finish
 from .maths import activated
@@ -51,11 +52,6 @@ def rounded_bytes(k: int) -> int:
     return X_BYTES * ceil(k, GROUP)
 
 
-def _larger(a: Any, b: Any) -> Any:
-    """As `warp_max` has it: NaN only if both are."""
-    return b if a != a or b > a else a  # noqa: PLR0124 - NaN
-
-
 def _quantize(arena: Any, step: Any, rows: Any, q: Any, x: Any, k: Any) -> None:
     """As `quantize`, in every block: eight threads for each group, four numbers for each thread."""
     groups = (k + GROUP - 1) // GROUP
@@ -63,9 +59,9 @@ def _quantize(arena: Any, step: Any, rows: Any, q: Any, x: Any, k: Any) -> None:
         at, j = x + 4 * EACH * i, EACH * i
         a, b = sld_f32(at) if j < k else F(0.0), sld_f32(at + 4) if j + 1 < k else F(0.0)
         c, d = sld_f32(at + 8) if j + 2 < k else F(0.0), sld_f32(at + 12) if j + 3 < k else F(0.0)
-        top = _larger(_larger(abs(a), abs(b)), _larger(abs(c), abs(d)))
+        top = larger_size(larger_size(abs(a), abs(b)), larger_size(abs(c), abs(d)))
         for near in (4, 2, 1):
-            top = _larger(top, warp_take(top, lane() ^ near))
+            top = larger_size(top, warp_take(top, lane() ^ near))
         inverse = F(127.0) / top if top > F(0.0) else F(0.0)
         p, r, s, t = to_byte(a * inverse), to_byte(b * inverse), to_byte(c * inverse), to_byte(d * inverse)
         total = p + r + s + t
@@ -74,7 +70,7 @@ def _quantize(arena: Any, step: Any, rows: Any, q: Any, x: Any, k: Any) -> None:
         if j < groups * GROUP:
             sst_i32(q + j, p & 255 | (r & 255) << 8 | (s & 255) << 16 | (t & 255) << 24)
             if j % GROUP == 0:
-                sst_f32(q + groups * GROUP + 4 * (j // GROUP), top / F(127.0))
+                sst_f32(q + groups * GROUP + 4 * (j // GROUP), scale_of(top))
                 sst_i32(q + groups * (GROUP + 4) + 4 * (j // GROUP), total)
 
 

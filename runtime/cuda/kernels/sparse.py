@@ -1,6 +1,7 @@
 """Products with sparse matrices (`runtime/sparse.py`): a warp for each row, a thread for each group of 16 columns.
 
 A thread finds its numbers after those of the threads before it: it counts its bits, and the warp adds up the counts.
+The zeros between them are not multiplied, and yet are factors: a product is NaN where its input is NaN or infinite.
 Sparse int8 (`runtime/sparse_int8.py`) is a warp for each panel, and sixteen numbers of a group for each thread.
 """
 
@@ -16,6 +17,7 @@ from ..primitives import (
     dot4,
     first_one,
     fma,
+    ld4_f32,
     ld_bf16,
     ld_f16,
     ld_f32,
@@ -26,6 +28,7 @@ from ..primitives import (
     low_f16,
     ones,
     registers,
+    rolled,
     sld_i32,
     sst_i32,
     thread,
@@ -44,10 +47,28 @@ if TYPE_CHECKING:
 HEAD, OFFSET = HEAD_BYTES["int8"], QUANTIZED["int8"]
 
 
+def nan_or_zero(x: Any, k: Any) -> Any:
+    """Where a thread's sum begins: 0, or NaN where one of its part of k numbers is NaN or infinite."""
+    total, j = F(0.0), lane()
+    if k % 4 == 0:
+        while 4 * j < k:
+            rolled()
+            v = ld4_f32(x + 16 * j)
+            total += (v[0] - v[0]) + (v[1] - v[1]) + (v[2] - v[2]) + (v[3] - v[3])
+            j += WARP
+    else:
+        while j < k:
+            rolled()
+            v = ld_f32(x + 4 * j)
+            total += v - v
+            j += WARP
+    return total
+
+
 def _linear(load: Any, size: int) -> Callable[..., None]:
-    def row_dot(mask_row: Any, numbers: Any, x: Any, groups: Any) -> Any:
+    def row_dot(mask_row: Any, numbers: Any, x: Any, k: Any) -> Any:
         """*warp* This thread's part of a row times x."""
-        total = F(0.0)
+        groups, total = (k + LANES - 1) // LANES, nan_or_zero(x, k)
         for first in range(0, groups, WARP):
             g = first + lane()
             mask = ld_u16(mask_row + 2 * g) if g < groups else 0
@@ -70,7 +91,7 @@ def _linear(load: Any, size: int) -> Callable[..., None]:
         while i < n:
             numbers = w + ld_i64(w + 8 * i)
             for m in range(tokens):
-                total = warp_sum(row_dot(masks + 2 * i * groups, numbers, arena + x + 4 * m * k, groups))
+                total = warp_sum(row_dot(masks + 2 * i * groups, numbers, arena + x + 4 * m * k, k))
                 if lane() == 0:
                     finish(arena, m, i, total, n, y, b, times, residual, act)
             i += all_warps()
@@ -85,8 +106,7 @@ def _many(load: Any, size: int) -> Callable[..., None]:
         """*warp* This thread's part of a row times four tokens; those that do not exist are the last one again."""
         groups, x0, x1 = (k + LANES - 1) // LANES, x + 4 * k * token, x + 4 * k * min(token + 1, tokens - 1)
         x2, x3 = x + 4 * k * min(token + 2, tokens - 1), x + 4 * k * min(token + 3, tokens - 1)
-        for i in range(4):
-            acc[i] = F(0.0)
+        acc[0], acc[1], acc[2], acc[3] = nan_or_zero(x0, k), nan_or_zero(x1, k), nan_or_zero(x2, k), nan_or_zero(x3, k)
         for first in range(0, groups, WARP):
             g = first + lane()
             mask = ld_u16(mask_row + 2 * g) if g < groups else 0

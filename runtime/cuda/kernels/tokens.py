@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 THREADS = 256
+#: Places of no number: where there is none, and where one of them is NaN, which no id may win over.
+NONE, WRONG = -1, -2
 WIDE = 1024  # threads of the block that looks for the largest logit
 
 
@@ -95,8 +97,26 @@ def take_rows(arena: Any, step: Any, rows: Any, y: Any, x: Any, d: Any) -> None:
         i += blocks() * threads()
 
 
+def before(v: Any, at: Any, top: Any, best: Any) -> Any:
+    """Whether a number and its place come before the best so far: `WRONG`, the larger, the first of equals, `NONE`."""
+    return best != WRONG and at != NONE and (at == WRONG or best == NONE or v > top or (v == top and at < best))
+
+
+def first_largest(x: Any, first: Any, n: Any, stride: Any) -> Any:
+    """A thread's largest of every `stride`-th number, and its place: the first of equals, `WRONG` where one is NaN."""
+    top, best, wrong = F(-np.inf), NONE, False
+    i = first
+    while i < n:
+        v = ld_f32(x + 4 * i)
+        wrong = wrong or v != v  # noqa: PLR0124 - so is NaN
+        if v > top or (v == top and best < 0):
+            top, best = v, i
+        i += stride
+    return top, WRONG if wrong else best
+
+
 def largest(me: Any, top: Any, best: Any) -> Any:
-    """*block* In its first thread: the largest of all threads' numbers, and its place, the first of equals."""
+    """*block* In its first thread: which of all threads' numbers and places comes `before` all others."""
     sst_f32(4 * me, top)
     sst_i32(4 * (WIDE + me), best)
     barrier()
@@ -104,7 +124,7 @@ def largest(me: Any, top: Any, best: Any) -> Any:
     while half > 0:
         if me < half:
             v, i = sld_f32(4 * (me + half)), sld_i32(4 * (WIDE + me + half))
-            if i >= 0 and (best < 0 or v > top or (v == top and i < best)):
+            if before(v, i, top, best):
                 top, best = v, i
                 sst_f32(4 * me, top)
                 sst_i32(4 * (WIDE + me), best)
@@ -115,14 +135,9 @@ def largest(me: Any, top: Any, best: Any) -> Any:
 
 @kernel(WIDE, lambda _, __: 1, 8 * WIDE)
 def argmax(arena: Any, step: Any, rows: Any, x: Any, n: Any) -> None:
-    """Of the last row, the first of equals; -1 where there is none (no rows, or only NaN). One block's work."""
+    """Of the last row, the first of equals; -1 where there is none: no rows, or one is NaN. One block's work."""
     me, count = thread(), rows_of(step, rows)
-    src, top, best = arena + x + 4 * (count - 1) * n, F(-np.inf), -1
-    if count > 0 and block() == 0:
-        for i in range(me, n, threads()):
-            v = ld_f32(src + 4 * i)
-            if v > top or (v == top and best < 0):
-                top, best = v, i
-    winner = largest(me, top, best)
+    mine = first_largest(arena + x + 4 * (count - 1) * n, me, n if count > 0 and block() == 0 else 0, threads())
+    winner = largest(me, mine[0], mine[1])
     if me == 0 and block() == 0:
-        st_i64(step + 8 * S_RESULT, winner[1])
+        st_i64(step + 8 * S_RESULT, max(winner[1], -1))

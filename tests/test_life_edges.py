@@ -1,0 +1,277 @@
+"""A model at the edges of a program: in handlers and finalisers, under asyncio's time-outs, at exit, in forks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import miaotui
+import pytest
+from life import DEMO, in_child
+from miaotui.errors import InputError
+from miaotui.loader.text import tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROMPT, OTHER = "Once upon a time", "The dog and the cat"
+SHORT = {"max_new_tokens": 12}
+
+
+@pytest.fixture
+def model() -> Iterator[miaotui.Model]:
+    with miaotui.load(DEMO, threads=2, max_context=64) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, list[int]]:
+    with miaotui.load(DEMO, threads=1, max_context=64) as model:
+        return {prompt: model.generate(prompt, **SHORT).ids for prompt in (PROMPT, OTHER)}
+
+
+def script(code: str, executor: str = "team", seconds: float = 120) -> str:
+    """What a process of its own prints; it must end well, in time and without a complaint."""
+    command = [sys.executable, "-c", code, str(DEMO)]
+    env = os.environ | {"MIAOTUI_EXECUTOR": executor}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=seconds)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+class Nosy:
+    """A backend's `run`, in the middle of which something else is called once: a handler, a finaliser."""
+
+    def __init__(self, model: miaotui.Model, call: object) -> None:
+        self.run, self.call, self.raised = model.session.backend.run, call, ""
+        model.session.backend.run = self  # type: ignore[method-assign]
+
+    def __call__(self, *arguments: object) -> None:
+        call, self.call = self.call, None
+        if call is not None:
+            try:
+                call()
+            except InputError as e:
+                self.raised = str(e)
+        self.run(*arguments)
+
+
+@pytest.mark.parametrize("use", ["generate", "logits", "last_logits", "feed", "fork", "truncate"])
+def test_who_uses_a_model_inside_its_step_is_refused(
+    model: miaotui.Model, alone: dict[str, list[int]], use: str
+) -> None:
+    """It would overwrite the batch: the caller's answer would silently be another's."""
+    text = model.sequence()
+    text.feed([1, 2, 3])
+    calls = {
+        "generate": lambda: model.generate(OTHER),
+        "logits": lambda: model.logits([1, 2]),
+        "last_logits": lambda: model.last_logits([[1], [2]]),
+        "feed": lambda: text.feed([4]),
+        "fork": text.fork,
+        "truncate": lambda: text.truncate(1),
+    }
+    nosy = Nosy(model, calls[use])
+    assert model.generate(PROMPT, **SHORT).ids == alone[PROMPT]
+    assert "let it set a flag" in nosy.raised
+    assert model.generate(OTHER, **SHORT).ids == alone[OTHER]
+    calls[use]()
+
+
+def test_a_finaliser_that_closes_the_model_inside_a_step_ends_it(model: miaotui.Model) -> None:
+    Nosy(model, model.close)
+    with pytest.raises(InputError, match="was closed"):
+        model.generate(PROMPT, **SHORT)
+
+
+def test_a_finaliser_may_drop_streams_and_sequences_inside_a_step(
+    model: miaotui.Model, alone: dict[str, list[int]]
+) -> None:
+    stream, text = model.tokens(OTHER, **SHORT), model.sequence()
+    next(stream)
+    text.feed([1, 2, 3])
+
+    def drop() -> None:
+        stream.close()
+        text.close()
+
+    nosy = Nosy(model, drop)
+    assert model.generate(PROMPT, **SHORT).ids == alone[PROMPT]
+    assert nosy.raised == ""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
+def test_a_handler_that_generates_every_millisecond(model: miaotui.Model, alone: dict[str, list[int]]) -> None:
+    wrong, came = [], []
+
+    def handler(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        came.append(1)
+        try:
+            if model.generate(OTHER, **SHORT).ids != alone[OTHER]:
+                wrong.append("bits")
+        except InputError as e:
+            if "let it set a flag" not in str(e):
+                wrong.append(e)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    try:
+        while len(came) < 50:
+            assert model.generate(PROMPT, **SHORT).ids == alone[PROMPT]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert wrong == []
+
+
+def test_a_handler_that_finds_no_room_is_refused(model: miaotui.Model, alone: dict[str, list[int]]) -> None:
+    """The cache is full of the text that it interrupted, between two steps: to wait for that would be for ever."""
+    turn, said = model.session.turn, []
+
+    def nosy(work):
+        token = turn(work)
+        if not said:
+            said.append("")
+            try:
+                model.generate(OTHER, **SHORT)
+            except InputError as e:
+                said[0] = str(e)
+        return token
+
+    model.session.turn = nosy
+    assert model.session.pages.n_pages == 1
+    assert model.generate(PROMPT, **SHORT).ids == alone[PROMPT]
+    assert "the cache is full of a text that this thread is generating" in said[0]
+
+
+def test_a_handler_may_use_another_model_wherever_it_comes() -> None:
+    """Under prange both need the process's one pool."""
+    code = (
+        "import sys, miaotui\n"
+        "from miaotui.runtime.cpu.prange import Prange\n"
+        "one, other = (miaotui.load(sys.argv[1], threads=2, max_context=64) for _ in range(2))\n"
+        "wanted, run, got = one.generate([1, 2], max_new_tokens=5).ids, Prange._run, []\n"
+        "def nosy(*arguments):\n"
+        "    Prange._run = staticmethod(run)\n"
+        "    got.append(other.generate([1, 2], max_new_tokens=5).ids)\n"
+        "    run(*arguments)\n"
+        "Prange._run = staticmethod(nosy)\n"
+        "assert one.generate([1, 2], max_new_tokens=5).ids == wanted == got[0]\n"
+        "one.close(); other.close()\n"
+    )
+    script(code, "prange", 60)
+
+
+def test_time_outs_of_asyncio_end(alone: dict[str, list[int]]) -> None:
+    """A cancelled await leaves its thread at work: it ends by itself, and the loop closes."""
+    code = (
+        "import asyncio, sys, miaotui\n"
+        "from miaotui.errors import InputError\n"
+        f"prompt, wanted = {PROMPT!r}, {alone[PROMPT]}\n"
+        "async def call(model, late):\n"
+        "    try:\n"
+        "        done = asyncio.to_thread(model.generate, prompt, max_new_tokens=12)\n"
+        "        assert (await asyncio.wait_for(done, late)).ids == wanted\n"
+        "        return 1\n"
+        "    except TimeoutError:\n"
+        "        return 0\n"
+        "async def read(model, late):\n"
+        "    got = []\n"
+        "    with model.tokens(prompt, max_new_tokens=12) as stream:\n"
+        "        try:\n"
+        "            while token := await asyncio.wait_for(asyncio.to_thread(next, stream, None), late):\n"
+        "                got.append(token.id)\n"
+        "            assert got == wanted\n"
+        "            return 1\n"
+        "        except TimeoutError:\n"
+        "            return 0\n"
+        "async def main(model):\n"
+        "    for late in (0.0001, 0.001, 0.005, 60):\n"
+        "        ended = await asyncio.gather(*(f(model, late) for f in (call, read) * 8), return_exceptions=True)\n"
+        "        wrong = [e for e in ended if not isinstance(e, int | InputError)]\n"
+        "        assert not wrong, wrong\n"
+        "    assert ended == [1] * 16, ended\n"
+        "with miaotui.load(sys.argv[1], threads=2, max_context=64) as model:\n"
+        "    asyncio.run(main(model))\n"
+    )
+    script(code)
+
+
+@pytest.mark.parametrize("executor", ["team", "prange"])
+def test_a_program_ends_while_threads_generate(executor: str) -> None:
+    """Daemon threads, an open stream, models that nobody closed, a model that a global's finaliser closes."""
+    code = (
+        "import sys, threading, time, miaotui\n"
+        "models = [miaotui.load(sys.argv[1], threads=2, max_context=64) for _ in range(3)]\n"
+        "def work(model):\n"
+        "    try:\n"
+        "        while True:\n"
+        "            model.generate('Once', max_new_tokens=40)\n"
+        "    except miaotui.MiaotuiError:\n"
+        "        pass\n"
+        "for model in models[:2]:\n"
+        "    threading.Thread(target=work, args=(model,), daemon=True).start()\n"
+        "stream = models[2].stream('Once upon', max_new_tokens=40)\n"
+        "next(stream)\n"
+        "class Last:\n"
+        "    def __del__(self, close=models[1].close):\n"
+        "        close()\n"
+        "last = Last()\n"
+        "time.sleep(0.1)\n"
+        "print('end')\n"
+    )
+    for _ in range(3):
+        assert script(code, executor, 60) == "end\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_within_a_fork(model: miaotui.Model, alone: dict[str, list[int]]) -> None:
+    stream = model.tokens(PROMPT, **SHORT)
+    first = next(stream).id
+
+    def grandchild() -> None:
+        assert [first, *(t.id for t in stream)] == alone[PROMPT]
+        model.close()
+
+    def child() -> None:
+        assert model.generate(OTHER, **SHORT).ids == alone[OTHER]
+        in_child(grandchild)
+        grandchild()
+
+    in_child(child)
+    assert [first, *(t.id for t in stream)] == alone[PROMPT]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_another_thread_reads_a_tokenizer(
+    model: miaotui.Model, alone: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lock of another thread's stays held in the child."""
+    inside, over, usual = threading.Event(), threading.Event(), tokenizer._parse
+
+    def slow(*read: object) -> object:
+        inside.set()
+        over.wait(60)
+        return usual(*read)
+
+    def child() -> None:
+        monkeypatch.setattr(tokenizer, "_parse", usual)
+        assert model.generate(PROMPT, **SHORT).ids == alone[PROMPT]
+        with miaotui.load(DEMO, threads=1, max_context=64) as other:
+            assert other.generate(OTHER, **SHORT).ids == alone[OTHER]
+
+    monkeypatch.setattr(tokenizer, "_parse", slow)
+    reading = threading.Thread(target=model.generate, args=(PROMPT,), kwargs=SHORT)
+    reading.start()
+    try:
+        assert inside.wait(60)
+        in_child(child)
+    finally:
+        over.set()
+        reading.join(60)

@@ -1,0 +1,168 @@
+"""Damaged files and arguments: one short typed error that names them, or something read; whatever the damage.
+
+`./dev soak mutations` draws 100,000 of each kind, the rings some. A failure tells how to have it again:
+`python tests/mutation_run.py KIND SEED 1`.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import mutation_kinds
+import pytest
+import soak
+from miaotui.errors import InputError, MiaotuiError, PlanError, TokenizerError
+from miaotui.loader.files import printable
+from miaotui.loader.open import open_model
+from miaotui.loader.prune.options import parse_prune
+from miaotui.loader.text.tokenizer import Tokenizer
+from miaotui.tools.importance.calibrate import read_statistics
+from miaotui.tools.importance.store import write_arrays
+from mutation_kinds import KINDS
+from mutation_run import LONGEST, run
+from mutation_tokenizers import tokenizer_makes
+from mutations import dump
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+linux = pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="a process's peak is read from /proc"
+)
+
+
+def tried(kind: str, seed: int, n: int, processes: int = 1) -> None:
+    """Run, count, and fail with what is needed to have a failure again."""
+    outcome = run(kind, seed, n, processes=processes, batch=min(2000, n))
+    soak.count(f"{kind}: cases", outcome.cases)
+    soak.count(f"{kind}: read", outcome.read)
+    for error, times in outcome.refused.items():
+        soak.count(f"{kind}: {error}", times)
+    soak.COUNTED[f"{kind}: peak bytes"] = max(outcome.peak, soak.COUNTED.get(f"{kind}: peak bytes", 0))
+    soak.COUNTED[f"{kind}: slowest, ms"] = max(
+        round(1000 * outcome.slowest), soak.COUNTED.get(f"{kind}: slowest, ms", 0)
+    )
+    print(f"{kind}: {outcome}")  # noqa: T201 - shown where it fails
+    assert not outcome.failures, f"{outcome.n_failures} failures"
+    assert outcome.cases == n
+    assert outcome.read > 0
+    assert sum(outcome.refused.values()) + outcome.read == n
+
+
+@linux
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"loads"}))
+def test_a_few(kind: str) -> None:
+    tried(kind, 0, 60)
+
+
+@linux
+@pytest.mark.ci  # 15 s
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_some(kind: str) -> None:
+    tried(kind, 2**32, 1000)
+
+
+@linux
+@pytest.mark.soak("mutations")
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_hundred_thousand(kind: str, request: pytest.FixtureRequest) -> None:
+    """Of a soak's round: its seed is that of the first case."""
+    seed = int(request.config.getoption("--hypothesis-seed") or 0)
+    tried(kind, 2**33 + 100_000 * seed, 100_000, processes=os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("kind", ["headers", "configs", "tokenizers", "plans", "prunes"])
+def test_without_damage_all_are_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is damaged was good: a mutation is refused for itself."""
+    monkeypatch.setattr(mutation_kinds, "mutated_json", lambda _, document, __: dump(document).encode())
+    monkeypatch.setattr(mutation_kinds, "mutated_text", lambda _, text, __: text)
+    monkeypatch.setattr(mutation_kinds, "mutated_bytes", lambda _, data, __: data)
+    monkeypatch.chdir(tmp_path)
+    draw = KINDS[kind](tmp_path)
+    for seed in range(60):
+        rng = Random(seed)  # noqa: S311 - damage, no secret
+        rng.random = lambda: 0.5  # type: ignore[method-assign]  # no lies about lengths
+        draw(rng)[0]()
+
+
+# ---------------------------------------------------------------------------------- what was found, each once more
+
+
+def short(error: BaseException, *words: str) -> None:
+    """A message that can be shown, of bounded length, with these words."""
+    said = str(error)
+    assert said.isprintable()
+    assert len(said) <= LONGEST
+    assert all(word in said for word in words), said
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return mutation_kinds._model(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["w\x1bdth=0.75", "\x1b[31m=1", "width=0-3;\x85;\x85", "\U000e6be6" * 900 + "=1",
+                                  "a=" + "\U000e6be6" * 900, ";".join(f"a{i}={i}" for i in range(3000)),
+                                  "a\nb=1;a\nb=1"])  # fmt: skip
+def test_short_forms_are_named_in_characters_that_can_be_shown(model: Path, text: str) -> None:
+    with open_model(model) as opened, pytest.raises((PlanError, InputError)) as e:
+        parse_prune(text, opened)
+    short(e.value, "prune=")
+
+
+@pytest.mark.parametrize("version", ["\x1b[31m", "x" * 100_000, "\U00014a28"])
+def test_what_the_tokenizers_library_says_is_cut_and_escaped(model: Path, version: str) -> None:
+    file = model / "tokenizer.json"
+    for key in ("version", "added_tokens"):
+        file.write_text(dump(tokenizer_makes()["words"] | {key: version}))
+        with pytest.raises(TokenizerError) as e:
+            Tokenizer.from_directory(model)
+        short(e.value, str(file), "cannot load")
+
+
+@pytest.mark.parametrize("text", ["slices: [[\u202e[", "slices: [\x1b", "a: " + "[" * 2**20])
+@pytest.mark.skipif(find_spec("yaml") is None, reason="the extra yaml is not installed")
+def test_what_the_yaml_library_says_is_cut_and_escaped(model: Path, text: str) -> None:
+    file = model.parent / "plan.yaml"
+    file.write_text(text)
+    with open_model(model) as opened, pytest.raises(PlanError) as e:
+        parse_prune(str(file), opened)
+    short(e.value, str(file))
+
+
+ODD: list[dict[str, Any]] = [
+    {}, {"n": 1.5}, {"n": "x"}, {"done": [1]}, {"done": -1}, {"cosine": 1.0}, {"cosine": ["x"]}, {"total/": [1.0]},
+    {"x": [1.0]}, {"other/y": [1.0]}, {"total/a": [[1.0]]}, {"hessian/a": [1.0]}, {"hessian/a": [[1.0, 2.0]]},
+    {"squares/a": [1]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", ODD)
+def test_statistics_of_another_make_are_refused(tmp_path: Path, more: dict[str, Any]) -> None:
+    """Whole and with the right mark, but not what a calibration writes: a KeyError, or sums of another thing."""
+    file, good = tmp_path / "s.npz", {"done": 1, "n": 7, "cosine": [1.0], "total/a": [1.0], "hessian/a": [[1.0]]}
+    write_arrays(file, "mark", **good)
+    assert read_statistics(file, "mark")[1] == 1
+    write_arrays(file, "mark", **(good | more if more else {}))
+    with pytest.raises(InputError, match="no statistics that this version reads") as e:
+        read_statistics(file, "mark")
+    short(e.value, str(file))
+
+
+def test_a_layer_of_its_own_costs_no_look_at_every_other(model: Path) -> None:
+    """per_layer_config of 65536 layers took 65536 * 65536 looks: minutes."""
+    config = dict(mutation_kinds.small("llama").config, num_hidden_layers=2**16)
+    (model / "config.json").write_text(dump(config | {"per_layer_config": {"1": {"skip": ["mlp"]}}}))
+    with pytest.raises(MiaotuiError) as e:
+        open_model(model).model_tensors.close()  # type: ignore[attr-defined]  # it is refused
+    short(e.value, str(model))
+
+
+def test_printable() -> None:
+    assert printable("naïve 日本") == "naïve 日本"
+    assert printable("a\x1b\ud800\nb") == "a\\x1b\\ud800\\nb"
+    assert printable("\U000e6be6" * 10**6, 50).endswith("...")
+    assert len(printable("\U000e6be6" * 10**6, 50)) == 50
