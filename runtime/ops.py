@@ -61,6 +61,22 @@ FAST = "bf16_dot"
 #: What `linear` may apply, by its number in the instruction; 0 is none.
 ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh")
 VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
+#: Fields of both kinds of attention; the kernels share their numbers.
+_ATTENTION = (
+    "o:y",
+    "o:scratch",
+    "i:q",
+    "i:k_cache",
+    "i:v_cache",
+    "n:heads",
+    "n:kv_heads",
+    "n:d_head",
+    "n:context",
+    "n:pages",
+    "n:group",
+    "n:window",
+    "f:scale",
+)
 
 _ROWS = (
     Op(
@@ -166,25 +182,22 @@ _ROWS = (
         "attention",
         "(t,h*d),cache,cache->(t,h*d)",
         "softmax(q k^T * scale) v; first <= key <= last, last - window < key",
-        (
-            "o:y",
-            "o:scratch",
-            "i:q",
-            "i:k_cache",
-            "i:v_cache",
-            "n:heads",
-            "n:kv_heads",
-            "n:d_head",
-            "n:context",
-            "n:pages",
-            "n:group",
-            "n:window",
-            "f:scale",
-        ),
+        _ATTENTION,
         "d_head, then keys",
         lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
         f"{VASWANI}, 3.2.1; grouped: Ainslie et al. 2023, arXiv:2305.13245",
         variants=tuple(KV_BYTES),
+    ),
+    Op(
+        "attention_biased",
+        "(t,h*d),cache,cache,(h,2c)->(t,h*d)",
+        "softmax(cap(q k^T * scale) + bias[key - query]) v, cap(s) = c tanh(s / c); |key - query| < window",
+        (*_ATTENTION, "f:cap", "w:table", "n:length", "n:before", "n:by_key"),
+        "d_head, then keys",
+        lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
+        "Raffel et al. 2019, arXiv:1910.10683; Press et al. 2021, arXiv:2108.12409; Gemma Team 2024, arXiv:2408.00118",
+        variants=tuple(KV_BYTES),
+        backends=("cpu",),
     ),
     Op(
         "add",

@@ -16,6 +16,7 @@ from .quantized import GROUP
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .bias import Bias
     from .rope import RopeTable
     from .spec import Activation, Weight
 
@@ -147,10 +148,28 @@ class Reference:
         causal: bool = True,
     ) -> Array:
         """Grouped; causal or not, with an optional sliding window (a query sees `window` keys, its own included)."""
+        return self.attention_biased(layer, q, heads, kv_heads, window=window, scale=scale, causal=causal)
+
+    def attention_biased(  # noqa: PLR0913 - what becomes of a score takes this much
+        self,
+        layer: int,
+        q: Array,
+        heads: int,
+        kv_heads: int,
+        *,
+        window: int | None,
+        scale: float,
+        causal: bool = True,
+        soft_cap: float | None = None,
+        bias: Bias | None = None,
+    ) -> Array:
+        """The scores are scaled, capped, and a bias added, in this order; a window reaches to both sides."""
         t = len(q)
         k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
         s = np.einsum("thd,shd->hts", q.reshape(t, heads, -1), k) * scale
+        s = s if soft_cap is None else soft_cap * np.tanh(s / soft_cap)
         key, pos = np.arange(len(k))[None], self.start + np.arange(t)[:, None]
+        s = s if bias is None else s + bias.exact(key if bias.by_key else key - pos)
         reach = window or len(k) + t
         s[:, (key > pos if causal else key >= pos + reach) | (key <= pos - reach)] = -np.inf
         e = np.exp(s - s.max(-1, keepdims=True))

@@ -48,6 +48,7 @@ __all__ = [
     "Norm",
     "NormKind",
     "Rope",
+    "Slopes",
     "Stack",
     "StackWeights",
     "Sublayer",
@@ -96,6 +97,19 @@ class Buckets:
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """ALiBi (Press et al. 2021, arXiv:2108.12409): each head's slope times (key - query) is added to its scores.
+
+    `rounded`: what is added is instead the slope and then its product with the key's position, each rounded to
+    bfloat16, times `scale` (Falcon): not the same for all queries, since roundings differ.
+    """
+
+    of_heads: tuple[float, ...]
+    rounded: bool = False
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Attention:
     """softmax(q k^T * scale) v over the keys that a query may see, and the product that returns to the stream."""
 
@@ -104,9 +118,9 @@ class Attention:
     d_head: int
     scale: float  # factor on q.k
     causal: bool = True  # no key after the query
-    window: int | None = None  # keys that a query may see, itself included; None: all
+    window: int | None = None  # keys that a query may see, itself included, on each side of it; None: all
     rope: int | None = None  # which of `Config.ropes`; None: this layer rotates nothing
-    bias: int | None = None  # which of the stack's tables of relative positions is added to the scores
+    bias: int | None = None  # which of the stack's `biases` is added to the scores
     relative: tuple[RelativeTerm, ...] = ()  # products with the stack's `relative` table that are added to the scores
     cross: bool = False  # keys and values come from the encoder
     soft_cap: float | None = None  # c: scores become c tanh(score / c)
@@ -142,7 +156,7 @@ class Stack:
     layers: tuple[tuple[Attention | FeedForward, ...], ...]
     parallel: bool = False
     embed_scale: float = 1.0
-    biases: tuple[Buckets, ...] = ()  # of each table in `StackWeights.biases`
+    biases: tuple[Buckets | Slopes, ...] = ()  # what depends on the places of key and query alone
     relative: Buckets | None = None  # of the table `StackWeights.relative`
 
     @property
@@ -276,7 +290,7 @@ class StackWeights:
     token_types: Weight | None = None  # [types, d_model]
     embed_norm: Norm | None = None
     embed_project: Linear | None = None  # from the embedding's width to d_model
-    biases: tuple[Weight, ...] = ()  # tables of relative positions [buckets, n_heads]
+    biases: tuple[Weight | None, ...] = ()  # of each of `Stack.biases`: [buckets, n_heads]; slopes have none
     relative: Weight | None = None  # DeBERTa's table of distances [buckets, d_model]
     relative_norm: Norm | None = None  # of its rows
 

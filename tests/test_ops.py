@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.loader.quantize import pack_rows
 from miaotui.runtime.arena import place
+from miaotui.runtime.bias import Bias
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.kernels import KERNELS
 from miaotui.runtime.cuda.kernels import KERNELS as CUDA_KERNELS
@@ -23,7 +24,7 @@ from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
 from miaotui.runtime.sparse_int8 import SPARSE_INT8, pack_sparse_int8, sparse_int8_bytes
-from miaotui.runtime.spec import Rope, Weight
+from miaotui.runtime.spec import Buckets, Rope, Slopes, Weight
 from miaotui.runtime.step import Batch
 from tolerance import bound
 
@@ -275,6 +276,29 @@ def attention(d: Draw, variant: str) -> Case:
     return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
 
 
+def attention_biased(d: Draw, variant: str) -> Case:
+    """Of a decoder's batch, whose tokens see none after them; windows on both sides: tests/test_scores.py."""
+    kv_heads, group, d_head = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3)), d.draw(st.sampled_from([2, 15, 33]))
+    heads, cuts = kv_heads * group, [d.t, *([d.draw(TOKENS)] if d.draw(st.booleans()) else [])]
+    passes = [[d.array(t, heads * d_head), *(d.array(t, kv_heads * d_head) for _ in "kv")] for t in cuts]
+    cap, window = d.draw(st.sampled_from([None, 0.5, 50.0])), d.draw(st.sampled_from([None, 1, 5, 17]))
+    kinds = [None, Buckets(8, 20, both_ways=False), Buckets(32, 128, both_ways=True)]
+    kinds += [Slopes(tuple(2.0 ** -(8 * (i + 1) / heads) for i in range(heads)), rounded, 0.25) for rounded in (0, 1)]
+    sizes = d.draw(st.sampled_from(kinds))
+    table = d.weight(d.draw(st.sampled_from(["f32", "bf16"])), sizes.n, heads) if isinstance(sizes, Buckets) else None
+    bias = None if sizes is None else Bias(sizes, table)
+
+    def build(ops: Any, q: Any, k: Any, v: Any) -> Any:
+        ops.kv_write(0, k, v, kv_heads)
+        return ops.attention_biased(0, q, heads, kv_heads, window=window, scale=d_head**-0.5, soft_cap=cap, bias=bias)
+
+    score = max(np.abs(q).max() for q, _, _ in passes) * max(np.abs(k).max() for _, k, _ in passes) * d_head**0.5
+    score += 0 if bias is None else np.abs(bias.exact(np.arange(0 if bias.by_key else -80, 80))).max()
+    largest = max(np.abs(v).max() for _, _, v in passes)
+    tolerance = bound("attention", variant, d_head + sum(cuts)) * (1 + score) * largest
+    return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
+
+
 def add(d: Draw, _: str) -> Case:
     n = d.size()
     return Case(lambda ops, a, b: ops.add(a, b), [[d.array(d.t, n), d.array(d.t, n)]], lambda y: 2.0**-24 * np.abs(y))
@@ -300,7 +324,7 @@ CASES = {
     f.__name__: f
     for f in (
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
-        *(attention, add, take_rows, argmax),
+        *(attention, attention_biased, add, take_rows, argmax),
     )
 }
 CASES["kv_write"] = attention

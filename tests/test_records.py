@@ -28,6 +28,7 @@ from miaotui.runtime.spec import (
     Linear,
     Norm,
     Rope,
+    Slopes,
     Stack,
     StackWeights,
     Sublayer,
@@ -105,6 +106,9 @@ def agree(c: Config, w: Weights, wanted: np.ndarray | None = None) -> None:
 
 
 PLAIN, POST = ("norm_in",), ("norm_sum",)
+T5 = Buckets(32, 128, both_ways=False)
+ALIBI = Slopes((0.3, 0.7, 0.11, 0.013))
+SLOPED = replace(A, rope=None, bias=0)
 NOPE, SLOW = replace(A, rope=None), replace(A, rope=1, window=5)
 RUNS: dict[str, tuple[Config, dict[str, Any]]] = {
     "two norms before parallel halves": (config(parallel=True), {}),
@@ -125,6 +129,13 @@ RUNS: dict[str, tuple[Config, dict[str, Any]]] = {
     "feed-forward first, and twice": (config((F, A), (A, F, FeedForward(7, "relu", gated=False))), {}),
     "learned positions and rotation": (config(positions=0), {"positions": (CONTEXT, D)}),
     "a norm of the embedding": (config(), {"embed_norm": True}),
+    "scores that are capped": (config((replace(A, soft_cap=0.7), F), (replace(SLOW, rope=0, soft_cap=50.0), F)), {}),
+    "T5's classes of distances": (
+        config((replace(NOPE, bias=0), F), (A, F), (replace(NOPE, bias=0), F), biases=(T5,)),
+        {"biases": (32, 4)},
+    ),
+    "slopes, a window and a cap": (config((replace(SLOPED, window=5, soft_cap=2.0), F), biases=(ALIBI,)), {}),
+    "slopes rounded by key": (config((SLOPED, F), biases=(replace(ALIBI, rounded=True, scale=0.4),)), {}),
 }
 
 
@@ -134,6 +145,8 @@ def test_what_runs_is_the_oracle(name: str) -> None:
     drawn, how = Drawn(), dict(how)
     if "positions" in how:
         how["positions"] = drawn.weight(*how["positions"])
+    if c.stack.biases:
+        how["biases"] = tuple(drawn.weight(*how["biases"]) if "biases" in how else None for _ in c.stack.biases)
     if "embed_norm" in how:
         how["embed_norm"] = drawn.norm(c.stack)
     agree(c, drawn.weights(c, **how))
@@ -171,10 +184,8 @@ def test_a_layer_held_once_runs_as_often_as_it_stands_there() -> None:
     assert len(caches) == 8
 
 
-T5 = Buckets(32, 128, both_ways=False)
 REFUSED: dict[str, tuple[Config, str]] = {
     "scaled embedding": (config(embed_scale=D**0.5), r"an embedding scaled by 4\.8"),
-    "soft cap of scores": (config((replace(A, soft_cap=50.0), F)), r"soft cap of 50 on attention's scores .*layer 0"),
     "soft cap of logits": (config(logit_soft_cap=30.0), "soft cap of 30 on the logits"),
     "scaled logits": (config(logit_scale=0.0625), r"logits scaled by 0\.0625"),
     "part of a head": (config((A, F), (replace(A, rope=1), F), ropes=(Rope(9.0, 6), Rope(9.0, 4))),
@@ -182,8 +193,8 @@ REFUSED: dict[str, tuple[Config, str]] = {
     "both ways": (config((replace(A, causal=False), F)), "attention to later tokens"),
     "cross": (config((A, replace(A, cross=True), F)), "two attentions in layer 0"),
     "cross alone": (config((replace(A, cross=True, rope=None), F)), "attention to an encoder"),
-    "T5's bias": (config((replace(A, bias=0), F), biases=(T5,)), "tables of relative positions"),
-    "a bias without a table": (config((replace(A, bias=0), F)), "a bias by relative position"),
+    "T5's bias without its table": (config((replace(A, bias=0), F), biases=(T5,)), "tables of relative positions"),
+    "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position that is not there"),
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
     "DeBERTa's table": (config(relative=Buckets(256, 512, both_ways=True)), "relative positions of keys and queries"),
     "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),

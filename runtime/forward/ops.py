@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar, Unpack
 
 if TYPE_CHECKING:
     from ..arena import Tensor
+    from ..bias import Bias
     from ..program import Recorder
     from ..reference import Array, Reference
     from ..rope import RopeTable
@@ -58,6 +59,22 @@ class Ops(Protocol[T]):
         self, layer: int, q: T, heads: int, kv_heads: int, /, *, window: int | None, scale: float, causal: bool
     ) -> T:
         """[T, heads * d_head], of the layer's cache; not `causal`: a token sees those after it too."""
+
+    def attention_biased(  # noqa: PLR0913 - what becomes of a score takes this much
+        self,
+        layer: int,
+        q: T,
+        heads: int,
+        kv_heads: int,
+        /,
+        *,
+        window: int | None,
+        scale: float,
+        causal: bool,
+        soft_cap: float | None,
+        bias: Bias | None,
+    ) -> T:
+        """As `attention`, with scores that are capped, to which a bias is added, or with windows on both sides."""
 
     def add(self, a: T, b: T, /) -> T:
         """[t, d]."""

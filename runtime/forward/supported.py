@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
-from ..spec import Attention
+from ..spec import Attention, Slopes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +53,8 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
     if stack.embed_scale != 1:
         yield f"an embedding scaled by {stack.embed_scale:g}"
-    if stack.biases or w.biases:
-        yield "tables of relative positions"
+    if [isinstance(sizes, Slopes) for sizes in stack.biases] != [table is None for table in w.biases]:
+        yield "tables of relative positions of which the config says something else"
     if stack.relative is not None or w.relative is not None:
         yield "a table of relative positions of keys and queries"
     if stack.norm == "rms" and any(n is not None and n.b is not None for n in _norms(w)):
@@ -80,14 +80,10 @@ def _of_attention(config: Config, stack: Stack, s: Attention, w: Sublayer) -> It
         yield "attention to an encoder"
     if s.causal != (config.decoder is not None):
         yield "attention to later tokens in a decoder" if config.decoder else "attention to earlier tokens alone"
-    if not s.causal and s.window is not None:
-        yield "a window on both sides of a token"
-    if s.bias is not None:
-        yield "a bias by relative position"
+    if s.bias is not None and s.bias >= len(stack.biases):
+        yield "a bias by relative position that is not there"
     if s.relative:
         yield f"attention's terms by relative position, {' and '.join(s.relative)}"
-    if s.soft_cap is not None:
-        yield f"a soft cap of {s.soft_cap:g} on attention's scores"
     if s.rope is not None and config.ropes[s.rope].d_rotary != s.d_head:
         yield f"RoPE on {config.ropes[s.rope].d_rotary} of a head's {s.d_head} dimensions"
     if stack.norm == "layer" and (w.norm_q is not None or w.norm_k is not None):
