@@ -69,7 +69,7 @@ class ModelTensors:
         """Whether the file's model has this role: in this layer, for a layer's."""
         if role == "head":
             return not self.config.tied
-        if not has_sublayer(self.config, role, layer):
+        if not has_sublayer(self.config, role, layer) or not self.family.starts(role, layer):
             return False
         if role.startswith("embed_project") and self.config.d_embed is None:
             return False

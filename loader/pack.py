@@ -13,7 +13,7 @@ from ..errors import BackendError, CheckpointError
 from ..runtime.memory import zeroed
 from ..runtime.quantized import quantized_shape
 from ..runtime.sparse import pack_sparse_rows
-from ..runtime.spec import DTYPES, Attention, Linear, Norm, StackWeights, Sublayer, Weight, Weights
+from ..runtime.spec import DTYPES, Attention, Buckets, Linear, Norm, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, FEED_FORWARD, ROLES
 from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
@@ -191,6 +191,7 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
         token_types=model.get("token_types"),
         embed_norm=_norm_of(model, "embed_norm"),
         embed_project=_linear(model, "embed_project") if "embed_project" in model else None,
+        biases=tuple(model.get("biases") if isinstance(b, Buckets) else None for b in stack.biases),
     )
     if plan.config.decoder is None:
         return _with_head(Weights(encoder=own), plan.config, model)
@@ -203,7 +204,8 @@ def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) ->
         return weights
     dense = _linear(model, "head_dense") if "head_dense" in model else None
     if "classifier" in model:
-        return replace(weights, head=_linear(model, "classifier"), head_dense=dense)
+        norm = _norm_of(model, "head_norm")
+        return replace(weights, head=_linear(model, "classifier"), head_dense=dense, head_norm=norm)
     out = Linear(model.get("head", model["embed"]), model.get("head_bias"))
     return replace(weights, head=out, head_dense=dense, head_norm=_norm_of(model, "head_norm"))
 
@@ -224,8 +226,9 @@ def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
     """Weights of one sublayer, each in the field that `roles` names."""
     roles = [role for role in ROLES.values() if role.sublayer == kind and role.name in weights]
     linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
-    norms: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
-    return replace(Sublayer(linear), **norms)
+    others: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
+    others |= {role.field: weights[role.name] for role in roles if role.kind == "table"}
+    return replace(Sublayer(linear), **others)
 
 
 def _linear(weights: Mapping[str, Weight], role: str) -> Linear:

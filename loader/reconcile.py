@@ -179,7 +179,7 @@ class _Headers:
 
     def _has(self, role: str, layer: int) -> bool:
         """Whether the config's model has this role: in this layer, for a layer's."""
-        if not has_sublayer(self.before, role, layer):
+        if not has_sublayer(self.before, role, layer) or not self.family.starts(role, layer):
             return False
         if role.startswith("embed_project") and self.before.d_embed is None:
             return False

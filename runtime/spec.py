@@ -276,6 +276,7 @@ class Sublayer:
     norm_sum: Norm | None = None  # of the sum           (BERT, BART)
     norm_q: Norm | None = None
     norm_k: Norm | None = None
+    bias: Weight | None = None  # a layer's own table of relative positions [buckets, n_heads] (UMT5)
     experts: tuple[Mapping[str, Linear], ...] = ()
 
 
@@ -290,7 +291,7 @@ class StackWeights:
     token_types: Weight | None = None  # [types, d_model]
     embed_norm: Norm | None = None
     embed_project: Linear | None = None  # from the embedding's width to d_model
-    biases: tuple[Weight | None, ...] = ()  # of each of `Stack.biases`: [buckets, n_heads]; slopes have none
+    biases: tuple[Weight | None, ...] = ()  # of `Stack.biases`: [buckets, n_heads]; None: slopes, or a layer's own
     relative: Weight | None = None  # DeBERTa's table of distances [buckets, d_model]
     relative_norm: Norm | None = None  # of its rows
 

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 #: Of tests/test_encoders.py.
-ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert")
+ENCODERS = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "albert",
+    "distilbert",
+    "mpnet",
+    "modernbert",
+    "nomic_bert",
+    "eurobert",
+)
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",

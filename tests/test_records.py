@@ -194,7 +194,7 @@ REFUSED: dict[str, tuple[Config, str]] = {
     "cross": (config((A, replace(A, cross=True), F)), "two attentions in layer 0"),
     "cross alone": (config((replace(A, cross=True, rope=None), F)), "attention to an encoder"),
     "T5's bias without its table": (config((replace(A, bias=0), F), biases=(T5,)), "tables of relative positions"),
-    "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position that is not there"),
+    "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position without its table"),
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
     "DeBERTa's table": (config(relative=Buckets(256, 512, both_ways=True)), "relative positions of keys and queries"),
     "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),

@@ -35,11 +35,15 @@ class Part:
     transposed: bool = False
     outside: bool = False  # of the prefix: a head's, as a rule
     untied: str = ""  # its name in a file whose head is not the embedding, where that has one
+    others: tuple[str, ...] = ()  # names under which the same tensor may lie instead
+    start: int = 0  # the first layer that has it
 
     def tensor(self, prefix: str, number: int | str, names: Collection[str], *, tied: bool) -> str:
         """Its name in full, in a file of these `names`."""
-        name = self.untied if not tied and self.untied in names else self.name
-        return ("" if self.outside else prefix) + name.replace("{i}", str(number))
+        before = "" if self.outside else prefix
+        own = self.untied if not tied and self.untied in names else self.name
+        every = [before + name.replace("{i}", str(number)) for name in (own, *self.others)]
+        return next((name for name in every if name in names), every[0])
 
 
 def piece_name(name: str, role: str) -> str:
@@ -100,6 +104,10 @@ class Family:
     def parts(self, config: Config) -> Mapping[str, Part]:
         """Where the model's own weights lie, those of its head among them."""
         return self.model if config.head is None else {**self.model, **self.heads[config.head.kind]}
+
+    def starts(self, role: str, layer: int) -> bool:
+        """Whether a layer has what a layer's role names, as far as its number tells."""
+        return role not in self.layer or layer >= self.layer[role].start
 
     def prefix_in(self, names: Collection[str]) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""

@@ -21,6 +21,7 @@ __all__ = [
     "KEYS",
     "LAYER",
     "LLAMA",
+    "MLP_BIASES",
     "MODEL",
     "PREFIXES",
     "SPELLING",

@@ -7,14 +7,17 @@ Two spellings: `rope_theta` next to `rope_scaling {type or rope_type, ...}` (to 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Rope
 from ..files import quote
 from .values import MAX_SIZE, Key, anything, checked, flag, number, optional, read, size
 
-__all__ = ["ROPE_KEYS", "read_rope"]
+__all__ = ["ROPE_KEYS", "THETA", "layer_kinds", "read_rope", "read_ropes"]
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 #: Below 1 a frequency would be above one radian a position, and in the end infinite.
 THETA = number(1, 1e15)
@@ -105,6 +108,34 @@ def read_rope(v: dict[str, Any], where: str, n_context: int, d_head: int) -> tup
     if kind == "llama3":
         return _llama3(r, where, theta, original, d_head), n_context
     return Rope(theta, d_head, "linear", r["factor"]) if kind == "linear" else Rope(theta, d_head), n_context
+
+
+def read_ropes(
+    v: dict[str, Any], where: str, n_context: int, d_head: int, thetas: Mapping[str, float]
+) -> tuple[tuple[Rope, ...], int]:
+    """A rotary embedding for each kind of layer of `thetas`, which has its theta where nothing else says one.
+
+    `rope_parameters` holds one object for each kind (transformers 5); before, all had those of `rope_scaling`.
+    """
+    given = v["rope_parameters"] or {}
+    if not isinstance(given, dict) or any(kind not in thetas for kind in given):
+        msg = f"{where}: rope_parameters is {quote(given)}; expected an object with {' and '.join(thetas)}"
+        raise ConfigError(msg)
+    read = [
+        read_rope(v | {"rope_parameters": given.get(kind), "rope_theta": theta}, where, n_context, d_head)
+        for kind, theta in thetas.items()
+    ]
+    return tuple(rope for rope, _ in read), max(n for _, n in read)
+
+
+def layer_kinds(v: dict[str, Any], where: str, default: Sequence[str]) -> list[str]:
+    """Each layer's kind, "full_attention" or "sliding_attention", by `layer_types`."""
+    kinds = list(default) if v["layer_types"] is None else v["layer_types"]
+    n, known = len(default), ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or len(kinds) != n or any(kind not in known for kind in kinds):
+        msg = f"{where}: layer_types is {quote(kinds)}; expected a list of {n} times {' or '.join(known)}"
+        raise ConfigError(msg)
+    return kinds
 
 
 def _kind(scaling: dict[str, Any], where: str) -> str:

@@ -107,6 +107,9 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
         msg = "vocab_fallback 'unk' is not resolved to an id yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
     _check_indices(plan, config)
+    if config.stack.biases and any(len(kept) < sizes_of(config, i).n_heads for i, kept in plan.heads.items() if kept):
+        msg = "heads: what this model adds to its scores is by head, the same for all layers: heads cannot be cut"
+        raise PlanError(msg)
     layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
     kv_heads = {layer: _kv_heads(kept, sizes_of(config, layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from ..spec import Attention
-from .scores import attend, biases_of
+from .scores import attend, bias_of
 
 if TYPE_CHECKING:
-    from ..bias import Bias
     from ..rope import RopeTable
-    from ..spec import FeedForward, Linear, Norm, Stack, StackWeights, Sublayer
+    from ..spec import FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weight
     from .ops import After, Ops
 
 __all__ = ["Frame", "norm", "project", "stack"]
@@ -31,7 +30,7 @@ class Frame(Generic[T]):
     stack: Stack
     ropes: tuple[RopeTable, ...]
     layer: int = 0
-    biases: tuple[Bias, ...] = ()
+    tables: tuple[Weight | None, ...] = ()
 
 
 def stack(f: Frame[T], w: StackWeights) -> T:
@@ -40,9 +39,10 @@ def stack(f: Frame[T], w: StackWeights) -> T:
     for table, row_of in ((w.positions, f.ops.embed_positions), (w.token_types, f.ops.embed_types)):
         x = x if table is None else f.ops.add(x, row_of(table))
     x = norm(f, x, w.embed_norm)
-    x, biases = x if w.embed_project is None else project(f, x, w.embed_project), biases_of(f.stack, w)
+    if w.embed_project is not None:
+        x = project(f, x, w.embed_project)
     for i, (sizes, weights) in enumerate(zip(f.stack.layers, w.layers, strict=True)):
-        here, start = Frame(f.ops, f.stack, f.ropes, i, biases), x
+        here, start = Frame(f.ops, f.stack, f.ropes, i, w.biases), x
         for s, sw in zip(sizes, weights, strict=True):
             x = sublayer(here, s, sw, start if f.stack.parallel else x, x)
     return x
@@ -65,7 +65,7 @@ def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) 
     if s.rope is not None:
         q, k = f.ops.rope(q, f.ropes[s.rope], s.n_heads), f.ops.rope(k, f.ropes[s.rope], s.n_kv_heads)
     f.ops.kv_write(f.layer, k, v, s.n_kv_heads)
-    return project(f, attend(f.ops, f.layer, s, q, f.biases), w.linear["o"], residual=residual)
+    return project(f, attend(f.ops, f.layer, s, q, bias_of(f.stack, f.tables, s, w)), w.linear["o"], residual=residual)
 
 
 def feed_forward(f: Frame[T], s: FeedForward, w: Sublayer, x: T, residual: T | None) -> T:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
-from ..spec import Attention, Slopes
+from ..spec import Attention
+from .scores import lacks_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +54,8 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
     if stack.embed_scale != 1:
         yield f"an embedding scaled by {stack.embed_scale:g}"
-    if [isinstance(sizes, Slopes) for sizes in stack.biases] != [table is None for table in w.biases]:
-        yield "tables of relative positions of which the config says something else"
+    if len(stack.biases) != len(w.biases):
+        yield "tables of relative positions that the config does not know"
     if stack.relative is not None or w.relative is not None:
         yield "a table of relative positions of keys and queries"
     if stack.norm == "rms" and any(n is not None and n.b is not None for n in _norms(w)):
@@ -63,7 +64,7 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
         if sum(isinstance(s, Attention) for s in sizes) > 1:
             yield f"two attentions in layer {i}"
         for s, sublayer in zip(sizes, weights, strict=True):
-            lacking = _of_attention(config, stack, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s)
+            lacking = _of_attention(config, w, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s)
             for what in (*lacking, *(f"an adapter of {n}" for n, each in sublayer.linear.items() if each.adapters)):
                 yield f"{what} (layer {i})"
 
@@ -75,13 +76,14 @@ def _norms(w: StackWeights) -> Iterator[Norm | None]:
         yield from (part.norm_in, part.norm_out, part.norm_sum, part.norm_q, part.norm_k)
 
 
-def _of_attention(config: Config, stack: Stack, s: Attention, w: Sublayer) -> Iterator[str]:
+def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublayer) -> Iterator[str]:
+    stack = config.stack
     if s.cross:
         yield "attention to an encoder"
     if s.causal != (config.decoder is not None):
         yield "attention to later tokens in a decoder" if config.decoder else "attention to earlier tokens alone"
-    if s.bias is not None and s.bias >= len(stack.biases):
-        yield "a bias by relative position that is not there"
+    if lacks_table(stack, tables, s, w):
+        yield "a bias by relative position without its table"
     if s.relative:
         yield f"attention's terms by relative position, {' and '.join(s.relative)}"
     if s.rope is not None and config.ropes[s.rope].d_rotary != s.d_head:
