@@ -18,7 +18,7 @@ from .quantized import QUANTIZED
 from .sparse import SPARSE
 from .sparse_int8 import SPARSE_INT8
 
-__all__ = ["ACTS", "FAST", "HEADER", "OPS", "SLOTS", "Op", "slots"]
+__all__ = ["ACTS", "ACT_BACKENDS", "FAST", "HEADER", "OPS", "SLOTS", "Op", "slots"]
 
 #: The first slots of every instruction: kernel address, wait before it (0/1), rows (0: T, 1: R).
 HEADER = ("op", "wait", "rows")
@@ -59,7 +59,9 @@ WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
 #: The product of BF16 weights with an input rounded to BF16 (`precision="fast"`): another order on every CPU.
 FAST = "bf16_dot"
 #: What `linear` may apply, by its number in the instruction; 0 is none.
-ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh")
+ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2")
+#: Those that are applied on these backends alone, however many have the product.
+ACT_BACKENDS = {"tanh": ("cpu",), "relu2": ("cpu",)}
 VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
 #: Fields of both kinds of attention; the kernels share their numbers.
 _ATTENTION = (
@@ -169,6 +171,17 @@ _ROWS = (
         in_place=True,
     ),
     Op(
+        "rope_part",
+        "(t,h*d),(c,r/2,2)->(t,h*d)",
+        "rope on the first r of each head's d, in pairs (i, i+r/2) or (2i, 2i+1); the others stay",
+        ("o:y", "i:x", "w:table", "n:heads", "n:d_head", "n:d_rotary", "n:interleaved"),
+        "",
+        lambda d: 3 * d["heads"] * d["d_rotary"],
+        "Black et al. 2022, arXiv:2204.06745 (a part); Wang and Komatsuzaki 2021, GPT-J (interleaved)",
+        in_place=True,
+        backends=("cpu",),
+    ),
+    Op(
         "kv_write",
         "(t,h*d),(t,h*d)->cache,cache",
         "k_cache[head, slot[t]] = k[t, head]; the same for v",
@@ -208,6 +221,28 @@ _ROWS = (
         lambda d: d["d"],
         "He et al. 2015, arXiv:1512.03385",
         in_place=True,
+    ),
+    Op(
+        "scale",
+        "(t,d)->(t,d)",
+        "y = factor x",
+        ("o:y", "i:x", "n:d", "f:factor"),
+        "",
+        lambda d: d["d"],
+        f"{VASWANI}, 3.4 (of the embedding)",
+        in_place=True,
+        backends=("cpu",),
+    ),
+    Op(
+        "soft_cap",
+        "(t,d)->(t,d)",
+        "y = cap tanh(x / cap)",
+        ("o:y", "i:x", "n:d", "f:cap"),
+        "",
+        lambda d: 12 * d["d"],
+        "Bello et al. 2016, arXiv:1611.09940; of logits: Gemma Team 2024, arXiv:2408.00118",
+        in_place=True,
+        backends=("cpu",),
     ),
     Op("take_rows", "(T,d)->(R,d)", "y[row[t]] = x[t]", ("o:y", "i:x", "n:d"), "", lambda _: 0, "-"),
     Op(

@@ -210,6 +210,13 @@ class Recorder:
         self._emit("rope", "", "T", y=y, x=x, table=table, heads=heads, d_head=x.width // heads)
         return y
 
+    def rope_part(self, x: Tensor, table: RopeTable, heads: int) -> Tensor:
+        """[T, heads * d_head]."""
+        rope, y = table.rope, self._tensor("r", "T", x.width)
+        self._emit("rope_part", "", "T", y=y, x=x, table=table, heads=heads, d_head=x.width // heads,
+                   d_rotary=rope.d_rotary, interleaved=int(rope.interleaved))  # fmt: skip
+        return y
+
     def kv_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
         """Into the layer's two pools of pages, which lie as `kvcache.py` says; `attention` names the page table."""
         d, dtype = k.width // heads, self.kv_cache
@@ -298,6 +305,18 @@ class Recorder:
         self._width("add", b, a.width, a.name)
         y = self._tensor("x", a.rows, a.width)
         self._emit("add", "", a.rows, y=y, a=a, b=b, d=a.width)
+        return y
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("x", x.rows, x.width)
+        self._emit("scale", "", x.rows, y=y, x=x, d=x.width, factor=float(factor))
+        return y
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("x", x.rows, x.width)
+        self._emit("soft_cap", "", x.rows, y=y, x=x, d=x.width, cap=float(cap))
         return y
 
     def take_rows(self, x: Tensor) -> Tensor:

@@ -116,6 +116,17 @@ class Reference:
         cos, sin = np.moveaxis(table.exact(self.start, self.start + t)[:, None], -1, 0)
         return np.stack([a * cos - b * sin, b * cos + a * sin], 2).reshape(t, -1)
 
+    def rope_part(self, x: Array, table: RopeTable, heads: int) -> Array:
+        """The first d_rotary of every head, by the exact angles: neighbours where interleaved, else as `rope`."""
+        t, r, y = len(x), table.rope.d_rotary, x.reshape(len(x), heads, -1).copy()  # [t, h * d] -> [t, h, d]
+        first, second = (
+            (slice(0, r, 2), slice(1, r, 2)) if table.rope.interleaved else (slice(r // 2), slice(r // 2, r))
+        )
+        a, b = y[..., first].copy(), y[..., second].copy()
+        cos, sin = np.moveaxis(table.exact(self.start, self.start + t)[:, None], -1, 0)
+        y[..., first], y[..., second] = a * cos - b * sin, b * cos + a * sin
+        return y.reshape(t, -1)
+
     def kv_write(self, layer: int, k: Array, v: Array, heads: int) -> None:
         """Append at `start`; what stood behind is dropped."""
         t = len(k)
@@ -180,6 +191,15 @@ class Reference:
         """Residual."""
         return a + b
 
+    def scale(self, x: Array, factor: float) -> Array:
+        """Of an embedding, what a sublayer adds, or logits."""
+        return x * factor
+
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        """Within (-cap, cap)."""
+        y: Array = cap * np.tanh(x / cap)
+        return y
+
     def take_rows(self, x: Array) -> Array:
         """[T, d] -> [R, d]."""
         return x[len(x) - self.n_logits :]
@@ -190,7 +210,7 @@ class Reference:
 
 
 def _act(x: Array, kind: Activation) -> Array:
-    """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu; tanh."""
+    """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu; its square; tanh."""
     y: Array = np.maximum(x, 0)
     if kind == "silu":
         y = x / (1 + np.exp(-x))
@@ -198,6 +218,8 @@ def _act(x: Array, kind: Activation) -> Array:
         y = 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
     elif kind == "tanh":
         y = np.tanh(x)
+    elif kind == "relu2":
+        y = y * y
     elif kind == "gelu_tanh":
         y = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return y

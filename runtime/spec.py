@@ -58,7 +58,7 @@ __all__ = [
     "weights_in",
 ]
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2"]
 NormKind = Literal["rms", "layer"]
 #: What a head over an encoder's tokens gives: for each token logits of the vocabulary, of labels, of an answer's start
 #: and end, of its having been replaced; for a text, from its first token, logits of labels, or one score.
@@ -69,7 +69,7 @@ RelativeTerm = Literal["c2p", "p2c"]
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs (i, i + d_rotary/2).
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs (i, i + d_rotary/2), or (2i, 2i + 1).
 
     `kind` names the change of frequencies: "default", "linear", "dynamic", "llama3" or "yarn".
     """
@@ -85,6 +85,7 @@ class Rope:
     beta_slow: float = 1.0  # yarn
     truncate: bool = True  # yarn: round the correction range to whole dimensions
     attention_factor: float = 1.0  # yarn: multiplies cos and sin
+    interleaved: bool = False  # pairs (2i, 2i + 1): GPT-J, Cohere
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class Attention:
     bias: int | None = None  # which of the stack's `biases` is added to the scores
     relative: tuple[RelativeTerm, ...] = ()  # products with the stack's `relative` table that are added to the scores
     cross: bool = False  # keys and values come from the encoder
+    norm_rotated: bool = False  # norms of queries and keys come after their rotation, not before
     soft_cap: float | None = None  # c: scores become c tanh(score / c)
 
 
@@ -155,7 +157,9 @@ class Stack:
     eps: float
     layers: tuple[tuple[Attention | FeedForward, ...], ...]
     parallel: bool = False
+    gains: bool = True  # norms have some; else every norm is of ones (OLMo 1)
     embed_scale: float = 1.0
+    residual_scale: float = 1.0  # of what a sublayer adds to the stream
     biases: tuple[Buckets | Slopes, ...] = ()  # what depends on the places of key and query alone
     relative: Buckets | None = None  # of the table `StackWeights.relative`
 

@@ -199,7 +199,8 @@ def linear(d: Draw, variant: str) -> Case:
     def tolerance(y: np.ndarray) -> np.ndarray:
         off = bound("linear", w.dtype.removesuffix("_sparse"), k) * sums
         if act is not None:
-            off = 1.13 * off + bound("act", "f32", 1) * sums  # 1.13: the steepest slope of the four (gelu)
+            steepest = 2 * (sums + off) if act == "relu2" else 1.13  # of the others gelu's
+            off = steepest * off + bound("act", "f32", 1) * sums * (sums if act == "relu2" else 1)
         off = off * np.abs(after["times"]) if "times" in after else off
         return off + 2.0**-22 * (np.abs(y) + np.abs(after.get("residual", 0)))
 
@@ -259,6 +260,15 @@ def rope(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.rope(x, table, heads), [[x]], lambda _: bound("rope", "f32", 2) * 2 * size)
 
 
+def rope_part(d: Draw, _: str) -> Case:
+    heads, d_head = d.draw(st.integers(1, 4)), d.draw(st.sampled_from([2, 3, 5, 8, 16, 17, 32, 64]))
+    d_rotary, interleaved = 2 * d.draw(st.integers(1, d_head // 2)), d.draw(st.booleans())
+    table = RopeTable(Rope(10000.0, d_rotary, interleaved=interleaved), 48)
+    x = d.array(d.t, heads * d_head)
+    size = np.abs(x).max()
+    return Case(lambda ops, x: ops.rope_part(x, table, heads), [[x]], lambda _: bound("rope", "f32", 2) * 2 * size)
+
+
 def attention(d: Draw, variant: str) -> Case:
     kv_heads, group = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3))
     d_head, window = d.draw(st.sampled_from([2, 6, 15, 16, 17, 32, 33])), d.draw(st.sampled_from([None, 1, 5, 16, 17]))
@@ -304,6 +314,22 @@ def add(d: Draw, _: str) -> Case:
     return Case(lambda ops, a, b: ops.add(a, b), [[d.array(d.t, n), d.array(d.t, n)]], lambda y: 2.0**-24 * np.abs(y))
 
 
+def scale(d: Draw, _: str) -> Case:
+    x, factor = d.array(d.t, d.size()), d.draw(st.sampled_from([0.0625, 12.0, 0.22, 27.712812921102035]))
+    # the factor is rounded to float32, and the product once more
+    return Case(lambda ops, x: ops.scale(x, factor), [[x]], lambda y: 2.0**-23 * np.abs(y))
+
+
+def soft_cap(d: Draw, _: str) -> Case:
+    cap = d.draw(st.sampled_from([0.5, 3.0, 30.0]))
+    x = d.array(d.t, d.size(), scale=d.draw(st.sampled_from([0.01, 1.0, 100.0])))
+
+    def tolerance(y: np.ndarray) -> np.ndarray:
+        return bound("act", "f32", 1) * np.minimum(np.abs(x), cap) + 2.0**-23 * np.abs(y)
+
+    return Case(lambda ops, x: ops.soft_cap(x, cap), [[x]], tolerance)
+
+
 def take_rows(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.take_rows(x), [[d.array(d.t, d.size())]], exactly, rows=d.draw(st.integers(1, d.t)))
 
@@ -324,7 +350,7 @@ CASES = {
     f.__name__: f
     for f in (
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
-        *(attention, attention_biased, add, take_rows, argmax),
+        *(rope_part, attention, attention_biased, add, scale, soft_cap, take_rows, argmax),
     )
 }
 CASES["kv_write"] = attention
@@ -435,7 +461,7 @@ def test_sparse_products_have_the_bits_of_the_masked_dense_ones(dtype):
 
 
 @pytest.mark.parametrize("x", [0.0, -0.0, np.inf, -np.inf, 1e30, -1e30, 88.0, -104.0, 1e-40])
-@pytest.mark.parametrize("kind", [act for act in ACTS if act != "tanh"])
+@pytest.mark.parametrize("kind", [act for act in ACTS if act not in ("tanh", "relu2")])
 def test_activations_at_the_ends(x, kind):
     one = Weight("w", "f32", (1, 1), np.ones((1, 1), np.float32), mapped=False)
     case = Case(lambda ops, x: ops.linear(x, one, act=kind), [[np.full((1, 1), x, np.float32)]], exactly)

@@ -86,8 +86,11 @@ def given(name: str, x: Any) -> Weight:
     return Weight(name, "f32", array.shape, array, mapped=False)
 
 
+OF_STACK = ("parallel", "embed_scale", "residual_scale", "biases", "relative")
+
+
 def config(*layers: tuple[Attention | FeedForward, ...], norm: str = "rms", **more: Any) -> Config:
-    own = {name: more.pop(name) for name in ("parallel", "embed_scale", "biases", "relative") if name in more}
+    own = {name: more.pop(name) for name in OF_STACK if name in more}
     stack = Stack(D, norm, 1e-5, layers or ((A, F),) * 3, **own)
     return Config("records", VOCAB, CONTEXT, decoder=stack, **({"ropes": (Rope(10000.0, 6),)} | more))
 
@@ -136,6 +139,15 @@ RUNS: dict[str, tuple[Config, dict[str, Any]]] = {
     ),
     "slopes, a window and a cap": (config((replace(SLOPED, window=5, soft_cap=2.0), F), biases=(ALIBI,)), {}),
     "slopes rounded by key": (config((SLOPED, F), biases=(replace(ALIBI, rounded=True, scale=0.4),)), {}),
+    "scaled embedding": (config(embed_scale=D**0.5), {}),
+    "scaled additions": (config(residual_scale=0.22), {}),
+    "scaled additions, normed": (config(residual_scale=0.22), {"places": ("norm_out",)}),
+    "soft cap of logits": (config(logit_soft_cap=3.0), {}),
+    "scaled logits, capped": (config(logit_scale=0.0625, logit_soft_cap=0.1), {}),
+    "part of a head": (config((A, F), (replace(A, rope=1), F), ropes=(Rope(9.0, 6), Rope(9.0, 4))), {}),
+    "interleaved pairs": (config(ropes=(Rope(9.0, 6, interleaved=True),)), {}),
+    "part of a head, interleaved": (config(ropes=(Rope(9.0, 2, interleaved=True),)), {}),
+    "squared relu": (config((A, FeedForward(40, "relu2", gated=False)), (A, replace(F, activation="relu2"))), {}),
 }
 
 
@@ -185,11 +197,6 @@ def test_a_layer_held_once_runs_as_often_as_it_stands_there() -> None:
 
 
 REFUSED: dict[str, tuple[Config, str]] = {
-    "scaled embedding": (config(embed_scale=D**0.5), r"an embedding scaled by 4\.8"),
-    "soft cap of logits": (config(logit_soft_cap=30.0), "soft cap of 30 on the logits"),
-    "scaled logits": (config(logit_scale=0.0625), r"logits scaled by 0\.0625"),
-    "part of a head": (config((A, F), (replace(A, rope=1), F), ropes=(Rope(9.0, 6), Rope(9.0, 4))),
-                       r"RoPE on 4 of a head's 6 dimensions \(layer 1\)"),
     "both ways": (config((replace(A, causal=False), F)), "attention to later tokens"),
     "cross": (config((A, replace(A, cross=True), F)), "two attentions in layer 0"),
     "cross alone": (config((replace(A, cross=True, rope=None), F)), "attention to an encoder"),

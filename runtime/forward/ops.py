@@ -52,6 +52,9 @@ class Ops(Protocol[T]):
     def rope(self, x: T, table: RopeTable, heads: int, /) -> T:
         """Each of `heads` by its position."""
 
+    def rope_part(self, x: T, table: RopeTable, heads: int, /) -> T:
+        """As `rope`, of a part of each head, or in interleaved pairs: as the table's `Rope` says."""
+
     def kv_write(self, layer: int, k: T, v: T, heads: int, /) -> None:
         """Into the layer's cache."""
 
@@ -78,6 +81,12 @@ class Ops(Protocol[T]):
 
     def add(self, a: T, b: T, /) -> T:
         """[t, d]."""
+
+    def scale(self, x: T, factor: float, /) -> T:
+        """[t, d]: factor x."""
+
+    def soft_cap(self, x: T, cap: float, /) -> T:
+        """[t, d]: cap tanh(x / cap)."""
 
     def take_rows(self, x: T, /) -> T:
         """[T, d] -> [R, d]: the tokens whose logits are asked for."""

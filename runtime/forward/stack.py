@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from ..spec import Attention
 from .scores import attend, bias_of
+from .variants import rotated, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -35,7 +36,7 @@ class Frame(Generic[T]):
 
 def stack(f: Frame[T], w: StackWeights) -> T:
     """Tokens of the step -> what leaves the last layer, [T, d_model]."""
-    x = f.ops.embed(w.embed)
+    x = scaled(f.ops, f.ops.embed(w.embed), f.stack.embed_scale)
     for table, row_of in ((w.positions, f.ops.embed_positions), (w.token_types, f.ops.embed_types)):
         x = x if table is None else f.ops.add(x, row_of(table))
     x = norm(f, x, w.embed_norm)
@@ -51,19 +52,17 @@ def stack(f: Frame[T], w: StackWeights) -> T:
 def sublayer(f: Frame[T], s: Attention | FeedForward, w: Sublayer, x: T, residual: T) -> T:
     """residual + s(x), with a norm in any of three places: of what s reads, of what it returns, of the sum."""
     h = norm(f, x, w.norm_in)
-    add = residual if w.norm_out is None else None  # the last product adds it, where no norm comes between
+    add = residual if w.norm_out is None and f.stack.residual_scale == 1 else None  # in the last product
     y = attention(f, s, w, h, add) if isinstance(s, Attention) else feed_forward(f, s, w, h, add)
-    if w.norm_out is not None:
-        y = f.ops.add(residual, norm(f, y, w.norm_out))
+    if add is None:
+        y = f.ops.add(residual, scaled(f.ops, norm(f, y, w.norm_out), f.stack.residual_scale))
     return norm(f, y, w.norm_sum)
 
 
 def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) -> T:
     """residual + o(grouped-query attention of x), with a KV cache."""
     q, k, v = (project(f, x, w.linear[name]) for name in "qkv")
-    q, k = norm_heads(f, s, q, w.norm_q, s.n_heads), norm_heads(f, s, k, w.norm_k, s.n_kv_heads)
-    if s.rope is not None:
-        q, k = f.ops.rope(q, f.ropes[s.rope], s.n_heads), f.ops.rope(k, f.ropes[s.rope], s.n_kv_heads)
+    q, k = placed(f, s, q, w.norm_q, s.n_heads), placed(f, s, k, w.norm_k, s.n_kv_heads)
     f.ops.kv_write(f.layer, k, v, s.n_kv_heads)
     return project(f, attend(f.ops, f.layer, s, q, bias_of(f.stack, f.tables, s, w)), w.linear["o"], residual=residual)
 
@@ -90,6 +89,9 @@ def norm(f: Frame[T], x: T, w: Norm | None, groups: int = 1) -> T:
     return f.ops.layer_norm(x, w.w, w.b, f.stack.eps)
 
 
-def norm_heads(f: Frame[T], s: Attention, x: T, w: Norm | None, heads: int) -> T:
-    """Of each head, or of all side by side: as wide as the gains are."""
-    return norm(f, x, w, heads if w is not None and w.w.shape == (s.d_head,) else 1)
+def placed(f: Frame[T], s: Attention, x: T, w: Norm | None, heads: int) -> T:
+    """Queries or keys normed, of each head or of all side by side (as wide as the gains are), and rotated."""
+    groups = heads if w is not None and w.w.shape == (s.d_head,) else 1
+    x = x if s.norm_rotated else norm(f, x, w, groups)
+    x = x if s.rope is None else rotated(f.ops, x, f.ropes[s.rope], heads, s.d_head)
+    return norm(f, x, w, groups) if s.norm_rotated else x

@@ -8,15 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
+from ..ops import ACT_BACKENDS, ACTS, OPS
 from ..spec import Attention
 from .scores import lacks_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
+    from ..program import Program
     from ..spec import Config, FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weights
 
-__all__ = ["check_supported", "head_of"]
+__all__ = ["check_backend", "check_supported", "head_of"]
 
 
 def check_supported(config: Config, w: Weights) -> None:
@@ -25,6 +28,18 @@ def check_supported(config: Config, w: Weights) -> None:
     if lacking is not None:
         msg = f"{config.family}: no kernel computes {lacking} yet; this model cannot run"
         raise BackendError(msg)
+
+
+def check_backend(program: Program, family: str, backend: Literal["cpu", "cuda"]) -> None:
+    """Pass a program that a backend has every op of. Errors: `BackendError`, naming the first that it lacks."""
+    for i in program.code:
+        act = i.values.get("act")
+        kind = ACTS[act - 1] if isinstance(act, int) and act else ""
+        lacks_op = backend not in OPS[i.op].backends
+        if lacks_op or backend not in ACT_BACKENDS.get(kind, (backend,)):
+            what = f"op {i.op!r}" if lacks_op else f"activation {kind!r}"
+            msg = f"device={backend!r}: this {family} model needs the {what}, which {backend} lacks; use device='cpu'"
+            raise BackendError(msg)
 
 
 def head_of(config: Config, w: Weights) -> Linear:
@@ -42,18 +57,12 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
         yield "an encoder that a decoder reads"
     if config.decoder is not None and w.head is None:
         yield "a decoder without a head"
-    if config.logit_scale != 1:
-        yield f"logits scaled by {config.logit_scale:g}"
-    if config.logit_soft_cap is not None:
-        yield f"a soft cap of {config.logit_soft_cap:g} on the logits"
     if w.head is not None and w.head.adapters:
         yield "an adapter of the head"
     yield from _of_stack(config, config.stack, w.stack)
 
 
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
-    if stack.embed_scale != 1:
-        yield f"an embedding scaled by {stack.embed_scale:g}"
     if len(stack.biases) != len(w.biases):
         yield "tables of relative positions that the config does not know"
     if stack.relative is not None or w.relative is not None:
@@ -86,8 +95,6 @@ def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublaye
         yield "a bias by relative position without its table"
     if s.relative:
         yield f"attention's terms by relative position, {' and '.join(s.relative)}"
-    if s.rope is not None and config.ropes[s.rope].d_rotary != s.d_head:
-        yield f"RoPE on {config.ropes[s.rope].d_rotary} of a head's {s.d_head} dimensions"
     if stack.norm == "layer" and (w.norm_q is not None or w.norm_k is not None):
         yield "LayerNorm of queries and keys"
 

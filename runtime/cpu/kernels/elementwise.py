@@ -26,10 +26,12 @@ from ..lanes import (
     where_below,
     zero,
 )
-from .base import arg, jit, kernel, rows_of, share
+from .base import arg, farg, jit, kernel, rows_of, share
 
 F = np.float32
 A_Y, A_A, A_B, A_D = slots("add")
+S_Y, S_X, S_D, S_FACTOR = slots("scale")
+C_Y, C_X, C_D, C_CAP = slots("soft_cap")
 
 
 @jit
@@ -105,6 +107,13 @@ def relu(x: Any) -> Any:
     return nan_or(x, maximum(x, zero()))
 
 
+@jit
+def relu2(x: Any) -> Any:
+    """max(x, 0)^2; NaN stays NaN."""
+    y = relu(x)
+    return mul(y, y)
+
+
 @kernel
 def add_(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """Y = a + b."""
@@ -112,3 +121,21 @@ def add_(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     a, b, y = base + arg(p, A_A), base + arg(p, A_B), base + arg(p, A_Y)
     for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
         store_tail(y + 4 * j, add(load_tail(a + 4 * j, n - j), load_tail(b + 4 * j, n - j)), n - j)
+
+
+@kernel
+def scale(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y = factor x."""
+    n, factor = rows_of(p, step) * arg(p, S_D), splat(farg(p, S_FACTOR))
+    x, y = base + arg(p, S_X), base + arg(p, S_Y)
+    for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+        store_tail(y + 4 * j, mul(load_tail(x + 4 * j, n - j), factor), n - j)
+
+
+@kernel
+def soft_cap(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y = cap tanh(x / cap)."""
+    n, cap = rows_of(p, step) * arg(p, C_D), splat(farg(p, C_CAP))
+    x, y = base + arg(p, C_X), base + arg(p, C_Y)
+    for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+        store_tail(y + 4 * j, mul(cap, tanh(div(load_tail(x + 4 * j, n - j), cap))), n - j)
