@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
 from .families import FAMILIES, Part, piece_name
 from .files import quote
+from .pieces import all_rows
 from .roles import ROLES
 from .sizes import axis_size, has_sublayer, role_axes
 from .source import PREQUANTIZED, STORED
@@ -89,7 +90,7 @@ class ModelTensors:
         """Give a role's part its full name; of a fused tensor, the piece that stands alone if there is one."""
         name = self.name(role, part, layer)
         alone = piece_name(name, role)
-        return Part(alone) if part.count > 1 and alone in self.tensors else replace(part, name=name)
+        return Part(alone) if part.pieces and alone in self.tensors else replace(part, name=name)
 
     def _check_missing(self) -> None:
         """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
@@ -119,8 +120,9 @@ class ModelTensors:
 
     def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
-        out, *rest = self.shape(role, layer)
-        return (*rest, out * part.count) if part.transposed else (out * part.count, *rest)
+        _, *rest = self.shape(role, layer)
+        out = all_rows(self.config, part, role, layer)
+        return (*rest, out) if part.transposed else (out, *rest)
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
         if tuple(info.shape) != shape:

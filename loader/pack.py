@@ -131,9 +131,10 @@ def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callabl
         part = read_masked(source, tensor, span)
         if source.tensor.dtype == "BF16" and source.dtype == "f32":
             np.left_shift(part, 16, out=out[span].view(np.uint32), dtype=np.uint32)
-            done(span)
-            continue
-        np.copyto(out[span], narrowed(source, part), casting="same_kind")
+        else:
+            np.copyto(out[span], narrowed(source, part), casting="same_kind")
+        if source.plus:
+            out[span] += np.float32(source.plus)
         done(span)
 
 
@@ -183,10 +184,13 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
             made[id(sources)] = tuple(_sublayer(_kind(s), weights) for s in sizes)
     layers = tuple(made[id(sources)] for sources in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
+    if not stack.gains:
+        ones = Norm(Weight("ones", "f32", (stack.d_model,), np.ones(stack.d_model, np.float32), mapped=False))
+        layers = tuple(tuple(replace(s, norm_in=ones) for s in layer) for layer in layers)
     own = StackWeights(
         model["embed"],
         layers,
-        norm=_norm_of(model, "norm"),
+        norm=_norm_of(model, "norm") if stack.gains else ones,
         positions=_from_row(model.get("positions"), plan.config.positions or 0),
         token_types=model.get("token_types"),
         embed_norm=_norm_of(model, "embed_norm"),
@@ -195,7 +199,7 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
     )
     if plan.config.decoder is None:
         return _with_head(Weights(encoder=own), plan.config, model)
-    return Weights(decoder=own, head=Linear(model.get("head", model["embed"])))
+    return Weights(decoder=own, head=Linear(model.get("head", model["embed"]), model.get("head_bias")))
 
 
 def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) -> Weights:

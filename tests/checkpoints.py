@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+#: Of tests/test_decoders.py, by transformers' name of their config's class.
+DECODERS = (
+    "olmo2", "phi", "gpt_neox", "stablelm", "phi3", "starcoder2", "smollm3", "granite", "cohere", "opt", "gemma",
+    "seed_oss", "helium", "glm", "glm4", "ernie4_5", "hunyuan_v1_dense", "arcee", "olmo", "gptj", "gpt_neo",
+    "gpt_bigcode", "ministral", "exaone4", "cohere2", "olmo3",
+)  # fmt: skip
 #: Of tests/test_encoders.py.
 ENCODERS = (
     "bert",

@@ -15,24 +15,27 @@ from ..files import quote
 from .values import Key, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ...runtime.spec import Config
+    from ...runtime.spec import Attention, Config
 
-__all__ = ["Family", "Part", "Resolved", "piece_name", "resolve_with", "shared_numbers"]
+__all__ = ["Family", "Part", "Resolved", "layer_type", "piece_name", "resolve_with", "shared_numbers"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where a weight lies: a tensor's name (`{i}` is the layer), or one of `count` equal pieces of its outputs.
+    """Where a weight lies: a tensor's name (`{i}` is the layer), or a piece of its outputs.
 
-    `transposed`: the file stores [in, out], and the piece is a range of columns.
+    `pieces`: the roles whose weights the tensor holds, in order, its own among them; `by_head`: those of each
+    key/value head together (`loader/pieces.py`). `transposed`: the file stores [in, out], and a piece is columns.
+    `plus`: what is added to every number.
     """
 
     name: str
-    index: int = 0
-    count: int = 1
+    pieces: tuple[str, ...] = ()
+    by_head: bool = False
     transposed: bool = False
+    plus: float = 0.0
     outside: bool = False  # of the prefix: a head's, as a rule
     untied: str = ""  # its name in a file whose head is not the embedding, where that has one
     others: tuple[str, ...] = ()  # names under which the same tensor may lie instead
@@ -44,6 +47,11 @@ class Part:
         own = self.untied if not tied and self.untied in names else self.name
         every = [before + name.replace("{i}", str(number)) for name in (own, *self.others)]
         return next((name for name in every if name in names), every[0])
+
+
+def layer_type(window: int | None) -> str:
+    """What `layer_types` of a config.json says of a layer."""
+    return "full_attention" if window is None else "sliding_attention"
 
 
 def piece_name(name: str, role: str) -> str:
@@ -80,7 +88,8 @@ class Family:
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
     `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
-    there are, of which each serves as many layers as another.
+    there are, of which each serves as many layers as another. `spell_layers`: every layer's attention -> keys of
+    config.json that tell them apart, where that is not `layer_types` alone.
     """
 
     name: str
@@ -100,6 +109,7 @@ class Family:
     architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     heads: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     groups: str = ""
+    spell_layers: Callable[[Sequence[Attention]], dict[str, Any]] | None = None
 
     def parts(self, config: Config) -> Mapping[str, Part]:
         """Where the model's own weights lie, those of its head among them."""

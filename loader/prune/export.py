@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import PlanError
 from ...runtime.spec import Attention
 from ..config import resolve_config, resolve_outside
-from ..families import FAMILIES, shared_numbers
+from ..families import FAMILIES, layer_type, shared_numbers
 from ..sizes import d_head, largest, model_sizes
 from ..source import read_masked
 from .layer_sizes import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
@@ -49,11 +49,11 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     """config.json of what the plan leaves. Raises `PlanError` where it could not say the same."""
     config, before = plan.config, plan.cut.before
     out = resized(raw, before, config)
-    outside = resolve_outside(raw, "config.json")
-    windows = [s.window for layer in outside.stack.layers for s in layer if isinstance(s, Attention)]
-    if raw.get("layer_types") or len(set(windows)) > 1:
-        kept = (windows[i] for i in plan.cut.layers)
-        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in kept]
+    outside, own_words = resolve_outside(raw, "config.json"), FAMILIES[config.family].spell_layers
+    attentions = [s for layer in outside.stack.layers for s in layer if isinstance(s, Attention)]
+    if raw.get("layer_types") or len({s.window for s in attentions}) > 1 or own_words:
+        kept = [attentions[i] for i in plan.cut.layers]
+        out |= own_words(kept) if own_words else {"layer_types": [layer_type(s.window) for s in kept]}
     if FAMILIES[config.family].groups:
         out |= _groups(plan)
     if "d_head" not in FAMILIES[config.family].spelling:
@@ -121,7 +121,9 @@ def left_tensors(
     for i, sources in enumerate((plan.model, *distinct), -1):
         tensors: dict[str, list[Source]] = {}
         for source in sources.values():
-            tensors.setdefault(source.pattern.replace("{i}", str(i)), []).append(source)
+            parts = tensors.setdefault(source.pattern.replace("{i}", str(i)), [])
+            if all(part.rows != source.rows for part in parts):  # a norm that two halves share is one tensor
+                parts.append(source)
         for name, parts in tensors.items():
             first = parts[0]
             if first.prequantized:
@@ -144,6 +146,8 @@ def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) 
         joined: NDArray[np.generic] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         if change is not None:
             joined = change(parts, joined)
+        if len(parts) > 1:  # as they stand in the file, where they may take turns by head
+            joined = joined[np.argsort(np.concatenate([part.row_indices for part in parts]), kind="stable")]
         return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
 
     return make
