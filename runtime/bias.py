@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def buckets_of(sizes: Buckets, distance: NDArray[np.int64]) -> NDArray[np.int64]
     return near + n * (distance > 0) if sizes.both_ways else near
 
 
-def _bf16(x: Array) -> Array:
+def _bf16(x: NDArray[Any]) -> Array:
     """To nearest even."""
     bits = x.astype(np.float32).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).view(np.float32).astype(np.float64)
@@ -62,7 +62,11 @@ class Bias:
             rows: Array = self.table.f64()[buckets_of(self.sizes, at)]
             return np.moveaxis(rows, -1, 0)
         slopes = np.array(self.sizes.of_heads).reshape(-1, *[1] * at.ndim)
-        return _bf16(_bf16(slopes) * at) * self.sizes.scale if self.sizes.rounded else slopes * at * self.sizes.scale
+        return (
+            _bf16(_bf16(slopes) * _bf16(at)) * self.sizes.scale
+            if self.sizes.rounded
+            else slopes * at * self.sizes.scale
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,8 +101,8 @@ class Buckets:
 class Slopes:
     """ALiBi (Press et al. 2021, arXiv:2108.12409): each head's slope times (key - query) is added to its scores.
 
-    `rounded`: what is added is instead the slope and then its product with the key's position, each rounded to
-    bfloat16, times `scale` (Falcon): not the same for all queries, since roundings differ.
+    `rounded`: slope, position of the key and their product are rounded to bfloat16 each, as Falcon has it; `scale`:
+    what is added is multiplied by it.
     """
 
     of_heads: tuple[float, ...]

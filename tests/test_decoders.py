@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,19 @@ LONGEST, NEW = 70, 6
 FAST = ("olmo2", "gpt_neox")
 #: Their config has no width of a head.
 DIVIDED = ("olmo", "olmo2", "olmo3", "stablelm", "gpt_neox", "cohere", "cohere2", "opt", "gptj", "gpt_neo")
-DIVIDED += ("gpt_bigcode", "granite", "smollm3", "phi3", "phi", "starcoder2", "arcee", "helium")
+DIVIDED += (
+    "bloom",
+    "mpt",
+    "falcon",
+    "gpt_bigcode",
+    "granite",
+    "smollm3",
+    "phi3",
+    "phi",
+    "starcoder2",
+    "arcee",
+    "helium",
+)
 
 
 @st.composite
@@ -47,13 +60,27 @@ def llama_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
         "hidden_act": draw(st.sampled_from(["silu", "gelu_pytorch_tanh", "relu"])),
         "max_position_embeddings": 128,
     }
+    if family in {"gemma2", "gemma3_text"}:
+        said |= {"sliding_window": draw(st.sampled_from([1, 5, 19, 200])), "query_pre_attn_scalar": 7}
+        said |= {"hidden_activation": said["hidden_act"], "final_logit_softcapping": draw(st.sampled_from([None, 2.0]))}
+    if family == "gemma2":
+        said["attn_logit_softcapping"] = draw(st.sampled_from([None, 0.5, 50.0]))
+    if family in {"bloom", "mpt"}:
+        said["intermediate_size"] = None
+    if family == "mpt":
+        said |= {"max_seq_len": 128, "attn_config": {"alibi_bias_max": draw(st.sampled_from([4, 8]))}}
+    if family == "falcon":
+        flags = ("alibi", "new_decoder_architecture", "multi_query", "parallel_attn", "bias")
+        said |= {name: draw(st.booleans()) for name in flags}
+        said |= {"num_kv_heads": n_kv_heads if said["new_decoder_architecture"] else None}
+        said["ffn_hidden_size"] = said["intermediate_size"]
     if family in DIVIDED and family != "helium":
         del said["head_dim"]
     for name in ("attention_bias", "mlp_bias", "use_qkv_bias", "attention_out_bias", "use_bias"):
         said[name] = draw(st.booleans())
     if family in {"ministral", "exaone4", "cohere2", "olmo3", "starcoder2", "phi3"}:
         said["sliding_window"] = draw(st.sampled_from([1, 5, 19, 200]))
-    if family in {"ministral", "exaone4", "cohere2", "olmo3"} and draw(st.booleans()):
+    if family in {"ministral", "exaone4", "cohere2", "olmo3", "gemma2", "gemma3_text"} and draw(st.booleans()):
         kinds = st.sampled_from(["full_attention", "sliding_attention"])
         said["layer_types"] = draw(st.lists(kinds, min_size=n_layers, max_size=n_layers))
     return said
@@ -119,7 +146,7 @@ def configs(draw: st.DrawFn, family: str) -> Any:
 def made(config: Any, directory: Path, seed: int = 0, dtype: Any = None) -> Any:
     """A random model of a config, written to a directory; it is returned in float64, with the numbers of the file."""
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for p in model.parameters():  # norms and biases too, which begin at 1 and 0
             p.copy_(torch.randn_like(p) * 0.3 + (p if p.dim() == 1 else 0))
@@ -128,9 +155,11 @@ def made(config: Any, directory: Path, seed: int = 0, dtype: Any = None) -> Any:
 
 
 def oracle(directory: Path) -> Any:
-    """Loaded in float64, for one that was cast has its frequencies rounded, too; every tensor is used, none invented."""
+    """Loaded in float64 (one that was cast has its frequencies rounded, too); every tensor is used, none invented."""
+    # Falcon's eager path adds its linear biases twice
+    how = "sdpa" if json.loads((directory / "config.json").read_text())["model_type"] == "falcon" else "eager"
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
+        directory, dtype=torch.float64, attn_implementation=how, output_loading_info=True
     )
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     return model.eval()

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .base import Resolved
+    from .heads import Read
 
-__all__ = ["layer_windows", "remade", "renamed", "spell_types", "weight_and_bias"]
+__all__ = ["as_encoder", "layer_windows", "remade", "renamed", "spell_types", "weight_and_bias"]
 
 Fields = dict[str, Any]
 
@@ -38,6 +39,22 @@ def remade(
     new = replace(old, layers=layers, **(stack or {}))
     fields: Fields = config
     return replace(resolved, config=replace(resolved.config.with_stack(new), **fields))
+
+
+def as_encoder(resolved: Resolved, head: Read) -> Resolved:
+    """The same layers over texts that come whole, every token of which sees all others (or a window on both sides)."""
+    seen = remade(resolved, attention={"causal": False})
+    config = replace(
+        seen.config,
+        decoder=None,
+        encoder=seen.config.stack,
+        head=head.head,
+        labels=head.labels,
+        tied=head.tied,
+        bos_ids=(),
+        eos_ids=(),
+    )
+    return replace(seen, config=config)
 
 
 def renamed(v: Mapping[str, Any], names: Mapping[str, str], **more: object) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import ConfigError
-from ...runtime.spec import Attention
 from .base import Family, Resolved
 from .bert import both
+from .decoders import as_encoder
 from .heads import HEAD_KEYS, read_head
 from .llama import (
     ATTENTION_BIASES,
@@ -37,29 +37,15 @@ HEADS = {
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     none: frozenset[str] = frozenset()
     biases = (ATTENTION_BIASES if v["attention_bias"] else none) | (MLP_BIASES if v["mlp_bias"] else none)
-    plain = llama_like(v, where, "eurobert", biases=biases).config
-    head = read_head(v, where, widths=dict.fromkeys(HEADS, plain.d_model), acts={"classes": "gelu"})
+    plain = llama_like(v, where, "eurobert", biases=biases)
+    head = read_head(v, where, widths=dict.fromkeys(HEADS, v["hidden_size"]), acts={"classes": "gelu"})
     if head.head is not None and head.head.pooled and v["classifier_pooling"] != "bos":
         msg = f"{where}: classifier_pooling is {v['classifier_pooling']!r}; this head is computed with 'bos' only"
         raise ConfigError(msg)
-    layers = tuple(
-        tuple(replace(s, causal=False) if isinstance(s, Attention) else s for s in layer)
-        for layer in plain.stack.layers
-    )
-    config = replace(
-        plain,
-        decoder=None,
-        encoder=replace(plain.stack, layers=layers),
-        head=head.head,
-        labels=head.labels,
-        tied=head.tied,
-        bos_ids=(),
-        eos_ids=(),
-    )
     if head.head is not None:
         of_head = HEADS[head.head.kind].keys() & {"head_dense_bias", "classifier_bias"}
         biases |= of_head | ({"head_bias"} if head.head.kind == "masked_lm" and v["mlp_bias"] else none)
-    return Resolved(config, biases)
+    return replace(as_encoder(plain, head), biases=biases)
 
 
 EUROBERT = Family(

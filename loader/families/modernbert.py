@@ -9,6 +9,7 @@ from ...runtime.spec import Attention, Config, FeedForward, Stack
 from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .bert import both
+from .gpt2 import QKV, QKV_BIASES
 from .heads import ARCHITECTURES, HEAD_KEYS, read_head
 from .rope import ROPE_KEYS, THETA, layer_kinds, read_ropes
 from .values import Key, activation, anything, flag, number, optional, size
@@ -21,15 +22,16 @@ MODEL = {
     **both("norm", "final_norm"),
 }
 _LAYER = "layers.{i}"
+GATE_UP, GATE_UP_BIASES = ("gate", "up"), ("gate_bias", "up_bias")
 LAYER = {
     "attn_norm": Part(f"{_LAYER}.attn_norm.weight", start=1),
     "attn_norm_bias": Part(f"{_LAYER}.attn_norm.bias", start=1),
-    **{x: Part(f"{_LAYER}.attn.Wqkv.weight", i, 3) for i, x in enumerate("qkv")},
-    **{f"{x}_bias": Part(f"{_LAYER}.attn.Wqkv.bias", i, 3) for i, x in enumerate("qkv")},
+    **{x: Part(f"{_LAYER}.attn.Wqkv.weight", QKV) for x in QKV},
+    **{x: Part(f"{_LAYER}.attn.Wqkv.bias", QKV_BIASES) for x in QKV_BIASES},
     **both("o", f"{_LAYER}.attn.Wo"),
     **both("ffn_norm", f"{_LAYER}.mlp_norm"),
-    **{x: Part(f"{_LAYER}.mlp.Wi.weight", i, 2) for i, x in enumerate(("gate", "up"))},
-    **{f"{x}_bias": Part(f"{_LAYER}.mlp.Wi.bias", i, 2) for i, x in enumerate(("gate", "up"))},
+    **{x: Part(f"{_LAYER}.mlp.Wi.weight", GATE_UP) for x in GATE_UP},
+    **{x: Part(f"{_LAYER}.mlp.Wi.bias", GATE_UP_BIASES) for x in GATE_UP_BIASES},
     **both("down", f"{_LAYER}.mlp.Wo"),
 }
 _DENSE = both("head_dense", "head.dense", outside=True) | both("head_norm", "head.norm", outside=True)

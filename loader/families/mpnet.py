@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from ...runtime.spec import Attention, Buckets
+from ...runtime.spec import Buckets
 from .base import Family, Part, Resolved
 from .bert import HARMLESS, IGNORED, KEYS, ONLY, ROBERTA_HEADS, SPELLING, both, encoder_of
+from .decoders import remade
 from .heads import ARCHITECTURES, read_head
 from .values import Key, size
 
@@ -37,13 +37,8 @@ BUCKETS, FIRST = Buckets(32, 128, both_ways=True), 2
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     acts = {"masked_lm": "gelu", "classes": "tanh", "choice": "tanh"}
     head = read_head(v, where, widths=dict.fromkeys(ROBERTA_HEADS, v["hidden_size"]), acts=acts)
-    tables = (MODEL, LAYER)
-    plain = encoder_of(v, where, "mpnet", head=head, tables=tables, heads=ROBERTA_HEADS, first=FIRST)
-    stack = plain.config.stack
-    layers = tuple(
-        tuple(replace(s, bias=0) if isinstance(s, Attention) else s for s in layer) for layer in stack.layers
-    )
-    return replace(plain, config=plain.config.with_stack(replace(stack, layers=layers, biases=(BUCKETS,))))
+    plain = encoder_of(v, where, "mpnet", head=head, tables=(MODEL, LAYER), heads=ROBERTA_HEADS, first=FIRST)
+    return remade(plain, stack={"biases": (BUCKETS,)}, attention={"bias": 0})
 
 
 MPNET = Family(

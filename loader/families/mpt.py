@@ -9,6 +9,7 @@ from ...runtime.spec import Attention, Config, FeedForward, Slopes, Stack
 from ..files import quote
 from .alibi import interleaved_slopes
 from .base import HARMLESS, ONLY, Family, Part, Resolved
+from .gpt2 import QKV
 from .values import Key, anything, flag, number, optional, read, size, token_ids
 
 __all__ = ["MPT"]
@@ -21,7 +22,7 @@ MODEL = {
 _LAYER = "blocks.{i}"
 LAYER = {
     "attn_norm": Part(f"{_LAYER}.norm_1.weight"),
-    **{x: Part(f"{_LAYER}.attn.Wqkv.weight", i, 3) for i, x in enumerate("qkv")},
+    **{x: Part(f"{_LAYER}.attn.Wqkv.weight", QKV) for x in QKV},
     "o": Part(f"{_LAYER}.attn.out_proj.weight"),
     "ffn_norm": Part(f"{_LAYER}.norm_2.weight"),
     "up": Part(f"{_LAYER}.ffn.up_proj.weight"),

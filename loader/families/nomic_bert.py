@@ -9,6 +9,7 @@ from ...runtime.spec import Attention, Config, FeedForward, Stack
 from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .bert import HARMLESS, KEYS, SPELLING, both
+from .gpt2 import QKV
 from .heads import read_head
 from .rope import ROPE_KEYS, THETA, read_rope
 from .values import Key, activation, optional, size
@@ -22,7 +23,7 @@ MODEL = {
 }
 _LAYER = "encoder.layers.{i}"
 LAYER = {
-    **{x: Part(f"{_LAYER}.attn.Wqkv.weight", i, 3) for i, x in enumerate("qkv")},
+    **{x: Part(f"{_LAYER}.attn.Wqkv.weight", QKV) for x in QKV},
     "o": Part(f"{_LAYER}.attn.out_proj.weight"),
     **both("attn_norm_sum", f"{_LAYER}.norm1"),
     "gate": Part(f"{_LAYER}.mlp.fc12.weight"),

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from ..spec import Attention
-from .scores import attend, bias_of
-from .variants import rotated, scaled
+from .variants import attend, bias_of, rotated, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -40,8 +39,7 @@ def stack(f: Frame[T], w: StackWeights) -> T:
     for table, row_of in ((w.positions, f.ops.embed_positions), (w.token_types, f.ops.embed_types)):
         x = x if table is None else f.ops.add(x, row_of(table))
     x = norm(f, x, w.embed_norm)
-    if w.embed_project is not None:
-        x = project(f, x, w.embed_project)
+    x = x if w.embed_project is None else project(f, x, w.embed_project)
     for i, (sizes, weights) in enumerate(zip(f.stack.layers, w.layers, strict=True)):
         here, start = Frame(f.ops, f.stack, f.ropes, i, w.biases), x
         for s, sw in zip(sizes, weights, strict=True):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from ..ops import ACT_BACKENDS, ACTS, OPS
-from ..spec import Attention
-from .scores import lacks_table
+from ..spec import Attention, Slopes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,12 +90,22 @@ def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublaye
         yield "attention to an encoder"
     if s.causal != (config.decoder is not None):
         yield "attention to later tokens in a decoder" if config.decoder else "attention to earlier tokens alone"
-    if lacks_table(stack, tables, s, w):
+    if _lacks_table(stack, tables, s, w):
         yield "a bias by relative position without its table"
     if s.relative:
         yield f"attention's terms by relative position, {' and '.join(s.relative)}"
     if stack.norm == "layer" and (w.norm_q is not None or w.norm_k is not None):
         yield "LayerNorm of queries and keys"
+
+
+def _lacks_table(stack: Stack, w: StackWeights, s: Attention, own: Sublayer) -> bool:
+    """Whether a bias that a layer names is not there, or its table neither once nor where it belongs."""
+    if s.bias is None:
+        return own.bias is not None
+    if s.bias >= min(len(stack.biases), len(w.biases)):
+        return True
+    tables = (w.biases[s.bias] is not None) + (own.bias is not None)
+    return tables != (0 if isinstance(stack.biases[s.bias], Slopes) else 1)
 
 
 def _of_feed_forward(s: FeedForward) -> Iterator[str]:

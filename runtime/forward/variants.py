@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from ..bias import Bias
+
 if TYPE_CHECKING:
     from ..rope import RopeTable
+    from ..spec import Attention, Stack, Sublayer, Weight
     from .ops import Ops
 
-__all__ = ["capped", "rotated", "scaled"]
+__all__ = ["attend", "bias_of", "capped", "rotated", "scaled"]
 
 T = TypeVar("T")
 
@@ -27,3 +30,20 @@ def rotated(ops: Ops[T], x: T, table: RopeTable, heads: int, d_head: int) -> T:
     """Each of `heads` by its position: whole heads in halves, or a part of each, or neighbours."""
     whole = table.rope.d_rotary == d_head and not table.rope.interleaved
     return ops.rope(x, table, heads) if whole else ops.rope_part(x, table, heads)
+
+
+def attend(ops: Ops[T], layer: int, s: Attention, q: T, bias: Bias | None) -> T:
+    """[T, heads * d_head] -> the same, of the layer's cache."""
+    heads, kv_heads = s.n_heads, s.n_kv_heads
+    if s.soft_cap is None and bias is None and (s.causal or s.window is None):
+        return ops.attention(layer, q, heads, kv_heads, window=s.window, scale=s.scale, causal=s.causal)
+    return ops.attention_biased(
+        layer, q, heads, kv_heads, window=s.window, scale=s.scale, causal=s.causal, soft_cap=s.soft_cap, bias=bias
+    )
+
+
+def bias_of(stack: Stack, tables: tuple[Weight | None, ...], s: Attention, w: Sublayer) -> Bias | None:
+    """What a layer adds to its scores: with the stack's table, or its own."""
+    if s.bias is None:
+        return None
+    return Bias(stack.biases[s.bias], tables[s.bias] if w.bias is None else w.bias)
