@@ -61,12 +61,11 @@ class Bias:
             assert self.table is not None  # noqa: S101 - `forward.supported`
             rows: Array = self.table.f64()[buckets_of(self.sizes, at)]
             return np.moveaxis(rows, -1, 0)
-        slopes = np.array(self.sizes.of_heads).reshape(-1, *[1] * at.ndim)
-        return (
-            _bf16(_bf16(slopes) * _bf16(at)) * self.sizes.scale
-            if self.sizes.rounded
-            else slopes * at * self.sizes.scale
-        )
+        slopes: Array = np.array(self.sizes.of_heads).reshape(-1, *[1] * at.ndim)
+        if self.sizes.rounded:
+            slopes, at = _bf16(slopes), _bf16(at).astype(np.int64)
+        lines: Array = slopes * at
+        return (_bf16(lines) if self.sizes.rounded else lines) * self.sizes.scale
 
 
 @dataclass(frozen=True, eq=False)

@@ -504,7 +504,7 @@ def record(  # noqa: PLR0913 - keywords
         n_logits=n_logits,
         threads=threads,
         arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
-        constant_bytes=sum(table.nbytes for table in (*ropes, *ops.biases.values())),
+        constant_bytes=sum(t.nbytes for t in ropes) + sum(t.nbytes for t in ops.biases.values()),
         kv_cache=kv_cache,
         fast=fast,
         ropes=tuple(ropes),

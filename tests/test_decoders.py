@@ -68,7 +68,7 @@ def llama_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
     if family in {"bloom", "mpt"}:
         said["intermediate_size"] = None
     if family == "mpt":
-        said |= {"max_seq_len": 128, "attn_config": {"alibi_bias_max": draw(st.sampled_from([4, 8]))}}
+        said |= {"max_seq_len": 128, "attn_config": {"softmax_scale": draw(st.sampled_from([None, 0.3]))}}
     if family == "falcon":
         flags = ("alibi", "new_decoder_architecture", "multi_query", "parallel_attn", "bias")
         said |= {name: draw(st.booleans()) for name in flags}

@@ -485,6 +485,9 @@ def test_what_a_plan_leaves_can_be_written_and_is_read_by_transformers(family: s
         sizes = {"vocab_size": 53, "dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 37}
     elif family not in {"electra", "albert"}:
         del sizes["embedding_size"]
+    if family in ROTARY:
+        sizes |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+        sizes |= {"local_attention": 10} if family == "modernbert" else {}
     config = transformers.CONFIG_MAPPING[family](**sizes)
     made(config, tmp_path / "whole", kind="MaskedLM")
     ids, plan = list(range(4, 30)), "keep-layers=0,2; ffn=0.5"

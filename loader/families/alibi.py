@@ -20,8 +20,8 @@ def halved_slopes(n_heads: int) -> tuple[float, ...]:
     return tuple(_f32(base ** (i + 1)) if i < most else _f32(root ** (2 * (i - most) + 1)) for i in range(n_heads))
 
 
-def interleaved_slopes(n_heads: int, longest: float) -> tuple[float, ...]:
-    """Those of the next power of two of heads, every second one first (MPT). `longest`: minus log2 of the smallest."""
+def interleaved_slopes(n_heads: int) -> tuple[float, ...]:
+    """Those of the next power of two of heads, every second one first (MPT)."""
     n = 2 ** math.ceil(math.log2(n_heads))
-    every = [_f32(2.0 ** -_f32((i + 1) * (longest / n))) for i in range(n)]
+    every = [_f32(2.0 ** -_f32((i + 1) * (8 / n))) for i in range(n)]
     return tuple(every if n == n_heads else [*every[1::2], *every[::2]][:n_heads])

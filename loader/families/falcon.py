@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import ConfigError
-from ...runtime.spec import Attention, Config, FeedForward, Slopes, Stack
+from ...runtime.spec import Attention, Config, FeedForward, Rope, Slopes, Stack
 from .alibi import halved_slopes
 from .base import Family, Part, Resolved
 from .decoders import weight_and_bias
@@ -71,7 +71,8 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
         msg = f"{where}: num_ln_in_parallel_attn is {v['num_ln_in_parallel_attn']}; expected 2 in the new architecture"
         raise ConfigError(msg)
     attention = Attention(n_heads, n_kv_heads, d_head, d_head**-0.5, rope=0)
-    ropes, biases = (), ()
+    ropes: tuple[Rope, ...] = ()
+    biases: tuple[Slopes, ...] = ()
     if v["alibi"]:
         attention = replace(attention, rope=None, bias=0)
         biases = (Slopes(halved_slopes(n_heads), rounded=True, scale=d_head**-0.5),)

@@ -29,16 +29,14 @@ LAYER = {
     "down": Part(f"{_LAYER}.ffn.down_proj.weight"),
 }
 #: Keys of `attn_config`; those that would change what is computed, at the values that transformers computes with.
-ATTENTION = {
-    "softmax_scale": Key(None, optional(number(0, 1e6))),
-    "alibi_bias_max": Key(8, number(0, 1e6)),
-}
+ATTENTION = {"softmax_scale": Key(None, optional(number(0, 1e6)))}
 ATTENTION_ONLY: dict[str, tuple[object, ...]] = ONLY | {
     "attn_type": ("multihead_attention",),
     "clip_qkv": (),
     "prefix_lm": (False,),
     "qk_ln": (False,),
     "alibi": (True,),
+    "alibi_bias_max": (8,),  # the authors' code takes another, transformers does not
     "attn_uses_sequence_id": (False,),
 }
 ATTENTION_HARMLESS = HARMLESS | {"attn_impl", "attn_pdrop"}
@@ -67,7 +65,7 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
     scale = d_head**-0.5 if own["softmax_scale"] is None else own["softmax_scale"]
     ffn = FeedForward(v["intermediate_size"] or 4 * d, "gelu", gated=False)
     layer = (Attention(n_heads, n_heads, d_head, scale, bias=0), ffn)
-    biases = (Slopes(interleaved_slopes(n_heads, own["alibi_bias_max"])),)
+    biases = (Slopes(interleaved_slopes(n_heads)),)
     config = Config(
         family="mpt",
         n_vocab=v["vocab_size"],

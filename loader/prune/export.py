@@ -62,6 +62,7 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
         known = resolve_config(raw, "config.json").config
         ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
         out |= _new_ids({**raw, **{key: list(of) for key, of in ids.items()}}, plan.cut)
+    _check_starts(plan)
     _check_same(out, config)
     return out
 
@@ -193,6 +194,19 @@ def _new_ids(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
         elif key in raw:
             changed[key] = row.get(value) if isinstance(value, int) else None
     return changed
+
+
+def _check_starts(plan: LoadPlan) -> None:
+    """PlanError: a layer gets a number under which the family's files have other tensors (ModernBERT's first norm)."""
+    family = FAMILIES[plan.config.family]
+    for new, old in enumerate(plan.cut.layers):
+        for role in family.layer:
+            if family.starts(role, new) != family.starts(role, old):
+                msg = (
+                    f"this plan cannot be written as a {family.name} checkpoint: layer {old} would become layer {new}, "
+                    f"and only one of the two has a {role}. It can be used while loading"
+                )
+                raise PlanError(msg)
 
 
 def _check_same(left: Mapping[str, Any], config: Config) -> None:
