@@ -194,7 +194,7 @@ class _Planner:
         pattern = info.name
         if role in self.family.layer:
             end = piece.name.removeprefix(self.file.name(role, part, layer))
-            pattern = self.file.name(role, part, "{i}") + end
+            pattern = self.file.pattern(role, part, layer) + end
         rows = rows_in_tensor(self.cut.before, piece, role, layer, kept[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
         dtype_there, zeros = self.file.prequantized(info, whole), self._zeros(role, layer, shape)

@@ -76,10 +76,18 @@ class ModelTensors:
             return False
         return ROLES[role].kind != "bias" or role in self.biases
 
-    def name(self, role: str, part: Part, layer: int | str) -> str:
+    def pattern(self, role: str, part: Part, layer: int) -> str:
+        """`name` of a layer's role with `{i}` for its number, as this file spells it."""
+        before, name = "" if part.outside else self.prefix, self.name(role, part, layer)
+        every = (f"{before}{spelled}" for spelled in (part.name, *part.others))
+        return next(p for p in every if p.replace("{i}", str(self._number(layer))) == name)
+
+    def _number(self, layer: int) -> int:
+        return layer if self.numbers is None else self.numbers[layer]
+
+    def name(self, role: str, part: Part, layer: int) -> str:
         """A role's tensor, or the fused one that it is a piece of, in full."""
-        number = layer if self.numbers is None or isinstance(layer, str) else self.numbers[layer]
-        name = part.tensor(self.prefix, number, self.tensors, tied=self.config.tied)
+        name = part.tensor(self.prefix, self._number(layer), self.tensors, tied=self.config.tied)
         # As transformers does, a tied model saved with its head alone takes the embedding from it.
         if role == "embed" and self.config.tied and name not in self.tensors:
             head = self.parts["head"].name

@@ -19,6 +19,7 @@ from miaotui.runtime.encoding import Whole, encoded
 from miaotui.runtime.forward.supported import check_backend
 from miaotui.runtime.program import record
 from miaotui.runtime.spec import Buckets, Slopes
+from miaotui.tools.prune import prune
 from test_records import CONTEXT, IDS, SLOPED, Drawn, F, config
 from test_records import given as weight_of
 from tolerance import bound
@@ -146,11 +147,11 @@ def test_nan_stays_nan(name: str) -> None:
 # ---------------------------------------------------------------- texts that come whole
 
 
-def random_model(kind: str, directory: Path, **said: Any) -> Any:
+def random_model(kind: str, directory: Path, config: str = "", **said: Any) -> Any:
     """A random model with gains and tables that are not small."""
     torch.manual_seed(0)
-    base = kind.removesuffix("EncoderModel").removesuffix("Model")
-    model = getattr(transformers, kind)(getattr(transformers, f"{base}Config")(**said))
+    base = kind.removesuffix("EncoderModel").removesuffix("ForCausalLM").removesuffix("Model")
+    model = getattr(transformers, kind)(getattr(transformers, config or f"{base}Config")(**said))
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn_like(p) * 0.3 + (p if p.dim() == 1 else 0))
@@ -264,3 +265,49 @@ def test_what_is_not_computed_is_refused_by_its_key(family: str) -> None:
     resolve_config({"model_type": family}, "config.json")
     with pytest.raises(ConfigError, match=says):
         resolve_config({"model_type": family, **said}, "config.json")
+
+
+# ---------------------------------------------------------------- pruned, quantised, written
+
+SMALL: dict[str, tuple[str, dict[str, Any], str]] = {
+    "bloom": ("BloomForCausalLM", {"vocab_size": 53, "hidden_size": 24, "n_head": 3, "n_layer": 4}, ""),
+    "mpt": ("MptForCausalLM", {"vocab_size": 53, "d_model": 24, "n_heads": 3, "n_layers": 4, "max_seq_len": 64}, ""),
+    "falcon": (
+        "FalconForCausalLM",
+        {"vocab_size": 53, "hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 4, "bias": True}
+        | {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": True, "max_position_embeddings": 64},
+        "; ffn=0.5",
+    ),
+    "gemma2": ("Gemma2ForCausalLM", GEMMA | {"num_hidden_layers": 4, "sliding_window": 5}, "; ffn=0.5"),
+    "gemma3": ("Gemma3ForCausalLM", GEMMA | {"num_hidden_layers": 4, "sliding_window": 5}, "; ffn=0.5"),
+    "t5": ("T5EncoderModel", T5_SIZES | {"num_layers": 4}, "; ffn=0.5"),
+    "umt5": ("UMT5EncoderModel", T5_SIZES | {"num_layers": 4}, "; ffn=0.5"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in {"falcon", "umt5"} else pytest.param(n, marks=pytest.mark.ci) for n in SMALL]
+)
+def test_what_a_plan_leaves_is_read_by_transformers(name: str, tmp_path: Path) -> None:
+    """Layers, and neurons where transformers has a word for them: the plan's bits, and the same numbers there."""
+    kind, said, neurons = SMALL[name]
+    random_model(kind, tmp_path / "whole", "Gemma3TextConfig" if name == "gemma3" else "", **said)
+    ids, plan = list(range(4, 30)), f"keep-layers=0,2,3{neurons}"
+
+    def numbers(directory: Path, **how: Any) -> np.ndarray:
+        with miaotui.load(directory, **how) as model:
+            return model.hidden(ids) if "Encoder" in kind else model.logits(ids)
+
+    wanted, whole = numbers(tmp_path / "whole", prune=plan), numbers(tmp_path / "whole")
+    prune(tmp_path / "whole", tmp_path / "cut", plan)
+    assert numbers(tmp_path / "cut").tobytes() == wanted.tobytes()
+    again, info = getattr(transformers, kind).from_pretrained(
+        tmp_path / "cut", dtype=torch.float64, output_loading_info=True,
+        attn_implementation="sdpa" if name == "falcon" else "eager",
+    )  # fmt: skip
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    with torch.no_grad():
+        theirs = again.eval()(torch.tensor([ids]))[0][0].numpy()
+    assert np.abs(theirs - wanted).max() < 1e-4 * max(1, np.abs(wanted).max())
+    near = numbers(tmp_path / "whole", quantize="int8")
+    assert 0 < np.abs(near - whole).mean() < 0.2 * np.abs(whole).mean()  # a scale for 24 random numbers, four layers

@@ -41,7 +41,7 @@ class Part:
     others: tuple[str, ...] = ()  # names under which the same tensor may lie instead
     start: int = 0  # the first layer that has it
 
-    def tensor(self, prefix: str, number: int | str, names: Collection[str], *, tied: bool) -> str:
+    def tensor(self, prefix: str, number: int, names: Collection[str], *, tied: bool) -> str:
         """Its name in full, in a file of these `names`."""
         before = "" if self.outside else prefix
         own = self.untied if not tied and self.untied in names else self.name
