@@ -12,6 +12,16 @@ import pytest
 from checkpoints import DECODERS as FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from miaotui.errors import BackendError, ConfigError, PlanError
+from miaotui.limits import Request
+from miaotui.loader.config import parse_config
+from miaotui.loader.families import FAMILIES as REGISTRY
+from miaotui.loader.open import open_model
+from miaotui.loader.prune.plan import PrunePlan
+from miaotui.prepare import prepare
+from miaotui.tools.commands.quantize import quantize
+from miaotui.tools.importance.slicegpt import can_turn
+from miaotui.tools.prune import prune
 from tolerance import U, bound
 
 if TYPE_CHECKING:
@@ -155,7 +165,7 @@ def made(config: Any, directory: Path, seed: int = 0, dtype: Any = None) -> Any:
 
 
 def oracle(directory: Path) -> Any:
-    """Loaded in float64 (one that was cast has its frequencies rounded, too); every tensor is used, none invented."""
+    """Loaded in float64, not cast: that rounds frequencies, too. Every tensor is used and none invented."""
     # Falcon's eager path adds its linear biases twice
     how = "sdpa" if json.loads((directory / "config.json").read_text())["model_type"] == "falcon" else "eager"
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
@@ -209,3 +219,175 @@ def test_logits_and_greedy_ids_are_those_of_transformers(family: str, tmp_path_f
         assert (after.max(axis=1) - after[np.arange(NEW), new] <= 2 * limit).all()
 
     holds()
+
+
+def small(family: str, **more: Any) -> Any:
+    """A fixed config: four layers, two groups of two queries where they are grouped."""
+    said: dict[str, Any] = {
+        "vocab_size": 53, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 8, "max_position_embeddings": 64, "tie_word_embeddings": False, "bos_token_id": 0,
+        "eos_token_id": None, "pad_token_id": None, "sliding_window": 5, "attention_types": [[["global", "local"], 2]],
+        "window_size": 5, "rotary_dim": 4, "intermediate_size": 24, "ffn_dim": 24, "n_inner": 24,
+    }  # fmt: skip
+    if family == "helium":
+        said["num_key_value_heads"] = 4
+    kind = transformers.CONFIG_MAPPING[family]
+    known = {*signature(kind).parameters, *kind.attribute_map}
+    return kind(**{name: value for name, value in (said | more).items() if name in known})
+
+
+IDS = list(range(4, 30))
+EVERY = [f if f in FAST else pytest.param(f, marks=pytest.mark.ci) for f in FAMILIES]
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_what_a_plan_leaves_can_be_written_and_is_read_by_transformers(family: str, tmp_path: Path) -> None:
+    """Layers, neurons, token ids, and heads where config.json has their width; the export gives the plan's bits."""
+    made(small(family), tmp_path / "whole")
+    layers, vocab = (0, 3), tuple(range(40))
+    heads: dict[int, tuple[int, ...]] = {}
+    if "d_head" in REGISTRY[family].spelling and family != "helium":  # whose last product is as wide as the model
+        heads = dict.fromkeys(layers, (2, 3))
+    plan = PrunePlan(layers, heads, dict.fromkeys(layers, tuple(range(0, 24, 2))), vocab=vocab)
+    with miaotui.load(tmp_path / "whole", prune=plan) as model:
+        wanted = model.logits(IDS)
+    _, _, refused = prune(tmp_path / "whole", tmp_path / "cut", plan)
+    assert refused is None
+    with miaotui.load(tmp_path / "cut") as model:
+        assert model.logits(IDS).tobytes() == wanted.tobytes()
+    again = oracle(tmp_path / "cut")
+    exact = theirs(again, IDS)
+    assert np.abs(exact - wanted).max() <= near(again, IDS, exact)
+
+
+#: Queries and keys are normed across heads: fewer of them are another model.
+ACROSS = ("olmo2", "olmo3")
+
+
+@pytest.mark.parametrize(
+    "family", [f if f in FAST else pytest.param(f, marks=pytest.mark.ci) for f in FAMILIES if f not in ACROSS]
+)
+def test_a_head_that_is_cut_is_a_head_that_adds_nothing(family: str, tmp_path: Path) -> None:
+    """Against transformers with zeros in the columns of the last product."""
+    model = made(small(family), tmp_path)
+    with open_model(tmp_path) as opened:
+        o = [opened.model_tensors.name("o", REGISTRY[family].layer["o"], i) for i in range(4)]
+    kept = (2, 3)
+    with torch.no_grad():
+        for name in o:
+            weight = model.get_parameter(name)
+            weight[:, : 2 * weight.shape[1] // 4] = 0
+    with miaotui.load(tmp_path, prune=PrunePlan(heads=dict.fromkeys(range(4), kept))) as cut:
+        got = cut.logits(IDS)
+        assert cut.config.stack.attention(0).n_heads == 2
+    exact = theirs(model, IDS)
+    assert np.abs(exact - got).max() <= near(model, IDS, exact)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_what_is_quantised_and_written_is_what_is_quantised_while_loading(family: str, tmp_path: Path) -> None:
+    model = made(small(family), tmp_path / "whole", dtype=torch.bfloat16)
+    quantize(tmp_path / "whole", tmp_path / "int8", "int8")
+    with miaotui.load(tmp_path / "whole", quantize="int8") as loaded, miaotui.load(tmp_path / "int8") as written:
+        got = loaded.logits(IDS)
+        assert written.logits(IDS).tobytes() == got.tobytes()
+    exact = theirs(model, IDS)
+    assert 0 < np.abs(got - exact).mean() < 0.25 * np.abs(exact).mean()
+
+
+#: Rows of queries, keys and values take turns by head there: they are gathered.
+GATHERED = ("gpt_neox",)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in GATHERED])
+def test_matrices_stay_in_the_file(family: str, tmp_path: Path) -> None:
+    made(small(family), tmp_path, dtype=torch.bfloat16)
+    with open_model(tmp_path) as opened:
+        prepared = prepare(opened, Request())
+        assert all(len(source.shape) == 1 for source in prepared.plan if source.offset is not None)
+
+
+#: What each needs that the GPU's path lacks; a family that is not here runs there.
+LACKING = {
+    "rope_part": ("phi", "gpt_neox", "stablelm", "cohere", "cohere2", "helium", "glm", "glm4", "ernie4_5", "gptj"),
+    "scale": ("granite", "gemma"),
+    "relu2": ("arcee",),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_that_lacks_an_op_is_told_by_name(family: str, tmp_path: Path) -> None:
+    made(small(family, residual_multiplier=0.5), tmp_path)
+    what = next((op for op, families in LACKING.items() if family in families), None)
+    with open_model(tmp_path) as opened:
+        if what is None:
+            assert prepare(opened, Request(device="cuda"), free=2**40).program.code
+            return
+        with pytest.raises(BackendError, match=f"this {family} model needs the .*'{what}', which cuda lacks"):
+            prepare(opened, Request(device="cuda"), free=2**40)
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("opt", {"word_embed_proj_dim": 16}, "opt-350m"),
+    ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before"),
+    ("gptj", {"rotary_dim": 3}, "rotary_dim is 3; expected an even number"),
+    ("gptj", {"rotary_dim": 10}, "rotary_dim is 10"),
+    ("gpt_neo", {"attention_types": [[["global"], 3]]}, "attention_types"),
+    ("gpt_neo", {"attention_types": [[["global"], 2**40]]}, "attention_types"),
+    ("gpt_neo", {"attention_types": [[[["local"]], 4]]}, "attention_types"),
+    ("phi", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.4}}, "are 3 to rotate"),
+    ("phi", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.01}}, "are 0 to rotate"),
+    ("phi", {"qk_layernorm": True}, "qk_layernorm"),
+    ("olmo", {"clip_qkv": 8.0}, "clip_qkv"),
+    ("olmo2", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+    ("olmo3", {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters"),
+    ("olmo3", {"layer_types": ["full_attention"] * 3}, "layer_types"),
+    ("smollm3", {"no_rope_layers": [1, 0, 2, 1]}, "no_rope_layers"),
+    ("stablelm", {"use_parallel_residual": True}, "use_parallel_residual"),
+    ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+    ("granite", {"logits_scaling": 0}, "logits_scaling"),
+    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "another meaning"),
+    ("helium", {"head_dim": 6}, "hidden_size"),
+]
+
+
+@pytest.mark.parametrize(("family", "keys", "says"), BAD)
+def test_what_is_not_computed_is_refused(family: str, keys: dict[str, Any], says: str, tmp_path: Path) -> None:
+    raw = small(family).to_dict() | keys
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match=says):
+        parse_config(raw, str(tmp_path / "config.json"))
+
+
+def test_names_of_older_files_are_read(tmp_path: Path) -> None:
+    """Pythia as published: the head is embed_out, masks lie among the tensors, rotary_pct stands outside."""
+    from safetensors.torch import load_file, save_file
+
+    made(small("gpt_neox"), tmp_path / "new")
+    tensors = load_file(tmp_path / "new" / "model.safetensors")
+    old = {"embed_out.weight" if name == "lm_head.weight" else name: x for name, x in tensors.items()}
+    assert ("embed_out.weight" in tensors) != ("lm_head.weight" in tensors)
+    other = {"lm_head.weight" if name == "embed_out.weight" else name: x for name, x in tensors.items()}
+    raw = json.loads((tmp_path / "new" / "config.json").read_text())
+    part = raw.pop("rope_parameters")
+    raw |= {"rotary_pct": part["partial_rotary_factor"], "rotary_emb_base": part["rope_theta"]}
+    logits = []
+    for name, named in (("old", old), ("other", other)):
+        directory = tmp_path / name
+        directory.mkdir()
+        for i in range(4):
+            named[f"gpt_neox.layers.{i}.attention.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+        save_file(named, directory / "model.safetensors", {"format": "pt"})
+        (directory / "config.json").write_text(json.dumps(raw))
+        with miaotui.load(directory) as model:
+            logits.append(model.logits(IDS))
+    with miaotui.load(tmp_path / "new") as model:
+        assert all(np.array_equal(model.logits(IDS), each) for each in logits)
+
+
+def test_a_basis_is_refused_where_it_does_not_commute(tmp_path: Path) -> None:
+    for family in ("gemma", "olmo2", "glm4", "phi", "exaone4"):
+        made(small(family), tmp_path / family)
+        with open_model(tmp_path / family) as opened, pytest.raises(PlanError, match="slicegpt"):
+            can_turn(opened.config)
