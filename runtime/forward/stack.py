@@ -90,6 +90,6 @@ def norm(f: Frame[T], x: T, w: Norm | None, groups: int = 1) -> T:
 def placed(f: Frame[T], s: Attention, x: T, w: Norm | None, heads: int) -> T:
     """Queries or keys normed, of each head or of all side by side (as wide as the gains are), and rotated."""
     groups = heads if w is not None and w.w.shape == (s.d_head,) else 1
-    x = x if s.norm_rotated else norm(f, x, w, groups)
-    x = x if s.rope is None else rotated(f.ops, x, f.ropes[s.rope], heads, s.d_head)
-    return norm(f, x, w, groups) if s.norm_rotated else x
+    x = norm(f, x, None if s.norm_rotated else w, groups)
+    x = rotated(f.ops, x, None if s.rope is None else f.ropes[s.rope], heads, s.d_head)
+    return norm(f, x, w if s.norm_rotated else None, groups)

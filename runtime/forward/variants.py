@@ -26,8 +26,10 @@ def capped(ops: Ops[T], x: T, cap: float | None) -> T:
     return x if cap is None else ops.soft_cap(x, cap)
 
 
-def rotated(ops: Ops[T], x: T, table: RopeTable, heads: int, d_head: int) -> T:
-    """Each of `heads` by its position: whole heads in halves, or a part of each, or neighbours."""
+def rotated(ops: Ops[T], x: T, table: RopeTable | None, heads: int, d_head: int) -> T:
+    """Each of `heads` by its position: whole heads in halves, a part of each, or neighbours; x without a table."""
+    if table is None:
+        return x
     whole = table.rope.d_rotary == d_head and not table.rope.interleaved
     return ops.rope(x, table, heads) if whole else ops.rope_part(x, table, heads)
 
