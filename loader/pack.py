@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..runtime.spec import Config, FeedForward
+    from ..runtime.spec import Config, FeedForward, Stack
     from .checkpoint import Checkpoint
     from .load_plan import LoadPlan
     from .quantize import PackRows
@@ -185,12 +185,11 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
     layers = tuple(made[id(sources)] for sources in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
     if not stack.gains:
-        ones = Norm(Weight("ones", "f32", (stack.d_model,), np.ones(stack.d_model, np.float32), mapped=False))
-        layers = tuple(tuple(replace(s, norm_in=ones) for s in layer) for layer in layers)
+        layers = _with_ones(stack, layers)
     own = StackWeights(
         model["embed"],
         layers,
-        norm=_norm_of(model, "norm") if stack.gains else ones,
+        norm=_norm_of(model, "norm") if stack.gains else _ones("norm", stack),
         positions=_from_row(model.get("positions"), plan.config.positions or 0),
         token_types=model.get("token_types"),
         embed_norm=_norm_of(model, "embed_norm"),
@@ -212,6 +211,20 @@ def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) ->
         return replace(weights, head=_linear(model, "classifier"), head_dense=dense, head_norm=norm)
     out = Linear(model.get("head", model["embed"]), model.get("head_bias"))
     return replace(weights, head=out, head_dense=dense, head_norm=_norm_of(model, "head_norm"))
+
+
+def _ones(name: str, stack: Stack) -> Norm:
+    """Gains that no file holds."""
+    return Norm(Weight(name, "f32", (stack.d_model,), np.ones(stack.d_model, np.float32), mapped=False))
+
+
+def _with_ones(stack: Stack, layers: tuple[tuple[Sublayer, ...], ...]) -> tuple[tuple[Sublayer, ...], ...]:
+    """Every sublayer with a norm of what it reads, named as a file's would be."""
+    kinds = {ATTENTION: "attn_norm", FEED_FORWARD: "ffn_norm"}
+    return tuple(
+        tuple(replace(w, norm_in=_ones(f"layers.{i}.{kinds[_kind(s)]}", stack)) for s, w in zip(*layer, strict=True))
+        for i, layer in enumerate(zip(stack.layers, layers, strict=True))
+    )
 
 
 def _from_row(table: Weight | None, first: int) -> Weight | None:

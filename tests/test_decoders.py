@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from inspect import signature
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -20,6 +21,8 @@ from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.prepare import prepare
 from miaotui.tools.commands.quantize import quantize
+from miaotui.tools.importance.calibrate import calibrate
+from miaotui.tools.importance.depth import block_influence
 from miaotui.tools.importance.slicegpt import can_turn
 from miaotui.tools.prune import prune
 from tolerance import U, bound
@@ -391,3 +394,41 @@ def test_a_basis_is_refused_where_it_does_not_commute(tmp_path: Path) -> None:
         made(small(family), tmp_path / family)
         with open_model(tmp_path / family) as opened, pytest.raises(PlanError, match="slicegpt"):
             can_turn(opened.config)
+
+
+@pytest.mark.parametrize("family", ["olmo", "olmo2", "cohere", "gemma"])
+def test_the_stream_between_layers_is_found_whatever_is_normed(family: str, tmp_path: Path) -> None:
+    """Block influence of each layer but the last, of which transformers tells the normed stream alone."""
+    model = made(small(family), tmp_path)
+    with miaotui.load(tmp_path) as ours:
+        got = block_influence(calibrate(ours, [IDS]))
+    with torch.no_grad():
+        hidden = [h[0].numpy() for h in model(torch.tensor([IDS[:-1]]), output_hidden_states=True).hidden_states]
+    cosine = [(a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1) for a, b in pairwise(hidden)]
+    assert len(got) == 4
+    np.testing.assert_allclose(got[:3], [1 - c.mean() for c in cosine[:3]], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.ci) for f in FAMILIES if f not in DIVIDED])
+def test_a_share_of_the_width_is_ranked_and_written(family: str, tmp_path: Path) -> None:
+    made(small(family), tmp_path / "whole")
+    if family == "gemma":
+        with pytest.raises(PlanError, match="scaled by the root of the width"):
+            prune(tmp_path / "whole", tmp_path / "cut", "width=0.5")
+        return
+    with miaotui.load(tmp_path / "whole", prune="width=0.5") as model:
+        wanted = model.logits(IDS)
+        assert model.config.d_model == 16
+    prune(tmp_path / "whole", tmp_path / "cut", "width=0.5")
+    again = oracle(tmp_path / "cut")
+    exact = theirs(again, IDS)
+    assert np.abs(exact - wanted).max() <= near(again, IDS, exact)
+
+
+def test_heads_that_config_json_has_no_words_for_are_cut_while_loading_alone(tmp_path: Path) -> None:
+    made(small("gpt_neox"), tmp_path / "whole")
+    plan = PrunePlan(heads=dict.fromkeys(range(4), (0, 3)))
+    with pytest.raises(PlanError, match="heads cannot go"):
+        prune(tmp_path / "whole", tmp_path / "cut", plan)
+    with miaotui.load(tmp_path / "whole", prune=plan) as model:
+        assert model.config.stack.attention(3).n_heads == 2

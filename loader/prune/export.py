@@ -40,6 +40,7 @@ ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_
 #: What the fields of the records that a config.json may have no words for mean.
 WHY = {
     "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
+    "embed_scale": "the embedding is scaled by the root of the width in this family: the width cannot be cut",
     "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
     "change: only layers after the kept ones can be left out",
 }
@@ -57,7 +58,12 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     if FAMILIES[config.family].groups:
         out |= _groups(plan)
     if "d_head" not in FAMILIES[config.family].spelling:
-        out |= _pruned_heads(raw, plan.cut)
+        gone = _pruned_heads(raw, plan.cut)
+        if gone and not FAMILIES[config.family].names_pruned_heads:
+            why = "the width divided by the heads is a head's width in this family: heads cannot go"
+            msg = f"this plan cannot be written as a {config.family} checkpoint: {why}. It can be used while loading"
+            raise PlanError(msg)
+        out |= gone
     if plan.cut.vocab is not None:
         known = resolve_config(raw, "config.json").config
         ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
