@@ -12,6 +12,7 @@
 | matrix that is to be quantised    | int8 or int4 (`runtime/quantized.py`), in the resident block |
 | U8 matrix, quantised by us before | the mapped bytes, in place                                |
 | piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
+| rows by head, all of them         | the mapped bytes of the whole, of which parts are picked  |
 | fewer rows, in one range          | as above, of that range alone                             |
 | several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
 | matrix that zeros are put into    | the numbers that stay (`runtime/sparse.py`), in the block |
@@ -33,7 +34,7 @@ from ..errors import PlanError
 from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
-from .pieces import rows_in_tensor
+from .pieces import rows_in_tensor, spacing
 from .prune.compiled import compile_plan
 from .quantize import parse_quantize
 from .sizes import has_sublayer, role_axes
@@ -206,10 +207,14 @@ class _Planner:
         dtype = dtype if stays is None else held_as(dtype, shape, stays)
         how: dict[str, Any] = {"fused": bool(piece.pieces), "plus": piece.plus, "zeros": zeros, "kept": stays}
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
-        as_it_lies = not (piece.transposed or source.gathered or source.chooses or piece.plus)
+        as_it_lies = not (piece.transposed or source.chooses or piece.plus)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
-        if in_place and info.start % DTYPES[dtype][0] == 0:
+        aligned = in_place and info.start % DTYPES[dtype][0] == 0
+        if aligned and not source.gathered:
             return source
+        in_turns = piece.by_head and zeros is None and len(shape) > 1 and shape == whole
+        if in_turns and aligned:
+            return replace(source, spaced=spacing(self.cut.before, piece, role, layer), first=piece.pieces[0])
         source = replace(source, offset=self.end)
         self.end += _lines(source.nbytes)
         return source

@@ -13,7 +13,7 @@ from ..errors import BackendError, CheckpointError
 from ..runtime.memory import zeroed
 from ..runtime.quantized import quantized_shape
 from ..runtime.sparse import pack_sparse_rows
-from ..runtime.spec import DTYPES, Attention, Buckets, Linear, Norm, StackWeights, Sublayer, Weight, Weights
+from ..runtime.spec import DTYPES, Attention, Buckets, Linear, Norm, Spaced, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, FEED_FORWARD, ROLES
 from .source import Rows, narrowed, read, read_kept, read_masked, spans_by_file
@@ -57,7 +57,8 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
         if source.offset is None:
-            return _weight(source, tensor if source.prequantized else read(source, tensor))
+            as_it_is = source.prequantized or source.spaced is not None
+            return _weight(source, tensor if as_it_is else read(source, tensor))
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
         out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
         if source.quantizes:
@@ -94,7 +95,19 @@ def _pool(plan: LoadPlan, threads: int) -> Executor | None:
 
 def _weight(source: Source, array: NDArray[Any] | None) -> Weight:
     kept = source.kept or 0 if source.sparse else 0
+    if source.spaced is not None:
+        return _part(source, array)
     return Weight(source.name, source.dtype, source.shape, array, mapped=source.offset is None, kept=kept)
+
+
+def _part(source: Source, array: NDArray[Any] | None) -> Weight:
+    """A weight whose rows take turns with others' in `array`; the whole is named after the first of them."""
+    assert source.spaced is not None  # noqa: S101 - asked of such alone
+    each, stride, base = source.spaced
+    name = f"{source.name.rpartition('.')[0]}.{source.first}"
+    whole = Weight(name, source.dtype, tuple(source.tensor.shape), array, mapped=True)
+    part = None if array is None else array.reshape(-1, stride, array.shape[-1])[:, base : base + each]
+    return Weight(source.name, source.dtype, source.shape, part, mapped=True, lies=Spaced(whole, each, stride, base))
 
 
 def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:

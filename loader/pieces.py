@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .families import Part
     from .ranges import Ranges
 
-__all__ = ["all_rows", "equal_pieces", "rows_in_tensor"]
+__all__ = ["all_rows", "equal_pieces", "rows_in_tensor", "spacing"]
 
 
 def _rows(config: Config, role: str, layer: int) -> int:
@@ -32,14 +32,19 @@ def equal_pieces(config: Config, part: Part, layer: int) -> bool:
     return len({_rows(config, piece, layer) for piece in part.pieces}) <= 1
 
 
+def spacing(config: Config, part: Part, role: str, layer: int) -> tuple[int, int, int]:
+    """How many rows of a role stand together, in how many of the tensor's, and where the first of them do."""
+    units = sizes_of(config, layer).n_kv_heads if part.by_head else 1
+    sizes = [_rows(config, piece, layer) // units for piece in part.pieces]
+    at = part.pieces.index(role)
+    return sizes[at], sum(sizes), sum(sizes[:at])
+
+
 def rows_in_tensor(config: Config, part: Part, role: str, layer: int, kept: Ranges) -> Ranges:
     """Ranges of a role's own outputs -> ranges of its tensor's."""
     if not part.pieces:
         return kept
-    units = sizes_of(config, layer).n_kv_heads if part.by_head else 1
-    sizes = [_rows(config, piece, layer) // units for piece in part.pieces]
-    at = part.pieces.index(role)
-    return _spaced(kept, sizes[at], sum(sizes), sum(sizes[:at]))
+    return _spaced(kept, *spacing(config, part, role, layer))
 
 
 def _spaced(ranges: Ranges, each: int, stride: int, base: int) -> Ranges:

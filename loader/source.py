@@ -46,7 +46,8 @@ class Source:
 
     `shape` and `dtype` are the weight's; `pattern` is the tensor's name with {i} for the layer.
     `offset` is the weight's place in the resident block, None where it is mapped; `fused`: the tensor holds others too.
-    `plus` is added to every number.
+    `plus` is added to every number. `spaced`: of a mapped matrix whose rows take turns with others' (`Spaced`),
+    `first` the role that is first among them: what reads the whole is told by its name.
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     """
 
@@ -61,6 +62,8 @@ class Source:
     offset: int | None = None
     fused: bool = False
     plus: float = 0.0
+    spaced: tuple[int, int, int] | None = None
+    first: str = ""
     zeros: Pattern | None = None
     kept: int | None = None
 

@@ -123,6 +123,16 @@ _ROWS = (
         variants=(*WEIGHT_VARIANTS, *SPARSE, SPARSE_INT8, FAST),
     ),
     Op(
+        "pick",
+        "(t,u*s),(n)->(t,n)",
+        "y[t, u each + j] = x[t, u stride + base + j] + b, j < each: one of a fused product's parts",
+        ("o:y", "i:x", "w:b", "n:units", "n:each", "n:stride", "n:base"),
+        "",
+        lambda d: d["units"] * d["each"],
+        "Black et al. 2022, arXiv:2204.06745 (their layout of q, k, v)",
+        backends=("cpu",),
+    ),
+    Op(
         "round_bf16",
         "(t,k)->(t,16k/32)",
         "y = bf16(x), to nearest even; whole 32s of a row, filled up with zeros",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .bias import Bias
-    from .spec import Activation, Config, Weights
+    from .spec import Activation, Config, Spaced, Weights
 
 __all__ = ["Instruction", "Program", "Recorder", "record"]
 
@@ -93,6 +93,7 @@ class Recorder:
         self.code: list[Instruction] = []
         self.tensors: list[Tensor] = []
         self.caches: dict[int, Instruction] = {}  # of each layer what writes them
+        self.fused: dict[tuple[str, Tensor], Tensor] = {}  # products of fused matrices, of which parts are picked
         self.rounded: dict[tuple[str, Tensor], Tensor] = {}  # inputs of products, rounded as these want them
 
     def _tensor(self, name: str, rows: str, width: int, part: str = "activations", *, keep: bool = False) -> Tensor:
@@ -151,6 +152,14 @@ class Recorder:
     ) -> Tensor:
         """[t, k] -> [t, n]."""
         self._width("linear", x, w.shape[1], w.name)
+        if w.lies is not None:
+            if act or times or residual:
+                msg = f"op linear: {w.name} is a part of a fused matrix; nothing can follow its product"
+                raise PlanError(msg)
+            key = (w.lies.whole.name, x)
+            if key not in self.fused:
+                self.fused[key] = self.linear(x, w.lies.whole)
+            return self.pick(self.fused[key], b, w.lies)
         for other in (times, residual):
             if other is not None:
                 self._width("linear", other, w.shape[0], w.name)
@@ -163,6 +172,13 @@ class Recorder:
         scratch = self._tensor("s", "", floats * self.threads, "scratch") if floats else None
         self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
                    n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        return y
+
+    def pick(self, x: Tensor, b: Weight | None, lies: Spaced) -> Tensor:
+        """[t, units * stride] -> [t, units * each]."""
+        units = x.width // lies.stride
+        y = self._tensor("y", x.rows, units * lies.each)
+        self._emit("pick", "", x.rows, y=y, x=x, b=b, units=units, each=lies.each, stride=lies.stride, base=lies.base)
         return y
 
     @staticmethod
@@ -380,7 +396,8 @@ class Program:
         Instructions are new, tensors shared. Errors: `PlanError` for a weight that is missing, or of another dtype or
         shape than the program was recorded with.
         """
-        by_name = {weight.name: weight for weight in weights}
+        whole = (weight if weight.lies is None else weight.lies.whole for weight in weights)
+        by_name = {weight.name: weight for weight in whole}
         tables: dict[int, BiasTable] = {}  # each is made once, however many layers read it
 
         def bind(value: Operand) -> Operand:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .bias import Bias
     from .rope import RopeTable
-    from .spec import Activation, Weight
+    from .spec import Activation, Spaced, Weight
 
     Array = NDArray[np.float64]
 
@@ -80,6 +80,11 @@ class Reference:
         y = y if act is None else _act(y, act)
         y = y if times is None else y * times
         return y if residual is None else residual + y
+
+    def pick(self, x: Array, b: Weight | None, lies: Spaced) -> Array:
+        """Of every `stride` columns `each`, from `base` on."""
+        y = x.reshape(len(x), -1, lies.stride)[:, :, lies.base : lies.base + lies.each].reshape(len(x), -1)
+        return y if b is None else y + b.f64()
 
     def quantize(self, x: Array) -> Array:
         """Each 32 of a row to whole numbers -127 .. 127 times max|x| / 127. In float32: a tie stays a tie."""

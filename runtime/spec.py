@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from .weight import DTYPES, Weight, weight_bytes
+from .weight import DTYPES, Spaced, Weight, weight_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,6 +49,7 @@ __all__ = [
     "NormKind",
     "Rope",
     "Slopes",
+    "Spaced",
     "Stack",
     "StackWeights",
     "Sublayer",

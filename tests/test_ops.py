@@ -24,7 +24,7 @@ from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
 from miaotui.runtime.sparse_int8 import SPARSE_INT8, pack_sparse_int8, sparse_int8_bytes
-from miaotui.runtime.spec import Buckets, Rope, Slopes, Weight
+from miaotui.runtime.spec import Buckets, Rope, Slopes, Spaced, Weight
 from miaotui.runtime.step import Batch
 from tolerance import bound
 
@@ -314,6 +314,14 @@ def add(d: Draw, _: str) -> Case:
     return Case(lambda ops, a, b: ops.add(a, b), [[d.array(d.t, n), d.array(d.t, n)]], lambda y: 2.0**-24 * np.abs(y))
 
 
+def pick(d: Draw, _: str) -> Case:
+    units, each, base = d.draw(st.integers(1, 5)), d.size(), d.draw(st.integers(0, 40))
+    stride = base + each + d.draw(st.integers(0, 40))
+    lies = Spaced(Weight("w", "f32", (units * stride, 1), None, mapped=False), each, stride, base)
+    b = d.weight("f32", units * each) if d.draw(st.booleans()) else None
+    return Case(lambda ops, x: ops.pick(x, b, lies), [[d.array(d.t, units * stride)]], lambda y: 2.0**-24 * np.abs(y))
+
+
 def scale(d: Draw, _: str) -> Case:
     x, factor = d.array(d.t, d.size()), d.draw(st.sampled_from([0.0625, 12.0, 0.22, 27.712812921102035]))
     # the factor is rounded to float32, and the product once more
@@ -350,7 +358,7 @@ CASES = {
     f.__name__: f
     for f in (
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
-        *(rope_part, attention, attention_biased, add, scale, soft_cap, take_rows, argmax),
+        *(rope_part, attention, attention_biased, add, pick, scale, soft_cap, take_rows, argmax),
     )
 }
 CASES["kv_write"] = attention
