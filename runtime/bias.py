@@ -49,6 +49,7 @@ class Bias:
 
     sizes: Buckets | Slopes
     table: Weight | None = None
+    heads: tuple[int, ...] | None = None  # those that are left; None: all
 
     @property
     def by_key(self) -> bool:
@@ -57,6 +58,10 @@ class Bias:
 
     def exact(self, at: NDArray[np.int64]) -> Array:
         """float64 [n_heads, ...] at distances key - query, or at positions of keys (`by_key`)."""
+        every = self._every(at)
+        return every if self.heads is None else every[list(self.heads)]
+
+    def _every(self, at: NDArray[np.int64]) -> Array:
         if isinstance(self.sizes, Buckets):
             assert self.table is not None  # noqa: S101 - `forward.supported`
             rows: Array = self.table.f64()[buckets_of(self.sizes, at)]

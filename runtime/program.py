@@ -276,7 +276,7 @@ class Recorder:
         """As `attention`; the bias is a table of constants, one for all layers that add it."""
         table = None
         if bias is not None:
-            key = (bias.sizes, bias.table and bias.table.name, heads)
+            key = (bias.sizes, bias.table and bias.table.name, heads, bias.heads)
             table = self.biases.setdefault(key, BiasTable(bias, heads, self.n_positions))
         numbers = (table.length, table.before, int(table.bias.by_key)) if table is not None else (0, 0, 0)
         more = dict(zip(("length", "before", "by_key"), numbers, strict=True))

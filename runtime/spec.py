@@ -123,6 +123,7 @@ class Attention:
     window: int | None = None  # keys that a query may see, itself included, on each side of it; None: all
     rope: int | None = None  # which of `Config.ropes`; None: this layer rotates nothing
     bias: int | None = None  # which of the stack's `biases` is added to the scores
+    bias_heads: tuple[int, ...] | None = None  # whose lines of it, in a layer that lost heads; None: all
     relative: tuple[RelativeTerm, ...] = ()  # products with the stack's `relative` table that are added to the scores
     cross: bool = False  # keys and values come from the encoder
     norm_rotated: bool = False  # norms of queries and keys come after their rotation, not before

@@ -216,17 +216,32 @@ def test_packed_texts_have_the_bits_of_each_alone(whole: tuple[Path, Any]) -> No
     holds()
 
 
-def test_layers_go_and_heads_stay(whole: tuple[Path, Any]) -> None:
-    """Tables are by head: what names them cannot lose some. Layers can go, each with its own table if it has one."""
-    directory, _ = whole
+def test_layers_and_heads_go(whole: tuple[Path, Any]) -> None:
+    """A head that is cut is one that adds nothing, and those that stay keep their lines of a table."""
+    directory, model = whole
     ids = list(range(2, 30))
-    with miaotui.load(directory, prune={"keep_layers": [0, 2]}) as model:
-        two = model.hidden(ids)
-        biased = bool(model.config.stack.biases)
-    assert two.shape == (28, 24)
-    if biased:
-        with pytest.raises(PlanError, match="heads cannot be cut"):
-            miaotui.load(directory, prune={"drop_heads": {0: [0]}})
+    with miaotui.load(directory, prune={"keep_layers": [0, 2]}) as two:
+        assert two.hidden(ids).shape == (28, 24)
+        heads, d_head = two.config.stack.attention(0).n_heads, two.config.stack.attention(0).d_head
+        group = heads // two.config.stack.attention(0).n_kv_heads
+    with miaotui.load(directory, prune={"drop_heads": {0: list(range(group)), 2: list(range(group))}}) as cut:
+        got = cut.hidden(ids)
+    outputs = [m for name, m in model.named_modules() if name.endswith((".o", ".Wo", ".o_proj")) and "mlp" not in name]
+    kept = [m.weight.detach().clone() for m in outputs]
+    with torch.no_grad():
+        for i in (0, 2):
+            outputs[i].weight[:, : group * d_head] = 0
+        wanted = model(torch.tensor([ids]))[0][0].numpy()
+        for m, old in zip(outputs, kept, strict=True):
+            m.weight.copy_(old)
+    scale = float(np.abs(wanted).max())
+    assert np.abs(got - wanted).max() <= 4 * bound("model", "f32", 5, scale=scale)
+
+
+def test_a_table_that_lost_heads_has_no_words_in_a_file(tmp_path: Path) -> None:
+    random_model("UMT5EncoderModel", tmp_path / "whole", **T5_SIZES)
+    with pytest.raises(PlanError, match="bias_heads"):
+        prune(tmp_path / "whole", tmp_path / "cut", {"drop_heads": dict.fromkeys(range(3), [0])})
 
 
 # ---------------------------------------------------------------- what is refused

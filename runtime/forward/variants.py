@@ -48,4 +48,4 @@ def bias_of(stack: Stack, tables: tuple[Weight | None, ...], s: Attention, w: Su
     """What a layer adds to its scores: with the stack's table, or its own."""
     if s.bias is None:
         return None
-    return Bias(stack.biases[s.bias], tables[s.bias] if w.bias is None else w.bias)
+    return Bias(stack.biases[s.bias], tables[s.bias] if w.bias is None else w.bias, s.bias_heads)
