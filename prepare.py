@@ -16,6 +16,7 @@ from .loader.pack import planned
 from .loader.prune.options import select
 from .loader.prune.receipt import make_receipt
 from .loader.prune.stored_zeros import counted, uncounted
+from .runtime.forward.supported import check_backend
 from .runtime.program import record
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
     if plan.config.decoder is None:
         return _whole(plan, request, context)
     chunk = min(request.prefill_chunk or PREFILL_CHUNK[request.device], context)
-    return record(
+    program = record(
         plan.config,
         planned(plan),
         n_context=context,
@@ -96,6 +97,8 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         fast=request.fast,
         n_pages=request.n_pages(context),
     )
+    check_backend(program, plan.config.family, "cuda" if request.gpu else "cpu")
+    return program
 
 
 def _whole(plan: LoadPlan, request: Request, context: int) -> Program:

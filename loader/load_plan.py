@@ -7,10 +7,12 @@
 | BF16, F16 vector                  | widened to f32, exactly, in the resident block            |
 | transposed matrix [in, out]       | turned to [out, in], same dtype, in the resident block    |
 | F64 vector or matrix              | rounded to f32, in the resident block                     |
+| vector that is kept less one      | widened, and one added (Gemma's norms), in the block      |
 | tensor off its own alignment      | copied into the resident block                            |
 | matrix that is to be quantised    | int8 or int4 (`runtime/quantized.py`), in the resident block |
 | U8 matrix, quantised by us before | the mapped bytes, in place                                |
 | piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
+| rows by head, all of them         | the mapped bytes of the whole, of which parts are picked  |
 | fewer rows, in one range          | as above, of that range alone                             |
 | several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
 | matrix that zeros are put into    | the numbers that stay (`runtime/sparse.py`), in the block |
@@ -32,9 +34,9 @@ from ..errors import PlanError
 from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
+from .pieces import rows_in_tensor, spacing
 from .prune.compiled import compile_plan
 from .quantize import parse_quantize
-from .ranges import spread
 from .sizes import has_sublayer, role_axes
 from .source import STORED, Source
 
@@ -193,8 +195,8 @@ class _Planner:
         pattern = info.name
         if role in self.family.layer:
             end = piece.name.removeprefix(self.file.name(role, part, layer))
-            pattern = self.file.name(role, part, "{i}") + end
-        rows = spread(kept[0], 1, piece.index * whole[0])
+            pattern = self.file.pattern(role, part, layer) + end
+        rows = rows_in_tensor(self.cut.before, piece, role, layer, kept[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
         dtype_there, zeros = self.file.prequantized(info, whole), self._zeros(role, layer, shape)
         if dtype_there is not None:
@@ -203,12 +205,16 @@ class _Planner:
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None else held_as(dtype, shape, stays)
-        how: dict[str, Any] = {"fused": piece.count > 1, "zeros": zeros, "kept": stays}
+        how: dict[str, Any] = {"fused": bool(piece.pieces), "plus": piece.plus, "zeros": zeros, "kept": stays}
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
-        as_it_lies = not (piece.transposed or source.gathered or source.chooses)
+        as_it_lies = not (piece.transposed or source.chooses or piece.plus)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
-        if in_place and info.start % DTYPES[dtype][0] == 0:
+        aligned = in_place and info.start % DTYPES[dtype][0] == 0
+        if aligned and not source.gathered:
             return source
+        in_turns = piece.by_head and zeros is None and len(shape) > 1 and shape == whole
+        if in_turns and aligned:
+            return replace(source, spaced=spacing(self.cut.before, piece, role, layer), first=piece.pieces[0])
         source = replace(source, offset=self.end)
         self.end += _lines(source.nbytes)
         return source

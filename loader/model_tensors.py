@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
 from .families import FAMILIES, Part, piece_name
 from .files import quote
+from .pieces import all_rows
 from .roles import ROLES
 from .sizes import axis_size, has_sublayer, role_axes
 from .source import PREQUANTIZED, STORED
@@ -69,16 +70,24 @@ class ModelTensors:
         """Whether the file's model has this role: in this layer, for a layer's."""
         if role == "head":
             return not self.config.tied
-        if not has_sublayer(self.config, role, layer):
+        if not has_sublayer(self.config, role, layer) or not self.family.starts(role, layer):
             return False
         if role.startswith("embed_project") and self.config.d_embed is None:
             return False
         return ROLES[role].kind != "bias" or role in self.biases
 
-    def name(self, role: str, part: Part, layer: int | str) -> str:
+    def pattern(self, role: str, part: Part, layer: int) -> str:
+        """`name` of a layer's role with `{i}` for its number, as this file spells it."""
+        before, name = "" if part.outside else self.prefix, self.name(role, part, layer)
+        every = (f"{before}{spelled}" for spelled in (part.name, *part.others))
+        return next(p for p in every if p.replace("{i}", str(self._number(layer))) == name)
+
+    def _number(self, layer: int) -> int:
+        return layer if self.numbers is None else self.numbers[layer]
+
+    def name(self, role: str, part: Part, layer: int) -> str:
         """A role's tensor, or the fused one that it is a piece of, in full."""
-        number = layer if self.numbers is None or isinstance(layer, str) else self.numbers[layer]
-        name = part.tensor(self.prefix, number, self.tensors, tied=self.config.tied)
+        name = part.tensor(self.prefix, self._number(layer), self.tensors, tied=self.config.tied)
         # As transformers does, a tied model saved with its head alone takes the embedding from it.
         if role == "embed" and self.config.tied and name not in self.tensors:
             head = self.parts["head"].name
@@ -89,7 +98,7 @@ class ModelTensors:
         """Give a role's part its full name; of a fused tensor, the piece that stands alone if there is one."""
         name = self.name(role, part, layer)
         alone = piece_name(name, role)
-        return Part(alone) if part.count > 1 and alone in self.tensors else replace(part, name=name)
+        return Part(alone) if part.pieces and alone in self.tensors else replace(part, name=name)
 
     def _check_missing(self) -> None:
         """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
@@ -119,8 +128,9 @@ class ModelTensors:
 
     def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
-        out, *rest = self.shape(role, layer)
-        return (*rest, out * part.count) if part.transposed else (out * part.count, *rest)
+        _, *rest = self.shape(role, layer)
+        out = all_rows(self.config, part, role, layer)
+        return (*rest, out) if part.transposed else (out, *rest)
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
         if tuple(info.shape) != shape:

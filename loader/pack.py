@@ -13,7 +13,7 @@ from ..errors import BackendError, CheckpointError
 from ..runtime.memory import zeroed
 from ..runtime.quantized import GROUP, quantized_shape
 from ..runtime.sparse import pack_sparse_rows
-from ..runtime.spec import DTYPES, Attention, Linear, Norm, StackWeights, Sublayer, Weight, Weights
+from ..runtime.spec import DTYPES, Attention, Buckets, Linear, Norm, Spaced, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, FEED_FORWARD, ROLES
 from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, spans_by_file
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..runtime.spec import Config, FeedForward
+    from ..runtime.spec import Config, FeedForward, Stack
     from .checkpoint import Checkpoint
     from .load_plan import LoadPlan
     from .quantize import PackRows
@@ -63,7 +63,8 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     def make(source: Source) -> Weight:
         tensor = checkpoint.array(source.tensor.name)
         if source.offset is None:
-            return _weight(source, tensor if source.prequantized else read(source, tensor))
+            as_it_is = source.prequantized or source.spaced is not None
+            return _weight(source, tensor if as_it_is else read(source, tensor))
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
         out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
         if source.quantizes:
@@ -100,7 +101,19 @@ def _pool(plan: LoadPlan, threads: int) -> Executor | None:
 
 def _weight(source: Source, array: NDArray[Any] | None) -> Weight:
     kept = source.kept or 0 if source.sparse else 0
+    if source.spaced is not None:
+        return _part(source, array)
     return Weight(source.name, source.dtype, source.shape, array, mapped=source.offset is None, kept=kept)
+
+
+def _part(source: Source, array: NDArray[Any] | None) -> Weight:
+    """A weight whose rows take turns with others' in `array`; the whole is named after the first of them."""
+    assert source.spaced is not None  # noqa: S101 - asked of such alone
+    each, stride, base = source.spaced
+    name = f"{source.name.rpartition('.')[0]}.{source.first}"
+    whole = Weight(name, source.dtype, tuple(source.tensor.shape), array, mapped=True)
+    part = None if array is None else array.reshape(-1, stride, array.shape[-1])[:, base : base + each]
+    return Weight(source.name, source.dtype, source.shape, part, mapped=True, lies=Spaced(whole, each, stride, base))
 
 
 def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:
@@ -180,9 +193,10 @@ def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callabl
         part = read_masked(source, tensor, span)
         if source.tensor.dtype == "BF16" and source.dtype == "f32":
             np.left_shift(part, 16, out=out[span].view(np.uint32), dtype=np.uint32)
-            done(span)
-            continue
-        np.copyto(out[span], narrowed(source, part), casting="same_kind")
+        else:
+            np.copyto(out[span], narrowed(source, part), casting="same_kind")
+        if source.plus:
+            out[span] += np.float32(source.plus)
         done(span)
 
 
@@ -253,18 +267,21 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
             made[id(sources)] = tuple(_sublayer(_kind(s), weights) for s in sizes)
     layers = tuple(made[id(sources)] for sources in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
+    if not stack.gains:
+        layers = _with_ones(stack, layers)
     own = StackWeights(
         model["embed"],
         layers,
-        norm=_norm_of(model, "norm"),
+        norm=_norm_of(model, "norm") if stack.gains else _ones("norm", stack),
         positions=_from_row(model.get("positions"), plan.config.positions or 0),
         token_types=model.get("token_types"),
         embed_norm=_norm_of(model, "embed_norm"),
         embed_project=_linear(model, "embed_project") if "embed_project" in model else None,
+        biases=tuple(model.get("biases") if isinstance(b, Buckets) else None for b in stack.biases),
     )
     if plan.config.decoder is None:
         return _with_head(Weights(encoder=own), plan.config, model)
-    return Weights(decoder=own, head=Linear(model.get("head", model["embed"])))
+    return Weights(decoder=own, head=Linear(model.get("head", model["embed"]), model.get("head_bias")))
 
 
 def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) -> Weights:
@@ -273,9 +290,24 @@ def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) ->
         return weights
     dense = _linear(model, "head_dense") if "head_dense" in model else None
     if "classifier" in model:
-        return replace(weights, head=_linear(model, "classifier"), head_dense=dense)
+        norm = _norm_of(model, "head_norm")
+        return replace(weights, head=_linear(model, "classifier"), head_dense=dense, head_norm=norm)
     out = Linear(model.get("head", model["embed"]), model.get("head_bias"))
     return replace(weights, head=out, head_dense=dense, head_norm=_norm_of(model, "head_norm"))
+
+
+def _ones(name: str, stack: Stack) -> Norm:
+    """Gains that no file holds."""
+    return Norm(Weight(name, "f32", (stack.d_model,), np.ones(stack.d_model, np.float32), mapped=False))
+
+
+def _with_ones(stack: Stack, layers: tuple[tuple[Sublayer, ...], ...]) -> tuple[tuple[Sublayer, ...], ...]:
+    """Every sublayer with a norm of what it reads, named as a file's would be."""
+    kinds = {ATTENTION: "attn_norm", FEED_FORWARD: "ffn_norm"}
+    return tuple(
+        tuple(replace(w, norm_in=_ones(f"layers.{i}.{kinds[_kind(s)]}", stack)) for s, w in zip(*layer, strict=True))
+        for i, layer in enumerate(zip(stack.layers, layers, strict=True))
+    )
 
 
 def _from_row(table: Weight | None, first: int) -> Weight | None:
@@ -294,8 +326,9 @@ def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
     """Weights of one sublayer, each in the field that `roles` names."""
     roles = [role for role in ROLES.values() if role.sublayer == kind and role.name in weights]
     linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
-    norms: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
-    return replace(Sublayer(linear), **norms)
+    others: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
+    others |= {role.field: weights[role.name] for role in roles if role.kind == "table"}
+    return replace(Sublayer(linear), **others)
 
 
 def _linear(weights: Mapping[str, Weight], role: str) -> Linear:

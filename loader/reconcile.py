@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, ConfigError
 from .config import resolve_config
 from .families import FAMILIES, piece_name
+from .pieces import equal_pieces
 from .prune.export import resized
 from .prune.layer_sizes import PRUNED_HEADS
 from .ranges import show
@@ -167,14 +168,19 @@ class _Headers:
         return first
 
     def _sized(self, axis: str, layer: int) -> Iterator[tuple[int, TensorInfo]]:
-        """Every tensor that lies along an axis, and its size there. One of another rank or quantised tells nothing."""
+        """Every tensor that lies along an axis, and its size there.
+
+        One of another rank, quantised or of unequal pieces tells nothing.
+        """
         roles = self.parts.items() if axis == "vocab" else self._roles(layer)
         for role, part in roles:
             info = self._info(role, part, layer) if axis in AXES[role] and self._has(role, layer) else None
             if info is None or info.dtype == PREQUANTIZED or len(info.shape) != len(AXES[role]):
                 continue
             shape = info.shape[::-1] if part.transposed and not info.name.endswith(f".{role}") else info.shape
-            count = 1 if info.name.endswith(f".{role}") else part.count
+            count = 1 if info.name.endswith(f".{role}") else len(part.pieces) or 1
+            if AXES[role][0] == axis and count > 1 and not equal_pieces(self.before, part, layer):
+                continue
             size = shape[AXES[role].index(axis)]
             if AXES[role][0] == axis and size % count:
                 msg = f"{info.file}: tensor {info.name} {list(info.shape)}: {size} are no {count} equal parts"
@@ -186,7 +192,7 @@ class _Headers:
 
     def _has(self, role: str, layer: int) -> bool:
         """Whether the config's model has this role: in this layer, for a layer's."""
-        if not has_sublayer(self.before, role, layer):
+        if not has_sublayer(self.before, role, layer) or not self.family.starts(role, layer):
             return False
         if role.startswith("embed_project") and self.before.d_embed is None:
             return False

@@ -14,6 +14,8 @@ stack, `Config.stack`, and in each layer one sublayer of a kind.
 | embed    | model        | dimensions of the embedding (`EMBED`)  |
 | pooled   | model        | what an encoder's head reads           |
 | labels   | model        | what it gives, where that is no vocabulary |
+| buckets  | model        | classes of distances                   |
+| biased   | model        | heads to whose scores a table adds     |
 | heads    | attention    | n_heads x d_head                       |
 | kv_heads | attention    | n_kv_heads x d_head                    |
 | head     | attention    | d_head                                 |
@@ -48,9 +50,9 @@ class Role:
     """One row.
 
     `kind`: a matrix is multiplied, of a table rows are looked up; norm and bias are vectors. `axes`: [out, in] of a
-    matrix. `field`: where it lies in the records: a name of `Sublayer.linear`, or the norm's own; a bias lies with its
-    matrix or norm. `reads`: the norm whose output a matrix takes. `place`: what flows into it (where statistics are
-    taken). `writes`: it adds to the residual stream. `always`: every model that has the sublayer has it.
+    matrix. `field`: where it lies in the records: a name of `Sublayer.linear`, or of a field (norms, tables); a bias
+    lies with its matrix or norm. `reads`: the norm whose output a matrix takes. `place`: what flows into it (where
+    statistics are taken). `writes`: it adds to the residual stream. `always`: every model that has the sublayer has it.
     """
 
     name: str
@@ -77,15 +79,21 @@ _ROWS = (
     Role("token_types", "", "table", ("types", "width"), "token_types", writes=True, always=False),
     Role("embed_norm", "", "norm", ("width",), "embed_norm", always=False),
     Role("norm", "", "norm", ("width",), "norm", always=False),
+    Role("biases", "", "table", ("buckets", "biased"), "biases", always=False),
     Role("attn_norm", _A, "norm", ("width",), "norm_in", always=False),
+    Role("attn_norm_out", _A, "norm", ("width",), "norm_out", always=False),
     Role("attn_norm_sum", _A, "norm", ("width",), "norm_sum", always=False),
     Role("q", _A, "matrix", ("heads", "width"), "q", reads="attn_norm", place="attn_in"),
     Role("k", _A, "matrix", ("kv_heads", "width"), "k", reads="attn_norm", place="attn_in"),
     Role("v", _A, "matrix", ("kv_heads", "width"), "v", reads="attn_norm", place="attn_in"),
     Role("o", _A, "matrix", ("width", "heads"), "o", place="attn_out", writes=True),
+    Role("own_bias", _A, "table", ("buckets", "biased"), "bias", always=False),
     Role("q_norm", _A, "norm", ("head",), "norm_q", always=False),
     Role("k_norm", _A, "norm", ("head",), "norm_k", always=False),
+    Role("q_norm_whole", _A, "norm", ("heads",), "norm_q", always=False),
+    Role("k_norm_whole", _A, "norm", ("kv_heads",), "norm_k", always=False),
     Role("ffn_norm", _F, "norm", ("width",), "norm_in", always=False),
+    Role("ffn_norm_out", _F, "norm", ("width",), "norm_out", always=False),
     Role("ffn_norm_sum", _F, "norm", ("width",), "norm_sum", always=False),
     Role("gate", _F, "matrix", ("ffn", "width"), "gate", reads="ffn_norm", place="ffn_in", always=False),
     Role("up", _F, "matrix", ("ffn", "width"), "up", reads="ffn_norm", place="ffn_in"),

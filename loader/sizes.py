@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..runtime.spec import Attention
+from ..runtime.spec import Attention, Buckets
 from .roles import ATTENTION, AXES, EMBED, FEED_FORWARD, ROLES
 
 if TYPE_CHECKING:
@@ -47,8 +47,11 @@ def sizes_of(config: Config, layer: int) -> LayerSizes:
 
 
 def has_sublayer(config: Config, role: str, layer: int) -> bool:
-    """Whether the layer has the sublayer that a role belongs to; the model's own roles belong to none."""
+    """Whether the layer has the sublayer that a role belongs to, and its gate; the model's own roles belong to none."""
     kind = ROLES[role].sublayer
+    if ROLES[role].field == "gate":
+        feed_forward = config.stack.feed_forward(layer)
+        return feed_forward is not None and feed_forward.gated
     there = {ATTENTION: config.stack.attention, FEED_FORWARD: config.stack.feed_forward}
     return not kind or there[kind](layer) is not None
 
@@ -121,6 +124,8 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "embed": config.d_embed or config.d_model,
         "pooled": config.head.width if config.head else 0,
         "labels": config.head.n_out if config.head else 0,
+        "buckets": next((b.n for b in config.stack.biases if isinstance(b, Buckets)), 0),
+        "biased": largest(config).n_heads if axis == "biased" else 0,
         "head": a.d_head if a else 0,
         "heads": a.n_heads * a.d_head if a else 0,
         "kv_heads": a.n_kv_heads * a.d_head if a else 0,

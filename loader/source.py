@@ -46,6 +46,8 @@ class Source:
 
     `shape` and `dtype` are the weight's; `pattern` is the tensor's name with {i} for the layer.
     `offset` is the weight's place in the resident block, None where it is mapped; `fused`: the tensor holds others too.
+    `plus` is added to every number. `spaced`: of a mapped matrix whose rows take turns with others' (`Spaced`),
+    `first` the role that is first among them: what reads the whole is told by its name.
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     """
 
@@ -59,6 +61,9 @@ class Source:
     transposed: bool = False
     offset: int | None = None
     fused: bool = False
+    plus: float = 0.0
+    spaced: tuple[int, int, int] | None = None
+    first: str = ""
     zeros: Pattern | None = None
     kept: int | None = None
 
@@ -116,6 +121,8 @@ class Source:
             steps.append("widened")
         elif made == "F64":
             steps.append("narrowed")
+        if self.plus:
+            steps.append(f"{self.plus:g} added")
         if self.zeros is not None:
             steps.append(f"zeros {self.zeros}, held {'sparse' if self.sparse else 'dense'}")
         return "resident: " + (" and ".join(steps) or "copied, unaligned in the file")

@@ -18,7 +18,7 @@ from .quantized import QUANTIZED
 from .sparse import SPARSE
 from .sparse_int8 import SPARSE_INT8
 
-__all__ = ["ACTS", "FAST", "HEADER", "OPS", "SLOTS", "Op", "slots"]
+__all__ = ["ACTS", "ACT_BACKENDS", "FAST", "HEADER", "OPS", "SLOTS", "Op", "slots"]
 
 #: The first slots of every instruction: kernel address, wait before it (0/1), rows (0: T, 1: R).
 HEADER = ("op", "wait", "rows")
@@ -59,8 +59,26 @@ WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
 #: The product of BF16 weights with an input rounded to BF16 (`precision="fast"`): another order on every CPU.
 FAST = "bf16_dot"
 #: What `linear` may apply, by its number in the instruction; 0 is none.
-ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh")
+ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2")
+#: Those that are applied on these backends alone, however many have the product.
+ACT_BACKENDS = {"tanh": ("cpu",), "relu2": ("cpu",)}
 VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
+#: Fields of both kinds of attention; the kernels share their numbers.
+_ATTENTION = (
+    "o:y",
+    "o:scratch",
+    "i:q",
+    "i:k_cache",
+    "i:v_cache",
+    "n:heads",
+    "n:kv_heads",
+    "n:d_head",
+    "n:context",
+    "n:pages",
+    "n:group",
+    "n:window",
+    "f:scale",
+)
 
 _ROWS = (
     Op(
@@ -103,6 +121,16 @@ _ROWS = (
         lambda d: 2 * d["n"] * d["k"] + (10 * d["n"] if d["act"] else 0),
         f"{VASWANI}, 3.2; gated: Shazeer 2020, arXiv:2002.05202",
         variants=(*WEIGHT_VARIANTS, *SPARSE, SPARSE_INT8, FAST),
+    ),
+    Op(
+        "pick",
+        "(t,u*s),(n)->(t,n)",
+        "y[t, u each + j] = x[t, u stride + base + j] + b, j < each: one of a fused product's parts",
+        ("o:y", "i:x", "w:b", "n:units", "n:each", "n:stride", "n:base"),
+        "",
+        lambda d: d["units"] * d["each"],
+        "Black et al. 2022, arXiv:2204.06745 (their layout of q, k, v)",
+        backends=("cpu",),
     ),
     Op(
         "round_bf16",
@@ -153,6 +181,17 @@ _ROWS = (
         in_place=True,
     ),
     Op(
+        "rope_part",
+        "(t,h*d),(c,r/2,2)->(t,h*d)",
+        "rope on the first r of each head's d, in pairs (i, i+r/2) or (2i, 2i+1); the others stay",
+        ("o:y", "i:x", "w:table", "n:heads", "n:d_head", "n:d_rotary", "n:interleaved"),
+        "",
+        lambda d: 3 * d["heads"] * d["d_rotary"],
+        "Black et al. 2022, arXiv:2204.06745 (a part); Wang and Komatsuzaki 2021, GPT-J (interleaved)",
+        in_place=True,
+        backends=("cpu",),
+    ),
+    Op(
         "kv_write",
         "(t,h*d),(t,h*d)->cache,cache",
         "k_cache[head, slot[t]] = k[t, head]; the same for v",
@@ -166,25 +205,22 @@ _ROWS = (
         "attention",
         "(t,h*d),cache,cache->(t,h*d)",
         "softmax(q k^T * scale) v; first <= key <= last, last - window < key",
-        (
-            "o:y",
-            "o:scratch",
-            "i:q",
-            "i:k_cache",
-            "i:v_cache",
-            "n:heads",
-            "n:kv_heads",
-            "n:d_head",
-            "n:context",
-            "n:pages",
-            "n:group",
-            "n:window",
-            "f:scale",
-        ),
+        _ATTENTION,
         "d_head, then keys",
         lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
         f"{VASWANI}, 3.2.1; grouped: Ainslie et al. 2023, arXiv:2305.13245",
         variants=tuple(KV_BYTES),
+    ),
+    Op(
+        "attention_biased",
+        "(t,h*d),cache,cache,(h,2c)->(t,h*d)",
+        "softmax(cap(q k^T * scale) + bias[key - query]) v, cap(s) = c tanh(s / c); |key - query| < window",
+        (*_ATTENTION, "f:cap", "w:table", "n:length", "n:before", "n:by_key"),
+        "d_head, then keys",
+        lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
+        "Raffel et al. 2019, arXiv:1910.10683; Press et al. 2021, arXiv:2108.12409; Gemma Team 2024, arXiv:2408.00118",
+        variants=tuple(KV_BYTES),
+        backends=("cpu",),
     ),
     Op(
         "add",
@@ -195,6 +231,28 @@ _ROWS = (
         lambda d: d["d"],
         "He et al. 2015, arXiv:1512.03385",
         in_place=True,
+    ),
+    Op(
+        "scale",
+        "(t,d)->(t,d)",
+        "y = factor x",
+        ("o:y", "i:x", "n:d", "f:factor"),
+        "",
+        lambda d: d["d"],
+        f"{VASWANI}, 3.4 (of the embedding)",
+        in_place=True,
+        backends=("cpu",),
+    ),
+    Op(
+        "soft_cap",
+        "(t,d)->(t,d)",
+        "y = cap tanh(x / cap)",
+        ("o:y", "i:x", "n:d", "f:cap"),
+        "",
+        lambda d: 12 * d["d"],
+        "Bello et al. 2016, arXiv:1611.09940; of logits: Gemma Team 2024, arXiv:2408.00118",
+        in_place=True,
+        backends=("cpu",),
     ),
     Op("take_rows", "(T,d)->(R,d)", "y[row[t]] = x[t]", ("o:y", "i:x", "n:d"), "", lambda _: 0, "-"),
     Op(

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import BackendError, PlanError
 from .arena import Tensor, place, waits
+from .bias import BiasTable
 from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
 from .forward.encoder import encoder, head
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .spec import Activation, Config, Weights
+    from .bias import Bias
+    from .spec import Activation, Config, Spaced, Weights
 
 __all__ = ["Instruction", "Program", "Recorder", "record"]
 
+#: What stands in an instruction's slot.
+Operand = Tensor | Weight | RopeTable | BiasTable | int | float | None
 FLOAT = 4
 QUANTIZED_FLOATS = GROUP // FLOAT + 2  # of a group: its bytes, its scale, its sum
 
@@ -46,7 +50,7 @@ class Instruction:
     op: str
     variant: str
     rows: str
-    values: dict[str, Tensor | Weight | RopeTable | int | float | None]
+    values: dict[str, Operand]
     wait: bool = False  # for every thread to have finished what came before
 
     def tensors(self, kind: str) -> list[Tensor]:
@@ -73,19 +77,23 @@ class Recorder:
         kv_cache: str = "f32",
         fast: bool = False,
         n_pages: int | None = None,
+        n_positions: int | None = None,
     ) -> None:
-        """`n_context`: positions of one sequence; `chunk`: most tokens a step; `n_logits`: most rows of logits.
+        """`n_context`: slots of one sequence; `chunk`: most tokens a step; `n_logits`: most rows of logits.
 
         `kv_cache`: its dtype; `n_pages`: those in its pools (default: one sequence's). `fast`: products of BF16 weights
-        may round their input to BF16.
+        may round their input to BF16. `n_positions`: of the longest text, where it is not `n_context`.
         """
         self.n_context, self.kv_cache, self.fast = padded_context(n_context), kv_cache, fast
         self.n_pages = pages_of(n_context) if n_pages is None else n_pages
+        self.n_positions = n_context if n_positions is None else n_positions
+        self.biases: dict[tuple[object, ...], BiasTable] = {}  # what instructions add to scores
         self.groups: list[int | None] = []  # of layers that share page tables: their windows, None where all is seen
         self.capacity, self.threads = {"T": chunk, "R": n_logits}, threads
         self.code: list[Instruction] = []
         self.tensors: list[Tensor] = []
         self.caches: dict[int, Instruction] = {}  # of each layer what writes them
+        self.fused: dict[tuple[str, Tensor], Tensor] = {}  # products of fused matrices, of which parts are picked
         self.rounded: dict[tuple[str, Tensor], Tensor] = {}  # inputs of products, rounded as these want them
 
     def _tensor(self, name: str, rows: str, width: int, part: str = "activations", *, keep: bool = False) -> Tensor:
@@ -94,7 +102,7 @@ class Recorder:
         self.tensors.append(t)
         return t
 
-    def _emit(self, op: str, variant: str, rows: str, **values: Tensor | Weight | RopeTable | float | None) -> None:
+    def _emit(self, op: str, variant: str, rows: str, **values: Operand) -> None:
         row = OPS[op]
         if set(values) != set(row.names):
             msg = f"op {op}: operands {sorted(values)} do not fit the op table's {sorted(row.names)}"
@@ -144,6 +152,14 @@ class Recorder:
     ) -> Tensor:
         """[t, k] -> [t, n]."""
         self._width("linear", x, w.shape[1], w.name)
+        if w.lies is not None:
+            if act or times or residual:
+                msg = f"op linear: {w.name} is a part of a fused matrix; nothing can follow its product"
+                raise PlanError(msg)
+            key = (w.lies.whole.name, x)
+            if key not in self.fused:
+                self.fused[key] = self.linear(x, w.lies.whole)
+            return self.pick(self.fused[key], b, w.lies)
         for other in (times, residual):
             if other is not None:
                 self._width("linear", other, w.shape[0], w.name)
@@ -156,6 +172,13 @@ class Recorder:
         scratch = self._tensor("s", "", floats * self.threads, "scratch") if floats else None
         self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
                    n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        return y
+
+    def pick(self, x: Tensor, b: Weight | None, lies: Spaced) -> Tensor:
+        """[t, units * stride] -> [t, units * each]."""
+        units = x.width // lies.stride
+        y = self._tensor("y", x.rows, units * lies.each)
+        self._emit("pick", "", x.rows, y=y, x=x, b=b, units=units, each=lies.each, stride=lies.stride, base=lies.base)
         return y
 
     @staticmethod
@@ -203,6 +226,13 @@ class Recorder:
         self._emit("rope", "", "T", y=y, x=x, table=table, heads=heads, d_head=x.width // heads)
         return y
 
+    def rope_part(self, x: Tensor, table: RopeTable, heads: int) -> Tensor:
+        """[T, heads * d_head]."""
+        rope, y = table.rope, self._tensor("r", "T", x.width)
+        self._emit("rope_part", "", "T", y=y, x=x, table=table, heads=heads, d_head=x.width // heads,
+                   d_rotary=rope.d_rotary, interleaved=int(rope.interleaved))  # fmt: skip
+        return y
+
     def kv_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
         """Into the layer's two pools of pages, which lie as `kvcache.py` says; `attention` names the page table."""
         d, dtype = k.width // heads, self.kv_cache
@@ -228,6 +258,45 @@ class Recorder:
         Which keys a token sees, the step says; where those after it are among them (not `causal`), a text comes whole,
         and its keys are done with once they are read.
         """
+        return self._attention("attention", layer, q, (heads, kv_heads), window, scale, causal=causal)
+
+    def attention_biased(  # noqa: PLR0913 - as the reference
+        self,
+        layer: int,
+        q: Tensor,
+        heads: int,
+        kv_heads: int,
+        *,
+        window: int | None,
+        scale: float,
+        causal: bool = True,
+        soft_cap: float | None = None,
+        bias: Bias | None = None,
+    ) -> Tensor:
+        """As `attention`; the bias is a table of constants, one for all layers that add it."""
+        table = None
+        if bias is not None:
+            key = (bias.sizes, bias.table and bias.table.name, heads, bias.heads)
+            table = self.biases.setdefault(key, BiasTable(bias, heads, self.n_positions))
+        numbers = (table.length, table.before, int(table.bias.by_key)) if table is not None else (0, 0, 0)
+        more = dict(zip(("length", "before", "by_key"), numbers, strict=True))
+        return self._attention("attention_biased", layer, q, (heads, kv_heads), window, scale, causal=causal,
+                               cap=float(soft_cap or 0), table=table, **more)  # fmt: skip
+
+    def _attention(  # noqa: PLR0913, PLR0917 - what both kinds take
+        self,
+        op: str,
+        layer: int,
+        q: Tensor,
+        n_heads: tuple[int, int],
+        window: int | None,
+        scale: float,
+        *,
+        causal: bool,
+        **more: BiasTable | float | None,
+    ) -> Tensor:
+        """`n_heads`: of queries, of keys."""
+        heads, kv_heads = n_heads
         window = None if window is None or window >= self.n_context else window
         d, write, group = q.width // heads, self.caches[layer], self._group(window)
         write.values["group"] = group  # which was not known when its keys were written
@@ -236,9 +305,9 @@ class Recorder:
             cache.part, cache.keep = "activations", False
         y = self._tensor("a", "T", q.width)
         scratch = self._tensor("s", "", scratch_floats(self.n_context, d) * self.threads, "scratch")
-        self._emit("attention", self.kv_cache, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
+        self._emit(op, self.kv_cache, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
                    heads=heads, kv_heads=kv_heads, d_head=d, context=self.n_context, pages=self.n_pages, group=group,
-                   window=window or self.n_context, scale=float(scale))  # fmt: skip
+                   window=window or self.n_context, scale=float(scale), **more)  # fmt: skip
         return y
 
     def _group(self, window: int | None) -> int:
@@ -252,6 +321,18 @@ class Recorder:
         self._width("add", b, a.width, a.name)
         y = self._tensor("x", a.rows, a.width)
         self._emit("add", "", a.rows, y=y, a=a, b=b, d=a.width)
+        return y
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("x", x.rows, x.width)
+        self._emit("scale", "", x.rows, y=y, x=x, d=x.width, factor=float(factor))
+        return y
+
+    def soft_cap(self, x: Tensor, cap: float) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("x", x.rows, x.width)
+        self._emit("soft_cap", "", x.rows, y=y, x=x, d=x.width, cap=float(cap))
         return y
 
     def take_rows(self, x: Tensor) -> Tensor:
@@ -315,9 +396,15 @@ class Program:
         Instructions are new, tensors shared. Errors: `PlanError` for a weight that is missing, or of another dtype or
         shape than the program was recorded with.
         """
-        by_name = {weight.name: weight for weight in weights}
+        whole = (weight if weight.lies is None else weight.lies.whole for weight in weights)
+        by_name = {weight.name: weight for weight in whole}
+        tables: dict[int, BiasTable] = {}  # each is made once, however many layers read it
 
-        def bind(value: Tensor | Weight | RopeTable | float | None) -> Tensor | Weight | RopeTable | float | None:
+        def bind(value: Operand) -> Operand:
+            if isinstance(value, BiasTable):
+                table = bind(value.bias.table)
+                assert table is None or isinstance(table, Weight)  # noqa: S101 - as it was
+                return tables.setdefault(id(value), replace(value, bias=replace(value.bias, table=table)))
             if not isinstance(value, Weight):
                 return value
             real = by_name.get(value.name)
@@ -363,7 +450,7 @@ MEMORY_PAGE = 4096
 SLOTS_PER_TOKEN = 2
 
 
-def _slot(value: Tensor | Weight | RopeTable | float | None, absent: int) -> int:
+def _slot(value: Operand, absent: int) -> int:
     """The slot's integer: an absent tensor is -1, since 0 is an offset; an absent weight has no address."""
     if value is None:
         return absent
@@ -371,7 +458,7 @@ def _slot(value: Tensor | Weight | RopeTable | float | None, absent: int) -> int
         return value.offset
     if isinstance(value, Weight):
         return value.address
-    if isinstance(value, RopeTable):
+    if isinstance(value, RopeTable | BiasTable):
         return value.weight.address
     if isinstance(value, float):
         return int(struct.unpack("<I", struct.pack("<f", value))[0])
@@ -407,6 +494,7 @@ def record(  # noqa: PLR0913 - keywords
         kv_cache=kv_cache,
         fast=fast,
         n_pages=None if whole else n_pages,
+        n_positions=n_context,
     )
     ropes = rope_tables(config, n_context) if ropes is None else ropes
     logits: Tensor | None = None
@@ -433,7 +521,7 @@ def record(  # noqa: PLR0913 - keywords
         n_logits=n_logits,
         threads=threads,
         arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
-        constant_bytes=sum(table.nbytes for table in ropes),
+        constant_bytes=sum(t.nbytes for t in ropes) + sum(t.nbytes for t in ops.biases.values()),
         kv_cache=kv_cache,
         fast=fast,
         ropes=tuple(ropes),

@@ -16,8 +16,9 @@ from .quantized import GROUP
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .bias import Bias
     from .rope import RopeTable
-    from .spec import Activation, Weight
+    from .spec import Activation, Spaced, Weight
 
     Array = NDArray[np.float64]
 
@@ -80,6 +81,11 @@ class Reference:
         y = y if times is None else y * times
         return y if residual is None else residual + y
 
+    def pick(self, x: Array, b: Weight | None, lies: Spaced) -> Array:
+        """Of every `stride` columns `each`, from `base` on."""
+        y = x.reshape(len(x), -1, lies.stride)[:, :, lies.base : lies.base + lies.each].reshape(len(x), -1)
+        return y if b is None else y + b.f64()
+
     def quantize(self, x: Array) -> Array:
         """Each 32 of a row to whole numbers -127 .. 127 times max|x| / 127. In float32: a tie stays a tie."""
         t, k = x.shape
@@ -115,6 +121,17 @@ class Reference:
         cos, sin = np.moveaxis(table.exact(self.start, self.start + t)[:, None], -1, 0)
         return np.stack([a * cos - b * sin, b * cos + a * sin], 2).reshape(t, -1)
 
+    def rope_part(self, x: Array, table: RopeTable, heads: int) -> Array:
+        """The first d_rotary of every head, by the exact angles: neighbours where interleaved, else as `rope`."""
+        t, r, y = len(x), table.rope.d_rotary, x.reshape(len(x), heads, -1).copy()  # [t, h * d] -> [t, h, d]
+        first, second = (
+            (slice(0, r, 2), slice(1, r, 2)) if table.rope.interleaved else (slice(r // 2), slice(r // 2, r))
+        )
+        a, b = y[..., first].copy(), y[..., second].copy()
+        cos, sin = np.moveaxis(table.exact(self.start, self.start + t)[:, None], -1, 0)
+        y[..., first], y[..., second] = a * cos - b * sin, b * cos + a * sin
+        return y.reshape(t, -1)
+
     def kv_write(self, layer: int, k: Array, v: Array, heads: int) -> None:
         """Append at `start`; what stood behind is dropped."""
         t = len(k)
@@ -147,10 +164,28 @@ class Reference:
         causal: bool = True,
     ) -> Array:
         """Grouped; causal or not, with an optional sliding window (a query sees `window` keys, its own included)."""
+        return self.attention_biased(layer, q, heads, kv_heads, window=window, scale=scale, causal=causal)
+
+    def attention_biased(  # noqa: PLR0913 - what becomes of a score takes this much
+        self,
+        layer: int,
+        q: Array,
+        heads: int,
+        kv_heads: int,
+        *,
+        window: int | None,
+        scale: float,
+        causal: bool = True,
+        soft_cap: float | None = None,
+        bias: Bias | None = None,
+    ) -> Array:
+        """The scores are scaled, capped, and a bias added, in this order; a window reaches to both sides."""
         t = len(q)
         k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
         s = np.einsum("thd,shd->hts", q.reshape(t, heads, -1), k) * scale
+        s = s if soft_cap is None else soft_cap * np.tanh(s / soft_cap)
         key, pos = np.arange(len(k))[None], self.start + np.arange(t)[:, None]
+        s = s if bias is None else s + bias.exact(key if bias.by_key else key - pos)
         reach = window or len(k) + t
         s[:, (key > pos if causal else key >= pos + reach) | (key <= pos - reach)] = -np.inf
         e = np.exp(s - s.max(-1, keepdims=True))
@@ -160,6 +195,15 @@ class Reference:
     def add(self, a: Array, b: Array) -> Array:
         """Residual."""
         return a + b
+
+    def scale(self, x: Array, factor: float) -> Array:
+        """Of an embedding, what a sublayer adds, or logits."""
+        return x * factor
+
+    def soft_cap(self, x: Array, cap: float) -> Array:
+        """Within (-cap, cap)."""
+        y: Array = cap * np.tanh(x / cap)
+        return y
 
     def take_rows(self, x: Array) -> Array:
         """[T, d] -> [R, d]."""
@@ -171,7 +215,7 @@ class Reference:
 
 
 def _act(x: Array, kind: Activation) -> Array:
-    """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu; tanh."""
+    """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu; its square; tanh."""
     y: Array = np.maximum(x, 0)
     if kind == "silu":
         y = x / (1 + np.exp(-x))
@@ -179,6 +223,8 @@ def _act(x: Array, kind: Activation) -> Array:
         y = 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
     elif kind == "tanh":
         y = np.tanh(x)
+    elif kind == "relu2":
+        y = y * y
     elif kind == "gelu_tanh":
         y = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return y

@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from .weight import DTYPES, Weight, weight_bytes
+from .weight import DTYPES, Spaced, Weight, weight_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,6 +48,8 @@ __all__ = [
     "Norm",
     "NormKind",
     "Rope",
+    "Slopes",
+    "Spaced",
     "Stack",
     "StackWeights",
     "Sublayer",
@@ -57,7 +59,7 @@ __all__ = [
     "weights_in",
 ]
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2"]
 NormKind = Literal["rms", "layer"]
 #: What a head over an encoder's tokens gives: for each token logits of the vocabulary, of labels, of an answer's start
 #: and end, of its having been replaced; for a text, from its first token, logits of labels, or one score.
@@ -68,7 +70,7 @@ RelativeTerm = Literal["c2p", "p2c"]
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs (i, i + d_rotary/2).
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs (i, i + d_rotary/2), or (2i, 2i + 1).
 
     `kind` names the change of frequencies: "default", "linear", "dynamic", "llama3" or "yarn".
     """
@@ -84,6 +86,7 @@ class Rope:
     beta_slow: float = 1.0  # yarn
     truncate: bool = True  # yarn: round the correction range to whole dimensions
     attention_factor: float = 1.0  # yarn: multiplies cos and sin
+    interleaved: bool = False  # pairs (2i, 2i + 1): GPT-J, Cohere
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,19 @@ class Buckets:
 
 
 @dataclass(frozen=True)
+class Slopes:
+    """ALiBi (Press et al. 2021, arXiv:2108.12409): each head's slope times (key - query) is added to its scores.
+
+    `rounded`: slope, position of the key and their product are rounded to bfloat16 each, as Falcon has it; `scale`:
+    what is added is multiplied by it.
+    """
+
+    of_heads: tuple[float, ...]
+    rounded: bool = False
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Attention:
     """softmax(q k^T * scale) v over the keys that a query may see, and the product that returns to the stream."""
 
@@ -104,11 +120,13 @@ class Attention:
     d_head: int
     scale: float  # factor on q.k
     causal: bool = True  # no key after the query
-    window: int | None = None  # keys that a query may see, itself included; None: all
+    window: int | None = None  # keys that a query may see, itself included, on each side of it; None: all
     rope: int | None = None  # which of `Config.ropes`; None: this layer rotates nothing
-    bias: int | None = None  # which of the stack's tables of relative positions is added to the scores
+    bias: int | None = None  # which of the stack's `biases` is added to the scores
+    bias_heads: tuple[int, ...] | None = None  # whose lines of it, in a layer that lost heads; None: all
     relative: tuple[RelativeTerm, ...] = ()  # products with the stack's `relative` table that are added to the scores
     cross: bool = False  # keys and values come from the encoder
+    norm_rotated: bool = False  # norms of queries and keys come after their rotation, not before
     soft_cap: float | None = None  # c: scores become c tanh(score / c)
 
 
@@ -141,8 +159,10 @@ class Stack:
     eps: float
     layers: tuple[tuple[Attention | FeedForward, ...], ...]
     parallel: bool = False
+    gains: bool = True  # norms have some; else every norm is of ones (OLMo 1)
     embed_scale: float = 1.0
-    biases: tuple[Buckets, ...] = ()  # of each table in `StackWeights.biases`
+    residual_scale: float = 1.0  # of what a sublayer adds to the stream
+    biases: tuple[Buckets | Slopes, ...] = ()  # what depends on the places of key and query alone
     relative: Buckets | None = None  # of the table `StackWeights.relative`
 
     @property
@@ -262,6 +282,7 @@ class Sublayer:
     norm_sum: Norm | None = None  # of the sum           (BERT, BART)
     norm_q: Norm | None = None
     norm_k: Norm | None = None
+    bias: Weight | None = None  # a layer's own table of relative positions [buckets, n_heads] (UMT5)
     experts: tuple[Mapping[str, Linear], ...] = ()
 
 
@@ -276,7 +297,7 @@ class StackWeights:
     token_types: Weight | None = None  # [types, d_model]
     embed_norm: Norm | None = None
     embed_project: Linear | None = None  # from the embedding's width to d_model
-    biases: tuple[Weight, ...] = ()  # tables of relative positions [buckets, n_heads]
+    biases: tuple[Weight | None, ...] = ()  # of `Stack.biases`: [buckets, n_heads]; None: slopes, or a layer's own
     relative: Weight | None = None  # DeBERTa's table of distances [buckets, d_model]
     relative_norm: Norm | None = None  # of its rows
 

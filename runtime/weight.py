@@ -15,7 +15,7 @@ from .sparse_int8 import SPARSE_INT8, sparse_int8_bytes, unpack_sparse_int8
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DTYPES", "Weight", "weight_bytes"]
+__all__ = ["DTYPES", "Spaced", "Weight", "weight_bytes"]
 
 #: Float dtypes that the kernels read as stored: name -> (bytes, the NumPy type that holds the bits).
 DTYPES: dict[str, tuple[int, type[np.generic]]] = {
@@ -37,12 +37,23 @@ def weight_bytes(dtype: str, shape: tuple[int, ...], kept: int = 0) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class Spaced:
+    """Where rows lie that take turns with others in one matrix: `each` of every `stride`, from row `base` on."""
+
+    whole: Weight
+    each: int
+    stride: int
+    base: int
+
+
+@dataclass(frozen=True, eq=False)
 class Weight:
     """A tensor as the kernels see it: an address, a shape, a dtype of `DTYPES` or `QUANTIZED`, or a sparse one.
 
     `array` is a C-contiguous view of the mapped file or of the resident block, shape `shape`; it keeps the memory
     alive. BF16 has no NumPy type: its array is uint16; a quantised matrix is uint8 as in `quantized.py`, a sparse
     one as in `sparse.py` or `sparse_int8.py`, with `kept` numbers. `mapped` tells where the bytes lie.
+    One with `lies` is a part of another, and a view with gaps of it: kernels read the whole.
     `array` is None for a weight that is only planned (`miaotui inspect`): its address is 0.
     """
 
@@ -52,6 +63,7 @@ class Weight:
     array: NDArray[np.generic] | None
     mapped: bool
     kept: int = 0  # of a sparse matrix
+    lies: Spaced | None = None
 
     @property
     def address(self) -> int:

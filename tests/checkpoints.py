@@ -17,8 +17,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+#: Of tests/test_decoders.py, by transformers' name of their config's class.
+DECODERS = (
+    "olmo2", "phi", "gpt_neox", "stablelm", "phi3", "starcoder2", "smollm3", "granite", "cohere", "opt", "gemma",
+    "seed_oss", "helium", "glm", "glm4", "ernie4_5", "hunyuan_v1_dense", "arcee", "olmo", "gptj", "gpt_neo",
+    "gpt_bigcode", "ministral", "exaone4", "cohere2", "olmo3", "gemma2", "gemma3_text", "bloom", "mpt", "falcon",
+)  # fmt: skip
 #: Of tests/test_encoders.py.
-ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert")
+ENCODERS = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "albert",
+    "distilbert",
+    "mpnet",
+    "modernbert",
+    "nomic_bert",
+    "eurobert",
+)
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",

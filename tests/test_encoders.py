@@ -65,15 +65,45 @@ def configs(draw: st.DrawFn, family: str, **more: Any) -> Any:
         said = {names.get(key, key): value for key, value in said.items()}
         said["activation"] = draw(st.sampled_from(["gelu", "relu"]))
         del said["type_vocab_size"], said["layer_norm_eps"]
+    if family == "mpnet":
+        said |= {"max_position_embeddings": LONGEST + 2, "pad_token_id": 1}
+        del said["type_vocab_size"]
+    if family in ROTARY:
+        rotary(draw, family, said)
     return transformers.CONFIG_MAPPING[family](**said)
+
+
+ROTARY = ("modernbert", "nomic_bert", "eurobert")
+
+
+def rotary(draw: st.DrawFn, family: str, said: dict[str, Any]) -> None:
+    """Heads of even width; what these families say in other words."""
+    said["hidden_size"] = said["num_attention_heads"] * draw(st.sampled_from([2, 6, 8, 16, 18]))
+    said["pad_token_id"] = 0
+    flags = {"modernbert": ("norm_bias", "attention_bias", "mlp_bias", "decoder_bias", "classifier_bias")}
+    flags["eurobert"] = ("attention_bias", "mlp_bias")
+    said |= {key: draw(st.booleans()) for key in flags.get(family, ())}
+    if family == "modernbert":
+        said |= {"hidden_activation": said.pop("hidden_act"), "norm_eps": said.pop("layer_norm_eps")}
+        said |= {"local_attention": draw(st.sampled_from([0, 2, 5, 16, 33, 64])), "num_hidden_layers": 2}
+        said["global_attn_every_n_layers"] = draw(st.integers(1, 2))
+        said |= {"bos_token_id": 0, "eos_token_id": 0, "cls_token_id": 0, "sep_token_id": 0}
+    elif family == "eurobert":
+        said["rms_norm_eps"] = said.pop("layer_norm_eps")
+        said["num_key_value_heads"] = draw(
+            st.sampled_from([n for n in (1, 2, 3, 4) if said["num_attention_heads"] % n == 0])
+        )
+        said |= {"bos_token_id": 0, "eos_token_id": 0, "classifier_pooling": "bos"}
+    if family != "nomic_bert":
+        del said["type_vocab_size"]
 
 
 HEADS = {
     "MaskedLM": FAMILIES,
     "SequenceClassification": FAMILIES,
     "TokenClassification": FAMILIES,
-    "QuestionAnswering": FAMILIES,
-    "MultipleChoice": tuple(f for f in FAMILIES if f != "electra"),
+    "QuestionAnswering": tuple(f for f in FAMILIES if f not in {"nomic_bert", "eurobert"}),
+    "MultipleChoice": tuple(f for f in FAMILIES if f not in {"electra", "nomic_bert", "eurobert"}),
 }
 
 
@@ -483,6 +513,9 @@ def test_what_a_plan_leaves_can_be_written_and_is_read_by_transformers(family: s
         sizes = {"vocab_size": 53, "dim": 24, "n_layers": 4, "n_heads": 3, "hidden_dim": 37}
     elif family not in {"electra", "albert"}:
         del sizes["embedding_size"]
+    if family in ROTARY:
+        sizes |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+        sizes |= {"local_attention": 10} if family == "modernbert" else {}
     config = transformers.CONFIG_MAPPING[family](**sizes)
     made(config, tmp_path / "whole", kind="MaskedLM")
     ids, plan = list(range(4, 30)), "keep-layers=0,2; ffn=0.5"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.loader.quantize import pack_rows
 from miaotui.runtime.arena import place
+from miaotui.runtime.bias import Bias
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.kernels import KERNELS
 from miaotui.runtime.cuda.kernels import KERNELS as CUDA_KERNELS
@@ -23,7 +24,7 @@ from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
 from miaotui.runtime.sparse_int8 import SPARSE_INT8, pack_sparse_int8, sparse_int8_bytes
-from miaotui.runtime.spec import Rope, Weight
+from miaotui.runtime.spec import Buckets, Rope, Slopes, Spaced, Weight
 from miaotui.runtime.step import Batch
 from tolerance import bound
 
@@ -198,7 +199,8 @@ def linear(d: Draw, variant: str) -> Case:
     def tolerance(y: np.ndarray) -> np.ndarray:
         off = bound("linear", w.dtype.removesuffix("_sparse"), k) * sums
         if act is not None:
-            off = 1.13 * off + bound("act", "f32", 1) * sums  # 1.13: the steepest slope of the four (gelu)
+            steepest = 2 * (sums + off) if act == "relu2" else 1.13  # of the others gelu's
+            off = steepest * off + bound("act", "f32", 1) * sums * (sums if act == "relu2" else 1)
         off = off * np.abs(after["times"]) if "times" in after else off
         return off + 2.0**-22 * (np.abs(y) + np.abs(after.get("residual", 0)))
 
@@ -258,6 +260,15 @@ def rope(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.rope(x, table, heads), [[x]], lambda _: bound("rope", "f32", 2) * 2 * size)
 
 
+def rope_part(d: Draw, _: str) -> Case:
+    heads, d_head = d.draw(st.integers(1, 4)), d.draw(st.sampled_from([2, 3, 5, 8, 16, 17, 32, 64]))
+    d_rotary, interleaved = 2 * d.draw(st.integers(1, d_head // 2)), d.draw(st.booleans())
+    table = RopeTable(Rope(10000.0, d_rotary, interleaved=interleaved), 48)
+    x = d.array(d.t, heads * d_head)
+    size = np.abs(x).max()
+    return Case(lambda ops, x: ops.rope_part(x, table, heads), [[x]], lambda _: bound("rope", "f32", 2) * 2 * size)
+
+
 def attention(d: Draw, variant: str) -> Case:
     kv_heads, group = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3))
     d_head, window = d.draw(st.sampled_from([2, 6, 15, 16, 17, 32, 33])), d.draw(st.sampled_from([None, 1, 5, 16, 17]))
@@ -275,9 +286,56 @@ def attention(d: Draw, variant: str) -> Case:
     return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
 
 
+def attention_biased(d: Draw, variant: str) -> Case:
+    """Of a decoder's batch, whose tokens see none after them; windows on both sides: tests/test_scores.py."""
+    kv_heads, group, d_head = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3)), d.draw(st.sampled_from([2, 15, 33]))
+    heads, cuts = kv_heads * group, [d.t, *([d.draw(TOKENS)] if d.draw(st.booleans()) else [])]
+    passes = [[d.array(t, heads * d_head), *(d.array(t, kv_heads * d_head) for _ in "kv")] for t in cuts]
+    cap, window = d.draw(st.sampled_from([None, 0.5, 50.0])), d.draw(st.sampled_from([None, 1, 5, 17]))
+    kinds = [None, Buckets(8, 20, both_ways=False), Buckets(32, 128, both_ways=True)]
+    kinds += [Slopes(tuple(2.0 ** -(8 * (i + 1) / heads) for i in range(heads)), rounded, 0.25) for rounded in (0, 1)]
+    sizes = d.draw(st.sampled_from(kinds))
+    table = d.weight(d.draw(st.sampled_from(["f32", "bf16"])), sizes.n, heads) if isinstance(sizes, Buckets) else None
+    bias = None if sizes is None else Bias(sizes, table)
+
+    def build(ops: Any, q: Any, k: Any, v: Any) -> Any:
+        ops.kv_write(0, k, v, kv_heads)
+        return ops.attention_biased(0, q, heads, kv_heads, window=window, scale=d_head**-0.5, soft_cap=cap, bias=bias)
+
+    score = max(np.abs(q).max() for q, _, _ in passes) * max(np.abs(k).max() for _, k, _ in passes) * d_head**0.5
+    score += 0 if bias is None else np.abs(bias.exact(np.arange(0 if bias.by_key else -80, 80))).max()
+    largest = max(np.abs(v).max() for _, _, v in passes)
+    tolerance = bound("attention", variant, d_head + sum(cuts)) * (1 + score) * largest
+    return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
+
+
 def add(d: Draw, _: str) -> Case:
     n = d.size()
     return Case(lambda ops, a, b: ops.add(a, b), [[d.array(d.t, n), d.array(d.t, n)]], lambda y: 2.0**-24 * np.abs(y))
+
+
+def pick(d: Draw, _: str) -> Case:
+    units, each, base = d.draw(st.integers(1, 5)), d.size(), d.draw(st.integers(0, 40))
+    stride = base + each + d.draw(st.integers(0, 40))
+    lies = Spaced(Weight("w", "f32", (units * stride, 1), None, mapped=False), each, stride, base)
+    b = d.weight("f32", units * each) if d.draw(st.booleans()) else None
+    return Case(lambda ops, x: ops.pick(x, b, lies), [[d.array(d.t, units * stride)]], lambda y: 2.0**-24 * np.abs(y))
+
+
+def scale(d: Draw, _: str) -> Case:
+    x, factor = d.array(d.t, d.size()), d.draw(st.sampled_from([0.0625, 12.0, 0.22, 27.712812921102035]))
+    # the factor is rounded to float32, and the product once more
+    return Case(lambda ops, x: ops.scale(x, factor), [[x]], lambda y: 2.0**-23 * np.abs(y))
+
+
+def soft_cap(d: Draw, _: str) -> Case:
+    cap = d.draw(st.sampled_from([0.5, 3.0, 30.0]))
+    x = d.array(d.t, d.size(), scale=d.draw(st.sampled_from([0.01, 1.0, 100.0])))
+
+    def tolerance(y: np.ndarray) -> np.ndarray:
+        return bound("act", "f32", 1) * np.minimum(np.abs(x), cap) + 2.0**-23 * np.abs(y)
+
+    return Case(lambda ops, x: ops.soft_cap(x, cap), [[x]], tolerance)
 
 
 def take_rows(d: Draw, _: str) -> Case:
@@ -300,7 +358,7 @@ CASES = {
     f.__name__: f
     for f in (
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
-        *(attention, add, take_rows, argmax),
+        *(rope_part, attention, attention_biased, add, pick, scale, soft_cap, take_rows, argmax),
     )
 }
 CASES["kv_write"] = attention
@@ -411,7 +469,7 @@ def test_sparse_products_have_the_bits_of_the_masked_dense_ones(dtype):
 
 
 @pytest.mark.parametrize("x", [0.0, -0.0, np.inf, -np.inf, 1e30, -1e30, 88.0, -104.0, 1e-40])
-@pytest.mark.parametrize("kind", [act for act in ACTS if act != "tanh"])
+@pytest.mark.parametrize("kind", [act for act in ACTS if act not in ("tanh", "relu2")])
 def test_activations_at_the_ends(x, kind):
     one = Weight("w", "f32", (1, 1), np.ones((1, 1), np.float32), mapped=False)
     case = Case(lambda ops, x: ops.linear(x, one, act=kind), [[np.full((1, 1), x, np.float32)]], exactly)

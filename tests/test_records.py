@@ -28,6 +28,7 @@ from miaotui.runtime.spec import (
     Linear,
     Norm,
     Rope,
+    Slopes,
     Stack,
     StackWeights,
     Sublayer,
@@ -85,8 +86,11 @@ def given(name: str, x: Any) -> Weight:
     return Weight(name, "f32", array.shape, array, mapped=False)
 
 
+OF_STACK = ("parallel", "embed_scale", "residual_scale", "biases", "relative")
+
+
 def config(*layers: tuple[Attention | FeedForward, ...], norm: str = "rms", **more: Any) -> Config:
-    own = {name: more.pop(name) for name in ("parallel", "embed_scale", "biases", "relative") if name in more}
+    own = {name: more.pop(name) for name in OF_STACK if name in more}
     stack = Stack(D, norm, 1e-5, layers or ((A, F),) * 3, **own)
     return Config("records", VOCAB, CONTEXT, decoder=stack, **({"ropes": (Rope(10000.0, 6),)} | more))
 
@@ -105,6 +109,9 @@ def agree(c: Config, w: Weights, wanted: np.ndarray | None = None) -> None:
 
 
 PLAIN, POST = ("norm_in",), ("norm_sum",)
+T5 = Buckets(32, 128, both_ways=False)
+ALIBI = Slopes((0.3, 0.7, 0.11, 0.013))
+SLOPED = replace(A, rope=None, bias=0)
 NOPE, SLOW = replace(A, rope=None), replace(A, rope=1, window=5)
 RUNS: dict[str, tuple[Config, dict[str, Any]]] = {
     "two norms before parallel halves": (config(parallel=True), {}),
@@ -125,6 +132,22 @@ RUNS: dict[str, tuple[Config, dict[str, Any]]] = {
     "feed-forward first, and twice": (config((F, A), (A, F, FeedForward(7, "relu", gated=False))), {}),
     "learned positions and rotation": (config(positions=0), {"positions": (CONTEXT, D)}),
     "a norm of the embedding": (config(), {"embed_norm": True}),
+    "scores that are capped": (config((replace(A, soft_cap=0.7), F), (replace(SLOW, rope=0, soft_cap=50.0), F)), {}),
+    "T5's classes of distances": (
+        config((replace(NOPE, bias=0), F), (A, F), (replace(NOPE, bias=0), F), biases=(T5,)),
+        {"biases": (32, 4)},
+    ),
+    "slopes, a window and a cap": (config((replace(SLOPED, window=5, soft_cap=2.0), F), biases=(ALIBI,)), {}),
+    "slopes rounded by key": (config((SLOPED, F), biases=(replace(ALIBI, rounded=True, scale=0.4),)), {}),
+    "scaled embedding": (config(embed_scale=D**0.5), {}),
+    "scaled additions": (config(residual_scale=0.22), {}),
+    "scaled additions, normed": (config(residual_scale=0.22), {"places": ("norm_out",)}),
+    "soft cap of logits": (config(logit_soft_cap=3.0), {}),
+    "scaled logits, capped": (config(logit_scale=0.0625, logit_soft_cap=0.1), {}),
+    "part of a head": (config((A, F), (replace(A, rope=1), F), ropes=(Rope(9.0, 6), Rope(9.0, 4))), {}),
+    "interleaved pairs": (config(ropes=(Rope(9.0, 6, interleaved=True),)), {}),
+    "part of a head, interleaved": (config(ropes=(Rope(9.0, 2, interleaved=True),)), {}),
+    "squared relu": (config((A, FeedForward(40, "relu2", gated=False)), (A, replace(F, activation="relu2"))), {}),
 }
 
 
@@ -134,6 +157,8 @@ def test_what_runs_is_the_oracle(name: str) -> None:
     drawn, how = Drawn(), dict(how)
     if "positions" in how:
         how["positions"] = drawn.weight(*how["positions"])
+    if c.stack.biases:
+        how["biases"] = tuple(drawn.weight(*how["biases"]) if "biases" in how else None for _ in c.stack.biases)
     if "embed_norm" in how:
         how["embed_norm"] = drawn.norm(c.stack)
     agree(c, drawn.weights(c, **how))
@@ -171,19 +196,12 @@ def test_a_layer_held_once_runs_as_often_as_it_stands_there() -> None:
     assert len(caches) == 8
 
 
-T5 = Buckets(32, 128, both_ways=False)
 REFUSED: dict[str, tuple[Config, str]] = {
-    "scaled embedding": (config(embed_scale=D**0.5), r"an embedding scaled by 4\.8"),
-    "soft cap of scores": (config((replace(A, soft_cap=50.0), F)), r"soft cap of 50 on attention's scores .*layer 0"),
-    "soft cap of logits": (config(logit_soft_cap=30.0), "soft cap of 30 on the logits"),
-    "scaled logits": (config(logit_scale=0.0625), r"logits scaled by 0\.0625"),
-    "part of a head": (config((A, F), (replace(A, rope=1), F), ropes=(Rope(9.0, 6), Rope(9.0, 4))),
-                       r"RoPE on 4 of a head's 6 dimensions \(layer 1\)"),
     "both ways": (config((replace(A, causal=False), F)), "attention to later tokens"),
     "cross": (config((A, replace(A, cross=True), F)), "two attentions in layer 0"),
     "cross alone": (config((replace(A, cross=True, rope=None), F)), "attention to an encoder"),
-    "T5's bias": (config((replace(A, bias=0), F), biases=(T5,)), "tables of relative positions"),
-    "a bias without a table": (config((replace(A, bias=0), F)), "a bias by relative position"),
+    "T5's bias without its table": (config((replace(A, bias=0), F), biases=(T5,)), "tables of relative positions"),
+    "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position without its table"),
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
     "DeBERTa's table": (config(relative=Buckets(256, 512, both_ways=True)), "relative positions of keys and queries"),
     "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),
@@ -332,9 +350,9 @@ def test_smollm3(theirs: Any) -> None:
 
 
 def test_the_forward_asks_for_what_the_op_table_has() -> None:
-    """But for roundings, which a reader puts in where a product wants its input so."""
+    """But for roundings and parts of a fused product, which a reader puts in where a weight wants them."""
     asked = {name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_")}
-    assert asked == set(OPS) - {"quantize", "round_bf16"}
+    assert asked == set(OPS) - {"quantize", "round_bf16", "pick"}
 
 
 def test_the_forward_fits_a_screen_and_argues_with_no_rule() -> None:
@@ -369,13 +387,16 @@ def test_no_family_is_named_outside_its_folder() -> None:
     for folder in ("runtime", "loader", "tools", "."):
         for path in (ROOT / folder).glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py"):
             where = path.relative_to(ROOT).as_posix()
+            names = {"llama", "mistral", "qwen", "nemotron", *FAMILIES}
+            if where.startswith("runtime/cpu/"):
+                names -= {"phi"}  # an instruction of LLVM's
             if where.startswith(("loader/families/", "tools/bench/", "tools/demo/")):
                 continue
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 name = (
                     node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", getattr(node, "value", None))
                 )
-                if isinstance(name, str) and name.lower() in {"llama", "mistral", "qwen", "nemotron", *FAMILIES}:
+                if isinstance(name, str) and name.lower() in names:
                     named.append(f"{where}:{node.lineno} {name}")
                 if isinstance(node, ast.ImportFrom) and (node.module or "").rpartition(".")[2] in FAMILIES:
                     named.append(f"{where}:{node.lineno} imports {node.module}")

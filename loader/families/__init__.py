@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from .albert import ALBERT
-from .base import Family, Part, Resolved, piece_name, resolve_with, shared_numbers
+from .base import Family, Part, Resolved, layer_type, piece_name, resolve_with, shared_numbers
 from .bert import BERT, CAMEMBERT, ELECTRA, ROBERTA, XLM_ROBERTA
+from .bloom import BLOOM
+from .cohere import COHERE, COHERE2
 from .distilbert import DISTILBERT
+from .eurobert import EUROBERT
+from .falcon import FALCON
+from .gemma import GEMMA
+from .gemma2 import GEMMA2, GEMMA3_TEXT
+from .glm import GLM, GLM4
 from .gpt2 import GPT2
+from .gpt_kin import GPT_BIGCODE, GPT_NEO, GPTJ
+from .gpt_neox import GPT_NEOX
 from .llama import LLAMA
+from .llama_kin import ARCEE, ERNIE, EXAONE4, GRANITE, HELIUM, HUNYUAN, MINISTRAL, SEED_OSS, SMOLLM3
 from .mistral import MISTRAL
+from .modernbert import MODERNBERT
+from .mpnet import MPNET
+from .mpt import MPT
 from .nemotron import NEMOTRON
+from .nomic_bert import NOMIC_BERT
+from .olmo import OLMO, OLMO2, OLMO3
+from .opt import OPT
+from .phi import PHI, PHI3
 from .qwen2 import QWEN2
 from .qwen3 import QWEN3
+from .stablelm import STABLELM
+from .starcoder2 import STARCODER2
+from .t5 import MT5, T5, UMT5
 
-__all__ = ["FAMILIES", "Family", "Part", "Resolved", "piece_name", "resolve_with", "shared_numbers"]
+__all__ = ["FAMILIES", "Family", "Part", "Resolved", "layer_type", "piece_name", "resolve_with", "shared_numbers"]
 
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, NEMOTRON)
-_ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT)
-FAMILIES = {family.name: family for family in (*_DECODERS, *_ENCODERS)}
+_ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT, MPNET)
+_LLAMAS = (GRANITE, SMOLLM3, SEED_OSS, HELIUM, ERNIE, ARCEE, MINISTRAL, HUNYUAN, EXAONE4, GEMMA, GLM, GLM4, PHI3)
+_OTHERS = (OLMO, OLMO2, OLMO3, STABLELM, PHI, GPT_NEOX, STARCODER2, COHERE, COHERE2, OPT, GPTJ, GPT_NEO, GPT_BIGCODE)
+_SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
+_ROTARY = (MODERNBERT, NOMIC_BERT, EUROBERT)
+_T5 = (T5, MT5, UMT5)
+FAMILIES = {family.name: family for family in (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_ENCODERS, *_ROTARY, *_T5)}

@@ -15,11 +15,11 @@ from .ignored import IGNORED, PATTERN
 from .values import Key, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ...runtime.spec import Config
+    from ...runtime.spec import Attention, Config
 
-__all__ = ["Family", "Part", "Resolved", "piece_name", "resolve_with", "shared_numbers"]
+__all__ = ["Family", "Part", "Resolved", "layer_type", "piece_name", "resolve_with", "shared_numbers"]
 
 
 #: What a LayerNorm's vectors were called in checkpoints made from TensorFlow (bert-base-uncased).
@@ -28,25 +28,37 @@ OLDER = {"weight": "gamma", "bias": "beta"}
 
 @dataclass(frozen=True)
 class Part:
-    """Where a weight lies: a tensor's name (`{i}` is the layer), or one of `count` equal pieces of its outputs.
+    """Where a weight lies: a tensor's name (`{i}` is the layer), or a piece of its outputs.
 
-    `transposed`: the file stores [in, out], and the piece is a range of columns.
+    `pieces`: the roles whose weights the tensor holds, in order, its own among them; `by_head`: those of each
+    key/value head together (`loader/pieces.py`). `transposed`: the file stores [in, out], and a piece is columns.
+    `plus`: what is added to every number.
     """
 
     name: str
-    index: int = 0
-    count: int = 1
+    pieces: tuple[str, ...] = ()
+    by_head: bool = False
     transposed: bool = False
+    plus: float = 0.0
     outside: bool = False  # of the prefix: a head's, as a rule
     untied: str = ""  # its name in a file whose head is not the embedding, where that has one
+    others: tuple[str, ...] = ()  # names under which the same tensor may lie instead
+    start: int = 0  # the first layer that has it
 
-    def tensor(self, prefix: str, number: int | str, names: Collection[str], *, tied: bool) -> str:
+    def tensor(self, prefix: str, number: int, names: Collection[str], *, tied: bool) -> str:
         """Its name in full, in a file of these `names`."""
-        name = self.untied if not tied and self.untied in names else self.name
-        name = ("" if self.outside else prefix) + name.replace("{i}", str(number))
-        stem, _, last = name.rpartition(".")
-        older = f"{stem}.{OLDER.get(last)}"
-        return older if stem.endswith("LayerNorm") and name not in names and older in names else name
+        before = "" if self.outside else prefix
+        own = self.untied if not tied and self.untied in names else self.name
+        every = [before + name.replace("{i}", str(number)) for name in (own, *self.others)]
+        stem, _, last = every[0].rpartition(".")
+        if stem.endswith("LayerNorm"):
+            every.append(f"{stem}.{OLDER.get(last)}")
+        return next((name for name in every if name in names), every[0])
+
+
+def layer_type(window: int | None) -> str:
+    """What `layer_types` of a config.json says of a layer."""
+    return "full_attention" if window is None else "sliding_attention"
 
 
 def piece_name(name: str, role: str) -> str:
@@ -83,7 +95,8 @@ class Family:
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
     `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
-    there are, of which each serves as many layers as another.
+    there are, of which each serves as many layers as another. `spell_layers`: every layer's attention -> keys of
+    config.json that tell them apart, where that is not `layer_types` alone.
     `tokenizer_class`: that of transformers where no file names one and it is not the file's own.
     """
 
@@ -105,10 +118,15 @@ class Family:
     architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     heads: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     groups: str = ""
+    spell_layers: Callable[[Sequence[Attention]], dict[str, Any]] | None = None
 
     def parts(self, config: Config) -> Mapping[str, Part]:
         """Where the model's own weights lie, those of its head among them."""
         return self.model if config.head is None else {**self.model, **self.heads[config.head.kind]}
+
+    def starts(self, role: str, layer: int) -> bool:
+        """Whether a layer has what a layer's role names, as far as its number tells."""
+        return role not in self.layer or layer >= self.layer[role].start
 
     def prefix_in(self, names: Collection[str]) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""

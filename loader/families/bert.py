@@ -15,7 +15,22 @@ from .values import Key, activation, number, size, token_ids
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BERT", "CAMEMBERT", "ELECTRA", "HARMLESS", "KEYS", "ONLY", "ROBERTA", "XLM_ROBERTA", "both", "encoder_of"]
+__all__ = [
+    "BERT",
+    "CAMEMBERT",
+    "ELECTRA",
+    "HARMLESS",
+    "HEADS",
+    "IGNORED",
+    "KEYS",
+    "ONLY",
+    "ROBERTA",
+    "ROBERTA_HEADS",
+    "SPELLING",
+    "XLM_ROBERTA",
+    "both",
+    "encoder_of",
+]
 
 KEYS = {
     "vocab_size": Key(30522, size()),

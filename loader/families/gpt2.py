@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Attention, Config, FeedForward, Stack
@@ -10,7 +10,10 @@ from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .values import Key, activation, flag, number, optional, size, token_ids
 
-__all__ = ["GPT2"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["GPT2", "KEYS", "SPELLING", "biases_in", "gpt_like"]
 
 KEYS = {
     "vocab_size": Key(50257, size()),
@@ -36,15 +39,16 @@ MODEL = {
     "head": Part("lm_head.weight", outside=True),
 }
 
+QKV, QKV_BIASES = ("q", "k", "v"), ("q_bias", "k_bias", "v_bias")
 LAYER = {
     "attn_norm": Part("h.{i}.ln_1.weight"),
     "attn_norm_bias": Part("h.{i}.ln_1.bias"),
-    "q": Part("h.{i}.attn.c_attn.weight", 0, 3, transposed=True),
-    "k": Part("h.{i}.attn.c_attn.weight", 1, 3, transposed=True),
-    "v": Part("h.{i}.attn.c_attn.weight", 2, 3, transposed=True),
-    "q_bias": Part("h.{i}.attn.c_attn.bias", 0, 3),
-    "k_bias": Part("h.{i}.attn.c_attn.bias", 1, 3),
-    "v_bias": Part("h.{i}.attn.c_attn.bias", 2, 3),
+    "q": Part("h.{i}.attn.c_attn.weight", QKV, transposed=True),
+    "k": Part("h.{i}.attn.c_attn.weight", QKV, transposed=True),
+    "v": Part("h.{i}.attn.c_attn.weight", QKV, transposed=True),
+    "q_bias": Part("h.{i}.attn.c_attn.bias", QKV_BIASES),
+    "k_bias": Part("h.{i}.attn.c_attn.bias", QKV_BIASES),
+    "v_bias": Part("h.{i}.attn.c_attn.bias", QKV_BIASES),
     "o": Part("h.{i}.attn.c_proj.weight", transposed=True),
     "o_bias": Part("h.{i}.attn.c_proj.bias"),
     "ffn_norm": Part("h.{i}.ln_2.weight"),
@@ -59,27 +63,51 @@ LAYER = {
 SPELLING = {"n_layers": "n_layer", "d_model": "n_embd", "n_heads": "n_head", "d_ff": "n_inner", "n_vocab": "vocab_size"}
 
 
-def _resolve(v: dict[str, Any], where: str) -> Resolved:
-    d_model, n_heads, n_layers = v["n_embd"], v["n_head"], v["n_layer"]
+def gpt_like(  # noqa: PLR0913 - keywords
+    v: dict[str, Any],
+    where: str,
+    family: str,
+    *,
+    biases: frozenset[str],
+    attentions: Sequence[Mapping[str, Any]],
+    n_kv_heads: int | None = None,
+    first: int = 0,
+) -> Resolved:
+    """LayerNorm before each half, learned positions, plain feed-forward; heads divide the width.
+
+    `attentions`: of each layer, what its `Attention` has besides sizes; `first`: the row of position 0.
+    """
+    d_model, n_heads = v["n_embd"], v["n_head"]
     if d_model % n_heads:
         msg = f"{where}: n_embd {d_model} is no multiple of n_head {n_heads}"
         raise ConfigError(msg)
     d_head = d_model // n_heads
-    scale, inverse = d_head**-0.5 if v["scale_attn_weights"] else 1.0, v["scale_attn_by_inverse_layer_idx"]
-    scales = [scale / (i + 1) if inverse else scale for i in range(n_layers)]
     ffn = FeedForward(v["n_inner"] or 4 * d_model, v["activation_function"], gated=False)
-    layers = tuple((Attention(n_heads, n_heads, d_head, s), ffn) for s in scales)
+    sizes = {"n_heads": n_heads, "n_kv_heads": n_kv_heads or n_heads, "d_head": d_head, "scale": d_head**-0.5}
+    layers = tuple((Attention(**{**sizes, **own}), ffn) for own in attentions)
     config = Config(
-        family="gpt2",
+        family=family,
         n_vocab=v["vocab_size"],
         n_context=v["n_positions"],
         decoder=Stack(d_model, "layer", v["layer_norm_epsilon"], layers),
-        positions=0,
+        positions=first,
         tied=v["tie_word_embeddings"],
         bos_ids=v["bos_token_id"],
         eos_ids=v["eos_token_id"],
     )
-    return Resolved(config, frozenset(role for role in (*MODEL, *LAYER) if ROLES[role].kind == "bias"))
+    return Resolved(config, biases)
+
+
+def biases_in(*tables: Mapping[str, Part]) -> frozenset[str]:
+    """Every bias for which there is a tensor."""
+    return frozenset(role for table in tables for role in table if ROLES[role].kind == "bias")
+
+
+def _resolve(v: dict[str, Any], where: str) -> Resolved:
+    d_head = max(1, v["n_embd"] // v["n_head"])
+    scale, inverse = d_head**-0.5 if v["scale_attn_weights"] else 1.0, v["scale_attn_by_inverse_layer_idx"]
+    scales = [{"scale": scale / (i + 1) if inverse else scale} for i in range(v["n_layer"])]
+    return gpt_like(v, where, "gpt2", biases=biases_in(MODEL, LAYER), attentions=scales)
 
 
 GPT2 = Family(

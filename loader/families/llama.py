@@ -21,6 +21,7 @@ __all__ = [
     "KEYS",
     "LAYER",
     "LLAMA",
+    "MLP_BIASES",
     "MODEL",
     "PREFIXES",
     "SPELLING",
@@ -87,15 +88,19 @@ PREFIXES = ("model.", "")
 IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"rotary_emb\.inv_freq")
 
 
-def llama_like(
+def llama_like(  # noqa: PLR0913 - keywords
     v: dict[str, Any],
     where: str,
     family: str,
     *,
     biases: frozenset[str] = frozenset(),
     windows: Sequence[int | None] | None = None,
+    part: float | None = None,
 ) -> Resolved:
-    """RMSNorm before each half, rotary positions, grouped queries, gated feed-forward; no bias unless named."""
+    """RMSNorm before each half, rotary positions, grouped queries, gated feed-forward; no bias unless named.
+
+    `part`: of a head that is rotated, where the file does not say it; None: the whole, and no file says another.
+    """
     d_model, n_heads, n_layers = v["hidden_size"], v["num_attention_heads"], v["num_hidden_layers"]
     d_head = v["head_dim"] or d_model // n_heads
     n_kv_heads = v["num_key_value_heads"] or n_heads
@@ -107,10 +112,10 @@ def llama_like(
     if n_heads % n_kv_heads:
         msg = f"{where}: num_attention_heads {n_heads} is no multiple of num_key_value_heads {n_kv_heads}"
         raise ConfigError(msg)
-    if d_head % 2:
+    if d_head % 2 and part is None:
         msg = f"{where}: the head's width is {d_head}; rotary positions need an even one"
         raise ConfigError(msg)
-    rope, n_context = read_rope(v, where, v["max_position_embeddings"], d_head)
+    rope, n_context = read_rope(v, where, v["max_position_embeddings"], d_head, part)
     ffn = FeedForward(v["intermediate_size"], v["hidden_act"], gated=True)
     windows = [None] * n_layers if windows is None else windows
     layer = {w: (Attention(n_heads, n_kv_heads, d_head, d_head**-0.5, window=w, rope=0), ffn) for w in windows}

@@ -7,14 +7,17 @@ Two spellings: `rope_theta` next to `rope_scaling {type or rope_type, ...}` (to 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Rope
 from ..files import quote
 from .values import MAX_SIZE, Key, anything, checked, flag, number, optional, read, size
 
-__all__ = ["ROPE_KEYS", "read_rope"]
+__all__ = ["PARTIAL", "ROPE_KEYS", "THETA", "layer_kinds", "read_rope", "read_ropes"]
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 #: Below 1 a frequency would be above one radian a position, and in the end infinite.
 THETA = number(1, 1e15)
@@ -46,6 +49,8 @@ COMMON = {
     "type": Key(None, anything),
     "partial_rotary_factor": Key(1.0, optional(number(1, 1))),
 }
+#: Of a family that may rotate a part of each head: the part, where config.json says it.
+PARTIAL = {"partial_rotary_factor": Key(None, optional(number(0, 1, above=True)))}
 
 #: kind -> its own keys; any other key in the dict is refused by name.
 KINDS: dict[str, dict[str, Key]] = {
@@ -74,15 +79,20 @@ KINDS: dict[str, dict[str, Key]] = {
 REQUIRED = ("factor", "low_freq_factor", "high_freq_factor")
 
 
-def read_rope(v: dict[str, Any], where: str, n_context: int, d_head: int) -> tuple[Rope, int]:
-    """Return the `Rope`, and the positions that it reaches: more than `n_context` for yarn and dynamic."""
+def read_rope(
+    v: dict[str, Any], where: str, n_context: int, d_head: int, part: float | None = None
+) -> tuple[Rope, int]:
+    """Return the `Rope`, and the positions that it reaches: more than `n_context` for yarn and dynamic.
+
+    `part`: of each head, where the file does not say it; None: of a family that rotates whole heads.
+    """
     name = "rope_scaling" if v["rope_scaling"] else "rope_parameters"
     scaling = v[name] or {}
     if not isinstance(scaling, dict):
         msg = f"{where}: {name} is {quote(scaling)}; expected an object or null"
         raise ConfigError(msg)
     kind = _kind(scaling, f"{where}: {name}")
-    table = {**COMMON, **KINDS[kind]}
+    table = {**COMMON, **KINDS[kind], **({} if part is None else PARTIAL)}
     unknown = [key for key in scaling if key not in table]
     if unknown:
         msg = f"{where}: {name} holds the key {quote(unknown[0])}, unknown for kind {kind!r}; it is refused"
@@ -93,6 +103,8 @@ def read_rope(v: dict[str, Any], where: str, n_context: int, d_head: int) -> tup
         raise ConfigError(msg)
     r = read(scaling, table, f"{where}: {name}")
     theta = v["rope_theta"] if r["rope_theta"] is None else r["rope_theta"]
+    if part is not None:
+        d_head = _width_of(r["partial_rotary_factor"] or v["partial_rotary_factor"] or part, where, d_head)
     # The key outside wins over the one inside, as in transformers.
     original = v["original_max_position_embeddings"] or r.get("original_max_position_embeddings") or n_context
     where = f"{where}: {name}"
@@ -105,6 +117,43 @@ def read_rope(v: dict[str, Any], where: str, n_context: int, d_head: int) -> tup
     if kind == "llama3":
         return _llama3(r, where, theta, original, d_head), n_context
     return Rope(theta, d_head, "linear", r["factor"]) if kind == "linear" else Rope(theta, d_head), n_context
+
+
+def read_ropes(
+    v: dict[str, Any], where: str, n_context: int, d_head: int, thetas: Mapping[str, float]
+) -> tuple[tuple[Rope, ...], int]:
+    """A rotary embedding for each kind of layer of `thetas`, which has its theta where nothing else says one.
+
+    `rope_parameters` holds one object for each kind (transformers 5); before, all had those of `rope_scaling`.
+    """
+    given = v["rope_parameters"] or {}
+    if not isinstance(given, dict) or any(kind not in thetas for kind in given):
+        msg = f"{where}: rope_parameters is {quote(given)}; expected an object with {' and '.join(thetas)}"
+        raise ConfigError(msg)
+    read = [
+        read_rope(v | {"rope_parameters": given.get(kind), "rope_theta": theta}, where, n_context, d_head)
+        for kind, theta in thetas.items()
+    ]
+    return tuple(rope for rope, _ in read), max(n for _, n in read)
+
+
+def layer_kinds(v: dict[str, Any], where: str, default: Sequence[str]) -> list[str]:
+    """Each layer's kind, "full_attention" or "sliding_attention", by `layer_types`."""
+    kinds = list(default) if v["layer_types"] is None else v["layer_types"]
+    n, known = len(default), ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or len(kinds) != n or any(kind not in known for kind in kinds):
+        msg = f"{where}: layer_types is {quote(kinds)}; expected a list of {n} times {' or '.join(known)}"
+        raise ConfigError(msg)
+    return kinds
+
+
+def _width_of(part: float, where: str, d_head: int) -> int:
+    """The dimensions that are rotated. transformers cuts to whole ones too; an odd number of them makes no pairs."""
+    width = int(part * d_head)
+    if width % 2 or not width:
+        msg = f"{where}: {part:g} of a head's {d_head} dimensions are {width} to rotate; expected pairs of them"
+        raise ConfigError(msg)
+    return width
 
 
 def _kind(scaling: dict[str, Any], where: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
-from ...runtime.spec import FeedForward
+from ...runtime.spec import Attention, FeedForward
 from ..files import quote
 from ..ranges import as_ranges, last_named, show, spread
 from ..roles import AXES, LINEAR
@@ -153,13 +153,22 @@ def _left(plan: PrunePlan, config: Config, layers: Indices, kv_heads: Mapping[in
     """The config of what is left."""
     stack = config.stack
     d_model = stack.d_model if plan.width is None else len(plan.width)
-    run = replace(stack, d_model=d_model, layers=tuple(stack.layers[i] for i in layers))
+    run = replace(stack, d_model=d_model, layers=tuple(_lines_left(stack.layers[i], plan.heads.get(i)) for i in layers))
     left = with_sizes(config.with_stack(run), [_sizes(plan, sizes_of(config, i), i, kv_heads) for i in layers])
     if plan.vocab is not None:
         new = {old: i for i, old in enumerate(plan.vocab)}
         bos, eos = (tuple(new[i] for i in ids if i in new) for ids in (config.bos_ids, config.eos_ids))
         left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos)
     return left
+
+
+def _lines_left(
+    layer: tuple[Attention | FeedForward, ...], heads: Indices | None
+) -> tuple[Attention | FeedForward, ...]:
+    """A layer that adds to its scores, with the lines of the heads that it keeps."""
+    if heads is None:
+        return layer
+    return tuple(replace(s, bias_heads=heads) if isinstance(s, Attention) and s.bias is not None else s for s in layer)
 
 
 def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None) -> None:

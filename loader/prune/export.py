@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import PlanError
 from ...runtime.spec import Attention
 from ..config import resolve_config, resolve_outside
-from ..families import FAMILIES, shared_numbers
+from ..families import FAMILIES, layer_type, shared_numbers
 from ..sizes import d_head, largest, model_sizes
 from ..source import read_masked
 from .layer_sizes import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
@@ -40,6 +40,7 @@ ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_
 #: What the fields of the records that a config.json may have no words for mean.
 WHY = {
     "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
+    "embed_scale": "the embedding is scaled by the root of the width in this family: the width cannot be cut",
     "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
     "change: only layers after the kept ones can be left out",
 }
@@ -49,19 +50,25 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     """config.json of what the plan leaves. Raises `PlanError` where it could not say the same."""
     config, before = plan.config, plan.cut.before
     out = resized(raw, before, config)
-    outside = resolve_outside(raw, "config.json")
-    windows = [s.window for layer in outside.stack.layers for s in layer if isinstance(s, Attention)]
-    if raw.get("layer_types") or len(set(windows)) > 1:
-        kept = (windows[i] for i in plan.cut.layers)
-        out["layer_types"] = ["full_attention" if w is None else "sliding_attention" for w in kept]
+    outside, own_words = resolve_outside(raw, "config.json"), FAMILIES[config.family].spell_layers
+    attentions = [s for layer in outside.stack.layers for s in layer if isinstance(s, Attention)]
+    if raw.get("layer_types") or len({s.window for s in attentions}) > 1 or own_words:
+        kept = [attentions[i] for i in plan.cut.layers]
+        out |= own_words(kept) if own_words else {"layer_types": [layer_type(s.window) for s in kept]}
     if FAMILIES[config.family].groups:
         out |= _groups(plan)
     if "d_head" not in FAMILIES[config.family].spelling:
-        out |= _pruned_heads(raw, plan.cut)
+        gone = _pruned_heads(raw, plan.cut)
+        if gone and not FAMILIES[config.family].names_pruned_heads:
+            why = "the width divided by the heads is a head's width in this family: heads cannot go"
+            msg = f"this plan cannot be written as a {config.family} checkpoint: {why}. It can be used while loading"
+            raise PlanError(msg)
+        out |= gone
     if plan.cut.vocab is not None:
         known = resolve_config(raw, "config.json").config
         ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
         out |= _new_ids({**raw, **{key: list(of) for key, of in ids.items()}}, plan.cut)
+    _check_starts(plan)
     _check_same(out, config)
     return out
 
@@ -121,7 +128,9 @@ def left_tensors(
     for i, sources in enumerate((plan.model, *distinct), -1):
         tensors: dict[str, list[Source]] = {}
         for source in sources.values():
-            tensors.setdefault(source.pattern.replace("{i}", str(i)), []).append(source)
+            parts = tensors.setdefault(source.pattern.replace("{i}", str(i)), [])
+            if all(part.rows != source.rows for part in parts):  # a norm that two halves share is one tensor
+                parts.append(source)
         for name, parts in tensors.items():
             first = parts[0]
             if first.prequantized:
@@ -144,6 +153,8 @@ def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) 
         joined: NDArray[np.generic] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         if change is not None:
             joined = change(parts, joined)
+        if len(parts) > 1:  # as they stand in the file, where they may take turns by head
+            joined = joined[np.argsort(np.concatenate([part.row_indices for part in parts]), kind="stable")]
         return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
 
     return make
@@ -189,6 +200,19 @@ def _new_ids(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
         elif key in raw:
             changed[key] = row.get(value) if isinstance(value, int) else None
     return changed
+
+
+def _check_starts(plan: LoadPlan) -> None:
+    """PlanError: a layer gets a number under which the family's files have other tensors (ModernBERT's first norm)."""
+    family = FAMILIES[plan.config.family]
+    for new, old in enumerate(plan.cut.layers):
+        for role in family.layer:
+            if family.starts(role, new) != family.starts(role, old):
+                msg = (
+                    f"this plan cannot be written as a {family.name} checkpoint: layer {old} would become layer {new}, "
+                    f"and only one of the two has a {role}. It can be used while loading"
+                )
+                raise PlanError(msg)
 
 
 def _check_same(left: Mapping[str, Any], config: Config) -> None:

@@ -85,6 +85,7 @@ def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) 
         part = read(source, tensor, slice(at, at + ROWS))
         if source.tensor.dtype == "BF16":
             part = np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
+        part = part + np.float32(source.plus) if source.plus else part
         squared = np.square(part, dtype=np.float64).reshape(len(part), -1)
         if by_column:
             columns += _fold(squared.T)

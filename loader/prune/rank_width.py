@@ -64,7 +64,7 @@ def weightiest_dimensions(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePla
             written += squares(roles[role], checkpoint) if role in roles else 0.0
         for norm, readers in READERS.items():
             read += _read(roles.get(norm), [roles[role] for role in readers if role in roles], checkpoint)
-    read += _read(model["norm"], [model.get("head", model["embed"])], checkpoint)
+    read += _read(model.get("norm"), [model.get("head", model["embed"])], checkpoint)
     there = as_indices(load.cut.kept("width", 0)).tolist()
     kept = tuple(there[j] for j in best_dimensions(written * read, ratio, load.config))
     note = f"{ratio:g} of the width by magnitude: every matrix of what is kept was read to rank its dimensions"
@@ -87,10 +87,10 @@ def dimensions(ratio: float, config: Config) -> int:
 
 
 def _read(norm: Source | None, readers: Sequence[Source], checkpoint: Checkpoint) -> F64 | float:
-    """One norm's part of read(j)."""
-    if norm is None or not readers:
+    """One norm's part of read(j); matrices that read the stream itself, or a norm of ones, have gains of one."""
+    if not readers:
         return 0.0
-    total = np.zeros(norm.shape[0])
+    total = np.zeros(readers[0].shape[-1])
     for source in readers:
         total += squares(source, checkpoint, by_column=True)
-    return squares(norm, checkpoint) * total
+    return total if norm is None else squares(norm, checkpoint) * total

@@ -269,6 +269,29 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
     return by_page, by_lane
 
 
+def bias_tile(rows: int) -> Any:
+    """Operation (at, key): numbers of 16 / rows keys from `key` on by rows, as `_interleave` makes them.
+
+    `at`: where the first row's word is that holds the address of its key 0; the others' are `BOUND` bytes apart.
+    """
+    each = N // rows
+    part = ir.VectorType(F32, each)
+
+    def interleave(b: Any, xs: Sequence[Any]) -> Any:
+        if len(xs) == 1:
+            return xs[0]
+        x, y = interleave(b, xs[::2]), interleave(b, xs[1::2])
+        n = x.type.count
+        return shuffle(b, x, y, [i for j in range(n) for i in (j, n + j)])
+
+    @op(lanes, i64, i64)
+    def biases(b: Any, at: Any, key: Any) -> Any:
+        words = (b.load(ptr(b, b.add(at, c64(BOUND * m)), ir.IntType(64)), align=8) for m in range(rows))
+        return interleave(b, [b.load(ptr(b, off(b, word, key, 4), part), align=4) for word in words])
+
+    return biases
+
+
 def tile_folds(rows: int) -> tuple[Any, Any, Any]:
     """Operations on vectors of 16 / rows keys by rows, as `_interleave` makes them.
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from ...errors import BackendError
 from ..arena import Tensor
+from ..bias import BiasTable
 from ..kvcache import PAGE, cache_bytes
 from ..ops import SLOTS
 from ..rope import RopeTable
@@ -185,7 +186,7 @@ class Checked:
                     yield from _pages(ins, name, at, sorted({int(n) for table in tables for n in table}))
                 else:
                     yield name, at, at + (4 * held.width * count[held.rows] if held.rows else held.nbytes)
-            weight = held.weight if isinstance(held, RopeTable) else held
+            weight = held.weight if isinstance(held, RopeTable | BiasTable) else held
             if isinstance(weight, Weight):
                 yield weight.name, weight.address, weight.address + weight.nbytes
 
@@ -199,6 +200,9 @@ class Checked:
             if ins.op == "attention":
                 low = np.maximum(tokens[:, T_FIRST], tokens[:, T_LAST] + 1 - window).min()
                 high = tokens[:, T_LAST].max()
+            elif ins.op == "attention_biased":
+                low = np.maximum(tokens[:, T_FIRST], tokens[:, T_SLOT] + 1 - window).min()
+                high = np.minimum(tokens[:, T_LAST], tokens[:, T_SLOT] - 1 + window).max()
             first, end = int(low) // PAGE, int(high) // PAGE + 1
             if not 0 <= first < end <= columns // PAGE:
                 msg = f"{ins.kernel}: sequence {q} uses slots {low} to {high} of {columns}"

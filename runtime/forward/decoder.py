@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .stack import Frame, norm, project, stack
 from .supported import head_of
+from .variants import capped, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -26,6 +27,6 @@ def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     frame = Frame(ops, cfg.stack, ropes)
     x = stack(frame, w.stack)  # [T, d_model]
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
-    logits = project(frame, h, head)
+    logits = capped(ops, scaled(ops, project(frame, h, head), cfg.logit_scale), cfg.logit_soft_cap)
     ops.argmax(logits)
     return h, logits

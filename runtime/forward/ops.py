@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar, Unpack
 
 if TYPE_CHECKING:
     from ..arena import Tensor
+    from ..bias import Bias
     from ..program import Recorder
     from ..reference import Array, Reference
     from ..rope import RopeTable
@@ -51,6 +52,9 @@ class Ops(Protocol[T]):
     def rope(self, x: T, table: RopeTable, heads: int, /) -> T:
         """Each of `heads` by its position."""
 
+    def rope_part(self, x: T, table: RopeTable, heads: int, /) -> T:
+        """As `rope`, of a part of each head, or in interleaved pairs: as the table's `Rope` says."""
+
     def kv_write(self, layer: int, k: T, v: T, heads: int, /) -> None:
         """Into the layer's cache."""
 
@@ -59,8 +63,30 @@ class Ops(Protocol[T]):
     ) -> T:
         """[T, heads * d_head], of the layer's cache; not `causal`: a token sees those after it too."""
 
+    def attention_biased(  # noqa: PLR0913 - what becomes of a score takes this much
+        self,
+        layer: int,
+        q: T,
+        heads: int,
+        kv_heads: int,
+        /,
+        *,
+        window: int | None,
+        scale: float,
+        causal: bool,
+        soft_cap: float | None,
+        bias: Bias | None,
+    ) -> T:
+        """As `attention`, with scores that are capped, to which a bias is added, or with windows on both sides."""
+
     def add(self, a: T, b: T, /) -> T:
         """[t, d]."""
+
+    def scale(self, x: T, factor: float, /) -> T:
+        """[t, d]: factor x."""
+
+    def soft_cap(self, x: T, cap: float, /) -> T:
+        """[t, d]: cap tanh(x / cap)."""
 
     def take_rows(self, x: T, /) -> T:
         """[T, d] -> [R, d]: the tokens whose logits are asked for."""

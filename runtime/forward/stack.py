@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from ..spec import Attention
+from .variants import attend, bias_of, rotated, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
-    from ..spec import FeedForward, Linear, Norm, Stack, StackWeights, Sublayer
+    from ..spec import FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weight
     from .ops import After, Ops
 
 __all__ = ["Frame", "norm", "project", "stack"]
@@ -23,24 +24,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Frame(Generic[T]):
-    """Where a function below stands: the reader of the op table, the stack, its rotary tables, the layer's number."""
+    """Where a function below stands: the reader of the op table, the stack and its tables, the layer's number."""
 
     ops: Ops[T]
     stack: Stack
     ropes: tuple[RopeTable, ...]
     layer: int = 0
+    tables: tuple[Weight | None, ...] = ()
 
 
 def stack(f: Frame[T], w: StackWeights) -> T:
     """Tokens of the step -> what leaves the last layer, [T, d_model]."""
-    x = f.ops.embed(w.embed)
+    x = scaled(f.ops, f.ops.embed(w.embed), f.stack.embed_scale)
     for table, row_of in ((w.positions, f.ops.embed_positions), (w.token_types, f.ops.embed_types)):
         x = x if table is None else f.ops.add(x, row_of(table))
     x = norm(f, x, w.embed_norm)
-    if w.embed_project is not None:
-        x = project(f, x, w.embed_project)
+    x = x if w.embed_project is None else project(f, x, w.embed_project)
     for i, (sizes, weights) in enumerate(zip(f.stack.layers, w.layers, strict=True)):
-        here, start = Frame(f.ops, f.stack, f.ropes, i), x
+        here, start = Frame(f.ops, f.stack, f.ropes, i, w.biases), x
         for s, sw in zip(sizes, weights, strict=True):
             x = sublayer(here, s, sw, start if f.stack.parallel else x, x)
     return x
@@ -49,22 +50,19 @@ def stack(f: Frame[T], w: StackWeights) -> T:
 def sublayer(f: Frame[T], s: Attention | FeedForward, w: Sublayer, x: T, residual: T) -> T:
     """residual + s(x), with a norm in any of three places: of what s reads, of what it returns, of the sum."""
     h = norm(f, x, w.norm_in)
-    add = residual if w.norm_out is None else None  # the last product adds it, where no norm comes between
+    add = residual if w.norm_out is None and f.stack.residual_scale == 1 else None  # in the last product
     y = attention(f, s, w, h, add) if isinstance(s, Attention) else feed_forward(f, s, w, h, add)
-    if w.norm_out is not None:
-        y = f.ops.add(residual, norm(f, y, w.norm_out))
+    if add is None:
+        y = f.ops.add(residual, scaled(f.ops, norm(f, y, w.norm_out), f.stack.residual_scale))
     return norm(f, y, w.norm_sum)
 
 
 def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) -> T:
     """residual + o(grouped-query attention of x), with a KV cache."""
     q, k, v = (project(f, x, w.linear[name]) for name in "qkv")
-    q, k = norm_heads(f, s, q, w.norm_q, s.n_heads), norm_heads(f, s, k, w.norm_k, s.n_kv_heads)
-    if s.rope is not None:
-        q, k = f.ops.rope(q, f.ropes[s.rope], s.n_heads), f.ops.rope(k, f.ropes[s.rope], s.n_kv_heads)
+    q, k = placed(f, s, q, w.norm_q, s.n_heads), placed(f, s, k, w.norm_k, s.n_kv_heads)
     f.ops.kv_write(f.layer, k, v, s.n_kv_heads)
-    a = f.ops.attention(f.layer, q, s.n_heads, s.n_kv_heads, window=s.window, scale=s.scale, causal=s.causal)
-    return project(f, a, w.linear["o"], residual=residual)
+    return project(f, attend(f.ops, f.layer, s, q, bias_of(f.stack, f.tables, s, w)), w.linear["o"], residual=residual)
 
 
 def feed_forward(f: Frame[T], s: FeedForward, w: Sublayer, x: T, residual: T | None) -> T:
@@ -89,6 +87,9 @@ def norm(f: Frame[T], x: T, w: Norm | None, groups: int = 1) -> T:
     return f.ops.layer_norm(x, w.w, w.b, f.stack.eps)
 
 
-def norm_heads(f: Frame[T], s: Attention, x: T, w: Norm | None, heads: int) -> T:
-    """Of each head, or of all side by side: as wide as the gains are."""
-    return norm(f, x, w, heads if w is not None and w.w.shape == (s.d_head,) else 1)
+def placed(f: Frame[T], s: Attention, x: T, w: Norm | None, heads: int) -> T:
+    """Queries or keys normed, of each head or of all side by side (as wide as the gains are), and rotated."""
+    groups = heads if w is not None and w.w.shape == (s.d_head,) else 1
+    x = norm(f, x, None if s.norm_rotated else w, groups)
+    x = rotated(f.ops, x, None if s.rope is None else f.ropes[s.rope], heads, s.d_head)
+    return norm(f, x, w if s.norm_rotated else None, groups)

@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
-from ..spec import Attention
+from ..ops import ACT_BACKENDS, ACTS, OPS
+from ..spec import Attention, Slopes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
+    from ..program import Program
     from ..spec import Config, FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weights
 
-__all__ = ["check_supported", "head_of"]
+__all__ = ["check_backend", "check_supported", "head_of"]
 
 
 def check_supported(config: Config, w: Weights) -> None:
@@ -24,6 +27,18 @@ def check_supported(config: Config, w: Weights) -> None:
     if lacking is not None:
         msg = f"{config.family}: no kernel computes {lacking} yet; this model cannot run"
         raise BackendError(msg)
+
+
+def check_backend(program: Program, family: str, backend: Literal["cpu", "cuda"]) -> None:
+    """Pass a program that a backend has every op of. Errors: `BackendError`, naming the first that it lacks."""
+    for i in program.code:
+        act = i.values.get("act")
+        kind = ACTS[act - 1] if isinstance(act, int) and act else ""
+        lacks_op = backend not in OPS[i.op].backends
+        if lacks_op or backend not in ACT_BACKENDS.get(kind, (backend,)):
+            what = f"op {i.op!r}" if lacks_op else f"activation {kind!r}"
+            msg = f"device={backend!r}: this {family} model needs the {what}, which {backend} lacks; use device='cpu'"
+            raise BackendError(msg)
 
 
 def head_of(config: Config, w: Weights) -> Linear:
@@ -41,20 +56,14 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
         yield "an encoder that a decoder reads"
     if config.decoder is not None and w.head is None:
         yield "a decoder without a head"
-    if config.logit_scale != 1:
-        yield f"logits scaled by {config.logit_scale:g}"
-    if config.logit_soft_cap is not None:
-        yield f"a soft cap of {config.logit_soft_cap:g} on the logits"
     if w.head is not None and w.head.adapters:
         yield "an adapter of the head"
     yield from _of_stack(config, config.stack, w.stack)
 
 
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
-    if stack.embed_scale != 1:
-        yield f"an embedding scaled by {stack.embed_scale:g}"
-    if stack.biases or w.biases:
-        yield "tables of relative positions"
+    if len(stack.biases) != len(w.biases):
+        yield "tables of relative positions that the config does not know"
     if stack.relative is not None or w.relative is not None:
         yield "a table of relative positions of keys and queries"
     if stack.norm == "rms" and any(n is not None and n.b is not None for n in _norms(w)):
@@ -63,7 +72,7 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
         if sum(isinstance(s, Attention) for s in sizes) > 1:
             yield f"two attentions in layer {i}"
         for s, sublayer in zip(sizes, weights, strict=True):
-            lacking = _of_attention(config, stack, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s)
+            lacking = _of_attention(config, w, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s)
             for what in (*lacking, *(f"an adapter of {n}" for n, each in sublayer.linear.items() if each.adapters)):
                 yield f"{what} (layer {i})"
 
@@ -75,23 +84,28 @@ def _norms(w: StackWeights) -> Iterator[Norm | None]:
         yield from (part.norm_in, part.norm_out, part.norm_sum, part.norm_q, part.norm_k)
 
 
-def _of_attention(config: Config, stack: Stack, s: Attention, w: Sublayer) -> Iterator[str]:
+def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublayer) -> Iterator[str]:
+    stack = config.stack
     if s.cross:
         yield "attention to an encoder"
     if s.causal != (config.decoder is not None):
         yield "attention to later tokens in a decoder" if config.decoder else "attention to earlier tokens alone"
-    if not s.causal and s.window is not None:
-        yield "a window on both sides of a token"
-    if s.bias is not None:
-        yield "a bias by relative position"
+    if _lacks_table(stack, tables, s, w):
+        yield "a bias by relative position without its table"
     if s.relative:
         yield f"attention's terms by relative position, {' and '.join(s.relative)}"
-    if s.soft_cap is not None:
-        yield f"a soft cap of {s.soft_cap:g} on attention's scores"
-    if s.rope is not None and config.ropes[s.rope].d_rotary != s.d_head:
-        yield f"RoPE on {config.ropes[s.rope].d_rotary} of a head's {s.d_head} dimensions"
     if stack.norm == "layer" and (w.norm_q is not None or w.norm_k is not None):
         yield "LayerNorm of queries and keys"
+
+
+def _lacks_table(stack: Stack, w: StackWeights, s: Attention, own: Sublayer) -> bool:
+    """Whether a bias that a layer names is not there, or its table neither once nor where it belongs."""
+    if s.bias is None:
+        return own.bias is not None
+    if s.bias >= min(len(stack.biases), len(w.biases)):
+        return True
+    tables = (w.biases[s.bias] is not None) + (own.bias is not None)
+    return tables != (0 if isinstance(stack.biases[s.bias], Slopes) else 1)
 
 
 def _of_feed_forward(s: FeedForward) -> Iterator[str]:

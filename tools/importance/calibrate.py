@@ -51,6 +51,8 @@ _FIRST = {place: next(r for r in LINEAR if PLACES[r] == place and ROLES[r].alway
 WATCHED = {role: place for place, role in _FIRST.items()}
 #: Norms of a layer that matrices read.
 NORMS = tuple(dict.fromkeys(norm for norm in READS.values() if ROLES[norm].sublayer))
+#: The first of these in a layer reads the stream that enters it: a norm, or in a model without one a matrix.
+ENTRIES = (*NORMS, *(role for role in LINEAR if role in READS))
 
 
 @dataclass
@@ -165,7 +167,7 @@ def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: b
     def watch(instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]]) -> None:
         weight = instruction.values.get("w")
         _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
-        if instruction.op == "take_rows" or (role in NORMS and int(layer) == len(streams)):
+        if instruction.op == "take_rows" or (role in ENTRIES and layer and int(layer) == len(streams)):
             streams.append(view(instruction.tensors("i")[0]).astype(np.float64))
         if stream and (instruction.op == "take_rows" or role in NORMS):
             z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.stack.eps)

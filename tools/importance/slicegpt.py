@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import PlanError
+from ...loader.families import FAMILIES
 from ...loader.roles import AXES, READS
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ def can_turn(config: Config) -> None:
             "away the mean over the very axes that are turned, and its config.json has no width of a head to say that "
             "heads stay as they are. Dimensions as they are can be cut while loading: --width"
         )
+        raise PlanError(msg)
+    table = FAMILIES[config.family].layer
+    if any(f"{half}_norm" not in table or f"{half}_norm_out" in table for half in ("attn", "ffn")):
+        msg = f"slicegpt folds gains into what reads a norm; {config.family} norms what its sublayers return"
+        raise PlanError(msg)
+    if any(part.plus for part in table.values()):
+        msg = f"slicegpt leaves gains of one, which {config.family} writes as zeros; it is not written for such norms"
         raise PlanError(msg)
 
 

@@ -5,6 +5,9 @@ keys and values are read once for all of them; a few of these stand in registers
 Keys are walked in blocks of sixteen aligned to slots, in their order whatever pages they lie in, so a query's bits do
 not depend on the chunk or batch that it came in, nor on its neighbours. Scores are kept, their maximum subtracted, then
 p v summed. What a window excludes is not read.
+
+`attention_biased` is the same walk; between the product and the maximum its scores are capped and a bias is added, and
+its windows reach to both sides of a token.
 """
 
 from __future__ import annotations
@@ -29,7 +32,18 @@ from ...step import (
     T_SLOT,
     TOKEN_WORDS,
 )
-from ..attention_tiles import BLOCKS, BOUND, TILE, VECTORS, fold_lanes, scores_tile, tile_folds, values_tiles, within
+from ..attention_tiles import (
+    BLOCKS,
+    BOUND,
+    TILE,
+    VECTORS,
+    bias_tile,
+    fold_lanes,
+    scores_tile,
+    tile_folds,
+    values_tiles,
+    within,
+)
 from ..lanes import (
     absolute,
     add,
@@ -57,12 +71,14 @@ from ..lanes import (
     zero,
 )
 from .base import arg, farg, kernel, rows_of, share, template, token_word
-from .elementwise import exp
+from .elementwise import exp, tanh
 
 F = np.float32
 C_K, C_V, C_XK, C_XV, C_HEADS, C_D, C_CONTEXT, C_PAGES, C_GROUP = slots("kv_write")
 Y, SCRATCH, Q, KC, VC, HEADS, KV_HEADS, D, CONTEXT, PAGES, GROUP, WINDOW, SCALE = slots("attention")
+CAP, TABLE, LENGTH, BEFORE, BY_KEY = slots("attention_biased")[len(slots("attention")) :]
 VECTOR = 4 * KEYS  # bytes of sixteen floats
+ROW = 24  # where among a query's bounds the address of its line of biases lies
 SUMS = 3 * VECTOR + VECTOR  # of a query, a tile's together: its sum; where its keys begin; where they end; partial sums
 
 
@@ -116,12 +132,33 @@ def _scale(x: Any, d: Any, at: Any) -> Any:
     return F(F(127.0) / high) if high > F(0.0) else F(0.0)
 
 
-def _softmax(rows: int) -> Any:
-    """Scores of a tile's queries, [group of keys][block][16 lanes], to exp(score - largest); their sums to `sums`."""
-    keys, fold_rows, top_rows = tile_folds(rows)
+def _final(rows: int, *, biased: bool) -> Any:
+    """What becomes of scores before the softmax: scaled; where `biased`, then capped, then the bias added."""
+    biases = bias_tile(rows)
 
     @template
-    def body(line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any) -> None:
+    def scaled(p: Any, s: Any, scale: Any, bounds: Any, key: Any) -> Any:
+        return mul(s, scale)
+
+    @template
+    def adjusted(p: Any, s: Any, scale: Any, bounds: Any, key: Any) -> Any:
+        s, cap = mul(s, scale), farg(p, CAP)
+        if cap > F(0.0):
+            s = mul(splat(cap), tanh(div(s, splat(cap))))
+        if arg(p, TABLE) != 0:
+            s = add(s, biases(bounds + ROW, key))
+        return s
+
+    return adjusted if biased else scaled
+
+
+def _softmax(rows: int, *, biased: bool) -> Any:
+    """Scores of a tile's queries, [group of keys][block][16 lanes], to exp(score - largest); their sums to `sums`."""
+    keys, fold_rows, top_rows = tile_folds(rows)
+    final = _final(rows, biased=biased)
+
+    @template
+    def body(p: Any, line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any) -> None:
         lows, ends, tile_low, tile_end, low, end = sums + VECTOR, sums + 2 * VECTOR, ld(bounds), 0, 0, ld(bounds + 8)
         for lane in range(KEYS):
             at = bounds + BOUND * (lane % rows)
@@ -133,7 +170,7 @@ def _softmax(rows: int) -> Any:
         for group in range(rows):
             at, key = line + group * ldp, group * (KEYS // rows)
             for j in range(tile_low, tile_end, 16):
-                s = mul(load(at + 4 * j), scale)
+                s = final(p, load(at + 4 * j), scale, bounds, j + key)
                 if j < low or j + 16 > end:
                     s = within(s, keys(F(j + key)), lov, nv, F(-np.inf))
                 store(at + 4 * j, s)
@@ -161,30 +198,50 @@ def _seen(p: Any, token: Any) -> Any:
 
 
 @template
-def _plan(p: Any, step: Any, nt: Any) -> Any:
+def _seen_around(p: Any, token: Any) -> Any:
+    """As `_seen`, of a window on both sides."""
+    slot, window = ld(token + 8 * T_SLOT), arg(p, WINDOW)
+    return max(ld(token + 8 * T_FIRST), slot - window + 1), min(ld(token + 8 * T_LAST) + 1, slot + window)
+
+
+@template
+def _row(p: Any, token: Any, head: Any) -> Any:
+    """Where the bias of a query's scores at slot 0 would lie."""
+    origin = ld(token + 8 * T_FIRST) if arg(p, BY_KEY) != 0 else ld(token + 8 * T_SLOT)
+    return arg(p, TABLE) + 4 * (head * arg(p, LENGTH) + arg(p, BEFORE) - origin)
+
+
+def _plan_of(seen: Any) -> Any:
     """How threads divide a batch: keys that lone tokens see, a head each; and queries of a turn of the others."""
-    kv_heads, heads, tokens = arg(p, KV_HEADS), arg(p, HEADS), ld(step + 8 * S_TOKENS)
-    keys, turn, more = 0, QUERIES, True
-    for q in range(ld(step + 8 * S_N_SEQUENCES)):
-        words = _sequence(step, q)
-        if ld(words + 8 * Q_COUNT) == 1:
-            low, end = _seen(p, tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST))
-            keys += end - low
-    while turn > TILE and more:  # fewer where threads would wait for each other
-        tiles = 0
+
+    @template
+    def plan(p: Any, step: Any, nt: Any) -> Any:
+        kv_heads, heads, tokens = arg(p, KV_HEADS), arg(p, HEADS), ld(step + 8 * S_TOKENS)
+        keys, turn, more = 0, QUERIES, True
         for q in range(ld(step + 8 * S_N_SEQUENCES)):
-            n = ld(_sequence(step, q) + 8 * Q_COUNT)
-            tiles += (n * (heads // kv_heads) + turn - 1) // turn if n > 1 else 0
-        more = 0 < kv_heads * tiles < 4 * nt
-        turn = turn // 2 if more else turn
-    return keys, turn
+            words = _sequence(step, q)
+            if ld(words + 8 * Q_COUNT) == 1:
+                low, end = seen(p, tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST))
+                keys += end - low
+        while turn > TILE and more:  # fewer where threads would wait for each other
+            tiles = 0
+            for q in range(ld(step + 8 * S_N_SEQUENCES)):
+                n = ld(_sequence(step, q) + 8 * Q_COUNT)
+                tiles += (n * (heads // kv_heads) + turn - 1) // turn if n > 1 else 0
+            more = 0 < kv_heads * tiles < 4 * nt
+            turn = turn // 2 if more else turn
+        return keys, turn
+
+    return plan
 
 
-def _attention(kind: str) -> Any:
+def _attention(kind: str, *, biased: bool = False) -> Any:
     size, scaled = KV_BYTES[kind], kind == "int8"
     scores, scores_of_block = scores_tile(TILE, BLOCKS, kind), scores_tile(TILE, 1, kind)
     scores_of_one = scores_tile(1, 1, kind)
-    softmax, softmax_of_one = _softmax(TILE), _softmax(1)
+    softmax, softmax_of_one = _softmax(TILE, biased=biased), _softmax(1, biased=biased)
+    seen = _seen_around if biased else _seen
+    plan = _plan_of(seen)
     values, values_of_lane = values_tiles(TILE, VECTORS, kind)
     values_of_one, values_of_one_lane = values_tiles(1, VECTORS, kind)
     vector, vector_of_lane = values_tiles(TILE, 1, kind)
@@ -205,7 +262,7 @@ def _attention(kind: str) -> Any:
         parts = queries + QUERIES * ldq
         bounds = parts + QUERIES * part
         sums = bounds + QUERIES * BOUND
-        keys, turn = _plan(p, step, nt)
+        keys, turn = plan(p, step, nt)
         mine, mine_end, before, tiles = heads * keys * t // nt, heads * keys * (t + 1) // nt, 0, 0
         for sequence in range(ld(step + 8 * S_N_SEQUENCES)):
             words = _sequence(step, sequence)
@@ -217,7 +274,7 @@ def _attention(kind: str) -> Any:
                 i, end, stride = (t + nt - tiles % nt) % nt * turn, kv_heads * padded, nt * turn
                 tiles += end // turn
             else:  # a run of queries for each thread, as many keys
-                low, high = _seen(p, first)
+                low, high = seen(p, first)
                 padded, stride = each, 0
                 i = min(heads, max(0, mine - before) // (high - low))
                 end = min(heads, max(0, mine_end - before) // (high - low))
@@ -232,7 +289,10 @@ def _attention(kind: str) -> Any:
                 for m in range(tiled):
                     at = f + min(m, count - 1)
                     token = at // group
-                    lo, n = _seen(p, first + 8 * TOKEN_WORDS * token)
+                    lo, n = seen(p, first + 8 * TOKEN_WORDS * token)
+                    if biased:
+                        row_at = _row(p, first + 8 * TOKEN_WORDS * token, g * group + at % group)
+                        st(bounds + BOUND * m + ROW, row_at)
                     token += ld(words + 8 * Q_FIRST)
                     x = base + arg(p, Q) + 4 * (token * heads + g * group + at % group) * d
                     y = queries + m // wide * wide * ldq + m % wide * VECTOR
@@ -273,9 +333,9 @@ def _attention(kind: str) -> Any:
                 for m in range(0, tiled, wide):
                     limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
                     if wide > 1:
-                        softmax(buf + m * ldp, ldp, scale, limits, sums + m * SUMS)
+                        softmax(p, buf + m * ldp, ldp, scale, limits, sums + m * SUMS)
                     else:
-                        softmax_of_one(buf, ldp, scale, limits, sums)
+                        softmax_of_one(p, buf, ldp, scale, limits, sums)
                     b0, b1, b2, b3 = context, 0, context, 0
                     for q in range(wide):
                         low, n = ld(limits + BOUND * q + 16), ld(limits + BOUND * q + 8)
@@ -345,6 +405,7 @@ def _attention(kind: str) -> Any:
 _write_f32, _write_bf16 = _kv_write("f32", stf, store), _kv_write("bf16", st_bf16, store_bf16)
 _write_int8 = _kv_write("int8", st_int8, store_int8)
 _attention_f32, _attention_bf16, _attention_int8 = (_attention(kind) for kind in KV_BYTES)
+_biased_f32, _biased_bf16, _biased_int8 = (_attention(kind, biased=True) for kind in KV_BYTES)
 
 
 @kernel
@@ -381,3 +442,21 @@ def attention_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 def attention_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32; a key's scale multiplies its score, a value's its weight."""
     _attention_int8(p, base, step, t, nt)
+
+
+@kernel
+def attention_biased_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """softmax(cap(q k^T * scale) + bias) v over the keys nearer than the window, from first to last."""
+    _biased_f32(p, base, step, t, nt)
+
+
+@kernel
+def attention_biased_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_biased_f32, the cache widened in registers."""
+    _biased_bf16(p, base, step, t, nt)
+
+
+@kernel
+def attention_biased_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_biased_f32; a key's scale multiplies its score, a value's its weight."""
+    _biased_int8(p, base, step, t, nt)

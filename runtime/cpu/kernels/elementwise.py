@@ -26,10 +26,13 @@ from ..lanes import (
     where_below,
     zero,
 )
-from .base import arg, jit, kernel, rows_of, share
+from .base import arg, farg, jit, kernel, rows_of, share
 
 F = np.float32
 A_Y, A_A, A_B, A_D = slots("add")
+P_Y, P_X, P_B, P_UNITS, P_EACH, P_STRIDE, P_BASE = slots("pick")
+S_Y, S_X, S_D, S_FACTOR = slots("scale")
+C_Y, C_X, C_D, C_CAP = slots("soft_cap")
 
 
 @jit
@@ -105,6 +108,13 @@ def relu(x: Any) -> Any:
     return nan_or(x, maximum(x, zero()))
 
 
+@jit
+def relu2(x: Any) -> Any:
+    """max(x, 0)^2; NaN stays NaN."""
+    y = relu(x)
+    return mul(y, y)
+
+
 @kernel
 def add_(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """Y = a + b."""
@@ -112,3 +122,35 @@ def add_(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     a, b, y = base + arg(p, A_A), base + arg(p, A_B), base + arg(p, A_Y)
     for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
         store_tail(y + 4 * j, add(load_tail(a + 4 * j, n - j), load_tail(b + 4 * j, n - j)), n - j)
+
+
+@kernel
+def pick(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Of every `stride` numbers of a row `each`, from `base` on, and a bias added."""
+    units, each, stride, b = arg(p, P_UNITS), arg(p, P_EACH), arg(p, P_STRIDE), arg(p, P_B)
+    items = rows_of(p, step) * units
+    for item in range(share(items, 1, t, nt), share(items, 1, t + 1, nt)):
+        x, y = base + arg(p, P_X) + 4 * (item * stride + arg(p, P_BASE)), base + arg(p, P_Y) + 4 * item * each
+        for j in range(0, each, 16):
+            v = load_tail(x + 4 * j, each - j)
+            if b != 0:
+                v = add(v, load_tail(b + 4 * (item % units * each + j), each - j))
+            store_tail(y + 4 * j, v, each - j)
+
+
+@kernel
+def scale(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y = factor x."""
+    n, factor = rows_of(p, step) * arg(p, S_D), splat(farg(p, S_FACTOR))
+    x, y = base + arg(p, S_X), base + arg(p, S_Y)
+    for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+        store_tail(y + 4 * j, mul(load_tail(x + 4 * j, n - j), factor), n - j)
+
+
+@kernel
+def soft_cap(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y = cap tanh(x / cap)."""
+    n, cap = rows_of(p, step) * arg(p, C_D), splat(farg(p, C_CAP))
+    x, y = base + arg(p, C_X), base + arg(p, C_Y)
+    for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+        store_tail(y + 4 * j, mul(cap, tanh(div(load_tail(x + 4 * j, n - j), cap))), n - j)

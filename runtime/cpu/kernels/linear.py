@@ -18,11 +18,11 @@ from ..lanes import add, load_tail, mul, store_bf16, store_tail
 from ..target import tile_shape
 from ..tiles import dot_tile, pack_tile, product_tile
 from .base import arg, jit, kernel, rows_of, share, template
-from .elementwise import gelu, gelu_tanh, relu, silu, tanh
+from .elementwise import gelu, gelu_tanh, relu, relu2, silu, tanh
 
 Y, SCRATCH, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
 R_Y, R_X, R_K = slots("round_bf16")
-SILU, GELU, GELU_TANH, RELU, TANH = range(1, len(ACTS) + 1)
+SILU, GELU, GELU_TANH, RELU, TANH, RELU2 = range(1, len(ACTS) + 1)
 ROWS, TOKENS = tile_shape()
 STREAMS = 2  # rows that a decode step walks at once
 _piece_of, _panel_floats, _carry_floats = jit(piece_of), jit(panel_floats), jit(carry_floats)
@@ -51,6 +51,8 @@ def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
                 v = relu(v)
             elif act == TANH:
                 v = tanh(v)
+            elif act == RELU2:
+                v = relu2(v)
             if times >= 0:
                 v = mul(v, load_tail(base + times + at, left))
             if residual >= 0:

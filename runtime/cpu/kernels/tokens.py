@@ -31,6 +31,7 @@ from .base import arg, kernel, rows_of, share, template, token_word
 F = np.float32
 E_Y, E_W, E_D = slots("embed")
 R_Y, R_X, R_TABLE, R_HEADS, R_D = slots("rope")
+P_Y, P_X, P_TABLE, P_HEADS, P_D, P_ROTARY, P_INTERLEAVED = slots("rope_part")
 K_Y, K_X, K_D = slots("take_rows")
 A_X, A_N = slots("argmax")
 
@@ -125,6 +126,26 @@ def rope(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
             c, s, a, b = ldf(table + 8 * i), ldf(table + 8 * i + 4), ldf(x + 4 * i), ldf(x + 4 * (i + h))
             stf(y + 4 * i, F(F(a * c) - F(b * s)))
             stf(y + 4 * (i + h), F(F(b * c) + F(a * s)))
+
+
+@kernel
+def rope_part(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Rotate the first d_rotary of every head, pairs (i, i + d_rotary/2) or (2i, 2i + 1); copy the others."""
+    heads, d, r, interleaved = arg(p, P_HEADS), arg(p, P_D), arg(p, P_ROTARY), arg(p, P_INTERLEAVED)
+    h, items = r // 2, rows_of(p, step) * heads
+    each, apart = (
+        (8, 4) if interleaved else (4, 4 * h)
+    )  # bytes from pair to pair, and from a pair's first to its second
+    for item in range(share(items, 1, t, nt), share(items, 1, t + 1, nt)):
+        x, y = base + arg(p, P_X) + 4 * item * d, base + arg(p, P_Y) + 4 * item * d
+        table = arg(p, P_TABLE) + 8 * h * token_word(step, item // heads, T_POSITION)
+        for i in range(h):
+            at = each * i
+            c, s, a, b = ldf(table + 8 * i), ldf(table + 8 * i + 4), ldf(x + at), ldf(x + at + apart)
+            stf(y + at, F(F(a * c) - F(b * s)))
+            stf(y + at + apart, F(F(b * c) + F(a * s)))
+        for i in range(r, d):
+            stf(y + 4 * i, ldf(x + 4 * i))
 
 
 @kernel

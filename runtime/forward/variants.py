@@ -1,0 +1,51 @@
+"""Which op the records ask for where several would do, or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from ..bias import Bias
+
+if TYPE_CHECKING:
+    from ..rope import RopeTable
+    from ..spec import Attention, Stack, Sublayer, Weight
+    from .ops import Ops
+
+__all__ = ["attend", "bias_of", "capped", "rotated", "scaled"]
+
+T = TypeVar("T")
+
+
+def scaled(ops: Ops[T], x: T, factor: float) -> T:
+    """Factor x; x itself where the factor is 1."""
+    return x if factor == 1 else ops.scale(x, factor)
+
+
+def capped(ops: Ops[T], x: T, cap: float | None) -> T:
+    """Cap tanh(x / cap); x itself where there is no cap."""
+    return x if cap is None else ops.soft_cap(x, cap)
+
+
+def rotated(ops: Ops[T], x: T, table: RopeTable | None, heads: int, d_head: int) -> T:
+    """Each of `heads` by its position: whole heads in halves, a part of each, or neighbours; x without a table."""
+    if table is None:
+        return x
+    whole = table.rope.d_rotary == d_head and not table.rope.interleaved
+    return ops.rope(x, table, heads) if whole else ops.rope_part(x, table, heads)
+
+
+def attend(ops: Ops[T], layer: int, s: Attention, q: T, bias: Bias | None) -> T:
+    """[T, heads * d_head] -> the same, of the layer's cache."""
+    heads, kv_heads = s.n_heads, s.n_kv_heads
+    if s.soft_cap is None and bias is None and (s.causal or s.window is None):
+        return ops.attention(layer, q, heads, kv_heads, window=s.window, scale=s.scale, causal=s.causal)
+    return ops.attention_biased(
+        layer, q, heads, kv_heads, window=s.window, scale=s.scale, causal=s.causal, soft_cap=s.soft_cap, bias=bias
+    )
+
+
+def bias_of(stack: Stack, tables: tuple[Weight | None, ...], s: Attention, w: Sublayer) -> Bias | None:
+    """What a layer adds to its scores: with the stack's table, or its own."""
+    if s.bias is None:
+        return None
+    return Bias(stack.biases[s.bias], tables[s.bias] if w.bias is None else w.bias, s.bias_heads)
