@@ -25,7 +25,7 @@ from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
 from .prepare import prepare
 from .runtime.encoding import Whole, encoded, scored
 from .runtime.floats import usual_floats
-from .runtime.generate import Generation, Token, check_ids, collect
+from .runtime.generate import Generation, Token, check_ids
 from .runtime.memory import float_rows, refused
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.rules import Rules
@@ -357,8 +357,8 @@ class Model:
         place of the model's own; `ignore_eos`: go on where the model would end. Errors: `InputError`.
         """
         sequence, first = self._begun(prompt)
-        with sequence, sequence.awaited():
-            return collect(sequence.tokens(first, **parameters))
+        with sequence:
+            return sequence.generate(first, **parameters)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     def tokens(

@@ -19,6 +19,7 @@ from .bias import BiasTable
 from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
 from .forward.encoder import cross_caches, encoder, head
+from .forward.supported import check_supported
 from .kvcache import PAGE, cache_bytes, padded_context, pages_of, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .quantized import GROUP, QUANTIZED
@@ -537,6 +538,7 @@ def record(  # noqa: PLR0913 - keywords
     ropes = rope_tables(config, n_context) if ropes is None else ropes
     weights, constants = with_sinusoids(config, weights, n_context)
     encoding = None
+    check_supported(config, weights)
     if config.encoder is not None:
         encoding = _record_encoder(ops, config, weights, ropes, chunk if config.decoder is None else n_context)
     begins, logits = len(ops.code), None
@@ -560,7 +562,8 @@ def record(  # noqa: PLR0913 - keywords
         n_logits=n_logits,
         threads=threads,
         arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
-        constant_bytes=sum(table.nbytes for table in (*ropes, *ops.biases.values()))
+        constant_bytes=sum(table.nbytes for table in ropes)
+        + sum(table.nbytes for table in ops.biases.values())
         + sum(table.nbytes for table in constants),
         kv_cache=kv_cache,
         fast=fast,

@@ -198,14 +198,14 @@ def test_a_layer_held_once_runs_as_often_as_it_stands_there() -> None:
 
 REFUSED: dict[str, tuple[Config, str]] = {
     "both ways": (config((replace(A, causal=False), F)), "attention to later tokens"),
-    "cross": (config((A, replace(A, cross=True), F)), "two attentions in layer 0"),
-    "cross alone": (config((replace(A, cross=True, rope=None), F)), "attention to an encoder"),
+    "cross": (config((A, replace(A, cross=True), F)), "attention to an encoder that is not there"),
+    "cross alone": (config((replace(A, cross=True, rope=None), F)), "attention to an encoder that is not there"),
     "T5's bias without its table": (config((replace(A, bias=0), F), biases=(T5,)), "tables of relative positions"),
     "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position without its table"),
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
     "DeBERTa's table": (config(relative=Buckets(256, 512, both_ways=True)), "relative positions of keys and queries"),
     "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),
-    "an encoder": (replace(config(), encoder=config().decoder), "an encoder that a decoder reads"),
+    "an encoder": (replace(config(), encoder=config().decoder), "an encoder of which there are no weights"),
     "an encoder's layers": (Config("records", VOCAB, CONTEXT, encoder=config((A, F)).decoder, ropes=(Rope(9.0, 6),)),
                             "attention to earlier tokens alone"),
 }  # fmt: skip
