@@ -75,7 +75,7 @@ def ways(draw: st.DrawFn) -> dict[str, Any]:
         "early_stopping": draw(st.sampled_from([True, False, "never"])),
         "no_repeat_ngram_size": draw(st.sampled_from([0, 1, 2, 3])),
         "min_new_tokens": draw(st.sampled_from([0, 4])),
-        "max_new_tokens": draw(st.integers(1, 14)),
+        "max_new_tokens": draw(st.integers(5, 14)),
         "bad_words_ids": draw(st.sampled_from([None, [[5], [7, 8]], [[6, 6]]])),
         "repetition_penalty": draw(st.sampled_from([1.0, 1.3])),
     }
