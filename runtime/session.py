@@ -251,6 +251,9 @@ class Session:
         """Pages for a pass, and its batch."""
         if self._closed:
             raise InputError(self._closed)
+        if self.sources is not None and any(table.source is None for table, *_ in parts):
+            msg = "this model's decoder reads an encoder: its texts need a source (model.sequence(source))"
+            raise InputError(msg)
         self.last = self.ahead_of = None
         self._reserve(parts, 0)
         if self.sources is not None:

@@ -303,6 +303,7 @@ def test_bad_input_is_refused_by_name(small: Path, tmp_path: Path) -> None:
         for call, said in (
             (lambda: model.logits([5]), "decoder_ids"),
             (model.sequence, "source"),
+            (lambda: model.last_logits([[5]]), "source"),
             (lambda: model.generate([5], num_beams=2, do_sample=True), "num_beams"),
             (lambda: model.generate([5], num_beams=2, num_return_sequences=3), "num_return_sequences"),
             (lambda: model.generate([5], num_beams=2, early_stopping="soon"), "early_stopping"),
