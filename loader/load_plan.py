@@ -169,7 +169,8 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     """
     file, cut = opened.model_tensors, cut or compile_plan(None, opened.config)
     planner = _Planner(file, cut, parse_quantize(quantize))
-    plan = _planned(planner)
+    model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
+    plan = _with_layers(planner, model)
     return plan if file.encoder is None else replace(plan, encoder=_planned_encoder(planner, file.encoder, plan))
 
 
@@ -181,12 +182,13 @@ def _planned_encoder(decoder: _Planner, file: ModelTensors, plan: LoadPlan) -> L
     if planner.embed is None and plan.cut.vocab is not None:
         msg = "vocab: this model's encoder has an embedding of its own, whose ids a plan cannot name; leave vocab out"
         raise PlanError(msg)
-    return _planned(planner)
-
-
-def _planned(planner: _Planner) -> LoadPlan:
-    file, cut = planner.file, planner.cut
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
+    return _with_layers(planner, model)
+
+
+def _with_layers(planner: _Planner, model: Mapping[str, Source]) -> LoadPlan:
+    """The plan of a stack whose own sources are there."""
+    file, cut = planner.file, planner.cut
     made: dict[object, Mapping[str, Source]] = {}
     for new, old in enumerate(cut.layers):
         if planner.same(old) not in made:  # a layer that runs twice has its weights once, as layers that share them

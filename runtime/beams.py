@@ -199,10 +199,11 @@ class _Run:
         self.tables: list[Table] = []
 
     def begin(self, table: Table) -> None:
-        """The prompt's own row, for all beams."""
+        """The prompt's own row, for all beams; its pages are theirs from now on."""
         self._session.compute(table, self._prompt)
         row = self._row(self._session.logits[-1], [])
         self._go_on([table] * self._state.how.n, np.tile(row, (self._state.how.n, 1)))
+        self._session.pages.release(table)  # the beams hold it now; who goes on with one computes it again
 
     def step(self) -> None:
         """One id more for every beam."""

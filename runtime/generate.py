@@ -235,12 +235,12 @@ def params_from(
     ending.setdefault("eos_ids", tuple(eos_ids))
     wanted = rules_from({name: given.pop(name) for name in RULES if name in given}, rules or Rules(), n_vocab)
     beams = beams_from({name: given.pop(name) for name in BEAMS if name in given})
-    params = GenerateParams(sampling=SamplingParams(**given), beams=beams, **ending)
+    params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
     if beams.n > 1 and (params.stop or not params.sampling.greedy):
         what = "stop_strings" if params.stop else "sampling"
         msg = f"num_beams={beams.n}: {what} and beams do not go together here; leave one of them out"
         raise InputError(msg)
-    return replace(params, rules=replace(wanted, ends=params.eos_ids))
+    return params
 
 
 def check_prompt(text: TextLike, prompt_ids: object, params: GenerateParams, *, decodes: bool) -> list[int]:
@@ -382,7 +382,8 @@ def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) ->
     """What draws the ids, having seen the text so far; None where the largest logit's id is taken as it is."""
     how = params.sampling
     if not params.rules.off:
-        return Ruled(text.n_vocab, how, params.rules, ids=text.ids, limit=limit, sequence=number)
+        rules = replace(params.rules, ends=() if params.ignore_eos else params.eos_ids)
+        return Ruled(text.n_vocab, how, rules, ids=text.ids, limit=limit, sequence=number)
     if how.plain:
         return None
     sampler = Sampler(text.n_vocab, how, sequence=number)

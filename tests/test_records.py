@@ -365,7 +365,8 @@ def test_the_forward_fits_a_screen_and_argues_with_no_rule() -> None:
 def test_roles_are_one_table() -> None:
     """Spelled out here once more: each list is a comprehension over the table, and none may drift."""
     assert roles.LINEAR == ("q", "k", "v", "o", "gate", "up", "down")
-    assert ("embed", "head", "head_dense", "classifier", "embed_project", *roles.LINEAR) == roles.MATRICES
+    own, cross = roles.LINEAR, ("cross_q", "cross_k", "cross_v", "cross_o")  # which plans of version 1 do not name
+    assert ("embed", "head", "head_dense", "classifier", "embed_project", *own[:4], *cross, *own[4:]) == roles.MATRICES
     assert roles.WRITERS == ("o", "down")
     readers = {"attn_norm": "qkv", "ffn_norm": ("gate", "up"), "norm": ("head",)}
     assert {role: norm for norm, some in readers.items() for role in some} == roles.READS
@@ -376,8 +377,11 @@ def test_roles_are_one_table() -> None:
     for family in FAMILIES.values():
         assert all(not roles.ROLES[name].sublayer for name in family.model)
         assert all(roles.ROLES[name].sublayer for name in family.layer)
-        always = {role.name for role in roles.ROLES.values() if role.always}
+        always = {role.name for role in roles.ROLES.values() if role.always and role.sublayer != roles.CROSS}
         assert always <= {*family.model, *family.layer}
+        if family.encoder:
+            assert always <= {*family.encoder, *family.encoder_layer}
+            assert set(cross) <= set(family.layer)
         assert all(not roles.ROLES[name].sublayer for table in family.heads.values() for name in table)
 
 

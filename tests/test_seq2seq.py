@@ -12,7 +12,10 @@ from checkpoints import SEQ2SEQ as FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, CheckpointError, ConfigError, InputError, PlanError
+from miaotui.limits import Request
+from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
+from miaotui.prepare import prepare
 from miaotui.tools.commands.quantize import quantize
 from miaotui.tools.prune import prune
 from safetensors.numpy import load_file, save_file
@@ -317,8 +320,8 @@ def test_bad_input_is_refused_by_name(small: Path, tmp_path: Path) -> None:
         ):
             with pytest.raises(InputError, match=said):
                 call()
-    with pytest.raises(BackendError, match="bart is an encoder-decoder"):
-        miaotui.load(small, device="cuda")
+    with open_model(small) as opened, pytest.raises(BackendError, match="bart is an encoder-decoder"):
+        prepare(opened, Request(device="cuda"))
     text = (small / "config.json").read_text()
     (tmp_path / "model.safetensors").write_bytes((small / "model.safetensors").read_bytes())
     (tmp_path / "config.json").write_text(text.replace('"is_encoder_decoder": true', '"is_encoder_decoder": false'))
