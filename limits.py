@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .errors import BackendError, InputError, MemoryLimitError, shown
 from .runtime.cores import available_threads
 from .runtime.kvcache import KV_BYTES, pages_of
+from .runtime.parameters import DEFAULT_NEW_TOKENS
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "ENCODER_CHUNK",
     "LOGIT_ROWS",
     "PREFILL_CHUNK",
+    "USUAL_BEAMS",
     "Request",
     "check_memory",
     "predicted_memory",
@@ -40,6 +42,9 @@ PREFILL_CHUNK = {"cpu": 128, "cuda": 1024}
 
 #: Tokens of whole texts that one pass of an encoder takes, at least: its longest text fits in any case.
 ENCODER_CHUNK = 512
+
+#: Beams that an encoder-decoder's cache has room for, where the caller names no size.
+USUAL_BEAMS = 4
 
 #: Of any count: beyond what a machine has, and what 64 bits count in bytes.
 MAX_COUNT = 2**40
@@ -109,10 +114,14 @@ class Request:
 
         return bf16_dot()
 
-    def n_pages(self, context: int) -> int:
-        """Pages of the KV cache: for `cache_tokens` tokens together, or for one text. InputError: of a GPU."""
+    def n_pages(self, context: int, *, beams: int = 1) -> int:
+        """Pages of the KV cache: for `cache_tokens` tokens together; or for one text, and `beams` of usual length.
+
+        InputError: of a GPU.
+        """
         if self.cache_tokens is None:
-            return pages_of(context)
+            usual = min(context, DEFAULT_NEW_TOKENS + 1)
+            return max(pages_of(context), beams * pages_of(usual) if beams > 1 else 0)
         if self.gpu:
             msg = f"cache_tokens={shown(self.cache_tokens)}: a GPU's cache belongs to one text at a time; leave it out"
             raise InputError(msg)

@@ -26,9 +26,10 @@ from .once import once
 from .prepare import prepare
 from .runtime.encoding import Whole, encoded, scored
 from .runtime.floats import usual_floats
-from .runtime.generate import Generation, Token, check_ids, collect
+from .runtime.generate import Generation, Token, check_ids
 from .runtime.memory import float_rows, memory_named, refused
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .runtime.rules import Rules
 from .runtime.sequence import Sequence, Text
 from .runtime.session import Session
 from .runtime.stream import Stream
@@ -65,7 +66,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     that needs more than this, or more than the GPU has free, is a `MemoryLimitError` before any tensor is read.
     `prefill_chunk`: tokens per pass (default: 128; with a GPU 1024).
     `revision`: branch, tag or commit of a hub name (default: its main branch). `cache_tokens`: tokens that the KV cache
-    holds for all open texts together (default: one text of `max_context`); when it is full, an idle text loses its
+    holds for all open texts together (default: one text of `max_context`; of an encoder-decoder four beams of 256 too,
+    and as many tokens of texts that its encoder has read); when it is full, an idle text loses its
     part, and is computed again when it goes on.
     `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
     ("int4,embed=int8"); done while reading, a few rows at a time. `kv_cache`: "f32", "bf16" (half the memory) or "int8"
@@ -150,7 +152,9 @@ class Model:
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = _Tokenizing(prepared.opened.directory, prepared.plan.cut)
         ids = self.config.bos_ids, self.config.eos_ids
-        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s)
+        d = self.config.decoding
+        rules = Rules() if d is None else Rules(never=d.never, forced_bos=d.forced_bos, forced_eos=d.forced_eos)
+        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -189,13 +193,19 @@ class Model:
         return self._session.n_context
 
     @memory_named("logits")
-    def logits(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
+    def logits(self, ids: object, *, token_types: object = None, decoder_ids: object = None) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`.
 
         Of an encoder, what its head gives: [T, n_vocab] (masked tokens), [T, labels] (token classes), [T, 2] (start and
         end of an answer), [labels] (classes of the text); `Model.config` has `head` and `labels`. `token_types`: as in
-        `hidden`.
+        `hidden`. Of an encoder-decoder, whose encoder reads `ids`: [U, n_vocab] of its decoder's [U] `decoder_ids`.
         """
+        if self.config.seq2seq:
+            self._no_types(token_types)
+            return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids))
+        if decoder_ids is not None:
+            msg = f"decoder_ids: {self.config.family} is no encoder-decoder; leave them out"
+            raise InputError(msg)
         if self.config.decoder is None:
             return next(scored(self._session, self.config, [self._whole(ids, token_types)]))
         self._no_types(token_types)
@@ -205,8 +215,12 @@ class Model:
     def hidden(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, d_model]: what leaves the last layer, after the final norm. Errors: `InputError`.
 
-        `token_types`: of each token, of an encoder that has such (BERT's segments; default: all are 0).
+        `token_types`: of each token, of an encoder that has such (BERT's segments; default: all are 0). Of an
+        encoder-decoder, what its encoder gives; nothing of its decoder is read.
         """
+        if self.config.seq2seq:
+            self._no_types(token_types)
+            return next(encoded(self._session, [Whole(self._source(ids))], np.copy))
         if self.config.decoder is None:
             return next(encoded(self._session, [self._whole(ids, token_types)], np.copy))
         self._no_types(token_types)
@@ -272,17 +286,33 @@ class Model:
 
     def _ids(self, ids: object, what: str = "prompt") -> list[int]:
         """Ids that fit the context: InputError."""
-        wanted = check_ids(ids, self.config.n_vocab, what=what)
+        return self._fitting(check_ids(ids, self.config.n_vocab, what=what), what)
+
+    def _fitting(self, wanted: list[int], what: str) -> list[int]:
         if len(wanted) > self.n_context:
             over = len(wanted) - self.n_context
             msg = f"{what}: {len(wanted)} tokens, {over} more than the context of {self.n_context}"
             raise InputError(msg)
         return wanted
 
-    def _rows(self, ids: object, what: str, width: int) -> NDArray[np.float32]:
+    def _source(self, ids: object) -> list[int]:
+        """What an encoder-decoder's encoder reads, a text or ids. Errors: `InputError`."""
+        text = self.tokenizer.encode(ids) if isinstance(ids, str) else ids
+        return self._fitting(check_ids(text, self.config.encoding.n_vocab, what="prompt"), "prompt")
+
+    def _decoder_ids(self, ids: object) -> list[int]:
+        decoding = self.config.decoding
+        if ids is None and decoding is not None:
+            msg = (
+                f"decoder_ids: logits of {self.config.family} need what its decoder reads, from id {decoding.start} on"
+            )
+            raise InputError(msg)
+        return self._ids(ids, "decoder_ids")
+
+    def _rows(self, ids: object, what: str, width: int, source: Ids[int] | None = None) -> NDArray[np.float32]:
         wanted = self._ids(ids)
         out = float_rows(len(wanted), width, what)
-        with Sequence(self._session) as sequence:
+        with Sequence(self._session, source=source) as sequence:
             for at in range(0, len(wanted), self._session.n_logits):
                 part = wanted[at : at + self._session.n_logits]
                 sequence.append(part)
@@ -295,10 +325,24 @@ class Model:
         return rows
 
     @memory_named("sequence")
-    def sequence(self) -> Sequence:
-        """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them."""
+    def sequence(self, source: str | Ids[int] | NDArray[np.integer[Any]] | None = None) -> Sequence:
+        """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them.
+
+        `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
+        """
         self._check_kind("generate", encoder=False)
-        return Sequence(self._session, self._text)
+        if self.config.seq2seq == (source is None):
+            what = "needs a" if source is None else "has no"
+            msg = f"source: a sequence of {self.config.family} {what} source, a text or ids that an encoder reads"
+            raise InputError(msg)
+        return Sequence(self._session, self._text, source=None if source is None else self._source(source))
+
+    def _begun(
+        self, prompt: str | Ids[int] | NDArray[np.integer[Any]]
+    ) -> tuple[Sequence, str | Ids[int] | NDArray[np.integer[Any]]]:
+        """A sequence, and what it reads first: the prompt, or what begins an encoder-decoder's answer to it."""
+        decoding = self.config.decoding
+        return (self.sequence(), prompt) if decoding is None else (self.sequence(prompt), [decoding.start])
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
@@ -322,10 +366,16 @@ class Model:
         which is drawn afresh if it is not given (`.seed` has it); otherwise the likeliest token is taken.
         `repetition_penalty` above 1 makes tokens that already occur less likely. `stop_strings` (or `stop`):
         end before this text, or before one of several; `eos_token_id`: end with this id, or one of several, in
-        place of the model's own; `ignore_eos`: go on where the model would end. Errors: `InputError`.
+        place of the model's own; `ignore_eos`: go on where the model would end. `no_repeat_ngram_size`: no run of so
+        many ids comes twice; `bad_words_ids`: runs that never come; `min_new_tokens`: ids before one that ends;
+        `forced_bos_token_id`, `forced_eos_token_id`: an encoder-decoder's first id, and the last that fits.
+        `num_beams` above 1: the answer whose ids are the likeliest together, with `.score` and `.alternatives`
+        (`num_return_sequences`), by `length_penalty` and `early_stopping`. The prompt of an encoder-decoder is what its
+        encoder reads. Errors: `InputError`.
         """
-        with self.sequence() as sequence, sequence.awaited():
-            return collect(sequence.tokens(prompt, **parameters))
+        sequence, first = self._begun(prompt)
+        with sequence:
+            return sequence.generate(first, **parameters)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("tokens")
@@ -333,8 +383,8 @@ class Model:
         self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
     ) -> Iterator[Token]:
         """As `stream`, with ids, and with the last step finish reason, timings and seed."""
-        sequence = self.sequence()
-        return Stream(_to_its_end(sequence, sequence.tokens(prompt, **parameters)))
+        sequence, first = self._begun(prompt)
+        return Stream(_to_its_end(sequence, sequence.tokens(first, **parameters)))
 
     def close(self) -> None:
         """Wait for the step that runs, end open streams with an `InputError`, stop the threads, close the files.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import BackendError
-from .limits import ENCODER_CHUNK, LOGIT_ROWS, PREFILL_CHUNK, Request, check_memory, predicted_memory
+from .limits import ENCODER_CHUNK, LOGIT_ROWS, PREFILL_CHUNK, USUAL_BEAMS, Request, check_memory, predicted_memory
 from .loader.load_plan import make_load_plan
 from .loader.pack import planned
 from .loader.prune.options import select
@@ -81,8 +81,12 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
 
 
 def _recorded(plan: LoadPlan, request: Request) -> Program:
-    """The program of a step; no weight has an address yet."""
+    """The program of a step; no weight has an address yet. BackendError: of an encoder on a GPU."""
     context = request.context(plan.config)
+    if request.gpu and plan.config.encoder is not None:
+        kind = "an encoder" if plan.config.decoder is None else "an encoder-decoder"
+        msg = f"device='cuda': {plan.config.family} is {kind}, which the CUDA path cannot run yet; use device='cpu'"
+        raise BackendError(msg)
     if plan.config.decoder is None:
         return _whole(plan, request, context)
     chunk = min(request.prefill_chunk or PREFILL_CHUNK[request.device], context)
@@ -95,17 +99,15 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         threads=1 if request.gpu else request.n_threads,  # a GPU's scratch is that of one
         kv_cache=request.kv_cache,
         fast=request.fast,
-        n_pages=request.n_pages(context),
+        n_pages=request.n_pages(context, beams=USUAL_BEAMS if plan.config.seq2seq else 1),
+        n_encoded_pages=request.n_pages(context) if plan.config.seq2seq else None,
     )
     check_backend(program, plan.config.family, "cuda" if request.gpu else "cpu")
     return program
 
 
 def _whole(plan: LoadPlan, request: Request, context: int) -> Program:
-    """The program of a pass of whole texts, the longest of which fits. BackendError: of a GPU."""
-    if request.gpu:
-        msg = f"device='cuda': {plan.config.family} is an encoder, which the CUDA path cannot run yet; use device='cpu'"
-        raise BackendError(msg)
+    """The program of a pass of whole texts, the longest of which fits."""
     return record(
         plan.config,
         planned(plan),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .families import FAMILIES, Family, Resolved, resolve_with
+from .families.decoding import with_generation
 from .families.values import checked, token_ids
 from .files import quote
 from .prune import layer_sizes
@@ -51,6 +52,8 @@ def with_token_ids(config: Config, where: str, generation: object = None) -> Con
             name: checked(name, generation[name], token_ids, place) for name in ids if generation.get(name) is not None
         }
     bos, eos = (tuple(dict.fromkeys(i for i in some if 0 <= i < config.n_vocab)) for some in ids.values())
+    if config.decoding is not None:
+        config = replace(config, decoding=with_generation(config.decoding, config.n_vocab, where, generation))
     return replace(config, bos_ids=bos, eos_ids=eos)
 
 

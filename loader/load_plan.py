@@ -64,12 +64,14 @@ class LoadPlan:
 
     `cut` says which of the file's layers, heads, neurons, ids and dimensions are left, and `config` describes those.
     `twin` is a head's tensor that the file holds next to a tied embedding: loading checks that they are equal.
+    `encoder`: the plan of the encoder that a decoder reads; one embedding of both is one source.
     """
 
     cut: Cut
     model: Mapping[str, Source]
     layers: tuple[Mapping[str, Source], ...]
     twin: Source | None = None
+    encoder: LoadPlan | None = None
 
     @property
     def config(self) -> Config:
@@ -78,8 +80,13 @@ class LoadPlan:
 
     def __iter__(self) -> Iterator[Source]:
         """Every source once, in the order of the resident block."""
-        for part in {id(part): part for part in (self.model, *self.layers)}.values():
-            yield from part.values()
+        parts = {id(part): part for part in self.parts}.values()
+        yield from {id(source): source for part in parts for source in part.values()}.values()
+
+    @property
+    def parts(self) -> tuple[Mapping[str, Source], ...]:
+        """The model's own sources, each layer's, and the encoder's."""
+        return (self.model, *self.layers, *(() if self.encoder is None else self.encoder.parts))
 
     @property
     def touched(self) -> tuple[Source, ...]:
@@ -108,9 +115,18 @@ class LoadPlan:
                 end += _lines(source.nbytes)
             return source
 
-        parts = {id(part): part for part in (self.model, *self.layers)}  # what is one mapping stays one
-        made = {key: {role: place(s) for role, s in part.items()} for key, part in parts.items()}
-        return replace(self, model=made[id(self.model)], layers=tuple(made[id(part)] for part in self.layers))
+        sources = {id(source): place(source) for source in self}  # what is one source, or one mapping, stays one
+        parts = {id(part): {r: sources[id(s)] for r, s in part.items()} for part in self.parts}
+
+        def made(plan: LoadPlan) -> LoadPlan:
+            return replace(
+                plan,
+                model=parts[id(plan.model)],
+                layers=tuple(parts[id(part)] for part in plan.layers),
+                encoder=None if plan.encoder is None else made(plan.encoder),
+            )
+
+        return made(self)
 
     @property
     def parameters(self) -> int:
@@ -126,7 +142,10 @@ class LoadPlan:
                 groups.setdefault((role, where, shape, source.dtype, source.action), []).append(i)
         rows = [(key[0], f"x{len(at)}" if at[0] else "", *key[1:]) for key, at in groups.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        more = [] if self.encoder is None else ["encoder", *self.encoder.lines()]
+        return more + [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
 
 
 def can_be_sparse(dtype: str) -> bool:
@@ -150,14 +169,33 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     `PlanError` for a `quantize` that is not understood.
     """
     file, cut = opened.model_tensors, cut or compile_plan(None, opened.config)
-    planner, family = _Planner(file, cut, parse_quantize(quantize)), file.family
+    planner = _Planner(file, cut, parse_quantize(quantize))
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
+    plan = _with_layers(planner, model)
+    return plan if file.encoder is None else replace(plan, encoder=_planned_encoder(planner, file.encoder, plan))
+
+
+def _planned_encoder(decoder: _Planner, file: ModelTensors, plan: LoadPlan) -> LoadPlan:
+    """The whole encoder. PlanError: the vocabulary is cut, and this encoder has one of its own."""
+    planner = _Planner(file, compile_plan(None, file.config), decoder.quantize, "encoder.", decoder.end)
+    embed = plan.model["embed"]
+    planner.embed = embed if file.name("embed", file.parts["embed"], 0) == embed.tensor.name else None
+    if planner.embed is None and plan.cut.vocab is not None:
+        msg = "vocab: this model's encoder has an embedding of its own, whose ids a plan cannot name; leave vocab out"
+        raise PlanError(msg)
+    model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
+    return _with_layers(planner, model)
+
+
+def _with_layers(planner: _Planner, model: Mapping[str, Source]) -> LoadPlan:
+    """The plan of a stack whose own sources are there."""
+    file, cut = planner.file, planner.cut
     made: dict[object, Mapping[str, Source]] = {}
     for new, old in enumerate(cut.layers):
         if planner.same(old) not in made:  # a layer that runs twice has its weights once, as layers that share them
             made[planner.same(old)] = {
                 role: planner.source(f"layers.{new}.{role}", role, part, old)
-                for role, part in family.layer.items()
+                for role, part in file.layer.items()
                 if file.has(role, old) and has_sublayer(cut.config, role, new)
             }
     layers = tuple(made[planner.same(old)] for old in cut.layers)
@@ -167,12 +205,14 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
 class _Planner:
     """The tensors that the file's model has, what is cut of them, and the block's next free byte."""
 
-    def __init__(self, tensors: ModelTensors, cut: Cut, quantize: Mapping[str, str]) -> None:
+    def __init__(
+        self, tensors: ModelTensors, cut: Cut, quantize: Mapping[str, str], before: str = "", end: int = 0
+    ) -> None:
         self.cut, self.quantize = cut, quantize
-        self.file = tensors
-        self.family = self.file.family
+        self.file, self.before = tensors, before  # what stands before the weights' names
         self.ranges: dict[tuple[str, int], Ranges] = {}
-        self.end = 0
+        self.end = end
+        self.embed: Source | None = None  # of another stack, which is this one's too
 
     def same(self, layer: int) -> object:
         """Equal for the file's layers whose weights are the same: stored once, and cut alike."""
@@ -188,12 +228,16 @@ class _Planner:
 
     def source(self, name: str, role: str, part: Part, layer: int = 0) -> Source:
         """The kept part of a role of the file's layer `layer`."""
+        if role == "embed" and self.embed is not None:
+            return self.embed
+        name = self.before + name
         piece = self.file.part(role, part, layer)
         info, whole = self.file.tensors[piece.name], self.file.shape(role, layer)
+        info = replace(info, shape=whole) if part.row else info
         kept = [self._kept(axis, layer) for axis in role_axes(self.cut.before, role)]
         shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
-        if role in self.family.layer:
+        if role in self.file.layer:
             end = piece.name.removeprefix(self.file.name(role, part, layer))
             pattern = self.file.pattern(role, part, layer) + end
         rows = rows_in_tensor(self.cut.before, piece, role, layer, kept[0])
@@ -205,7 +249,8 @@ class _Planner:
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None else held_as(dtype, shape, stays)
-        how: dict[str, Any] = {"fused": bool(piece.pieces), "plus": piece.plus, "zeros": zeros, "kept": stays}
+        how: dict[str, Any] = {"row": part.row, "fused": bool(piece.pieces), "plus": piece.plus, "zeros": zeros}
+        how["kept"] = stays
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
         as_it_lies = not (piece.transposed or source.chooses or piece.plus)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
-from .families import FAMILIES, Part, piece_name
+from .families import FAMILIES, Part, Resolved, piece_name
 from .files import quote
 from .pieces import all_rows
 from .roles import ROLES
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from .families import Resolved
     from .header import TensorInfo
 
 __all__ = ["ModelTensors"]
@@ -34,12 +33,25 @@ class ModelTensors:
         self.where, self.config = str(directory), resolved.config
         self.tensors, self.biases, self.numbers = tensors, resolved.biases, resolved.numbers
         self.family = FAMILIES[self.config.family]
-        self.parts = self.family.parts(self.config)
+        self.parts, self.layer = self.family.parts(self.config), self.family.layers(self.config)
         self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
+        #: The encoder that this decoder reads.
+        self.encoder: ModelTensors | None = None
+        if self.config.seq2seq:
+            self.encoder = ModelTensors(directory, tensors, Resolved(self.config.encoding, self.biases))
 
     def check(self) -> None:
         """Errors: `CheckpointError` for a tensor that is missing, unknown, of another shape or an unread dtype."""
+        self._check_missing()
+        if self.encoder is not None:
+            self.encoder.check_own()
+            self.used |= self.encoder.used
+        self._check_all()
+        self._check_unknown()
+
+    def check_own(self) -> None:
+        """As `check`, but tensors that no weight is made from may be another stack's."""
         self._check_missing()
         self._check_all()
 
@@ -50,8 +62,8 @@ class ModelTensors:
         return self.tensors.get(head.name) if head is not None and self.config.tied else None
 
     def _check_all(self) -> None:
-        """Every tensor of the file's model has its shape and a dtype that we read, kept or not; no other is there."""
-        for part_of, table in [(0, self.parts), *((i, self.family.layer) for i in range(self.config.n_layers))]:
+        """Every tensor of the file's model has its shape and a dtype that we read, kept or not."""
+        for part_of, table in [(0, self.parts), *((i, self.layer) for i in range(self.config.n_layers))]:
             for role, part in table.items():
                 if self.has(role, part_of):
                     piece = self.part(role, part, part_of)
@@ -64,7 +76,6 @@ class ModelTensors:
             if self.prequantized(head, self.shape("embed")) is None:
                 self._check_shape(head, self.shape("embed"))
             self.used.add(head.name)
-        self._check_unknown()
 
     def has(self, role: str, layer: int = 0) -> bool:
         """Whether the file's model has this role: in this layer, for a layer's."""
@@ -73,6 +84,9 @@ class ModelTensors:
         if not has_sublayer(self.config, role, layer) or not self.family.starts(role, layer):
             return False
         if role.startswith("embed_project") and self.config.d_embed is None:
+            return False
+        part = self.parts.get(role)
+        if part is not None and part.optional and self.name(role, part, 0) not in self.tensors:
             return False
         return ROLES[role].kind != "bias" or role in self.biases
 
@@ -104,7 +118,7 @@ class ModelTensors:
         """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
         missing: dict[str, tuple[int, ...]] = {}
         layers = range(min(self.config.n_layers, len(self.tensors) + 1))
-        for part_of, table in [(0, self.parts), *((i, self.family.layer) for i in layers)]:
+        for part_of, table in [(0, self.parts), *((i, self.layer) for i in layers)]:
             for role, part in table.items():
                 piece = self.part(role, part, part_of)
                 if self.has(role, part_of) and piece.name not in self.tensors:
@@ -128,6 +142,8 @@ class ModelTensors:
 
     def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
+        if part.row:
+            return (1, *self.shape(role, layer))
         _, *rest = self.shape(role, layer)
         out = all_rows(self.config, part, role, layer)
         return (*rest, out) if part.transposed else (out, *rest)

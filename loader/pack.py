@@ -15,7 +15,7 @@ from ..runtime.quantized import GROUP, quantized_shape
 from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, Attention, Buckets, Linear, Norm, Spaced, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
-from .roles import ATTENTION, FEED_FORWARD, ROLES
+from .roles import ATTENTION, CROSS, FEED_FORWARD, ROLES
 from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, spans_by_file
 from .underflow import TOKENS as ROWS_OF_TOKENS
 from .underflow import Underflow, widened
@@ -260,6 +260,28 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
+    made = _once(make)
+    own, model = _stack(plan, made)
+    if plan.config.decoder is None:
+        return _with_head(Weights(encoder=own), plan.config, model)
+    encoder = None if plan.encoder is None else _stack(plan.encoder, made)[0]
+    return Weights(decoder=own, encoder=encoder, head=Linear(model.get("head", model["embed"]), model.get("head_bias")))
+
+
+def _once(make: Callable[[Source], Weight]) -> Callable[[Source], Weight]:
+    """Each source's weight, made when it is first asked for: one embedding of two stacks is one object."""
+    made: dict[int, Weight] = {}
+
+    def of(source: Source) -> Weight:
+        if id(source) not in made:
+            made[id(source)] = make(source)
+        return made[id(source)]
+
+    return of
+
+
+def _stack(plan: LoadPlan, make: Callable[[Source], Weight]) -> tuple[StackWeights, dict[str, Weight]]:
+    """A stack, and the model's own weights by role."""
     stack, made = plan.config.stack, {}
     for sizes, sources in zip(stack.layers, plan.layers, strict=True):
         if id(sources) not in made:  # a layer that runs twice is one object
@@ -279,9 +301,7 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
         embed_project=_linear(model, "embed_project") if "embed_project" in model else None,
         biases=tuple(model.get("biases") if isinstance(b, Buckets) else None for b in stack.biases),
     )
-    if plan.config.decoder is None:
-        return _with_head(Weights(encoder=own), plan.config, model)
-    return Weights(decoder=own, head=Linear(model.get("head", model["embed"]), model.get("head_bias")))
+    return own, model
 
 
 def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) -> Weights:
@@ -319,7 +339,9 @@ def _from_row(table: Weight | None, first: int) -> Weight | None:
 
 
 def _kind(s: Attention | FeedForward) -> str:
-    return ATTENTION if isinstance(s, Attention) else FEED_FORWARD
+    if not isinstance(s, Attention):
+        return FEED_FORWARD
+    return CROSS if s.cross else ATTENTION
 
 
 def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:

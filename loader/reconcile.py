@@ -56,6 +56,8 @@ def reconciled(
     `resolved` is what `raw` resolves to; both themselves where no size was another. Raises `CheckpointError` for
     tensors that contradict each other, or make no model.
     """
+    if resolved.config.seq2seq:  # tensors that differ from its config.json are an error
+        return raw, resolved, ()
     before, after = resolved.config, _Headers(resolved, tensors).config()
     if after == before:
         return raw, resolved, ()

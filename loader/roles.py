@@ -3,7 +3,8 @@
 A role belongs to the model (`sublayer` "") or to a sublayer of each layer. Its axes are named, and the same name is the
 same axis wherever it stands: cutting one neuron takes a row of gate and up and a column of down. So a cut is a set of
 indices for each axis of (stack, layer, sublayer), and no role needs code of its own. A plan of version 1 knows one
-stack, `Config.stack`, and in each layer one sublayer of a kind.
+stack, `Config.stack`, and in each layer one attention to its own tokens and one feed-forward (`OWN`). An encoder that a
+decoder reads has the same roles, as a model of its own (`Config.encoding`).
 
 | axis     | belongs to   | elements                               |
 |----------|--------------|----------------------------------------|
@@ -16,10 +17,12 @@ stack, `Config.stack`, and in each layer one sublayer of a kind.
 | labels   | model        | what it gives, where that is no vocabulary |
 | buckets  | model        | classes of distances                   |
 | biased   | model        | heads to whose scores a table adds     |
+| source   | encoder      | dimensions of its residual stream      |
 | heads    | attention    | n_heads x d_head                       |
 | kv_heads | attention    | n_kv_heads x d_head                    |
 | head     | attention    | d_head                                 |
 | ffn      | feed_forward | neurons                                |
+| cross_heads, cross_kv_heads | cross_attention | as heads, of the attention to the encoder |
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import Literal
 __all__ = [
     "ATTENTION",
     "AXES",
+    "CROSS",
     "EMBED",
     "FEED_FORWARD",
     "LINEAR",
@@ -41,7 +45,8 @@ __all__ = [
     "Role",
 ]
 
-ATTENTION, FEED_FORWARD = "attention", "feed_forward"
+ATTENTION, FEED_FORWARD, CROSS = "attention", "feed_forward", "cross_attention"
+OWN = (ATTENTION, FEED_FORWARD)
 Kind = Literal["matrix", "table", "norm", "bias"]
 
 
@@ -66,7 +71,7 @@ class Role:
     always: bool = True
 
 
-_A, _F = ATTENTION, FEED_FORWARD
+_A, _F, _X = ATTENTION, FEED_FORWARD, CROSS
 # fmt: off
 _ROWS = (
     Role("embed", "", "matrix", ("vocab", "width"), "embed", writes=True),
@@ -92,6 +97,12 @@ _ROWS = (
     Role("k_norm", _A, "norm", ("head",), "norm_k", always=False),
     Role("q_norm_whole", _A, "norm", ("heads",), "norm_q", always=False),
     Role("k_norm_whole", _A, "norm", ("kv_heads",), "norm_k", always=False),
+    Role("cross_norm", _X, "norm", ("width",), "norm_in", always=False),
+    Role("cross_norm_sum", _X, "norm", ("width",), "norm_sum", always=False),
+    Role("cross_q", _X, "matrix", ("cross_heads", "width"), "q", reads="cross_norm"),
+    Role("cross_k", _X, "matrix", ("cross_kv_heads", "source"), "k"),
+    Role("cross_v", _X, "matrix", ("cross_kv_heads", "source"), "v"),
+    Role("cross_o", _X, "matrix", ("width", "cross_heads"), "o", writes=True),
     Role("ffn_norm", _F, "norm", ("width",), "norm_in", always=False),
     Role("ffn_norm_out", _F, "norm", ("width",), "norm_out", always=False),
     Role("ffn_norm_sum", _F, "norm", ("width",), "norm_sum", always=False),
@@ -116,13 +127,13 @@ ROLES |= {r.name: r for r in (_bias(x) for x in _ROWS if x.sublayer or x.kind ==
 EMBED = ("embed", "head", "positions", "token_types", "embed_norm", "embed_norm_bias")
 #: Role -> the axes of its weight.
 AXES = {role.name: role.axes for role in ROLES.values()}
-#: Matrices of a layer, in the order in which they are told.
-LINEAR = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.sublayer)
+#: Matrices of a layer that plans name, in the order in which they are told.
+LINEAR = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.sublayer in OWN)
 #: Every matrix: what can be quantised. A tied head is the embedding.
 MATRICES = tuple(role.name for role in _ROWS if role.kind == "matrix")
 #: A matrix -> the norm that it reads.
-READS = {role.name: role.reads for role in _ROWS if role.reads is not None}
+READS = {role.name: role.reads for role in _ROWS if role.reads is not None and role.sublayer != CROSS}
 #: Roles of a layer that write to the residual stream.
-WRITERS = tuple(role.name for role in _ROWS if role.writes and role.sublayer)
+WRITERS = tuple(role.name for role in _ROWS if role.writes and role.sublayer in OWN)
 #: A layer's matrix -> what flows into it.
 PLACES = {role.name: role.place for role in _ROWS if role.place is not None}

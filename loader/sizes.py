@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..runtime.spec import Attention, Buckets
-from .roles import ATTENTION, AXES, EMBED, FEED_FORWARD, ROLES
+from .roles import ATTENTION, AXES, CROSS, EMBED, FEED_FORWARD, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,10 +49,11 @@ def sizes_of(config: Config, layer: int) -> LayerSizes:
 def has_sublayer(config: Config, role: str, layer: int) -> bool:
     """Whether the layer has the sublayer that a role belongs to, and its gate; the model's own roles belong to none."""
     kind = ROLES[role].sublayer
+    stack = config.stack
     if ROLES[role].field == "gate":
-        feed_forward = config.stack.feed_forward(layer)
+        feed_forward = stack.feed_forward(layer)
         return feed_forward is not None and feed_forward.gated
-    there = {ATTENTION: config.stack.attention, FEED_FORWARD: config.stack.feed_forward}
+    there = {ATTENTION: stack.attention, FEED_FORWARD: stack.feed_forward, CROSS: stack.cross}
     return not kind or there[kind](layer) is not None
 
 
@@ -115,7 +116,7 @@ def role_axes(config: Config, role: str) -> tuple[str, ...]:
 
 def axis_size(config: Config, axis: str, layer: int) -> int:
     """Elements along an axis of `roles.AXES` in the model of `config`; 0 where the layer lacks the sublayer."""
-    a, f = config.stack.attention(layer), config.stack.feed_forward(layer)
+    a, f, x = config.stack.attention(layer), config.stack.feed_forward(layer), config.stack.cross(layer)
     return {
         "vocab": config.n_vocab,
         "width": config.d_model,
@@ -130,4 +131,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "heads": a.n_heads * a.d_head if a else 0,
         "kv_heads": a.n_kv_heads * a.d_head if a else 0,
         "ffn": f.d_ff if f else 0,
+        "source": config.encoder.d_model if config.encoder else 0,
+        "cross_heads": x.n_heads * x.d_head if x else 0,
+        "cross_kv_heads": x.n_kv_heads * x.d_head if x else 0,
     }[axis]

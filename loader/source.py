@@ -47,7 +47,8 @@ class Source:
     `shape` and `dtype` are the weight's; `pattern` is the tensor's name with {i} for the layer.
     `offset` is the weight's place in the resident block, None where it is mapped; `fused`: the tensor holds others too.
     `plus` is added to every number. `spaced`: of a mapped matrix whose rows take turns with others' (`Spaced`),
-    `first` the role that is first among them: what reads the whole is told by its name.
+    `first` the role that is first among them: what reads the whole is told by its name. `row`: a vector that the file
+    has as [1, n].
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     """
 
@@ -66,6 +67,7 @@ class Source:
     first: str = ""
     zeros: Pattern | None = None
     kept: int | None = None
+    row: bool = False
 
     @property
     def role(self) -> str:
@@ -204,8 +206,8 @@ def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDA
     [rows, in] for a matrix, [rows] for a vector. `tensor` is the whole one, in the file's own shape.
     """
     rows, columns = source.row_indices[span], source.column_indices
-    if tensor.ndim == 1:
-        return _along_first(tensor, rows)
+    if len(source.shape) == 1:
+        return _along_first(tensor.reshape(-1), rows)  # a vector may lie there as [1, n]
     across, along = (columns, rows) if source.transposed else (rows, columns)  # the file's axes
     part = tensor
     if along is not None and len(along):  # first, so that no gathered row brings the ends that are cut off (`spans`)

@@ -37,8 +37,8 @@ class Backend(Protocol):
     def bind(self, program: Program, weights: Weights) -> None:
         """Take a program; every weight that it names has its data. Called once. Errors: `BackendError`."""
 
-    def run(self, batch: Batch, instruction: int | None = None) -> None:
-        """Run the program, or one instruction of it, for a batch. Errors: `BackendError`."""
+    def run(self, batch: Batch, part: int | range | None = None) -> None:
+        """Run the program, or one instruction of it, or those of a range. Errors: `BackendError`."""
 
     def read(self, tensor: Tensor, rows: int) -> NDArray[np.float32]:
         """The first rows of a tensor, [rows, width]: perhaps a view, which the next run overwrites."""

@@ -52,10 +52,11 @@ def _passes(
 ) -> Iterator[NDArray[np.float32]]:
     """`run` of as many texts as fit a pass, again and again."""
     waiting: list[Whole] = []
+    chunk = session.whole.chunk
     source, n = iter(texts), 0
     more = True
     while more or waiting:
-        while more and len(waiting) < MOST and sum(len(t.ids) for t in waiting) < session.chunk:
+        while more and len(waiting) < MOST and sum(len(t.ids) for t in waiting) < chunk:
             text = next(source, None)
             if text is None:
                 more = False
@@ -64,7 +65,7 @@ def _passes(
             waiting.append(text)
             n += 1
         if waiting:
-            size = session.fitting([len(t.ids) for t in waiting])
+            size = session.whole.fitting([len(t.ids) for t in waiting])
             yield from session.turn(partial(run, waiting[:size]))
             del waiting[:size]
 
@@ -83,8 +84,8 @@ def scored(session: Session, config: Config, texts: Iterable[Whole]) -> Iterator
 def _scores(session: Session, head: Head, texts: list[Whole]) -> list[NDArray[np.float32]]:
     starts = np.cumsum([0, *(len(text.ids) for text in texts)]).tolist()
     if head.pooled:
-        return list(session.run_whole(texts, starts[:-1]))
-    rows = session.run_whole(texts, range(starts[-1]))
+        return list(session.whole.scores(texts, starts[:-1]))
+    rows = session.whole.scores(texts, range(starts[-1]))
     return [rows[a:b] for a, b in pairwise(starts)]
 
 
@@ -92,7 +93,7 @@ def _hidden(
     session: Session, use: Callable[[NDArray[np.float32]], NDArray[np.float32]], texts: list[Whole]
 ) -> list[NDArray[np.float32]]:
     """What is made of each text's rows before the next pass overwrites them."""
-    rows, at, out = session.run_whole(texts), 0, []
+    rows, at, out = session.whole.hidden(texts), 0, []
     for text in texts:
         out.append(use(rows[at : at + len(text.ids)]))
         at += len(text.ids)
@@ -105,9 +106,9 @@ def check_whole(session: Session, text: Whole, what: str) -> None:
     if not 1 <= n <= session.n_context:
         msg = f"{what} has {n} tokens; this model takes 1 to {session.n_context}"
         raise InputError(msg)
-    low, high = min(text.ids), max(text.ids)
-    if low < 0 or high >= session.n_vocab:
-        msg = f"{what}: token id {low if low < 0 else high} is outside the vocabulary 0 .. {session.n_vocab - 1}"
+    low, high, last = min(text.ids), max(text.ids), session.whole.n_vocab - 1
+    if low < 0 or high > last:
+        msg = f"{what}: token id {low if low < 0 else high} is outside the vocabulary 0 .. {last}"
         raise InputError(msg)
     if text.types is None:
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from ..errors import InputError, shown
+from .beams import BEAMS, Beams, beams_from
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, check_names
+from .rules import RULES, Ruled, Rules, rules_from
 from .sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "TextLike",
     "Timings",
     "Token",
+    "answer",
     "check_ids",
     "check_prompt",
     "collect",
@@ -92,6 +95,8 @@ class GenerateParams:
     eos_ids: tuple[int, ...] = ()
     ignore_eos: bool = False  # an end-of-sequence id is a token like any other
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    rules: Rules = field(default_factory=Rules)
+    beams: Beams = field(default_factory=Beams)
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -154,6 +159,7 @@ class Generation:
 
     `ids` holds every new id, the end-of-sequence id too; `text` holds neither it nor a stop string. `seed` is the one
     given, or the one drawn in its place: with it the same parameters give the same text. None where it is greedy.
+    `score`, of beams: the sum of the ids' logarithms over length^length_penalty; `alternatives`: further answers.
     """
 
     text: str
@@ -161,6 +167,8 @@ class Generation:
     finish_reason: FinishReason
     timings: Timings
     seed: int | None = None
+    score: float | None = None
+    alternatives: tuple[Generation, ...] = ()
 
 
 def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
@@ -200,13 +208,20 @@ _ENDINGS = {
 }
 
 
-def params_from(*, eos_ids: Iterable[int] = (), **keywords: Unpack[GenerateKwargs]) -> GenerateParams:
+def params_from(
+    *,
+    eos_ids: Iterable[int] = (),
+    rules: Rules | None = None,
+    n_vocab: int | None = None,
+    **keywords: Unpack[GenerateKwargs],
+) -> GenerateParams:
     """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given", but for `max_new_tokens`.
 
     `eos_ids` are the model's own, used where `eos_token_id` (an id or several) is not given. `stop` is short for
     `stop_strings`. Without `do_sample`, giving `temperature`, `top_k`, `top_p` or `min_p` asks for sampling, unless
     the temperature is 0; with none of them the answer is greedy. Where it is sampled, a `seed` that is not given is
-    drawn here, afresh each time. Errors: `InputError`, with the known names for an unknown one.
+    drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. Errors: `InputError`, with
+    the known names for an unknown one.
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
@@ -218,7 +233,14 @@ def params_from(*, eos_ids: Iterable[int] = (), **keywords: Unpack[GenerateKwarg
     given.setdefault("do_sample", any(name in given for name in _ASK_TO_SAMPLE))
     ending = {field: given.pop(name) for name, field in _ENDINGS.items() if name in given}
     ending.setdefault("eos_ids", tuple(eos_ids))
-    return GenerateParams(sampling=SamplingParams(**given), **ending)
+    wanted = rules_from({name: given.pop(name) for name in RULES if name in given}, rules or Rules(), n_vocab)
+    beams = beams_from({name: given.pop(name) for name in BEAMS if name in given})
+    params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
+    if beams.n > 1 and (params.stop or not params.sampling.greedy):
+        what = "stop_strings" if params.stop else "sampling"
+        msg = f"num_beams={beams.n}: {what} and beams do not go together here; leave one of them out"
+        raise InputError(msg)
+    return params
 
 
 def check_prompt(text: TextLike, prompt_ids: object, params: GenerateParams, *, decodes: bool) -> list[int]:
@@ -270,7 +292,7 @@ def tokens(  # noqa: PLR0913 - keywords
     writer = _Writer(spelling, text.ids + prompt, params)
     began = time.perf_counter()
     text.append(prompt)
-    sampler = _sampler(text, params.sampling, number)
+    sampler = _sampler(text, params, number, limit)
     prefill_s = 0.0
 
     def first() -> int:
@@ -318,6 +340,22 @@ def collect(made: Iterable[Token]) -> Generation:
     raise InputError(msg)
 
 
+def answer(  # noqa: PLR0913, PLR0917 - what a `Generation` has
+    ids: list[int],
+    prompt: list[int],
+    params: GenerateParams,
+    decode: Spelling | None,
+    at_limit: FinishReason,
+    timings: Timings,
+) -> Generation:
+    """The `Generation` of ids that are there all at once."""
+    writer = _Writer(decode, prompt, params)
+    ends = () if params.ignore_eos else params.eos_ids
+    text = "".join(writer.write(i)[0] for i in ids if i not in ends) + writer.end()[0]
+    reason: FinishReason = "eos" if ids and ids[-1] in ends else at_limit
+    return Generation(text, ids, reason, replace(timings, n_new=len(ids)))
+
+
 class _Writer:
     """Ids to pieces of text: detokeniser, then stop strings, then what is held back at the end.
 
@@ -353,8 +391,12 @@ class _Writer:
         return text + self._stop.flush(), self._stop.stopped
 
 
-def _sampler(text: TextLike, how: SamplingParams, number: int) -> Sampler | None:
+def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) -> Sampler | None:
     """What draws the ids, having seen the text so far; None where the largest logit's id is taken as it is."""
+    how = params.sampling
+    if not params.rules.off:
+        rules = replace(params.rules, ends=() if params.ignore_eos else params.eos_ids)
+        return Ruled(text.n_vocab, how, rules, ids=text.ids, limit=limit, sequence=number)
     if how.plain:
         return None
     sampler = Sampler(text.n_vocab, how, sequence=number)

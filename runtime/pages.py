@@ -22,10 +22,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Pages", "Table", "Waiting"]
+    from .sources import Source
+
+__all__ = ["FullError", "Pages", "Table", "Waiting"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class FullError(Exception):
+    """No page is free, and nobody is idle; `waiting`: others that run have some."""
+
+    def __init__(self, *, waiting: bool) -> None:
+        """Caught by the session."""
+        super().__init__()
+        self.waiting = waiting
 
 
 class Waiting(Protocol):
@@ -38,11 +49,11 @@ class Table:
     """What one sequence holds of the cache.
 
     `cached`: this many slots, from the first on, hold what its ids make them. Below `low[g]` pages of group g were
-    given back, as no later query of its window sees them. `waiting`: who waits for the next id of its sequence. `used`:
-    which pass it was in last.
+    given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
+    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last.
     """
 
-    __slots__ = ("__weakref__", "address", "cached", "high", "low", "numbers", "used", "waiting")
+    __slots__ = ("__weakref__", "address", "cached", "high", "low", "numbers", "source", "used", "waiting")
 
     def __init__(self, n_groups: int, n_pages: int) -> None:
         """For at most `n_pages` pages a group; it holds none."""
@@ -51,6 +62,7 @@ class Table:
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
         self.cached = self.used = 0
         self.waiting: Living[Waiting] = Living()
+        self.source: Source | None = None
 
     @property
     def n_pages(self) -> int:
@@ -193,7 +205,7 @@ class Pages:
         twin = Table(len(self.windows), table.numbers.shape[1])
         self.tables.add(twin)
         twin.numbers[:] = table.numbers
-        twin.low, twin.high, twin.cached = list(table.low), list(table.high), table.cached
+        twin.low, twin.high, twin.cached, twin.source = list(table.low), list(table.high), table.cached, table.source
         for g, holders in enumerate(self._holders):
             for i in range(table.low[g], table.high[g]):
                 holders[int(table.numbers[g, i])] += 1

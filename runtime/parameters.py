@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, SupportsFloat, SupportsIndex, TypedDict, TypeVar
+from typing import Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 
 from ..errors import InputError
 
@@ -52,6 +52,25 @@ class GenerateKwargs(TypedDict, total=False):
     """Id, or ids, that end the answer (default: the model's own)."""
     ignore_eos: bool | None
     """Treat an id that would end the answer as any other."""
+    no_repeat_ngram_size: int | SupportsIndex | None
+    """No run of this many ids comes twice; 0 is off."""
+    bad_words_ids: Iterable[Iterable[int | SupportsIndex]] | None
+    """Runs of ids that never come (default: the model's own)."""
+    min_new_tokens: int | SupportsIndex | None
+    """At least this many ids before one that ends the answer."""
+    forced_bos_token_id: int | SupportsIndex | None
+    """The answer's first id, of an encoder-decoder (default: the model's own)."""
+    forced_eos_token_id: int | SupportsIndex | Iterable[int | SupportsIndex] | None
+    """The answer's last id, where `max_new_tokens` ends it (default: the model's own)."""
+    num_beams: int | SupportsIndex | None
+    """Search with this many beams for the answer whose ids are the likeliest together; 1 is off."""
+    length_penalty: float | SupportsFloat | None
+    """Of beams: their scores are divided by length to this power (default: 1); above 0 favours long answers."""
+    early_stopping: bool | Literal["never"] | None
+    """Of beams: stop when as many are finished as there are beams (True), when no better one is likely (False), or
+    when none is possible ("never")."""
+    num_return_sequences: int | SupportsIndex | None
+    """Of beams: how many answers; the first is the result, the others are its `alternatives`."""
 
 
 def check_names(given: Iterable[str], known: Collection[str], what: str) -> None:

@@ -18,11 +18,13 @@ from .arena import Tensor, place, waits
 from .bias import BiasTable
 from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
-from .forward.encoder import encoder, head
+from .forward.encoder import cross_caches, encoder, head
+from .forward.supported import check_supported
 from .kvcache import PAGE, cache_bytes, padded_context, pages_of, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .quantized import GROUP, QUANTIZED
 from .rope import RopeTable, rope_tables
+from .sinusoids import with_sinusoids
 from .sparse import SPARSE, spread_floats
 from .sparse_int8 import SPARSE_INT8, spread_int8_floats
 from .spec import Weight
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from .bias import Bias
     from .spec import Activation, Config, Spaced, Weights
 
-__all__ = ["Instruction", "Program", "Recorder", "record"]
+__all__ = ["Encoding", "Instruction", "Program", "Recorder", "record"]
 
 #: What stands in an instruction's slot.
 Operand = Tensor | Weight | RopeTable | BiasTable | int | float | None
@@ -88,12 +90,14 @@ class Recorder:
         self.n_pages = pages_of(n_context) if n_pages is None else n_pages
         self.n_positions = n_context if n_positions is None else n_positions
         self.biases: dict[tuple[object, ...], BiasTable] = {}  # what instructions add to scores
+        self.encoded = (self.n_context, self.n_pages)  # positions of an encoder's text, pages for such texts
         self.groups: list[int | None] = []  # of layers that share page tables: their windows, None where all is seen
         self.capacity, self.threads = {"T": chunk, "R": n_logits}, threads
         self.code: list[Instruction] = []
         self.tensors: list[Tensor] = []
         self.caches: dict[int, Instruction] = {}  # of each layer what writes them
         self.fused: dict[tuple[str, Tensor], Tensor] = {}  # products of fused matrices, of which parts are picked
+        self.crosses: dict[int, Instruction] = {}  # and what writes those that it has of an encoder's text
         self.rounded: dict[tuple[str, Tensor], Tensor] = {}  # inputs of products, rounded as these want them
 
     def _tensor(self, name: str, rows: str, width: int, part: str = "activations", *, keep: bool = False) -> Tensor:
@@ -235,12 +239,21 @@ class Recorder:
 
     def kv_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
         """Into the layer's two pools of pages, which lie as `kvcache.py` says; `attention` names the page table."""
+        self.caches[layer] = self._write("kv_write", k, v, heads, self.n_context, self.n_pages)
+
+    def cross_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
+        """Into pools of their own, by the page table of the encoder's text."""
+        self.crosses[layer] = self._write("cross_write", k, v, heads, *self.encoded)
+
+    def _write(  # noqa: PLR0913, PLR0917 - what a cache is
+        self, op: str, k: Tensor, v: Tensor, heads: int, context: int, pages: int
+    ) -> Instruction:
         d, dtype = k.width // heads, self.kv_cache
-        width = cache_bytes(dtype, heads, self.n_pages * PAGE, d) // FLOAT
+        width = cache_bytes(dtype, heads, pages * PAGE, d) // FLOAT
         k_cache, v_cache = (self._tensor(f"{kind}_cache", "", width, "kv_cache", keep=True) for kind in "kv")
-        self._emit("kv_write", dtype, "T", k_cache=k_cache, v_cache=v_cache, k=k, v=v, heads=heads, d_head=d,
-                   context=self.n_context, pages=self.n_pages, group=0)  # fmt: skip
-        self.caches[layer] = self.code[-1]
+        self._emit(op, dtype, "T", k_cache=k_cache, v_cache=v_cache, k=k, v=v, heads=heads, d_head=d,
+                   context=context, pages=pages, group=0)  # fmt: skip
+        return self.code[-1]
 
     def attention(  # noqa: PLR0913 - as the reference
         self,
@@ -296,18 +309,37 @@ class Recorder:
         **more: BiasTable | float | None,
     ) -> Tensor:
         """`n_heads`: of queries, of keys."""
-        heads, kv_heads = n_heads
         window = None if window is None or window >= self.n_context else window
-        d, write, group = q.width // heads, self.caches[layer], self._group(window)
+        write, group = self.caches[layer], self._group(window)
         write.values["group"] = group  # which was not known when its keys were written
-        k_cache, v_cache = write.tensors("o")
-        for cache in () if causal else (k_cache, v_cache):
+        for cache in () if causal else write.tensors("o"):
             cache.part, cache.keep = "activations", False
+        return self._attend(op, q, write, n_heads, group=group, window=window, scale=float(scale), **more)
+
+    def cross_attention(self, layer: int, q: Tensor, heads: int, kv_heads: int, *, scale: float) -> Tensor:
+        """[T, heads * d_head]: `attention` over the caches that `cross_write` filled."""
+        write = self.crosses[layer]
+        n_heads = heads, kv_heads
+        return self._attend("cross_attention", q, write, n_heads, group=0, window=None, scale=float(scale))
+
+    def _attend(
+        self,
+        op: str,
+        q: Tensor,
+        write: Instruction,
+        n_heads: tuple[int, int],
+        *,
+        window: int | None,
+        **more: BiasTable | float | None,
+    ) -> Tensor:
+        heads, kv_heads = n_heads
+        d, (k_cache, v_cache) = q.width // heads, write.tensors("o")
+        context, pages = (int(write.values[name]) for name in ("context", "pages"))  # type: ignore[arg-type]  # counts
         y = self._tensor("a", "T", q.width)
-        scratch = self._tensor("s", "", scratch_floats(self.n_context, d) * self.threads, "scratch")
+        scratch = self._tensor("s", "", scratch_floats(context, d) * self.threads, "scratch")
         self._emit(op, self.kv_cache, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
-                   heads=heads, kv_heads=kv_heads, d_head=d, context=self.n_context, pages=self.n_pages, group=group,
-                   window=window or self.n_context, scale=float(scale), **more)  # fmt: skip
+                   heads=heads, kv_heads=kv_heads, d_head=d, context=context, pages=pages, window=window or context,
+                   **more)  # fmt: skip
         return y
 
     def _group(self, window: int | None) -> int:
@@ -353,8 +385,23 @@ def _place_waits(code: list[Instruction]) -> None:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """The encoder's part of a program: passes of whole texts, whose tokens see all of their text.
+
+    `hidden` is there after `end` instructions; those from there to `Program.begins` write what a decoder reads.
+    """
+
+    chunk: int  # tokens of a pass
+    n_vocab: int
+    n_pages: int  # of the keys and values of a pass, of its own texts
+    hidden: Tensor
+    end: int
+    n_kept: int  # pages of each pool of what a decoder reads
+
+
+@dataclass(frozen=True)
 class Program:
-    """A recorded forward with every tensor placed."""
+    """A recorded forward with every tensor placed: an encoder's, a decoder's, or the two one after the other."""
 
     code: list[Instruction]
     tensors: list[Tensor]
@@ -372,9 +419,25 @@ class Program:
     n_pages: int = 0  # in each pool of the KV cache
     n_vocab: int = 0
     n_types: int = 0  # token types
-    head_at: int = 0  # of whole texts: the first instruction of the head
     groups: tuple[int | None, ...] = ()  # of layers that share page tables: their windows, None where all is seen
-    whole: bool = False  # a text is fed in one pass: its tokens see those after them
+    encoding: Encoding | None = None  # of whole texts; its instructions come first
+    constants: tuple[Weight, ...] = ()  # that no file holds: tables of positions
+    begins: int = 0  # the first instruction of a decoder, or of an encoder's head
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is an encoder alone."""
+        return self.encoding is not None and self.encoding.hidden is self.hidden
+
+    @property
+    def seq2seq(self) -> bool:
+        """Whether a decoder reads an encoder."""
+        return self.encoding is not None and self.encoding.hidden is not self.hidden
+
+    @property
+    def own(self) -> range:
+        """Instructions of a step: all, but those of an encoder that a decoder reads."""
+        return range(self.begins if self.seq2seq else 0, len(self.code))
 
     @property
     def output(self) -> Tensor:
@@ -397,7 +460,7 @@ class Program:
         shape than the program was recorded with.
         """
         whole = (weight if weight.lies is None else weight.lies.whole for weight in weights)
-        by_name = {weight.name: weight for weight in whole}
+        by_name: dict[str, Weight] = {weight.name: weight for weight in (*whole, *self.constants)}
         tables: dict[int, BiasTable] = {}  # each is made once, however many layers read it
 
         def bind(value: Operand) -> Operand:
@@ -476,39 +539,34 @@ def record(  # noqa: PLR0913 - keywords
     kv_cache: str = "f32",
     fast: bool = False,
     n_pages: int | None = None,
+    n_encoded_pages: int | None = None,
     ropes: tuple[RopeTable, ...] | None = None,
 ) -> Program:
-    """The program of a decoder, or of an encoder; works on planned weights, reads none.
+    """The program of a decoder, of an encoder, or of both; works on planned weights, reads none.
 
-    `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller.
+    `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller. `n_encoded_pages`:
+    of the pools of an encoder's texts (default: one text's).
     """
-    whole = config.decoder is None
-    chunk = max(1, n_context, chunk) if whole else max(1, min(chunk, n_context))
+    chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
-    n_slots = SLOTS_PER_TOKEN * chunk if whole else n_context
-    ops = Recorder(
-        n_context=n_slots,
-        chunk=chunk,
-        n_logits=n_logits,
-        threads=threads,
-        kv_cache=kv_cache,
-        fast=fast,
-        n_pages=None if whole else n_pages,
-        n_positions=n_context,
-    )
+    ops = Recorder(n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache, fast=fast,
+                   n_pages=n_pages, n_positions=n_context)  # fmt: skip
+    ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
     ropes = rope_tables(config, n_context) if ropes is None else ropes
-    logits: Tensor | None = None
-    head_at = 0
-    if whole:
-        hidden = encoder(ops, config, weights, ropes)
-        head_at = len(ops.code)
-        if config.head is not None:
-            logits = head(ops, config, config.head, weights, hidden)
-            logits.keep = True
-    else:
+    weights, constants = with_sinusoids(config, weights, n_context)
+    encoding = None
+    check_supported(config, weights)
+    if config.encoder is not None:
+        encoding = _record_encoder(ops, config, weights, ropes, chunk if config.decoder is None else n_context)
+    begins, logits = len(ops.code), None
+    if config.decoder is not None:
         hidden, logits = decoder(ops, config, weights, ropes)
-        logits.keep = True
-    hidden.keep = True
+    elif encoding is not None:
+        hidden = encoding.hidden
+        logits = head(ops, config, config.head, weights, hidden) if config.head is not None else None
+    for result in (hidden, logits):
+        if result is not None:
+            result.keep = True
     size = place(ops.tensors, len(ops.code))
     _place_waits(ops.code)
     return Program(
@@ -521,14 +579,33 @@ def record(  # noqa: PLR0913 - keywords
         n_logits=n_logits,
         threads=threads,
         arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
-        constant_bytes=sum(t.nbytes for t in ropes) + sum(t.nbytes for t in ops.biases.values()),
+        constant_bytes=sum(table.nbytes for table in ropes)
+        + sum(table.nbytes for table in ops.biases.values())
+        + sum(table.nbytes for table in constants),
         kv_cache=kv_cache,
         fast=fast,
         ropes=tuple(ropes),
         n_pages=ops.n_pages,
         groups=tuple(ops.groups),
-        whole=whole,
         n_vocab=config.n_vocab,
         n_types=config.n_types,
-        head_at=head_at,
+        begins=begins,
+        encoding=encoding,
+        constants=constants,
     )
+
+
+def _record_encoder(
+    ops: Recorder, config: Config, weights: Weights, ropes: tuple[RopeTable, ...], chunk: int
+) -> Encoding:
+    """The encoder's part: whole texts, of at most `chunk` tokens together; it ends by writing what a decoder reads."""
+    context, pages, own_chunk = ops.n_context, ops.n_pages, ops.capacity["T"]
+    n_slots = SLOTS_PER_TOKEN * chunk
+    ops.n_context, ops.n_pages, ops.capacity["T"] = padded_context(n_slots), pages_of(n_slots), chunk
+    hidden = encoder(ops, config.encoding if config.seq2seq else config, weights.encoding, ropes)
+    part = Encoding(chunk, config.encoding.n_vocab, ops.n_pages, hidden, len(ops.code), ops.encoded[1])
+    if config.seq2seq:
+        cross_caches(ops, config, weights, hidden)
+        hidden.dies = max(hidden.dies, len(ops.code))  # it is read from outside before the decoder's part begins
+        ops.n_context, ops.n_pages, ops.capacity["T"], ops.groups = context, pages, own_chunk, []
+    return part

@@ -38,14 +38,16 @@ class Reference:
         kv_cache: str = "f32",
         fast: bool = False,
         types: NDArray[np.int64] | None = None,
+        crosses: dict[int, tuple[Array, Array]] | None = None,
     ) -> None:
         """`caches` is updated in place, rounded to `kv_cache`; `n_logits` last tokens reach the head.
 
-        `types`: of each token; None: all are 0.
+        `types`: of each token; None: all are 0. `crosses`: of each layer, what an encoder's step wrote for it.
         """
         self.ids, self.start, self.caches, self.n_logits = np.asarray(ids), start, caches, n_logits
         self.kv_cache, self.fast = kv_cache, fast
         self.types = np.zeros(len(self.ids), np.int64) if types is None else types
+        self.crosses = {} if crosses is None else crosses
         self.results: list[int] = []  # the greedy id of each row of logits
 
     def embed(self, w: Weight) -> Array:
@@ -191,6 +193,19 @@ class Reference:
         e = np.exp(s - s.max(-1, keepdims=True))
         y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
         return y.reshape(t, -1)
+
+    def cross_write(self, layer: int, k: Array, v: Array, heads: int) -> None:
+        """The whole text at once."""
+        t = len(k)
+        self.crosses[layer] = (self._rounded(k.reshape(t, heads, -1)), self._rounded(v.reshape(t, heads, -1)))
+
+    def cross_attention(self, layer: int, q: Array, heads: int, kv_heads: int, *, scale: float) -> Array:
+        """Grouped; every query sees every key."""
+        k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.crosses[layer])
+        s = np.einsum("thd,shd->hts", q.reshape(len(q), heads, -1), k) * scale
+        e = np.exp(s - s.max(-1, keepdims=True))
+        y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
+        return y.reshape(len(q), -1)
 
     def add(self, a: Array, b: Array) -> Array:
         """Residual."""

@@ -123,6 +123,9 @@ class Sampler:
     `observe` every id of the prompt and of the answer (only the repetition penalty looks at them), `draw` per token.
     """
 
+    #: Whether a backend that draws by itself would draw other ids.
+    host_only = False
+
     def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
         """Allocate the scratch: 41 bytes per entry of the vocabulary."""
         self.n_vocab, self.params, self.sequence = n_vocab, params, sequence

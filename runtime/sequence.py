@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from ..errors import InputError, shown
+from .beams import Found as Answer
+from .beams import search
 from .detokenize import Spelling
 from .floats import usual_floats
-from .generate import Generation, check_ids, check_prompt, collect, params_from, tokens
+from .generate import Generation, Timings, answer, check_ids, check_prompt, collect, params_from, tokens
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .rules import Rules
 from .sampling import not_numbers
 from .stream import Stream
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .detokenize import TextFilter
-    from .generate import Token
+    from .generate import FinishReason, GenerateParams, Token
     from .pages import Table
     from .sampling import Sampler
     from .session import Session
@@ -66,6 +70,7 @@ class Text:
     bos_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
     load_s: float = 0.0
+    rules: Rules = field(default_factory=Rules)
 
 
 #: Of a model without a tokenizer.
@@ -87,11 +92,19 @@ class Sequence:
     """
 
     def __init__(
-        self, session: Session, text: Text | None = None, *, table: Table | None = None, ids: Ids[int] = ()
+        self,
+        session: Session,
+        text: Text | None = None,
+        *,
+        table: Table | None = None,
+        ids: Ids[int] = (),
+        source: Ids[int] | None = None,
     ) -> None:
-        """Made by `Model.sequence` and `fork`."""
+        """Made by `Model.sequence` and `fork`. `source`: checked ids that an encoder reads, of an encoder-decoder."""
         self._session, self._text, self._ids = session, NO_TEXT if text is None else text, list(ids)
         self._table = session.admit(table)
+        if source is not None:
+            self._table.source = session.encoded(source)
         self._following: Iterator[int] | None = None
         self._closed = False
         self._leave = weakref.finalize(self, session.left.append, self._table)
@@ -163,7 +176,7 @@ class Sequence:
         session, n = self._session, len(self._ids)
         if self._table.cached < n - 1 or self._table is not session.ahead_of:
             self._following = None
-        if self._following is None and self._table.cached == n - 1:
+        if self._following is None and self._table.cached == n - 1 and not (sampler and sampler.host_only):
             self._following = session.ahead(self, self._ids[-1], n - 1, left, ends, sampler)
         token = next(self._following, None) if self._following is not None else None
         if token is None:
@@ -186,15 +199,25 @@ class Sequence:
 
         A text in `prompt` is encoded with the tokenizer's special tokens only where the sequence begins with it.
         """
+        params, ids, decode = self._prepared(prompt, parameters)
+        if params.beams.n > 1:
+            msg = f"num_beams={params.beams.n}: beams are known at their end; use generate"
+            raise InputError(msg)
+        return Stream(tokens(self, ids, params, decode, load_s=self._text.load_s))
+
+    def _prepared(
+        self, prompt: Prompt | None, parameters: GenerateKwargs
+    ) -> tuple[GenerateParams, list[int], Spelling | None]:
+        """Parameters and ids, checked; and what makes text of ids."""
         text, is_text = self._text, isinstance(prompt, str)
-        params = params_from(eos_ids=text.eos_ids, **parameters)
+        params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **parameters)
         codec = text.codec() if is_text or params.stop or text.has_codec() else None
         ids: object = prompt
         if isinstance(prompt, str) and codec is not None:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
         checked = check_prompt(self, ids, params, decodes=codec is not None)
-        return Stream(tokens(self, checked, params, None if codec is None else _spelling(codec), load_s=text.load_s))
+        return params, checked, None if codec is None else _spelling(codec)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
@@ -207,9 +230,32 @@ class Sequence:
     @memory_named("generate")
     def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
         """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed` of what is new."""
-        made = self.tokens(prompt, **parameters)
+        params, ids, decode = self._prepared(prompt, parameters)
+        if params.beams.n > 1:
+            return self._searched(ids, params, decode)
+        made = tokens(self, ids, params, decode, load_s=self._text.load_s)
         with self.awaited():
             return collect(made)
+
+    def _searched(self, prompt: list[int], params: GenerateParams, decode: Spelling | None) -> Generation:
+        """As `generate`, with beams: the sequence goes on with the best."""
+        began = time.perf_counter()
+        text, room = self._ids + prompt, self.n_context - len(self) - len(prompt) + 1
+        limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
+        at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
+        ends = () if params.ignore_eos else params.eos_ids
+        self.append(prompt)
+        answers = [Answer([], 0.0)]
+        if limit > 0:
+            penalty = params.sampling.repetition_penalty
+            with self.awaited():
+                rules = replace(params.rules, ends=ends)
+                answers = search(self._session, self._table, text, params.beams, rules, limit, ends, penalty)
+        spent = Timings(load_s=self._text.load_s, decode_s=time.perf_counter() - began, n_prompt=len(prompt))
+        made = [(a, answer(a.ids, text, params, decode, at_limit, spent)) for a in answers]
+        best, *others = [replace(generation, score=a.score) for a, generation in made]
+        self._ids += best.ids
+        return replace(best, alternatives=tuple(others))
 
     @memory_named("fork")
     def fork(self) -> Sequence:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ..errors import BackendError, InputError
-from .kvcache import KEYS, PAGE, padded
+from .kvcache import PAGE
 from .living import Living
 from .memory import float_rows
-from .pages import Pages
+from .pages import FullError, Pages
+from .sources import Sources
 from .step import Batch
+from .whole import WholePasses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,11 +30,11 @@ if TYPE_CHECKING:
 
     from .arena import Tensor
     from .backend import Backend
-    from .encoding import Whole
     from .pages import Table
     from .program import Instruction, Program
     from .sampling import Sampler
     from .sequence import Sequence
+    from .sources import Source
     from .spec import Weights
 
     #: Called with an instruction and what gives its input tensors as arrays.
@@ -61,14 +63,6 @@ _NO_ROOM = (
 )
 
 
-class _FullError(Exception):
-    """No page is free, and nobody is idle; `waiting`: others that run have some."""
-
-    def __init__(self, *, waiting: bool) -> None:
-        super().__init__()
-        self.waiting = waiting
-
-
 class _Waiting:
     """Somebody who waits: counted for as long as he is there; `thread` is his."""
 
@@ -95,6 +89,9 @@ class Session:
         backend.bind(program, weights)
         pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, self.n_context, (None,))
         self.pages = Pages(*pool, backend.copy_page)
+        self._whole = None if program.encoding is None else WholePasses(program, backend)
+        #: Of an encoder-decoder: the texts that its encoder has read.
+        self.sources = Sources(self._whole) if self._whole is not None and program.seq2seq else None
         self.lock = threading.RLock()
         self._process = os.getpid()
         self._queue: Living[object] = Living()  # who waits for a turn
@@ -122,8 +119,15 @@ class Session:
                     self._collect()
                 finally:
                     self.lock.release()
-            return self.pages.table(self.pages.n_pages * PAGE if self.program.whole else self.n_context)
+            return self.pages.table(self.n_context)
         return table
+
+    def encoded(self, ids: Ids[int]) -> Source:
+        """A text that the encoder of an encoder-decoder reads, once a pass needs it; its ids were checked."""
+        if self.sources is None:
+            msg = "this model is no encoder-decoder"
+            raise InputError(msg)
+        return self.sources.admit(ids)
 
     def turn(self, work: Callable[[], T]) -> T:
         """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
@@ -144,7 +148,7 @@ class Session:
                     self._queue.discard(mine)
                     self._holder = me
                     return work()
-            except _FullError as full:
+            except FullError as full:
                 if not full.waiting:
                     room = self.pages.n_pages * self.pages.size
                     msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
@@ -268,52 +272,31 @@ class Session:
             self.pages.forget_unseen(table)
         self._kept, self.last = self._batch.n_logits, parts[-1][0]
 
-    def run_whole(self, texts: Ids[Whole], rows: Ids[int] | None = None) -> NDArray[np.float32]:
-        """One pass of whole texts that fit it (`fitting`), each of which sees itself alone.
-
-        `hidden` of all, end to end: a view, which the next pass overwrites. Or the logits of those `rows`: a copy.
-        """
+    @property
+    def whole(self) -> WholePasses:
+        """Passes of whole texts, of a model with an encoder; for who holds a turn. Errors: `InputError`."""
         if self._closed:
             raise InputError(self._closed)
-        self.pages.truncate(self._own, 0)
-        if not self.pages.reserve(self._own, self.pages.n_pages * PAGE):
-            raise _FullError(waiting=False)
-        self._batch.clear()
-        slot = 0
-        for text in texts:
-            self._batch.add_whole(text.ids, text.types, slot, self._own.address)
-            slot += padded(len(text.ids))
-        if rows is None:
-            self.backend.run(self._batch)
-            return self.backend.read(self.program.hidden, self._batch.n_tokens)
-        output = self.program.output
-        out = float_rows(len(rows), output.width, "logits")
-        for at in range(0, len(rows), self.n_logits):
-            part = rows[at : at + self.n_logits]
-            self._batch.ask(part)
-            if at == 0:
-                self.backend.run(self._batch)
-            for i in range(self.program.head_at, len(self.program.code)) if at else ():
-                self.backend.run(self._batch, i)
-            out[at : at + len(part)] = self.backend.read(output, len(part))
-        return out
-
-    def fitting(self, lengths: Ids[int]) -> int:
-        """How many of the first texts of these lengths are one pass of whole texts."""
-        n = np.array(lengths, np.int64)
-        slots = -(-n // KEYS) * KEYS
-        fits = (np.cumsum(n) <= self.chunk) & (np.cumsum(slots) <= self.pages.n_pages * PAGE)
-        return int(fits.sum())
+        if self._whole is None:
+            msg = "this model has no encoder"
+            raise InputError(msg)
+        return self._whole
 
     def _fill(self, parts: list[Part]) -> None:
         """Pages for a pass, and its batch."""
         if self._closed:
             raise InputError(self._closed)
+        if self.sources is not None and any(table.source is None for table, *_ in parts):
+            msg = "this model's decoder reads an encoder: its texts need a source (model.sequence(source))"
+            raise InputError(msg)
         self.last = self.ahead_of = None
         self._reserve(parts, 0)
+        if self.sources is not None:
+            self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
         self._batch.clear()
         for table, ids, start, n_logits in parts:
-            self._batch.add(ids, start, table.address, n_logits)
+            encoded = () if table.source is None else (table.source.table.address, len(table.source.ids))
+            self._batch.add(ids, start, table.address, n_logits, *encoded)
 
     def _reserve(self, parts: list[Part], end: int) -> None:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
@@ -339,7 +322,7 @@ class Session:
                     continue
                 for mine, *_ in parts:  # so that those who run can end
                     self.pages.release(mine)
-                raise _FullError(waiting=bool(others))
+                raise FullError(waiting=bool(others))
 
     def _collect(self) -> None:
         """Take back what dropped sequences held."""
@@ -351,12 +334,15 @@ class Session:
     def awaited(self, table: Table) -> Iterator[None]:
         """Somebody waits for the next id of a sequence: until then it gives no pages up."""
         who = _Waiting()  # it is gone with the caller, whatever ends him
+        tables = [table] if table.source is None else [table, table.source.table]
         with self.lock:
-            table.waiting.add(who)
+            for each in tables:
+                each.waiting.add(who)
         try:
             yield
         finally:
-            table.waiting.discard(who)
+            for each in tables:
+                each.waiting.discard(who)
 
     def _check(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         n = len(ids)
@@ -412,8 +398,8 @@ class Session:
                 part = ids[at : at + self.chunk]
                 self._fill([(self._own, part, start + at, 0)])
                 view = partial(self.backend.read, rows=len(part))
-                for i, instruction in enumerate(self.program.code):
-                    watch(instruction, view)
+                for i in self.program.own:
+                    watch(self.program.code[i], view)
                     self.backend.run(self._batch, i)
                 self._own.cached = start + at + len(part)
             self._kept = 0
@@ -450,6 +436,8 @@ class Session:
         self.pages.torn = True
         for table in self.pages.tables:
             table.waiting.clear()
+        if self.sources is not None:
+            self.sources.after_fork()
         if not self.backend.survives_fork:
             self._closed = f"this process was forked, and {self.backend.name} does not work in a child; load it here"
 

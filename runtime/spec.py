@@ -40,6 +40,7 @@ __all__ = [
     "Attention",
     "Buckets",
     "Config",
+    "Decoding",
     "Experts",
     "FeedForward",
     "Head",
@@ -48,6 +49,7 @@ __all__ = [
     "Norm",
     "NormKind",
     "Rope",
+    "Sinusoids",
     "Slopes",
     "Spaced",
     "Stack",
@@ -151,6 +153,19 @@ class FeedForward:
 
 
 @dataclass(frozen=True)
+class Sinusoids:
+    """sin(p f_i), then cos(p f_i), at f_i = 10000^(-i / steps) (Vaswani et al. 2017, 3.5, not interleaved).
+
+    `first`: p of position 0; `steps`: half the width, or one less in what descends from tensor2tensor (M2M100), whose
+    frequencies and angles are float32 (`single`).
+    """
+
+    first: int
+    steps: float
+    single: bool = False
+
+
+@dataclass(frozen=True)
 class Stack:
     """Layers one after the other. `parallel`: every sublayer of a layer reads what entered it (GPT-J, Falcon, Phi)."""
 
@@ -164,6 +179,8 @@ class Stack:
     residual_scale: float = 1.0  # of what a sublayer adds to the stream
     biases: tuple[Buckets | Slopes, ...] = ()  # what depends on the places of key and query alone
     relative: Buckets | None = None  # of the table `StackWeights.relative`
+    sinusoids: Sinusoids | None = None  # positions from a formula, where `StackWeights.positions` is none
+    norm_first: bool = False  # the embedding's norm stands before positions are added (Blenderbot-small's decoder)
 
     @property
     def n_layers(self) -> int:
@@ -173,6 +190,10 @@ class Stack:
     def attention(self, i: int) -> Attention | None:
         """Layer `i`'s attention to its own tokens, if it has one."""
         return next((s for s in self.layers[i] if isinstance(s, Attention) and not s.cross), None)
+
+    def cross(self, i: int) -> Attention | None:
+        """Layer `i`'s attention to the encoder, if it has one."""
+        return next((s for s in self.layers[i] if isinstance(s, Attention) and s.cross), None)
 
     def feed_forward(self, i: int) -> FeedForward | None:
         """Layer `i`'s feed-forward, if it has one."""
@@ -198,6 +219,16 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How an encoder-decoder's answers begin and end, as its files say."""
+
+    start: int  # what its decoder reads first; no part of the answer
+    forced_bos: int | None = None  # the answer's first id
+    forced_eos: tuple[int, ...] = ()  # the last that fits
+    never: tuple[tuple[int, ...], ...] = ()  # what never comes: `bad_words_ids`
+
+
+@dataclass(frozen=True)
 class Config:
     """A model with every default resolved; what the forward may depend on, and nothing else."""
 
@@ -209,6 +240,7 @@ class Config:
     ropes: tuple[Rope, ...] = ()
     head: Head | None = None  # of an encoder; a decoder's is the product with the vocabulary
     labels: tuple[str, ...] = ()  # what a head's results are called
+    n_source: int | None = None  # entries of the encoder's vocabulary, where it is another than the decoder's
     d_embed: int | None = None  # width of the embedding, where a product takes it to `d_model`
     positions: int | None = None  # learned positions are added to the embedding: the row of position 0; None: not
     n_types: int = 0  # token types (BERT's segments), whose rows are added; 0: none
@@ -217,6 +249,18 @@ class Config:
     logit_soft_cap: float | None = None
     bos_ids: tuple[int, ...] = ()
     eos_ids: tuple[int, ...] = ()
+    decoding: Decoding | None = None  # of an encoder-decoder
+
+    @property
+    def seq2seq(self) -> bool:
+        """Whether a decoder reads an encoder."""
+        return self.encoder is not None and self.decoder is not None
+
+    @property
+    def encoding(self) -> Config:
+        """The encoder alone, as a model without a head."""
+        n_vocab = self.n_source or self.n_vocab
+        return replace(self, n_vocab=n_vocab, n_source=None, decoder=None, head=None, decoding=None)
 
     @property
     def stack(self) -> Stack:
@@ -315,6 +359,11 @@ class Weights:
     head: Linear | None = None  # [n_vocab, d_model], or of an encoder's head [n_out, width]
     head_dense: Linear | None = None  # the product before it
     head_norm: Norm | None = None  # of that product's result
+
+    @property
+    def encoding(self) -> Weights:
+        """Those of `Config.encoding`."""
+        return Weights(encoder=self.encoder)
 
     @property
     def stack(self) -> StackWeights:

@@ -19,8 +19,9 @@ nothing is copied on the CPU; the tables below name the words.
 | `Q_FIRST`          | its first token in the batch                                                                 |
 | `Q_COUNT`          | how many tokens it has there                                                                 |
 | `Q_TABLES`         | address of its page tables, int32 [groups][pages of a sequence] (`kvcache.py`)               |
-| `Q_ENCODER`        | address of its encoder's page tables; 0 until a family has an encoder                        |
+| `Q_ENCODER`        | address of the page table of the encoder's text that it reads, or writes; 0: none            |
 | `Q_ADAPTER`        | its adapter; 0 until there are any                                                           |
+| `Q_ENCODED`        | tokens of the encoder's text: every token of the sequence sees all of them                   |
 
 A window is no word of a token: it stands in the instruction, since layers differ in it.
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Q_ADAPTER",
     "Q_COUNT",
+    "Q_ENCODED",
     "Q_ENCODER",
     "Q_FIRST",
     "Q_TABLES",
@@ -67,7 +69,7 @@ S_T, S_N_LOGITS, S_N_SEQUENCES, S_TOKENS, S_SEQUENCES, S_RESULTS = range(6)
 STEP_WORDS = 16
 T_ID, T_SEQUENCE, T_POSITION, T_SLOT, T_FIRST, T_LAST, T_TYPE, T_ROW = range(8)
 TOKEN_WORDS = 8
-Q_FIRST, Q_COUNT, Q_TABLES, Q_ENCODER, Q_ADAPTER = range(5)
+Q_FIRST, Q_COUNT, Q_TABLES, Q_ENCODER, Q_ADAPTER, Q_ENCODED = range(6)
 SEQUENCE_WORDS = 8
 
 
@@ -96,11 +98,13 @@ class Batch:
         """Slot of the first token."""
         return int(self.tokens[0, T_SLOT])
 
-    def add_whole(self, ids: Sequence[int], types: Sequence[int] | None, slot: int, tables: int) -> None:
+    def add_whole(
+        self, ids: Sequence[int], types: Sequence[int] | None, slot: int, tables: int, encoder: int = 0
+    ) -> None:
         """Append a text whose tokens see all of it; its keys lie at `slot` and after it, a multiple of a block.
 
         Positions count from 0, so that its bits are those of the text alone. All rows are kept, in order. The caller
-        has checked ids, types (None: all 0) and room.
+        has checked ids, types (None: all 0) and room. `encoder`: address of the table of pages that a decoder reads.
         """
         n, at, q = len(ids), self.n_tokens, self.n_sequences
         part, positions = self.tokens[at : at + n], np.arange(n)
@@ -108,7 +112,7 @@ class Batch:
         part[:, T_SLOT], part[:, T_FIRST], part[:, T_LAST] = slot + positions, slot, slot + n - 1
         part[:, T_TYPE] = 0 if types is None else types
         part[:, T_ROW] = -1
-        self.sequences[q, : Q_ADAPTER + 1] = at, n, tables, 0, 0
+        self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, 0, n
         self.n_tokens, self.n_sequences = at + n, q + 1
         self.words[:3] = self.n_tokens, 0, self.n_sequences
 
@@ -119,11 +123,19 @@ class Batch:
         self.n_logits = len(rows)
         self.words[:3] = self.n_tokens, self.n_logits, self.n_sequences
 
-    def add(self, ids: Sequence[int] | NDArray[np.int64], start: int, tables: int, n_logits: int) -> None:
+    def add(  # noqa: PLR0913, PLR0917 - what a sequence's part of a step is
+        self,
+        ids: Sequence[int] | NDArray[np.int64],
+        start: int,
+        tables: int,
+        n_logits: int,
+        encoder: int = 0,
+        encoded: int = 0,
+    ) -> None:
         """Append tokens of one sequence at `start`, `start` + 1, ...; its last `n_logits` get rows of logits.
 
-        Each sees its sequence's slots up to its own. `tables` is the address of its page tables. The caller has checked
-        ids, positions and room.
+        Each sees its sequence's slots up to its own. `tables` is the address of its page tables, `encoder` that of the
+        encoder's text, of `encoded` tokens, that it reads. The caller has checked ids, positions and room.
         """
         n, at, q, row = len(ids), self.n_tokens, self.n_sequences, self.n_logits
         if n == 1:
@@ -137,6 +149,6 @@ class Batch:
             part[:, T_FIRST] = part[:, T_TYPE] = 0
             part[:, T_ROW] = -1
             part[n - n_logits :, T_ROW] = np.arange(row, row + n_logits)
-        self.sequences[q, : Q_ADAPTER + 1] = at, n, tables, 0, 0
+        self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, 0, encoded
         self.n_tokens, self.n_sequences, self.n_logits = at + n, q + 1, row + n_logits
         self.words[:3] = self.n_tokens, self.n_logits, self.n_sequences

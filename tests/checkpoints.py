@@ -23,6 +23,10 @@ DECODERS = (
     "seed_oss", "helium", "glm", "glm4", "ernie4_5", "hunyuan_v1_dense", "arcee", "olmo", "gptj", "gpt_neo",
     "gpt_bigcode", "ministral", "exaone4", "cohere2", "olmo3", "gemma2", "gemma3_text", "bloom", "mpt", "falcon",
 )  # fmt: skip
+#: Of tests/test_seq2seq.py.
+SEQ2SEQ = (
+    "bart", "mbart", "marian", "pegasus", "blenderbot", "blenderbot-small", "m2m_100", "t5", "mt5", "umt5",
+)  # fmt: skip
 #: Of tests/test_encoders.py.
 ENCODERS = (
     "bert",

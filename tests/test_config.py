@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from checkpoints import DECODERS, ENCODERS, FAMILIES, Drawn, models
+from checkpoints import DECODERS, ENCODERS, FAMILIES, SEQ2SEQ, Drawn, models
 from helpers import attentions, feed_forwards, sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ def parse(family: str = "llama", **keys: Any) -> Config:
 
 def test_every_family_of_the_tests_is_known_and_none_besides() -> None:
     # transformers has no nemotron-nas: test_prune_export.py has a Llama next to it
-    assert set(KNOWN) == {*FAMILIES, "nemotron-nas", *ENCODERS, *DECODERS, "t5", "mt5", "umt5"}
+    assert set(KNOWN) == {*FAMILIES, "nemotron-nas", *ENCODERS, *DECODERS, *SEQ2SEQ}
 
 
 def windows(config: Config) -> tuple[int | None, ...]:

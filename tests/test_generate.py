@@ -356,7 +356,10 @@ def test_prompt_over_the_context():
         ({"stop": "a", "stop_strings": "b"}, "the same parameter"),
         ({"ignore_eos": 1}, "ignore_eos=1"),
         ({"do_sample": "yes"}, "do_sample='yes'"),
-        ({"num_beams": 4, "max_length": 3}, "unknown.*max_length, num_beams; known are max_new_tokens, .*seed"),
+        (
+            {"num_beam_groups": 4, "max_length": 3},
+            "unknown.*max_length.*num_beam_groups.*; known are max_new_tokens, .*seed",
+        ),
     ],
 )
 def test_refused_parameters(kwargs, words):

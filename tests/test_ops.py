@@ -78,7 +78,8 @@ def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.nda
     start = 0
     for part, inputs in zip(ids, case.passes, strict=True):
         batch.clear()
-        batch.add(part, start, table.ctypes.data, min(case.rows, len(part)))
+        tables = table.ctypes.data
+        batch.add(part, start, tables, min(case.rows, len(part)), tables, start + len(part))
         for t, x in zip(given_tensors, inputs, strict=True):
             arena[t.offset : t.offset + x.nbytes] = np.frombuffer(x.tobytes(), np.uint8)
         executor.step()
@@ -309,6 +310,21 @@ def attention_biased(d: Draw, variant: str) -> Case:
     return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
 
 
+def cross_attention(d: Draw, variant: str) -> Case:
+    """The text itself stands for the encoder's: every query sees all of it."""
+    kv_heads, group, d_head = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3)), d.draw(st.sampled_from([2, 15, 33]))
+    heads = kv_heads * group
+    inputs = [d.array(d.t, heads * d_head), *(d.array(d.t, kv_heads * d_head) for _ in "kv")]
+
+    def build(ops: Any, q: Any, k: Any, v: Any) -> Any:
+        ops.cross_write(0, k, v, kv_heads)
+        return ops.cross_attention(0, q, heads, kv_heads, scale=d_head**-0.5)
+
+    q, k, v = (np.abs(x).max() for x in inputs)
+    tolerance = bound("attention", variant, d_head + d.t) * (1 + q * k * d_head**0.5) * v
+    return Case(build, [inputs], lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
+
+
 def add(d: Draw, _: str) -> Case:
     n = d.size()
     return Case(lambda ops, a, b: ops.add(a, b), [[d.array(d.t, n), d.array(d.t, n)]], lambda y: 2.0**-24 * np.abs(y))
@@ -353,15 +369,16 @@ def exactly(_: np.ndarray) -> float:
     return 0.0
 
 
-#: kv_write shows in what attention reads.
+#: kv_write and cross_write show in what attention reads.
 CASES = {
     f.__name__: f
     for f in (
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
-        *(rope_part, attention, attention_biased, add, pick, scale, soft_cap, take_rows, argmax),
+        *(rope_part, attention, attention_biased, cross_attention, add, pick, scale, soft_cap, take_rows, argmax),
     )
 }
 CASES["kv_write"] = attention
+CASES["cross_write"] = cross_attention
 ROWS = [(op.name, v) for op in OPS.values() for v in (op.variants or ("",))]
 
 

@@ -98,8 +98,8 @@ def test_help_and_signature_name_every_keyword() -> None:
 def test_an_unknown_keyword_is_named_with_the_nearest_that_is_known() -> None:
     with pytest.raises(miaotui.errors.InputError, match=r"option of load thread \(did you mean threads\?\); known are"):
         miaotui.load("nowhere", thread=2)
-    with pytest.raises(miaotui.errors.InputError, match=r"beams, temprature \(did you mean temperature\?\); known are"):
-        params_from(temprature=None, beams=3)
+    with pytest.raises(miaotui.errors.InputError, match=r"beems, temprature \(did you mean temperature\?\); known are"):
+        params_from(temprature=None, beems=3)
     with miaotui.load(demo.path(), max_context=16) as model:
         for function in (model.generate, model.stream, model.tokens):
             with pytest.raises(miaotui.errors.InputError, match="did you mean temperature"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .albert import ALBERT
+from .bart import BART, BLENDERBOT, BLENDERBOT_SMALL, M2M100, MARIAN, MBART, PEGASUS
 from .base import Family, Part, Resolved, layer_type, piece_name, resolve_with, shared_numbers
 from .bert import BERT, CAMEMBERT, ELECTRA, ROBERTA, XLM_ROBERTA
 from .bloom import BLOOM
@@ -42,4 +43,6 @@ _OTHERS = (OLMO, OLMO2, OLMO3, STABLELM, PHI, GPT_NEOX, STARCODER2, COHERE, COHE
 _SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
 _ROTARY = (MODERNBERT, NOMIC_BERT, EUROBERT)
 _T5 = (T5, MT5, UMT5)
-FAMILIES = {family.name: family for family in (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_ENCODERS, *_ROTARY, *_T5)}
+_BARTS = (BART, MBART, MARIAN, PEGASUS, BLENDERBOT, BLENDERBOT_SMALL, M2M100)
+_ALL = (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_ENCODERS, *_ROTARY, *_T5, *_BARTS)
+FAMILIES = {family.name: family for family in _ALL}

@@ -44,11 +44,13 @@ class Part:
     untied: str = ""  # its name in a file whose head is not the embedding, where that has one
     others: tuple[str, ...] = ()  # names under which the same tensor may lie instead
     start: int = 0  # the first layer that has it
+    optional: bool = False  # a file may lack it: a bias of zeros, a table that a formula gives
+    row: bool = False  # a vector [n] that the file stores as [1, n]
 
     def tensor(self, prefix: str, number: int, names: Collection[str], *, tied: bool) -> str:
         """Its name in full, in a file of these `names`."""
         before = "" if self.outside else prefix
-        own = self.untied if not tied and self.untied in names else self.name
+        own = self.untied if self.untied and not tied and before + self.untied in names else self.name
         every = [before + name.replace("{i}", str(number)) for name in (own, *self.others)]
         stem, _, last = every[0].rpartition(".")
         if stem.endswith("LayerNorm"):
@@ -96,7 +98,8 @@ class Family:
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
     `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
     there are, of which each serves as many layers as another. `spell_layers`: every layer's attention -> keys of
-    config.json that tell them apart, where that is not `layer_types` alone.
+    config.json that tell them apart, where that is not `layer_types` alone. `encoder`, `encoder_layer`: of an
+    encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's.
     `tokenizer_class`: that of transformers where no file names one and it is not the file's own.
     """
 
@@ -119,10 +122,21 @@ class Family:
     heads: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     groups: str = ""
     spell_layers: Callable[[Sequence[Attention]], dict[str, Any]] | None = None
+    encoder: Mapping[str, Part] = field(default_factory=dict)
+    encoder_layer: Mapping[str, Part] = field(default_factory=dict)
 
     def parts(self, config: Config) -> Mapping[str, Part]:
         """Where the model's own weights lie, those of its head among them."""
-        return self.model if config.head is None else {**self.model, **self.heads[config.head.kind]}
+        model = self.encoder if self._reads(config) else self.model
+        return model if config.head is None else {**model, **self.heads[config.head.kind]}
+
+    def layers(self, config: Config) -> Mapping[str, Part]:
+        """Where a layer's weights lie."""
+        return self.encoder_layer if self._reads(config) else self.layer
+
+    def _reads(self, config: Config) -> bool:
+        """Whether `config` is the encoder of an encoder-decoder (`Config.encoding`)."""
+        return bool(self.encoder) and config.decoder is None
 
     def starts(self, role: str, layer: int) -> bool:
         """Whether a layer has what a layer's role names, as far as its number tells."""

@@ -8,8 +8,9 @@ from ...errors import ConfigError
 from ...runtime.spec import Attention, Config, FeedForward, Slopes, Stack
 from ..files import quote
 from .alibi import interleaved_slopes
-from .base import HARMLESS, ONLY, Family, Part, Resolved
+from .base import ONLY, Family, Part, Resolved
 from .gpt2 import QKV
+from .ignored import IGNORED
 from .values import Key, anything, flag, number, optional, read, size, token_ids
 
 __all__ = ["MPT"]
@@ -39,7 +40,7 @@ ATTENTION_ONLY: dict[str, tuple[object, ...]] = ONLY | {
     "alibi_bias_max": (8,),  # the authors' code takes another, transformers does not
     "attn_uses_sequence_id": (False,),
 }
-ATTENTION_HARMLESS = HARMLESS | {"attn_impl", "attn_pdrop"}
+ATTENTION_HARMLESS = IGNORED | {"attn_impl", "attn_pdrop"}
 
 
 def _attention(v: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The encoders of T5 (v1.1, Flan-T5, mT5) and UMT5 alone: RMSNorm, unscaled scores, classes of distances added."""
+"""T5 (v1.1, Flan-T5, mT5) and UMT5, whole or the encoder alone: RMSNorm, unscaled scores, biases by distance."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,28 +10,40 @@ from ...errors import ConfigError
 from ...runtime.spec import Attention, Buckets, Config, FeedForward, Stack
 from ..files import quote
 from .base import Family, Part, Resolved
-from .values import ACTIVATIONS, Key, anything, number, size
+from .decoding import DECODING_KEYS, decoding_of
+from .values import ACTIVATIONS, Key, anything, flag, number, optional, size, token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["MT5", "T5", "UMT5"]
 
-_LAYER = "encoder.block.{i}.layer"
 _BIAS = "SelfAttention.relative_attention_bias.weight"
-MODEL = {
-    "embed": Part("shared.weight"),
-    "norm": Part("encoder.final_layer_norm.weight"),
-    "biases": Part(f"encoder.block.0.layer.0.{_BIAS}"),
-}
-LAYER = {
-    "attn_norm": Part(f"{_LAYER}.0.layer_norm.weight"),
-    **{x: Part(f"{_LAYER}.0.SelfAttention.{x}.weight") for x in "qkvo"},
-    "ffn_norm": Part(f"{_LAYER}.1.layer_norm.weight"),
-    "gate": Part(f"{_LAYER}.1.DenseReluDense.wi_0.weight"),
-    "up": Part(f"{_LAYER}.1.DenseReluDense.wi_1.weight", others=(f"{_LAYER}.1.DenseReluDense.wi.weight",)),
-    "down": Part(f"{_LAYER}.1.DenseReluDense.wo.weight"),
-}
+_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+def _model(side: str) -> dict[str, Part]:
+    return {
+        "embed": Part("shared.weight", others=_COPIES),
+        "norm": Part(f"{side}.final_layer_norm.weight"),
+        "biases": Part(f"{side}.block.0.layer.0.{_BIAS}"),
+    }
+
+
+def _layer(side: str) -> dict[str, Part]:
+    block, ffn = f"{side}.block.{{i}}.layer", 2 if side == "decoder" else 1
+    parts = {
+        "attn_norm": Part(f"{block}.0.layer_norm.weight"),
+        **{x: Part(f"{block}.0.SelfAttention.{x}.weight") for x in "qkvo"},
+        "ffn_norm": Part(f"{block}.{ffn}.layer_norm.weight"),
+        "gate": Part(f"{block}.{ffn}.DenseReluDense.wi_0.weight"),
+        "up": Part(f"{block}.{ffn}.DenseReluDense.wi_1.weight", others=(f"{block}.{ffn}.DenseReluDense.wi.weight",)),
+        "down": Part(f"{block}.{ffn}.DenseReluDense.wo.weight"),
+    }
+    if side == "decoder":
+        parts |= {"cross_norm": Part(f"{block}.1.layer_norm.weight")}
+        parts |= {f"cross_{x}": Part(f"{block}.1.EncDecAttention.{x}.weight") for x in "qkvo"}
+    return parts
 
 
 def _feed_forward(v: dict[str, Any], where: str) -> FeedForward:
@@ -50,21 +63,44 @@ def _resolve(v: dict[str, Any], where: str, *, family: str) -> Resolved:
     if longest <= n // 4:  # the logarithm of the distances would be of less than one
         msg = f"{where}: relative_attention_max_distance is {longest}; expected more than {n // 4}, of {n} buckets"
         raise ConfigError(msg)
-    heads, ffn = v["num_heads"], _feed_forward(v, where)
-    layer = (Attention(heads, heads, v["d_kv"], 1.0, causal=False, bias=0), ffn)
-    buckets = (Buckets(n, longest, both_ways=True),)
-    config = Config(
-        family=family,
-        n_vocab=v["vocab_size"],
-        n_context=v["n_positions"],
-        encoder=Stack(v["d_model"], "rms", v["layer_norm_epsilon"], (layer,) * v["num_layers"], biases=buckets),
+    heads, ffn, d = v["num_heads"], _feed_forward(v, where), v["d_model"]
+    own = Attention(heads, heads, v["d_kv"], 1.0, causal=False, bias=0)
+    buckets = Buckets(n, longest, both_ways=True)
+    encoder = Stack(d, "rms", v["layer_norm_epsilon"], ((own, ffn),) * v["num_layers"], biases=(buckets,))
+    config = Config(family=family, n_vocab=v["vocab_size"], n_context=v["n_positions"], encoder=encoder)
+    if not _whole(v):
+        return Resolved(config, frozenset())
+    cross = Attention(heads, heads, v["d_kv"], 1.0, causal=False, cross=True)
+    layers = ((replace(own, causal=True), cross, ffn),) * (v["num_decoder_layers"] or v["num_layers"])
+    # what once went with a head that is the embedding: T5 multiplies what that reads, mT5 never does
+    scales = v["tie_word_embeddings"] if v["scale_decoder_outputs"] is None else v["scale_decoder_outputs"]
+    config = replace(
+        config,
+        decoder=replace(encoder, layers=layers, biases=(replace(buckets, both_ways=False),)),
+        tied=v["tie_word_embeddings"],
+        logit_scale=d**-0.5 if scales and family != "mt5" else 1.0,
+        bos_ids=v["bos_token_id"],
+        eos_ids=v["eos_token_id"],
+        decoding=decoding_of(v, v["vocab_size"], where),
     )
     return Resolved(config, frozenset())
 
 
+def _whole(v: dict[str, Any]) -> bool:
+    """Whether there is a decoder: by the class that `architectures` names, or by `is_encoder_decoder`."""
+    names = v["architectures"] or ()
+    return not any(str(name).endswith("EncoderModel") for name in names) if names else v["is_encoder_decoder"]
+
+
 def _t5_like(name: str, n_vocab: int, defaults: Mapping[str, object]) -> Family:
     own = name == "umt5"  # each layer has a table of its own
-    model = {role: part for role, part in MODEL.items() if not own or role != "biases"}
+    sides = {
+        side: (
+            {role: part for role, part in _model(side).items() if not own or role != "biases"},
+            _layer(side) | ({"own_bias": Part(f"{side}.block.{{i}}.layer.0.{_BIAS}")} if own else {}),
+        )
+        for side in ("encoder", "decoder")
+    }
     return Family(
         name=name,
         keys={
@@ -79,27 +115,40 @@ def _t5_like(name: str, n_vocab: int, defaults: Mapping[str, object]) -> Family:
             "layer_norm_epsilon": Key(1e-6, number(0, 1)),
             "feed_forward_proj": Key(defaults.get("feed_forward_proj", "relu"), anything),
             "n_positions": Key(512, size()),  # of training; nothing limits distances
+            "num_decoder_layers": Key(None, optional(size(2**16))),
+            "tie_word_embeddings": Key(default=True, check=flag),
+            "scale_decoder_outputs": Key(None, optional(flag)),
+            "architectures": Key(None, anything),
+            "is_encoder_decoder": Key(default=True, check=flag),
+            "bos_token_id": Key((), token_ids),
+            "eos_token_id": Key((1,), token_ids),
+            **DECODING_KEYS,
+            "decoder_start_token_id": Key((0,), token_ids),
         },
         resolve=partial(_resolve, family=name),
-        model=model,
-        layer={**LAYER, "own_bias": Part(f"{_LAYER}.0.{_BIAS}")} if own else LAYER,
+        model=sides["decoder"][0] | {"head": Part("lm_head.weight", outside=True)},
+        layer=sides["decoder"][1],
+        encoder=sides["encoder"][0],
+        encoder_layer=sides["encoder"][1],
         prefixes=("",),
         spelling={
-            "n_layers": "num_layers",
+            "n_layers": "num_layers",  # of both stacks: a plan that cuts layers of one is refused an export
             "d_model": "d_model",
             "n_heads": "num_heads",
             "d_head": "d_kv",
             "d_ff": "d_ff",
             "n_vocab": "vocab_size",
         },
-        ignored=(r"encoder\.embed_tokens\.weight",),  # the embedding again
+        ignored=(
+            r"(encoder|decoder)\.embed_tokens\.weight",  # the embedding again
+            r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # read by nobody
+        ),
         only={"is_encoder_decoder": (True, False)},
         harmless=frozenset({
-            "bos_token_id", "classifier_dropout", "decoder_start_token_id", "dense_act_fn", "dropout_rate",
-            "eos_token_id", "initializer_factor", "is_gated_act", "num_decoder_layers", "output_past",
-            "scale_decoder_outputs", "tie_word_embeddings", "tokenizer_class",
-        }),  # of the decoder, or said by feed_forward_proj
-        architectures=("EncoderModel",),
+            "classifier_dropout", "dense_act_fn", "dropout_rate", "initializer_factor", "is_gated_act", "output_past",
+            "tokenizer_class",
+        }),  # of training, or said by feed_forward_proj
+        architectures=("ForConditionalGeneration", "Model"),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
-from ...runtime.spec import Attention, FeedForward
+from ...runtime.spec import Attention, Decoding, FeedForward
 from ..files import quote
 from ..ranges import as_ranges, last_named, show, spread
 from ..roles import AXES, LINEAR
@@ -107,6 +107,9 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
         msg = "vocab_fallback 'unk' is not resolved to an id yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
     _check_indices(plan, config)
+    if config.seq2seq and plan.width is not None:
+        msg = f"width: {config.family} is an encoder-decoder, whose encoder's width plans cannot name yet; leave it out"
+        raise PlanError(msg)
     layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
     kv_heads = {layer: _kv_heads(kept, sizes_of(config, layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)
@@ -158,7 +161,7 @@ def _left(plan: PrunePlan, config: Config, layers: Indices, kv_heads: Mapping[in
     if plan.vocab is not None:
         new = {old: i for i, old in enumerate(plan.vocab)}
         bos, eos = (tuple(new[i] for i in ids if i in new) for ids in (config.bos_ids, config.eos_ids))
-        left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos)
+        left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos, decoding=_renumbered(left.decoding, new))
     return left
 
 
@@ -169,6 +172,21 @@ def _lines_left(
     if heads is None:
         return layer
     return tuple(replace(s, bias_heads=heads) if isinstance(s, Attention) and s.bias is not None else s for s in layer)
+
+
+def _renumbered(decoding: Decoding | None, new: Mapping[int, int]) -> Decoding | None:
+    """With the rows of the ids that are left. PlanError: what a decoder reads first is not."""
+    if decoding is None:
+        return None
+    if decoding.start not in new:
+        msg = f"vocab: token {decoding.start} is what the decoder reads first, but is cut; keep it"
+        raise PlanError(msg)
+    return Decoding(
+        new[decoding.start],
+        None if decoding.forced_bos is None else new.get(decoding.forced_bos),
+        tuple(new[i] for i in decoding.forced_eos if i in new),
+        tuple(tuple(new[i] for i in word) for word in decoding.never if all(i in new for i in word)),
+    )
 
 
 def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None) -> None:

@@ -8,12 +8,13 @@ anything is written, and must give the very model that the plan leaves: what a f
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import PlanError
-from ...runtime.spec import Attention
+from ...runtime.spec import Attention, Decoding
 from ..config import resolve_config, resolve_outside
 from ..families import FAMILIES, layer_type, shared_numbers
 from ..sizes import d_head, largest, model_sizes
@@ -36,7 +37,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Left", "left_config", "left_generation", "left_tensors", "refused_by_transformers", "resized"]
 
-ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+ID_KEYS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
+WORDS = "bad_words_ids"  # lists of ids
 #: What the fields of the records that a config.json may have no words for mean.
 WHY = {
     "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
@@ -125,12 +134,17 @@ def left_tensors(
     """
     shares = FAMILIES[plan.config.family].groups
     distinct = tuple({id(layer): layer for layer in plan.layers}.values()) if shares else plan.layers
-    for i, sources in enumerate((plan.model, *distinct), -1):
+    stacks = [(plan.model, *distinct)]
+    stacks += [] if plan.encoder is None else [(plan.encoder.model, *plan.encoder.layers)]
+    written: set[str] = set()
+    for i, sources in chain.from_iterable(enumerate(stack, -1) for stack in stacks):
         tensors: dict[str, list[Source]] = {}
         for source in sources.values():
             parts = tensors.setdefault(source.pattern.replace("{i}", str(i)), [])
             if all(part.rows != source.rows for part in parts):  # a norm that two halves share is one tensor
                 parts.append(source)
+        tensors = {name: parts for name, parts in tensors.items() if name not in written}  # one embedding of two stacks
+        written.update(tensors)
         for name, parts in tensors.items():
             first = parts[0]
             if first.prequantized:
@@ -138,7 +152,7 @@ def left_tensors(
                 continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
             shape = shape if reshape is None else reshape(parts, shape)
-            stored = shape[::-1] if first.transposed else shape
+            stored = (1, *shape) if first.row else shape[::-1] if first.transposed else shape
             yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
 
 
@@ -155,6 +169,7 @@ def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) 
             joined = change(parts, joined)
         if len(parts) > 1:  # as they stand in the file, where they may take turns by head
             joined = joined[np.argsort(np.concatenate([part.row_indices for part in parts]), kind="stable")]
+        joined = joined[None] if parts[0].row else joined
         return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
 
     return make
@@ -199,6 +214,9 @@ def _new_ids(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
             changed[key] = rows[0] if len(rows) == 1 else rows or None
         elif key in raw:
             changed[key] = row.get(value) if isinstance(value, int) else None
+    if isinstance(raw.get(WORDS), list):
+        kept = [word for word in raw[WORDS] if all(i in row for i in word)]
+        changed[WORDS] = [[row[i] for i in word] for word in kept] or None
     return changed
 
 
@@ -218,7 +236,8 @@ def _check_starts(plan: LoadPlan) -> None:
 def _check_same(left: Mapping[str, Any], config: Config) -> None:
     """Read back what is to be written."""
     again = resolve_config(dict(left), "the exported config.json").config
-    ids = ("bos_ids", "eos_ids")  # generation_config.json has its own say about these
+    # generation_config.json has its own say about these
+    ids = ("bos_ids", "eos_ids", *(f.name for f in fields(Decoding)), "decoding")
     other = {name: value for name, value in _differing("config", again, config) if name not in ids}
     if other:
         name, value = next(iter(other.items()))

@@ -58,11 +58,12 @@ class CpuBackend:
         self._batch: Batch | None = None
         self._copies = [self._pools(g) for g in range(len(program.groups))]
 
-    def run(self, batch: Batch, instruction: int | None = None) -> None:
-        """Run the program, or one instruction of it."""
+    def run(self, batch: Batch, part: int | range | None = None) -> None:
+        """Run the program, or one instruction of it, or those of a range."""
         if batch is not self._batch:
             self._take(batch)
-        self._aim((0, len(self.code)) if instruction is None else (instruction, 1))
+        part = self._program.own if part is None else part
+        self._aim((part.start, len(part)) if isinstance(part, range) else (part, 1))
         self._executor.step()
 
     def _take(self, batch: Batch) -> None:
@@ -81,10 +82,11 @@ class CpuBackend:
             self._bound = span
 
     def seconds(self, batch: Batch) -> NDArray[np.float64]:
-        """Seconds of each instruction, less an empty program's."""
-        self.run(batch, 0)
-        empty = np.median([self._timed((0, 0)) for _ in range(32)])
-        return np.maximum([self._timed((i, 1)) - empty for i in range(len(self.code))], 0)
+        """Seconds of each instruction of a step, less an empty program's."""
+        own = self._program.own
+        self.run(batch, own.start)
+        empty = np.median([self._timed((own.start, 0)) for _ in range(32)])
+        return np.maximum([self._timed((i, 1)) - empty for i in own], 0)
 
     def _timed(self, span: tuple[int, int]) -> float:
         self._aim(span)
@@ -107,7 +109,7 @@ class CpuBackend:
         for ins in self._program.code:
             heads = ins.values.get("heads")
             if ins.op == "kv_write" and ins.values["group"] == group and isinstance(heads, int):
-                for cache in ins.tensors("o"):
+                for cache in (t for t in ins.tensors("o") if t.keep):  # an encoder's are done with in its pass
                     part = self.arena[cache.offset : cache.offset + cache.nbytes]
                     pools.append(part.reshape(heads, self._program.n_pages, -1))
         return pools

@@ -25,7 +25,7 @@ from ..kvcache import PAGE, cache_bytes
 from ..ops import SLOTS
 from ..rope import RopeTable
 from ..spec import Weight
-from ..step import Q_COUNT, Q_FIRST, Q_TABLES, T_FIRST, T_LAST, T_SLOT
+from ..step import Q_COUNT, Q_ENCODED, Q_ENCODER, Q_FIRST, Q_TABLES, T_FIRST, T_LAST, T_SLOT
 from .layout import INSIDE
 
 if TYPE_CHECKING:
@@ -203,11 +203,14 @@ class Checked:
             elif ins.op == "attention_biased":
                 low = np.maximum(tokens[:, T_FIRST], tokens[:, T_SLOT] + 1 - window).min()
                 high = np.minimum(tokens[:, T_LAST], tokens[:, T_SLOT] - 1 + window).max()
+            word = Q_TABLES
+            if ins.op.startswith("cross"):
+                word, low, high = Q_ENCODER, np.int64(0), words[Q_ENCODED] - 1
             first, end = int(low) // PAGE, int(high) // PAGE + 1
             if not 0 <= first < end <= columns // PAGE:
                 msg = f"{ins.kernel}: sequence {q} uses slots {low} to {high} of {columns}"
                 raise BackendError(msg)
-            at = int(words[Q_TABLES]) + 4 * (group * columns // PAGE + first)
+            at = int(words[word]) + 4 * (group * columns // PAGE + first)
             table = np.ctypeslib.as_array((ctypes.c_int32 * (end - first)).from_address(at))
             if not np.all((table >= 0) & (table < pages)):
                 msg = f"{ins.kernel}: the page table of sequence {q} has {table.tolist()}; there are {pages} pages"

@@ -50,20 +50,24 @@ class CudaBackend:
         self.program, self._weights = program, weights
         self.machine = Interpreter(self._device, program)
 
-    def run(self, batch: Batch, instruction: int | None = None) -> None:
-        """Run the program, or one instruction of it."""
+    def run(self, batch: Batch, part: int | range | None = None) -> None:
+        """Run the program, or one instruction of it, or those of a range."""
+        if isinstance(part, range):
+            for instruction in part:
+                self.run(batch, instruction)
+            return
         n, n_logits = batch.n_tokens, batch.n_logits
         if batch.n_sequences > 1:
             parts = batch.sequences[: batch.n_sequences, : Q_COUNT + 1]
             self.machine.run_batch([batch.tokens[at : at + count, T_ID] for at, count in parts])
             return
         ids, start = batch.tokens[:n, T_ID], batch.start
-        if instruction is None:
+        if part is None:
             self.machine.step(ids, start, n_logits)
             return
-        if instruction == 0:
+        if part == 0:
             self.machine.begin(ids, start, n_logits)
-        self.machine.run(self.machine.lines[instruction], n, n_logits)
+        self.machine.run(self.machine.lines[part], n, n_logits)
 
     def seconds(self, batch: Batch) -> NDArray[np.float64]:
         """Seconds of each instruction, with its launch and a wait."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from .embedding import embedded
 from .stack import Frame, norm, project, stack
 from .supported import head_of
 from .variants import capped, scaled
@@ -25,7 +26,7 @@ def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     """
     head = head_of(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
-    x = stack(frame, w.stack)  # [T, d_model]
+    x = stack(frame, w.stack, embedded(frame, w.stack))  # [T, d_model]
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
     logits = capped(ops, scaled(ops, project(frame, h, head), cfg.logit_scale), cfg.logit_soft_cap)
     ops.argmax(logits)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from .stack import Frame, norm, project, stack
+from ..spec import Attention
+from .embedding import embedded
+from .stack import Frame, norm, placed, project, stack
 from .supported import check_supported, head_of
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from ..spec import Config, Head, Weights
     from .ops import Ops
 
-__all__ = ["encoder", "head"]
+__all__ = ["cross_caches", "encoder", "head"]
 
 T = TypeVar("T")
 
@@ -21,7 +23,17 @@ def encoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     """Tokens of the step -> hidden [T, d_model] of all of them. Errors: `BackendError`, as in `decoder`."""
     check_supported(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
-    return norm(frame, stack(frame, w.stack), w.stack.norm)
+    return norm(frame, stack(frame, w.stack, embedded(frame, w.stack)), w.stack.norm)
+
+
+def cross_caches(ops: Ops[T], cfg: Config, w: Weights, hidden: T) -> None:
+    """Hidden [T, d_model] of the encoder -> the keys and values that each layer of the decoder will read."""
+    frame = Frame(ops, cfg.stack, ())
+    for i, (sizes, weights) in enumerate(zip(cfg.stack.layers, w.stack.layers, strict=True)):
+        for s, sw in zip(sizes, weights, strict=True):
+            if isinstance(s, Attention) and s.cross:
+                k, v = (project(frame, hidden, sw.linear[name]) for name in "kv")
+                ops.cross_write(i, placed(frame, s, k, sw.norm_k, s.n_kv_heads), v, s.n_kv_heads)
 
 
 def head(ops: Ops[T], cfg: Config, s: Head, w: Weights, hidden: T) -> T:

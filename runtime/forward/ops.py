@@ -79,6 +79,12 @@ class Ops(Protocol[T]):
     ) -> T:
         """As `attention`, with scores that are capped, to which a bias is added, or with windows on both sides."""
 
+    def cross_write(self, layer: int, k: T, v: T, heads: int, /) -> None:
+        """What the decoder's layer sees of the encoder's text."""
+
+    def cross_attention(self, layer: int, q: T, heads: int, kv_heads: int, /, *, scale: float) -> T:
+        """[T, heads * d_head], of every token of the encoder's text."""
+
     def add(self, a: T, b: T, /) -> T:
         """[t, d]."""
 

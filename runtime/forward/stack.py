@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..spec import FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weight
     from .ops import After, Ops
 
-__all__ = ["Frame", "norm", "project", "stack"]
+__all__ = ["Frame", "norm", "placed", "project", "stack"]
 
 T = TypeVar("T")
 
@@ -33,13 +33,8 @@ class Frame(Generic[T]):
     tables: tuple[Weight | None, ...] = ()
 
 
-def stack(f: Frame[T], w: StackWeights) -> T:
-    """Tokens of the step -> what leaves the last layer, [T, d_model]."""
-    x = scaled(f.ops, f.ops.embed(w.embed), f.stack.embed_scale)
-    for table, row_of in ((w.positions, f.ops.embed_positions), (w.token_types, f.ops.embed_types)):
-        x = x if table is None else f.ops.add(x, row_of(table))
-    x = norm(f, x, w.embed_norm)
-    x = x if w.embed_project is None else project(f, x, w.embed_project)
+def stack(f: Frame[T], w: StackWeights, x: T) -> T:
+    """Embedded tokens of the step -> what leaves the last layer, [T, d_model]."""
     for i, (sizes, weights) in enumerate(zip(f.stack.layers, w.layers, strict=True)):
         here, start = Frame(f.ops, f.stack, f.ropes, i, w.biases), x
         for s, sw in zip(sizes, weights, strict=True):
@@ -58,7 +53,11 @@ def sublayer(f: Frame[T], s: Attention | FeedForward, w: Sublayer, x: T, residua
 
 
 def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) -> T:
-    """residual + o(grouped-query attention of x), with a KV cache."""
+    """residual + o(grouped-query attention of x), with a KV cache: its own, or the one that an encoder filled."""
+    if s.cross:
+        q = placed(f, s, project(f, x, w.linear["q"]), w.norm_q, s.n_heads)
+        a = f.ops.cross_attention(f.layer, q, s.n_heads, s.n_kv_heads, scale=s.scale)
+        return project(f, a, w.linear["o"], residual=residual)
     q, k, v = (project(f, x, w.linear[name]) for name in "qkv")
     q, k = placed(f, s, q, w.norm_q, s.n_heads), placed(f, s, k, w.norm_k, s.n_kv_heads)
     f.ops.kv_write(f.layer, k, v, s.n_kv_heads)

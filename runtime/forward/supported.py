@@ -52,8 +52,8 @@ def head_of(config: Config, w: Weights) -> Linear:
 
 def _lacking(config: Config, w: Weights) -> Iterator[str]:
     """Everything that is asked for and not there."""
-    if config.encoder is not None and config.decoder is not None:
-        yield "an encoder that a decoder reads"
+    if config.seq2seq and w.encoder is None:
+        yield "an encoder of which there are no weights"
     if config.decoder is not None and w.head is None:
         yield "a decoder without a head"
     if w.head is not None and w.head.adapters:
@@ -69,8 +69,9 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
     if stack.norm == "rms" and any(n is not None and n.b is not None for n in _norms(w)):
         yield "RMSNorm with a bias"
     for i, (sizes, weights) in enumerate(zip(stack.layers, w.layers, strict=True)):
-        if sum(isinstance(s, Attention) for s in sizes) > 1:
-            yield f"two attentions in layer {i}"
+        for cross in (False, True):
+            if sum(isinstance(s, Attention) and s.cross == cross for s in sizes) > 1:
+                yield f"two attentions to {'an encoder' if cross else 'a text itself'} in layer {i}"
         for s, sublayer in zip(sizes, weights, strict=True):
             lacking = _of_attention(config, w, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s)
             for what in (*lacking, *(f"an adapter of {n}" for n, each in sublayer.linear.items() if each.adapters)):
@@ -87,8 +88,8 @@ def _norms(w: StackWeights) -> Iterator[Norm | None]:
 def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublayer) -> Iterator[str]:
     stack = config.stack
     if s.cross:
-        yield "attention to an encoder"
-    if s.causal != (config.decoder is not None):
+        yield from _of_cross(config, s)
+    elif s.causal != (config.decoder is not None):
         yield "attention to later tokens in a decoder" if config.decoder else "attention to earlier tokens alone"
     if _lacks_table(stack, tables, s, w):
         yield "a bias by relative position without its table"
@@ -106,6 +107,13 @@ def _lacks_table(stack: Stack, w: StackWeights, s: Attention, own: Sublayer) -> 
         return True
     tables = (w.biases[s.bias] is not None) + (own.bias is not None)
     return tables != (0 if isinstance(stack.biases[s.bias], Slopes) else 1)
+
+
+def _of_cross(config: Config, s: Attention) -> Iterator[str]:
+    if not config.seq2seq:
+        yield "attention to an encoder that is not there"
+    if s.window is not None or s.rope is not None or s.bias is not None:
+        yield "attention to an encoder by position"
 
 
 def _of_feed_forward(s: FeedForward) -> Iterator[str]:

@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     parameters = {name: getattr(args, name) for name in _PARAMETERS}
     with load_model(args) as model:
         steps = model.tokens(prompt, max_new_tokens=args.max_new_tokens, stop_strings=stop, **parameters)
-        last, text = None, "" if args.no_prompt else prompt
+        last, text = None, "" if args.no_prompt or model.config.seq2seq else prompt
         _write(text)
         try:
             for last in steps:

@@ -20,6 +20,8 @@ from ...kvcache import DIMS, KEYS, KV_BYTES, PAGE, QUERIES
 from ...ops import slots
 from ...step import (
     Q_COUNT,
+    Q_ENCODED,
+    Q_ENCODER,
     Q_FIRST,
     Q_TABLES,
     S_N_SEQUENCES,
@@ -28,6 +30,7 @@ from ...step import (
     SEQUENCE_WORDS,
     T_FIRST,
     T_LAST,
+    T_POSITION,
     T_SEQUENCE,
     T_SLOT,
     TOKEN_WORDS,
@@ -88,7 +91,7 @@ def _sequence(step: Any, q: Any) -> Any:
     return ld(step + 8 * S_SEQUENCES) + 8 * SEQUENCE_WORDS * q
 
 
-def _kv_write(kind: str, put: Any, put_vector: Any) -> Any:
+def _kv_write(kind: str, put: Any, put_vector: Any, *, slot_word: int = T_SLOT, table_word: int = Q_TABLES) -> Any:
     size, scaled = KV_BYTES[kind], kind == "int8"
 
     @template
@@ -98,8 +101,8 @@ def _kv_write(kind: str, put: Any, put_vector: Any) -> Any:
         page_bytes, group = PAGE * (row + (4 if scaled else 0)), 4 * (arg(p, C_CONTEXT) // PAGE) * arg(p, C_GROUP)
         for item in range(share(rows * heads, 1, t, nt), share(rows * heads, 1, t + 1, nt)):
             head, r = item // rows, item % rows
-            slot, x = token_word(step, r, T_SLOT), 4 * (r * heads + head) * d
-            table = ld(_sequence(step, token_word(step, r, T_SEQUENCE)) + 8 * Q_TABLES) + group
+            slot, x = token_word(step, r, slot_word), 4 * (r * heads + head) * d
+            table = ld(_sequence(step, token_word(step, r, T_SEQUENCE)) + 8 * table_word) + group
             page = (head * arg(p, C_PAGES) + ld_i32(table + 4 * (slot // PAGE))) * page_bytes
             k, v, key = base + arg(p, C_K) + page, base + arg(p, C_V) + page, slot % PAGE
             xk, xv, fk, fv = base + arg(p, C_XK) + x, base + arg(p, C_XV) + x, F(1.0), F(1.0)
@@ -191,14 +194,20 @@ def _softmax(rows: int, *, biased: bool) -> Any:
 
 
 @template
-def _seen(p: Any, token: Any) -> Any:
+def _seen(p: Any, words: Any, token: Any) -> Any:
     """The first slot that a token sees through the layer's window, and the one after the last."""
     end = ld(token + 8 * T_LAST) + 1
     return max(ld(token + 8 * T_FIRST), end - arg(p, WINDOW)), end
 
 
 @template
-def _seen_around(p: Any, token: Any) -> Any:
+def _encoded(p: Any, words: Any, token: Any) -> Any:
+    """All of the encoder's text."""
+    return 0, ld(words + 8 * Q_ENCODED)
+
+
+@template
+def _seen_around(p: Any, words: Any, token: Any) -> Any:
     """As `_seen`, of a window on both sides."""
     slot, window = ld(token + 8 * T_SLOT), arg(p, WINDOW)
     return max(ld(token + 8 * T_FIRST), slot - window + 1), min(ld(token + 8 * T_LAST) + 1, slot + window)
@@ -221,7 +230,7 @@ def _plan_of(seen: Any) -> Any:
         for q in range(ld(step + 8 * S_N_SEQUENCES)):
             words = _sequence(step, q)
             if ld(words + 8 * Q_COUNT) == 1:
-                low, end = seen(p, tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST))
+                low, end = seen(p, words, tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST))
                 keys += end - low
         while turn > TILE and more:  # fewer where threads would wait for each other
             tiles = 0
@@ -235,12 +244,12 @@ def _plan_of(seen: Any) -> Any:
     return plan
 
 
-def _attention(kind: str, *, biased: bool = False) -> Any:
-    size, scaled = KV_BYTES[kind], kind == "int8"
+def _attention(kind: str, *, biased: bool = False, cross: bool = False) -> Any:
+    size, scaled, table_word = KV_BYTES[kind], kind == "int8", Q_ENCODER if cross else Q_TABLES
     scores, scores_of_block = scores_tile(TILE, BLOCKS, kind), scores_tile(TILE, 1, kind)
     scores_of_one = scores_tile(1, 1, kind)
     softmax, softmax_of_one = _softmax(TILE, biased=biased), _softmax(1, biased=biased)
-    seen = _seen_around if biased else _seen
+    seen = _encoded if cross else _seen_around if biased else _seen
     plan = _plan_of(seen)
     values, values_of_lane = values_tiles(TILE, VECTORS, kind)
     values_of_one, values_of_one_lane = values_tiles(1, VECTORS, kind)
@@ -267,14 +276,14 @@ def _attention(kind: str, *, biased: bool = False) -> Any:
         for sequence in range(ld(step + 8 * S_N_SEQUENCES)):
             words = _sequence(step, sequence)
             first, many_tokens = tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST), ld(words + 8 * Q_COUNT) > 1
-            table = ld(words + 8 * Q_TABLES) + 4 * (context // PAGE) * arg(p, GROUP)
+            table = ld(words + 8 * table_word) + 4 * (context // PAGE) * arg(p, GROUP)
             each = ld(words + 8 * Q_COUNT) * group  # queries of a KV head
             if many_tokens:  # later tokens see more keys: threads take turns
                 padded = (each + turn - 1) // turn * turn
                 i, end, stride = (t + nt - tiles % nt) % nt * turn, kv_heads * padded, nt * turn
                 tiles += end // turn
             else:  # a run of queries for each thread, as many keys
-                low, high = seen(p, first)
+                low, high = seen(p, words, first)
                 padded, stride = each, 0
                 i = min(heads, max(0, mine - before) // (high - low))
                 end = min(heads, max(0, mine_end - before) // (high - low))
@@ -289,7 +298,7 @@ def _attention(kind: str, *, biased: bool = False) -> Any:
                 for m in range(tiled):
                     at = f + min(m, count - 1)
                     token = at // group
-                    lo, n = seen(p, first + 8 * TOKEN_WORDS * token)
+                    lo, n = seen(p, words, first + 8 * TOKEN_WORDS * token)
                     if biased:
                         row_at = _row(p, first + 8 * TOKEN_WORDS * token, g * group + at % group)
                         st(bounds + BOUND * m + ROW, row_at)
@@ -406,6 +415,11 @@ _write_f32, _write_bf16 = _kv_write("f32", stf, store), _kv_write("bf16", st_bf1
 _write_int8 = _kv_write("int8", st_int8, store_int8)
 _attention_f32, _attention_bf16, _attention_int8 = (_attention(kind) for kind in KV_BYTES)
 _biased_f32, _biased_bf16, _biased_int8 = (_attention(kind, biased=True) for kind in KV_BYTES)
+_cross_write_f32, _cross_write_bf16, _cross_write_int8 = (
+    _kv_write(kind, put, put_vector, slot_word=T_POSITION, table_word=Q_ENCODER)
+    for kind, put, put_vector in (("f32", stf, store), ("bf16", st_bf16, store_bf16), ("int8", st_int8, store_int8))
+)
+_cross_f32, _cross_bf16, _cross_int8 = (_attention(kind, cross=True) for kind in KV_BYTES)
 
 
 @kernel
@@ -460,3 +474,39 @@ def attention_biased_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None
 def attention_biased_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_biased_f32; a key's scale multiplies its score, a value's its weight."""
     _biased_int8(p, base, step, t, nt)
+
+
+@kernel
+def cross_write_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As kv_write_f32, into the pages of the encoder's text, by position."""
+    _cross_write_f32(p, base, step, t, nt)
+
+
+@kernel
+def cross_write_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As kv_write_bf16, into the pages of the encoder's text, by position."""
+    _cross_write_bf16(p, base, step, t, nt)
+
+
+@kernel
+def cross_write_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As kv_write_int8, into the pages of the encoder's text, by position."""
+    _cross_write_int8(p, base, step, t, nt)
+
+
+@kernel
+def cross_attention_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_f32, over every key of the encoder's text."""
+    _cross_f32(p, base, step, t, nt)
+
+
+@kernel
+def cross_attention_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_bf16, over every key of the encoder's text."""
+    _cross_bf16(p, base, step, t, nt)
+
+
+@kernel
+def cross_attention_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_int8, over every key of the encoder's text."""
+    _cross_int8(p, base, step, t, nt)

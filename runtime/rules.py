@@ -1,0 +1,158 @@
+"""Rules about ids that may not come, and about one that must: what is set to -inf in a row of logits before it is read.
+
+Names, order and meaning are Hugging Face's (`transformers.generation.logits_process`). A forced id's score is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, shown
+from .sampling import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from .sampling import SamplingParams
+
+__all__ = ["RULES", "Ruled", "Rules", "rules_from"]
+
+#: `GenerationConfig`'s name -> the field of `Rules`.
+RULES = {
+    "no_repeat_ngram_size": "no_repeat",
+    "bad_words_ids": "never",
+    "min_new_tokens": "at_least",
+    "forced_bos_token_id": "forced_bos",
+    "forced_eos_token_id": "forced_eos",
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All of them off as they stand. `ends`: the ids that end an answer."""
+
+    no_repeat: int = 0  # no run of so many ids comes twice
+    never: tuple[tuple[int, ...], ...] = ()  # runs that never come
+    at_least: int = 0  # ids before one that ends
+    forced_bos: int | None = None  # what follows an answer's only id so far
+    forced_eos: tuple[int, ...] = ()  # the last id that there is room for
+    ends: tuple[int, ...] = ()
+
+    @property
+    def off(self) -> bool:
+        """Whether no row is changed."""
+        return self == Rules(ends=self.ends)
+
+    def forced(self, n: int, *, last: bool) -> tuple[int, ...]:
+        """Ids of which one must follow `n` others; empty: any may. `last`: there is room for one more."""
+        if last and self.forced_eos:
+            return self.forced_eos
+        return (self.forced_bos,) if n == 1 and self.forced_bos is not None else ()
+
+    def apply(self, scores: NDArray[np.float32], ids: Sequence[int], n_new: int, *, last: bool) -> None:
+        """Change [n_vocab] scores of what follows `ids`, of which the last `n_new` are the answer's."""
+        forced = self.forced(len(ids), last=last)
+        if forced:
+            scores[:] = -np.inf
+            scores[list(forced)] = 0
+            return
+        if self.no_repeat:
+            scores[_repeating(ids, self.no_repeat)] = -np.inf
+        ends = {(end,) for end in self.ends}  # which `never` cannot name
+        for word in self.never:
+            if word not in ends and _continues(ids, word):
+                scores[word[-1]] = -np.inf
+        if n_new < self.at_least:
+            scores[list(self.ends)] = -np.inf
+
+
+def _repeating(ids: Sequence[int], n: int) -> list[int]:
+    """Ids that would make a run of `n` come again."""
+    if len(ids) + 1 < n:
+        return []
+    prefix = list(ids[len(ids) - n + 1 :])
+    return [ids[i + n - 1] for i in range(len(ids) - n + 1) if list(ids[i : i + n - 1]) == prefix]
+
+
+def _continues(ids: Sequence[int], word: tuple[int, ...]) -> bool:
+    """Whether the last of a run would come next; as in transformers, only where the text is as long as the run."""
+    before = len(word) - 1
+    return before == 0 or (len(ids) > before and tuple(ids[-before:]) == word[:-1])
+
+
+class Ruled(Sampler):
+    """A sampler of rows that rules were applied to; greedy where its parameters are."""
+
+    host_only = True
+
+    def __init__(  # noqa: PLR0913 - keywords
+        self, n_vocab: int, params: SamplingParams, rules: Rules, *, ids: Sequence[int], limit: int, sequence: int = 0
+    ) -> None:
+        """`ids`: the text before the answer; `limit`: ids of the answer, at most."""
+        super().__init__(n_vocab, params, sequence=sequence)
+        super().observe(ids)
+        self._rules, self._text, self._n_before, self._limit = rules, list(ids), len(ids), limit
+        self._row = np.empty(n_vocab, np.float32)
+
+    def observe(self, ids: Iterable[int]) -> None:
+        """As the sampler's: ids of the answer."""
+        wanted = list(ids)
+        super().observe(wanted)
+        self._text += wanted
+
+    def draw(self, logits: NDArray[np.float32], position: int) -> int:
+        """As the sampler's, of what the rules leave."""
+        n_new = len(self._text) - self._n_before
+        np.copyto(self._row, logits)
+        self._rules.apply(self._row, self._text, n_new, last=n_new == self._limit - 1)
+        return super().draw(self._row, position)
+
+
+def rules_from(given: Mapping[str, Any], defaults: Rules, n_vocab: int | None = None) -> Rules:
+    """The model's own rules, with those that a caller gave in their places. Errors: `InputError`."""
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in {"no_repeat_ngram_size", "min_new_tokens"}:
+            if not _whole(value):
+                msg = f"{name}={shown(value)}: expected an integer >= 0"
+                raise InputError(msg)
+            checked[RULES[name]] = int(value)
+        elif name == "bad_words_ids":
+            checked["never"] = _words(value)
+        else:
+            ids = tuple(int(i) for i in _ids(name, value))
+            checked[RULES[name]] = ids if name == "forced_eos_token_id" else (ids[0] if ids else None)
+    rules = replace(defaults, **checked)
+    highest = max([*rules.forced_eos, rules.forced_bos or 0, *(i for word in rules.never for i in word)], default=0)
+    if n_vocab is not None and highest >= n_vocab:
+        msg = f"token id {highest} is outside the vocabulary 0 .. {n_vocab - 1}"
+        raise InputError(msg)
+    return rules
+
+
+def _ids(name: str, value: object) -> list[Any]:
+    ids = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
+    if not all(_whole(i) for i in ids) or (name == "forced_bos_token_id" and len(ids) != 1):
+        msg = f"{name}={shown(value)}: expected a token id{' or a list of them' if name[7] == 'e' else ''}"
+        raise InputError(msg)
+    return ids
+
+
+def _words(value: object) -> tuple[tuple[int, ...], ...]:
+    words = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [None]
+    lists = [list(w) if isinstance(w, Iterable) and not isinstance(w, str | bytes) else [] for w in words]
+    if not all(word and all(_whole(i) for i in word) for word in lists):
+        msg = f"bad_words_ids={shown(value)}: expected a list of lists of token ids"
+        raise InputError(msg)
+    return tuple(tuple(int(i) for i in word) for word in lists)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool | np.bool_) and int(value) >= 0

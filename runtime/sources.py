@@ -1,0 +1,86 @@
+"""Texts that an encoder has read and decoders go on from: what their layers see of one lies in pages of its own.
+
+A text is encoded when a pass first needs it, and again if its pages were taken meanwhile, with the same bits. Sequences
+that answer the same text (beams, forks) share it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .encoding import Whole
+from .kvcache import PAGE
+from .pages import FullError, Pages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Ids
+
+    from .pages import Table
+    from .whole import WholePasses
+
+__all__ = ["Source", "Sources"]
+
+
+class Source:
+    """One text, by its ids; `table` holds its pages, of which `table.cached` slots are filled."""
+
+    def __init__(self, ids: Ids[int], table: Table) -> None:
+        """Made by `Sources.admit`."""
+        self.ids, self.table = list(ids), table
+
+
+class Sources:
+    """The pool of pages for encoders' texts. Its owner holds the session's lock for all that is done here."""
+
+    def __init__(self, passes: WholePasses) -> None:
+        """Of the pools that the encoder's part of a program fills."""
+        self.pages = Pages(passes.n_kept, PAGE, (None,), _never_copied)
+        self._passes, self._n = passes, 0
+        self._left: deque[Table] = deque()  # of texts that were dropped, by the garbage collector, at any moment
+
+    def admit(self, ids: Ids[int]) -> Source:
+        """A text whose ids and length were checked; nothing is computed yet."""
+        source = Source(ids, self.pages.table(len(ids)))
+        weakref.finalize(source, self._left.append, source.table)
+        return source
+
+    def ensure(self, wanted: list[Source]) -> None:
+        """Encode those that are not there. Errors: `FullError` where the pool has no room for all of them at once."""
+        for _ in range(len(self._left)):
+            self.pages.release(self._left[0])
+            self._left.popleft()
+        self._n += 1
+        busy = {id(source.table) for source in wanted}
+        for source in wanted:
+            source.table.used = self._n
+            if source.table.cached < len(source.ids):
+                self._encode(source, busy)
+
+    def _encode(self, source: Source, busy: set[int]) -> None:
+        table, n = source.table, len(source.ids)
+        self.pages.truncate(table, 0)
+        while not self.pages.reserve(table, n):
+            others = [t for t in self.pages.tables if id(t) not in busy and t.n_pages]
+            idle = min((t for t in others if not t.waiting), key=lambda t: t.used, default=None)
+            if idle is not None:
+                self.pages.release(idle)
+                continue
+            had = list(self.pages.n_free)
+            self.pages.recount()  # a table may have gone without a word
+            if self.pages.n_free == had:
+                self.pages.release(table)
+                raise FullError(waiting=bool(others))
+        self._passes.remember([Whole(source.ids)], [table.address])
+        table.cached = n
+
+    def after_fork(self) -> None:
+        """In the child: a change of pages may be half done, and nobody waits."""
+        self.pages.torn = True
+        for table in self.pages.tables:
+            table.waiting.clear()
+
+
+def _never_copied(_group: int, _source: int, _target: int) -> None:
+    """A text's pages are written once, whole: none is ever shared before it is filled."""

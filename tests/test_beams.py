@@ -1,0 +1,137 @@
+"""Beam search: a known table, and `transformers`' ids on random decoders and encoder-decoders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from miaotui.runtime.beams import Beams, BeamState, log_softmax
+from test_seq2seq import ids_of, made, small_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+#: ../shared/faults/next.md, case 4: what follows <pad>, $, a, b, c (OpenNMT/CTranslate2#1740).
+TABLE = np.array([[0, 0.1, 0.5, 0.4, 0], [0, 1, 0, 0, 0], [0, 0.35, 0.25, 0.2, 0.2], [0, 0.9, 0.05, 0.03, 0.02],
+                  [0, 0.5, 0.2, 0.2, 0.1]])  # fmt: skip
+LETTERS = "_$abc"
+
+
+def answers(how: Beams, limit: int = 4) -> list[tuple[str, float]]:
+    """The table's answers."""
+    logits = np.where(TABLE > 0, np.log(np.maximum(TABLE, 1e-300)), -30).astype(np.float32)
+    state = BeamState(how, 5, limit, [1])
+    while not state.done:
+        state.advance(np.stack([log_softmax(logits[ids[-1] if ids else 0]) for ids in state.running]))
+    return [("".join(LETTERS[i] for i in f.ids), round(f.score, 4)) for f in state.found()]
+
+
+TWO = {
+    0: [("b$", -1.0217), ("a$", -1.7430)],
+    1: [("b$", -0.5108), ("a$", -0.8715)],
+    2: [("b$", -0.2554), ("a$", -0.4357)],
+    -1: [("b$", -2.0433), ("a$", -3.4859)],
+}
+
+
+@pytest.mark.parametrize("early", [True, False, "never"])
+@pytest.mark.parametrize("penalty", TWO)
+def test_two_beams_over_a_known_table(penalty: int, early: Any) -> None:
+    wanted = TWO[penalty]
+    if penalty == 2 and early == "never":
+        wanted = [("b$", -0.2554), ("aac$", -0.2739)]
+    assert answers(Beams(2, penalty, early, 2)) == wanted
+
+
+def test_three_beams_over_a_known_table() -> None:
+    assert answers(Beams(3, 1, early_stopping=True, n_return=3)) == [("b$", -0.5108), ("a$", -0.8715), ("$", -2.3026)]
+    for early in (False, "never"):
+        assert answers(Beams(3, 1, early, 3)) == [("b$", -0.5108), ("ab$", -0.8026), ("a$", -0.8715)]
+    assert answers(Beams(3, 2, early_stopping=False, n_return=3)) == [
+        ("b$", -0.2554), ("ab$", -0.2675), ("ac$", -0.3329),
+    ]  # fmt: skip
+    assert answers(Beams(3, 2, "never", 3)) == [("aab$", -0.2371), ("b$", -0.2554), ("ab$", -0.2675)]
+
+
+def test_one_beam_is_greedy_and_misses_the_best() -> None:
+    assert answers(Beams(1, 0))[0][0] == "a$"
+
+
+@st.composite
+def ways(draw: st.DrawFn) -> dict[str, Any]:
+    """Parameters that both sides know."""
+    n = draw(st.integers(2, 5))
+    return {
+        "num_beams": n,
+        "num_return_sequences": draw(st.integers(1, n)),
+        "length_penalty": draw(st.sampled_from([-1.0, 0.0, 1.0, 2.0])),
+        "early_stopping": draw(st.sampled_from([True, False, "never"])),
+        "no_repeat_ngram_size": draw(st.sampled_from([0, 1, 2, 3])),
+        "min_new_tokens": draw(st.sampled_from([0, 4])),
+        "max_new_tokens": draw(st.integers(5, 14)),
+        "bad_words_ids": draw(st.sampled_from([None, [[5], [7, 8]], [[6, 6]]])),
+        "repetition_penalty": draw(st.sampled_from([1.0, 1.3])),
+    }
+
+
+def check(model: Any, ours: Any, ids: list[int], how: dict[str, Any], before: int) -> None:
+    """The same ids, in the same order."""
+    with torch.no_grad():
+        theirs = model.generate(torch.tensor([ids]), do_sample=False, **how)
+    got = ours.generate(ids, **how)
+    rows = [got.ids, *(a.ids for a in got.alternatives)]
+    assert len(rows) == len(theirs)
+    for row, wanted in zip(rows, theirs[:, before:].tolist(), strict=True):
+        assert row == wanted[: len(row)]
+        assert len(row) == len(wanted) or row[-1] in ours.config.eos_ids
+    scores = [got.score, *(a.score for a in got.alternatives)]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_beams_of_an_encoder_decoder_are_those_of_transformers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("beams")
+    model = made(small_config(forced_bos_token_id=4), directory, 3)
+    with miaotui.load(directory, cache_tokens=1024) as ours:
+
+        @settings(max_examples=25, deadline=None)
+        @given(ways(), st.integers(0, 99))
+        def holds(how: dict[str, Any], seed: int) -> None:
+            check(model, ours, ids_of(seed, 1 + seed % 30), how, 1)
+
+        holds()
+
+
+def test_beams_of_a_decoder_are_those_of_transformers(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    config = transformers.LlamaConfig(
+        vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1,
+        intermediate_size=37, max_position_embeddings=400, bos_token_id=0, eos_token_id=[2, 9], pad_token_id=1,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn_like(p) * 0.3 + (p if p.dim() == 1 else 0))
+    model.save_pretrained(tmp_path)
+    model = model.double().eval()
+    with miaotui.load(tmp_path, cache_tokens=2048, prefill_chunk=3) as ours:
+
+        @settings(max_examples=20, deadline=None)
+        @given(ways(), st.integers(0, 99))
+        def holds(how: dict[str, Any], seed: int) -> None:
+            ids = ids_of(seed, 1 + 5 * (seed % 30))
+            check(model, ours, ids, how, len(ids))
+
+        holds()
+        ids = ids_of(0, 130)
+        with ours.sequence() as sequence:
+            first = sequence.generate(ids, num_beams=3, max_new_tokens=5)
+            assert sequence.ids == ids + first.ids
+            again = sequence.generate(num_beams=3, max_new_tokens=4, ignore_eos=True)
+        assert again.ids == ours.generate(ids + first.ids, num_beams=3, max_new_tokens=4, ignore_eos=True).ids
