@@ -135,6 +135,9 @@ def configs(draw: st.DrawFn, family: str) -> Any:
         n = said["num_hidden_layers"]
         said["no_rope_layers"] = draw(st.none() | st.lists(st.integers(0, 1), min_size=n, max_size=n))
         said |= {"use_sliding_window": draw(st.booleans()), "sliding_window": 5}
+    if family == "hunyuan_v1_dense" and draw(st.booleans()):
+        rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 1000.0, "factor": 1.0}
+        said["rope_parameters"] = rope | {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
     if family == "arcee":
         said["hidden_act"] = "relu2"
     if family in {"cohere", "cohere2"}:
@@ -365,7 +368,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
     ("granite", {"logits_scaling": 0}, "logits_scaling"),
     ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
-    ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "another meaning"),
+    ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "computed with alpha alone"),
+    ("exaone4", {"layer_types": None, "sliding_window_pattern": "LLLG"}, "sliding_window_pattern"),
     ("helium", {"head_dim": 6}, "hidden_size"),
 ]
 

@@ -17,8 +17,9 @@ from .glm import GLM, GLM4
 from .gpt2 import GPT2
 from .gpt_kin import GPT_BIGCODE, GPT_NEO, GPTJ
 from .gpt_neox import GPT_NEOX
+from .hunyuan import HUNYUAN
 from .llama import LLAMA
-from .llama_kin import ARCEE, ERNIE, EXAONE4, GRANITE, HELIUM, HUNYUAN, MINISTRAL, SEED_OSS, SMOLLM3
+from .llama_kin import ARCEE, ERNIE, EXAONE4, GRANITE, HELIUM, MINISTRAL, SEED_OSS, SMOLLM3
 from .mistral import MISTRAL
 from .modernbert import MODERNBERT
 from .mpnet import MPNET

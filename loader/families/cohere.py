@@ -78,7 +78,16 @@ COHERE2 = replace(
         "layer_types": Key(None, anything),
     },
     resolve=_cohere2,
-    only={"use_qk_norm": (False,), "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj",)},
-    harmless=frozenset({"cache_implementation", "order_of_interleaved_layers", "head_dim", "use_embedding_sharing"}),
+    only={
+        "use_qk_norm": (False,),
+        "rotary_pct": (1.0,),
+        "position_embedding_type": ("rope_gptj",),
+        "layer_switch": (4,),
+        "order_of_interleaved_layers": ("local_attn_first",),
+        "use_gated_activation": (True,),
+        "use_parallel_block": (True,),
+    },
+    # the class divides the width by the heads, whatever head_dim says, and ties by tie_word_embeddings
+    harmless=frozenset({"cache_implementation", "head_dim", "use_embedding_sharing", "use_parallel_embedding"}),
     spell_layers=spell_types,
 )

@@ -1,4 +1,4 @@
-"""Llamas with a difference: Granite, SmolLM3, Seed-OSS, Helium, ERNIE 4.5, Arcee, Ministral, Hunyuan, EXAONE 4."""
+"""Llamas with a difference: Granite, SmolLM3, Seed-OSS, Helium, ERNIE 4.5, Arcee, Ministral, EXAONE 4."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ...runtime.spec import Attention
 
-__all__ = ["ARCEE", "ERNIE", "EXAONE4", "GRANITE", "HELIUM", "HUNYUAN", "MINISTRAL", "SEED_OSS", "SMOLLM3"]
+__all__ = ["ARCEE", "ERNIE", "EXAONE4", "GRANITE", "HELIUM", "MINISTRAL", "SEED_OSS", "SMOLLM3"]
 
 NONE: frozenset[str] = frozenset()
 FLAGS = {"attention_bias": Key(default=False, check=flag), "mlp_bias": Key(default=False, check=flag)}
@@ -126,7 +126,7 @@ SMOLLM3 = Family(
         "layer_types": Key(None, anything),
     },
     resolve=_smollm3,
-    harmless=frozenset({"max_window_layers"}),
+    harmless=frozenset({"max_window_layers", "pretraining_tp"}),  # its class reads neither
     bias_keys=BIAS_KEYS,
     spell_layers=_spell_smollm3,
     **_SHARED,
@@ -277,45 +277,14 @@ MINISTRAL = Family(
 )
 
 
-# --- Hunyuan: queries and keys are rotated, and normed after that
-
-
-def _hunyuan(v: dict[str, Any], where: str) -> Resolved:
-    biases = ATTENTION_BIASES if v["attention_bias"] else NONE
-    resolved = llama_like(v, where, "hunyuan_v1_dense", biases=biases)
-    if resolved.config.ropes[0].kind == "dynamic":
-        msg = f"{where}: rope_scaling of kind 'dynamic'; this family gives it another meaning (alpha), not computed"
-        raise ConfigError(msg)
-    return remade(resolved, attention={"norm_rotated": True})
-
-
-HUNYUAN = Family(
-    name="hunyuan_v1_dense",
-    keys={
-        **KEYS,
-        "vocab_size": Key(290943, size()),
-        "rms_norm_eps": Key(1e-5, number(0, 1)),
-        "attention_bias": Key(default=False, check=flag),
-    },
-    resolve=_hunyuan,
-    harmless=frozenset({"eod_token_id", "pad_id", "im_start_id", "im_end_id", "im_newline_id", "text_start_id"}),
-    bias_keys={ATTENTION: BIAS_KEYS[ATTENTION]},
-    **_SHARED
-    | {
-        "layer": {
-            **{role: part for role, part in LAYER.items() if role not in MLP_BIASES},
-            "q_norm": Part("layers.{i}.self_attn.query_layernorm.weight"),
-            "k_norm": Part("layers.{i}.self_attn.key_layernorm.weight"),
-        }
-    },
-)
-
-
 # --- EXAONE 4: norms of what a sublayer returns; where some layers have windows, those alone are rotated
 
 
 def _exaone4(v: dict[str, Any], where: str) -> Resolved:
     pattern = v["sliding_window_pattern"] or 0
+    if v["layer_types"] is None and type(pattern) is not int:
+        msg = f"{where}: sliding_window_pattern is {quote(pattern)}; without layer_types, expected an integer"
+        raise ConfigError(msg)
     windows = layer_windows(v, where, lambda i: bool(pattern) and (i + 1) % pattern != 0)
     everywhere = v["sliding_window"] is None
     resolved = llama_like(v, where, "exaone4", windows=windows)
@@ -332,7 +301,7 @@ EXAONE4 = Family(
         "num_key_value_heads": Key(32, optional(size())),
         "rms_norm_eps": Key(1e-5, number(0, 1)),
         "sliding_window": Key(4096, optional(size())),
-        "sliding_window_pattern": Key(4, optional(size(low=0))),
+        "sliding_window_pattern": Key(4, anything),  # of no meaning next to layer_types
         "layer_types": Key(None, anything),
     },
     resolve=_exaone4,

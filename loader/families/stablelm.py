@@ -47,6 +47,6 @@ STABLELM = Family(
     spelling={name: key for name, key in SPELLING.items() if name != "d_head"},
     ignored=IGNORED,
     only={"qk_layernorm": (False,), "use_parallel_residual": (False,)},
-    harmless=frozenset({"norm_eps", "rotary_scaling_factor"}),
+    harmless=frozenset({"hidden_dropout"}),
     heads_divide_width=True,
 )
