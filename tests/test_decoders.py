@@ -431,7 +431,7 @@ def test_the_stream_between_layers_is_found_whatever_is_normed(family: str, tmp_
 @pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.ci) for f in FAMILIES if f not in DIVIDED])
 def test_a_share_of_the_width_is_ranked_and_written(family: str, tmp_path: Path) -> None:
     made(small(family), tmp_path / "whole")
-    if family == "gemma":
+    if family.startswith("gemma"):
         with pytest.raises(PlanError, match="scaled by the root of the width"):
             prune(tmp_path / "whole", tmp_path / "cut", "width=0.5")
         return

@@ -50,6 +50,7 @@ WORDS = "bad_words_ids"  # lists of ids
 WHY = {
     "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
     "embed_scale": "the embedding is scaled by the root of the width in this family: the width cannot be cut",
+    "bias_heads": "slopes and tables of relative positions are for all of a file's heads: heads cannot be cut",
     "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
     "change: only layers after the kept ones can be left out",
 }
@@ -95,7 +96,7 @@ def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str,
         changed += ["n_heads", "n_kv_heads", "d_head"]
     new |= vars(outer_sizes(config)) | {"d_head": d_head(config) or d_head(before)}
     for name in changed:
-        if new[name]:  # 0 where no layer has that sublayer: they skip it, and the key stays as it is
+        if new[name] and name in family.spelling:  # 0 where no layer has that sublayer, whose key stays as it is
             out[family.spelling[name]] = new[name]
     differs = spell(config, family)
     if differs:

@@ -91,7 +91,7 @@ def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
 
     Without the heads of a family that has no width of a head in its config (GPT-2): those go to `pruned_heads`.
     """
-    names = [name for name in SIZES if name == "d_ff" or "d_head" in family.spelling]
+    names = [name for name in SIZES if name in family.spelling and (name == "d_ff" or "d_head" in family.spelling)]
     outside = outer_sizes(config)
     spelled: dict[int, dict[str, Any]] = {}
     for i in range(config.n_layers):
