@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .families import FAMILIES, Family, Resolved, resolve_with
+from .families import FAMILIES, KINDS, OTHERS, Family, Resolved, resolve_with
 from .families.decoding import with_generation
 from .families.values import checked, token_ids
 from .files import quote
@@ -87,10 +87,18 @@ def _family(raw: object, where: str) -> tuple[dict[str, Any], Family]:
     kind = raw.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
-        what = f"is {quote(kind)}" if "model_type" in raw else "is missing"
-        msg = f"{where}: model_type {what}; expected one of {', '.join(FAMILIES)}"
-        raise ConfigError(msg)
+        raise ConfigError(_unknown(raw, where))
     return raw, family
+
+
+def _unknown(raw: Mapping[str, Any], where: str) -> str:
+    """What to say of a model of no family that we know."""
+    kind = raw.get("model_type")
+    what = f"is {quote(kind)}" if "model_type" in raw else "is missing"
+    if isinstance(kind, str) and kind in OTHERS:
+        what += f", {OTHERS[kind]}, which is not computed"
+    known = "; ".join(f"{name}: {', '.join(f.name for f in families)}" for name, families in KINDS.items())
+    return f"{where}: model_type {what}; known are {known}. CONTRIBUTING.md says how to add a family"
 
 
 def _without_our_own(raw: dict[str, Any], where: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, InputError, PlanError
 from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, pack_rows, parse_quantize
+from miaotui.loader.roles import LINEAR, MATRICES
 from miaotui.runtime.cpu.packer import packer
 from miaotui.runtime.quantized import GROUP, LEVELS, QUANTIZED, quantized_shape, unpack
 from miaotui.tools.commands.quantize import quantize
@@ -143,8 +144,8 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, bad, dtype):
         (None, {}),
         ("none", {}),
         ("embed=int8", {"embed": "int8"}),
-        ("int8", dict.fromkeys(("embed", "head", "q", "k", "v", "o", "gate", "up", "down"), "int8")),
-        ("embed=none, int4", dict.fromkeys(("head", "q", "k", "v", "o", "gate", "up", "down"), "int4")),
+        ("int8", dict.fromkeys(MATRICES, "int8")),
+        ("embed=none, int4", {role: "int4" for role in MATRICES if role != "embed"}),
     ],
 )
 def test_how_is_read(text, expected):
@@ -194,7 +195,8 @@ def test_a_written_checkpoint_gives_the_same_bits_and_is_mapped(tmp_path, family
     roles = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["roles"]
     wanted = parse_quantize(how)
     assert roles.items() <= wanted.items()
-    assert wanted.keys() - roles.keys() <= {"head", "gate"}  # tied; GPT-2 has no gate
+    own = ("embed", "head", *LINEAR)
+    assert (wanted.keys() & own) - roles.keys() <= {"head", "gate"}  # tied; GPT-2 has no gate
     with pytest.raises(InputError, match="exists"):
         quantize(tmp_path / "in", tmp_path / "out", how)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]

@@ -35,7 +35,18 @@ from .stablelm import STABLELM
 from .starcoder2 import STARCODER2
 from .t5 import MT5, T5, UMT5
 
-__all__ = ["FAMILIES", "Family", "Part", "Resolved", "layer_type", "piece_name", "resolve_with", "shared_numbers"]
+__all__ = [
+    "FAMILIES",
+    "KINDS",
+    "OTHERS",
+    "Family",
+    "Part",
+    "Resolved",
+    "layer_type",
+    "piece_name",
+    "resolve_with",
+    "shared_numbers",
+]
 
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, NEMOTRON)
 _ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT, MPNET)
@@ -45,5 +56,21 @@ _SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
 _ROTARY = (MODERNBERT, NOMIC_BERT, EUROBERT)
 _T5 = (T5, MT5, UMT5)
 _BARTS = (BART, MBART, MARIAN, PEGASUS, BLENDERBOT, BLENDERBOT_SMALL, M2M100)
-_ALL = (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_ENCODERS, *_ROTARY, *_T5, *_BARTS)
-FAMILIES = {family.name: family for family in _ALL}
+#: By kind, for who asks what is read.
+KINDS = {
+    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED),
+    "encoders": (*_ENCODERS, *_ROTARY),
+    "encoder-decoders": (*_T5, *_BARTS),
+}
+FAMILIES = {family.name: family for families in KINDS.values() for family in families}
+#: What is none of these: `model_type` -> what it is.
+OTHERS = {
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"), "a state-space or recurrent model"),
+    **dict.fromkeys(
+        (
+            *("jamba", "bamba", "zamba", "zamba2", "granitemoehybrid", "falcon_h1", "lfm2", "nemotron_h"),
+            *("qwen3_next", "qwen3_5", "recurrent_gemma", "minimax", "kimi_linear"),
+        ),
+        "a hybrid of attention and a recurrence",
+    ),
+}
