@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .files import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 __all__ = ["not_applied"]
 
@@ -33,12 +33,21 @@ WITH_SAMPLING: dict[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 
-def not_applied(generation: Mapping[str, Any] | None, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """A line that names what is not applied, or none. Without a generation_config.json config.json's keys count."""
+def not_applied(
+    generation: Mapping[str, Any] | None, config: Mapping[str, Any], applied: Collection[str] = ()
+) -> tuple[str, ...]:
+    """A line that names what is not applied, or none. Without a generation_config.json config.json's keys count.
+
+    `applied`: keys that this model's answers follow.
+    """
     where, said = ("config.json", config) if generation is None else ("generation_config.json", generation)
     table = CHANGES | (WITH_BEAMS if _changes(said.get("num_beams"), (1,)) else {})
     table |= {"do_sample": (False,), **WITH_SAMPLING} if said.get("do_sample") is True else {}
-    named = [f"{key} {quote(said[key], 60)}" for key, neutral in table.items() if _changes(said.get(key), neutral)]
+    named = [
+        f"{key} {quote(said[key], 60)}"
+        for key, neutral in table.items()
+        if key not in applied and _changes(said.get(key), neutral)
+    ]
     if not named:
         return ()
     return (f"{where} asks for what is not applied: {', '.join(named)}; answers are greedy unless parameters say else",)

@@ -10,6 +10,7 @@ from ..once import once
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, resolve_config, with_token_ids
 from .families import Resolved
+from .families.decoding import DECODING_KEYS
 from .formats import other_quantization
 from .generation import not_applied
 from .hub import locate
@@ -92,5 +93,6 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     except BaseException:
         checkpoint.close()
         raise
-    corrections += not_applied(checkpoint.generation, checkpoint.config)
+    applied = DECODING_KEYS if config.decoding is not None else ()
+    corrections += not_applied(checkpoint.generation, checkpoint.config, applied)
     return Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers)

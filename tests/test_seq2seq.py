@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -330,3 +331,16 @@ def test_bad_input_is_refused_by_name(small: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text.replace('"encoder_ffn_dim": 37', '"encoder_ffn_dim": 38'))
     with pytest.raises(CheckpointError, match=r"encoder\.layers\.0\.fc1"):
         miaotui.load(tmp_path)
+
+
+def test_what_generation_config_asks_for_and_is_applied_is_not_named(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    said = {"forced_eos_token_id": 2, "bad_words_ids": [[5]], "num_beams": 4, "decoder_start_token_id": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    with miaotui.load(tmp_path) as model:
+        [line] = model.corrections
+        assert "num_beams 4" in line
+        assert "forced_eos_token_id" not in line
+        assert "bad_words_ids" not in line
+        assert model.config.decoding is not None
+        assert model.config.decoding.never == ((5,),)
