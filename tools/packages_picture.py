@@ -25,8 +25,10 @@ BANDS = {
     "": "the façade: load, Model, what a load may ask for",
     "loader": "files: bytes to weights",
     "runtime": "arrays and ids, never files",
-    "errors": "typed errors",
+    "errors": "what any module may import",
 }
+#: Modules at the root that lie in the lowest band.
+LOWEST = ("errors", "once")
 WIDTH, LEFT, PAD, LINE, BOX_HEIGHT, BOXES, GAP = 1080, 24, 14, 17, 44, 3, 44
 ARROWS = 330  # the strip at the right that arrows run through
 STYLE = (
@@ -47,7 +49,12 @@ def packages_picture(root: Path) -> str:
         tops[band] = at, height
         body += _band(band, meaning, parts, at, height)
         at += height + GAP
-    body += _arrows(_between(graph), tops)
+    pairs = _between(graph)
+    order = list(BANDS)
+    if upwards := sorted(pair for pair in pairs if order.index(pair[0]) > order.index(pair[1])):
+        msg = f"imports point upwards, from the first of each pair to the second: {upwards}"
+        raise ValueError(msg)
+    body += _arrows(pairs, tops)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{at:.0f}" viewBox="0 0 {WIDTH} {at:.0f}">\n'
         f"<style>{STYLE}</style>\n"
@@ -58,7 +65,9 @@ def packages_picture(root: Path) -> str:
 
 
 def _band_of(name: Name) -> str:
-    return name[0] if name and (name[0] in BANDS) else ""
+    if name and name[0] in LOWEST:
+        return "errors"
+    return name[0] if name and name[0] in BANDS else ""
 
 
 def _between(graph: Graph) -> Counter[tuple[str, str]]:
@@ -87,7 +96,7 @@ def _says(path: Path) -> str:
 
 
 def _band(band: str, meaning: str, parts: dict[str, tuple[int, str]], y: float, height: float) -> list[str]:
-    label = band or "miaotui"
+    label = {"": "miaotui", "errors": ", ".join(LOWEST)}.get(band, band)
     out = [
         f'<rect class="band" x="{LEFT}" y="{y:.0f}" width="{WIDTH - 2 * LEFT}" height="{height:.0f}" rx="6"/>',
         f'<text class="name" x="{LEFT + PAD}" y="{y + PAD + 8:.0f}">{label}</text>',
