@@ -209,7 +209,7 @@ class Model:
             raise InputError(msg)
         return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])
 
-    def _ids(self, ids: object, what: str = "prompt") -> list[int]:
+    def _ids(self, ids: object, what: str = "ids") -> list[int]:
         """Ids that fit the context: InputError."""
         wanted = check_ids(ids, self.config.n_vocab, what=what)
         if len(wanted) > self.n_context:
