@@ -6,6 +6,7 @@ Drawn from the import graph, so it shows what is there; `./dev docs` writes it, 
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ BANDS = {
 #: Modules at the root that lie in the lowest band.
 LOWEST = ("errors", "once")
 WIDTH, LEFT, PAD, LINE, BOX_HEIGHT, BOXES, GAP = 1080, 24, 14, 17, 44, 3, 44
+FITS = 34  # characters of the small type that fit a box
 ARROWS = 330  # the strip at the right that arrows run through
 STYLE = (
     "text{font-family:sans-serif;font-size:13px;fill:#222}.name{font-weight:bold}.small{font-size:11px;fill:#555}"
@@ -92,7 +94,8 @@ def _parts(band: str, modules: dict[Name, Path]) -> dict[str, tuple[int, str]]:
 
 def _says(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.split("\n")[0].rstrip(".").split(": ")[0]
+    says = text.split("\n")[0].removeprefix("The package that ").rstrip(".").split(": ")[0].split(". ")[0]
+    return says[:1].upper() + says[1:]
 
 
 def _band(band: str, meaning: str, parts: dict[str, tuple[int, str]], y: float, height: float) -> list[str]:
@@ -106,7 +109,8 @@ def _band(band: str, meaning: str, parts: dict[str, tuple[int, str]], y: float, 
     for i, (name, (count, says)) in enumerate(parts.items()):
         x, top = LEFT + PAD + i % BOXES * (width + 8), y + PAD + LINE + i // BOXES * (BOX_HEIGHT + 8)
         many = f" ({count})" if count > 1 else ""
-        short = says if len(says) <= 32 else says[:31].rsplit(" ", 1)[0] + " …"  # noqa: PLR2004 - what fits a box
+        short = says if len(says) <= FITS else re.split("[;,] ", says)[0]
+        short = short if len(short) <= FITS else short[:FITS].rsplit(" ", 1)[0] + " …"
         out += [
             f'<rect class="box" x="{x:.0f}" y="{top:.0f}" width="{width:.0f}" height="{BOX_HEIGHT}" rx="4"/>',
             f'<text x="{x + 8:.0f}" y="{top + 18:.0f}">{escape(name)}{many}</text>',
