@@ -284,7 +284,7 @@ class Model:
             msg = f"{call}: {self.config.family} is {what}; use {instead}"
             raise InputError(msg)
 
-    def _ids(self, ids: object, what: str = "prompt") -> list[int]:
+    def _ids(self, ids: object, what: str = "ids") -> list[int]:
         """Ids that fit the context: InputError."""
         return self._fitting(check_ids(ids, self.config.n_vocab, what=what), what)
 

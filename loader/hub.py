@@ -125,9 +125,11 @@ def _advice(e: Exception) -> str:  # noqa: PLR0911 - a table of cases
             "no such directory here, and no such repository there or a private one: check the name, or `hf auth login`"
         )
     if offline or "OfflineModeIsEnabled" in names:
-        return "not (wholly) in the cache, and HF_HUB_OFFLINE forbids downloading: unset it once to fetch the files"
+        why = "no such directory here, not (wholly) in the cache, and HF_HUB_OFFLINE forbids downloading"
+        return f"{why}: unset it once to fetch the files"
     if names & {"IncompleteSnapshotError", "LocalEntryNotFoundError"}:
-        return f"not wholly in the cache, and the hub cannot be reached: check the network and HF_ENDPOINT ({cause})"
+        why = "no such directory here, not wholly in the cache, and the hub cannot be reached"
+        return f"{why}: check the network and HF_ENDPOINT ({cause})"
     if isinstance(e, OSError) and e.errno is not None:
         return f"the download could not be stored or read ({cause}): check the disk and HF_HOME"
     return f"the download failed ({cause}): check the network and HF_ENDPOINT, and try again"

@@ -182,7 +182,9 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
             raise InputError(msg)
         ids = ids.tolist()
     if isinstance(ids, str | bytes | bytearray) or not isinstance(ids, Sequence):
-        msg = f"{what}: {type(ids).__name__} found, expected a list or a 1-D array of token ids"
+        text = "a text, " if what == "prompt" else ""
+        how = "; model.tokenizer.encode(text) makes them of a text" if isinstance(ids, str) else ""
+        msg = f"{what}: {type(ids).__name__} found, expected {text}a list or a 1-D array of token ids{how}"
         raise InputError(msg)
     if not ids:
         msg = f"{what}: no token ids; give at least one (the model's bos id starts a text from nothing)"

@@ -315,7 +315,7 @@ class Sequence:
 
     def _checked(self, ids: object) -> list[int]:
         """Ids that fit after those that are there."""
-        wanted = check_ids(ids, self.n_vocab)
+        wanted = check_ids(ids, self.n_vocab, what="ids")
         if len(self._ids) + len(wanted) > self.n_context:
             over = len(self._ids) + len(wanted) - self.n_context
             msg = f"{len(wanted)} ids after {len(self._ids)}: {over} more than the context of {self.n_context}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from miaotui.errors import InputError
 from miaotui.loader.prune.plan import PrunePlan
-from miaotui.tools import cli, docs
+from miaotui.tools import cli, docs, packages_picture
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -29,6 +29,16 @@ def parser_of(name: str) -> ArgumentParser:
 def test_a_page_is_what_the_parsers_say(path: str) -> None:
     text = (ROOT / path).read_text(encoding="utf-8")
     assert text == docs.pages(ROOT)[ROOT / path], "run ./dev docs"
+
+
+def test_no_arrow_between_the_packages_points_upwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = packages_picture.packages_picture(ROOT)
+    arrows = [tuple(map(int, ends)) for ends in re.findall(r'class="arrow" d="M\d+,(\d+) V(\d+)"', picture)]
+    assert arrows
+    assert all(start < end for start, end in arrows)
+    monkeypatch.setattr(packages_picture, "LOWEST", ("errors",))  # `once`, which the runtime imports, above it
+    with pytest.raises(ValueError, match="imports point upwards"):
+        packages_picture.packages_picture(ROOT)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

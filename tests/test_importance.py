@@ -224,7 +224,7 @@ def test_greedy_drops_the_cheapest_each_time():
     assert steps == [(0, 2, 3, 4), (0, 2, 4), (0, 2)]
     assert depth.most_influential(np.array([0.5, 0.1, 0.4]), 2) == (0, 2)
     for bad in (0, 6):
-        with pytest.raises(InputError, match="expected 1 to"):
+        with pytest.raises(InputError, match=f"--keep {bad}: expected 1 to 5"):
             depth.greedy(5, bad, len)
 
 
@@ -445,7 +445,7 @@ def test_plans_of_units_and_depth(tmp_path):
 def test_wishes_that_no_method_grants(tmp_path):
     for wish, says in (
         ({"method": "wanda", "keep": 3}, "found --keep; expected --sparsity"),
-        ({"method": "wanda"}, "found nothing"),
+        ({"method": "wanda"}, "nothing says how much"),
         ({"method": "flap", "ffn": 1.5}, "above 0 and at most 1"),
         ({"method": "chance", "keep": 3}, "--method chance"),
         ({"method": "magnitude", "sparsity": Sparsity(0.5), "one_pass": True}, "--one-pass is wanda's"),

@@ -204,6 +204,12 @@ def test_a_text_that_fits_no_context(model: miaotui.Model) -> None:
         sequence.feed(ids_of(10, CONTEXT - 2))
         with pytest.raises(InputError, match=f"3 ids after {CONTEXT - 2}: 1 more than the context of {CONTEXT}"):
             sequence.feed([1, 2, 3])
+        with pytest.raises(
+            InputError, match=r"ids: str found, .* token ids; model\.tokenizer\.encode\(text\) makes them"
+        ):
+            sequence.feed("a text")
+        with pytest.raises(InputError, match="prompt: int found, expected a text, a list or"):
+            sequence.generate(3)
         with pytest.raises(InputError, match="no token ids"):
             sequence.feed([])
         assert sequence.generate(max_new_tokens=None, ignore_eos=True).finish_reason == "context"

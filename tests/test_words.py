@@ -120,6 +120,35 @@ def test_a_misspelt_word_is_recognised(capsys: pytest.CaptureFixture[str], words
     err = capsys.readouterr().err
     assert (stop.value.code, says in err) == (2, True)
     assert words[0] == "genrate" or f"usage: miaotui {words[0]}" in err  # the command's own usage
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        (["generate", "--temprature", "1", "x"], "unknown option: --temprature; did you mean --temperature?"),
+        (["generate", "Once", "upon", "a"], "unrecognized arguments: upon a; a text of several words needs quotation"),
+        (["inspect", "a", "b"], "unrecognized arguments: b (usage: miaotui inspect [OPTION ...] PATH_OR_HUB;"),
+        (["generate", "--temperature", "x"], "--temperature: invalid float value: 'x' (usage: miaotui generate"),
+        (["genrate"], "COMMAND: invalid choice: 'genrate'"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_one_line_that_begins_with_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], words: list[str], begins: str
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    err = capsys.readouterr().err
+    assert err.startswith(f"miaotui: error: {begins}")
+    assert err.count("\n") == 1
+
+
+def test_advice_names_no_keyword_that_the_command_line_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "--memory-limit", "1MiB", "x"]) == 1
+    err = capsys.readouterr().err
+    assert "a smaller --max-context (now 512) needs less" in err
+    assert "prefill_chunk" not in err
 
 
 @pytest.mark.parametrize(
@@ -129,7 +158,7 @@ def test_a_misspelt_word_is_recognised(capsys: pytest.CaptureFixture[str], words
         (["warm", "--memory-limit", "1GiB"], "--memory-limit 1GiB: only with --model"),
         (["warm", "--keep-layers", "0"], "--keep-layers 0: only with --model"),
         (["prune", "nowhere", "out", "--method", "sparsgpt"], "--method sparsgpt: no such method (did you mean sparse"),
-        (["prune", "nowhere", "out", "--method", "wanda"], "--method wanda: found nothing; expected --sparsity"),
+        (["prune", "nowhere", "out", "--method", "wanda"], "--method wanda: nothing says how much to cut"),
         (["prune", "nowhere", "out", "--method", "wanda", "--sparsity", "9"], "--sparsity 9: expected a share"),
         (["prune", "nowhere", "--keep-layers", "0"], "OUT: none was given"),
         (["prune", "nowhere", "out"], "IN: nothing says what to cut"),

@@ -27,7 +27,7 @@ from ..errors import InputError, MiaotuiError, PlanError
 from ..interpreters import check_interpreter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -67,7 +67,7 @@ COMMANDS = {
         "asks for it. (A hub name is downloaded first.)",
         (
             "miaotui inspect path/to/checkpoint",
-            "miaotui inspect path/to/checkpoint --context 4096 --program",
+            "miaotui inspect path/to/checkpoint --max-context 4096 --program",
             "miaotui inspect path/to/checkpoint --json",
             "miaotui inspect path/to/checkpoint --keep-layers 0-2 --receipt",
         ),
@@ -202,10 +202,13 @@ def _one_line(error: Exception) -> str:
 
 #: Python's name of an argument -> the option's, where they differ.
 _OPTIONS = {"stop_strings": "stop"}
+#: Advice that the command line has no option for.
+_PYTHON_ONLY = re.compile(r" or prefill_chunk \(now \d+\)")
 
 
 def _as_typed(text: str, args: Mapping[str, object]) -> str:
     """An error in Python's words, "threads=0: ..." or "a smaller max_context", in the words of the command line."""
+    text = _PYTHON_ONLY.sub("", text)
     names = {name: name for name in args} | _OPTIONS
     for python, name in names.items():
         option, given = f"--{name.replace('_', '-')}", args.get(name)
@@ -226,26 +229,42 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **how: Any) -> None:  # noqa: ANN401 - argparse's own
         super().__init__(**how)
-        self.commands: dict[str, argparse.ArgumentParser] = {}
+        self.commands: dict[str, _Parser] = {}
 
     def error(self, message: str) -> NoReturn:
-        """Usage, and the message with the nearest name: exit code 2."""
-        wrong = re.search(r"(?:invalid choice: '|unrecognized arguments: )([^ '=]+)", message)
-        if wrong is not None and wrong[1].startswith("--"):
+        """One line: the message, the nearest name, and the usage without its options. Exit code 2."""
+        wrong = re.match(r"argument COMMAND: invalid choice: '([^']+)", message)
+        advice = _did_you_mean(wrong[1], COMMANDS) if wrong is not None else ""
+        self._refuse(message.removeprefix("argument ") + advice)
+
+    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
+        """The same for words that no argument takes: options by name only, as the next word may be another's."""
+        options = [word for word in words if word.startswith("-")]
+        if options:
             known = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            message = message.replace("unrecognized arguments", "unknown option")
-        else:
-            known = list(COMMANDS) if wrong is not None and "COMMAND" in message else []
-        near = get_close_matches(wrong[1], known, 1) if wrong is not None else []
-        super().error(message + (f"; did you mean {near[0]}?" if near else ""))
+            name = options[0].split("=")[0]
+            self._refuse(f"unknown option: {options[0]}{_did_you_mean(name, known)}")
+        quote = '; a text of several words needs quotation marks: "Once upon a time"'
+        self._refuse(f"unrecognized arguments: {' '.join(words)}{quote if self.prog.endswith(' generate') else ''}")
+
+    def _refuse(self, message: str) -> NoReturn:
+        taken = [a for a in self._actions if not a.option_strings]
+        words = [f"[{a.metavar}]" if a.nargs == "?" else f"{a.metavar}" for a in taken]
+        usage = " ".join([self.prog, "[OPTION ...]", *words])
+        self.exit(USAGE, f"miaotui: error: {message} (usage: {usage}; --help explains them)\n")
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments; what no command knows is refused by the command's own parser, with its usage."""
+    """The arguments; what no command knows is refused by the command's own parser."""
     parser = _parser(arguments)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parser.commands[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.commands[args.command].refuse_unknown(unknown)
     return args
 
 

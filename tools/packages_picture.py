@@ -6,6 +6,7 @@ Drawn from the import graph, so it shows what is there; `./dev docs` writes it, 
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING
@@ -25,9 +26,12 @@ BANDS = {
     "": "the façade: load, Model, what a load may ask for",
     "loader": "files: bytes to weights",
     "runtime": "arrays and ids, never files",
-    "errors": "typed errors",
+    "errors": "what any module may import",
 }
+#: Modules at the root that lie in the lowest band.
+LOWEST = ("errors", "once")
 WIDTH, LEFT, PAD, LINE, BOX_HEIGHT, BOXES, GAP = 1080, 24, 14, 17, 44, 3, 44
+FITS = 34  # characters of the small type that fit a box
 ARROWS = 330  # the strip at the right that arrows run through
 STYLE = (
     "text{font-family:sans-serif;font-size:13px;fill:#222}.name{font-weight:bold}.small{font-size:11px;fill:#555}"
@@ -47,7 +51,12 @@ def packages_picture(root: Path) -> str:
         tops[band] = at, height
         body += _band(band, meaning, parts, at, height)
         at += height + GAP
-    body += _arrows(_between(graph), tops)
+    pairs = _between(graph)
+    order = list(BANDS)
+    if upwards := sorted(pair for pair in pairs if order.index(pair[0]) > order.index(pair[1])):
+        msg = f"imports point upwards, from the first of each pair to the second: {upwards}"
+        raise ValueError(msg)
+    body += _arrows(pairs, tops)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{at:.0f}" viewBox="0 0 {WIDTH} {at:.0f}">\n'
         f"<style>{STYLE}</style>\n"
@@ -58,7 +67,9 @@ def packages_picture(root: Path) -> str:
 
 
 def _band_of(name: Name) -> str:
-    return name[0] if name and (name[0] in BANDS) else ""
+    if name and name[0] in LOWEST:
+        return "errors"
+    return name[0] if name and name[0] in BANDS else ""
 
 
 def _between(graph: Graph) -> Counter[tuple[str, str]]:
@@ -83,11 +94,12 @@ def _parts(band: str, modules: dict[Name, Path]) -> dict[str, tuple[int, str]]:
 
 def _says(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.split("\n")[0].rstrip(".").split(": ")[0]
+    says = text.split("\n")[0].removeprefix("The package that ").rstrip(".").split(": ")[0].split(". ")[0]
+    return says[:1].upper() + says[1:]
 
 
 def _band(band: str, meaning: str, parts: dict[str, tuple[int, str]], y: float, height: float) -> list[str]:
-    label = band or "miaotui"
+    label = {"": "miaotui", "errors": ", ".join(LOWEST)}.get(band, band)
     out = [
         f'<rect class="band" x="{LEFT}" y="{y:.0f}" width="{WIDTH - 2 * LEFT}" height="{height:.0f}" rx="6"/>',
         f'<text class="name" x="{LEFT + PAD}" y="{y + PAD + 8:.0f}">{label}</text>',
@@ -97,7 +109,8 @@ def _band(band: str, meaning: str, parts: dict[str, tuple[int, str]], y: float, 
     for i, (name, (count, says)) in enumerate(parts.items()):
         x, top = LEFT + PAD + i % BOXES * (width + 8), y + PAD + LINE + i // BOXES * (BOX_HEIGHT + 8)
         many = f" ({count})" if count > 1 else ""
-        short = says if len(says) <= 32 else says[:31].rsplit(" ", 1)[0] + " …"  # noqa: PLR2004 - what fits a box
+        short = says if len(says) <= FITS else re.split("[;,] ", says)[0]
+        short = short if len(short) <= FITS else short[:FITS].rsplit(" ", 1)[0] + " …"
         out += [
             f'<rect class="box" x="{x:.0f}" y="{top:.0f}" width="{width:.0f}" height="{BOX_HEIGHT}" rx="4"/>',
             f'<text x="{x + 8:.0f}" y="{top + 18:.0f}">{escape(name)}{many}</text>',

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["losses", "measure"]
 
 
-def measure(model: Model, text: str, *, window: int = 256, tokens: int | None = None) -> dict[str, Any]:
+def measure(
+    model: Model, text: str, *, window: int = 256, tokens: int | None = None, name: str = "the text"
+) -> dict[str, Any]:
     """Measure a text: `n_tokens`, `window`, `nll_per_token` (nats), `ppl`, `bits_per_byte`.
 
-    At most `tokens` predictions. Errors: `InputError` for a text of fewer than two tokens or a window over the context.
+    At most `tokens` predictions; errors call the text `name`. Errors: `InputError` for a text of
+    fewer than two tokens or a window over the context.
     """
     if window > model.n_context:
         msg = f"a window of {window} tokens is over the context of {model.n_context}; use a smaller --window"
@@ -39,7 +42,7 @@ def measure(model: Model, text: str, *, window: int = 256, tokens: int | None = 
         ids = ids[: tokens + 1]
         size = len(model.tokenizer.decode(ids[1:]).encode())
     if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
-        msg = f"the text has {len(ids)} tokens; expected at least 2: one to start from, one to predict"
+        msg = f"{name}: too short: {len(ids)} of at least 2 tokens, one to start from and one to predict"
         raise InputError(msg)
     total = math.fsum(
         float(x) for at in range(0, len(ids) - 1, window) for x in losses(model, ids[at : at + window + 1])

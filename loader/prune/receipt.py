@@ -86,15 +86,16 @@ class Receipt:
         return cls(**{**raw, **lists, "entries": entries})
 
     def lines(self) -> list[str]:
-        """A table for people, and the totals."""
-        head = ("weight", "tensor", "kept", "in the file", "read", "resident", "made", "sha-256")
+        """A table for people, and the totals. Without hashes, the table has no column for them."""
+        columns = 8 if any(e.sha256 for e in self.entries) else 7
+        head = ("weight", "tensor", "kept", "in the file", "read", "resident", "made", "sha-256")[:columns]
         rows = [
             (e.weight, e.tensor, e.kind, f"{e.tensor_bytes:,}", f"{e.read_bytes:,}",
-             f"{e.resident_bytes:,}", e.action, (e.sha256 or "")[:16])
+             f"{e.resident_bytes:,}", e.action, (e.sha256 or "")[:16])[:columns]
             for e in self.entries
         ]  # fmt: skip
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        puts = [*[str.ljust] * 3, *[str.rjust] * 3, *[str.ljust] * 2]
+        puts = [*[str.ljust] * 3, *[str.rjust] * 3, *[str.ljust] * 2][:columns]
         table = [
             "  ".join(put(cell, width) for put, cell, width in zip(puts, row, widths, strict=True)).rstrip()
             for row in (head, *rows)

@@ -39,7 +39,8 @@ def main(args: argparse.Namespace) -> int:
     if args.max_context is None:
         args.max_context = args.window
     with load_model(args) as model:
-        report = {"file": args.file.name, **measure(model, text, window=args.window, tokens=args.tokens)}
+        measured = measure(model, text, window=args.window, tokens=args.tokens, name=str(args.file))
+        report = {"file": args.file.name, **measured}
     if args.json:
         print(json.dumps(report, indent=1))
     else:

@@ -108,7 +108,7 @@ def windows_of(
     ids = model.tokenizer.encode(text)
     ids = ids if tokens is None else ids[: tokens + 1]
     if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
-        msg = f"the text has {len(ids)} tokens; expected at least 2: one to start from, one to predict"
+        msg = f"the text is too short: {len(ids)} of at least 2 tokens, one to start from and one to predict"
         raise InputError(msg)
     return [ids[at : at + window + 1] for at in range(0, len(ids) - 1, window)]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["block_influence", "greedy", "most_influential"]
+__all__ = ["block_influence", "check_count", "greedy", "most_influential"]
 
 
 def block_influence(statistics: Statistics) -> F64:
@@ -27,7 +27,7 @@ def block_influence(statistics: Statistics) -> F64:
 
 def most_influential(scores: F64, count: int) -> tuple[int, ...]:
     """The `count` layers with the largest scores, ascending; of equals, the first. Errors: `InputError`."""
-    _check(len(scores), count)
+    check_count(len(scores), count)
     return tuple(sorted(np.argsort(-scores, kind="stable")[:count].tolist()))
 
 
@@ -37,7 +37,7 @@ def greedy(n_layers: int, count: int, loss: Callable[[tuple[int, ...]], float]) 
     SLEB (Song et al. 2024, arXiv:2402.09025, algorithm 1), whose loss is the negative log-likelihood of a calibration
     text. Of equal losses, the layer with the lower number goes. Gives what was kept after each step.
     """
-    _check(n_layers, count)
+    check_count(n_layers, count)
     steps = [tuple(range(n_layers))]
     while len(steps[-1]) > count:
         tried = [tuple(i for i in steps[-1] if i != gone) for gone in steps[-1]]
@@ -45,7 +45,8 @@ def greedy(n_layers: int, count: int, loss: Callable[[tuple[int, ...]], float]) 
     return steps[1:] or steps
 
 
-def _check(n_layers: int, count: int) -> None:
+def check_count(n_layers: int, count: int) -> None:
+    """Refuse to keep more layers than there are, or none. Errors: `InputError`."""
     if not 1 <= count <= n_layers:
-        msg = f"keep {count} layers: the model has {n_layers}; expected 1 to {n_layers}"
+        msg = f"--keep {count}: expected 1 to {n_layers}, the layers that the model has"
         raise InputError(msg)

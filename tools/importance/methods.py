@@ -95,9 +95,10 @@ class Wish:
         given = [n for n in AMOUNTS if getattr(self, n) is not None]
         wrong = [n for n in given if n not in takes]
         if wrong or not given:
-            given_words = ", ".join(f"--{n}" for n in wrong or given) or "nothing"
             wants = " or ".join(f"--{n}" for n in takes)
-            msg = f"--method {self.method}: found {given_words}; expected {wants}"
+            extra = ", ".join(f"--{n}" for n in wrong)
+            what = f"found {extra}; expected {wants}" if wrong else f"nothing says how much to cut; give {wants}"
+            msg = f"--method {self.method}: {what}"
             raise InputError(msg)
         if self.method != "flap" and (self.uniform or not self.compensate):
             msg = f"--method {self.method}: --uniform and --no-compensation are flap's"
@@ -243,6 +244,7 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
 ) -> Found:
     assert text is not None  # noqa: S101 - as above
     n, keep = model.config.n_layers, wish.keep or 0
+    depth.check_count(n, keep)  # before a progress bar is drawn
     tried: dict[tuple[int, ...], float] = {}
     asked = first_asked(model, windows, text.behind)
 
