@@ -320,13 +320,16 @@ class Session:
     @contextmanager
     def awaited(self, table: Table) -> Iterator[None]:
         """Somebody waits for the next id of a sequence: until then it gives no pages up."""
-        who = _Waiting()  # it is gone with the caller, whatever ends him
+        who, key = _Waiting(), -1  # it is gone with the caller, whatever ends him
         try:
             with self.lock:
-                table.waiting.add(who)
+                key = table.waiting.add(who)
             yield
         finally:
-            table.waiting.discard(who)
+            try:
+                table.waiting.forget(key)
+            finally:
+                del who  # whoever keeps an exception that came in there keeps this frame
 
     def check_room(self, n: int) -> None:
         """InputError where a text of this many ids can never fit the cache."""

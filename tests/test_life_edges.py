@@ -14,7 +14,7 @@ import pytest
 from life import DEMO, in_child
 from miaotui.errors import InputError
 from miaotui.loader.text import tokenizer
-from miaotui.runtime import session
+from miaotui.runtime import living, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,6 +183,23 @@ def test_who_is_interrupted_waits_no_more(model: miaotui.Model, monkeypatch: pyt
         model.generate(PROMPT, **SHORT)
     assert kept.tb is not None
     assert list(queue) == [other]
+
+
+def test_who_is_interrupted_when_he_has_waited_gives_his_pages_up(
+    model: miaotui.Model, alone: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def struck(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    text = model.sequence()
+    with monkeypatch.context() as patch:
+        patch.setattr(living.Living, "forget", struck)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            text.generate(PROMPT, **SHORT)
+    assert kept.tb is not None
+    assert model.session.pages.n_pages == 1
+    assert model.generate(OTHER, **SHORT).ids == alone[OTHER]
+    assert len(text) > len(alone[PROMPT])
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
