@@ -23,8 +23,8 @@ class Living(Generic[T]):
         self._members: dict[int, weakref.ref[T]] = {}
         self._me = weakref.ref(self)
 
-    def add(self, member: T) -> None:
-        """Count it until it is discarded, or collected."""
+    def add(self, member: T) -> int:
+        """Count it until it is discarded, or collected. Its key, by which it may be forgotten."""
         key, me = next(self._count), self._me
 
         def gone(_: weakref.ref[T]) -> None:
@@ -32,6 +32,11 @@ class Living(Generic[T]):
                 living._members.pop(key, None)  # noqa: SLF001 - its own
 
         self._members[key] = weakref.ref(member, gone)
+        return key
+
+    def forget(self, key: int) -> None:
+        """Count the member of this key no more."""
+        self._members.pop(key, None)
 
     def discard(self, member: T) -> None:
         """Count it no more."""

@@ -142,8 +142,10 @@ class Sequence:
         return self._session.awaited(self._table)
 
     def append(self, ids: Ids[int]) -> None:
-        """For the runtime: add checked ids to the text; nothing is computed yet."""
+        """For the runtime: add checked ids, and compute nothing yet. Errors: `InputError`; the text is as it was."""
         self._check_open()
+        self._session.check_outside()
+        self._session.check_room(len(self._ids) + len(ids))
         self._ids += ids
 
     def advance(self, n_logits: int = 1) -> None:
@@ -151,6 +153,7 @@ class Sequence:
         self._check_open()
         self._following = None
         self._session.compute(self._table, self._ids, n_logits)
+        self._check_open()  # closed between two passes, its pages are another's
 
     @memory_named("feed")
     def feed(self, ids: object) -> NDArray[np.float32]:
@@ -182,6 +185,7 @@ class Sequence:
         if token is None:
             if self._table.cached < n or session.last is not self._table:
                 session.compute(self._table, self._ids)
+                self._check_open()
             token = session.argmax
             token = token if sampler is None or token < 0 else sampler.draw(session.logits[-1], n)
         else:

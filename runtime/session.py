@@ -51,6 +51,8 @@ T = TypeVar("T")
 _LOOK = 0.002
 _YIELD = 0.0001
 
+#: Dropped sequences that are left to the next pass.
+_LEFT = 8
 
 _INSIDE = (
     "this thread is computing with the model already: a signal's handler or a finaliser (__del__) was called in the "
@@ -113,12 +115,11 @@ class Session:
     def admit(self, table: Table | None) -> Table:
         """A table for a sequence: a new one, or one that holds pages already, and may be asked for them."""
         if table is None:
-            # What is made and dropped without a pass must not pile up; who waits for a turn collects it himself.
-            if self.left and not self._queue and self.lock.acquire(blocking=False):
-                try:
+            # What is made and dropped without a pass must not pile up. Not in the middle of a step, whose pages are
+            # perhaps being changed: a signal's handler or a finaliser is asking.
+            if len(self.left) > _LEFT and not self._queue and not self._is_mine():
+                with self.lock:
                     self._collect()
-                finally:
-                    self.lock.release()
             return self.pages.table(self.n_context)
         return table
 
@@ -136,14 +137,13 @@ class Session:
         beginning. Errors: those of `work`; `InputError` where the text could never fit, and where this thread is inside
         a turn: a signal's handler or a finaliser was called there, and would overwrite what the turn is about to read.
         """
-        if self._is_mine():
-            raise InputError(_INSIDE)
+        self.check_outside()
         me, mine = threading.get_ident(), _Waiting()
         while True:
-            self._queue.add(mine)
-            if self._holder == me and any(who is not mine for who in self._queue):
-                time.sleep(_YIELD)  # the lock was left free: one of them takes it
             try:
+                self._queue.add(mine)
+                if self._holder == me and any(who is not mine for who in self._queue):
+                    time.sleep(_YIELD)  # the lock was left free: one of them takes it
                 with self.lock:
                     self._queue.discard(mine)
                     self._holder = me
@@ -153,11 +153,19 @@ class Session:
                     room = self.pages.n_pages * self.pages.size
                     msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
                     raise InputError(msg) from None
+            except BaseException:
+                self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
+                raise
             self._until_one_ends()
 
     def _within(self, work: Callable[[], T]) -> T:
         """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
         return work() if self._is_mine() else self.turn(work)
+
+    def check_outside(self) -> None:
+        """InputError where this thread is inside a turn."""
+        if self._is_mine():
+            raise InputError(_INSIDE)
 
     def _is_mine(self) -> bool:
         """Whether this thread holds the lock."""
@@ -335,24 +343,32 @@ class Session:
         """Somebody waits for the next id of a sequence: until then it gives no pages up."""
         who = _Waiting()  # it is gone with the caller, whatever ends him
         tables = [table] if table.source is None else [table, table.source.table]
-        with self.lock:
-            for each in tables:
-                each.waiting.add(who)
+        keys = [-1] * len(tables)
         try:
+            with self.lock:
+                for i, each in enumerate(tables):
+                    keys[i] = each.waiting.add(who)
             yield
         finally:
-            for each in tables:
-                each.waiting.discard(who)
+            try:
+                for each, key in zip(tables, keys, strict=True):
+                    each.waiting.forget(key)
+            finally:
+                del who  # whoever keeps an exception that came in there keeps this frame
+
+    def check_room(self, n: int) -> None:
+        """InputError where a text of this many ids can never fit the cache."""
+        room = self.pages.n_pages * self.pages.size
+        if n > room and None in self.pages.windows:
+            msg = f"a text of {n} tokens does not fit the cache of {room}; load with a larger cache_tokens"
+            raise InputError(msg)
 
     def _check(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         n = len(ids)
         if n < 1 or start < 0 or start + n > self.n_context:
             msg = f"{n} tokens at position {start} do not fit a context of {self.n_context}"
             raise InputError(msg)
-        room = self.pages.n_pages * self.pages.size
-        if start + n > room and None in self.pages.windows:
-            msg = f"a text of {start + n} tokens does not fit the cache of {room}; load with a larger cache_tokens"
-            raise InputError(msg)
+        self.check_room(start + n)
         if not 0 <= n_logits <= min(n, self.n_logits):
             msg = f"logits of {n_logits} tokens asked for; a step returns 0 to {min(n, self.n_logits)}"
             raise InputError(msg)

@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import miaotui
 import pytest
 from life import DEMO, in_child
 from miaotui.errors import InputError
 from miaotui.loader.text import tokenizer
+from miaotui.runtime import living, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from miaotui.runtime.pages import Table
 
 PROMPT, OTHER = "Once upon a time", "The dog and the cat"
 SHORT = {"max_new_tokens": 12}
@@ -102,6 +105,101 @@ def test_a_finaliser_may_drop_streams_and_sequences_inside_a_step(
     nosy = Nosy(model, drop)
     assert model.generate(PROMPT, **SHORT).ids == alone[PROMPT]
     assert nosy.raised == ""
+
+
+def test_a_handler_that_generates_while_pages_are_given_back(
+    model: miaotui.Model, alone: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before it touches the pages that the interrupted step is changing."""
+    texts = [model.sequence() for _ in range(12)]
+    texts[0].feed([1, 2])
+    for text in texts:
+        text.close()
+    pages, said = model.session.pages, list[str]()
+    release = pages.release
+
+    def nosy(table: Table) -> None:
+        release(table)
+        if not said:
+            said.append("")
+            with pytest.raises(InputError) as refused:
+                model.generate(OTHER, **SHORT)
+            said[0] = str(refused.value)
+
+    monkeypatch.setattr(pages, "release", nosy)
+    assert model.generate(PROMPT, **SHORT).ids == alone[PROMPT]
+    assert "let it set a flag" in said[0]
+
+
+def test_a_text_closed_inside_its_own_step_returns_no_logits() -> None:
+    """Between two passes its pages went to others; what it computed then is no answer."""
+    with miaotui.load(DEMO, threads=1, max_context=512) as model:
+        other, text = model.sequence(), model.sequence()
+        other.feed([9, 8, 7])
+
+        def close() -> None:
+            text.close()
+            other.close()
+
+        usual = model.session.backend.run
+
+        def run(*arguments: Any) -> None:
+            usual(*arguments)
+            close()
+
+        model.session.backend.run = run  # type: ignore[method-assign]
+        with pytest.raises(InputError, match="this sequence was closed"):
+            text.feed([i % 100 for i in range(300)])
+
+
+def test_what_is_refused_leaves_a_text_as_it_was() -> None:
+    with miaotui.load(DEMO, threads=1, max_context=512, cache_tokens=128) as model:
+        alone, text = model.logits([*range(1, 101), 5])[-1], model.sequence()
+        text.feed(list(range(1, 101)))
+        for call in (text.feed, text.generate):
+            with pytest.raises(InputError, match="a text of 200 tokens does not fit the cache of 128"):
+                call(list(range(1, 101)))
+            assert len(text) == 100
+        Nosy(model, lambda: text.feed([4]))
+        assert model.generate(PROMPT, **SHORT).ids
+        assert len(text) == 100
+        assert text.feed([5]).tobytes() == alone.tobytes()
+
+
+def test_who_is_interrupted_waits_no_more(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever keeps the exception, as an interactive Python does, keeps the frame that waited."""
+
+    class Other:
+        """Another thread's wait."""
+
+    def struck(_: float) -> None:
+        raise KeyboardInterrupt
+
+    other, queue = Other(), model.session._queue
+    model.generate(PROMPT, **SHORT)
+    queue.add(other)
+    monkeypatch.setattr(session.time, "sleep", struck)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        model.generate(PROMPT, **SHORT)
+    assert kept.tb is not None
+    assert list(queue) == [other]
+
+
+def test_who_is_interrupted_when_he_has_waited_gives_his_pages_up(
+    model: miaotui.Model, alone: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def struck(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    text = model.sequence()
+    with monkeypatch.context() as patch:
+        patch.setattr(living.Living, "forget", struck)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            text.generate(PROMPT, **SHORT)
+    assert kept.tb is not None
+    assert model.session.pages.n_pages == 1
+    assert model.generate(OTHER, **SHORT).ids == alone[OTHER]
+    assert len(text) > len(alone[PROMPT])
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
