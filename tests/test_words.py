@@ -39,7 +39,7 @@ TYPED = [
     ("--prune /nowhere.json", ": cannot be read"),
     ("--stop a --stop ", "--stop '': expected a string of at least one character"),
     ("--threads 0", ": expected a whole number of at least 1"),
-    ("--threads 5000", ": at most 1024"),
+    ("--threads 5000", ": expected at most 1024"),
     ("--top-p 7", ": expected a number in (0, 1]"),
     ("--kv-cache f8", ": expected one of f32, bf16, int8"),
     ("--revision main", ": the demo model has no revisions"),
