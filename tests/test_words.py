@@ -55,6 +55,33 @@ def test_an_error_begins_with_the_option_as_typed_and_is_2(
     assert capsys.readouterr().err.startswith(f"miaotui: error: {expected}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["inspect", "{demo}", "--context=0"], "--context 0: expected a whole number"),
+        (["inspect", "{demo}", "--max-context", "0"], "--max-context 0: expected a whole number"),
+        (["inspect", "{demo}", "--plan", "/nowhere.json"], "--plan /nowhere.json: cannot be read"),
+        (["perplexity", "{text}", "--window", "2000000"], "--window 2000000: the model was made for 512"),
+        (["generate", "x", "--stop", "\udcff"], "--stop: '\\udcff' is not UTF-8"),
+        (["generate", "\udcff"], "PROMPT: '\\udcff' is not UTF-8"),
+    ],
+)
+def test_of_two_names_the_one_that_was_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    (tmp_path / "text").write_text("Once upon a time")
+    places = {"demo": demo.path(), "text": tmp_path / "text"}
+    assert cli.main([argument.format(**places) for argument in arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"miaotui: error: {says}")
+
+
+@pytest.mark.parametrize("arguments", [["quantize", "x", ""], ["perplexity", ""], ["prune", "x", ""]])
+def test_an_empty_path_is_not_the_working_directory(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert "found an empty path" in capsys.readouterr().err
+
+
 def test_a_refusal_of_the_model_is_1_and_names_options_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["generate", "x", "--memory-limit", "1kB"]) == 1
     err = capsys.readouterr().err
