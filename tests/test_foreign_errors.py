@@ -431,3 +431,28 @@ except mt.errors.BackendError as e:
         said = child(code, env={"NUMBA_DISABLE_JIT": "1"} | more).stdout
         assert said.startswith("NUMBA_DISABLE_JIT is set")
         assert said.count("\n") == 1
+
+
+#: llvmlite's library that cannot be mapped: `OSError` from an import, as under `ulimit -v`; or not there at all.
+NO_LLVM = """
+import sys
+import miaotui as mt
+from miaotui.tools import demo
+kind = {"OSError": OSError, "ImportError": ImportError}[sys.argv[1]]
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "llvmlite.binding":
+            raise kind("cannot map libllvmlite.so")
+sys.meta_path.insert(0, Refusing())
+try:
+    mt.load(demo.path(), max_context=64, threads=1)
+except mt.errors.BackendError as e:
+    print(e)
+"""
+
+
+@pytest.mark.parametrize("kind", ["OSError", "ImportError"])
+def test_an_llvm_that_cannot_be_loaded_is_typed(kind: str) -> None:
+    done = child(NO_LLVM, kind)
+    assert done.stdout.startswith("llvmlite, which loads compiled code, cannot be loaded (cannot map"), done.stderr
+    assert "ulimit -v" in done.stdout
