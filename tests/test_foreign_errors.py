@@ -456,3 +456,17 @@ def test_an_llvm_that_cannot_be_loaded_is_typed(kind: str) -> None:
     done = child(NO_LLVM, kind)
     assert done.stdout.startswith("llvmlite, which loads compiled code, cannot be loaded (cannot map"), done.stderr
     assert "ulimit -v" in done.stdout
+
+
+def test_counts_and_plans_of_other_kinds_are_typed() -> None:
+    with pytest.raises(InputError, match=r"stop_strings\[0\]=0: expected a string"):
+        mt.GenerateParams(stop=range(10**12))  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InputError, match=r"eos_token_id=range\(0, 1000000000000\): expected at most"):
+        mt.GenerateParams(eos_ids=range(10**12))  # type: ignore[arg-type]  # as above
+    for other in (None, 5, "plan.json", {"layers": "0"}):
+        for plan in (mt.PrunePlan(), mt.PrunePlan(layers="0-1")):
+            with pytest.raises(mt.errors.PlanError, match="expected a PrunePlan"):
+                plan.then(other)  # type: ignore[arg-type]  # as above
+    with pytest.raises(InputError) as error:
+        mt.load(demo_path(), **{"x" * 70_000: 1})  # type: ignore[arg-type]  # as above
+    assert len(str(error.value)) < 500
