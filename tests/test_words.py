@@ -62,6 +62,10 @@ def test_an_error_begins_with_the_option_as_typed_and_is_2(
         (["inspect", "{demo}", "--max-context", "0"], "--max-context 0: expected a whole number"),
         (["inspect", "{demo}", "--plan", "/nowhere.json"], "--plan /nowhere.json: cannot be read"),
         (["perplexity", "{text}", "--window", "2000000"], "--window 2000000: the model was made for 512"),
+        (
+            ["prune", "{demo}", "out", "--method", "flap", "--ffn", "0.5", "--text", "{text}", "--window", "2000000"],
+            "--window 2000000: the model was made for 512",
+        ),
         (["generate", "x", "--stop", "\udcff"], "--stop: '\\udcff' is not UTF-8"),
         (["generate", "\udcff"], "PROMPT: '\\udcff' is not UTF-8"),
     ],

@@ -182,7 +182,11 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
         )
         raise PlanError(msg)
     shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
-    with load(path, prune=base, **shape) as model:
+    try:
+        loaded = load(path, prune=base, **shape)
+    except InputError as e:  # the context is the window, which is what was typed
+        raise InputError(str(e).replace("max_context=", "--window ")) from e
+    with loaded as model:
         if any(w.quantized for w in model.session.weights):
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
