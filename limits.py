@@ -77,13 +77,11 @@ class Request:
             raise BackendError(msg)
         for name in ("threads", "max_context", "prefill_chunk", "cache_tokens"):
             object.__setattr__(self, name, _count(name, getattr(self, name)))
-            if (getattr(self, name) or 0) > MAX_COUNT:
-                msg = f"{name}={shown(getattr(self, name))}: expected at most 2**40"
+            most = MAX_THREADS if name == "threads" else MAX_COUNT
+            if (getattr(self, name) or 0) > most:
+                msg = f"{name}={shown(getattr(self, name))}: expected at most {most}"
                 raise InputError(msg)
         object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
-        if self.threads is not None and self.threads > MAX_THREADS:
-            msg = f"threads={shown(self.threads)}: at most {MAX_THREADS}"
-            raise InputError(msg)
         for name, allowed in (("kv_cache", tuple(KV_BYTES)), ("precision", ("exact", "fast"))):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in allowed:

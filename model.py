@@ -166,7 +166,7 @@ class Model:
         return hashed(self.receipt, self._plan, self._opened.checkpoint)
 
     def program(self) -> Program:
-        """What a step runs; `program().listing()` prints it."""
+        """What a step runs; `program().listing()` has it as lines of text."""
         return self._session.program
 
     @property

@@ -34,6 +34,8 @@ __all__ = ["CONFIG", "Checkpoint", "open_checkpoint"]
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+#: What a directory of an adapter is told.
+ADAPTER = "is a PEFT adapter, not a model: merge it into its base model and save that"
 MAX_CONFIG = 16_000_000
 #: Bytes asked for at a time: Linux cuts a longer request down to its read-ahead, at least this many.
 READ_AHEAD = 128 * 1024
@@ -214,17 +216,28 @@ def _check_directory(directory: Path) -> None:
     if is_there(directory / CONFIG):
         return
     msg = f"{directory}: no {CONFIG}; expected a Hugging Face directory with {CONFIG} and {SINGLE}"
-    if is_there(directory / "adapter_config.json"):
-        msg = f"{directory}: is a PEFT adapter, not a model: merge it into its base model and save that"
+    if _is_adapter(listed(directory)):
+        msg = f"{directory}: {ADAPTER}"
     elif what := other_format(listed(directory)):
         msg = f"{directory}: {what}"
     raise CheckpointError(msg)
 
 
+def _is_adapter(names: list[str]) -> bool:
+    return any(name.startswith(("adapter_config.", "adapter_model.")) for name in names)
+
+
 def _no_weights(directory: Path) -> str:
     """What to do about a directory without safetensors weights, from what it holds instead."""
     names = listed(directory)
-    if others := [n for n in names if n.endswith(".safetensors")]:
+    if _is_adapter(names):
+        what = ADAPTER
+    elif any(name.startswith("consolidated") and name.endswith(".safetensors") for name in names):
+        what = (
+            "holds weights in Mistral's own format (consolidated*.safetensors), whose tensors have other names; "
+            f"expected {SINGLE}, or shards with {INDEX}: get the repository's files for transformers"
+        )
+    elif others := [n for n in names if n.endswith(".safetensors")]:
         what = f"found {', '.join(others[:3])}, expected {SINGLE}, or shards with {INDEX}; rename it or add the index"
     else:
         what = other_format(names) or (

@@ -256,15 +256,17 @@ def check_stop(stop: str | Iterable[str] | None) -> tuple[str, ...]:
     if stop is None:
         return ()
     try:
-        strings = (stop,) if isinstance(stop, str) else tuple(stop)
+        given = iter((stop,) if isinstance(stop, str) else stop)
     except TypeError:
         msg = f"stop_strings={shown(stop)}: expected a string or a list of strings"
         raise InputError(msg) from None
-    for n, s in enumerate(strings):
+    strings = []
+    for n, s in enumerate(given):  # one by one: a range has more items than memory
         if not isinstance(s, str) or not s:
             msg = f"stop_strings[{n}]={shown(s)}: expected a string of at least one character"
             raise InputError(msg)
-    return strings
+        strings.append(s)
+    return tuple(strings)
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -41,6 +42,9 @@ __all__ = [
     "params_from",
     "tokens",
 ]
+
+#: Most ids that may end an answer: more than any vocabulary has, and little memory.
+MAX_EOS = 2**22
 
 #: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
 #: "context": prompt and new ids fill the context; the last id, which is never fed, may stand one past its end.
@@ -413,7 +417,10 @@ def _check_eos(eos: object) -> tuple[int, ...]:
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         msg = f"eos_token_id={shown(eos)}: expected a token id or a list of them"
         raise InputError(msg)
-    ids = tuple(ids)
+    ids = tuple(islice(ids, MAX_EOS + 1))
+    if len(ids) > MAX_EOS:
+        msg = f"eos_token_id={shown(eos)}: expected at most {MAX_EOS} ids"
+        raise InputError(msg)
     for i in ids:
         if not _is_integer(i) or i < 0:
             msg = f"eos_token_id={shown(eos)}: {shown(i)} found, expected token ids, integers >= 0"

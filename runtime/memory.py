@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["float_rows", "memory_named", "refused", "zeroed"]
+__all__ = ["LIMITS", "float_rows", "memory_named", "refused", "zeroed"]
 
 #: What may stand in the way of memory that the machine has.
 LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"

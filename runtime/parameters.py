@@ -79,7 +79,7 @@ def check_names(given: Iterable[str], known: Collection[str], what: str) -> None
     if not unknown:
         return
     near = {name: get_close_matches(name, known, 1) for name in unknown}
-    said = ", ".join(name + "".join(f" (did you mean {other}?)" for other in near[name]) for name in unknown)
+    said = ", ".join(name[:80] + "".join(f" (did you mean {other}?)" for other in near[name]) for name in unknown)
     msg = f"unknown {what} {said}; known are {', '.join(known)}"
     raise InputError(msg)
 

@@ -236,10 +236,10 @@ class Sampler:
         return scores, largest
 
 
-def not_numbers(position: int) -> InputError:
-    """What to raise where logits are NaN: greedy or sampled, no id is the right one."""
+def not_numbers(position: int, so: str = "no token can be drawn") -> InputError:
+    """What to raise where logits are NaN: greedy or sampled, no id is the right one, and no loss is one."""
     msg = (
-        f"the logits after position {position} are not numbers (NaN), so no token can be drawn: the checkpoint is "
+        f"the logits after position {position} are not numbers (NaN), so {so}: the checkpoint is "
         "damaged, or its numbers overflow float32. Compare the file with its publisher's checksum; where it was "
         "quantised, pruned or merged, try the original"
     )

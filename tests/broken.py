@@ -340,6 +340,10 @@ _DIRECTORIES = [
     Broken("other-name", _rename("model.safetensors", "weights.safetensors"), _CP, ("weights.safetensors", "rename")),
     Broken("gguf-only", _rename("model.safetensors", "model.gguf"), _CP, ("model.gguf",)),
     Broken("adapter", _rename("config.json", "adapter_config.json"), _CP, ("adapter", "merge")),
+    Broken(
+        "adapter-weights", _rename("model.safetensors", "adapter_model.safetensors"), _CP, ("PEFT adapter", "merge")
+    ),
+    Broken("mistral-format", _rename("model.safetensors", "consolidated.safetensors"), _CP, ("Mistral's own format",)),
     Broken("config-is-a-directory", _directory_for("config.json"), "ConfigError", ("regular file",)),
     Broken("shard-missing", _index(None, shards=1), _CP, ("1 of 2 shards", "model-00002-of-00002.safetensors")),
     Broken("shards-missing", _index(None, shards=0), _CP, ("2 of 2 shards",)),

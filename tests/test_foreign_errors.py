@@ -431,3 +431,42 @@ except mt.errors.BackendError as e:
         said = child(code, env={"NUMBA_DISABLE_JIT": "1"} | more).stdout
         assert said.startswith("NUMBA_DISABLE_JIT is set")
         assert said.count("\n") == 1
+
+
+#: llvmlite's library that cannot be mapped: `OSError` from an import, as under `ulimit -v`; or not there at all.
+NO_LLVM = """
+import sys
+import miaotui as mt
+from miaotui.tools import demo
+kind = {"OSError": OSError, "ImportError": ImportError}[sys.argv[1]]
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "llvmlite.binding":
+            raise kind("cannot map libllvmlite.so")
+sys.meta_path.insert(0, Refusing())
+try:
+    mt.load(demo.path(), max_context=64, threads=1)
+except mt.errors.BackendError as e:
+    print(e)
+"""
+
+
+@pytest.mark.parametrize("kind", ["OSError", "ImportError"])
+def test_an_llvm_that_cannot_be_loaded_is_typed(kind: str) -> None:
+    done = child(NO_LLVM, kind)
+    assert done.stdout.startswith("llvmlite, which loads compiled code, cannot be loaded (cannot map"), done.stderr
+    assert "ulimit -v" in done.stdout
+
+
+def test_counts_and_plans_of_other_kinds_are_typed() -> None:
+    with pytest.raises(InputError, match=r"stop_strings\[0\]=0: expected a string"):
+        mt.GenerateParams(stop=range(10**12))  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InputError, match=r"eos_token_id=range\(0, 1000000000000\): expected at most"):
+        mt.GenerateParams(eos_ids=range(10**12))  # type: ignore[arg-type]  # as above
+    for other in (None, 5, "plan.json", {"layers": "0"}):
+        for plan in (mt.PrunePlan(), mt.PrunePlan(layers="0-1")):
+            with pytest.raises(mt.errors.PlanError, match="expected a PrunePlan"):
+                plan.then(other)  # type: ignore[arg-type]  # as above
+    with pytest.raises(InputError) as error:
+        mt.load(demo_path(), **{"x" * 70_000: 1})  # type: ignore[arg-type]  # as above
+    assert len(str(error.value)) < 500

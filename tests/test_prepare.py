@@ -235,7 +235,7 @@ def test_integers_of_numpy_are_integers(tmp_path):
         for bad in (0, -1, True, np.True_, 1.0, np.float32(2), [1], np.array([1, 2])):
             with pytest.raises(InputError, match=rf"^{name}=.*whole number of at least 1"):
                 Request(**{name: bad})
-    with pytest.raises(InputError, match="threads=1025: at most 1024"):
+    with pytest.raises(InputError, match="threads=1025: expected at most 1024"):
         Request(threads=1025)
 
 

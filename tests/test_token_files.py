@@ -151,6 +151,11 @@ def test_add_prefix_space_of_sentencepiece(tmp_path, name, prefix):
         ({"extra_special_tokens": [5]}, {}, "extra_special_tokens must be"),
         ({"bos_token": 5}, {}, "bos_token must be a string or an object with content, found 5"),
         ({"sep_token": {"x": 5}}, {}, "sep_token must be"),
+        ({"bos_token": "\ud800"}, {}, "bos_token must be text without lone surrogates, found '.ud800'"),
+        ({}, {"special_tokens_map.json": {"eos_token": "a\udfff"}}, "eos_token must be text without lone"),
+        ({"extra_special_tokens": ["\ud800"]}, {}, "extra_special_tokens must be text without lone"),
+        ({"added_tokens_decoder": {"257": {"content": "\ud800"}}}, {}, "added_tokens_decoder must be text without"),
+        ({}, {"added_tokens.json": {"\ud800": 257}}, "must be text without lone surrogates"),
     ],
 )
 def test_refused(tmp_path, config, others, says):

@@ -39,7 +39,7 @@ TYPED = [
     ("--prune /nowhere.json", ": cannot be read"),
     ("--stop a --stop ", "--stop '': expected a string of at least one character"),
     ("--threads 0", ": expected a whole number of at least 1"),
-    ("--threads 5000", ": at most 1024"),
+    ("--threads 5000", ": expected at most 1024"),
     ("--top-p 7", ": expected a number in (0, 1]"),
     ("--kv-cache f8", ": expected one of f32, bf16, int8"),
     ("--revision main", ": the demo model has no revisions"),
@@ -53,6 +53,37 @@ def test_an_error_begins_with_the_option_as_typed_and_is_2(
     assert cli.main(["generate", "x", *options.split(" ")]) == 2
     expected = says if says.startswith("--") else options + says
     assert capsys.readouterr().err.startswith(f"miaotui: error: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["inspect", "{demo}", "--context=0"], "--context 0: expected a whole number"),
+        (["inspect", "{demo}", "--max-context", "0"], "--max-context 0: expected a whole number"),
+        (["inspect", "{demo}", "--plan", "/nowhere.json"], "--plan /nowhere.json: cannot be read"),
+        (["perplexity", "{text}", "--window", "2000000"], "--window 2000000: the model was made for 512"),
+        (
+            ["prune", "{demo}", "out", "--method", "flap", "--ffn", "0.5", "--text", "{text}", "--window", "2000000"],
+            "--window 2000000: the model was made for 512",
+        ),
+        (["generate", "x", "--stop", "\udcff"], "--stop: '\\udcff' is not UTF-8"),
+        (["generate", "\udcff"], "PROMPT: '\\udcff' is not UTF-8"),
+    ],
+)
+def test_of_two_names_the_one_that_was_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    (tmp_path / "text").write_text("Once upon a time")
+    places = {"demo": demo.path(), "text": tmp_path / "text"}
+    assert cli.main([argument.format(**places) for argument in arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"miaotui: error: {says}")
+
+
+@pytest.mark.parametrize("arguments", [["quantize", "x", ""], ["perplexity", ""], ["prune", "x", ""]])
+def test_an_empty_path_is_not_the_working_directory(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert "found an empty path" in capsys.readouterr().err
 
 
 def test_a_refusal_of_the_model_is_1_and_names_options_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,6 +221,9 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
             text = re.sub(pattern, typed.replace("\\", r"\\"), text)
         if "_" in python and name in args:
             text = re.sub(rf"(?<![\w/.'\"-]){python}(?![\w/.'\"=-])", option, text)
+    spelled = args.get("spelled")
+    for first, name in spelled.items() if isinstance(spelled, dict) else ():
+        text = re.sub(rf"(?<![\w-]){first}(?![\w-])", name, text)
     return text
 
 
@@ -265,7 +268,19 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.commands[args.command].refuse_unknown(unknown)
+    args.spelled = _other_names(parser.commands[args.command], arguments)
     return args
+
+
+def _other_names(command: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, str]:
+    """Options that were typed by another name than their first, as `--plan` for `--prune`: the first -> the typed."""
+    typed = {argument.partition("=")[0] for argument in arguments}
+    return {
+        first: name
+        for first, *others in (action.option_strings for action in command._actions if action.option_strings)  # noqa: SLF001 - has no public name
+        for name in others
+        if name in typed and name.startswith("--") and first.startswith("--")
+    }
 
 
 def _parser(arguments: Sequence[str]) -> _Parser:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
+from ..runtime.sampling import not_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +31,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure a text: `n_tokens`, `window`, `nll_per_token` (nats), `ppl`, `bits_per_byte`.
 
-    At most `tokens` predictions; errors call the text `name`. Errors: `InputError` for a text of
-    fewer than two tokens or a window over the context.
+    At most `tokens` predictions; errors call the text `name`. Errors: `InputError` for a text of fewer than two tokens, a
+    window over the context, or logits that are no numbers.
     """
     if window > model.n_context:
         msg = f"a window of {window} tokens is over the context of {model.n_context}; use a smaller --window"
@@ -59,11 +60,16 @@ def measure(
 
 
 def losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
-    """-log p of ids[1:], each given those before it. [T] ids -> float64 [T - 1]; vocabulary sums in float64."""
+    """-log p of ids[1:], each given those before it. [T] ids -> float64 [T - 1]; vocabulary sums in float64.
+
+    Errors: `InputError` where the logits are no numbers.
+    """
     logits = model.logits(ids[:-1])
     out = np.empty(len(logits))
     for i, (row, wanted) in enumerate(zip(logits, ids[1:], strict=True)):
         z = row.astype(np.float64)
         largest = z.max()
+        if not np.isfinite(largest):  # NaN, or infinity less infinity
+            raise not_numbers(i, "nothing can be measured")
         out[i] = largest + np.log(np.exp(z - largest).sum()) - z[wanted]
     return out

@@ -146,6 +146,9 @@ class PrunePlan:
         where `other` cuts two runs of one layer differently, or a matrix in which zeros were chosen, so that others
         would be.
         """
+        if not isinstance(other, PrunePlan):
+            msg = f"then({quote(other)}): expected a PrunePlan; PrunePlan.load reads one from a file"
+            raise PlanError(msg)
         if self.keeps_everything:
             return replace(other, model=self.model or other.model, notes=(*self.notes, *other.notes))
         if self.ratio is not None and not other.keeps_everything:

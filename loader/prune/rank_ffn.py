@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import PlanError
+from ...errors import CheckpointError, PlanError
 from ..load_plan import make_load_plan
 from ..roles import AXES, LINEAR
 from ..sizes import sizes_of
@@ -45,7 +45,7 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
 
     `cut` is the plan compiled without that share, and without zeros: these are chosen from what is left. Reads gate, up
     and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that are quantised
-    already.
+    already, `CheckpointError` for numbers that are not finite.
     """
     ratio, checkpoint = plan.ffn_ratio or 1.0, opened.checkpoint
     load, ffn = make_load_plan(opened, cut=cut), dict(plan.ffn)
@@ -74,7 +74,11 @@ def best(scores: F64, ratio: float) -> list[int]:
 
 
 def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) -> F64:
-    """Sum of squares of each kept row, or column; of a vector, of each of its numbers: float64."""
+    """Sum of squares of each kept row, or column; of a vector, of each of its numbers: float64.
+
+    Errors: `PlanError` for a matrix that is quantised, `CheckpointError` for NaN or infinity: nothing ranks those, and
+    a damaged number must not vanish with what is cut.
+    """
     if source.prequantized:
         msg = f"{source.tensor.file}: {source.tensor.name} is quantised already; prune the original checkpoint by ratio"
         raise PlanError(msg)
@@ -86,12 +90,21 @@ def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) 
         if source.tensor.dtype == "BF16":
             part = np.left_shift(part, 16, dtype=np.uint32).view(np.float32)
         part = part + np.float32(source.plus) if source.plus else part
-        squared = np.square(part, dtype=np.float64).reshape(len(part), -1)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            squared = np.square(part, dtype=np.float64).reshape(len(part), -1)
         if by_column:
             columns += _fold(squared.T)
         else:
             rows.append(_fold(squared))
-    return columns if by_column else np.concatenate(rows)
+    sums = columns if by_column else np.concatenate(rows)
+    if not np.isfinite(sums).all():
+        msg = (
+            f"{source.tensor.file}: tensor {source.tensor.name} holds NaN or infinity, and a share of the neurons or "
+            "of the width ranks finite numbers: the checkpoint is damaged, or its numbers overflow; compare the file "
+            "with its publisher's checksum"
+        )
+        raise CheckpointError(msg)
+    return sums
 
 
 def _fold(x: F64) -> F64:

@@ -50,7 +50,8 @@ def weightiest_dimensions(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePla
     """The plan with its share of the width turned into dimensions: of those that it keeps, the largest scores.
 
     `cut` is the plan compiled without shares, and without zeros: these are chosen from what is left. Reads every matrix
-    that the plan keeps. Errors: `PlanError` for matrices that are quantised already.
+    that the plan keeps. Errors: `PlanError` for matrices that are quantised already, `CheckpointError` for numbers that
+    are not finite.
     """
     ratio, checkpoint = plan.width_ratio or 1.0, opened.checkpoint
     load = make_load_plan(opened, cut=cut)

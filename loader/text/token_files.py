@@ -134,7 +134,7 @@ def _token(value: object, key: str, where: str) -> AddedToken | None:
     if value is None or value == "":
         return None
     if isinstance(value, str):
-        return AddedToken(value, special=True)
+        return _added(value, key, where, special=True)
     return _with_flags(value, key, where, special=True)
 
 
@@ -142,7 +142,15 @@ def _with_flags(value: object, key: str, where: str, **flags: bool) -> AddedToke
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
         raise _refused(where, key, value, "a string or an object with content")
     told = {name: value[name] for name in _FLAGS if isinstance(value.get(name), bool)}
-    return AddedToken(value["content"], **{**told, **flags})
+    return _added(value["content"], key, where, **{**told, **flags})
+
+
+def _added(text: str, key: str, where: str, **flags: bool) -> AddedToken:
+    """An added token. `TokenizerError`: half a surrogate pair, which JSON can spell and no text can hold."""
+    try:
+        return AddedToken(text, **flags)
+    except UnicodeEncodeError as e:
+        raise _refused(where, key, text, "text without lone surrogates") from e
 
 
 def _decoder(said: object, where: str) -> dict[int, AddedToken]:
@@ -157,7 +165,10 @@ def _implied(said: dict[str, Any], special: set[str], where: str) -> dict[int, A
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in said.values()):
         raise _refused(where, "its values", said, "ids")
     told = {number: text for text, number in said.items() if text}
-    return {n: AddedToken(text, normalized=text not in special, special=text in special) for n, text in told.items()}
+    return {
+        n: _added(text, f"token {n}", where, normalized=text not in special, special=text in special)
+        for n, text in told.items()
+    }
 
 
 def _refused(where: str, key: str, value: object, expected: str) -> TokenizerError:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from ...errors import BackendError
 from ..cores import available_threads
+from ..memory import LIMITS
 from .cache import CACHE, no_directory, write
 from .layout import REQUEST, ROOTS
 from .object_files import kept, load
@@ -61,7 +62,10 @@ def check_compiler() -> None:
     try:
         from numba import config  # noqa: PLC0415 - 0.3 s, and needed only where something is compiled
     except Exception as e:
-        msg = f"compiling needs Numba, which cannot be imported ({type(e).__name__}: {e}); install miaotui again"
+        msg = (
+            f"compiling needs Numba, which cannot be imported ({type(e).__name__}: {e}): where memory is limited, see "
+            f"{LIMITS}; otherwise install miaotui again"
+        )
         raise BackendError(msg) from e
     if config.DISABLE_JIT:
         msg = (

@@ -10,8 +10,18 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import llvmlite
-import llvmlite.binding as llvm
+from ...errors import BackendError
+from ..memory import LIMITS
+
+try:
+    import llvmlite
+    import llvmlite.binding as llvm
+except (ImportError, OSError) as e:  # OSError: its library could not be mapped
+    msg = (
+        f"llvmlite, which loads compiled code, cannot be loaded ({str(e)[:100]}): where memory is limited, see "
+        f"{LIMITS}; otherwise install it again (pip install --force-reinstall llvmlite)"
+    )
+    raise BackendError(msg) from e
 
 __all__ = [
     "attention_shape",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...sizes import parse_size
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ...loader.prune.forms import Forms
     from ...model import Model
 
@@ -23,6 +22,7 @@ __all__ = [
     "add_prune",
     "add_quantize",
     "chosen",
+    "given_path",
     "load_model",
     "prune_of",
     "size",
@@ -163,6 +163,14 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def given_path(text: str) -> Path:
+    """A path, for argparse; an empty one is none, where `Path` takes it for the working directory."""
+    if not text:
+        msg = "found an empty path"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)
+
+
 class Size(int):
     """Bytes, with the text they were read from, for errors."""
 
@@ -183,9 +191,9 @@ def chosen(args: argparse.Namespace) -> str | Path:
     """Return the model that was asked for, or the demo's directory."""
     if args.model is not None:
         return str(args.model)
-    from ..demo import path  # noqa: PLC0415 - only where it is used
+    from .. import demo  # noqa: PLC0415 - only where it is used
 
-    return path()
+    return demo.path()
 
 
 def load_model(args: argparse.Namespace) -> Model:

@@ -23,7 +23,7 @@ from ...runtime.cores import available_threads
 from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
 from ..bench.shared import GB, bytes_per_step, open_session, peak_memory, print_out, process_age, public_command
-from .arguments import add_precision, add_prune, add_quantize, prune_of
+from .arguments import add_precision, add_prune, add_quantize, given_path, prune_of
 
 if TYPE_CHECKING:
     import argparse
@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new", type=int, default=64, metavar="N", help="tokens to decode (default: 64)")
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="times to do both (default: 5)")
     parser.add_argument("--profile", action="store_true", help="say where the time of a step goes, kernel by kernel")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="write the profile as a Chrome trace")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
+    parser.add_argument("--trace", type=given_path, metavar="FILE", help="write the profile as a Chrome trace")
+    parser.add_argument("--json", type=given_path, metavar="FILE", help="write the figures as JSON too")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ...errors import InputError, MiaotuiError
+from ...errors import InputError, MiaotuiError, shown
 from ...sizes import format_bytes
 from .arguments import add_limits, add_model, load_model
 
@@ -81,7 +81,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
     prompt = _prompt(args)
-    stop = None if args.stop is None else [_as_utf8(text) for text in args.stop]
+    stop = None if args.stop is None else [_as_utf8(text, "--stop") for text in args.stop]
     parameters = {name: getattr(args, name) for name in _PARAMETERS}
     with load_model(args) as model:
         steps = model.tokens(prompt, max_new_tokens=args.max_new_tokens, stop_strings=stop, **parameters)
@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
 def _prompt(args: argparse.Namespace) -> str:
     """Take the argument; else standard input; else, for the demo model alone, a beginning that it knows."""
     if args.prompt is not None and args.prompt != "-":
-        return _as_utf8(args.prompt)
+        return _as_utf8(args.prompt, "PROMPT")
     piped = args.prompt == "-" or (sys.stdin is not None and not sys.stdin.isatty())
     text = _standard_input() if piped else ""
     if text or args.prompt == "-":
@@ -115,14 +115,14 @@ def _prompt(args: argparse.Namespace) -> str:
     raise InputError(msg)
 
 
-def _as_utf8(text: str) -> str:
+def _as_utf8(text: str, name: str) -> str:
     """An argument whose bytes Python read in another encoding, as in an ASCII locale: they are UTF-8 anyhow."""
     if not any("\ud800" <= c <= "\udfff" for c in text):  # bytes that the locale cannot read
         return text
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError as e:
-        msg = "the argument PROMPT is not UTF-8; give the prompt as UTF-8 text"
+        msg = f"{name}: {shown(text)} is not UTF-8; give it as UTF-8 text"
         raise InputError(msg) from e
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...loader.files import read_text
 from ..perplexity import measure
-from .arguments import add_limits, add_model, load_model
+from .arguments import add_limits, add_model, given_path, load_model
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +19,7 @@ __all__ = ["add_arguments", "main"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="a text file, UTF-8")
+    parser.add_argument("file", type=given_path, metavar="FILE", help="a text file, UTF-8")
     add_model(parser)
     parser.add_argument("--window", type=int, default=256, metavar="N", help="predictions in a window (default: 256)")
     parser.add_argument("--tokens", type=int, metavar="N", help="stop after N predictions (default: the whole file)")
@@ -38,6 +37,7 @@ def main(args: argparse.Namespace) -> int:
     text = read_text(args.file, InputError)
     if args.max_context is None:
         args.max_context = args.window
+        args.spelled = {"--max-context": "--window"}  # for errors: what was typed, or the default
     with load_model(args) as model:
         measured = measure(model, text, window=args.window, tokens=args.tokens, name=str(args.file))
         report = {"file": args.file.name, **measured}

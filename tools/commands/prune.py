@@ -13,14 +13,15 @@ With `--method` a published method says what to cut (`importance/methods.py`); `
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...sizes import format_bytes
-from .arguments import add_prune, prune_of, size
+from .arguments import add_prune, given_path, prune_of, size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...loader.prune.options import Prune
     from ...loader.prune.plan import PrunePlan
     from ..importance.methods import Text, Wish
@@ -35,7 +36,9 @@ EVERYTHING = "keep everything"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("path", metavar="IN", help="a Hugging Face directory, or a hub name such as org/name")
-    parser.add_argument("out", metavar="OUT", type=Path, nargs="?", help="directory to make; it must not be there yet")
+    parser.add_argument(
+        "out", metavar="OUT", type=given_path, nargs="?", help="directory to make; it must not be there yet"
+    )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     add_prune(parser)
     group = parser.add_argument_group(
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "With --method, the options --ffn, --sparsity and a share of --width are the method's.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above")
-    group.add_argument("--text", type=Path, metavar="FILE", help="calibration text, UTF-8")
+    group.add_argument("--text", type=given_path, metavar="FILE", help="calibration text, UTF-8")
     group.add_argument("--keep", type=int, metavar="N", help="layers to keep")
     group.add_argument("--heads", type=float, metavar="SHARE", help="share of the key/value heads to keep")
     group.add_argument("--uniform", action="store_true", help="flap: the same share of every layer")
@@ -59,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--after", "--behind", dest="behind", metavar="TOKEN", help="judge only what follows this token in each line"
     )
     group.add_argument(
-        "--statistics", type=Path, metavar="FILE.npz", help="save statistics here, and go on from those that are there"
+        "--statistics",
+        type=given_path,
+        metavar="FILE.npz",
+        help="save statistics here, and go on from those that are there",
     )
     sweep_arguments(parser)
 
@@ -71,9 +77,11 @@ def sweep_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--sweep", action="store_true", help="try methods and ratios, and measure what is left")
     group.add_argument(
-        "--out", dest="folder", type=Path, metavar="FOLDER", help="directory for sweep.json and the plans"
+        "--out", dest="folder", type=given_path, metavar="FOLDER", help="directory for sweep.json and the plans"
     )
-    group.add_argument("--judge", type=Path, metavar="FILE", help="text to measure with (default: the end of --text)")
+    group.add_argument(
+        "--judge", type=given_path, metavar="FILE", help="text to measure with (default: the end of --text)"
+    )
     group.add_argument("--methods", nargs="+", metavar="METHOD", help="only these methods")
     group.add_argument("--max-memory", type=size, metavar="SIZE", help="budget: weights, arena and cache together")
     group.add_argument("--min-speedup", type=float, metavar="X", help="budget: decode speed, times the original's")

@@ -13,7 +13,6 @@ What it writes is a Hugging Face directory that loads mapped, with nothing left 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +20,11 @@ import numpy as np
 from ...runtime.quantized import QUANTIZED
 from ...sizes import format_bytes
 from ..export import copy_along, new_directory, write_json, write_safetensors
+from .arguments import given_path
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -38,7 +39,7 @@ __all__ = ["add_arguments", "main", "quantize"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("path", metavar="PATH_OR_HUB", help="a Hugging Face directory, or a hub name such as org/name")
-    parser.add_argument("out", metavar="OUT", type=Path, help="directory to make; it must not be there yet")
+    parser.add_argument("out", metavar="OUT", type=given_path, help="directory to make; it must not be there yet")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     parser.add_argument(
         "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role: int4,embed=int8"

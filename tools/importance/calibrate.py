@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["Statistics", "add_input", "calibrate", "first_asked", "mark_of", "read_statistics", "windows_of"]
+__all__ = ["Statistics", "add_input", "calibrate", "finite", "first_asked", "mark_of", "read_statistics", "windows_of"]
 
 #: A place -> the one of its matrices that every model has, and that is watched; the others read the same tensor.
 _FIRST = {place: next(r for r in LINEAR if PLACES[r] == place and ROLES[r].always) for place in PLACES.values()}
@@ -140,8 +140,8 @@ def calibrate(  # noqa: PLR0913 - keywords
     """Feed every window's ids (the last one of each is only predicted) and add up.
 
     `file`: what has been added up is written there after every `batch` windows, and picked up by the next run of the
-    same model, windows and sums. Errors: `InputError` for a file of another run, and for a model whose matrices are
-    quantised or rounded: those need their input in another form.
+    same model, windows and sums. Errors: `InputError` for a file of another run, for NaN or infinity, and for a model
+    whose matrices are quantised or rounded: those need their input in another form.
     """
     weights = model.session.weights
     if any(w.quantized for w in weights):
@@ -168,7 +168,8 @@ def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: b
         weight = instruction.values.get("w")
         _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
         if instruction.op == "take_rows" or (role in ENTRIES and layer and int(layer) == len(streams)):
-            streams.append(view(instruction.tensors("i")[0]).astype(np.float64))
+            where = "what leaves the last layer" if instruction.op == "take_rows" else f"what enters layer {layer}"
+            streams.append(finite(view(instruction.tensors("i")[0]), where))
         if stream and (instruction.op == "take_rows" or role in NORMS):
             z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.stack.eps)
             statistics.stream["all"] = statistics.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
@@ -189,11 +190,23 @@ def add_input(
     _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
     if instruction.op != "linear" or role not in WATCHED or not layer:
         return
-    x, name = view(instruction.tensors("i")[0]).astype(np.float64), f"layers.{layer}.{WATCHED[role]}"
+    x = finite(view(instruction.tensors("i")[0]), f"the input of {role}, layer {layer}")
+    name = f"layers.{layer}.{WATCHED[role]}"
     for sums, value in ((statistics.total, x), (statistics.squares, x * x)):
         sums[name] = sums.get(name, np.zeros(x.shape[1])) + _column_sums(value)
     if hessian:
         statistics.hessian[name] = statistics.hessian.get(name, np.zeros((x.shape[1],) * 2)) + x.T @ x
+
+
+def finite(x: NDArray[np.floating[Any]], what: str) -> F64:
+    """In float64. `InputError` for NaN and infinity: nothing that they touch can be ranked."""
+    if not np.isfinite(x).all():
+        msg = (
+            f"{what}: found NaN or infinity, by which nothing can be ranked: the checkpoint is damaged, or its numbers "
+            "overflow. Compare the file with its publisher's checksum"
+        )
+        raise InputError(msg)
+    return np.asarray(x, np.float64)
 
 
 def _normal(x: F64, eps: float) -> F64:

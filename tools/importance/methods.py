@@ -31,7 +31,7 @@ from ...loader.sizes import sizes_of
 from ...model import load
 from ..perplexity import losses
 from . import depth, slicegpt, structured
-from .calibrate import calibrate, first_asked, windows_of
+from .calibrate import calibrate, finite, first_asked, windows_of
 from .progress import progress
 from .rewrite import Rewrite, can_compensate
 from .zeros import layer_by_layer, zeros
@@ -183,7 +183,11 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
         )
         raise PlanError(msg)
     shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
-    with load(path, prune=base, **shape) as model:
+    try:
+        loaded = load(path, prune=base, **shape)
+    except InputError as e:  # the context is the window, which is what was typed
+        raise InputError(str(e).replace("max_context=", "--window ")) from e
+    with loaded as model:
         if any(w.quantized for w in model.session.weights):
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
@@ -274,7 +278,7 @@ def _width(wish: Wish, model: Model, statistics: Statistics) -> Found:
         if share is None or not layers:
             continue
         counts = [getattr(sizes_of(config, i), "n_kv_heads" if half == "heads" else "d_ff") for i in layers]
-        matrices = [weights[f"layers.{i}.{role}"].f64() for i in layers]
+        matrices = [finite(weights[f"layers.{i}.{role}"].f64(), f"{role} of layer {i}") for i in layers]
         scores = [
             structured.units(_columns(wish.method, w, statistics, i, place), count)
             for i, w, count in zip(layers, matrices, counts, strict=True)

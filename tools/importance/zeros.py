@@ -25,7 +25,7 @@ from ...loader.roles import PLACES
 from ...runtime.cpu.backend import cpu_session
 from ...runtime.spec import Linear, Weight, Weights
 from . import masks
-from .calibrate import Statistics, add_input, mark_of
+from .calibrate import Statistics, add_input, finite, mark_of
 from .numbers import narrowed, widened
 from .progress import progress
 from .sparsegpt import sparsegpt
@@ -54,11 +54,15 @@ __all__ = ["layer_by_layer", "zeros"]
 
 
 def zeros(method: str, sparsity: Sparsity, statistics: Statistics | None) -> Matrix:
-    """What the method makes of each matrix; magnitude needs no statistics, sparsegpt Hessians."""
+    """What the method makes of each matrix; magnitude needs no statistics, sparsegpt Hessians.
+
+    Errors: `InputError` for a matrix with NaN or infinity.
+    """
 
     def matrix(role: str, layer: int, w: F64) -> F64 | None:
         if role not in PLACES:
             return None
+        finite(w, f"{role} of layer {layer}")
         if statistics is None:
             return masks.magnitude(w, sparsity)
         if method == "wanda":
