@@ -31,8 +31,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure a text: `n_tokens`, `window`, `nll_per_token` (nats), `ppl`, `bits_per_byte`.
 
-    At most `tokens` predictions; errors call the text `name`. Errors: `InputError` for a text of fewer than two tokens, a
-    window over the context, or logits that are no numbers.
+    At most `tokens` predictions; errors call the text `name`. Errors: `InputError` for a text of fewer than two tokens,
+    a window over the context, or logits that are no numbers.
     """
     if window > model.n_context:
         msg = f"a window of {window} tokens is over the context of {model.n_context}; use a smaller --window"
