@@ -92,9 +92,8 @@ class ModelTensors:
 
     def pattern(self, role: str, part: Part, layer: int) -> str:
         """`name` of a layer's role with `{i}` for its number, as this file spells it."""
-        before, name = "" if part.outside else self.prefix, self.name(role, part, layer)
-        every = (f"{before}{spelled}" for spelled in (part.name, *part.others))
-        return next(p for p in every if p.replace("{i}", str(self._number(layer))) == name)
+        name = self.name(role, part, layer)
+        return next(p for p in part.spellings(self.prefix) if p.replace("{i}", str(self._number(layer))) == name)
 
     def _number(self, layer: int) -> int:
         return layer if self.numbers is None else self.numbers[layer]

@@ -94,8 +94,12 @@ class _Headers:
         return with_sizes(c, [self._sizes(i) if i < len(self.tensors) else sizes_of(c, i) for i in range(n)])
 
     def _same_width(self) -> bool:
-        """Whether the last norm, which nothing cuts but the width, is as wide as the config says."""
-        norm = self._info("norm", self.family.model["norm"], 0)
+        """Whether the last norm, which nothing cuts but the width, is as wide as config.json says; or the embedding."""
+        part = self.parts.get("norm")
+        if part is None:
+            table = self._info("embed", self.parts["embed"], 0)
+            return table is not None and table.shape[-1:] == (self.before.d_embed or self.before.d_model,)
+        norm = self._info("norm", part, 0)
         return norm is not None and norm.shape == (self.before.d_model,)
 
     def _layers(self) -> int:

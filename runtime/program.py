@@ -397,6 +397,7 @@ class Encoding:
     hidden: Tensor
     end: int
     n_kept: int  # pages of each pool of what a decoder reads
+    n_groups: int  # of layers that share page tables
 
 
 @dataclass(frozen=True)
@@ -603,7 +604,7 @@ def _record_encoder(
     n_slots = SLOTS_PER_TOKEN * chunk
     ops.n_context, ops.n_pages, ops.capacity["T"] = padded_context(n_slots), pages_of(n_slots), chunk
     hidden = encoder(ops, config.encoding if config.seq2seq else config, weights.encoding, ropes)
-    part = Encoding(chunk, config.encoding.n_vocab, ops.n_pages, hidden, len(ops.code), ops.encoded[1])
+    part = Encoding(chunk, config.encoding.n_vocab, ops.n_pages, hidden, len(ops.code), ops.encoded[1], len(ops.groups))
     if config.seq2seq:
         cross_caches(ops, config, weights, hidden)
         hidden.dies = max(hidden.dies, len(ops.code))  # it is read from outside before the decoder's part begins

@@ -32,7 +32,8 @@ class WholePasses:
         self._part, self._program, self._backend = part, program, backend
         self.chunk, self.n_vocab, self.n_kept = part.chunk, part.n_vocab, part.n_kept
         self._batch = Batch(part.chunk, program.n_logits)
-        self._table = np.arange(part.n_pages, dtype=np.int32)
+        pages = np.arange(part.n_pages, dtype=np.int32)
+        self._table = np.tile(pages, (max(1, part.n_groups), 1))  # a group's layers reach the same pages of their pools
 
     def fitting(self, lengths: Ids[int]) -> int:
         """How many of the first texts of these lengths are one pass."""

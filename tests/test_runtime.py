@@ -178,8 +178,10 @@ def test_a_step_allocates_nothing(small: Path, threads: int, quantize: str | Non
     gc.disable()
     before = rtsys.get_allocation_stats()
     tracemalloc.start()
+    for position in range(28, 36):  # what a step holds until the next one replaces it is counted before, too
+        session.step(token, position)
     held = tracemalloc.get_traced_memory()[0]
-    for position in range(28, 128):
+    for position in range(36, 128):
         session.step(token, position)
     grown = tracemalloc.get_traced_memory()[0] - held
     tracemalloc.stop()
@@ -187,7 +189,7 @@ def test_a_step_allocates_nothing(small: Path, threads: int, quantize: str | Non
     gc.enable()
     session.close()
     assert (after.alloc, after.free) == (before.alloc, before.free)
-    assert grown < 1024  # the interpreter's own small objects come and go; 100 steps leave nothing
+    assert grown < 1024  # the interpreter's own small objects come and go; 92 steps leave nothing
 
 
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])

@@ -50,12 +50,16 @@ class Part:
     def tensor(self, prefix: str, number: int, names: Collection[str], *, tied: bool) -> str:
         """Its name in full, in a file of these `names`."""
         before = "" if self.outside else prefix
-        own = self.untied if self.untied and not tied and before + self.untied in names else self.name
-        every = [before + name.replace("{i}", str(number)) for name in (own, *self.others)]
-        stem, _, last = every[0].rpartition(".")
-        if stem.endswith("LayerNorm"):
-            every.append(f"{stem}.{OLDER.get(last)}")
+        if self.untied and not tied and before + self.untied in names:
+            return before + self.untied
+        every = [name.replace("{i}", str(number)) for name in self.spellings(prefix)]
         return next((name for name in every if name in names), every[0])
+
+    def spellings(self, prefix: str) -> list[str]:
+        """Every name under which it may lie, in the order in which they are tried; `{i}` stands for the layer."""
+        every = [("" if self.outside else prefix) + name for name in (self.name, *self.others)]
+        stem, _, last = every[0].rpartition(".")
+        return [*every, f"{stem}.{OLDER[last]}"] if stem.endswith("LayerNorm") else every
 
 
 def layer_type(window: int | None) -> str:
