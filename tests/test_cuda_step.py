@@ -170,7 +170,8 @@ def test_the_gates_walkers_have_every_kernel_of_their_own_and_every_op():
     walked = {n for parts in (cubins.COMMON, *cubins.WALKED.values(), *cubins.RARE.values()) for n in parts.split()}
     assert set(cubins.WALKED) == set(WALKED)
     assert set(FUSED) <= walked
-    assert {op.name for op in OPS.values() if not any(n.startswith(op.name) for n in walked)} == set()
+    there = [op.name for op in OPS.values() if "cuda" in op.backends]
+    assert {name for name in there if not any(n.startswith(name) for n in walked)} == set()
 
 
 @pytest.mark.ci  # 10 s

@@ -33,7 +33,8 @@ def cross_caches(ops: Ops[T], cfg: Config, w: Weights, hidden: T) -> None:
         for s, sw in zip(sizes, weights, strict=True):
             if isinstance(s, Attention) and s.cross:
                 k, v = (project(frame, hidden, sw.linear[name]) for name in "kv")
-                ops.cross_write(i, placed(frame, s, k, sw.norm_k, s.n_kv_heads), v, s.n_kv_heads)
+                [k] = placed(frame, s, (k, sw.norm_k, s.n_kv_heads))
+                ops.cross_write(i, k, v, s.n_kv_heads)
 
 
 def head(ops: Ops[T], cfg: Config, s: Head, w: Weights, hidden: T) -> T:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from ..spec import Attention
-from .variants import attend, bias_of, rotated, scaled
+from .variants import attend, bias_of, groups_of, rotated, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -54,13 +54,10 @@ def sublayer(f: Frame[T], s: Attention | FeedForward, w: Sublayer, x: T, residua
 
 def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) -> T:
     """residual + o(grouped-query attention of x), with a KV cache: its own, or the one that an encoder filled."""
-    if s.cross:
-        q = placed(f, s, project(f, x, w.linear["q"]), w.norm_q, s.n_heads)
-        a = f.ops.cross_attention(f.layer, q, s.n_heads, s.n_kv_heads, scale=s.scale)
-        return project(f, a, w.linear["o"], residual=residual)
-    q, k, v = (project(f, x, w.linear[name]) for name in "qkv")
-    q, k = placed(f, s, q, w.norm_q, s.n_heads), placed(f, s, k, w.norm_k, s.n_kv_heads)
-    f.ops.kv_write(f.layer, k, v, s.n_kv_heads)
+    q, *kv = (project(f, x, w.linear[name]) for name in ("q" if s.cross else "qkv"))
+    q, *keys = placed(f, s, (q, w.norm_q, s.n_heads), *((k, w.norm_k, s.n_kv_heads) for k in kv[:1]))
+    for k in keys:
+        f.ops.kv_write(f.layer, k, kv[1], s.n_kv_heads)
     return project(f, attend(f.ops, f.layer, s, q, bias_of(f.stack, f.tables, s, w)), w.linear["o"], residual=residual)
 
 
@@ -86,9 +83,12 @@ def norm(f: Frame[T], x: T, w: Norm | None, groups: int = 1) -> T:
     return f.ops.layer_norm(x, w.w, w.b, f.stack.eps)
 
 
-def placed(f: Frame[T], s: Attention, x: T, w: Norm | None, heads: int) -> T:
-    """Queries or keys normed, of each head or of all side by side (as wide as the gains are), and rotated."""
-    groups = heads if w is not None and w.w.shape == (s.d_head,) else 1
-    x = norm(f, x, None if s.norm_rotated else w, groups)
-    x = rotated(f.ops, x, None if s.rope is None else f.ropes[s.rope], heads, s.d_head)
-    return norm(f, x, w if s.norm_rotated else None, groups)
+def placed(f: Frame[T], s: Attention, *parts: tuple[T, Norm | None, int]) -> list[T]:
+    """Queries and keys, each with its norm and heads, normed and rotated: both at once, so that neither waits."""
+    table, xs = None if s.rope is None else f.ropes[s.rope], [x for x, _, _ in parts]
+    for rotates in (s.norm_rotated, not s.norm_rotated):
+        xs = [
+            rotated(f.ops, x, table, n, s.d_head) if rotates else norm(f, x, w, groups_of(s, w, n))
+            for x, (_, w, n) in zip(xs, parts, strict=True)
+        ]
+    return xs

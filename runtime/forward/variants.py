@@ -8,10 +8,10 @@ from ..bias import Bias
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
-    from ..spec import Attention, Stack, Sublayer, Weight
+    from ..spec import Attention, Norm, Stack, Sublayer, Weight
     from .ops import Ops
 
-__all__ = ["attend", "bias_of", "capped", "rotated", "scaled"]
+__all__ = ["attend", "bias_of", "capped", "groups_of", "rotated", "scaled"]
 
 T = TypeVar("T")
 
@@ -34,9 +34,16 @@ def rotated(ops: Ops[T], x: T, table: RopeTable | None, heads: int, d_head: int)
     return ops.rope(x, table, heads) if whole else ops.rope_part(x, table, heads)
 
 
+def groups_of(s: Attention, w: Norm | None, heads: int) -> int:
+    """Pieces of a row that are normed by themselves: as wide as the gains are, each head or all side by side."""
+    return heads if w is not None and w.w.shape == (s.d_head,) else 1
+
+
 def attend(ops: Ops[T], layer: int, s: Attention, q: T, bias: Bias | None) -> T:
-    """[T, heads * d_head] -> the same, of the layer's cache."""
+    """[T, heads * d_head] -> the same, of the layer's cache, or of the one that an encoder filled."""
     heads, kv_heads = s.n_heads, s.n_kv_heads
+    if s.cross:
+        return ops.cross_attention(layer, q, heads, kv_heads, scale=s.scale)
     if s.soft_cap is None and bias is None and (s.causal or s.window is None):
         return ops.attention(layer, q, heads, kv_heads, window=s.window, scale=s.scale, causal=s.causal)
     return ops.attention_biased(
