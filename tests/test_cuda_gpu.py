@@ -22,7 +22,7 @@ from miaotui.tools.demo import path
 from test_cuda_draw import drawn
 from test_cuda_flash import case_of
 from test_cuda_models import compare
-from test_cuda_ops import LINEAR, ROWS, TILED
+from test_cuda_ops import GPU_ACTS, LINEAR, ROWS, TILED
 from test_ops import CASES, Case, Draw, run_reference
 from tolerance import bound
 
@@ -43,6 +43,7 @@ def test_the_kernel_is_its_reference(name, variant):
     @given(st.data())
     def holds(data):
         d = Draw(data.draw)
+        d.acts = GPU_ACTS
         case = CASES[name](d, variant)
         ids = [d.rng.integers(0, case.n_vocab, len(p[0]) if p else d.t) for p in case.passes]
         y, result = run_on(CudaDevice(), case, ids)

@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from miaotui.runtime.cuda.kernels import KERNELS, SPECIAL, chosen
 from miaotui.runtime.kvcache import KV_BYTES
-from miaotui.runtime.ops import OPS
+from miaotui.runtime.ops import ACT_BACKENDS, ACTS, OPS
 from miaotui.runtime.spec import Weight
 from test_ops import CASES, Case, Draw, run_reference
 from tolerance import bound
@@ -22,8 +22,13 @@ TOKENS = st.sampled_from([1, 1, 2, 3, 5, 6])
 ROWS = [(op.name, v) for op in OPS.values() if "cuda" in op.backends for v in (op.variants or ("",))]
 
 
+GPU_ACTS = tuple(act for act in ACTS if "cuda" in ACT_BACKENDS.get(act, ("cuda",)))
+
+
 class SmallDraw(Draw):
     """As `Draw`; a thread of the emulator takes a microsecond for an addition."""
+
+    acts = GPU_ACTS
 
     def __init__(self, draw):
         super().__init__(draw)

@@ -142,6 +142,8 @@ def quantized(x: np.ndarray, dtype: str) -> Weight:
 class Draw:
     """Random arrays from one drawn seed: Hypothesis chooses the shape, not every number."""
 
+    acts = ACTS  # activations that a product may be followed by
+
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw
         self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -188,7 +190,7 @@ def linear(d: Draw, variant: str) -> Case:
     n, k = d.size(), d.size()
     w = d.weight("bf16" if variant == FAST else variant, n, k)
     b = d.weight("f32", n) if d.draw(st.booleans()) else None
-    act = d.draw(st.sampled_from([None, *ACTS]))
+    act = d.draw(st.sampled_from([None, *d.acts]))
     others = [name for name in ("times", "residual") if d.draw(st.booleans())]
     x, *given = d.array(d.t, k), *(d.array(d.t, n) for _ in others)
     after = dict(zip(others, given, strict=True))
