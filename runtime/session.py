@@ -345,9 +345,8 @@ class Session:
         tables = [table] if table.source is None else [table, table.source.table]
         keys = [-1] * len(tables)
         try:
-            with self.lock:
-                for i, each in enumerate(tables):
-                    keys[i] = each.waiting.add(who)
+            for i, each in enumerate(tables):  # whom a pass overtakes here is computed again, with the same bits
+                keys[i] = each.waiting.add(who)
             yield
         finally:
             try:
