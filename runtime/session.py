@@ -47,6 +47,8 @@ T = TypeVar("T")
 #: Seconds between two looks for pages, and between two looks whether another thread took its turn.
 _LOOK = 0.002
 _YIELD = 0.0001
+#: Dropped sequences that are left to the next pass.
+_LEFT = 8
 
 
 _INSIDE = (
@@ -116,11 +118,10 @@ class Session:
         """A table for a sequence: a new one, or one that holds pages already, and may be asked for them."""
         if table is None:
             # What is made and dropped without a pass must not pile up; who waits for a turn collects it himself.
-            if self.left and not self._queue and self.lock.acquire(blocking=False):
-                try:
+            # Not in the middle of a step, whose pages are perhaps being changed: a signal's handler is asking.
+            if len(self.left) > _LEFT and not self._queue and not self._is_mine():
+                with self.lock:
                     self._collect()
-                finally:
-                    self.lock.release()
             return self.pages.table(self.n_context)
         return table
 
