@@ -111,12 +111,6 @@ def test_refused_at_some_lines(model: miaotui.Model) -> None:
     assert refused_anywhere(model, 12, 1) > 60
 
 
-@pytest.mark.ci  # 30 s
-@pytest.mark.skipif(sys.gettrace() is not None, reason="another tracer is at work")
-def test_refused_at_many_lines(model: miaotui.Model) -> None:
-    assert refused_anywhere(model, 400, 2) > 1500
-
-
 def test_numpy_refuses(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """An array that NumPy cannot make: the error says how large it was."""
     wanted = model.generate(PROMPT, max_new_tokens=4, seed=3, top_k=20).ids
