@@ -303,6 +303,7 @@ class Sequence:
         """Use as a context manager."""
         return self
 
+    @memory_named("close")
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()

@@ -50,7 +50,6 @@ T = TypeVar("T")
 #: Seconds between two looks for pages, and between two looks whether another thread took its turn.
 _LOOK = 0.002
 _YIELD = 0.0001
-
 #: Dropped sequences that are left to the next pass.
 _LEFT = 8
 

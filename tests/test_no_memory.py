@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from linecache import getline
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +32,11 @@ def model() -> Iterator[miaotui.Model]:
         yield model
 
 
+def allocates(line: str) -> bool:
+    """Whether a line calls or makes anything: `return self` does not, nor `with self.lock:`, told again as it ends."""
+    return any(c in line for c in "([{+-*/")
+
+
 class Refusal:
     """While entered, the n-th line of ours that runs raises MemoryError, as an allocation there would."""
 
@@ -39,9 +45,11 @@ class Refusal:
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         name = frame.f_code.co_filename
+        if frame.f_code.co_name == "gone":  # a weak reference's: Python drops what it raises
+            return None
         if "/tests/" in name or "miaotui" not in frame.f_globals.get("__name__", "") or name.endswith("/memory.py"):
             return None
-        if event == "line":
+        if event == "line" and allocates(getline(name, frame.f_lineno)):
             self.left -= 1
             if not self.left:
                 self.where = f"{name}:{frame.f_lineno}"
