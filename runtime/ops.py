@@ -63,7 +63,8 @@ ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2")
 #: Those that are applied on these backends alone, however many have the product.
 ACT_BACKENDS = {"tanh": ("cpu",), "relu2": ("cpu",)}
 VASWANI = "Vaswani et al. 2017, arXiv:1706.03762"
-#: Fields of both kinds of attention; the kernels share their numbers.
+_HE = "He et al. 2021, arXiv:2006.03654, 3.1 (disentangled attention)"
+#: Fields of every kind of attention; the kernels share their numbers.
 _ATTENTION = (
     "o:y",
     "o:scratch",
@@ -219,6 +220,27 @@ _ROWS = (
         "d_head, then keys",
         lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
         "Raffel et al. 2019, arXiv:1910.10683; Press et al. 2021, arXiv:2108.12409; Gemma Team 2024, arXiv:2408.00118",
+        variants=tuple(KV_BYTES),
+        backends=("cpu",),
+    ),
+    Op(
+        "head_products",
+        "(t,h*d),(n,h*d)->(t,h*n)",
+        "y[t, h, i] = x[t, h] . table[i, h]",
+        ("o:y", "i:x", "i:table", "n:heads", "n:d_head", "n:n"),
+        "d_head",
+        lambda d: 2 * d["heads"] * d["d_head"] * d["n"],
+        _HE,
+        backends=("cpu",),
+    ),
+    Op(
+        "attention_relative",
+        "(t,h*d),cache,cache,(t,h*n),(t,h*n),(2c-1)->(t,h*d)",
+        "softmax((q k^T + c2p[query, i] + p2c[key, i]) * scale) v, i = row[query - key], of a text that came whole",
+        (*_ATTENTION, "i:c2p", "i:p2c", "w:table", "n:before", "n:n"),
+        "d_head, then keys",
+        lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
+        _HE,
         variants=tuple(KV_BYTES),
         backends=("cpu",),
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ from .blocking import carry_floats, panel_floats, piece_of
 from .forward.decoder import decoder
 from .forward.encoder import cross_caches, encoder, head
 from .forward.supported import check_supported
-from .kvcache import PAGE, cache_bytes, padded_context, pages_of, scratch_floats
+from .kvcache import PAGE, QUERIES, cache_bytes, padded_context, pages_of, scratch_floats
 from .ops import ACTS, FAST, HEADER, OPS, SLOTS
 from .quantized import GROUP, QUANTIZED
+from .relative import DistanceTable
 from .rope import RopeTable, rope_tables
 from .sinusoids import with_sinusoids
 from .sparse import SPARSE, spread_floats
@@ -30,17 +32,17 @@ from .sparse_int8 import SPARSE_INT8, spread_int8_floats
 from .spec import Weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from .bias import Bias
-    from .spec import Activation, Config, Spaced, Weights
+    from .spec import Activation, Config, Distances, Spaced, Weights
 
 __all__ = ["Encoding", "Instruction", "Program", "Recorder", "record"]
 
 #: What stands in an instruction's slot.
-Operand = Tensor | Weight | RopeTable | BiasTable | int | float | None
+Operand = Tensor | Weight | RopeTable | BiasTable | DistanceTable | int | float | None
 FLOAT = 4
 QUANTIZED_FLOATS = GROUP // FLOAT + 2  # of a group: its bytes, its scale, its sum
 
@@ -89,7 +91,8 @@ class Recorder:
         self.n_context, self.kv_cache, self.fast = padded_context(n_context), kv_cache, fast
         self.n_pages = pages_of(n_context) if n_pages is None else n_pages
         self.n_positions = n_context if n_positions is None else n_positions
-        self.biases: dict[tuple[object, ...], BiasTable] = {}  # what instructions add to scores
+        self.biases: dict[tuple[object, ...], BiasTable | DistanceTable] = {}  # what instructions add to scores
+        self.n_once, self.once_rows = 0, 0  # instructions that run once, and rows of their tensors
         self.encoded = (self.n_context, self.n_pages)  # positions of an encoder's text, pages for such texts
         self.groups: list[int | None] = []  # of layers that share page tables: their windows, None where all is seen
         self.capacity, self.threads = {"T": chunk, "R": n_logits}, threads
@@ -143,6 +146,25 @@ class Recorder:
         y = self._tensor("t", "T", w.shape[1])
         self._emit("embed_types", w.dtype, "T", y=y, w=w, d=w.shape[1])
         return y
+
+    @contextmanager
+    def once(self, n: int) -> Iterator[None]:
+        """What is recorded inside comes first, and runs once, on `n` rows."""
+        if self.code:
+            msg = "what is computed once must be recorded first"
+            raise PlanError(msg)
+        steps, self.capacity["T"] = self.capacity["T"], n
+        yield
+        self.n_once, self.once_rows, self.capacity["T"] = len(self.code), n, steps
+
+    def embed_all(self, w: Weight) -> Tensor:
+        """[n, d]: `embed`, of a batch whose ids are the rows."""
+        return self.embed(w)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """[n, d], from now on one row of all of them, which no step writes again."""
+        x.width, x.rows, x.keep = x.width * self.capacity["T"], "", True
+        return x
 
     def linear(  # noqa: PLR0913 - as the reference
         self,
@@ -290,13 +312,38 @@ class Recorder:
         table = None
         if bias is not None:
             key = (bias.sizes, bias.table and bias.table.name, heads, bias.heads)
-            table = self.biases.setdefault(key, BiasTable(bias, heads, self.n_positions))
+            table = BiasTable(bias, heads, self.n_positions)
+            self.biases[key] = table = self.biases.get(key, table)
         numbers = (table.length, table.before, int(table.bias.by_key)) if table is not None else (0, 0, 0)
         more = dict(zip(("length", "before", "by_key"), numbers, strict=True))
         return self._attention("attention_biased", layer, q, (heads, kv_heads), window, scale, causal=causal,
                                cap=float(soft_cap or 0), table=table, **more)  # fmt: skip
 
-    def _attention(  # noqa: PLR0913, PLR0917 - what both kinds take
+    def head_products(self, x: Tensor, table: Tensor, heads: int, n: int) -> Tensor:
+        """[T, heads * n]."""
+        y = self._tensor("p", x.rows, heads * n)
+        self._emit("head_products", "", x.rows, y=y, x=x, table=table, heads=heads, d_head=x.width // heads, n=n)
+        return y
+
+    def attention_relative(  # noqa: PLR0913 - as the reference
+        self,
+        layer: int,
+        q: Tensor,
+        heads: int,
+        kv_heads: int,
+        *,
+        scale: float,
+        causal: bool = True,
+        sizes: Distances,
+        c2p: Tensor | None = None,
+        p2c: Tensor | None = None,
+    ) -> Tensor:
+        """As `attention`; the rows of distances are a table of constants, one for all layers."""
+        table = self.biases.setdefault((sizes,), DistanceTable(sizes, self.n_positions))
+        return self._attention("attention_relative", layer, q, (heads, kv_heads), None, scale, causal=causal,
+                               c2p=c2p, p2c=p2c, table=table, before=table.before, n=2 * sizes.n)  # fmt: skip
+
+    def _attention(  # noqa: PLR0913, PLR0917 - what every kind takes
         self,
         op: str,
         layer: int,
@@ -306,7 +353,7 @@ class Recorder:
         scale: float,
         *,
         causal: bool,
-        **more: BiasTable | float | None,
+        **more: Operand,
     ) -> Tensor:
         """`n_heads`: of queries, of keys."""
         window = None if window is None or window >= self.n_context else window
@@ -330,13 +377,14 @@ class Recorder:
         n_heads: tuple[int, int],
         *,
         window: int | None,
-        **more: BiasTable | float | None,
+        **more: Operand,
     ) -> Tensor:
         heads, kv_heads = n_heads
         d, (k_cache, v_cache) = q.width // heads, write.tensors("o")
         context, pages = (int(write.values[name]) for name in ("context", "pages"))  # type: ignore[arg-type]  # counts
         y = self._tensor("a", "T", q.width)
-        scratch = self._tensor("s", "", scratch_floats(context, d) * self.threads, "scratch")
+        floats = scratch_floats(context, d) + (QUERIES * context if op == "attention_relative" else 0)
+        scratch = self._tensor("s", "", floats * self.threads, "scratch")
         self._emit(op, self.kv_cache, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
                    heads=heads, kv_heads=kv_heads, d_head=d, context=context, pages=pages, window=window or context,
                    **more)  # fmt: skip
@@ -424,6 +472,8 @@ class Program:
     encoding: Encoding | None = None  # of whole texts; its instructions come first
     constants: tuple[Weight, ...] = ()  # that no file holds: tables of positions
     begins: int = 0  # the first instruction of a decoder, or of an encoder's head
+    n_once: int = 0  # instructions that run once, before the first step, on `once_rows` rows: the ids of a batch
+    once_rows: int = 0
 
     @property
     def whole(self) -> bool:
@@ -437,8 +487,8 @@ class Program:
 
     @property
     def own(self) -> range:
-        """Instructions of a step: all, but those of an encoder that a decoder reads."""
-        return range(self.begins if self.seq2seq else 0, len(self.code))
+        """Instructions of a step: all, but those that run once, and those of an encoder that a decoder reads."""
+        return range(self.begins if self.seq2seq else self.n_once, len(self.code))
 
     @property
     def output(self) -> Tensor:
@@ -522,7 +572,7 @@ def _slot(value: Operand, absent: int) -> int:
         return value.offset
     if isinstance(value, Weight):
         return value.address
-    if isinstance(value, RopeTable | BiasTable):
+    if isinstance(value, RopeTable | BiasTable | DistanceTable):
         return value.weight.address
     if isinstance(value, float):
         return int(struct.unpack("<I", struct.pack("<f", value))[0])
@@ -591,6 +641,8 @@ def record(  # noqa: PLR0913 - keywords
         n_vocab=config.n_vocab,
         n_types=config.n_types,
         begins=begins,
+        n_once=ops.n_once,
+        once_rows=ops.once_rows,
         encoding=encoding,
         constants=constants,
     )

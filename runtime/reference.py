@@ -7,18 +7,20 @@ kernels. Tensors are float64 [T, width]; the KV cache is a list of (k, v), each 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .quantized import GROUP
+from .relative import row_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .bias import Bias
     from .rope import RopeTable
-    from .spec import Activation, Spaced, Weight
+    from .spec import Activation, Distances, Spaced, Weight
 
     Array = NDArray[np.float64]
 
@@ -61,6 +63,18 @@ class Reference:
     def embed_types(self, w: Weight) -> Array:
         """[T, d_model]."""
         return w.f64()[self.types]
+
+    def once(self, n: int) -> nullcontext[None]:  # noqa: ARG002 - as the recorder
+        """Here nothing is kept from step to step."""
+        return nullcontext()
+
+    def embed_all(self, w: Weight) -> Array:
+        """[n, d]."""
+        return w.f64()
+
+    def kept(self, x: Array) -> Array:
+        """It is computed again."""
+        return x
 
     def linear(  # noqa: PLR0913 - what follows a product takes this much
         self,
@@ -190,6 +204,38 @@ class Reference:
         s = s if bias is None else s + bias.exact(key if bias.by_key else key - pos)
         reach = window or len(k) + t
         s[:, (key > pos if causal else key >= pos + reach) | (key <= pos - reach)] = -np.inf
+        e = np.exp(s - s.max(-1, keepdims=True))
+        y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
+        return y.reshape(t, -1)
+
+    def head_products(self, x: Array, table: Array, heads: int, n: int) -> Array:
+        """[T, heads * d_head], [n, heads * d_head] -> [T, heads * n]."""
+        y: Array = np.einsum("thd,nhd->thn", x.reshape(len(x), heads, -1), table[:n].reshape(n, heads, -1))
+        return y.reshape(len(x), -1)
+
+    def attention_relative(  # noqa: PLR0913 - what becomes of a score takes this much
+        self,
+        layer: int,
+        q: Array,
+        heads: int,
+        kv_heads: int,
+        *,
+        scale: float,
+        causal: bool = True,
+        sizes: Distances,
+        c2p: Array | None = None,
+        p2c: Array | None = None,
+    ) -> Array:
+        """To each score come the query's product with the row of query - key, and the key's; then they are scaled."""
+        t = len(q)
+        k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
+        s = np.einsum("thd,shd->hts", q.reshape(t, heads, -1), k)
+        at, key = np.arange(t)[:, None], np.arange(t)[None]
+        row = row_of(sizes, at - key)
+        s = s if c2p is None else s + c2p.reshape(t, heads, -1)[at, :, row].transpose(2, 0, 1)
+        by_key = None if p2c is None else np.repeat(p2c.reshape(t, kv_heads, -1), heads // kv_heads, axis=1)
+        s = (s if by_key is None else s + by_key[key, :, row].transpose(2, 0, 1)) * scale
+        s[:, causal & (key > at)] = -np.inf
         e = np.exp(s - s.max(-1, keepdims=True))
         y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
         return y.reshape(t, -1)

@@ -41,6 +41,7 @@ __all__ = [
     "Buckets",
     "Config",
     "Decoding",
+    "Distances",
     "Experts",
     "FeedForward",
     "Head",
@@ -98,6 +99,20 @@ class Buckets:
     n: int
     longest: int
     both_ways: bool  # keys after the query have classes of their own
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Rows of a table for query - key, `n` on each side of 0 (He et al. 2021, arXiv:2006.03654, eq. 3 and 4).
+
+    `longest`: distances beyond n / 2 share rows, logarithmically up to this one; None: each has a row of its own.
+    `normed`: the table's rows are normed; `shared`: keys and queries are made of them with the layers' own matrices.
+    """
+
+    n: int
+    longest: int | None = None
+    normed: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,7 +193,7 @@ class Stack:
     embed_scale: float = 1.0
     residual_scale: float = 1.0  # of what a sublayer adds to the stream
     biases: tuple[Buckets | Slopes, ...] = ()  # what depends on the places of key and query alone
-    relative: Buckets | None = None  # of the table `StackWeights.relative`
+    relative: Distances | None = None  # of the table `StackWeights.relative`
     sinusoids: Sinusoids | None = None  # positions from a formula, where `StackWeights.positions` is none
     norm_first: bool = False  # the embedding's norm stands before positions are added (Blenderbot-small's decoder)
 
@@ -316,6 +331,8 @@ class Linear:
 class Sublayer:
     """Weights of one sublayer. `linear`: q, k, v, o of an attention; gate, up, down (router) of a feed-forward.
 
+    `pos_k` and `pos_q` of an attention turn rows of `StackWeights.relative` into keys and queries.
+
     A norm that is None is not there. `norm_q` and `norm_k` are as wide as a head (of each head), or as all heads side
     by side (of the whole row).
     """
@@ -342,7 +359,7 @@ class StackWeights:
     embed_norm: Norm | None = None
     embed_project: Linear | None = None  # from the embedding's width to d_model
     biases: tuple[Weight | None, ...] = ()  # of `Stack.biases`: [buckets, n_heads]; None: slopes, or a layer's own
-    relative: Weight | None = None  # DeBERTa's table of distances [buckets, d_model]
+    relative: Weight | None = None  # DeBERTa's table of distances [2 n, d_model]
     relative_norm: Norm | None = None  # of its rows
 
     def __iter__(self) -> Iterator[Weight]:

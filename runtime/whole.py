@@ -34,6 +34,10 @@ class WholePasses:
         self._batch = Batch(part.chunk, program.n_logits)
         pages = np.arange(part.n_pages, dtype=np.int32)
         self._table = np.tile(pages, (max(1, part.n_groups), 1))  # a group's layers reach the same pages of their pools
+        if program.n_once:
+            batch = Batch(program.once_rows, 1)
+            batch.add_whole(range(program.once_rows), None, 0, int(self._table.ctypes.data))
+            backend.run(batch, range(program.n_once))
 
     def fitting(self, lengths: Ids[int]) -> int:
         """How many of the first texts of these lengths are one pass."""
@@ -52,13 +56,13 @@ class WholePasses:
     def hidden(self, texts: Ids[Whole]) -> NDArray[np.float32]:
         """float32 [tokens of all, d_model], end to end: a view, which the next pass overwrites."""
         self._fill(texts)
-        self._backend.run(self._batch, range(self._part.end))
+        self._backend.run(self._batch, range(self._program.n_once, self._part.end))
         return self._backend.read(self._part.hidden, self._batch.n_tokens)
 
     def remember(self, texts: Ids[Whole], tables: Ids[int]) -> None:
         """Write what a decoder reads of each text into the pages of the table at its address."""
         self._fill(texts, tables)
-        self._backend.run(self._batch, range(self._program.begins))
+        self._backend.run(self._batch, range(self._program.n_once, self._program.begins))
 
     def scores(self, texts: Ids[Whole], rows: Ids[int]) -> NDArray[np.float32]:
         """float32 [rows, n_out]: what the head gives for these tokens of the pass, a copy."""
@@ -68,7 +72,7 @@ class WholePasses:
         for at in range(0, len(rows), most):
             part = rows[at : at + most]
             self._batch.ask(part)
-            first = self._program.begins if at else 0
+            first = self._program.begins if at else self._program.n_once
             self._backend.run(self._batch, range(first, len(self._program.code)))
             out[at : at + len(part)] = self._backend.read(output, len(part))
         return out

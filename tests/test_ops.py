@@ -24,7 +24,7 @@ from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
 from miaotui.runtime.sparse_int8 import SPARSE_INT8, pack_sparse_int8, sparse_int8_bytes
-from miaotui.runtime.spec import Buckets, Rope, Slopes, Spaced, Weight
+from miaotui.runtime.spec import Buckets, Distances, Rope, Slopes, Spaced, Weight
 from miaotui.runtime.step import Batch
 from tolerance import bound
 
@@ -312,6 +312,38 @@ def attention_biased(d: Draw, variant: str) -> Case:
     return Case(build, passes, lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
 
 
+def head_products(d: Draw, _: str) -> Case:
+    """The table has as many rows as there are tokens, or fewer."""
+    heads, d_head, n = d.draw(st.integers(1, 4)), d.draw(st.sampled_from([1, 2, 15, 16, 33, 64])), d.t
+    n = d.draw(st.integers(1, n))
+    x, table = d.array(d.t, heads * d_head), d.array(d.t, heads * d_head)
+    by_head = (np.abs(a).astype(float).reshape(d.t, heads, d_head) for a in (x, table))
+    size = np.einsum("thd,nhd->thn", *by_head)[:, :, :n].reshape(d.t, -1)
+    return Case(lambda ops, x, table: ops.head_products(x, table, heads, n), [[x, table]],
+                lambda _: bound("linear", "f32", d_head) * size)  # fmt: skip
+
+
+def attention_relative(d: Draw, variant: str) -> Case:
+    """Of a decoder's batch, whose tokens see none after them; of whole texts: tests/test_deberta.py."""
+    kv_heads, group, d_head = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3)), d.draw(st.sampled_from([2, 15, 33]))
+    heads = kv_heads * group
+    sizes = d.draw(st.sampled_from([Distances(3), Distances(64), Distances(8, 20), Distances(17, 40)]))
+    terms = d.draw(st.sets(st.sampled_from(["c2p", "p2c"])))
+    given = [(name, 2 * sizes.n * n) for name, n in (("c2p", heads), ("p2c", kv_heads)) if name in terms]
+    inputs = [d.array(d.t, heads * d_head), *(d.array(d.t, kv_heads * d_head) for _ in "kv")]
+    inputs += [d.array(d.t, width) for _, width in given]
+
+    def build(ops: Any, q: Any, k: Any, v: Any, *others: Any) -> Any:
+        ops.kv_write(0, k, v, kv_heads)
+        added = dict(zip((name for name, _ in given), others, strict=True))
+        return ops.attention_relative(0, q, heads, kv_heads, scale=d_head**-0.5, sizes=sizes, **added)
+
+    q, k, v, *others = (np.abs(x).max() for x in inputs)
+    score = (q * k * d_head + sum(others)) * d_head**-0.5
+    tolerance = bound("attention", variant, d_head + d.t) * (1 + score) * v
+    return Case(build, [inputs], lambda _: tolerance, n_kv_heads=kv_heads, d_head=d_head, kv_cache=variant)
+
+
 def cross_attention(d: Draw, variant: str) -> Case:
     """The text itself stands for the encoder's: every query sees all of it."""
     kv_heads, group, d_head = d.draw(st.integers(1, 3)), d.draw(st.integers(1, 3)), d.draw(st.sampled_from([2, 15, 33]))
@@ -376,7 +408,7 @@ CASES = {
     f.__name__: f
     for f in (
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
-        *(rope_part, attention, attention_biased, cross_attention, add, pick, scale, soft_cap, take_rows, argmax),
+        *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick, scale, soft_cap, take_rows, argmax),
     )
 }
 CASES["kv_write"] = attention

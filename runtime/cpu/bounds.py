@@ -23,6 +23,7 @@ from ..arena import Tensor
 from ..bias import BiasTable
 from ..kvcache import PAGE, cache_bytes
 from ..ops import SLOTS
+from ..relative import DistanceTable
 from ..rope import RopeTable
 from ..spec import Weight
 from ..step import Q_COUNT, Q_ENCODED, Q_ENCODER, Q_FIRST, Q_TABLES, T_FIRST, T_LAST, T_SLOT
@@ -186,7 +187,7 @@ class Checked:
                     yield from _pages(ins, name, at, sorted({int(n) for table in tables for n in table}))
                 else:
                     yield name, at, at + (4 * held.width * count[held.rows] if held.rows else held.nbytes)
-            weight = held.weight if isinstance(held, RopeTable | BiasTable) else held
+            weight = held.weight if isinstance(held, RopeTable | BiasTable | DistanceTable) else held
             if isinstance(weight, Weight):
                 yield weight.name, weight.address, weight.address + weight.nbytes
 
@@ -200,7 +201,7 @@ class Checked:
             if ins.op == "attention":
                 low = np.maximum(tokens[:, T_FIRST], tokens[:, T_LAST] + 1 - window).min()
                 high = tokens[:, T_LAST].max()
-            elif ins.op == "attention_biased":
+            elif ins.op in {"attention_biased", "attention_relative"}:
                 low = np.maximum(tokens[:, T_FIRST], tokens[:, T_SLOT] + 1 - window).min()
                 high = np.minimum(tokens[:, T_LAST], tokens[:, T_SLOT] - 1 + window).max()
             word = Q_TABLES

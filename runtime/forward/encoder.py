@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..spec import Attention
 from .embedding import embedded
+from .relative import positions
 from .stack import Frame, norm, placed, project, stack
 from .supported import check_supported, head_of
 
@@ -23,6 +25,7 @@ def encoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     """Tokens of the step -> hidden [T, d_model] of all of them. Errors: `BackendError`, as in `decoder`."""
     check_supported(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
+    frame = replace(frame, positions=positions(frame, w.stack))
     return norm(frame, stack(frame, w.stack, embedded(frame, w.stack)), w.stack.norm)
 
 

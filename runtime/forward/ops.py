@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar, Unpack
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ..arena import Tensor
     from ..bias import Bias
     from ..program import Recorder
     from ..reference import Array, Reference
     from ..rope import RopeTable
-    from ..spec import Activation, Weight
+    from ..spec import Activation, Distances, Weight
 
 __all__ = ["After", "Ops"]
 
@@ -39,6 +41,15 @@ class Ops(Protocol[T]):
 
     def embed_types(self, w: Weight, /) -> T:
         """[T, d_model]: the row of each token's type."""
+
+    def once(self, n: int, /) -> AbstractContextManager[None]:
+        """What is asked for inside is computed once per load, before the first step: products of weights, [n, ...]."""
+
+    def embed_all(self, w: Weight, /) -> T:
+        """[n, d], inside `once`: every row of a table."""
+
+    def kept(self, x: T, /) -> T:
+        """[n, d], inside `once`: there in every step."""
 
     def linear(self, x: T, w: Weight, b: Weight | None = None, /, **after: Unpack[After[T]]) -> T:
         """[t, k] -> [t, n]: act(x w^T + b) * times + residual."""
@@ -78,6 +89,25 @@ class Ops(Protocol[T]):
         bias: Bias | None,
     ) -> T:
         """As `attention`, with scores that are capped, to which a bias is added, or with windows on both sides."""
+
+    def head_products(self, x: T, table: T, heads: int, n: int, /) -> T:
+        """[T, heads * d_head] -> [T, heads * n]: each head's products with the n rows of what is `kept`."""
+
+    def attention_relative(  # noqa: PLR0913 - what becomes of a score takes this much
+        self,
+        layer: int,
+        q: T,
+        heads: int,
+        kv_heads: int,
+        /,
+        *,
+        scale: float,
+        causal: bool,
+        sizes: Distances,
+        c2p: T | None,
+        p2c: T | None,
+    ) -> T:
+        """As `attention`, of whole texts, to whose scores products with rows of a table of distances are added."""
 
     def cross_write(self, layer: int, k: T, v: T, heads: int, /) -> None:
         """What the decoder's layer sees of the encoder's text."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from ..spec import Attention
-from .variants import attend, bias_of, groups_of, rotated, scaled
+from .variants import attend, groups_of, rotated, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -31,12 +31,13 @@ class Frame(Generic[T]):
     ropes: tuple[RopeTable, ...]
     layer: int = 0
     tables: tuple[Weight | None, ...] = ()
+    positions: tuple[dict[str, T], ...] = ()
 
 
 def stack(f: Frame[T], w: StackWeights, x: T) -> T:
     """Embedded tokens of the step -> what leaves the last layer, [T, d_model]."""
     for i, (sizes, weights) in enumerate(zip(f.stack.layers, w.layers, strict=True)):
-        here, start = Frame(f.ops, f.stack, f.ropes, i, w.biases), x
+        here, start = Frame(f.ops, f.stack, f.ropes, i, w.biases, f.positions), x
         for s, sw in zip(sizes, weights, strict=True):
             x = sublayer(here, s, sw, start if f.stack.parallel else x, x)
     return x
@@ -58,7 +59,7 @@ def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) 
     q, *keys = placed(f, s, (q, w.norm_q, s.n_heads), *((k, w.norm_k, s.n_kv_heads) for k in kv[:1]))
     for k in keys:
         f.ops.kv_write(f.layer, k, kv[1], s.n_kv_heads)
-    return project(f, attend(f.ops, f.layer, s, q, bias_of(f.stack, f.tables, s, w)), w.linear["o"], residual=residual)
+    return project(f, attend(f, s, w, q, *keys), w.linear["o"], residual=residual)
 
 
 def feed_forward(f: Frame[T], s: FeedForward, w: Sublayer, x: T, residual: T | None) -> T:

@@ -64,8 +64,8 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
     if len(stack.biases) != len(w.biases):
         yield "tables of relative positions that the config does not know"
-    if stack.relative is not None or w.relative is not None:
-        yield "a table of relative positions of keys and queries"
+    if (stack.relative is None) != (w.relative is None):
+        yield "a table of distances that is not there, or that the config does not know"
     if stack.norm == "rms" and any(n is not None and n.b is not None for n in _norms(w)):
         yield "RMSNorm with a bias"
     for i, (sizes, weights) in enumerate(zip(stack.layers, w.layers, strict=True)):
@@ -94,9 +94,19 @@ def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublaye
     if _lacks_table(stack, tables, s, w):
         yield "a bias by relative position without its table"
     if s.relative:
-        yield f"attention's terms by relative position, {' and '.join(s.relative)}"
+        yield from _of_relative(stack, s)
     if stack.norm == "layer" and (w.norm_q is not None or w.norm_k is not None):
         yield "LayerNorm of queries and keys"
+
+
+def _of_relative(stack: Stack, s: Attention) -> Iterator[str]:
+    terms = f"attention's terms by relative position, {' and '.join(s.relative)}"
+    if stack.relative is None:
+        yield f"{terms}, without their table"
+    if s.causal or s.cross:
+        yield f"{terms}, of texts that come in parts"
+    if s.window is not None or s.bias is not None or s.soft_cap is not None:
+        yield f"{terms}, with windows, biases or caps"
 
 
 def _lacks_table(stack: Stack, w: StackWeights, s: Attention, own: Sublayer) -> bool:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..rope import RopeTable
     from ..spec import Attention, Norm, Stack, Sublayer, Weight
     from .ops import Ops
+    from .stack import Frame
 
 __all__ = ["attend", "bias_of", "capped", "groups_of", "rotated", "scaled"]
 
@@ -39,11 +40,19 @@ def groups_of(s: Attention, w: Norm | None, heads: int) -> int:
     return heads if w is not None and w.w.shape == (s.d_head,) else 1
 
 
-def attend(ops: Ops[T], layer: int, s: Attention, q: T, bias: Bias | None) -> T:
-    """[T, heads * d_head] -> the same, of the layer's cache, or of the one that an encoder filled."""
-    heads, kv_heads = s.n_heads, s.n_kv_heads
+def attend(f: Frame[T], s: Attention, w: Sublayer, q: T, *k: T) -> T:
+    """[T, heads * d_head] -> the same, of the layer's cache, or of the one that an encoder filled.
+
+    `k`: the step's keys, where the layer writes some.
+    """
+    ops, layer, heads, kv_heads, bias = f.ops, f.layer, s.n_heads, s.n_kv_heads, bias_of(f.stack, f.tables, s, w)
     if s.cross:
         return ops.cross_attention(layer, q, heads, kv_heads, scale=s.scale)
+    if s.relative and f.stack.relative is not None:
+        given, n = {"c2p": (q, heads), "p2c": (*k, kv_heads)}, 2 * f.stack.relative.n
+        terms = {t: ops.head_products(given[t][0], rows, given[t][1], n) for t, rows in f.positions[layer].items()}
+        return ops.attention_relative(layer, q, heads, kv_heads, scale=s.scale, causal=s.causal,
+                                      sizes=f.stack.relative, c2p=terms.get("c2p"), p2c=terms.get("p2c"))  # fmt: skip
     if s.soft_cap is None and bias is None and (s.causal or s.window is None):
         return ops.attention(layer, q, heads, kv_heads, window=s.window, scale=s.scale, causal=s.causal)
     return ops.attention_biased(

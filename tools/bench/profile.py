@@ -76,7 +76,7 @@ def _cost(ins: Instruction, n: int, keys: int) -> tuple[int, int]:
     nbytes = rows * per_row
     if ins.op in READERS:
         nbytes += sum(w.nbytes for w in weights)
-    if ins.op in {"attention", "attention_biased"}:
+    if ins.op in {"attention", "attention_biased", "attention_relative"}:
         seen = min(keys, dims["window"])
         nbytes += 2 * cache_bytes(ins.variant, dims["kv_heads"], seen, dims["d_head"])
         dims["context"] = seen

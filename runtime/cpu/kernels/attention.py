@@ -7,7 +7,8 @@ not depend on the chunk or batch that it came in, nor on its neighbours. Scores 
 p v summed. What a window excludes is not read.
 
 `attention_biased` is the same walk; between the product and the maximum its scores are capped and a bias is added, and
-its windows reach to both sides of a token.
+its windows reach to both sides of a token. `attention_relative` is it too: before a query's scores are scaled, a line
+of others is added, which are picked by distance from `head_products` of it and of the keys with a table.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ from ..lanes import (
     sub,
     zero,
 )
+from ..target import tile_shape
+from ..tiles import product_tile
 from .base import arg, farg, kernel, rows_of, share, template, token_word
 from .elementwise import exp, tanh
 
@@ -80,6 +83,9 @@ F = np.float32
 C_K, C_V, C_XK, C_XV, C_HEADS, C_D, C_CONTEXT, C_PAGES, C_GROUP = slots("kv_write")
 Y, SCRATCH, Q, KC, VC, HEADS, KV_HEADS, D, CONTEXT, PAGES, GROUP, WINDOW, SCALE = slots("attention")
 CAP, TABLE, LENGTH, BEFORE, BY_KEY = slots("attention_biased")[len(slots("attention")) :]
+C2P, P2C, ROWS, ROWS_BEFORE, N_ROWS = slots("attention_relative")[len(slots("attention")) :]
+P_Y, P_X, P_TABLE, P_HEADS, P_D, P_N = slots("head_products")
+TALL, WIDE = tile_shape()
 VECTOR = 4 * KEYS  # bytes of sixteen floats
 ROW = 24  # where among a query's bounds the address of its line of biases lies
 SUMS = 3 * VECTOR + VECTOR  # of a query, a tile's together: its sum; where its keys begin; where they end; partial sums
@@ -135,9 +141,16 @@ def _scale(x: Any, d: Any, at: Any) -> Any:
     return F(F(127.0) / high) if high > F(0.0) else F(0.0)
 
 
-def _final(rows: int, *, biased: bool) -> Any:
-    """What becomes of scores before the softmax: scaled; where `biased`, then capped, then the bias added."""
+def _final(rows: int, kind: str) -> Any:
+    """What becomes of scores before the softmax: scaled; if "biased", then capped, then the bias added.
+
+    If "relative": first the query's line of other scores is added.
+    """
     biases = bias_tile(rows)
+
+    @template
+    def together(p: Any, s: Any, scale: Any, bounds: Any, key: Any) -> Any:
+        return mul(add(s, biases(bounds + ROW, key)), scale)
 
     @template
     def scaled(p: Any, s: Any, scale: Any, bounds: Any, key: Any) -> Any:
@@ -152,13 +165,13 @@ def _final(rows: int, *, biased: bool) -> Any:
             s = add(s, biases(bounds + ROW, key))
         return s
 
-    return adjusted if biased else scaled
+    return {"": scaled, "biased": adjusted, "relative": together}[kind]
 
 
-def _softmax(rows: int, *, biased: bool) -> Any:
+def _softmax(rows: int, kind: str) -> Any:
     """Scores of a tile's queries, [group of keys][block][16 lanes], to exp(score - largest); their sums to `sums`."""
     keys, fold_rows, top_rows = tile_folds(rows)
-    final = _final(rows, biased=biased)
+    final = _final(rows, kind)
 
     @template
     def body(p: Any, line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any) -> None:
@@ -244,12 +257,35 @@ def _plan_of(seen: Any) -> Any:
     return plan
 
 
-def _attention(kind: str, *, biased: bool = False, cross: bool = False) -> Any:
+@template
+def _fill(p: Any, base: Any, words: Any, token: Any, head: Any, line: Any) -> Any:
+    """The scores of a query by distance, those of its text's first key at its slot in `line`."""
+    heads, kv_heads, n = arg(p, HEADS), arg(p, KV_HEADS), arg(p, N_ROWS)
+    tokens, at = ld(words + 8 * Q_FIRST), arg(p, ROWS) + 4 * arg(p, ROWS_BEFORE)
+    slot, low, end = ld(token + 8 * T_SLOT), ld(token + 8 * T_FIRST), ld(token + 8 * T_LAST) + 1
+    query = ((tokens + slot - low) * heads + head) * n
+    key, step = (tokens * kv_heads + head // (heads // kv_heads)) * n, kv_heads * n
+    both, of_query, of_key = arg(p, C2P) >= 0 and arg(p, P2C) >= 0, base + arg(p, C2P), base + arg(p, P2C)
+    for j in range(low, end):
+        row = ld_i32(at + 4 * (slot - j))
+        if both:
+            s = F(ldf(of_query + 4 * (query + row)) + ldf(of_key + 4 * (key + (j - low) * step + row)))
+        elif arg(p, C2P) >= 0:
+            s = ldf(of_query + 4 * (query + row))
+        elif arg(p, P2C) >= 0:
+            s = ldf(of_key + 4 * (key + (j - low) * step + row))
+        else:
+            s = F(0.0)
+        stf(line + 4 * j, s)
+
+
+def _attention(kind: str, *, scores_kind: str = "", cross: bool = False) -> Any:
     size, scaled, table_word = KV_BYTES[kind], kind == "int8", Q_ENCODER if cross else Q_TABLES
+    biased, relative = scores_kind == "biased", scores_kind == "relative"
     scores, scores_of_block = scores_tile(TILE, BLOCKS, kind), scores_tile(TILE, 1, kind)
     scores_of_one = scores_tile(1, 1, kind)
-    softmax, softmax_of_one = _softmax(TILE, biased=biased), _softmax(1, biased=biased)
-    seen = _encoded if cross else _seen_around if biased else _seen
+    softmax, softmax_of_one = _softmax(TILE, scores_kind), _softmax(1, scores_kind)
+    seen = _encoded if cross else _seen_around if scores_kind else _seen
     plan = _plan_of(seen)
     values, values_of_lane = values_tiles(TILE, VECTORS, kind)
     values_of_one, values_of_one_lane = values_tiles(1, VECTORS, kind)
@@ -266,11 +302,13 @@ def _attention(kind: str, *, biased: bool = False, cross: bool = False) -> Any:
         head_bytes = arg(p, PAGES) * page_bytes
         # this thread's scratch, for each query: scores, itself, partial results, bounds, sums
         ldp, ldq, part = 4 * context, 4 * d_pad, 4 * KEYS * DIMS
-        buf = base + arg(p, SCRATCH) + t * QUERIES * (ldp + ldq + part + BOUND + SUMS)
+        line = ldp if relative else 0  # and scores by distance
+        buf = base + arg(p, SCRATCH) + t * QUERIES * (ldp + ldq + part + BOUND + SUMS + line)
         queries = buf + QUERIES * ldp
         parts = queries + QUERIES * ldq
         bounds = parts + QUERIES * part
         sums = bounds + QUERIES * BOUND
+        lines = sums + QUERIES * SUMS
         keys, turn = plan(p, step, nt)
         mine, mine_end, before, tiles = heads * keys * t // nt, heads * keys * (t + 1) // nt, 0, 0
         for sequence in range(ld(step + 8 * S_N_SEQUENCES)):
@@ -302,6 +340,11 @@ def _attention(kind: str, *, biased: bool = False, cross: bool = False) -> Any:
                     if biased:
                         row_at = _row(p, first + 8 * TOKEN_WORDS * token, g * group + at % group)
                         st(bounds + BOUND * m + ROW, row_at)
+                    if relative:
+                        st(bounds + BOUND * m + ROW, lines + line * min(m, count - 1))
+                        if m < count:
+                            _fill(p, base, words, first + 8 * TOKEN_WORDS * token, g * group + at % group,
+                                  lines + line * m)  # fmt: skip
                     token += ld(words + 8 * Q_FIRST)
                     x = base + arg(p, Q) + 4 * (token * heads + g * group + at % group) * d
                     y = queries + m // wide * wide * ldq + m % wide * VECTOR
@@ -414,7 +457,11 @@ def _attention(kind: str, *, biased: bool = False, cross: bool = False) -> Any:
 _write_f32, _write_bf16 = _kv_write("f32", stf, store), _kv_write("bf16", st_bf16, store_bf16)
 _write_int8 = _kv_write("int8", st_int8, store_int8)
 _attention_f32, _attention_bf16, _attention_int8 = (_attention(kind) for kind in KV_BYTES)
-_biased_f32, _biased_bf16, _biased_int8 = (_attention(kind, biased=True) for kind in KV_BYTES)
+_biased_f32, _biased_bf16, _biased_int8 = (
+    _attention(kind, scores_kind="biased") for kind in KV_BYTES
+)
+_relative_f32, _relative_bf16, _relative_int8 = (_attention(kind, scores_kind="relative") for kind in KV_BYTES)
+_product = product_tile(TALL, WIDE, "f32", packed=False)
 _cross_write_f32, _cross_write_bf16, _cross_write_int8 = (
     _kv_write(kind, put, put_vector, slot_word=T_POSITION, table_word=Q_ENCODER)
     for kind, put, put_vector in (("f32", stf, store), ("bf16", st_bf16, store_bf16), ("int8", st_int8, store_int8))
@@ -474,6 +521,37 @@ def attention_biased_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None
 def attention_biased_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_biased_f32; a key's scale multiplies its score, a value's its weight."""
     _biased_int8(p, base, step, t, nt)
+
+
+@kernel
+def head_products(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """A head's rows of the table stay in the first cache while all tokens pass."""
+    rows, heads, d, n = rows_of(p, step), arg(p, P_HEADS), arg(p, P_D), arg(p, P_N)
+    ld_x, ld_y, each = 4 * heads * d, 4 * heads * n, (n + TALL - 1) // TALL
+    for item in range(share(heads * each, 1, t, nt), share(heads * each, 1, t + 1, nt)):
+        head, i = item // each, item % each * TALL
+        w, x = base + arg(p, P_TABLE) + i * ld_x + 4 * head * d, base + arg(p, P_X) + 4 * head * d
+        y = base + arg(p, P_Y) + 4 * (head * n + i)
+        for m in range(0, rows, WIDE):
+            _product(w, ld_x, n - i, x + m * ld_x, ld_x, rows - m, d, y + m * ld_y, ld_y, 0, 3, 0, 0)
+
+
+@kernel
+def attention_relative_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """softmax((q k^T + c2p + p2c) * scale) v over the keys of a text that came whole."""
+    _relative_f32(p, base, step, t, nt)
+
+
+@kernel
+def attention_relative_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_relative_f32, the cache widened in registers."""
+    _relative_bf16(p, base, step, t, nt)
+
+
+@kernel
+def attention_relative_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_relative_f32; a key's scale multiplies its score, a value's its weight."""
+    _relative_int8(p, base, step, t, nt)
 
 
 @kernel
