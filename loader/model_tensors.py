@@ -85,6 +85,8 @@ class ModelTensors:
             return False
         if role.startswith("embed_project") and self.config.d_embed is None:
             return False
+        if role in self.family.told and not self.family.told[role](self.config):
+            return False
         part = self.parts.get(role)
         if part is not None and part.optional and self.name(role, part, 0) not in self.tensors:
             return False

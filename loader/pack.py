@@ -299,6 +299,8 @@ def _stack(plan: LoadPlan, make: Callable[[Source], Weight]) -> tuple[StackWeigh
         token_types=model.get("token_types"),
         embed_norm=_norm_of(model, "embed_norm"),
         embed_project=_linear(model, "embed_project") if "embed_project" in model else None,
+        relative=model.get("relative"),
+        relative_norm=_norm_of(model, "relative_norm"),
         biases=tuple(model.get("biases") if isinstance(b, Buckets) else None for b in stack.biases),
     )
     return own, model

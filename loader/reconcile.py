@@ -202,6 +202,8 @@ class _Headers:
             return False
         if role.startswith("embed_project") and self.before.d_embed is None:
             return False
+        if role in self.family.told and not self.family.told[role](self.before):
+            return False
         return role in self.biases if ROLES[role].kind == "bias" else role != "head" or not self.before.tied
 
     def _info(self, role: str, part: Part, layer: int) -> TensorInfo | None:

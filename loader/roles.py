@@ -17,6 +17,7 @@ decoder reads has the same roles, as a model of its own (`Config.encoding`).
 | labels   | model        | what it gives, where that is no vocabulary |
 | buckets  | model        | classes of distances                   |
 | biased   | model        | heads to whose scores a table adds     |
+| distances | model       | rows of a table of query - key         |
 | source   | encoder      | dimensions of its residual stream      |
 | heads    | attention    | n_heads x d_head                       |
 | kv_heads | attention    | n_kv_heads x d_head                    |
@@ -85,6 +86,8 @@ _ROWS = (
     Role("embed_norm", "", "norm", ("width",), "embed_norm", always=False),
     Role("norm", "", "norm", ("width",), "norm", always=False),
     Role("biases", "", "table", ("buckets", "biased"), "biases", always=False),
+    Role("relative", "", "table", ("distances", "width"), "relative", always=False),
+    Role("relative_norm", "", "norm", ("width",), "relative_norm", always=False),
     Role("attn_norm", _A, "norm", ("width",), "norm_in", always=False),
     Role("attn_norm_out", _A, "norm", ("width",), "norm_out", always=False),
     Role("attn_norm_sum", _A, "norm", ("width",), "norm_sum", always=False),
@@ -92,6 +95,8 @@ _ROWS = (
     Role("k", _A, "matrix", ("kv_heads", "width"), "k", reads="attn_norm", place="attn_in"),
     Role("v", _A, "matrix", ("kv_heads", "width"), "v", reads="attn_norm", place="attn_in"),
     Role("o", _A, "matrix", ("width", "heads"), "o", place="attn_out", writes=True),
+    Role("pos_k", _A, "matrix", ("heads", "width"), "pos_k", always=False),
+    Role("pos_q", _A, "matrix", ("kv_heads", "width"), "pos_q", always=False),
     Role("own_bias", _A, "table", ("buckets", "biased"), "bias", always=False),
     Role("q_norm", _A, "norm", ("head",), "norm_q", always=False),
     Role("k_norm", _A, "norm", ("head",), "norm_k", always=False),
@@ -127,8 +132,8 @@ ROLES |= {r.name: r for r in (_bias(x) for x in _ROWS if x.sublayer or x.kind ==
 EMBED = ("embed", "head", "positions", "token_types", "embed_norm", "embed_norm_bias")
 #: Role -> the axes of its weight.
 AXES = {role.name: role.axes for role in ROLES.values()}
-#: Matrices of a layer that plans name, in the order in which they are told.
-LINEAR = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.sublayer in OWN)
+#: Matrices of a layer that plans name, in the order in which they are told: those that a step's tokens flow into.
+LINEAR = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.sublayer in OWN and role.place)
 #: Every matrix: what can be quantised. A tied head is the embedding.
 MATRICES = tuple(role.name for role in _ROWS if role.kind == "matrix")
 #: A matrix -> the norm that it reads.

@@ -46,10 +46,23 @@ def sizes_of(config: Config, layer: int) -> LayerSizes:
     return LayerSizes(a.n_heads if a else 0, a.n_kv_heads if a else 0, f.d_ff if f else 0)
 
 
+#: What turns rows of a table of distances into keys, or queries -> the term of a score that needs it.
+_TERMS = {"pos_k": "c2p", "pos_q": "p2c"}
+
+
 def has_sublayer(config: Config, role: str, layer: int) -> bool:
-    """Whether the layer has the sublayer that a role belongs to, and its gate; the model's own roles belong to none."""
-    kind = ROLES[role].sublayer
+    """Whether the layer has the sublayer that a role belongs to, its gate, and products by distance.
+
+    The model's own roles belong to no sublayer; its table of distances is there where the config has one.
+    """
+    kind, field = ROLES[role].sublayer, ROLES[role].field
     stack = config.stack
+    if field in ("relative", "relative_norm"):
+        return stack.relative is not None and (field == "relative" or stack.relative.normed)
+    if field in _TERMS:
+        attention = stack.attention(layer)
+        shared = stack.relative is None or stack.relative.shared
+        return attention is not None and not shared and _TERMS[field] in attention.relative
     if ROLES[role].field == "gate":
         feed_forward = stack.feed_forward(layer)
         return feed_forward is not None and feed_forward.gated
@@ -126,6 +139,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "pooled": config.head.width if config.head else 0,
         "labels": config.head.n_out if config.head else 0,
         "buckets": next((b.n for b in config.stack.biases if isinstance(b, Buckets)), 0),
+        "distances": 2 * config.stack.relative.n if config.stack.relative else 0,
         "biased": largest(config).n_heads if axis == "biased" else 0,
         "head": a.d_head if a else 0,
         "heads": a.n_heads * a.d_head if a else 0,

@@ -40,6 +40,7 @@ ENCODERS = (
     "modernbert",
     "nomic_bert",
     "eurobert",
+    "deberta-v2",
 )
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",

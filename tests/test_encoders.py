@@ -70,7 +70,26 @@ def configs(draw: st.DrawFn, family: str, **more: Any) -> Any:
         del said["type_vocab_size"]
     if family in ROTARY:
         rotary(draw, family, said)
+    if family == "deberta-v2":
+        said |= distances(draw)
     return transformers.CONFIG_MAPPING[family](**said)
+
+
+def distances(draw: st.DrawFn) -> dict[str, Any]:
+    """What DeBERTa says of relative positions, and of what is added to the embedding."""
+    buckets = draw(st.sampled_from([-1, 2, 8, 17, 64]))
+    return {
+        "relative_attention": draw(st.integers(0, 3)) > 0,
+        "pos_att_type": draw(st.sampled_from([["c2p", "p2c"], "p2c|c2p", ["c2p"], ["p2c"], None])),
+        "position_buckets": buckets,
+        "max_relative_positions": draw(st.sampled_from([-1, 35, 64] if buckets > 0 else [-1, 1, 9])),
+        "norm_rel_ebd": draw(st.sampled_from(["none", "layer_norm"])),
+        "share_att_key": draw(st.booleans()),
+        "position_biased_input": draw(st.booleans()),
+        "type_vocab_size": draw(st.integers(0, 2)),
+        "pooler_hidden_act": draw(st.sampled_from(["gelu", "silu", "relu"])),
+        "legacy": draw(st.booleans()),
+    }
 
 
 ROTARY = ("modernbert", "nomic_bert", "eurobert")

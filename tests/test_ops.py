@@ -408,7 +408,20 @@ CASES = {
     f.__name__: f
     for f in (
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
-        *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick, scale, soft_cap, take_rows, argmax),
+        *(
+            rope_part,
+            attention,
+            attention_biased,
+            head_products,
+            attention_relative,
+            cross_attention,
+            add,
+            pick,
+            scale,
+            soft_cap,
+            take_rows,
+            argmax,
+        ),
     )
 }
 CASES["kv_write"] = attention

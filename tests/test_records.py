@@ -23,6 +23,7 @@ from miaotui.runtime.spec import (
     Attention,
     Buckets,
     Config,
+    Distances,
     Experts,
     FeedForward,
     Linear,
@@ -203,7 +204,7 @@ REFUSED: dict[str, tuple[Config, str]] = {
     "T5's bias without its table": (config((replace(A, bias=0), F), biases=(T5,)), "tables of relative positions"),
     "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position without its table"),
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
-    "DeBERTa's table": (config(relative=Buckets(256, 512, both_ways=True)), "relative positions of keys and queries"),
+    "DeBERTa's table": (config(relative=Distances(256, 512)), "a table of distances that is not there"),
     "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),
     "an encoder": (replace(config(), encoder=config().decoder), "an encoder of which there are no weights"),
     "an encoder's layers": (Config("records", VOCAB, CONTEXT, encoder=config((A, F)).decoder, ropes=(Rope(9.0, 6),)),
@@ -229,7 +230,7 @@ def test_weights_that_nothing_reads_are_refused_by_name() -> None:
     adapted = replace(q, adapters=(Adapter(drawn.weight(2, D), drawn.weight(24, 2), 0.5),))
     changed = {
         "tables of relative positions": {"biases": (drawn.weight(32, 4),)},
-        "relative positions of keys and queries": {"relative": drawn.weight(64, D)},
+        "a table of distances .* that the config does not know": {"relative": drawn.weight(64, D)},
         "RMSNorm with a bias": {"norm": Norm(drawn.weight(D), drawn.weight(D))},
         "an adapter of q": {"layers": ((replace(attention, linear={**attention.linear, "q": adapted}), ffn),)},
     }
@@ -350,9 +351,12 @@ def test_smollm3(theirs: Any) -> None:
 
 
 def test_the_forward_asks_for_what_the_op_table_has() -> None:
-    """But for roundings and parts of a fused product, which a reader puts in where a weight wants them."""
+    """But for roundings and parts of a fused product, which a reader puts in where a weight wants them.
+
+    Besides it asks for some of it to be computed once, of a table's rows.
+    """
     asked = {name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_")}
-    assert asked == set(OPS) - {"quantize", "round_bf16", "pick"}
+    assert asked - {"once", "embed_all", "kept"} == set(OPS) - {"quantize", "round_bf16", "pick"}
 
 
 def test_the_forward_fits_a_screen_and_argues_with_no_rule() -> None:
@@ -366,7 +370,9 @@ def test_roles_are_one_table() -> None:
     """Spelled out here once more: each list is a comprehension over the table, and none may drift."""
     assert roles.LINEAR == ("q", "k", "v", "o", "gate", "up", "down")
     own, cross = roles.LINEAR, ("cross_q", "cross_k", "cross_v", "cross_o")  # which plans of version 1 do not name
-    assert ("embed", "head", "head_dense", "classifier", "embed_project", *own[:4], *cross, *own[4:]) == roles.MATRICES
+    places = "pos_k", "pos_q"  # through which no token of a step flows
+    model = "embed", "head", "head_dense", "classifier", "embed_project"
+    assert (*model, *own[:4], *places, *cross, *own[4:]) == roles.MATRICES
     assert roles.WRITERS == ("o", "down")
     readers = {"attn_norm": "qkv", "ffn_norm": ("gate", "up"), "norm": ("head",)}
     assert {role: norm for norm, some in readers.items() for role in some} == roles.READS

@@ -8,6 +8,7 @@ from .base import Family, Part, Resolved, layer_type, piece_name, resolve_with, 
 from .bert import BERT, CAMEMBERT, ELECTRA, ROBERTA, XLM_ROBERTA
 from .bloom import BLOOM
 from .cohere import COHERE, COHERE2
+from .deberta import DEBERTA_V2
 from .distilbert import DISTILBERT
 from .eurobert import EUROBERT
 from .falcon import FALCON
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, NEMOTRON)
-_ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT, MPNET)
+_ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT, MPNET, DEBERTA_V2)
 _LLAMAS = (GRANITE, SMOLLM3, SEED_OSS, HELIUM, ERNIE, ARCEE, MINISTRAL, HUNYUAN, EXAONE4, GEMMA, GLM, GLM4, PHI3)
 _OTHERS = (OLMO, OLMO2, OLMO3, STABLELM, PHI, GPT_NEOX, STARCODER2, COHERE, COHERE2, OPT, GPTJ, GPT_NEO, GPT_BIGCODE)
 _SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
@@ -65,6 +66,7 @@ KINDS = {
 FAMILIES = {family.name: family for families in KINDS.values() for family in families}
 #: What is none of these: `model_type` -> what it is.
 OTHERS = {
+    "deberta": "DeBERTa's first version, whose queries, keys and values share a matrix (deberta-v2 is of 2 and 3)",
     **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"), "a state-space or recurrent model"),
     **dict.fromkeys(
         (

@@ -104,6 +104,7 @@ class Family:
     there are, of which each serves as many layers as another. `spell_layers`: every layer's attention -> keys of
     config.json that tell them apart, where that is not `layer_types` alone. `encoder`, `encoder_layer`: of an
     encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's.
+    `told`: roles that a model may lack -> whether its config has them.
     `tokenizer_class`: that of transformers where no file names one and it is not the file's own.
     """
 
@@ -126,6 +127,7 @@ class Family:
     heads: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
     groups: str = ""
     spell_layers: Callable[[Sequence[Attention]], dict[str, Any]] | None = None
+    told: Mapping[str, Callable[[Config], bool]] = field(default_factory=dict)
     encoder: Mapping[str, Part] = field(default_factory=dict)
     encoder_layer: Mapping[str, Part] = field(default_factory=dict)
 

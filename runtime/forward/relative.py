@@ -20,8 +20,10 @@ SOURCES = {"c2p": ("pos_k", "k"), "p2c": ("pos_q", "q")}
 
 
 def positions(f: Frame[T], w: StackWeights) -> tuple[dict[str, T], ...]:
-    """Of each layer, by term, the table's rows as keys, or as queries: [2 n, heads * d_head], computed once per load."""
-    if w.relative is None or not any(isinstance(s, Attention) and s.relative for layer in f.stack.layers for s in layer):
+    """Of each layer, by term, the table's rows as keys or queries, [2 n, heads * d_head]: computed once per load."""
+    if w.relative is None or not any(
+        isinstance(s, Attention) and s.relative for layer in f.stack.layers for s in layer
+    ):
         return ()
     out: list[dict[str, T]] = []
     with f.ops.once(w.relative.shape[0]):

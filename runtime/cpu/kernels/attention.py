@@ -457,9 +457,7 @@ def _attention(kind: str, *, scores_kind: str = "", cross: bool = False) -> Any:
 _write_f32, _write_bf16 = _kv_write("f32", stf, store), _kv_write("bf16", st_bf16, store_bf16)
 _write_int8 = _kv_write("int8", st_int8, store_int8)
 _attention_f32, _attention_bf16, _attention_int8 = (_attention(kind) for kind in KV_BYTES)
-_biased_f32, _biased_bf16, _biased_int8 = (
-    _attention(kind, scores_kind="biased") for kind in KV_BYTES
-)
+_biased_f32, _biased_bf16, _biased_int8 = (_attention(kind, scores_kind="biased") for kind in KV_BYTES)
 _relative_f32, _relative_bf16, _relative_int8 = (_attention(kind, scores_kind="relative") for kind in KV_BYTES)
 _product = product_tile(TALL, WIDE, "f32", packed=False)
 _cross_write_f32, _cross_write_bf16, _cross_write_int8 = (
