@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, shown
-from .runtime.encoding import Whole, encoded
+from .runtime.encoding import Whole, encoded, fed, scored
 from .runtime.memory import float_rows
+from .runtime.tasks.dense import activated, dense
 from .runtime.tasks.pooling import normalized, pool
 
 if TYPE_CHECKING:
@@ -17,17 +18,18 @@ if TYPE_CHECKING:
     from .loader.sentence import Sentence
     from .loader.text.tokenizer import Tokenizer
     from .runtime.session import Session
+    from .runtime.spec import Act, Config
 
-__all__ = ["Vectors"]
+__all__ = ["Pairs", "Vectors"]
 
 
 class Vectors:
     """What `Model.encode` needs of a model: its passes, its tokenizer, and how its directory pools."""
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, sentence: Sentence, d_model: int) -> None:
+    def __init__(self, session: Session, tokenizer: Tokenizer, sentence: Sentence) -> None:
         """`sentence`: of `loader.sentence`."""
         self._session, self._tokenizer, self._how = session, tokenizer, sentence
-        self.width = len(sentence.modes) * d_model
+        self.width = sentence.width
         self.max_tokens = min(sentence.max_tokens or session.n_context, session.n_context)
 
     def of(
@@ -42,17 +44,19 @@ class Vectors:
         """As `Model.encode`."""
         width = self._width(truncate_dim)
         before = self._prompt(prompt, prompt_name)
-        norm = self._how.normalize if normalize is None else normalize
+        if normalize is not None and not isinstance(normalize, bool):
+            msg = f"normalize={shown(normalize)}: expected True, False, or None for what the directory says"
+            raise InputError(msg)
         if isinstance(texts, str):
-            return next(self._each([texts], before, width, norm=norm))
+            return next(self._each([texts], before, width, norm=normalize))
         if isinstance(texts, Iterator):
-            return self._each(texts, before, width, norm=norm)
+            return self._each(texts, before, width, norm=normalize)
         if not isinstance(texts, Iterable) or isinstance(texts, bytes):
             msg = f"texts: {shown(texts)} found, expected a text, several texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(texts)
         out = float_rows(len(listed), width, "vectors")
-        for row, vector in zip(out, self._each(listed, before, width, norm=norm), strict=True):
+        for row, vector in zip(out, self._each(listed, before, width, norm=normalize), strict=True):
             row[:] = vector
         return out
 
@@ -78,15 +82,25 @@ class Vectors:
             raise InputError(msg)
         return "" if name is None else self._how.prompts[name]
 
-    def _each(self, texts: Iterable[Any], before: str, width: int, *, norm: bool) -> Iterator[NDArray[np.float32]]:
+    def _each(
+        self, texts: Iterable[Any], before: str, width: int, *, norm: bool | None
+    ) -> Iterator[NDArray[np.float32]]:
         """A vector for each text, in order; texts are taken as passes need them."""
         skipped = 0 if self._how.include_prompt else self._length(before)
+        steps = list(self._how.steps)
+        while norm is False and steps and steps[-1] is None:
+            steps.pop()
 
         def vector(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-            pooled = pool(rows, self._how.modes, min(skipped, len(rows) - 1))[:width]
-            return normalized(pooled) if norm else pooled
+            pooled = pool(rows, self._how.modes, min(skipped, len(rows) - 1))
+            for step in steps:
+                pooled = normalized(pooled) if step is None else dense(pooled, step)
+            return normalized(pooled[:width]) if norm else pooled[:width]
 
-        return encoded(self._session, (self._whole(before, text) for text in texts), vector)
+        wholes = (self._whole(before, text) for text in texts)
+        if self._session.program.encoding is None:
+            return fed(self._session, wholes, vector, last=self._how.modes == ("lasttoken",))
+        return encoded(self._session, wholes, vector)
 
     def _whole(self, before: str, text: object) -> Whole:
         if not isinstance(text, str):
@@ -97,3 +111,41 @@ class Vectors:
     def _length(self, before: str) -> int:
         """Tokens of a prompt, what frames a text before it among them."""
         return self._tokenizer.opening(before) if before else 0
+
+
+class Pairs:
+    """What `Model.predict` needs of a model: its passes, its tokenizer, and what its logits go through."""
+
+    def __init__(self, session: Session, tokenizer: Tokenizer, config: Config, act: Act) -> None:
+        """Errors: `InputError` for a model that gives a text no classes."""
+        if config.head is None or config.head.kind != "classes":
+            msg = f"predict: this {config.family} model is no classifier of texts (architectures in config.json)"
+            raise InputError(msg)
+        self._session, self._tokenizer, self._config, self._act = session, tokenizer, config, act
+
+    def of(self, pairs: object) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
+        """As `Model.predict`."""
+        if isinstance(pairs, Iterator):
+            return self._each(pairs)
+        if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes):
+            msg = f"pairs: {shown(pairs)} found, expected several pairs of texts, or an iterator of them"
+            raise InputError(msg)
+        listed: list[Any] = list(pairs)
+        out = float_rows(len(listed), len(self._config.labels), "scores")
+        for row, scores in zip(out, self._each(listed), strict=True):
+            row[:] = scores
+        return out[:, 0] if out.shape[1] == 1 else out
+
+    def _each(self, pairs: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
+        wholes = (self._whole(pair) for pair in pairs)
+        return (activated(row, self._act) for row in scored(self._session, self._config, wholes))
+
+    def _whole(self, pair: object) -> Whole:
+        if not isinstance(pair, list | tuple) or [type(text) for text in pair] != [str, str]:
+            msg = f"pairs: {shown(pair)} found, expected pairs of texts"
+            raise InputError(msg)
+        return self._framed(*self._tokenizer.framed(pair[0], pair=pair[1]))
+
+    def _framed(self, ids: list[int], types: list[int]) -> Whole:
+        """A family without token types takes none, as its tokenizer gives them all the same."""
+        return Whole(ids, types if self._config.n_types > 1 else None)

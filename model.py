@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
-from .encode import Vectors
+from .encode import Pairs, Vectors
 from .errors import InputError, TokenizerError
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
@@ -18,7 +18,7 @@ from .loader.pack import pack
 from .loader.paths import is_there
 from .loader.prune.receipt import hashed
 from .loader.quantize import pack_rows
-from .loader.sentence import read_sentence
+from .loader.sentence import pair_activation, read_sentence
 from .loader.text.tokenizer import Tokenizer, checked_ids
 from .loader.text.vocab_fallback import make_replacement
 from .loader.text.vocabulary import KeptTokenizer, kept_fallback, kept_ids
@@ -46,11 +46,15 @@ if TYPE_CHECKING:
     from .loader.prune.compiled import Cut
     from .loader.prune.receipt import Receipt
     from .loader.quantize import PackRows
+    from .loader.sentence import Sentence
     from .prepare import Prepared
     from .runtime.backend import Backend
     from .runtime.program import Program
 
 __all__ = ["Model", "load", "quantizer"]
+
+#: What a decoder has instead of an encoder's calls.
+DECODERS_USE = "generate (or encode, of a directory with the modules.json of sentence-transformers)"
 
 
 @spelled_out(LoadKwargs, LOAD_DEFAULTS)
@@ -209,6 +213,7 @@ class Model:
         if self.config.decoder is None:
             return next(scored(self._session, self.config, [self._whole(ids, token_types)]))
         self._no_types(token_types)
+        self._check_kind("logits", encoder=False)
         return self._rows(ids, "logits", self.config.n_vocab)
 
     @memory_named("hidden")
@@ -261,27 +266,56 @@ class Model:
     ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
         """A vector for each text, pooled as the directory says (modules.json; without it, the mean of its tokens).
 
+        Of a decoder too, where there is a modules.json (Qwen3-Embedding).
+
         One text gives float32 [d], several [texts, d], an iterator an iterator, which takes texts as passes need them.
         Texts are packed end to end, without padding; a text's bits do not depend on the others. Longer ones are cut to
         max_seq_length, or to the model's positions. `prompt` stands before every text, or the directory's prompt
-        `prompt_name`; `normalize`: to length 1 (default: as the directory says); `truncate_dim`: keep the first
-        dimensions alone. Errors: `InputError`, `TokenizerError`, `ConfigError`.
+        `prompt_name`; `normalize`: to length 1 at the end, or not (default: as the directory says); `truncate_dim`:
+        keep the first dimensions of what the directory's steps give, whose length is 1 again with `normalize=True`.
+        Errors: `InputError`, `TokenizerError`, `ConfigError`.
         """
-        self._check_kind("encode", encoder=True)
+        if self.config.decoder is None or self.config.seq2seq or not self._sentence.said:
+            self._check_kind("encode", encoder=True)
         return self._vectors.of(
             texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize, truncate_dim=truncate_dim
         )
 
+    @memory_named("predict")
+    def predict(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
+        """The score of each pair of texts, as `CrossEncoder.predict` of sentence-transformers: of classifiers.
+
+        Several pairs give float32 [pairs], or [pairs, labels] where there is more than one; an iterator an iterator of
+        [labels]. Logits go through the function that config.json names (`sentence_transformers.activation_fn`), or
+        without one through the logistic function where there is one label. Errors: `InputError`, also for a pair of
+        more tokens than the model has positions; `TokenizerError`, `ConfigError`.
+        """
+        return self._pairs.of(pairs)
+
+    @once
+    def _pairs(self) -> Pairs:
+        act = pair_activation(self._opened.raw, str(self._opened.directory / "config.json"), len(self.config.labels))
+        return Pairs(self._session, self.tokenizer, self.config, act)
+
     @once
     def _vectors(self) -> Vectors:
-        sentence = read_sentence(self._opened.directory, self.config.d_model)
-        return Vectors(self._session, self.tokenizer, sentence, self.config.d_model)
+        return Vectors(self._session, self.tokenizer, self._sentence)
+
+    @once
+    def _sentence(self) -> Sentence:
+        return read_sentence(self._opened.directory, self.config.d_model)
 
     def _check_kind(self, call: str, *, encoder: bool) -> None:
         """Refuse what a decoder, or an encoder, has no answer to."""
         if encoder != (self.config.decoder is None):
-            what, instead = ("a decoder", "generate") if encoder else ("an encoder", "encode or hidden")
+            what, instead = ("a decoder", DECODERS_USE) if encoder else ("an encoder", "encode or hidden")
             msg = f"{call}: {self.config.family} is {what}; use {instead}"
+            raise InputError(msg)
+        if not self.config.lm_head:
+            msg = (
+                f"{call}: this {self.config.family} has no head (no lm_head in the file, and tie_word_embeddings is "
+                "false): use encode or hidden"
+            )
             raise InputError(msg)
 
     def _ids(self, ids: object, what: str = "ids") -> list[int]:

@@ -80,7 +80,7 @@ class ModelTensors:
     def has(self, role: str, layer: int = 0) -> bool:
         """Whether the file's model has this role: in this layer, for a layer's."""
         if role == "head":
-            return not self.config.tied
+            return not self.config.tied and self.config.lm_head
         if not has_sublayer(self.config, role, layer) or not self.family.starts(role, layer):
             return False
         if role.startswith("embed_project") and self.config.d_embed is None:

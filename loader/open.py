@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..once import once
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, resolve_config, with_token_ids
-from .families import Resolved
+from .families import FAMILIES, Resolved
 from .families.decoding import DECODING_KEYS
 from .formats import other_quantization
 from .generation import not_applied
 from .hub import locate
 from .model_tensors import ModelTensors
+from .paths import is_there
 from .reconcile import reconciled
+from .sentence import MODULES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from ..runtime.spec import Config
 
 __all__ = ["Opened", "open_model"]
+
+#: Endings of the names of classes with a head.
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,17 @@ def _check_quantization(checkpoint: Checkpoint) -> None:
         raise ConfigError(msg)
 
 
+def _without_head(config: Config, checkpoint: Checkpoint) -> Config:
+    """A decoder that gives vectors alone, where its class or a modules.json says so: the file has no lm_head."""
+    family, names = FAMILIES[config.family], checkpoint.config.get("architectures")
+    part = family.model.get("head")
+    if config.decoder is None or config.seq2seq or config.tied or part is None or part.name in checkpoint.tensors:
+        return config
+    plain = isinstance(names, list) and bool(names) and not any(str(n).endswith(LANGUAGE_MODELS) for n in names)
+    said = plain or is_there(checkpoint.directory / MODULES, CheckpointError)
+    return replace(config, lm_head=False) if said else config
+
+
 def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     """Open a directory or a hub name: config.json, generation_config.json, the index and all headers; no data is read.
 
@@ -89,7 +105,7 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
         _check_quantization(checkpoint)
         resolved = resolve_config(checkpoint.config, where)
         raw, resolved, corrections = reconciled(checkpoint.config, resolved, checkpoint.tensors, checkpoint.directory)
-        config = with_token_ids(resolved.config, where, checkpoint.generation)
+        config = with_token_ids(_without_head(resolved.config, checkpoint), where, checkpoint.generation)
     except BaseException:
         checkpoint.close()
         raise

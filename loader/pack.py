@@ -265,6 +265,8 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
     if plan.config.decoder is None:
         return _with_head(Weights(encoder=own), plan.config, model)
     encoder = None if plan.encoder is None else _stack(plan.encoder, made)[0]
+    if not plan.config.lm_head:
+        return Weights(decoder=own)
     return Weights(decoder=own, encoder=encoder, head=Linear(model.get("head", model["embed"]), model.get("head_bias")))
 
 

@@ -2,8 +2,9 @@
 
 | file | what it says |
 |---|---|
-| modules.json | the steps after the Transformer, in order: Pooling, Normalize; another is refused by name |
+| modules.json | the steps after the Transformer, in order: Pooling, then Dense, Normalize; another is refused by name |
 | 1_Pooling/config.json | how: cls, mean, max, lasttoken, weightedmean; several are put side by side |
+| 2_Dense/config.json | a product of the pooled vector, and an activation (`dense.py`); there may be several |
 | sentence_bert_config.json | max_seq_length: tokens of a text, special ones among them; longer texts are cut |
 | config_sentence_transformers.json | prompts, put before a text, and which is the default |
 
@@ -17,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
+from .dense import act_of, read_dense
 from .files import parse_json, quote, read_bytes, read_json_object
 from .paths import is_there
 
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["MODES", "Sentence", "read_sentence"]
+    from ..runtime.spec import Act, Dense
+
+__all__ = ["MODES", "Sentence", "pair_activation", "read_sentence"]
 
 MODULES, LENGTH, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 MAX_FILE = 1_000_000
@@ -41,13 +45,16 @@ MODES = {
 
 @dataclass(frozen=True)
 class Sentence:
-    """`modes`: kinds of pooling, side by side; `normalize`: to length 1; `max_tokens`: of a text, None: the model's.
+    """`modes`: kinds of pooling, side by side; `steps`: what follows it, None: to length 1; `width`: of the vectors.
 
-    `include_prompt`: a prompt's tokens are pooled too.
+    `max_tokens`: of a text, None: the model's; `include_prompt`: a prompt's tokens are pooled too; `said`: there is a
+    modules.json.
     """
 
+    width: int
     modes: tuple[str, ...] = ("mean",)
-    normalize: bool = False
+    steps: tuple[Dense | None, ...] = ()
+    said: bool = False
     max_tokens: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
@@ -57,22 +64,41 @@ class Sentence:
 def read_sentence(directory: Path, d_model: int) -> Sentence:
     """What the directory says. Errors: `ConfigError` for files that contradict each other, or ask for other steps."""
     steps = _steps(directory)
+    kinds = [kind for kind, _ in steps]
     pooling = [path for kind, path in steps if kind == "Pooling"]
-    other = [kind for kind, _ in steps if kind not in ("Transformer", "Pooling", "Normalize")]
+    other = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Dense", "Normalize")]
     if other or len(pooling) > 1:
         what = quote(other[0]) if other else "a second Pooling"
-        msg = f"{directory / MODULES}: {what} among its steps; one Pooling, and Normalize, are computed"
+        msg = f"{directory / MODULES}: {what} among its steps; one Pooling, and Dense and Normalize, are computed"
         raise ConfigError(msg)
-    modes, include = _pooling(directory / pooling[0] / "config.json", d_model) if pooling else (("mean",), True)
     if steps and not pooling:
         msg = f"{directory / MODULES}: no Pooling among its steps, so that a text has no vector of its own"
         raise ConfigError(msg)
+    at = kinds.index("Pooling") if pooling else 0
+    early = [kind for kind in kinds[:at] if kind != "Transformer"]
+    if early:
+        msg = f"{directory / MODULES}: {early[0]} before Pooling, of each token's vector; it is computed after it only"
+        raise ConfigError(msg)
+    modes, include = _pooling(directory / pooling[0] / "config.json", d_model) if pooling else (("mean",), True)
+    after, width = _after(directory, steps[at + 1 :], len(modes) * d_model)
     length = _object(directory / LENGTH).get("max_seq_length")
     if length is not None and (type(length) is not int or length < 1):
         msg = f"{directory / LENGTH}: max_seq_length is {quote(length)}; expected a whole number of at least 1"
         raise ConfigError(msg)
     prompts, default = _prompts(directory / PROMPTS)
-    return Sentence(modes, ("Normalize", "") in [(k, "") for k, _ in steps], length, prompts, default, include)
+    return Sentence(width, modes, after, bool(steps), length, prompts, default, include)
+
+
+def _after(directory: Path, steps: list[tuple[str, str]], width: int) -> tuple[tuple[Dense | None, ...], int]:
+    """What follows pooling, and the width of what comes out of it."""
+    after: list[Dense | None] = []
+    for kind, path in steps:
+        if kind == "Dense":
+            after.append(read_dense(directory / path, width))
+            width = after[-1].width if after[-1] else width
+        elif kind == "Normalize":
+            after.append(None)
+    return tuple(after), width
 
 
 def _steps(directory: Path) -> list[tuple[str, str]]:
@@ -133,3 +159,20 @@ def _prompts(file: Path) -> tuple[dict[str, str], str | None]:
         msg = f"{file}: default_prompt_name is {quote(default)}; expected one of {', '.join(prompts) or 'no prompts'}"
         raise ConfigError(msg)
     return prompts, default
+
+
+def pair_activation(config: Mapping[str, Any], where: str, n_labels: int) -> Act:
+    """What the logits of a pair of texts go through, as config.json says, in the words of now or of before.
+
+    Errors: `ConfigError` for a function that we do not compute.
+    """
+    own = config.get("sentence_transformers")
+    if own is not None and not isinstance(own, dict):
+        msg = f"{where}: sentence_transformers is {quote(own)}; expected an object"
+        raise ConfigError(msg)
+    if own and own.get("activation_fn") is not None:
+        return act_of(own["activation_fn"], "sentence_transformers.activation_fn", where)
+    older = config.get("sbert_ce_default_activation_function")
+    if older is not None:
+        return act_of(older, "sbert_ce_default_activation_function", where)
+    return "sigmoid" if n_labels == 1 else "identity"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .session import Session
     from .spec import Config, Head
 
-__all__ = ["Whole", "encoded", "scored"]
+__all__ = ["Whole", "encoded", "fed", "scored"]
 
 #: Texts that are taken from their source at a time: what a pass can hold, and no more is waited for.
 MOST = 256
@@ -45,6 +45,30 @@ def encoded(
     Texts are taken from their source a pass at a time. Errors: `InputError`, by the text's number, before its pass.
     """
     return _passes(session, texts, partial(_hidden, session, use))
+
+
+def fed(
+    session: Session,
+    texts: Iterable[Whole],
+    use: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    *,
+    last: bool,
+) -> Iterator[NDArray[np.float32]]:
+    """As `encoded`, of a decoder: its tokens see those before them alone. `last`: `use` gets the last token's row.
+
+    Then as many texts as fit a pass go together. Errors: `InputError`, by the text's number.
+    """
+    waiting: list[Whole] = []
+    for n, text in enumerate(texts):
+        check_whole(session, text, f"text {n}")
+        if not last:
+            yield use(session.hidden_rows(text.ids))
+            continue
+        if waiting and not session.fits([*(len(t.ids) for t in waiting), len(text.ids)]):
+            yield from (use(row[None]) for row in session.last_hidden([t.ids for t in waiting]))
+            waiting = []
+        waiting.append(text)
+    yield from (use(row[None]) for row in session.last_hidden([t.ids for t in waiting]))
 
 
 def _passes(
@@ -106,7 +130,7 @@ def check_whole(session: Session, text: Whole, what: str) -> None:
     if not 1 <= n <= session.n_context:
         msg = f"{what} has {n} tokens; this model takes 1 to {session.n_context}"
         raise InputError(msg)
-    low, high, last = min(text.ids), max(text.ids), session.whole.n_vocab - 1
+    low, high, last = min(text.ids), max(text.ids), session.n_text_vocab - 1
     if low < 0 or high > last:
         msg = f"{what}: token id {low if low < 0 else high} is outside the vocabulary 0 .. {last}"
         raise InputError(msg)

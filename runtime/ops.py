@@ -300,6 +300,16 @@ _ROWS = (
     ),
     Op("take_rows", "(T,d)->(R,d)", "y[row[t]] = x[t]", ("o:y", "i:x", "n:d"), "", lambda _: 0, "-"),
     Op(
+        "mean_rows",
+        "(T,d)->(R,d)",
+        "y[row[t]] = mean of x over t's text",
+        ("o:y", "i:x", "n:d"),
+        "T, in order",
+        lambda d: d["d"],
+        "Reimers and Gurevych 2019, arXiv:1908.10084",
+        backends=("cpu",),
+    ),
+    Op(
         "argmax",
         "(t,n)->(t)",
         "result[t] = argmax(x[t]), the first of equals; -1 where one is NaN",

@@ -91,7 +91,8 @@ class Recorder:
         self.n_context, self.kv_cache, self.fast = padded_context(n_context), kv_cache, fast
         self.n_pages = pages_of(n_context) if n_pages is None else n_pages
         self.n_positions = n_context if n_positions is None else n_positions
-        self.biases: dict[tuple[object, ...], BiasTable | DistanceTable] = {}  # what instructions add to scores
+        self.biases: dict[tuple[object, ...], BiasTable] = {}  # what instructions add to scores
+        self.distances: dict[Distances, DistanceTable] = {}  # and which of what is added to them
         self.n_once, self.once_rows = 0, 0  # instructions that run once, and rows of their tensors
         self.encoded = (self.n_context, self.n_pages)  # positions of an encoder's text, pages for such texts
         self.groups: list[int | None] = []  # of layers that share page tables: their windows, None where all is seen
@@ -312,8 +313,7 @@ class Recorder:
         table = None
         if bias is not None:
             key = (bias.sizes, bias.table and bias.table.name, heads, bias.heads)
-            table = BiasTable(bias, heads, self.n_positions)
-            self.biases[key] = table = self.biases.get(key, table)
+            table = self.biases.setdefault(key, BiasTable(bias, heads, self.n_positions))
         numbers = (table.length, table.before, int(table.bias.by_key)) if table is not None else (0, 0, 0)
         more = dict(zip(("length", "before", "by_key"), numbers, strict=True))
         return self._attention("attention_biased", layer, q, (heads, kv_heads), window, scale, causal=causal,
@@ -339,7 +339,7 @@ class Recorder:
         p2c: Tensor | None = None,
     ) -> Tensor:
         """As `attention`; the rows of distances are a table of constants, one for all layers."""
-        table = self.biases.setdefault((sizes,), DistanceTable(sizes, self.n_positions))
+        table = self.distances.setdefault(sizes, DistanceTable(sizes, self.n_positions))
         return self._attention("attention_relative", layer, q, (heads, kv_heads), None, scale, causal=causal,
                                c2p=c2p, p2c=p2c, table=table, before=table.before, n=2 * sizes.n)  # fmt: skip
 
@@ -421,6 +421,12 @@ class Recorder:
         self._emit("take_rows", "", "R", y=y, x=x, d=x.width)
         return y
 
+    def mean_rows(self, x: Tensor) -> Tensor:
+        """[T, d] -> [R, d]."""
+        y = self._tensor("x", "R", x.width)
+        self._emit("mean_rows", "", "R", y=y, x=x, d=x.width)
+        return y
+
     def argmax(self, x: Tensor) -> None:
         """[t, n] -> the step's results, an id for each row."""
         self._emit("argmax", "", x.rows, x=x, n=x.width)
@@ -489,6 +495,12 @@ class Program:
     def own(self) -> range:
         """Instructions of a step: all, but those that run once, and those of an encoder that a decoder reads."""
         return range(self.begins if self.seq2seq else self.n_once, len(self.code))
+
+    @property
+    def to_hidden(self) -> range:
+        """Instructions of a step up to the one that gives `hidden`: without a decoder's product with the vocabulary."""
+        last = max(i for i in self.own if self.hidden in self.code[i].tensors("o"))
+        return range(self.own.start, last + 1)
 
     @property
     def output(self) -> Tensor:
@@ -632,6 +644,7 @@ def record(  # noqa: PLR0913 - keywords
         arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
         constant_bytes=sum(table.nbytes for table in ropes)
         + sum(table.nbytes for table in ops.biases.values())
+        + sum(table.nbytes for table in ops.distances.values())
         + sum(table.nbytes for table in constants),
         kv_cache=kv_cache,
         fast=fast,

@@ -270,6 +270,10 @@ class Reference:
         """[T, d] -> [R, d]."""
         return x[len(x) - self.n_logits :]
 
+    def mean_rows(self, x: Array) -> Array:
+        """[T, d] -> [R, d], of the one text that there is."""
+        return np.repeat(x.mean(0, keepdims=True), self.n_logits, axis=0)
+
     def argmax(self, x: Array) -> None:
         """Of each row; the first of equals; -1 where one of its numbers is NaN."""
         self.results = [-1 if np.isnan(row).any() else int(row.argmax()) for row in x]

@@ -184,10 +184,19 @@ class Session:
         while there and not self._closed and all(who() in t.waiting for t, who in there):
             time.sleep(_LOOK)
 
-    def compute(self, table: Table, text: Ids[int] | NDArray[np.int64], n_logits: int = 1, first: int = 0) -> None:
+    def compute(
+        self,
+        table: Table,
+        text: Ids[int] | NDArray[np.int64],
+        n_logits: int = 1,
+        first: int = 0,
+        *,
+        hidden: bool = False,
+    ) -> None:
         """Feed what of a text is not in its cache, in passes; keep logits of the last `n_logits` ids.
 
-        `text`: the ids at the slots from `first` on. Bits do not depend on how it is cut. Errors: `InputError`.
+        `text`: the ids at the slots from `first` on. Bits do not depend on how it is cut. `hidden`: as in `run_pass`.
+        Errors: `InputError`.
         """
         end = first + len(text)
         last = end - max(n_logits, 1)  # the rows of logits that are wanted lie in one pass
@@ -201,7 +210,7 @@ class Session:
                 if at < last < at + size and at + size < end:
                     size = last - at
                 part = text[at - first : at - first + size]
-                self.run_pass([(table, part, at, n_logits if at + size == end else 0)])
+                self.run_pass([(table, part, at, n_logits if at + size == end else 0)], hidden=hidden)
                 at += size
 
         self._within(passes)
@@ -212,40 +221,73 @@ class Session:
             self.last = self.ahead_of = None  # the logits that lie there are another text's now
             self.pages.truncate(table, n)
 
+    @property
+    def n_text_vocab(self) -> int:
+        """Entries of the vocabulary that whole texts are of: the encoder's, where there is one."""
+        return self.n_vocab if self._whole is None else self._whole.n_vocab
+
     def last_logits(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
         """float32 [sequences, n_vocab]: logits after the last id of each, as if each were alone, the same bits.
 
         As many as fit a pass go together (`chunk` tokens, `n_logits` sequences, the pages of the cache). Errors:
         `InputError`, before any is fed.
         """
+        return self._last(sequences, self.n_vocab, hidden=False)
+
+    def last_hidden(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+        """As `last_logits`: float32 [sequences, d_model], what the last token of each is after the final norm."""
+        return self._last(sequences, self.program.hidden.width, hidden=True)
+
+    def _last(self, sequences: Ids[Ids[int] | NDArray[np.int64]], width: int, *, hidden: bool) -> NDArray[np.float32]:
         for s in sequences:
             self._check(s, 0, min(1, len(s)))
-        out, at = float_rows(len(sequences), self.n_vocab, "logits"), 0
+        out, at = float_rows(len(sequences), width, "hidden" if hidden else "logits"), 0
         while at < len(sequences):
-            size = max(1, self._fitting(sequences[at:]))
-            out[at : at + size] = self.turn(partial(self._together, sequences[at : at + size]))
+            size = max(1, self._fitting([len(s) for s in sequences[at : at + self.n_logits]]))
+            out[at : at + size] = self.turn(partial(self._together, sequences[at : at + size], hidden=hidden))
             at += size
         return out
 
-    def _fitting(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> int:
-        """How many of the first are one pass."""
-        lengths = np.array([len(s) for s in sequences[: self.n_logits]])
-        fits = np.cumsum(lengths) <= self.chunk
-        if self.backend.paged:
-            fits &= np.cumsum(-(-lengths // self.pages.size)) <= self.pages.n_pages
-        return int(fits.sum())
+    def fits(self, lengths: Ids[int]) -> bool:
+        """Whether texts of these lengths are one pass of `last_logits`."""
+        return self._fitting(lengths) == len(lengths)
 
-    def _together(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
-        """[sequences, n_vocab], a copy."""
+    def _fitting(self, lengths: Ids[int]) -> int:
+        """How many of the first texts of these lengths are one pass."""
+        n = np.array(lengths[: self.n_logits])
+        within = np.cumsum(n) <= self.chunk
+        if self.backend.paged:
+            within &= np.cumsum(-(-n // self.pages.size)) <= self.pages.n_pages
+        return int(within.sum())
+
+    def _together(self, sequences: Ids[Ids[int] | NDArray[np.int64]], *, hidden: bool) -> NDArray[np.float32]:
+        """[sequences, n_vocab], or their hidden states, a copy."""
         if len(sequences) == 1:
-            self.step(sequences[0], 0)
-            return self.logits.copy()
+            self.step(sequences[0], 0, hidden=hidden)
+            return (self.hidden if hidden else self.logits).copy()
         tables = [self.admit(None) for _ in sequences]
         try:
-            self.run_pass([(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)])
+            parts = [(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)]
+            self.run_pass(parts, hidden=hidden)
         finally:
             self.left.extend(tables)
-        return self.logits.copy()
+        return (self.hidden if hidden else self.logits).copy()
+
+    def hidden_rows(self, ids: Ids[int]) -> NDArray[np.float32]:
+        """float32 [ids, d_model]: every token of one text after the final norm. Errors: `InputError`."""
+        out, table = float_rows(len(ids), self.program.hidden.width, "hidden"), self.admit(None)
+
+        def rows(part: Ids[int], n: int) -> NDArray[np.float32]:
+            self.compute(table, part, n, hidden=True)
+            return self.hidden.copy()
+
+        try:
+            for at in range(0, len(ids), self.n_logits):
+                end = min(len(ids), at + self.n_logits)
+                out[at:end] = self.turn(partial(rows, ids[:end], end - at))
+        finally:
+            self.left.append(table)
+        return out
 
     def ahead(  # noqa: PLR0913, PLR0917 - what the backend is asked
         self, sequence: Sequence, token: int, start: int, n: int, ends: Ids[int], sampler: Sampler | None
@@ -263,13 +305,16 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ passes
 
-    def run_pass(self, parts: list[Part]) -> None:
-        """One pass. What a table has in the cache is known to be there only after it ended well."""
+    def run_pass(self, parts: list[Part], *, hidden: bool = False) -> None:
+        """One pass. What a table has in the cache is known to be there only after it ended well.
+
+        `hidden`: for the hidden states of the rows that are asked for alone; their logits are not computed.
+        """
         self._fill(parts)
         for table, _, start, _ in parts:
             table.cached = start
         try:
-            self.backend.run(self._batch)
+            self.backend.run(self._batch, self.program.to_hidden if hidden and self.backend.paged else None)
         except BackendError:
             if self._closed:  # since the batch was filled, by a signal's handler or a finaliser
                 raise InputError(self._closed) from None
@@ -277,7 +322,7 @@ class Session:
         for table, ids, start, _ in parts:
             table.cached = start + len(ids)
             self.pages.forget_unseen(table)
-        self._kept, self.last = self._batch.n_logits, parts[-1][0]
+        self._kept, self.last = self._batch.n_logits, None if hidden else parts[-1][0]
 
     @property
     def whole(self) -> WholePasses:
@@ -376,11 +421,12 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ of one text
 
-    def step(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int = 1) -> None:
+    def step(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int = 1, *, hidden: bool = False) -> None:
         """Feed `ids` at positions start, start + 1, ... of the session's own text; keep logits of the last `n_logits`.
 
         What lies there at `start` and after it is overwritten. Bits do not depend on how a text is cut in steps. For
         measurements and tools; nothing else of the session's own text is kept, so use no sequence between its steps.
+        `hidden`: as in `run_pass`.
         """
 
         def fed() -> None:
@@ -390,7 +436,7 @@ class Session:
             if self._own.cached < there:  # a window's pages are gone: what the step sees is computed again
                 self.compute(self._own, self._own_ids[:start], 0)
             self._own_ids[start : start + len(ids)] = ids
-            self.compute(self._own, ids, n_logits, start)
+            self.compute(self._own, ids, n_logits, start, hidden=hidden)
 
         self._within(fed)
 

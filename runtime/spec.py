@@ -33,14 +33,19 @@ from .weight import DTYPES, Spaced, Weight, weight_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = [
     "DTYPES",
+    "Act",
     "Activation",
     "Adapter",
     "Attention",
     "Buckets",
     "Config",
     "Decoding",
+    "Dense",
     "Distances",
     "Experts",
     "FeedForward",
@@ -63,6 +68,8 @@ __all__ = [
 ]
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2"]
+#: What a text's vector, or its scores, may go through.
+Act = Literal["identity", "tanh", "sigmoid", "relu", "silu"]
 NormKind = Literal["rms", "layer"]
 #: What a head over an encoder's tokens gives: for each token logits of the vocabulary, of labels, of an answer's start
 #: and end, of its having been replaced; for a text, from its first token, logits of labels, or one score.
@@ -219,18 +226,34 @@ class Stack:
 class Head:
     """out(norm(act(dense x))) of an encoder's tokens; without `activation` there is no dense product before it.
 
-    `width`: of the dense product, and of what `out` reads; `n_out`: of its results.
+    `width`: of the dense product, and of what `out` reads; `n_out`: of its results. `pooling`, of one that reads a
+    text: from its first token, or from the mean over its tokens: of what the head reads, or ("late") of act(dense x).
     """
 
     kind: HeadKind
     n_out: int
     width: int
     activation: Activation | None = None
+    pooling: Literal["first", "mean", "late"] = "first"
 
     @property
     def pooled(self) -> bool:
-        """Whether it reads a text's first token alone."""
+        """Whether it gives a text, not each token, something."""
         return self.kind in ("classes", "choice")
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """act(w x + b) of a text's vector: `w` float32 [n, k], `b` [n]."""
+
+    w: NDArray[np.float32]
+    b: NDArray[np.float32] | None
+    act: Act
+
+    @property
+    def width(self) -> int:
+        """Of its result."""
+        return len(self.w)
 
 
 @dataclass(frozen=True)
@@ -260,6 +283,7 @@ class Config:
     positions: int | None = None  # learned positions are added to the embedding: the row of position 0; None: not
     n_types: int = 0  # token types (BERT's segments), whose rows are added; 0: none
     tied: bool = False  # the head is the embedding
+    lm_head: bool = True  # a decoder has a product with the vocabulary
     logit_scale: float = 1.0
     logit_soft_cap: float | None = None
     bos_ids: tuple[int, ...] = ()

@@ -33,7 +33,8 @@ def open_weights(path: Path, quantize: str | None = None, prune: PrunePlan | Non
 def oracle(config: Config, weights: Weights, ids: list[int]) -> np.ndarray:
     """float64 logits of every position, by the dynamic graph."""
     ops = Reference(np.array(ids), 0, empty_caches(config), len(ids))
-    logits: np.ndarray = decoder(ops, config, weights, rope_tables(config, len(ids)))[1]
+    logits = decoder(ops, config, weights, rope_tables(config, len(ids)))[1]
+    assert logits is not None
     return logits
 
 

@@ -106,13 +106,18 @@ def rotary(draw: st.DrawFn, family: str, said: dict[str, Any]) -> None:
         said |= {"hidden_activation": said.pop("hidden_act"), "norm_eps": said.pop("layer_norm_eps")}
         said |= {"local_attention": draw(st.sampled_from([0, 2, 5, 16, 33, 64])), "num_hidden_layers": 2}
         said["global_attn_every_n_layers"] = draw(st.integers(1, 2))
+        said["classifier_pooling"] = draw(st.sampled_from(["cls", "mean"]))
         said |= {"bos_token_id": 0, "eos_token_id": 0, "cls_token_id": 0, "sep_token_id": 0}
     elif family == "eurobert":
         said["rms_norm_eps"] = said.pop("layer_norm_eps")
         said["num_key_value_heads"] = draw(
             st.sampled_from([n for n in (1, 2, 3, 4) if said["num_attention_heads"] % n == 0])
         )
-        said |= {"bos_token_id": 0, "eos_token_id": 0, "classifier_pooling": "bos"}
+        said |= {
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "classifier_pooling": draw(st.sampled_from(["bos", "mean", "late"])),
+        }
     if family != "nomic_bert":
         del said["type_vocab_size"]
 

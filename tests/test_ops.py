@@ -392,6 +392,12 @@ def take_rows(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.take_rows(x), [[d.array(d.t, d.size())]], exactly, rows=d.draw(st.integers(1, d.t)))
 
 
+def mean_rows(d: Draw, _: str) -> Case:
+    x = d.array(d.t, d.size())
+    size = np.abs(x).max() * (d.t / 16 + 20)
+    return Case(lambda ops, x: ops.mean_rows(x), [[x]], lambda _: 2.0**-24 * size, rows=d.draw(st.integers(1, d.t)))
+
+
 def argmax(d: Draw, _: str) -> Case:
     x = d.rng.integers(-3, 4, (d.t, d.size())).astype(np.float32)  # few values: equals are common
     rows = d.draw(st.integers(1, d.t))
@@ -420,6 +426,7 @@ CASES = {
             scale,
             soft_cap,
             take_rows,
+            mean_rows,
             argmax,
         ),
     )

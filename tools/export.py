@@ -40,7 +40,8 @@ ALONG = (
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
     *("vocab.*", "merges.txt", "*.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
     *("kept_vocab.json", "LICENSE*", "NOTICE*"),
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("[0-9]*_*/config.json", "[0-9]*_*/model.safetensors"),
 )
 ALIGN = 64
 #: In a hidden directory that is being filled: locked by its process.
@@ -101,14 +102,14 @@ def _sweep(parent: Path, start: str) -> None:
 def copy_along(source: Path, made: Path) -> None:
     """Copy the tokenizer's files and their like. `CheckpointError`: one is a link to nothing, or cannot be read."""
     for pattern in ALONG:
-        folder, _, _ = pattern.rpartition("/")
-        if not is_there(source / folder):
-            continue
-        for name in fnmatch.filter(listed(source / folder), pattern.rpartition("/")[2]):
-            file = source / folder / name
-            if is_there(file) and file.is_file():  # a directory or a pipe of such a name is none of them
-                (made / folder).mkdir(exist_ok=True)
-                shutil.copyfile(file, made / folder / name)
+        there, _, last = pattern.rpartition("/")
+        folders = fnmatch.filter(listed(source), there) if there else [""]
+        for folder in (name for name in folders if (source / name).is_dir()):
+            for name in fnmatch.filter(listed(source / folder), last):
+                file = source / folder / name
+                if is_there(file) and file.is_file():  # a directory or a pipe of such a name is none of them
+                    (made / folder).mkdir(exist_ok=True)
+                    shutil.copyfile(file, made / folder / name)
 
 
 def write_json(file: Path, value: Any) -> None:  # noqa: ANN401 - JSON

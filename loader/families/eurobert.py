@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from ...errors import ConfigError
 from .base import Family, Resolved
 from .bert import both
 from .decoders import as_encoder
@@ -32,16 +31,16 @@ HEADS = {
     "classes": both("head_dense", "dense", outside=True) | _TOKENS,
     "token_classes": _TOKENS,
 }
+#: classifier_pooling; "late" is the mean of the tokens' logits, which is the product of a mean.
+POOLINGS: dict[str, Literal["first", "mean", "late"]] = {"bos": "first", "mean": "mean", "late": "late"}
 
 
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     none: frozenset[str] = frozenset()
     biases = (ATTENTION_BIASES if v["attention_bias"] else none) | (MLP_BIASES if v["mlp_bias"] else none)
     plain = llama_like(v, where, "eurobert", biases=biases)
-    head = read_head(v, where, widths=dict.fromkeys(HEADS, v["hidden_size"]), acts={"classes": "gelu"})
-    if head.head is not None and head.head.pooled and v["classifier_pooling"] != "bos":
-        msg = f"{where}: classifier_pooling is {v['classifier_pooling']!r}; this head is computed with 'bos' only"
-        raise ConfigError(msg)
+    widths = dict.fromkeys(HEADS, v["hidden_size"])
+    head = read_head(v, where, widths=widths, acts={"classes": "gelu"}, poolings=POOLINGS)
     if head.head is not None:
         of_head = HEADS[head.head.kind].keys() & {"head_dense_bias", "classifier_bias"}
         biases |= of_head | ({"head_bias"} if head.head.kind == "masked_lm" and v["mlp_bias"] else none)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import ConfigError
 from ...runtime.spec import Head
@@ -46,17 +46,19 @@ class Read:
     tied: bool = False
 
 
-def read_head(
+def read_head(  # noqa: PLR0913 - keywords
     v: Mapping[str, Any],
     where: str,
     *,
     widths: Mapping[str, int],
     acts: Mapping[str, Any],
     pretraining: HeadKind = "masked_lm",
+    poolings: Mapping[str, Literal["first", "mean", "late"]] | None = None,
 ) -> Read:
     """`widths`: what the last product reads, by kind: those that the family has. `acts`: after a product before it.
 
-    `pretraining`: what a class ...ForPreTraining has. Errors: `ConfigError`.
+    `pretraining`: what a class ...ForPreTraining has. `poolings`: of what `classifier_pooling` may say, where a family
+    has that key, what a head that gives a text something reads. Errors: `ConfigError`.
     """
     names = [n for n in v["architectures"] or () if isinstance(n, str)]
     kinds = KINDS | {"ForPreTraining": pretraining}
@@ -68,9 +70,14 @@ def read_head(
         raise ConfigError(msg)
     labels = _labels(v, where) if kind in ("classes", "token_classes") else ()
     n_out = {"masked_lm": v["vocab_size"], "spans": 2, "choice": 1, "replaced": 1}.get(kind, len(labels))
-    return Read(
-        Head(kind, n_out, widths[kind], acts.get(kind)), labels, kind == "masked_lm" and v["tie_word_embeddings"]
-    )
+    head = Head(kind, n_out, widths[kind], acts.get(kind))
+    if head.pooled and poolings is not None:
+        said = v["classifier_pooling"]
+        if said not in poolings:
+            msg = f"{where}: classifier_pooling is {quote(said)}; expected one of {', '.join(poolings)}"
+            raise ConfigError(msg)
+        head = replace(head, pooling=poolings[said])
+    return Read(head, labels, kind == "masked_lm" and v["tie_word_embeddings"])
 
 
 def _labels(v: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -47,6 +47,9 @@ WHY: dict[str, frozenset[str]] = {
         "is_decoder",  # of a decoder alone: tells BERT's cross-attention
         "summary_last_dropout",
     }),
+    "for scores of pairs of texts, which `loader/sentence.py` reads": frozenset({
+        "sbert_ce_default_activation_function", "sentence_transformers",  # sentence-transformers' CrossEncoder
+    }),
     "for the tokenizer; its own files say it": frozenset({
         "cls_token_id", "mask_token_id", "model_max_length", "pad_token", "pad_token_id", "prefix", "sep_token_id",
         "tokenizer_class", "unk_token_id", "vocab_file",

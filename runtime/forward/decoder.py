@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .embedding import embedded
 from .stack import Frame, norm, project, stack
-from .supported import head_of
+from .supported import check_supported, head_of
 from .variants import capped, scaled
 
 if TYPE_CHECKING:
@@ -19,15 +19,17 @@ __all__ = ["decoder"]
 T = TypeVar("T")
 
 
-def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) -> tuple[T, T]:
-    """Tokens of the step -> (hidden [R, d_model], logits [R, n_vocab]) of its last R tokens.
+def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) -> tuple[T, T | None]:
+    """Tokens of the step -> (hidden [R, d_model], logits [R, n_vocab]) of its last R tokens; None without a head.
 
     Errors: `BackendError` for what the records can say and no kernel computes yet.
     """
-    head = head_of(cfg, w)
+    check_supported(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
     x = stack(frame, w.stack, embedded(frame, w.stack))  # [T, d_model]
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
-    logits = capped(ops, scaled(ops, project(frame, h, head), cfg.logit_scale), cfg.logit_soft_cap)
+    if not cfg.lm_head:
+        return h, None
+    logits = capped(ops, scaled(ops, project(frame, h, head_of(cfg, w)), cfg.logit_scale), cfg.logit_soft_cap)
     ops.argmax(logits)
     return h, logits

@@ -42,8 +42,9 @@ def cross_caches(ops: Ops[T], cfg: Config, w: Weights, hidden: T) -> None:
 
 def head(ops: Ops[T], cfg: Config, s: Head, w: Weights, hidden: T) -> T:
     """Hidden [T, d_model] -> [R, n_out], of the rows that are asked for."""
-    frame = Frame(ops, cfg.stack, ())
-    x = ops.take_rows(hidden)
+    frame, x = Frame(ops, cfg.stack, ()), hidden
+    if s.pooling != "late":
+        x = ops.take_rows(x) if s.pooling == "first" else ops.mean_rows(x)
     if w.head_dense is not None:
         x = norm(frame, project(frame, x, w.head_dense, act=s.activation), w.head_norm)
-    return project(frame, x, head_of(cfg, w))
+    return project(frame, x if s.pooling != "late" else ops.mean_rows(x), head_of(cfg, w))

@@ -127,6 +127,9 @@ class Ops(Protocol[T]):
     def take_rows(self, x: T, /) -> T:
         """[T, d] -> [R, d]: the tokens whose logits are asked for."""
 
+    def mean_rows(self, x: T, /) -> T:
+        """[T, d] -> [R, d]: the mean over the texts of the tokens whose rows are asked for."""
+
     def argmax(self, x: T, /) -> None:
         """The greedy id of the last row, as the step's result."""
 

@@ -54,7 +54,7 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
     """Everything that is asked for and not there."""
     if config.seq2seq and w.encoder is None:
         yield "an encoder of which there are no weights"
-    if config.decoder is not None and w.head is None:
+    if config.decoder is not None and config.lm_head and w.head is None:
         yield "a decoder without a head"
     if w.head is not None and w.head.adapters:
         yield "an adapter of the head"

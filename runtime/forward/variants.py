@@ -49,10 +49,11 @@ def attend(f: Frame[T], s: Attention, w: Sublayer, q: T, *k: T) -> T:
     if s.cross:
         return ops.cross_attention(layer, q, heads, kv_heads, scale=s.scale)
     if s.relative and f.stack.relative is not None:
-        given, n = {"c2p": (q, heads), "p2c": (*k, kv_heads)}, 2 * f.stack.relative.n
-        terms = {t: ops.head_products(given[t][0], rows, given[t][1], n) for t, rows in f.positions[layer].items()}
+        n, rows = 2 * f.stack.relative.n, f.positions[layer]
+        c2p = ops.head_products(q, rows["c2p"], heads, n) if "c2p" in rows else None
+        p2c = ops.head_products(k[0], rows["p2c"], kv_heads, n) if "p2c" in rows else None
         return ops.attention_relative(layer, q, heads, kv_heads, scale=s.scale, causal=s.causal,
-                                      sizes=f.stack.relative, c2p=terms.get("c2p"), p2c=terms.get("p2c"))  # fmt: skip
+                                      sizes=f.stack.relative, c2p=c2p, p2c=p2c)  # fmt: skip
     if s.soft_cap is None and bias is None and (s.causal or s.window is None):
         return ops.attention(layer, q, heads, kv_heads, window=s.window, scale=s.scale, causal=s.causal)
     return ops.attention_biased(

@@ -7,10 +7,24 @@ from typing import Any
 import numpy as np
 
 from ...ops import slots
-from ...step import S_RESULTS, S_T, T_ID, T_POSITION, T_ROW, T_TYPE
+from ...step import (
+    Q_COUNT,
+    Q_FIRST,
+    S_RESULTS,
+    S_SEQUENCES,
+    S_T,
+    SEQUENCE_WORDS,
+    T_ID,
+    T_POSITION,
+    T_ROW,
+    T_SEQUENCE,
+    T_TYPE,
+)
 from ..emitters import SIZES
 from ..lanes import (
+    add,
     between,
+    div,
     fold,
     largest,
     ld,
@@ -33,6 +47,7 @@ E_Y, E_W, E_D = slots("embed")
 R_Y, R_X, R_TABLE, R_HEADS, R_D = slots("rope")
 P_Y, P_X, P_TABLE, P_HEADS, P_D, P_ROTARY, P_INTERLEAVED = slots("rope_part")
 K_Y, K_X, K_D = slots("take_rows")
+M_Y, M_X, M_D = slots("mean_rows")
 A_X, A_N = slots("argmax")
 
 
@@ -158,6 +173,25 @@ def take_rows(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
             x, y = base + arg(p, K_X) + 4 * d * i, base + arg(p, K_Y) + 4 * d * row
             for j in range(0, d, 16):
                 store_tail(y + 4 * j, load_tail(x + 4 * j, d - j), d - j)
+
+
+@kernel
+def mean_rows(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Each sixteenth token together, then these sums: the same bits wherever the text stands in its pass."""
+    tokens, d = ld(step + 8 * S_T), arg(p, M_D)
+    for i in range(share(tokens, 1, t, nt), share(tokens, 1, t + 1, nt)):
+        row = token_word(step, i, T_ROW)
+        if row >= 0:
+            words = ld(step + 8 * S_SEQUENCES) + 8 * SEQUENCE_WORDS * token_word(step, i, T_SEQUENCE)
+            n, x = ld(words + 8 * Q_COUNT), base + arg(p, M_X) + 4 * d * ld(words + 8 * Q_FIRST)
+            for j in range(0, d, 16):
+                total = zero()
+                for lane in range(min(16, n)):
+                    part = zero()
+                    for token in range(lane, n, 16):
+                        part = add(part, load_tail(x + 4 * (token * d + j), d - j))
+                    total = add(total, part)
+                store_tail(base + arg(p, M_Y) + 4 * (row * d + j), div(total, splat(F(n))), d - j)
 
 
 @kernel
