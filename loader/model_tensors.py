@@ -59,7 +59,10 @@ class ModelTensors:
     def twin(self) -> TensorInfo | None:
         """A head's tensor, where the head is the embedding: perhaps the embedding itself, under this name alone."""
         head = self.parts.get("head")
-        return self.tensors.get(head.name) if head is not None and self.config.tied else None
+        return self.tensors.get(self._head(head)) if head is not None and self.config.tied else None
+
+    def _head(self, head: Part) -> str:
+        return head.tensor(self.prefix, 0, self.tensors, tied=True)
 
     def _check_all(self) -> None:
         """Every tensor of the file's model has its shape and a dtype that we read, kept or not."""
@@ -103,7 +106,7 @@ class ModelTensors:
         name = part.tensor(self.prefix, self._number(layer), self.tensors, tied=self.config.tied)
         # As transformers does, a tied model saved with its head alone takes the embedding from it.
         if role == "embed" and self.config.tied and name not in self.tensors:
-            head = self.parts["head"].name
+            head = self._head(self.parts["head"])
             return head if head in self.tensors else name
         return name
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ...runtime.spec import Attention, Config
+    from .around import Around
 
 __all__ = ["Family", "Part", "Resolved", "layer_type", "piece_name", "resolve_with", "shared_numbers"]
 
@@ -104,7 +105,8 @@ class Family:
     there are, of which each serves as many layers as another. `spell_layers`: every layer's attention -> keys of
     config.json that tell them apart, where that is not `layer_types` alone. `encoder`, `encoder_layer`: of an
     encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's.
-    `tokenizer_class`: that of transformers where no file names one and it is not the file's own.
+    `tokenizer_class`: that of transformers where no file names one and it is not the file's own. `around`: checkpoints
+    that hold its model among others.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Family:
     spell_layers: Callable[[Sequence[Attention]], dict[str, Any]] | None = None
     encoder: Mapping[str, Part] = field(default_factory=dict)
     encoder_layer: Mapping[str, Part] = field(default_factory=dict)
+    around: Around | None = None
 
     def parts(self, config: Config) -> Mapping[str, Part]:
         """Where the model's own weights lie, those of its head among them."""
@@ -148,7 +151,7 @@ class Family:
 
     def prefix_in(self, names: Collection[str]) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""
-        for prefix in self.prefixes:
+        for prefix in (*(self.around.prefixes if self.around else ()), *self.prefixes):
             if prefix and any(name.startswith(prefix) for name in names):
                 return prefix
         bare = "" in self.prefixes and any(part.name in names for part in self.model.values() if not part.outside)

@@ -137,6 +137,7 @@ def left_tensors(
     distinct = tuple({id(layer): layer for layer in plan.layers}.values()) if shares else plan.layers
     stacks = [(plan.model, *distinct)]
     stacks += [] if plan.encoder is None else [(plan.encoder.model, *plan.encoder.layers)]
+    around, own = FAMILIES[plan.config.family].around, FAMILIES[plan.config.family].prefixes[0]
     written: set[str] = set()
     for i, sources in chain.from_iterable(enumerate(stack, -1) for stack in stacks):
         tensors: dict[str, list[Source]] = {}
@@ -146,8 +147,8 @@ def left_tensors(
                 parts.append(source)
         tensors = {name: parts for name, parts in tensors.items() if name not in written}  # one embedding of two stacks
         written.update(tensors)
-        for name, parts in tensors.items():
-            first = parts[0]
+        for there, parts in tensors.items():
+            first, name = parts[0], there if around is None else around.own_name(there, own)
             if first.prequantized:
                 yield name, first.tensor.dtype, first.tensor.shape, _whole(checkpoint, first)
                 continue
