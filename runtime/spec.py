@@ -25,7 +25,7 @@ The records hold more than the kernels compute; `forward.supported` refuses the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from .weight import DTYPES, Spaced, Weight, weight_bytes
@@ -129,6 +129,8 @@ class Attention:
     relative: tuple[RelativeTerm, ...] = ()  # products with the stack's `relative` table that are added to the scores
     cross: bool = False  # keys and values come from the encoder
     norm_rotated: bool = False  # norms of queries and keys come after their rotation, not before
+    norm_heads: bool = False  # they are of each head by itself also where every head has gains of its own
+    clip: float | None = None  # c: queries, keys and values are cut to [-c, c]
     soft_cap: float | None = None  # c: scores become c tanh(score / c)
 
 
@@ -144,10 +146,13 @@ class Experts:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """down(act(gate x) * up x) where `gated`, else down(act(up x)); with `experts`, each is one of width `d_ff`."""
+    """down(act(gate x) * up x) where `gated`, else down(act(up x)); with `experts`, each is one of width `d_ff`.
+
+    `activation` None: xIELU, whose numbers are weights (`Sublayer.numbers`).
+    """
 
     d_ff: int
-    activation: Activation
+    activation: Activation | None
     gated: bool
     experts: Experts | None = None
 
@@ -181,6 +186,7 @@ class Stack:
     relative: Buckets | None = None  # of the table `StackWeights.relative`
     sinusoids: Sinusoids | None = None  # positions from a formula, where `StackWeights.positions` is none
     norm_first: bool = False  # the embedding's norm stands before positions are added (Blenderbot-small's decoder)
+    project_first: bool = False  # and so does the product that takes it to `d_model` (OPT-350M)
 
     @property
     def n_layers(self) -> int:
@@ -327,6 +333,9 @@ class Sublayer:
     norm_q: Norm | None = None
     norm_k: Norm | None = None
     bias: Weight | None = None  # a layer's own table of relative positions [buckets, n_heads] (UMT5)
+    numbers: Mapping[str, Weight] = field(
+        default_factory=dict
+    )  # an activation's own, [1] each: p, n, beta, eps (xIELU)
     experts: tuple[Mapping[str, Linear], ...] = ()
 
 
@@ -357,7 +366,7 @@ class Weights:
     decoder: StackWeights | None = None
     encoder: StackWeights | None = None
     head: Linear | None = None  # [n_vocab, d_model], or of an encoder's head [n_out, width]
-    head_dense: Linear | None = None  # the product before it
+    head_dense: Linear | None = None  # the product before it; of a decoder, to the width of the embedding
     head_norm: Norm | None = None  # of that product's result
 
     @property
