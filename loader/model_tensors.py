@@ -11,9 +11,9 @@ from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
 from .families import FAMILIES, Part, Resolved, piece_name
 from .files import quote
-from .pieces import all_rows
+from .pieces import all_rows, folded_shape
 from .roles import ROLES
-from .sizes import axis_size, has_sublayer, role_axes
+from .sizes import axis_size, d_head, has_sublayer, role_axes
 from .source import PREQUANTIZED, STORED
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class ModelTensors:
         self.where, self.config = str(directory), resolved.config
         self.tensors, self.biases, self.numbers = tensors, resolved.biases, resolved.numbers
         self.family = FAMILIES[self.config.family]
-        self.parts, self.layer = self.family.parts(self.config), self.family.layers(self.config)
+        self.parts = resolved.placed(self.family.parts(self.config))
+        self.layer = resolved.placed(self.family.layers(self.config))
         self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
         #: The encoder that this decoder reads.
@@ -144,8 +145,8 @@ class ModelTensors:
 
     def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
-        if part.row:
-            return (1, *self.shape(role, layer))
+        if part.folded:
+            return folded_shape(part.folded, self.shape(role, layer), d_head(self.config))
         _, *rest = self.shape(role, layer)
         out = all_rows(self.config, part, role, layer)
         return (*rest, out) if part.transposed else (out, *rest)

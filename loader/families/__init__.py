@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .albert import ALBERT
+from .apertus import APERTUS
 from .around import left_out, taken_out
 from .bart import BART, BLENDERBOT, BLENDERBOT_SMALL, M2M100, MARIAN, MBART, PEGASUS
 from .base import Family, Part, Resolved, layer_type, piece_name, resolve_with, shared_numbers
@@ -57,12 +58,13 @@ _ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT,
 _LLAMAS = (GRANITE, SMOLLM3, SEED_OSS, HELIUM, ERNIE, ARCEE, MINISTRAL, HUNYUAN, EXAONE4, GEMMA, GLM, GLM4, PHI3)
 _OTHERS = (OLMO, OLMO2, OLMO3, STABLELM, PHI, GPT_NEOX, STARCODER2, COHERE, COHERE2, OPT, GPTJ, GPT_NEO, GPT_BIGCODE)
 _SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
+_CURVED = (APERTUS,)
 _ROTARY = (MODERNBERT, NOMIC_BERT, EUROBERT)
 _T5 = (T5, MT5, UMT5)
 _BARTS = (BART, MBART, MARIAN, PEGASUS, BLENDERBOT, BLENDERBOT_SMALL, M2M100)
 #: By kind, for who asks what is read.
 KINDS = {
-    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED),
+    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_CURVED),
     "encoders": (*_ENCODERS, *_ROTARY),
     "encoder-decoders": (*_T5, *_BARTS),
 }
