@@ -447,6 +447,11 @@ class Program:
     begins: int = 0  # the first instruction of a decoder, or of an encoder's head
 
     @property
+    def turning(self) -> int:
+        """Tokens beyond which a text's every position lies this many rows further in the rotary table; 0: never."""
+        return max((table.turning for table in self.ropes), default=0)
+
+    @property
     def whole(self) -> bool:
         """Whether there is an encoder alone."""
         return self.encoding is not None and self.encoding.hidden is self.hidden

@@ -74,12 +74,12 @@ RelativeTerm = Literal["c2p", "p2c"]
 class Rope:
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs (i, i + d_rotary/2), or (2i, 2i + 1).
 
-    `kind` names the change of frequencies: "default", "linear", "dynamic", "llama3" or "yarn".
+    `kind` names the change of frequencies: "default", "linear", "dynamic", "llama3", "yarn" or "longrope".
     """
 
     theta: float
     d_rotary: int  # the first dimensions of every head; the others stay as they are
-    kind: Literal["default", "linear", "dynamic", "llama3", "yarn"] = "default"
+    kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
     factor: float = 1.0
     original_context: int = 0  # the positions trained on before scaling
     low_freq_factor: float = 1.0  # llama3
@@ -87,7 +87,9 @@ class Rope:
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
     truncate: bool = True  # yarn: round the correction range to whole dimensions
-    attention_factor: float = 1.0  # yarn: multiplies cos and sin
+    attention_factor: float = 1.0  # yarn, longrope: multiplies cos and sin
+    short_factors: tuple[float, ...] = ()  # longrope: what divides each pair's frequency
+    long_factors: tuple[float, ...] = ()  # longrope: the same, of every token of a text beyond `original_context`
     interleaved: bool = False  # pairs (2i, 2i + 1): GPT-J, Cohere
 
 

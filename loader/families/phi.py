@@ -1,4 +1,4 @@
-"""Phi 1, 1.5 and 2: halves side by side after one LayerNorm, biases everywhere. Phi 3 and 4: Llama, fused matrices."""
+"""Phi 1, 1.5 and 2: parallel halves after one LayerNorm, biases everywhere. Phi 3 and 4: Llama, fused; LongRoPE."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ PHI3_LAYER = {
 }
 
 
+#: What the first files called LongRoPE; transformers reads all of these as one.
+OLDER = ("su", "yarn")
+
+
 def _phi(v: dict[str, Any], where: str) -> Resolved:
     v |= {"rms_norm_eps": v["layer_norm_eps"]}
     own = QK_NORMS if v["qk_layernorm"] else {}
@@ -49,6 +53,10 @@ def _phi(v: dict[str, Any], where: str) -> Resolved:
 
 
 def _phi3(v: dict[str, Any], where: str) -> Resolved:
+    scaling = v["rope_scaling"]
+    if isinstance(scaling, dict):  # older names of longrope
+        kinds = {key: "longrope" for key in ("type", "rope_type") if scaling.get(key) in OLDER}
+        v |= {"rope_scaling": scaling | kinds}
     return llama_like(v, where, "phi3", windows=[v["sliding_window"]] * v["num_hidden_layers"], part=1.0)
 
 
@@ -83,6 +91,7 @@ PHI3 = Family(
         "rms_norm_eps": Key(1e-5, number(0, 1)),
         "eos_token_id": Key((32000,), KEYS["eos_token_id"].check),
         "sliding_window": Key(None, optional(size())),
+        "original_max_position_embeddings": Key(4096, optional(size())),
         **PARTIAL,
     },
     resolve=_phi3,

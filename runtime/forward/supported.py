@@ -31,6 +31,12 @@ def check_supported(config: Config, w: Weights) -> None:
 
 def check_backend(program: Program, family: str, backend: Literal["cpu", "cuda"]) -> None:
     """Pass a program that a backend has every op of. Errors: `BackendError`, naming the first that it lacks."""
+    if program.turning and backend != "cpu":
+        msg = (
+            f"device={backend!r}: this {family} model rotates texts of more than {program.turning} tokens by other "
+            f"factors (longrope), which {backend} lacks; load with max_context={program.turning}, or use device='cpu'"
+        )
+        raise BackendError(msg)
     for i in program.code:
         act = i.values.get("act")
         kind = ACTS[act - 1] if isinstance(act, int) and act else ""
@@ -62,6 +68,8 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
 
 
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
+    if len(config.ropes) > 1 and any(rope.kind == "longrope" for rope in config.ropes):
+        yield "a rotation by the length of a text (longrope) next to another"
     if len(stack.biases) != len(w.biases):
         yield "tables of relative positions that the config does not know"
     if stack.relative is not None or w.relative is not None:
