@@ -313,6 +313,7 @@ class Model:
         wanted = self._ids(ids)
         out = float_rows(len(wanted), width, what)
         with Sequence(self._session, source=source) as sequence:
+            sequence.table.expected = len(wanted)
             for at in range(0, len(wanted), self._session.n_logits):
                 part = wanted[at : at + self._session.n_logits]
                 sequence.append(part)

@@ -112,7 +112,7 @@ class Checkpoint:
         tensor = self.tensors[name]
         if tensor.start == tensor.stop or not hasattr(mmap, "MADV_DONTNEED"):
             return
-        row = tensor.nbytes // tensor.shape[0]
+        row = tensor.nbytes // (tensor.shape[0] if tensor.shape else 1)
         at = max(0, tensor.start + first * row - AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
         end = AROUND + (tensor.stop if stop is None else tensor.start + stop * row)
         mapping = self._map(tensor.file)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .families import FAMILIES, KINDS, OTHERS, Family, Resolved, resolve_with
+from .families import AROUND, FAMILIES, KINDS, OTHERS, Family, Resolved, resolve_with, taken_out
 from .families.decoding import with_generation
 from .families.values import checked, token_ids
 from .files import quote
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from ..runtime.spec import Config
 
-__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve_config", "resolve_outside", "with_token_ids"]
+__all__ = [
+    "QUANT_FORMAT",
+    "QUANT_METHOD",
+    "of_text",
+    "parse_config",
+    "resolve_config",
+    "resolve_outside",
+    "with_token_ids",
+]
 
 #: What `miaotui quantize` writes into config.json: quantization_config.quant_method and .format.
 QUANT_METHOD, QUANT_FORMAT = "miaotui", 1
@@ -83,12 +91,19 @@ def _family(raw: object, where: str) -> tuple[dict[str, Any], Family]:
     if not isinstance(raw, dict):
         msg = f"{where} holds {quote(raw)}; expected an object"
         raise ConfigError(msg)
-    raw = _without_our_own(raw, where)
+    raw = _without_our_own(of_text(raw, where), where)
     kind = raw.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise ConfigError(_unknown(raw, where))
     return raw, family
+
+
+def of_text(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """config.json of the one model that is read, where the checkpoint holds others too. Errors: `ConfigError`."""
+    kind = raw.get("model_type")
+    family = AROUND.get(kind) if isinstance(kind, str) else None
+    return raw if family is None or family.around is None else taken_out(raw, family.around, family.name, where)
 
 
 def _unknown(raw: Mapping[str, Any], where: str) -> str:

@@ -233,7 +233,7 @@ class _Planner:
         name = self.before + name
         piece = self.file.part(role, part, layer)
         info, whole = self.file.tensors[piece.name], self.file.shape(role, layer)
-        info = replace(info, shape=whole) if part.row else info
+        info = replace(info, shape=whole) if part.folded else info
         kept = [self._kept(axis, layer) for axis in role_axes(self.cut.before, role)]
         shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
@@ -249,10 +249,16 @@ class _Planner:
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None else held_as(dtype, shape, stays)
-        how: dict[str, Any] = {"row": part.row, "fused": bool(piece.pieces), "plus": piece.plus, "zeros": zeros}
+        how: dict[str, Any] = {
+            "folded": part.folded,
+            "softplus": part.softplus,
+            "fused": bool(piece.pieces),
+            "plus": piece.plus,
+            "zeros": zeros,
+        }
         how["kept"] = stays
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
-        as_it_lies = not (piece.transposed or source.chooses or piece.plus)
+        as_it_lies = not (piece.transposed or source.chooses or piece.plus or piece.softplus)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
         aligned = in_place and info.start % DTYPES[dtype][0] == 0
         if aligned and not source.gathered:

@@ -16,7 +16,7 @@ from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, Attention, Buckets, Linear, Norm, Spaced, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, CROSS, FEED_FORWARD, ROLES
-from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, spans_by_file
+from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, softplus, spans_by_file
 from .underflow import TOKENS as ROWS_OF_TOKENS
 from .underflow import Underflow, widened
 
@@ -197,6 +197,8 @@ def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callabl
             np.copyto(out[span], narrowed(source, part), casting="same_kind")
         if source.plus:
             out[span] += np.float32(source.plus)
+        if source.softplus:
+            out[span] = softplus(out[span])
         done(span)
 
 
@@ -265,7 +267,9 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
     if plan.config.decoder is None:
         return _with_head(Weights(encoder=own), plan.config, model)
     encoder = None if plan.encoder is None else _stack(plan.encoder, made)[0]
-    return Weights(decoder=own, encoder=encoder, head=Linear(model.get("head", model["embed"]), model.get("head_bias")))
+    head = Linear(model.get("head", model["embed"]), model.get("head_bias"))
+    dense = _linear(model, "head_dense") if "head_dense" in model else None
+    return Weights(decoder=own, encoder=encoder, head=head, head_dense=dense)
 
 
 def _once(make: Callable[[Source], Weight]) -> Callable[[Source], Weight]:
@@ -350,7 +354,8 @@ def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
     linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
     others: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
     others |= {role.field: weights[role.name] for role in roles if role.kind == "table"}
-    return replace(Sublayer(linear), **others)
+    numbers = {role.field: weights[role.name] for role in roles if role.kind == "number"}
+    return replace(Sublayer(linear, numbers=numbers), **others)
 
 
 def _linear(weights: Mapping[str, Weight], role: str) -> Linear:

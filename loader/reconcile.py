@@ -80,7 +80,8 @@ class _Headers:
     def __init__(self, resolved: Resolved, tensors: Mapping[str, TensorInfo]) -> None:
         self.before, self.biases, self.tensors = resolved.config, resolved.biases, tensors
         self.family, self.numbers = FAMILIES[self.before.family], resolved.numbers
-        self.parts = self.family.parts(self.before)
+        self.parts = resolved.placed(self.family.parts(self.before))
+        self.layer = resolved.placed(self.family.layer)
         self.prefix = self.family.prefix_in(tensors)
 
     def config(self) -> Config:
@@ -107,7 +108,7 @@ class _Headers:
         c = self.before
         if self.numbers is not None:  # layers share their tensors, which tell no count
             return c.n_layers
-        start = self.prefix + next(iter(self.family.layer.values())).name.partition("{i}")[0]
+        start = self.prefix + next(iter(self.layer.values())).name.partition("{i}")[0]
         numbers = {name[len(start) :].partition(".")[0] for name in self.tensors if name.startswith(start)}
         n = len(numbers)
         if not 0 < n < c.n_layers or numbers != {str(i) for i in range(n)}:
@@ -194,7 +195,7 @@ class _Headers:
             yield size // count if AXES[role][0] == axis else size, info
 
     def _roles(self, layer: int) -> Iterator[tuple[str, Part]]:
-        return ((role, part) for role, part in self.family.layer.items() if self._has(role, layer))
+        return ((role, part) for role, part in self.layer.items() if self._has(role, layer))
 
     def _has(self, role: str, layer: int) -> bool:
         """Whether the config's model has this role: in this layer, for a layer's."""

@@ -109,7 +109,8 @@ def _sized(s: Attention | FeedForward, size: LayerSizes) -> Attention | FeedForw
 
 def role_axes(config: Config, role: str) -> tuple[str, ...]:
     """`AXES[role]`; the embedding has its own width in a model where a product takes it to the stream's."""
-    if config.d_embed is None or role not in EMBED:
+    rows = EMBED if not config.stack.project_first else ("embed", "head")
+    if config.d_embed is None or role not in rows:
         return AXES[role]
     return tuple("embed" if axis == "width" else axis for axis in AXES[role])
 
@@ -123,7 +124,8 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "context": config.n_context + (config.positions or 0),
         "types": config.n_types,
         "embed": config.d_embed or config.d_model,
-        "pooled": config.head.width if config.head else 0,
+        "pooled": config.head.width if config.head else config.d_embed or 0,
+        "one": 1,
         "labels": config.head.n_out if config.head else 0,
         "buckets": next((b.n for b in config.stack.biases if isinstance(b, Buckets)), 0),
         "biased": largest(config).n_heads if axis == "biased" else 0,

@@ -210,6 +210,8 @@ class _Run:
         session, state = self._session, self._state
         texts = [self._prompt + ids for ids in state.running]
         for table, text in zip(self.tables, texts, strict=True):
+            table.expected = len(text)
+            session.turned(table, len(text))
             if table.cached < len(text) - 1:  # its pages were taken meanwhile
                 session.compute(table, text[:-1], 0)
         rows, most = np.empty((state.how.n, session.n_vocab), np.float32), min(session.n_logits, session.chunk)

@@ -50,17 +50,19 @@ class Table:
 
     `cached`: this many slots, from the first on, hold what its ids make them. Below `low[g]` pages of group g were
     given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
-    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last.
+    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last. `shift` is added to the
+    positions of its text, which has `expected` tokens at least (`Session.turned`).
     """
 
-    __slots__ = ("__weakref__", "address", "cached", "high", "low", "numbers", "source", "used", "waiting")
+    __slots__ = ("__weakref__", "address", "cached", "expected", "high", "low", "numbers", "shift", "source", "used",
+                 "waiting")  # fmt: skip
 
     def __init__(self, n_groups: int, n_pages: int) -> None:
         """For at most `n_pages` pages a group; it holds none."""
         self.numbers: NDArray[np.int32] = np.zeros((n_groups, n_pages), np.int32)
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
-        self.cached = self.used = 0
+        self.cached = self.used = self.shift = self.expected = 0
         self.waiting: Living[Waiting] = Living()
         self.source: Source | None = None
 
@@ -206,6 +208,7 @@ class Pages:
         self.tables.add(twin)
         twin.numbers[:] = table.numbers
         twin.low, twin.high, twin.cached, twin.source = list(table.low), list(table.high), table.cached, table.source
+        twin.shift = table.shift
         for g, holders in enumerate(self._holders):
             for i in range(table.low[g], table.high[g]):
                 holders[int(table.numbers[g, i])] += 1

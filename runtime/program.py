@@ -224,6 +224,15 @@ class Recorder:
         self._emit("layer_norm", "", x.rows, y=y, x=x, w=w, b=b, d=x.width, eps=float(eps))
         return y
 
+    def layer_norm_heads(self, x: Tensor, w: Weight, b: Weight | None, eps: float, groups: int) -> Tensor:
+        """[t, groups * d]."""
+        d, own = x.width // groups, w.shape[0] == x.width
+        self._width("layer_norm_heads", x, w.shape[0] if own else w.shape[0] * groups, w.name)
+        y = self._tensor("h", x.rows, x.width)
+        self._emit("layer_norm_heads", "", x.rows, y=y, x=x, w=w, b=b, d=d, groups=groups, own=int(own),
+                   eps=float(eps))  # fmt: skip
+        return y
+
     def rope(self, x: Tensor, table: RopeTable, heads: int) -> Tensor:
         """[T, heads * d_head]."""
         y = self._tensor("r", "T", x.width)
@@ -367,6 +376,18 @@ class Recorder:
         self._emit("soft_cap", "", x.rows, y=y, x=x, d=x.width, cap=float(cap))
         return y
 
+    def clip(self, x: Tensor, limit: float) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("x", x.rows, x.width)
+        self._emit("clip", "", x.rows, y=y, x=x, d=x.width, limit=float(limit))
+        return y
+
+    def xielu(self, x: Tensor, p: Weight, n: Weight, beta: Weight, eps: Weight) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("x", x.rows, x.width)
+        self._emit("xielu", "", x.rows, y=y, x=x, p=p, n=n, beta=beta, eps=eps, d=x.width)
+        return y
+
     def take_rows(self, x: Tensor) -> Tensor:
         """[T, d] -> [R, d]."""
         y = self._tensor("x", "R", x.width)
@@ -424,6 +445,11 @@ class Program:
     encoding: Encoding | None = None  # of whole texts; its instructions come first
     constants: tuple[Weight, ...] = ()  # that no file holds: tables of positions
     begins: int = 0  # the first instruction of a decoder, or of an encoder's head
+
+    @property
+    def turning(self) -> int:
+        """Tokens beyond which a text's every position lies this many rows further in the rotary table; 0: never."""
+        return max((table.turning for table in self.ropes), default=0)
 
     @property
     def whole(self) -> bool:

@@ -193,6 +193,8 @@ class Session:
         last = end - max(n_logits, 1)  # the rows of logits that are wanted lie in one pass
 
         def passes() -> None:
+            if first == 0:
+                self.turned(table, end)
             self.pages.truncate(table, max(first, end - n_logits))  # which forgets all where a window's pages are gone
             at = max(first, table.cached)
             self._check(text[at - first :], at, n_logits)
@@ -205,6 +207,15 @@ class Session:
                 at += size
 
         self._within(passes)
+
+    def turned(self, table: Table, n: int) -> None:
+        """Rotate a text of `n` tokens by the factors of its length: where these change, its keys are forgotten."""
+        turning = self.program.turning
+        shift = turning if max(n, table.expected) > turning else 0
+        if table.shift != shift:
+            self.last = self.ahead_of = None
+            self.pages.release(table)
+            table.shift = shift
 
     def truncate(self, table: Table, n: int) -> None:
         """Forget the slots from `n` on."""
@@ -242,6 +253,8 @@ class Session:
             return self.logits.copy()
         tables = [self.admit(None) for _ in sequences]
         try:
+            for table, ids in zip(tables, sequences, strict=True):
+                self.turned(table, len(ids))
             self.run_pass([(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)])
         finally:
             self.left.extend(tables)
@@ -303,7 +316,7 @@ class Session:
         self._batch.clear()
         for table, ids, start, n_logits in parts:
             encoded = () if table.source is None else (table.source.table.address, len(table.source.ids))
-            self._batch.add(ids, start, table.address, n_logits, *encoded)
+            self._batch.add(ids, start, table.address, n_logits, *encoded, shift=table.shift)
 
     def _reserve(self, parts: list[Part], end: int) -> None:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
@@ -386,6 +399,8 @@ class Session:
         def fed() -> None:
             self._check(ids, start, n_logits)
             there = min(self._own.cached, start)
+            self._own.expected = start + len(ids)
+            self.turned(self._own, start + len(ids))
             self.pages.truncate(self._own, start)
             if self._own.cached < there:  # a window's pages are gone: what the step sees is computed again
                 self.compute(self._own, self._own_ids[:start], 0)
@@ -400,14 +415,21 @@ class Session:
             self.step(ids, start)  # checks them, and leaves the batch as this pass has it
             return self.backend.seconds(self._batch)
 
-    def watched_step(self, ids: Ids[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
+    def watched_step(self, ids: Ids[int] | NDArray[np.int64], start: int, watch: Watch, length: int = 0) -> None:
         """`step` without logits, an instruction at a time: `watch(instruction, view)` is called before each one.
 
         An instruction's inputs are all there before it runs, and perhaps not after it: results may lie over them.
         `view(tensor)` gives such an input, float32 [tokens of the pass, width], for as long as the call lasts.
+        `length`: of the whole text, where more of it follows.
         """
         with self.lock:
             self._check(ids, start, 0)
+            if start == 0:
+                self._own.expected = length
+                self.turned(self._own, len(ids))
+            if self._own.shift < self.program.turning < start + len(ids):
+                msg = f"watched_step: a text of more than {self.program.turning} tokens begins with its length"
+                raise InputError(msg)
             for at in range(0, len(ids), self.chunk):
                 part = ids[at : at + self.chunk]
                 self._fill([(self._own, part, start + at, 0)])

@@ -131,21 +131,24 @@ class Batch:
         n_logits: int,
         encoder: int = 0,
         encoded: int = 0,
+        shift: int = 0,
     ) -> None:
         """Append tokens of one sequence at `start`, `start` + 1, ...; its last `n_logits` get rows of logits.
 
         Each sees its sequence's slots up to its own. `tables` is the address of its page tables, `encoder` that of the
-        encoder's text, of `encoded` tokens, that it reads. The caller has checked ids, positions and room.
+        encoder's text, of `encoded` tokens, that it reads; `shift` is added to its positions. The caller has checked
+        ids, positions and room.
         """
         n, at, q, row = len(ids), self.n_tokens, self.n_sequences, self.n_logits
         if n == 1:
             row_of = row if n_logits else -1
-            self.tokens[at] = ids[0], q, start, start, 0, start, 0, row_of
+            self.tokens[at] = ids[0], q, start + shift, start, 0, start, 0, row_of
         else:
             part = self.tokens[at : at + n]
             slots = np.arange(start, start + n)
             part[:, T_ID], part[:, T_SEQUENCE] = ids, q
-            part[:, T_POSITION] = part[:, T_SLOT] = part[:, T_LAST] = slots
+            part[:, T_POSITION] = slots + shift
+            part[:, T_SLOT] = part[:, T_LAST] = slots
             part[:, T_FIRST] = part[:, T_TYPE] = 0
             part[:, T_ROW] = -1
             part[n - n_logits :, T_ROW] = np.arange(row, row + n_logits)

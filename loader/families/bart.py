@@ -100,7 +100,7 @@ def _model(kind: _Kind, side: str) -> dict[str, Part]:
 def _decoder(kind: _Kind) -> dict[str, Part]:
     head = {"head": Part("lm_head.weight", outside=True)}
     if kind.bias:
-        head["head_bias"] = Part("final_logits_bias", outside=True, optional=True, row=True)
+        head["head_bias"] = Part("final_logits_bias", outside=True, optional=True, folded="row")
     return _model(kind, "decoder") | head
 
 

@@ -17,6 +17,7 @@ from ...errors import PlanError
 from ...runtime.spec import Attention, Decoding
 from ..config import resolve_config, resolve_outside
 from ..families import FAMILIES, layer_type, shared_numbers
+from ..pieces import folded_shape
 from ..sizes import d_head, largest, model_sizes
 from ..source import read_masked
 from .layer_sizes import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
@@ -137,6 +138,7 @@ def left_tensors(
     distinct = tuple({id(layer): layer for layer in plan.layers}.values()) if shares else plan.layers
     stacks = [(plan.model, *distinct)]
     stacks += [] if plan.encoder is None else [(plan.encoder.model, *plan.encoder.layers)]
+    around, own = FAMILIES[plan.config.family].around, FAMILIES[plan.config.family].prefixes[0]
     written: set[str] = set()
     for i, sources in chain.from_iterable(enumerate(stack, -1) for stack in stacks):
         tensors: dict[str, list[Source]] = {}
@@ -146,22 +148,25 @@ def left_tensors(
                 parts.append(source)
         tensors = {name: parts for name, parts in tensors.items() if name not in written}  # one embedding of two stacks
         written.update(tensors)
-        for name, parts in tensors.items():
-            first = parts[0]
+        for there, parts in tensors.items():
+            first, name = parts[0], there if around is None else around.own_name(there, own)
             if first.prequantized:
                 yield name, first.tensor.dtype, first.tensor.shape, _whole(checkpoint, first)
                 continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
             shape = shape if reshape is None else reshape(parts, shape)
-            stored = (1, *shape) if first.row else shape[::-1] if first.transposed else shape
-            yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
+            stored = shape[::-1] if first.transposed else shape
+            stored = folded_shape(first.folded, shape, d_head(plan.config)) if first.folded else stored
+            yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change, stored)
 
 
 def _whole(checkpoint: Checkpoint, source: Source) -> Callable[[], NDArray[np.generic]]:
     return lambda: checkpoint.array(source.tensor.name)
 
 
-def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) -> Callable[[], NDArray[np.generic]]:
+def _gather(
+    checkpoint: Checkpoint, parts: list[Source], change: Change | None, stored: tuple[int, ...]
+) -> Callable[[], NDArray[np.generic]]:
     def make() -> NDArray[np.generic]:
         tensor = checkpoint.array(parts[0].tensor.name)
         pieces = [read_masked(part, tensor) for part in parts]
@@ -170,7 +175,7 @@ def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) 
             joined = change(parts, joined)
         if len(parts) > 1:  # as they stand in the file, where they may take turns by head
             joined = joined[np.argsort(np.concatenate([part.row_indices for part in parts]), kind="stable")]
-        joined = joined[None] if parts[0].row else joined
+        joined = joined.reshape(stored) if parts[0].folded else joined
         return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
 
     return make

@@ -28,6 +28,7 @@ def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     frame = Frame(ops, cfg.stack, ropes)
     x = stack(frame, w.stack, embedded(frame, w.stack))  # [T, d_model]
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
-    logits = capped(ops, scaled(ops, project(frame, h, head), cfg.logit_scale), cfg.logit_soft_cap)
+    wide = h if w.head_dense is None else project(frame, h, w.head_dense)  # [R, d_embed]
+    logits = capped(ops, scaled(ops, project(frame, wide, head), cfg.logit_scale), cfg.logit_soft_cap)
     ops.argmax(logits)
     return h, logits

@@ -177,7 +177,7 @@ def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: b
 
     for at in range(0, len(ids) - 1, model.session.chunk):
         streams.clear()
-        model.session.watched_step(ids[at : min(at + model.session.chunk, len(ids) - 1)], at, watch)
+        model.session.watched_step(ids[at : min(at + model.session.chunk, len(ids) - 1)], at, watch, len(ids) - 1)
         statistics.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in zip(streams, streams[1:])]  # noqa: B905, RUF007
     statistics.n += len(ids) - 1
 
