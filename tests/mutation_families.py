@@ -105,7 +105,10 @@ SENTENCE = {
 def sentences(folder: Path) -> Draw:
     """A BERT with a head, its tokenizer, and what sentence-transformers writes: texts to vectors, ids to scores."""
     directory = folder / "sentences"
-    config = small_config("bert") | {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
+    config = small_config("bert") | {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {"0": "a", "1": "b"},
+    }
     write_fitting(directory, config)
     (directory / "1_Pooling").mkdir()
     (directory / "tokenizer.json").write_text(dump(tokenizer_makes()["wordpiece"]))
