@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mutations import Case, Draw
 
-__all__ = ["families", "seq2seq", "sentences", "small_config"]
+__all__ = ["families", "sentences", "seq2seq", "small_config"]
 
 #: Sizes of every family, by our names; what a family says in other words is next to its name.
 SIZES = {"n_layers": 2, "d_model": 12, "n_heads": 3, "n_kv_heads": 3, "d_head": 4, "d_ff": 8, "n_vocab": 263}
@@ -119,12 +119,11 @@ def sentences(folder: Path) -> Draw:
     def draw(rng: Random) -> Case:
         one = rng.choice(list(bases))
         files = [name for name in bases if name in ("config.json", one) or rng.random() < 0.9]
-        for name in bases:
+        for name, base in bases.items():
             file = directory / name
             file.unlink(missing_ok=True)
             if name in files:
-                good = dump(bases[name]).encode()
-                file.write_bytes(mutated_json(rng, bases[name], words) if name == one else good)
+                file.write_bytes(mutated_json(rng, base, words) if name == one else dump(base).encode())
         return lambda: _vectors(directory), (f"{directory}/", "prompt_name", "bert")
 
     return draw

@@ -203,7 +203,7 @@ def _one_line(error: Exception) -> str:
 #: Python's name of an argument -> the option's, where they differ.
 _OPTIONS = {"stop_strings": "stop"}
 #: Advice that the command line has no option for.
-_PYTHON_ONLY = re.compile(r" or prefill_chunk \(now \d+\)")
+_PYTHON_ONLY = re.compile(r" or prefill_chunk \(now \d+\)|, or None \(until the context is full\)")
 
 
 def _as_typed(text: str, args: Mapping[str, object]) -> str:

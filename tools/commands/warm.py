@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import time
+from typing import TYPE_CHECKING
 
-from ...errors import BackendError, InputError
+from ...errors import BackendError
 from .arguments import add_limits, add_model, load_model
+from .unheard import refuse_given
+
+if TYPE_CHECKING:
+    import argparse
 
 __all__ = ["add_arguments", "main"]
 
@@ -20,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Compile what is missing and say how long it took; 0. InputError: an option that needs `--model`, without it."""
     if args.model is None:
-        _refuse_options(args)
+        why = "only with --model; without it all kernels for the CPU are compiled, for every option"
+        refuse_given(args, add_arguments, vars(args), why)
     began = time.perf_counter()
     from ...runtime.cpu import link  # noqa: PLC0415 - its imports are part of what is timed
     from ...runtime.cpu.cache import CACHE, no_directory, read  # noqa: PLC0415 - as above
@@ -40,15 +45,3 @@ def main(args: argparse.Namespace) -> int:
         raise BackendError(msg)
     print(f"{len(names)} kernels are ready after {time.perf_counter() - began:.1f} s, in {directory}")
     return 0
-
-
-def _refuse_options(args: argparse.Namespace) -> None:
-    """What is said of a model, where none is named."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    usual = vars(parser.parse_args([]))
-    for name, value in vars(args).items():
-        if name in usual and value != usual[name]:
-            option = f"--{name.replace('_', '-')} {getattr(value, 'typed', value)}"
-            msg = f"{option}: only with --model; without it all kernels for the CPU are compiled, for every option"
-            raise InputError(msg)
