@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import CheckpointError, ConfigError
 from ..once import once
 from ..runtime.memory import refused
-from .files import quote, read_json_object
+from .files import first_bytes, looks_like, quote, read_json_object
 from .formats import other_format
 from .header import Header, TensorInfo, read_header
 from .paths import as_path, is_there, listed
@@ -206,7 +206,7 @@ def _check_directory(directory: Path) -> None:
         msg = f"{quote(str(directory), 300)}: no such directory; give a directory with {CONFIG} and {SINGLE}"
         raise CheckpointError(msg)
     if directory.is_file():
-        what = other_format([directory.name])
+        what = other_format([directory.name]) or looks_like(_start(directory), want_json=True)
         msg = f"{directory}: {what}" if what else f"{directory}: is a file"
         msg = f"{msg}; give the directory that holds a safetensors checkpoint together with {CONFIG}"
         raise CheckpointError(msg)
@@ -221,6 +221,14 @@ def _check_directory(directory: Path) -> None:
     elif what := other_format(listed(directory)):
         msg = f"{directory}: {what}"
     raise CheckpointError(msg)
+
+
+def _start(file: Path) -> bytes:
+    """What tells a file's kind; nothing where it cannot be read."""
+    try:
+        return first_bytes(file, 512, CheckpointError)
+    except CheckpointError:
+        return b""
 
 
 def _is_adapter(names: list[str]) -> bool:

@@ -107,8 +107,9 @@ class ModelTensors:
         name = part.tensor(self.prefix, self._number(layer), self.tensors, tied=self.config.tied)
         # As transformers does, a tied model saved with its head alone takes the embedding from it.
         if role == "embed" and self.config.tied and name not in self.tensors:
-            head = self._head(self.parts["head"])
-            return head if head in self.tensors else name
+            head = self.parts.get("head")  # which an encoder lacks
+            other = name if head is None else self._head(head)
+            return other if other in self.tensors else name
         return name
 
     def part(self, role: str, part: Part, layer: int) -> Part:

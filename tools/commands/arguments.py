@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...sizes import parse_size
 
 if TYPE_CHECKING:
+    from ...limits import Request
     from ...loader.prune.forms import Forms
     from ...model import Model
 
@@ -25,6 +26,7 @@ __all__ = [
     "given_path",
     "load_model",
     "prune_of",
+    "request_of",
     "size",
 ]
 
@@ -194,6 +196,22 @@ def chosen(args: argparse.Namespace) -> str | Path:
     from .. import demo  # noqa: PLC0415 - only where it is used
 
     return demo.path()
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """What `add_limits`, `add_quantize` and `add_prune` were told, for what is known before a load."""
+    from ...limits import Request  # noqa: PLC0415 - help must not wait for it
+
+    return Request(
+        device=args.device,
+        threads=args.threads,
+        max_context=args.max_context,
+        memory_limit=getattr(args, "memory_limit", None),
+        quantize=args.quantize,
+        prune=prune_of(args),
+        kv_cache=args.kv_cache,
+        precision=args.precision,
+    )
 
 
 def load_model(args: argparse.Namespace) -> Model:
