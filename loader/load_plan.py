@@ -176,13 +176,11 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
 
 
 def _planned_encoder(decoder: _Planner, file: ModelTensors, plan: LoadPlan) -> LoadPlan:
-    """The whole encoder. PlanError: the vocabulary is cut, and this encoder has one of its own."""
-    planner = _Planner(file, compile_plan(None, file.config), decoder.quantize, "encoder.", decoder.end)
+    """The encoder that the decoder reads; one embedding of both is one source."""
+    cut = plan.cut.encoder or compile_plan(None, file.config)
+    planner = _Planner(file, cut, decoder.quantize, "encoder.", decoder.end)
     embed = plan.model["embed"]
     planner.embed = embed if file.name("embed", file.parts["embed"], 0) == embed.tensor.name else None
-    if planner.embed is None and plan.cut.vocab is not None:
-        msg = "vocab: this model's encoder has an embedding of its own, whose ids a plan cannot name; leave vocab out"
-        raise PlanError(msg)
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
     return _with_layers(planner, model)
 
@@ -216,10 +214,9 @@ class _Planner:
 
     def same(self, layer: int) -> object:
         """Equal for the file's layers whose weights are the same: stored once, and cut alike."""
-        cuts = (self.cut.heads.get(layer), self.cut.kv_heads.get(layer), self.cut.ffn.get(layer))
         own = any(cell.startswith(f"{layer}.") for cell in self.cut.sparsity)
         numbers = self.file.numbers
-        return layer if numbers is None or own else (numbers[layer], *cuts)
+        return layer if numbers is None or own else (numbers[layer], *self.cut.same(layer))
 
     def twin(self, embed: Source) -> Source | None:
         """The kept part of a head's tensor next to a tied embedding."""
