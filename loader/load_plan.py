@@ -101,7 +101,12 @@ class LoadPlan:
     @property
     def resident_bytes(self) -> int:
         """Size of the one block that loading allocates."""
-        return sum(_lines(source.nbytes) for source in self if source.offset is not None)
+        return sum(_lines(source.nbytes) for source in self if source.offset is not None) + self.ones_bytes
+
+    @property
+    def ones_bytes(self) -> int:
+        """Of gains that no file holds, at the end of the block: every norm of the stack has the same."""
+        return 0 if self.config.stack.gains else _lines(4 * self.config.d_model)
 
     def with_sources(self, change: Callable[[Source], Source]) -> LoadPlan:
         """The plan with every source changed, and the resident block laid out again."""

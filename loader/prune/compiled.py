@@ -238,6 +238,8 @@ def _left(  # noqa: PLR0913, PLR0917 - a plan, what it is for, and what was made
         new = {old: i for i, old in enumerate(plan.vocab)}
         bos, eos = (tuple(new[i] for i in ids if i in new) for ids in (config.bos_ids, config.eos_ids))
         left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos, decoding=_renumbered(left.decoding, new))
+        if left.head is not None and left.head.kind == "masked_lm":
+            left = replace(left, head=replace(left.head, n_out=len(new)))
     return left
 
 

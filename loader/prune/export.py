@@ -7,13 +7,13 @@ anything is written, and must give the very model that the plan leaves: what a f
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import PlanError
+from ...errors import ConfigError, PlanError
 from ...runtime.spec import Attention, Decoding
 from ..config import resolve_config, resolve_outside
 from ..families import FAMILIES, layer_type, shared_numbers
@@ -182,6 +182,18 @@ def left_tensors(
             shape = shape if reshape is None else reshape(parts, shape)
             stored = (1, *shape) if first.row else shape[::-1] if first.transposed else shape
             yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
+    if (unread := _unread_embedding(plan, checkpoint, written)) is not None:
+        yield unread.pattern, unread.tensor.dtype, unread.shape, _gather(checkpoint, [unread], None)
+
+
+def _unread_embedding(plan: LoadPlan, checkpoint: Checkpoint, written: set[str]) -> Source | None:
+    """An embedding of neither stack, which transformers misses in a file where each stack has one of its own (BART)."""
+    family, embed = FAMILIES[plan.config.family], plan.model["embed"]
+    part = family.parts(plan.config)["embed"]
+    info = checkpoint.tensors.get(family.prefix_in(checkpoint.tensors) + part.name)
+    if not part.untied or info is None or info.name in written or info.shape != embed.tensor.shape:
+        return None
+    return replace(embed, tensor=info, pattern=info.name)
 
 
 def _whole(checkpoint: Checkpoint, source: Source) -> Callable[[], NDArray[np.generic]]:
@@ -264,7 +276,12 @@ def _check_starts(plan: LoadPlan) -> None:
 
 def _check_same(left: Mapping[str, Any], config: Config) -> None:
     """Read back what is to be written."""
-    again = resolve_config(dict(left), "the exported config.json").config
+    cannot = f"this plan cannot be written as a {config.family} checkpoint"
+    try:
+        again = resolve_config(dict(left), "the exported config.json").config
+    except ConfigError as e:
+        msg = f"{cannot}: {str(e).removeprefix('the exported config.json: ')}. It can be used while loading"
+        raise PlanError(msg) from None
     # generation_config.json has its own say about these
     ids = ("bos_ids", "eos_ids", *(f.name for f in fields(Decoding)), "decoding")
     other = {name: value for name, value in _differing("config", again, config) if name not in ids}
@@ -274,7 +291,7 @@ def _check_same(left: Mapping[str, Any], config: Config) -> None:
         if config.seq2seq and name in BOTH:
             spelling = FAMILIES[config.family].spelling
             why = f"{spelling.get(name, name)} says it of all of {BOTH[name]}: cut them alike"
-        msg = f"this plan cannot be written as a {config.family} checkpoint: {why}. It can be used while loading"
+        msg = f"{cannot}: {why}. It can be used while loading"
         raise PlanError(msg)
 
 
