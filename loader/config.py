@@ -15,7 +15,7 @@ from .families.decoding import with_generation
 from .families.values import checked, token_ids
 from .files import quote
 from .prune import layer_sizes
-from .sizes import d_head, largest, with_sizes
+from .sizes import d_head, largest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,9 +70,9 @@ def resolve_config(raw: object, where: str) -> Resolved:
     keys, family = _family(raw, where)
     resolved = _outside(keys, family, where)
     _check_sizes(resolved.config, where)  # before anything is made of them
-    sizes = layer_sizes.layer_sizes(keys, resolved.config, family, where)
-    if sizes is not None:
-        resolved = replace(resolved, config=with_sizes(resolved.config, sizes))
+    config = layer_sizes.with_layer_sizes(keys, resolved.config, family, where)
+    if config is not resolved.config:
+        resolved = replace(resolved, config=config)
         _check_sizes(resolved.config, where)
     return resolved
 
@@ -144,6 +144,8 @@ def _check_sizes(c: Config, where: str) -> None:
         if elements > MAX_MATRIX:
             msg = f"{where}: {what} makes {elements} elements; expected at most 2**40"
             raise ConfigError(msg)
+    if c.seq2seq:
+        _check_sizes(c.encoding, where)
     total = c.n_layers * sum(matrices.values())
     if total > MAX_MODEL:
         msg = f"{where}: {c.n_layers} layers of these sizes make about {total} elements; expected at most 2**46"

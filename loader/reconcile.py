@@ -220,7 +220,7 @@ def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str,
     out = resized(raw, before, after)
     if isinstance(raw.get("layer_types"), list):
         out["layer_types"] = raw["layer_types"][: after.n_layers]
-    spelling = FAMILIES[after.family].spelling
+    spelling = FAMILIES[after.family].spelled(after)
     old, new = ([sizes_of(c, i).n_heads for i in range(after.n_layers)] for c in (before, after))
     if "d_head" not in spelling and new != old:
         whole = after.d_model // d_head(after)
@@ -231,7 +231,7 @@ def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str,
 
 def _told(before: Config, after: Config) -> list[str]:
     """Every size that differs: what the file says, and what is there."""
-    spelling = FAMILIES[after.family].spelling
+    spelling = FAMILIES[after.family].spelled(after)
     old, new = model_sizes(before), model_sizes(after)
     lines = [
         f"config.json says {spelling[name]} {old[name]}, the tensors {new[name]}"

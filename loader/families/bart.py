@@ -60,6 +60,11 @@ SPELLING = {
     "d_ff": "decoder_ffn_dim",
     "n_vocab": "vocab_size",
 }
+ENCODER_SPELLING = {
+    "n_layers": "encoder_layers",
+    "n_heads": "encoder_attention_heads",
+    "d_ff": "encoder_ffn_dim",
+}
 HARMLESS = frozenset({
     "add_bias_logits", "add_final_layer_norm", "classif_dropout", "decoder_layerdrop", "do_blenderbot_90_layernorm",
     "dropout", "encoder_layerdrop", "extra_layer_norm", "extra_pos_embeddings", "force_bos_token_to_be_generated",
@@ -167,6 +172,7 @@ def _family(kind: _Kind, more: dict[str, Key]) -> Family:
         encoder_layer=_layer(kind, "encoder.layers.{i}", cross=False),
         prefixes=("model.", ""),
         spelling=SPELLING,
+        encoder_spelling=ENCODER_SPELLING,
         ignored=IGNORED,
         only={"is_encoder_decoder": (True,)},
         harmless=HARMLESS,

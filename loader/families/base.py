@@ -116,7 +116,8 @@ class Family:
     `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
     there are, of which each serves as many layers as another. `spell_layers`: every layer's attention -> keys of
     config.json that tell them apart, where that is not `layer_types` alone. `encoder`, `encoder_layer`: of an
-    encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's.
+    encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's, and `spelling` is;
+    `encoder_spelling`: where the encoder's sizes have other keys.
     `tokenizer_class`: that of transformers where no file names one and it is not the file's own. `around`: checkpoints
     that hold its model among others.
     """
@@ -142,7 +143,12 @@ class Family:
     spell_layers: Callable[[Sequence[Attention]], dict[str, Any]] | None = None
     encoder: Mapping[str, Part] = field(default_factory=dict)
     encoder_layer: Mapping[str, Part] = field(default_factory=dict)
+    encoder_spelling: Mapping[str, str] = field(default_factory=dict)
     around: Around | None = None
+
+    def spelled(self, config: Config) -> Mapping[str, str]:
+        """Sizes of `config.stack` -> keys of config.json."""
+        return {**self.spelling, **self.encoder_spelling} if self._reads(config) else self.spelling
 
     def parts(self, config: Config) -> Mapping[str, Part]:
         """Where the model's own weights lie, those of its head among them."""

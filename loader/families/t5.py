@@ -132,13 +132,14 @@ def _t5_like(name: str, n_vocab: int, defaults: Mapping[str, object]) -> Family:
         encoder_layer=sides["encoder"][1],
         prefixes=("",),
         spelling={
-            "n_layers": "num_layers",  # of both stacks: a plan that cuts layers of one is refused an export
+            "n_layers": "num_decoder_layers",
             "d_model": "d_model",
             "n_heads": "num_heads",
             "d_head": "d_kv",
             "d_ff": "d_ff",
             "n_vocab": "vocab_size",
         },
+        encoder_spelling={"n_layers": "num_layers"},
         ignored=(
             r"(encoder|decoder)\.embed_tokens\.weight",  # the embedding again
             r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # read by nobody

@@ -114,14 +114,31 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         help="hold only the largest weights of the layers' matrices: 2:4 or another N:M, the share that is dropped "
         "such as 0.5, blocks such as 0.5/4x4, or stored: the zeros that the checkpoint has; by role: 2:4,down=0.5",
     )
+    add_prune_encoder(parser)
+
+
+def add_prune_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add the short forms of an encoder-decoder: of its encoder, and of what its decoder reads of that."""
+    group = parser.add_argument_group(
+        "what to keep of an encoder-decoder",
+        "The options above that speak of layers are for its decoder; these are for its encoder, and for the decoder's "
+        "attention to it.",
+    )
+    for name, what in (
+        ("keep-layers", "LAYERS"), ("drop-layers", "LAYERS"), ("drop-attention", "LAYERS"), ("drop-ffn", "LAYERS"),
+        ("ffn", "SHARE"), ("sparsity", "ZEROS"),
+    ):  # fmt: skip
+        group.add_argument(f"--encoder-{name}", metavar=what, help=f"as --{name}, of the encoder")
+    for name, of in (("encoder-drop-heads", "the encoder"), ("drop-cross-heads", "the attention to the encoder")):
+        group.add_argument(f"--{name}", action="append", metavar="L:HEADS", help=f"as --drop-heads, of {of}")
+    group.add_argument("--drop-cross-attention", metavar="LAYERS", help="drop these layers' attention to the encoder")
 
 
 def prune_of(args: argparse.Namespace) -> Forms | None:
     """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was. Errors name the options."""
-    from ...loader.prune.forms import Forms  # noqa: PLC0415 - help must not wait for it
+    from ...loader.prune.forms import FORMS, Forms  # noqa: PLC0415 - help must not wait for it
 
-    names = ["keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"]
-    names += ["ffn", "vocab", "vocab_fallback", "width", "sparsity"]
+    names = [name for name in FORMS if name != "plan"]
     forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return Forms(forms | ({} if args.prune is None else {"plan": args.prune}), _option) or None
 
