@@ -231,6 +231,11 @@ def params_from(
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
+    if "decoder_start_token_id" in given:
+        msg = (
+            "decoder_start_token_id: no encoder-decoder begins here; leave it out, and give what is read as the prompt"
+        )
+        raise InputError(msg)
     if "stop" in given:
         if "stop_strings" in given:
             msg = "stop and stop_strings are the same parameter: give one of them"

@@ -11,6 +11,7 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -31,12 +32,14 @@ R = TypeVar("R")
 
 
 class FullError(Exception):
-    """No page is free, and nobody is idle; `waiting`: others that run have some."""
+    """A pool has no room now. `others` have pages of it; `held`: of those, who waits for which table."""
 
-    def __init__(self, *, waiting: bool) -> None:
-        """Caught by the session."""
+    def __init__(self, pages: Pages) -> None:
+        """Caught by the session. `pages`: the pool, of which whoever raises this holds nothing any more."""
         super().__init__()
-        self.waiting = waiting
+        self.pages = pages
+        self.others = any(t.n_pages for t in pages.tables)
+        self.held = [(t, [weakref.ref(who) for who in t.waiting]) for t in pages.tables if t.n_pages and t.waiting]
 
 
 class Waiting(Protocol):
@@ -119,6 +122,12 @@ class Pages:
             self._free[g] = bytearray(n == 0 for n in self._holders[g])
             self.n_free[g] = sum(self._free[g])
         self.torn = False
+
+    def taken(self) -> int:
+        """Pages that those hold who are waited for, in the group where these are the most: nobody may take them."""
+        held = [t for t in self.tables if t.waiting]
+        parts = ([t.numbers[g, t.low[g] : t.high[g]] for t in held] for g in range(len(self.windows)))
+        return max((len(np.unique(np.concatenate(some))) for some in parts if some), default=0)
 
     @_whole
     def reserve(self, table: Table, end: int) -> bool:
