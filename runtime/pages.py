@@ -53,10 +53,11 @@ class Table:
 
     `cached`: this many slots, from the first on, hold what its ids make them. Below `low[g]` pages of group g were
     given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
+    `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
     `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last.
     """
 
-    __slots__ = ("__weakref__", "address", "cached", "high", "low", "numbers", "source", "used", "waiting")
+    __slots__ = ("__weakref__", "address", "cached", "high", "low", "numbers", "padding", "source", "used", "waiting")
 
     def __init__(self, n_groups: int, n_pages: int) -> None:
         """For at most `n_pages` pages a group; it holds none."""
@@ -66,6 +67,7 @@ class Table:
         self.cached = self.used = 0
         self.waiting: Living[Waiting] = Living()
         self.source: Source | None = None
+        self.padding: list[int] = []
 
     @property
     def n_pages(self) -> int:
@@ -214,6 +216,7 @@ class Pages:
         twin = Table(len(self.windows), table.numbers.shape[1])
         self.tables.add(twin)
         twin.numbers[:] = table.numbers
+        twin.padding = list(table.padding)
         twin.low, twin.high, twin.cached, twin.source = list(table.low), list(table.high), table.cached, table.source
         for g, holders in enumerate(self._holders):
             for i in range(table.low[g], table.high[g]):

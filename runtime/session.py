@@ -104,7 +104,7 @@ class Session:
         self.left: deque[Table] = deque()
         self.last: Table | None = None  # whose logits lie there
         self.ahead_of: Table | None = None  # for whom the backend works ahead
-        self._batch = Batch(self.chunk, self.n_logits)
+        self._batch = Batch(self.chunk, self.n_logits, program.padding)
         self._own = self.admit(None)  # of `step`
         self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
@@ -312,7 +312,15 @@ class Session:
         self._batch.clear()
         for table, ids, start, n_logits in parts:
             encoded = () if table.source is None else (table.source.table.address, len(table.source.ids))
-            self._batch.add(ids, start, table.address, n_logits, *encoded)
+            self._batch.add(ids, start, table.address, n_logits, *encoded, n_padding=self._padding(table, ids, start))
+
+    def _padding(self, table: Table, ids: Ids[int] | NDArray[np.int64], start: int) -> int:
+        """Padding tokens before `start`, in a model where these have no position; those of a part are remembered."""
+        if self.program.padding is None:
+            return 0
+        before = [slot for slot in table.padding if slot < start]
+        table.padding = before + [start + i for i, token in enumerate(ids) if token == self.program.padding]
+        return len(before)
 
     def _reserve(self, parts: list[Part], end: int) -> None:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
