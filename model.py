@@ -352,6 +352,9 @@ class Model:
         """
         decoding = self.config.decoding
         if decoding is None:
+            if parameters.get(START) is not None:
+                msg = f"{START}: {self.config.family} is no encoder-decoder; leave it out"
+                raise InputError(msg)
             return self.sequence(), prompt, parameters
         left = self._text.with_ids(parameters).copy()
         start = left.pop("decoder_start_token_id", None)

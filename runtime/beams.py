@@ -73,7 +73,7 @@ def beams_from(given: Mapping[str, Any]) -> Beams:
         raise InputError(msg)
     n, n_return = int(given.get("num_beams", 1)), int(given.get("num_return_sequences", 1))
     if n_return > n:
-        msg = f"num_return_sequences={n_return}: more than num_beams={n}"
+        msg = f"num_return_sequences={n_return}: needs as many beams, and num_beams is {n}"
         raise InputError(msg)
     return Beams(n, float(penalty), early if early == "never" else bool(early), n_return)
 
@@ -280,8 +280,8 @@ class _Run:
         room, n = self._session.pages.n_pages, self.state.how.n
         if self.n_pages > room:
             msg = (
-                f"num_beams={n}: that many texts of up to {len(self._prompt) + self._limit} tokens need cache_tokens="
-                f"{self.n_pages * PAGE}, and this model has {room * PAGE}; load it with more, or ask for less"
+                f"num_beams={n}: that many texts of up to {len(self._prompt) + self._limit} tokens need a larger "
+                f"cache_tokens: {self.n_pages * PAGE}, now {room * PAGE}; or a smaller max_new_tokens, or fewer beams"
             )
             raise InputError(msg)
 

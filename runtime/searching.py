@@ -22,13 +22,14 @@ __all__ = ["Asked", "answers"]
 
 @dataclass(frozen=True)
 class Asked:
-    """A sequence, checked ids that it goes on with, and how. `load_s`: for its timings."""
+    """A sequence, checked ids that it goes on with, and how. `load_s`, `n_source`: for its timings."""
 
     sequence: Sequence
     prompt: list[int]
     params: GenerateParams
     spelling: Spelling | None
     load_s: float = 0.0
+    n_source: int = 0
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -43,7 +44,9 @@ class Asked:
 
     def tokens(self) -> Generator[Token, None, None]:
         """The answer, an id at a time; of what has no beams."""
-        return tokens(self.sequence, self.prompt, self.params, self.spelling, load_s=self.load_s)
+        return tokens(
+            self.sequence, self.prompt, self.params, self.spelling, load_s=self.load_s, n_source=self.n_source
+        )
 
     def alone(self) -> Generation:
         """The answer, of what has no beams."""
@@ -89,7 +92,7 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
 
 def _generation(asked: Asked, text: list[int], result: Searched, at_limit: FinishReason) -> Generation:
     first = result.prefill_s
-    spent = Timings(asked.load_s, first, result.decode_s, first, n_prompt=len(asked.prompt))
+    spent = Timings(asked.load_s, first, result.decode_s, first, asked.n_source + len(asked.prompt))
     made = [
         replace(answer(a.ids, text, asked.params, asked.spelling, at_limit, spent), score=a.score)
         for a in result.answers

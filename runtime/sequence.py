@@ -251,11 +251,12 @@ class Sequence:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
         checked = check_prompt(self, ids, params, decodes=codec is not None)
+        source = self._table.source
         if params.rules.no_repeat_of_source:
-            source = self._table.source
             before = self._ids + checked if source is None else source.ids
             params = replace(params, rules=replace(params.rules, source=tuple(before)))
-        return Asked(self, checked, params, None if codec is None else _spelling(codec), text.load_s)
+        read = 0 if source is None or source.table.cached else len(source.ids)
+        return Asked(self, checked, params, None if codec is None else _spelling(codec), text.load_s, read)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
