@@ -216,16 +216,23 @@ class _Together:
     def finish(self) -> None:
         """Go on until all are done."""
         session, who = self._session, self._session.somebody()
+        own = [table for run in self._runs for table in run.own]
         try:
             for run in self._runs:
                 run.who = who
+            for table in own:
+                table.waiting.add(who)
+            for run in self._runs:
                 session.turn(partial(self._or_nothing, run.begin))
             while not all(run.state.done for run in self._runs):
                 session.turn(partial(self._or_nothing, self._step))
         finally:
             for run in self._runs:
-                run.who = None  # whoever keeps an exception keeps no pages
+                run.who = None
                 session.left.extend(run.tables)
+            for table in own:
+                table.waiting.discard(who)
+            del who  # whoever keeps an exception keeps no pages
 
     def _or_nothing(self, work: Callable[[], None]) -> None:
         """Work; where there is no room for it, everything is given back, so that others can end: `FullError`."""
@@ -263,6 +270,11 @@ class _Run:
         self.tables: list[Table] = []
         self.who: Waiting | None = None  # who waits for them
         self._began = self._begins = self._ended = 0.0
+
+    @property
+    def own(self) -> list[Table]:
+        """The sequence's table, and that of the encoder's text."""
+        return [self._table, *([] if self._table.source is None else [self._table.source.table])]
 
     @property
     def n_pages(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -75,11 +74,9 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
         for a, text, (limit, _) in zip(asked, texts, limits, strict=True)
         if limit > 0
     ]
-    with ExitStack() as waiting:
-        for a in asked:
-            a.sequence.append(a.prompt)
-            waiting.enter_context(a.sequence.awaited())
-        made = iter(search(session, wanted, params.beams, ends, params.sampling.repetition_penalty))
+    for a in asked:
+        a.sequence.append(a.prompt)
+    made = iter(search(session, wanted, params.beams, ends, params.sampling.repetition_penalty))
     nothing = Searched([Found([], 0.0)])
     generations = [
         _generation(a, text, next(made) if limit > 0 else nothing, at_limit)
