@@ -441,6 +441,7 @@ class Program:
     n_pages: int = 0  # in each pool of the KV cache
     n_vocab: int = 0
     n_types: int = 0  # token types
+    padding: int | None = None  # as in `Config`
     groups: tuple[int | None, ...] = ()  # of layers that share page tables: their windows, None where all is seen
     encoding: Encoding | None = None  # of whole texts; its instructions come first
     constants: tuple[Weight, ...] = ()  # that no file holds: tables of positions
@@ -616,6 +617,7 @@ def record(  # noqa: PLR0913 - keywords
         groups=tuple(ops.groups),
         n_vocab=config.n_vocab,
         n_types=config.n_types,
+        padding=config.padding,
         begins=begins,
         encoding=encoding,
         constants=constants,

@@ -164,12 +164,14 @@ class Sinusoids:
     """sin(p f_i), then cos(p f_i), at f_i = 10000^(-i / steps) (Vaswani et al. 2017, 3.5, not interleaved).
 
     `first`: p of position 0; `steps`: half the width, or one less in what descends from tensor2tensor (M2M100), whose
-    frequencies and angles are float32 (`single`).
+    frequencies and angles are float32 (`single`). `blank`: before the row of position 0 stands one of zeros, which
+    `Config.padding` takes.
     """
 
     first: int
     steps: float
     single: bool = False
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ class Config:
     d_embed: int | None = None  # width of the embedding, where a product takes it to `d_model`
     positions: int | None = None  # learned positions are added to the embedding: the row of position 0; None: not
     n_types: int = 0  # token types (BERT's segments), whose rows are added; 0: none
+    padding: int | None = None  # of `Sinusoids.blank`: the id that takes row 0; others count from 1, without it
     tied: bool = False  # the head is the embedding
     logit_scale: float = 1.0
     logit_soft_cap: float | None = None

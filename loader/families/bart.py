@@ -137,7 +137,7 @@ def _sinusoids(kind: _Kind, v: Mapping[str, Any], where: str) -> Sinusoids | Non
     if len(v["pad_token_id"]) != 1 or v["pad_token_id"][0] < 0:
         msg = f"{where}: pad_token_id is {v['pad_token_id']}; expected one id, after which positions are counted"
         raise ConfigError(msg)
-    return Sinusoids(v["pad_token_id"][0] + 1, v["d_model"] // 2 - 1, single=True)
+    return Sinusoids(v["pad_token_id"][0] + 1, v["d_model"] // 2 - 1, single=True, blank=True)
 
 
 def _resolve(v: dict[str, Any], where: str, *, kind: _Kind) -> Resolved:
@@ -152,6 +152,7 @@ def _resolve(v: dict[str, Any], where: str, *, kind: _Kind) -> Resolved:
         encoder=_stack(kind, v, "encoder", where),
         decoder=_stack(kind, v, "decoder", where),
         positions=kind.first if kind.first is not None else 0,
+        padding=v["pad_token_id"][0] if kind.tensor2tensor else None,
         tied=v["tie_word_embeddings"],
         bos_ids=v["bos_token_id"],
         eos_ids=v["eos_token_id"],

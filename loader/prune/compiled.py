@@ -237,6 +237,9 @@ def _left(  # noqa: PLR0913, PLR0917 - a plan, what it is for, and what was made
     if plan.vocab is not None:
         new = {old: i for i, old in enumerate(plan.vocab)}
         bos, eos = (tuple(new[i] for i in ids if i in new) for ids in (config.bos_ids, config.eos_ids))
+        if config.padding is not None and new.get(config.padding) != config.padding:
+            msg = f"vocab: positions count from the padding token's id, {config.padding}; keep the tokens up to that"
+            raise PlanError(msg)
         left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos, decoding=_renumbered(left.decoding, new))
         if left.head is not None and left.head.kind == "masked_lm":
             left = replace(left, head=replace(left.head, n_out=len(new)))

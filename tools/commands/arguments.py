@@ -251,6 +251,7 @@ def load_model(args: argparse.Namespace) -> Model:
         prune=prune_of(args),
         kv_cache=args.kv_cache,
         precision=args.precision,
+        cache_tokens=getattr(args, "cache_tokens", None),
     )
     if args.threads is not None and args.threads > available_threads():
         cores = available_threads()
