@@ -218,8 +218,8 @@ def _check_directory(directory: Path) -> None:
     msg = f"{directory}: no {CONFIG}; expected a Hugging Face directory with {CONFIG} and {SINGLE}"
     if _is_adapter(listed(directory)):
         msg = f"{directory}: {ADAPTER}"
-    elif what := other_format(listed(directory)):
-        msg = f"{directory}: {what}"
+    elif other := other_format(listed(directory)):
+        msg = f"{directory}: {other}"
     raise CheckpointError(msg)
 
 

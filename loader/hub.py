@@ -108,7 +108,7 @@ def _download(name: str, revision: str | None) -> Path:
     except ImportError as e:
         msg = f"{where}: no such directory here, and huggingface_hub is not installed: pip install huggingface_hub"
         raise HubError(msg) from e
-    how = {"revision": revision, "ignore_patterns": _IGNORE, "library_name": "miaotui"}
+    how: dict[str, Any] = {"revision": revision, "ignore_patterns": _IGNORE, "library_name": "miaotui"}
     try:
         _refuse_quantized(Path(huggingface_hub.snapshot_download(name, allow_patterns=_SMALL, **how)), where)
         made = Path(huggingface_hub.snapshot_download(name, allow_patterns=_ALLOW, **how))

@@ -324,9 +324,9 @@ class Session:
                 raise
         self._batch.clear()
         for table, ids, start, n_logits in parts:
-            encoded = () if table.source is None else (table.source.table.address, len(table.source.ids))
+            encoder, encoded = (0, 0) if table.source is None else (table.source.table.address, len(table.source.ids))
             shift = table.shift - self._padding(table, ids, start)
-            self._batch.add(ids, start, table.address, n_logits, *encoded, shift=shift)
+            self._batch.add(ids, start, table.address, n_logits, encoder, encoded, shift)
 
     def _padding(self, table: Table, ids: Ids[int] | NDArray[np.int64], start: int) -> int:
         """Padding tokens before `start`, in a model where these have no position; those of a part are remembered."""

@@ -113,7 +113,7 @@ class Batch:
         part[:, T_SLOT], part[:, T_FIRST], part[:, T_LAST] = slot + positions, slot, slot + n - 1
         part[:, T_TYPE] = 0 if types is None else types
         part[:, T_ROW] = -1
-        self._count(at, ids, 0, 0)
+        self._count(at, ids, 0)
         self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, 0, n
         self.n_tokens, self.n_sequences = at + n, q + 1
         self.words[:3] = self.n_tokens, 0, self.n_sequences

@@ -182,7 +182,7 @@ def left_tensors(
                 continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
             shape = shape if reshape is None else reshape(parts, shape)
-            stored = (1, *shape) if first.row else shape[::-1] if first.transposed else shape
+            stored = shape[::-1] if first.transposed else shape
             stored = folded_shape(first.folded, shape, d_head(plan.config)) if first.folded else stored
             yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change, stored)
     if (unread := _unread_embedding(plan, checkpoint, written)) is not None:
@@ -214,7 +214,7 @@ def _gather(
             joined = change(parts, joined)
         if len(parts) > 1:  # as they stand in the file, where they may take turns by head
             joined = joined[np.argsort(np.concatenate([part.row_indices for part in parts]), kind="stable")]
-        joined = joined.reshape(stored) if parts[0].folded or parts[0].row else joined
+        joined = joined.reshape(stored) if parts[0].folded else joined
         return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
 
     return make
