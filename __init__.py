@@ -74,11 +74,17 @@ def __getattr__(name: str) -> object:
         value = version("miaotui")
     elif name in _HOMES:
         home = _HOMES[name]
-        if home not in {"", ".errors"}:
-            from .interpreters import check_interpreter  # noqa: PLC0415 - as above
+        if home in {"", ".errors"}:
+            value = getattr(import_module(home, __name__), name) if home else import_module(f".{name}", __name__)
+        else:
+            from .interpreters import check_interpreter, check_room, not_imported  # noqa: PLC0415 - as above
 
             check_interpreter()
-        value = getattr(import_module(home, __name__), name) if home else import_module(f".{name}", __name__)
+            check_room()
+            try:
+                value = getattr(import_module(home, __name__), name)
+            except (ImportError, MemoryError) as e:
+                raise not_imported(e) from e
     else:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

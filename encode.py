@@ -76,9 +76,8 @@ class Vectors:
         if prompt is not None:
             return prompt
         name = self._how.default_prompt if name is None else name
-        if name is not None and name not in self._how.prompts:
-            names = ", ".join(self._how.prompts) or "none"
-            msg = f"prompt_name={shown(name)}: this model's prompts are: {names}"
+        if name is not None and (not isinstance(name, str) or name not in self._how.prompts):
+            msg = f"prompt_name={shown(name)}: expected one of this model's prompts: {shown(list(self._how.prompts))}"
             raise InputError(msg)
         return "" if name is None else self._how.prompts[name]
 

@@ -8,6 +8,7 @@ KeyboardInterrupt.
 from __future__ import annotations
 
 __all__ = [
+    "LIMITS",
     "BackendError",
     "CheckpointError",
     "ConfigError",
@@ -19,6 +20,10 @@ __all__ = [
     "TokenizerError",
     "shown",
 ]
+
+
+#: What may stand in the way of memory that the machine has.
+LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"
 
 
 class MiaotuiError(Exception):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
+from collections.abc import Sequence as Ids
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
 
 import numpy as np
 
@@ -30,13 +32,13 @@ from .runtime.generate import Generation, Token, check_ids
 from .runtime.memory import float_rows, memory_named, refused
 from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .runtime.rules import Rules
+from .runtime.searching import answers
 from .runtime.sequence import Sequence, Text
 from .runtime.session import Session
 from .runtime.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
 
@@ -51,10 +53,17 @@ if TYPE_CHECKING:
     from .runtime.backend import Backend
     from .runtime.program import Program
 
+    Prompt = str | Ids[int] | NDArray[np.integer[Any]]
+    Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
+
 __all__ = ["Model", "load", "quantizer"]
 
 #: What a decoder has instead of an encoder's calls.
 DECODERS_USE = "generate (or encode, of a directory with the modules.json of sentence-transformers)"
+
+
+#: What begins an encoder-decoder's answer, in errors.
+START = "decoder_start_token_id"
 
 
 @spelled_out(LoadKwargs, LOAD_DEFAULTS)
@@ -347,6 +356,7 @@ class Model:
         wanted = self._ids(ids)
         out = float_rows(len(wanted), width, what)
         with Sequence(self._session, source=source) as sequence:
+            sequence.table.expected = len(wanted)
             for at in range(0, len(wanted), self._session.n_logits):
                 part = wanted[at : at + self._session.n_logits]
                 sequence.append(part)
@@ -359,7 +369,7 @@ class Model:
         return rows
 
     @memory_named("sequence")
-    def sequence(self, source: str | Ids[int] | NDArray[np.integer[Any]] | None = None) -> Sequence:
+    def sequence(self, source: Prompt | None = None) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them.
 
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
@@ -371,28 +381,39 @@ class Model:
             raise InputError(msg)
         return Sequence(self._session, self._text, source=None if source is None else self._source(source))
 
-    def _begun(
-        self, prompt: str | Ids[int] | NDArray[np.integer[Any]]
-    ) -> tuple[Sequence, str | Ids[int] | NDArray[np.integer[Any]]]:
-        """A sequence, and what it reads first: the prompt, or what begins an encoder-decoder's answer to it."""
+    def _begun(self, prompt: Prompt, parameters: GenerateKwargs) -> tuple[Sequence, Prompt, GenerateKwargs]:
+        """A sequence, what it reads first, and the parameters that are left.
+
+        It reads the prompt, or what begins an encoder-decoder's answer to it.
+        """
         decoding = self.config.decoding
-        return (self.sequence(), prompt) if decoding is None else (self.sequence(prompt), [decoding.start])
+        if decoding is None:
+            if parameters.get(START) is not None:
+                msg = f"{START}: {self.config.family} is no encoder-decoder; leave it out"
+                raise InputError(msg)
+            return self.sequence(), prompt, parameters
+        left = self._text.with_ids(parameters).copy()
+        start = left.pop("decoder_start_token_id", None)
+        first = [decoding.start] if start is None else check_ids([start], self.config.n_vocab, what=START)
+        return self.sequence(prompt), first, left
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
-    def stream(
-        self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
-    ) -> Iterator[str]:
+    def stream(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:
         """Return the answer's text in pieces as it comes. Parameters as in `generate`, checked at once."""
         tokens = self.tokens(prompt, **parameters)
         return Stream(t.text for t in tokens if t.text)
 
+    @overload
+    def generate(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Generation: ...
+
+    @overload
+    def generate(self, prompt: Prompts, **parameters: Unpack[GenerateKwargs]) -> list[Generation]: ...
+
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("generate")
-    def generate(
-        self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
-    ) -> Generation:
-        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`.
+    def generate(self, prompt: Prompt | Prompts, **parameters: Unpack[GenerateKwargs]) -> Generation | list[Generation]:
+        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`; of a list of such, answer each.
 
         Parameters have the names of Hugging Face's `GenerationConfig`, and None means "not given", except for
         `max_new_tokens`: 256 if it is not given, and None goes on until the context is full. `do_sample`, or
@@ -401,24 +422,31 @@ class Model:
         `repetition_penalty` above 1 makes tokens that already occur less likely. `stop_strings` (or `stop`):
         end before this text, or before one of several; `eos_token_id`: end with this id, or one of several, in
         place of the model's own; `ignore_eos`: go on where the model would end. `no_repeat_ngram_size`: no run of so
-        many ids comes twice; `bad_words_ids`: runs that never come; `min_new_tokens`: ids before one that ends;
-        `forced_bos_token_id`, `forced_eos_token_id`: an encoder-decoder's first id, and the last that fits.
+        many ids comes twice, `encoder_no_repeat_ngram_size`: none of the prompt's comes; `bad_words_ids`: runs that
+        never come; `min_new_tokens`: ids before one that ends; `forced_bos_token_id`, `forced_eos_token_id`: an
+        encoder-decoder's first id, and the last that fits; `decoder_start_token_id`: what it reads before them. These
+        three take a token's text too: a translation's language, for instance.
         `num_beams` above 1: the answer whose ids are the likeliest together, with `.score` and `.alternatives`
-        (`num_return_sequences`), by `length_penalty` and `early_stopping`. The prompt of an encoder-decoder is what its
-        encoder reads. Errors: `InputError`.
+        (`num_return_sequences`), by `length_penalty` and `early_stopping`; several prompts are searched together, with
+        the answers that each gets alone. The prompt of an encoder-decoder is what its encoder reads.
+        Errors: `InputError`.
         """
-        sequence, first = self._begun(prompt)
-        with sequence:
-            return sequence.generate(first, **parameters)
+        many = isinstance(prompt, list | tuple) and bool(prompt) and isinstance(prompt[0], str | Ids | np.ndarray)
+        with ExitStack() as opened:
+            asked = []
+            for i, each in enumerate(prompt if many else [prompt]):
+                with _numbered(i if many else None):
+                    sequence, first, left = self._begun(each, parameters)
+                    asked.append(opened.enter_context(sequence).asked(first, left))
+            made = answers(self._session, asked)
+        return made if many else made[0]
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("tokens")
-    def tokens(
-        self, prompt: str | Ids[int] | NDArray[np.integer[Any]], **parameters: Unpack[GenerateKwargs]
-    ) -> Iterator[Token]:
+    def tokens(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Iterator[Token]:
         """As `stream`, with ids, and with the last step finish reason, timings and seed."""
-        sequence, first = self._begun(prompt)
-        return Stream(_to_its_end(sequence, sequence.tokens(first, **parameters)))
+        sequence, first, left = self._begun(prompt, parameters)
+        return Stream(_to_its_end(sequence, sequence.tokens(first, **left)))
 
     def close(self) -> None:
         """Wait for the step that runs, end open streams with an `InputError`, stop the threads, close the files.
@@ -454,6 +482,18 @@ class Model:
         """Family, size and where it came from."""
         name, family = self._opened.directory.name, self.config.family
         return f"<miaotui.Model {name}: {family}, {self._plan.parameters:,} parameters>"
+
+
+@contextmanager
+def _numbered(i: int | None) -> Iterator[None]:
+    """An `InputError` from inside says which of several prompts it is about."""
+    try:
+        yield
+    except InputError as e:
+        if i is None:
+            raise
+        msg = f"{e} (prompt {i} of the list, counted from 0)"
+        raise InputError(msg) from None
 
 
 def _to_its_end(sequence: Sequence, tokens: Iterator[Token]) -> Generator[Token, None, None]:

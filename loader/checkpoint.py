@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import CheckpointError, ConfigError
 from ..once import once
 from ..runtime.memory import refused
-from .files import quote, read_json_object
+from .files import first_bytes, looks_like, quote, read_json_object
 from .formats import other_format
 from .header import Header, TensorInfo, read_header
 from .paths import as_path, is_there, listed
@@ -112,7 +112,7 @@ class Checkpoint:
         tensor = self.tensors[name]
         if tensor.start == tensor.stop or not hasattr(mmap, "MADV_DONTNEED"):
             return
-        row = tensor.nbytes // tensor.shape[0]
+        row = tensor.nbytes // (tensor.shape[0] if tensor.shape else 1)
         at = max(0, tensor.start + first * row - AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
         end = AROUND + (tensor.stop if stop is None else tensor.start + stop * row)
         mapping = self._map(tensor.file)
@@ -206,7 +206,7 @@ def _check_directory(directory: Path) -> None:
         msg = f"{quote(str(directory), 300)}: no such directory; give a directory with {CONFIG} and {SINGLE}"
         raise CheckpointError(msg)
     if directory.is_file():
-        what = other_format([directory.name])
+        what = other_format([directory.name]) or looks_like(_start(directory), want_json=True)
         msg = f"{directory}: {what}" if what else f"{directory}: is a file"
         msg = f"{msg}; give the directory that holds a safetensors checkpoint together with {CONFIG}"
         raise CheckpointError(msg)
@@ -218,9 +218,17 @@ def _check_directory(directory: Path) -> None:
     msg = f"{directory}: no {CONFIG}; expected a Hugging Face directory with {CONFIG} and {SINGLE}"
     if _is_adapter(listed(directory)):
         msg = f"{directory}: {ADAPTER}"
-    elif what := other_format(listed(directory)):
-        msg = f"{directory}: {what}"
+    elif other := other_format(listed(directory)):
+        msg = f"{directory}: {other}"
     raise CheckpointError(msg)
+
+
+def _start(file: Path) -> bytes:
+    """What tells a file's kind; nothing where it cannot be read."""
+    try:
+        return first_bytes(file, 512, CheckpointError)
+    except CheckpointError:
+        return b""
 
 
 def _is_adapter(names: list[str]) -> bool:

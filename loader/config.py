@@ -10,19 +10,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .families import FAMILIES, KINDS, OTHERS, Family, Resolved, resolve_with
+from .families import AROUND, FAMILIES, KINDS, OTHERS, Family, Resolved, resolve_with, taken_out
 from .families.decoding import with_generation
 from .families.values import checked, token_ids
 from .files import quote
 from .prune import layer_sizes
-from .sizes import d_head, largest, with_sizes
+from .sizes import d_head, largest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..runtime.spec import Config
 
-__all__ = ["QUANT_FORMAT", "QUANT_METHOD", "parse_config", "resolve_config", "resolve_outside", "with_token_ids"]
+__all__ = [
+    "QUANT_FORMAT",
+    "QUANT_METHOD",
+    "of_text",
+    "parse_config",
+    "resolve_config",
+    "resolve_outside",
+    "with_token_ids",
+]
 
 #: What `miaotui quantize` writes into config.json: quantization_config.quant_method and .format.
 QUANT_METHOD, QUANT_FORMAT = "miaotui", 1
@@ -62,9 +70,9 @@ def resolve_config(raw: object, where: str) -> Resolved:
     keys, family = _family(raw, where)
     resolved = _outside(keys, family, where)
     _check_sizes(resolved.config, where)  # before anything is made of them
-    sizes = layer_sizes.layer_sizes(keys, resolved.config, family, where)
-    if sizes is not None:
-        resolved = replace(resolved, config=with_sizes(resolved.config, sizes))
+    config = layer_sizes.with_layer_sizes(keys, resolved.config, family, where)
+    if config is not resolved.config:
+        resolved = replace(resolved, config=config)
         _check_sizes(resolved.config, where)
     return resolved
 
@@ -83,12 +91,19 @@ def _family(raw: object, where: str) -> tuple[dict[str, Any], Family]:
     if not isinstance(raw, dict):
         msg = f"{where} holds {quote(raw)}; expected an object"
         raise ConfigError(msg)
-    raw = _without_our_own(raw, where)
+    raw = _without_our_own(of_text(raw, where), where)
     kind = raw.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise ConfigError(_unknown(raw, where))
     return raw, family
+
+
+def of_text(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """config.json of the one model that is read, where the checkpoint holds others too. Errors: `ConfigError`."""
+    kind = raw.get("model_type")
+    family = AROUND.get(kind) if isinstance(kind, str) else None
+    return raw if family is None or family.around is None else taken_out(raw, family.around, family.name, where)
 
 
 def _unknown(raw: Mapping[str, Any], where: str) -> str:
@@ -129,6 +144,8 @@ def _check_sizes(c: Config, where: str) -> None:
         if elements > MAX_MATRIX:
             msg = f"{where}: {what} makes {elements} elements; expected at most 2**40"
             raise ConfigError(msg)
+    if c.seq2seq:
+        _check_sizes(c.encoding, where)
     total = c.n_layers * sum(matrices.values())
     if total > MAX_MODEL:
         msg = f"{where}: {c.n_layers} layers of these sizes make about {total} elements; expected at most 2**46"

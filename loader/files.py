@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "first_bytes",
     "looks_like",
     "parse_json",
     "printable",
@@ -50,6 +51,11 @@ LOOKS: tuple[tuple[bytes, str], ...] = (
     (b"<html", "it is an HTML page: the download saved a web page; download the file itself"),
     (b"<?xml", "it is an XML page: the download saved an error page; download the file itself"),
     (b"gguf", "it is a GGUF file: miaotui reads Hugging Face safetensors checkpoints"),
+    *(
+        (magic, "it is a GGML file of llama.cpp or whisper.cpp: get the original safetensors checkpoint")
+        for magic in (b"lmgg", b"tjgg", b"fmgg")
+    ),
+    (b"\x89hdf", "it is an HDF5 file, probably TensorFlow weights: save them as safetensors with transformers"),
     (b"pk\x03\x04", "it is a zip archive, probably a PyTorch .bin file: save it as safetensors with transformers"),
     (b"\x1f\x8b", "it is a gzip archive: unpack it first"),
     (b"{", "it begins with JSON text, where safetensors has an 8-byte length: download the file again"),
@@ -128,7 +134,7 @@ def regular_size(path: Path, error: type[MiaotuiError] = CheckpointError) -> int
 def read_bytes(path: Path, limit: int, error: type[MiaotuiError]) -> bytes:
     """The bytes of a regular file; `error` where it has more than `limit`, also where it grew meanwhile."""
     size = regular_size(path, error)
-    data = _first_bytes(path, limit + 1, error) if size <= limit else b""
+    data = first_bytes(path, limit + 1, error) if size <= limit else b""
     size = max(size, len(data))
     if size > limit:
         msg = f"{path}: has {size} bytes, expected at most {limit}; this is no {path.name}"
@@ -138,7 +144,7 @@ def read_bytes(path: Path, limit: int, error: type[MiaotuiError]) -> bytes:
 
 def read_text(path: Path, error: type[MiaotuiError]) -> str:
     """A text in UTF-8 that the user named, as it is; a pipe will do. `error` over `MAX_TEXT` bytes."""
-    data = _first_bytes(path, MAX_TEXT + 1, error)
+    data = first_bytes(path, MAX_TEXT + 1, error)
     if len(data) > MAX_TEXT:
         msg = f"{path}: has more than {MAX_TEXT} bytes; expected a text of at most as many"
         raise error(msg)
@@ -149,7 +155,7 @@ def read_text(path: Path, error: type[MiaotuiError]) -> str:
         raise error(msg) from e
 
 
-def _first_bytes(path: Path, count: int, error: type[MiaotuiError]) -> bytes:
+def first_bytes(path: Path, count: int, error: type[MiaotuiError]) -> bytes:
     """At most `count` bytes, and all where there are fewer."""
     try:
         with path.open("rb", buffering=0) as f:

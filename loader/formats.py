@@ -16,12 +16,17 @@ _LOAD = "AutoModelForCausalLM.from_pretrained(directory{0})." + _SAVE
 #: Ends of names, what such a file is, and what to do.
 _FORMATS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
+        (".ggml", ".ggml.bin"),
+        "a GGML file of llama.cpp or whisper.cpp",
+        "miaotui reads safetensors: get the original checkpoint, and round it with quantize= (int8, int4)",
+    ),
+    (
         (".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"),
         "pickled PyTorch weights, and pickled files are never opened, as that runs their code",
         f"save it as safetensors with `{_LOAD.format('')}`",
     ),
     (
-        (".gguf", ".ggml"),
+        (".gguf",),
         "a GGUF file of llama.cpp",
         "miaotui reads safetensors: get the original checkpoint, and round it with quantize= (int8, int4)",
     ),
@@ -39,10 +44,16 @@ def other_format(names: Iterable[str]) -> str | None:
     """The first of these files that holds weights which are not read: its name, what it is and what to do; or None."""
     there = [name for name in names if name.lower().rpartition("/")[2] not in _NO_WEIGHTS]
     for ends, what, instead in _FORMATS:
-        name = next((n for n in there if n.lower().endswith(ends)), None)
+        name = next((n for n in there if _usual(n).endswith(ends)), None)
         if name is not None:
             return f"{name} is {what}; {instead}"
     return None
+
+
+def _usual(name: str) -> str:
+    """In lower case; GGML files are called ggml-MODEL.bin, or MODEL.ggmlv3.q4_0.bin."""
+    name = name.lower()
+    return name.replace(".bin", ".ggml.bin") if "ggml" in name.rpartition("/")[2] else name
 
 
 #: config.json's quantization_config.quant_method -> as people call it.

@@ -13,15 +13,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, HubError, InputError
-from .files import quote
-from .formats import other_format
+from ..errors import CheckpointError, ConfigError, HubError, InputError, MiaotuiError
+from ..handlers import raised_in_handler
+from .checkpoint import CONFIG, MAX_CONFIG
+from .config import QUANT_METHOD
+from .files import printable, quote, read_json_object
+from .formats import other_format, other_quantization
 from .paths import as_path, is_there
 
 __all__ = ["locate"]
 
-_ALLOW = ["*.safetensors", "*.json", "*.jinja"]
+_SMALL = ["*.json", "*.jinja"]
+_ALLOW = ["*.safetensors", *_SMALL]
 _IGNORE = ["*/*.safetensors", "consolidated*.safetensors"]  # the same weights again, in other formats
+#: A repository's page.
+_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", re.ASCII)
 #: "name" or "org/name", as the hub allows them.
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 
@@ -49,13 +55,22 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
             raise InputError(msg)
         return path
     if not isinstance(name_or_path, str) or _looks_like_path(text):
-        msg = f"{quote(text, 300)}: no such directory; give one that holds config.json and model.safetensors"
-        msg = f"{msg}, or a hub name such as org/name{_nearest(path)}"
+        msg = f"{quote(text, 300)}: {_absent(text)}{_nearest(path)}"
         raise CheckpointError(msg)
     if revision is None and (what := _mistyped(path)):
         msg = f"{text}: {what}; where the hub's repository of this name is meant, say so with revision='main'"
         raise CheckpointError(msg)
     return _download(text, revision)
+
+
+def _absent(text: str) -> str:
+    """What to say of a path that is not there, and is no name either: it may be a page's address, or a file's there."""
+    page = _PAGE.match(text)
+    if page is not None:
+        return f"is the address of a page; give the hub name alone: {page[1]}"
+    expected = "give one that holds config.json and model.safetensors, or a hub name such as org/name"
+    what = other_format([text])
+    return f"no such directory; {expected}" if what is None else f"no such file here, and by its name {what}"
 
 
 def _mistyped(path: Path) -> str:
@@ -78,7 +93,12 @@ def _nearest(path: Path) -> str:
 
 def _looks_like_path(text: str) -> bool:
     """Whether no hub name could be meant: "./x", "/x", "~/x", "a/b/c", "x.safetensors", or a file."""
-    return _NAME.fullmatch(text) is None or text.endswith((".safetensors", ".json", ".gguf", ".bin")) or ".." in text
+    return (
+        _NAME.fullmatch(text) is None
+        or text.endswith((".safetensors", ".json"))
+        or other_format([text]) is not None
+        or ".." in text
+    )
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -88,32 +108,58 @@ def _download(name: str, revision: str | None) -> Path:
     except ImportError as e:
         msg = f"{where}: no such directory here, and huggingface_hub is not installed: pip install huggingface_hub"
         raise HubError(msg) from e
+    how: dict[str, Any] = {"revision": revision, "ignore_patterns": _IGNORE, "library_name": "miaotui"}
     try:
-        folder = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=_ALLOW, ignore_patterns=_IGNORE, library_name="miaotui"
-        )
-    except Exception as e:
+        _refuse_quantized(Path(huggingface_hub.snapshot_download(name, allow_patterns=_SMALL, **how)), where)
+        made = Path(huggingface_hub.snapshot_download(name, allow_patterns=_ALLOW, **how))
+    except MiaotuiError:
+        raise
+    except Exception as e:  # noqa: BLE001 - its classes have changed their modules; each is a HubError, as it came
+        raised_in_handler(e)
         msg = f"{where}: {_advice(e)}"
-        raise HubError(msg) from e
-    made = Path(folder)
+        raise HubError(msg) from _bare(e)
     if not any(made.glob("*.safetensors")) and (what := _held_instead(huggingface_hub, name, revision)):
         msg = f"{where}: {what}"
         raise CheckpointError(msg)
     return made
 
 
+def _refuse_quantized(folder: Path, where: str) -> None:
+    """ConfigError, before gigabytes of weights are fetched, where config.json says that others quantised them."""
+    file = folder / CONFIG
+    if not is_there(file):
+        return
+    if what := other_quantization(read_json_object(file, MAX_CONFIG, ConfigError), (), QUANT_METHOD):
+        msg = f"{where}: {what}"
+        raise ConfigError(msg)
+
+
+def _bare(e: Exception) -> Exception:
+    """The exception without those that led to it, and without their tracebacks: pages, for one line that we have."""
+    e.__cause__ = e.__context__ = None
+    return e.with_traceback(None)
+
+
 def _held_instead(hub: Any, name: str, revision: str | None) -> str | None:  # noqa: ANN401 - a module
     """What a repository without safetensors weights holds, which was not downloaded; None where it cannot be asked."""
     try:
         return other_format(hub.HfApi(library_name="miaotui").list_repo_files(name, revision=revision))
-    except Exception:  # noqa: BLE001 - only for the message; what the directory lacks is said anyhow
+    except Exception as e:  # noqa: BLE001 - only for the message; what the directory lacks is said anyhow
+        raised_in_handler(e)
         return None
+
+
+def _first(e: BaseException) -> BaseException:
+    """What all others were raised for: "connection refused" rather than what became of it."""
+    while (before := e.__cause__ or e.__context__) is not None:
+        e = before
+    return e
 
 
 def _advice(e: Exception) -> str:  # noqa: PLR0911 - a table of cases
     """One line for huggingface_hub's exception: what it means, what to do. Names of classes outlive their modules."""
     names = {kind.__name__ for kind in type(e).__mro__}
-    cause = " ".join(str(e).split())[:300] or type(e).__name__
+    cause = printable(" ".join(str(_first(e)).split()), 120) or type(e).__name__
     status = getattr(getattr(e, "response", None), "status_code", None)
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     if "GatedRepoError" in names:

@@ -101,7 +101,12 @@ class LoadPlan:
     @property
     def resident_bytes(self) -> int:
         """Size of the one block that loading allocates."""
-        return sum(_lines(source.nbytes) for source in self if source.offset is not None)
+        return sum(_lines(source.nbytes) for source in self if source.offset is not None) + self.ones_bytes
+
+    @property
+    def ones_bytes(self) -> int:
+        """Of gains that no file holds, at the end of the block: every norm of the stack has the same."""
+        return 0 if self.config.stack.gains else _lines(4 * self.config.d_model)
 
     def with_sources(self, change: Callable[[Source], Source]) -> LoadPlan:
         """The plan with every source changed, and the resident block laid out again."""
@@ -176,13 +181,11 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
 
 
 def _planned_encoder(decoder: _Planner, file: ModelTensors, plan: LoadPlan) -> LoadPlan:
-    """The whole encoder. PlanError: the vocabulary is cut, and this encoder has one of its own."""
-    planner = _Planner(file, compile_plan(None, file.config), decoder.quantize, "encoder.", decoder.end)
+    """The encoder that the decoder reads; one embedding of both is one source."""
+    cut = plan.cut.encoder or compile_plan(None, file.config)
+    planner = _Planner(file, cut, decoder.quantize, "encoder.", decoder.end)
     embed = plan.model["embed"]
     planner.embed = embed if file.name("embed", file.parts["embed"], 0) == embed.tensor.name else None
-    if planner.embed is None and plan.cut.vocab is not None:
-        msg = "vocab: this model's encoder has an embedding of its own, whose ids a plan cannot name; leave vocab out"
-        raise PlanError(msg)
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
     return _with_layers(planner, model)
 
@@ -216,10 +219,9 @@ class _Planner:
 
     def same(self, layer: int) -> object:
         """Equal for the file's layers whose weights are the same: stored once, and cut alike."""
-        cuts = (self.cut.heads.get(layer), self.cut.kv_heads.get(layer), self.cut.ffn.get(layer))
         own = any(cell.startswith(f"{layer}.") for cell in self.cut.sparsity)
         numbers = self.file.numbers
-        return layer if numbers is None or own else (numbers[layer], *cuts)
+        return layer if numbers is None or own else (numbers[layer], *self.cut.same(layer))
 
     def twin(self, embed: Source) -> Source | None:
         """The kept part of a head's tensor next to a tied embedding."""
@@ -233,7 +235,7 @@ class _Planner:
         name = self.before + name
         piece = self.file.part(role, part, layer)
         info, whole = self.file.tensors[piece.name], self.file.shape(role, layer)
-        info = replace(info, shape=whole) if part.row else info
+        info = replace(info, shape=whole) if part.folded else info
         kept = [self._kept(axis, layer) for axis in role_axes(self.cut.before, role)]
         shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
@@ -249,10 +251,16 @@ class _Planner:
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None else held_as(dtype, shape, stays)
-        how: dict[str, Any] = {"row": part.row, "fused": bool(piece.pieces), "plus": piece.plus, "zeros": zeros}
+        how: dict[str, Any] = {
+            "folded": part.folded,
+            "softplus": part.softplus,
+            "fused": bool(piece.pieces),
+            "plus": piece.plus,
+            "zeros": zeros,
+        }
         how["kept"] = stays
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
-        as_it_lies = not (piece.transposed or source.chooses or piece.plus)
+        as_it_lies = not (piece.transposed or source.chooses or piece.plus or piece.softplus)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
         aligned = in_place and info.start % DTYPES[dtype][0] == 0
         if aligned and not source.gathered:

@@ -11,9 +11,9 @@ from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
 from .families import FAMILIES, Part, Resolved, piece_name
 from .files import quote
-from .pieces import all_rows
+from .pieces import all_rows, folded_shape
 from .roles import ROLES
-from .sizes import axis_size, has_sublayer, role_axes
+from .sizes import axis_size, d_head, has_sublayer, role_axes
 from .source import PREQUANTIZED, STORED
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class ModelTensors:
         self.where, self.config = str(directory), resolved.config
         self.tensors, self.biases, self.numbers = tensors, resolved.biases, resolved.numbers
         self.family = FAMILIES[self.config.family]
-        self.parts, self.layer = self.family.parts(self.config), self.family.layers(self.config)
+        self.parts = resolved.placed(self.family.parts(self.config))
+        self.layer = resolved.placed(self.family.layers(self.config))
         self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
         #: The encoder that this decoder reads.
@@ -59,7 +60,10 @@ class ModelTensors:
     def twin(self) -> TensorInfo | None:
         """A head's tensor, where the head is the embedding: perhaps the embedding itself, under this name alone."""
         head = self.parts.get("head")
-        return self.tensors.get(head.name) if head is not None and self.config.tied else None
+        return self.tensors.get(self._head(head)) if head is not None and self.config.tied else None
+
+    def _head(self, head: Part) -> str:
+        return head.tensor(self.prefix, 0, self.tensors, tied=True)
 
     def _check_all(self) -> None:
         """Every tensor of the file's model has its shape and a dtype that we read, kept or not."""
@@ -105,8 +109,9 @@ class ModelTensors:
         name = part.tensor(self.prefix, self._number(layer), self.tensors, tied=self.config.tied)
         # As transformers does, a tied model saved with its head alone takes the embedding from it.
         if role == "embed" and self.config.tied and name not in self.tensors:
-            head = self.parts["head"].name
-            return head if head in self.tensors else name
+            head = self.parts.get("head")  # which an encoder lacks
+            other = name if head is None else self._head(head)
+            return other if other in self.tensors else name
         return name
 
     def part(self, role: str, part: Part, layer: int) -> Part:
@@ -143,8 +148,8 @@ class ModelTensors:
 
     def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
-        if part.row:
-            return (1, *self.shape(role, layer))
+        if part.folded:
+            return folded_shape(part.folded, self.shape(role, layer), d_head(self.config))
         _, *rest = self.shape(role, layer)
         out = all_rows(self.config, part, role, layer)
         return (*rest, out) if part.transposed else (out, *rest)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
 from ..once import once
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
-from .config import QUANT_METHOD, resolve_config, with_token_ids
-from .families import FAMILIES, Resolved
+from .config import QUANT_METHOD, of_text, resolve_config, with_token_ids
+from .families import FAMILIES, Resolved, left_out
 from .families.decoding import DECODING_KEYS
 from .formats import other_quantization
 from .generation import not_applied
@@ -20,10 +20,12 @@ from .reconcile import reconciled
 from .sentence import MODULES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Self
 
     from ..runtime.spec import Config
+    from .families import Part
 
 __all__ = ["Opened", "open_model"]
 
@@ -35,10 +37,10 @@ LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 class Opened:
     """A checkpoint, and the model that its config.json describes; nothing is cut yet. Closing it unmaps the files.
 
-    `raw` is config.json with the sizes that the tensors have; `corrections` says in words which it had wrong, and what
-    generation_config.json asks for that is not applied. `config` is what `raw` resolves to, with the token ids of
-    generation_config.json; `biases` are the roles of optional weights that the model has; `numbers`: as in
-    `Resolved`.
+    `raw` is config.json with the sizes that the tensors have, of the one model that is read; `corrections` says in
+    words which it had wrong, what is skipped, and what generation_config.json asks for that is not applied. `config`
+    is what `raw` resolves to, with the token ids of generation_config.json; `biases` are the roles of optional weights
+    that the model has; `numbers` and `own`: as in `Resolved`.
     """
 
     checkpoint: Checkpoint
@@ -47,6 +49,7 @@ class Opened:
     biases: frozenset[str]
     corrections: tuple[str, ...] = ()
     numbers: tuple[int, ...] | None = None
+    own: Mapping[str, Part | None] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -56,7 +59,7 @@ class Opened:
     @once
     def model_tensors(self) -> ModelTensors:
         """Which tensor each weight is made from: compared with the config at first use. Errors: `CheckpointError`."""
-        resolved = Resolved(self.config, self.biases, self.numbers)
+        resolved = Resolved(self.config, self.biases, self.numbers, self.own)
         tensors = ModelTensors(self.directory, self.checkpoint.tensors, resolved)
         tensors.check()
         return tensors
@@ -103,12 +106,14 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     try:
         where = str(checkpoint.directory / CONFIG)
         _check_quantization(checkpoint)
-        resolved = resolve_config(checkpoint.config, where)
-        raw, resolved, corrections = reconciled(checkpoint.config, resolved, checkpoint.tensors, checkpoint.directory)
+        raw = of_text(checkpoint.config, where)
+        resolved = resolve_config(raw, where)
+        raw, resolved, corrections = reconciled(raw, resolved, checkpoint.tensors, checkpoint.directory)
         config = with_token_ids(_without_head(resolved.config, checkpoint), where, checkpoint.generation)
     except BaseException:
         checkpoint.close()
         raise
     applied = DECODING_KEYS if config.decoding is not None else ()
+    corrections += left_out(FAMILIES[config.family].around, checkpoint.tensors, config.family)
     corrections += not_applied(checkpoint.generation, checkpoint.config, applied)
-    return Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers)
+    return Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers, resolved.own)

@@ -16,7 +16,7 @@ from ..runtime.sparse import pack_sparse_rows
 from ..runtime.spec import DTYPES, Attention, Buckets, Linear, Norm, Spaced, StackWeights, Sublayer, Weight, Weights
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, CROSS, FEED_FORWARD, ROLES
-from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, spans_by_file
+from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, softplus, spans_by_file
 from .underflow import TOKENS as ROWS_OF_TOKENS
 from .underflow import Underflow, widened
 
@@ -43,7 +43,7 @@ TOKENS = ("embed", "head")
 
 def planned(plan: LoadPlan) -> Weights:
     """Every weight with its shape and dtype and no array: what `miaotui inspect` records a program with."""
-    return _assemble(plan, lambda source: _weight(source, None))
+    return _assemble(plan, lambda source: _weight(source, None), None)
 
 
 def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: PackRows = pack_rows) -> Weights:
@@ -82,7 +82,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
 
     try:
         with pool or contextlib.nullcontext():
-            return _assemble(plan, make)
+            return _assemble(plan, make, _ones(plan, block))
     except RuntimeError as e:  # of a pool
         if "thread" not in str(e):
             raise
@@ -197,6 +197,8 @@ def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callabl
             np.copyto(out[span], narrowed(source, part), casting="same_kind")
         if source.plus:
             out[span] += np.float32(source.plus)
+        if source.softplus:
+            out[span] = softplus(out[span])
         done(span)
 
 
@@ -259,15 +261,27 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
 
 
-def _assemble(plan: LoadPlan, make: Callable[[Source], Weight]) -> Weights:
+def _ones(plan: LoadPlan, block: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
+    """Gains that no file holds: the end of the block."""
+    if block is None or not plan.ones_bytes:
+        return None
+    ones = block[plan.resident_bytes - plan.ones_bytes :].view(np.float32)[: plan.config.d_model]
+    ones[:] = 1
+    ones.flags.writeable = False
+    return ones
+
+
+def _assemble(plan: LoadPlan, make: Callable[[Source], Weight], ones: NDArray[np.float32] | None) -> Weights:
     made = _once(make)
-    own, model = _stack(plan, made)
+    own, model = _stack(plan, made, ones)
     if plan.config.decoder is None:
         return _with_head(Weights(encoder=own), plan.config, model)
-    encoder = None if plan.encoder is None else _stack(plan.encoder, made)[0]
+    encoder = None if plan.encoder is None else _stack(plan.encoder, made, None)[0]
     if not plan.config.lm_head:
         return Weights(decoder=own)
-    return Weights(decoder=own, encoder=encoder, head=Linear(model.get("head", model["embed"]), model.get("head_bias")))
+    head = Linear(model.get("head", model["embed"]), model.get("head_bias"))
+    dense = _linear(model, "head_dense") if "head_dense" in model else None
+    return Weights(decoder=own, encoder=encoder, head=head, head_dense=dense)
 
 
 def _once(make: Callable[[Source], Weight]) -> Callable[[Source], Weight]:
@@ -282,8 +296,10 @@ def _once(make: Callable[[Source], Weight]) -> Callable[[Source], Weight]:
     return of
 
 
-def _stack(plan: LoadPlan, make: Callable[[Source], Weight]) -> tuple[StackWeights, dict[str, Weight]]:
-    """A stack, and the model's own weights by role."""
+def _stack(
+    plan: LoadPlan, make: Callable[[Source], Weight], ones: NDArray[np.float32] | None
+) -> tuple[StackWeights, dict[str, Weight]]:
+    """A stack, and the model's own weights by role; `ones`: gains of norms of which a file has none."""
     stack, made = plan.config.stack, {}
     for sizes, sources in zip(stack.layers, plan.layers, strict=True):
         if id(sources) not in made:  # a layer that runs twice is one object
@@ -292,11 +308,11 @@ def _stack(plan: LoadPlan, make: Callable[[Source], Weight]) -> tuple[StackWeigh
     layers = tuple(made[id(sources)] for sources in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
     if not stack.gains:
-        layers = _with_ones(stack, layers)
+        layers = _with_ones(stack, layers, ones)
     own = StackWeights(
         model["embed"],
         layers,
-        norm=_norm_of(model, "norm") if stack.gains else _ones("norm", stack),
+        norm=_norm_of(model, "norm") if stack.gains else _plain_norm("norm", stack, ones),
         positions=_from_row(model.get("positions"), plan.config.positions or 0),
         token_types=model.get("token_types"),
         embed_norm=_norm_of(model, "embed_norm"),
@@ -320,16 +336,21 @@ def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) ->
     return replace(weights, head=out, head_dense=dense, head_norm=_norm_of(model, "head_norm"))
 
 
-def _ones(name: str, stack: Stack) -> Norm:
-    """Gains that no file holds."""
-    return Norm(Weight(name, "f32", (stack.d_model,), np.ones(stack.d_model, np.float32), mapped=False))
+def _plain_norm(name: str, stack: Stack, ones: NDArray[np.float32] | None) -> Norm:
+    """With gains of ones."""
+    return Norm(Weight(name, "f32", (stack.d_model,), ones, mapped=False))
 
 
-def _with_ones(stack: Stack, layers: tuple[tuple[Sublayer, ...], ...]) -> tuple[tuple[Sublayer, ...], ...]:
+def _with_ones(
+    stack: Stack, layers: tuple[tuple[Sublayer, ...], ...], ones: NDArray[np.float32] | None
+) -> tuple[tuple[Sublayer, ...], ...]:
     """Every sublayer with a norm of what it reads, named as a file's would be."""
     kinds = {ATTENTION: "attn_norm", FEED_FORWARD: "ffn_norm"}
     return tuple(
-        tuple(replace(w, norm_in=_ones(f"layers.{i}.{kinds[_kind(s)]}", stack)) for s, w in zip(*layer, strict=True))
+        tuple(
+            replace(w, norm_in=_plain_norm(f"layers.{i}.{kinds[_kind(s)]}", stack, ones))
+            for s, w in zip(*layer, strict=True)
+        )
         for i, layer in enumerate(zip(stack.layers, layers, strict=True))
     )
 
@@ -354,7 +375,8 @@ def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
     linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
     others: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
     others |= {role.field: weights[role.name] for role in roles if role.kind == "table"}
-    return replace(Sublayer(linear), **others)
+    numbers = {role.field: weights[role.name] for role in roles if role.kind == "number"}
+    return replace(Sublayer(linear, numbers=numbers), **others)
 
 
 def _linear(weights: Mapping[str, Weight], role: str) -> Linear:

@@ -13,9 +13,10 @@ from .sizes import axis_size, role_axes, sizes_of
 if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .families import Part
+    from .families.base import Folded
     from .ranges import Ranges
 
-__all__ = ["all_rows", "equal_pieces", "rows_in_tensor", "spacing"]
+__all__ = ["all_rows", "equal_pieces", "folded_shape", "rows_in_tensor", "spacing"]
 
 
 def _rows(config: Config, role: str, layer: int) -> int:
@@ -38,6 +39,12 @@ def spacing(config: Config, part: Part, role: str, layer: int) -> tuple[int, int
     sizes = [_rows(config, piece, layer) // units for piece in part.pieces]
     at = part.pieces.index(role)
     return sizes[at], sum(sizes), sum(sizes[:at])
+
+
+def folded_shape(folded: Folded, shape: tuple[int, ...], d_head: int) -> tuple[int, ...]:
+    """How a file stores a vector of this shape (`Part.folded`)."""
+    [n] = shape
+    return {"": (n,), "row": (1, n), "number": (), "heads": (n // d_head, d_head)}[folded]
 
 
 def rows_in_tensor(config: Config, part: Part, role: str, layer: int, kept: Ranges) -> Ranges:

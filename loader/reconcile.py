@@ -80,7 +80,8 @@ class _Headers:
     def __init__(self, resolved: Resolved, tensors: Mapping[str, TensorInfo]) -> None:
         self.before, self.biases, self.tensors = resolved.config, resolved.biases, tensors
         self.family, self.numbers = FAMILIES[self.before.family], resolved.numbers
-        self.parts = self.family.parts(self.before)
+        self.parts = resolved.placed(self.family.parts(self.before))
+        self.layer = resolved.placed(self.family.layer)
         self.prefix = self.family.prefix_in(tensors)
 
     def config(self) -> Config:
@@ -107,7 +108,7 @@ class _Headers:
         c = self.before
         if self.numbers is not None:  # layers share their tensors, which tell no count
             return c.n_layers
-        start = self.prefix + next(iter(self.family.layer.values())).name.partition("{i}")[0]
+        start = self.prefix + next(iter(self.layer.values())).name.partition("{i}")[0]
         numbers = {name[len(start) :].partition(".")[0] for name in self.tensors if name.startswith(start)}
         n = len(numbers)
         if not 0 < n < c.n_layers or numbers != {str(i) for i in range(n)}:
@@ -194,7 +195,7 @@ class _Headers:
             yield size // count if AXES[role][0] == axis else size, info
 
     def _roles(self, layer: int) -> Iterator[tuple[str, Part]]:
-        return ((role, part) for role, part in self.family.layer.items() if self._has(role, layer))
+        return ((role, part) for role, part in self.layer.items() if self._has(role, layer))
 
     def _has(self, role: str, layer: int) -> bool:
         """Whether the config's model has this role: in this layer, for a layer's."""
@@ -221,7 +222,7 @@ def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str,
     out = resized(raw, before, after)
     if isinstance(raw.get("layer_types"), list):
         out["layer_types"] = raw["layer_types"][: after.n_layers]
-    spelling = FAMILIES[after.family].spelling
+    spelling = FAMILIES[after.family].spelled(after)
     old, new = ([sizes_of(c, i).n_heads for i in range(after.n_layers)] for c in (before, after))
     if "d_head" not in spelling and new != old:
         whole = after.d_model // d_head(after)
@@ -232,7 +233,7 @@ def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str,
 
 def _told(before: Config, after: Config) -> list[str]:
     """Every size that differs: what the file says, and what is there."""
-    spelling = FAMILIES[after.family].spelling
+    spelling = FAMILIES[after.family].spelled(after)
     old, new = model_sizes(before), model_sizes(after)
     lines = [
         f"config.json says {spelling[name]} {old[name]}, the tensors {new[name]}"

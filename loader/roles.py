@@ -13,7 +13,7 @@ decoder reads has the same roles, as a model of its own (`Config.encoding`).
 | context  | model        | positions                              |
 | types    | model        | token types                            |
 | embed    | model        | dimensions of the embedding (`EMBED`)  |
-| pooled   | model        | what an encoder's head reads           |
+| pooled   | model        | what a head reads, after a product     |
 | labels   | model        | what it gives, where that is no vocabulary |
 | buckets  | model        | classes of distances                   |
 | biased   | model        | heads to whose scores a table adds     |
@@ -23,6 +23,7 @@ decoder reads has the same roles, as a model of its own (`Config.encoding`).
 | kv_heads | attention    | n_kv_heads x d_head                    |
 | head     | attention    | d_head                                 |
 | ffn      | feed_forward | neurons                                |
+| one      | feed_forward | a number                               |
 | cross_heads, cross_kv_heads | cross_attention | as heads, of the attention to the encoder |
 """
 
@@ -48,17 +49,18 @@ __all__ = [
 
 ATTENTION, FEED_FORWARD, CROSS = "attention", "feed_forward", "cross_attention"
 OWN = (ATTENTION, FEED_FORWARD)
-Kind = Literal["matrix", "table", "norm", "bias"]
+Kind = Literal["matrix", "table", "norm", "number", "bias"]
 
 
 @dataclass(frozen=True)
 class Role:
     """One row.
 
-    `kind`: a matrix is multiplied, of a table rows are looked up; norm and bias are vectors. `axes`: [out, in] of a
-    matrix. `field`: where it lies in the records: a name of `Sublayer.linear`, or of a field (norms, tables); a bias
-    lies with its matrix or norm. `reads`: the norm whose output a matrix takes. `place`: what flows into it (where
-    statistics are taken). `writes`: it adds to the residual stream. `always`: every model that has the sublayer has it.
+    `kind`: a matrix is multiplied, of a table rows are looked up; norm, number and bias are vectors. `axes`: [out, in]
+    of a matrix. `field`: where it lies in the records: a name of `Sublayer.linear` or `.numbers`, or of a field (norms,
+    tables); a bias lies with its matrix or norm. `reads`: the norm whose output a matrix takes. `place`: what flows
+    into it (where statistics are taken). `writes`: it adds to the residual stream. `always`: every model that has the
+    sublayer has it.
     """
 
     name: str
@@ -114,6 +116,7 @@ _ROWS = (
     Role("gate", _F, "matrix", ("ffn", "width"), "gate", reads="ffn_norm", place="ffn_in", always=False),
     Role("up", _F, "matrix", ("ffn", "width"), "up", reads="ffn_norm", place="ffn_in"),
     Role("down", _F, "matrix", ("width", "ffn"), "down", place="ffn_out", writes=True),
+    *(Role(f"act_{x}", _F, "number", ("one",), x, always=False) for x in ("p", "n", "beta", "eps")),
 )
 # fmt: on
 
@@ -126,7 +129,8 @@ def _bias(role: Role) -> Role:
 #: Name -> role; a layer's biases are named after their matrix or norm: "q_bias".
 ROLES = {role.name: role for role in _ROWS}
 _BIASED = ("head", "head_dense", "classifier", "embed_project")  # and every norm, and the matrices of sublayers
-ROLES |= {r.name: r for r in (_bias(x) for x in _ROWS if x.sublayer or x.kind == "norm" or x.name in _BIASED)}
+_BIASES = (x for x in _ROWS if (x.sublayer or x.kind == "norm" or x.name in _BIASED) and x.kind != "number")
+ROLES |= {role.name: role for role in map(_bias, _BIASES)}
 
 #: Roles whose width is the embedding's own, in a model that has one (`sizes.role_axes`).
 EMBED = ("embed", "head", "positions", "token_types", "embed_norm", "embed_norm_bias")

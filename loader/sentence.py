@@ -155,8 +155,8 @@ def _prompts(file: Path) -> tuple[dict[str, str], str | None]:
     if not isinstance(prompts, dict) or not all(isinstance(v, str) for v in prompts.values()):
         msg = f"{file}: prompts is {quote(prompts)}; expected texts by name"
         raise ConfigError(msg)
-    if default is not None and default not in prompts:
-        msg = f"{file}: default_prompt_name is {quote(default)}; expected one of {', '.join(prompts) or 'no prompts'}"
+    if default is not None and (not isinstance(default, str) or default not in prompts):
+        msg = f"{file}: default_prompt_name is {quote(default)}; expected a name in prompts: {quote(list(prompts))}"
         raise ConfigError(msg)
     return prompts, default
 

@@ -15,13 +15,15 @@ from .roles import ATTENTION, AXES, CROSS, EMBED, FEED_FORWARD, ROLES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..runtime.spec import Config, FeedForward
+    from ..runtime.spec import Config, FeedForward, Head
 
 __all__ = [
     "LayerSizes",
     "axis_size",
+    "cross_heads",
     "d_head",
     "has_sublayer",
+    "head_reads_width",
     "largest",
     "model_sizes",
     "role_axes",
@@ -48,6 +50,12 @@ def sizes_of(config: Config, layer: int) -> LayerSizes:
 
 #: What turns rows of a table of distances into keys, or queries -> the term of a score that needs it.
 _TERMS = {"pos_k": "c2p", "pos_q": "p2c"}
+
+
+def cross_heads(config: Config, layer: int) -> tuple[int, int]:
+    """Heads and key/value heads of a layer's attention to an encoder; 0 where it has none."""
+    s = config.stack.cross(layer)
+    return (s.n_heads, s.n_kv_heads) if s else (0, 0)
 
 
 def has_sublayer(config: Config, role: str, layer: int) -> bool:
@@ -121,10 +129,25 @@ def _sized(s: Attention | FeedForward, size: LayerSizes) -> Attention | FeedForw
 
 
 def role_axes(config: Config, role: str) -> tuple[str, ...]:
-    """`AXES[role]`; the embedding has its own width in a model where a product takes it to the stream's."""
-    if config.d_embed is None or role not in EMBED:
-        return AXES[role]
-    return tuple("embed" if axis == "width" else axis for axis in AXES[role])
+    """`AXES[role]`; the embedding has its own width in a model where a product takes it to the stream's.
+
+    What an encoder's head reads may be as wide as the stream.
+    """
+    axes = AXES[role]
+    if config.head is not None and head_reads_width(config, config.head):
+        axes = tuple("width" if axis == "pooled" else axis for axis in axes)
+    rows = EMBED if not config.stack.project_first else ("embed", "head")
+    if config.d_embed is None or role not in rows:
+        return axes
+    return tuple("embed" if axis == "width" else axis for axis in axes)
+
+
+def head_reads_width(config: Config, head: Head) -> bool:
+    """Whether what an encoder's last product reads is as wide as the stream, and must stay so.
+
+    It is the stream itself, or what a product with the embedding reads.
+    """
+    return head.activation is None or (head.kind == "masked_lm" and config.d_embed is None)
 
 
 def axis_size(config: Config, axis: str, layer: int) -> int:
@@ -136,7 +159,8 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "context": config.n_context + (config.positions or 0),
         "types": config.n_types,
         "embed": config.d_embed or config.d_model,
-        "pooled": config.head.width if config.head else 0,
+        "pooled": config.head.width if config.head else config.d_embed or 0,
+        "one": 1,
         "labels": config.head.n_out if config.head else 0,
         "buckets": next((b.n for b in config.stack.biases if isinstance(b, Buckets)), 0),
         "distances": 2 * config.stack.relative.n if config.stack.relative else 0,

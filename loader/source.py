@@ -8,6 +8,7 @@ the tensor is touched; several ranges, or fewer columns, are gathered. Zeros are
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +29,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .families.base import Folded
     from .header import TensorInfo
     from .prune.sparsity import Pattern
     from .ranges import Ranges
 
-__all__ = ["PREQUANTIZED", "STORED", "Rows", "Source", "narrowed", "read", "read_kept", "read_masked", "spans_by_file"]
+__all__ = [
+    "PREQUANTIZED",
+    "STORED",
+    "Rows",
+    "Source",
+    "narrowed",
+    "read",
+    "read_kept",
+    "read_masked",
+    "softplus",
+    "spans_by_file",
+]
 
 #: Of a matrix that we quantised and wrote.
 PREQUANTIZED = "U8"
@@ -47,8 +60,8 @@ class Source:
     `shape` and `dtype` are the weight's; `pattern` is the tensor's name with {i} for the layer.
     `offset` is the weight's place in the resident block, None where it is mapped; `fused`: the tensor holds others too.
     `plus` is added to every number. `spaced`: of a mapped matrix whose rows take turns with others' (`Spaced`),
-    `first` the role that is first among them: what reads the whole is told by its name. `row`: a vector that the file
-    has as [1, n].
+    `first` the role that is first among them: what reads the whole is told by its name. `softplus`, `folded`: as in
+    `Part`.
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     """
 
@@ -67,7 +80,8 @@ class Source:
     first: str = ""
     zeros: Pattern | None = None
     kept: int | None = None
-    row: bool = False
+    folded: Folded = ""
+    softplus: bool = False
 
     @property
     def role(self) -> str:
@@ -125,6 +139,8 @@ class Source:
             steps.append("narrowed")
         if self.plus:
             steps.append(f"{self.plus:g} added")
+        if self.softplus:
+            steps.append("softplus taken")
         if self.zeros is not None:
             steps.append(f"zeros {self.zeros}, held {'sparse' if self.sparse else 'dense'}")
         return "resident: " + (" and ".join(steps) or "copied, unaligned in the file")
@@ -207,7 +223,7 @@ def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDA
     """
     rows, columns = source.row_indices[span], source.column_indices
     if len(source.shape) == 1:
-        return _along_first(tensor.reshape(-1), rows)  # a vector may lie there as [1, n]
+        return _along_first(tensor.reshape(-1), rows)  # a vector may lie there folded
     across, along = (columns, rows) if source.transposed else (rows, columns)  # the file's axes
     part = tensor
     if along is not None and len(along):  # first, so that no gathered row brings the ends that are cut off (`spans`)
@@ -258,6 +274,14 @@ def read_masked(source: Source, tensor: NDArray[Any], span: slice = slice(None))
         return read(source, tensor, span)
     part, stays = read_kept(source, tensor, span)
     return np.where(stays, part, part.dtype.type(0))
+
+
+def softplus(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """log(1 + e^x), rounded once: the same bits on every machine, which libm does not promise. Of few numbers."""
+    with localcontext() as ctx:
+        ctx.prec = 40
+        exact = [float((1 + Decimal(float(v)).exp()).ln()) if np.isfinite(v) else float(v) for v in x.ravel()]
+    return np.array(exact, np.float32).reshape(x.shape)
 
 
 class Rows:

@@ -3,12 +3,14 @@
 Every step, each of the running beams is followed by every id; of these continuations, the likeliest that do not end go
 on, and those among the first `num_beams` that end are finished, by the sum of their logarithms over
 length^`length_penalty`. Scores, stops and their order are transformers' (`_beam_search`), in float32. `BeamState` knows
-rows of logarithms alone; `search` runs it over a session, whose cache the beams share as far as they are alike.
+rows of logarithms alone; `search` runs one for each prompt over a session, whose cache a prompt's beams share as far as
+they are alike. The beams of all prompts are fed together; what one prompt gets does not depend on the others.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
@@ -18,20 +20,21 @@ import numpy as np
 
 from ..errors import BackendError, InputError, shown
 from .kvcache import PAGE, pages_of
+from .pages import FullError
 from .sampling import exp, not_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from .pages import Table
+    from .pages import Table, Waiting
     from .rules import Rules
     from .session import Session
 
     Floats = NDArray[np.float32]
 
-__all__ = ["BEAMS", "BeamState", "Beams", "Found", "beams_from", "log_softmax", "search"]
+__all__ = ["BEAMS", "BeamState", "Beams", "Found", "Searched", "Wanted", "beams_from", "log_softmax", "search"]
 
 #: `GenerationConfig`'s name -> the field of `Beams`.
 BEAMS = {
@@ -70,7 +73,7 @@ def beams_from(given: Mapping[str, Any]) -> Beams:
         raise InputError(msg)
     n, n_return = int(given.get("num_beams", 1)), int(given.get("num_return_sequences", 1))
     if n_return > n:
-        msg = f"num_return_sequences={n_return}: more than num_beams={n}"
+        msg = f"num_return_sequences={n_return}: needs as many beams, and num_beams is {n}"
         raise InputError(msg)
     return Beams(n, float(penalty), early if early == "never" else bool(early), n_return)
 
@@ -154,81 +157,212 @@ def log_softmax(row: Floats) -> Floats:
     return y
 
 
-def search(  # noqa: PLR0913, PLR0917 - what an answer depends on
-    session: Session,
-    table: Table,
-    prompt: Sequence[int],
-    how: Beams,
-    rules: Rules,
-    limit: int,
-    ends: Sequence[int],
-    penalty: float = 1.0,
-) -> list[Found]:
-    """Answers to a prompt, the best first; `table` is its sequence's. `penalty`: of ids that are there already.
+@dataclass(frozen=True)
+class Wanted:
+    """One prompt of a search: its sequence's table, the whole text before the answer, the most ids of that."""
 
-    Errors: `InputError` where the cache has no room for as many beams; `BackendError` of a backend without pages.
+    table: Table
+    prompt: list[int]
+    rules: Rules
+    limit: int
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A prompt's answers, the best first; seconds of the prompt, and from there to the answers."""
+
+    answers: list[Found]
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+def search(
+    session: Session, prompts: Sequence[Wanted], how: Beams, ends: Sequence[int], penalty: float = 1.0
+) -> list[Searched]:
+    """Answers to each prompt, in order; as many prompts are searched together as the cache has room for.
+
+    `penalty`: of ids that are there already. Errors: `InputError` where the cache has no room for one prompt's beams;
+    `BackendError` of a backend without pages.
     """
     if not session.backend.paged:
         msg = f"num_beams={how.n}: {session.backend.name} holds one text at a time; use device='cpu'"
         raise BackendError(msg)
-    shared = len(prompt) // PAGE
-    needed = shared + how.n * (pages_of(len(prompt) + limit) - shared)
-    if needed > session.pages.n_pages:
-        msg = (
-            f"num_beams={how.n}: that many texts of up to {len(prompt) + limit} tokens need cache_tokens="
-            f"{needed * PAGE}, and this model has {session.pages.n_pages * PAGE}; load it with more, or ask for less"
-        )
-        raise InputError(msg)
-    state = BeamState(how, session.n_vocab, limit, ends)
-    run = _Run(session, list(prompt), state, rules, penalty)
-    try:
-        session.turn(partial(run.begin, table))
-        while not state.done:
-            session.turn(run.step)
-    finally:
-        session.left.extend(run.tables)
-    return state.found()
+    runs = [_Run(session, each, how, ends, penalty) for each in prompts]
+    for run in runs:
+        run.check_room()
+    at = 0
+    while at < len(runs):
+        size = _fitting(session, runs[at:])
+        _Together(session, runs[at : at + size]).finish()
+        at += size
+    return [run.searched() for run in runs]
+
+
+def _fitting(session: Session, runs: Sequence[_Run]) -> int:
+    """How many of the first have room at once; the first has."""
+    beams = np.cumsum([run.n_pages for run in runs]) <= session.pages.n_pages
+    if session.sources is None:
+        return int(beams.sum())
+    texts = np.cumsum([run.n_source_pages for run in runs]) <= session.sources.pages.n_pages
+    return max(1, int((beams & texts).sum()))
+
+
+class _Together:
+    """Searches that are fed together. A step may be begun again from its beginning (`Session.turn`)."""
+
+    def __init__(self, session: Session, runs: Sequence[_Run]) -> None:
+        self._session, self._runs = session, runs
+
+    def finish(self) -> None:
+        """Go on until all are done."""
+        session, who = self._session, self._session.somebody()
+        own = [table for run in self._runs for table in run.own]
+        try:
+            for run in self._runs:
+                run.who = who
+            for table in own:
+                table.waiting.add(who)
+            for run in self._runs:
+                session.turn(partial(self._or_nothing, run.begin))
+            while not all(run.state.done for run in self._runs):
+                session.turn(partial(self._or_nothing, self._step))
+        finally:
+            for run in self._runs:
+                run.who = None
+                session.left.extend(run.tables)
+            for table in own:
+                table.waiting.discard(who)
+            del who  # whoever keeps an exception keeps no pages
+
+    def _or_nothing(self, work: Callable[[], None]) -> None:
+        """Work; where there is no room for it, everything is given back, so that others can end: `FullError`."""
+        try:
+            work()
+        except FullError as full:
+            for run in self._runs:
+                run.release()
+            raise FullError(full.pages) from None
+
+    def _step(self) -> None:
+        """One id more for every beam of those that are not done."""
+        session, going = self._session, [run for run in self._runs if not run.state.done]
+        for run in going:
+            run.restore()
+        beams = [(run, i) for run in going for i in range(run.state.how.n)]
+        rows = {run: np.empty((run.state.how.n, session.n_vocab), np.float32) for run in going}
+        most = min(session.n_logits, session.chunk)
+        for at in range(0, len(beams), most):
+            part = beams[at : at + most]
+            session.run_pass([run.part(i) for run, i in part])
+            for (run, i), logits in zip(part, session.logits, strict=True):
+                rows[run][i] = run.row(logits, run.state.running[i])
+        for run in going:
+            run.go_on(run.tables, rows[run])
 
 
 class _Run:
-    """The beams' parts of the cache; a step may be begun again from its beginning (`Session.turn`)."""
+    """One prompt's beams, and their parts of the cache."""
 
-    def __init__(self, session: Session, prompt: list[int], state: BeamState, rules: Rules, penalty: float) -> None:
-        self._session, self._prompt, self._state = session, prompt, state
-        self._rules, self._penalty = rules, penalty
+    def __init__(self, session: Session, wanted: Wanted, how: Beams, ends: Sequence[int], penalty: float) -> None:
+        self._session, self._prompt, self._table = session, wanted.prompt, wanted.table
+        self._rules, self._penalty, self._limit = wanted.rules, penalty, wanted.limit
+        self.state = BeamState(how, session.n_vocab, wanted.limit, ends)
         self.tables: list[Table] = []
+        self.who: Waiting | None = None  # who waits for them
+        self._began = self._begins = self._ended = 0.0
 
-    def begin(self, table: Table) -> None:
+    @property
+    def own(self) -> list[Table]:
+        """The sequence's table, and that of the encoder's text."""
+        return [self._table, *([] if self._table.source is None else [self._table.source.table])]
+
+    @property
+    def n_pages(self) -> int:
+        """Pages that the beams need at most: the prompt's whole ones are of all."""
+        shared = len(self._prompt) // PAGE
+        return shared + self.state.how.n * (pages_of(len(self._prompt) + self._limit) - shared)
+
+    @property
+    def n_source_pages(self) -> int:
+        """Pages of the encoder's text."""
+        return 0 if self._table.source is None else pages_of(len(self._table.source.ids))
+
+    def check_room(self) -> None:
+        """Pass what fits the cache. Errors: `InputError`."""
+        room, n = self._session.pages.n_pages, self.state.how.n
+        if self.n_pages > room:
+            msg = (
+                f"num_beams={n}: that many texts of up to {len(self._prompt) + self._limit} tokens need a larger "
+                f"cache_tokens: {self.n_pages * PAGE}, now {room * PAGE}; or a smaller max_new_tokens, or fewer beams"
+            )
+            raise InputError(msg)
+
+    def begin(self) -> None:
         """The prompt's own row, for all beams; its pages are theirs from now on."""
-        self._session.compute(table, self._prompt)
-        row = self._row(self._session.logits[-1], [])
-        self._go_on([table] * self._state.how.n, np.tile(row, (self._state.how.n, 1)))
-        self._session.pages.release(table)  # the beams hold it now; who goes on with one computes it again
+        self._began = self._began or time.perf_counter()
+        self._session.compute(self._table, self._prompt)
+        row, n = self.row(self._session.logits[-1], []), self.state.how.n
+        self._begins = time.perf_counter()
+        self.go_on([self._table] * n, np.tile(row, (n, 1)))
+        self._session.pages.release(self._table)  # the beams hold it now; who goes on with one computes it again
 
-    def step(self) -> None:
-        """One id more for every beam."""
-        session, state = self._session, self._state
-        texts = [self._prompt + ids for ids in state.running]
-        for table, text in zip(self.tables, texts, strict=True):
-            if table.cached < len(text) - 1:  # its pages were taken meanwhile
-                session.compute(table, text[:-1], 0)
-        rows, most = np.empty((state.how.n, session.n_vocab), np.float32), min(session.n_logits, session.chunk)
-        for at in range(0, state.how.n, most):
-            part = range(at, min(at + most, state.how.n))
-            session.run_pass([(self.tables[i], texts[i][-1:], len(texts[i]) - 1, 1) for i in part])
-            for i, logits in zip(part, session.logits, strict=True):
-                rows[i] = self._row(logits, state.running[i])
-        self._go_on(self.tables, rows)
+    def restore(self) -> None:
+        """Compute what the beams' pages were given up for: the prompt once, then what each has of its own."""
+        session, pages = self._session, self._session.pages
+        for i, table in enumerate((*self.tables, self._table)):  # the last: as long as any
+            table.expected = len(self._text(min(i, len(self.tables) - 1)))
+            session.turned(table, table.expected)
+        if all(table.cached >= len(self._text(i)) - 1 for i, table in enumerate(self.tables)):
+            return
+        self.release()
+        if pages.taken() + self.n_pages > pages.n_pages:  # before anything is computed in vain
+            raise FullError(pages)
+        if len(self._prompt) > 1:
+            session.compute(self._table, self._prompt[:-1], 0)
+        twins = self._shared(self._table for _ in self.tables)
+        pages.release(self._table)
+        for table in self.tables:
+            pages.release(table)
+        self.tables = twins
+        for i, table in enumerate(twins):
+            table.expected = len(self._text(i))
+            if table.cached < len(self._text(i)) - 1:
+                session.compute(table, self._text(i)[:-1], 0)
 
-    def _go_on(self, tables: list[Table], rows: Floats) -> None:
+    def release(self) -> None:
+        """Give everything back; `restore` computes it again."""
+        for table in (self._table, *self.tables):
+            self._session.pages.release(table)
+        if self._session.sources is not None and self._table.source is not None:
+            self._session.sources.pages.release(self._table.source.table)
+
+    def part(self, i: int) -> tuple[Table, list[int], int, int]:
+        """The last id of beam `i`, as a part of a pass."""
+        text = self._text(i)
+        return self.tables[i], text[-1:], len(text) - 1, 1
+
+    def go_on(self, tables: list[Table], rows: Floats) -> None:
+        """[n, n_vocab] of what follows each beam, whose tables these are: the next beams take their places."""
         session, old = self._session, self.tables
-        parents = self._state.advance(rows)
+        parents = self.state.advance(rows)
         session.last = None
-        self.tables = [session.pages.share(tables[p]) for p in parents]
+        self.tables = self._shared(tables[p] for p in parents)
         for table in old:
             session.pages.release(table)
+        self._ended = time.perf_counter()
 
-    def _row(self, logits: Floats, ids: list[int]) -> Floats:
+    def _shared(self, tables: Iterator[Table]) -> list[Table]:
+        twins = [self._session.pages.share(table) for table in tables]
+        for twin in twins:
+            if self.who is not None:
+                twin.waiting.add(self.who)
+        return twins
+
+    def _text(self, i: int) -> list[int]:
+        return self._prompt + self.state.running[i]
+
+    def row(self, logits: Floats, ids: list[int]) -> Floats:
+        """Logarithms of what follows `ids`, by the rules. Errors: `InputError`: some are NaN."""
         row = log_softmax(logits)
         text = self._prompt + ids
         if np.isnan(row).any():
@@ -236,5 +370,9 @@ class _Run:
         if self._penalty != 1:
             seen = list(dict.fromkeys(text))
             row[seen] = np.where(row[seen] < 0, row[seen] * np.float32(self._penalty), row[seen] / self._penalty)
-        self._rules.apply(row, text, len(ids), last=len(ids) == self._state.limit - 1)
+        self._rules.apply(row, text, len(ids), last=len(ids) == self.state.limit - 1)
         return row
+
+    def searched(self) -> Searched:
+        """What it came to."""
+        return Searched(self.state.found(), self._begins - self._began, self._ended - self._begins)

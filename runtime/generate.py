@@ -122,7 +122,7 @@ class Timings:
     """Seconds spent inside, the consumer's own time between two pieces not counted.
 
     `first_token_s` runs from the start of the generation to its first id, without the load. `decode_s` is for the
-    ids after the first.
+    ids after the first. `n_prompt`: tokens that were read, by an encoder too.
     """
 
     load_s: float = 0.0
@@ -231,6 +231,9 @@ def params_from(
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
+    if "decoder_start_token_id" in given:
+        msg = "decoder_start_token_id: a text begins with its prompt; leave it out, or put it before the prompt"
+        raise InputError(msg)
     if "stop" in given:
         if "stop_strings" in given:
             msg = "stop and stop_strings are the same parameter: give one of them"
@@ -277,10 +280,12 @@ def tokens(  # noqa: PLR0913 - keywords
     *,
     load_s: float = 0.0,
     number: int = 0,
+    n_source: int = 0,
 ) -> Generator[Token, None, None]:
     """Go on with a sequence: add the prompt, a list of checked ids; then draw and return, until an end.
 
-    `number`: which of several answers to one prompt it is, for the draws. Without a `spelling` (`decode(ids) -> str`
+    `number`: which of several answers to one prompt it is, for the draws; `n_source`: tokens that an encoder reads
+    before the first, for the timings. Without a `spelling` (`decode(ids) -> str`
     will do) the tokens have no text. An exception (Ctrl-C) inside a step ends the answer; the sequence keeps its ids,
     and goes on from them.
     """
@@ -322,7 +327,8 @@ def tokens(  # noqa: PLR0913 - keywords
             piece += rest
             reason = "stop" if stopped else reason
             decode_s += time.perf_counter() - began
-            timings = Timings(load_s, prefill_s, decode_s if n_new > 1 else 0.0, first_token_s, n_prompt, n_new)
+            n_read, later_s = n_source + n_prompt, decode_s if n_new > 1 else 0.0
+            timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new)
             yield Token(token, piece, reason, timings, params.sampling.drawn_by)
             return
         decode_s += time.perf_counter() - began

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import MemoryLimitError
+from ..errors import LIMITS, MemoryLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["LIMITS", "float_rows", "memory_named", "refused", "zeroed"]
-
-#: What may stand in the way of memory that the machine has.
-LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"
 
 
 def refused(nbytes: int, what: str) -> MemoryLimitError:

@@ -11,6 +11,7 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -31,12 +32,14 @@ R = TypeVar("R")
 
 
 class FullError(Exception):
-    """No page is free, and nobody is idle; `waiting`: others that run have some."""
+    """A pool has no room now. `others` have pages of it; `held`: of those, who waits for which table."""
 
-    def __init__(self, *, waiting: bool) -> None:
-        """Caught by the session."""
+    def __init__(self, pages: Pages) -> None:
+        """Caught by the session. `pages`: the pool, of which whoever raises this holds nothing any more."""
         super().__init__()
-        self.waiting = waiting
+        self.pages = pages
+        self.others = any(t.n_pages for t in pages.tables)
+        self.held = [(t, [weakref.ref(who) for who in t.waiting]) for t in pages.tables if t.n_pages and t.waiting]
 
 
 class Waiting(Protocol):
@@ -50,19 +53,23 @@ class Table:
 
     `cached`: this many slots, from the first on, hold what its ids make them. Below `low[g]` pages of group g were
     given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
-    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last.
+    `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
+    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last. `shift` is added to the
+    positions of its text, which has `expected` tokens at least (`Session.turned`).
     """
 
-    __slots__ = ("__weakref__", "address", "cached", "high", "low", "numbers", "source", "used", "waiting")
+    __slots__ = ("__weakref__", "address", "cached", "expected", "high", "low", "numbers", "padding", "shift", "source",
+                 "used", "waiting")  # fmt: skip
 
     def __init__(self, n_groups: int, n_pages: int) -> None:
         """For at most `n_pages` pages a group; it holds none."""
         self.numbers: NDArray[np.int32] = np.zeros((n_groups, n_pages), np.int32)
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
-        self.cached = self.used = 0
+        self.cached = self.used = self.shift = self.expected = 0
         self.waiting: Living[Waiting] = Living()
         self.source: Source | None = None
+        self.padding: list[int] = []
 
     @property
     def n_pages(self) -> int:
@@ -119,6 +126,12 @@ class Pages:
             self._free[g] = bytearray(n == 0 for n in self._holders[g])
             self.n_free[g] = sum(self._free[g])
         self.torn = False
+
+    def taken(self) -> int:
+        """Pages that those hold who are waited for, in the group where these are the most: nobody may take them."""
+        held = [t for t in self.tables if t.waiting]
+        parts = ([t.numbers[g, t.low[g] : t.high[g]] for t in held] for g in range(len(self.windows)))
+        return max((len(np.unique(np.concatenate(some))) for some in parts if some), default=0)
 
     @_whole
     def reserve(self, table: Table, end: int) -> bool:
@@ -205,7 +218,9 @@ class Pages:
         twin = Table(len(self.windows), table.numbers.shape[1])
         self.tables.add(twin)
         twin.numbers[:] = table.numbers
+        twin.padding = list(table.padding)
         twin.low, twin.high, twin.cached, twin.source = list(table.low), list(table.high), table.cached, table.source
+        twin.shift = table.shift
         for g, holders in enumerate(self._holders):
             for i in range(table.low[g], table.high[g]):
                 holders[int(table.numbers[g, i])] += 1

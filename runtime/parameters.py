@@ -12,7 +12,7 @@ from typing import Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVa
 
 from ..errors import InputError
 
-__all__ = ["DEFAULT_NEW_TOKENS", "GenerateKwargs", "check_names", "spelled_out"]
+__all__ = ["DEFAULT_NEW_TOKENS", "TOKENS", "GenerateKwargs", "check_names", "spelled_out"]
 
 #: Tokens of an answer where the caller names no number.
 DEFAULT_NEW_TOKENS = 256
@@ -54,14 +54,19 @@ class GenerateKwargs(TypedDict, total=False):
     """Treat an id that would end the answer as any other."""
     no_repeat_ngram_size: int | SupportsIndex | None
     """No run of this many ids comes twice; 0 is off."""
+    encoder_no_repeat_ngram_size: int | SupportsIndex | None
+    """No run of this many ids of what the encoder reads, or of a decoder's prompt, comes; 0 is off."""
     bad_words_ids: Iterable[Iterable[int | SupportsIndex]] | None
     """Runs of ids that never come (default: the model's own)."""
     min_new_tokens: int | SupportsIndex | None
     """At least this many ids before one that ends the answer."""
-    forced_bos_token_id: int | SupportsIndex | None
-    """The answer's first id, of an encoder-decoder (default: the model's own)."""
-    forced_eos_token_id: int | SupportsIndex | Iterable[int | SupportsIndex] | None
-    """The answer's last id, where `max_new_tokens` ends it (default: the model's own)."""
+    forced_bos_token_id: int | SupportsIndex | str | None
+    """The answer's first id, of an encoder-decoder, or its token as the tokenizer spells it, such as a language's
+    (default: the model's own)."""
+    forced_eos_token_id: int | SupportsIndex | str | Iterable[int | SupportsIndex] | None
+    """The answer's last id, or its token, where `max_new_tokens` ends it (default: the model's own)."""
+    decoder_start_token_id: int | SupportsIndex | str | None
+    """What an encoder-decoder's decoder reads first, an id or its token (default: the model's own)."""
     num_beams: int | SupportsIndex | None
     """Search with this many beams for the answer whose ids are the likeliest together; 1 is off."""
     length_penalty: float | SupportsFloat | None
@@ -71,6 +76,10 @@ class GenerateKwargs(TypedDict, total=False):
     when none is possible ("never")."""
     num_return_sequences: int | SupportsIndex | None
     """Of beams: how many answers; the first is the result, the others are its `alternatives`."""
+
+
+#: Parameters that take a token's text too.
+TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id")
 
 
 def check_names(given: Iterable[str], known: Collection[str], what: str) -> None:

@@ -247,6 +247,15 @@ class Recorder:
         self._emit("layer_norm", "", x.rows, y=y, x=x, w=w, b=b, d=x.width, eps=float(eps))
         return y
 
+    def layer_norm_heads(self, x: Tensor, w: Weight, b: Weight | None, eps: float, groups: int) -> Tensor:
+        """[t, groups * d]."""
+        d, own = x.width // groups, w.shape[0] == x.width
+        self._width("layer_norm_heads", x, w.shape[0] if own else w.shape[0] * groups, w.name)
+        y = self._tensor("h", x.rows, x.width)
+        self._emit("layer_norm_heads", "", x.rows, y=y, x=x, w=w, b=b, d=d, groups=groups, own=int(own),
+                   eps=float(eps))  # fmt: skip
+        return y
+
     def rope(self, x: Tensor, table: RopeTable, heads: int) -> Tensor:
         """[T, heads * d_head]."""
         y = self._tensor("r", "T", x.width)
@@ -415,6 +424,18 @@ class Recorder:
         self._emit("soft_cap", "", x.rows, y=y, x=x, d=x.width, cap=float(cap))
         return y
 
+    def clip(self, x: Tensor, limit: float) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("x", x.rows, x.width)
+        self._emit("clip", "", x.rows, y=y, x=x, d=x.width, limit=float(limit))
+        return y
+
+    def xielu(self, x: Tensor, p: Weight, n: Weight, beta: Weight, eps: Weight) -> Tensor:
+        """[t, d]."""
+        y = self._tensor("x", x.rows, x.width)
+        self._emit("xielu", "", x.rows, y=y, x=x, p=p, n=n, beta=beta, eps=eps, d=x.width)
+        return y
+
     def take_rows(self, x: Tensor) -> Tensor:
         """[T, d] -> [R, d]."""
         y = self._tensor("x", "R", x.width)
@@ -474,12 +495,18 @@ class Program:
     n_pages: int = 0  # in each pool of the KV cache
     n_vocab: int = 0
     n_types: int = 0  # token types
+    padding: int | None = None  # as in `Config`
     groups: tuple[int | None, ...] = ()  # of layers that share page tables: their windows, None where all is seen
     encoding: Encoding | None = None  # of whole texts; its instructions come first
     constants: tuple[Weight, ...] = ()  # that no file holds: tables of positions
     begins: int = 0  # the first instruction of a decoder, or of an encoder's head
     n_once: int = 0  # instructions that run once, before the first step, on `once_rows` rows: the ids of a batch
     once_rows: int = 0
+
+    @property
+    def turning(self) -> int:
+        """Tokens beyond which a text's every position lies this many rows further in the rotary table; 0: never."""
+        return max((table.turning for table in self.ropes), default=0)
 
     @property
     def whole(self) -> bool:
@@ -653,6 +680,7 @@ def record(  # noqa: PLR0913 - keywords
         groups=tuple(ops.groups),
         n_vocab=config.n_vocab,
         n_types=config.n_types,
+        padding=config.padding,
         begins=begins,
         n_once=ops.n_once,
         once_rows=ops.once_rows,

@@ -130,6 +130,14 @@ class Reference:
         y: Array = c / np.sqrt((c * c).mean(-1, keepdims=True) + eps) * w.f64()
         return y if b is None else y + b.f64()
 
+    def layer_norm_heads(self, x: Array, w: Weight, b: Weight | None, eps: float, groups: int) -> Array:
+        """Each of `groups` pieces of a row on its own; their gains side by side, or one piece's for all."""
+        g = x.reshape(len(x), groups, -1)  # [t, groups * d] -> [t, groups, d]
+        c = g - g.mean(-1, keepdims=True)
+        gains, biases = (np.resize(v, g.shape[1:]) for v in (w.f64(), np.zeros(1) if b is None else b.f64()))
+        y: Array = c / np.sqrt((c * c).mean(-1, keepdims=True) + eps) * gains + biases
+        return y.reshape(x.shape)
+
     def rope(self, x: Array, table: RopeTable, heads: int) -> Array:
         """Pairs (i, i + d_head/2) of every head, by the exact angles."""
         t = len(x)
@@ -265,6 +273,16 @@ class Reference:
         """Within (-cap, cap)."""
         y: Array = cap * np.tanh(x / cap)
         return y
+
+    def clip(self, x: Array, limit: float) -> Array:
+        """NaN stays."""
+        return np.clip(x, -limit, limit)
+
+    def xielu(self, x: Array, p: Weight, n: Weight, beta: Weight, eps: Weight) -> Array:
+        """A square above 0, an exponential below; its first derivative is beta at 0 on both sides."""
+        b = beta.f64()
+        below = (n.f64() + b) * (np.expm1(np.minimum(x, eps.f64())) - x)
+        return np.where(x > 0, p.f64() * x * x, below) + b * x
 
     def take_rows(self, x: Array) -> Array:
         """[T, d] -> [R, d]."""

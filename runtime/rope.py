@@ -5,7 +5,7 @@ checkpoints were trained with. Sine and cosine are float64 polynomials after a t
 IEEE additions and multiplications alone, rounded to float32 at the end.
 
 Sources: Su et al. 2021 (RoPE); kaiokendev 2023 (linear); "NTK-aware" dynamic scaling, bloc97 2023; Llama 3.1 model
-card (llama3); Peng et al. 2023, arXiv:2309.00071 (yarn).
+card (llama3); Peng et al. 2023, arXiv:2309.00071 (yarn); Ding et al. 2024, arXiv:2402.13753 (longrope).
 """
 
 from __future__ import annotations
@@ -95,13 +95,15 @@ def _llama3(rope: Rope, d: int) -> Array:
 
 
 def frequencies(rope: Rope, d: int, length: int = 0) -> Array:
-    """Radians per position for each of d/2 pairs, float32 values in float64; `length` matters to "dynamic" alone."""
+    """Radians per position for each of d/2 pairs, float32 values in float64; `length` of a text (dynamic, longrope)."""
     if rope.kind == "yarn":
         f = _yarn(rope, d)
     elif rope.kind == "llama3":
         f = _llama3(rope, d)
     elif rope.kind == "linear":
         f = _powers(rope.theta, d) / rope.factor
+    elif rope.kind == "longrope":
+        f = _powers(rope.theta, d) / (rope.long_factors if length > rope.original_context else rope.short_factors)
     elif rope.kind == "dynamic" and length > rope.original_context and d > 2:  # noqa: PLR2004 (one pair: no base)
         grow = rope.factor * length / rope.original_context - (rope.factor - 1)
         with localcontext() as ctx:
@@ -118,6 +120,9 @@ class RopeTable:
 
     "dynamic" scaling is by position: position p uses the frequencies for a text of max(p + 1, original) tokens. This
     is what token-by-token decoding computes elsewhere, and it does not depend on how a prompt was cut.
+
+    "longrope" has two frequencies for a position, of short texts and of long ones: where `n_context` reaches beyond
+    `turning`, the table goes on after that row with the positions of long texts, from 0. Who feeds a text says which.
     """
 
     rope: Rope
@@ -126,6 +131,8 @@ class RopeTable:
     def exact(self, start: int, stop: int) -> Array:
         """Positions `start` to `stop` - 1 in float64, made anew: [stop - start, d_rotary/2, 2]."""
         rope, d = self.rope, self.rope.d_rotary
+        if rope.kind == "longrope":
+            return self._long(start, stop)
         end = rope.original_context if rope.kind == "dynamic" else stop  # from there on each has its own frequencies
         n = min(max(start, end), stop)
         angle = np.arange(start, n)[:, None] * frequencies(rope, d)
@@ -133,20 +140,35 @@ class RopeTable:
         sin, cos = sincos(np.concatenate([angle, late]) if late else angle)
         return np.stack([cos, sin], -1) * rope.attention_factor
 
+    def _long(self, start: int, stop: int) -> Array:
+        """Rows of short texts, and after them those of long ones."""
+        rope, d, n = self.rope, self.rope.d_rotary, self.turning or self.n_context
+        rows = np.arange(start, stop)
+        short, long = rows[rows < n], rows[rows >= n] - n
+        angles = short[:, None] * frequencies(rope, d), long[:, None] * frequencies(rope, d, rope.original_context + 1)
+        sin, cos = sincos(np.concatenate(angles))
+        return np.stack([cos, sin], -1) * rope.attention_factor
+
+    @property
+    def turning(self) -> int:
+        """Tokens beyond which a text is rotated by its long factors; 0: no text is."""
+        rope = self.rope
+        return rope.original_context if rope.kind == "longrope" and self.n_context > rope.original_context else 0
+
     @once
     def weight(self) -> Weight:
         """As the kernels read it: float32. A few positions at a time, so that making it takes no more than it does."""
         table = np.empty(self.shape, np.float32)
         step = max(1, BLOCK // (self.shape[1] or 1))
-        for at in range(0, self.n_context, step):
-            stop = min(at + step, self.n_context)
+        for at in range(0, len(table), step):
+            stop = min(at + step, len(table))
             table[at:stop] = self.exact(at, stop)
         return Weight("rope", "f32", self.shape, table, mapped=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[n_context, d_rotary/2, 2]."""
-        return (self.n_context, self.rope.d_rotary // 2, 2)
+        """[n_context, d_rotary/2, 2]; with positions of long texts, as many more rows as short ones have."""
+        return (self.turning + self.n_context, self.rope.d_rotary // 2, 2)
 
     @property
     def nbytes(self) -> int:

@@ -27,6 +27,7 @@ __all__ = ["RULES", "Ruled", "Rules", "rules_from"]
 #: `GenerationConfig`'s name -> the field of `Rules`.
 RULES = {
     "no_repeat_ngram_size": "no_repeat",
+    "encoder_no_repeat_ngram_size": "no_repeat_of_source",
     "bad_words_ids": "never",
     "min_new_tokens": "at_least",
     "forced_bos_token_id": "forced_bos",
@@ -44,6 +45,8 @@ class Rules:
     forced_bos: int | None = None  # what follows an answer's only id so far
     forced_eos: tuple[int, ...] = ()  # the last id that there is room for
     ends: tuple[int, ...] = ()
+    no_repeat_of_source: int = 0  # no run of so many ids of what was asked comes: of `source`
+    source: tuple[int, ...] = ()  # what an encoder reads, or a decoder's prompt
 
     @property
     def off(self) -> bool:
@@ -64,7 +67,10 @@ class Rules:
             scores[list(forced)] = 0
             return
         if self.no_repeat:
-            scores[_repeating(ids, self.no_repeat)] = -np.inf
+            scores[_repeating(ids, ids, self.no_repeat)] = -np.inf
+        if self.no_repeat_of_source:
+            again = _repeating(self.source, ids, self.no_repeat_of_source)
+            scores[[i for i in again if i < len(scores)]] = -np.inf  # an encoder may have a larger vocabulary
         ends = {(end,) for end in self.ends}  # which `never` cannot name
         for word in self.never:
             if word not in ends and _continues(ids, word):
@@ -73,12 +79,12 @@ class Rules:
             scores[list(self.ends)] = -np.inf
 
 
-def _repeating(ids: Sequence[int], n: int) -> list[int]:
-    """Ids that would make a run of `n` come again."""
+def _repeating(text: Sequence[int], ids: Sequence[int], n: int) -> list[int]:
+    """Ids that after `ids` would make a run of `n` that is in `text`."""
     if len(ids) + 1 < n:
         return []
     prefix = list(ids[len(ids) - n + 1 :])
-    return [ids[i + n - 1] for i in range(len(ids) - n + 1) if list(ids[i : i + n - 1]) == prefix]
+    return [text[i + n - 1] for i in range(len(text) - n + 1) if list(text[i : i + n - 1]) == prefix]
 
 
 def _continues(ids: Sequence[int], word: tuple[int, ...]) -> bool:
@@ -119,7 +125,7 @@ def rules_from(given: Mapping[str, Any], defaults: Rules, n_vocab: int | None = 
     """The model's own rules, with those that a caller gave in their places. Errors: `InputError`."""
     checked: dict[str, Any] = {}
     for name, value in given.items():
-        if name in {"no_repeat_ngram_size", "min_new_tokens"}:
+        if name in {"no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_new_tokens"}:
             if not _whole(value):
                 msg = f"{name}={shown(value)}: expected an integer >= 0"
                 raise InputError(msg)

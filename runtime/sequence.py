@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import partial
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 from ..errors import InputError, shown
-from .beams import Found as Answer
-from .beams import search
 from .detokenize import Spelling
 from .floats import usual_floats
-from .generate import Generation, Timings, answer, check_ids, check_prompt, collect, params_from, tokens
+from .generate import Generation, check_ids, check_prompt, params_from
 from .memory import memory_named
-from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, spelled_out
 from .rules import Rules
 from .sampling import not_numbers
+from .searching import Asked, answers
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .detokenize import TextFilter
-    from .generate import FinishReason, GenerateParams, Token
+    from .generate import Token
     from .pages import Table
     from .sampling import Sampler
     from .session import Session
@@ -52,6 +51,16 @@ class Codec(Protocol):
     def spelled(self, ids: Ids[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids before its clean-up."""
 
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token's exact spelling."""
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of the special tokens."""
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The spelling of an id."""
+
     @property
     def unsettled_ids(self) -> frozenset[int]:
         """Ids whose text the ids after them may change."""
@@ -71,6 +80,28 @@ class Text:
     eos_ids: tuple[int, ...] = ()
     load_s: float = 0.0
     rules: Rules = field(default_factory=Rules)
+
+    def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
+        named = {name: value for name in TOKENS if isinstance(value := parameters.get(name), str)}
+        if not named:
+            return parameters
+        codec, ids = self.codec(), {}
+        for name, token in named.items():
+            ids[name] = None if codec is None else codec.token_to_id(token)
+            if codec is None or ids[name] is None:
+                msg = f"{name}={shown(token)}: {_no_token(codec, token)}"
+                raise InputError(msg)
+        return cast("GenerateKwargs", {**parameters, **ids})
+
+
+def _no_token(codec: Codec | None, token: str) -> str:
+    """Why a token has no id, with special tokens that are spelled alike: a language's are."""
+    if codec is None:
+        return "this model has no tokenizer; give the id"
+    spelled = [name for i in codec.special_ids if (name := codec.id_to_token(i)) is not None]
+    near = [name for name in spelled if token in name] or get_close_matches(token, spelled)
+    return "the tokenizer has no such token" + (f"; did you mean {', '.join(near[:3])}?" if near else "")
 
 
 #: Of a model without a tokenizer.
@@ -203,25 +234,29 @@ class Sequence:
 
         A text in `prompt` is encoded with the tokenizer's special tokens only where the sequence begins with it.
         """
-        params, ids, decode = self._prepared(prompt, parameters)
-        if params.beams.n > 1:
-            msg = f"num_beams={params.beams.n}: beams are known at their end; use generate"
+        asked = self.asked(prompt, parameters)
+        if asked.params.beams.n > 1:
+            msg = f"num_beams={asked.params.beams.n}: beams are known at their end; use generate"
             raise InputError(msg)
-        return Stream(tokens(self, ids, params, decode, load_s=self._text.load_s))
+        return Stream(asked.tokens())
 
-    def _prepared(
-        self, prompt: Prompt | None, parameters: GenerateKwargs
-    ) -> tuple[GenerateParams, list[int], Spelling | None]:
-        """Parameters and ids, checked; and what makes text of ids."""
+    def asked(self, prompt: Prompt | None, parameters: GenerateKwargs) -> Asked:
+        """For the runtime: what `generate` will do, checked. Errors: `InputError`."""
         text, is_text = self._text, isinstance(prompt, str)
-        params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **parameters)
+        given = text.with_ids(parameters)
+        params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **given)
         codec = text.codec() if is_text or params.stop or text.has_codec() else None
         ids: object = prompt
         if isinstance(prompt, str) and codec is not None:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
         checked = check_prompt(self, ids, params, decodes=codec is not None)
-        return params, checked, None if codec is None else _spelling(codec)
+        source = self._table.source
+        if params.rules.no_repeat_of_source:
+            before = self._ids + checked if source is None else source.ids
+            params = replace(params, rules=replace(params.rules, source=tuple(before)))
+        read = 0 if source is None or source.table.cached else len(source.ids)
+        return Asked(self, checked, params, None if codec is None else _spelling(codec), text.load_s, read)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
@@ -234,32 +269,12 @@ class Sequence:
     @memory_named("generate")
     def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
         """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed` of what is new."""
-        params, ids, decode = self._prepared(prompt, parameters)
-        if params.beams.n > 1:
-            return self._searched(ids, params, decode)
-        made = tokens(self, ids, params, decode, load_s=self._text.load_s)
-        with self.awaited():
-            return collect(made)
+        return answers(self._session, [self.asked(prompt, parameters)])[0]
 
-    def _searched(self, prompt: list[int], params: GenerateParams, decode: Spelling | None) -> Generation:
-        """As `generate`, with beams: the sequence goes on with the best."""
-        began = time.perf_counter()
-        text, room = self._ids + prompt, self.n_context - len(self) - len(prompt) + 1
-        limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
-        at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
-        ends = () if params.ignore_eos else params.eos_ids
-        self.append(prompt)
-        answers = [Answer([], 0.0)]
-        if limit > 0:
-            penalty = params.sampling.repetition_penalty
-            with self.awaited():
-                rules = replace(params.rules, ends=ends)
-                answers = search(self._session, self._table, text, params.beams, rules, limit, ends, penalty)
-        spent = Timings(load_s=self._text.load_s, decode_s=time.perf_counter() - began, n_prompt=len(prompt))
-        made = [(a, answer(a.ids, text, params, decode, at_limit, spent)) for a in answers]
-        best, *others = [replace(generation, score=a.score) for a, generation in made]
-        self._ids += best.ids
-        return replace(best, alternatives=tuple(others))
+    def go_on_with(self, ids: Ids[int]) -> None:
+        """For the runtime: add ids that were drawn from this text; the last may stand one past the context."""
+        self._check_open()
+        self._ids += ids
 
     @memory_named("fork")
     def fork(self) -> Sequence:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +22,7 @@ from .step import Batch
 from .whole import WholePasses
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable, Iterator
     from collections.abc import Sequence as Ids
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .arena import Tensor
     from .backend import Backend
-    from .pages import Table
+    from .pages import Table, Waiting
     from .program import Instruction, Program
     from .sampling import Sampler
     from .sequence import Sequence
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     #: Called with an instruction and what gives its input tensors as arrays.
     Watch = Callable[[Instruction, Callable[[Tensor], NDArray[np.float32]]], None]
+    #: A table that keeps its pages, and who waits for it.
+    Held = tuple[Table, list[weakref.ref[Waiting]]]
     #: Of one sequence in a pass: its table, the ids to feed, the slot of the first, and how many get logits.
     Part = tuple[Table, Ids[int] | NDArray[np.int64], int, int]
 
@@ -102,7 +104,7 @@ class Session:
         self.left: deque[Table] = deque()
         self.last: Table | None = None  # whose logits lie there
         self.ahead_of: Table | None = None  # for whom the backend works ahead
-        self._batch = Batch(self.chunk, self.n_logits)
+        self._batch = Batch(self.chunk, self.n_logits, program.padding)
         self._own = self.admit(None)  # of `step`
         self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
@@ -148,14 +150,16 @@ class Session:
                     self._holder = me
                     return work()
             except FullError as full:
-                if not full.waiting:
-                    room = self.pages.n_pages * self.pages.size
-                    msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
+                there, pool = full.held, full.pages
+                if not full.others:
+                    what = "text" if pool is self.pages else "prompt"
+                    room = f"{pool.n_pages * pool.size} tokens"
+                    msg = f"the {what} does not fit the cache of {room}; load with a larger cache_tokens"
                     raise InputError(msg) from None
             except BaseException:
                 self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
                 raise
-            self._until_one_ends()
+            self._until_one_ends(there)
 
     def _within(self, work: Callable[[], T]) -> T:
         """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
@@ -171,17 +175,17 @@ class Session:
         owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
         return owned
 
-    def _until_one_ends(self) -> None:
-        """Wait until one of those who hold pages now, and are waited for, has what he wanted.
+    def _until_one_ends(self, there: list[Held]) -> None:
+        """Wait until one of those who are waited for has what he wanted, or gave his pages up.
 
         InputError where all of them wait in this very thread: a signal's handler, or a finaliser, interrupted them.
         """
-        tables, me = [t for t in self.pages.tables if t.n_pages], threading.get_ident()
-        if tables and all(any(who.thread == me for who in t.waiting) for t in tables):
+        me = threading.get_ident()
+        if there and all(any(getattr(who(), "thread", 0) == me for who in waiting) for _, waiting in there):
             raise InputError(_NO_ROOM)
-        there = [(t, weakref.ref(who)) for t in tables for who in t.waiting]
         time.sleep(_LOOK)
-        while there and not self._closed and all(who() in t.waiting for t, who in there):
+        held = [(table, who) for table, waiting in there for who in waiting]
+        while held and not self._closed and all(table.n_pages and who() in table.waiting for table, who in held):
             time.sleep(_LOOK)
 
     def compute(
@@ -202,6 +206,8 @@ class Session:
         last = end - max(n_logits, 1)  # the rows of logits that are wanted lie in one pass
 
         def passes() -> None:
+            if first == 0:
+                self.turned(table, end)
             self.pages.truncate(table, max(first, end - n_logits))  # which forgets all where a window's pages are gone
             at = max(first, table.cached)
             self._check(text[at - first :], at, n_logits)
@@ -214,6 +220,15 @@ class Session:
                 at += size
 
         self._within(passes)
+
+    def turned(self, table: Table, n: int) -> None:
+        """Rotate a text of `n` tokens by the factors of its length: where these change, its keys are forgotten."""
+        turning = self.program.turning
+        shift = turning if max(n, table.expected) > turning else 0
+        if table.shift != shift:
+            self.last = self.ahead_of = None
+            self.pages.release(table)
+            table.shift = shift
 
     def truncate(self, table: Table, n: int) -> None:
         """Forget the slots from `n` on."""
@@ -267,6 +282,8 @@ class Session:
             return (self.hidden if hidden else self.logits).copy()
         tables = [self.admit(None) for _ in sequences]
         try:
+            for table, ids in zip(tables, sequences, strict=True):
+                self.turned(table, len(ids))
             parts = [(table, ids, 0, 1) for table, ids in zip(tables, sequences, strict=True)]
             self.run_pass(parts, hidden=hidden)
         finally:
@@ -276,6 +293,7 @@ class Session:
     def hidden_rows(self, ids: Ids[int]) -> NDArray[np.float32]:
         """float32 [ids, d_model]: every token of one text after the final norm. Errors: `InputError`."""
         out, table = float_rows(len(ids), self.program.hidden.width, "hidden"), self.admit(None)
+        table.expected = len(ids)  # whose rotation may depend on it
 
         def rows(part: Ids[int], n: int) -> NDArray[np.float32]:
             self.compute(table, part, n, hidden=True)
@@ -344,11 +362,25 @@ class Session:
         self.last = self.ahead_of = None
         self._reserve(parts, 0)
         if self.sources is not None:
-            self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
+            try:
+                self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
+            except FullError:
+                for table, *_ in parts:  # who waits for one pool holds nothing of the other, or two could for ever
+                    self.pages.release(table)
+                raise
         self._batch.clear()
         for table, ids, start, n_logits in parts:
-            encoded = () if table.source is None else (table.source.table.address, len(table.source.ids))
-            self._batch.add(ids, start, table.address, n_logits, *encoded)
+            encoder, encoded = (0, 0) if table.source is None else (table.source.table.address, len(table.source.ids))
+            shift = table.shift - self._padding(table, ids, start)
+            self._batch.add(ids, start, table.address, n_logits, encoder, encoded, shift)
+
+    def _padding(self, table: Table, ids: Ids[int] | NDArray[np.int64], start: int) -> int:
+        """Padding tokens before `start`, in a model where these have no position; those of a part are remembered."""
+        if self.program.padding is None:
+            return 0
+        before = [slot for slot in table.padding if slot < start]
+        table.padding = before + [start + i for i, token in enumerate(ids) if token == self.program.padding]
+        return len(before)
 
     def _reserve(self, parts: list[Part], end: int) -> None:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
@@ -363,7 +395,7 @@ class Session:
             table.used = self._n_passes
             self.pages.truncate(table, start)
             while not self.pages.reserve(table, max(end, start + len(ids))):
-                others = [t for t in self.pages.tables if id(t) not in busy and t.n_pages]
+                others = (t for t in self.pages.tables if id(t) not in busy and t.n_pages)
                 idle = min((t for t in others if not t.waiting), key=lambda t: t.used, default=None)
                 if idle is not None:
                     self.pages.release(idle)
@@ -374,13 +406,17 @@ class Session:
                     continue
                 for mine, *_ in parts:  # so that those who run can end
                     self.pages.release(mine)
-                raise FullError(waiting=bool(others))
+                raise FullError(self.pages)
 
     def _collect(self) -> None:
         """Take back what dropped sequences held."""
         for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
             self.pages.release(self.left[0])
             self.left.popleft()
+
+    def somebody(self) -> Waiting:
+        """Who waits for texts, for as long as it is kept: a table that counts it gives no pages up."""
+        return _Waiting()
 
     @contextmanager
     def awaited(self, table: Table) -> Iterator[None]:
@@ -432,6 +468,8 @@ class Session:
         def fed() -> None:
             self._check(ids, start, n_logits)
             there = min(self._own.cached, start)
+            self._own.expected = start + len(ids)
+            self.turned(self._own, start + len(ids))
             self.pages.truncate(self._own, start)
             if self._own.cached < there:  # a window's pages are gone: what the step sees is computed again
                 self.compute(self._own, self._own_ids[:start], 0)
@@ -446,14 +484,21 @@ class Session:
             self.step(ids, start)  # checks them, and leaves the batch as this pass has it
             return self.backend.seconds(self._batch)
 
-    def watched_step(self, ids: Ids[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
+    def watched_step(self, ids: Ids[int] | NDArray[np.int64], start: int, watch: Watch, length: int = 0) -> None:
         """`step` without logits, an instruction at a time: `watch(instruction, view)` is called before each one.
 
         An instruction's inputs are all there before it runs, and perhaps not after it: results may lie over them.
         `view(tensor)` gives such an input, float32 [tokens of the pass, width], for as long as the call lasts.
+        `length`: of the whole text, where more of it follows.
         """
         with self.lock:
             self._check(ids, start, 0)
+            if start == 0:
+                self._own.expected = length
+                self.turned(self._own, len(ids))
+            if self._own.shift < self.program.turning < start + len(ids):
+                msg = f"watched_step: a text of more than {self.program.turning} tokens begins with its length"
+                raise InputError(msg)
             for at in range(0, len(ids), self.chunk):
                 part = ids[at : at + self.chunk]
                 self._fill([(self._own, part, start + at, 0)])

@@ -26,7 +26,7 @@ BASE = Decimal(10000)
 
 
 def sinusoid_table(s: Sinusoids, n_context: int, width: int) -> NDArray[np.float32]:
-    """float32 [n_context, width]; what halves do not fill is zero."""
+    """float32 [n_context, width]; what halves do not fill is zero. With `blank` a row of zeros stands before."""
     n_sin = width // 2 if s.single else (width + 1) // 2
     with localcontext() as ctx:
         ctx.prec = 40
@@ -36,8 +36,9 @@ def sinusoid_table(s: Sinusoids, n_context: int, width: int) -> NDArray[np.float
     angles = np.arange(s.first, s.first + n_context)[:, None] * f
     angles = angles.astype(np.float32).astype(np.float64) if s.single else angles
     sin, cos = sincos(angles)
-    table = np.zeros((n_context, width), np.float32)
-    table[:, :n_sin], table[:, n_sin : n_sin + width // 2] = sin, cos[:, : width // 2]
+    table = np.zeros((n_context + s.blank, width), np.float32)
+    rows = table[int(s.blank) :]
+    rows[:, :n_sin], rows[:, n_sin : n_sin + width // 2] = sin, cos[:, : width // 2]
     return table
 
 

@@ -47,7 +47,7 @@ class Sources:
         return source
 
     def ensure(self, wanted: list[Source]) -> None:
-        """Encode those that are not there. Errors: `FullError` where the pool has no room for all of them at once."""
+        """Encode those that are not there. Errors: `FullError` where the pool has no room for all of them now."""
         for _ in range(len(self._left)):
             self.pages.release(self._left[0])
             self._left.popleft()
@@ -55,14 +55,17 @@ class Sources:
         busy = {id(source.table) for source in wanted}
         for source in wanted:
             source.table.used = self._n
-            if source.table.cached < len(source.ids):
-                self._encode(source, busy)
+            if source.table.cached < len(source.ids) and not self._encode(source, busy):
+                for mine in wanted:  # so that others, who wait for one of them, can end
+                    self.pages.release(mine.table)
+                raise FullError(self.pages)
 
-    def _encode(self, source: Source, busy: set[int]) -> None:
+    def _encode(self, source: Source, busy: set[int]) -> bool:
+        """Whether there was room."""
         table, n = source.table, len(source.ids)
         self.pages.truncate(table, 0)
         while not self.pages.reserve(table, n):
-            others = [t for t in self.pages.tables if id(t) not in busy and t.n_pages]
+            others = (t for t in self.pages.tables if id(t) not in busy and t.n_pages)
             idle = min((t for t in others if not t.waiting), key=lambda t: t.used, default=None)
             if idle is not None:
                 self.pages.release(idle)
@@ -70,10 +73,10 @@ class Sources:
             had = list(self.pages.n_free)
             self.pages.recount()  # a table may have gone without a word
             if self.pages.n_free == had:
-                self.pages.release(table)
-                raise FullError(waiting=bool(others))
+                return False
         self._passes.remember([Whole(source.ids)], [table.address])
         table.cached = n
+        return True
 
     def after_fork(self) -> None:
         """In the child: a change of pages may be half done, and nobody waits."""

@@ -25,7 +25,7 @@ The records hold more than the kernels compute; `forward.supported` refuses the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from .weight import DTYPES, Spaced, Weight, weight_bytes
@@ -82,12 +82,12 @@ RelativeTerm = Literal["c2p", "p2c"]
 class Rope:
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), pairs (i, i + d_rotary/2), or (2i, 2i + 1).
 
-    `kind` names the change of frequencies: "default", "linear", "dynamic", "llama3" or "yarn".
+    `kind` names the change of frequencies: "default", "linear", "dynamic", "llama3", "yarn" or "longrope".
     """
 
     theta: float
     d_rotary: int  # the first dimensions of every head; the others stay as they are
-    kind: Literal["default", "linear", "dynamic", "llama3", "yarn"] = "default"
+    kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
     factor: float = 1.0
     original_context: int = 0  # the positions trained on before scaling
     low_freq_factor: float = 1.0  # llama3
@@ -95,7 +95,9 @@ class Rope:
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
     truncate: bool = True  # yarn: round the correction range to whole dimensions
-    attention_factor: float = 1.0  # yarn: multiplies cos and sin
+    attention_factor: float = 1.0  # yarn, longrope: multiplies cos and sin
+    short_factors: tuple[float, ...] = ()  # longrope: what divides each pair's frequency
+    long_factors: tuple[float, ...] = ()  # longrope: the same, of every token of a text beyond `original_context`
     interleaved: bool = False  # pairs (2i, 2i + 1): GPT-J, Cohere
 
 
@@ -151,6 +153,8 @@ class Attention:
     relative: tuple[RelativeTerm, ...] = ()  # products with the stack's `relative` table that are added to the scores
     cross: bool = False  # keys and values come from the encoder
     norm_rotated: bool = False  # norms of queries and keys come after their rotation, not before
+    norm_heads: bool = False  # they are of each head by itself also where every head has gains of its own
+    clip: float | None = None  # c: queries, keys and values are cut to [-c, c]
     soft_cap: float | None = None  # c: scores become c tanh(score / c)
 
 
@@ -166,10 +170,13 @@ class Experts:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """down(act(gate x) * up x) where `gated`, else down(act(up x)); with `experts`, each is one of width `d_ff`."""
+    """down(act(gate x) * up x) where `gated`, else down(act(up x)); with `experts`, each is one of width `d_ff`.
+
+    `activation` None: xIELU, whose numbers are weights (`Sublayer.numbers`).
+    """
 
     d_ff: int
-    activation: Activation
+    activation: Activation | None
     gated: bool
     experts: Experts | None = None
 
@@ -179,12 +186,14 @@ class Sinusoids:
     """sin(p f_i), then cos(p f_i), at f_i = 10000^(-i / steps) (Vaswani et al. 2017, 3.5, not interleaved).
 
     `first`: p of position 0; `steps`: half the width, or one less in what descends from tensor2tensor (M2M100), whose
-    frequencies and angles are float32 (`single`).
+    frequencies and angles are float32 (`single`). `blank`: before the row of position 0 stands one of zeros, which
+    `Config.padding` takes.
     """
 
     first: int
     steps: float
     single: bool = False
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,7 @@ class Stack:
     relative: Distances | None = None  # of the table `StackWeights.relative`
     sinusoids: Sinusoids | None = None  # positions from a formula, where `StackWeights.positions` is none
     norm_first: bool = False  # the embedding's norm stands before positions are added (Blenderbot-small's decoder)
+    project_first: bool = False  # and so does the product that takes it to `d_model` (OPT-350M)
 
     @property
     def n_layers(self) -> int:
@@ -282,6 +292,7 @@ class Config:
     d_embed: int | None = None  # width of the embedding, where a product takes it to `d_model`
     positions: int | None = None  # learned positions are added to the embedding: the row of position 0; None: not
     n_types: int = 0  # token types (BERT's segments), whose rows are added; 0: none
+    padding: int | None = None  # of `Sinusoids.blank`: the id that takes row 0; others count from 1, without it
     tied: bool = False  # the head is the embedding
     lm_head: bool = True  # a decoder has a product with the vocabulary
     logit_scale: float = 1.0
@@ -368,6 +379,9 @@ class Sublayer:
     norm_q: Norm | None = None
     norm_k: Norm | None = None
     bias: Weight | None = None  # a layer's own table of relative positions [buckets, n_heads] (UMT5)
+    numbers: Mapping[str, Weight] = field(
+        default_factory=dict
+    )  # an activation's own, [1] each: p, n, beta, eps (xIELU)
     experts: tuple[Mapping[str, Linear], ...] = ()
 
 
@@ -398,7 +412,7 @@ class Weights:
     decoder: StackWeights | None = None
     encoder: StackWeights | None = None
     head: Linear | None = None  # [n_vocab, d_model], or of an encoder's head [n_out, width]
-    head_dense: Linear | None = None  # the product before it
+    head_dense: Linear | None = None  # the product before it; of a decoder, to the width of the embedding
     head_norm: Norm | None = None  # of that product's result
 
     @property

@@ -76,8 +76,9 @@ SEQUENCE_WORDS = 8
 class Batch:
     """At most `chunk` tokens and `n_logits` rows of logits; everything is allocated here, once."""
 
-    def __init__(self, chunk: int, n_logits: int) -> None:
-        """A batch that can hold so much; it is empty."""
+    def __init__(self, chunk: int, n_logits: int, padding: int | None = None) -> None:
+        """A batch that can hold so much; it is empty. `padding`: as in `Config`."""
+        self.padding = padding
         self.words = np.zeros(STEP_WORDS, np.int64)
         self.tokens = np.zeros((chunk, TOKEN_WORDS), np.int64)
         self.sequences = np.zeros((chunk, SEQUENCE_WORDS), np.int64)
@@ -112,6 +113,7 @@ class Batch:
         part[:, T_SLOT], part[:, T_FIRST], part[:, T_LAST] = slot + positions, slot, slot + n - 1
         part[:, T_TYPE] = 0 if types is None else types
         part[:, T_ROW] = -1
+        self._count(at, ids, 0)
         self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, 0, n
         self.n_tokens, self.n_sequences = at + n, q + 1
         self.words[:3] = self.n_tokens, 0, self.n_sequences
@@ -131,24 +133,34 @@ class Batch:
         n_logits: int,
         encoder: int = 0,
         encoded: int = 0,
+        shift: int = 0,
     ) -> None:
         """Append tokens of one sequence at `start`, `start` + 1, ...; its last `n_logits` get rows of logits.
 
         Each sees its sequence's slots up to its own. `tables` is the address of its page tables, `encoder` that of the
-        encoder's text, of `encoded` tokens, that it reads. The caller has checked ids, positions and room.
+        encoder's text, of `encoded` tokens, that it reads; `shift` is added to its positions. The caller has checked
+        ids, positions and room.
         """
         n, at, q, row = len(ids), self.n_tokens, self.n_sequences, self.n_logits
         if n == 1:
             row_of = row if n_logits else -1
-            self.tokens[at] = ids[0], q, start, start, 0, start, 0, row_of
+            self.tokens[at] = ids[0], q, start + shift, start, 0, start, 0, row_of
         else:
             part = self.tokens[at : at + n]
             slots = np.arange(start, start + n)
             part[:, T_ID], part[:, T_SEQUENCE] = ids, q
-            part[:, T_POSITION] = part[:, T_SLOT] = part[:, T_LAST] = slots
+            part[:, T_POSITION] = slots + shift
+            part[:, T_SLOT] = part[:, T_LAST] = slots
             part[:, T_FIRST] = part[:, T_TYPE] = 0
             part[:, T_ROW] = -1
             part[n - n_logits :, T_ROW] = np.arange(row, row + n_logits)
+        self._count(at, ids, start + shift)
         self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, 0, encoded
         self.n_tokens, self.n_sequences, self.n_logits = at + n, q + 1, row + n_logits
         self.words[:3] = self.n_tokens, self.n_logits, self.n_sequences
+
+    def _count(self, at: int, ids: Sequence[int] | NDArray[np.int64], first: int) -> None:
+        """Positions of a model whose padding tokens have none: theirs is 0, and those of others count from 1."""
+        if self.padding is not None:
+            counts = np.asarray(ids) != self.padding
+            self.tokens[at : at + len(ids), T_POSITION] = (np.cumsum(counts) + first) * counts

@@ -31,7 +31,7 @@ class WholePasses:
         assert part is not None  # noqa: S101 - the caller has seen it
         self._part, self._program, self._backend = part, program, backend
         self.chunk, self.n_vocab, self.n_kept = part.chunk, part.n_vocab, part.n_kept
-        self._batch = Batch(part.chunk, program.n_logits)
+        self._batch = Batch(part.chunk, program.n_logits, program.padding)
         pages = np.arange(part.n_pages, dtype=np.int32)
         self._table = np.tile(pages, (max(1, part.n_groups), 1))  # a group's layers reach the same pages of their pools
         if program.n_once:

@@ -24,6 +24,7 @@ from miaotui.loader.text.tokenizer import Tokenizer
 from miaotui.loader.text.vocabulary import kept_fallback, kept_ids
 from miaotui.prepare import prepare
 from miaotui.runtime.rope import rope_tables
+from mutation_families import families, sentences, seq2seq
 from mutation_statistics import statistics
 from mutation_tokenizers import small_files, tokenizer_makes
 from mutations import dump, mutated_bytes, mutated_json, mutated_text, words_of
@@ -271,5 +272,6 @@ def _cut(prune: str, directory: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], Draw]] = {
     "headers": headers, "configs": configs, "loads": loads, "tokenizers": tokenizers, "plans": plans, "prunes": prunes,
-    "statistics": statistics,
+    "statistics": statistics, "families": lambda folder: families(folder, _prepare), "sentences": sentences,
+    "seq2seq": seq2seq,
 }  # fmt: skip

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import miaotui
 import numpy as np
 import pytest
+from checkpoints import random_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.runtime.beams import Beams, BeamState, log_softmax
+from safetensors.numpy import save_file
 from test_seq2seq import ids_of, made, small_config
 
 if TYPE_CHECKING:
@@ -64,16 +67,60 @@ def test_one_beam_is_greedy_and_misses_the_best() -> None:
     assert answers(Beams(1, 0))[0][0] == "a$"
 
 
+def table_model(directory: Path) -> Path:
+    """A Llama whose logits are the table's row of the last id: its layer adds nothing, its head is the table."""
+    d = len(LETTERS)
+    config = {
+        "model_type": "llama", "vocab_size": d, "hidden_size": d, "intermediate_size": 1, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "head_dim": 2, "max_position_embeddings": 300, "rms_norm_eps": 0.0,
+        "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0,
+    }  # fmt: skip
+    zeros = random_tensors(config, 0)
+    tensors = {name: np.zeros_like(x) for name, x in zeros.items()}
+    for name in tensors:
+        if name.endswith("norm.weight"):
+            tensors[name] += 1
+    tensors["model.embed_tokens.weight"] = np.eye(d, dtype=np.float32)
+    tensors["model.norm.weight"] = np.full(d, d**-0.5, np.float32)  # of one 1 in d numbers the norm makes d^0.5
+    tensors["lm_head.weight"] = np.where(TABLE > 0, np.log(np.maximum(TABLE, 1e-300)), -30).T.astype(np.float32)
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, directory / "model.safetensors")
+    return directory
+
+
+def test_beams_in_a_batch_of_two_prompts_are_those_of_each(tmp_path: Path) -> None:
+    """Case 4, through a model whose logits are the table."""
+    table_model(tmp_path)
+    with miaotui.load(tmp_path, cache_tokens=2048, threads=2) as model:
+        for penalty, early, n in [(p, e, n) for p in TWO for e in (True, False, "never") for n in (2, 3)]:
+            how: Any = {"length_penalty": float(penalty), "early_stopping": early, "max_new_tokens": 4}
+            how |= {"num_beams": n, "num_return_sequences": n}
+            wanted = answers(Beams(n, penalty, early, n))
+            for prompts in ([[0], [0]], [[0], [4]], [[3, 2, 0], [2], [0]]):
+                got = model.generate(prompts, **how)
+                alone = [model.generate(prompt, **how) for prompt in prompts]
+                for prompt, answer, one in zip(prompts, got, alone, strict=True):
+                    rows = [(a.ids, a.score, a.text) for a in (answer, *answer.alternatives)]
+                    assert rows == [(a.ids, a.score, a.text) for a in (one, *one.alternatives)]
+                    if prompt[-1] == 0:
+                        said = [("".join(LETTERS[i] for i in ids), score) for ids, score, _ in rows]
+                        assert [text for text, _ in said] == [text for text, _ in wanted]
+                        assert [score for _, score in said] == pytest.approx([s for _, s in wanted], abs=1e-4)
+        assert "".join(LETTERS[i] for i in model.generate([0], max_new_tokens=4).ids) == "a$"
+
+
 @st.composite
 def ways(draw: st.DrawFn) -> dict[str, Any]:
     """Parameters that both sides know."""
     n = draw(st.integers(2, 5))
-    return {
+    forced = {"forced_bos_token_id": st.sampled_from([4, 11]), "forced_eos_token_id": st.sampled_from([2, 7])}
+    return draw(st.fixed_dictionaries({}, optional=forced)) | {
         "num_beams": n,
         "num_return_sequences": draw(st.integers(1, n)),
         "length_penalty": draw(st.sampled_from([-1.0, 0.0, 1.0, 2.0])),
         "early_stopping": draw(st.sampled_from([True, False, "never"])),
         "no_repeat_ngram_size": draw(st.sampled_from([0, 1, 2, 3])),
+        "encoder_no_repeat_ngram_size": draw(st.sampled_from([0, 0, 1, 2])),
         "min_new_tokens": draw(st.sampled_from([0, 4])),
         "max_new_tokens": draw(st.integers(5, 14)),
         "bad_words_ids": draw(st.sampled_from([None, [[5], [7, 8]], [[6, 6]]])),

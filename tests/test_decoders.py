@@ -42,7 +42,7 @@ FAST = ("olmo2", "gpt_neox")
 #: Their config has no width of a head.
 DIVIDED = ("olmo", "olmo2", "olmo3", "stablelm", "gpt_neox", "cohere", "cohere2", "opt", "gptj", "gpt_neo")
 DIVIDED += ("gpt_bigcode", "exaone4", "granite", "smollm3", "phi3", "phi", "starcoder2", "arcee", "helium")
-DIVIDED += ("bloom", "mpt", "falcon")
+DIVIDED += ("bloom", "mpt", "falcon", "apertus")
 
 
 @st.composite
@@ -71,6 +71,7 @@ def llama_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
         said["intermediate_size"] = None
     if family == "mpt":
         said |= {"max_seq_len": 128, "attn_config": {"softmax_scale": draw(st.sampled_from([None, 0.3]))}}
+        said["attn_config"]["clip_qkv"] = draw(st.sampled_from([None, 0.5, 6.0]))
     if family == "falcon":
         flags = ("alibi", "new_decoder_architecture", "multi_query", "parallel_attn", "bias")
         said |= {name: draw(st.booleans()) for name in flags}
@@ -111,7 +112,24 @@ def gpt_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
     if family == "gpt_bigcode":
         said |= {"multi_query": draw(st.booleans()), "scale_attn_weights": draw(st.booleans())}
     if family == "opt":
-        said["enable_bias"] = draw(st.booleans())
+        said |= {"enable_bias": draw(st.booleans()), "do_layer_norm_before": draw(st.booleans())}
+        said["word_embed_proj_dim"] = draw(st.sampled_from([said["hidden_size"], 3, 20]))
+        said["_remove_final_layer_norm"] = draw(st.booleans())
+    return said
+
+
+@st.composite
+def variants(draw: st.DrawFn, family: str) -> dict[str, Any]:
+    """What few models of a family have."""
+    said: dict[str, Any] = {}
+    if family == "apertus" and draw(st.booleans()):
+        said["hidden_act"] = "xielu"
+    if family in {"phi", "cohere"}:
+        said |= dict.fromkeys(("qk_layernorm", "use_qk_norm"), draw(st.booleans()))
+    if family == "stablelm":
+        said["use_parallel_residual"] = draw(st.booleans())
+    if family == "olmo":
+        said["clip_qkv"] = draw(st.sampled_from([None, 0.5, 8.0]))
     return said
 
 
@@ -140,6 +158,7 @@ def configs(draw: st.DrawFn, family: str) -> Any:
         said["rope_parameters"] = rope | {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
     if family == "arcee":
         said["hidden_act"] = "relu2"
+    said |= draw(variants(family))
     if family in {"cohere", "cohere2"}:
         said["logit_scale"] = draw(st.sampled_from([0.0625, 0.5, 1.0]))
     if family == "helium":
@@ -226,6 +245,8 @@ def small(family: str, **more: Any) -> Any:
     }  # fmt: skip
     if family == "helium":
         said["num_key_value_heads"] = 4
+    if family == "apertus":
+        said["hidden_act"] = "xielu"
     if family == "falcon":
         said |= {"ffn_hidden_size": 24, "alibi": True, "new_decoder_architecture": True, "num_kv_heads": 2}
     kind = transformers.CONFIG_MAPPING[family]
@@ -236,16 +257,38 @@ def small(family: str, **more: Any) -> Any:
 IDS = list(range(4, 30))
 #: Whose feed-forward transformers builds four times as wide as the model, whatever config.json says.
 FOUR_TIMES = ("bloom", "mpt")
-EVERY = [f if f in FAST else pytest.param(f, marks=pytest.mark.ci) for f in FAMILIES]
+#: What few models of a family have: opt-350m, Command R+, StableLM 2 12B, OLMo 1.7, MPT StoryWriter.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "opt-350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 12}),
+    "opt-projected": ("opt", {"word_embed_proj_dim": 12, "tie_word_embeddings": True}),
+    "cohere-normed": ("cohere", {"use_qk_norm": True}),
+    "phi-normed": ("phi", {"qk_layernorm": True}),
+    "stablelm-parallel": ("stablelm", {"use_parallel_residual": True}),
+    "olmo-clipped": ("olmo", {"clip_qkv": 0.5}),
+    "mpt-clipped": ("mpt", {"attn_config": {"clip_qkv": 0.5}}),
+}
+WITH_VARIANTS = [*((f, {}) for f in FAMILIES), *VARIANTS.values()]
+NAMES = [*FAMILIES, *VARIANTS]
 
 
-@pytest.mark.parametrize("family", EVERY)
-def test_what_a_plan_leaves_can_be_written_and_is_read_by_transformers(family: str, tmp_path: Path) -> None:
+def each(*leave: str) -> Any:
+    """Every family and variant but these; a few of ring `fast`."""
+    cases = [(name, *case) for name, case in zip(NAMES, WITH_VARIANTS, strict=True) if case[0] not in leave]
+    marks = [() if name in FAST else (pytest.mark.ci,) for name, *_ in cases]
+    params = [pytest.param(f, more, marks=mark, id=name) for (name, f, more), mark in zip(cases, marks, strict=True)]
+    return pytest.mark.parametrize(("family", "more"), params)
+
+
+@each()
+def test_what_a_plan_leaves_can_be_written_and_is_read_by_transformers(
+    family: str, more: dict[str, Any], tmp_path: Path
+) -> None:
     """Layers, neurons, token ids, and heads where config.json has their width; the export gives the plan's bits."""
-    made(small(family), tmp_path / "whole")
+    made(small(family, **more), tmp_path / "whole")
     layers, vocab = (0, 3), tuple(range(40))
     heads: dict[int, tuple[int, ...]] = {}
-    if "d_head" in REGISTRY[family].spelling and family != "helium":  # whose last product is as wide as the model
+    # Helium's last product is as wide as the model, norms of Phi's queries as its width divided by the heads
+    if "d_head" in REGISTRY[family].spelling and family != "helium" and not more.get("qk_layernorm"):
         heads = dict.fromkeys(layers, (2, 3))
     ffn = {} if family in FOUR_TIMES else dict.fromkeys(layers, tuple(range(0, 24, 2)))
     plan = PrunePlan(layers, heads, ffn, vocab=vocab)
@@ -264,12 +307,10 @@ def test_what_a_plan_leaves_can_be_written_and_is_read_by_transformers(family: s
 ACROSS = ("olmo2", "olmo3")
 
 
-@pytest.mark.parametrize(
-    "family", [f if f in FAST else pytest.param(f, marks=pytest.mark.ci) for f in FAMILIES if f not in ACROSS]
-)
-def test_a_head_that_is_cut_is_a_head_that_adds_nothing(family: str, tmp_path: Path) -> None:
+@each(*ACROSS)
+def test_a_head_that_is_cut_is_a_head_that_adds_nothing(family: str, more: dict[str, Any], tmp_path: Path) -> None:
     """Against transformers with zeros in the columns of the last product."""
-    model = made(small(family), tmp_path)
+    model = made(small(family, **more), tmp_path)
     with open_model(tmp_path) as opened:
         o = [opened.model_tensors.name("o", REGISTRY[family].layer["o"], i) for i in range(4)]
     kept = (2, 3)
@@ -284,9 +325,11 @@ def test_a_head_that_is_cut_is_a_head_that_adds_nothing(family: str, tmp_path: P
     assert np.abs(exact - got).max() <= near(model, IDS, exact)
 
 
-@pytest.mark.parametrize("family", EVERY)
-def test_what_is_quantised_and_written_is_what_is_quantised_while_loading(family: str, tmp_path: Path) -> None:
-    model = made(small(family), tmp_path / "whole", dtype=torch.bfloat16)
+@each()
+def test_what_is_quantised_and_written_is_what_is_quantised_while_loading(
+    family: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    model = made(small(family, **more), tmp_path / "whole", dtype=torch.bfloat16)
     quantize(tmp_path / "whole", tmp_path / "int8", "int8")
     with miaotui.load(tmp_path / "whole", quantize="int8") as loaded, miaotui.load(tmp_path / "int8") as written:
         got = loaded.logits(IDS)
@@ -295,14 +338,16 @@ def test_what_is_quantised_and_written_is_what_is_quantised_while_loading(family
     assert 0 < np.abs(got - exact).mean() < 0.25 * np.abs(exact).mean()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_matrices_stay_in_the_file(family: str, tmp_path: Path) -> None:
-    made(small(family), tmp_path, dtype=torch.bfloat16)
+@pytest.mark.parametrize(("family", "more"), WITH_VARIANTS, ids=NAMES)
+def test_matrices_stay_in_the_file(family: str, more: dict[str, Any], tmp_path: Path) -> None:
+    made(small(family, **more), tmp_path, dtype=torch.bfloat16)
     with open_model(tmp_path) as opened:
         prepared = prepare(opened, Request())
         assert all(len(source.shape) == 1 for source in prepared.plan if source.offset is not None)
         assert prepared.memory["weights_mapped"] == sum(
-            info.stop - info.start for info in opened.checkpoint.tensors.values() if len(info.shape) > 1
+            info.nbytes
+            for info in opened.checkpoint.tensors.values()
+            if len(info.shape) > 1 and not info.name.endswith("_norm.weight")  # Cohere's gains, by head
         )
 
 
@@ -333,6 +378,7 @@ LACKING = {
     "rope_part": ("phi", "stablelm", "cohere", "cohere2", "helium", "glm", "glm4", "ernie4_5", "gptj"),
     "scale": ("granite", "gemma", "gemma2", "gemma3_text"),
     "relu2": ("arcee",),
+    "xielu": ("apertus",),
 }
 
 
@@ -349,8 +395,7 @@ def test_a_gpu_that_lacks_an_op_is_told_by_name(family: str, tmp_path: Path) -> 
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
-    ("opt", {"word_embed_proj_dim": 16}, "opt-350m"),
-    ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before"),
+    ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
     ("gptj", {"rotary_dim": 3}, "rotary_dim is 3; expected an even number"),
     ("gptj", {"rotary_dim": 10}, "rotary_dim is 10"),
     ("gpt_neo", {"attention_types": [[["global"], 3]]}, "attention_types"),
@@ -358,14 +403,16 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("gpt_neo", {"attention_types": [[[["local"]], 4]]}, "attention_types"),
     ("phi", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.4}}, "are 3 to rotate"),
     ("phi", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.01}}, "are 0 to rotate"),
-    ("phi", {"qk_layernorm": True}, "qk_layernorm"),
-    ("olmo", {"clip_qkv": 8.0}, "clip_qkv"),
+    ("olmo", {"clip_qkv": 0}, "clip_qkv is 0; expected a number above 0"),
+    ("mpt", {"attn_config": {"clip_qkv": "6"}}, "clip_qkv"),
+    ("apertus", {"qk_norm": False}, "qk_norm"),
+    ("apertus", {"post_norm": True}, "post_norm"),
+    ("apertus", {"hidden_act": "xIELU"}, "hidden_act"),
     ("olmo2", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ("olmo3", {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters"),
     ("olmo3", {"layer_types": ["full_attention"] * 3}, "layer_types"),
     ("smollm3", {"no_rope_layers": [1, 0, 2, 1]}, "no_rope_layers"),
-    ("stablelm", {"use_parallel_residual": True}, "use_parallel_residual"),
-    ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+    ("cohere2", {"use_qk_norm": True}, "use_qk_norm"),
     ("granite", {"logits_scaling": 0}, "logits_scaling"),
     ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
     ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "computed with alpha alone"),

@@ -17,7 +17,7 @@ from miaotui.runtime.encoding import Whole, encoded, scored
 from miaotui.tools import demo
 from miaotui.tools.prune import prune
 from real_files import real
-from tolerance import U, bound
+from tolerance import bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ ROTARY = ("modernbert", "nomic_bert", "eurobert")
 
 def rotary(draw: st.DrawFn, family: str, said: dict[str, Any]) -> None:
     """Heads of even width; what these families say in other words."""
-    said["hidden_size"] = said["num_attention_heads"] * draw(st.sampled_from([16, 18, 32]))
+    said["hidden_size"] = said["num_attention_heads"] * draw(st.sampled_from([2, 6, 8, 16, 18]))
     said["pad_token_id"] = 0
     flags = {"modernbert": ("norm_bias", "attention_bias", "mlp_bias", "decoder_bias", "classifier_bias")}
     flags["eurobert"] = ("attention_bias", "mlp_bias")
@@ -139,7 +139,7 @@ def made(config: Any, directory: Path, seed: int = 0, dtype: Any = None, kind: s
     with torch.no_grad():
         for p in model.parameters():  # norms and biases too, which begin at 1 and 0
             p.copy_(torch.randn_like(p) * 0.3 + (p if p.dim() == 1 else 0))
-    model = model.to(dtype or torch.float32)
+            p.data = p.to(dtype or torch.float32)  # not model.to: it rounds the frequencies of RoPE, no part of a file
     model.save_pretrained(directory)
     return model.double().eval()
 
@@ -154,21 +154,10 @@ def theirs(model: Any, ids: list[int], types: list[int] | None = None) -> np.nda
     return out[0][0].numpy()
 
 
-def sensitivity(model: Any, ids: list[int], types: list[int] | None, wanted: np.ndarray) -> float:
-    """How far the results go when every number of the embedding moves by 2^-24 of itself: as in test_families.py."""
-    table = model.get_input_embeddings().weight
-    kept, sign = table.detach().clone(), np.random.default_rng(0).choice([-1.0, 1.0], tuple(table.shape))
-    with torch.no_grad():
-        table *= torch.tensor(1 + U * sign)
-        moved = float(np.abs(theirs(model, ids, types) - wanted).max())
-        table.copy_(kept)
-    return moved
-
-
-def near(config: Any, wanted: np.ndarray, moved: float = 0.0) -> float:
-    """LayerNorm of few numbers divides by a small spread; `moved`: by the smallest change of the embedding."""
+def near(config: Any, wanted: np.ndarray) -> float:
+    """LayerNorm of few numbers divides by a small spread."""
     width = min(config.hidden_size, getattr(config, "embedding_size", 64))
-    scale = max(float(np.abs(wanted).max()), moved / U)
+    scale = float(np.abs(wanted).max())
     return (1 + 16 / np.sqrt(width)) * bound("model", "f32", config.num_hidden_layers + 2, scale=scale)
 
 
@@ -196,7 +185,7 @@ def test_hidden_states_are_those_of_transformers(family: str, tmp_path_factory: 
         with miaotui.load(directory, threads=data.draw(st.integers(1, 2))) as ours:
             got = ours.hidden(ids, token_types=types)
         wanted = theirs(model, ids, types)
-        assert np.abs(got - wanted).max() <= near(config, wanted, moved=sensitivity(model, ids, types, wanted))
+        assert np.abs(got - wanted).max() <= near(config, wanted)
 
     holds()
 

@@ -255,6 +255,19 @@ def layer_norm(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.layer_norm(x, w, b, 1e-5), [[x]], lambda _: bound("norm", "f32", n) * size)
 
 
+def layer_norm_heads(d: Draw, _: str) -> Case:
+    n, groups, own = d.size(), d.draw(st.integers(1, 4)), d.draw(st.booleans())
+    wide = n * groups if own else n
+    w, b = d.weight("f32", wide), d.weight("f32", wide) if d.draw(st.booleans()) else None
+    x = d.array(d.t, n * groups) + np.float32(d.draw(st.sampled_from([0.0, 3.0])))
+    pieces = x.astype(float).reshape(d.t, groups, n)
+    spread = np.sqrt(pieces.var(-1, keepdims=True) + 1e-5)
+    gains, biases = (np.resize(np.abs(v), (groups, n)) for v in (w.f64(), np.zeros(1) if b is None else b.f64()))
+    size = (np.abs(pieces).max(-1, keepdims=True) / spread * gains + biases).reshape(x.shape)  # as of `layer_norm`
+    tolerance = bound("norm", "f32", n) * size
+    return Case(lambda ops, x: ops.layer_norm_heads(x, w, b, 1e-5, groups), [[x]], lambda _: tolerance)
+
+
 def rope(d: Draw, _: str) -> Case:
     heads, d_head = d.draw(st.integers(1, 4)), 2 * d.draw(st.sampled_from([1, 2, 3, 7, 8, 9, 16, 17, 32]))
     table = RopeTable(Rope(10000.0, d_head), 48)
@@ -388,6 +401,27 @@ def soft_cap(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.soft_cap(x, cap), [[x]], tolerance)
 
 
+def clip(d: Draw, _: str) -> Case:
+    x, limit = d.array(d.t, d.size()), d.draw(st.sampled_from([0.25, 1.0, 8.0]))
+    return Case(lambda ops, x: ops.clip(x, limit), [[x]], exactly)
+
+
+def xielu(d: Draw, _: str) -> Case:
+    x = d.array(d.t, d.size(), scale=d.draw(st.sampled_from([1e-7, 1e-4, 0.3, 1.0, 30.0])))
+    x[d.rng.random(x.shape) < 0.1] = 0
+    numbers = (abs(d.array(1)), abs(d.array(1)), d.array(1), np.array([-1e-6], np.float32))
+    p, n, beta, eps = (Weight("w", "f32", (1,), a, mapped=False) for a in numbers)
+    size = np.abs(x).astype(float)
+
+    def tolerance(_: np.ndarray) -> np.ndarray:
+        square, curve, b = (abs(float(w.f64()[0])) for w in (p, n, beta))
+        # the square and the exponential are rounded as an activation is, each by its own size; so are -eps and beta x
+        far = np.where(x > 0, square * size**2, (curve + b) * np.minimum(size, size**2) + (curve + b) * 1e-6)
+        return bound("act", "f32", 1) * (far + b * size)
+
+    return Case(lambda ops, x: ops.xielu(x, p, n, beta, eps), [[x]], tolerance)
+
+
 def take_rows(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.take_rows(x), [[d.array(d.t, d.size())]], exactly, rows=d.draw(st.integers(1, d.t)))
 
@@ -414,21 +448,8 @@ CASES = {
     f.__name__: f
     for f in (
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
-        *(
-            rope_part,
-            attention,
-            attention_biased,
-            head_products,
-            attention_relative,
-            cross_attention,
-            add,
-            pick,
-            scale,
-            soft_cap,
-            take_rows,
-            mean_rows,
-            argmax,
-        ),
+        *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick),
+        *(scale, soft_cap, take_rows, mean_rows, argmax, layer_norm_heads, clip, xielu),
     )
 }
 CASES["kv_write"] = attention

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from checkpoints import FAMILIES, Drawn, models, random_tensors, small, write_checkpoint, write_safetensors
 from helpers import by_name, open_weights, oracle, sizes
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from miaotui.errors import MemoryLimitError, MiaotuiError, PlanError, TokenizerError
+from miaotui.errors import CheckpointError, MemoryLimitError, MiaotuiError, PlanError, TokenizerError
 from miaotui.loader.checkpoint import Checkpoint
 from miaotui.loader.config import parse_config
 from miaotui.loader.load_plan import make_load_plan
@@ -83,7 +83,12 @@ def test_each_cut_in_each_family_rounded_to_integers(tmp_path_factory, family, c
         write_checkpoint(path, data.draw(models(family)))
         config, whole = open_weights(path)
         plan = data.draw(plans(config, frozenset([cut])))
-        _, weights = open_weights(path, how, plan)
+        try:
+            _, weights = open_weights(path, how, plan)
+        except CheckpointError as e:
+            if "too small for" not in str(e):  # a row of one column, which no scale of float16 may tell from nothing
+                raise
+            reject()
         wanted, roles = sliced(exact(whole), config, plan), parse_quantize(how)
         for w in weights:
             dtype = roles.get(w.name.rpartition(".")[2])

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import io
-import os
 import re
 import sys
 import traceback
@@ -24,7 +22,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InputError, MiaotuiError, PlanError
-from ..interpreters import check_interpreter
+from ..interpreters import check_interpreter, check_room, not_imported
+from .streams import open_streams, settle, with_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -124,7 +123,7 @@ COMMANDS = {
         "Compile the kernels for this processor and keep them in the cache: those that --model needs with the options "
         "given, or, without --model, all kernels for the CPU. The other options need --model.",
         ("miaotui warm", "miaotui warm --model path/to/checkpoint"),
-        "about 6 s for all kernels, once per machine and version",
+        "about half a minute of processor time for all kernels, shared by the cores; once per machine and version",
     ),
 }
 
@@ -133,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's); the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    _open_streams()
+    open_streams()
     args: argparse.Namespace | None = None
     try:
         check_interpreter()
@@ -147,12 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return INTERRUPTED
     except BrokenPipeError:
-        _settle()
+        settle()
         return PIPE_CLOSED
     except Exception as e:  # noqa: BLE001 - the last line of defence: whatever it is, say it in one line
-        _settle()
+        settle()
         lost = "standard output: " if isinstance(e, OSError) and e.filename is None and e.errno in UNWRITABLE else ""
-        text = _as_typed(_one_line(e), vars(args) if args else {})
+        text = with_bytes(_as_typed(_one_line(e), vars(args) if args else {}), arguments)
         with contextlib.suppress(OSError, ValueError):  # standard error is a full disk: the exit code says it
             if debug:
                 traceback.print_exc()
@@ -165,29 +164,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 _ARGUMENT = re.compile(r"--[a-z]|[A-Z][A-Z_]+: ")
 
 
-def _open_streams() -> None:
-    """Standard streams that were closed (`>&-`) go nowhere; what a stream's encoding lacks is no reason to stop."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:  # or the next file that is opened would get the number, and what is printed
-            os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - for the life of the process
-    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
-
-
-def _settle() -> None:
-    """Python flushes standard output once more at exit: where that fails, let it go nowhere."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _one_line(error: Exception) -> str:
     """Say what went wrong; for what we did not foresee, name the type and how to learn more."""
     text = " ".join(str(error).split())
@@ -195,6 +171,8 @@ def _one_line(error: Exception) -> str:
         return text
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ImportError):
+        return str(not_imported(error))
     if isinstance(error, MemoryError):
         return f"out of memory{': ' + text if text else ''}; --memory-limit refuses before loading"
     return f"{type(error).__name__}: {text} (not foreseen: --debug shows where)"
@@ -203,7 +181,7 @@ def _one_line(error: Exception) -> str:
 #: Python's name of an argument -> the option's, where they differ.
 _OPTIONS = {"stop_strings": "stop"}
 #: Advice that the command line has no option for.
-_PYTHON_ONLY = re.compile(r" or prefill_chunk \(now \d+\)")
+_PYTHON_ONLY = re.compile(r" or prefill_chunk \(now \d+\)|, or None \(until the context is full\)")
 
 
 def _as_typed(text: str, args: Mapping[str, object]) -> str:
@@ -233,6 +211,11 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **how: Any) -> None:  # noqa: ANN401 - argparse's own
         super().__init__(**how)
         self.commands: dict[str, _Parser] = {}
+
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401 - argparse's own
+        """As argparse's, which drops an `OSError`: a full disk would end with 0."""
+        if message:
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         """One line: the message, the nearest name, and the usage without its options. Exit code 2."""
@@ -265,7 +248,11 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The arguments; what no command knows is refused by the command's own parser."""
     parser = _parser(arguments)
-    args, unknown = parser.parse_known_args(arguments)
+    try:
+        args, unknown = parser.parse_known_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # the help, or the version: where it cannot be written, that is said
+        raise
     if unknown:
         parser.commands[args.command].refuse_unknown(unknown)
     args.spelled = _other_names(parser.commands[args.command], arguments)
@@ -303,6 +290,7 @@ def _parser(arguments: Sequence[str]) -> _Parser:
             formatter_class=_Formatter,
         )
         if name in arguments:
+            check_room()
             import_module(f".commands.{name}", __package__).add_arguments(sub)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
     return parser

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     #: Name, dtype and shape, known ahead, and what gives the numbers when they are to be written.
     Tensor = tuple[str, str, tuple[int, ...], Callable[[], NDArray[np.generic]]]
 
-__all__ = ["copy_along", "new_directory", "write_json", "write_safetensors"]
+__all__ = ["check_new", "copy_along", "new_directory", "write_json", "write_safetensors"]
 
 #: Files that go along as they are: what a tokenizer's `save_pretrained` writes, the terms of use, how
 #: a sentence's vector is made.
@@ -48,6 +48,23 @@ ALIGN = 64
 LOCK = ".lock"
 
 
+def check_new(out: str | os.PathLike[str]) -> Path:
+    """The place of a new directory. `InputError` where it is there, or where the nearest folder is not to be written.
+
+    For what takes long, before it is begun.
+    """
+    place = as_path(out, "OUT")
+    if is_there(place, InputError):
+        msg = f"{quote(str(place), 300)[1:-1]} exists; name a directory that is not there yet"
+        raise InputError(msg)
+    folder = next((p for p in place.absolute().parents if is_there(p, InputError)), None)
+    if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        why = "may not be written by this user" if folder.is_dir() else "is no directory"
+        msg = f"{quote(str(place), 300)}: cannot be written ({folder} {why})"
+        raise InputError(msg)
+    return place
+
+
 @contextmanager
 def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
     """A directory to fill, which becomes `out` at the end, on the disk; nothing of it is left where that fails.
@@ -56,10 +73,7 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
     Errors: `InputError` where `out` is there (a checkpoint is never written over, its source least of all), or the
     system refuses.
     """
-    place = as_path(out, "OUT")
-    if is_there(place, InputError):
-        msg = f"{place} exists; name a directory that is not there yet"
-        raise InputError(msg)
+    place = check_new(out)
     start = f".{os.fsdecode(os.fsencode(place.name)[:200])}-"  # names have 255 bytes at most
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

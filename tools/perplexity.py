@@ -35,7 +35,7 @@ def measure(
     a window over the context, or logits that are no numbers.
     """
     if window > model.n_context:
-        msg = f"a window of {window} tokens is over the context of {model.n_context}; use a smaller --window"
+        msg = f"window={window}: more than the context of {model.n_context}; use a smaller one"
         raise InputError(msg)
     ids = model.tokenizer.encode(text)
     size = len(text.encode())

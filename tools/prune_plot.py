@@ -47,7 +47,7 @@ def draw(records: Sequence[dict[str, Any]], out: Path) -> None:
     figure.legend(handles.values(), handles.keys(), loc=where, ncols=across, fontsize=8, frameon=False)
     try:
         figure.savefig(out, dpi=110)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         msg = f"{out.name}: {error}"
         raise InputError(msg) from error
 

@@ -15,13 +15,16 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError, PlanError
+from ..loader.files import quote, reason
 from ..loader.sizes import largest
+from ..loader.write import write_whole
 from ..model import load
 from ..sizes import format_bytes
 from .bench.quality import compare, log_softmax
@@ -41,7 +44,17 @@ if TYPE_CHECKING:
     from ..model import Model
     from .importance.methods import Found, Text
 
-__all__ = ["Judged", "best", "compare_cuts", "split_judged", "sweep", "table", "wishes"]
+__all__ = [
+    "Judged",
+    "best",
+    "check_budget",
+    "check_methods",
+    "compare_cuts",
+    "split_judged",
+    "sweep",
+    "table",
+    "wishes",
+]
 
 STEPS, ROUNDS = 48, 5
 #: Seconds between turns: threads of the side that is done first spin, then leave.
@@ -67,10 +80,25 @@ def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> lis
             patterns = [parse_sparsity(s) for s in ("0.5", "2:4")]
             out += [Wish(method, sparsity=s) for s in patterns]
             out += [Wish(method, sparsity=s, one_pass=True) for s in patterns if method != "magnitude"]
-        else:
-            msg = f"--methods {method}: expected some of {', '.join(METHODS)}"
-            raise InputError(msg)
     return out
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """InputError: one of them is no method."""
+    for method in methods:
+        if method not in METHODS:
+            near = get_close_matches(method, METHODS, 1)
+            perhaps = f" (did you mean {near[0]}?)" if near else ""
+            msg = f"--methods {method}: no such method{perhaps}; expected some of {', '.join(METHODS)}"
+            raise InputError(msg)
+
+
+def check_budget(**budget: float | None) -> None:
+    """InputError: a limit of `best` is none."""
+    for name, limit in budget.items():
+        if limit is not None and not 0 < limit < math.inf:
+            msg = f"{name}={limit!r}: expected a number above 0"
+            raise InputError(msg)
 
 
 def compare_cuts(
@@ -83,7 +111,13 @@ def compare_cuts(
     **budget: Any,  # noqa: ANN401 - as `best` takes it
 ) -> None:
     """Make the table, print it, and write it with the plans and a picture to `folder`. Errors: `InputError`."""
-    (folder / "plans").mkdir(parents=True, exist_ok=True)
+    check_methods(methods)
+    check_budget(**budget)
+    try:
+        (folder / "plans").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        msg = f"{quote(str(folder), 300)}: cannot be made ({reason(e)}); check the disk and the directory's permissions"
+        raise InputError(msg) from e
     record: dict[str, Any] = {
         "command": public_command("miaotui", sys.argv),
         "machine": machine(),
@@ -95,12 +129,12 @@ def compare_cuts(
         | ({"behind": text.behind} if text.behind else {}),
     }
     chosen = None
-    for cut in sweep(path, replace(text, quiet=True), judged.text, methods or METHODS, folder / "plans"):
+    for cut in sweep(path, replace(text, quiet=True), judged, methods or METHODS, folder / "plans"):
         record |= cut
         chosen = best(record["results"], **budget)
         record["budget"], record["best"] = budget, chosen and chosen["cut"]
-        _replace(folder / "sweep.json", json.dumps(record, indent=1) + "\n")  # so a stopped sweep keeps its rows
-        _replace(folder / "sweep.md", table(record))
+        write_whole(folder / "sweep.json", json.dumps(record, indent=1) + "\n")  # so a stopped sweep keeps its rows
+        write_whole(folder / "sweep.md", table(record))
     print(f"best within the budget: {chosen['cut'] if chosen else 'none of these'}")
     try:
         draw([record], folder / "sweep.svg")
@@ -132,19 +166,13 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _replace(file: Path, text: str) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
-
-
 def sweep(
-    path: Path, text: Text, judged: str, methods: Sequence[str], plans: Path | None = None
+    path: Path, text: Text, judged: Judged, methods: Sequence[str], plans: Path | None = None
 ) -> Iterator[dict[str, Any]]:
     """`original` and the `results` so far, after each cut; printed as they come. Plans are written to `plans`."""
     results: list[dict[str, Any]] = []
     with load(path) as whole:
-        windows = text.windows(whole, judged)
+        windows = text.windows(whole, judged.text, judged.name)
         asked = first_asked(whole, windows, text.behind)
         wanted = [w[a:] for w, a in zip(windows, asked, strict=True)]
 

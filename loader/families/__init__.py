@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .albert import ALBERT
+from .apertus import APERTUS
+from .around import left_out, taken_out
 from .bart import BART, BLENDERBOT, BLENDERBOT_SMALL, M2M100, MARIAN, MBART, PEGASUS
 from .base import Family, Part, Resolved, layer_type, piece_name, resolve_with, shared_numbers
 from .bert import BERT, CAMEMBERT, ELECTRA, ROBERTA, XLM_ROBERTA
@@ -37,6 +39,7 @@ from .starcoder2 import STARCODER2
 from .t5 import MT5, T5, UMT5
 
 __all__ = [
+    "AROUND",
     "FAMILIES",
     "KINDS",
     "OTHERS",
@@ -44,9 +47,11 @@ __all__ = [
     "Part",
     "Resolved",
     "layer_type",
+    "left_out",
     "piece_name",
     "resolve_with",
     "shared_numbers",
+    "taken_out",
 ]
 
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, NEMOTRON)
@@ -54,16 +59,19 @@ _ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT,
 _LLAMAS = (GRANITE, SMOLLM3, SEED_OSS, HELIUM, ERNIE, ARCEE, MINISTRAL, HUNYUAN, EXAONE4, GEMMA, GLM, GLM4, PHI3)
 _OTHERS = (OLMO, OLMO2, OLMO3, STABLELM, PHI, GPT_NEOX, STARCODER2, COHERE, COHERE2, OPT, GPTJ, GPT_NEO, GPT_BIGCODE)
 _SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
+_CURVED = (APERTUS,)
 _ROTARY = (MODERNBERT, NOMIC_BERT, EUROBERT)
 _T5 = (T5, MT5, UMT5)
 _BARTS = (BART, MBART, MARIAN, PEGASUS, BLENDERBOT, BLENDERBOT_SMALL, M2M100)
 #: By kind, for who asks what is read.
 KINDS = {
-    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED),
+    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_CURVED),
     "encoders": (*_ENCODERS, *_ROTARY),
     "encoder-decoders": (*_T5, *_BARTS),
 }
 FAMILIES = {family.name: family for families in KINDS.values() for family in families}
+#: Checkpoints that hold a family's model among others, by the whole's `model_type`.
+AROUND = {family.around.name: family for family in FAMILIES.values() if family.around is not None}
 #: What is none of these: `model_type` -> what it is.
 OTHERS = {
     "deberta": "DeBERTa's first version, whose queries, keys and values share a matrix (deberta-v2 is of 2 and 3)",

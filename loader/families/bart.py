@@ -60,6 +60,11 @@ SPELLING = {
     "d_ff": "decoder_ffn_dim",
     "n_vocab": "vocab_size",
 }
+ENCODER_SPELLING = {
+    "n_layers": "encoder_layers",
+    "n_heads": "encoder_attention_heads",
+    "d_ff": "encoder_ffn_dim",
+}
 HARMLESS = frozenset({
     "add_bias_logits", "add_final_layer_norm", "classif_dropout", "decoder_layerdrop", "do_blenderbot_90_layernorm",
     "dropout", "encoder_layerdrop", "extra_layer_norm", "extra_pos_embeddings", "force_bos_token_to_be_generated",
@@ -100,7 +105,7 @@ def _model(kind: _Kind, side: str) -> dict[str, Part]:
 def _decoder(kind: _Kind) -> dict[str, Part]:
     head = {"head": Part("lm_head.weight", outside=True)}
     if kind.bias:
-        head["head_bias"] = Part("final_logits_bias", outside=True, optional=True, row=True)
+        head["head_bias"] = Part("final_logits_bias", outside=True, optional=True, folded="row")
     return _model(kind, "decoder") | head
 
 
@@ -132,7 +137,7 @@ def _sinusoids(kind: _Kind, v: Mapping[str, Any], where: str) -> Sinusoids | Non
     if len(v["pad_token_id"]) != 1 or v["pad_token_id"][0] < 0:
         msg = f"{where}: pad_token_id is {v['pad_token_id']}; expected one id, after which positions are counted"
         raise ConfigError(msg)
-    return Sinusoids(v["pad_token_id"][0] + 1, v["d_model"] // 2 - 1, single=True)
+    return Sinusoids(v["pad_token_id"][0] + 1, v["d_model"] // 2 - 1, single=True, blank=True)
 
 
 def _resolve(v: dict[str, Any], where: str, *, kind: _Kind) -> Resolved:
@@ -147,6 +152,7 @@ def _resolve(v: dict[str, Any], where: str, *, kind: _Kind) -> Resolved:
         encoder=_stack(kind, v, "encoder", where),
         decoder=_stack(kind, v, "decoder", where),
         positions=kind.first if kind.first is not None else 0,
+        padding=v["pad_token_id"][0] if kind.tensor2tensor else None,
         tied=v["tie_word_embeddings"],
         bos_ids=v["bos_token_id"],
         eos_ids=v["eos_token_id"],
@@ -167,6 +173,7 @@ def _family(kind: _Kind, more: dict[str, Key]) -> Family:
         encoder_layer=_layer(kind, "encoder.layers.{i}", cross=False),
         prefixes=("model.", ""),
         spelling=SPELLING,
+        encoder_spelling=ENCODER_SPELLING,
         ignored=IGNORED,
         only={"is_encoder_decoder": (True,)},
         harmless=HARMLESS,

@@ -7,10 +7,11 @@ nothing), ignored (in `ignored.py`, or in the family's own `harmless`), or unkno
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import ConfigError
 from ..files import quote
+from ..roles import ROLES
 from .ignored import IGNORED, PATTERN
 from .values import Key, read
 
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ...runtime.spec import Attention, Config
+    from .around import Around
 
-__all__ = ["Family", "Part", "Resolved", "layer_type", "piece_name", "resolve_with", "shared_numbers"]
+__all__ = ["Family", "Folded", "Part", "Resolved", "layer_type", "piece_name", "resolve_with", "shared_numbers"]
 
 
+Folded = Literal["", "row", "number", "heads"]
 #: What a LayerNorm's vectors were called in checkpoints made from TensorFlow (bert-base-uncased).
 OLDER = {"weight": "gamma", "bias": "beta"}
 
@@ -32,7 +35,8 @@ class Part:
 
     `pieces`: the roles whose weights the tensor holds, in order, its own among them; `by_head`: those of each
     key/value head together (`loader/pieces.py`). `transposed`: the file stores [in, out], and a piece is columns.
-    `plus`: what is added to every number.
+    `plus`: what is added to every number; `softplus`: log(1 + e^x) of it is the weight. `folded`: how the file stores a
+    vector [n] where not as it is: "row" [1, n], "number" [] of n = 1, "heads" [n / d_head, d_head].
     """
 
     name: str
@@ -45,7 +49,8 @@ class Part:
     others: tuple[str, ...] = ()  # names under which the same tensor may lie instead
     start: int = 0  # the first layer that has it
     optional: bool = False  # a file may lack it: a bias of zeros, a table that a formula gives
-    row: bool = False  # a vector [n] that the file stores as [1, n]
+    folded: Folded = ""
+    softplus: bool = False
 
     def tensor(self, prefix: str, number: int, names: Collection[str], *, tied: bool) -> str:
         """Its name in full, in a file of these `names`."""
@@ -77,11 +82,19 @@ class Resolved:
     """A `Config`, and the biases that its weights have: names of `roles.ROLES`.
 
     `numbers`: of each layer, the number in its tensors' names, where layers share weights (ALBERT); None: its own.
+    `own`: roles that lie elsewhere in this model than its family's tables say; None: it lacks one.
     """
 
     config: Config
     biases: frozenset[str]
     numbers: tuple[int, ...] | None = None
+    own: Mapping[str, Part | None] = field(default_factory=dict)
+
+    def placed(self, table: Mapping[str, Part]) -> dict[str, Part]:
+        """A family's table of its model's or of a layer's weights, as this model has it."""
+        of_layer = any(ROLES[role].sublayer for role in table)
+        mine = {role: part for role, part in self.own.items() if bool(ROLES[role].sublayer) == of_layer}
+        return {role: part for role, part in {**table, **mine}.items() if part is not None}
 
 
 def shared_numbers(n_layers: int, n_groups: int) -> tuple[int, ...]:
@@ -103,9 +116,11 @@ class Family:
     `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
     there are, of which each serves as many layers as another. `spell_layers`: every layer's attention -> keys of
     config.json that tell them apart, where that is not `layer_types` alone. `encoder`, `encoder_layer`: of an
-    encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's.
-    `told`: roles that a model may lack -> whether its config has them.
-    `tokenizer_class`: that of transformers where no file names one and it is not the file's own.
+    encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's, and `spelling` is;
+    `encoder_spelling`: where the encoder's sizes have other keys. `told`: roles that a model may lack -> whether its
+    config has them.
+    `tokenizer_class`: that of transformers where no file names one and it is not the file's own. `around`: checkpoints
+    that hold its model among others.
     """
 
     name: str
@@ -130,6 +145,12 @@ class Family:
     told: Mapping[str, Callable[[Config], bool]] = field(default_factory=dict)
     encoder: Mapping[str, Part] = field(default_factory=dict)
     encoder_layer: Mapping[str, Part] = field(default_factory=dict)
+    encoder_spelling: Mapping[str, str] = field(default_factory=dict)
+    around: Around | None = None
+
+    def spelled(self, config: Config) -> Mapping[str, str]:
+        """Sizes of `config.stack` -> keys of config.json."""
+        return {**self.spelling, **self.encoder_spelling} if self._reads(config) else self.spelling
 
     def parts(self, config: Config) -> Mapping[str, Part]:
         """Where the model's own weights lie, those of its head among them."""
@@ -150,7 +171,7 @@ class Family:
 
     def prefix_in(self, names: Collection[str]) -> str:
         """Take the first prefix under which anything is found; the first of all if none is."""
-        for prefix in self.prefixes:
+        for prefix in (*(self.around.prefixes if self.around else ()), *self.prefixes):
             if prefix and any(name.startswith(prefix) for name in names):
                 return prefix
         bare = "" in self.prefixes and any(part.name in names for part in self.model.values() if not part.outside)

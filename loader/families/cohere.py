@@ -17,6 +17,8 @@ OWN_LAYER = {
     **{role: part for role, part in LAYER.items() if not role.endswith("_bias") or role in ATTENTION_BIASES},
     "ffn_norm": Part("layers.{i}.input_layernorm.weight"),
 }
+#: Of Command R+ alone: every head has gains of its own.
+QK_NORMS = {f"{x}_norm_whole": Part(f"layers.{{i}}.self_attn.{x}_norm.weight", folded="heads") for x in "qk"}
 
 
 def _cohere(v: dict[str, Any], where: str, family: str, windows: list[int | None] | None = None) -> Resolved:
@@ -24,8 +26,11 @@ def _cohere(v: dict[str, Any], where: str, family: str, windows: list[int | None
     biases = ATTENTION_BIASES if v["attention_bias"] else frozenset()
     resolved = llama_like(v, where, family, biases=biases, windows=windows)
     ropes = (replace(resolved.config.ropes[0], interleaved=True),)
-    stack = {"norm": "layer", "parallel": True}
-    return remade(resolved, stack=stack, ropes=ropes, logit_scale=v["logit_scale"])
+    stack, normed = {"norm": "layer", "parallel": True}, v.get("use_qk_norm", False)
+    resolved = remade(
+        resolved, stack=stack, attention={"norm_heads": normed}, ropes=ropes, logit_scale=v["logit_scale"]
+    )
+    return replace(resolved, own=QK_NORMS if normed else {})
 
 
 def _cohere1(v: dict[str, Any], where: str) -> Resolved:
@@ -54,6 +59,7 @@ COHERE = Family(
         "logit_scale": Key(0.0625, number(0, 1e6, above=True)),
         "tie_word_embeddings": Key(default=True, check=flag),
         "attention_bias": Key(default=False, check=flag),
+        "use_qk_norm": Key(default=False, check=flag),
         "bos_token_id": Key((5,), KEYS["bos_token_id"].check),
         "eos_token_id": Key((255001,), KEYS["eos_token_id"].check),
     },
@@ -63,7 +69,6 @@ COHERE = Family(
     prefixes=PREFIXES,
     spelling={name: key for name, key in SPELLING.items() if name != "d_head"},
     ignored=IGNORED,
-    only={"use_qk_norm": (False,)},
     bias_keys={ATTENTION: BIAS_KEYS[ATTENTION]},
     heads_divide_width=True,
 )
@@ -71,7 +76,7 @@ COHERE2 = replace(
     COHERE,
     name="cohere2",
     keys={
-        **COHERE.keys,
+        **{name: key for name, key in COHERE.keys.items() if name != "use_qk_norm"},
         "rope_theta": Key(10000.0, KEYS["rope_theta"].check),
         "sliding_window": Key(4096, optional(size())),
         "sliding_window_pattern": Key(4, size()),

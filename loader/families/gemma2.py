@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ..roles import ATTENTION
+from .around import Around
 from .base import Family, Part, Resolved
 from .decoders import as_encoder, layer_windows, remade, spell_types
 from .gemma import GEMMA_KEYS, GEMMA_LAYER, GEMMA_MODEL, gemma_activation
@@ -94,6 +95,19 @@ GEMMA2 = Family(
     heads_divide_width=True,
     spell_layers=spell_types,
 )
+#: Gemma 3 from 4B on, as releases of transformers before 5 wrote it, and since.
+GEMMA3 = Around(
+    name="gemma3",
+    inside="text_config",
+    harmless=frozenset({
+        "boi_token_index", "eoi_token_index", "image_token_id", "image_token_index", "boi_token_id", "eoi_token_id",
+        "mm_tokens_per_image", "vision_config",
+    }),
+    prefixes=("language_model.model.", "model.language_model."),
+    skipped=r"(model\.)?(vision_tower|multi_modal_projector)\..*",
+    what="images",
+    head="language_model.lm_head.weight",
+)  # fmt: skip
 GEMMA3_TEXT = replace(
     GEMMA2,
     name="gemma3_text",
@@ -108,7 +122,10 @@ GEMMA3_TEXT = replace(
         "final_logit_softcapping": CAP,
     },
     resolve=_gemma3,
+    model=GEMMA_MODEL | {"head": replace(GEMMA_MODEL["head"], others=(GEMMA3.head,))},
     layer=LAYER | {f"{x}_norm": Part(f"{_AT}.self_attn.{x}_norm.weight", plus=1.0) for x in "qk"},
     only={"attn_logit_softcapping": ()},  # which transformers ignores in this family
     harmless=HARMLESS | {"_sliding_window_pattern"},
+    ignored=(*IGNORED, GEMMA3.skipped),
+    around=GEMMA3,
 )

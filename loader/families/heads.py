@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import ConfigError
 from ...runtime.spec import Head
 from ..files import quote
-from .values import Key, anything, flag, optional, size
+from .values import Key, anything, flag, names, optional, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ ARCHITECTURES = ("Model", *KINDS)
 MAX_LABELS = 2**20
 
 HEAD_KEYS = {
-    "architectures": Key(None, anything),
+    "architectures": Key((), names),
     "id2label": Key(None, anything),
     "num_labels": Key(None, optional(size(MAX_LABELS))),
     "tie_word_embeddings": Key(default=True, check=flag),
@@ -60,13 +60,13 @@ def read_head(  # noqa: PLR0913 - keywords
     `pretraining`: what a class ...ForPreTraining has. `poolings`: of what `classifier_pooling` may say, where a family
     has that key, what a head that gives a text something reads. Errors: `ConfigError`.
     """
-    names = [n for n in v["architectures"] or () if isinstance(n, str)]
     kinds = KINDS | {"ForPreTraining": pretraining}
-    kind = next((k for n in names for ending, k in kinds.items() if n.endswith(ending)), None)
+    kind = next((k for n in v["architectures"] for ending, k in kinds.items() if n.endswith(ending)), None)
     if kind is None:
         return Read()
     if kind not in widths:
-        msg = f"{where}: architectures is {quote(v['architectures'])}; this family is computed with {', '.join(widths)}"
+        said = quote(list(v["architectures"]))
+        msg = f"{where}: architectures is {said}; this family is computed with {', '.join(widths)}"
         raise ConfigError(msg)
     labels = _labels(v, where) if kind in ("classes", "token_classes") else ()
     n_out = {"masked_lm": v["vocab_size"], "spans": 2, "choice": 1, "replaced": 1}.get(kind, len(labels))

@@ -16,6 +16,7 @@ __all__ = ["IGNORED", "PATTERN", "WHY"]
 WHY: dict[str, frozenset[str]] = {
     "names the model, its class, its author or its place": frozenset({
         "_commit_hash", "_name_or_path", "architectures", "auto_map", "finetuning_task", "model_type", "name_or_path",
+        "_model_name_or_path",  # what transformers makes of a GGUF file's general.name
         "author", "created_date", "license",  # skt/kogpt2-base-v2
     }),
     "names the release or the tool that wrote the file": frozenset({

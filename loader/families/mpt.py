@@ -30,10 +30,9 @@ LAYER = {
     "down": Part(f"{_LAYER}.ffn.down_proj.weight"),
 }
 #: Keys of `attn_config`; those that would change what is computed, at the values that transformers computes with.
-ATTENTION = {"softmax_scale": Key(None, optional(number(0, 1e6)))}
+ATTENTION = {"softmax_scale": Key(None, optional(number(0, 1e6))), "clip_qkv": Key(None, optional(number(0, 1e6)))}
 ATTENTION_ONLY: dict[str, tuple[object, ...]] = ONLY | {
     "attn_type": ("multihead_attention",),
-    "clip_qkv": (),
     "prefix_lm": (False,),
     "qk_ln": (False,),
     "alibi": (True,),
@@ -65,7 +64,7 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
     own, d_head = _attention(v, where), d // n_heads
     scale = d_head**-0.5 if own["softmax_scale"] is None else own["softmax_scale"]
     ffn = FeedForward(v["intermediate_size"] or 4 * d, "gelu", gated=False)
-    layer = (Attention(n_heads, n_heads, d_head, scale, bias=0), ffn)
+    layer = (Attention(n_heads, n_heads, d_head, scale, bias=0, clip=own["clip_qkv"] or None), ffn)
     biases = (Slopes(interleaved_slopes(n_heads)),)
     config = Config(
         family="mpt",

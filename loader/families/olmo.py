@@ -41,7 +41,8 @@ def _biases(v: dict[str, Any]) -> frozenset[str]:
 
 def _olmo(v: dict[str, Any], where: str) -> Resolved:
     v |= {"head_dim": None, "rms_norm_eps": OLMO_EPS}
-    return remade(llama_like(v, where, "olmo", biases=_biases(v)), stack={"norm": "layer", "gains": False})
+    resolved = llama_like(v, where, "olmo", biases=_biases(v))
+    return remade(resolved, stack={"norm": "layer", "gains": False}, attention={"clip": v["clip_qkv"]})
 
 
 def _olmo2(v: dict[str, Any], where: str) -> Resolved:
@@ -68,14 +69,14 @@ def _olmo3(v: dict[str, Any], where: str) -> Resolved:
 
 OLMO = Family(
     name="olmo",
-    keys={name: key for name, key in OWN_KEYS.items() if name != "rms_norm_eps"},
+    keys={name: key for name, key in OWN_KEYS.items() if name != "rms_norm_eps"}
+    | {"clip_qkv": Key(None, optional(number(0, 1e6, above=True)))},
     resolve=_olmo,
     model={role: part for role, part in MODEL.items() if role != "norm"},
     layer=PLAIN_LAYER,
     prefixes=PREFIXES,
     spelling=OWN_SPELLING,
     ignored=IGNORED,
-    only={"clip_qkv": (None,)},
     bias_keys={ATTENTION: BIAS_KEYS[ATTENTION]},
     heads_divide_width=True,
 )

@@ -1,12 +1,12 @@
-"""OPT: GPT-2 with biases of another name, ReLU, and positions that begin at row 2 of their table."""
+"""OPT: GPT-2 with biases of another name, ReLU, and positions from row 2 of their table on. 350M: normed after."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from ...errors import ConfigError
 from .base import Family, Part, Resolved
-from .decoders import renamed, weight_and_bias
+from .decoders import remade, renamed, weight_and_bias
 from .gpt2 import biases_in, gpt_like
 from .values import Key, activation, flag, optional, size, token_ids
 
@@ -32,7 +32,14 @@ LAYER = {
     **weight_and_bias("up", f"{_LAYER}.fc1"),
     **weight_and_bias("down", f"{_LAYER}.fc2"),
 }
-_NORMS = frozenset({"attn_norm_bias", "ffn_norm_bias", "norm_bias"})
+#: Of a model whose norms are of the sums, not of what is read: opt-350m.
+NORMS_OF_SUMS: dict[str, Part | None] = {
+    **dict.fromkeys(role for role in (*MODEL, *LAYER) if "norm" in role),
+    **weight_and_bias("attn_norm_sum", f"{_LAYER}.self_attn_layer_norm"),
+    **weight_and_bias("ffn_norm_sum", f"{_LAYER}.final_layer_norm"),
+}
+#: Of one whose embedding has a width of its own: opt-350m, too.
+PROJECTIONS = {"embed_project": Part("project_in.weight"), "head_dense": Part("project_out.weight")}
 _AS = {
     "hidden_size": "n_embd",
     "num_attention_heads": "n_head",
@@ -42,16 +49,20 @@ _AS = {
 
 
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
-    if v["word_embed_proj_dim"] not in (None, v["hidden_size"]):
-        msg = (
-            f"{where}: word_embed_proj_dim is {v['word_embed_proj_dim']} and hidden_size {v['hidden_size']}; an opt "
-            "model whose embedding has a width of its own (opt-350m) is not computed"
-        )
-        raise ConfigError(msg)
-    biases = biases_in(MODEL, LAYER) if v["enable_bias"] else _NORMS
+    own: dict[str, Part | None] = {} if v["do_layer_norm_before"] else dict(NORMS_OF_SUMS)
+    if v["_remove_final_layer_norm"]:
+        own |= {"norm": None, "norm_bias": None}
+    d_embed = v["word_embed_proj_dim"]
+    projects = d_embed not in (None, v["hidden_size"])
+    own |= PROJECTIONS if projects else {}
     attentions: list[dict[str, Any]] = [{}] * v["num_hidden_layers"]
     named = renamed(v, _AS, layer_norm_epsilon=EPS)
-    return gpt_like(named, where, "opt", biases=biases, attentions=attentions, first=FIRST)
+    resolved = replace(gpt_like(named, where, "opt", biases=frozenset(), attentions=attentions, first=FIRST), own=own)
+    biases = biases_in(resolved.placed(MODEL), resolved.placed(LAYER))
+    if not v["enable_bias"]:
+        biases = frozenset(role for role in biases if "norm" in role)
+    resolved = replace(resolved, biases=biases)
+    return remade(resolved, stack={"project_first": True}, d_embed=d_embed) if projects else resolved
 
 
 OPT = Family(
@@ -66,6 +77,8 @@ OPT = Family(
         "word_embed_proj_dim": Key(None, optional(size())),
         "activation_function": Key("relu", activation),
         "enable_bias": Key(default=True, check=flag),
+        "do_layer_norm_before": Key(default=True, check=flag),
+        "_remove_final_layer_norm": Key(default=False, check=flag),
         "tie_word_embeddings": Key(default=True, check=flag),
         "bos_token_id": Key((2,), token_ids),
         "eos_token_id": Key((2,), token_ids),
@@ -81,11 +94,7 @@ OPT = Family(
         "d_ff": "ffn_dim",
         "n_vocab": "vocab_size",
     },
-    only={
-        "do_layer_norm_before": (True,),
-        "_remove_final_layer_norm": (False,),
-        "layer_norm_elementwise_affine": (True,),
-    },
+    only={"layer_norm_elementwise_affine": (True,)},
     harmless=frozenset({"dropout", "layerdrop", "init_std"}),
     heads_divide_width=True,
 )

@@ -1,7 +1,8 @@
-"""Phi 1, 1.5 and 2: halves side by side after one LayerNorm, biases everywhere. Phi 3 and 4: Llama, fused matrices."""
+"""Phi 1, 1.5 and 2: parallel halves after one LayerNorm, biases everywhere. Phi 3 and 4: Llama, fused; LongRoPE."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .base import Family, Part, Resolved
@@ -9,7 +10,7 @@ from .decoders import remade, weight_and_bias
 from .gpt2 import biases_in
 from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .rope import PARTIAL
-from .values import Key, activation, number, optional, size
+from .values import Key, activation, flag, number, optional, size
 
 __all__ = ["PHI", "PHI3"]
 
@@ -29,6 +30,9 @@ PHI_LAYER = {
     **weight_and_bias("up", f"{_LAYER}.mlp.fc1"),
     **weight_and_bias("down", f"{_LAYER}.mlp.fc2"),
 }
+QK_NORMS = {
+    role: part for x in "qk" for role, part in weight_and_bias(f"{x}_norm", f"{_LAYER}.self_attn.{x}_layernorm").items()
+}
 _QKV, _GATE_UP = ("q", "k", "v"), ("gate", "up")
 PHI3_LAYER = {
     **{role: part for role, part in LAYER.items() if not role.endswith("_bias")},
@@ -37,13 +41,22 @@ PHI3_LAYER = {
 }
 
 
+#: What the first files called LongRoPE; transformers reads all of these as one.
+OLDER = ("su", "yarn")
+
+
 def _phi(v: dict[str, Any], where: str) -> Resolved:
     v |= {"rms_norm_eps": v["layer_norm_eps"]}
-    resolved = llama_like(v, where, "phi", biases=biases_in(PHI_MODEL, PHI_LAYER), part=0.5)
-    return remade(resolved, stack={"norm": "layer", "parallel": True}, ffn={"gated": False})
+    own = QK_NORMS if v["qk_layernorm"] else {}
+    resolved = llama_like(v, where, "phi", biases=biases_in(PHI_MODEL, PHI_LAYER, own), part=0.5)
+    return replace(remade(resolved, stack={"norm": "layer", "parallel": True}, ffn={"gated": False}), own=own)
 
 
 def _phi3(v: dict[str, Any], where: str) -> Resolved:
+    scaling = v["rope_scaling"]
+    if isinstance(scaling, dict):  # older names of longrope
+        kinds = {key: "longrope" for key in ("type", "rope_type") if scaling.get(key) in OLDER}
+        v |= {"rope_scaling": scaling | kinds}
     return llama_like(v, where, "phi3", windows=[v["sliding_window"]] * v["num_hidden_layers"], part=1.0)
 
 
@@ -57,6 +70,7 @@ PHI = Family(
         "num_hidden_layers": Key(24, size(2**16)),
         "hidden_act": Key("gelu_tanh", activation),
         "layer_norm_eps": Key(1e-5, number(0, 1)),
+        "qk_layernorm": Key(default=False, check=flag),
         **PARTIAL,
     },
     resolve=_phi,
@@ -65,7 +79,6 @@ PHI = Family(
     prefixes=PREFIXES,
     spelling=SPELLING,
     ignored=IGNORED,
-    only={"qk_layernorm": (False,)},
 )
 PHI3 = Family(
     name="phi3",
@@ -78,6 +91,7 @@ PHI3 = Family(
         "rms_norm_eps": Key(1e-5, number(0, 1)),
         "eos_token_id": Key((32000,), KEYS["eos_token_id"].check),
         "sliding_window": Key(None, optional(size())),
+        "original_max_position_embeddings": Key(4096, optional(size())),
         **PARTIAL,
     },
     resolve=_phi3,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigError
 from ...runtime.spec import Rope
 from ..files import quote
-from .values import MAX_SIZE, Key, anything, checked, flag, number, optional, read, size
+from .values import MAX_SIZE, Key, Unfit, anything, checked, flag, number, optional, read, size
 
 __all__ = ["PARTIAL", "ROPE_KEYS", "THETA", "layer_kinds", "read_rope", "read_ropes"]
 
@@ -27,11 +27,21 @@ FACTOR = Key(None, FACTOR_LIMITS)
 #: Turns of a pair over the original context, which tell yarn's dimensions; 0 means the default, as in transformers.
 TURNS = number(1e-6, 1e6)
 ORIGINAL = Key(None, optional(size()))
+#: More than any head has.
+MAX_PAIRS = 2**15
 
 
 def _turns(value: object) -> float:
     """Pass 0, or turns of which the logarithm is finite."""
     return 0.0 if type(value) in (int, float) and value == 0 else TURNS(value)
+
+
+def _factors(value: object) -> tuple[float, ...]:
+    """Pass a list of numbers, one for each pair."""
+    if not isinstance(value, list) or len(value) > MAX_PAIRS:
+        msg = "a list of numbers"
+        raise Unfit(msg)
+    return tuple(FACTOR_LIMITS(factor) for factor in value)
 
 
 #: The keys of `config.json` that `read_rope` needs.
@@ -63,6 +73,13 @@ KINDS: dict[str, dict[str, Key]] = {
         "high_freq_factor": FACTOR,
         "original_max_position_embeddings": ORIGINAL,
     },
+    "longrope": {
+        "short_factor": Key(None, _factors),
+        "long_factor": Key(None, _factors),
+        "factor": Key(None, optional(FACTOR_LIMITS)),
+        "original_max_position_embeddings": ORIGINAL,
+        "attention_factor": Key(None, optional(number(0, 1e6))),
+    },
     "yarn": {
         "factor": Key(None, optional(FACTOR_LIMITS)),
         "original_max_position_embeddings": ORIGINAL,
@@ -76,7 +93,12 @@ KINDS: dict[str, dict[str, Key]] = {
         "finetuned": Key(None, optional(flag)),
     },
 }
-REQUIRED = ("factor", "low_freq_factor", "high_freq_factor")
+REQUIRED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
 
 
 def read_rope(
@@ -97,7 +119,7 @@ def read_rope(
     if unknown:
         msg = f"{where}: {name} holds the key {quote(unknown[0])}, unknown for kind {kind!r}; it is refused"
         raise ConfigError(msg)
-    missing = [key for key in REQUIRED if key in KINDS[kind] and key not in scaling]
+    missing = [key for key in REQUIRED.get(kind, ()) if key not in scaling]
     if missing:
         msg = f"{where}: {name} of kind {kind!r} has no {missing[0]!r}, which it needs"
         raise ConfigError(msg)
@@ -114,6 +136,8 @@ def read_rope(
     if kind == "dynamic":
         _check_dynamic(where, original, n_context, d_head)
         return Rope(theta, d_head, "dynamic", r["factor"], n_context), min(int(r["factor"] * n_context), MAX_SIZE)
+    if kind == "longrope":
+        return _longrope(r, where, theta, (original, n_context), d_head), n_context
     if kind == "llama3":
         return _llama3(r, where, theta, original, d_head), n_context
     return Rope(theta, d_head, "linear", r["factor"]) if kind == "linear" else Rope(theta, d_head), n_context
@@ -204,6 +228,21 @@ def _yarn(r: dict[str, Any], where: str, theta: float, contexts: tuple[int, int]
         truncate=r["truncate"],
         attention_factor=attention,
     )
+
+
+def _longrope(r: dict[str, Any], where: str, theta: float, contexts: tuple[int, int], d_head: int) -> Rope:
+    original, n_context = contexts
+    short, long = r["short_factor"], r["long_factor"]
+    for name, factors in (("short_factor", short), ("long_factor", long)):
+        if len(factors) != d_head // 2:
+            msg = f"{where}: {name} has {len(factors)} numbers; expected {d_head // 2}, one for each pair"
+            raise ConfigError(msg)
+    factor, attention = r["factor"] or n_context / original, r["attention_factor"]
+    if attention is None:
+        checked("original_max_position_embeddings", original, size(low=2), where)  # its logarithm divides
+        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return Rope(theta, d_head, "longrope", original_context=original, attention_factor=attention, short_factors=short,
+                long_factors=long)  # fmt: skip
 
 
 def _mscale(factor: float, mscale: float) -> float:

@@ -1,11 +1,12 @@
-"""StableLM: Llama with LayerNorm and a quarter of each head rotated."""
+"""StableLM: Llama with LayerNorm and a quarter of each head rotated; halves one after the other, or side by side."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .base import Family, Part, Resolved
-from .decoders import remade
+from .decoders import remade, weight_and_bias
 from .llama import IGNORED, KEYS, LAYER, MODEL, PREFIXES, SPELLING, llama_like
 from .rope import PARTIAL
 from .values import Key, flag, number, size
@@ -13,13 +14,18 @@ from .values import Key, flag, number, size
 __all__ = ["STABLELM"]
 
 _QKV = frozenset({"q_bias", "k_bias", "v_bias"})
+#: Of parallel halves.
+ONE_NORM = weight_and_bias("ffn_norm", "layers.{i}.input_layernorm")
 _NORMS = frozenset({"attn_norm_bias", "ffn_norm_bias", "norm_bias"})
 
 
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     v |= {"head_dim": None, "rms_norm_eps": v["layer_norm_eps"]}
     biases = _NORMS | (_QKV if v["use_qkv_bias"] else frozenset())
-    return remade(llama_like(v, where, "stablelm", biases=biases, part=0.25), stack={"norm": "layer"})
+    parallel = v["use_parallel_residual"]
+    stack = {"norm": "layer", "parallel": parallel}
+    resolved = remade(llama_like(v, where, "stablelm", biases=biases, part=0.25), stack=stack)
+    return replace(resolved, own=ONE_NORM if parallel else {})
 
 
 STABLELM = Family(
@@ -32,6 +38,7 @@ STABLELM = Family(
         "max_position_embeddings": Key(4096, size()),
         "layer_norm_eps": Key(1e-5, number(0, 1)),
         "use_qkv_bias": Key(default=False, check=flag),
+        "use_parallel_residual": Key(default=False, check=flag),
         "bos_token_id": Key((0,), KEYS["bos_token_id"].check),
         "eos_token_id": Key((0,), KEYS["eos_token_id"].check),
         **PARTIAL,
@@ -46,7 +53,7 @@ STABLELM = Family(
     prefixes=PREFIXES,
     spelling={name: key for name, key in SPELLING.items() if name != "d_head"},
     ignored=IGNORED,
-    only={"qk_layernorm": (False,), "use_parallel_residual": (False,)},
+    only={"qk_layernorm": (False,)},
     harmless=frozenset({"hidden_dropout"}),
     heads_divide_width=True,
 )

@@ -11,7 +11,7 @@ from ...runtime.spec import Attention, Buckets, Config, FeedForward, Stack
 from ..files import quote
 from .base import Family, Part, Resolved
 from .decoding import DECODING_KEYS, decoding_of
-from .values import ACTIVATIONS, Key, anything, flag, number, optional, size, token_ids
+from .values import ACTIVATIONS, Key, anything, flag, names, number, optional, size, token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,8 +88,8 @@ def _resolve(v: dict[str, Any], where: str, *, family: str) -> Resolved:
 
 def _whole(v: dict[str, Any]) -> bool:
     """Whether there is a decoder: by the class that `architectures` names, or by `is_encoder_decoder`."""
-    names = v["architectures"] or ()
-    return not any(str(name).endswith("EncoderModel") for name in names) if names else v["is_encoder_decoder"]
+    classes = v["architectures"]
+    return not any(name.endswith("EncoderModel") for name in classes) if classes else v["is_encoder_decoder"]
 
 
 def _t5_like(name: str, n_vocab: int, defaults: Mapping[str, object]) -> Family:
@@ -118,7 +118,7 @@ def _t5_like(name: str, n_vocab: int, defaults: Mapping[str, object]) -> Family:
             "num_decoder_layers": Key(None, optional(size(2**16))),
             "tie_word_embeddings": Key(default=True, check=flag),
             "scale_decoder_outputs": Key(None, optional(flag)),
-            "architectures": Key(None, anything),
+            "architectures": Key((), names),
             "is_encoder_decoder": Key(default=True, check=flag),
             "bos_token_id": Key((), token_ids),
             "eos_token_id": Key((1,), token_ids),
@@ -132,13 +132,14 @@ def _t5_like(name: str, n_vocab: int, defaults: Mapping[str, object]) -> Family:
         encoder_layer=sides["encoder"][1],
         prefixes=("",),
         spelling={
-            "n_layers": "num_layers",  # of both stacks: a plan that cuts layers of one is refused an export
+            "n_layers": "num_decoder_layers",
             "d_model": "d_model",
             "n_heads": "num_heads",
             "d_head": "d_kv",
             "d_ff": "d_ff",
             "n_vocab": "vocab_size",
         },
+        encoder_spelling={"n_layers": "num_layers"},
         ignored=(
             r"(encoder|decoder)\.embed_tokens\.weight",  # the embedding again
             r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # read by nobody

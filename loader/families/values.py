@@ -25,6 +25,7 @@ __all__ = [
     "anything",
     "checked",
     "flag",
+    "names",
     "number",
     "optional",
     "read",
@@ -129,6 +130,15 @@ def token_ids(value: object) -> tuple[int, ...]:
         msg = "an integer, a list of integers, or null"
         raise Unfit(msg)
     return tuple(ids)
+
+
+def names(value: object) -> tuple[str, ...]:
+    """Pass a list of texts, or null (none)."""
+    texts = [] if value is None else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        msg = "a list of names, or null"
+        raise Unfit(msg)
+    return tuple(texts)
 
 
 def optional(check: Checker) -> Checker:

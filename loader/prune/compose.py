@@ -5,6 +5,8 @@ The second is for the model that the first leaves: its numbers are looked up in 
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import PlanError
@@ -17,31 +19,49 @@ if TYPE_CHECKING:
 
     from .plan import Indices, PrunePlan
 
-__all__ = ["BY_LAYER", "RATIOS", "composed"]
+__all__ = ["BY_LAYER", "OF_ENCODER", "RATIOS", "composed", "of_encoder"]
 
 #: Fields of a plan that are a set of indices for each layer.
-BY_LAYER = ("heads", "ffn")
+BY_LAYER = ("heads", "cross_heads", "ffn")
 #: Shares that are turned into indices by reading the checkpoint (`rank_ffn`, `rank_width`).
 RATIOS = ("ffn_ratio", "width_ratio")
+#: What the part of a plan that is an encoder's may say.
+OF_ENCODER = ("layers", "order", "heads", "ffn", "ffn_ratio", "sparsity")
 
 
 def composed(first: PrunePlan, second: PrunePlan) -> dict[str, Any]:
     """The fields of one plan for both, the first with no ratio unresolved. Errors: `PlanError`, as `PrunePlan.then`."""
     _check_follows(first, second)
     layer_of = _Picker("layers", first.run)
-    heads, ffn = (_by_layer_then(name, first, second, layer_of) for name in BY_LAYER)
     return dict(
         order=first.run if second.run is None else layer_of(second.run),
-        heads=heads,
-        ffn=ffn,
+        **{name: _by_layer_then(name, first, second, layer_of) for name in BY_LAYER},
         **{name: getattr(first if getattr(second, name) is None else second, name) for name in RATIOS},
         vocab=first.vocab if second.vocab is None else _Picker("vocab", first.vocab)(second.vocab),
         vocab_fallback=_fallback_then(first, second),
         width=first.width if second.width is None else _Picker("width", first.width)(second.width),
         sparsity=_sparsity_then(first, second, layer_of),
+        encoder=_encoder_then(first, second),
         model=first.model,
         notes=(*first.notes, *second.notes),
     )
+
+
+def _encoder_then(first: PrunePlan, second: PrunePlan) -> PrunePlan | None:
+    """The encoder's part of both, whose width is the plan's."""
+    nothing = type(first)()
+    mine, theirs = (replace(p.encoder or nothing, width=p.width, width_ratio=p.width_ratio) for p in (first, second))
+    try:
+        both = mine.then(theirs)
+    except PlanError as e:
+        raise PlanError(of_encoder(e)) from None
+    return replace(both, width=None, width_ratio=None)
+
+
+def of_encoder(error: PlanError) -> str:
+    """What an error of the encoder's part of a plan says, with a field named as in the file."""
+    text = str(error)
+    return f"encoder.{text}" if re.match(r"\w+( of (layer )?\S+)*: ", text) else f"encoder: {text}"
 
 
 def _by_layer_then(name: str, first: PrunePlan, second: PrunePlan, layer_of: _Picker) -> dict[int, Indices]:
@@ -128,8 +148,8 @@ def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
 _CUT_BY = {
     "vocab": ("vocab",),
     "width": ("width", "width_ratio"),
-    "heads": ("heads",),
-    "kv_heads": ("heads",),
+    "heads": ("heads", "cross_heads"),
+    "kv_heads": ("heads", "cross_heads"),
     "ffn": ("ffn", "ffn_ratio"),
 }
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import PlanError
+from ...errors import ConfigError, PlanError
 from ...runtime.spec import Attention, Decoding
 from ..config import resolve_config, resolve_outside
 from ..families import FAMILIES, layer_type, shared_numbers
+from ..pieces import folded_shape
 from ..sizes import d_head, largest, model_sizes
 from ..source import read_masked
-from .layer_sizes import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
+from .layer_sizes import ENCODER_PER_LAYER, PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from ...runtime.spec import Config
     from ..checkpoint import Checkpoint
+    from ..families import Family
     from ..load_plan import LoadPlan
     from ..source import Source
     from .compiled import Cut
@@ -46,13 +48,24 @@ ID_KEYS = (
     "forced_eos_token_id",
 )
 WORDS = "bad_words_ids"  # lists of ids
+#: What transformers takes for the encoder's layers, too, where an encoder-decoder's config.json has it.
+OTHER_LAYERS = "num_hidden_layers"
 #: What the fields of the records that a config.json may have no words for mean.
 WHY = {
     "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
     "embed_scale": "the embedding is scaled by the root of the width in this family: the width cannot be cut",
+    "logit_scale": "logits are scaled by the root of the width in this family: the width cannot be cut",
+    "positions": "positions are counted from the padding token's id, which changes: keep every id up to it",
+    "first": "positions are counted from the padding token's id, which changes: keep every id up to it",
     "bias_heads": "slopes and tables of relative positions are for all of a file's heads: heads cannot be cut",
     "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
     "change: only layers after the kept ones can be left out",
+}
+#: Sizes of an encoder-decoder that config.json may have one key for -> what that is said of.
+BOTH = {
+    "n_heads": "the attentions of a stack, or of both (heads, cross_heads, the encoder's heads)",
+    "n_kv_heads": "the attentions of a stack, or of both (heads, cross_heads, the encoder's heads)",
+    "d_ff": "both stacks' feed-forwards (ffn, the encoder's ffn)",
 }
 
 
@@ -67,8 +80,9 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
         out |= own_words(kept) if own_words else {"layer_types": [layer_type(s.window) for s in kept]}
     if FAMILIES[config.family].groups:
         out |= _groups(plan)
-    if "d_head" not in FAMILIES[config.family].spelling:
+    if "d_head" not in FAMILIES[config.family].spelled(config):
         gone = _pruned_heads(raw, plan.cut)
+        gone |= {} if plan.encoder is None else _pruned_heads(raw, plan.encoder.cut)
         if gone and not FAMILIES[config.family].names_pruned_heads:
             why = "the width divided by the heads is a head's width in this family: heads cannot go"
             msg = f"this plan cannot be written as a {config.family} checkpoint: {why}. It can be used while loading"
@@ -86,22 +100,34 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
 def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str, Any]:
     """config.json with the sizes of `config` in place of those of `before`, which it says; heads of a GPT-2 apart."""
     family, own = FAMILIES[config.family], FAMILIES[raw["model_type"]]
-    old, new = model_sizes(before), model_sizes(config)
-    out = {key: value for key, value in raw.items() if key != PER_LAYER}
+    out = {key: value for key, value in raw.items() if key not in (PER_LAYER, ENCODER_PER_LAYER)}
     if own.written_as:
+        old = model_sizes(before)
         out |= {**own.written_as, **{family.spelling[name]: old[name] for name in ("n_kv_heads", "d_ff")}}
         out = {key: value for key, value in out.items() if key not in own.written_as or value is not None}
+    if config.seq2seq:
+        out |= _of_stack(before.encoding, config.encoding, family, ENCODER_PER_LAYER)
+        layers = family.spelled(config.encoding)["n_layers"]
+        if layers in out and raw.get(family.spelling["n_layers"]) is None:  # T5's are as many as the encoder's, unsaid
+            out[family.spelling["n_layers"]] = before.n_layers
+        if layers in out and OTHER_LAYERS in out:
+            out[OTHER_LAYERS] = out[layers]
+    return out | _of_stack(before, config, family, PER_LAYER)
+
+
+def _of_stack(before: Config, config: Config, family: Family, per_layer: str) -> dict[str, Any]:
+    """Keys that say the sizes of `config.stack`, where they are not those of `before`; layers that differ."""
+    spelling, out = family.spelled(config), {}
+    old, new = model_sizes(before), model_sizes(config)
     changed = [name for name in ("n_layers", "n_vocab", "d_model", "d_ff") if new[name] != old[name]]
-    if "d_head" in family.spelling and any(new[name] != old[name] for name in ("n_heads", "n_kv_heads", "d_model")):
+    if "d_head" in spelling and any(new[name] != old[name] for name in ("n_heads", "n_kv_heads", "d_model")):
         changed += ["n_heads", "n_kv_heads", "d_head"]
     new |= vars(outer_sizes(config)) | {"d_head": d_head(config) or d_head(before)}
     for name in changed:
-        if new[name] and name in family.spelling:  # 0 where no layer has that sublayer, whose key stays as it is
-            out[family.spelling[name]] = new[name]
+        if new[name] and name in spelling:  # 0 where no layer has that sublayer, whose key stays as it is
+            out[spelling[name]] = new[name]
     differs = spell(config, family)
-    if differs:
-        out[PER_LAYER] = {str(i): of for i, of in differs.items()}
-    return out
+    return out | ({per_layer: {str(i): of for i, of in differs.items()}} if differs else {})
 
 
 def left_generation(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
@@ -113,6 +139,8 @@ def refused_by_transformers(left: Mapping[str, Any], config: Config) -> str | No
     """Why transformers will not build this model, or None: what its config classes check, as of 5.24."""
     if PER_LAYER in left:
         return f"its layers differ ({PER_LAYER}), which transformers up to 5.24 reads but builds no such model from"
+    if ENCODER_PER_LAYER in left:
+        return f"its encoder's layers differ ({ENCODER_PER_LAYER}), for which transformers has no words"
     if left.get(PRUNED_HEADS):
         return f"heads were cut from a GPT-2 ({PRUNED_HEADS}), which transformers reads up to version 4 only"
     n_heads = largest(config).n_heads
@@ -137,6 +165,7 @@ def left_tensors(
     distinct = tuple({id(layer): layer for layer in plan.layers}.values()) if shares else plan.layers
     stacks = [(plan.model, *distinct)]
     stacks += [] if plan.encoder is None else [(plan.encoder.model, *plan.encoder.layers)]
+    around, own = FAMILIES[plan.config.family].around, FAMILIES[plan.config.family].prefixes[0]
     written: set[str] = set()
     for i, sources in chain.from_iterable(enumerate(stack, -1) for stack in stacks):
         tensors: dict[str, list[Source]] = {}
@@ -146,22 +175,37 @@ def left_tensors(
                 parts.append(source)
         tensors = {name: parts for name, parts in tensors.items() if name not in written}  # one embedding of two stacks
         written.update(tensors)
-        for name, parts in tensors.items():
-            first = parts[0]
+        for there, parts in tensors.items():
+            first, name = parts[0], there if around is None else around.own_name(there, own)
             if first.prequantized:
                 yield name, first.tensor.dtype, first.tensor.shape, _whole(checkpoint, first)
                 continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
             shape = shape if reshape is None else reshape(parts, shape)
-            stored = (1, *shape) if first.row else shape[::-1] if first.transposed else shape
-            yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
+            stored = shape[::-1] if first.transposed else shape
+            stored = folded_shape(first.folded, shape, d_head(plan.config)) if first.folded else stored
+            yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change, stored)
+    if (unread := _unread_embedding(plan, checkpoint, written)) is not None:
+        yield unread.pattern, unread.tensor.dtype, unread.shape, _gather(checkpoint, [unread], None, unread.shape)
+
+
+def _unread_embedding(plan: LoadPlan, checkpoint: Checkpoint, written: set[str]) -> Source | None:
+    """An embedding of neither stack, which transformers misses in a file where each stack has one of its own (BART)."""
+    family, embed = FAMILIES[plan.config.family], plan.model["embed"]
+    part = family.parts(plan.config)["embed"]
+    info = checkpoint.tensors.get(family.prefix_in(checkpoint.tensors) + part.name)
+    if not part.untied or info is None or info.name in written or info.shape != embed.tensor.shape:
+        return None
+    return replace(embed, tensor=info, pattern=info.name)
 
 
 def _whole(checkpoint: Checkpoint, source: Source) -> Callable[[], NDArray[np.generic]]:
     return lambda: checkpoint.array(source.tensor.name)
 
 
-def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) -> Callable[[], NDArray[np.generic]]:
+def _gather(
+    checkpoint: Checkpoint, parts: list[Source], change: Change | None, stored: tuple[int, ...]
+) -> Callable[[], NDArray[np.generic]]:
     def make() -> NDArray[np.generic]:
         tensor = checkpoint.array(parts[0].tensor.name)
         pieces = [read_masked(part, tensor) for part in parts]
@@ -170,7 +214,7 @@ def _gather(checkpoint: Checkpoint, parts: list[Source], change: Change | None) 
             joined = change(parts, joined)
         if len(parts) > 1:  # as they stand in the file, where they may take turns by head
             joined = joined[np.argsort(np.concatenate([part.row_indices for part in parts]), kind="stable")]
-        joined = joined[None] if parts[0].row else joined
+        joined = joined.reshape(stored) if parts[0].folded else joined
         return np.ascontiguousarray(joined.T if parts[0].transposed else joined)
 
     return make
@@ -195,7 +239,8 @@ def _pruned_heads(raw: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
     """`pruned_heads` of every layer that is left: its old ones, and those that the cut takes from the others."""
     old, gone = raw.get(PRUNED_HEADS) or {}, {}
     family = FAMILIES[cut.before.family]
-    n_heads = raw.get(family.spelling["n_heads"], family.keys[family.spelling["n_heads"]].default)
+    key = family.spelled(cut.before)["n_heads"]
+    n_heads = raw.get(key, family.keys[key].default)
     for new, layer in enumerate(cut.layers):
         there = surviving_heads(old.get(str(layer), []), n_heads, PRUNED_HEADS)
         kept = [there[h] for h in cut.heads.get(layer, range(len(there)))]
@@ -236,14 +281,23 @@ def _check_starts(plan: LoadPlan) -> None:
 
 def _check_same(left: Mapping[str, Any], config: Config) -> None:
     """Read back what is to be written."""
-    again = replace(resolve_config(dict(left), "the exported config.json").config, lm_head=config.lm_head)
+    cannot = f"this plan cannot be written as a {config.family} checkpoint"
+    try:
+        again = resolve_config(dict(left), "the exported config.json").config
+    except ConfigError as e:
+        msg = f"{cannot}: {str(e).removeprefix('the exported config.json: ')}. It can be used while loading"
+        raise PlanError(msg) from None
+    again = replace(again, lm_head=config.lm_head)  # which the tensors say
     # generation_config.json has its own say about these
     ids = ("bos_ids", "eos_ids", *(f.name for f in fields(Decoding)), "decoding")
     other = {name: value for name, value in _differing("config", again, config) if name not in ids}
     if other:
         name, value = next(iter(other.items()))
         why = next((WHY[name] for name in WHY if name in other), f"{name} would be {value}")
-        msg = f"this plan cannot be written as a {config.family} checkpoint: {why}. It can be used while loading"
+        if config.seq2seq and name in BOTH:
+            spelling = FAMILIES[config.family].spelling
+            why = f"{spelling.get(name, name)} says it of all of {BOTH[name]}: cut them alike"
+        msg = f"{cannot}: {why}. It can be used while loading"
         raise PlanError(msg)
 
 

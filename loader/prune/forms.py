@@ -13,16 +13,21 @@ from ..files import printable, quote
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["FORMS", "Forms"]
+__all__ = ["ENCODER", "FORMS", "OF_LAYERS", "Forms"]
 
+#: Of one stack's layers; those of an encoder-decoder's encoder begin with `ENCODER`.
+OF_LAYERS = ("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn", "ffn", "sparsity")
+ENCODER = "encoder_"
 FORMS = (
-    *("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"),
-    *("ffn", "vocab", "vocab_fallback", "width", "sparsity", "plan"),
+    *OF_LAYERS,
+    *("drop_cross_heads", "drop_cross_attention", "vocab", "vocab_fallback", "width", "plan"),
+    *(f"{ENCODER}{name}" for name in OF_LAYERS),
 )
 #: What an error begins with, a plan's field -> the forms that can have said it; a form's own name is its own.
 _SAID_BY = {
     "layers": ("keep_layers", "drop_layers"),
     "heads": ("drop_heads", "drop_attention"),
+    "cross_heads": ("drop_cross_heads", "drop_cross_attention"),
     "ffn": ("drop_ffn", "ffn"),
     "ffn_ratio": ("ffn",),
     "width_ratio": ("width",),
@@ -68,10 +73,12 @@ class Forms(dict[str, Any]):
             for path in (f"{where}: ", f"{quote(where, 300)}: ") if where else ():
                 if text.startswith(path):
                     return type(error)(f"{self.said(name)}: {text.removeprefix(path)}")
-        match = re.match(r"(\w+)( of |: )(?:found [^;]*; )?", text)
-        field = match[1] if match else ""
-        at_fault = [name for name in _SAID_BY.get(field, (field,)) if name in self]
-        if match is not None and at_fault and match[2] == ": ":
+        match = re.match(r"(encoder\.)?(\w+)( of |: )(?:found [^;]*; )?", text)
+        field, before = (match[2], ENCODER if match[1] else "") if match else ("", "")
+        at_fault = [before + name for name in _SAID_BY.get(field, (field,)) if before + name in self]
+        if field == "encoder":
+            at_fault = [name for name in self if name.startswith(ENCODER)]
+        if match is not None and at_fault and match[3] == ": ":
             text = text[match.end() :]
         return type(error)(f"{self.said(*(at_fault or self))}: {text}")
 

@@ -9,16 +9,20 @@ since it says how wide a head is.
 
     "per_layer_config": {"1": {"num_attention_heads": 6, "intermediate_size": 1152}, "4": {"skip": ["attention"]}}
     "pruned_heads": {"3": [0, 1]}
+
+transformers has no such word for the encoder of an encoder-decoder, whose `per_layer_config` is its decoder's: ours is
+`encoder_per_layer_config`, of the same form.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..files import quote
 from ..ranges import read_ranges
-from ..sizes import LayerSizes, largest, model_sizes, sizes_of
+from ..sizes import LayerSizes, largest, model_sizes, sizes_of, with_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,25 +31,45 @@ if TYPE_CHECKING:
     from ..families import Family
     from ..ranges import Ranges
 
-__all__ = ["KEYS", "layer_sizes", "outer_sizes", "spell", "surviving_heads"]
+__all__ = [
+    "ENCODER_PER_LAYER", "KEYS", "PER_LAYER", "PRUNED_HEADS", "layer_sizes", "outer_sizes", "spell", "surviving_heads",
+    "with_layer_sizes",
+]  # fmt: skip
 
 PER_LAYER, PRUNED_HEADS = "per_layer_config", "pruned_heads"
-KEYS = (PER_LAYER, PRUNED_HEADS)
+ENCODER_PER_LAYER = f"encoder_{PER_LAYER}"
+KEYS = (PER_LAYER, PRUNED_HEADS, ENCODER_PER_LAYER)
 ATTENTION, FEED_FORWARD = "attention", "mlp"
 SIZES = ("n_heads", "n_kv_heads", "d_ff")
 
 
-def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: str) -> list[LayerSizes] | None:
-    """Every layer's sizes, where the file says that they differ; `config` is what the keys outside say.
+def with_layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: str) -> Config:
+    """The model with layers of the sizes that the file says; `config` is what the keys outside say. ConfigError."""
+    sizes = layer_sizes(raw, config, family, where)
+    config = config if sizes is None else with_sizes(config, sizes)
+    if raw.get(ENCODER_PER_LAYER) and not config.seq2seq:
+        msg = f"{where}: {ENCODER_PER_LAYER} is of an encoder-decoder's encoder, and this {family.name} model has none"
+        raise ConfigError(msg)
+    if config.seq2seq:
+        sizes = layer_sizes(raw, config.encoding, family, where, ENCODER_PER_LAYER)
+        if sizes is not None:
+            config = replace(config, encoder=with_sizes(config.encoding, sizes).encoder)
+    return config
+
+
+def layer_sizes(
+    raw: Mapping[str, Any], config: Config, family: Family, where: str, key: str = PER_LAYER
+) -> list[LayerSizes] | None:
+    """Every layer's sizes, where the file says under `key` that they differ; None where it does not.
 
     Raises `ConfigError` for a layer that is not there, a key that is not a size of ours, and sizes that do not fit.
     """
-    overrides = _by_layer(raw, PER_LAYER, config.n_layers, where)
-    gone = _by_layer(raw, PRUNED_HEADS, config.n_layers, where)
+    overrides = _by_layer(raw, key, config.n_layers, where)
+    gone = _by_layer(raw, PRUNED_HEADS, config.n_layers, where) if key == PER_LAYER else {}
     if not overrides and not gone:
         return None
     whole = {name: size for name, size in model_sizes(config).items() if name in SIZES}
-    sizes = [_overridden(overrides[i], whole, family, f"{where}: {PER_LAYER}[{i}]") if i in overrides
+    sizes = [_overridden(overrides[i], whole, family.spelled(config), f"{where}: {key}[{i}]") if i in overrides
              else LayerSizes(**whole) for i in range(config.n_layers)]  # fmt: skip
     for i, heads in gone.items():
         if not family.names_pruned_heads:
@@ -91,13 +115,14 @@ def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
 
     Without the heads of a family that has no width of a head in its config (GPT-2): those go to `pruned_heads`.
     """
-    names = [name for name in SIZES if name in family.spelling and (name == "d_ff" or "d_head" in family.spelling)]
+    spelling = family.spelled(config)
+    names = [name for name in SIZES if name in spelling and (name == "d_ff" or "d_head" in spelling)]
     outside = outer_sizes(config)
     spelled: dict[int, dict[str, Any]] = {}
     for i in range(config.n_layers):
         size = sizes_of(config, i)
         differs = {
-            family.spelling[name]: getattr(size, name)
+            spelling[name]: getattr(size, name)
             for name in names
             if getattr(size, name) not in (0, getattr(outside, name))
         }
@@ -127,14 +152,14 @@ def _by_layer(raw: Mapping[str, Any], key: str, n_layers: int, where: str) -> di
     return layers
 
 
-def _overridden(of: object, whole: Mapping[str, int], family: Family, where: str) -> LayerSizes:
+def _overridden(of: object, whole: Mapping[str, int], spelling: Mapping[str, str], where: str) -> LayerSizes:
     """One layer's sizes: the `whole` layer's, less what its object overrides and skips."""
     if not isinstance(of, dict):
         msg = f"{where} is {quote(of)}; expected an object"
         raise ConfigError(msg)
     sizes = dict(whole)
-    ours = {family.spelling[name]: name for name in SIZES if name in family.spelling}
-    if "d_head" not in family.spelling:
+    ours = {spelling[name]: name for name in SIZES if name in spelling}
+    if "d_head" not in spelling:
         ours = {key: name for key, name in ours.items() if name == "d_ff"}
     for key, value in of.items():
         if key == "skip":

@@ -7,12 +7,15 @@
 | `drop-heads=3:0,1`     | in layer 3, all query heads but 0 and 1; several with + : `3:0,1+4:2`      |
 | `drop-attention=4`     | all but the attention of layer 4                                          |
 | `drop-ffn=5`           | all but the feed-forward of layer 5                                       |
+| `drop-cross-heads=3:0` | as `drop-heads`, of the attention to an encoder; `drop-cross-attention=4` likewise |
 | `ffn=0.75`             | in every layer, this share of the neurons, the weightiest first           |
 | `vocab=FILE`           | the tokens that the text in FILE needs, and every special one             |
 | `vocab-fallback=WHAT`  | what stands for a token that is gone: `bytes`, `unk` or its id            |
 | `width=0-63`           | these dimensions of the residual stream                                   |
 | `width=0.75`           | this share of them (what has a point is a share), the weightiest first    |
 | `sparsity=2:4`         | everything, with zeros: `sparsity.py` has the words; "2:4,down=0.5" by role |
+| `encoder-keep-layers=0-2` | these layers of the encoder that a decoder reads: likewise `encoder-` before |
+|                        | all of the above that speak of layers, `ffn` and `sparsity`; else the decoder's |
 | `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
 
 A plan's file is ours or mergekit's (`mergekit.py`), JSON or YAML.
@@ -33,12 +36,13 @@ from ...errors import InputError, PlanError
 from ..files import quote, read_text
 from ..paths import as_path
 from ..ranges import as_indices, last_named, read_indices, read_ranges
-from ..sizes import sizes_of
+from ..sizes import cross_heads, sizes_of
 from ..text.tokenizer import Tokenizer
 from ..text.vocab_fallback import UNK, needed_rows, with_fallback_id
 from ..text.vocabulary import kept_ids
 from .compiled import check_named, fingerprint
-from .forms import FORMS, Forms
+from .compose import of_encoder
+from .forms import ENCODER, FORMS, Forms
 from .mergekit import SLICES, load_plan, plan_of
 from .plan import PrunePlan
 from .ratios import Selection, selected
@@ -128,13 +132,6 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
     if "plan" in forms:  # the other forms number what it leaves
         first = select(load_plan(forms["plan"], opened), opened).ranked(opened)
         base, left = first.plan, first.cut.config
-    heads = _dropped_heads(forms, left)
-    heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
-    dropped = _layers("drop_layers", forms, left)
-    layers = None if "keep_layers" not in forms else _layers("keep_layers", forms, left)
-    if dropped:
-        gone = frozenset(dropped)
-        layers = tuple(i for i in (range(left.n_layers) if layers is None else layers) if i not in gone)
     ids, fallback = None, _id_or_word(forms.get("vocab_fallback"))
     if "vocab" in forms:
         row = {old: new for new, old in enumerate(range(config.n_vocab) if base.vocab is None else base.vocab)}
@@ -143,18 +140,50 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
         needed = () if fallback is None or isinstance(fallback, int) else needed_rows(fallback, opened.directory)
         wanted = {row[i] for i in (*_text_ids(forms["vocab"], opened), *needed) if i in row}
         ids = tuple(sorted(wanted | ({fallback} if isinstance(fallback, int) else set())))
-    there = frozenset(range(left.n_layers) if layers is None else layers)
     short = PrunePlan(
-        layers=layers,
-        heads={i: kept for i, kept in heads.items() if i in there},
-        ffn={i: () for i in _layers("drop_ffn", forms, left) if i in there},
-        ffn_ratio=_number("ffn", forms["ffn"]) if "ffn" in forms else None,
+        **_of_layers(forms, left),
         vocab=ids,
         vocab_fallback=fallback,
         **_width(forms.get("width"), left),
-        sparsity=forms.get("sparsity", {}),
+        encoder=_encoder(forms, left),
     )
     return base.then(short)
+
+
+def _of_layers(forms: Forms, left: Config) -> dict[str, Any]:
+    """Fields of a plan that speak of layers, of the model `left`."""
+    heads = _dropped_heads("drop_heads", forms, left)
+    heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
+    cross = _dropped_heads("drop_cross_heads", forms, left)
+    cross |= dict.fromkeys(_layers("drop_cross_attention", forms, left), ())
+    dropped = _layers("drop_layers", forms, left)
+    layers = None if "keep_layers" not in forms else _layers("keep_layers", forms, left)
+    if dropped:
+        gone = frozenset(dropped)
+        layers = tuple(i for i in (range(left.n_layers) if layers is None else layers) if i not in gone)
+    there = frozenset(range(left.n_layers) if layers is None else layers)
+    return {
+        "layers": layers,
+        "heads": {i: kept for i, kept in heads.items() if i in there},
+        "cross_heads": {i: kept for i, kept in cross.items() if i in there},
+        "ffn": {i: () for i in _layers("drop_ffn", forms, left) if i in there},
+        "ffn_ratio": _number("ffn", forms["ffn"]) if "ffn" in forms else None,
+        "sparsity": forms.get("sparsity", {}),
+    }
+
+
+def _encoder(forms: Forms, left: Config) -> PrunePlan | None:
+    """What the forms of an encoder say. PlanError: the model has none of its own."""
+    of = {name.removeprefix(ENCODER): value for name, value in forms.items() if name.startswith(ENCODER)}
+    if not of:
+        return None
+    if not left.seq2seq:
+        msg = f"encoder: {left.family} is no encoder-decoder; leave {ENCODER.replace('_', '-')} away"
+        raise PlanError(msg)
+    try:
+        return PrunePlan(**_of_layers(Forms(of | ({"plan": forms["plan"]} if "plan" in forms else {})), left.encoding))
+    except PlanError as e:
+        raise PlanError(of_encoder(e)) from None
 
 
 def _width(value: object, config: Config) -> dict[str, Any]:
@@ -194,9 +223,9 @@ def _layers(name: str, forms: Mapping[str, Any], config: Config) -> tuple[int, .
     return layers
 
 
-def _dropped_heads(forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
+def _dropped_heads(name: str, forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
     """Layer -> the heads that are left, from "3:0,1+4:2", a list of such, or {3: "0,1"}."""
-    form = forms.get("drop_heads", {})
+    form = forms.get(name, {})
     if isinstance(form, dict):
         pairs = list(form.items())
     else:
@@ -205,15 +234,20 @@ def _dropped_heads(forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
         pairs = [text.split(":") for text in texts]  # type: ignore[misc]  # of other lengths: refused below
     kept: dict[int, tuple[int, ...]] = {}
     for pair in pairs:
-        layers = read_indices(pair[0], "drop_heads") if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
+        layers = read_indices(pair[0], name) if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
         if len(layers) != 1 or layers[0] in kept:
-            msg = f"drop_heads: found {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
+            msg = f"{name}: found {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
             raise PlanError(msg)
-        [layer] = _layers("drop_heads", {**forms, "drop_heads": layers}, config)
-        drop, there = read_ranges(pair[1], "drop_heads"), sizes_of(config, layer).n_heads
+        [layer] = _layers(name, {**forms, name: layers}, config)
+        cross = name == "drop_cross_heads"
+        drop, there = (
+            read_ranges(pair[1], name),
+            cross_heads(config, layer)[0] if cross else sizes_of(config, layer).n_heads,
+        )
         if drop and drop[-1][1] > there:
-            has = f"has {there} (0 to {there - 1})" if there else "has no attention"
-            msg = f"drop_heads: there is no head {drop[-1][1] - 1} in layer {layer}; it {has}"
+            none = "has no attention to an encoder" if cross else "has no attention"
+            has = f"has {there} (0 to {there - 1})" if there else none
+            msg = f"{name}: there is no head {drop[-1][1] - 1} in layer {layer}; it {has}"
             raise PlanError(msg)
         kept[layer] = tuple(sorted(set(range(there)) - set(as_indices(drop).tolist())))
     return kept

@@ -8,6 +8,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "layers": "0-2",                                      layers kept
      "order": "0-3,2-5",                                   or: layers in the order in which they run; one may run twice
      "heads": {"1": "2-8", "2": ""},                       query heads kept, by layer; none: no attention there
+     "cross_heads": {"1": "0-3"},                          the same of the attention to an encoder
      "ffn": {"0": "0-99,120"},                             feed-forward neurons kept, by layer; none: no feed-forward
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
      "vocab": "0-4095",                                    token ids kept
@@ -15,10 +16,13 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "width": "0-63",                                      dimensions of the residual stream kept
      "width_ratio": 0.75,                                  of those, the share to keep, the weightiest first
      "sparsity": "2:4",                                    zeros in what is left: `sparsity.py`
+     "encoder": {"layers": "0-3", "ffn": {"0": "0-99"}},   of an encoder-decoder's encoder: its layers, heads, neurons,
+                                                           zeros; ids and width are of both, and named outside
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
 A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
-A layer that runs twice has its weights once, and what is cut of them is cut of both.
+A layer that runs twice has its weights once, and what is cut of them is cut of both. The layers of an encoder-decoder
+that have no other name are its decoder's.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from ..files import quote, read_json_object
 from ..paths import as_path
 from ..ranges import MAX_INDEX, count_named, read_indices, read_order, show
 from ..write import write_whole
-from .compose import BY_LAYER, RATIOS, composed
+from .compose import BY_LAYER, OF_ENCODER, RATIOS, composed, of_encoder
 from .sparsity import as_json, read_sparsity, show_sparsity
 
 if TYPE_CHECKING:
@@ -77,6 +81,8 @@ class PrunePlan:
     notes: tuple[str, ...] = field(default=(), compare=False)
     order: Indices | None = None
     vocab_fallback: int | str | None = None
+    cross_heads: Mapping[int, Indices] = field(default_factory=dict)
+    encoder: PrunePlan | None = None
 
     def __post_init__(self) -> None:
         """Bring every set into one form."""
@@ -89,6 +95,7 @@ class PrunePlan:
         for name in BY_LAYER:
             object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
         object.__setattr__(self, "vocab_fallback", _fallback(self.vocab_fallback))
+        object.__setattr__(self, "encoder", _of_encoder(self.encoder))
         for name in RATIOS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _ratio(name, getattr(self, name)))
@@ -103,12 +110,15 @@ class PrunePlan:
 
     def _check_total(self) -> None:
         """Few bytes can name many indices: they are counted before any is written out."""
-        total = sum(count_named(getattr(self, name)) for name in (*SETS, "order"))
+        sets = [getattr(self, name) for name in (*SETS, "order")]
         for name in BY_LAYER:
             of = getattr(self, name)
-            total += sum(map(count_named, of.values())) if isinstance(of, dict) else 0
+            sets += of.values() if isinstance(of, dict) else ()
+        total = sum(some.count(",") for some in sets if isinstance(some, str))  # at least: a look at each byte
+        at_least = "at least " if total > MAX_NAMED else ""
+        total = total if at_least else sum(map(count_named, sets))
         if total > MAX_NAMED:
-            msg = f"{total} indices are named in all; expected at most {MAX_NAMED}"
+            msg = f"{at_least}{total} indices are named in all; expected at most {MAX_NAMED}"
             raise PlanError(msg)
 
     def _set_order(self, order: Indices) -> None:
@@ -137,7 +147,8 @@ class PrunePlan:
     @property
     def ratio(self) -> str | None:
         """The first ratio that is not resolved, as "ffn_ratio 0.75"; None where every index is named."""
-        return next((f"{name} {getattr(self, name):g}" for name in RATIOS if getattr(self, name) is not None), None)
+        mine = next((f"{name} {getattr(self, name):g}" for name in RATIOS if getattr(self, name) is not None), None)
+        return mine if mine or self.encoder is None or self.encoder.ratio is None else f"encoder.{self.encoder.ratio}"
 
     def then(self, other: PrunePlan) -> PrunePlan:
         """One plan for both: `other` is for the model that this one leaves.
@@ -171,6 +182,8 @@ class PrunePlan:
                 out[name] = show(value)
         if self.sparsity:
             out["sparsity"] = as_json(self.sparsity)
+        if self.encoder is not None:
+            out["encoder"] = {name: x for name, x in json.loads(self.encoder.to_json()).items() if name in OF_ENCODER}
         if self.notes:
             out["notes"] = list(self.notes)
         return json.dumps(out, indent=1) + "\n"
@@ -209,15 +222,42 @@ class PrunePlan:
         """Tell the plan in a few words."""
         said = [f"{name} {show(value)}" for name in SETS if (value := getattr(self, name)) is not None]
         said += [f"layers {show(self.order)}, in this order"] if self.order is not None else []
-        for name, missing in (("heads", "no attention"), ("ffn", "no feed-forward")):
+        missing = {"heads": "no attention", "cross_heads": "no attention to the encoder", "ffn": "no feed-forward"}
+        for name, none in missing.items():
             for layer, kept in getattr(self, name).items():
-                what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
-                said.append(f"layer {layer}: {what}")
+                some = f"{len(kept)} neurons" if name == "ffn" else f"{name.replace('_', ' ')} {show(kept)}"
+                said.append(f"layer {layer}: {some if kept else none}")
         said += [] if self.vocab_fallback is None else [f"{self.vocab_fallback} for tokens that are gone"]
         for ratio, what in ((self.ffn_ratio, "neurons"), (self.width_ratio, "width")):
             said += [f"{ratio:g} of the {what}"] if ratio is not None else []
+        said += [f"of the encoder {str(self.encoder).removeprefix('keep ')}"] if self.encoder is not None else []
         zeros = f"; zeros: {show_sparsity(self.sparsity)}" if self.sparsity else ""
         return "keep " + ("; ".join(said) or "everything") + zeros
+
+
+def _of_encoder(value: object) -> PrunePlan | None:
+    """A plan, or its file's object; None where it cuts nothing. PlanError: it names what is not the encoder's alone."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        unknown = [name for name in value if name not in OF_ENCODER]
+        try:
+            value = PrunePlan() if unknown else PrunePlan(**value)
+        except PlanError as e:
+            raise PlanError(of_encoder(e)) from None
+    elif isinstance(value, PrunePlan):
+        names = [f.name for f in fields(value) if f.name not in ("notes", "model")]
+        unknown = [n for n in names if n not in OF_ENCODER and getattr(value, n) != getattr(PrunePlan(), n)]
+    else:
+        msg = f"encoder: found {quote(value)}; expected an object such as {{'layers': '0-3'}}"
+        raise PlanError(msg)
+    if unknown:
+        msg = (
+            f"encoder: unknown key {quote(unknown[0])}; expected some of {', '.join(OF_ENCODER)} (ids and width are of "
+            "both stacks, and named outside)"
+        )
+        raise PlanError(msg)
+    return None if value.keeps_everything else value
 
 
 def _by_layer(name: str, value: object) -> dict[int, Indices]:

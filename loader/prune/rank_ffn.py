@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..checkpoint import Checkpoint
+    from ..load_plan import LoadPlan
     from ..open import Opened
     from ..source import Source
     from .compiled import Cut
@@ -43,12 +44,27 @@ ROWS = 256  # of a matrix, widened at a time
 def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
     """The plan with its ratio turned into neurons: of those that it keeps, the share with the largest scores.
 
-    `cut` is the plan compiled without that share, and without zeros: these are chosen from what is left. Reads gate, up
-    and down of every kept layer, as far as the plan keeps them. Errors: `PlanError` for matrices that are quantised
-    already, `CheckpointError` for numbers that are not finite.
+    So with an encoder's own ratio. `cut` is the plan compiled without them, and without zeros: these are chosen from
+    what is left. Reads gate, up and down of every kept layer of such a stack, as far as the plan keeps them. Errors:
+    `PlanError` for matrices that are quantised already, `CheckpointError` for numbers that are not finite.
     """
-    ratio, checkpoint = plan.ffn_ratio or 1.0, opened.checkpoint
-    load, ffn = make_load_plan(opened, cut=cut), dict(plan.ffn)
+    load, encoder, notes = make_load_plan(opened, cut=cut), plan.encoder, list(plan.notes)
+    if encoder is not None and encoder.ffn_ratio is not None and load.encoder is not None:
+        notes.append(_NOTE.format(encoder.ffn_ratio, "the encoder's neurons"))
+        encoder = replace(encoder, ffn=_ranked(encoder, load.encoder, opened.checkpoint), ffn_ratio=None)
+    ffn = plan.ffn
+    if plan.ffn_ratio is not None:
+        notes.append(_NOTE.format(plan.ffn_ratio, "the neurons"))
+        ffn = _ranked(plan, load, opened.checkpoint)
+    return replace(plan, ffn=ffn, ffn_ratio=None, encoder=encoder, notes=tuple(notes))
+
+
+_NOTE = "{:g} of {} by magnitude: gate, up and down of every kept layer were read to rank them"
+
+
+def _ranked(plan: PrunePlan, load: LoadPlan, checkpoint: Checkpoint) -> dict[int, tuple[int, ...]]:
+    """A stack's neurons."""
+    ratio, ffn = plan.ffn_ratio or 1.0, dict(plan.ffn)
     checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
     for old, roles in dict(zip(load.cut.layers, load.layers, strict=True)).items():
         parts = [roles[role] for role in MATRICES if role in roles]
@@ -59,8 +75,7 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
             scores *= squares(source, checkpoint, by_column=source is roles["down"])
         there = ffn.get(old, range(len(scores)))
         ffn[old] = tuple(there[i] for i in best(scores, ratio))
-    note = f"{ratio:g} of the neurons by magnitude: gate, up and down of every kept layer were read to rank them"
-    return replace(plan, ffn=ffn, ffn_ratio=None, notes=(*plan.notes, note))
+    return ffn
 
 
 def count_of(there: int, ratio: float) -> int:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ...runtime.spec import Config
     from ..checkpoint import Checkpoint
+    from ..load_plan import LoadPlan
     from ..open import Opened
     from ..source import Source
     from .compiled import Cut
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["best_dimensions", "dimensions", "weightiest_dimensions"]
 
 #: A layer's norms -> the matrices that read what it puts out.
+SOURCE = ("cross_k", "cross_v")  # read what the encoder's last norm puts out
 READERS = {norm: tuple(r for r in LINEAR if READS.get(r) == norm) for norm in READS.values() if ROLES[norm].sublayer}
 
 
@@ -56,20 +58,31 @@ def weightiest_dimensions(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePla
     ratio, checkpoint = plan.width_ratio or 1.0, opened.checkpoint
     load = make_load_plan(opened, cut=cut)
     checkpoint.expect(spans_by_file(load))
-    model, (written, read) = load.model, (np.zeros(load.config.d_model) for _ in range(2))
-    for name in (role.name for role in ROLES.values() if role.writes and not role.sublayer):
-        if name in model:
-            written += squares(model[name], checkpoint, by_column=True) / model[name].shape[0]
-    for roles in load.layers:
-        for role in WRITERS:
-            written += squares(roles[role], checkpoint) if role in roles else 0.0
-        for norm, readers in READERS.items():
-            read += _read(roles.get(norm), [roles[role] for role in readers if role in roles], checkpoint)
+    written, read = _of_stack(load, checkpoint)
+    model = load.model
+    if load.encoder is not None:  # two streams, of which the same dimensions stay
+        written, read = (a + b for a, b in zip((written, read), _of_stack(load.encoder, checkpoint), strict=True))
+        crossing = [roles[role] for roles in load.layers for role in SOURCE if role in roles]
+        read += _read(load.encoder.model.get("norm"), crossing, checkpoint)
     read += _read(model.get("norm"), [model.get("head", model["embed"])], checkpoint)
     there = as_indices(load.cut.kept("width", 0)).tolist()
     kept = tuple(there[j] for j in best_dimensions(written * read, ratio, load.config))
     note = f"{ratio:g} of the width by magnitude: every matrix of what is kept was read to rank its dimensions"
     return replace(plan, width=kept, width_ratio=None, notes=(*plan.notes, note))
+
+
+def _of_stack(load: LoadPlan, checkpoint: Checkpoint) -> tuple[F64, F64]:
+    """`written` and `read` of a stack, up to its last layer."""
+    model, (written, read) = load.model, (np.zeros(load.config.d_model) for _ in range(2))
+    for name in (role.name for role in ROLES.values() if role.writes and not role.sublayer):
+        if name in model:
+            written += squares(model[name], checkpoint, by_column=True) / model[name].shape[0]
+    for roles in load.layers:
+        for role in (*WRITERS, "cross_o"):
+            written += squares(roles[role], checkpoint) if role in roles else 0.0
+        for norm, readers in (*READERS.items(), ("cross_norm", ("cross_q",))):
+            read += _read(roles.get(norm), [roles[role] for role in readers if role in roles], checkpoint)
+    return written, read
 
 
 def best_dimensions(scores: F64, ratio: float, config: Config) -> list[int]:

@@ -49,9 +49,8 @@ class Selection:
         plan, base = self.plan, self.base
         if plan.width_ratio is not None:
             plan = weightiest_dimensions(plan, opened, base)
-            base = with_shares(base, replace(plan, sparsity={}))
-        if plan.ffn_ratio is not None:
-            plan = weightiest(plan, opened, base)
+            base = with_shares(base, _plain(plan))
+        plan = weightiest(plan, opened, base)
         cut = with_shares(base, plan)
         return Selection(plan, cut, cut)
 
@@ -62,21 +61,29 @@ def selected(plan: PrunePlan, opened: Opened) -> Selection:
     if plan.ratio is None:
         cut = compile_plan(plan, config, opened.checkpoint)
         return Selection(plan, cut, cut)
-    plain = replace(plan, ffn_ratio=None, width_ratio=None, sparsity={})
-    base = compile_plan(plain, config, opened.checkpoint)
+    base = compile_plan(_plain(plan), config, opened.checkpoint)
     return Selection(plan, with_shares(base, _assumed(plan, base)), base)
+
+
+def _plain(plan: PrunePlan) -> PrunePlan:
+    """Without shares that are not resolved, and without zeros: of both stacks."""
+    encoder = None if plan.encoder is None else _plain(plan.encoder)
+    return replace(plan, ffn_ratio=None, width_ratio=None, sparsity={}, encoder=encoder)
 
 
 def _assumed(plan: PrunePlan, base: Cut) -> PrunePlan:
     """The plan with any indices in place of its shares, as many as these will leave."""
     config, width, ffn = base.before, plan.width, dict(plan.ffn)
+    encoder = plan.encoder
+    if encoder is not None and base.encoder is not None:
+        encoder = _assumed(encoder, base.encoder)
     if plan.width_ratio is not None:
         there = tuple(range(config.d_model)) if width is None else width
         width = _apart(there, dimensions(plan.width_ratio, base.config))
     for layer in base.layers if plan.ffn_ratio is not None else ():
         there = plan.ffn.get(layer, tuple(range(sizes_of(config, layer).d_ff)))
         ffn[layer] = _apart(there, count_of(len(there), plan.ffn_ratio or 1.0))
-    return replace(plan, width=width, width_ratio=None, ffn=ffn, ffn_ratio=None)
+    return replace(plan, width=width, width_ratio=None, ffn=ffn, ffn_ratio=None, encoder=encoder)
 
 
 def _apart(there: Indices, count: int) -> Indices:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from ...errors import InputError, TokenizerError
+from ...handlers import raised_in_handler
 from ...runtime.memory import memory_named
 from ..files import looks_like, printable, quote, read_bytes
 from ..paths import is_there
@@ -192,7 +193,8 @@ def _panics_as_errors(where: str, what: str) -> Iterator[None]:
         except (MemoryError, TokenizerError):
             raise
         except Exception as e:
-            if type(e).__module__ != "builtins" or isinstance(e, OSError):  # a signal's handler raised it: a time-out
+            raised_in_handler(e)
+            if type(e).__module__ != "builtins" or isinstance(e, OSError):  # another thread's: a time-out
                 raise
             msg = f"{where}: cannot {what}: {printable(e)}; the tokenizer file may be damaged: download it again"
             raise TokenizerError(msg) from e

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ...errors import BackendError
+from ...handlers import raised_in_handler
 from ..cores import available_threads
 from ..memory import LIMITS
-from .cache import CACHE, no_directory, write
+from .cache import no_directory, unwritable, writable, write
 from .layout import REQUEST, ROOTS
 from .object_files import kept, load
 from .target import code_key
@@ -41,7 +42,7 @@ def build(names: Sequence[str], directory: Path | None) -> dict[str, int]:
     """Compile kernels and roots, keep their code where that can be, and say how it goes; their addresses."""
     check_compiler()
     addresses: dict[str, int] = {}
-    lost = f"{directory} cannot be written; set {CACHE} to a directory that can" if directory else no_directory()
+    lost = unwritable(directory) if directory else no_directory()
     with (
         _shelf(directory) as shelf,
         Progress(len(names), lost=None if shelf and shelf == directory else lost) as progress,
@@ -62,6 +63,7 @@ def check_compiler() -> None:
     try:
         from numba import config  # noqa: PLC0415 - 0.3 s, and needed only where something is compiled
     except Exception as e:
+        raised_in_handler(e)
         msg = (
             f"compiling needs Numba, which cannot be imported ({type(e).__name__}: {e}): where memory is limited, see "
             f"{LIMITS}; otherwise install miaotui again"
@@ -118,9 +120,7 @@ class Progress:
 @contextlib.contextmanager
 def _shelf(directory: Path | None) -> Iterator[Path | None]:
     """Where code is put: the cache, or for this start alone a directory of our own; None: there is room for none."""
-    if directory is not None and write(directory, ".probe", b""):
-        with contextlib.suppress(OSError):
-            (directory / ".probe.code").unlink(missing_ok=True)
+    if directory is not None and writable(directory):
         yield directory
         return
     try:
@@ -140,12 +140,14 @@ def _compile_here(name: str, shelf: Path | None, progress: Progress) -> int:
         address = load(code, name)
         why = "it calls what this process lacks"
     except Exception as e:  # noqa: BLE001 - an unknown Numba may fail anyhow; an error of the kernel's comes again below
+        raised_in_handler(e)
         address, why = None, f"{type(e).__name__}: {e}"
     if address is None:
         progress.say(f"the code of {name} cannot be kept, each start will compile it ({why})")
         try:
             return emit.in_memory(name)
         except Exception as e:
+            raised_in_handler(e)
             msg = f"the kernel {name} cannot be compiled ({type(e).__name__}: {' '.join(str(e).split())[:300]})"
             raise BackendError(msg) from e
     if shelf is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .target import code_key
 
-__all__ = ["CACHE", "cache_directory", "no_directory", "read", "write"]
+__all__ = ["CACHE", "cache_directory", "no_directory", "read", "unwritable", "writable", "write"]
 
 #: The variable that names another directory.
 CACHE = "MIAOTUI_CACHE_DIR"
@@ -36,6 +36,20 @@ def cache_directory(key: str | None = None) -> Path | None:
 def no_directory() -> str:
     """Why nothing is kept where there is no directory."""
     return f"there is no home directory; set {CACHE} to a directory that can be written"
+
+
+def unwritable(directory: Path) -> str:
+    """Why nothing is kept in a directory that cannot be written, and what to do."""
+    return f"{directory} cannot be written; set {CACHE} to a directory that can"
+
+
+def writable(directory: Path) -> bool:
+    """Whether a file can be made there; the directory is, where it is missing."""
+    kept = write(directory, ".probe", b"")
+    if kept:
+        with contextlib.suppress(OSError):
+            _file(directory, ".probe").unlink(missing_ok=True)
+    return kept
 
 
 def read(directory: Path, name: str, key: str | None = None) -> bytes | None:

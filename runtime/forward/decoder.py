@@ -30,6 +30,7 @@ def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
     if not cfg.lm_head:
         return h, None
-    logits = capped(ops, scaled(ops, project(frame, h, head_of(cfg, w)), cfg.logit_scale), cfg.logit_soft_cap)
+    wide = h if w.head_dense is None else project(frame, h, w.head_dense)  # [R, d_embed]
+    logits = capped(ops, scaled(ops, project(frame, wide, head_of(cfg, w)), cfg.logit_scale), cfg.logit_soft_cap)
     ops.argmax(logits)
     return h, logits

@@ -20,8 +20,10 @@ def embedded(f: Frame[T], w: StackWeights) -> T:
     x = scaled(f.ops, f.ops.embed(w.embed), f.stack.embed_scale)
     if f.stack.norm_first:
         x = norm(f, x, w.embed_norm)
+    if f.stack.project_first and w.embed_project is not None:
+        x = project(f, x, w.embed_project)
     for table, row_of in ((w.positions, f.ops.embed_positions), (w.token_types, f.ops.embed_types)):
         x = x if table is None else f.ops.add(x, row_of(table))
     if not f.stack.norm_first:
         x = norm(f, x, w.embed_norm)
-    return x if w.embed_project is None else project(f, x, w.embed_project)
+    return x if w.embed_project is None or f.stack.project_first else project(f, x, w.embed_project)

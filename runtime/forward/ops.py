@@ -60,6 +60,9 @@ class Ops(Protocol[T]):
     def layer_norm(self, x: T, w: Weight, b: Weight | None, eps: float, /) -> T:
         """Each row by itself."""
 
+    def layer_norm_heads(self, x: T, w: Weight, b: Weight | None, eps: float, groups: int, /) -> T:
+        """Each of `groups` pieces of a row by itself, with gains of its own or those of all."""
+
     def rope(self, x: T, table: RopeTable, heads: int, /) -> T:
         """Each of `heads` by its position."""
 
@@ -123,6 +126,12 @@ class Ops(Protocol[T]):
 
     def soft_cap(self, x: T, cap: float, /) -> T:
         """[t, d]: cap tanh(x / cap)."""
+
+    def clip(self, x: T, limit: float, /) -> T:
+        """[t, d]: cut to [-limit, limit]."""
+
+    def xielu(self, x: T, p: Weight, n: Weight, beta: Weight, eps: Weight, /) -> T:
+        """[t, d]: an activation whose slopes are weights, [1] each."""
 
     def take_rows(self, x: T, /) -> T:
         """[T, d] -> [R, d]: the tokens whose logits are asked for."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 from ..spec import Attention
-from .variants import attend, groups_of, rotated, scaled
+from .variants import attend, clipped, curved, groups_of, layer_normed, rotated, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -55,7 +55,7 @@ def sublayer(f: Frame[T], s: Attention | FeedForward, w: Sublayer, x: T, residua
 
 def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) -> T:
     """residual + o(grouped-query attention of x), with a KV cache: its own, or the one that an encoder filled."""
-    q, *kv = (project(f, x, w.linear[name]) for name in ("q" if s.cross else "qkv"))
+    q, *kv = (clipped(f.ops, project(f, x, w.linear[n]), s.clip) for n in ("q" if s.cross else "qkv"))
     q, *keys = placed(f, s, (q, w.norm_q, s.n_heads), *((k, w.norm_k, s.n_kv_heads) for k in kv[:1]))
     for k in keys:
         f.ops.kv_write(f.layer, k, kv[1], s.n_kv_heads)
@@ -64,7 +64,7 @@ def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) 
 
 def feed_forward(f: Frame[T], s: FeedForward, w: Sublayer, x: T, residual: T | None) -> T:
     """residual + down(act(gate x) * up x), or residual + down(act(up x))."""
-    h = project(f, x, w.linear["up"], act=None if s.gated else s.activation)
+    h = curved(f.ops, project(f, x, w.linear["up"], act=None if s.gated else s.activation), w.numbers)
     if s.gated:
         h = project(f, x, w.linear["gate"], act=s.activation, times=h)
     return project(f, h, w.linear["down"], residual=residual)
@@ -81,7 +81,7 @@ def norm(f: Frame[T], x: T, w: Norm | None, groups: int = 1) -> T:
         return x
     if f.stack.norm == "rms":
         return f.ops.rms_norm(x, w.w, f.stack.eps, groups)
-    return f.ops.layer_norm(x, w.w, w.b, f.stack.eps)
+    return layer_normed(f.ops, x, w, f.stack.eps, groups)
 
 
 def placed(f: Frame[T], s: Attention, *parts: tuple[T, Norm | None, int]) -> list[T]:

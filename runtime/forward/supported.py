@@ -31,6 +31,12 @@ def check_supported(config: Config, w: Weights) -> None:
 
 def check_backend(program: Program, family: str, backend: Literal["cpu", "cuda"]) -> None:
     """Pass a program that a backend has every op of. Errors: `BackendError`, naming the first that it lacks."""
+    if program.turning and backend != "cpu":
+        msg = (
+            f"device={backend!r}: this {family} model rotates texts of more than {program.turning} tokens by other "
+            f"factors (longrope), which {backend} lacks; load with max_context={program.turning}, or use device='cpu'"
+        )
+        raise BackendError(msg)
     for i in program.code:
         act = i.values.get("act")
         kind = ACTS[act - 1] if isinstance(act, int) and act else ""
@@ -62,6 +68,8 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
 
 
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
+    if len(config.ropes) > 1 and any(rope.kind == "longrope" for rope in config.ropes):
+        yield "a rotation by the length of a text (longrope) next to another"
     if len(stack.biases) != len(w.biases):
         yield "tables of relative positions that the config does not know"
     if (stack.relative is None) != (w.relative is None):
@@ -73,7 +81,9 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
             if sum(isinstance(s, Attention) and s.cross == cross for s in sizes) > 1:
                 yield f"two attentions to {'an encoder' if cross else 'a text itself'} in layer {i}"
         for s, sublayer in zip(sizes, weights, strict=True):
-            lacking = _of_attention(config, w, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s)
+            lacking = (
+                _of_attention(config, w, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s, sublayer)
+            )
             for what in (*lacking, *(f"an adapter of {n}" for n, each in sublayer.linear.items() if each.adapters)):
                 yield f"{what} (layer {i})"
 
@@ -95,8 +105,8 @@ def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublaye
         yield "a bias by relative position without its table"
     if s.relative:
         yield from _of_relative(stack, s)
-    if stack.norm == "layer" and (w.norm_q is not None or w.norm_k is not None):
-        yield "LayerNorm of queries and keys"
+    if stack.norm == "rms" and s.norm_heads and s.n_heads > 1:
+        yield "RMSNorm of each head with gains of its own"
 
 
 def _of_relative(stack: Stack, s: Attention) -> Iterator[str]:
@@ -126,6 +136,8 @@ def _of_cross(config: Config, s: Attention) -> Iterator[str]:
         yield "attention to an encoder by position"
 
 
-def _of_feed_forward(s: FeedForward) -> Iterator[str]:
+def _of_feed_forward(s: FeedForward, w: Sublayer) -> Iterator[str]:
+    if (s.activation is None) != bool(w.numbers) or (w.numbers and s.gated):
+        yield "an activation with numbers of its own, gated or without them"
     if s.experts is not None:
         yield f"a feed-forward of {s.experts.n} experts"

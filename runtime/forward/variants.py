@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 from ..bias import Bias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..rope import RopeTable
     from ..spec import Attention, Norm, Stack, Sublayer, Weight
     from .ops import Ops
     from .stack import Frame
 
-__all__ = ["attend", "bias_of", "capped", "groups_of", "rotated", "scaled"]
+__all__ = ["attend", "bias_of", "capped", "clipped", "curved", "groups_of", "layer_normed", "rotated", "scaled"]
 
 T = TypeVar("T")
 
@@ -27,6 +29,21 @@ def capped(ops: Ops[T], x: T, cap: float | None) -> T:
     return x if cap is None else ops.soft_cap(x, cap)
 
 
+def clipped(ops: Ops[T], x: T, limit: float | None) -> T:
+    """X within [-limit, limit]; x itself where there is no limit."""
+    return x if limit is None else ops.clip(x, limit)
+
+
+def curved(ops: Ops[T], x: T, numbers: Mapping[str, Weight]) -> T:
+    """The activation whose numbers these are; x itself where there are none."""
+    return x if not numbers else ops.xielu(x, numbers["p"], numbers["n"], numbers["beta"], numbers["eps"])
+
+
+def layer_normed(ops: Ops[T], x: T, w: Norm, eps: float, groups: int) -> T:
+    """LayerNorm of each row, or of each of its `groups`."""
+    return ops.layer_norm(x, w.w, w.b, eps) if groups == 1 else ops.layer_norm_heads(x, w.w, w.b, eps, groups)
+
+
 def rotated(ops: Ops[T], x: T, table: RopeTable | None, heads: int, d_head: int) -> T:
     """Each of `heads` by its position: whole heads in halves, a part of each, or neighbours; x without a table."""
     if table is None:
@@ -36,8 +53,8 @@ def rotated(ops: Ops[T], x: T, table: RopeTable | None, heads: int, d_head: int)
 
 
 def groups_of(s: Attention, w: Norm | None, heads: int) -> int:
-    """Pieces of a row that are normed by themselves: as wide as the gains are, each head or all side by side."""
-    return heads if w is not None and w.w.shape == (s.d_head,) else 1
+    """Pieces of a row that are normed by themselves: as wide as the gains are, or each head though it has its own."""
+    return heads if w is not None and (s.norm_heads or w.w.shape == (s.d_head,)) else 1
 
 
 def attend(f: Frame[T], s: Attention, w: Sublayer, q: T, *k: T) -> T:

@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...sizes import parse_size
 
 if TYPE_CHECKING:
+    from ...limits import Request
     from ...loader.prune.forms import Forms
     from ...model import Model
 
@@ -25,6 +26,7 @@ __all__ = [
     "given_path",
     "load_model",
     "prune_of",
+    "request_of",
     "size",
 ]
 
@@ -112,14 +114,31 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         help="hold only the largest weights of the layers' matrices: 2:4 or another N:M, the share that is dropped "
         "such as 0.5, blocks such as 0.5/4x4, or stored: the zeros that the checkpoint has; by role: 2:4,down=0.5",
     )
+    add_prune_encoder(parser)
+
+
+def add_prune_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add the short forms of an encoder-decoder: of its encoder, and of what its decoder reads of that."""
+    group = parser.add_argument_group(
+        "what to keep of an encoder-decoder",
+        "The options above that speak of layers are for its decoder; these are for its encoder, and for the decoder's "
+        "attention to it.",
+    )
+    for name, what in (
+        ("keep-layers", "LAYERS"), ("drop-layers", "LAYERS"), ("drop-attention", "LAYERS"), ("drop-ffn", "LAYERS"),
+        ("ffn", "SHARE"), ("sparsity", "ZEROS"),
+    ):  # fmt: skip
+        group.add_argument(f"--encoder-{name}", metavar=what, help=f"as --{name}, of the encoder")
+    for name, of in (("encoder-drop-heads", "the encoder"), ("drop-cross-heads", "the attention to the encoder")):
+        group.add_argument(f"--{name}", action="append", metavar="L:HEADS", help=f"as --drop-heads, of {of}")
+    group.add_argument("--drop-cross-attention", metavar="LAYERS", help="drop these layers' attention to the encoder")
 
 
 def prune_of(args: argparse.Namespace) -> Forms | None:
     """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was. Errors name the options."""
-    from ...loader.prune.forms import Forms  # noqa: PLC0415 - help must not wait for it
+    from ...loader.prune.forms import FORMS, Forms  # noqa: PLC0415 - help must not wait for it
 
-    names = ["keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"]
-    names += ["ffn", "vocab", "vocab_fallback", "width", "sparsity"]
+    names = [name for name in FORMS if name != "plan"]
     forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return Forms(forms | ({} if args.prune is None else {"plan": args.prune}), _option) or None
 
@@ -196,6 +215,22 @@ def chosen(args: argparse.Namespace) -> str | Path:
     return demo.path()
 
 
+def request_of(args: argparse.Namespace) -> Request:
+    """What `add_limits`, `add_quantize` and `add_prune` were told, for what is known before a load."""
+    from ...limits import Request  # noqa: PLC0415 - help must not wait for it
+
+    return Request(
+        device=args.device,
+        threads=args.threads,
+        max_context=args.max_context,
+        memory_limit=getattr(args, "memory_limit", None),
+        quantize=args.quantize,
+        prune=prune_of(args),
+        kv_cache=args.kv_cache,
+        precision=args.precision,
+    )
+
+
 def load_model(args: argparse.Namespace) -> Model:
     """Load the model that was asked for, within the limits asked for."""
     from ...runtime.cores import available_threads  # noqa: PLC0415 - help must not wait for it
@@ -216,6 +251,7 @@ def load_model(args: argparse.Namespace) -> Model:
         prune=prune_of(args),
         kv_cache=args.kv_cache,
         precision=args.precision,
+        cache_tokens=getattr(args, "cache_tokens", None),
     )
     if args.threads is not None and args.threads > available_threads():
         cores = available_threads()

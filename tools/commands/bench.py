@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import BackendError, InputError
+from ...limits import Request
 from ...loader.write import write_whole
 from ...runtime.cores import available_threads
 from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
 from ..bench.shared import GB, bytes_per_step, open_session, peak_memory, print_out, process_age, public_command
 from .arguments import add_precision, add_prune, add_quantize, given_path, prune_of
+from .unheard import refuse_given
 
 if TYPE_CHECKING:
     import argparse
@@ -69,10 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print, and write JSON where asked; 0."""
-    for name in ("prompt", "new", "repeat"):
-        if getattr(args, name) < 1:
-            msg = f"--{name} {getattr(args, name)}: expected at least 1"
-            raise InputError(msg)
+    _check(args)
     path = _resolve(args.model)
     record: dict[str, Any] = {
         "command": public_command("miaotui bench", sys.argv),
@@ -104,6 +103,26 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         write_whole(args.json, json.dumps(record, indent=1) + "\n")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be measured, before anything is: InputError."""
+    for name in ("prompt", "new", "repeat"):
+        if getattr(args, name) < 1:
+            msg = f"--{name} {getattr(args, name)}: expected at least 1"
+            raise InputError(msg)
+    if not args.profile:
+        refuse_given(args, add_arguments, ["trace"], "only with --profile, of which it is the picture")
+    if args.device == "cuda" and len(args.threads or ()) > 1:
+        refuse_given(args, add_arguments, ["threads"], "a GPU is measured once; give one count, or none")
+    for threads in args.threads or ():
+        Request(threads=threads)
+    # A load's errors speak of the context, which nobody typed.
+    args.max_context = args.prompt + args.new
+    args.spelled = args.spelled | {
+        f"--max-context {args.max_context}": f"--prompt {args.prompt} --new {args.new}",
+        "--max-context": "--prompt or --new",
+    }
 
 
 def _how(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -11,10 +12,9 @@ from ...sizes import format_bytes
 from .arguments import add_limits, add_model, load_model
 
 if TYPE_CHECKING:
-    import argparse
-
     from ...model import Model
-    from ...runtime.generate import Token
+    from ...runtime.generate import Generation, Token
+    from ...runtime.parameters import GenerateKwargs
 
 __all__ = ["add_arguments", "main"]
 
@@ -23,7 +23,12 @@ MAX_PROMPT = 2**28
 #: What the demo model continues where nothing is given.
 DEMO_PROMPT = "Once upon a time"
 
-_PARAMETERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "ignore_eos", "do_sample")
+_PARAMETERS = (
+    "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "ignore_eos", "do_sample",
+    "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "forced_bos_token_id",
+    "forced_eos_token_id", "decoder_start_token_id", "num_beams", "length_penalty", "early_stopping",
+    "num_return_sequences",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prompt",
         nargs="?",
         metavar="PROMPT",
-        help='the text to continue; with "-", or none and standard input not a terminal: read it from standard input '
-        "(without the last newline)",
+        help="the text to continue, or, of an encoder-decoder, to answer (translate, summarise); "
+        'with "-", or none and standard input not a terminal: read it from standard input (without the last newline)',
     )
     add_model(parser)
     text = parser.add_argument_group("the text")
@@ -46,9 +51,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the model would end")
     text.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
+    _add_rules(parser)
     _add_sampling(parser)
+    _add_beams(parser)
     add_limits(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error how long it took, and the seed")
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "what may come", "TOKEN is an id, or a token as the tokenizer spells it, for instance a language's: fra_Latn."
+    )
+    group.add_argument("--min-new-tokens", type=int, metavar="N", help="do not end before N tokens")
+    group.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens comes twice; 0 is off")
+    group.add_argument(
+        "--encoder-no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens of the prompt comes; 0 is off"
+    )
+    group.add_argument(
+        "--bad-words-ids",
+        action="append",
+        type=_ids,
+        metavar="IDS",
+        help="this run of ids never comes, for instance 17 or 5,9; may be given several times",
+    )
+    for name, what in (
+        ("forced-bos-token-id", "an encoder-decoder's first token, such as the language to translate into"),
+        ("forced-eos-token-id", "the last token, where --max-new-tokens ends the text"),
+        ("decoder-start-token-id", "what an encoder-decoder's decoder reads first"),
+    ):
+        group.add_argument(
+            f"--{name}", type=_token, metavar="TOKEN", help=f"{what} (default: as the model's files say)"
+        )
+
+
+def _add_beams(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "beam search", "Looks for the text whose tokens are the likeliest together; it is printed once it is found."
+    )
+    group.add_argument("--num-beams", type=int, metavar="N", help="search with N beams; 1 is off (default)")
+    group.add_argument(
+        "--length-penalty",
+        type=float,
+        metavar="X",
+        help="scores are divided by length to the power X (default: 1); above 0 favours long texts",
+    )
+    group.add_argument(
+        "--early-stopping",
+        type=_early,
+        metavar="WHEN",
+        help="stop when N texts are finished (true), when no better one is likely (false, the default), or when none "
+        "is possible (never)",
+    )
+    group.add_argument(
+        "--cache-tokens",
+        type=int,
+        metavar="N",
+        help="tokens to reserve for all beams together (default: one context; of an encoder-decoder also four beams of "
+        "256 tokens)",
+    )
+    group.add_argument(
+        "--num-return-sequences", type=int, metavar="K", help="print the K best texts, the best first (default: 1)"
+    )
+
+
+def _token(text: str) -> int | str:
+    """An id, or a token's text, for argparse."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _ids(text: str) -> list[int]:
+    """Ids, for argparse."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        msg = f"expected token ids such as 17 or 5,9, found {text!r}"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+def _early(text: str) -> bool | str:
+    """`early_stopping`, for argparse."""
+    if text not in {"true", "false", "never"}:
+        msg = f"expected true, false or never, found {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return text if text == "never" else text == "true"
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -82,23 +170,38 @@ def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
     prompt = _prompt(args)
     stop = None if args.stop is None else [_as_utf8(text, "--stop") for text in args.stop]
-    parameters = {name: getattr(args, name) for name in _PARAMETERS}
+    parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
     with load_model(args) as model:
-        steps = model.tokens(prompt, max_new_tokens=args.max_new_tokens, stop_strings=stop, **parameters)
-        last, text = None, "" if args.no_prompt or model.config.seq2seq else prompt
-        _write(text)
-        try:
-            for last in steps:
-                _write(last.text)
-                text = last.text or text
-        except (KeyboardInterrupt, MiaotuiError):
-            _write("\n")  # the shell's prompt, or the error, belongs on its own line
-            raise
-        if not text.endswith("\n"):
-            _write("\n")
+        before = "" if args.no_prompt or model.config.seq2seq else prompt
+        last = (_searched if (args.num_beams or 1) > 1 else _streamed)(model, prompt, before, parameters)
         if args.stats and last is not None:
             sys.stderr.write(_stats(model, last))
     return 0
+
+
+def _streamed(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -> Token | None:
+    """Print a text as it is made; its last step."""
+    steps = model.tokens(prompt, **parameters)
+    last, text = None, before
+    _write(text)
+    try:
+        for last in steps:
+            _write(last.text)
+            text = last.text or text
+    except (KeyboardInterrupt, MiaotuiError):
+        _write("\n")  # the shell's prompt, or the error, belongs on its own line
+        raise
+    _write("" if text.endswith("\n") else "\n")
+    return last
+
+
+def _searched(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -> Generation:
+    """Print the texts of a beam search, the best first."""
+    best = model.generate(prompt, **parameters)
+    for each in (best, *best.alternatives):
+        text = before + each.text
+        _write(text if text.endswith("\n") else f"{text}\n")
+    return best
 
 
 def _prompt(args: argparse.Namespace) -> str:
@@ -149,7 +252,7 @@ def _write(text: str) -> None:
         sys.stdout.flush()
 
 
-def _stats(model: Model, last: Token) -> str:
+def _stats(model: Model, last: Token | Generation) -> str:
     t = last.timings
     if t is None:
         return ""
@@ -161,4 +264,12 @@ def _stats(model: Model, last: Token) -> str:
         f"first token after {t.first_token_s:.3f} s\n"
         f"decode   {t.decode_s:8.3f} s   {t.n_new} tokens, {t.decode_tps:.1f} tokens/s; "
         f"ended by: {last.finish_reason}\n" + ("" if last.seed is None else f"seed     {last.seed}\n")
+    ) + _scores(last)
+
+
+def _scores(last: Token | Generation) -> str:
+    """Of beams, the score of each text that was printed."""
+    every = [last, *last.alternatives] if hasattr(last, "alternatives") else []
+    return "".join(
+        f"score    {g.score or 0:8.4f}     {len(g.ids)} tokens, ended by: {g.finish_reason}\n" for g in every
     )

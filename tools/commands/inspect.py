@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...sizes import format_bytes
-from .arguments import add_precision, add_prune, add_quantize, prune_of
+from ..streams import as_text
+from .arguments import add_precision, add_prune, add_quantize, request_of
 from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
@@ -71,19 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print what is found; 0."""
-    from ...limits import Request  # noqa: PLC0415 - help must not wait for it
-
-    request = Request(
-        device=args.device,
-        threads=args.threads,
-        max_context=args.max_context,
-        quantize=args.quantize,
-        prune=prune_of(args),
-        kv_cache=args.kv_cache,
-        precision=args.precision,
-    )
     receipt: Literal["plain", "hash"] | None = "hash" if args.hash else "plain" if args.receipt else None
-    known = facts(args.path, request, revision=args.revision, program=args.program, receipt=receipt)
+    known = facts(args.path, request_of(args), revision=args.revision, program=args.program, receipt=receipt)
     print(json.dumps(known, indent=1) if args.json else "\n".join(lines(known)))
     return 0
 
@@ -113,7 +103,7 @@ def facts(
             bytes_of[tensor.dtype] += tensor.stop - tensor.start
         return (
             {
-                "name": opened.directory.resolve().name,
+                "name": as_text(opened.directory.resolve().name),
                 "config": config_facts(plan.config, normed=any("q_norm" in roles for roles in plan.layers)),
                 "parameters": plan.parameters,
                 "tensors": len(checkpoint.tensors),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 from ...loader.files import read_text
 from ..perplexity import measure
+from ..streams import as_text
 from .arguments import add_limits, add_model, given_path, load_model
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ def main(args: argparse.Namespace) -> int:
     text = read_text(args.file, InputError)
     if args.max_context is None:
         args.max_context = args.window
-        args.spelled = {"--max-context": "--window"}  # for errors: what was typed, or the default
+        args.spelled = args.spelled | {"--max-context": "--window"}  # for errors: what was typed, or the default
     with load_model(args) as model:
         measured = measure(model, text, window=args.window, tokens=args.tokens, name=str(args.file))
-        report = {"file": args.file.name, **measured}
+        report = {"file": as_text(args.file.name), **measured}
     if args.json:
         print(json.dumps(report, indent=1))
     else:

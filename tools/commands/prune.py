@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...sizes import format_bytes
+from ..export import check_new
 from .arguments import add_prune, given_path, prune_of, size
+from .unheard import refuse_given
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,9 +98,11 @@ def main(args: argparse.Namespace) -> int:
 
     if args.sweep:
         return _sweep(args)
+    _refuse_unheard(args)
     if args.out is None:
         msg = "OUT: none was given; expected a directory to make, or --sweep"
         raise InputError(msg)
+    check_new(args.out)  # before minutes are spent
     rewrite, method = None, None
     wish: Prune | None = prune_of(args)
     if args.method is None:
@@ -127,11 +131,33 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+#: Options that say how a text is read, which parts of a method's cut there are, and what `--sweep` takes.
+READING = ("window", "tokens", "lines", "behind", "statistics")
+AMOUNTS = ("keep", "heads", "uniform", "no_compensation", "one_pass")
+SWEEPING = ("folder", "judge", "methods", "max_memory", "min_speedup", "max_perplexity_ratio")
+#: Methods that take no statistics.
+WITHOUT_STATISTICS = ("greedy", "magnitude", "first")
+
+
+def _refuse_unheard(args: argparse.Namespace) -> None:
+    """Options that this call would not read: InputError."""
+    refuse_given(args, add_arguments, SWEEPING, "only with --sweep")
+    if args.method is None:
+        refuse_given(args, add_arguments, ("text", *AMOUNTS, *READING), "only with --method")
+    if args.text is None:
+        refuse_given(args, add_arguments, READING, "says how a text is read; give one, --text FILE")
+    if args.method != "greedy":
+        why = f"--method {args.method} weighs every token; only greedy and --sweep judge what follows one"
+        refuse_given(args, add_arguments, ["behind"], why)
+    if args.method in WITHOUT_STATISTICS:
+        refuse_given(args, add_arguments, ["statistics"], f"--method {args.method} takes none")
+
+
 def _sweep(args: argparse.Namespace) -> int:
     """Compare cuts (`prune_sweep.py`); 0."""
     from ...loader.files import read_text  # noqa: PLC0415 - help must not wait for these
     from ...loader.hub import locate  # noqa: PLC0415 - as above
-    from ..prune_sweep import Judged, compare_cuts, split_judged  # noqa: PLC0415 - as above
+    from ..prune_sweep import Judged, check_budget, check_methods, compare_cuts, split_judged  # noqa: PLC0415 - as above
 
     if args.text is None or args.folder is None or args.out is not None or args.method is not None:
         msg = "--sweep takes --text FILE and --out FOLDER, and neither OUT nor --method"
@@ -139,13 +165,15 @@ def _sweep(args: argparse.Namespace) -> int:
     if prune_of(args) is not None:
         msg = "--sweep compares cuts of the whole model; write the first cut with `miaotui prune`, and sweep that"
         raise InputError(msg)
-    args.statistics = None
+    refuse_given(args, add_arguments, (*AMOUNTS, "statistics"), "--sweep tries every method with ratios of its own")
+    budget = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
+    check_methods(args.methods or ())
+    check_budget(**budget)
     text = text_of(args)
     if args.judge is None:
         text, judged = split_judged(text)
     else:
         judged = Judged(read_text(args.judge, InputError), args.judge.name)
-    budget = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
     path = locate(args.path, revision=args.revision)
     compare_cuts(path, text, judged, args.folder, methods=args.methods or (), **budget)
     return 0

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import time
+from typing import TYPE_CHECKING
 
-from ...errors import BackendError, InputError
-from .arguments import add_limits, add_model, load_model
+from ...errors import BackendError
+from .arguments import add_limits, add_model, load_model, request_of
+from .unheard import refuse_given
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from ...model import Model
 
 __all__ = ["add_arguments", "main"]
 
@@ -20,35 +27,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Compile what is missing and say how long it took; 0. InputError: an option that needs `--model`, without it."""
     if args.model is None:
-        _refuse_options(args)
+        why = "only with --model; without it all kernels for the CPU are compiled, for every option"
+        refuse_given(args, add_arguments, vars(args), why)
     began = time.perf_counter()
     from ...runtime.cpu import link  # noqa: PLC0415 - its imports are part of what is timed
-    from ...runtime.cpu.cache import CACHE, no_directory, read  # noqa: PLC0415 - as above
+    from ...runtime.cpu.cache import no_directory, read, unwritable, writable  # noqa: PLC0415 - as above
 
+    directory = link.cache_directory()
+
+    def lost(names: Sequence[str]) -> list[str]:
+        return [name for name in names if directory is None or (name in link.KERNELS and read(directory, name) is None)]
+
+    names = list(link.KERNELS) if args.model is None else _names(args)
+    why = unwritable(directory) if directory else no_directory()
+    if args.device == "cpu" and lost(names) and (directory is None or not writable(directory)):
+        msg = f"nothing is compiled, as it could not be kept: {why}"  # which takes up to half a minute
+        raise BackendError(msg)
     if args.model is None:
-        names = list(link.KERNELS)
         link.addresses(names)
     else:
         with load_model(args) as model:
-            model.logits([0])
-            names = list(model.program().counts())
-    directory = link.cache_directory()
-    lost = [name for name in names if directory is None or (name in link.KERNELS and read(directory, name) is None)]
-    if lost and args.device == "cpu":
-        why = f"{directory} cannot be written; set {CACHE} to a directory that can" if directory else no_directory()
-        msg = f"{len(lost)} of {len(names)} kernels were compiled, and are not kept: {why}"
+            _one_pass(model)
+    if args.device == "cpu" and (gone := lost(names)):
+        msg = f"{len(gone)} of {len(names)} kernels were compiled, and are not kept: {why}"
         raise BackendError(msg)
     print(f"{len(names)} kernels are ready after {time.perf_counter() - began:.1f} s, in {directory}")
     return 0
 
 
-def _refuse_options(args: argparse.Namespace) -> None:
-    """What is said of a model, where none is named."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    usual = vars(parser.parse_args([]))
-    for name, value in vars(args).items():
-        if name in usual and value != usual[name]:
-            option = f"--{name.replace('_', '-')} {getattr(value, 'typed', value)}"
-            msg = f"{option}: only with --model; without it all kernels for the CPU are compiled, for every option"
-            raise InputError(msg)
+def _names(args: argparse.Namespace) -> list[str]:
+    """Kernels of the model that is asked for, from its config and headers alone."""
+    from ...loader.open import open_model  # noqa: PLC0415 - help must not wait for it
+    from ...prepare import prepare  # noqa: PLC0415 - as above
+
+    with open_model(args.model, revision=args.revision) as opened:
+        return list(prepare(opened, request_of(args)).program.counts())
+
+
+def _one_pass(model: Model) -> None:
+    """Whatever kind it is: kernels are linked by the first pass at the latest."""
+    if model.config.seq2seq:
+        model.logits([0], decoder_ids=[0])
+    elif model.config.decoder is None:
+        model.hidden([0])
+    else:
+        model.logits([0])

@@ -87,28 +87,31 @@ class Statistics:
         return np.maximum(spread, 0) / max(1, self.n - 1)
 
 
-def windows_of(
-    model: Model, text: str, *, window: int, tokens: int | None = None, lines: bool = False
+def windows_of(  # noqa: PLR0913 - keywords
+    model: Model, text: str, *, window: int, tokens: int | None = None, lines: bool = False, name: str = "the text"
 ) -> list[list[int]]:
     """A text's ids in pieces of `window` + 1 that share one id with the next, as `miaotui perplexity` cuts it.
 
-    `lines`: each line by itself, for models that see one record at a time. At most `tokens` predictions. Errors:
-    `InputError` for fewer than two tokens or a window over the context.
+    `lines`: each line by itself, for models that see one record at a time. At most `tokens` predictions; errors call
+    the text `name`. Errors: `InputError` for fewer than two tokens or a window over the context.
     """
     if not 1 <= window <= model.n_context:
-        msg = f"a window of {window} tokens; expected 1 to {model.n_context}, the context"
+        msg = f"window={window}: expected 1 to {model.n_context}, the context"
         raise InputError(msg)
     if lines:
         windows: list[list[int]] = []
-        for line in filter(None, text.splitlines()):
+        for number, line in enumerate(text.splitlines(), 1):
             left = None if tokens is None else tokens - sum(len(w) - 1 for w in windows)
-            if left != 0:
-                windows += windows_of(model, line, window=window, tokens=left)
+            if line and left != 0:
+                windows += windows_of(model, line, window=window, tokens=left, name=f"{name}, line {number}")
+        if not windows:
+            msg = f"{name}: holds no line to read"
+            raise InputError(msg)
         return windows
     ids = model.tokenizer.encode(text)
     ids = ids if tokens is None else ids[: tokens + 1]
     if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
-        msg = f"the text is too short: {len(ids)} of at least 2 tokens, one to start from and one to predict"
+        msg = f"{name}: too short: {len(ids)} of at least 2 tokens, one to start from and one to predict"
         raise InputError(msg)
     return [ids[at : at + window + 1] for at in range(0, len(ids) - 1, window)]
 
@@ -177,7 +180,7 @@ def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: b
 
     for at in range(0, len(ids) - 1, model.session.chunk):
         streams.clear()
-        model.session.watched_step(ids[at : min(at + model.session.chunk, len(ids) - 1)], at, watch)
+        model.session.watched_step(ids[at : min(at + model.session.chunk, len(ids) - 1)], at, watch, len(ids) - 1)
         statistics.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in zip(streams, streams[1:])]  # noqa: B905, RUF007
     statistics.n += len(ids) - 1
 

@@ -152,10 +152,10 @@ class Text:
     lines: bool = False
     behind: str | None = None
 
-    def windows(self, model: Model, text: str | None = None) -> list[list[int]]:
-        """Ids of the text, or of another that is cut as it is; of this one at most `tokens`."""
-        text, tokens = (self.text, self.tokens) if text is None else (text, None)
-        return windows_of(model, text, window=self.window, tokens=tokens, lines=self.lines)
+    def windows(self, model: Model, text: str | None = None, name: str = "the text") -> list[list[int]]:
+        """Ids of the text, or of another, called `name`, that is cut as it is; of this one at most `tokens`."""
+        text, tokens, name = (self.text, self.tokens, self.name) if text is None else (text, None, name)
+        return windows_of(model, text, window=self.window, tokens=tokens, lines=self.lines, name=name)
 
 
 @dataclass(frozen=True)
@@ -182,19 +182,19 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
             "be none: leave them out of it, write the checkpoint, and cut that one with --sparsity"
         )
         raise PlanError(msg)
+    if text is None and wish.method not in ("magnitude", "first"):
+        msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
+        raise InputError(msg)
     shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
     try:
         loaded = load(path, prune=base, **shape)
     except InputError as e:  # the context is the window, which is what was typed
-        raise InputError(str(e).replace("max_context=", "--window ")) from e
+        raise InputError(str(e).replace("max_context=", "window=")) from e
     with loaded as model:
         if any(w.quantized for w in model.session.weights):
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
         windows = None if text is None else text.windows(model)
-        if windows is None and wish.method not in ("magnitude", "first"):
-            msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
-            raise InputError(msg)
         result = _find(path, wish, text, base, model, windows or [])
     seen = "" if text is None or wish.method in ("magnitude", "first") else (
         f"; {sum(len(w) - 1 for w in windows or [])} tokens of {text.name} in windows of {text.window}"

@@ -79,7 +79,8 @@ class Rewrite:
         family = FAMILIES[plan.config.family]
         keys: dict[str, Any] = {family.bias_keys[ROLES[role].sublayer]: True for role in self._missing(plan)}
         if self.basis is not None:
-            keys |= {family.spelling["d_model"]: self.basis.width, family.spelling["d_head"]: d_head(plan.config)}
+            spelling = family.spelled(plan.config)
+            keys |= {spelling["d_model"]: self.basis.width, spelling["d_head"]: d_head(plan.config)}
             keys |= {"tie_word_embeddings": False}
         return keys
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
+from ...handlers import raised_in_handler
 from ...loader.files import printable, regular_size
 from ...loader.write import new_file
 
@@ -38,6 +39,7 @@ def read_arrays(file: Path, mark: str) -> dict[str, NDArray[Any]]:
         whose, digest = map(str, arrays.pop("mark"))
         whole = digest == _digest(arrays)
     except Exception as e:
+        raised_in_handler(e)
         msg = f"{file}: no statistics that this version reads ({printable(e)}); remove it, or name another file"
         raise InputError(msg) from e
     if not whole:

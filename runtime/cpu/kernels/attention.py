@@ -31,7 +31,6 @@ from ...step import (
     SEQUENCE_WORDS,
     T_FIRST,
     T_LAST,
-    T_POSITION,
     T_SEQUENCE,
     T_SLOT,
     TOKEN_WORDS,
@@ -97,8 +96,8 @@ def _sequence(step: Any, q: Any) -> Any:
     return ld(step + 8 * S_SEQUENCES) + 8 * SEQUENCE_WORDS * q
 
 
-def _kv_write(kind: str, put: Any, put_vector: Any, *, slot_word: int = T_SLOT, table_word: int = Q_TABLES) -> Any:
-    size, scaled = KV_BYTES[kind], kind == "int8"
+def _kv_write(kind: str, put: Any, put_vector: Any, *, cross: bool = False) -> Any:
+    size, scaled, table_word = KV_BYTES[kind], kind == "int8", Q_ENCODER if cross else Q_TABLES
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
@@ -107,7 +106,8 @@ def _kv_write(kind: str, put: Any, put_vector: Any, *, slot_word: int = T_SLOT, 
         page_bytes, group = PAGE * (row + (4 if scaled else 0)), 4 * (arg(p, C_CONTEXT) // PAGE) * arg(p, C_GROUP)
         for item in range(share(rows * heads, 1, t, nt), share(rows * heads, 1, t + 1, nt)):
             head, r = item // rows, item % rows
-            slot, x = token_word(step, r, slot_word), 4 * (r * heads + head) * d
+            first = token_word(step, r, T_FIRST) if cross else 0  # of its text: its pages there are its own
+            slot, x = token_word(step, r, T_SLOT) - first, 4 * (r * heads + head) * d
             table = ld(_sequence(step, token_word(step, r, T_SEQUENCE)) + 8 * table_word) + group
             page = (head * arg(p, C_PAGES) + ld_i32(table + 4 * (slot // PAGE))) * page_bytes
             k, v, key = base + arg(p, C_K) + page, base + arg(p, C_V) + page, slot % PAGE
@@ -461,7 +461,7 @@ _biased_f32, _biased_bf16, _biased_int8 = (_attention(kind, scores_kind="biased"
 _relative_f32, _relative_bf16, _relative_int8 = (_attention(kind, scores_kind="relative") for kind in KV_BYTES)
 _product = product_tile(TALL, WIDE, "f32", packed=False)
 _cross_write_f32, _cross_write_bf16, _cross_write_int8 = (
-    _kv_write(kind, put, put_vector, slot_word=T_POSITION, table_word=Q_ENCODER)
+    _kv_write(kind, put, put_vector, cross=True)
     for kind, put, put_vector in (("f32", stf, store), ("bf16", st_bf16, store_bf16), ("int8", st_int8, store_int8))
 )
 _cross_f32, _cross_bf16, _cross_int8 = (_attention(kind, cross=True) for kind in KV_BYTES)
@@ -554,19 +554,19 @@ def attention_relative_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> No
 
 @kernel
 def cross_write_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """As kv_write_f32, into the pages of the encoder's text, by position."""
+    """As kv_write_f32, into the pages of the encoder's text, by its place there."""
     _cross_write_f32(p, base, step, t, nt)
 
 
 @kernel
 def cross_write_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """As kv_write_bf16, into the pages of the encoder's text, by position."""
+    """As kv_write_bf16, into the pages of the encoder's text, by its place there."""
     _cross_write_bf16(p, base, step, t, nt)
 
 
 @kernel
 def cross_write_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """As kv_write_int8, into the pages of the encoder's text, by position."""
+    """As kv_write_int8, into the pages of the encoder's text, by its place there."""
     _cross_write_int8(p, base, step, t, nt)
 
 

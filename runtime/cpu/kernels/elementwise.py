@@ -13,6 +13,7 @@ from ..lanes import (
     copysign,
     div,
     fma,
+    ldf,
     load_tail,
     maximum,
     minimum,
@@ -33,6 +34,8 @@ A_Y, A_A, A_B, A_D = slots("add")
 P_Y, P_X, P_B, P_UNITS, P_EACH, P_STRIDE, P_BASE = slots("pick")
 S_Y, S_X, S_D, S_FACTOR = slots("scale")
 C_Y, C_X, C_D, C_CAP = slots("soft_cap")
+L_Y, L_X, L_D, L_LIMIT = slots("clip")
+X_Y, X_X, X_P, X_N, X_BETA, X_EPS, X_D = slots("xielu")
 
 
 @jit
@@ -44,12 +47,24 @@ def exp(x: Any) -> Any:
     x = maximum(splat(F(-87.0)), minimum(splat(F(88.0)), x))
     n = rint(mul(x, splat(F(1.44269504088896341))))
     r = fma(n, splat(F(2.12194440e-4)), fma(n, splat(F(-0.693359375)), x))
+    return mul(add(fma(_exp_tail(r), mul(r, r), r), splat(F(1.0))), pow2(n))
+
+
+@jit
+def _exp_tail(r: Any) -> Any:
+    """(e^r - 1 - r) / r^2 on [-ln2/2, ln2/2], a polynomial of degree 5."""
     y = fma(splat(F(1.9875691500e-4)), r, splat(F(1.3981999507e-3)))
     y = fma(y, r, splat(F(8.3334519073e-3)))
     y = fma(y, r, splat(F(4.1665795894e-2)))
     y = fma(y, r, splat(F(1.6666665459e-1)))
-    y = fma(y, r, splat(F(5.0000001201e-1)))
-    return mul(add(fma(y, mul(r, r), r), splat(F(1.0))), pow2(n))
+    return fma(y, r, splat(F(5.0000001201e-1)))
+
+
+@jit
+def _exp_beyond(x: Any) -> Any:
+    """e^x - 1 - x for x <= 0; near 0 from the polynomial, which keeps small numbers. NaN stays NaN."""
+    far = sub(sub(exp(x), splat(F(1.0))), x)
+    return where_below(x, F(-0.34), far, mul(_exp_tail(x), mul(x, x)))
 
 
 @jit
@@ -154,3 +169,27 @@ def soft_cap(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     x, y = base + arg(p, C_X), base + arg(p, C_Y)
     for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
         store_tail(y + 4 * j, mul(cap, tanh(div(load_tail(x + 4 * j, n - j), cap))), n - j)
+
+
+@kernel
+def clip(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y = min(max(x, -limit), limit); NaN stays NaN."""
+    n, limit = rows_of(p, step) * arg(p, L_D), splat(farg(p, L_LIMIT))
+    x, y, least = base + arg(p, L_X), base + arg(p, L_Y), sub(zero(), limit)
+    for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+        v = load_tail(x + 4 * j, n - j)
+        store_tail(y + 4 * j, nan_or(v, maximum(least, minimum(limit, v))), n - j)
+
+
+@kernel
+def xielu(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Y = p x^2 + beta x above 0, else (n + beta) (e^m - 1 - m + (m - x)) + beta x, m = min(x, eps)."""
+    n, square, beta = rows_of(p, step) * arg(p, X_D), splat(ldf(arg(p, X_P))), splat(ldf(arg(p, X_BETA)))
+    slope, eps = add(splat(ldf(arg(p, X_N))), beta), splat(ldf(arg(p, X_EPS)))
+    x, y = base + arg(p, X_X), base + arg(p, X_Y)
+    for j in range(share(n, 16, t, nt), share(n, 16, t + 1, nt), 16):
+        v = load_tail(x + 4 * j, n - j)
+        least = minimum(eps, v)
+        below = mul(slope, add(_exp_beyond(least), sub(least, v)))
+        curve = where_below(sub(zero(), v), F(0.0), mul(square, mul(v, v)), below)
+        store_tail(y + 4 * j, fma(beta, v, curve), n - j)
