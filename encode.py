@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, shown
 from .runtime.encoding import Whole, encoded
+from .runtime.floats import usual_floats
 from .runtime.memory import float_rows
 from .runtime.tasks.pooling import normalized, pool
 
@@ -82,6 +83,7 @@ class Vectors:
         """A vector for each text, in order; texts are taken as passes need them."""
         skipped = 0 if self._how.include_prompt else self._length(before)
 
+        @usual_floats()
         def vector(rows: NDArray[np.float32]) -> NDArray[np.float32]:
             pooled = pool(rows, self._how.modes, min(skipped, len(rows) - 1))[:width]
             return normalized(pooled) if norm else pooled

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import BackendError, InputError, shown
+from .floats import usual_floats
 from .kvcache import PAGE, pages_of
+from .pages import FullError, Waiting
 from .sampling import exp, not_numbers
 
 if TYPE_CHECKING:
@@ -186,18 +188,29 @@ def search(  # noqa: PLR0913, PLR0917 - what an answer depends on
         while not state.done:
             session.turn(run.step)
     finally:
-        session.left.extend(run.tables)
+        run.over()
     return state.found()
 
 
 class _Run:
-    """The beams' parts of the cache; a step may be begun again from its beginning (`Session.turn`)."""
+    """The beams' parts of the cache; a step may be begun again from its beginning (`Session.turn`).
+
+    Somebody waits for all of them, so that others take none. Where one has lost its pages nevertheless (the search must
+    wait for room, and gives all up meanwhile), all are computed again, what they have in common once.
+    """
 
     def __init__(self, session: Session, prompt: list[int], state: BeamState, rules: Rules, penalty: float) -> None:
         self._session, self._prompt, self._state = session, prompt, state
         self._rules, self._penalty = rules, penalty
         self.tables: list[Table] = []
+        self._who: Waiting | None = Waiting()
 
+    def over(self) -> None:
+        """Nobody waits any more, though somebody may keep the exception that ended it; the pages are given back."""
+        self._who = None
+        self._session.left.extend(self.tables)
+
+    @usual_floats()
     def begin(self, table: Table) -> None:
         """The prompt's own row, for all beams; its pages are theirs from now on."""
         self._session.compute(table, self._prompt)
@@ -205,26 +218,56 @@ class _Run:
         self._go_on([table] * self._state.how.n, np.tile(row, (self._state.how.n, 1)))
         self._session.pages.release(table)  # the beams hold it now; who goes on with one computes it again
 
+    @usual_floats()
     def step(self) -> None:
         """One id more for every beam."""
-        session, state = self._session, self._state
-        texts = [self._prompt + ids for ids in state.running]
+        texts = [self._prompt + ids for ids in self._state.running]
+        try:
+            if any(table.cached < len(text) - 1 for table, text in zip(self.tables, texts, strict=True)):
+                self._again(texts)
+            rows = self._rows(texts)
+        except FullError:
+            for table in self.tables:
+                self._session.pages.release(table)
+            raise
+        self._go_on(self.tables, rows)
+
+    def _again(self, texts: list[list[int]]) -> None:
+        """Compute all but the last id of each text; pages that hold what is alike are shared, as they were."""
+        pages, first = self._session.pages, self.tables[0]
+        for table in self.tables:
+            pages.release(table)
+        alike = next((i for i, ids in enumerate(zip(*texts, strict=True)) if len(set(ids)) > 1), len(texts[0]))
+        if common := min(alike, len(texts[0]) - 1):
+            self._session.compute(first, texts[0][:common], 0)
+        self.tables = [self._shared(first) for _ in texts]
+        pages.release(first)
         for table, text in zip(self.tables, texts, strict=True):
-            if table.cached < len(text) - 1:  # its pages were taken meanwhile
-                session.compute(table, text[:-1], 0)
+            if common < len(text) - 1:
+                self._session.compute(table, text[:-1], 0)
+
+    def _rows(self, texts: list[list[int]]) -> Floats:
+        """[beams, n_vocab]: logarithms of what follows each text, whose last id is not in the cache."""
+        session, state = self._session, self._state
         rows, most = np.empty((state.how.n, session.n_vocab), np.float32), min(session.n_logits, session.chunk)
         for at in range(0, state.how.n, most):
             part = range(at, min(at + most, state.how.n))
             session.run_pass([(self.tables[i], texts[i][-1:], len(texts[i]) - 1, 1) for i in part])
             for i, logits in zip(part, session.logits, strict=True):
                 rows[i] = self._row(logits, state.running[i])
-        self._go_on(self.tables, rows)
+        return rows
+
+    def _shared(self, table: Table) -> Table:
+        twin = self._session.pages.share(table)
+        if self._who is not None:
+            twin.waiting.add(self._who)
+        return twin
 
     def _go_on(self, tables: list[Table], rows: Floats) -> None:
         session, old = self._session, self.tables
         parents = self._state.advance(rows)
         session.last = None
-        self.tables = [session.pages.share(tables[p]) for p in parents]
+        self.tables = [self._shared(tables[p]) for p in parents]
         for table in old:
             session.pages.release(table)
 

@@ -11,7 +11,8 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+import threading
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -31,18 +32,20 @@ R = TypeVar("R")
 
 
 class FullError(Exception):
-    """No page is free, and nobody is idle; `waiting`: others that run have some."""
+    """No page is free, and nobody is idle; `holders`: those of the pool that have some, and run."""
 
-    def __init__(self, *, waiting: bool) -> None:
+    def __init__(self, holders: list[Table]) -> None:
         """Caught by the session."""
         super().__init__()
-        self.waiting = waiting
+        self.holders = holders
 
 
-class Waiting(Protocol):
-    """Somebody who waits for a sequence's next id."""
+class Waiting:
+    """Somebody who waits, for a turn or a sequence's next id: counted for as long as he is there."""
 
-    thread: int
+    def __init__(self) -> None:
+        """In this thread."""
+        self.thread = threading.get_ident()
 
 
 class Table:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import weakref
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
-from ..errors import InputError, shown
+from ..errors import InputError, MiaotuiError, shown
 from .beams import Found as Answer
 from .beams import search
 from .detokenize import Spelling
@@ -22,7 +23,7 @@ from .sampling import not_numbers
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from collections.abc import Sequence as Ids
     from contextlib import AbstractContextManager
     from typing import Unpack
@@ -165,8 +166,9 @@ class Sequence:
             logits: NDArray[np.float32] = self._session.logits[-1].copy()
             return logits
 
-        self.append(wanted)
-        return self.turn(last)
+        with self._as_it_was():
+            self.append(wanted)
+            return self.turn(last)
 
     @usual_floats()
     def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
@@ -207,7 +209,35 @@ class Sequence:
         if params.beams.n > 1:
             msg = f"num_beams={params.beams.n}: beams are known at their end; use generate"
             raise InputError(msg)
-        return Stream(tokens(self, ids, params, decode, load_s=self._text.load_s))
+        return Stream(self._read(tokens(self, ids, params, decode, load_s=self._text.load_s)))
+
+    def _read(self, made: Iterator[Token]) -> Generator[Token, None, None]:
+        """While the reader asks for a token, he waits for this text; refused before the first, it is as it was."""
+        with self._as_it_was():
+            token = self._next(made)
+        while token is not None:
+            yield token
+            token = self._next(made)
+
+    def _next(self, made: Iterator[Token]) -> Token | None:
+        with self.awaited():
+            return next(made, None)
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """What is refused leaves the text as it was: a typed error, or memory that the system does not give."""
+        n = len(self._ids)
+        try:
+            yield
+        except (MiaotuiError, MemoryError):
+            if len(self._ids) > n:
+                self._cut(n)
+            raise
+
+    def _cut(self, n: int) -> None:
+        self._following = None
+        self._session.truncate(self._table, n)  # first: what the cache holds may be less than the text, never other
+        del self._ids[n:]
 
     def _prepared(
         self, prompt: Prompt | None, parameters: GenerateKwargs
@@ -238,7 +268,7 @@ class Sequence:
         if params.beams.n > 1:
             return self._searched(ids, params, decode)
         made = tokens(self, ids, params, decode, load_s=self._text.load_s)
-        with self.awaited():
+        with self._as_it_was(), self.awaited():
             return collect(made)
 
     def _searched(self, prompt: list[int], params: GenerateParams, decode: Spelling | None) -> Generation:
@@ -248,11 +278,11 @@ class Sequence:
         limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
         at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
         ends = () if params.ignore_eos else params.eos_ids
-        self.append(prompt)
         answers = [Answer([], 0.0)]
-        if limit > 0:
-            penalty = params.sampling.repetition_penalty
-            with self.awaited():
+        with self._as_it_was(), self.awaited():
+            self.append(prompt)
+            if limit > 0:
+                penalty = params.sampling.repetition_penalty
                 rules = replace(params.rules, ends=ends)
                 answers = search(self._session, self._table, text, params.beams, rules, limit, ends, penalty)
         spent = Timings(load_s=self._text.load_s, decode_s=time.perf_counter() - began, n_prompt=len(prompt))
@@ -286,12 +316,7 @@ class Sequence:
             msg = f"truncate({shown(n)}): expected 0 to {len(self._ids)}, the ids that the sequence has"
             raise InputError(msg)
 
-        def cut() -> None:
-            self._following = None
-            del self._ids[int(n) :]
-            self._session.truncate(self._table, int(n))
-
-        self.turn(cut)
+        self.turn(partial(self._cut, int(n)))
 
     @memory_named("close")
     def close(self) -> None:

@@ -17,7 +17,7 @@ from ..errors import BackendError, InputError
 from .kvcache import PAGE
 from .living import Living
 from .memory import float_rows
-from .pages import FullError, Pages
+from .pages import FullError, Pages, Waiting
 from .sources import Sources
 from .step import Batch
 from .whole import WholePasses
@@ -62,13 +62,6 @@ _NO_ROOM = (
     "the cache is full of a text that this thread is generating: a signal's handler or a finaliser (__del__) was "
     "called meanwhile and needs room too; let it set a flag, or load with a larger cache_tokens"
 )
-
-
-class _Waiting:
-    """Somebody who waits: counted for as long as he is there; `thread` is his."""
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
 
 
 class Session:
@@ -137,7 +130,7 @@ class Session:
         a turn: a signal's handler or a finaliser was called there, and would overwrite what the turn is about to read.
         """
         self.check_outside()
-        me, mine = threading.get_ident(), _Waiting()
+        me, mine = threading.get_ident(), Waiting()
         while True:
             try:
                 self._queue.add(mine)
@@ -146,16 +139,18 @@ class Session:
                 with self.lock:
                     self._queue.discard(mine)
                     self._holder = me
-                    return work()
+                    result = work()  # no return: where a with is left, whatever a tracer raises leaves the lock held
+                return result
             except FullError as full:
-                if not full.waiting:
+                holders = full.holders
+                if not holders:
                     room = self.pages.n_pages * self.pages.size
                     msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
                     raise InputError(msg) from None
             except BaseException:
                 self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
                 raise
-            self._until_one_ends()
+            self._until_one_ends(holders)
 
     def _within(self, work: Callable[[], T]) -> T:
         """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
@@ -171,17 +166,17 @@ class Session:
         owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
         return owned
 
-    def _until_one_ends(self) -> None:
-        """Wait until one of those who hold pages now, and are waited for, has what he wanted.
+    def _until_one_ends(self, holders: list[Table]) -> None:
+        """Wait until one of those who had pages, and were waited for, has what he wanted, or has given them up.
 
         InputError where all of them wait in this very thread: a signal's handler, or a finaliser, interrupted them.
         """
-        tables, me = [t for t in self.pages.tables if t.n_pages], threading.get_ident()
+        tables, me = [t for t in holders if t.n_pages], threading.get_ident()
         if tables and all(any(who.thread == me for who in t.waiting) for t in tables):
             raise InputError(_NO_ROOM)
         there = [(t, weakref.ref(who)) for t in tables for who in t.waiting]
         time.sleep(_LOOK)
-        while there and not self._closed and all(who() in t.waiting for t, who in there):
+        while there and not self._closed and all(t.n_pages and who() in t.waiting for t, who in there):
             time.sleep(_LOOK)
 
     def compute(self, table: Table, text: Ids[int] | NDArray[np.int64], n_logits: int = 1, first: int = 0) -> None:
@@ -299,7 +294,11 @@ class Session:
         self.last = self.ahead_of = None
         self._reserve(parts, 0)
         if self.sources is not None:
-            self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
+            try:
+                self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
+            except FullError:
+                self._give_up(parts)
+                raise
         self._batch.clear()
         for table, ids, start, n_logits in parts:
             encoded = () if table.source is None else (table.source.table.address, len(table.source.ids))
@@ -327,20 +326,26 @@ class Session:
                 self.pages.recount()  # a table may have gone without a word
                 if self.pages.n_free != had:
                     continue
-                for mine, *_ in parts:  # so that those who run can end
-                    self.pages.release(mine)
-                raise FullError(waiting=bool(others))
+                self._give_up(parts)
+                raise FullError(others)
+
+    def _give_up(self, parts: list[Part]) -> None:
+        """Who must wait holds nothing of the cache meanwhile, so that those who run can end."""
+        for table, *_ in parts:
+            self.pages.release(table)
 
     def _collect(self) -> None:
         """Take back what dropped sequences held."""
         for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
             self.pages.release(self.left[0])
             self.left.popleft()
+        if self.sources is not None:
+            self.sources.collect()
 
     @contextmanager
     def awaited(self, table: Table) -> Iterator[None]:
         """Somebody waits for the next id of a sequence: until then it gives no pages up."""
-        who = _Waiting()  # it is gone with the caller, whatever ends him
+        who = Waiting()  # it is gone with the caller, whatever ends him
         tables = [table] if table.source is None else [table, table.source.table]
         keys = [-1] * len(tables)
         try:
@@ -398,7 +403,8 @@ class Session:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each."""
         with self.lock:
             self.step(ids, start)  # checks them, and leaves the batch as this pass has it
-            return self.backend.seconds(self._batch)
+            seconds = self.backend.seconds(self._batch)
+        return seconds
 
     def watched_step(self, ids: Ids[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
         """`step` without logits, an instruction at a time: `watch(instruction, view)` is called before each one.
