@@ -9,9 +9,12 @@ from .errors import InputError, shown
 from .runtime.encoding import Whole, encoded
 from .runtime.floats import usual_floats
 from .runtime.memory import float_rows
+from .runtime.stream import Stream
 from .runtime.tasks.pooling import normalized, pool
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -47,7 +50,7 @@ class Vectors:
         if isinstance(texts, str):
             return next(self._each([texts], before, width, norm=norm))
         if isinstance(texts, Iterator):
-            return self._each(texts, before, width, norm=norm)
+            return Stream(self._each(texts, before, width, norm=norm), "vector")
         if not isinstance(texts, Iterable) or isinstance(texts, bytes):
             msg = f"texts: {shown(texts)} found, expected a text, several texts, or an iterator of them"
             raise InputError(msg)
@@ -79,7 +82,9 @@ class Vectors:
             raise InputError(msg)
         return "" if name is None else self._how.prompts[name]
 
-    def _each(self, texts: Iterable[Any], before: str, width: int, *, norm: bool) -> Iterator[NDArray[np.float32]]:
+    def _each(
+        self, texts: Iterable[Any], before: str, width: int, *, norm: bool
+    ) -> Generator[NDArray[np.float32], None, None]:
         """A vector for each text, in order; texts are taken as passes need them."""
         skipped = 0 if self._how.include_prompt else self._length(before)
 

@@ -139,8 +139,8 @@ class Session:
                 with self.lock:
                     self._queue.discard(mine)
                     self._holder = me
-                    result = work()  # no return: where a with is left, whatever a tracer raises leaves the lock held
-                return result
+                    result = work()  # not returned here: what a tracer raises as a with is left would keep the lock
+                return result  # noqa: RET504, TRY300 - as said
             except FullError as full:
                 holders = full.holders
                 if not holders:
@@ -337,6 +337,8 @@ class Session:
     def _collect(self) -> None:
         """Take back what dropped sequences held."""
         for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
+            if self.left[0] is self.last or self.left[0] is self.ahead_of:  # or it would keep its encoder's text
+                self.last = self.ahead_of = None
             self.pages.release(self.left[0])
             self.left.popleft()
         if self.sources is not None:
@@ -403,8 +405,7 @@ class Session:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each."""
         with self.lock:
             self.step(ids, start)  # checks them, and leaves the batch as this pass has it
-            seconds = self.backend.seconds(self._batch)
-        return seconds
+            return self.backend.seconds(self._batch)
 
     def watched_step(self, ids: Ids[int] | NDArray[np.int64], start: int, watch: Watch) -> None:
         """`step` without logits, an instruction at a time: `watch(instruction, view)` is called before each one.
