@@ -373,3 +373,63 @@ def test_a_fork_while_another_thread_reads_a_tokenizer(
     finally:
         over.set()
         reading.join(60)
+
+
+def test_what_finds_no_room_leaves_a_text_as_it_was() -> None:
+    """The cache is full of a text of the same thread: a handler's call is refused, in the middle of an answer too."""
+    how: dict[str, Any] = {"max_new_tokens": 60, "ignore_eos": True}
+    with miaotui.load(DEMO, threads=1, max_context=256, cache_tokens=256) as model:
+        ids = [i % 100 for i in range(100)]
+        wanted = model.generate(ids, **how).ids
+        other, text, stream_of = model.sequence(), model.sequence(), model.sequence()
+        text.feed([7])
+        refused: list[str] = []
+
+        def handler() -> None:
+            for call in (
+                lambda: text.feed([1, 2, 3]),
+                lambda: text.generate([1, 2, 3], **how),
+                lambda: next(text.tokens([1, 2, 3], **how)),
+                lambda: text.generate([1, 2], num_beams=2, max_new_tokens=2),
+            ):
+                with pytest.raises(InputError) as e:
+                    call()
+                refused.append(str(e.value))
+                assert text.ids == [7]
+
+        turn = model.session.turn
+
+        def nosy(work: Any) -> Any:
+            token = turn(work)
+            if not refused and len(other) > 140:  # it holds two pages, all that there are
+                refused.append("")
+                handler()
+            return token
+
+        model.session.turn = nosy  # type: ignore[method-assign]
+        assert other.generate(ids, **how).ids == wanted
+        assert len(refused) == 5
+        assert all("the cache is full of a text that this thread is generating" in e for e in refused[1:])
+        assert text.feed([5]).tobytes() == model.logits([7, 5])[-1].tobytes()
+        begun = stream_of.tokens([3], **how)
+        got = [next(begun).id for _ in range(4)]
+        begun.close()  # type: ignore[attr-defined]
+        assert stream_of.ids == [3, *got]  # what was handed out stays
+
+
+def test_an_answer_that_is_refused_half_way_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits that are no numbers end it; the text goes on as if nothing had been asked."""
+    with miaotui.load(DEMO, threads=1, max_context=64) as model:
+        text = model.sequence()
+        first, usual, drawn = text.feed([7, 8]), model.session.backend.argmax, [0]
+
+        def argmax(*batch: Any) -> int:
+            drawn[0] += 1
+            return usual(*batch) if drawn[0] < 5 else -1
+
+        monkeypatch.setattr(model.session.backend, "argmax", argmax)
+        with pytest.raises(InputError, match="numbers"):
+            text.generate([9], max_new_tokens=9, ignore_eos=True)
+        assert text.ids == [7, 8]
+        text.truncate(1)
+        assert text.feed([8]).tobytes() == first.tobytes()
