@@ -19,7 +19,7 @@ from .generate import Generation, Timings, answer, check_ids, check_prompt, coll
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
 from .rules import Rules
-from .sampling import not_numbers
+from .sampling import NotNumbersError, not_numbers
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -229,8 +229,8 @@ class Sequence:
         n = len(self._ids)
         try:
             yield
-        except (MiaotuiError, MemoryError):
-            if len(self._ids) > n:
+        except (MiaotuiError, MemoryError) as e:
+            if len(self._ids) > n and not isinstance(e, NotNumbersError):
                 self._cut(n)
             raise
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import pytest
 from life import DEMO, in_child
-from miaotui.errors import InputError
+from miaotui.errors import BackendError, InputError
 from miaotui.loader.text import tokenizer
 from miaotui.runtime import living, session
 
@@ -418,18 +418,27 @@ def test_what_finds_no_room_leaves_a_text_as_it_was() -> None:
 
 
 def test_an_answer_that_is_refused_half_way_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits that are no numbers end it; the text goes on as if nothing had been asked."""
+    """The text goes on as if nothing had been asked."""
     with miaotui.load(DEMO, threads=1, max_context=64) as model:
         text = model.sequence()
-        first, usual, drawn = text.feed([7, 8]), model.session.backend.argmax, [0]
+        first, usual, runs = text.feed([7, 8]), model.session.backend.run, [0]
 
-        def argmax(*batch: Any) -> int:
-            drawn[0] += 1
-            return usual(*batch) if drawn[0] < 5 else -1
+        def run(*batch: Any) -> None:
+            runs[0] += 1
+            if runs[0] == 5:
+                msg = "the system refused to start threads"
+                raise BackendError(msg)
+            usual(*batch)
 
-        monkeypatch.setattr(model.session.backend, "argmax", argmax)
-        with pytest.raises(InputError, match="numbers"):
-            text.generate([9], max_new_tokens=9, ignore_eos=True)
-        assert text.ids == [7, 8]
+        for call in (
+            lambda: text.generate([9], max_new_tokens=9, ignore_eos=True),
+            lambda: text.feed([9, 10]),
+            lambda: next(text.tokens([9], max_new_tokens=9)),
+        ):
+            with monkeypatch.context() as patch, pytest.raises(BackendError, match="refused"):
+                patch.setattr(model.session.backend, "run", run)
+                runs[0] = 0 if runs[0] == 0 else 4
+                call()
+            assert text.ids == [7, 8]
         text.truncate(1)
         assert text.feed([8]).tobytes() == first.tobytes()

@@ -288,6 +288,27 @@ def test_a_handler_that_finds_no_room_for_its_encoders_text_is_refused(small: Pa
         assert "the cache is full of a text that this thread is generating" in said[0]
 
 
+def test_who_is_stopped_as_a_part_of_the_program_is_chosen_leaves_the_next_its_own(small: Path) -> None:
+    """Hidden states end before what a decoder reads is written: the machine must not take one for the other."""
+    with miaotui.load(small, threads=1) as model:
+        hidden, logits = model.hidden([5, 6, 7]), model.logits([5, 6, 7], decoder_ids=[2, 9])
+        executor = model.session.backend._executor  # type: ignore[attr-defined]
+        bind = executor.bind
+
+        def struck(*where: int) -> None:
+            executor.bind = bind
+            bind(*where)
+            raise KeyboardInterrupt
+
+        model.hidden([5, 6, 7])
+        executor.bind = struck
+        with pytest.raises(KeyboardInterrupt):
+            model.generate([7, 8, 9], max_new_tokens=3)
+        assert model.session.backend._bound is None  # type: ignore[attr-defined]
+        assert model.hidden([5, 6, 7]).tobytes() == hidden.tobytes()
+        assert model.logits([5, 6, 7], decoder_ids=[2, 9]).tobytes() == logits.tobytes()
+
+
 def test_the_encoder_alone_reads_no_weight_of_the_decoder(small: Path, tmp_path: Path) -> None:
     """Every number of the decoder is NaN: it would show."""
     tensors = load_file(small / "model.safetensors")
