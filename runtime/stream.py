@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, Self, TypeVar
 
 from ..errors import InputError
 from .memory import memory_named
@@ -44,6 +44,11 @@ class Stream(Iterator[T], Generic[T]):
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refused: `pickle`, `copy`, `deepcopy`."""
+        msg = "a stream cannot be copied or pickled; make another, or a list of what it returns"
+        raise InputError(msg)
 
     @staticmethod
     def _alone(act: Callable[[], R]) -> R:

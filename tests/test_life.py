@@ -80,6 +80,8 @@ def test_models_and_sequences_are_not_copied(model: miaotui.Model) -> None:
                 act(model)
             with pytest.raises(InputError, match="fork"):
                 act(text)
+            with pytest.raises(InputError, match="make another"):
+                act(model.stream("Once"))
 
 
 def test_what_a_handler_raises_is_no_damaged_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
