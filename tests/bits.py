@@ -47,7 +47,7 @@ def written(model: miaotui.Model, kind: str) -> Iterator[bytes]:
     if kind == "encoder":
         return
     for how in ({}, {"temperature": 1.3, "seed": 7}, {"num_beams": 3, "num_return_sequences": 3}):
-        out = model.generate(TEXTS[4], max_new_tokens=9, ignore_eos=True, **how)  # type: ignore[arg-type]
+        out = model.generate(TEXTS[4], max_new_tokens=9, ignore_eos=True, **how)
         yield repr([(g.ids, g.score) for g in (out, *out.alternatives)]).encode()
 
 

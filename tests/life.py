@@ -24,8 +24,9 @@ import miaotui
 from miaotui.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from collections.abc import Sequence as Ids
+    from collections.abc import Callable, Iterator, Sequence
+
+    Ids = Sequence[int]
 
 DEADLINE = 60  # seconds of a step, a hundred times what it takes on a busy machine
 LATEST = 0.004  # seconds after which a signal or an exception comes: about as long as a call
