@@ -147,6 +147,10 @@ class Session:
                     room = self.pages.n_pages * self.pages.size
                     msg = f"the text does not fit the cache of {room} tokens; load with a larger cache_tokens"
                     raise InputError(msg) from None
+            except BackendError:
+                if self._closed:  # in the middle of work, by a signal's handler or a finaliser
+                    raise InputError(self._closed) from None
+                raise
             except BaseException:
                 self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
                 raise
@@ -263,12 +267,7 @@ class Session:
         self._fill(parts)
         for table, _, start, _ in parts:
             table.cached = start
-        try:
-            self.backend.run(self._batch)
-        except BackendError:
-            if self._closed:  # since the batch was filled, by a signal's handler or a finaliser
-                raise InputError(self._closed) from None
-            raise
+        self.backend.run(self._batch)
         for table, ids, start, _ in parts:
             table.cached = start + len(ids)
             self.pages.forget_unseen(table)

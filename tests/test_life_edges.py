@@ -18,6 +18,7 @@ from miaotui.runtime import living, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from miaotui.runtime.pages import Table
 
@@ -89,6 +90,25 @@ def test_a_finaliser_that_closes_the_model_inside_a_step_ends_it(model: miaotui.
     Nosy(model, model.close)
     with pytest.raises(InputError, match="was closed"):
         model.generate(PROMPT, **SHORT)
+
+
+@pytest.mark.parametrize("call", ["encoder", "both", "beams"])
+def test_a_handler_that_closes_a_model_of_any_kind_inside_a_step_ends_it(tmp_path: Path, call: str) -> None:
+    encoders, both = pytest.importorskip("test_encoders"), pytest.importorskip("test_seq2seq")
+    if call == "encoder":
+        sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        encoders.made(encoders.transformers.BertConfig(**sizes, intermediate_size=4), tmp_path)
+    else:
+        both.made(both.small_config(), tmp_path)
+    calls = {
+        "encoder": lambda model: model.hidden([1, 2]),
+        "both": lambda model: model.generate([5, 6]),
+        "beams": lambda model: model.generate([5, 6], num_beams=2),
+    }
+    with miaotui.load(tmp_path, threads=2) as model:
+        Nosy(model, model.close)
+        with pytest.raises(InputError, match="was closed"):
+            calls[call](model)
 
 
 def test_a_finaliser_may_drop_streams_and_sequences_inside_a_step(
