@@ -89,7 +89,8 @@ class Sequence:
     `generate`, `stream` and `tokens` go on with the text, `feed` adds ids and returns logits, `fork` copies it,
     `truncate` shortens it, `close` frees it. `ids` is the whole text so far, the last id drawn included. What the cache
     does not hold (another sequence may have needed the pages) is computed when the text goes on. Other sequences may
-    be used in other threads at the same time; one sequence belongs to one caller at a time. Errors: `InputError`.
+    be used in other threads at the same time; one sequence belongs to one caller at a time. A call that is refused
+    leaves the text as it was. Errors: `InputError`.
     """
 
     def __init__(
