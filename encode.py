@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, shown
 from .runtime.encoding import Whole, encoded, fed, scored
+from .runtime.floats import usual_floats
 from .runtime.memory import float_rows
+from .runtime.stream import Stream
 from .runtime.tasks.dense import activated, dense
 from .runtime.tasks.pooling import normalized, pool
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -50,7 +54,7 @@ class Vectors:
         if isinstance(texts, str):
             return next(self._each([texts], before, width, norm=normalize))
         if isinstance(texts, Iterator):
-            return self._each(texts, before, width, norm=normalize)
+            return Stream(self._each(texts, before, width, norm=normalize), "vector")
         if not isinstance(texts, Iterable) or isinstance(texts, bytes):
             msg = f"texts: {shown(texts)} found, expected a text, several texts, or an iterator of them"
             raise InputError(msg)
@@ -83,13 +87,14 @@ class Vectors:
 
     def _each(
         self, texts: Iterable[Any], before: str, width: int, *, norm: bool | None
-    ) -> Iterator[NDArray[np.float32]]:
+    ) -> Generator[NDArray[np.float32], None, None]:
         """A vector for each text, in order; texts are taken as passes need them."""
         skipped = 0 if self._how.include_prompt else self._length(before)
         steps = list(self._how.steps)
         while norm is False and steps and steps[-1] is None:
             steps.pop()
 
+        @usual_floats()
         def vector(rows: NDArray[np.float32]) -> NDArray[np.float32]:
             pooled = pool(rows, self._how.modes, min(skipped, len(rows) - 1))
             for step in steps:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import BackendError, InputError, shown
+from .floats import usual_floats
 from .kvcache import PAGE, pages_of
-from .pages import FullError
+from .pages import FullError, Waiting
 from .sampling import exp, not_numbers
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .pages import Table, Waiting
+    from .pages import Table
     from .rules import Rules
     from .session import Session
 
@@ -215,7 +216,7 @@ class _Together:
 
     def finish(self) -> None:
         """Go on until all are done."""
-        session, who = self._session, self._session.somebody()
+        session, who = self._session, Waiting()
         own = [table for run in self._runs for table in run.own]
         try:
             for run in self._runs:
@@ -234,6 +235,7 @@ class _Together:
                 table.waiting.discard(who)
             del who  # whoever keeps an exception keeps no pages
 
+    @usual_floats()
     def _or_nothing(self, work: Callable[[], None]) -> None:
         """Work; where there is no room for it, everything is given back, so that others can end: `FullError`."""
         try:

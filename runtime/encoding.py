@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,7 +39,7 @@ class Whole:
 
 def encoded(
     session: Session, texts: Iterable[Whole], use: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-) -> Iterator[NDArray[np.float32]]:
+) -> Generator[NDArray[np.float32], None, None]:
     """`use(hidden)` of each text, in order; hidden is float32 [its tokens, d_model], a view that `use` may not keep.
 
     Texts are taken from their source a pass at a time. Errors: `InputError`, by the text's number, before its pass.
@@ -53,7 +53,7 @@ def fed(
     use: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     *,
     last: bool,
-) -> Iterator[NDArray[np.float32]]:
+) -> Generator[NDArray[np.float32], None, None]:
     """As `encoded`, of a decoder: its tokens see those before them alone. `last`: `use` gets the last token's row.
 
     Then as many texts as fit a pass go together. Errors: `InputError`, by the text's number.
@@ -73,7 +73,7 @@ def fed(
 
 def _passes(
     session: Session, texts: Iterable[Whole], run: Callable[[list[Whole]], list[NDArray[np.float32]]]
-) -> Iterator[NDArray[np.float32]]:
+) -> Generator[NDArray[np.float32], None, None]:
     """`run` of as many texts as fit a pass, again and again."""
     waiting: list[Whole] = []
     chunk = session.whole.chunk
@@ -94,7 +94,7 @@ def _passes(
             del waiting[:size]
 
 
-def scored(session: Session, config: Config, texts: Iterable[Whole]) -> Iterator[NDArray[np.float32]]:
+def scored(session: Session, config: Config, texts: Iterable[Whole]) -> Generator[NDArray[np.float32], None, None]:
     """The head's results for each text, in order: [n_out] of a head that reads a text, [its tokens, n_out] of others.
 
     Errors: `InputError`, as `encoded`; for a model without a head.

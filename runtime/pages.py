@@ -11,8 +11,9 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -42,10 +43,12 @@ class FullError(Exception):
         self.held = [(t, [weakref.ref(who) for who in t.waiting]) for t in pages.tables if t.n_pages and t.waiting]
 
 
-class Waiting(Protocol):
-    """Somebody who waits for a sequence's next id."""
+class Waiting:
+    """Somebody who waits, for a turn or a sequence's next id: counted for as long as he is there."""
 
-    thread: int
+    def __init__(self) -> None:
+        """In this thread."""
+        self.thread = threading.get_ident()
 
 
 class Table:

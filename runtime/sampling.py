@@ -30,6 +30,7 @@ __all__ = [
     "NEGLIGIBLE",
     "PER_LN2",
     "TAYLOR",
+    "NotNumbersError",
     "Sampler",
     "SamplingParams",
     "exp",
@@ -236,14 +237,18 @@ class Sampler:
         return scores, largest
 
 
-def not_numbers(position: int, so: str = "no token can be drawn") -> InputError:
+class NotNumbersError(InputError):
+    """Logits are NaN: nothing was refused, and what was asked for has no answer."""
+
+
+def not_numbers(position: int, so: str = "no token can be drawn") -> NotNumbersError:
     """What to raise where logits are NaN: greedy or sampled, no id is the right one, and no loss is one."""
     msg = (
         f"the logits after position {position} are not numbers (NaN), so {so}: the checkpoint is "
         "damaged, or its numbers overflow float32. Compare the file with its publisher's checksum; where it was "
         "quantised, pruned or merged, try the original"
     )
-    return InputError(msg)
+    return NotNumbersError(msg)
 
 
 def sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ class Asked:
     def alone(self) -> Generation:
         """The answer, of what has no beams."""
         made = self.tokens()
-        with self.sequence.awaited():
+        with self.sequence.as_it_was(), self.sequence.awaited():
             return collect(made)
 
 
@@ -74,9 +75,11 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
         for a, text, (limit, _) in zip(asked, texts, limits, strict=True)
         if limit > 0
     ]
-    for a in asked:
-        a.sequence.append(a.prompt)
-    made = iter(search(session, wanted, params.beams, ends, params.sampling.repetition_penalty))
+    with ExitStack() as refused:
+        for a in asked:
+            refused.enter_context(a.sequence.as_it_was())
+            a.sequence.append(a.prompt)
+        made = iter(search(session, wanted, params.beams, ends, params.sampling.repetition_penalty))
     nothing = Searched([Found([], 0.0)])
     generations = [
         _generation(a, text, next(made) if limit > 0 else nothing, at_limit)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
-from ..errors import InputError, shown
+from ..errors import InputError, MiaotuiError, shown
 from .detokenize import Spelling
 from .floats import usual_floats
 from .generate import Generation, check_ids, check_prompt, params_from
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, spelled_out
 from .rules import Rules
-from .sampling import not_numbers
+from .sampling import NotNumbersError, not_numbers
 from .searching import Asked, answers
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from collections.abc import Sequence as Ids
     from contextlib import AbstractContextManager
     from typing import Unpack
@@ -119,7 +120,8 @@ class Sequence:
     `generate`, `stream` and `tokens` go on with the text, `feed` adds ids and returns logits, `fork` copies it,
     `truncate` shortens it, `close` frees it. `ids` is the whole text so far, the last id drawn included. What the cache
     does not hold (another sequence may have needed the pages) is computed when the text goes on. Other sequences may
-    be used in other threads at the same time; one sequence belongs to one caller at a time. Errors: `InputError`.
+    be used in other threads at the same time; one sequence belongs to one caller at a time. A call that is refused
+    leaves the text as it was. Errors: `InputError`.
     """
 
     def __init__(
@@ -196,8 +198,9 @@ class Sequence:
             logits: NDArray[np.float32] = self._session.logits[-1].copy()
             return logits
 
-        self.append(wanted)
-        return self.turn(last)
+        with self.as_it_was():
+            self.append(wanted)
+            return self.turn(last)
 
     @usual_floats()
     def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
@@ -238,7 +241,35 @@ class Sequence:
         if asked.params.beams.n > 1:
             msg = f"num_beams={asked.params.beams.n}: beams are known at their end; use generate"
             raise InputError(msg)
-        return Stream(asked.tokens())
+        return Stream(self._read(asked.tokens()))
+
+    def _read(self, made: Iterator[Token]) -> Generator[Token, None, None]:
+        """While the reader asks for a token, he waits for this text; refused before the first, it is as it was."""
+        with self.as_it_was():
+            token = self._next(made)
+        while token is not None:
+            yield token
+            token = self._next(made)
+
+    def _next(self, made: Iterator[Token]) -> Token | None:
+        with self.awaited():
+            return next(made, None)
+
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """For the runtime: what is refused leaves the text as it was, be it by a typed error or for want of memory."""
+        n = len(self._ids)
+        try:
+            yield
+        except (MiaotuiError, MemoryError) as e:
+            if len(self._ids) > n and not isinstance(e, NotNumbersError):
+                self._cut(n)
+            raise
+
+    def _cut(self, n: int) -> None:
+        self._following = None
+        self._session.truncate(self._table, n)  # first: what the cache holds may be less than the text, never other
+        del self._ids[n:]
 
     def asked(self, prompt: Prompt | None, parameters: GenerateKwargs) -> Asked:
         """For the runtime: what `generate` will do, checked. Errors: `InputError`."""
@@ -301,12 +332,7 @@ class Sequence:
             msg = f"truncate({shown(n)}): expected 0 to {len(self._ids)}, the ids that the sequence has"
             raise InputError(msg)
 
-        def cut() -> None:
-            self._following = None
-            del self._ids[int(n) :]
-            self._session.truncate(self._table, int(n))
-
-        self.turn(cut)
+        self.turn(partial(self._cut, int(n)))
 
     @memory_named("close")
     def close(self) -> None:

@@ -16,7 +16,7 @@ from ..errors import BackendError, InputError
 from .kvcache import PAGE
 from .living import Living
 from .memory import float_rows
-from .pages import FullError, Pages
+from .pages import FullError, Pages, Waiting
 from .sources import Sources
 from .step import Batch
 from .whole import WholePasses
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .arena import Tensor
     from .backend import Backend
-    from .pages import Table, Waiting
+    from .pages import Table
     from .program import Instruction, Program
     from .sampling import Sampler
     from .sequence import Sequence
@@ -64,13 +64,6 @@ _NO_ROOM = (
     "the cache is full of a text that this thread is generating: a signal's handler or a finaliser (__del__) was "
     "called meanwhile and needs room too; let it set a flag, or load with a larger cache_tokens"
 )
-
-
-class _Waiting:
-    """Somebody who waits: counted for as long as he is there; `thread` is his."""
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
 
 
 class Session:
@@ -139,7 +132,7 @@ class Session:
         a turn: a signal's handler or a finaliser was called there, and would overwrite what the turn is about to read.
         """
         self.check_outside()
-        me, mine = threading.get_ident(), _Waiting()
+        me, mine = threading.get_ident(), Waiting()
         while True:
             try:
                 self._queue.add(mine)
@@ -148,7 +141,8 @@ class Session:
                 with self.lock:
                     self._queue.discard(mine)
                     self._holder = me
-                    return work()
+                    result = work()  # not returned here: what a tracer raises as a with is left would keep the lock
+                return result  # noqa: RET504, TRY300 - as said
             except FullError as full:
                 there, pool = full.held, full.pages
                 if not full.others:
@@ -156,6 +150,10 @@ class Session:
                     room = f"{pool.n_pages * pool.size} tokens"
                     msg = f"the {what} does not fit the cache of {room}; load with a larger cache_tokens"
                     raise InputError(msg) from None
+            except BackendError:
+                if self._closed:  # in the middle of work, by a signal's handler or a finaliser
+                    raise InputError(self._closed) from None
+                raise
             except BaseException:
                 self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
                 raise
@@ -365,8 +363,7 @@ class Session:
             try:
                 self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
             except FullError:
-                for table, *_ in parts:  # who waits for one pool holds nothing of the other, or two could for ever
-                    self.pages.release(table)
+                self._give_up(parts)
                 raise
         self._batch.clear()
         for table, ids, start, n_logits in parts:
@@ -404,24 +401,28 @@ class Session:
                 self.pages.recount()  # a table may have gone without a word
                 if self.pages.n_free != had:
                     continue
-                for mine, *_ in parts:  # so that those who run can end
-                    self.pages.release(mine)
+                self._give_up(parts)
                 raise FullError(self.pages)
+
+    def _give_up(self, parts: list[Part]) -> None:
+        """Who must wait holds nothing of the cache meanwhile, so that those who run can end."""
+        for table, *_ in parts:
+            self.pages.release(table)
 
     def _collect(self) -> None:
         """Take back what dropped sequences held."""
         for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
+            if self.left[0] is self.last or self.left[0] is self.ahead_of:  # or it would keep its encoder's text
+                self.last = self.ahead_of = None
             self.pages.release(self.left[0])
             self.left.popleft()
-
-    def somebody(self) -> Waiting:
-        """Who waits for texts, for as long as it is kept: a table that counts it gives no pages up."""
-        return _Waiting()
+        if self.sources is not None:
+            self.sources.collect()
 
     @contextmanager
     def awaited(self, table: Table) -> Iterator[None]:
         """Somebody waits for the next id of a sequence: until then it gives no pages up."""
-        who = _Waiting()  # it is gone with the caller, whatever ends him
+        who = Waiting()  # it is gone with the caller, whatever ends him
         tables = [table] if table.source is None else [table, table.source.table]
         keys = [-1] * len(tables)
         try:

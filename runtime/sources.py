@@ -46,11 +46,15 @@ class Sources:
         weakref.finalize(source, self._left.append, source.table)
         return source
 
-    def ensure(self, wanted: list[Source]) -> None:
-        """Encode those that are not there. Errors: `FullError` where the pool has no room for all of them now."""
+    def collect(self) -> None:
+        """Take back what dropped texts held."""
         for _ in range(len(self._left)):
             self.pages.release(self._left[0])
             self._left.popleft()
+
+    def ensure(self, wanted: list[Source]) -> None:
+        """Encode those that are not there. Errors: `FullError` where the pool has no room for all of them now."""
+        self.collect()
         self._n += 1
         busy = {id(source.table) for source in wanted}
         for source in wanted:

@@ -1,9 +1,9 @@
-"""An answer that comes in pieces, as an iterator whose errors are typed."""
+"""An answer, or vectors, that come one by one, as an iterator whose errors are typed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, Self, TypeVar
 
 from ..errors import InputError
 from .memory import memory_named
@@ -23,14 +23,14 @@ class Stream(Iterator[T], Generic[T]):
     Errors: `InputError` where another thread is inside, or was when the process forked; `MemoryLimitError`.
     """
 
-    def __init__(self, made: Generator[T, None, None]) -> None:
-        """Made by `stream` and `tokens`."""
-        self._made = made
+    def __init__(self, made: Generator[T, None, None], what: str = "token") -> None:
+        """Made by `stream`, `tokens` and `encode`. `what`: what it returns, for errors."""
+        self._made, self._what = made, what
 
-    @memory_named("the next token")
     def __next__(self) -> T:
         """Compute the next piece."""
-        return self._alone(self._made.__next__)
+        with memory_named(f"the next {self._what}"):
+            return self._alone(self._made.__next__)
 
     @memory_named("close")
     def close(self) -> None:
@@ -44,6 +44,11 @@ class Stream(Iterator[T], Generic[T]):
     def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refused: `pickle`, `copy`, `deepcopy`."""
+        msg = "a stream cannot be copied or pickled; make another, or a list of what it returns"
+        raise InputError(msg)
 
     @staticmethod
     def _alone(act: Callable[[], R]) -> R:

@@ -24,12 +24,15 @@ import miaotui
 from miaotui.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    Ids = Sequence[int]
 
 DEADLINE = 60  # seconds of a step, a hundred times what it takes on a busy machine
 LATEST = 0.004  # seconds after which a signal or an exception comes: about as long as a call
 DEMO = Path(miaotui.__file__).parent / "tools" / "demo" / "model"
 ASKED: list[dict[str, Any]] = [{}, {"temperature": 1.3, "seed": 5}, {"ignore_eos": True}]
+BEAMS = 3
 DONE: Counter[str] = Counter()  # steps by their rule, and what came of them
 
 
@@ -37,30 +40,74 @@ class Late(Exception):  # noqa: N818 - as it reads where it is raised
     """What a handler raises that is no KeyboardInterrupt, as a library's time-out does."""
 
 
+Source = tuple[int, ...] | None
+
+
 @dataclass
 class Spec:
-    """A checkpoint, and what it answers alone: a model of one thread, which nothing disturbs."""
+    """A checkpoint, and what it answers alone: a model of one thread, which nothing disturbs.
+
+    `kind`: "decoder", "encoder" (it gives vectors of texts, and hidden states), or "both" (whose decoder reads an
+    encoder).
+    `room`: tokens of the cache, of which beams of a decoder need more than a text.
+    """
 
     path: Path
     context: int
+    kind: str = "decoder"
+    room: int | None = None
     n_vocab: int = 0
+
+    def load(self, threads: int) -> miaotui.Model:
+        return miaotui.load(self.path, threads=threads, max_context=self.context, cache_tokens=self.room)
 
     @functools.cached_property
     def alone(self) -> miaotui.Model:
-        return miaotui.load(self.path, threads=1, max_context=self.context)
+        return self.load(1)
+
+    @property
+    def writes(self) -> bool:
+        """It generates text."""
+        return self.kind != "encoder"
+
+    def ids(self, n: int) -> list[int]:
+        """A few ids."""
+        random = Random(n)  # noqa: S311 - ids
+        return [random.randrange(3, self.n_vocab) for _ in range(1 + n % 11)]
 
     def prompt(self, n: int) -> list[int]:
-        random = Random(n)  # noqa: S311 - ids
-        return [random.randrange(self.n_vocab) for _ in range(1 + n % 11)]
+        """What a model is asked to go on from; what an encoder reads may take several pages of a cache."""
+        return self.ids(n) * (12 if self.kind == "both" and n % 4 == 3 else 1)
+
+    def source(self, n: int) -> Source:
+        """What a sequence needs before it reads a first id."""
+        return tuple(self.prompt(n)) if self.kind == "both" else None
+
+    def texts(self, n: int) -> list[str]:
+        """What an encoder gives vectors of."""
+        return [" ".join(f"w{i}" for i in self.ids(n + i)) for i in range(20)]
 
     @functools.lru_cache(maxsize=10_000)  # noqa: B019 - specs live as long as the process
-    def answer(self, ids: tuple[int, ...], asked: int, n: int) -> list[int]:
-        return self.alone.generate(ids, max_new_tokens=n, **ASKED[asked]).ids
+    def answer(self, ids: tuple[int, ...], asked: int, n: int) -> list[Any]:
+        return answered(self.alone, self.kind, ids, asked, n)
 
     @functools.lru_cache(maxsize=10_000)  # noqa: B019
-    def logits(self, ids: tuple[int, ...]) -> bytes:
-        row: bytes = self.alone.logits(ids)[-1].tobytes()
-        return row
+    def found(self, ids: tuple[int, ...], n: int) -> list[Any]:
+        return searched(self.alone, ids, n)
+
+    @functools.lru_cache(maxsize=10_000)  # noqa: B019
+    def vectors(self, n: int) -> list[bytes]:
+        return [self.alone.encode(text).tobytes() for text in self.texts(n)]  # type: ignore[union-attr]
+
+    @functools.lru_cache(maxsize=10_000)  # noqa: B019
+    def continued(self, ids: tuple[int, ...], n: int, source: Source = None) -> list[int]:
+        """What follows in a text of these ids, whatever ends there."""
+        with self.alone.sequence(source) as text:
+            return text.generate(ids, max_new_tokens=n, ignore_eos=True).ids
+
+    @functools.lru_cache(maxsize=10_000)  # noqa: B019
+    def logits(self, ids: tuple[int, ...], source: Source = None) -> bytes:
+        return last(self.alone, self.kind, ids, source)
 
     def __hash__(self) -> int:
         return hash(self.path)
@@ -69,9 +116,32 @@ class Spec:
 SPECS: list[Spec] = []
 
 
+def answered(model: miaotui.Model, kind: str, ids: Ids, asked: int, n: int) -> list[Any]:
+    """Ids that a model writes, or hidden states, as bytes."""
+    if kind == "encoder":
+        return [model.hidden(ids).tobytes()]
+    return list(model.generate(ids, max_new_tokens=n, **ASKED[asked]).ids)
+
+
+def searched(model: miaotui.Model, ids: Ids, n: int) -> list[Any]:
+    """Answers of beams, and their scores."""
+    best = model.generate(ids, max_new_tokens=n, num_beams=BEAMS, num_return_sequences=2, ignore_eos=n % 2 == 0)
+    return [(g.ids, g.score) for g in (best, *best.alternatives)]
+
+
+def last(model: miaotui.Model, kind: str, ids: Ids, source: Source) -> bytes:
+    """Logits after the last id, or its hidden state."""
+    if kind == "encoder":
+        rows = model.hidden(ids)
+    else:
+        rows = model.logits(ids) if source is None else model.logits(source, decoder_ids=ids)
+    row: bytes = rows[-1].tobytes()
+    return row
+
+
 def load_and_close(spec: Spec) -> None:
     """A model that lives for a moment."""
-    miaotui.load(spec.path, threads=2, max_context=spec.context).close()
+    spec.load(2).close()
 
 
 @dataclass
@@ -97,24 +167,26 @@ class Held:
         self.closed = True
 
     def generates(self, n: int, asked: int, size: int = 6) -> None:
-        """Generate, and compare."""
-        ids, model = self.spec.prompt(n), self.there
-        wanted = self.spec.answer(tuple(ids), asked, size)
+        """Generate, and compare; an encoder's hidden states are compared."""
+        ids, model, kind = tuple(self.spec.prompt(n)), self.there, self.spec.kind
+        wanted = self.spec.answer(ids, asked, size)
+        self.agrees(lambda: answered(model, kind, ids, asked, size), wanted)
 
-        def answer() -> list[int]:
-            return model.generate(ids, max_new_tokens=size, **ASKED[asked]).ids
-
-        self.agrees(answer, wanted)
+    def searches(self, n: int, size: int = 6) -> None:
+        """Generate with beams, where there is room for them, and compare."""
+        if not self.spec.writes or self.spec.room is None:
+            return self.generates(n, 0, size)
+        ids, model = tuple(self.spec.prompt(n)), self.there
+        wanted = self.spec.found(ids, size)
+        self.agrees(lambda: searched(model, ids, size), wanted)
+        DONE["beam searches"] += 1
+        return None
 
     def gives_logits(self, n: int) -> None:
-        """Compute logits, and compare."""
-        ids, model = self.spec.prompt(n), self.there
-
-        def last() -> bytes:
-            row: bytes = model.logits(ids)[-1].tobytes()
-            return row
-
-        self.agrees(last, self.spec.logits(tuple(ids)))
+        """Compute logits, or hidden states, and compare."""
+        ids, model, spec = tuple(self.spec.ids(n)), self.there, self.spec
+        source = spec.source(n)
+        self.agrees(lambda: last(model, spec.kind, ids, source), spec.logits(ids, source))
 
     def agrees(self, call: Callable[[], Any], wanted: object) -> None:
         """What a call returns is wanted; where the model is closed, it is refused."""
@@ -132,13 +204,27 @@ class Held:
 
 
 @dataclass
+class Written:
+    """A sequence: whose it is, and what its encoder reads."""
+
+    of: Held
+    text: miaotui.Sequence
+    source: Source = None
+
+
+@dataclass
 class Open:
-    """A stream: who makes it, what it has returned and what it will."""
+    """A stream: who makes it, what it has returned and what it will: ids, or vectors as bytes."""
 
     of: Held
     made: Iterator[Any]
-    wanted: list[int]
-    got: list[int] = field(default_factory=list)
+    wanted: list[Any]
+    got: list[Any] = field(default_factory=list)
+
+    @staticmethod
+    def seen(item: Any) -> Any:
+        """What is compared."""
+        return item.id if hasattr(item, "id") else item.tobytes()
 
     def advance(self, n: int) -> bool:
         """Read n ids at most; whether it goes on."""
@@ -152,7 +238,7 @@ class Open:
             if token is None:
                 assert self.got == self.wanted
                 return False
-            self.got.append(token.id)
+            self.got.append(self.seen(token))
             assert self.got == self.wanted[: len(self.got)]
             DONE["right tokens"] += 1
         return True
@@ -169,7 +255,7 @@ class Worker(threading.Thread):
         try:
             n = self.first
             while not self.over and not self.held.closing:
-                self.held.generates(n % 40, n % len(ASKED))
+                self.held.generates(n % 40, n % len(ASKED)) if n % 3 else self.held.searches(n % 40)
                 n += 1
         except BaseException as e:  # noqa: BLE001 - the machine says it
             self.wrong.append(e)

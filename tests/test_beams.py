@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import miaotui
 import numpy as np
 import pytest
-from checkpoints import random_tensors
+from checkpoints import Drawn, random_tensors, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.runtime.beams import Beams, BeamState, log_softmax
+from miaotui.runtime.kvcache import PAGE
 from safetensors.numpy import save_file
 from test_seq2seq import ids_of, made, small_config
 
@@ -182,3 +184,73 @@ def test_beams_of_a_decoder_are_those_of_transformers(tmp_path: Path) -> None:
             assert sequence.ids == ids + first.ids
             again = sequence.generate(num_beams=3, max_new_tokens=4, ignore_eos=True)
         assert again.ids == ours.generate(ids + first.ids, num_beams=3, max_new_tokens=4, ignore_eos=True).ids
+
+
+def llama(path: Path, **more: Any) -> Path:
+    """Three pages long."""
+    config = {
+        "model_type": "mistral", "vocab_size": 53, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 3 * PAGE, "sliding_window": None,
+        "eos_token_id": None, **more,
+    }  # fmt: skip
+    write_checkpoint(path, Drawn(config, "F32", 11))
+    return path
+
+
+def searched(model: Any, ids: list[int]) -> list[Any]:
+    """Answers and scores; the beams part before the second page ends."""
+    out = model.generate(ids, num_beams=4, num_return_sequences=4, max_new_tokens=30)
+    return [(a.ids, a.score) for a in (out, *out.alternatives)]
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_beams_that_lost_their_pages_fit_where_they_fitted(tmp_path: Path, window: int | None) -> None:
+    """A page for all and one for each is what they need alone; computed again they need no more."""
+    ids = ids_of(3, 2 * PAGE - 20)
+    with miaotui.load(llama(tmp_path, sliding_window=window), cache_tokens=9 * PAGE) as model:
+        assert model.session.pages.n_pages == 9  # 1 + 4 * 2
+        wanted, rng = searched(model, ids), np.random.default_rng(0)
+        turn, taken = model.session.turn, [0]
+
+        def thief(work: Any) -> Any:
+            result = turn(work)
+            for table in list(model.session.pages.tables):
+                if rng.random() < 0.3:
+                    model.session.pages.release(table)
+                    taken[0] += 1
+            return result
+
+        model.session.turn = thief  # type: ignore[method-assign]
+        for _ in range(3):
+            assert searched(model, ids) == wanted
+        assert taken[0] > 20
+
+
+def test_beams_next_to_other_texts_are_those_made_alone(tmp_path: Path) -> None:
+    """Room for one search: another search and answers wait, or take what is idle; nobody's bits change."""
+    texts = [ids_of(i, 2 * PAGE - 20) for i in range(3)]
+    with miaotui.load(llama(tmp_path), cache_tokens=9 * PAGE, threads=1) as model:
+        wanted = [searched(model, ids) for ids in texts]
+        plain = model.generate(texts[0], max_new_tokens=9).ids
+        got: list[Any] = [None] * len(texts)
+        wrong, over = list[Any](), threading.Event()
+
+        def search_one(i: int) -> None:
+            got[i] = searched(model, texts[i])
+
+        def go_on() -> None:
+            while not over.is_set():
+                if (ids := [t.id for t in model.tokens(texts[0], max_new_tokens=9)]) != plain:
+                    wrong.append(ids)
+
+        workers = [threading.Thread(target=search_one, args=(i,), daemon=True) for i in range(len(texts))]
+        other = threading.Thread(target=go_on, daemon=True)
+        for w in (*workers, other):
+            w.start()
+        for w in workers:
+            w.join(timeout=120)
+        over.set()
+        other.join(timeout=120)
+        assert not any(w.is_alive() for w in (*workers, other))
+        assert got == wanted
+        assert wrong == []

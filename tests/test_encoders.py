@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
+import platform
 import shutil
+import sys
+import tracemalloc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -20,7 +26,7 @@ from real_files import real
 from tolerance import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 torch = pytest.importorskip("torch")
@@ -389,6 +395,91 @@ def test_padding_and_truncation_of_the_file_are_not_used(sentences: Path) -> Non
         plain = ours.encode(texts, normalize=False)
         assert np.array_equal(ours.encode(texts, truncate_dim=3, normalize=False), plain[:, :3])
         assert abs(float(np.linalg.norm(plain[0])) - 1) > 1e-3
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="the mode's number is known there"
+)
+def test_a_rounding_mode_changes_no_bit_of_a_vector(sentences: Path) -> None:
+    libm, up = ctypes.CDLL("libm.so.6"), 0x800
+    texts = ["w1 w2 w3 w4 w5 w6 w7", "w9 " * 40]
+    with miaotui.load(sentences) as model:
+        wanted = np.array(model.encode(texts))
+        libm.fesetround(up)
+        try:
+            vectors = model.encode(texts)
+            each = list(model.encode(iter(texts)))
+        finally:
+            libm.fesetround(0)
+    assert np.array_equal(vectors, wanted)
+    assert np.array_equal(each, wanted)
+
+
+class Counted(str):
+    """A text of which is known whether it is there."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.ci  # 20 s
+def test_any_number_of_texts_streams_through(tmp_path: Path) -> None:
+    """A hundred thousand: in order, a pass at a time, and no text stays; the caller stops half-way."""
+    config = transformers.BertConfig(
+        vocab_size=304, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4
+    )
+    made(config, tmp_path)
+    word_pieces(tmp_path)
+    n, kinds, taken, there = 100_000, 300, 0, weakref.WeakSet[Counted]()
+
+    def texts() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            text = Counted(f"w{taken % kinds} w{taken % 7}")
+            there.add(text)
+            yield text
+
+    with miaotui.load(tmp_path, prefill_chunk=512) as model:
+        every = math.lcm(kinds, 7)
+        wanted = model.encode([f"w{i % kinds} w{i % 7}" for i in range(1, every + 1)])
+        source = texts()
+        vectors = model.encode(source)
+        most = held = 0
+        for i in range(n):
+            vector = next(vectors)
+            assert np.array_equal(vector, wanted[i % every])
+            if i % 1000 == 999:
+                most = max(most, taken - i, len(there))
+                if i == 9999:
+                    tracemalloc.start()
+                    held = tracemalloc.get_traced_memory()[0]
+        grown = tracemalloc.get_traced_memory()[0] - held
+        tracemalloc.stop()
+        assert most <= 2 * 512 // 4  # of four tokens each: a pass, and what was taken for the next
+        assert grown < 2**18
+        stopped = taken
+        vectors.close()  # type: ignore[union-attr]
+        with pytest.raises(StopIteration):
+            next(vectors)
+        assert taken == stopped
+        assert len(there) <= 1  # the source's own, where it stands
+        assert next(source) == f"w{(stopped + 1) % kinds} w{(stopped + 1) % 7}"
+        assert np.array_equal(model.encode(["w1 w1"])[0], wanted[0])
+
+
+def test_an_iterator_of_vectors_is_read_by_one(sentences: Path) -> None:
+    with miaotui.load(sentences) as model:
+        refused: list[str] = []
+
+        def texts() -> Iterator[str]:
+            with pytest.raises(InputError) as e:
+                next(vectors)
+            refused.append(str(e.value))
+            yield "w1"
+
+        vectors = model.encode(texts())
+        assert next(vectors).shape == (16,)
+        assert "reading this stream" in refused[0]
 
 
 POOLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {

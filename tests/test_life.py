@@ -80,6 +80,8 @@ def test_models_and_sequences_are_not_copied(model: miaotui.Model) -> None:
                 act(model)
             with pytest.raises(InputError, match="fork"):
                 act(text)
+            with pytest.raises(InputError, match="make another"):
+                act(model.stream("Once"))
 
 
 def test_what_a_handler_raises_is_no_damaged_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +239,10 @@ def test_a_rounding_mode_changes_no_bit(alone: dict[str, list[int]]) -> None:
         "libm.fesetround(up)\n"
         "with miaotui.load(sys.argv[1], threads=1, max_context=64) as m:\n"
         "    print(m.generate(sys.argv[2], max_new_tokens=12).ids, m.logits([1, 2, 3]).tobytes().hex()[-64:])\n"
+        "    print(m.generate(sys.argv[2], max_new_tokens=2, seed=3, temperature=1.3).ids)\n"
+        "with miaotui.load(sys.argv[1], threads=1, max_context=64, cache_tokens=384) as m:\n"
+        "    best = m.generate(sys.argv[2], max_new_tokens=12, num_beams=3, num_return_sequences=3)\n"
+        "    print([(g.ids, g.score) for g in (best, *best.alternatives)])\n"
         "assert libm.fegetround() == up, 'the mode was not given back'\n"
     )
     if sys.platform != "linux" or os.uname().machine != "x86_64":

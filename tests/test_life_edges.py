@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import pytest
 from life import DEMO, in_child
-from miaotui.errors import InputError
+from miaotui.errors import BackendError, InputError
 from miaotui.loader.text import tokenizer
 from miaotui.runtime import living, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from miaotui.runtime.pages import Table
 
@@ -89,6 +90,25 @@ def test_a_finaliser_that_closes_the_model_inside_a_step_ends_it(model: miaotui.
     Nosy(model, model.close)
     with pytest.raises(InputError, match="was closed"):
         model.generate(PROMPT, **SHORT)
+
+
+@pytest.mark.parametrize("call", ["encoder", "both", "beams"])
+def test_a_handler_that_closes_a_model_of_any_kind_inside_a_step_ends_it(tmp_path: Path, call: str) -> None:
+    encoders, both = pytest.importorskip("test_encoders"), pytest.importorskip("test_seq2seq")
+    if call == "encoder":
+        sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        encoders.made(encoders.transformers.BertConfig(**sizes, intermediate_size=4), tmp_path)
+    else:
+        both.made(both.small_config(), tmp_path)
+    calls = {
+        "encoder": lambda model: model.hidden([1, 2]),
+        "both": lambda model: model.generate([5, 6]),
+        "beams": lambda model: model.generate([5, 6], num_beams=2),
+    }
+    with miaotui.load(tmp_path, threads=2) as model:
+        Nosy(model, model.close)
+        with pytest.raises(InputError, match="was closed"):
+            calls[call](model)
 
 
 def test_a_finaliser_may_drop_streams_and_sequences_inside_a_step(
@@ -373,3 +393,73 @@ def test_a_fork_while_another_thread_reads_a_tokenizer(
     finally:
         over.set()
         reading.join(60)
+
+
+def test_what_finds_no_room_leaves_a_text_as_it_was() -> None:
+    """The cache is full of a text of the same thread: a handler's call is refused, in the middle of an answer too."""
+    how: dict[str, Any] = {"max_new_tokens": 60, "ignore_eos": True}
+    with miaotui.load(DEMO, threads=1, max_context=256, cache_tokens=256) as model:
+        ids = [i % 100 for i in range(100)]
+        wanted = model.generate(ids, **how).ids
+        other, text, stream_of = model.sequence(), model.sequence(), model.sequence()
+        text.feed([7])
+        refused: list[str] = []
+
+        def handler() -> None:
+            for call in (
+                lambda: text.feed([1, 2, 3]),
+                lambda: text.generate([1, 2, 3], **how),
+                lambda: next(text.tokens([1, 2, 3], **how)),
+                lambda: text.generate([1, 2], num_beams=2, max_new_tokens=2),
+            ):
+                with pytest.raises(InputError) as e:
+                    call()
+                refused.append(str(e.value))
+                assert text.ids == [7]
+
+        turn = model.session.turn
+
+        def nosy(work: Any) -> Any:
+            token = turn(work)
+            if not refused and len(other) > 140:  # it holds two pages, all that there are
+                refused.append("")
+                handler()
+            return token
+
+        model.session.turn = nosy  # type: ignore[method-assign]
+        assert other.generate(ids, **how).ids == wanted
+        assert len(refused) == 5
+        assert all("the cache is full of a text that this thread is generating" in e for e in refused[1:])
+        assert text.feed([5]).tobytes() == model.logits([7, 5])[-1].tobytes()
+        begun = stream_of.tokens([3], **how)
+        got = [next(begun).id for _ in range(4)]
+        begun.close()  # type: ignore[attr-defined]
+        assert stream_of.ids == [3, *got]  # what was handed out stays
+
+
+def test_an_answer_that_is_refused_half_way_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text goes on as if nothing had been asked."""
+    with miaotui.load(DEMO, threads=1, max_context=64) as model:
+        text = model.sequence()
+        first, usual, runs = text.feed([7, 8]), model.session.backend.run, [0]
+
+        def run(*batch: Any) -> None:
+            runs[0] += 1
+            if runs[0] == 5:
+                msg = "the system refused to start threads"
+                raise BackendError(msg)
+            usual(*batch)
+
+        for call in (
+            lambda: text.generate([9], max_new_tokens=9, ignore_eos=True),
+            lambda: text.feed([9, 10]),
+            lambda: next(text.tokens([9], max_new_tokens=9)),
+        ):
+            runs[0] = 0 if runs[0] == 0 else 4  # the first half-way
+            with monkeypatch.context() as patch:
+                patch.setattr(model.session.backend, "run", run)
+                with pytest.raises(BackendError, match="refused"):
+                    call()
+            assert text.ids == [7, 8]
+        text.truncate(1)
+        assert text.feed([8]).tobytes() == first.tobytes()

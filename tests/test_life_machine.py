@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from pathlib import Path
@@ -23,15 +24,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import life
-import miaotui
 import pytest
 import soak
 from checkpoints import Drawn, small, write_checkpoint
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from life import ASKED, DEADLINE, DONE, LATEST, SPECS, Held, Late, Open, Spec, Worker
+from life import ASKED, BEAMS, DEADLINE, DONE, LATEST, SPECS, Held, Late, Open, Spec, Worker, Written
 from miaotui.errors import InputError
+from miaotui.runtime.kvcache import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,21 @@ if TYPE_CHECKING:
 NUMBERS = st.integers(0, 39)
 MOMENTS = st.integers(0, 1000).map(lambda n: n * LATEST / 1000)
 ERRORS = st.sampled_from([KeyboardInterrupt, Late])
-CALLS = st.sampled_from(["generate", "feed", "fork", "truncate", "stream", "load", "close", "logits"])
+CALLS = st.sampled_from(["generate", "search", "feed", "fork", "truncate", "stream", "load", "close", "logits"])
+
+
+def told(act: Callable[..., None]) -> Callable[..., None]:
+    """What fails first is printed at once: Hypothesis does all of it again, and perhaps it then ends otherwise."""
+
+    @functools.wraps(act)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            act(*args, **kwargs)
+        except (Exception, KeyboardInterrupt):
+            traceback.print_exc()
+            raise
+
+    return wrapped
 
 
 class Life(RuleBasedStateMachine):
@@ -48,11 +63,12 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.models: list[Held] = []
-        self.texts: list[tuple[Held, miaotui.Sequence]] = []
+        self.texts: list[Written] = []
         self.streams: list[Open] = []
         self.workers: list[Worker] = []
         self.sessions: list[tuple[int, weakref.ref[Any]]] = []  # threads that each has started at most
-        self.load(0, 2)
+        for which in (0, 3, 5):
+            self.load(which, 2)
 
     def chosen(self, n: int) -> Held:
         return self.models[n % len(self.models)]
@@ -60,26 +76,30 @@ class Life(RuleBasedStateMachine):
     # ---------------------------------------------------------------------------------------------- models
 
     @rule(which=NUMBERS, threads=st.integers(1, 3))
+    @told
     def load(self, which: int, threads: int) -> None:
         spec = SPECS[which % len(SPECS)]
-        model = miaotui.load(spec.path, threads=threads, max_context=spec.context)
+        model = spec.load(threads)
         self.sessions.append((threads - 1, weakref.ref(model.session)))
         self.models.append(Held(spec, model))
         if len(self.models) > 4:
             self.leave(self.models[0])
 
     @rule(which=NUMBERS, times=st.integers(1, 2))
+    @told
     def close(self, which: int, times: int) -> None:
         held = self.closing(which)
         for _ in range(times):
             held.close()
 
     @rule(which=NUMBERS, n=st.integers(2, 4))
+    @told
     def close_from_threads(self, which: int, n: int) -> None:
         held = self.closing(which)
         life.in_threads(*[held.close] * n)
 
     @rule(which=NUMBERS, late=MOMENTS, n=NUMBERS)
+    @told
     def close_in_a_handler(self, which: int, late: float, n: int) -> None:
         held = self.closing(which)
         held.spec.answer(tuple(held.spec.prompt(n)), 0, 12)
@@ -93,6 +113,7 @@ class Life(RuleBasedStateMachine):
         return self.chosen(which)
 
     @rule(which=NUMBERS, other=NUMBERS, n=NUMBERS, late=MOMENTS)
+    @told
     def generate_in_a_handler(self, which: int, other: int, n: int, late: float) -> None:
         """A model answers, unless the same thread is inside a step of it; who was interrupted goes on."""
         held, inner = self.chosen(which), self.chosen(other)
@@ -110,6 +131,7 @@ class Life(RuleBasedStateMachine):
         life.signalled(lambda: held.generates(n, 0, 12), late, generate)
 
     @rule(which=NUMBERS)
+    @told
     def drop(self, which: int) -> None:
         """Nobody has it any more but what is open; where nothing is, all of it goes."""
         self.leave(self.chosen(which))
@@ -126,14 +148,27 @@ class Life(RuleBasedStateMachine):
     # ---------------------------------------------------------------------------------------------- answers
 
     @rule(which=NUMBERS, n=NUMBERS, asked=st.integers(0, 2))
+    @told
     def generate(self, which: int, n: int, asked: int) -> None:
         self.chosen(which).generates(n, asked)
 
-    @rule(calls=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=6))
-    def generate_in_threads(self, calls: list[tuple[int, int]]) -> None:
-        life.in_threads(*(functools.partial(self.chosen(which).generates, n, n % 3) for which, n in calls))
+    @rule(which=NUMBERS, n=NUMBERS)
+    @told
+    def search(self, which: int, n: int) -> None:
+        """With beams."""
+        self.chosen(which).searches(n)
+
+    @rule(calls=st.lists(st.tuples(NUMBERS, NUMBERS, st.booleans()), min_size=2, max_size=6))
+    @told
+    def generate_in_threads(self, calls: list[tuple[int, int, bool]]) -> None:
+        acts: list[Callable[[], None]] = []
+        for which, n, beams in calls:
+            held = self.chosen(which)
+            acts.append(functools.partial(held.searches, n) if beams else functools.partial(held.generates, n, n % 3))
+        life.in_threads(*acts)
 
     @rule(which=NUMBERS, n=NUMBERS)
+    @told
     def begin_work(self, which: int, n: int) -> None:
         if len(self.workers) == 2:
             self.workers.pop(0).end()
@@ -141,6 +176,7 @@ class Life(RuleBasedStateMachine):
         self.workers[-1].start()
 
     @rule()
+    @told
     def end_work(self) -> None:
         if self.workers:
             self.workers.pop().end()
@@ -148,14 +184,22 @@ class Life(RuleBasedStateMachine):
     # ---------------------------------------------------------------------------------------------- streams
 
     @rule(which=NUMBERS, n=NUMBERS, asked=st.integers(0, 2))
+    @told
     def stream(self, which: int, n: int, asked: int) -> None:
+        """Of ids; an encoder's of vectors, of texts that are asked for one by one."""
         held = self.chosen(which)
-        ids = held.spec.prompt(n)
-        made = held.there.tokens(ids, max_new_tokens=20, **ASKED[asked])
-        self.streams.append(Open(held, made, held.spec.answer(tuple(ids), asked, 20)))
+        ids, made = held.spec.prompt(n), None
+        if held.spec.writes:
+            made = held.there.tokens(ids, max_new_tokens=20, **ASKED[asked])
+            self.streams.append(Open(held, made, held.spec.answer(tuple(ids), asked, 20)))
+        else:
+            wanted = held.spec.vectors(n)
+            made = held.there.encode(iter(held.spec.texts(n)))
+            self.streams.append(Open(held, made, wanted))  # type: ignore[arg-type]  # an iterator of an iterator
         del self.streams[:-5]
 
     @rule(which=NUMBERS, n=st.integers(1, 8), elsewhere=st.booleans())
+    @told
     def advance(self, which: int, n: int, elsewhere: bool) -> None:  # noqa: FBT001 - drawn
         if self.streams:
             stream, goes_on = self.streams.pop(which % len(self.streams)), list[bool]()
@@ -165,6 +209,7 @@ class Life(RuleBasedStateMachine):
             self.streams += [stream] * goes_on[0]
 
     @rule(which=NUMBERS)
+    @told
     def read_by_two(self, which: int) -> None:
         """Each id is read once; a reader that meets the other is refused."""
         if not self.streams:
@@ -173,7 +218,8 @@ class Life(RuleBasedStateMachine):
 
         def read() -> None:
             try:
-                stream.got.extend(t.id for t in iter(functools.partial(next, stream.made, None), None))
+                while (item := next(stream.made, None)) is not None:
+                    stream.got.append(stream.seen(item))
             except InputError as e:
                 refused.append(str(e))
 
@@ -184,6 +230,7 @@ class Life(RuleBasedStateMachine):
             assert sorted(stream.got) == sorted(stream.wanted), refused
 
     @rule(which=NUMBERS, kindly=st.booleans())
+    @told
     def end_stream(self, which: int, kindly: bool) -> None:  # noqa: FBT001 - drawn
         if self.streams:
             stream = self.streams.pop(which % len(self.streams))
@@ -193,58 +240,70 @@ class Life(RuleBasedStateMachine):
     # ---------------------------------------------------------------------------------------------- sequences
 
     @rule(which=NUMBERS)
+    @told
     def sequence(self, which: int) -> None:
         held = self.chosen(which)
-        self.texts.append((held, held.there.sequence()))
-        del self.texts[:-5]
-
-    @rule(which=NUMBERS, n=NUMBERS)
-    def feed(self, which: int, n: int) -> None:
-        if self.texts:
-            self.fed(*self.texts[which % len(self.texts)], n)
-
-    @staticmethod
-    def fed(held: Held, text: miaotui.Sequence, n: int) -> None:
-        ids = held.spec.prompt(n)
-        if len(text) + len(ids) > held.spec.context:
-            text.truncate(n % 7)
-        whole = (*text.ids, *ids)
-        held.agrees(lambda: text.feed(ids).tobytes(), held.spec.logits(whole))
-
-    @rule(which=NUMBERS, n=NUMBERS)
-    def go_on(self, which: int, n: int) -> None:
-        if self.texts:
-            held, text = self.texts[which % len(self.texts)]
-            self.fed(held, text, n)
-            size = min(4, held.spec.context - len(text))
-            wanted = held.spec.answer(tuple(text.ids), 2, size)
-            held.agrees(lambda: text.generate(max_new_tokens=size, **ASKED[2]).ids, wanted)
-
-    @rule(which=NUMBERS, n=NUMBERS)
-    def fork_text(self, which: int, n: int) -> None:
-        if self.texts:
-            held, text = self.texts[which % len(self.texts)]
-            twin = text.fork()
-            self.fed(held, twin, n)
-            self.texts.append((held, twin))
+        if held.spec.writes:
+            source = held.spec.source(which)
+            self.texts.append(Written(held, held.there.sequence(source), source))
             del self.texts[:-5]
 
     @rule(which=NUMBERS, n=NUMBERS)
+    @told
+    def feed(self, which: int, n: int) -> None:
+        if self.texts:
+            self.fed(self.texts[which % len(self.texts)], n)
+
+    @staticmethod
+    def fed(written: Written, n: int) -> None:
+        held, text, ids = written.of, written.text, written.of.spec.ids(n)
+        if len(text) + len(ids) > held.spec.context:
+            text.truncate(n % 7)
+        whole = (*text.ids, *ids)
+        held.agrees(lambda: text.feed(ids).tobytes(), held.spec.logits(whole, written.source))
+
+    @rule(which=NUMBERS, n=NUMBERS)
+    @told
+    def go_on(self, which: int, n: int) -> None:
+        if self.texts:
+            written = self.texts[which % len(self.texts)]
+            held, text = written.of, written.text
+            self.fed(written, n)
+            if not len(text):  # the model was closed before its first id
+                return
+            size = min(4, held.spec.context - len(text))
+            wanted = held.spec.continued(tuple(text.ids), size, written.source)
+            held.agrees(lambda: text.generate(max_new_tokens=size, **ASKED[2]).ids, wanted)
+
+    @rule(which=NUMBERS, n=NUMBERS)
+    @told
+    def fork_text(self, which: int, n: int) -> None:
+        if self.texts:
+            written = self.texts[which % len(self.texts)]
+            twin = Written(written.of, written.text.fork(), written.source)
+            self.fed(twin, n)
+            self.texts.append(twin)
+            del self.texts[:-5]
+
+    @rule(which=NUMBERS, n=NUMBERS)
+    @told
     def truncate(self, which: int, n: int) -> None:
         if self.texts:
-            text = self.texts[which % len(self.texts)][1]
+            text = self.texts[which % len(self.texts)].text
             text.truncate(n % (len(text) + 1))
 
     @rule(which=NUMBERS, kindly=st.booleans())
+    @told
     def end_text(self, which: int, kindly: bool) -> None:  # noqa: FBT001 - drawn
         if self.texts:
-            text = self.texts.pop(which % len(self.texts))[1]
+            text = self.texts.pop(which % len(self.texts)).text
             if kindly:
                 text.close()
 
     # ---------------------------------------------------------------------------------------------- what disturbs
 
     @rule(which=NUMBERS, n=NUMBERS, late=MOMENTS)
+    @told
     def fork_process(self, which: int, n: int, late: float) -> None:
         """The child generates, and reads on where this thread's stream is; both go on."""
         held = self.chosen(which)
@@ -260,6 +319,7 @@ class Life(RuleBasedStateMachine):
         life.in_child(work)
 
     @rule(call=CALLS, which=NUMBERS, n=NUMBERS, late=MOMENTS, error=ERRORS)
+    @told
     def signal(self, call: str, which: int, n: int, late: float, error: type[BaseException]) -> None:
         """A real signal somewhere in a call, whose handler raises."""
         act, after = self.act(call, which, n)
@@ -271,6 +331,7 @@ class Life(RuleBasedStateMachine):
         after()
 
     @rule(call=CALLS, which=NUMBERS, n=NUMBERS, late=MOMENTS, error=ERRORS)
+    @told
     def throw(self, call: str, which: int, n: int, late: float, error: type[BaseException]) -> None:
         """An exception that comes into another thread somewhere in a call."""
         act, after = self.act(call, which, n)
@@ -278,6 +339,7 @@ class Life(RuleBasedStateMachine):
         after()
 
     @rule(call=CALLS, which=NUMBERS, n=NUMBERS, late=MOMENTS, error=ERRORS)
+    @told
     def signal_again(self, call: str, which: int, n: int, late: float, error: type[BaseException]) -> None:
         """Most of what can go wrong is there: it is drawn more often."""
         self.signal(call, which, n, late, error)
@@ -291,18 +353,19 @@ class Life(RuleBasedStateMachine):
             return held.close, held.close
         if call == "load":
             return functools.partial(life.load_and_close, held.spec), again
-        if call == "logits":
-            return functools.partial(held.gives_logits, n), again
+        if call in {"logits", "search"}:
+            return functools.partial(held.gives_logits if call == "logits" else held.searches, n), again
         if call == "stream" and self.streams:
             stream = self.streams.pop(which % len(self.streams))  # it ends where it is interrupted
             return lambda: stream.advance(100), again
         if call in {"feed", "fork", "truncate"} and self.texts:
-            of, text = self.texts[which % len(self.texts)]
-            spec, whole = of.spec, (*text.ids, *of.spec.prompt(n))
+            written = self.texts[which % len(self.texts)]
+            text, spec = written.text, written.of.spec
+            whole = (*text.ids, *spec.ids(n))
             if len(whole) <= spec.context:
-                spec.logits(whole)
-            acts = {"feed": lambda: self.fed(of, text, n), "fork": text.fork, "truncate": lambda: text.truncate(0)}
-            return acts[call], functools.partial(self.fed, of, text, n)
+                spec.logits(whole, written.source)
+            acts = {"feed": lambda: self.fed(written, n), "fork": text.fork, "truncate": lambda: text.truncate(0)}
+            return acts[call], functools.partial(self.fed, written, n)
         spec, ids = held.spec, held.spec.prompt(n)
         spec.answer(tuple(ids), 0, 12)
         return lambda: held.generates(n, 0, 12), again
@@ -316,11 +379,13 @@ class Life(RuleBasedStateMachine):
         super().check_invariants(*args, **kwargs)
 
     @invariant()
+    @told
     def workers_are_right(self) -> None:
         for worker in self.workers:
             assert not worker.wrong, worker.wrong
 
     @invariant()
+    @told
     def no_page_is_lost(self) -> None:
         for held in self.models:
             if not held.closed:
@@ -330,23 +395,24 @@ class Life(RuleBasedStateMachine):
         """Pages are free or held, and held by what is open alone."""
         session = held.there.session
         session._collect()
-        pages = session.pages
-        if not pages.torn:
-            before = list(pages.n_free)
-            pages.recount()
-            assert pages.n_free == before
-        users = [w for w in self.workers if w.held is held and w.is_alive()]
-        users += [s for s in self.streams if s.of is held]
-        users += [t for of, t in self.texts if of is held]
-        holders = [t for t in pages.tables if t.n_pages and t is not session._own]
-        assert len(holders) <= len(users), "a sequence that is gone holds pages"
+        pools = [session.pages] if session.sources is None else [session.pages, session.sources.pages]
+        users = BEAMS * sum(w.held is held and w.is_alive() for w in self.workers)
+        users += sum(s.of is held for s in self.streams) + sum(t.of is held for t in self.texts)
+        for pages in pools:
+            if not pages.torn:
+                before = list(pages.n_free)
+                pages.recount()
+                assert pages.n_free == before
+            holders = [t for t in pages.tables if t.n_pages and t is not session._own]
+            assert len(holders) <= users, "a sequence that is gone holds pages"
 
     @invariant()
+    @told
     def no_thread_is_left(self) -> None:
         """Of models that are closed, or that nobody can use any more."""
         if os.environ.get("MIAOTUI_EXECUTOR") == "prange":  # Numba's own threads
             return
-        used = {id(h.session()) for h in [*self.models, *(s.of for s in self.streams), *(h for h, _ in self.texts)]}
+        used = {id(h.session()) for h in [*self.models, *(s.of for s in self.streams), *(t.of for t in self.texts)]}
         allowed = 0
         for threads, ref in self.sessions:
             session = ref()
@@ -373,8 +439,11 @@ USUAL = [0]  # threads that are no model's, nor Python's
 
 
 def main() -> None:
-    """`executor` is in the environment; steps and seed are arguments. What was done is printed as JSON."""
-    steps, first = map(int, sys.argv[1:])
+    """Arguments: steps, seed, a folder with an encoder and an encoder-decoder. What was done is printed as JSON.
+
+    `executor` is in the environment.
+    """
+    steps, first, given = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "unclosed <miaotui.Model", ResourceWarning)
     sys.setswitchinterval(1e-4)  # threads meet more often
@@ -385,10 +454,12 @@ def main() -> None:
         drawn = Drawn(windowed.config | {"max_position_embeddings": 160, "sliding_window": 20}, "F32", 3)
         for name, model in {"windowed": drawn, "plain": small("gpt2")}.items():
             write_checkpoint(Path(folder) / name, model)
-        SPECS[:] = [Spec(life.DEMO, 64), Spec(Path(folder) / "windowed", 150), Spec(Path(folder) / "plain", 64)]
+        SPECS[:] = [Spec(life.DEMO, 64), Spec(Path(folder) / "windowed", 150), Spec(Path(folder) / "plain", 64),
+                    Spec(life.DEMO, 64, room=BEAMS * PAGE), Spec(given / "encoder", 64, "encoder"),
+                    Spec(given / "both", 2 * PAGE, "both", BEAMS * PAGE)]  # fmt: skip
         for spec in SPECS:
             spec.n_vocab = spec.alone.config.n_vocab
-            spec.alone.generate([1], max_new_tokens=2)
+            spec.answer((5,), 0, 2)
         faulthandler.dump_traceback_later(DEADLINE, exit=True)
         USUAL[0] = len(os.listdir("/proc/self/task")) - threading.active_count()  # noqa: PTH208
         how = settings(
@@ -404,15 +475,29 @@ def main() -> None:
     print(json.dumps(DONE))  # noqa: T201
 
 
-def lived(executor: str, steps: int, first: int, seconds: float) -> None:
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small BERT that has a tokenizer, and a small BART."""
+    encoders, both = pytest.importorskip("test_encoders"), pytest.importorskip("test_seq2seq")
+    folder: Path = tmp_path_factory.mktemp("given")
+    bert = encoders.transformers.BertConfig(
+        vocab_size=304, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20
+    )
+    encoders.made(bert, folder / "encoder")
+    encoders.word_pieces(folder / "encoder")
+    both.made(both.small_config(), folder / "both")
+    return folder
+
+
+def lived(executor: str, steps: int, first: int, given: Path, seconds: float) -> None:
     """Run the machine in a process of its own, whose steps are told to a soak's result."""
-    command = [sys.executable, __file__, str(steps), str(first)]
+    command = [sys.executable, __file__, str(steps), str(first), str(given)]
     env = os.environ | {"MIAOTUI_EXECUTOR": executor, "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=seconds)
     assert done.returncode == 0, f"seed {first}: {done.stdout[-3000:]}{done.stderr[-12000:]}"
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["steps"] >= steps
-    assert min(told[what] for what in ("right answers", "children", "interrupted calls")) > 0
+    assert min(told.get(what, 0) for what in ("right answers", "beam searches", "children", "interrupted calls")) > 0
     for what, n in told.items():
         soak.count(f"{executor}: {what}", n)
 
@@ -420,14 +505,14 @@ def lived(executor: str, steps: int, first: int, seconds: float) -> None:
 @pytest.mark.ci  # 15 s, both
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize(("executor", "steps"), [("team", 500), ("prange", 200)])
-def test_whatever_happens_answers_are_right(executor: str, steps: int) -> None:
-    lived(executor, steps, 1, 300)
+def test_whatever_happens_answers_are_right(given: Path, executor: str, steps: int) -> None:
+    lived(executor, steps, 1, given, 300)
 
 
 @pytest.mark.soak("life")
-@pytest.mark.parametrize(("executor", "steps"), [("team", 10_000), ("prange", 3_000)])
-def test_ten_thousand_steps(pytestconfig: pytest.Config, executor: str, steps: int) -> None:
-    lived(executor, steps, int(pytestconfig.getoption("hypothesis_seed") or time.time_ns() % 2**32), 3600)
+@pytest.mark.parametrize(("executor", "steps"), [("team", 10_000), ("prange", 10_000)])
+def test_ten_thousand_steps(pytestconfig: pytest.Config, given: Path, executor: str, steps: int) -> None:
+    lived(executor, steps, int(pytestconfig.getoption("hypothesis_seed") or time.time_ns() % 2**32), given, 3600)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -237,6 +238,75 @@ def test_sequences_go_on_with_the_bits_of_one_alone(small: Path) -> None:
         sequence.truncate(1)
         sequence.truncate(0)
         assert sequence.feed([2]).tobytes() == first.tobytes()
+
+
+def test_texts_that_need_each_others_room_all_come_to_their_end(small: Path) -> None:
+    """Room for one in both caches, the encoder's and the decoder's: who waits for one keeps nothing of the other."""
+    texts = [ids_of(i, 200 + i) for i in range(4)]
+    how: Any = {"max_new_tokens": 140, "ignore_eos": True}
+    with miaotui.load(small, cache_tokens=384, threads=1) as model:
+        alone = [model.generate(text, **how).ids for text in texts]
+        got: list[Any] = [None] * len(texts)
+
+        def work(i: int) -> None:
+            one = model.generate(texts[i], **how).ids
+            got[i] = one if i % 2 else [t.id for t in model.tokens(texts[i], **how)]
+
+        workers = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(texts))]
+        for w in workers:
+            w.start()
+        for w in workers:
+            w.join(timeout=120)
+        assert not any(w.is_alive() for w in workers), "they wait for each other"
+        assert got == alone
+
+
+def test_encoders_texts_that_no_pass_needed_do_not_pile_up(small: Path) -> None:
+    with miaotui.load(small) as model:
+        for _ in range(200):
+            model.sequence(ids_of(1, 40)).close()
+        assert model.session.sources is not None
+        assert len(list(model.session.sources.pages.tables)) < 20
+
+
+def test_a_handler_that_finds_no_room_for_its_encoders_text_is_refused(small: Path) -> None:
+    with miaotui.load(small, cache_tokens=384, threads=1) as model:
+        turn, said = model.session.turn, list[str]()
+        wanted = model.generate(ids_of(1, 290), max_new_tokens=9, ignore_eos=True).ids
+
+        def nosy(work: Any) -> Any:
+            token = turn(work)
+            if not said:
+                said.append("")
+                with pytest.raises(InputError) as e:
+                    model.generate(ids_of(2, 290), max_new_tokens=2)
+                said[0] = str(e.value)
+            return token
+
+        model.session.turn = nosy  # type: ignore[method-assign]
+        assert model.generate(ids_of(1, 290), max_new_tokens=9, ignore_eos=True).ids == wanted
+        assert "the cache is full of a text that this thread is generating" in said[0]
+
+
+def test_who_is_stopped_as_a_part_of_the_program_is_chosen_leaves_the_next_its_own(small: Path) -> None:
+    """Hidden states end before what a decoder reads is written: the machine must not take one for the other."""
+    with miaotui.load(small, threads=1) as model:
+        hidden, logits = model.hidden([5, 6, 7]), model.logits([5, 6, 7], decoder_ids=[2, 9])
+        executor = model.session.backend._executor  # type: ignore[attr-defined]
+        bind = executor.bind
+
+        def struck(*where: int) -> None:
+            executor.bind = bind
+            bind(*where)
+            raise KeyboardInterrupt
+
+        model.hidden([5, 6, 7])
+        executor.bind = struck
+        with pytest.raises(KeyboardInterrupt):
+            model.generate([7, 8, 9], max_new_tokens=3)
+        assert model.session.backend._bound is None  # type: ignore[attr-defined]
+        assert model.hidden([5, 6, 7]).tobytes() == hidden.tobytes()
+        assert model.logits([5, 6, 7], decoder_ids=[2, 9]).tobytes() == logits.tobytes()
 
 
 def test_the_encoder_alone_reads_no_weight_of_the_decoder(small: Path, tmp_path: Path) -> None:

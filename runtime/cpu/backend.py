@@ -76,6 +76,7 @@ class CpuBackend:
 
     def _aim(self, span: tuple[int, int]) -> None:
         if span != self._bound and self._batch is not None:
+            self._bound = None  # until it is told: an exception, or a fork, may come before
             first, count = span
             at = self.code.ctypes.data + first * self.code.strides[0]
             self._executor.bind(at, count, self.arena.ctypes.data, self._batch.address)
