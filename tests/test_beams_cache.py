@@ -196,12 +196,12 @@ def test_an_interrupt_leaves_pages_free_and_bits_right(
         wanted = [rows(a) for a in model.generate(prompts, **BEAMS)]
         before, calls, run = free(model), 0, model.session.run_pass
 
-        def interrupted(parts: Any) -> None:
+        def interrupted(parts: Any, **how: Any) -> None:
             nonlocal calls
             calls += 1
             if calls == at:
                 raise KeyboardInterrupt
-            run(parts)
+            run(parts, **how)
 
         with monkeypatch.context() as patch:
             patch.setattr(model.session, "run_pass", interrupted)
