@@ -254,7 +254,7 @@ def _no_tokenizer(directory: Path) -> str:
         how = f"t = transformers.AutoTokenizer.from_pretrained({str(directory)!r})"
         return (
             f"{directory}: no {TOKENIZER}, only {', '.join(others)}, of which transformers makes none either; make ids "
-            f"of a text with it, and give them as the prompt: `{how}`, `t(text)['input_ids']`; t.decode reads the answer"
+            f"of a text with it, and give them as the prompt: `{how}`, `t(text)['input_ids']`; t.decode reads answers"
         )
     how = "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
     return f"{directory}: no {TOKENIZER}, only {', '.join(others)}; convert it with transformers: `{how}`"
