@@ -106,7 +106,7 @@ def test_texts_are_answered_as_transformers_answers_them(which: str, request: py
             assert got == theirs(model, t, text, num_beams=4, num_return_sequences=2, **told)
             assert "".join(ours.stream(text, **how)) == ours.generate(text, **how).text
         plain = [ours.generate(text, num_beams=3, **how).text for text in TEXTS]
-        assert [a.text for a in ours.generate(TEXTS, num_beams=3, **how)] == plain
+        assert [a.text for a in ours.generate_all(TEXTS, num_beams=3, **how)] == plain
 
 
 def test_a_stop_string_ends_an_answer(t5: tuple[Path, Any, Any]) -> None:
