@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
-from collections.abc import Sequence as Ids
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
@@ -39,6 +38,7 @@ from .runtime.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
 
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from .runtime.program import Program
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
-    Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
 
 __all__ = ["Model", "load", "quantizer"]
 
@@ -404,16 +403,10 @@ class Model:
         tokens = self.tokens(prompt, **parameters)
         return Stream(t.text for t in tokens if t.text)
 
-    @overload
-    def generate(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Generation: ...
-
-    @overload
-    def generate(self, prompt: Prompts, **parameters: Unpack[GenerateKwargs]) -> list[Generation]: ...
-
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("generate")
-    def generate(self, prompt: Prompt | Prompts, **parameters: Unpack[GenerateKwargs]) -> Generation | list[Generation]:
-        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`; of a list of such, answer each.
+    def generate(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Generation:
+        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`.
 
         Parameters have the names of Hugging Face's `GenerationConfig`, and None means "not given", except for
         `max_new_tokens`: 256 if it is not given, and None goes on until the context is full. `do_sample`, or
@@ -427,19 +420,35 @@ class Model:
         encoder-decoder's first id, and the last that fits; `decoder_start_token_id`: what it reads before them. These
         three take a token's text too: a translation's language, for instance.
         `num_beams` above 1: the answer whose ids are the likeliest together, with `.score` and `.alternatives`
-        (`num_return_sequences`), by `length_penalty` and `early_stopping`; several prompts are searched together, with
-        the answers that each gets alone. The prompt of an encoder-decoder is what its encoder reads.
-        Errors: `InputError`.
+        (`num_return_sequences`), by `length_penalty` and `early_stopping`. The prompt of an encoder-decoder is what its
+        encoder reads. Errors: `InputError`.
         """
-        many = isinstance(prompt, list | tuple) and bool(prompt) and isinstance(prompt[0], str | Ids | np.ndarray)
+        [answer] = self._answers([prompt], parameters)
+        return answer
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("generate_all")
+    def generate_all(self, prompts: Iterable[Prompt], **parameters: Unpack[GenerateKwargs]) -> list[Generation]:
+        """Answer several texts or ids, in order, as `generate` answers each; all are checked before any is answered.
+
+        With `num_beams` above 1 as many are searched together as the cache has room for. Errors: `InputError`, which
+        names the prompt by its number.
+        """
+        if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
+            msg = f"prompts: {type(prompts).__name__} found, expected several prompts; generate answers one"
+            raise InputError(msg)
+        return self._answers(prompts, parameters, numbered=True)
+
+    def _answers(
+        self, prompts: Iterable[Prompt], parameters: GenerateKwargs, *, numbered: bool = False
+    ) -> list[Generation]:
         with ExitStack() as opened:
             asked = []
-            for i, each in enumerate(prompt if many else [prompt]):
-                with _numbered(i if many else None):
-                    sequence, first, left = self._begun(each, parameters)
+            for i, prompt in enumerate(prompts):
+                with _numbered(i if numbered else None):
+                    sequence, first, left = self._begun(prompt, parameters)
                     asked.append(opened.enter_context(sequence).asked(first, left))
-            made = answers(self._session, asked)
-        return made if many else made[0]
+            return answers(self._session, asked)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("tokens")

@@ -195,7 +195,9 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
         raise InputError(msg)
     for position, i in enumerate(ids):
         if not _is_integer(i):
-            msg = f"{what}: id {shown(i)} at position {position} is {type(i).__name__}, expected an integer"
+            many = what == "prompt" and isinstance(i, str | list | tuple | np.ndarray)
+            instead = "; generate_all answers several prompts" if many else ""
+            msg = f"{what}: id {shown(i)} at position {position} is {type(i).__name__}, expected an integer{instead}"
             raise InputError(msg)
         if not 0 <= i < n_vocab:
             msg = f"{what}: id {shown(i)} at position {position} is not in the vocabulary, expected 0 to {n_vocab - 1}"

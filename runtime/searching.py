@@ -48,12 +48,6 @@ class Asked:
             self.sequence, self.prompt, self.params, self.spelling, load_s=self.load_s, n_source=self.n_source
         )
 
-    def alone(self) -> Generation:
-        """The answer, of what has no beams."""
-        made = self.tokens()
-        with self.sequence.as_it_was(), self.sequence.awaited():
-            return collect(made)
-
 
 def answers(session: Session, asked: list[Asked]) -> list[Generation]:
     """The answer to each, in order; the sequences go on with it. Their parameters are alike, but for what they read.
@@ -62,7 +56,11 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
     """
     if asked and asked[0].params.beams.n > 1:
         return _searched(session, asked)
-    return [each.alone() for each in asked]
+    made = []
+    for each in asked:
+        with each.sequence.as_it_was(), each.sequence.awaited():
+            made.append(collect(each.tokens()))
+    return made
 
 
 def _searched(session: Session, asked: list[Asked]) -> list[Generation]:

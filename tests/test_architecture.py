@@ -40,7 +40,7 @@ def hops(title: str) -> list[Hop]:
 def function(hop: Hop) -> ast.FunctionDef:
     body: list[ast.stmt] = ast.parse((ROOT / hop.file).read_text(encoding="utf-8")).body
     for name in hop.function.split("."):
-        (node,) = (n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name)
+        *_, node = (n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name)
         body = node.body
     assert isinstance(node, ast.FunctionDef)
     return node

@@ -99,7 +99,7 @@ def test_beams_in_a_batch_of_two_prompts_are_those_of_each(tmp_path: Path) -> No
             how |= {"num_beams": n, "num_return_sequences": n}
             wanted = answers(Beams(n, penalty, early, n))
             for prompts in ([[0], [0]], [[0], [4]], [[3, 2, 0], [2], [0]]):
-                got = model.generate(prompts, **how)
+                got = model.generate_all(prompts, **how)
                 alone = [model.generate(prompt, **how) for prompt in prompts]
                 for prompt, answer, one in zip(prompts, got, alone, strict=True):
                     rows = [(a.ids, a.score, a.text) for a in (answer, *answer.alternatives)]

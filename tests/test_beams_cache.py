@@ -64,13 +64,13 @@ def test_threads_chunks_and_neighbours_change_no_bit(directory: Path, how: dict[
     for threads, chunk, tokens in ((1, 300, 1200), (2, 7, 4096), (3, 2, 4096)):
         with miaotui.load(directory, threads=threads, prefill_chunk=chunk, cache_tokens=tokens, **how) as model:
             alone = [rows(model.generate(prompt, **BEAMS)) for prompt in prompts]
-            assert [rows(a) for a in model.generate(prompts, **BEAMS)] == alone
-            assert [rows(a) for a in model.generate(prompts[::-1], **BEAMS)] == alone[::-1]
+            assert [rows(a) for a in model.generate_all(prompts, **BEAMS)] == alone
+            assert [rows(a) for a in model.generate_all(prompts[::-1], **BEAMS)] == alone[::-1]
             hidden = [model.hidden(prompt).tobytes() for prompt in prompts]
             packed = encoded(model.session, [Whole(p) for p in prompts], np.copy)
             assert [h.tobytes() for h in packed] == hidden
             greedy = [model.generate(prompt, max_new_tokens=9).ids for prompt in prompts]
-            assert [a.ids for a in model.generate(prompts, max_new_tokens=9)] == greedy
+            assert [a.ids for a in model.generate_all(prompts, max_new_tokens=9)] == greedy
             seen.append((alone, hidden, greedy, model.logits(prompts[0], decoder_ids=ids_of(4, 40)).tobytes()))
     assert seen[0] == seen[1] == seen[2]
 
@@ -162,12 +162,12 @@ def test_who_waits_for_one_pool_holds_nothing_of_the_other(directory: Path) -> N
 def test_searches_of_several_threads_are_those_of_one(directory: Path) -> None:
     with miaotui.load(directory, cache_tokens=4 * PAGE, threads=2) as model:
         prompts = [[ids_of(10 * i + j, 1 + 37 * ((i + j) % 4)) for j in range(3)] for i in range(4)]
-        wanted = [[rows(a) for a in model.generate(some, **BEAMS)] for some in prompts]
+        wanted = [[rows(a) for a in model.generate_all(some, **BEAMS)] for some in prompts]
         greedy = [model.generate(some[0], max_new_tokens=30).ids for some in prompts]
         got: dict[object, object] = {}
 
         def work(i: int) -> None:
-            got[i] = [rows(a) for a in model.generate(prompts[i], **BEAMS)]
+            got[i] = [rows(a) for a in model.generate_all(prompts[i], **BEAMS)]
             got["greedy", i] = model.generate(prompts[i][0], max_new_tokens=30).ids
             got["stream", i] = [t.id for t in model.tokens(prompts[i][0], max_new_tokens=30)]
 
@@ -193,7 +193,7 @@ def test_an_interrupt_leaves_pages_free_and_bits_right(
 ) -> None:
     with miaotui.load(directory, cache_tokens=4 * PAGE) as model:
         prompts = [ids_of(1, 100), ids_of(2, 3)]
-        wanted = [rows(a) for a in model.generate(prompts, **BEAMS)]
+        wanted = [rows(a) for a in model.generate_all(prompts, **BEAMS)]
         before, calls, run = free(model), 0, model.session.run_pass
 
         def interrupted(parts: Any, **how: Any) -> None:
@@ -206,14 +206,14 @@ def test_an_interrupt_leaves_pages_free_and_bits_right(
         with monkeypatch.context() as patch:
             patch.setattr(model.session, "run_pass", interrupted)
             with pytest.raises(KeyboardInterrupt) as kept:
-                model.generate(prompts, **BEAMS)
+                model.generate_all(prompts, **BEAMS)
         # a kept exception keeps the prompts; their pages are anybody's
         pools = (model.session.pages, model.session.sources.pages)
         assert not [table for pool in pools for table in pool.tables if table.waiting]
         assert free(model)[0] == before[0]
         del kept
         assert free(model) == before
-        assert [rows(a) for a in model.generate(prompts, **BEAMS)] == wanted
+        assert [rows(a) for a in model.generate_all(prompts, **BEAMS)] == wanted
 
 
 def test_what_no_pool_can_hold_is_refused(directory: Path) -> None:

@@ -162,7 +162,7 @@ def _resolve(v: dict[str, Any], where: str, *, kind: _Kind) -> Resolved:
     return Resolved(config, frozenset(role for role in roles if ROLES[role].kind == "bias"))
 
 
-def _family(kind: _Kind, more: dict[str, Key]) -> Family:
+def _family(kind: _Kind, more: dict[str, Key], tokenizer_class: str | None = None) -> Family:
     return Family(
         name=kind.name,
         keys=KEYS | more,
@@ -179,6 +179,7 @@ def _family(kind: _Kind, more: dict[str, Key]) -> Family:
         harmless=HARMLESS,
         heads_divide_width=True,
         architectures=("ForConditionalGeneration", "Model"),
+        tokenizer_class=tokenizer_class,
     )
 
 
@@ -196,6 +197,7 @@ MBART = _family(_Kind("mbart", norm_in=True, embed_norm=True, first=2), {})
 MARIAN = _family(
     _Kind("marian", norm_in=False, own_embeddings=True),
     {"vocab_size": Key(58101, size()), **_TWO, **_ids(decoder_start=58100, pad=58100, bos=None, eos=0, forced_eos=0)},
+    "MarianTokenizer",
 )
 PEGASUS = _family(_Kind("pegasus", norm_in=True), _ids(decoder_start=0, pad=0, bos=None, eos=1, forced_eos=1))
 BLENDERBOT = _family(
@@ -224,6 +226,7 @@ BLENDERBOT_SMALL = _family(
         "max_position_embeddings": Key(512, size()),
         **_ids(decoder_start=1, pad=0, bos=1),
     },
+    "BlenderbotSmallTokenizer",
 )
 M2M100 = _family(
     _Kind("m2m_100", norm_in=True, bias=False, tensor2tensor=True),
@@ -233,4 +236,5 @@ M2M100 = _family(
         "scale_embedding": Key(default=True, check=flag),
         **_ids(decoder_start=2, forced_eos=None),
     },
+    "M2M100Tokenizer",
 )

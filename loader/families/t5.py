@@ -148,7 +148,7 @@ def _t5_like(name: str, n_vocab: int, defaults: Mapping[str, object]) -> Family:
         harmless=frozenset({
             "classifier_dropout", "dense_act_fn", "dropout_rate", "initializer_factor", "is_gated_act", "output_past",
             "tokenizer_class",
-        }),  # of training, or said by feed_forward_proj
+        } | ({"scalable_attention"} if own else set())),  # of training, or said by feed_forward_proj, or by the family
         architectures=("ForConditionalGeneration", "Model"),
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import tokenizers
 
-__all__ = ["TokenFiles", "read_token_files", "with_prefix_space"]
+__all__ = ["TokenFiles", "read_token_files", "tokenizer_class", "with_prefix_space"]
 
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 MODEL = "config.json"
@@ -198,6 +198,11 @@ def _steps(part: object) -> Iterator[dict[str, Any]]:
         yield part
         for inner in part["pretokenizers"] if isinstance(part.get("pretokenizers"), list) else ():
             yield from _steps(inner)
+
+
+def tokenizer_class(directory: Path) -> str:
+    """The class that transformers reads a directory's tokenizer with, without "Fast". Errors: `TokenizerError`."""
+    return _class(_read(directory, CONFIG), directory)
 
 
 def _class(config: dict[str, Any], directory: Path) -> str:

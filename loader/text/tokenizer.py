@@ -27,7 +27,7 @@ from ..files import looks_like, printable, quote, read_bytes
 from ..paths import is_there
 from .clean_up import CleanUp, clean_up
 from .growth import check_growth
-from .token_files import read_token_files, with_prefix_space
+from .token_files import read_token_files, tokenizer_class, with_prefix_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +41,13 @@ MAX_TOKENIZER = 256_000_000
 MAX_ID = 2**32 - 1  # ids are 32-bit in tokenizers
 
 #: Other formats that a directory may hold instead.
-_OTHERS = ("tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model")
+_OTHERS = (
+    "tokenizer.model", "spiece.model", "source.spm", "target.spm", "sentencepiece.bpe.model", "vocab.json",
+    "merges.txt", "vocab.txt", "tekken.json", "tiktoken.model",
+)  # fmt: skip
+#: Classes of transformers that write no tokenizer.json: one tokenizer for what is read and another for the answer, or
+#: two files of which none alone has the ids.
+_SLOW = frozenset({"MarianTokenizer", "M2M100Tokenizer", "BlenderbotSmallTokenizer"})
 #: A byte's token, as a byte-fallback decoder reads it.
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -246,6 +252,12 @@ def _no_tokenizer(directory: Path) -> str:
     others = [name for name in _OTHERS if is_there(directory / name, TokenizerError)]
     if not others:
         return f"{directory}: no {TOKENIZER}; copy it from the checkpoint's source"
+    if "source.spm" in others or tokenizer_class(directory) in _SLOW:
+        how = f"t = transformers.AutoTokenizer.from_pretrained({str(directory)!r})"
+        return (
+            f"{directory}: no {TOKENIZER}, only {', '.join(others)}, of which transformers makes none either; make ids "
+            f"of a text with it, and give them as the prompt: `{how}`, `t(text)['input_ids']`; t.decode reads answers"
+        )
     how = "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
     return f"{directory}: no {TOKENIZER}, only {', '.join(others)}; convert it with transformers: `{how}`"
 
