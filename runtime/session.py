@@ -315,8 +315,8 @@ class Session:
             self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
         self._batch.clear()
         for table, ids, start, n_logits in parts:
-            encoded = () if table.source is None else (table.source.table.address, len(table.source.ids))
-            self._batch.add(ids, start, table.address, n_logits, *encoded, shift=table.shift)
+            encoder = (0, 0) if table.source is None else (table.source.table.address, len(table.source.ids))
+            self._batch.add(ids, start, table.address, n_logits, *encoder, table.shift)
 
     def _reserve(self, parts: list[Part], end: int) -> None:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""

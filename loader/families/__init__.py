@@ -73,12 +73,15 @@ FAMILIES = {family.name: family for families in KINDS.values() for family in fam
 AROUND = {family.around.name: family for family in FAMILIES.values() if family.around is not None}
 #: What is none of these: `model_type` -> what it is.
 OTHERS = {
-    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"), "a state-space or recurrent model"),
+    **dict.fromkeys(
+        ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"),
+        "a state-space or recurrent model; miaotui reads Transformers alone",
+    ),
     **dict.fromkeys(
         (
-            *("jamba", "bamba", "zamba", "zamba2", "granitemoehybrid", "falcon_h1", "lfm2", "nemotron_h"),
-            *("qwen3_next", "qwen3_5", "recurrent_gemma", "minimax", "kimi_linear"),
+            *("jamba", "bamba", "zamba", "zamba2", "granitemoehybrid", "falcon_h1", "lfm2", "lfm2_moe", "nemotron_h"),
+            *("qwen3_next", "qwen3_5", "qwen3_5_moe", "recurrent_gemma", "minimax", "kimi_linear", "olmo_hybrid"),
         ),
-        "a hybrid of attention and a recurrence",
+        "a hybrid of attention and a recurrence; miaotui reads Transformers alone",
     ),
 }
