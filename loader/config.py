@@ -18,7 +18,7 @@ from .prune import layer_sizes
 from .sizes import d_head, largest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ..runtime.spec import Config
 
@@ -35,6 +35,8 @@ __all__ = [
 #: What `miaotui quantize` writes into config.json: quantization_config.quant_method and .format.
 QUANT_METHOD, QUANT_FORMAT = "miaotui", 1
 
+#: Keys of a model that sees or hears.
+SENSES = ("vision_config", "audio_config")
 #: Elements of one matrix, and of a model: far above any that fits in memory, far below 64-bit overflow.
 MAX_MATRIX, MAX_MODEL = 2**40, 2**46
 
@@ -109,11 +111,26 @@ def of_text(raw: dict[str, Any], where: str) -> dict[str, Any]:
 def _unknown(raw: Mapping[str, Any], where: str) -> str:
     """What to say of a model of no family that we know."""
     kind = raw.get("model_type")
-    what = f"is {quote(kind)}" if "model_type" in raw else "is missing"
-    if isinstance(kind, str) and kind in OTHERS:
-        what += f", {OTHERS[kind]}, which is not computed"
-    known = "; ".join(f"{name}: {', '.join(f.name for f in families)}" for name, families in KINDS.items())
-    return f"{where}: model_type {what}; known are {known}. CONTRIBUTING.md says how to add a family"
+    names = {name: [*(f.name for f in families), *_around(families)] for name, families in KINDS.items()}
+    reads = "; ".join(f"{name}: {', '.join(sorted(of))}" for name, of in names.items())
+    if not isinstance(kind, str):
+        what = f"model_type is {quote(kind)}" if "model_type" in raw else "model_type is missing"
+        return f"{where}: {what}; expected the name of a family that miaotui reads: {reads}"
+    if kind in OTHERS:
+        return f"{where}: model_type is {quote(kind)}, {OTHERS[kind]}. It reads {reads}"
+    plain = kind.lower().replace("-", "_")
+    spelled = next((name for of in names.values() for name in of if name.replace("-", "_") == plain), None)
+    maybe = "" if spelled is None else f" (did you mean {spelled}?)"
+    also = next((f", with {key}: a model of more than text" for key in SENSES if isinstance(raw.get(key), dict)), "")
+    return (
+        f"{where}: model_type is {quote(kind)}{maybe}{also}, a family that miaotui does not read. It reads {reads}. "
+        'To add a family, see "Add a family" in CONTRIBUTING.md'
+    )
+
+
+def _around(families: Iterable[Family]) -> list[str]:
+    """Names of checkpoints of which one of these is read."""
+    return [f"{f.around.name} (its text)" for f in families if f.around is not None]
 
 
 def _without_our_own(raw: dict[str, Any], where: str) -> dict[str, Any]:

@@ -39,10 +39,12 @@ SETTINGS = settings(max_examples=10, deadline=None, suppress_health_check=list(H
 LONGEST, NEW = 70, 6
 #: Families of ring `fast`: fused by head and parallel; normed after, and whole.
 FAST = ("olmo2", "gpt_neox")
+#: Kin of GPT-2.
+GPT_LIKE = ("opt", "gptj", "gpt_neo", "gpt_bigcode", "xglm")
 #: Their config has no width of a head.
 DIVIDED = ("olmo", "olmo2", "olmo3", "stablelm", "gpt_neox", "cohere", "cohere2", "opt", "gptj", "gpt_neo")
 DIVIDED += ("gpt_bigcode", "exaone4", "granite", "smollm3", "phi3", "phi", "starcoder2", "arcee", "helium")
-DIVIDED += ("bloom", "mpt", "falcon", "apertus")
+DIVIDED += ("bloom", "mpt", "falcon", "apertus", "xglm")
 
 
 @st.composite
@@ -102,8 +104,10 @@ def gpt_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
         "max_position_embeddings": 80,
         "activation_function": draw(st.sampled_from(["gelu_new", "gelu", "relu"])),
     }
-    d_ff = {"opt": "ffn_dim", "gpt_neo": "intermediate_size"}.get(family, "n_inner")
-    said[d_ff] = draw(st.integers(1, 67) if family == "opt" else st.none() | st.integers(1, 67))
+    d_ff = {"opt": "ffn_dim", "xglm": "ffn_dim", "gpt_neo": "intermediate_size"}.get(family, "n_inner")
+    said[d_ff] = draw(st.integers(1, 67) if d_ff == "ffn_dim" else st.none() | st.integers(1, 67))
+    if family == "xglm":
+        said["scale_embedding"] = draw(st.booleans())
     if family == "gptj":
         said["rotary_dim"] = 2 * draw(st.integers(1, d_head // 2))
     if family == "gpt_neo":
@@ -136,7 +140,7 @@ def variants(draw: st.DrawFn, family: str) -> dict[str, Any]:
 @st.composite
 def configs(draw: st.DrawFn, family: str) -> Any:
     """A config of `transformers`: what its class has no word for is left out."""
-    said = draw(gpt_like(family) if family in {"opt", "gptj", "gpt_neo", "gpt_bigcode"} else llama_like(family))
+    said = draw(gpt_like(family) if family in GPT_LIKE else llama_like(family))
     said |= {"tie_word_embeddings": draw(st.booleans()), "bos_token_id": 0, "eos_token_id": None, "pad_token_id": None}
     kind = transformers.CONFIG_MAPPING[family]
     if family in {"stablelm", "phi", "glm", "glm4", "phi3"}:
@@ -163,6 +167,9 @@ def configs(draw: st.DrawFn, family: str) -> Any:
         said["logit_scale"] = draw(st.sampled_from([0.0625, 0.5, 1.0]))
     if family == "helium":
         said["num_key_value_heads"] = said["num_attention_heads"]
+    if family == "xglm":
+        said |= {"pad_token_id": 1, "hidden_size": max(4, said["hidden_size"])}
+        said["hidden_size"] += -said["hidden_size"] % said["num_attention_heads"]
     known = {*signature(kind).parameters, *kind.attribute_map}
     return kind(**{name: value for name, value in said.items() if name in known})
 
@@ -191,8 +198,13 @@ def oracle(directory: Path) -> Any:
 
 def theirs(model: Any, ids: list[int]) -> np.ndarray:
     """[T, n_vocab] in float64."""
-    with torch.no_grad():
-        return model(torch.tensor([ids])).logits[0].numpy()
+    if model.config.model_type == "xglm":  # whose mask is made in the default dtype, which must hold it
+        torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            return model(torch.tensor([ids])).logits[0].numpy()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def near(model: Any, ids: list[int], wanted: np.ndarray) -> float:
@@ -247,6 +259,8 @@ def small(family: str, **more: Any) -> Any:
         said["num_key_value_heads"] = 4
     if family == "apertus":
         said["hidden_act"] = "xielu"
+    if family == "xglm":
+        said["pad_token_id"] = 1
     if family == "falcon":
         said |= {"ffn_hidden_size": 24, "alibi": True, "new_decoder_architecture": True, "num_kv_heads": 2}
     kind = transformers.CONFIG_MAPPING[family]
@@ -376,7 +390,7 @@ LACKING = {
     "pick": ("gpt_neox", "bloom", "falcon"),
     "attention_biased": ("mpt",),
     "rope_part": ("phi", "stablelm", "cohere", "cohere2", "helium", "glm", "glm4", "ernie4_5", "gptj"),
-    "scale": ("granite", "gemma", "gemma2", "gemma3_text"),
+    "scale": ("granite", "gemma", "gemma2", "gemma3_text", "xglm"),
     "relu2": ("arcee",),
     "xielu": ("apertus",),
 }
@@ -418,6 +432,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "computed with alpha alone"),
     ("exaone4", {"layer_types": None, "sliding_window_pattern": "LLLG"}, "sliding_window_pattern"),
     ("helium", {"head_dim": 6}, "hidden_size"),
+    ("xglm", {"pad_token_id": 3}, "pad_token_id is 3; expected 0 or 1"),
+    ("xglm", {"attention_heads": 3}, "a multiple of attention_heads"),
 ]
 
 

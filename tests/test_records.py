@@ -67,7 +67,8 @@ class Drawn:
         if isinstance(s, FeedForward):
             shapes = {"gate": (s.d_ff, D), "up": (s.d_ff, D), "down": (D, s.d_ff)}
             names = shapes if s.gated else ("up", "down")
-            return Sublayer({name: self.linear(*shapes[name], bias=True) for name in names}, **norms)
+            numbers = {} if s.activation else {name: self.weight(1) for name in ("p", "n", "beta", "eps")}
+            return Sublayer({name: self.linear(*shapes[name], bias=True) for name in names}, numbers=numbers, **norms)
         q, kv = s.n_heads * s.d_head, s.n_kv_heads * s.d_head
         shapes = {"q": (q, D), "k": (kv, D), "v": (kv, D), "o": (D, q)}
         widths = {"head": (s.d_head, s.d_head), "whole": (q, kv)}
@@ -113,6 +114,7 @@ PLAIN, POST = ("norm_in",), ("norm_sum",)
 T5 = Buckets(32, 128, both_ways=False)
 ALIBI = Slopes((0.3, 0.7, 0.11, 0.013))
 SLOPED = replace(A, rope=None, bias=0)
+CURVED = FeedForward(40, None, gated=False)
 NOPE, SLOW = replace(A, rope=None), replace(A, rope=1, window=5)
 RUNS: dict[str, tuple[Config, dict[str, Any]]] = {
     "two norms before parallel halves": (config(parallel=True), {}),
@@ -124,6 +126,13 @@ RUNS: dict[str, tuple[Config, dict[str, Any]]] = {
     "no norm before the first": (config((A,), (F,), (A, F)), {"places": ()}),
     "queries and keys normed by head": (config(), {"qk": "head"}),
     "queries and keys normed whole": (config(), {"qk": "whole"}),
+    "queries and keys by LayerNorm, each head": (config(norm="layer"), {"qk": "head"}),
+    "queries and keys by LayerNorm, each head with its gains": (
+        config(*((replace(A, norm_heads=True), F),) * 2, norm="layer"),
+        {"qk": "whole"},
+    ),
+    "queries, keys and values that are cut": (config((replace(A, clip=0.2), F), (replace(NOPE, clip=1.0), F)), {}),
+    "an activation with numbers of its own": (config(*((A, CURVED),) * 2), {}),
     "rotation on some layers": (config((A, F), (NOPE, F), (A, F)), {}),
     "a rotary table for windows": (config((A, F), (SLOW, F), ropes=(Rope(1e6, 6), Rope(1e4, 6, "linear", 2.0))), {}),
     "heads of two widths": (
@@ -205,6 +214,12 @@ REFUSED: dict[str, tuple[Config, str]] = {
     "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position without its table"),
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
     "DeBERTa's table": (config(relative=Distances(256, 512)), "a table of distances that is not there"),
+    "gains by head of RMSNorm": (config((replace(A, norm_heads=True), F)), "RMSNorm of each head with gains of its"),
+    "gated xIELU": (config((A, replace(F, activation=None))), "an activation with numbers of its own, gated"),
+    "two rotations, one by length": (
+        config(ropes=(Rope(9.0, 2, "longrope", short_factors=(1.0,), long_factors=(2.0,)), Rope(9.0, 6))),
+        "by the length of a text",
+    ),
     "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),
     "an encoder": (replace(config(), encoder=config().decoder), "an encoder of which there are no weights"),
     "an encoder's layers": (Config("records", VOCAB, CONTEXT, encoder=config((A, F)).decoder, ropes=(Rope(9.0, 6),)),
@@ -237,9 +252,6 @@ def test_weights_that_nothing_reads_are_refused_by_name() -> None:
     for says, more in changed.items():
         with pytest.raises(BackendError, match=says):
             record(c, replace(w, decoder=replace(w.decoder, **more)), n_context=8)
-    layer = config((A, F), norm="layer")
-    with pytest.raises(BackendError, match="LayerNorm of queries and keys"):
-        record(layer, Drawn().weights(layer, qk="head"), n_context=8)
     with pytest.raises(BackendError, match="a decoder without a head"):
         record(c, replace(w, head=None), n_context=8)
 

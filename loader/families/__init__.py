@@ -37,6 +37,7 @@ from .qwen3 import QWEN3
 from .stablelm import STABLELM
 from .starcoder2 import STARCODER2
 from .t5 import MT5, T5, UMT5
+from .xglm import XGLM
 
 __all__ = [
     "AROUND",
@@ -59,13 +60,13 @@ _ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT,
 _LLAMAS = (GRANITE, SMOLLM3, SEED_OSS, HELIUM, ERNIE, ARCEE, MINISTRAL, HUNYUAN, EXAONE4, GEMMA, GLM, GLM4, PHI3)
 _OTHERS = (OLMO, OLMO2, OLMO3, STABLELM, PHI, GPT_NEOX, STARCODER2, COHERE, COHERE2, OPT, GPTJ, GPT_NEO, GPT_BIGCODE)
 _SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
-_CURVED = (APERTUS,)
+_LATER = (APERTUS, XGLM)
 _ROTARY = (MODERNBERT, NOMIC_BERT, EUROBERT)
 _T5 = (T5, MT5, UMT5)
 _BARTS = (BART, MBART, MARIAN, PEGASUS, BLENDERBOT, BLENDERBOT_SMALL, M2M100)
 #: By kind, for who asks what is read.
 KINDS = {
-    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_CURVED),
+    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_LATER),
     "encoders": (*_ENCODERS, *_ROTARY),
     "encoder-decoders": (*_T5, *_BARTS),
 }
@@ -75,12 +76,15 @@ AROUND = {family.around.name: family for family in FAMILIES.values() if family.a
 #: What is none of these: `model_type` -> what it is.
 OTHERS = {
     "deberta": "DeBERTa's first version, whose queries, keys and values share a matrix (deberta-v2 is of 2 and 3)",
-    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"), "a state-space or recurrent model"),
+    **dict.fromkeys(
+        ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"),
+        "a state-space or recurrent model; miaotui reads Transformers alone",
+    ),
     **dict.fromkeys(
         (
-            *("jamba", "bamba", "zamba", "zamba2", "granitemoehybrid", "falcon_h1", "lfm2", "nemotron_h"),
-            *("qwen3_next", "qwen3_5", "recurrent_gemma", "minimax", "kimi_linear"),
+            *("jamba", "bamba", "zamba", "zamba2", "granitemoehybrid", "falcon_h1", "lfm2", "lfm2_moe", "nemotron_h"),
+            *("qwen3_next", "qwen3_5", "qwen3_5_moe", "recurrent_gemma", "minimax", "kimi_linear", "olmo_hybrid"),
         ),
-        "a hybrid of attention and a recurrence",
+        "a hybrid of attention and a recurrence; miaotui reads Transformers alone",
     ),
 }

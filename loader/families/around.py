@@ -22,8 +22,8 @@ __all__ = ["Around", "left_out", "taken_out"]
 
 #: Said of the whole checkpoint, in the words that the family has too; where it is, that counts.
 OF_ALL = (
-    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "torch_dtype", "dtype"),
-    *("transformers_version", "quantization_config"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
+    *("torch_dtype", "dtype", "transformers_version", "quantization_config"),
 )
 #: Endings of its classes' names, which speak of the whole.
 CLASSES = ("ForConditionalGeneration", "Model")

@@ -134,5 +134,7 @@ FALCON = Family(
         "n_vocab": "vocab_size",
     },
     ignored=(r"h\.\d+\.self_attention\.rotary_emb\.inv_freq",),
+    only={"apply_residual_connection_post_layernorm": (False,)},
+    harmless=frozenset({"ff_factor"}),  # of Falcon 2, which says ffn_hidden_size, too
     heads_divide_width=True,
 )

@@ -107,7 +107,7 @@ MPT = Family(
     only={"expansion_ratio": (4,), "no_bias": (True,), "logit_scale": ()},
     harmless=frozenset({
         "embedding_fraction", "emb_pdrop", "init_config", "init_device", "learned_pos_emb", "norm_type", "resid_pdrop",
-        "verbose",
+        "tokenizer_name", "verbose",
     }),  # learned_pos_emb: ignored by transformers, whose model has no such table
     heads_divide_width=True,
 )  # fmt: skip

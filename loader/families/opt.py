@@ -10,7 +10,7 @@ from .decoders import remade, renamed, weight_and_bias
 from .gpt2 import biases_in, gpt_like
 from .values import Key, activation, flag, optional, size, token_ids
 
-__all__ = ["OPT"]
+__all__ = ["EPS", "LAYER", "OPT"]
 
 _LAYER = "layers.{i}"
 #: Rows of the table of positions that are no token's (fairseq's convention); no key says it.

@@ -100,5 +100,11 @@ PHI3 = Family(
     prefixes=PREFIXES,
     spelling=SPELLING,
     ignored=IGNORED,
-    only={"attention_bias": (False,), "mlp_bias": (False,)},
+    only={
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
+        "lm_head_bias": (False,),  # this and the next two as Phi-4-mini is published; transformers reads none of them
+        "full_attn_mod": (1,),
+        "interpolate_factor": (1,),
+    },
 )

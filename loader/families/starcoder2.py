@@ -61,5 +61,6 @@ STARCODER2 = Family(
     spelling=SPELLING,
     ignored=IGNORED,
     only={"mlp_type": ("default",), "norm_type": ("layer_norm",)},
-    harmless=frozenset({"residual_dropout", "embedding_dropout"}),
+    # the last two stand next to norm_epsilon and hidden_act, which transformers reads
+    harmless=frozenset({"residual_dropout", "embedding_dropout", "layer_norm_epsilon", "activation_function"}),
 )
