@@ -107,6 +107,9 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
         msg = "vocab_fallback 'unk' is not resolved to an id yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
     _check_indices(plan, config)
+    if config.encoder is not None and config.tied and plan.width is not None and not config.seq2seq:
+        msg = f"width: {config.family}'s head multiplies by the embedding, as wide as before the cut; leave it out"
+        raise PlanError(msg)
     if config.seq2seq and plan.width is not None:
         msg = f"width: {config.family} is an encoder-decoder, whose encoder's width plans cannot name yet; leave it out"
         raise PlanError(msg)
