@@ -409,7 +409,7 @@ try:
 except miaotui.MiaotuiError as e:
     print(str(e).count("\\n"), e)
 """
-    words = [sys.executable, "-c", code, str(room), str(path())]
+    words = [sys.executable, "-c", code, str(room), str(demo_path())]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("0 "), done.stderr
     assert "ulimit -v" in done.stdout

@@ -16,6 +16,8 @@ from miaotui.loader.hub import locate
 from miaotui.tools import cli, demo
 from miaotui.tools.importance.methods import METHODS
 from miaotui.tools.importance.progress import progress
+from mutation_families import small_config, write_fitting
+from mutation_tokenizers import tokenizer_makes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,6 +232,34 @@ def test_commands_refuse_what_they_would_ignore(
 ) -> None:
     assert cli.main(words) == 2
     assert capsys.readouterr().err.startswith(f"miaotui: error: {says}")
+
+
+@pytest.mark.parametrize(("family", "kind"), [("bert", "an encoder"), ("t5", "an encoder-decoder")])
+def test_what_predicts_no_next_token_is_not_measured_as_if_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, family: str, kind: str
+) -> None:
+    """A BERT's scores of masked tokens were a perplexity."""
+    monkeypatch.chdir(tmp_path)
+    masked = {"architectures": ["BertForMaskedLM"]} if family == "bert" else {}
+    write_fitting(tmp_path / "m", small_config(family) | masked)
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(tokenizer_makes()["wordpiece"]))
+    (tmp_path / "t.txt").write_text("a b a b b a")
+    cut = ["--text", "t.txt", "--window", "2"]
+    for words, what in (
+        (["perplexity", "t.txt", "--model", "m"], "perplexity"),
+        (["bench", "--model", "m", "--prompt", "2", "--new", "2"], "bench"),
+        (["prune", "m", "--sweep", "--out", "sweep", *cut], "--sweep"),
+        (["prune", "m", "out", "--method", "greedy", "--keep", "1", *cut], "--method greedy"),
+        (["prune", "m", "out", "--method", "wanda", "--sparsity", "0.5", *cut], "--method wanda"),
+        (["prune", "m", "out", "--method", "activation", "--ffn", "0.5", *cut], "--method activation"),
+    ):
+        assert cli.main(words) in {1, 2}
+        assert f"{what}: {family} is {kind}, which predicts no next token of a text" in capsys.readouterr().err
+    assert cli.main(["warm", "--model", "m", "--threads", "1"]) == 0
+    assert cli.main(["prune", "m", "out", "--method", "magnitude", "--sparsity", "0.5"]) == 0
+    if masked:
+        assert cli.main(["prune", "m", "thin", "--width", "0-3"]) == 2
+        assert "--width 0-3: bert's head multiplies by the embedding" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("how", "says"), [
