@@ -158,14 +158,14 @@ def test_a_plan_of_sixty_megabytes_is_refused_by_a_look_at_its_bytes(tmp_path: P
 
 @pytest.mark.ci  # 8 s
 def test_as_many_indices_as_a_plan_may_name_take_seconds(tmp_path: Path):
-    half = 2**22
+    half = 3_900_000  # in 64 MB
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(plan(ffn={i: ",".join(map(str, range(i, 2 * half + i, 2))) for i in (0, 1)})))
     began = time.process_time()
     assert PrunePlan.load(file).ffn[1] == tuple(range(1, 2 * half + 1, 2))
     assert time.process_time() - began < 12
     with pytest.raises(PlanError, match=r"ffn of layer 0: names more than 4194304 indices"):
-        PrunePlan(ffn={0: ",".join(map(str, range(half + 1)))})
+        PrunePlan(ffn={0: ",".join(map(str, range(2**22 + 1)))})
 
 
 @pytest.mark.parametrize("text", ["3,1,2", "0", "000000007,2", "٣,1", "1,,2", "1,", "1234567890", "1 ,2", "1,2-3", "²"])

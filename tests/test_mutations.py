@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import mutation_families
 import mutation_kinds
 import pytest
 import soak
@@ -85,7 +86,8 @@ def test_a_hundred_thousand(kind: str, request: pytest.FixtureRequest) -> None:
 )
 def test_without_damage_all_are_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is damaged was good: a mutation is refused for itself."""
-    monkeypatch.setattr(mutation_kinds, "mutated_json", lambda _, document, __: dump(document).encode())
+    for module in (mutation_kinds, mutation_families):
+        monkeypatch.setattr(module, "mutated_json", lambda _, document, __: dump(document).encode())
     monkeypatch.setattr(mutation_kinds, "mutated_text", lambda _, text, __: text)
     monkeypatch.setattr(mutation_kinds, "mutated_bytes", lambda _, data, __: data)
     monkeypatch.chdir(tmp_path)
