@@ -12,6 +12,7 @@ import miaotui
 import pytest
 from checkpoints import small, write_checkpoint
 from miaotui.errors import ConfigError, MiaotuiError, PlanError
+from miaotui.loader import ranges
 from miaotui.loader.prune.layer_sizes import surviving_heads
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.ranges import as_ranges, count_named, last_named, read_indices, read_ranges
@@ -137,6 +138,47 @@ def test_a_plan_without_a_model_has_a_bound_in_all():
     error = refused(lambda: PrunePlan(sparsity={f"{i}-9999.q": "0.5" for i in range(2000)}))
     assert "its 2000 keys name 18001000 matrices; expected at most 524288" in str(error)
     assert len(PrunePlan(ffn={i: range(4000) for i in range(126)}).ffn) == 126
+
+
+@pytest.mark.ci  # 6 s
+@pytest.mark.parametrize("named", [
+    {"layers": ",".join(["1"] * 30_000_000)},
+    {"ffn": {str(i): ",".join(["1"] * 2_000_000) for i in range(15)}},
+    {"ffn": {"0": ",".join(["0-1"] * 15_000_000)}},
+], ids=["one", "many", "ranges"])  # fmt: skip
+def test_a_plan_of_sixty_megabytes_is_refused_by_a_look_at_its_bytes(tmp_path: Path, named: dict[str, Any]):
+    """25 s, an index at a time."""
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plan(**named)))
+    began = time.process_time()
+    with pytest.raises(PlanError, match=r"at least \d+ indices are named in all; expected at most 8388608"):
+        PrunePlan.load(file)
+    assert time.process_time() - began < 5  # most of it is JSON's parser
+
+
+@pytest.mark.ci  # 8 s
+def test_as_many_indices_as_a_plan_may_name_take_seconds(tmp_path: Path):
+    half = 3_900_000  # in 64 MB
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plan(ffn={i: ",".join(map(str, range(i, 2 * half + i, 2))) for i in (0, 1)})))
+    began = time.process_time()
+    assert PrunePlan.load(file).ffn[1] == tuple(range(1, 2 * half + 1, 2))
+    assert time.process_time() - began < 12
+    with pytest.raises(PlanError, match=r"ffn of layer 0: names more than 4194304 indices"):
+        PrunePlan(ffn={0: ",".join(map(str, range(2**22 + 1)))})
+
+
+@pytest.mark.parametrize("text", ["3,1,2", "0", "000000007,2", "٣,1", "1,,2", "1,", "1234567890", "1 ,2", "1,2-3", "²"])
+def test_indices_and_commas_alone_mean_what_pieces_mean(text: str, monkeypatch: pytest.MonkeyPatch):
+    def read() -> object:
+        try:
+            return read_indices(text, "layers"), count_named(text)
+        except PlanError as e:
+            return str(e), count_named(text) if text not in ("1,,2", "1,") else None
+
+    fast = read()
+    monkeypatch.setattr(ranges, "_plain", lambda _: None)
+    assert read() == fast
 
 
 @pytest.mark.parametrize(

@@ -179,10 +179,21 @@ for name, call in calls.items():
         shutil.rmtree(top)
 
 
+@pytest.mark.parametrize(("start", "word"), [
+    (b"GGUF\x03", "GGUF"), (b"tjgg\x01", "GGML"), (b"PK\x03\x04", "PyTorch"), (b"\x89HDF\r\n", "HDF5"),
+    (b"{}", "is a file; give the directory"), (bytes(8), "is a file; give the directory"),
+])  # fmt: skip
+def test_a_file_without_an_ending_is_told_by_its_first_bytes(tmp_path: Path, start: bytes, word: str) -> None:
+    (tmp_path / "sha256-0a1b").write_bytes(start + bytes(64))  # as Ollama keeps them
+    with pytest.raises(CheckpointError, match=f"sha256-0a1b: .*{word}"):
+        mt.load(tmp_path / "sha256-0a1b")
+
+
 @pytest.mark.parametrize(
     ("name", "word"),
     [("model.gguf", "GGUF"), ("pytorch_model.bin", "pickled"), ("x.pt", "pickled"), ("tf_model.h5", "TensorFlow"),
-     ("flax_model.msgpack", "Flax"), ("weights.npz", "MLX"), ("model.onnx", "ONNX")],
+     ("flax_model.msgpack", "Flax"), ("ggml-model.bin", "GGML"), ("llama.ggmlv3.q4_0.bin", "GGML"),
+     ("weights.npz", "MLX"), ("model.onnx", "ONNX")],
 )  # fmt: skip
 def test_other_files_of_weights_are_named(tmp_path: Path, name: str, word: str) -> None:
     (tmp_path / "README.md").write_text("x")
@@ -384,6 +395,28 @@ sys.stdout.flush(); os._exit(0)
     lines = done.stdout.splitlines()
     assert lines[:3] == ["MemoryLimitError True"] * 3, done.stderr
     assert lines[3:] in (["fine"], ["BackendError False"], ["MemoryLimitError True"]), done.stderr
+
+
+@pytest.mark.parametrize("room", [40, 60, 90, 120, 160, 200])
+def test_address_space_too_small_for_the_libraries(room: int) -> None:
+    """NumPy's import fails with pages of advice, or OpenBLAS ends the process; then tokenizers, then LLVM's library."""
+    code = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]) * 10**6, resource.RLIM_INFINITY))
+import miaotui
+try:
+    miaotui.load(sys.argv[2], threads=1, max_context=64)
+except miaotui.MiaotuiError as e:
+    print(str(e).count("\\n"), e)
+"""
+    words = [sys.executable, "-c", code, str(room), str(demo_path())]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("0 "), done.stderr
+    assert "ulimit -v" in done.stdout
+    line = f"ulimit -v {room * 1000} && exec '{sys.executable}' -m miaotui generate x --max-new-tokens 1"
+    shown = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (shown.returncode, shown.stderr.count("\n")) == (1, 1), shown.stderr
+    assert "ulimit -v" in shown.stderr
 
 
 def test_locked_memory_is_no_obstacle() -> None:

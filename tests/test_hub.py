@@ -128,7 +128,7 @@ def server(tmp_path: Path) -> Iterator[Hub]:
 
 
 SCRIPT = """
-import json, sys
+import json, sys, traceback
 from miaotui.errors import MiaotuiError
 from miaotui.loader.hub import locate
 from miaotui.loader.checkpoint import open_checkpoint
@@ -139,6 +139,7 @@ try:
         answer["norm"] = c.array("model.norm.weight").tolist()
 except MiaotuiError as e:
     answer = {"error": type(e).__name__, "text": str(e), "cause": type(e.__cause__).__name__}
+    answer["traceback"] = "".join(traceback.format_exception(e))
 print(json.dumps(answer))
 """
 
@@ -207,6 +208,8 @@ def test_what_goes_wrong(
     for word in words:
         assert word in str(got["text"]), got["text"]
     assert "\n" not in str(got["text"])
+    assert len(str(got["text"])) < 400
+    assert str(got["traceback"]).count("\n") < 30, got["traceback"]  # not of every library on the way
 
 
 def test_the_hub_is_down(server: Hub, tmp_path: Path) -> None:
@@ -270,9 +273,54 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         hub.locate("org/none-such")
 
 
+@pytest.mark.parametrize(("said", "word"), [
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ"),
+    ({"quantization_config": {"quant_method": "awq"}}, "AWQ"),
+    ({"quantization_config": {"quant_method": "fp8"}}, "FP8"),
+    ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+    ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes"),
+    ({"quantization": {"group_size": 64, "bits": 4}}, "MLX"),
+])  # fmt: skip
+def test_a_repository_that_others_quantised_is_refused_before_its_weights_are_fetched(
+    server: Hub, tmp_path: Path, said: dict[str, object], word: str
+) -> None:
+    files = server.files[COMMITS["main"]]
+    files["config.json"] = json.dumps(CONFIG | said).encode()
+    got = ask(tmp_path / "home", server.endpoint)
+    assert got["error"] == "ConfigError", got
+    assert f"is quantised by {word} (" in str(got["text"])
+    assert "original checkpoint" in str(got["text"])
+    assert not any(name.endswith(".safetensors") for name in server.downloads())
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("org/name/llama-2.Q4_K_M.gguf", "GGUF file of llama.cpp"),
+    ("org/model.gguf", "GGUF file"),
+    ("model.gguf", "GGUF file"),
+    ("org/ggml-model.bin", "GGML file of llama.cpp or whisper.cpp"),
+    ("org/name/pytorch_model.bin", "pickled PyTorch"),
+    ("tf_model.h5", "TensorFlow"),
+    ("flax_model.msgpack", "Flax"),
+    ("weights.npz", "MLX"),
+    ("https://huggingface.co/org/tiny", "give the hub name alone: org/tiny"),
+    ("huggingface.co/org/tiny/tree/main", "give the hub name alone: org/tiny"),
+    ("hf.co/org/tiny?x=1", "give the hub name alone: org/tiny"),
+])  # fmt: skip
+def test_a_file_of_the_hub_or_a_page_s_address_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "_download", None)  # a look-up would be a TypeError
+    with pytest.raises(CheckpointError) as e:
+        hub.locate(name)
+    assert str(e.value).startswith(repr(name))
+    assert says in str(e.value)
+
+
 @pytest.mark.parametrize(
-    ("name", "word"), [("pytorch_model.bin", "pickled"), ("model-q4.gguf", "GGUF"), ("tf_model.h5", "TensorFlow")]
-)
+    ("name", "word"), [("ggml-model-q4_0.bin", "GGML"), ("flax_model.msgpack", "Flax"), ("model.npz", "MLX"),
+                       ("pytorch_model.bin", "pickled"), ("model-q4.gguf", "GGUF"), ("tf_model.h5", "TensorFlow")]
+)  # fmt: skip
 def test_a_repository_without_safetensors_says_what_it_holds(server: Hub, tmp_path: Path, name: str, word: str) -> None:
     files = server.files[COMMITS["main"]]
     server.files[COMMITS["main"]] = {"config.json": files["config.json"], name: b"x"}

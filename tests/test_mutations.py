@@ -11,20 +11,27 @@ from importlib.util import find_spec
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import mutation_families
 import mutation_kinds
 import pytest
 import soak
-from miaotui.errors import InputError, MiaotuiError, PlanError, TokenizerError
+from checkpoints import write_safetensors
+from miaotui.encode import Vectors
+from miaotui.errors import CheckpointError, ConfigError, InputError, MiaotuiError, PlanError, TokenizerError
+from miaotui.loader.families import FAMILIES
 from miaotui.loader.files import printable
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.options import parse_prune
+from miaotui.loader.sentence import Sentence, read_sentence
 from miaotui.loader.text.tokenizer import Tokenizer
 from miaotui.tools.importance.calibrate import read_statistics
 from miaotui.tools.importance.store import write_arrays
+from mutation_families import small_config, write_fitting
 from mutation_kinds import KINDS
 from mutation_run import LONGEST, run
 from mutation_tokenizers import tokenizer_makes
 from mutations import dump
+from safetensors.numpy import load_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,10 +81,13 @@ def test_a_hundred_thousand(kind: str, request: pytest.FixtureRequest) -> None:
     tried(kind, 2**33 + 100_000 * seed, 100_000, processes=os.cpu_count() or 1)
 
 
-@pytest.mark.parametrize("kind", ["headers", "configs", "tokenizers", "plans", "prunes"])
+@pytest.mark.parametrize(
+    "kind", ["headers", "configs", "tokenizers", "plans", "prunes", "families", "sentences", "seq2seq"]
+)
 def test_without_damage_all_are_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is damaged was good: a mutation is refused for itself."""
-    monkeypatch.setattr(mutation_kinds, "mutated_json", lambda _, document, __: dump(document).encode())
+    for module in (mutation_kinds, mutation_families):
+        monkeypatch.setattr(module, "mutated_json", lambda _, document, __: dump(document).encode())
     monkeypatch.setattr(mutation_kinds, "mutated_text", lambda _, text, __: text)
     monkeypatch.setattr(mutation_kinds, "mutated_bytes", lambda _, data, __: data)
     monkeypatch.chdir(tmp_path)
@@ -159,6 +169,53 @@ def test_a_layer_of_its_own_costs_no_look_at_every_other(model: Path) -> None:
     with pytest.raises(MiaotuiError) as e:
         open_model(model).model_tensors.close()  # type: ignore[attr-defined]  # it is refused
     short(e.value, str(model))
+
+
+@pytest.mark.parametrize("value", [5, True, "BertModel", {"a": 1}, [["BertModel"]], [None]])
+@pytest.mark.parametrize("family", ["bert", "electra", "t5"])
+def test_architectures_that_are_no_names(tmp_path: Path, family: str, value: object) -> None:
+    """A number of them was a TypeError."""
+    write_fitting(tmp_path, small_config(family))
+    (tmp_path / "config.json").write_text(dump(small_config(family) | {"architectures": value}))
+    with pytest.raises(MiaotuiError) as e:
+        open_model(tmp_path)
+    short(e.value, str(tmp_path), "architectures is")
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5", "bart", "bert"])
+def test_an_embedding_that_is_missing_is_named(tmp_path: Path, family: str) -> None:
+    """An encoder has no head to take it from: a KeyError."""
+    write_fitting(tmp_path, small_config(family))
+    tensors = load_file(tmp_path / "model.safetensors")
+    embed = next(name for name in tensors if name.endswith(("shared.weight", "word_embeddings.weight")))
+    write_safetensors(tmp_path / "model.safetensors", {n: t for n, t in tensors.items() if n != embed})
+    with pytest.raises(CheckpointError, match=f"tensor {embed} .* missing"), open_model(tmp_path) as opened:
+        opened.model_tensors  # noqa: B018 - compared at first use
+
+
+ODD_NAMES = [{}, [], 3, True, "no such", "\ud800", "query\x1b[31m"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_a_prompt_s_name_that_is_none(tmp_path: Path, name: object) -> None:
+    """A list was a TypeError, and the names of all prompts, a megabyte, the message."""
+    said = {"prompts": {f"\x1b{i}": "" for i in range(5000)}, "default_prompt_name": name}
+    (tmp_path / "config_sentence_transformers.json").write_text(dump(said))
+    with pytest.raises(ConfigError) as e:
+        read_sentence(tmp_path, 12)
+    short(e.value, str(tmp_path), "default_prompt_name is")
+    vectors = object.__new__(Vectors)
+    vectors._how = Sentence(prompts=said["prompts"])
+    with pytest.raises(InputError) as other:
+        vectors._prompt(None, name)  # type: ignore[arg-type]  # a caller's
+    short(other.value, "prompt_name=")
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"gpt2"}))
+def test_every_family_has_a_small_config(tmp_path: Path, family: str) -> None:
+    """Whose damage is seen: undamaged it is read."""
+    write_fitting(tmp_path, small_config(family))
+    mutation_kinds._prepare(tmp_path)
 
 
 def test_printable() -> None:

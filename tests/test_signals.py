@@ -16,9 +16,14 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+import huggingface_hub
 import miaotui
 import pytest
 import soak
+from miaotui.errors import HubError
+from miaotui.loader.hub import locate
+from miaotui.loader.text.tokenizer import _panics_as_errors
+from miaotui.runtime.cpu import build, emit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,3 +157,45 @@ def test_two_thousand_signals(pytestconfig: pytest.Config, threads: int) -> None
 
 if __name__ == "__main__":
     main()
+
+
+class Deadline:
+    """A handler that is an object, which raises what anybody may catch."""
+
+    def __init__(self, kind: type[Exception]) -> None:
+        self.kind = kind
+
+    def __call__(self, *_: object) -> None:
+        raise self.kind
+
+    def method(self, *_: object) -> None:
+        raise self.kind
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, ImportError, TooLateError])
+@pytest.mark.parametrize("shape", ["object", "method", "function"])
+def test_what_a_handler_raises_is_not_taken_for_a_library_s(
+    monkeypatch: pytest.MonkeyPatch, shape: str, kind: type[Exception]
+) -> None:
+    """A time-out during a compilation, a download, a look at a tokenizer: guards for any exception let it through."""
+    deadline = Deadline(kind)
+    handler = {"object": deadline, "method": deadline.method, "function": lambda *_: deadline()}[shape]
+
+    def rings(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGALRM)
+
+    monkeypatch.setattr(emit, "object_code", rings)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", rings)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(kind):
+            build._compile_here("add", None, build.Progress(1, lost=None))
+        with pytest.raises(kind):
+            locate("org/none-such")
+        with pytest.raises(kind), _panics_as_errors("tokenizer.json", "encode"):
+            rings()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: deadline())
+    with pytest.raises(HubError):  # the same exception, raised by the library
+        locate("org/none-such")

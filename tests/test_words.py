@@ -16,6 +16,8 @@ from miaotui.loader.hub import locate
 from miaotui.tools import cli, demo
 from miaotui.tools.importance.methods import METHODS
 from miaotui.tools.importance.progress import progress
+from mutation_families import small_config, write_fitting
+from mutation_tokenizers import tokenizer_makes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,6 +184,11 @@ def test_advice_names_no_keyword_that_the_command_line_lacks(capsys: pytest.Capt
     assert "prefill_chunk" not in err
 
 
+FLAP = ("--method", "flap", "--ffn", "0.5")
+GREEDY = ("--method", "greedy", "--keep", "3", "--text", __file__)
+SWEEP = ("--sweep", "--text", __file__, "--out", "/proc/nowhere")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -193,6 +200,30 @@ def test_advice_names_no_keyword_that_the_command_line_lacks(capsys: pytest.Capt
         (["prune", "nowhere", "out", "--method", "wanda", "--sparsity", "9"], "--sparsity 9: expected a share"),
         (["prune", "nowhere", "--keep-layers", "0"], "OUT: none was given"),
         (["prune", "nowhere", "out"], "IN: nothing says what to cut"),
+        (["prune", "nowhere", "out", "--keep-layers", "0", "--keep", "3"], "--keep 3: only with --method"),
+        (["prune", "nowhere", "out", "--keep-layers", "0", "--uniform"], "--uniform: only with --method"),
+        (["prune", "nowhere", "out", "--keep-layers", "0", "--out", "x"], "--out x: only with --sweep"),
+        (["prune", "nowhere", "out", "--keep-layers", "0", "--methods", "a", "b"], "--methods a b: only with --sweep"),
+        (
+            ["prune", "nowhere", "out", *FLAP, "--text", __file__, "--after", "x"],
+            "--after x: --method flap weighs every",
+        ),
+        (["prune", "nowhere", "out", *FLAP, "--text", __file__, "--behind", "x"], "--behind x: --method flap weighs"),
+        (["prune", "nowhere", "out", *FLAP, "--window", "3"], "--window 3: says how a text is read; give one, --text"),
+        (["prune", "nowhere", "out", *GREEDY, "--statistics", "s"], "--statistics s: --method greedy takes none"),
+        (["prune", "nowhere", *SWEEP, "--keep", "3"], "--keep 3: --sweep tries every method"),
+        (["prune", "nowhere", *SWEEP, "--statistics", "s"], "--statistics s: --sweep tries every method"),
+        (["prune", "nowhere", *SWEEP, "--methods", "first", "frist"], "--methods frist: no such method (did you mean "),
+        (["prune", "nowhere", *SWEEP, "--min-speedup", "nan"], "--min-speedup nan: expected a number above 0"),
+        (["prune", "nowhere", *SWEEP, "--max-perplexity-ratio", "-1"], "--max-perplexity-ratio -1: expected a number"),
+        (["prune", "nowhere", *SWEEP, "--max-memory", "0KiB"], "--max-memory 0KiB: expected a number above 0"),
+        (["bench", "--trace", "x"], "--trace x: only with --profile"),
+        (["bench", "--device", "cuda", "--threads", "1", "2"], "--threads 1 2: a GPU is measured once"),
+        (["bench", "--threads", "1", "9999"], "--threads 9999: expected at most 1024"),
+        (["bench", "--prompt", "99999999"], "--prompt 99999999 --new 64: the model was made for 512, expected at most"),
+        (["bench", "--new", "9" * 20], f"--prompt 128 --new {'9' * 20}: expected at most"),
+        (["perplexity", __file__, "--window", "5", "--max-context", "3"], "--window 5: more than the context of 3"),
+        (["generate", "x", "--max-new-tokens", "-1"], "--max-new-tokens -1: expected an integer >= 0\n"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
@@ -201,6 +232,60 @@ def test_commands_refuse_what_they_would_ignore(
 ) -> None:
     assert cli.main(words) == 2
     assert capsys.readouterr().err.startswith(f"miaotui: error: {says}")
+
+
+@pytest.mark.parametrize(("family", "kind"), [("bert", "an encoder"), ("t5", "an encoder-decoder")])
+def test_what_predicts_no_next_token_is_not_measured_as_if_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, family: str, kind: str
+) -> None:
+    """A BERT's scores of masked tokens were a perplexity."""
+    monkeypatch.chdir(tmp_path)
+    masked = {"architectures": ["BertForMaskedLM"]} if family == "bert" else {}
+    write_fitting(tmp_path / "m", small_config(family) | masked)
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(tokenizer_makes()["wordpiece"]))
+    (tmp_path / "t.txt").write_text("a b a b b a")
+    cut = ["--text", "t.txt", "--window", "2"]
+    for words, what in (
+        (["perplexity", "t.txt", "--model", "m"], "perplexity"),
+        (["bench", "--model", "m", "--prompt", "2", "--new", "2"], "bench"),
+        (["prune", "m", "--sweep", "--out", "sweep", *cut], "--sweep"),
+        (["prune", "m", "out", "--method", "greedy", "--keep", "1", *cut], "--method greedy"),
+        (["prune", "m", "out", "--method", "wanda", "--sparsity", "0.5", *cut], "--method wanda"),
+        (["prune", "m", "out", "--method", "activation", "--ffn", "0.5", *cut], "--method activation"),
+    ):
+        assert cli.main(words) in {1, 2}
+        assert f"{what}: {family} is {kind}, which predicts no next token of a text" in capsys.readouterr().err
+    assert cli.main(["warm", "--model", "m", "--threads", "1"]) == 0
+    magnitude = cli.main(["prune", "m", "out", "--method", "magnitude", "--sparsity", "0.5"])
+    assert magnitude == (0 if masked else 2)
+    assert masked or "t5 is an encoder-decoder, of which no method cuts" in capsys.readouterr().err
+    if masked:
+        assert cli.main(["prune", "m", "thin", "--width", "0-3"]) == 2
+        assert "--width 0-3: bert's head multiplies by the embedding" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("how", "says"), [
+    (["--sweep", "--out", "file/x"], "'file/x': cannot be made (Not a directory)"),
+    (["file/x", *FLAP], "file is no directory)"),
+    (["there", *FLAP], "there exists; name a directory that is not there yet"),
+    (["out", *FLAP, "--text", "empty"], "empty: too short: "),
+    (["out", *FLAP, "--text", "lines", "--lines"], "lines: holds no line to read"),
+    (["out", *FLAP, "--window", "9999999"], "--window 9999999: the model was made for 512, expected at most"),
+    (["--sweep", "--out", "there", "--window", "9999"], "--window 9999: expected 1 to 512, the context"),
+])  # fmt: skip
+def test_a_text_or_a_place_that_will_not_do_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, how: list[str], says: str
+) -> None:
+    """Before a checkpoint is written, and by its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    texts = {"file": "Once upon a time", "empty": "", "lines": "\n\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    text = [] if "--text" in how else ["--text", "file"]
+    assert cli.main(["prune", str(demo.path()), *how, *text]) in {1, 2}
+    assert says in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "lines", "there"]
 
 
 def test_no_such_method_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:

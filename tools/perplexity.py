@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..model import Model
+    from ..runtime.spec import Config
 
-__all__ = ["losses", "measure"]
+__all__ = ["check_predicts", "losses", "measure"]
+
+
+def check_predicts(config: Config, what: str) -> None:
+    """InputError where a model predicts no next token of a text by itself, which `what` needs."""
+    if config.decoder is None or config.seq2seq:
+        kind = "an encoder-decoder" if config.seq2seq else "an encoder"
+        msg = f"{what}: {config.family} is {kind}, which predicts no next token of a text; expected a decoder"
+        raise InputError(msg)
 
 
 def measure(
@@ -34,6 +43,7 @@ def measure(
     At most `tokens` predictions; errors call the text `name`. Errors: `InputError` for a text of fewer than two tokens,
     a window over the context, or logits that are no numbers.
     """
+    check_predicts(model.config, "perplexity")
     if window > model.n_context:
         msg = f"window={window}: more than the context of {model.n_context}; use a smaller one"
         raise InputError(msg)

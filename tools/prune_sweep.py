@@ -33,6 +33,7 @@ from .bench.shared import bytes_per_step, public_command
 from .importance.calibrate import first_asked
 from .importance.masks import parse_sparsity
 from .importance.methods import BASIS, DEPTH, METHODS, WIDTH, ZEROS, Wish, find
+from .perplexity import check_predicts
 from .prune import prune
 from .prune_plot import draw
 
@@ -172,6 +173,7 @@ def sweep(
     """`original` and the `results` so far, after each cut; printed as they come. Plans are written to `plans`."""
     results: list[dict[str, Any]] = []
     with load(path) as whole:
+        check_predicts(whole.config, "--sweep")
         windows = text.windows(whole, judged.text, judged.name)
         asked = first_asked(whole, windows, text.behind)
         wanted = [w[a:] for w, a in zip(windows, asked, strict=True)]

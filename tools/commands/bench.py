@@ -24,6 +24,7 @@ from ...runtime.cores import available_threads
 from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
 from ..bench.shared import GB, bytes_per_step, open_session, peak_memory, print_out, process_age, public_command
+from ..perplexity import check_predicts
 from .arguments import add_precision, add_prune, add_quantize, given_path, prune_of
 from .unheard import refuse_given
 
@@ -245,6 +246,7 @@ def _model_facts(path: Path) -> dict[str, Any]:
     from ...loader.open import open_model  # noqa: PLC0415 - as above
 
     with open_model(path) as opened:
+        check_predicts(opened.config, "bench")
         return {
             "model": path.resolve().name,
             "dtypes": sorted({t.dtype for t in opened.checkpoint.tensors.values()}),

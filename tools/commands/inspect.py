@@ -74,6 +74,7 @@ def main(args: argparse.Namespace) -> int:
     """Print what is found; 0."""
     receipt: Literal["plain", "hash"] | None = "hash" if args.hash else "plain" if args.receipt else None
     known = facts(args.path, request_of(args), revision=args.revision, program=args.program, receipt=receipt)
+    known |= {"name": as_text(known["name"])} if args.json else {}
     print(json.dumps(known, indent=1) if args.json else "\n".join(lines(known)))
     return 0
 
@@ -103,7 +104,7 @@ def facts(
             bytes_of[tensor.dtype] += tensor.stop - tensor.start
         return (
             {
-                "name": as_text(opened.directory.resolve().name),
+                "name": opened.directory.resolve().name,
                 "config": config_facts(plan.config, normed=any("q_norm" in roles for roles in plan.layers)),
                 "parameters": plan.parameters,
                 "tensors": len(checkpoint.tensors),

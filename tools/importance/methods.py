@@ -29,7 +29,7 @@ from ...loader.prune.sparsity import Pattern, show_sparsity
 from ...loader.roles import AXES, PLACES, WRITERS
 from ...loader.sizes import sizes_of
 from ...model import load
-from ..perplexity import losses
+from ..perplexity import check_predicts, losses
 from . import depth, slicegpt, structured
 from .calibrate import calibrate, finite, first_asked, windows_of
 from .progress import progress
@@ -56,6 +56,7 @@ WIDTH = ("activation", "wanda-sp", "flap")
 ZEROS = ("magnitude", "wanda", "sparsegpt")
 BASIS = ("slicegpt",)
 METHODS = DEPTH + WIDTH + ZEROS + BASIS
+WITHOUT_TEXT = ("magnitude", "first")
 #: How much can be said of each method's cut, and all there is to say.
 TAKES = {
     **dict.fromkeys(DEPTH, ("keep",)),
@@ -182,7 +183,7 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
             "be none: leave them out of it, write the checkpoint, and cut that one with --sparsity"
         )
         raise PlanError(msg)
-    if text is None and wish.method not in ("magnitude", "first"):
+    if text is None and wish.method not in WITHOUT_TEXT:
         msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
         raise InputError(msg)
     shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
@@ -194,9 +195,14 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
         if any(w.quantized for w in model.session.weights):
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
+        if wish.method in WITHOUT_TEXT and model.config.seq2seq:
+            msg = f"--method {wish.method}: {model.config.family} is an encoder-decoder, of which no method cuts a part yet"
+            raise InputError(msg)
+        if wish.method not in WITHOUT_TEXT:
+            check_predicts(model.config, f"--method {wish.method}")
         windows = None if text is None else text.windows(model)
         result = _find(path, wish, text, base, model, windows or [])
-    seen = "" if text is None or wish.method in ("magnitude", "first") else (
+    seen = "" if text is None or wish.method in WITHOUT_TEXT else (
         f"; {sum(len(w) - 1 for w in windows or [])} tokens of {text.name} in windows of {text.window}"
     )  # fmt: skip
     plan = replace(result.plan, notes=(*result.plan.notes, f"{wish}{seen}"))
@@ -209,7 +215,7 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     statistics = None
     if wish.method in BASIS:
         slicegpt.can_turn(model.config)
-    if text is not None and wish.method not in ("magnitude", "first", "greedy") and not wish.layer_by_layer:
+    if text is not None and wish.method not in (*WITHOUT_TEXT, "greedy") and not wish.layer_by_layer:
         more = {"hessian": wish.method == "sparsegpt", "stream": wish.method in BASIS}
         statistics = calibrate(model, windows, **more, file=text.file, quiet=text.quiet)
     if wish.method == "greedy":
