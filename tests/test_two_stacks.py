@@ -227,18 +227,18 @@ def test_the_encoder_alone_reads_no_page_of_the_decoder(family: str, tmp_path: P
         )  # fmt: skip
     made(config, tmp_path, "Seq2SeqLM")
     file = tmp_path / "model.safetensors"
-    with file.open("rb+") as f:
-        os.fsync(f.fileno())
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if before := resident(file):
-        pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
-    with miaotui.load(tmp_path, threads=1, prune="encoder-keep-layers=0-1") as model:
+    with miaotui.load(tmp_path, threads=1) as model, file.open("rb+") as f:
         assert model._plan.encoder is not None
+        encoder = [s for s in model._plan.encoder if s.role != "embed"]
         own = {id(s) for s in model._plan.encoder}
         decoder = [s for s in model._plan if id(s) not in own and len(s.shape) > 1]
+        model._opened.checkpoint.expect({file: []})  # the system reads nothing ahead
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if before := resident(file):
+            pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
         model.hidden(SOURCE)
         held = resident(file)
-        encoder = [s for s in model._plan.encoder if s.role != "embed"]
     inside = {
         page
         for spans in spans_by_file(decoder).values()

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError, PlanError
+from ...loader.open import open_model
 from ...loader.prune.plan import PrunePlan
 from ...loader.prune.rank_width import best_dimensions, dimensions
 from ...loader.prune.sparsity import Pattern, show_sparsity
@@ -185,7 +186,11 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
             "be none: leave them out of it, write the checkpoint, and cut that one with --sparsity"
         )
         raise PlanError(msg)
-    shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
+    with open_model(path) as opened:
+        whole = opened.config.encoder is not None  # its texts are lines, whatever the window
+    shape: dict[str, Any] = {}
+    if text is not None and not whole:
+        shape = {"max_context": text.window, "prefill_chunk": text.window}
     try:
         loaded = load(path, prune=base, **shape)
     except InputError as e:  # the context is the window, which is what was typed
