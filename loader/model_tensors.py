@@ -152,10 +152,11 @@ class ModelTensors:
             why = "The two do not belong together: fetch the checkpoint again"
             if role in {"classifier", "classifier_bias"} and self.config.labels and info.shape[1:] == shape[1:]:
                 why = (
-                    f"It knows {len(self.config.labels)} labels (id2label, or num_labels, which is 2 unless said): name "
-                    f"all {info.shape[0]} there"
+                    f"It knows {len(self.config.labels)} labels (id2label, or num_labels, which is 2 unless said): "
+                    f"name all {info.shape[0]} there"
                 )
-            msg = f"{info.file}: tensor {info.name} has shape {list(info.shape)}; config.json makes it {list(shape)}. {why}"
+            there, made = list(info.shape), list(shape)
+            msg = f"{info.file}: tensor {info.name} has shape {there}; config.json makes it {made}. {why}"
             raise CheckpointError(msg)
         if info.dtype not in STORED:
             msg = f"{info.file}: tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"

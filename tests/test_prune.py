@@ -86,8 +86,9 @@ def test_each_cut_in_each_family_rounded_to_integers(tmp_path_factory, family, c
         try:
             _, weights = open_weights(path, how, plan)
         except CheckpointError as e:
-            assert "too small for" in str(e)  # a row of one column, which no scale of float16 may tell from nothing
-            reject()
+            if "too small for" not in str(e):
+                raise
+            reject()  # a row of one column, which no scale of float16 may tell from nothing
         wanted, roles = sliced(exact(whole), config, plan), parse_quantize(how)
         for w in weights:
             dtype = roles.get(w.name.rpartition(".")[2])

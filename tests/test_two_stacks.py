@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -91,7 +92,8 @@ def test_forms_files_and_records_say_the_same(two: Path, tmp_path: Path) -> None
     assert plan.encoder.order == (3, 0)
     assert "of the encoder" in str(plan)
     plan.save(tmp_path / "plan.json")
-    text = "keep-layers=0,2; drop-cross-heads=0:0; drop-cross-attention=2; encoder-keep-layers=0,1,3; encoder-drop-heads=0:2,3"
+    text = "keep-layers=0,2; drop-cross-heads=0:0; drop-cross-attention=2; "
+    text += "encoder-keep-layers=0,1,3; encoder-drop-heads=0:2,3"
     with open_model(two) as opened:
         short, file = (parse_prune(wish, opened) for wish in (text, tmp_path / "plan.json"))
         assert file is not None
@@ -298,8 +300,7 @@ def test_what_is_asked_of_the_wrong_kind_is_said(two: Path, one: Path, tmp_path:
         miaotui.load(tmp_path)
 
 
-# ---------------------------------------------------------------- importance
-
+#: Twelve lines of words, for what methods look at.
 TEXT = "\n".join(" ".join(f"w{(7 * i + j) % 290}" for j in range(5 + i % 9)) for i in range(12))
 PAIRS = "\n".join(f"{line}\tw{i} w{i + 3} w{i + 9}" for i, line in enumerate(TEXT.splitlines()))
 
@@ -308,10 +309,7 @@ def cosines(hidden: Any) -> np.ndarray:
     """Between what enters a layer and what leaves it, summed over the tokens, by layer."""
     states = [h[0].numpy() for h in hidden]
     return np.array(
-        [
-            ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).sum()
-            for a, b in zip(states, states[1:], strict=False)
-        ]
+        [((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).sum() for a, b in pairwise(states)]
     )
 
 

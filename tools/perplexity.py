@@ -80,8 +80,8 @@ def masked_losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
     mask = next((i for name in MASKS if (i := model.tokenizer.token_to_id(name)) is not None), None)
     if model.config.head is None or model.config.head.kind != "masked_lm" or mask is None:
         msg = (
-            f"this {model.config.family} model cannot be asked for a token that is masked: it has no masked-LM head, or "
-            f"its tokenizer none of {', '.join(MASKS)}"
+            f"this {model.config.family} model cannot be asked for a masked token: it has no masked-LM head, or its "
+            f"tokenizer none of {', '.join(MASKS)}"
         )
         raise InputError(msg)
     asked = range(EVERY // 2, len(ids), EVERY)

@@ -41,7 +41,7 @@ from .rewrite import Rewrite, can_compensate
 from .zeros import layer_by_layer, zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -255,30 +255,39 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     if wish.method == "greedy":
         return _greedy(path, wish, text, base, model, windows)
     if wish.method == "first":
-        kept = _firsts(model.config, wish.keep or 0)
-        of = PrunePlan(layers=_firsts(model.config.encoding, wish.keep or 0)) if model.config.seq2seq else None
-        return Found(PrunePlan(layers=kept, encoder=of))
-    if wish.method == "block-influence":
-        assert statistics is not None  # noqa: S101 - `find` has seen that there is a text
-        scores = depth.block_influence(statistics)
-        kept = depth.most_influential(scores, wish.keep or 0)
-        found = Found(PrunePlan(layers=kept), scores={"layers": scores.tolist()})
-        if statistics.encoder is None:
-            return found
-        scores = depth.block_influence(statistics.encoder)
-        of = PrunePlan(layers=depth.most_influential(scores, wish.keep or 0))
-        return Found(replace(found.plan, encoder=of), scores=found.scores | {"encoder": scores.tolist()})
-    if wish.method in WIDTH:
-        assert statistics is not None  # noqa: S101 - as above
-        found = _width(wish, model, model.config, statistics)
-        if statistics.encoder is None:
-            return found
-        of = _width(wish, model, model.config.encoding, statistics.encoder, "encoder.").plan
-        return replace(found, plan=replace(found.plan, encoder=of))
+        return _of_both(model, lambda config, _: Found(PrunePlan(layers=_firsts(config, wish.keep or 0))))
+    if wish.method in ZEROS:
+        return _zeros(wish, text, model, windows, statistics)
+    assert statistics is not None  # noqa: S101 - `find` has seen that there is a text
     if wish.method in BASIS:
-        assert statistics is not None  # noqa: S101 - as above
         return _basis(wish, model, statistics)
-    return _zeros(wish, text, model, windows, statistics)
+    seen = statistics
+
+    def stack(config: Config, before: str) -> Found:
+        mine = seen.encoder if before and seen.encoder is not None else seen
+        return _width(wish, model, config, mine, before) if wish.method in WIDTH else _influence(wish, mine)
+
+    return _of_both(model, stack)
+
+
+def _of_both(model: Model, stack: Callable[[Config, str], Found]) -> Found:
+    """What is found of a model's stack; of an encoder-decoder of both, the encoder's as a part of the plan.
+
+    `stack`: of a config, and what its weights' names begin with.
+    """
+    found = stack(model.config, "")
+    if not model.config.seq2seq:
+        return found
+    of = stack(model.config.encoding, "encoder.")
+    scores = found.scores | {f"encoder.{name}": value for name, value in of.scores.items()}
+    return replace(found, plan=replace(found.plan, encoder=replace(of.plan, notes=())), scores=scores)
+
+
+def _influence(wish: Wish, statistics: Statistics) -> Found:
+    """Layers by block influence."""
+    scores = depth.block_influence(statistics)
+    kept = depth.most_influential(scores, wish.keep or 0)
+    return Found(PrunePlan(layers=kept), scores={"layers": scores.tolist()})
 
 
 def _firsts(config: Config, count: int) -> tuple[int, ...]:
