@@ -108,7 +108,8 @@ class Vectors:
 
     def _whole(self, before: str, text: object) -> Whole:
         if not isinstance(text, str):
-            msg = f"texts: {shown(text)} found, expected texts"
+            pair = "; a pair of them is framed by tokenizer.framed(a, pair=b), for logits or hidden"
+            msg = f"texts: {shown(text)} found, expected texts{pair if isinstance(text, list | tuple) else ''}"
             raise InputError(msg)
         return Whole(*self._tokenizer.framed(before + text, self.max_tokens))
 

@@ -214,7 +214,7 @@ class Model:
         """
         if self.config.seq2seq:
             self._no_types(token_types)
-            return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids))
+            return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids, "ids"))
         if decoder_ids is not None:
             msg = f"decoder_ids: {self.config.family} is no encoder-decoder; leave them out"
             raise InputError(msg)
@@ -233,7 +233,7 @@ class Model:
         """
         if self.config.seq2seq:
             self._no_types(token_types)
-            return next(encoded(self._session, [Whole(self._source(ids))], np.copy))
+            return next(encoded(self._session, [Whole(self._source(ids, "ids"))], np.copy))
         if self.config.decoder is None:
             return next(encoded(self._session, [self._whole(ids, token_types)], np.copy))
         self._no_types(token_types)
@@ -255,6 +255,9 @@ class Model:
         each gets alone (on a GPU, with precision="exact"). Errors: `InputError`.
         """
         self._check_kind("last_logits", encoder=False)
+        if self.config.seq2seq:
+            msg = f"last_logits: {self.config.family} is an encoder-decoder; use logits(ids, decoder_ids=...)"
+            raise InputError(msg)
         if isinstance(sequences, np.ndarray):
             sequences = list(sequences) if sequences.ndim else None
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
@@ -315,8 +318,18 @@ class Model:
 
     def _check_kind(self, call: str, *, encoder: bool) -> None:
         """Refuse what a decoder, or an encoder, has no answer to."""
+        if self.config.seq2seq and call == "encode":
+            msg = (
+                f"encode: {self.config.family} is an encoder-decoder, whose texts have no vector of their own; hidden "
+                "gives its encoder's rows, generate its answer"
+            )
+            raise InputError(msg)
         if encoder != (self.config.decoder is None):
-            what, instead = ("a decoder", DECODERS_USE) if encoder else ("an encoder", "encode or hidden")
+            what, instead = (
+                ("a decoder", DECODERS_USE)
+                if encoder
+                else ("an encoder, which writes no text", "encode, hidden or logits")
+            )
             msg = f"{call}: {self.config.family} is {what}; use {instead}"
             raise InputError(msg)
         if not self.config.lm_head:
@@ -333,14 +346,16 @@ class Model:
     def _fitting(self, wanted: list[int], what: str) -> list[int]:
         if len(wanted) > self.n_context:
             over = len(wanted) - self.n_context
-            msg = f"{what}: {len(wanted)} tokens, {over} more than the context of {self.n_context}"
+            most = self.config.n_context
+            how = f", or load with max_context={min(len(wanted), most)}" if self.n_context < most else ""
+            msg = f"{what}: {len(wanted)} tokens, {over} more than the context of {self.n_context}; give fewer{how}"
             raise InputError(msg)
         return wanted
 
-    def _source(self, ids: object) -> list[int]:
+    def _source(self, ids: object, what: str = "prompt") -> list[int]:
         """What an encoder-decoder's encoder reads, a text or ids. Errors: `InputError`."""
         text = self.tokenizer.encode(ids) if isinstance(ids, str) else ids
-        return self._fitting(check_ids(text, self.config.encoding.n_vocab, what="prompt"), "prompt")
+        return self._fitting(check_ids(text, self.config.encoding.n_vocab, what=what), what)
 
     def _decoder_ids(self, ids: object) -> list[int]:
         decoding = self.config.decoding

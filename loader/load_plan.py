@@ -41,7 +41,7 @@ from .sizes import has_sublayer, role_axes
 from .source import STORED, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..runtime.spec import Config
     from .families import Part
@@ -139,18 +139,24 @@ class LoadPlan:
         return sum(math.prod(source.shape) for source in self)
 
     def lines(self) -> list[str]:
-        """Tell the plan, one line for each role; layers that are made alike share it."""
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for i, part in enumerate((self.model, *self.layers)):
+        """Tell the plan, one line for each role; layers that are made alike share it, and so do those that are one."""
+        groups: dict[tuple[str, ...], list[Mapping[str, Source]]] = {}
+        for part in (self.model, *self.layers):
             for role, source in part.items():
                 where, shape = source.pattern + source.where, str(list(source.shape))
-                groups.setdefault((role, where, shape, source.dtype, source.action), []).append(i)
-        rows = [(key[0], f"x{len(at)}" if at[0] else "", *key[1:]) for key, at in groups.items()]
+                groups.setdefault((role, where, shape, source.dtype, source.action), []).append(part)
+        rows = [(key[0], "" if at[0] is self.model else _times(at), *key[1:]) for key, at in groups.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        more = [] if self.encoder is None else ["encoder", *self.encoder.lines()]
+        more = [] if self.encoder is None else ["encoder", *self.encoder.lines(), "decoder"]
         return more + [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
+
+
+def _times(layers: Sequence[object]) -> str:
+    """How often a weight is there; and in how many layers, where some share theirs."""
+    sets = len({id(layer) for layer in layers})
+    return f"x{sets}" + (f" in {len(layers)} layers" if sets < len(layers) else "")
 
 
 def can_be_sparse(dtype: str) -> bool:

@@ -73,7 +73,7 @@ class ModelTensors:
                     piece = self.part(role, part, part_of)
                     info = self.tensors[piece.name]
                     if self.prequantized(info, self.shape(role, part_of)) is None:
-                        self._check_shape(info, self._stored_shape(role, piece, part_of))
+                        self._check_shape(info, self._stored_shape(role, piece, part_of), role)
                     self.used.add(info.name)
         head = self.twin
         if head is not None:
@@ -154,12 +154,16 @@ class ModelTensors:
         out = all_rows(self.config, part, role, layer)
         return (*rest, out) if part.transposed else (out, *rest)
 
-    def _check_shape(self, info: TensorInfo, shape: tuple[int, ...]) -> None:
+    def _check_shape(self, info: TensorInfo, shape: tuple[int, ...], role: str = "") -> None:
         if tuple(info.shape) != shape:
-            msg = (
-                f"{info.file}: tensor {info.name} has shape {list(info.shape)}; config.json makes it {list(shape)}. "
-                "The two do not belong together: fetch the checkpoint again"
-            )
+            why = "The two do not belong together: fetch the checkpoint again"
+            if role in {"classifier", "classifier_bias"} and self.config.labels and info.shape[1:] == shape[1:]:
+                why = (
+                    f"It knows {len(self.config.labels)} labels (id2label, or num_labels, which is 2 unless said): "
+                    f"name all {info.shape[0]} there"
+                )
+            there, made = list(info.shape), list(shape)
+            msg = f"{info.file}: tensor {info.name} has shape {there}; config.json makes it {made}. {why}"
             raise CheckpointError(msg)
         if info.dtype not in STORED:
             msg = f"{info.file}: tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"

@@ -485,15 +485,25 @@ class Session:
             self.step(ids, start)  # checks them, and leaves the batch as this pass has it
             return self.backend.seconds(self._batch)
 
-    def watched_step(self, ids: Ids[int] | NDArray[np.int64], start: int, watch: Watch, length: int = 0) -> None:
+    def watched_step(
+        self,
+        ids: Ids[int] | NDArray[np.int64],
+        start: int,
+        watch: Watch,
+        length: int = 0,
+        *,
+        source: Ids[int] | None = None,
+    ) -> None:
         """`step` without logits, an instruction at a time: `watch(instruction, view)` is called before each one.
 
         An instruction's inputs are all there before it runs, and perhaps not after it: results may lie over them.
         `view(tensor)` gives such an input, float32 [tokens of the pass, width], for as long as the call lasts.
-        `length`: of the whole text, where more of it follows.
+        `length`: of the whole text, where more of it follows. `source`: what the encoder reads of which `ids` are the
+        decoder's.
         """
         with self.lock:
             self._check(ids, start, 0)
+            self._own.source = None if source is None else self.encoded(source)
             if start == 0:
                 self._own.expected = length
                 self.turned(self._own, len(ids))
@@ -508,7 +518,7 @@ class Session:
                     watch(self.program.code[i], view)
                     self.backend.run(self._batch, i)
                 self._own.cached = start + at + len(part)
-            self._kept = 0
+            self._own.source, self._kept = None, 0
 
     # ------------------------------------------------------------------------------------------------ results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .backend import Backend
     from .encoding import Whole
     from .program import Program
+    from .session import Watch
 
 __all__ = ["WholePasses"]
 
@@ -58,6 +60,15 @@ class WholePasses:
         self._fill(texts)
         self._backend.run(self._batch, range(self._program.n_once, self._part.end))
         return self._backend.read(self._part.hidden, self._batch.n_tokens)
+
+    def watched(self, texts: Ids[Whole], watch: Watch) -> NDArray[np.float32]:
+        """As `hidden`, an instruction at a time: `watch` is called before each one (`Session.watched_step`)."""
+        self._fill(texts)
+        view = partial(self._backend.read, rows=self._batch.n_tokens)
+        for i in range(self._part.end):
+            watch(self._program.code[i], view)
+            self._backend.run(self._batch, i)
+        return view(self._part.hidden)
 
     def remember(self, texts: Ids[Whole], tables: Ids[int]) -> None:
         """Write what a decoder reads of each text into the pages of the table at its address."""

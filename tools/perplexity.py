@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..runtime.spec import Config
 
-__all__ = ["check_predicts", "losses", "measure"]
+__all__ = ["check_predicts", "losses", "masked_losses", "measure"]
+
+#: What stands for a token that an encoder is asked for, by tokenizers' names.
+MASKS = ("[MASK]", "<mask>")
+#: One token of this many is masked: about the share that encoders are trained with (Devlin et al. 2018, 3.1).
+EVERY = 7
 
 
 def check_predicts(config: Config, what: str) -> None:
@@ -74,9 +79,32 @@ def losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
 
     Errors: `InputError` where the logits are no numbers.
     """
-    logits = model.logits(ids[:-1])
+    return _losses(model.logits(ids[:-1]), ids[1:])
+
+
+def masked_losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
+    """-log p of every seventh of [T] ids, all of which are masked at once: float64 [T], 0 for the others.
+
+    Errors: `InputError` for a model that cannot be asked, and where the logits are no numbers.
+    """
+    mask = next((i for name in MASKS if (i := model.tokenizer.token_to_id(name)) is not None), None)
+    if model.config.head is None or model.config.head.kind != "masked_lm" or mask is None:
+        msg = (
+            f"this {model.config.family} model cannot be asked for a masked token: it has no masked-LM head, or its "
+            f"tokenizer none of {', '.join(MASKS)}"
+        )
+        raise InputError(msg)
+    asked = range(EVERY // 2, len(ids), EVERY)
+    logits = model.logits([mask if i in asked else token for i, token in enumerate(ids)])
+    out = np.zeros(len(ids))
+    out[list(asked)] = _losses(logits[list(asked)], [ids[i] for i in asked])
+    return out
+
+
+def _losses(logits: NDArray[np.float32], wanted_ids: Sequence[int]) -> NDArray[np.float64]:
+    """-log p of an id by each row."""
     out = np.empty(len(logits))
-    for i, (row, wanted) in enumerate(zip(logits, ids[1:], strict=True)):
+    for i, (row, wanted) in enumerate(zip(logits, wanted_ids, strict=True)):
         z = row.astype(np.float64)
         largest = z.max()
         if not np.isfinite(largest):  # NaN, or infinity less infinity

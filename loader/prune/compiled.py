@@ -182,6 +182,7 @@ def with_shares(cut: Cut, plan: PrunePlan) -> Cut:
 
     `plan` has the shares as indices, which are not checked again. Errors: `PlanError` for zeros that do not fit.
     """
+    _check_stacks(plan, cut.before)
     encoder = None if cut.encoder is None else _encoder(plan, cut.before, cut.encoder)
     left = _left(plan, cut.before, cut.layers, cut.kv_heads, encoder, cut.biased)
     out = replace(cut, config=left, ffn=plan.ffn, width=plan.width, sparsity=plan.sparsity, encoder=encoder)

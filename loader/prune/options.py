@@ -14,8 +14,8 @@
 | `width=0-63`           | these dimensions of the residual stream                                   |
 | `width=0.75`           | this share of them (what has a point is a share), the weightiest first    |
 | `sparsity=2:4`         | everything, with zeros: `sparsity.py` has the words; "2:4,down=0.5" by role |
-| `encoder-keep-layers=0-2` | these layers of the encoder that a decoder reads: likewise `encoder-` before |
-|                        | all of the above that speak of layers, `ffn` and `sparsity`; else the decoder's |
+| `encoder-ffn=0.75`     | as `ffn`, of the encoder that a decoder reads: `encoder-` may stand before what    |
+|                        | speaks of layers, `ffn` and `sparsity`, which are of the decoder without it |
 | `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
 
 A plan's file is ours or mergekit's (`mergekit.py`), JSON or YAML.

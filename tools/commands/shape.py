@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ...loader.ranges import read_indices, show
-from ...loader.sizes import d_head, largest, sizes_of, uneven
+from ...loader.sizes import cross_heads, d_head, largest, sizes_of, uneven
 from ...runtime.spec import Attention
 
 if TYPE_CHECKING:
@@ -21,19 +21,32 @@ __all__ = ["config_facts", "shape_lines"]
 def config_facts(config: Config, *, normed: bool) -> dict[str, Any]:
     """Plain values: the config's own, sizes as config.json counts them (the largest of any layer), and the stacks.
 
-    A stack's "layers" is a list of {"layers": "0-5", "sublayers": [...]}, what is at its default left out. `normed`:
-    queries and keys have norms.
+    A stack's "layers" is a list of {"layers": "0-5", "sublayers": [...]}, what is at its default left out. Of an
+    encoder-decoder the sizes outside are the decoder's, and each stack has its own besides. `normed`: queries and keys
+    have norms.
     """
     facts = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("decoder", "encoder", "ropes")}
-    most = largest(config)
-    facts |= {"n_layers": config.n_layers, "d_model": config.d_model, "d_head": d_head(config), **asdict(most)}
+    facts |= {name: asdict(of) for name in ("head", "decoding") if (of := facts[name]) is not None}
+    facts |= _sizes(config)
     facts |= {"qk_norm": normed, "ropes": [asdict(rope) for rope in config.ropes]}
-    if uneven(config):
-        facts["uneven"] = [asdict(sizes_of(config, i)) for i in range(config.n_layers)]
     for name, stack in (("decoder", config.decoder), ("encoder", config.encoder)):
         if stack is not None:
             facts[name] = _stack(stack)
+    if config.seq2seq:
+        facts["decoder"] |= _sizes(config) | {"crossing": [cross_heads(config, i)[0] for i in range(config.n_layers)]}
+        facts["encoder"] |= _sizes(config.encoding)
     return facts
+
+
+def _sizes(config: Config) -> dict[str, Any]:
+    """Of `config.stack`, as config.json counts them; those of every layer where they differ."""
+    sizes = {
+        "n_layers": config.n_layers,
+        "d_model": config.d_model,
+        "d_head": d_head(config),
+        **asdict(largest(config)),
+    }
+    return sizes | ({"uneven": [asdict(sizes_of(config, i)) for i in range(config.n_layers)]} if uneven(config) else {})
 
 
 def _stack(stack: Stack) -> dict[str, Any]:
@@ -51,31 +64,66 @@ def _sublayer(s: Attention | FeedForward) -> dict[str, Any]:
 
 
 def shape_lines(c: Mapping[str, Any]) -> list[str]:
-    """What `config_facts` tells, for people: the model's sizes and kinds."""
-    stack = c.get("decoder") or c["encoder"]
+    """What `config_facts` tells, for people: the model's sizes and kinds, stack by stack where there are two."""
+    stacks = [name for name in ("encoder", "decoder") if name in c]
+    vocabulary = f"vocabulary {c['n_vocab']}" + (" (head tied to the embedding)" if c["tied"] else "")
+    vocabulary += f", the encoder's {c['n_source']}" if c["n_source"] else ""
+    if len(stacks) == 1:
+        told = _stack_lines(c, c[stacks[0]])
+        lines = [f"{told[0]}, {vocabulary}, made for {c['n_context']} positions", *told[1:]]
+    else:
+        lines = [f"{vocabulary}, made for {c['n_context']} positions"]
+        lines += [f"{name}: {line}" for name in stacks for line in _stack_lines(c[name] | {"of": c}, c[name])]
+    if c["head"] is not None:
+        labels = f": {', '.join(c['labels'][:8])}{', ...' if len(c['labels']) > 8 else ''}" if c["labels"] else ""  # noqa: PLR2004 - what a line holds
+        return [*lines, f"head: {c['head']['kind'].replace('_', ' ')}, {c['head']['n_out']} results{labels}"]
+    if "decoder" not in c:
+        return [*lines, "no head"]
+    ends = " or ".join(map(str, c["eos_ids"]))
+    return [*lines, f"ends at token {ends}" if ends else "has no end-of-sequence token"]
+
+
+def _stack_lines(c: Mapping[str, Any], stack: Mapping[str, Any]) -> list[str]:
+    """A stack's sizes, its attention and its feed-forward; layers that differ. `c` has the sizes."""
     sublayers = [s | {"n": _count(group["layers"])} for group in stack["layers"] for s in group["sublayers"]]
     windows: Counter[int] = Counter()
     for s in sublayers:
         if "window" in s:
             windows[s["window"]] += s["n"]
     ffn = next((s for s in sublayers if s["kind"] == "feed_forward"), None)
-    where = " and ".join(f"RoPE {rope['kind']}, theta {rope['theta']:g}" for rope in c["ropes"])
-    where = where or ("no positions" if c["positions"] is None else "learned positions")
-    vocabulary = f"vocabulary {c['n_vocab']}" + (" (head tied to the embedding)" if c["tied"] else "")
     norm = f"{'RMSNorm' if stack['norm'] == 'rms' else 'LayerNorm'}, eps {stack['eps']:g}"
     width = "none" if ffn is None else f"{c['d_ff']} {'gated ' if ffn['gated'] else ''}{ffn['activation']}"
+    crossing = c.get("crossing", [])
     return [
-        f"{c['n_layers']} layers of width {c['d_model']}, {vocabulary}, made for {c['n_context']} positions",
-        f"attention: {c['n_heads']} heads of {c['d_head']}, {c['n_kv_heads']} key/value heads, {where}"
-        + (", QK norm" if c["qk_norm"] else "")
+        f"{c['n_layers']} layers of width {c['d_model']}",
+        f"attention: {c['n_heads']} heads of {c['d_head']}, {c['n_kv_heads']} key/value heads, "
+        + _positions(c.get("of", c), stack)
+        + (", QK norm" if c.get("of", c)["qk_norm"] else "")
         + "".join(f", window {w} in {n} layers" for w, n in windows.items()),
+        *([f"attention to the encoder: {_alike(crossing)} heads"] if crossing else []),
         f"feed-forward: {width}; {norm}",
         *(
             f"layer {i}: {s['n_heads'] or 'no'} heads on {s['n_kv_heads']}, feed-forward {s['d_ff'] or 'none'}"
             for i, s in enumerate(c.get("uneven", ()))
         ),
-        f"ends at token {' or '.join(map(str, c['eos_ids']))}" if c["eos_ids"] else "has no end-of-sequence token",
     ]
+
+
+def _alike(sizes: list[int]) -> str:
+    """One number, or each layer's."""
+    return str(sizes[0]) if len(set(sizes)) == 1 else f"{', '.join(map(str, sizes))} (layer by layer)"
+
+
+def _positions(c: Mapping[str, Any], stack: Mapping[str, Any]) -> str:
+    """How the stack knows of places."""
+    ropes = " and ".join(f"RoPE {rope['kind']}, theta {rope['theta']:g}" for rope in c["ropes"])
+    if ropes:
+        return ropes
+    if stack["biases"]:
+        return "slopes by distance (ALiBi)" if "of_heads" in stack["biases"][0] else "biases by distance"
+    if stack["sinusoids"]:
+        return "sinusoids"
+    return "no positions" if c["positions"] is None else "learned positions"
 
 
 def _count(layers: str) -> int:

@@ -13,6 +13,10 @@ up in float64, one window of the text after the other. Five places of a layer ar
 
 and, for a basis of the residual stream, what every norm puts out without its gains.
 
+An encoder reads each line of the text, framed, as a text of its own, and every token counts. Of an encoder-decoder a
+line is what its encoder reads, a tab, and what its decoder writes; each stack has statistics of its own, taken while
+it reads.
+
 Sums and sums of squares go over the tokens in their order, column by column: the same on every machine. The Hessian
 X^T X is a product by NumPy's BLAS: the same on one machine, but perhaps not in the last bit on another.
 """
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +33,7 @@ import numpy as np
 from ...errors import InputError
 from ...loader.files import quote
 from ...loader.roles import LINEAR, PLACES, READS, ROLES
+from ...runtime.encoding import Whole
 from ...runtime.spec import Weight
 from .progress import progress
 from .store import read_arrays, write_arrays
@@ -44,7 +50,17 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["Statistics", "add_input", "calibrate", "finite", "first_asked", "mark_of", "read_statistics", "windows_of"]
+__all__ = [
+    "Statistics",
+    "add_input",
+    "calibrate",
+    "finite",
+    "first_asked",
+    "mark_of",
+    "n_tokens",
+    "read_statistics",
+    "windows_of",
+]
 
 #: A place -> the one of its matrices that every model has, and that is watched; the others read the same tensor.
 _FIRST = {place: next(r for r in LINEAR if PLACES[r] == place and ROLES[r].always) for place in PLACES.values()}
@@ -71,6 +87,7 @@ class Statistics:
     squares: dict[str, F64] = field(default_factory=dict)
     hessian: dict[str, F64] = field(default_factory=dict)
     stream: dict[str, F64] = field(default_factory=dict)
+    encoder: Statistics | None = None  # of the encoder that a decoder reads
 
     def norm(self, layer: int, place: str) -> F64:
         """||x_j||_2 of every column over all tokens: float64 [k]."""
@@ -95,6 +112,8 @@ def windows_of(  # noqa: PLR0913 - keywords
     `lines`: each line by itself, for models that see one record at a time. At most `tokens` predictions; errors call
     the text `name`. Errors: `InputError` for fewer than two tokens or a window over the context.
     """
+    if model.config.encoder is not None:
+        return texts_of(model, text, window=window, tokens=tokens)
     if not 1 <= window <= model.n_context:
         msg = f"window={window}: expected 1 to {model.n_context}, the context"
         raise InputError(msg)
@@ -116,6 +135,42 @@ def windows_of(  # noqa: PLR0913 - keywords
     return [ids[at : at + window + 1] for at in range(0, len(ids) - 1, window)]
 
 
+def texts_of(model: Model, text: str, *, window: int, tokens: int | None = None) -> list[Any]:
+    """Of an encoder: the ids of each line, framed, at most `window` of them. Of an encoder-decoder: pairs of such ids.
+
+    Lines until `tokens` ids are there. Errors: `InputError` for no line, and for one that is no pair.
+    """
+    texts: list[Any] = []
+    n, decoding = 0, model.config.decoding
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line or (tokens is not None and n >= tokens):
+            continue
+        source, tab, target = line.partition("\t")
+        if decoding is None:
+            texts.append(model.tokenizer.framed(line, min(window, model.n_context))[0])
+        elif tab and target:
+            ids = [decoding.start, *model.tokenizer.encode(target)]
+            texts.append((model.tokenizer.encode(source)[: model.n_context], ids[: min(window + 1, model.n_context)]))
+        else:
+            msg = (
+                f"line {number} of the text: found no tab; of an encoder-decoder, expected what the encoder reads, a "
+                "tab, and what the decoder is to write"
+            )
+            raise InputError(msg)
+        n += n_tokens(model, texts[-1])
+    if not texts:
+        msg = "the text has no line; an encoder reads each line as a text"
+        raise InputError(msg)
+    return texts
+
+
+def n_tokens(model: Model, window: Any) -> int:  # noqa: ANN401 - ids, or a pair of them
+    """Tokens that are fed of a window: of a decoder all but the last, which is only predicted."""
+    if model.config.seq2seq:
+        return len(window[1]) - 1
+    return len(window) - (model.config.decoder is not None)
+
+
 def first_asked(model: Model, windows: Sequence[Sequence[int]], behind: str | None) -> list[int]:
     """Of every window, the first prediction that counts: that of what follows the token `behind`; 0 without one.
 
@@ -127,7 +182,7 @@ def first_asked(model: Model, windows: Sequence[Sequence[int]], behind: str | No
         where = "the vocabulary" if token is None else f"window {without}"
         msg = f"--after {behind}: {where} has no such token before its last; expected it in every line"
         raise InputError(msg)
-    return [0 if token is None else list(w).index(token) for w in windows]
+    return [0 if token is None else list(w).index(token) + (model.config.decoder is None) for w in windows]
 
 
 def calibrate(  # noqa: PLR0913 - keywords
@@ -152,6 +207,11 @@ def calibrate(  # noqa: PLR0913 - keywords
         raise InputError(msg)
     mark = mark_of(model, windows, hessian, stream)
     statistics, done = Statistics(np.zeros(model.config.n_layers)), 0
+    if model.config.seq2seq:
+        if file is not None:
+            msg = f"--statistics {file}: of an encoder-decoder none are kept; leave it out"
+            raise InputError(msg)
+        statistics.encoder = Statistics(np.zeros(model.config.encoding.n_layers))
     if file is not None and file.exists():
         statistics, done = read_statistics(file, mark)
     with progress(len(windows), done, "calibrating", quiet=quiet) as bar:
@@ -163,8 +223,57 @@ def calibrate(  # noqa: PLR0913 - keywords
     return statistics
 
 
-def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: bool, stream: bool) -> None:
+def _add(statistics: Statistics, model: Model, ids: Any, *, hessian: bool, stream: bool) -> None:  # noqa: ANN401 - ids, or a pair of them
     """Add one window."""
+    if model.config.encoder is None:
+        _add_decoder(statistics, model, ids, None, hessian=hessian, stream=stream)
+    elif model.config.decoder is None:
+        _add_encoder(statistics, model, ids, hessian=hessian)
+    else:
+        source, target = ids
+        assert statistics.encoder is not None  # noqa: S101 - made with it
+        _add_encoder(statistics.encoder, model, source, hessian=hessian)
+        _add_decoder(statistics, model, target, source, hessian=hessian, stream=stream)
+
+
+def _add_encoder(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) -> None:
+    """Add a text that an encoder reads whole. Layers that share their weights add to one place."""
+    config, weights = model.config.encoding, model.session.weights.encoder
+    assert weights is not None  # noqa: S101 - of a model with an encoder
+    shared = len({id(layer) for layer in weights.layers}) < config.n_layers
+    streams: list[F64] = []
+    first = ""
+
+    def watch(instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]]) -> None:
+        nonlocal first
+        weight = instruction.values.get("w")
+        _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
+        enters = layer.isdecimal() and role in ENTRIES
+        first = first or (role if enters else "")
+        last = role == "norm" and len(streams) == config.n_layers
+        if last or (enters and (int(layer) == len(streams) or (shared and role == first))):
+            streams.append(finite(view(instruction.tensors("i")[0]), f"what enters layer {len(streams)}"))
+        add_input(statistics, instruction, view, hessian=hessian)
+
+    def run() -> None:
+        hidden = model.session.whole.watched([Whole(ids)], watch)
+        if len(streams) == config.n_layers:  # no norm after the last layer
+            streams.append(finite(hidden, "what leaves the last layer"))
+
+    model.session.turn(run)
+    statistics.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in pairwise(streams)]
+    statistics.n += len(ids)
+
+
+def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
+    statistics: Statistics,
+    model: Model,
+    ids: Sequence[int],
+    source: Sequence[int] | None,
+    *,
+    hessian: bool,
+    stream: bool,
+) -> None:
     streams: list[F64] = []
 
     def watch(instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]]) -> None:
@@ -180,7 +289,8 @@ def _add(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: b
 
     for at in range(0, len(ids) - 1, model.session.chunk):
         streams.clear()
-        model.session.watched_step(ids[at : min(at + model.session.chunk, len(ids) - 1)], at, watch, len(ids) - 1)
+        part = ids[at : min(at + model.session.chunk, len(ids) - 1)]
+        model.session.watched_step(part, at, watch, len(ids) - 1, source=source)
         statistics.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in zip(streams, streams[1:])]  # noqa: B905, RUF007
     statistics.n += len(ids) - 1
 
@@ -191,7 +301,7 @@ def add_input(
     """Add what a layer's product is about to read, where it is the one of its place that is watched."""
     weight = instruction.values.get("w")
     _, layer, role = (f"..{weight.name}" if isinstance(weight, Weight) else "..").rsplit(".", 2)
-    if instruction.op != "linear" or role not in WATCHED or not layer:
+    if instruction.op != "linear" or role not in WATCHED or not layer.isdecimal():
         return
     x = finite(view(instruction.tensors("i")[0]), f"the input of {role}, layer {layer}")
     name = f"layers.{layer}.{WATCHED[role]}"

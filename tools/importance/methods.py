@@ -11,6 +11,9 @@
 
 Wanda and SparseGPT go layer by layer, as their own programs do: a layer sees what the cut ones before it put out
 (`zeros.py`; not with `one_pass`). All other statistics are those of the whole model, taken once.
+
+Of an encoder, each line of the text is a text; greedy asks its masked-LM head for tokens that are masked. Of an
+encoder-decoder, both stacks are cut, by what each sees (`calibrate.py`). What is not computed of them is refused.
 """
 
 from __future__ import annotations
@@ -23,21 +26,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError, PlanError
+from ...loader.open import open_model
 from ...loader.prune.plan import PrunePlan
 from ...loader.prune.rank_width import best_dimensions, dimensions
 from ...loader.prune.sparsity import Pattern, show_sparsity
 from ...loader.roles import AXES, PLACES, WRITERS
 from ...loader.sizes import sizes_of
 from ...model import load
-from ..perplexity import check_predicts, losses
+from ..perplexity import losses, masked_losses
 from . import depth, slicegpt, structured
-from .calibrate import calibrate, finite, first_asked, windows_of
+from .calibrate import calibrate, finite, first_asked, n_tokens, windows_of
 from .progress import progress
 from .rewrite import Rewrite, can_compensate
 from .zeros import layer_by_layer, zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -186,7 +190,11 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
     if text is None and wish.method not in WITHOUT_TEXT:
         msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
         raise InputError(msg)
-    shape: dict[str, Any] = {} if text is None else {"max_context": text.window, "prefill_chunk": text.window}
+    with open_model(path) as opened:
+        whole = opened.config.encoder is not None  # its texts are lines, whatever the window
+    shape: dict[str, Any] = {}
+    if text is not None and not whole:
+        shape = {"max_context": text.window, "prefill_chunk": text.window}
     try:
         loaded = load(path, prune=base, **shape)
     except InputError as e:  # the context is the window, which is what was typed
@@ -195,18 +203,45 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
         if any(w.quantized for w in model.session.weights):
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
-        if wish.method in WITHOUT_TEXT and model.config.seq2seq:
-            msg = f"--method {wish.method}: {model.config.family} is an encoder-decoder, of which no method cuts a part yet"
-            raise InputError(msg)
-        if wish.method not in WITHOUT_TEXT:
-            check_predicts(model.config, f"--method {wish.method}")
+        _check_kind(wish, model)
         windows = None if text is None else text.windows(model)
         result = _find(path, wish, text, base, model, windows or [])
+        count = sum(n_tokens(model, w) for w in windows or [])
     seen = "" if text is None or wish.method in WITHOUT_TEXT else (
-        f"; {sum(len(w) - 1 for w in windows or [])} tokens of {text.name} in windows of {text.window}"
+        f"; {count} tokens of {text.name} in windows of {text.window}"
     )  # fmt: skip
     plan = replace(result.plan, notes=(*result.plan.notes, f"{wish}{seen}"))
     return replace(result, plan=plan if base is None else base.then(plan))
+
+
+def _check_kind(wish: Wish, model: Model) -> None:
+    """Errors: `PlanError` for what is not computed of an encoder, or of an encoder-decoder."""
+    config = model.config
+    why = ""
+    if config.encoder is not None:
+        if wish.method in BASIS:
+            why = "which has no such basis: its stream is normed otherwise, or is of two stacks"
+        elif wish.layer_by_layer:
+            why = "which is not gone through layer by layer: add --one-pass"
+        elif _shared(model) and wish.method == "flap":
+            why = "whose layers share their weights: what is constant in one is not in another"
+    if config.seq2seq:
+        if wish.method in ZEROS:
+            why = "whose zeros are chosen while loading: --sparsity and --encoder-sparsity, without --method"
+        elif wish.method == "greedy" or wish.width is not None:
+            why = "of which this is not computed: name layers, or a share of the width, without --method"
+        elif wish.method == "flap" and wish.compensate:
+            why = "of which biases are left as they are: add --no-compensation"
+    if why:
+        kind = "an encoder-decoder" if config.seq2seq else "an encoder"
+        msg = f"--method {wish.method}: {config.family} is {kind}, {why}"
+        raise PlanError(msg)
+
+
+def _shared(model: Model) -> bool:
+    """Whether layers share their weights."""
+    layers = model.session.weights.stack.layers
+    return len({id(layer) for layer in layers}) < len(layers)
 
 
 def _find(  # noqa: PLR0913, PLR0917 - what a method sees
@@ -221,20 +256,44 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     if wish.method == "greedy":
         return _greedy(path, wish, text, base, model, windows)
     if wish.method == "first":
-        kept = depth.most_influential(-np.arange(model.config.n_layers, dtype=np.float64), wish.keep or 0)
-        return Found(PrunePlan(layers=kept))
-    if wish.method == "block-influence":
-        assert statistics is not None  # noqa: S101 - `find` has seen that there is a text
-        scores = depth.block_influence(statistics)
-        kept = depth.most_influential(scores, wish.keep or 0)
-        return Found(PrunePlan(layers=kept), scores={"layers": scores.tolist()})
-    if wish.method in WIDTH:
-        assert statistics is not None  # noqa: S101 - as above
-        return _width(wish, model, statistics)
+        return _of_both(model, lambda config, _: Found(PrunePlan(layers=_firsts(config, wish.keep or 0))))
+    if wish.method in ZEROS:
+        return _zeros(wish, text, model, windows, statistics)
+    assert statistics is not None  # noqa: S101 - `find` has seen that there is a text
     if wish.method in BASIS:
-        assert statistics is not None  # noqa: S101 - as above
         return _basis(wish, model, statistics)
-    return _zeros(wish, text, model, windows, statistics)
+    seen = statistics
+
+    def stack(config: Config, before: str) -> Found:
+        mine = seen.encoder if before and seen.encoder is not None else seen
+        return _width(wish, model, config, mine, before) if wish.method in WIDTH else _influence(wish, mine)
+
+    return _of_both(model, stack)
+
+
+def _of_both(model: Model, stack: Callable[[Config, str], Found]) -> Found:
+    """What is found of a model's stack; of an encoder-decoder of both, the encoder's as a part of the plan.
+
+    `stack`: of a config, and what its weights' names begin with.
+    """
+    found = stack(model.config, "")
+    if not model.config.seq2seq:
+        return found
+    of = stack(model.config.encoding, "encoder.")
+    scores = found.scores | {f"encoder.{name}": value for name, value in of.scores.items()}
+    return replace(found, plan=replace(found.plan, encoder=replace(of.plan, notes=())), scores=scores)
+
+
+def _influence(wish: Wish, statistics: Statistics) -> Found:
+    """Layers by block influence."""
+    scores = depth.block_influence(statistics)
+    kept = depth.most_influential(scores, wish.keep or 0)
+    return Found(PrunePlan(layers=kept), scores={"layers": scores.tolist()})
+
+
+def _firsts(config: Config, count: int) -> tuple[int, ...]:
+    """The first layers."""
+    return depth.most_influential(-np.arange(config.n_layers, dtype=np.float64), count)
 
 
 def _zeros(
@@ -261,22 +320,23 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
     def loss(kept: tuple[int, ...]) -> float:
         plan = PrunePlan(layers=kept)
         with load(path, prune=plan if base is None else base.then(plan), max_context=text.window) as cut:
-            tried[kept] = math.fsum(float(losses(cut, w)[a:].sum()) for w, a in zip(windows, asked, strict=True))
+            lost = losses if cut.config.encoder is None else masked_losses
+            tried[kept] = math.fsum(float(lost(cut, w)[a:].sum()) for w, a in zip(windows, asked, strict=True))
         bar(1)
         return tried[kept]
 
     with progress(sum(range(keep + 1, n + 1)), 0, "greedy", quiet=text.quiet) as bar:
         steps = depth.greedy(n, keep, loss)
-    count = sum(len(w) - 1 for w in windows) - sum(asked)
+    count = sum(n_tokens(model, w) for w in windows) - sum(asked)
     path_of = [{"kept": list(s), "nll": tried[s] / count} for s in steps if s in tried]
     return Found(PrunePlan(layers=steps[-1]), scores={"steps": path_of})
 
 
-def _width(wish: Wish, model: Model, statistics: Statistics) -> Found:
-    """Heads, by key/value head, and neurons."""
+def _width(wish: Wish, model: Model, config: Config, statistics: Statistics, before: str = "") -> Found:
+    """Heads, by key/value head, and neurons of `config.stack`, whose weights' names begin with `before`."""
     cuts: dict[str, dict[int, list[int]]] = {"heads": {}, "ffn": {}}
     biases: dict[tuple[str, int], F64] = {}
-    weights, config = {w.name: w for w in model.session.weights}, model.config
+    weights = {w.name.removeprefix(before): w for w in model.session.weights if w.name.startswith(before)}
     ranked = structured.everywhere if wish.method == "flap" and not wish.uniform else structured.by_layer
     for half, (role, place, bias) in UNITS.items():
         share = getattr(wish, half)
@@ -303,10 +363,20 @@ def _width(wish: Wish, model: Model, statistics: Statistics) -> Found:
     if not any(cuts.values()) and width is None:
         msg = f"{wish}: the model has no such part"
         raise PlanError(msg)
+    cuts = {half: _of_shared(model, of) for half, of in cuts.items()}
     told = "biases take up what goes: only the checkpoint that `miaotui prune` writes has them"
     notes = (told,) if biases else ()
     heads, ffn = ({i: tuple(kept) for i, kept in cuts[half].items()} for half in UNITS)
     return Found(PrunePlan(heads=heads, ffn=ffn, width=width, notes=notes), Rewrite(biases=biases))
+
+
+def _of_shared(model: Model, cut: dict[int, list[int]]) -> dict[int, list[int]]:
+    """A cut of every layer that has the weights of one that is cut."""
+    if not _shared(model):
+        return cut
+    layers = model.session.weights.stack.layers
+    firsts = {id(layer): i for i, layer in reversed(list(enumerate(layers)))}
+    return {i: cut[firsts[id(layer)]] for i, layer in enumerate(layers) if firsts[id(layer)] in cut}
 
 
 def _dimensions(share: float, config: Config, statistics: Statistics) -> tuple[int, ...]:
