@@ -311,8 +311,9 @@ class Session:
                 raise
         self._batch.clear()
         for table, ids, start, n_logits in parts:
-            encoded = () if table.source is None else (table.source.table.address, len(table.source.ids))
-            self._batch.add(ids, start, table.address, n_logits, *encoded, n_padding=self._padding(table, ids, start))
+            source, n_padding = table.source, self._padding(table, ids, start)
+            encoder, encoded = (0, 0) if source is None else (source.table.address, len(source.ids))
+            self._batch.add(ids, start, table.address, n_logits, encoder, encoded, n_padding)
 
     def _padding(self, table: Table, ids: Ids[int] | NDArray[np.int64], start: int) -> int:
         """Padding tokens before `start`, in a model where these have no position; those of a part are remembered."""
