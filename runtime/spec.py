@@ -139,7 +139,9 @@ class Experts:
     n: int
     per_token: int
     normalized: bool = True  # the weights of those chosen sum to one
+    sigmoid: bool = False  # a score is the sigmoid of a router's number, not its share of a softmax
     d_shared: int = 0  # width of an expert that every token passes
+    shared_mixed: bool = False  # a product of its own says by how much (Qwen2-MoE)
 
 
 @dataclass(frozen=True)
@@ -314,9 +316,10 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Sublayer:
-    """Weights of one sublayer. `linear`: q, k, v, o of an attention; gate, up, down (router) of a feed-forward.
+    """Weights of one sublayer. `linear`: q, k, v, o of an attention; gate, up, down of a feed-forward.
 
-    A norm that is None is not there. `norm_q` and `norm_k` are as wide as a head (of each head), or as all heads side
+    One of experts has gate, up and down of each in `experts`; in `linear` router, shared_gate, shared_up, shared_down,
+    shared_mix. A norm that is None is not there. `norm_q` and `norm_k` are as wide as a head (of each head), or as all heads side
     by side (of the whole row).
     """
 
@@ -328,6 +331,7 @@ class Sublayer:
     norm_k: Norm | None = None
     bias: Weight | None = None  # a layer's own table of relative positions [buckets, n_heads] (UMT5)
     experts: tuple[Mapping[str, Linear], ...] = ()
+    route_bias: Weight | None = None  # added to the experts' scores where they are chosen, f32 [experts] (DeepSeek-V3)
 
 
 @dataclass(frozen=True, eq=False)

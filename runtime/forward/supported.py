@@ -73,7 +73,7 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
             if sum(isinstance(s, Attention) and s.cross == cross for s in sizes) > 1:
                 yield f"two attentions to {'an encoder' if cross else 'a text itself'} in layer {i}"
         for s, sublayer in zip(sizes, weights, strict=True):
-            lacking = _of_attention(config, w, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s)
+            lacking = _of_attention(config, w, s, sublayer) if isinstance(s, Attention) else _of_experts(s, sublayer)
             for what in (*lacking, *(f"an adapter of {n}" for n, each in sublayer.linear.items() if each.adapters)):
                 yield f"{what} (layer {i})"
 
@@ -116,6 +116,11 @@ def _of_cross(config: Config, s: Attention) -> Iterator[str]:
         yield "attention to an encoder by position"
 
 
-def _of_feed_forward(s: FeedForward) -> Iterator[str]:
-    if s.experts is not None:
-        yield f"a feed-forward of {s.experts.n} experts"
+def _of_experts(s: FeedForward, w: Sublayer) -> Iterator[str]:
+    if s.experts is None:
+        return
+    if not 0 < s.experts.per_token <= s.experts.n == len(w.experts):
+        yield f"{s.experts.per_token} of {s.experts.n} experts, of which {len(w.experts)} have weights,"
+    every = [linear for each in w.experts for linear in each.values()]
+    if any(linear.b is not None or linear.adapters for linear in every):
+        yield "experts with biases or adapters"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ops import slots
+from ...ops import ACTS, slots
 from ..lanes import (
     absolute,
     add,
@@ -33,6 +33,7 @@ A_Y, A_A, A_B, A_D = slots("add")
 P_Y, P_X, P_B, P_UNITS, P_EACH, P_STRIDE, P_BASE = slots("pick")
 S_Y, S_X, S_D, S_FACTOR = slots("scale")
 C_Y, C_X, C_D, C_CAP = slots("soft_cap")
+SILU, GELU, GELU_TANH, RELU, TANH, RELU2 = range(1, len(ACTS) + 1)
 
 
 @jit
@@ -113,6 +114,24 @@ def relu2(x: Any) -> Any:
     """max(x, 0)^2; NaN stays NaN."""
     y = relu(x)
     return mul(y, y)
+
+
+@jit
+def activated(v: Any, act: Any) -> Any:
+    """By its number in `ops.ACTS`; 0 is none."""
+    if act == SILU:
+        v = silu(v)
+    elif act == GELU:
+        v = gelu(v)
+    elif act == GELU_TANH:
+        v = gelu_tanh(v)
+    elif act == RELU:
+        v = relu(v)
+    elif act == TANH:
+        v = tanh(v)
+    elif act == RELU2:
+        v = relu2(v)
+    return v
 
 
 @kernel
