@@ -319,8 +319,8 @@ class Sublayer:
     """Weights of one sublayer. `linear`: q, k, v, o of an attention; gate, up, down of a feed-forward.
 
     One of experts has gate, up and down of each in `experts`; in `linear` router, shared_gate, shared_up, shared_down,
-    shared_mix. A norm that is None is not there. `norm_q` and `norm_k` are as wide as a head (of each head), or as all heads side
-    by side (of the whole row).
+    shared_mix. A norm that is None is not there. `norm_q` and `norm_k` are as wide as a head (of each head), or as all
+    heads side by side (of the whole row).
     """
 
     linear: Mapping[str, Linear]

@@ -38,11 +38,13 @@ transformers.utils.logging.disable_progress_bar()
 SETTINGS = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
 LONGEST, NEW = 70, 6
 #: Families of ring `fast`: fused by head and parallel; normed after, and whole.
-FAST = ("olmo2", "gpt_neox")
+FAST = ("olmo2", "gpt_neox", "qwen2_moe")
 #: Their config has no width of a head.
 DIVIDED = ("olmo", "olmo2", "olmo3", "stablelm", "gpt_neox", "cohere", "cohere2", "opt", "gptj", "gpt_neo")
 DIVIDED += ("gpt_bigcode", "exaone4", "granite", "smollm3", "phi3", "phi", "starcoder2", "arcee", "helium")
-DIVIDED += ("bloom", "mpt", "falcon")
+DIVIDED += ("bloom", "mpt", "falcon", "qwen2_moe", "olmoe")
+#: With experts; their sizes below.
+MOE = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")
 
 
 @st.composite
@@ -76,6 +78,14 @@ def llama_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
         said |= {name: draw(st.booleans()) for name in flags}
         said |= {"num_kv_heads": n_kv_heads if said["new_decoder_architecture"] else None}
         said["ffn_hidden_size"] = said["intermediate_size"]
+    if family in MOE:
+        n = draw(st.integers(1, 7))
+        said |= {"num_experts": n, "num_local_experts": n, "num_experts_per_tok": draw(st.integers(1, n))}
+        said |= {"moe_intermediate_size": draw(st.integers(1, 67)), "norm_topk_prob": draw(st.booleans())}
+        said |= {"shared_expert_intermediate_size": draw(st.integers(1, 67)), "qkv_bias": draw(st.booleans())}
+        said |= {"sliding_window": draw(st.sampled_from([1, 5, 200])), "use_sliding_window": draw(st.booleans())}
+        said |= {"decoder_sparse_step": draw(st.integers(1, 2)), "max_window_layers": draw(st.integers(0, n_layers))}
+        said["mlp_only_layers"] = sorted(draw(st.sets(st.integers(0, n_layers - 1), max_size=1)))
     if family in DIVIDED and family != "helium":
         del said["head_dim"]
     for name in ("attention_bias", "mlp_bias", "use_qkv_bias", "attention_out_bias", "use_bias"):
@@ -162,9 +172,11 @@ def made(config: Any, directory: Path, seed: int = 0, dtype: Any = None) -> Any:
 def oracle(directory: Path) -> Any:
     """Loaded in float64, not cast: that rounds frequencies, too. Every tensor is used and none invented."""
     # Falcon's eager path adds its linear biases twice
-    how = "sdpa" if json.loads((directory / "config.json").read_text())["model_type"] == "falcon" else "eager"
+    raw = json.loads((directory / "config.json").read_text())
+    how = "sdpa" if raw["model_type"] == "falcon" else "eager"
+    more = {"experts_implementation": "eager"} if "num_experts_per_tok" in raw else {}  # the other has no float64
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float64, attn_implementation=how, output_loading_info=True
+        directory, dtype=torch.float64, attn_implementation=how, output_loading_info=True, **more
     )
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     return model.eval()
@@ -226,6 +238,9 @@ def small(family: str, **more: Any) -> Any:
     }  # fmt: skip
     if family == "helium":
         said["num_key_value_heads"] = 4
+    if family in MOE:
+        said |= {"num_experts": 6, "num_local_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        said |= {"shared_expert_intermediate_size": 12, "mlp_only_layers": [3] if family == "qwen2_moe" else []}
     if family == "falcon":
         said |= {"ffn_hidden_size": 24, "alibi": True, "new_decoder_architecture": True, "num_kv_heads": 2}
     kind = transformers.CONFIG_MAPPING[family]
@@ -261,7 +276,7 @@ def test_what_a_plan_leaves_can_be_written_and_is_read_by_transformers(family: s
 
 
 #: Queries and keys are normed across heads: fewer of them are another model.
-ACROSS = ("olmo2", "olmo3")
+ACROSS = ("olmo2", "olmo3", "olmoe")
 
 
 @pytest.mark.parametrize(
@@ -333,6 +348,7 @@ LACKING = {
     "rope_part": ("phi", "stablelm", "cohere", "cohere2", "helium", "glm", "glm4", "ernie4_5", "gptj"),
     "scale": ("granite", "gemma", "gemma2", "gemma3_text"),
     "relu2": ("arcee",),
+    "route": MOE,
 }
 
 

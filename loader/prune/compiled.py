@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_LAYERS", "Cut", "check_named", "compile_plan", "fingerprint", "with_shares"]
 
+#: A plan's sets by layer -> the size that they are of, and what each is called.
+BY_LAYER_SIZES = {"heads": ("n_heads", "head"), "ffn": ("d_ff", "neuron"), "experts": ("n_experts", "expert")}
 #: Layers that a plan may have run: as many as a config.json may say.
 MAX_LAYERS = 2**16
 
@@ -36,7 +38,8 @@ MAX_LAYERS = 2**16
 class Cut:
     """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of those that run, in order.
 
-    Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are. `sparsity`: the plan's.
+    Heads, key/value heads, neurons, experts: kept ones by the file's layer number, where not all are. `sparsity`: the
+    plan's.
     """
 
     before: Config
@@ -49,6 +52,7 @@ class Cut:
     width: Indices | None
     sparsity: Mapping[str, str] = field(default_factory=dict)
     vocab_fallback: int | str | None = None
+    experts: Mapping[int, Indices] = field(default_factory=dict)
 
     @property
     def cuts(self) -> bool:
@@ -71,7 +75,7 @@ class Cut:
         indices: Indices | None = None
         if axis in ("vocab", "width"):
             indices = getattr(self, axis)
-        elif axis in ("heads", "kv_heads", "ffn"):
+        elif axis in ("heads", "kv_heads", "ffn", "experts"):
             indices = getattr(self, axis).get(layer)
         if indices is None:
             return ((0, axis_size(self.before, axis, layer)),)
@@ -113,7 +117,7 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
     kv_heads = {layer: _kv_heads(kept, sizes_of(config, layer), layer) for layer, kept in plan.heads.items()}
     left = _left(plan, config, layers, kv_heads)
-    parts = (plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity, plan.vocab_fallback)
+    parts = (plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity, plan.vocab_fallback, plan.experts)
     cut = Cut(config, left, layers, *parts)
     _check_zeros(cut)
     return cut
@@ -211,7 +215,7 @@ def check_named(raw: Mapping[str, Any], config: Config, checkpoint: Checkpoint |
     _check_model(PrunePlan(model=raw.get("model", {})), config, checkpoint)
     for name, (size, each) in _sizes_of_sets(config).items():
         _check_set(name, _last(raw.get(name)), size, each, empty=True)
-    for name, (field_of, each) in (("heads", ("n_heads", "head")), ("ffn", ("d_ff", "neuron"))):
+    for name, (field_of, each) in BY_LAYER_SIZES.items():
         for key, kept in raw[name].items() if isinstance(raw.get(name), dict) else ():
             layer = _last(key)
             _check_set(name, layer, config.n_layers, "layer", empty=True)
@@ -253,11 +257,23 @@ def _check_indices(plan: PrunePlan, config: Config) -> None:
         if plan.vocab is not None and plan.vocab_fallback not in plan.vocab:
             msg = f"vocab_fallback: token {plan.vocab_fallback} stands for those that are gone, but is cut; keep it"
             raise PlanError(msg)
-    for name, of, each in (("heads", plan.heads, "head"), ("ffn", plan.ffn, "neuron")):
+    for name, (field_of, each) in BY_LAYER_SIZES.items():
+        of: Mapping[int, Indices] = getattr(plan, name)
         _check_set(name, tuple(of), config.n_layers, "layer", empty=True)
         for layer, kept in of.items():
-            size = getattr(sizes_of(config, layer), "n_heads" if name == "heads" else "d_ff")
+            size = getattr(sizes_of(config, layer), field_of)
             _check_set(f"{name} of layer {layer}", kept, size, each, empty=True)
+    _check_experts(plan, config)
+
+
+def _check_experts(plan: PrunePlan, config: Config) -> None:
+    """As many as a token goes to, at least."""
+    for layer, kept in plan.experts.items():
+        ffn = config.stack.feed_forward(layer)
+        least = ffn.experts.per_token if ffn is not None and ffn.experts is not None else 0
+        if len(kept) < least:
+            msg = f"experts of layer {layer}: {len(kept)} kept, but a token goes to {least}; keep at least as many"
+            raise PlanError(msg)
 
 
 def _check_set(what: str, kept: Indices, size: int, each: str, *, empty: bool = False) -> None:
@@ -296,6 +312,7 @@ def _sizes(plan: PrunePlan, before: LayerSizes, layer: int, kv_heads: Mapping[in
         len(plan.heads.get(layer, range(before.n_heads))),
         len(kv_heads.get(layer, range(before.n_kv_heads))),
         len(plan.ffn.get(layer, range(before.d_ff))),
+        len(plan.experts.get(layer, range(before.n_experts))),
     )
     if not left.n_heads and not left.d_ff:
         msg = f"layer {layer} would keep neither attention nor feed-forward; leave it out of the layers instead"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BY_LAYER", "RATIOS", "composed"]
 
 #: Fields of a plan that are a set of indices for each layer.
-BY_LAYER = ("heads", "ffn")
+BY_LAYER = ("heads", "ffn", "experts")
 #: Shares that are turned into indices by reading the checkpoint (`rank_ffn`, `rank_width`).
 RATIOS = ("ffn_ratio", "width_ratio")
 
@@ -29,11 +29,9 @@ def composed(first: PrunePlan, second: PrunePlan) -> dict[str, Any]:
     """The fields of one plan for both, the first with no ratio unresolved. Errors: `PlanError`, as `PrunePlan.then`."""
     _check_follows(first, second)
     layer_of = _Picker("layers", first.run)
-    heads, ffn = (_by_layer_then(name, first, second, layer_of) for name in BY_LAYER)
     return dict(
         order=first.run if second.run is None else layer_of(second.run),
-        heads=heads,
-        ffn=ffn,
+        **{name: _by_layer_then(name, first, second, layer_of) for name in BY_LAYER},
         **{name: getattr(first if getattr(second, name) is None else second, name) for name in RATIOS},
         vocab=first.vocab if second.vocab is None else _Picker("vocab", first.vocab)(second.vocab),
         vocab_fallback=_fallback_then(first, second),

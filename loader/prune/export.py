@@ -17,7 +17,7 @@ from ...errors import PlanError
 from ...runtime.spec import Attention, Decoding
 from ..config import resolve_config, resolve_outside
 from ..families import FAMILIES, layer_type, shared_numbers
-from ..sizes import d_head, largest, model_sizes
+from ..sizes import d_head, largest, model_sizes, sizes_of
 from ..source import read_masked
 from .layer_sizes import PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
 
@@ -67,6 +67,9 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
         out |= own_words(kept) if own_words else {"layer_types": [layer_type(s.window) for s in kept]}
     if FAMILIES[config.family].groups:
         out |= _groups(plan)
+    spell_experts = FAMILIES[config.family].spell_experts
+    if spell_experts is not None:
+        out |= spell_experts([bool(sizes_of(before, i).n_experts) for i in plan.cut.layers])
     if "d_head" not in FAMILIES[config.family].spelling:
         gone = _pruned_heads(raw, plan.cut)
         if gone and not FAMILIES[config.family].names_pruned_heads:
@@ -91,7 +94,9 @@ def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str,
     if own.written_as:
         out |= {**own.written_as, **{family.spelling[name]: old[name] for name in ("n_kv_heads", "d_ff")}}
         out = {key: value for key, value in out.items() if key not in own.written_as or value is not None}
-    changed = [name for name in ("n_layers", "n_vocab", "d_model", "d_ff") if new[name] != old[name]]
+    out = {family.synonyms.get(key, key): value for key, value in out.items()}
+    names = ("n_layers", "n_vocab", "d_model", "d_ff", "n_experts", "d_dense")
+    changed = [name for name in names if name in new and new[name] != old.get(name)]
     if "d_head" in family.spelling and any(new[name] != old[name] for name in ("n_heads", "n_kv_heads", "d_model")):
         changed += ["n_heads", "n_kv_heads", "d_head"]
     new |= vars(outer_sizes(config)) | {"d_head": d_head(config) or d_head(before)}
@@ -141,7 +146,8 @@ def left_tensors(
     for i, sources in chain.from_iterable(enumerate(stack, -1) for stack in stacks):
         tensors: dict[str, list[Source]] = {}
         for source in sources.values():
-            parts = tensors.setdefault(source.pattern.replace("{i}", str(i)), [])
+            name = source.pattern.replace("{i}", str(i)).replace("{e}", str(source.expert))
+            parts = tensors.setdefault(name, [])
             if all(part.rows != source.rows for part in parts):  # a norm that two halves share is one tensor
                 parts.append(source)
         tensors = {name: parts for name, parts in tensors.items() if name not in written}  # one embedding of two stacks
@@ -154,6 +160,9 @@ def left_tensors(
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
             shape = shape if reshape is None else reshape(parts, shape)
             stored = (1, *shape) if first.row else shape[::-1] if first.transposed else shape
+            if first.stack:
+                n = len({part.expert for part in parts})
+                stored = (n, shape[0] // n, *shape[1:])
             yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change)
 
 

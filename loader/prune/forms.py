@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMS", "Forms"]
 
 FORMS = (
-    *("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"),
+    *("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn", "drop_experts"),
     *("ffn", "vocab", "vocab_fallback", "width", "sparsity", "plan"),
 )
 #: What an error begins with, a plan's field -> the forms that can have said it; a form's own name is its own.
@@ -24,6 +24,7 @@ _SAID_BY = {
     "layers": ("keep_layers", "drop_layers"),
     "heads": ("drop_heads", "drop_attention"),
     "ffn": ("drop_ffn", "ffn"),
+    "experts": ("drop_experts",),
     "ffn_ratio": ("ffn",),
     "width_ratio": ("width",),
 }

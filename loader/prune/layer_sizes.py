@@ -13,12 +13,13 @@ since it says how wide a head is.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..files import quote
 from ..ranges import read_ranges
-from ..sizes import LayerSizes, largest, model_sizes, sizes_of
+from ..sizes import LayerSizes, dense_width, largest, model_sizes, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +33,9 @@ __all__ = ["KEYS", "layer_sizes", "outer_sizes", "spell", "surviving_heads"]
 PER_LAYER, PRUNED_HEADS = "per_layer_config", "pruned_heads"
 KEYS = (PER_LAYER, PRUNED_HEADS)
 ATTENTION, FEED_FORWARD = "attention", "mlp"
-SIZES = ("n_heads", "n_kv_heads", "d_ff")
+SIZES = ("n_heads", "n_kv_heads", "d_ff", "n_experts")
+#: Those that every family's config has a key for.
+EVERYWHERE = ("d_ff", "n_experts")
 
 
 def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: str) -> list[LayerSizes] | None:
@@ -45,8 +48,9 @@ def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: s
     if not overrides and not gone:
         return None
     whole = {name: size for name, size in model_sizes(config).items() if name in SIZES}
-    sizes = [_overridden(overrides[i], whole, family, f"{where}: {PER_LAYER}[{i}]") if i in overrides
-             else LayerSizes(**whole) for i in range(config.n_layers)]  # fmt: skip
+    sizes = [sizes_of(config, i) for i in range(config.n_layers)]  # as the keys outside have them
+    sizes = [_overridden(overrides[i], size, family, f"{where}: {PER_LAYER}[{i}]") if i in overrides else size
+             for i, size in enumerate(sizes)]  # fmt: skip
     for i, heads in gone.items():
         if not family.names_pruned_heads:
             msg = f"{where}: {PRUNED_HEADS} is not known of a {family.name} model; it may change what is computed"
@@ -54,7 +58,7 @@ def layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: s
         pruned = _pruned(heads, whole["n_heads"], f"{where}: {PRUNED_HEADS}[{i}]")
         n_left = whole["n_heads"] - sum(stop - first for first, stop in pruned)
         if sizes[i].n_heads:
-            sizes[i] = LayerSizes(n_left, n_left, sizes[i].d_ff)
+            sizes[i] = replace(sizes[i], n_heads=n_left, n_kv_heads=n_left)
     for i, size in enumerate(sizes):
         if not size.n_heads and not size.d_ff:
             msg = f"{where}: layer {i} has neither attention nor feed-forward; leave it out"
@@ -82,7 +86,7 @@ def outer_sizes(config: Config) -> LayerSizes:
     outside = largest(config)
     if outside.n_kv_heads and outside.n_heads % outside.n_kv_heads:
         most = max((sizes_of(config, i) for i in range(config.n_layers)), key=lambda size: size.n_heads)
-        return LayerSizes(most.n_heads, most.n_kv_heads, outside.d_ff)
+        return replace(outside, n_heads=most.n_heads, n_kv_heads=most.n_kv_heads)
     return outside
 
 
@@ -91,15 +95,17 @@ def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
 
     Without the heads of a family that has no width of a head in its config (GPT-2): those go to `pruned_heads`.
     """
-    names = [name for name in SIZES if name in family.spelling and (name == "d_ff" or "d_head" in family.spelling)]
+    names = [name for name in SIZES if name in family.spelling and (name in EVERYWHERE or "d_head" in family.spelling)]
     outside = outer_sizes(config)
+    dense = replace(outside, d_ff=dense_width(config))
     spelled: dict[int, dict[str, Any]] = {}
     for i in range(config.n_layers):
         size = sizes_of(config, i)
+        usual = dense if outside.n_experts and not size.n_experts else outside
         differs = {
-            family.spelling[name]: getattr(size, name)
+            _spelled(name, size, family): getattr(size, name)
             for name in names
-            if getattr(size, name) not in (0, getattr(outside, name))
+            if getattr(size, name) not in (0, getattr(usual, name))
         }
         skip = [] if size.n_heads else [ATTENTION]
         skip += [] if size.d_ff else [FEED_FORWARD]
@@ -108,6 +114,13 @@ def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
         if differs:
             spelled[i] = differs
     return spelled
+
+
+def _spelled(name: str, size: LayerSizes, family: Family) -> str:
+    """A size's key; of a layer without experts, where the family has a width for those."""
+    return family.spelling[
+        "d_dense" if name == "d_ff" and not size.n_experts and "d_dense" in family.spelling else name
+    ]
 
 
 def _by_layer(raw: Mapping[str, Any], key: str, n_layers: int, where: str) -> dict[int, Any]:
@@ -127,15 +140,16 @@ def _by_layer(raw: Mapping[str, Any], key: str, n_layers: int, where: str) -> di
     return layers
 
 
-def _overridden(of: object, whole: Mapping[str, int], family: Family, where: str) -> LayerSizes:
+def _overridden(of: object, whole: LayerSizes, family: Family, where: str) -> LayerSizes:
     """One layer's sizes: the `whole` layer's, less what its object overrides and skips."""
     if not isinstance(of, dict):
         msg = f"{where} is {quote(of)}; expected an object"
         raise ConfigError(msg)
-    sizes = dict(whole)
-    ours = {family.spelling[name]: name for name in SIZES if name in family.spelling}
+    sizes = dict(vars(whole))
+    names = [name for name in SIZES if name in family.spelling and (name != "n_experts" or whole.n_experts)]
+    ours = {_spelled(name, whole, family): name for name in names}
     if "d_head" not in family.spelling:
-        ours = {key: name for key, name in ours.items() if name == "d_ff"}
+        ours = {key: name for key, name in ours.items() if name in EVERYWHERE}
     for key, value in of.items():
         if key == "skip":
             continue

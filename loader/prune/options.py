@@ -5,6 +5,7 @@
 | `keep-layers=0-2`      | these layers                                                              |
 | `drop-layers=5`        | all layers but these                                                      |
 | `drop-heads=3:0,1`     | in layer 3, all query heads but 0 and 1; several with + : `3:0,1+4:2`      |
+| `drop-experts=3:0,1`   | in layer 3, all experts but 0 and 1; several with +                       |
 | `drop-attention=4`     | all but the attention of layer 4                                          |
 | `drop-ffn=5`           | all but the feed-forward of layer 5                                       |
 | `ffn=0.75`             | in every layer, this share of the neurons, the weightiest first           |
@@ -128,7 +129,7 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
     if "plan" in forms:  # the other forms number what it leaves
         first = select(load_plan(forms["plan"], opened), opened).ranked(opened)
         base, left = first.plan, first.cut.config
-    heads = _dropped_heads(forms, left)
+    heads, experts = (_dropped(name, forms, left) for name in _DROPS)
     heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
     dropped = _layers("drop_layers", forms, left)
     layers = None if "keep_layers" not in forms else _layers("keep_layers", forms, left)
@@ -150,6 +151,7 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
         ffn={i: () for i in _layers("drop_ffn", forms, left) if i in there},
         ffn_ratio=_number("ffn", forms["ffn"]) if "ffn" in forms else None,
         vocab=ids,
+        experts=experts,
         vocab_fallback=fallback,
         **_width(forms.get("width"), left),
         sparsity=forms.get("sparsity", {}),
@@ -194,9 +196,13 @@ def _layers(name: str, forms: Mapping[str, Any], config: Config) -> tuple[int, .
     return layers
 
 
-def _dropped_heads(forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
-    """Layer -> the heads that are left, from "3:0,1+4:2", a list of such, or {3: "0,1"}."""
-    form = forms.get("drop_heads", {})
+#: A form that drops by layer -> the size that it is of, what each is called, what a layer without any lacks.
+_DROPS = {"drop_heads": ("n_heads", "head", "attention"), "drop_experts": ("n_experts", "expert", "experts")}
+
+
+def _dropped(name: str, forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
+    """Layer -> the heads or experts that are left, from "3:0,1+4:2", a list of such, or {3: "0,1"}."""
+    form, (size, each, lacks) = forms.get(name, {}), _DROPS[name]
     if isinstance(form, dict):
         pairs = list(form.items())
     else:
@@ -205,15 +211,15 @@ def _dropped_heads(forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
         pairs = [text.split(":") for text in texts]  # type: ignore[misc]  # of other lengths: refused below
     kept: dict[int, tuple[int, ...]] = {}
     for pair in pairs:
-        layers = read_indices(pair[0], "drop_heads") if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
+        layers = read_indices(pair[0], name) if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
         if len(layers) != 1 or layers[0] in kept:
-            msg = f"drop_heads: found {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
+            msg = f"{name}: found {quote(form)}; expected LAYER:{each.upper()}S such as 3:0,1, each layer once"
             raise PlanError(msg)
-        [layer] = _layers("drop_heads", {**forms, "drop_heads": layers}, config)
-        drop, there = read_ranges(pair[1], "drop_heads"), sizes_of(config, layer).n_heads
+        [layer] = _layers(name, {**forms, name: layers}, config)
+        drop, there = read_ranges(pair[1], name), getattr(sizes_of(config, layer), size)
         if drop and drop[-1][1] > there:
-            has = f"has {there} (0 to {there - 1})" if there else "has no attention"
-            msg = f"drop_heads: there is no head {drop[-1][1] - 1} in layer {layer}; it {has}"
+            has = f"has {there} (0 to {there - 1})" if there else f"has no {lacks}"
+            msg = f"{name}: there is no {each} {drop[-1][1] - 1} in layer {layer}; it {has}"
             raise PlanError(msg)
         kept[layer] = tuple(sorted(set(range(there)) - set(as_indices(drop).tolist())))
     return kept

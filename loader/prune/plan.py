@@ -9,6 +9,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "order": "0-3,2-5",                                   or: layers in the order in which they run; one may run twice
      "heads": {"1": "2-8", "2": ""},                       query heads kept, by layer; none: no attention there
      "ffn": {"0": "0-99,120"},                             feed-forward neurons kept, by layer; none: no feed-forward
+     "experts": {"0": "0-3,6"},                            experts kept, by layer: at least as many as a token has
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
      "vocab": "0-4095",                                    token ids kept
      "vocab_fallback": "bytes",                            what stands for one that is gone: "bytes", "unk" or an id
@@ -17,7 +18,8 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "sparsity": "2:4",                                    zeros in what is left: `sparsity.py`
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
-A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
+In a layer of experts neuron j is the j-th of each. A key/value head goes with its queries: it stays while any of them
+does, and those that stay must keep equally many.
 A layer that runs twice has its weights once, and what is cut of them is cut of both.
 """
 
@@ -77,6 +79,7 @@ class PrunePlan:
     notes: tuple[str, ...] = field(default=(), compare=False)
     order: Indices | None = None
     vocab_fallback: int | str | None = None
+    experts: Mapping[int, Indices] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Bring every set into one form."""
@@ -209,9 +212,9 @@ class PrunePlan:
         """Tell the plan in a few words."""
         said = [f"{name} {show(value)}" for name in SETS if (value := getattr(self, name)) is not None]
         said += [f"layers {show(self.order)}, in this order"] if self.order is not None else []
-        for name, missing in (("heads", "no attention"), ("ffn", "no feed-forward")):
+        for name, missing in (("heads", "no attention"), ("ffn", "no feed-forward"), ("experts", "no experts")):
             for layer, kept in getattr(self, name).items():
-                what = missing if not kept else f"{name} {show(kept)}" if name == "heads" else f"{len(kept)} neurons"
+                what = missing if not kept else f"{len(kept)} neurons" if name == "ffn" else f"{name} {show(kept)}"
                 said.append(f"layer {layer}: {what}")
         said += [] if self.vocab_fallback is None else [f"{self.vocab_fallback} for tokens that are gone"]
         for ratio, what in ((self.ffn_ratio, "neurons"), (self.width_ratio, "width")):

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..load_plan import make_load_plan
 from ..ranges import as_indices
-from ..roles import LINEAR, READS, ROLES, WRITERS
+from ..roles import EXPERTS, LINEAR, READS, ROLES, WRITERS, role_of
 from ..sizes import largest
 from ..source import spans_by_file
 from .rank_ffn import squares
@@ -61,10 +61,12 @@ def weightiest_dimensions(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePla
         if name in model:
             written += squares(model[name], checkpoint, by_column=True) / model[name].shape[0]
     for roles in load.layers:
-        for role in WRITERS:
-            written += squares(roles[role], checkpoint) if role in roles else 0.0
+        others = [key for key in roles if ROLES[role_of(key)].sublayer == EXPERTS]
+        for key in (*WRITERS, *(key for key in others if ROLES[role_of(key)].writes)):
+            written += squares(roles[key], checkpoint) if key in roles else 0.0
         for norm, readers in READERS.items():
-            read += _read(roles.get(norm), [roles[role] for role in readers if role in roles], checkpoint)
+            keys = (*readers, *(key for key in others if ROLES[role_of(key)].reads == norm))
+            read += _read(roles.get(norm), [roles[key] for key in keys if key in roles], checkpoint)
     read += _read(model.get("norm"), [model.get("head", model["embed"])], checkpoint)
     there = as_indices(load.cut.kept("width", 0)).tolist()
     kept = tuple(there[j] for j in best_dimensions(written * read, ratio, load.config))

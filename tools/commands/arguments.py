@@ -86,6 +86,12 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         help="drop query heads of a layer, for instance 3:0,1; "
         "may be given several times. A key/value head goes with its queries",
     )
+    group.add_argument(
+        "--drop-experts",
+        action="append",
+        metavar="L:EXPERTS",
+        help="drop experts of a layer, for instance 3:0,1; may be given several times",
+    )
     group.add_argument("--drop-attention", metavar="LAYERS", help="drop the attention of these layers")
     group.add_argument("--drop-ffn", metavar="LAYERS", help="drop the feed-forward of these layers")
     group.add_argument(
@@ -118,7 +124,7 @@ def prune_of(args: argparse.Namespace) -> Forms | None:
     """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was. Errors name the options."""
     from ...loader.prune.forms import Forms  # noqa: PLC0415 - help must not wait for it
 
-    names = ["keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn"]
+    names = ["keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop_ffn", "drop_experts"]
     names += ["ffn", "vocab", "vocab_fallback", "width", "sparsity"]
     forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return Forms(forms | ({} if args.prune is None else {"plan": args.prune}), _option) or None

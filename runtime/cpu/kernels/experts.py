@@ -92,7 +92,7 @@ def route(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         x, ids = base + arg(p, R_X) + 4 * r * n, base + arg(p, R_Y) + 8 * r * chosen
         weights = ids + 4 * chosen
         total = _score(x, n, arg(p, R_SIGMOID), scores)
-        bad = total != total
+        bad = total != total  # noqa: PLR0124 - NaN
         for j in range(0, n, 16):
             v = (
                 load_tail(x + 4 * j, n - j)
