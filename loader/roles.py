@@ -149,8 +149,10 @@ EMBED = ("embed", "head", "positions", "token_types", "embed_norm", "embed_norm_
 AXES = {role.name: role.axes for role in ROLES.values()}
 #: Matrices of a layer that plans name, in the order in which they are told.
 LINEAR = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.sublayer in OWN)
-#: Every matrix: what can be quantised. A tied head is the embedding.
-MATRICES = tuple(role.name for role in _ROWS if role.kind == "matrix")
+#: What chooses experts: a rounded one sends a token to others, which is another text at once.
+CHOOSERS = ("router", "shared_mix")
+#: Every matrix that can be quantised. A tied head is the embedding.
+MATRICES = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.name not in CHOOSERS)
 #: A matrix -> the norm that it reads.
 READS = {r.name: r.reads for r in _ROWS if r.reads is not None and r.sublayer not in (CROSS, EXPERTS)}
 #: Roles of a layer that write to the residual stream.

@@ -79,13 +79,7 @@ def llama_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
         said |= {"num_kv_heads": n_kv_heads if said["new_decoder_architecture"] else None}
         said["ffn_hidden_size"] = said["intermediate_size"]
     if family in MOE:
-        n = draw(st.integers(1, 7))
-        said |= {"num_experts": n, "num_local_experts": n, "num_experts_per_tok": draw(st.integers(1, n))}
-        said |= {"moe_intermediate_size": draw(st.integers(1, 67)), "norm_topk_prob": draw(st.booleans())}
-        said |= {"shared_expert_intermediate_size": draw(st.integers(1, 67)), "qkv_bias": draw(st.booleans())}
-        said |= {"sliding_window": draw(st.sampled_from([1, 5, 200])), "use_sliding_window": draw(st.booleans())}
-        said |= {"decoder_sparse_step": draw(st.integers(1, 2)), "max_window_layers": draw(st.integers(0, n_layers))}
-        said["mlp_only_layers"] = sorted(draw(st.sets(st.integers(0, n_layers - 1), max_size=1)))
+        said |= draw(expert_keys(n_layers))
     if family in DIVIDED and family != "helium":
         del said["head_dim"]
     for name in ("attention_bias", "mlp_bias", "use_qkv_bias", "attention_out_bias", "use_bias"):
@@ -96,6 +90,26 @@ def llama_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
         kinds = st.sampled_from(["full_attention", "sliding_attention"])
         said["layer_types"] = draw(st.lists(kinds, min_size=n_layers, max_size=n_layers))
     return said
+
+
+@st.composite
+def expert_keys(draw: st.DrawFn, n_layers: int) -> dict[str, Any]:
+    """Experts, layers that have none, and windows."""
+    n = draw(st.integers(1, 7))
+    return {
+        "num_experts": n,
+        "num_local_experts": n,
+        "num_experts_per_tok": draw(st.integers(1, n)),
+        "moe_intermediate_size": draw(st.integers(1, 67)),
+        "norm_topk_prob": draw(st.booleans()),
+        "shared_expert_intermediate_size": draw(st.integers(1, 67)),
+        "qkv_bias": draw(st.booleans()),
+        "sliding_window": draw(st.sampled_from([1, 5, 200])),
+        "use_sliding_window": draw(st.booleans()),
+        "decoder_sparse_step": draw(st.integers(1, 2)),
+        "max_window_layers": draw(st.integers(0, n_layers)),
+        "mlp_only_layers": sorted(draw(st.sets(st.integers(0, n_layers - 1), max_size=1))),
+    }
 
 
 @st.composite
@@ -155,6 +169,7 @@ def configs(draw: st.DrawFn, family: str) -> Any:
     if family == "helium":
         said["num_key_value_heads"] = said["num_attention_heads"]
     known = {*signature(kind).parameters, *kind.attribute_map}
+    known |= {"head_dim"} if family == "qwen3_moe" else set()  # its class takes it and does not name it
     return kind(**{name: value for name, value in said.items() if name in known})
 
 

@@ -63,7 +63,7 @@ class Statistics:
     `total` float64 [k]: sum of x. `squares` float64 [k]: sum of x^2. `hessian` float64 [k, k]: sum of x x^T, where it
     was asked for. `stream`, too: under "all" float64 [d, d], the sum over all norms of z z^T, z what a norm puts out
     without its gains. `routed`, under "layers.LAYER", float64 [experts]: how many tokens went to each. `cosine` float64
-    [layers]: sum over the tokens of the cosine between the residual stream that enters a layer and that which leaves it.
+    [layers]: sum over the tokens of the cosine between the residual stream that enters a layer and what leaves it.
     """
 
     cosine: F64

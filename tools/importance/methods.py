@@ -217,7 +217,7 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
         msg = f"{wish}: the model has no experts"
         raise PlanError(msg)
     if wish.method in ZEROS and _per_token(model.config):
-        msg = f"{wish}: this model's experts would keep their numbers, and only the other matrices get zeros; leave it out"
+        msg = f"{wish}: this model's experts would get no zeros, only its other matrices; leave it out"
         raise PlanError(msg)
     if text is not None and wish.method not in ("magnitude", "first", "greedy") and not wish.layer_by_layer:
         more = {"hessian": wish.method == "sparsegpt", "stream": wish.method in BASIS}
