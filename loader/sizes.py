@@ -73,8 +73,8 @@ def largest(config: Config) -> LayerSizes:
     """The largest of each size in any layer; `d_ff` of those with experts, where any has."""
     every = [sizes_of(config, i) for i in range(config.n_layers)]
     wide = [s for s in every if s.n_experts] or every
-    sizes = (max(getattr(s, name) for s in every) for name in ("n_heads", "n_kv_heads"))
-    return LayerSizes(*sizes, max(s.d_ff for s in wide), max(s.n_experts for s in every))
+    heads, kv_heads = max(s.n_heads for s in every), max(s.n_kv_heads for s in every)
+    return LayerSizes(heads, kv_heads, max(s.d_ff for s in wide), max(s.n_experts for s in every))
 
 
 def dense_width(config: Config) -> int:

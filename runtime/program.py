@@ -639,7 +639,8 @@ def record(  # noqa: PLR0913 - keywords
         threads=threads,
         arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
         constant_bytes=sum(table.nbytes for table in ropes)
-        + sum(table.nbytes for table in (*ops.biases.values(), *ops.experts.values()))
+        + sum(table.nbytes for table in ops.biases.values())
+        + sum(table.nbytes for table in ops.experts.values())
         + sum(table.nbytes for table in constants),
         kv_cache=kv_cache,
         fast=fast,

@@ -78,8 +78,7 @@ def llama_like(draw: st.DrawFn, family: str) -> dict[str, Any]:
         said |= {name: draw(st.booleans()) for name in flags}
         said |= {"num_kv_heads": n_kv_heads if said["new_decoder_architecture"] else None}
         said["ffn_hidden_size"] = said["intermediate_size"]
-    if family in MOE:
-        said |= draw(expert_keys(n_layers))
+    said |= draw(expert_keys(n_layers)) if family in MOE else {}
     if family in DIVIDED and family != "helium":
         del said["head_dim"]
     for name in ("attention_bias", "mlp_bias", "use_qkv_bias", "attention_out_bias", "use_bias"):

@@ -33,11 +33,11 @@ COUNT = size(2**16)
 def _experts(block: str, gate: str, up: str, down: str) -> dict[str, Part]:
     """A router and its experts; the stacks have the names of transformers' modules."""
     each, stack = f"layers.{{i}}.{block}.experts.{{e}}", "layers.{i}.mlp.experts"
-    pair = {"stacked": f"{stack}.gate_up_proj", "pieces": ("expert_gate", "expert_up")}
+    both, pieces = f"{stack}.gate_up_proj", ("expert_gate", "expert_up")
     return {
         "router": Part(f"layers.{{i}}.{block}.gate.weight", others=("layers.{i}.mlp.gate.weight",)),
-        "expert_gate": Part(f"{each}.{gate}.weight", **pair),
-        "expert_up": Part(f"{each}.{up}.weight", **pair),
+        "expert_gate": Part(f"{each}.{gate}.weight", pieces, stacked=both),
+        "expert_up": Part(f"{each}.{up}.weight", pieces, stacked=both),
         "expert_down": Part(f"{each}.{down}.weight", stacked=f"{stack}.down_proj"),
     }
 

@@ -58,7 +58,7 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
         if not size.d_ff:
             continue
         scores = np.zeros(size.d_ff)
-        for keys in [[expert_key(role, e) for role in EACH] for e in range(size.n_experts)] or [MATRICES]:
+        for keys in [tuple(expert_key(role, e) for role in EACH) for e in range(size.n_experts)] or [MATRICES]:
             product = np.ones(size.d_ff)
             for source in (roles[key] for key in keys if key in roles):
                 product *= squares(source, checkpoint, by_column=source.role.endswith("down"))

@@ -103,7 +103,7 @@ def route(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
             store_tail(taken + 4 * j, zero(), n - j)
         whole = F(0.0)
         for j in range(chosen):
-            best = np.int64(-1)
+            best: Any = np.int64(-1)
             for e in range(n):
                 free = ldf(taken + 4 * e) == F(0.0)
                 if free and (best < 0 or (not bad and ldf(keys + 4 * e) > ldf(keys + 4 * best))):
