@@ -321,7 +321,8 @@ def test_what_is_quantised_and_written_is_what_is_quantised_while_loading(family
         got = loaded.logits(IDS)
         assert written.logits(IDS).tobytes() == got.tobytes()
     exact = theirs(model, IDS)
-    assert 0 < np.abs(got - exact).mean() < 0.25 * np.abs(exact).mean()
+    off = np.abs(got - exact).mean(1)  # of experts the usual token's: one that goes to another expert is another text
+    assert 0 < (np.median(off) if family in MOE else off.mean()) < 0.25 * np.abs(exact).mean()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
