@@ -204,7 +204,7 @@ REFUSED: dict[str, tuple[Config, str]] = {
     "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position without its table"),
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
     "DeBERTa's table": (config(relative=Buckets(256, 512, both_ways=True)), "relative positions of keys and queries"),
-    "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),
+    "experts": (config((A, replace(F, experts=Experts(8, 2)))), "2 of 8 experts, of which 0 have weights"),
     "an encoder": (replace(config(), encoder=config().decoder), "an encoder of which there are no weights"),
     "an encoder's layers": (Config("records", VOCAB, CONTEXT, encoder=config((A, F)).decoder, ropes=(Rope(9.0, 6),)),
                             "attention to earlier tokens alone"),

@@ -97,13 +97,14 @@ def _held(file: Path) -> NDArray[np.bool_]:
     """Which of a file's pages the kernel holds. Errors: `BackendError` where it does not tell."""
     size = file.stat().st_size
     with file.open("rb") as f, mmap.mmap(f.fileno(), size, prot=mmap.PROT_READ) as mapped:
-        pages, view = (ctypes.c_ubyte * -(-size // PAGE))(), np.frombuffer(mapped, np.uint8)
-        told = ctypes.CDLL(None).mincore(ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(size), pages)
+        pages, view = np.zeros(-(-size // PAGE), np.uint8), np.frombuffer(mapped, np.uint8)
+        at, out = (ctypes.c_void_p(a.ctypes.data) for a in (view, pages))
+        told = ctypes.CDLL(None).mincore(at, ctypes.c_size_t(size), out)
         del view
     if told:
         msg = f"{file}: mincore does not tell which pages are held"
         raise BackendError(msg)
-    return np.frombuffer(pages, np.uint8) & 1 == 1
+    return (pages & 1).astype(np.bool_)
 
 
 def _step(model: Model, token: int, start: int) -> dict[int, set[int]]:
