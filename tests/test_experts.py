@@ -85,7 +85,7 @@ def test_a_stack_of_experts_has_the_bits_of_experts_apart(family: str, tmp_path:
 
 
 @pytest.mark.parametrize("family", EVERY)
-@pytest.mark.parametrize("quantized", [None, "int8", "int4a"])
+@pytest.mark.parametrize("quantized", [None, *(pytest.param(q, marks=pytest.mark.ci) for q in ("int8", "int4a"))])
 def test_bits_do_not_depend_on_threads_chunks_and_company(family: str, quantized: str | None, tmp_path: Path) -> None:
     made(small(family, hidden_size=48, num_experts_per_tok=3, intermediate_size=35), tmp_path)
     options: dict[str, Any] = {"quantize": quantized} if quantized else {}
@@ -113,7 +113,7 @@ def routed(model: Any, ids: list[int]) -> dict[int, set[int]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or mmap.PAGESIZE != PAGE, reason="counts Linux's pages of 4096 bytes")
-@pytest.mark.parametrize("layout", ["apart", "stacked", "int8"])
+@pytest.mark.parametrize("layout", ["apart", *(pytest.param(x, marks=pytest.mark.ci) for x in ("stacked", "int8"))])
 def test_a_step_reads_the_experts_that_its_tokens_go_to(tmp_path: Path, layout: str) -> None:
     """By the kernel's own account: of every expert's pages those alone that a token went to, and one more each."""
     made(small("mixtral", hidden_size=256, intermediate_size=384, num_hidden_layers=2), tmp_path / "apart")
@@ -200,6 +200,7 @@ def test_experts_that_go_are_experts_that_no_token_is_given(family: str, tmp_pat
     assert bits(tmp_path / "uneven") == wanted
 
 
+@pytest.mark.ci  # 6 s
 def test_layers_without_experts_keep_their_width(tmp_path: Path) -> None:
     """Qwen2-MoE has two widths: layers without experts are cut, moved and written with their own."""
     made(small("qwen2_moe", mlp_only_layers=[1, 3], intermediate_size=40), tmp_path / "whole")
@@ -219,6 +220,7 @@ def test_layers_without_experts_keep_their_width(tmp_path: Path) -> None:
     assert bits(tmp_path / "uneven") == bits(tmp_path / "whole", prune=uneven)
 
 
+@pytest.mark.ci  # 6 s
 @pytest.mark.parametrize("prune_by", ["ffn=0.5", "width=0.5", "ffn=0.75; width=0.5; drop-experts=1:0+2:1,3"])
 def test_shares_of_neurons_and_width_take_experts_along(prune_by: str, tmp_path: Path) -> None:
     made(small("mixtral"), tmp_path / "whole")
@@ -232,6 +234,7 @@ def test_shares_of_neurons_and_width_take_experts_along(prune_by: str, tmp_path:
     assert bits(tmp_path / "cut") == wanted.tobytes()
 
 
+@pytest.mark.ci  # 6 s
 def test_the_least_routed_experts_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made(small("qwen3_moe"), tmp_path / "whole")
     words = {"type": "WordLevel", "vocab": {str(i): i for i in range(53)}, "unk_token": "0"}

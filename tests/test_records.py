@@ -352,7 +352,7 @@ def test_smollm3(theirs: Any) -> None:
 def test_the_forward_asks_for_what_the_op_table_has() -> None:
     """But for roundings and parts of a fused product, which a reader puts in where a weight wants them."""
     asked = {name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_")}
-    assert asked == set(OPS) - {"quantize", "round_bf16", "pick"}
+    assert asked == set(OPS) - {"quantize", "quantize_parts", "round_bf16", "pick"}
 
 
 def test_the_forward_fits_a_screen_and_argues_with_no_rule() -> None:
@@ -366,7 +366,10 @@ def test_roles_are_one_table() -> None:
     """Spelled out here once more: each list is a comprehension over the table, and none may drift."""
     assert roles.LINEAR == ("q", "k", "v", "o", "gate", "up", "down")
     own, cross = roles.LINEAR, ("cross_q", "cross_k", "cross_v", "cross_o")  # which plans of version 1 do not name
-    assert ("embed", "head", "head_dense", "classifier", "embed_project", *own[:4], *cross, *own[4:]) == roles.MATRICES
+    experts = tuple(f"{kind}_{name}" for kind in ("expert", "shared") for name in ("gate", "up", "down"))
+    model = ("embed", "head", "head_dense", "classifier", "embed_project")
+    assert (*model, *own[:4], *cross, *own[4:], *experts) == roles.MATRICES
+    assert experts[:3] == roles.EACH
     assert roles.WRITERS == ("o", "down")
     readers = {"attn_norm": "qkv", "ffn_norm": ("gate", "up"), "norm": ("head",)}
     assert {role: norm for norm, some in readers.items() for role in some} == roles.READS
@@ -377,7 +380,9 @@ def test_roles_are_one_table() -> None:
     for family in FAMILIES.values():
         assert all(not roles.ROLES[name].sublayer for name in family.model)
         assert all(roles.ROLES[name].sublayer for name in family.layer)
-        always = {role.name for role in roles.ROLES.values() if role.always and role.sublayer != roles.CROSS}
+        half = roles.EXPERTS if "router" in family.layer else roles.FEED_FORWARD
+        kinds = ("", roles.ATTENTION, half)
+        always = {role.name for role in roles.ROLES.values() if role.always and role.sublayer in kinds}
         assert always <= {*family.model, *family.layer}
         if family.encoder:
             assert always <= {*family.encoder, *family.encoder_layer}
