@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import math
 import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,9 @@ class Checkpoint:
         tensor = self.tensors[name]
         if tensor.start == tensor.stop or not hasattr(mmap, "MADV_DONTNEED"):
             return
-        row = tensor.nbytes // (tensor.shape[0] if tensor.shape else 1)
+        stack = len(tensor.shape) == 3  # noqa: PLR2004 - of experts, whose rows are counted through
+        n_rows = math.prod(tensor.shape[:-1]) if stack else tensor.shape[0] if tensor.shape else 1
+        row = tensor.nbytes // n_rows
         at = max(0, tensor.start + first * row - AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
         end = AROUND + (tensor.stop if stop is None else tensor.start + stop * row)
         mapping = self._map(tensor.file)

@@ -15,7 +15,7 @@ from .families.decoding import with_generation
 from .families.values import checked, token_ids
 from .files import quote
 from .prune import layer_sizes
-from .sizes import d_head, largest
+from .sizes import d_head, dense_width, largest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -154,7 +154,8 @@ def _check_sizes(c: Config, where: str) -> None:
     matrices: Mapping[str, int] = {
         "vocabulary x width": c.n_vocab * c.d_model,
         "heads x head width x width": heads * c.d_model,
-        "feed-forward x width": most.d_ff * c.d_model,
+        "feed-forward x width": max(most.d_ff, dense_width(c)) * c.d_model,
+        "experts x feed-forward x width": most.n_experts * most.d_ff * c.d_model,
         "positions x width": 0 if c.positions is None else c.n_context * c.d_model,
     }
     for what, elements in matrices.items():

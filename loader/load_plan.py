@@ -12,6 +12,7 @@
 | matrix that is to be quantised    | int8 or int4 (`runtime/quantized.py`), in the resident block |
 | U8 matrix, quantised by us before | the mapped bytes, in place                                |
 | piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
+| experts in a stack [n, out, in]   | each as above: a range of the stack's rows                |
 | rows by head, all of them         | the mapped bytes of the whole, of which parts are picked  |
 | fewer rows, in one range          | as above, of that range alone                             |
 | several ranges, or fewer columns  | gathered, same dtype, in the resident block               |
@@ -27,6 +28,7 @@ Every piece of the resident block starts on a 64-byte line; `resident_bytes` is 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ from ..runtime.spec import DTYPES, weight_bytes
 from .pieces import rows_in_tensor, spacing
 from .prune.compiled import compile_plan
 from .quantize import parse_quantize
+from .roles import expert_key, expert_of, role_of
 from .sizes import has_sublayer, role_axes
 from .source import STORED, Source
 
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from .model_tensors import ModelTensors
     from .open import Opened
     from .prune.compiled import Cut
+    from .prune.plan import Indices
     from .prune.sparsity import Pattern
     from .ranges import Ranges
 
@@ -143,8 +147,8 @@ class LoadPlan:
         groups: dict[tuple[str, ...], list[Mapping[str, Source]]] = {}
         for part in (self.model, *self.layers):
             for role, source in part.items():
-                where, shape = source.pattern + source.where, str(list(source.shape))
-                groups.setdefault((role, where, shape, source.dtype, source.action), []).append(part)
+                where, shape = source.pattern + ("" if source.stack else source.where), str(list(source.shape))
+                groups.setdefault((role_of(role), where, shape, source.dtype, source.action), []).append(part)
         rows = [(key[0], "" if at[0] is self.model else _times(at), *key[1:]) for key, at in groups.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         more = [] if self.encoder is None else ["encoder", *self.encoder.lines(), "decoder"]
@@ -203,12 +207,23 @@ def _with_layers(planner: _Planner, model: Mapping[str, Source]) -> LoadPlan:
     for new, old in enumerate(cut.layers):
         if planner.same(old) not in made:  # a layer that runs twice has its weights once, as layers that share them
             made[planner.same(old)] = {
-                role: planner.source(f"layers.{new}.{role}", role, part, old)
+                key: planner.source(f"layers.{new}.{key}", role, part, old)
                 for role, part in file.layer.items()
-                if file.has(role, old) and has_sublayer(cut.config, role, new)
+                if file.has(role, old)
+                and (key := _numbered(role, cut.experts.get(old))) is not None
+                and has_sublayer(cut.config, key, new)
             }
     layers = tuple(made[planner.same(old)] for old in cut.layers)
     return LoadPlan(cut, model, layers, planner.twin(model["embed"]))
+
+
+def _numbered(role: str, kept: Indices | None) -> str | None:
+    """A layer's key among those of the experts that are kept (None: all); None for an expert that goes."""
+    expert = expert_of(role)
+    if kept is None or expert is None:
+        return role
+    at = bisect_left(kept, expert)
+    return expert_key(role_of(role), at) if at < len(kept) and kept[at] == expert else None
 
 
 class _Planner:
@@ -242,29 +257,36 @@ class _Planner:
         piece = self.file.part(role, part, layer)
         info, whole = self.file.tensors[piece.name], self.file.shape(role, layer)
         info = replace(info, shape=whole) if part.folded else info
+        if piece.in_stack:  # its rows are counted through
+            info = replace(info, shape=(math.prod(info.shape[:-1]), *info.shape[-1:]))
         kept = [self._kept(axis, layer) for axis in role_axes(self.cut.before, role)]
         shape = tuple(sum(b - a for a, b in ranges) for ranges in kept)
         pattern = info.name
         if role in self.file.layer:
-            end = piece.name.removeprefix(self.file.name(role, part, layer))
+            end = "" if part.stacked else piece.name.removeprefix(self.file.name(role, part, layer))
             pattern = self.file.pattern(role, part, layer) + end
+        expert = expert_of(name.partition("layers.")[2].partition(".")[2])
         rows = rows_in_tensor(self.cut.before, piece, role, layer, kept[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
         dtype_there, zeros = self.file.prequantized(info, whole), self._zeros(role, layer, shape)
         if dtype_there is not None:
             self._check_prequantized(info, dtype_there, role, cut=shape != whole or zeros is not None)
-            return Source(name, pattern, info, shape, dtype_there, rows)
-        dtype = "f32" if len(shape) == 1 else self.quantize.get(role, STORED[info.dtype])
+            return Source(name, pattern, info, shape, dtype_there, rows, expert=expert)
+        dtype = "f32" if len(shape) == 1 else self.quantize.get(role_of(role), STORED[info.dtype])
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None else held_as(dtype, shape, stays)
+        fused = bool(piece.pieces) or piece.in_stack
         how: dict[str, Any] = {
             "folded": part.folded,
             "softplus": part.softplus,
-            "fused": bool(piece.pieces),
+            "fused": fused,
             "plus": piece.plus,
             "zeros": zeros,
+            "kept": stays,
+            "expert": expert,
+            "stack": piece.in_stack,
+            "alone": self.file.alone(role, part, layer) if fused else "",
         }
-        how["kept"] = stays
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
         as_it_lies = not (piece.transposed or source.chooses or piece.plus or piece.softplus)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
@@ -291,9 +313,10 @@ class _Planner:
 
     def _check_prequantized(self, info: TensorInfo, dtype: str, role: str, *, cut: bool) -> None:
         """What is quantised already is used whole and as it is."""
-        if self.quantize.get(role, dtype) != dtype:
+        wanted = self.quantize.get(role_of(role), dtype)
+        if wanted != dtype:
             msg = (
-                f"{info.file}: tensor {info.name} is {dtype} already, not {self.quantize[role]} as asked; "
+                f"{info.file}: tensor {info.name} is {dtype} already, not {wanted} as asked; "
                 "leave quantize out, or begin from the original checkpoint"
             )
             raise PlanError(msg)

@@ -12,8 +12,8 @@ from ..runtime.quantized import GROUP_BYTES, quantized_shape
 from .families import FAMILIES, Part, Resolved, piece_name
 from .files import quote
 from .pieces import all_rows, folded_shape
-from .roles import ROLES
-from .sizes import axis_size, d_head, has_sublayer, role_axes
+from .roles import ROLES, expert_key, expert_of, role_of
+from .sizes import axis_size, d_head, has_sublayer, largest, role_axes
 from .source import PREQUANTIZED, STORED
 
 if TYPE_CHECKING:
@@ -34,13 +34,23 @@ class ModelTensors:
         self.tensors, self.biases, self.numbers = tensors, resolved.biases, resolved.numbers
         self.family = FAMILIES[self.config.family]
         self.parts = resolved.placed(self.family.parts(self.config))
-        self.layer = resolved.placed(self.family.layers(self.config))
+        self.layer = self._with_experts(resolved.placed(self.family.layers(self.config)))
         self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
         #: The encoder that this decoder reads.
         self.encoder: ModelTensors | None = None
         if self.config.seq2seq:
             self.encoder = ModelTensors(directory, tensors, Resolved(self.config.encoding, self.biases))
+
+    def _with_experts(self, layer: Mapping[str, Part]) -> dict[str, Part]:
+        """A layer's parts, those of experts once for each; no more of them than the file can hold, and one."""
+        most = max([len(self.tensors), *(t.shape[0] for t in self.tensors.values() if len(t.shape) == 3)])  # noqa: PLR2004 - a stack
+        n = min(largest(self.config).n_experts, most + 1)
+        return {
+            key: part
+            for role, part in layer.items()
+            for key in ([expert_key(role, e) for e in range(n)] if ROLES[role].each else [role])
+        }
 
     def check(self) -> None:
         """Errors: `CheckpointError` for a tensor that is missing, unknown, of another shape or an unread dtype."""
@@ -94,19 +104,21 @@ class ModelTensors:
         part = self.parts.get(role)
         if part is not None and part.optional and self.name(role, part, 0) not in self.tensors:
             return False
-        return ROLES[role].kind != "bias" or role in self.biases
+        return ROLES[role_of(role)].kind != "bias" or role in self.biases
 
     def pattern(self, role: str, part: Part, layer: int) -> str:
-        """`name` of a layer's role with `{i}` for its number, as this file spells it."""
-        name = self.name(role, part, layer)
-        return next(p for p in part.spellings(self.prefix) if p.replace("{i}", str(self._number(layer))) == name)
+        """`name` of a layer's role with `{i}` for its number, as this file spells it, and `{e}` for an expert's."""
+        name, number, expert = self.name(role, part, layer), str(self._number(layer)), str(expert_of(role))
+        every = part.spellings(self.prefix)
+        return next(p for p in every if p.replace("{i}", number).replace("{e}", expert) == name)
 
     def _number(self, layer: int) -> int:
         return layer if self.numbers is None else self.numbers[layer]
 
     def name(self, role: str, part: Part, layer: int) -> str:
         """A role's tensor, or the fused one that it is a piece of, in full."""
-        name = part.tensor(self.prefix, self._number(layer), self.tensors, tied=self.config.tied)
+        expert = expert_of(role) or 0
+        name = part.tensor(self.prefix, self._number(layer), self.tensors, tied=self.config.tied, expert=expert)
         # As transformers does, a tied model saved with its head alone takes the embedding from it.
         if role == "embed" and self.config.tied and name not in self.tensors:
             head = self.parts.get("head")  # which an encoder lacks
@@ -114,9 +126,18 @@ class ModelTensors:
             return other if other in self.tensors else name
         return name
 
+    def alone(self, role: str, part: Part, layer: int) -> str:
+        """What a piece of a fused tensor, or of a stack of experts, is called where it stands alone."""
+        if part.stacked:
+            return part.tensor(self.prefix, self._number(layer), (), tied=False, expert=expert_of(role) or 0)
+        return piece_name(self.name(role, part, layer), role)
+
     def part(self, role: str, part: Part, layer: int) -> Part:
         """Give a role's part its full name; of a fused tensor, the piece that stands alone if there is one."""
         name = self.name(role, part, layer)
+        if part.stacked:
+            stack = (self.prefix + part.stacked).replace("{i}", str(self._number(layer)))
+            return replace(part, name=name, stacked=stack) if name == stack else Part(name)
         alone = piece_name(name, role)
         return Part(alone) if part.pieces and alone in self.tensors else replace(part, name=name)
 
@@ -152,6 +173,8 @@ class ModelTensors:
             return folded_shape(part.folded, self.shape(role, layer), d_head(self.config))
         _, *rest = self.shape(role, layer)
         out = all_rows(self.config, part, role, layer)
+        if part.in_stack:
+            return (axis_size(self.config, "experts", layer), out, *rest)
         return (*rest, out) if part.transposed else (out, *rest)
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...], role: str = "") -> None:

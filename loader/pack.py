@@ -13,9 +13,21 @@ from ..errors import BackendError, CheckpointError
 from ..runtime.memory import zeroed
 from ..runtime.quantized import GROUP, quantized_shape
 from ..runtime.sparse import pack_sparse_rows
-from ..runtime.spec import DTYPES, Attention, Buckets, Linear, Norm, Spaced, StackWeights, Sublayer, Weight, Weights
+from ..runtime.spec import (
+    DTYPES,
+    Attention,
+    Buckets,
+    FeedForward,
+    Linear,
+    Norm,
+    Spaced,
+    StackWeights,
+    Sublayer,
+    Weight,
+    Weights,
+)
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
-from .roles import ATTENTION, CROSS, FEED_FORWARD, ROLES
+from .roles import ATTENTION, CROSS, EACH, EXPERTS, FEED_FORWARD, ROLES, expert_key
 from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, softplus, spans_by_file
 from .underflow import TOKENS as ROWS_OF_TOKENS
 from .underflow import Underflow, widened
@@ -26,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..runtime.spec import Config, FeedForward, Stack
+    from ..runtime.spec import Config, Stack
     from .checkpoint import Checkpoint
     from .load_plan import LoadPlan
     from .quantize import PackRows
@@ -52,8 +64,10 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     Raises `CheckpointError` where the tensors' data contradict the plan. The resident block is one anonymous mapping of
     `plan.resident_bytes`; it lives as long as any weight made from it. What was copied from the file is released.
     """
-    if plan.cut.cuts:
-        checkpoint.expect(spans_by_file(plan.touched))
+    routed = [source for source in plan if source.expert is not None and source.offset is None]
+    if plan.cut.cuts or routed:  # experts that are mapped are read when a token goes to them, and nothing around them
+        later = {id(source) for source in routed}
+        checkpoint.expect(spans_by_file(source for source in plan.touched if id(source) not in later))
     _check_twin(plan, checkpoint)
     _check_vectors(plan, checkpoint)
     pool = _pool(plan, threads)
@@ -304,7 +318,7 @@ def _stack(
     for sizes, sources in zip(stack.layers, plan.layers, strict=True):
         if id(sources) not in made:  # a layer that runs twice is one object
             weights = {role: make(source) for role, source in sources.items()}
-            made[id(sources)] = tuple(_sublayer(_kind(s), weights) for s in sizes)
+            made[id(sources)] = tuple(_sublayer(s, weights) for s in sizes)
     layers = tuple(made[id(sources)] for sources in plan.layers)
     model = {role: make(source) for role, source in plan.model.items()}
     if not stack.gains:
@@ -369,14 +383,20 @@ def _kind(s: Attention | FeedForward) -> str:
     return CROSS if s.cross else ATTENTION
 
 
-def _sublayer(kind: str, weights: Mapping[str, Weight]) -> Sublayer:
+def _sublayer(s: Attention | FeedForward, weights: Mapping[str, Weight]) -> Sublayer:
     """Weights of one sublayer, each in the field that `roles` names."""
-    roles = [role for role in ROLES.values() if role.sublayer == kind and role.name in weights]
+    kinds = (_kind(s), EXPERTS) if _kind(s) == FEED_FORWARD else (_kind(s),)
+    roles = [role for role in ROLES.values() if role.sublayer in kinds and role.name in weights]
     linear = {role.field: _linear(weights, role.name) for role in roles if role.kind == "matrix"}
     others: dict[str, Any] = {role.field: _norm(weights, role.name) for role in roles if role.kind == "norm"}
     others |= {role.field: weights[role.name] for role in roles if role.kind == "table"}
     numbers = {role.field: weights[role.name] for role in roles if role.kind == "number"}
-    return replace(Sublayer(linear, numbers=numbers), **others)
+    n = s.experts.n if isinstance(s, FeedForward) and s.experts is not None else 0
+    every = tuple(
+        {ROLES[role].field: Linear(weights[key]) for role in EACH if (key := expert_key(role, e)) in weights}
+        for e in range(n)
+    )
+    return replace(Sublayer(linear, numbers=numbers, experts=every), **others)
 
 
 def _linear(weights: Mapping[str, Weight], role: str) -> Linear:

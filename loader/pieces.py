@@ -1,5 +1,7 @@
 """Where a weight lies in a tensor that holds several: one after the other, or interleaved by key/value head.
 
+A stack of experts is [experts, outputs, inputs]; here its rows are counted through.
+
 A fused tensor's outputs are those of its pieces, in the order of `Part.pieces`; sizes may differ (grouped queries).
 With `Part.by_head` they stand in as many units as there are key/value heads: of each its queries, its keys, its values.
 """
@@ -8,13 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .ranges import Ranges, spread
+from .roles import expert_of, role_of
 from .sizes import axis_size, role_axes, sizes_of
 
 if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .families import Part
     from .families.base import Folded
-    from .ranges import Ranges
 
 __all__ = ["all_rows", "equal_pieces", "folded_shape", "rows_in_tensor", "spacing"]
 
@@ -24,7 +27,7 @@ def _rows(config: Config, role: str, layer: int) -> int:
 
 
 def all_rows(config: Config, part: Part, role: str, layer: int) -> int:
-    """Outputs of the whole tensor that a role is a piece of."""
+    """Outputs of the whole tensor that a role is a piece of; of a stack of experts, of one of them."""
     return sum(_rows(config, piece, layer) for piece in part.pieces or (role,))
 
 
@@ -49,6 +52,10 @@ def folded_shape(folded: Folded, shape: tuple[int, ...], d_head: int) -> tuple[i
 
 def rows_in_tensor(config: Config, part: Part, role: str, layer: int, kept: Ranges) -> Ranges:
     """Ranges of a role's own outputs -> ranges of its tensor's."""
+    if part.in_stack:
+        sizes = [_rows(config, piece, layer) for piece in part.pieces or (role_of(role),)]
+        at = part.pieces.index(role_of(role)) if part.pieces else 0
+        return spread(kept, 1, (expert_of(role) or 0) * sum(sizes) + sum(sizes[:at]))
     if not part.pieces:
         return kept
     return _spaced(kept, *spacing(config, part, role, layer))

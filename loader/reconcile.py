@@ -185,7 +185,7 @@ class _Headers:
             if info is None or info.dtype == PREQUANTIZED or len(info.shape) != len(AXES[role]):
                 continue
             shape = info.shape[::-1] if part.transposed and not info.name.endswith(f".{role}") else info.shape
-            count = 1 if info.name.endswith(f".{role}") else len(part.pieces) or 1
+            count = 1 if part.stacked or info.name.endswith(f".{role}") else len(part.pieces) or 1
             if AXES[role][0] == axis and count > 1 and not equal_pieces(self.before, part, layer):
                 continue
             size = shape[AXES[role].index(axis)]
@@ -210,7 +210,7 @@ class _Headers:
     def _info(self, role: str, part: Part, layer: int) -> TensorInfo | None:
         """The tensor that a role is made from, or a piece of it that stands alone; None where it is not there."""
         number = layer if self.numbers is None else self.numbers[layer]
-        name = part.tensor(self.prefix, number, self.tensors, tied=self.before.tied)
+        name = part.tensor(self.prefix, number, self.tensors, tied=self.before.tied)  # of experts, the first one's
         info = self.tensors.get(piece_name(name, role)) or self.tensors.get(name)
         if info is None and role == "embed" and self.before.tied:
             return self.tensors.get(self.parts["head"].name)

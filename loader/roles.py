@@ -22,8 +22,11 @@ decoder reads has the same roles, as a model of its own (`Config.encoding`).
 | heads    | attention    | n_heads x d_head                       |
 | kv_heads | attention    | n_kv_heads x d_head                    |
 | head     | attention    | d_head                                 |
-| ffn      | feed_forward | neurons                                |
+| ffn      | feed_forward | neurons; of experts, those of each     |
 | one      | feed_forward | a number                               |
+| experts  | experts      | experts                                |
+| shared   | experts      | neurons of the expert that all tokens pass |
+| mix      | experts      | one: by how much that expert counts    |
 | cross_heads, cross_kv_heads | cross_attention | as heads, of the attention to the encoder |
 """
 
@@ -36,7 +39,9 @@ __all__ = [
     "ATTENTION",
     "AXES",
     "CROSS",
+    "EACH",
     "EMBED",
+    "EXPERTS",
     "FEED_FORWARD",
     "LINEAR",
     "MATRICES",
@@ -45,9 +50,14 @@ __all__ = [
     "ROLES",
     "WRITERS",
     "Role",
+    "expert_key",
+    "expert_of",
+    "role_of",
 ]
 
 ATTENTION, FEED_FORWARD, CROSS = "attention", "feed_forward", "cross_attention"
+#: What a feed-forward of experts has in place of gate, up and down.
+EXPERTS = "experts"
 OWN = (ATTENTION, FEED_FORWARD)
 Kind = Literal["matrix", "table", "norm", "number", "bias"]
 
@@ -61,6 +71,7 @@ class Role:
     tables); a bias lies with its matrix or norm. `reads`: the norm whose output a matrix takes. `place`: what flows
     into it (where statistics are taken). `writes`: it adds to the residual stream. `always`: every model that has the
     sublayer has it.
+    `each`: one for each of a layer's experts, under the key "experts.3.expert_up" (`expert_key`).
     """
 
     name: str
@@ -72,9 +83,10 @@ class Role:
     place: str | None = None
     writes: bool = False
     always: bool = True
+    each: bool = False
 
 
-_A, _F, _X = ATTENTION, FEED_FORWARD, CROSS
+_A, _F, _X, _E = ATTENTION, FEED_FORWARD, CROSS, EXPERTS
 # fmt: off
 _ROWS = (
     Role("embed", "", "matrix", ("vocab", "width"), "embed", writes=True),
@@ -117,6 +129,14 @@ _ROWS = (
     Role("up", _F, "matrix", ("ffn", "width"), "up", reads="ffn_norm", place="ffn_in"),
     Role("down", _F, "matrix", ("width", "ffn"), "down", place="ffn_out", writes=True),
     *(Role(f"act_{x}", _F, "number", ("one",), x, always=False) for x in ("p", "n", "beta", "eps")),
+    Role("router", _E, "matrix", ("experts", "width"), "router", reads="ffn_norm"),
+    Role("expert_gate", _E, "matrix", ("ffn", "width"), "gate", reads="ffn_norm", always=False, each=True),
+    Role("expert_up", _E, "matrix", ("ffn", "width"), "up", reads="ffn_norm", each=True),
+    Role("expert_down", _E, "matrix", ("width", "ffn"), "down", writes=True, each=True),
+    Role("shared_gate", _E, "matrix", ("shared", "width"), "shared_gate", reads="ffn_norm", always=False),
+    Role("shared_up", _E, "matrix", ("shared", "width"), "shared_up", reads="ffn_norm", always=False),
+    Role("shared_down", _E, "matrix", ("width", "shared"), "shared_down", writes=True, always=False),
+    Role("shared_mix", _E, "matrix", ("mix", "width"), "shared_mix", reads="ffn_norm", always=False),
 )
 # fmt: on
 
@@ -138,11 +158,32 @@ EMBED = ("embed", "head", "positions", "token_types", "embed_norm", "embed_norm_
 AXES = {role.name: role.axes for role in ROLES.values()}
 #: Matrices of a layer that plans name, in the order in which they are told: those that a step's tokens flow into.
 LINEAR = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.sublayer in OWN and role.place)
-#: Every matrix: what can be quantised. A tied head is the embedding.
-MATRICES = tuple(role.name for role in _ROWS if role.kind == "matrix")
+#: What chooses experts: a rounded one sends a token to others, which is another text at once.
+CHOOSERS = ("router", "shared_mix")
+#: Every matrix that can be quantised. A tied head is the embedding.
+MATRICES = tuple(role.name for role in _ROWS if role.kind == "matrix" and role.name not in CHOOSERS)
 #: A matrix -> the norm that it reads.
-READS = {role.name: role.reads for role in _ROWS if role.reads is not None and role.sublayer != CROSS}
+READS = {r.name: r.reads for r in _ROWS if r.reads is not None and r.sublayer not in (CROSS, EXPERTS)}
 #: Roles of a layer that write to the residual stream.
 WRITERS = tuple(role.name for role in _ROWS if role.writes and role.sublayer in OWN)
+#: Roles of which every expert has its own.
+EACH = tuple(role.name for role in _ROWS if role.each)
+
+
+def expert_key(role: str, number: int) -> str:
+    """A role of one expert, where a layer's weights are listed: "experts.3.expert_up"."""
+    return f"{EXPERTS}.{number}.{role}"
+
+
+def role_of(key: str) -> str:
+    """The role of a layer's key: "expert_up"."""
+    return key.rpartition(".")[2]
+
+
+def expert_of(key: str) -> int | None:
+    """The expert's number in a layer's key."""
+    return int(key.split(".")[1]) if "." in key else None
+
+
 #: A layer's matrix -> what flows into it.
 PLACES = {role.name: role.place for role in _ROWS if role.place is not None}

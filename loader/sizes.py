@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..runtime.spec import Attention, Buckets
-from .roles import ATTENTION, AXES, CROSS, EMBED, FEED_FORWARD, ROLES
+from .roles import ATTENTION, AXES, CROSS, EMBED, EXPERTS, FEED_FORWARD, ROLES, expert_of, role_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ __all__ = [
     "axis_size",
     "cross_heads",
     "d_head",
+    "dense_width",
     "has_sublayer",
     "head_reads_width",
     "largest",
@@ -35,17 +36,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """What may differ from layer to layer: no heads, no attention; no width, no feed-forward."""
+    """What may differ from layer to layer: no heads, no attention; no width, no feed-forward; no experts, one."""
 
     n_heads: int
     n_kv_heads: int
     d_ff: int
+    n_experts: int = 0  # each of width d_ff
 
 
 def sizes_of(config: Config, layer: int) -> LayerSizes:
     """Sizes of one layer."""
     a, f = config.stack.attention(layer), config.stack.feed_forward(layer)
-    return LayerSizes(a.n_heads if a else 0, a.n_kv_heads if a else 0, f.d_ff if f else 0)
+    n_experts = f.experts.n if f and f.experts else 0
+    return LayerSizes(a.n_heads if a else 0, a.n_kv_heads if a else 0, f.d_ff if f else 0, n_experts)
 
 
 #: What turns rows of a table of distances into keys, or queries -> the term of a score that needs it.
@@ -61,8 +64,10 @@ def cross_heads(config: Config, layer: int) -> tuple[int, int]:
 def has_sublayer(config: Config, role: str, layer: int) -> bool:
     """Whether the layer has the sublayer that a role belongs to, its gate, and products by distance.
 
-    The model's own roles belong to no sublayer; its table of distances is there where the config has one.
+    The model's own roles belong to no sublayer; its table of distances is there where the config has one. `role`: also
+    of one expert (`roles.expert_key`).
     """
+    expert, role = expert_of(role), role_of(role)
     kind, field = ROLES[role].sublayer, ROLES[role].field
     stack = config.stack
     if field in ("relative", "relative_norm"):
@@ -71,17 +76,35 @@ def has_sublayer(config: Config, role: str, layer: int) -> bool:
         attention = stack.attention(layer)
         shared = stack.relative is None or stack.relative.shared
         return attention is not None and not shared and _TERMS[field] in attention.relative
-    if ROLES[role].field == "gate":
-        feed_forward = stack.feed_forward(layer)
-        return feed_forward is not None and feed_forward.gated
+    if kind == EXPERTS or field in {"gate", "up", "down"}:
+        return _has_product(stack.feed_forward(layer), kind, field, expert)
     there = {ATTENTION: stack.attention, FEED_FORWARD: stack.feed_forward, CROSS: stack.cross}
     return not kind or there[kind](layer) is not None
 
 
+def _has_product(s: FeedForward | None, kind: str, field: str, expert: int | None) -> bool:
+    """Whether a feed-forward has a matrix of its own (`kind` is not that of experts), or of its experts."""
+    gated = s is not None and (s.gated or not field.endswith("gate"))
+    experts = None if s is None else s.experts
+    if kind != EXPERTS or experts is None:
+        return gated and kind != EXPERTS and experts is None
+    shared = experts.d_shared > 0 and (field != "shared_mix" or experts.shared_mixed)
+    return gated and (shared or not field.startswith("shared")) and (expert is None or expert < experts.n)
+
+
 def largest(config: Config) -> LayerSizes:
-    """The largest of each size in any layer."""
+    """The largest of each size in any layer; `d_ff` of those with experts, where any has."""
     every = [sizes_of(config, i) for i in range(config.n_layers)]
-    return LayerSizes(max(s.n_heads for s in every), max(s.n_kv_heads for s in every), max(s.d_ff for s in every))
+    wide = [s for s in every if s.n_experts] or every
+    heads, kv_heads = max(s.n_heads for s in every), max(s.n_kv_heads for s in every)
+    return LayerSizes(heads, kv_heads, max(s.d_ff for s in wide), max(s.n_experts for s in every))
+
+
+def dense_width(config: Config) -> int:
+    """The widest feed-forward without experts in a model that has experts; 0 where there is none."""
+    every = [sizes_of(config, i) for i in range(config.n_layers)]
+    some = any(s.n_experts for s in every)
+    return max((s.d_ff for s in every if not s.n_experts), default=0) if some else 0
 
 
 def uneven(config: Config) -> bool:
@@ -97,8 +120,10 @@ def d_head(config: Config) -> int:
 
 def model_sizes(config: Config) -> dict[str, int]:
     """The sizes that a config.json has a key for, and a plan's fingerprint: of layers, the largest."""
-    most = largest(config)
-    return {
+    most, dense = largest(config), dense_width(config)
+    more = {"n_experts": most.n_experts} if most.n_experts else {}
+    more |= {"d_dense": dense} if dense else {}
+    return more | {
         "n_layers": config.n_layers,
         "d_model": config.d_model,
         "n_heads": most.n_heads,
@@ -123,9 +148,10 @@ def _sized(s: Attention | FeedForward, size: LayerSizes) -> Attention | FeedForw
         if s.cross or (s.n_heads, s.n_kv_heads) == (size.n_heads, size.n_kv_heads):
             return s
         return replace(s, n_heads=size.n_heads, n_kv_heads=size.n_kv_heads) if size.n_heads else None
-    if s.d_ff == size.d_ff:
+    experts = s.experts if s.experts is None else replace(s.experts, n=size.n_experts)
+    if (s.d_ff, s.experts) == (size.d_ff, experts):
         return s
-    return replace(s, d_ff=size.d_ff) if size.d_ff else None
+    return replace(s, d_ff=size.d_ff, experts=experts) if size.d_ff else None
 
 
 def role_axes(config: Config, role: str) -> tuple[str, ...]:
@@ -133,6 +159,7 @@ def role_axes(config: Config, role: str) -> tuple[str, ...]:
 
     What an encoder's head reads may be as wide as the stream.
     """
+    role = role_of(role)
     axes = AXES[role]
     if config.head is not None and head_reads_width(config, config.head):
         axes = tuple("width" if axis == "pooled" else axis for axis in axes)
@@ -153,6 +180,7 @@ def head_reads_width(config: Config, head: Head) -> bool:
 def axis_size(config: Config, axis: str, layer: int) -> int:
     """Elements along an axis of `roles.AXES` in the model of `config`; 0 where the layer lacks the sublayer."""
     a, f, x = config.stack.attention(layer), config.stack.feed_forward(layer), config.stack.cross(layer)
+    e = f.experts if f else None
     return {
         "vocab": config.n_vocab,
         "width": config.d_model,
@@ -169,6 +197,9 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "heads": a.n_heads * a.d_head if a else 0,
         "kv_heads": a.n_kv_heads * a.d_head if a else 0,
         "ffn": f.d_ff if f else 0,
+        "experts": e.n if e else 0,
+        "shared": e.d_shared if e else 0,
+        "mix": 1 if e and e.shared_mixed else 0,
         "source": config.encoder.d_model if config.encoder else 0,
         "cross_heads": x.n_heads * x.d_head if x else 0,
         "cross_kv_heads": x.n_kv_heads * x.d_head if x else 0,

@@ -61,7 +61,8 @@ class Source:
     `offset` is the weight's place in the resident block, None where it is mapped; `fused`: the tensor holds others too.
     `plus` is added to every number. `spaced`: of a mapped matrix whose rows take turns with others' (`Spaced`),
     `first` the role that is first among them: what reads the whole is told by its name. `softplus`, `folded`: as in
-    `Part`.
+    `Part`. `expert`: the number of one of a layer's, which `pattern` has as {e}; `stack`: the tensor holds all of them.
+    `alone`: what a piece of a tensor is called where it stands alone.
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     """
 
@@ -82,6 +83,9 @@ class Source:
     kept: int | None = None
     folded: Folded = ""
     softplus: bool = False
+    expert: int | None = None
+    stack: bool = False
+    alone: str = ""
 
     @property
     def role(self) -> str:
@@ -222,6 +226,8 @@ def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDA
     [rows, in] for a matrix, [rows] for a vector. `tensor` is the whole one, in the file's own shape.
     """
     rows, columns = source.row_indices[span], source.column_indices
+    if source.stack:
+        tensor = tensor.reshape(-1, tensor.shape[-1])
     if len(source.shape) == 1:
         return _along_first(tensor.reshape(-1), rows)  # a vector may lie there folded
     across, along = (columns, rows) if source.transposed else (rows, columns)  # the file's axes

@@ -81,6 +81,9 @@ _ATTENTION = (
     "f:scale",
 )
 
+#: Numbers of a product with experts: rows and columns of a matrix, how many there are, how many a token has.
+_EXPERTS = ("n:n", "n:k", "n:experts", "n:chosen", "n:apart", "n:act")
+
 _ROWS = (
     Op(
         "embed",
@@ -275,6 +278,47 @@ _ROWS = (
         lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
         f"{VASWANI}, 3.2.3",
         variants=tuple(KV_BYTES),
+        backends=("cpu",),
+    ),
+    Op(
+        "route",
+        "(t,e),(e)->(t,2c)",
+        "the c experts of the largest scores (+ b), in falling order, then their scores; softmax or sigmoid",
+        ("o:y", "o:scratch", "i:x", "w:b", "n:experts", "n:chosen", "n:sigmoid", "n:normalized"),
+        "experts",
+        lambda d: 12 * d["experts"],
+        "Shazeer et al. 2017, arXiv:1701.06538; b, sigmoid: DeepSeek-AI 2024, arXiv:2412.19437",
+        backends=("cpu",),
+    ),
+    Op(
+        "expert_linear",
+        "(t,k),(t,2c),e*(n,k),(t,c*n)->(t,c*n)",
+        "y[t, j] = act(x[t] w[expert j of t]^T) * times; apart: x[t, j]",
+        (*("o:y", "o:scratch", "i:x", "i:routes", "w:table", "i:times"), *_EXPERTS),
+        "k",
+        lambda d: d["chosen"] * (2 * d["n"] * d["k"] + (10 * d["n"] if d["act"] else 0)),
+        "Jiang et al. 2024, arXiv:2401.04088 (Mixtral)",
+        variants=WEIGHT_VARIANTS,
+        backends=("cpu",),
+    ),
+    Op(
+        "expert_sum",
+        "(t,c*d),(t,2c),(t,d),(t,1),(t,d)->(t,d)",
+        "y[t] = sum_j weight[t, j] x[t, j] + sigmoid(mix) shared + residual",
+        ("o:y", "i:x", "i:routes", "i:shared", "i:mix", "i:residual", "n:d", "n:chosen"),
+        "chosen",
+        lambda d: (2 * d["chosen"] + 2) * d["d"],
+        "Jiang et al. 2024, arXiv:2401.04088; shared: Dai et al. 2024, arXiv:2401.06066",
+        backends=("cpu",),
+    ),
+    Op(
+        "quantize_parts",
+        "(t,c*k)->(t,c*10k/32)",
+        "as quantize, of each part of a row by itself",
+        ("o:y", "i:x", "n:k", "n:parts"),
+        "",
+        lambda d: 4 * d["k"] * d["parts"],
+        "Dettmers et al. 2022, arXiv:2110.02861 (block-wise)",
         backends=("cpu",),
     ),
     Op(

@@ -18,6 +18,7 @@ from ..errors import BackendError, PlanError
 from .arena import Tensor, place, waits
 from .bias import BiasTable
 from .blocking import carry_floats, panel_floats, piece_of
+from .experts import ExpertTable, order_floats, route_floats
 from .forward.decoder import decoder
 from .forward.encoder import cross_caches, encoder, head
 from .forward.supported import check_supported
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoding", "Instruction", "Program", "Recorder", "record"]
 
 #: What stands in an instruction's slot.
-Operand = Tensor | Weight | RopeTable | BiasTable | DistanceTable | int | float | None
+Operand = Tensor | Weight | RopeTable | BiasTable | DistanceTable | ExpertTable | int | float | None
 FLOAT = 4
 QUANTIZED_FLOATS = GROUP // FLOAT + 2  # of a group: its bytes, its scale, its sum
 
@@ -94,6 +95,7 @@ class Recorder:
         self.biases: dict[tuple[object, ...], BiasTable] = {}  # what instructions add to scores
         self.distances: dict[Distances, DistanceTable] = {}  # and which of what is added to them
         self.n_once, self.once_rows = 0, 0  # instructions that run once, and rows of their tensors
+        self.experts: dict[tuple[str, ...], ExpertTable] = {}  # addresses of a layer's matrices of one kind
         self.encoded = (self.n_context, self.n_pages)  # positions of an encoder's text, pages for such texts
         self.groups: list[int | None] = []  # of layers that share page tables: their windows, None where all is seen
         self.capacity, self.threads = {"T": chunk, "R": n_logits}, threads
@@ -405,6 +407,59 @@ class Recorder:
             self.groups.append(window)
         return self.groups.index(window)
 
+    def route(self, x: Tensor, b: Weight | None, chosen: int, *, sigmoid: bool, normalized: bool) -> Tensor:
+        """[T, experts] -> [T, 2 chosen]."""
+        y = self._tensor("e", x.rows, 2 * chosen)
+        scratch = self._tensor("s", "", route_floats(x.width) * self.threads, "scratch")
+        self._emit("route", "", x.rows, y=y, scratch=scratch, x=x, b=b, experts=x.width, chosen=chosen,
+                   sigmoid=int(sigmoid), normalized=int(normalized))  # fmt: skip
+        return y
+
+    def expert_linear(
+        self,
+        x: Tensor,
+        routes: Tensor,
+        ws: tuple[Weight, ...],
+        *,
+        act: Activation | None = None,
+        times: Tensor | None = None,
+    ) -> Tensor:
+        """[T, k] or [T, chosen * k] -> [T, chosen * n]; the matrices stay where they lie."""
+        chosen, (n, k) = routes.width // 2, ws[0].shape
+        apart = x.width != k
+        self._width("expert_linear", x, k * (chosen if apart else 1), ws[0].name)
+        table = self.experts.setdefault(tuple(w.name for w in ws), ExpertTable(ws))
+        if table.weights[0].quantized:
+            x = self.quantize_parts(x, chosen) if apart else self.quantize(x)
+        y = self._tensor("y", x.rows, chosen * n)
+        floats = order_floats(len(ws), chosen * self.capacity[x.rows])
+        scratch = self._tensor("s", "", floats * self.threads, "scratch")
+        self._emit("expert_linear", table.dtype, x.rows, y=y, scratch=scratch, x=x, routes=routes, table=table,
+                   times=times, n=n, k=k, experts=len(ws), chosen=chosen, apart=int(apart),
+                   act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        return y
+
+    def expert_sum(
+        self, x: Tensor, routes: Tensor, shared: Tensor | None, mix: Tensor | None, residual: Tensor | None
+    ) -> Tensor:
+        """[T, chosen * d] -> [T, d]."""
+        chosen = routes.width // 2
+        d = x.width // chosen
+        for other in (shared, residual):
+            if other is not None:
+                self._width("expert_sum", other, d, x.name)
+        y = self._tensor("x", x.rows, d)
+        self._emit("expert_sum", "", x.rows, y=y, x=x, routes=routes, shared=shared, mix=mix, residual=residual,
+                   d=d, chosen=chosen)  # fmt: skip
+        return y
+
+    def quantize_parts(self, x: Tensor, parts: int) -> Tensor:
+        """[t, parts * k] -> [t, parts * what `quantize` makes of k]."""
+        k = x.width // parts
+        y = self._tensor("q", x.rows, parts * -(-k // GROUP) * QUANTIZED_FLOATS)
+        self._emit("quantize_parts", "", x.rows, y=y, x=x, k=k, parts=parts)
+        return y
+
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """[t, d]."""
         self._width("add", b, a.width, a.name)
@@ -551,21 +606,24 @@ class Program:
         """
         whole = (weight if weight.lies is None else weight.lies.whole for weight in weights)
         by_name: dict[str, Weight] = {weight.name: weight for weight in (*whole, *self.constants)}
-        tables: dict[int, BiasTable] = {}  # each is made once, however many layers read it
+        tables: dict[int, BiasTable | ExpertTable] = {}  # each is made once, however many layers read it
+
+        def real(value: Weight) -> Weight:
+            now = by_name.get(value.name)
+            if now is None or (now.dtype, now.shape) != (value.dtype, value.shape):
+                got = "none" if now is None else f"{now.dtype} {list(now.shape)}"
+                msg = f"weight {value.name}: recorded as {value.dtype} {list(value.shape)}, found {got}"
+                raise PlanError(msg)
+            return now
 
         def bind(value: Operand) -> Operand:
+            if isinstance(value, ExpertTable):
+                return tables.setdefault(id(value), ExpertTable(tuple(real(w) for w in value.weights)))
             if isinstance(value, BiasTable):
                 table = bind(value.bias.table)
                 assert table is None or isinstance(table, Weight)  # noqa: S101 - as it was
                 return tables.setdefault(id(value), replace(value, bias=replace(value.bias, table=table)))
-            if not isinstance(value, Weight):
-                return value
-            real = by_name.get(value.name)
-            if real is None or (real.dtype, real.shape) != (value.dtype, value.shape):
-                got = "none" if real is None else f"{real.dtype} {list(real.shape)}"
-                msg = f"weight {value.name}: recorded as {value.dtype} {list(value.shape)}, found {got}"
-                raise PlanError(msg)
-            return real
+            return real(value) if isinstance(value, Weight) else value
 
         code = [replace(i, values={name: bind(value) for name, value in i.values.items()}) for i in self.code]
         return replace(self, code=code)
@@ -590,7 +648,7 @@ class Program:
         lines = [f"{head}; T <= {self.chunk}, R <= {self.n_logits}"]
         for n, ins in enumerate(self.code):
             out, read = (", ".join(map(str, ins.tensors(kind))) for kind in "oi")
-            rest = [v.name for v in ins.values.values() if isinstance(v, Weight)]
+            rest = [v.name for v in ins.values.values() if isinstance(v, Weight | ExpertTable)]
             rest += [f"{k}={v:g}" for k, v in ins.values.items() if isinstance(v, int | float)]
             wait = "|" if ins.wait else " "
             lines.append(f"{n:4d} {wait} {ins.kernel:20s} {out or 'results'} <- {read or 'tokens'}  {' '.join(rest)}")
@@ -611,7 +669,7 @@ def _slot(value: Operand, absent: int) -> int:
         return value.offset
     if isinstance(value, Weight):
         return value.address
-    if isinstance(value, RopeTable | BiasTable | DistanceTable):
+    if isinstance(value, RopeTable | BiasTable | DistanceTable | ExpertTable):
         return value.weight.address
     if isinstance(value, float):
         return int(struct.unpack("<I", struct.pack("<f", value))[0])
@@ -672,6 +730,7 @@ def record(  # noqa: PLR0913 - keywords
         constant_bytes=sum(table.nbytes for table in ropes)
         + sum(table.nbytes for table in ops.biases.values())
         + sum(table.nbytes for table in ops.distances.values())
+        + sum(table.nbytes for table in ops.experts.values())
         + sum(table.nbytes for table in constants),
         kv_cache=kv_cache,
         fast=fast,

@@ -261,6 +261,52 @@ class Reference:
         y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
         return y.reshape(len(q), -1)
 
+    def route(self, x: Array, b: Weight | None, chosen: int, *, sigmoid: bool, normalized: bool) -> Array:
+        """Of equal scores the first; where one of a token's numbers is NaN, the first experts, and no weight."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            e = np.exp(x - x.max(-1, keepdims=True))
+            scores = 1 / (1 + np.exp(-x)) if sigmoid else e / e.sum(-1, keepdims=True)
+        keys = x if b is None else scores + b.f64()  # both grow with x; scores of float32 are equal sooner
+        bad = np.isnan(scores).any(-1, keepdims=True)
+        ids = np.argsort(-np.where(bad, 0, keys), axis=-1, kind="stable")[:, :chosen]
+        weights = np.where(bad, np.nan, np.take_along_axis(scores, ids, -1))
+        weights = weights / weights.sum(-1, keepdims=True) if normalized else weights
+        return np.concatenate([ids, weights], -1)
+
+    def expert_linear(
+        self,
+        x: Array,
+        routes: Array,
+        ws: tuple[Weight, ...],
+        *,
+        act: Activation | None = None,
+        times: Array | None = None,
+    ) -> Array:
+        """One token and expert after the other; a quantised weight takes its input quantised."""
+        n, k = ws[0].shape
+        ids = routes[:, : routes.shape[1] // 2].astype(int)
+        x = np.broadcast_to(x.reshape(len(x), -1, k), (*ids.shape, k))  # [t, k] or [t, c * k] -> [t, c, k]
+        x = self.quantize_parts(x.reshape(len(x), -1), ids.shape[1]).reshape(x.shape) if ws[0].quantized else x
+        every = {e: ws[e].f64() for e in np.unique(ids)}
+        y = np.array([[every[e] @ v for e, v in zip(*both, strict=True)] for both in zip(ids, x, strict=True)])
+        y = y.reshape(len(x), ids.shape[1] * n)
+        y = y if act is None else _act(y, act)
+        return y if times is None else y * times
+
+    def expert_sum(
+        self, x: Array, routes: Array, shared: Array | None, mix: Array | None, residual: Array | None
+    ) -> Array:
+        """The shared expert whole where no `mix` says by how much."""
+        weights = routes[:, routes.shape[1] // 2 :, None]
+        y: Array = (x.reshape(len(x), weights.shape[1], -1) * weights).sum(1)  # [t, c * d] -> [t, c, d] -> [t, d]
+        if shared is not None:
+            y = y + (shared if mix is None else shared / (1 + np.exp(-mix)))
+        return y if residual is None else residual + y
+
+    def quantize_parts(self, x: Array, parts: int) -> Array:
+        """Each of `parts` of a row on its own."""
+        return self.quantize(x.reshape(len(x) * parts, -1)).reshape(x.shape)
+
     def add(self, a: Array, b: Array) -> Array:
         """Residual."""
         return a + b

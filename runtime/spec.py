@@ -165,7 +165,9 @@ class Experts:
     n: int
     per_token: int
     normalized: bool = True  # the weights of those chosen sum to one
+    sigmoid: bool = False  # a score is the sigmoid of a router's number, not its share of a softmax
     d_shared: int = 0  # width of an expert that every token passes
+    shared_mixed: bool = False  # a product of its own says by how much (Qwen2-MoE)
 
 
 @dataclass(frozen=True)
@@ -364,9 +366,10 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Sublayer:
-    """Weights of one sublayer. `linear`: q, k, v, o of an attention; gate, up, down (router) of a feed-forward.
+    """Weights of one sublayer. `linear`: q, k, v, o of an attention; gate, up, down of a feed-forward.
 
-    `pos_k` and `pos_q` of an attention turn rows of `StackWeights.relative` into keys and queries.
+    `pos_k` and `pos_q` of an attention turn rows of `StackWeights.relative` into keys and queries. One of experts has
+    gate, up and down of each in `experts`; in `linear` router, shared_gate, shared_up, shared_down, shared_mix.
 
     A norm that is None is not there. `norm_q` and `norm_k` are as wide as a head (of each head), or as all heads side
     by side (of the whole row).
@@ -383,6 +386,7 @@ class Sublayer:
         default_factory=dict
     )  # an activation's own, [1] each: p, n, beta, eps (xIELU)
     experts: tuple[Mapping[str, Linear], ...] = ()
+    route_bias: Weight | None = None  # added to the experts' scores where they are chosen, f32 [experts] (DeepSeek-V3)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ DECODERS = (
     "olmo2", "phi", "gpt_neox", "stablelm", "phi3", "starcoder2", "smollm3", "granite", "cohere", "opt", "gemma",
     "seed_oss", "helium", "glm", "glm4", "ernie4_5", "hunyuan_v1_dense", "arcee", "olmo", "gptj", "gpt_neo",
     "gpt_bigcode", "ministral", "exaone4", "cohere2", "olmo3", "gemma2", "gemma3_text", "bloom", "mpt", "falcon",
-    "apertus", "xglm",
+    "apertus", "xglm", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe",
 )  # fmt: skip
 #: Of tests/test_seq2seq.py.
 SEQ2SEQ = (

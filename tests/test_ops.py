@@ -218,13 +218,7 @@ def quantize(d: Draw, _: str) -> Case:
     x = d.array(d.t, k, scale=d.draw(st.sampled_from([1e-30, 1.0, 1e4])))
     x[d.rng.random(x.shape) < d.draw(st.sampled_from([0.0, 0.5, 1.0]))] = 0
 
-    def read(y: np.ndarray) -> np.ndarray:
-        groups = y.shape[1] // 10
-        q = y[:, : 8 * groups].copy().view(np.int8).reshape(len(y), groups, GROUP).astype(float)
-        assert np.array_equal(y[:, 9 * groups :].copy().view(np.int32), q.sum(-1))
-        return (q * y[:, 8 * groups : 9 * groups, None].astype(float)).reshape(len(y), -1)[:, :k]
-
-    return Case(lambda ops, x: ops.quantize(x), [[x]], exactly, read=read)
+    return Case(lambda ops, x: ops.quantize(x), [[x]], exactly, read=lambda y: unquantized(y, 1, k))
 
 
 def round_bf16(d: Draw, _: str) -> Case:
@@ -422,6 +416,89 @@ def xielu(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.xielu(x, p, n, beta, eps), [[x]], tolerance)
 
 
+def routed(d: Draw, experts: int, chosen: int) -> np.ndarray:
+    """Numbers of experts, no two alike for a token, and their weights."""
+    ids = np.array([d.rng.permutation(experts)[:chosen] for _ in range(d.t)])
+    return np.concatenate([ids, d.rng.random((d.t, chosen))], 1).astype(np.float32)
+
+
+def route(d: Draw, _: str) -> Case:
+    """Whole numbers: equal ones are common, and where they are chosen by, nothing is rounded."""
+    n, sigmoid, normalized = d.size(), d.draw(st.booleans()), d.draw(st.booleans())
+    chosen, b = d.draw(st.integers(1, min(n, 9))), None
+    x = d.rng.integers(-4, 5, (d.t, n)).astype(np.float32)
+    if d.draw(st.booleans()):  # far enough apart that no rounding makes equals of sums
+        x = x / np.float32(8)
+        b = Weight("b", "f32", (n,), d.rng.permutation(n).astype(np.float32), mapped=False)
+    return Case(
+        lambda ops, x: ops.route(x, b, chosen, sigmoid=sigmoid, normalized=normalized),
+        [[x]],
+        lambda y: np.concatenate([0 * y[:, :chosen], bound("act", "f32", n) * np.abs(y[:, chosen:])], 1),
+    )
+
+
+def expert_linear(d: Draw, variant: str) -> Case:
+    n, k, experts = d.size(), d.size(), d.draw(st.integers(1, 7))
+    chosen, apart = d.draw(st.integers(1, experts)), d.draw(st.booleans())
+    ws = tuple(d.weight(variant, n, k) for _ in range(experts))
+    act, gated = d.draw(st.sampled_from([None, *d.acts])), d.draw(st.booleans())
+    x, routes = d.array(d.t, k * (chosen if apart else 1)), routed(d, experts, chosen)
+    apart = apart and chosen > 1
+    times = [d.array(d.t, chosen * n)] if gated else []
+    each = np.broadcast_to(np.abs(x).reshape(d.t, -1, k), (d.t, chosen, k))
+    sizes = [np.abs(w.f64()) for w in ws]
+    if variant == "int4a":  # as in `linear`
+        sizes = [np.full_like(size, 4 * size.max()) for size in sizes]
+    ids = routes[:, :chosen].astype(int)
+    sums = np.array([[sizes[e] @ v for e, v in zip(*both, strict=True)] for both in zip(ids, each, strict=True)])
+    sums = sums.reshape(d.t, chosen * n)
+
+    def tolerance(y: np.ndarray) -> np.ndarray:
+        off = bound("linear", variant, k) * sums
+        if act is not None:
+            steepest = 2 * (sums + off) if act == "relu2" else 1.13
+            off = steepest * off + bound("act", "f32", 1) * sums * (sums if act == "relu2" else 1)
+        off = off * np.abs(times[0]) if gated else off
+        return off + 2.0**-22 * np.abs(y)
+
+    def build(ops: Any, x: Any, routes: Any, *times: Any) -> Any:
+        return ops.expert_linear(x, routes, ws, act=act, times=times[0] if times else None)
+
+    return Case(build, [[x, routes, *times]], tolerance)
+
+
+def expert_sum(d: Draw, _: str) -> Case:
+    n, chosen, extra = d.size(), d.draw(st.integers(1, 5)), d.draw(st.sampled_from(["", "s", "sm"]))
+    residual = d.draw(st.booleans())
+    shared = [d.array(d.t, n)] * ("s" in extra) + [d.array(d.t, 1)] * ("m" in extra)
+    x, routes = d.array(d.t, chosen * n), routed(d, 8, chosen)
+
+    def build(ops: Any, x: Any, routes: Any, *rest: Any) -> Any:
+        parts = dict(zip(extra, rest, strict=False))
+        return ops.expert_sum(x, routes, parts.get("s"), parts.get("m"), rest[-1] if residual else None)
+
+    inputs = [x, routes, *shared, *([d.array(d.t, n)] if residual else [])]
+    size = np.abs(x).reshape(d.t, chosen, n).sum(1) + sum(np.abs(a) for a in inputs[2:])
+    return Case(build, [inputs], lambda _: bound("act", "f32", chosen) * size)
+
+
+def quantize_parts(d: Draw, _: str) -> Case:
+    k, parts = d.size(), d.draw(st.integers(1, 4))
+    x = d.array(d.t, k * parts, scale=d.draw(st.sampled_from([1e-30, 1.0, 1e4])))
+    x[d.rng.random(x.shape) < d.draw(st.sampled_from([0.0, 0.5, 1.0]))] = 0
+    return Case(lambda ops, x: ops.quantize_parts(x, parts), [[x]], exactly, read=lambda y: unquantized(y, parts, k))
+
+
+def unquantized(y: np.ndarray, parts: int, k: int) -> np.ndarray:
+    """Parts of a row: their bytes, scales and sums, of whole groups; as numbers."""
+    y = y.reshape(len(y) * parts, -1)
+    groups = y.shape[1] // 10
+    q = y[:, : 8 * groups].copy().view(np.int8).reshape(len(y), groups, GROUP).astype(float)
+    assert np.array_equal(y[:, 9 * groups :].copy().view(np.int32), q.sum(-1))
+    numbers = (q * y[:, 8 * groups : 9 * groups, None].astype(float)).reshape(len(y), -1)[:, :k]
+    return numbers.reshape(-1, parts * k)
+
+
 def take_rows(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.take_rows(x), [[d.array(d.t, d.size())]], exactly, rows=d.draw(st.integers(1, d.t)))
 
@@ -450,6 +527,7 @@ CASES = {
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
         *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick),
         *(scale, soft_cap, take_rows, mean_rows, argmax, layer_norm_heads, clip, xielu),
+        *(route, expert_linear, expert_sum, quantize_parts),
     )
 }
 CASES["kv_write"] = attention

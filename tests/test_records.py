@@ -220,7 +220,7 @@ REFUSED: dict[str, tuple[Config, str]] = {
         config(ropes=(Rope(9.0, 2, "longrope", short_factors=(1.0,), long_factors=(2.0,)), Rope(9.0, 6))),
         "by the length of a text",
     ),
-    "experts": (config((A, replace(F, experts=Experts(8, 2)))), "a feed-forward of 8 experts"),
+    "experts": (config((A, replace(F, experts=Experts(8, 2)))), "2 of 8 experts, of which 0 have weights"),
     "an encoder": (replace(config(), encoder=config().decoder), "an encoder of which there are no weights"),
     "an encoder's layers": (Config("records", VOCAB, CONTEXT, encoder=config((A, F)).decoder, ropes=(Rope(9.0, 6),)),
                             "attention to earlier tokens alone"),
@@ -368,7 +368,7 @@ def test_the_forward_asks_for_what_the_op_table_has() -> None:
     Besides it asks for some of it to be computed once, of a table's rows.
     """
     asked = {name for name, value in vars(Ops).items() if callable(value) and not name.startswith("_")}
-    assert asked - {"once", "embed_all", "kept"} == set(OPS) - {"quantize", "round_bf16", "pick"}
+    assert asked - {"once", "embed_all", "kept"} == set(OPS) - {"quantize", "quantize_parts", "round_bf16", "pick"}
 
 
 def test_the_forward_fits_a_screen_and_argues_with_no_rule() -> None:
@@ -383,8 +383,10 @@ def test_roles_are_one_table() -> None:
     assert roles.LINEAR == ("q", "k", "v", "o", "gate", "up", "down")
     own, cross = roles.LINEAR, ("cross_q", "cross_k", "cross_v", "cross_o")  # which plans of version 1 do not name
     places = "pos_k", "pos_q"  # through which no token of a step flows
+    experts = tuple(f"{kind}_{name}" for kind in ("expert", "shared") for name in ("gate", "up", "down"))
     model = "embed", "head", "head_dense", "classifier", "embed_project"
-    assert (*model, *own[:4], *places, *cross, *own[4:]) == roles.MATRICES
+    assert (*model, *own[:4], *places, *cross, *own[4:], *experts) == roles.MATRICES
+    assert experts[:3] == roles.EACH
     assert roles.WRITERS == ("o", "down")
     readers = {"attn_norm": "qkv", "ffn_norm": ("gate", "up"), "norm": ("head",)}
     assert {role: norm for norm, some in readers.items() for role in some} == roles.READS
@@ -395,7 +397,9 @@ def test_roles_are_one_table() -> None:
     for family in FAMILIES.values():
         assert all(not roles.ROLES[name].sublayer for name in family.model)
         assert all(roles.ROLES[name].sublayer for name in family.layer)
-        always = {role.name for role in roles.ROLES.values() if role.always and role.sublayer != roles.CROSS}
+        half = roles.EXPERTS if "router" in family.layer else roles.FEED_FORWARD
+        kinds = ("", roles.ATTENTION, half)
+        always = {role.name for role in roles.ROLES.values() if role.always and role.sublayer in kinds}
         assert always <= {*family.model, *family.layer}
         if family.encoder:
             assert always <= {*family.encoder, *family.encoder_layer}

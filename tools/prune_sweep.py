@@ -32,7 +32,7 @@ from .bench.roofline import machine, versions
 from .bench.shared import bytes_per_step, public_command
 from .importance.calibrate import first_asked
 from .importance.masks import parse_sparsity
-from .importance.methods import BASIS, DEPTH, METHODS, WIDTH, ZEROS, Wish, find
+from .importance.methods import BASIS, DEPTH, EXPERTS, METHODS, WIDTH, ZEROS, Wish, find
 from .perplexity import check_predicts
 from .prune import prune
 from .prune_plot import draw
@@ -77,6 +77,8 @@ def wishes(n_layers: int, methods: Sequence[str], *, heads: bool = False) -> lis
             out += [Wish(method, width=share) for share in (0.75, 0.5) if method == "activation"]
         elif method in BASIS:
             out += [Wish(method, width=share) for share in (0.75, 0.5)]
+        elif method in EXPERTS:
+            out += [Wish(method, experts=share) for share in (0.75, 0.5)]
         elif method in ZEROS:
             patterns = [parse_sparsity(s) for s in ("0.5", "2:4")]
             out += [Wish(method, sparsity=s) for s in patterns]

@@ -25,6 +25,7 @@ from .llama import LLAMA
 from .llama_kin import ARCEE, ERNIE, EXAONE4, GRANITE, HELIUM, MINISTRAL, SEED_OSS, SMOLLM3
 from .mistral import MISTRAL
 from .modernbert import MODERNBERT
+from .moe import MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE
 from .mpnet import MPNET
 from .mpt import MPT
 from .nemotron import NEMOTRON
@@ -61,12 +62,13 @@ _LLAMAS = (GRANITE, SMOLLM3, SEED_OSS, HELIUM, ERNIE, ARCEE, MINISTRAL, HUNYUAN,
 _OTHERS = (OLMO, OLMO2, OLMO3, STABLELM, PHI, GPT_NEOX, STARCODER2, COHERE, COHERE2, OPT, GPTJ, GPT_NEO, GPT_BIGCODE)
 _SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
 _LATER = (APERTUS, XGLM)
+_EXPERTS = (MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE)
 _ROTARY = (MODERNBERT, NOMIC_BERT, EUROBERT)
 _T5 = (T5, MT5, UMT5)
 _BARTS = (BART, MBART, MARIAN, PEGASUS, BLENDERBOT, BLENDERBOT_SMALL, M2M100)
 #: By kind, for who asks what is read.
 KINDS = {
-    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_LATER),
+    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_LATER, *_EXPERTS),
     "encoders": (*_ENCODERS, *_ROTARY),
     "encoder-decoders": (*_T5, *_BARTS),
 }

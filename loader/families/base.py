@@ -51,18 +51,25 @@ class Part:
     optional: bool = False  # a file may lack it: a bias of zeros, a table that a formula gives
     folded: Folded = ""
     softplus: bool = False
+    stacked: str = ""  # instead: one tensor [experts, out, in] of every expert ({e} in `name`), perhaps in `pieces`
 
-    def tensor(self, prefix: str, number: int, names: Collection[str], *, tied: bool) -> str:
+    @property
+    def in_stack(self) -> bool:
+        """Whether this is that tensor, in full."""
+        return bool(self.stacked) and self.name == self.stacked
+
+    def tensor(self, prefix: str, number: int, names: Collection[str], *, tied: bool, expert: int = 0) -> str:
         """Its name in full, in a file of these `names`."""
         before = "" if self.outside else prefix
         if self.untied and not tied and before + self.untied in names:
             return before + self.untied
-        every = [name.replace("{i}", str(number)) for name in self.spellings(prefix)]
+        every = [name.replace("{i}", str(number)).replace("{e}", str(expert)) for name in self.spellings(prefix)]
         return next((name for name in every if name in names), every[0])
 
     def spellings(self, prefix: str) -> list[str]:
         """Every name under which it may lie, in the order in which they are tried; `{i}` stands for the layer."""
-        every = [("" if self.outside else prefix) + name for name in (self.name, *self.others)]
+        names = (self.name, *self.others, *([self.stacked] if self.stacked else []))
+        every = [("" if self.outside else prefix) + name for name in names]
         stem, _, last = every[0].rpartition(".")
         return [*every, f"{stem}.{OLDER[last]}"] if stem.endswith("LayerNorm") else every
 
@@ -114,7 +121,9 @@ class Family:
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
     `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
-    there are, of which each serves as many layers as another. `spell_layers`: every layer's attention -> keys of
+    there are, of which each serves as many layers as another. `spell_experts`: of every layer whether it has experts ->
+    keys of config.json that say so. `synonyms`: another name of a key in `spelling` -> the key, which is written.
+    `spell_layers`: every layer's attention -> keys of
     config.json that tell them apart, where that is not `layer_types` alone. `encoder`, `encoder_layer`: of an
     encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's, and `spelling` is;
     `encoder_spelling`: where the encoder's sizes have other keys. `told`: roles that a model may lack -> whether its
@@ -143,6 +152,8 @@ class Family:
     groups: str = ""
     spell_layers: Callable[[Sequence[Attention]], dict[str, Any]] | None = None
     told: Mapping[str, Callable[[Config], bool]] = field(default_factory=dict)
+    spell_experts: Callable[[Sequence[bool]], dict[str, Any]] | None = None
+    synonyms: Mapping[str, str] = field(default_factory=dict)
     encoder: Mapping[str, Part] = field(default_factory=dict)
     encoder_layer: Mapping[str, Part] = field(default_factory=dict)
     encoder_spelling: Mapping[str, str] = field(default_factory=dict)

@@ -32,7 +32,7 @@ __all__ = ["MAX_LAYERS", "Cut", "check_named", "compile_plan", "fingerprint", "w
 
 WIDTH = "width"
 #: Axes of which a layer keeps what a plan says of it.
-OF_LAYER = ("heads", "kv_heads", "cross_heads", "cross_kv_heads", "ffn", "biased")
+OF_LAYER = ("heads", "kv_heads", "cross_heads", "cross_kv_heads", "ffn", "biased", "experts")
 #: Layers that a plan may have run: as many as a config.json may say.
 MAX_LAYERS = 2**16
 
@@ -41,7 +41,8 @@ MAX_LAYERS = 2**16
 class Cut:
     """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of those that run, in order.
 
-    Heads, key/value heads, neurons: kept ones by the file's layer number, where not all are. `sparsity`: the plan's.
+    Heads, key/value heads, neurons, experts: kept ones by the file's layer number, where not all are. `sparsity`: the
+    plan's.
     """
 
     before: Config
@@ -60,6 +61,7 @@ class Cut:
     biased: Mapping[int, Indices] = field(default_factory=dict)
     #: Of the encoder that a decoder reads.
     encoder: Cut | None = None
+    experts: Mapping[int, Indices] = field(default_factory=dict)
 
     @property
     def cuts(self) -> bool:
@@ -133,7 +135,7 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     biased = _biased(plan, config, layers)
     left = _left(plan, config, layers, kv_heads, encoder, biased)
     parts = (plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity, plan.vocab_fallback)
-    cut = Cut(config, left, layers, *parts, plan.cross_heads, cross, biased, encoder)
+    cut = Cut(config, left, layers, *parts, plan.cross_heads, cross, biased, encoder, plan.experts)
     _check_zeros(cut)
     return cut
 
@@ -323,13 +325,18 @@ def check_named(raw: Mapping[str, Any], config: Config, checkpoint: Checkpoint |
 
 
 #: A plan's sets of each layer, and what each element is called.
-_OF_LAYERS = {"heads": "head", "cross_heads": "head", "ffn": "neuron"}
+_OF_LAYERS = {"heads": "head", "cross_heads": "head", "ffn": "neuron", "experts": "expert"}
 
 
 def _count(config: Config, name: str, layer: int) -> int:
     """How many of these a layer has."""
     own = sizes_of(config, layer)
-    return {"heads": own.n_heads, "cross_heads": cross_heads(config, layer)[0], "ffn": own.d_ff}[name]
+    return {
+        "heads": own.n_heads,
+        "cross_heads": cross_heads(config, layer)[0],
+        "ffn": own.d_ff,
+        "experts": own.n_experts,
+    }[name]
 
 
 def _last(value: object) -> Indices:
@@ -366,6 +373,17 @@ def _check_indices(plan: PrunePlan, config: Config) -> None:
         _check_set(name, tuple(of), config.n_layers, "layer", empty=True)
         for layer, kept in of.items():
             _check_set(f"{name} of layer {layer}", kept, _count(config, name, layer), each, empty=True)
+    _check_experts(plan, config)
+
+
+def _check_experts(plan: PrunePlan, config: Config) -> None:
+    """As many as a token goes to, at least."""
+    for layer, kept in plan.experts.items():
+        ffn = config.stack.feed_forward(layer)
+        least = ffn.experts.per_token if ffn is not None and ffn.experts is not None else 0
+        if len(kept) < least:
+            msg = f"experts of layer {layer}: {len(kept)} kept, but a token goes to {least}; keep at least as many"
+            raise PlanError(msg)
 
 
 def _check_set(what: str, kept: Indices, size: int, each: str, *, empty: bool = False) -> None:
@@ -404,6 +422,7 @@ def _sizes(plan: PrunePlan, before: LayerSizes, layer: int, kv_heads: Mapping[in
         len(plan.heads.get(layer, range(before.n_heads))),
         len(kv_heads.get(layer, range(before.n_kv_heads))),
         len(plan.ffn.get(layer, range(before.d_ff))),
+        len(plan.experts.get(layer, range(before.n_experts))),
     )
     if not left.n_heads and not left.d_ff:
         msg = f"layer {layer} would keep neither attention nor feed-forward; leave it out of the layers instead"

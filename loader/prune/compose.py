@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["BY_LAYER", "OF_ENCODER", "RATIOS", "composed", "of_encoder"]
 
 #: Fields of a plan that are a set of indices for each layer.
-BY_LAYER = ("heads", "cross_heads", "ffn")
+BY_LAYER = ("heads", "cross_heads", "ffn", "experts")
 #: Shares that are turned into indices by reading the checkpoint (`rank_ffn`, `rank_width`).
 RATIOS = ("ffn_ratio", "width_ratio")
 #: What the part of a plan that is an encoder's may say.

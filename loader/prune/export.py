@@ -18,7 +18,7 @@ from ...runtime.spec import Attention, Decoding
 from ..config import resolve_config, resolve_outside
 from ..families import FAMILIES, layer_type, shared_numbers
 from ..pieces import folded_shape
-from ..sizes import d_head, largest, model_sizes
+from ..sizes import d_head, largest, model_sizes, sizes_of
 from ..source import read_masked
 from .layer_sizes import ENCODER_PER_LAYER, PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
 
@@ -80,6 +80,9 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
         out |= own_words(kept) if own_words else {"layer_types": [layer_type(s.window) for s in kept]}
     if FAMILIES[config.family].groups:
         out |= _groups(plan)
+    spell_experts = FAMILIES[config.family].spell_experts
+    if spell_experts is not None:
+        out |= spell_experts([bool(sizes_of(before, i).n_experts) for i in plan.cut.layers])
     if "d_head" not in FAMILIES[config.family].spelled(config):
         gone = _pruned_heads(raw, plan.cut)
         gone |= {} if plan.encoder is None else _pruned_heads(raw, plan.encoder.cut)
@@ -105,6 +108,7 @@ def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str,
         old = model_sizes(before)
         out |= {**own.written_as, **{family.spelling[name]: old[name] for name in ("n_kv_heads", "d_ff")}}
         out = {key: value for key, value in out.items() if key not in own.written_as or value is not None}
+    out = {family.synonyms.get(key, key): value for key, value in out.items()}
     if config.seq2seq:
         out |= _of_stack(before.encoding, config.encoding, family, ENCODER_PER_LAYER)
         layers = family.spelled(config.encoding)["n_layers"]
@@ -119,7 +123,8 @@ def _of_stack(before: Config, config: Config, family: Family, per_layer: str) ->
     """Keys that say the sizes of `config.stack`, where they are not those of `before`; layers that differ."""
     spelling, out = family.spelled(config), {}
     old, new = model_sizes(before), model_sizes(config)
-    changed = [name for name in ("n_layers", "n_vocab", "d_model", "d_ff") if new[name] != old[name]]
+    names = ("n_layers", "n_vocab", "d_model", "d_ff", "n_experts", "d_dense")
+    changed = [name for name in names if name in new and new[name] != old.get(name)]
     if "d_head" in spelling and any(new[name] != old[name] for name in ("n_heads", "n_kv_heads", "d_model")):
         changed += ["n_heads", "n_kv_heads", "d_head"]
     new |= vars(outer_sizes(config)) | {"d_head": d_head(config) or d_head(before)}
@@ -170,7 +175,8 @@ def left_tensors(
     for i, sources in chain.from_iterable(enumerate(stack, -1) for stack in stacks):
         tensors: dict[str, list[Source]] = {}
         for source in sources.values():
-            parts = tensors.setdefault(source.pattern.replace("{i}", str(i)), [])
+            name = source.pattern.replace("{i}", str(i)).replace("{e}", str(source.expert))
+            parts = tensors.setdefault(name, [])
             if all(part.rows != source.rows for part in parts):  # a norm that two halves share is one tensor
                 parts.append(source)
         tensors = {name: parts for name, parts in tensors.items() if name not in written}  # one embedding of two stacks
@@ -184,6 +190,9 @@ def left_tensors(
             shape = shape if reshape is None else reshape(parts, shape)
             stored = shape[::-1] if first.transposed else shape
             stored = folded_shape(first.folded, shape, d_head(plan.config)) if first.folded else stored
+            if first.stack:
+                n = len({part.expert for part in parts})
+                stored = (n, shape[0] // n, *shape[1:])
             yield name, first.tensor.dtype, stored, _gather(checkpoint, parts, change, stored)
     if (unread := _unread_embedding(plan, checkpoint, written)) is not None:
         yield unread.pattern, unread.tensor.dtype, unread.shape, _gather(checkpoint, [unread], None, unread.shape)

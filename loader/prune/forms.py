@@ -20,7 +20,7 @@ OF_LAYERS = ("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop
 ENCODER = "encoder_"
 FORMS = (
     *OF_LAYERS,
-    *("drop_cross_heads", "drop_cross_attention", "vocab", "vocab_fallback", "width", "plan"),
+    *("drop_cross_heads", "drop_cross_attention", "drop_experts", "vocab", "vocab_fallback", "width", "plan"),
     *(f"{ENCODER}{name}" for name in OF_LAYERS),
 )
 #: What an error begins with, a plan's field -> the forms that can have said it; a form's own name is its own.
@@ -29,6 +29,7 @@ _SAID_BY = {
     "heads": ("drop_heads", "drop_attention"),
     "cross_heads": ("drop_cross_heads", "drop_cross_attention"),
     "ffn": ("drop_ffn", "ffn"),
+    "experts": ("drop_experts",),
     "ffn_ratio": ("ffn",),
     "width_ratio": ("width",),
 }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigError
 from ..files import quote
 from ..ranges import read_ranges
-from ..sizes import LayerSizes, largest, model_sizes, sizes_of, with_sizes
+from ..sizes import LayerSizes, dense_width, largest, model_sizes, sizes_of, with_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,9 @@ PER_LAYER, PRUNED_HEADS = "per_layer_config", "pruned_heads"
 ENCODER_PER_LAYER = f"encoder_{PER_LAYER}"
 KEYS = (PER_LAYER, PRUNED_HEADS, ENCODER_PER_LAYER)
 ATTENTION, FEED_FORWARD = "attention", "mlp"
-SIZES = ("n_heads", "n_kv_heads", "d_ff")
+SIZES = ("n_heads", "n_kv_heads", "d_ff", "n_experts")
+#: Those that every family's config has a key for.
+EVERYWHERE = ("d_ff", "n_experts")
 
 
 def with_layer_sizes(raw: Mapping[str, Any], config: Config, family: Family, where: str) -> Config:
@@ -69,8 +71,10 @@ def layer_sizes(
     if not overrides and not gone:
         return None
     whole = {name: size for name, size in model_sizes(config).items() if name in SIZES}
-    sizes = [_overridden(overrides[i], whole, family.spelled(config), f"{where}: {key}[{i}]") if i in overrides
-             else LayerSizes(**whole) for i in range(config.n_layers)]  # fmt: skip
+    spelling = family.spelled(config)
+    sizes = [sizes_of(config, i) for i in range(config.n_layers)]  # as the keys outside have them
+    sizes = [_overridden(overrides[i], size, spelling, f"{where}: {key}[{i}]") if i in overrides else size
+             for i, size in enumerate(sizes)]  # fmt: skip
     for i, heads in gone.items():
         if not family.names_pruned_heads:
             msg = f"{where}: {PRUNED_HEADS} is not known of a {family.name} model; it may change what is computed"
@@ -78,7 +82,7 @@ def layer_sizes(
         pruned = _pruned(heads, whole["n_heads"], f"{where}: {PRUNED_HEADS}[{i}]")
         n_left = whole["n_heads"] - sum(stop - first for first, stop in pruned)
         if sizes[i].n_heads:
-            sizes[i] = LayerSizes(n_left, n_left, sizes[i].d_ff)
+            sizes[i] = replace(sizes[i], n_heads=n_left, n_kv_heads=n_left)
     for i, size in enumerate(sizes):
         if not size.n_heads and not size.d_ff:
             msg = f"{where}: layer {i} has neither attention nor feed-forward; leave it out"
@@ -106,7 +110,7 @@ def outer_sizes(config: Config) -> LayerSizes:
     outside = largest(config)
     if outside.n_kv_heads and outside.n_heads % outside.n_kv_heads:
         most = max((sizes_of(config, i) for i in range(config.n_layers)), key=lambda size: size.n_heads)
-        return LayerSizes(most.n_heads, most.n_kv_heads, outside.d_ff)
+        return replace(outside, n_heads=most.n_heads, n_kv_heads=most.n_kv_heads)
     return outside
 
 
@@ -116,15 +120,17 @@ def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
     Without the heads of a family that has no width of a head in its config (GPT-2): those go to `pruned_heads`.
     """
     spelling = family.spelled(config)
-    names = [name for name in SIZES if name in spelling and (name == "d_ff" or "d_head" in spelling)]
+    names = [name for name in SIZES if name in spelling and (name in EVERYWHERE or "d_head" in spelling)]
     outside = outer_sizes(config)
+    dense = replace(outside, d_ff=dense_width(config))
     spelled: dict[int, dict[str, Any]] = {}
     for i in range(config.n_layers):
         size = sizes_of(config, i)
+        usual = dense if outside.n_experts and not size.n_experts else outside
         differs = {
-            spelling[name]: getattr(size, name)
+            _spelled(name, size, spelling): getattr(size, name)
             for name in names
-            if getattr(size, name) not in (0, getattr(outside, name))
+            if getattr(size, name) not in (0, getattr(usual, name))
         }
         skip = [] if size.n_heads else [ATTENTION]
         skip += [] if size.d_ff else [FEED_FORWARD]
@@ -133,6 +139,11 @@ def spell(config: Config, family: Family) -> dict[int, dict[str, Any]]:
         if differs:
             spelled[i] = differs
     return spelled
+
+
+def _spelled(name: str, size: LayerSizes, spelling: Mapping[str, str]) -> str:
+    """A size's key; of a layer without experts, where the family has a width for those."""
+    return spelling["d_dense" if name == "d_ff" and not size.n_experts and "d_dense" in spelling else name]
 
 
 def _by_layer(raw: Mapping[str, Any], key: str, n_layers: int, where: str) -> dict[int, Any]:
@@ -152,15 +163,16 @@ def _by_layer(raw: Mapping[str, Any], key: str, n_layers: int, where: str) -> di
     return layers
 
 
-def _overridden(of: object, whole: Mapping[str, int], spelling: Mapping[str, str], where: str) -> LayerSizes:
+def _overridden(of: object, whole: LayerSizes, spelling: Mapping[str, str], where: str) -> LayerSizes:
     """One layer's sizes: the `whole` layer's, less what its object overrides and skips."""
     if not isinstance(of, dict):
         msg = f"{where} is {quote(of)}; expected an object"
         raise ConfigError(msg)
-    sizes = dict(whole)
-    ours = {spelling[name]: name for name in SIZES if name in spelling}
+    sizes = dict(vars(whole))
+    names = [name for name in SIZES if name in spelling and (name != "n_experts" or whole.n_experts)]
+    ours = {_spelled(name, whole, spelling): name for name in names}
     if "d_head" not in spelling:
-        ours = {key: name for key, name in ours.items() if name == "d_ff"}
+        ours = {key: name for key, name in ours.items() if name in EVERYWHERE}
     for key, value in of.items():
         if key == "skip":
             continue

@@ -5,6 +5,7 @@
 | `keep-layers=0-2`      | these layers                                                              |
 | `drop-layers=5`        | all layers but these                                                      |
 | `drop-heads=3:0,1`     | in layer 3, all query heads but 0 and 1; several with + : `3:0,1+4:2`      |
+| `drop-experts=3:0,1`   | in layer 3, all experts but 0 and 1; several with +                       |
 | `drop-attention=4`     | all but the attention of layer 4                                          |
 | `drop-ffn=5`           | all but the feed-forward of layer 5                                       |
 | `drop-cross-heads=3:0` | as `drop-heads`, of the attention to an encoder; `drop-cross-attention=4` likewise |
@@ -152,9 +153,9 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
 
 def _of_layers(forms: Forms, left: Config) -> dict[str, Any]:
     """Fields of a plan that speak of layers, of the model `left`."""
-    heads = _dropped_heads("drop_heads", forms, left)
+    heads = _dropped("drop_heads", forms, left)
     heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
-    cross = _dropped_heads("drop_cross_heads", forms, left)
+    cross = _dropped("drop_cross_heads", forms, left)
     cross |= dict.fromkeys(_layers("drop_cross_attention", forms, left), ())
     dropped = _layers("drop_layers", forms, left)
     layers = None if "keep_layers" not in forms else _layers("keep_layers", forms, left)
@@ -167,6 +168,7 @@ def _of_layers(forms: Forms, left: Config) -> dict[str, Any]:
         "heads": {i: kept for i, kept in heads.items() if i in there},
         "cross_heads": {i: kept for i, kept in cross.items() if i in there},
         "ffn": {i: () for i in _layers("drop_ffn", forms, left) if i in there},
+        "experts": {i: kept for i, kept in _dropped("drop_experts", forms, left).items() if i in there},
         "ffn_ratio": _number("ffn", forms["ffn"]) if "ffn" in forms else None,
         "sparsity": forms.get("sparsity", {}),
     }
@@ -223,9 +225,17 @@ def _layers(name: str, forms: Mapping[str, Any], config: Config) -> tuple[int, .
     return layers
 
 
-def _dropped_heads(name: str, forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
-    """Layer -> the heads that are left, from "3:0,1+4:2", a list of such, or {3: "0,1"}."""
-    form = forms.get(name, {})
+#: A form that drops by layer -> what each is called, what a layer without any lacks.
+_DROPS = {
+    "drop_heads": ("head", "attention"),
+    "drop_cross_heads": ("head", "attention to an encoder"),
+    "drop_experts": ("expert", "experts"),
+}
+
+
+def _dropped(name: str, forms: Forms, config: Config) -> dict[int, tuple[int, ...]]:
+    """Layer -> the heads or experts that are left, from "3:0,1+4:2", a list of such, or {3: "0,1"}."""
+    form, (each, lacks) = forms.get(name, {}), _DROPS[name]
     if isinstance(form, dict):
         pairs = list(form.items())
     else:
@@ -236,18 +246,15 @@ def _dropped_heads(name: str, forms: Forms, config: Config) -> dict[int, tuple[i
     for pair in pairs:
         layers = read_indices(pair[0], name) if len(pair) == 2 else ()  # noqa: PLR2004 - layer:heads
         if len(layers) != 1 or layers[0] in kept:
-            msg = f"{name}: found {quote(form)}; expected LAYER:HEADS such as 3:0,1, each layer once"
+            msg = f"{name}: found {quote(form)}; expected LAYER:{each.upper()}S such as 3:0,1, each layer once"
             raise PlanError(msg)
         [layer] = _layers(name, {**forms, name: layers}, config)
-        cross = name == "drop_cross_heads"
-        drop, there = (
-            read_ranges(pair[1], name),
-            cross_heads(config, layer)[0] if cross else sizes_of(config, layer).n_heads,
-        )
+        own = sizes_of(config, layer)
+        has = {"drop_heads": own.n_heads, "drop_cross_heads": cross_heads(config, layer)[0]}
+        drop, there = read_ranges(pair[1], name), has.get(name, own.n_experts)
         if drop and drop[-1][1] > there:
-            none = "has no attention to an encoder" if cross else "has no attention"
-            has = f"has {there} (0 to {there - 1})" if there else none
-            msg = f"{name}: there is no head {drop[-1][1] - 1} in layer {layer}; it {has}"
+            it = f"has {there} (0 to {there - 1})" if there else f"has no {lacks}"
+            msg = f"{name}: there is no {each} {drop[-1][1] - 1} in layer {layer}; it {it}"
             raise PlanError(msg)
         kept[layer] = tuple(sorted(set(range(there)) - set(as_indices(drop).tolist())))
     return kept

@@ -10,6 +10,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "heads": {"1": "2-8", "2": ""},                       query heads kept, by layer; none: no attention there
      "cross_heads": {"1": "0-3"},                          the same of the attention to an encoder
      "ffn": {"0": "0-99,120"},                             feed-forward neurons kept, by layer; none: no feed-forward
+     "experts": {"0": "0-3,6"},                            experts kept, by layer: at least as many as a token has
      "ffn_ratio": 0.75,                                    of those, the share to keep, the weightiest first
      "vocab": "0-4095",                                    token ids kept
      "vocab_fallback": "bytes",                            what stands for one that is gone: "bytes", "unk" or an id
@@ -20,9 +21,9 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
                                                            zeros; ids and width are of both, and named outside
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
-A key/value head goes with its queries: it stays while any of them does, and those that stay must keep equally many.
-A layer that runs twice has its weights once, and what is cut of them is cut of both. The layers of an encoder-decoder
-that have no other name are its decoder's.
+In a layer of experts neuron j is the j-th of each. A key/value head goes with its queries: it stays while any of them
+does, and those that stay must keep equally many. A layer that runs twice has its weights once, and what is cut of them
+is cut of both. The layers of an encoder-decoder that have no other name are its decoder's.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class PrunePlan:
     vocab_fallback: int | str | None = None
     cross_heads: Mapping[int, Indices] = field(default_factory=dict)
     encoder: PrunePlan | None = None
+    experts: Mapping[int, Indices] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Bring every set into one form."""
@@ -223,7 +225,7 @@ class PrunePlan:
         said = [f"{name} {show(value)}" for name in SETS if (value := getattr(self, name)) is not None]
         said += [f"layers {show(self.order)}, in this order"] if self.order is not None else []
         missing = {"heads": "no attention", "cross_heads": "no attention to the encoder", "ffn": "no feed-forward"}
-        for name, none in missing.items():
+        for name, none in (missing | {"experts": "no experts"}).items():
             for layer, kept in getattr(self, name).items():
                 some = f"{len(kept)} neurons" if name == "ffn" else f"{name.replace('_', ' ')} {show(kept)}"
                 said.append(f"layer {layer}: {some if kept else none}")

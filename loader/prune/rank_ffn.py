@@ -5,6 +5,8 @@ down alone. The product, and not the sum, because scaling up_j by c and down_j b
 computes, and does not change the product either. Magnitude pruning of whole units: Li et al. 2017, arXiv:1608.08710,
 who sum one filter's weights.
 
+In a layer of experts neuron j is the j-th of each, and its score the sum of theirs.
+
 Squares of float32 are exact in float64 and are summed pairwise in one fixed order, element by element: the same plan
 on every machine. Equal scores: the lower number is kept.
 """
@@ -18,7 +20,7 @@ import numpy as np
 
 from ...errors import CheckpointError, PlanError
 from ..load_plan import make_load_plan
-from ..roles import AXES, LINEAR
+from ..roles import AXES, EACH, LINEAR, expert_key
 from ..sizes import sizes_of
 from ..source import read, spans_by_file
 
@@ -65,14 +67,18 @@ _NOTE = "{:g} of {} by magnitude: gate, up and down of every kept layer were rea
 def _ranked(plan: PrunePlan, load: LoadPlan, checkpoint: Checkpoint) -> dict[int, tuple[int, ...]]:
     """A stack's neurons."""
     ratio, ffn = plan.ffn_ratio or 1.0, dict(plan.ffn)
-    checkpoint.expect(spans_by_file(s for roles in load.layers for role, s in roles.items() if role in MATRICES))
+    ranking = (*MATRICES, *EACH)
+    checkpoint.expect(spans_by_file(s for roles in load.layers for s in roles.values() if s.role in ranking))
     for old, roles in dict(zip(load.cut.layers, load.layers, strict=True)).items():
-        parts = [roles[role] for role in MATRICES if role in roles]
-        if not parts:
+        size = sizes_of(load.cut.config, load.cut.layers.index(old))
+        if not size.d_ff:
             continue
-        scores = np.ones(sizes_of(load.cut.config, load.cut.layers.index(old)).d_ff)
-        for source in parts:
-            scores *= squares(source, checkpoint, by_column=source is roles["down"])
+        scores = np.zeros(size.d_ff)
+        for keys in [tuple(expert_key(role, e) for role in EACH) for e in range(size.n_experts)] or [MATRICES]:
+            product = np.ones(size.d_ff)
+            for source in (roles[key] for key in keys if key in roles):
+                product *= squares(source, checkpoint, by_column=source.role.endswith("down"))
+            scores += product
         there = ffn.get(old, range(len(scores)))
         ffn[old] = tuple(there[i] for i in best(scores, ratio))
     return ffn

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..load_plan import make_load_plan
 from ..ranges import as_indices
-from ..roles import LINEAR, READS, ROLES, WRITERS
+from ..roles import EXPERTS, LINEAR, READS, ROLES, WRITERS, role_of
 from ..sizes import largest
 from ..source import spans_by_file
 from .rank_ffn import squares
@@ -78,10 +78,12 @@ def _of_stack(load: LoadPlan, checkpoint: Checkpoint) -> tuple[F64, F64]:
         if name in model:
             written += squares(model[name], checkpoint, by_column=True) / model[name].shape[0]
     for roles in load.layers:
-        for role in (*WRITERS, "cross_o"):
-            written += squares(roles[role], checkpoint) if role in roles else 0.0
+        others = [key for key in roles if ROLES[role_of(key)].sublayer == EXPERTS]
+        for key in (*WRITERS, "cross_o", *(key for key in others if ROLES[role_of(key)].writes)):
+            written += squares(roles[key], checkpoint) if key in roles else 0.0
         for norm, readers in (*READERS.items(), ("cross_norm", ("cross_q",))):
-            read += _read(roles.get(norm), [roles[role] for role in readers if role in roles], checkpoint)
+            keys = (*readers, *(key for key in others if ROLES[role_of(key)].reads == norm))
+            read += _read(roles.get(norm), [roles[key] for key in keys if key in roles], checkpoint)
     return written, read
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from ...errors import BackendError
 from ..arena import Tensor
 from ..bias import BiasTable
+from ..experts import ExpertTable
 from ..kvcache import PAGE, cache_bytes
 from ..ops import SLOTS
 from ..relative import DistanceTable
@@ -187,7 +188,9 @@ class Checked:
                     yield from _pages(ins, name, at, sorted({int(n) for table in tables for n in table}))
                 else:
                     yield name, at, at + (4 * held.width * count[held.rows] if held.rows else held.nbytes)
-            weight = held.weight if isinstance(held, RopeTable | BiasTable | DistanceTable) else held
+            weight = held.weight if isinstance(held, RopeTable | BiasTable | DistanceTable | ExpertTable) else held
+            for expert in held.weights if isinstance(held, ExpertTable) else ():
+                yield expert.name, expert.address, expert.address + expert.nbytes
             if isinstance(weight, Weight):
                 yield weight.name, weight.address, weight.address + weight.nbytes
 

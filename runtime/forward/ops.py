@@ -118,6 +118,24 @@ class Ops(Protocol[T]):
     def cross_attention(self, layer: int, q: T, heads: int, kv_heads: int, /, *, scale: float) -> T:
         """[T, heads * d_head], of every token of the encoder's text."""
 
+    def route(self, x: T, b: Weight | None, chosen: int, /, *, sigmoid: bool, normalized: bool) -> T:
+        """[T, experts] -> [T, 2 chosen]: numbers of the experts with the largest scores, then their weights."""
+
+    def expert_linear(
+        self,
+        x: T,
+        routes: T,
+        ws: tuple[Weight, ...],
+        /,
+        *,
+        act: Activation | None = None,
+        times: T | None = None,
+    ) -> T:
+        """[T, k] or [T, chosen * k] -> [T, chosen * n]: act(x w^T) * times, w those of each expert chosen."""
+
+    def expert_sum(self, x: T, routes: T, shared: T | None, mix: T | None, residual: T | None, /) -> T:
+        """[T, chosen * d] -> [T, d]: by the weights in `routes`; shared sigmoid(mix) and the residual are added."""
+
     def add(self, a: T, b: T, /) -> T:
         """[t, d]."""
 

@@ -7,15 +7,16 @@ in `Config` and which weights are there; nothing below names one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..spec import Attention
-from .variants import attend, clipped, curved, groups_of, layer_normed, rotated, scaled
+from .experts import mixture
+from .variants import attend, clipped, curved, groups_of, layer_normed, project, rotated, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
-    from ..spec import FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weight
-    from .ops import After, Ops
+    from ..spec import FeedForward, Norm, Stack, StackWeights, Sublayer, Weight
+    from .ops import Ops
 
 __all__ = ["Frame", "norm", "placed", "project", "stack"]
 
@@ -64,15 +65,12 @@ def attention(f: Frame[T], s: Attention, w: Sublayer, x: T, residual: T | None) 
 
 def feed_forward(f: Frame[T], s: FeedForward, w: Sublayer, x: T, residual: T | None) -> T:
     """residual + down(act(gate x) * up x), or residual + down(act(up x))."""
+    if s.experts is not None:
+        return mixture(f, s, s.experts, w, x, residual)
     h = curved(f.ops, project(f, x, w.linear["up"], act=None if s.gated else s.activation), w.numbers)
     if s.gated:
         h = project(f, x, w.linear["gate"], act=s.activation, times=h)
     return project(f, h, w.linear["down"], residual=residual)
-
-
-def project(f: Frame[T], x: T, w: Linear, **after: Unpack[After[T]]) -> T:
-    """A product, and what may follow it: the one place that knows of biases."""
-    return f.ops.linear(x, w.w, w.b, **after)
 
 
 def norm(f: Frame[T], x: T, w: Norm | None, groups: int = 1) -> T:

@@ -139,5 +139,10 @@ def _of_cross(config: Config, s: Attention) -> Iterator[str]:
 def _of_feed_forward(s: FeedForward, w: Sublayer) -> Iterator[str]:
     if (s.activation is None) != bool(w.numbers) or (w.numbers and s.gated):
         yield "an activation with numbers of its own, gated or without them"
-    if s.experts is not None:
-        yield f"a feed-forward of {s.experts.n} experts"
+    if s.experts is None:
+        return
+    if not 0 < s.experts.per_token <= s.experts.n == len(w.experts):
+        yield f"{s.experts.per_token} of {s.experts.n} experts, of which {len(w.experts)} have weights,"
+    every = [linear for each in w.experts for linear in each.values()]
+    if any(linear.b is not None or linear.adapters for linear in every):
+        yield "experts with biases or adapters"

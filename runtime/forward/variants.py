@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from ..bias import Bias
 
@@ -10,13 +10,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..rope import RopeTable
-    from ..spec import Attention, Norm, Stack, Sublayer, Weight
-    from .ops import Ops
+    from ..spec import Attention, Linear, Norm, Stack, Sublayer, Weight
+    from .ops import After, Ops
     from .stack import Frame
 
-__all__ = ["attend", "bias_of", "capped", "clipped", "curved", "groups_of", "layer_normed", "rotated", "scaled"]
+__all__ = [
+    "attend", "bias_of", "capped", "clipped", "curved", "groups_of", "layer_normed", "project", "rotated", "scaled",
+]  # fmt: skip
 
 T = TypeVar("T")
+
+
+def project(f: Frame[T], x: T, w: Linear, **after: Unpack[After[T]]) -> T:
+    """A product, and what may follow it: the one place that knows of biases."""
+    return f.ops.linear(x, w.w, w.b, **after)
 
 
 def scaled(ops: Ops[T], x: T, factor: float) -> T:

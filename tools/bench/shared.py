@@ -15,11 +15,11 @@ from ...runtime.kvcache import cache_bytes
 from ...runtime.spec import weights_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ...model import Model
     from ...runtime.session import Session
-    from ...runtime.spec import Config, Weights
+    from ...runtime.spec import Config, Weight, Weights
 
 __all__ = [
     "GB",
@@ -47,12 +47,13 @@ def bytes_per_step(config: Config, weights: Weights, position: int, kv_cache: st
     """Bytes that one decode step reads: of weights, and of the KV cache at `position`.
 
     Every weight is read whole, except tables of which one row is looked up: an embedding that is not also the head, and
-    learned positions.
+    learned positions; and experts, of which a token goes to some.
     """
     total = sum(weight.nbytes for weight in weights)
     own = weights.stack
     for i, layer in enumerate(own.layers):  # one that runs twice is read twice
         total += sum(w.nbytes for w in weights_in(layer)) if any(layer is other for other in own.layers[:i]) else 0
+        total -= _unrouted(config, i, weights_in(tuple(s.experts for s in layer)))
     looked_up = weights.head is None or own.embed is not weights.head.w
     tables = [own.positions, own.embed if looked_up else None]
     total -= sum(t.nbytes - t.nbytes // t.shape[0] for t in tables if t is not None)
@@ -63,6 +64,14 @@ def bytes_per_step(config: Config, weights: Weights, position: int, kv_cache: st
             keys = min(position, attention.window or position)
             cache += 2 * cache_bytes(kv_cache, attention.n_kv_heads, keys, attention.d_head)
     return total, cache
+
+
+def _unrouted(config: Config, layer: int, experts: Iterable[Weight]) -> int:
+    """Bytes of a layer's experts to which a token does not go."""
+    ffn = config.stack.feed_forward(layer)
+    if ffn is None or ffn.experts is None:
+        return 0
+    return sum(w.nbytes for w in experts) // ffn.experts.n * (ffn.experts.n - ffn.experts.per_token)
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:

@@ -88,6 +88,12 @@ def add_prune(parser: argparse.ArgumentParser) -> None:
         help="drop query heads of a layer, for instance 3:0,1; "
         "may be given several times. A key/value head goes with its queries",
     )
+    group.add_argument(
+        "--drop-experts",
+        action="append",
+        metavar="L:EXPERTS",
+        help="drop experts of a layer, for instance 3:0,1; may be given several times",
+    )
     group.add_argument("--drop-attention", metavar="LAYERS", help="drop the attention of these layers")
     group.add_argument("--drop-ffn", metavar="LAYERS", help="drop the feed-forward of these layers")
     group.add_argument(

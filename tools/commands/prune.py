@@ -46,15 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "what to cut, found by a method",
         "Layers: block-influence, greedy, first (--keep). Neurons and heads: activation, wanda-sp, flap (--ffn, "
-        "--heads). Width: activation, slicegpt (--width SHARE). Zeros in place: magnitude, wanda, sparsegpt "
-        "(--sparsity: a share such as 0.5, or N:M). All but magnitude and first need a calibration text (--text): of "
-        "an encoder each line is a text, of an encoder-decoder what its encoder reads, a tab, and the answer. "
+        "--heads). Width: activation, slicegpt (--width SHARE). Experts: routed (--experts). Zeros in place: "
+        "magnitude, wanda, sparsegpt (--sparsity: a share such as 0.5, or N:M). All but magnitude and first need a calibration "
+        "text (--text): of an encoder each line is a text, of an encoder-decoder what its encoder reads, a tab, and "
+        "the answer. "
         "With --method, the options --ffn, --sparsity and a share of --width are the method's.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above")
     group.add_argument("--text", type=given_path, metavar="FILE", help="calibration text, UTF-8")
     group.add_argument("--keep", type=int, metavar="N", help="layers to keep")
     group.add_argument("--heads", type=float, metavar="SHARE", help="share of the key/value heads to keep")
+    group.add_argument("--experts", type=float, metavar="SHARE", help="share of every layer's experts to keep")
     group.add_argument("--uniform", action="store_true", help="flap: the same share of every layer")
     group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
     group.add_argument("--one-pass", action="store_true", help="wanda, sparsegpt: statistics of the whole model, once")
@@ -189,7 +191,7 @@ def _method(args: argparse.Namespace) -> Wish:
     width = _share("width", args.width) if is_share(args.width) else None
     sparsity = None if args.sparsity is None else parse_sparsity(args.sparsity)
     how = {"compensate": not args.no_compensation, "uniform": args.uniform, "one_pass": args.one_pass}
-    return Wish(args.method, args.keep, ffn, args.heads, sparsity, width=width, **how)
+    return Wish(args.method, args.keep, ffn, args.heads, sparsity, width=width, experts=args.experts, **how)
 
 
 def _share(name: str, text: str | None) -> float | None:

@@ -7,6 +7,7 @@ What it writes is a Hugging Face directory that loads mapped, with nothing left 
 |---|---|
 | matrix that is quantised, also if stored turned | under its name, U8 [panels, groups, bytes]: `runtime/quantized.py` |
 | several in one (GPT-2's c_attn), any quantised  | each alone as NAME.q, NAME.k, NAME.v: packed, or [out, in] as is |
+| a stack of experts, quantised                   | each alone, under the name that it has in published files |
 | everything else                                 | as it was |
 """
 
@@ -73,8 +74,7 @@ def quantize(path: str | Path, out: str | Path, how: str) -> tuple[int, int]:
 
 def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
     """Name -> dtype and array of what is to be written."""
-    from ...loader.families import piece_name  # noqa: PLC0415 - help must not wait for these
-    from ...loader.pack import pack  # noqa: PLC0415 - as above
+    from ...loader.pack import pack  # noqa: PLC0415 - help must not wait for these
     from ...loader.source import read  # noqa: PLC0415 - as above
     from ...model import quantizer  # noqa: PLC0415 - as above
     from ...runtime.cores import available_threads  # noqa: PLC0415 - as above
@@ -87,7 +87,7 @@ def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
     for source in plan:
         name, dtype, array = source.tensor.name, source.tensor.dtype, checkpoint.array(source.tensor.name)
         if name in split:
-            array, name = read(source, array), piece_name(name, source.role)
+            array, name = read(source, array), source.alone
         if source.quantizes:
             packed = weights[source.name].array
             assert packed is not None  # noqa: S101 - pack gives every weight its array

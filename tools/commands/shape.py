@@ -13,6 +13,7 @@ from ...runtime.spec import Attention
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ...loader.sizes import LayerSizes
     from ...runtime.spec import Config, FeedForward, Stack
 
 __all__ = ["config_facts", "shape_lines"]
@@ -44,9 +45,16 @@ def _sizes(config: Config) -> dict[str, Any]:
         "n_layers": config.n_layers,
         "d_model": config.d_model,
         "d_head": d_head(config),
-        **asdict(largest(config)),
+        **_counts(largest(config)),
     }
-    return sizes | ({"uneven": [asdict(sizes_of(config, i)) for i in range(config.n_layers)]} if uneven(config) else {})
+    return sizes | (
+        {"uneven": [_counts(sizes_of(config, i)) for i in range(config.n_layers)]} if uneven(config) else {}
+    )
+
+
+def _counts(sizes: LayerSizes) -> dict[str, int]:
+    """A layer's sizes; no experts are not told."""
+    return {name: n for name, n in asdict(sizes).items() if n or name != "n_experts"}
 
 
 def _stack(stack: Stack) -> dict[str, Any]:
@@ -90,9 +98,14 @@ def _stack_lines(c: Mapping[str, Any], stack: Mapping[str, Any]) -> list[str]:
     for s in sublayers:
         if "window" in s:
             windows[s["window"]] += s["n"]
-    ffn = next((s for s in sublayers if s["kind"] == "feed_forward"), None)
+    halves = [s for s in sublayers if s["kind"] == "feed_forward"]
+    ffn = next((s for s in halves if "experts" in s), halves[0] if halves else None)
     norm = f"{'RMSNorm' if stack['norm'] == 'rms' else 'LayerNorm'}, eps {stack['eps']:g}"
     width = "none" if ffn is None else f"{c['d_ff']} {'gated ' if ffn['gated'] else ''}{ffn['activation']}"
+    if ffn is not None and "experts" in ffn:
+        experts, n = ffn["experts"], sum(s["n"] for s in halves if "experts" in s)
+        width = f"{c['n_experts']} experts of {width} in {n} layers, {experts['per_token']} a token"
+        width += f", one of {experts['d_shared']} for all" if experts["d_shared"] else ""
     crossing = c.get("crossing", [])
     return [
         f"{c['n_layers']} layers of width {c['d_model']}",
@@ -104,6 +117,7 @@ def _stack_lines(c: Mapping[str, Any], stack: Mapping[str, Any]) -> list[str]:
         f"feed-forward: {width}; {norm}",
         *(
             f"layer {i}: {s['n_heads'] or 'no'} heads on {s['n_kv_heads']}, feed-forward {s['d_ff'] or 'none'}"
+            + (f" x {s['n_experts']} experts" if s.get("n_experts") else "")
             for i, s in enumerate(c.get("uneven", ()))
         ),
     ]

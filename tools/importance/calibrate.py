@@ -33,7 +33,9 @@ import numpy as np
 from ...errors import InputError
 from ...loader.files import quote
 from ...loader.roles import LINEAR, PLACES, READS, ROLES
+from ...runtime.arena import Tensor
 from ...runtime.encoding import Whole
+from ...runtime.experts import ExpertTable
 from ...runtime.spec import Weight
 from .progress import progress
 from .store import read_arrays, write_arrays
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...model import Model
-    from ...runtime.arena import Tensor
     from ...runtime.program import Instruction
 
     F64 = NDArray[np.float64]
@@ -64,7 +65,7 @@ __all__ = [
 
 #: A place -> the one of its matrices that every model has, and that is watched; the others read the same tensor.
 _FIRST = {place: next(r for r in LINEAR if PLACES[r] == place and ROLES[r].always) for place in PLACES.values()}
-WATCHED = {role: place for place, role in _FIRST.items()}
+WATCHED = {role: place for place, role in _FIRST.items()} | {"router": "ffn_in"}  # of experts, before they are chosen
 #: Norms of a layer that matrices read.
 NORMS = tuple(dict.fromkeys(norm for norm in READS.values() if ROLES[norm].sublayer))
 #: The first of these in a layer reads the stream that enters it: a norm, or in a model without one a matrix.
@@ -77,8 +78,8 @@ class Statistics:
 
     `total` float64 [k]: sum of x. `squares` float64 [k]: sum of x^2. `hessian` float64 [k, k]: sum of x x^T, where it
     was asked for. `stream`, too: under "all" float64 [d, d], the sum over all norms of z z^T, z what a norm puts out
-    without its gains. `cosine` float64 [layers]: sum over the tokens of the cosine between the residual
-    stream that enters a layer and that which leaves it.
+    without its gains. `routed`, under "layers.LAYER", float64 [experts]: how many tokens went to each. `cosine` float64
+    [layers]: sum over the tokens of the cosine between the residual stream that enters a layer and what leaves it.
     """
 
     cosine: F64
@@ -87,6 +88,7 @@ class Statistics:
     squares: dict[str, F64] = field(default_factory=dict)
     hessian: dict[str, F64] = field(default_factory=dict)
     stream: dict[str, F64] = field(default_factory=dict)
+    routed: dict[str, F64] = field(default_factory=dict)
     encoder: Statistics | None = None  # of the encoder that a decoder reads
 
     def norm(self, layer: int, place: str) -> F64:
@@ -286,6 +288,7 @@ def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
             z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.stack.eps)
             statistics.stream["all"] = statistics.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
         add_input(statistics, instruction, view, hessian=hessian)
+        _add_routed(statistics, instruction, view)
 
     for at in range(0, len(ids) - 1, model.session.chunk):
         streams.clear()
@@ -293,6 +296,20 @@ def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
         model.session.watched_step(part, at, watch, len(ids) - 1, source=source)
         statistics.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in zip(streams, streams[1:])]  # noqa: B905, RUF007
     statistics.n += len(ids) - 1
+
+
+def _add_routed(
+    statistics: Statistics, instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]]
+) -> None:
+    """Count the experts to which tokens are about to go."""
+    table, routes = instruction.values.get("table"), instruction.values.get("routes")
+    if not isinstance(table, ExpertTable) or not isinstance(routes, Tensor):
+        return
+    _, layer, _, _, role = f"..{table.weights[0].name}".rsplit(".", 4)
+    if role == "expert_up":
+        n, ids = len(table.weights), view(routes)[:, : routes.width // 2].astype(np.int64)
+        counts = np.bincount(ids.reshape(-1), minlength=n).astype(np.float64)
+        statistics.routed[f"layers.{layer}"] = statistics.routed.get(f"layers.{layer}", np.zeros(n)) + counts
 
 
 def add_input(
@@ -359,7 +376,7 @@ def _write(file: Path, statistics: Statistics, done: int, mark: str) -> None:
 
 
 #: What adds up, and of how many axes it is.
-SUMS = {"total": 1, "squares": 1, "hessian": 2, "stream": 2}
+SUMS = {"total": 1, "squares": 1, "hessian": 2, "stream": 2, "routed": 1}
 
 
 def read_statistics(file: Path, mark: str) -> tuple[Statistics, int]:

@@ -6,6 +6,7 @@
 | activation, wanda-sp           | `ffn`, `heads`       | a plan of neurons and heads, as many of every layer       |
 | activation                     | `width`              | a plan of dimensions of the residual stream               |
 | flap                           | `ffn`, `heads`       | a plan and biases; layers uneven, unless `uniform`        |
+| routed                         | `experts`            | a plan of experts: those to which most tokens went        |
 | slicegpt                       | `width`              | all weights in a smaller basis of the residual stream     |
 | magnitude, wanda, sparsegpt    | `sparsity`           | zeros in place, in every matrix of every layer            |
 
@@ -53,13 +54,14 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["BASIS", "DEPTH", "METHODS", "WIDTH", "ZEROS", "Found", "Text", "Wish", "find"]
+__all__ = ["BASIS", "DEPTH", "EXPERTS", "METHODS", "WIDTH", "ZEROS", "Found", "Text", "Wish", "find"]
 
 DEPTH = ("block-influence", "greedy", "first")
 WIDTH = ("activation", "wanda-sp", "flap")
 ZEROS = ("magnitude", "wanda", "sparsegpt")
 BASIS = ("slicegpt",)
-METHODS = DEPTH + WIDTH + ZEROS + BASIS
+EXPERTS = ("routed",)
+METHODS = DEPTH + WIDTH + ZEROS + BASIS + EXPERTS
 WITHOUT_TEXT = ("magnitude", "first")
 #: How much can be said of each method's cut, and all there is to say.
 TAKES = {
@@ -68,8 +70,9 @@ TAKES = {
     "activation": ("ffn", "heads", "width"),
     **dict.fromkeys(ZEROS, ("sparsity",)),
     **dict.fromkeys(BASIS, ("width",)),
+    **dict.fromkeys(EXPERTS, ("experts",)),
 }
-AMOUNTS = ("keep", "ffn", "heads", "width", "sparsity")
+AMOUNTS = ("keep", "ffn", "heads", "width", "sparsity", "experts")
 #: Units kept of a layer (columns of a matrix) -> that matrix, the place where they are seen, the bias that may take up
 #: what goes.
 UNITS = {AXES[role][1]: (role, PLACES[role], f"{role}_bias") for role in WRITERS}
@@ -88,6 +91,7 @@ class Wish:
     uniform: bool = False
     width: float | None = None
     one_pass: bool = False
+    experts: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the method does not take, and what it lacks: InputError."""
@@ -111,7 +115,7 @@ class Wish:
         if self.one_pass and self.method not in ("wanda", "sparsegpt"):
             msg = f"--method {self.method}: --one-pass is wanda's and sparsegpt's"
             raise InputError(msg)
-        for name in ("ffn", "heads", "width"):
+        for name in ("ffn", "heads", "width", "experts"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
                 msg = f"--{name} {share}: expected a share above 0 and at most 1"
@@ -250,6 +254,12 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     statistics = None
     if wish.method in BASIS:
         slicegpt.can_turn(model.config)
+    if wish.method in EXPERTS and not _per_token(model.config):
+        msg = f"{wish}: the model has no experts"
+        raise PlanError(msg)
+    if wish.method in ZEROS and _per_token(model.config):
+        msg = f"{wish}: this model's experts would get no zeros, only its other matrices; leave it out"
+        raise PlanError(msg)
     if text is not None and wish.method not in (*WITHOUT_TEXT, "greedy") and not wish.layer_by_layer:
         more = {"hessian": wish.method == "sparsegpt", "stream": wish.method in BASIS}
         statistics = calibrate(model, windows, **more, file=text.file, quiet=text.quiet)
@@ -260,8 +270,9 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     if wish.method in ZEROS:
         return _zeros(wish, text, model, windows, statistics)
     assert statistics is not None  # noqa: S101 - `find` has seen that there is a text
-    if wish.method in BASIS:
-        return _basis(wish, model, statistics)
+    if wish.method in (*BASIS, *EXPERTS):
+        cut = _basis if wish.method in BASIS else _experts
+        return cut(wish, model, statistics)
     seen = statistics
 
     def stack(config: Config, before: str) -> Found:
@@ -330,6 +341,20 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
     count = sum(n_tokens(model, w) for w in windows) - sum(asked)
     path_of = [{"kept": list(s), "nll": tried[s] / count} for s in steps if s in tried]
     return Found(PrunePlan(layers=steps[-1]), scores={"steps": path_of})
+
+
+def _per_token(config: Config) -> dict[int, int]:
+    """To how many experts a token goes, in every layer that has some."""
+    halves = ((i, config.stack.feed_forward(i)) for i in range(config.n_layers))
+    return {i: s.experts.per_token for i, s in halves if s is not None and s.experts is not None}
+
+
+def _experts(wish: Wish, model: Model, statistics: Statistics) -> Found:
+    """Of every layer that has experts, those to which most tokens went."""
+    per_token = _per_token(model.config)
+    counts = {i: statistics.routed[f"layers.{i}"] for i in per_token}
+    kept = {i: structured.most_routed(counts[i], wish.experts or 1.0, least) for i, least in per_token.items()}
+    return Found(PrunePlan(experts=kept), scores={"routed": {i: n.tolist() for i, n in counts.items()}})
 
 
 def _width(wish: Wish, model: Model, config: Config, statistics: Statistics, before: str = "") -> Found:

@@ -30,6 +30,7 @@ import numpy as np
 from ...errors import PlanError
 from ...loader.families import FAMILIES
 from ...loader.roles import AXES, READS
+from ...runtime.spec import FeedForward
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +71,9 @@ def can_turn(config: Config) -> None:
             "away the mean over the very axes that are turned, and its config.json has no width of a head to say that "
             "heads stay as they are. Dimensions as they are can be cut while loading: --width"
         )
+        raise PlanError(msg)
+    if any(isinstance(s, FeedForward) and s.experts is not None for layer in config.stack.layers for s in layer):
+        msg = f"slicegpt turns no experts, which {config.family} has; dimensions as they are can be cut: --width"
         raise PlanError(msg)
     table = FAMILIES[config.family].layer
     if any(f"{half}_norm" not in table or f"{half}_norm_out" in table for half in ("attn", "ffn")):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["activation", "by_layer", "compensation", "everywhere", "flap", "units", "wanda_sp"]
+__all__ = ["activation", "by_layer", "compensation", "everywhere", "flap", "most_routed", "units", "wanda_sp"]
 
 
 def activation(squares: F64) -> F64:
@@ -51,6 +51,12 @@ def compensation(w: F64, mean: F64, kept: Sequence[int]) -> F64:
     gone[list(kept)] = False
     b: F64 = w[:, gone] @ mean[gone]
     return b
+
+
+def most_routed(counts: F64, share: float, least: int) -> tuple[int, ...]:
+    """The experts to which most tokens went, a share of them and at least `least`; of equals, the first."""
+    n = max(least, int(share * len(counts) + 0.5))
+    return tuple(sorted(np.argsort(-counts, kind="stable")[:n].tolist()))
 
 
 def units(columns: F64, count: int) -> F64:

@@ -7,7 +7,18 @@ none.
 
 from __future__ import annotations
 
-from . import attention, elementwise, linear, norm, packing, quantized, sparse, tokens
+from . import attention, elementwise, experts, linear, norm, packing, quantized, sparse, tokens
 from .base import KERNELS
 
-__all__ = ["KERNELS", "attention", "elementwise", "linear", "norm", "packing", "quantized", "sparse", "tokens"]
+__all__ = [
+    "KERNELS",
+    "attention",
+    "elementwise",
+    "experts",
+    "linear",
+    "norm",
+    "packing",
+    "quantized",
+    "sparse",
+    "tokens",
+]

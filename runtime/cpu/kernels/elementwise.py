@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ops import slots
+from ...ops import ACTS, slots
 from ..lanes import (
     absolute,
     add,
@@ -36,6 +36,7 @@ S_Y, S_X, S_D, S_FACTOR = slots("scale")
 C_Y, C_X, C_D, C_CAP = slots("soft_cap")
 L_Y, L_X, L_D, L_LIMIT = slots("clip")
 X_Y, X_X, X_P, X_N, X_BETA, X_EPS, X_D = slots("xielu")
+SILU, GELU, GELU_TANH, RELU, TANH, RELU2 = range(1, len(ACTS) + 1)
 
 
 @jit
@@ -128,6 +129,24 @@ def relu2(x: Any) -> Any:
     """max(x, 0)^2; NaN stays NaN."""
     y = relu(x)
     return mul(y, y)
+
+
+@jit
+def activated(v: Any, act: Any) -> Any:
+    """By its number in `ops.ACTS`; 0 is none."""
+    if act == SILU:
+        v = silu(v)
+    elif act == GELU:
+        v = gelu(v)
+    elif act == GELU_TANH:
+        v = gelu_tanh(v)
+    elif act == RELU:
+        v = relu(v)
+    elif act == TANH:
+        v = tanh(v)
+    elif act == RELU2:
+        v = relu2(v)
+    return v
 
 
 @kernel

@@ -12,17 +12,16 @@ from __future__ import annotations
 from typing import Any
 
 from ...blocking import COLUMNS, MANY, TOKEN_BLOCK, carry_floats, panel_floats, piece_of
-from ...ops import ACTS, FAST, slots
+from ...ops import FAST, slots
 from ..emitters import SIZES
 from ..lanes import add, load_tail, mul, store_bf16, store_tail
 from ..target import tile_shape
 from ..tiles import dot_tile, pack_tile, product_tile
 from .base import arg, jit, kernel, rows_of, share, template
-from .elementwise import gelu, gelu_tanh, relu, relu2, silu, tanh
+from .elementwise import activated
 
 Y, SCRATCH, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
 R_Y, R_X, R_K = slots("round_bf16")
-SILU, GELU, GELU_TANH, RELU, TANH, RELU2 = range(1, len(ACTS) + 1)
 ROWS, TOKENS = tile_shape()
 STREAMS = 2  # rows that a decode step walks at once
 _piece_of, _panel_floats, _carry_floats = jit(piece_of), jit(panel_floats), jit(carry_floats)
@@ -41,18 +40,7 @@ def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
             v = load_tail(base + arg(p, Y) + at, left)
             if bias != 0:
                 v = add(v, load_tail(bias + 4 * n, left))
-            if act == SILU:
-                v = silu(v)
-            elif act == GELU:
-                v = gelu(v)
-            elif act == GELU_TANH:
-                v = gelu_tanh(v)
-            elif act == RELU:
-                v = relu(v)
-            elif act == TANH:
-                v = tanh(v)
-            elif act == RELU2:
-                v = relu2(v)
+            v = activated(v, act)
             if times >= 0:
                 v = mul(v, load_tail(base + times + at, left))
             if residual >= 0:
