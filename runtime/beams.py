@@ -187,6 +187,9 @@ def search(  # noqa: PLR0913, PLR0917 - what an answer depends on
         session.turn(partial(run.begin, table))
         while not state.done:
             session.turn(run.step)
+    except BaseException:
+        session.pages.torn = True  # a table that was just made is perhaps nobody's: the next change counts again
+        raise
     finally:
         run.over()
     return state.found()
