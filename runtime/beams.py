@@ -227,6 +227,9 @@ class _Together:
                 session.turn(partial(self._or_nothing, run.begin))
             while not all(run.state.done for run in self._runs):
                 session.turn(partial(self._or_nothing, self._step))
+        except BaseException:
+            session.pages.torn = True  # a table that was just made is perhaps nobody's: the next change counts again
+            raise
         finally:
             for run in self._runs:
                 run.who = None

@@ -254,3 +254,30 @@ def test_beams_next_to_other_texts_are_those_made_alone(tmp_path: Path) -> None:
         assert not any(w.is_alive() for w in (*workers, other))
         assert got == wanted
         assert wrong == []
+
+
+@pytest.mark.parametrize("at", [2, 5, 11])
+def test_a_search_that_is_interrupted_gives_every_page_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """As it hands the beams' pages on: those that were just shared are nobody's yet."""
+    with miaotui.load(llama(tmp_path), cache_tokens=9 * PAGE) as model:
+        pages, calls = model.session.pages, [0]
+        wanted, share = searched(model, ids_of(3, 200)), pages.share
+
+        def struck(table: Any) -> Any:
+            calls[0] += 1
+            twin = share(table)
+            if calls[0] == at:
+                raise KeyboardInterrupt
+            return twin
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pages, "share", struck)
+            with pytest.raises(KeyboardInterrupt):
+                searched(model, ids_of(3, 200))
+        model.session.step([1], 0)
+        counted = list(pages.n_free)
+        pages.recount()
+        assert pages.n_free == counted
+        assert searched(model, ids_of(3, 200)) == wanted
