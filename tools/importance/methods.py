@@ -196,7 +196,7 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
         if wish.method in WITHOUT_TEXT and model.config.seq2seq:
-            msg = f"--method {wish.method}: {model.config.family} is an encoder-decoder, of which no method cuts a part yet"
+            msg = f"--method {wish.method}: {model.config.family} is an encoder-decoder, of which no method cuts yet"
             raise InputError(msg)
         if wish.method not in WITHOUT_TEXT:
             check_predicts(model.config, f"--method {wish.method}")
