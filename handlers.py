@@ -13,7 +13,8 @@ __all__ = ["raised_in_handler"]
 
 def raised_in_handler(e: BaseException) -> None:
     """Raise `e`, or what led to it, again where a handler of a signal raised it."""
-    codes, one = _codes(), e
+    codes = _codes()
+    one: BaseException | None = e
     seen = set[int]()
     while one is not None and codes and id(one) not in seen:
         seen.add(id(one))
