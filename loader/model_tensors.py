@@ -103,7 +103,7 @@ class ModelTensors:
         name = part.tensor(self.prefix, self._number(layer), self.tensors, tied=self.config.tied)
         # As transformers does, a tied model saved with its head alone takes the embedding from it.
         if role == "embed" and self.config.tied and name not in self.tensors:
-            head = self.parts.get("head")  # which an encoder has not
+            head = self.parts.get("head")  # which an encoder lacks
             return head.name if head is not None and head.name in self.tensors else name
         return name
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import ConfigError
+from ..files import quote
 from .base import Family, Resolved
 from .bert import both
 from .decoders import as_encoder
@@ -40,7 +41,7 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
     plain = llama_like(v, where, "eurobert", biases=biases)
     head = read_head(v, where, widths=dict.fromkeys(HEADS, v["hidden_size"]), acts={"classes": "gelu"})
     if head.head is not None and head.head.pooled and v["classifier_pooling"] != "bos":
-        msg = f"{where}: classifier_pooling is {v['classifier_pooling']!r}; this head is computed with 'bos' only"
+        msg = f"{where}: classifier_pooling is {quote(v['classifier_pooling'])}; this head is computed with 'bos' only"
         raise ConfigError(msg)
     if head.head is not None:
         of_head = HEADS[head.head.kind].keys() & {"head_dense_bias", "classifier_bias"}

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Attention, Config, FeedForward, Stack
+from ..files import quote
 from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .bert import both
@@ -60,7 +61,7 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
         raise ConfigError(msg)
     head = read_head(v, where, widths=dict.fromkeys(HEADS, d), acts=dict.fromkeys(HEADS, v["classifier_activation"]))
     if head.head is not None and head.head.pooled and v["classifier_pooling"] != "cls":
-        msg = f"{where}: classifier_pooling is {v['classifier_pooling']!r}; this head is computed with 'cls' only"
+        msg = f"{where}: classifier_pooling is {quote(v['classifier_pooling'])}; this head is computed with 'cls' only"
         raise ConfigError(msg)
     d_head, every = d // n_heads, v["global_attn_every_n_layers"]
     pattern = ["sliding_attention" if i % every else "full_attention" for i in range(n_layers)]
