@@ -131,7 +131,8 @@ def _sinusoids(kind: _Kind, v: Mapping[str, Any], where: str) -> Sinusoids | Non
     if not kind.tensor2tensor:
         return Sinusoids(0, v["d_model"] / 2)
     if len(v["pad_token_id"]) != 1 or v["pad_token_id"][0] < 0:
-        msg = f"{where}: pad_token_id is {quote(list(v['pad_token_id']))}; expected one id, after which positions are counted"
+        said = quote(list(v["pad_token_id"]))
+        msg = f"{where}: pad_token_id is {said}; expected one id, after which positions are counted"
         raise ConfigError(msg)
     return Sinusoids(v["pad_token_id"][0] + 1, v["d_model"] // 2 - 1, single=True)
 
