@@ -209,8 +209,8 @@ def _check_directory(directory: Path) -> None:
         msg = f"{quote(str(directory), 300)}: no such directory; give a directory with {CONFIG} and {SINGLE}"
         raise CheckpointError(msg)
     if directory.is_file():
-        what = other_format([directory.name]) or looks_like(_start(directory), want_json=True)
-        msg = f"{directory}: {what}" if what else f"{directory}: is a file"
+        kind = other_format([directory.name]) or looks_like(_start(directory), want_json=True)
+        msg = f"{directory}: {kind}" if kind else f"{directory}: is a file"
         msg = f"{msg}; give the directory that holds a safetensors checkpoint together with {CONFIG}"
         raise CheckpointError(msg)
     if not directory.is_dir():

@@ -110,8 +110,8 @@ def _download(name: str, revision: str | None) -> Path:
         raise HubError(msg) from e
     how: dict[str, Any] = {"revision": revision, "ignore_patterns": _IGNORE, "library_name": "miaotui"}
     try:
-        _refuse_quantized(Path(huggingface_hub.snapshot_download(name, allow_patterns=_SMALL, **how)), where)
-        made = Path(huggingface_hub.snapshot_download(name, allow_patterns=_ALLOW, **how))
+        _refuse_quantized(Path(str(huggingface_hub.snapshot_download(name, allow_patterns=_SMALL, **how))), where)
+        made = Path(str(huggingface_hub.snapshot_download(name, allow_patterns=_ALLOW, **how)))
     except MiaotuiError:
         raise
     except Exception as e:  # noqa: BLE001 - its classes have changed their modules; each is a HubError, as it came

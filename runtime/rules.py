@@ -39,7 +39,7 @@ RULES = {
 class Rules:
     """All of them off as they stand. `ends`: the ids that end an answer."""
 
-    no_repeat: int = 0  # no run of so many ids comes twice
+    no_repeat: int = 0  # no run of n ids comes twice
     never: tuple[tuple[int, ...], ...] = ()  # runs that never come
     at_least: int = 0  # ids before one that ends
     forced_bos: int | None = None  # what follows an answer's only id so far

@@ -359,3 +359,12 @@ def in_child(work: Callable[[], object]) -> None:
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0, "the child" + (" hung" if not done else " failed")
     DONE["children"] += 1
+
+
+def pages_are_counted(model: miaotui.Model) -> None:
+    """After a step, which collects what was dropped, the pages that are counted as free are those that are."""
+    model.session.step([1], 0)
+    pages = model.session.pages
+    counted = list(pages.n_free)
+    pages.recount()
+    assert pages.n_free == counted

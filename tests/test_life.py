@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import miaotui
 import pytest
+from life import pages_are_counted
 from miaotui.errors import InputError
 from miaotui.loader.text import tokenizer
 from miaotui.runtime.living import Living
@@ -215,11 +216,7 @@ def interrupted(model: miaotui.Model, alone: dict[str, list[int]], n: int, seed:
         assert model.generate(prompt, **SHORT).ids == alone[prompt]
     kept.close()
     gc.collect()
-    model.session.step([1], 0)
-    pages = model.session.pages
-    counted = list(pages.n_free)
-    pages.recount()
-    assert pages.n_free == counted
+    pages_are_counted(model)
     return struck
 
 

@@ -18,6 +18,7 @@ import soak
 from checkpoints import write_safetensors
 from miaotui.encode import Vectors
 from miaotui.errors import CheckpointError, ConfigError, InputError, MiaotuiError, PlanError, TokenizerError
+from miaotui.loader.config import resolve_config
 from miaotui.loader.families import FAMILIES
 from miaotui.loader.files import printable
 from miaotui.loader.open import open_model
@@ -180,6 +181,19 @@ def test_architectures_that_are_no_names(tmp_path: Path, family: str, value: obj
     with pytest.raises(MiaotuiError) as e:
         open_model(tmp_path)
     short(e.value, str(tmp_path), "architectures is")
+
+
+@pytest.mark.parametrize(("family", "key"), [
+    ("roberta", "pad_token_id"), ("m2m_100", "pad_token_id"), ("modernbert", "classifier_pooling"),
+    ("eurobert", "classifier_pooling"), ("gemma3_text", "rope_parameters"), ("gemma3_text", "layer_types"),
+])  # fmt: skip
+def test_a_long_value_is_not_the_message(tmp_path: Path, family: str, key: str) -> None:
+    config = small_config(family) | {key: [1] * 100_000, "architectures": ["XForSequenceClassification"]}
+    config |= {} if family in {"roberta", "modernbert", "eurobert"} else {"architectures": []}
+    (tmp_path / "config.json").write_text(dump(config))
+    with pytest.raises(ConfigError) as e:
+        resolve_config(config, str(tmp_path))
+    short(e.value, str(tmp_path), f"{key} is")
 
 
 @pytest.mark.parametrize("family", ["t5", "umt5", "bart", "bert"])

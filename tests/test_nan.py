@@ -101,16 +101,20 @@ def test_rounding_to_bf16_keeps_it():
     assert np.isnan(expected).sum() == len(DAMAGED)
 
 
+def row_alone(got: np.ndarray, expected: np.ndarray, clean: np.ndarray) -> None:
+    """Row 2 is NaN, and every other as it was."""
+    assert np.isnan(expected[2]).all()
+    assert np.isnan(got[2]).all()
+    assert np.array_equal(np.delete(got, 2, 0), np.delete(clean, 2, 0))
+
+
 @pytest.mark.parametrize("act", ACTS)
 def test_activations_keep_it(act: Activation):
     w = plain(19, 1)
     case = Case(lambda ops, x: ops.linear(x, w, act=act), [[random(TOKENS, 1)]], exactly)
     clean, _ = both(case)
     case.passes[0][0][2] = np.nan
-    got, expected = both(case)
-    assert np.isnan(expected[2]).all()
-    assert np.isnan(got[2]).all()
-    assert np.array_equal(np.delete(got, 2, 0), np.delete(clean, 2, 0))
+    row_alone(*both(case), clean)
 
 
 HEADS, KV_HEADS, D_HEAD, CONTEXT = 4, 2, 20, 150  # two pages
@@ -217,19 +221,24 @@ def written(path: Path, name: str, place: tuple[int, ...]) -> Path:
     return path
 
 
+def says_where(model: miaotui.Model, choice: dict[str, Any]) -> None:
+    """A prompt with the damaged token, first or last, is refused by the position; the sequence goes on."""
+    for prompt in ([1, 2, BAD_ID], [BAD_ID, 1, 2]):
+        with model.sequence() as sequence:
+            with pytest.raises(InputError, match="the logits after position 2 are not numbers"):
+                sequence.generate(prompt, max_new_tokens=1, **choice)
+            assert sequence.ids == prompt
+            sequence.truncate(0)
+            assert len(sequence.generate([1, 2], max_new_tokens=1, **choice).ids) == 1
+
+
 @pytest.mark.parametrize("choice", CHOICES, ids=["greedy", "sampled", "penalised"])
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
 def test_a_generation_that_meets_it_says_where(tmp_path, kv_cache, choice):
     """Also where the damaged token is an earlier one: its key and value are."""
     path = written(tmp_path, "model.embed_tokens.weight", (BAD_ID, 5))
     with miaotui.load(path, threads=1, kv_cache=kv_cache) as model:
-        for prompt in ([1, 2, BAD_ID], [BAD_ID, 1, 2]):
-            with model.sequence() as sequence:
-                with pytest.raises(InputError, match="the logits after position 2 are not numbers"):
-                    sequence.generate(prompt, max_new_tokens=1, **choice)
-                assert sequence.ids == prompt
-                sequence.truncate(0)
-                assert len(sequence.generate([1, 2], max_new_tokens=1, **choice).ids) == 1
+        says_where(model, choice)
 
 
 def test_it_is_met_on_the_way(tmp_path):

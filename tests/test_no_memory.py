@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import miaotui
 import numpy as np
 import pytest
+from life import pages_are_counted
 from miaotui.errors import MemoryLimitError
 
 if TYPE_CHECKING:
@@ -104,11 +105,7 @@ def refused_anywhere(model: miaotui.Model, points: int, seed: int) -> int:
             assert got in (None, wanted), (name, refusal.where)
             assert call() == wanted, (name, refusal.where)
     gc.collect()
-    model.session.step([1], 0)
-    pages = model.session.pages
-    counted = list(pages.n_free)
-    pages.recount()
-    assert pages.n_free == counted
+    pages_are_counted(model)
     return struck
 
 

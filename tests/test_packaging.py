@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import miaotui
 import pytest
+from miaotui.tools.packages_picture import LOWEST
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -70,12 +71,12 @@ def test_imports_are_relative_and_point_one_way(path: Path) -> None:
             assert name.split(".")[0] not in own, f"{where}: modules of our own are imported relatively"
             continue
         if _within(me, "runtime"):
-            assert _within(name, "runtime", "errors", "once"), f"{where}: runtime knows only itself, errors and once"
+            assert _within(name, "runtime", *LOWEST), f"{where}: runtime knows only itself and {LOWEST}"
         if _within(me, "loader"):
             known = (f"runtime.{module}" for module in ("spec", "quantized", "sparse", "sparse_int8", "memory"))
-            allowed = _within(name, "loader", "errors", "once", *known)
+            allowed = _within(name, "loader", *LOWEST, *known)
             assert allowed, f"{where}: of the runtime, loader knows only spec, memory and the quantized forms"
-        if _within(me, "errors", "once"):
+        if _within(me, *LOWEST):
             assert not name.startswith("miaotui"), f"{where}: errors stands alone"
         if _within(me, "model"):
             assert not _within(name, "tools"), f"{where}: tools stand above the model"

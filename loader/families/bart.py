@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Attention, Config, FeedForward, Sinusoids, Stack
+from ..files import quote
 from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .bert import both
@@ -135,7 +136,8 @@ def _sinusoids(kind: _Kind, v: Mapping[str, Any], where: str) -> Sinusoids | Non
     if not kind.tensor2tensor:
         return Sinusoids(0, v["d_model"] / 2)
     if len(v["pad_token_id"]) != 1 or v["pad_token_id"][0] < 0:
-        msg = f"{where}: pad_token_id is {v['pad_token_id']}; expected one id, after which positions are counted"
+        said = quote(list(v["pad_token_id"]))
+        msg = f"{where}: pad_token_id is {said}; expected one id, after which positions are counted"
         raise ConfigError(msg)
     return Sinusoids(v["pad_token_id"][0] + 1, v["d_model"] // 2 - 1, single=True, blank=True)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Attention, Config, FeedForward, Stack
+from ..files import quote
 from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .heads import ARCHITECTURES, HEAD_KEYS, Read, read_head
@@ -180,7 +181,8 @@ def _bert(v: dict[str, Any], where: str) -> Resolved:
 def _roberta(v: dict[str, Any], where: str, *, family: str) -> Resolved:
     """Positions count from the row after the padding token's (fairseq's convention)."""
     if len(v["pad_token_id"]) != 1 or v["pad_token_id"][0] < 0:
-        msg = f"{where}: pad_token_id is {v['pad_token_id']}; expected one id, after which positions are counted"
+        said = quote(list(v["pad_token_id"]))
+        msg = f"{where}: pad_token_id is {said}; expected one id, after which positions are counted"
         raise ConfigError(msg)
     acts = {"masked_lm": "gelu", "classes": "tanh", "choice": "tanh"}
     head = read_head(v, where, widths=dict.fromkeys(ROBERTA_HEADS, v["hidden_size"]), acts=acts)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import ConfigError
+from ..files import quote
 from ..roles import ATTENTION
 from .around import Around
 from .base import Family, Part, Resolved
@@ -69,7 +70,7 @@ def _gemma3(v: dict[str, Any], where: str) -> Resolved:
     given = v["rope_parameters"] or {}
     kinds = ("full_attention", "sliding_attention")
     if not isinstance(given, dict) or any(kind not in kinds for kind in given):
-        msg = f"{where}: rope_parameters is {given!r}; expected an object with {' and '.join(kinds)}"
+        msg = f"{where}: rope_parameters is {quote(given)}; expected an object with {' and '.join(kinds)}"
         raise ConfigError(msg)
     full, local = (v | {"rope_parameters": given.get(kind)} for kind in kinds)
     resolved = _gemma(full, where, "gemma3_text", windows)
