@@ -132,7 +132,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "model_type": "phi", "num_key_value_heads": None, "partial_rotary_factor": 0.5, "qk_layernorm": False,
     },
     "microsoft/Phi-3-mini-4k-instruct": LLAMA | PHI3 | {"rope_scaling": None, "original_max_position_embeddings": 64},
-    "microsoft/Phi-3-mini-128k-instruct": LLAMA | PHI3 | {"rope_scaling": FACTORS | {"type": "su"}},
+    "microsoft/Phi-3-mini-128k-instruct": LLAMA | PHI3 | {"rope_scaling": FACTORS | {"type": "longrope"}},
     "microsoft/Phi-4-mini-instruct": LLAMA | PHI3 | {
         "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False,
         "partial_rotary_factor": 0.75, "sliding_window": 262144, "tie_word_embeddings": True,
