@@ -237,9 +237,6 @@ def test_weights_that_nothing_reads_are_refused_by_name() -> None:
     for says, more in changed.items():
         with pytest.raises(BackendError, match=says):
             record(c, replace(w, decoder=replace(w.decoder, **more)), n_context=8)
-    layer = config((A, F), norm="layer")
-    with pytest.raises(BackendError, match="LayerNorm of queries and keys"):
-        record(layer, Drawn().weights(layer, qk="head"), n_context=8)
     with pytest.raises(BackendError, match="a decoder without a head"):
         record(c, replace(w, head=None), n_context=8)
 
