@@ -20,10 +20,7 @@ T = TypeVar("T")
 
 
 def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) -> tuple[T, T | None]:
-    """Tokens of the step -> (hidden [R, d_model], logits [R, n_vocab]) of its last R tokens; None without a head.
-
-    Errors: `BackendError` for what the records can say and no kernel computes yet.
-    """
+    """Tokens of the step -> (hidden [R, d_model], logits [R, n_vocab]) of its last R. Errors: `BackendError`."""
     check_supported(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
     x = stack(frame, w.stack, embedded(frame, w.stack))  # [T, d_model]
