@@ -34,7 +34,7 @@ _BERT_ROWS = {
     "minilm-l6": (6, 384, 1536, 12, 30522, 512),
     "bert-base": (12, 768, 3072, 12, 30522, 512),
 }
-_BART_ROWS = {"tiny-bart": (2, 48, 80, 3, 307, 128), "bart-base": (6, 768, 3072, 12, 50265, 1024)}
+_BART_ROWS = {"tiny-bart": (2, 48, 80, 3, 307, 256), "bart-base": (6, 768, 3072, 12, 50265, 1024)}
 _T5_ROWS = {"tiny-t5": (2, 48, 80, 3, 307, 16), "t5-small": (6, 512, 2048, 8, 32128, 64)}
 
 
@@ -53,7 +53,8 @@ def _bart(layers: int, d: int, ff: int, heads: int, vocab: int, positions: int) 
     return {
         "architectures": ["BartForConditionalGeneration"], "model_type": "bart", "d_model": d, **both,
         "vocab_size": vocab, "max_position_embeddings": positions, "activation_function": "gelu",
-        "scale_embedding": False, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
+        "normalize_before": False, "add_final_layer_norm": False, "normalize_embedding": True,
+        "add_bias_logits": False, "scale_embedding": False, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
         "decoder_start_token_id": 2, "forced_eos_token_id": None, "is_encoder_decoder": True,
         "tie_word_embeddings": True,
     }  # fmt: skip

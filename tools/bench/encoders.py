@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Point", "main", "points"]
 
 N_TEXTS, PADDED_BATCH = 64, 32
+REPEATS = {"batch": 3, "one": 15}  # in a turn
 Batches = list[list[list[int]]]
 
 
@@ -125,7 +126,7 @@ def points(shape: str, *, quick: bool = False) -> list[Point]:
         ("one", {"texts": 1, "tokens": 16}, [_drawn(shape, [16])], [_drawn(shape, [16])]),
     ]
     return [
-        Point(name, facts, partial(_encoded, batches=own), partial(_encoded, batches=peer), 15 if name == "one" else 2)
+        Point(name, facts, partial(_encoded, batches=own), partial(_encoded, batches=peer), REPEATS.get(name, 2))
         for name, facts, own, peer in rows
     ]
 
@@ -226,6 +227,9 @@ def measure(args: argparse.Namespace, directory: Path, record: dict[str, Any]) -
                 for name, theirs in zip(names, seconds[1:], strict=True)}}  # fmt: skip
             record["results"].append(result)
             print_out(_summary_line(result))
+            if args.out:  # what was measured is kept if the rest is stopped
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _ms(seconds: Sequence[float]) -> float:
@@ -274,9 +278,6 @@ def main(argv: list[str] | None = None) -> int:
         directory = args.work or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
         measure(args, directory, record)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

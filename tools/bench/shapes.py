@@ -90,8 +90,9 @@ def make_checkpoint(directory: str | Path, shape: str, dtype: str = "f32", seed:
     _replace(directory / "config.json", json.dumps(config, indent=1).encode())
     _replace(directory / "tokenizer.json", _tokenizer(config["vocab_size"]).encode())
     if config["model_type"] not in FAMILIES:  # CTranslate2's converter asks for each of them by name
-        special = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "<|endoftext|>")
-        how = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+        special = dict.fromkeys(("bos_token", "unk_token", "pad_token"), "<|endoftext|>")
+        # the end is another: CTranslate2 never takes it before it may, and random weights like to repeat the start
+        how = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "eos_token": "!"}
         _replace(directory / "tokenizer_config.json", json.dumps(how).encode())
     _write_tensors(directory / "model.safetensors", config, dtype, seed)
     _replace(mark, recipe.encode())  # last: it says that the rest is whole
