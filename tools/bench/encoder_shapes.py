@@ -15,18 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODERS", "SEQ2SEQ", "WIKITEXT_LENGTHS", "named_tensors"]
 
-WIKITEXT_LENGTHS: tuple[int, ...] = (
-    16, 20, 30, 17, 42, 36, 34, 23, 33, 19, 29, 43, 25, 17, 38, 31, 40, 48, 23, 42, 24, 21, 34, 63, 24, 18, 23, 58,
-    10, 27, 23, 19, 34, 29, 32, 11, 37, 17, 25, 13, 24, 52, 18, 32, 22, 26, 35, 30, 18, 74, 41, 21, 42, 56, 48, 18,
-    22, 36, 27, 23, 12, 29, 45, 22, 42, 19, 16, 40, 20, 8, 40, 23, 30, 54, 14, 20, 24, 12, 23, 39, 28, 37, 36, 32, 27,
-    25, 19, 23, 48, 28, 73, 34, 6, 28, 20, 50, 22, 14, 26, 14, 43, 12, 43, 36, 17, 25, 31, 30, 19, 28, 16, 23, 23, 23,
-    24, 41, 52, 43, 40, 27, 29, 43, 23, 25, 51, 31, 33, 27, 24, 36, 27, 25, 47, 29, 34, 46, 25, 56, 27, 43, 41, 15,
-    34, 43, 30, 34, 58, 23, 17, 28, 59, 59, 35, 30, 25, 30, 78, 18, 30, 39, 14, 35, 63, 17, 25, 24, 50, 36, 22, 23,
-    37, 20, 55, 42, 57, 40, 72, 51, 26, 59, 75, 9, 28, 80, 18, 7, 50, 36, 77, 37, 55, 68, 43, 21, 45, 75, 23, 63, 24,
-    49, 35, 24, 36, 33, 24, 46, 31, 24, 61, 39, 51, 37, 56, 38, 28, 24, 49, 47, 36, 19, 25, 26, 37, 38, 23, 19, 28,
-    33, 28, 23, 12, 46, 20, 61, 22, 41, 28, 27, 50, 68, 21, 24, 20, 31, 35, 42, 24, 23, 43, 27, 34, 27, 18, 34, 35,
-    39,
-)
+_LENGTHS = """
+16 20 30 17 42 36 34 23 33 19 29 43 25 17 38 31 40 48 23 42 24 21 34 63 24 18 23 58 10 27 23 19 34 29 32 11 37
+17 25 13 24 52 18 32 22 26 35 30 18 74 41 21 42 56 48 18 22 36 27 23 12 29 45 22 42 19 16 40 20 8 40 23 30 54 14
+20 24 12 23 39 28 37 36 32 27 25 19 23 48 28 73 34 6 28 20 50 22 14 26 14 43 12 43 36 17 25 31 30 19 28 16 23 23
+23 24 41 52 43 40 27 29 43 23 25 51 31 33 27 24 36 27 25 47 29 34 46 25 56 27 43 41 15 34 43 30 34 58 23 17 28
+59 59 35 30 25 30 78 18 30 39 14 35 63 17 25 24 50 36 22 23 37 20 55 42 57 40 72 51 26 59 75 9 28 80 18 7 50 36
+77 37 55 68 43 21 45 75 23 63 24 49 35 24 36 33 24 46 31 24 61 39 51 37 56 38 28 24 49 47 36 19 25 26 37 38 23
+19 28 33 28 23 12 46 20 61 22 41 28 27 50 68 21 24 20 31 35 42 24 23 43 27 34 27 18 34 35 39
+"""
+WIKITEXT_LENGTHS = tuple(map(int, _LENGTHS.split()))
 
 #: name -> layers, d_model, d_ff, heads, vocabulary, positions
 _BERT_ROWS = {
@@ -38,7 +36,8 @@ _BART_ROWS = {"tiny-bart": (2, 48, 80, 3, 307, 256), "bart-base": (6, 768, 3072,
 _T5_ROWS = {"tiny-t5": (2, 48, 80, 3, 307, 16), "t5-small": (6, 512, 2048, 8, 32128, 64)}
 
 
-def _bert(layers: int, d: int, ff: int, heads: int, vocab: int, positions: int) -> dict[str, Any]:
+def _bert(row: tuple[int, ...]) -> dict[str, Any]:
+    layers, d, ff, heads, vocab, positions = row
     return {
         "architectures": ["BertModel"], "model_type": "bert", "num_hidden_layers": layers, "hidden_size": d,
         "intermediate_size": ff, "num_attention_heads": heads, "vocab_size": vocab,
@@ -47,7 +46,8 @@ def _bert(layers: int, d: int, ff: int, heads: int, vocab: int, positions: int) 
     }  # fmt: skip
 
 
-def _bart(layers: int, d: int, ff: int, heads: int, vocab: int, positions: int) -> dict[str, Any]:
+def _bart(row: tuple[int, ...]) -> dict[str, Any]:
+    layers, d, ff, heads, vocab, positions = row
     both = {f"{part}_{name}": n for part in ("encoder", "decoder")
             for name, n in (("layers", layers), ("ffn_dim", ff), ("attention_heads", heads))}  # fmt: skip
     return {
@@ -60,7 +60,8 @@ def _bart(layers: int, d: int, ff: int, heads: int, vocab: int, positions: int) 
     }  # fmt: skip
 
 
-def _t5(layers: int, d: int, ff: int, heads: int, vocab: int, d_head: int) -> dict[str, Any]:
+def _t5(row: tuple[int, ...]) -> dict[str, Any]:
+    layers, d, ff, heads, vocab, d_head = row
     return {
         "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_model": d, "d_kv": d_head, "d_ff": ff,
         "num_layers": layers, "num_decoder_layers": layers, "num_heads": heads, "vocab_size": vocab,
@@ -71,10 +72,10 @@ def _t5(layers: int, d: int, ff: int, heads: int, vocab: int, d_head: int) -> di
 
 
 #: name -> its config.json
-ENCODERS: dict[str, dict[str, Any]] = {name: _bert(*row) for name, row in _BERT_ROWS.items()}
+ENCODERS: dict[str, dict[str, Any]] = {name: _bert(row) for name, row in _BERT_ROWS.items()}
 SEQ2SEQ: dict[str, dict[str, Any]] = {
-    **{name: _bart(*row) for name, row in _BART_ROWS.items()},
-    **{name: _t5(*row) for name, row in _T5_ROWS.items()},
+    **{name: _bart(row) for name, row in _BART_ROWS.items()},
+    **{name: _t5(row) for name, row in _T5_ROWS.items()},
 }
 
 

@@ -25,7 +25,7 @@ SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "PER
 LONGEST = 512
 
 
-def _graphs(model: Any) -> tuple[Any, Any, Any, int]:  # noqa: ANN401, C901, PLR0915 - three modules of PyTorch
+def _graphs(model: Any) -> tuple[Any, Any, Any, int]:  # noqa: ANN401, C901 - three modules of PyTorch
     """Encoder, cross keys and values, decoder's step; layers of the decoder."""
     torch: Any = importlib.import_module("torch")
     f, t5 = torch.nn.functional, model.config.model_type == "t5"
