@@ -33,9 +33,9 @@ from .compare import SPIN, Worker, converted, worker_command
 from .encoder_shapes import ENCODERS, SEQ2SEQ, WIKITEXT_LENGTHS
 from .peers import ENCODER_PEERS, SEQ2SEQ_PEERS
 from .peers.worker import serve
-from .roofline import machine, versions
+from .roofline import ReadSum, machine, versions
 from .shapes import make_checkpoint
-from .shared import open_session, paired, print_out, public_command
+from .shared import GB, open_session, paired, print_out, public_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,6 +217,8 @@ def measure(args: argparse.Namespace, directory: Path, record: dict[str, Any]) -
                 record["skipped"].append({"peer": peer, "reason": str(error)})
                 print_out(f"{peer}: skipped: {error}")
         record["about"] = [side.about for side in sides]
+        with ReadSum(args.threads) as read:
+            record["read_gbs"] = statistics.median(read.round() for _ in range(5)) / GB
         record["agreement"] = {n: agreement(args.shape, sides[0], s) for n, s in zip(names, sides[1:], strict=True)}
         for point in points(args.shape, quick=args.quick):
             if args.only and point.name not in args.only:

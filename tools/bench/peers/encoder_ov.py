@@ -68,4 +68,5 @@ class Engine:
 
     def hidden(self) -> NDArray[np.float32]:
         """[tokens, d_model]."""
-        return np.array(self._request.get_output_tensor(0).data, np.float32)[self._mask == 1]
+        rows: NDArray[np.float32] = np.array(self._request.get_output_tensor(0).data, np.float32)
+        return np.asarray(rows[self._mask == 1])
