@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 import json
 import shlex
 import subprocess
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .compare import QUANTIZED
+from .compare import QUANTIZED, pythons
 from .gemm import table as gemm_table
 from .peers import PEERS
 from .plot import draw, gather
@@ -74,11 +75,20 @@ def _all() -> Iterator[Job]:
     for dtype in ("bf16", "int8"):
         words = f"--shape smollm2-135m --dtype {dtype} --threads 2 --prompt 128 --new 48 --rounds 5"
         yield Job(f"prune-speed-smollm2-135m-{dtype}", "miaotui.tools.bench.prune", tuple(words.split()))
+    for shape, dtype in itertools.product(("minilm-l6", "bert-base"), ("f32", "int8")):
+        yield _encoders(shape, dtype, 5)
+    for shape in ("t5-small", "bart-base"):
+        yield _encoders(shape, "f32", 15)
     yield Job("gemm", "miaotui.tools.bench.gemm", ("--threads", "1", "2", "--rounds", "7"))
     for dtype in EVERY_DTYPE:
         rounded = ("--quantize", dtype) if dtype in QUANTIZED else ()
         words_alone = ("--threads", "1", "2", "--repeat", "5", *rounded)
         yield Job(f"smollm2-135m-{dtype}", "miaotui", ("bench", *words_alone), "smollm2-135m", dtype)
+
+
+def _encoders(shape: str, dtype: str, rounds: int) -> Job:
+    words = f"--shape {shape} --dtype {dtype} --rounds {rounds}"
+    return Job(f"encoders-{shape}-{dtype}", "miaotui.tools.bench.encoders", tuple(words.split()))
 
 
 def _peers(name: str, words: str) -> Job:
@@ -93,10 +103,12 @@ def command(job: Job, args: argparse.Namespace) -> list[str]:
         stored = "bf16" if job.dtype in QUANTIZED else job.dtype
         model = args.work / f"{job.shape}-{stored}"
         return [*words, "--model", str(model), "--json", file]
-    if job.module.endswith((".compare", ".prune")):
+    if job.module.endswith((".compare", ".prune", ".encoders")):
         words += ["--work", str(args.work)]
     if job.module.endswith(".compare") and args.peer_python:
         words += ["--peer-python", *args.peer_python]
+    if job.module.endswith(".encoders") and args.peer_python:
+        words += ["--peer-python", pythons(args.peer_python)[""]]
     return [*words, "--out", file]
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
+from .encoder_shapes import ENCODERS, SEQ2SEQ, named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,26 +75,35 @@ def to_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def make_checkpoint(directory: str | Path, shape: str, dtype: str = "f32", seed: int = 0) -> Path:
     """Write the checkpoint unless the very same one is there; the directory. InputError: no such shape or dtype."""
-    if shape not in SHAPES or dtype not in DTYPES:
-        known = f"{', '.join(SHAPES)}; {', '.join(DTYPES)}"
+    known_shapes = SHAPES | ENCODERS | SEQ2SEQ
+    if shape not in known_shapes or dtype not in DTYPES:
+        known = f"{', '.join(known_shapes)}; {', '.join(DTYPES)}"
         msg = f"shape {shape!r}, dtype {dtype!r}: expected one each of {known}"
         raise InputError(msg)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    config = SHAPES[shape] | {"torch_dtype": DTYPES[dtype][2]}
+    config = known_shapes[shape] | {"torch_dtype": DTYPES[dtype][2]}
     recipe = json.dumps({"shape": shape, "dtype": dtype, "seed": seed, "std": STD})
     mark = directory / "recipe.json"
     if mark.exists() and mark.read_text(encoding="utf-8") == recipe:
         return directory
     _replace(directory / "config.json", json.dumps(config, indent=1).encode())
     _replace(directory / "tokenizer.json", _tokenizer(config["vocab_size"]).encode())
+    if config["model_type"] not in FAMILIES:  # CTranslate2's converter asks for each of them by name
+        special = dict.fromkeys(("bos_token", "unk_token", "pad_token"), "<|endoftext|>")
+        # the end is another: CTranslate2 never takes it before it may, and random weights like to repeat the start
+        how = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "eos_token": "!"}
+        _replace(directory / "tokenizer_config.json", json.dumps(how).encode())
     _write_tensors(directory / "model.safetensors", config, dtype, seed)
     _replace(mark, recipe.encode())  # last: it says that the rest is whole
     return directory
 
 
 def _tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a tied Llama or Qwen2, in the order of the file."""
+    """Names and shapes, in the order of the file: of a tied Llama or Qwen2 here."""
+    if config["model_type"] not in FAMILIES:
+        yield from named_tensors(config)
+        return
     d, ff = config["hidden_size"], config["intermediate_size"]
     d_kv = d // config["num_attention_heads"] * config["num_key_value_heads"]
     yield "model.embed_tokens.weight", (config["vocab_size"], d)
@@ -127,7 +137,7 @@ def _write_tensors(path: Path, config: dict[str, Any], dtype: str, seed: int) ->
     with part.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in _tensors(config):
-            norm = name.endswith("norm.weight")
+            norm = "norm" in name.lower() and name.endswith(".weight")
             x = np.ones(shape, np.float32) if norm else rng.standard_normal(shape, np.float32) * np.float32(STD)
             (to_bf16(x) if dtype == "bf16" else x).tofile(file)
     part.replace(path)
@@ -156,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     """Make one checkpoint from the command line."""
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.bench.shapes", description="a random checkpoint")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
+    parser.add_argument("--shape", choices=[*SHAPES, *ENCODERS, *SEQ2SEQ], default="smollm2-135m")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

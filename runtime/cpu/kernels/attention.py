@@ -86,6 +86,7 @@ C2P, P2C, ROWS, ROWS_BEFORE, N_ROWS = slots("attention_relative")[len(slots("att
 P_Y, P_X, P_TABLE, P_HEADS, P_D, P_N = slots("head_products")
 TALL, WIDE = tile_shape()
 VECTOR = 4 * KEYS  # bytes of sixteen floats
+HALF = VECTORS // 2
 ROW = 24  # where among a query's bounds the address of its line of biases lies
 SUMS = 3 * VECTOR + VECTOR  # of a query, a tile's together: its sum; where its keys begin; where they end; partial sums
 
@@ -289,6 +290,8 @@ def _attention(kind: str, *, scores_kind: str = "", cross: bool = False) -> Any:
     plan = _plan_of(seen)
     values, values_of_lane = values_tiles(TILE, VECTORS, kind)
     values_of_one, values_of_one_lane = values_tiles(1, VECTORS, kind)
+    half, half_of_lane = values_tiles(TILE, HALF, kind)  # heads of 32 dimensions
+    half_of_one, half_of_one_lane = values_tiles(1, HALF, kind)
     vector, vector_of_lane = values_tiles(TILE, 1, kind)
     vector_of_one, vector_of_one_lane = values_tiles(1, 1, kind)
 
@@ -399,7 +402,7 @@ def _attention(kind: str, *, scores_kind: str = "", cross: bool = False) -> Any:
                     st(edges + 24, b3)
                 j = 0
                 while j < d_pad:
-                    many = VECTORS if j + 16 * VECTORS <= d_pad else 1
+                    many = VECTORS if j + 16 * VECTORS <= d_pad else HALF if j + 16 * HALF <= d_pad else 1
                     lane_bytes = many * VECTOR * tiled
                     if many_tokens:
                         for lane in range(KEYS):
@@ -407,12 +410,18 @@ def _attention(kind: str, *, scores_kind: str = "", cross: bool = False) -> Any:
                                 w, out = buf + m * ldp, parts + m * many * VECTOR
                                 limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
                                 if wide > 1:
-                                    if many > 1:
+                                    if many == HALF and HALF > 1:
+                                        half_of_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                                     lane, out, lane_bytes)  # fmt: skip
+                                    elif many > 1:
                                         values_of_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
                                                        lane, out, lane_bytes)  # fmt: skip
                                     else:
                                         vector_of_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
                                                        lane, out, lane_bytes)  # fmt: skip
+                                elif many == HALF and HALF > 1:
+                                    half_of_one_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                                     lane, out, lane_bytes)  # fmt: skip
                                 elif many > 1:
                                     values_of_one_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
                                                        lane, out, lane_bytes)  # fmt: skip
@@ -427,12 +436,18 @@ def _attention(kind: str, *, scores_kind: str = "", cross: bool = False) -> Any:
                                 w, out = buf + m * ldp, parts + m * many * VECTOR
                                 limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
                                 if wide > 1:
-                                    if many > 1:
+                                    if many == HALF and HALF > 1:
+                                        half(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page, out,
+                                             lane_bytes)  # fmt: skip
+                                    elif many > 1:
                                         values(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page, out,
                                                lane_bytes)  # fmt: skip
                                     else:
                                         vector(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page, out,
                                                lane_bytes)  # fmt: skip
+                                elif many == HALF and HALF > 1:
+                                    half_of_one(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
+                                                out, lane_bytes)  # fmt: skip
                                 elif many > 1:
                                     values_of_one(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
                                                   out, lane_bytes)  # fmt: skip

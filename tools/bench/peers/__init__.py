@@ -8,7 +8,7 @@ peer can do. Nothing here imports miaotui.
 
 from __future__ import annotations
 
-__all__ = ["GPU_PEERS", "PEERS"]
+__all__ = ["ENCODER_PEERS", "GPU_PEERS", "PEERS", "SEQ2SEQ_PEERS"]
 
 #: the peer's name -> its module
 PEERS = {
@@ -24,4 +24,14 @@ GPU_PEERS = {
     "transformers": "gpu",
     "torch.compile": "gpu_compiled",
     "torch.matmul": "gpu_product",
+}
+#: those that encoders and encoder-decoders are measured against (`tools.bench.encoders`)
+ENCODER_PEERS = {
+    "onnxruntime.encoder": "encoder_ort",
+    "openvino.encoder": "encoder_ov",
+    "ctranslate2.encoder": "encoder_ct2",
+}
+SEQ2SEQ_PEERS = {
+    "openvino.seq2seq": "seq2seq_ov",
+    "ctranslate2.seq2seq": "seq2seq_ct2",
 }

