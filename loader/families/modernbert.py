@@ -6,7 +6,6 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...runtime.spec import Attention, Config, FeedForward, Stack
-from ..files import quote
 from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .bert import both

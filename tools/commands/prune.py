@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what to cut, found by a method",
         "Layers: block-influence, greedy, first (--keep). Neurons and heads: activation, wanda-sp, flap (--ffn, "
         "--heads). Width: activation, slicegpt (--width SHARE). Experts: routed (--experts). Zeros in place: "
-        "magnitude, wanda, sparsegpt (--sparsity: a share such as 0.5, or N:M). All but magnitude and first need a calibration "
-        "text (--text): of an encoder each line is a text, of an encoder-decoder what its encoder reads, a tab, and "
-        "the answer. "
+        "magnitude, wanda, sparsegpt (--sparsity: a share such as 0.5, or N:M). All but magnitude and first need a "
+        "calibration text (--text): of an encoder each line is a text, of an encoder-decoder what its encoder reads, a "
+        "tab, and the answer. "
         "With --method, the options --ffn, --sparsity and a share of --width are the method's.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above")
