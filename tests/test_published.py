@@ -180,6 +180,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "allenai/Olmo-3-1025-7B": LLAMA | {
         "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "num_key_value_heads": 4, "pad_token_id": 1,
+        "rope_theta": 500000,  # its default: transformers 5.24 gives layers with windows that one, whatever is said
         "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
         "rope_scaling": {
             "attention_factor": 1.2079441541679836, "beta_fast": 32, "beta_slow": 1, "factor": 8.0,
