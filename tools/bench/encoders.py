@@ -113,7 +113,8 @@ def points(shape: str, *, quick: bool = False) -> list[Point]:
     if shape in SEQ2SEQ:
         source, new = _drawn(shape, [8 if quick else 64])[0], 8 if quick else 64
         facts = {"source": len(source), "new": new}
-        return [Point("answer", facts, *[partial(_seconds_answered, source=source, n=new)] * 2, 1)]
+        answer = partial(_seconds_answered, source=source, n=new)
+        return [Point("answer", facts, answer, answer, 1)]
     n, size = (8, 3) if quick else (N_TEXTS, PADDED_BATCH)
     fixed = _drawn(shape, [16] * 2 if quick else [128] * 8)
     real = _drawn(shape, WIKITEXT_LENGTHS[:n])
@@ -165,9 +166,9 @@ def agreement(shape: str, ours: Worker, peer: Worker) -> dict[str, Any]:
     """How far results lie apart; this also warms both sides up."""
     if shape in SEQ2SEQ:
         source = _drawn(shape, [24])[0]
-        a, b = (_answered(side, source, 16)[1] for side in (ours, peer))
-        same = next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
-        return {"ids": len(a), "equal_before_the_first_difference": same}
+        mine, its = (_answered(side, source, 16)[1] for side in (ours, peer))
+        same = next((i for i, (x, y) in enumerate(zip(mine, its, strict=True)) if x != y), len(mine))
+        return {"ids": len(mine), "equal_before_the_first_difference": same}
     texts, rows = _drawn(shape, [5, 17, 64]), []
     for side in (ours, peer):
         _encoded(side, [texts])
