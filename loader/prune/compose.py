@@ -49,6 +49,8 @@ def composed(first: PrunePlan, second: PrunePlan) -> dict[str, Any]:
 
 def _encoder_then(first: PrunePlan, second: PrunePlan) -> PrunePlan | None:
     """The encoder's part of both, whose width is the plan's."""
+    if first.encoder is None and second.encoder is None:
+        return None
     nothing = type(first)()
     mine, theirs = (replace(p.encoder or nothing, width=p.width, width_ratio=p.width_ratio) for p in (first, second))
     try:
