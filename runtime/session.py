@@ -329,12 +329,7 @@ class Session:
         self._fill(parts)
         for table, _, start, _ in parts:
             table.cached = start
-        try:
-            self.backend.run(self._batch, self.program.to_hidden if hidden and self.backend.paged else None)
-        except BackendError:
-            if self._closed:  # since the batch was filled, by a signal's handler or a finaliser
-                raise InputError(self._closed) from None
-            raise
+        self.backend.run(self._batch, self.program.to_hidden if hidden and self.backend.paged else None)
         for table, ids, start, _ in parts:
             table.cached = start + len(ids)
             self.pages.forget_unseen(table)

@@ -228,7 +228,9 @@ def test_last_logits_are_those_of_each_alone_in_as_few_passes_as_can_be(how, mon
         session, passes = model.session, []
         sequences = [rng.integers(0, session.n_vocab, n).tolist() for n in lengths]
         run = session.backend.run
-        monkeypatch.setattr(session.backend, "run", lambda batch: (passes.append(batch.n_sequences), run(batch)))
+        monkeypatch.setattr(
+            session.backend, "run", lambda batch, *how: (passes.append(batch.n_sequences), run(batch, *how))
+        )
         got = model.last_logits(sequences)
         assert passes == [3, 1, 1, 4, 1]  # by pages, which are four; the long one takes two passes
         for row, s in zip(got, sequences, strict=True):

@@ -459,7 +459,7 @@ def test_every_token_but_the_first_is_predicted_once():
         (b"", [], "text.txt: too short: 1 of at least 2 tokens"),
         (b"\xff\xfe", [], "byte 0 is not UTF-8"),
         (b"a cat", ["--window", "0"], "--window 0"),
-        (b"a cat", ["--window", "8", "--max-context", "4"], "over the context of 4"),
+        (b"a cat", ["--window", "8", "--max-context", "4"], "more than the context of 4"),
         (None, [], "No such file"),
     ],
 )

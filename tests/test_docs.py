@@ -148,5 +148,8 @@ def test_every_key_of_a_plan_is_documented() -> None:
     text = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `")))
     assert told == {"format", "version", *(field.name for field in fields(PrunePlan))}
-    [example] = re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert PrunePlan.from_dict(json.loads(example)).layers == (0, 1, 2, 5)
+    examples = re.findall(r"^```json\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    one, two = (PrunePlan.from_dict(json.loads(example)) for example in examples)
+    assert one.layers == (0, 1, 2, 5)
+    assert two.encoder is not None
+    assert two.encoder.layers == (0, 2, 3, 4, 5)

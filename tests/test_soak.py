@@ -91,7 +91,7 @@ def test_a_soak_that_fails_says_so_and_one_that_is_not_there_too(tmp_path: Path)
     code, told = run(tmp_path / "deep", "nothing")
     assert code == 1
     assert (
-        "no test is marked so; expected one of chunking, gemma, interrupts, life, mutations, signals, examples"
+        "no test is marked so; expected one of chunking, gemma, interrupts, life, minilm, mutations, signals, examples"
         in told["said"]
     )
 

@@ -96,6 +96,7 @@ KINDS: dict[str, dict[str, Key]] = {
 REQUIRED = {
     "linear": ("factor",),
     "dynamic": ("factor",),
+    "yarn": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("short_factor", "long_factor"),
 }

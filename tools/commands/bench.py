@@ -120,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
         Request(threads=threads)
     # A load's errors speak of the context, which nobody typed.
     args.max_context = args.prompt + args.new
-    args.spelled = args.spelled | {
+    args.spelled = getattr(args, "spelled", {}) | {
         f"--max-context {args.max_context}": f"--prompt {args.prompt} --new {args.new}",
         "--max-context": "--prompt or --new",
     }

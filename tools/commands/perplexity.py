@@ -38,7 +38,9 @@ def main(args: argparse.Namespace) -> int:
     text = read_text(args.file, InputError)
     if args.max_context is None:
         args.max_context = args.window
-        args.spelled = args.spelled | {"--max-context": "--window"}  # for errors: what was typed, or the default
+        args.spelled = getattr(args, "spelled", {}) | {
+            "--max-context": "--window"
+        }  # for errors: what was typed, or the default
     with load_model(args) as model:
         measured = measure(model, text, window=args.window, tokens=args.tokens, name=str(args.file))
         report = {"file": as_text(args.file.name), **measured}
