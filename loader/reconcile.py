@@ -30,7 +30,7 @@ from .prune.export import resized
 from .prune.layer_sizes import PRUNED_HEADS
 from .ranges import show
 from .roles import AXES, ROLES
-from .sizes import axis_size, d_head, has_sublayer, model_sizes, sizes_of, with_sizes
+from .sizes import axis_size, d_head, every_size, has_sublayer, model_sizes, sizes_of, with_sizes
 from .source import PREQUANTIZED
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class _Headers:
         c = replace(c, n_vocab=self._agreed("vocab", 0) or c.n_vocab)
         c = c.with_stack(replace(c.stack, layers=c.stack.layers[:n]))
         # A layer that is not there tells nothing: an absurd count costs no more than a sane one.
-        return with_sizes(c, [self._sizes(i) if i < len(self.tensors) else sizes_of(c, i) for i in range(n)])
+        said = enumerate(every_size(c))
+        return with_sizes(c, [self._sizes(i) if i < len(self.tensors) else size for i, size in said])
 
     def _same_width(self) -> bool:
         """Whether the last norm, which nothing cuts but the width, is as wide as config.json says; or the embedding."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..runtime.spec import Attention, Buckets
+from ..runtime.spec import Attention, Buckets, FeedForward
 from .roles import ATTENTION, AXES, CROSS, EMBED, EXPERTS, FEED_FORWARD, ROLES, expert_of, role_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..runtime.spec import Config, FeedForward, Head
+    from ..runtime.spec import Config, Head
 
 __all__ = [
     "LayerSizes",
@@ -23,6 +23,7 @@ __all__ = [
     "cross_heads",
     "d_head",
     "dense_width",
+    "every_size",
     "has_sublayer",
     "head_reads_width",
     "largest",
@@ -46,9 +47,26 @@ class LayerSizes:
 
 def sizes_of(config: Config, layer: int) -> LayerSizes:
     """Sizes of one layer."""
-    a, f = config.stack.attention(layer), config.stack.feed_forward(layer)
+    return _sizes(config.stack.layers[layer])
+
+
+def every_size(config: Config) -> list[LayerSizes]:
+    """Sizes of every layer; as many are made as the config has layers that are other objects, which are few."""
+    layers = config.stack.layers
+    made = {key: _sizes(layer) for key, layer in {id(layer): layer for layer in layers}.items()}
+    return [made[id(layer)] for layer in layers]
+
+
+def _sizes(layer: Sequence[Attention | FeedForward]) -> LayerSizes:
+    a = next((s for s in layer if isinstance(s, Attention) and not s.cross), None)
+    f = next((s for s in layer if isinstance(s, FeedForward)), None)
     n_experts = f.experts.n if f and f.experts else 0
     return LayerSizes(a.n_heads if a else 0, a.n_kv_heads if a else 0, f.d_ff if f else 0, n_experts)
+
+
+def _kinds(config: Config) -> set[LayerSizes]:
+    """The sizes that any layer has, each once."""
+    return {_sizes(layer) for layer in {id(layer): layer for layer in config.stack.layers}.values()}
 
 
 #: What turns rows of a table of distances into keys, or queries -> the term of a score that needs it.
@@ -94,7 +112,7 @@ def _has_product(s: FeedForward | None, kind: str, field: str, expert: int | Non
 
 def largest(config: Config) -> LayerSizes:
     """The largest of each size in any layer; `d_ff` of those with experts, where any has."""
-    every = [sizes_of(config, i) for i in range(config.n_layers)]
+    every = _kinds(config)
     wide = [s for s in every if s.n_experts] or every
     heads, kv_heads = max(s.n_heads for s in every), max(s.n_kv_heads for s in every)
     return LayerSizes(heads, kv_heads, max(s.d_ff for s in wide), max(s.n_experts for s in every))
@@ -102,14 +120,14 @@ def largest(config: Config) -> LayerSizes:
 
 def dense_width(config: Config) -> int:
     """The widest feed-forward without experts in a model that has experts; 0 where there is none."""
-    every = [sizes_of(config, i) for i in range(config.n_layers)]
+    every = _kinds(config)
     some = any(s.n_experts for s in every)
     return max((s.d_ff for s in every if not s.n_experts), default=0) if some else 0
 
 
 def uneven(config: Config) -> bool:
     """Whether any layer has other sizes than another."""
-    return len({sizes_of(config, i) for i in range(config.n_layers)}) > 1
+    return len(_kinds(config)) > 1
 
 
 def d_head(config: Config) -> int:
@@ -136,10 +154,12 @@ def model_sizes(config: Config) -> dict[str, int]:
 
 def with_sizes(config: Config, sizes: Sequence[LayerSizes]) -> Config:
     """The same model with these sizes of its layers: a sublayer whose size is 0 goes."""
-    layers = tuple(
-        tuple(new for s in layer if (new := _sized(s, size)) is not None)
-        for layer, size in zip(config.stack.layers, sizes, strict=True)
-    )
+    pairs = list(zip(config.stack.layers, sizes, strict=True))
+    made = {  # layers that are one object, of sizes that are one object, stay one object
+        key: tuple(new for s in layer if (new := _sized(s, size)) is not None)
+        for key, (layer, size) in {(id(layer), id(size)): (layer, size) for layer, size in pairs}.items()
+    }
+    layers = tuple(made[id(layer), id(size)] for layer, size in pairs)
     return config.with_stack(replace(config.stack, layers=layers))
 
 

@@ -14,6 +14,8 @@ from miaotui import load
 from miaotui.loader.config import resolve_config
 from miaotui.loader.families import FAMILIES
 from miaotui.loader.model_tensors import ModelTensors
+from miaotui.loader.roles import expert_key, expert_of, role_of
+from miaotui.loader.sizes import largest
 from mutation_tokenizers import tokenizer_makes
 from mutations import dump, mutated_json, words_of
 
@@ -28,6 +30,7 @@ __all__ = ["families", "sentences", "seq2seq", "small_config"]
 
 #: Sizes of every family, by our names; what a family says in other words is next to its name.
 SIZES = {"n_layers": 2, "d_model": 12, "n_heads": 3, "n_kv_heads": 3, "d_head": 4, "d_ff": 8, "n_vocab": 263}
+SIZES |= {"n_experts": 3, "d_dense": 8}
 HALF = {"partial_rotary_factor": 0.5}
 BART = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 3, "decoder_attention_heads": 3}
 BART |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "decoder_start_token_id": 2, "pad_token_id": 1}
@@ -35,6 +38,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "nemotron-nas": {"block_configs": [{"attention": {"n_heads_in_group": 3}, "ffn": {"ffn_mult": 5.0}}] * 2},
     **dict.fromkeys(("stablelm", "phi"), HALF),
     "gpt_neox": {"rotary_pct": 0.5},
+    "apertus": {"hidden_act": "xielu"},  # which our table says without a name
+    **{family: {"num_experts_per_tok": 2} for family in ("mixtral", "olmoe", "qwen3_moe")},
+    "qwen2_moe": {"num_experts_per_tok": 2, "shared_expert_intermediate_size": 8},
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "blenderbot", "blenderbot-small", "m2m_100"), BART),
     "gptj": {"rotary_dim": 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
@@ -51,6 +57,13 @@ def small_config(family: str) -> dict[str, Any]:
     return {"model_type": family} | keys | OTHERS.get(family, {})
 
 
+def _experts(stack: ModelTensors | None, role: str) -> list[str]:
+    """A role, or of experts one for each that the config names: a file without tensors shows one."""
+    if stack is None or expert_of(role) is None:
+        return [role]
+    return [expert_key(role_of(role), e) for e in range(largest(stack.config).n_experts)]
+
+
 def write_fitting(directory: Path, config: dict[str, Any]) -> None:
     """config.json, and random tensors that fit it."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -62,8 +75,10 @@ def write_fitting(directory: Path, config: dict[str, Any]) -> None:
         tables = [] if stack is None else [(0, stack.parts), *((i, stack.layer) for i in range(stack.config.n_layers))]
         for at, table in tables:
             for role, part in table.items():
-                if stack is not None and stack.has(role, at):
-                    shapes[stack.part(role, part, at).name] = stack._stored_shape(role, part, at)
+                for key in _experts(stack, role):
+                    if stack is not None and stack.has(key, at):
+                        piece = stack.part(key, part, at)
+                        shapes[piece.name] = stack._stored_shape(key, piece, at)
     tensors = {name: 0.3 * rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     write_safetensors(directory / "model.safetensors", tensors)
 

@@ -73,7 +73,7 @@ def read_head(  # noqa: PLR0913 - keywords
     head = Head(kind, n_out, widths[kind], acts.get(kind))
     if head.pooled and poolings is not None:
         said = v["classifier_pooling"]
-        if said not in poolings:
+        if not isinstance(said, str) or said not in poolings:
             msg = f"{where}: classifier_pooling is {quote(said)}; expected one of {', '.join(poolings)}"
             raise ConfigError(msg)
         head = replace(head, pooling=poolings[said])

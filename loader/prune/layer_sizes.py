@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigError
 from ..files import quote
 from ..ranges import read_ranges
-from ..sizes import LayerSizes, dense_width, largest, model_sizes, sizes_of, with_sizes
+from ..sizes import LayerSizes, dense_width, every_size, largest, model_sizes, sizes_of, with_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def layer_sizes(
         return None
     whole = {name: size for name, size in model_sizes(config).items() if name in SIZES}
     spelling = family.spelled(config)
-    sizes = [sizes_of(config, i) for i in range(config.n_layers)]  # as the keys outside have them
+    sizes = every_size(config)  # as the keys outside have them
     sizes = [_overridden(overrides[i], size, spelling, f"{where}: {key}[{i}]") if i in overrides else size
              for i, size in enumerate(sizes)]  # fmt: skip
     for i, heads in gone.items():
@@ -109,7 +109,7 @@ def outer_sizes(config: Config) -> LayerSizes:
     """What the keys outside say: the largest of each size; where heads do not divide, those of one layer with most."""
     outside = largest(config)
     if outside.n_kv_heads and outside.n_heads % outside.n_kv_heads:
-        most = max((sizes_of(config, i) for i in range(config.n_layers)), key=lambda size: size.n_heads)
+        most = max(every_size(config), key=lambda size: size.n_heads)
         return replace(outside, n_heads=most.n_heads, n_kv_heads=most.n_kv_heads)
     return outside
 
