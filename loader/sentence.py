@@ -72,7 +72,10 @@ def read_sentence(directory: Path, d_model: int) -> Sentence:
         msg = f"{directory / MODULES}: {what} among its steps; one Pooling, and Dense and Normalize, are computed"
         raise ConfigError(msg)
     if steps and not pooling:
-        msg = f"{directory / MODULES}: no Pooling among its steps, so that a text has no vector of its own"
+        msg = (
+            f"{directory / MODULES}: no Pooling among its steps ({', '.join(dict.fromkeys(kinds))}), so that a text "
+            "has no vector of its own; expected one after the Transformer"
+        )
         raise ConfigError(msg)
     at = kinds.index("Pooling") if pooling else 0
     early = [kind for kind in kinds[:at] if kind != "Transformer"]

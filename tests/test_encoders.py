@@ -530,7 +530,7 @@ def test_prompts(sentences: Path, tmp_path: Path) -> None:
     with miaotui.load(tmp_path) as model:
         assert np.array_equal(model.encode("w7"), model.encode("w1 w2 w7", prompt=""))
         assert np.array_equal(model.encode("w7", prompt_name="passage"), model.encode("w3 w7", prompt=""))
-        with pytest.raises(InputError, match="query, passage"):
+        with pytest.raises(InputError, match=r"\['query', 'passage'\]"):
             model.encode("w7", prompt_name="other")
     pooling = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True, "include_prompt": False}
     sentence_files(tmp_path, **pooling)
@@ -549,7 +549,8 @@ def test_prompts(sentences: Path, tmp_path: Path) -> None:
         ("modules.json", "[1]", "type and path"),
         ("modules.json", '[{"type": "a.Pooling", "path": "../x"}]', "a folder here"),
         ("modules.json", '[{"type": "a.Transformer", "path": ""}]', "no Pooling"),
-        ("modules.json", '[{"type": "a.Dense", "path": "2"}]', "Dense"),
+        ("modules.json", '[{"type": "a.Dense", "path": "2"}]', r"no Pooling among its steps \(Dense\)"),
+        ("modules.json", '[{"type": "a.Pooling", "path": "1_Pooling"}, {"type": "a.LSTM", "path": "2"}]', "LSTM"),
         ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length"),
         ("config_sentence_transformers.json", '{"default_prompt_name": "x"}', "default_prompt_name"),
     ],

@@ -238,10 +238,32 @@ def test_layers_and_heads_go(whole: tuple[Path, Any]) -> None:
     assert np.abs(got - wanted).max() <= 4 * bound("model", "f32", 5, scale=scale)
 
 
-def test_a_table_that_lost_heads_has_no_words_in_a_file(tmp_path: Path) -> None:
-    random_model("UMT5EncoderModel", tmp_path / "whole", **T5_SIZES)
-    with pytest.raises(PlanError, match="are for all of a file's heads: heads cannot be cut"):
-        prune(tmp_path / "whole", tmp_path / "cut", {"drop_heads": {i: [0] for i in range(3)}})
+def test_a_table_that_lost_heads_is_written_with_its_other_lines(tmp_path: Path) -> None:
+    """UMT5's layers have a table each; T5's share one, whose lines are for heads of the same numbers."""
+    ids = list(range(1, 30))
+    for kind, gone in (("UMT5EncoderModel", (0, 1, 0)), ("T5EncoderModel", (1, 1, 1))):
+        whole, left = tmp_path / kind, tmp_path / f"{kind} left"
+        plan = {"drop_heads": {i: [h] for i, h in enumerate(gone)}}
+        random_model(kind, whole, **T5_SIZES)
+        prune(whole, left, plan)
+        model = getattr(transformers, kind).from_pretrained(left, dtype=torch.float64)
+        with torch.no_grad():
+            wanted = model(torch.tensor([ids]))[0][0].numpy()
+        with miaotui.load(whole, prune=plan) as cut, miaotui.load(left) as written:
+            got = cut.hidden(ids)
+            assert got.tobytes() == written.hidden(ids).tobytes()
+        assert np.abs(got - wanted).max() <= 4 * bound("model", "f32", 5, scale=float(np.abs(wanted).max()))
+
+
+def test_a_table_whose_lines_are_lost_unevenly_has_no_words_in_a_file(tmp_path: Path) -> None:
+    for kind, plan, why in (
+        ("T5EncoderModel", {0: [0], 1: [1], 2: [0]}, "are for all of a file's heads: heads cannot be cut"),
+        ("UMT5EncoderModel", {0: [0]}, "2 heads are no multiple of 3"),
+    ):
+        random_model(kind, tmp_path / kind, **T5_SIZES)
+        with pytest.raises(PlanError, match=f"cannot be written as a u?m?t5 checkpoint: .*{why}"):
+            prune(tmp_path / kind, tmp_path / "left", {"drop_heads": plan})
+        assert not (tmp_path / "left").exists()
 
 
 # ---------------------------------------------------------------- what is refused
@@ -265,8 +287,8 @@ REFUSED = {
     "bloom": ({"n_head": 8, "num_attention_heads": 4}, "n_head is 8 and num_attention_heads is 4"),
     "gemma3_text": ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
     "modernbert": (
-        {"architectures": ["ModernBertForSequenceClassification"], "classifier_pooling": "mean"},
-        "classifier_pooling is 'mean'",
+        {"architectures": ["ModernBertForSequenceClassification"], "classifier_pooling": "last"},
+        "classifier_pooling is 'last'; expected one of cls, mean",
     ),
     "mpnet": ({"relative_attention_num_buckets": 16}, "relative_attention_num_buckets is 16"),
 }

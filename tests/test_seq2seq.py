@@ -334,15 +334,45 @@ def test_quantised_models_answer(small: Path, quantize: str) -> None:
 
 
 def test_a_plan_cuts_the_decoder(small: Path) -> None:
-    """Plans of version 1 name the decoder's layers, heads and neurons; the encoder stays whole."""
+    """Layers, heads and neurons are the decoder's where nothing is said of the encoder, which stays whole."""
     ids = ids_of(5, 30)
     with miaotui.load(small) as whole, miaotui.load(small, prune="keep-layers=0; drop-heads=0:1") as cut:
         assert len(cut.config.decoder.layers) == 1
         assert len(cut.config.encoder.layers) == 2
         assert cut.hidden(ids).tobytes() == whole.hidden(ids).tobytes()
         assert cut.logits(ids, decoder_ids=[2, 7]).shape == (2, 53)
-    with pytest.raises(PlanError, match="encoder-decoder"):
-        miaotui.load(small, prune="width=0-11")
+
+
+def norm_over(model: Any, kept: list[int]) -> None:
+    """Make every norm of a model of `transformers` one of these dimensions, with zeros for the others."""
+
+    def over_kept(norm: Any, inputs: tuple[Any, ...], _: object) -> Any:
+        out = torch.zeros_like(inputs[0])
+        of = (norm.weight[kept], norm.bias[kept], norm.eps)
+        out[..., kept] = torch.nn.functional.layer_norm(inputs[0][..., kept], [len(kept)], *of)
+        return out
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.register_forward_hook(over_kept)
+
+
+def test_the_width_is_cut_from_both_stacks(small: Path, tmp_path: Path) -> None:
+    """A norm takes the mean, and the spread, over the dimensions that are left, and nothing reads the others."""
+    kept, ids, decoder_ids = [*range(7), *range(9, 14)], ids_of(5, 30), [2, 7, 19]
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(small, attn_implementation="eager").double().eval()
+
+    norm_over(model, kept)
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids]), decoder_input_ids=torch.tensor([decoder_ids]))
+    hidden, logits = wanted.encoder_last_hidden_state[0].numpy()[:, kept], wanted.logits[0].numpy()
+    with miaotui.load(small, prune={"width": kept}) as cut:
+        assert cut.config.encoder is not None
+        assert (cut.config.encoder.d_model, cut.config.d_model) == (12, 12)
+        assert np.abs(cut.hidden(ids) - hidden).max() <= near(model.config, hidden)
+        assert np.abs(cut.logits(ids, decoder_ids=decoder_ids) - logits).max() <= near(model.config, logits)
+    with pytest.raises(PlanError, match=r"cannot be written as a bart checkpoint: .* the width cannot be cut"):
+        prune(small, tmp_path / "narrow", {"width": kept})
 
 
 @pytest.mark.parametrize("family", ["bart", pytest.param("m2m_100", marks=pytest.mark.ci)])
@@ -377,7 +407,7 @@ def test_bad_input_is_refused_by_name(small: Path, tmp_path: Path) -> None:
         for call, said in (
             (lambda: model.logits([5]), "decoder_ids"),
             (model.sequence, "source"),
-            (lambda: model.last_logits([[5]]), "source"),
+            (lambda: model.last_logits([[5]]), r"bart is an encoder-decoder; use logits\(ids, decoder_ids=\.\.\.\)"),
             (lambda: model.generate([5], num_beams=2, do_sample=True), "num_beams"),
             (lambda: model.generate([5], num_beams=2, num_return_sequences=3), "num_return_sequences"),
             (lambda: model.generate([5], num_beams=2, early_stopping="soon"), "early_stopping"),

@@ -25,6 +25,8 @@ from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.prune import prune
 from test_encoders import sentence_files, word_pieces
 from test_pages_read import PAGE, resident
+from test_seq2seq import norm_over
+from tolerance import bound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -368,7 +370,26 @@ def test_methods_find_plans_of_encoders(one: Path, wish: Wish) -> None:
     with miaotui.load(one, prune=found.plan) as cut:
         assert np.isfinite(cut.logits(SOURCE)).all()
         assert cut.config.n_layers == (wish.keep or 4)
-        assert cut.config.stack.feed_forward(0).d_ff == (37 if wish.ffn is None else 19)  # type: ignore[union-attr]
+        halves = [cut.config.stack.feed_forward(i) for i in range(cut.config.n_layers)]
+        widths = [half.d_ff for half in halves if half is not None]
+        if wish.method == "flap":  # a share of all neurons, whatever their layer
+            assert (len(widths), sum(widths)) == (4, 74)
+        else:
+            assert widths == [37 if wish.ffn is None else 19] * len(halves)
+
+
+def test_a_masked_head_is_as_wide_as_what_it_reads(one: Path) -> None:
+    """Its product before the last one loses the same dimensions, and its norm is over those that are left."""
+    kept = [*range(7), *range(9, 14)]
+    model = transformers.AutoModelForMaskedLM.from_pretrained(one, attn_implementation="eager").double().eval()
+    norm_over(model, kept)
+    with torch.no_grad():
+        wanted = model(torch.tensor([SOURCE])).logits[0].numpy()
+    with miaotui.load(one, prune={"width": kept}) as cut:
+        assert cut.config.head is not None
+        assert (cut.config.head.width, cut.config.d_model) == (12, 12)
+        near = (1 + 16 / np.sqrt(12)) * bound("model", "f32", 6, scale=float(np.abs(wanted).max()))
+        assert np.abs(cut.logits(SOURCE) - wanted).max() <= near
 
 
 @pytest.mark.parametrize("wish", [*CUTS[:2], *CUTS[3:5]], ids=str)
@@ -415,6 +436,8 @@ def test_what_no_method_does_is_said(two: Path, one: Path, tmp_path: Path) -> No
         find(two, Wish("block-influence", keep=1), Text(TEXT))
     with pytest.raises(InputError, match="--statistics"):
         find(two, Wish("block-influence", keep=1), Text(PAIRS, file=tmp_path / "x.npz"))
+    with pytest.raises(InputError, match="--method greedy --keep 1: the text has no masked token to ask for; expected"):
+        find(one, Wish("greedy", keep=1), Text(TEXT, window=3))
     with pytest.raises(InputError, match="the text has no line"):
         find(one, Wish("block-influence", keep=1), Text("\n"))
 

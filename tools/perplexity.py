@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..runtime.spec import Config
 
-__all__ = ["check_predicts", "losses", "masked_losses", "measure"]
+__all__ = ["check_predicts", "losses", "mask_of", "masked_losses", "masked_of", "measure"]
 
 #: What stands for a token that an encoder is asked for, by tokenizers' names.
 MASKS = ("[MASK]", "<mask>")
@@ -82,19 +82,31 @@ def losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
     return _losses(model.logits(ids[:-1]), ids[1:])
 
 
+def mask_of(model: Model, what: str) -> int:
+    """The id that stands for a token that an encoder is asked for, which `what` needs.
+
+    Errors: `InputError` for a model that cannot be asked.
+    """
+    mask = next((i for name in MASKS if (i := model.tokenizer.token_to_id(name)) is not None), None)
+    headless = model.config.head is None or model.config.head.kind != "masked_lm"
+    if headless or mask is None:
+        lacks = "it has no masked-LM head" if headless else f"its tokenizer has none of {', '.join(MASKS)}"
+        msg = f"{what}: {model.config.family} is an encoder, which is asked for masked tokens, but {lacks}"
+        raise InputError(msg)
+    return mask
+
+
+def masked_of(ids: Sequence[int]) -> range:
+    """Which of [T] ids an encoder is asked for."""
+    return range(EVERY // 2, len(ids), EVERY)
+
+
 def masked_losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
     """-log p of every seventh of [T] ids, all of which are masked at once: float64 [T], 0 for the others.
 
     Errors: `InputError` for a model that cannot be asked, and where the logits are no numbers.
     """
-    mask = next((i for name in MASKS if (i := model.tokenizer.token_to_id(name)) is not None), None)
-    if model.config.head is None or model.config.head.kind != "masked_lm" or mask is None:
-        msg = (
-            f"this {model.config.family} model cannot be asked for a masked token: it has no masked-LM head, or its "
-            f"tokenizer none of {', '.join(MASKS)}"
-        )
-        raise InputError(msg)
-    asked = range(EVERY // 2, len(ids), EVERY)
+    mask, asked = mask_of(model, "masked tokens"), masked_of(ids)
     logits = model.logits([mask if i in asked else token for i, token in enumerate(ids)])
     out = np.zeros(len(ids))
     out[list(asked)] = _losses(logits[list(asked)], [ids[i] for i in asked])

@@ -34,7 +34,7 @@ from ...loader.prune.sparsity import Pattern, show_sparsity
 from ...loader.roles import AXES, PLACES, WRITERS
 from ...loader.sizes import sizes_of
 from ...model import load
-from ..perplexity import losses, masked_losses
+from ..perplexity import EVERY, losses, mask_of, masked_losses, masked_of
 from . import depth, slicegpt, structured
 from .calibrate import calibrate, finite, first_asked, n_tokens, windows_of
 from .progress import progress
@@ -327,18 +327,28 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
     depth.check_count(n, keep)  # before a progress bar is drawn
     tried: dict[tuple[int, ...], float] = {}
     asked = first_asked(model, windows, text.behind)
+    count = sum(n_tokens(model, w) for w in windows) - sum(asked)
+    lost, context = losses, text.window
+    if model.config.encoder is not None:  # its positions are the model's, and texts are cut to the window
+        mask_of(model, str(wish))
+        lost, context = masked_losses, model.n_context
+        count = sum(i >= a for w, a in zip(windows, asked, strict=True) for i in masked_of(w))
+        if not count:
+            msg = (
+                f"{wish}: {text.name} has no masked token to ask for; expected a line, and --window, of at least "
+                f"{EVERY // 2 + 1} tokens"
+            )
+            raise InputError(msg)
 
     def loss(kept: tuple[int, ...]) -> float:
         plan = PrunePlan(layers=kept)
-        with load(path, prune=plan if base is None else base.then(plan), max_context=text.window) as cut:
-            lost = losses if cut.config.encoder is None else masked_losses
+        with load(path, prune=plan if base is None else base.then(plan), max_context=context) as cut:
             tried[kept] = math.fsum(float(lost(cut, w)[a:].sum()) for w, a in zip(windows, asked, strict=True))
         bar(1)
         return tried[kept]
 
     with progress(sum(range(keep + 1, n + 1)), 0, "greedy", quiet=text.quiet) as bar:
         steps = depth.greedy(n, keep, loss)
-    count = sum(n_tokens(model, w) for w in windows) - sum(asked)
     path_of = [{"kept": list(s), "nll": tried[s] / count} for s in steps if s in tried]
     return Found(PrunePlan(layers=steps[-1]), scores={"steps": path_of})
 

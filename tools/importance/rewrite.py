@@ -55,12 +55,12 @@ class Rewrite:
 
     def change(self, parts: list[Source], x: NDArray[np.generic]) -> NDArray[np.generic]:
         """A tensor as it is to be written: `loader.prune.export.left_tensors` asks for each."""
-        _, layer, role = f"..{parts[0].name}".rsplit(".", 2)
+        stack, layer, role = f"..{parts[0].name}".rsplit(".", 2)
         dtype = parts[0].tensor.dtype
         if self.basis is not None:
             turned = self.basis.turned(parts[0].name, widened(x, dtype))
             return x if turned is None else narrowed(turned, dtype)
-        if not layer:
+        if stack != "..layers":  # outside of layers, or of the encoder that a decoder reads, which keeps its numbers
             return x
         if x.ndim == 1:
             more = self.biases.get((role, int(layer)))
