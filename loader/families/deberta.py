@@ -143,6 +143,7 @@ DEBERTA_V2 = Family(
         r"embeddings\.position_ids",
         r"pooler\.dense\.(weight|bias)",
         r"(cls|lm_predictions|mask_predictions)\..*",
+        r"encoder\.LayerNorm\.(weight|bias)",  # of a table of distances that is not there
     ),
     # a convolution next to the first layer: deberta-v2-xlarge and -xxlarge
     only={"conv_kernel_size": (0,), "is_decoder": (False,)},
