@@ -268,6 +268,26 @@ def test_texts_are_taken_as_passes_need_them(small: Path) -> None:
         assert len(taken) <= 8
 
 
+@pytest.mark.parametrize("family", ["roberta", "mpnet"])
+def test_padding_inside_a_text_has_no_position(family: str, tmp_path: Path) -> None:
+    """It takes the row of its number, and the tokens after it count on without it; also where vocabulary was cut."""
+    config = transformers.CONFIG_MAPPING[family](
+        vocab_size=31, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
+        max_position_embeddings=18, pad_token_id=1,
+    )  # fmt: skip
+    model = made(config, tmp_path)
+    with miaotui.load(tmp_path) as ours, miaotui.load(tmp_path, prune={"vocab": "1-30"} | PLAN) as cut:
+        for ids in ([1], [5, 1, 6], [1, 5, 6, 1, 1], [5, 6, 1, 1, 1, 7, 8]):
+            wanted, got = theirs(model, ids), ours.hidden(ids)
+            assert np.abs(got - wanted).max() <= near(config, wanted)
+            assert np.array_equal(cut.hidden([i - 1 for i in ids]), got)
+    with miaotui.load(tmp_path, prune={"vocab": "2-30"} | PLAN) as cut:  # no id is padding
+        assert np.abs(cut.hidden([3, 4]) - theirs(model, [5, 6])).max() <= near(config, theirs(model, [5, 6]))
+
+
+PLAN = {"format": "miaotui-prune", "version": 1}
+
+
 def test_positions_of_roberta_begin_after_the_padding_row(tmp_path: Path) -> None:
     """Rows 0 and 1 are no token's; texts of 1, 7 and 16 tokens in one pass, in every order; 17 are too many."""
     config = transformers.RobertaConfig(
