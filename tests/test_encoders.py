@@ -378,7 +378,7 @@ def sentence_files(directory: Path, **pooling: Any) -> None:
     ]
     (directory / "modules.json").write_text(json.dumps(modules))
     (directory / "1_Pooling").mkdir(exist_ok=True)
-    said = pooling or {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+    said = {"pooling_mode_mean_tokens": not pooling} | (pooling or {"word_embedding_dimension": 16})
     (directory / "1_Pooling" / "config.json").write_text(json.dumps(said))
     (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 256}))
 
@@ -559,6 +559,25 @@ def test_prompts(sentences: Path, tmp_path: Path) -> None:
         assert np.abs(model.encode("w7", normalize=False) - h[3:].mean(0)).max() < 1e-5
 
 
+def test_texts_are_read_as_sentence_transformers_reads_them(sentences: Path, tmp_path: Path) -> None:
+    """Without spaces around them, in lower case where a file says so; a mode that is not denied, the mean, is taken."""
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    shutil.copytree(sentences, tmp_path, dirs_exist_ok=True)
+    t = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    t.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")  # a space is a token
+    t.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with miaotui.load(tmp_path) as model:
+        h = model.hidden([2, 9, 1, 17, 3])
+        got = model.encode(" W5 w13\n ", normalize=False)
+        assert got.shape == (32,)
+        assert np.abs(got - np.concatenate([h[0], h.mean(0)])).max() <= 1e-5
+        assert np.array_equal(model.encode("w5 w13", prompt=" "), model.encode("w5 w13"))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -571,6 +590,7 @@ def test_prompts(sentences: Path, tmp_path: Path) -> None:
         ("modules.json", '[{"type": "a.Transformer", "path": ""}]', "no Pooling"),
         ("modules.json", '[{"type": "a.Dense", "path": "2"}]', "Dense"),
         ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length"),
+        ("sentence_bert_config.json", '{"do_lower_case": 1}', "do_lower_case"),
         ("config_sentence_transformers.json", '{"default_prompt_name": "x"}', "default_prompt_name"),
     ],
 )
