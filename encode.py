@@ -111,11 +111,16 @@ class Vectors:
             pair = "; a pair of them is framed by tokenizer.framed(a, pair=b), for logits or hidden"
             msg = f"texts: {shown(text)} found, expected texts{pair if isinstance(text, list | tuple) else ''}"
             raise InputError(msg)
-        return Whole(*self._tokenizer.framed(before + text, self.max_tokens))
+        return Whole(*self._tokenizer.framed(self._as_read(before + text), self.max_tokens))
+
+    def _as_read(self, text: str) -> str:
+        """A text after its prompt as sentence-transformers reads it: no spaces around it, perhaps in lower case."""
+        bare = text.strip()
+        return bare.lower() if self._how.lower else bare
 
     def _length(self, before: str) -> int:
         """Tokens of a prompt, what frames a text before it among them."""
-        return self._tokenizer.opening(before) if before else 0
+        return self._tokenizer.opening(self._as_read(before)) if before else 0
 
 
 class Pairs:
@@ -149,7 +154,7 @@ class Pairs:
         if not isinstance(pair, list | tuple) or [type(text) for text in pair] != [str, str]:
             msg = f"pairs: {shown(pair)} found, expected pairs of texts"
             raise InputError(msg)
-        return self._framed(*self._tokenizer.framed(pair[0], pair=pair[1]))
+        return self._framed(*self._tokenizer.framed(pair[0].strip(), pair=pair[1].strip()))
 
     def _framed(self, ids: list[int], types: list[int]) -> Whole:
         """A family without token types takes none, as its tokenizer gives them all the same."""

@@ -5,7 +5,7 @@
 | modules.json | the steps after the Transformer, in order: Pooling, then Dense, Normalize; another is refused by name |
 | 1_Pooling/config.json | how: cls, mean, max, lasttoken, weightedmean; several are put side by side |
 | 2_Dense/config.json | a product of the pooled vector, and an activation (`dense.py`); there may be several |
-| sentence_bert_config.json | max_seq_length: tokens of a text, special ones among them; longer texts are cut |
+| sentence_bert_config.json | max_seq_length: tokens of a text, special ones among them; do_lower_case |
 | config_sentence_transformers.json | prompts, put before a text, and which is the default |
 
 Without modules.json a text's vector is the mean of its tokens', as sentence-transformers takes it.
@@ -32,6 +32,8 @@ __all__ = ["MODES", "Sentence", "pair_activation", "read_sentence"]
 
 MODULES, LENGTH, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 MAX_FILE = 1_000_000
+#: What sentence-transformers takes as true where a file that names other modes lacks it.
+USUAL_MODE = "pooling_mode_mean_tokens"
 #: The keys of 1_Pooling/config.json, in the order in which sentence-transformers puts what they give side by side.
 MODES = {
     "pooling_mode_cls_token": "cls",
@@ -47,8 +49,8 @@ MODES = {
 class Sentence:
     """`modes`: kinds of pooling, side by side; `steps`: what follows it, None: to length 1; `width`: of the vectors.
 
-    `max_tokens`: of a text, None: the model's; `include_prompt`: a prompt's tokens are pooled too; `said`: there is a
-    modules.json.
+    `max_tokens`: of a text, None: the model's; `include_prompt`: a prompt's tokens are pooled too; `lower`: texts are
+    put into lower case first; `said`: there is a modules.json.
     """
 
     width: int
@@ -59,6 +61,7 @@ class Sentence:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     include_prompt: bool = True
+    lower: bool = False
 
 
 def read_sentence(directory: Path, d_model: int) -> Sentence:
@@ -84,12 +87,16 @@ def read_sentence(directory: Path, d_model: int) -> Sentence:
         raise ConfigError(msg)
     modes, include = _pooling(directory / pooling[0] / "config.json", d_model) if pooling else (("mean",), True)
     after, width = _after(directory, steps[at + 1 :], len(modes) * d_model)
-    length = _object(directory / LENGTH).get("max_seq_length")
+    limits = _object(directory / LENGTH)
+    length, lower = limits.get("max_seq_length"), limits.get("do_lower_case")
     if length is not None and (type(length) is not int or length < 1):
         msg = f"{directory / LENGTH}: max_seq_length is {quote(length)}; expected a whole number of at least 1"
         raise ConfigError(msg)
+    if lower is not None and not isinstance(lower, bool):
+        msg = f"{directory / LENGTH}: do_lower_case is {quote(lower)}; expected true or false"
+        raise ConfigError(msg)
     prompts, default = _prompts(directory / PROMPTS)
-    return Sentence(width, modes, after, bool(steps), length, prompts, default, include)
+    return Sentence(width, modes, after, bool(steps), length, prompts, default, include, lower is True)
 
 
 def _after(directory: Path, steps: list[tuple[str, str]], width: int) -> tuple[tuple[Dense | None, ...], int]:
@@ -136,7 +143,8 @@ def _pooling(file: Path, d_model: int) -> tuple[tuple[str, ...], bool]:
     width, include = said.get("word_embedding_dimension", d_model), said.get("include_prompt", True)
     unknown = [key for key in said if key.startswith("pooling_mode") and key not in MODES]
     wrong = [key for key in MODES if not isinstance(said.get(key, False), bool)]
-    modes = tuple(mode for key, mode in MODES.items() if said.get(key) is True)
+    usual = {USUAL_MODE: True} if any(key in said for key in MODES) else {}
+    modes = tuple(mode for key, mode in MODES.items() if (usual | said).get(key) is True)
     if width != d_model:
         msg = f"{file}: word_embedding_dimension is {quote(width)}, the model's hidden_size {d_model}"
     elif unknown or wrong:

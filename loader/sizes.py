@@ -24,6 +24,7 @@ __all__ = [
     "d_head",
     "dense_width",
     "every_size",
+    "has_padding_row",
     "has_sublayer",
     "head_reads_width",
     "largest",
@@ -197,6 +198,11 @@ def head_reads_width(config: Config, head: Head) -> bool:
     return head.activation is None or (head.kind == "masked_lm" and config.d_embed is None)
 
 
+def has_padding_row(config: Config) -> bool:
+    """Whether the row of position 0 in a table of learned positions is the padding token's, and no other's."""
+    return config.padding is not None and config.stack.sinusoids is None
+
+
 def axis_size(config: Config, axis: str, layer: int) -> int:
     """Elements along an axis of `roles.AXES` in the model of `config`; 0 where the layer lacks the sublayer."""
     a, f, x = config.stack.attention(layer), config.stack.feed_forward(layer), config.stack.cross(layer)
@@ -204,7 +210,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
     return {
         "vocab": config.n_vocab,
         "width": config.d_model,
-        "context": config.n_context + (config.positions or 0),
+        "context": config.n_context + (config.positions or 0) + has_padding_row(config),
         "types": config.n_types,
         "embed": config.d_embed or config.d_model,
         "pooled": config.head.width if config.head else config.d_embed or 0,

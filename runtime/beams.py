@@ -44,6 +44,8 @@ BEAMS = {
     "early_stopping": "early_stopping",
     "num_return_sequences": "n_return",
 }
+#: 2 to this power, or to less than minus it, is no normal float32.
+MOST_BITS = 126
 #: A score that nothing real has.
 NONE = np.float32(-1e9)
 
@@ -91,7 +93,13 @@ class BeamState:
     """The search for one prompt, of `limit` ids at most; `ends`: ids that end an answer."""
 
     def __init__(self, how: Beams, n_vocab: int, limit: int, ends: Sequence[int]) -> None:
-        """Nothing was added yet: all beams are the prompt, and only the first counts."""
+        """Nothing was added yet: all beams are the prompt, and only the first counts. Errors: `InputError`."""
+        if abs(how.length_penalty) * math.log2(max(limit, 1)) >= MOST_BITS:
+            msg = (
+                f"length_penalty={how.length_penalty}: the length to this power is no float32 for an answer of up to "
+                f"{limit} tokens; expected a number nearer to 0"
+            )
+            raise InputError(msg)
         self.how, self.limit, self.ends, self.n_vocab = how, limit, list(dict.fromkeys(ends)), n_vocab
         self.running: list[list[int]] = [[] for _ in range(how.n)]
         self.scores = np.full(how.n, NONE, np.float32)
@@ -189,8 +197,6 @@ def search(
         msg = f"num_beams={how.n}: {session.backend.name} holds one text at a time; use device='cpu'"
         raise BackendError(msg)
     runs = [_Run(session, each, how, ends, penalty) for each in prompts]
-    for run in runs:
-        run.check_room()
     at = 0
     while at < len(runs):
         size = _fitting(session, runs[at:])
@@ -270,7 +276,8 @@ class _Run:
 
     def __init__(self, session: Session, wanted: Wanted, how: Beams, ends: Sequence[int], penalty: float) -> None:
         self._session, self._prompt, self._table = session, wanted.prompt, wanted.table
-        self._rules, self._penalty, self._limit = wanted.rules, penalty, wanted.limit
+        self._rules, self._penalty, self._limit, self._n_beams = wanted.rules, penalty, wanted.limit, how.n
+        self._check_room()  # before there are as many of anything
         self.state = BeamState(how, session.n_vocab, wanted.limit, ends)
         self.tables: list[Table] = []
         self.who: Waiting | None = None  # who waits for them
@@ -285,16 +292,16 @@ class _Run:
     def n_pages(self) -> int:
         """Pages that the beams need at most: the prompt's whole ones are of all."""
         shared = len(self._prompt) // PAGE
-        return shared + self.state.how.n * (pages_of(len(self._prompt) + self._limit) - shared)
+        return shared + self._n_beams * (pages_of(len(self._prompt) + self._limit) - shared)
 
     @property
     def n_source_pages(self) -> int:
         """Pages of the encoder's text."""
         return 0 if self._table.source is None else pages_of(len(self._table.source.ids))
 
-    def check_room(self) -> None:
+    def _check_room(self) -> None:
         """Pass what fits the cache. Errors: `InputError`."""
-        room, n = self._session.pages.n_pages, self.state.how.n
+        room, n = self._session.pages.n_pages, self._n_beams
         if self.n_pages > room:
             msg = (
                 f"num_beams={n}: that many texts of up to {len(self._prompt) + self._limit} tokens need a larger "

@@ -294,7 +294,7 @@ class Config:
     d_embed: int | None = None  # width of the embedding, where a product takes it to `d_model`
     positions: int | None = None  # learned positions are added to the embedding: the row of position 0; None: not
     n_types: int = 0  # token types (BERT's segments), whose rows are added; 0: none
-    padding: int | None = None  # of `Sinusoids.blank`: the id that takes row 0; others count from 1, without it
+    padding: int | None = None  # the id that takes the row of position 0; others count from 1, without it
     tied: bool = False  # the head is the embedding
     lm_head: bool = True  # a decoder has a product with the vocabulary
     logit_scale: float = 1.0

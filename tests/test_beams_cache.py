@@ -277,3 +277,21 @@ def test_streams_stops_and_sequences_of_an_encoder_decoder(directory: Path) -> N
     assert got == whole.ids[:3]
     with pytest.raises(InputError, match="closed"):
         next(stream)
+
+
+def test_more_beams_than_anything_holds_are_refused_at_once(directory: Path) -> None:
+    """Before there is a list for each."""
+    with miaotui.load(directory, cache_tokens=3 * PAGE) as model:
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match="num_beams=1000000:"):
+                model.generate([5, 6], num_beams=10**6, max_new_tokens=3)
+            assert tracemalloc.get_traced_memory()[1] < 2**22
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("penalty", [1e308, 60.0, -1e308])
+def test_a_length_penalty_that_no_float32_holds_is_refused(directory: Path, penalty: float) -> None:
+    with miaotui.load(directory) as model, pytest.raises(InputError, match=r"length_penalty=.*nearer to 0"):
+        model.generate([5, 6], num_beams=2, max_new_tokens=9, length_penalty=penalty)

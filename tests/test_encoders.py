@@ -268,6 +268,26 @@ def test_texts_are_taken_as_passes_need_them(small: Path) -> None:
         assert len(taken) <= 8
 
 
+@pytest.mark.parametrize("family", ["roberta", "mpnet"])
+def test_padding_inside_a_text_has_no_position(family: str, tmp_path: Path) -> None:
+    """It takes the row of its number, and the tokens after it count on without it; also where vocabulary was cut."""
+    config = transformers.CONFIG_MAPPING[family](
+        vocab_size=31, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
+        max_position_embeddings=18, pad_token_id=1,
+    )  # fmt: skip
+    model = made(config, tmp_path)
+    with miaotui.load(tmp_path) as ours, miaotui.load(tmp_path, prune={"vocab": "1-30"} | PLAN) as cut:
+        for ids in ([1], [5, 1, 6], [1, 5, 6, 1, 1], [5, 6, 1, 1, 1, 7, 8]):
+            wanted, got = theirs(model, ids), ours.hidden(ids)
+            assert np.abs(got - wanted).max() <= near(config, wanted)
+            assert np.array_equal(cut.hidden([i - 1 for i in ids]), got)
+    with miaotui.load(tmp_path, prune={"vocab": "2-30"} | PLAN) as cut:  # no id is padding
+        assert np.abs(cut.hidden([3, 4]) - theirs(model, [5, 6])).max() <= near(config, theirs(model, [5, 6]))
+
+
+PLAN = {"format": "miaotui-prune", "version": 1}
+
+
 def test_positions_of_roberta_begin_after_the_padding_row(tmp_path: Path) -> None:
     """Rows 0 and 1 are no token's; texts of 1, 7 and 16 tokens in one pass, in every order; 17 are too many."""
     config = transformers.RobertaConfig(
@@ -358,7 +378,7 @@ def sentence_files(directory: Path, **pooling: Any) -> None:
     ]
     (directory / "modules.json").write_text(json.dumps(modules))
     (directory / "1_Pooling").mkdir(exist_ok=True)
-    said = pooling or {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+    said = {"pooling_mode_mean_tokens": not pooling} | (pooling or {"word_embedding_dimension": 16})
     (directory / "1_Pooling" / "config.json").write_text(json.dumps(said))
     (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 256}))
 
@@ -539,6 +559,25 @@ def test_prompts(sentences: Path, tmp_path: Path) -> None:
         assert np.abs(model.encode("w7", normalize=False) - h[3:].mean(0)).max() < 1e-5
 
 
+def test_texts_are_read_as_sentence_transformers_reads_them(sentences: Path, tmp_path: Path) -> None:
+    """Without spaces around them, in lower case where a file says so; a mode that is not denied, the mean, is taken."""
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    shutil.copytree(sentences, tmp_path, dirs_exist_ok=True)
+    t = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    t.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")  # a space is a token
+    t.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with miaotui.load(tmp_path) as model:
+        h = model.hidden([2, 9, 1, 17, 3])
+        got = model.encode(" W5 w13\n ", normalize=False)
+        assert got.shape == (32,)
+        assert np.abs(got - np.concatenate([h[0], h.mean(0)])).max() <= 1e-5
+        assert np.array_equal(model.encode("w5 w13", prompt=" "), model.encode("w5 w13"))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -552,6 +591,7 @@ def test_prompts(sentences: Path, tmp_path: Path) -> None:
         ("modules.json", '[{"type": "a.Dense", "path": "2"}]', r"no Pooling among its steps \(Dense\)"),
         ("modules.json", '[{"type": "a.Pooling", "path": "1_Pooling"}, {"type": "a.LSTM", "path": "2"}]', "LSTM"),
         ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length"),
+        ("sentence_bert_config.json", '{"do_lower_case": 1}', "do_lower_case"),
         ("config_sentence_transformers.json", '{"default_prompt_name": "x"}', "default_prompt_name"),
     ],
 )

@@ -141,10 +141,14 @@ def encoder_of(  # noqa: PLR0913 - keywords
     head: Read,
     tables: tuple[Mapping[str, Part], ...],
     heads: Mapping[str, Mapping[str, Part]],
-    first: int = 0,
+    padding: int | None = None,
     numbers: tuple[int, ...] | None = None,
 ) -> Resolved:
-    """An encoder whose sums are normed. `first`: the row of position 0; `heads`: where each kind's weights lie."""
+    """An encoder whose sums are normed. `heads`: where each kind's weights lie.
+
+    `padding`: an id that has no position but the row of its number; other tokens count from the row after it.
+    """
+    first = 0 if padding is None else padding + 1
     d_model, n_heads, n_layers = v["hidden_size"], v["num_attention_heads"], v["num_hidden_layers"]
     if d_model % n_heads:
         msg = f"{where}: hidden_size {d_model} is no multiple of num_attention_heads {n_heads}"
@@ -160,7 +164,8 @@ def encoder_of(  # noqa: PLR0913 - keywords
         n_vocab=v["vocab_size"],
         n_context=v["max_position_embeddings"] - first,
         encoder=Stack(d_model, "layer", v["layer_norm_eps"], (layer,) * n_layers),
-        positions=first,
+        positions=padding or 0,
+        padding=padding,
         n_types=v.get("type_vocab_size", 0),
         d_embed=v.get("embedding_size"),
         head=head.head,
@@ -186,8 +191,8 @@ def _roberta(v: dict[str, Any], where: str, *, family: str) -> Resolved:
         raise ConfigError(msg)
     acts = {"masked_lm": "gelu", "classes": "tanh", "choice": "tanh"}
     head = read_head(v, where, widths=dict.fromkeys(ROBERTA_HEADS, v["hidden_size"]), acts=acts)
-    first = v["pad_token_id"][0] + 1
-    return encoder_of(v, where, family, head=head, tables=(MODEL, LAYER), heads=ROBERTA_HEADS, first=first)
+    padding = v["pad_token_id"][0]
+    return encoder_of(v, where, family, head=head, tables=(MODEL, LAYER), heads=ROBERTA_HEADS, padding=padding)
 
 
 def _electra(v: dict[str, Any], where: str) -> Resolved:

@@ -30,14 +30,14 @@ LAYER = {
     **both("down", f"{_LAYER}.output.dense"),
     **both("ffn_norm_sum", f"{_LAYER}.output.LayerNorm"),
 }
-#: Whatever the config says: transformers computes with these, and positions begin after row 1.
-BUCKETS, FIRST = Buckets(32, 128, both_ways=True), 2
+#: Whatever the config says: transformers computes with these.
+BUCKETS, PADDING = Buckets(32, 128, both_ways=True), 1
 
 
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     acts = {"masked_lm": "gelu", "classes": "tanh", "choice": "tanh"}
     head = read_head(v, where, widths=dict.fromkeys(ROBERTA_HEADS, v["hidden_size"]), acts=acts)
-    plain = encoder_of(v, where, "mpnet", head=head, tables=(MODEL, LAYER), heads=ROBERTA_HEADS, first=FIRST)
+    plain = encoder_of(v, where, "mpnet", head=head, tables=(MODEL, LAYER), heads=ROBERTA_HEADS, padding=PADDING)
     return remade(plain, stack={"biases": (BUCKETS,)}, attention={"bias": 0})
 
 

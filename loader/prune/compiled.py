@@ -15,7 +15,17 @@ from ..families import FAMILIES
 from ..files import quote
 from ..ranges import as_ranges, last_named, show, spread
 from ..roles import AXES, CROSS, LINEAR, ROLES
-from ..sizes import LayerSizes, axis_size, cross_heads, d_head, head_reads_width, model_sizes, sizes_of, with_sizes
+from ..sizes import (
+    LayerSizes,
+    axis_size,
+    cross_heads,
+    d_head,
+    has_padding_row,
+    head_reads_width,
+    model_sizes,
+    sizes_of,
+    with_sizes,
+)
 from .compose import OF_ENCODER, of_encoder
 from .plan import PrunePlan
 from .sparsity import Pattern
@@ -31,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_LAYERS", "Cut", "check_named", "compile_plan", "fingerprint", "with_shares"]
 
 WIDTH = "width"
+#: That of a padding token which was cut.
+NO_ID = -1
 #: Axes of which a layer keeps what a plan says of it.
 OF_LAYER = ("heads", "kv_heads", "cross_heads", "cross_kv_heads", "ffn", "biased", "experts")
 #: Layers that a plan may have run: as many as a config.json may say.
@@ -240,7 +252,9 @@ def _left(  # noqa: PLR0913, PLR0917 - a plan, what it is for, and what was made
     if plan.vocab is not None:
         new = {old: i for i, old in enumerate(plan.vocab)}
         bos, eos = (tuple(new[i] for i in ids if i in new) for ids in (config.bos_ids, config.eos_ids))
-        if config.padding is not None and new.get(config.padding) != config.padding:
+        if has_padding_row(config):
+            left = replace(left, padding=new.get(config.padding or 0, NO_ID))
+        elif config.padding is not None and new.get(config.padding) != config.padding:
             msg = f"vocab: positions count from the padding token's id, {config.padding}; keep the tokens up to that"
             raise PlanError(msg)
         left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos, decoding=_renumbered(left.decoding, new))

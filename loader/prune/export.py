@@ -56,6 +56,7 @@ WHY = {
     "embed_scale": "the embedding is scaled by the root of the width in this family: the width cannot be cut",
     "logit_scale": "logits are scaled by the root of the width in this family: the width cannot be cut",
     "positions": "positions are counted from the padding token's id, which changes: keep every id up to it",
+    "padding": "positions are counted from the padding token's id, which changes: keep every id up to it",
     "first": "positions are counted from the padding token's id, which changes: keep every id up to it",
     "bias_heads": "slopes and tables of relative positions are for all of a file's heads: heads cannot be cut",
     "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
