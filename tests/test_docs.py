@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from miaotui.errors import InputError
+from miaotui.loader.families import FAMILIES
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.tools import cli, docs, packages_picture
 
@@ -105,6 +106,14 @@ def test_both_readmes_have_the_same_commands_figures_and_links() -> None:
         assert counts[0] == counts[1]
     for command in cli.COMMANDS:
         assert f"| `miaotui {command}" in (ROOT / "README.zh.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_refuses_no_family_that_it_reads() -> None:
+    for name, heading in (("README.md", "What it is not"), ("README.zh.md", "它不是什么")):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        [section] = re.findall(rf"^## {heading}\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
+        words = {word.lower() for word in re.findall(r"[A-Za-z]{2,}", section)}
+        assert not words & {re.split(r"[-_\d]", family)[0] for family in FAMILIES}, name
 
 
 def test_the_readme_s_commands_are_understood() -> None:
