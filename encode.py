@@ -81,7 +81,8 @@ class Vectors:
             return prompt
         name = self._how.default_prompt if name is None else name
         if name is not None and (not isinstance(name, str) or name not in self._how.prompts):
-            msg = f"prompt_name={shown(name)}: expected one of this model's prompts: {shown(list(self._how.prompts))}"
+            known = shown(list(self._how.prompts)) if self._how.prompts else "none; leave it out"
+            msg = f"prompt_name={shown(name)}: expected one of this model's prompts: {known}"
             raise InputError(msg)
         return "" if name is None else self._how.prompts[name]
 

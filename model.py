@@ -392,6 +392,7 @@ class Model:
         if self.config.seq2seq == (source is None):
             what = "needs a" if source is None else "has no"
             msg = f"source: a sequence of {self.config.family} {what} source, a text or ids that an encoder reads"
+            msg = msg if source is None else f"{msg}; leave it out, and feed the text"
             raise InputError(msg)
         return Sequence(self._session, self._text, source=None if source is None else self._source(source))
 

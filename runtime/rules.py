@@ -132,15 +132,23 @@ def rules_from(given: Mapping[str, Any], defaults: Rules, n_vocab: int | None = 
             checked[RULES[name]] = int(value)
         elif name == "bad_words_ids":
             checked["never"] = _words(value)
+            for at, word in enumerate(checked["never"]):
+                _check_rows(f"{name}[{at}]={shown(list(word))}: ", word, n_vocab)
         else:
             ids = tuple(int(i) for i in _ids(name, value))
+            _check_rows(f"{name}={shown(value)}: ", ids, n_vocab)
             checked[RULES[name]] = ids if name == "forced_eos_token_id" else (ids[0] if ids else None)
     rules = replace(defaults, **checked)
-    highest = max([*rules.forced_eos, rules.forced_bos or 0, *(i for word in rules.never for i in word)], default=0)
-    if n_vocab is not None and highest >= n_vocab:
-        msg = f"token id {highest} is outside the vocabulary 0 .. {n_vocab - 1}"
-        raise InputError(msg)
+    _check_rows("", [*rules.forced_eos, rules.forced_bos or 0, *(i for word in rules.never for i in word)], n_vocab)
     return rules
+
+
+def _check_rows(where: str, ids: Iterable[int], n_vocab: int | None) -> None:
+    """InputError, which begins with `where`, for an id that has no logit."""
+    highest = max(ids, default=0)
+    if n_vocab is not None and highest >= n_vocab:
+        msg = f"{where}token id {highest} is outside the vocabulary 0 .. {n_vocab - 1}"
+        raise InputError(msg)
 
 
 def _ids(name: str, value: object) -> list[Any]:

@@ -32,6 +32,16 @@ def test_a_page_is_what_the_parsers_say(path: str) -> None:
     assert text == docs.pages(ROOT)[ROOT / path], "run ./dev docs"
 
 
+@pytest.mark.parametrize("path", ["README.md", "README.zh.md"])
+def test_the_table_of_families_has_each(path: str) -> None:
+    """By the letters of its name alone; three are called otherwise there."""
+    rows = [line for line in (ROOT / path).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    there = re.sub("[^a-z]", "", "".join(rows).lower())
+    short = {"hunyuan_v1_dense": "hunyuan", "xlm-roberta": "xlm-r", "blenderbot-small": "small"}
+    names = (short.get(name, name.removesuffix("_text")) for name in FAMILIES)
+    assert [name for name in names if re.sub("[^a-z]", "", name) not in there] == []
+
+
 def test_no_arrow_between_the_packages_points_upwards(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = packages_picture.packages_picture(ROOT)
     arrows = [tuple(map(int, ends)) for ends in re.findall(r'class="arrow" d="M\d+,(\d+) V(\d+)"', picture)]

@@ -135,7 +135,7 @@ def test_languages_are_named_by_their_tokens(nllb: tuple[Path, Any, Any]) -> Non
             ("forced_bos_token_id", "fr_Latn", "did you mean fra_Latn"),
             ("decoder_start_token_id", "xx", "no such token"),
             ("decoder_start_token_id", -1, "decoder_start_token_id"),
-            ("forced_eos_token_id", 10**6, "outside the vocabulary"),
+            ("forced_eos_token_id", 10**6, "forced_eos_token_id=1000000: token id 1000000 is outside the vocabulary"),
         ):
             with pytest.raises(InputError, match=said):
                 model.generate("a", **{name: value})

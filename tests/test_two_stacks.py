@@ -392,6 +392,12 @@ def test_a_masked_head_is_as_wide_as_what_it_reads(one: Path) -> None:
         assert np.abs(cut.logits(SOURCE) - wanted).max() <= near
 
 
+def test_a_layer_without_its_attention_to_the_encoder_cannot_be_written(two: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="no words for a layer that lacks its attention to the encoder"):
+        prune(two, tmp_path / "left", PrunePlan(cross_heads={1: ()}))
+    assert not (tmp_path / "left").exists()
+
+
 @pytest.mark.parametrize("wish", [*CUTS[:2], *CUTS[3:5]], ids=str)
 def test_methods_find_plans_of_both_stacks(two: Path, wish: Wish) -> None:
     found = find(two, wish, Text(PAIRS))

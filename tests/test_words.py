@@ -45,7 +45,21 @@ TYPED = [
     ("--top-p 7", ": expected a number in (0, 1]"),
     ("--kv-cache f8", ": expected one of f32, bf16, int8"),
     ("--revision main", ": the demo model has no revisions"),
+    ("--bad-words-ids 5,9999", ": token id 9999 is outside the vocabulary 0 .. 1023"),
+    ("--forced-eos-token-id 9999", ": token id 9999 is outside the vocabulary 0 .. 1023"),
+    ("--length-penalty 2", ": only with --num-beams of 2 or more"),
+    ("--num-beams 1 --early-stopping true", "--early-stopping: only with --num-beams of 2 or more"),
 ]
+
+
+def test_advice_is_in_the_command_s_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoll").mkdir()
+    (tmp_path / "smoll" / "config.json").write_text("{}")
+    assert cli.main(["inspect", "smol"]) == 1
+    assert "say so with --revision main" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("options", "says"), TYPED, ids=[options for options, _ in TYPED])

@@ -192,6 +192,7 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
         option, given = f"--{name.replace('_', '-')}", args.get(name)
         for value in given if isinstance(given, list) else [given]:
             plain = f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+            plain = ",".join(map(str, value)) if isinstance(value, list) else plain
             typed = f"{option} {getattr(value, 'typed', plain) or repr(value)}"
             shown = [re.escape(repr(value)), re.escape(str(value))]
             shown += [re.escape(f"{value:,}")] if isinstance(value, int) else []
@@ -199,6 +200,9 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
             text = re.sub(pattern, typed.replace("\\", r"\\"), text)
         if "_" in python and name in args:
             text = re.sub(rf"(?<![\w/.'\"-]){python}(?![\w/.'\"=-])", option, text)
+    for python in ("device", "revision"):  # what to give instead
+        if python in args:
+            text = re.sub(rf"(?<![\w/.'\"-]){python}='(\w+)'", rf"--{python} \1", text)
     spelled = args.get("spelled")
     for first, name in spelled.items() if isinstance(spelled, dict) else ():
         text = re.sub(rf"(?<![\w-]){first}(?![\w-])", name, text)

@@ -61,6 +61,7 @@ WHY = {
     "bias_heads": "slopes and tables of relative positions are for all of a file's heads: heads cannot be cut",
     "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
     "change: only layers after the kept ones can be left out",
+    "layers": "config.json has no words for a layer that lacks its attention to the encoder",
 }
 #: Sizes of an encoder-decoder that config.json may have one key for -> what that is said of.
 BOTH = {

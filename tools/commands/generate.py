@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError, MiaotuiError, shown
 from ...sizes import format_bytes
 from .arguments import add_limits, add_model, load_model
+from .unheard import refuse_given
 
 if TYPE_CHECKING:
     from ...model import Model
@@ -170,6 +171,8 @@ def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
     prompt = _prompt(args)
     stop = None if args.stop is None else [_as_utf8(text, "--stop") for text in args.stop]
+    if args.num_beams in {None, 1}:
+        refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
     with load_model(args) as model:
         before = "" if args.no_prompt or model.config.seq2seq else prompt

@@ -33,4 +33,6 @@ def _as_typed(value: object) -> str:
         return ""
     if isinstance(value, list):
         return "".join(map(_as_typed, value))
+    if isinstance(value, float):
+        return f" {value:g}"
     return f" {getattr(value, 'typed', None) or value}"

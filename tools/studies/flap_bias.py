@@ -1,6 +1,6 @@
 """Does FLAP's bias help? What it can take up, and what it does to the perplexity: all of it, a part, elsewhere.
 
-    python -m miaotui.tools.importance.flap_bias MODEL --text CALIBRATION --judge TEXT [--ffn 0.5] --out FILE
+    python -m miaotui.tools.studies.flap_bias MODEL --text CALIBRATION --judge TEXT [--ffn 0.5] --out FILE
 
 Neurons are cut as `--method flap --ffn S --uniform` cuts them, and biases b = W_gone mean(x_gone) written into the
 checkpoint, times a factor: 0 is `--no-compensation`, 1 is FLAP. Besides it:
@@ -105,7 +105,7 @@ def _turned(b: F64, rng: np.random.Generator) -> F64:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; 0."""
-    parser = argparse.ArgumentParser(prog="python -m miaotui.tools.importance.flap_bias", description="FLAP's bias")
+    parser = argparse.ArgumentParser(prog="python -m miaotui.tools.studies.flap_bias", description="FLAP's bias")
     parser.add_argument("model", type=Path, metavar="MODEL")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="calibration text")
     parser.add_argument("--judge", type=Path, required=True, metavar="FILE", help="text to measure with")
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     text = Text(read_text(args.text, InputError), args.text.name, args.window, args.tokens)
     studies = {str(share): study(args.model, text, read_text(args.judge, InputError), share) for share in args.ffn}
-    record = {"command": public_command("python -m miaotui.tools.importance.flap_bias", sys.argv), "ffn": studies}
+    record = {"command": public_command("python -m miaotui.tools.studies.flap_bias", sys.argv), "ffn": studies}
     args.out.write_text(json.dumps({"model": args.model.name, **record}, indent=1) + "\n", encoding="utf-8")
     print_out(json.dumps(studies, indent=1))
     return 0

@@ -1,6 +1,6 @@
 """A text for capp-gpt2, whose own texts are not at hand: drawn parts, and what the model itself answers.
 
-    python -m miaotui.tools.importance.process_plans MODEL [COUNT] [--seed N] > plans.txt
+    python -m miaotui.tools.studies.process_plans MODEL [COUNT] [--seed N] > plans.txt
 
 A part is six attributes (geometry, holes, threads, finish, tolerance, batch), each drawn at random from the
 vocabulary's; after <SOS> the model's plan for it is sampled at temperature 1 up to <EOS>. Tokens are spelled as the
@@ -48,7 +48,7 @@ def plans(model: Model, count: int, seed: int = 0) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print them, a part and its plan a line; 0."""
-    parser = argparse.ArgumentParser(prog="python -m miaotui.tools.importance.process_plans", description="plans")
+    parser = argparse.ArgumentParser(prog="python -m miaotui.tools.studies.process_plans", description="plans")
     parser.add_argument("model", type=Path, metavar="MODEL", help="capp-gpt2's directory")
     parser.add_argument("count", type=int, nargs="?", default=300, metavar="COUNT")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
