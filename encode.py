@@ -9,7 +9,7 @@ from .errors import InputError, shown
 from .runtime.encoding import Whole, encoded, fed, scored
 from .runtime.floats import usual_floats
 from .runtime.memory import float_rows
-from .runtime.stream import Stream
+from .runtime.stream import VectorStream
 from .runtime.tasks.dense import activated, dense
 from .runtime.tasks.pooling import normalized, pool
 
@@ -54,7 +54,7 @@ class Vectors:
         if isinstance(texts, str):
             return next(self._each([texts], before, width, norm=normalize))
         if isinstance(texts, Iterator):
-            return Stream(self._each(texts, before, width, norm=normalize), "vector")
+            return VectorStream(self._each(texts, before, width, norm=normalize))
         if not isinstance(texts, Iterable) or isinstance(texts, bytes):
             msg = f"texts: {shown(texts)} found, expected a text, several texts, or an iterator of them"
             raise InputError(msg)

@@ -11,7 +11,7 @@ from .memory import memory_named
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "VectorStream"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -23,14 +23,14 @@ class Stream(Iterator[T], Generic[T]):
     Errors: `InputError` where another thread is inside, or was when the process forked; `MemoryLimitError`.
     """
 
-    def __init__(self, made: Generator[T, None, None], what: str = "token") -> None:
-        """Made by `stream`, `tokens` and `encode`. `what`: what it returns, for errors."""
-        self._made, self._what = made, what
+    def __init__(self, made: Generator[T, None, None]) -> None:
+        """Made by `stream`, `tokens` and `encode`."""
+        self._made = made
 
+    @memory_named("the next token")
     def __next__(self) -> T:
         """Compute the next piece."""
-        with memory_named(f"the next {self._what}"):
-            return self._alone(self._made.__next__)
+        return self._alone(self._made.__next__)
 
     @memory_named("close")
     def close(self) -> None:
@@ -62,3 +62,12 @@ class Stream(Iterator[T], Generic[T]):
                 "stream, and make streams after the fork"
             )
             raise InputError(msg) from None
+
+
+class VectorStream(Stream[T]):
+    """As `Stream`, of `encode`."""
+
+    @memory_named("the next vector")
+    def __next__(self) -> T:
+        """Compute the next vector."""
+        return self._alone(self._made.__next__)

@@ -43,12 +43,14 @@ ELSEWHERE = {"nemotron-nas"}
 HEADS = {
     *("llama", "mistral", "qwen2", "qwen3", "seed_oss", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "ernie4_5"),
     *("hunyuan_v1_dense", "ministral", "t5", "mt5", "umt5", "phi", "phi3", "starcoder2", "smollm3", "granite"),
-    *("arcee", "exaone4", "nomic_bert", "eurobert"),
+    *("arcee", "exaone4", "nomic_bert", "eurobert", "mixtral", "qwen3_moe"),
 }
+#: With experts.
+MOE = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")
 #: transformers builds a feed-forward four times as wide as the model, whatever config.json says.
 FOUR_TIMES = ("bloom", "mpt")
 #: Queries and keys are normed across heads: fewer of them are another model, and zeros do not show it.
-ACROSS = ("olmo2", "olmo3")
+ACROSS = ("olmo2", "olmo3", "olmoe")
 LAYERS, KEPT, NEURONS, IDS = (0, 2), (2, 3), tuple(range(0, 24, 2)), tuple(range(40))
 
 
@@ -106,8 +108,9 @@ def oracle(family: str, directory: Path) -> Any:
     """Loaded in float64; every tensor is used and none invented."""
     how = "sdpa" if family == "falcon" else "eager"  # whose eager path adds its linear biases twice
     auto = getattr(transformers, f"AutoModelFor{kind_of(family)}")
+    more = {"experts_implementation": "eager"} if family in MOE else {}  # the other has no float64
     model, info = auto.from_pretrained(
-        directory, dtype=torch.float64, attn_implementation=how, output_loading_info=True
+        directory, dtype=torch.float64, attn_implementation=how, output_loading_info=True, **more
     )
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     return model.eval()
@@ -119,8 +122,13 @@ SOURCE, TARGET = list(range(4, 33)), [2, 7, 19, 33]
 def theirs(family: str, model: Any) -> list[np.ndarray]:
     """Logits; of two stacks what the encoder gives, too."""
     more = {"decoder_input_ids": torch.tensor([TARGET])} if family in SEQ2SEQ else {}
-    with torch.no_grad():
-        out = model(torch.tensor([SOURCE]), **more)
+    if family == "xglm":  # whose mask is made in the default dtype, which must hold it
+        torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            out = model(torch.tensor([SOURCE]), **more)
+    finally:
+        torch.set_default_dtype(torch.float32)
     return [out.logits[0].numpy()] + ([out.encoder_last_hidden_state[0].numpy()] if family in SEQ2SEQ else [])
 
 
