@@ -3,7 +3,7 @@
 | file | what it says |
 |---|---|
 | modules.json | the steps after the Transformer, in order: Pooling, then Dense, Normalize; another is refused by name |
-| 1_Pooling/config.json | how: cls, mean, max, lasttoken, weightedmean; several are put side by side |
+| 1_Pooling/config.json | how: cls, mean, max, lasttoken, weightedmean; several are put side by side (keys or names) |
 | 2_Dense/config.json | a product of the pooled vector, and an activation (`dense.py`); there may be several |
 | sentence_bert_config.json | max_seq_length: tokens of a text, special ones among them; do_lower_case |
 | config_sentence_transformers.json | prompts, put before a text, and which is the default |
@@ -43,6 +43,8 @@ MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+#: What `pooling_mode` calls them.
+NAMED = {("mean_sqrt_len_tokens" if mode == "mean_sqrt_len" else mode): key for key, mode in MODES.items()}
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,18 @@ def _object(file: Path) -> dict[str, Any]:
 def _pooling(file: Path, d_model: int) -> tuple[tuple[str, ...], bool]:
     """The modes, and whether a prompt's tokens count."""
     said = read_json_object(file, MAX_FILE, ConfigError)
-    width, include = said.get("word_embedding_dimension", d_model), said.get("include_prompt", True)
+    named = said.pop("pooling_mode", None)
+    if named is not None:  # the keys of before count no longer where both are there
+        said = {key: value for key, value in said.items() if key not in MODES} | _named(named, file)
+    size = "embedding_dimension" if "embedding_dimension" in said else "word_embedding_dimension"
+    width, include = said.get(size, d_model), said.get("include_prompt", True)
     unknown = [key for key in said if key.startswith("pooling_mode") and key not in MODES]
     wrong = [key for key in MODES if not isinstance(said.get(key, False), bool)]
-    usual = {USUAL_MODE: True} if any(key in said for key in MODES) else {}
-    modes = tuple(mode for key, mode in MODES.items() if (usual | said).get(key) is True)
+    if named is None and any(key in said for key in MODES):  # the mean is pooled there unless denied
+        said = {USUAL_MODE: True} | said
+    modes = tuple(MODES[key] for key in (MODES if named is None else said) if key in MODES and said.get(key) is True)
     if width != d_model:
-        msg = f"{file}: word_embedding_dimension is {quote(width)}, the model's hidden_size {d_model}"
+        msg = f"{file}: {size} is {quote(width)}, the model's hidden_size {d_model}"
     elif unknown or wrong:
         key = (unknown or wrong)[0]
         msg = f"{file}: {quote(key)} is {quote(said[key])}; expected true or false for one of {', '.join(MODES)}"
@@ -157,6 +164,17 @@ def _pooling(file: Path, d_model: int) -> tuple[tuple[str, ...], bool]:
     else:
         return modes, include
     raise ConfigError(msg)
+
+
+def _named(named: object, file: Path) -> dict[str, bool]:
+    """The names of `pooling_mode`, one or several in their order, as the keys that say the same."""
+    names: list[Any] = named if isinstance(named, list) else [named]
+    wrong = [name for name in names or [named] if not isinstance(name, str) or name not in NAMED]
+    if wrong or len(set(names)) < len(names):
+        what = quote(wrong[0]) if wrong else "a name twice"
+        msg = f"{file}: pooling_mode has {what}; expected one or several of {', '.join(NAMED)}"
+        raise ConfigError(msg)
+    return {NAMED[name]: True for name in names}
 
 
 def _prompts(file: Path) -> tuple[dict[str, str], str | None]:

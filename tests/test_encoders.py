@@ -530,6 +530,19 @@ def test_kinds_of_pooling_stand_side_by_side(
         assert np.abs(got - wanted).max() <= 1e-5
 
 
+@pytest.mark.parametrize("named", ["cls", ["lasttoken", "mean_sqrt_len_tokens", "cls"]])
+def test_kinds_of_pooling_by_name(sentences: Path, tmp_path: Path, named: str | list[str]) -> None:
+    """As newer versions write it: side by side in the order of the names; keys of before do not count then."""
+    shutil.copytree(sentences, tmp_path, dirs_exist_ok=True)
+    sentence_files(tmp_path, embedding_dimension=16, pooling_mode=named, pooling_mode_max_tokens=True)
+    kinds = {"cls": "cls_token"}
+    with miaotui.load(tmp_path) as model:
+        h = model.hidden([2, 9, 17, 5, 3]).astype(np.float64)
+        modes = [named] if isinstance(named, str) else named
+        wanted = np.concatenate([POOLED[f"pooling_mode_{kinds.get(mode, mode)}"](h) for mode in modes])
+        assert np.abs(model.encode("w5 w13 w1", normalize=False) - wanted).max() <= 1e-5
+
+
 def test_two_texts(sentences: Path) -> None:
     """Framed together, the second with types of its own, as transformers takes them."""
     model = transformers.AutoModel.from_pretrained(sentences, dtype=torch.float64)
@@ -585,6 +598,11 @@ def test_texts_are_read_as_sentence_transformers_reads_them(sentences: Path, tmp
         ("1_Pooling/config.json", "{}", "no pooling_mode is true"),
         ("1_Pooling/config.json", '{"pooling_mode_mean_tokens": 1}', "true or false"),
         ("1_Pooling/config.json", '{"pooling_mode_attention": true}', "pooling_mode_attention"),
+        ("1_Pooling/config.json", '{"embedding_dimension": 17, "pooling_mode": "mean"}', "embedding_dimension is 17"),
+        ("1_Pooling/config.json", '{"pooling_mode": ["mean", "attention"]}', "attention"),
+        ("1_Pooling/config.json", '{"pooling_mode": []}', "pooling_mode has"),
+        ("1_Pooling/config.json", '{"pooling_mode": {"mean": 1}}', "pooling_mode has"),
+        ("1_Pooling/config.json", '{"pooling_mode": ["mean", "mean"]}', "twice"),
         ("modules.json", "[1]", "type and path"),
         ("modules.json", '[{"type": "a.Pooling", "path": "../x"}]', "a folder here"),
         ("modules.json", '[{"type": "a.Transformer", "path": ""}]', "no Pooling"),
