@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .loader.load_plan import LoadPlan
-    from .loader.prune.compiled import Cut
+    from .loader.prune.cut import Cut
     from .loader.prune.receipt import Receipt
     from .loader.quantize import PackRows
     from .loader.sentence import Sentence
