@@ -17,7 +17,7 @@ from .loader.prune.options import select
 from .loader.prune.receipt import make_receipt
 from .loader.prune.stored_zeros import counted, uncounted
 from .runtime.forward.supported import check_backend
-from .runtime.program import record
+from .runtime.recorder.record import record
 
 if TYPE_CHECKING:
     from .loader.load_plan import LoadPlan

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .header import TensorInfo
     from .model_tensors import ModelTensors
     from .open import Opened
-    from .prune.compiled import Cut
+    from .prune.cut import Cut
     from .prune.plan import Indices
     from .prune.sparsity import Pattern
     from .ranges import Ranges

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections import deque
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import BackendError, InputError
+from ..errors import InputError
 from .kvcache import PAGE
 from .living import Living
 from .memory import float_rows
-from .pages import FullError, Pages, Waiting
+from .pages import FullError, Pages
+from .pools import Pools
 from .sources import Sources
 from .step import Batch
 from .whole import WholePasses
 
 if TYPE_CHECKING:
-    import weakref
     from collections.abc import Callable, Iterator
     from collections.abc import Sequence as Ids
 
@@ -31,42 +28,19 @@ if TYPE_CHECKING:
     from .arena import Tensor
     from .backend import Backend
     from .pages import Table
+    from .pools import Part
     from .program import Instruction, Program
     from .sampling import Sampler
     from .sequence import Sequence
-    from .sources import Source
     from .spec import Weights
 
     #: Called with an instruction and what gives its input tensors as arrays.
     Watch = Callable[[Instruction, Callable[[Tensor], NDArray[np.float32]]], None]
-    #: A table that keeps its pages, and who waits for it.
-    Held = tuple[Table, list[weakref.ref[Waiting]]]
-    #: Of one sequence in a pass: its table, the ids to feed, the slot of the first, and how many get logits.
-    Part = tuple[Table, Ids[int] | NDArray[np.int64], int, int]
 
 __all__ = ["Session"]
 
-T = TypeVar("T")
 
-
-#: Seconds between two looks for pages, and between two looks whether another thread took its turn.
-_LOOK = 0.002
-_YIELD = 0.0001
-#: Dropped sequences that are left to the next pass.
-_LEFT = 8
-
-_INSIDE = (
-    "this thread is computing with the model already: a signal's handler or a finaliser (__del__) was called in the "
-    "middle of a step and used the same model; let it set a flag, or hand the call to another thread"
-)
-
-_NO_ROOM = (
-    "the cache is full of a text that this thread is generating: a signal's handler or a finaliser (__del__) was "
-    "called meanwhile and needs room too; let it set a flag, or load with a larger cache_tokens"
-)
-
-
-class Session:
+class Session(Pools):
     """Runs batches of tokens. Everything is allocated here, before the first step.
 
     Sequences hold pages of the KV cache; where none is free, the sequence that was idle longest gives its pages up,
@@ -79,112 +53,20 @@ class Session:
     def __init__(self, program: Program, weights: Weights, backend: Backend) -> None:
         """Bind a program and its weights to a backend, which closes with the session. Errors: `BackendError`."""
         program = program.bound(weights)
-        self.program, self.weights, self.backend = program, weights, backend
-        self.n_context, self.chunk, self.n_logits = program.n_context, program.chunk, program.n_logits
+        self.program, self.weights = program, weights
+        self.chunk, self.n_logits = program.chunk, program.n_logits
         self.n_vocab, self.threads = program.n_vocab, backend.threads
         backend.bind(program, weights)
-        pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, self.n_context, (None,))
-        self.pages = Pages(*pool, backend.copy_page)
+        pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, program.n_context, (None,))
         self._whole = None if program.encoding is None else WholePasses(program, backend)
-        #: Of an encoder-decoder: the texts that its encoder has read.
-        self.sources = Sources(self._whole) if self._whole is not None and program.seq2seq else None
-        self.lock = threading.RLock()
+        sources = Sources(self._whole) if self._whole is not None and program.seq2seq else None
+        super().__init__(Pages(*pool, backend.copy_page), sources, backend, program.n_context)
         self._process = os.getpid()
-        self._queue: Living[object] = Living()  # who waits for a turn
-        self._holder = 0  # the thread that had the last one
-        self._n_passes = 0
-        #: Tables of sequences that were dropped; they are appended by the garbage collector, at any moment.
-        self.left: deque[Table] = deque()
-        self.last: Table | None = None  # whose logits lie there
-        self.ahead_of: Table | None = None  # for whom the backend works ahead
         self._batch = Batch(self.chunk, self.n_logits, program.padding)
         self._own = self.admit(None)  # of `step`
         self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
-        self._closed = ""  # why no pass is taken any more
         _SESSIONS.add(self)
-
-    # ------------------------------------------------------------------------------------------------ sequences
-
-    def admit(self, table: Table | None) -> Table:
-        """A table for a sequence: a new one, or one that holds pages already, and may be asked for them."""
-        if table is None:
-            # What is made and dropped without a pass must not pile up. Not in the middle of a step, whose pages are
-            # perhaps being changed: a signal's handler or a finaliser is asking.
-            if len(self.left) > _LEFT and not self._queue and not self._is_mine():
-                with self.lock:
-                    self._collect()
-            return self.pages.table(self.n_context)
-        return table
-
-    def encoded(self, ids: Ids[int]) -> Source:
-        """A text that the encoder of an encoder-decoder reads, once a pass needs it; its ids were checked."""
-        if self.sources is None:
-            msg = "this model is no encoder-decoder"
-            raise InputError(msg)
-        return self.sources.admit(ids)
-
-    def turn(self, work: Callable[[], T]) -> T:
-        """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
-
-        Where work needs pages that others have who run, it waits, without the lock, and is done again from its
-        beginning. Errors: those of `work`; `InputError` where the text could never fit, and where this thread is inside
-        a turn: a signal's handler or a finaliser was called there, and would overwrite what the turn is about to read.
-        """
-        self.check_outside()
-        me, mine = threading.get_ident(), Waiting()
-        while True:
-            try:
-                self._queue.add(mine)
-                if self._holder == me and any(who is not mine for who in self._queue):
-                    time.sleep(_YIELD)  # the lock was left free: one of them takes it
-                with self.lock:
-                    self._queue.discard(mine)
-                    self._holder = me
-                    result = work()  # not returned here: what a tracer raises as a with is left would keep the lock
-                return result  # noqa: RET504, TRY300 - as said
-            except FullError as full:
-                there, pool = full.held, full.pages
-                if not full.others:
-                    what = "text" if pool is self.pages else "prompt"
-                    room = f"{pool.n_pages * pool.size} tokens"
-                    msg = f"the {what} does not fit the cache of {room}; load with a larger cache_tokens"
-                    raise InputError(msg) from None
-            except BackendError:
-                if self._closed:  # in the middle of work, by a signal's handler or a finaliser
-                    raise InputError(self._closed) from None
-                raise
-            except BaseException:
-                self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
-                raise
-            self._until_one_ends(there)
-
-    def _within(self, work: Callable[[], T]) -> T:
-        """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
-        return work() if self._is_mine() else self.turn(work)
-
-    def check_outside(self) -> None:
-        """InputError where this thread is inside a turn."""
-        if self._is_mine():
-            raise InputError(_INSIDE)
-
-    def _is_mine(self) -> bool:
-        """Whether this thread holds the lock."""
-        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
-        return owned
-
-    def _until_one_ends(self, there: list[Held]) -> None:
-        """Wait until one of those who are waited for has what he wanted, or gave his pages up.
-
-        InputError where all of them wait in this very thread: a signal's handler, or a finaliser, interrupted them.
-        """
-        me = threading.get_ident()
-        if there and all(any(getattr(who(), "thread", 0) == me for who in waiting) for _, waiting in there):
-            raise InputError(_NO_ROOM)
-        time.sleep(_LOOK)
-        held = [(table, who) for table, waiting in there for who in waiting]
-        while held and not self._closed and all(table.n_pages and who() in table.waiting for table, who in held):
-            time.sleep(_LOOK)
 
     def compute(
         self,
@@ -373,70 +255,6 @@ class Session:
         before = [slot for slot in table.padding if slot < start]
         table.padding = before + [start + i for i, token in enumerate(ids) if token == self.program.padding]
         return len(before)
-
-    def _reserve(self, parts: list[Part], end: int) -> None:
-        """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
-        self._collect()
-        if not self.backend.paged and len(parts) > 1:
-            for table in self.pages.tables:
-                self.pages.release(table)
-            return
-        busy = {id(table) for table, *_ in parts}
-        self._n_passes += 1
-        for table, ids, start, _ in parts:
-            table.used = self._n_passes
-            self.pages.truncate(table, start)
-            while not self.pages.reserve(table, max(end, start + len(ids))):
-                others = (t for t in self.pages.tables if id(t) not in busy and t.n_pages)
-                idle = min((t for t in others if not t.waiting), key=lambda t: t.used, default=None)
-                if idle is not None:
-                    self.pages.release(idle)
-                    continue
-                had = list(self.pages.n_free)
-                self.pages.recount()  # a table may have gone without a word
-                if self.pages.n_free != had:
-                    continue
-                self._give_up(parts)
-                raise FullError(self.pages)
-
-    def _give_up(self, parts: list[Part]) -> None:
-        """Who must wait holds nothing of the cache meanwhile, so that those who run can end."""
-        for table, *_ in parts:
-            self.pages.release(table)
-
-    def _collect(self) -> None:
-        """Take back what dropped sequences held."""
-        for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
-            if self.left[0] is self.last or self.left[0] is self.ahead_of:  # or it would keep its encoder's text
-                self.last = self.ahead_of = None
-            self.pages.release(self.left[0])
-            self.left.popleft()
-        if self.sources is not None:
-            self.sources.collect()
-
-    @contextmanager
-    def awaited(self, table: Table) -> Iterator[None]:
-        """Somebody waits for the next id of a sequence: until then it gives no pages up."""
-        who = Waiting()  # it is gone with the caller, whatever ends him
-        tables = [table] if table.source is None else [table, table.source.table]
-        keys = [-1] * len(tables)
-        try:
-            for i, each in enumerate(tables):  # whom a pass overtakes here is computed again, with the same bits
-                keys[i] = each.waiting.add(who)
-            yield
-        finally:
-            try:
-                for each, key in zip(tables, keys, strict=True):
-                    each.waiting.forget(key)
-            finally:
-                del who  # whoever keeps an exception that came in there keeps this frame
-
-    def check_room(self, n: int) -> None:
-        """InputError where a text of this many ids can never fit the cache."""
-        room = self.pages.n_pages * self.pages.size
-        if n > room and None in self.pages.windows:
-            msg = f"a text of {n} tokens does not fit the cache of {room}; load with a larger cache_tokens"
-            raise InputError(msg)
 
     def _check(self, ids: Ids[int] | NDArray[np.int64], start: int, n_logits: int) -> None:
         n = len(ids)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from miaotui.runtime.arena import place
 from miaotui.runtime.cuda.interpreter import Interpreter
-from miaotui.runtime.program import Program, Recorder
+from miaotui.runtime.program import Program
+from miaotui.runtime.recorder.record import Recorder
 
 pytest.importorskip("greenlet", reason="the emulated GPU needs greenlet, of the test extra")
 from miaotui.runtime.cuda.emulator.device import SCHEDULES, EmulatedDevice, Fault

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from miaotui.runtime.arena import place
 from miaotui.runtime.cpu import link
 from miaotui.runtime.kvcache import KV_BYTES, PAGE, pages_of
-from miaotui.runtime.program import Program, Recorder, _place_waits
+from miaotui.runtime.program import Program, place_waits
+from miaotui.runtime.recorder.record import Recorder
 from miaotui.runtime.step import T_ROW, Batch
 from miaotui.tools import demo
 from test_ops import SIZES, THREADS
@@ -72,7 +73,7 @@ class Machine:
             self.results[-1].keep = True
         self.groups = tuple(ops.groups)
         size = place(ops.tensors, len(ops.code))
-        _place_waits(ops.code)
+        place_waits(ops.code)
         program = Program(ops.code, ops.tensors, q, q, CONTEXT, CHUNK, 1, threads, size, 0)
         self.code = program.encode(link.addresses(i.kernel for i in ops.code).__getitem__)
         block = np.full(size + 64, 0xFF, np.uint8)
@@ -197,7 +198,7 @@ def test_rows_go_where_their_tokens_say_and_each_has_its_id(data, width, tokens,
     ops.argmax(y)
     y.keep = True
     size = place(ops.tensors, len(ops.code))
-    _place_waits(ops.code)
+    place_waits(ops.code)
     program = Program(ops.code, ops.tensors, y, y, tokens, tokens, rows + 1, threads, size, 0)
     code = program.encode(link.addresses(i.kernel for i in ops.code).__getitem__)
     block = np.full(size + 64, 0xFF, np.uint8)

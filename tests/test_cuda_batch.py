@@ -13,7 +13,8 @@ from miaotui.errors import InputError
 from miaotui.runtime.arena import place
 from miaotui.runtime.cuda import driver
 from miaotui.runtime.cuda.interpreter import Interpreter
-from miaotui.runtime.program import Program, Recorder
+from miaotui.runtime.program import Program
+from miaotui.runtime.recorder.record import Recorder
 from tolerance import bound
 
 LENGTHS = st.sampled_from([1, 1, 2, 3, 5, 7])

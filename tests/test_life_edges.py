@@ -14,7 +14,7 @@ import pytest
 from life import DEMO, in_child
 from miaotui.errors import BackendError, InputError
 from miaotui.loader.text import tokenizer
-from miaotui.runtime import living, session
+from miaotui.runtime import living, turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,7 +198,7 @@ def test_who_is_interrupted_waits_no_more(model: miaotui.Model, monkeypatch: pyt
     other, queue = Other(), model.session._queue
     model.generate(PROMPT, **SHORT)
     queue.add(other)
-    monkeypatch.setattr(session.time, "sleep", struck)
+    monkeypatch.setattr(turns.time, "sleep", struck)
     with pytest.raises(KeyboardInterrupt) as kept:
         model.generate(PROMPT, **SHORT)
     assert kept.tb is not None

@@ -18,8 +18,9 @@ from miaotui.runtime.cpu.kernels import KERNELS
 from miaotui.runtime.cuda.kernels import KERNELS as CUDA_KERNELS
 from miaotui.runtime.kvcache import pages_of
 from miaotui.runtime.ops import ACTS, FAST, HEADER, OPS, SLOTS
-from miaotui.runtime.program import Program, Recorder, _place_waits
+from miaotui.runtime.program import Program, place_waits
 from miaotui.runtime.quantized import GROUP, QUANTIZED, quantized_shape
+from miaotui.runtime.recorder.record import Recorder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
@@ -66,7 +67,7 @@ def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.nda
     if y is not None:
         y.keep = True
     size = place(ops.tensors, len(ops.code))
-    _place_waits(ops.code)
+    place_waits(ops.code)
     program = Program(ops.code, ops.tensors, y, y, ops.n_context, longest + 2, case.rows + 1, threads, size, 0)
     code = program.encode(link.addresses(i.kernel for i in ops.code).__getitem__)
     block = np.full(size + 2 * GUARD + 64, UNTOUCHED, np.uint8)

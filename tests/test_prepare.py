@@ -23,7 +23,7 @@ from miaotui.loader.prune.options import select
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.prepare import prepare
 from miaotui.runtime import cores
-from miaotui.runtime.program import record
+from miaotui.runtime.recorder.record import record
 from miaotui.runtime.spec import Weight
 from miaotui.tools.commands.inspect import facts
 from miaotui.tools.prune import prune
@@ -33,7 +33,7 @@ COUNTED = {
     "resolve": ("loader.config", "resolve_config"),
     "compile": ("loader.prune.compiled", "compile_plan"),
     "plan": ("loader.load_plan", "make_load_plan"),
-    "record": ("runtime.program", "record"),
+    "record": ("runtime.recorder.record", "record"),
     "check": ("loader.model_tensors", "ModelTensors"),
 }
 

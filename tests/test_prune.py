@@ -25,7 +25,8 @@ from miaotui.loader.checkpoint import Checkpoint
 from miaotui.loader.config import parse_config
 from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
-from miaotui.loader.prune.compiled import compile_plan, fingerprint
+from miaotui.loader.prune.compiled import compile_plan
+from miaotui.loader.prune.named import fingerprint
 from miaotui.loader.prune.options import parse_prune, select
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.prune.rank_ffn import best

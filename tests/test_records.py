@@ -17,7 +17,7 @@ from miaotui.loader.families import FAMILIES
 from miaotui.runtime.cpu.backend import cpu_session
 from miaotui.runtime.forward.ops import Ops
 from miaotui.runtime.ops import OPS
-from miaotui.runtime.program import record
+from miaotui.runtime.recorder.record import record
 from miaotui.runtime.spec import (
     Adapter,
     Attention,

@@ -17,7 +17,7 @@ from miaotui.runtime.bias import Bias, BiasTable, buckets_of
 from miaotui.runtime.cpu.backend import cpu_session
 from miaotui.runtime.encoding import Whole, encoded
 from miaotui.runtime.forward.supported import check_backend
-from miaotui.runtime.program import record
+from miaotui.runtime.recorder.record import record
 from miaotui.runtime.spec import Buckets, Slopes
 from miaotui.tools.prune import prune
 from test_records import CONTEXT, IDS, SLOPED, Drawn, F, config

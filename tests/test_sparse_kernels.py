@@ -19,8 +19,9 @@ from miaotui.loader.quantize import pack_rows
 from miaotui.runtime.arena import place
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.kernels import quantized
-from miaotui.runtime.program import Program, Recorder, _place_waits
+from miaotui.runtime.program import Program, place_waits
 from miaotui.runtime.quantized import PANEL, quantized_shape, unpack
+from miaotui.runtime.recorder.record import Recorder
 from miaotui.runtime.sparse_int8 import SPREAD_PANELS, pack_sparse_int8, sparse_int8_bytes, unpack_sparse_int8
 from miaotui.runtime.step import S_T, STEP_WORDS
 from test_ops import EVERY_SPARSE, Case, exactly, run_kernels, sparse
@@ -92,7 +93,7 @@ def test_a_step_allocates_nothing(threads):
     for w in weights:
         y = ops.linear(y, w)
     size = place(ops.tensors, len(ops.code))
-    _place_waits(ops.code)
+    place_waits(ops.code)
     program = Program(ops.code, ops.tensors, y, y, 8, 8, 1, threads, size, 0)
     code = program.encode(link.addresses(i.kernel for i in ops.code).__getitem__)
     arena, words = np.zeros(size + 64, np.uint8), np.zeros(STEP_WORDS, np.int64)

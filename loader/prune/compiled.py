@@ -1,125 +1,44 @@
 """A plan compared with a model and compiled: the config of what is left, and what is kept along every axis.
 
-A cut is a set of ranges for each axis of `roles`; a plan is for `Config.stack`, and names a layer's attention and
-feed-forward by its number alone. What it says of an encoder that a decoder reads is a plan for `Config.encoding`.
+A plan is for `Config.stack`, and names a layer's attention and feed-forward by its number alone. What it says of an
+encoder that a decoder reads is a plan for `Config.encoding`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ...errors import PlanError
 from ...runtime.spec import Attention, Buckets, Decoding, FeedForward
 from ..families import FAMILIES
-from ..files import quote
-from ..ranges import as_ranges, last_named, show, spread
+from ..ranges import show
 from ..roles import AXES, CROSS, LINEAR, ROLES
 from ..sizes import (
     LayerSizes,
     axis_size,
     cross_heads,
-    d_head,
     has_padding_row,
     head_reads_width,
-    model_sizes,
     sizes_of,
     with_sizes,
 )
-from .compose import OF_ENCODER, of_encoder
+from .compose import of_encoder
+from .cut import Cut
+from .named import check_indices, check_model, check_set
 from .plan import PrunePlan
-from .sparsity import Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ...runtime.spec import Config
     from ..checkpoint import Checkpoint
-    from ..ranges import Ranges
     from .plan import Indices
 
-__all__ = ["MAX_LAYERS", "Cut", "check_named", "compile_plan", "fingerprint", "with_shares"]
+__all__ = ["compile_plan", "with_shares"]
 
-WIDTH = "width"
 #: That of a padding token which was cut.
 NO_ID = -1
-#: Axes of which a layer keeps what a plan says of it.
-OF_LAYER = ("heads", "kv_heads", "cross_heads", "cross_kv_heads", "ffn", "biased", "experts")
-#: Layers that a plan may have run: as many as a config.json may say.
-MAX_LAYERS = 2**16
-
-
-@dataclass(frozen=True)
-class Cut:
-    """`before`: the file's model; `config`: what is left. `layers`: the file's numbers of those that run, in order.
-
-    Heads, key/value heads, neurons, experts: kept ones by the file's layer number, where not all are. `sparsity`: the
-    plan's.
-    """
-
-    before: Config
-    config: Config
-    layers: Indices
-    heads: Mapping[int, Indices]
-    kv_heads: Mapping[int, Indices]
-    ffn: Mapping[int, Indices]
-    vocab: Indices | None
-    width: Indices | None
-    sparsity: Mapping[str, str] = field(default_factory=dict)
-    vocab_fallback: int | str | None = None
-    cross_heads: Mapping[int, Indices] = field(default_factory=dict)
-    cross_kv_heads: Mapping[int, Indices] = field(default_factory=dict)
-    #: Heads whose lines of a table of distances stay, where not all do: of a layer's own, or under 0 of the stack's.
-    biased: Mapping[int, Indices] = field(default_factory=dict)
-    #: Of the encoder that a decoder reads.
-    encoder: Cut | None = None
-    experts: Mapping[int, Indices] = field(default_factory=dict)
-
-    @property
-    def cuts(self) -> bool:
-        """Whether anything of the file's model is left out."""
-        mine = self.config != self.before or self.layers != tuple(range(self.before.n_layers))
-        return mine or (self.encoder is not None and self.encoder.cuts)
-
-    def same(self, layer: int) -> tuple[Indices | None, ...]:
-        """Equal for layers of which the same is kept."""
-        return tuple(getattr(self, axis).get(layer) for axis in OF_LAYER)
-
-    def tokens(self, kept: Indices | None) -> Indices:
-        """The tokenizer's id of every row that is left; `kept`: of every row of the file's model, if not its number."""
-        rows = tuple(range(self.before.n_vocab)) if self.vocab is None else self.vocab
-        return rows if kept is None else tuple(kept[row] for row in rows)
-
-    def fallback(self, kept: Indices | None, before: int | str | None) -> int | str | None:
-        """What stands for a token that is gone, as the tokenizer's id; `before`: what the file says."""
-        if not isinstance(self.vocab_fallback, int):
-            return before if self.vocab_fallback is None else self.vocab_fallback
-        return self.vocab_fallback if kept is None else kept[self.vocab_fallback]
-
-    def kept(self, axis: str, layer: int) -> Ranges:
-        """Kept elements along an axis of one of the file's layers."""
-        indices: Indices | None = None
-        if axis in ("vocab", "width", "source"):
-            indices = getattr(self, WIDTH if axis == "source" else axis)
-        elif axis in OF_LAYER:
-            indices = getattr(self, axis).get(layer)
-        if indices is None:
-            return ((0, axis_size(self.before, axis, layer)),)
-        return spread(as_ranges(indices), d_head(self.before) if axis.endswith("heads") else 1)
-
-    def zeros(self, role: str, layer: int = 0) -> Pattern | None:
-        """Zeros in a role of one of the file's layers, where any are asked for: q's are those of both attentions."""
-        role = role.removeprefix("cross_")
-        text = self.sparsity.get(f"{layer}.{role}", self.sparsity.get(role))
-        return None if text in (None, "dense") else Pattern.parse(text)
-
-
-def fingerprint(config: Config, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
-    """What a plan says of the model that it is for: family and sizes, and with a checkpoint its tensors' layout."""
-    facts: dict[str, Any] = {"family": config.family, **model_sizes(config)}
-    if checkpoint is not None:
-        facts["layout"] = checkpoint.layout
-    return facts
 
 
 def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint | None = None) -> Cut:
@@ -130,14 +49,14 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     whose pattern does not fit what is left of a matrix.
     """
     plan = plan or PrunePlan()
-    _check_model(plan, config, checkpoint)
+    check_model(plan, config, checkpoint)
     if plan.ratio is not None:
         msg = f"{plan.ratio} is not resolved to indices yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
     if plan.vocab_fallback == "unk":
         msg = "vocab_fallback 'unk' is not resolved to an id yet; give the plan to load, or resolve it first"
         raise PlanError(msg)
-    _check_indices(plan, config)
+    check_indices(plan, config)
     _check_stacks(plan, config)
     encoder = _encoder(plan, config) if config.seq2seq else None
     layers = tuple(range(config.n_layers)) if plan.run is None else plan.run
@@ -208,7 +127,7 @@ def _check_zeros(cut: Cut) -> None:
     """Every pattern fits the matrices that are left, and names some that the model has."""
     named = {cell.rpartition(".")[2] for cell in cut.sparsity}
     layers = tuple(sorted({int(cell.partition(".")[0]) for cell in cut.sparsity if "." in cell}))
-    _check_set("sparsity", layers, cut.before.n_layers, "layer", empty=True)
+    check_set("sparsity", layers, cut.before.n_layers, "layer", empty=True)
     if "head" in named and cut.before.tied:
         msg = "sparsity of head: it is the embedding here, whose rows are looked up; leave it out"
         raise PlanError(msg)
@@ -298,116 +217,6 @@ def _renumbered(decoding: Decoding | None, new: Mapping[int, int]) -> Decoding |
         tuple(new[i] for i in decoding.forced_eos if i in new),
         tuple(tuple(new[i] for i in word) for word in decoding.never if all(i in new for i in word)),
     )
-
-
-def _check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None) -> None:
-    """Every part of the plan's fingerprint must be this model's."""
-    mine = fingerprint(config, checkpoint)
-    for name, value in plan.model.items():
-        if name == "layout" and checkpoint is None:
-            continue
-        if name not in mine:
-            msg = f"the plan's model has {quote(name)}, which is no part of a fingerprint ({', '.join(mine)})"
-            raise PlanError(msg)
-        if mine[name] != value and not (name == "d_head" and not mine[name]):  # a model without attention has no heads
-            msg = f"the plan is for another model: its {name} is {quote(value)}, this model's {quote(mine[name])}"
-            raise PlanError(msg)
-
-
-def check_named(raw: Mapping[str, Any], config: Config, checkpoint: Checkpoint | None = None) -> None:
-    """Compare the largest index of every text in a plan's object with the model, before any range is written out.
-
-    A few bytes may name billions. `compile_plan` compares everything. Raises `PlanError`.
-    """
-    _check_model(PrunePlan(model=raw.get("model", {})), config, checkpoint)
-    for name, (size, each) in _sizes_of_sets(config).items():
-        _check_set(name, _last(raw.get(name)), size, each, empty=True)
-    for name, each in _OF_LAYERS.items():
-        for key, kept in raw[name].items() if isinstance(raw.get(name), dict) else ():
-            layer = _last(key)
-            _check_set(name, layer, config.n_layers, "layer", empty=True)
-            for i in layer:
-                _check_set(f"{name} of layer {i}", _last(kept), _count(config, name, i), each, empty=True)
-    for key in raw["sparsity"] if isinstance(raw.get("sparsity"), dict) else ():
-        layers = key.rpartition(".")[0] or key if isinstance(key, str) else None
-        _check_set("sparsity", _last(layers), config.n_layers, "layer", empty=True)
-    if isinstance(raw.get("encoder"), dict) and config.seq2seq:
-        try:
-            check_named({name: x for name, x in raw["encoder"].items() if name in OF_ENCODER}, config.encoding)
-        except PlanError as e:
-            raise PlanError(of_encoder(e)) from None
-
-
-#: A plan's sets of each layer, and what each element is called.
-_OF_LAYERS = {"heads": "head", "cross_heads": "head", "ffn": "neuron", "experts": "expert"}
-
-
-def _count(config: Config, name: str, layer: int) -> int:
-    """How many of these a layer has."""
-    own = sizes_of(config, layer)
-    return {
-        "heads": own.n_heads,
-        "cross_heads": cross_heads(config, layer)[0],
-        "ffn": own.d_ff,
-        "experts": own.n_experts,
-    }[name]
-
-
-def _last(value: object) -> Indices:
-    """The largest index of a text, where it is one."""
-    last = last_named(value)
-    return () if last is None else (last,)
-
-
-def _sizes_of_sets(config: Config) -> dict[str, tuple[int, str]]:
-    """A plan's set -> how many there are of what it names, and what each is called."""
-    layers = (config.n_layers, "layer")
-    return {
-        "order": layers, "layers": layers, "vocab": (config.n_vocab, "token"), "width": (config.d_model, "dimension")
-    }  # fmt: skip
-
-
-def _check_indices(plan: PrunePlan, config: Config) -> None:
-    """Every index is one that the model has, and what must not be empty is not."""
-    if plan.order is not None:
-        _check_set("order", tuple(sorted(set(plan.order))), config.n_layers, "layer")
-        if len(plan.order) > MAX_LAYERS:
-            msg = f"order: {len(plan.order)} layers; expected at most {MAX_LAYERS}"
-            raise PlanError(msg)
-    for name, (size, each) in _sizes_of_sets(config).items():
-        if name != "order" and getattr(plan, name) is not None:
-            _check_set(name, getattr(plan, name), size, each)
-    if isinstance(plan.vocab_fallback, int):
-        _check_set("vocab_fallback", (plan.vocab_fallback,), config.n_vocab, "token")
-        if plan.vocab is not None and plan.vocab_fallback not in plan.vocab:
-            msg = f"vocab_fallback: token {plan.vocab_fallback} stands for those that are gone, but is cut; keep it"
-            raise PlanError(msg)
-    for name, each in _OF_LAYERS.items():
-        of = getattr(plan, name)
-        _check_set(name, tuple(of), config.n_layers, "layer", empty=True)
-        for layer, kept in of.items():
-            _check_set(f"{name} of layer {layer}", kept, _count(config, name, layer), each, empty=True)
-    _check_experts(plan, config)
-
-
-def _check_experts(plan: PrunePlan, config: Config) -> None:
-    """As many as a token goes to, at least."""
-    for layer, kept in plan.experts.items():
-        ffn = config.stack.feed_forward(layer)
-        least = ffn.experts.per_token if ffn is not None and ffn.experts is not None else 0
-        if len(kept) < least:
-            msg = f"experts of layer {layer}: {len(kept)} kept, but a token goes to {least}; keep at least as many"
-            raise PlanError(msg)
-
-
-def _check_set(what: str, kept: Indices, size: int, each: str, *, empty: bool = False) -> None:
-    if not kept and not empty:
-        msg = f"{what}: nothing is kept; a model needs at least one"
-        raise PlanError(msg)
-    if kept and kept[-1] >= size:
-        it = "it" if " of layer " in what else "the model"
-        msg = f"{what}: there is no {each} {kept[-1]}; {it} has {f'{size} (0 to {size - 1})' if size else 'none'}"
-        raise PlanError(msg)
 
 
 def _kv_heads(what: str, kept: Indices, n_heads: int, n_kv_heads: int, layer: int) -> Indices:

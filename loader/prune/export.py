@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..families import Family
     from ..load_plan import LoadPlan
     from ..source import Source
-    from .compiled import Cut
+    from .cut import Cut
 
     Change = Callable[[list[Source], NDArray[np.generic]], NDArray[np.generic]]
     Reshape = Callable[[list[Source], tuple[int, ...]], tuple[int, ...]]

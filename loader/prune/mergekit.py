@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import PlanError
 from ..files import quote, read_json_object, read_yaml_object
 from ..paths import as_path
-from .compiled import MAX_LAYERS, check_named
+from .named import MAX_LAYERS, check_named
 from .plan import FORMAT, MAX_PLAN, PrunePlan
 
 if TYPE_CHECKING:

@@ -41,10 +41,10 @@ from ..sizes import cross_heads, sizes_of
 from ..text.tokenizer import Tokenizer
 from ..text.vocab_fallback import UNK, needed_rows, with_fallback_id
 from ..text.vocabulary import kept_ids
-from .compiled import check_named, fingerprint
 from .compose import of_encoder
 from .forms import ENCODER, FORMS, Forms
 from .mergekit import SLICES, load_plan, plan_of
+from .named import check_named, fingerprint
 from .plan import PrunePlan
 from .ratios import Selection, selected
 

@@ -66,7 +66,7 @@ class PrunePlan:
 
     `order` is None unless layers are moved or repeated: an ascending one is stored as `layers`.
 
-    `model` is the fingerprint of the model that it is for (`compiled.fingerprint`), or empty: any model that it fits.
+    `model` is the fingerprint of the model that it is for (`named.fingerprint`), or empty: any model that it fits.
     Errors: `PlanError` for values that no model could have; `compiled.compile_plan` compares with a model.
     """
 

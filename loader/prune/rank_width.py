@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..load_plan import LoadPlan
     from ..open import Opened
     from ..source import Source
-    from .compiled import Cut
+    from .cut import Cut
     from .plan import PrunePlan
 
     F64 = NDArray[np.float64]

@@ -17,7 +17,7 @@ from .rank_width import dimensions, weightiest_dimensions
 
 if TYPE_CHECKING:
     from ..open import Opened
-    from .compiled import Cut
+    from .cut import Cut
     from .plan import Indices, PrunePlan
 
 __all__ = ["Selection", "selected"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..memory import zeroed
-from ..program import record
+from ..recorder.record import record
 from ..session import Session
 from . import link
 from .target import debugging

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ..arena import Tensor
     from ..bias import Bias
-    from ..program import Recorder
+    from ..recorder.record import Recorder
     from ..reference import Array, Reference
     from ..rope import RopeTable
     from ..spec import Activation, Distances, Weight

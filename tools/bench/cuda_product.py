@@ -16,7 +16,8 @@ from ...errors import BackendError, InputError
 from ...runtime.arena import place
 from ...runtime.cuda import driver
 from ...runtime.cuda.interpreter import Interpreter
-from ...runtime.program import Program, Recorder
+from ...runtime.program import Program
+from ...runtime.recorder.record import Recorder
 from ...runtime.spec import Weight
 from .compare import Worker, worker_command
 from .shapes import to_bf16

@@ -26,7 +26,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...runtime.arena import place
-from ...runtime.program import Program, Recorder
+from ...runtime.program import Program
+from ...runtime.recorder.record import Recorder
 from ...runtime.spec import Weight
 from .compare import Worker
 from .peers.worker import serve

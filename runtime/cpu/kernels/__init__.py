@@ -7,14 +7,28 @@ none.
 
 from __future__ import annotations
 
-from . import attention, elementwise, experts, linear, norm, packing, quantized, sparse, tokens
+from . import (
+    attention,
+    attention_variants,
+    elementwise,
+    experts,
+    kv_cache,
+    linear,
+    norm,
+    packing,
+    quantized,
+    sparse,
+    tokens,
+)
 from .base import KERNELS
 
 __all__ = [
     "KERNELS",
     "attention",
+    "attention_variants",
     "elementwise",
     "experts",
+    "kv_cache",
     "linear",
     "norm",
     "packing",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from numba import njit
 
-from ...step import S_N_LOGITS, S_T, S_TOKENS, TOKEN_WORDS
+from ...step import S_N_LOGITS, S_SEQUENCES, S_T, S_TOKENS, SEQUENCE_WORDS, TOKEN_WORDS
 from ..lanes import ld, ldf
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = [
     "jit",
     "kernel",
     "rows_of",
+    "sequence_words",
     "share",
     "template",
     "token_word",
@@ -65,3 +66,9 @@ def token_word(step: Any, r: Any, word: Any) -> Any:
 def share(n: Any, unit: Any, t: Any, nt: Any) -> Any:
     """Where thread t's share of n items begins, in whole units."""
     return min(n, ((n + unit - 1) // unit * t // nt) * unit)
+
+
+@template
+def sequence_words(step: Any, q: Any) -> Any:
+    """Address of a sequence's words."""
+    return ld(step + 8 * S_SEQUENCES) + 8 * SEQUENCE_WORDS * q

@@ -1,0 +1,170 @@
+"""What a model answers in numbers: logits, hidden states, a text's vector, the score of a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .encode import Pairs, Vectors
+from .errors import InputError
+from .loaded import Loaded
+from .loader.sentence import pair_activation, read_sentence
+from .loader.text.tokenizer import checked_ids
+from .once import once
+from .runtime.encoding import Whole, encoded, scored
+from .runtime.memory import float_rows, memory_named
+from .runtime.sequence import Sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from collections.abc import Sequence as Ids
+
+    from numpy.typing import NDArray
+
+    from .loader.sentence import Sentence
+
+__all__ = ["Arrays"]
+
+
+class Arrays(Loaded):
+    """Of `Model`: the calls that return arrays."""
+
+    @memory_named("logits")
+    def logits(self, ids: object, *, token_types: object = None, decoder_ids: object = None) -> NDArray[np.float32]:
+        """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`.
+
+        Of an encoder, what its head gives: [T, n_vocab] (masked tokens), [T, labels] (token classes), [T, 2] (start and
+        end of an answer), [labels] (classes of the text); `Model.config` has `head` and `labels`. `token_types`: as in
+        `hidden`. Of an encoder-decoder, whose encoder reads `ids`: [U, n_vocab] of its decoder's [U] `decoder_ids`.
+        """
+        if self.config.seq2seq:
+            self._no_types(token_types)
+            return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids, "ids"))
+        if decoder_ids is not None:
+            msg = f"decoder_ids: {self.config.family} is no encoder-decoder; leave them out"
+            raise InputError(msg)
+        if self.config.decoder is None:
+            return next(scored(self._session, self.config, [self._whole(ids, token_types)]))
+        self._no_types(token_types)
+        self._check_kind("logits", encoder=False)
+        return self._rows(ids, "logits", self.config.n_vocab)
+
+    @memory_named("hidden")
+    def hidden(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
+        """[T] ids -> float32 [T, d_model]: what leaves the last layer, after the final norm. Errors: `InputError`.
+
+        `token_types`: of each token, of an encoder that has such (BERT's segments; default: all are 0). Of an
+        encoder-decoder, what its encoder gives; nothing of its decoder is read.
+        """
+        if self.config.seq2seq:
+            self._no_types(token_types)
+            return next(encoded(self._session, [Whole(self._source(ids, "ids"))], np.copy))
+        if self.config.decoder is None:
+            return next(encoded(self._session, [self._whole(ids, token_types)], np.copy))
+        self._no_types(token_types)
+        return self._rows(ids, "hidden", self.config.d_model)
+
+    def _whole(self, ids: object, token_types: object) -> Whole:
+        return Whole(self._ids(ids), None if token_types is None else checked_ids(token_types))
+
+    def _no_types(self, token_types: object) -> None:
+        if token_types is not None:
+            msg = f"token_types: {self.config.family} has none"
+            raise InputError(msg)
+
+    @memory_named("last_logits")
+    def last_logits(self, sequences: object) -> NDArray[np.float32]:
+        """Several sequences of ids -> float32 [sequences, n_vocab]: the logits after the last token of each.
+
+        One pass takes as many as fit it (`prefill_chunk` tokens, 32 sequences, the cache); the bits are those that
+        each gets alone (on a GPU, with precision="exact"). Errors: `InputError`.
+        """
+        self._check_kind("last_logits", encoder=False)
+        if self.config.seq2seq:
+            msg = f"last_logits: {self.config.family} is an encoder-decoder; use logits(ids, decoder_ids=...)"
+            raise InputError(msg)
+        if isinstance(sequences, np.ndarray):
+            sequences = list(sequences) if sequences.ndim else None
+        if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
+            msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
+            raise InputError(msg)
+        return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])
+
+    @memory_named("encode")
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+    ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
+        """A vector for each text, pooled as the directory says (modules.json; without it, the mean of its tokens).
+
+        Of a decoder too, where there is a modules.json (Qwen3-Embedding).
+
+        One text gives float32 [d], several [texts, d], an iterator an iterator, which takes texts as passes need them.
+        Texts are packed end to end, without padding; a text's bits do not depend on the others. Longer ones are cut to
+        max_seq_length, or to the model's positions. `prompt` stands before every text, or the directory's prompt
+        `prompt_name`; `normalize`: to length 1 at the end, or not (default: as the directory says); `truncate_dim`:
+        keep the first dimensions of what the directory's steps give, whose length is 1 again with `normalize=True`.
+        Errors: `InputError`, `TokenizerError`, `ConfigError`.
+        """
+        if self.config.decoder is None or self.config.seq2seq or not self._sentence.said:
+            self._check_kind("encode", encoder=True)
+        return self._vectors.of(
+            texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize, truncate_dim=truncate_dim
+        )
+
+    @memory_named("predict")
+    def predict(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
+        """The score of each pair of texts, as `CrossEncoder.predict` of sentence-transformers: of classifiers.
+
+        Several pairs give float32 [pairs], or [pairs, labels] where there is more than one; an iterator an iterator of
+        [labels]. Logits go through the function that config.json names (`sentence_transformers.activation_fn`), or
+        without one through the logistic function where there is one label. Errors: `InputError`, also for a pair of
+        more tokens than the model has positions; `TokenizerError`, `ConfigError`.
+        """
+        return self._pairs.of(pairs)
+
+    @once
+    def _pairs(self) -> Pairs:
+        act = pair_activation(self._opened.raw, str(self._opened.directory / "config.json"), len(self.config.labels))
+        return Pairs(self._session, self.tokenizer, self.config, act)
+
+    @once
+    def _vectors(self) -> Vectors:
+        return Vectors(self._session, self.tokenizer, self._sentence)
+
+    @once
+    def _sentence(self) -> Sentence:
+        return read_sentence(self._opened.directory, self.config.d_model)
+
+    def _decoder_ids(self, ids: object) -> list[int]:
+        decoding = self.config.decoding
+        if ids is None and decoding is not None:
+            msg = (
+                f"decoder_ids: logits of {self.config.family} need what its decoder reads, from id {decoding.start} on"
+            )
+            raise InputError(msg)
+        return self._ids(ids, "decoder_ids")
+
+    def _rows(self, ids: object, what: str, width: int, source: Ids[int] | None = None) -> NDArray[np.float32]:
+        wanted = self._ids(ids)
+        out = float_rows(len(wanted), width, what)
+        with Sequence(self._session, source=source) as sequence:
+            sequence.table.expected = len(wanted)
+            for at in range(0, len(wanted), self._session.n_logits):
+                part = wanted[at : at + self._session.n_logits]
+                sequence.append(part)
+                out[at : at + len(part)] = sequence.turn(partial(self._computed, sequence, len(part), what))
+        return out
+
+    def _computed(self, sequence: Sequence, n: int, what: str) -> NDArray[np.float32]:
+        sequence.advance(n)
+        rows: NDArray[np.float32] = getattr(self._session, what).copy()
+        return rows

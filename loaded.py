@@ -1,0 +1,152 @@
+"""What a loaded model is, whatever it is asked: its facts, its parts, its checks, and its end."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from .errors import InputError
+from .loader.prune.receipt import hashed
+from .runtime.generate import check_ids
+from .runtime.rules import Rules
+from .runtime.sequence import Text
+from .tokenizing import Tokenizing
+
+if TYPE_CHECKING:
+    from .loader.prune.receipt import Receipt
+    from .loader.text.tokenizer import Tokenizer
+    from .prepare import Prepared
+    from .runtime.program import Program
+    from .runtime.session import Session
+
+__all__ = ["Loaded"]
+
+#: What a decoder has instead of an encoder's calls.
+DECODERS_USE = "generate (or encode, of a directory with the modules.json of sentence-transformers)"
+
+
+class Loaded:
+    """Of `Model`: what all of its calls use."""
+
+    def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
+        """Made by `load`."""
+        self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
+        self.load_s, self._closed = load_s, False
+        self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
+        self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)
+        ids = self.config.bos_ids, self.config.eos_ids
+        d = self.config.decoding
+        rules = Rules() if d is None else Rules(never=d.never, forced_bos=d.forced_bos, forced_eos=d.forced_eos)
+        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The directory's tokenizer, read at first use; its ids are the rows of a cut vocabulary. `TokenizerError`."""
+        return self._tokenizing.tokenizer
+
+    def hashed_receipt(self) -> Receipt:
+        """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
+        return hashed(self.receipt, self._plan, self._opened.checkpoint)
+
+    def program(self) -> Program:
+        """What a step runs; `program().listing()` has it as lines of text."""
+        return self._session.program
+
+    @property
+    def corrections(self) -> tuple[str, ...]:
+        """In words: sizes that config.json has wrong, and what generation_config.json asks for that is not applied.
+
+        Sizes are the tensors' instead; parameters of answers are those that you give. The receipt has these lines too.
+        """
+        return self._opened.corrections
+
+    @property
+    def session(self) -> Session:
+        """What takes the steps, for tools that feed tokens themselves; not synchronised with open streams."""
+        return self._session
+
+    @property
+    def threads(self) -> int:
+        """Threads that a step uses."""
+        return self._session.threads
+
+    @property
+    def n_context(self) -> int:
+        """Positions reserved."""
+        return self._session.n_context
+
+    def _check_kind(self, call: str, *, encoder: bool) -> None:
+        """Refuse what a decoder, or an encoder, has no answer to."""
+        if self.config.seq2seq and call == "encode":
+            msg = (
+                f"encode: {self.config.family} is an encoder-decoder, whose texts have no vector of their own; hidden "
+                "gives its encoder's rows, generate its answer"
+            )
+            raise InputError(msg)
+        if encoder != (self.config.decoder is None):
+            what, instead = (
+                ("a decoder", DECODERS_USE)
+                if encoder
+                else ("an encoder, which writes no text", "encode, hidden or logits")
+            )
+            msg = f"{call}: {self.config.family} is {what}; use {instead}"
+            raise InputError(msg)
+        if not self.config.lm_head:
+            msg = (
+                f"{call}: this {self.config.family} has no head (no lm_head in the file, and tie_word_embeddings is "
+                "false): use encode or hidden"
+            )
+            raise InputError(msg)
+
+    def _ids(self, ids: object, what: str = "ids") -> list[int]:
+        """Ids that fit the context: InputError."""
+        return self._fitting(check_ids(ids, self.config.n_vocab, what=what), what)
+
+    def _fitting(self, wanted: list[int], what: str) -> list[int]:
+        if len(wanted) > self.n_context:
+            over = len(wanted) - self.n_context
+            most = self.config.n_context
+            how = f", or load with max_context={min(len(wanted), most)}" if self.n_context < most else ""
+            msg = f"{what}: {len(wanted)} tokens, {over} more than the context of {self.n_context}; give fewer{how}"
+            raise InputError(msg)
+        return wanted
+
+    def _source(self, ids: object, what: str = "prompt") -> list[int]:
+        """What an encoder-decoder's encoder reads, a text or ids. Errors: `InputError`."""
+        text = self.tokenizer.encode(ids) if isinstance(ids, str) else ids
+        return self._fitting(check_ids(text, self.config.encoding.n_vocab, what=what), what)
+
+    def close(self) -> None:
+        """Wait for the step that runs, end open streams with an `InputError`, stop the threads, close the files.
+
+        Harmless when done twice, by several threads, or in a forked child.
+        """
+        self._closed = True
+        with self._session.lock:
+            self._session.close()
+            self._opened.close()
+
+    def __del__(self) -> None:
+        """Say that it was dropped open, as files do. Threads and memory go with the last sequence that uses them."""
+        if not getattr(self, "_closed", True):
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refused: `pickle`, `copy`, `deepcopy`."""
+        msg = (
+            "a Model holds mapped files and threads, and cannot be copied or pickled; pass its path, and load it there"
+        )
+        raise InputError(msg)
+
+    def __enter__(self) -> Self:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Family, size and where it came from."""
+        name, family = self._opened.directory.name, self.config.family
+        return f"<miaotui.Model {name}: {family}, {self._plan.parameters:,} parameters>"

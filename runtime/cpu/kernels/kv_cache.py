@@ -1,0 +1,122 @@
+"""What is written to the paged KV cache (`runtime/kvcache.py` says how it lies): rows of keys and of values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...kvcache import KEYS, KV_BYTES, PAGE
+from ...ops import slots
+from ...step import Q_ENCODER, Q_TABLES, T_FIRST, T_SEQUENCE, T_SLOT
+from ..lanes import (
+    absolute,
+    larger_size,
+    largest_size,
+    ld,
+    ld_i32,
+    ldf,
+    load_tail,
+    mul,
+    splat,
+    st_bf16,
+    st_int8,
+    stf,
+    store,
+    store_bf16,
+    store_int8,
+    zero,
+)
+from .base import arg, kernel, rows_of, sequence_words, share, template, token_word
+
+F = np.float32
+C_K, C_V, C_XK, C_XV, C_HEADS, C_D, C_CONTEXT, C_PAGES, C_GROUP = slots("kv_write")
+
+
+def _kv_write(kind: str, put: Any, put_vector: Any, *, cross: bool = False) -> Any:
+    size, scaled, table_word = KV_BYTES[kind], kind == "int8", Q_ENCODER if cross else Q_TABLES
+
+    @template
+    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+        rows, heads, d = rows_of(p, step), arg(p, C_HEADS), arg(p, C_D)
+        row = (d + 15) // 16 * 16 * size
+        page_bytes, group = PAGE * (row + (4 if scaled else 0)), 4 * (arg(p, C_CONTEXT) // PAGE) * arg(p, C_GROUP)
+        for item in range(share(rows * heads, 1, t, nt), share(rows * heads, 1, t + 1, nt)):
+            head, r = item // rows, item % rows
+            first = token_word(step, r, T_FIRST) if cross else 0  # of its text: its pages there are its own
+            slot, x = token_word(step, r, T_SLOT) - first, 4 * (r * heads + head) * d
+            table = ld(sequence_words(step, token_word(step, r, T_SEQUENCE)) + 8 * table_word) + group
+            page = (head * arg(p, C_PAGES) + ld_i32(table + 4 * (slot // PAGE))) * page_bytes
+            k, v, key = base + arg(p, C_K) + page, base + arg(p, C_V) + page, slot % PAGE
+            xk, xv, fk, fv = base + arg(p, C_XK) + x, base + arg(p, C_XV) + x, F(1.0), F(1.0)
+            if scaled:
+                fk, fv = _scale(xk, d, k + PAGE * row + 4 * key), _scale(xv, d, v + PAGE * row + 4 * key)
+            k += key // KEYS * KEYS * row + key % KEYS * size
+            v += (key % KEYS * (PAGE // KEYS) + key // KEYS) * row
+            for j in range(row // size):
+                c = j & 7
+                pair = (c & 1) << 2 | c & 2 | c >> 2  # PAIRS.index(c)
+                at = (pair * (row // size // 8) + (j >> 4) * 2 + (j >> 3 & 1)) * KEYS
+                put(k + at * size, F(ldf(xk + 4 * j) * fk) if j < d else F(0.0))
+            for j in range(0, d, 16):
+                put_vector(v + j * size, mul(load_tail(xv + 4 * j, d - j), splat(fv)))
+
+    return body
+
+
+@template
+def _scale(x: Any, d: Any, at: Any) -> Any:
+    """Write max|x| / 127; what to multiply by, its inverse, or 0 for a row of zeros.
+
+    NaN is written where one of x is NaN or infinite: a byte cannot say so.
+    """
+    top = zero()
+    for j in range(0, d, 16):
+        top = larger_size(absolute(load_tail(x + 4 * j, d - j)), top)
+    high = largest_size(top)
+    stf(at, F(F(high / F(127.0)) + F(high - high)))
+    return F(F(127.0) / high) if high > F(0.0) else F(0.0)
+
+
+_write_f32, _write_bf16 = _kv_write("f32", stf, store), _kv_write("bf16", st_bf16, store_bf16)
+_write_int8 = _kv_write("int8", st_int8, store_int8)
+_cross_write_f32, _cross_write_bf16, _cross_write_int8 = (
+    _kv_write(kind, put, put_vector, cross=True)
+    for kind, put, put_vector in (("f32", stf, store), ("bf16", st_bf16, store_bf16), ("int8", st_int8, store_int8))
+)
+
+
+@kernel
+def kv_write_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Keys and values as they are."""
+    _write_f32(p, base, step, t, nt)
+
+
+@kernel
+def kv_write_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Rounded to nearest even."""
+    _write_bf16(p, base, step, t, nt)
+
+
+@kernel
+def kv_write_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Rounded to 127ths of a key's largest number."""
+    _write_int8(p, base, step, t, nt)
+
+
+@kernel
+def cross_write_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As kv_write_f32, into the pages of the encoder's text, by its place there."""
+    _cross_write_f32(p, base, step, t, nt)
+
+
+@kernel
+def cross_write_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As kv_write_bf16, into the pages of the encoder's text, by its place there."""
+    _cross_write_bf16(p, base, step, t, nt)
+
+
+@kernel
+def cross_write_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As kv_write_int8, into the pages of the encoder's text, by its place there."""
+    _cross_write_int8(p, base, step, t, nt)

@@ -1,0 +1,107 @@
+"""The pages of a session's sequences: who gets some, and who gives some up."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .pages import FullError
+from .turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Ids
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .backend import Backend
+    from .pages import Pages, Table
+    from .sources import Source, Sources
+
+    #: Of one sequence in a pass: its table, the ids to feed, the slot of the first, and how many get logits.
+    Part = tuple[Table, Ids[int] | NDArray[np.int64], int, int]
+
+__all__ = ["Pools"]
+
+#: Dropped sequences that are left to the next pass.
+_LEFT = 8
+
+
+class Pools(Turns):
+    """The KV cache between sequences: one that is idle gives its pages up, one that somebody waits for keeps them."""
+
+    def __init__(self, pages: Pages, sources: Sources | None, backend: Backend, n_context: int) -> None:
+        """`sources`: of an encoder-decoder: the texts that its encoder has read."""
+        super().__init__(pages)
+        self.sources, self.backend, self.n_context = sources, backend, n_context
+        self._n_passes = 0
+        #: Tables of sequences that were dropped; they are appended by the garbage collector, at any moment.
+        self.left: deque[Table] = deque()
+        self.last: Table | None = None  # whose logits lie there
+        self.ahead_of: Table | None = None  # for whom the backend works ahead
+
+    def admit(self, table: Table | None) -> Table:
+        """A table for a sequence: a new one, or one that holds pages already, and may be asked for them."""
+        if table is None:
+            # What is made and dropped without a pass must not pile up. Not in the middle of a step, whose pages are
+            # perhaps being changed: a signal's handler or a finaliser is asking.
+            if len(self.left) > _LEFT and not self._queue and not self._is_mine():
+                with self.lock:
+                    self._collect()
+            return self.pages.table(self.n_context)
+        return table
+
+    def encoded(self, ids: Ids[int]) -> Source:
+        """A text that the encoder of an encoder-decoder reads, once a pass needs it; its ids were checked."""
+        if self.sources is None:
+            msg = "this model is no encoder-decoder"
+            raise InputError(msg)
+        return self.sources.admit(ids)
+
+    def _reserve(self, parts: list[Part], end: int) -> None:
+        """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
+        self._collect()
+        if not self.backend.paged and len(parts) > 1:
+            for table in self.pages.tables:
+                self.pages.release(table)
+            return
+        busy = {id(table) for table, *_ in parts}
+        self._n_passes += 1
+        for table, ids, start, _ in parts:
+            table.used = self._n_passes
+            self.pages.truncate(table, start)
+            while not self.pages.reserve(table, max(end, start + len(ids))):
+                others = (t for t in self.pages.tables if id(t) not in busy and t.n_pages)
+                idle = min((t for t in others if not t.waiting), key=lambda t: t.used, default=None)
+                if idle is not None:
+                    self.pages.release(idle)
+                    continue
+                had = list(self.pages.n_free)
+                self.pages.recount()  # a table may have gone without a word
+                if self.pages.n_free != had:
+                    continue
+                self._give_up(parts)
+                raise FullError(self.pages)
+
+    def _give_up(self, parts: list[Part]) -> None:
+        """Who must wait holds nothing of the cache meanwhile, so that those who run can end."""
+        for table, *_ in parts:
+            self.pages.release(table)
+
+    def _collect(self) -> None:
+        """Take back what dropped sequences held."""
+        for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
+            if self.left[0] is self.last or self.left[0] is self.ahead_of:  # or it would keep its encoder's text
+                self.last = self.ahead_of = None
+            self.pages.release(self.left[0])
+            self.left.popleft()
+        if self.sources is not None:
+            self.sources.collect()
+
+    def check_room(self, n: int) -> None:
+        """InputError where a text of this many ids can never fit the cache."""
+        room = self.pages.n_pages * self.pages.size
+        if n > room and None in self.pages.windows:
+            msg = f"a text of {n} tokens does not fit the cache of {room}; load with a larger cache_tokens"
+            raise InputError(msg)

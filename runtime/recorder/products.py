@@ -1,0 +1,145 @@
+"""Products with matrices: one for all tokens, or those of the experts that a token goes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...errors import PlanError
+from ..blocking import carry_floats, panel_floats, piece_of
+from ..experts import ExpertTable, order_floats, route_floats
+from ..ops import ACTS, FAST
+from ..quantized import GROUP, QUANTIZED
+from ..sparse import SPARSE, spread_floats
+from ..sparse_int8 import SPARSE_INT8, spread_int8_floats
+from .base import FLOAT, Recording
+
+if TYPE_CHECKING:
+    from ..arena import Tensor
+    from ..spec import Activation, Spaced, Weight
+
+__all__ = ["Products"]
+
+QUANTIZED_FLOATS = GROUP // FLOAT + 2  # of a group: its bytes, its scale, its sum
+
+
+class Products(Recording):
+    """`linear` and `expert_linear`, and what rounds their input as their matrices want it."""
+
+    def linear(  # noqa: PLR0913 - as the reference
+        self,
+        x: Tensor,
+        w: Weight,
+        b: Weight | None = None,
+        *,
+        act: Activation | None = None,
+        times: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """[t, k] -> [t, n]."""
+        self._width("linear", x, w.shape[1], w.name)
+        if w.lies is not None:
+            if act or times or residual:
+                msg = f"op linear: {w.name} is a part of a fused matrix; nothing can follow its product"
+                raise PlanError(msg)
+            key = (w.lies.whole.name, x)
+            if key not in self.fused:
+                self.fused[key] = self.linear(x, w.lies.whole)
+            return self.pick(self.fused[key], b, w.lies)
+        for other in (times, residual):
+            if other is not None:
+                self._width("linear", other, w.shape[0], w.name)
+        dtype = FAST if self.fast and w.dtype == "bf16" else w.dtype
+        if w.quantized:
+            x = self.quantize(x)
+        elif dtype == FAST:
+            x = self.round_bf16(x)
+        y, floats = self._tensor("y", x.rows, w.shape[0]), self._linear_floats(dtype, w.shape[1], self.capacity[x.rows])
+        scratch = self._tensor("s", "", floats * self.threads, "scratch") if floats else None
+        self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
+                   n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        return y
+
+    def pick(self, x: Tensor, b: Weight | None, lies: Spaced) -> Tensor:
+        """[t, units * stride] -> [t, units * each]."""
+        units = x.width // lies.stride
+        y = self._tensor("y", x.rows, units * lies.each)
+        self._emit("pick", "", x.rows, y=y, x=x, b=b, units=units, each=lies.each, stride=lies.stride, base=lies.base)
+        return y
+
+    @staticmethod
+    def _linear_floats(dtype: str, k: int, tokens: int) -> int:
+        """A thread's scratch for a product with k columns."""
+        if tokens == 1 or dtype in QUANTIZED:
+            return 0
+        if dtype == SPARSE_INT8:
+            return spread_int8_floats(k)
+        spread = spread_floats(dtype, k) if dtype in SPARSE else 0
+        return spread + panel_floats(piece_of(k)) + carry_floats(k, tokens)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """[t, k] -> [t, 10 floats a group of 32: 32 bytes, scale, sum]; once for each tensor."""
+        return self._round("quantize", x, -(-x.width // GROUP) * QUANTIZED_FLOATS)
+
+    def round_bf16(self, x: Tensor) -> Tensor:
+        """[t, k] -> [t, 16 floats for 32 numbers]; once for each tensor."""
+        return self._round("round_bf16", x, -(-x.width // 32) * 16)
+
+    def _round(self, op: str, x: Tensor, width: int) -> Tensor:
+        if (op, x) not in self.rounded:
+            y = self._tensor("q", x.rows, width)
+            self._emit(op, "", x.rows, y=y, x=x, k=x.width)
+            self.rounded[op, x] = y
+        return self.rounded[op, x]
+
+    def route(self, x: Tensor, b: Weight | None, chosen: int, *, sigmoid: bool, normalized: bool) -> Tensor:
+        """[T, experts] -> [T, 2 chosen]."""
+        y = self._tensor("e", x.rows, 2 * chosen)
+        scratch = self._tensor("s", "", route_floats(x.width) * self.threads, "scratch")
+        self._emit("route", "", x.rows, y=y, scratch=scratch, x=x, b=b, experts=x.width, chosen=chosen,
+                   sigmoid=int(sigmoid), normalized=int(normalized))  # fmt: skip
+        return y
+
+    def expert_linear(
+        self,
+        x: Tensor,
+        routes: Tensor,
+        ws: tuple[Weight, ...],
+        *,
+        act: Activation | None = None,
+        times: Tensor | None = None,
+    ) -> Tensor:
+        """[T, k] or [T, chosen * k] -> [T, chosen * n]; the matrices stay where they lie."""
+        chosen, (n, k) = routes.width // 2, ws[0].shape
+        apart = x.width != k
+        self._width("expert_linear", x, k * (chosen if apart else 1), ws[0].name)
+        table = self.experts.setdefault(tuple(w.name for w in ws), ExpertTable(ws))
+        if table.weights[0].quantized:
+            x = self.quantize_parts(x, chosen) if apart else self.quantize(x)
+        y = self._tensor("y", x.rows, chosen * n)
+        floats = order_floats(len(ws), chosen * self.capacity[x.rows])
+        scratch = self._tensor("s", "", floats * self.threads, "scratch")
+        self._emit("expert_linear", table.dtype, x.rows, y=y, scratch=scratch, x=x, routes=routes, table=table,
+                   times=times, n=n, k=k, experts=len(ws), chosen=chosen, apart=int(apart),
+                   act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        return y
+
+    def expert_sum(
+        self, x: Tensor, routes: Tensor, shared: Tensor | None, mix: Tensor | None, residual: Tensor | None
+    ) -> Tensor:
+        """[T, chosen * d] -> [T, d]."""
+        chosen = routes.width // 2
+        d = x.width // chosen
+        for other in (shared, residual):
+            if other is not None:
+                self._width("expert_sum", other, d, x.name)
+        y = self._tensor("x", x.rows, d)
+        self._emit("expert_sum", "", x.rows, y=y, x=x, routes=routes, shared=shared, mix=mix, residual=residual,
+                   d=d, chosen=chosen)  # fmt: skip
+        return y
+
+    def quantize_parts(self, x: Tensor, parts: int) -> Tensor:
+        """[t, parts * k] -> [t, parts * what `quantize` makes of k]."""
+        k = x.width // parts
+        y = self._tensor("q", x.rows, parts * -(-k // GROUP) * QUANTIZED_FLOATS)
+        self._emit("quantize_parts", "", x.rows, y=y, x=x, k=k, parts=parts)
+        return y

@@ -1,0 +1,120 @@
+"""`record` runs the forward once with symbols and writes a `Program`: the static graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..arena import place
+from ..forward.decoder import decoder
+from ..forward.encoder import cross_caches, encoder, head
+from ..forward.supported import check_supported
+from ..kvcache import padded_context, pages_of
+from ..program import Encoding, Program, place_waits
+from ..rope import rope_tables
+from ..sinusoids import with_sinusoids
+from .attention import Attending
+from .products import Products
+from .rows import Rows
+
+if TYPE_CHECKING:
+    from ..rope import RopeTable
+    from ..spec import Config, Weights
+
+__all__ = ["Recorder", "record"]
+
+#: The arena is whole pages of the machine's memory.
+MEMORY_PAGE = 4096
+#: Slots for keys in a pass of whole texts, each of which begins at a block of sixteen: enough for eight tokens each.
+SLOTS_PER_TOKEN = 2
+
+
+class Recorder(Rows, Products, Attending):
+    """The op table as symbols: every call appends an instruction and returns where its result will lie."""
+
+
+def record(  # noqa: PLR0913 - keywords
+    config: Config,
+    weights: Weights,
+    *,
+    n_context: int,
+    chunk: int = 128,
+    n_logits: int = 32,
+    threads: int = 1,
+    kv_cache: str = "f32",
+    fast: bool = False,
+    n_pages: int | None = None,
+    n_encoded_pages: int | None = None,
+    ropes: tuple[RopeTable, ...] | None = None,
+) -> Program:
+    """The program of a decoder, of an encoder, or of both; works on planned weights, reads none.
+
+    `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller. `n_encoded_pages`:
+    of the pools of an encoder's texts (default: one text's).
+    """
+    chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
+    n_logits = max(1, min(n_logits, chunk))
+    ops = Recorder(n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache, fast=fast,
+                   n_pages=n_pages, n_positions=n_context)  # fmt: skip
+    ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
+    ropes = rope_tables(config, n_context) if ropes is None else ropes
+    weights, constants = with_sinusoids(config, weights, n_context)
+    encoding = None
+    check_supported(config, weights)
+    if config.encoder is not None:
+        encoding = _record_encoder(ops, config, weights, ropes, chunk if config.decoder is None else n_context)
+    begins, logits = len(ops.code), None
+    if config.decoder is not None:
+        hidden, logits = decoder(ops, config, weights, ropes)
+    elif encoding is not None:
+        hidden = encoding.hidden
+        logits = head(ops, config, config.head, weights, hidden) if config.head is not None else None
+    for result in (hidden, logits):
+        if result is not None:
+            result.keep = True
+    size = place(ops.tensors, len(ops.code))
+    place_waits(ops.code)
+    return Program(
+        code=ops.code,
+        tensors=ops.tensors,
+        hidden=hidden,
+        logits=logits,
+        n_context=n_context,
+        chunk=chunk,
+        n_logits=n_logits,
+        threads=threads,
+        arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
+        constant_bytes=sum(table.nbytes for table in ropes)
+        + sum(table.nbytes for table in ops.biases.values())
+        + sum(table.nbytes for table in ops.distances.values())
+        + sum(table.nbytes for table in ops.experts.values())
+        + sum(table.nbytes for table in constants),
+        kv_cache=kv_cache,
+        fast=fast,
+        ropes=tuple(ropes),
+        n_pages=ops.n_pages,
+        groups=tuple(ops.groups),
+        n_vocab=config.n_vocab,
+        n_types=config.n_types,
+        padding=config.padding,
+        begins=begins,
+        n_once=ops.n_once,
+        once_rows=ops.once_rows,
+        encoding=encoding,
+        constants=constants,
+    )
+
+
+def _record_encoder(
+    ops: Recorder, config: Config, weights: Weights, ropes: tuple[RopeTable, ...], chunk: int
+) -> Encoding:
+    """The encoder's part: whole texts, of at most `chunk` tokens together; it ends by writing what a decoder reads."""
+    context, pages, own_chunk = ops.n_context, ops.n_pages, ops.capacity["T"]
+    n_slots = SLOTS_PER_TOKEN * chunk
+    ops.n_context, ops.n_pages, ops.capacity["T"] = padded_context(n_slots), pages_of(n_slots), chunk
+    hidden = encoder(ops, config.encoding if config.seq2seq else config, weights.encoding, ropes)
+    part = Encoding(chunk, config.encoding.n_vocab, ops.n_pages, hidden, len(ops.code), ops.encoded[1], len(ops.groups))
+    if config.seq2seq:
+        cross_caches(ops, config, weights, hidden)
+        hidden.dies = max(hidden.dies, len(ops.code))  # it is read from outside before the decoder's part begins
+        ops.n_context, ops.n_pages, ops.capacity["T"], ops.groups = context, pages, own_chunk, []
+    return part
