@@ -210,6 +210,12 @@ class Recorder:
         self._emit("pick", "", x.rows, y=y, x=x, b=b, units=units, each=lies.each, stride=lies.stride, base=lies.base)
         return y
 
+    def unfold(self, x: Tensor, k: int) -> Tensor:
+        """[T, d] -> [T, d * k]."""
+        y = self._tensor("u", x.rows, x.width * k)
+        self._emit("unfold", "", x.rows, y=y, x=x, d=x.width, k=k)
+        return y
+
     @staticmethod
     def _linear_floats(dtype: str, k: int, tokens: int) -> int:
         """A thread's scratch for a product with k columns."""
