@@ -147,7 +147,7 @@ class ModelTensors:
 
     def names(self, role: str, part: Part, layer: int) -> list[str]:
         """The tensors of a part that has its full name: one, or each head's; at most what a file can hold, and one."""
-        if not part.by_heads:
+        if not part.each_head:
             return [part.name]
         n = self.shape(role, layer)[0] // (d_head(self.config) or 1)
         return [part.name.replace("{h}", str(h)) for h in range(min(n, len(self.tensors) + 1))]
@@ -155,7 +155,7 @@ class ModelTensors:
     def info(self, role: str, part: Part, layer: int) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
         """The tensor of a part that has its full name; of one for each head, what stands for all of them, and these."""
         every = tuple(self.tensors[name] for name in self.names(role, part, layer))
-        if not part.by_heads:
+        if not part.each_head:
             return every[0], ()
         first, nbytes = every[0], sum(each.nbytes for each in every)
         return replace(first, name=part.name, shape=self.shape(role, layer), stop=first.start + nbytes), every
@@ -191,7 +191,7 @@ class ModelTensors:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
         if part.folded:
             return folded_shape(part.folded, self.shape(role, layer), self.config)
-        if part.by_heads:
+        if part.each_head:
             return (d_head(self.config),)
         _, *rest = self.shape(role, layer)
         out = all_rows(self.config, part, role, layer)

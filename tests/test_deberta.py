@@ -212,7 +212,7 @@ def test_a_convolution_sees_no_other_text(convolved: Path, lengths: list[int], s
             assert rows.tobytes() == one.hidden(text.ids).tobytes()
 
 
-@pytest.mark.parametrize("plan", ["keep-layers=1", "ffn=0.5", "keep-layers=0,1,1"])
+@pytest.mark.parametrize("plan", ["keep-layers=1", "ffn=0.5"])
 def test_a_convolution_stays_where_layers_and_neurons_go(convolved: Path, plan: str, tmp_path: Path) -> None:
     """Next to the first layer that is left: the export gives the plan's bits, and transformers the same numbers."""
     ids = list(range(4, 30))
@@ -240,7 +240,7 @@ def test_a_convolution_loses_the_dimensions_that_the_stream_loses(convolved: Pat
         assert left.b is not None
         assert left.b.shape == (21,)
         assert np.isfinite(model.hidden([1, 2, 3])).all()
-    with pytest.raises(PlanError, match="width"):
+    with pytest.raises(PlanError, match="cannot be written"):
         prune(convolved, tmp_path / "cut", "width=0-6,9-22")
 
 
@@ -261,7 +261,7 @@ def test_a_convolution_is_quantised_as_other_products_are(convolved: Path, dtype
 def test_a_convolution_of_another_width_is_named(convolved: Path, tmp_path: Path) -> None:
     shutil.copytree(convolved, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
-    for taps, says in ((3, r"conv\.conv\.weight.*\[24, 24, 5\].*\[24, 24, 3\]"), (0, r"conv\.conv.* is no part of")):
+    for taps, says in ((3, r"conv\.conv\.weight.*\[24, 24, 5\].*\[24, 24, 3\]"), (0, r"encoder\.conv\..* is no part of")):
         (tmp_path / "config.json").write_text(json.dumps(config | {"conv_kernel_size": taps}))
         with pytest.raises(miaotui.errors.CheckpointError, match=says):
             miaotui.load(tmp_path)

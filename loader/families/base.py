@@ -57,7 +57,7 @@ class Part:
     stacked: str = ""  # instead: one tensor [experts, out, in] of every expert ({e} in `name`), perhaps in `pieces`
 
     @property
-    def by_heads(self) -> bool:
+    def each_head(self) -> bool:
         """Whether every head's part of the vector is a tensor of its own."""
         return "{h}" in self.name
 
