@@ -261,7 +261,8 @@ def test_a_convolution_is_quantised_as_other_products_are(convolved: Path, dtype
 def test_a_convolution_of_another_width_is_named(convolved: Path, tmp_path: Path) -> None:
     shutil.copytree(convolved, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
-    for taps, says in ((3, r"conv\.conv\.weight.*\[24, 24, 5\].*\[24, 24, 3\]"), (0, r"encoder\.conv\..* is no part of")):
+    other = r"conv\.conv\.weight.*\[24, 24, 5\].*\[24, 24, 3\]"
+    for taps, says in ((3, other), (0, r"encoder\.conv\..* is no part of")):
         (tmp_path / "config.json").write_text(json.dumps(config | {"conv_kernel_size": taps}))
         with pytest.raises(miaotui.errors.CheckpointError, match=says):
             miaotui.load(tmp_path)
