@@ -255,8 +255,9 @@ class _Planner:
             return self.embed
         name = self.before + name
         piece = self.file.part(role, part, layer)
-        info, whole = self.file.tensors[piece.name], self.file.shape(role, layer)
-        info = replace(info, shape=whole) if part.folded else info
+        (info, every), whole = self.file.info(role, piece, layer), self.file.shape(role, layer)
+        dtype_there = self.file.prequantized(info, whole)
+        info = replace(info, shape=whole) if part.folded and dtype_there is None else info
         if piece.in_stack:  # its rows are counted through
             info = replace(info, shape=(math.prod(info.shape[:-1]), *info.shape[-1:]))
         kept = [self._kept(axis, layer) for axis in role_axes(self.cut.before, role)]
@@ -268,7 +269,7 @@ class _Planner:
         expert = expert_of(name.partition("layers.")[2].partition(".")[2])
         rows = rows_in_tensor(self.cut.before, piece, role, layer, kept[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
-        dtype_there, zeros = self.file.prequantized(info, whole), self._zeros(role, layer, shape)
+        zeros = self._zeros(role, layer, shape)
         if dtype_there is not None:
             self._check_prequantized(info, dtype_there, role, cut=shape != whole or zeros is not None)
             return Source(name, pattern, info, shape, dtype_there, rows, expert=expert)
@@ -277,6 +278,7 @@ class _Planner:
         dtype = dtype if stays is None else held_as(dtype, shape, stays)
         fused = bool(piece.pieces) or piece.in_stack
         how: dict[str, Any] = {
+            "several": every,
             "folded": part.folded,
             "softplus": part.softplus,
             "fused": fused,
@@ -288,7 +290,7 @@ class _Planner:
             "alone": self.file.alone(role, part, layer) if fused else "",
         }
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
-        as_it_lies = not (piece.transposed or source.chooses or piece.plus or piece.softplus)
+        as_it_lies = not (every or piece.transposed or source.chooses or piece.plus or piece.softplus)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
         aligned = in_place and info.start % DTYPES[dtype][0] == 0
         if aligned and not source.gathered:

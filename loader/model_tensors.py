@@ -81,7 +81,11 @@ class ModelTensors:
             for role, part in table.items():
                 if self.has(role, part_of):
                     piece = self.part(role, part, part_of)
-                    info = self.tensors[piece.name]
+                    info, *others = (self.tensors[name] for name in self.names(role, piece, part_of))
+                    for other in others:  # of other heads
+                        self._check_shape(other, self._stored_shape(role, piece, part_of), role)
+                        self._check_alike(other, info)
+                        self.used.add(other.name)
                     if self.prequantized(info, self.shape(role, part_of)) is None:
                         self._check_shape(info, self._stored_shape(role, piece, part_of), role)
                     self.used.add(info.name)
@@ -141,6 +145,21 @@ class ModelTensors:
         alone = piece_name(name, role)
         return Part(alone) if part.pieces and alone in self.tensors else replace(part, name=name)
 
+    def names(self, role: str, part: Part, layer: int) -> list[str]:
+        """The tensors of a part that has its full name: one, or each head's; at most what a file can hold, and one."""
+        if not part.each_head:
+            return [part.name]
+        n = self.shape(role, layer)[0] // (d_head(self.config) or 1)
+        return [part.name.replace("{h}", str(h)) for h in range(min(n, len(self.tensors) + 1))]
+
+    def info(self, role: str, part: Part, layer: int) -> tuple[TensorInfo, tuple[TensorInfo, ...]]:
+        """The tensor of a part that has its full name; of one for each head, what stands for all of them, and these."""
+        every = tuple(self.tensors[name] for name in self.names(role, part, layer))
+        if not part.each_head:
+            return every[0], ()
+        first, nbytes = every[0], sum(each.nbytes for each in every)
+        return replace(first, name=part.name, shape=self.shape(role, layer), stop=first.start + nbytes), every
+
     def _check_missing(self) -> None:
         """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
         missing: dict[str, tuple[int, ...]] = {}
@@ -148,8 +167,9 @@ class ModelTensors:
         for part_of, table in [(0, self.parts), *((i, self.layer) for i in layers)]:
             for role, part in table.items():
                 piece = self.part(role, part, part_of)
-                if self.has(role, part_of) and piece.name not in self.tensors:
-                    missing[piece.name] = self._stored_shape(role, piece, part_of)
+                for name in self.names(role, piece, part_of) if self.has(role, part_of) else ():
+                    if name not in self.tensors:
+                        missing[name] = self._stored_shape(role, piece, part_of)
         if missing:
             name, shape = next(iter(missing.items()))
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -170,7 +190,9 @@ class ModelTensors:
     def _stored_shape(self, role: str, part: Part, layer: int = 0) -> tuple[int, ...]:
         """Return the shape that the file must have: all pieces of a fused tensor, turned if transposed."""
         if part.folded:
-            return folded_shape(part.folded, self.shape(role, layer), d_head(self.config))
+            return folded_shape(part.folded, self.shape(role, layer), self.config)
+        if part.each_head:
+            return (d_head(self.config),)
         _, *rest = self.shape(role, layer)
         out = all_rows(self.config, part, role, layer)
         if part.in_stack:
@@ -190,6 +212,13 @@ class ModelTensors:
             raise CheckpointError(msg)
         if info.dtype not in STORED:
             msg = f"{info.file}: tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"
+            raise CheckpointError(msg)
+
+    @staticmethod
+    def _check_alike(info: TensorInfo, first: TensorInfo) -> None:
+        """Parts of one vector have one dtype."""
+        if info.dtype != first.dtype:
+            msg = f"{info.file}: tensor {info.name} is {info.dtype}, and those of other heads are {first.dtype}"
             raise CheckpointError(msg)
 
     def prequantized(self, info: TensorInfo, shape: tuple[int, ...]) -> str | None:

@@ -28,7 +28,7 @@ from ..runtime.spec import (
 )
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, CROSS, EACH, EXPERTS, FEED_FORWARD, ROLES, expert_key
-from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, softplus, spans_by_file
+from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, softplus, spans_by_file, stored
 from .underflow import TOKENS as ROWS_OF_TOKENS
 from .underflow import Underflow, widened
 
@@ -75,7 +75,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     block = zeroed(plan.resident_bytes, "resident weights") if plan.resident_bytes else None
 
     def make(source: Source) -> Weight:
-        tensor = checkpoint.array(source.tensor.name)
+        tensor = stored(source, checkpoint)
         if source.offset is None:
             as_it_is = source.prequantized or source.spaced is not None
             return _weight(source, tensor if as_it_is else read(source, tensor))
@@ -90,7 +90,8 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
         else:
             out = out.view(DTYPES[source.dtype][1]).reshape(source.shape)
             _fill(out, tensor, source, partial(_let_go, source, checkpoint))
-            checkpoint.release(source.tensor.name)
+            for info in source.tensors:
+                checkpoint.release(info.name)
         out.flags.writeable = False
         return _weight(source, out)
 
@@ -149,7 +150,7 @@ def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, ho
         raise CheckpointError(msg)
     if (faint := underflow.first()) is not None:
         raise CheckpointError(_too_faint(source, faint))
-    if source.transposed:
+    if source.transposed or source.folded:
         checkpoint.release(info.name)
 
 
@@ -163,7 +164,7 @@ def _check_vectors(plan: LoadPlan, checkpoint: Checkpoint) -> None:
 
 def _check_finite(source: Source, checkpoint: Checkpoint) -> None:
     """Refuse NaN and infinity in what a load keeps of a tensor: CheckpointError."""
-    info, tensor, step = source.tensor, checkpoint.array(source.tensor.name), PIECE // max(1, *source.shape[1:], 1)
+    info, tensor, step = source.tensor, stored(source, checkpoint), PIECE // max(1, *source.shape[1:], 1)
     for at in range(0, source.shape[0], max(1, step)):
         part = read_masked(source, tensor, slice(at, at + max(1, step)))
         with np.errstate(over="ignore"):  # of F64
@@ -193,8 +194,11 @@ def _too_faint(source: Source, faint: Faint) -> str:
 
 
 def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:
-    """Release the file's pages of rows `span` of the weight; of a turned tensor they hold other rows too."""
-    if not source.transposed:
+    """Release the file's pages of rows `span` of the weight; of a turned tensor they hold other rows too.
+
+    Of a folded one, whose axes are others, and of several tensors, all go at once when it is made.
+    """
+    if not (source.transposed or source.folded or source.several):
         rows = source.row_indices[span]
         checkpoint.release(source.tensor.name, int(rows[0]), int(rows[-1]) + 1)
 
@@ -333,6 +337,8 @@ def _stack(
         embed_project=_linear(model, "embed_project") if "embed_project" in model else None,
         relative=model.get("relative"),
         relative_norm=_norm_of(model, "relative_norm"),
+        convolution=_linear(model, "convolution") if "convolution" in model else None,
+        convolution_norm=_norm_of(model, "convolution_norm"),
         biases=tuple(model.get("biases") if isinstance(b, Buckets) else None for b in stack.biases),
     )
     return own, model

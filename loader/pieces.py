@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .ranges import Ranges, spread
 from .roles import expert_of, role_of
-from .sizes import axis_size, role_axes, sizes_of
+from .sizes import axis_size, d_head, role_axes, sizes_of
 
 if TYPE_CHECKING:
     from ..runtime.spec import Config
@@ -44,10 +44,13 @@ def spacing(config: Config, part: Part, role: str, layer: int) -> tuple[int, int
     return sizes[at], sum(sizes), sum(sizes[:at])
 
 
-def folded_shape(folded: Folded, shape: tuple[int, ...], d_head: int) -> tuple[int, ...]:
-    """How a file stores a vector of this shape (`Part.folded`)."""
-    [n] = shape
-    return {"": (n,), "row": (1, n), "number": (), "heads": (n // d_head, d_head)}[folded]
+def folded_shape(folded: Folded, shape: tuple[int, ...], config: Config) -> tuple[int, ...]:
+    """How a file stores a weight of this shape (`Part.folded`)."""
+    n, of_head = shape[0], d_head(config)
+    if folded == "taps":
+        taps = config.stack.convolution.taps if config.stack.convolution else 1
+        return (n, shape[1] // taps, taps)
+    return {"": (n,), "row": (1, n), "number": (), "heads": (n // of_head, of_head) if of_head else (n,)}[folded]
 
 
 def rows_in_tensor(config: Config, part: Part, role: str, layer: int, kept: Ranges) -> Ranges:

@@ -18,6 +18,7 @@ decoder reads has the same roles, as a model of its own (`Config.encoding`).
 | buckets  | model        | classes of distances                   |
 | biased   | model        | heads to whose scores a table adds     |
 | distances | model       | rows of a table of query - key         |
+| taps     | model        | dimensions of the residual stream, each at every tap of a convolution |
 | source   | encoder      | dimensions of its residual stream      |
 | heads    | attention    | n_heads x d_head                       |
 | kv_heads | attention    | n_kv_heads x d_head                    |
@@ -102,6 +103,8 @@ _ROWS = (
     Role("biases", "", "table", ("buckets", "biased"), "biases", always=False),
     Role("relative", "", "table", ("distances", "width"), "relative", always=False),
     Role("relative_norm", "", "norm", ("width",), "relative_norm", always=False),
+    Role("convolution", "", "matrix", ("width", "taps"), "convolution", always=False),
+    Role("convolution_norm", "", "norm", ("width",), "convolution_norm", always=False),
     Role("attn_norm", _A, "norm", ("width",), "norm_in", always=False),
     Role("attn_norm_out", _A, "norm", ("width",), "norm_out", always=False),
     Role("attn_norm_sum", _A, "norm", ("width",), "norm_sum", always=False),
@@ -148,7 +151,8 @@ def _bias(role: Role) -> Role:
 
 #: Name -> role; a layer's biases are named after their matrix or norm: "q_bias".
 ROLES = {role.name: role for role in _ROWS}
-_BIASED = ("head", "head_dense", "classifier", "embed_project")  # and every norm, and the matrices of sublayers
+#: The model's own that may have a bias, besides every norm; and so may the matrices of sublayers.
+_BIASED = ("head", "head_dense", "classifier", "embed_project", "convolution")
 _BIASES = (x for x in _ROWS if (x.sublayer or x.kind == "norm" or x.name in _BIASED) and x.kind != "number")
 ROLES |= {role.name: role for role in map(_bias, _BIASES)}
 

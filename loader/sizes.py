@@ -83,7 +83,8 @@ def cross_heads(config: Config, layer: int) -> tuple[int, int]:
 def has_sublayer(config: Config, role: str, layer: int) -> bool:
     """Whether the layer has the sublayer that a role belongs to, its gate, and products by distance.
 
-    The model's own roles belong to no sublayer; its table of distances is there where the config has one. `role`: also
+    The model's own roles belong to no sublayer; its table of distances and its convolution are there where the config
+    has one. `role`: also
     of one expert (`roles.expert_key`).
     """
     expert, role = expert_of(role), role_of(role)
@@ -91,6 +92,8 @@ def has_sublayer(config: Config, role: str, layer: int) -> bool:
     stack = config.stack
     if field in ("relative", "relative_norm"):
         return stack.relative is not None and (field == "relative" or stack.relative.normed)
+    if field in ("convolution", "convolution_norm"):
+        return stack.convolution is not None
     if field in _TERMS:
         attention = stack.attention(layer)
         shared = stack.relative is None or stack.relative.shared
@@ -218,6 +221,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "labels": config.head.n_out if config.head else 0,
         "buckets": next((b.n for b in config.stack.biases if isinstance(b, Buckets)), 0),
         "distances": 2 * config.stack.relative.n if config.stack.relative else 0,
+        "taps": config.d_model * config.stack.convolution.taps if config.stack.convolution else 0,
         "biased": largest(config).n_heads if axis == "biased" else 0,
         "head": a.d_head if a else 0,
         "heads": a.n_heads * a.d_head if a else 0,

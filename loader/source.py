@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .checkpoint import Checkpoint
     from .families.base import Folded
     from .header import TensorInfo
     from .prune.sparsity import Pattern
@@ -45,6 +46,7 @@ __all__ = [
     "read_masked",
     "softplus",
     "spans_by_file",
+    "stored",
 ]
 
 #: Of a matrix that we quantised and wrote.
@@ -63,6 +65,8 @@ class Source:
     `first` the role that is first among them: what reads the whole is told by its name. `softplus`, `folded`: as in
     `Part`. `expert`: the number of one of a layer's, which `pattern` has as {e}; `stack`: the tensor holds all of them.
     `alone`: what a piece of a tensor is called where it stands alone.
+    `several`: the tensors of a vector of which every head's part is one, kept or not, in order; `tensor` stands for all
+    of them side by side, {h} in its name for the head.
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     """
 
@@ -86,11 +90,20 @@ class Source:
     expert: int | None = None
     stack: bool = False
     alone: str = ""
+    several: tuple[TensorInfo, ...] = ()
 
     @property
     def role(self) -> str:
         """What the weight is: "q", "down", ..."""
         return self.name.rpartition(".")[2]
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """Of the file, those that it is made from: of a tensor for each head, the kept heads'."""
+        if not self.several:
+            return (self.tensor,)
+        each = self.tensor.shape[0] // len(self.several)
+        return tuple(self.several[h] for h in sorted({i // each for a, b in self.rows for i in range(a, b, each)}))
 
     @property
     def nbytes(self) -> int:
@@ -171,6 +184,8 @@ class Source:
         info = self.tensor
         if self.prequantized:
             return ((info.start, info.stop),)
+        if self.several:
+            return tuple((each.start, each.stop) for each in self.tensors)
         across = self.columns if self.transposed else self.rows  # along the first axis
         along = self.rows if self.transposed else self.columns
         row = STORED_BYTES[info.dtype] * (info.shape[1] if len(info.shape) > 1 else 1)
@@ -206,7 +221,11 @@ def spans_by_file(sources: Iterable[Source]) -> dict[Path, list[tuple[int, int]]
     """Bytes that the sources are made from: ascending and apart, by file."""
     by_file: dict[Path, list[tuple[int, int]]] = {}
     for source in sources:
-        by_file.setdefault(source.tensor.file, []).extend(source.spans)
+        if source.several:
+            for info in source.tensors:
+                by_file.setdefault(info.file, []).append((info.start, info.stop))
+        else:
+            by_file.setdefault(source.tensor.file, []).extend(source.spans)
     return {file: _joined(spans) for file, spans in by_file.items()}
 
 
@@ -220,16 +239,27 @@ def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return out
 
 
+def stored(source: Source, checkpoint: Checkpoint) -> NDArray[Any]:
+    """The whole tensor, in the file's own shape; where every head has one, those of kept heads among zeros: a copy."""
+    if not source.several:
+        return checkpoint.array(source.tensor.name)
+    kept = {info.name: checkpoint.array(info.name) for info in source.tensors}
+    blank = np.zeros_like(next(iter(kept.values())))
+    return np.concatenate([kept.get(info.name, blank) for info in source.several])
+
+
 def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDArray[Any]:
     """Rows `span` of the weight, counted among the kept ones, in the file's dtype: a view, or gathered into a copy.
 
     [rows, in] for a matrix, [rows] for a vector. `tensor` is the whole one, in the file's own shape.
     """
     rows, columns = source.row_indices[span], source.column_indices
-    if source.stack:
+    if source.stack:  # [experts, out, in]
         tensor = tensor.reshape(-1, tensor.shape[-1])
     if len(source.shape) == 1:
         return _along_first(tensor.reshape(-1), rows)  # a vector may lie there folded
+    if source.folded:  # [out, in, taps]
+        tensor = tensor.reshape(len(tensor), -1)
     across, along = (columns, rows) if source.transposed else (rows, columns)  # the file's axes
     part = tensor
     if along is not None and len(along):  # first, so that no gathered row brings the ends that are cut off (`spans`)

@@ -137,6 +137,16 @@ _ROWS = (
         backends=("cpu",),
     ),
     Op(
+        "unfold",
+        "(t,d)->(t,d*k)",
+        "y[t, i k + j] = x[t + j - (k-1)/2, i], 0 outside of t's text: a product with it is a convolution",
+        ("o:y", "i:x", "n:d", "n:k"),
+        "",
+        lambda _: 0,
+        "Chellapilla et al. 2006 (convolution as a product)",
+        backends=("cpu",),
+    ),
+    Op(
         "round_bf16",
         "(t,k)->(t,16k/32)",
         "y = bf16(x), to nearest even; whole 32s of a row, filled up with zeros",

@@ -102,6 +102,11 @@ class Reference:
         y = x.reshape(len(x), -1, lies.stride)[:, :, lies.base : lies.base + lies.each].reshape(len(x), -1)
         return y if b is None else y + b.f64()
 
+    def unfold(self, x: Array, k: int) -> Array:
+        """[T, d] -> [T, d * k]: of each number those of its row's neighbours, in order, zeros at both ends."""
+        padded = np.pad(x, ((k // 2, k // 2), (0, 0)))
+        return np.stack([padded[j : j + len(x)] for j in range(k)], -1).reshape(len(x), -1)
+
     def quantize(self, x: Array) -> Array:
         """Each 32 of a row to whole numbers -127 .. 127 times max|x| / 127. In float32: a tie stays a tie."""
         t, k = x.shape

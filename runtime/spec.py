@@ -44,6 +44,7 @@ __all__ = [
     "Attention",
     "Buckets",
     "Config",
+    "Convolution",
     "Decoding",
     "Dense",
     "Distances",
@@ -122,6 +123,17 @@ class Distances:
     longest: int | None = None
     normed: bool = False
     shared: bool = False
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """act(w * x + b) over each token and its neighbours, (taps - 1) / 2 on each side, zeros outside of the text.
+
+    It stands next to the first layer: of what enters that, added to what leaves it, and the sum is normed (DeBERTa v2).
+    """
+
+    taps: int  # odd
+    activation: Activation
 
 
 @dataclass(frozen=True)
@@ -212,6 +224,7 @@ class Stack:
     residual_scale: float = 1.0  # of what a sublayer adds to the stream
     biases: tuple[Buckets | Slopes, ...] = ()  # what depends on the places of key and query alone
     relative: Distances | None = None  # of the table `StackWeights.relative`
+    convolution: Convolution | None = None  # next to the first layer
     sinusoids: Sinusoids | None = None  # positions from a formula, where `StackWeights.positions` is none
     norm_first: bool = False  # the embedding's norm stands before positions are added (Blenderbot-small's decoder)
     project_first: bool = False  # and so does the product that takes it to `d_model` (OPT-350M)
@@ -403,6 +416,8 @@ class StackWeights:
     biases: tuple[Weight | None, ...] = ()  # of `Stack.biases`: [buckets, n_heads]; None: slopes, or a layer's own
     relative: Weight | None = None  # DeBERTa's table of distances [2 n, d_model]
     relative_norm: Norm | None = None  # of its rows
+    convolution: Linear | None = None  # of `Stack.convolution`: [d_model, d_model * taps], a token's taps side by side
+    convolution_norm: Norm | None = None  # of the sum with what leaves the first layer
 
     def __iter__(self) -> Iterator[Weight]:
         """Every weight once."""

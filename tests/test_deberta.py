@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.errors import BackendError, ConfigError
+from miaotui.errors import BackendError, ConfigError, PlanError
 from miaotui.loader.config import resolve_config
 from miaotui.runtime.encoding import Whole, encoded
 from miaotui.runtime.relative import DistanceTable, row_of
 from miaotui.runtime.spec import Distances
+from miaotui.tools.commands.quantize import quantize
+from miaotui.tools.prune import prune
 from test_encoders import SETTINGS, ids_of, made, near, theirs
 
 if TYPE_CHECKING:
@@ -156,7 +158,9 @@ def test_heads_that_are_cut_take_their_rows_of_every_product_along(small: Path) 
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        ({"conv_kernel_size": 3}, "conv_kernel_size is 3"),
+        ({"conv_kernel_size": 4}, "conv_kernel_size is 4"),
+        ({"conv_kernel_size": 3, "conv_groups": 2}, "conv_groups is 2"),
+        ({"conv_kernel_size": 3, "conv_act": "mish"}, "conv_act is 'mish'"),
         ({"pos_att_type": "p2p|c2p"}, "pos_att_type"),
         ({"pos_att_type": 3}, "pos_att_type"),
         ({"position_buckets": 1}, "position_buckets is 1"),
@@ -170,6 +174,98 @@ def test_heads_that_are_cut_take_their_rows_of_every_product_along(small: Path) 
 def test_what_is_not_computed_is_named(said: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         resolve_config(PUBLISHED | said, "config.json")
+
+
+@pytest.mark.parametrize(("taps", "act", "width"), [(1, "tanh", 15), (3, "gelu", 24), (5, "silu", 51)])
+def test_a_convolution_is_that_of_transformers(taps: int, act: str, width: int, tmp_path: Path) -> None:
+    said = SMALL | {"conv_kernel_size": taps, "conv_act": act, "hidden_size": width}
+    model = made(transformers.DebertaV2Config(**said), tmp_path)
+    assert model.encoder.conv is not None
+    rng = np.random.default_rng(taps)
+    with miaotui.load(tmp_path, threads=2) as ours:
+        lies = ours.session.weights.stack.convolution
+        assert lies is not None
+        assert lies.w.shape == (width, width * taps)
+        assert lies.w.mapped  # no copy
+        for n in (1, 2, 3, 40):
+            ids = ids_of(rng, 53, n)
+            wanted = theirs(model, ids)
+            assert np.abs(ours.hidden(ids) - wanted).max() <= near(model.config, wanted)
+
+
+@pytest.fixture(scope="module")
+def convolved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `small`, with a convolution of five taps, as a masked language model."""
+    directory = tmp_path_factory.mktemp("convolved")
+    said = SMALL | {"conv_kernel_size": 5, "conv_act": "gelu"}
+    made(transformers.DebertaV2Config(**said), directory, kind="MaskedLM")
+    return directory
+
+
+@settings(SETTINGS, max_examples=6)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 99), st.sampled_from([1, 64, 512]))
+def test_a_convolution_sees_no_other_text(convolved: Path, lengths: list[int], seed: int, chunk: int) -> None:
+    rng = np.random.default_rng(seed)
+    texts = [Whole(ids_of(rng, 53, n)) for n in lengths]
+    with miaotui.load(convolved, threads=3, prefill_chunk=chunk) as many, miaotui.load(convolved, threads=1) as one:
+        for text, rows in zip(texts, list(encoded(many.session, texts, np.copy)), strict=True):
+            assert rows.tobytes() == one.hidden(text.ids).tobytes()
+
+
+@pytest.mark.parametrize("plan", ["keep-layers=1", "ffn=0.5"])
+def test_a_convolution_stays_where_layers_and_neurons_go(convolved: Path, plan: str, tmp_path: Path) -> None:
+    """Next to the first layer that is left: the export gives the plan's bits, and transformers the same numbers."""
+    ids = list(range(4, 30))
+    with miaotui.load(convolved, prune=plan) as model:
+        wanted = model.logits(ids)
+    prune(convolved, tmp_path / "cut", plan)
+    with miaotui.load(tmp_path / "cut") as model:
+        assert model.logits(ids).tobytes() == wanted.tobytes()
+    again, info = transformers.AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "cut", dtype=torch.float64, output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    assert np.abs(theirs(again.eval(), ids) - wanted).max() < 1e-4
+
+
+def test_a_convolution_loses_the_dimensions_that_the_stream_loses(convolved: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    there = load_file(convolved / "model.safetensors")["deberta.encoder.conv.conv.weight"]
+    kept = [*range(7), *range(9, 23)]
+    with miaotui.load(convolved, prune="width=0-6,9-22") as model:
+        left = model.session.weights.stack.convolution
+        assert left is not None
+        assert np.array_equal(left.w.f64(), there[kept][:, kept].reshape(21, -1))
+        assert left.b is not None
+        assert left.b.shape == (21,)
+        assert np.isfinite(model.hidden([1, 2, 3])).all()
+    with pytest.raises(PlanError, match="cannot be written"):
+        prune(convolved, tmp_path / "cut", "width=0-6,9-22")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_convolution_is_quantised_as_other_products_are(convolved: Path, dtype: str, tmp_path: Path) -> None:
+    ids = list(range(1, 40))
+    with miaotui.load(convolved) as model:
+        exact = model.hidden(ids)
+    with miaotui.load(convolved, quantize=dtype) as model:
+        assert model.session.weights.stack.convolution.w.dtype == dtype
+        rough = model.hidden(ids)
+    assert 0 < np.abs(rough - exact).mean() < (0.05 if dtype == "int8" else 0.5) * float(np.abs(exact).mean())
+    quantize(convolved, tmp_path / "small", dtype)
+    with miaotui.load(tmp_path / "small") as model:
+        assert model.hidden(ids).tobytes() == rough.tobytes()
+
+
+def test_a_convolution_of_another_width_is_named(convolved: Path, tmp_path: Path) -> None:
+    shutil.copytree(convolved, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    other = r"conv\.conv\.weight.*\[24, 24, 5\].*\[24, 24, 3\]"
+    for taps, says in ((3, other), (0, r"encoder\.conv\..* is no part of")):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"conv_kernel_size": taps}))
+        with pytest.raises(miaotui.errors.CheckpointError, match=says):
+            miaotui.load(tmp_path)
 
 
 def test_no_gpu_runs_it(small: Path) -> None:

@@ -155,6 +155,7 @@ def variants(draw: st.DrawFn, family: str) -> dict[str, Any]:
         said |= dict.fromkeys(("qk_layernorm", "use_qk_norm"), draw(st.booleans()))
     if family == "stablelm":
         said["use_parallel_residual"] = draw(st.booleans())
+        said["qk_layernorm"] = draw(st.booleans())
     if family == "olmo":
         said["clip_qkv"] = draw(st.sampled_from([None, 0.5, 8.0]))
     return said
@@ -307,6 +308,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere-normed": ("cohere", {"use_qk_norm": True}),
     "phi-normed": ("phi", {"qk_layernorm": True}),
     "stablelm-parallel": ("stablelm", {"use_parallel_residual": True}),
+    "stablelm-normed": ("stablelm", {"use_parallel_residual": True, "qk_layernorm": True}),
     "olmo-clipped": ("olmo", {"clip_qkv": 0.5}),
     "mpt-clipped": ("mpt", {"attn_config": {"clip_qkv": 0.5}}),
 }

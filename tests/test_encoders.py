@@ -95,6 +95,8 @@ def distances(draw: st.DrawFn) -> dict[str, Any]:
         "type_vocab_size": draw(st.integers(0, 2)),
         "pooler_hidden_act": draw(st.sampled_from(["gelu", "silu", "relu"])),
         "legacy": draw(st.booleans()),
+        "conv_kernel_size": draw(st.sampled_from([0, 0, 1, 3, 5])),
+        "conv_act": draw(st.sampled_from(["tanh", "gelu", "silu"])),
     }
 
 

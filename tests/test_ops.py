@@ -504,6 +504,12 @@ def take_rows(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.take_rows(x), [[d.array(d.t, d.size())]], exactly, rows=d.draw(st.integers(1, d.t)))
 
 
+def unfold(d: Draw, _: str) -> Case:
+    """Texts in one batch that do not see each other: tests/test_deberta.py."""
+    x, k = d.array(d.t, d.size()), d.draw(st.sampled_from([1, 3, 5, 7]))
+    return Case(lambda ops, x: ops.unfold(x, k), [[x]], exactly)
+
+
 def mean_rows(d: Draw, _: str) -> Case:
     x = d.array(d.t, d.size())
     size = np.abs(x).max() * (d.t / 16 + 20)
@@ -528,7 +534,7 @@ CASES = {
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
         *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick),
         *(scale, soft_cap, take_rows, mean_rows, argmax, layer_norm_heads, clip, xielu),
-        *(route, expert_linear, expert_sum, quantize_parts),
+        *(route, expert_linear, expert_sum, quantize_parts, unfold),
     )
 }
 CASES["kv_write"] = attention

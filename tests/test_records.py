@@ -23,6 +23,7 @@ from miaotui.runtime.spec import (
     Attention,
     Buckets,
     Config,
+    Convolution,
     Distances,
     Experts,
     FeedForward,
@@ -88,7 +89,7 @@ def given(name: str, x: Any) -> Weight:
     return Weight(name, "f32", array.shape, array, mapped=False)
 
 
-OF_STACK = ("parallel", "embed_scale", "residual_scale", "biases", "relative")
+OF_STACK = ("parallel", "embed_scale", "residual_scale", "biases", "relative", "convolution")
 
 
 def config(*layers: tuple[Attention | FeedForward, ...], norm: str = "rms", **more: Any) -> Config:
@@ -214,6 +215,7 @@ REFUSED: dict[str, tuple[Config, str]] = {
     "a bias that is not there": (config((replace(A, bias=0), F)), "a bias by relative position without its table"),
     "DeBERTa's terms": (config((replace(A, relative=("c2p", "p2c")), F)), "terms by relative position, c2p and p2c"),
     "DeBERTa's table": (config(relative=Distances(256, 512)), "a table of distances that is not there"),
+    "a convolution": (config(convolution=Convolution(3, "gelu")), "a convolution without weights"),
     "gains by head of RMSNorm": (config((replace(A, norm_heads=True), F)), "RMSNorm of each head with gains of its"),
     "gated xIELU": (config((A, replace(F, activation=None))), "an activation with numbers of its own, gated"),
     "two rotations, one by length": (
@@ -246,12 +248,18 @@ def test_weights_that_nothing_reads_are_refused_by_name() -> None:
     changed = {
         "tables of relative positions": {"biases": (drawn.weight(32, 4),)},
         "a table of distances .* that the config does not know": {"relative": drawn.weight(64, D)},
+        "a convolution .* that the config does not know": {"convolution": Linear(drawn.weight(D, 3 * D))},
         "RMSNorm with a bias": {"norm": Norm(drawn.weight(D), drawn.weight(D))},
         "an adapter of q": {"layers": ((replace(attention, linear={**attention.linear, "q": adapted}), ffn),)},
     }
     for says, more in changed.items():
         with pytest.raises(BackendError, match=says):
             record(c, replace(w, decoder=replace(w.decoder, **more)), n_context=8)
+    apart = {"convolution": Linear(drawn.weight(D, 4 * D))}
+    for taps, says in ((3, "a convolution over texts that come in parts"), (4, "a convolution over texts")):
+        with pytest.raises(BackendError, match=says):
+            record(config((A, F), convolution=Convolution(taps, "gelu")),
+                   replace(w, decoder=replace(w.decoder, **apart)), n_context=8)  # fmt: skip
     with pytest.raises(BackendError, match="a decoder without a head"):
         record(c, replace(w, head=None), n_context=8)
 
@@ -384,7 +392,7 @@ def test_roles_are_one_table() -> None:
     own, cross = roles.LINEAR, ("cross_q", "cross_k", "cross_v", "cross_o")  # which plans of version 1 do not name
     places = "pos_k", "pos_q"  # through which no token of a step flows
     experts = tuple(f"{kind}_{name}" for kind in ("expert", "shared") for name in ("gate", "up", "down"))
-    model = "embed", "head", "head_dense", "classifier", "embed_project"
+    model = "embed", "head", "head_dense", "classifier", "embed_project", "convolution"
     assert (*model, *own[:4], *places, *cross, *own[4:], *experts) == roles.MATRICES
     assert experts[:3] == roles.EACH
     assert roles.WRITERS == ("o", "down")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Family", "Folded", "Part", "Resolved", "layer_type", "piece_name", "resolve_with", "shared_numbers"]
 
 
-Folded = Literal["", "row", "number", "heads"]
+Folded = Literal["", "row", "number", "heads", "taps"]
 #: What a LayerNorm's vectors were called in checkpoints made from TensorFlow (bert-base-uncased).
 OLDER = {"weight": "gamma", "bias": "beta"}
 
@@ -33,10 +33,13 @@ OLDER = {"weight": "gamma", "bias": "beta"}
 class Part:
     """Where a weight lies: a tensor's name (`{i}` is the layer), or a piece of its outputs.
 
+    A name with `{h}` is one of each head's: the weight is a vector, of which each of these tensors holds a head's part.
+
     `pieces`: the roles whose weights the tensor holds, in order, its own among them; `by_head`: those of each
     key/value head together (`loader/pieces.py`). `transposed`: the file stores [in, out], and a piece is columns.
     `plus`: what is added to every number; `softplus`: log(1 + e^x) of it is the weight. `folded`: how the file stores a
-    vector [n] where not as it is: "row" [1, n], "number" [] of n = 1, "heads" [n / d_head, d_head].
+    vector [n] where not as it is: "row" [1, n], "number" [] of n = 1, "heads" [n / d_head, d_head]; or a convolution's
+    matrix [out, in * taps]: "taps" [out, in, taps].
     """
 
     name: str
@@ -52,6 +55,11 @@ class Part:
     folded: Folded = ""
     softplus: bool = False
     stacked: str = ""  # instead: one tensor [experts, out, in] of every expert ({e} in `name`), perhaps in `pieces`
+
+    @property
+    def each_head(self) -> bool:
+        """Whether every head's part of the vector is a tensor of its own."""
+        return "{h}" in self.name
 
     @property
     def in_stack(self) -> bool:

@@ -1,4 +1,7 @@
-"""DeBERTa v2 and v3: BERT whose scores add products of queries and keys with rows of a table of distances."""
+"""DeBERTa v2 and v3: BERT whose scores add products of queries and keys with rows of a table of distances.
+
+The larger ones of v2 have a convolution next to the first layer.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ...runtime.spec import Distances
+from ...runtime.spec import Convolution, Distances
+from ..files import quote
 from .base import Family, Part, Resolved
 from .bert import HARMLESS, SPELLING, both, encoder_of
 from .bert import HEADS as BERT_HEADS
 from .decoders import remade
 from .heads import ARCHITECTURES, HEAD_KEYS, read_head
-from .values import Key, Unfit, activation, anything, flag, number, optional, size
+from .values import ACTIVATIONS, Key, Unfit, activation, anything, flag, number, optional, size
 
 if TYPE_CHECKING:
     from ...runtime.spec import RelativeTerm
@@ -26,6 +30,9 @@ MODEL = {
     **both("embed_norm", "embeddings.LayerNorm"),
     "relative": Part("encoder.rel_embeddings.weight"),
     **both("relative_norm", "encoder.LayerNorm"),
+    "convolution": Part("encoder.conv.conv.weight", folded="taps"),
+    "convolution_bias": Part("encoder.conv.conv.bias"),
+    **both("convolution_norm", "encoder.conv.LayerNorm"),
 }
 _LAYER = "encoder.layer.{i}"
 LAYER = {
@@ -90,6 +97,23 @@ def _distances(v: dict[str, Any], where: str) -> Distances:
     return Distances(n, longest, normed, v["share_att_key"])
 
 
+def _convolution(v: dict[str, Any], where: str) -> Convolution | None:
+    """Next to the first layer (v2-xlarge, v2-xxlarge). With an even width transformers itself fails."""
+    taps, groups, act = v["conv_kernel_size"], v["conv_groups"], v["conv_act"]
+    if not taps:
+        return None
+    acts: dict[str, Any] = {**ACTIVATIONS, "tanh": "tanh"}
+    for key, fits, wanted in (
+        ("conv_kernel_size", taps % 2 == 1, "odd numbers"),
+        ("conv_groups", groups == 1, "1"),
+        ("conv_act", isinstance(act, str) and act in acts, f"one of {', '.join(acts)}"),
+    ):
+        if not fits:
+            msg = f"{where}: {key} is {quote(v[key])}; this family is computed with {wanted} only"
+            raise ConfigError(msg)
+    return Convolution(taps, acts[act])
+
+
 def _resolve(v: dict[str, Any], where: str) -> Resolved:
     d, n_heads = v["hidden_size"], v["num_attention_heads"]
     for key, wanted in (("embedding_size", d), ("pooler_hidden_size", d), ("attention_head_size", d // n_heads)):
@@ -105,7 +129,8 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
     distances = _distances(v, where) if v["relative_attention"] else None
     said: dict[str, Any] = {"scale": scale, "relative": terms if distances else ()}
     positions = 0 if v["position_biased_input"] else None
-    return remade(plain, stack={"relative": distances}, attention=said, positions=positions)
+    convolution = _convolution(v, where)
+    return remade(plain, stack={"relative": distances, "convolution": convolution}, attention=said, positions=positions)
 
 
 DEBERTA_V2 = Family(
@@ -132,6 +157,9 @@ DEBERTA_V2 = Family(
         "pooler_hidden_size": Key(None, optional(size())),
         "attention_head_size": Key(None, optional(size())),
         "embedding_size": Key(None, optional(size())),
+        "conv_kernel_size": Key(0, size(2**10 + 1, 0)),
+        "conv_groups": Key(1, anything),
+        "conv_act": Key("tanh", anything),
         **HEAD_KEYS,
     },
     resolve=_resolve,
@@ -145,9 +173,8 @@ DEBERTA_V2 = Family(
         r"(cls|lm_predictions|mask_predictions)\..*",
         r"encoder\.LayerNorm\.(weight|bias)",  # of a table of distances that is not there
     ),
-    # a convolution next to the first layer: deberta-v2-xlarge and -xxlarge
-    only={"conv_kernel_size": (0,), "is_decoder": (False,)},
-    harmless=HARMLESS | {"conv_act", "conv_groups", "pad_token_id", "padding_idx", "pooler_dropout"},
+    only={"is_decoder": (False,)},
+    harmless=HARMLESS | {"pad_token_id", "padding_idx", "pooler_dropout"},
     heads_divide_width=True,
     architectures=ARCHITECTURES,
     heads=HEADS,

@@ -16,6 +16,8 @@ __all__ = ["STABLELM"]
 _QKV = frozenset({"q_bias", "k_bias", "v_bias"})
 #: Of parallel halves.
 ONE_NORM = weight_and_bias("ffn_norm", "layers.{i}.input_layernorm")
+#: Of StableLM 2 12B: every head has gains of its own, a tensor for each.
+QK_NORMS = {f"{x}_norm_whole": Part(f"layers.{{i}}.self_attn.{x}_layernorm.norms.{{h}}.weight") for x in "qk"}
 _NORMS = frozenset({"attn_norm_bias", "ffn_norm_bias", "norm_bias"})
 
 
@@ -24,8 +26,10 @@ def _resolve(v: dict[str, Any], where: str) -> Resolved:
     biases = _NORMS | (_QKV if v["use_qkv_bias"] else frozenset())
     parallel = v["use_parallel_residual"]
     stack = {"norm": "layer", "parallel": parallel}
-    resolved = remade(llama_like(v, where, "stablelm", biases=biases, part=0.25), stack=stack)
-    return replace(resolved, own=ONE_NORM if parallel else {})
+    normed = {"norm_heads": v["qk_layernorm"]}
+    resolved = remade(llama_like(v, where, "stablelm", biases=biases, part=0.25), stack=stack, attention=normed)
+    own = (ONE_NORM if parallel else {}) | (QK_NORMS if v["qk_layernorm"] else {})
+    return replace(resolved, own=own)
 
 
 STABLELM = Family(
@@ -39,6 +43,7 @@ STABLELM = Family(
         "layer_norm_eps": Key(1e-5, number(0, 1)),
         "use_qkv_bias": Key(default=False, check=flag),
         "use_parallel_residual": Key(default=False, check=flag),
+        "qk_layernorm": Key(default=False, check=flag),
         "bos_token_id": Key((0,), KEYS["bos_token_id"].check),
         "eos_token_id": Key((0,), KEYS["eos_token_id"].check),
         **PARTIAL,
@@ -53,7 +58,6 @@ STABLELM = Family(
     prefixes=PREFIXES,
     spelling={name: key for name, key in SPELLING.items() if name != "d_head"},
     ignored=IGNORED,
-    only={"qk_layernorm": (False,)},
     harmless=frozenset({"hidden_dropout"}),
     heads_divide_width=True,
 )

@@ -75,6 +75,9 @@ class Cut:
 
     def kept(self, axis: str, layer: int) -> Ranges:
         """Kept elements along an axis of one of the file's layers."""
+        if axis == "taps":
+            taps = self.before.stack.convolution.taps if self.before.stack.convolution else 1
+            return spread(self.kept("width", layer), taps)
         indices: Indices | None = None
         if axis in ("vocab", "width", "source"):
             indices = getattr(self, WIDTH if axis == "source" else axis)

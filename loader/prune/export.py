@@ -8,6 +8,7 @@ anything is written, and must give the very model that the plan leaves: what a f
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -188,10 +189,13 @@ def left_tensors(
             if first.prequantized:
                 yield name, first.tensor.dtype, first.tensor.shape, _whole(checkpoint, first)
                 continue
+            if first.several:
+                yield from _each_head(checkpoint, first, name)
+                continue
             shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
             shape = shape if reshape is None else reshape(parts, shape)
             stored = shape[::-1] if first.transposed else shape
-            stored = folded_shape(first.folded, shape, d_head(plan.config)) if first.folded else stored
+            stored = folded_shape(first.folded, shape, plan.config) if first.folded else stored
             if first.stack:
                 n = len({part.expert for part in parts})
                 stored = (n, shape[0] // n, *shape[1:])
@@ -212,6 +216,12 @@ def _unread_embedding(plan: LoadPlan, checkpoint: Checkpoint, written: set[str])
 
 def _whole(checkpoint: Checkpoint, source: Source) -> Callable[[], NDArray[np.generic]]:
     return lambda: checkpoint.array(source.tensor.name)
+
+
+def _each_head(checkpoint: Checkpoint, source: Source, name: str) -> Iterator[Left]:
+    """The kept heads' parts of a vector, each a tensor, under new numbers."""
+    for h, info in enumerate(source.tensors):
+        yield name.replace("{h}", str(h)), info.dtype, info.shape, partial(checkpoint.array, info.name)
 
 
 def _gather(

@@ -22,7 +22,7 @@ from ...errors import CheckpointError, PlanError
 from ..load_plan import make_load_plan
 from ..roles import AXES, EACH, LINEAR, expert_key
 from ..sizes import sizes_of
-from ..source import read, spans_by_file
+from ..source import read, spans_by_file, stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def squares(source: Source, checkpoint: Checkpoint, *, by_column: bool = False) 
     if source.prequantized:
         msg = f"{source.tensor.file}: {source.tensor.name} is quantised already; prune the original checkpoint by ratio"
         raise PlanError(msg)
-    tensor = checkpoint.array(source.tensor.name)
+    tensor = stored(source, checkpoint)
     columns = np.zeros(source.shape[-1])
     rows = []
     for at in range(0, source.shape[0], ROWS):

@@ -77,6 +77,7 @@ def _of_stack(load: LoadPlan, checkpoint: Checkpoint) -> tuple[F64, F64]:
     for name in (role.name for role in ROLES.values() if role.writes and not role.sublayer):
         if name in model:
             written += squares(model[name], checkpoint, by_column=True) / model[name].shape[0]
+    written += squares(model["convolution"], checkpoint) if "convolution" in model else 0.0
     for roles in load.layers:
         others = [key for key in roles if ROLES[role_of(key)].sublayer == EXPERTS]
         for key in (*WRITERS, "cross_o", *(key for key in others if ROLES[role_of(key)].writes)):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..load_plan import can_be_sparse
-from ..source import read, spans_by_file
+from ..source import read, spans_by_file, stored
 from .plan import PrunePlan
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def make_receipt(plan: LoadPlan, opened: Opened, prune: PrunePlan | None = None,
     """The receipt of a plan; reads nothing. `prune`: what `plan` was made with."""
     prune = prune or PrunePlan()
     entries = tuple(_entry(source) for source in plan)
-    used = {source.tensor.name for source in plan.touched}
+    used = {info.name for source in plan.touched for info in source.tensors}
     untouched = tuple(name for name in opened.checkpoint.tensors if name not in used)
     spans = spans_by_file(plan.touched)
     return Receipt(
@@ -171,7 +171,7 @@ def _entry(source: Source) -> Entry:
 
 
 def _sha256(source: Source, checkpoint: Checkpoint) -> str:
-    tensor, digest = checkpoint.array(source.tensor.name), hashlib.sha256()
+    tensor, digest = stored(source, checkpoint), hashlib.sha256()
     if source.prequantized:
         digest.update(np.ascontiguousarray(tensor).data)
         return digest.hexdigest()

@@ -54,6 +54,9 @@ class Ops(Protocol[T]):
     def linear(self, x: T, w: Weight, b: Weight | None = None, /, **after: Unpack[After[T]]) -> T:
         """[t, k] -> [t, n]: act(x w^T + b) * times + residual."""
 
+    def unfold(self, x: T, k: int, /) -> T:
+        """[T, d] -> [T, d * k]: each number with those of its k - 1 neighbours in the text, which came whole."""
+
     def rms_norm(self, x: T, w: Weight, eps: float, groups: int = 1, /) -> T:
         """Each of `groups` pieces of a row by itself."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..spec import Attention
 from .experts import mixture
-from .variants import attend, clipped, curved, groups_of, layer_normed, project, rotated, scaled
+from .variants import attend, clipped, convolved, curved, groups_of, layer_normed, project, rotated, scaled
 
 if TYPE_CHECKING:
     from ..rope import RopeTable
@@ -41,6 +41,7 @@ def stack(f: Frame[T], w: StackWeights, x: T) -> T:
         here, start = Frame(f.ops, f.stack, f.ropes, i, w.biases, f.positions), x
         for s, sw in zip(sizes, weights, strict=True):
             x = sublayer(here, s, sw, start if f.stack.parallel else x, x)
+        x = norm(here, *convolved(here, w, start, x))
     return x
 
 

@@ -74,6 +74,7 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
         yield "tables of relative positions that the config does not know"
     if (stack.relative is None) != (w.relative is None):
         yield "a table of distances that is not there, or that the config does not know"
+    yield from _of_convolution(config, stack, w)
     if stack.norm == "rms" and any(n is not None and n.b is not None for n in _norms(w)):
         yield "RMSNorm with a bias"
     for i, (sizes, weights) in enumerate(zip(stack.layers, w.layers, strict=True)):
@@ -88,9 +89,22 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
                 yield f"{what} (layer {i})"
 
 
+def _of_convolution(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
+    if (stack.convolution is None) != (w.convolution is None):
+        yield "a convolution without weights, or that the config does not know"
+    if stack.convolution is None:
+        return
+    if config.decoder is not None:
+        yield "a convolution over texts that come in parts"
+    if stack.convolution.taps % 2 == 0:
+        yield f"a convolution of {stack.convolution.taps} taps, of which none is in the middle,"
+    if w.convolution is not None and w.convolution.adapters:
+        yield "an adapter of the convolution"
+
+
 def _norms(w: StackWeights) -> Iterator[Norm | None]:
     """Every place of a norm."""
-    yield from (w.norm, w.embed_norm, w.relative_norm)
+    yield from (w.norm, w.embed_norm, w.relative_norm, w.convolution_norm)
     for part in (sublayer for layer in w.layers for sublayer in layer):
         yield from (part.norm_in, part.norm_out, part.norm_sum, part.norm_q, part.norm_k)
 

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..rope import RopeTable
-    from ..spec import Attention, Linear, Norm, Stack, Sublayer, Weight
+    from ..spec import Attention, Linear, Norm, Stack, StackWeights, Sublayer, Weight
     from .ops import After, Ops
     from .stack import Frame
 
 __all__ = [
-    "attend", "bias_of", "capped", "clipped", "curved", "groups_of", "layer_normed", "project", "rotated", "scaled",
+    "attend", "bias_of", "capped", "clipped", "convolved", "curved", "groups_of", "layer_normed", "project",
+    "rotated", "scaled",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -49,6 +50,14 @@ def curved(ops: Ops[T], x: T, numbers: Mapping[str, Weight]) -> T:
 def layer_normed(ops: Ops[T], x: T, w: Norm, eps: float, groups: int) -> T:
     """LayerNorm of each row, or of each of its `groups`."""
     return ops.layer_norm(x, w.w, w.b, eps) if groups == 1 else ops.layer_norm_heads(x, w.w, w.b, eps, groups)
+
+
+def convolved(f: Frame[T], w: StackWeights, x: T, y: T) -> tuple[T, Norm | None]:
+    """Y + act(convolution of x), and this sum's norm: x enters the first layer, y leaves it. Of others: y, and none."""
+    c = f.stack.convolution
+    if c is None or w.convolution is None or f.layer > 0:
+        return y, None
+    return project(f, f.ops.unfold(x, c.taps), w.convolution, act=c.activation, residual=y), w.convolution_norm
 
 
 def rotated(ops: Ops[T], x: T, table: RopeTable | None, heads: int, d_head: int) -> T:

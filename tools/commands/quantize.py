@@ -85,6 +85,9 @@ def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
     split = {source.tensor.name for source in plan if source.quantizes and source.fused}
     tensors: Tensors = {}
     for source in plan:
+        tensors.update((info.name, (info.dtype, checkpoint.array(info.name))) for info in source.several)
+        if source.several:
+            continue
         name, dtype, array = source.tensor.name, source.tensor.dtype, checkpoint.array(source.tensor.name)
         if name in split:
             array, name = read(source, array), source.alone

@@ -48,6 +48,7 @@ R_Y, R_X, R_TABLE, R_HEADS, R_D = slots("rope")
 P_Y, P_X, P_TABLE, P_HEADS, P_D, P_ROTARY, P_INTERLEAVED = slots("rope_part")
 K_Y, K_X, K_D = slots("take_rows")
 M_Y, M_X, M_D = slots("mean_rows")
+U_Y, U_X, U_D, U_K = slots("unfold")
 A_X, A_N = slots("argmax")
 
 
@@ -192,6 +193,25 @@ def mean_rows(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
                         part = add(part, load_tail(x + 4 * (token * d + j), d - j))
                     total = add(total, part)
                 store_tail(base + arg(p, M_Y) + 4 * (row * d + j), div(total, splat(F(n))), d - j)
+
+
+@kernel
+def unfold(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """y[t, i k + j] = x[t + j - (k-1)/2, i], zero where that token is none of t's text."""
+    tokens, d, k = rows_of(p, step), arg(p, U_D), arg(p, U_K)
+    for i in range(share(tokens, 1, t, nt), share(tokens, 1, t + 1, nt)):
+        words = ld(step + 8 * S_SEQUENCES) + 8 * SEQUENCE_WORDS * token_word(step, i, T_SEQUENCE)
+        first = ld(words + 8 * Q_FIRST)
+        stop = first + ld(words + 8 * Q_COUNT)
+        for j in range(k):
+            token, y = i + j - k // 2, base + arg(p, U_Y) + 4 * (i * d * k + j)
+            if first <= token < stop:
+                x = base + arg(p, U_X) + 4 * token * d
+                for c in range(d):
+                    stf(y + 4 * c * k, ldf(x + 4 * c))
+            else:
+                for c in range(d):
+                    stf(y + 4 * c * k, F(0.0))
 
 
 @kernel
