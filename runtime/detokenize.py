@@ -204,6 +204,7 @@ class StopStrings:
         """Check the stop strings: `InputError` for an empty one."""
         self._stop = check_stop(stop)
         self._held: list[tuple[str, str]] = []  # a character or none that is searched, and what is given for it
+        self._begun = False
         self.stopped = False
 
     def push(self, text: str, given: str | None = None) -> str:
@@ -213,7 +214,11 @@ class StopStrings:
         """
         if self.stopped:
             return ""
-        self._held += _paired(text, text if given is None else given)
+        given = text if given is None else given
+        if given and not self._begun and text.lstrip() == given:
+            text = given  # a decoder drops the first space of a text, but not after a special token
+        self._begun = self._begun or bool(text)
+        self._held += _paired(text, given)
         text = "".join(searched for searched, _ in self._held)
         end = self._match(text)
         self.stopped = end is not None

@@ -86,3 +86,8 @@ def poison(session: Session) -> None:
     """NaN and garbage everywhere: nothing may survive from an earlier step."""
     arena: np.ndarray = session.backend.arena  # type: ignore[attr-defined]  # the CPU's
     arena[:] = 0xFF
+
+
+def complaint(err: str) -> str:
+    """What a command said on stderr, less its word on what it compiled: a cache may be cold."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("miaotui: compil"))

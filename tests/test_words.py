@@ -11,6 +11,7 @@ import miaotui
 import pytest
 import soak
 from checkpoints import small, write_checkpoint
+from helpers import complaint
 from miaotui.errors import InputError, MiaotuiError, PlanError
 from miaotui.loader.hub import locate
 from miaotui.tools import cli, demo
@@ -68,7 +69,7 @@ def test_an_error_begins_with_the_option_as_typed_and_is_2(
 ) -> None:
     assert cli.main(["generate", "x", *options.split(" ")]) == 2
     expected = says if says.startswith("--") else options + says
-    assert capsys.readouterr().err.startswith(f"miaotui: error: {expected}")
+    assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {expected}")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_of_two_names_the_one_that_was_typed(
     (tmp_path / "text").write_text("Once upon a time")
     places = {"demo": demo.path(), "text": tmp_path / "text"}
     assert cli.main([argument.format(**places) for argument in arguments]) == 2
-    assert capsys.readouterr().err.startswith(f"miaotui: error: {says}")
+    assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {says}")
 
 
 @pytest.mark.parametrize("arguments", [["quantize", "x", ""], ["perplexity", ""], ["prune", "x", ""]])
@@ -119,7 +120,7 @@ def test_an_error_of_a_plan_names_its_file(tmp_path: Path, capsys: pytest.Captur
         plan.write_text(json.dumps({"format": "miaotui-prune", "version": 1, field: "9"}))
         assert cli.main(["generate", "x", "--prune", str(plan)]) == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"miaotui: error: --prune {plan}: ")
+        assert complaint(err).startswith(f"miaotui: error: --prune {plan}: ")
         assert says in err
         with pytest.raises(PlanError) as error:
             miaotui.load(demo.path(), prune=plan)
@@ -187,7 +188,7 @@ def test_wrong_usage_is_one_line_that_begins_with_what_is_wrong(
     with pytest.raises(SystemExit):
         cli.main(words)
     err = capsys.readouterr().err
-    assert err.startswith(f"miaotui: error: {begins}")
+    assert complaint(err).startswith(f"miaotui: error: {begins}")
     assert err.count("\n") == 1
 
 
@@ -245,7 +246,7 @@ def test_commands_refuse_what_they_would_ignore(
     capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
     assert cli.main(words) == 2
-    assert capsys.readouterr().err.startswith(f"miaotui: error: {says}")
+    assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {says}")
 
 
 @pytest.mark.parametrize(("family", "kind"), [("bert", "an encoder"), ("t5", "an encoder-decoder")])
@@ -274,7 +275,7 @@ def test_what_predicts_no_next_token_is_not_measured_as_if_it_did(
         (["prune", "m", "out", "--method", "wanda", "--sparsity", "0.5", *cut], "--method wanda", wanda),
     ):
         assert cli.main(words) in {1, 2}
-        assert capsys.readouterr().err.startswith(f"miaotui: error: {what}: {family} is {kind}, {why}")
+        assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {what}: {family} is {kind}, {why}")
     # what a model does to a text, whatever it predicts, is seen: an encoder-decoder's lines are pairs
     (tmp_path / "t.txt").write_text("a b\ta b b a" if family == "t5" else "a b a b b a")
     assert cli.main(["prune", "m", "less", "--method", "activation", "--ffn", "0.5", *cut]) == 0
@@ -290,7 +291,7 @@ def test_what_predicts_no_next_token_is_not_measured_as_if_it_did(
             ("0-2", "a head's width is the model's div"),
         ):
             assert cli.main(["prune", "m", "thin", "--width", width]) == 1
-            said = capsys.readouterr().err
+            said = complaint(capsys.readouterr().err)
             assert said.startswith(f"miaotui: error: this plan cannot be written as a bert checkpoint: {why}")
             assert said.endswith("It can be used while loading\n")
 

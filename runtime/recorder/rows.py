@@ -92,6 +92,12 @@ class Rows(Recording):
         self._emit("xielu", "", x.rows, y=y, x=x, p=p, n=n, beta=beta, eps=eps, d=x.width)
         return y
 
+    def unfold(self, x: Tensor, k: int) -> Tensor:
+        """[T, d] -> [T, d * k]."""
+        y = self._tensor("u", x.rows, x.width * k)
+        self._emit("unfold", "", x.rows, y=y, x=x, d=x.width, k=k)
+        return y
+
     def take_rows(self, x: Tensor) -> Tensor:
         """[T, d] -> [R, d]."""
         y = self._tensor("x", "R", x.width)
