@@ -109,9 +109,10 @@ class Arrays(Loaded):
 
         One text gives float32 [d], several [texts, d], an iterator an iterator, which takes texts as passes need them.
         Texts are packed end to end, without padding; a text's bits do not depend on the others. Longer ones are cut to
-        max_seq_length, or to the model's positions. `prompt` stands before every text, or the directory's prompt
-        `prompt_name`; `normalize`: to length 1 at the end, or not (default: as the directory says); `truncate_dim`:
-        keep the first dimensions of what the directory's steps give, whose length is 1 again with `normalize=True`.
+        max_seq_length, else to the tokenizer's model_max_length, and to the model's positions. `prompt` stands before
+        every text, or the directory's prompt `prompt_name`; `normalize`: to length 1 at the end, or not (default: as
+        the directory says); `truncate_dim`: keep the first dimensions of what the directory's steps give, whose length
+        is 1 again with `normalize=True`.
         Errors: `InputError`, `TokenizerError`, `ConfigError`.
         """
         if self.config.decoder is None or self.config.seq2seq or not self._sentence.said:

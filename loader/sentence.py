@@ -5,7 +5,8 @@
 | modules.json | the steps after the Transformer, in order: Pooling, then Dense, Normalize; another is refused by name |
 | 1_Pooling/config.json | how: cls, mean, max, lasttoken, weightedmean; several are put side by side (keys or names) |
 | 2_Dense/config.json | a product of the pooled vector, and an activation (`dense.py`); there may be several |
-| sentence_bert_config.json | max_seq_length: tokens of a text, special ones among them; do_lower_case |
+| sentence_bert_config.json, or as it once was called | max_seq_length: tokens of a framed text; do_lower_case |
+| tokenizer_config.json | model_max_length: the same where no max_seq_length is said (as of sentence-transformers 6) |
 | config_sentence_transformers.json | prompts, put before a text, and which is the default |
 
 Without modules.json a text's vector is the mean of its tokens', as sentence-transformers takes it.
@@ -13,6 +14,7 @@ Without modules.json a text's vector is the mean of its tokens', as sentence-tra
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MODES", "Sentence", "pair_activation", "read_sentence"]
 
-MODULES, LENGTH, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
-MAX_FILE = 1_000_000
+MODULES, PROMPTS, TOKENIZER = "modules.json", "config_sentence_transformers.json", "tokenizer_config.json"
+#: Names of the file that says how long a text may be; the first that is there and says something counts.
+LIMITS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+MAX_FILE, MAX_TOKENIZER = 1_000_000, 16_000_000
 #: What sentence-transformers takes as true where a file that names other modes lacks it.
 USUAL_MODE = "pooling_mode_mean_tokens"
 #: The keys of 1_Pooling/config.json, in the order in which sentence-transformers puts what they give side by side.
@@ -89,16 +96,31 @@ def read_sentence(directory: Path, d_model: int) -> Sentence:
         raise ConfigError(msg)
     modes, include = _pooling(directory / pooling[0] / "config.json", d_model) if pooling else (("mean",), True)
     after, width = _after(directory, steps[at + 1 :], len(modes) * d_model)
-    limits = _object(directory / LENGTH)
+    length, lower = _limits(directory)
+    prompts, default = _prompts(directory / PROMPTS)
+    return Sentence(width, modes, after, bool(steps), length, prompts, default, include, lower)
+
+
+def _limits(directory: Path) -> tuple[int | None, bool]:
+    """Tokens of a text, if that is said, and whether texts are put into lower case."""
+    file, limits = next(
+        ((directory / name, said) for name in LIMITS if (said := _object(directory / name))),
+        (directory / LIMITS[0], {}),
+    )
     length, lower = limits.get("max_seq_length"), limits.get("do_lower_case")
     if length is not None and (type(length) is not int or length < 1):
-        msg = f"{directory / LENGTH}: max_seq_length is {quote(length)}; expected a whole number of at least 1"
+        msg = f"{file}: max_seq_length is {quote(length)}; expected a whole number of at least 1"
         raise ConfigError(msg)
     if lower is not None and not isinstance(lower, bool):
-        msg = f"{directory / LENGTH}: do_lower_case is {quote(lower)}; expected true or false"
+        msg = f"{file}: do_lower_case is {quote(lower)}; expected true or false"
         raise ConfigError(msg)
-    prompts, default = _prompts(directory / PROMPTS)
-    return Sentence(width, modes, after, bool(steps), length, prompts, default, include, lower is True)
+    if length is None:  # transformers writes 1e30 where nothing limits a text
+        file = directory / TOKENIZER
+        length = _object(file, MAX_TOKENIZER).get("model_max_length")
+        if length is not None and (type(length) not in {int, float} or not length >= 1):
+            msg = f"{file}: model_max_length is {quote(length)}; expected a number of at least 1"
+            raise ConfigError(msg)
+    return None if length is None else int(min(length, sys.maxsize)), lower is True
 
 
 def _after(directory: Path, steps: list[tuple[str, str]], width: int) -> tuple[tuple[Dense | None, ...], int]:
@@ -135,8 +157,8 @@ def _inside(path: str) -> bool:
     return not parts.is_absolute() and ".." not in parts.parts and "\0" not in path
 
 
-def _object(file: Path) -> dict[str, Any]:
-    return read_json_object(file, MAX_FILE, ConfigError) if is_there(file, CheckpointError) else {}
+def _object(file: Path, most: int = MAX_FILE) -> dict[str, Any]:
+    return read_json_object(file, most, ConfigError) if is_there(file, CheckpointError) else {}
 
 
 def _pooling(file: Path, d_model: int) -> tuple[tuple[str, ...], bool]:

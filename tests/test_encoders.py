@@ -593,6 +593,34 @@ def test_texts_are_read_as_sentence_transformers_reads_them(sentences: Path, tmp
         assert np.array_equal(model.encode("w5 w13", prompt=" "), model.encode("w5 w13"))
 
 
+LENGTHS_SAID: list[tuple[dict[str, dict[str, Any]], int]] = [
+    ({"tokenizer_config.json": {"model_max_length": 9}}, 9),  # as of sentence-transformers 6.2
+    ({"sentence_bert_config.json": {"do_lower_case": False}, "tokenizer_config.json": {"model_max_length": 9}}, 9),
+    ({"sentence_bert_config.json": {"max_seq_length": 11}, "tokenizer_config.json": {"model_max_length": 9}}, 11),
+    ({"sentence_roberta_config.json": {"max_seq_length": 7}, "tokenizer_config.json": {"model_max_length": 9}}, 7),
+    ({"sentence_distilbert_config.json": {"max_seq_length": 7}}, 7),
+    ({"sentence_xlm-roberta_config.json": {"max_seq_length": 7}, "sentence_bert_config.json": {}}, 7),
+    ({"tokenizer_config.json": {"model_max_length": 10**30}}, 30),
+    ({"tokenizer_config.json": {"model_max_length": 1e30}}, 30),
+    ({"tokenizer_config.json": {"model_max_length": None}}, 30),
+    ({"sentence_bert_config.json": {"max_seq_length": 600}}, 30),
+]
+
+
+@pytest.mark.parametrize(("files", "most"), LENGTHS_SAID, ids=range(len(LENGTHS_SAID)))
+def test_where_a_text_is_cut(sentences: Path, tmp_path: Path, files: dict[str, dict[str, Any]], most: int) -> None:
+    """To max_seq_length, else to the tokenizer's model_max_length, and always to the context: `max_context` here."""
+    shutil.copytree(sentences, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "sentence_bert_config.json").unlink()
+    for name, said in files.items():
+        (tmp_path / name).write_text(json.dumps(said))
+    ids = [2, *range(4, 44), 3]
+    with miaotui.load(tmp_path, max_context=30) as model:
+        got = model.encode(" ".join(f"w{i}" for i in range(40)), normalize=False)
+        h = model.hidden([*ids[: most - 1], 3]).astype(np.float64)
+        assert np.abs(got - h.mean(0)).max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -612,6 +640,7 @@ def test_texts_are_read_as_sentence_transformers_reads_them(sentences: Path, tmp
         ("modules.json", '[{"type": "a.Pooling", "path": "1_Pooling"}, {"type": "a.LSTM", "path": "2"}]', "LSTM"),
         ("sentence_bert_config.json", '{"max_seq_length": 0}', "max_seq_length"),
         ("sentence_bert_config.json", '{"do_lower_case": 1}', "do_lower_case"),
+        ("sentence_bert_config.json", '{"max_seq_length": true}', "max_seq_length is True"),
         ("config_sentence_transformers.json", '{"default_prompt_name": "x"}', "default_prompt_name"),
     ],
 )
@@ -619,6 +648,18 @@ def test_sentence_files_that_make_no_sense(sentences: Path, tmp_path: Path, name
     shutil.copytree(sentences, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).write_text(text)
     with miaotui.load(tmp_path) as model, pytest.raises(MiaotuiError, match=says):
+        model.encode("w1")
+
+
+@pytest.mark.parametrize("said", [0, "512", True, float("nan"), [512], -3.0])
+def test_a_model_max_length_that_is_none(sentences: Path, tmp_path: Path, said: Any) -> None:
+    shutil.copytree(sentences, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "sentence_bert_config.json").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
+    with (
+        miaotui.load(tmp_path) as model,
+        pytest.raises(MiaotuiError, match=r"tokenizer_config.json: (model_max_length|.*NaN)"),
+    ):
         model.encode("w1")
 
 

@@ -40,7 +40,7 @@ ALONG = (
     *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
     *("vocab.*", "merges.txt", "*.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
     *("kept_vocab.json", "LICENSE*", "NOTICE*"),
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("modules.json", "sentence_*_config.json", "config_sentence_transformers.json"),
     *("[0-9]*_*/config.json", "[0-9]*_*/model.safetensors"),
 )
 ALIGN = 64
