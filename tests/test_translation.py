@@ -246,6 +246,9 @@ def test_the_command_says_what_is_wrong(nllb: tuple[Path, Any, Any], miao: Any, 
         ("Marian", ("source.spm", "target.spm", "vocab.json"), True),
         ("M2M100", ("sentencepiece.bpe.model", "vocab.json"), True),
         ("T5", ("spiece.model",), False),
+        ("MT5", ("spiece.model",), False),
+        ("MBart", ("sentencepiece.bpe.model",), False),
+        ("Roberta", ("vocab.json", "merges.txt"), False),
     ],
 )
 def test_what_has_no_tokenizer_json_is_told_what_to_do(
@@ -265,4 +268,9 @@ def test_what_has_no_tokenizer_json_is_told_what_to_do(
             model.generate("a")
         assert ("save_pretrained" in str(e.value)) != slow
         assert ("input_ids" in str(e.value)) == slow
+        pieces = any("vocab" not in name and "merges" not in name for name in names)  # of sentencepiece
+        needs = "transformers" + " sentencepiece" * pieces + " protobuf" * (pieces and not slow)
+        assert f"(pip install {needs})" in str(e.value)
+        reader = "T5Tokenizer" if "T5" in kind else "AutoTokenizer"
+        assert f"{reader}.from_pretrained({str(tmp_path)!r})" in str(e.value)
         assert model.generate(ids_of(1, 4), max_new_tokens=2).ids  # ids need none

@@ -48,6 +48,8 @@ _OTHERS = (
 #: Classes of transformers that write no tokenizer.json: one tokenizer for what is read and another for the answer, or
 #: two files of which none alone has the ids.
 _SLOW = frozenset({"MarianTokenizer", "M2M100Tokenizer", "BlenderbotSmallTokenizer"})
+#: Classes that transformers' AutoTokenizer may miss, as of 5.24 -> the one that reads their files.
+_SAID_OTHERWISE = dict.fromkeys(("T5Tokenizer", "MT5Tokenizer", "UMT5Tokenizer"), "T5Tokenizer")
 #: A byte's token, as a byte-fallback decoder reads it.
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -252,14 +254,22 @@ def _no_tokenizer(directory: Path) -> str:
     others = [name for name in _OTHERS if is_there(directory / name, TokenizerError)]
     if not others:
         return f"{directory}: no {TOKENIZER}; copy it from the checkpoint's source"
-    if "source.spm" in others or tokenizer_class(directory) in _SLOW:
+    there, name = f"{directory}: no {TOKENIZER}, only {', '.join(others)}", tokenizer_class(directory)
+    pieces = any(other.endswith((".model", ".spm")) for other in others)
+    if "source.spm" in others or name in _SLOW:
         how = f"t = transformers.AutoTokenizer.from_pretrained({str(directory)!r})"
+        needs = "pip install transformers" + (" sentencepiece" if pieces else "")
         return (
-            f"{directory}: no {TOKENIZER}, only {', '.join(others)}, of which transformers makes none either; make ids "
-            f"of a text with it, and give them as the prompt: `{how}`, `t(text)['input_ids']`; t.decode reads answers"
+            f"{there}, of which transformers makes none either; make ids of a text with it ({needs}), and give them as "
+            f"the prompt: `{how}`, `t(text)['input_ids']`; t.decode reads answers"
         )
-    how = "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
-    return f"{directory}: no {TOKENIZER}, only {', '.join(others)}; convert it with transformers: `{how}`"
+    kind = _SAID_OTHERWISE.get(name, "AutoTokenizer")
+    where = repr(str(directory))
+    how = f"from transformers import {kind}; {kind}.from_pretrained({where}).save_pretrained({where})"
+    needs = "pip install transformers" + (
+        " sentencepiece protobuf" if pieces else ""
+    )  # without these it asks for others
+    return f"{there}; make one with transformers ({needs}), in Python: `{how}`"
 
 
 def checked_ids(ids: object) -> list[int]:
