@@ -21,7 +21,8 @@
 | matrix whose own zeros are asked  | as above once they are counted (`prune/stored_zeros.py`), till then in |
 | for ("stored")                    | place                                                     |
 
-Where the numbers that stay would take more bytes than all of them, and in int4 and int4a, zeros lie among the others.
+Where the numbers that stay would take more bytes than all of them, in int4 and int4a, and in experts, which one kernel
+finds by their addresses, zeros lie among the others; experts whose zeros are stored stay mapped.
 Every piece of the resident block starts on a 64-byte line; `resident_bytes` is the block's exact size.
 """
 
@@ -60,6 +61,8 @@ __all__ = ["LINE", "LoadPlan", "can_be_sparse", "held_as", "make_load_plan"]
 
 #: Bytes of a cache line: the alignment of every piece of the resident block.
 LINE = 64
+#: What the names of an encoder's weights begin with, where a decoder reads it.
+ENCODER = "encoder."
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     """Check every tensor's name, shape and dtype against the config and say how each weight is made.
 
     `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds quantised stays as it is. `cut`:
-    what to keep of the model (None: everything); what it leaves is quantised.
+    what to keep of the model (None: everything); what it leaves is quantised. Of an encoder alone the plan is its own.
 
     Raises `CheckpointError` for a tensor that is missing, unknown, of another shape or of a dtype we do not read, and
     `PlanError` for a `quantize` that is not understood.
@@ -187,13 +190,23 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     planner = _Planner(file, cut, parse_quantize(quantize))
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
     plan = _with_layers(planner, model)
-    return plan if file.encoder is None else replace(plan, encoder=_planned_encoder(planner, file.encoder, plan))
+    plan = plan if file.encoder is None else replace(plan, encoder=_planned_encoder(planner, file.encoder, plan))
+    return plan if cut.only is None else _encoder_alone(plan)
+
+
+def _encoder_alone(plan: LoadPlan) -> LoadPlan:
+    """The plan of what an encoder-decoder's decoder reads, as a model of its own."""
+    of = plan.encoder
+    assert of is not None  # noqa: S101 - `compile_plan` has seen that there is one
+    config = replace(of.config, tied=False, logit_scale=1.0)  # as it has no head
+    own = replace(of.cut, config=config, only=plan.cut.only, vocab_fallback=plan.cut.vocab_fallback)
+    return replace(of, cut=own).with_sources(lambda s: replace(s, name=s.name.removeprefix(ENCODER)))
 
 
 def _planned_encoder(decoder: _Planner, file: ModelTensors, plan: LoadPlan) -> LoadPlan:
     """The encoder that the decoder reads; one embedding of both is one source."""
     cut = plan.cut.encoder or compile_plan(None, file.config)
-    planner = _Planner(file, cut, decoder.quantize, "encoder.", decoder.end)
+    planner = _Planner(file, cut, decoder.quantize, ENCODER, decoder.end)
     embed = plan.model["embed"]
     planner.embed = embed if file.name("embed", file.parts["embed"], 0) == embed.tensor.name else None
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
@@ -275,7 +288,7 @@ class _Planner:
             return Source(name, pattern, info, shape, dtype_there, rows, expert=expert)
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role_of(role), STORED[info.dtype])
         stays = zeros.kept(shape) if zeros is not None else None
-        dtype = dtype if stays is None else held_as(dtype, shape, stays)
+        dtype = dtype if stays is None or expert is not None else held_as(dtype, shape, stays)
         fused = bool(piece.pieces) or piece.in_stack
         how: dict[str, Any] = {
             "several": every,

@@ -53,6 +53,7 @@ __all__ = [
     "Role",
     "expert_key",
     "expert_of",
+    "in_plans",
     "role_of",
 ]
 
@@ -121,10 +122,10 @@ _ROWS = (
     Role("k_norm_whole", _A, "norm", ("kv_heads",), "norm_k", always=False),
     Role("cross_norm", _X, "norm", ("width",), "norm_in", always=False),
     Role("cross_norm_sum", _X, "norm", ("width",), "norm_sum", always=False),
-    Role("cross_q", _X, "matrix", ("cross_heads", "width"), "q", reads="cross_norm"),
-    Role("cross_k", _X, "matrix", ("cross_kv_heads", "source"), "k"),
-    Role("cross_v", _X, "matrix", ("cross_kv_heads", "source"), "v"),
-    Role("cross_o", _X, "matrix", ("width", "cross_heads"), "o", writes=True),
+    Role("cross_q", _X, "matrix", ("cross_heads", "width"), "q", reads="cross_norm", place="cross_in"),
+    Role("cross_k", _X, "matrix", ("cross_kv_heads", "source"), "k", place="source"),
+    Role("cross_v", _X, "matrix", ("cross_kv_heads", "source"), "v", place="source"),
+    Role("cross_o", _X, "matrix", ("width", "cross_heads"), "o", place="cross_out", writes=True),
     Role("ffn_norm", _F, "norm", ("width",), "norm_in", always=False),
     Role("ffn_norm_out", _F, "norm", ("width",), "norm_out", always=False),
     Role("ffn_norm_sum", _F, "norm", ("width",), "norm_sum", always=False),
@@ -133,12 +134,12 @@ _ROWS = (
     Role("down", _F, "matrix", ("width", "ffn"), "down", place="ffn_out", writes=True),
     *(Role(f"act_{x}", _F, "number", ("one",), x, always=False) for x in ("p", "n", "beta", "eps")),
     Role("router", _E, "matrix", ("experts", "width"), "router", reads="ffn_norm"),
-    Role("expert_gate", _E, "matrix", ("ffn", "width"), "gate", reads="ffn_norm", always=False, each=True),
-    Role("expert_up", _E, "matrix", ("ffn", "width"), "up", reads="ffn_norm", each=True),
-    Role("expert_down", _E, "matrix", ("width", "ffn"), "down", writes=True, each=True),
-    Role("shared_gate", _E, "matrix", ("shared", "width"), "shared_gate", reads="ffn_norm", always=False),
-    Role("shared_up", _E, "matrix", ("shared", "width"), "shared_up", reads="ffn_norm", always=False),
-    Role("shared_down", _E, "matrix", ("width", "shared"), "shared_down", writes=True, always=False),
+    Role("expert_gate", _E, "matrix", ("ffn", "width"), "gate", "ffn_norm", "ffn_in", always=False, each=True),
+    Role("expert_up", _E, "matrix", ("ffn", "width"), "up", "ffn_norm", "ffn_in", each=True),
+    Role("expert_down", _E, "matrix", ("width", "ffn"), "down", place="ffn_out", writes=True, each=True),
+    Role("shared_gate", _E, "matrix", ("shared", "width"), "shared_gate", "ffn_norm", "ffn_in", always=False),
+    Role("shared_up", _E, "matrix", ("shared", "width"), "shared_up", "ffn_norm", "ffn_in", always=False),
+    Role("shared_down", _E, "matrix", ("width", "shared"), "shared_down", place="shared", writes=True, always=False),
     Role("shared_mix", _E, "matrix", ("mix", "width"), "shared_mix", reads="ffn_norm", always=False),
 )
 # fmt: on
@@ -189,5 +190,11 @@ def expert_of(key: str) -> int | None:
     return int(key.split(".")[1]) if "." in key else None
 
 
-#: A layer's matrix -> what flows into it.
+def in_plans(key: str) -> str:
+    """What a plan calls a matrix, by its layer's key: q of both attentions, up of every expert and the shared one."""
+    role = ROLES[role_of(key)]
+    return role.field.removeprefix("shared_") if role.sublayer and role.kind == "matrix" else role.name
+
+
+#: A layer's matrix -> what flows into it; of an expert's, from the tokens that go to it.
 PLACES = {role.name: role.place for role in _ROWS if role.place is not None}

@@ -220,12 +220,16 @@ def test_sparsegpt_beats_wanda_and_magnitude_at_its_own_goal():
 
 def test_greedy_drops_the_cheapest_each_time():
     worth = [5, 1, 4, 2, 3]
-    steps = depth.greedy(5, 2, lambda kept: -sum(worth[i] for i in kept))
-    assert steps == [(0, 2, 3, 4), (0, 2, 4), (0, 2)]
+    steps = depth.greedy((5,), 2, lambda kept: -sum(worth[i] for i in kept[0]))
+    assert steps == [((0, 2, 3, 4),), ((0, 2, 4),), ((0, 2),)]
+    of_both = depth.greedy((2, 3), 1, lambda kept: 10 * sum(kept[0]) - sum(kept[1]))
+    assert of_both == [((0,), (0, 1, 2)), ((0,), (1, 2)), ((0,), (2,))]
+    with pytest.raises(InputError, match="--keep 3: expected 1 to 2"):
+        depth.greedy((3, 2), 3, len)
     assert depth.most_influential(np.array([0.5, 0.1, 0.4]), 2) == (0, 2)
     for bad in (0, 6):
         with pytest.raises(InputError, match=f"--keep {bad}: expected 1 to 5"):
-            depth.greedy(5, bad, len)
+            depth.greedy((5,), bad, len)
 
 
 @settings(deadline=None)
@@ -336,19 +340,19 @@ def test_layer_by_layer_is_the_papers_loop(tmp_path, method, family):
         weights = {w.name: w.f64() for w in model.session.weights}
     want, differ = cut_in_numpy(method, *open_weights(tmp_path / "in"), windows, sparsity), 0
     for name, new in want.items():
-        _, layer, role = name.split(".")
-        got = seen(role, int(layer), weights[name])
+        layer = name.split(".")[1]
+        got = seen(name, weights[name])
         np.testing.assert_allclose(got, new, rtol=1e-3, atol=1e-4 * np.abs(new).max())  # float32 activations
-        differ += not np.array_equal(got, once(role, int(layer), weights[name]))
-        assert layer != "0" or np.allclose(got, once(role, 0, weights[name]), rtol=1e-6, atol=1e-7)
+        differ += not np.array_equal(got, once(name, weights[name]))
+        assert layer != "0" or np.allclose(got, once(name, weights[name]), rtol=1e-6, atol=1e-7)
     assert differ
     prune(tmp_path / "in", tmp_path / "out", PrunePlan(), Rewrite(seen))  # GPT-2's q, k and v are one tensor there
     _, written = open_weights(tmp_path / "out")
     for w in written:
         old = weights[w.name]
-        new = seen(w.name.rpartition(".")[2], int(w.name.split(".")[1]), old) if w.name in want else old
+        new = seen(w.name, old) if w.name in want else old
         np.testing.assert_array_equal(w.f64(), new.astype(np.float32))
-    assert seen("attn_norm", 0, np.zeros(3)) is None
+    assert seen("layers.0.attn_norm", np.zeros(3)) is None
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
@@ -390,7 +394,7 @@ def test_layer_by_layer_goes_on_where_it_was_stopped(tmp_path, monkeypatch, meth
         for layer in range(model.config.n_layers):
             w = by_name(model.session.weights)[f"layers.{layer}.down"].f64()
             for other in (got, again):
-                assert np.array_equal(other.rewrite.matrix("down", layer, w), whole.rewrite.matrix("down", layer, w))
+                assert np.array_equal(*(x.rewrite.matrix(f"layers.{layer}.down", w) for x in (other, whole)))
     with pytest.raises(InputError, match="another model, text or method"):
         find(tmp_path / "in", replace(wish, sparsity=Sparsity(0.25)), text)
 

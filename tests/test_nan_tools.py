@@ -73,4 +73,4 @@ def test_zeros_never_replace_it(damaged: Path) -> None:
     matrix = find(damaged, Wish("magnitude", sparsity=parse_sparsity("2:4")), None).rewrite.matrix
     assert matrix is not None
     with pytest.raises(InputError, match="down of layer 2: found NaN or infinity"):
-        matrix("down", 2, w)
+        matrix("layers.2.down", w)

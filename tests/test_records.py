@@ -398,10 +398,23 @@ def test_roles_are_one_table() -> None:
     assert roles.WRITERS == ("o", "down")
     readers = {"attn_norm": "qkv", "ffn_norm": ("gate", "up"), "norm": ("head",)}
     assert {role: norm for norm, some in readers.items() for role in some} == roles.READS
-    assert (
-        dict.fromkeys("qkv", "attn_in") | {"o": "attn_out", "down": "ffn_out"} | dict.fromkeys(("gate", "up"), "ffn_in")
-        == roles.PLACES
-    )
+    places_of = {
+        "attn_in": "qkv", "attn_out": "o", "ffn_out": ("down", "expert_down"), "shared": ("shared_down",),
+        "ffn_in": ("gate", "up", "expert_gate", "expert_up", "shared_gate", "shared_up"),
+        "cross_in": ("cross_q",), "source": ("cross_k", "cross_v"), "cross_out": ("cross_o",),
+    }  # fmt: skip
+    assert {role: place for place, some in places_of.items() for role in some} == roles.PLACES
+    named = {
+        "expert_up": "up",
+        "shared_down": "down",
+        "cross_q": "q",
+        "gate": "gate",
+        "router": "router",
+        "q_bias": "q_bias",
+    }
+    assert {role: roles.in_plans(role) for role in named} == named
+    assert roles.in_plans("experts.11.expert_gate") == "gate"
+    assert roles.in_plans("classifier") == "classifier"
     for family in FAMILIES.values():
         assert all(not roles.ROLES[name].sublayer for name in family.model)
         assert all(roles.ROLES[name].sublayer for name in family.layer)

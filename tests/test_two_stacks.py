@@ -17,6 +17,7 @@ from miaotui.loader.open import open_model
 from miaotui.loader.prune.options import parse_prune
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.source import spans_by_file
+from miaotui.prepare import prepare
 from miaotui.tools.cli import main
 from miaotui.tools.commands.inspect import facts, lines
 from miaotui.tools.importance.calibrate import calibrate
@@ -398,15 +399,128 @@ def test_a_layer_without_its_attention_to_the_encoder_cannot_be_written(two: Pat
     assert not (tmp_path / "left").exists()
 
 
-@pytest.mark.parametrize("wish", [*CUTS[:2], *CUTS[3:5]], ids=str)
+@pytest.mark.parametrize("wish", [*CUTS[:2], Wish("greedy", keep=2), *CUTS[3:5], CUTS[6]], ids=str)
 def test_methods_find_plans_of_both_stacks(two: Path, wish: Wish) -> None:
     found = find(two, wish, Text(PAIRS))
-    assert found.plan.encoder is not None
+    assert (found.plan.encoder is None) == (wish.width is not None)  # of both stacks, and named outside
     with miaotui.load(two, prune=found.plan) as cut:
         assert np.isfinite(cut.logits(SOURCE, decoder_ids=TARGET)).all()
         assert cut.config.encoder is not None
         for stack, n in ((cut.config.encoder, 4), (cut.config.decoder, 3)):
             assert stack.n_layers == (wish.keep or n)
+            assert stack.d_model == (12 if wish.width else 24)
+
+
+def nll(path: Path, plan: PrunePlan) -> float:
+    """Of the answers of `PAIRS`, summed."""
+    total = 0.0
+    with miaotui.load(path, prune=plan) as model:
+        for source, target in Text(PAIRS).windows(model):
+            z = model.logits(source, decoder_ids=target[:-1]).astype(np.float64)
+            total += (np.log(np.exp(z).sum(1)) - z[range(len(z)), target[1:]]).sum()
+    return float(total)
+
+
+@pytest.mark.ci  # 4 s
+def test_greedy_leaves_out_the_cheapest_layer_of_either_stack(tmp_path: Path) -> None:
+    made(t5(num_layers=3, num_decoder_layers=2), tmp_path, "Seq2SeqLM")
+    found = find(tmp_path, Wish("greedy", keep=1), Text(PAIRS))
+    assert found.plan.encoder is not None
+    steps = found.scores["steps"]
+    assert [len(s["kept"]) + len(s["encoder"]) for s in steps] == [4, 3, 2]
+    with miaotui.load(tmp_path) as model:
+        count = sum(len(target) - 1 for _, target in Text(PAIRS).windows(model))
+    first: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+    for gone in range(5):
+        decoder, encoder = ([i for i in range(n) if i + at != gone] for n, at in ((2, 0), (3, 2)))
+        plan = PrunePlan(layers=tuple(decoder), encoder=PrunePlan(layers=tuple(encoder)))
+        first[tuple(decoder), tuple(encoder)] = nll(tmp_path, plan)
+    (kept, encoder), least = min(first.items(), key=lambda item: item[1])
+    assert (tuple(steps[0]["kept"]), tuple(steps[0]["encoder"])) == (kept, encoder)
+    assert steps[0]["nll"] == pytest.approx(least / count, rel=1e-4)
+
+
+def small_bart() -> Any:
+    return transformers.BartConfig(
+        vocab_size=304, d_model=24, encoder_layers=3, decoder_layers=2, encoder_attention_heads=3,
+        decoder_attention_heads=2, encoder_ffn_dim=37, decoder_ffn_dim=31, max_position_embeddings=60,
+    )  # fmt: skip
+
+
+def read_by(model: Any, directory: Path) -> dict[str, np.ndarray]:
+    """Name of a linear module -> what it reads over all of `PAIRS`, [tokens, in]."""
+    seen: dict[str, list[np.ndarray]] = {}
+
+    def hook(name: str) -> Any:
+        return lambda _, inputs: seen.setdefault(name, []).append(inputs[0][0].detach().numpy())
+
+    hooks = [
+        module.register_forward_pre_hook(hook(name))
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    with miaotui.load(directory) as ours, torch.no_grad():
+        for source, target in Text(PAIRS).windows(ours):
+            model(torch.tensor([source]), decoder_input_ids=torch.tensor([target[:-1]]))
+    for each in hooks:
+        each.remove()
+    return {name: np.concatenate(rows) for name, rows in seen.items()}
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", pytest.param("sparsegpt", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("family", ["t5", pytest.param("bart", marks=pytest.mark.ci)])
+def test_zeros_by_a_method_reach_every_matrix_of_both_stacks(family: str, method: str, tmp_path: Path) -> None:
+    """Against what transformers' modules read: the numbers that stay, in cross attention too."""
+    model = made(t5() if family == "t5" else small_bart(), tmp_path / "whole", "Seq2SeqLM")
+    (tmp_path / "text.txt").write_text(PAIRS)
+    asked = ["prune", str(tmp_path / "whole"), str(tmp_path / "cut"), "--method", method, "--sparsity", "0.5"]
+    more = [] if method == "magnitude" else ["--one-pass", "--text", str(tmp_path / "text.txt")]
+    assert main([*asked, *more]) == 0
+    cut = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "cut", dtype=torch.float64)
+    reads = read_by(model, tmp_path / "whole")
+    names = [name for name in reads if name != "lm_head"]
+    assert sum("EncDecAttention" in name or "encoder_attn" in name for name in names) == (12 if family == "t5" else 8)
+    for name in names:
+        w, new = (dict(m.named_modules())[name].weight.detach().numpy() for m in (model, cut))
+        if method == "magnitude":
+            kept = np.abs(w) > np.sort(np.abs(w).ravel())[w.size // 2 - 1]
+            np.testing.assert_array_equal(new != 0, kept)
+        elif method == "wanda":
+            score = np.abs(w) * np.linalg.norm(reads[name], axis=0)
+            kept = score > np.sort(score, 1)[:, [w.shape[1] // 2 - 1]]
+            assert ((new != 0) != kept).mean() < 0.01  # scores that float32 moves past each other
+            assert (new != 0).sum(1).tolist() == kept.sum(1).tolist()
+            np.testing.assert_array_equal(new[new != 0], w[new != 0])
+        else:
+            x = reads[name]
+            assert (new == 0).mean() == pytest.approx(0.5, abs=0.03)
+            assert ((x @ (w - new).T) ** 2).sum() < ((x @ (w - np.where(new == 0, 0, w)).T) ** 2).sum()
+    with miaotui.load(tmp_path / "cut") as ours, torch.no_grad():
+        wanted = cut(torch.tensor([SOURCE]), decoder_input_ids=torch.tensor([TARGET])).logits[0].numpy()
+        assert np.abs(ours.logits(SOURCE, decoder_ids=TARGET) - wanted).max() < 1e-3
+    for bias in (n for n, _ in model.named_parameters() if n.endswith("bias")):
+        np.testing.assert_array_equal(*(dict(m.named_parameters())[bias].detach().numpy() for m in (model, cut)))
+
+
+def test_flap_moves_biases_of_both_stacks(tmp_path: Path) -> None:
+    """b + W_gone mean(x_gone), by what transformers' modules read."""
+    model = made(small_bart(), tmp_path / "whole", "Seq2SeqLM")
+    reads = read_by(model, tmp_path / "whole")
+    found = find(tmp_path / "whole", Wish("flap", ffn=0.5, uniform=True), Text(PAIRS))
+    assert found.plan.encoder is not None
+    assert "biases take up what goes" in found.plan.notes[0]
+    prune(tmp_path / "whole", tmp_path / "cut", found.plan, found.rewrite)
+    cut = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "cut", dtype=torch.float64)
+    for side, plan, d_ff in (("encoder", found.plan.encoder, 37), ("decoder", found.plan, 31)):
+        for i, kept in plan.ffn.items():
+            name = f"model.{side}.layers.{i}.fc2"
+            old, new = (dict(m.named_modules())[name] for m in (model, cut))
+            gone = sorted(set(range(d_ff)) - set(kept))
+            w, mean = old.weight.detach().numpy(), reads[name].mean(0)
+            wanted = old.bias.detach().numpy() + w[:, gone] @ mean[gone]
+            np.testing.assert_allclose(new.bias.detach().numpy(), wanted, atol=1e-5)
+            np.testing.assert_array_equal(new.weight.detach().numpy(), w[:, list(kept)])
+            assert len(kept) == (d_ff + 1) // 2
 
 
 def test_layers_that_share_their_weights_are_cut_alike(tmp_path: Path) -> None:
@@ -430,9 +544,9 @@ def test_what_no_method_does_is_said(two: Path, one: Path, tmp_path: Path) -> No
 
     half = parse_sparsity("0.5")
     for path, wish, text, says in (
-        (two, Wish("wanda", sparsity=half), PAIRS, "--sparsity and --encoder-sparsity"),
-        (two, Wish("greedy", keep=1), PAIRS, "t5 is an encoder-decoder, of which this is not computed"),
-        (two, Wish("flap", ffn=0.5), PAIRS, "add --no-compensation"),
+        (two, Wish("wanda", sparsity=half), PAIRS, "add --one-pass"),
+        (two, Wish("slicegpt", width=0.5), PAIRS, "t5 is an encoder-decoder, which has no such basis.*--width"),
+        (two, Wish("flap", ffn=0.5), PAIRS, "no such bias.*--no-compensation"),
         (one, Wish("sparsegpt", sparsity=half), TEXT, "add --one-pass"),
         (one, Wish("slicegpt", width=0.5), TEXT, "bert is an encoder"),
     ):
@@ -455,3 +569,154 @@ def test_zeros_of_an_encoder_in_one_pass(one: Path, tmp_path: Path) -> None:
     with miaotui.load(tmp_path / "cut") as cut:
         down = {w.name: w for w in cut.session.weights}["layers.1.down"].f64()
         assert (down == 0).mean() == pytest.approx(0.5, abs=0.02)
+
+
+# ---------------------------------------------------------------- the encoder alone
+
+ALONE = PrunePlan(only="encoder", encoder=PrunePlan(layers=(1, 3), ffn={1: tuple(range(30)), 3: tuple(range(5, 35))}))
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5", "bart"])
+def test_the_encoder_alone_is_a_model(family: str, tmp_path: Path) -> None:
+    """Its vectors are those of the cut encoder in the whole model, and of transformers' class for what is written."""
+    if family == "bart":
+        config = small_bart()
+    else:
+        kind = transformers.T5Config if family == "t5" else transformers.UMT5Config
+        config = kind(
+            vocab_size=304, num_layers=4, num_decoder_layers=2, d_model=24, d_kv=8, num_heads=4, d_ff=37,
+            decoder_start_token_id=0, feed_forward_proj="gated-gelu" if family == "umt5" else "relu",
+        )  # fmt: skip
+    made(config, tmp_path / "whole", "Seq2SeqLM")
+    wish = ALONE if family != "bart" else PrunePlan(only="encoder", encoder=PrunePlan(layers=(0, 2)))
+    with miaotui.load(tmp_path / "whole", prune=PrunePlan(encoder=wish.encoder)) as both:
+        wanted = both.hidden(SOURCE)
+    with (
+        miaotui.load(tmp_path / "whole", prune=wish) as cut,
+        miaotui.load(tmp_path / "whole", prune=wish, threads=3) as m,
+    ):
+        assert cut.config.decoder is None
+        assert cut.hidden(SOURCE).tobytes() == wanted.tobytes() == m.hidden(SOURCE).tobytes()
+        ids = cut.tokenizer.encode("w5 w9 w17")
+        mean = cut.hidden(ids).astype(np.float64).mean(0)
+        assert np.abs(cut.encode("w5 w9 w17") - mean).max() < 1e-5
+        texts = ["w1", "w2 w3 w4", "w5 w9 w17"]
+        assert [v.tobytes() for v in cut.encode(iter(texts))] == [cut.encode(t).tobytes() for t in texts]
+        assert cut.memory["weights_mapped"] < both.memory["weights_mapped"] / 2
+        assert cut.receipt.plan.startswith("keep the encoder alone; of the encoder layers")
+        decoders = [n for n in cut.receipt.untouched if "decoder" in n]
+        assert len(decoders) > 10
+        assert not any("decoder" in e.tensor or e.weight.startswith("encoder.") for e in cut.receipt.entries)
+        with pytest.raises(InputError, match="is an encoder, which writes no text"):
+            cut.generate("w1")
+    if family == "bart":
+        with pytest.raises(PlanError, match="only: transformers has no class for the encoder of a bart alone"):
+            prune(tmp_path / "whole", tmp_path / "left", wish)
+        return
+    _, written, refused = prune(tmp_path / "whole", tmp_path / "left", wish)
+    assert refused is None
+    assert written < (tmp_path / "whole" / "model.safetensors").stat().st_size / 2
+    assert not (tmp_path / "left" / "generation_config.json").exists()
+    raw = json.loads((tmp_path / "left" / "config.json").read_text())
+    assert raw["architectures"] == [f"{family.upper()}EncoderModel"]
+    kind = getattr(transformers, raw["architectures"][0])
+    theirs, told = kind.from_pretrained(tmp_path / "left", dtype=torch.float64, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    with torch.no_grad():
+        assert np.abs(theirs(torch.tensor([SOURCE])).last_hidden_state[0].numpy() - wanted).max() < 1e-4
+    with miaotui.load(tmp_path / "left") as again:
+        assert again.hidden(SOURCE).tobytes() == wanted.tobytes()
+    second = PrunePlan(layers=(1,), ffn={1: (0, 1, 2)}, vocab=tuple(range(4, 60)))
+    both_plans = wish.then(second)
+    assert both_plans.only == "encoder"
+    assert both_plans.encoder is not None
+    assert (both_plans.encoder.layers, both_plans.encoder.ffn) == ((3,), {3: (5, 6, 7)})
+    assert PrunePlan.from_dict(json.loads(both_plans.to_json())) == both_plans
+    with miaotui.load(tmp_path / "left", prune=second) as a, miaotui.load(tmp_path / "whole", prune=both_plans) as b:
+        assert a.hidden([1, 5, 9]).tobytes() == b.hidden([1, 5, 9]).tobytes()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "only=encoder",
+        "only=encoder; encoder-ffn=0.5",
+        "only=encoder; width=0.5; encoder-ffn=0.5; encoder-sparsity=0.5",
+        "only=encoder; encoder-sparsity=stored",
+    ],
+)
+@pytest.mark.parametrize("quantize", [None, pytest.param("int8", marks=pytest.mark.ci)])
+def test_forms_of_the_encoder_alone(two: Path, tmp_path: Path, how: str, quantize: str | None) -> None:
+    """Shares are ranked by the encoder alone; what is written computes the same; what is predicted is taken."""
+    with open_model(two) as opened:
+        predicted = prepare(opened, Request(prune=how, quantize=quantize)).memory
+    with miaotui.load(two, prune=how, quantize=quantize) as cut:
+        wanted = cut.hidden(SOURCE)
+        assert cut.memory == predicted
+        assert (cut.config.d_model, cut.config.n_layers) == (12 if "width" in how else 24, 4)
+    if quantize is None:
+        prune(two, tmp_path / "left", how)
+        with miaotui.load(tmp_path / "left") as again:
+            assert again.hidden(SOURCE).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts Linux's pages")
+def test_the_encoder_alone_with_a_plan_reads_no_byte_of_the_decoder(tmp_path: Path) -> None:
+    """By the system's account, in BF16 too, whose norms are copied while loading; shares rank the encoder's alone."""
+    made(t5(d_model=256, d_kv=64, d_ff=512, num_layers=2, num_decoder_layers=2), tmp_path, "Seq2SeqLM")
+    transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    with file.open("rb+") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if before := resident(file):
+        pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
+    how = "only=encoder; encoder-keep-layers=0; encoder-ffn=0.5; width=0.75"
+    with miaotui.load(tmp_path, prune=how, threads=1) as model:
+        model.hidden(SOURCE)
+        model.encode("w4 w8")
+        held = resident(file)
+        tensors = model._opened.checkpoint.tensors
+    decoder = [info for name, info in tensors.items() if name.startswith("decoder.")]
+    inside = {page for t in decoder for page in range(-(-t.start // PAGE), t.stop // PAGE)}
+    assert len(inside) > 100
+    assert not held & inside
+
+
+ALONE_BAD: list[tuple[Any, str]] = [
+    ("only=decoder", "prune=\"only=decoder\": expected 'encoder', or nothing"),
+    ("only=encoder; keep-layers=0", r"the encoder alone is kept, and layers is of the decoder; name it in encoder"),
+    ("only=encoder; drop-cross-heads=0:1", "cross_heads is of the decoder"),
+    ("only=encoder; ffn=0.5", "ffn is of the decoder"),
+    ("only=encoder; encoder-keep-layers=9", "there is no layer 9; the model has 4"),
+    ({"format": "miaotui-prune", "version": 1, "only": ["encoder"]}, "only: found"),
+    ({**BOTH, "only": "encoder"}, "layers is of the decoder"),
+    (PrunePlan(encoder=PrunePlan(layers=(0,)), only="encoder", experts={0: (0,)}), "experts"),
+]
+
+
+@pytest.mark.parametrize(("wish", "says"), ALONE_BAD, ids=range(len(ALONE_BAD)))
+def test_bad_plans_of_one_stack_are_refused_by_name(two: Path, wish: Any, says: str) -> None:
+    with open_model(two) as opened, pytest.raises(PlanError, match=says):
+        parse_prune(wish, opened)
+
+
+def test_only_is_for_two_stacks(one: Path, two: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        PlanError, match='prune="only=encoder": bert is no encoder-decoder, of which one stack could stay'
+    ):
+        miaotui.load(one, prune="only=encoder")
+    with pytest.raises(PlanError, match="encoder: the first plan leaves the encoder alone"):
+        ALONE.then(PrunePlan(encoder=PrunePlan(layers=(0,))))
+    (tmp_path / "text.txt").write_text(TEXT)
+    asked = ["prune", str(two), str(tmp_path / "cut"), "--only", "encoder", "--method", "wanda-sp", "--ffn", "0.5"]
+    assert main([*asked, "--text", str(tmp_path / "text.txt")]) == 0
+    with miaotui.load(tmp_path / "cut") as cut:
+        assert cut.config.decoder is None
+        assert {cut.config.stack.feed_forward(i).d_ff for i in range(4)} == {19}  # type: ignore[union-attr]
+    asked = ["prune", str(two), str(tmp_path / "thin"), "--only", "encoder", "--method", "wanda", "--sparsity", "0.5"]
+    assert main([*asked, "--one-pass", "--text", str(tmp_path / "text.txt")]) == 0
+    with miaotui.load(tmp_path / "thin") as thin:
+        down = {w.name: w for w in thin.session.weights}["layers.1.down"].f64()
+        assert (down == 0).mean() == pytest.approx(0.5, abs=0.03)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..runtime.spec import Config
 
-__all__ = ["check_predicts", "losses", "mask_of", "masked_losses", "masked_of", "measure"]
+__all__ = ["answer_losses", "check_predicts", "losses", "mask_of", "masked_losses", "masked_of", "measure"]
 
 #: What stands for a token that an encoder is asked for, by tokenizers' names.
 MASKS = ("[MASK]", "<mask>")
@@ -80,6 +80,15 @@ def losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
     Errors: `InputError` where the logits are no numbers.
     """
     return _losses(model.logits(ids[:-1]), ids[1:])
+
+
+def answer_losses(model: Model, pair: tuple[Sequence[int], Sequence[int]]) -> NDArray[np.float64]:
+    """-log p of an encoder-decoder's answer but its first id, given those before it and what the encoder reads.
+
+    [S] and [T] ids -> float64 [T - 1]. Errors: `InputError` where the logits are no numbers.
+    """
+    source, answer = pair
+    return _losses(model.logits(source, decoder_ids=answer[:-1]), answer[1:])
 
 
 def mask_of(model: Model, what: str) -> int:

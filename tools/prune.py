@@ -40,8 +40,10 @@ def prune(
         plan = make_load_plan(opened, cut=chosen.cut)
         left = export.left_config(opened.raw, plan) | (rewrite.config(plan) if rewrite else {})
         copy_along(opened.directory, made)
+        if plan.config.decoder is None:  # which generates nothing
+            (made / "generation_config.json").unlink(missing_ok=True)
         write_json(made / "config.json", left)
-        if checkpoint.generation is not None:
+        if checkpoint.generation is not None and plan.config.decoder is not None:
             write_json(made / "generation_config.json", export.left_generation(checkpoint.generation, plan))
         kept = kept_ids(opened.directory)
         if kept is not None or plan.cut.vocab is not None:

@@ -137,7 +137,7 @@ class Family:
     `encoder_spelling`: where the encoder's sizes have other keys. `told`: roles that a model may lack -> whether its
     config has them.
     `tokenizer_class`: that of transformers where no file names one and it is not the file's own. `around`: checkpoints
-    that hold its model among others.
+    that hold its model among others. `encoder_alone`: transformers' class for the encoder without a decoder.
     """
 
     name: str
@@ -166,6 +166,7 @@ class Family:
     encoder_layer: Mapping[str, Part] = field(default_factory=dict)
     encoder_spelling: Mapping[str, str] = field(default_factory=dict)
     around: Around | None = None
+    encoder_alone: str = ""
 
     def spelled(self, config: Config) -> Mapping[str, str]:
         """Sizes of `config.stack` -> keys of config.json."""

@@ -150,6 +150,8 @@ def _t5_like(name: str, n_vocab: int, defaults: Mapping[str, object]) -> Family:
             "tokenizer_class",
         } | ({"scalable_attention"} if own else set())),  # of training, or said by feed_forward_proj, or by the family
         architectures=("ForConditionalGeneration", "Model"),
+        tokenizer_class="T5Tokenizer",
+        encoder_alone=f"{name.upper()}EncoderModel",
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
     biased = _biased(plan, config, layers)
     left = _left(plan, config, layers, kv_heads, encoder, biased)
     parts = (plan.heads, kv_heads, plan.ffn, plan.vocab, plan.width, plan.sparsity, plan.vocab_fallback)
-    cut = Cut(config, left, layers, *parts, plan.cross_heads, cross, biased, encoder, plan.experts)
+    cut = Cut(config, left, layers, *parts, plan.cross_heads, cross, biased, encoder, plan.experts, plan.only)
     _check_zeros(cut)
     return cut
 
@@ -75,6 +75,15 @@ def _check_stacks(plan: PrunePlan, config: Config) -> None:
     """Errors: `PlanError` where it speaks of an encoder that is not there, or of what two stacks cannot lose."""
     if plan.encoder is not None and not config.seq2seq:
         msg = f"encoder: {config.family} is no encoder-decoder; name its layers and what they keep outside of it"
+        raise PlanError(msg)
+    if plan.only is not None and not config.seq2seq:
+        msg = f"only: {config.family} is no encoder-decoder, of which one stack could stay; leave it out"
+        raise PlanError(msg)
+    of_decoder = ("layers", "order", "heads", "cross_heads", "ffn", "ffn_ratio", "experts", "sparsity")
+    nothing = PrunePlan()
+    named = [name for name in of_decoder if getattr(plan, name) != getattr(nothing, name)]
+    if plan.only is not None and named:
+        msg = f"only: the {plan.only} alone is kept, and {named[0]} is of the decoder; name it in {plan.only}"
         raise PlanError(msg)
     if config.n_source is not None and plan.vocab is not None:
         msg = "vocab: this model's encoder has a vocabulary of its own, whose ids a plan cannot name; leave vocab out"
@@ -138,6 +147,7 @@ def _check_zeros(cut: Cut) -> None:
     roles = [role for role in LINEAR if role != "gate" or gated]
     if cut.config.seq2seq:
         roles += [role.name for role in ROLES.values() if role.sublayer == CROSS and role.kind == "matrix"]
+    roles += [role.name for role in ROLES.values() if "shared" in role.axes and role.place]
     matrices = [("head", 0, 0), *((role, new, old) for new, old in enumerate(cut.layers) for role in roles)]
     for role, new, old in matrices if cut.sparsity else ():
         pattern, shape = cut.zeros(role, old), tuple(axis_size(cut.config, axis, new) for axis in AXES[role])
@@ -176,7 +186,8 @@ def _left(  # noqa: PLR0913, PLR0917 - a plan, what it is for, and what was made
         elif config.padding is not None and new.get(config.padding) != config.padding:
             msg = f"vocab: positions count from the padding token's id, {config.padding}; keep the tokens up to that"
             raise PlanError(msg)
-        left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos, decoding=_renumbered(left.decoding, new))
+        left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos)
+        left = replace(left, decoding=None if plan.only is not None else _renumbered(left.decoding, new))
         if left.head is not None and left.head.kind == "masked_lm":
             left = replace(left, head=replace(left.head, n_out=len(new)))
     return left

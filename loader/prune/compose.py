@@ -32,6 +32,7 @@ OF_ENCODER = ("layers", "order", "heads", "ffn", "ffn_ratio", "sparsity")
 def composed(first: PrunePlan, second: PrunePlan) -> dict[str, Any]:
     """The fields of one plan for both, the first with no ratio unresolved. Errors: `PlanError`, as `PrunePlan.then`."""
     _check_follows(first, second)
+    second = second if first.only is None else _of_the_encoder(second)
     layer_of = _Picker("layers", first.run)
     return dict(
         order=first.run if second.run is None else layer_of(second.run),
@@ -42,9 +43,20 @@ def composed(first: PrunePlan, second: PrunePlan) -> dict[str, Any]:
         width=first.width if second.width is None else _Picker("width", first.width)(second.width),
         sparsity=_sparsity_then(first, second, layer_of),
         encoder=_encoder_then(first, second),
+        only=first.only or second.only,
         model=first.model,
         notes=(*first.notes, *second.notes),
     )
+
+
+def _of_the_encoder(second: PrunePlan) -> PrunePlan:
+    """A plan for an encoder that was left alone, as one for what it is the encoder of. PlanError: it names another."""
+    if second.encoder is not None or second.cross_heads:
+        msg = "encoder: the first plan leaves the encoder alone; the second names its layers outside of it"
+        raise PlanError(msg)
+    nothing = type(second)()
+    own = replace(nothing, **{name: getattr(second, name) for name in OF_ENCODER})
+    return replace(second, **{name: getattr(nothing, name) for name in OF_ENCODER}, encoder=own)
 
 
 def _encoder_then(first: PrunePlan, second: PrunePlan) -> PrunePlan | None:
@@ -140,6 +152,8 @@ def _check_follows(first: PrunePlan, second: PrunePlan) -> None:
     leaves: dict[str, Any] = {name: first.model[name] if kept is None else len(kept) for name, kept in sizes.items()
                               if kept is not None or name in first.model}  # fmt: skip
     leaves |= {"family": first.model["family"]} if "family" in first.model else {}
+    if first.only is not None:  # its layers are the encoder's
+        leaves.pop("n_layers", None)
     for name, value in leaves.items():
         if second.model.get(name, value) != value:
             msg = f"the second plan is for a model with {name} {quote(second.model[name])}, the first leaves {value}"

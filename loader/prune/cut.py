@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..ranges import as_ranges, spread
+from ..roles import in_plans
 from ..sizes import axis_size, d_head
 from .sparsity import Pattern
 
@@ -51,12 +52,14 @@ class Cut:
     #: Of the encoder that a decoder reads.
     encoder: Cut | None = None
     experts: Mapping[int, Indices] = field(default_factory=dict)
+    #: The one stack of an encoder-decoder that is left; of that stack's own cut, too.
+    only: str | None = None
 
     @property
     def cuts(self) -> bool:
         """Whether anything of the file's model is left out."""
         mine = self.config != self.before or self.layers != tuple(range(self.before.n_layers))
-        return mine or (self.encoder is not None and self.encoder.cuts)
+        return mine or self.only is not None or (self.encoder is not None and self.encoder.cuts)
 
     def same(self, layer: int) -> tuple[Indices | None, ...]:
         """Equal for layers of which the same is kept."""
@@ -88,7 +91,7 @@ class Cut:
         return spread(as_ranges(indices), d_head(self.before) if axis.endswith("heads") else 1)
 
     def zeros(self, role: str, layer: int = 0) -> Pattern | None:
-        """Zeros in a role of one of the file's layers, where any are asked for: q's are those of both attentions."""
-        role = role.removeprefix("cross_")
+        """Zeros in a role of one of the file's layers, where any are asked for."""
+        role = in_plans(role)
         text = self.sparsity.get(f"{layer}.{role}", self.sparsity.get(role))
         return None if text in (None, "dense") else Pattern.parse(text)

@@ -75,7 +75,7 @@ BOTH = {
 def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     """config.json of what the plan leaves. Raises `PlanError` where it could not say the same."""
     config, before = plan.config, plan.cut.before
-    out = resized(raw, before, config)
+    out = resized(raw, before, config) | _alone(plan)
     outside, own_words = resolve_outside(raw, "config.json"), FAMILIES[config.family].spell_layers
     attentions = [s for layer in outside.stack.layers for s in layer if isinstance(s, Attention)]
     if raw.get("layer_types") or len({s.window for s in attentions}) > 1 or own_words:
@@ -101,6 +101,18 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
     _check_starts(plan)
     _check_same(out, config)
     return out
+
+
+def _alone(plan: LoadPlan) -> dict[str, Any]:
+    """Keys that say which stack of an encoder-decoder the file holds. PlanError: transformers has no class for it."""
+    name = FAMILIES[plan.config.family].encoder_alone
+    if plan.cut.only is not None and not name:
+        msg = (
+            f"only: transformers has no class for the {plan.cut.only} of a {plan.config.family} alone, so that it "
+            "cannot be written. It can be used while loading"
+        )
+        raise PlanError(msg)
+    return {} if plan.cut.only is None else {"architectures": [name], "is_encoder_decoder": False}
 
 
 def resized(raw: Mapping[str, Any], before: Config, config: Config) -> dict[str, Any]:

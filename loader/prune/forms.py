@@ -20,7 +20,7 @@ OF_LAYERS = ("keep_layers", "drop_layers", "drop_heads", "drop_attention", "drop
 ENCODER = "encoder_"
 FORMS = (
     *OF_LAYERS,
-    *("drop_cross_heads", "drop_cross_attention", "drop_experts", "vocab", "vocab_fallback", "width", "plan"),
+    *("drop_cross_heads", "drop_cross_attention", "drop_experts", "vocab", "vocab_fallback", "width", "only", "plan"),
     *(f"{ENCODER}{name}" for name in OF_LAYERS),
 )
 #: What an error begins with, a plan's field -> the forms that can have said it; a form's own name is its own.

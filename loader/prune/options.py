@@ -17,6 +17,7 @@
 | `sparsity=2:4`         | everything, with zeros: `sparsity.py` has the words; "2:4,down=0.5" by role |
 | `encoder-ffn=0.75`     | as `ffn`, of the encoder that a decoder reads: `encoder-` may stand before what    |
 |                        | speaks of layers, `ffn` and `sparsity`, which are of the decoder without it |
+| `only=encoder`         | the encoder of an encoder-decoder, as a model of its own                  |
 | `plan=FILE`            | what the plan in FILE keeps; the other forms then number what it leaves   |
 
 A plan's file is ours or mergekit's (`mergekit.py`), JSON or YAML.
@@ -132,7 +133,8 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
         return load_plan(forms["plan"], opened)
     if "plan" in forms:  # the other forms number what it leaves
         first = select(load_plan(forms["plan"], opened), opened).ranked(opened)
-        base, left = first.plan, first.cut.config
+        of = first.cut if first.cut.only is None or first.cut.encoder is None else first.cut.encoder
+        base, left = first.plan, of.config
     ids, fallback = None, _id_or_word(forms.get("vocab_fallback"))
     if "vocab" in forms:
         row = {old: new for new, old in enumerate(range(config.n_vocab) if base.vocab is None else base.vocab)}
@@ -147,6 +149,7 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
         vocab_fallback=fallback,
         **_width(forms.get("width"), left),
         encoder=_encoder(forms, left),
+        only=forms.get("only"),
     )
     return base.then(short)
 

@@ -19,6 +19,7 @@ dimensions are numbered as in the model that the plan is for: a plan that drops 
      "sparsity": "2:4",                                    zeros in what is left: `sparsity.py`
      "encoder": {"layers": "0-3", "ffn": {"0": "0-99"}},   of an encoder-decoder's encoder: its layers, heads, neurons,
                                                            zeros; ids and width are of both, and named outside
+     "only": "encoder",                                    of an encoder-decoder this stack alone, which is a model
      "notes": ["..."]}                                     how it was found, in words; changes nothing
 
 In a layer of experts neuron j is the j-th of each. A key/value head goes with its queries: it stays while any of them
@@ -56,6 +57,8 @@ MAX_PLAN = 64_000_000
 MAX_NAMED = 2**23
 #: Fields that are one set of indices.
 SETS = ("layers", "vocab", "width")
+#: What `only` may say.
+ENCODER = "encoder"
 
 Indices = tuple[int, ...]
 
@@ -85,6 +88,7 @@ class PrunePlan:
     cross_heads: Mapping[int, Indices] = field(default_factory=dict)
     encoder: PrunePlan | None = None
     experts: Mapping[int, Indices] = field(default_factory=dict)
+    only: str | None = None
 
     def __post_init__(self) -> None:
         """Bring every set into one form."""
@@ -98,6 +102,9 @@ class PrunePlan:
             object.__setattr__(self, name, _by_layer(name, getattr(self, name)))
         object.__setattr__(self, "vocab_fallback", _fallback(self.vocab_fallback))
         object.__setattr__(self, "encoder", _of_encoder(self.encoder))
+        if self.only is not None and self.only != ENCODER:
+            msg = f"only: found {quote(self.only)}; expected {ENCODER!r}, or nothing"
+            raise PlanError(msg)
         for name in RATIOS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _ratio(name, getattr(self, name)))
@@ -186,6 +193,8 @@ class PrunePlan:
             out["sparsity"] = as_json(self.sparsity)
         if self.encoder is not None:
             out["encoder"] = {name: x for name, x in json.loads(self.encoder.to_json()).items() if name in OF_ENCODER}
+        if self.only is not None:
+            out["only"] = self.only
         if self.notes:
             out["notes"] = list(self.notes)
         return json.dumps(out, indent=1) + "\n"
@@ -222,7 +231,8 @@ class PrunePlan:
 
     def __str__(self) -> str:
         """Tell the plan in a few words."""
-        said = [f"{name} {show(value)}" for name in SETS if (value := getattr(self, name)) is not None]
+        said = [] if self.only is None else [f"the {self.only} alone"]
+        said += [f"{name} {show(value)}" for name in SETS if (value := getattr(self, name)) is not None]
         said += [f"layers {show(self.order)}, in this order"] if self.order is not None else []
         missing = {"heads": "no attention", "cross_heads": "no attention to the encoder", "ffn": "no feed-forward"}
         for name, none in (missing | {"experts": "no experts"}).items():

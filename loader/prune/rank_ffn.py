@@ -51,9 +51,10 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
     `PlanError` for matrices that are quantised already, `CheckpointError` for numbers that are not finite.
     """
     load, encoder, notes = make_load_plan(opened, cut=cut), plan.encoder, list(plan.notes)
-    if encoder is not None and encoder.ffn_ratio is not None and load.encoder is not None:
+    reads = load.encoder if cut.only is None else load
+    if encoder is not None and encoder.ffn_ratio is not None and reads is not None:
         notes.append(_NOTE.format(encoder.ffn_ratio, "the encoder's neurons"))
-        encoder = replace(encoder, ffn=_ranked(encoder, load.encoder, opened.checkpoint), ffn_ratio=None)
+        encoder = replace(encoder, ffn=_ranked(encoder, reads, opened.checkpoint), ffn_ratio=None)
     ffn = plan.ffn
     if plan.ffn_ratio is not None:
         notes.append(_NOTE.format(plan.ffn_ratio, "the neurons"))

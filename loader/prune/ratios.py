@@ -79,7 +79,8 @@ def _assumed(plan: PrunePlan, base: Cut) -> PrunePlan:
         encoder = _assumed(encoder, base.encoder)
     if plan.width_ratio is not None:
         there = tuple(range(config.d_model)) if width is None else width
-        width = _apart(there, dimensions(plan.width_ratio, base.config))
+        left = base.config if base.only is None or base.encoder is None else base.encoder.config
+        width = _apart(there, dimensions(plan.width_ratio, left))
     for layer in base.layers if plan.ffn_ratio is not None else ():
         there = plan.ffn.get(layer, tuple(range(sizes_of(config, layer).d_ff)))
         ffn[layer] = _apart(there, count_of(len(there), plan.ffn_ratio or 1.0))

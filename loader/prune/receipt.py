@@ -143,6 +143,10 @@ def _notes(plan: LoadPlan) -> Iterator[str]:
     dense = dict.fromkeys(source.dtype for source in some if not can_be_sparse(source.dense))
     if dense:
         yield f"zeros of {' and '.join(dense)} matrices take bytes, as other numbers do"
+    experts = [source for source in some if source.expert is not None]
+    if experts:
+        where = "the experts are copied into memory" if any(s.chooses for s in experts) else "the experts stay mapped"
+        yield f"zeros of experts take bytes, as other numbers do; {where}"
 
 
 def hashed(receipt: Receipt, plan: LoadPlan, checkpoint: Checkpoint) -> Receipt:

@@ -10,7 +10,8 @@
 
 Large is by magnitude; of equals, those further left stay. `sparsity` is one such text for every matrix of every layer
 (`roles.LINEAR`), or an object: a key is a role, "LAYERS" such as "0-2", or "LAYERS.ROLE"; "all" is every
-role. The narrower key wins. "head", where it is not the embedding, is named by itself. As text: "2:4,down=0.5".
+role. The narrower key wins. "head", where it is not the embedding, is named by itself. As text: "2:4,down=0.5". In a
+layer of experts gate, up and down are those of each, and of the one that all tokens pass; routers keep all numbers.
 
 Choosing within a row, and not over the matrix (Han et al. 2015, arXiv:1506.02626), reads each row once and leaves all
 equally long, so that threads share the work evenly. N:M: Mishra et al. 2021, arXiv:2104.08378. Blocks: Narang et al.

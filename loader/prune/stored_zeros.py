@@ -53,7 +53,8 @@ def counted(plan: LoadPlan, checkpoint: Checkpoint) -> LoadPlan:
 
 
 def _unknown(source: Source) -> bool:
-    return source.zeros is not None and source.kept is None and can_be_sparse(source.dtype)
+    sparse = source.expert is None and can_be_sparse(source.dtype)
+    return source.zeros is not None and source.kept is None and sparse
 
 
 def _count(source: Source, checkpoint: Checkpoint) -> int:

@@ -137,6 +137,9 @@ def add_prune_encoder(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--encoder-{name}", metavar=what, help=f"as --{name}, of the encoder")
     for name, of in (("encoder-drop-heads", "the encoder"), ("drop-cross-heads", "the attention to the encoder")):
         group.add_argument(f"--{name}", action="append", metavar="L:HEADS", help=f"as --drop-heads, of {of}")
+    group.add_argument(
+        "--only", metavar="STACK", help="encoder: keep the encoder alone, as a model that makes vectors of texts"
+    )
     group.add_argument("--drop-cross-attention", metavar="LAYERS", help="drop these layers' attention to the encoder")
 
 

@@ -9,9 +9,14 @@ up in float64, one window of the text after the other. Five places of a layer ar
 | `attn_out` | the heads' outputs, side by side                | o                     |
 | `ffn_in`   | the residual stream after the other norm       | up, gate              |
 | `ffn_out`  | the neurons                                     | down                  |
+| `cross_in` | the same after the norm of the attention to an encoder | cross_q          |
+| `cross_out`| that attention's heads                          | cross_o               |
+| `source`   | what the encoder gives                          | cross_k, cross_v      |
+| `shared`   | the neurons of the expert that all tokens pass  | shared_down           |
 | (layer)    | the residual stream that enters it              |                       |
 
-and, for a basis of the residual stream, what every norm puts out without its gains.
+and, for a basis of the residual stream, what every norm puts out without its gains. Of experts `ffn_in` is what all
+tokens bring; what those bring that go to one, and its neurons, are kept under "layers.LAYER.experts.EXPERT.PLACE".
 
 An encoder reads each line of the text, framed, as a text of its own, and every token counts. Of an encoder-decoder a
 line is what its encoder reads, a tab, and what its decoder writes; each stack has statistics of its own, taken while
@@ -32,7 +37,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...loader.files import quote
-from ...loader.roles import LINEAR, PLACES, READS, ROLES
+from ...loader.roles import LINEAR, PLACES, READS, ROLES, role_of
 from ...runtime.arena import Tensor
 from ...runtime.encoding import Whole
 from ...runtime.experts import ExpertTable
@@ -54,18 +59,28 @@ if TYPE_CHECKING:
 __all__ = [
     "Statistics",
     "add_input",
+    "add_routed",
     "calibrate",
     "finite",
     "first_asked",
     "mark_of",
     "n_tokens",
     "read_statistics",
+    "seen_as",
     "windows_of",
 ]
 
-#: A place -> the one of its matrices that every model has, and that is watched; the others read the same tensor.
-_FIRST = {place: next(r for r in LINEAR if PLACES[r] == place and ROLES[r].always) for place in PLACES.values()}
-WATCHED = {role: place for place, role in _FIRST.items()} | {"router": "ffn_in"}  # of experts, before they are chosen
+#: The one of a place's matrices that every model has, and that is watched -> the place; the others read the same
+#: tensor. The router's is what experts read, before they are chosen.
+WATCHED = {
+    **{next(r for r in LINEAR if PLACES[r] == place and ROLES[r].always): place for place in map(PLACES.get, LINEAR)},
+    **{role: PLACES[role] for role in ("cross_q", "cross_o", "shared_down")},
+    "router": "ffn_in",
+}
+#: What an encoder gives to those that read it.
+SOURCE = "source"
+#: Of an expert's matrices those that are watched.
+ROUTED = ("expert_up", "expert_down")
 #: Norms of a layer that matrices read.
 NORMS = tuple(dict.fromkeys(norm for norm in READS.values() if ROLES[norm].sublayer))
 #: The first of these in a layer reads the stream that enters it: a norm, or in a model without one a matrix.
@@ -74,7 +89,7 @@ ENTRIES = (*NORMS, *(role for role in LINEAR if role in READS))
 
 @dataclass
 class Statistics:
-    """Sums over `n` tokens. Keys of `total`, `squares` and `hessian` are "layers.LAYER.PLACE".
+    """Sums over `n` tokens. Keys of `total`, `squares` and `hessian` are "layers.LAYER.PLACE" (`seen_as`).
 
     `total` float64 [k]: sum of x. `squares` float64 [k]: sum of x^2. `hessian` float64 [k, k]: sum of x x^T, where it
     was asked for. `stream`, too: under "all" float64 [d, d], the sum over all norms of z z^T, z what a norm puts out
@@ -173,11 +188,12 @@ def n_tokens(model: Model, window: Any) -> int:  # noqa: ANN401 - ids, or a pair
     return len(window) - (model.config.decoder is not None)
 
 
-def first_asked(model: Model, windows: Sequence[Sequence[int]], behind: str | None) -> list[int]:
+def first_asked(model: Model, windows: Sequence[Any], behind: str | None) -> list[int]:
     """Of every window, the first prediction that counts: that of what follows the token `behind`; 0 without one.
 
     Errors: `InputError` where the vocabulary, or a window, has no such token.
     """
+    windows = [w[1] for w in windows] if model.config.seq2seq else windows
     token = None if behind is None else model.tokenizer.token_to_id(behind)
     without = next((i for i, w in enumerate(windows) if token not in w[:-1]), None)
     if behind is not None and (token is None or without is not None):
@@ -193,21 +209,23 @@ def calibrate(  # noqa: PLR0913 - keywords
     *,
     hessian: bool = False,
     stream: bool = False,
+    experts: bool = False,
     file: Path | None = None,
     batch: int = 8,
     quiet: bool = True,
 ) -> Statistics:
     """Feed every window's ids (the last one of each is only predicted) and add up.
 
-    `file`: what has been added up is written there after every `batch` windows, and picked up by the next run of the
-    same model, windows and sums. Errors: `InputError` for a file of another run, for NaN or infinity, and for a model
-    whose matrices are quantised or rounded: those need their input in another form.
+    `experts`: what each expert reads is added up, too. `file`: what has been added up is written there after every
+    `batch` windows, and picked up by the next run of the same model, windows and sums. Errors: `InputError` for a file
+    of another run, for NaN or infinity, and for a model whose matrices are quantised or rounded: those need their
+    input in another form.
     """
     weights = model.session.weights
     if any(w.quantized for w in weights):
         msg = "calibration needs the matrices as floats; leave quantize out, and quantise what is left"
         raise InputError(msg)
-    mark = mark_of(model, windows, hessian, stream)
+    mark = mark_of(model, windows, hessian, stream, experts)
     statistics, done = Statistics(np.zeros(model.config.n_layers)), 0
     if model.config.seq2seq:
         if file is not None:
@@ -218,28 +236,32 @@ def calibrate(  # noqa: PLR0913 - keywords
         statistics, done = read_statistics(file, mark)
     with progress(len(windows), done, "calibrating", quiet=quiet) as bar:
         for i in range(done, len(windows)):
-            _add(statistics, model, windows[i], hessian=hessian, stream=stream)
+            _add(statistics, model, windows[i], hessian=hessian, stream=stream, experts=experts)
             bar(1)
             if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
                 _write(file, statistics, i + 1, mark)
     return statistics
 
 
-def _add(statistics: Statistics, model: Model, ids: Any, *, hessian: bool, stream: bool) -> None:  # noqa: ANN401 - ids, or a pair of them
+def _add(statistics: Statistics, model: Model, ids: Any, **how: bool) -> None:  # noqa: ANN401 - ids, or a pair of them
     """Add one window."""
     if model.config.encoder is None:
-        _add_decoder(statistics, model, ids, None, hessian=hessian, stream=stream)
+        _add_decoder(statistics, model, ids, None, **how)
     elif model.config.decoder is None:
-        _add_encoder(statistics, model, ids, hessian=hessian)
+        _add_encoder(statistics, model, ids, hessian=how["hessian"])
     else:
         source, target = ids
         assert statistics.encoder is not None  # noqa: S101 - made with it
-        _add_encoder(statistics.encoder, model, source, hessian=hessian)
-        _add_decoder(statistics, model, target, source, hessian=hessian, stream=stream)
+        given = _add_encoder(statistics.encoder, model, source, hessian=how["hessian"])
+        _add_sums(statistics, SOURCE, given, hessian=how["hessian"])
+        _add_decoder(statistics, model, target, source, **how)
 
 
-def _add_encoder(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) -> None:
-    """Add a text that an encoder reads whole. Layers that share their weights add to one place."""
+def _add_encoder(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) -> F64:
+    """Add a text that an encoder reads whole, and return what it gives [T, d_model].
+
+    Layers that share their weights add to one place.
+    """
     config, weights = model.config.encoding, model.session.weights.encoder
     assert weights is not None  # noqa: S101 - of a model with an encoder
     shared = len({id(layer) for layer in weights.layers}) < config.n_layers
@@ -257,14 +279,16 @@ def _add_encoder(statistics: Statistics, model: Model, ids: Sequence[int], *, he
             streams.append(finite(view(instruction.tensors("i")[0]), f"what enters layer {len(streams)}"))
         add_input(statistics, instruction, view, hessian=hessian)
 
-    def run() -> None:
-        hidden = model.session.whole.watched([Whole(ids)], watch)
+    def run() -> F64:
+        hidden = finite(model.session.whole.watched([Whole(ids)], watch), "what leaves the last layer")
         if len(streams) == config.n_layers:  # no norm after the last layer
-            streams.append(finite(hidden, "what leaves the last layer"))
+            streams.append(hidden)
+        return hidden
 
-    model.session.turn(run)
+    given: F64 = model.session.turn(run)
     statistics.cosine += [float(_column_sums(_cosine(a, b)[:, None])[0]) for a, b in pairwise(streams)]
     statistics.n += len(ids)
+    return given
 
 
 def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
@@ -275,6 +299,7 @@ def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
     *,
     hessian: bool,
     stream: bool,
+    experts: bool,
 ) -> None:
     streams: list[F64] = []
 
@@ -288,7 +313,9 @@ def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
             z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.stack.eps)
             statistics.stream["all"] = statistics.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
         add_input(statistics, instruction, view, hessian=hessian)
-        _add_routed(statistics, instruction, view)
+        _count_routed(statistics, instruction, view)
+        if experts:
+            add_routed(statistics, instruction, view, hessian=hessian)
 
     for at in range(0, len(ids) - 1, model.session.chunk):
         streams.clear()
@@ -298,18 +325,42 @@ def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
     statistics.n += len(ids) - 1
 
 
-def _add_routed(
+def _routed(
+    instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]]
+) -> tuple[ExpertTable, NDArray[np.int64]] | None:
+    """The experts' matrices that an instruction multiplies with, and which of them its tokens go to: [T, per_token]."""
+    table, routes = instruction.values.get("table"), instruction.values.get("routes")
+    if not isinstance(table, ExpertTable) or not isinstance(routes, Tensor):
+        return None
+    return table, view(routes)[:, : routes.width // 2].astype(np.int64)
+
+
+def _count_routed(
     statistics: Statistics, instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]]
 ) -> None:
     """Count the experts to which tokens are about to go."""
-    table, routes = instruction.values.get("table"), instruction.values.get("routes")
-    if not isinstance(table, ExpertTable) or not isinstance(routes, Tensor):
+    routed = _routed(instruction, view)
+    if routed is None or role_of(routed[0].weights[0].name) != ROUTED[0]:
         return
-    _, layer, _, _, role = f"..{table.weights[0].name}".rsplit(".", 4)
-    if role == "expert_up":
-        n, ids = len(table.weights), view(routes)[:, : routes.width // 2].astype(np.int64)
-        counts = np.bincount(ids.reshape(-1), minlength=n).astype(np.float64)
-        statistics.routed[f"layers.{layer}"] = statistics.routed.get(f"layers.{layer}", np.zeros(n)) + counts
+    table, ids = routed
+    layer, n = table.weights[0].name.split(".")[1], len(table.weights)
+    counts = np.bincount(ids.reshape(-1), minlength=n).astype(np.float64)
+    statistics.routed[f"layers.{layer}"] = statistics.routed.get(f"layers.{layer}", np.zeros(n)) + counts
+
+
+def add_routed(
+    statistics: Statistics, instruction: Instruction, view: Callable[[Tensor], NDArray[np.float32]], *, hessian: bool
+) -> None:
+    """Add what each expert is about to read of the tokens that go to it, where the instruction is watched."""
+    routed = _routed(instruction, view)
+    if routed is None or role_of(routed[0].weights[0].name) not in ROUTED:
+        return
+    table, ids = routed
+    x = finite(view(instruction.tensors("i")[0]), f"the input of {table.name}")
+    x = x.reshape(ids.size, -1) if instruction.values["apart"] else x.repeat(ids.shape[1], 0)  # one row for each pair
+    for expert in np.unique(ids):
+        rows = x[ids.reshape(-1) == expert]
+        _add_sums(statistics, seen_as(table.weights[expert].name), rows, hessian=hessian)
 
 
 def add_input(
@@ -321,7 +372,16 @@ def add_input(
     if instruction.op != "linear" or role not in WATCHED or not layer.isdecimal():
         return
     x = finite(view(instruction.tensors("i")[0]), f"the input of {role}, layer {layer}")
-    name = f"layers.{layer}.{WATCHED[role]}"
+    _add_sums(statistics, f"layers.{layer}.{WATCHED[role]}", x, hessian=hessian)
+
+
+def seen_as(name: str) -> str:
+    """Where the sums of what a matrix reads are kept, by the matrix's name: "layers.3.up" -> "layers.3.ffn_in"."""
+    before, _, role = name.rpartition(".")
+    return SOURCE if PLACES[role] == SOURCE else f"{before}.{PLACES[role]}"
+
+
+def _add_sums(statistics: Statistics, name: str, x: F64, *, hessian: bool) -> None:
     for sums, value in ((statistics.total, x), (statistics.squares, x * x)):
         sums[name] = sums.get(name, np.zeros(x.shape[1])) + _column_sums(value)
     if hessian:

@@ -9,13 +9,15 @@ import numpy as np
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from .calibrate import Statistics
 
     F64 = NDArray[np.float64]
+    #: The layers that are kept of each stack.
+    Kept = tuple[tuple[int, ...], ...]
 
 __all__ = ["block_influence", "check_count", "greedy", "most_influential"]
 
@@ -31,18 +33,24 @@ def most_influential(scores: F64, count: int) -> tuple[int, ...]:
     return tuple(sorted(np.argsort(-scores, kind="stable")[:count].tolist()))
 
 
-def greedy(n_layers: int, count: int, loss: Callable[[tuple[int, ...]], float]) -> list[tuple[int, ...]]:
-    """Leave out the layer without which `loss` is least, again and again, until `count` are left.
+def greedy(sizes: Sequence[int], count: int, loss: Callable[[Kept], float]) -> list[Kept]:
+    """Leave out the layer without which `loss` is least, again and again, until `count` are left of every stack.
 
     SLEB (Song et al. 2024, arXiv:2402.09025, algorithm 1), whose loss is the negative log-likelihood of a calibration
-    text. Of equal losses, the layer with the lower number goes. Gives what was kept after each step.
+    text. `sizes`: layers of each stack. Of equal losses, the first stack's layer with the lower number goes. Returns
+    what was kept after each step: the layers of each stack.
     """
-    check_count(n_layers, count)
-    steps = [tuple(range(n_layers))]
-    while len(steps[-1]) > count:
-        tried = [tuple(i for i in steps[-1] if i != gone) for gone in steps[-1]]
+    for n_layers in sizes:
+        check_count(n_layers, count)
+    steps: list[Kept] = [tuple(tuple(range(n)) for n in sizes)]
+    while tried := [_without(steps[-1], at, i) for at, of in enumerate(steps[-1]) if len(of) > count for i in of]:
         steps.append(tried[int(np.argmin([loss(kept) for kept in tried]))])
     return steps[1:] or steps
+
+
+def _without(kept: Kept, stack: int, layer: int) -> Kept:
+    """All layers that are kept but one of this stack."""
+    return tuple(tuple(i for i in of if at != stack or i != layer) for at, of in enumerate(kept))
 
 
 def check_count(n_layers: int, count: int) -> None:

@@ -14,7 +14,8 @@ Wanda and SparseGPT go layer by layer, as their own programs do: a layer sees wh
 (`zeros.py`; not with `one_pass`). All other statistics are those of the whole model, taken once.
 
 Of an encoder, each line of the text is a text; greedy asks its masked-LM head for tokens that are masked. Of an
-encoder-decoder, both stacks are cut, by what each sees (`calibrate.py`). What is not computed of them is refused.
+encoder-decoder, both stacks are cut, by what each sees (`calibrate.py`); greedy asks it for the answers, and leaves out
+layers of either. What is not computed of them is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ...loader.prune.sparsity import Pattern, show_sparsity
 from ...loader.roles import AXES, PLACES, WRITERS
 from ...loader.sizes import sizes_of
 from ...model import load
-from ..perplexity import EVERY, losses, mask_of, masked_losses, masked_of
+from ..perplexity import EVERY, answer_losses, losses, mask_of, masked_losses, masked_of
 from . import depth, slicegpt, structured
 from .calibrate import calibrate, finite, first_asked, n_tokens, windows_of
 from .progress import progress
@@ -224,18 +225,14 @@ def _check_kind(wish: Wish, model: Model) -> None:
     why = ""
     if config.encoder is not None:
         if wish.method in BASIS:
-            why = "which has no such basis: its stream is normed otherwise, or is of two stacks"
+            why = (
+                "which has no such basis: its stream is normed otherwise, or is of two stacks. Its dimensions as they "
+                "are can be cut: --width, without --method or with activation"
+            )
         elif wish.layer_by_layer:
             why = "which is not gone through layer by layer: add --one-pass"
         elif _shared(model) and wish.method == "flap":
             why = "whose layers share their weights: what is constant in one is not in another"
-    if config.seq2seq:
-        if wish.method in ZEROS:
-            why = "whose zeros are chosen while loading: --sparsity and --encoder-sparsity, without --method"
-        elif wish.method == "greedy" or wish.width is not None:
-            why = "of which this is not computed: name layers, or a share of the width, without --method"
-        elif wish.method == "flap" and wish.compensate:
-            why = "of which biases are left as they are: add --no-compensation"
     if why:
         kind = "an encoder-decoder" if config.seq2seq else "an encoder"
         msg = f"--method {wish.method}: {config.family} is {kind}, {why}"
@@ -257,11 +254,8 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
     if wish.method in EXPERTS and not _per_token(model.config):
         msg = f"{wish}: the model has no experts"
         raise PlanError(msg)
-    if wish.method in ZEROS and _per_token(model.config):
-        msg = f"{wish}: this model's experts would get no zeros, only its other matrices; leave it out"
-        raise PlanError(msg)
     if text is not None and wish.method not in (*WITHOUT_TEXT, "greedy") and not wish.layer_by_layer:
-        more = {"hessian": wish.method == "sparsegpt", "stream": wish.method in BASIS}
+        more = {"hessian": wish.method == "sparsegpt", "stream": wish.method in BASIS, "experts": wish.method in ZEROS}
         statistics = calibrate(model, windows, **more, file=text.file, quiet=text.quiet)
     if wish.method == "greedy":
         return _greedy(path, wish, text, base, model, windows)
@@ -277,9 +271,10 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
 
     def stack(config: Config, before: str) -> Found:
         mine = seen.encoder if before and seen.encoder is not None else seen
-        return _width(wish, model, config, mine, before) if wish.method in WIDTH else _influence(wish, mine)
+        return _units(wish, model, config, mine, before) if wish.method in WIDTH else _influence(wish, mine)
 
-    return _of_both(model, stack)
+    both = _of_both(model, stack)
+    return both if wish.width is None else _with_width(both, wish.width, model.config, seen)
 
 
 def _of_both(model: Model, stack: Callable[[Config, str], Found]) -> Found:
@@ -292,7 +287,10 @@ def _of_both(model: Model, stack: Callable[[Config, str], Found]) -> Found:
         return found
     of = stack(model.config.encoding, "encoder.")
     scores = found.scores | {f"encoder.{name}": value for name, value in of.scores.items()}
-    return replace(found, plan=replace(found.plan, encoder=replace(of.plan, notes=())), scores=scores)
+    rewrite = replace(found.rewrite, biases={**found.rewrite.biases, **of.rewrite.biases})
+    notes = found.plan.notes or of.plan.notes
+    plan = replace(found.plan, encoder=replace(of.plan, notes=()), notes=notes)
+    return replace(found, plan=plan, rewrite=rewrite, scores=scores)
 
 
 def _influence(wish: Wish, statistics: Statistics) -> Found:
@@ -315,23 +313,31 @@ def _zeros(
     if wish.layer_by_layer:
         assert text is not None  # noqa: S101 - as above
         how: dict[str, Any] = {"file": text.file, "quiet": text.quiet}
-        return Found(PrunePlan(), Rewrite(layer_by_layer(model, windows, wish.method, wish.sparsity, **how)))
-    return Found(PrunePlan(), Rewrite(zeros(wish.method, wish.sparsity, statistics)))
+        matrix = layer_by_layer(model, windows, wish.method, wish.sparsity, **how)
+    else:
+        matrix = zeros(wish.method, wish.sparsity, statistics)
+    routed = text is not None and wish.method not in WITHOUT_TEXT and bool(_per_token(model.config))
+    notes = ("an expert to which no token of the text went has its zeros by magnitude",) if routed else ()
+    return Found(PrunePlan(notes=notes), Rewrite(matrix))
 
 
 def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
-    path: Path, wish: Wish, text: Text | None, base: PrunePlan | None, model: Model, windows: Sequence[Sequence[int]]
+    path: Path, wish: Wish, text: Text | None, base: PrunePlan | None, model: Model, windows: Sequence[Any]
 ) -> Found:
     assert text is not None  # noqa: S101 - as above
-    n, keep = model.config.n_layers, wish.keep or 0
-    depth.check_count(n, keep)  # before a progress bar is drawn
-    tried: dict[tuple[int, ...], float] = {}
+    config, keep = model.config, wish.keep or 0
+    sizes = (config.n_layers, *((config.encoding.n_layers,) if config.seq2seq else ()))
+    for n in sizes:
+        depth.check_count(n, keep)  # before a progress bar is drawn
+    tried: dict[depth.Kept, float] = {}
     asked = first_asked(model, windows, text.behind)
     count = sum(n_tokens(model, w) for w in windows) - sum(asked)
-    lost, context = losses, text.window
-    if model.config.encoder is not None:  # its positions are the model's, and texts are cut to the window
+    lost: Callable[[Model, Any], F64] = losses
+    context = text.window
+    if config.encoder is not None:  # its positions are the model's, and texts are cut to the window
+        lost, context = (answer_losses if config.seq2seq else masked_losses), model.n_context
+    if lost is masked_losses:
         mask_of(model, str(wish))
-        lost, context = masked_losses, model.n_context
         count = sum(i >= a for w, a in zip(windows, asked, strict=True) for i in masked_of(w))
         if not count:
             msg = (
@@ -340,17 +346,24 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
             )
             raise InputError(msg)
 
-    def loss(kept: tuple[int, ...]) -> float:
-        plan = PrunePlan(layers=kept)
+    def plan_of(kept: depth.Kept) -> PrunePlan:
+        return PrunePlan(layers=kept[0], encoder=PrunePlan(layers=kept[1]) if config.seq2seq else None)
+
+    def loss(kept: depth.Kept) -> float:
+        plan = plan_of(kept)
         with load(path, prune=plan if base is None else base.then(plan), max_context=context) as cut:
             tried[kept] = math.fsum(float(lost(cut, w)[a:].sum()) for w, a in zip(windows, asked, strict=True))
         bar(1)
         return tried[kept]
 
-    with progress(sum(range(keep + 1, n + 1)), 0, "greedy", quiet=text.quiet) as bar:
-        steps = depth.greedy(n, keep, loss)
-    path_of = [{"kept": list(s), "nll": tried[s] / count} for s in steps if s in tried]
-    return Found(PrunePlan(layers=steps[-1]), scores={"steps": path_of})
+    left = [n for n in sizes if n > keep]  # a step tries every layer of these; two stacks are done early, or not
+    most = sum(range(len(left) * (keep + 1), sum(left) + 1)) + (keep + 1 if len(left) > 1 else 0)
+    with progress(most, 0, "greedy", quiet=text.quiet) as bar:
+        steps = depth.greedy(sizes, keep, loss)
+    path_of = [{"kept": list(s[0]), "nll": tried[s] / count} for s in steps if s in tried]
+    for told, step in zip(path_of, steps, strict=False) if config.seq2seq else ():
+        told["encoder"] = list(step[1])
+    return Found(plan_of(steps[-1]), scores={"steps": path_of})
 
 
 def _per_token(config: Config) -> dict[int, int]:
@@ -367,10 +380,10 @@ def _experts(wish: Wish, model: Model, statistics: Statistics) -> Found:
     return Found(PrunePlan(experts=kept), scores={"routed": {i: n.tolist() for i, n in counts.items()}})
 
 
-def _width(wish: Wish, model: Model, config: Config, statistics: Statistics, before: str = "") -> Found:
+def _units(wish: Wish, model: Model, config: Config, statistics: Statistics, before: str = "") -> Found:
     """Heads, by key/value head, and neurons of `config.stack`, whose weights' names begin with `before`."""
     cuts: dict[str, dict[int, list[int]]] = {"heads": {}, "ffn": {}}
-    biases: dict[tuple[str, int], F64] = {}
+    biases: dict[str, F64] = {}
     weights = {w.name.removeprefix(before): w for w in model.session.weights if w.name.startswith(before)}
     ranked = structured.everywhere if wish.method == "flap" and not wish.uniform else structured.by_layer
     for half, (role, place, bias) in UNITS.items():
@@ -391,18 +404,17 @@ def _width(wish: Wish, model: Model, config: Config, statistics: Statistics, bef
             each = w.shape[1] // count
             if wish.method == "flap" and wish.compensate:
                 columns = [u * each + j for u in units for j in range(each)]
-                biases[bias, i] = structured.compensation(w, statistics.mean(i, place), columns)
+                biases[f"{before}layers.{i}.{bias}"] = structured.compensation(w, statistics.mean(i, place), columns)
             queries = sizes_of(config, i).n_heads // count if half == "heads" else 1
             cuts[half][i] = [u * queries + j for u in units for j in range(queries)]
-    width = None if wish.width is None else _dimensions(wish.width, config, statistics)
-    if not any(cuts.values()) and width is None:
+    if not any(cuts.values()) and wish.width is None:
         msg = f"{wish}: the model has no such part"
         raise PlanError(msg)
     cuts = {half: _of_shared(model, of) for half, of in cuts.items()}
     told = "biases take up what goes: only the checkpoint that `miaotui prune` writes has them"
     notes = (told,) if biases else ()
     heads, ffn = ({i: tuple(kept) for i, kept in cuts[half].items()} for half in UNITS)
-    return Found(PrunePlan(heads=heads, ffn=ffn, width=width, notes=notes), Rewrite(biases=biases))
+    return Found(PrunePlan(heads=heads, ffn=ffn, notes=notes), Rewrite(biases=biases))
 
 
 def _of_shared(model: Model, cut: dict[int, list[int]]) -> dict[int, list[int]]:
@@ -414,11 +426,12 @@ def _of_shared(model: Model, cut: dict[int, list[int]]) -> dict[int, list[int]]:
     return {i: cut[firsts[id(layer)]] for i, layer in enumerate(layers) if firsts[id(layer)] in cut}
 
 
-def _dimensions(share: float, config: Config, statistics: Statistics) -> tuple[int, ...]:
-    """Dimensions by activation: sum over all norms of layers."""
-    norms = [x for name, x in statistics.squares.items() if name.endswith("_in")]
+def _with_width(found: Found, share: float, config: Config, statistics: Statistics) -> Found:
+    """With dimensions by activation: sum over all norms of layers, of both stacks where there are two."""
+    stacks = [statistics] if statistics.encoder is None else [statistics, statistics.encoder]
+    norms = [x for of in stacks for name, x in of.squares.items() if name.endswith("_in")]
     scores = np.sum([structured.activation(x) for x in norms], axis=0)
-    return tuple(best_dimensions(scores, share, config))
+    return replace(found, plan=replace(found.plan, width=tuple(best_dimensions(scores, share, config))))
 
 
 def _basis(wish: Wish, model: Model, statistics: Statistics) -> Found:

@@ -33,15 +33,15 @@ __all__ = ["Rewrite", "can_compensate"]
 
 @dataclass(frozen=True)
 class Rewrite:
-    """`matrix(role, layer, w)`: new weights of a layer's matrix, float64 [out, in], or None: as they are.
+    """`matrix(name, w)`: new weights of a layer's matrix, float64 [out, in], or None: as they are.
 
-    `biases`: what to add to a bias, by role and layer, float64 [out]. Where the checkpoint has no such biases and its
+    `biases`: what to add to a bias, by its name, float64 [out]. Where the checkpoint has no such biases and its
     family has a word for them, config.json gets it, and the half's other biases are zeros. Layers as they are written.
     `basis`: every weight that touches the residual stream is written in it.
     """
 
-    matrix: Callable[[str, int, F64], F64 | None] | None = None
-    biases: Mapping[tuple[str, int], F64] = field(default_factory=dict)
+    matrix: Callable[[str, F64], F64 | None] | None = None
+    biases: Mapping[str, F64] = field(default_factory=dict)
     basis: Basis | None = None
 
     @property
@@ -55,22 +55,19 @@ class Rewrite:
 
     def change(self, parts: list[Source], x: NDArray[np.generic]) -> NDArray[np.generic]:
         """A tensor as it is to be written: `loader.prune.export.left_tensors` asks for each."""
-        stack, layer, role = f"..{parts[0].name}".rsplit(".", 2)
         dtype = parts[0].tensor.dtype
         if self.basis is not None:
             turned = self.basis.turned(parts[0].name, widened(x, dtype))
             return x if turned is None else narrowed(turned, dtype)
-        if stack != "..layers":  # outside of layers, or of the encoder that a decoder reads, which keeps its numbers
-            return x
         if x.ndim == 1:
-            more = self.biases.get((role, int(layer)))
+            more = self.biases.get(parts[0].name)
             return x if more is None else narrowed(widened(x, dtype) + more, dtype)
         if self.matrix is None:
             return x
         at, pieces = 0, []
         for part in parts:  # a fused tensor's pieces are matrices of their own
             piece, at = x[at : at + part.shape[0]], at + part.shape[0]
-            new = self.matrix(part.name.rpartition(".")[2], int(layer), widened(piece, dtype))
+            new = self.matrix(part.name, widened(piece, dtype))
             pieces.append(piece if new is None else narrowed(new, dtype))
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -94,7 +91,7 @@ class Rewrite:
                     if name not in sources:
                         continue
                     source, bias = sources[name], f"{name}_bias"
-                    value = self.biases.get((bias, i), np.zeros(source.shape[0]))
+                    value = self.biases.get(f"layers.{i}.{bias}", np.zeros(source.shape[0]))
                     file_name = source.pattern.replace("{i}", str(i)).removesuffix("weight") + "bias"
                     ready = narrowed(value, source.tensor.dtype)
                     yield file_name, source.tensor.dtype, ready.shape, partial(_same, ready)
@@ -112,7 +109,7 @@ class Rewrite:
         return name, dtype, basis.shape("head", embed.shape), make
 
     def _missing(self, plan: LoadPlan) -> list[str]:
-        wanted = dict.fromkeys(role for role, _ in self.biases)
+        wanted = dict.fromkeys(name.rpartition(".")[2] for name in self.biases if name.startswith("layers."))
         return [role for role in wanted if not any(role in sources for sources in plan.layers)]
 
 

@@ -11,6 +11,9 @@ So a layer is fitted to what the cut ones before it put out. Here a layer runs a
 is the stream, [tokens, d_model], and whose ids are the tokens' places in it; the first has the true embedding and ids.
 The kernels and their order are the model's own: what a layer sees is bit for bit what it sees in the written model.
 Memory: the stream twice, the Hessians of one layer, and with SparseGPT the new matrices in the model's dtype.
+
+An expert's matrices are judged by the tokens that go to it; where none does, by magnitude, within rows. Of an
+encoder-decoder each stack is judged by what it sees, its attention to the encoder too.
 """
 
 from __future__ import annotations
@@ -21,18 +24,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...loader.roles import PLACES
+from ...loader.roles import PLACES, expert_of, role_of
 from ...runtime.cpu.backend import cpu_session
 from ...runtime.spec import Linear, Weight, Weights
 from . import masks
-from .calibrate import Statistics, add_input, finite, mark_of
+from .calibrate import Statistics, add_input, add_routed, finite, mark_of, seen_as
 from .numbers import narrowed, widened
 from .progress import progress
 from .sparsegpt import sparsegpt
 from .store import read_arrays, write_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,8 +49,8 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
     F32 = NDArray[np.float32]
-    #: (role, layer, w float64 [out, in]) -> new weights, or None: as they are.
-    Matrix = Callable[[str, int, F64], F64 | None]
+    #: (a weight's name, w float64 [out, in]) -> new weights, or None: as they are.
+    Matrix = Callable[[str, F64], F64 | None]
     Layer = tuple[Sublayer, ...]
 
 __all__ = ["layer_by_layer", "zeros"]
@@ -59,17 +62,33 @@ def zeros(method: str, sparsity: Sparsity, statistics: Statistics | None) -> Mat
     Errors: `InputError` for a matrix with NaN or infinity.
     """
 
-    def matrix(role: str, layer: int, w: F64) -> F64 | None:
-        if role not in PLACES:
+    def matrix(name: str, w: F64) -> F64 | None:
+        stack, layers, of = name.rpartition("layers.")
+        if not layers or role_of(of) not in PLACES:
             return None
-        finite(w, f"{role} of layer {layer}")
+        finite(w, _told(name))
         if statistics is None:
             return masks.magnitude(w, sparsity)
+        mine = statistics.encoder if stack and statistics.encoder is not None else statistics
+        seen = seen_as(layers + of)
+        if seen not in mine.squares and expert_of(of.partition(".")[2]) is not None:
+            return masks.wanda(w, np.ones(w.shape[1]), sparsity)
         if method == "wanda":
-            return masks.wanda(w, statistics.norm(layer, PLACES[role]), sparsity)
-        return sparsegpt(w, statistics.hessian[f"layers.{layer}.{PLACES[role]}"], sparsity)
+            return masks.wanda(w, np.sqrt(mine.squares[seen]), sparsity)
+        return sparsegpt(w, mine.hessian[seen], sparsity)
 
     return matrix
+
+
+def _told(name: str) -> str:
+    """A weight's name in words."""
+    stack, _, of = name.rpartition("layers.")
+    layer, _, key = of.partition(".")
+    expert = expert_of(key)
+    at = "" if expert is None else f" of expert {expert}"
+    return f"{role_of(key)}{at} of {stack.replace('.', ' ')}layer {layer}".replace(
+        "of encoder layer", "of the encoder's layer"
+    )
 
 
 def layer_by_layer(  # noqa: PLR0913 - keywords
@@ -94,7 +113,7 @@ def layer_by_layer(  # noqa: PLR0913 - keywords
         for i in range(done, n):
             statistics = Statistics(np.zeros(0), sum(len(w) - 1 for w in windows))
             _feed(model, i, weights[i], windows, stream, statistics=statistics, hessian=method == "sparsegpt")
-            layer, matrices = _cut(weights[i], i, zeros(method, sparsity, statistics))
+            layer, matrices = _cut(weights[i], zeros(method, sparsity, statistics))
             kept |= matrices if method == "sparsegpt" else statistics.squares
             if i + 1 < n:
                 stream = _feed(model, i, layer, windows, stream)
@@ -105,8 +124,7 @@ def layer_by_layer(  # noqa: PLR0913 - keywords
         return zeros(method, sparsity, Statistics(np.zeros(0), squares=kept))
     dtypes = {w.name: _dtype(w) for w in model.session.weights if w.name in kept}
 
-    def matrix(role: str, layer: int, _: F64) -> F64 | None:
-        name = f"layers.{layer}.{role}"
+    def matrix(name: str, _: F64) -> F64 | None:
         return widened(kept[name], dtypes[name]) if name in kept else None
 
     return matrix
@@ -122,19 +140,22 @@ def _dtype(w: Weight) -> str:
     return w.dtype.removesuffix("_sparse").upper()
 
 
-def _cut(layer: Layer, i: int, matrix: Matrix) -> tuple[Layer, dict[str, NDArray[Any]]]:
+def _cut(layer: Layer, matrix: Matrix) -> tuple[Layer, dict[str, NDArray[Any]]]:
     """The layer with what `matrix` makes of its matrices, rounded as they will be written; these by name."""
     made: dict[str, NDArray[Any]] = {}
 
-    def cut(role: str, linear: Linear) -> Linear:
+    def cut(linear: Linear) -> Linear:
         old = linear.w
-        new = matrix(role, i, old.f64())
+        new = matrix(old.name, old.f64())
         if new is None:
             return linear
         made[old.name] = np.ascontiguousarray(narrowed(new, _dtype(old)))
         return replace(linear, w=Weight(old.name, _dtype(old).lower(), old.shape, made[old.name], mapped=False))
 
-    return tuple(replace(s, linear={role: cut(role, w) for role, w in s.linear.items()}) for s in layer), made
+    def every(linear: Mapping[str, Linear]) -> dict[str, Linear]:
+        return {role: cut(w) for role, w in linear.items()}
+
+    return tuple(replace(s, linear=every(s.linear), experts=tuple(map(every, s.experts))) for s in layer), made
 
 
 def _feed(  # noqa: PLR0913 - keywords
@@ -157,6 +178,7 @@ def _feed(  # noqa: PLR0913 - keywords
         nonlocal at
         if statistics is not None:
             add_input(statistics, instruction, view, hessian=hessian)
+            add_routed(statistics, instruction, view, hessian=hessian)
         if instruction.op == "take_rows":
             x = view(instruction.tensors("i")[0])
             out[at : at + len(x)] = x

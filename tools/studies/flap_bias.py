@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ...loader.prune.plan import PrunePlan
 
     F64 = NDArray[np.float64]
-    Biases = Mapping[tuple[str, int], F64]
+    Biases = Mapping[str, F64]
 
 __all__ = ["constant_share", "main", "study"]
 
@@ -78,11 +78,11 @@ def study(path: Path, text: Text, judged: str, share: float) -> dict[str, Any]:
             w, name = weights[f"layers.{layer}.down"].f64(), f"layers.{layer}.ffn_out"
             shares[layer] = constant_share(w, every.mean(layer, "ffn_out"), every.hessian[name] / every.n, kept)
             mean = (every.total[name] - firsts.total[name]) / (every.n - firsts.n)
-            later["down_bias", layer] = compensation(w, mean, kept)
+            later[f"layers.{layer}.down_bias"] = compensation(w, mean, kept)
     rng = np.random.default_rng(0)
     drawn = [{key: _turned(b, rng) for key, b in biases.items()} for _ in range(RANDOM)]
     alone = [replace(plan, ffn={layer: kept}) for layer, kept in plan.ffn.items()]
-    only = [{key: b for key, b in biases.items() if key[1] in one.ffn} for one in alone]
+    only = [{key: b for key, b in biases.items() if int(key.split(".")[1]) in one.ffn} for one in alone]
     return {
         "judged": {"tokens": whole["n_tokens"], "window": text.window, "ppl": whole["ppl"]},
         "factors": {str(f): ppl(plan, {key: f * b for key, b in biases.items()}) for f in FACTORS},
