@@ -286,6 +286,43 @@ def test_a_handler_may_use_another_model_wherever_it_comes() -> None:
     script(code, "prange", 60)
 
 
+def test_who_is_about_to_enter_a_parallel_region_keeps_nobody_from_it() -> None:
+    """A handler comes just before it, and waits for a model that another thread steps: that one needs the pool too."""
+    code = (
+        "import signal, sys, threading, miaotui\n"
+        "from miaotui.runtime.cpu.prange import Prange\n"
+        "one, other = (miaotui.load(sys.argv[1], threads=2, max_context=64) for _ in range(2))\n"
+        "wanted, run, step = one.generate([1, 2], max_new_tokens=5).ids, Prange._run, Prange.step\n"
+        "got, inside, main = [], threading.Event(), threading.get_ident()\n"
+        "def nosy(*arguments):\n"
+        "    if threading.get_ident() == main and not inside.is_set():\n"
+        "        stepping.start()\n"
+        "        assert inside.wait(60)\n"
+        "        got.append(other.generate([1, 2], max_new_tokens=5).ids)\n"
+        "    return run(*arguments)\n"
+        "def steps(self):\n"
+        "    if threading.get_ident() != main:\n"
+        "        inside.set()\n"
+        "    step(self)\n"
+        "stepping = threading.Thread(target=lambda: got.append(other.generate([1, 2], max_new_tokens=5).ids))\n"
+        "Prange._run, Prange.step = staticmethod(nosy), steps\n"
+        "assert one.generate([1, 2], max_new_tokens=5).ids == wanted\n"
+        "stepping.join()\n"
+        "assert got == [wanted] * 2\n"
+        "class Late(Exception): pass\n"
+        "def late(*_): raise Late\n"
+        "signal.signal(signal.SIGALRM, late)\n"
+        "Prange._taken[0] = 1\n"  # another step is inside: who waits for its end may be interrupted
+        "signal.setitimer(signal.ITIMER_REAL, 0.05)\n"
+        "try: one.generate([1, 2], max_new_tokens=5)\n"
+        "except Late: Prange._taken[0] = 0\n"
+        "assert one.generate([1, 2], max_new_tokens=5).ids == wanted\n"
+        "assert Prange._taken[0] == 0\n"
+        "one.close(); other.close()\n"
+    )
+    script(code, "prange", 60)
+
+
 def test_time_outs_of_asyncio_end(alone: dict[str, list[int]]) -> None:
     """A cancelled await leaves its thread at work: it ends by itself, and the loop closes."""
     code = (
