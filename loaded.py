@@ -121,10 +121,8 @@ class Loaded:
 
         Harmless when done twice, by several threads, or in a forked child.
         """
+        self._session.close(self._opened.close)
         self._closed = True
-        with self._session.lock:
-            self._session.close()
-            self._opened.close()
 
     def __del__(self) -> None:
         """Say that it was dropped open, as files do. Threads and memory go with the last sequence that uses them."""

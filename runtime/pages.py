@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .sources import Source
+    from .turns import Held, Turns
 
 __all__ = ["FullError", "Pages", "Table", "Waiting"]
 
@@ -44,11 +45,16 @@ class FullError(Exception):
 
 
 class Waiting:
-    """Somebody who waits, for a turn or a sequence's next id: counted for as long as he is there."""
+    """Somebody who waits, for a turn or a sequence's next id: counted for as long as he is there.
+
+    `inside`: the models that his thread is in a turn of meanwhile. `there`: who keeps the pages that he waits for.
+    """
 
     def __init__(self) -> None:
         """In this thread."""
         self.thread = threading.get_ident()
+        self.inside: list[Turns] = []
+        self.there: list[Held] = []
 
 
 class Table:

@@ -34,10 +34,29 @@ _INSIDE = (
     "middle of a step and used the same model; let it set a flag, or hand the call to another thread"
 )
 
+_CROSSED = (
+    "another thread is computing with this model, and waits for one that this thread is computing with: a signal's "
+    "handler or a finaliser (__del__) was called in the middle of a step of both, and used the other's model; let it "
+    "set a flag, or hand the call to another thread"
+)
+
 _NO_ROOM = (
     "the cache is full of a text that this thread is generating: a signal's handler or a finaliser (__del__) was "
     "called meanwhile and needs room too; let it set a flag, or load with a larger cache_tokens"
 )
+
+_NO_ROOM_CROSSED = (
+    "the cache is full of texts whose threads wait for this one: a signal's handler or a finaliser (__del__) was "
+    "called in the middle of the call of each, and used the other's model; let it set a flag, or load with a larger "
+    "cache_tokens"
+)
+
+#: Of every model: a thread is inside turns of several where a handler or a finaliser used another one.
+_ALL: Living[Turns] = Living()
+#: Threads that are inside a turn, or wait for one, or were struck as they left it: whether they are, their locks tell.
+_BUSY: set[int] = set()
+#: Who waits for pages, of any model.
+_STARVED: Living[Waiting] = Living()
 
 
 class Turns:
@@ -47,9 +66,10 @@ class Turns:
         """`pages`: of the KV cache."""
         self.pages = pages
         self.lock = threading.RLock()
-        self._queue: Living[object] = Living()  # who waits for a turn
-        self._holder = 0  # the thread that had the last one
+        self._queue: Living[Waiting] = Living()  # who waits for the lock
+        self._holder = 0  # the thread that had the last turn
         self._closed = ""  # why no pass is taken any more
+        _ALL.add(self)
 
     def turn(self, work: Callable[[], T]) -> T:
         """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
@@ -59,17 +79,9 @@ class Turns:
         a turn: a signal's handler or a finaliser was called there, and would overwrite what the turn is about to read.
         """
         self.check_outside()
-        me, mine = threading.get_ident(), Waiting()
         while True:
             try:
-                self._queue.add(mine)
-                if self._holder == me and any(who is not mine for who in self._queue):
-                    time.sleep(_YIELD)  # the lock was left free: one of them takes it
-                with self.lock:
-                    self._queue.discard(mine)
-                    self._holder = me
-                    result = work()  # not returned here: what a tracer raises as a with is left would keep the lock
-                return result  # noqa: RET504, TRY300 - as said
+                return self._locked(work)
             except FullError as full:
                 there, pool = full.held, full.pages
                 if not full.others:
@@ -81,10 +93,45 @@ class Turns:
                 if self._closed:  # in the middle of work, by a signal's handler or a finaliser
                     raise InputError(self._closed) from None
                 raise
-            except BaseException:
-                self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
-                raise
             self._until_one_ends(there)
+
+    def held(self, work: Callable[[], T]) -> T:
+        """Do work with the lock held, within a turn too. Errors: `InputError`, as of `turn`; those of `work`."""
+        return work() if self._is_mine() else self._locked(work)
+
+    def _locked(self, work: Callable[[], T]) -> T:
+        """Wait for the lock, and do work with it. Errors: `InputError` where this thread would wait for itself."""
+        me, mine = threading.get_ident(), Waiting()
+        nested = me in _BUSY
+        if nested:
+            mine.inside = _entered()
+        try:
+            _BUSY.add(me)
+            self._queue.add(mine)
+            if self._holder == me and any(who is not mine for who in self._queue):
+                time.sleep(_YIELD)  # the lock was left free: one of them takes it
+            if nested:
+                self._check_circle(mine.inside)
+            with self.lock:
+                self._queue.discard(mine)
+                self._holder = me
+                result = work()  # not returned here: what a tracer raises as a with is left would keep the lock
+            return result  # noqa: RET504, TRY300 - as said
+        except BaseException:
+            self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
+            raise
+        finally:
+            mine.inside = []
+            if not nested:
+                _BUSY.discard(me)
+
+    def _check_circle(self, inside: list[Turns]) -> None:
+        """InputError where a thread in a turn of this waits for one of those, or for who waits for one of them.
+
+        Of threads that would wait in a circle the last finds all others: each is in its queue before it looks.
+        """
+        if any(self in who.inside for who in _waiting_for(inside)):
+            raise InputError(_CROSSED)
 
     def _within(self, work: Callable[[], T]) -> T:
         """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
@@ -103,15 +150,22 @@ class Turns:
     def _until_one_ends(self, there: list[Held]) -> None:
         """Wait until one of those who are waited for has what he wanted, or gave his pages up.
 
-        InputError where all of them wait in this very thread: a signal's handler, or a finaliser, interrupted them.
+        InputError where none ever will: all of them wait in this very thread, which a signal's handler or a finaliser
+        interrupted, or for it.
         """
-        me = threading.get_ident()
-        if there and all(any(getattr(who(), "thread", 0) == me for who in waiting) for _, waiting in there):
-            raise InputError(_NO_ROOM)
-        time.sleep(_LOOK)
+        mine = Waiting()
+        mine.inside, mine.there = _entered(), there
         held = [(table, who) for table, waiting in there for who in waiting]
-        while held and not self._closed and all(table.n_pages and who() in table.waiting for table, who in held):
+        try:
+            _STARVED.add(mine)
+            _check_room_comes(mine)
             time.sleep(_LOOK)
+            while held and not self._closed and all(table.n_pages and who() in table.waiting for table, who in held):
+                _check_room_comes(mine)
+                time.sleep(_LOOK)
+        finally:
+            _STARVED.discard(mine)
+            mine.inside, mine.there = [], []
 
     @contextmanager
     def awaited(self, table: Table) -> Iterator[None]:
@@ -129,3 +183,36 @@ class Turns:
                     each.waiting.forget(key)
             finally:
                 del who  # whoever keeps an exception that came in there keeps this frame
+
+
+def _entered() -> list[Turns]:
+    """Those that this thread is inside a turn of."""
+    return [turns for turns in _ALL if turns._is_mine()]  # noqa: SLF001 - below the class
+
+
+def _waiting_for(inside: list[Turns]) -> list[Waiting]:
+    """Who waits for a turn of one of these, or of one that such a thread is inside of."""
+    todo, waiting = list(inside), list[Waiting]()
+    for turns in todo:  # which grows
+        waiting += turns._queue  # noqa: SLF001 - as above
+        todo += [other for who in turns._queue for other in who.inside if other not in todo]  # noqa: SLF001 - as above
+    return waiting
+
+
+def _check_room_comes(mine: Waiting) -> None:
+    """InputError where everybody who has the pages waits for this thread."""
+    stuck, inside, n = {mine.thread}, list(mine.inside), 0
+    while n < len(stuck):  # it grows
+        n = len(stuck)
+        stuck |= {who.thread for who in _waiting_for(inside)}
+        starved = [who for who in _STARVED if who.thread not in stuck and _all_wait(who.there, stuck)]
+        stuck |= {who.thread for who in starved}
+        inside += [turns for who in starved for turns in who.inside]
+    if _all_wait(mine.there, stuck):
+        raise InputError(_NO_ROOM if _all_wait(mine.there, {mine.thread}) else _NO_ROOM_CROSSED)
+
+
+def _all_wait(there: list[Held], threads: set[int]) -> bool:
+    """Whether one of these threads waits for each of the tables that keep their pages."""
+    waiting = [[who() for who in whose] for _, whose in there]
+    return bool(there) and all(any(who is not None and who.thread in threads for who in whose) for whose in waiting)
