@@ -86,10 +86,10 @@ class Arrays(Loaded):
         if self.config.seq2seq:
             msg = f"last_logits: {self.config.family} is an encoder-decoder; use logits(ids, decoder_ids=...)"
             raise InputError(msg)
-        if isinstance(sequences, np.ndarray):
-            sequences = list(sequences) if sequences.ndim else None
-        if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
-            msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
+        scalar = isinstance(sequences, np.ndarray) and not sequences.ndim  # an Iterable that cannot be iterated
+        if scalar or isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
+            kind = "an array of no dimensions" if scalar else type(sequences).__name__
+            msg = f"sequences: {kind} found, expected several sequences of token ids"
             raise InputError(msg)
         return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])
 

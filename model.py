@@ -143,7 +143,11 @@ class Model(Arrays):
 
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
         """
-        self._check_kind("generate", encoder=False)
+        return self._sequence(source, "sequence")
+
+    def _sequence(self, source: Prompt | None, call: str) -> Sequence:
+        """As `sequence`; errors name the `call`."""
+        self._check_kind(call, encoder=False)
         if self.config.seq2seq == (source is None):
             what = "needs a" if source is None else "has no"
             msg = f"source: a sequence of {self.config.family} {what} source, a text or ids that an encoder reads"
@@ -151,27 +155,28 @@ class Model(Arrays):
             raise InputError(msg)
         return Sequence(self._session, self._text, source=None if source is None else self._source(source))
 
-    def _begun(self, prompt: Prompt, parameters: GenerateKwargs) -> tuple[Sequence, Prompt, GenerateKwargs]:
-        """A sequence, what it reads first, and the parameters that are left.
+    def _begun(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> tuple[Sequence, Prompt, GenerateKwargs]:
+        """A sequence, what it reads first, and the parameters that are left; errors name the `call`.
 
         It reads the prompt, or what begins an encoder-decoder's answer to it.
         """
         decoding = self.config.decoding
         if decoding is None:
+            sequence = self._sequence(None, call)
             if parameters.get(START) is not None:
                 msg = f"{START}: {self.config.family} is no encoder-decoder; leave it out"
                 raise InputError(msg)
-            return self.sequence(), prompt, parameters
+            return sequence, prompt, parameters
         left = self._text.with_ids(parameters).copy()
         start = left.pop("decoder_start_token_id", None)
         first = [decoding.start] if start is None else check_ids([start], self.config.n_vocab, what=START)
-        return self.sequence(prompt), first, left
+        return self._sequence(prompt, call), first, left
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
     def stream(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:
         """Return the answer's text in pieces as it comes. Parameters as in `generate`, checked at once."""
-        tokens = self.tokens(prompt, **parameters)
+        tokens = self._tokens(prompt, parameters, "stream")
         return Stream(t.text for t in tokens if t.text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
@@ -194,7 +199,7 @@ class Model(Arrays):
         (`num_return_sequences`), by `length_penalty` and `early_stopping`. The prompt of an encoder-decoder is what its
         encoder reads. Errors: `InputError`.
         """
-        [answer] = self._answers([prompt], parameters)
+        [answer] = self._answers([prompt], parameters, "generate")
         return answer
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
@@ -208,16 +213,17 @@ class Model(Arrays):
         if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
             msg = f"prompts: {type(prompts).__name__} found, expected several prompts; generate answers one"
             raise InputError(msg)
-        return self._answers(prompts, parameters, numbered=True)
+        self._check_kind("generate_all", encoder=False)
+        return self._answers(prompts, parameters, "generate_all", numbered=True)
 
     def _answers(
-        self, prompts: Iterable[Prompt], parameters: GenerateKwargs, *, numbered: bool = False
+        self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, numbered: bool = False
     ) -> list[Generation]:
         with ExitStack() as opened:
             asked = []
             for i, prompt in enumerate(prompts):
                 with _numbered(i if numbered else None):
-                    sequence, first, left = self._begun(prompt, parameters)
+                    sequence, first, left = self._begun(prompt, parameters, call)
                     asked.append(opened.enter_context(sequence).asked(first, left))
             return answers(self._session, asked)
 
@@ -225,7 +231,11 @@ class Model(Arrays):
     @memory_named("tokens")
     def tokens(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Iterator[Token]:
         """As `stream`, with ids, and with the last step finish reason, timings and seed."""
-        sequence, first, left = self._begun(prompt, parameters)
+        return self._tokens(prompt, parameters, "tokens")
+
+    def _tokens(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> Iterator[Token]:
+        """As `tokens`; errors name the `call`."""
+        sequence, first, left = self._begun(prompt, parameters, call)
         return Stream(_to_its_end(sequence, sequence.tokens(first, **left)))
 
 

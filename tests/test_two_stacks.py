@@ -159,8 +159,12 @@ def test_one_stack_is_written_and_read_by_transformers(stack: str, tmp_path: Pat
         assert np.abs(cut.logits(SOURCE, decoder_ids=TARGET) - wanted.logits[0].numpy()).max() < 1e-3
         assert np.abs(cut.hidden(SOURCE) - wanted.encoder_last_hidden_state[0].numpy()).max() < 1e-4
     ffn = dict.fromkeys(range(4), tuple(range(9)))
-    for other in (PrunePlan(encoder=PrunePlan(ffn=ffn)), PrunePlan(cross_heads=dict.fromkeys(range(3), (0, 1)))):
-        with pytest.raises(PlanError, match=r"(d_ff|num_heads) says it of all of .*cut them alike"):
+    one = {0: (0, 1)}
+    for other in (
+        PrunePlan(encoder=PrunePlan(ffn=ffn)), PrunePlan(cross_heads=dict.fromkeys(range(3), (0, 1))),
+        PrunePlan(heads=one), PrunePlan(encoder=PrunePlan(heads=one)),
+    ):  # fmt: skip
+        with pytest.raises(PlanError, match=r"(d_ff|num_heads) is one number for all of .*: cut each of them alike"):
             prune(tmp_path / "whole", tmp_path / "other", other)
 
 

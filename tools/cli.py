@@ -180,6 +180,8 @@ def _one_line(error: Exception) -> str:
 
 #: Python's name of an argument -> the option's, where they differ.
 _OPTIONS = {"stop_strings": "stop"}
+#: Arguments that errors name with a value to give instead: "load with threads=2".
+_ADVISED = ("device", "revision", "precision", "kv_cache", "threads", "max_context", "quantize")
 #: Advice that the command line has no option for.
 _PYTHON_ONLY = re.compile(r" or prefill_chunk \(now \d+\)|, or None \(until the context is full\)")
 
@@ -200,9 +202,10 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
             text = re.sub(pattern, typed.replace("\\", r"\\"), text)
         if "_" in python and name in args:
             text = re.sub(rf"(?<![\w/.'\"-]){python}(?![\w/.'\"=-])", option, text)
-    for python in ("device", "revision"):  # what to give instead
+    for python in _ADVISED:
         if python in args:
-            text = re.sub(rf"(?<![\w/.'\"-]){python}='(\w+)'", rf"--{python} \1", text)
+            option = f"--{python.replace('_', '-')}"
+            text = re.sub(rf"(?<![\w/.'\"-]){python}=('?)([\w,=]+)\1(?![\w/.=])", rf"{option} \2", text)
     spelled = args.get("spelled")
     for first, name in spelled.items() if isinstance(spelled, dict) else ():
         text = re.sub(rf"(?<![\w-]){first}(?![\w-])", name, text)
@@ -210,11 +213,12 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says which command or option may have been meant. `commands`: the parser of each."""
+    """Says which command or option may have been meant. `commands`: the parser of each; `words`: what was typed."""
 
     def __init__(self, **how: Any) -> None:  # noqa: ANN401 - argparse's own
         super().__init__(**how)
         self.commands: dict[str, _Parser] = {}
+        self.words: Sequence[str] = ()
 
     def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401 - argparse's own
         """As argparse's, which drops an `OSError`: a full disk would end with 0."""
@@ -223,9 +227,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line: the message, the nearest name, and the usage without its options. Exit code 2."""
+        message = re.sub(r"(?<=^argument )--\S+(?=:)", self._as_typed, message)
         wrong = re.match(r"argument COMMAND: invalid choice: '([^']+)", message)
         advice = _did_you_mean(wrong[1], COMMANDS) if wrong is not None else ""
         self._refuse(message.removeprefix("argument ") + advice)
+
+    def _as_typed(self, names: re.Match[str]) -> str:
+        """Of an option's several names, "--prune/--plan", the one that was given."""
+        several = names[0].split("/")
+        given = (word.partition("=")[0] for word in self.words if word.startswith("--"))
+        return next((word for word in given if any(name.startswith(word) for name in several)), names[0])
 
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
         """The same for words that no argument takes: options by name only, as the next word may be another's."""
@@ -293,6 +304,7 @@ def _parser(arguments: Sequence[str]) -> _Parser:
             epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
             formatter_class=_Formatter,
         )
+        sub.words = arguments
         if name in arguments:
             check_room()
             import_module(f".commands.{name}", __package__).add_arguments(sub)

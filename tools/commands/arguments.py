@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ...limits import Request
     from ...loader.prune.forms import Forms
     from ...model import Model
+    from ...runtime.spec import Config
 
 __all__ = [
     "add_kv_cache",
@@ -23,6 +24,7 @@ __all__ = [
     "add_prune",
     "add_quantize",
     "chosen",
+    "config_of",
     "given_path",
     "load_model",
     "prune_of",
@@ -155,7 +157,7 @@ def prune_of(args: argparse.Namespace) -> Forms | None:
 def _option(name: str, value: object) -> str:
     """A short form as it was typed."""
     option = f"--{name.replace('_', '-')}" if name != "plan" else "--prune"
-    return " ".join(f"{option} {v}" for v in (value if isinstance(value, list) else [value]))
+    return " ".join(f"{option} {v or repr(v)}" for v in (value if isinstance(value, list) else [value]))
 
 
 def add_kv_cache(parser: argparse.ArgumentParser) -> None:
@@ -240,18 +242,37 @@ def request_of(args: argparse.Namespace) -> Request:
     )
 
 
-def load_model(args: argparse.Namespace) -> Model:
-    """Load the model that was asked for, within the limits asked for."""
-    from ...runtime.cores import available_threads  # noqa: PLC0415 - help must not wait for it
+def located(args: argparse.Namespace) -> Path:
+    """Where the model that was asked for lies; a hub name is looked up once."""
+    from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
 
     if args.model is None and args.revision is not None:
         msg = f"--revision {args.revision}: the demo model has no revisions; name a model of the hub with --model"
         raise InputError(msg)
+    if getattr(args, "directory", None) is None:
+        args.directory = locate(chosen(args), revision=args.revision)
+    directory: Path = args.directory
+    return directory
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """What kind of model was asked for, from its config and headers alone; limits are checked before it is opened."""
+    from ...loader.open import open_model  # noqa: PLC0415 - help must not wait for it
+
+    request_of(args)
+    with open_model(located(args)) as opened:
+        return opened.config
+
+
+def load_model(args: argparse.Namespace) -> Model:
+    """Load the model that was asked for, within the limits asked for."""
+    from ...runtime.cores import available_threads  # noqa: PLC0415 - help must not wait for it
+
+    directory = located(args)
     from ...model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
 
     model = load(
-        chosen(args),
-        revision=args.revision,
+        directory,
         device=args.device,
         threads=args.threads,
         max_context=args.max_context,

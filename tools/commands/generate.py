@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, MiaotuiError, shown
-from ...sizes import format_bytes
-from .arguments import add_limits, add_model, load_model
+from ...sizes import counted, format_bytes
+from .arguments import add_limits, add_model, config_of, load_model
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def main(args: argparse.Namespace) -> int:
     stop = None if args.stop is None else [_as_utf8(text, "--stop") for text in args.stop]
     if args.num_beams in {None, 1}:
         refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
+    _check_writes(args)
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
     with load_model(args) as model:
         before = "" if args.no_prompt or model.config.seq2seq else prompt
@@ -180,6 +181,18 @@ def main(args: argparse.Namespace) -> int:
         if args.stats and last is not None:
             sys.stderr.write(_stats(model, last))
     return 0
+
+
+def _check_writes(args: argparse.Namespace) -> None:
+    """InputError for a model that writes no text, before anything else about it is found wanting."""
+    config, why = config_of(args), ""
+    if config.decoder is None:
+        why = f"{config.family} is an encoder, which writes no text"
+    elif not config.lm_head:
+        why = f"this {config.family} has no head: it gives vectors, and writes no text"
+    if why:
+        msg = f"--model {args.model}: {why}; expected a decoder or an encoder-decoder. In Python, encode gives vectors"
+        raise InputError(msg)
 
 
 def _streamed(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -> Token | None:
@@ -261,11 +274,11 @@ def _stats(model: Model, last: Token | Generation) -> str:
         return ""
     allocated = model.memory.get("allocated", 0)
     return (
-        f"load     {t.load_s:8.3f} s   {model.threads} threads, context {model.n_context}, "
+        f"load     {t.load_s:8.3f} s   {counted(model.threads, 'thread')}, context {model.n_context}, "
         f"{format_bytes(allocated)} besides the mapped files\n"
-        f"prefill  {t.prefill_s:8.3f} s   {t.n_prompt} tokens, {t.prefill_tps:.1f} tokens/s; "
+        f"prefill  {t.prefill_s:8.3f} s   {counted(t.n_prompt, 'token')}, {t.prefill_tps:.1f} tokens/s; "
         f"first token after {t.first_token_s:.3f} s\n"
-        f"decode   {t.decode_s:8.3f} s   {t.n_new} tokens, {t.decode_tps:.1f} tokens/s; "
+        f"decode   {t.decode_s:8.3f} s   {counted(t.n_new, 'token')}, {t.decode_tps:.1f} tokens/s; "
         f"ended by: {last.finish_reason}\n" + ("" if last.seed is None else f"seed     {last.seed}\n")
     ) + _scores(last)
 
@@ -274,5 +287,5 @@ def _scores(last: Token | Generation) -> str:
     """Of beams, the score of each text that was printed."""
     every = [last, *last.alternatives] if hasattr(last, "alternatives") else []
     return "".join(
-        f"score    {g.score or 0:8.4f}     {len(g.ids)} tokens, ended by: {g.finish_reason}\n" for g in every
+        f"score    {g.score or 0:8.4f}     {counted(len(g.ids), 'token')}, ended by: {g.finish_reason}\n" for g in every
     )

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...sizes import format_bytes
+from ...sizes import counted, format_bytes
 from ..streams import as_text
 from .arguments import add_precision, add_prune, add_quantize, request_of
 from .shape import config_facts, shape_lines
@@ -127,14 +127,14 @@ def lines(known: Mapping[str, Any]) -> list[str]:
     out = [f"{known['name']}: {known['config']['family']}, {known['parameters']:,} parameters"]
     out += [f"  {line}" for line in shape_lines(known["config"])]
     dtypes = ", ".join(f"{format_bytes(n)} {dtype}" for dtype, n in known["bytes_by_dtype"].items())
-    out += ["", f"files: {format_bytes(known['file_bytes'])}, {known['tensors']} tensors: {dtypes}"]
+    out += ["", f"files: {format_bytes(known['file_bytes'])}, {counted(known['tensors'], 'tensor')}: {dtypes}"]
     out += [f"note: {line}" for line in known["corrections"]]
     if known["kept"] != "keep everything":
         read = known["read_bytes"]
         out += [f"pruned: {known['kept']}", f"        {read:,} bytes of the files are read, {format_bytes(read)}"]
     out += ["", "plan: what each weight is made from"]
     out += [f"  {line}" for line in known["plan"]]
-    out += ["", f"memory for a context of {known['context']} tokens"]
+    out += ["", f"memory for a context of {counted(known['context'], 'token')}"]
     memory = known["memory"]
     out += [
         f"  {label:36s}{memory[part]:>16,} B  {format_bytes(memory[part]):>10}"
