@@ -366,7 +366,7 @@ def test_threads_that_would_wait_for_each_other_in_a_circle(alone: dict[str, lis
     assert not any(thread.is_alive() for thread in threads)
     refused = [what for what in inner if isinstance(what, str)]
     assert 1 <= len(refused) <= n
-    assert all("waits for one that this thread is computing with" in what for what in refused)
+    assert all("waits for what this thread is inside of" in what for what in refused)
     done = alone[OTHER] if call == "generate" else None
     assert [what for what in inner if not isinstance(what, str)] == [done] * (n - len(refused))
     assert len(outer) == n
