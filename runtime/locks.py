@@ -45,18 +45,20 @@ class Waiting:
 
 
 class Lock:
-    """A re-entrant lock, and who waits for it; new in a forked child, where its holder may not be."""
+    """A re-entrant lock, and who waits for it. In a forked child it is free, unless the thread that forked holds it."""
 
     def __init__(self) -> None:
         """Nobody has it."""
-        self.renew()
-        _ALL.add(self)
-
-    def renew(self) -> None:
-        """In the child: forget who has it, and who waits."""
         self.lock = threading.RLock()
         self._queue: Living[Waiting] = Living()
         self._holder = 0  # the thread that had it last
+        _ALL.add(self)
+
+    def keep_own(self) -> None:
+        """In the child: other threads are not here. What this one was inside of, it will end."""
+        if not self.is_mine():
+            self.lock = threading.RLock()
+        self._queue, self._holder = Living(), 0
 
     def held(self, work: Callable[[], T]) -> T:
         """Do work with the lock held, by this thread already or from now on. Errors: as `taken`."""
@@ -125,7 +127,7 @@ def waiting_for(inside: list[Lock]) -> list[Waiting]:
 
 def _after_fork() -> None:
     for lock in _ALL:
-        lock.renew()
+        lock.keep_own()
 
 
 if hasattr(os, "register_at_fork"):

@@ -486,6 +486,25 @@ def test_a_program_ends_while_threads_generate(executor: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_in_the_middle_of_a_step(model: miaotui.Model, alone: dict[str, list[int]]) -> None:
+    """The child goes on with the step too; whoever uses the model before that is refused, as in the parent."""
+    child, refused = [-1], [""]
+
+    def fork() -> None:
+        child[0] = os.fork()
+        refused[0] = str(result_of(lambda: model.generate(OTHER, **SHORT)))
+
+    Nosy(model, fork)
+    ids = model.generate(PROMPT, **SHORT).ids
+    right = ids == alone[PROMPT] and "let it set a flag" in refused[0]
+    if not child[0]:
+        os._exit(0 if right and model.generate(OTHER, **SHORT).ids == alone[OTHER] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1]) == 0
+    assert right
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_fork_within_a_fork(model: miaotui.Model, alone: dict[str, list[int]]) -> None:
     stream = model.tokens(PROMPT, **SHORT)
     first = next(stream).id

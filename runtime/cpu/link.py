@@ -40,12 +40,12 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    """In the parent; the child's lock is a new one."""
+    """In both processes: the thread that forked has it here too."""
     _LOCK.lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def addresses(names: Iterable[str]) -> dict[str, int]:
