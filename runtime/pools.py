@@ -46,7 +46,7 @@ class Pools(Turns):
         if table is None:
             # What is made and dropped without a pass must not pile up. Not in the middle of a step, whose pages are
             # perhaps being changed: a signal's handler or a finaliser is asking.
-            if len(self.left) > _LEFT and not self._queue and not self._is_mine():
+            if len(self.left) > _LEFT and not self._queue and not self.is_mine():
                 self.held(self._collect)
             return self.pages.table(self.n_context)
         return table

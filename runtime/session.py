@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -375,9 +374,7 @@ class Session(Pools):
         self.held(stopped)
 
     def after_fork(self) -> None:
-        """In the child: the lock may be held by a thread that is not here, and a change of pages half done."""
-        self.lock = threading.RLock()
-        self._queue, self._holder = Living(), 0
+        """In the child: a change of pages may be half done, and nobody waits."""
         self.last = self.ahead_of = None
         self.pages.torn = True
         for table in self.pages.tables:

@@ -1,15 +1,16 @@
-"""Threads take turns with a model: a lock that is held for a pass, and who waits for it, or for pages of the cache."""
+"""Threads take turns with a model: a lock that is held for a pass, and who waits for pages of its cache."""
 
 from __future__ import annotations
 
-import threading
+import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import BackendError, InputError
 from .living import Living
-from .pages import FullError, Waiting
+from .locks import Lock, Waiting, entered, waiting_for
+from .pages import FullError
 
 if TYPE_CHECKING:
     import weakref
@@ -25,19 +26,12 @@ __all__ = ["Turns"]
 T = TypeVar("T")
 
 
-#: Seconds between two looks for pages, and between two looks whether another thread took its turn.
+#: Seconds between two looks for pages.
 _LOOK = 0.002
-_YIELD = 0.0001
 
 _INSIDE = (
     "this thread is computing with the model already: a signal's handler or a finaliser (__del__) was called in the "
     "middle of a step and used the same model; let it set a flag, or hand the call to another thread"
-)
-
-_CROSSED = (
-    "another thread is computing with this model, and waits for one that this thread is computing with: a signal's "
-    "handler or a finaliser (__del__) was called in the middle of a step of both, and used the other's model; let it "
-    "set a flag, or hand the call to another thread"
 )
 
 _NO_ROOM = (
@@ -51,25 +45,24 @@ _NO_ROOM_CROSSED = (
     "cache_tokens"
 )
 
-#: Of every model: a thread is inside turns of several where a handler or a finaliser used another one.
-_ALL: Living[Turns] = Living()
-#: Threads that are inside a turn, or wait for one, or were struck as they left it: whether they are, their locks tell.
-_BUSY: set[int] = set()
-#: Who waits for pages, of any model.
-_STARVED: Living[Waiting] = Living()
+
+class Starved(Waiting):
+    """Somebody who waits for pages. `there`: of those who have them, who is waited for; empty when he waits no more."""
+
+    def __init__(self, there: list[Held]) -> None:
+        """In this thread."""
+        super().__init__()
+        self.inside, self.there = entered(), there
 
 
-class Turns:
-    """The lock of a session, its queue, and why no pass is taken any more."""
+class Turns(Lock):
+    """The lock of a session, who waits for a turn or for room, and why no pass is taken any more."""
 
     def __init__(self, pages: Pages) -> None:
         """`pages`: of the KV cache."""
+        super().__init__()
         self.pages = pages
-        self.lock = threading.RLock()
-        self._queue: Living[Waiting] = Living()  # who waits for the lock
-        self._holder = 0  # the thread that had the last turn
         self._closed = ""  # why no pass is taken any more
-        _ALL.add(self)
 
     def turn(self, work: Callable[[], T]) -> T:
         """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
@@ -81,7 +74,7 @@ class Turns:
         self.check_outside()
         while True:
             try:
-                return self._locked(work)
+                return self.taken(work)
             except FullError as full:
                 there, pool = full.held, full.pages
                 if not full.others:
@@ -95,57 +88,14 @@ class Turns:
                 raise
             self._until_one_ends(there)
 
-    def held(self, work: Callable[[], T]) -> T:
-        """Do work with the lock held, within a turn too. Errors: `InputError`, as of `turn`; those of `work`."""
-        return work() if self._is_mine() else self._locked(work)
-
-    def _locked(self, work: Callable[[], T]) -> T:
-        """Wait for the lock, and do work with it. Errors: `InputError` where this thread would wait for itself."""
-        me, mine = threading.get_ident(), Waiting()
-        nested = me in _BUSY
-        if nested:
-            mine.inside = _entered()
-        try:
-            _BUSY.add(me)
-            self._queue.add(mine)
-            if self._holder == me and any(who is not mine for who in self._queue):
-                time.sleep(_YIELD)  # the lock was left free: one of them takes it
-            if nested:
-                self._check_circle(mine.inside)
-            with self.lock:
-                self._queue.discard(mine)
-                self._holder = me
-                result = work()  # not returned here: what a tracer raises as a with is left would keep the lock
-            return result  # noqa: RET504, TRY300 - as said
-        except BaseException:
-            self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
-            raise
-        finally:
-            mine.inside = []
-            if not nested:
-                _BUSY.discard(me)
-
-    def _check_circle(self, inside: list[Turns]) -> None:
-        """InputError where a thread in a turn of this waits for one of those, or for who waits for one of them.
-
-        Of threads that would wait in a circle the last finds all others: each is in its queue before it looks.
-        """
-        if any(self in who.inside for who in _waiting_for(inside)):
-            raise InputError(_CROSSED)
-
     def _within(self, work: Callable[[], T]) -> T:
         """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
-        return work() if self._is_mine() else self.turn(work)
+        return work() if self.is_mine() else self.turn(work)
 
     def check_outside(self) -> None:
         """InputError where this thread is inside a turn."""
-        if self._is_mine():
+        if self.is_mine():
             raise InputError(_INSIDE)
-
-    def _is_mine(self) -> bool:
-        """Whether this thread holds the lock."""
-        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
-        return owned
 
     def _until_one_ends(self, there: list[Held]) -> None:
         """Wait until one of those who are waited for has what he wanted, or gave his pages up.
@@ -153,8 +103,7 @@ class Turns:
         InputError where none ever will: all of them wait in this very thread, which a signal's handler or a finaliser
         interrupted, or for it.
         """
-        mine = Waiting()
-        mine.inside, mine.there = _entered(), there
+        mine = Starved(there)
         held = [(table, who) for table, waiting in there for who in waiting]
         try:
             _STARVED.add(mine)
@@ -185,29 +134,21 @@ class Turns:
                 del who  # whoever keeps an exception that came in there keeps this frame
 
 
-def _entered() -> list[Turns]:
-    """Those that this thread is inside a turn of."""
-    return [turns for turns in _ALL if turns._is_mine()]  # noqa: SLF001 - below the class
+#: Who waits for pages, of any model.
+_STARVED: Living[Starved] = Living()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_STARVED.clear)
 
 
-def _waiting_for(inside: list[Turns]) -> list[Waiting]:
-    """Who waits for a turn of one of these, or of one that such a thread is inside of."""
-    todo, waiting = list(inside), list[Waiting]()
-    for turns in todo:  # which grows
-        waiting += turns._queue  # noqa: SLF001 - as above
-        todo += [other for who in turns._queue for other in who.inside if other not in todo]  # noqa: SLF001 - as above
-    return waiting
-
-
-def _check_room_comes(mine: Waiting) -> None:
+def _check_room_comes(mine: Starved) -> None:
     """InputError where everybody who has the pages waits for this thread."""
     stuck, inside, n = {mine.thread}, list(mine.inside), 0
     while n < len(stuck):  # it grows
         n = len(stuck)
-        stuck |= {who.thread for who in _waiting_for(inside)}
+        stuck |= {who.thread for who in waiting_for(inside)}
         starved = [who for who in _STARVED if who.thread not in stuck and _all_wait(who.there, stuck)]
         stuck |= {who.thread for who in starved}
-        inside += [turns for who in starved for turns in who.inside]
+        inside += [lock for who in starved for lock in who.inside]
     if _all_wait(mine.there, stuck):
         raise InputError(_NO_ROOM if _all_wait(mine.there, {mine.thread}) else _NO_ROOM_CROSSED)
 

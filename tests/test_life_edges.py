@@ -366,7 +366,7 @@ def test_threads_that_would_wait_for_each_other_in_a_circle(alone: dict[str, lis
     assert not any(thread.is_alive() for thread in threads)
     refused = [what for what in inner if isinstance(what, str)]
     assert 1 <= len(refused) <= n
-    assert all("waits for one that this thread is computing with" in what for what in refused)
+    assert all("waits for what this thread is inside of" in what for what in refused)
     done = alone[OTHER] if call == "generate" else None
     assert [what for what in inner if not isinstance(what, str)] == [done] * (n - len(refused))
     assert len(outer) == n
@@ -483,6 +483,25 @@ def test_a_program_ends_while_threads_generate(executor: str) -> None:
     )
     for _ in range(3):
         assert script(code, executor, 60) == "end\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_in_the_middle_of_a_step(model: miaotui.Model, alone: dict[str, list[int]]) -> None:
+    """The child goes on with the step too; whoever uses the model before that is refused, as in the parent."""
+    child, refused = [-1], [""]
+
+    def fork() -> None:
+        child[0] = os.fork()
+        refused[0] = str(result_of(lambda: model.generate(OTHER, **SHORT)))
+
+    Nosy(model, fork)
+    ids = model.generate(PROMPT, **SHORT).ids
+    right = ids == alone[PROMPT] and "let it set a flag" in refused[0]
+    if not child[0]:
+        os._exit(0 if right and model.generate(OTHER, **SHORT).ids == alone[OTHER] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1]) == 0
+    assert right
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
