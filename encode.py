@@ -129,10 +129,7 @@ class Pairs:
     """What `Model.predict` needs of a model: its passes, its tokenizer, and what its logits go through."""
 
     def __init__(self, session: Session, tokenizer: Tokenizer, config: Config, act: Act) -> None:
-        """Errors: `InputError` for a model that gives a text no classes."""
-        if config.head is None or config.head.kind != "classes":
-            msg = f"predict: this {config.family} model is no classifier of texts (architectures in config.json)"
-            raise InputError(msg)
+        """`config`: of a classifier of texts."""
         self._session, self._tokenizer, self._config, self._act = session, tokenizer, config, act
 
     def of(self, pairs: object) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:

@@ -611,7 +611,7 @@ def test_the_encoder_alone_is_a_model(family: str, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is an encoder, which writes no text"):
             cut.generate("w1")
     if family == "bart":
-        with pytest.raises(PlanError, match="only: transformers has no class for the encoder of a bart alone"):
+        with pytest.raises(PlanError, match="as a bart checkpoint: transformers has no class for its encoder alone"):
             prune(tmp_path / "whole", tmp_path / "left", wish)
         return
     _, written, refused = prune(tmp_path / "whole", tmp_path / "left", wish)
