@@ -130,6 +130,11 @@ class Arrays(Loaded):
         without one through the logistic function where there is one label. Errors: `InputError`, also for a pair of
         more tokens than the model has positions; `TokenizerError`, `ConfigError`.
         """
+        if self.config.head is None or self.config.head.kind != "classes":
+            instead = "encode or hidden" if self.config.decoder is None else "logits, or last_logits for many prompts"
+            msg = f"predict: this {self.config.family} model is no classifier of texts (architectures in config.json)"
+            msg += f"; use {instead}"
+            raise InputError(msg)
         return self._pairs.of(pairs)
 
     @once

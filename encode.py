@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, shown
@@ -128,16 +129,13 @@ class Pairs:
     """What `Model.predict` needs of a model: its passes, its tokenizer, and what its logits go through."""
 
     def __init__(self, session: Session, tokenizer: Tokenizer, config: Config, act: Act) -> None:
-        """Errors: `InputError` for a model that gives a text no classes."""
-        if config.head is None or config.head.kind != "classes":
-            msg = f"predict: this {config.family} model is no classifier of texts (architectures in config.json)"
-            raise InputError(msg)
+        """`config`: of a classifier of texts."""
         self._session, self._tokenizer, self._config, self._act = session, tokenizer, config, act
 
     def of(self, pairs: object) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
         """As `Model.predict`."""
         if isinstance(pairs, Iterator):
-            return self._each(pairs)
+            return VectorStream(self._each(pairs))
         if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes):
             msg = f"pairs: {shown(pairs)} found, expected several pairs of texts, or an iterator of them"
             raise InputError(msg)
@@ -147,9 +145,9 @@ class Pairs:
             row[:] = scores
         return out[:, 0] if out.shape[1] == 1 else out
 
-    def _each(self, pairs: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
-        wholes = (self._whole(pair) for pair in pairs)
-        return (activated(row, self._act) for row in scored(self._session, self._config, wholes))
+    def _each(self, pairs: Iterable[Any]) -> Generator[NDArray[np.float32], None, None]:
+        through = usual_floats()(partial(activated, act=self._act))
+        yield from map(through, scored(self._session, self._config, (self._whole(pair) for pair in pairs)))
 
     def _whole(self, pair: object) -> Whole:
         if not isinstance(pair, list | tuple) or [type(text) for text in pair] != [str, str]:

@@ -34,9 +34,10 @@ __all__ = ["MODES", "Sentence", "pair_activation", "read_sentence"]
 
 MODULES, PROMPTS, TOKENIZER = "modules.json", "config_sentence_transformers.json", "tokenizer_config.json"
 #: Names of the file that says how long a text may be; the first that is there and says something counts.
-LIMITS = tuple(
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+LIMITS = (
+    *("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json"),
+    *("sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json"),
+    "sentence_xlnet_config.json",
 )
 MAX_FILE, MAX_TOKENIZER = 1_000_000, 16_000_000
 #: What sentence-transformers takes as true where a file that names other modes lacks it.

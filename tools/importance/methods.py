@@ -32,14 +32,13 @@ from ...loader.open import open_model
 from ...loader.prune.plan import PrunePlan
 from ...loader.prune.rank_width import best_dimensions, dimensions
 from ...loader.prune.sparsity import Pattern, show_sparsity
-from ...loader.roles import AXES, PLACES, WRITERS
-from ...loader.sizes import sizes_of
 from ...model import load
 from ..perplexity import EVERY, answer_losses, losses, mask_of, masked_losses, masked_of
 from . import depth, slicegpt, structured
-from .calibrate import calibrate, finite, first_asked, n_tokens, windows_of
+from .calibrate import calibrate, first_asked, n_tokens, windows_of
 from .progress import progress
-from .rewrite import Rewrite, can_compensate
+from .rewrite import Rewrite
+from .units import cut_units, shares_layers
 from .zeros import layer_by_layer, zeros
 
 if TYPE_CHECKING:
@@ -74,9 +73,6 @@ TAKES = {
     **dict.fromkeys(EXPERTS, ("experts",)),
 }
 AMOUNTS = ("keep", "ffn", "heads", "width", "sparsity", "experts")
-#: Units kept of a layer (columns of a matrix) -> that matrix, the place where they are seen, the bias that may take up
-#: what goes.
-UNITS = {AXES[role][1]: (role, PLACES[role], f"{role}_bias") for role in WRITERS}
 
 
 @dataclass(frozen=True)
@@ -231,18 +227,12 @@ def _check_kind(wish: Wish, model: Model) -> None:
             )
         elif wish.layer_by_layer:
             why = "which is not gone through layer by layer: add --one-pass"
-        elif _shared(model) and wish.method == "flap":
+        elif shares_layers(model) and wish.method == "flap":
             why = "whose layers share their weights: what is constant in one is not in another"
     if why:
         kind = "an encoder-decoder" if config.seq2seq else "an encoder"
         msg = f"--method {wish.method}: {config.family} is {kind}, {why}"
         raise PlanError(msg)
-
-
-def _shared(model: Model) -> bool:
-    """Whether layers share their weights."""
-    layers = model.session.weights.stack.layers
-    return len({id(layer) for layer in layers}) < len(layers)
 
 
 def _find(  # noqa: PLR0913, PLR0917 - what a method sees
@@ -255,7 +245,11 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
         msg = f"{wish}: the model has no experts"
         raise PlanError(msg)
     if text is not None and wish.method not in (*WITHOUT_TEXT, "greedy") and not wish.layer_by_layer:
-        more = {"hessian": wish.method == "sparsegpt", "stream": wish.method in BASIS, "experts": wish.method in ZEROS}
+        more = {
+            "hessian": wish.method == "sparsegpt",
+            "stream": wish.method in BASIS,
+            "experts": wish.method in (*ZEROS, *WIDTH),
+        }
         statistics = calibrate(model, windows, **more, file=text.file, quiet=text.quiet)
     if wish.method == "greedy":
         return _greedy(path, wish, text, base, model, windows)
@@ -380,56 +374,16 @@ def _experts(wish: Wish, model: Model, statistics: Statistics) -> Found:
     return Found(PrunePlan(experts=kept), scores={"routed": {i: n.tolist() for i, n in counts.items()}})
 
 
-def _units(wish: Wish, model: Model, config: Config, statistics: Statistics, before: str = "") -> Found:
-    """Heads, by key/value head, and neurons of `config.stack`, whose weights' names begin with `before`."""
-    cuts: dict[str, dict[int, list[int]]] = {"heads": {}, "ffn": {}}
-    biases: dict[str, F64] = {}
-    weights = {w.name.removeprefix(before): w for w in model.session.weights if w.name.startswith(before)}
-    ranked = structured.everywhere if wish.method == "flap" and not wish.uniform else structured.by_layer
-    for half, (role, place, bias) in UNITS.items():
-        share = getattr(wish, half)
-        layers = [i for i in range(config.n_layers) if f"layers.{i}.{role}" in weights]
-        if share is None or not layers:
-            continue
-        counts = [getattr(sizes_of(config, i), "n_kv_heads" if half == "heads" else "d_ff") for i in layers]
-        matrices = [finite(weights[f"layers.{i}.{role}"].f64(), f"{role} of layer {i}") for i in layers]
-        scores = [
-            structured.units(_columns(wish.method, w, statistics, i, place), count)
-            for i, w, count in zip(layers, matrices, counts, strict=True)
-        ]
-        kept = ranked(scores, share)
-        if wish.method == "flap" and wish.compensate:
-            can_compensate(config.family, bias, there=f"layers.{layers[0]}.{bias}" in weights)
-        for i, w, units, count in zip(layers, matrices, kept, counts, strict=True):
-            each = w.shape[1] // count
-            if wish.method == "flap" and wish.compensate:
-                columns = [u * each + j for u in units for j in range(each)]
-                biases[f"{before}layers.{i}.{bias}"] = structured.compensation(w, statistics.mean(i, place), columns)
-            queries = sizes_of(config, i).n_heads // count if half == "heads" else 1
-            cuts[half][i] = [u * queries + j for u in units for j in range(queries)]
-    if not any(cuts.values()) and wish.width is None:
-        msg = f"{wish}: the model has no such part"
-        raise PlanError(msg)
-    cuts = {half: _of_shared(model, of) for half, of in cuts.items()}
-    told = "biases take up what goes: only the checkpoint that `miaotui prune` writes has them"
-    notes = (told,) if biases else ()
-    heads, ffn = ({i: tuple(kept) for i, kept in cuts[half].items()} for half in UNITS)
-    return Found(PrunePlan(heads=heads, ffn=ffn, notes=notes), Rewrite(biases=biases))
-
-
-def _of_shared(model: Model, cut: dict[int, list[int]]) -> dict[int, list[int]]:
-    """A cut of every layer that has the weights of one that is cut."""
-    if not _shared(model):
-        return cut
-    layers = model.session.weights.stack.layers
-    firsts = {id(layer): i for i, layer in reversed(list(enumerate(layers)))}
-    return {i: cut[firsts[id(layer)]] for i, layer in enumerate(layers) if firsts[id(layer)] in cut}
+def _units(wish: Wish, model: Model, config: Config, statistics: Statistics, before: str) -> Found:
+    """Neurons and heads of a stack, and biases that take up what goes."""
+    plan, biases = cut_units(wish, model, config, statistics, before)
+    return Found(plan, Rewrite(biases=biases))
 
 
 def _with_width(found: Found, share: float, config: Config, statistics: Statistics) -> Found:
     """With dimensions by activation: sum over all norms of layers, of both stacks where there are two."""
     stacks = [statistics] if statistics.encoder is None else [statistics, statistics.encoder]
-    norms = [x for of in stacks for name, x in of.squares.items() if name.endswith("_in")]
+    norms = [x for of in stacks for name, x in of.squares.items() if name.endswith("_in") and ".experts." not in name]
     scores = np.sum([structured.activation(x) for x in norms], axis=0)
     return replace(found, plan=replace(found.plan, width=tuple(best_dimensions(scores, share, config))))
 
@@ -445,12 +399,3 @@ def _basis(wish: Wish, model: Model, statistics: Statistics) -> Found:
     )
     rewrite = Rewrite(basis=slicegpt.Basis(q, slicegpt.gains_of(model.session.weights)))
     return Found(PrunePlan(notes=(note,)), rewrite, scores={"explained": share})
-
-
-def _columns(method: str, w: F64, statistics: Statistics, layer: int, place: str) -> F64:
-    """The method's score of every column."""
-    if method == "activation":
-        return structured.activation(statistics.squares[f"layers.{layer}.{place}"])
-    if method == "wanda-sp":
-        return structured.wanda_sp(w, statistics.norm(layer, place))
-    return structured.flap(w, statistics.variance(layer, place))

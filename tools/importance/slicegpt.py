@@ -75,6 +75,12 @@ def can_turn(config: Config) -> None:
     if any(isinstance(s, FeedForward) and s.experts is not None for layer in config.stack.layers for s in layer):
         msg = f"slicegpt turns no experts, which {config.family} has; dimensions as they are can be cut: --width"
         raise PlanError(msg)
+    if "d_head" not in FAMILIES[config.family].spelled(config):
+        msg = (
+            f"slicegpt leaves heads as they are, and a {config.family} config.json has no width of a head to say so; "
+            "dimensions as they are can be cut: --width"
+        )
+        raise PlanError(msg)
     table = FAMILIES[config.family].layer
     if any(f"{half}_norm" not in table or f"{half}_norm_out" in table for half in ("attn", "ffn")):
         msg = f"slicegpt folds gains into what reads a norm; {config.family} norms what its sublayers return"

@@ -1,4 +1,4 @@
-"""Zeros in experts: chosen while loading, as the file has them, and by magnitude, Wanda and SparseGPT."""
+"""What methods and plans do to experts: zeros by plan, magnitude, Wanda and SparseGPT; neurons of all of them alike."""
 
 from __future__ import annotations
 
@@ -195,3 +195,33 @@ def test_the_note_says_how_idle_experts_are_judged(tmp_path: Path) -> None:
     numbered(tmp_path)
     found = find(tmp_path, Wish("wanda", sparsity=parse_sparsity("0.5"), one_pass=True), Text(TEXT))
     assert found.plan.notes[0] == "an expert to which no token of the text went has its zeros by magnitude"
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_neurons_of_experts_are_judged_by_what_goes_to_them(family: str, tmp_path: Path) -> None:
+    """Wanda-sp: the sum over the experts of mean |w_ij| ||x_j||, x what transformers' expert hands to its `down`."""
+    model = made(small(family), tmp_path / "whole")
+    numbered(tmp_path / "whole")
+    ids = [int(x) for x in TEXT.split()][:-1]
+    read = what_experts_read(model, ids)
+    found = find(tmp_path / "whole", Wish("wanda-sp", ffn=0.5), Text(TEXT))
+    act = torch.nn.functional.silu
+    for i, layer in enumerate(model.model.layers):
+        if i == DENSE_LAYER.get(family):
+            assert len(found.plan.ffn[i]) == model.config.intermediate_size / 2
+            continue
+        score: Any = 0
+        for e in (e for at, e in read if at == i):
+            experts, x = layer.mlp.experts, torch.tensor(read[i, e])
+            gate, up = (x @ experts.gate_up_proj[e].T).chunk(2, -1)
+            norms = (act(gate) * up).norm(dim=0)
+            score = score + experts.down_proj[e].abs().mean(0) * norms
+        assert found.plan.ffn[i] == tuple(sorted(score.argsort(descending=True)[:12].tolist()))
+    prune(tmp_path / "whole", tmp_path / "cut", found.plan)
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole", prune=found.plan)
+    with pytest.raises(PlanError, match="experts lack; --no-compensation"):
+        find(tmp_path / "whole", Wish("flap", ffn=0.5), Text(TEXT))
+    flap = find(tmp_path / "whole", Wish("flap", ffn=0.5, compensate=False, uniform=True), Text(TEXT)).plan
+    activation = find(tmp_path / "whole", Wish("activation", ffn=0.5, width=0.5), Text(TEXT)).plan
+    for plan in (flap, activation):
+        assert {len(kept) for i, kept in plan.ffn.items() if i != DENSE_LAYER.get(family)} == {12}
