@@ -44,7 +44,7 @@ class Arrays(Loaded):
             self._no_types(token_types)
             return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids, "ids"))
         if decoder_ids is not None:
-            msg = f"decoder_ids: {self.config.family} is no encoder-decoder; leave them out"
+            msg = f"decoder_ids: {self.config.family} is not an encoder-decoder; leave them out"
             raise InputError(msg)
         if self.config.decoder is None:
             return next(scored(self._session, self.config, [self._whole(ids, token_types)]))

@@ -130,7 +130,7 @@ class Pairs:
     def __init__(self, session: Session, tokenizer: Tokenizer, config: Config, act: Act) -> None:
         """Errors: `InputError` for a model that gives a text no classes."""
         if config.head is None or config.head.kind != "classes":
-            msg = f"predict: this {config.family} model is no classifier of texts (architectures in config.json)"
+            msg = f"predict: this {config.family} model is not a classifier of texts (architectures in config.json)"
             raise InputError(msg)
         self._session, self._tokenizer, self._config, self._act = session, tokenizer, config, act
 

@@ -164,7 +164,7 @@ class Model(Arrays):
         if decoding is None:
             sequence = self._sequence(None, call)
             if parameters.get(START) is not None:
-                msg = f"{START}: {self.config.family} is no encoder-decoder; leave it out"
+                msg = f"{START}: {self.config.family} is not an encoder-decoder; leave it out"
                 raise InputError(msg)
             return sequence, prompt, parameters
         left = self._text.with_ids(parameters).copy()

@@ -55,8 +55,8 @@ TYPED = [
     ("--quantize int8,int4", ": all matrices named twice"),
     ("--quantize int8,q=int4,q=none", ": 'q' named twice"),
     ("--quantize =int8", ": '=int8' is not understood; expected int8"),
-    ("--encoder-ffn 0.5", ": llama is no encoder-decoder; use the same form without encoder-"),
-    ("--drop-cross-attention 0", ": llama is no encoder-decoder, and has no attention to an encoder"),
+    ("--encoder-ffn 0.5", ": llama is not an encoder-decoder; use the same form without encoder-"),
+    ("--drop-cross-attention 0", ": llama is not an encoder-decoder, and has no attention to an encoder"),
     ("--keep-layers ", "--keep-layers '': nothing is kept; a model needs at least one"),
     ("--plan ", "--plan '': expected a path"),
 ]
