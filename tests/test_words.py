@@ -215,6 +215,15 @@ def test_advice_names_no_keyword_that_the_command_line_lacks(capsys: pytest.Capt
     assert "prefill_chunk" not in err
 
 
+def test_a_value_to_give_instead_is_an_option_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fitting(tmp_path, small_config("t5"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_makes()["wordpiece"]))
+    assert cli.main(["generate", "a b a b a b a b", "--model", str(tmp_path), "--max-context", "3"]) == 1
+    assert "give fewer, or load with --max-context " in capsys.readouterr().err
+    said = cli._as_typed("leave it, quantize='int8,q=none', or kv_cache='f32'", {"quantize": "int8", "kv_cache": 1})
+    assert said == "leave it, --quantize int8,q=none, or --kv-cache f32"
+
+
 FLAP = ("--method", "flap", "--ffn", "0.5")
 GREEDY = ("--method", "greedy", "--keep", "3", "--text", __file__)
 SWEEP = ("--sweep", "--text", __file__, "--out", "/proc/nowhere")
