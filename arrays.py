@@ -44,7 +44,7 @@ class Arrays(Loaded):
             self._no_types(token_types)
             return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids, "ids"))
         if decoder_ids is not None:
-            msg = f"decoder_ids: {self.config.family} is no encoder-decoder; leave them out"
+            msg = f"decoder_ids: {self.config.family} is not an encoder-decoder; leave them out"
             raise InputError(msg)
         if self.config.decoder is None:
             return next(scored(self._session, self.config, [self._whole(ids, token_types)]))
@@ -132,7 +132,7 @@ class Arrays(Loaded):
         """
         if self.config.head is None or self.config.head.kind != "classes":
             instead = "encode or hidden" if self.config.decoder is None else "logits, or last_logits for many prompts"
-            msg = f"predict: this {self.config.family} model is no classifier of texts (architectures in config.json)"
+            msg = f"predict: this {self.config.family} model is not a classifier of texts (architectures in config.json)"
             msg += f"; use {instead}"
             raise InputError(msg)
         return self._pairs.of(pairs)

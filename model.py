@@ -164,7 +164,7 @@ class Model(Arrays):
         if decoding is None:
             sequence = self._sequence(None, call)
             if parameters.get(START) is not None:
-                msg = f"{START}: {self.config.family} is no encoder-decoder; leave it out"
+                msg = f"{START}: {self.config.family} is not an encoder-decoder; leave it out"
                 raise InputError(msg)
             return sequence, prompt, parameters
         left = self._text.with_ids(parameters).copy()
@@ -191,7 +191,7 @@ class Model(Arrays):
         `repetition_penalty` above 1 makes tokens that already occur less likely. `stop_strings` (or `stop`):
         end before this text, or before one of several; `eos_token_id`: end with this id, or one of several, in
         place of the model's own; `ignore_eos`: go on where the model would end. `no_repeat_ngram_size`: no run of this
-        many ids comes twice, `encoder_no_repeat_ngram_size`: none of the prompt's comes; `bad_words_ids`: runs that
+        many ids comes twice; `encoder_no_repeat_ngram_size`: no such run of the prompt; `bad_words_ids`: runs that
         never come; `min_new_tokens`: ids before one that ends; `forced_bos_token_id`, `forced_eos_token_id`: an
         encoder-decoder's first id, and the last that fits; `decoder_start_token_id`: what it reads before them. These
         three take a token's text too: a translation's language, for instance.

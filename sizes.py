@@ -15,7 +15,7 @@ def parse_size(text: str) -> int:
     """Read bytes: "1048576", "500MB" (powers of ten), "1.5GiB" (powers of two). Errors: `ValueError`, with the text."""
     match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2] not in _UNITS:
-        msg = f"{text!r} is no size; expected for instance 1048576, 500MB or 2GiB"
+        msg = f"{text!r} is not a size; expected for instance 1048576, 500MB or 2GiB"
         raise ValueError(msg)
     return int(float(match[1]) * _UNITS[match[2]]) if "." in match[1] else int(match[1]) * _UNITS[match[2]]
 

@@ -54,7 +54,7 @@ class Pools(Turns):
     def encoded(self, ids: Ids[int]) -> Source:
         """A text that the encoder of an encoder-decoder reads, once a pass needs it; its ids were checked."""
         if self.sources is None:
-            msg = "this model is no encoder-decoder"
+            msg = "this model is not an encoder-decoder"
             raise InputError(msg)
         return self.sources.admit(ids)
 

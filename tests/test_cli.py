@@ -134,7 +134,7 @@ def test_sizes(text, expected):
 
 @pytest.mark.parametrize("text", ["", "-1", "2G", "GiB", "1e9", "nan", "1 2", "٣"])
 def test_no_sizes(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a size"):
         size(text)
 
 

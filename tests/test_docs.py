@@ -59,7 +59,7 @@ def test_every_option_that_help_names_is_on_the_page(name: str, capsys: pytest.C
     named = {word.strip("[],") for word in capsys.readouterr().out.split() if word.strip("[],").startswith("--")}
     page = docs.cli_page()
     section = page[page.index(f"## `miaotui {name}") :].partition("\n## ")[0]
-    if "As of `miaotui generate`" in section:
+    if "The same as for `miaotui generate`" in section:
         section += page[page.index("### What to keep") :].partition("### The text")[0]
     of_its_own = {option for option in named if option.rstrip(".:;)") == option} - {"--help", "--debug"}
     assert len(of_its_own) > 1

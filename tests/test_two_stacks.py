@@ -208,7 +208,7 @@ def test_bad_plans_are_refused_by_name(two: Path, wish: Any, says: str) -> None:
 
 def test_an_encoder_alone_has_no_encoder_of_its_own(one: Path) -> None:
     for wish in ("encoder-ffn=0.5", PrunePlan(encoder=PrunePlan(layers=(0,)))):
-        with pytest.raises(PlanError, match="bert is no encoder-decoder"):
+        with pytest.raises(PlanError, match="bert is not an encoder-decoder"):
             miaotui.load(one, prune=wish)
     with pytest.raises(PlanError, match="cross_heads of layer 0: there is no head 1; it has none"):
         miaotui.load(one, prune=PrunePlan(cross_heads={0: (1,)}))

@@ -55,8 +55,8 @@ TYPED = [
     ("--quantize int8,int4", ": all matrices named twice"),
     ("--quantize int8,q=int4,q=none", ": 'q' named twice"),
     ("--quantize =int8", ": '=int8' is not understood; expected int8"),
-    ("--encoder-ffn 0.5", ": llama is no encoder-decoder; use the same form without encoder-"),
-    ("--drop-cross-attention 0", ": llama is no encoder-decoder, and has no attention to an encoder"),
+    ("--encoder-ffn 0.5", ": llama is not an encoder-decoder; use the same form without encoder-"),
+    ("--drop-cross-attention 0", ": llama is not an encoder-decoder, and has no attention to an encoder"),
     ("--keep-layers ", "--keep-layers '': nothing is kept; a model needs at least one"),
     ("--plan ", "--plan '': expected a path"),
 ]
@@ -213,6 +213,15 @@ def test_advice_names_no_keyword_that_the_command_line_lacks(capsys: pytest.Capt
     err = capsys.readouterr().err
     assert "a smaller --max-context (now 512) needs less" in err
     assert "prefill_chunk" not in err
+
+
+def test_a_value_to_give_instead_is_an_option_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fitting(tmp_path, small_config("t5"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_makes()["wordpiece"]))
+    assert cli.main(["generate", "a b a b a b a b", "--model", str(tmp_path), "--max-context", "3"]) == 1
+    assert "give fewer, or load with --max-context " in capsys.readouterr().err
+    said = cli._as_typed("leave it, quantize='int8,q=none', or kv_cache='f32'", {"quantize": "int8", "kv_cache": 1})
+    assert said == "leave it, --quantize int8,q=none, or --kv-cache f32"
 
 
 FLAP = ("--method", "flap", "--ffn", "0.5")

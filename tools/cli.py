@@ -62,8 +62,8 @@ COMMANDS = {
     "inspect": Command(
         "describe a checkpoint and the memory it needs, without loading it",
         "Read config.json and the headers of the weight files, and say what the model is, how its weights will be "
-        "used, and how much memory it needs. No tensor's data is read, unless --ffn, --sparsity stored or --hash "
-        "asks for it. (A hub name is downloaded first.)",
+        "used, and how much memory it needs. No tensor's data is read, unless --ffn, a share as --width, "
+        "--sparsity stored or --hash asks for it. (A hub name is downloaded first.)",
         (
             "miaotui inspect path/to/checkpoint",
             "miaotui inspect path/to/checkpoint --max-context 4096 --program",

@@ -86,7 +86,7 @@ def cli_page() -> str:
         for title, text in _groups(parser):
             first = told.setdefault(text, name)
             lines += [f"### {title}", ""] if title else []
-            lines.append(text if first == name or not title else f"As of `miaotui {first}`, above.\n")
+            lines.append(text if first == name or not title else f"The same as for `miaotui {first}`, above.\n")
     return "\n".join(lines)
 
 

@@ -188,7 +188,7 @@ def _check_text(text: object) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        msg = f"the text holds a lone surrogate at {e.start}, which is no character: repair it where it was decoded"
+        msg = f"the text holds a lone surrogate at {e.start}, which is not a character: repair it where it was decoded"
         raise TokenizerError(msg) from e
 
 

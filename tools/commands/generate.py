@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "what may come", "TOKEN is an id, or a token as the tokenizer spells it, for instance a language's: fra_Latn."
+        "which tokens may come",
+        "TOKEN is an id, or a token as the tokenizer spells it, for instance a language's: fra_Latn.",
     )
     group.add_argument("--min-new-tokens", type=int, metavar="N", help="do not end before N tokens")
     group.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens comes twice; 0 is off")

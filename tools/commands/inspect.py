@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_prune(parser)
     parser.add_argument("--receipt", action="store_true", help="say for every weight what is read, mapped and resident")
     parser.add_argument(
-        "--hash", action="store_true", help="the receipt with the SHA-256 of what is read, which reads it"
+        "--hash", action="store_true", help="the receipt with the SHA-256 of what would be read; reads it all"
     )
     add_precision(parser)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="whose memory to count; needs no GPU")
