@@ -76,6 +76,7 @@ class KeptTokenizer(Tokenizer):
         self.n_vocab = len(self._kept)
         self.unsettled_ids = frozenset(self._row[i] for i in whole.unsettled_ids if i in self._row)
         self.filtered = whole.filtered
+        self.special_tokens, self.templates = whole.special_tokens, whole.templates
         self.bos_id, self.eos_id, self.pad_id, self.unk_id = (
             None if i is None else self._row.get(i) for i in (whole.bos_id, whole.eos_id, whole.pad_id, whole.unk_id)
         )
