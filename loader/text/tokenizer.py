@@ -25,15 +25,16 @@ from ...handlers import raised_in_handler
 from ...runtime.memory import memory_named
 from ..files import looks_like, printable, quote, read_bytes
 from ..paths import is_there
-from .chat_template import Chats, ChatTemplates
+from .chat_template import Chats
 from .clean_up import CleanUp, clean_up
 from .growth import check_growth
+from .template_files import ChatTemplates
 from .token_files import read_token_files, tokenizer_class, with_prefix_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .token_files import TokenFiles
+from .token_files import TokenFiles
 
 __all__ = ["Tokenizer"]
 
