@@ -24,8 +24,8 @@ CASE_7 = (
 )
 HI = [{"role": "user", "content": "hi"}]
 #: The demo model tells stories: what was said, then what the story goes on with.
-STORY = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% if not loop.last %} {% endif %}{% endfor %}"
-TURNS = ("Once upon a time, there was a fox named Lucy.", "One day, it rained.", "At last, she went home.")
+STORY = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+TURNS = ("Once upon a time, there was a fox named Lucy.", " One day, it rained.", " At last, she went home.")
 
 
 def with_template(folder, template=CASE_7, *tokens):
