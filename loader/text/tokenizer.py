@@ -35,12 +35,8 @@ from .token_files import read_token_files, tokenizer_class, with_prefix_space
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-<<<<<<< HEAD
-from .token_files import TokenFiles
-=======
     from .pieces import Cutting, Pieces
     from .token_files import TokenFiles
->>>>>>> pipe
 
 __all__ = ["Tokenizer"]
 
