@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .loader.prune.plan import PrunePlan
     from .model import Model, load
     from .runtime.generate import GenerateParams, Generation, Timings, Token
-    from .runtime.parameters import GenerateKwargs
+    from .runtime.parameters import ChatKwargs, GenerateKwargs
     from .runtime.sampling import SamplingParams
     from .runtime.sequence import Sequence
     from .runtime.spec import Config
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ChatKwargs",
     "Config",
     "GenerateKwargs",
     "GenerateParams",
@@ -50,6 +51,7 @@ __all__ = [
 
 #: Name -> the module that defines it; "" where the name is the module.
 _HOMES = {
+    "ChatKwargs": ".runtime.parameters",
     "Config": ".runtime.spec",
     "GenerateKwargs": ".runtime.parameters",
     "GenerateParams": ".runtime.generate",

@@ -51,6 +51,11 @@ class Loaded:
         """config.json as it was read, with the sizes that the tensors have: what it says of labels and tasks."""
         return self._opened.raw
 
+    @property
+    def generation_json(self) -> Mapping[str, Any] | None:
+        """generation_config.json as it was read; None where there is none, and config.json may say the same."""
+        return self._opened.checkpoint.generation
+
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
         return hashed(self.receipt, self._plan, self._opened.checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .arrays import Arrays
 from .errors import InputError
@@ -17,7 +17,7 @@ from .prepare import prepare
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
 from .runtime.memory import memory_named, refused
-from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .runtime.parameters import CHAT_NAMES, DEFAULT_NEW_TOKENS, ChatKwargs, GenerateKwargs, check_names, spelled_out
 from .runtime.searching import answers
 from .runtime.sequence import Sequence
 from .runtime.session import Session
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .loader.load_plan import LoadPlan
     from .loader.quantize import PackRows
+    from .loader.text.chat_messages import Messages
     from .prepare import Prepared
     from .runtime.backend import Backend
 
@@ -215,6 +216,34 @@ class Model(Arrays):
             raise InputError(msg)
         self._check_kind("generate_all", encoder=False)
         return self._answers(prompts, parameters, "generate_all", numbered=True)
+
+    @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("chat")
+    def chat(self, messages: Messages, **parameters: Unpack[ChatKwargs]) -> Generation:
+        """Answer the last of several messages, dicts with `role` and `content`, by the directory's chat template.
+
+        Parameters as in `generate`, and as `tokenizer.apply_chat_template` has them: `tools`, `documents`,
+        `chat_template`, `strftime_now`, and in `template_variables` what else the template reads, such as
+        `enable_thinking`. `continue_final_message`: go on with the last message (default: where it is the assistant's).
+        Errors: `InputError`, `TokenizerError`; `BackendError`: jinja2 is not installed (the chat extra).
+        """
+        ids, left = self._chat_ids(messages, parameters)
+        return self.generate(ids, **left)
+
+    @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("chat_stream")
+    def chat_stream(self, messages: Messages, **parameters: Unpack[ChatKwargs]) -> Iterator[str]:
+        """As `chat`, in pieces as they come."""
+        ids, left = self._chat_ids(messages, parameters)
+        return self.stream(ids, **left)
+
+    def _chat_ids(self, messages: Messages, parameters: ChatKwargs) -> tuple[list[int], GenerateKwargs]:
+        """The prompt, and the parameters of its answer."""
+        check_names(parameters, ChatKwargs.__annotations__, "chat parameter")
+        self._check_kind("chat", encoder=False)
+        left: dict[str, Any] = dict(parameters)
+        how = {name: left.pop(name) for name in CHAT_NAMES if name in left}
+        return self.tokenizer.chat_ids(messages, **how), cast("GenerateKwargs", left)
 
     def _answers(
         self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, numbered: bool = False

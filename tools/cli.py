@@ -59,6 +59,19 @@ COMMANDS = {
         ),
         "streams; greedy unless `--temperature`, `--top-k`, `--top-p`, `--min-p` ask otherwise",
     ),
+    "chat": Command(
+        "talk with a chat model",
+        "A conversation: each line is a message, each answer is printed as it is made. The model keeps what it has "
+        "read, so a turn costs its new tokens alone. /help lists the commands (/reset, /save FILE, /load FILE, /exit); "
+        "Ctrl-C stops an answer, the end of input ends the program. In a pipe, answers alone are printed, and the "
+        "first error ends it. Needs the chat extra: pip install 'miaotui[chat]'.",
+        (
+            "miaotui chat --model path/to/checkpoint",
+            'miaotui chat --model org/name --system "Answer in one sentence." --temperature 0.7',
+            "miaotui chat --model path/to/checkpoint --max-new-tokens 200 < questions.txt",
+        ),
+        "streams; `/reset`, `/save`, `/load`; works in pipes",
+    ),
     "inspect": Command(
         "describe a checkpoint and the memory it needs, without loading it",
         "Read config.json and the headers of the weight files, and say what the model is, how its weights will be "

@@ -25,9 +25,11 @@ from ...handlers import raised_in_handler
 from ...runtime.memory import memory_named
 from ..files import looks_like, printable, quote, read_bytes
 from ..paths import is_there
+from .chat_template import Chats
 from .clean_up import CleanUp, clean_up
 from .growth import check_growth
 from .pieces import windows
+from .template_files import ChatTemplates
 from .token_files import read_token_files, tokenizer_class, with_prefix_space
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ _NO_LIMIT = 10**9
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
-class Tokenizer:
+class Tokenizer(Chats):
     """A tokenizer of one directory. `n_vocab` is the greatest id plus one; ids in between may be unused.
 
     `unsettled_ids`: byte tokens, whose text the ids after them may change. `filtered`: from a text to the clean-up of
@@ -95,6 +97,8 @@ class Tokenizer:
             msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
             raise TokenizerError(msg)
         special = {role: token.content for role, token in files.named.items()}
+        self.special_tokens = special
+        self.templates = ChatTemplates(Path(where).parent, files.config.get("chat_template"))
         self.bos_id, self.eos_id, self.pad_id = (
             self._id(special.get(f"{role}_token")) for role in ("bos", "eos", "pad")
         )

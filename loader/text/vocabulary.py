@@ -78,6 +78,7 @@ class KeptTokenizer(Tokenizer):
         self.n_vocab = len(self._kept)
         self.unsettled_ids = frozenset(self._row[i] for i in whole.unsettled_ids if i in self._row)
         self.filtered = whole.filtered
+        self.special_tokens, self.templates = whole.special_tokens, whole.templates
         self.max_tokens, self.cut_side, self.word_aware = whole.max_tokens, whole.cut_side, whole.word_aware
         ids = whole.bos_id, whole.eos_id, whole.pad_id, whole.unk_id, whole.cls_id, whole.mask_id
         self.bos_id, self.eos_id, self.pad_id, self.unk_id, self.cls_id, self.mask_id = (

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from ...runtime.generate import Generation, Token
     from ...runtime.parameters import GenerateKwargs
 
-__all__ = ["add_arguments", "main"]
+__all__ = ["SAMPLING", "add_arguments", "add_sampling", "as_utf8", "main"]
 
 #: Most bytes of a prompt on standard input.
 MAX_PROMPT = 2**28
 #: What the demo model continues where nothing is given.
 DEMO_PROMPT = "Once upon a time"
 
+#: What `add_sampling` declares.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "do_sample")
 _PARAMETERS = (
-    "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "ignore_eos", "do_sample",
+    *SAMPLING, "max_new_tokens", "ignore_eos",
     "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "forced_bos_token_id",
     "forced_eos_token_id", "decoder_start_token_id", "num_beams", "length_penalty", "early_stopping",
     "num_return_sequences",
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the model would end")
     text.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
     _add_rules(parser)
-    _add_sampling(parser)
+    add_sampling(parser)
     _add_beams(parser)
     add_limits(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error how long it took, and the seed")
@@ -141,7 +143,8 @@ def _early(text: str) -> bool | str:
     return text if text == "never" else text == "true"
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add what says how the next token is drawn."""
     group = parser.add_argument_group(
         "sampling",
         "Without these the likeliest token is taken. Temperature, top-k, top-p or min-p turn sampling on. They apply "
@@ -171,7 +174,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
     prompt = _prompt(args)
-    stop = None if args.stop is None else [_as_utf8(text, "--stop") for text in args.stop]
+    stop = None if args.stop is None else [as_utf8(text, "--stop") for text in args.stop]
     if args.num_beams in {None, 1}:
         refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
     _check_writes(args)
@@ -224,7 +227,7 @@ def _searched(model: Model, prompt: str, before: str, parameters: GenerateKwargs
 def _prompt(args: argparse.Namespace) -> str:
     """Take the argument; else standard input; else, for the demo model alone, a beginning that it knows."""
     if args.prompt is not None and args.prompt != "-":
-        return _as_utf8(args.prompt, "PROMPT")
+        return as_utf8(args.prompt, "PROMPT")
     piped = args.prompt == "-" or (sys.stdin is not None and not sys.stdin.isatty())
     text = _standard_input() if piped else ""
     if text or args.prompt == "-":
@@ -235,7 +238,7 @@ def _prompt(args: argparse.Namespace) -> str:
     raise InputError(msg)
 
 
-def _as_utf8(text: str, name: str) -> str:
+def as_utf8(text: str, name: str) -> str:
     """An argument whose bytes Python read in another encoding, as in an ASCII locale: they are UTF-8 anyhow."""
     if not any("\ud800" <= c <= "\udfff" for c in text):  # bytes that the locale cannot read
         return text

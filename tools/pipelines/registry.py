@@ -12,7 +12,9 @@ from .feature_extraction import FeatureExtraction
 from .fill_mask import FillMask
 from .question_answering import QuestionAnswering
 from .sentence_similarity import SentenceSimilarity
+from .text2text_generation import Summarization, Text2TextGeneration, Translation
 from .text_classification import TextClassification
+from .text_generation import TextGeneration
 from .text_ranking import TextRanking
 from .token_classification import TokenClassification
 from .zero_shot_classification import ZeroShotClassification
@@ -51,6 +53,10 @@ TASKS = (
     Task("zero-shot-classification", ZeroShotClassification),
     Task("sentence-similarity", SentenceSimilarity),
     Task("text-ranking", TextRanking, ("rerank",)),
+    Task("text-generation", TextGeneration),
+    Task("text2text-generation", Text2TextGeneration),
+    Task("summarization", Summarization),
+    Task("translation", Translation, pattern=r"(?P<spelled>translation_(?P<src_lang>[^_]+)_to_(?P<tgt_lang>[^_]+))"),
 )  # fmt: skip
 
 #: The task of an encoder with such a head.

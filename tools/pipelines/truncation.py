@@ -12,6 +12,7 @@ from ...runtime.parameters import check_names
 if TYPE_CHECKING:
     from ...loader.text.pieces import Strategy
     from .base import EncoderPipeline, Options
+    from .generation import GenerationPipeline
 
 __all__ = ["TOKENIZER", "cutting", "tokenizer_options"]
 
@@ -22,7 +23,7 @@ STRATEGIES: dict[str, Strategy] = {
 }  # fmt: skip
 
 
-def cutting(pipe: EncoderPipeline, options: Options) -> Cutting | None:
+def cutting(pipe: EncoderPipeline | GenerationPipeline, options: Options) -> Cutting | None:
     """Where a text is cut that is too long; None: nowhere. Errors: `InputError`."""
     wanted, most = options["truncation"], options["max_length"]
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
