@@ -1,6 +1,6 @@
-"""`miaotui.tools.lm_eval` in EleutherAI's harness itself, on tasks made of local files. `./dev soak lm-eval --minutes 0`.
+"""`miaotui.tools.lm_eval` in EleutherAI's harness itself, on tasks made of local files.
 
-The harness takes 500 MB: pip install 'miaotui[lm-eval]'.
+`./dev soak lm-eval --minutes 0`. The harness takes 500 MB: pip install 'miaotui[lm-eval]'.
 """
 
 from __future__ import annotations
@@ -134,6 +134,6 @@ def test_the_adapter_s_own_rules(stories: mt.Model, harness: Any, tmp_path: Path
     by_path = MiaotuiLM.create_from_arg_string(f"pretrained={demo.path()},threads=1", {"batch_size": 1, "device": None})
     with by_path.model:
         assert by_path.model.threads == 1
-    with mt.load(write_model(tmp_path / "encoder", "bert", "masked_lm")) as model:
-        with pytest.raises(InputError, match="lm-evaluation-harness: bert is an encoder"):
-            MiaotuiLM(model)
+    encoder = write_model(tmp_path / "encoder", "bert", "masked_lm")
+    with mt.load(encoder) as model, pytest.raises(InputError, match="lm-evaluation-harness: bert is an encoder"):
+        MiaotuiLM(model)
