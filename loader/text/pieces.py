@@ -51,13 +51,15 @@ class Cutting:
     """At most `max_tokens`, the frame among them; `strategy`: which of two texts is cut, at its end.
 
     `stride`: what is cut off follows in further windows, each of which begins with the last `stride` tokens of the one
-    before; None: it is dropped. `name`: of the stride, in errors.
+    before; None: it is dropped. `shrinks`: a stride for which a window has no room is made smaller, for nobody chose
+    it; otherwise that is an error, in which it is called `name`.
     """
 
     max_tokens: int
     strategy: Strategy = "longest_first"
     stride: int | None = None
     side: Literal["right", "left"] = "right"
+    shrinks: bool = False
     name: str = "stride"
 
 
@@ -77,13 +79,14 @@ def windows(
     second = None if pair is None else inner.encode(pair, add_special_tokens=False)
     if cutting is not None:
         frame = inner.num_special_tokens_to_add(is_pair=pair is not None) if add_special_tokens else 0
-        _cut(first, second, cutting, cutting.max_tokens - frame)
+        _cut(first, second, cutting, frame)
     framed = inner.post_process(first, second, add_special_tokens)
     every = [framed, *framed.overflowing] if cutting is not None and cutting.stride is not None else [framed]
     return [_pieces(encoding) for encoding in every]
 
 
-def _cut(first: tokenizers.Encoding, second: tokenizers.Encoding | None, cutting: Cutting, room: int) -> None:
+def _cut(first: tokenizers.Encoding, second: tokenizers.Encoding | None, cutting: Cutting, frame: int) -> None:
+    room = cutting.max_tokens - frame
     lengths = [len(first), 0 if second is None else len(second)]
     if sum(lengths) <= room:
         return
@@ -92,18 +95,17 @@ def _cut(first: tokenizers.Encoding, second: tokenizers.Encoding | None, cutting
         if encoding is None or size == before:
             continue
         stride = cutting.stride or 0
-        if size <= stride:
-            msg = (
-                f"{cutting.name}={stride}: a window of {cutting.max_tokens} tokens has room for {max(size, 0)} of the "
-                f"text, next to {cutting.max_tokens - room} that frame it"
-                f"{f' and {room - size} of the question' if second is not None else ''}; expected less than that"
-            )
-            if size <= 0 or cutting.stride is None:
-                msg = (
-                    f"the text is too long: a window of {cutting.max_tokens} tokens has no room for "
-                    f"{'the text that may be cut next to the other one' if second is not None else 'any of it'}"
-                )
+        if size < 1:
+            other = "" if second is None else f" and {sum(lengths) - before} of the other text"
+            msg = f"{cutting.max_tokens} tokens have no room for the text, next to {frame} that frame it{other}"
             raise InputError(msg)
+        if size <= stride and not cutting.shrinks:
+            msg = (
+                f"{cutting.name}={stride}: a window of {cutting.max_tokens} tokens has room for {size} of the text; "
+                f"{cutting.name} is how many of them it shares with the one before, and must be less"
+            )
+            raise InputError(msg)
+        stride = min(stride, size // 2) if cutting.shrinks else stride
         encoding.truncate(size, stride=stride, direction=cutting.side)
 
 
