@@ -17,9 +17,10 @@ from miaotui.tools.evaluate import scoring
 from miaotui.tools.evaluate.answers import fitted, of_model
 from miaotui.tools.evaluate.examples import Choice, Labelled, Similar, Text
 from miaotui.tools.evaluate.labels import as_the_model_s
+from miaotui.tools.evaluate.tags import entities_of
 from miaotui.tools.evaluate.tasks import Settings
 from miaotui.tools.perplexity import losses, measure
-from task_models import write_model
+from task_models import ENTITIES, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -295,7 +296,8 @@ def test_a_model_that_cannot_do_the_task(classifier: Path, tmp_path: Path, capsy
     data = written(tmp_path / "a.jsonl", {"text": "x", "label": "0"})
     assert cli.main(["evaluate", "text-classification", "--data", str(data), "--model", str(demo.path())]) == 1
     assert "text-classification: this llama model is a decoder" in capsys.readouterr().err
-    assert cli.main(["evaluate", "perplexity", "--data", str(data), "--model", str(classifier)]) == 1
+    short = ["--model", str(classifier), "--window", "32"]
+    assert cli.main(["evaluate", "perplexity", "--data", str(data), *short]) == 1
     assert "perplexity: bert is an encoder, which predicts no next token" in capsys.readouterr().err
     with mt.load(classifier) as model, pytest.raises(InputError, match="multiple-choice: bert is an encoder"):
         list(of_model("multiple-choice", model, Settings())([Choice("a", "q", ("x", "y"), 0)]))
@@ -304,3 +306,92 @@ def test_a_model_that_cannot_do_the_task(classifier: Path, tmp_path: Path, capsy
 def test_an_empty_text_has_a_likelihood_of_nothing(stories: mt.Model) -> None:
     with pytest.raises(InputError, match="line 3: too short"):
         list(scoring.texts(stories, [Text("f, line 3", "")], 8))
+
+
+# tasks that pipelines do: what the model itself says is right
+
+
+def metrics_of(*words: str, data: Path, model: Path) -> dict[str, float]:
+    out = data.with_suffix(".report.json")
+    command = ["evaluate", words[0], "--data", str(data), "--model", str(model), "--json", str(out), *words[1:]]
+    assert cli.main(command) == 0
+    metrics: dict[str, float] = json.loads(out.read_text())["metrics"]
+    return metrics
+
+
+def conll_of(sentences: list[list[str]], tags: list[list[str]]) -> str:
+    pairs = [zip(words, of, strict=True) for words, of in zip(sentences, tags, strict=True)]
+    return "\n".join("".join(f"{word}\t{tag}\n" for word, tag in sentence) for sentence in pairs)
+
+
+def test_entities_that_the_model_says_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "ner", "bert", "token_classes", labels=ENTITIES)
+    sentences = [text.split() for text in (*TEXTS[:4], "Ruiz of Paris , London and Germany .")]
+    told: list[list[str]] = []
+    with mt.pipeline("token-classification", model) as pipe:
+        for words in sentences:
+            tokens = pipe(" ".join(words), ignore_labels=[])
+            starts = np.cumsum([0, *[len(word) + 1 for word in words[:-1]]])
+            told.append([next(t["entity"] for t in tokens if t["start"] == start) for start in starts])
+    assert len({tag for tags in told for tag in tags}) > 2
+    data = tmp_path / "test.conll"
+    data.write_text(conll_of(sentences, told))
+    assert metrics_of("token-classification", data=data, model=model)["f1"] == 1
+    assert metrics_of("token-classification", "--sample", "2", data=data, model=model)["f1"] == 1
+    told[0] = ["O"] * len(sentences[0])
+    data.write_text(conll_of(sentences, told))
+    assert metrics_of("token-classification", data=data, model=model)["recall"] == 1
+    assert metrics_of("token-classification", data=data, model=model)["precision"] < 1
+    assert "support" in capsys.readouterr().out
+
+
+def test_entities_by_character(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "ner", "bert", "token_classes", labels=ENTITIES)
+    text = "日本語中文字"
+    with mt.pipeline("token-classification", model) as pipe:
+        [*tokens] = pipe(text, ignore_labels=[])
+    tags = ["O"] * len(text)
+    for token in tokens:
+        kind = token["entity"][2:]
+        inside = ["I-" + kind if kind else "O"] * (token["end"] - token["start"])
+        tags[token["start"] : token["end"]] = [token["entity"], *inside[1:]]
+    label: dict[str, dict[str, list[list[int]]]] = {}
+    for kind, first, last in entities_of(tags):
+        label.setdefault(kind, {}).setdefault(text[first : last + 1], []).append([first, last])
+    data = written(tmp_path / "cluener.json", {"text": text, "label": label})
+    assert label
+    assert metrics_of("token-classification", "--format", "cluener", data=data, model=model)["f1"] == 1
+
+
+def test_answers_that_the_model_gives_are_right(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "qa", "bert", "spans")
+    asked = [("Who flew?", "Ana Ruiz flew to Berlin with her tea."), ("What?", "The capital of Germany is Berlin.")]
+    with mt.pipeline("question-answering", model) as pipe:
+        told = [pipe(question=q, context=c)["answer"] for q, c in asked]
+        none = [pipe(question=q, context=c, handle_impossible_answer=True)["answer"] for q, c in asked]
+    qas = [
+        {"context": c, "qas": [{"id": str(i), "question": q, "answers": [{"text": a, "answer_start": c.index(a)}]}]}
+        for i, ((q, c), a) in enumerate(zip(asked, told, strict=True))
+    ]
+    data = written(tmp_path / "dev.json", {"data": [{"title": "t", "paragraphs": qas}]})
+    assert metrics_of("question-answering", data=data, model=model) == {"exact_match": 100, "f1": 100}
+    assert metrics_of("question-answering", "--chinese", data=data, model=model) == {"exact_match": 100, "f1": 100}
+    qas[1]["qas"][0] |= {"answers": [], "is_impossible": True}  # type: ignore[index]  # the objects above
+    data = written(tmp_path / "dev2.json", {"data": [{"title": "t", "paragraphs": qas}]})
+    metrics = metrics_of("question-answering", data=data, model=model)
+    assert metrics["unanswerable_exact_match"] == 100 * (none[1] == "")
+    assert metrics["answerable_exact_match"] == 100 * (none[0] == told[0])
+
+
+def test_zero_shot_chooses_among_the_classes_of_the_file(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    model = write_model(tmp_path / "nli", "bert", "classes", labels=("contradiction", "neutral", "entailment"))
+    classes, how = ["politics", "science", "sport"], "It is about {}."
+    with mt.pipeline("zero-shot-classification", model) as pipe:
+        told = [pipe(t, candidate_labels=classes, hypothesis_template=how)["labels"][0] for t in TEXTS[:4]]
+    gold = [*told, *classes]
+    texts = [*TEXTS[:4], *TEXTS[:3]]
+    data = written(tmp_path / "a.jsonl", *({"text": t, "label": x} for t, x in zip(texts, gold, strict=True)))
+    metrics = metrics_of("zero-shot-classification", "--hypothesis-template", how, data=data, model=model)
+    again = sum(a == b for a, b in zip(told, classes, strict=False))
+    assert metrics["accuracy"] == pytest.approx((4 + again) / 7)
