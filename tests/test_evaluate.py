@@ -66,7 +66,7 @@ def test_a_classifier_s_report(classifier: Path, tmp_path: Path, capsys: pytest.
     screen = capsys.readouterr()
     assert complaint(screen.err) == ""
     assert screen.out.startswith("text-classification, dev.jsonl: 6 examples\naccuracy            0.5000\n")
-    assert "2 pairs of terms exchanged, in 1 of 6 examples:" in screen.out
+    assert "2 pairs of terms exchanged, in 1 of 6 examples: " in screen.out
     report = json.loads(out.read_text())
     assert report["metrics"]["accuracy"] == 0.5
     assert report["seed"] == report["options"]["seed"] == 5

@@ -150,7 +150,8 @@ def main(args: argparse.Namespace) -> int:
         done = evaluate(args.task, examples, predict, settings, swap)
         facts = _facts(args, data, examples, model) | {"seconds": time.perf_counter() - began}
     skipped = f"; {data.skipped} without a class are left out" if data.skipped else ""
-    print(f"{args.task}, {as_text(args.data.name)}: {len(examples)} examples{skipped}")
+    n = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
+    print(f"{args.task}, {as_text(args.data.name)}: {n}{skipped}")
     print(table(done))
     _write(args, done, examples, facts, swap)
     return 0

@@ -7,6 +7,7 @@ import json
 import platform
 from typing import TYPE_CHECKING, Any
 
+from ...loader.files import quote
 from .tasks import TASKS
 
 if TYPE_CHECKING:
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation
     from .examples import Example
     from .measured import Confusion, Measured
+    from .swap import Fairness
 
 __all__ = ["answers_as_lines", "document", "table", "versions"]
 
 #: Classes of a confusion matrix that the screen has room for.
 MOST_CLASSES = 12
+#: Characters of an answer that the screen shows.
+LONGEST = 60
 #: What may have a hand in the numbers.
 LIBRARIES = ("miaotui", "numpy", "numba", "tokenizers", "scikit-learn", "sacrebleu", "rouge-score-rs", "duckdb")
 
@@ -43,12 +47,12 @@ def table(done: Evaluation) -> str:
 def _lines(measured: Measured, done: Evaluation) -> Iterator[str]:
     width = max(len(name) for name in measured.metrics)
     for name, value in measured.metrics.items():
-        yield f"{name:<{width}}  {_number(value)}"
+        yield f"{name:<{width}}  {value:.0f}" if name == "tokens" else f"{name:<{width}}  {value:.4f}"
     if measured.classes:
         yield ""
         yield from _columns(
             ["", *next(iter(measured.classes.values()))],
-            [[name, *(_number(v) for v in row.values())] for name, row in measured.classes.items()],
+            [[name, *map(_cell, row.items())] for name, row in measured.classes.items()],
         )
     if measured.confusion is not None and len(measured.confusion.labels) <= MOST_CLASSES:
         yield from _confusion(measured.confusion)
@@ -56,12 +60,18 @@ def _lines(measured: Measured, done: Evaluation) -> Iterator[str]:
         yield f"note: {note}"
     if (fair := done.fairness) is not None:
         yield ""
-        yield f"{fair.pairs} pairs of terms exchanged, in {fair.changed} of {len(done.outcomes)} examples:"
-        yield f"  {fair.moved} answers are others; scores moved by {_number(fair.mean_shift)} in the mean, "
-        yield f"  and by {_number(fair.largest_shift)} at most"
-        for moved in fair.shown:
-            answers = f"{moved.before!r} -> {moved.after!r}" if moved.before != moved.after else moved.before
-            yield f"  {moved.place}: {answers}".rstrip(": ") + (f" ({moved.by:+.4f})" if moved.by else "")
+        yield from _fairness(fair, len(done.outcomes))
+
+
+def _fairness(fair: Fairness, n: int) -> Iterator[str]:
+    pairs = f"{fair.pairs} pair{'s' if fair.pairs > 1 else ''} of terms"
+    yield f"{pairs} exchanged, in {fair.changed} of {n} examples: answers that are others: {fair.moved}"
+    if fair.largest_shift:
+        yield f"scores moved by {fair.mean_shift:.4f} in the mean, and by {fair.largest_shift:.4f} at most"
+    for moved in fair.shown:
+        before, after = quote(moved.before, LONGEST), quote(moved.after, LONGEST)
+        answers = f": {before} -> {after}" if moved.before != moved.after else ""
+        yield f"  {moved.place}{answers}" + (f" ({moved.by:+.4f})" if moved.by else "")
 
 
 def _confusion(confusion: Confusion) -> Iterator[str]:
@@ -82,9 +92,9 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[s
         ).rstrip()
 
 
-def _number(value: float) -> str:
-    """Counts as whole numbers, others with four decimals."""
-    return f"{value:.0f}" if value == int(value) and abs(value) > 1 else f"{value:.4f}"
+def _cell(named: tuple[str, float]) -> str:
+    """How many there are as a whole number, shares with four decimals."""
+    return f"{named[1]:.0f}" if named[0] == "support" else f"{named[1]:.4f}"
 
 
 def document(done: Evaluation, **facts: Any) -> dict[str, Any]:  # noqa: ANN401 - facts for JSON
