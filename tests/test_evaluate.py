@@ -103,9 +103,8 @@ def test_the_same_report_twice_and_a_sample(classifier: Path, tmp_path: Path) ->
     assert part == report("--sample", "3", "--seed", "1")
 
 
-def test_pictures(
-    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.ci  # 4 s: matplotlib
+def test_pictures(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     data = written(tmp_path / "dev.jsonl", *({"text": t, "label": i % 3} for i, t in enumerate(TEXTS)))
@@ -120,11 +119,31 @@ def test_pictures(
     capsys.readouterr()
     assert cli.main([*command, str(tmp_path / "a.xyz")]) == 2
     assert f"--plot {tmp_path / 'a.xyz'}: " in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert cli.main([*command, str(picture)]) == 1
-    assert "--plot needs matplotlib: pip install 'miaotui[plot]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "module", "said"),
+    [
+        (["text-classification", "--plot", "a.svg"], "matplotlib", "--plot needs matplotlib: pip install"),
+        (["text-classification"], "sklearn", "a classification report needs scikit-learn: pip install 'miaotui[eval]'"),
+        (["translation"], "sacrebleu", "BLEU and chrF needs sacrebleu: pip install 'miaotui[eval]'"),
+        (["summarization"], "rouge_score_rs", "ROUGE needs rouge-score-rs: pip install 'miaotui[eval]'"),
+        (
+            ["perplexity", "--log", "tensorboard", "runs"], "tensorboardX",
+            "--log tensorboard needs tensorboardX: pip install 'miaotui[tensorboard]'",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_not_installed_is_said_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], module: str, said: str
+) -> None:
+    for other in ("sklearn", "sacrebleu", "rouge_score_rs", "matplotlib", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, other, None if other == module else sys)
+    assert cli.main(["evaluate", words[0], "--data", "not-there.jsonl", *words[1:]]) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.ci  # 8 s: tensorboardX
 def test_runs_for_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event

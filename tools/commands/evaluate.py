@@ -132,6 +132,9 @@ def _mapping(text: str) -> dict[str, str]:
 def main(args: argparse.Namespace) -> int:
     """Evaluate, print the report, and write it where asked; 0."""
     _check(args)
+    from ..evaluate.extras import check_extras  # noqa: PLC0415 - help must not wait for it
+
+    check_extras(args.task, plot=args.plot is not None, tensorboard=args.log is not None)
     from ..evaluate.evaluation import drawn, evaluate  # noqa: PLC0415 - help must not wait for it
     from ..evaluate.readers import read  # noqa: PLC0415 - as above
     from ..evaluate.report import table  # noqa: PLC0415 - as above
