@@ -335,6 +335,58 @@ def test_a_file_that_is_not_there_and_a_format_of_another_task(tmp_path: Path) -
         read(path, "perplexity", "xml")
 
 
+GOOD = {
+    "jsonl": '{"text": "x", "label": "y", "question": "q", "choices": ["a", "b"], "answer": 1, "context": "c"}\n',
+    "csv": "text,label,sentence2,score\nx,y,z,1\n",
+    "tsv": "text\tlabel\nx\ty\n",
+    "conll": "x\tB-A\ny\tO\n\n",
+    "squad": json.dumps(SQUAD),
+    "txt": "x y\n",
+    "tnews": '{"label": "102", "label_desc": "n", "sentence": "s"}\n',
+    "afqmc": '{"sentence1": "a", "sentence2": "b", "label": "0"}\n',
+    "ocnli": '{"sentence1": "a", "sentence2": "b", "label": "-"}\n',
+    "cluener": '{"text": "abc", "label": {"n": {"bc": [[1, 2]]}}}\n',
+    "cmrc2018": json.dumps(CMRC),
+}
+PIECES = [
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b",",
+    b"\t",
+    b"\n",
+    b"1",
+    b"-1",
+    b"null",
+    b"\xff",
+    b"\xe7",
+    b"\r",
+    b"\x00",
+    b"9" * 400,
+]
+
+
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Bytes changed, cut out and put in: a typed error that begins with the file, and nothing else."""
+    form = data.draw(st.sampled_from(sorted(GOOD)))
+    content = bytearray(GOOD[form].encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content)))
+        end = min(len(content), at + data.draw(st.integers(0, 5)))
+        content[at:end] = data.draw(st.sampled_from([b"", *PIECES]) | st.binary(max_size=3))
+    path = written(tmp_path_factory.getbasetemp(), "damaged", bytes(content))
+    task = data.draw(st.sampled_from([ONLY[form]] if form in ONLY else TASKS))
+    try:
+        got = read(path, task, form)
+    except InputError as e:
+        assert str(e).startswith(str(path))  # noqa: PT017 - or none is raised
+    else:
+        assert got.examples
+
+
 def test_a_long_cell_is_read_and_python_s_own_bound_is_as_it_was(tmp_path: Path) -> None:
     import csv
 

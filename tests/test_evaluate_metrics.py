@@ -144,6 +144,17 @@ def test_squad_s_rules(answer: str, said: str, same: float, share: float) -> Non
     assert f1(answer, said) == pytest.approx(share)
 
 
+WORDS = st.lists(st.sampled_from(["a", "The", "an", "red", "Red", "ball", "b.", "-", "é", "球"]), max_size=5)
+
+
+@given(WORDS.map(" ".join), WORDS.map(" ".join))
+def test_squad_s_rules_are_those_of_the_official_script(answer: str, said: str) -> None:
+    """As transformers has kept it."""
+    official = pytest.importorskip("transformers.data.metrics.squad_metrics")
+    assert exact(answer, said) == official.compute_exact(answer, said)
+    assert f1(answer, said) == pytest.approx(official.compute_f1(answer, said))
+
+
 @pytest.mark.parametrize(
     ("answer", "said", "same", "share"),
     [
