@@ -1,7 +1,8 @@
 """Exact match and F1 of answers: SQuAD's rules, and CMRC 2018's for Chinese.
 
 Sources: the official evaluate-v2.0.py (Rajpurkar et al. 2018) and cmrc2018_evaluate.py (Cui et al. 2019). Where CMRC
-cuts what is not Chinese into words with NLTK, we cut at spaces and before and after punctuation.
+cuts what is not Chinese into words with NLTK, we cut at spaces and punctuation: 12.5 and 1,000 are one word for both,
+"don't" is two for NLTK.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 #: What CMRC's script takes for punctuation.
 _CMRC = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001 - they are what Chinese is written with
-_CMRC_PIECE = re.compile(r"[\u4e00-\u9fa5]|[^\s\u4e00-\u9fa5\W]+|[^\s\w]")
+_WORD = r"[^\s\W\u4e00-\u9fa5]+"
+_CMRC_PIECE = re.compile(rf"[\u4e00-\u9fa5]|{_WORD}(?:[.']{_WORD}|,\d+)*|[^\s\w]")
 
 
 def normalized(text: str) -> str:
