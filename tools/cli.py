@@ -131,6 +131,21 @@ COMMANDS = {
             "miaotui perplexity wiki.test.raw --model path/to/checkpoint --window 512 --tokens 4096 --json",
         ),
     ),
+    "evaluate": Command(
+        "how good a model's answers are: a task's metrics on a data file",
+        "Ask a model for an answer to every example of a file, and report the task's metrics: a report of classes, "
+        "F1 of entities, exact match and F1 of answers, BLEU, chrF and ROUGE of made texts, correlation of "
+        "similarities, accuracy of choices, perplexity and bits a byte. docs/evaluation.md shows each. Libraries: "
+        "pip install 'miaotui[eval]'.",
+        (
+            "miaotui evaluate text-classification --data dev.jsonl --model path/to/checkpoint --json report.json",
+            "miaotui evaluate token-classification --data test.conll --model path/to/checkpoint",
+            "miaotui evaluate question-answering --data dev-v2.0.json --model org/name --sample 500 --seed 1",
+            "miaotui evaluate multiple-choice --data questions.jsonl --model org/name --template 'Q: {question} A:'",
+            "miaotui evaluate text-classification --data dev.csv --model org/name --swap terms.csv --plot report.svg",
+        ),
+        "JSON lines, CSV, CoNLL, SQuAD, CLUE, Parquet; `--swap` for fairness; `--json`, `--plot`, `--log tensorboard`",
+    ),
     "warm": Command(
         "compile ahead of time, so that the first answer comes at once",
         "Compile the kernels for this processor and keep them in the cache: those that --model needs with the options "
