@@ -161,7 +161,9 @@ def test_fields_of_a_record() -> None:
             Inputs("ner", columns_of(columns))
     with pytest.raises(InputError, match=r"^--input f: no column 'text'.*name it with --column COLUMN"):
         Inputs("ner").check(["body"], "f")
-    with pytest.raises(InputError, match=r"^--keep z: no column"):
+    with pytest.raises(InputError, match=r"^--column text=x: there is no such column; the columns of f are 'body'"):
+        Inputs("ner", columns_of(["x"])).check(["body"], "f")
+    with pytest.raises(InputError, match=r"^--keep z: there is no such column"):
         Inputs("ner", keep=("z",)).check(["text"], "f")
 
 

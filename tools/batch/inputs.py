@@ -46,12 +46,19 @@ class Inputs:
 
     def check(self, columns: Sequence[str], where: str) -> None:
         """That a file with these columns has what is needed. `InputError`."""
-        needed = [self._column(name) for name in FIELDS.get(self.task, TEXT)[0]]
-        for name in (*needed, *self.keep):
+        there = f"the columns of {where} are {_listed(columns)}"
+        for name in FIELDS.get(self.task, TEXT)[0]:
+            if name in self.columns and self.columns[name] not in columns:
+                msg = f"--column {name}={self.columns[name]}: there is no such column; {there}"
+                raise InputError(msg)
+            if self._column(name) not in columns:
+                how = "COLUMN" if name == "text" else f"{name}=COLUMN"
+                msg = f"--input {where}: no column {quote(name)}; {there}: name it with --column {how}"
+                raise InputError(msg)
+        for name in self.keep:
             if name not in columns:
-                what = "--keep " + name if name in self.keep else f"--input {where}"
-                msg = f"{what}: no column {quote(name)}; the columns of {where} are {_listed(columns)}"
-                raise InputError(msg if name in self.keep else f"{msg}: name it with --column {self._hint(name)}")
+                msg = f"--keep {name}: there is no such column; {there}"
+                raise InputError(msg)
 
     def of(self, value: object) -> Any:  # noqa: ANN401 - as the task takes it
         """A text, or fields by name. `ValueError`: the record lacks what the task needs."""
@@ -77,9 +84,6 @@ class Inputs:
 
     def _column(self, name: str) -> str:
         return self.columns.get(name, name)
-
-    def _hint(self, name: str) -> str:
-        return "COLUMN" if name == "text" else f"{name}=COLUMN"
 
 
 def columns_of(told: Sequence[str]) -> dict[str, str]:

@@ -92,7 +92,7 @@ class Run:
                     "or write over it with --restart"
                 )
                 raise InputError(msg)
-        if found is not None:
+        if found is not None and begun.place.offset:  # one that did nothing yet may be begun with anything
             _check_same(found[0], about, self._journal_file)
             self._check_lengths(begun)
         return begun
