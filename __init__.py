@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from .runtime.sampling import SamplingParams
     from .runtime.sequence import Sequence
     from .runtime.spec import Config
+    from .tools.cross_encoder import CrossEncoder
+    from .tools.embedder import SentenceEncoder
     from .tools.pipelines.make import pipeline
 
     __version__: str
 
 __all__ = [
     "Config",
+    "CrossEncoder",
     "GenerateKwargs",
     "GenerateParams",
     "Generation",
@@ -39,6 +42,7 @@ __all__ = [
     "Model",
     "PrunePlan",
     "SamplingParams",
+    "SentenceEncoder",
     "Sequence",
     "Timings",
     "Token",
@@ -51,6 +55,7 @@ __all__ = [
 #: Name -> the module that defines it; "" where the name is the module.
 _HOMES = {
     "Config": ".runtime.spec",
+    "CrossEncoder": ".tools.cross_encoder",
     "GenerateKwargs": ".runtime.parameters",
     "GenerateParams": ".runtime.generate",
     "Generation": ".runtime.generate",
@@ -59,6 +64,7 @@ _HOMES = {
     "Model": ".model",
     "PrunePlan": ".loader.prune.plan",
     "SamplingParams": ".runtime.sampling",
+    "SentenceEncoder": ".tools.embedder",
     "Sequence": ".runtime.sequence",
     "Timings": ".runtime.generate",
     "Token": ".runtime.generate",

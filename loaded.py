@@ -33,7 +33,7 @@ class Loaded:
     def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
         """Made by `load`."""
         self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
-        self.load_s, self._closed = load_s, False
+        self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)
         ids = self.config.bos_ids, self.config.eos_ids
