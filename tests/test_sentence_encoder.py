@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -284,3 +285,50 @@ def test_stored_results_are_what_it_gives(tmp_path: Path) -> None:
             if not isinstance(x, list):
                 near(as_array(x), as_array(y), (name, method, how))
     soak.count("results", len(CALLS) * len(STORED["encoders"]))
+
+
+# ---------------------------------------------------------------- docs/embeddings.md
+
+
+def block(title: str) -> dict[str, Any]:
+    """The names that the Python under a title of the page makes."""
+    page = (Path(mt.__file__).parent / "docs" / "embeddings.md").read_text(encoding="utf-8")
+    made: dict[str, Any] = {}
+    exec(re.search(rf"### {title}\n.*?```python\n(.*?)```", page, re.DOTALL)[1], made)  # type: ignore[index]  # noqa: S102 - our own page
+    return made
+
+
+@pytest.mark.soak("mteb")
+@pytest.mark.filterwarnings("ignore")  # mteb's own
+def test_the_page_s_adapter_has_the_scores_of_sentence_transformers(tmp_path: Path) -> None:
+    mteb: Any = pytest.importorskip("mteb")
+    mocks: Any = pytest.importorskip("mteb.mocks")
+    theirs: Any = pytest.importorskip("sentence_transformers")
+    kinds = "STS Retrieval Classification Clustering PairClassification Reranking BitextMining Summarization".split()  # noqa: SIM905 - shorter
+    folder = write_encoder(tmp_path / "encoder", "mean")
+    with mt.SentenceEncoder(folder) as encoder:
+        tasks = [getattr(mocks, f"Mock{kind}Task")() for kind in kinds if hasattr(mocks, f"Mock{kind}Task")]
+        assert len(tasks) >= 6
+        for task in tasks:
+            ours, wanted = (
+                mteb.evaluate(model, [task], cache=None).task_results[0]
+                for model in (
+                    block("MTEB")["ForMteb"](encoder, "x/y"),
+                    theirs.SentenceTransformer(str(folder), device="cpu"),
+                )
+            )
+            assert abs(ours.get_score() - wanted.get_score()) < 1e-4, task
+            soak.count("tasks")
+
+
+@pytest.mark.soak("mteb")
+def test_the_page_s_other_adapters(encoder: Any) -> None:
+    pytest.importorskip("langchain_core")
+    chain = block("LangChain")["ForLangChain"](encoder)
+    assert chain.embed_documents(TEXTS) == encoder.encode(TEXTS).tolist()
+    assert chain.embed_query(TEXTS[0]) == encoder.encode(TEXTS[0]).tolist()
+    pytest.importorskip("llama_index.core")
+    index = block("LlamaIndex")["ForLlamaIndex"](encoder)
+    assert index.get_text_embedding(TEXTS[0]) == encoder.encode(TEXTS[0]).tolist()
+    assert index.get_text_embedding_batch(TEXTS) == encoder.encode(TEXTS).tolist()
+    assert index.get_query_embedding(TEXTS[0]) == encoder.encode(TEXTS[0]).tolist()
