@@ -29,7 +29,7 @@ ENTITIES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 POSITIONS, WIDTH, FEED, LAYERS = 64, 32, 48, 2
 
 WORDS = """the a of to in and is was it for on that by this with from at be or an are as his her they we you not no
-who where when what how Ana Ruiz Berlin London Paris flew good bad very film company makes tea yes capital city Germany
+who where when what how Ana Ru Berlin London Paris flew good bad very film company makes tea yes capital city Germany
 example about sport politics science great poor""".split()  # noqa: SIM905 - a list of words is longer
 ENDINGS = ("s", "ed", "ing", "er", "ly", "iz", "kja", "vik", "ß", "é")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?;:'\"()-éßäöüł日本語中文字שלוםمرحبا😀👩🇩"

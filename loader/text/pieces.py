@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import tokenizers
 
@@ -31,19 +31,27 @@ class Pieces:
     texts: list[int | None]
     special: list[bool]
 
+    def without(self, kept: Mapping[int, range]) -> Pieces:
+        """Of each of these texts only the tokens of these numbers in it."""
+        seen, at = dict.fromkeys(kept, 0), list[int]()
+        for n, text in enumerate(self.texts):
+            if text in seen:
+                if seen[text] in kept[text]:
+                    at.append(n)
+                seen[text] += 1
+            else:
+                at.append(n)
+        return self._taken(at)
+
     def spread(self, rows: Callable[[int], Sequence[int]]) -> Pieces:
         """The same with other ids; a token that becomes several keeps its place in each of them."""
         made = [tuple(rows(i)) for i in self.ids]
-        at = [n for n, row in enumerate(made) for _ in row]
-        return replace(
-            self,
-            ids=[i for row in made for i in row],
-            types=[self.types[n] for n in at],
-            offsets=[self.offsets[n] for n in at],
-            words=[self.words[n] for n in at],
-            texts=[self.texts[n] for n in at],
-            special=[self.special[n] for n in at],
-        )
+        taken = self._taken([n for n, row in enumerate(made) for _ in row])
+        return replace(taken, ids=[i for row in made for i in row])
+
+    def _taken(self, at: Sequence[int]) -> Pieces:
+        columns = (self.ids, self.types, self.offsets, self.words, self.texts, self.special)
+        return Pieces(*([column[n] for n in at] for column in columns))  # type: ignore[arg-type]  # columns as above
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,15 @@ class Cutting:
     """At most `max_tokens`, the frame among them; `strategy`: which of two texts is cut, at its end.
 
     `stride`: what is cut off follows in further windows, each of which begins with the last `stride` tokens of the one
-    before; None: it is dropped. `name`: of the stride, in errors.
+    before; None: it is dropped. `shrinks`: a stride for which a window has no room is made smaller, for nobody chose
+    it; otherwise that is an error, in which it is called `name`.
     """
 
     max_tokens: int
     strategy: Strategy = "longest_first"
     stride: int | None = None
     side: Literal["right", "left"] = "right"
+    shrinks: bool = False
     name: str = "stride"
 
 
@@ -73,46 +83,56 @@ def windows(
 
     Errors: `InputError` where nothing of a text would be left, or for a stride that leaves a window no room to go on.
     """
-    first = inner.encode(text, is_pretokenized=not isinstance(text, str), add_special_tokens=False)
-    second = None if pair is None else inner.encode(pair, add_special_tokens=False)
-    if cutting is not None:
-        frame = inner.num_special_tokens_to_add(is_pair=pair is not None) if add_special_tokens else 0
-        _cut(first, second, cutting, cutting.max_tokens - frame)
-    framed = inner.post_process(first, second, add_special_tokens)
-    every = [framed, *framed.overflowing] if cutting is not None and cutting.stride is not None else [framed]
-    return [_pieces(encoding) for encoding in every]
+    encoding = inner.encode(
+        text, pair, is_pretokenized=not isinstance(text, str), add_special_tokens=add_special_tokens
+    )
+    special = [bool(flag) for flag in encoding.special_tokens_mask]
+    whole = Pieces(encoding.ids, encoding.type_ids, encoding.offsets, encoding.word_ids, encoding.sequence_ids, special)
+    return [whole] if cutting is None else _cut(whole, cutting)
 
 
-def _cut(first: tokenizers.Encoding, second: tokenizers.Encoding | None, cutting: Cutting, room: int) -> None:
-    lengths = [len(first), 0 if second is None else len(second)]
+def _cut(whole: Pieces, cutting: Cutting) -> list[Pieces]:
+    """The same frame around a part of a text; `tokenizers` itself would work out the offsets of parts twice."""
+    lengths = [whole.texts.count(0), whole.texts.count(1)]
+    frame = len(whole.ids) - sum(lengths)
+    room = cutting.max_tokens - frame
     if sum(lengths) <= room:
-        return
-    kept = _kept(lengths, cutting, room)
-    for encoding, before, size in zip((first, second), lengths, kept, strict=True):
-        if encoding is None or size == before:
-            continue
-        stride = cutting.stride or 0
-        if size <= stride:
-            msg = (
-                f"{cutting.name}={stride}: a window of {cutting.max_tokens} tokens has room for {max(size, 0)} of the "
-                f"text, next to {cutting.max_tokens - room} that frame it"
-                f"{f' and {room - size} of the question' if second is not None else ''}; expected less than that"
-            )
-            if size <= 0 or cutting.stride is None:
-                msg = (
-                    f"the text is too long: a window of {cutting.max_tokens} tokens has no room for "
-                    f"{'the text that may be cut next to the other one' if second is not None else 'any of it'}"
-                )
+        return [whole]
+    kept = _kept(lengths, cutting.strategy, room)
+    shorter = [text for text in (0, 1) if kept[text] < lengths[text]]
+    for text in shorter:
+        if kept[text] < 1:
+            other = f" and {lengths[1 - text]} of the other text" if lengths[1 - text] else ""
+            msg = f"{cutting.max_tokens} tokens have no room for the text, next to {frame} that frame it{other}"
             raise InputError(msg)
-        encoding.truncate(size, stride=stride, direction=cutting.side)
+    stride = cutting.stride
+    if stride is None or len(shorter) > 1:
+        return [whole.without({text: _window(0, lengths[text], kept[text], cutting.side) for text in shorter})]
+    [text] = shorter
+    size = kept[text]
+    if size <= stride and not cutting.shrinks:
+        msg = (
+            f"{cutting.name}={stride}: a window of {cutting.max_tokens} tokens has room for {size} of the text; "
+            f"{cutting.name} is how many of them it shares with the one before, and must be less"
+        )
+        raise InputError(msg)
+    step = size - (stride if stride < size else size // 2)
+    n = 1 + -(-(lengths[text] - size) // step)
+    return [whole.without({text: _window(i * step, lengths[text], size, cutting.side)}) for i in range(n)]
 
 
-def _kept(lengths: list[int], cutting: Cutting, room: int) -> tuple[int, int]:
+def _window(start: int, length: int, size: int, side: str) -> range:
+    """Tokens of a text from `start` on, counted from the end where the left side is cut."""
+    stop = min(start + size, length)
+    return range(start, stop) if side == "right" else range(length - stop, length - start)
+
+
+def _kept(lengths: list[int], strategy: Strategy, room: int) -> tuple[int, int]:
     """Tokens of each text that stay."""
     a, b = lengths
-    if cutting.strategy == "only_first":
+    if strategy == "only_first":
         return room - b, b
-    if cutting.strategy == "only_second":
+    if strategy == "only_second":
         return a, room - a
     low, high = sorted(lengths)  # the longer one is cut until both are alike
     high = max(low, room - low) if low <= room else low
@@ -120,8 +140,3 @@ def _kept(lengths: list[int], cutting: Cutting, room: int) -> tuple[int, int]:
         low = room // 2
         high = low + room % 2
     return (low, high) if a <= b else (high, low)
-
-
-def _pieces(encoding: tokenizers.Encoding) -> Pieces:
-    special = [bool(flag) for flag in encoding.special_tokens_mask]
-    return Pieces(encoding.ids, encoding.type_ids, encoding.offsets, encoding.word_ids, encoding.sequence_ids, special)

@@ -155,9 +155,10 @@ class EncoderPipeline(Pipeline):
         """The result of an item, from the head's results for each of its texts."""
 
     def check(self) -> None:
-        """Errors: `InputError`, for a decoder, an encoder-decoder or another head."""
+        """Errors: `InputError` for a decoder, an encoder-decoder or another head; `TokenizerError`."""
         config = self.model.config
         if config.head is not None and config.head.kind in self.heads:
+            self.model.tokenizer  # noqa: B018 - reads it: TokenizerError where there is none
             return
         kind = "an encoder-decoder" if config.seq2seq else "a decoder" if config.decoder is not None else "an encoder"
         head = f" whose head is for {config.head.kind}" if config.head is not None else ""

@@ -8,7 +8,14 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, shown
+from .feature_extraction import FeatureExtraction
+from .fill_mask import FillMask
+from .question_answering import QuestionAnswering
+from .sentence_similarity import SentenceSimilarity
 from .text_classification import TextClassification
+from .text_ranking import TextRanking
+from .token_classification import TokenClassification
+from .zero_shot_classification import ZeroShotClassification
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +44,13 @@ class Task:
 
 TASKS = (
     Task("text-classification", TextClassification, ("sentiment-analysis",)),
+    Task("token-classification", TokenClassification, ("ner",)),
+    Task("question-answering", QuestionAnswering),
+    Task("fill-mask", FillMask),
+    Task("feature-extraction", FeatureExtraction),
+    Task("zero-shot-classification", ZeroShotClassification),
+    Task("sentence-similarity", SentenceSimilarity),
+    Task("text-ranking", TextRanking, ("rerank",)),
 )  # fmt: skip
 
 #: The task of an encoder with such a head.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
+from ...runtime.parameters import check_names
 
 if TYPE_CHECKING:
     from ...loader.text.pieces import Strategy
     from .base import EncoderPipeline, Options
 
-__all__ = ["TOKENIZER", "cutting"]
+__all__ = ["TOKENIZER", "cutting", "tokenizer_options"]
 
 #: Defaults; texts are never padded, so `padding` has no effect.
 TOKENIZER = {"truncation": False, "max_length": None, "padding": False, "add_special_tokens": True}
@@ -34,3 +36,14 @@ def cutting(pipe: EncoderPipeline, options: Options) -> Cutting | None:
         raise InputError(msg)
     tokens = pipe.max_tokens if most is None else most
     return Cutting(tokens, strategy, side=pipe.model.tokenizer.cut_side)
+
+
+def tokenizer_options(name: str, given: object) -> dict[str, Any]:
+    """What a parameter called `name` says to the tokenizer. Errors: `InputError`."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        msg = f"{name}={shown(given)}: expected names and values"
+        raise InputError(msg)
+    check_names(given, TOKENIZER, f"key of {name}")
+    return dict(given)
