@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .runtime.sampling import SamplingParams
     from .runtime.sequence import Sequence
     from .runtime.spec import Config
+    from .tools.cross_encoder import CrossEncoder
+    from .tools.embedder import SentenceEncoder
     from .tools.pipelines.make import pipeline
 
     __version__: str
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatKwargs",
     "Config",
+    "CrossEncoder",
     "GenerateKwargs",
     "GenerateParams",
     "Generation",
@@ -40,6 +43,7 @@ __all__ = [
     "Model",
     "PrunePlan",
     "SamplingParams",
+    "SentenceEncoder",
     "Sequence",
     "Timings",
     "Token",
@@ -53,6 +57,7 @@ __all__ = [
 _HOMES = {
     "ChatKwargs": ".runtime.parameters",
     "Config": ".runtime.spec",
+    "CrossEncoder": ".tools.cross_encoder",
     "GenerateKwargs": ".runtime.parameters",
     "GenerateParams": ".runtime.generate",
     "Generation": ".runtime.generate",
@@ -61,6 +66,7 @@ _HOMES = {
     "Model": ".model",
     "PrunePlan": ".loader.prune.plan",
     "SamplingParams": ".runtime.sampling",
+    "SentenceEncoder": ".tools.embedder",
     "Sequence": ".runtime.sequence",
     "Timings": ".runtime.generate",
     "Token": ".runtime.generate",

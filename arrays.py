@@ -115,9 +115,7 @@ class Arrays(Loaded):
         is 1 again with `normalize=True`.
         Errors: `InputError`, `TokenizerError`, `ConfigError`.
         """
-        if self.config.decoder is None or self.config.seq2seq or not self._sentence.said:
-            self._check_kind("encode", encoder=True)
-        return self._vectors.of(
+        return self.vectors.of(
             texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize, truncate_dim=truncate_dim
         )
 
@@ -132,18 +130,24 @@ class Arrays(Loaded):
         """
         if self.config.head is None or self.config.head.kind != "classes":
             instead = "encode or hidden" if self.config.decoder is None else "logits, or last_logits for many prompts"
-            msg = f"predict: this {self.config.family} model is not a classifier of texts (architectures in config.json)"
+            msg = (
+                f"predict: this {self.config.family} model is not a classifier of texts (architectures in config.json)"
+            )
             msg += f"; use {instead}"
             raise InputError(msg)
-        return self._pairs.of(pairs)
+        return self.pairs.of(pairs)
 
     @once
-    def _pairs(self) -> Pairs:
+    def pairs(self) -> Pairs:
+        """What `predict` asks. Errors: `InputError` for a model that is no classifier of texts, `ConfigError`."""
         act = pair_activation(self._opened.raw, str(self._opened.directory / "config.json"), len(self.config.labels))
         return Pairs(self._session, self.tokenizer, self.config, act)
 
     @once
-    def _vectors(self) -> Vectors:
+    def vectors(self) -> Vectors:
+        """What `encode` asks, with what the directory says of it (`how`). Errors: as `encode`'s."""
+        if self.config.decoder is None or self.config.seq2seq or not self._sentence.said:
+            self._check_kind("encode", encoder=True)
         return Vectors(self._session, self.tokenizer, self._sentence)
 
     @once

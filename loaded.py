@@ -33,7 +33,7 @@ class Loaded:
     def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
         """Made by `load`."""
         self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
-        self.load_s, self._closed = load_s, False
+        self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)
         ids = self.config.bos_ids, self.config.eos_ids
@@ -92,8 +92,8 @@ class Loaded:
         if self.config.seq2seq and call == "encode":
             msg = (
                 f"encode: {self.config.family} is an encoder-decoder, whose texts have no vector of their own; hidden "
-                "gives its encoder's rows, generate its answer, and load(prune='only=encoder') leaves an encoder, which "
-                "makes vectors"
+                "gives its encoder's rows, generate its answer, and load(prune='only=encoder') leaves an encoder, "
+                "which makes vectors"
             )
             raise InputError(msg)
         if encoder != (self.config.decoder is None):

@@ -383,7 +383,10 @@ def test_pairs_that_cannot_be_scored(judge: Path, plain: Path, tmp_path: Path) -
         pytest.raises(InputError, match=r"not a classifier of texts .*use encode or hidden"),
     ):
         model.predict([("w1", "w2")])
-    with miaotui.load(demo.path()) as model, pytest.raises(InputError, match=r"not a classifier of texts .*last_logits"):
+    with (
+        miaotui.load(demo.path()) as model,
+        pytest.raises(InputError, match=r"not a classifier of texts .*last_logits"),
+    ):
         model.predict([("w1", "w2")])
     shutil.copytree(judge, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())

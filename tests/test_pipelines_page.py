@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
 from miaotui.tools.pipelines.registry import TASKS
 from task_models import ENTITIES, write_model
+
+if TYPE_CHECKING:
+    import pytest
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "pipelines.md").read_text(encoding="utf-8")
 MODELS = {

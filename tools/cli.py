@@ -72,6 +72,20 @@ COMMANDS = {
         ),
         "streams; `/reset`, `/save`, `/load`; works in pipes",
     ),
+    "run": Command(
+        "do a task on every line of a file",
+        "Do a task on every line of a text file, every JSON value or every row of a CSV file, and write a line of JSON "
+        "for each, in order. A run that was stopped or killed goes on where it was when the same command is given "
+        "again: no line is lost or written twice, and an input or options that changed are refused. Memory is bounded, "
+        "however long the file is.",
+        (
+            "miaotui run text-classification --model path/to/checkpoint --input reviews.txt --output labels.jsonl",
+            "miaotui run ner --model org/name --input mail.csv --column body --output names.jsonl --errors bad.jsonl",
+            "miaotui run text-classification --model path/to/checkpoint --input - --output - --top-k 3 < reviews.txt",
+            "miaotui run ner --model org/name --input a.jsonl --output b.jsonl --set aggregation_strategy=simple",
+        ),
+        "in order, resumed after a kill; `--errors FILE` keeps bad lines apart",
+    ),
     "inspect": Command(
         "describe a checkpoint and the memory it needs, without loading it",
         "Read config.json and the headers of the weight files, and say what the model is, how its weights will be "

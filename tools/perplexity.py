@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..runtime.spec import Config
 
-__all__ = ["answer_losses", "check_predicts", "losses", "mask_of", "masked_losses", "masked_of", "measure", "row_losses"]
+__all__ = [
+    "answer_losses",
+    "check_predicts",
+    "losses",
+    "mask_of",
+    "masked_losses",
+    "masked_of",
+    "measure",
+    "row_losses",
+]
 
 #: What stands for a token that an encoder is asked for, by tokenizers' names.
 MASKS = ("[MASK]", "<mask>")
@@ -88,7 +97,7 @@ def answer_losses(model: Model, pair: tuple[Sequence[int], Sequence[int]]) -> ND
     [S] and [T] ids -> float64 [T - 1]. Errors: `InputError` where the logits are no numbers.
     """
     source, answer = pair
-    return _losses(model.logits(source, decoder_ids=answer[:-1]), answer[1:])
+    return row_losses(model.logits(source, decoder_ids=answer[:-1]), answer[1:])
 
 
 def mask_of(model: Model, what: str) -> int:
