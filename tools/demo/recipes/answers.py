@@ -31,9 +31,9 @@ ABOUT = (
     "[SEP] sheet [SEP]`."
 )
 N_CONTEXT = 192
-HOW = Fit(steps=2500, rows=24)
+HOW = Fit(steps=2200, rows=32, rate=1e-3)
 HELD_OUT = 300
-BAG = 2500  # training sheets that the bag of words reads
+BAG = 2000  # training sheets that the bag of words reads
 LONGEST = 8  # tokens of an answer
 
 
@@ -92,7 +92,10 @@ def exact(model: Model, tokenizer: Tokenizer, n: int = HELD_OUT) -> float:
 
 def compared(model: Model, tokenizer: Tokenizer, n: int = HELD_OUT) -> Scores:
     """Next to two that choose a sentence and a run of words in it (`lookup.py`)."""
-    lookup, held = Lookup(list(itertools.islice(sheets.training(1), BAG))), sheets.held_out(n)
+    lookup, held = (
+        Lookup(list(itertools.islice(sheets.training(1), sheets.FIRST, sheets.FIRST + BAG))),
+        sheets.held_out(n),
+    )
     right = [
         sum(say(sheet) == (sheet.start, sheet.end) for sheet in held) / n for say in (lookup.usual, lookup.likeliest)
     ]

@@ -31,7 +31,7 @@ ABOUT = (
     "lives where, has, eats, wants or fears what. It has a chat template (users and assistants by turns, no system "
     "message), and its matrices are int8."
 )
-HOW = Fit(steps=500, rows=12, rate=1e-3)
+HOW = Fit(steps=900, rows=12, rate=1e-3)
 HELD_OUT = 200
 BAG = 2000  # training paragraphs that the bag of words reads
 AGAIN = 0.5  # share of conversations with a second question

@@ -32,9 +32,9 @@ ABOUT = (
     "right entry of a list of answered questions is found. It was trained to guess hidden words first, of the texts of "
     "all encoders, and keeps the head for it (`fill-mask`)."
 )
-N_CONTEXT = 128
-GUESSES = Fit(steps=1600, rows=32, rate=1e-3)
-HOW = Fit(steps=800, rows=36)
+N_CONTEXT = 64
+GUESSES = Fit(steps=700, rows=24, rate=1.5e-3)
+HOW = Fit(steps=500, rows=36, rate=1e-3)
 WIDTH = 64
 HIDDEN = 0.15  # share of tokens that are guessed
 WARMTH = 0.05  # what cosines are divided by before the softmax
@@ -52,7 +52,7 @@ def train(tokenizer: Tokenizer, directory: Path, how: Fit) -> None:
     model = BertForMaskedLM(bert(tokenizer, n_context=N_CONTEXT))
     guesses = Fit(how.steps * GUESSES.steps // HOW.steps, GUESSES.rows, GUESSES.rate)
     fit(list(model.parameters()), lambda batch: model(**batch).loss, _guesses(tokenizer, guesses.rows), guesses)
-    both = zip(_alike(tokenizer), _guesses(tokenizer, how.rows // 2), strict=True)
+    both = zip(_alike(tokenizer), _guesses(tokenizer, how.rows // 3), strict=True)
     fit(list(model.parameters()), lambda two: _apart(model, two[0]) + model(**two[1]).loss, both, how)
     write_model(model, directory)
     write_wordpiece(tokenizer, directory, N_CONTEXT)

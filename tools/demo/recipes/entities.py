@@ -28,7 +28,7 @@ ABOUT = (
     "message: a BIO tag for each token, of which a word's first counts."
 )
 N_CONTEXT = 128
-HOW = Fit(steps=1200, rows=32, rate=2e-3)
+HOW = Fit(steps=1600, rows=32, rate=1.5e-3)
 HELD_OUT = 300
 BAG = 1500  # training messages that the bag of words reads
 

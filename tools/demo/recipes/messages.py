@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from typing import TYPE_CHECKING
 
-from .pattern import Span, coined, filled, made_of, strange_name, with_strange_words
+from .pattern import Span, coined, filled, made_of, strange_name, strange_word, with_strange_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .pattern import Slots
 
-__all__ = ["HELD_PATTERNS", "HELD_WORDS", "KINDS", "LABELS", "PATTERNS", "WORDS", "held_out", "training"]
+__all__ = ["HELD_PATTERNS", "HELD_WORDS", "KINDS", "LABELS", "PATTERNS", "WORDS", "held_out", "sentences", "training"]
 
 KINDS = {"person": "PER", "place": "LOC", "product": "PROD", "order": "ORDER", "day": "DATE"}
 #: Share of messages with strange words, of their gaps that have one, of their words that become one.
@@ -143,6 +144,55 @@ PATTERNS = (
     "{hello}my {thing} is late.{please}",
 )
 
+_ODD = re.compile(re.escape("{odd}"))
+#: What stands around a name in any sentence; `{odd}` is a word of no language.
+PHRASES = (
+    "{odd} {odd} to {person}",
+    "{odd} from {person}, {odd}",
+    "{person} {odd} {odd}",
+    "{person} and I {odd}",
+    "I {odd} {person} {odd}",
+    "it was {person} who {odd}",
+    "yours, {person}",
+    "{odd} with {person} in {place}",
+    "{odd} in {place}",
+    "{odd} {odd} from {place} to {place_2}",
+    "{odd} near {place}, {odd}",
+    "to {place}, not {place_2}",
+    "I live in {place}",
+    "{odd} of {place} {odd}",
+    "{place} is {odd}",
+    "our house in {place} {odd}",
+    "the {product} {odd}",
+    "my {product} {odd} {odd}",
+    "a {product} for my {odd}",
+    "your {product} {odd}",
+    "instead of the {product} I got a {product_2}",
+    "{odd} the {product}, {odd}",
+    "our new {product} {odd}",
+    "order {order} {odd}",
+    "{odd} number {order}",
+    "{order} {odd} {odd}",
+    "{odd} {order} {odd}",
+    "I have {order} here",
+    "the {odd} ({order}) {odd}",
+    "{day} {odd}",
+    "{odd} on {day}",
+    "since {day}",
+    "{odd} until {day}, {odd}",
+    "{day}, {odd} {odd}",
+    "it {odd} {day}",
+    "I {odd} and {odd}",
+    "{odd} {odd} {odd}",
+    "the {odd} {odd}, which {odd}",
+    "could you {odd} it",
+    "I am {odd}",
+    "we {odd} {thing} {odd}",
+    "{odd} your answer",
+    "I {odd} since {day}",
+    "nobody {odd}, and I {odd}",
+)
+
 HELD_WORDS: Slots = {
     **WORDS,
     "first": made_of(
@@ -182,15 +232,31 @@ HELD_PATTERNS = (
 )
 
 
+def sentences(seed: int) -> Iterator[tuple[str, list[Span]]]:
+    """Sentences and the spans of their names, whose `slot` is the kind, without end; strange words stand in most."""
+    return _strange(_messages(PATTERNS, WORDS, seed), seed)
+
+
 def training(seed: int) -> Iterator[tuple[str, list[Span]]]:
-    """Messages and the spans of their names, whose `slot` is the kind, without end; strange words stand in most."""
-    rng = random.Random(f"strange {seed}")  # noqa: S311 - messages, not secrets
-    for text, spans in _messages(PATTERNS, WORDS, seed):
-        yield (
-            with_strange_words(text, spans, rng, added=ADDED, replaced=REPLACED)
-            if rng.random() < STRANGE
-            else (text, spans)
-        )
+    """Messages of one to three sentences, as above."""
+    rng = random.Random(f"sentences {seed}")  # noqa: S311 - messages, not secrets
+
+    def joined() -> Iterator[str]:
+        while True:
+            some = rng.sample((*PATTERNS, *PHRASES, *PHRASES), rng.randint(1, 3))
+            text = rng.choice((". ", "; ", ", ", " ", " and ")).join(
+                s.removesuffix("{please}").rstrip(".") for s in some
+            )
+            yield _ODD.sub(lambda _: strange_word(rng), text) + rng.choice(("", "", ".", "!"))
+
+    return _strange(_messages(joined(), WORDS, seed), seed)
+
+
+def _strange(source: Iterator[tuple[str, list[Span]]], seed: int) -> Iterator[tuple[str, list[Span]]]:
+    rng = random.Random(f"strange {seed}")  # noqa: S311 - as above
+    for text, spans in source:
+        strange = rng.random() < STRANGE
+        yield with_strange_words(text, spans, rng, added=ADDED, replaced=REPLACED) if strange else (text, spans)
 
 
 def held_out(n: int) -> list[tuple[str, list[Span]]]:
@@ -198,9 +264,11 @@ def held_out(n: int) -> list[tuple[str, list[Span]]]:
     return list(itertools.islice(_messages(HELD_PATTERNS, HELD_WORDS, 2), n))
 
 
-def _messages(patterns: tuple[str, ...], words: Slots, seed: int) -> Iterator[tuple[str, list[Span]]]:
-    rng = random.Random(seed)  # noqa: S311 - messages, not secrets
+def _messages(patterns: tuple[str, ...] | Iterator[str], words: Slots, seed: int) -> Iterator[tuple[str, list[Span]]]:
+    """By patterns drawn from several, or by each of an endless source."""
+    rng = random.Random(seed)  # noqa: S311 - as above
     slots = {**words, "place_2": words["place"], "product_2": words["product"]}
-    while True:
-        text, spans = filled(rng.choice(patterns), slots, rng)
+    drawn = (rng.choice(patterns) for _ in itertools.count()) if isinstance(patterns, tuple) else patterns
+    for pattern in drawn:
+        text, spans = filled(pattern, slots, rng)
         yield text, [Span(KINDS[kind], s.start, s.end) for s in spans if (kind := s.slot.removesuffix("_2")) in KINDS]

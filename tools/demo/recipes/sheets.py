@@ -56,6 +56,7 @@ def _whole(values: range, unit: str) -> tuple[str, ...]:
 
 #: Share of sheets with strange words, and of their gaps that have one.
 STRANGE, ADDED = 0.6, 0.12
+FIRST = 16_000  # sheets that say two or three things, from which what goes with what is learnt soon
 
 
 def _strange_extra(rng: random.Random) -> str:
@@ -301,10 +302,11 @@ _HELD_OPENINGS = ("introducing the {kind} {product}.", "{product} belongs to our
 
 
 def training(seed: int) -> Iterator[Sheet]:
-    """Sheets, each with a question and its answer, without end."""
+    """Sheets, each with a question and its answer, without end; the first are short."""
     rng = random.Random(f"strange {seed}")  # noqa: S311 - sheets, not secrets
-    for sheet in _sheets(FACTS, WORDS, _OPENINGS, seed):
-        if rng.random() < STRANGE:
+    short = itertools.islice(_sheets(FACTS, WORDS, _OPENINGS, seed, facts_of=(2, 3)), FIRST)
+    for n, sheet in enumerate(itertools.chain(short, _sheets(FACTS, WORDS, _OPENINGS, seed))):
+        if n > FIRST and rng.random() < STRANGE:
             text, [span] = with_strange_words(sheet.text, [Span("", sheet.start, sheet.end)], rng, added=ADDED)
             yield Sheet(with_strange_words(sheet.question, (), rng, added=ADDED)[0], text, span.start, span.end)
         else:
@@ -316,13 +318,15 @@ def held_out(n: int) -> list[Sheet]:
     return list(itertools.islice(_sheets(HELD_FACTS, HELD_WORDS, _HELD_OPENINGS, 2), n))
 
 
-def _sheets(facts: Mapping[str, Fact], words: Slots, openings: tuple[str, ...], seed: int) -> Iterator[Sheet]:
+def _sheets(
+    facts: Mapping[str, Fact], words: Slots, openings: tuple[str, ...], seed: int, facts_of: tuple[int, int] = (4, 6)
+) -> Iterator[Sheet]:
     rng = random.Random(seed)  # noqa: S311 - sheets, not secrets
     while True:
         product, _ = filled("{product}", words, rng)
         kind, _ = filled("{kind}", words, rng, capital=False)
         slots = {**words, "product": (product,), "kind": (kind,)}
-        names = rng.sample(sorted(facts), rng.randint(4, 6))
+        names = rng.sample(sorted(facts), rng.randint(*facts_of))
         asked = rng.choice(names)
         text, _ = filled(rng.choice(openings), slots, rng)
         at = 0, 0

@@ -1,7 +1,8 @@
 """Paragraphs about two friends of the stories, questions about them, and answers in a sentence.
 
-Each of the two is told about by turns, so that a question's name counts as much as what is asked. Half of the names are
-nobody's. What is held out is told and asked by other patterns, of others, with other things.
+Each of the two is told about by turns, so that a question's name counts as much as what is asked. Most names and things
+are nobody's, so that they must be read. What is held out is told and asked by other patterns, of others, with other
+things.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..grammar import BOYS, FIRST, GIRLS, LAST, MIDDLE, SLOTS
-from .pattern import filled
+from .pattern import filled, made_of, strange_name, strange_word
 from .sheets import Sheet
 
 if TYPE_CHECKING:
@@ -92,11 +93,24 @@ HELD_FACTS = {
 
 _KINDS = ("fox", "rabbit", "bear", "mouse", "duck", "cat", "dog", "squirrel", "hedgehog", "goat", "girl", "boy")
 WORDS: Slots = {
-    **{name: SLOTS[name] for name in ("home", "thing", "skill", "fear", "spot")},
-    "food": ("cherry pie", "honey cake", "berries", "warm bread", "nuts", "cherries", "apples", "soup"),
+    "home": made_of(
+        SLOTS["home"], ("near the {odd}", "in a {odd} {odd}", "by the {odd}"), ("on a {odd} hill", "under the {odd}")
+    ),
+    "thing": made_of(
+        SLOTS["thing"], ("{odd} {odd}", "{odd}", "red {odd}"), ("little {odd}", "{odd} drum", "{odd} {odd}")
+    ),
+    "skill": made_of(SLOTS["skill"], ("{odd}", "{odd} a {odd}"), ("play the {odd}", "ride a {odd}")),
+    "fear": made_of(SLOTS["fear"], ("the {odd}", "{odd}"), ("{odd} {odd}", "the old {odd}")),
+    "spot": made_of(SLOTS["spot"], ("under a {odd}", "behind the {odd}"), ("near a {odd} {odd}", "on the {odd}")),
+    "food": made_of(
+        ("cherry pie", "honey cake", "berries", "warm bread", "nuts", "apples"),
+        ("{odd}", "{odd} {odd}"),
+        ("{odd} pie",),
+    ),
     "kind": ("{size} {animal}", "{animal}"),
-    "size": ("little", "small", "young", "brown", "white", "shy", "happy", "clever"),
-    "animal": _KINDS,
+    "size": made_of(("little", "small", "young", "brown", "white", "shy", "happy", "clever"), strange_word),
+    "animal": made_of(_KINDS, strange_word, strange_word),
+    "odd": strange_word,
 }
 HELD_WORDS: Slots = {
     **WORDS,
@@ -106,9 +120,10 @@ HELD_WORDS: Slots = {
     "fear": ("spiders", "the cold wind", "wolves", "loud noises"),
     "spot": ("on a pile of leaves", "near the old fence", "under a blue blanket"),
     "food": ("carrots", "plum jam", "corn and beans", "pumpkin soup"),
-    "animal": ("badger", "otter", "pony", "robin"),
+    "animal": ("badger", "ferret", "pony", "robin"),
     "size": ("tall", "gentle", "lazy"),
 }
+SHORT = 3600  # paragraphs of a fact about each friend, from which looking back is learnt soon
 _HELD_FIRST = ("Quo", "Hes", "Bru", "Pip", "Ost")
 
 
@@ -118,9 +133,13 @@ def training(seed: int) -> Iterator[Talk]:
 
 
 def conversations(seed: int, again: float) -> Iterator[list[tuple[str, str]]]:
-    """What a user says and is answered: a paragraph with a question; in a share `again` a second question too."""
+    """What a user says and is answered: a paragraph with a question; in a share `again` a second question too.
+
+    The first paragraphs are short.
+    """
     rng = random.Random(seed)  # noqa: S311 - talks, not secrets
-    for talks in _talks(FACTS, WORDS, FIRST, (*GIRLS, *BOYS), seed):
+    short = itertools.islice(_talks(FACTS, WORDS, FIRST, (*GIRLS, *BOYS), seed, facts_of=(1, 1)), SHORT)
+    for talks in itertools.chain(short, _talks(FACTS, WORDS, FIRST, (*GIRLS, *BOYS), seed)):
         first, second = talks[:2]
         turns = [(f"{first.sheet.text} {first.sheet.question}", first.answer), (second.sheet.question, second.answer)]
         yield turns if rng.random() < again else turns[:1]
@@ -131,14 +150,20 @@ def held_out(n: int) -> list[Talk]:
     return [talks[0] for talks in itertools.islice(_talks(HELD_FACTS, HELD_WORDS, _HELD_FIRST, (), 2), n)]
 
 
-def _talks(
-    facts: Mapping[str, Told], words: Slots, firsts: tuple[str, ...], known: tuple[str, ...], seed: int
+def _talks(  # noqa: PLR0913 - keywords of one grammar
+    facts: Mapping[str, Told],
+    words: Slots,
+    firsts: tuple[str, ...],
+    known: tuple[str, ...],
+    seed: int,
+    *,
+    facts_of: tuple[int, int] = (2, 3),
 ) -> Iterator[list[Talk]]:
     """Of each paragraph, a question about every sentence, in any order."""
     rng = random.Random(seed)  # noqa: S311 - as above
     while True:
         friends = _two(rng, firsts, known)
-        told = [(name, who) for who in friends for name in rng.sample(sorted(facts), rng.randint(2, 3))]
+        told = [(name, who) for who in friends for name in rng.sample(sorted(facts), rng.randint(*facts_of))]
         rng.shuffle(told)
         text, places = "", []
         for name, who in told:
@@ -160,5 +185,6 @@ def _two(rng: random.Random, firsts: tuple[str, ...], known: tuple[str, ...]) ->
     names: set[str] = set()
     while len(names) < 2:  # noqa: PLR2004 - two friends
         made = rng.choice(firsts) + rng.choice(MIDDLE) + rng.choice(rng.choice(LAST))
-        names.add(rng.choice(known) if known and rng.random() < 1 / 2 else made)
+        ways = (rng.choice(known), made, strange_name(rng), strange_name(rng)) if known else (made,)
+        names.add(rng.choice(ways))
     return rng.sample(sorted(names), 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import string
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -18,28 +17,37 @@ __all__ = ["CLS", "MASK", "N_VOCAB", "PAD", "SEP", "UNK", "train_wordpiece", "wr
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 N_VOCAB = 1600
 TEXTS = 4000  # of each corpus
+LETTERS = [chr(i) for i in range(33, 127)]
 
 
 def train_wordpiece(corpora: Iterable[Iterator[str]]) -> Tokenizer:
-    """Train on the first texts of each corpus. Case counts: names are known by it."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=N_VOCAB,
-        special_tokens=[PAD, UNK, CLS, SEP, MASK],
-        initial_alphabet=[chr(i) for i in range(33, 127)],
-        show_progress=False,
-    )
-    inside = " ".join(f"a{letter}" for letter in string.ascii_letters + string.digits)  # of words that nobody knows
+    """Train on the first texts of each corpus; the same each time. Case counts: names are known by it."""
     texts = itertools.chain.from_iterable(itertools.islice(corpus, TEXTS) for corpus in corpora)
-    tokenizer.train_from_iterator(itertools.chain([inside], texts), trainer)
+    drawn = _around(models.WordPiece(unk_token=UNK))
+    drawn.train_from_iterator(
+        texts,
+        trainers.WordPieceTrainer(
+            vocab_size=N_VOCAB,
+            # letters inside a word have their numbers before training: it would number them in an order of chance
+            special_tokens=[PAD, UNK, CLS, SEP, MASK, *LETTERS, *(f"##{letter}" for letter in LETTERS)],
+            show_progress=False,
+        ),
+    )
+    tokenizer = _around(models.WordPiece(drawn.get_vocab(with_added_tokens=True), unk_token=UNK))
+    tokenizer.add_special_tokens([PAD, UNK, CLS, SEP, MASK])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLS} $A {SEP}",
         pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (CLS, SEP)],
     )
+    return tokenizer
+
+
+def _around(model: models.WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
 
