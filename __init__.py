@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .runtime.sampling import SamplingParams
     from .runtime.sequence import Sequence
     from .runtime.spec import Config
+    from .tools.pipelines.make import pipeline
 
     __version__: str
 
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "errors",
     "load",
+    "pipeline",
 ]
 
 #: Name -> the module that defines it; "" where the name is the module.
@@ -62,6 +64,7 @@ _HOMES = {
     "Token": ".runtime.generate",
     "errors": "",
     "load": ".model",
+    "pipeline": ".tools.pipelines.make",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from .errors import InputError
 from .loader.prune.receipt import hashed
@@ -13,6 +13,8 @@ from .runtime.sequence import Text
 from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .loader.prune.receipt import Receipt
     from .loader.text.tokenizer import Tokenizer
     from .prepare import Prepared
@@ -43,6 +45,11 @@ class Loaded:
     def tokenizer(self) -> Tokenizer:
         """The directory's tokenizer, read at first use; its ids are the rows of a cut vocabulary. `TokenizerError`."""
         return self._tokenizing.tokenizer
+
+    @property
+    def config_json(self) -> Mapping[str, Any]:
+        """config.json as it was read, with the sizes that the tensors have: what it says of labels and tasks."""
+        return self._opened.raw
 
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
