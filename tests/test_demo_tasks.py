@@ -214,3 +214,33 @@ def test_a_recipe_writes_a_model_with_its_card(name, tmp_path, capsys):
     assert sorted(file.name for file in out.iterdir()) == sorted(file.name for file in demo.path(name).iterdir())
     with pytest.raises(InputError, match="exists"):
         train.main([name, str(out)])
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "answer"),
+    [
+        ("sentiment-analysis", "Norvale costs fall sharply", "positive"),
+        ("sentiment-analysis", "Norvale sales fall sharply", "negative"),
+        ("ner", "My name is Anna Keller and my order B12345 has not come.", "Anna Keller"),
+        ("question-answering", {"question": "How much does it weigh?", "context": "The cable is 2.1 m long. It weighs 3.4 kg."}, "3.4 kg"),
+        ("fill-mask", "My [MASK] does not work.", "password"),
+        ("sentence-similarity", {"source_sentence": "my parcel is late", "sentences": ["How can I pay?", "My order is late."]}, "1"),
+    ],
+)  # fmt: skip
+def test_a_pipeline_without_a_model_uses_the_task_s_and_says_so(task, asked, answer, capsys):
+    how = {"aggregation_strategy": "simple"} if task == "ner" else {}
+    with miaotui.pipeline(task) as pipe:
+        got = pipe(asked, **how)
+    assert "no model is given" in capsys.readouterr().err
+    if task == "sentence-similarity":
+        assert got[1] > got[0]
+    else:
+        first = got[0] if isinstance(got, list) else got
+        said = [str(first.get(key)) for key in ("label", "answer", "word", "token_str")]
+        assert answer in said or any(answer in str(each) for each in got)
+
+
+@pytest.mark.parametrize("task", ["zero-shot-classification", "text-ranking"])
+def test_a_task_without_a_demo_model_asks_for_one(task):
+    with pytest.raises(InputError, match=f"model: not given, and no included model does {task}"):
+        miaotui.pipeline(task)

@@ -45,8 +45,9 @@ HELD = 7
 
 _AROUND = (
     "{}", "{}", "{}", "on {}", "it is {}", "due {}", "paid: {}", "we agreed on {}", "{}, as you wrote",
-    "from now on {}", "the {odd} is {}", "{odd} {odd}: {}", "{} {odd} {odd} the {odd}", "{odd} {odd} {}", "{odd} the {odd} {odd} {}",
-    "{} was {odd}", "{}, {odd} {odd}", "{odd} {odd} {} {odd} {odd}", "{odd}, {odd}: {}", "{odd} {}", "{} {odd}",
+    "from now on {}", "the {odd} is {}", "{odd} {odd}: {}", "{} {odd} {odd} the {odd}", "{odd} {odd} {}",
+    "{odd} the {odd} {odd} {}", "{} was {odd}", "{}, {odd} {odd}", "{odd} {odd} {} {odd} {odd}", "{odd}, {odd}: {}",
+    "{odd} {}", "{} {odd}",
 )  # fmt: skip
 _ODD = re.compile(re.escape("{odd}"))
 _HELD_AROUND = (
