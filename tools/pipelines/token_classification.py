@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +17,8 @@ from .base import EncoderPipeline, Prepared
 from .checks import whole_number
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ...loader.text.pieces import Pieces
     from .base import Options, Rows
 

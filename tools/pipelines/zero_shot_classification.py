@@ -1,4 +1,7 @@
-"""zero-shot-classification: labels that the model never learnt, by inference: does the text entail "it is about X"?"""
+"""zero-shot-classification: labels that the model never learnt, by inference.
+
+For each label the model reads the text with a sentence about the label, and says whether the first implies the second.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ NAME = "entail"  # the label's name begins so
 class ZeroShotClassification(EncoderPipeline):
     """`pipe(text, candidate_labels)`: `{"sequence", "labels", "scores"}`, the likeliest first; of a list a list.
 
-    `candidate_labels`: a list, or one text with commas. `hypothesis_template`: the sentence that a label is put into, in
-    place of {}. `multi_label`: several may hold, each with a score of its own; otherwise scores sum to 1. A text that is
+    `candidate_labels`: a list, or one text with commas. `hypothesis_template`: the sentence that a label is put into,
+    in place of {}. `multi_label`: several may hold, each with its own score; otherwise scores sum to 1. A text that is
     too long is cut, its hypothesis is not.
     """
 
@@ -68,7 +71,8 @@ class ZeroShotClassification(EncoderPipeline):
         if labels is None:
             return options
         if not isinstance(labels, list | tuple) or not labels or not all(isinstance(label, str) for label in labels):
-            msg = f"candidate_labels={shown(labels)}: expected one label at least: a list, or a text with commas"
+            said = shown(options["candidate_labels"])
+            msg = f"candidate_labels={said}: expected one label at least: a list, or a text with commas"
             raise InputError(msg)
         return options | {"candidate_labels": list(labels), "hypotheses": [_put(template, label) for label in labels]}
 
