@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
 from generation_models import write_writer
 from miaotui.tools.pipelines.registry import TASKS
 from task_models import ENTITIES, write_model
+
+if TYPE_CHECKING:
+    import pytest
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "pipelines.md").read_text(encoding="utf-8")
 MODELS = {
