@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
 STORED = json.loads((Path(__file__).parent / "data" / "generation.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("n", range(len(CASES)), ids=[f"{n}-{c.kind}-{c.task}" for n, c in enumerate(CASES)])
+#: The others take 20 s together.
+QUICK = (4, 8, 12)
+
+
+@pytest.mark.parametrize(
+    "n",
+    [
+        pytest.param(n, marks=() if n in QUICK else pytest.mark.ci, id=f"{n}-{case.kind}-{case.task}")
+        for n, case in enumerate(CASES)
+    ],
+)
 def test_outputs_are_those_of_transformers(n: int, tmp_path: Path) -> None:
     case, wanted = CASES[n], STORED["outputs"][n]
     assert len(wanted) == len(case.calls)
@@ -39,6 +50,7 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: write_writer(folder / kind, kind) for kind in ("llama", "t5", "nllb")}
 
 
+@pytest.mark.ci  # 3 s: 256 tokens, several times
 def test_texts_are_drawn_unless_it_is_said_otherwise(writers: dict[str, Path]) -> None:
     """The defaults of transformers: 256 tokens at temperature 0.7, of the 50 likeliest."""
     with mt.pipeline(model=writers["llama"]) as pipe, mt.load(writers["llama"]) as model:
@@ -125,3 +137,15 @@ def test_languages_are_those_that_the_tokenizer_spells(writers: dict[str, Path])
         answer = model.generate(ids, num_beams=4, forced_bos_token_id=target, **FEW)
         assert pipe(A, return_tensors=True, **FEW)[0]["translation_token_ids"][1:] == answer.ids
         assert pipe(A, **FEW) == [{"translation_text": answer.text}]
+
+
+def test_gemma_writes_what_its_model_generates() -> None:
+    """A real model: the pipeline's greedy text is `generate`'s, in English."""
+    path = os.environ.get("MIAOTUI_GEMMA")
+    if path is None:
+        pytest.skip("MIAOTUI_GEMMA: the directory of Gemma 3 270M")
+    prompt = "The capital of France is"
+    with mt.load(path, max_context=64) as model, mt.pipeline("text-generation", model) as pipe:
+        text = pipe(prompt, do_sample=False, max_new_tokens=6)[0]["generated_text"]
+        assert text == prompt + model.generate(prompt, max_new_tokens=6).text
+        assert text == f"{prompt} the capital of the country of"

@@ -1,4 +1,4 @@
-"""docs/pipelines.md: its Python runs from top to bottom, and its table has every task of an encoder."""
+"""docs/pipelines.md: its Python runs from top to bottom, and its table has every task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from generation_models import write_writer
 from miaotui.tools.pipelines.registry import TASKS
 from task_models import ENTITIES, write_model
 
@@ -25,6 +26,8 @@ def test_the_page_s_python_runs(
 ) -> None:
     for name, (head, labels) in MODELS.items():
         write_model(tmp_path / "models" / name, "bert", head, labels=labels)
+    for name, kind in {"writer": "llama", "summarizer": "t5", "translator": "nllb"}.items():
+        write_writer(tmp_path / "models" / name, kind)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     assert len(blocks) > 7
