@@ -245,7 +245,7 @@ def test_similarities_of_an_encoder_and_of_a_cross_encoder(tmp_path: Path) -> No
             list(told)
 
 
-def test_classes_as_the_model_calls_them(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_as_the_model_calls_them() -> None:
     def names(*gold: str, labels: tuple[str, ...] = LABELS, **chosen: str) -> list[str]:
         examples = [Labelled(f"f, line {i}", "x", None, label) for i, label in enumerate(gold, 1)]
         table = as_the_model_s(examples, labels, chosen)
@@ -266,12 +266,15 @@ def test_classes_as_the_model_calls_them(classifier: Path, tmp_path: Path, capsy
         names("good", good="best")
     with pytest.raises(InputError, match="--labels well=positive: 'well' is no class of the file: 'good'"):
         names("good", well="positive")
+
+
+def test_a_class_that_the_command_names(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
     data = written(tmp_path / "a.jsonl", {"text": "x", "label": "bad"})
     command = ["evaluate", "text-classification", "--data", str(data), "--model", str(classifier)]
     assert cli.main(command) == 1
     assert f"{data}, line 1: the class 'bad'" in capsys.readouterr().err
-    if "sklearn" in sys.modules:
-        assert cli.main([*command, "--labels", "bad=negative"]) == 0
+    assert cli.main([*command, "--labels", "bad=negative"]) == 0
 
 
 def test_an_error_about_an_item_names_its_line(classifier: Path) -> None:
@@ -312,9 +315,9 @@ def test_what_a_task_does_not_read_is_refused(
 
 
 def test_a_model_that_cannot_do_the_task(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = written(tmp_path / "a.jsonl", {"text": "x", "label": "0"})
-    assert cli.main(["evaluate", "text-classification", "--data", str(data), "--model", str(demo.path())]) == 1
-    assert "text-classification: this llama model is a decoder" in capsys.readouterr().err
+    data = written(tmp_path / "a.jsonl", {"text": "x", "words": ["x"], "tags": ["O"]})
+    assert cli.main(["evaluate", "token-classification", "--data", str(data), "--model", str(demo.path())]) == 1
+    assert "token-classification: this llama model is a decoder" in capsys.readouterr().err
     short = ["--model", str(classifier), "--window", "32"]
     assert cli.main(["evaluate", "perplexity", "--data", str(data), *short]) == 1
     assert "perplexity: bert is an encoder, which predicts no next token" in capsys.readouterr().err
