@@ -15,7 +15,14 @@ from task_models import write_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEXT = "= Heading =\n\nAna Ruiz flew to Berlin . It was a very good film ! Yes .\n\n= = Other = =\nWho was it that flew to Paris ?\n"
+TEXT = """\
+= Heading =
+
+Ana Ruiz flew to Berlin . It was a very good film ! Yes .
+
+= = Other = =
+Who was it that flew to Paris ?
+"""
 
 
 def test_sentences_of_a_text() -> None:
