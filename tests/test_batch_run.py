@@ -178,13 +178,14 @@ def test_the_format_of_a_file(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- runs
 
 
-def lengths(values: list[Any]) -> list[Any]:
-    """A result for each text that depends on nothing else; as a pipeline's, an error is about one of several."""
+def lengths(values: list[Any]) -> Iterator[Any]:
+    """A result for each text that depends on nothing else; an error is about one that was read ahead."""
     for n, value in enumerate(values):
-        if "bad" in value:
-            msg = f"{value!r} is bad (item {n} of the input, counted from 0)"
-            raise (InputError if "i" in value else TokenizerError)(msg)
-    return [float("nan") if "nan" in value else {"n": len(value), "text": value} for value in values]
+        if any("bad" in ahead for ahead in values[n : n + 3]):
+            bad = next(ahead for ahead in values[n:] if "bad" in ahead)
+            msg = f"{bad!r} is bad (item {n} of the input, counted from 0)"
+            raise (InputError if "i" in bad else TokenizerError)(msg)
+        yield float("nan") if "nan" in value else {"n": len(value), "text": value}
 
 
 def done(
@@ -465,6 +466,23 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
             assert source.given <= now.place.offset + 4096 + 9
             if n == 5:
                 break
+
+
+def test_large_results_are_written_as_they_come(tmp_path: Path) -> None:
+    taken = 0
+
+    def large(values: list[Any]) -> Iterator[Any]:
+        nonlocal taken
+        for _ in values:
+            taken += 1
+            assert (tmp_path / "out").stat().st_size >= (taken - 4) * 400_000
+            yield "x" * 400_000
+
+    with Run(tmp_path / "out", None, {}) as run:
+        records = Records(io.BytesIO(b"a\n" * 40), "txt", "in")
+        run.begin(records)
+        assert [now.good for now in run.work(records, Inputs("ner"), large)] == [40]
+    assert [json.loads(line)["line"] for line in (tmp_path / "out").read_bytes().splitlines()] == list(range(1, 41))
 
 
 def test_a_model_that_changed_has_another_fingerprint(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from task_models import write_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEXT = """= Heading =
+TEXT = """\
+= Heading =
 
 Ana Ruiz flew to Berlin . It was a very good film ! Yes .
 

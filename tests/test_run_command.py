@@ -19,7 +19,7 @@ from helpers import complaint
 from miaotui.tools import cli
 from miaotui.tools.batch import work
 from real_files import real
-from task_models import write_model
+from task_models import ENTITIES, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,30 @@ def test_results_are_those_of_the_pipeline(classifier: Path, tmp_path: Path, run
     assert [row["output"] for row in lines(tmp_path / "csv.jsonl")] == [
         t for t, text in zip(two, TEXTS, strict=True) if text
     ]
+
+
+OTHERS: list[tuple[str, str, str, tuple[str, ...], list[Any], dict[str, Any]]] = [
+    ("question-answering", "bert", "spans", (), [{"question": "who?", "context": "Ana flew to Berlin."}], {}),
+    ("ner", "roberta", "token_classes", ENTITIES, TEXTS[:2], {"aggregation_strategy": "simple"}),
+    ("feature-extraction", "bert", "", (), TEXTS[:2], {"truncation": True}),
+    ("fill-mask", "bert", "masked_lm", (), [{"text": "Ana flew to [MASK]."}], {"top_k": 2}),
+    ("text-ranking", "bert", "classes", ("one",), [{"query": "who?", "documents": ["Ana", "tea"]}], {"top_k": 1}),
+    ("sentence-similarity", "bert", "", (), [{"source_sentence": "Ana", "sentences": ["tea", "film"]}], {}),
+]
+
+
+@pytest.mark.parametrize(("task", "kind", "head", "labels", "items", "how"), OTHERS, ids=[task for task, *_ in OTHERS])
+def test_every_task_takes_its_fields(
+    tmp_path: Path, run: Any, task: str, kind: str, head: str, labels: tuple[str, ...], items: list[Any], how: Any
+) -> None:
+    model = write_model(tmp_path / "model", kind, head, labels=labels)
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, items)))
+    words = [word for name, value in how.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    code, _, err = run("--model", model, "--input", "in.jsonl", "--output", "out.jsonl", *words, task=task)
+    assert code == 0, err
+    with miaotui.pipeline(task, model) as pipe:
+        wanted = list(pipe(iter([x["text"] if isinstance(x, dict) and "text" in x else x for x in items]), **how))
+    assert [row["output"] for row in lines(tmp_path / "out.jsonl")] == json.loads(json.dumps(wanted))
 
 
 def test_bad_lines_are_kept_apart(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

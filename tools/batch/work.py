@@ -1,8 +1,8 @@
 """Records through a function and into files: in order, a chunk at a time, and to be taken up again after a kill.
 
-A chunk's results are written before the next chunk is read; about once a second what was written is flushed to the disk
-and the journal told. `predict` must give a record the same result in any company: ours do (docs/decisions.md), so that
-a run that goes on elsewhere than an unbroken one would has the same output.
+A chunk's results are written, as they come, before the next chunk is read; about once a second what was written is
+flushed to the disk and the journal told. `predict` must give a record the same result in any company: ours do
+(docs/decisions.md), so that a run that goes on elsewhere than an unbroken one would has the same output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .journal import Commit, Journal, read_journal
 from .outputs import Output, named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from .inputs import Inputs
     from .records import Record, Records
 
-    #: Inputs -> a result for each.
-    Predict = Callable[[list[Any]], Sequence[Any]]
+    #: Inputs -> a result for each, in order, perhaps as they come.
+    Predict = Callable[[list[Any]], Iterable[Any]]
 
 __all__ = ["Run"]
 
-#: A chunk: this many records, or bytes.
+#: A chunk: this many records, or bytes; and bytes of results that are written at a time.
 CHUNK, CHUNK_BYTES = 256, 2**20
 ERRORS = "--errors"
 #: A place in a list that the user never made.
@@ -131,13 +131,18 @@ class Run:
         """Do it; where it is after each chunk. Errors: `InputError` for a bad record, unless errors are kept apart."""
         self._clock = last = time.monotonic()
         for chunk in _chunks(records):
-            outcomes = _outcomes(chunk, inputs, predict)
-            stop = next((o for o in outcomes if o.wrong is not None), None) if self._errors is None else None
-            self._write(outcomes if stop is None else outcomes[: outcomes.index(stop)])
-            if stop is not None:
-                where = f"--input {records.name}: line {stop.record.line}"
-                msg = f"{where}: {stop.wrong}; --errors FILE keeps such lines apart"
-                raise InputError(msg)
+            ready: list[Outcome] = []
+            for outcome in _outcomes(chunk, inputs, predict):
+                if outcome.wrong is not None and self._errors is None:
+                    self._write(ready)
+                    where = f"--input {records.name}: line {outcome.record.line}"
+                    msg = f"{where}: {outcome.wrong}; --errors FILE keeps such lines apart"
+                    raise InputError(msg)
+                ready.append(outcome)
+                if sum(len(o.line) for o in ready) >= CHUNK_BYTES:
+                    self._write(ready)
+                    ready = []
+            self._write(ready)
             if time.monotonic() - last >= EVERY:
                 self.commit()
                 last = time.monotonic()
@@ -218,40 +223,47 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _outcomes(chunk: Sequence[Record], inputs: Inputs, predict: Predict) -> list[Outcome]:
-    """Of each record, in order."""
-    outcomes: list[Outcome] = []
-    taken: list[tuple[int, Any]] = []
-    for record in chunk:
-        wrong = record.wrong
-        if wrong is None:
+def _outcomes(chunk: Sequence[Record], inputs: Inputs, predict: Predict) -> Iterator[Outcome]:
+    """Of each record, in order, as results come."""
+    taken: list[Any] = []
+    wrongs = [record.wrong for record in chunk]
+    for i, record in enumerate(chunk):
+        if record.wrong is None:
             try:
-                taken.append((len(outcomes), inputs.of(record.value)))
+                taken.append(inputs.of(record.value))
             except ValueError as e:
-                wrong = str(e)
-        outcomes.append(Outcome(record, wrong=wrong))
-    results = _apart(predict, [value for _, value in taken])
-    for (i, _), result in zip(taken, results, strict=True):
-        record = chunk[i]
-        outcomes[i] = (
-            Outcome(record, wrong=str(result))
-            if isinstance(result, InputError | TokenizerError)
-            else _said(record, inputs.kept(record.value), result)
-        )
-    return outcomes
+                wrongs[i] = str(e)
+    results = _apart(predict, taken)
+    for record, wrong in zip(chunk, wrongs, strict=True):
+        if wrong is not None:
+            yield Outcome(record, wrong=wrong)
+            continue
+        result = next(results)
+        if isinstance(result, InputError | TokenizerError):
+            yield Outcome(record, wrong=str(result))
+        else:
+            yield _said(record, inputs.kept(record.value), result)
 
 
-def _apart(predict: Predict, values: list[Any]) -> list[Any]:
-    """A result for each, or what is wrong with it: halves are tried where one of them is bad."""
+def _apart(predict: Predict, values: list[Any]) -> Iterator[Any]:
+    """A result for each, or what is wrong with it: where one of them is bad, halves of what is left are tried."""
     if not values:
-        return []
+        return
+    n = 0
     try:
-        return list(predict(values))
+        for result in predict(values):
+            yield result
+            n += 1
     except (InputError, TokenizerError) as e:
-        if len(values) == 1:
-            return [type(e)(_ITEM.sub("", str(e)))]
-    half = len(values) // 2
-    return _apart(predict, values[:half]) + _apart(predict, values[half:])
+        left = values[n:]
+        if len(left) == 1:
+            yield type(e)(_ITEM.sub("", str(e)))
+            return
+    else:
+        return
+    half = len(left) // 2
+    yield from _apart(predict, left[:half])
+    yield from _apart(predict, left[half:])
 
 
 def _said(record: Record, kept: Mapping[str, Any], result: object) -> Outcome:

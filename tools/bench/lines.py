@@ -64,7 +64,9 @@ def with_head(model: Path, out: Path) -> Path:
     (out / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     width, rng = config["hidden_size"], np.random.default_rng(0)
     tensors = {
-        f"bert.{name}": t for name, t in load_file(model / "model.safetensors").items() if "position_ids" not in name
+        name if name.startswith("bert.") else f"bert.{name}": tensor
+        for name, tensor in load_file(model / "model.safetensors").items()
+        if "position_ids" not in name
     }
     for name, shape in (("bert.pooler.dense.weight", (width, width)), ("bert.pooler.dense.bias", (width,))):
         if name not in tensors:

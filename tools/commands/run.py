@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
         with _set(parameters, args.top_k):
             pipe = pipeline(args.task, model, **parameters)
         step = opened.enter_context(_bar(args.input, run.begun))
-        for now in run.work(records, inputs, lambda values: list(pipe(iter(values)))):
+        for now in run.work(records, inputs, lambda values: pipe(iter(values))):
             step(now)
     print(_summary(args, run), file=sys.stderr)
     return 0
