@@ -9,10 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import random
-import re
 from typing import TYPE_CHECKING
-
-from .pattern import strange_word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,12 +41,17 @@ MOST = 9999  # of an amount's whole part
 HELD = 7
 
 _AROUND = (
-    "{}", "{}", "{}", "on {}", "it is {}", "due {}", "paid: {}", "we agreed on {}", "{}, as you wrote",
-    "from now on {}", "the {odd} is {}", "{odd} {odd}: {}", "{} {odd} {odd} the {odd}", "{odd} {odd} {}",
-    "{odd} the {odd} {odd} {}", "{} was {odd}", "{}, {odd} {odd}", "{odd} {odd} {} {odd} {odd}", "{odd}, {odd}: {}",
-    "{odd} {}", "{} {odd}",
-)  # fmt: skip
-_ODD = re.compile(re.escape("{odd}"))
+    "{}",
+    "{}",
+    "{}",
+    "on {}",
+    "it is {}",
+    "due {}",
+    "paid: {}",
+    "we agreed on {}",
+    "{}, as you wrote",
+    "from now on {}",
+)
 _HELD_AROUND = (
     "the lease says {}",
     "{} was fixed by the court",
@@ -116,7 +118,7 @@ def held_out(n: int) -> list[tuple[str, str]]:
 
 
 def _around(rng: random.Random, sentences: tuple[str, ...], what: str) -> str:
-    text = _ODD.sub(lambda _: strange_word(rng), rng.choice(sentences)).replace("{}", what)
+    text = rng.choice(sentences).format(what)
     return text[:1].upper() + text[1:]
 
 
