@@ -266,7 +266,7 @@ def test_inspect_tells_both_stacks(two: Path, one: Path, capsys: pytest.CaptureF
     known = facts(two, Request(prune=PrunePlan(layers=(0,), encoder=PrunePlan(ffn={1: (0, 1)}))), receipt="plain")
     told = "\n".join(lines(known))
     assert "encoder: 4 layers of width 24" in told
-    assert "decoder: 1 layers of width 24" in told
+    assert "decoder: 1 layer of width 24" in told
     assert "encoder: layer 1: 4 heads on 4, feed-forward 2" in told
     assert "decoder: attention to the encoder: 4 heads" in told
     assert "biases by distance" in told

@@ -247,7 +247,7 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
     for python in _ADVISED:
         if python in args:
             option = f"--{python.replace('_', '-')}"
-            text = re.sub(rf"(?<![\w/.'\"-]){python}=('?)([\w,=]+)\1(?![\w/.=])", rf"{option} \2", text)
+            text = re.sub(rf"(?<![\w/.'\"-])(?<!--set ){python}=('?)([\w,=]+)\1(?![\w/.=])", rf"{option} \2", text)
     spelled = args.get("spelled")
     for first, name in spelled.items() if isinstance(spelled, dict) else ():
         text = re.sub(rf"(?<![\w-]){first}(?![\w-])", name, text)
