@@ -88,6 +88,7 @@ def test_an_error_begins_with_the_option_as_typed_and_is_2(
         (["inspect", "{demo}", "--max-context", "0"], "--max-context 0: expected a whole number"),
         (["inspect", "{demo}", "--plan", "/nowhere.json"], "--plan /nowhere.json: cannot be read"),
         (["inspect", "{demo}", "--revision", ""], "--revision '': expected a branch, a tag or a commit"),
+        (["quantize", "{demo}", "{text}"], "OUT: {text} exists; name a directory that is not there yet"),
         (["quantize", "{demo}", "out", "--revision", ""], "--revision '': expected a branch, a tag or a commit"),
         (["inspect", "{demo}", "--vocab-fallback", "-1"], "--vocab-fallback -1: expected 'unk', 'bytes'"),
         (["perplexity", "{text}", "--window", "2000000"], "--window 2000000: the model was made for 512"),
@@ -105,10 +106,13 @@ def test_of_two_names_the_one_that_was_typed(
     (tmp_path / "text").write_text("Once upon a time")
     places = {"demo": demo.path(), "text": tmp_path / "text"}
     assert cli.main([argument.format(**places) for argument in arguments]) == 2
-    assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {says}")
+    assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {says.format(**places)}")
 
 
-@pytest.mark.parametrize("arguments", [["quantize", "x", ""], ["perplexity", ""], ["prune", "x", ""]])
+@pytest.mark.parametrize("arguments", [
+    ["quantize", "x", ""], ["perplexity", ""], ["prune", "x", ""], ["inspect", ""], ["quantize", "", "x"],
+    ["prune", ""], ["generate", "x", "--model", ""], ["bench", "--model="],
+])  # fmt: skip
 def test_an_empty_path_is_not_the_working_directory(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
@@ -368,8 +372,8 @@ def test_what_was_read_to_rank_neurons_is_said_in_words_of_every_family(
 
 @pytest.mark.parametrize(("how", "says"), [
     (["--sweep", "--out", "file/x"], "'file/x': cannot be made (Not a directory)"),
-    (["file/x", *FLAP], "file is no directory)"),
-    (["there", *FLAP], "there exists; name a directory that is not there yet"),
+    (["file/x", *FLAP], "OUT: 'file/x': cannot be written ("),
+    (["there", *FLAP], "OUT: there exists; name a directory that is not there yet"),
     (["out", *FLAP, "--text", "empty"], "empty: too short: "),
     (["out", *FLAP, "--text", "lines", "--lines"], "lines: holds no line to read"),
     (["out", *FLAP, "--window", "9999999"], "--window 9999999: the model was made for 512, expected at most"),

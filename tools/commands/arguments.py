@@ -25,8 +25,10 @@ __all__ = [
     "add_quantize",
     "chosen",
     "config_of",
+    "given_model",
     "given_path",
     "load_model",
+    "new_place",
     "prune_of",
     "request_of",
     "size",
@@ -37,6 +39,7 @@ def add_model(parser: argparse.ArgumentParser, default: str = "the demo model th
     """Add `--model` and what says how it is read; `default`: what there is without one, in words."""
     parser.add_argument(
         "--model",
+        type=given_model,
         metavar="PATH_OR_HUB",
         help=f"a Hugging Face directory, or a hub name such as org/name (default: {default})",
     )
@@ -199,6 +202,23 @@ def given_path(text: str) -> Path:
         msg = "found an empty path"
         raise argparse.ArgumentTypeError(msg)
     return Path(text)
+
+
+def given_model(text: str) -> str:
+    """A directory or a hub name, for argparse."""
+    given_path(text)
+    return text
+
+
+def new_place(out: Path) -> Path:
+    """OUT, where it can be made. InputError, which names the argument."""
+    from ..export import check_new  # noqa: PLC0415 - help must not wait for it
+
+    try:
+        return check_new(out)
+    except InputError as e:
+        msg = f"OUT: {e}"
+        raise InputError(msg) from e
 
 
 class Size(int):

@@ -26,7 +26,7 @@ from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
 from ..bench.shared import GB, bytes_per_step, open_session, peak_memory, print_out, process_age, public_command
 from ..perplexity import check_predicts
-from .arguments import add_precision, add_prune, add_quantize, given_path, prune_of
+from .arguments import add_precision, add_prune, add_quantize, given_model, given_path, prune_of
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ ONCE = ("start_to_first_token_s", "peak_memory_bytes")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model that is included)"
+        "--model",
+        type=given_model,
+        metavar="PATH",
+        help="checkpoint directory or hub name (default: the demo model that is included)",
     )
     add_quantize(parser)
     add_prune(parser)

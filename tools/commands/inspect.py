@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...sizes import counted, format_bytes
 from ..streams import as_text
-from .arguments import add_precision, add_prune, add_quantize, request_of
+from .arguments import add_precision, add_prune, add_quantize, given_model, request_of
 from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ LEGEND = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("path", metavar="PATH_OR_HUB", help="a Hugging Face directory, or a hub name such as org/name")
+    where = "a Hugging Face directory, or a hub name such as org/name"
+    parser.add_argument("path", type=given_model, metavar="PATH_OR_HUB", help=where)
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     parser.add_argument(
         *("--max-context", "--context"),
