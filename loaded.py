@@ -92,8 +92,7 @@ class Loaded:
         if self.config.seq2seq and call == "encode":
             msg = (
                 f"encode: {self.config.family} is an encoder-decoder, whose texts have no vector of their own; hidden "
-                "gives its encoder's rows, generate its answer, and load(prune='only=encoder') leaves an encoder, "
-                "which makes vectors"
+                "gives its encoder's rows, generate its answer, and what load(prune='only=encoder') leaves has vectors"
             )
             raise InputError(msg)
         if encoder != (self.config.decoder is None):

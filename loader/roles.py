@@ -17,6 +17,7 @@ decoder reads has the same roles, as a model of its own (`Config.encoding`).
 | labels   | model        | what it gives, where that is no vocabulary |
 | buckets  | model        | classes of distances                   |
 | biased   | model        | heads to whose scores a table adds     |
+| own_biased | attention  | the same, of a table of the layer's own |
 | distances | model       | rows of a table of query - key         |
 | taps     | model        | dimensions of the residual stream, each at every tap of a convolution |
 | source   | encoder      | dimensions of its residual stream      |
@@ -115,7 +116,7 @@ _ROWS = (
     Role("o", _A, "matrix", ("width", "heads"), "o", place="attn_out", writes=True),
     Role("pos_k", _A, "matrix", ("heads", "width"), "pos_k", always=False),
     Role("pos_q", _A, "matrix", ("kv_heads", "width"), "pos_q", always=False),
-    Role("own_bias", _A, "table", ("buckets", "biased"), "bias", always=False),
+    Role("own_bias", _A, "table", ("buckets", "own_biased"), "bias", always=False),
     Role("q_norm", _A, "norm", ("head",), "norm_q", always=False),
     Role("k_norm", _A, "norm", ("head",), "norm_k", always=False),
     Role("q_norm_whole", _A, "norm", ("heads",), "norm_q", always=False),

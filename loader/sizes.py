@@ -223,6 +223,7 @@ def axis_size(config: Config, axis: str, layer: int) -> int:
         "distances": 2 * config.stack.relative.n if config.stack.relative else 0,
         "taps": config.d_model * config.stack.convolution.taps if config.stack.convolution else 0,
         "biased": largest(config).n_heads if axis == "biased" else 0,
+        "own_biased": a.n_heads if a else 0,
         "head": a.d_head if a else 0,
         "heads": a.n_heads * a.d_head if a else 0,
         "kv_heads": a.n_kv_heads * a.d_head if a else 0,

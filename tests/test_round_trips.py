@@ -261,3 +261,51 @@ def test_heads_that_config_json_has_no_words_for_are_refused_by_name(family: str
     ):
         prune(tmp_path / "whole", tmp_path / "left", plan)
     assert not (tmp_path / "left").exists()
+
+
+@pytest.mark.parametrize(
+    "family", ["albert", pytest.param("electra", marks=pytest.mark.ci), pytest.param("opt", marks=pytest.mark.ci)]
+)
+def test_a_share_of_the_width_where_the_embedding_has_its_own(family: str, tmp_path: Path) -> None:
+    """Dimensions into which nothing is written go first: rows of zeros in what turns the embedding, in o and down."""
+    torch.manual_seed(0)
+    config = config_of(family)
+    if family == "opt":
+        config.word_embed_proj_dim, config.do_layer_norm_before = 12, False
+    auto = getattr(transformers, f"AutoModelFor{kind_of(family)}")
+    model, gone = auto.from_config(config), list(range(1, 32, 2))
+    writers = (
+        "project_in",
+        "embedding_hidden_mapping_in",
+        "embeddings_project",
+        "attention.dense",
+        "attention.output.dense",
+    )
+    writers += ("ffn_output", "output.dense", "out_proj", "fc2", "embed_positions")
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(torch.randn_like(p) * 0.3 + (p if p.dim() == 1 else 0))
+            if name.rpartition(".")[0].endswith(writers):
+                p[(..., gone) if "embed_positions" in name else gone] = 0
+    model.save_pretrained(tmp_path / "whole")
+    with miaotui.load(tmp_path / "whole", prune="width=0.5") as cut:
+        assert cut.config.d_model == 16
+        assert np.isfinite(cut.logits(SOURCE)).all()
+        with open_model(tmp_path / "whole") as opened:
+            assert prepare(opened, Request(prune="width=0.5")).prune.width == tuple(range(0, 32, 2))
+    with pytest.raises(PlanError, match="a head's width is the model's divided by the heads"):
+        prune(tmp_path / "whole", tmp_path / "left", "width=0.5")
+
+
+@pytest.mark.ci  # 4 s
+def test_heads_of_single_layers_of_umt5_are_written(tmp_path: Path) -> None:
+    """Each of its layers has a table of distances of its own, which has as many columns as the layer heads."""
+    made("umt5", tmp_path / "whole")
+    plan = "drop-heads=1:0,1; encoder-drop-heads=0:1+2:0,3"
+    prune(tmp_path / "whole", tmp_path / "left", plan)
+    with miaotui.load(tmp_path / "whole", prune=plan) as cut, miaotui.load(tmp_path / "left") as left:
+        assert cut.config == left.config
+        assert cut.logits(SOURCE, decoder_ids=TARGET).tobytes() == left.logits(SOURCE, decoder_ids=TARGET).tobytes()
+        tables = {e.weight: e.shape for e in left.receipt.entries if e.weight.endswith("own_bias")}
+        assert [tables[f"layers.{i}.own_bias"][1] for i in range(4)] == [4, 2, 4, 4]
+        assert [tables[f"encoder.layers.{i}.own_bias"][1] for i in range(4)] == [3, 4, 2, 4]

@@ -82,12 +82,14 @@ class Cut:
             taps = self.before.stack.convolution.taps if self.before.stack.convolution else 1
             return spread(self.kept("width", layer), taps)
         indices: Indices | None = None
+        whole = ((0, axis_size(self.before, axis, layer)),)
+        axis = axis.removeprefix("own_")
         if axis in ("vocab", "width", "source"):
             indices = getattr(self, WIDTH if axis == "source" else axis)
         elif axis in OF_LAYER:
             indices = getattr(self, axis).get(layer)
         if indices is None:
-            return ((0, axis_size(self.before, axis, layer)),)
+            return whole
         return spread(as_ranges(indices), d_head(self.before) if axis.endswith("heads") else 1)
 
     def zeros(self, role: str, layer: int = 0) -> Pattern | None:

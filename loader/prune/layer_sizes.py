@@ -183,6 +183,8 @@ def _overridden(of: object, whole: LayerSizes, spelling: Mapping[str, str], wher
             msg = f"{where}: {key} is {quote(value)}; expected an integer of at least 1"
             raise ConfigError(msg)
         sizes[ours[key]] = value
+    if "n_kv_heads" not in spelling:
+        sizes["n_kv_heads"] = sizes["n_heads"]
     if sizes["n_heads"] % sizes["n_kv_heads"]:
         msg = f"{where}: {sizes['n_heads']} heads are no multiple of {sizes['n_kv_heads']} key/value heads"
         raise ConfigError(msg)

@@ -64,7 +64,10 @@ def weightiest_dimensions(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePla
         written, read = (a + b for a, b in zip((written, read), _of_stack(load.encoder, checkpoint), strict=True))
         crossing = [roles[role] for roles in load.layers for role in SOURCE if role in roles]
         read += _read(load.encoder.model.get("norm"), crossing, checkpoint)
-    read += _read(model.get("norm"), [model.get("head", model["embed"])], checkpoint)
+    heads = [model.get("head", model["embed"]), *(model[role] for role in ("head_dense",) if role in model)]
+    width = load.config.d_model  # of an embedding of its own width, what turns the stream into that reads it
+    readers = [source for source in heads if source.shape[-1] == width][:1]
+    read += _read(model.get("norm"), readers, checkpoint)
     there = as_indices(load.cut.kept("width", 0)).tolist()
     kept = tuple(there[j] for j in best_dimensions(written * read, ratio, load.config))
     note = f"{ratio:g} of the width by magnitude: every matrix of what is kept was read to rank its dimensions"
@@ -75,8 +78,11 @@ def _of_stack(load: LoadPlan, checkpoint: Checkpoint) -> tuple[F64, F64]:
     """`written` and `read` of a stack, up to its last layer."""
     model, (written, read) = load.model, (np.zeros(load.config.d_model) for _ in range(2))
     for name in (role.name for role in ROLES.values() if role.writes and not role.sublayer):
-        if name in model:
+        if name in model and model[name].shape[-1] == load.config.d_model:
             written += squares(model[name], checkpoint, by_column=True) / model[name].shape[0]
+    if "embed_project" in model:  # of what an embedding of its own width holds on average
+        embed = squares(model["embed"], checkpoint, by_column=True).sum() / model["embed"].shape[0]
+        written += squares(model["embed_project"], checkpoint) * embed / model["embed"].shape[1]
     written += squares(model["convolution"], checkpoint) if "convolution" in model else 0.0
     for roles in load.layers:
         others = [key for key in roles if ROLES[role_of(key)].sublayer == EXPERTS]
