@@ -35,7 +35,7 @@ def test_the_page_s_python_runs(
     printed = capsys.readouterr().out
     assert "text-classification ('negative', 'neutral', 'positive')" in printed
     assert "\n1000\n" in printed
-    assert "(1, 6, 32)" in printed
+    assert "(1, 5, 32)" in printed
 
 
 def test_the_table_has_every_task_with_its_other_names() -> None:
