@@ -141,6 +141,7 @@ def test_a_list_of_named_templates(tmp_path):
         (["hi"], {}, r"messages: number 0 \(counted from 0\) is 'hi'"),
         (HI, {"documents": ["x"]}, "documents: "),
         (HI, {"tools": ["x"]}, "tools: str found"),
+        (HI, {"tools": {"name": "f"}}, "tools: .* found, expected a list"),
         (HI, {"return_tensors": "np"}, "return_tensors: apply_chat_template returns a list of ids"),
         (HI, {"add_generation_prompt": True, "continue_final_message": True}, "exclude each other"),
         ([{"role": "user"}], {"continue_final_message": True}, "the last message has no 'content'"),

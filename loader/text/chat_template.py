@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ...errors import BackendError, InputError, MiaotuiError, TokenizerError, shown
 from ...handlers import raised_in_handler
+from ...runtime.memory import memory_named
 from ..files import printable
 from .chat_messages import as_documents, as_messages, cut_at_mark, marked, plain
 from .meter import Meter, SpentError, metered, size
 from .template_files import DEFAULT, MAX_TEMPLATE
-from .tool_schema import as_tool
+from .tool_schema import as_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -130,7 +131,7 @@ class Chats:
             **self.special_tokens,
             **plain(variables),
             "messages": plain_messages,
-            "tools": None if tools is None else plain([as_tool(tool) for tool in tools]),
+            "tools": None if tools is None else plain(as_tools(tools)),
             "documents": as_documents(documents),
             "add_generation_prompt": bool(add_generation_prompt),
         }
@@ -186,12 +187,12 @@ def _rendered(template: str, where: str, given: dict[str, Any], now: Callable[[s
     given["strftime_now"] = sandbox.dated(sandbox.strftime_now if now is None else now)
     pieces, total = list[str](), 0
     try:
-        with metered(Meter(len(template) + size(given, 2**40), SECONDS)) as meter:
+        with memory_named(where), metered(Meter(len(template) + size(given, 2**40), SECONDS)) as meter:
             for piece in ready.generate(given):
                 total += len(piece)
                 meter.room(total)
                 pieces.append(piece)
-    except MiaotuiError:
+    except (MiaotuiError, MemoryError):
         raise
     except Exception as e:
         raised_in_handler(e)
@@ -228,7 +229,7 @@ def _typed(e: Exception, where: str) -> MiaotuiError:
         return InputError(f"messages: the chat template refuses them: {printable(e)}")
     if name == "SecurityError":
         return TokenizerError(f"{where}: asks for what no template may have: {printable(e)}")
-    if isinstance(e, SpentError | OverflowError | RecursionError | MemoryError):
+    if isinstance(e, SpentError | OverflowError | RecursionError):
         what = "it nests too deep" if isinstance(e, RecursionError) else printable(e) or name
         return TokenizerError(f"{where}: was stopped: {what}; it is damaged, or was made to do harm")
     return InputError(

@@ -10,15 +10,16 @@ import inspect
 import json
 import re
 import types
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from ...errors import InputError
+from ...errors import InputError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-__all__ = ["as_tool"]
+__all__ = ["as_tool", "as_tools"]
 
 _DESCRIPTION = re.compile(r"^(.*?)[\n\s]*(Args:|Returns:|Raises:|\Z)", re.DOTALL)
 _ARGS = re.compile(r"\n\s*Args:\n(.*?)[\n\s]*(Returns:|Raises:|\Z)", re.DOTALL)
@@ -33,6 +34,14 @@ _CHOICES = re.compile(r"\(choices:\s*(.*?)\)\s*$", re.IGNORECASE)
 _SCALARS: dict[object, str] = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 _PLAIN: dict[object, str] = {**_SCALARS, list: "array", tuple: "array", dict: "object"}
 _PAIR = 2  # of dict[K, V]
+
+
+def as_tools(tools: object) -> list[dict[str, Any]]:
+    """The schemas of several tools. Errors: `InputError`."""
+    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
+        msg = f"tools: {shown(tools)} found, expected a list of JSON schemas or functions"
+        raise InputError(msg)
+    return [as_tool(tool) for tool in tools]
 
 
 def as_tool(tool: object) -> dict[str, Any]:

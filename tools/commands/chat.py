@@ -127,9 +127,11 @@ def _answer(talk: Conversation, text: str, parameters: dict[str, object], args: 
                 shown = last.text or shown
     except KeyboardInterrupt:
         print("(stopped)", file=sys.stderr)
-    finally:
-        sys.stdout.write("" if shown.endswith("\n") else "\n")
-        sys.stdout.flush()
+    except MiaotuiError:
+        sys.stdout.write("\n" if shown else "")  # the error belongs on its own line
+        raise
+    sys.stdout.write("" if shown.endswith("\n") else "\n")
+    sys.stdout.flush()
     if args.stats and last is not None and last.timings is not None:
         t = last.timings
         seed = "" if last.seed is None else f", seed {last.seed}"
