@@ -417,3 +417,37 @@ def test_zero_shot_chooses_among_the_classes_of_the_file(tmp_path: Path) -> None
     metrics = metrics_of("zero-shot-classification", "--hypothesis-template", how, data=data, model=model)
     again = sum(a == b for a, b in zip(told, classes, strict=False))
     assert metrics["accuracy"] == pytest.approx((4 + again) / 7)
+
+
+# made texts, by a pipeline that stands in for one
+
+
+@pytest.mark.parametrize(
+    ("task", "result", "words", "given"),
+    [
+        ("summarization", [{"summary_text": "a red ball"}], [], {"truncation": True}),
+        ("translation", {"translation_text": "a red ball"}, ["--tgt-lang", "fra_Latn"], {"tgt_lang": "fra_Latn"}),
+        ("text2text-generation", {"generated_text": "a red ball"}, ["--max-new-tokens", "8"], {"max_new_tokens": 8}),
+        ("text-generation", [{"generated_text": "a red ball"}], [], {"do_sample": False, "return_full_text": False}),
+    ],
+)
+def test_made_texts_in_the_forms_of_their_pipelines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, result: object, words: list[str], given: dict[str, Any]
+) -> None:
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score_rs")
+    asked: list[Any] = []
+
+    def pipe(items: Iterator[str], **parameters: object) -> Iterator[object]:
+        asked.append(parameters)
+        for item in items:
+            asked.append(item)
+            yield result
+
+    monkeypatch.setattr("miaotui.tools.evaluate.answers.pipeline", lambda name, _: pipe if name == task else None)
+    data = written(tmp_path / "a.jsonl", {"source": "x", "target": "a red ball"}, {"source": "y", "target": "a ball"})
+    metrics = metrics_of(task, *words, data=data, model=demo.path())
+    assert given.items() <= asked[0].items()
+    assert asked[1:] == ["x", "y"]
+    assert metrics["exact_match"] == 50
+    assert metrics["rouge1"] == pytest.approx(100 * (1 + 0.8) / 2)
