@@ -33,8 +33,8 @@ ABOUT = (
     "all encoders, and keeps the head for it (`fill-mask`)."
 )
 N_CONTEXT = 64
-GUESSES = Fit(steps=700, rows=24, rate=1.5e-3)
-HOW = Fit(steps=500, rows=36, rate=1e-3)
+GUESSES = Fit(steps=2500, rows=24, rate=1e-3)
+HOW = Fit(steps=800, rows=36)
 WIDTH = 64
 HIDDEN = 0.15  # share of tokens that are guessed
 WARMTH = 0.05  # what cosines are divided by before the softmax

@@ -114,3 +114,4 @@ def write_model(model: PreTrainedModel, directory: Path) -> None:
     import torch  # noqa: PLC0415 - of the extra `dev`
 
     model.eval().to(torch.bfloat16).save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)  # as other files of a package
