@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("WHERE", "DIR"),
         help="tensorboard DIR: add the metrics to DIR, where a run is a step, for TensorBoard",
     )
-    add_model(parser)
+    add_model(parser, "the included model that does the task")
     add_limits(parser)
 
 
@@ -140,6 +140,10 @@ def main(args: argparse.Namespace) -> int:
     from ..evaluate.report import table  # noqa: PLC0415 - as above
     from ..evaluate.swap import read_swap  # noqa: PLC0415 - as above
 
+    if args.model is None:
+        from ..evaluate.answers import included  # noqa: PLC0415 - as above
+
+        args.model = included(args.task)
     data = read(args.data, args.task, args.format, args.columns)
     swap = None if args.swap is None else read_swap(args.swap)
     examples: list[Example] = data.examples if args.sample is None else drawn(data.examples, args.sample, args.seed)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from ..pipelines.make import pipeline
+from ..pipelines.make import ROOT, pipeline
+from ..pipelines.registry import task_of
 from . import scoring
 from .examples import Labelled, Question
 from .labels import as_the_model_s
@@ -22,10 +23,24 @@ if TYPE_CHECKING:
     from .measured import Outcome
     from .tasks import Settings, Task
 
-__all__ = ["fitted", "of_model"]
+__all__ = ["fitted", "included", "of_model"]
 
 #: How a pipeline says which item an error is about.
 _ITEM = re.compile(r"\(item (\d+) of the input, counted from 0\)")
+
+
+def included(task: str) -> str | None:
+    """The directory of the included model that does a task; None: the included language model does.
+
+    Errors: `InputError` where no included model does it.
+    """
+    if task in ("perplexity", "multiple-choice"):
+        return None
+    demo = task_of(task)[0].demo
+    if demo is None:
+        msg = f"--model: not given, and no included model does {task}; give a directory or a hub name"
+        raise InputError(msg)
+    return str(ROOT / demo)
 
 
 def fitted(
