@@ -45,13 +45,13 @@ class Task:
 
 
 TASKS = (
-    Task("text-classification", TextClassification, ("sentiment-analysis",), demo="tools/demo/models/sentiment"),
-    Task("token-classification", TokenClassification, ("ner",), demo="tools/demo/models/entities"),
-    Task("question-answering", QuestionAnswering, demo="tools/demo/models/answers"),
-    Task("fill-mask", FillMask, demo="tools/demo/models/encoder"),
-    Task("feature-extraction", FeatureExtraction, demo="tools/demo/models/encoder"),
+    Task("text-classification", TextClassification, ("sentiment-analysis",)),
+    Task("token-classification", TokenClassification, ("ner",)),
+    Task("question-answering", QuestionAnswering),
+    Task("fill-mask", FillMask),
+    Task("feature-extraction", FeatureExtraction),
     Task("zero-shot-classification", ZeroShotClassification),
-    Task("sentence-similarity", SentenceSimilarity, demo="tools/demo/models/encoder"),
+    Task("sentence-similarity", SentenceSimilarity),
     Task("text-ranking", TextRanking, ("rerank",)),
     Task("text-generation", TextGeneration),
     Task("text2text-generation", Text2TextGeneration),
