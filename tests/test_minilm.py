@@ -70,6 +70,14 @@ def similarities(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @pytest.mark.soak("minilm")
+def test_similarity_is_the_cosine_of_the_vectors_of_transformers(directory: Path, sentences: list[str]) -> None:
+    theirs = vectors_of_transformers(directory, sentences[:20]).astype(np.float64)
+    with miaotui.pipeline("sentence-similarity", directory) as pipe:
+        ours = pipe({"source_sentence": sentences[0], "sentences": sentences[1:20]})
+    assert np.abs(np.array(ours) - theirs[1:] @ theirs[0]).max() <= 1e-5
+
+
+@pytest.mark.soak("minilm")
 def test_sentences_have_the_vectors_of_transformers_and_rank_alike(directory: Path, sentences: list[str]) -> None:
     assert len(sentences) == 2 * N_PAIRS
     theirs = vectors_of_transformers(directory, sentences)

@@ -52,7 +52,11 @@ def compare(case: Case, wanted: list[Any], folder: Path) -> None:
                 same(stored_form(pipe(*args, **keywords)), theirs, f"{case.task} {args} {keywords}")
 
 
-@pytest.mark.parametrize("n", range(len(CASES)), ids=[f"{c.kind}-{c.task}-{len(c.labels)}" for c in CASES])
+IDS = [f"{case.kind}-{case.task}-{len(case.labels)}" for case in CASES]
+SLOW = [() if case.kind == "bert" else pytest.mark.ci for case in CASES]  # 5 s together
+
+
+@pytest.mark.parametrize("n", [pytest.param(n, marks=SLOW[n], id=IDS[n]) for n in range(len(CASES))])
 def test_outputs_are_those_of_transformers(n: int, tmp_path: Path) -> None:
     compare(CASES[n], STORED["outputs"][n], tmp_path)
 

@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .base import Pipeline
+    from .feature_extraction import FeatureExtraction
+    from .fill_mask import FillMask
+    from .question_answering import QuestionAnswering
     from .registry import Task
+    from .sentence_similarity import SentenceSimilarity
     from .text_classification import TextClassification
+    from .text_ranking import TextRanking
+    from .token_classification import TokenClassification
+    from .zero_shot_classification import ZeroShotClassification
+
+    Given = str | Path | Model | None
 
 __all__ = ["pipeline"]
 
@@ -26,13 +35,29 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @overload
 def pipeline(
-    task: Literal["text-classification", "sentiment-analysis"],
-    model: str | Path | Model | None = None,
-    **options: object,
+    task: Literal["text-classification", "sentiment-analysis"], model: Given = None, **options: object
 ) -> TextClassification: ...
 @overload
-def pipeline(task: str | None = None, model: str | Path | Model | None = None, **options: object) -> Pipeline: ...
-def pipeline(task: str | None = None, model: str | Path | Model | None = None, **options: object) -> Pipeline:
+def pipeline(
+    task: Literal["token-classification", "ner"], model: Given = None, **options: object
+) -> TokenClassification: ...
+@overload
+def pipeline(task: Literal["question-answering"], model: Given = None, **options: object) -> QuestionAnswering: ...
+@overload
+def pipeline(task: Literal["fill-mask"], model: Given = None, **options: object) -> FillMask: ...
+@overload
+def pipeline(task: Literal["feature-extraction"], model: Given = None, **options: object) -> FeatureExtraction: ...
+@overload
+def pipeline(
+    task: Literal["zero-shot-classification"], model: Given = None, **options: object
+) -> ZeroShotClassification: ...
+@overload
+def pipeline(task: Literal["sentence-similarity"], model: Given = None, **options: object) -> SentenceSimilarity: ...
+@overload
+def pipeline(task: Literal["text-ranking", "rerank"], model: Given = None, **options: object) -> TextRanking: ...
+@overload
+def pipeline(task: str | None = None, model: Given = None, **options: object) -> Pipeline: ...
+def pipeline(task: str | None = None, model: Given = None, **options: object) -> Pipeline:
     """Do a task with a model: `pipeline("sentiment-analysis", "path/or/hub-name")("We liked it.")`.
 
     `task`: one of docs/pipelines.md, by default what the model's class is made for. `model`: a directory, a hub name,

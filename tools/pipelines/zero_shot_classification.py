@@ -71,7 +71,8 @@ class ZeroShotClassification(EncoderPipeline):
         if labels is None:
             return options
         if not isinstance(labels, list | tuple) or not labels or not all(isinstance(label, str) for label in labels):
-            msg = f"candidate_labels={shown(options['candidate_labels'])}: expected one label at least: a list, or a text with commas"
+            said = shown(options["candidate_labels"])
+            msg = f"candidate_labels={said}: expected one label at least: a list, or a text with commas"
             raise InputError(msg)
         return options | {"candidate_labels": list(labels), "hypotheses": [_put(template, label) for label in labels]}
 
