@@ -33,6 +33,7 @@ def test_sentences_of_a_text() -> None:
         sentences(TEXT, 4)
 
 
+@pytest.mark.ci  # 8 s
 def test_an_encoder_gets_a_head_and_our_side_labels_by_it(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
