@@ -43,7 +43,7 @@ class Task:
 
 
 TASKS = (
-    Task("text-classification", TextClassification, ("sentiment-analysis",)),
+    Task("text-classification", TextClassification, ("sentiment-analysis",), demo="tools/demo/models/sentiment"),
     Task("token-classification", TokenClassification, ("ner",)),
     Task("question-answering", QuestionAnswering),
     Task("fill-mask", FillMask),
