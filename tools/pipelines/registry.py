@@ -45,7 +45,7 @@ class Task:
 
 
 TASKS = (
-    Task("text-classification", TextClassification, ("sentiment-analysis",)),
+    Task("text-classification", TextClassification, ("sentiment-analysis",), demo="tools/demo/models/sentiment"),
     Task("token-classification", TokenClassification, ("ner",)),
     Task("question-answering", QuestionAnswering),
     Task("fill-mask", FillMask),
