@@ -326,16 +326,28 @@ def test_the_command_says_what_is_wrong(story, capsys):
     assert "/save: needs a file's name" in err
 
 
+#: As a shell starts it: where tests run in the background, SIGINT is ignored, and inherited so. An answer takes 8 s.
+IN_THE_FOREGROUND = """
+import signal, sys, time
+from miaotui.tools import cli
+from miaotui.tools.conversation import Conversation
+signal.signal(signal.SIGINT, signal.default_int_handler)
+reply = Conversation.reply
+def slowly(*a, **how):
+    for token in reply(*a, **how):
+        yield token
+        time.sleep(0.02)
+Conversation.reply = slowly
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.ci  # 10 s: a terminal
 def test_ctrl_c_stops_an_answer_and_not_the_program(story):
     """In a terminal: an endless answer is stopped, an empty prompt survives, the next message is answered, ^D ends."""
     main, end = pty.openpty()
     arguments = ("chat", "--model", str(story), "--max-new-tokens", "400", "--temperature", "3", "--seed", "1")
-    # as a shell in the foreground starts it: where tests run in the background, SIGINT is ignored and inherited so
-    begun = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from miaotui.tools import cli"
-    )
-    command = (sys.executable, "-c", f"{begun}; sys.exit(cli.main(sys.argv[1:]))", *arguments)
+    command = (sys.executable, "-c", IN_THE_FOREGROUND, *arguments)
     process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, start_new_session=True, close_fds=True)
     os.close(end)
     said = ""
