@@ -45,9 +45,6 @@ BOTH = {
 def check_same(left: Mapping[str, Any], config: Config) -> None:
     """Read `left` back. PlanError: it is another model's than `config`'s."""
     cannot = f"this plan cannot be written as a {config.family} checkpoint"
-    if _heads_differ(config) or (config.seq2seq and _heads_differ(config.encoding)):
-        msg = f"{cannot}: {_one_number('n_heads', config)}. It can be used while loading"
-        raise PlanError(msg)
     try:
         again = resolve_config(dict(left), "the exported config.json").config
     except ConfigError as e:
@@ -62,6 +59,8 @@ def check_same(left: Mapping[str, Any], config: Config) -> None:
         why = next((WHY[name] for name in WHY if name in other), f"{name} would be {value}")
         if config.seq2seq and name in BOTH:
             why = _one_number(name, config)
+        elif "bias_heads" in other and (_heads_differ(config) or (config.seq2seq and _heads_differ(config.encoding))):
+            why = _one_number("n_heads", config)
         msg = f"{cannot}: {why}. It can be used while loading"
         raise PlanError(msg)
 
