@@ -21,15 +21,20 @@ if TYPE_CHECKING:
     from .loader.prune.plan import PrunePlan
     from .model import Model, load
     from .runtime.generate import GenerateParams, Generation, Timings, Token
-    from .runtime.parameters import GenerateKwargs
+    from .runtime.parameters import ChatKwargs, GenerateKwargs
     from .runtime.sampling import SamplingParams
     from .runtime.sequence import Sequence
     from .runtime.spec import Config
+    from .tools.cross_encoder import CrossEncoder
+    from .tools.embedder import SentenceEncoder
+    from .tools.pipelines.make import pipeline
 
     __version__: str
 
 __all__ = [
+    "ChatKwargs",
     "Config",
+    "CrossEncoder",
     "GenerateKwargs",
     "GenerateParams",
     "Generation",
@@ -38,17 +43,21 @@ __all__ = [
     "Model",
     "PrunePlan",
     "SamplingParams",
+    "SentenceEncoder",
     "Sequence",
     "Timings",
     "Token",
     "__version__",
     "errors",
     "load",
+    "pipeline",
 ]
 
 #: Name -> the module that defines it; "" where the name is the module.
 _HOMES = {
+    "ChatKwargs": ".runtime.parameters",
     "Config": ".runtime.spec",
+    "CrossEncoder": ".tools.cross_encoder",
     "GenerateKwargs": ".runtime.parameters",
     "GenerateParams": ".runtime.generate",
     "Generation": ".runtime.generate",
@@ -57,11 +66,13 @@ _HOMES = {
     "Model": ".model",
     "PrunePlan": ".loader.prune.plan",
     "SamplingParams": ".runtime.sampling",
+    "SentenceEncoder": ".tools.embedder",
     "Sequence": ".runtime.sequence",
     "Timings": ".runtime.generate",
     "Token": ".runtime.generate",
     "errors": "",
     "load": ".model",
+    "pipeline": ".tools.pipelines.make",
 }
 
 

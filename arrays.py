@@ -44,7 +44,7 @@ class Arrays(Loaded):
             self._no_types(token_types)
             return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids, "ids"))
         if decoder_ids is not None:
-            msg = f"decoder_ids: {self.config.family} is no encoder-decoder; leave them out"
+            msg = f"decoder_ids: {self.config.family} is not an encoder-decoder; leave them out"
             raise InputError(msg)
         if self.config.decoder is None:
             return next(scored(self._session, self.config, [self._whole(ids, token_types)]))
@@ -86,10 +86,10 @@ class Arrays(Loaded):
         if self.config.seq2seq:
             msg = f"last_logits: {self.config.family} is an encoder-decoder; use logits(ids, decoder_ids=...)"
             raise InputError(msg)
-        if isinstance(sequences, np.ndarray):
-            sequences = list(sequences) if sequences.ndim else None
-        if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
-            msg = f"sequences: {type(sequences).__name__} found, expected several sequences of token ids"
+        scalar = isinstance(sequences, np.ndarray) and not sequences.ndim  # an Iterable that cannot be iterated
+        if scalar or isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
+            kind = "an array of no dimensions" if scalar else type(sequences).__name__
+            msg = f"sequences: {kind} found, expected several sequences of token ids"
             raise InputError(msg)
         return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])
 
@@ -115,9 +115,7 @@ class Arrays(Loaded):
         is 1 again with `normalize=True`.
         Errors: `InputError`, `TokenizerError`, `ConfigError`.
         """
-        if self.config.decoder is None or self.config.seq2seq or not self._sentence.said:
-            self._check_kind("encode", encoder=True)
-        return self._vectors.of(
+        return self.vectors.of(
             texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize, truncate_dim=truncate_dim
         )
 
@@ -132,18 +130,24 @@ class Arrays(Loaded):
         """
         if self.config.head is None or self.config.head.kind != "classes":
             instead = "encode or hidden" if self.config.decoder is None else "logits, or last_logits for many prompts"
-            msg = f"predict: this {self.config.family} model is no classifier of texts (architectures in config.json)"
+            msg = (
+                f"predict: this {self.config.family} model is not a classifier of texts (architectures in config.json)"
+            )
             msg += f"; use {instead}"
             raise InputError(msg)
-        return self._pairs.of(pairs)
+        return self.pairs.of(pairs)
 
     @once
-    def _pairs(self) -> Pairs:
+    def pairs(self) -> Pairs:
+        """What `predict` asks. Errors: `InputError` for a model that is no classifier of texts, `ConfigError`."""
         act = pair_activation(self._opened.raw, str(self._opened.directory / "config.json"), len(self.config.labels))
         return Pairs(self._session, self.tokenizer, self.config, act)
 
     @once
-    def _vectors(self) -> Vectors:
+    def vectors(self) -> Vectors:
+        """What `encode` asks, with what the directory says of it (`how`). Errors: as `encode`'s."""
+        if self.config.decoder is None or self.config.seq2seq or not self._sentence.said:
+            self._check_kind("encode", encoder=True)
         return Vectors(self._session, self.tokenizer, self._sentence)
 
     @once

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .errors import InputError, shown
+from .loader.text.pieces import Cutting
 from .runtime.encoding import Whole, encoded, fed, scored
 from .runtime.floats import usual_floats
 from .runtime.memory import float_rows
@@ -17,7 +20,6 @@ from .runtime.tasks.pooling import normalized, pool
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .loader.sentence import Sentence
@@ -29,13 +31,16 @@ __all__ = ["Pairs", "Vectors"]
 
 
 class Vectors:
-    """What `Model.encode` needs of a model: its passes, its tokenizer, and how its directory pools."""
+    """What `Model.encode` needs of a model: its passes, its tokenizer, and how its directory pools.
+
+    `width`: of a vector, if nobody asks for less or more; `max_tokens`: of a text, which is cut there.
+    """
 
     def __init__(self, session: Session, tokenizer: Tokenizer, sentence: Sentence) -> None:
         """`sentence`: of `loader.sentence`."""
-        self._session, self._tokenizer, self._how = session, tokenizer, sentence
-        self.width = sentence.width
-        self.max_tokens = min(sentence.max_tokens or session.n_context, session.n_context)
+        self._session, self._tokenizer, self.how = session, tokenizer, sentence
+        self.width = min(sentence.width, sentence.truncate_dim or sentence.width)
+        self.max_tokens = min(sentence.max_tokens or tokenizer.max_tokens or session.n_context, session.n_context)
 
     def of(
         self,
@@ -65,11 +70,18 @@ class Vectors:
             row[:] = vector
         return out
 
+    def tokens(self, texts: Iterable[Any], prompt: str = "") -> Iterator[NDArray[np.float32]]:
+        """What leaves the last layer for each text after a prompt, float32 [its tokens, d_model], in order."""
+        wholes = (self._whole(prompt, text) for text in texts)
+        if self._session.program.encoding is None:
+            return fed(self._session, wholes, np.copy, last=False)
+        return encoded(self._session, wholes, np.copy)
+
     def _width(self, wanted: int | None) -> int:
         if wanted is None:
             return self.width
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= self.width:
-            msg = f"truncate_dim={shown(wanted)}: expected a whole number from 1 to {self.width}"
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= self.how.width:
+            msg = f"truncate_dim={shown(wanted)}: expected a whole number from 1 to {self.how.width}"
             raise InputError(msg)
         return wanted
 
@@ -80,32 +92,32 @@ class Vectors:
             raise InputError(msg)
         if prompt is not None:
             return prompt
-        name = self._how.default_prompt if name is None else name
-        if name is not None and (not isinstance(name, str) or name not in self._how.prompts):
-            known = shown(list(self._how.prompts)) if self._how.prompts else "none; leave it out"
+        name = self.how.default_prompt if name is None else name
+        if name is not None and (not isinstance(name, str) or name not in self.how.prompts):
+            known = shown(list(self.how.prompts)) if self.how.prompts else "none; leave it out"
             msg = f"prompt_name={shown(name)}: expected one of this model's prompts: {known}"
             raise InputError(msg)
-        return "" if name is None else self._how.prompts[name]
+        return "" if name is None else self.how.prompts[name]
 
     def _each(
         self, texts: Iterable[Any], before: str, width: int, *, norm: bool | None
     ) -> Generator[NDArray[np.float32], None, None]:
         """A vector for each text, in order; texts are taken as passes need them."""
-        skipped = 0 if self._how.include_prompt else self._length(before)
-        steps = list(self._how.steps)
+        skipped = 0 if self.how.include_prompt else self._length(before)
+        steps = list(self.how.steps)
         while norm is False and steps and steps[-1] is None:
             steps.pop()
 
         @usual_floats()
         def vector(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-            pooled = pool(rows, self._how.modes, min(skipped, len(rows) - 1))
+            pooled = pool(rows, self.how.modes, min(skipped, len(rows) - 1))
             for step in steps:
                 pooled = normalized(pooled) if step is None else dense(pooled, step)
             return normalized(pooled[:width]) if norm else pooled[:width]
 
         wholes = (self._whole(before, text) for text in texts)
         if self._session.program.encoding is None:
-            return fed(self._session, wholes, vector, last=self._how.modes == ("lasttoken",))
+            return fed(self._session, wholes, vector, last=self.how.modes == ("lasttoken",))
         return encoded(self._session, wholes, vector)
 
     def _whole(self, before: str, text: object) -> Whole:
@@ -118,7 +130,7 @@ class Vectors:
     def _as_read(self, text: str) -> str:
         """A text after its prompt as sentence-transformers reads it: no spaces around it, perhaps in lower case."""
         bare = text.strip()
-        return bare.lower() if self._how.lower else bare
+        return bare.lower() if self.how.lower else bare
 
     def _length(self, before: str) -> int:
         """Tokens of a prompt, what frames a text before it among them."""
@@ -132,28 +144,37 @@ class Pairs:
         """`config`: of a classifier of texts."""
         self._session, self._tokenizer, self._config, self._act = session, tokenizer, config, act
 
-    def of(self, pairs: object) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
-        """As `Model.predict`."""
+    def of(
+        self, pairs: object, *, act: Act | None = None, max_tokens: int | None = None
+    ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
+        """As `Model.predict`; `act` in place of what config.json names, and longer pairs cut to `max_tokens`."""
         if isinstance(pairs, Iterator):
-            return VectorStream(self._each(pairs))
+            return VectorStream(self._each(pairs, act, max_tokens))
         if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes):
             msg = f"pairs: {shown(pairs)} found, expected several pairs of texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(pairs)
         out = float_rows(len(listed), len(self._config.labels), "scores")
-        for row, scores in zip(out, self._each(listed), strict=True):
+        for row, scores in zip(out, self._each(listed, act, max_tokens), strict=True):
             row[:] = scores
         return out[:, 0] if out.shape[1] == 1 else out
 
-    def _each(self, pairs: Iterable[Any]) -> Generator[NDArray[np.float32], None, None]:
-        through = usual_floats()(partial(activated, act=self._act))
-        yield from map(through, scored(self._session, self._config, (self._whole(pair) for pair in pairs)))
+    def _each(
+        self, pairs: Iterable[Any], act: Act | None, max_tokens: int | None
+    ) -> Generator[NDArray[np.float32], None, None]:
+        through = usual_floats()(partial(activated, act=self._act if act is None else act))
+        wholes = (self._whole(pair, max_tokens) for pair in pairs)
+        yield from map(through, scored(self._session, self._config, wholes))
 
-    def _whole(self, pair: object) -> Whole:
+    def _whole(self, pair: object, max_tokens: int | None) -> Whole:
         if not isinstance(pair, list | tuple) or [type(text) for text in pair] != [str, str]:
             msg = f"pairs: {shown(pair)} found, expected pairs of texts"
             raise InputError(msg)
-        return self._framed(*self._tokenizer.framed(pair[0].strip(), pair=pair[1].strip()))
+        a, b = pair[0].strip(), pair[1].strip()
+        if max_tokens is None:
+            return self._framed(*self._tokenizer.framed(a, pair=b))
+        [cut] = self._tokenizer.windows(a, b, cutting=Cutting(max_tokens, side=self._tokenizer.cut_side))
+        return self._framed(cut.ids, cut.types)
 
     def _framed(self, ids: list[int], types: list[int]) -> Whole:
         """A family without token types takes none, as its tokenizer gives them all the same."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from .errors import InputError
 from .loader.prune.receipt import hashed
@@ -13,6 +13,8 @@ from .runtime.sequence import Text
 from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .loader.prune.receipt import Receipt
     from .loader.text.tokenizer import Tokenizer
     from .prepare import Prepared
@@ -31,7 +33,7 @@ class Loaded:
     def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
         """Made by `load`."""
         self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
-        self.load_s, self._closed = load_s, False
+        self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)
         ids = self.config.bos_ids, self.config.eos_ids
@@ -43,6 +45,16 @@ class Loaded:
     def tokenizer(self) -> Tokenizer:
         """The directory's tokenizer, read at first use; its ids are the rows of a cut vocabulary. `TokenizerError`."""
         return self._tokenizing.tokenizer
+
+    @property
+    def config_json(self) -> Mapping[str, Any]:
+        """config.json as it was read, with the sizes that the tensors have: what it says of labels and tasks."""
+        return self._opened.raw
+
+    @property
+    def generation_json(self) -> Mapping[str, Any] | None:
+        """generation_config.json as it was read; None where there is none, and config.json may say the same."""
+        return self._opened.checkpoint.generation
 
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
@@ -121,10 +133,8 @@ class Loaded:
 
         Harmless when done twice, by several threads, or in a forked child.
         """
+        self._session.close(self._opened.close)
         self._closed = True
-        with self._session.lock:
-            self._session.close()
-            self._opened.close()
 
     def __del__(self) -> None:
         """Say that it was dropped open, as files do. Threads and memory go with the last sequence that uses them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .arrays import Arrays
 from .errors import InputError
@@ -17,7 +17,7 @@ from .prepare import prepare
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
 from .runtime.memory import memory_named, refused
-from .runtime.parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, spelled_out
+from .runtime.parameters import CHAT_NAMES, DEFAULT_NEW_TOKENS, ChatKwargs, GenerateKwargs, check_names, spelled_out
 from .runtime.searching import answers
 from .runtime.sequence import Sequence
 from .runtime.session import Session
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .loader.load_plan import LoadPlan
     from .loader.quantize import PackRows
+    from .loader.text.chat_messages import Messages
     from .prepare import Prepared
     from .runtime.backend import Backend
 
@@ -143,7 +144,11 @@ class Model(Arrays):
 
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
         """
-        self._check_kind("generate", encoder=False)
+        return self._sequence(source, "sequence")
+
+    def _sequence(self, source: Prompt | None, call: str) -> Sequence:
+        """As `sequence`; errors name the `call`."""
+        self._check_kind(call, encoder=False)
         if self.config.seq2seq == (source is None):
             what = "needs a" if source is None else "has no"
             msg = f"source: a sequence of {self.config.family} {what} source, a text or ids that an encoder reads"
@@ -151,27 +156,28 @@ class Model(Arrays):
             raise InputError(msg)
         return Sequence(self._session, self._text, source=None if source is None else self._source(source))
 
-    def _begun(self, prompt: Prompt, parameters: GenerateKwargs) -> tuple[Sequence, Prompt, GenerateKwargs]:
-        """A sequence, what it reads first, and the parameters that are left.
+    def _begun(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> tuple[Sequence, Prompt, GenerateKwargs]:
+        """A sequence, what it reads first, and the parameters that are left; errors name the `call`.
 
         It reads the prompt, or what begins an encoder-decoder's answer to it.
         """
         decoding = self.config.decoding
         if decoding is None:
+            sequence = self._sequence(None, call)
             if parameters.get(START) is not None:
-                msg = f"{START}: {self.config.family} is no encoder-decoder; leave it out"
+                msg = f"{START}: {self.config.family} is not an encoder-decoder; leave it out"
                 raise InputError(msg)
-            return self.sequence(), prompt, parameters
+            return sequence, prompt, parameters
         left = self._text.with_ids(parameters).copy()
         start = left.pop("decoder_start_token_id", None)
         first = [decoding.start] if start is None else check_ids([start], self.config.n_vocab, what=START)
-        return self.sequence(prompt), first, left
+        return self._sequence(prompt, call), first, left
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
     def stream(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Iterator[str]:
         """Return the answer's text in pieces as it comes. Parameters as in `generate`, checked at once."""
-        tokens = self.tokens(prompt, **parameters)
+        tokens = self._tokens(prompt, parameters, "stream")
         return Stream(t.text for t in tokens if t.text)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
@@ -186,7 +192,7 @@ class Model(Arrays):
         `repetition_penalty` above 1 makes tokens that already occur less likely. `stop_strings` (or `stop`):
         end before this text, or before one of several; `eos_token_id`: end with this id, or one of several, in
         place of the model's own; `ignore_eos`: go on where the model would end. `no_repeat_ngram_size`: no run of this
-        many ids comes twice, `encoder_no_repeat_ngram_size`: none of the prompt's comes; `bad_words_ids`: runs that
+        many ids comes twice; `encoder_no_repeat_ngram_size`: no such run of the prompt; `bad_words_ids`: runs that
         never come; `min_new_tokens`: ids before one that ends; `forced_bos_token_id`, `forced_eos_token_id`: an
         encoder-decoder's first id, and the last that fits; `decoder_start_token_id`: what it reads before them. These
         three take a token's text too: a translation's language, for instance.
@@ -194,7 +200,7 @@ class Model(Arrays):
         (`num_return_sequences`), by `length_penalty` and `early_stopping`. The prompt of an encoder-decoder is what its
         encoder reads. Errors: `InputError`.
         """
-        [answer] = self._answers([prompt], parameters)
+        [answer] = self._answers([prompt], parameters, "generate")
         return answer
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
@@ -208,16 +214,45 @@ class Model(Arrays):
         if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
             msg = f"prompts: {type(prompts).__name__} found, expected several prompts; generate answers one"
             raise InputError(msg)
-        return self._answers(prompts, parameters, numbered=True)
+        self._check_kind("generate_all", encoder=False)
+        return self._answers(prompts, parameters, "generate_all", numbered=True)
+
+    @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("chat")
+    def chat(self, messages: Messages, **parameters: Unpack[ChatKwargs]) -> Generation:
+        """Answer the last of several messages, dicts with `role` and `content`, by the directory's chat template.
+
+        Parameters as in `generate`, and as `tokenizer.apply_chat_template` has them: `tools`, `documents`,
+        `chat_template`, `strftime_now`, and in `template_variables` what else the template reads, such as
+        `enable_thinking`. `continue_final_message`: go on with the last message (default: where it is the assistant's).
+        Errors: `InputError`, `TokenizerError`; `BackendError`: jinja2 is not installed (the chat extra).
+        """
+        ids, left = self._chat_ids(messages, parameters)
+        return self.generate(ids, **left)
+
+    @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("chat_stream")
+    def chat_stream(self, messages: Messages, **parameters: Unpack[ChatKwargs]) -> Iterator[str]:
+        """As `chat`, in pieces as they come."""
+        ids, left = self._chat_ids(messages, parameters)
+        return self.stream(ids, **left)
+
+    def _chat_ids(self, messages: Messages, parameters: ChatKwargs) -> tuple[list[int], GenerateKwargs]:
+        """The prompt, and the parameters of its answer."""
+        check_names(parameters, ChatKwargs.__annotations__, "chat parameter")
+        self._check_kind("chat", encoder=False)
+        left: dict[str, Any] = dict(parameters)
+        how = {name: left.pop(name) for name in CHAT_NAMES if name in left}
+        return self.tokenizer.chat_ids(messages, **how), cast("GenerateKwargs", left)
 
     def _answers(
-        self, prompts: Iterable[Prompt], parameters: GenerateKwargs, *, numbered: bool = False
+        self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, numbered: bool = False
     ) -> list[Generation]:
         with ExitStack() as opened:
             asked = []
             for i, prompt in enumerate(prompts):
                 with _numbered(i if numbered else None):
-                    sequence, first, left = self._begun(prompt, parameters)
+                    sequence, first, left = self._begun(prompt, parameters, call)
                     asked.append(opened.enter_context(sequence).asked(first, left))
             return answers(self._session, asked)
 
@@ -225,7 +260,11 @@ class Model(Arrays):
     @memory_named("tokens")
     def tokens(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Iterator[Token]:
         """As `stream`, with ids, and with the last step finish reason, timings and seed."""
-        sequence, first, left = self._begun(prompt, parameters)
+        return self._tokens(prompt, parameters, "tokens")
+
+    def _tokens(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> Iterator[Token]:
+        """As `tokens`; errors name the `call`."""
+        sequence, first, left = self._begun(prompt, parameters, call)
         return Stream(_to_its_end(sequence, sequence.tokens(first, **left)))
 
 

@@ -193,7 +193,7 @@ def parse_json(data: bytes, where: str, error: type[MiaotuiError], *, constants:
 
     def constant(name: str) -> float:
         if not constants:
-            msg = f"{name} is no JSON number"
+            msg = f"{name} is not a JSON number"
             raise ValueError(msg)
         return float(name)
 

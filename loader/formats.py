@@ -18,7 +18,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         (".ggml", ".ggml.bin"),
         "a GGML file of llama.cpp or whisper.cpp",
-        "miaotui reads safetensors: get the original checkpoint, and round it with quantize= (int8, int4)",
+        "miaotui reads safetensors: get the original checkpoint, and round it to int8 or int4 while loading",
     ),
     (
         (".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"),
@@ -28,7 +28,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         (".gguf",),
         "a GGUF file of llama.cpp",
-        "miaotui reads safetensors: get the original checkpoint, and round it with quantize= (int8, int4)",
+        "miaotui reads safetensors: get the original checkpoint, and round it to int8 or int4 while loading",
     ),
     ((".h5", ".keras"), "TensorFlow weights", f"save it as safetensors with `{_LOAD.format(', from_tf=True')}`"),
     ((".msgpack",), "Flax weights", f"save it as safetensors with `{_LOAD.format(', from_flax=True')}`"),
@@ -95,6 +95,6 @@ def other_quantization(raw: Mapping[str, Any], tensors: Iterable[str], ours: str
     if what is None:
         return None
     return (
-        f"is quantised by {what} ({said}), which miaotui does not read: get the original checkpoint, and round it with "
-        "quantize= (int8, int4a or int4) or `miaotui quantize`"
+        f"is quantised by {what} ({said}), which miaotui does not read: get the original checkpoint, and round it "
+        "to int8, int4a or int4 while loading, or with `miaotui quantize`"
     )

@@ -204,7 +204,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
-_AGAIN = "the file is damaged or is no safetensors file: download it again"
+_AGAIN = "the file is damaged or is not a safetensors file: download it again"
 
 
 def _header_length(path: Path, size: int, start: bytes) -> int:

@@ -44,7 +44,7 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     path = as_path(name_or_path, "the checkpoint's path or hub name")
     text = str(name_or_path)
     if revision is not None and (not isinstance(revision, str) or not revision):
-        msg = f"revision must be a branch, a tag or a commit, found {quote(revision)}"
+        msg = f"revision={quote(revision)}: expected a branch, a tag or a commit"
         raise InputError(msg)
     with suppress(RuntimeError):  # no such user
         path = path.expanduser()

@@ -69,14 +69,19 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
     if wanted is None:
         return chosen
     words = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else [quote(wanted)]
+    named = set[str]()
     for word in sorted(words, key=lambda w: "=" in w):  # the general one first
-        role, _, dtype = word.rpartition("=")
-        if dtype not in (*QUANTIZED, "none") or (role and role not in MATRICES):
+        role, by_role, dtype = word.rpartition("=")
+        if dtype not in (*QUANTIZED, "none") or (by_role and role not in MATRICES):
             msg = (
                 f"quantize={quote(wanted)}: {quote(word)} is not understood; expected {', '.join(QUANTIZED)} or none "
                 f"for all matrices, and ROLE=int8 and so on for one of {', '.join(MATRICES)}, joined by commas"
             )
             raise PlanError(msg)
+        if role in named:
+            msg = f"quantize={quote(wanted)}: {quote(role) if role else 'all matrices'} named twice"
+            raise PlanError(msg)
+        named.add(role)
         chosen |= dict.fromkeys([role] if role else MATRICES, dtype)
     return {role: dtype for role, dtype in chosen.items() if dtype != "none"}
 

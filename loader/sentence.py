@@ -5,9 +5,9 @@
 | modules.json | the steps after the Transformer, in order: Pooling, then Dense, Normalize; another is refused by name |
 | 1_Pooling/config.json | how: cls, mean, max, lasttoken, weightedmean; several are put side by side (keys or names) |
 | 2_Dense/config.json | a product of the pooled vector, and an activation (`dense.py`); there may be several |
-| sentence_bert_config.json, or as it once was called | max_seq_length: tokens of a framed text; do_lower_case |
+| sentence_bert_config.json, or an older name | max_seq_length: tokens of a text, special ones too; do_lower_case |
 | tokenizer_config.json | model_max_length: the same where no max_seq_length is said (as of sentence-transformers 6) |
-| config_sentence_transformers.json | prompts, put before a text, and which is the default |
+| config_sentence_transformers.json | prompts, put before a text; truncate_dim; how vectors are compared |
 
 Without modules.json a text's vector is the mean of its tokens', as sentence-transformers takes it.
 """
@@ -20,6 +20,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
+from ..runtime.spec import SIMILARITIES
 from .dense import act_of, read_dense
 from .files import parse_json, quote, read_bytes, read_json_object
 from .paths import is_there
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ..runtime.spec import Act, Dense
+    from ..runtime.spec import Act, Dense, Similarity
 
 __all__ = ["MODES", "Sentence", "pair_activation", "read_sentence"]
 
@@ -60,7 +61,8 @@ class Sentence:
     """`modes`: kinds of pooling, side by side; `steps`: what follows it, None: to length 1; `width`: of the vectors.
 
     `max_tokens`: of a text, None: the model's; `include_prompt`: a prompt's tokens are pooled too; `lower`: texts are
-    put into lower case first; `said`: there is a modules.json.
+    put into lower case first; `said`: there is a modules.json; `truncate_dim`: dimensions that are kept, None: all;
+    `similarity`: how vectors are compared.
     """
 
     width: int
@@ -72,6 +74,8 @@ class Sentence:
     default_prompt: str | None = None
     include_prompt: bool = True
     lower: bool = False
+    truncate_dim: int | None = None
+    similarity: Similarity = "cosine"
 
 
 def read_sentence(directory: Path, d_model: int) -> Sentence:
@@ -99,7 +103,8 @@ def read_sentence(directory: Path, d_model: int) -> Sentence:
     after, width = _after(directory, steps[at + 1 :], len(modes) * d_model)
     length, lower = _limits(directory)
     prompts, default = _prompts(directory / PROMPTS)
-    return Sentence(width, modes, after, bool(steps), length, prompts, default, include, lower)
+    first, alike = _compared(directory / PROMPTS)
+    return Sentence(width, modes, after, bool(steps), length, prompts, default, include, lower, first, alike)
 
 
 def _limits(directory: Path) -> tuple[int | None, bool]:
@@ -211,6 +216,16 @@ def _prompts(file: Path) -> tuple[dict[str, str], str | None]:
         msg = f"{file}: default_prompt_name is {quote(default)}; expected a name in prompts: {quote(list(prompts))}"
         raise ConfigError(msg)
     return prompts, default
+
+
+def _compared(file: Path) -> tuple[int | None, Similarity]:
+    """Dimensions that are kept, and how vectors are compared: one that we do not know is of several vectors a text."""
+    said = _object(file)
+    first, name = said.get("truncate_dim"), said.get("similarity_fn_name")
+    if first is not None and (type(first) is not int or first < 1):
+        msg = f"{file}: truncate_dim is {quote(first)}; expected a whole number of at least 1"
+        raise ConfigError(msg)
+    return first, next((known for known in SIMILARITIES if known == name), "cosine")
 
 
 def pair_activation(config: Mapping[str, Any], where: str, n_labels: int) -> Act:

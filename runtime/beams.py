@@ -21,7 +21,8 @@ import numpy as np
 from ..errors import BackendError, InputError, shown
 from .floats import usual_floats
 from .kvcache import PAGE, pages_of
-from .pages import FullError, Waiting
+from .locks import Waiting
+from .pages import FullError
 from .sampling import exp, not_numbers
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..once import once
 from .kvcache import KEYS
 from .spec import Buckets, Slopes, Weight
 
@@ -95,7 +95,7 @@ class BiasTable:
         """Numbers of a line."""
         return self.before + self.n_positions + 2 * KEYS
 
-    @cached_property
+    @once
     def weight(self) -> Weight:
         """float32, 0 beyond any text's distances."""
         reach = self.n_positions - 1

@@ -31,10 +31,19 @@ MOST = 256
 
 @dataclass(frozen=True)
 class Whole:
-    """A text that is fed at once: ids, and each token's type (None: all are 0)."""
+    """A text that is fed at once: ids, and each token's type (None: all are 0).
+
+    `rows`: the tokens whose results are asked for, of a head that gives each token some (None: all).
+    """
 
     ids: Sequence[int]
     types: Sequence[int] | None = None
+    rows: Sequence[int] | None = None
+
+    @property
+    def asked(self) -> Sequence[int]:
+        """The tokens whose results are asked for."""
+        return range(len(self.ids)) if self.rows is None else self.rows
 
 
 def encoded(
@@ -95,7 +104,7 @@ def _passes(
 
 
 def scored(session: Session, config: Config, texts: Iterable[Whole]) -> Generator[NDArray[np.float32], None, None]:
-    """The head's results for each text, in order: [n_out] of a head that reads a text, [its tokens, n_out] of others.
+    """The head's results for each text, in order: [n_out] of a head that reads a text, [its rows, n_out] of others.
 
     Errors: `InputError`, as `encoded`; for a model without a head.
     """
@@ -109,8 +118,11 @@ def _scores(session: Session, head: Head, texts: list[Whole]) -> list[NDArray[np
     starts = np.cumsum([0, *(len(text.ids) for text in texts)]).tolist()
     if head.pooled:
         return list(session.whole.scores(texts, starts[:-1]))
-    rows = session.whole.scores(texts, range(starts[-1]))
-    return [rows[a:b] for a, b in pairwise(starts)]
+    rows = session.whole.scores(
+        texts, [at + row for at, text in zip(starts, texts, strict=False) for row in text.asked]
+    )
+    ends = np.cumsum([0, *(len(text.asked) for text in texts)]).tolist()
+    return [rows[a:b] for a, b in pairwise(ends)]
 
 
 def _hidden(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import PlanError
+from ..once import once
 from .spec import Weight
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ExpertTable:
         """Of every one."""
         return self.weights[0].dtype
 
-    @cached_property
+    @once
     def weight(self) -> Weight:
         """Their addresses, int64; the record keeps the matrices alive."""
         addresses: NDArray[np.int64] = np.array([w.address for w in self.weights], np.int64)

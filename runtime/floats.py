@@ -26,7 +26,7 @@ def _functions() -> tuple[Callable[[Any], int], Callable[[Any], int], Any] | Non
         return None
     for name in ("libm.so.6", None):
         try:
-            library = ctypes.PyDLL(name)  # which keeps the GIL: it takes 5 ms to come back beside a busy thread
+            library = ctypes.PyDLL(name)  # which keeps the GIL: taking it back next to a busy thread takes 5 ms
             return library.fegetenv, library.fesetenv, ctypes.c_void_p(-1)
         except (OSError, AttributeError):
             continue

@@ -11,7 +11,6 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -24,9 +23,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .locks import Waiting
     from .sources import Source
 
-__all__ = ["FullError", "Pages", "Table", "Waiting"]
+__all__ = ["FullError", "Pages", "Table"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,14 +41,6 @@ class FullError(Exception):
         self.pages = pages
         self.others = any(t.n_pages for t in pages.tables)
         self.held = [(t, [weakref.ref(who) for who in t.waiting]) for t in pages.tables if t.n_pages and t.waiting]
-
-
-class Waiting:
-    """Somebody who waits, for a turn or a sequence's next id: counted for as long as he is there."""
-
-    def __init__(self) -> None:
-        """In this thread."""
-        self.thread = threading.get_ident()
 
 
 class Table:

@@ -12,7 +12,15 @@ from typing import Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVa
 
 from ..errors import InputError
 
-__all__ = ["DEFAULT_NEW_TOKENS", "TOKENS", "GenerateKwargs", "check_names", "spelled_out"]
+__all__ = [
+    "CHAT_NAMES",
+    "DEFAULT_NEW_TOKENS",
+    "TOKENS",
+    "ChatKwargs",
+    "GenerateKwargs",
+    "check_names",
+    "spelled_out",
+]
 
 #: Tokens of an answer where the caller names no number.
 DEFAULT_NEW_TOKENS = 256
@@ -77,6 +85,26 @@ class GenerateKwargs(TypedDict, total=False):
     num_return_sequences: int | SupportsIndex | None
     """Of beams: how many answers; the first is the result, the others are its `alternatives`."""
 
+
+class ChatKwargs(GenerateKwargs, total=False):
+    """Keywords of `chat` and `chat_stream`: how messages become a prompt, and those of `generate`."""
+
+    tools: Iterable[Mapping[str, Any] | Callable[..., Any]] | None
+    """What the model may call: JSON schemas, or functions with type hints and a docstring."""
+    documents: Iterable[Mapping[str, Any]] | None
+    """Texts that a template for grounded answers reads, as dicts."""
+    chat_template: str | None
+    """Another template, or the name of one of the directory's (default: its own)."""
+    continue_final_message: bool | str | None
+    """Go on with the last message's content, or with another text of it (default: where it is the assistant's)."""
+    template_variables: Mapping[str, Any] | None
+    """What else the template reads, such as {"enable_thinking": False}."""
+    strftime_now: Callable[[str], str] | None
+    """What tells the date to a template that asks for it (default: today's)."""
+
+
+#: Those of `ChatKwargs` that make the prompt.
+CHAT_NAMES = tuple(name for name in ChatKwargs.__annotations__ if name not in GenerateKwargs.__annotations__)
 
 #: Parameters that take a token's text too.
 TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id")

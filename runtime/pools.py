@@ -46,16 +46,15 @@ class Pools(Turns):
         if table is None:
             # What is made and dropped without a pass must not pile up. Not in the middle of a step, whose pages are
             # perhaps being changed: a signal's handler or a finaliser is asking.
-            if len(self.left) > _LEFT and not self._queue and not self._is_mine():
-                with self.lock:
-                    self._collect()
+            if len(self.left) > _LEFT and not self._queue and not self.is_mine():
+                self.held(self._collect)
             return self.pages.table(self.n_context)
         return table
 
     def encoded(self, ids: Ids[int]) -> Source:
         """A text that the encoder of an encoder-decoder reads, once a pass needs it; its ids were checked."""
         if self.sources is None:
-            msg = "this model is no encoder-decoder"
+            msg = "this model is not an encoder-decoder"
             raise InputError(msg)
         return self.sources.admit(ids)
 

@@ -162,7 +162,7 @@ class Reference:
         return y.reshape(t, -1)
 
     def kv_write(self, layer: int, k: Array, v: Array, heads: int) -> None:
-        """Append at `start`; what stood behind is dropped."""
+        """Append at `start`; what stood after it is dropped."""
         t = len(k)
         old = self.caches[layer]
         new = (self._rounded(c.reshape(t, heads, -1)) for c in (k, v))

@@ -7,11 +7,11 @@ beyond half of them, so that few rows reach far). Logarithms are of float32, as 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..once import once
 from .spec import Distances, Weight
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class DistanceTable:
         """Numbers before that of distance 0."""
         return self.n_positions - 1
 
-    @cached_property
+    @once
     def weight(self) -> Weight:
         """The bits of int32, which nothing takes for numbers: kernels know its address alone."""
         rows = row_of(self.sizes, np.arange(-self.before, self.n_positions)).astype(np.int32)

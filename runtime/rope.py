@@ -129,7 +129,7 @@ class RopeTable:
     n_context: int
 
     def exact(self, start: int, stop: int) -> Array:
-        """Positions `start` to `stop` - 1 in float64, made anew: [stop - start, d_rotary/2, 2]."""
+        """Positions `start` to `stop` - 1 in float64, computed again: [stop - start, d_rotary/2, 2]."""
         rope, d = self.rope, self.rope.d_rotary
         if rope.kind == "longrope":
             return self._long(start, stop)

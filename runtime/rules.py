@@ -45,7 +45,7 @@ class Rules:
     forced_bos: int | None = None  # what follows an answer's only id so far
     forced_eos: tuple[int, ...] = ()  # the last id that there is room for
     ends: tuple[int, ...] = ()
-    no_repeat_of_source: int = 0  # no run of so many ids of what was asked comes: of `source`
+    no_repeat_of_source: int = 0  # no run of this many ids of what was asked comes: of `source`
     source: tuple[int, ...] = ()  # what an encoder reads, or a decoder's prompt
 
     @property

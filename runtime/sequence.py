@@ -274,6 +274,9 @@ class Sequence:
     def asked(self, prompt: Prompt | None, parameters: GenerateKwargs) -> Asked:
         """For the runtime: what `generate` will do, checked. Errors: `InputError`."""
         text, is_text = self._text, isinstance(prompt, str)
+        if self._table.source is None and parameters.get("forced_bos_token_id") is not None:
+            msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
+            raise InputError(msg)
         given = text.with_ids(parameters)
         params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **given)
         codec = text.codec() if is_text or params.stop or text.has_codec() else None

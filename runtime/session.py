@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -112,9 +111,12 @@ class Session(Pools):
 
     def truncate(self, table: Table, n: int) -> None:
         """Forget the slots from `n` on."""
-        with self.lock:
+
+        def shortened() -> None:
             self.last = self.ahead_of = None  # the logits that lie there are another text's now
             self.pages.truncate(table, n)
+
+        self.held(shortened)
 
     @property
     def n_text_vocab(self) -> int:
@@ -294,9 +296,12 @@ class Session(Pools):
 
     def timed_step(self, ids: Ids[int] | NDArray[np.int64], start: int) -> NDArray[np.float64]:
         """One pass of at most `chunk` ids, an instruction at a time: seconds of each."""
-        with self.lock:
+
+        def timed() -> NDArray[np.float64]:
             self.step(ids, start)  # checks them, and leaves the batch as this pass has it
             return self.backend.seconds(self._batch)
+
+        return self._within(timed)
 
     def watched_step(
         self,
@@ -314,7 +319,8 @@ class Session(Pools):
         `length`: of the whole text, where more of it follows. `source`: what the encoder reads of which `ids` are the
         decoder's.
         """
-        with self.lock:
+
+        def watched() -> None:
             self._check(ids, start, 0)
             self._own.source = None if source is None else self.encoded(source)
             if start == 0:
@@ -323,6 +329,7 @@ class Session(Pools):
             if self._own.shift < self.program.turning < start + len(ids):
                 msg = f"watched_step: a text of more than {self.program.turning} tokens begins with its length"
                 raise InputError(msg)
+            self._reserve([(self._own, ids, start, 0)], 0)  # all: what waits for room begins again, and watches nothing
             for at in range(0, len(ids), self.chunk):
                 part = ids[at : at + self.chunk]
                 self._fill([(self._own, part, start + at, 0)])
@@ -332,6 +339,8 @@ class Session(Pools):
                     self.backend.run(self._batch, i)
                 self._own.cached = start + at + len(part)
             self._own.source, self._kept = None, 0
+
+        self._within(watched)
 
     # ------------------------------------------------------------------------------------------------ results
 
@@ -350,17 +359,22 @@ class Session(Pools):
         """Greedy id of the last row, the first of equals; -1 where one of its logits is NaN."""
         return self.backend.argmax(self._batch)
 
-    def close(self) -> None:
-        """Wait for the pass that runs, then stop; what would go on gets an `InputError`. Harmless when done twice."""
-        with self.lock:
+    def close(self, then: Callable[[], None] = lambda: None) -> None:
+        """Wait for the pass that runs, then stop; what would go on gets an `InputError`. Harmless when done twice.
+
+        `then` is called with the lock held.
+        """
+
+        def stopped() -> None:
             self._closed = self._closed or "this model was closed; load it again"
             if self.backend.survives_fork or os.getpid() == self._process:
                 self.backend.close()
+            then()
+
+        self.held(stopped)
 
     def after_fork(self) -> None:
-        """In the child: the lock may be held by a thread that is not here, and a change of pages half done."""
-        self.lock = threading.RLock()
-        self._queue, self._holder = Living(), 0
+        """In the child: a change of pages may be half done, and nobody waits."""
         self.last = self.ahead_of = None
         self.pages.torn = True
         for table in self.pages.tables:

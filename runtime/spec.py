@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .weight import DTYPES, Spaced, Weight, weight_bytes
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
+    "SIMILARITIES",
     "Act",
     "Activation",
     "Adapter",
@@ -56,6 +57,7 @@ __all__ = [
     "Norm",
     "NormKind",
     "Rope",
+    "Similarity",
     "Sinusoids",
     "Slopes",
     "Spaced",
@@ -71,6 +73,9 @@ __all__ = [
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2"]
 #: What a text's vector, or its scores, may go through.
 Act = Literal["identity", "tanh", "sigmoid", "relu", "silu"]
+#: How two texts' vectors are compared.
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 NormKind = Literal["rms", "layer"]
 #: What a head over an encoder's tokens gives: for each token logits of the vocabulary, of labels, of an answer's start
 #: and end, of its having been replaced; for a text, from its first token, logits of labels, or one score.

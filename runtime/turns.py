@@ -1,15 +1,16 @@
-"""Threads take turns with a model: a lock that is held for a pass, and who waits for it, or for pages of the cache."""
+"""Threads take turns with a model: a lock that is held for a pass, and who waits for pages of its cache."""
 
 from __future__ import annotations
 
-import threading
+import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import BackendError, InputError
 from .living import Living
-from .pages import FullError, Waiting
+from .locks import Lock, Waiting, entered, waiting_for
+from .pages import FullError
 
 if TYPE_CHECKING:
     import weakref
@@ -25,9 +26,8 @@ __all__ = ["Turns"]
 T = TypeVar("T")
 
 
-#: Seconds between two looks for pages, and between two looks whether another thread took its turn.
+#: Seconds between two looks for pages.
 _LOOK = 0.002
-_YIELD = 0.0001
 
 _INSIDE = (
     "this thread is computing with the model already: a signal's handler or a finaliser (__del__) was called in the "
@@ -39,16 +39,29 @@ _NO_ROOM = (
     "called meanwhile and needs room too; let it set a flag, or load with a larger cache_tokens"
 )
 
+_NO_ROOM_CROSSED = (
+    "the cache is full of texts whose threads wait for this one: a signal's handler or a finaliser (__del__) was "
+    "called in the middle of the call of each, and used the other's model; let it set a flag, or load with a larger "
+    "cache_tokens"
+)
 
-class Turns:
-    """The lock of a session, its queue, and why no pass is taken any more."""
+
+class Starved(Waiting):
+    """Somebody who waits for pages. `there`: of those who have them, who is waited for; empty when he waits no more."""
+
+    def __init__(self, there: list[Held]) -> None:
+        """In this thread."""
+        super().__init__()
+        self.inside, self.there = entered(), there
+
+
+class Turns(Lock):
+    """The lock of a session, who waits for a turn or for room, and why no pass is taken any more."""
 
     def __init__(self, pages: Pages) -> None:
         """`pages`: of the KV cache."""
+        super().__init__()
         self.pages = pages
-        self.lock = threading.RLock()
-        self._queue: Living[object] = Living()  # who waits for a turn
-        self._holder = 0  # the thread that had the last one
         self._closed = ""  # why no pass is taken any more
 
     def turn(self, work: Callable[[], T]) -> T:
@@ -59,17 +72,9 @@ class Turns:
         a turn: a signal's handler or a finaliser was called there, and would overwrite what the turn is about to read.
         """
         self.check_outside()
-        me, mine = threading.get_ident(), Waiting()
         while True:
             try:
-                self._queue.add(mine)
-                if self._holder == me and any(who is not mine for who in self._queue):
-                    time.sleep(_YIELD)  # the lock was left free: one of them takes it
-                with self.lock:
-                    self._queue.discard(mine)
-                    self._holder = me
-                    result = work()  # not returned here: what a tracer raises as a with is left would keep the lock
-                return result  # noqa: RET504, TRY300 - as said
+                return self.taken(work)
             except FullError as full:
                 there, pool = full.held, full.pages
                 if not full.others:
@@ -81,37 +86,35 @@ class Turns:
                 if self._closed:  # in the middle of work, by a signal's handler or a finaliser
                     raise InputError(self._closed) from None
                 raise
-            except BaseException:
-                self._queue.discard(mine)  # whoever keeps the exception keeps `mine`
-                raise
             self._until_one_ends(there)
 
     def _within(self, work: Callable[[], T]) -> T:
         """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
-        return work() if self._is_mine() else self.turn(work)
+        return work() if self.is_mine() else self.turn(work)
 
     def check_outside(self) -> None:
         """InputError where this thread is inside a turn."""
-        if self._is_mine():
+        if self.is_mine():
             raise InputError(_INSIDE)
-
-    def _is_mine(self) -> bool:
-        """Whether this thread holds the lock."""
-        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
-        return owned
 
     def _until_one_ends(self, there: list[Held]) -> None:
         """Wait until one of those who are waited for has what he wanted, or gave his pages up.
 
-        InputError where all of them wait in this very thread: a signal's handler, or a finaliser, interrupted them.
+        InputError where none ever will: all of them wait in this very thread, which a signal's handler or a finaliser
+        interrupted, or for it.
         """
-        me = threading.get_ident()
-        if there and all(any(getattr(who(), "thread", 0) == me for who in waiting) for _, waiting in there):
-            raise InputError(_NO_ROOM)
-        time.sleep(_LOOK)
+        mine = Starved(there)
         held = [(table, who) for table, waiting in there for who in waiting]
-        while held and not self._closed and all(table.n_pages and who() in table.waiting for table, who in held):
+        try:
+            _STARVED.add(mine)
+            _check_room_comes(mine)
             time.sleep(_LOOK)
+            while held and not self._closed and all(table.n_pages and who() in table.waiting for table, who in held):
+                _check_room_comes(mine)
+                time.sleep(_LOOK)
+        finally:
+            _STARVED.discard(mine)
+            mine.inside, mine.there = [], []
 
     @contextmanager
     def awaited(self, table: Table) -> Iterator[None]:
@@ -129,3 +132,28 @@ class Turns:
                     each.waiting.forget(key)
             finally:
                 del who  # whoever keeps an exception that came in there keeps this frame
+
+
+#: Who waits for pages, of any model.
+_STARVED: Living[Starved] = Living()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_STARVED.clear)
+
+
+def _check_room_comes(mine: Starved) -> None:
+    """InputError where everybody who has the pages waits for this thread."""
+    stuck, inside, n = {mine.thread}, list(mine.inside), 0
+    while n < len(stuck):  # it grows
+        n = len(stuck)
+        stuck |= {who.thread for who in waiting_for(inside)}
+        starved = [who for who in _STARVED if who.thread not in stuck and _all_wait(who.there, stuck)]
+        stuck |= {who.thread for who in starved}
+        inside += [lock for who in starved for lock in who.inside]
+    if _all_wait(mine.there, stuck):
+        raise InputError(_NO_ROOM if _all_wait(mine.there, {mine.thread}) else _NO_ROOM_CROSSED)
+
+
+def _all_wait(there: list[Held], threads: set[int]) -> bool:
+    """Whether one of these threads waits for each of the tables that keep their pages."""
+    waiting = [[who() for who in whose] for _, whose in there]
+    return bool(there) and all(any(who is not None and who.thread in threads for who in whose) for whose in waiting)

@@ -495,7 +495,10 @@ _TK = "TokenizerError"
 _TOKENIZERS = [
     Broken("tokenizer-missing", _remove("tokenizer.json"), _TK, ("no tokenizer.json",)),
     Broken(
-        "tokenizer-sentencepiece", _rename("tokenizer.json", "tokenizer.model"), _TK, ("tokenizer.model", "convert")
+        "tokenizer-sentencepiece",
+        _rename("tokenizer.json", "tokenizer.model"),
+        _TK,
+        ("tokenizer.model", "make one with"),
     ),
     Broken("tokenizer-empty", _file("tokenizer.json", ""), _TK, ("tokenizer.json",)),
     Broken("tokenizer-cut", _file("tokenizer.json", '{"version": "1.0", "model": {'), _TK, ("tokenizer.json", "load")),

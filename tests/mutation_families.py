@@ -84,7 +84,7 @@ def write_fitting(directory: Path, config: dict[str, Any]) -> None:
 
 
 def families(folder: Path, read: Callable[[Path], object]) -> Draw:
-    """config.json of every family that `mutation_kinds.configs` has not, next to tensors that fit the good one."""
+    """config.json of every family that `mutation_kinds.configs` lacks, next to tensors that fit the good one."""
     bases = {family: small_config(family) for family in FAMILIES if family not in OLD}
     for family, config in bases.items():
         write_fitting(folder / family, config)

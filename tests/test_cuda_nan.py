@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import miaotui
 import numpy as np
@@ -25,14 +24,19 @@ from miaotui.runtime.spec import Weight
 from test_nan import (
     BUILD,
     CHOICES,
+    CONTEXT,
     DAMAGED,
+    HEADS,
     LAST_NAN,
     TOKENS,
+    WEIGHTLESS,
     WIDTH,
     attended_case,
+    holds,
     random,
     row_alone,
     says_where,
+    weightless_case,
     written,
 )
 from test_ops import Case, exactly, quantized, run_kernels, run_reference, sparse
@@ -193,9 +197,6 @@ def test_activations_at_the_ends_are_the_cpus(act, x):
 
 
 # ---------------------------------------------------------------------------------------------- attention
-HEADS, CONTEXT = 4, 150
-
-
 def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, str], count: int, *, fast: bool = False,
              launched: list[str] | None = None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """As `test_nan.attended`, on the GPU; what is not the last pass's need not be computed."""
@@ -206,30 +207,18 @@ def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, 
     return got.reshape(len(got), HEADS, -1), run_reference(case, ids)[0]
 
 
-def holds(
-    kv_cache: str, window: int | None, count: int, positions: tuple[int, ...], kernel: str, *, fast: bool
+def holds_in(
+    kernel: str, kv_cache: str, window: int | None, count: int, positions: tuple[int, ...], *, fast: bool
 ) -> None:
-    """Who sees a damaged key or value is damaged, and nobody else."""
-    launched: list[str] = []
-    clean, _ = attended(kv_cache, window, 0.5, (CONTEXT - 1, 1, "k"), count, fast=fast, launched=launched)
-    assert kernel in launched, launched
-    first = CONTEXT - len(clean)
-    for position in positions:
-        for which in "kv":
-            got, expected = attended(kv_cache, window, np.nan, (position, 1, which), count, fast=fast)
-            query = np.arange(first, CONTEXT)
-            sees = (query >= position) & (query < position + (window or CONTEXT))
-            wrong = np.zeros(got.shape, bool)
-            wrong[sees, HEADS // 2 :, slice(None) if which == "k" or kv_cache == "int8" else 3] = True
-            if fast and which == "v":  # where a tile is not all seen, the whole key is damaged (`flash.guard`)
-                assert np.isnan(got[wrong]).all(), (position, which)
-                wrong[sees, HEADS // 2 :] = np.isnan(got[sees, HEADS // 2 :])
-            assert np.array_equal(np.isnan(got), wrong), (position, which)
-            if which == "k":
-                assert np.array_equal(wrong, np.isnan(expected).reshape(wrong.shape))
-            right = ~wrong
-            right[-1, HEADS // 2 :] = False  # `clean` differs from it in the last position's key
-            assert np.array_equal(got[right], clean[right]), (position, which)
+    """As `test_nan.holds`, in this kernel."""
+
+    def run(bad: float, at: tuple[int, int, str]) -> tuple[np.ndarray, np.ndarray]:
+        launched: list[str] = []
+        results = attended(kv_cache, window, bad, at, count, fast=fast, launched=launched)
+        assert kernel in launched, launched
+        return results
+
+    holds(run, kv_cache, window, positions, guarded=fast)
 
 
 @pytest.mark.ci  # 40 s
@@ -238,7 +227,7 @@ def holds(
 @pytest.mark.parametrize("kv_cache", KV_BYTES)
 def test_a_damaged_key_or_value_damages_who_sees_it_and_nobody_else(kv_cache, count, kernel, window):
     positions = (0, 31, 127, 128, CONTEXT - 17, CONTEXT - 2)
-    holds(kv_cache, window, count, positions, f"attention_{kv_cache}{kernel}", fast=False)
+    holds_in(f"attention_{kv_cache}{kernel}", kv_cache, window, count, positions, fast=False)
 
 
 @pytest.mark.ci  # 60 s
@@ -247,7 +236,7 @@ def test_a_damaged_key_or_value_damages_who_sees_it_and_nobody_else(kv_cache, co
 def test_so_it_is_in_the_tensor_cores_tiles(kv_cache, window):
     """Keys of whole tiles, of the one that the first query begins in, and of the last, which no query sees all of."""
     positions = (0, KEYS - 1, CONTEXT - 40, CONTEXT - 22, CONTEXT - 2)
-    holds(kv_cache, window, 22, positions, f"attention_{kv_cache}_flash64", fast=True)
+    holds_in(f"attention_{kv_cache}_flash64", kv_cache, window, 22, positions, fast=True)
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -262,21 +251,10 @@ def test_infinity_in_an_int8_cache_is_no_number(which, fast):
 @pytest.mark.parametrize("split", [False, True])
 def test_scores_of_minus_infinity(split, fast):
     """Keys that weigh nothing, a warp's and a chunk's all of them, change nothing; where all do, there is no result."""
-    n, count, d = 140, 16 if fast else (1 if split else 2), 16
-    rng = np.random.default_rng(3)
-    q, k, v = (rng.standard_normal((n, d)).astype(np.float32) for _ in range(3))
-    q[:, 0], k[:, 0] = 1, 0
+    count = 16 if fast else (1 if split else 2)
 
     def result(low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-        keys = k.copy()
-        keys[low:high, 0] = -np.inf
-        passes = [[x[: n - count] for x in (q, keys, v)], [x[n - count :] for x in (q, keys, v)]]
-
-        def build(ops: Any, q: Any, k: Any, v: Any) -> Any:
-            ops.kv_write(0, k, v, 1)
-            return ops.attention(0, q, 1, 1, window=None, scale=0.25)
-
-        case = Case(build, passes, exactly, n_kv_heads=1, d_head=d, kv_cache="bf16" if fast else "f32", fast=fast)
+        case = weightless_case(low, high, count, kv_cache="bf16" if fast else "f32", fast=fast)
         launched: list[str] = []
         got = both(case, launched)
         assert any("flash" in name for name in launched) == fast
@@ -288,7 +266,7 @@ def test_scores_of_minus_infinity(split, fast):
         assert np.isfinite(expected[-1]).all()
         assert np.array_equal(np.isnan(got), np.isnan(expected))  # a query before position 128 sees no other key
         assert np.nanmax(np.abs(got - expected)) < (0.03 if fast else 1e-5)
-    got, expected = result(0, n)
+    got, expected = result(0, WEIGHTLESS)
     assert np.isnan(got).all()
     assert np.isnan(expected).all()
 

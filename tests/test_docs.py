@@ -59,8 +59,9 @@ def test_every_option_that_help_names_is_on_the_page(name: str, capsys: pytest.C
     named = {word.strip("[],") for word in capsys.readouterr().out.split() if word.strip("[],").startswith("--")}
     page = docs.cli_page()
     section = page[page.index(f"## `miaotui {name}") :].partition("\n## ")[0]
-    if "As of `miaotui generate`" in section:
-        section += page[page.index("### What to keep") :].partition("### The text")[0]
+    for title, first in re.findall(r"^### ([^\n]+)\n\nThe same as for `miaotui (\w+)`, above", section, re.MULTILINE):
+        there = page[page.index(f"## `miaotui {first}") :]
+        section += there[there.index(f"### {title}\n") :].partition("\n### ")[0]
     of_its_own = {option for option in named if option.rstrip(".:;)") == option} - {"--help", "--debug"}
     assert len(of_its_own) > 1
     assert [option for option in sorted(of_its_own) if f"`{option}" not in section] == []

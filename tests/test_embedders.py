@@ -283,8 +283,8 @@ def test_steps_run_in_their_order(plain: Path, tmp_path: Path, kinds: tuple[str,
 
 
 BAD: dict[str, tuple[Mapping[str, Any], str]] = {
-    "a width that the step before has not": ({"in_features": 17}, "in_features is 17.*16"),
-    "a width that the file has not": ({"out_features": 5}, r"linear\.weight F32 \[4, 16\].*\[5, 16\]"),
+    "a width that the step before lacks": ({"in_features": 17}, "in_features is 17.*16"),
+    "a width that the file lacks": ({"out_features": 5}, r"linear\.weight F32 \[4, 16\].*\[5, 16\]"),
     "no width": ({"out_features": "4"}, "out_features"),
     "a bias that is not there": ({"bias": True}, r"linear\.bias"),
     "a bias that is no flag": ({"bias": 1}, "bias is 1"),
@@ -380,10 +380,13 @@ def test_pairs_that_cannot_be_scored(judge: Path, plain: Path, tmp_path: Path) -
                 model.predict(wrong)  # type: ignore[arg-type]
     with (
         miaotui.load(plain) as model,
-        pytest.raises(InputError, match=r"no classifier of texts .*use encode or hidden"),
+        pytest.raises(InputError, match=r"not a classifier of texts .*use encode or hidden"),
     ):
         model.predict([("w1", "w2")])
-    with miaotui.load(demo.path()) as model, pytest.raises(InputError, match=r"no classifier of texts .*last_logits"):
+    with (
+        miaotui.load(demo.path()) as model,
+        pytest.raises(InputError, match=r"not a classifier of texts .*last_logits"),
+    ):
         model.predict([("w1", "w2")])
     shutil.copytree(judge, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())

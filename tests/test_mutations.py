@@ -219,7 +219,7 @@ def test_a_prompt_s_name_that_is_none(tmp_path: Path, name: object) -> None:
         read_sentence(tmp_path, 12)
     short(e.value, str(tmp_path), "default_prompt_name is")
     vectors = object.__new__(Vectors)
-    vectors._how = Sentence(12, prompts=said["prompts"])
+    vectors.how = Sentence(12, prompts=said["prompts"])
     with pytest.raises(InputError) as other:
         vectors._prompt(None, name)  # type: ignore[arg-type]  # a caller's
     short(other.value, "prompt_name=")

@@ -19,6 +19,7 @@ from miaotui.runtime.spec import Rope, Weight
 from test_ops import Case, exactly, quantized, run_kernels, run_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from miaotui.runtime.spec import Activation
@@ -143,25 +144,46 @@ def attended(kv_cache: str, window: int | None, bad: float, at: tuple[int, int, 
     return run_kernels(case, ids, 2)[0].reshape(-1, HEADS, D_HEAD), run_reference(case, ids)[0]
 
 
-@pytest.mark.parametrize("window", [None, 17])
-@pytest.mark.parametrize("count", [0, 3, 1], ids=["all", "three", "one"])
-@pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
-def test_a_damaged_key_or_value_damages_who_sees_it_and_nobody_else(kv_cache, count, window):
-    clean, _ = attended(kv_cache, window, 0.5, (CONTEXT - 1, 1, "k"), count)
-    first = CONTEXT - len(clean)
-    for position in (0, 5, 15, 16, 63, 127, 128, CONTEXT - 2):
+def holds(
+    run: Callable[[float, tuple[int, int, str]], tuple[np.ndarray, np.ndarray]],
+    kv_cache: str,
+    window: int | None,
+    positions: Sequence[int],
+    *,
+    guarded: bool = False,
+) -> None:
+    """Who sees a damaged key or value is damaged, and nobody else.
+
+    `run(bad, at)`: the kernel's [T, HEADS, d_head] and the reference's results of `attended_case`. `guarded`: where a
+    tile is not all seen, a damaged value may damage all of what its key weighs (`flash.guard`).
+    """
+    clean, _ = run(0.5, (CONTEXT - 1, 1, "k"))
+    query = np.arange(CONTEXT - len(clean), CONTEXT)
+    for position in positions:
         for which in "kv":
-            got, expected = attended(kv_cache, window, np.nan, (position, 1, which), count)
-            query = np.arange(first, CONTEXT)
+            got, expected = run(np.nan, (position, 1, which))
             sees = (query >= position) & (query < position + (window or CONTEXT))
             wrong = np.zeros(got.shape, bool)
             wrong[sees, HEADS // 2 :, slice(None) if which == "k" or kv_cache == "int8" else 3] = True
+            if guarded and which == "v":
+                assert np.isnan(got[wrong]).all(), (position, which)
+                wrong[sees, HEADS // 2 :] = np.isnan(got[sees, HEADS // 2 :])
             assert np.array_equal(np.isnan(got), wrong), (position, which)
             if which == "k":
                 assert np.array_equal(wrong, np.isnan(expected).reshape(wrong.shape))
             right = ~wrong
             right[-1, HEADS // 2 :] = False  # `clean` differs from it in the last position's key
-            assert np.array_equal(got[right], clean[right])
+            assert np.array_equal(got[right], clean[right]), (position, which)
+
+
+@pytest.mark.parametrize("window", [None, 17])
+@pytest.mark.parametrize("count", [0, 3, 1], ids=["all", "three", "one"])
+@pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
+def test_a_damaged_key_or_value_damages_who_sees_it_and_nobody_else(kv_cache, count, window):
+    def run(bad: float, at: tuple[int, int, str]) -> Any:
+        return attended(kv_cache, window, bad, at, count)
+
+    holds(run, kv_cache, window, (0, 5, 15, 16, 63, 127, 128, CONTEXT - 2))
 
 
 @pytest.mark.parametrize("which", ["k", "v"])
@@ -171,28 +193,35 @@ def test_infinity_in_an_int8_cache_is_no_number(which):
     assert np.isfinite(got[:, : HEADS // 2]).all()
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_scores_of_minus_infinity(count):
-    """Keys that weigh nothing, whole blocks and pages of them, change nothing; where all do, there is no result."""
-    n, d = 140, 16
+WEIGHTLESS = 140  # keys
+
+
+def weightless_case(low: int, high: int, count: int, **how: Any) -> Case:
+    """Keys from `low` to `high` have scores of -inf; the last `count` tokens are a pass of their own."""
+    n, d = WEIGHTLESS, 16
     rng = np.random.default_rng(3)
-    q, k, v = (rng.standard_normal((n, d)).astype(np.float32) for _ in range(3))
-    q[:, 0], k[:, 0] = 1, 0
+    q, keys, v = (rng.standard_normal((n, d)).astype(np.float32) for _ in range(3))
+    q[:, 0], keys[:, 0] = 1, 0
+    keys[low:high, 0] = -np.inf
 
     def build(ops: Any, q: Any, k: Any, v: Any) -> Any:
         ops.kv_write(0, k, v, 1)
         return ops.attention(0, q, 1, 1, window=None, scale=0.25)
 
-    for low, high in ((0, 70), (0, 128), (128, 130), (0, n)):
-        keys = k.copy()
-        keys[low:high, 0] = -np.inf
-        passes = [[x[: n - count] for x in (q, keys, v)], [x[n - count :] for x in (q, keys, v)]]
-        case = Case(build, passes, exactly, n_kv_heads=1, d_head=d)
-        ids = [np.zeros(len(p[0]), np.int64) for p in passes]
+    passes = [[x[: n - count] for x in (q, keys, v)], [x[n - count :] for x in (q, keys, v)]]
+    return Case(build, passes, exactly, n_kv_heads=1, d_head=d, **how)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_scores_of_minus_infinity(count):
+    """Keys that weigh nothing, whole blocks and pages of them, change nothing; where all do, there is no result."""
+    for low, high in ((0, 70), (0, 128), (128, 130), (0, WEIGHTLESS)):
+        case = weightless_case(low, high, count)
+        ids = [np.zeros(len(p[0]), np.int64) for p in case.passes]
         got, expected = run_kernels(case, ids, 2)[0], run_reference(case, ids)[0]
-        assert np.isnan(expected).all() == (high == n)
+        assert np.isnan(expected).all() == (high == WEIGHTLESS)
         assert np.array_equal(np.isnan(got), np.isnan(expected))
-        assert high == n or np.abs(got - expected).max() < 1e-5
+        assert high == WEIGHTLESS or np.abs(got - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 70])

@@ -112,7 +112,7 @@ def test_texts_are_answered_as_transformers_answers_them(which: str, request: py
 
 def test_a_stop_string_ends_an_answer(t5: tuple[Path, Any, Any]) -> None:
     with miaotui.load(t5[0]) as model:
-        # a stop string is found in a special token's name too, which the text has not
+        # a stop string is found in a special token's name too, which the text lacks
         silent = [0, 2, *range(t5[2].vocab_size, model.config.n_vocab), t5[2].convert_tokens_to_ids("▁")]
         how: dict[str, Any] = {
             "max_new_tokens": 30,

@@ -160,8 +160,12 @@ def test_one_stack_is_written_and_read_by_transformers(stack: str, tmp_path: Pat
         assert np.abs(cut.logits(SOURCE, decoder_ids=TARGET) - wanted.logits[0].numpy()).max() < 1e-3
         assert np.abs(cut.hidden(SOURCE) - wanted.encoder_last_hidden_state[0].numpy()).max() < 1e-4
     ffn = dict.fromkeys(range(4), tuple(range(9)))
-    for other in (PrunePlan(encoder=PrunePlan(ffn=ffn)), PrunePlan(cross_heads=dict.fromkeys(range(3), (0, 1)))):
-        with pytest.raises(PlanError, match=r"(d_ff|num_heads) says it of all of .*cut them alike"):
+    one = {0: (0, 1)}
+    for other in (
+        PrunePlan(encoder=PrunePlan(ffn=ffn)), PrunePlan(cross_heads=dict.fromkeys(range(3), (0, 1))),
+        PrunePlan(heads=one), PrunePlan(encoder=PrunePlan(heads=one)),
+    ):  # fmt: skip
+        with pytest.raises(PlanError, match=r"(d_ff|num_heads) is one number for all of .*: cut each of them alike"):
             prune(tmp_path / "whole", tmp_path / "other", other)
 
 
@@ -204,7 +208,7 @@ def test_bad_plans_are_refused_by_name(two: Path, wish: Any, says: str) -> None:
 
 def test_an_encoder_alone_has_no_encoder_of_its_own(one: Path) -> None:
     for wish in ("encoder-ffn=0.5", PrunePlan(encoder=PrunePlan(layers=(0,)))):
-        with pytest.raises(PlanError, match="bert is no encoder-decoder"):
+        with pytest.raises(PlanError, match="bert is not an encoder-decoder"):
             miaotui.load(one, prune=wish)
     with pytest.raises(PlanError, match="cross_heads of layer 0: there is no head 1; it has none"):
         miaotui.load(one, prune=PrunePlan(cross_heads={0: (1,)}))
@@ -262,7 +266,7 @@ def test_inspect_tells_both_stacks(two: Path, one: Path, capsys: pytest.CaptureF
     known = facts(two, Request(prune=PrunePlan(layers=(0,), encoder=PrunePlan(ffn={1: (0, 1)}))), receipt="plain")
     told = "\n".join(lines(known))
     assert "encoder: 4 layers of width 24" in told
-    assert "decoder: 1 layers of width 24" in told
+    assert "decoder: 1 layer of width 24" in told
     assert "encoder: layer 1: 4 heads on 4, feed-forward 2" in told
     assert "decoder: attention to the encoder: 4 heads" in told
     assert "biases by distance" in told

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import miaotui
+import numpy as np
 import pytest
 import soak
 from checkpoints import small, write_checkpoint
@@ -50,6 +51,14 @@ TYPED = [
     ("--forced-eos-token-id 9999", ": token id 9999 is outside the vocabulary 0 .. 1023"),
     ("--length-penalty 2", ": only with --num-beams of 2 or more"),
     ("--num-beams 1 --early-stopping true", "--early-stopping: only with --num-beams of 2 or more"),
+    ("--forced-bos-token-id 5", "--forced-bos-token-id: of encoder-decoders only; leave it out, or end the prompt"),
+    ("--quantize int8,int4", ": all matrices named twice"),
+    ("--quantize int8,q=int4,q=none", ": 'q' named twice"),
+    ("--quantize =int8", ": '=int8' is not understood; expected int8"),
+    ("--encoder-ffn 0.5", ": llama is not an encoder-decoder; use the same form without encoder-"),
+    ("--drop-cross-attention 0", ": llama is not an encoder-decoder, and has no attention to an encoder"),
+    ("--keep-layers ", "--keep-layers '': nothing is kept; a model needs at least one"),
+    ("--plan ", "--plan '': expected a path"),
 ]
 
 
@@ -78,6 +87,10 @@ def test_an_error_begins_with_the_option_as_typed_and_is_2(
         (["inspect", "{demo}", "--context=0"], "--context 0: expected a whole number"),
         (["inspect", "{demo}", "--max-context", "0"], "--max-context 0: expected a whole number"),
         (["inspect", "{demo}", "--plan", "/nowhere.json"], "--plan /nowhere.json: cannot be read"),
+        (["inspect", "{demo}", "--revision", ""], "--revision '': expected a branch, a tag or a commit"),
+        (["quantize", "{demo}", "{text}"], "OUT: {text} exists; name a directory that is not there yet"),
+        (["quantize", "{demo}", "out", "--revision", ""], "--revision '': expected a branch, a tag or a commit"),
+        (["inspect", "{demo}", "--vocab-fallback", "-1"], "--vocab-fallback -1: expected 'unk', 'bytes'"),
         (["perplexity", "{text}", "--window", "2000000"], "--window 2000000: the model was made for 512"),
         (
             ["prune", "{demo}", "out", "--method", "flap", "--ffn", "0.5", "--text", "{text}", "--window", "2000000"],
@@ -93,10 +106,13 @@ def test_of_two_names_the_one_that_was_typed(
     (tmp_path / "text").write_text("Once upon a time")
     places = {"demo": demo.path(), "text": tmp_path / "text"}
     assert cli.main([argument.format(**places) for argument in arguments]) == 2
-    assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {says}")
+    assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {says.format(**places)}")
 
 
-@pytest.mark.parametrize("arguments", [["quantize", "x", ""], ["perplexity", ""], ["prune", "x", ""]])
+@pytest.mark.parametrize("arguments", [
+    ["quantize", "x", ""], ["perplexity", ""], ["prune", "x", ""], ["inspect", ""], ["quantize", "", "x"],
+    ["prune", ""], ["generate", "x", "--model", ""], ["bench", "--model="],
+])  # fmt: skip
 def test_an_empty_path_is_not_the_working_directory(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(arguments)
@@ -178,6 +194,10 @@ def test_a_misspelt_word_is_recognised(capsys: pytest.CaptureFixture[str], words
         (["generate", "Once", "upon", "a"], "unrecognized arguments: upon a; a text of several words needs quotation"),
         (["inspect", "a", "b"], "unrecognized arguments: b (usage: miaotui inspect [OPTION ...] PATH_OR_HUB;"),
         (["generate", "--temperature", "x"], "--temperature: invalid float value: 'x' (usage: miaotui generate"),
+        (["inspect", "x", "--context=y"], "--context: invalid int value: 'y' (usage: miaotui inspect"),
+        (["inspect", "x", "--max-context", "y"], "--max-context: invalid int value: 'y' (usage: miaotui inspect"),
+        (["inspect", "x", "--contex", "y"], "--contex: invalid int value: 'y' (usage: miaotui inspect"),
+        (["generate", "x", "--plan"], "--plan: expected one argument (usage: miaotui generate"),
         (["genrate"], "COMMAND: invalid choice: 'genrate'"),
     ],
     ids=str,
@@ -197,6 +217,15 @@ def test_advice_names_no_keyword_that_the_command_line_lacks(capsys: pytest.Capt
     err = capsys.readouterr().err
     assert "a smaller --max-context (now 512) needs less" in err
     assert "prefill_chunk" not in err
+
+
+def test_a_value_to_give_instead_is_an_option_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_fitting(tmp_path, small_config("t5"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_makes()["wordpiece"]))
+    assert cli.main(["generate", "a b a b a b a b", "--model", str(tmp_path), "--max-context", "3"]) == 1
+    assert "give fewer, or load with --max-context " in capsys.readouterr().err
+    said = cli._as_typed("leave it, quantize='int8,q=none', or kv_cache='f32'", {"quantize": "int8", "kv_cache": 1})
+    assert said == "leave it, --quantize int8,q=none, or --kv-cache f32"
 
 
 FLAP = ("--method", "flap", "--ffn", "0.5")
@@ -263,27 +292,31 @@ def test_what_predicts_no_next_token_is_not_measured_as_if_it_did(
     none = "which predicts no next token of a text"
     greedy = "which is asked for masked tokens, but its tokenizer has none of [MASK], <mask>"
     wanda = "which is not gone through layer by layer: add --one-pass"
-    if family == "t5":
-        greedy = "of which this is not computed: name layers, or a share of the width, without --method"
-        wanda = "whose zeros are chosen while loading: --sparsity and --encoder-sparsity, without --method"
     keep = ["prune", "m", "out", "--method", "greedy", "--keep", "1", *cut]
+    if masked:
+        for more in ([], ["--max-context", "99999999"], ["--num-beams", "2"]):
+            assert cli.main(["generate", "a", "--model", "m", *more]) == 2
+            said = complaint(capsys.readouterr().err)
+            assert said.startswith(
+                "miaotui: error: --model m: bert is an encoder, which writes no text; expected a dec"
+            )
     for words, what, why in (
-        (["perplexity", "t.txt", "--model", "m"], "perplexity", none),
-        (["bench", "--model", "m", "--prompt", "2", "--new", "2"], "bench", none),
+        (["perplexity", "t.txt", "--model", "m"], "--model m", none),
+        (["perplexity", "t.txt", "--model", "m", "--window", "99999999"], "--model m", none),
+        (["bench", "--model", "m", "--prompt", "2", "--new", "2"], "--model m", none),
         (["prune", "m", "--sweep", "--out", "sweep", *cut], "--sweep", none),
-        (keep, "--method greedy --keep 1" if masked else "--method greedy", greedy),
+        *([(keep, "--method greedy --keep 1", greedy)] if masked else []),
         (["prune", "m", "out", "--method", "wanda", "--sparsity", "0.5", *cut], "--method wanda", wanda),
     ):
-        assert cli.main(words) in {1, 2}
+        assert cli.main(words) == 2
         assert complaint(capsys.readouterr().err).startswith(f"miaotui: error: {what}: {family} is {kind}, {why}")
     # what a model does to a text, whatever it predicts, is seen: an encoder-decoder's lines are pairs
     (tmp_path / "t.txt").write_text("a b\ta b b a" if family == "t5" else "a b a b b a")
     assert cli.main(["prune", "m", "less", "--method", "activation", "--ffn", "0.5", *cut]) == 0
     capsys.readouterr()
     assert cli.main(["warm", "--model", "m", "--threads", "1"]) == 0
-    magnitude = cli.main(["prune", "m", "out", "--method", "magnitude", "--sparsity", "0.5"])
-    assert magnitude == (0 if masked else 2)
-    assert masked or f"--method magnitude: t5 is an encoder-decoder, {wanda}" in capsys.readouterr().err
+    assert cli.main(["prune", "m", "out", "--method", "magnitude", "--sparsity", "0.5"]) == 0
+    assert masked or cli.main([*keep[:2], "fewer", *keep[3:]]) == 0
     if masked:
         capsys.readouterr()
         for width, why in (
@@ -296,10 +329,51 @@ def test_what_predicts_no_next_token_is_not_measured_as_if_it_did(
             assert said.endswith("It can be used while loading\n")
 
 
+def test_a_call_that_an_encoder_has_no_answer_to_is_named(tmp_path: Path) -> None:
+    """`sequence` and `stream` of one were called "generate"."""
+    write_fitting(tmp_path, small_config("bert") | {"architectures": ["BertForMaskedLM"]})
+    with miaotui.load(tmp_path, threads=1) as model:
+        for call, refused in {
+            "sequence": model.sequence, "stream": lambda: model.stream("a"),
+            "tokens": lambda: model.tokens("a"), "generate": lambda: model.generate("a"),
+            "generate_all": lambda: model.generate_all(["a"]), "last_logits": lambda: model.last_logits([[1]]),
+        }.items():  # fmt: skip
+            with pytest.raises(InputError, match=f"^{call}: bert is an encoder, which writes no text; use encode, hid"):
+                refused()
+
+
+def test_an_array_of_no_dimensions_is_called_one() -> None:
+    with miaotui.load(demo.path(), threads=1) as model:
+        with pytest.raises(InputError, match="sequences: an array of no dimensions found, expected several sequences"):
+            model.last_logits(np.array(3))
+        with pytest.raises(InputError, match="forced_bos_token_id: of encoder-decoders only"):
+            model.generate("a", forced_bos_token_id=5)
+
+
+def test_one_of_a_thing_is_no_plural(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
+    write_fitting(tmp_path, small_config("llama") | one | {"head_dim": 4, "sliding_window": None})
+    assert cli.main(["inspect", str(tmp_path), "--threads", "1", "--max-context", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "  1 layer of width 12, vocabulary" in out
+    assert "attention: 1 head of 4, 1 key/value head, RoPE" in out
+    assert "memory for a context of 1 token\n" in out
+
+
+def test_what_was_read_to_rank_neurons_is_said_in_words_of_every_family(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A T5's file has wi and wo, a GPT-2's c_fc and c_proj."""
+    for family in ("t5", "gpt2"):
+        write_fitting(tmp_path / family, small_config(family))
+        assert cli.main(["inspect", str(tmp_path / family), "--ffn", "0.5", "--receipt"]) == 0
+        assert "the feed-forward's matrices of every kept layer were read to rank them" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("how", "says"), [
     (["--sweep", "--out", "file/x"], "'file/x': cannot be made (Not a directory)"),
-    (["file/x", *FLAP], "file is no directory)"),
-    (["there", *FLAP], "there exists; name a directory that is not there yet"),
+    (["file/x", *FLAP], "OUT: 'file/x': cannot be written ("),
+    (["there", *FLAP], "OUT: there exists; name a directory that is not there yet"),
     (["out", *FLAP, "--text", "empty"], "empty: too short: "),
     (["out", *FLAP, "--text", "lines", "--lines"], "lines: holds no line to read"),
     (["out", *FLAP, "--window", "9999999"], "--window 9999999: the model was made for 512, expected at most"),

@@ -59,11 +59,38 @@ COMMANDS = {
         ),
         "streams; greedy unless `--temperature`, `--top-k`, `--top-p`, `--min-p` ask otherwise",
     ),
+    "chat": Command(
+        "talk with a chat model",
+        "A conversation: each line is a message, each answer is printed as it is made. The model keeps what it has "
+        "read, so a turn costs its new tokens alone. /help lists the commands (/reset, /save FILE, /load FILE, /exit); "
+        "Ctrl-C stops an answer, the end of input ends the program. In a pipe, answers alone are printed, and the "
+        "first error ends it. Needs the chat extra: pip install 'miaotui[chat]'.",
+        (
+            "miaotui chat --model path/to/checkpoint",
+            'miaotui chat --model org/name --system "Answer in one sentence." --temperature 0.7',
+            "miaotui chat --model path/to/checkpoint --max-new-tokens 200 < questions.txt",
+        ),
+        "streams; `/reset`, `/save`, `/load`; works in pipes",
+    ),
+    "run": Command(
+        "do a task on every line of a file",
+        "Do a task on every line of a text file, every JSON value or every row of a CSV file, and write a line of JSON "
+        "for each, in order. A run that was stopped or killed goes on where it was when the same command is given "
+        "again: no line is lost or written twice, and an input or options that changed are refused. Memory is bounded, "
+        "however long the file is.",
+        (
+            "miaotui run text-classification --model path/to/checkpoint --input reviews.txt --output labels.jsonl",
+            "miaotui run ner --model org/name --input mail.csv --column body --output names.jsonl --errors bad.jsonl",
+            "miaotui run text-classification --model path/to/checkpoint --input - --output - --top-k 3 < reviews.txt",
+            "miaotui run ner --model org/name --input a.jsonl --output b.jsonl --set aggregation_strategy=simple",
+        ),
+        "in order, resumed after a kill; `--errors FILE` keeps bad lines apart",
+    ),
     "inspect": Command(
         "describe a checkpoint and the memory it needs, without loading it",
         "Read config.json and the headers of the weight files, and say what the model is, how its weights will be "
-        "used, and how much memory it needs. No tensor's data is read, unless --ffn, --sparsity stored or --hash "
-        "asks for it. (A hub name is downloaded first.)",
+        "used, and how much memory it needs. No tensor's data is read, unless --ffn, a share as --width, "
+        "--sparsity stored or --hash asks for it. (A hub name is downloaded first.)",
         (
             "miaotui inspect path/to/checkpoint",
             "miaotui inspect path/to/checkpoint --max-context 4096 --program",
@@ -117,6 +144,21 @@ COMMANDS = {
             "miaotui perplexity story.txt",
             "miaotui perplexity wiki.test.raw --model path/to/checkpoint --window 512 --tokens 4096 --json",
         ),
+    ),
+    "evaluate": Command(
+        "how good a model's answers are: a task's metrics on a data file",
+        "Ask a model for an answer to every example of a file, and report the task's metrics: a report of classes, "
+        "F1 of entities, exact match and F1 of answers, BLEU, chrF and ROUGE of made texts, correlation of "
+        "similarities, accuracy of choices, perplexity and bits a byte. docs/evaluation.md shows each. Libraries: "
+        "pip install 'miaotui[eval]'.",
+        (
+            "miaotui evaluate text-classification --data dev.jsonl --model path/to/checkpoint --json report.json",
+            "miaotui evaluate token-classification --data test.conll --model path/to/checkpoint",
+            "miaotui evaluate question-answering --data dev-v2.0.json --model org/name --sample 500 --seed 1",
+            "miaotui evaluate multiple-choice --data questions.jsonl --model org/name --template 'Q: {question} A:'",
+            "miaotui evaluate text-classification --data dev.csv --model org/name --swap terms.csv --plot report.svg",
+        ),
+        "JSON lines, CSV, CoNLL, SQuAD, CLUE, Parquet; `--swap` for fairness; `--json`, `--plot`, `--log tensorboard`",
     ),
     "warm": Command(
         "compile ahead of time, so that the first answer comes at once",
@@ -180,6 +222,8 @@ def _one_line(error: Exception) -> str:
 
 #: Python's name of an argument -> the option's, where they differ.
 _OPTIONS = {"stop_strings": "stop"}
+#: Arguments that errors name with a value to give instead: "load with threads=2".
+_ADVISED = ("device", "revision", "precision", "kv_cache", "threads", "max_context", "quantize")
 #: Advice that the command line has no option for.
 _PYTHON_ONLY = re.compile(r" or prefill_chunk \(now \d+\)|, or None \(until the context is full\)")
 
@@ -200,9 +244,10 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
             text = re.sub(pattern, typed.replace("\\", r"\\"), text)
         if "_" in python and name in args:
             text = re.sub(rf"(?<![\w/.'\"-]){python}(?![\w/.'\"=-])", option, text)
-    for python in ("device", "revision"):  # what to give instead
+    for python in _ADVISED:
         if python in args:
-            text = re.sub(rf"(?<![\w/.'\"-]){python}='(\w+)'", rf"--{python} \1", text)
+            option = f"--{python.replace('_', '-')}"
+            text = re.sub(rf"(?<![\w/.'\"-])(?<!--set ){python}=('?)([\w,=]+)\1(?![\w/.=])", rf"{option} \2", text)
     spelled = args.get("spelled")
     for first, name in spelled.items() if isinstance(spelled, dict) else ():
         text = re.sub(rf"(?<![\w-]){first}(?![\w-])", name, text)
@@ -210,11 +255,12 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says which command or option may have been meant. `commands`: the parser of each."""
+    """Says which command or option may have been meant. `commands`: the parser of each; `words`: what was typed."""
 
     def __init__(self, **how: Any) -> None:  # noqa: ANN401 - argparse's own
         super().__init__(**how)
         self.commands: dict[str, _Parser] = {}
+        self.words: Sequence[str] = ()
 
     def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401 - argparse's own
         """As argparse's, which drops an `OSError`: a full disk would end with 0."""
@@ -223,9 +269,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line: the message, the nearest name, and the usage without its options. Exit code 2."""
+        message = re.sub(r"(?<=^argument )--\S+(?=:)", self._as_typed, message)
         wrong = re.match(r"argument COMMAND: invalid choice: '([^']+)", message)
         advice = _did_you_mean(wrong[1], COMMANDS) if wrong is not None else ""
         self._refuse(message.removeprefix("argument ") + advice)
+
+    def _as_typed(self, names: re.Match[str]) -> str:
+        """Of an option's several names, "--prune/--plan", the one that was given."""
+        several = names[0].split("/")
+        given = (word.partition("=")[0] for word in self.words if word.startswith("--"))
+        return next((word for word in given if any(name.startswith(word) for name in several)), names[0])
 
     def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
         """The same for words that no argument takes: options by name only, as the next word may be another's."""
@@ -293,6 +346,7 @@ def _parser(arguments: Sequence[str]) -> _Parser:
             epilog="examples:\n" + "\n".join(f"  {example}" for example in command.examples),
             formatter_class=_Formatter,
         )
+        sub.words = arguments
         if name in arguments:
             check_room()
             import_module(f".commands.{name}", __package__).add_arguments(sub)

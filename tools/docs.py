@@ -86,7 +86,7 @@ def cli_page() -> str:
         for title, text in _groups(parser):
             first = told.setdefault(text, name)
             lines += [f"### {title}", ""] if title else []
-            lines.append(text if first == name or not title else f"As of `miaotui {first}`, above.\n")
+            lines.append(text if first == name or not title else f"The same as for `miaotui {first}`, above.\n")
     return "\n".join(lines)
 
 
@@ -120,7 +120,8 @@ def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def _spelled(action: argparse.Action) -> str:
     """An argument as it is typed: `--threads N [N ...]`."""
-    value = str(action.metavar or "|".join(map(str, action.choices or ())))
+    names = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+    value = " ".join(filter(None, names)) or "|".join(map(str, action.choices or ()))
     if action.nargs in ("+", "?"):
         value = f"{value} [{value} ...]" if action.nargs == "+" else f"[{value}]"
     return _cell(", ".join(f"`{f'{name} {value}'.strip()}`" for name in action.option_strings or [""]))

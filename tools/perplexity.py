@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from ..model import Model
     from ..runtime.spec import Config
 
-__all__ = ["answer_losses", "check_predicts", "losses", "mask_of", "masked_losses", "masked_of", "measure"]
+__all__ = [
+    "answer_losses",
+    "check_predicts",
+    "losses",
+    "mask_of",
+    "masked_losses",
+    "masked_of",
+    "measure",
+    "row_losses",
+]
 
 #: What stands for a token that an encoder is asked for, by tokenizers' names.
 MASKS = ("[MASK]", "<mask>")
@@ -79,7 +88,7 @@ def losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
 
     Errors: `InputError` where the logits are no numbers.
     """
-    return _losses(model.logits(ids[:-1]), ids[1:])
+    return row_losses(model.logits(ids[:-1]), ids[1:])
 
 
 def answer_losses(model: Model, pair: tuple[Sequence[int], Sequence[int]]) -> NDArray[np.float64]:
@@ -88,7 +97,7 @@ def answer_losses(model: Model, pair: tuple[Sequence[int], Sequence[int]]) -> ND
     [S] and [T] ids -> float64 [T - 1]. Errors: `InputError` where the logits are no numbers.
     """
     source, answer = pair
-    return _losses(model.logits(source, decoder_ids=answer[:-1]), answer[1:])
+    return row_losses(model.logits(source, decoder_ids=answer[:-1]), answer[1:])
 
 
 def mask_of(model: Model, what: str) -> int:
@@ -118,12 +127,12 @@ def masked_losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
     mask, asked = mask_of(model, "masked tokens"), masked_of(ids)
     logits = model.logits([mask if i in asked else token for i, token in enumerate(ids)])
     out = np.zeros(len(ids))
-    out[list(asked)] = _losses(logits[list(asked)], [ids[i] for i in asked])
+    out[list(asked)] = row_losses(logits[list(asked)], [ids[i] for i in asked])
     return out
 
 
-def _losses(logits: NDArray[np.float32], wanted_ids: Sequence[int]) -> NDArray[np.float64]:
-    """-log p of an id by each row."""
+def row_losses(logits: NDArray[np.float32], wanted_ids: Sequence[int]) -> NDArray[np.float64]:
+    """-log p of an id by each of [T, n_vocab] rows of logits: float64 [T]. Errors: as `losses`."""
     out = np.empty(len(logits))
     for i, (row, wanted) in enumerate(zip(logits, wanted_ids, strict=True)):
         z = row.astype(np.float64)

@@ -74,7 +74,7 @@ def compile_plan(plan: PrunePlan | None, config: Config, checkpoint: Checkpoint 
 def _check_stacks(plan: PrunePlan, config: Config) -> None:
     """Errors: `PlanError` where it speaks of an encoder that is not there, or of what two stacks cannot lose."""
     if plan.encoder is not None and not config.seq2seq:
-        msg = f"encoder: {config.family} is no encoder-decoder; name its layers and what they keep outside of it"
+        msg = f'encoder: {config.family} is not an encoder-decoder; say what to keep outside of "encoder"'
         raise PlanError(msg)
     if plan.only is not None and not config.seq2seq:
         msg = f"only: {config.family} is no encoder-decoder, of which one stack could stay; leave it out"

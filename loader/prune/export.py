@@ -1,26 +1,26 @@
 """What is left of a pruned model, as a Hugging Face checkpoint: its config.json, and its tensors as the file has them.
 
-The config is the old one with new sizes; where layers differ it says so as `uneven` describes. It is read back before
-anything is written, and must give the very model that the plan leaves: what a family's config.json has no words for
-(GPT-2's attention scaled by a layer's old number) is refused.
+The config is the old one with new sizes; where layers differ it says so as `layer_sizes` describes. Before anything is
+written it is read back and compared (`export_check`).
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ConfigError, PlanError
-from ...runtime.spec import Attention, Decoding
+from ...errors import PlanError
+from ...runtime.spec import Attention
 from ..config import resolve_config, resolve_outside
 from ..families import FAMILIES, layer_type, shared_numbers
 from ..pieces import folded_shape
 from ..sizes import d_head, largest, model_sizes, sizes_of
 from ..source import read_masked
+from .export_check import check_same
 from .layer_sizes import ENCODER_PER_LAYER, PER_LAYER, PRUNED_HEADS, outer_sizes, spell, surviving_heads
 
 if TYPE_CHECKING:
@@ -51,25 +51,6 @@ ID_KEYS = (
 WORDS = "bad_words_ids"  # lists of ids
 #: What transformers takes for the encoder's layers, too, where an encoder-decoder's config.json has it.
 OTHER_LAYERS = "num_hidden_layers"
-#: What the fields of the records that a config.json may have no words for mean.
-WHY = {
-    "d_head": "a head's width is the model's divided by the heads in this family: the width cannot be cut",
-    "embed_scale": "the embedding is scaled by the root of the width in this family: the width cannot be cut",
-    "logit_scale": "logits are scaled by the root of the width in this family: the width cannot be cut",
-    "positions": "positions are counted from the padding token's id, which changes: keep every id up to it",
-    "padding": "positions are counted from the padding token's id, which changes: keep every id up to it",
-    "first": "positions are counted from the padding token's id, which changes: keep every id up to it",
-    "bias_heads": "slopes and tables of relative positions are for all of a file's heads: heads cannot be cut",
-    "scale": "attention is scaled by the layer's number (scale_attn_by_inverse_layer_idx), and numbers "
-    "change: only layers after the kept ones can be left out",
-    "layers": "config.json has no words for a layer that lacks its attention to the encoder",
-}
-#: Sizes of an encoder-decoder that config.json may have one key for -> what that is said of.
-BOTH = {
-    "n_heads": "the attentions of a stack, or of both (heads, cross_heads, the encoder's heads)",
-    "n_kv_heads": "the attentions of a stack, or of both (heads, cross_heads, the encoder's heads)",
-    "d_ff": "both stacks' feed-forwards (ffn, the encoder's ffn)",
-}
 
 
 def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
@@ -99,7 +80,7 @@ def left_config(raw: Mapping[str, Any], plan: LoadPlan) -> dict[str, Any]:
         ids = {"bos_token_id": known.bos_ids, "eos_token_id": known.eos_ids}
         out |= _new_ids({**raw, **{key: list(of) for key, of in ids.items()}}, plan.cut)
     _check_starts(plan)
-    _check_same(out, config)
+    check_same(out, config)
     return out
 
 
@@ -310,37 +291,3 @@ def _check_starts(plan: LoadPlan) -> None:
                     f"and only one of the two has a {role}. It can be used while loading"
                 )
                 raise PlanError(msg)
-
-
-def _check_same(left: Mapping[str, Any], config: Config) -> None:
-    """Read back what is to be written."""
-    cannot = f"this plan cannot be written as a {config.family} checkpoint"
-    try:
-        again = resolve_config(dict(left), "the exported config.json").config
-    except ConfigError as e:
-        msg = f"{cannot}: {str(e).removeprefix('the exported config.json: ')}. It can be used while loading"
-        raise PlanError(msg) from None
-    again = replace(again, lm_head=config.lm_head)  # which the tensors say
-    # generation_config.json has its own say about these
-    ids = ("bos_ids", "eos_ids", *(f.name for f in fields(Decoding)), "decoding")
-    other = {name: value for name, value in _differing("config", again, config) if name not in ids}
-    if other:
-        name, value = next(iter(other.items()))
-        why = next((WHY[name] for name in WHY if name in other), f"{name} would be {value}")
-        if config.seq2seq and name in BOTH:
-            spelling = FAMILIES[config.family].spelling
-            why = f"{spelling.get(name, name)} says it of all of {BOTH[name]}: cut them alike"
-        msg = f"{cannot}: {why}. It can be used while loading"
-        raise PlanError(msg)
-
-
-def _differing(name: str, left: object, right: object) -> Iterator[tuple[str, object]]:
-    """The innermost fields in which two records differ, each with the value of the first."""
-    if is_dataclass(left) and type(left) is type(right):
-        for f in fields(left):
-            yield from _differing(f.name, getattr(left, f.name), getattr(right, f.name))
-    elif isinstance(left, tuple) and isinstance(right, tuple) and len(left) == len(right):
-        for each, other in zip(left, right, strict=True):
-            yield from _differing(name, each, other)
-    elif left != right:
-        yield name, left

@@ -159,6 +159,9 @@ def _of_layers(forms: Forms, left: Config) -> dict[str, Any]:
     heads = _dropped("drop_heads", forms, left)
     heads |= dict.fromkeys(_layers("drop_attention", forms, left), ())
     cross = _dropped("drop_cross_heads", forms, left)
+    if _layers("drop_cross_attention", forms, left) and not left.seq2seq:
+        msg = f"drop_cross_attention: {left.family} is not an encoder-decoder, and has no attention to an encoder"
+        raise PlanError(msg)
     cross |= dict.fromkeys(_layers("drop_cross_attention", forms, left), ())
     dropped = _layers("drop_layers", forms, left)
     layers = None if "keep_layers" not in forms else _layers("keep_layers", forms, left)
@@ -183,7 +186,7 @@ def _encoder(forms: Forms, left: Config) -> PrunePlan | None:
     if not of:
         return None
     if not left.seq2seq:
-        msg = f"encoder: {left.family} is no encoder-decoder; leave {ENCODER.replace('_', '-')} away"
+        msg = f"encoder: {left.family} is not an encoder-decoder; use the same form without {ENCODER.replace('_', '-')}"
         raise PlanError(msg)
     try:
         return PrunePlan(**_of_layers(Forms(of | ({"plan": forms["plan"]} if "plan" in forms else {})), left.encoding))

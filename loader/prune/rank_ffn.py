@@ -47,8 +47,8 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
     """The plan with its ratio turned into neurons: of those that it keeps, the share with the largest scores.
 
     So with an encoder's own ratio. `cut` is the plan compiled without them, and without zeros: these are chosen from
-    what is left. Reads gate, up and down of every kept layer of such a stack, as far as the plan keeps them. Errors:
-    `PlanError` for matrices that are quantised already, `CheckpointError` for numbers that are not finite.
+    what is left. Reads the feed-forward's matrices of every kept layer of such a stack, as far as the plan keeps them.
+    Errors: `PlanError` for matrices that are quantised already, `CheckpointError` for numbers that are not finite.
     """
     load, encoder, notes = make_load_plan(opened, cut=cut), plan.encoder, list(plan.notes)
     reads = load.encoder if cut.only is None else load
@@ -62,7 +62,7 @@ def weightiest(plan: PrunePlan, opened: Opened, cut: Cut) -> PrunePlan:
     return replace(plan, ffn=ffn, ffn_ratio=None, encoder=encoder, notes=tuple(notes))
 
 
-_NOTE = "{:g} of {} by magnitude: gate, up and down of every kept layer were read to rank them"
+_NOTE = "{:g} of {} by magnitude: the feed-forward's matrices of every kept layer were read to rank them"
 
 
 def _ranked(plan: PrunePlan, load: LoadPlan, checkpoint: Checkpoint) -> dict[int, tuple[int, ...]]:

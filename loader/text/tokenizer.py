@@ -16,7 +16,7 @@ import operator
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tokenizers
 
@@ -25,13 +25,17 @@ from ...handlers import raised_in_handler
 from ...runtime.memory import memory_named
 from ..files import looks_like, printable, quote, read_bytes
 from ..paths import is_there
+from .chat_template import Chats
 from .clean_up import CleanUp, clean_up
 from .growth import check_growth
+from .pieces import windows
+from .template_files import ChatTemplates
 from .token_files import read_token_files, tokenizer_class, with_prefix_space
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from .pieces import Cutting, Pieces
     from .token_files import TokenFiles
 
 __all__ = ["Tokenizer"]
@@ -50,19 +54,29 @@ _OTHERS = (
 _SLOW = frozenset({"MarianTokenizer", "M2M100Tokenizer", "BlenderbotSmallTokenizer"})
 #: Classes that transformers' AutoTokenizer may miss, as of 5.24 -> the one that reads their files.
 _SAID_OTHERWISE = dict.fromkeys(("T5Tokenizer", "MT5Tokenizer", "UMT5Tokenizer"), "T5Tokenizer")
+#: What stands for a token that a model is asked for, where no file names it.
+_MASKS = ("[MASK]", "<mask>")
+#: tokenizer_config.json says more than this where it means "no limit".
+_NO_LIMIT = 10**9
 #: A byte's token, as a byte-fallback decoder reads it.
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
-class Tokenizer:
+class Tokenizer(Chats):
     """A tokenizer of one directory. `n_vocab` is the greatest id plus one; ids in between may be unused.
 
     `unsettled_ids`: byte tokens, whose text the ids after them may change. `filtered`: from a text to the clean-up of
-    what follows it, where there is one.
+    what follows it, where there is one. `max_tokens`: of a text with its frame, where tokenizer_config.json says so;
+    `cut_side`: where a longer one is cut. `word_aware`: a piece that goes on a word is spelled with a mark of its own.
     """
 
     unsettled_ids: frozenset[int]
     filtered: type[CleanUp] | None
+    max_tokens: int | None
+    cut_side: Literal["right", "left"]
+    word_aware: bool
+    cls_id: int | None
+    mask_id: int | None
 
     def __init__(self, inner: tokenizers.Tokenizer, files: TokenFiles, where: str) -> None:
         """Join tokenizer.json and the files next to it; `where` names it in messages."""
@@ -77,15 +91,22 @@ class Tokenizer:
             vocab = inner.get_vocab(with_added_tokens=True)
             self.n_vocab = 1 + max(vocab.values(), default=-1)
             bpe = type(inner.model).__name__ == "BPE"
+            self.word_aware = bool(getattr(inner.model, "continuing_subword_prefix", None))
             falls_back = "ByteFallback" in kinds(inner.decoder)
         if empty:
             msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
             raise TokenizerError(msg)
         special = {role: token.content for role, token in files.named.items()}
+        self.special_tokens = special
+        self.templates = ChatTemplates(Path(where).parent, files.config.get("chat_template"))
         self.bos_id, self.eos_id, self.pad_id = (
             self._id(special.get(f"{role}_token")) for role in ("bos", "eos", "pad")
         )
         self.unk_id = self._id(special.get("unk_token") or getattr(inner.model, "unk_token", None))
+        self.cls_id = self._id(special.get("cls_token"))
+        self.mask_id = next((vocab[t] for t in (special.get("mask_token"), *_MASKS) if t in vocab), None)
+        self.max_tokens = _longest(files.config.get("model_max_length"))
+        self.cut_side = "left" if files.config.get("truncation_side") == "left" else "right"
         bytes_of = (i for token, i in vocab.items() if _BYTE.fullmatch(token)) if falls_back else ()
         self.unsettled_ids = frozenset(bytes_of)
         tidies = files.config.get("clean_up_tokenization_spaces") is True
@@ -128,6 +149,32 @@ class Tokenizer:
                 encoding.truncate(max(0, max_tokens - self._inner.num_special_tokens_to_add(is_pair=False)))
             framed = self._inner.post_process(encoding)
             return framed.ids, framed.type_ids
+
+    def windows(
+        self,
+        text: str | Sequence[str],
+        pair: str | None = None,
+        *,
+        cutting: Cutting | None = None,
+        add_special_tokens: bool = True,
+    ) -> list[Pieces]:
+        """Tokens of a whole text, of its words, or of two texts, with their places; several windows if it is cut so.
+
+        Errors: `InputError` for a stride that is too large, or where no room is left for a text.
+        """
+        for each in [text] if isinstance(text, str) else text:
+            _check_text(each)
+        if pair is not None:
+            _check_text(pair)
+        with _panics_as_errors(self._where, "encode a text"):
+            return windows(self._inner, text, pair, cutting, add_special_tokens=add_special_tokens)
+
+    def joined(self, tokens: Sequence[str]) -> str:
+        """The text of tokens by their spelling: what the decoder makes of them."""
+        with _panics_as_errors(self._where, "join tokens"):
+            decoder = self._inner.decoder
+            text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+        return text
 
     def opening(self, text: str) -> int:
         """Tokens of a text and of what frames it before, not of what frames it after: of a prompt."""
@@ -181,6 +228,13 @@ class Tokenizer:
         return number
 
 
+def _longest(said: object) -> int | None:
+    """Tokens of a text, as model_max_length says; None: nothing, or no limit."""
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 1 <= said < _NO_LIMIT:
+        return None
+    return int(said)
+
+
 def _check_text(text: object) -> None:
     if not isinstance(text, str):
         msg = f"a text must be a str, found {type(text).__name__} {quote(text)}"
@@ -188,7 +242,7 @@ def _check_text(text: object) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        msg = f"the text holds a lone surrogate at {e.start}, which is no character: repair it where it was decoded"
+        msg = f"the text holds a lone surrogate at {e.start}, which is not a character: repair it where it was decoded"
         raise TokenizerError(msg) from e
 
 
@@ -198,7 +252,7 @@ def _panics_as_errors(where: str, what: str) -> Iterator[None]:
     with memory_named(f"{where}: cannot {what}"):
         try:
             yield
-        except (MemoryError, TokenizerError):
+        except (MemoryError, TokenizerError, InputError):
             raise
         except Exception as e:
             raised_in_handler(e)

@@ -85,13 +85,13 @@ def needed_rows(fallback: int | str, directory: Path) -> tuple[int, ...]:
     whole, kept = Tokenizer.from_directory(directory), kept_ids(directory)
     if fallback == UNK:
         if whole.unk_id is None:
-            msg = f"vocab_fallback {UNK}: the tokenizer has no unknown token; name a token by its id, or {BYTES}"
+            msg = f"vocab_fallback: the tokenizer has no unknown token; name a token by its id, or {BYTES}"
             raise PlanError(msg)
         ids: tuple[int, ...] = (whole.unk_id,)
     else:
         ids = Bytes(whole).ids
         if not ids:
-            msg = f"vocab_fallback {BYTES}: the tokenizer has no token for every byte; name a token by its id, or {UNK}"
+            msg = f"vocab_fallback: the tokenizer has no token for every byte; name a token by its id, or {UNK}"
             raise PlanError(msg)
     row = None if kept is None else {token: i for i, token in enumerate(kept)}
     gone = [i for i in ids if row is not None and i not in row]

@@ -24,6 +24,8 @@ from .tokenizer import Tokenizer, checked_ids
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from .pieces import Cutting, Pieces
+
     #: A token that is gone -> tokens that stand for it, or None.
     Replacement = Callable[[int], tuple[int, ...] | None]
 
@@ -76,14 +78,36 @@ class KeptTokenizer(Tokenizer):
         self.n_vocab = len(self._kept)
         self.unsettled_ids = frozenset(self._row[i] for i in whole.unsettled_ids if i in self._row)
         self.filtered = whole.filtered
-        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (
-            None if i is None else self._row.get(i) for i in (whole.bos_id, whole.eos_id, whole.pad_id, whole.unk_id)
+        self.special_tokens, self.templates = whole.special_tokens, whole.templates
+        self.max_tokens, self.cut_side, self.word_aware = whole.max_tokens, whole.cut_side, whole.word_aware
+        ids = whole.bos_id, whole.eos_id, whole.pad_id, whole.unk_id, whole.cls_id, whole.mask_id
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id, self.cls_id, self.mask_id = (
+            None if i is None else self._row.get(i) for i in ids
         )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Rows of a text's tokens. `TokenizerError` for one that was cut away and that nothing stands for."""
         ids = self._whole.encode(text, add_special_tokens=add_special_tokens)
-        return [row for i in ids for row in ((self._row[i],) if i in self._row else self._for(i))]
+        return [row for i in ids for row in self._rows(i)]
+
+    def windows(
+        self,
+        text: str | Sequence[str],
+        pair: str | None = None,
+        *,
+        cutting: Cutting | None = None,
+        add_special_tokens: bool = True,
+    ) -> list[Pieces]:
+        """As the whole tokenizer's, in rows; what stands for a token that is gone lies where it lay."""
+        cut = self._whole.windows(text, pair, cutting=cutting, add_special_tokens=add_special_tokens)
+        return [pieces.spread(self._rows) for pieces in cut]
+
+    def joined(self, tokens: Sequence[str]) -> str:
+        """As the whole tokenizer's."""
+        return self._whole.joined(tokens)
+
+    def _rows(self, token: int) -> tuple[int, ...]:
+        return (self._row[token],) if token in self._row else self._for(token)
 
     def _for(self, gone: int) -> tuple[int, ...]:
         """Rows that stand for a token that is gone."""

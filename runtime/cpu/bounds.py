@@ -10,8 +10,6 @@ four times slower, and the same bits.
 from __future__ import annotations
 
 import ctypes
-import threading
-from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from ..arena import Tensor
 from ..bias import BiasTable
 from ..experts import ExpertTable
 from ..kvcache import PAGE, cache_bytes
+from ..locks import Lock
 from ..ops import SLOTS
 from ..relative import DistanceTable
 from ..rope import RopeTable
@@ -31,7 +30,7 @@ from ..step import Q_COUNT, Q_ENCODED, Q_ENCODER, Q_FIRST, Q_TABLES, T_FIRST, T_
 from .layout import INSIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,7 +46,7 @@ __all__ = ["Checked", "install", "watched"]
 COUNT, ADDRESS, NBYTES, REGIONS = range(4)
 MOST, SINK = 4096, 64
 _TABLE = np.zeros(REGIONS + 2 * MOST + SINK, np.int64)
-_LOCK = threading.RLock()
+_LOCK = Lock()
 _KEPT: list[Any] = []
 _INSIDE = """
 define i64 @{name}(i64 %a, i64 %n) {{
@@ -117,22 +116,27 @@ def install() -> None:
 Region = tuple[str, int, int]
 
 
-@contextmanager
-def watched(what: str, regions: Sequence[Region]) -> Iterator[None]:
-    """What runs inside may touch these regions alone. Errors: `BackendError`, at the end."""
-    with _LOCK:
-        if len(regions) > MOST:
-            msg = f"{what}: {len(regions)} regions to watch, at most {MOST}"
-            raise BackendError(msg)
-        flat = [edge for _, *edges in regions for edge in edges]
+def watched(what: str, regions: Sequence[Region], work: Callable[[], None]) -> None:
+    """Do work that may touch these regions alone. Errors: `BackendError`, at the end."""
+    if len(regions) > MOST:
+        msg = f"{what}: {len(regions)} regions to watch, at most {MOST}"
+        raise BackendError(msg)
+    flat = [edge for _, *edges in regions for edge in edges]
+
+    def done() -> tuple[int, int]:
+        before = _TABLE.copy() if _TABLE[COUNT] else None  # of what a handler or a finaliser interrupted
         _TABLE[:] = 0
         _TABLE[REGIONS : REGIONS + len(flat)] = flat
         _TABLE[COUNT] = len(regions)
         try:
-            yield
+            work()
+            return int(_TABLE[ADDRESS]), int(_TABLE[NBYTES])
         finally:
             _TABLE[COUNT] = 0
-        address, nbytes = int(_TABLE[ADDRESS]), int(_TABLE[NBYTES])
+            if before is not None:
+                _TABLE[:] = before
+
+    address, nbytes = _LOCK.held(done)
     if address:
         msg = f"{what}: {nbytes} bytes at {_place(address, regions)} lie in none of its operands"
         raise BackendError(msg)
@@ -164,9 +168,8 @@ class Checked:
             ins = self._program.code[i]
             line = int(self._code[i].ctypes.data)
             regions = [("instruction", line, line + 8 * SLOTS), *self._regions(ins)]
-            with watched(f"instruction {i}, {ins.kernel}", regions):
-                self.inner.bind(line, 1, base, step)
-                self.inner.step()
+            self.inner.bind(line, 1, base, step)
+            watched(f"instruction {i}, {ins.kernel}", regions, self.inner.step)
 
     def _regions(self, ins: Instruction) -> Iterator[Region]:
         _, _, base, _ = self._bound

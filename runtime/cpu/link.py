@@ -7,10 +7,11 @@ Code comes from our cache (`cache.py`), loaded by llvmlite alone (`objects.py`);
 from __future__ import annotations
 
 import os
-import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
+from ..locks import Lock
 from ..ops import OPS
 from ..quantized import QUANTIZED
 from .cache import cache_directory
@@ -30,9 +31,21 @@ __all__ = ["KERNELS", "addresses", "alone", "cache_directory", "executor"]
 KERNELS = (*(k for op in OPS.values() for k in op.kernels), *(f"pack_{dtype}" for dtype in QUANTIZED))
 
 _LINKED: dict[str, int] = {}
-_LOCK = threading.RLock()
-if hasattr(os, "register_at_fork"):  # Numba and LLVM have locks of their own: a fork waits until nobody is inside
-    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+_LOCK = Lock()
+
+
+def _before_fork() -> None:
+    """Wait until nobody is inside: Numba and LLVM have locks of their own, which nobody would leave in the child."""
+    _LOCK.lock.acquire()
+
+
+def _after_fork() -> None:
+    """In both processes: the thread that forked has it here too."""
+    _LOCK.lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def addresses(names: Iterable[str]) -> dict[str, int]:
@@ -51,36 +64,42 @@ def alone() -> Callable[..., None]:
 
 
 def _linked(names: list[str]) -> dict[str, int]:
-    with _LOCK:
-        missing = [n for n in names if n not in _LINKED]
-        if missing:
-            if debugging():
-                from .bounds import install  # noqa: PLC0415 - it compiles
+    return _LOCK.held(partial(_link, names))
 
-                install()
-            directory = cache_directory()
-            loaded = {n: kept(directory, n) for n in missing} if directory is not None else {}
-            _LINKED.update({n: a for n, a in loaded.items() if a is not None})
-            lacking = [n for n in missing if n not in _LINKED]
-            if lacking:
-                from .build import build  # noqa: PLC0415 - starts processes, imports Numba: not for a warm start
 
-                _LINKED.update(build(lacking, directory))
-        return {n: _LINKED[n] for n in names}
+def _link(names: list[str]) -> dict[str, int]:
+    missing = [n for n in names if n not in _LINKED]
+    if missing:
+        if debugging():
+            from .bounds import install  # noqa: PLC0415 - it compiles
+
+            install()
+        directory = cache_directory()
+        loaded = {n: kept(directory, n) for n in missing} if directory is not None else {}
+        _LINKED.update({n: a for n, a in loaded.items() if a is not None})
+        lacking = [n for n in missing if n not in _LINKED]
+        if lacking:
+            from .build import build  # noqa: PLC0415 - starts processes, imports Numba: not for a warm start
+
+            _LINKED.update(build(lacking, directory))
+    return {n: _LINKED[n] for n in names}
 
 
 def executor(threads: int) -> Team | Prange:
     """The thread team, or `prange` where MIAOTUI_EXECUTOR asks for it."""
     kind = os.environ.get("MIAOTUI_EXECUTOR", "team")
     if kind == "prange":
-        with _LOCK:
-            from .build import check_compiler  # noqa: PLC0415 - imports Numba
-
-            check_compiler()
-            from .prange import Prange  # noqa: PLC0415 - compiles
-
-        return Prange(threads)
+        return _LOCK.held(partial(_prange, threads))
     if kind != "team":
         msg = f"MIAOTUI_EXECUTOR={kind!r}: expected 'team' or 'prange'"
         raise BackendError(msg)
     return Team(threads, _linked([*ROOTS]))
+
+
+def _prange(threads: int) -> Prange:
+    from .build import check_compiler  # noqa: PLC0415 - imports Numba
+
+    check_compiler()
+    from .prange import Prange  # noqa: PLC0415 - compiles
+
+    return Prange(threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from .target import debugging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -37,8 +36,8 @@ def packer(dtypes: Iterable[str]) -> Callable[[NDArray[Any], str, str, NDArray[n
             *(numbers.ctypes.data, *numbers.strides, *numbers.shape, size, stored == "BF16"),
             *(out.ctypes.data, scratch.ctypes.data + -scratch.ctypes.data % LINE),
         )
-        with _checked(f"pack_{dtype}", words, numbers, out, scratch):
-            call(kernels[f"pack_{dtype}"], words.ctypes.data, 0, 0, 0)
+        pack = partial(call, kernels[f"pack_{dtype}"], words.ctypes.data, 0, 0, 0)
+        _checked(f"pack_{dtype}", pack, words, numbers, out, scratch)
         return bool(words[-1:].view(np.float32)[0] == 0)
 
     return pack_rows
@@ -50,10 +49,10 @@ def _bounds(a: NDArray[Any]) -> tuple[int, int]:
     return first, first + sum((n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)) + a.itemsize
 
 
-def _checked(what: str, *arrays: NDArray[Any]) -> AbstractContextManager[None]:
+def _checked(what: str, pack: Callable[[], None], *arrays: NDArray[Any]) -> None:
     if not debugging():
-        return nullcontext()
+        return pack()
     from .bounds import watched  # noqa: PLC0415 - loads LLVM's compiler
 
     names = ("words", "numbers", "out", "scratch")
-    return watched(what, [(name, *_bounds(a)) for name, a in zip(names, arrays, strict=True)])
+    return watched(what, [(name, *_bounds(a)) for name, a in zip(names, arrays, strict=True)], pack)

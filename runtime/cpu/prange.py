@@ -10,17 +10,21 @@ process with a pool takes the threads' shares one after the other, in the caller
 from __future__ import annotations
 
 import os
-import threading
+import time
 from typing import Any
 
+import numpy as np
 from numba import njit, prange, threading_layer
 
 from ..ops import SLOTS
-from .lanes import call_kernel, peek, restore_mode, usual_mode
+from .lanes import atomic_store, atomic_swap, call_kernel, peek, restore_mode, usual_mode
 
 __all__ = ["Prange"]
 
-_KIND = ["void(int64, int64, int64, int64, int64)"]
+_KIND = ["int64(int64, int64, int64, int64, int64, int64)"]
+
+#: Seconds between two looks whether the pool is free.
+_LOOK = 0.00005
 
 
 @njit(nogil=True, error_model="numpy")
@@ -32,30 +36,35 @@ def _share(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 
 @njit(_KIND, parallel=True, nogil=True, error_model="numpy")
-def run_prange(prog: Any, count: Any, base: Any, step: Any, nt: Any) -> None:
-    """Thread shares of an instruction are what `prange` hands out."""
-    for i in range(count):
-        p = prog + i * (8 * SLOTS)
-        for t in prange(nt):
-            _share(p, base, step, t, nt)
+def run_prange(taken: Any, prog: Any, count: Any, base: Any, step: Any, nt: Any) -> Any:
+    """Thread shares of an instruction are what `prange` hands out. 0; nonzero: the pool was taken, nothing was done.
+
+    `taken`: the address of the word that says so.
+    """
+    busy = atomic_swap(taken, 1)
+    if busy == 0:
+        for i in range(count):
+            p = prog + i * (8 * SLOTS)
+            for t in prange(nt):
+                _share(p, base, step, t, nt)
+        atomic_store(taken, 0)
+    return busy
 
 
 @njit(_KIND, nogil=True, error_model="numpy")
-def run_in_turn(prog: Any, count: Any, base: Any, step: Any, nt: Any) -> None:
-    """The same shares one after the other."""
+def run_in_turn(taken: Any, prog: Any, count: Any, base: Any, step: Any, nt: Any) -> Any:
+    """The same shares one after the other, which needs no pool."""
     for i in range(count):
         p = prog + i * (8 * SLOTS)
         for t in range(nt):
             _share(p, base, step, t, nt)
+    return 0
 
 
 class Prange:
-    """One region an instruction. Numba's pools are not re-entrant, so one lock serves the process.
+    """One region an instruction."""
 
-    A signal's handler may come between lock and region and use another model: the lock is re-entrant.
-    """
-
-    _lock = threading.RLock()
+    _taken = np.zeros(1, np.int64)  # 1: some step has the pool
     _run = staticmethod(run_prange)
 
     def __init__(self, threads: int) -> None:
@@ -67,16 +76,17 @@ class Prange:
 
     def step(self) -> None:
         """Run the program once."""
-        with self._lock:
-            self._run(*self._bound, self.threads)
+        taken = int(self._taken.ctypes.data)
+        while self._run(taken, *self._bound, self.threads):
+            time.sleep(_LOOK)
 
     def close(self) -> None:
         """Nothing is held."""
 
     @classmethod
     def forget(cls) -> None:
-        """After a fork: the lock may be held by a thread that is not here, and the pool is the parent's."""
-        cls._lock = threading.RLock()
+        """After a fork: the pool is the parent's, and whoever had it may be a thread that is not here."""
+        cls._taken[0] = 0
         try:
             threading_layer()
         except ValueError:  # there was no pool

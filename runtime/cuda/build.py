@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from ..cpu.cache import cache_directory, read, write
+from ..locks import Lock
 from .bind import bind
 from .kernels.base import TURING
 
@@ -38,7 +38,7 @@ AMPERE = frozenset(
     }
 )
 HOPPER = (9, 0, "a")
-_LOCK = threading.Lock()
+_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def to_ptx(kernel: Kernel) -> str:
     capability = least(kernel)
     slots = tuple(types.float32 if f[0] == "f" else types.int64 for f in kernel.fields)
     signature = (types.int64,) * 3 + slots + (types.int64,) * len(kernel.maps)
-    with _LOCK:
+
+    def compiled() -> str:
         # A function that kernels call is typed for the current device, and there may be none.
         current, compile_ir = dispatcher.get_current_device, nvvm.compile_ir
         # a * b + c is rounded twice, as it stands, or the bits would depend on what surrounds it.
@@ -114,8 +115,11 @@ def to_ptx(kernel: Kernel) -> str:
             )
         finally:
             dispatcher.get_current_device, nvvm.compile_ir = current, compile_ir
+        return str(text)
+
+    text = _LOCK.held(compiled)
     (mangled,) = re.findall(r"\.visible \.entry (\w+)\(", text)
-    return str(text).replace(mangled, symbol(kernel.name))
+    return text.replace(mangled, symbol(kernel.name))
 
 
 def assemble(ptx: str, architecture: str) -> Cubin:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ...limits import Request
     from ...loader.prune.forms import Forms
     from ...model import Model
+    from ...runtime.spec import Config
 
 __all__ = [
     "add_kv_cache",
@@ -23,8 +24,11 @@ __all__ = [
     "add_prune",
     "add_quantize",
     "chosen",
+    "config_of",
+    "given_model",
     "given_path",
     "load_model",
+    "new_place",
     "prune_of",
     "request_of",
     "size",
@@ -35,6 +39,7 @@ def add_model(parser: argparse.ArgumentParser, default: str = "the demo model th
     """Add `--model` and what says how it is read; `default`: what there is without one, in words."""
     parser.add_argument(
         "--model",
+        type=given_model,
         metavar="PATH_OR_HUB",
         help=f"a Hugging Face directory, or a hub name such as org/name (default: {default})",
     )
@@ -155,7 +160,7 @@ def prune_of(args: argparse.Namespace) -> Forms | None:
 def _option(name: str, value: object) -> str:
     """A short form as it was typed."""
     option = f"--{name.replace('_', '-')}" if name != "plan" else "--prune"
-    return " ".join(f"{option} {v}" for v in (value if isinstance(value, list) else [value]))
+    return " ".join(f"{option} {v or repr(v)}" for v in (value if isinstance(value, list) else [value]))
 
 
 def add_kv_cache(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +204,23 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
+def given_model(text: str) -> str:
+    """A directory or a hub name, for argparse."""
+    given_path(text)
+    return text
+
+
+def new_place(out: Path) -> Path:
+    """OUT, where it can be made. InputError, which names the argument."""
+    from ..export import check_new  # noqa: PLC0415 - help must not wait for it
+
+    try:
+        return check_new(out)
+    except InputError as e:
+        msg = f"OUT: {e}"
+        raise InputError(msg) from e
+
+
 class Size(int):
     """Bytes, with the text they were read from, for errors."""
 
@@ -240,18 +262,37 @@ def request_of(args: argparse.Namespace) -> Request:
     )
 
 
-def load_model(args: argparse.Namespace) -> Model:
-    """Load the model that was asked for, within the limits asked for."""
-    from ...runtime.cores import available_threads  # noqa: PLC0415 - help must not wait for it
+def located(args: argparse.Namespace) -> Path:
+    """Where the model that was asked for lies; a hub name is looked up once."""
+    from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
 
     if args.model is None and args.revision is not None:
         msg = f"--revision {args.revision}: the demo model has no revisions; name a model of the hub with --model"
         raise InputError(msg)
+    if getattr(args, "directory", None) is None:
+        args.directory = locate(chosen(args), revision=args.revision)
+    directory: Path = args.directory
+    return directory
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """What kind of model was asked for, from its config and headers alone; limits are checked before it is opened."""
+    from ...loader.open import open_model  # noqa: PLC0415 - help must not wait for it
+
+    request_of(args)
+    with open_model(located(args)) as opened:
+        return opened.config
+
+
+def load_model(args: argparse.Namespace) -> Model:
+    """Load the model that was asked for, within the limits asked for."""
+    from ...runtime.cores import available_threads  # noqa: PLC0415 - help must not wait for it
+
+    directory = located(args)
     from ...model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
 
     model = load(
-        chosen(args),
-        revision=args.revision,
+        directory,
         device=args.device,
         threads=args.threads,
         max_context=args.max_context,

@@ -21,11 +21,12 @@ from ...errors import BackendError, InputError
 from ...limits import Request
 from ...loader.write import write_whole
 from ...runtime.cores import available_threads
+from ...sizes import counted
 from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
 from ..bench.shared import GB, bytes_per_step, open_session, peak_memory, print_out, process_age, public_command
 from ..perplexity import check_predicts
-from .arguments import add_precision, add_prune, add_quantize, given_path, prune_of
+from .arguments import add_precision, add_prune, add_quantize, given_model, given_path, prune_of
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ ONCE = ("start_to_first_token_s", "peak_memory_bytes")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--model", metavar="PATH", help="checkpoint directory or hub name (default: the demo model that is included)"
+        "--model",
+        type=given_model,
+        metavar="PATH",
+        help="checkpoint directory or hub name (default: the demo model that is included)",
     )
     add_quantize(parser)
     add_prune(parser)
@@ -83,9 +87,9 @@ def main(args: argparse.Namespace) -> int:
         "repeat": args.repeat,
         **_how(args),
     }
-    record |= _model_facts(path)
+    record |= _model_facts(path, f"--model {args.model}")
     print_out(f"{record['model']}, {'/'.join(record['dtypes'])}, {record['parameters'] / 1e6:.1f} M parameters")
-    print_out(f"{record['machine']['cpu']}, {record['machine']['cores']} cores")
+    print_out(f"{record['machine']['cpu']}, {counted(record['machine']['cores'], 'core')}")
     record["results"] = []
     if args.device == "cuda":
         from ..bench.cuda_roofline import cuda_versions, gpu  # noqa: PLC0415 - only where it is asked for
@@ -240,13 +244,13 @@ def _resolve(name: str | None) -> Path:
     return locate(name) if name else Path(__file__).parents[1] / "demo" / "model"
 
 
-def _model_facts(path: Path) -> dict[str, Any]:
-    """Say what is to be measured, from headers and config: no tensor's data is read."""
+def _model_facts(path: Path, typed: str) -> dict[str, Any]:
+    """Say what is to be measured, from headers and config: no tensor's data is read. Errors call the model `typed`."""
     from ...loader.load_plan import make_load_plan  # noqa: PLC0415 - as above
     from ...loader.open import open_model  # noqa: PLC0415 - as above
 
     with open_model(path) as opened:
-        check_predicts(opened.config, "bench")
+        check_predicts(opened.config, typed)
         return {
             "model": path.resolve().name,
             "dtypes": sorted({t.dtype for t in opened.checkpoint.tensors.values()}),

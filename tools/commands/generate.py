@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, MiaotuiError, shown
-from ...sizes import format_bytes
-from .arguments import add_limits, add_model, load_model
+from ...sizes import counted, format_bytes
+from .arguments import add_limits, add_model, config_of, load_model
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from ...runtime.generate import Generation, Token
     from ...runtime.parameters import GenerateKwargs
 
-__all__ = ["add_arguments", "main"]
+__all__ = ["SAMPLING", "add_arguments", "add_sampling", "as_utf8", "main"]
 
 #: Most bytes of a prompt on standard input.
 MAX_PROMPT = 2**28
 #: What the demo model continues where nothing is given.
 DEMO_PROMPT = "Once upon a time"
 
+#: What `add_sampling` declares.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "do_sample")
 _PARAMETERS = (
-    "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "ignore_eos", "do_sample",
+    *SAMPLING, "max_new_tokens", "ignore_eos",
     "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "forced_bos_token_id",
     "forced_eos_token_id", "decoder_start_token_id", "num_beams", "length_penalty", "early_stopping",
     "num_return_sequences",
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the model would end")
     text.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
     _add_rules(parser)
-    _add_sampling(parser)
+    add_sampling(parser)
     _add_beams(parser)
     add_limits(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error how long it took, and the seed")
@@ -61,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "what may come", "TOKEN is an id, or a token as the tokenizer spells it, for instance a language's: fra_Latn."
+        "which tokens may come",
+        "TOKEN is an id, or a token as the tokenizer spells it, for instance a language's: fra_Latn.",
     )
     group.add_argument("--min-new-tokens", type=int, metavar="N", help="do not end before N tokens")
     group.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens comes twice; 0 is off")
@@ -140,7 +143,8 @@ def _early(text: str) -> bool | str:
     return text if text == "never" else text == "true"
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add what says how the next token is drawn."""
     group = parser.add_argument_group(
         "sampling",
         "Without these the likeliest token is taken. Temperature, top-k, top-p or min-p turn sampling on. They apply "
@@ -170,9 +174,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
     prompt = _prompt(args)
-    stop = None if args.stop is None else [_as_utf8(text, "--stop") for text in args.stop]
+    stop = None if args.stop is None else [as_utf8(text, "--stop") for text in args.stop]
     if args.num_beams in {None, 1}:
         refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
+    _check_writes(args)
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
     with load_model(args) as model:
         before = "" if args.no_prompt or model.config.seq2seq else prompt
@@ -180,6 +185,18 @@ def main(args: argparse.Namespace) -> int:
         if args.stats and last is not None:
             sys.stderr.write(_stats(model, last))
     return 0
+
+
+def _check_writes(args: argparse.Namespace) -> None:
+    """InputError for a model that writes no text, before anything else about it is found wanting."""
+    config, why = config_of(args), ""
+    if config.decoder is None:
+        why = f"{config.family} is an encoder, which writes no text"
+    elif not config.lm_head:
+        why = f"this {config.family} has no head: it gives vectors, and writes no text"
+    if why:
+        msg = f"--model {args.model}: {why}; expected a decoder or an encoder-decoder. In Python, encode gives vectors"
+        raise InputError(msg)
 
 
 def _streamed(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -> Token | None:
@@ -210,7 +227,7 @@ def _searched(model: Model, prompt: str, before: str, parameters: GenerateKwargs
 def _prompt(args: argparse.Namespace) -> str:
     """Take the argument; else standard input; else, for the demo model alone, a beginning that it knows."""
     if args.prompt is not None and args.prompt != "-":
-        return _as_utf8(args.prompt, "PROMPT")
+        return as_utf8(args.prompt, "PROMPT")
     piped = args.prompt == "-" or (sys.stdin is not None and not sys.stdin.isatty())
     text = _standard_input() if piped else ""
     if text or args.prompt == "-":
@@ -221,7 +238,7 @@ def _prompt(args: argparse.Namespace) -> str:
     raise InputError(msg)
 
 
-def _as_utf8(text: str, name: str) -> str:
+def as_utf8(text: str, name: str) -> str:
     """An argument whose bytes Python read in another encoding, as in an ASCII locale: they are UTF-8 anyhow."""
     if not any("\ud800" <= c <= "\udfff" for c in text):  # bytes that the locale cannot read
         return text
@@ -261,11 +278,11 @@ def _stats(model: Model, last: Token | Generation) -> str:
         return ""
     allocated = model.memory.get("allocated", 0)
     return (
-        f"load     {t.load_s:8.3f} s   {model.threads} threads, context {model.n_context}, "
+        f"load     {t.load_s:8.3f} s   {counted(model.threads, 'thread')}, context {model.n_context}, "
         f"{format_bytes(allocated)} besides the mapped files\n"
-        f"prefill  {t.prefill_s:8.3f} s   {t.n_prompt} tokens, {t.prefill_tps:.1f} tokens/s; "
+        f"prefill  {t.prefill_s:8.3f} s   {counted(t.n_prompt, 'token')}, {t.prefill_tps:.1f} tokens/s; "
         f"first token after {t.first_token_s:.3f} s\n"
-        f"decode   {t.decode_s:8.3f} s   {t.n_new} tokens, {t.decode_tps:.1f} tokens/s; "
+        f"decode   {t.decode_s:8.3f} s   {counted(t.n_new, 'token')}, {t.decode_tps:.1f} tokens/s; "
         f"ended by: {last.finish_reason}\n" + ("" if last.seed is None else f"seed     {last.seed}\n")
     ) + _scores(last)
 
@@ -274,5 +291,5 @@ def _scores(last: Token | Generation) -> str:
     """Of beams, the score of each text that was printed."""
     every = [last, *last.alternatives] if hasattr(last, "alternatives") else []
     return "".join(
-        f"score    {g.score or 0:8.4f}     {len(g.ids)} tokens, ended by: {g.finish_reason}\n" for g in every
+        f"score    {g.score or 0:8.4f}     {counted(len(g.ids), 'token')}, ended by: {g.finish_reason}\n" for g in every
     )

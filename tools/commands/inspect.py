@@ -6,9 +6,9 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...sizes import format_bytes
+from ...sizes import counted, format_bytes
 from ..streams import as_text
-from .arguments import add_precision, add_prune, add_quantize, request_of
+from .arguments import add_precision, add_prune, add_quantize, given_model, request_of
 from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ LEGEND = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("path", metavar="PATH_OR_HUB", help="a Hugging Face directory, or a hub name such as org/name")
+    where = "a Hugging Face directory, or a hub name such as org/name"
+    parser.add_argument("path", type=given_model, metavar="PATH_OR_HUB", help=where)
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     parser.add_argument(
         *("--max-context", "--context"),
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_prune(parser)
     parser.add_argument("--receipt", action="store_true", help="say for every weight what is read, mapped and resident")
     parser.add_argument(
-        "--hash", action="store_true", help="the receipt with the SHA-256 of what is read, which reads it"
+        "--hash", action="store_true", help="the receipt with the SHA-256 of what would be read; reads it all"
     )
     add_precision(parser)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="whose memory to count; needs no GPU")
@@ -127,14 +128,14 @@ def lines(known: Mapping[str, Any]) -> list[str]:
     out = [f"{known['name']}: {known['config']['family']}, {known['parameters']:,} parameters"]
     out += [f"  {line}" for line in shape_lines(known["config"])]
     dtypes = ", ".join(f"{format_bytes(n)} {dtype}" for dtype, n in known["bytes_by_dtype"].items())
-    out += ["", f"files: {format_bytes(known['file_bytes'])}, {known['tensors']} tensors: {dtypes}"]
+    out += ["", f"files: {format_bytes(known['file_bytes'])}, {counted(known['tensors'], 'tensor')}: {dtypes}"]
     out += [f"note: {line}" for line in known["corrections"]]
     if known["kept"] != "keep everything":
         read = known["read_bytes"]
         out += [f"pruned: {known['kept']}", f"        {read:,} bytes of the files are read, {format_bytes(read)}"]
     out += ["", "plan: what each weight is made from"]
     out += [f"  {line}" for line in known["plan"]]
-    out += ["", f"memory for a context of {known['context']} tokens"]
+    out += ["", f"memory for a context of {counted(known['context'], 'token')}"]
     memory = known["memory"]
     out += [
         f"  {label:36s}{memory[part]:>16,} B  {format_bytes(memory[part]):>10}"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...loader.files import read_text
-from ..perplexity import measure
+from ...sizes import counted
+from ..perplexity import check_predicts, measure
 from ..streams import as_text
-from .arguments import add_limits, add_model, given_path, load_model
+from .arguments import add_limits, add_model, config_of, given_path, load_model
 
 if TYPE_CHECKING:
     import argparse
@@ -35,6 +36,7 @@ def main(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             msg = f"--{name} {value}: expected at least 1"
             raise InputError(msg)
+    check_predicts(config_of(args), f"--model {args.model}")
     text = read_text(args.file, InputError)
     if args.max_context is None:
         args.max_context = args.window
@@ -49,6 +51,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         print(
             f"perplexity {report['ppl']:.4f}   ({report['nll_per_token']:.5f} nats a token, "
-            f"{report['bits_per_byte']:.4f} bits a byte; {report['n_tokens']} predictions in windows of {args.window})"
+            f"{report['bits_per_byte']:.4f} bits a byte; {counted(report['n_tokens'], 'prediction')} "
+            f"in windows of {args.window})"
         )
     return 0

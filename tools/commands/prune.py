@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...sizes import format_bytes
-from ..export import check_new
-from .arguments import add_prune, given_path, prune_of, size
+from .arguments import add_prune, given_model, given_path, new_place, prune_of, size
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ EVERYTHING = "keep everything"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("path", metavar="IN", help="a Hugging Face directory, or a hub name such as org/name")
+    where = "a Hugging Face directory, or a hub name such as org/name"
+    parser.add_argument("path", type=given_model, metavar="IN", help=where)
     parser.add_argument(
         "out", metavar="OUT", type=given_path, nargs="?", help="directory to make; it must not be there yet"
     )
@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> int:
     if args.out is None:
         msg = "OUT: none was given; expected a directory to make, or --sweep"
         raise InputError(msg)
-    check_new(args.out)  # before minutes are spent
+    new_place(args.out)  # before minutes are spent
     rewrite, method = None, None
     wish: Prune | None = prune_of(args)
     if args.method is None:

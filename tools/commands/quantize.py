@@ -21,7 +21,7 @@ import numpy as np
 from ...runtime.quantized import QUANTIZED
 from ...sizes import format_bytes
 from ..export import copy_along, new_directory, write_json, write_safetensors
-from .arguments import given_path
+from .arguments import given_model, given_path, new_place
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +39,8 @@ __all__ = ["add_arguments", "main", "quantize"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("path", metavar="PATH_OR_HUB", help="a Hugging Face directory, or a hub name such as org/name")
+    where = "a Hugging Face directory, or a hub name such as org/name"
+    parser.add_argument("path", type=given_model, metavar="PATH_OR_HUB", help=where)
     parser.add_argument("out", metavar="OUT", type=given_path, help="directory to make; it must not be there yet")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     parser.add_argument(
@@ -51,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
     """Write OUT and say how large it became; 0."""
     from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
 
+    new_place(args.out)  # before anything is rounded
     before, after = quantize(locate(args.path, revision=args.revision), args.out, args.quantize)
     print(f"{args.out}: {format_bytes(after)} of weights, from {format_bytes(before)}")
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...loader.ranges import read_indices, show
 from ...loader.sizes import cross_heads, d_head, largest, sizes_of, uneven
 from ...runtime.spec import Attention
+from ...sizes import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +85,7 @@ def shape_lines(c: Mapping[str, Any]) -> list[str]:
         lines += [f"{name}: {line}" for name in stacks for line in _stack_lines(c[name] | {"of": c}, c[name])]
     if c["head"] is not None:
         labels = f": {', '.join(c['labels'][:8])}{', ...' if len(c['labels']) > 8 else ''}" if c["labels"] else ""  # noqa: PLR2004 - what a line holds
-        return [*lines, f"head: {c['head']['kind'].replace('_', ' ')}, {c['head']['n_out']} results{labels}"]
+        return [*lines, f"head: {c['head']['kind'].replace('_', ' ')}, {counted(c['head']['n_out'], 'result')}{labels}"]
     if "decoder" not in c:
         return [*lines, "no head"]
     ends = " or ".join(map(str, c["eos_ids"]))
@@ -104,28 +105,31 @@ def _stack_lines(c: Mapping[str, Any], stack: Mapping[str, Any]) -> list[str]:
     width = "none" if ffn is None else f"{c['d_ff']} {'gated ' if ffn['gated'] else ''}{ffn['activation']}"
     if ffn is not None and "experts" in ffn:
         experts, n = ffn["experts"], sum(s["n"] for s in halves if "experts" in s)
-        width = f"{c['n_experts']} experts of {width} in {n} layers, {experts['per_token']} a token"
+        width = (
+            f"{counted(c['n_experts'], 'expert')} of {width} in {counted(n, 'layer')}, {experts['per_token']} a token"
+        )
         width += f", one of {experts['d_shared']} for all" if experts["d_shared"] else ""
     crossing = c.get("crossing", [])
     return [
-        f"{c['n_layers']} layers of width {c['d_model']}",
-        f"attention: {c['n_heads']} heads of {c['d_head']}, {c['n_kv_heads']} key/value heads, "
+        f"{counted(c['n_layers'], 'layer')} of width {c['d_model']}",
+        f"attention: {counted(c['n_heads'], 'head')} of {c['d_head']}, {counted(c['n_kv_heads'], 'key/value head')}, "
         + _positions(c.get("of", c), stack)
         + (", QK norm" if c.get("of", c)["qk_norm"] else "")
-        + "".join(f", window {w} in {n} layers" for w, n in windows.items()),
-        *([f"attention to the encoder: {_alike(crossing)} heads"] if crossing else []),
+        + "".join(f", window {w} in {counted(n, 'layer')}" for w, n in windows.items()),
+        *([f"attention to the encoder: {_alike(crossing)}"] if crossing else []),
         f"feed-forward: {width}; {norm}",
         *(
-            f"layer {i}: {s['n_heads'] or 'no'} heads on {s['n_kv_heads']}, feed-forward {s['d_ff'] or 'none'}"
-            + (f" x {s['n_experts']} experts" if s.get("n_experts") else "")
+            f"layer {i}: {counted(s['n_heads'] or 'no', 'head')} on {s['n_kv_heads']}, "
+            f"feed-forward {s['d_ff'] or 'none'}"
+            + (f" x {counted(s['n_experts'], 'expert')}" if s.get("n_experts") else "")
             for i, s in enumerate(c.get("uneven", ()))
         ),
     ]
 
 
 def _alike(sizes: list[int]) -> str:
-    """One number, or each layer's."""
-    return str(sizes[0]) if len(set(sizes)) == 1 else f"{', '.join(map(str, sizes))} (layer by layer)"
+    """Heads: one number, or each layer's."""
+    return counted(sizes[0], "head") if len(set(sizes)) == 1 else f"{', '.join(map(str, sizes))} heads (layer by layer)"
 
 
 def _positions(c: Mapping[str, Any], stack: Mapping[str, Any]) -> str:

@@ -1,138 +1,37 @@
-"""Make the demo model again: `python -m miaotui.tools.demo.train OUT` (takes the extra `dev`; README.md says more)."""
+"""Make a demo model again: `python -m miaotui.tools.demo.train NAME` (takes the extra `dev`; README.md says more)."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .corpus import HELD_OUT_SEED, TRAINING_SEED, stories
-from .tokenizer import BOS, EOS, N_VOCAB, train_tokenizer, write_tokenizer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import torch
-    from tokenizers import Tokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-N_CONTEXT = 512  # tokens; a story has about 170
-ROW = 256  # tokens that a row of a training batch holds
-ROWS = 16
-REHEARSAL = 3, 64, 1000  # rows of a batch, length of what they repeat, steps
-PEAK_RATE = 3e-3
-WARM_UP = 100  # steps
-HELD_OUT = 200  # stories
+from ..export import check_new
+from . import NAMES, story
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, write the checkpoint directory, say the held-out loss."""
+    """Train, write the checkpoint directory, say how well it does on what is held out."""
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.demo.train", description=__doc__)
-    parser.add_argument("out", type=Path, help="directory to write")
-    parser.add_argument("--steps", type=int, default=3000, help="batches to train on (default: 3000)")
-    parser.add_argument("--layers", type=int, default=6, help="layers (default: 6)")
-    parser.add_argument("--width", type=int, default=128, help="width, a multiple of 8 (default: 128)")
-    args = parser.parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer()
-    write_tokenizer(tokenizer, args.out, N_CONTEXT)
-    model = train(tokenizer, args.steps, args.layers, args.width)
-    write_model(model, args.out)
-    sys.stdout.write(f"held-out loss {held_out_loss(model, tokenizer):.4f} nats per token\n")
-    return 0
-
-
-def train(tokenizer: Tokenizer, steps: int, layers: int = 6, width: int = 128) -> LlamaForCausalLM:
-    """Train by AdamW with a linear warm-up and a cosine to nothing (Loshchilov and Hutter 2017, 2019)."""
-    import torch  # noqa: PLC0415 - of the extra `dev`
-    from transformers import LlamaForCausalLM, get_cosine_schedule_with_warmup  # noqa: PLC0415 - of the extra `dev`
-
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(_config(tokenizer, layers, width))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    schedule = get_cosine_schedule_with_warmup(optimizer, WARM_UP, steps)
-    began = time.perf_counter()
-    for step, ids in enumerate(itertools.islice(_batches(tokenizer, TRAINING_SEED), steps), 1):
-        _rehearse(ids, step)
-        loss = model(input_ids=ids, labels=ids).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0 or step == steps:
-            sys.stdout.write(f"step {step}: loss {loss.item():.4f}, {time.perf_counter() - began:.0f} s\n")
-            sys.stdout.flush()
-    return model.to(torch.bfloat16)
-
-
-def _config(tokenizer: Tokenizer, layers: int, width: int) -> LlamaConfig:
-    from transformers import LlamaConfig  # noqa: PLC0415 - of the extra `dev`
-
-    return LlamaConfig(
-        vocab_size=N_VOCAB,
-        hidden_size=width,
-        intermediate_size=width * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=N_CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.token_to_id(BOS),
-        eos_token_id=tokenizer.token_to_id(EOS),
+    names = (*NAMES, "sentiment", "entities", "answers", "encoder", "chat")  # these are not included yet
+    parser.add_argument("name", metavar="NAME", choices=names, help=f"one of {', '.join(names)}")
+    parser.add_argument(
+        "out", nargs="?", type=Path, help="directory to make, which must not be there yet (default: NAME)"
     )
+    parser.add_argument("--steps", type=int, help="batches to train on (default: as many as the shipped model had)")
+    parser.add_argument("--layers", type=int, default=6, help="layers of the story model (default: 6)")
+    parser.add_argument("--width", type=int, default=128, help="its width, a multiple of 8 (default: 128)")
+    args = parser.parse_args(argv)
+    out = check_new(args.out or Path(args.name))
+    if args.name == "story":
+        out.mkdir(parents=True)
+        story.make(out, args.steps or 3000, args.layers, args.width)
+        return 0
+    from ..commands.quantize import quantize  # noqa: PLC0415 - the story model needs none of it
+    from .recipes.card import make  # noqa: PLC0415 - as above
 
-
-def _batches(tokenizer: Tokenizer, seed: int) -> Iterator[torch.Tensor]:
-    """Token ids [ROWS, ROW]. A row begins with a story and goes on with others until it is full."""
-    import torch  # noqa: PLC0415 - of the extra `dev`
-
-    eos = int(tokenizer.token_to_id(EOS) or 0)
-    source = stories(seed)
-    while True:
-        rows = []
-        for _row in range(ROWS):
-            row: list[int] = []
-            while len(row) < ROW:
-                row += [*tokenizer.encode(next(source)).ids, eos]
-            rows.append(row[:ROW])
-        yield torch.tensor(rows)
-
-
-def _rehearse(ids: torch.Tensor, step: int) -> None:
-    """Early on, some rows say random tokens again and again: attention learns to look back for what followed last time.
-
-    These are the induction heads of Olsson et al. 2022; without them the names in a story change as it goes on.
-    """
-    import torch  # noqa: PLC0415 - of the extra `dev`
-
-    rows, length, last = REHEARSAL
-    if step <= last:
-        ids[:rows] = torch.randint(2, N_VOCAB, (rows, length)).repeat(1, ROW // length)
-
-
-def held_out_loss(model: LlamaForCausalLM, tokenizer: Tokenizer) -> float:
-    """Mean loss in nats over all the tokens after `<s>`, `</s>` among them, of the first held-out stories."""
-    import torch  # noqa: PLC0415 - of the extra `dev`
-
-    model = model.float().eval()
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for story in itertools.islice(stories(HELD_OUT_SEED), HELD_OUT):
-            ids = torch.tensor([[*tokenizer.encode(story).ids, tokenizer.token_to_id(EOS)]])
-            n = ids.shape[1] - 1
-            total += model(input_ids=ids, labels=ids).loss.item() * n
-            count += n
-    return total / count
-
-
-def write_model(model: LlamaForCausalLM, directory: Path) -> None:
-    """Write config.json, generation_config.json and model.safetensors (BF16; the tied head is left out)."""
-    model.generation_config.max_length = N_CONTEXT
-    model.save_pretrained(directory)
+    sys.stdout.write(make(args.name, out, args.steps, quantize))
+    return 0
 
 
 if __name__ == "__main__":

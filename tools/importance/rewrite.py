@@ -113,7 +113,7 @@ class Rewrite:
 
         def make() -> NDArray[np.generic]:
             whole = read(embed, checkpoint.array(embed.tensor.name))
-            return narrowed(basis.behind("head", widened(whole, dtype)), dtype)
+            return narrowed(basis.after("head", widened(whole, dtype)), dtype)
 
         return name, dtype, basis.shape("head", embed.shape), make
 

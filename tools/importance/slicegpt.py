@@ -124,7 +124,7 @@ class Basis:
         if role in NORMS:
             return np.ones(self.width)
         if role in READS:
-            out = self.behind(name, w)
+            out = self.after(name, w)
         elif AXES[role][0] == "width":
             out = (self.q.T * self.scale) @ w
         elif AXES[role][-1] == "width":
@@ -133,7 +133,7 @@ class Basis:
             return None
         return out
 
-    def behind(self, name: str, w: F64) -> F64:
+    def after(self, name: str, w: F64) -> F64:
         """A matrix that reads a norm, which has no gains any longer."""
         prefix, _, role = name.rpartition(".")
         gain = self.gains[f"{prefix}.{READS[role]}".lstrip(".")]

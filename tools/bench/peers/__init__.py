@@ -1,4 +1,4 @@
-"""The engines that we are measured against, each behind one protocol (`worker`), each in its own interpreter.
+"""The engines that we are measured against, each with one protocol (`worker`), each in its own interpreter.
 
 A peer is one module of this folder with PACKAGES (what its interpreter needs), DTYPES (our name of a dtype -> what the
 engine calls its nearest), `convert(model, out, dtype)` where the engine does not load a Hugging Face directory itself,

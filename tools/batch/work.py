@@ -1,0 +1,293 @@
+"""Records through a function and into files: in order, a chunk at a time, and to be taken up again after a kill.
+
+A chunk's results are written, as they come, before the next chunk is read; about once a second what was written is
+flushed to the disk and the journal told. `predict` must give a record the same result in any company: ours do
+(docs/decisions.md), so that a run that goes on elsewhere than an unbroken one would has the same output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError, TokenizerError
+from .journal import Commit, Journal, read_journal
+from .outputs import Output, named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from .inputs import Inputs
+    from .records import Record, Records
+
+    #: Inputs -> a result for each, in order, perhaps as they come.
+    Predict = Callable[[list[Any]], Iterable[Any]]
+
+__all__ = ["Run"]
+
+#: A chunk: this many records, or bytes; and bytes of results that are written at a time.
+CHUNK, CHUNK_BYTES = 256, 2**20
+ERRORS = "--errors"
+#: A place in a list that the user never made.
+_ITEM = re.compile(r" \(item 0 of the input, counted from 0\)$")
+#: Seconds between two commits.
+EVERY = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a record: a line of output, or what is wrong with it."""
+
+    record: Record
+    line: bytes = b""
+    wrong: str | None = None
+
+
+class Run:
+    """A run that is begun, or taken up again; close it, or use it as a context manager.
+
+    `output` None: standard output. What is not a regular file has no journal, and is never taken up again.
+    """
+
+    def __init__(
+        self, output: Path | None, errors: Path | None, about: Mapping[str, Any], *, restart: bool = False
+    ) -> None:
+        """`about`: what the results depend on. `InputError`: an output of another run, or one without a journal."""
+        self._closing = ExitStack()
+        with self._closing:
+            self._output = self._opened(output, "--output")
+            self._errors = None if errors is None else self._opened(errors, ERRORS)
+            self._journal: Journal | None = None
+            named_errors = None if output is None or errors is None else os.path.relpath(errors, output.parent)
+            self._about = {**about, ERRORS: named_errors}
+            self.begun = self.now = self._found(self._about, restart=restart)
+            self._clock = time.monotonic()
+            self._closing = self._closing.pop_all()
+
+    def _opened(self, path: Path | None, option: str) -> Output:
+        output = Output(path, option)
+        self._closing.callback(output.close)
+        return output
+
+    def _found(self, about: Mapping[str, Any], *, restart: bool) -> Commit:
+        """Where an earlier run ended; the beginning where there was none."""
+        outputs = [self._output, *([self._errors] if self._errors else [])]
+        if not self._output.regular or restart:
+            return Commit()
+        found = read_journal(self._journal_file)
+        begun, mine = (found[1], found[0].get(ERRORS) is not None) if found else (Commit(), False)
+        for output in outputs if found is None else outputs[1:] if not mine else []:
+            if output.size:
+                where = f"{self._journal_file.name} {'is missing' if found is None else 'knows nothing of it'}"
+                msg = (
+                    f"{output.option}: it is there, and no run that can go on wrote it ({where}); name another file, "
+                    "or write over it with --restart"
+                )
+                raise InputError(msg)
+        if found is not None and begun.place.offset:  # one that did nothing yet may be begun with anything
+            _check_same(found[0], about, self._journal_file)
+            self._check_lengths(begun)
+        return begun
+
+    @property
+    def _journal_file(self) -> Path:
+        path = self._output.path
+        assert path is not None  # noqa: S101 - a regular output has one
+        return path.with_name(f"{path.name}.journal")
+
+    def _check_lengths(self, begun: Commit) -> None:
+        """What was on the disk once must still be there."""
+        for output, size in ((self._output, begun.output), (self._errors, begun.errors)):
+            if output is not None and output.regular and output.size < size:
+                msg = (
+                    f"{output.option}: has {output.size:,} bytes, and the run had written {size:,}; something else "
+                    "changed it. Begin again with --restart"
+                )
+                raise InputError(msg)
+
+    def begin(self, records: Records) -> None:
+        """Pass over what was read before, and cut what no commit knows. Nothing on the disk changes before this."""
+        if self.begun.place.offset:
+            records.go_to(self.begun.place)
+        self._cut()
+        if self._output.regular:
+            self._journal = Journal(self._journal_file, self._about, self.begun)
+            self._closing.callback(self._journal.close)
+
+    def _cut(self) -> None:
+        self._output.cut(self.now.output)
+        if self._errors is not None:
+            self._errors.cut(self.now.errors)
+
+    def work(self, records: Records, inputs: Inputs, predict: Predict) -> Iterator[Commit]:
+        """Do it; where it is after each chunk. Errors: `InputError` for a bad record, unless errors are kept apart."""
+        self._clock = last = time.monotonic()
+        for chunk in _chunks(records):
+            ready: list[Outcome] = []
+            for outcome in _outcomes(chunk, inputs, predict):
+                if outcome.wrong is not None and self._errors is None:
+                    self._write(ready)
+                    where = f"--input {records.name}: line {outcome.record.line}"
+                    msg = f"{where}: {outcome.wrong}; --errors FILE keeps such lines apart"
+                    raise InputError(msg)
+                ready.append(outcome)
+                if sum(len(o.line) for o in ready) >= CHUNK_BYTES:
+                    self._write(ready)
+                    ready = []
+            self._write(ready)
+            if time.monotonic() - last >= EVERY:
+                self.commit()
+                last = time.monotonic()
+            yield self.now
+        self.commit()
+
+    def _write(self, outcomes: Sequence[Outcome]) -> None:
+        """As many as there is room for; `now` tells of those alone that are whole."""
+        if not outcomes:
+            return
+        good = [o for o in outcomes if o.wrong is None]
+        bad = [o for o in outcomes if o.wrong is not None]
+        self._output.write(b"".join(o.line for o in good))
+        if self._errors is not None:
+            self._errors.write(b"".join(map(_error, bad)))
+        self.now = Commit(
+            outcomes[-1].record.after,
+            self.now.good + len(good),
+            self.now.bad + len(bad),
+            self._output.size,
+            0 if self._errors is None or not self._errors.regular else self._errors.size,
+            self.begun.seconds + time.monotonic() - self._clock,
+        )
+
+    def commit(self) -> None:
+        """Have the disk hold what is done, and then the journal say so."""
+        self._output.flush()
+        if self._errors is not None:
+            self._errors.flush()
+        if self._journal is not None:
+            with named(f"--output {self._output.path}: its journal {self._journal.file.name}"):
+                self._journal.commit(self.now)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close; after an error, or Ctrl-C, keep what is done."""
+        if error is not None and self._journal is not None:
+            with suppress(InputError):  # the disk is full: an earlier commit stands
+                self._cut()
+                self.commit()
+        self.close()
+
+
+def _check_same(then: Mapping[str, Any], now: Mapping[str, Any], journal: Path) -> None:
+    """That what the results depend on is what it was. `InputError` names what is not."""
+    for name in {**then, **now}:
+        if then.get(name) != now.get(name) and not (name == ERRORS and then.get(name) is None):
+            msg = (
+                f"{name}: {_told(now.get(name))}, and the output was begun with {_told(then.get(name))} "
+                f"({journal.name}); give the same, name another --output, or begin again with --restart"
+            )
+            raise InputError(msg)
+
+
+def _told(value: object) -> str:
+    return "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    chunk: list[Record] = []
+    size = 0
+    for record in records:
+        chunk.append(record)
+        size += len(record.raw)
+        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _outcomes(chunk: Sequence[Record], inputs: Inputs, predict: Predict) -> Iterator[Outcome]:
+    """Of each record, in order, as results come."""
+    taken: list[Any] = []
+    wrongs = [record.wrong for record in chunk]
+    for i, record in enumerate(chunk):
+        if record.wrong is None:
+            try:
+                taken.append(inputs.of(record.value))
+            except ValueError as e:
+                wrongs[i] = str(e)
+    results = _apart(predict, taken)
+    for record, wrong in zip(chunk, wrongs, strict=True):
+        if wrong is not None:
+            yield Outcome(record, wrong=wrong)
+            continue
+        result = next(results)
+        if isinstance(result, InputError | TokenizerError):
+            yield Outcome(record, wrong=str(result))
+        else:
+            yield _said(record, inputs.kept(record.value), result)
+
+
+def _apart(predict: Predict, values: list[Any]) -> Iterator[Any]:
+    """A result for each, or what is wrong with it: where one of them is bad, halves of what is left are tried."""
+    if not values:
+        return
+    n = 0
+    try:
+        for result in predict(values):
+            yield result
+            n += 1
+    except (InputError, TokenizerError) as e:
+        left = values[n:]
+        if len(left) == 1:
+            yield type(e)(_ITEM.sub("", str(e)))
+            return
+    else:
+        return
+    half = len(left) // 2
+    yield from _apart(predict, left[:half])
+    yield from _apart(predict, left[half:])
+
+
+def _said(record: Record, kept: Mapping[str, Any], result: object) -> Outcome:
+    try:
+        return Outcome(record, _json({"line": record.line, **kept, "output": result}))
+    except ValueError as e:
+        return Outcome(record, wrong=f"its result is not to be written as JSON ({e})")
+
+
+def _error(outcome: Outcome) -> bytes:
+    text = outcome.record.raw.decode("utf-8", "backslashreplace")
+    return _json({"line": outcome.record.line, "error": outcome.wrong, "input": text})
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    """A line. Text stays as it is, but for half a surrogate pair, which no UTF-8 has. `ValueError`: NaN."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False, default=_plain).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - NumPy's numbers and arrays
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    msg = f"{type(value).__name__} is no JSON"
+    raise ValueError(msg)

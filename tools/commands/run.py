@@ -1,0 +1,225 @@
+"""`miaotui run`: a task on every line of a file, into another file (`tools/batch`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ...errors import InputError
+from ...load_options import LOAD_DEFAULTS
+from ...loader.files import quote, read_text, reason
+from ...loader.hub import locate
+from ..batch.fingerprint import fingerprint
+from ..batch.inputs import Inputs, columns_of
+from ..batch.records import FORMATS, Records, format_of
+from ..batch.work import Run
+from .arguments import add_limits, add_model, chosen, given_path, load_model, prune_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ..batch.journal import Commit
+
+__all__ = ["add_arguments", "main"]
+
+STANDARD = Path("-")
+#: The package's folder.
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: Options of loading that the results depend on, apart from what is kept of the model.
+DEPENDS = ("quantize", "kv_cache", "precision", "device", "max_context")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("task", metavar="TASK", help="a task of pipelines, for instance text-classification")
+    add_model(parser, "the task's demo model")
+    parser.add_argument(
+        "--input", type=given_path, required=True, metavar="FILE", help="a .txt, .jsonl, .csv or .tsv file, or - "
+        "for standard input: a text, a JSON value or a row each",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=given_path, required=True, metavar="FILE", help="where the results go, a line of JSON each, "
+        "or - for standard output. A run that was stopped or killed goes on where it was when it is typed again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--errors", type=given_path, metavar="FILE", help="keep bad lines apart in this file, with their number and "
+        "what is wrong, and go on (default: stop at the first)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=FORMATS, help="what --input holds (default: by its ending; of standard input txt)"
+    )
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="[FIELD=]COLUMN", help="where a field of the task stands, for "
+        "instance review, or question=frage (default: the fields have their own names; text is the text)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="COLUMN", help="copy this field of a record to its result; id "
+        "always is. May be given several times",
+    )  # fmt: skip
+    parser.add_argument("--top-k", metavar="N", type=int, help="as the pipeline's top_k: how many answers to give")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline's call, for "
+        "instance aggregation_strategy=simple; the value is JSON, or else a text. May be given several times",
+    )  # fmt: skip
+    parser.add_argument("--restart", action="store_true", help="write over what an earlier run left, from the start")
+    add_limits(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run it; 0, also where bad lines were kept apart."""
+    from ..pipelines.make import pipeline  # noqa: PLC0415 - help must not wait for it
+    from ..pipelines.registry import task_of  # noqa: PLC0415 - as above
+
+    parameters = _parameters(args)
+    with _named("TASK"):
+        task, said = task_of(args.task)
+    inputs = Inputs(task.name, columns_of(args.column), tuple(args.keep))
+    _check_apart(args)
+    if args.model is None and task.demo is not None:
+        args.model = str(ROOT / task.demo)
+        print(f"note: no --model: {args.task} uses the included {task.demo}", file=sys.stderr)
+    with ExitStack() as opened:
+        stream = opened.enter_context(_input(args.input))
+        form = args.format or "txt" if args.input == STANDARD else format_of(args.input, args.format)
+        records = Records(stream, form, str(args.input))
+        if records.columns:
+            inputs.check(records.columns, str(args.input))
+        output = None if args.output == STANDARD else args.output
+        about = _about(args, args.task if said else task.name, form, parameters)
+        run = opened.enter_context(Run(output, args.errors, about, restart=args.restart))
+        run.begin(records)
+        model = opened.enter_context(load_model(args))
+        with _set(parameters, args.top_k):
+            pipe = pipeline(args.task, model, **parameters)
+        step = opened.enter_context(_bar(args.input, run.begun))
+        for now in run.work(records, inputs, lambda values: pipe(iter(values))):
+            step(now)
+    print(_summary(args, run), file=sys.stderr)
+    return 0
+
+
+def _parameters(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of the pipeline, by name. `InputError`."""
+    parameters: dict[str, Any] = {} if args.top_k is None else {"top_k": args.top_k}
+    for words in args.set:
+        name, sign, text = words.partition("=")
+        if not sign or not name.isidentifier() or name in parameters or name in LOAD_DEFAULTS:
+            what = "it has an option of its own" if name in LOAD_DEFAULTS else "given twice"
+            what = what if sign and name.isidentifier() else "expected NAME=VALUE"
+            msg = f"--set {words}: {what}"
+            raise InputError(msg)
+        try:
+            parameters[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            parameters[name] = text
+    return parameters
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """An error about an argument in Python's words begins with the command's name for it."""
+    try:
+        yield
+    except InputError as e:
+        msg = f"{option}: {str(e).removeprefix('task=')}"
+        raise InputError(msg) from e
+
+
+@contextmanager
+def _set(parameters: Mapping[str, Any], top_k: int | None) -> Iterator[None]:
+    """As `_named`, of a pipeline's parameters."""
+    try:
+        yield
+    except InputError as e:
+        words, first = re.findall(r"\w+", str(e)), re.split(r"\W", str(e), maxsplit=1)[0]
+        name = first if first in parameters else next((word for word in words if word in parameters), None)
+        if name is None or (name == "top_k" and top_k is not None):
+            raise
+        msg = f"--set {e}" if name == first else f"--set {name}: {e}"
+        raise InputError(msg) from e
+
+
+def _check_apart(args: argparse.Namespace) -> None:
+    """No file is read and written, or written twice. `InputError`."""
+    named = [("--input", args.input), ("--output", args.output), ("--errors", args.errors)]
+    files = [(option, path) for option, path in named if path not in (None, STANDARD)]
+    for i, (first, one) in enumerate(files):
+        for second, other in files[i + 1 :]:
+            if one.resolve() == other.resolve() or (one.is_file() and other.is_file() and one.samefile(other)):
+                msg = f"{second} {other}: it is {first} too; name another file"
+                raise InputError(msg)
+
+
+@contextmanager
+def _input(path: Path) -> Iterator[IO[bytes]]:
+    if path == STANDARD:
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = path.open("rb")
+    except OSError as e:
+        msg = f"--input {quote(str(path), 300)[1:-1]}: cannot be read ({reason(e)})"
+        raise InputError(msg) from e
+    with stream:
+        yield stream
+
+
+def _about(args: argparse.Namespace, task: str, form: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results depend on, in the command's words."""
+    directory = locate(chosen(args), revision=args.revision)
+    prune = dict(prune_of(args) or {})
+    plan = prune.get("plan")
+    return {
+        "TASK": task,
+        "--model": f"{directory.resolve().name}, its files {fingerprint(directory)}",
+        "miaotui": version("miaotui"),
+        "--format": form,
+        "--column": columns_of(args.column) or None,
+        "--keep": args.keep or None,
+        "--top-k": args.top_k,
+        **{f"--set {name}": value for name, value in parameters.items() if name != "top_k" or args.top_k is None},
+        **{f"--{name.replace('_', '-')}": getattr(args, name) for name in DEPENDS},
+        **{f"--{name.replace('_', '-')}": value for name, value in prune.items()},
+        "--prune": None if plan is None else hashlib.sha256(read_text(Path(plan), InputError).encode()).hexdigest(),
+    }
+
+
+@contextmanager
+def _bar(path: Path, begun: Commit) -> Iterator[Callable[[Commit], None]]:
+    """What shows how far it is: tqdm's bar on a terminal, where the extra `progress` is installed; else nothing."""
+    try:
+        from tqdm import tqdm  # noqa: PLC0415 - an extra
+    except ImportError:
+        yield lambda _: None
+        return
+    total = path.stat().st_size if path != STANDARD and path.is_file() else None
+    at = begun.place.offset
+    with tqdm(total=total, initial=at, unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
+
+        def step(now: Commit) -> None:
+            done, seconds = now.good + now.bad, max(now.seconds - begun.seconds, 1e-9)
+            bar.set_postfix_str(f"{done:,} lines, {(done - begun.good - begun.bad) / seconds:,.0f}/s", refresh=False)
+            bar.update(now.place.offset - bar.n)
+
+        yield step
+
+
+def _summary(args: argparse.Namespace, run: Run) -> str:
+    """Lines, those that were bad, and how many a second."""
+    begun, now = run.begun, run.now
+    new = now.good + now.bad - begun.good - begun.bad
+    seconds = now.seconds - begun.seconds
+    told = f"{args.output}: {now.good:,} lines"
+    told += f", {now.bad:,} bad in {args.errors}" if now.bad else ""
+    if begun.good + begun.bad:
+        told += f"; {new:,} of them now, after line {begun.place.lines:,}"
+    if not new and begun.good + begun.bad:
+        return f"{args.output}: nothing was left to do after line {begun.place.lines:,}"
+    return told + (f"; {seconds:.1f} s, {new / seconds:,.0f} lines/s" if new and seconds > 0 else "")

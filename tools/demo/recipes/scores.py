@@ -1,0 +1,54 @@
+"""A demo model's scores on what is held out, next to what it must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import ModuleType
+
+    from tokenizers import Tokenizer
+
+    from ....model import Model
+    from .encoders import Fit
+
+__all__ = ["Recipe", "Scores", "f1"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a demo model is made: what it does, what made its texts, how long it is trained, how many texts score it.
+
+    `train` writes a directory, given the encoders' tokenizer; `compared` scores a model and its baselines.
+    """
+
+    about: str
+    corpus: ModuleType
+    how: Fit
+    held_out: int
+    train: Callable[[Tokenizer, Path, Fit], None]
+    compared: Callable[[Model, Tokenizer], Scores]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Shares from 0 to 1 of what `measure` names: of the model, the majority class, the bag of words."""
+
+    measure: str
+    model: float
+    majority: float
+    bag: float
+
+    def table(self) -> str:
+        """As in a card."""
+        rows = (("this model", self.model), ("majority class", self.majority), ("bag-of-words regression", self.bag))
+        lines = [f"| | {self.measure} |", "|---|---|", *(f"| {name} | {value:.3f} |" for name, value in rows)]
+        return "\n".join(lines) + "\n"
+
+
+def f1(right: int, said: int, there: int) -> float:
+    """2 P R / (P + R) of how many were right, said and there."""
+    return 2 * right / (said + there) if said + there else 0.0

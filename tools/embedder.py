@@ -1,0 +1,280 @@
+"""A model in the place of sentence-transformers' `SentenceTransformer`: its calls, its parameters, its numbers.
+
+For programs that are written for that class: MTEB, LangChain, LlamaIndex and others (docs/embeddings.md). What has no
+meaning here is accepted where it changes no number (`batch_size`: texts are packed without padding), and otherwise
+refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from ..errors import BackendError, InputError, shown
+from ..model import Model, load
+from ..runtime.spec import SIMILARITIES
+from ..runtime.tasks.precision import PRECISIONS, rounded
+from ..runtime.tasks.similarity import pairwise, similarity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Unpack
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from ..load_options import LoadKwargs
+    from ..loader.text.tokenizer import Tokenizer
+    from ..runtime.spec import Similarity
+    from ..runtime.tasks.precision import Precision
+
+    Texts = str | Iterable[str]
+
+__all__ = ["SentenceEncoder", "listed", "refuse_others", "tensor"]
+
+#: Prompts that are there in any case; a directory may say more of them.
+NO_PROMPTS = {"query": "", "document": ""}
+#: The names of a document's prompt, the first that there is.
+DOCUMENT = ("document", "passage", "corpus")
+
+
+class SentenceEncoder:
+    """Texts to vectors, with the interface of `sentence_transformers.SentenceTransformer` (6.2)."""
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | Model,
+        *,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: Similarity | None = None,
+        truncate_dim: int | None = None,
+        **options: Unpack[LoadKwargs],
+    ) -> None:
+        """A directory, a hub name (with the options of `load`), or a model that is loaded, which `close` leaves open.
+
+        `prompts` and the others stand in place of what the directory says. Errors: `InputError`, and `load`'s.
+        """
+        if isinstance(model_name_or_path, Model) and options:
+            msg = f"{next(iter(options))}: the model is loaded already; give its path, or leave the options of load out"
+            raise InputError(msg)
+        self._owned = not isinstance(model_name_or_path, Model)
+        self.model = (
+            model_name_or_path if isinstance(model_name_or_path, Model) else load(model_name_or_path, **options)
+        )
+        try:
+            self.vectors = copy(self.model.vectors)
+            said = self.vectors.how
+            self.prompts = {**NO_PROMPTS, **said.prompts, **(prompts or {})}
+            self.default_prompt_name = said.default_prompt if default_prompt_name is None else default_prompt_name
+            self.truncate_dim, self._similarity = truncate_dim, similarity_fn_name or said.similarity
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        wrong = [name for name, text in self.prompts.items() if not isinstance(name, str) or not isinstance(text, str)]
+        if wrong:
+            msg = f"prompts: {shown(wrong[0])} is none; expected texts by name"
+            raise InputError(msg)
+        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
+            msg = f"default_prompt_name={shown(self.default_prompt_name)}: expected one of {shown(list(self.prompts))}"
+            raise InputError(msg)
+        self.similarity_fn_name = self._similarity
+        self._width(self.truncate_dim)
+
+    def encode(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: Literal["sentence_embedding", "token_embeddings"] = "sentence_embedding",
+        precision: Precision = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: None = None,
+        chunk_size: int | None = None,
+        **others: object,
+    ) -> Any:
+        """A vector for each text: float32 [texts, d], of one text [d].
+
+        `precision`: "int8" and "uint8" in 256 steps of each dimension's range in these texts, "binary" and "ubinary" a
+        bit for each dimension. `output_value="token_embeddings"`: a list of [tokens, d_model]. With
+        `convert_to_tensor`, or without `convert_to_numpy`, torch's tensors, where torch is installed. `batch_size` and
+        `chunk_size` change nothing. Errors: `InputError`, `TokenizerError`.
+        """
+        texts = others.pop("sentences", None) if inputs is None else inputs  # its older name
+        others.pop("task", None)  # which of a Router's modules: there are none
+        refuse_others("SentenceEncoder", self.device, batch_size, {"pool": pool, "device": device, **others})
+        _check_known("output_value", output_value, ("sentence_embedding", "token_embeddings"))
+        _check_known("precision", precision, PRECISIONS)
+        del chunk_size
+        one, before = isinstance(texts, str), self._prompt(prompt, prompt_name)
+        every = [texts] if one else listed(texts)
+        source = _barred(every) if show_progress_bar is True and every else every
+        tensors = convert_to_tensor or not convert_to_numpy
+        if output_value == "token_embeddings":
+            rows = [tensor(row) if tensors else row for row in self.vectors.tokens(source, before)]
+            return rows[0] if one else rows
+        norm = True if normalize_embeddings else None
+        got = self.vectors.of(source, prompt=before, truncate_dim=self._width(truncate_dim), normalize=norm)
+        vectors = rounded(got if isinstance(got, np.ndarray) else np.stack(list(got)), precision)
+        result = tensor(vectors) if tensors else vectors
+        return result[0] if one else list(result) if tensors and not convert_to_tensor else result
+
+    def encode_query(
+        self, inputs: Texts, prompt_name: str | None = None, prompt: str | None = None, **more: Any
+    ) -> Any:
+        """As `encode`, with the prompt "query" where none is named."""
+        if prompt_name is None and prompt is None:
+            prompt_name = "query"
+        return self.encode(inputs, prompt_name, prompt, **more)
+
+    def encode_document(
+        self, inputs: Texts, prompt_name: str | None = None, prompt: str | None = None, **more: Any
+    ) -> Any:
+        """As `encode`; where no prompt is named, with "document", "passage" or "corpus", the first that is there."""
+        if prompt_name is None and prompt is None:
+            prompt_name = next(name for name in DOCUMENT if name in self.prompts)
+        return self.encode(inputs, prompt_name, prompt, **more)
+
+    def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
+        """[n, d], [m, d] -> [n, m] by `similarity_fn_name`. NumPy's, where sentence-transformers gives a tensor."""
+        return similarity(embeddings1, embeddings2, self.similarity_fn_name)
+
+    def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
+        """[n, d], [n, d] -> [n]: each with its own."""
+        return pairwise(embeddings1, embeddings2, self.similarity_fn_name)
+
+    @property
+    def similarity_fn_name(self) -> Similarity:
+        """How vectors are compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        return self._similarity
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: Similarity) -> None:
+        if value not in SIMILARITIES:
+            msg = f"similarity_fn_name={shown(value)}: expected one of {', '.join(SIMILARITIES)}"
+            raise InputError(msg)
+        self._similarity = value
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens of a text, its frame among them; what is longer is cut."""
+        return self.vectors.max_tokens
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= self.model.n_context:
+            msg = f"max_seq_length={shown(value)}: expected a whole number from 1 to {self.model.n_context}"
+            raise InputError(msg)
+        self.vectors.max_tokens = value
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.model.tokenizer
+
+    @property
+    def device(self) -> str:
+        """Where it computes, as torch writes it."""
+        return "cuda:0" if self.model.device == "cuda" else "cpu"
+
+    def get_embedding_dimension(self) -> int:
+        """Numbers of a vector."""
+        return self._width(None)
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def close(self) -> None:
+        """Close the model, if it was loaded here. Harmless when done twice."""
+        if self._owned:
+            self.model.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """The model."""
+        return f"<miaotui.SentenceEncoder of {self.model!r}>"
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        """What stands before every text; `prompt` wins."""
+        if prompt is not None:
+            return prompt
+        name = self.default_prompt_name if name is None else name
+        if name is not None and name not in self.prompts:
+            msg = f"prompt_name={shown(name)}: expected one of {shown(list(self.prompts))}"
+            raise InputError(msg)
+        return "" if name is None else self.prompts[name]
+
+    def _width(self, asked: int | None) -> int:
+        """Dimensions that are kept: as many as there are, where more are asked for."""
+        wanted = self.truncate_dim if asked is None else asked
+        if wanted is None:
+            return self.vectors.width
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+            msg = f"truncate_dim={shown(wanted)}: expected a whole number of at least 1"
+            raise InputError(msg)
+        return min(wanted, self.vectors.how.width)
+
+
+def refuse_others(name: str, here: str, batch_size: object, others: Mapping[str, Any]) -> None:
+    """Errors: `InputError`, for a batch of nothing, and for what is given and not done here."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        msg = f"batch_size={shown(batch_size)}: expected a whole number of at least 1"
+        raise InputError(msg)
+    for other, value in others.items():
+        same = other == "device" and str(value) in (here, here.partition(":")[0])  # torch.device too
+        if value is not None and not same:
+            where = f"; the model computes on {here}" if other == "device" else ""
+            msg = f"{other}={shown(value, 80)}: {name} has no such parameter{where}; leave it out"
+            raise InputError(msg)
+
+
+def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        msg = f"{name}={shown(value)}: expected one of {', '.join(known)}"
+        raise InputError(msg)
+
+
+def listed(texts: object) -> list[Any]:
+    """What is to be encoded, as a list. `InputError`."""
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+        msg = f"inputs: {shown(texts)} found, expected a text, or several"
+        raise InputError(msg)
+    return [str(text) if isinstance(text, np.str_) else text for text in texts]
+
+
+def _barred(texts: list[Any]) -> Iterator[Any]:
+    """The same, with tqdm's bar on a terminal, where tqdm is installed (the extra `progress`)."""
+    try:
+        from tqdm import tqdm  # noqa: PLC0415 - an extra
+    except ImportError:
+        return iter(texts)
+    return iter(tqdm(texts, desc="Texts", disable=None))
+
+
+def tensor(array: NDArray[Any]) -> Any:
+    """The same as torch's tensor. `BackendError` without torch."""
+    try:
+        torch: Any = import_module("torch")
+    except ImportError as e:
+        msg = "convert_to_tensor, or convert_to_numpy=False: torch's tensors need torch: pip install torch"
+        raise BackendError(msg) from e
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,92 @@
+"""text-classification (sentiment-analysis): labels of a text, or of two, with their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...errors import InputError, shown
+from ...runtime.tasks.labels import ranked, scores_of
+from .base import EncoderPipeline, Prepared
+from .truncation import TOKENIZER, cutting
+
+if TYPE_CHECKING:
+    from ...runtime.tasks.labels import Function
+    from .base import Options, Rows
+
+__all__ = ["TextClassification"]
+
+FUNCTIONS: tuple[Function, ...] = ("softmax", "sigmoid", "none")
+
+
+class TextClassification(EncoderPipeline):
+    """`pipe(text)`: `[{"label", "score"}]`, of a list a list of such objects.
+
+    An item is a text, or `{"text", "text_pair"}`. `top_k`: how many labels, None for all, and an item's result is then
+    a list; without it, the first. `function_to_apply`: "softmax", "sigmoid" or "none" for logits; by default none for
+    a regression, the logistic function for one label or several that hold at once, else softmax.
+    """
+
+    #: top_k="": the form of the result when nobody asks for a number of labels.
+    parameters: ClassVar[Mapping[str, object]] = {"top_k": "", "function_to_apply": None, **TOKENIZER}
+    heads = ("classes",)
+    needs = "an encoder that gives a text classes (...ForSequenceClassification)"
+
+    def __call__(self, inputs: object, **parameters: object) -> Any:  # noqa: ANN401 - a form for each kind of input
+        """As `Pipeline.__call__`; one text without `top_k` in the call gives a list, as transformers does."""
+        result = super().__call__(inputs, **parameters)
+        return [result] if isinstance(inputs, str) and "top_k" not in parameters else result
+
+    def options(self, given: Mapping[str, object]) -> Options:
+        """As `Pipeline.options`; what is no parameter's value is an `InputError`."""
+        options = super().options(given)
+        top_k, function = options["top_k"], options["function_to_apply"]
+        if top_k not in ("", None) and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            msg = f"top_k={shown(top_k)}: expected a whole number of labels, at least 1, or None for all"
+            raise InputError(msg)
+        if isinstance(function, str):
+            function = function.lower()
+        if function is not None and function not in FUNCTIONS:
+            msg = f"function_to_apply={shown(function)}: expected one of {', '.join(FUNCTIONS)}"
+            raise InputError(msg)
+        return options | {"function_to_apply": function}
+
+    def prepare(self, item: object, options: Options) -> Prepared:
+        """As `EncoderPipeline.prepare`."""
+        text, pair = _texts(item)
+        [pieces] = self.model.tokenizer.windows(
+            text, pair, cutting=cutting(self, options), add_special_tokens=bool(options["add_special_tokens"])
+        )
+        return Prepared([self.whole(pieces)])
+
+    def finish(self, prepared: Prepared, rows: list[Rows], options: Options) -> object:  # noqa: ARG002 - as others
+        """As `EncoderPipeline.finish`."""
+        scores = scores_of(rows[0], options["function_to_apply"] or self._usual())
+        legacy = options["top_k"] == ""
+        labels = self.model.config.labels
+        out = [
+            {"label": labels[i], "score": float(scores[i])} for i in ranked(scores, 1 if legacy else options["top_k"])
+        ]
+        return out[0] if legacy else out
+
+    def _usual(self) -> Function:
+        kind = self.model.config_json.get("problem_type")
+        if kind == "regression":
+            return "none"
+        return "sigmoid" if kind == "multi_label_classification" or len(self.model.config.labels) == 1 else "softmax"
+
+
+def _texts(item: object) -> tuple[str, str | None]:
+    """A text and perhaps a second: of `{"text", "text_pair"}`, or of [[text, text_pair]]."""
+    if isinstance(item, Mapping) and set(item) <= {"text", "text_pair"} and isinstance(item.get("text"), str):
+        pair = item.get("text_pair")
+        if pair is None or isinstance(pair, str):
+            return item["text"], pair
+    if isinstance(item, list) and len(item) == 1 and isinstance(item[0], list | tuple):
+        both = list(item[0])
+        if [type(text) for text in both] == [str, str]:
+            return both[0], both[1]
+    if isinstance(item, str):
+        return item, None
+    msg = f'text-classification: {shown(item)} found, expected a text, or {{"text": ..., "text_pair": ...}} for two'
+    raise InputError(msg)
