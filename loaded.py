@@ -138,7 +138,7 @@ class Loaded:
 
     def __del__(self) -> None:
         """Say that it was dropped open, as files do. Threads and memory go with the last sequence that uses them."""
-        if not getattr(self, "_closed", True):
+        if not getattr(self, "_closed", True) and warnings is not None:  # the interpreter's end takes names away
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import miaotui
 import numpy as np
@@ -93,6 +94,39 @@ def test_what_fails_inside_leaves_nothing_held() -> None:
     assert kept.tb is not None
     assert (me in locks._BUSY) == was_busy
     nothing_is_held(one, other)
+
+
+def test_what_is_raised_at_any_line_leaves_nothing_held() -> None:
+    """As an interrupt does; a line that is told again as its `with` ends is none where an interrupt comes."""
+    one, other, came = Lock(), Lock(), list[int]()
+
+    def strike(at: int) -> None:
+        seen = set[tuple[int, int]]()
+
+        def tracer(frame: Any, event: str, _: object) -> Any:
+            if frame.f_code is not Lock.taken.__code__:
+                return None
+            if event == "line" and (place := (id(frame), frame.f_lineno)) not in seen:
+                seen.add(place)
+                if len(seen) == at:
+                    came.append(frame.f_lineno)
+                    raise KeyboardInterrupt
+            return tracer
+
+        sys.settrace(tracer)
+        try:
+            one.taken(lambda: other.taken(lambda: None))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+
+    for at in range(1, 40):
+        strike(at)
+        nothing_is_held(one, other)
+        assert not one.is_mine()
+        assert not other.is_mine()
+    assert len(set(came)) > 10
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

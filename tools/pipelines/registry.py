@@ -45,8 +45,8 @@ class Task:
 
 
 TASKS = (
-    Task("text-classification", TextClassification, ("sentiment-analysis",)),
-    Task("token-classification", TokenClassification, ("ner",)),
+    Task("text-classification", TextClassification, ("sentiment-analysis",), demo="tools/demo/models/sentiment"),
+    Task("token-classification", TokenClassification, ("ner",), demo="tools/demo/models/entities"),
     Task("question-answering", QuestionAnswering),
     Task("fill-mask", FillMask),
     Task("feature-extraction", FeatureExtraction),
