@@ -45,9 +45,6 @@ BOTH = {
 def check_same(left: Mapping[str, Any], config: Config) -> None:
     """Read `left` back. PlanError: it is another model's than `config`'s."""
     cannot = f"this plan cannot be written as a {config.family} checkpoint"
-    if _heads_differ(config) or (config.seq2seq and _heads_differ(config.encoding)):
-        msg = f"{cannot}: {_one_number('n_heads', config)}. It can be used while loading"
-        raise PlanError(msg)
     try:
         again = resolve_config(dict(left), "the exported config.json").config
     except ConfigError as e:
@@ -60,16 +57,17 @@ def check_same(left: Mapping[str, Any], config: Config) -> None:
     if other:
         name, value = next(iter(other.items()))
         why = next((WHY[name] for name in WHY if name in other), f"{name} would be {value}")
-        if config.seq2seq and name in BOTH:
+        if "bias_heads" in other and (_heads_differ(config) or (config.seq2seq and _heads_differ(config.encoding))):
+            why = _one_number("n_heads", config)
+        elif config.seq2seq and name in BOTH:
             why = _one_number(name, config)
         msg = f"{cannot}: {why}. It can be used while loading"
         raise PlanError(msg)
 
 
 def _heads_differ(config: Config) -> bool:
-    """Whether layers of `config.stack` have different heads, in a family whose config.json has no key/value heads."""
-    spelling = FAMILIES[config.family].spelled(config)
-    if "n_kv_heads" in spelling or "d_head" not in spelling:
+    """Whether layers of `config.stack` differ in how many heads they have, in a family that can write fewer of all."""
+    if "d_head" not in FAMILIES[config.family].spelled(config):
         return False
     return len({size.n_heads for size in every_size(config)} - {0}) > 1
 
