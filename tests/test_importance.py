@@ -15,6 +15,8 @@ from helpers import by_name, empty_caches, open_weights, sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, PlanError
+from miaotui.loader import families
+from miaotui.loader.config import resolve_config
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
@@ -26,7 +28,7 @@ from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_o
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
 from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.importance.numbers import narrowed, widened
-from miaotui.tools.importance.rewrite import Rewrite
+from miaotui.tools.importance.rewrite import Rewrite, can_compensate
 from miaotui.tools.importance.sparsegpt import sparsegpt
 from miaotui.tools.importance.zeros import layer_by_layer, zeros
 from miaotui.tools.prune import prune
@@ -464,6 +466,22 @@ def test_wishes_that_no_method_grants(tmp_path):
         find(tmp_path / "in", Wish("flap", ffn=0.5), text)
     with pytest.raises(InputError, match="--text"):
         find(tmp_path / "in", Wish("wanda", sparsity=Sparsity(0.5)), None)
+
+
+@pytest.mark.parametrize("name", [name for name, family in families.FAMILIES.items() if family.bias_keys])
+def test_a_key_for_biases_is_of_the_one_that_takes_up_what_flap_cuts(name):
+    block = {"attention": {"n_heads_in_group": 1}, "ffn": {"ffn_mult": 1.0}}
+    more = {"num_hidden_layers": 1, "block_configs": [block]} if name == "nemotron-nas" else {}
+    for half, key in families.FAMILIES[name].bias_keys.items():
+        needed = {"attention": "o_bias", "feed_forward": "down_bias"}[half]
+        for value in (True, False):
+            biases = resolve_config({"model_type": name, key: value, **more}, "config.json").biases
+            assert (needed in biases) == value
+
+
+def test_flap_is_refused_where_the_key_is_not_of_the_bias_that_it_needs():
+    with pytest.raises(PlanError, match="o_bias, and a qwen2_moe checkpoint has no such bias"):
+        can_compensate("qwen2_moe", "o_bias", there=False)
 
 
 @settings(deadline=None)

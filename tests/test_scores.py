@@ -18,7 +18,7 @@ from miaotui.runtime.cpu.backend import cpu_session
 from miaotui.runtime.encoding import Whole, encoded
 from miaotui.runtime.forward.supported import check_backend
 from miaotui.runtime.recorder.record import record
-from miaotui.runtime.spec import Buckets, Slopes
+from miaotui.runtime.spec import Attention, Buckets, Slopes
 from miaotui.tools.prune import prune
 from test_records import CONTEXT, IDS, SLOPED, Drawn, F, config
 from test_records import given as weight_of
@@ -256,19 +256,25 @@ def test_a_table_that_lost_heads_is_written_with_its_other_lines(tmp_path: Path)
 
 
 def test_a_table_whose_lines_are_lost_unevenly_has_no_words_in_a_file(tmp_path: Path) -> None:
-    whole, left = tmp_path / "whole", tmp_path / "left"
-    random_model("T5EncoderModel", whole, **T5_SIZES)
-    with pytest.raises(PlanError, match=r"written as a t5 checkpoint: .* a file's heads: heads cannot be cut"):
-        prune(whole, left, {"drop_heads": {0: [0], 1: [1], 2: [0]}})
-    assert not left.exists()
+    for kind, plan, why in (
+        ("T5EncoderModel", {0: [0], 1: [1], 2: [0]}, "are for all of a file's heads: heads cannot be cut"),
+        ("T5EncoderModel", {0: [0]}, "num_heads is one number for all of the layers: cut each of them alike"),
+    ):
+        random_model(kind, tmp_path / kind, **T5_SIZES)
+        with pytest.raises(PlanError, match=f"cannot be written as a t5 checkpoint: .*{why}"):
+            prune(tmp_path / kind, tmp_path / "left", {"drop_heads": plan})
+        assert not (tmp_path / "left").exists()
 
 
-def test_layers_that_have_a_table_each_lose_lines_by_themselves(tmp_path: Path) -> None:
-    whole, left = tmp_path / "whole", tmp_path / "left"
-    random_model("UMT5EncoderModel", whole, **T5_SIZES)
-    prune(whole, left, {"drop_heads": {0: [0]}})
-    ids = list(range(5))
-    with miaotui.load(whole, prune={"drop_heads": {0: [0]}}) as cut, miaotui.load(left) as written:
+@pytest.mark.parametrize(("kind", "sizes"), [("UMT5EncoderModel", T5_SIZES), ("NomicBertModel", BERT_SIZES)])
+def test_heads_of_one_layer_are_written_for_ourselves(kind: str, sizes: dict[str, Any], tmp_path: Path) -> None:
+    """Neither family has a key for key/value heads, nor a table that layers share."""
+    whole, left, plan, ids = tmp_path / "whole", tmp_path / "left", {"drop_heads": {0: [0]}}, list(range(1, 30))
+    random_model(kind, whole, **sizes)
+    assert prune(whole, left, plan)[2] is not None
+    with miaotui.load(whole, prune=plan) as cut, miaotui.load(left) as written:
+        layers = written.config.stack.layers
+        assert [s.n_heads for layer in layers for s in layer if isinstance(s, Attention)] == [2, 3, 3]
         assert cut.hidden(ids).tobytes() == written.hidden(ids).tobytes()
 
 

@@ -540,8 +540,38 @@ def test_layers_that_share_their_weights_are_cut_alike(tmp_path: Path) -> None:
         assert len({id(layer) for layer in cut.session.weights.stack.layers}) == 1
     scores = find(tmp_path / "whole", Wish("block-influence", keep=2), Text(TEXT)).scores["layers"]
     assert len(set(scores)) == 4
-    with pytest.raises(PlanError, match="share their weights"):
+    with pytest.raises(PlanError, match=r"share their weights.* add --no-compensation"):
         find(tmp_path / "whole", Wish("flap", ffn=0.5), Text(TEXT))
+    without = find(tmp_path / "whole", Wish("flap", ffn=0.5, compensate=False, uniform=True), Text(TEXT)).plan
+    assert len({without.ffn[i] for i in range(4)}) == 1
+
+
+@pytest.mark.parametrize(("family", "tied"), [("eurobert", False), ("eurobert", True), ("starcoder2", True)])
+def test_a_key_of_biases_stands_for_all_of_them(family: str, *, tied: bool, tmp_path: Path) -> None:
+    """EuroBERT's mlp_bias is of its head, too, StarCoder2's use_bias of attention: the others are zeros."""
+    sizes = {
+        "vocab_size": 304, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 36,
+        "num_key_value_heads": 3, "max_position_embeddings": 40, "tie_word_embeddings": tied,
+    }  # fmt: skip
+    if family == "eurobert":
+        made(transformers.EuroBertConfig(**sizes, pad_token_id=0), tmp_path / "whole", "MaskedLM")
+    else:
+        made(transformers.Starcoder2Config(**sizes, use_bias=False), tmp_path / "whole", "CausalLM")
+    chosen = find(tmp_path / "whole", Wish("flap", ffn=0.5, uniform=True), Text(TEXT, window=16))
+    prune(tmp_path / "whole", tmp_path / "cut", chosen.plan, chosen.rewrite)
+    auto = transformers.AutoModelForMaskedLM if family == "eurobert" else transformers.AutoModelForCausalLM
+    theirs, told = auto.from_pretrained(tmp_path / "cut", dtype=torch.float64, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    compensated, others = ("mlp.down_proj.bias", "lm_head.bias")
+    if family == "starcoder2":
+        compensated, others = ("mlp.c_proj.bias", "self_attn.o_proj.bias")
+    biases = {name: bool(value.any()) for name, value in theirs.state_dict().items()}
+    assert {any_set for name, any_set in biases.items() if name.endswith(compensated)} == {True}
+    assert {any_set for name, any_set in biases.items() if name.endswith(others)} == {False}
+    with miaotui.load(tmp_path / "cut") as cut, torch.no_grad():
+        wanted = theirs(torch.tensor([SOURCE])).logits[0].numpy()
+        assert np.abs(cut.logits(SOURCE) - wanted).max() < 1e-3
 
 
 def test_what_no_method_does_is_said(two: Path, one: Path, tmp_path: Path) -> None:

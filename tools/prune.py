@@ -52,7 +52,7 @@ def prune(
         chosen.plan.save(made / PLAN)
         how = (rewrite.change, rewrite.shape) if rewrite else ()
         tensors = export.left_tensors(plan, checkpoint, *how)
-        more = rewrite.added(plan, checkpoint) if rewrite else ()
+        more = rewrite.added(plan, checkpoint, left) if rewrite else ()
         written = write_safetensors(made / "model.safetensors", chain(tensors, more), "pt")
         after = resolve_config(left, f"{out}/config.json").config
         return make_receipt(plan, opened, chosen.plan), written, export.refused_by_transformers(left, after)

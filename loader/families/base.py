@@ -124,7 +124,7 @@ class Family:
     `spelling`: sizes of `Config` -> keys of config.json; without "d_head" where the width is divided by the heads.
     `prefixes` are tried in order before every tensor's name but the head's; `ignored` are patterns of whole names,
     prefix removed, of tensors that checkpoints carry and that no weight is made from. `bias_keys`: kind of sublayer ->
-    the key of config.json that says whether its matrices have biases, where there is one. `names_pruned_heads`:
+    the key of config.json that says whether all of its matrices have biases, where there is one. `names_pruned_heads`:
     config.json may have `pruned_heads`. `heads_divide_width`: transformers builds no model whose width is not a
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.

@@ -184,7 +184,6 @@ QWEN2_MOE = Family(
     harmless=HARMLESS,
     tokenizer_class="Qwen2Tokenizer",
     only={"attention_bias": (True,), "mlp_bias": (False,)},
-    bias_keys={ATTENTION: "qkv_bias"},
 )
 QWEN3_MOE = Family(
     name="qwen3_moe",

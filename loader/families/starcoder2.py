@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..roles import ATTENTION, FEED_FORWARD
 from .base import Family, Part, Resolved
 from .decoders import remade, weight_and_bias
 from .gpt2 import biases_in
@@ -63,4 +64,5 @@ STARCODER2 = Family(
     only={"mlp_type": ("default",), "norm_type": ("layer_norm",)},
     # the last two stand next to norm_epsilon and hidden_act, which transformers reads
     harmless=frozenset({"residual_dropout", "embedding_dropout", "layer_norm_epsilon", "activation_function"}),
+    bias_keys={ATTENTION: "use_bias", FEED_FORWARD: "use_bias"},
 )

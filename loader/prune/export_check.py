@@ -57,7 +57,9 @@ def check_same(left: Mapping[str, Any], config: Config) -> None:
     if other:
         name, value = next(iter(other.items()))
         why = next((WHY[name] for name in WHY if name in other), f"{name} would be {value}")
-        if config.seq2seq and name in BOTH:
+        if "bias_heads" in other and (_heads_differ(config) or (config.seq2seq and _heads_differ(config.encoding))):
+            why = _one_number("n_heads", config)
+        elif config.seq2seq and name in BOTH:
             why = _one_number(name, config)
         elif "bias_heads" in other and (_heads_differ(config) or (config.seq2seq and _heads_differ(config.encoding))):
             why = _one_number("n_heads", config)
@@ -66,9 +68,8 @@ def check_same(left: Mapping[str, Any], config: Config) -> None:
 
 
 def _heads_differ(config: Config) -> bool:
-    """Whether layers of `config.stack` have different heads, in a family whose config.json has no key/value heads."""
-    spelling = FAMILIES[config.family].spelled(config)
-    if "n_kv_heads" in spelling or "d_head" not in spelling:
+    """Whether layers of `config.stack` differ in how many heads they have, in a family that can write fewer of all."""
+    if "d_head" not in FAMILIES[config.family].spelled(config):
         return False
     return len({size.n_heads for size in every_size(config)} - {0}) > 1
 

@@ -227,8 +227,8 @@ def _check_kind(wish: Wish, model: Model) -> None:
             )
         elif wish.layer_by_layer:
             why = "which is not gone through layer by layer: add --one-pass"
-        elif shares_layers(model) and wish.method == "flap":
-            why = "whose layers share their weights: what is constant in one is not in another"
+        elif shares_layers(model) and wish.method == "flap" and wish.compensate:
+            why = "whose layers share their weights: what is constant in one is not in another; add --no-compensation"
     if why:
         kind = "an encoder-decoder" if config.seq2seq else "an encoder"
         msg = f"--method {wish.method}: {config.family} is {kind}, {why}"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import PlanError
+from ...loader.config import resolve_config
 from ...loader.families import FAMILIES
-from ...loader.roles import LINEAR, ROLES
+from ...loader.roles import ROLES
 from ...loader.sizes import d_head
 from ...loader.source import read
 from .numbers import narrowed, widened
@@ -81,20 +82,28 @@ class Rewrite:
             keys |= {"tie_word_embeddings": False}
         return keys
 
-    def added(self, plan: LoadPlan, checkpoint: Checkpoint) -> Iterator[Tensor]:
-        """Biases that the checkpoint lacks; the head, where it was the embedding and is no longer."""
+    def added(self, plan: LoadPlan, checkpoint: Checkpoint, left: Mapping[str, Any]) -> Iterator[Tensor]:
+        """Biases that the checkpoint lacks and `left`, its new config, has; the head, where it was the embedding.
+
+        A key of a family may stand for more biases than those that are needed, a head's among them: they are zeros.
+        """
         if self.basis is not None and plan.config.tied:
             yield self._head(self.basis, plan.model["embed"], plan, checkpoint)
-        for role in self._missing(plan):
-            for i, sources in enumerate(plan.layers):
-                for name in (name for name in LINEAR if ROLES[name].sublayer == ROLES[role].sublayer):
-                    if name not in sources:
-                        continue
-                    source, bias = sources[name], f"{name}_bias"
-                    value = self.biases.get(f"layers.{i}.{bias}", np.zeros(source.shape[0]))
-                    file_name = source.pattern.replace("{i}", str(i)).removesuffix("weight") + "bias"
-                    ready = narrowed(value, source.tensor.dtype)
-                    yield file_name, source.tensor.dtype, ready.shape, partial(_same, ready)
+        if not self._missing(plan):
+            return
+        told = [role for role in resolve_config(dict(left), "config.json").biases if role.endswith("_bias")]
+        for i, sources in enumerate(plan.layers):
+            for bias in (role for role in sorted(told) if ROLES[role].sublayer and role not in sources):
+                source = sources.get(bias.removesuffix("_bias"))
+                if source is None:
+                    continue
+                value = self.biases.get(f"layers.{i}.{bias}", np.zeros(source.shape[0]))
+                file_name = source.pattern.replace("{i}", str(i)).removesuffix("weight") + "bias"
+                yield _made(file_name, source.tensor.dtype, value)
+        parts, embed = FAMILIES[plan.config.family].parts(plan.config), plan.model["embed"]
+        for bias in (role for role in sorted(told) if not ROLES[role].sublayer and role not in plan.model):
+            of = plan.model.get(bias.removesuffix("_bias"), embed)  # a tied head is the embedding
+            yield _made(parts[bias].name, of.tensor.dtype, np.zeros(of.shape[0]))
 
     def _head(self, basis: Basis, embed: Source, plan: LoadPlan, checkpoint: Checkpoint) -> Tensor:
         name, dtype = FAMILIES[plan.config.family].model["head"].name, embed.tensor.dtype
@@ -111,6 +120,12 @@ class Rewrite:
     def _missing(self, plan: LoadPlan) -> list[str]:
         wanted = dict.fromkeys(name.rpartition(".")[2] for name in self.biases if name.startswith("layers."))
         return [role for role in wanted if not any(role in sources for sources in plan.layers)]
+
+
+def _made(name: str, dtype: str, value: F64) -> Tensor:
+    """A tensor that is there already."""
+    ready = narrowed(value, dtype)
+    return name, dtype, ready.shape, partial(_same, ready)
 
 
 def _same(x: NDArray[np.generic]) -> NDArray[np.generic]:
