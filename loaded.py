@@ -99,7 +99,7 @@ class Loaded:
             what, instead = (
                 ("a decoder", DECODERS_USE)
                 if encoder
-                else ("an encoder, which writes no text", "encode, hidden or logits")
+                else (f"{self.config.kind}, which writes no text", "encode, hidden or logits")
             )
             msg = f"{call}: {self.config.family} is {what}; use {instead}"
             raise InputError(msg)

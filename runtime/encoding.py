@@ -117,12 +117,19 @@ def scored(session: Session, config: Config, texts: Iterable[Whole]) -> Generato
 def _scores(session: Session, head: Head, texts: list[Whole]) -> list[NDArray[np.float32]]:
     starts = np.cumsum([0, *(len(text.ids) for text in texts)]).tolist()
     if head.pooled:
-        return list(session.whole.scores(texts, starts[:-1]))
-    rows = session.whole.scores(
-        texts, [at + row for at, text in zip(starts, texts, strict=False) for row in text.asked]
-    )
+        rows = [at + _place(head, text.ids) for at, text in zip(starts, texts, strict=False)]
+        return list(session.whole.scores(texts, rows))
+    rows = [at + row for at, text in zip(starts, texts, strict=False) for row in text.asked]
+    scores = session.whole.scores(texts, rows)
     ends = np.cumsum([0, *(len(text.asked) for text in texts)]).tolist()
-    return [rows[a:b] for a, b in pairwise(ends)]
+    return [scores[a:b] for a, b in pairwise(ends)]
+
+
+def _place(head: Head, ids: Sequence[int]) -> int:
+    """The token that a head which gives a text something reads; of padding alone the first, as transformers."""
+    if head.pooling != "last":
+        return 0
+    return next((i for i in reversed(range(len(ids))) if ids[i] != head.padding), 0)
 
 
 def _hidden(

@@ -188,8 +188,10 @@ def _left(  # noqa: PLR0913, PLR0917 - a plan, what it is for, and what was made
             raise PlanError(msg)
         left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos)
         left = replace(left, decoding=None if plan.only is not None else _renumbered(left.decoding, new))
-        if left.head is not None and left.head.kind == "masked_lm":
-            left = replace(left, head=replace(left.head, n_out=len(new)))
+        if left.head is not None:
+            n_out = len(new) if left.head.kind == "masked_lm" else left.head.n_out
+            padding = None if left.head.padding is None else new.get(left.head.padding)
+            left = replace(left, head=replace(left.head, n_out=n_out, padding=padding))
     return left
 
 

@@ -58,8 +58,7 @@ class GenerationPipeline(Pipeline):
         """Errors: `InputError` for another kind of model; `TokenizerError`."""
         config = self.model.config
         if config.decoder is None or config.seq2seq != self.seq2seq or not config.lm_head:
-            kind = "an encoder-decoder" if config.seq2seq else "an encoder" if config.decoder is None else "a decoder"
-            kind += "" if config.decoder is None or config.lm_head else " without a head"
+            kind = config.kind + ("" if config.decoder is None or config.lm_head else " without a head")
             wanted = (
                 "an encoder-decoder (...ForConditionalGeneration)" if self.seq2seq else "a decoder (...ForCausalLM)"
             )
