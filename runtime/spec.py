@@ -258,6 +258,18 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Shifted:
+    """How an encoder-decoder reads a text to say something of it: its decoder gets the text's ids one place later.
+
+    The head reads the decoder's row at the place of the text's last `end`. `wraps`: the decoder begins with the text's
+    last id that is not padding, as the language is there (mBART); else with `Decoding.start`.
+    """
+
+    end: int
+    wraps: bool = False
+
+
+@dataclass(frozen=True)
 class Head:
     """out(norm(act(dense x))) of a whole text's tokens; without `activation` there is no dense product before it.
 
@@ -272,6 +284,7 @@ class Head:
     activation: Activation | None = None
     pooling: Literal["first", "last", "mean", "late"] = "first"
     padding: int | None = None  # an id; None: every token counts
+    shifted: Shifted | None = None  # of an encoder-decoder
 
     @property
     def pooled(self) -> bool:
@@ -335,12 +348,17 @@ class Config:
 
     @property
     def kind(self) -> str:
-        """What it is, in words. A classifier: a decoder's layers, over texts that come whole."""
+        """What it is, in words. A classifier: with a decoder's layers, but a head that says something of a text."""
+        if self.head is not None and self.stack.causal:
+            return "a classifier"
         if self.seq2seq:
             return "an encoder-decoder"
-        if self.decoder is not None:
-            return "a decoder"
-        return "a classifier" if self.head is not None and self.stack.causal else "an encoder"
+        return "an encoder" if self.decoder is None else "a decoder"
+
+    @property
+    def writes(self) -> bool:
+        """Whether it can go on with a text, or answer one."""
+        return self.decoder is not None and self.head is None
 
     @property
     def encoding(self) -> Config:

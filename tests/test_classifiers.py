@@ -1,4 +1,4 @@
-"""Classes on a decoder's layers (`...ForSequenceClassification`, `...ForTokenClassification`) against transformers."""
+"""Classes on the layers of decoders and encoder-decoders (`...ForSequenceClassification`) against transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miaotui.errors import BackendError, CheckpointError, ConfigError, InputError
+from miaotui.errors import BackendError, CheckpointError, ConfigError, InputError, PlanError
 from miaotui.loader.config import parse_config
 from miaotui.runtime.encoding import Whole, scored
 from miaotui.tools.commands.quantize import quantize
@@ -225,6 +225,102 @@ def test_what_is_left_or_rounded_is_written_and_read_again(family: str, tmp_path
     with mt.load(tmp_path / "whole", prune=plan) as cut:
         wanted = cut.logits(ids)
         assert np.array_equal(wanted, cut.logits(ids[:-1]))
+    prune(tmp_path / "whole", tmp_path / "cut", plan)
+    with mt.load(tmp_path / "cut") as again:
+        assert np.array_equal(again.logits(ids), wanted)
+    left = oracle(tmp_path / "cut")
+    exact = theirs(left, ids)
+    assert np.abs(wanted - exact).max() <= near(left, ids, exact)
+    quantize(tmp_path / "whole", tmp_path / "int8", "int8")
+    with mt.load(tmp_path / "whole", quantize="int8") as a, mt.load(tmp_path / "int8") as b:
+        assert np.array_equal(a.logits(ids), b.logits(ids))
+
+
+# ---------------------------------------------------------------- encoder-decoders
+
+BARTS = ("bart", "mbart")
+END = 2
+
+
+def small_bart(family: str, **more: Any) -> Any:
+    said: dict[str, Any] = {
+        "vocab_size": 53, "d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 20, "max_position_embeddings": 64,
+        "num_labels": 3,
+    }  # fmt: skip
+    return transformers.CONFIG_MAPPING[family](**said | more)
+
+
+#: A text's usual form; the last of several ends; what stands after it; nothing else.
+ENDED = ([0, *ids_of(7), END], [0, 7, 9, END, END, 9, 8, END], [8, 7, END, 9], [END], [0, *ids_of(30), END])
+
+
+@pytest.mark.parametrize("family", BARTS)
+def test_an_encoder_decoder_s_classes_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    model = made(small_bart(family), tmp_path)
+    with mt.load(tmp_path, threads=1) as ours:
+        assert ours.config.kind == "a classifier"
+        alone = [ours.logits(ids) for ids in ENDED]
+        for ids, got in zip(ENDED, alone, strict=True):
+            wanted = theirs(model, ids)
+            assert got.shape == wanted.shape == (3,)
+            assert np.abs(got - wanted).max() <= near(model, ids, wanted), ids
+    for how in ({"threads": 2}, {"threads": 3, "prefill_chunk": 5}):
+        with mt.load(tmp_path, **how) as again:
+            rows = scored(again.session, again.config, map(Whole, ENDED))
+            assert [row.tobytes() for row in rows] == [row.tobytes() for row in alone]
+
+
+def test_zero_shot_labels_are_those_of_a_bart(tmp_path: Path) -> None:
+    labels = ("contradiction", "neutral", "entailment")
+    config = small_bart("bart", vocab_size=len(byte_pieces(tmp_path)))
+    config.id2label = dict(enumerate(labels))
+    model = made(config, tmp_path)
+    text, candidates = "Ana flew to Berlin.", ["sport", "politics", "science"]
+    with mt.pipeline("zero-shot-classification", tmp_path) as judge:
+        got = judge(text, candidates)
+        framed = [judge.model.tokenizer.framed(text, pair=f"This example is {c}.")[0] for c in candidates]
+        entailed = torch.tensor([theirs(model, ids)[2] for ids in framed])
+        wanted = dict(zip(candidates, torch.softmax(entailed, 0).tolist(), strict=True))
+        assert got["labels"] == sorted(candidates, key=wanted.__getitem__, reverse=True)
+        assert max(abs(s - wanted[c]) for s, c in zip(got["scores"], got["labels"], strict=True)) < 1e-5
+        assert mt.pipeline(model=judge.model).task == "text-classification"
+
+
+def test_what_an_encoder_decoder_with_classes_cannot_do_is_said(tmp_path: Path) -> None:
+    made(small_bart("bart", decoder_start_token_id=3), tmp_path)
+    with mt.load(tmp_path) as model:
+        with pytest.raises(
+            InputError, match=r"text 0 lacks the id 2 \(eos_token_id\), at whose last place this bart's"
+        ):
+            model.logits([0, 7, 8])
+        with pytest.raises(InputError, match="decoder_ids: bart is a classifier, whose decoder reads ids; leave them"):
+            model.logits(ENDED[0], decoder_ids=[2])
+        with pytest.raises(
+            InputError, match="generate: bart is a classifier, which writes no text; use logits or pred"
+        ):
+            model.generate([0, 7, 2])
+        with pytest.raises(InputError, match=r"encode: bart is an encoder-decoder.* logits its classes"):
+            model.encode("Ana")
+        with pytest.raises(InputError, match="text2text-generation: this bart model is a classifier"):
+            mt.pipeline("text2text-generation", model)
+        assert model.hidden(ENDED[0]).shape == (len(ENDED[0]), 32)
+    with pytest.raises(PlanError, match="token 2 ends the texts of which the head says something, but is cut"):
+        mt.load(tmp_path, prune=mt.PrunePlan(vocab="0-1,3-52"))
+    raw = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(ConfigError, match=r"eos_token_id is \[2, 3\]; expected one id"):
+        parse_config(raw | {"eos_token_id": [2, 3]}, "config.json")
+    with pytest.raises(ConfigError, match="architectures"):
+        parse_config(raw | {"architectures": ["BartForQuestionAnswering"]}, "config.json")
+
+
+@pytest.mark.parametrize("family", BARTS)
+def test_what_is_left_of_an_encoder_decoder_is_written_and_read_again(family: str, tmp_path: Path) -> None:
+    made(small_bart(family), tmp_path / "whole")
+    plan = mt.PrunePlan(layers="0,2", ffn={0: "0-15", 2: "4-19"}, vocab="0-45")
+    ids = [0, 7, 8, 9, END]
+    with mt.load(tmp_path / "whole", prune=plan) as cut:
+        wanted = cut.logits(ids)
     prune(tmp_path / "whole", tmp_path / "cut", plan)
     with mt.load(tmp_path / "cut") as again:
         assert np.array_equal(again.logits(ids), wanted)
