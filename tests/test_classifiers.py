@@ -197,6 +197,12 @@ def test_configs_and_tensors_that_contradict_a_head_are_refused(tmp_path: Path) 
         file.write_text(json.dumps(raw | labels | {"label2id": None}))
         with pytest.raises(CheckpointError, match=r"score.weight has shape \[3, 32\].* It knows 2 labels"):
             mt.load(tmp_path / "a")
+    for value in (
+        3,
+        "Qwen3ForSequenceClassification",
+        ["Qwen3ForCausalLM", 10**5000],
+    ):  # as before: what is no name says nothing
+        assert parse_config(raw | {"architectures": value}, "config.json").head is None
     for wrong in ({"pad_token_id": 0.5}, {"id2label": [1]}, {"num_labels": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             parse_config(raw | wrong, "config.json")

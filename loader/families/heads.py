@@ -91,7 +91,8 @@ def as_classifier(resolved: Resolved, raw: Mapping[str, Any], where: str) -> Res
     Of a text it reads the last token that is not `pad_token_id`. `raw`: config.json. Errors: `ConfigError`.
     """
     config, said = resolved.config, raw.get("architectures")
-    endings = [ending for name in said or () for ending in SCORED if str(name).endswith(ending)]
+    names = [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
+    endings = [ending for name in names for ending in SCORED if name.endswith(ending)]
     if config.seq2seq or config.head is not None or not endings:
         return resolved
     if config.d_embed is not None:
