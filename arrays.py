@@ -40,13 +40,14 @@ class Arrays(Loaded):
         end of an answer), [labels] (classes of the text); `Model.config` has `head` and `labels`. `token_types`: as in
         `hidden`. Of an encoder-decoder, whose encoder reads `ids`: [U, n_vocab] of its decoder's [U] `decoder_ids`.
         """
-        if self.config.seq2seq:
+        if self.config.seq2seq and self.config.writes:
             self._no_types(token_types)
             return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids, "ids"))
         if decoder_ids is not None:
-            msg = f"decoder_ids: {self.config.family} is not an encoder-decoder; leave them out"
+            what = "a classifier, whose decoder reads ids" if self.config.seq2seq else "not an encoder-decoder"
+            msg = f"decoder_ids: {self.config.family} is {what}; leave them out"
             raise InputError(msg)
-        if self.config.decoder is None:
+        if self.config.head is not None or self.config.decoder is None:
             return next(scored(self._session, self.config, [self._whole(ids, token_types)]))
         self._no_types(token_types)
         self._check_kind("logits", encoder=False)

@@ -92,14 +92,14 @@ class Loaded:
         if self.config.seq2seq and call == "encode":
             msg = (
                 f"encode: {self.config.family} is an encoder-decoder, whose texts have no vector of their own; hidden "
-                "gives its encoder's rows, generate its answer, and what load(prune='only=encoder') leaves has vectors"
+                f"gives its encoder's rows, {'generate its answer' if self.config.writes else 'logits its classes'}, "
+                "and what load(prune='only=encoder') leaves has vectors"
             )
             raise InputError(msg)
-        if encoder != (self.config.decoder is None):
+        if self.config.decoder is not None if encoder else not self.config.writes:
+            calls = "logits or predict" if self.config.seq2seq else "encode, hidden or logits"
             what, instead = (
-                ("a decoder", DECODERS_USE)
-                if encoder
-                else ("an encoder, which writes no text", "encode, hidden or logits")
+                ("a decoder", DECODERS_USE) if encoder else (f"{self.config.kind}, which writes no text", calls)
             )
             msg = f"{call}: {self.config.family} is {what}; use {instead}"
             raise InputError(msg)

@@ -84,8 +84,8 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
     """The program of a step; no weight has an address yet. BackendError: of an encoder on a GPU."""
     context = request.context(plan.config)
     if request.gpu and plan.config.encoder is not None:
-        kind = "an encoder" if plan.config.decoder is None else "an encoder-decoder"
-        msg = f"device='cuda': {plan.config.family} is {kind}, which the CUDA path cannot run yet; use device='cpu'"
+        what = f"{plan.config.family} is {plan.config.kind}"
+        msg = f"device='cuda': {what}, which the CUDA path cannot run yet; use device='cpu'"
         raise BackendError(msg)
     if plan.config.decoder is None:
         return _whole(plan, request, context)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .families import AROUND, FAMILIES, KINDS, OTHERS, Family, Resolved, resolve_with, taken_out
+from .families import AROUND, FAMILIES, KINDS, OTHERS, Family, Resolved, as_classifier, resolve_with, taken_out
 from .families.decoding import with_generation
 from .families.values import checked, token_ids
 from .files import quote
@@ -85,7 +85,8 @@ def resolve_outside(raw: object, where: str) -> Config:
 
 
 def _outside(raw: dict[str, Any], family: Family, where: str) -> Resolved:
-    return resolve_with(family, {key: value for key, value in raw.items() if key not in layer_sizes.KEYS}, where)
+    own = {key: value for key, value in raw.items() if key not in layer_sizes.KEYS}
+    return as_classifier(resolve_with(family, own, where), own, where)
 
 
 def _family(raw: object, where: str) -> tuple[dict[str, Any], Family]:

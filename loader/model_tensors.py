@@ -13,7 +13,7 @@ from .families import FAMILIES, Part, Resolved, piece_name
 from .files import quote
 from .pieces import all_rows, folded_shape
 from .roles import ROLES, expert_key, expert_of, role_of
-from .sizes import axis_size, d_head, has_sublayer, largest, role_axes
+from .sizes import axis_size, d_head, has_sublayer, lacks_vocabulary, largest, role_axes
 from .source import PREQUANTIZED, STORED
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class ModelTensors:
     def has(self, role: str, layer: int = 0) -> bool:
         """Whether the file's model has this role: in this layer, for a layer's."""
         if role == "head":
-            return not self.config.tied and self.config.lm_head
+            return not self.config.tied and self.config.lm_head and not lacks_vocabulary(self.config)
         if not has_sublayer(self.config, role, layer) or not self.family.starts(role, layer):
             return False
         if role.startswith("embed_project") and self.config.d_embed is None:

@@ -297,6 +297,8 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight], ones: NDArray[np
     encoder = None if plan.encoder is None else _stack(plan.encoder, made, None)[0]
     if not plan.config.lm_head:
         return Weights(decoder=own)
+    if plan.config.head is not None:
+        return _with_head(Weights(decoder=own, encoder=encoder), plan.config, model)
     head = Linear(model.get("head", model["embed"]), model.get("head_bias"))
     dense = _linear(model, "head_dense") if "head_dense" in model else None
     return Weights(decoder=own, encoder=encoder, head=head, head_dense=dense)
@@ -345,7 +347,7 @@ def _stack(
 
 
 def _with_head(weights: Weights, config: Config, model: Mapping[str, Weight]) -> Weights:
-    """The encoder, and its head where it has one; a tied product with the vocabulary is the embedding."""
+    """The same, and its head where it has one; a tied product with the vocabulary is the embedding."""
     if config.head is None:
         return weights
     dense = _linear(model, "head_dense") if "head_dense" in model else None

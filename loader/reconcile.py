@@ -30,7 +30,7 @@ from .prune.export import resized
 from .prune.layer_sizes import PRUNED_HEADS
 from .ranges import show
 from .roles import AXES, ROLES
-from .sizes import axis_size, d_head, every_size, has_sublayer, model_sizes, sizes_of, with_sizes
+from .sizes import axis_size, d_head, every_size, has_sublayer, lacks_vocabulary, model_sizes, sizes_of, with_sizes
 from .source import PREQUANTIZED
 
 if TYPE_CHECKING:
@@ -206,7 +206,9 @@ class _Headers:
             return False
         if role in self.family.told and not self.family.told[role](self.before):
             return False
-        return role in self.biases if ROLES[role].kind == "bias" else role != "head" or not self.before.tied
+        if role == "head":
+            return not self.before.tied and not lacks_vocabulary(self.before)
+        return role in self.biases if ROLES[role].kind == "bias" else True
 
     def _info(self, role: str, part: Part, layer: int) -> TensorInfo | None:
         """The tensor that a role is made from, or a piece of it that stands alone; None where it is not there."""

@@ -27,6 +27,7 @@ __all__ = [
     "has_padding_row",
     "has_sublayer",
     "head_reads_width",
+    "lacks_vocabulary",
     "largest",
     "model_sizes",
     "role_axes",
@@ -199,6 +200,11 @@ def head_reads_width(config: Config, head: Head) -> bool:
     It is the stream itself, or what a product with the embedding reads.
     """
     return head.activation is None or (head.kind == "masked_lm" and config.d_embed is None)
+
+
+def lacks_vocabulary(config: Config) -> bool:
+    """Whether its head is another than the product with the vocabulary."""
+    return config.head is not None and config.head.kind != "masked_lm"
 
 
 def has_padding_row(config: Config) -> bool:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from .sequence import Sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray
 
@@ -36,12 +38,12 @@ class Whole:
     `rows`: the tokens whose results are asked for, of a head that gives each token some (None: all).
     """
 
-    ids: Sequence[int]
-    types: Sequence[int] | None = None
-    rows: Sequence[int] | None = None
+    ids: Ids[int]
+    types: Ids[int] | None = None
+    rows: Ids[int] | None = None
 
     @property
-    def asked(self) -> Sequence[int]:
+    def asked(self) -> Ids[int]:
         """The tokens whose results are asked for."""
         return range(len(self.ids)) if self.rows is None else self.rows
 
@@ -111,18 +113,46 @@ def scored(session: Session, config: Config, texts: Iterable[Whole]) -> Generato
     if config.head is None:
         msg = f"this {config.family} model has no head (architectures in config.json names none): use hidden or encode"
         raise InputError(msg)
+    if config.seq2seq:
+        return _judged(session, config, config.head, texts)
     return _passes(session, texts, partial(_scores, session, config.head))
+
+
+def _judged(
+    session: Session, config: Config, head: Head, texts: Iterable[Whole]
+) -> Generator[NDArray[np.float32], None, None]:
+    """As `scored`, of an encoder-decoder: its decoder reads each text too, up to the place that the head reads."""
+    assert head.shifted is not None  # noqa: S101 - what loaders make
+    assert config.decoding is not None  # noqa: S101 - as above
+    end = head.shifted.end
+    for n, text in enumerate(texts):
+        check_whole(session, text, f"text {n}")
+        ids = list(text.ids)
+        if end not in ids:
+            msg = f"text {n} lacks the id {end} (eos_token_id), at whose last place this {config.family}'s head reads"
+            raise InputError(msg)
+        first = ids[_place(head, ids)] if head.shifted.wraps else config.decoding.start
+        last = len(ids) - 1 - ids[::-1].index(end)
+        with Sequence(session, source=ids) as sequence:
+            yield sequence.feed([first, *ids[:last]])
 
 
 def _scores(session: Session, head: Head, texts: list[Whole]) -> list[NDArray[np.float32]]:
     starts = np.cumsum([0, *(len(text.ids) for text in texts)]).tolist()
     if head.pooled:
-        return list(session.whole.scores(texts, starts[:-1]))
-    rows = session.whole.scores(
-        texts, [at + row for at, text in zip(starts, texts, strict=False) for row in text.asked]
-    )
+        rows = [at + _place(head, text.ids) for at, text in zip(starts, texts, strict=False)]
+        return list(session.whole.scores(texts, rows))
+    rows = [at + row for at, text in zip(starts, texts, strict=False) for row in text.asked]
+    scores = session.whole.scores(texts, rows)
     ends = np.cumsum([0, *(len(text.asked) for text in texts)]).tolist()
-    return [rows[a:b] for a, b in pairwise(ends)]
+    return [scores[a:b] for a, b in pairwise(ends)]
+
+
+def _place(head: Head, ids: Ids[int]) -> int:
+    """The token that a head which gives a text something reads; of padding alone the first, as transformers."""
+    if head.pooling != "last":
+        return 0
+    return next((i for i in reversed(range(len(ids))) if ids[i] != head.padding), 0)
 
 
 def _hidden(

@@ -65,7 +65,7 @@ def place_waits(code: list[Instruction]) -> None:
 
 @dataclass(frozen=True)
 class Encoding:
-    """The encoder's part of a program: passes of whole texts, whose tokens see all of their text.
+    """The encoder's part of a program: passes of whole texts, whose tokens see all of their text, or all before them.
 
     `hidden` is there after `end` instructions; those from there to `Program.begins` write what a decoder reads.
     """
@@ -77,6 +77,7 @@ class Encoding:
     end: int
     n_kept: int  # pages of each pool of what a decoder reads
     n_groups: int  # of layers that share page tables
+    causal: bool = False  # a token sees none after it
 
 
 @dataclass(frozen=True)

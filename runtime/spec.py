@@ -239,6 +239,11 @@ class Stack:
         """How many."""
         return len(self.layers)
 
+    @property
+    def causal(self) -> bool:
+        """Whether its tokens see none after them, in any layer alike."""
+        return any(s.causal for layer in self.layers for s in layer if isinstance(s, Attention) and not s.cross)
+
     def attention(self, i: int) -> Attention | None:
         """Layer `i`'s attention to its own tokens, if it has one."""
         return next((s for s in self.layers[i] if isinstance(s, Attention) and not s.cross), None)
@@ -253,18 +258,33 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Shifted:
+    """How an encoder-decoder reads a text to say something of it: its decoder gets the text's ids one place later.
+
+    The head reads the decoder's row at the place of the text's last `end`. `wraps`: the decoder begins with the text's
+    last id that is not padding, as the language is there (mBART); else with `Decoding.start`.
+    """
+
+    end: int
+    wraps: bool = False
+
+
+@dataclass(frozen=True)
 class Head:
-    """out(norm(act(dense x))) of an encoder's tokens; without `activation` there is no dense product before it.
+    """out(norm(act(dense x))) of a whole text's tokens; without `activation` there is no dense product before it.
 
     `width`: of the dense product, and of what `out` reads; `n_out`: of its results. `pooling`, of one that reads a
-    text: from its first token, or from the mean over its tokens: of what the head reads, or ("late") of act(dense x).
+    text: from its first token, or from its last that is not `padding`; or from the mean over its tokens: of what the
+    head reads, or ("late") of act(dense x).
     """
 
     kind: HeadKind
     n_out: int
     width: int
     activation: Activation | None = None
-    pooling: Literal["first", "mean", "late"] = "first"
+    pooling: Literal["first", "last", "mean", "late"] = "first"
+    padding: int | None = None  # an id; None: every token counts
+    shifted: Shifted | None = None  # of an encoder-decoder
 
     @property
     def pooled(self) -> bool:
@@ -306,7 +326,7 @@ class Config:
     decoder: Stack | None = None
     encoder: Stack | None = None
     ropes: tuple[Rope, ...] = ()
-    head: Head | None = None  # of an encoder; a decoder's is the product with the vocabulary
+    head: Head | None = None  # of texts that come whole; a decoder's is the product with the vocabulary
     labels: tuple[str, ...] = ()  # what a head's results are called
     n_source: int | None = None  # entries of the encoder's vocabulary, where it is another than the decoder's
     d_embed: int | None = None  # width of the embedding, where a product takes it to `d_model`
@@ -325,6 +345,20 @@ class Config:
     def seq2seq(self) -> bool:
         """Whether a decoder reads an encoder."""
         return self.encoder is not None and self.decoder is not None
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words. A classifier: with a decoder's layers, but a head that says something of a text."""
+        if self.head is not None and self.stack.causal:
+            return "a classifier"
+        if self.seq2seq:
+            return "an encoder-decoder"
+        return "an encoder" if self.decoder is None else "a decoder"
+
+    @property
+    def writes(self) -> bool:
+        """Whether it can go on with a text, or answer one."""
+        return self.decoder is not None and self.head is None
 
     @property
     def encoding(self) -> Config:

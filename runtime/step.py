@@ -10,7 +10,7 @@ nothing is copied on the CPU; the tables below name the words.
 | `T_POSITION`    | its position, for RoPE and tables of positions                                                  |
 | `T_SLOT`        | where its key and value lie in its sequence's cache                                             |
 | `T_FIRST`       | the first slot that it sees                                                                     |
-| `T_LAST`        | the last slot that it sees: its own in a decoder, its sequence's last in an encoder             |
+| `T_LAST`        | the last slot that it sees: its own where it sees none after it, else its sequence's last       |
 | `T_TYPE`        | its token type (BERT's segments)                                                                |
 | `T_ROW`         | the row of logits that it fills, -1 for none                                                    |
 
@@ -99,18 +99,27 @@ class Batch:
         """Slot of the first token."""
         return int(self.tokens[0, T_SLOT])
 
-    def add_whole(
-        self, ids: Sequence[int], types: Sequence[int] | None, slot: int, tables: int, encoder: int = 0
+    def add_whole(  # noqa: PLR0913 - what a text's part of a step is
+        self,
+        ids: Sequence[int],
+        types: Sequence[int] | None,
+        slot: int,
+        tables: int,
+        encoder: int = 0,
+        *,
+        causal: bool = False,
     ) -> None:
         """Append a text whose tokens see all of it; its keys lie at `slot` and after it, a multiple of a block.
 
         Positions count from 0, so that its bits are those of the text alone. All rows are kept, in order. The caller
         has checked ids, types (None: all 0) and room. `encoder`: address of the table of pages that a decoder reads.
+        `causal`: its tokens see none after them.
         """
         n, at, q = len(ids), self.n_tokens, self.n_sequences
         part, positions = self.tokens[at : at + n], np.arange(n)
         part[:, T_ID], part[:, T_SEQUENCE], part[:, T_POSITION] = ids, q, positions
-        part[:, T_SLOT], part[:, T_FIRST], part[:, T_LAST] = slot + positions, slot, slot + n - 1
+        slots = slot + positions
+        part[:, T_SLOT], part[:, T_FIRST], part[:, T_LAST] = slots, slot, slots if causal else slot + n - 1
         part[:, T_TYPE] = 0 if types is None else types
         part[:, T_ROW] = -1
         self._count(at, ids, 0)

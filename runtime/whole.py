@@ -52,7 +52,8 @@ class WholePasses:
         self._batch.clear()
         slot, address = 0, int(self._table.ctypes.data)
         for i, text in enumerate(texts):
-            self._batch.add_whole(text.ids, text.types, slot, address, tables[i] if tables else 0)
+            own, causal = tables[i] if tables else 0, self._part.causal
+            self._batch.add_whole(text.ids, text.types, slot, address, own, causal=causal)
             slot += padded(len(text.ids))
 
     def hidden(self, texts: Ids[Whole]) -> NDArray[np.float32]:

@@ -385,7 +385,7 @@ _CONFIGS = [
     Broken("model-type-unknown", _config(model_type="mamba9"), "ConfigError", ("mamba9", "llama")),
     Broken("model-type-list", _config(model_type=["llama"]), "ConfigError", ("model_type",)),
     Broken(
-        "architecture-other", _config(architectures=["LlamaForTokenClassification"]), "ConfigError", ("architectures",)
+        "architecture-other", _config(architectures=["LlamaForQuestionAnswering"]), "ConfigError", ("architectures",)
     ),
     Broken("layers-negative", _config(num_hidden_layers=-1), "ConfigError", ("num_hidden_layers", "-1")),
     Broken("layers-zero", _config(num_hidden_layers=0), "ConfigError", ("num_hidden_layers",)),

@@ -142,7 +142,7 @@ def test_an_encoder_s_task_is_refused_of_others(tmp_path: Path) -> None:
     write_model(tmp_path / "plain", "bert")
     write_model(tmp_path / "masked", "bert", "masked_lm")
     for name, words in {
-        "llama": "this llama model is a decoder; expected an encoder that gives a text classes",
+        "llama": "this llama model is a decoder; expected a model that gives a text classes",
         "plain": "this bert model is an encoder without a head",
         "masked": "an encoder whose head is for masked_lm",
     }.items():

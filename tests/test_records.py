@@ -224,8 +224,14 @@ REFUSED: dict[str, tuple[Config, str]] = {
     ),
     "experts": (config((A, replace(F, experts=Experts(8, 2)))), "2 of 8 experts, of which 0 have weights"),
     "an encoder": (replace(config(), encoder=config().decoder), "an encoder of which there are no weights"),
-    "an encoder's layers": (Config("records", VOCAB, CONTEXT, encoder=config((A, F)).decoder, ropes=(Rope(9.0, 6),)),
-                            "attention to earlier tokens alone"),
+    "an encoder's layers": (Config("records", VOCAB, CONTEXT, ropes=(Rope(9.0, 6),),
+                                   encoder=config((A, F), (replace(A, causal=False), F)).decoder),
+                            "attention to later tokens in some layers alone"),
+    "a rotation by length of whole texts": (
+        Config("records", VOCAB, CONTEXT, encoder=config((A, F)).decoder,
+               ropes=(Rope(9.0, 6, "longrope", short_factors=(1.0,) * 3, long_factors=(2.0,) * 3),)),
+        "longrope.* for texts that come whole",
+    ),
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def mask_of(model: Model, what: str) -> int:
     headless = model.config.head is None or model.config.head.kind != "masked_lm"
     if headless or mask is None:
         lacks = "it has no masked-LM head" if headless else f"its tokenizer has none of {', '.join(MASKS)}"
-        msg = f"{what}: {model.config.family} is an encoder, which is asked for masked tokens, but {lacks}"
+        msg = f"{what}: {model.config.family} is {model.config.kind}, which is asked for masked tokens, but {lacks}"
         raise InputError(msg)
     return mask
 

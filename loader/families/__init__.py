@@ -20,6 +20,7 @@ from .glm import GLM, GLM4
 from .gpt2 import GPT2
 from .gpt_kin import GPT_BIGCODE, GPT_NEO, GPTJ
 from .gpt_neox import GPT_NEOX
+from .heads import as_classifier
 from .hunyuan import HUNYUAN
 from .llama import LLAMA
 from .llama_kin import ARCEE, ERNIE, EXAONE4, GRANITE, HELIUM, MINISTRAL, SEED_OSS, SMOLLM3
@@ -48,6 +49,7 @@ __all__ = [
     "Family",
     "Part",
     "Resolved",
+    "as_classifier",
     "layer_type",
     "left_out",
     "piece_name",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..files import quote
+from .base import SCORED
 from .ignored import IGNORED
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ def taken_out(raw: Mapping[str, Any], around: Around, family: str, where: str) -
         raise ConfigError(msg)
     out = dict(own) | {"model_type": family} | {name: raw[name] for name in OF_ALL if name in raw}
     names = raw.get("architectures")
+    if isinstance(names, list) and any(isinstance(n, str) and n.endswith(SCORED) for n in names):
+        msg = f"{where}: architectures is {quote(names)}, a head on a {around.name} model; expected ...{CLASSES[0]}"
+        raise ConfigError(msg)
     if isinstance(names, list) and not any(isinstance(n, str) and n.endswith(CLASSES) for n in names):
         out["architectures"] = names  # which the family refuses, as its own
     return out

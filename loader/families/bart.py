@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ...runtime.spec import Attention, Config, FeedForward, Sinusoids, Stack
+from ...runtime.spec import Attention, Config, FeedForward, Shifted, Sinusoids, Stack
 from ..files import quote
 from ..roles import ROLES
 from .base import Family, Part, Resolved
 from .bert import both
 from .decoding import DECODING_KEYS, decoding_of
+from .heads import HEAD_KEYS, read_head
 from .values import Key, activation, flag, optional, size, token_ids
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class _Kind:
     bias: bool = True  # final_logits_bias
     tensor2tensor: bool = False  # its sinusoids, which begin after the padding token's row
     own_embeddings: bool = False  # encoder and decoder may have a vocabulary each
+    classes: bool = False  # transformers has a class with a head for classes
+    wraps: bool = False  # without an answer, the decoder begins with the text's last id
 
 
 KEYS: dict[str, Key] = {
@@ -51,6 +54,7 @@ KEYS: dict[str, Key] = {
     "pad_token_id": Key((1,), token_ids),
     "bos_token_id": Key((0,), token_ids),
     "eos_token_id": Key((2,), token_ids),
+    **{name: HEAD_KEYS[name] for name in ("architectures", "id2label", "num_labels")},
     **DECODING_KEYS,
     "forced_eos_token_id": Key((2,), token_ids),
 }
@@ -72,6 +76,9 @@ HARMLESS = frozenset({
     "init_std", "layernorm_variant", "normalize_before", "normalize_embedding", "num_hidden_layers",
     "static_position_embeddings",
 })  # fmt: skip
+#: Where the head of a class ...ForSequenceClassification lies.
+CLASSES = both("head_dense", "classification_head.dense", outside=True)
+CLASSES |= both("classifier", "classification_head.out_proj", outside=True)
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 IGNORED = (r"(encoder|decoder)\.(embed_tokens\.weight|version|embed_positions\.weights?)", r"shared\.weight")
 
@@ -160,8 +167,28 @@ def _resolve(v: dict[str, Any], where: str, *, kind: _Kind) -> Resolved:
         eos_ids=v["eos_token_id"],
         decoding=decoding_of(v, n_vocab, where),
     )
-    roles = [*_decoder(kind), *_layer(kind, "", cross=True)]
+    config = _with_classes(config, kind, v, where)
+    own = _decoder(kind) if config.head is None else _model(kind, "decoder") | CLASSES
+    roles = [*own, *_layer(kind, "", cross=True)]
     return Resolved(config, frozenset(role for role in roles if ROLES[role].kind == "bias"))
+
+
+def _with_classes(config: Config, kind: _Kind, v: dict[str, Any], where: str) -> Config:
+    """With a head, where its class has one: it reads the decoder at the text's last end. Errors: `ConfigError`."""
+    if not kind.classes:
+        return config
+    width = v["d_model"]
+    read = read_head(v, where, widths={"classes": width}, acts={"classes": "tanh"})
+    if read.head is None:
+        return config
+    if len(v["eos_token_id"]) != 1:
+        said = quote(list(v["eos_token_id"]))
+        msg = f"{where}: eos_token_id is {said}; expected one id, at whose last place in a text the head reads"
+        raise ConfigError(msg)
+    padding = v["pad_token_id"][0] if v["pad_token_id"] else None
+    shifted = Shifted(v["eos_token_id"][0], kind.wraps)
+    head = replace(read.head, pooling="last", padding=padding, shifted=shifted)
+    return replace(config, head=head, labels=read.labels)
 
 
 def _family(kind: _Kind, more: dict[str, Key], tokenizer_class: str | None = None) -> Family:
@@ -180,7 +207,8 @@ def _family(kind: _Kind, more: dict[str, Key], tokenizer_class: str | None = Non
         only={"is_encoder_decoder": (True,)},
         harmless=HARMLESS,
         heads_divide_width=True,
-        architectures=("ForConditionalGeneration", "Model"),
+        architectures=("ForConditionalGeneration", "Model", *(("ForSequenceClassification",) if kind.classes else ())),
+        heads={"classes": CLASSES},
         tokenizer_class=tokenizer_class,
     )
 
@@ -194,8 +222,8 @@ _TWO = {
     "share_encoder_decoder_embeddings": Key(default=True, check=flag),
     "decoder_vocab_size": Key(None, optional(size())),
 }
-BART = _family(_Kind("bart", norm_in=False, embed_norm=True, first=2), _ids(decoder_start=2))
-MBART = _family(_Kind("mbart", norm_in=True, embed_norm=True, first=2), {})
+BART = _family(_Kind("bart", norm_in=False, embed_norm=True, first=2, classes=True), _ids(decoder_start=2))
+MBART = _family(_Kind("mbart", norm_in=True, embed_norm=True, first=2, classes=True, wraps=True), {})
 MARIAN = _family(
     _Kind("marian", norm_in=False, own_embeddings=True),
     {"vocab_size": Key(58101, size()), **_TWO, **_ids(decoder_start=58100, pad=58100, bos=None, eos=0, forced_eos=0)},

@@ -25,6 +25,8 @@ __all__ = ["Family", "Folded", "Part", "Resolved", "layer_type", "piece_name", "
 
 
 Folded = Literal["", "row", "number", "heads", "taps"]
+#: Endings of the names of classes that put a product on a decoder (`heads.as_classifier`).
+SCORED = ("ForSequenceClassification", "ForTokenClassification")
 #: What a LayerNorm's vectors were called in checkpoints made from TensorFlow (bert-base-uncased).
 OLDER = {"weight": "gamma", "bias": "beta"}
 
@@ -92,6 +94,16 @@ def piece_name(name: str, role: str) -> str:
     return f"{name}.{role}"
 
 
+#: Where the product of a decoder's class with a head lies, in every family.
+SCORES: dict[str, dict[str, Part]] = {
+    "classes": {"classifier": Part("score.weight", outside=True)},
+    "token_classes": {
+        "classifier": Part("score.weight", outside=True, others=("classifier.weight",)),
+        "classifier_bias": Part("score.bias", outside=True, others=("classifier.bias",)),
+    },
+}
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A `Config`, and the biases that its weights have: names of `roles.ROLES`.
@@ -128,14 +140,13 @@ class Family:
     config.json may have `pruned_heads`. `heads_divide_width`: transformers builds no model whose width is not a
     multiple of its heads. `written_as`: keys of the config.json of what is left of a pruned model, which another
     family's names describe; None takes a key away. `architectures`: endings of the names of classes that are read.
-    `heads`: kind of an encoder's head -> where its weights lie. `groups`: the key that says how many layers' weights
-    there are, of which each serves as many layers as another. `spell_experts`: of every layer whether it has experts ->
-    keys of config.json that say so. `synonyms`: another name of a key in `spelling` -> the key, which is written.
-    `spell_layers`: every layer's attention -> keys of
-    config.json that tell them apart, where that is not `layer_types` alone. `encoder`, `encoder_layer`: of an
-    encoder-decoder, where its encoder's weights lie; `model` and `layer` are then the decoder's, and `spelling` is;
-    `encoder_spelling`: where the encoder's sizes have other keys. `told`: roles that a model may lack -> whether its
-    config has them.
+    `heads`: kind of a head over whole texts -> where its weights lie. `groups`: the key that says how many layers'
+    weights there are, of which each serves as many layers as another. `spell_experts`: of every layer whether it has
+    experts -> keys of config.json that say so. `synonyms`: another name of a key in `spelling` -> the key, which is
+    written. `spell_layers`: every layer's attention -> keys of config.json that tell them apart, where that is not
+    `layer_types` alone. `encoder`, `encoder_layer`: of an encoder-decoder, where its encoder's weights lie; `model` and
+    `layer` are then the decoder's, and `spelling` is; `encoder_spelling`: where the encoder's sizes have other keys.
+    `told`: roles that a model may lack -> whether its config has them.
     `tokenizer_class`: that of transformers where no file names one and it is not the file's own. `around`: checkpoints
     that hold its model among others. `encoder_alone`: transformers' class for the encoder without a decoder.
     """
@@ -155,8 +166,8 @@ class Family:
     heads_divide_width: bool = False
     written_as: Mapping[str, object] = field(default_factory=dict)
     tokenizer_class: str | None = None
-    architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
-    heads: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)
+    architectures: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model", *SCORED)
+    heads: Mapping[str, Mapping[str, Part]] = field(default_factory=lambda: SCORES)
     groups: str = ""
     spell_layers: Callable[[Sequence[Attention]], dict[str, Any]] | None = None
     told: Mapping[str, Callable[[Config], bool]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What stands on an encoder's last layer, as config.json's `architectures` says; and what its results are called."""
+"""What reads the last layer of whole texts, as config.json's `architectures` says; and what its results are called."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import ConfigError
 from ...runtime.spec import Head
 from ..files import quote
-from .values import Key, anything, flag, names, optional, size
+from .base import SCORED
+from .values import Key, anything, flag, names, optional, read, size, token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ...runtime.spec import HeadKind
+    from .base import Resolved
 
-__all__ = ["ARCHITECTURES", "HEAD_KEYS", "Read", "read_head"]
+__all__ = ["ARCHITECTURES", "HEAD_KEYS", "Read", "as_classifier", "read_head"]
 
 #: Ending of a class's name -> the kind of its head; none after a plain model.
 KINDS: dict[str, HeadKind] = {
@@ -35,6 +37,9 @@ HEAD_KEYS = {
     "num_labels": Key(None, optional(size(MAX_LABELS))),
     "tie_word_embeddings": Key(default=True, check=flag),
 }
+#: What a decoder's class with a head says of it.
+SCORE_KEYS = {name: HEAD_KEYS[name] for name in ("architectures", "id2label", "num_labels")}
+SCORE_KEYS |= {"pad_token_id": Key((), token_ids)}
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,32 @@ def read_head(  # noqa: PLR0913 - keywords
             raise ConfigError(msg)
         head = replace(head, pooling=poolings[said])
     return Read(head, labels, kind == "masked_lm" and v["tie_word_embeddings"])
+
+
+def as_classifier(resolved: Resolved, raw: Mapping[str, Any], where: str) -> Resolved:
+    """The same where its class puts no head on a decoder; else its layers, and that head, over texts that come whole.
+
+    Of a text it reads the last token that is not `pad_token_id`. `raw`: config.json. Errors: `ConfigError`.
+    """
+    config, said = resolved.config, raw.get("architectures")
+    names = [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
+    endings = [ending for name in names for ending in SCORED if name.endswith(ending)]
+    if config.seq2seq or config.head is not None or not endings:
+        return resolved
+    if config.d_embed is not None:
+        msg = (
+            f"{where}: architectures is {quote(said)}, with embeddings of width {config.d_embed} in layers of "
+            f"{config.d_model}; a head on such a {config.family} model is not computed"
+        )
+        raise ConfigError(msg)
+    v, kind = read(raw, SCORE_KEYS, where), KINDS[endings[0]]
+    labels, padding = _labels(v, where), v["pad_token_id"]
+    pad = padding[0] if padding else None
+    head = Head(kind, len(labels), config.d_model, pooling="last", padding=pad)
+    whole = replace(config, decoder=None, encoder=config.stack, head=head, labels=labels)
+    config = replace(whole, tied=False, logit_scale=1.0, logit_soft_cap=None, bos_ids=(), eos_ids=())
+    biases = resolved.biases - {"head_bias"} | ({"classifier_bias"} if kind == "token_classes" else set())
+    return replace(resolved, config=config, biases=biases)
 
 
 def _labels(v: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from .plan import PrunePlan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ...runtime.spec import Config
+    from ...runtime.spec import Config, Head
     from ..checkpoint import Checkpoint
     from .plan import Indices
 
@@ -188,9 +188,20 @@ def _left(  # noqa: PLR0913, PLR0917 - a plan, what it is for, and what was made
             raise PlanError(msg)
         left = replace(left, n_vocab=len(new), bos_ids=bos, eos_ids=eos)
         left = replace(left, decoding=None if plan.only is not None else _renumbered(left.decoding, new))
-        if left.head is not None and left.head.kind == "masked_lm":
-            left = replace(left, head=replace(left.head, n_out=len(new)))
+        left = replace(left, head=None if left.head is None else _head_of(left.head, new))
     return left
+
+
+def _head_of(head: Head, new: Mapping[int, int]) -> Head:
+    """With the rows of the ids that are left. PlanError: the one that says where it reads is not."""
+    n_out, shifted = len(new) if head.kind == "masked_lm" else head.n_out, head.shifted
+    if shifted is not None:
+        if shifted.end not in new:
+            msg = f"vocab: token {shifted.end} ends the texts of which the head says something, but is cut; keep it"
+            raise PlanError(msg)
+        shifted = replace(shifted, end=new[shifted.end])
+    padding = None if head.padding is None else new.get(head.padding)
+    return replace(head, n_out=n_out, padding=padding, shifted=shifted)
 
 
 def _lines_left(

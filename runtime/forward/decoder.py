@@ -20,14 +20,15 @@ T = TypeVar("T")
 
 
 def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) -> tuple[T, T | None]:
-    """Tokens of the step -> (hidden [R, d_model], logits [R, n_vocab]) of its last R. Errors: `BackendError`."""
+    """Tokens of the step -> (hidden [R, d_model], logits [R, n_vocab or classes]) of its last R. `BackendError`."""
     check_supported(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
     x = stack(frame, w.stack, embedded(frame, w.stack))  # [T, d_model]
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
     if not cfg.lm_head:
         return h, None
-    wide = h if w.head_dense is None else project(frame, h, w.head_dense)  # [R, d_embed]
+    act = None if cfg.head is None else cfg.head.activation
+    wide = h if w.head_dense is None else project(frame, h, w.head_dense, act=act)  # [R, d_embed], or the head's width
     logits = capped(ops, scaled(ops, project(frame, wide, head_of(cfg, w)), cfg.logit_scale), cfg.logit_soft_cap)
     ops.argmax(logits)
     return h, logits

@@ -1,4 +1,4 @@
-"""The encoder: a stack whose tokens see all of their text, and a head over those that are asked for."""
+"""The encoder: a stack over texts that come whole, and a head over the tokens that are asked for."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def head(ops: Ops[T], cfg: Config, s: Head, w: Weights, hidden: T) -> T:
     """Hidden [T, d_model] -> [R, n_out], of the rows that are asked for."""
     frame, x = Frame(ops, cfg.stack, ()), hidden
     if s.pooling != "late":
-        x = ops.take_rows(x) if s.pooling == "first" else ops.mean_rows(x)
+        x = ops.mean_rows(x) if s.pooling == "mean" else ops.take_rows(x)
     if w.head_dense is not None:
         x = norm(frame, project(frame, x, w.head_dense, act=s.activation), w.head_norm)
     return project(frame, x if s.pooling != "late" else ops.mean_rows(x), head_of(cfg, w))

@@ -68,8 +68,8 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
 
 
 def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
-    if len(config.ropes) > 1 and any(rope.kind == "longrope" for rope in config.ropes):
-        yield "a rotation by the length of a text (longrope) next to another"
+    if any(rope.kind == "longrope" for rope in config.ropes):
+        yield from _of_longrope(config)
     if len(stack.biases) != len(w.biases):
         yield "tables of relative positions that the config does not know"
     if (stack.relative is None) != (w.relative is None):
@@ -87,6 +87,13 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
             )
             for what in (*lacking, *(f"an adapter of {n}" for n, each in sublayer.linear.items() if each.adapters)):
                 yield f"{what} (layer {i})"
+
+
+def _of_longrope(config: Config) -> Iterator[str]:
+    if len(config.ropes) > 1:
+        yield "a rotation by the length of a text (longrope) next to another"
+    if config.decoder is None:
+        yield "a rotation by the length of a text (longrope) for texts that come whole"
 
 
 def _of_convolution(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
@@ -113,8 +120,8 @@ def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublaye
     stack = config.stack
     if s.cross:
         yield from _of_cross(config, s)
-    elif s.causal != (config.decoder is not None):
-        yield "attention to later tokens in a decoder" if config.decoder else "attention to earlier tokens alone"
+    elif s.causal != stack.causal or (config.decoder is not None and not s.causal):
+        yield "attention to later tokens in " + ("a decoder" if config.decoder else "some layers alone")
     if _lacks_table(stack, tables, s, w):
         yield "a bias by relative position without its table"
     if s.relative:

@@ -134,7 +134,7 @@ class Attending(Recording):
         window = None if window is None or window >= self.n_context else window
         write, group = self.caches[layer], self._group(window)
         write.values["group"] = group  # which was not known when its keys were written
-        for cache in () if causal else write.tensors("o"):
+        for cache in () if causal and not self.whole else write.tensors("o"):
             cache.part, cache.keep = "activations", False
         return self._attend(op, q, write, n_heads, group=group, window=window, scale=float(scale), **more)
 

@@ -53,6 +53,7 @@ class Recording:
         self.n_once, self.once_rows = 0, 0  # instructions that run once, and rows of their tensors
         self.experts: dict[tuple[str, ...], ExpertTable] = {}  # addresses of a layer's matrices of one kind
         self.encoded = (self.n_context, self.n_pages)  # positions of an encoder's text, pages for such texts
+        self.whole = False  # texts come whole: their keys are done with once they are read
         self.groups: list[int | None] = []  # of layers that share page tables: their windows, None where all is seen
         self.capacity, self.threads = {"T": chunk, "R": n_logits}, threads
         self.code: list[Instruction] = []

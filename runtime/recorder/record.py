@@ -111,8 +111,10 @@ def _record_encoder(
     context, pages, own_chunk = ops.n_context, ops.n_pages, ops.capacity["T"]
     n_slots = SLOTS_PER_TOKEN * chunk
     ops.n_context, ops.n_pages, ops.capacity["T"] = padded_context(n_slots), pages_of(n_slots), chunk
-    hidden = encoder(ops, config.encoding if config.seq2seq else config, weights.encoding, ropes)
-    part = Encoding(chunk, config.encoding.n_vocab, ops.n_pages, hidden, len(ops.code), ops.encoded[1], len(ops.groups))
+    ops.whole, own = True, config.encoding if config.seq2seq else config
+    hidden = encoder(ops, own, weights.encoding, ropes)
+    ops.whole, kept, groups = False, ops.encoded[1], len(ops.groups)
+    part = Encoding(chunk, own.n_vocab, ops.n_pages, hidden, len(ops.code), kept, groups, own.stack.causal)
     if config.seq2seq:
         cross_caches(ops, config, weights, hidden)
         hidden.dies = max(hidden.dies, len(ops.code))  # it is read from outside before the decoder's part begins

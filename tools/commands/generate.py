@@ -190,8 +190,8 @@ def main(args: argparse.Namespace) -> int:
 def _check_writes(args: argparse.Namespace) -> None:
     """InputError for a model that writes no text, before anything else about it is found wanting."""
     config, why = config_of(args), ""
-    if config.decoder is None:
-        why = f"{config.family} is an encoder, which writes no text"
+    if not config.writes:
+        why = f"{config.family} is {config.kind}, which writes no text"
     elif not config.lm_head:
         why = f"this {config.family} has no head: it gives vectors, and writes no text"
     if why:

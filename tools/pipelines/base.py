@@ -160,7 +160,7 @@ class EncoderPipeline(Pipeline):
         if config.head is not None and config.head.kind in self.heads:
             self.model.tokenizer  # noqa: B018 - reads it: TokenizerError where there is none
             return
-        kind = "an encoder-decoder" if config.seq2seq else "a decoder" if config.decoder is not None else "an encoder"
+        kind = config.kind
         head = f" whose head is for {config.head.kind}" if config.head is not None else ""
         head = " without a head (architectures in config.json)" if kind == "an encoder" and not head else head
         msg = f"{self.task}: this {config.family} model is {kind}{head}; expected {self.needs}"

@@ -57,9 +57,8 @@ class GenerationPipeline(Pipeline):
     def check(self) -> None:
         """Errors: `InputError` for another kind of model; `TokenizerError`."""
         config = self.model.config
-        if config.decoder is None or config.seq2seq != self.seq2seq or not config.lm_head:
-            kind = "an encoder-decoder" if config.seq2seq else "an encoder" if config.decoder is None else "a decoder"
-            kind += "" if config.decoder is None or config.lm_head else " without a head"
+        if not config.writes or config.seq2seq != self.seq2seq or not config.lm_head:
+            kind = config.kind + ("" if config.decoder is None or config.lm_head else " without a head")
             wanted = (
                 "an encoder-decoder (...ForConditionalGeneration)" if self.seq2seq else "a decoder (...ForCausalLM)"
             )

@@ -59,7 +59,7 @@ TASKS = (
     Task("translation", Translation, pattern=r"(?P<spelled>translation_(?P<src_lang>[^_]+)_to_(?P<tgt_lang>[^_]+))"),
 )  # fmt: skip
 
-#: The task of an encoder with such a head.
+#: The task of a model with such a head.
 OF_HEADS = {
     "classes": "text-classification",
     "token_classes": "token-classification",
@@ -85,9 +85,9 @@ def task_of(name: object) -> tuple[Task, dict[str, str]]:
 
 def usual_task(config: Config) -> str:
     """The task that a model's class is made for. Errors: `InputError` where its head is for none."""
-    if config.seq2seq:
+    if config.writes and config.seq2seq:
         return "text2text-generation"
-    if config.decoder is not None:
+    if config.writes:
         return "text-generation" if config.lm_head else "feature-extraction"
     if config.head is None:
         return "feature-extraction"

@@ -30,7 +30,7 @@ class TextClassification(EncoderPipeline):
     #: top_k="": the form of the result when nobody asks for a number of labels.
     parameters: ClassVar[Mapping[str, object]] = {"top_k": "", "function_to_apply": None, **TOKENIZER}
     heads = ("classes",)
-    needs = "an encoder that gives a text classes (...ForSequenceClassification)"
+    needs = "a model that gives a text classes (...ForSequenceClassification)"
 
     def __call__(self, inputs: object, **parameters: object) -> Any:  # noqa: ANN401 - a form for each kind of input
         """As `Pipeline.__call__`; one text without `top_k` in the call gives a list, as transformers does."""

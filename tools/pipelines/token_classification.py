@@ -47,7 +47,7 @@ class TokenClassification(EncoderPipeline):
         "delimiter": " ",
     }  # fmt: skip
     heads = ("token_classes",)
-    needs = "an encoder that gives each token classes (...ForTokenClassification)"
+    needs = "a model that gives each token classes (...ForTokenClassification)"
 
     def options(self, given: Mapping[str, object]) -> Options:
         """As `Pipeline.options`; what is no parameter's value is an `InputError`."""

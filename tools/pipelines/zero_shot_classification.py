@@ -37,7 +37,7 @@ class ZeroShotClassification(EncoderPipeline):
         "candidate_labels": None, "hypothesis_template": "This example is {}.", "multi_label": False,
     }  # fmt: skip
     heads = ("classes",)
-    needs = "an encoder trained on inference (...ForSequenceClassification with a label entailment)"
+    needs = "a model trained on inference (...ForSequenceClassification with a label entailment)"
 
     def check(self) -> None:
         """As `EncoderPipeline.check`; there are two labels at least."""
