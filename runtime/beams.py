@@ -21,8 +21,7 @@ import numpy as np
 from ..errors import BackendError, InputError, shown
 from .floats import usual_floats
 from .kvcache import PAGE, pages_of
-from .locks import Waiting
-from .pages import FullError
+from .pages import Caller, FullError
 from .sampling import exp, not_numbers
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ class _Together:
 
     def finish(self) -> None:
         """Go on until all are done."""
-        session, who = self._session, Waiting()
+        session, who = self._session, Caller()
         own = [table for run in self._runs for table in run.own]
         try:
             for run in self._runs:
@@ -281,7 +280,7 @@ class _Run:
         self._check_room()  # before there are as many of anything
         self.state = BeamState(how, session.n_vocab, wanted.limit, ends)
         self.tables: list[Table] = []
-        self.who: Waiting | None = None  # who waits for them
+        self.who: Caller | None = None  # who waits for them
         self._began = self._begins = self._ended = 0.0
 
     @property

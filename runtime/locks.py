@@ -70,12 +70,12 @@ class Lock:
         Errors: those of `work`; `InputError` where this thread would wait for itself.
         """
         me, mine = threading.get_ident(), Waiting()
-        nested = me in _BUSY
-        if nested:
+        if me in _BUSY:
             mine.inside = entered()
+        nested = bool(mine.inside) or (me in _BUSY and _waits(me))
         try:
-            _BUSY.add(me)
             self._queue.add(mine)
+            _BUSY.add(me)
             if self._holder == me and any(who is not mine for who in self._queue):
                 time.sleep(_YIELD)  # the lock was left free: one of them takes it
             if nested:
@@ -106,13 +106,19 @@ class Lock:
 
 #: Every lock that there is: a thread holds several where a handler or a finaliser used another model.
 _ALL: Living[Lock] = Living()
-#: Threads that hold a lock, or wait for one, or were struck as they left it: whether they do, the locks tell.
+#: Threads that hold a lock, or wait for one, or were struck as they left it: whether they do, the locks tell. A thread
+#: that neither holds nor waits is out of it again after its next turn.
 _BUSY: set[int] = set()
 
 
 def entered() -> list[Lock]:
     """Those that this thread holds."""
     return [lock for lock in _ALL if lock.is_mine()]
+
+
+def _waits(thread: int) -> bool:
+    """Whether this thread waits for a lock, below the call that asks."""
+    return any(who.thread == thread for lock in _ALL for who in lock._queue)  # noqa: SLF001 - of this module
 
 
 def waiting_for(inside: list[Lock]) -> list[Waiting]:

@@ -11,25 +11,42 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from .living import Living
+from .locks import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from .locks import Waiting
     from .sources import Source
 
-__all__ = ["FullError", "Pages", "Table"]
+__all__ = ["Caller", "FullError", "Pages", "Table"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Caller(Waiting):
+    """Who waits for the ids of sequences. He is there for as long as a call of his thread has him as its `who`.
+
+    Being counted is not enough: an exception that is kept keeps the calls that it came through, and what they had.
+    """
+
+    def here(self) -> bool:
+        """Whether that call goes on."""
+        frame = sys._current_frames().get(self.thread)  # noqa: SLF001 - a documented function of CPython
+        while frame is not None:
+            if "who" in frame.f_code.co_varnames and frame.f_locals.get("who") is self:
+                return True
+            frame = frame.f_back
+        return False
 
 
 class FullError(Exception):
@@ -40,7 +57,8 @@ class FullError(Exception):
         super().__init__()
         self.pages = pages
         self.others = any(t.n_pages for t in pages.tables)
-        self.held = [(t, [weakref.ref(who) for who in t.waiting]) for t in pages.tables if t.n_pages and t.waiting]
+        there = [(t, [who for who in t.waiting if who.here()]) for t in pages.tables if t.n_pages]
+        self.held = [(table, [weakref.ref(who) for who in waiting]) for table, waiting in there if waiting]
 
 
 class Table:
@@ -62,9 +80,14 @@ class Table:
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
         self.cached = self.used = self.shift = self.expected = 0
-        self.waiting: Living[Waiting] = Living()
+        self.waiting: Living[Caller] = Living()
         self.source: Source | None = None
         self.padding: list[int] = []
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for the next id of its sequence."""
+        return any(who.here() for who in self.waiting)
 
     @property
     def n_pages(self) -> int:
@@ -124,7 +147,7 @@ class Pages:
 
     def taken(self) -> int:
         """Pages that those hold who are waited for, in the group where these are the most: nobody may take them."""
-        held = [t for t in self.tables if t.waiting]
+        held = [t for t in self.tables if t.awaited]
         parts = ([t.numbers[g, t.low[g] : t.high[g]] for t in held] for g in range(len(self.windows)))
         return max((len(np.unique(np.concatenate(some))) for some in parts if some), default=0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .beams import Found, Searched, Wanted, search
@@ -58,8 +59,8 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
         return _searched(session, asked)
     made = []
     for each in asked:
-        with each.sequence.as_it_was(), each.sequence.awaited():
-            made.append(collect(each.tokens()))
+        with each.sequence.as_it_was():
+            made.append(each.sequence.awaiting(partial(collect, each.tokens())))
     return made
 
 

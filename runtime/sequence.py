@@ -24,7 +24,6 @@ from .stream import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from collections.abc import Sequence as Ids
-    from contextlib import AbstractContextManager
     from typing import Unpack
 
     import numpy as np
@@ -170,9 +169,9 @@ class Sequence:
         """For the runtime: do work while no other sequence is computed; a step, and what is read of it."""
         return self._session.turn(work)
 
-    def awaited(self) -> AbstractContextManager[None]:
-        """For the runtime: while it is entered, somebody waits for this text, and its pages are not taken."""
-        return self._session.awaited(self._table)
+    def awaiting(self, work: Callable[[], T]) -> T:
+        """For the runtime: do work, while somebody waits for this text, so that its pages are not taken."""
+        return self._session.awaiting(self._table, work)
 
     def append(self, ids: Ids[int]) -> None:
         """For the runtime: add checked ids, and compute nothing yet. Errors: `InputError`; the text is as it was."""
@@ -252,8 +251,7 @@ class Sequence:
             token = self._next(made)
 
     def _next(self, made: Iterator[Token]) -> Token | None:
-        with self.awaited():
-            return next(made, None)
+        return self.awaiting(lambda: next(made, None))
 
     @contextmanager
     def as_it_was(self) -> Iterator[None]:

@@ -70,7 +70,7 @@ class Sources:
         self.pages.truncate(table, 0)
         while not self.pages.reserve(table, n):
             others = (t for t in self.pages.tables if id(t) not in busy and t.n_pages)
-            idle = min((t for t in others if not t.waiting), key=lambda t: t.used, default=None)
+            idle = min((t for t in others if not t.awaited), key=lambda t: t.used, default=None)
             if idle is not None:
                 self.pages.release(idle)
                 continue

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import BackendError, InputError
 from .living import Living
 from .locks import Lock, Waiting, entered, waiting_for
-from .pages import FullError
+from .pages import Caller, FullError
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .pages import Pages, Table
 
     #: A table that keeps its pages, and who waits for it.
-    Held = tuple[Table, list[weakref.ref[Waiting]]]
+    Held = tuple[Table, list[weakref.ref[Caller]]]
 
 __all__ = ["Turns"]
 
@@ -109,29 +108,24 @@ class Turns(Lock):
             _STARVED.add(mine)
             _check_room_comes(mine)
             time.sleep(_LOOK)
-            while held and not self._closed and all(table.n_pages and who() in table.waiting for table, who in held):
+            while held and not self._closed and all(_waits(table, who()) for table, who in held):
                 _check_room_comes(mine)
                 time.sleep(_LOOK)
         finally:
             _STARVED.discard(mine)
             mine.inside, mine.there = [], []
 
-    @contextmanager
-    def awaited(self, table: Table) -> Iterator[None]:
-        """Somebody waits for the next id of a sequence: until then it gives no pages up."""
-        who = Waiting()  # it is gone with the caller, whatever ends him
+    def awaiting(self, table: Table, work: Callable[[], T]) -> T:
+        """Do work, while somebody waits for the next id of a sequence: so long it gives no pages up."""
+        who = Caller()
         tables = [table] if table.source is None else [table, table.source.table]
-        keys = [-1] * len(tables)
         try:
-            for i, each in enumerate(tables):  # whom a pass overtakes here is computed again, with the same bits
-                keys[i] = each.waiting.add(who)
-            yield
+            for each in tables:  # whom a pass overtakes here is computed again, with the same bits
+                each.waiting.add(who)
+            return work()
         finally:
-            try:
-                for each, key in zip(tables, keys, strict=True):
-                    each.waiting.forget(key)
-            finally:
-                del who  # whoever keeps an exception that came in there keeps this frame
+            for each in tables:
+                each.waiting.discard(who)
 
 
 #: Who waits for pages, of any model.
@@ -151,6 +145,11 @@ def _check_room_comes(mine: Starved) -> None:
         inside += [lock for who in starved for lock in who.inside]
     if _all_wait(mine.there, stuck):
         raise InputError(_NO_ROOM if _all_wait(mine.there, {mine.thread}) else _NO_ROOM_CROSSED)
+
+
+def _waits(table: Table, who: Caller | None) -> bool:
+    """Whether he still waits for what has pages."""
+    return table.n_pages > 0 and who is not None and who in table.waiting and who.here()
 
 
 def _all_wait(there: list[Held], threads: set[int]) -> bool:

@@ -138,9 +138,11 @@ def test_beams_wait_for_pages_and_go_on(directory: Path) -> None:
                 over.set()
 
             def hold() -> None:
-                with held.awaited():
+                def waits() -> None:
                     begun.set()
                     assert not over.wait(0.3)
+
+                held.awaiting(waits)
 
             begun = threading.Event()
             in_time(hold, lambda: begun.wait(5) and search_it())
@@ -181,10 +183,14 @@ def test_a_handler_inside_a_text_is_refused_where_no_encoder_has_room(directory:
     """An idle text has pages of the cache, which is not what lacks."""
     with miaotui.load(directory, cache_tokens=2 * PAGE) as model, model.sequence(ids_of(1, 20)) as idle:
         idle.feed([2])
-        with model.sequence(ids_of(2, 200)) as mine, mine.awaited():
-            mine.feed([2])
-            with pytest.raises(InputError, match="signal's handler"):
-                model.generate(ids_of(3, 150), max_new_tokens=2)
+        with model.sequence(ids_of(2, 200)) as mine:
+
+            def inside() -> None:
+                mine.feed([2])
+                with pytest.raises(InputError, match="signal's handler"):
+                    model.generate(ids_of(3, 150), max_new_tokens=2)
+
+            mine.awaiting(inside)
 
 
 @pytest.mark.parametrize("at", [1, 2, 5])
@@ -209,7 +215,7 @@ def test_an_interrupt_leaves_pages_free_and_bits_right(
                 model.generate_all(prompts, **BEAMS)
         # a kept exception keeps the prompts; their pages are anybody's
         pools = (model.session.pages, model.session.sources.pages)
-        assert not [table for pool in pools for table in pool.tables if table.waiting]
+        assert not [table for pool in pools for table in pool.tables if table.awaited]
         assert free(model)[0] == before[0]
         del kept
         assert free(model) == before

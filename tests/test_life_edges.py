@@ -17,6 +17,7 @@ from life import DEMO, in_child
 from miaotui.errors import BackendError, InputError
 from miaotui.loader.text import tokenizer
 from miaotui.runtime import living, turns
+from miaotui.runtime.pages import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -619,3 +620,51 @@ def test_an_answer_that_is_refused_half_way_is_forgotten(monkeypatch: pytest.Mon
             assert text.ids == [7, 8]
         text.truncate(1)
         assert text.feed([8]).tobytes() == first.tobytes()
+
+
+#: Where an exception may come that somebody keeps: as a call begins to wait for a text, and as it ends to.
+MOMENTS = {"begins": ("add", "return"), "ends": ("discard", "call")}
+
+
+@pytest.mark.parametrize("moment", list(MOMENTS))
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_kept_exception_keeps_no_pages(moment: str, beams: int) -> None:
+    """Another thread waited for ever for a call that was over: the exception kept its frames, and they who waited."""
+    name, event = MOMENTS[moment]
+
+    class StruckError(Exception):
+        pass
+
+    with miaotui.load(DEMO, threads=1, max_context=256, cache_tokens=256) as model:
+        ids = model.tokenizer.encode("Once upon a time")
+        how: dict[str, Any] = {"max_new_tokens": 60, "ignore_eos": True}
+        wanted = model.generate(ids, **how).ids
+        times = 0
+
+        def profiler(frame: Any, what: str, _: object) -> None:
+            nonlocal times
+            own = frame.f_code.co_name == name and frame.f_code.co_filename.endswith("living.py")
+            if own and what == event and isinstance(frame.f_locals.get("member"), Caller):
+                times += 1
+                if times == (1 if moment == "ends" and beams > 1 else 9 * beams):
+                    raise StruckError
+
+        with model.sequence() as sequence:
+            work = (
+                partial(sequence.generate, ids, num_beams=2)
+                if beams > 1
+                else partial(list, sequence.tokens(ids, **how))
+            )
+            sys.setprofile(profiler)
+            try:
+                with pytest.raises(StruckError) as kept:
+                    work(**(how if beams > 1 else {}))
+            finally:
+                sys.setprofile(None)
+            got: list[object] = []
+            thread = threading.Thread(target=lambda: got.append(model.generate(ids, **how).ids), daemon=True)
+            thread.start()
+            thread.join(60)
+            assert got == [wanted]
+            assert model.generate(ids, **how).ids == wanted
+            assert kept.tb is not None

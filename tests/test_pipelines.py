@@ -102,7 +102,7 @@ def test_bad_parameters_are_refused_by_name(classifier: Path) -> None:
     with pytest.raises(InputError, match="neither task nor model"):
         mt.pipeline()
     with pytest.raises(InputError, match="model: not given"):
-        mt.pipeline("text-classification")
+        mt.pipeline("text-ranking")
     with pytest.raises(InputError, match="parameter of text-classification thread"):
         mt.pipeline("text-classification", classifier, thread=1)
     with mt.load(classifier) as model, pytest.raises(InputError, match="threads: an option of load"):
