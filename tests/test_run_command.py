@@ -206,20 +206,22 @@ def kill_and_go_on(folder: Path, classifier: Path, kills: int, n: int, seed: int
     def outputs(name: str) -> list[str]:
         return ["--output", str(folder / f"{name}.jsonl"), "--errors", str(folder / f"{name}-bad.jsonl")]
 
-    drawn, died = random.Random(seed), 0  # noqa: S311 - moments
-    file = folder / "killed.jsonl"
-    for _ in range(kills):
-        size = file.stat().st_size if file.exists() else 0
-        going = subprocess.Popen([*words, *outputs("killed")], stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 60
-        while time.monotonic() < until and going.poll() is None and not (file.exists() and file.stat().st_size > size):
-            time.sleep(0.01)
-        time.sleep(drawn.uniform(0, 0.4))
-        going.send_signal(signal.SIGKILL)
-        died += going.wait() == -signal.SIGKILL
-    for name in ("killed", "whole"):
+    def to_its_end(name: str) -> None:
         done = subprocess.run([*words, *outputs(name)], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
+
+    to_its_end("whole")
+    drawn, died, file = random.Random(seed), 0, folder / "killed.jsonl"  # noqa: S311 - moments
+    whole = (folder / "whole.jsonl").stat().st_size
+    for share in sorted(drawn.uniform(0, 0.8) for _ in range(kills)):
+        before = file.stat().st_size if file.exists() else 0
+        going = subprocess.Popen([*words, *outputs("killed")], stderr=subprocess.DEVNULL)
+        until, size = time.monotonic() + 60, max(before + 1, int(share * whole))  # at the least a line more
+        while time.monotonic() < until and going.poll() is None and not (file.exists() and file.stat().st_size >= size):
+            time.sleep(0.001)
+        going.send_signal(signal.SIGKILL)
+        died += going.wait() == -signal.SIGKILL
+    to_its_end("killed")
     for end in (".jsonl", "-bad.jsonl"):
         assert (folder / f"killed{end}").read_bytes() == (folder / f"whole{end}").read_bytes()
     good, bad = lines(folder / "whole.jsonl"), lines(folder / "whole-bad.jsonl")
