@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ class Vectors:
             return next(self._each([texts], before, width, norm=normalize))
         if isinstance(texts, Iterator):
             return VectorStream(self._each(texts, before, width, norm=normalize))
-        if not isinstance(texts, Iterable) or isinstance(texts, bytes):
+        if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
             msg = f"texts: {shown(texts)} found, expected a text, several texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(texts)

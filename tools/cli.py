@@ -243,7 +243,7 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
             pattern = rf"\b{python}(\[\d+\])?=({'|'.join(shown)})(?![\w,.])"
             text = re.sub(pattern, typed.replace("\\", r"\\"), text)
         if "_" in python and name in args:
-            text = re.sub(rf"(?<![\w/.'\"-]){python}(?![\w/.'\"=-])", option, text)
+            text = re.sub(rf"(?<![\w/.'\"-])(?<!--set ){python}(?![\w/.'\"=-])", option, text)
     for python in _ADVISED:
         if python in args:
             option = f"--{python.replace('_', '-')}"

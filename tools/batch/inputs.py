@@ -23,6 +23,8 @@ FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 TEXT = (("text",), ())
 #: Of text-generation: a conversation stands where the text would.
 CHAT = "messages"
+#: Fields of every line of the output.
+OWN = ("line", "output")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,11 @@ class Inputs:
     keep: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Errors: `InputError` for a column of a field that the task lacks."""
+        """Errors: `InputError` for a column of a field that the task lacks, and what would replace the output's own."""
+        for name in self.keep:
+            if name in OWN:
+                msg = f"--keep {name}: a line of the output has a field of this name already"
+                raise InputError(msg)
         needed, more = FIELDS.get(self.task, TEXT)
         known = [*needed, *more, *([CHAT] if self.task == "text-generation" else [])]
         for name in self.columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, shown
@@ -16,7 +17,6 @@ from .tagged import cluener, conll, tagged_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from .examples import Example
     from .rows import Row
@@ -51,12 +51,12 @@ class Data:
     skipped: int
 
 
-def read(path: Path, task: str, form: str | None = None, columns: Mapping[str, str] | None = None) -> Data:
+def read(path: Path | str, task: str, form: str | None = None, columns: Mapping[str, str] | None = None) -> Data:
     """The examples of a file for a task. `form`: one of `FORMATS` (default: by its name and first bytes).
 
     Errors: `InputError`, which names the file and the line.
     """
-    chosen = dict(columns or {})
+    path, chosen = Path(path), dict(columns or {})
     if unknown := sorted(chosen.keys() - FIELDS):
         msg = f"--columns {unknown[0]}={chosen[unknown[0]]}: expected one of the fields {', '.join(FIELDS)}"
         raise InputError(msg)
