@@ -211,12 +211,16 @@ def test_who_is_interrupted_waits_no_more(model: miaotui.Model, monkeypatch: pyt
 def test_who_is_interrupted_when_he_has_waited_gives_his_pages_up(
     model: miaotui.Model, alone: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def struck(*_: object) -> None:
-        raise KeyboardInterrupt
+    discard = living.Living.discard
+
+    def struck(self: Any, member: object) -> None:
+        if isinstance(member, Caller):
+            raise KeyboardInterrupt
+        discard(self, member)
 
     text = model.sequence()
     with monkeypatch.context() as patch:
-        patch.setattr(living.Living, "forget", struck)
+        patch.setattr(living.Living, "discard", struck)
         with pytest.raises(KeyboardInterrupt) as kept:
             text.generate(PROMPT, **SHORT)
     assert kept.tb is not None
