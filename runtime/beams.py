@@ -222,13 +222,13 @@ class _Together:
 
     def finish(self) -> None:
         """Go on until all are done."""
-        session, who = self._session, Caller()
+        session, caller = self._session, Caller()
         own = [table for run in self._runs for table in run.own]
         try:
             for run in self._runs:
-                run.who = who
+                run.who = caller
             for table in own:
-                table.waiting.add(who)
+                table.waiting.add(caller)
             for run in self._runs:
                 session.turn(partial(self._or_nothing, run.begin))
             while not all(run.state.done for run in self._runs):
@@ -241,8 +241,8 @@ class _Together:
                 run.who = None
                 session.left.extend(run.tables)
             for table in own:
-                table.waiting.discard(who)
-            del who  # whoever keeps an exception keeps no pages
+                table.waiting.discard(caller)
+            del caller  # whoever keeps an exception keeps no pages
 
     @usual_floats()
     def _or_nothing(self, work: Callable[[], None]) -> None:

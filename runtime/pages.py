@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 class Caller(Waiting):
-    """Who waits for the ids of sequences. He is there for as long as a call of his thread has him as its `who`.
+    """Who waits for the ids of sequences. He is there for as long as a call of his thread has him as its `caller`.
 
     Being counted is not enough: an exception that is kept keeps the calls that it came through, and what they had.
     """
@@ -43,7 +43,7 @@ class Caller(Waiting):
         """Whether that call goes on."""
         frame = sys._current_frames().get(self.thread)  # noqa: SLF001 - a documented function of CPython
         while frame is not None:
-            if "who" in frame.f_code.co_varnames and frame.f_locals.get("who") is self:
+            if "caller" in frame.f_code.co_varnames and frame.f_locals.get("caller") is self:
                 return True
             frame = frame.f_back
         return False

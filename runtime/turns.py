@@ -117,15 +117,15 @@ class Turns(Lock):
 
     def awaiting(self, table: Table, work: Callable[[], T]) -> T:
         """Do work, while somebody waits for the next id of a sequence: so long it gives no pages up."""
-        who = Caller()
+        caller = Caller()
         tables = [table] if table.source is None else [table, table.source.table]
         try:
             for each in tables:  # whom a pass overtakes here is computed again, with the same bits
-                each.waiting.add(who)
+                each.waiting.add(caller)
             return work()
         finally:
             for each in tables:
-                each.waiting.discard(who)
+                each.waiting.discard(caller)
 
 
 #: Who waits for pages, of any model.
