@@ -94,7 +94,7 @@ def __getattr__(name: str) -> object:
             check_room()
             try:
                 value = getattr(import_module(home, __name__), name)
-            except (ImportError, MemoryError) as e:
+            except (ImportError, AttributeError, MemoryError) as e:
                 raise not_imported(e) from e
     else:
         msg = f"module {__name__!r} has no attribute {name!r}"

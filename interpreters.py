@@ -5,18 +5,26 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import LIMITS, BackendError, MemoryLimitError, MiaotuiError
 
-__all__ = ["check_interpreter", "check_room", "not_imported"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["check_interpreter", "check_room", "not_imported", "whole_imports"]
 
 #: Address space that importing NumPy takes with one thread, and with each more: OpenBLAS's buffers. Below that OpenBLAS
 #: ends the process.
 NUMPY, THREAD = 80 * 2**20, 32 * 2**20
 MOST_THREADS = 64
+
+#: How Python says that a module's code has not run to its end.
+PARTIAL = "partially initialized module"
 
 
 def check_interpreter() -> None:
@@ -77,8 +85,15 @@ def _is_limited() -> bool:
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
-def not_imported(e: ImportError | MemoryError) -> MiaotuiError:
+def not_imported(e: ImportError | AttributeError | MemoryError) -> MiaotuiError:
     """The error for a library that is installed and cannot be imported; NumPy's own is pages of advice."""
+    if PARTIAL in str(e):
+        msg = (
+            "miaotui is called while the same thread is still importing it, or a library that it needs (from a signal "
+            "handler or a __del__, as a rule): load the model before the handler is set, or let the handler only note "
+            "that it was called"
+        )
+        return BackendError(msg)
     if isinstance(e, MemoryError):
         return MemoryLimitError(f"importing what it needs: the system refused memory; see {LIMITS}")
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
@@ -89,3 +104,14 @@ def not_imported(e: ImportError | MemoryError) -> MiaotuiError:
     name = e.name or (at.tb_frame.f_globals.get("__name__", "") if at is not None else "")
     msg = f"{name.partition('.')[0] or 'a library'} cannot be imported ({said[:200]}): where memory is limited, see "
     return BackendError(f"{msg}{LIMITS}; otherwise install miaotui again")
+
+
+@contextmanager
+def whole_imports() -> Iterator[None]:
+    """BackendError where what is imported inside is still being imported by the same thread, further out."""
+    try:
+        yield
+    except (ImportError, AttributeError) as e:
+        if PARTIAL not in str(e):
+            raise
+        raise not_imported(e) from e

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .arrays import Arrays
 from .errors import InputError
+from .interpreters import whole_imports
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
 from .loader.pack import pack
@@ -49,6 +50,7 @@ START = "decoder_start_token_id"
 @spelled_out(LoadKwargs, LOAD_DEFAULTS)
 @usual_floats()
 @memory_named("load")
+@whole_imports()
 def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 

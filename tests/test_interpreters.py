@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
+import miaotui
 import pytest
 from miaotui.errors import BackendError
 from miaotui.interpreters import check_interpreter
+
+DEMO = Path(miaotui.__file__).parent / "tools" / "demo" / "model"
 
 #: In a process of its own: what a sub-interpreter says to an import, and to each public name that needs NumPy.
 CHILD = """
@@ -65,3 +70,56 @@ def test_the_interpreter_of_the_tests_is_none_of_them(monkeypatch: pytest.Monkey
     check_interpreter()
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)  # as Python 3.13 has it
     check_interpreter()
+
+
+#: In forks of a process that has imported the façade alone: a "handler" loads a model as the n-th module is looked for.
+INTERRUPTED = """
+import os
+import sys
+import miaotui
+from miaotui.errors import MiaotuiError
+import miaotui.interpreters
+
+def said(path, at):
+    answers = []
+    looked = 0
+
+    class Handler:
+        def find_spec(self, name, path_of_package=None, target=None):
+            nonlocal looked
+            looked += not answers
+            if looked == at and not answers:
+                answers.append("loads")
+                try:
+                    miaotui.load(path).close()
+                except MiaotuiError as e:
+                    answers.append(f"{type(e).__name__}: {e}")
+                else:
+                    answers.append("loaded")
+
+    sys.meta_path.insert(0, Handler())
+    with miaotui.load(path) as model:
+        answers.append(model.generate("Once", max_new_tokens=4).text)
+    return answers[1:]
+
+for at in map(int, sys.argv[2:]):
+    if pid := os.fork():
+        _, status = os.waitpid(pid, 0)
+        if status:
+            print("it ended with", status)
+    else:
+        print(said(sys.argv[1], at), flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.ci
+def test_a_handler_that_loads_while_the_first_load_imports_is_told() -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(DEMO), *map(str, (5, 40, 120, 180, 250, 316, 324, 330))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    lines = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 8, done.stdout + done.stderr
+    assert {text for _, text in lines} == {" upon a time,"}
+    partial = [answer for answer, _ in lines if answer != "loaded"]
+    assert len(partial) >= 4, lines
+    assert all(answer.startswith("BackendError: miaotui is called while the same thread is") for answer in partial)
