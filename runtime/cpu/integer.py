@@ -40,6 +40,7 @@ from .emitters import (
     ir_load,
     ir_loop,
     ir_prefetch,
+    ir_rint,
     ir_splat,
     ir_store,
     ir_widen_half,
@@ -224,7 +225,7 @@ def _quantize(b: Any, x: Any, masks: list[Any], data: Any, scale: Any, total: An
     bytes16 = ir.VectorType(ir.IntType(8), N)
     added, low_end, high_end = None, const(V, [-127.0] * N), const(V, [127.0] * N)
     for h, v in enumerate(halves):
-        q = b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [b.fmul(v, ir_splat(b, inverse))])
+        q = ir_rint(b, b.fmul(v, ir_splat(b, inverse)))
         for sign, edge in ((">", low_end), ("<", high_end)):  # only after a NaN, and then the same everywhere
             q = b.select(b.fcmp_ordered(sign, q, edge), q, edge)
         q = b.fptosi(q, VI)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...blocking import COLUMNS_WHOLE
 from ...ops import slots
 from ...quantized import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
 from ...sparse_int8 import SPARSE_INT8, SPREAD_PANELS
@@ -26,6 +27,7 @@ L_Y, L_SCRATCH, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
 E_Y, E_W, E_D = slots("embed")
 PANELS, TOKENS = integer_tile_shape()
 STREAMS = 2
+CHUNK = COLUMNS_WHOLE // PANEL  # panels whose results are finished together
 DENSE_BYTES = GROUP_BYTES["int8"]
 X_BYTES = GROUP + 8  # of a group of the quantised input: bytes, scale, sum
 
@@ -79,14 +81,16 @@ def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any) -> Any:
             epilogue(p, base, (0, 1), (PANEL * p0, min(n, PANEL * p1)))
         if m_all < 2:  # none: a piece of the prompt that is not its last
             return
-        tiles, tokens = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS
+        tiles, tokens, finished = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS, p0
         for i in range(p0, tiles, PANELS):
             (at, panel), out, left = spread(p, base, t, i, PANELS), y + row * i, n - PANEL * i
             for m in range(0, tokens, TOKENS):
                 full(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
             for m in range(tokens, m_all):
                 one_token(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-            epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + PANELS))))
+            if i + PANELS == tiles or i + PANELS >= finished + CHUNK:
+                epilogue(p, base, (0, m_all), (PANEL * finished, min(n, PANEL * (i + PANELS))))
+                finished = i + PANELS
         for i in range(tiles, p1):
             (at, panel), out, left = spread(p, base, t, i, 1), y + row * i, n - PANEL * i
             for m in range(0, tokens, TOKENS):
