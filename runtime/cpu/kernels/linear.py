@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...blocking import MANY, TOKEN_BLOCK, carry_floats, columns_of, panel_floats, piece_of
+from ...blocking import COLUMNS, MANY, TOKEN_BLOCK, carry_floats, columns_of, panel_floats, piece_of
 from ...ops import FAST, slots
 from ..emitters import SIZES
 from ..lanes import WIDE, add, load_tail, load_wide, mul, store_bf16, store_tail, store_wide
@@ -179,7 +179,7 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
     def panel(p: Any, _: Any, n0: Any, n1: Any) -> Any:
         ldw = arg(p, DK) * size
         at = arg(p, W) + n0 * ldw
-        soon = at + (n1 - n0) * ldw
+        soon = at + min(n1 - n0, COLUMNS) * ldw  # near enough to be in the second cache still when it is needed
         return at, ldw, soon, min(soon + (n1 - n0) * ldw, arg(p, W) + arg(p, DN) * ldw)
 
     return walk(kind, one, streams, panel, _none, _columns_of)
