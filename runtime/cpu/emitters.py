@@ -265,18 +265,20 @@ def ir_choose(b: Builder, condition: Value, yes: Callable[[], list[Value]],
     return phis
 
 
-def ir_fold(b: Builder, vs: Sequence[Value]) -> Value:
+def ir_fold(b: Builder, vs: Sequence[Value], join: Callable[[Value, Value], Value] | None = None) -> Value:
     """THE reduction tree, for 1, 2, 4, 8 or 16 accumulators at once: value i of the result is the fold of vs[i].
 
-    One accumulator: x[i] + x[i+8], then +4, +2, +1. Several share the shuffles; each keeps exactly that tree.
+    One accumulator: x[i] + x[i+8], then +4, +2, +1. Several share the shuffles; each keeps exactly that tree. `join`:
+    what takes the place of the float32 sum.
     """
+    join = b.fadd if join is None else join
     vs, g = list(vs), N
     while g > 1:
         h, width = g // 2, vs[0].type.count
         pairs = list(zip(vs[::2], vs[1::2], strict=True)) if len(vs) > 1 else [(vs[0], vs[0])]
         span = 2 * width if len(vs) > 1 else width
         low = [s + j for s in range(0, span, g) for j in range(h)]
-        vs = [b.fadd(shuffle(b, x, y, low), shuffle(b, x, y, [i + h for i in low])) for x, y in pairs]
+        vs = [join(shuffle(b, x, y, low), shuffle(b, x, y, [i + h for i in low])) for x, y in pairs]
         g = h
     return vs[0]
 

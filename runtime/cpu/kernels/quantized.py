@@ -15,7 +15,16 @@ from ...ops import slots
 from ...quantized import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
 from ...sparse_int8 import SPARSE_INT8, SPREAD_PANELS
 from ...step import T_ID
-from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail, spread_panel
+from ..integer import (
+    TOGETHER,
+    integer_tile,
+    ld_byte,
+    ld_half,
+    quantize32,
+    quantize_groups,
+    quantize_tail,
+    spread_panel,
+)
 from ..lanes import ld, stf
 from ..target import integer_tile_shape
 from .base import arg, kernel, rows_of, share, template, token_word
@@ -44,7 +53,10 @@ def quantize(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         g0 = i - r * groups
         g1 = min(groups, g0 + end - i)
         data, scale, src = y + r * groups * X_BYTES, y + r * groups * X_BYTES + groups * GROUP, x + 4 * r * k
-        for g in range(g0, min(g1, whole)):
+        several = g0 + (min(g1, whole) - g0) // TOGETHER * TOGETHER if g0 < whole else g0
+        for g in range(g0, several, TOGETHER):
+            quantize_groups(src + 4 * GROUP * g, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
+        for g in range(several, min(g1, whole)):
             quantize32(src + 4 * GROUP * g, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
         for g in range(max(g0, whole), g1):
             left = k - GROUP * g
