@@ -67,7 +67,7 @@ lanes, wide = Lanes(N), Lanes(WIDE)
 
 @register_model(Lanes)
 class LanesModel(models.PrimitiveModel):
-    """Lanes live in registers as `<16 x float>`."""
+    """Lanes live in registers, as an LLVM vector of as many floats."""
 
     def __init__(self, dmm: Any, fe_type: Any) -> None:
         super().__init__(dmm, fe_type, ir.VectorType(F32, fe_type.count))
