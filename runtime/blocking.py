@@ -7,7 +7,19 @@ its sixteen lanes wait in the scratch. So no bit depends on any number here.
 
 from __future__ import annotations
 
-__all__ = ["COLUMNS", "MANY", "PANEL_ROWS", "PIECE", "SPLIT", "TOKEN_BLOCK", "carry_floats", "panel_floats", "piece_of"]
+__all__ = [
+    "COLUMNS",
+    "COLUMNS_WHOLE",
+    "MANY",
+    "PANEL_ROWS",
+    "PIECE",
+    "SPLIT",
+    "TOKEN_BLOCK",
+    "carry_floats",
+    "columns_of",
+    "panel_floats",
+    "piece_of",
+]
 
 LANES = 16
 #: Weight rows of a panel, at most.
@@ -18,8 +30,14 @@ PIECE, SPLIT = 1024, 640
 MANY = 48
 #: Tokens of a block, at most: whole tiles of two and of three.
 TOKEN_BLOCK = 132
-#: Columns of the result whose unfinished sums wait at once, and to which what follows the product is then applied.
-COLUMNS = 32
+#: Columns of the result whose unfinished sums wait at once, and to which what follows the product is then applied;
+#: where no sum waits, that is done to more of them at a time.
+COLUMNS, COLUMNS_WHOLE = 32, 128
+
+
+def columns_of(k: int) -> int:
+    """Columns of the result that are made and finished together, where the product sums over k."""
+    return COLUMNS_WHOLE if k <= PIECE else COLUMNS
 
 
 def piece_of(k: int) -> int:

@@ -146,10 +146,12 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
 def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
     """out[lane, m, v] = sum of p[m, j] v[j, 16 v :] over the keys j = lane mod 16, for the lanes of the order.
 
-    Two operations: one page for all lanes, added to what `out` holds, which reads a page from front to back; and one
-    lane over all pages, which keeps its sums in registers, for keys that many queries share.
+    Two operations: one page for all lanes, added to what `out` holds (to 0 if `fresh` is not 0), which reads a page
+    from front to back; and one lane over all pages, which keeps its sums in registers, for keys that many queries
+    share.
 
-    (p, ldp, pool, table, page_bytes, row, column, bounds, edges, page or lane, out, stride): p [group of keys, `ldp`
+    (p, ldp, pool, table, page_bytes, row, column, bounds, edges, page, out, stride, fresh), or a lane for the page and
+    no `fresh`: p [group of keys, `ldp`
     bytes apart][block][16 / rows keys][rows]; `pool`: page 0 of the head's values; `column`: bytes to the first of the
     dimensions; `edges`: four numbers of blocks; those from the second to the third are every query's; of those from the
     first to the second, and from the third to the last, a query takes the keys that bounds[m] says alone (its block's
@@ -214,10 +216,10 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
 
         return whole, part
 
-    @outlined(f"values_{kind}_{rows}_{vectors}_by_page", 12)
+    @outlined(f"values_{kind}_{rows}_{vectors}_by_page", 13)
     def by_page(
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
-        edges: Any, page: Any, out: Any, stride: Any,
+        edges: Any, page: Any, out: Any, stride: Any, fresh: Any,
     ) -> None:  # fmt: skip
         at, numbers, (limits, inside) = (
             page_at(b, pool, table, page_bytes, page),
@@ -233,13 +235,17 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
             for line in range(0, 4 * PAGE, LINE):
                 ir_prefetch(b, b.add(b.add(following, numbers), c64(line)))
 
+        def before(to: Any) -> list[Any]:
+            return [ir_load(b, b.add(to, c64(4 * N * i))) for i in range(rows * vectors)]
+
         def lanes(*, all_seen: bool) -> list[Any]:
             def one(lane: Any, _: list[Any]) -> list[Any]:
                 to = b.add(out, b.mul(lane, stride))
                 soon = b.add(b.add(b.add(at, column), b.mul(lane, b.mul(row, c64(blocks)))), _ahead(b, numbers))
                 soon = b.select(b.icmp_signed("<", soon, end), soon, b.add(soon, jump))
                 whole, part = lane_sums(b, p, ldp, row, bounds, page, at, lane, column, soon)
-                acc = [ir_load(b, b.add(to, c64(4 * N * i))) for i in range(rows * vectors)]
+                first = b.icmp_signed("!=", fresh, c64(0))
+                acc = ir_choose(b, first, lambda: [ZERO] * (rows * vectors), lambda: before(to))
                 for i, a in enumerate(whole(acc) if all_seen else part(limits, acc)):
                     ir_store(b, a, b.add(to, c64(4 * N * i)))
                 return []

@@ -97,7 +97,28 @@ def ir_largest_size(b: Builder, v: Value) -> Value:
 
 def ir_fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
     """X * y + z, rounded once."""
-    return b.call(ext(b, "llvm.fma.v16f32", V, [V] * 3), [x, y, z])
+    return b.call(ext(b, f"llvm.fma.v{x.type.count}f32", x.type, [x.type] * 3), [x, y, z])
+
+
+def ir_rint(b: Builder, v: Value) -> Value:
+    """The nearest whole number, of two the even one."""
+    return b.call(ext(b, f"llvm.nearbyint.v{v.type.count}f32", v.type, [v.type]), [v])
+
+
+def ir_repeat(b: Builder, v: Value, count: int) -> Value:
+    """Lanes of v, again and again until there are `count`."""
+    n = v.type.count
+    return v if n == count else shuffle(b, v, v, [i % n for i in range(count)])
+
+
+def alike(vec: Any, value: float) -> Value:
+    """Vector constant of one number."""
+    return const(vec, [value] * vec.count)
+
+
+def as_ints(b: Builder, v: Value) -> Value:
+    """The bits of float32 lanes."""
+    return b.bitcast(v, ir.VectorType(I32, v.type.count))
 
 
 def ir_below(b: Builder, n: Value, count: int = N) -> Value:
@@ -176,7 +197,7 @@ def ir_to_bf16(b: Builder, v: Value) -> Value:
 
 def ir_to_int8(b: Builder, v: Value) -> Value:
     """Whole numbers -127 .. 127 nearest to v, as int32; also after a NaN the same everywhere."""
-    v = b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [v])
+    v = ir_rint(b, v)
     for sign, edge in ((">", -127.0), ("<", 127.0)):
         v = b.select(b.fcmp_ordered(sign, v, const(V, [edge] * N)), v, const(V, [edge] * N))
     return b.fptosi(v, VI)
@@ -244,18 +265,20 @@ def ir_choose(b: Builder, condition: Value, yes: Callable[[], list[Value]],
     return phis
 
 
-def ir_fold(b: Builder, vs: Sequence[Value]) -> Value:
+def ir_fold(b: Builder, vs: Sequence[Value], join: Callable[[Value, Value], Value] | None = None) -> Value:
     """THE reduction tree, for 1, 2, 4, 8 or 16 accumulators at once: value i of the result is the fold of vs[i].
 
-    One accumulator: x[i] + x[i+8], then +4, +2, +1. Several share the shuffles; each keeps exactly that tree.
+    One accumulator: x[i] + x[i+8], then +4, +2, +1. Several share the shuffles; each keeps exactly that tree. `join`:
+    what takes the place of the float32 sum.
     """
+    join = b.fadd if join is None else join
     vs, g = list(vs), N
     while g > 1:
         h, width = g // 2, vs[0].type.count
         pairs = list(zip(vs[::2], vs[1::2], strict=True)) if len(vs) > 1 else [(vs[0], vs[0])]
         span = 2 * width if len(vs) > 1 else width
         low = [s + j for s in range(0, span, g) for j in range(h)]
-        vs = [b.fadd(shuffle(b, x, y, low), shuffle(b, x, y, [i + h for i in low])) for x, y in pairs]
+        vs = [join(shuffle(b, x, y, low), shuffle(b, x, y, [i + h for i in low])) for x, y in pairs]
         g = h
     return vs[0]
 

@@ -8,7 +8,8 @@ a group's dot comes its smallest number: y = fma(float(sum of the input's intege
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 from numba.core import cgutils
@@ -23,11 +24,14 @@ from .emitters import (
     I32,
     I64,
     PAIRS,
+    VB,
     VH,
     VI,
     ZERO,
     N,
     V,
+    alike,
+    as_ints,
     bare_ptr,
     c64,
     const,
@@ -35,13 +39,14 @@ from .emitters import (
     ir_apart,
     ir_below,
     ir_fma,
+    ir_fold,
     ir_larger_size,
-    ir_largest_size,
     ir_load,
     ir_loop,
     ir_prefetch,
     ir_splat,
     ir_store,
+    ir_to_int8,
     ir_widen_half,
     off,
     ptr,
@@ -49,6 +54,9 @@ from .emitters import (
 )
 from .lanes import f32, i64, op, void
 from .target import byte_dot, expands_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: log2 of what is added to a stored number: times the input's sum it is a shift.
 OFFSET_BITS = {name: offset.bit_length() - 1 for name, offset in QUANTIZED.items() if offset}
@@ -207,44 +215,55 @@ def spread_panel(b: Any, w: Any, groups: Any, out: Any, ahead: Any) -> None:
     ir_loop(b, c64(0), groups, 1, [w], body)
 
 
-def _quantize(b: Any, x: Any, masks: list[Any], data: Any, scale: Any, total: Any) -> None:
-    """Thirty-two floats (0 where a mask is off) to bytes q, their scale max|x| / 127 and the sum of q.
+def _quantize(b: Any, x: Any, groups: Sequence[list[Any]], data: Any, scale: Any, total: Any) -> None:
+    """Groups of thirty-two floats, side by side, to bytes q, their scales max|x| / 127 and the sums of q.
 
-    Bytes cannot say that a number is none, so the scale does: NaN where one of the floats is NaN or infinite, and so is
-    every product with them.
+    `groups`: of each the masks of its two vectors; a float is 0 where its mask is off. Bytes cannot say that a number
+    is none, so the scale does: NaN where one of the floats is NaN or infinite, and so is every product with them.
     """
-    halves = [ir_load(b, b.add(x, c64(4 * N * h)), mask=mask) for h, mask in enumerate(masks)]
-    keep = const(VI, [0x7FFFFFFF] * N)
-    sizes = [b.bitcast(b.and_(b.bitcast(v, VI), keep), V) for v in halves]
-    largest = ir_largest_size(b, ir_larger_size(b, *sizes))
-    of = ir.Constant(F32, 127.0)
-    inverse = b.select(b.fcmp_ordered(">", largest, ir.Constant(F32, 0.0)), b.fdiv(of, largest), ir.Constant(F32, 0.0))
+    count, one = len(groups), ir.VectorType(F32, len(groups))
+    at = [b.add(x, c64(4 * GROUP * i)) for i in range(count)]
+    halves = [[ir_load(b, b.add(a, c64(4 * N * h)), mask=mask) for h, mask in enumerate(masks)]
+              for a, masks in zip(at, groups, strict=True)]  # fmt: skip
+    keep = alike(VI, 0x7FFFFFFF)
+    sizes = [[b.bitcast(b.and_(as_ints(b, v), keep), V) for v in pair] for pair in halves]
+    largest = ir_fold(b, [ir_larger_size(b, *pair) for pair in sizes], partial(ir_larger_size, b))
+    of, zeros = alike(one, 127.0), alike(one, 0.0)
+    inverse = b.select(b.fcmp_ordered(">", largest, zeros), b.fdiv(of, largest), zeros)
     nan_or_zero = b.fsub(largest, largest)
-    b.store(b.fadd(b.fdiv(largest, of), nan_or_zero), ptr(b, scale, F32), align=4)
-    bytes16 = ir.VectorType(ir.IntType(8), N)
-    added, low_end, high_end = None, const(V, [-127.0] * N), const(V, [127.0] * N)
-    for h, v in enumerate(halves):
-        q = b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [b.fmul(v, ir_splat(b, inverse))])
-        for sign, edge in ((">", low_end), ("<", high_end)):  # only after a NaN, and then the same everywhere
-            q = b.select(b.fcmp_ordered(sign, q, edge), q, edge)
-        q = b.fptosi(q, VI)
-        b.store(b.trunc(q, bytes16), ptr(b, b.add(data, c64(N * h)), bytes16), align=1)
-        added = q if added is None else b.add(added, q)
-    for h in (8, 4, 2, 1):
-        added = b.add(shuffle(b, added, added, range(h)), shuffle(b, added, added, range(h, 2 * h)))
-    b.store(b.extract_element(added, ir.Constant(I32, 0)), ptr(b, total, I32), align=4)
+    b.store(b.fadd(b.fdiv(largest, of), nan_or_zero), ptr(b, scale, one), align=4)
+    added = []
+    for i, pair in enumerate(halves):
+        by = shuffle(b, inverse, inverse, [i] * N)
+        integers = [ir_to_int8(b, b.fmul(v, by)) for v in pair]  # beyond 127 only after a NaN, and the same everywhere
+        for h, q in enumerate(integers):
+            ir_store(b, b.trunc(q, VB), b.add(data, c64(GROUP * i + N * h)))
+        added.append(b.add(*integers))
+    sums = ir_fold(b, added, b.add)
+    b.store(sums, ptr(b, total, sums.type), align=4)
+
+
+#: Whole groups that are rounded together.
+TOGETHER = 4
+
+
+@op(void, i64, i64, i64, i64)
+def quantize_groups(b: Any, x: Any, data: Any, scale: Any, total: Any) -> None:
+    """`TOGETHER` whole groups."""
+    _quantize(b, x, [[None, None]] * TOGETHER, data, scale, total)
 
 
 @op(void, i64, i64, i64, i64)
 def quantize32(b: Any, x: Any, data: Any, scale: Any, total: Any) -> None:
     """A whole group."""
-    _quantize(b, x, [None, None], data, scale, total)
+    _quantize(b, x, [[None, None]], data, scale, total)
 
 
 @op(void, i64, i64, i64, i64, i64)
 def quantize_tail(b: Any, x: Any, left: Any, data: Any, scale: Any, total: Any) -> None:
     """A row's last group, of `left` floats."""
-    _quantize(b, x, [ir_below(b, b.sub(left, c64(N * h))) for h in range(GROUP // N)], data, scale, total)
+    masks = [ir_below(b, b.sub(left, c64(N * h))) for h in range(GROUP // N)]
+    _quantize(b, x, [masks], data, scale, total)
 
 
 @op(i64, i64)

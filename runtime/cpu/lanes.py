@@ -1,7 +1,8 @@
-"""Sixteen virtual float32 lanes for Numba: one type, and the operations on it that kernels call.
+"""Sixteen virtual float32 lanes for Numba, or several sixteens at once, and the operations on them that kernels call.
 
 They are made of `emitters.py`, which says how lanes lower. An operation with a count `n` touches lanes below `n` only;
-absent lanes load as +0.
+absent lanes load as +0. What takes many dependent steps (an activation) is done for `WIDE` lanes at once, so that a
+step of one sixteen does not wait for the last.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from .emitters import (
     I32,
     I64,
     VB,
-    VI,
     ZERO,
     Builder,
     N,
-    V,
     Value,
+    alike,
+    as_ints,
     bare_ptr,
-    const,
     ext,
     ir_apart,
     ir_below,
@@ -36,7 +36,9 @@ from .emitters import (
     ir_largest_size,
     ir_load,
     ir_prefetch,
+    ir_repeat,
     ir_restore_mode,
+    ir_rint,
     ir_splat,
     ir_store,
     ir_to_bf16,
@@ -45,44 +47,72 @@ from .emitters import (
     ptr,
     shuffle,
 )
+from .target import wide_lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class Lanes(types.Type):
-    """Numba's name for a vector of sixteen float32."""
+    """Numba's name for a vector of float32."""
 
-    def __init__(self) -> None:
-        super().__init__(name="lanes16f32")
+    def __init__(self, count: int) -> None:
+        super().__init__(name=f"lanes{count}f32")
+        self.count = count
 
 
-lanes = Lanes()
+WIDE = wide_lanes()
+lanes, wide = Lanes(N), Lanes(WIDE)
 
 
 @register_model(Lanes)
 class LanesModel(models.PrimitiveModel):
-    """Lanes live in registers as `<16 x float>`."""
+    """Lanes live in registers, as an LLVM vector of as many floats."""
 
     def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, V)
+        super().__init__(dmm, fe_type, ir.VectorType(F32, fe_type.count))
 
 
 i64, f32, void = types.int64, types.float32, types.void
 
 
+def _intrinsic(f: Callable[..., Any], count: int, signed: Callable[..., Any]) -> Any:
+    """A Numba intrinsic from an emitter f(builder, *values); `signed`: its signature, from the arguments' types.
+
+    Intrinsics want fixed arity, hence the exec.
+    """
+    names = ", ".join(f"a{i}" for i in range(count))
+    scope: dict[str, Any] = {"signed": signed, "f": f}
+    source = (
+        f"def {f.__name__}(typingctx, {names}):\n    def codegen(ctx, b, s, a):\n        r = f(b, *a)\n"
+        f"        return ctx.get_dummy_value() if r is None else r\n    return signed({names}), codegen"
+    )
+    exec(source, scope)  # noqa: S102 (our own text; the arity is the only thing that varies)
+    return intrinsic(scope[f.__name__])
+
+
 def op(ret: Any, *args: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make a Numba intrinsic from an emitter f(builder, *values). Intrinsics want fixed arity, hence the exec."""
+    """Make an operation of these types from an emitter f(builder, *values)."""
+    return lambda f: _intrinsic(f, len(args), lambda *_: ret(*args))
+
+
+def each(*args: Any) -> Callable[[Callable[..., Any]], Any]:
+    """As `op`, of what every lane does alone: for `lanes` or for `wide`, whichever it is given.
+
+    Where it is given both, sixteen lanes stand for as many of them as the wide ones have: they are a number's splat.
+    """
 
     def deco(f: Callable[..., Any]) -> Any:
-        names = "".join(f", a{i}" for i in range(len(args)))
-        scope: dict[str, Any] = {"sig": ret(*args), "f": f}
-        source = (
-            f"def {f.__name__}(typingctx{names}):\n    def codegen(ctx, b, s, a):\n        r = f(b, *a)\n"
-            "        return ctx.get_dummy_value() if r is None else r\n    return sig, codegen"
-        )
-        exec(source, scope)  # noqa: S102 (our own text; the arity is the only thing that varies)
-        return intrinsic(scope[f.__name__])
+        def signed(*given: Any) -> Any:
+            own = [given[i] if t is lanes else t for i, t in enumerate(args)]
+            return max((t for t in own if isinstance(t, Lanes)), key=lambda t: t.count)(*own)
+
+        def widened(b: Builder, *values: Value) -> Value:
+            count = max(v.type.count for v, t in zip(values, args, strict=True) if t is lanes)
+            return f(b, *(ir_repeat(b, v, count) if t is lanes else v for v, t in zip(values, args, strict=True)))
+
+        widened.__name__ = f.__name__
+        return _intrinsic(widened, len(args), signed)
 
     return deco
 
@@ -106,6 +136,16 @@ def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
 @op(lanes, i64)
 def load(b, a):
     return ir_load(b, a)
+
+
+@op(wide, i64)
+def load_wide(b, a):
+    return b.load(ptr(b, a, ir.VectorType(F32, WIDE)), align=4)
+
+
+@op(void, i64, wide)
+def store_wide(b, a, v):
+    b.store(v, ptr(b, a, v.type), align=4)
 
 
 @op(lanes, i64)
@@ -173,53 +213,53 @@ def splat(b, x):
     return ir_splat(b, x)
 
 
-@op(lanes, lanes, lanes, lanes)
+@each(lanes, lanes, lanes)
 def fma(b, x, y, z):
     return ir_fma(b, x, y, z)
 
 
-@op(lanes, lanes, lanes)
+@each(lanes, lanes)
 def add(b, x, y):
     return b.fadd(x, y)
 
 
-@op(lanes, lanes, lanes)
+@each(lanes, lanes)
 def sub(b, x, y):
     return b.fsub(x, y)
 
 
-@op(lanes, lanes, lanes)
+@each(lanes, lanes)
 def mul(b, x, y):
     return b.fmul(x, y)
 
 
-@op(lanes, lanes, lanes)
+@each(lanes, lanes)
 def div(b, x, y):
     return b.fdiv(x, y)
 
 
-@op(lanes, lanes, lanes)
+@each(lanes, lanes)
 def maximum(b, x, y):
     """X where x > y, else y: where one of them is NaN, y."""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
-@op(lanes, lanes, lanes)
+@each(lanes, lanes)
 def minimum(b, x, y):
     """X where x < y, else y: where one of them is NaN, y."""
     return b.select(b.fcmp_ordered("<", x, y), x, y)
 
 
-@op(lanes, lanes, lanes)
+@each(lanes, lanes)
 def nan_or(b, x, y):
     """X where it is NaN, else y."""
     return b.select(b.fcmp_unordered("uno", x, x), x, y)
 
 
-@op(lanes, lanes, f32, lanes, lanes)
+@each(lanes, f32, lanes, lanes)
 def where_below(b, x, limit, y, other):
     """Lanes of y where x < limit or x is NaN, of `other` elsewhere."""
-    return b.select(b.fcmp_unordered("<", x, ir_splat(b, limit)), y, other)
+    return b.select(b.fcmp_unordered("<", x, ir_splat(b, limit, x.type.count)), y, other)
 
 
 @op(lanes, lanes, lanes)
@@ -228,15 +268,17 @@ def larger_size(b, x, y):
     return ir_larger_size(b, x, y)
 
 
-@op(lanes, lanes)
+@each(lanes)
 def absolute(b, x):
-    return b.bitcast(b.and_(b.bitcast(x, VI), const(VI, [0x7FFFFFFF] * N)), V)
+    bits = as_ints(b, x)
+    return b.bitcast(b.and_(bits, alike(bits.type, 0x7FFFFFFF)), x.type)
 
 
-@op(lanes, lanes, lanes)
+@each(lanes, lanes)
 def copysign(b, x, y):
-    keep, sign = const(VI, [0x7FFFFFFF] * N), const(VI, [-0x80000000] * N)
-    return b.bitcast(b.or_(b.and_(b.bitcast(x, VI), keep), b.and_(b.bitcast(y, VI), sign)), V)
+    size, sign = as_ints(b, x), as_ints(b, y)
+    keep, top = alike(size.type, 0x7FFFFFFF), alike(size.type, -0x80000000)
+    return b.bitcast(b.or_(b.and_(size, keep), b.and_(sign, top)), x.type)
 
 
 @op(lanes, lanes, i64, i64, f32)
@@ -266,16 +308,17 @@ def largest_size(b, v):
     return ir_largest_size(b, v)
 
 
-@op(lanes, lanes)
+@each(lanes)
 def rint(b, v):
-    return b.call(ext(b, "llvm.nearbyint.v16f32", V, [V]), [v])
+    return ir_rint(b, v)
 
 
-@op(lanes, lanes)
+@each(lanes)
 def pow2(b, v):
     """2^v for whole v in [-126, 127]; of NaN some number, where a conversion to an integer would be undefined."""
-    low_bits = b.bitcast(b.fadd(v, const(V, [1.5 * 2.0**23] * N)), VI)  # v + 127 in the lowest nine, once that is added
-    return b.bitcast(b.shl(b.add(low_bits, const(VI, [127] * N)), const(VI, [23] * N)), V)
+    low_bits = as_ints(b, b.fadd(v, alike(v.type, 1.5 * 2.0**23)))  # v + 127 in the lowest nine, once that is added
+    bits = b.shl(b.add(low_bits, alike(low_bits.type, 127)), alike(low_bits.type, 23))
+    return b.bitcast(bits, v.type)
 
 
 @op(i64, i64)

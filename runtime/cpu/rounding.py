@@ -6,17 +6,17 @@ from typing import Any
 
 from llvmlite import ir
 
-from .emitters import I16, VH, VI, N, V, c64, const, ir_load, ir_store, ptr, shuffle
+from ..kvcache import KV_BYTES, PAIRS
+from .emitters import I16, VH, VI, N, V, c64, const, ir_load, ir_store, ir_to_bf16, ptr, shuffle
 from .lanes import i64, lanes, op, void
 from .target import native_half
 
 F16S = ir.VectorType(ir.HalfType(), N)
 
 
-@op(void, i64, i64, i64)
-def turn16(b: Any, source: Any, ld: Any, out: Any) -> None:
-    """[16][16] float32 with rows ld bytes apart -> turned, rows 64 bytes apart."""
-    rows = [ir_load(b, b.add(source, b.mul(ld, c64(i)))) for i in range(N)]
+def ir_turned(b: Any, rows: list[Any]) -> list[Any]:
+    """Sixteen rows of sixteen numbers, turned."""
+    rows = list(rows)
     for h in (8, 4, 2, 1):  # swap the halves of ever smaller squares
         low = [i + N - h if i & h else i for i in range(N)]
         high = [i + N if i & h else i + h for i in range(N)]
@@ -24,8 +24,32 @@ def turn16(b: Any, source: Any, ld: Any, out: Any) -> None:
             if not i & h:
                 x, y = rows[i], rows[i + h]
                 rows[i], rows[i + h] = shuffle(b, x, y, low), shuffle(b, x, y, high)
-    for i, row in enumerate(rows):
+    return rows
+
+
+@op(void, i64, i64, i64)
+def turn16(b: Any, source: Any, ld: Any, out: Any) -> None:
+    """[16][16] float32 with rows ld bytes apart -> turned, rows 64 bytes apart."""
+    rows = [ir_load(b, b.add(source, b.mul(ld, c64(i)))) for i in range(N)]
+    for i, row in enumerate(ir_turned(b, rows)):
         ir_store(b, row, b.add(out, c64(4 * N * i)))
+
+
+def turn_keys(kind: str) -> Any:
+    """Operation (x, ldx, block, place): sixteen dimensions of a block's keys to where they lie (`kvcache.py`).
+
+    x [16 keys][16] float32, ldx bytes apart; `block`: where the first of the dimensions lies; `place`: bytes of a pair.
+    """
+
+    @op(void, *[i64] * 4)
+    def turn(b: Any, x: Any, ldx: Any, block: Any, place: Any) -> None:
+        rows = [ir_load(b, b.add(x, b.mul(ldx, c64(i)))) for i in range(N)]
+        for d, keys in enumerate(ir_turned(b, rows)):
+            at = b.add(block, b.mul(place, c64(PAIRS.index(d % 8))))
+            numbers = ir_to_bf16(b, keys) if kind == "bf16" else keys
+            ir_store(b, numbers, b.add(at, c64(d // 8 * N * KV_BYTES[kind])))
+
+    return turn
 
 
 @op(lanes, lanes, lanes, lanes, lanes)

@@ -34,6 +34,7 @@ __all__ = [
     "integer_tile_shape",
     "native_half",
     "tile_shape",
+    "wide_lanes",
 ]
 
 #: Numba's other settings that change the code which it makes.
@@ -102,6 +103,14 @@ def tile_shape() -> tuple[int, int]:
 def attention_shape() -> tuple[int, int]:
     """Queries by vectors of an attention tile: accumulators must fit the register file. Bits do not depend on it."""
     return (4, 4) if _features().get("avx512f", False) else (2, 2)
+
+
+def wide_lanes() -> int:
+    """Lanes that take the many dependent steps of an activation together, if there are registers for them.
+
+    Bits do not depend on it.
+    """
+    return 128 if _features().get("avx512f", False) else 16
 
 
 def _numba_version() -> bytes:

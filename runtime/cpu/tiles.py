@@ -10,6 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from ..blocking import PANEL_ROWS
 from ..ops import FAST
 from .emitters import (
     F32,
@@ -35,6 +36,11 @@ from .emitters import (
     shuffle,
 )
 from .lanes import i64, op, outlined, void
+
+LINE = 64  # bytes of a cache line
+#: Bytes that a tile of eight rows without a panel prefetches with each step. One line is too late, four crowd out
+#: loads.
+SPREAD = 2 * LINE
 
 
 def groups_of(n: int) -> list[int]:
@@ -133,7 +139,9 @@ def product_tile(rows: int, tokens: int, kind: str, *, packed: bool) -> Any:
     (w, ldw, rows_left, x, ldx, tokens_left, K, y, ldy, carry, part, ahead, much): this many rows and tokens are there;
     the last stands for those that are not. `packed`: w is a panel that `pack_tile` wrote, and ldw means nothing.
     K: columns of this piece. part: 1 where it is the first, + 2 where it is the last; what lies between goes through
-    `carry`. `much` bytes from `ahead` on are prefetched.
+    `carry`. `much` bytes from `ahead` on are prefetched. Without a panel that is most of what is read, and at once they
+    would wait for each other and the loads for them: `SPREAD` bytes go with each step. (Of two rows, all at once is not
+    much.)
     """
     if packed and kind != FAST:
         kind = "f32"
@@ -145,7 +153,8 @@ def product_tile(rows: int, tokens: int, kind: str, *, packed: bool) -> Any:
             ir_prefetch(b, b.add(ahead, k))
             return []
 
-        ir_loop(b, c64(0), much, 64, [], prefetch)
+        spread = 0 if packed or rows < PANEL_ROWS else SPREAD
+        ir_loop(b, b.mul(b.sdiv(k_dim, c64(step)), c64(spread)), much, LINE, [], prefetch)
         index = [ir_least(b, c64(m), b.sub(tokens_left, c64(1))) for m in range(tokens)]
         xs = [b.add(x, b.mul(ldx, m)) for m in index]
         ws = [b.add(w, b.mul(ldw, ir_least(b, c64(r), b.sub(rows_left, c64(1))))) for r in range(rows)]
@@ -156,6 +165,8 @@ def product_tile(rows: int, tokens: int, kind: str, *, packed: bool) -> Any:
                 places = [b.add(at, c64(64 * r)) for r in range(rows)]
             else:
                 places = [off(b, a, k, size) for a in ws]
+                for line in range(0, spread, LINE):
+                    ir_prefetch(b, b.add(off(b, ahead, k, spread // step), c64(line)), 2)
             return _multiply(b, kind, places, [off(b, a, k, x_size) for a in xs], acc, (None if packed else mask, mask))
 
         full = b.and_(k_dim, c64(-step))

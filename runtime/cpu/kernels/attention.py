@@ -19,7 +19,7 @@ from typing import Any
 from ...kvcache import DIMS, KEYS, KV_BYTES, PAGE, QUERIES
 from ...step import Q_COUNT, Q_ENCODER, Q_FIRST, Q_TABLES, S_N_SEQUENCES, S_TOKENS, TOKEN_WORDS
 from ..attention_tiles import BLOCKS, BOUND, TILE, VECTORS, fold_lanes, scores_tile, values_tiles
-from ..lanes import div, ld, ld_i32, ldf, load_tail, prefetch, splat, st, store, store_tail, zero
+from ..lanes import div, ld, ld_i32, ldf, load_tail, prefetch, splat, st, store, store_tail
 from .attention_scores import (
     CONTEXT,
     GROUP,
@@ -66,6 +66,51 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
     vector_of_one, vector_of_one_lane = values_tiles(1, 1, kind)
 
     @template
+    def by_lane(many: Any, wide: Any, w: Any, ldp: Any, vc: Any, table: Any, page_bytes: Any, row: Any, column: Any,
+                limits: Any, edges: Any, lane: Any, out: Any, lane_bytes: Any) -> None:  # fmt: skip
+        """Values of a lane, by the tile that takes this many vectors and queries."""
+        if wide > 1:
+            if many == HALF and HALF > 1:
+                half_of_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
+            elif many > 1:
+                values_of_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
+            else:
+                vector_of_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
+        elif many == HALF and HALF > 1:
+            half_of_one_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
+        elif many > 1:
+            values_of_one_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
+        else:
+            vector_of_one_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
+
+    @template
+    def by_page(many: Any, wide: Any, w: Any, ldp: Any, vc: Any, table: Any, page_bytes: Any, row: Any, column: Any,
+                limits: Any, edges: Any, page: Any, out: Any, lane_bytes: Any, fresh: Any) -> None:  # fmt: skip
+        """Values of a page, likewise."""
+        if wide > 1:
+            if many == HALF and HALF > 1:
+                half(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
+            elif many > 1:
+                values(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
+            else:
+                vector(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
+        elif many == HALF and HALF > 1:
+            half_of_one(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
+        elif many > 1:
+            values_of_one(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
+        else:
+            vector_of_one(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
+
+    @template
+    def finish(p: Any, base: Any, place: Any, lanes: Any, lane_bytes: Any, norm: Any, j: Any, many: Any) -> None:
+        """Dimensions from j on of the query that is the batch's `place`th: its lanes folded, by its weights' sum."""
+        d, total = arg(p, D), splat(ldf(norm))
+        y = base + arg(p, Y) + 4 * place * d
+        for c in range(many):
+            k = j + 16 * c
+            store_tail(y + 4 * k, div(fold_lanes(lanes + c * VECTOR, lane_bytes), total), d - k)
+
+    @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         heads, kv_heads, d = arg(p, HEADS), arg(p, KV_HEADS), arg(p, D)
         context, tokens = arg(p, CONTEXT), ld(step + 8 * S_TOKENS)
@@ -106,20 +151,19 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
                 tiled = (count + wide - 1) // wide * wide  # a tile's absent queries are the last one again
                 kc, vc = base + arg(p, KC) + g * head_bytes, base + arg(p, VC) + g * head_bytes
                 lowest, highest = context, 0
+                token, h = f // group, f % group
+                first_place = (ld(words + 8 * Q_FIRST) + token) * heads + g * group + h
+                place = first_place
                 for m in range(tiled):
-                    at = f + min(m, count - 1)
-                    token = at // group
-                    lo, n = seen(p, words, first + 8 * TOKEN_WORDS * token)
+                    text_token = first + 8 * TOKEN_WORDS * token
+                    lo, n = seen(p, words, text_token)
                     if biased:
-                        row_at = row_of(p, first + 8 * TOKEN_WORDS * token, g * group + at % group)
-                        st(bounds + BOUND * m + ROW, row_at)
+                        st(bounds + BOUND * m + ROW, row_of(p, text_token, g * group + h))
                     if relative:
                         st(bounds + BOUND * m + ROW, lines + line * min(m, count - 1))
                         if m < count:
-                            fill(p, base, words, first + 8 * TOKEN_WORDS * token, g * group + at % group,
-                                  lines + line * m)  # fmt: skip
-                    token += ld(words + 8 * Q_FIRST)
-                    x = base + arg(p, Q) + 4 * (token * heads + g * group + at % group) * d
+                            fill(p, base, words, text_token, g * group + h, lines + line * m)
+                    x = base + arg(p, Q) + 4 * place * d
                     y = queries + m // wide * wide * ldq + m % wide * VECTOR
                     for j in range(0, d_pad, 16):
                         store(y + 4 * wide * j, load_tail(x + 4 * j, d - j))
@@ -127,6 +171,10 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
                     st(bounds + BOUND * m + 8, n)
                     st(bounds + BOUND * m + 16, lo)
                     lowest, highest = min(lowest, lo & -16), max(highest, n)
+                    if m + 1 < count:
+                        place, h = place + 1, h + 1
+                        if h == group:
+                            token, place, h = token + 1, place + heads - group, 0
                 j = lowest
                 while j < highest:
                     page, at_end = j // PAGE, min(highest, (j // PAGE + 1) * PAGE)
@@ -170,69 +218,35 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
                     st(edges + 8, b1)
                     st(edges + 16, max(b1, b2))
                     st(edges + 24, b3)
+                first_page, last_page = lowest // PAGE, (highest - 1) // PAGE
+                tile_by_tile = many_tokens and first_page == last_page  # the keys' values stay in the first cache
                 j = 0
                 while j < d_pad:
                     many = VECTORS if j + 16 * VECTORS <= d_pad else HALF if j + 16 * HALF <= d_pad else 1
-                    lane_bytes = many * VECTOR * tiled
-                    if many_tokens:
-                        for lane in range(KEYS):
-                            for m in range(0, tiled, wide):
-                                w, out = buf + m * ldp, parts + m * many * VECTOR
-                                limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
-                                if wide > 1:
-                                    if many == HALF and HALF > 1:
-                                        half_of_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                                     lane, out, lane_bytes)  # fmt: skip
-                                    elif many > 1:
-                                        values_of_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                                       lane, out, lane_bytes)  # fmt: skip
-                                    else:
-                                        vector_of_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                                       lane, out, lane_bytes)  # fmt: skip
-                                elif many == HALF and HALF > 1:
-                                    half_of_one_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                                     lane, out, lane_bytes)  # fmt: skip
-                                elif many > 1:
-                                    values_of_one_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                                       lane, out, lane_bytes)  # fmt: skip
-                                else:
-                                    vector_of_one_lane(w, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                                       lane, out, lane_bytes)  # fmt: skip
-                    else:
-                        for at in range(0, KEYS * lane_bytes, VECTOR):
-                            store(parts + at, zero())
-                        for page in range(lowest // PAGE, (highest + PAGE - 1) // PAGE):
-                            for m in range(0, tiled, wide):
-                                w, out = buf + m * ldp, parts + m * many * VECTOR
-                                limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
-                                if wide > 1:
-                                    if many == HALF and HALF > 1:
-                                        half(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page, out,
-                                             lane_bytes)  # fmt: skip
-                                    elif many > 1:
-                                        values(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page, out,
-                                               lane_bytes)  # fmt: skip
-                                    else:
-                                        vector(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page, out,
-                                               lane_bytes)  # fmt: skip
-                                elif many == HALF and HALF > 1:
-                                    half_of_one(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
-                                                out, lane_bytes)  # fmt: skip
-                                elif many > 1:
-                                    values_of_one(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
-                                                  out, lane_bytes)  # fmt: skip
-                                else:
-                                    vector_of_one(w, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
-                                                  out, lane_bytes)  # fmt: skip
-                    for m in range(count):
-                        at = f + m
-                        token = ld(words + 8 * Q_FIRST) + at // group
-                        y = base + arg(p, Y) + 4 * (token * heads + g * group + at % group) * d
-                        norm = splat(ldf(sums + m // wide * wide * SUMS + 4 * (m % wide)))
-                        for c in range(many):
-                            k = j + 16 * c
-                            a = div(fold_lanes(parts + (m * many + c) * VECTOR, lane_bytes), norm)
-                            store_tail(y + 4 * k, a, d - k)
+                    lane_bytes = many * VECTOR * (wide if tile_by_tile else tiled)
+                    for lane in range(KEYS if many_tokens and not tile_by_tile else 0):
+                        for m in range(0, tiled, wide):
+                            limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
+                            by_lane(many, wide, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                    lane, parts + m * many * VECTOR, lane_bytes)  # fmt: skip
+                    for page in range(first_page, last_page + 1 if not many_tokens else first_page):
+                        for m in range(0, tiled, wide):
+                            limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
+                            by_page(many, wide, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                    page, parts + m * many * VECTOR, lane_bytes, page == first_page)  # fmt: skip
+                    place, h = first_place, f % group
+                    for m in range(0, tiled, wide):
+                        lanes = parts + m * many * VECTOR
+                        if tile_by_tile:
+                            lanes, limits, edges = parts, bounds + BOUND * m, sums + m * SUMS + VECTOR
+                            by_page(many, wide, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                    first_page, lanes, lane_bytes, True)  # fmt: skip
+                        for n in range(m, min(m + wide, count)):
+                            norm = sums + m * SUMS + 4 * (n - m)
+                            finish(p, base, place, lanes + (n - m) * many * VECTOR, lane_bytes, norm, j, many)
+                            place, h = place + 1, h + 1
+                            if h == group:
+                                place, h = place + heads - group, 0
                     j += 16 * many
                 i += stride if many_tokens else count
 

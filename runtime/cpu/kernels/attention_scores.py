@@ -67,12 +67,15 @@ def softmax_of(rows: int, kind: str) -> Any:
     @template
     def body(p: Any, line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any) -> None:
         lows, ends, tile_low, tile_end, low, end = sums + VECTOR, sums + 2 * VECTOR, ld(bounds), 0, 0, ld(bounds + 8)
-        for lane in range(KEYS):
-            at = bounds + BOUND * (lane % rows)
-            stf(lows + 4 * lane, F(ld(at + 16)))
-            stf(ends + 4 * lane, F(ld(at + 8)))
+        for row in range(rows):
+            at = bounds + BOUND * row
             tile_low, tile_end = min(tile_low, ld(at)), max(tile_end, ld(at + 8))
             low, end = max(low, ld(at + 16)), min(end, ld(at + 8))
+        if tile_low < low or end < (tile_end + KEYS - 1) // KEYS * KEYS:  # a query lacks some of a block
+            for lane in range(KEYS):
+                at = bounds + BOUND * (lane % rows)
+                stf(lows + 4 * lane, F(ld(at + 16)))
+                stf(ends + 4 * lane, F(ld(at + 8)))
         lov, nv, top = load(lows), load(ends), splat(F(-np.inf))
         for group in range(rows):
             at, key = line + group * ldp, group * (KEYS // rows)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...blocking import COLUMNS, MANY, TOKEN_BLOCK, carry_floats, panel_floats, piece_of
+from ...blocking import COLUMNS, MANY, TOKEN_BLOCK, carry_floats, columns_of, panel_floats, piece_of
 from ...ops import FAST, slots
 from ..emitters import SIZES
-from ..lanes import add, load_tail, mul, store_bf16, store_tail
+from ..lanes import WIDE, add, load_tail, load_wide, mul, store_bf16, store_tail, store_wide
 from ..target import tile_shape
 from ..tiles import dot_tile, pack_tile, product_tile
 from .base import arg, jit, kernel, rows_of, share, template
@@ -24,36 +24,67 @@ Y, SCRATCH, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
 R_Y, R_X, R_K = slots("round_bf16")
 ROWS, TOKENS = tile_shape()
 STREAMS = 2  # rows that a decode step walks at once
-_piece_of, _panel_floats, _carry_floats = jit(piece_of), jit(panel_floats), jit(carry_floats)
+_piece_of, _panel_floats, _carry_floats, _columns_of = map(jit, (piece_of, panel_floats, carry_floats, columns_of))
+
+
+@template
+def _load_wide(at: Any, _: Any) -> Any:
+    return load_wide(at)
+
+
+@template
+def _store_wide(at: Any, v: Any, _: Any) -> None:
+    store_wide(at, v)
+
+
+def _finish(load: Any, store: Any) -> Any:
+    """act(y + b) * times + residual on as many columns as `load` takes, of which `left` are there.
+
+    Of y at `base` + y and all others that lie as it does, but for the bias, the columns begin `at` bytes on.
+    """
+
+    @template
+    def finish(base: Any, y: Any, at: Any, bias: Any, act: Any, times: Any, residual: Any, left: Any) -> None:
+        v = load(base + y + at, left)
+        if bias != 0:
+            v = add(v, load(bias, left))
+        v = activated(v, act)
+        if times >= 0:
+            v = mul(v, load(base + times + at, left))
+        if residual >= 0:
+            v = add(load(base + residual + at, left), v)
+        store(base + y + at, v, left)
+
+    return finish
+
+
+_finish_wide, _finish_tail = _finish(_load_wide, _store_wide), _finish(load_tail, store_tail)
 
 
 @jit
 def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
     """act(y + b) * times + residual on a piece of y that was just written; rows and columns are (first, end)."""
-    bias, act, n_all = arg(p, B), arg(p, ACT), arg(p, DN)
+    bias, act, n_all, y = arg(p, B), arg(p, ACT), arg(p, DN), arg(p, Y)
     times, residual = arg(p, TIMES), arg(p, RESIDUAL)
     if bias == 0 and act == 0 and times < 0 and residual < 0:
         return
+    first, end = columns
+    wide_end = first + (end - first) // WIDE * WIDE
     for m in range(rows[0], rows[1]):
-        for n in range(columns[0], columns[1], 16):
-            at, left = 4 * (m * n_all + n), columns[1] - n
-            v = load_tail(base + arg(p, Y) + at, left)
-            if bias != 0:
-                v = add(v, load_tail(bias + 4 * n, left))
-            v = activated(v, act)
-            if times >= 0:
-                v = mul(v, load_tail(base + times + at, left))
-            if residual >= 0:
-                v = add(load_tail(base + residual + at, left), v)
-            store_tail(base + arg(p, Y) + at, v, left)
+        for n in range(first, wide_end, WIDE):
+            b = bias + 4 * n if bias != 0 else bias
+            _finish_wide(base, y, 4 * (m * n_all + n), b, act, times, residual, WIDE)
+        for n in range(wide_end, end, 16):
+            b = bias + 4 * n if bias != 0 else bias
+            _finish_tail(base, y, 4 * (m * n_all + n), b, act, times, residual, end - n)
 
 
-def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any) -> Any:
+def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any, columns: Any) -> Any:
     """The body of a product; its rows come from the caller, dense ones of `kind` or such as become dense on the way.
 
     `one(w, n_all, n, x, k, y)` does row n for one token, `streams(w, n_all, n, h, x, k, y)` rows n, n + h, ...;
     `panel(p, scratch, n0, n1)` gives where rows n0 to n1 lie dense, how far apart, and where in memory the next ones
-    begin and end. It may fill `spread_floats(k)` of the scratch.
+    begin and end. It may fill `spread_floats(k)` of the scratch, and gets `columns(k)` rows at most.
     """
     fast = kind == FAST
     x_size, size = 2 if fast else 4, SIZES[kind]
@@ -64,8 +95,9 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any) -> A
     def few(p: Any, base: Any, m_all: Any, scratch: Any, n0: Any, n1: Any) -> None:
         n_all, k = arg(p, DN), arg(p, DK)
         x, y, ldx, ldy = base + arg(p, X), base + arg(p, Y), (k + 31) // 32 * 64 if fast else k * 4, n_all * 4
-        for c0 in range(n0, n1, COLUMNS):
-            c1 = min(n1, c0 + COLUMNS)
+        chunk = columns(k)
+        for c0 in range(n0, n1, chunk):
+            c1 = min(n1, c0 + chunk)
             w, ldw, soon, end = panel(p, scratch, c0, c1)
             calls = (c1 - c0 + ROWS - 1) // ROWS * ((m_all + TOKENS - 1) // TOKENS)
             much = ((end - soon) // calls + 63) // 64 * 64  # rows side by side are no stream that hardware follows
@@ -84,8 +116,9 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any) -> A
         place = scratch + 4 * spread_floats(k)
         carry = place + 4 * _panel_floats(piece)
         tiles, blocks = (m_all + TOKENS - 1) // TOKENS, (m_all + TOKEN_BLOCK - 1) // TOKEN_BLOCK
-        for c0 in range(n0, n1, COLUMNS):
-            c1 = min(n1, c0 + COLUMNS)
+        chunk = columns(k)
+        for c0 in range(n0, n1, chunk):
+            c1 = min(n1, c0 + chunk)
             w, ldw, soon, end = panel(p, scratch, c0, c1)
             calls = (c1 - c0 + ROWS - 1) // ROWS * tiles * ((k + piece - 1) // piece)
             much = ((end - soon) // calls + 63) // 64 * 64
@@ -146,10 +179,10 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
     def panel(p: Any, _: Any, n0: Any, n1: Any) -> Any:
         ldw = arg(p, DK) * size
         at = arg(p, W) + n0 * ldw
-        soon = at + (n1 - n0) * ldw
+        soon = at + min(n1 - n0, COLUMNS) * ldw  # near enough to be in the second cache still when it is needed
         return at, ldw, soon, min(soon + (n1 - n0) * ldw, arg(p, W) + arg(p, DN) * ldw)
 
-    return walk(kind, one, streams, panel, _none)
+    return walk(kind, one, streams, panel, _none, _columns_of)
 
 
 _linear_f32 = _linear("f32", unroll=4, ahead=1536)

@@ -10,11 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from ...blocking import COLUMNS_WHOLE
 from ...ops import slots
 from ...quantized import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE_BYTES
 from ...sparse_int8 import SPARSE_INT8, SPREAD_PANELS
 from ...step import T_ID
-from ..integer import integer_tile, ld_byte, ld_half, quantize32, quantize_tail, spread_panel
+from ..integer import (
+    TOGETHER,
+    integer_tile,
+    ld_byte,
+    ld_half,
+    quantize32,
+    quantize_groups,
+    quantize_tail,
+    spread_panel,
+)
 from ..lanes import ld, stf
 from ..target import integer_tile_shape
 from .base import arg, kernel, rows_of, share, template, token_word
@@ -26,6 +36,7 @@ L_Y, L_SCRATCH, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
 E_Y, E_W, E_D = slots("embed")
 PANELS, TOKENS = integer_tile_shape()
 STREAMS = 2
+CHUNK = COLUMNS_WHOLE // PANEL  # panels whose results are finished together
 DENSE_BYTES = GROUP_BYTES["int8"]
 X_BYTES = GROUP + 8  # of a group of the quantised input: bytes, scale, sum
 
@@ -42,7 +53,10 @@ def quantize(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         g0 = i - r * groups
         g1 = min(groups, g0 + end - i)
         data, scale, src = y + r * groups * X_BYTES, y + r * groups * X_BYTES + groups * GROUP, x + 4 * r * k
-        for g in range(g0, min(g1, whole)):
+        several = g0 + (min(g1, whole) - g0) // TOGETHER * TOGETHER if g0 < whole else g0
+        for g in range(g0, several, TOGETHER):
+            quantize_groups(src + 4 * GROUP * g, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
+        for g in range(several, min(g1, whole)):
             quantize32(src + 4 * GROUP * g, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
         for g in range(max(g0, whole), g1):
             left = k - GROUP * g
@@ -79,14 +93,16 @@ def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any) -> Any:
             epilogue(p, base, (0, 1), (PANEL * p0, min(n, PANEL * p1)))
         if m_all < 2:  # none: a piece of the prompt that is not its last
             return
-        tiles, tokens = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS
+        tiles, tokens, finished = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS, p0
         for i in range(p0, tiles, PANELS):
             (at, panel), out, left = spread(p, base, t, i, PANELS), y + row * i, n - PANEL * i
             for m in range(0, tokens, TOKENS):
                 full(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
             for m in range(tokens, m_all):
                 one_token(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-            epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + PANELS))))
+            if i + PANELS == tiles or i + PANELS >= finished + CHUNK:
+                epilogue(p, base, (0, m_all), (PANEL * finished, min(n, PANEL * (i + PANELS))))
+                finished = i + PANELS
         for i in range(tiles, p1):
             (at, panel), out, left = spread(p, base, t, i, 1), y + row * i, n - PANEL * i
             for m in range(0, tokens, TOKENS):

@@ -36,6 +36,10 @@ def _linear(kind: str) -> Any:
         return COLUMNS * ((k + LANES - 1) // LANES * LANES) * size // 4
 
     @template
+    def columns(_: Any) -> Any:
+        return COLUMNS
+
+    @template
     def panel(p: Any, scratch: Any, n0: Any, n1: Any) -> Any:
         w, k = arg(p, W), arg(p, DK)
         ahead = ld(w + 8 * n1) - ld(w + 8 * n0)
@@ -44,7 +48,7 @@ def _linear(kind: str) -> Any:
             spread(w, arg(p, DN), n, k, scratch + (n - n0) * width, ahead)
         return scratch, width, scratch, scratch
 
-    return walk(kind, one, streams, panel, floats)
+    return walk(kind, one, streams, panel, floats, columns)
 
 
 _linear_f32, _linear_bf16, _linear_f16 = (_linear(kind) for kind in ("f32", "bf16", "f16"))
