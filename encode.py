@@ -13,6 +13,7 @@ from .loader.text.pieces import Cutting
 from .runtime.encoding import Whole, encoded, fed, scored
 from .runtime.floats import usual_floats
 from .runtime.memory import float_rows
+from .runtime.parameters import whole_number
 from .runtime.stream import VectorStream
 from .runtime.tasks.dense import activated, dense
 from .runtime.tasks.pooling import normalized, pool
@@ -80,10 +81,7 @@ class Vectors:
     def _width(self, wanted: int | None) -> int:
         if wanted is None:
             return self.width
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= self.how.width:
-            msg = f"truncate_dim={shown(wanted)}: expected a whole number from 1 to {self.how.width}"
-            raise InputError(msg)
-        return wanted
+        return whole_number("truncate_dim", wanted, most=self.how.width)
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         """What stands before every text."""

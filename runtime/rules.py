@@ -147,7 +147,7 @@ def _check_rows(where: str, ids: Iterable[int], n_vocab: int | None) -> None:
     """InputError, which begins with `where`, for an id that has no logit."""
     highest = max(ids, default=0)
     if n_vocab is not None and highest >= n_vocab:
-        msg = f"{where}token id {highest} is outside the vocabulary 0 .. {n_vocab - 1}"
+        msg = f"{where}token id {shown(highest)} is outside the vocabulary 0 .. {n_vocab - 1}"
         raise InputError(msg)
 
 

@@ -243,10 +243,14 @@ class NotNumbersError(InputError):
 
 def not_numbers(position: int, so: str = "no token can be drawn") -> NotNumbersError:
     """What to raise where logits are NaN: greedy or sampled, no id is the right one, and no loss is one."""
+    return damaged(f"the logits after position {position} are not numbers (NaN), so {so}")
+
+
+def damaged(what: str) -> NotNumbersError:
+    """What to raise where `what` is wrong: results that are not numbers, and would pass for an answer."""
     msg = (
-        f"the logits after position {position} are not numbers (NaN), so {so}: the checkpoint is "
-        "damaged, or its numbers overflow float32. Compare the file with its publisher's checksum; where it was "
-        "quantised, pruned or merged, try the original"
+        f"{what}: the checkpoint is damaged, or its numbers overflow float32. Compare the file with its publisher's "
+        "checksum; where it was quantised, pruned or merged, try the original"
     )
     return NotNumbersError(msg)
 
