@@ -43,7 +43,7 @@ BROKEN = 3
 
 @dataclass
 class Outcome:
-    """What cases did: how many were refused, by error, and read; the largest peak; the most seconds; what went wrong."""
+    """What cases did: how many were refused, by error, and read; largest peak; most seconds; what went wrong."""
 
     cases: int = 0
     read: int = 0

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from checkpoints import write_safetensors
 from generation_models import write_writer
-from miaotui.errors import BackendError, ConfigError, InputError, MiaotuiError, TokenizerError
+from miaotui.errors import BackendError, CheckpointError, ConfigError, InputError, MiaotuiError, TokenizerError
 from miaotui.loader.text.tool_schema import as_tool
 from miaotui.runtime.beams import beams_from
 from miaotui.runtime.rules import Rules, rules_from
@@ -262,6 +262,11 @@ def test_vectors_of_a_damaged_model_are_not_alike(tmp_path: Path) -> None:
     at = damaged(write_model(tmp_path / "m", "bert"))
     with mt.pipeline("sentence-similarity", at, threads=1) as pipe, pytest.raises(InputError, match="not numbers"):
         pipe(source_sentence="a", sentences=["b"])
+    with mt.SentenceEncoder(at, threads=1) as encoder:
+        assert np.isnan(encoder.encode(["a", "b"])).any()  # numbers, as they are
+        for precision in ("int8", "uint8", "binary", "ubinary"):
+            with pytest.raises(InputError, match=f"precision='{precision}': the vectors are not numbers"):
+                encoder.encode(["a", "b"], precision=precision)
     at = damaged(write_judge(tmp_path / "judge", "one"))
     with mt.CrossEncoder(at) as judge, pytest.raises(InputError, match="rank: the scores are not numbers"):
         judge.rank("a", ["b", "c"])
@@ -314,6 +319,18 @@ def test_vectors_are_not_compared_in_a_way_that_is_not_known(tmp_path: Path) -> 
     (at / "config_sentence_transformers.json").write_text('{"similarity_fn_name": ["cosine"]}')
     with pytest.raises(ConfigError, match="similarity_fn_name is "):
         mt.SentenceEncoder(at)
+
+
+def test_an_encoder_in_a_folder_of_its_own_is_pointed_at(tmp_path: Path) -> None:
+    """As sentence-transformers wrote them once: nothing said where the model is."""
+    at = write_encoder(tmp_path / "e", "mean")
+    inner = at / "0_Transformer"
+    inner.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (at / name).rename(inner / name)
+    with pytest.raises(CheckpointError, match=r"no config\.json.*0_Transformer.*or move its files up, next to modules"):
+        mt.load(at)
+    mt.load(inner, threads=1).close()
 
 
 # ---------------------------------------------------------------------------------- evaluation
