@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError, shown
+from .errors import InputError, is_iterable, shown
 from .loader.text.pieces import Cutting
 from .runtime.encoding import Whole, encoded, fed, scored
 from .runtime.floats import usual_floats
@@ -62,7 +62,7 @@ class Vectors:
             return next(self._each([texts], before, width, norm=normalize))
         if isinstance(texts, Iterator):
             return VectorStream(self._each(texts, before, width, norm=normalize))
-        if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+        if not is_iterable(texts) or isinstance(texts, bytes | Mapping):
             msg = f"texts: {shown(texts)} found, expected a text, several texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(texts)
@@ -148,7 +148,7 @@ class Pairs:
         """As `Model.predict`; `act` in place of what config.json names, and longer pairs cut to `max_tokens`."""
         if isinstance(pairs, Iterator):
             return VectorStream(self._each(pairs, act, max_tokens))
-        if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes):
+        if not is_iterable(pairs) or isinstance(pairs, str | bytes):
             msg = f"pairs: {shown(pairs)} found, expected several pairs of texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(pairs)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ..errors import BackendError, InputError, shown
+from ..errors import BackendError, InputError, is_iterable, shown
 from ..model import Model, load
 from ..runtime.parameters import one_of, switch, whole_number
 from ..runtime.spec import SIMILARITIES
@@ -270,7 +270,7 @@ def as_tensors(convert_to_tensor: object, convert_to_numpy: object) -> bool:
 
 def listed(texts: object) -> list[Any]:
     """What is to be encoded, as a list. `InputError`."""
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+    if not is_iterable(texts) or isinstance(texts, bytes | Mapping):
         msg = f"inputs: {shown(texts)} found, expected a text, or several"
         raise InputError(msg)
     return [str(text) if isinstance(text, np.str_) else text for text in texts]

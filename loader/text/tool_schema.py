@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from ...errors import InputError, shown
+from ...errors import InputError, is_iterable, shown
 from ...handlers import raised_in_handler
 from ..files import printable
 
@@ -40,7 +40,7 @@ _PAIR = 2  # of dict[K, V]
 
 def as_tools(tools: object) -> list[dict[str, Any]]:
     """The schemas of several tools. Errors: `InputError`."""
-    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
+    if isinstance(tools, str | bytes | Mapping) or not is_iterable(tools):
         msg = f"tools: {shown(tools)} found, expected a list of JSON schemas or functions"
         raise InputError(msg)
     return [as_tool(tool) for tool in tools]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from ...errors import InputError, TokenizerError, shown
+from ...errors import InputError, TokenizerError, is_iterable, shown
 from ...runtime.encoding import Whole, scored
 from ...runtime.memory import memory_named
 from ...runtime.parameters import check_names, switch
@@ -101,7 +101,7 @@ class Pipeline(ABC):
                 return list(barred(self.stream(iter(inputs), options, numbered=True), len(inputs), self.task))
         if isinstance(inputs, Path):
             return self.stream(file_items(inputs), options, numbered=True)
-        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes):
+        if is_iterable(inputs) and not isinstance(inputs, bytes):
             return self.stream(iter(inputs), options, numbered=True)
         msg = f"{self.task}: {shown(inputs)} found, expected a text, a list, an iterator, or a file as a pathlib.Path"
         raise InputError(msg)
