@@ -18,8 +18,7 @@ from .runtime.memory import float_rows, memory_named
 from .runtime.sequence import Sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray

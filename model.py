@@ -23,8 +23,7 @@ from .runtime.session import Session
 from .runtime.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack

@@ -15,8 +15,7 @@ from ..errors import InputError, is_iterable, shown
 from .sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
