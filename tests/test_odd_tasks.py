@@ -125,6 +125,7 @@ def test_numpy_s_whole_numbers_are_as_good_as_python_s(pipes: dict[str, Any]) ->
 
 
 @pytest.mark.ci  # 20 s
+@pytest.mark.filterwarnings("ignore:targets")  # that are no tokens
 @pytest.mark.parametrize("task", [*ENCODERS, "text-generation", "text2text-generation"])
 def test_odd_parameters_and_items(pipes: dict[str, Any], task: str) -> None:
     """Nothing but a `MiaotuiError` comes out, short and with the parameter's name."""
