@@ -129,7 +129,7 @@ def test_bad_items_are_refused_by_number(classifier: Path, tmp_path: Path) -> No
         results = pipe(tmp_path / "bad.jsonl")
         with pytest.raises(InputError, match=r"bad\.jsonl: line 2: not valid JSON"):
             list(results)
-        for name, words in {"none.txt": "cannot read", "x.parquet": r"\.txt, \.jsonl, \.csv"}.items():
+        for name, words in {"none.txt": "cannot read", "x.parquet": r"\.txt, \.text, \.jsonl, .*\.csv"}.items():
             with pytest.raises(InputError, match=words):
                 pipe(tmp_path / name)
         (tmp_path / "bad.csv").write_text("text,text_pair\na,b\nc\n")

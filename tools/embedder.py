@@ -255,7 +255,8 @@ def refuse_others(name: str, here: str, batch_size: object, others: Mapping[str,
     """Errors: `InputError`, for a batch of nothing, and for what is given and not done here."""
     whole_number("batch_size", batch_size)
     for other, value in others.items():
-        same = other == "device" and str(value) in (here, here.partition(":")[0])  # torch.device too
+        named = "" if isinstance(value, int) else str(value)  # torch.device too; a large number has no text
+        same = other == "device" and named in (here, here.partition(":")[0])
         if value is not None and not same:
             where = f"; the model computes on {here}" if other == "device" else ""
             msg = f"{other}={shown(value, 80)}: {name} has no such parameter{where}; leave it out"

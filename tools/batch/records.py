@@ -73,13 +73,18 @@ def format_of(path: Path, asked: str | None) -> Format:
 class Records:
     """An iterator of `Record` over a binary stream."""
 
-    def __init__(self, stream: IO[bytes], form: Format, name: str, *, where: str | None = None) -> None:
+    def __init__(
+        self, stream: IO[bytes], form: Format, name: str, *, where: str | None = None, skips: bool = True
+    ) -> None:
         """`where`: what errors call it, by default `--input name`. Reads the header of CSV.
+
+        `skips`: read on after a line that is too long; False: whoever meets a bad record stops there.
 
         Errors: `InputError`: no header, or one that makes no sense.
         """
         self._stream, self._form, self.name = stream, form, name
         self._where = f"--input {name}" if where is None else where
+        self._skips = skips
         self._pending: deque[bytes] = deque()
         self._hash, self._offset, self._lines, self._ends = hashlib.sha256(), 0, 0, True
         self.columns: list[str] = []
@@ -132,8 +137,7 @@ class Records:
         """A line of text or JSON."""
         number = self._lines + 1
         if len(line) > MOST:
-            self._pass_over(line)
-            return Record(number, line[:MOST], wrong=f"the line has more than {MOST:,} bytes")
+            return self._too_long(number, line)
         self._took(line, 1)
         bare = line.removesuffix(b"\n").removesuffix(b"\r")
         if self._form == "jsonl" and not bare.strip():
@@ -152,8 +156,7 @@ class Records:
                 yield more.decode("utf-8")
 
         if len(line) > MOST:
-            self._pass_over(line)
-            return Record(number, line[:MOST], wrong=f"the line has more than {MOST:,} bytes")
+            return self._too_long(number, line)
         record = _read(number, line, lambda _: self._fields(lines()))
         if record.wrong == UNENDED:
             self._pending.extendleft(reversed(taken[1:]))
@@ -188,6 +191,11 @@ class Records:
             msg = f"{self._where}: line {record.line}, the columns' names: {what}"
             raise InputError(msg)
         return names
+
+    def _too_long(self, number: int, line: bytes) -> Record:
+        if self._skips:
+            self._pass_over(line)
+        return Record(number, line[:MOST], wrong=f"the line has more than {MOST:,} bytes")
 
     def _pass_over(self, start: bytes) -> None:
         """Read to the end of a line that is too long to keep."""

@@ -44,7 +44,7 @@ def file_items(path: Path) -> Iterator[Any]:
 
 def _items(path: Path, file: IO[bytes], form: Format) -> Iterator[Any]:
     with file:
-        records = Records(file, form, str(path), where=str(path))
+        records = Records(file, form, str(path), where=str(path), skips=False)
         for record in records:
             if record.wrong is not None:
                 msg = f"{path}: line {record.line}: {record.wrong}"
