@@ -149,7 +149,7 @@ def spelled_out(keywords: type, defaults: Mapping[str, Any]) -> Callable[[_Funct
 
 def whole_number(name: str, value: object, *, least: int = 1, most: int = sys.maxsize, of: str = "") -> int:
     """The value, NumPy's too, as Python's. `of`: what it counts. Errors: `InputError`."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or not least <= value <= most:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or not least <= int(value) <= most:
         wanted = f", at least {least}" if most == sys.maxsize else f" from {least} to {most}"
         msg = f"{name}={shown(value)}: expected a whole number{of and f' of {of}'}{wanted}"
         raise InputError(msg)
