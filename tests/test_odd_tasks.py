@@ -137,6 +137,15 @@ def test_odd_parameters_and_items(pipes: dict[str, Any], task: str) -> None:
             complaint_of(lambda i=item: pipes[task](i))
 
 
+def test_odd_tasks_and_models(pipes: dict[str, Any]) -> None:
+    for value in ODD:
+        with pytest.raises(InputError, match="^task="):
+            mt.pipeline(value, pipes["fill-mask"].model)
+        if not isinstance(value, str):
+            with pytest.raises(InputError, match="^model="):
+                mt.pipeline("fill-mask", value)
+
+
 def test_numbers_that_have_no_text(pipes: dict[str, Any]) -> None:
     for task, name in (
         ("text-classification", "truncation"), ("question-answering", "doc_stride"),
