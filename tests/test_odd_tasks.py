@@ -139,10 +139,10 @@ def test_odd_parameters_and_items(pipes: dict[str, Any], task: str) -> None:
 
 def test_odd_tasks_and_models(pipes: dict[str, Any]) -> None:
     for value in ODD:
-        with pytest.raises(InputError, match="^task="):
+        with pytest.raises(InputError, match=r"^task="):
             mt.pipeline(value, pipes["fill-mask"].model)
         if not isinstance(value, str):
-            with pytest.raises(InputError, match="^model="):
+            with pytest.raises(InputError, match=r"^model="):
                 mt.pipeline("fill-mask", value)
 
 
@@ -170,6 +170,7 @@ def test_numbers_that_have_no_text(pipes: dict[str, Any]) -> None:
     ("zero-shot-classification", {"hypothesis_template": "{0[a]}"}, r"hypothesis_template='\{0\[a\]\}'"),
     ("zero-shot-classification", {"hypothesis_template": "{:>2000000000}"}, "asks for a width"),
     ("zero-shot-classification", {"hypothesis_template": "{:{}}"}, "hypothesis_template="),
+    ("zero-shot-classification", {"hypothesis_template": "This is {{}}."}, "where the label goes"),
 ])  # fmt: skip
 def test_what_is_refused_by_name(pipes: dict[str, Any], task: str, how: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
