@@ -189,6 +189,19 @@ def test_seeds_follow_the_first(pipes: dict[str, Any]) -> None:
     assert two == [pipes["text-generation"]("Ana", seed=seed, **how)[0] for seed in (-1, 0)]
 
 
+def test_an_answer_goes_on_in_the_last_text_of_its_parts(pipes: dict[str, Any]) -> None:
+    """A list and a text were added: a TypeError after the answer was made."""
+    user = {"role": "user", "content": "Where is Ana?"}
+    parts = [{"type": "text", "text": "In"}, {"type": "text", "text": "Ber"}, {"type": "image"}]
+    template = "{% for m in messages %}{{ m.content if m.content is string else m.content[1].text }}{% endfor %}"
+    how = {"tokenizer_encode_kwargs": {"chat_template": template}}
+    [made] = pipes["text-generation"]([user, {"role": "assistant", "content": parts}], **how)
+    [plain] = pipes["text-generation"]([user, {"role": "assistant", "content": "Ber"}], **how)
+    said = plain["generated_text"][-1]["content"]
+    assert said.startswith("Ber")
+    assert made["generated_text"][-1]["content"] == [parts[0], {"type": "text", "text": said}, parts[2]]
+
+
 # ---------------------------------------------------------------------------------- files
 
 

@@ -131,5 +131,10 @@ def _appended(messages: Any, new: str, goes_on: bool) -> list[Any]:  # noqa: ANN
     """A conversation with the answer, or with more of its last message."""
     if not goes_on:
         return [*messages, {"role": "assistant", "content": new}]
-    last = messages[-1]
-    return [*messages[:-1], {"role": last["role"], "content": last["content"] + new}]
+    last, content = messages[-1], messages[-1]["content"]
+    if isinstance(content, list | tuple):  # of parts: the last text goes on, as in the prompt
+        at = max(n for n, part in enumerate(content) if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+        content = [*content[:at], {**content[at], "text": content[at]["text"] + new}, *content[at + 1 :]]
+    else:
+        content = content + new
+    return [*messages[:-1], {"role": last["role"], "content": content}]
