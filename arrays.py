@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .encode import Pairs, Vectors
-from .errors import InputError
+from .errors import InputError, is_iterable
 from .loaded import Loaded
 from .loader.sentence import pair_activation, read_sentence
 from .loader.text.tokenizer import checked_ids
@@ -19,7 +18,7 @@ from .runtime.memory import float_rows, memory_named
 from .runtime.sequence import Sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray
@@ -87,9 +86,8 @@ class Arrays(Loaded):
         if self.config.seq2seq:
             msg = f"last_logits: {self.config.family} is an encoder-decoder; use logits(ids, decoder_ids=...)"
             raise InputError(msg)
-        scalar = isinstance(sequences, np.ndarray) and not sequences.ndim  # an Iterable that cannot be iterated
-        if scalar or isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
-            kind = "an array of no dimensions" if scalar else type(sequences).__name__
+        if isinstance(sequences, str | bytes) or not is_iterable(sequences):
+            kind = "an array of no dimensions" if isinstance(sequences, np.ndarray) else type(sequences).__name__
             msg = f"sequences: {kind} found, expected several sequences of token ids"
             raise InputError(msg)
         return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])

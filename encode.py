@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError, shown
+from .errors import InputError, is_iterable, shown
 from .loader.text.pieces import Cutting
 from .runtime.encoding import Whole, encoded, fed, scored
 from .runtime.floats import usual_floats
 from .runtime.memory import float_rows
+from .runtime.parameters import whole_number
 from .runtime.stream import VectorStream
 from .runtime.tasks.dense import activated, dense
 from .runtime.tasks.pooling import normalized, pool
@@ -61,7 +62,7 @@ class Vectors:
             return next(self._each([texts], before, width, norm=normalize))
         if isinstance(texts, Iterator):
             return VectorStream(self._each(texts, before, width, norm=normalize))
-        if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+        if not is_iterable(texts) or isinstance(texts, bytes | Mapping):
             msg = f"texts: {shown(texts)} found, expected a text, several texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(texts)
@@ -80,10 +81,7 @@ class Vectors:
     def _width(self, wanted: int | None) -> int:
         if wanted is None:
             return self.width
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= self.how.width:
-            msg = f"truncate_dim={shown(wanted)}: expected a whole number from 1 to {self.how.width}"
-            raise InputError(msg)
-        return wanted
+        return whole_number("truncate_dim", wanted, most=self.how.width)
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         """What stands before every text."""
@@ -150,7 +148,7 @@ class Pairs:
         """As `Model.predict`; `act` in place of what config.json names, and longer pairs cut to `max_tokens`."""
         if isinstance(pairs, Iterator):
             return VectorStream(self._each(pairs, act, max_tokens))
-        if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes):
+        if not is_iterable(pairs) or isinstance(pairs, str | bytes):
             msg = f"pairs: {shown(pairs)} found, expected several pairs of texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(pairs)

@@ -7,6 +7,9 @@ KeyboardInterrupt.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any, TypeGuard
+
 __all__ = [
     "LIMITS",
     "BackendError",
@@ -18,6 +21,7 @@ __all__ = [
     "MiaotuiError",
     "PlanError",
     "TokenizerError",
+    "is_iterable",
     "shown",
 ]
 
@@ -69,3 +73,14 @@ def shown(value: object, limit: int = 200) -> str:
     except Exception:  # noqa: BLE001 - a caller's object may raise anything
         return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether an argument holds others: an array of no dimensions is an `Iterable` that cannot be iterated."""
+    if not isinstance(value, Iterable):
+        return False
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from .arrays import Arrays
-from .errors import InputError
+from .errors import InputError, is_iterable
 from .interpreters import whole_imports
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
@@ -25,7 +24,7 @@ from .runtime.session import Session
 from .runtime.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
@@ -213,7 +212,7 @@ class Model(Arrays):
         With `num_beams` above 1 as many are searched together as the cache has room for. Errors: `InputError`, which
         names the prompt by its number.
         """
-        if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
+        if isinstance(prompts, str | bytes) or not is_iterable(prompts):
             msg = f"prompts: {type(prompts).__name__} found, expected several prompts; generate answers one"
             raise InputError(msg)
         self._check_kind("generate_all", encoder=False)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["CONFIG", "Checkpoint", "open_checkpoint"]
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+MODULES = "modules.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: What a directory of an adapter is told.
 ADAPTER = "is a PEFT adapter, not a model: merge it into its base model and save that"
@@ -223,7 +224,15 @@ def _check_directory(directory: Path) -> None:
         msg = f"{directory}: {ADAPTER}"
     elif other := other_format(listed(directory)):
         msg = f"{directory}: {other}"
+    elif inside := next((name for name in listed(directory) if _is_model(directory / name)), None):
+        msg = f"{msg}; {quote(inside)} in it is one: give {directory / inside}"
+        if is_there(directory / MODULES):  # as sentence-transformers wrote it once
+            msg += f", or move its files up, next to {MODULES}, which says how texts are pooled"
     raise CheckpointError(msg)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and ((folder / SINGLE).is_file() or (folder / INDEX).is_file())
 
 
 def _start(file: Path) -> bytes:

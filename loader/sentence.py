@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ..runtime.spec import Act, Dense, Similarity
+    from ..runtime.spec import Act, Dense
 
 __all__ = ["MODES", "Sentence", "pair_activation", "read_sentence"]
 
@@ -75,7 +75,7 @@ class Sentence:
     include_prompt: bool = True
     lower: bool = False
     truncate_dim: int | None = None
-    similarity: Similarity = "cosine"
+    similarity: str = "cosine"
 
 
 def read_sentence(directory: Path, d_model: int) -> Sentence:
@@ -218,14 +218,17 @@ def _prompts(file: Path) -> tuple[dict[str, str], str | None]:
     return prompts, default
 
 
-def _compared(file: Path) -> tuple[int | None, Similarity]:
-    """Dimensions that are kept, and how vectors are compared: one that we do not know is of several vectors a text."""
+def _compared(file: Path) -> tuple[int | None, str]:
+    """Dimensions that are kept, and how vectors are compared: by a name that may not be one of `SIMILARITIES`."""
     said = _object(file)
     first, name = said.get("truncate_dim"), said.get("similarity_fn_name")
     if first is not None and (type(first) is not int or first < 1):
         msg = f"{file}: truncate_dim is {quote(first)}; expected a whole number of at least 1"
         raise ConfigError(msg)
-    return first, next((known for known in SIMILARITIES if known == name), "cosine")
+    if name is not None and not isinstance(name, str):
+        msg = f"{file}: similarity_fn_name is {quote(name)}; expected a text such as {', '.join(SIMILARITIES)}"
+        raise ConfigError(msg)
+    return first, name or "cosine"
 
 
 def pair_activation(config: Mapping[str, Any], where: str, n_labels: int) -> Act:

@@ -10,10 +10,11 @@ they are alike. The beams of all prompts are fed together; what one prompt gets 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..errors import BackendError, InputError, shown
 from .floats import usual_floats
 from .kvcache import PAGE, pages_of
 from .pages import Caller, FullError
-from .sampling import exp, not_numbers
+from .sampling import exp, not_numbers, real
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,21 +65,22 @@ def beams_from(given: Mapping[str, Any]) -> Beams:
     """From checked names. Errors: `InputError`."""
     for name in ("num_beams", "num_return_sequences"):
         value = given.get(name, 1)
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-            msg = f"{name}={shown(value)}: expected an integer >= 1"
+        if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= sys.maxsize:
+            msg = f"{name}={shown(value)}: expected an integer >= 1, which the machine can count to"
             raise InputError(msg)
     penalty, early = given.get("length_penalty", 1.0), given.get("early_stopping", False)
-    if not isinstance(penalty, Real) or isinstance(penalty, bool) or not math.isfinite(penalty):
+    power = real(penalty)
+    if power is None:
         msg = f"length_penalty={shown(penalty)}: expected a number"
         raise InputError(msg)
-    if not isinstance(early, bool | np.bool_) and early != "never":
+    if not isinstance(early, bool | np.bool_) and not (isinstance(early, str) and early == "never"):
         msg = f"early_stopping={shown(early)}: expected True, False or 'never'"
         raise InputError(msg)
     n, n_return = int(given.get("num_beams", 1)), int(given.get("num_return_sequences", 1))
     if n_return > n:
         msg = f"num_return_sequences={n_return}: needs as many beams, and num_beams is {n}"
         raise InputError(msg)
-    return Beams(n, float(penalty), early if early == "never" else bool(early), n_return)
+    return Beams(n, power, "never" if isinstance(early, str) else bool(early), n_return)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,15 @@ Editors complete the names from the `TypedDict`s and type checkers refuse others
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 
-from ..errors import InputError
+import numpy as np
+
+from ..errors import InputError, shown
 
 __all__ = [
     "CHAT_NAMES",
@@ -19,7 +23,10 @@ __all__ = [
     "ChatKwargs",
     "GenerateKwargs",
     "check_names",
+    "one_of",
     "spelled_out",
+    "switch",
+    "whole_number",
 ]
 
 #: Tokens of an answer where the caller names no number.
@@ -138,3 +145,28 @@ def spelled_out(keywords: type, defaults: Mapping[str, Any]) -> Callable[[_Funct
         return function
 
     return decorate
+
+
+def whole_number(name: str, value: object, *, least: int = 1, most: int = sys.maxsize, of: str = "") -> int:
+    """The value, NumPy's too, as Python's. `of`: what it counts. Errors: `InputError`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or not least <= int(value) <= most:
+        wanted = f", at least {least}" if most == sys.maxsize else f" from {least} to {most}"
+        msg = f"{name}={shown(value)}: expected a whole number{of and f' of {of}'}{wanted}"
+        raise InputError(msg)
+    return int(value)
+
+
+def switch(name: str, value: object) -> bool:
+    """The value, as Python's. Errors: `InputError` for any text, too: as Python sees it "False" is true."""
+    if not isinstance(value, bool | np.bool_):
+        msg = f"{name}={shown(value)}: expected True or False"
+        raise InputError(msg)
+    return bool(value)
+
+
+def one_of(name: str, value: object, known: Sequence[str]) -> str:
+    """The value, one of these texts. Errors: `InputError`."""
+    if not isinstance(value, str) or value not in known:
+        msg = f"{name}={shown(value)}: expected one of {', '.join(known)}"
+        raise InputError(msg)
+    return value

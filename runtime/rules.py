@@ -5,18 +5,17 @@ Names, order and meaning are Hugging Face's (`transformers.generation.logits_pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import InputError, is_iterable, shown
 from .sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -147,12 +146,12 @@ def _check_rows(where: str, ids: Iterable[int], n_vocab: int | None) -> None:
     """InputError, which begins with `where`, for an id that has no logit."""
     highest = max(ids, default=0)
     if n_vocab is not None and highest >= n_vocab:
-        msg = f"{where}token id {highest} is outside the vocabulary 0 .. {n_vocab - 1}"
+        msg = f"{where}token id {shown(highest)} is outside the vocabulary 0 .. {n_vocab - 1}"
         raise InputError(msg)
 
 
 def _ids(name: str, value: object) -> list[Any]:
-    ids = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
+    ids = list(value) if is_iterable(value) and not isinstance(value, str | bytes) else [value]
     if not all(_whole(i) for i in ids) or (name == "forced_bos_token_id" and len(ids) != 1):
         msg = f"{name}={shown(value)}: expected a token id{' or a list of them' if name[7] == 'e' else ''}"
         raise InputError(msg)
@@ -160,8 +159,8 @@ def _ids(name: str, value: object) -> list[Any]:
 
 
 def _words(value: object) -> tuple[tuple[int, ...], ...]:
-    words = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [None]
-    lists = [list(w) if isinstance(w, Iterable) and not isinstance(w, str | bytes) else [] for w in words]
+    words = list(value) if is_iterable(value) and not isinstance(value, str | bytes) else [None]
+    lists = [list(w) if is_iterable(w) and not isinstance(w, str | bytes) else [] for w in words]
     if not all(word and all(_whole(i) for i in word) for word in lists):
         msg = f"bad_words_ids={shown(value)}: expected a list of lists of token ids"
         raise InputError(msg)

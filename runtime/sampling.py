@@ -33,11 +33,13 @@ __all__ = [
     "NotNumbersError",
     "Sampler",
     "SamplingParams",
+    "damaged",
     "exp",
     "fresh_seed",
     "not_numbers",
     "nucleus_part",
     "philox",
+    "real",
     "sample",
     "uniform",
     "uniform_bits",
@@ -95,7 +97,7 @@ class SamplingParams:
             value = getattr(self, name)
             if name == "seed" and value is None:
                 continue
-            number = _integer(value) if integral else _real(value)
+            number = _integer(value) if integral else real(value)
             if number is None or not allowed(number):
                 raise _refusal(name, value, wanted)
             object.__setattr__(self, name, number)
@@ -243,10 +245,14 @@ class NotNumbersError(InputError):
 
 def not_numbers(position: int, so: str = "no token can be drawn") -> NotNumbersError:
     """What to raise where logits are NaN: greedy or sampled, no id is the right one, and no loss is one."""
+    return damaged(f"the logits after position {position} are not numbers (NaN), so {so}")
+
+
+def damaged(what: str) -> NotNumbersError:
+    """What to raise where `what` is wrong: results that are not numbers, and would pass for an answer."""
     msg = (
-        f"the logits after position {position} are not numbers (NaN), so {so}: the checkpoint is "
-        "damaged, or its numbers overflow float32. Compare the file with its publisher's checksum; where it was "
-        "quantised, pruned or merged, try the original"
+        f"{what}: the checkpoint is damaged, or its numbers overflow float32. Compare the file with its publisher's "
+        "checksum; where it was quantised, pruned or merged, try the original"
     )
     return NotNumbersError(msg)
 
@@ -366,7 +372,7 @@ def _nucleus(scores: NDArray[np.float32], weights: NDArray[np.int64], top_p: flo
     return np.flatnonzero(inside)
 
 
-def _real(value: object) -> float | None:
+def real(value: object) -> float | None:
     """Return a finite float, or None where `value` is none."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         return None

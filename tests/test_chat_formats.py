@@ -273,6 +273,15 @@ def test_what_no_template_may_do(ours, template, monkeypatch):
     assert time.thread_time() - began < 5
 
 
+def test_a_word_is_not_wrapped_a_letter_at_a_time(ours):
+    """What is left of a word is copied for every line: two seconds for half a million letters."""
+    began = time.thread_time()
+    with pytest.raises(TokenizerError, match="characters on its way"):
+        ours("{{ ('a' * 400000) | wordwrap(1) }}", [{"role": "user", "content": "hi"}])
+    assert time.thread_time() - began < 0.5
+    assert ours("{{ ('a' * 9) | wordwrap(4) }} {{ ('word ' * 9000) | wordwrap }}", [{"role": "user", "content": "hi"}])
+
+
 def test_long_conversations_are_no_abuse(ours):
     """A megabyte of messages; a template that joins them one by one."""
     messages = [{"role": "user" if i % 2 == 0 else "assistant", "content": "word " * 400} for i in range(500)]

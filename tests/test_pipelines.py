@@ -127,13 +127,13 @@ def test_bad_items_are_refused_by_number(classifier: Path, tmp_path: Path) -> No
         assert pipe(long, truncation=True, max_length=12) == pipe(" ".join(long.split()[:10]))
         (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
         results = pipe(tmp_path / "bad.jsonl")
-        with pytest.raises(InputError, match=r"bad\.jsonl: line 2 is not valid JSON"):
+        with pytest.raises(InputError, match=r"bad\.jsonl: line 2: not valid JSON"):
             list(results)
-        for name, words in {"none.txt": "cannot read", "x.parquet": r"\.txt, \.jsonl, \.csv"}.items():
+        for name, words in {"none.txt": "cannot read", "x.parquet": r"\.txt, \.text, \.jsonl, .*\.csv"}.items():
             with pytest.raises(InputError, match=words):
                 pipe(tmp_path / name)
         (tmp_path / "bad.csv").write_text("text,text_pair\na,b\nc\n")
-        with pytest.raises(InputError, match="line 3 lacks"):
+        with pytest.raises(InputError, match="line 3: 1 fields, where the header has 2"):
             list(pipe(tmp_path / "bad.csv"))
 
 

@@ -149,7 +149,8 @@ def test_what_is_refused_by_name(encoder: Any, how: dict[str, Any], says: str) -
 
 def test_what_cannot_be_made(encoder: Any, tmp_path: Path) -> None:
     for how, says in (
-        ({"prompts": {"a": 3}}, "prompts: 'a'"), ({"default_prompt_name": "x"}, "default_prompt_name='x'"),
+        ({"prompts": {"a": 3}}, r"prompts=\{'a': 3\}: expected texts"), ({"prompts": 3}, "prompts=3"),
+        ({"default_prompt_name": "x"}, "default_prompt_name='x'"),
         ({"similarity_fn_name": "x"}, "similarity_fn_name='x'"), ({"truncate_dim": -1}, "truncate_dim=-1"),
         ({"threads": 1}, "threads: the model is loaded"),
     ):  # fmt: skip

@@ -8,8 +8,10 @@ import numpy as np
 
 from ..errors import InputError, shown
 from ..model import Model, load
+from ..runtime.parameters import switch, whole_number
+from ..runtime.sampling import damaged
 from ..runtime.spec import Act
-from .embedder import listed, refuse_others, tensor
+from .embedder import as_tensors, listed, refuse_others, tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -51,10 +53,7 @@ class CrossEncoder:
         most = self.model.n_context
         if asked is None:
             return min(self.model.tokenizer.max_tokens or most, most)
-        if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= most:
-            msg = f"max_length={shown(asked)}: expected a whole number from 1 to {most}"
-            raise InputError(msg)
-        return asked
+        return whole_number("max_length", asked, most=most)
 
     @property
     def num_labels(self) -> int:
@@ -95,10 +94,10 @@ class CrossEncoder:
         refuse_others("CrossEncoder", self.device, batch_size, what)
         one = isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(text, str) for text in given)  # noqa: PLR2004 - a pair
         pairs = [given] if one else listed(given)
+        tensors, soft = as_tensors(convert_to_tensor, convert_to_numpy), switch("apply_softmax", apply_softmax)
         got = self._pairs.of(pairs, act=_act(activation_fn), max_tokens=self.max_seq_length)
         assert isinstance(got, np.ndarray)  # noqa: S101 - of a list
-        scores = _softmax(got) if apply_softmax and got.ndim > 1 else got
-        tensors = convert_to_tensor or not convert_to_numpy
+        scores = _softmax(got) if soft and got.ndim > 1 else got
         result = tensor(scores) if tensors else scores
         return result[0] if one else list(result) if tensors and not convert_to_tensor else result
 
@@ -117,15 +116,15 @@ class CrossEncoder:
         if self.num_labels != 1:
             msg = f"rank: this model has {self.num_labels} labels, and none of them is a score; use predict"
             raise InputError(msg)
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            msg = f"top_k={shown(top_k)}: expected a whole number of at least 1, or None for all"
-            raise InputError(msg)
-        texts = listed(documents)
+        most = None if top_k is None else whole_number("top_k", top_k, of="documents")
+        with_text, texts = switch("return_documents", return_documents), listed(documents)
         scores = self.predict([(query, text) for text in texts], **more) if texts else []
-        ranked = sorted(enumerate(scores), key=lambda each: -float(each[1]))[:top_k]
+        if not all(abs(float(score)) < np.inf for score in scores):
+            what = "rank: the scores are not numbers (NaN), so they have no order"
+            raise damaged(what)
+        ranked = sorted(enumerate(scores), key=lambda each: -float(each[1]))[:most]
         return [
-            {"corpus_id": i, "score": float(score)} | ({"text": texts[i]} if return_documents else {})
-            for i, score in ranked
+            {"corpus_id": i, "score": float(score)} | ({"text": texts[i]} if with_text else {}) for i, score in ranked
         ]
 
     def close(self) -> None:

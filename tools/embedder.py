@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ..errors import BackendError, InputError, shown
+from ..errors import BackendError, InputError, is_iterable, shown
 from ..model import Model, load
+from ..runtime.parameters import one_of, switch, whole_number
 from ..runtime.spec import SIMILARITIES
 from ..runtime.tasks.precision import PRECISIONS, rounded
 from ..runtime.tasks.similarity import pairwise, similarity
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     Texts = str | Iterable[str]
 
-__all__ = ["SentenceEncoder", "listed", "refuse_others", "tensor"]
+__all__ = ["SentenceEncoder", "as_tensors", "listed", "refuse_others", "tensor"]
 
 #: Prompts that are there in any case; a directory may say more of them.
 NO_PROMPTS = {"query": "", "document": ""}
@@ -69,23 +70,20 @@ class SentenceEncoder:
         try:
             self.vectors = copy(self.model.vectors)
             said = self.vectors.how
-            self.prompts = {**NO_PROMPTS, **said.prompts, **(prompts or {})}
+            self.prompts = {**NO_PROMPTS, **said.prompts, **_named(prompts)}
             self.default_prompt_name = said.default_prompt if default_prompt_name is None else default_prompt_name
-            self.truncate_dim, self._similarity = truncate_dim, similarity_fn_name or said.similarity
+            self.truncate_dim = truncate_dim
+            self._similarity = said.similarity
+            if similarity_fn_name is not None:
+                self.similarity_fn_name = similarity_fn_name
             self._check()
         except BaseException:
             self.close()
             raise
 
     def _check(self) -> None:
-        wrong = [name for name, text in self.prompts.items() if not isinstance(name, str) or not isinstance(text, str)]
-        if wrong:
-            msg = f"prompts: {shown(wrong[0])} is none; expected texts by name"
-            raise InputError(msg)
-        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
-            msg = f"default_prompt_name={shown(self.default_prompt_name)}: expected one of {shown(list(self.prompts))}"
-            raise InputError(msg)
-        self.similarity_fn_name = self._similarity
+        if self.default_prompt_name is not None:
+            self._known("default_prompt_name", self.default_prompt_name)
         self._width(self.truncate_dim)
 
     def encode(
@@ -116,17 +114,17 @@ class SentenceEncoder:
         texts = others.pop("sentences", None) if inputs is None else inputs  # its older name
         others.pop("task", None)  # which of a Router's modules: there are none
         refuse_others("SentenceEncoder", self.device, batch_size, {"pool": pool, "device": device, **others})
-        _check_known("output_value", output_value, ("sentence_embedding", "token_embeddings"))
-        _check_known("precision", precision, PRECISIONS)
+        one_of("output_value", output_value, ("sentence_embedding", "token_embeddings"))
+        one_of("precision", precision, PRECISIONS)
         del chunk_size
         one, before = isinstance(texts, str), self._prompt(prompt, prompt_name)
         every = [texts] if one else listed(texts)
         source = _barred(every) if show_progress_bar is True and every else every
-        tensors = convert_to_tensor or not convert_to_numpy
+        tensors = as_tensors(convert_to_tensor, convert_to_numpy)
         if output_value == "token_embeddings":
             rows = [tensor(row) if tensors else row for row in self.vectors.tokens(source, before)]
             return rows[0] if one else rows
-        norm = True if normalize_embeddings else None
+        norm = True if switch("normalize_embeddings", normalize_embeddings) else None
         got = self.vectors.of(source, prompt=before, truncate_dim=self._width(truncate_dim), normalize=norm)
         vectors = rounded(got if isinstance(got, np.ndarray) else np.stack(list(got)), precision)
         result = tensor(vectors) if tensors else vectors
@@ -150,23 +148,32 @@ class SentenceEncoder:
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
         """[n, d], [m, d] -> [n, m] by `similarity_fn_name`. NumPy's, where sentence-transformers gives a tensor."""
-        return similarity(embeddings1, embeddings2, self.similarity_fn_name)
+        return similarity(embeddings1, embeddings2, self._compares())
 
     def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> NDArray[np.float32]:
         """[n, d], [n, d] -> [n]: each with its own."""
-        return pairwise(embeddings1, embeddings2, self.similarity_fn_name)
+        return pairwise(embeddings1, embeddings2, self._compares())
+
+    def _compares(self) -> Similarity:
+        """Errors: `InputError` where the directory names a way of its own, such as that of several vectors a text."""
+        name = self._similarity
+        known = next((known for known in SIMILARITIES if known == name), None)
+        if known is None:
+            msg = (
+                f"similarity_fn_name={shown(name)}, as config_sentence_transformers.json says, is not computed; set it "
+                f"to one of {', '.join(SIMILARITIES)}"
+            )
+            raise InputError(msg)
+        return known
 
     @property
-    def similarity_fn_name(self) -> Similarity:
-        """How vectors are compared: "cosine", "dot", "euclidean" or "manhattan"."""
+    def similarity_fn_name(self) -> str:
+        """How vectors are compared: "cosine", "dot", "euclidean" or "manhattan", or what else the directory says."""
         return self._similarity
 
     @similarity_fn_name.setter
-    def similarity_fn_name(self, value: Similarity) -> None:
-        if value not in SIMILARITIES:
-            msg = f"similarity_fn_name={shown(value)}: expected one of {', '.join(SIMILARITIES)}"
-            raise InputError(msg)
-        self._similarity = value
+    def similarity_fn_name(self, value: str) -> None:
+        self._similarity = one_of("similarity_fn_name", value, SIMILARITIES)
 
     @property
     def max_seq_length(self) -> int:
@@ -175,10 +182,7 @@ class SentenceEncoder:
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= self.model.n_context:
-            msg = f"max_seq_length={shown(value)}: expected a whole number from 1 to {self.model.n_context}"
-            raise InputError(msg)
-        self.vectors.max_tokens = value
+        self.vectors.max_tokens = whole_number("max_seq_length", value, most=self.model.n_context)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -215,47 +219,59 @@ class SentenceEncoder:
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         """What stands before every text; `prompt` wins."""
+        if prompt is not None and not isinstance(prompt, str):
+            msg = f"prompt={shown(prompt)}: expected a text"
+            raise InputError(msg)
         if prompt is not None:
             return prompt
         name = self.default_prompt_name if name is None else name
-        if name is not None and name not in self.prompts:
-            msg = f"prompt_name={shown(name)}: expected one of {shown(list(self.prompts))}"
+        return "" if name is None else self._known("prompt_name", name)
+
+    def _known(self, option: str, name: object) -> str:
+        """The prompt of this name."""
+        if not isinstance(name, str) or name not in self.prompts:
+            msg = f"{option}={shown(name)}: expected one of {shown(list(self.prompts))}"
             raise InputError(msg)
-        return "" if name is None else self.prompts[name]
+        return self.prompts[name]
 
     def _width(self, asked: int | None) -> int:
         """Dimensions that are kept: as many as there are, where more are asked for."""
         wanted = self.truncate_dim if asked is None else asked
         if wanted is None:
             return self.vectors.width
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
-            msg = f"truncate_dim={shown(wanted)}: expected a whole number of at least 1"
-            raise InputError(msg)
-        return min(wanted, self.vectors.how.width)
+        return min(whole_number("truncate_dim", wanted, of="dimensions"), self.vectors.how.width)
+
+
+def _named(prompts: object) -> Mapping[str, str]:
+    """A caller's prompts. Errors: `InputError`."""
+    given = {} if prompts is None else prompts
+    if not isinstance(given, Mapping) or not all(isinstance(each, str) for pair in given.items() for each in pair):
+        msg = f"prompts={shown(prompts)}: expected texts by name"
+        raise InputError(msg)
+    return given
 
 
 def refuse_others(name: str, here: str, batch_size: object, others: Mapping[str, Any]) -> None:
     """Errors: `InputError`, for a batch of nothing, and for what is given and not done here."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        msg = f"batch_size={shown(batch_size)}: expected a whole number of at least 1"
-        raise InputError(msg)
+    whole_number("batch_size", batch_size)
     for other, value in others.items():
-        same = other == "device" and str(value) in (here, here.partition(":")[0])  # torch.device too
+        named = "" if isinstance(value, int) else str(value)  # torch.device too; a large number has no text
+        same = other == "device" and named in (here, here.partition(":")[0])
         if value is not None and not same:
             where = f"; the model computes on {here}" if other == "device" else ""
             msg = f"{other}={shown(value, 80)}: {name} has no such parameter{where}; leave it out"
             raise InputError(msg)
 
 
-def _check_known(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        msg = f"{name}={shown(value)}: expected one of {', '.join(known)}"
-        raise InputError(msg)
+def as_tensors(convert_to_tensor: object, convert_to_numpy: object) -> bool:
+    """Whether torch's tensors are asked for. Errors: `InputError`."""
+    both = switch("convert_to_tensor", convert_to_tensor), switch("convert_to_numpy", convert_to_numpy)
+    return both[0] or not both[1]
 
 
 def listed(texts: object) -> list[Any]:
     """What is to be encoded, as a list. `InputError`."""
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+    if not is_iterable(texts) or isinstance(texts, bytes | Mapping):
         msg = f"inputs: {shown(texts)} found, expected a text, or several"
         raise InputError(msg)
     return [str(text) if isinstance(text, np.str_) else text for text in texts]

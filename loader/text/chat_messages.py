@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import InputError, shown
+from ...errors import InputError, is_iterable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ def _fields(value: object) -> object | None:
 def as_messages(messages: object) -> list[dict[str, Any]]:
     """Messages as plain dicts, without keys whose value is None. Errors: `InputError`."""
     expected = "expected a list of messages such as {'role': 'user', 'content': 'Hello'}"
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+    if isinstance(messages, str | bytes | Mapping) or not is_iterable(messages):
         msg = f"messages: {shown(messages)} found, {expected}"
         raise InputError(msg)
     made = []

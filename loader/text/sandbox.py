@@ -40,6 +40,8 @@ KEPT = 32
 #: Filters whose whole numbers are widths or counts.
 _COUNTS = frozenset({"center", "indent", "batch", "slice", "wordwrap", "truncate", "format"})
 _MAX_INDENT = 64
+#: Characters that are copied in the time of one that is made.
+_COPIED = 32
 _WIDTH = re.compile(r"%\D?\d{3}")
 _LONGEST_DATE = 64  # characters of one part of a date
 
@@ -188,6 +190,10 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             )
             turns = len(values[0]) if name == "wordwrap" else values[0].count("\n") + 1
             meter.room(len(values[0]) + turns * width)
+        if name == "wordwrap" and isinstance(values[0], str):  # each line of a long word copies what is left of it
+            widths = [v for v in values[1:] if isinstance(v, int) and not isinstance(v, bool)]
+            copied = sum(len(word) ** 2 for word in values[0].split()) // max(1, min(widths, default=79))
+            meter.spend(copied // _COPIED)
         return meter.checked(function(*args, **kwargs))
 
     return call

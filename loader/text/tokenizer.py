@@ -201,6 +201,8 @@ class Tokenizer(Chats):
         if not isinstance(token, str):
             msg = f"a token must be a str, found {type(token).__name__} {quote(token)}"
             raise InputError(msg)
+        if any("\ud800" <= c <= "\udfff" for c in token):  # half of a surrogate pair is in no vocabulary
+            return None
         with _panics_as_errors(self._where, "look up a token"):
             return self._id(token)
 

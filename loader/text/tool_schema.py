@@ -14,7 +14,9 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from ...errors import InputError, shown
+from ...errors import InputError, is_iterable, shown
+from ...handlers import raised_in_handler
+from ..files import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +40,7 @@ _PAIR = 2  # of dict[K, V]
 
 def as_tools(tools: object) -> list[dict[str, Any]]:
     """The schemas of several tools. Errors: `InputError`."""
-    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable):
+    if isinstance(tools, str | bytes | Mapping) or not is_iterable(tools):
         msg = f"tools: {shown(tools)} found, expected a list of JSON schemas or functions"
         raise InputError(msg)
     return [as_tool(tool) for tool in tools]
@@ -77,17 +79,20 @@ def _described(name: str, argument: str, text: str) -> dict[str, Any]:
         return {"description": text}
     try:
         listed = json.loads(choices[1])
-        values = [one.strip() if isinstance(one, str) else one for one in listed]
-    except (ValueError, TypeError):
-        _refuse(name, f"has choices of the argument {argument!r} that are no JSON list: {choices[1]!r}")
+    except (ValueError, RecursionError):
+        listed = None
+    if not isinstance(listed, list):
+        _refuse(name, f"has choices of the argument {argument!r} that are no JSON list: {shown(choices[1])}")
+    values = [one.strip() if isinstance(one, str) else one for one in listed]
     return {"enum": values, "description": text[: choices.start()].strip()}
 
 
 def _parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
         hints, own = get_type_hints(function), inspect.signature(function).parameters
-    except (NameError, TypeError, ValueError) as e:
-        _refuse(name, f"has type hints that cannot be read ({e})")
+    except Exception as e:  # noqa: BLE001 - a hint that is a text is Python, which is run
+        raised_in_handler(e)
+        _refuse(name, f"has type hints that cannot be read ({printable(e)})")
     first = next(iter(own), None)
     unbound = first if first in {"self", "cls"} and own[first].annotation is inspect.Parameter.empty else None
     for argument in own:
@@ -107,11 +112,12 @@ def _parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
 def _schema(hint: Any) -> dict[str, Any]:  # noqa: ANN401 - a type hint may be anything
     """The JSON schema of a type hint. Errors: `InputError`, whose text goes on from the argument's name."""
     origin, args = get_origin(hint), get_args(hint)
+    origin, hint = (None, origin) if origin in _PLAIN and not args else (origin, hint)  # List, of nothing in particular
     if hint is Any:
         return {}
     if origin is None and isinstance(hint, type) and issubclass(hint, Enum):
         return _enum([member.value for member in hint], hint)
-    if origin is None and hint in _PLAIN:
+    if origin is None and isinstance(hint, type) and hint in _PLAIN:
         return {"type": _PLAIN[hint]}
     makers: dict[object, Callable[[], dict[str, Any]]] = {
         Union: lambda: _union(args),
@@ -123,7 +129,7 @@ def _schema(hint: Any) -> dict[str, Any]:  # noqa: ANN401 - a type hint may be a
     if len(args) > 1 and ... not in args:
         makers[tuple] = lambda: {"type": "array", "prefixItems": [_schema(each) for each in args]}
     if origin not in makers:
-        msg = f"of type {hint!r}, which has no JSON schema here; write the tool's schema by hand"
+        msg = f"of type {shown(hint)}, which has no JSON schema here; write the tool's schema by hand"
         raise InputError(msg)
     return makers[origin]()
 
@@ -144,7 +150,7 @@ def _union(args: Iterable[Any]) -> dict[str, Any]:
 def _enum(values: Iterable[object], hint: object) -> dict[str, Any]:
     every = list(values)
     if not every or any(type(value) not in _SCALARS for value in every):
-        msg = f"of type {hint!r}, whose values are not all texts, numbers, booleans or None"
+        msg = f"of type {shown(hint)}, whose values are not all texts, numbers, booleans or None"
         raise InputError(msg)
     names = list(dict.fromkeys(_SCALARS[type(value)] for value in every))
     return {"type": names[0] if len(names) == 1 else names, "enum": every}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ...errors import InputError, shown
+from ..sampling import damaged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,13 +24,16 @@ def rounded(vectors: NDArray[np.float32], precision: Precision) -> NDArray[np.ge
 
     "uint8": 256 steps of each dimension, from its least to its greatest number in these vectors; "int8": 128 less.
     "ubinary": a bit for each dimension, 1 above 0, the first in the highest place; "binary": 128 less.
-    Errors: `InputError` for steps from a single vector, which has no range.
+    Errors: `InputError` for steps from a single vector, which has no range, and for vectors that are no numbers.
     """
     if precision not in PRECISIONS:
         msg = f"precision={shown(precision)}: expected one of {', '.join(PRECISIONS)}"
         raise InputError(msg)
     if precision == "float32":
         return vectors
+    if not np.isfinite(vectors).all():
+        what = f"precision={shown(precision)}: the vectors are not numbers (NaN), which no byte and no bit can say"
+        raise damaged(what)
     if precision.endswith("binary"):
         bits = np.packbits(vectors > 0, axis=-1)
         return bits if precision == "ubinary" else (bits ^ np.uint8(128)).view(np.int8)

@@ -110,7 +110,10 @@ def _commit(value: object) -> Commit | None:
         return None
     if set(place) != _names(Place) or set(value) != _names(Commit) - {"place"}:
         return None
-    return Commit(Place(**place), **value)
+    counts = {**place, **value, "sha256": 0, "seconds": 0}.values()
+    if not isinstance(place["sha256"], str) or not all(type(n) is int and 0 <= n < 2**63 for n in counts):
+        return None
+    return Commit(Place(**place), **value) if type(value["seconds"]) in {int, float} and value["seconds"] >= 0 else None
 
 
 def _names(kind: type[Place | Commit]) -> set[str]:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    Format = Literal["txt", "jsonl", "csv", "tsv"]
+__all__ = ["ENDINGS", "FORMATS", "MOST", "Format", "Place", "Record", "Records", "format_of"]
 
-__all__ = ["FORMATS", "MOST", "Place", "Record", "Records", "format_of"]
+Format = Literal["txt", "jsonl", "csv", "tsv"]
 
 FORMATS = ("txt", "jsonl", "csv", "tsv")
 #: Most bytes of a record; what is longer is passed over, a piece at a time, and counts as bad.
@@ -30,7 +30,9 @@ MOST = 2**22
 PIECE = 2**20
 UNENDED = "unexpected end of data"  # what the parser says inside quotation marks
 MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8
-ENDINGS = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+ENDINGS: dict[str, Format] = {
+    ".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,18 @@ def format_of(path: Path, asked: str | None) -> Format:
 class Records:
     """An iterator of `Record` over a binary stream."""
 
-    def __init__(self, stream: IO[bytes], form: Format, name: str) -> None:
-        """`name`: in errors. Reads the header of CSV. Errors: `InputError`: no header, or one that makes no sense."""
+    def __init__(
+        self, stream: IO[bytes], form: Format, name: str, *, where: str | None = None, skips: bool = True
+    ) -> None:
+        """`where`: what errors call it, by default `--input name`. Reads the header of CSV.
+
+        `skips`: read on after a line that is too long; False: whoever meets a bad record stops there.
+
+        Errors: `InputError`: no header, or one that makes no sense.
+        """
         self._stream, self._form, self.name = stream, form, name
+        self._where = f"--input {name}" if where is None else where
+        self._skips = skips
         self._pending: deque[bytes] = deque()
         self._hash, self._offset, self._lines, self._ends = hashlib.sha256(), 0, 0, True
         self.columns: list[str] = []
@@ -93,7 +104,7 @@ class Records:
 
     def go_to(self, place: Place) -> None:
         """Pass over what was read before. `InputError`: other bytes stand there now, or fewer."""
-        changed = f"--input {self.name}: not what it was when the output was begun"
+        changed = f"{self._where}: not what it was when the output was begun"
         end = "give the same input, or begin again with --restart"
         while self._offset < place.offset:
             piece = self._bytes(place.offset - self._offset)
@@ -126,8 +137,7 @@ class Records:
         """A line of text or JSON."""
         number = self._lines + 1
         if len(line) > MOST:
-            self._pass_over(line)
-            return Record(number, line[:MOST], wrong=f"the line has more than {MOST:,} bytes")
+            return self._too_long(number, line)
         self._took(line, 1)
         bare = line.removesuffix(b"\n").removesuffix(b"\r")
         if self._form == "jsonl" and not bare.strip():
@@ -146,8 +156,7 @@ class Records:
                 yield more.decode("utf-8")
 
         if len(line) > MOST:
-            self._pass_over(line)
-            return Record(number, line[:MOST], wrong=f"the line has more than {MOST:,} bytes")
+            return self._too_long(number, line)
         record = _read(number, line, lambda _: self._fields(lines()))
         if record.wrong == UNENDED:
             self._pending.extendleft(reversed(taken[1:]))
@@ -174,14 +183,19 @@ class Records:
                 _read(number, raw.rstrip(b"\r\n"), lambda text: _cells([text], self._form)) if raw.strip() else None
             )
         if record is None:
-            msg = f"--input {self.name}: it is empty; expected a first line with the columns' names"
+            msg = f"{self._where}: it is empty; expected a first line with the columns' names"
             raise InputError(msg)
         names = record.value or []
         if record.wrong or len(set(names)) < len(names) or not all(names):
             what = record.wrong or f"expected a name for each column, each once, found {quote(names, 200)}"
-            msg = f"--input {self.name}: line {record.line}, the columns' names: {what}"
+            msg = f"{self._where}: line {record.line}, the columns' names: {what}"
             raise InputError(msg)
         return names
+
+    def _too_long(self, number: int, line: bytes) -> Record:
+        if self._skips:
+            self._pass_over(line)
+        return Record(number, line[:MOST], wrong=f"the line has more than {MOST:,} bytes")
 
     def _pass_over(self, start: bytes) -> None:
         """Read to the end of a line that is too long to keep."""
@@ -207,7 +221,7 @@ class Records:
         try:
             return read(n)
         except OSError as e:
-            msg = f"--input {self.name}: cannot be read after byte {self._offset:,} ({reason(e)})"
+            msg = f"{self._where}: cannot be read after byte {self._offset:,} ({reason(e)})"
             raise InputError(msg) from e
 
     def _took(self, data: bytes, lines: int) -> None:

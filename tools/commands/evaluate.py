@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -134,7 +133,8 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     from ..evaluate.extras import check_extras  # noqa: PLC0415 - help must not wait for it
 
-    check_extras(args.task, plot=args.plot is not None, tensorboard=args.log is not None)
+    plot, tensorboard = args.plot is not None, args.log is not None
+    check_extras(args.task, plot=plot, tensorboard=tensorboard, tokenize=args.tokenize)
     from ..evaluate.evaluation import drawn, evaluate  # noqa: PLC0415 - help must not wait for it
     from ..evaluate.readers import read  # noqa: PLC0415 - as above
     from ..evaluate.report import table  # noqa: PLC0415 - as above
@@ -174,6 +174,7 @@ def _check(args: argparse.Namespace) -> None:
     for name, tasks in _OF_TASKS.items():
         if args.task not in tasks:
             refuse_given(args, add_arguments, [name], f"only of {', '.join(tasks)}, and the task is {args.task}")
+    _check_folders(args)
     if "{question}" not in args.template:
         msg = f"--template {args.template}: has no {{question}} in it"
         raise InputError(msg)
@@ -186,6 +187,15 @@ def _check(args: argparse.Namespace) -> None:
     if args.task == "perplexity" and args.max_context is None:
         args.max_context = args.window
         args.spelled = getattr(args, "spelled", {}) | {"--max-context": "--window"}
+
+
+def _check_folders(args: argparse.Namespace) -> None:
+    """What is written at the end has a place: not found out after hours. InputError."""
+    for name in ("json", "predictions", "plot"):
+        path: Path | None = getattr(args, name)
+        if path is not None and not path.absolute().parent.is_dir():
+            msg = f"--{name} {path}: there is no directory {path.absolute().parent} to write it to"
+            raise InputError(msg)
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -233,12 +243,12 @@ def _write(
 ) -> None:
     """The files that were asked for."""
     from ...loader.write import write_whole  # noqa: PLC0415 - as above
-    from ..evaluate.report import answers_as_lines, document  # noqa: PLC0415 - as above
+    from ..evaluate.report import answers_as_lines, as_json, document  # noqa: PLC0415 - as above
 
     if swap is not None:
         facts = facts | {"swap": {"file": as_text(args.swap.name), "sha256": swap.sha256}}
     if args.json:
-        write_whole(args.json, json.dumps(document(done, **facts), indent=1, ensure_ascii=False) + "\n")
+        write_whole(args.json, as_json(document(done, **facts), indent=1) + "\n")
     if args.predictions:
         write_whole(args.predictions, answers_as_lines(args.task, examples, done))
     if args.plot:

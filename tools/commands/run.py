@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     with ExitStack() as opened:
         stream = opened.enter_context(_input(args.input))
         form = args.format or "txt" if args.input == STANDARD else format_of(args.input, args.format)
-        records = Records(stream, form, str(args.input))
+        records = Records(stream, form, str(args.input), skips=args.errors is not None)
         if records.columns:
             inputs.check(records.columns, str(args.input))
         output = None if args.output == STANDARD else args.output

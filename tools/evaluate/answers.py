@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError
+from ...errors import InputError, TokenizerError
 from ..pipelines.make import ROOT, pipeline
 from ..pipelines.registry import task_of
 from . import scoring
@@ -88,6 +88,6 @@ def _piped(task: Task, pipe: Any, examples: Sequence[Example], given: Mapping[st
         results = pipe((task.item(e) for e in examples), **task.parameters, **given)
         for example, result in zip(examples, results, strict=True):
             yield task.outcome(example, result)
-    except InputError as e:
+    except (InputError, TokenizerError) as e:
         msg = _ITEM.sub(lambda item: f"({examples[int(item[1])].place})", str(e))
-        raise InputError(msg) from e
+        raise type(e)(msg) from e

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from ...loader.files import quote
+from ...loader.files import printable, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Columns:
         got = self.given(row, field)
         if got is None:
             names = " or ".join(map(quote, self._names[field]))
-            there = ", ".join(row.values) or "nothing"
+            there = printable(", ".join(row.values)) or "nothing"
             msg = f"{row.place}: no {names}, which holds the {field}; found {there}. Name it: --columns {field}=NAME"
             raise InputError(msg)
         return got
@@ -81,7 +81,7 @@ class Columns:
         value = self.value(row, field)
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # of 400 digits
             number = math.nan
         if not math.isfinite(number):
             msg = f"{row.place}: {field} is {quote(value)}; expected a number"

@@ -9,12 +9,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, shown
+from ...runtime.parameters import one_of
+from .measured import Outcome
 from .swap import fairness
 from .tasks import TASKS
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from .examples import Example
-    from .measured import Measured, Outcome
+    from .measured import Measured
     from .swap import Fairness, Swap
     from .tasks import Settings
 
@@ -49,16 +52,36 @@ class Evaluation:
 def evaluate(
     task: str, examples: Sequence[Example], predict: Predict, settings: Settings, swap: Swap | None = None
 ) -> Evaluation:
-    """Ask for an answer to every example, and measure them; with `swap`, ask again with terms exchanged."""
-    row = TASKS[task]
+    """Ask for an answer to every example, and measure them; with `swap`, ask again with terms exchanged.
+
+    Errors: `InputError` for an unknown task, no examples, and answers that are none; those of `predict`.
+    """
+    row = TASKS[one_of("task", task, list(TASKS))]
+    if not examples:
+        msg = "examples: there is none, and nothing can be measured"
+        raise InputError(msg)
+    outcomes = _answers(predict, examples)
+    again = None
+    if swap is not None:
+        again = fairness(swap, examples, outcomes, lambda e: _answers(predict, e), row)
+    return Evaluation(row.measure(examples, outcomes, settings), outcomes, again)
+
+
+def _answers(predict: Predict, examples: Sequence[Example]) -> list[Outcome]:
+    """An answer to each, whose scores are numbers. Errors: `InputError`."""
     outcomes = list(predict(examples))
     if len(outcomes) != len(examples):
         msg = f"predict: {len(outcomes)} answers to {len(examples)} examples; expected one for each, in their order"
         raise InputError(msg)
-    again = None
-    if swap is not None:
-        again = fairness(swap, examples, outcomes, lambda e: list(predict(e)), row)
-    return Evaluation(row.measure(examples, outcomes, settings), outcomes, again)
+    for example, outcome in zip(examples, outcomes, strict=True):
+        if not isinstance(outcome, Outcome):
+            msg = f"predict: {shown(outcome)} is its answer to {example.place}; expected an Outcome"
+            raise InputError(msg)
+        scores = [] if outcome.score is None else [outcome.score]
+        if wrong := [score for score in (*scores, *outcome.scores.values()) if math.isnan(score)]:
+            msg = f"{example.place}: a score of its answer is {wrong[0]}, which is no number; nothing can be measured"
+            raise InputError(msg)
+    return outcomes
 
 
 def drawn(examples: Sequence[Example], n: int, seed: int) -> list[Example]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from .measured import lacking
+from .metrics_texts import made_bleu
 
 __all__ = ["check_extras"]
 
@@ -18,11 +19,13 @@ NEEDED = {
 }
 
 
-def check_extras(task: str, *, plot: bool = False, tensorboard: bool = False) -> None:
-    """Errors: `BackendError`, which names the extra, where a library is not installed."""
+def check_extras(task: str, *, plot: bool = False, tensorboard: bool = False, tokenize: str | None = None) -> None:
+    """Errors: `BackendError`, which names the extra, where a library is not installed; `made_bleu`'s for `tokenize`."""
     for module, library, what in NEEDED.get(task, ()):
         if find_spec(module) is None:
             raise lacking(library=library, what=what)
+    if tokenize is not None:
+        made_bleu(tokenize)
     if plot and find_spec("matplotlib") is None:
         raise lacking(library="matplotlib", what="--plot", extra="plot")
     if tensorboard and find_spec("tensorboardX") is None:

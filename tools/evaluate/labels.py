@@ -36,7 +36,7 @@ def as_the_model_s(
     small = {label.lower(): label for label in labels}
     small = small if len(small) == len(labels) else {}
     out = {mine: chosen.get(mine) or _named(mine, labels, small) for mine in first}
-    if not any(out.values()) and all(mine.isdecimal() and int(mine) < len(labels) for mine in first):
+    if not any(out.values()) and all(_is_number(mine, len(labels)) for mine in first):
         out = {mine: labels[int(mine)] for mine in first}
     if missing := [mine for mine, theirs in out.items() if theirs is None]:
         msg = (
@@ -45,6 +45,11 @@ def as_the_model_s(
         )
         raise InputError(msg)
     return {mine: theirs for mine, theirs in out.items() if theirs is not None}
+
+
+def _is_number(mine: str, n: int) -> bool:
+    """Whether it is one of 0 .. n - 1; Python reads no more than 4300 digits."""
+    return mine.isdecimal() and len(mine) <= 10 and int(mine) < n  # noqa: PLR2004 - more digits than classes have
 
 
 def _named(mine: str, labels: Sequence[str], small: Mapping[str, str]) -> str | None:

@@ -31,7 +31,9 @@ def classes(gold: Sequence[str], outcomes: Sequence[Outcome], order: Sequence[st
     there = {*gold, *predicted}
     labels = [label for label in order if label in there]
     labels += sorted(there - {*labels})
-    report = classification_report(gold, predicted, labels=labels, output_dict=True, zero_division=0)
+    number = {label: i for i, label in enumerate(labels)}  # a class may be called "accuracy", as a mean is
+    numbers = [[number[label] for label in side] for side in (gold, predicted)]
+    report = classification_report(*numbers, labels=list(number.values()), output_dict=True, zero_division=0)
     means = report["macro avg"], report["weighted avg"]
     metrics = {"accuracy": float(report["accuracy"])}
     metrics |= {
@@ -39,7 +41,7 @@ def classes(gold: Sequence[str], outcomes: Sequence[Outcome], order: Sequence[st
         for how, mean in zip(("macro", "weighted"), means, strict=True)
         for name, key in (("f1", "f1-score"), ("precision", "precision"), ("recall", "recall"))
     }
-    rows = {label: {name: float(report[label][name]) for name in _COLUMNS} for label in labels}
+    rows = {label: {name: float(report[str(i)][name]) for name in _COLUMNS} for label, i in number.items()}
     pairs = Counter(zip(gold, predicted, strict=True))
     counts = [[pairs[a, b] for b in labels] for a in labels]
     sure = [outcome.score for outcome in outcomes if outcome.score is not None]

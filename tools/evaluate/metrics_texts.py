@@ -5,13 +5,14 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError
+from ...errors import BackendError, InputError
+from ...loader.files import printable
 from .measured import Measured, lacking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ROUGES", "text_scores"]
+__all__ = ["ROUGES", "made_bleu", "text_scores"]
 
 ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 #: Tokenizers of sacrebleu that cut into characters, for which ROUGE counts characters too.
@@ -24,18 +25,12 @@ def text_scores(said: Sequence[str], references: Sequence[Sequence[str]], tokeni
     `tokenize`: sacrebleu's, by default 13a; zh for Chinese, char. Errors: `InputError` where sacrebleu has none such,
     `BackendError` without the libraries of the extra `eval`.
     """
-    try:
-        from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - an extra
-        from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415 - an extra
-    except ImportError as e:
-        raise lacking(library="sacrebleu", what="BLEU and chrF") from e
-    known = tuple(BLEU.TOKENIZERS)
-    if tokenize is not None and tokenize not in known:
-        msg = f"--tokenize {tokenize}: expected one of sacrebleu's, {', '.join(map(str, known))}"
-        raise InputError(msg)
+    bleu = made_bleu(tokenize)
+    from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415 - an extra, which is there
+
     most = max(map(len, references))
     streams = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
-    bleu, chrf = BLEU(tokenize=tokenize), CHRF()
+    chrf = CHRF()
     metrics = {
         "bleu": float(bleu.corpus_score(list(said), streams).score),
         "chrf": float(chrf.corpus_score(list(said), streams).score),
@@ -45,6 +40,24 @@ def text_scores(said: Sequence[str], references: Sequence[Sequence[str]], tokeni
     metrics["exact_match"] = 100 * fmean(right)
     notes = [f"sacrebleu: {bleu.get_signature()}; {chrf.get_signature()}"]
     return Measured(metrics, notes=notes)
+
+
+def made_bleu(tokenize: str | None = None) -> Any:  # noqa: ANN401 - a class of an extra
+    """sacrebleu's BLEU. Errors: `InputError`: a tokenizer that it lacks; `BackendError`: something is not installed."""
+    try:
+        from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - an extra
+    except ImportError as e:
+        raise lacking(library="sacrebleu", what="BLEU and chrF") from e
+    known = tuple(BLEU.TOKENIZERS)
+    if tokenize is not None and tokenize not in known:
+        msg = f"--tokenize {tokenize}: expected one of sacrebleu's, {', '.join(map(str, known))}"
+        raise InputError(msg)
+    try:
+        return BLEU(tokenize=tokenize)
+    except (ImportError, RuntimeError, OSError, AssertionError) as e:  # some need a library, or download a file
+        why = printable(" ".join(str(e).split()))
+        msg = f"--tokenize {tokenize}: sacrebleu cannot make it ({why}); install what it needs, or name another"
+        raise BackendError(msg) from e
 
 
 def _rouge(said: Sequence[str], references: Sequence[Sequence[str]], tokenize: str | None) -> dict[str, float]:

@@ -29,7 +29,8 @@ def draw(measured: Measured, out: Path) -> None:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
     except ImportError as e:
         raise lacking(library="matplotlib", what="--plot", extra="plot") from e
-    with mpl.rc_context({"svg.hashsalt": "miaotui", "svg.fonttype": "none"}):  # the same bytes each time
+    rules = {"svg.hashsalt": "miaotui", "svg.fonttype": "none"}  # the same bytes each time
+    with mpl.rc_context(rules | {"text.parse_math": False}):  # a class's name may have dollar signs
         figure = Figure(figsize=(5.2 * len(parts), 4.6), layout="constrained")
         for part, axes in zip(parts, figure.subplots(1, len(parts), squeeze=False)[0], strict=True):
             part(figure, axes, measured)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, shown
+from ...loader.paths import as_path
 from .columns import FIELDS, Columns
 from .examples import Labelled, Similar, Target, Text
 from .formats import FORMATS, ONLY
@@ -17,6 +17,7 @@ from .tagged import cluener, conll, tagged_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from .examples import Example
     from .rows import Row
@@ -56,7 +57,7 @@ def read(path: Path | str, task: str, form: str | None = None, columns: Mapping[
 
     Errors: `InputError`, which names the file and the line.
     """
-    path, chosen = Path(path), dict(columns or {})
+    path, chosen = as_path(path, "data"), dict(columns or {})
     if unknown := sorted(chosen.keys() - FIELDS):
         msg = f"--columns {unknown[0]}={chosen[unknown[0]]}: expected one of the fields {', '.join(FIELDS)}"
         raise InputError(msg)

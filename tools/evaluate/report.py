@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 from typing import TYPE_CHECKING, Any
 
-from ...loader.files import quote
+from ...loader.files import printable, quote
 from .tasks import TASKS
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from .measured import Confusion, Measured
     from .swap import Fairness
 
-__all__ = ["answers_as_lines", "document", "table", "versions"]
+__all__ = ["answers_as_lines", "as_json", "document", "table", "versions"]
 
 #: Classes of a confusion matrix that the screen has room for.
 MOST_CLASSES = 12
 #: Characters of an answer that the screen shows.
 LONGEST = 60
+_HALVES = re.compile("[\ud800-\udfff]")
 #: What may have a hand in the numbers.
 LIBRARIES = ("miaotui", "numpy", "numba", "tokenizers", "scikit-learn", "sacrebleu", "rouge-score-rs", "duckdb")
 
@@ -52,7 +54,7 @@ def _lines(measured: Measured, done: Evaluation) -> Iterator[str]:
         yield ""
         yield from _columns(
             ["", *next(iter(measured.classes.values()))],
-            [[name, *map(_cell, row.items())] for name, row in measured.classes.items()],
+            [[printable(name, LONGEST), *map(_cell, row.items())] for name, row in measured.classes.items()],
         )
     if measured.confusion is not None and len(measured.confusion.labels) <= MOST_CLASSES:
         yield from _confusion(measured.confusion)
@@ -77,8 +79,9 @@ def _fairness(fair: Fairness, n: int) -> Iterator[str]:
 def _confusion(confusion: Confusion) -> Iterator[str]:
     yield ""
     yield "rows: the file's class; columns: the model's answer"
-    rows = zip(confusion.labels, confusion.counts, strict=True)
-    yield from _columns(["", *confusion.labels], [[label, *map(str, counts)] for label, counts in rows])
+    labels = [printable(label, LONGEST) for label in confusion.labels]
+    rows = zip(labels, confusion.counts, strict=True)
+    yield from _columns(["", *labels], [[label, *map(str, counts)] for label, counts in rows])
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -109,4 +112,10 @@ def answers_as_lines(task: str, examples: Iterable[Example], done: Evaluation) -
         {"place": e.place, "answer": surface(e, o), "score": o.score, "scores": o.scores}
         for e, o in zip(examples, done.outcomes, strict=True)
     ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(as_json(line) + "\n" for line in lines)
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    """Text as it is, but for halves of a surrogate pair, which a data file may hold and no UTF-8 has."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text if text.isascii() or not _HALVES.search(text) else json.dumps(value, indent=indent)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import InputError
+from ...runtime.sampling import damaged
 from ..perplexity import check_predicts, measure, row_losses
 from .measured import Outcome
 
@@ -101,6 +102,9 @@ def similarities(model: Model, examples: Sequence[Similar]) -> Iterator[Outcome]
     for first in vectors:
         a, b = first.astype(np.float64), next(vectors).astype(np.float64)
         lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+        if not np.isfinite(lengths):
+            what = "sentence-similarity: the vectors are not numbers (NaN), so nothing is like anything"
+            raise damaged(what)
         yield Outcome(None, float(a @ b) / lengths if lengths else 0.0)
 
 

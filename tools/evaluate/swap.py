@@ -36,13 +36,21 @@ class Swap:
     def __init__(self, pairs: Sequence[tuple[str, str]], sha256: str = "") -> None:
         """`sha256`: of the file that has the pairs."""
         self.pairs, self.sha256 = list(pairs), sha256
+        if not self.pairs:
+            msg = "swap: there is no pair of terms; expected one at least, such as (he, she)"
+            raise InputError(msg)
         self._other = {a.lower(): b for pair in pairs for a, b in (pair, pair[::-1])}
         terms = sorted(self._other, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(_whole_word, terms)), re.IGNORECASE)
 
     def __call__(self, text: str) -> str:
         """The text with the terms exchanged."""
-        return self._pattern.sub(lambda match: _cased(self._other[match[0].lower()], match[0]), text)
+        return self._pattern.sub(self._exchanged, text)
+
+    def _exchanged(self, match: re.Match[str]) -> str:
+        """What stands for a match; itself where it has letters that only look like the term's, as in \u017fhe."""
+        other = self._other.get(match[0].lower())
+        return match[0] if other is None else _cased(other, match[0])
 
 
 def _whole_word(term: str) -> str:

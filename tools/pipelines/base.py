@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ...errors import InputError, shown
+import numpy as np
+
+from ...errors import InputError, TokenizerError, is_iterable, shown
 from ...runtime.encoding import Whole, scored
 from ...runtime.memory import memory_named
-from ...runtime.parameters import check_names
+from ...runtime.parameters import check_names, switch
+from ...runtime.sampling import damaged
 from .inputs import barred, file_items
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from ...loader.text.pieces import Pieces
@@ -46,6 +48,8 @@ class Pipeline(ABC):
 
     #: Call parameters by name, with their defaults; both the constructor and a call take them.
     parameters: ClassVar[Mapping[str, object]] = {}
+    #: Those that are True or False; None stands for the default.
+    switches: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, model: Model, task: str, given: Mapping[str, object] | None = None, *, owned: bool = False
@@ -77,7 +81,11 @@ class Pipeline(ABC):
     def options(self, given: Mapping[str, object]) -> Options:
         """The parameters of a call: `given`, else the constructor's, else the defaults. Errors: `InputError`."""
         check_names(given, [*self.parameters, *NO_EFFECT], f"parameter of {self.task}")
-        return self._settings | {key: value for key, value in given.items() if key not in NO_EFFECT}
+        options = self._settings | {key: value for key, value in given.items() if key not in NO_EFFECT}
+        for name in self.switches:
+            value = options[name]
+            options[name] = self.parameters[name] if value is None else switch(name, value)
+        return options
 
     def __call__(self, inputs: object, **parameters: object) -> Any:  # noqa: ANN401 - a form for each task
         """One item gives its result, a list a list; an iterator, or a file's `Path`, an iterator. `InputError`."""
@@ -93,7 +101,7 @@ class Pipeline(ABC):
                 return list(barred(self.stream(iter(inputs), options, numbered=True), len(inputs), self.task))
         if isinstance(inputs, Path):
             return self.stream(file_items(inputs), options, numbered=True)
-        if isinstance(inputs, Iterable) and not isinstance(inputs, bytes):
+        if is_iterable(inputs) and not isinstance(inputs, bytes):
             return self.stream(iter(inputs), options, numbered=True)
         msg = f"{self.task}: {shown(inputs)} found, expected a text, a list, an iterator, or a file as a pathlib.Path"
         raise InputError(msg)
@@ -118,14 +126,14 @@ class Pipeline(ABC):
 
 @contextmanager
 def placed(number: int | None) -> Iterator[None]:
-    """An `InputError` from inside says which item of several it is about; None: there is one."""
+    """An error about an item from inside says which of several it is; None: there is one."""
     try:
         yield
-    except InputError as e:
+    except (InputError, TokenizerError) as e:
         if number is None:
             raise
         msg = f"{e} (item {number} of the input, counted from 0)"
-        raise InputError(msg) from None
+        raise type(e)(msg) from None
 
 
 @dataclass(frozen=True)
@@ -168,25 +176,38 @@ class EncoderPipeline(Pipeline):
 
     def stream(self, items: Iterator[Any], options: Options, *, numbered: bool) -> Iterator[Any]:
         """As `Pipeline.stream`."""
-        waiting: deque[Prepared] = deque()
+        waiting: deque[tuple[int | None, Prepared]] = deque()
 
         def wholes() -> Iterator[Whole]:
             for n, item in enumerate(items):
-                with placed(n if numbered else None):
+                number = n if numbered else None
+                with placed(number):
                     prepared = self.prepare(item, options)
-                waiting.append(prepared)
+                waiting.append((number, prepared))
                 yield from prepared.wholes
+
+        def finished(rows: list[Rows]) -> object:
+            number, prepared = waiting.popleft()
+            with placed(number):
+                self.check_numbers(rows)
+            return self.finish(prepared, rows, options)
 
         got: list[Rows] = []
         for row in self.rows(wholes()):
-            while not waiting[0].wholes:
-                yield self.finish(waiting.popleft(), [], options)
+            while not waiting[0][1].wholes:
+                yield finished([])
             got.append(row)
-            if len(got) == len(waiting[0].wholes):
-                yield self.finish(waiting.popleft(), got, options)
+            if len(got) == len(waiting[0][1].wholes):
+                yield finished(got)
                 got = []
         while waiting:
-            yield self.finish(waiting.popleft(), [], options)
+            yield finished([])
+
+    def check_numbers(self, rows: list[Rows]) -> None:
+        """Errors: `InputError` for a head's results that are NaN or infinite: any label would pass for an answer."""
+        if self.heads and not all((row < np.inf).all() for row in rows):
+            what = f"{self.task}: the model's results are not numbers (NaN), so there is no answer"
+            raise damaged(what)
 
     def rows(self, wholes: Iterator[Whole]) -> Iterator[Rows]:
         """The model's results for each text of tokens."""

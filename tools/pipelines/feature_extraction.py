@@ -8,6 +8,7 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ...runtime.encoding import encoded
+from ...runtime.parameters import switch
 from .base import EncoderPipeline, Prepared
 from .truncation import TOKENIZER, cutting, tokenizer_options
 
@@ -44,7 +45,11 @@ class FeatureExtraction(EncoderPipeline):
                 msg = "truncation: given by name and in tokenize_kwargs too; give it once"
                 raise InputError(msg)
             more["truncation"] = options["truncation"]
-        return options | {"tokenizing": TOKENIZER | more}
+        tensors = options["return_tensors"]  # "np", "pt" and the like: true, as in transformers
+        tensors = (
+            bool(tensors) if isinstance(tensors, str) else tensors is not None and switch("return_tensors", tensors)
+        )
+        return options | {"return_tensors": tensors, "tokenizing": TOKENIZER | more}
 
     def prepare(self, item: object, options: Options) -> Prepared:
         """As `EncoderPipeline.prepare`."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from ...errors import InputError, TokenizerError, shown
 from ...runtime.encoding import Whole
+from ...runtime.parameters import whole_number
 from ...runtime.tasks.masks import likeliest
 from .base import EncoderPipeline, Prepared
-from .checks import whole_number
 from .truncation import TOKENIZER, cutting, tokenizer_options
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class FillMask(EncoderPipeline):
     def options(self, given: Mapping[str, object]) -> Options:
         """As `Pipeline.options`; what is no parameter's value is an `InputError`."""
         options = super().options({key: value for key, value in given.items() if value is not None})
-        whole_number("top_k", options["top_k"])
+        whole_number("top_k", options["top_k"], of="results")
         tokenizing = tokenizer_options("tokenizer_kwargs", options["tokenizer_kwargs"])
         targets = given.get("targets")
         ids = options["targets"] if targets is None else self._ids(targets)

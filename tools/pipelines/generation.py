@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
 
 from ...errors import InputError, shown
 from ...loader.text.clean_up import clean_up
-from ...runtime.parameters import GenerateKwargs
+from ...runtime.parameters import GenerateKwargs, switch, whole_number
 from .base import Pipeline, placed
-from .checks import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,7 +116,8 @@ class GenerationPipeline(Pipeline):
         merged = self._merged(options) | more
         read = 1 if self.seq2seq else len(prompt)  # ids that max_length and min_length count too
         many = whole_number("num_return_sequences", merged.get("num_return_sequences", 1), of="sequences")
-        beams, sampled = merged.get("num_beams", 1), bool(merged.get("do_sample", False))
+        beams = whole_number("num_beams", merged.get("num_beams", 1), of="beams")
+        sampled = switch("do_sample", merged.get("do_sample", False))
         left = {key: value for key, value in merged.items() if key in GENERATION and key not in _OWN}
         left = {key: value for key, value in left.items() if beams != 1 or key not in _OF_BEAMS}
         left = {key: value for key, value in left.items() if sampled or key not in _OF_SAMPLING}
@@ -134,7 +137,10 @@ class GenerationPipeline(Pipeline):
             msg = f"num_return_sequences={many}: the likeliest answer is one; give do_sample=True, or num_beams"
             raise InputError(msg)
         seed = left.pop("seed", None)
-        seeds = [{} if seed is None else {"seed": seed + i} for i in range(many)]
+        if seed is not None and (isinstance(seed, bool | np.bool_) or not isinstance(seed, Integral)):
+            msg = f"seed={shown(seed)}: expected an integer, or None (drawn afresh)"
+            raise InputError(msg)
+        seeds = ({} if seed is None else {"seed": int(seed) + i} for i in range(many))
         return [self.model.generate(prompt, **cast("GenerateKwargs", left | one)) for one in seeds]
 
     def decoded(self, ids: Sequence[int], options: Options) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
+from ...runtime.parameters import whole_number
 from ...runtime.tasks.spans import best_answers, best_spans
 from .base import EncoderPipeline, Prepared
-from .checks import whole_number
 
 if TYPE_CHECKING:
     from ...loader.text.pieces import Pieces
@@ -46,6 +46,7 @@ class QuestionAnswering(EncoderPipeline):
         "top_k": 1, "doc_stride": None, "max_answer_len": 15, "max_seq_len": None, "max_question_len": None,
         "handle_impossible_answer": False, "align_to_words": True, "padding": None,
     }  # fmt: skip
+    switches = ("handle_impossible_answer", "align_to_words")
     heads = ("spans",)
     needs = "an encoder that marks an answer's start and end (...ForQuestionAnswering)"
     shorter = "give a smaller max_seq_len"
@@ -66,9 +67,9 @@ class QuestionAnswering(EncoderPipeline):
             "top_k": "answers", "max_answer_len": "tokens", "max_seq_len": "tokens", "max_question_len": "tokens",
         }.items():  # fmt: skip
             if options[name] is not None:
-                whole_number(name, options[name], of=of)
+                options[name] = whole_number(name, options[name], of=of)
         if options["doc_stride"] is not None:
-            whole_number("doc_stride", options["doc_stride"], least=0, of="tokens")
+            options["doc_stride"] = whole_number("doc_stride", options["doc_stride"], least=0, of="tokens")
         return options
 
     def prepare(self, item: object, options: Options) -> Prepared:

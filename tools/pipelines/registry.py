@@ -70,14 +70,15 @@ OF_HEADS = {
 
 def task_of(name: object) -> tuple[Task, dict[str, str]]:
     """A task by any of its names, and the parameters that the name says. Errors: `InputError`, with all names."""
+    spelled = name if isinstance(name, str) else ""
     for task in TASKS:
-        if name in (task.name, *task.aliases):
+        if spelled in (task.name, *task.aliases):
             return task, {}
-        matched = re.fullmatch(task.pattern, name) if task.pattern and isinstance(name, str) else None
+        matched = re.fullmatch(task.pattern, spelled) if task.pattern else None
         if matched:
             return task, matched.groupdict()
     known = [known for task in TASKS for known in (task.name, *task.aliases)]
-    near = get_close_matches(str(name), known, 1)
+    near = get_close_matches(spelled, known, 1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     msg = f"task={shown(name)}: no such task{meant}; known are {', '.join(known)}"
     raise InputError(msg)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError, shown
+from ...runtime.sampling import damaged
 from .base import Pipeline, placed
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class SentenceSimilarity(Pipeline):
 
 def _cosine(a: Any, b: Any) -> float:  # noqa: ANN401 - float64 [d]
     lengths = np.sqrt((a * a).sum() * (b * b).sum())
+    if not np.isfinite(lengths):
+        what = "sentence-similarity: the vectors are not numbers (NaN), so nothing is like anything"
+        raise damaged(what)
     return float((a * b).sum() / lengths) if lengths > 0 else 0.0
 
 

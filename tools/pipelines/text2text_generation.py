@@ -28,6 +28,7 @@ class Text2TextGeneration(GenerationPipeline):
         "return_tensors": None, "return_text": None, "clean_up_tokenization_spaces": False, "truncation": None,
         "stop_sequence": None, **GENERATION,
     }  # fmt: skip
+    switches = ("return_tensors", "return_text", "clean_up_tokenization_spaces", "do_sample")
     defaults: ClassVar[Mapping[str, object]] = {"max_new_tokens": 256, "num_beams": 4}
     seq2seq = True
     #: What a result's keys begin with.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InputError, shown
+from ...runtime.parameters import one_of, whole_number
 from ...runtime.tasks.labels import ranked, scores_of
 from .base import EncoderPipeline, Prepared
 from .truncation import TOKENIZER, cutting
@@ -29,6 +30,7 @@ class TextClassification(EncoderPipeline):
 
     #: top_k="": the form of the result when nobody asks for a number of labels.
     parameters: ClassVar[Mapping[str, object]] = {"top_k": "", "function_to_apply": None, **TOKENIZER}
+    switches = ("add_special_tokens",)
     heads = ("classes",)
     needs = "a model that gives a text classes (...ForSequenceClassification)"
 
@@ -41,15 +43,13 @@ class TextClassification(EncoderPipeline):
         """As `Pipeline.options`; what is no parameter's value is an `InputError`."""
         options = super().options(given)
         top_k, function = options["top_k"], options["function_to_apply"]
-        if top_k not in ("", None) and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            msg = f"top_k={shown(top_k)}: expected a whole number of labels, at least 1, or None for all"
-            raise InputError(msg)
-        if isinstance(function, str):
-            function = function.lower()
-        if function is not None and function not in FUNCTIONS:
-            msg = f"function_to_apply={shown(function)}: expected one of {', '.join(FUNCTIONS)}"
-            raise InputError(msg)
-        return options | {"function_to_apply": function}
+        if top_k is not None and not (isinstance(top_k, str) and not top_k):
+            top_k = whole_number("top_k", top_k, of="labels (None: all)")
+        if function is not None:
+            function = one_of(
+                "function_to_apply", function.lower() if isinstance(function, str) else function, FUNCTIONS
+            )
+        return options | {"top_k": top_k, "function_to_apply": function}
 
     def prepare(self, item: object, options: Options) -> Prepared:
         """As `EncoderPipeline.prepare`."""

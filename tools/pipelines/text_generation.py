@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InputError, shown
-from ...runtime.parameters import CHAT_NAMES
+from ...runtime.parameters import CHAT_NAMES, one_of, switch
 from .generation import GENERATION, GenerationPipeline
 from .truncation import TOKENIZER, cutting
 
@@ -34,6 +34,10 @@ class TextGeneration(GenerationPipeline):
         "add_special_tokens": True, "continue_final_message": None, "skip_special_tokens": None,
         "tokenizer_encode_kwargs": None, **GENERATION,
     }  # fmt: skip
+    switches = (
+        "return_full_text", "return_tensors", "return_text", "clean_up_tokenization_spaces", "add_special_tokens",
+        "continue_final_message", "skip_special_tokens", "do_sample",
+    )  # fmt: skip
     defaults: ClassVar[Mapping[str, object]] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 
     def single(self, inputs: object, options: Options) -> bool:  # noqa: ARG002 - as `Pipeline.single`
@@ -47,8 +51,10 @@ class TextGeneration(GenerationPipeline):
         if len(asked) > 1:
             msg = f"{asked[0]} and {asked[1]} exclude each other; give one of them"
             raise InputError(msg)
-        if options["handle_long_generation"] not in {None, "hole"}:
-            msg = f"handle_long_generation={shown(options['handle_long_generation'])}: expected None or 'hole'"
+        if options["handle_long_generation"] is not None:
+            one_of("handle_long_generation", options["handle_long_generation"], ("hole",))
+        if options["prefix"] is not None and not isinstance(options["prefix"], str):
+            msg = f"prefix={shown(options['prefix'])}: expected a text"
             raise InputError(msg)
         encoding = options["tokenizer_encode_kwargs"]
         if encoding is not None and not isinstance(encoding, Mapping):
@@ -82,7 +88,9 @@ class TextGeneration(GenerationPipeline):
         how = {name: options[name] for name in ("truncation", "max_length", "add_special_tokens")}
         how = TOKENIZER | how | dict(options["tokenizer_encode_kwargs"] or {})
         [pieces] = self.model.tokenizer.windows(
-            prefix + text, cutting=cutting(self, how), add_special_tokens=bool(how["add_special_tokens"])
+            prefix + text,
+            cutting=cutting(self, how),
+            add_special_tokens=switch("add_special_tokens", how["add_special_tokens"]),
         )
         return pieces.ids
 
@@ -123,5 +131,10 @@ def _appended(messages: Any, new: str, goes_on: bool) -> list[Any]:  # noqa: ANN
     """A conversation with the answer, or with more of its last message."""
     if not goes_on:
         return [*messages, {"role": "assistant", "content": new}]
-    last = messages[-1]
-    return [*messages[:-1], {"role": last["role"], "content": last["content"] + new}]
+    last, content = messages[-1], messages[-1]["content"]
+    if isinstance(content, list | tuple):  # of parts: the last text goes on, as in the prompt
+        at = max(n for n, part in enumerate(content) if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+        content = [*content[:at], {**content[at], "text": content[at]["text"] + new}, *content[at + 1 :]]
+    else:
+        content = content + new
+    return [*messages[:-1], {"role": last["role"], "content": content}]

@@ -9,10 +9,10 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ...loader.sentence import pair_activation
+from ...runtime.parameters import whole_number
 from ...runtime.tasks.dense import activated
 from ...runtime.tasks.labels import ranked
 from .base import EncoderPipeline, Prepared
-from .checks import whole_number
 from .truncation import TOKENIZER, cutting
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class TextRanking(EncoderPipeline):
     parameters: ClassVar[Mapping[str, object]] = {
         "top_k": None, "return_documents": False, "truncation": False, "max_length": None,
     }  # fmt: skip
+    switches = ("return_documents",)
     heads = ("classes",)
     needs = "a cross-encoder (...ForSequenceClassification with one label)"
     shorter = "give a shorter document, or truncation=True"

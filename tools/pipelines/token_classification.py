@@ -11,10 +11,10 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
+from ...runtime.parameters import one_of, whole_number
 from ...runtime.tasks.entities import STRATEGIES, Token, gathered, without_overlaps
 from ...runtime.tasks.labels import softmax
 from .base import EncoderPipeline, Prepared
-from .checks import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +46,7 @@ class TokenClassification(EncoderPipeline):
         "aggregation_strategy": "none", "ignore_labels": ("O",), "stride": None, "is_split_into_words": False,
         "delimiter": " ",
     }  # fmt: skip
+    switches = ("is_split_into_words",)
     heads = ("token_classes",)
     needs = "a model that gives each token classes (...ForTokenClassification)"
 
@@ -54,9 +55,7 @@ class TokenClassification(EncoderPipeline):
         options = super().options({key: value for key, value in given.items() if value is not None})
         strategy, ignored = options["aggregation_strategy"], options["ignore_labels"]
         strategy = strategy.lower() if isinstance(strategy, str) else strategy
-        if strategy not in STRATEGIES:
-            msg = f"aggregation_strategy={shown(strategy)}: expected one of {', '.join(STRATEGIES)}"
-            raise InputError(msg)
+        strategy = one_of("aggregation_strategy", strategy, STRATEGIES)
         if isinstance(ignored, str) or not isinstance(ignored, list | tuple | set | frozenset):
             msg = f"ignore_labels={shown(ignored)}: expected a list of labels"
             raise InputError(msg)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
-from ...runtime.parameters import check_names
+from ...runtime.parameters import check_names, switch, whole_number
 
 if TYPE_CHECKING:
     from ...loader.text.pieces import Strategy
@@ -26,12 +28,14 @@ STRATEGIES: dict[str, Strategy] = {
 def cutting(pipe: EncoderPipeline | GenerationPipeline, options: Options) -> Cutting | None:
     """Where a text is cut that is too long; None: nowhere. Errors: `InputError`."""
     wanted, most = options["truncation"], options["max_length"]
-    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-        msg = f"max_length={shown(most)}: expected a whole number of tokens, at least 1"
-        raise InputError(msg)
-    if wanted is None or wanted is False or wanted == "do_not_truncate":
+    if most is not None:
+        most = whole_number("max_length", most, of="tokens")
+    if wanted is None or (isinstance(wanted, bool | np.bool_) and not wanted):
         return None
-    strategy = STRATEGIES.get("longest_first" if wanted is True else str(wanted))
+    wanted = "longest_first" if isinstance(wanted, bool | np.bool_) else wanted
+    if isinstance(wanted, str) and wanted == "do_not_truncate":
+        return None
+    strategy = STRATEGIES.get(wanted) if isinstance(wanted, str) else None
     if strategy is None:
         msg = f"truncation={shown(wanted)}: expected True, False, {', '.join(STRATEGIES)}"
         raise InputError(msg)
@@ -46,5 +50,8 @@ def tokenizer_options(name: str, given: object) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         msg = f"{name}={shown(given)}: expected names and values"
         raise InputError(msg)
-    check_names(given, TOKENIZER, f"key of {name}")
-    return dict(given)
+    check_names(map(str, given), TOKENIZER, f"key of {name}")
+    told = {key: value for key, value in given.items() if value is not None}
+    if "add_special_tokens" in told:
+        told["add_special_tokens"] = switch("add_special_tokens", told["add_special_tokens"])
+    return told

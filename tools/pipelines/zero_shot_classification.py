@@ -5,6 +5,7 @@ For each label the model reads the text with a sentence about the label, and say
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["ZeroShotClassification"]
 
 NAME = "entail"  # the label's name begins so
+#: A field that would fill the memory.
+_WIDE = re.compile(r"\{[^}]*:[^}]*\d{5}")
 
 
 class ZeroShotClassification(EncoderPipeline):
@@ -36,6 +39,7 @@ class ZeroShotClassification(EncoderPipeline):
     parameters: ClassVar[Mapping[str, object]] = {
         "candidate_labels": None, "hypothesis_template": "This example is {}.", "multi_label": False,
     }  # fmt: skip
+    switches = ("multi_label",)
     heads = ("classes",)
     needs = "a model trained on inference (...ForSequenceClassification with a label entailment)"
 
@@ -108,12 +112,15 @@ class ZeroShotClassification(EncoderPipeline):
 
 def _put(template: object, label: str) -> str:
     """A label in its sentence."""
+    if isinstance(template, str) and _WIDE.search(template):
+        msg = f"hypothesis_template={shown(template)}: asks for a width of more than four digits; expected a sentence"
+        raise InputError(msg)
     try:
         text = template.format(label) if isinstance(template, str) else None
-    except (IndexError, KeyError, ValueError, AttributeError) as e:
+    except (LookupError, TypeError, ValueError, AttributeError) as e:
         msg = f"hypothesis_template={shown(template)}: cannot be filled with a label ({e}); expected a text with {{}}"
         raise InputError(msg) from e
-    if text is None or text == template:
+    if text is None or label not in text:
         msg = f"hypothesis_template={shown(template)}: expected a text with {{}} where the label goes"
         raise InputError(msg)
     return text
