@@ -7,6 +7,12 @@ KeyboardInterrupt.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 __all__ = [
     "LIMITS",
     "BackendError",
@@ -16,8 +22,10 @@ __all__ = [
     "InputError",
     "MemoryLimitError",
     "MiaotuiError",
+    "MiaotuiWarning",
     "PlanError",
     "TokenizerError",
+    "numbered",
     "shown",
 ]
 
@@ -28,6 +36,10 @@ LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"
 
 class MiaotuiError(Exception):
     """Base of every error that miaotui raises on purpose."""
+
+
+class MiaotuiWarning(UserWarning):
+    """Something was done otherwise than its caller may think; the message says what, and what to do about it."""
 
 
 class CheckpointError(MiaotuiError):
@@ -69,3 +81,15 @@ def shown(value: object, limit: int = 200) -> str:
     except Exception:  # noqa: BLE001 - a caller's object may raise anything
         return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+@contextmanager
+def numbered(number: int | None, place: str) -> Iterator[None]:
+    """An error about one of several inputs says which, by `place`: "item {} of the input". None: there is only one."""
+    try:
+        yield
+    except (InputError, TokenizerError) as e:
+        if number is None:
+            raise
+        msg = f"{e} ({place.format(number)}, counted from 0)"
+        raise type(e)(msg) from None

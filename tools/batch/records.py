@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    Format = Literal["txt", "jsonl", "csv", "tsv"]
+__all__ = ["ENDINGS", "FORMATS", "MOST", "Format", "Place", "Record", "Records", "format_of"]
 
-__all__ = ["FORMATS", "MOST", "Place", "Record", "Records", "format_of"]
-
-FORMATS = ("txt", "jsonl", "csv", "tsv")
+Format = Literal["txt", "jsonl", "csv", "tsv"]
+FORMATS: tuple[Format, ...] = ("txt", "jsonl", "csv", "tsv")
 #: Most bytes of a record; what is longer is passed over, a piece at a time, and counts as bad.
 MOST = 2**22
 PIECE = 2**20
 UNENDED = "unexpected end of data"  # what the parser says inside quotation marks
 MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8
-ENDINGS = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+ENDINGS: dict[str, Format] = {
+    ".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ class Records:
     def _fields(self, lines: Iterator[str]) -> dict[str, str]:
         fields = _cells(lines, self._form)
         if len(fields) != len(self.columns):
-            msg = f"{len(fields)} fields, where the header has {len(self.columns)}"
+            n = len(fields)
+            msg = f"{n} field{'' if n == 1 else 's'}, where the header has {len(self.columns)}"
             raise ValueError(msg)
         return dict(zip(self.columns, fields, strict=True))
 
@@ -174,12 +176,12 @@ class Records:
                 _read(number, raw.rstrip(b"\r\n"), lambda text: _cells([text], self._form)) if raw.strip() else None
             )
         if record is None:
-            msg = f"--input {self.name}: it is empty; expected a first line with the columns' names"
+            msg = f"{self.name}: it is empty; expected a first line with the columns' names"
             raise InputError(msg)
         names = record.value or []
         if record.wrong or len(set(names)) < len(names) or not all(names):
             what = record.wrong or f"expected a name for each column, each once, found {quote(names, 200)}"
-            msg = f"--input {self.name}: line {record.line}, the columns' names: {what}"
+            msg = f"{self.name}, line {record.line}, the columns' names: {what}"
             raise InputError(msg)
         return names
 
@@ -207,7 +209,7 @@ class Records:
         try:
             return read(n)
         except OSError as e:
-            msg = f"--input {self.name}: cannot be read after byte {self._offset:,} ({reason(e)})"
+            msg = f"{self.name}: cannot be read after byte {self._offset:,} ({reason(e)})"
             raise InputError(msg) from e
 
     def _took(self, data: bytes, lines: int) -> None:

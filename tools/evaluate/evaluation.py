@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +58,8 @@ def evaluate(
     again = None
     if swap is not None:
         again = fairness(swap, examples, outcomes, lambda e: list(predict(e)), row)
-    return Evaluation(row.measure(examples, outcomes, settings), outcomes, again)
+    measured = row.measure(examples, outcomes, settings)
+    return Evaluation(replace(measured, notes=[*settings.notes, *measured.notes]), outcomes, again)
 
 
 def drawn(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
