@@ -85,7 +85,7 @@ def test_made_texts_are_evaluated_as_the_pipeline_makes_them(
     data.write_text("".join(json.dumps({"source": s, "target": t}) + "\n" for s, t in DATES))
     report = metrics("text2text-generation", data, "--predictions", str(each))
     assert report["model"] == {"name": "dates", "family": "t5", "included": True}
-    assert "\nmodel: dates (t5), included\n" in capsys.readouterr().out
+    assert "\nmodel: dates (t5, included)\n" in capsys.readouterr().out
     with mt.pipeline("text2text-generation") as pipe:
         said = [row["generated_text"] for row in pipe([source for source, _ in DATES], truncation=True)]
     assert [json.loads(line)["answer"] for line in each.read_text().splitlines()] == said

@@ -137,6 +137,8 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["--input", "in.txt", "--output", "o.jsonl", "--set", "trunc"], 2, r"--set trunc: expected NAME=VALUE"),
     (["--input", "in.txt", "--output", "o.jsonl", "--set", "threads=1"], 2, r"--set threads=1: it has an option"),
     (["--input", "in.txt", "--output", "o.jsonl", "--set", "max_length=0"], 2, r"--set max_length=0: expected"),
+    (["--input", "in.txt", "--output", "o.jsonl", "--set", "max_context=8"], 2, r"--set max_context=8: it has an opt"),
+    (["--input", "in.txt", "--output", "o.jsonl", "--set", "kv_cache=int8"], 2, r"--set kv_cache=int8: it has an opt"),
     (["--input", "in.txt", "--output", "o.jsonl", "--keep", "line"], 2, r"--keep line: a line of the output has"),
     (["--input", "in.txt", "--output", "o.jsonl", "--keep", "output"], 2, r"--keep output: a line of the output has"),
     (["--input", "in.txt", "--output", "o.jsonl", "--seed", "1"], 2, r"--seed 1: only of tasks that write text"),

@@ -19,7 +19,7 @@ def warn(message: str) -> None:
     depth, frame = 2, sys._getframe(1)  # noqa: SLF001 - skip_file_prefixes comes with Python 3.12
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, MiaotuiWarning, stacklevel=depth - 1)
+    warnings.warn(message, MiaotuiWarning, stacklevel=depth)
 
 
 def quiet() -> bool:

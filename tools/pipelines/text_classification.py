@@ -49,6 +49,7 @@ class TextClassification(EncoderPipeline):
         if function is not None and function not in FUNCTIONS:
             msg = f"function_to_apply={shown(function)}: expected one of {', '.join(FUNCTIONS)}"
             raise InputError(msg)
+        cutting(self, options)  # refuses what is no length, before a text is read
         return options | {"function_to_apply": function}
 
     def prepare(self, item: object, options: Options) -> Prepared:
