@@ -66,7 +66,7 @@ def format_of(path: Path, asked: str | None) -> Format:
             f"{', '.join(f'.{name}' for name in FORMATS)}, or name one with --format"
         )
         raise InputError(msg)
-    return told  # type: ignore[return-value]  # it is one of FORMATS
+    return told
 
 
 class Records:

@@ -25,33 +25,33 @@ TOPICS = ("Norvale", "Silverline", "Tarn Motors", "Westgate Bank")
 BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = 60
 #: A surge: so large a share of the window is bad news, and so much larger than before the window.
-SHARE, MORE = 0.6, 0.2
+SHARE, MORE = 0.65, 0.25
 
 
 class Topic:
-    """The last labels of a topic, and the shares of bad news so far."""
+    """The last labels of a topic, and the share of bad news among them now and before."""
 
     def __init__(self, window: int) -> None:
         """`window`: how many headlines count."""
         self._last: deque[bool] = deque(maxlen=window)
         self._before = [0, 0]  # headlines that the window has left, and bad ones among them
         self._surges = False
-        self.shares: list[float] = []
+        self.share = 0.0
+        self.history: list[float] = []  # at each moment of the stream
 
     def add(self, label: str) -> bool:
         """Take a headline's label; whether a surge begins with it."""
         if len(self._last) == self._last.maxlen:
             self._before = [self._before[0] + 1, self._before[1] + self._last[0]]
         self._last.append(label == "negative")
-        share, (n, bad) = sum(self._last) / len(self._last), self._before
-        self.shares.append(share)
-        was, self._surges = self._surges, n > 0 and share >= SHARE and share >= bad / n + MORE
+        self.share, (n, bad) = sum(self._last) / len(self._last), self._before
+        was, self._surges = self._surges, n > 0 and self.share >= SHARE and self.share >= bad / n + MORE
         return self._surges and not was
 
     def chart(self) -> str:
-        """Shares over time, each column the mean of a few."""
-        step = -(-len(self.shares) // COLUMNS) or 1
-        parts = (self.shares[i : i + step] for i in range(0, len(self.shares), step))
+        """Shares over time, each column the mean of a few moments."""
+        step = -(-len(self.history) // COLUMNS) or 1
+        parts = (self.history[i : i + step] for i in range(0, len(self.history), step))
         return "".join(BARS[round(sum(part) / len(part) * (len(BARS) - 1))] for part in parts)
 
 
@@ -103,16 +103,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for n, (text, label, alarms) in enumerate(watch(lines(args.input), topics, args.model), 1):
             counts[label] = counts.get(label, 0) + 1
+            for topic in topics.values():
+                topic.history.append(topic.share)
             for name in alarms:
-                share = f"{topics[name].shares[-1]:.0%} of the last {args.window}"
+                share = f"{topics[name].share:.0%} of the last {args.window}"
                 print(f"headline {n}: bad news of {name} surges, {share}: {text}", flush=True)
     except (MiaotuiError, OSError) as error:
         print(f"monitor: {error}", file=sys.stderr)
         return 1
     print(", ".join(f"{counts[label]} {label}" for label in sorted(counts)))
     for name, topic in topics.items():
-        now = f"{topic.shares[-1]:.0%} bad" if topic.shares else "never named"
-        print(f"{name:>{max(map(len, topics))}} {topic.chart()} {now}")
+        print(f"{name:>{max(map(len, topics))}} {topic.chart()} {topic.share:.0%} bad")
     return 0
 
 

@@ -60,7 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         "--model", help="a directory or hub name of an encoder (default: an included one's first layer)"
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the customers (default: 1)")
+    parser.add_argument("--customer", type=int, default=0, metavar="N", help=f"who is shown, from 0 to {CUSTOMERS - 1}")
     args = parser.parse_args(argv)
+    if not 0 <= args.customer < CUSTOMERS:
+        parser.error(f"--customer {args.customer}: expected a number from 0 to {CUSTOMERS - 1}")
     books = shop.titles()
     people = shop.customers(books, CUSTOMERS, args.seed)
     sales = Counter(book for person in people for book in person.before)
@@ -73,11 +76,11 @@ def main(argv: list[str] | None = None) -> int:
     except MiaotuiError as error:
         print(f"recommender: {error}", file=sys.stderr)
         return 1
-    first = people[0]
-    print("bought:", *(f"  {texts[i]}" for i in first.before), sep="\n")
+    shown = people[args.customer]
+    print("bought:", *(f"  {texts[i]}" for i in shown.before), sep="\n")
     print("recommended (* is bought next):")
-    for i in recommender.ranked(first.before, BLEND)[:K]:
-        print(f"{'*' if i in first.after else ' '} {texts[i]}")
+    for i in recommender.ranked(shown.before, BLEND)[:K]:
+        print(f"{'*' if i in shown.after else ' '} {texts[i]}")
     print(f"\nprecision@{K} of {CUSTOMERS} customers")
     ways = {
         "most sold": recommender.popular,

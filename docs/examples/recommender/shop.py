@@ -9,15 +9,20 @@ __all__ = ["SUBJECTS", "Customer", "customers", "titles"]
 
 #: Subject -> words of its titles.
 SUBJECTS = {
-    "cooking": "soup bread kitchen recipes oven spices supper baking pasta cheese".split(),
-    "gardens": "roses garden trees soil seeds orchard flowers lawn hedge compost".split(),
-    "sailing": "boats harbour sail islands tide anchor captain voyage coast storm".split(),
-    "money": "banks savings markets profits taxes pension shares budget prices debts".split(),
-    "crime": "murder detective poison clue inspector witness prison alibi thief trial".split(),
-    "space": "planets rocket moon stars orbit galaxy telescope comet Mars astronauts".split(),
-    "music": "piano songs violin opera jazz choir guitar orchestra rhythm drums".split(),
-    "horses": "horse pony rider stable saddle jockey race gallop foal meadow".split(),
-}  # fmt: skip
+    name: words.split()
+    for name, _, words in (
+        line.partition(": ")
+        for line in """\
+cooking: soup bread kitchen recipes oven spices supper baking pasta cheese
+gardens: roses garden trees soil seeds orchard flowers lawn hedge compost
+sailing: boats harbour sail islands tide anchor captain voyage coast storm
+money: banks savings markets profits taxes pension shares budget prices debts
+crime: murder detective poison clue inspector witness prison alibi thief trial
+space: planets rocket moon stars orbit galaxy telescope comet Mars astronauts
+music: piano songs violin opera jazz choir guitar orchestra rhythm drums
+horses: horse pony rider stable saddle jockey race gallop foal meadow""".splitlines()
+    )
+}
 #: How a title puts two or three words of its subject.
 FORMS = (
     "The {} and the {}", "A short history of {} and {}", "{}, {} and {}", "All about {} and {}", "My year of {}, {}",
@@ -52,7 +57,7 @@ def titles(seed: int = 0) -> list[tuple[str, str]]:
 
 
 def customers(books: list[tuple[str, str]], n: int, seed: int) -> list[Customer]:
-    """`n` of them. A few books sell well and many badly, whatever they are about; which do is the same for each seed."""
+    """`n` of them. A few books sell well and many badly, whatever they are about; which is the same for each seed."""
     fame = [rank**-ZIPF for rank in range(1, len(books) + 1)]
     random.Random(0).shuffle(fame)  # noqa: S311 - tastes, not secrets
     rng = random.Random(seed)  # noqa: S311 - as above
