@@ -398,9 +398,9 @@ def test_pairs_that_cannot_be_scored(judge: Path, plain: Path, tmp_path: Path) -
 
 
 def test_a_cross_encoder_is_a_classifier(plain: Path) -> None:
-    with pytest.raises(InputError, match="this bert model is not a classifier of texts .*; use encode or hidden"):
+    with pytest.raises(InputError, match=r"this bert model is not a classifier of texts .*; use encode or hidden"):
         miaotui.CrossEncoder(plain)
-    with pytest.raises(InputError, match="this llama model is not a classifier of texts .*; use logits"):
+    with pytest.raises(InputError, match=r"this llama model is not a classifier of texts .*; use logits"):
         miaotui.CrossEncoder(demo.path())
     with miaotui.load(plain) as model:
         with pytest.raises(InputError, match="not a classifier"):
