@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         "--model", help="a directory or hub name of an encoder (default: an included one's first layer)"
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the customers (default: 1)")
-    parser.add_argument("--customer", type=int, default=0, metavar="N", help=f"who is shown, from 0 to {CUSTOMERS - 1}")
+    parser.add_argument("--customer", type=int, default=6, metavar="N", help=f"who is shown, from 0 to {CUSTOMERS - 1}")
     args = parser.parse_args(argv)
     if not 0 <= args.customer < CUSTOMERS:
         parser.error(f"--customer {args.customer}: expected a number from 0 to {CUSTOMERS - 1}")
