@@ -18,18 +18,19 @@ import os
 import re
 import sys
 import traceback
-import warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import InputError, MiaotuiError, MiaotuiWarning, PlanError
+from ..errors import InputError, MiaotuiError, PlanError
 from ..interpreters import check_interpreter, check_room, not_imported
+from .notes import warnings_as_notes
 from .streams import open_streams, settle, with_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args, options = _parse(arguments)
         debug = args.debug
         run: Callable[[argparse.Namespace], int] = import_module(f".commands.{args.command}", __package__).main
-        with _warnings_as_notes(vars(args)):
+        with warnings_as_notes(partial(_as_typed, args=vars(args))):
             code = run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -237,22 +238,6 @@ def _begun(text: str, error: Exception, args: argparse.Namespace | None, options
     named = (o for o, path in paths if isinstance(path, os.PathLike) and text.startswith(f"{quote(str(path), 300)}: "))
     option = next(named, "")
     return f"{option}: {text}" if option else text
-
-
-@contextlib.contextmanager
-def _warnings_as_notes(args: Mapping[str, object]) -> Iterator[None]:
-    """Our warnings as notes on standard error, in the command's words, without a file and line of ours."""
-
-    def told(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:  # noqa: ANN401 - as warnings has it
-        if issubclass(category, MiaotuiWarning):
-            print(f"note: {_as_typed(str(message), args)}", file=sys.stderr)
-        else:
-            usual(message, category, *where, **how)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", MiaotuiWarning)  # once each, however many lines it is about
-        usual, warnings.showwarning = warnings.showwarning, told
-        yield
 
 
 #: Python's name of an argument -> the option's, where they differ.
