@@ -127,6 +127,11 @@ class Arrays(Loaded):
         without one through the logistic function where there is one label. Errors: `InputError`, also for a pair of
         more tokens than the model has positions; `TokenizerError`, `ConfigError`.
         """
+        return self.pairs.of(pairs)
+
+    @once
+    def pairs(self) -> Pairs:
+        """What `predict` asks. Errors: `InputError` for a model that is no classifier of texts, `ConfigError`."""
         if self.config.head is None or self.config.head.kind != "classes":
             instead = "encode or hidden" if self.config.decoder is None else "logits, or last_logits for many prompts"
             msg = (
@@ -134,11 +139,6 @@ class Arrays(Loaded):
             )
             msg += f"; use {instead}"
             raise InputError(msg)
-        return self.pairs.of(pairs)
-
-    @once
-    def pairs(self) -> Pairs:
-        """What `predict` asks. Errors: `InputError` for a model that is no classifier of texts, `ConfigError`."""
         act = pair_activation(self._opened.raw, str(self._opened.directory / "config.json"), len(self.config.labels))
         return Pairs(self._session, self.tokenizer, self.config, act)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError, is_iterable, shown
+from .errors import InputError, is_iterable, numbered, shown
 from .loader.text.pieces import Cutting
 from .runtime.encoding import Whole, encoded, fed, scored
 from .runtime.floats import usual_floats
@@ -59,7 +59,7 @@ class Vectors:
             msg = f"normalize={shown(normalize)}: expected True, False, or None for what the directory says"
             raise InputError(msg)
         if isinstance(texts, str):
-            return next(self._each([texts], before, width, norm=normalize))
+            return next(self._each([texts], before, width, norm=normalize, several=False))
         if isinstance(texts, Iterator):
             return VectorStream(self._each(texts, before, width, norm=normalize))
         if not is_iterable(texts) or isinstance(texts, bytes | Mapping):
@@ -73,7 +73,7 @@ class Vectors:
 
     def tokens(self, texts: Iterable[Any], prompt: str = "") -> Iterator[NDArray[np.float32]]:
         """What leaves the last layer for each text after a prompt, float32 [its tokens, d_model], in order."""
-        wholes = (self._whole(prompt, text) for text in texts)
+        wholes = (self._whole(prompt, text, n) for n, text in enumerate(texts))
         if self._session.program.encoding is None:
             return fed(self._session, wholes, np.copy, last=False)
         return encoded(self._session, wholes, np.copy)
@@ -98,7 +98,7 @@ class Vectors:
         return "" if name is None else self.how.prompts[name]
 
     def _each(
-        self, texts: Iterable[Any], before: str, width: int, *, norm: bool | None
+        self, texts: Iterable[Any], before: str, width: int, *, norm: bool | None, several: bool = True
     ) -> Generator[NDArray[np.float32], None, None]:
         """A vector for each text, in order; texts are taken as passes need them."""
         skipped = 0 if self.how.include_prompt else self._length(before)
@@ -113,17 +113,19 @@ class Vectors:
                 pooled = normalized(pooled) if step is None else dense(pooled, step)
             return normalized(pooled[:width]) if norm else pooled[:width]
 
-        wholes = (self._whole(before, text) for text in texts)
+        wholes = (self._whole(before, text, n if several else None) for n, text in enumerate(texts))
         if self._session.program.encoding is None:
             return fed(self._session, wholes, vector, last=self.how.modes == ("lasttoken",))
         return encoded(self._session, wholes, vector)
 
-    def _whole(self, before: str, text: object) -> Whole:
-        if not isinstance(text, str):
-            pair = "; a pair of them is framed by tokenizer.framed(a, pair=b), for logits or hidden"
-            msg = f"texts: {shown(text)} found, expected texts{pair if isinstance(text, list | tuple) else ''}"
-            raise InputError(msg)
-        return Whole(*self._tokenizer.framed(self._as_read(before + text), self.max_tokens))
+    def _whole(self, before: str, text: object, number: int | None) -> Whole:
+        """Of a text, or of that `number` of several."""
+        with numbered(number, "text {} of the input"):
+            if not isinstance(text, str):
+                pair = "; a pair of them is framed by tokenizer.framed(a, pair=b), for logits or hidden"
+                msg = f"texts: {shown(text)} found, expected texts{pair if isinstance(text, list | tuple) else ''}"
+                raise InputError(msg)
+            return Whole(*self._tokenizer.framed(self._as_read(before + text), self.max_tokens))
 
     def _as_read(self, text: str) -> str:
         """A text after its prompt as sentence-transformers reads it: no spaces around it, perhaps in lower case."""
@@ -161,18 +163,19 @@ class Pairs:
         self, pairs: Iterable[Any], act: Act | None, max_tokens: int | None
     ) -> Generator[NDArray[np.float32], None, None]:
         through = usual_floats()(partial(activated, act=self._act if act is None else act))
-        wholes = (self._whole(pair, max_tokens) for pair in pairs)
+        wholes = (self._whole(pair, max_tokens, n) for n, pair in enumerate(pairs))
         yield from map(through, scored(self._session, self._config, wholes))
 
-    def _whole(self, pair: object, max_tokens: int | None) -> Whole:
-        if not isinstance(pair, list | tuple) or [type(text) for text in pair] != [str, str]:
-            msg = f"pairs: {shown(pair)} found, expected pairs of texts"
-            raise InputError(msg)
-        a, b = pair[0].strip(), pair[1].strip()
-        if max_tokens is None:
-            return self._framed(*self._tokenizer.framed(a, pair=b))
-        [cut] = self._tokenizer.windows(a, b, cutting=Cutting(max_tokens, side=self._tokenizer.cut_side))
-        return self._framed(cut.ids, cut.types)
+    def _whole(self, pair: object, max_tokens: int | None, number: int) -> Whole:
+        with numbered(number, "pair {} of the input"):
+            if not isinstance(pair, list | tuple) or [type(text) for text in pair] != [str, str]:
+                msg = f"pairs: {shown(pair)} found, expected pairs of texts"
+                raise InputError(msg)
+            a, b = pair[0].strip(), pair[1].strip()
+            if max_tokens is None:
+                return self._framed(*self._tokenizer.framed(a, pair=b))
+            [cut] = self._tokenizer.windows(a, b, cutting=Cutting(max_tokens, side=self._tokenizer.cut_side))
+            return self._framed(cut.ids, cut.types)
 
     def _framed(self, ids: list[int], types: list[int]) -> Whole:
         """A family without token types takes none, as its tokenizer gives them all the same."""

@@ -8,7 +8,11 @@ KeyboardInterrupt.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeGuard
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "LIMITS",
@@ -19,9 +23,11 @@ __all__ = [
     "InputError",
     "MemoryLimitError",
     "MiaotuiError",
+    "MiaotuiWarning",
     "PlanError",
     "TokenizerError",
     "is_iterable",
+    "numbered",
     "shown",
 ]
 
@@ -32,6 +38,10 @@ LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"
 
 class MiaotuiError(Exception):
     """Base of every error that miaotui raises on purpose."""
+
+
+class MiaotuiWarning(UserWarning):
+    """Something was done otherwise than its caller may think; the message says what, and what to do about it."""
 
 
 class CheckpointError(MiaotuiError):
@@ -84,3 +94,15 @@ def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
     except TypeError:
         return False
     return True
+
+
+@contextmanager
+def numbered(number: int | None, place: str) -> Iterator[None]:
+    """An error about one of several inputs says which, by `place`: "item {} of the input". None: there is only one."""
+    try:
+        yield
+    except (InputError, TokenizerError) as e:
+        if number is None:
+            raise
+        msg = f"{e} ({place.format(number)}, counted from 0)"
+        raise type(e)(msg) from None

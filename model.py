@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 from .arrays import Arrays
-from .errors import InputError, is_iterable
+from .errors import InputError, is_iterable, numbered
 from .interpreters import whole_imports
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
@@ -216,7 +216,7 @@ class Model(Arrays):
             msg = f"prompts: {type(prompts).__name__} found, expected several prompts; generate answers one"
             raise InputError(msg)
         self._check_kind("generate_all", encoder=False)
-        return self._answers(prompts, parameters, "generate_all", numbered=True)
+        return self._answers(prompts, parameters, "generate_all", several=True)
 
     @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("chat")
@@ -247,12 +247,12 @@ class Model(Arrays):
         return self.tokenizer.chat_ids(messages, **how), cast("GenerateKwargs", left)
 
     def _answers(
-        self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, numbered: bool = False
+        self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, several: bool = False
     ) -> list[Generation]:
         with ExitStack() as opened:
             asked = []
             for i, prompt in enumerate(prompts):
-                with _numbered(i if numbered else None):
+                with numbered(i if several else None, "prompt {} of the list"):
                     sequence, first, left = self._begun(prompt, parameters, call)
                     asked.append(opened.enter_context(sequence).asked(first, left))
             return answers(self._session, asked)
@@ -267,18 +267,6 @@ class Model(Arrays):
         """As `tokens`; errors name the `call`."""
         sequence, first, left = self._begun(prompt, parameters, call)
         return Stream(_to_its_end(sequence, sequence.tokens(first, **left)))
-
-
-@contextmanager
-def _numbered(i: int | None) -> Iterator[None]:
-    """An `InputError` from inside says which of several prompts it is about."""
-    try:
-        yield
-    except InputError as e:
-        if i is None:
-            raise
-        msg = f"{e} (prompt {i} of the list, counted from 0)"
-        raise InputError(msg) from None
 
 
 def _to_its_end(sequence: Sequence, tokens: Iterator[Token]) -> Generator[Token, None, None]:

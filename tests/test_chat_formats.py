@@ -231,6 +231,8 @@ def test_the_date_is_told_by_whom_is_asked(ours):
     hi = [{"role": "user", "content": "hi"}]
     assert ours("{{ strftime_now('%Y') }}", hi, strftime_now=lambda form: f"<{form}>") == "<%Y>"
     assert ours("{% macro d() %}{{ strftime_now('%Y') }}{% endmacro %}{{ d() }}", hi) == time.strftime("%Y")
+    with pytest.raises(InputError, match=r"^strftime_now='1999': expected a function of a form such as"):
+        ours("{{ strftime_now('%Y') }}", hi, strftime_now="1999")
 
 
 BAD = [

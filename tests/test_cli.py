@@ -71,7 +71,7 @@ def one_line_error(ran: Ran) -> str:
     assert ran.err.startswith("miaotui: error: ")
     assert ran.err.count("\n") == 1
     text = ran.err.removeprefix("miaotui: error: ")
-    assert ran.code == (2 if re.match("--|IN: |OUT: |PROMPT: ", text) else 1)
+    assert ran.code == (2 if re.match("--|IN: |OUT: |PROMPT: |FILE: ", text) else 1)
     return text
 
 
@@ -460,14 +460,16 @@ def test_every_token_but_the_first_is_predicted_once():
         (b"\xff\xfe", [], "byte 0 is not UTF-8"),
         (b"a cat", ["--window", "0"], "--window 0"),
         (b"a cat", ["--window", "8", "--max-context", "4"], "more than the context of 4"),
-        (None, [], "No such file"),
+        (None, [], "FILE: '"),
     ],
 )
 def test_perplexity_refuses_in_one_line(miao, tmp_path, content, arguments, words):
     file = tmp_path / "text.txt"
     if content is not None:
         file.write_bytes(content)
-    assert words in one_line_error(miao("perplexity", file, *arguments))
+    ran = miao("perplexity", file, *arguments)
+    assert words in one_line_error(ran)
+    assert ran.code == (2 if content is None or arguments else 1)
 
 
 def test_perplexity_in_words(miao, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -22,7 +24,6 @@ from tolerance import bound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -394,3 +395,30 @@ def test_pairs_that_cannot_be_scored(judge: Path, plain: Path, tmp_path: Path) -
         (tmp_path / "config.json").write_text(json.dumps(config | {"sentence_transformers": said}))
         with miaotui.load(tmp_path) as model, pytest.raises(MiaotuiError, match=says):
             model.predict([("w1", "w2")])
+
+
+def test_a_cross_encoder_is_a_classifier(plain: Path) -> None:
+    with pytest.raises(InputError, match=r"this bert model is not a classifier of texts .*; use encode or hidden"):
+        miaotui.CrossEncoder(plain)
+    with pytest.raises(InputError, match=r"this llama model is not a classifier of texts .*; use logits"):
+        miaotui.CrossEncoder(demo.path())
+    with miaotui.load(plain) as model:
+        with pytest.raises(InputError, match="not a classifier"):
+            miaotui.CrossEncoder(model)
+        assert len(model.encode(["a"])) == 1  # it is the caller's, and stays open
+
+
+def test_the_page_s_snippets_import_what_they_use_and_the_first_runs(
+    plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "embeddings.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    used = [block for block in blocks if "miaotui." in block]
+    assert len(used) > 3
+    assert all(re.search(r"^import miaotui$", block, re.MULTILINE) for block in used)
+    code = blocks[0].replace("path/to/all-MiniLM-L6-v2", str(plain))
+    assert code != blocks[0]
+    exec(compile(code, "docs/embeddings.md", "exec"), {})  # noqa: S102 - it is our own page
+    printed = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\(3, \d+\) float32", printed[0])
+    assert printed[1].startswith("[")

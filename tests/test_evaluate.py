@@ -65,7 +65,8 @@ def test_a_classifier_s_report(classifier: Path, tmp_path: Path, capsys: pytest.
     assert cli.main([*command, "--predictions", str(each), "--swap", str(terms), "--seed", "5", "--threads", "1"]) == 0
     screen = capsys.readouterr()
     assert complaint(screen.err) == ""
-    assert screen.out.startswith("text-classification, dev.jsonl: 6 examples\naccuracy            0.5000\n")
+    begin = "text-classification, dev.jsonl: 6 examples\nmodel: classes (bert)\naccuracy            0.5000\n"
+    assert screen.out.startswith(begin)
     assert "2 pairs of terms exchanged, in 1 of 6 examples: " in screen.out
     report = json.loads(out.read_text())
     assert report["metrics"]["accuracy"] == 0.5
@@ -74,7 +75,7 @@ def test_a_classifier_s_report(classifier: Path, tmp_path: Path, capsys: pytest.
     assert report["options"]["swap"] == str(terms)
     assert report["data"]["sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
     assert report["swap"]["sha256"] == hashlib.sha256(terms.read_bytes()).hexdigest()
-    assert report["model"] == {"name": "classes", "family": "bert"}
+    assert report["model"] == {"name": "classes", "family": "bert", "included": False}
     assert sum(map(sum, report["confusion"]["counts"])) == len(TEXTS)
     assert report["fairness"]["changed"] == 1
     answers = [json.loads(line) for line in each.read_text().splitlines()]
@@ -126,7 +127,7 @@ def test_pictures(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["text-classification", "--plot", "a.svg"], "matplotlib", "--plot needs matplotlib: pip install"),
         (["text-classification"], "sklearn", "a classification report needs scikit-learn: pip install 'miaotui[eval]'"),
-        (["translation"], "sacrebleu", "BLEU and chrF needs sacrebleu: pip install 'miaotui[eval]'"),
+        (["translation"], "sacrebleu", "BLEU and chrF need sacrebleu: pip install 'miaotui[eval]'"),
         (["summarization"], "rouge_score_rs", "ROUGE needs rouge-score-rs: pip install 'miaotui[eval]'"),
         (
             ["perplexity", "--log", "tensorboard", "runs"], "tensorboardX",
@@ -287,7 +288,7 @@ def test_an_error_about_an_item_names_its_line(classifier: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["perplexity", "--labels", "a=b"], "--labels"),
+        (["perplexity", "--labels", "a=b,c=d"], "--labels a=b,c=d: only of text-classification, token-classification"),
         (["perplexity", "--plot", "a.svg"], "--plot a.svg: only of text-classification, zero-shot-classification"),
         (
             ["text-classification", "--window", "8"],
@@ -299,6 +300,11 @@ def test_an_error_about_an_item_names_its_line(classifier: Path) -> None:
         (["perplexity", "--log", "wandb", "x"], "--log wandb x: expected tensorboard and a directory"),
         (["perplexity", "--columns", "text"], "argument --columns: expected NAME=NAME"),
         (["perplexity", "--columns", "colour=x"], "--columns colour=x: expected one of the fields"),
+        (["perplexity", "--columns", "tekst=x"], "choices, answer (did you mean text?)"),
+        (["perplexity", "--columns", "text=x"], "a.jsonl, line 1 has no such column; found text, label"),
+        (["perplexity", "--data", "none.jsonl"], "--data: 'none.jsonl': cannot be read (No such file or directory)"),
+        (["perplexity", "--swap", "none.csv"], "--swap: 'none.csv': cannot be read (No such file or directory)"),
+        (["perplexities"], "did you mean perplexity?"),
         (["perplexity", "--format", "squad"], "--format squad: holds data of question-answering"),
         (["fill-mask"], "TASK: invalid choice: 'fill-mask'"),
         (["zero-shot-classification"], "--model: not given, and no included model does zero-shot-classification"),
@@ -367,6 +373,42 @@ def test_entities_that_the_model_says_are_right(tmp_path: Path, capsys: pytest.C
     assert metrics_of("token-classification", data=data, model=model)["recall"] == 1
     assert metrics_of("token-classification", data=data, model=model)["precision"] < 1
     assert "support" in capsys.readouterr().out
+
+
+def test_types_that_the_model_lacks_are_named_and_may_be_given_its_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "ner", "bert", "token_classes", labels=ENTITIES)
+    data, out = tmp_path / "test.conll", tmp_path / "a.json"
+    data.write_text("Ana B-person\nflew O\nto O\nParis B-place\n")
+    command = ["evaluate", "ner", "--data", str(data), "--model", str(model), "--json", str(out)]
+    assert cli.main(command) == 0
+    told = "the model finds 'LOC', 'PER', and the file has 'person', 'place' too, which it cannot get right"
+    assert f"note: {told}. Where one is another by name: --labels person=LOC" in capsys.readouterr().out
+    assert json.loads(out.read_text())["notes"][0].startswith(told)
+    assert cli.main([*command, "--labels", "person=PER,place=LOC"]) == 0
+    report = json.loads(out.read_text())
+    assert (report["notes"], list(report["classes"])) == ([], ["LOC", "PER"])
+    assert [report["classes"][name]["support"] for name in ("LOC", "PER")] == [1, 1]
+    data.write_text("Ana B-per\nflew O\n")
+    capsys.readouterr()
+    assert cli.main(command) == 0  # the same but for capitals
+    assert "note" not in capsys.readouterr().out
+    assert cli.main([*command, "--labels", "per=ORG"]) == 2
+    assert "--labels per=ORG: 'ORG' is no type of entity of the model: 'LOC', 'PER'" in capsys.readouterr().err
+
+
+def test_prose_is_no_conll(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "prose.txt"
+    for text, line in (
+        ("Norvale costs rise\nTarn Motors fall\n", "line 1: 'rise'"),
+        ("It was\nof blood group O\nAna flew to Berlin\n", "line 1: 'was'"),
+    ):
+        data.write_text(text)
+        assert cli.main(["evaluate", "ner", "--data", str(data)]) == 1
+        assert f"{data}, {line} is no tag; expected CoNLL" in capsys.readouterr().err
+    data.write_text("Ana PER\nflew O\n")  # tags without prefixes are taken
+    assert cli.main(["evaluate", "ner", "--data", str(data)]) == 0
 
 
 def test_entities_by_character(tmp_path: Path) -> None:

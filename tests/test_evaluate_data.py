@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError
 from miaotui.tools.evaluate.examples import Choice, Labelled, Question, Similar, Tagged, Target, Text
-from miaotui.tools.evaluate.formats import FORMATS, ONLY, TASKS
+from miaotui.tools.evaluate.formats import ALIASES, FORMATS, ONLY, TASKS
 from miaotui.tools.evaluate.readers import read
 from miaotui.tools.evaluate.tags import entities_of
+from miaotui.tools.pipelines.registry import task_of
 from real_files import real
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = written(tmp_path, "b.parquet", path.read_bytes()[:-9])
     with pytest.raises(InputError, match=re.escape(f"{broken}: cannot be read as Parquet")):
         read(broken, "text-classification")
-    with pytest.raises(InputError, match=r"row 1: no 'nothing', which holds the text; found text, label"):
+    with pytest.raises(InputError, match=r"--columns text=nothing: .*row 1 has no such column; found text, label"):
         read(path, "text-classification", columns={"text": "nothing"})
     import sys
 
@@ -308,7 +309,8 @@ CLASSES = "text-classification"
         ("a.jsonl", '{"text1": "x", "text2": "y", "score": NaN}\n', "sentence-similarity", "line 1: not valid JSON"),
         ("a.csv", "text1,text2,score\nx,y,inf\n", "sentence-similarity", "line 2: score is 'inf'; expected a number"),
         ("a.jsonl", '{"source": "x", "target": []}\n', "translation", "line 1: no reference; expected"),
-        ("a.bin", "x", CLASSES, "its name does not tell what it is; give --format, one of jsonl, csv"),
+        ("a.jsonl", '{"text": "a\\ud800", "label": 1}\n', CLASSES, "line 1: text holds half a surrogate pair at"),
+        ("a.conll", "It was\na day\n", "token-classification", "line 1: 'was' is no tag; expected CoNLL"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_file_and_line(
@@ -333,6 +335,11 @@ def test_a_file_that_is_not_there_and_a_format_of_another_task(tmp_path: Path) -
         read(path, "fill-mask")
     with pytest.raises(InputError, match="--format xml: expected one of jsonl"):
         read(path, "perplexity", "xml")
+    path = written(tmp_path, "a.bin", "x")
+    with pytest.raises(InputError, match=r"--format: not given, and the name of \S+a\.bin does not tell; .* jsonl"):
+        read(path, "perplexity")
+    path = written(tmp_path, "a.txt", "one\n")
+    assert read(str(path), "perplexity") == read(path, "perplexity")  # a name is as good as a path
 
 
 GOOD = {
@@ -404,3 +411,4 @@ def test_names_of_tasks_and_formats_belong_together() -> None:
     assert set(TASKS) == set(_ROWS)
     assert set(ONLY) < set(FORMATS)
     assert set(ONLY.values()) < set(TASKS)
+    assert {alias: task_of(alias)[0].name for alias in ALIASES} == ALIASES

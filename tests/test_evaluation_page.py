@@ -39,7 +39,7 @@ def test_the_page_is_what_happens(
                     continue
                 assert cli.main(words) == (1 if about == "fails" else 0)
                 captured = capsys.readouterr()
-                told += captured.out + complaint(captured.err)
+                told += complaint(captured.err) + captured.out
                 ran += 1
         elif kind == "python" and about != "no-run":
             exec(compile(text, str(PAGE), "exec"), namespace)  # noqa: S102 - it is our own page

@@ -11,7 +11,7 @@ import miaotui as mt
 import pytest
 from generation_models import LANGUAGES, write_writer
 from generation_outputs import CASES, FEW, A
-from miaotui.errors import InputError
+from miaotui.errors import InputError, MiaotuiWarning
 from pipeline_outputs import stored_form
 
 if TYPE_CHECKING:
@@ -137,6 +137,18 @@ def test_languages_are_those_that_the_tokenizer_spells(writers: dict[str, Path])
         answer = model.generate(ids, num_beams=4, forced_bos_token_id=target, **FEW)
         assert pipe(A, return_tensors=True, **FEW)[0]["translation_token_ids"][1:] == answer.ids
         assert pipe(A, **FEW) == [{"translation_text": answer.text}]
+
+
+def test_languages_that_change_nothing_are_warned_of(writers: dict[str, Path]) -> None:
+    with mt.pipeline("translation", writers["t5"]) as pipe:
+        plain = pipe(A, **FEW)
+        for languages in ({"src_lang": "en", "tgt_lang": "de"}, {"tgt_lang": "de"}):
+            words = f"^{' and '.join(languages)}: this model's tokenizer frames a text with no language"
+            with pytest.warns(MiaotuiWarning, match=words) as told:
+                assert pipe(A, **languages, **FEW) == plain
+            assert [warning.filename for warning in told] == [__file__]
+    with mt.pipeline("translation_en_to_de", writers["t5"]) as pipe:  # the task's name says them: no warning
+        assert pipe(A, **FEW) == plain
 
 
 def test_gemma_writes_what_its_model_generates() -> None:

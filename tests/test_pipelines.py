@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import miaotui as mt
 import pytest
 from checkpoints import small, write_checkpoint
-from miaotui.errors import InputError
-from task_models import write_model
+from miaotui.errors import InputError, MiaotuiWarning, TokenizerError
+from task_models import ENTITIES, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,10 @@ def test_output_has_the_form_of_the_input(classifier: Path, tmp_path: Path) -> N
         assert pipe([]) == []
         (tmp_path / "a.txt").write_bytes("\r\n".join([*TEXTS, ""]).encode())
         (tmp_path / "a.jsonl").write_text("\n\n".join(json.dumps({"text": text}) for text in TEXTS))
-        (tmp_path / "a.csv").write_text("text\n" + "".join(f'"{text}"\n' for text in TEXTS), encoding="utf-8")
-        for name in ("a.txt", "a.jsonl", "a.csv"):
+        for name in ("a.csv", "a.tsv"):
+            (tmp_path / name).write_text("text\n" + "".join(f'"{text}"\n' for text in TEXTS), encoding="utf-8")
+        (tmp_path / "a.ndjson").write_bytes((tmp_path / "a.jsonl").read_bytes())
+        for name in ("a.txt", "a.jsonl", "a.ndjson", "a.csv", "a.tsv"):
             assert list(pipe(tmp_path / name)) == alone
         assert pipe.task == "text-classification"
         assert pipe.model.config.labels == LABELS
@@ -127,14 +129,26 @@ def test_bad_items_are_refused_by_number(classifier: Path, tmp_path: Path) -> No
         assert pipe(long, truncation=True, max_length=12) == pipe(" ".join(long.split()[:10]))
         (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
         results = pipe(tmp_path / "bad.jsonl")
-        with pytest.raises(InputError, match=r"bad\.jsonl: line 2: not valid JSON"):
+        with pytest.raises(InputError, match=r"bad\.jsonl, line 2: not valid JSON"):
             list(results)
-        for name, words in {"none.txt": "cannot read", "x.parquet": r"\.txt, \.text, \.jsonl, .*\.csv"}.items():
+        endings = r"\.txt, \.text, \.jsonl, \.ndjson, \.csv, \.tsv"
+        for name, words in {"none.txt": "cannot be read", "x.parquet": endings}.items():
             with pytest.raises(InputError, match=words):
                 pipe(tmp_path / name)
         (tmp_path / "bad.csv").write_text("text,text_pair\na,b\nc\n")
-        with pytest.raises(InputError, match="line 3: 1 fields, where the header has 2"):
+        with pytest.raises(InputError, match=r"bad\.csv, line 3: 1 field, where the header has 2"):
             list(pipe(tmp_path / "bad.csv"))
+        (tmp_path / "quoted.tsv").write_text('text\na\n"b\n')
+        with pytest.raises(InputError, match=r"quoted\.tsv, line 3: a quotation mark"):
+            list(pipe(tmp_path / "quoted.tsv"))
+        for name in ("none.csv", "none.tsv"):
+            (tmp_path / name).write_text("")
+            with pytest.raises(InputError, match=f"{name}: it is empty; expected a first line"):
+                list(pipe(tmp_path / name))
+        (tmp_path / "none.ndjson").write_text("\n")
+        assert list(pipe(tmp_path / "none.ndjson")) == []
+        with pytest.raises(TokenizerError, match=r"a lone surrogate at 1, .*\(item 1 of the input, counted from 0\)"):
+            pipe(["a", "b\ud800"])
 
 
 def test_an_encoder_s_task_is_refused_of_others(tmp_path: Path) -> None:
@@ -148,3 +162,61 @@ def test_an_encoder_s_task_is_refused_of_others(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=f"text-classification: .*{words}"):
             mt.pipeline("text-classification", tmp_path / name)
+
+
+def test_arguments_of_transformers_mean_something_or_are_refused(classifier: Path) -> None:
+    for device in (-1, "cpu"):
+        with mt.pipeline(
+            model=classifier, device=device, tokenizer=str(classifier), torch_dtype="auto", framework=None
+        ) as pipe:
+            assert pipe.model.device == "cpu"
+    for words, given in {
+        r"device=1: expected 'cpu' \(or -1\) or 'cuda' \(or 0": {"device": 1},
+        "device=True: ": {"device": True},
+        "tokenizer='other': the tokenizer is read from the model's directory": {"tokenizer": "other"},
+        "torch_dtype='float16': weights are used as they are stored": {"torch_dtype": "float16"},
+        "return_all_scores=True: give top_k=None": {"return_all_scores": True},
+    }.items():
+        with pytest.raises(InputError, match=words):
+            mt.pipeline(model=classifier, **given)
+
+
+def test_older_names_of_a_strategy(tmp_path: Path) -> None:
+    """As transformers 4.57.6: they win over `aggregation_strategy`, with a warning that points at the caller's line."""
+    directory = write_model(tmp_path / "ner", "bert", "token_classes", labels=ENTITIES)
+    text = "Ana flew to Berlin, the Germanyiz company."
+    with mt.pipeline("ner", directory) as pipe:
+        of = {name: pipe(text, aggregation_strategy=name) for name in ("none", "simple", "first")}
+        assert of["none"] != of["simple"] != of["first"]
+        for given, strategy in (
+            ({"grouped_entities": True}, "simple"),
+            ({"grouped_entities": False}, "none"),
+            ({"grouped_entities": True, "ignore_subwords": True}, "first"),
+            ({"grouped_entities": True, "aggregation_strategy": "none"}, "simple"),
+        ):
+            with pytest.warns(MiaotuiWarning, match=f"older name of aggregation_strategy='{strategy}'") as told:
+                assert pipe(text, **given) == of[strategy]
+            assert [warning.filename for warning in told] == [__file__]
+
+
+def test_a_warning_from_inside_a_list_points_at_the_caller_s_line(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "ner", "bert", "token_classes", labels=ENTITIES)
+    with mt.pipeline("ner", directory) as pipe:
+        for call in (lambda: pipe("a " * 200), lambda: pipe(["a", "a " * 200]), lambda: list(pipe(iter(["a " * 200])))):
+            with pytest.warns(MiaotuiWarning, match="longer than the 64 tokens that are read") as told:
+                call()
+            assert [warning.filename for warning in told] == [__file__]
+
+
+def test_the_number_of_a_pair_or_a_text_that_is_none(classifier: Path) -> None:
+    with mt.load(classifier) as model:
+        for call, words in (
+            (lambda: model.encode(["a", "\ud800"]), "lone surrogate at 0, .*text 1 of the input, counted from 0"),
+            (lambda: model.predict([("a", "b"), ("a", "\ud800")]), "lone surrogate at 0, .*pair 1 of the input"),
+        ):
+            with pytest.raises(TokenizerError, match=words):
+                call()
+        with pytest.raises(TokenizerError, match=r"repair it where it was decoded$"):
+            model.encode("\ud800")
+        with pytest.raises(InputError, match=r"texts: \{'text': 'a'\} found, expected a text, several texts"):
+            model.encode({"text": "a"})

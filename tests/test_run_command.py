@@ -10,19 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import miaotui
 import pytest
 import soak
 from helpers import complaint
-from miaotui.tools import cli
+from miaotui.tools import cli, demo
 from miaotui.tools.batch import work
 from real_files import real
 from task_models import ENTITIES, write_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "miaotui", "run", "text-classification")
@@ -115,8 +116,8 @@ def test_bad_lines_are_kept_apart(tmp_path: Path, run: Any, monkeypatch: pytest.
     assert [(row["line"], row["input"]) for row in bad] == [(2, long), (4, "\\xff")]
     assert re.search(r"\d+ tokens, this model takes 64.*truncation=True$", bad[0]["error"])
     code, _, err = run("--input", "in.txt", "--output", "other.jsonl")
-    assert code == 2
-    assert "in.txt: line 2: " in err
+    assert code == 1  # what stands in a file, not in the command line
+    assert "in.txt, line 2: " in err
     assert "--errors FILE" in err
     assert [row["line"] for row in lines(tmp_path / "other.jsonl")] == [1]
 
@@ -126,7 +127,7 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["--input", "in.txt", "--output", "o.jsonl", "--errors", "o.jsonl"], 2, r"--errors \S+: it is --output too"),
     (["--input", "none.txt", "--output", "o.jsonl"], 2, r"--input \S+none\.txt: cannot be read \(No such file"),
     (["--input", "in.log", "--output", "o.jsonl"], 2, r"--input \S+in\.log: '\.log' does not tell its format"),
-    (["--input", "in.csv", "--output", "o.jsonl"], 2, r"--input \S+in\.csv: no column 'text'; .*--column COLUMN"),
+    (["--input", "in.csv", "--output", "o.jsonl"], 1, r"\S+in\.csv: no column 'text'; .*--column COLUMN"),
     (["--input", "in.csv", "--output", "o.jsonl", "--column", "x"], 2, r"--column text=x: there is no such column"),
     (["--input", "in.txt", "--output", "/dev/full"], 2, r"--output /dev/full: cannot be written \(No space left"),
     (["--input", "in.txt", "--output", "no/o.jsonl"], 2, r"--output no/o\.jsonl: cannot be written \(No such file"),
@@ -135,6 +136,12 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["--input", "in.txt", "--output", "o.jsonl", "--set", "trunc=1"], 2, r"--set trunc: unknown parameter"),
     (["--input", "in.txt", "--output", "o.jsonl", "--set", "trunc"], 2, r"--set trunc: expected NAME=VALUE"),
     (["--input", "in.txt", "--output", "o.jsonl", "--set", "threads=1"], 2, r"--set threads=1: it has an option"),
+    (["--input", "in.txt", "--output", "o.jsonl", "--set", "max_length=0"], 2, r"--set max_length=0: expected"),
+    (["--input", "in.txt", "--output", "o.jsonl", "--set", "max_context=8"], 2, r"--set max_context=8: it has an opt"),
+    (["--input", "in.txt", "--output", "o.jsonl", "--set", "kv_cache=int8"], 2, r"--set kv_cache=int8: it has an opt"),
+    (["--input", "in.txt", "--output", "o.jsonl", "--keep", "line"], 2, r"--keep line: a line of the output has"),
+    (["--input", "in.txt", "--output", "o.jsonl", "--keep", "output"], 2, r"--keep output: a line of the output has"),
+    (["--input", "in.txt", "--output", "o.jsonl", "--seed", "1"], 2, r"--seed 1: only of tasks that write text"),
 ]  # fmt: skip
 
 
@@ -148,6 +155,93 @@ def test_what_is_refused(tmp_path: Path, run: Any, words: list[object], code: in
     assert (got, out) == (code, "")
     if words[3] == "o.jsonl":  # nothing is left that stands in the way of the right command
         assert run("--input", "in.txt", "--output", "o.jsonl")[0] == 0
+
+
+def test_one_line_is_one_line_and_an_empty_table_is_the_file_s_fault(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "in.txt").write_text("a\n")
+    assert re.search(r"out\.jsonl: 1 line; ", run("--input", "in.txt", "--output", "out.jsonl")[2])
+    (tmp_path / "none.csv").write_text("")
+    code, _, err = run("--input", "none.csv", "--output", "o.jsonl")
+    assert (code, err.partition(": it is empty; ")[0]) == (1, f"miaotui: error: {tmp_path / 'none.csv'}")
+
+
+def test_ctrl_c_says_how_much_is_done_and_how_to_go_on(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def bar(*_: object) -> Iterator[Callable[[object], None]]:
+        """After two chunks someone has seen enough."""
+        seen: list[object] = []
+
+        def step(now: object) -> None:
+            seen.append(now)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+
+        yield step
+
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    monkeypatch.setattr(work, "CHUNK", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr("miaotui.tools.commands.run._bar", bar)
+        code, _, err = run("--input", "in.txt", "--output", "out.jsonl")
+        told = "interrupted: 4 lines are done; the same command goes on after line 4"
+        assert (code, err) == (130, f"note: {tmp_path / 'out.jsonl'}: {told}\n")
+        code, _, err = run("--input", "in.txt", "--output", "-")
+        assert (code, "standard output: interrupted: 4 lines are done, and there is no journal" in err) == (130, True)
+    assert "1 of them now, after line 4" in run("--input", "in.txt", "--output", "out.jsonl")[2]
+    assert [row["line"] for row in lines(tmp_path / "out.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_warning_is_a_note_without_a_line_of_ours(tmp_path: Path, run: Any) -> None:
+    model = write_model(tmp_path / "ner", "bert", "token_classes", labels=ENTITIES)
+    (tmp_path / "in.txt").write_text("w " * 100 + "\n" + "v " * 100)
+    code, _, err = run("--model", model, "--input", "in.txt", "--output", "out.jsonl", task="ner")
+    told, summary = err.splitlines()
+    assert (code, told.startswith("note: token-classification: a text is longer than the 64 tokens")) == (0, True)
+    assert summary.startswith(f"{tmp_path / 'out.jsonl'}: 2 lines; ")
+
+
+@pytest.mark.parametrize("words", [(), ("--seed", "5"), ("--set", "seed=5")], ids=["0", "--seed", "--set"])
+def test_what_is_drawn_is_drawn_again_by_the_seed_in_the_journal(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """A run that is cut off after two texts goes on as an unbroken one; another seed is refused by name."""
+    (tmp_path / "in.txt").write_text("Once upon a time\nTom had\nA dog\nThe sun\n")
+    given = ["--model", demo.path(), "--input", "in.txt", "--set", "max_new_tokens=12", "--set", "temperature=2"]
+    monkeypatch.setattr(work, "CHUNK", 2)
+
+    def told(name: str) -> list[str]:
+        assert run(*given, *words, "--output", name, task="text-generation")[0] == 0
+        return [row["output"][0]["generated_text"] for row in lines(tmp_path / name)]
+
+    whole = told("whole.jsonl")
+    seed = 5 if words else 0
+    with miaotui.pipeline("text-generation", demo.path(), max_new_tokens=12, temperature=2.0, seed=seed) as pipe:
+        assert whole == [
+            pipe(text)[0]["generated_text"] for text in ("Once upon a time", "Tom had", "A dog", "The sun")
+        ]
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "_apart", _torn(work._apart))
+        assert run(*given, *words, "--output", "cut.jsonl", task="text-generation")[0] == 130
+    assert len(lines(tmp_path / "cut.jsonl")) == 2
+    other = run(*given, "--seed", "6", "--output", "cut.jsonl", task="text-generation")
+    assert other[0] == 2
+    assert re.match(r"miaotui: error: --(set )?seed: (6|nothing), and the output was begun with ", other[2]), other[2]
+    assert told("cut.jsonl") == whole
+
+
+def _torn(apart: Any) -> Any:
+    """The first chunk, and then Ctrl-C."""
+    done = []
+
+    def torn(*words: Any) -> Iterator[Any]:
+        if done:
+            raise KeyboardInterrupt
+        done.append(words)
+        yield from apart(*words)
+
+    return torn
 
 
 def test_another_model_or_task_is_refused_by_name(tmp_path: Path, run: Any) -> None:
@@ -171,7 +265,7 @@ def test_standard_input_and_output(classifier: Path) -> None:
     done = subprocess.run([*COMMAND, *words], input=text, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [(row["line"], row["id"]) for row in map(json.loads, done.stdout.splitlines())] == [(2, "1"), (3, "2")]
-    assert complaint(done.stderr.decode()).startswith("-: 2 lines; ")
+    assert complaint(done.stderr.decode()).startswith("standard output: 2 lines; ")
 
 
 def sentences(n: int) -> list[str]:

@@ -3,9 +3,10 @@
 Each subcommand is a module of `commands` with `add_arguments(parser)` and `main(args) -> int`; only the one asked for
 is imported, so that `miaotui --help` costs no more than Python itself.
 
-Exit codes: 0 done; 2 wrong usage: an option or argument that is unknown, missing, out of range, or does not fit the
-model, which the message then begins with; 1 any other error, of the model, its files or the machine; 130 interrupted
-(Ctrl-C); 141 the reader of our output went away.
+Exit codes: 0 done; 2 wrong usage: an option or argument that is unknown, missing, out of range, does not fit the model,
+or names a file of data that cannot be opened; the message then begins with it; 1 any other error, of the model, the
+machine, or what stands in a file, whose message begins with the file and the line; 130 interrupted (Ctrl-C); 141 the
+reader of our output went away.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import os
 import re
 import sys
 import traceback
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InputError, MiaotuiError, PlanError
 from ..interpreters import check_interpreter, check_room, not_imported
+from .notes import warnings_as_notes
 from .streams import open_streams, settle, with_bytes
 
 if TYPE_CHECKING:
@@ -83,6 +87,7 @@ COMMANDS = {
             "miaotui run ner --model org/name --input mail.csv --column body --output names.jsonl --errors bad.jsonl",
             "miaotui run text-classification --model path/to/checkpoint --input - --output - --top-k 3 < reviews.txt",
             "miaotui run ner --model org/name --input a.jsonl --output b.jsonl --set aggregation_strategy=simple",
+            "miaotui run text-generation --input openings.txt --output stories.jsonl --seed 7 --set max_new_tokens=60",
         ),
         "in order, resumed after a kill; `--errors FILE` keeps bad lines apart",
     ),
@@ -176,12 +181,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     open_streams()
     args: argparse.Namespace | None = None
+    options: Mapping[str, str] = {}
     try:
         check_interpreter()
-        args = _parse(arguments)
+        args, options = _parse(arguments)
         debug = args.debug
         run: Callable[[argparse.Namespace], int] = import_module(f".commands.{args.command}", __package__).main
-        code = run(args)
+        with warnings_as_notes(partial(_as_typed, args=vars(args))):
+            code = run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         if debug:
@@ -193,7 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:  # noqa: BLE001 - the last line of defence: whatever it is, say it in one line
         settle()
         lost = "standard output: " if isinstance(e, OSError) and e.filename is None and e.errno in UNWRITABLE else ""
-        text = with_bytes(_as_typed(_one_line(e), vars(args) if args else {}), arguments)
+        text = _begun(_as_typed(_one_line(e), vars(args) if args else {}), e, args, options)
+        text = with_bytes(text, arguments)
         with contextlib.suppress(OSError, ValueError):  # standard error is a full disk: the exit code says it
             if debug:
                 traceback.print_exc()
@@ -218,6 +226,18 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory{': ' + text if text else ''}; --memory-limit refuses before loading"
     return f"{type(error).__name__}: {text} (not foreseen: --debug shows where)"
+
+
+def _begun(text: str, error: Exception, args: argparse.Namespace | None, options: Mapping[str, str]) -> str:
+    """Of a file that cannot be opened, with the option or argument that names it before its name."""
+    if not isinstance(error, InputError) or not isinstance(error.__cause__, OSError):
+        return text
+    from ..loader.files import quote  # noqa: PLC0415 - loads NumPy
+
+    paths = ((option, getattr(args, name, None)) for name, option in options.items())
+    named = (o for o, path in paths if isinstance(path, os.PathLike) and text.startswith(f"{quote(str(path), 300)}: "))
+    option = next(named, "")
+    return f"{option}: {text}" if option else text
 
 
 #: Python's name of an argument -> the option's, where they differ.
@@ -302,8 +322,8 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments; what no command knows is refused by the command's own parser."""
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The arguments, and how each is called; what no command knows is refused by the command's own parser."""
     parser = _parser(arguments)
     try:
         args, unknown = parser.parse_known_args(arguments)
@@ -312,8 +332,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise
     if unknown:
         parser.commands[args.command].refuse_unknown(unknown)
-    args.spelled = _other_names(parser.commands[args.command], arguments)
-    return args
+    command = parser.commands[args.command]
+    args.spelled = _other_names(command, arguments)
+    actions = command._actions  # noqa: SLF001 - has no public name
+    return args, {a.dest: a.option_strings[0] if a.option_strings else str(a.metavar or a.dest) for a in actions}
 
 
 def _other_names(command: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from ..errors import InputError, shown
-from ..model import Model, load
 from ..runtime.parameters import switch, whole_number
 from ..runtime.sampling import damaged
 from ..runtime.spec import Act
 from .embedder import as_tensors, listed, refuse_others, tensor
+from .held import Holder, held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..load_options import LoadKwargs
+    from ..model import Model
 
     Pair = tuple[str, str] | list[str]
 
 __all__ = ["CrossEncoder"]
 
 
-class CrossEncoder:
+class CrossEncoder(Holder):
     """Pairs of texts to scores, with the interface of `sentence_transformers.CrossEncoder` (6.2)."""
 
     def __init__(
@@ -36,12 +37,8 @@ class CrossEncoder:
         `max_length`: tokens of a pair, whose longer text is cut (default: as the tokenizer's files say). Errors:
         `InputError`, and `load`'s.
         """
-        if isinstance(model_name_or_path, Model) and options:
-            msg = f"{next(iter(options))}: the model is loaded already; give its path, or leave the options of load out"
-            raise InputError(msg)
-        given = model_name_or_path
-        self._owned = not isinstance(given, Model)
-        self.model = given if isinstance(given, Model) else load(given, **options)
+        model, owned = held(model_name_or_path, **options)
+        super().__init__(model, owned=owned)
         try:
             self._pairs, self.max_seq_length = self.model.pairs, self._most(max_length)
         except BaseException:
@@ -59,11 +56,6 @@ class CrossEncoder:
     def num_labels(self) -> int:
         """Scores of a pair."""
         return len(self.model.config.labels)
-
-    @property
-    def device(self) -> str:
-        """Where it computes, as torch writes it."""
-        return "cuda:0" if self.model.device == "cuda" else "cpu"
 
     def predict(
         self,
@@ -126,23 +118,6 @@ class CrossEncoder:
         return [
             {"corpus_id": i, "score": float(score)} | ({"text": texts[i]} if with_text else {}) for i, score in ranked
         ]
-
-    def close(self) -> None:
-        """Close the model, if it was loaded here. Harmless when done twice."""
-        if self._owned:
-            self.model.close()
-
-    def __enter__(self) -> Self:
-        """Use as a context manager."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close."""
-        self.close()
-
-    def __repr__(self) -> str:
-        """The model."""
-        return f"<miaotui.CrossEncoder of {self.model!r}>"
 
 
 def _act(asked: object) -> Act | None:

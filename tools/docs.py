@@ -37,10 +37,10 @@ prints the version. Every command takes `--debug`, which adds the traceback to a
 | exit code | |
 |---|---|
 | 0 | done |
-| 1 | an error of the model, its files or the machine: it does not exist, is damaged or not supported, \
-or does not fit the memory |
-| 2 | wrong usage: an option or argument that is unknown, missing, out of range, or does not \
-suit this model; the message begins with it, as you typed it |
+| 1 | an error of the model, the machine, or what stands in a file: it does not exist, is damaged or not supported, \
+does not fit the memory, or has a bad line; the message begins with the file, and the line where there is one |
+| 2 | wrong usage: an option or argument that is unknown, missing, out of range, does not suit this model, or names a \
+file of data that cannot be opened; the message begins with it, as you typed it |
 | 130 | interrupted (Ctrl-C) |
 | 141 | the reader of the output went away |
 """

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from copy import copy
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..errors import BackendError, InputError, is_iterable, shown
-from ..model import Model, load
 from ..runtime.parameters import one_of, switch, whole_number
 from ..runtime.spec import SIMILARITIES
 from ..runtime.tasks.precision import PRECISIONS, rounded
 from ..runtime.tasks.similarity import pairwise, similarity
+from .held import Holder, held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..load_options import LoadKwargs
     from ..loader.text.tokenizer import Tokenizer
+    from ..model import Model
     from ..runtime.spec import Similarity
     from ..runtime.tasks.precision import Precision
 
@@ -43,7 +44,7 @@ NO_PROMPTS = {"query": "", "document": ""}
 DOCUMENT = ("document", "passage", "corpus")
 
 
-class SentenceEncoder:
+class SentenceEncoder(Holder):
     """Texts to vectors, with the interface of `sentence_transformers.SentenceTransformer` (6.2)."""
 
     def __init__(
@@ -60,13 +61,8 @@ class SentenceEncoder:
 
         `prompts` and the others stand in place of what the directory says. Errors: `InputError`, and `load`'s.
         """
-        if isinstance(model_name_or_path, Model) and options:
-            msg = f"{next(iter(options))}: the model is loaded already; give its path, or leave the options of load out"
-            raise InputError(msg)
-        self._owned = not isinstance(model_name_or_path, Model)
-        self.model = (
-            model_name_or_path if isinstance(model_name_or_path, Model) else load(model_name_or_path, **options)
-        )
+        model, owned = held(model_name_or_path, **options)
+        super().__init__(model, owned=owned)
         try:
             self.vectors = copy(self.model.vectors)
             said = self.vectors.how
@@ -189,33 +185,11 @@ class SentenceEncoder:
         """The model's."""
         return self.model.tokenizer
 
-    @property
-    def device(self) -> str:
-        """Where it computes, as torch writes it."""
-        return "cuda:0" if self.model.device == "cuda" else "cpu"
-
     def get_embedding_dimension(self) -> int:
         """Numbers of a vector."""
         return self._width(None)
 
     get_sentence_embedding_dimension = get_embedding_dimension
-
-    def close(self) -> None:
-        """Close the model, if it was loaded here. Harmless when done twice."""
-        if self._owned:
-            self.model.close()
-
-    def __enter__(self) -> Self:
-        """Use as a context manager."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close."""
-        self.close()
-
-    def __repr__(self) -> str:
-        """The model."""
-        return f"<miaotui.SentenceEncoder of {self.model!r}>"
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         """What stands before every text; `prompt` wins."""

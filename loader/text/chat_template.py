@@ -123,6 +123,9 @@ class Chats:
                 "continue_final_message and add_generation_prompt exclude each other: the last message goes on, or not"
             )
             raise InputError(msg)
+        if strftime_now is not None and not callable(strftime_now):
+            msg = f"strftime_now={shown(strftime_now)}: expected a function of a form such as '%d %b %Y'"
+            raise InputError(msg)
         plain_messages, last = as_messages(messages), ""
         if continue_final_message:
             name = continue_final_message if isinstance(continue_final_message, str) else "content"

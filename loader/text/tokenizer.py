@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .pieces import Cutting, Pieces
     from .token_files import TokenFiles
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "check_text"]
 
 TOKENIZER = "tokenizer.json"
 MAX_TOKENIZER = 256_000_000
@@ -125,7 +125,7 @@ class Tokenizer(Chats):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text, framed by the post-processor when `add_special_tokens`."""
-        _check_text(text)
+        check_text(text)
         with _panics_as_errors(self._where, "encode a text"):
             ids: list[int] = self._inner.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
@@ -137,9 +137,9 @@ class Tokenizer(Chats):
 
         A single text of more than `max_tokens`, what frames it among them, is cut at its end, inside the frame.
         """
-        _check_text(text)
+        check_text(text)
         if pair is not None:
-            _check_text(pair)
+            check_text(pair)
             with _panics_as_errors(self._where, "encode two texts"):
                 both = self._inner.encode(text, pair)
                 return both.ids, both.type_ids
@@ -163,9 +163,9 @@ class Tokenizer(Chats):
         Errors: `InputError` for a stride that is too large, or where no room is left for a text.
         """
         for each in [text] if isinstance(text, str) else text:
-            _check_text(each)
+            check_text(each)
         if pair is not None:
-            _check_text(pair)
+            check_text(pair)
         with _panics_as_errors(self._where, "encode a text"):
             return windows(self._inner, text, pair, cutting, add_special_tokens=add_special_tokens)
 
@@ -178,7 +178,7 @@ class Tokenizer(Chats):
 
     def opening(self, text: str) -> int:
         """Tokens of a text and of what frames it before, not of what frames it after: of a prompt."""
-        _check_text(text)
+        check_text(text)
         with _panics_as_errors(self._where, "encode a text"):
             frame = self._inner.encode(text).special_tokens_mask
         after = next((i for i, special in enumerate(reversed(frame)) if not special), len(frame))
@@ -237,7 +237,8 @@ def _longest(said: object) -> int | None:
     return int(said)
 
 
-def _check_text(text: object) -> None:
+def check_text(text: object) -> None:
+    """Errors: `InputError` for what is no text, `TokenizerError` for one that UTF-8 cannot spell."""
     if not isinstance(text, str):
         msg = f"a text must be a str, found {type(text).__name__} {quote(text)}"
         raise InputError(msg)

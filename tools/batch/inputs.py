@@ -59,7 +59,7 @@ class Inputs:
                 raise InputError(msg)
             if self._column(name) not in columns:
                 how = "COLUMN" if name == "text" else f"{name}=COLUMN"
-                msg = f"--input {where}: no column {quote(name)}; {there}: name it with --column {how}"
+                msg = f"{where}: no column {quote(name)}; {there}: name it with --column {how}"
                 raise InputError(msg)
         for name in self.keep:
             if name not in columns:

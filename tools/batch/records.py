@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ENDINGS", "FORMATS", "MOST", "Format", "Place", "Record", "Records", "format_of"]
 
 Format = Literal["txt", "jsonl", "csv", "tsv"]
-
-FORMATS = ("txt", "jsonl", "csv", "tsv")
+FORMATS: tuple[Format, ...] = ("txt", "jsonl", "csv", "tsv")
 #: Most bytes of a record; what is longer is passed over, a piece at a time, and counts as bad.
 MOST = 2**22
 PIECE = 2**20
@@ -67,23 +66,20 @@ def format_of(path: Path, asked: str | None) -> Format:
             f"{', '.join(f'.{name}' for name in FORMATS)}, or name one with --format"
         )
         raise InputError(msg)
-    return told  # type: ignore[return-value]  # it is one of FORMATS
+    return told
 
 
 class Records:
     """An iterator of `Record` over a binary stream."""
 
-    def __init__(
-        self, stream: IO[bytes], form: Format, name: str, *, where: str | None = None, skips: bool = True
-    ) -> None:
-        """`where`: what errors call it, by default `--input name`. Reads the header of CSV.
+    def __init__(self, stream: IO[bytes], form: Format, name: str, *, skips: bool = True) -> None:
+        """`name`: what errors call it. Reads the header of CSV.
 
         `skips`: read on after a line that is too long; False: whoever meets a bad record stops there.
 
         Errors: `InputError`: no header, or one that makes no sense.
         """
         self._stream, self._form, self.name = stream, form, name
-        self._where = f"--input {name}" if where is None else where
         self._skips = skips
         self._pending: deque[bytes] = deque()
         self._hash, self._offset, self._lines, self._ends = hashlib.sha256(), 0, 0, True
@@ -104,7 +100,7 @@ class Records:
 
     def go_to(self, place: Place) -> None:
         """Pass over what was read before. `InputError`: other bytes stand there now, or fewer."""
-        changed = f"{self._where}: not what it was when the output was begun"
+        changed = f"{self.name}: not what it was when the output was begun"
         end = "give the same input, or begin again with --restart"
         while self._offset < place.offset:
             piece = self._bytes(place.offset - self._offset)
@@ -169,7 +165,8 @@ class Records:
     def _fields(self, lines: Iterator[str]) -> dict[str, str]:
         fields = _cells(lines, self._form)
         if len(fields) != len(self.columns):
-            msg = f"{len(fields)} fields, where the header has {len(self.columns)}"
+            n = len(fields)
+            msg = f"{n} field{'' if n == 1 else 's'}, where the header has {len(self.columns)}"
             raise ValueError(msg)
         return dict(zip(self.columns, fields, strict=True))
 
@@ -183,12 +180,12 @@ class Records:
                 _read(number, raw.rstrip(b"\r\n"), lambda text: _cells([text], self._form)) if raw.strip() else None
             )
         if record is None:
-            msg = f"{self._where}: it is empty; expected a first line with the columns' names"
+            msg = f"{self.name}: it is empty; expected a first line with the columns' names"
             raise InputError(msg)
         names = record.value or []
         if record.wrong or len(set(names)) < len(names) or not all(names):
             what = record.wrong or f"expected a name for each column, each once, found {quote(names, 200)}"
-            msg = f"{self._where}: line {record.line}, the columns' names: {what}"
+            msg = f"{self.name}, line {record.line}, the columns' names: {what}"
             raise InputError(msg)
         return names
 
@@ -221,7 +218,7 @@ class Records:
         try:
             return read(n)
         except OSError as e:
-            msg = f"{self._where}: cannot be read after byte {self._offset:,} ({reason(e)})"
+            msg = f"{self.name}: cannot be read after byte {self._offset:,} ({reason(e)})"
             raise InputError(msg) from e
 
     def _took(self, data: bytes, lines: int) -> None:

@@ -98,6 +98,11 @@ class Run:
         return begun
 
     @property
+    def journaled(self) -> bool:
+        """Whether it can be taken up again."""
+        return self._output.regular
+
+    @property
     def _journal_file(self) -> Path:
         path = self._output.path
         assert path is not None  # noqa: S101 - a regular output has one
@@ -135,7 +140,7 @@ class Run:
             for outcome in _outcomes(chunk, inputs, predict):
                 if outcome.wrong is not None and self._errors is None:
                     self._write(ready)
-                    where = f"--input {records.name}: line {outcome.record.line}"
+                    where = f"{records.name}, line {outcome.record.line}"
                     msg = f"{where}: {outcome.wrong}; --errors FILE keeps such lines apart"
                     raise InputError(msg)
                 ready.append(outcome)

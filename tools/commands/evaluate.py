@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from ..evaluate.formats import FORMATS, TASKS
+from .. import demo
+from ..evaluate.formats import ALIASES, FORMATS, TASKS
 from ..streams import as_text
-from .arguments import add_limits, add_model, chosen, given_path, load_model
+from .arguments import add_limits, add_model, given_path, load_model
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ __all__ = ["add_arguments", "main"]
 
 #: Options that only some tasks read.
 _OF_TASKS = {
-    "labels": ("text-classification",),
+    "labels": ("text-classification", "token-classification"),
     "chinese": ("question-answering",),
     "tokenize": ("text2text-generation", "summarization", "translation", "text-generation"),
     "max_new_tokens": ("text2text-generation", "summarization", "translation", "text-generation"),
@@ -45,7 +47,8 @@ _PIPELINE = ("max_new_tokens", "src_lang", "tgt_lang", "hypothesis_template")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("task", choices=TASKS, metavar="TASK", help=f"one of {', '.join(TASKS)}")
+    others = ", ".join(f"{alias} for {name}" for alias, name in ALIASES.items())
+    parser.add_argument("task", type=_task, metavar="TASK", help=f"one of {', '.join(TASKS)}; or {others}")
     parser.add_argument("--data", type=given_path, metavar="FILE", required=True, help="examples, with what is right")
     parser.add_argument(
         "--format",
@@ -63,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=_mapping,
         metavar="CLASS=LABEL,...",
-        help="text-classification: what the model calls FILE's classes, where the names differ",
+        help="text-classification, token-classification: what the model calls FILE's classes, or types of entities, "
+        "where the names differ",
     )
     parser.add_argument("--sample", type=int, metavar="N", help="draw N examples (default: all of them)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which examples are drawn (default: 0)")
@@ -119,13 +123,32 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _mapping(text: str) -> dict[str, str]:
+class Names(dict[str, str]):
+    """Names by names, with the text that they were read from, for errors."""
+
+    typed: str
+
+
+def _mapping(text: str) -> Names:
     """Names by names, for argparse."""
     parts = [part.partition("=") for part in text.split(",")]
     if not all(a and b for a, _, b in parts) or len({a for a, _, _ in parts}) < len(parts):
         msg = f"expected NAME=NAME, parted by commas, each once; found {text!r}"
         raise argparse.ArgumentTypeError(msg)
-    return {a: b for a, _, b in parts}
+    names = Names({a: b for a, _, b in parts})
+    names.typed = text
+    return names
+
+
+def _task(text: str) -> str:
+    """A task by any of its names, for argparse."""
+    name = ALIASES.get(text, text)
+    if name not in TASKS:
+        near = get_close_matches(text, (*TASKS, *ALIASES), 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        msg = f"invalid choice: {text!r} (choose from {', '.join((*TASKS, *ALIASES))}){meant}"
+        raise argparse.ArgumentTypeError(msg)
+    return name
 
 
 def main(args: argparse.Namespace) -> int:
@@ -140,10 +163,8 @@ def main(args: argparse.Namespace) -> int:
     from ..evaluate.report import table  # noqa: PLC0415 - as above
     from ..evaluate.swap import read_swap  # noqa: PLC0415 - as above
 
-    if args.model is None:
-        from ..evaluate.answers import included  # noqa: PLC0415 - as above
-
-        args.model = included(args.task)
+    name = None if args.model is not None else demo.stand_in(args.task, "--model")
+    args.model = args.model if name is None else str(demo.path(name))
     data = read(args.data, args.task, args.format, args.columns)
     swap = None if args.swap is None else read_swap(args.swap)
     examples: list[Example] = data.examples if args.sample is None else drawn(data.examples, args.sample, args.seed)
@@ -155,10 +176,11 @@ def main(args: argparse.Namespace) -> int:
         examples, settings = fitted(args.task, examples, model, settings, args.labels)
         predict = _shown(of_model(args.task, model, settings), args.task)
         done = evaluate(args.task, examples, predict, settings, swap)
-        facts = _facts(args, data, examples, model) | {"seconds": time.perf_counter() - began}
+        facts = _facts(args, data, examples, model, name) | {"seconds": time.perf_counter() - began}
     skipped = f"; {data.skipped} without a class are left out" if data.skipped else ""
     n = f"{len(examples)} example{'s' if len(examples) > 1 else ''}"
     print(f"{args.task}, {as_text(args.data.name)}: {n}{skipped}")
+    print(f"model: {facts['model']['name']} ({facts['model']['family']}{', included' if name else ''})")
     print(table(done))
     _write(args, done, examples, facts, swap)
     return 0
@@ -218,13 +240,16 @@ def _shown(predict: Predict, task: str) -> Predict:
     return shown
 
 
-def _facts(args: argparse.Namespace, data: Data, examples: Sequence[Example], model: Model) -> dict[str, Any]:
-    """What stands in the JSON before the metrics."""
+def _facts(
+    args: argparse.Namespace, data: Data, examples: Sequence[Example], model: Model, included: str | None
+) -> dict[str, Any]:
+    """What stands in the JSON before the metrics. `included`: the name of the model, where it is one of ours."""
+    own = as_text(Path(args.model).name)
     hidden = {"command", "debug", "spelled"}
     options = {name: _plain(value) for name, value in vars(args).items() if name not in hidden}
     return {
         "task": args.task,
-        "model": {"name": as_text(Path(chosen(args)).name), "family": model.config.family},
+        "model": {"name": included or own, "family": model.config.family, "included": included is not None},
         "data": {
             "file": as_text(args.data.name), "sha256": data.sha256, "format": data.format, "examples": len(examples),
             "of": len(data.examples), "skipped": data.skipped,

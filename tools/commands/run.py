@@ -15,6 +15,7 @@ from ...errors import InputError
 from ...load_options import LOAD_DEFAULTS
 from ...loader.files import quote, read_text, reason
 from ...loader.hub import locate
+from .. import demo
 from ..batch.fingerprint import fingerprint
 from ..batch.inputs import Inputs, columns_of
 from ..batch.records import FORMATS, Records, format_of
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ..batch.journal import Commit
+    from ..pipelines.registry import Task
 
 __all__ = ["add_arguments", "main"]
 
 STANDARD = Path("-")
-#: The package's folder.
-ROOT = Path(__file__).resolve().parent.parent.parent
 #: Options of loading that the results depend on, apart from what is kept of the model.
 DEPENDS = ("quantize", "kv_cache", "precision", "device", "max_context")
 
@@ -39,7 +39,7 @@ DEPENDS = ("quantize", "kv_cache", "precision", "device", "max_context")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("task", metavar="TASK", help="a task of pipelines, for instance text-classification")
-    add_model(parser, "the task's demo model")
+    add_model(parser, "the included model that does the task, if there is one")
     parser.add_argument(
         "--input", type=given_path, required=True, metavar="FILE", help="a .txt, .jsonl, .csv or .tsv file, or - "
         "for standard input: a text, a JSON value or a row each",
@@ -68,46 +68,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the pipeline's call, for "
         "instance aggregation_strategy=simple; the value is JSON, or else a text. May be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--seed", metavar="N", type=int, help="tasks that write text: what is drawn (default: 0); the same seed gives "
+        "the same texts, also of a run that goes on",
+    )  # fmt: skip
     parser.add_argument("--restart", action="store_true", help="write over what an earlier run left, from the start")
     add_limits(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run it; 0, also where bad lines were kept apart."""
-    from ..pipelines.make import pipeline  # noqa: PLC0415 - help must not wait for it
-    from ..pipelines.registry import task_of  # noqa: PLC0415 - as above
+    from ..pipelines.registry import task_of  # noqa: PLC0415 - help must not wait for it
 
-    parameters = _parameters(args)
     with _named("TASK"):
         task, said = task_of(args.task)
+    parameters = _parameters(args, task)
     inputs = Inputs(task.name, columns_of(args.column), tuple(args.keep))
     _check_apart(args)
-    if args.model is None and task.demo is not None:
-        args.model = str(ROOT / task.demo)
-        print(f"note: no --model: {args.task} uses the included {task.demo}", file=sys.stderr)
+    if args.model is None:
+        args.model = str(demo.path(demo.stand_in(task.name, "--model")))
     with ExitStack() as opened:
         stream = opened.enter_context(_input(args.input))
         form = args.format or "txt" if args.input == STANDARD else format_of(args.input, args.format)
-        records = Records(stream, form, str(args.input), skips=args.errors is not None)
+        records = Records(stream, form, _shown(args.input, "standard input"), skips=args.errors is not None)
         if records.columns:
-            inputs.check(records.columns, str(args.input))
+            inputs.check(records.columns, records.name)
         output = None if args.output == STANDARD else args.output
         about = _about(args, args.task if said else task.name, form, parameters)
-        run = opened.enter_context(Run(output, args.errors, about, restart=args.restart))
-        run.begin(records)
-        model = opened.enter_context(load_model(args))
-        with _set(parameters, args.top_k):
-            pipe = pipeline(args.task, model, **parameters)
-        step = opened.enter_context(_bar(args.input, run.begun))
-        for now in run.work(records, inputs, lambda values: pipe(iter(values))):
-            step(now)
+        run = Run(output, args.errors, about, restart=args.restart)
+        opened.enter_context(_told_of_interrupts(args, run))
+        opened.enter_context(run)
+        _work(args, run, records, inputs, parameters)
     print(_summary(args, run), file=sys.stderr)
     return 0
 
 
-def _parameters(args: argparse.Namespace) -> dict[str, Any]:
-    """Those of the pipeline, by name. `InputError`."""
+def _work(args: argparse.Namespace, run: Run, records: Records, inputs: Inputs, parameters: Mapping[str, Any]) -> None:
+    """Load the model, and answer what is left."""
+    from ..pipelines.make import pipeline  # noqa: PLC0415 - help must not wait for it
+
+    run.begin(records)
+    with load_model(args) as model:
+        with _set(parameters, args.top_k):
+            pipe = pipeline(args.task, model, **parameters)
+        with _bar(args.input, run.begun) as step:
+            for now in run.work(records, inputs, lambda values: pipe(iter(values))):
+                step(now)
+
+
+def _parameters(args: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Those of the pipeline, by name: what is drawn is drawn by a seed, so that a run that goes on draws the same.
+
+    Errors: `InputError`.
+    """
     parameters: dict[str, Any] = {} if args.top_k is None else {"top_k": args.top_k}
+    draws = "seed" in task.cls.parameters
+    if args.seed is not None and not draws:
+        msg = f"--seed {args.seed}: only of tasks that write text, and {task.name} draws nothing"
+        raise InputError(msg)
+    parameters |= {} if args.seed is None else {"seed": args.seed}
     for words in args.set:
         name, sign, text = words.partition("=")
         if not sign or not name.isidentifier() or name in parameters or name in LOAD_DEFAULTS:
@@ -119,6 +138,8 @@ def _parameters(args: argparse.Namespace) -> dict[str, Any]:
             parameters[name] = json.loads(text)
         except (ValueError, RecursionError):
             parameters[name] = text
+    if draws and "seed" not in parameters:
+        args.seed = parameters["seed"] = 0
     return parameters
 
 
@@ -183,12 +204,31 @@ def _about(args: argparse.Namespace, task: str, form: str, parameters: Mapping[s
         "--format": form,
         "--column": columns_of(args.column) or None,
         "--keep": args.keep or None,
-        "--top-k": args.top_k,
-        **{f"--set {name}": value for name, value in parameters.items() if name != "top_k" or args.top_k is None},
+        **{_option(args, name): value for name, value in parameters.items()},
         **{f"--{name.replace('_', '-')}": getattr(args, name) for name in DEPENDS},
         **{f"--{name.replace('_', '-')}": value for name, value in prune.items()},
         "--prune": None if plan is None else hashlib.sha256(read_text(Path(plan), InputError).encode()).hexdigest(),
     }
+
+
+def _option(args: argparse.Namespace, parameter: str) -> str:
+    """How a parameter was given."""
+    own = parameter in ("top_k", "seed") and getattr(args, parameter) is not None
+    return f"--{parameter.replace('_', '-')}" if own else f"--set {parameter}"
+
+
+@contextmanager
+def _told_of_interrupts(args: argparse.Namespace, run: Run) -> Iterator[None]:
+    """Ctrl-C ends a run, which has then kept what is done: say how much that is, and how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done, place = run.now.good + run.now.bad, run.now.place
+        told = f"interrupted: {_lines(done)} {'is' if done == 1 else 'are'} done"
+        kept = f"; the same command goes on after line {place.lines:,}" if done else "; the same command begins again"
+        kept = kept if run.journaled else ", and there is no journal by which to go on"
+        print(f"note: {_shown(args.output, 'standard output')}: {told}{kept}", file=sys.stderr)
+        raise
 
 
 @contextmanager
@@ -211,15 +251,24 @@ def _bar(path: Path, begun: Commit) -> Iterator[Callable[[Commit], None]]:
         yield step
 
 
+def _shown(path: Path, stream: str) -> str:
+    """A file, or the stream that - stands for."""
+    return stream if path == STANDARD else str(path)
+
+
+def _lines(n: int) -> str:
+    return f"{n:,} line{'' if n == 1 else 's'}"
+
+
 def _summary(args: argparse.Namespace, run: Run) -> str:
     """Lines, those that were bad, and how many a second."""
-    begun, now = run.begun, run.now
+    begun, now, output = run.begun, run.now, _shown(args.output, "standard output")
     new = now.good + now.bad - begun.good - begun.bad
     seconds = now.seconds - begun.seconds
-    told = f"{args.output}: {now.good:,} lines"
+    told = f"{output}: {_lines(now.good)}"
     told += f", {now.bad:,} bad in {args.errors}" if now.bad else ""
     if begun.good + begun.bad:
         told += f"; {new:,} of them now, after line {begun.place.lines:,}"
     if not new and begun.good + begun.bad:
-        return f"{args.output}: nothing was left to do after line {begun.place.lines:,}"
+        return f"{output}: nothing was left to do after line {begun.place.lines:,}"
     return told + (f"; {seconds:.1f} s, {new / seconds:,.0f} lines/s" if new and seconds > 0 else "")

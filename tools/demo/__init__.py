@@ -5,11 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
+from ..notes import note
 
-__all__ = ["NAMES", "path"]
+__all__ = ["NAMES", "OF_TASKS", "path", "stand_in"]
 
 #: The models; `path` finds them.
 NAMES = ("story", "sentiment", "entities", "dates")
+#: Task -> the model that does it where none is given: by `mt.pipeline`, `miaotui run` and `miaotui evaluate` alike.
+OF_TASKS = {
+    "text-classification": "sentiment",
+    "token-classification": "entities",
+    "text2text-generation": "dates",
+    "text-generation": "story",
+    "multiple-choice": "story",
+    "perplexity": "story",
+}
 
 
 def path(name: str = "story") -> Path:
@@ -21,3 +31,18 @@ def path(name: str = "story") -> Path:
         msg = f"there is no demo model {name!r}; expected one of {', '.join(NAMES)}"
         raise InputError(msg)
     return here / "models" / name
+
+
+def stand_in(task: str, option: str = "model") -> str:
+    """The name of the model that does a task where none is given, which a note on standard error tells.
+
+    `option`: what was not given, as the caller would spell it. Errors: `InputError` where no included model does it.
+    """
+    name = OF_TASKS.get(task)
+    if name is None:
+        have = ", ".join(OF_TASKS)
+        msg = f"{option}: not given, and no included model does {task} (only {have}); give a directory or a hub name"
+        raise InputError(msg)
+    begin = "note" if option.startswith("--") else "miaotui"
+    note(f"{begin}: no {option} is given; {task} uses the included model {name!r}")
+    return name

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, TokenizerError
-from ..pipelines.make import ROOT, pipeline
-from ..pipelines.registry import task_of
+from ..pipelines.make import pipeline
 from . import scoring
-from .examples import Labelled, Question
-from .labels import as_the_model_s
+from .examples import Labelled, Question, Tagged
+from .labels import as_the_model_s, entity_types
 from .tasks import TASKS
 
 if TYPE_CHECKING:
@@ -23,24 +22,10 @@ if TYPE_CHECKING:
     from .measured import Outcome
     from .tasks import Settings, Task
 
-__all__ = ["fitted", "included", "of_model"]
+__all__ = ["fitted", "of_model"]
 
 #: How a pipeline says which item an error is about.
 _ITEM = re.compile(r"\(item (\d+) of the input, counted from 0\)")
-
-
-def included(task: str) -> str | None:
-    """The directory of the included model that does a task; None: the included language model does.
-
-    Errors: `InputError` where no included model does it.
-    """
-    if task in ("perplexity", "multiple-choice"):
-        return None
-    demo = task_of(task)[0].demo
-    if demo is None:
-        msg = f"--model: not given, and no included model does {task}; give a directory or a hub name"
-        raise InputError(msg)
-    return str(ROOT / demo)
 
 
 def fitted(
@@ -48,7 +33,7 @@ def fitted(
 ) -> tuple[list[Example], Settings]:
     """The examples with their classes as the model calls them, and settings that the examples decide.
 
-    `labels`: the file's class -> the model's, where the names do not tell. Errors: `InputError`.
+    `labels`: the file's class, or type of entity, -> the model's, where the names do not tell. Errors: `InputError`.
     """
     if task == "zero-shot-classification":
         classes = sorted({e.label for e in examples if isinstance(e, Labelled)})
@@ -59,6 +44,10 @@ def fitted(
         names = as_the_model_s([e for e in examples if isinstance(e, Labelled)], own, labels)
         named = [replace(e, label=names[e.label]) for e in examples if isinstance(e, Labelled)]
         return [*named], replace(settings, labels=own)
+    if task == "token-classification" and own:
+        tagged = [e for e in examples if isinstance(e, Tagged)]
+        names, notes = entity_types(tagged, own, labels)
+        return [e.renamed(names) for e in tagged], replace(settings, notes=notes)
     if task == "question-answering" and any(isinstance(e, Question) and not e.answers for e in examples):
         settings = replace(settings, parameters={"handle_impossible_answer": True} | dict(settings.parameters))
     return list(examples), settings

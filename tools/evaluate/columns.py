@@ -34,11 +34,13 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 
 class Columns:
-    """Reads fields of rows. `chosen`: field -> the caller's column, in place of the usual names."""
+    """Reads fields of rows. `chosen`: field -> the caller's column, in place of the format's, or of the usual names."""
 
-    def __init__(self, chosen: Mapping[str, str]) -> None:
+    def __init__(self, chosen: Mapping[str, str], of_format: Mapping[str, str] | None = None) -> None:
         """For the rows of a file."""
-        self._names = FIELDS | {field: (column,) for field, column in chosen.items()}
+        self._chosen = dict(chosen)
+        named = {**(of_format or {}), **chosen}
+        self._names = FIELDS | {field: (column,) for field, column in named.items()}
 
     def value(self, row: Row, field: str) -> Any:  # noqa: ANN401 - what a file holds
         """The field's value. Errors: `InputError` where the row has none of its names."""
@@ -47,6 +49,8 @@ class Columns:
             names = " or ".join(map(quote, self._names[field]))
             there = printable(", ".join(row.values)) or "nothing"
             msg = f"{row.place}: no {names}, which holds the {field}; found {there}. Name it: --columns {field}=NAME"
+            if field in self._chosen:
+                msg = f"--columns {field}={self._chosen[field]}: {row.place} has no such column; found {there}"
             raise InputError(msg)
         return got
 
@@ -94,4 +98,9 @@ def checked_text(value: object, place: str, field: str) -> str:
     if not isinstance(value, str):
         msg = f"{place}: {field} is {quote(value)}; expected a text"
         raise InputError(msg)
+    try:
+        value.encode()
+    except UnicodeEncodeError as e:
+        msg = f"{place}: {field} holds half a surrogate pair at character {e.start}, which is no text; mend the file"
+        raise InputError(msg) from None
     return value

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,8 @@ def evaluate(
     again = None
     if swap is not None:
         again = fairness(swap, examples, outcomes, lambda e: _answers(predict, e), row)
-    return Evaluation(row.measure(examples, outcomes, settings), outcomes, again)
+    measured = row.measure(examples, outcomes, settings)
+    return Evaluation(replace(measured, notes=[*settings.notes, *measured.notes]), outcomes, again)
 
 
 def _answers(predict: Predict, examples: Sequence[Example]) -> list[Outcome]:

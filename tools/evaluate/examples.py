@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Choice", "Example", "Labelled", "Question", "Similar", "Tagged", "Target", "Text"]
 
@@ -68,6 +68,10 @@ class Tagged(Example):
     def texts(self) -> tuple[str, ...]:
         """The text."""
         return (self.text,)
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The example with other names of its entities' types."""
+        return replace(self, entities=frozenset((names.get(kind, kind), i, j) for kind, i, j in self.entities))
 
     def swapped(self, swap: Callable[[str], str]) -> Self:
         """The example with `swap` of its text, cut into units again; its entities are those of the old text."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["FORMATS", "ONLY", "TASKS"]
+__all__ = ["ALIASES", "FORMATS", "ONLY", "TASKS"]
 
 TASKS = (
     "text-classification", "zero-shot-classification", "token-classification", "question-answering",
     "text2text-generation", "summarization", "translation", "text-generation", "sentence-similarity",
     "multiple-choice", "perplexity",
 )  # fmt: skip
+#: Other names of tasks, as the pipelines have them.
+ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
 #: What a format is.
 FORMATS = {
     "jsonl": "a JSON object a line, or one list of objects",

@@ -73,6 +73,6 @@ def reliability(confidences: Sequence[float], right: Sequence[bool]) -> tuple[li
 
 
 def lacking(*, library: str, what: str, extra: str = "eval") -> BackendError:
-    """The error where an optional library is not installed."""
-    msg = f"{what} needs {library}: pip install 'miaotui[{extra}]'"
+    """The error where an optional library is not installed. `what` needs it: one thing, or several with "and"."""
+    msg = f"{what} need{'' if ' and ' in what else 's'} {library}: pip install 'miaotui[{extra}]'"
     return BackendError(msg)

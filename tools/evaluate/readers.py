@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, shown
@@ -59,7 +60,9 @@ def read(path: Path | str, task: str, form: str | None = None, columns: Mapping[
     """
     path, chosen = as_path(path, "data"), dict(columns or {})
     if unknown := sorted(chosen.keys() - FIELDS):
-        msg = f"--columns {unknown[0]}={chosen[unknown[0]]}: expected one of the fields {', '.join(FIELDS)}"
+        near = get_close_matches(unknown[0], FIELDS, 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        msg = f"--columns {unknown[0]}={chosen[unknown[0]]}: expected one of the fields {', '.join(FIELDS)}{meant}"
         raise InputError(msg)
     if task not in _ROWS:
         msg = f"TASK: {shown(task)} is not evaluated; expected one of {', '.join(_ROWS)}"
@@ -72,7 +75,7 @@ def read(path: Path | str, task: str, form: str | None = None, columns: Mapping[
     if (only := ONLY.get(form, task)) != task:
         msg = f"--format {form}: holds data of {only}, and the task is {task} ({path})"
         raise InputError(msg)
-    made = list(_examples(path, data, task, form, Columns(CLUE.get(form, {}) | chosen)))
+    made = list(_examples(path, data, task, form, Columns(chosen, CLUE.get(form))))
     examples = [e for e in made if not (form == "ocnli" and isinstance(e, Labelled) and e.label == UNDECIDED)]
     if not examples:
         msg = f"{path}: has no example for {task}, read as {form}; --format says what it is"
@@ -90,7 +93,7 @@ def _format(path: Path, data: bytes, task: str) -> str:
     if form in (None, "txt") and task == "token-classification":
         return "conll"
     if form is None:
-        msg = f"{path}: its name does not tell what it is; give --format, one of {', '.join(FORMATS)}"
+        msg = f"--format: not given, and the name of {path} does not tell; expected one of {', '.join(FORMATS)}"
         raise InputError(msg)
     return form
 

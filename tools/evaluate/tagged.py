@@ -9,10 +9,10 @@ from ...loader.files import quote
 from .columns import checked_text
 from .examples import Tagged
 from .rows import lines_of
-from .tags import entities_of
+from .tags import entities_of, parted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from .columns import Columns
@@ -26,22 +26,48 @@ def conll(data: bytes, path: Path) -> Iterator[Tagged]:
 
     Columns are parted by tabs where a line has one, else by spaces. `-DOCSTART-` lines are passed over.
     """
+    lines = list(_word_lines(data, path))
+    _check_tags([(number, cells) for number, cells in lines if cells], path)
     words: list[str] = []
     tags: list[str] = []
     begins = 1
+    for number, cells in lines:
+        if cells:
+            begins = begins if words else number
+            words.append("_".join(cells[0].split()))
+            tags.append(cells[-1].strip())
+        elif words:
+            yield Tagged(f"{path}, line {begins}", tuple(words), " ", frozenset(entities_of(tags)))
+            words, tags = [], []
+
+
+def _word_lines(data: bytes, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line; no cells where a sentence ends."""
     for number, line in lines_of(data + b"\n\n", path):
         cells = line.split("\t") if "\t" in line else line.split()
         if not line.strip() or cells[0] == "-DOCSTART-":
-            if words:
-                yield Tagged(f"{path}, line {begins}", tuple(words), " ", frozenset(entities_of(tags)))
-            words, tags = [], []
+            yield number, []
             continue
         if len(cells) < 2 or not cells[0].strip() or not cells[-1].strip():  # noqa: PLR2004 - a word and its tag
             msg = f"{path}, line {number}: found {quote(line)}; expected a word and, in the last column, its tag"
             raise InputError(msg)
-        begins = begins if words else number
-        words.append("_".join(cells[0].split()))
-        tags.append(cells[-1].strip())
+        yield number, cells
+
+
+def _check_tags(lines: Sequence[tuple[int, Sequence[str]]], path: Path) -> None:
+    """Prose has last words too. Errors: `InputError` where none looks like a tag, or some do not and lines vary.
+
+    Tags without prefixes (PER, O) are taken where there is an O among them and every line has as many columns.
+    """
+    odd = [number for number, cells in lines if parted(tag := cells[-1].strip())[0] == "I" and not tag.startswith("I-")]
+    widths = {len(cells) for _, cells in lines}
+    if odd and (len(odd) == len(lines) or len(widths) > 1):
+        cells = next(cells for number, cells in lines if number == odd[0])
+        msg = (
+            f"{path}, line {odd[0]}: {quote(cells[-1])} is no tag; expected CoNLL: a word a line, and in its last "
+            "column O or a tag such as B-PER. Prose has no tags to compare with; --format says what else a file is"
+        )
+        raise InputError(msg)
 
 
 def tagged_rows(rows: Iterable[Row], columns: Columns) -> Iterator[Tagged]:

@@ -29,6 +29,8 @@ class Settings:
     tokenize: str | None = None
     template: str = "{question}"
     window: int = 256
+    #: What the report should say besides what is measured.
+    notes: Sequence[str] = ()
     #: Parameters of the pipeline besides the task's own.
     parameters: Mapping[str, Any] = field(default_factory=dict)
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...errors import InputError, TokenizerError, is_iterable, shown
+from ...errors import InputError, is_iterable, numbered, shown
 from ...runtime.encoding import Whole, scored
 from ...runtime.memory import memory_named
 from ...runtime.parameters import check_names, switch
 from ...runtime.sampling import damaged
+from ..held import Holder
 from .inputs import barred, file_items
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
 
     from ...loader.text.pieces import Pieces
@@ -39,7 +41,7 @@ Options = dict[str, Any]
 NO_EFFECT = ("batch_size", "num_workers")
 
 
-class Pipeline(ABC):
+class Pipeline(Holder, ABC):
     """A model that does a task: `pipe(inputs, **parameters)`. `task` is its name, `model` what it runs.
 
     A subclass says its `parameters` and their defaults, checks its model in `check`, and gives a result for each item
@@ -58,7 +60,8 @@ class Pipeline(ABC):
 
         Errors: `InputError` for a model that cannot do the task, and for parameters that it does not have.
         """
-        self.model, self.task, self._owned = model, task, owned
+        super().__init__(model, owned=owned)
+        self.task = task
         self._settings: Options = dict(self.parameters)
         self.check()
         self._settings = self.options(given or {})
@@ -106,34 +109,14 @@ class Pipeline(ABC):
         msg = f"{self.task}: {shown(inputs)} found, expected a text, a list, an iterator, or a file as a pathlib.Path"
         raise InputError(msg)
 
-    def close(self) -> None:
-        """Close the model, if `pipeline` loaded it. Harmless when done twice."""
-        if self._owned:
-            self.model.close()
-
-    def __enter__(self) -> Self:
-        """Use as a context manager."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close."""
-        self.close()
-
     def __repr__(self) -> str:
         """Task and model."""
         return f"<miaotui {self.task} pipeline of {self.model!r}>"
 
 
-@contextmanager
-def placed(number: int | None) -> Iterator[None]:
-    """An error about an item from inside says which of several it is; None: there is one."""
-    try:
-        yield
-    except (InputError, TokenizerError) as e:
-        if number is None:
-            raise
-        msg = f"{e} (item {number} of the input, counted from 0)"
-        raise type(e)(msg) from None
+def placed(number: int | None) -> AbstractContextManager[None]:
+    """An error from inside says which item of several it is about; None: there is one."""
+    return numbered(number, "item {} of the input")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ from ...errors import InputError, TokenizerError, shown
 from ...runtime.encoding import Whole
 from ...runtime.parameters import whole_number
 from ...runtime.tasks.masks import likeliest
+from ..notes import warn
 from .base import EncoderPipeline, Prepared
 from .truncation import TOKENIZER, cutting, tokenizer_options
 
@@ -74,7 +74,7 @@ class FillMask(EncoderPipeline):
             if token is None:
                 pieces = tokenizer.encode(text, add_special_tokens=False)
                 what = f"{tokenizer.id_to_token(pieces[0])!r} stands for it" if pieces else "it is left out"
-                warnings.warn(f"targets: {text!r} is no token of this model; {what}", stacklevel=2)
+                warn(f"targets: {text!r} is no token of this model; {what}")
                 token = pieces[0] if pieces else None
             if token is not None:
                 ids.append(token)

@@ -31,23 +31,21 @@ def file_items(path: Path) -> Iterator[Any]:
     """What a file holds, in order, as it is read. Errors: `InputError`, before the first and by the line's number."""
     form = ENDINGS.get(path.suffix.lower())
     if form is None:
-        known = ", ".join(ENDINGS)
-        msg = f"{path}: expected a file whose name ends in {known}; read another yourself, and give a list"
+        msg = f"{path}: expected a file whose name ends in {', '.join(ENDINGS)}; read another yourself, and give a list"
         raise InputError(msg)
     try:
-        file = path.open("rb")
+        stream = path.open("rb")
     except (OSError, ValueError) as e:  # ValueError: a NUL byte in the name
-        msg = f"{quote(str(path), 300)[1:-1]}: cannot read: {reason(e)}; expected a file of inputs"
+        msg = f"{quote(str(path), 300)[1:-1]}: cannot be read ({reason(e)}); expected a file of inputs"
         raise InputError(msg) from e
-    return _items(path, file, form)
+    return _items(stream, form, str(path))
 
 
-def _items(path: Path, file: IO[bytes], form: Format) -> Iterator[Any]:
-    with file:
-        records = Records(file, form, str(path), where=str(path), skips=False)
-        for record in records:
+def _items(stream: IO[bytes], form: Format, name: str) -> Iterator[Any]:
+    with stream:
+        for record in (records := Records(stream, form, name, skips=False)):
             if record.wrong is not None:
-                msg = f"{path}: line {record.line}: {record.wrong}"
+                msg = f"{name}, line {record.line}: {record.wrong}"
                 raise InputError(msg)
             yield record.value["text"] if records.columns == ["text"] else record.value
 

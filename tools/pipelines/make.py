@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ...errors import InputError, shown
 from ...load_options import LOAD_DEFAULTS
 from ...model import Model, load
-from .registry import TASKS, task_of, usual_task
+from .. import demo
+from .foreign import as_ours
+from .registry import task_of, usual_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     Given = str | Path | Model | None
 
 __all__ = ["pipeline"]
-
-#: The package's folder.
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @overload
@@ -63,9 +61,11 @@ def pipeline(task: str | None = None, model: Given = None, **options: object) ->
     `task`: one of docs/pipelines.md, by default what the model's class is made for. `model`: a directory, a hub name,
     or a `Model` that is loaded (which the pipeline does not close); by default the task's included one, if there is.
     `options`: those of `load`, and the task's parameters, which a call may give too. Names, parameters, defaults and
-    results are those of transformers 4.57.6. Errors: `InputError`, and those of `load`.
+    results are those of transformers 4.57.6; `device` may be -1 (the CPU) or 0 (the GPU), as there. Errors:
+    `InputError`, and those of `load`.
     """
     row, said = (None, {}) if task is None else task_of(task)
+    options = as_ours(options, model)
     loading: dict[str, Any] = {key: value for key, value in options.items() if key in LOAD_DEFAULTS}
     given = said | {key: value for key, value in options.items() if key not in LOAD_DEFAULTS}
     if isinstance(model, Model):
@@ -96,11 +96,4 @@ def _where(row: Task | None, model: object) -> str | Path:
     if row is None:
         msg = "pipeline: neither task nor model is given; expected one of them at least"
         raise InputError(msg)
-    if row.demo is None:
-        have = ", ".join(task.name for task in TASKS if task.demo) or "no task"
-        msg = (
-            f"model: not given, and no included model does {row.name} ({have} has one); give a directory or a hub name"
-        )
-        raise InputError(msg)
-    print(f"miaotui: no model is given; {row.name} uses the included {row.demo}", file=sys.stderr)
-    return ROOT / row.demo
+    return demo.path(demo.stand_in(row.name))

@@ -32,8 +32,7 @@ __all__ = ["TASKS", "Task", "task_of", "usual_task"]
 class Task:
     """`name`, other names for it, the class that does it, and parameters that differ from the class's defaults.
 
-    `pattern`: a form of names that say parameters too, by its named groups: "translation_en_to_de". `demo`: the folder
-    of the included model that stands in where none is given, from the package's root.
+    `pattern`: a form of names that say parameters too, by its named groups: "translation_en_to_de".
     """
 
     name: str
@@ -41,12 +40,11 @@ class Task:
     aliases: tuple[str, ...] = ()
     defaults: Mapping[str, object] = field(default_factory=dict)
     pattern: str | None = None
-    demo: str | None = None
 
 
 TASKS = (
-    Task("text-classification", TextClassification, ("sentiment-analysis",), demo="tools/demo/models/sentiment"),
-    Task("token-classification", TokenClassification, ("ner",), demo="tools/demo/models/entities"),
+    Task("text-classification", TextClassification, ("sentiment-analysis",)),
+    Task("token-classification", TokenClassification, ("ner",)),
     Task("question-answering", QuestionAnswering),
     Task("fill-mask", FillMask),
     Task("feature-extraction", FeatureExtraction),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...errors import InputError, shown
+from ...loader.text.tokenizer import check_text
 from ...runtime.sampling import damaged
 from .base import Pipeline, placed
 
@@ -76,4 +77,7 @@ def _checked(item: object) -> tuple[str, list[str]]:
             "texts}"
         )
         raise InputError(msg)
-    return source, [str(text) for text in listed]
+    texts = [str(text) for text in listed]
+    for text in (source, *texts):
+        check_text(text)
+    return source, texts

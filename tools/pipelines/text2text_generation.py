@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InputError, shown
+from ..notes import warn
 from .generation import GENERATION, GenerationPipeline
 from .truncation import cutting
 
@@ -96,11 +97,28 @@ class Translation(Text2TextGeneration):
             return spelled
         return next((key for key in every or () if str(key).startswith(self.task)), self.task)
 
+    def options(self, given: Mapping[str, object]) -> Options:
+        """As `Pipeline.options`; languages that would change nothing are warned of."""
+        options = super().options(given)
+        asked = [name for name in ("src_lang", "tgt_lang") if given.get(name) is not None]
+        if asked and given.get("spelled") is None and not self._languages(self.model.tokenizer.windows("")[0]):
+            warn(
+                f"{' and '.join(asked)}: this model's tokenizer frames a text with no language, so nothing changes; "
+                f"leave {'it' if len(asked) == 1 else 'them'} out, or name the task as config.json has it, such as "
+                "translation_en_to_de"
+            )
+        return options
+
+    def _languages(self, pieces: Pieces) -> list[int]:
+        """Where the frame of a text names a language."""
+        tokenizer = self.model.tokenizer
+        named = set(tokenizer.special_tokens.values())
+        return [n for n, i in enumerate(pieces.ids) if pieces.special[n] and tokenizer.id_to_token(i) not in named]
+
     def read(self, text: str, options: Options) -> tuple[list[int], dict[str, Any]]:
         """As `Text2TextGeneration.read`; where the frame names a language, it is the text's."""
-        tokenizer, pieces = self.model.tokenizer, self.pieces(text, options)
-        named = set(tokenizer.special_tokens.values())
-        places = [n for n, i in enumerate(pieces.ids) if pieces.special[n] and tokenizer.id_to_token(i) not in named]
+        pieces = self.pieces(text, options)
+        places = self._languages(pieces)
         if not places:
             return super().read(text, options)
         languages = {name: self._language(name, options[name]) for name in ("src_lang", "tgt_lang")}

@@ -49,6 +49,7 @@ class TextClassification(EncoderPipeline):
             function = one_of(
                 "function_to_apply", function.lower() if isinstance(function, str) else function, FUNCTIONS
             )
+        cutting(self, options)  # refuses what is no length, before a text is read
         return options | {"top_k": top_k, "function_to_apply": function}
 
     def prepare(self, item: object, options: Options) -> Prepared:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +13,7 @@ from ...loader.text.pieces import Cutting
 from ...runtime.parameters import one_of, whole_number
 from ...runtime.tasks.entities import STRATEGIES, Token, gathered, without_overlaps
 from ...runtime.tasks.labels import softmax
+from ..notes import warn
 from .base import EncoderPipeline, Prepared
 
 if TYPE_CHECKING:
@@ -39,12 +39,13 @@ class TokenClassification(EncoderPipeline):
     With an `aggregation_strategy` other than "none" entities: `[{"entity_group", "score", "word", "start", "end"}]`.
     start and end count characters (code points): `text[start:end]`. A text longer than the model reads is cut, with a
     warning; with `stride` it is read in windows that share this many tokens. `is_split_into_words`: an item is a list
-    of words, which `delimiter` joins. `ignore_labels`: what is left out.
+    of words, which `delimiter` joins. `ignore_labels`: what is left out. `grouped_entities` and `ignore_subwords` are
+    older names of the strategies "simple" and "first".
     """
 
     parameters: ClassVar[Mapping[str, object]] = {
         "aggregation_strategy": "none", "ignore_labels": ("O",), "stride": None, "is_split_into_words": False,
-        "delimiter": " ",
+        "delimiter": " ", "grouped_entities": None, "ignore_subwords": None,
     }  # fmt: skip
     switches = ("is_split_into_words",)
     heads = ("token_classes",)
@@ -52,7 +53,7 @@ class TokenClassification(EncoderPipeline):
 
     def options(self, given: Mapping[str, object]) -> Options:
         """As `Pipeline.options`; what is no parameter's value is an `InputError`."""
-        options = super().options({key: value for key, value in given.items() if value is not None})
+        options = super().options(_named_strategy({key: v for key, v in given.items() if v is not None}))
         strategy, ignored = options["aggregation_strategy"], options["ignore_labels"]
         strategy = strategy.lower() if isinstance(strategy, str) else strategy
         strategy = one_of("aggregation_strategy", strategy, STRATEGIES)
@@ -99,10 +100,9 @@ class TokenClassification(EncoderPipeline):
         cutting = Cutting(self.max_tokens, stride=stride or 0, side=tokenizer.cut_side)
         windows = tokenizer.windows(given, cutting=cutting)
         if len(windows) > 1 and stride is None:
-            warnings.warn(
+            warn(
                 f"{self.task}: a text is longer than the {self.max_tokens} tokens that are read, and its end is left "
-                "out; with stride= and an aggregation_strategy all of it is read",
-                stacklevel=2,
+                "out; with stride= and an aggregation_strategy all of it is read"
             )
             windows = windows[:1]
         tokens = [self._tokens(pieces, text, starts if words else None) for pieces in windows]
@@ -134,6 +134,17 @@ class TokenClassification(EncoderPipeline):
             entities = gathered(tokens, scores, labels, options["aggregation_strategy"], self.model.tokenizer.joined)
             out += [e for e in entities if e.get("entity") not in ignored and e.get("entity_group") not in ignored]
         return without_overlaps(out) if len(rows) > 1 else out
+
+
+def _named_strategy(given: Mapping[str, object]) -> Mapping[str, object]:
+    """With `aggregation_strategy` in the place of its older names, which win over it, as in transformers 4.57.6."""
+    older = [name for name in ("grouped_entities", "ignore_subwords") if name in given]
+    if not older:
+        return given
+    grouped, whole = bool(given.get("grouped_entities")), bool(given.get("ignore_subwords"))
+    strategy = "none" if not grouped else "first" if whole else "simple"
+    warn(f"{' and '.join(older)}: an older name of aggregation_strategy={strategy!r}; give that")
+    return {key: value for key, value in given.items() if key not in older} | {"aggregation_strategy": strategy}
 
 
 def _words(item: object) -> list[str]:

@@ -6,7 +6,6 @@ For each label the model reads the text with a sentence about the label, and say
 from __future__ import annotations
 
 import re
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
 from ...runtime.tasks.labels import entailed
+from ..notes import warn
 from .base import EncoderPipeline, Prepared
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ZeroShotClassification(EncoderPipeline):
     }  # fmt: skip
     switches = ("multi_label",)
     heads = ("classes",)
-    needs = "a model trained on inference (...ForSequenceClassification with a label entailment)"
+    needs = "a model trained on inference (...ForSequenceClassification, one of whose labels is called entailment)"
 
     def check(self) -> None:
         """As `EncoderPipeline.check`; there are two labels at least."""
@@ -52,10 +52,7 @@ class ZeroShotClassification(EncoderPipeline):
             raise InputError(msg)
         self._entailment = next((i for i, label in enumerate(labels) if label.lower().startswith(NAME)), -1)
         if self._entailment < 0:
-            warnings.warn(
-                f"{self.task}: no label of this model is called entailment ({', '.join(labels)}); the last one counts",
-                stacklevel=2,
-            )
+            warn(f"{self.task}: no label of this model is called entailment ({', '.join(labels)}); the last one counts")
 
     def __call__(self, inputs: object, *labels: object, **parameters: object) -> Any:  # noqa: ANN401 - as the input
         """As the class says; labels may be the second argument."""
