@@ -68,7 +68,7 @@ def test_rows_of_csv() -> None:
     assert told(data, "csv") == [
         (2, {"text": 'a\r\nb "c"', "id": "1"}),
         (5, {"text": '5" nails', "id": "2"}),
-        (6, "1 fields, where the header has 2"),
+        (6, "1 field, where the header has 2"),
         (7, "',' expected after '\"'"),
         (8, "byte 1 (0xff) is not UTF-8"),
         (9, 'a quotation mark (") that none ends'),
@@ -159,7 +159,7 @@ def test_fields_of_a_record() -> None:
     for columns, says in ((["x=y"], "no 'x'"), (["a", "b"], "twice"), (["=a"], "empty")):
         with pytest.raises(InputError, match=f"^--column .*{says}"):
             Inputs("ner", columns_of(columns))
-    with pytest.raises(InputError, match=r"^--input f: no column 'text'.*name it with --column COLUMN"):
+    with pytest.raises(InputError, match=r"^f: no column 'text'.*name it with --column COLUMN"):
         Inputs("ner").check(["body"], "f")
     with pytest.raises(InputError, match=r"^--column text=x: there is no such column; the columns of f are 'body'"):
         Inputs("ner", columns_of(["x"])).check(["body"], "f")
@@ -224,7 +224,7 @@ def test_results_and_bad_lines_have_their_numbers(tmp_path: Path) -> None:
 
 
 def test_without_a_file_for_them_the_first_bad_line_stops_it_and_a_mended_one_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--input in: line 3: 'badi' is bad; --errors FILE"):
+    with pytest.raises(InputError, match=r"^in, line 3: 'badi' is bad; --errors FILE"):
         list(done(tmp_path, b"a\nb\nbadi\nd\n", errors=False))
     assert (tmp_path / "out.jsonl").read_bytes().count(b"\n") == 2
     commits = list(done(tmp_path, b"a\nb\nbetter\nd\n", errors=False))

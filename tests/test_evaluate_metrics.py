@@ -204,7 +204,7 @@ def test_bleu_chrf_and_rouge_are_the_libraries_(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match="--tokenize nothing: expected one of sacrebleu's, "):
         text_scores(said, references, "nothing")
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
-    with pytest.raises(BackendError, match=r"BLEU and chrF needs sacrebleu: pip install 'miaotui\[eval\]'"):
+    with pytest.raises(BackendError, match=r"BLEU and chrF need sacrebleu: pip install 'miaotui\[eval\]'"):
         text_scores(said, references)
 
 

@@ -127,6 +127,7 @@ def test_numpy_s_whole_numbers_are_as_good_as_python_s(pipes: dict[str, Any]) ->
 @pytest.mark.ci  # 20 s
 @pytest.mark.filterwarnings("ignore:targets")  # that are no tokens
 @pytest.mark.parametrize("task", [*ENCODERS, "text-generation", "text2text-generation"])
+@pytest.mark.filterwarnings("ignore::miaotui.errors.MiaotuiWarning")
 def test_odd_parameters_and_items(pipes: dict[str, Any], task: str) -> None:
     """Nothing but a `MiaotuiError` comes out, short and with the parameter's name."""
     for value in ODD:
@@ -209,7 +210,7 @@ def test_a_file_s_line_has_a_bound(pipes: dict[str, Any], tmp_path: Path) -> Non
     """A line of eight gigabytes that are on no disk was read whole."""
     with (tmp_path / "a.txt").open("wb") as file:
         os.truncate(file.fileno(), 2**33)
-    with pytest.raises(InputError, match=f"a.txt: line 1: the line has more than {MOST:,} bytes"):
+    with pytest.raises(InputError, match=f"a.txt, line 1: the line has more than {MOST:,} bytes"):
         next(pipes["text-classification"](tmp_path / "a.txt"))
 
 
@@ -235,11 +236,11 @@ def test_files_of_rows(pipes: dict[str, Any], tmp_path: Path) -> None:
         ("deep.jsonl", b"[" * 100_000 + b"\n", "line 1: JSON is nested too deep"),
         ("latin.csv", b"text\na\xff\n", "line 2: byte 1 .* is not UTF-8"),
     ):
-        with pytest.raises(InputError, match=f"{name}: .*{says}"):
+        with pytest.raises(InputError, match=f"{name}, .*{says}"):
             list(pipe(file(name, data)))
     (tmp_path / "folder.txt").mkdir()
     for path in (tmp_path / "folder.txt", tmp_path / "none.txt", Path("a\0b.txt")):
-        with pytest.raises(InputError, match="cannot read"):
+        with pytest.raises(InputError, match="cannot be read"):
             list(pipe(path))
 
 

@@ -178,7 +178,10 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any filter
         meter = current()
         meter.spend()
-        values = [*args, *kwargs.values()]
+        values = [
+            *(args[1:] if hasattr(function, "jinja_pass_arg") else args),
+            *kwargs.values(),
+        ]
         if name in _COUNTS and any(isinstance(v, int) and abs(v) > MAX_COUNT for v in values):
             msg = f"it asks {name} for more than {MAX_COUNT:,}"
             raise SpentError(msg)

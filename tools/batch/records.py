@@ -100,7 +100,7 @@ class Records:
 
     def go_to(self, place: Place) -> None:
         """Pass over what was read before. `InputError`: other bytes stand there now, or fewer."""
-        changed = f"{self.name}: not what it was when the output was begun"
+        changed = f"--input {self.name}: not what it was when the output was begun"
         end = "give the same input, or begin again with --restart"
         while self._offset < place.offset:
             piece = self._bytes(place.offset - self._offset)

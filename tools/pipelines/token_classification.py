@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
-from ...runtime.parameters import one_of, whole_number
+from ...runtime.parameters import one_of, switch, whole_number
 from ...runtime.tasks.entities import STRATEGIES, Token, gathered, without_overlaps
 from ...runtime.tasks.labels import softmax
 from ..notes import warn
@@ -141,7 +141,9 @@ def _named_strategy(given: Mapping[str, object]) -> Mapping[str, object]:
     older = [name for name in ("grouped_entities", "ignore_subwords") if name in given]
     if not older:
         return given
-    grouped, whole = bool(given.get("grouped_entities")), bool(given.get("ignore_subwords"))
+    grouped, whole = (
+        given.get(name) is not None and switch(name, given[name]) for name in ("grouped_entities", "ignore_subwords")
+    )
     strategy = "none" if not grouped else "first" if whole else "simple"
     warn(f"{' and '.join(older)}: an older name of aggregation_strategy={strategy!r}; give that")
     return {key: value for key, value in given.items() if key not in older} | {"aggregation_strategy": strategy}
