@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "main"]
 
 STANDARD = Path("-")
-#: The package's folder.
-ROOT = Path(__file__).resolve().parent.parent.parent
 #: Options of loading that the results depend on, apart from what is kept of the model.
 DEPENDS = ("quantize", "kv_cache", "precision", "device", "max_context")
 
@@ -82,9 +80,10 @@ def main(args: argparse.Namespace) -> int:
         task, said = task_of(args.task)
     inputs = Inputs(task.name, columns_of(args.column), tuple(args.keep))
     _check_apart(args)
-    if args.model is None and task.demo is not None:
-        args.model = str(ROOT / task.demo)
-        print(f"note: no --model: {args.task} uses the included {task.demo}", file=sys.stderr)
+    if args.model is None:
+        directory, note = task.included("--model")
+        args.model = str(directory)
+        print(f"note: no --model: {args.task} {note}", file=sys.stderr)
     with ExitStack() as opened:
         stream = opened.enter_context(_input(args.input))
         form = args.format or "txt" if args.input == STANDARD else format_of(args.input, args.format)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from ..pipelines.make import ROOT, pipeline
+from ..pipelines.make import pipeline
 from ..pipelines.registry import task_of
 from . import scoring
 from .examples import Labelled, Question
@@ -36,11 +36,8 @@ def included(task: str) -> str | None:
     """
     if task in ("perplexity", "multiple-choice"):
         return None
-    demo = task_of(task)[0].demo
-    if demo is None:
-        msg = f"--model: not given, and no included model does {task}; give a directory or a hub name"
-        raise InputError(msg)
-    return str(ROOT / demo)
+    directory, _ = task_of(task)[0].included("--model")
+    return str(directory)
 
 
 def fitted(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from ...errors import InputError, shown
 from ...load_options import LOAD_DEFAULTS
 from ...model import Model, load
-from .registry import TASKS, task_of, usual_task
+from .registry import task_of, usual_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     Given = str | Path | Model | None
 
 __all__ = ["pipeline"]
-
-#: The package's folder.
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @overload
@@ -96,11 +93,6 @@ def _where(row: Task | None, model: object) -> str | Path:
     if row is None:
         msg = "pipeline: neither task nor model is given; expected one of them at least"
         raise InputError(msg)
-    if row.demo is None:
-        have = ", ".join(task.name for task in TASKS if task.demo) or "no task"
-        msg = (
-            f"model: not given, and no included model does {row.name} ({have} has one); give a directory or a hub name"
-        )
-        raise InputError(msg)
-    print(f"miaotui: no model is given; {row.name} uses the included {row.demo}", file=sys.stderr)
-    return ROOT / row.demo
+    directory, note = row.included()
+    print(f"miaotui: no model is given; {row.name} {note}", file=sys.stderr)
+    return directory

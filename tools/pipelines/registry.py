@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, shown
@@ -33,7 +34,8 @@ class Task:
     """`name`, other names for it, the class that does it, and parameters that differ from the class's defaults.
 
     `pattern`: a form of names that say parameters too, by its named groups: "translation_en_to_de". `demo`: the folder
-    of the included model that stands in where none is given, from the package's root.
+    of the included model that stands in where none is given, from the package's root; `does`: what that model does,
+    which is less than the task's name says.
     """
 
     name: str
@@ -42,21 +44,39 @@ class Task:
     defaults: Mapping[str, object] = field(default_factory=dict)
     pattern: str | None = None
     demo: str | None = None
+    does: str = ""
 
+    def included(self, option: str = "model") -> tuple[Path, str]:
+        """The included model's directory, and a note that names it. Errors: `InputError`, which names the option."""
+        if self.demo is None:
+            have = ", ".join(task.name for task in TASKS if task.demo)
+            msg = (
+                f"{option}: not given, and no included model does {self.name}; give a directory or a hub name "
+                f"(there are included ones for {have})"
+            )
+            raise InputError(msg)
+        return ROOT / self.demo, f"uses the included {self.demo}" + (f", which {self.does}" if self.does else "")
+
+
+#: The package's folder.
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+_DATES, _WRITES_DATES = "tools/demo/models/dates", "writes days and amounts in ISO form, and such forms in words"
+_PAIR = r"(?P<spelled>translation_(?P<src_lang>[^_]+)_to_(?P<tgt_lang>[^_]+))"
 
 TASKS = (
     Task("text-classification", TextClassification, ("sentiment-analysis",), demo="tools/demo/models/sentiment"),
     Task("token-classification", TokenClassification, ("ner",), demo="tools/demo/models/entities"),
-    Task("question-answering", QuestionAnswering),
+    Task("question-answering", QuestionAnswering, demo="tools/demo/models/answers"),
     Task("fill-mask", FillMask),
     Task("feature-extraction", FeatureExtraction),
     Task("zero-shot-classification", ZeroShotClassification),
     Task("sentence-similarity", SentenceSimilarity),
     Task("text-ranking", TextRanking, ("rerank",)),
-    Task("text-generation", TextGeneration),
-    Task("text2text-generation", Text2TextGeneration),
-    Task("summarization", Summarization),
-    Task("translation", Translation, pattern=r"(?P<spelled>translation_(?P<src_lang>[^_]+)_to_(?P<tgt_lang>[^_]+))"),
+    Task("text-generation", TextGeneration, demo="tools/demo/model", does="tells small stories"),
+    Task("text2text-generation", Text2TextGeneration, demo=_DATES, does=_WRITES_DATES),
+    Task("summarization", Summarization, demo=_DATES, does=_WRITES_DATES),
+    Task("translation", Translation, pattern=_PAIR, demo=_DATES, does=_WRITES_DATES),
 )  # fmt: skip
 
 #: The task of a model with such a head.

@@ -11,6 +11,7 @@ __all__ = [
     "BEFORE",
     "COMMON",
     "FIELDS",
+    "FIGURES",
     "FRAMES",
     "INVENTED",
     "INVENTED_ASKED",
@@ -135,6 +136,8 @@ SAID = {
         "{extra} is included.",
         "included with {it} is {extra}.",
         "you also get {extra} in the box.",
+        "{common} in the box you {strange} {extra}.",
+        "{common} {strange} comes with {extra}.",
     ),
 }
 
@@ -198,7 +201,7 @@ BEFORE = (
     "{common} {common} ",
     "{strange} {common} ",
 )
-AFTER = (" in all", " as {common}", " {common}", " for you", " or {strange}", ", {common} {common}", " with {strange}")
+AFTER = (" in all", " for you", ", {common} {common}", ", {strange} or {common}", " with the {strange}")
 
 #: Sentences that say nothing that is asked for.
 ASIDES = (
@@ -224,7 +227,7 @@ OPENINGS = (
 )
 
 #: Facts that no product has: a noun or a verb of no language, so that only the same word in the question tells.
-INVENTED = (
+INVENTED: tuple[str, ...] = (
     "the {noun} is {value}.",
     "{noun}: {value}.",
     "it has a {noun} of {value}.",
@@ -238,9 +241,17 @@ INVENTED = (
     "{noun} costs {value}.",
     "we give it a {noun} of {value}.",
     "{value} is the {noun}.",
-    "the {noun} {strange} {value}.",
 )
-VERBS = (
+#: More ways to say a figure, by a verb that nobody knows.
+FIGURES = (
+    "the {noun} {strange} {value}.",
+    "{strange} {noun} {strange} {value}.",
+    "{common} {noun} {strange} {value}.",
+    "the {noun} {strange} {strange} {value}.",
+    "we {strange} a {noun} of {value}.",
+    "{common} {strange} a {noun} of {value}.",
+)
+VERBS: tuple[str, ...] = (
     "it {noun}s {value}.",
     "{it} {noun}s {value}.",
     "it is {noun}ed {value}.",
@@ -250,7 +261,7 @@ VERBS = (
     "{it} {noun}s up to {value} {common}.",
 )
 
-INVENTED_ASKED = (
+INVENTED_ASKED: tuple[str, ...] = (
     "what is the {noun}?",
     "what {noun} does {it} have?",
     "how long is the {noun}?",
@@ -259,14 +270,14 @@ INVENTED_ASKED = (
     "which {noun} does it have?",
     "how big is the {noun}?",
 )
-INVENTED_FIELDS = ("the {noun}", "the {noun} of {it}", "how long the {noun} is", "what the {noun} is")
-VERBS_ASKED = (
+INVENTED_FIELDS: tuple[str, ...] = ("the {noun}", "the {noun} of {it}", "how long the {noun} is", "what the {noun} is")
+VERBS_ASKED: tuple[str, ...] = (
     "how much does {it} {noun}?",
     "what does {it} {noun}?",
     "how long does {it} {noun}?",
     "how is it {noun}ed?",
 )
-VERB_FIELDS = ("what {it} {noun}s", "how much {it} {noun}s", "how {it} is {noun}ed")
+VERB_FIELDS: tuple[str, ...] = ("what {it} {noun}s", "how much {it} {noun}s", "how {it} is {noun}ed")
 
 #: English words that tell nothing here.
 COMMON = tuple(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from . import sheet_phrases as phrases
 from . import sheets
-from .pattern import Span, filled, strange_name, strange_word, with_strange_words, words_in
+from .pattern import Span, filled, strange_word, with_strange_words, words_in
 from .sheets import FACTS, WORDS, Sheet
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ held_out = sheets.held_out
 
 INVENTED = 0.35  # of the facts
 USUAL = 0.35  # of the others are said by a pattern of `sheets.FACTS`
+OTHER = 0.6  # of the rest have values that are not in `sheets.WORDS`
+VERBS = 0.4  # of the rest's figures are said by a verb that nobody knows
+BLENDS, COMMON = 0.5, 0.4  # of the strange words that are blends, of the words in values that are English
 ASIDE = 0.25  # of the sheets have a sentence that answers nothing
 AROUND, BEFORE, AFTER = 0.5, 0.7, 0.3  # of the sentences have other words around them: so many before, so many after
 FRAMED = 0.5  # of the questions
@@ -99,7 +102,13 @@ def _unreserved(rng: random.Random, make: Callable[[random.Random], str]) -> str
 
 
 def _strange(rng: random.Random) -> str:
-    return _unreserved(rng, strange_word)
+    return _unreserved(rng, _blend if rng.random() < BLENDS else strange_word)
+
+
+def _blend(rng: random.Random) -> str:
+    """The beginning of an English word and the end of another: of no language, and spelled as English is."""
+    first, second = rng.sample(_common(), 2)
+    return first[: rng.randint(1, 4)] + second[-rng.randint(2, 4) :] + rng.choice(("", "", "", "s", "ed", "ing", "ly"))
 
 
 def _sheet(rng: random.Random, n: int) -> Sheet:
@@ -114,7 +123,7 @@ def _sheet(rng: random.Random, n: int) -> Sheet:
     text, _ = _drawn(rng.choice(phrases.OPENINGS + sheets.OPENINGS), slots, rng)
     at = Span("", 0, 0)
     for fact in facts:
-        own: Slots = {**slots, "value": (fact.value,)} if fact.value else slots
+        own: Slots = {**slots, fact.slot: (fact.value,)}
         sentence, spans = _drawn(_surrounded(fact.said, rng), own, rng)
         text += " " if text else ""
         if fact is asked:
@@ -126,51 +135,83 @@ def _sheet(rng: random.Random, n: int) -> Sheet:
 
 
 def _usual(name: str, rng: random.Random) -> _Fact:
-    said = FACTS[name].said if rng.random() < USUAL else phrases.SAID[name]
-    return _Fact(rng.choice(said), name, FACTS[name].asked, phrases.FIELDS[name])
+    """A fact of `sheets`, often with a value of its kind that it does not have there."""
+    asked, fields = FACTS[name].asked, phrases.FIELDS[name]
+    value = filled(f"{{{name}}}", WORDS, rng, capital=False)[0]
+    if rng.random() < USUAL:
+        return _Fact(rng.choice(FACTS[name].said), name, asked, fields, value)
+    said, unit = phrases.SAID[name], value.rpartition(" ")[2]
+    more = _OPEN.get(name, (lambda rng: f"{_number(rng)} {unit}",))
+    if rng.random() < OTHER:
+        value = _unreserved(rng, rng.choice(more))
+    if name not in _OPEN and rng.random() < VERBS:
+        noun = _NOUNS.get(name, name)
+        said = tuple(p.replace("{noun}", noun).replace("{value}", f"{{{name}}}") for p in phrases.FIGURES)
+    return _Fact(rng.choice(said), name, asked, fields, value)
 
 
 def _invented(rng: random.Random) -> _Fact:
+    """A fact that no product has."""
     word, kind = _strange(rng), rng.random()
-    if kind < 0.25:  # noqa: PLR2004 - a share
-        said, asked, fields = phrases.VERBS, phrases.VERBS_ASKED, phrases.VERB_FIELDS
-    else:
-        said, asked, fields = phrases.INVENTED, phrases.INVENTED_ASKED, phrases.INVENTED_FIELDS
+    verb = kind < 0.25  # noqa: PLR2004 - a share
+    said: tuple[str, ...] = phrases.VERBS if verb else phrases.INVENTED
+    asked, fields = phrases.VERBS_ASKED, phrases.VERB_FIELDS
+    if not verb:
+        asked, fields = phrases.INVENTED_ASKED, phrases.INVENTED_FIELDS
         common = rng.choice(_common())
         word = f"{common} {word}" if kind < 0.45 else common if kind < 0.6 else word  # noqa: PLR2004 - as above
-
-    def of(patterns: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(pattern.replace("{noun}", word) for pattern in patterns)
-
-    [sentence] = of((rng.choice(said),))
-    return _Fact(sentence, "value", of(asked), of(fields), _value(rng))
+    value = _value(rng)
+    if not verb and _FIGURE.match(value):
+        said += phrases.FIGURES
+    sentence, *questions = (p.replace("{noun}", word) for p in (rng.choice(said), *asked, *fields))
+    return _Fact(sentence, "value", tuple(questions[: len(asked)]), tuple(questions[len(asked) :]), value)
 
 
 def _value(rng: random.Random) -> str:
     """A value of a fact that no product has: of another's kind, or of none."""
-    if rng.random() < 0.5:  # noqa: PLR2004 - a share
+    if rng.random() < 0.4:  # noqa: PLR2004 - a share
         name = rng.choice([name for name in sorted(FACTS) if name != "extra"])
         return filled(f"{{{name}}}", WORDS, rng, capital=False)[0]
-    return _unreserved(rng, lambda rng: rng.choices(_MAKERS, _SHARES)[0](rng))
+    if rng.random() < 0.5:  # noqa: PLR2004 - as above
+        return _unreserved(rng, lambda rng: rng.choice(_NUMBERED)(rng))
+    return _unreserved(rng, lambda rng: rng.choice(_OPEN[rng.choice(sorted(_OPEN))])(rng))
 
 
 def _number(rng: random.Random) -> str:
     whole = rng.randint(0, rng.choice((9, 99, 999, 2999)))
-    return rng.choice((f"{whole}", f"{whole}", f"{whole}.{rng.randint(1, 9)}", f"{whole}.{rng.randint(0, 99):02}"))
+    forms = f"{whole}", f"{whole}.{rng.randint(1, 9)}", f"{whole}.{rng.randint(0, 99):02}", rng.choice(_COUNTS)
+    return rng.choices(forms, (4, 3, 3, 2))[0]
 
 
-_MAKERS: tuple[Callable[[random.Random], str], ...] = (
+def _word(rng: random.Random) -> str:
+    return rng.choice(_common()) if rng.random() < COMMON else _strange(rng)
+
+
+_FIGURE = re.compile(rf"\d|({'|'.join(_COUNTS)})\b")
+_NUMBERED: tuple[Callable[[random.Random], str], ...] = (
     lambda rng: f"{_number(rng)} {rng.choice(UNITS)}",
-    lambda rng: f"{_number(rng)} {strange_word(rng)}",
-    lambda rng: f"{rng.choice(_COUNTS)} {rng.choice((*UNITS, strange_word(rng)))}",
-    strange_name,
-    strange_word,
-    lambda rng: rng.choice(_common()),
-    lambda rng: f"{strange_word(rng)} and {strange_word(rng)}",
-    lambda rng: f"{rng.choice(('a', 'a', 'two', 'some', 'dark', 'light'))} {rng.choice(_common())} {strange_word(rng)}",
-    lambda rng: f"{rng.choice(('a', 'two', 'three', 'dark', 'light'))} {strange_word(rng)}",
+    lambda rng: f"{_number(rng)} {rng.choice(UNITS)}",
+    lambda rng: f"{_number(rng)} {_word(rng)}",
 )
-_SHARES = (35, 15, 5, 10, 10, 5, 7, 4, 9)
+_THINGS: tuple[Callable[[random.Random], str], ...] = (
+    _word,
+    lambda rng: f"{_word(rng)} and {_word(rng)}",
+    lambda rng: f"{rng.choice(('dark', 'light'))} {_word(rng)}",
+)
+#: Facts whose values are no figures, and what makes more of them.
+_OPEN: dict[str, tuple[Callable[[random.Random], str], ...]] = {
+    "colour": _THINGS,
+    "material": _THINGS,
+    "country": (lambda rng: _word(rng).capitalize(),),
+    "extra": (
+        lambda rng: f"a {_word(rng)}",
+        lambda rng: f"a {_word(rng)} {_word(rng)}",
+        lambda rng: f"a {_word(rng)} {_word(rng)}",
+        lambda rng: f"{rng.choice(_COUNTS)} {_word(rng)}s",
+    ),
+}
+#: What a sheet calls a fact, where not as its slot is called.
+_NOUNS = {"volume": "tank", "cable": "cable length"}
 
 
 def _surrounded(said: str, rng: random.Random) -> str:
