@@ -10,10 +10,26 @@ import miaotui
 import numpy as np
 import pytest
 from miaotui.errors import InputError
-from miaotui.tools import demo
+from miaotui.tools import cli, demo
 from miaotui.tools.demo import train
-from miaotui.tools.demo.recipes import bag, card, headlines, messages, pattern, questions, sheets, talks, written
+from miaotui.tools.demo.recipes import (
+    bag,
+    card,
+    encoders,
+    headlines,
+    matching,
+    messages,
+    pattern,
+    questions,
+    sheet_phrases,
+    sheets,
+    talks,
+    varied_sheets,
+    written,
+)
 from miaotui.tools.demo.recipes.lookup import Lookup
+from miaotui.tools.pipelines import registry
+from tokenizers import Tokenizer
 
 TASKS = tuple(name for name in demo.NAMES if name != "story")
 ROWS = {"this model": "model", "majority class": "majority", "bag-of-words regression": "bag"}
@@ -66,6 +82,10 @@ CORPORA = {
         (f"{s.question} {s.text}" for s in sheets.training(1)),
         [f"{s.question} {s.text}" for s in sheets.held_out(300)],
     ),
+    "varied sheets": (
+        (f"{s.question} {s.text}" for s in varied_sheets.training(1)),
+        [f"{s.question} {s.text}" for s in varied_sheets.held_out(300)],
+    ),
     "questions": ((t for t, _ in questions.training(1)), [t for t, _ in questions.held_out(400)]),
     "talks": (
         (f"{t.sheet.text} {t.sheet.question}" for t in talks.training(1)),
@@ -99,13 +119,17 @@ def test_no_pattern_is_in_both():
             (talks.FACTS[f].told + talks.FACTS[f].asked, talks.HELD_FACTS[f].told + talks.HELD_FACTS[f].asked)
             for f in talks.FACTS
         ),
+        *(
+            (sheet_phrases.SAID[f] + sheet_phrases.FIELDS[f], sheets.HELD_FACTS[f].said + sheets.HELD_FACTS[f].asked)
+            for f in sheets.FACTS
+        ),
         (messages.PATTERNS, messages.HELD_PATTERNS),
     ]
     assert all(ours and theirs and not set(ours) & set(theirs) for ours, theirs in both)
 
 
 def test_corpora_are_the_same_each_time_and_their_spans_are_words():
-    for make in (headlines, messages, sheets, questions, talks, written):
+    for make in (headlines, messages, sheets, varied_sheets, questions, talks, written):
         first, again = (list(itertools.islice(make.training(7), 200)) for _ in range(2))
         assert first == again
         assert make.held_out(50) == make.held_out(50)
@@ -114,8 +138,55 @@ def test_corpora_are_the_same_each_time_and_their_spans_are_words():
             name = text[span.start : span.end]
             assert name == name.strip() != ""
             assert not re.match(r"\w", text[span.end :]), text
-    for sheet in [*itertools.islice(sheets.training(3), 500), *sheets.held_out(100)]:
-        assert sheet.answer == sheet.answer.strip() != ""
+    for make in (sheets, varied_sheets):
+        for sheet in [*itertools.islice(make.training(3), 500), *make.held_out(100)]:
+            assert sheet.answer == sheet.answer.strip() != ""
+            assert not re.search(r"\w$", sheet.text[: sheet.start]), sheet
+            assert not re.match(r"\w", sheet.text[sheet.end :]), sheet
+
+
+def test_varied_sheets_have_no_word_that_is_new_in_what_is_held_out():
+    reserved = varied_sheets.reserved()
+    assert {"housing", "roughly", "unplugged", "slovenia", "1050"} <= reserved
+    said = [*sheet_phrases.SAID.values(), *sheet_phrases.FIELDS.values()]
+    around = (sheet_phrases.FRAMES, sheet_phrases.BEFORE, sheet_phrases.AFTER, sheet_phrases.ASIDES)
+    patterns = itertools.chain(*said, *around, sheet_phrases.OPENINGS)
+    assert not [p for p in patterns if reserved & set(pattern.words_in(re.sub(r"\{\w+\}", " ", p)))]
+    for sheet in itertools.islice(varied_sheets.training(5), 3000):
+        assert not reserved & set(pattern.words_in(f"{sheet.question} {sheet.text}"))
+
+
+def test_equal_tokens_attend_to_each_other_before_any_training():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = Tokenizer.from_file(str(demo.path("sentiment") / "tokenizer.json"))
+    torch.manual_seed(3)
+    model = transformers.BertModel(encoders.bert(tokenizer), add_pooling_layer=False).eval()
+    model.set_attn_implementation("eager")
+    ids = torch.tensor([[40, 700, 900, 300, 41, 1000, 700, 1200, 300, 1400]])
+
+    def among_equals() -> torch.Tensor:
+        """The share of attention that 700 and 300 pay to the other 700 and 300, by head of the first layer."""
+        with torch.no_grad():
+            weights = model(ids, output_attentions=True).attentions[0][0]  # [n_heads, T, T]
+        return sum(weights[:, i, j] for i, j in ((1, 6), (6, 1), (3, 8), (8, 3))) / 4
+
+    before = among_equals()
+    matching.start_matching(model)
+    after = among_equals()
+    assert before.max() < 0.2  # of ten tokens, each as good as another
+    assert after[: matching.HEADS].min() > 0.25
+    assert after[matching.HEADS :].max() < 0.2
+
+
+def test_waves_are_alike_where_they_are_near():
+    pytest.importorskip("torch")
+    x = matching.waves(64, 32).numpy()
+    alike = x @ x[20] / 16
+    assert alike.argmax() == 20
+    assert alike[20] == pytest.approx(1, abs=1e-5)
+    assert alike[19] == pytest.approx(alike[21], abs=1e-5)
+    assert alike[21] > alike[22] > alike[24]
     for talk in itertools.islice(talks.training(3), 200):
         assert talk.sheet.answer in talk.answer
 
@@ -176,7 +247,7 @@ def test_the_lookup_finds_what_words_tell():
 
 
 @pytest.mark.ci  # 12 s
-@pytest.mark.parametrize("name", ["sentiment", "encoder", "dates", "chat"])
+@pytest.mark.parametrize("name", ["sentiment", "answers", "encoder", "dates", "chat"])
 def test_a_recipe_writes_a_model_with_its_card(name, tmp_path, capsys):
     pytest.importorskip("torch")
     out = tmp_path / "made"
@@ -196,3 +267,43 @@ def test_sentiment_without_a_model_uses_the_demo_and_says_so(headline, label, ca
         [got] = pipe(f"Norvale costs {headline}")
     assert got["label"] == label
     assert "no model is given; text-classification uses the included" in capsys.readouterr().err
+
+
+def test_a_question_without_a_model_is_answered_by_the_demo(capsys):
+    sheet = "The Brenta 40 is a garden lamp. Its battery lasts 11 hours. The warranty is two years. Weight: 3.1 kg."
+    asked = {"How long is the warranty?": "two years", "How heavy is it?": "3.1 kg"}
+    with miaotui.pipeline("question-answering") as pipe:
+        assert {question: pipe(question=question, context=sheet)["answer"] for question in asked} == asked
+    assert "question-answering uses the included model 'answers'\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["text2text-generation", "summarization", "translation_en_to_de"])
+def test_who_stands_in_says_what_it_does(task, capsys):
+    with miaotui.pipeline(task) as pipe:
+        [[got]] = [pipe("It came on the third of March 2021.")]
+    assert "2021-03-03" in got.values()
+    assert "the included model 'dates', which writes days and amounts in ISO form" in capsys.readouterr().err
+
+
+def test_a_text_without_a_model_is_continued_by_the_story_model(capsys):
+    with miaotui.pipeline("text-generation", max_new_tokens=8) as pipe:
+        [got] = pipe("Once upon a time", do_sample=False)
+    assert len(got["generated_text"]) > len("Once upon a time, ")
+    assert "uses the included model 'story', which tells small stories" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["zero-shot-classification", "text-ranking"])
+def test_tasks_that_no_included_model_does_ask_for_one(task, tmp_path, capsys):
+    with pytest.raises(InputError, match=rf"^model: not given, and no included model does {task} .*; give a directory"):
+        miaotui.pipeline(task)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a\n", encoding="utf-8")
+    assert cli.main(["run", task, "--input", str(lines), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert f"--model: not given, and no included model does {task}" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_every_included_model_of_a_task_is_there():
+    assert set(demo.OF_TASKS.values()) | set(demo.DOES) <= set(demo.NAMES)
+    assert all((demo.path(name) / "config.json").exists() for name in demo.NAMES)
+    assert {task.name for task in registry.TASKS} - set(demo.OF_TASKS) >= {"zero-shot-classification", "text-ranking"}

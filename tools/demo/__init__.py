@@ -10,16 +10,21 @@ from ..notes import note
 __all__ = ["NAMES", "OF_TASKS", "path", "stand_in"]
 
 #: The models; `path` finds them.
-NAMES = ("story", "sentiment", "entities", "dates")
+NAMES = ("story", "sentiment", "entities", "answers", "dates")
 #: Task -> the model that does it where none is given: by `mt.pipeline`, `miaotui run` and `miaotui evaluate` alike.
 OF_TASKS = {
     "text-classification": "sentiment",
     "token-classification": "entities",
+    "question-answering": "answers",
     "text2text-generation": "dates",
+    "summarization": "dates",
+    "translation": "dates",
     "text-generation": "story",
     "multiple-choice": "story",
     "perplexity": "story",
 }
+#: What a model does, where that is less than the task's name says.
+DOES = {"dates": "writes days and amounts in ISO form, and such forms in words", "story": "tells small stories"}
 
 
 def path(name: str = "story") -> Path:
@@ -44,5 +49,6 @@ def stand_in(task: str, option: str = "model") -> str:
         msg = f"{option}: not given, and no included model does {task} (only {have}); give a directory or a hub name"
         raise InputError(msg)
     begin = "note" if option.startswith("--") else "miaotui"
-    note(f"{begin}: no {option} is given; {task} uses the included model {name!r}")
+    does = f", which {DOES[name]}" if name in DOES else ""
+    note(f"{begin}: no {option} is given; {task} uses the included model {name!r}{does}")
     return name

@@ -29,11 +29,15 @@ SAID = 100  # steps between lines of the log
 
 @dataclass(frozen=True)
 class Fit:
-    """`steps` batches of `rows` texts, by AdamW with a linear warm-up to `rate` and a cosine to nothing."""
+    """`steps` batches of `rows` texts, by AdamW with a linear warm-up to `rate` and a cosine to nothing.
+
+    `horizon`: where the cosine comes to nothing, if training stops before it (default: after `steps`).
+    """
 
     steps: int
     rows: int
     rate: float = 7e-4
+    horizon: int | None = None
 
 
 def bert(tokenizer: Tokenizer, labels: tuple[str, ...] = (), *, n_context: int = 128, layers: int = 3) -> BertConfig:
@@ -83,7 +87,7 @@ def fit(parameters: list[Any], loss_of: Callable[[T], torch.Tensor], batches: It
 
     torch.set_num_threads(1)
     optimizer = torch.optim.AdamW(parameters, lr=how.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, WARM_UP, how.steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, WARM_UP, how.horizon or how.steps)
     began = time.perf_counter()
     for step in range(1, how.steps + 1):
         loss = loss_of(next(batches))

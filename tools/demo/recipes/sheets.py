@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .pattern import Slots
 
-__all__ = ["FACTS", "HELD_FACTS", "HELD_WORDS", "WORDS", "Sheet", "held_out", "training"]
+__all__ = ["FACTS", "HELD_FACTS", "HELD_WORDS", "OPENINGS", "WORDS", "Sheet", "held_out", "plain", "training"]
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ HELD_FACTS = {
     ),
 }
 
-_OPENINGS = (
+OPENINGS = (
     "the {product} is a {kind}.",
     "{product}, a {kind}.",
     "meet the {product}, our new {kind}.",
@@ -304,13 +304,18 @@ _HELD_OPENINGS = ("introducing the {kind} {product}.", "{product} belongs to our
 def training(seed: int) -> Iterator[Sheet]:
     """Sheets, each with a question and its answer, without end; the first are short."""
     rng = random.Random(f"strange {seed}")  # noqa: S311 - sheets, not secrets
-    short = itertools.islice(_sheets(FACTS, WORDS, _OPENINGS, seed, facts_of=(2, 3)), FIRST)
-    for n, sheet in enumerate(itertools.chain(short, _sheets(FACTS, WORDS, _OPENINGS, seed))):
+    short = itertools.islice(_sheets(FACTS, WORDS, OPENINGS, seed, facts_of=(2, 3)), FIRST)
+    for n, sheet in enumerate(itertools.chain(short, plain(seed))):
         if n > FIRST and rng.random() < STRANGE:
             text, [span] = with_strange_words(sheet.text, [Span("", sheet.start, sheet.end)], rng, added=ADDED)
             yield Sheet(with_strange_words(sheet.question, (), rng, added=ADDED)[0], text, span.start, span.end)
         else:
             yield sheet
+
+
+def plain(seed: int) -> Iterator[Sheet]:
+    """Sheets of four to six facts, without strange words."""
+    return _sheets(FACTS, WORDS, OPENINGS, seed)
 
 
 def held_out(n: int) -> list[Sheet]:
