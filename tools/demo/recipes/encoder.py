@@ -42,7 +42,8 @@ HIDDEN = 0.2  # share of tokens that are guessed
 POOLED = 8  # batches whose texts are sorted by length, so that a batch has little padding
 #: Share of texts that are varied; of their gaps that get a strange word, and of their words that become one.
 VARIED, ADDED, REPLACED = 0.5, 0.1, 0.15
-HOW = Fit(steps=1000, rows=36, rate=1e-3)
+HOW = Fit(steps=1200, rows=36, rate=3e-3)
+LEFT_OUT = 0.2  # share of a question's words, so that no pattern is learnt by heart
 WARMTH = 0.05  # what cosines are divided by before the softmax
 LISTED = 4  # every so many questions the second is the list's own
 STRANGERS = 12  # texts of other kinds in a batch, which no question may lie near
@@ -115,17 +116,24 @@ def _alike(tokenizer: Tokenizer) -> Iterator[Batch]:
 
     Sometimes the second is the list's own.
     """
+    rng = random.Random(0)  # noqa: S311 - words, not secrets
     strangers = itertools.cycle(every.other_texts())
     waiting: dict[str, list[str]] = {entry: [] for entry in questions.ENTRIES}
     for n, (text, entry) in enumerate(questions.training(1)):
         waiting[entry].append(questions.FAQ[entry][0] if waiting[entry] and n % LISTED == 0 else text)
         if all(len(texts) > 1 for texts in waiting.values()):
-            halves = [[texts.pop(0) for texts in waiting.values()] for _ in range(2)]
+            halves = [[_shortened(texts.pop(0), rng) for texts in waiting.values()] for _ in range(2)]
             others = [next(source) for source in itertools.islice(strangers, STRANGERS)]
             encodings = tokenizer.encode_batch([*halves[0], *halves[1], *others])
             for encoding in encodings:
                 encoding.truncate(N_CONTEXT)
             yield padded(tokenizer, encodings)
+
+
+def _shortened(text: str, rng: random.Random) -> str:
+    """A text without some of its words; never without all."""
+    words = text.split()
+    return " ".join(word for word in words if rng.random() >= LEFT_OUT) or rng.choice(words)
 
 
 def _apart(model: BertForMaskedLM, batch: Batch) -> torch.Tensor:
