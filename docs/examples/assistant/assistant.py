@@ -32,7 +32,7 @@ ASKED = (
     "Bluewater shares slide after weak winter sales",
     "who won the football match last night?",
 )
-THRESHOLD = 0.6  # cosine
+THRESHOLD = 0.75  # cosine
 SURE = 0.5  # score of a reader's words, above which they are shown
 HELD_OUT = 300
 

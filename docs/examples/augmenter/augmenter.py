@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Labelled = list[tuple[str, str]]
 
 WORD = re.compile(r"[A-Za-z]+")
+SHORTEST = 3  # letters of a word that is put in: shorter tokens are rather beginnings of words
+SHOWN = ("Bluewater profits fall after weak winter sales", "negative")
 TOP = 8  # words that may stand in a hidden one's place
 REDRAWN = 0.5  # share of words that a paraphrase draws again
 SEEDS = 5
@@ -58,7 +60,7 @@ class Augmenter:
         )
         new = []
         for text, word, guesses in zip(texts, words, self._fill(hidden, top_k=TOP), strict=True):
-            others = [g for g in guesses if WORD.fullmatch(g["token_str"]) and g["token_str"] != word[0]]
+            others = [g for g in guesses if _is_word(g["token_str"]) and g["token_str"] != word[0]]
             [drawn] = self._rng.choices(others, [g["score"] for g in others]) if others else [{"token_str": word[0]}]
             new.append(f"{text[: word.start()]}{drawn['token_str']}{text[word.end() :]}")
         return new
@@ -77,6 +79,10 @@ class Augmenter:
             for new in (self.substituted(texts), self.paraphrased(texts)):
                 added |= dict(self.kept(labelled, new))
         return [*labelled, *added.items()]
+
+
+def _is_word(token: str) -> bool:
+    return len(token) >= SHORTEST and WORD.fullmatch(token) is not None
 
 
 def _words(text: str) -> list[re.Match[str]]:
@@ -109,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
             msg = f"--texts {args.texts} --rounds {args.rounds}: expected whole numbers of at least 1"
             raise InputError(msg)
         with mt.pipeline("fill-mask", encoder) as fill, mt.pipeline("text-classification", sentiment) as judge:
-            show(Augmenter(fill, judge), sample(args.texts, 1)[0])
+            show(Augmenter(fill, judge), SHOWN)
             compare(fill, judge, args.texts, args.rounds)
     except MiaotuiError as error:
         print(f"augmenter: {error}", file=sys.stderr)
