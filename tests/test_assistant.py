@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import miaotui
@@ -20,8 +21,10 @@ PARCEL = ("Where is my parcel?", "On its way, in a red van.")
 def app():
     spec = importlib.util.spec_from_file_location("assistant", FILE)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)  # dataclasses look there
+        spec.loader.exec_module(module)
+        yield module
 
 
 def test_it_answers_what_it_knows_and_passes_on_the_rest(app, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import miaotui
@@ -17,8 +18,10 @@ FILE = Path(__file__).resolve().parent.parent / "docs" / "examples" / "augmenter
 def app():
     spec = importlib.util.spec_from_file_location("augmenter", FILE)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)  # dataclasses look there
+        spec.loader.exec_module(module)
+        yield module
 
 
 @pytest.fixture(scope="module")

@@ -211,7 +211,7 @@ def compared(model: Model, tokenizer: Tokenizer, n: int = HELD_OUT) -> Scores:
     right = sum(s == label for s, (_, label) in zip(said, wanted, strict=True))
     hidden = Scores("hidden words", *guessed(model, tokenizer), None)
     usual = sum(label == most for _, label in wanted) / n
-    return Scores("right entry", nearest(model, n), usual, right / n, hidden)
+    return Scores("right entry", nearest(model, n), usual, right / n, also=hidden)
 
 
 RECIPE = Recipe(ABOUT, questions, HOW, HELD_OUT, train, compared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Scores:
     model: float
     majority: float
     bag: float | None
-    also: Scores | None = None
+    also: Scores | None = field(default=None, kw_only=True)
 
     def table(self) -> str:
         """As in a card, a column for each measure."""
