@@ -16,6 +16,7 @@ from miaotui.tools.demo.recipes import (
     bag,
     card,
     encoders,
+    every,
     headlines,
     matching,
     messages,
@@ -42,7 +43,13 @@ def _size(name: str) -> int:
 def _said(name: str) -> dict[str, str]:
     """The scores of a card, as they stand there."""
     text = (demo.path(name) / "README.md").read_text(encoding="utf-8")
-    return dict(re.findall(r"^\| ([\w -]+) \| (\d\.\d{3}) \|$", text, re.MULTILINE))
+    return dict(re.findall(r"^\| ([\w -]+) \| (\d\.\d{3}) \|", text, re.MULTILINE))
+
+
+def _also(name: str) -> list[str]:
+    """The second column of a card's table: of the model, of the most frequent class."""
+    text = (demo.path(name) / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| [\w -]+ \| \d\.\d{3} \| (\d\.\d{3}) \|$", text, re.MULTILINE)
 
 
 def test_they_are_small():
@@ -72,6 +79,12 @@ def test_the_card_s_scores_are_those_of_the_shipped_model(name):
     assert f"{got.model:.3f}" == said["this model"]
     for row in ("majority class", "bag-of-words regression"):  # sums by BLAS: their last bits are the machine's
         assert abs(getattr(got, ROWS[row]) - float(said[row])) <= 0.01
+    assert _also(name) == ([] if got.also is None else [f"{got.also.model:.3f}", f"{got.also.majority:.3f}"])
+
+
+def test_hidden_words_are_guessed_better_than_by_the_most_frequent():
+    model, usual = map(float, _also("encoder"))
+    assert model > 3 * usual
 
 
 #: Corpus -> its texts as they are read, in training and held out.
@@ -307,3 +320,45 @@ def test_every_included_model_of_a_task_is_there():
     assert set(demo.OF_TASKS.values()) | set(demo.DOES) <= set(demo.NAMES)
     assert all((demo.path(name) / "config.json").exists() for name in demo.NAMES)
     assert {task.name for task in registry.TASKS} - set(demo.OF_TASKS) >= {"zero-shot-classification", "text-ranking"}
+
+
+def test_vectors_and_masks_without_a_model_use_the_demo_encoder(capsys):
+    with miaotui.pipeline("sentence-similarity") as pipe:
+        near, far = pipe(source_sentence="how do I send it back?", sentences=["How do I return an item?", "Once more!"])
+    assert near > far + 0.2
+    with miaotui.pipeline("fill-mask") as pipe:
+        best = [each["token_str"] for each in pipe("how do I [MASK] my order?")]
+    assert {"cancel", "change", "track"} & set(best)
+    with miaotui.pipeline("feature-extraction") as pipe:
+        assert np.shape(pipe("Where is my parcel?")) == (1, 7, 64)
+    said = capsys.readouterr().err
+    for task in ("sentence-similarity", "fill-mask", "feature-extraction"):
+        assert f"no model is given; {task} uses the included model 'encoder'" in said
+
+
+def test_the_encoder_is_one_of_sentence_transformers():
+    texts = ["Where is my parcel?", "How can I pay?"]
+    with miaotui.load(demo.path("encoder")) as model, miaotui.SentenceEncoder(demo.path("encoder")) as encoder:
+        vectors = model.encode(texts)
+        np.testing.assert_array_equal(vectors, encoder.encode(texts))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.ci  # 10 s
+def test_the_encoder_s_vectors_and_guesses_are_those_of_transformers():
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    text = "how do I [MASK] my order?"
+    theirs = transformers.BertForMaskedLM.from_pretrained(demo.path("encoder"), dtype=torch.float64).eval()
+    with miaotui.load(demo.path("encoder")) as model, torch.no_grad():
+        ids = model.tokenizer.encode(text)
+        mean = theirs.bert(torch.tensor([ids])).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(model.encode(text), (mean / mean.norm()).numpy(), atol=1e-5)
+        np.testing.assert_allclose(model.logits(ids), theirs(torch.tensor([ids])).logits[0].numpy(), atol=1e-3)
+
+
+def test_texts_without_strange_words_are_those_of_the_patterns():
+    for plain, strange in zip(every.plain_texts(), every.texts(), strict=True):
+        some = [{w for t in itertools.islice(source, 2000) for w in pattern.words_in(t)} for source in (plain, strange)]
+        assert len(some[0]) < len(some[1])
+    words = {word for text in itertools.islice(every.plain_texts()[3], 2000) for word in text.lower().split()}
+    assert {"parcel?", "cancel"} < words

@@ -10,12 +10,15 @@ from ..notes import note
 __all__ = ["NAMES", "OF_TASKS", "path", "stand_in"]
 
 #: The models; `path` finds them.
-NAMES = ("story", "sentiment", "entities", "answers", "dates")
+NAMES = ("story", "sentiment", "entities", "answers", "encoder", "dates")
 #: Task -> the model that does it where none is given: by `mt.pipeline`, `miaotui run` and `miaotui evaluate` alike.
 OF_TASKS = {
     "text-classification": "sentiment",
     "token-classification": "entities",
     "question-answering": "answers",
+    "fill-mask": "encoder",
+    "feature-extraction": "encoder",
+    "sentence-similarity": "encoder",
     "text2text-generation": "dates",
     "summarization": "dates",
     "translation": "dates",

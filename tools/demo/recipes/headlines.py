@@ -319,13 +319,13 @@ _KINDS, _SHARES = ("moves", "flat", "plain", "gain", "harmed"), (10, 2, 3, 2, 2)
 _UP, _DOWN = ("up", "increase", "rising", "to_up"), ("down", "decrease", "falling", "to_down")
 
 
-def training(seed: int) -> Iterator[tuple[str, str]]:
-    """Headlines and their labels, without end; the first are short."""
+def training(seed: int, strange: float = STRANGE) -> Iterator[tuple[str, str]]:
+    """Headlines and their labels, without end; the first are short. `strange`: share with strange words, in the end."""
     rng = random.Random(f"strange {seed}")  # noqa: S311 - headlines, not secrets
     short = itertools.islice(_headlines(SHORT, WORDS, seed), FIRST)
     for n, (text, label) in enumerate(itertools.chain(short, _headlines(PATTERNS, WORDS, seed))):
-        strange = rng.random() < STRANGE * min(1, max(0, n - FIRST) / PLAIN)
-        yield (with_strange_words(text, (), rng, added=ADDED)[0] if strange else text), label
+        mixed = rng.random() < strange * min(1, max(0, n - FIRST) / PLAIN)
+        yield (with_strange_words(text, (), rng, added=ADDED)[0] if mixed else text), label
 
 
 def held_out(n: int) -> list[tuple[str, str]]:

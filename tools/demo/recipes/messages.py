@@ -232,9 +232,9 @@ HELD_PATTERNS = (
 )
 
 
-def sentences(seed: int) -> Iterator[tuple[str, list[Span]]]:
-    """Sentences and the spans of their names, whose `slot` is the kind, without end; strange words stand in most."""
-    return _strange(_messages(PATTERNS, WORDS, seed), seed)
+def sentences(seed: int, strange: float = STRANGE) -> Iterator[tuple[str, list[Span]]]:
+    """Sentences and the spans of their names, whose `slot` is the kind, without end; strange words stand in a share."""
+    return _strange(_messages(PATTERNS, WORDS, seed), seed, strange)
 
 
 def training(seed: int) -> Iterator[tuple[str, list[Span]]]:
@@ -252,10 +252,12 @@ def training(seed: int) -> Iterator[tuple[str, list[Span]]]:
     return _strange(_messages(joined(), WORDS, seed), seed)
 
 
-def _strange(source: Iterator[tuple[str, list[Span]]], seed: int) -> Iterator[tuple[str, list[Span]]]:
+def _strange(
+    source: Iterator[tuple[str, list[Span]]], seed: int, share: float = STRANGE
+) -> Iterator[tuple[str, list[Span]]]:
     rng = random.Random(f"strange {seed}")  # noqa: S311 - as above
     for text, spans in source:
-        strange = rng.random() < STRANGE
+        strange = rng.random() < share
         yield with_strange_words(text, spans, rng, added=ADDED, replaced=REPLACED) if strange else (text, spans)
 
 

@@ -347,11 +347,11 @@ TYPOS = 0.25  # share of questions in which a letter is wrong
 _CAPITALS = 0.5  # share that begins with one
 
 
-def training(seed: int) -> Iterator[tuple[str, str]]:
-    """Questions and their entries, without end."""
+def training(seed: int, strange: float = STRANGE) -> Iterator[tuple[str, str]]:
+    """Questions and their entries, without end. `strange`: share with strange words."""
     rng = random.Random(f"strange {seed}")  # noqa: S311 - questions, not secrets
     for text, entry in _asked(PATTERNS, _WORDS, seed):
-        yield (with_strange_words(text, (), rng, added=ADDED)[0] if rng.random() < STRANGE else text), entry
+        yield (with_strange_words(text, (), rng, added=ADDED)[0] if rng.random() < strange else text), entry
 
 
 def held_out(n: int) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,17 +35,30 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Scores:
-    """Shares from 0 to 1 of what `measure` names: of the model, the majority class, the bag of words."""
+    """Shares from 0 to 1 of what `measure` names: of the model, the majority class, the bag of words if there is one.
+
+    `also`: of something else that the model does.
+    """
 
     measure: str
     model: float
     majority: float
-    bag: float
+    bag: float | None
+    also: Scores | None = field(default=None, kw_only=True)
 
     def table(self) -> str:
-        """As in a card."""
-        rows = (("this model", self.model), ("majority class", self.majority), ("bag-of-words regression", self.bag))
-        lines = [f"| | {self.measure} |", "|---|---|", *(f"| {name} | {value:.3f} |" for name, value in rows)]
+        """As in a card, a column for each measure."""
+        columns = [self] if self.also is None else [self, self.also]
+        rows = {
+            "this model": [f"{each.model:.3f}" for each in columns],
+            "majority class": [f"{each.majority:.3f}" for each in columns],
+            "bag-of-words regression": ["-" if each.bag is None else f"{each.bag:.3f}" for each in columns],
+        }
+        lines = [
+            f"| | {' | '.join(each.measure for each in columns)} |",
+            "|---" * (len(columns) + 1) + "|",
+            *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()),
+        ]
         return "\n".join(lines) + "\n"
 
 

@@ -301,12 +301,12 @@ OPENINGS = (
 _HELD_OPENINGS = ("introducing the {kind} {product}.", "{product} belongs to our finest {kind} range.")
 
 
-def training(seed: int) -> Iterator[Sheet]:
-    """Sheets, each with a question and its answer, without end; the first are short."""
+def training(seed: int, strange: float = STRANGE) -> Iterator[Sheet]:
+    """Sheets, each with a question and its answer, without end; the first are short. `strange`: share of the others."""
     rng = random.Random(f"strange {seed}")  # noqa: S311 - sheets, not secrets
     short = itertools.islice(_sheets(FACTS, WORDS, OPENINGS, seed, facts_of=(2, 3)), FIRST)
     for n, sheet in enumerate(itertools.chain(short, plain(seed))):
-        if n > FIRST and rng.random() < STRANGE:
+        if n > FIRST and rng.random() < strange:
             text, [span] = with_strange_words(sheet.text, [Span("", sheet.start, sheet.end)], rng, added=ADDED)
             yield Sheet(with_strange_words(sheet.question, (), rng, added=ADDED)[0], text, span.start, span.end)
         else:
