@@ -1,0 +1,162 @@
+"""Who is in the next pass. Nobody owns a scheduler thread: whoever waits takes a pass for all who wait.
+
+A pass holds at most `chunk` tokens. Texts that need one more token come first, so that a long prompt keeps a running
+answer waiting for one chunk at most; what room is left goes to prompts, the oldest first. A text begins when the cache
+has room for all that it has so far; where a running one finds no page, the text that came last gives its own up, and is
+computed again later with the same bits (vLLM's policy: Kwon et al. 2023, arXiv:2309.06180, section 4.5).
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..floats import usual_floats
+from ..living import Living
+from ..pages import FullError
+from .prefixes import LEAST, begins_like, best
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..pages import Table
+    from ..pools import Part
+    from ..session import Session
+    from .wants import Want
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """What is waited for on a session. Any thread may come; all that is decided here is decided under its lock."""
+
+    def __init__(self, session: Session) -> None:
+        """Nothing is waited for."""
+        self._session = session
+        self._wants: Living[Want] = Living()
+        self._arrivals = itertools.count(1)
+
+    def arrive(self, table: Table) -> None:
+        """Give a text its place among all others; where room is short, the later gives way."""
+        if not table.arrived:
+            table.arrived = next(self._arrivals)
+
+    def serve(self, wants: Sequence[Want]) -> None:
+        """Take passes until one of these is done at least, or all by others. Errors: as `Session.turn`."""
+        keys = []
+        try:
+            for want in wants:
+                self.arrive(want.table)
+                keys.append(self._wants.add(want))
+            while not any(want.done for want in wants):
+                self._session.turn(partial(self._pass, wants), lambda: any(want.done for want in wants))
+        finally:
+            for key in keys:
+                self._wants.forget(key)
+
+    def after_fork(self) -> None:
+        """In the child: what other threads waited for is nobody's."""
+        here = threading.get_ident()
+        for want in list(self._wants):
+            if want.thread != here:
+                self._wants.discard(want)
+
+    @usual_floats()
+    def _pass(self, mine: Sequence[Want]) -> None:
+        """One pass for all that wait, unless what is waited for came meanwhile; part of a turn."""
+        if any(want.done for want in mine):
+            return
+        chosen = self._chosen() or self._afresh()
+        self._session.run_pass([part for _, part in chosen])
+        row = 0
+        for want, (_, _, _, n_rows) in chosen:
+            if n_rows:
+                want.fulfil(row)
+            row += n_rows
+
+    def _chosen(self) -> list[tuple[Want, Part]]:
+        """What the next pass reads, and for whom."""
+        session = self._session
+        session.collect()
+        wants = [want for want in self._wants if not want.done]
+        for want in wants:
+            want.table.ids = want.ids
+            session.ready(want.table, len(want.ids), want.rows)
+        wants.sort(key=_rank)
+        chosen: list[tuple[Want, Part]] = []
+        left, rows = session.chunk, session.n_logits
+        for want in wants:
+            if left and (want.table.n_pages or self._begins(want, wants)):
+                part = _part(want, left, rows)
+                if part is not None and self._has_room(want, part, chosen, wants):
+                    chosen.append((want, part))
+                    left, rows = left - len(part[1]), rows - part[3]
+        return chosen
+
+    def _begins(self, want: Want, wants: list[Want]) -> bool:
+        """Whether a text begins in this pass; it then shares what another has of its beginning.
+
+        It waits where another is computing more of the same beginning now, and where the cache has no room for all of
+        it and a token more; the latter only while an earlier text runs.
+        """
+        pages, table, most = self._session.pages, want.table, len(want.ids) - want.rows
+        donor, n = best(table, want.ids, pages.tables, most)
+        running = [w for w in wants if w.table.n_pages]
+        for other in running:
+            alike = other.table.source is table.source and other.table.shift == table.shift
+            if alike and other.n_missing > other.rows and begins_like(other.ids, want.ids, most) >= n + LEAST:
+                return False
+        if any(other.table.arrived < table.arrived for other in running):
+            kept = {id(w.table) for w in wants}
+            if not pages.fit(len(want.ids) + 1 - n, kept if donor is None else kept | {id(donor)}):
+                return False
+        if donor is not None:
+            pages.adopt(table, donor, n)
+            donor.used = max(t.used for t in pages.tables)  # it was useful: others are longer idle
+            want.n_reused = table.cached
+        return True
+
+    def _afresh(self) -> list[tuple[Want, Part]]:
+        """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on."""
+        for want in self._wants:
+            self._session.pages.release(want.table)
+        chosen = self._chosen()
+        if not chosen:
+            raise FullError(self._session.pages)
+        return chosen
+
+    def _has_room(self, want: Want, part: Part, chosen: list[tuple[Want, Part]], wants: list[Want]) -> bool:
+        """Whether the cache has pages for this part too; later texts may have given theirs up for it."""
+        session, table = self._session, want.table
+        busy = {id(table), *(id(each.table) for each, _ in chosen)}
+        kept = {id(each.table) for each in wants}
+        while not session.pages.make_room(table, part[2] + len(part[1]), kept):
+            later = [w.table for w in wants if id(w.table) not in busy and w.table.n_pages]
+            later = [t for t in later if t.arrived > table.arrived]
+            if not later:
+                if not part[2]:  # it has not begun: others may have what it took
+                    session.pages.release(table)
+                return False
+            session.pages.release(max(later, key=lambda t: t.arrived))
+        sources = [each.table.source for each, _ in chosen if each.table.source is not None]
+        return table.source is None or session.has_source(table.source, sources)
+
+
+def _rank(want: Want) -> tuple[bool, int]:
+    """Answers that go on before prompts; of these who waits longest, of prompts who came first."""
+    reads = want.n_missing > 1
+    return reads, want.table.arrived if reads else want.table.used
+
+
+def _part(want: Want, left: int, rows: int) -> Part | None:
+    """What of a text a pass of `left` tokens and `rows` rows of logits takes; None: nothing."""
+    at, end = want.table.cached, len(want.ids)
+    size = min(left, end - at)
+    last = end - max(want.rows, 1)  # the rows that are wanted lie in one pass
+    if at + size < end or want.rows > rows:
+        size = min(size, last - at) if at + size > last else size
+    if size < 1:
+        return None
+    return want.table, want.ids[at : at + size], at, want.rows if at + size == end else 0
