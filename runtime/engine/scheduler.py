@@ -86,35 +86,46 @@ class Engine:
             session.ready(want.table, len(want.ids), want.rows)
         wants.sort(key=_rank)
         chosen: list[tuple[Want, Part]] = []
-        left, rows = session.chunk, session.n_logits
+        left, rows, crowded = session.chunk, session.n_logits, False
         for want in wants:
-            if left and (want.table.n_pages or self._begins(want, wants)):
-                part = _part(want, left, rows)
-                if part is not None and self._has_room(want, part, chosen, wants):
-                    chosen.append((want, part))
-                    left, rows = left - len(part[1]), rows - part[3]
+            if not want.table.n_pages:
+                if not left or crowded or self._is_computed(want, wants):
+                    continue
+                crowded = not self._begin(want, wants)  # nobody overtakes it
+                if crowded:
+                    continue
+            part = _part(want, left, rows)
+            if part is not None and self._has_room(want, part, chosen, wants):
+                chosen.append((want, part))
+                left, rows = left - len(part[1]), rows - part[3]
         return chosen
 
-    def _begins(self, want: Want, wants: list[Want]) -> bool:
-        """Whether a text begins in this pass; it then shares what another has of its beginning.
+    @staticmethod
+    def _is_computed(want: Want, wants: list[Want]) -> bool:
+        """Whether passes for another text compute the beginning of this one now, so that it had better wait."""
+        table, most = want.table, len(want.ids) - want.rows
+        return any(
+            other.n_missing > other.rows
+            and other.table.n_pages
+            and (other.table.source, other.table.shift) == (table.source, table.shift)
+            and begins_like(other.ids, want.ids, most) >= other.table.cached + LEAST
+            for other in wants
+        )
 
-        It waits where another is computing more of the same beginning now, and where the cache has no room for all of
-        it and a token more; the latter only while an earlier text runs.
+    def _begin(self, want: Want, wants: list[Want]) -> bool:
+        """Let a text share what another has of its beginning.
+
+        False while earlier texts run and the cache has no room for all of this one, and a token more.
         """
-        pages, table, most = self._session.pages, want.table, len(want.ids) - want.rows
-        donor, n = best(table, want.ids, pages.tables, most)
-        running = [w for w in wants if w.table.n_pages]
-        for other in running:
-            alike = other.table.source is table.source and other.table.shift == table.shift
-            if alike and other.n_missing > other.rows and begins_like(other.ids, want.ids, most) >= n + LEAST:
-                return False
-        if any(other.table.arrived < table.arrived for other in running):
+        pages, table = self._session.pages, want.table
+        donor, n = best(table, want.ids, pages.tables, len(want.ids) - want.rows)
+        if any(w.table.n_pages and w.table.arrived < table.arrived for w in wants):
             kept = {id(w.table) for w in wants}
             if not pages.fit(len(want.ids) + 1 - n, kept if donor is None else kept | {id(donor)}):
                 return False
         if donor is not None:
             pages.adopt(table, donor, n)
-            donor.used = max(t.used for t in pages.tables)  # it was useful: others are longer idle
+            donor.used = max(t.used for t in pages.tables)  # it was of use: others are longer idle
             want.n_reused = table.cached
         return True
 
