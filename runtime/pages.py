@@ -162,10 +162,13 @@ class Pages:
             self.n_free[g] = sum(self._free[g])
         self.torn = False
 
-    def fit(self, end: int, kept: Collection[int] = ()) -> bool:
-        """Whether an empty table can have pages for slots up to `end`, once all that are idle gave theirs up."""
+    def fit(self, end: int, kept: Collection[int] = (), shared: int = 0) -> bool:
+        """Whether an empty table can have pages for slots up to `end`, once all that are idle gave theirs up.
+
+        `kept`: ids of tables that do not; `shared`: slots that it shares with one of these.
+        """
         seen = max(end if window is None else min(end, window + 2 * self.size) for window in self.windows)
-        return self.taken(kept) - (-seen // self.size) <= self.n_pages
+        return self.taken(kept) - (-seen // self.size) - min(shared, seen) // self.size <= self.n_pages
 
     def taken(self, kept: Collection[int] = ()) -> int:
         """Pages that those hold who are waited for, in the group where these are the most: nobody may take them.

@@ -113,16 +113,16 @@ class Engine:
         )
 
     def _begin(self, want: Want, wants: list[Want]) -> bool:
-        """Let a text share what another has of its beginning.
+        """Let a text share what another has of its beginning. False while the cache has no room for all of it.
 
-        False while earlier texts run and the cache has no room for all of this one, and a token more.
+        While earlier texts run there must be room for a token more.
         """
         pages, table = self._session.pages, want.table
         donor, n = best(table, want.ids, pages.tables, len(want.ids) - want.rows)
-        if any(w.table.n_pages and w.table.arrived < table.arrived for w in wants):
-            kept = {id(w.table) for w in wants}
-            if not pages.fit(len(want.ids) + 1 - n, kept if donor is None else kept | {id(donor)}):
-                return False
+        earlier = [w.table for w in wants if w.table.n_pages and w.table.arrived < table.arrived]
+        kept = {id(each) for each in (*earlier, donor) if each is not None}
+        if not pages.fit(len(want.ids) + (1 if earlier else 0), kept, n):
+            return False
         if donor is not None:
             pages.adopt(table, donor, n)
             donor.used = max(t.used for t in pages.tables)  # it was of use: others are longer idle
@@ -131,9 +131,10 @@ class Engine:
 
     def _afresh(self) -> list[tuple[Want, Part]]:
         """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on."""
-        for want in self._wants:
-            self._session.pages.release(want.table)
-        chosen = self._chosen()
+        held = [want.table for want in self._wants if want.table.n_pages]
+        for table in held:
+            self._session.pages.release(table)
+        chosen = self._chosen() if len(held) > 1 else []
         if not chosen:
             raise FullError(self._session.pages)
         return chosen
