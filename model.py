@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
 from .arrays import Arrays
 from .errors import InputError
@@ -182,10 +182,20 @@ class Model(Arrays):
         tokens = self._tokens(prompt, parameters, "stream")
         return Stream(t.text for t in tokens if t.text)
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+        self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]
+    ) -> Generation: ...
+    @overload
+    def generate(self, prompt: Ids[Prompt], **parameters: Unpack[GenerateKwargs]) -> list[Generation]: ...
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("generate")
-    def generate(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Generation:
-        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`.
+    def generate(
+        self, prompt: Prompt | Ids[Prompt], **parameters: Unpack[GenerateKwargs]
+    ) -> Generation | list[Generation]:
+        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`; of a list of them, a list.
+
+        Several prompts, and calls from several threads, share passes; each gets the bits that it gets alone.
 
         Parameters have the names of Hugging Face's `GenerationConfig`, and None means "not given", except for
         `max_new_tokens`: 256 if it is not given, and None goes on until the context is full. `do_sample`, or
@@ -202,16 +212,19 @@ class Model(Arrays):
         (`num_return_sequences`), by `length_penalty` and `early_stopping`. The prompt of an encoder-decoder is what its
         encoder reads. Errors: `InputError`.
         """
-        [answer] = self._answers([prompt], parameters, "generate")
+        if _several(prompt):
+            return self.generate_all(prompt, **parameters)
+        [answer] = self._answers([cast("Prompt", prompt)], parameters, "generate")
         return answer
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("generate_all")
     def generate_all(self, prompts: Iterable[Prompt], **parameters: Unpack[GenerateKwargs]) -> list[Generation]:
-        """Answer several texts or ids, in order, as `generate` answers each; all are checked before any is answered.
+        """Answer several texts or ids, in order, as `generate` does a list; all are checked before any is answered.
 
-        With `num_beams` above 1 as many are searched together as the cache has room for. Errors: `InputError`, which
-        names the prompt by its number.
+        They share passes, as many as there is room for; the bits are those that each gets alone. One that cannot go on
+        (its logits are NaN) ends alone, and is raised when the others are done. With `num_beams` above 1 as many are
+        searched together as the cache has room for. Errors: `InputError`, which names the prompt by its number.
         """
         if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
             msg = f"prompts: {type(prompts).__name__} found, expected several prompts; generate answers one"
@@ -268,6 +281,12 @@ class Model(Arrays):
         """As `tokens`; errors name the `call`."""
         sequence, first, left = self._begun(prompt, parameters, call)
         return Stream(_to_its_end(sequence, sequence.tokens(first, **left)))
+
+
+def _several(prompt: Prompt | Ids[Prompt]) -> TypeGuard[Ids[Prompt]]:
+    """Whether it is a list of prompts, and not of ids."""
+    first = prompt[0] if isinstance(prompt, list | tuple) and prompt else None
+    return isinstance(first, str | list | tuple) or getattr(first, "ndim", 0) == 1
 
 
 @contextmanager

@@ -216,7 +216,7 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
     for position, i in enumerate(ids):
         if not _is_integer(i):
             many = what == "prompt" and isinstance(i, str | list | tuple | np.ndarray)
-            instead = "; generate_all answers several prompts" if many else ""
+            instead = "; model.generate answers a list of several" if many else ""
             msg = f"{what}: id {shown(i)} at position {position} is {type(i).__name__}, expected an integer{instead}"
             raise InputError(msg)
         if not 0 <= i < n_vocab:
@@ -256,11 +256,12 @@ def params_from(
     if "decoder_start_token_id" in given:
         msg = "decoder_start_token_id: a text begins with its prompt; leave it out, or put it before the prompt"
         raise InputError(msg)
-    if "stop" in given:
-        if "stop_strings" in given:
-            msg = "stop and stop_strings are the same parameter: give one of them"
-            raise InputError(msg)
-        given["stop_strings"] = given.pop("stop")
+    for short, name in {"stop": "stop_strings", "n": "num_return_sequences"}.items():
+        if short in given:
+            if name in given:
+                msg = f"{short} and {name} are the same parameter: give one of them"
+                raise InputError(msg)
+            given[name] = given.pop(short)
     given.setdefault("do_sample", any(name in given for name in _ASK_TO_SAMPLE))
     ending = {field: given.pop(name) for name, field in _ENDINGS.items() if name in given}
     ending.setdefault("eos_ids", tuple(eos_ids))
@@ -270,6 +271,9 @@ def params_from(
     if beams.n > 1 and (params.stop or not params.sampling.greedy):
         what = "stop_strings" if params.stop else "sampling"
         msg = f"num_beams={beams.n}: {what} and beams do not go together here; leave one of them out"
+        raise InputError(msg)
+    if beams.n_return > 1 == beams.n and params.sampling.greedy:
+        msg = f"num_return_sequences={beams.n_return}: the likeliest answer is one; sample, or give num_beams"
         raise InputError(msg)
     return params
 

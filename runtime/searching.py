@@ -36,6 +36,7 @@ class Asked:
     spelling: Spelling | None
     load_s: float = 0.0
     n_source: int = 0
+    number: int = 0  # of several answers
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -54,7 +55,15 @@ class Asked:
 
     def steps(self) -> Generator[Token | Draw, Drawn, None]:
         """The same, as what is to be drawn and what came of it."""
-        return steps(self.sequence, self.prompt, self.params, self.spelling, load_s=self.load_s, n_source=self.n_source)
+        return steps(
+            self.sequence,
+            self.prompt,
+            self.params,
+            self.spelling,
+            load_s=self.load_s,
+            number=self.number,
+            n_source=self.n_source,
+        )
 
 
 def answers(session: Session, asked: list[Asked]) -> list[Generation]:
@@ -65,6 +74,23 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
     """
     if asked and asked[0].params.beams.n > 1:
         return _searched(session, asked)
+    if asked and asked[0].params.beams.n_return > 1:
+        return _drawn(session, asked, asked[0].params.beams.n_return)
+    return _made(session, asked)
+
+
+def _drawn(session: Session, asked: list[Asked], n: int) -> list[Generation]:
+    """`n` answers to each; the sequences go on with the first."""
+    with ExitStack() as opened:
+        spread = []
+        for each in asked:
+            twins = [opened.enter_context(each.sequence.fork()) for _ in range(1, n)]
+            spread += [replace(each, sequence=twin, number=i) for i, twin in enumerate((each.sequence, *twins))]
+        made = _made(session, spread)
+    return [replace(made[i], alternatives=tuple(made[i + 1 : i + n])) for i in range(0, len(made), n)]
+
+
+def _made(session: Session, asked: list[Asked]) -> list[Generation]:
     engine = session.engine
     if engine is None or len(asked) == 1:
         return [_alone(each) for each in asked]

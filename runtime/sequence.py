@@ -276,8 +276,10 @@ class Sequence:
         A text in `prompt` is encoded with the tokenizer's special tokens only where the sequence begins with it.
         """
         asked = self.asked(prompt, parameters)
-        if asked.params.beams.n > 1:
-            msg = f"num_beams={asked.params.beams.n}: beams are known at their end; use generate"
+        beams = asked.params.beams
+        if beams.n > 1 or beams.n_return > 1:
+            what = f"num_beams={beams.n}: beams" if beams.n > 1 else f"num_return_sequences={beams.n_return}: several"
+            msg = f"{what} are known at their end; use generate"
             raise InputError(msg)
         return Stream(self._read(asked.tokens()))
 
