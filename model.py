@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
 from .arrays import Arrays
@@ -25,7 +26,7 @@ from .runtime.session import Session
 from .runtime.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import AsyncGenerator, Generator, Iterator
     from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .loader.text.chat_messages import Messages
     from .prepare import Prepared
     from .runtime.backend import Backend
+    from .runtime.searching import Asked
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
 
@@ -232,6 +234,48 @@ class Model(Arrays):
         self._check_kind("generate_all", encoder=False)
         return self._answers(prompts, parameters, "generate_all", numbered=True)
 
+    @overload
+    async def agenerate(  # type: ignore[overload-overlap]  # as above
+        self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]
+    ) -> Generation: ...
+    @overload
+    async def agenerate(self, prompt: Ids[Prompt], **parameters: Unpack[GenerateKwargs]) -> list[Generation]: ...
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def agenerate(
+        self, prompt: Prompt | Ids[Prompt], **parameters: Unpack[GenerateKwargs]
+    ) -> Generation | list[Generation]:
+        """As `generate`, for coroutines: the event loop goes on meanwhile, and all its tasks share passes.
+
+        A task that is cancelled computes nothing more. Beams, and a GPU, answer in a thread of the loop's executor.
+        """
+        from .runtime.asynchronous import answer, answers, in_thread  # noqa: PLC0415 - imports asyncio
+
+        engine = self._session.engine
+        if engine is None or parameters.get("num_beams") not in {None, 1}:
+            return await in_thread(partial(self.generate, prompt, **parameters))  # type: ignore[arg-type]
+        with ExitStack() as opened:
+            if _several(prompt):
+                many = await in_thread(partial(self._asked, prompt, parameters, "agenerate", opened, numbered=True))
+                return await answers(engine, many)
+            [one] = await in_thread(partial(self._asked, [cast("Prompt", prompt)], parameters, "agenerate", opened))
+            return await answer(engine, one)
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def astream(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> AsyncGenerator[str, None]:
+        """As `stream`, for coroutines (`async for piece in model.astream(...)`). Parameters are checked at the first."""
+        from .runtime.asynchronous import in_thread, pieces  # noqa: PLC0415 - imports asyncio
+
+        engine = self._session.engine
+        with ExitStack() as opened:
+            if engine is None:
+                made = opened.enter_context(await in_thread(partial(self._tokens, prompt, parameters, "astream")))
+                while (token := await in_thread(partial(next, made, None))) is not None:
+                    yield token.text
+                return
+            [one] = await in_thread(partial(self._asked, [prompt], parameters, "astream", opened))
+            async for piece in pieces(engine, one):
+                yield piece
+
     @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("chat")
     def chat(self, messages: Messages, **parameters: Unpack[ChatKwargs]) -> Generation:
@@ -264,12 +308,24 @@ class Model(Arrays):
         self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, numbered: bool = False
     ) -> list[Generation]:
         with ExitStack() as opened:
-            asked = []
-            for i, prompt in enumerate(prompts):
-                with _numbered(i if numbered else None):
-                    sequence, first, left = self._begun(prompt, parameters, call)
-                    asked.append(opened.enter_context(sequence).asked(first, left))
-            return answers(self._session, asked)
+            return answers(self._session, self._asked(prompts, parameters, call, opened, numbered=numbered))
+
+    def _asked(
+        self,
+        prompts: Iterable[Prompt],
+        parameters: GenerateKwargs,
+        call: str,
+        opened: ExitStack,
+        *,
+        numbered: bool = False,
+    ) -> list[Asked]:
+        """Checked, each with a sequence that ends with `opened`."""
+        asked = []
+        for i, prompt in enumerate(prompts):
+            with _numbered(i if numbered else None):
+                sequence, first, left = self._begun(prompt, parameters, call)
+                asked.append(opened.enter_context(sequence).asked(first, left))
+        return asked
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("tokens")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import MiaotuiError
+from ..errors import InputError, MiaotuiError
 from .beams import Found, Searched, Wanted, search
 from .generate import Timings, Token, answer, collect, steps, tokens
 from .pages import Caller
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .sequence import Sequence
     from .session import Session
 
-__all__ = ["Asked", "answers"]
+__all__ = ["Asked", "answers", "spread"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,17 @@ class Asked:
         return limit, "length" if limit == wanted else "context"
 
     def tokens(self) -> Generator[Token, None, None]:
-        """The answer, an id at a time; of what has no beams."""
+        """The answer, an id at a time. Errors: `InputError` for several, and for beams."""
+        self.check_streams()
         return tokens(self.sequence, self.steps())
+
+    def check_streams(self) -> None:
+        """InputError for what is known at its end."""
+        beams = self.params.beams
+        if beams.n > 1 or beams.n_return > 1:
+            what = f"num_beams={beams.n}: beams" if beams.n > 1 else f"num_return_sequences={beams.n_return}: several"
+            msg = f"{what} are known at their end; use generate"
+            raise InputError(msg)
 
     def steps(self) -> Generator[Token | Draw, Drawn, None]:
         """The same, as what is to be drawn and what came of it."""
@@ -82,12 +91,14 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
 def _drawn(session: Session, asked: list[Asked], n: int) -> list[Generation]:
     """`n` answers to each; the sequences go on with the first."""
     with ExitStack() as opened:
-        spread = []
-        for each in asked:
-            twins = [opened.enter_context(each.sequence.fork()) for _ in range(1, n)]
-            spread += [replace(each, sequence=twin, number=i) for i, twin in enumerate((each.sequence, *twins))]
-        made = _made(session, spread)
+        made = _made(session, [one for each in asked for one in spread(each, opened)])
     return [replace(made[i], alternatives=tuple(made[i + 1 : i + n])) for i in range(0, len(made), n)]
+
+
+def spread(asked: Asked, opened: ExitStack) -> list[Asked]:
+    """Each of the answers that are asked for: the first goes on with the sequence, the others with copies."""
+    twins = [opened.enter_context(asked.sequence.fork()) for _ in range(1, asked.params.beams.n_return)]
+    return [replace(asked, sequence=twin, number=i) for i, twin in enumerate((asked.sequence, *twins))]
 
 
 def _made(session: Session, asked: list[Asked]) -> list[Generation]:
@@ -99,7 +110,7 @@ def _made(session: Session, asked: list[Asked]) -> list[Generation]:
 
 def _alone(asked: Asked) -> Generation:
     with asked.sequence.as_it_was():
-        return asked.sequence.awaiting(partial(collect, asked.tokens()))
+        return asked.sequence.awaiting(partial(collect, tokens(asked.sequence, asked.steps())))
 
 
 def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]:

@@ -275,13 +275,7 @@ class Sequence:
 
         A text in `prompt` is encoded with the tokenizer's special tokens only where the sequence begins with it.
         """
-        asked = self.asked(prompt, parameters)
-        beams = asked.params.beams
-        if beams.n > 1 or beams.n_return > 1:
-            what = f"num_beams={beams.n}: beams" if beams.n > 1 else f"num_return_sequences={beams.n_return}: several"
-            msg = f"{what} are known at their end; use generate"
-            raise InputError(msg)
-        return Stream(self._read(asked.tokens()))
+        return Stream(self._read(self.asked(prompt, parameters).tokens()))
 
     def _read(self, made: Iterator[Token]) -> Generator[Token, None, None]:
         """While the reader asks for a token, he waits for this text; refused before the first, it is as it was."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,13 @@ from ..pages import FullError
 from .prefixes import LEAST, begins_like, best
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from ..pages import Table
     from ..pools import Part
     from ..session import Session
+    from .tasks import Tasks
     from .wants import Want
 
 __all__ = ["Engine"]
@@ -37,6 +40,12 @@ class Engine:
         self._session = session
         self._wants: Living[Want] = Living()
         self._arrivals = itertools.count(1)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
+
+    @property
+    def most(self) -> int:
+        """Texts of a pass, at most, that get logits."""
+        return self._session.n_logits
 
     def arrive(self, table: Table) -> None:
         """Give a text its place among all others; where room is short, the later gives way."""
@@ -45,16 +54,33 @@ class Engine:
 
     def serve(self, wants: Sequence[Want]) -> None:
         """Take passes until one of these is done at least, or all by others. Errors: as `Session.turn`."""
-        keys = []
+        keys = list[int]()
         try:
-            for want in wants:
-                self.arrive(want.table)
-                keys.append(self._wants.add(want))
-            while not any(want.done for want in wants):
-                self._session.turn(partial(self._pass, wants), lambda: any(want.done for want in wants))
+            keys.extend(self.add(want) for want in wants)
+            self.take_passes(wants)
         finally:
             for key in keys:
-                self._wants.forget(key)
+                self.forget(key)
+
+    def add(self, want: Want) -> int:
+        """Put something among what is waited for, until its key, which is returned, is forgotten."""
+        self.arrive(want.table)
+        return self._wants.add(want)
+
+    def forget(self, key: int) -> None:
+        """Nobody waits for it any more."""
+        self._wants.forget(key)
+
+    def take_passes(self, wants: Sequence[Want]) -> None:
+        """Take passes until one of these, which were added, is done. Errors: as `Session.turn`."""
+        while not any(want.done for want in wants):
+            self._session.turn(partial(self._pass, wants), lambda: any(want.done for want in wants))
+
+    def tasks(self) -> Tasks:
+        """What tasks of the running event loop wait for."""
+        from .tasks import Tasks, running_loop  # noqa: PLC0415 - asyncio: 40 ms that only those who use it should pay
+
+        return self._loops.setdefault(running_loop(), Tasks(self))
 
     def after_fork(self) -> None:
         """In the child: what other threads waited for is nobody's."""
