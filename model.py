@@ -252,7 +252,7 @@ class Model(Arrays):
 
         engine = self._session.engine
         if engine is None or parameters.get("num_beams") not in {None, 1}:
-            return await in_thread(partial(self.generate, prompt, **parameters))  # type: ignore[arg-type]
+            return await in_thread(partial(self.generate, prompt, **parameters))
         with ExitStack() as opened:
             if _several(prompt):
                 many = await in_thread(partial(self._asked, prompt, parameters, "agenerate", opened, numbered=True))
@@ -262,13 +262,13 @@ class Model(Arrays):
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     async def astream(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> AsyncGenerator[str, None]:
-        """As `stream`, for coroutines (`async for piece in model.astream(...)`). Parameters are checked at the first."""
+        """As `stream`, for coroutines (`async for piece in model.astream(...)`). Parameters are checked at first."""
         from .runtime.asynchronous import in_thread, pieces  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
         with ExitStack() as opened:
             if engine is None:
-                made = opened.enter_context(await in_thread(partial(self._tokens, prompt, parameters, "astream")))
+                made = await in_thread(partial(self._tokens, prompt, parameters, "astream"))
                 while (token := await in_thread(partial(next, made, None))) is not None:
                     yield token.text
                 return
