@@ -54,27 +54,29 @@ class Engine:
 
     def serve(self, wants: Sequence[Want]) -> None:
         """Take passes until one of these is done at least, or all by others. Errors: as `Session.turn`."""
-        keys = list[int]()
         try:
-            keys.extend(self.add(want) for want in wants)
+            for want in wants:
+                self.add(want)
             self.take_passes(wants)
         finally:
-            for key in keys:
-                self.forget(key)
+            for want in wants:
+                self.forget(want)
 
-    def add(self, want: Want) -> int:
-        """Put something among what is waited for, until its key, which is returned, is forgotten."""
+    def add(self, want: Want) -> None:
+        """Put it among what is waited for, until it is forgotten."""
         self.arrive(want.table)
-        return self._wants.add(want)
+        want.key = self._wants.add(want)
 
-    def forget(self, key: int) -> None:
+    def forget(self, want: Want) -> None:
         """Nobody waits for it any more."""
-        self._wants.forget(key)
+        key, want.key = want.key, None
+        if key is not None:
+            self._wants.forget(key)
 
     def take_passes(self, wants: Sequence[Want]) -> None:
-        """Take passes until one of these, which were added, is done. Errors: as `Session.turn`."""
-        while not any(want.done for want in wants):
-            self._session.turn(partial(self._pass, wants), lambda: any(want.done for want in wants))
+        """Take passes until one of these is done, or forgotten. Errors: as `Session.turn`."""
+        while not _served(wants):
+            self._session.turn(partial(self._pass, wants), partial(_served, wants))
 
     def tasks(self) -> Tasks:
         """What tasks of the running event loop wait for."""
@@ -87,12 +89,12 @@ class Engine:
         here = threading.get_ident()
         for want in list(self._wants):
             if want.thread != here:
-                self._wants.discard(want)
+                self.forget(want)
 
     @usual_floats()
     def _pass(self, mine: Sequence[Want]) -> None:
         """One pass for all that wait, unless what is waited for came meanwhile; part of a turn."""
-        if any(want.done for want in mine):
+        if _served(mine):
             return
         chosen = self._chosen() or self._afresh()
         self._session.run_pass([part for _, part in chosen])
@@ -180,6 +182,10 @@ class Engine:
             session.pages.release(max(later, key=lambda t: t.arrived))
         sources = [each.table.source for each, _ in chosen if each.table.source is not None]
         return table.source is None or session.has_source(table.source, sources)
+
+
+def _served(wants: Sequence[Want]) -> bool:
+    return any(want.done or want.key is None for want in wants)
 
 
 def _rank(want: Want) -> tuple[bool, int]:

@@ -58,14 +58,14 @@ class Tasks:
         if engine is None:
             return
         self._waiting[want] = future = loop.create_future()
-        key = engine.add(want)
+        engine.add(want)
         try:
             if not self._turns:
                 self._turns = True
                 loop.call_soon(self._begin)  # once those whose tokens came with the same pass have asked again
             await future
         finally:
-            engine.forget(key)
+            engine.forget(want)
             self._waiting.pop(want, None)
 
     def _begin(self) -> None:

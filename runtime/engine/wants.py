@@ -24,13 +24,27 @@ class Want:
     returns is the `result`; what it raises is raised to whoever waits for this one, and ends no other text.
     """
 
-    __slots__ = ("__weakref__", "_error", "_result", "at", "done", "ids", "n_reused", "rows", "table", "take", "thread")
+    __slots__ = (
+        "__weakref__",
+        "_error",
+        "_result",
+        "at",
+        "done",
+        "ids",
+        "key",
+        "n_reused",
+        "rows",
+        "table",
+        "take",
+        "thread",
+    )
 
     def __init__(self, table: Table, ids: Ids[int], take: Callable[[int], Any], rows: int = 1) -> None:
         """`ids`: the whole text, checked; it does not change until this is done. `rows`: logits of so many last ids."""
         self.table, self.ids, self.take, self.rows = table, ids, take, rows
         self.thread = threading.get_ident()
         self.done = False
+        self.key: int | None = None  # among what is waited for
         self.n_reused = 0  # ids that lay in the cache for another text
         self.at = 0.0  # when its logits were there, of `time.perf_counter`
         self._result: Any = None
