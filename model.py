@@ -211,8 +211,9 @@ class Model(Arrays):
         encoder-decoder's first id, and the last that fits; `decoder_start_token_id`: what it reads before them. These
         three take a token's text too: a translation's language, for instance.
         `num_beams` above 1: the answer whose ids are the likeliest together, with `.score` and `.alternatives`
-        (`num_return_sequences`), by `length_penalty` and `early_stopping`. The prompt of an encoder-decoder is what its
-        encoder reads. Errors: `InputError`.
+        (`num_return_sequences`), by `length_penalty` and `early_stopping`. `n`, or `num_return_sequences`, of drawn
+        answers: this many, the first and its `.alternatives`. The prompt of an encoder-decoder is what its encoder
+        reads. Errors: `InputError`.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)

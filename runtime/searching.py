@@ -50,8 +50,7 @@ class Asked:
         return limit, "length" if limit == wanted else "context"
 
     def tokens(self) -> Generator[Token, None, None]:
-        """The answer, an id at a time. Errors: `InputError` for several, and for beams."""
-        self.check_streams()
+        """The answer, an id at a time; of what has no beams."""
         return tokens(self.sequence, self.steps())
 
     def check_streams(self) -> None:
@@ -83,15 +82,16 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
     """
     if asked and asked[0].params.beams.n > 1:
         return _searched(session, asked)
-    if asked and asked[0].params.beams.n_return > 1:
-        return _drawn(session, asked, asked[0].params.beams.n_return)
-    return _made(session, asked)
-
-
-def _drawn(session: Session, asked: list[Asked], n: int) -> list[Generation]:
-    """`n` answers to each; the sequences go on with the first."""
     with ExitStack() as opened:
-        made = _made(session, [one for each in asked for one in spread(each, opened)])
+        each = [one for several in asked for one in spread(several, opened)]
+        if session.engine is not None and len(each) > 1:
+            made = _together(session.engine, each, session.n_logits)
+        else:
+            made = []
+            for one in each:
+                with one.sequence.as_it_was():
+                    made.append(one.sequence.awaiting(partial(collect, one.tokens())))
+    n = len(made) // len(asked) if asked else 1
     return [replace(made[i], alternatives=tuple(made[i + 1 : i + n])) for i in range(0, len(made), n)]
 
 
@@ -99,18 +99,6 @@ def spread(asked: Asked, opened: ExitStack) -> list[Asked]:
     """Each of the answers that are asked for: the first goes on with the sequence, the others with copies."""
     twins = [opened.enter_context(asked.sequence.fork()) for _ in range(1, asked.params.beams.n_return)]
     return [replace(asked, sequence=twin, number=i) for i, twin in enumerate((asked.sequence, *twins))]
-
-
-def _made(session: Session, asked: list[Asked]) -> list[Generation]:
-    engine = session.engine
-    if engine is None or len(asked) == 1:
-        return [_alone(each) for each in asked]
-    return _together(engine, asked, session.n_logits)
-
-
-def _alone(asked: Asked) -> Generation:
-    with asked.sequence.as_it_was():
-        return asked.sequence.awaiting(partial(collect, tokens(asked.sequence, asked.steps())))
 
 
 def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]:
@@ -136,10 +124,9 @@ def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]
                 if run.want is None:  # it ended: others may have its pages
                     caller.leaves(run.sequence.table)
             going = [run for run in going if run.want is not None]
-    for i, run in enumerate(runs):
+    for run in runs:
         if run.error is not None:
-            msg = f"{run.error} (prompt {i} of the list, counted from 0)"
-            raise type(run.error)(msg) from run.error
+            raise run.error
     return [collect(run.tokens) for run in runs]
 
 

@@ -275,7 +275,9 @@ class Sequence:
 
         A text in `prompt` is encoded with the tokenizer's special tokens only where the sequence begins with it.
         """
-        return Stream(self._read(self.asked(prompt, parameters).tokens()))
+        asked = self.asked(prompt, parameters)
+        asked.check_streams()
+        return Stream(self._read(asked.tokens()))
 
     def _read(self, made: Iterator[Token]) -> Generator[Token, None, None]:
         """While the reader asks for a token, he waits for this text; refused before the first, it is as it was."""

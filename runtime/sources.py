@@ -27,9 +27,9 @@ __all__ = ["Source", "Sources"]
 class Source:
     """One text, by its ids; `table` holds its pages, of which `table.cached` slots are filled."""
 
-    def __init__(self, ids: Ids[int], table: Table) -> None:
-        """Made by `Sources.admit`."""
-        self.ids, self.table = list(ids), table
+    def __init__(self, ids: Ids[int], table: Table, pages: Pages) -> None:
+        """Made by `Sources.admit`. `pages`: the pool that its table is of."""
+        self.ids, self.table, self.pages = list(ids), table, pages
 
 
 class Sources:
@@ -43,7 +43,7 @@ class Sources:
 
     def admit(self, ids: Ids[int]) -> Source:
         """A text whose ids and length were checked; nothing is computed yet."""
-        source = Source(ids, self.pages.table(len(ids)))
+        source = Source(ids, self.pages.table(len(ids)), self.pages)
         weakref.finalize(source, self._left.append, source.table)
         return source
 

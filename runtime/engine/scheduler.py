@@ -39,6 +39,7 @@ class Engine:
         """Nothing is waited for."""
         self._session = session
         self._wants: Living[Want] = Living()
+        self._short_of = session.pages  # the pool that has no room
         self._arrivals = itertools.count(1)
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
 
@@ -76,7 +77,7 @@ class Engine:
     def take_passes(self, wants: Sequence[Want]) -> None:
         """Take passes until one of these is done, or forgotten. Errors: as `Session.turn`."""
         while not _served(wants):
-            self._session.turn(partial(self._pass, wants), partial(_served, wants))
+            self._session.turn(lambda: self._pass(wants), partial(_served, wants))
 
     def tasks(self) -> Tasks:
         """What tasks of the running event loop wait for."""
@@ -107,6 +108,7 @@ class Engine:
     def _chosen(self) -> list[tuple[Want, Part]]:
         """What the next pass reads, and for whom."""
         session = self._session
+        self._short_of = session.pages
         session.collect()
         wants = [want for want in self._wants if not want.done]
         for want in wants:
@@ -148,8 +150,8 @@ class Engine:
         pages, table = self._session.pages, want.table
         donor, n = best(table, want.ids, pages.tables, len(want.ids) - want.rows)
         earlier = [w.table for w in wants if w.table.n_pages and w.table.arrived < table.arrived]
-        kept = {id(each) for each in (*earlier, donor) if each is not None}
-        if not pages.fit(len(want.ids) + (1 if earlier else 0), kept, n):
+        shared = n if donor in earlier else 0  # a donor that is idle may give up what is not shared
+        if not pages.fit(len(want.ids) + (1 if earlier else 0), {id(each) for each in earlier}, shared):
             return False
         if donor is not None:
             pages.adopt(table, donor, n)
@@ -159,12 +161,12 @@ class Engine:
 
     def _afresh(self) -> list[tuple[Want, Part]]:
         """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on."""
-        held = [want.table for want in self._wants if want.table.n_pages]
+        held = [want.table for want in self._wants if not want.done and want.table.n_pages]
         for table in held:
             self._session.pages.release(table)
         chosen = self._chosen() if len(held) > 1 else []
         if not chosen:
-            raise FullError(self._session.pages)
+            raise FullError(self._short_of)
         return chosen
 
     def _has_room(self, want: Want, part: Part, chosen: list[tuple[Want, Part]], wants: list[Want]) -> bool:
@@ -173,15 +175,18 @@ class Engine:
         busy = {id(table), *(id(each.table) for each, _ in chosen)}
         kept = {id(each.table) for each in wants}
         while not session.pages.make_room(table, part[2] + len(part[1]), kept):
-            later = [w.table for w in wants if id(w.table) not in busy and w.table.n_pages]
-            later = [t for t in later if t.arrived > table.arrived]
-            if not later:
+            tables = [t for t in session.pages.tables if t.n_pages and id(t) not in busy]
+            last = max(tables, key=lambda t: t.arrived, default=table)
+            if last.arrived <= table.arrived:
                 if not part[2]:  # it has not begun: others may have what it took
                     session.pages.release(table)
                 return False
-            session.pages.release(max(later, key=lambda t: t.arrived))
+            session.pages.release(last)
         sources = [each.table.source for each, _ in chosen if each.table.source is not None]
-        return table.source is None or session.has_source(table.source, sources)
+        if table.source is not None and not session.has_source(table.source, sources):
+            self._short_of = table.source.pages
+            return False
+        return True
 
 
 def _served(wants: Sequence[Want]) -> bool:
