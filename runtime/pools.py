@@ -85,18 +85,17 @@ class Pools(Turns):
     def collect(self) -> None:
         """Take back what dropped sequences held, or keep it for texts that begin alike, as long as there is room."""
         for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
-            table = self.left[0]
-            if table is self.last or table is self.ahead_of:  # or it would keep its encoder's text
-                self.last = self.ahead_of = None
-            if table.cached >= LEAST and table.ids and table.source is None:
-                self._keep(table)
-            else:
-                self.pages.release(table)
+            self._take_back(self.left[0])
             self.left.popleft()
         if self.sources is not None:
             self.sources.collect()
 
-    def _keep(self, table: Table) -> None:
+    def _take_back(self, table: Table) -> None:
+        if table is self.last or table is self.ahead_of:  # or it would keep its encoder's text
+            self.last = self.ahead_of = None
+        if table.cached < LEAST or not table.ids or table.source is not None:
+            self.pages.release(table)
+            return
         self.kept = [other for other in self.kept if other.n_pages and other is not table]
         if len(self.kept) >= self.pages.n_pages:  # each has one page of its own at most
             self.pages.release(self.kept.pop(0))

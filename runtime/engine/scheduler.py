@@ -36,8 +36,8 @@ class Engine:
     """What is waited for on a session. Any thread may come; all that is decided here is decided under its lock."""
 
     def __init__(self, session: Session) -> None:
-        """Nothing is waited for."""
-        self._session = session
+        """Nothing is waited for. The session holds this one, and is there whenever it is asked."""
+        self._session: Session = weakref.proxy(session)  # no circle: a dropped model is gone at once
         self._wants: Living[Want] = Living()
         self._short_of = session.pages  # the pool that has no room
         self._arrivals = itertools.count(1)
