@@ -264,18 +264,30 @@ class Model(Arrays):
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     async def astream(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> AsyncGenerator[str, None]:
         """As `stream`, for coroutines (`async for piece in model.astream(...)`). Parameters are checked at first."""
-        from .runtime.asynchronous import in_thread, pieces  # noqa: PLC0415 - imports asyncio
+        async for token in self._atokens(prompt, parameters, "astream"):
+            if token.text:
+                yield token.text
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def atokens(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> AsyncGenerator[Token, None]:
+        """As `tokens`, for coroutines. Parameters are checked at first."""
+        async for token in self._atokens(prompt, parameters, "atokens"):
+            yield token
+
+    async def _atokens(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> AsyncGenerator[Token, None]:
+        from .runtime.asynchronous import in_thread, tokens  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
         with ExitStack() as opened:
             if engine is None:
-                made = await in_thread(partial(self._tokens, prompt, parameters, "astream"))
+                made = await in_thread(partial(self._tokens, prompt, parameters, call))
                 while (token := await in_thread(partial(next, made, None))) is not None:
-                    yield token.text
+                    yield token
                 return
-            [one] = await in_thread(partial(self._asked, [prompt], parameters, "astream", opened))
-            async for piece in pieces(engine, one):
-                yield piece
+            [one] = await in_thread(partial(self._asked, [prompt], parameters, call, opened))
+            one.check_streams()
+            async for token in tokens(engine, one):
+                yield token
 
     @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("chat")

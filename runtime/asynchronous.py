@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .generate import Generation, Token
     from .searching import Asked
 
-__all__ = ["answer", "answers", "in_thread", "pieces", "tokens"]
+__all__ = ["answer", "answers", "in_thread", "tokens"]
 
 T = TypeVar("T")
 
@@ -41,14 +41,6 @@ async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
         else:
             yield step
             step = next(steps, None)
-
-
-async def pieces(engine: Engine, asked: Asked) -> AsyncGenerator[str, None]:
-    """The answer's text, as it comes. Errors: `InputError` for several, and for beams."""
-    asked.check_streams()
-    async for token in tokens(engine, asked):
-        if token.text:
-            yield token.text
 
 
 async def answer(engine: Engine, asked: Asked) -> Generation:
