@@ -69,13 +69,17 @@ class Pools(Turns):
                 self.pages.release(table)
             return
         busy = {id(table) for table, *_ in parts}
-        self._n_passes += 1
         for table, ids, start, _ in parts:
-            table.used = self._n_passes
             self.pages.truncate(table, start)
             if not self.pages.make_room(table, max(end, start + len(ids)), busy):
                 self._give_up(parts)
                 raise FullError(self.pages)
+
+    def _count(self, parts: list[Part]) -> None:
+        """These are in a pass: they are idle from now on."""
+        self._n_passes += 1
+        for table, *_ in parts:
+            table.used = self._n_passes
 
     def _give_up(self, parts: list[Part]) -> None:
         """Who must wait holds nothing of the cache meanwhile, so that those who run can end."""

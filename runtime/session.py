@@ -218,6 +218,7 @@ class Session(Pools):
         self._check([token], start, 1)
         if not self.backend.works_ahead or start + n > self.n_context:
             return None
+        self._count([(sequence.table, [token], start, 1)])
         self._reserve([(sequence.table, [token], start, 1)], start + n)
         ids = self.backend.ahead(token, start, n, ends, sampler)
         if ids is not None:
@@ -227,12 +228,13 @@ class Session(Pools):
 
     # ------------------------------------------------------------------------------------------------ passes
 
-    def run_pass(self, parts: list[Part], *, hidden: bool = False) -> None:
+    def run_pass(self, parts: list[Part], *, hidden: bool = False, reserved: bool = False) -> None:
         """One pass. What a table has in the cache is known to be there only after it ended well.
 
-        `hidden`: for the hidden states of the rows that are asked for alone; their logits are not computed.
+        `reserved`: the parts have their pages, and their encoders' texts. `hidden`: for the hidden states of the rows
+        that are asked for alone; their logits are not computed.
         """
-        self._fill(parts)
+        self._fill(parts, reserved=reserved)
         for table, _, start, _ in parts:
             table.cached = start
         self.backend.run(self._batch, self.program.to_hidden if hidden and self.backend.paged else None)
@@ -251,16 +253,18 @@ class Session(Pools):
             raise InputError(msg)
         return self._whole
 
-    def _fill(self, parts: list[Part]) -> None:
-        """Pages for a pass, and its batch."""
+    def _fill(self, parts: list[Part], *, reserved: bool = False) -> None:
+        """Pages for a pass, unless it has them, and its batch."""
         if self._closed:
             raise InputError(self._closed)
         if self.sources is not None and any(table.source is None for table, *_ in parts):
             msg = "this model's decoder reads an encoder: its texts need a source (model.sequence(source))"
             raise InputError(msg)
         self.last = self.ahead_of = None
-        self._reserve(parts, 0)
-        if self.sources is not None:
+        self._count(parts)
+        if not reserved:
+            self._reserve(parts, 0)
+        if self.sources is not None and not reserved:
             try:
                 self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
             except FullError:

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..floats import usual_floats
-from ..living import Living
 from ..pages import FullError
 from .prefixes import LEAST, begins_like, best
 
@@ -38,7 +37,8 @@ class Engine:
     def __init__(self, session: Session) -> None:
         """Nothing is waited for. The session holds this one, and is there whenever it is asked."""
         self._session: Session = weakref.proxy(session)  # no circle: a dropped model is gone at once
-        self._wants: Living[Want] = Living()
+        self._wants: dict[int, Want] = {}
+        self._keys = itertools.count()
         self._short_of = session.pages  # the pool that has no room
         self._arrivals = itertools.count(1)
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
@@ -66,13 +66,15 @@ class Engine:
     def add(self, want: Want) -> None:
         """Put it among what is waited for, until it is forgotten."""
         self.arrive(want.table)
-        want.key = self._wants.add(want)
+        key = next(self._keys)
+        self._wants[key] = want
+        want.key = key
 
     def forget(self, want: Want) -> None:
         """Nobody waits for it any more."""
         key, want.key = want.key, None
         if key is not None:
-            self._wants.forget(key)
+            self._wants.pop(key, None)
 
     def take_passes(self, wants: Sequence[Want]) -> None:
         """Take passes until one of these is done, or forgotten. Errors: as `Session.turn`."""
@@ -88,7 +90,7 @@ class Engine:
     def after_fork(self) -> None:
         """In the child: what other threads waited for is nobody's."""
         here = threading.get_ident()
-        for want in list(self._wants):
+        for want in self._wants.copy().values():
             if want.thread != here:
                 self.forget(want)
 
@@ -98,7 +100,7 @@ class Engine:
         if _served(mine):
             return
         chosen = self._chosen() or self._afresh()
-        self._session.run_pass([part for _, part in chosen])
+        self._session.run_pass([part for _, part in chosen], reserved=True)
         row = 0
         for want, (_, _, _, n_rows) in chosen:
             if n_rows:
@@ -110,11 +112,12 @@ class Engine:
         session = self._session
         self._short_of = session.pages
         session.collect()
-        wants = [want for want in self._wants if not want.done]
+        wants = [want for want in self._wants.copy().values() if not want.done]
         for want in wants:
             want.table.ids = want.ids
             session.ready(want.table, len(want.ids), want.rows)
-        wants.sort(key=_rank)
+        if len(wants) > 1:
+            wants.sort(key=_rank)
         chosen: list[tuple[Want, Part]] = []
         left, rows, crowded = session.chunk, session.n_logits, False
         for want in wants:
@@ -161,7 +164,7 @@ class Engine:
 
     def _afresh(self) -> list[tuple[Want, Part]]:
         """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on."""
-        held = [want.table for want in self._wants if not want.done and want.table.n_pages]
+        held = [want.table for want in self._wants.copy().values() if not want.done and want.table.n_pages]
         for table in held:
             self._session.pages.release(table)
         chosen = self._chosen() if len(held) > 1 else []
@@ -171,21 +174,29 @@ class Engine:
 
     def _has_room(self, want: Want, part: Part, chosen: list[tuple[Want, Part]], wants: list[Want]) -> bool:
         """Whether the cache has pages for this part too; later texts may have given theirs up for it."""
-        session, table = self._session, want.table
-        busy = {id(table), *(id(each.table) for each, _ in chosen)}
+        table, end = want.table, part[2] + len(part[1])
+        if not self._session.pages.reserve(table, end) and not self._makes_room(table, end, chosen, wants):
+            if not part[2]:  # it has not begun: others may have what it took
+                self._session.pages.release(table)
+            return False
+        if table.source is None:
+            return True
+        sources = [each.table.source for each, _ in chosen if each.table.source is not None]
+        if self._session.has_source(table.source, sources):
+            return True
+        self._short_of = table.source.pages
+        return False
+
+    def _makes_room(self, table: Table, end: int, chosen: list[tuple[Want, Part]], wants: list[Want]) -> bool:
+        """Pages of idle texts, and then of later ones."""
+        pages, busy = self._session.pages, {id(table), *(id(each.table) for each, _ in chosen)}
         kept = {id(each.table) for each in wants}
-        while not session.pages.make_room(table, part[2] + len(part[1]), kept):
-            tables = [t for t in session.pages.tables if t.n_pages and id(t) not in busy]
+        while not pages.make_room(table, end, kept):
+            tables = [t for t in pages.tables if t.n_pages and id(t) not in busy]
             last = max(tables, key=lambda t: t.arrived, default=table)
             if last.arrived <= table.arrived:
-                if not part[2]:  # it has not begun: others may have what it took
-                    session.pages.release(table)
                 return False
-            session.pages.release(last)
-        sources = [each.table.source for each, _ in chosen if each.table.source is not None]
-        if table.source is not None and not session.has_source(table.source, sources):
-            self._short_of = table.source.pages
-            return False
+            pages.release(last)
         return True
 
 
