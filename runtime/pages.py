@@ -64,13 +64,16 @@ def _of(table: Table) -> list[Table]:
 
 
 class FullError(Exception):
-    """A pool has no room now. `others` have pages of it; `held`: of those, who waits for which table."""
+    """A pool has no room now. `ever`: it may have later; `held`: who waits for which table that has pages of it."""
 
-    def __init__(self, pages: Pages) -> None:
-        """Caught by the session. `pages`: the pool, of which whoever raises this holds nothing any more."""
+    def __init__(self, pages: Pages, *, ever: bool | None = None) -> None:
+        """Caught by the session. `pages`: the pool, of which whoever raises this holds nothing any more.
+
+        `ever`: whether an empty pool has room (None: if others have pages of it now).
+        """
         super().__init__()
         self.pages = pages
-        self.others = any(t.n_pages for t in pages.tables)
+        self.ever = any(t.n_pages for t in pages.tables) if ever is None else ever
         there = [(t, [who for who in t.waiting if who.here()]) for t in pages.tables if t.n_pages]
         self.held = [(table, [weakref.ref(who) for who in waiting]) for table, waiting in there if waiting]
 
@@ -167,8 +170,14 @@ class Pages:
 
         `kept`: ids of tables that do not; `shared`: slots that it shares with one of these.
         """
-        seen = max(end if window is None else min(end, window + 2 * self.size) for window in self.windows)
-        return self.taken(kept) - (-seen // self.size) - min(shared, seen) // self.size <= self.n_pages
+        needed = self.needed(end)
+        return self.taken(kept) + needed - min(shared // self.size, needed) <= self.n_pages
+
+    def needed(self, end: int) -> int:
+        """Pages of a text of `end` slots, in the group where these are the most: those that its last slot sees."""
+        return max(
+            -(-(end if window is None else min(end, window + self.size)) // self.size) for window in self.windows
+        )
 
     def taken(self, kept: Collection[int] = ()) -> int:
         """Pages that those hold who are waited for, in the group where these are the most: nobody may take them.

@@ -77,7 +77,7 @@ class Turns(Lock):
                 return self.taken(work)
             except FullError as full:
                 there, pool = full.held, full.pages
-                if not full.others:
+                if not full.ever:
                     what = "text" if pool is self.pages else "prompt"
                     room = f"{pool.n_pages * pool.size} tokens"
                     msg = f"the {what} does not fit the cache of {room}; load with a larger cache_tokens"

@@ -99,7 +99,7 @@ class Engine:
         """One pass for all that wait, unless what is waited for came meanwhile; part of a turn."""
         if _served(mine):
             return
-        chosen = self._chosen() or self._afresh()
+        chosen = self._chosen() or self._afresh(mine)
         self._session.run_pass([part for _, part in chosen], reserved=True)
         row = 0
         for want, (_, _, _, n_rows) in chosen:
@@ -127,8 +127,8 @@ class Engine:
                 crowded = not self._begin(want, wants)  # nobody overtakes it
                 if crowded:
                     continue
-            part = _part(want, left, rows)
-            if part is not None and self._has_room(want, part, chosen, wants):
+            part = self._with_pages(want, _part(want, left, rows), chosen, wants)
+            if part is not None and self._has_source(want, chosen):
                 chosen.append((want, part))
                 left, rows = left - len(part[1]), rows - part[3]
         return chosen
@@ -162,29 +162,48 @@ class Engine:
             want.n_reused = table.cached
         return True
 
-    def _afresh(self) -> list[tuple[Want, Part]]:
-        """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on."""
+    def _afresh(self, mine: Sequence[Want]) -> list[tuple[Want, Part]]:
+        """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on.
+
+        `FullError`: there is no room for any now; and perhaps never for one of `mine`.
+        """
         held = [want.table for want in self._wants.copy().values() if not want.done and want.table.n_pages]
         for table in held:
             self._session.pages.release(table)
         chosen = self._chosen() if len(held) > 1 else []
         if not chosen:
-            raise FullError(self._short_of)
+            pool = self._short_of
+            sizes = [len(w.ids) if pool is self._session.pages or w.table.source is None else len(w.table.source.ids)
+                     for w in mine]  # fmt: skip
+            raise FullError(pool, ever=all(pool.needed(n) <= pool.n_pages for n in sizes))
         return chosen
 
-    def _has_room(self, want: Want, part: Part, chosen: list[tuple[Want, Part]], wants: list[Want]) -> bool:
-        """Whether the cache has pages for this part too; later texts may have given theirs up for it."""
-        table, end = want.table, part[2] + len(part[1])
-        if not self._session.pages.reserve(table, end) and not self._makes_room(table, end, chosen, wants):
-            if not part[2]:  # it has not begun: others may have what it took
-                self._session.pages.release(table)
-            return False
-        if table.source is None:
+    def _with_pages(
+        self, want: Want, part: Part | None, chosen: list[tuple[Want, Part]], wants: list[Want]
+    ) -> Part | None:
+        """As much of a part as the cache has pages for; idle texts, and then later ones, give theirs up for it."""
+        if part is None:
+            return None
+        table, ids, at, _ = part
+        pages = self._session.pages
+        if pages.reserve(table, at + len(ids)) or self._makes_room(table, at + len(ids), chosen, wants):
+            return part
+        there = min(table.high) * pages.size - at
+        if there > 0 and pages.reserve(table, at + there):
+            return _part(want, there, 0)
+        if not at:  # it has not begun: others may have what it took
+            pages.release(table)
+        return None
+
+    def _has_source(self, want: Want, chosen: list[tuple[Want, Part]]) -> bool:
+        """Whether the encoder's text that it reads is there too, next to those of the others."""
+        source = want.table.source
+        if source is None:
             return True
-        sources = [each.table.source for each, _ in chosen if each.table.source is not None]
-        if self._session.has_source(table.source, sources):
+        others = [each.table.source for each, _ in chosen if each.table.source is not None]
+        if self._session.has_source(source, others):
             return True
-        self._short_of = table.source.pages
+        self._short_of = source.pages
         return False
 
     def _makes_room(self, table: Table, end: int, chosen: list[tuple[Want, Part]], wants: list[Want]) -> bool:
