@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
 from .arrays import Arrays
 from .errors import InputError, is_iterable, numbered
@@ -24,7 +25,7 @@ from .runtime.session import Session
 from .runtime.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
     from collections.abc import Sequence as Ids
     from pathlib import Path
     from typing import Unpack
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .loader.text.chat_messages import Messages
     from .prepare import Prepared
     from .runtime.backend import Backend
+    from .runtime.searching import Asked
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
 
@@ -181,10 +183,20 @@ class Model(Arrays):
         tokens = self._tokens(prompt, parameters, "stream")
         return Stream(t.text for t in tokens if t.text)
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+        self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]
+    ) -> Generation: ...
+    @overload
+    def generate(self, prompt: Ids[Prompt], **parameters: Unpack[GenerateKwargs]) -> list[Generation]: ...
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("generate")
-    def generate(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> Generation:
-        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`.
+    def generate(
+        self, prompt: Prompt | Ids[Prompt], **parameters: Unpack[GenerateKwargs]
+    ) -> Generation | list[Generation]:
+        """Answer a text or ids: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed`; of a list of them, a list.
+
+        Several prompts, and calls from several threads, share passes; each gets the bits that it gets alone.
 
         Parameters have the names of Hugging Face's `GenerationConfig`, and None means "not given", except for
         `max_new_tokens`: 256 if it is not given, and None goes on until the context is full. `do_sample`, or
@@ -198,25 +210,83 @@ class Model(Arrays):
         encoder-decoder's first id, and the last that fits; `decoder_start_token_id`: what it reads before them. These
         three take a token's text too: a translation's language, for instance.
         `num_beams` above 1: the answer whose ids are the likeliest together, with `.score` and `.alternatives`
-        (`num_return_sequences`), by `length_penalty` and `early_stopping`. The prompt of an encoder-decoder is what its
-        encoder reads. Errors: `InputError`.
+        (`num_return_sequences`), by `length_penalty` and `early_stopping`. `n`, or `num_return_sequences`, of drawn
+        answers: this many, the first and its `.alternatives`. The prompt of an encoder-decoder is what its encoder
+        reads. Errors: `InputError`.
         """
-        [answer] = self._answers([prompt], parameters, "generate")
+        if _several(prompt):
+            return self.generate_all(prompt, **parameters)
+        [answer] = self._answers([cast("Prompt", prompt)], parameters, "generate")
         return answer
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("generate_all")
     def generate_all(self, prompts: Iterable[Prompt], **parameters: Unpack[GenerateKwargs]) -> list[Generation]:
-        """Answer several texts or ids, in order, as `generate` answers each; all are checked before any is answered.
+        """Answer several texts or ids, in order, as `generate` does a list; all are checked before any is answered.
 
-        With `num_beams` above 1 as many are searched together as the cache has room for. Errors: `InputError`, which
-        names the prompt by its number.
+        They share passes, as many as there is room for; the bits are those that each gets alone. One that cannot go on
+        (its logits are NaN) ends alone, and is raised when the others are done. With `num_beams` above 1 as many are
+        searched together as the cache has room for. Errors: `InputError`, which names the prompt by its number.
         """
         if isinstance(prompts, str | bytes) or not is_iterable(prompts):
             msg = f"prompts: {type(prompts).__name__} found, expected several prompts; generate answers one"
             raise InputError(msg)
         self._check_kind("generate_all", encoder=False)
         return self._answers(prompts, parameters, "generate_all", several=True)
+
+    @overload
+    async def agenerate(  # type: ignore[overload-overlap]  # as above
+        self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]
+    ) -> Generation: ...
+    @overload
+    async def agenerate(self, prompt: Ids[Prompt], **parameters: Unpack[GenerateKwargs]) -> list[Generation]: ...
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def agenerate(
+        self, prompt: Prompt | Ids[Prompt], **parameters: Unpack[GenerateKwargs]
+    ) -> Generation | list[Generation]:
+        """As `generate`, for coroutines: the event loop goes on meanwhile, and all its tasks share passes.
+
+        A task that is cancelled computes nothing more. Beams, and a GPU, answer in a thread of the loop's executor.
+        """
+        from .runtime.asynchronous import answer, answers, in_thread  # noqa: PLC0415 - imports asyncio
+
+        engine = self._session.engine
+        if engine is None or parameters.get("num_beams") not in {None, 1}:
+            return await in_thread(partial(self.generate, prompt, **parameters))
+        with ExitStack() as opened:
+            if _several(prompt):
+                many = await in_thread(partial(self._asked, prompt, parameters, "agenerate", opened, several=True))
+                return await answers(engine, many)
+            [one] = await in_thread(partial(self._asked, [cast("Prompt", prompt)], parameters, "agenerate", opened))
+            return await answer(engine, one)
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def astream(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> AsyncGenerator[str, None]:
+        """As `stream`, for coroutines (`async for piece in model.astream(...)`). Parameters are checked at first."""
+        async for token in self._atokens(prompt, parameters, "astream"):
+            if token.text:
+                yield token.text
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def atokens(self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]) -> AsyncGenerator[Token, None]:
+        """As `tokens`, for coroutines. Parameters are checked at first."""
+        async for token in self._atokens(prompt, parameters, "atokens"):
+            yield token
+
+    async def _atokens(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> AsyncGenerator[Token, None]:
+        from .runtime.asynchronous import in_thread, tokens  # noqa: PLC0415 - imports asyncio
+
+        engine = self._session.engine
+        with ExitStack() as opened:
+            if engine is None:
+                made = await in_thread(partial(self._tokens, prompt, parameters, call))
+                while (token := await in_thread(partial(next, made, None))) is not None:
+                    yield token
+                return
+            [one] = await in_thread(partial(self._asked, [prompt], parameters, call, opened))
+            one.check_streams()
+            async for token in tokens(engine, one):
+                yield token
 
     @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("chat")
@@ -250,12 +320,24 @@ class Model(Arrays):
         self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, several: bool = False
     ) -> list[Generation]:
         with ExitStack() as opened:
-            asked = []
-            for i, prompt in enumerate(prompts):
-                with numbered(i if several else None, "prompt {} of the list"):
-                    sequence, first, left = self._begun(prompt, parameters, call)
-                    asked.append(opened.enter_context(sequence).asked(first, left))
-            return answers(self._session, asked)
+            return answers(self._session, self._asked(prompts, parameters, call, opened, several=several))
+
+    def _asked(
+        self,
+        prompts: Iterable[Prompt],
+        parameters: GenerateKwargs,
+        call: str,
+        opened: ExitStack,
+        *,
+        several: bool = False,
+    ) -> list[Asked]:
+        """Checked, each with a sequence that ends with `opened`."""
+        asked = []
+        for i, prompt in enumerate(prompts):
+            with numbered(i if several else None, "prompt {} of the list"):
+                sequence, first, left = self._begun(prompt, parameters, call)
+                asked.append(opened.enter_context(sequence).asked(first, left))
+        return asked
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("tokens")
@@ -267,6 +349,12 @@ class Model(Arrays):
         """As `tokens`; errors name the `call`."""
         sequence, first, left = self._begun(prompt, parameters, call)
         return Stream(_to_its_end(sequence, sequence.tokens(first, **left)))
+
+
+def _several(prompt: Prompt | Ids[Prompt]) -> TypeGuard[Ids[Prompt]]:
+    """Whether it is a list of prompts, and not of ids."""
+    first = prompt[0] if isinstance(prompt, list | tuple) and prompt else None
+    return isinstance(first, str | list | tuple) or getattr(first, "ndim", 0) == 1
 
 
 def _to_its_end(sequence: Sequence, tokens: Iterator[Token]) -> Generator[Token, None, None]:

@@ -77,7 +77,7 @@ def beams_from(given: Mapping[str, Any]) -> Beams:
         msg = f"early_stopping={shown(early)}: expected True, False or 'never'"
         raise InputError(msg)
     n, n_return = int(given.get("num_beams", 1)), int(given.get("num_return_sequences", 1))
-    if n_return > n:
+    if n_return > n > 1:
         msg = f"num_return_sequences={n_return}: needs as many beams, and num_beams is {n}"
         raise InputError(msg)
     return Beams(n, power, "never" if isinstance(early, str) else bool(early), n_return)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "Draw",
+    "Drawn",
     "FinishReason",
     "GenerateParams",
     "Generation",
@@ -40,6 +41,7 @@ __all__ = [
     "check_prompt",
     "collect",
     "params_from",
+    "steps",
     "tokens",
 ]
 
@@ -69,10 +71,6 @@ class TextLike(Protocol):
         """Its ids so far."""
         ...
 
-    def turn(self, work: Callable[[], int]) -> int:
-        """Do work while no other sequence is computed: from a step to the id that is drawn from it."""
-        ...
-
     def __len__(self) -> int:
         """Ids so far."""
         ...
@@ -81,13 +79,33 @@ class TextLike(Protocol):
         """Add ids; nothing is computed yet."""
         ...
 
-    def advance(self) -> None:
-        """Compute what was added."""
+    def drawn(self, draw: Draw) -> Drawn:
+        """Compute what was added, draw the next id and add it."""
         ...
 
-    def draw(self, sampler: Sampler | None, left: int, ends: Sequence[int]) -> int:
-        """Draw the next id, the largest logit's without a sampler, and add it; at most `left` are drawn from now on."""
-        ...
+
+@dataclass(frozen=True)
+class Draw:
+    """How a text's next id is drawn: the largest logit's without a sampler.
+
+    At most `left` are drawn from now on, up to one of `ends`.
+    """
+
+    sampler: Sampler | None
+    left: int
+    ends: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An id, and when the logits were there that it was drawn from (`time.perf_counter`).
+
+    `n_reused`: ids of the text that were not computed for it, as another had them in the cache.
+    """
+
+    token: int
+    at: float
+    n_reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,8 @@ class Timings:
     """Seconds spent inside, the consumer's own time between two pieces not counted.
 
     `first_token_s` runs from the start of the generation to its first id, without the load. `decode_s` is for the
-    ids after the first. `n_prompt`: tokens that were read, by an encoder too.
+    ids after the first. `n_prompt`: tokens that were read, by an encoder too; `n_reused`: those of them that were not
+    computed, as a text that begins alike had them in the cache.
     """
 
     load_s: float = 0.0
@@ -131,11 +150,12 @@ class Timings:
     first_token_s: float = 0.0
     n_prompt: int = 0
     n_new: int = 0
+    n_reused: int = 0
 
     @property
     def prefill_tps(self) -> float:
-        """Prompt tokens per second; 0 where nothing was fed."""
-        return self.n_prompt / self.prefill_s if self.prefill_s > 0 else 0.0
+        """Prompt tokens computed per second; 0 where nothing was fed."""
+        return (self.n_prompt - self.n_reused) / self.prefill_s if self.prefill_s > 0 else 0.0
 
     @property
     def decode_tps(self) -> float:
@@ -196,7 +216,7 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
     for position, i in enumerate(ids):
         if not _is_integer(i):
             many = what == "prompt" and isinstance(i, str | list | tuple | np.ndarray)
-            instead = "; generate_all answers several prompts" if many else ""
+            instead = "; model.generate answers a list of several" if many else ""
             msg = f"{what}: id {shown(i)} at position {position} is {type(i).__name__}, expected an integer{instead}"
             raise InputError(msg)
         if not 0 <= i < n_vocab:
@@ -236,11 +256,12 @@ def params_from(
     if "decoder_start_token_id" in given:
         msg = "decoder_start_token_id: a text begins with its prompt; leave it out, or put it before the prompt"
         raise InputError(msg)
-    if "stop" in given:
-        if "stop_strings" in given:
-            msg = "stop and stop_strings are the same parameter: give one of them"
-            raise InputError(msg)
-        given["stop_strings"] = given.pop("stop")
+    for short, name in {"stop": "stop_strings", "n": "num_return_sequences"}.items():
+        if short in given:
+            if name in given:
+                msg = f"{short} and {name} are the same parameter: give one of them"
+                raise InputError(msg)
+            given[name] = given.pop(short)
     given.setdefault("do_sample", any(name in given for name in _ASK_TO_SAMPLE))
     ending = {field: given.pop(name) for name, field in _ENDINGS.items() if name in given}
     ending.setdefault("eos_ids", tuple(eos_ids))
@@ -250,6 +271,9 @@ def params_from(
     if beams.n > 1 and (params.stop or not params.sampling.greedy):
         what = "stop_strings" if params.stop else "sampling"
         msg = f"num_beams={beams.n}: {what} and beams do not go together here; leave one of them out"
+        raise InputError(msg)
+    if beams.n_return > 1 == beams.n and params.sampling.greedy:
+        msg = f"num_return_sequences={beams.n_return}: the likeliest answer is one; sample, or give num_beams"
         raise InputError(msg)
     return params
 
@@ -274,7 +298,21 @@ def check_prompt(text: TextLike, prompt_ids: object, params: GenerateParams, *, 
     return ids
 
 
-def tokens(  # noqa: PLR0913 - keywords
+def tokens(text: TextLike, made: Generator[Token | Draw, Drawn, None]) -> Generator[Token, None, None]:
+    """The tokens of `steps` of a text, whose ids are drawn one after the other.
+
+    An exception (Ctrl-C) inside a step ends the answer; the sequence keeps its ids, and goes on from them.
+    """
+    step = next(made, None)
+    while step is not None:
+        if isinstance(step, Draw):
+            step = made.send(text.drawn(step))
+        else:
+            yield step
+            step = next(made, None)
+
+
+def steps(  # noqa: PLR0913 - keywords
     text: TextLike,
     prompt: list[int],
     params: GenerateParams,
@@ -283,13 +321,13 @@ def tokens(  # noqa: PLR0913 - keywords
     load_s: float = 0.0,
     number: int = 0,
     n_source: int = 0,
-) -> Generator[Token, None, None]:
-    """Go on with a sequence: add the prompt, a list of checked ids; then draw and return, until an end.
+) -> Generator[Token | Draw, Drawn, None]:
+    """Go on with a sequence: add the prompt, a list of checked ids; then ask for draws, and give tokens, until an end.
 
+    Each `Draw` is answered by what was drawn (`send`); so a caller may have several texts on their way.
     `number`: which of several answers to one prompt it is, for the draws; `n_source`: tokens that an encoder reads
     before the first, for the timings. Without a `spelling` (`decode(ids) -> str`
-    will do) the tokens have no text. An exception (Ctrl-C) inside a step ends the answer; the sequence keeps its ids,
-    and goes on from them.
+    will do) the tokens have no text.
     """
     n_prompt, room = len(prompt), text.n_context - len(text) - len(prompt) + 1  # the last id drawn is never fed
     if room < 1:
@@ -306,16 +344,9 @@ def tokens(  # noqa: PLR0913 - keywords
     began = time.perf_counter()
     text.append(prompt)
     sampler = _sampler(text, params, number, limit)
-    prefill_s = 0.0
-
-    def first() -> int:
-        nonlocal prefill_s
-        text.advance()
-        prefill_s = time.perf_counter() - began
-        return text.draw(sampler, limit, ends)
-
-    token = text.turn(first)  # no other step lies between the prompt's logits and the draw
-    first_token_s = time.perf_counter() - began
+    drawn = yield Draw(sampler, limit, ends)
+    token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
+    n_reused = min(drawn.n_reused, n_prompt)
     began, decode_s = began + first_token_s, 0.0
     for n_new in range(1, limit + 1):
         reason: FinishReason | None = at_limit if n_new == limit else None
@@ -330,7 +361,7 @@ def tokens(  # noqa: PLR0913 - keywords
             reason = "stop" if stopped else reason
             decode_s += time.perf_counter() - began
             n_read, later_s = n_source + n_prompt, decode_s if n_new > 1 else 0.0
-            timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new)
+            timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new, n_reused)
             yield Token(token, piece, reason, timings, params.sampling.drawn_by)
             return
         decode_s += time.perf_counter() - began
@@ -338,7 +369,8 @@ def tokens(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        token = text.turn(partial(text.draw, sampler, limit - n_new, ends))
+        drawn = yield Draw(sampler, limit - n_new, ends)
+        token = drawn.token
 
 
 def collect(made: Iterable[Token]) -> Generation:

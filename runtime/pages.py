@@ -21,7 +21,7 @@ from .living import Living
 from .locks import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,6 +39,16 @@ class Caller(Waiting):
     Being counted is not enough: an exception that is kept keeps the calls that it came through, and what they had.
     """
 
+    def waits_for(self, table: Table) -> None:
+        """For a sequence, and for the encoder's text that it reads."""
+        for each in _of(table):
+            each.waiting.add(self)
+
+    def leaves(self, table: Table) -> None:
+        """Wait for it no more."""
+        for each in _of(table):
+            each.waiting.discard(self)
+
     def here(self) -> bool:
         """Whether that call goes on."""
         frame = sys._current_frames().get(self.thread)  # noqa: SLF001 - a documented function of CPython
@@ -49,14 +59,21 @@ class Caller(Waiting):
         return False
 
 
-class FullError(Exception):
-    """A pool has no room now. `others` have pages of it; `held`: of those, who waits for which table."""
+def _of(table: Table) -> list[Table]:
+    return [table] if table.source is None else [table, table.source.table]
 
-    def __init__(self, pages: Pages) -> None:
-        """Caught by the session. `pages`: the pool, of which whoever raises this holds nothing any more."""
+
+class FullError(Exception):
+    """A pool has no room now. `ever`: it may have later; `held`: who waits for which table that has pages of it."""
+
+    def __init__(self, pages: Pages, *, ever: bool | None = None) -> None:
+        """Caught by the session. `pages`: the pool, of which whoever raises this holds nothing any more.
+
+        `ever`: whether an empty pool has room (None: if others have pages of it now).
+        """
         super().__init__()
         self.pages = pages
-        self.others = any(t.n_pages for t in pages.tables)
+        self.ever = any(t.n_pages for t in pages.tables) if ever is None else ever
         there = [(t, [who for who in t.waiting if who.here()]) for t in pages.tables if t.n_pages]
         self.held = [(table, [weakref.ref(who) for who in waiting]) for table, waiting in there if waiting]
 
@@ -64,22 +81,25 @@ class FullError(Exception):
 class Table:
     """What one sequence holds of the cache.
 
-    `cached`: this many slots, from the first on, hold what its ids make them. Below `low[g]` pages of group g were
+    `cached`: this many slots, from the first on, hold what its ids make them; `ids`: these and perhaps more, or none
+    where they are not known. Below `low[g]` pages of group g were
     given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
     `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
-    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last. `shift` is added to the
+    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last; `arrived`: the number of
+    its sequence, counted as they are first waited for. `shift` is added to the
     positions of its text, which has `expected` tokens at least (`Session.turned`).
     """
 
-    __slots__ = ("__weakref__", "address", "cached", "expected", "high", "low", "numbers", "padding", "shift", "source",
-                 "used", "waiting")  # fmt: skip
+    __slots__ = ("__weakref__", "address", "arrived", "cached", "expected", "high", "ids", "low", "numbers", "padding",
+                 "shift", "source", "used", "waiting")  # fmt: skip
 
     def __init__(self, n_groups: int, n_pages: int) -> None:
         """For at most `n_pages` pages a group; it holds none."""
         self.numbers: NDArray[np.int32] = np.zeros((n_groups, n_pages), np.int32)
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
-        self.cached = self.used = self.shift = self.expected = 0
+        self.cached = self.used = self.shift = self.expected = self.arrived = 0
+        self.ids: Sequence[int] = ()
         self.waiting: Living[Caller] = Living()
         self.source: Source | None = None
         self.padding: list[int] = []
@@ -145,9 +165,26 @@ class Pages:
             self.n_free[g] = sum(self._free[g])
         self.torn = False
 
-    def taken(self) -> int:
-        """Pages that those hold who are waited for, in the group where these are the most: nobody may take them."""
-        held = [t for t in self.tables if t.awaited]
+    def fit(self, end: int, kept: Collection[int] = (), shared: int = 0) -> bool:
+        """Whether an empty table can have pages for slots up to `end`, once all that are idle gave theirs up.
+
+        `kept`: ids of tables that do not; `shared`: slots that it shares with one of these.
+        """
+        needed = self.needed(end)
+        return self.taken(kept) + needed - min(shared // self.size, needed) <= self.n_pages
+
+    def needed(self, end: int) -> int:
+        """Pages of a text of `end` slots, in the group where these are the most: those that its last slot sees."""
+        return max(
+            -(-(end if window is None else min(end, window + self.size)) // self.size) for window in self.windows
+        )
+
+    def taken(self, kept: Collection[int] = ()) -> int:
+        """Pages that those hold who are waited for, in the group where these are the most: nobody may take them.
+
+        `kept`: ids of tables that count as such.
+        """
+        held = [t for t in self.tables if t.n_pages and (id(t) in kept or t.awaited)]
         parts = ([t.numbers[g, t.low[g] : t.high[g]] for t in held] for g in range(len(self.windows)))
         return max((len(np.unique(np.concatenate(some))) for some in parts if some), default=0)
 
@@ -158,6 +195,20 @@ class Pages:
         What it was given stays its own; after others have released theirs, ask again.
         """
         return all(self._reserve(table, g, end) for g in range(len(self.windows)))
+
+    def make_room(self, table: Table, end: int, busy: Collection[int]) -> bool:
+        """As `reserve`; idle tables give theirs up, the longest idle first, but for those whose ids are `busy`."""
+        while not self.reserve(table, end):
+            others = (t for t in self.tables if t is not table and id(t) not in busy and t.n_pages)
+            idle = min((t for t in others if not t.awaited), key=lambda t: t.used, default=None)
+            if idle is not None:
+                self.release(idle)
+                continue
+            had = list(self.n_free)
+            self.recount()  # a table may have gone without a word
+            if self.n_free == had:
+                return False
+        return True
 
     def _reserve(self, table: Table, group: int, end: int) -> bool:
         first, holders = table.cached // self.size, self._holders[group]
@@ -235,11 +286,23 @@ class Pages:
         """Another table of the same pages, for a sequence that begins alike."""
         twin = Table(len(self.windows), table.numbers.shape[1])
         self.tables.add(twin)
+        twin.source, twin.shift = table.source, table.shift
+        self._copied(table, twin)
+        return twin
+
+    def adopt(self, table: Table, other: Table, n: int) -> None:
+        """Let an empty table share the first `n` slots of another, or none where a window's pages of these are gone."""
+        self._adopt(table, other)
+        self.truncate(table, n)
+
+    @_whole
+    def _adopt(self, table: Table, other: Table) -> None:
+        self._copied(other, table)
+
+    def _copied(self, table: Table, twin: Table) -> None:
         twin.numbers[:] = table.numbers
         twin.padding = list(table.padding)
-        twin.low, twin.high, twin.cached, twin.source = list(table.low), list(table.high), table.cached, table.source
-        twin.shift = table.shift
+        twin.low, twin.high, twin.cached = list(table.low), list(table.high), table.cached
         for g, holders in enumerate(self._holders):
             for i in range(table.low[g], table.high[g]):
                 holders[int(table.numbers[g, i])] += 1
-        return twin

@@ -90,7 +90,10 @@ class GenerateKwargs(TypedDict, total=False):
     """Of beams: stop when as many are finished as there are beams (True), when no better one is likely (False), or
     when none is possible ("never")."""
     num_return_sequences: int | SupportsIndex | None
-    """Of beams: how many answers; the first is the result, the others are its `alternatives`."""
+    """How many answers, of beams or drawn ones: the first is the result, the others are its `alternatives`. The first
+    of drawn ones is the one that there would be alone."""
+    n: int | SupportsIndex | None
+    """Short for `num_return_sequences`; give one of them."""
 
 
 class ChatKwargs(GenerateKwargs, total=False):

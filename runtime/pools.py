@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .engine.prefixes import LEAST
 from .pages import FullError
 from .turns import Turns
 
@@ -38,6 +39,8 @@ class Pools(Turns):
         self._n_passes = 0
         #: Tables of sequences that were dropped; they are appended by the garbage collector, at any moment.
         self.left: deque[Table] = deque()
+        #: Those whose texts another may begin like, until their pages are needed, the longest idle first.
+        self.kept: list[Table] = []
         self.last: Table | None = None  # whose logits lie there
         self.ahead_of: Table | None = None  # for whom the backend works ahead
 
@@ -47,7 +50,7 @@ class Pools(Turns):
             # What is made and dropped without a pass must not pile up. Not in the middle of a step, whose pages are
             # perhaps being changed: a signal's handler or a finaliser is asking.
             if len(self.left) > _LEFT and not self._queue and not self.is_mine():
-                self.held(self._collect)
+                self.held(self.collect)
             return self.pages.table(self.n_context)
         return table
 
@@ -60,43 +63,47 @@ class Pools(Turns):
 
     def _reserve(self, parts: list[Part], end: int) -> None:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""
-        self._collect()
+        self.collect()
         if not self.backend.paged and len(parts) > 1:
             for table in self.pages.tables:
                 self.pages.release(table)
             return
         busy = {id(table) for table, *_ in parts}
-        self._n_passes += 1
         for table, ids, start, _ in parts:
-            table.used = self._n_passes
             self.pages.truncate(table, start)
-            while not self.pages.reserve(table, max(end, start + len(ids))):
-                others = (t for t in self.pages.tables if id(t) not in busy and t.n_pages)
-                idle = min((t for t in others if not t.awaited), key=lambda t: t.used, default=None)
-                if idle is not None:
-                    self.pages.release(idle)
-                    continue
-                had = list(self.pages.n_free)
-                self.pages.recount()  # a table may have gone without a word
-                if self.pages.n_free != had:
-                    continue
+            if not self.pages.make_room(table, max(end, start + len(ids)), busy):
                 self._give_up(parts)
                 raise FullError(self.pages)
+
+    def _count(self, parts: list[Part]) -> None:
+        """These are in a pass: they are idle from now on."""
+        self._n_passes += 1
+        for table, *_ in parts:
+            table.used = self._n_passes
 
     def _give_up(self, parts: list[Part]) -> None:
         """Who must wait holds nothing of the cache meanwhile, so that those who run can end."""
         for table, *_ in parts:
             self.pages.release(table)
 
-    def _collect(self) -> None:
-        """Take back what dropped sequences held."""
+    def collect(self) -> None:
+        """Take back what dropped sequences held, or keep it for texts that begin alike, as long as there is room."""
         for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
-            if self.left[0] is self.last or self.left[0] is self.ahead_of:  # or it would keep its encoder's text
-                self.last = self.ahead_of = None
-            self.pages.release(self.left[0])
+            self._take_back(self.left[0])
             self.left.popleft()
         if self.sources is not None:
             self.sources.collect()
+
+    def _take_back(self, table: Table) -> None:
+        if table is self.last or table is self.ahead_of:  # or it would keep its encoder's text
+            self.last = self.ahead_of = None
+        if table.cached < LEAST or not table.ids or table.source is not None:
+            self.pages.release(table)
+            return
+        self.kept = [other for other in self.kept if other.n_pages and other is not table]
+        if len(self.kept) >= self.pages.n_pages:  # each has one page of its own at most
+            self.pages.release(self.kept.pop(0))
+        self.kept.append(table)
 
     def check_room(self, n: int) -> None:
         """InputError where a text of this many ids can never fit the cache."""

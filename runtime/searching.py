@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..errors import InputError, MiaotuiError
 from .beams import Found, Searched, Wanted, search
-from .generate import Timings, answer, collect, tokens
+from .generate import Timings, Token, answer, collect, steps, tokens
+from .pages import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from .detokenize import Spelling
-    from .generate import FinishReason, GenerateParams, Generation, Token
+    from .engine.scheduler import Engine
+    from .engine.wants import Want
+    from .generate import Draw, Drawn, FinishReason, GenerateParams, Generation
     from .sequence import Sequence
     from .session import Session
 
-__all__ = ["Asked", "answers"]
+__all__ = ["Asked", "answers", "spread"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Asked:
     spelling: Spelling | None
     load_s: float = 0.0
     n_source: int = 0
+    number: int = 0  # of several answers
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -45,23 +51,113 @@ class Asked:
 
     def tokens(self) -> Generator[Token, None, None]:
         """The answer, an id at a time; of what has no beams."""
-        return tokens(
-            self.sequence, self.prompt, self.params, self.spelling, load_s=self.load_s, n_source=self.n_source
+        return tokens(self.sequence, self.steps())
+
+    def check_streams(self) -> None:
+        """InputError for what is known at its end."""
+        beams = self.params.beams
+        if beams.n > 1 or beams.n_return > 1:
+            what = f"num_beams={beams.n}: beams" if beams.n > 1 else f"num_return_sequences={beams.n_return}: several"
+            msg = f"{what} are known at their end; use generate"
+            raise InputError(msg)
+
+    def steps(self) -> Generator[Token | Draw, Drawn, None]:
+        """The same, as what is to be drawn and what came of it."""
+        return steps(
+            self.sequence,
+            self.prompt,
+            self.params,
+            self.spelling,
+            load_s=self.load_s,
+            number=self.number,
+            n_source=self.n_source,
         )
 
 
 def answers(session: Session, asked: list[Asked]) -> list[Generation]:
     """The answer to each, in order; the sequences go on with it. Their parameters are alike, but for what they read.
 
-    With beams all are searched together; else one is made after the other. Errors: `InputError`.
+    They go on together, as many as there is room for. Errors: `InputError`; where one answer cannot go on, the others
+    come to their end before it is raised.
     """
     if asked and asked[0].params.beams.n > 1:
         return _searched(session, asked)
-    made = []
-    for each in asked:
-        with each.sequence.as_it_was():
-            made.append(each.sequence.awaiting(partial(collect, each.tokens())))
-    return made
+    with ExitStack() as opened:
+        each = [one for several in asked for one in spread(several, opened)]
+        if session.engine is not None and len(each) > 1:
+            made = _together(session.engine, each, session.n_logits)
+        else:
+            made = []
+            for one in each:
+                with one.sequence.as_it_was():
+                    made.append(one.sequence.awaiting(partial(collect, one.tokens())))
+    n = len(made) // len(asked) if asked else 1
+    return [replace(made[i], alternatives=tuple(made[i + 1 : i + n])) for i in range(0, len(made), n)]
+
+
+def spread(asked: Asked, opened: ExitStack) -> list[Asked]:
+    """Each of the answers that are asked for: the first goes on with the sequence, the others with copies."""
+    twins = [opened.enter_context(asked.sequence.fork()) for _ in range(1, asked.params.beams.n_return)]
+    return [replace(asked, sequence=twin, number=i) for i, twin in enumerate((asked.sequence, *twins))]
+
+
+def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]:
+    """Answers that share passes, `most` at a time."""
+    caller, runs = Caller(), [_Going(each) for each in asked]
+    later, going = deque(runs), list[_Going]()
+    with ExitStack() as opened:
+        while later or going:
+            while later and len(going) < most:
+                run = later.popleft()
+                opened.enter_context(run.sequence.as_it_was())
+                opened.callback(caller.leaves, run.sequence.table)
+                caller.waits_for(run.sequence.table)
+                run.begin()
+                going.append(run)
+            waiting = [(run, run.want) for run in going if run.want is not None]
+            if waiting:
+                engine.serve([want for _, want in waiting])
+            for run, want in waiting:
+                if want.done:
+                    run.go_on(want)
+            for run in going:
+                if run.want is None:  # it ended: others may have its pages
+                    caller.leaves(run.sequence.table)
+            going = [run for run in going if run.want is not None]
+    for run in runs:
+        if run.error is not None:
+            raise run.error
+    return [collect(run.tokens) for run in runs]
+
+
+class _Going:
+    """One answer on its way: what it waits for, the tokens that it has, or why it ended before its time."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.want: Want | None = None
+        self.tokens: list[Token] = []
+        self.error: MiaotuiError | None = None
+        self.sequence, self._steps = asked.sequence, asked.steps()
+
+    def begin(self) -> None:
+        """Go on to the first draw."""
+        self._until_it_waits(next(self._steps, None))
+
+    def go_on(self, want: Want) -> None:
+        """With what was waited for."""
+        self.want = None
+        try:
+            drawn = self.sequence.taken(want)
+        except MiaotuiError as e:
+            self.error = e
+        else:
+            self._until_it_waits(self._steps.send(drawn))
+
+    def _until_it_waits(self, step: Token | Draw | None) -> None:
+        while isinstance(step, Token):
+            self.tokens.append(step)
+            step = next(self._steps, None)
+        self.want = None if step is None else self.sequence.wanted(step)
 
 
 def _searched(session: Session, asked: list[Asked]) -> list[Generation]:

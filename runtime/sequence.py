@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 from ..errors import InputError, MiaotuiError, shown
 from .detokenize import Spelling
+from .engine.wants import Want
 from .floats import usual_floats
-from .generate import Generation, check_ids, check_prompt, params_from
+from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, spelled_out
 from .rules import Rules
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .detokenize import TextFilter
-    from .generate import Token
+    from .engine.scheduler import Engine
+    from .generate import Draw, Token
     from .pages import Table
-    from .sampling import Sampler
     from .session import Session
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
@@ -191,29 +193,66 @@ class Sequence:
     def feed(self, ids: object) -> NDArray[np.float32]:
         """Append ids and return the logits after the last, float32 [n_vocab], a copy."""
         wanted = self._checked(ids)
-
-        def last() -> NDArray[np.float32]:
-            self.advance()
-            logits: NDArray[np.float32] = self._session.logits[-1].copy()
-            return logits
-
         with self.as_it_was():
             self.append(wanted)
-            return self.turn(last)
+            return self.turn(self._last) if self._session.engine is None else self._fed(self._session.engine)
+
+    def _last(self) -> NDArray[np.float32]:
+        self.advance()
+        logits: NDArray[np.float32] = self._session.logits[-1].copy()
+        return logits
+
+    def _fed(self, engine: Engine) -> NDArray[np.float32]:
+        want = Want(self._table, self._ids, lambda row: self._session.logits[row].copy())
+        engine.serve([want])
+        self._check_open()
+        logits: NDArray[np.float32] = want.result()
+        return logits
+
+    def drawn(self, draw: Draw) -> Drawn:
+        """For the runtime: compute what the cache lacks, draw the next id and append it.
+
+        Errors: `InputError` where the logits are no numbers.
+        """
+        engine = self._session.engine
+        if engine is None:
+            return self.turn(partial(self._drawn_alone, draw))
+        want = self.wanted(draw)
+        engine.serve([want])
+        return self.taken(want)
+
+    def wanted(self, draw: Draw) -> Want:
+        """For the runtime: the next id, as something to wait for; `taken` appends it."""
+        self._check_open()
+        session, sampler, n = self._session, draw.sampler, len(self._ids)
+
+        def take(row: int) -> int:
+            token = session.greedy(row)
+            if token < 0:
+                raise not_numbers(n - 1)
+            return token if sampler is None else sampler.draw(session.logits[row], n)
+
+        return Want(self._table, self._ids, take)
+
+    def taken(self, want: Want) -> Drawn:
+        """For the runtime: what was waited for, at the end of the text. Errors: as `drawn`."""
+        self._check_open()
+        token: int = want.result()
+        self._ids.append(token)
+        return Drawn(token, want.at, want.n_reused)
 
     @usual_floats()
-    def draw(self, sampler: Sampler | None, left: int, ends: Ids[int]) -> int:
-        """For the runtime: draw the next id, greedily without a sampler, and append it; at most `left` more are drawn.
-
-        The model may work ahead, up to one of `ends`. It is part of a `turn`. Errors: `InputError`
-        where the logits are no numbers.
-        """
+    def _drawn_alone(self, draw: Draw) -> Drawn:
+        """On a backend that has one text at a time: it may work ahead, up to one of the ids that end the answer."""
+        session, n, sampler = self._session, len(self._ids), draw.sampler
+        if self._table.cached < n - 1:
+            self.advance()
         self._check_open()
-        session, n = self._session, len(self._ids)
+        at = time.perf_counter()
         if self._table.cached < n - 1 or self._table is not session.ahead_of:
             self._following = None
         if self._following is None and self._table.cached == n - 1 and not (sampler and sampler.host_only):
-            self._following = session.ahead(self, self._ids[-1], n - 1, left, ends, sampler)
+            self._following = session.ahead(self, self._ids[-1], n - 1, draw.left, draw.ends, sampler)
         token = next(self._following, None) if self._following is not None else None
         if token is None:
             if self._table.cached < n or session.last is not self._table:
@@ -227,7 +266,7 @@ class Sequence:
             self._following = None
             raise not_numbers(n - 1)
         self._ids.append(token)
-        return token
+        return Drawn(token, at)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("tokens")
@@ -237,9 +276,7 @@ class Sequence:
         A text in `prompt` is encoded with the tokenizer's special tokens only where the sequence begins with it.
         """
         asked = self.asked(prompt, parameters)
-        if asked.params.beams.n > 1:
-            msg = f"num_beams={asked.params.beams.n}: beams are known at their end; use generate"
-            raise InputError(msg)
+        asked.check_streams()
         return Stream(self._read(asked.tokens()))
 
     def _read(self, made: Iterator[Token]) -> Generator[Token, None, None]:

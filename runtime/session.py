@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from .engine.scheduler import Engine
 from .kvcache import PAGE
 from .living import Living
 from .memory import float_rows
@@ -19,7 +20,7 @@ from .step import Batch
 from .whole import WholePasses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .program import Instruction, Program
     from .sampling import Sampler
     from .sequence import Sequence
+    from .sources import Source
     from .spec import Weights
 
     #: Called with an instruction and what gives its input tensors as arrays.
@@ -65,6 +67,7 @@ class Session(Pools):
         self._own = self.admit(None)  # of `step`
         self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
+        self.engine = Engine(self) if backend.paged else None
         _SESSIONS.add(self)
 
     def compute(
@@ -99,6 +102,25 @@ class Session(Pools):
                 at += size
 
         self._within(passes)
+
+    def ready(self, table: Table, n: int, n_logits: int) -> None:
+        """Before the passes that compute a text of `n` ids to its end: a pass makes its last `n_logits` rows."""
+        self.turned(table, n)
+        self.pages.truncate(table, n - n_logits)  # which forgets all where a window's pages are gone
+
+    def has_source(self, source: Source, others: Iterable[Source]) -> bool:
+        """Encode a text, unless it is there. False: the pool has no room for it now, next to these."""
+        if self.sources is None:
+            return True
+        try:
+            self.sources.ensure([source], [id(other.table) for other in others])
+        except FullError:
+            return False
+        return True
+
+    def greedy(self, row: int) -> int:
+        """Id of the largest of a row of logits of the last pass, the first of equals; -1 where one is NaN."""
+        return int(self._batch.results[row])
 
     def turned(self, table: Table, n: int) -> None:
         """Rotate a text of `n` tokens by the factors of its length: where these change, its keys are forgotten."""
@@ -196,6 +218,7 @@ class Session(Pools):
         self._check([token], start, 1)
         if not self.backend.works_ahead or start + n > self.n_context:
             return None
+        self._count([(sequence.table, [token], start, 1)])
         self._reserve([(sequence.table, [token], start, 1)], start + n)
         ids = self.backend.ahead(token, start, n, ends, sampler)
         if ids is not None:
@@ -205,12 +228,13 @@ class Session(Pools):
 
     # ------------------------------------------------------------------------------------------------ passes
 
-    def run_pass(self, parts: list[Part], *, hidden: bool = False) -> None:
+    def run_pass(self, parts: list[Part], *, hidden: bool = False, reserved: bool = False) -> None:
         """One pass. What a table has in the cache is known to be there only after it ended well.
 
-        `hidden`: for the hidden states of the rows that are asked for alone; their logits are not computed.
+        `reserved`: the parts have their pages, and their encoders' texts. `hidden`: for the hidden states of the rows
+        that are asked for alone; their logits are not computed.
         """
-        self._fill(parts)
+        self._fill(parts, reserved=reserved)
         for table, _, start, _ in parts:
             table.cached = start
         self.backend.run(self._batch, self.program.to_hidden if hidden and self.backend.paged else None)
@@ -229,16 +253,18 @@ class Session(Pools):
             raise InputError(msg)
         return self._whole
 
-    def _fill(self, parts: list[Part]) -> None:
-        """Pages for a pass, and its batch."""
+    def _fill(self, parts: list[Part], *, reserved: bool = False) -> None:
+        """Pages for a pass, unless it has them, and its batch."""
         if self._closed:
             raise InputError(self._closed)
         if self.sources is not None and any(table.source is None for table, *_ in parts):
             msg = "this model's decoder reads an encoder: its texts need a source (model.sequence(source))"
             raise InputError(msg)
         self.last = self.ahead_of = None
-        self._reserve(parts, 0)
-        if self.sources is not None:
+        self._count(parts)
+        if not reserved:
+            self._reserve(parts, 0)
+        if self.sources is not None and not reserved:
             try:
                 self.sources.ensure(list({id(t.source): t.source for t, *_ in parts if t.source is not None}.values()))
             except FullError:
@@ -375,6 +401,8 @@ class Session(Pools):
 
     def after_fork(self) -> None:
         """In the child: a change of pages may be half done, and nobody waits."""
+        if self.engine is not None:
+            self.engine.after_fork()
         self.last = self.ahead_of = None
         self.pages.torn = True
         for table in self.pages.tables:

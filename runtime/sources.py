@@ -15,6 +15,7 @@ from .kvcache import PAGE
 from .pages import FullError, Pages
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from collections.abc import Sequence as Ids
 
     from .pages import Table
@@ -26,9 +27,9 @@ __all__ = ["Source", "Sources"]
 class Source:
     """One text, by its ids; `table` holds its pages, of which `table.cached` slots are filled."""
 
-    def __init__(self, ids: Ids[int], table: Table) -> None:
-        """Made by `Sources.admit`."""
-        self.ids, self.table = list(ids), table
+    def __init__(self, ids: Ids[int], table: Table, pages: Pages) -> None:
+        """Made by `Sources.admit`. `pages`: the pool that its table is of."""
+        self.ids, self.table, self.pages = list(ids), table, pages
 
 
 class Sources:
@@ -42,7 +43,7 @@ class Sources:
 
     def admit(self, ids: Ids[int]) -> Source:
         """A text whose ids and length were checked; nothing is computed yet."""
-        source = Source(ids, self.pages.table(len(ids)))
+        source = Source(ids, self.pages.table(len(ids)), self.pages)
         weakref.finalize(source, self._left.append, source.table)
         return source
 
@@ -52,11 +53,14 @@ class Sources:
             self.pages.release(self._left[0])
             self._left.popleft()
 
-    def ensure(self, wanted: list[Source]) -> None:
-        """Encode those that are not there. Errors: `FullError` where the pool has no room for all of them now."""
+    def ensure(self, wanted: list[Source], kept: Collection[int] = ()) -> None:
+        """Encode those that are not there. Errors: `FullError` where the pool has no room for all of them now.
+
+        `kept`: ids of tables of other texts, which stay.
+        """
         self.collect()
         self._n += 1
-        busy = {id(source.table) for source in wanted}
+        busy = {id(source.table) for source in wanted} | set(kept)
         for source in wanted:
             source.table.used = self._n
             if source.table.cached < len(source.ids) and not self._encode(source, busy):
@@ -68,16 +72,8 @@ class Sources:
         """Whether there was room."""
         table, n = source.table, len(source.ids)
         self.pages.truncate(table, 0)
-        while not self.pages.reserve(table, n):
-            others = (t for t in self.pages.tables if id(t) not in busy and t.n_pages)
-            idle = min((t for t in others if not t.awaited), key=lambda t: t.used, default=None)
-            if idle is not None:
-                self.pages.release(idle)
-                continue
-            had = list(self.pages.n_free)
-            self.pages.recount()  # a table may have gone without a word
-            if self.pages.n_free == had:
-                return False
+        if not self.pages.make_room(table, n, busy):
+            return False
         self._passes.remember([Whole(source.ids)], [table.address])
         table.cached = n
         return True

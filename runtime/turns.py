@@ -63,12 +63,13 @@ class Turns(Lock):
         self.pages = pages
         self._closed = ""  # why no pass is taken any more
 
-    def turn(self, work: Callable[[], T]) -> T:
+    def turn(self, work: Callable[[], T], served: Callable[[], bool] = lambda: False) -> T:
         """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
 
         Where work needs pages that others have who run, it waits, without the lock, and is done again from its
-        beginning. Errors: those of `work`; `InputError` where the text could never fit, and where this thread is inside
-        a turn: a signal's handler or a finaliser was called there, and would overwrite what the turn is about to read.
+        beginning; `served`: others have done it meanwhile, so that it need not wait. Errors: those of `work`;
+        `InputError` where the text could never fit, and where this thread is inside a turn: a signal's handler or a
+        finaliser was called there, and would overwrite what the turn is about to read.
         """
         self.check_outside()
         while True:
@@ -76,7 +77,7 @@ class Turns(Lock):
                 return self.taken(work)
             except FullError as full:
                 there, pool = full.held, full.pages
-                if not full.others:
+                if not full.ever:
                     what = "text" if pool is self.pages else "prompt"
                     room = f"{pool.n_pages * pool.size} tokens"
                     msg = f"the {what} does not fit the cache of {room}; load with a larger cache_tokens"
@@ -85,7 +86,7 @@ class Turns(Lock):
                 if self._closed:  # in the middle of work, by a signal's handler or a finaliser
                     raise InputError(self._closed) from None
                 raise
-            self._until_one_ends(there)
+            self._until_one_ends(there, served)
 
     def _within(self, work: Callable[[], T]) -> T:
         """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""
@@ -96,7 +97,7 @@ class Turns(Lock):
         if self.is_mine():
             raise InputError(_INSIDE)
 
-    def _until_one_ends(self, there: list[Held]) -> None:
+    def _until_one_ends(self, there: list[Held], served: Callable[[], bool]) -> None:
         """Wait until one of those who are waited for has what he wanted, or gave his pages up.
 
         InputError where none ever will: all of them wait in this very thread, which a signal's handler or a finaliser
@@ -108,24 +109,22 @@ class Turns(Lock):
             _STARVED.add(mine)
             _check_room_comes(mine)
             time.sleep(_LOOK)
-            while held and not self._closed and all(_waits(table, who()) for table, who in held):
+            while held and not self._closed and not served() and all(_waits(table, who()) for table, who in held):
                 _check_room_comes(mine)
                 time.sleep(_LOOK)
         finally:
             _STARVED.discard(mine)
             mine.inside, mine.there = [], []
 
-    def awaiting(self, table: Table, work: Callable[[], T]) -> T:
+    @staticmethod
+    def awaiting(table: Table, work: Callable[[], T]) -> T:
         """Do work, while somebody waits for the next id of a sequence: so long it gives no pages up."""
         caller = Caller()
-        tables = [table] if table.source is None else [table, table.source.table]
         try:
-            for each in tables:  # whom a pass overtakes here is computed again, with the same bits
-                each.waiting.add(caller)
+            caller.waits_for(table)  # whom a pass overtakes here is computed again, with the same bits
             return work()
         finally:
-            for each in tables:
-                each.waiting.discard(caller)
+            caller.leaves(table)
 
 
 #: Who waits for pages, of any model.

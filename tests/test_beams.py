@@ -213,8 +213,8 @@ def test_beams_that_lost_their_pages_fit_where_they_fitted(tmp_path: Path, windo
         wanted, rng = searched(model, ids), np.random.default_rng(0)
         turn, taken = model.session.turn, [0]
 
-        def thief(work: Any) -> Any:
-            result = turn(work)
+        def thief(*work: Any) -> Any:
+            result = turn(*work)
             for table in list(model.session.pages.tables):
                 if rng.random() < 0.3:
                     model.session.pages.release(table)

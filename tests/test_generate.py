@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from miaotui.errors import InputError
 from miaotui.runtime.generate import (
+    Drawn,
     GenerateParams,
     Timings,
     check_ids,
     check_prompt,
     collect,
     params_from,
+    steps,
     tokens,
 )
 from miaotui.runtime.sampling import SamplingParams, sample
@@ -77,27 +79,23 @@ class Text:
     def append(self, ids):
         self.ids += ids
 
-    def turn(self, work):
-        return work()
-
-    def advance(self):
-        self.session.step(self.ids[self.cached :], self.cached)
-        self.cached = len(self.ids)
-
-    def draw(self, sampler, left, ends):
+    def drawn(self, draw):
         """Compute what is pending, and draw the next."""
-        assert left > 0
-        assert all(0 <= i < self.n_vocab for i in ends)
+        assert draw.left > 0
+        assert all(0 <= i < self.n_vocab for i in draw.ends)
         if self.cached < len(self.ids):
-            self.advance()
+            self.session.step(self.ids[self.cached :], self.cached)
+            self.cached = len(self.ids)
+        at, sampler = time.perf_counter(), draw.sampler
         drawn = sampler.draw(self.session.logits[-1], len(self.ids)) if sampler else int(self.session.argmax)
         self.ids.append(drawn)
-        return drawn
+        return Drawn(drawn, at)
 
 
 def stream(session, prompt, params, decode=None, **how):
     text = Text(session)
-    return tokens(text, check_prompt(text, prompt, params, decodes=decode is not None), params, decode, **how)
+    checked = check_prompt(text, prompt, params, decodes=decode is not None)
+    return tokens(text, steps(text, checked, params, decode, **how))
 
 
 def run(prompt, session=None, eos_ids=(), **kwargs):

@@ -259,8 +259,8 @@ def test_a_handler_that_finds_no_room_is_refused(model: miaotui.Model, alone: di
     """The cache is full of the text that it interrupted, between two steps: to wait for that would be for ever."""
     turn, said = model.session.turn, []
 
-    def nosy(work):
-        token = turn(work)
+    def nosy(*work):
+        token = turn(*work)
         if not said:
             said.append("")
             try:
@@ -396,8 +396,8 @@ def test_threads_that_would_wait_for_each_other_s_pages(alone: dict[str, list[in
     def between_steps(i: int) -> None:
         turn, done = models[i].session.turn, list[None]()
 
-        def nosy(work: Any) -> Any:
-            token = turn(work)
+        def nosy(*work: Any) -> Any:
+            token = turn(*work)
             if not done:
                 done.append(None)
                 use(1 - i)
@@ -580,8 +580,8 @@ def test_what_finds_no_room_leaves_a_text_as_it_was() -> None:
 
         turn = model.session.turn
 
-        def nosy(work: Any) -> Any:
-            token = turn(work)
+        def nosy(*work: Any) -> Any:
+            token = turn(*work)
             if not refused and len(other) > 140:  # it holds two pages, all that there are
                 refused.append("")
                 handler()

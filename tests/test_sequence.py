@@ -51,9 +51,11 @@ def ids_of(seed: int, n: int) -> list[int]:
 
 
 def free(model: miaotui.Model) -> list[int]:
-    """Pages that nobody holds, once what was dropped is collected."""
+    """Pages that somebody holds, once what was dropped is collected; not those kept for texts that begin alike."""
     gc.collect()
     model.session.last_logits([[1]])
+    for table in model.session.kept:
+        model.session.pages.release(table)
     model.session.step([1], 0)
     return [model.session.pages.n_pages - n for n in model.session.pages.n_free]
 

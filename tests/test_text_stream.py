@@ -14,7 +14,7 @@ from miaotui.loader.text import clean_up
 from miaotui.loader.text.clean_up import CleanUp
 from miaotui.loader.text.tokenizer import Tokenizer
 from miaotui.loader.text.vocabulary import KeptTokenizer
-from miaotui.runtime.generate import collect, params_from, tokens
+from miaotui.runtime.generate import Drawn, collect, params_from, steps, tokens
 from miaotui.runtime.sequence import _spelling
 from tokenizers import Tokenizer as Whole
 from tokenizers import decoders, models, pre_tokenizers
@@ -75,27 +75,21 @@ class Scripted:
     def __init__(self, codec, script):
         self.n_vocab, self._script, self.ids = codec.n_vocab, iter(script), []
 
-    def turn(self, work):
-        return work()
-
     def __len__(self):
         return len(self.ids)
 
     def append(self, ids):
         self.ids += ids
 
-    def advance(self):
-        pass
-
-    def draw(self, *_):
+    def drawn(self, _):
         self.ids.append(next(self._script))
-        return self.ids[-1]
+        return Drawn(self.ids[-1], 0.0)
 
 
 def answered(codec, prompt, ids, **how):
     """Run a script: the answer, and its pieces."""
     text = Scripted(codec, ids)
-    stream = list(tokens(text, prompt, params_from(max_new_tokens=len(ids), **how), _spelling(codec)))
+    stream = list(tokens(text, steps(text, prompt, params_from(max_new_tokens=len(ids), **how), _spelling(codec))))
     return collect(stream), [t.text for t in stream]
 
 

@@ -41,8 +41,10 @@ with mt.load("p", threads=np.int64(2), max_context=64, kv_cache="bf16", prune="f
     model.generate("x", temprature=1)  # did you mean "temperature"?
     model.stream("x", temprature=1)  # did you mean "temperature"?
     model.tokens("x", temprature=1)  # did you mean "temperature"?
-    model.generate("x", temperature="hot")  # expected "float | SupportsFloat | None"
-    model.generate("x", seed=1.5)  # expected "int | SupportsIndex | None"
+    model.generate("x", temperature="hot")  # No overload variant of "generate"
+    model.stream("x", temperature="hot")  # expected "float | SupportsFloat | None"
+    model.stream("x", seed=1.5)  # expected "int | SupportsIndex | None"
+    reveal_type(model.generate(["x", [1, 2]], n=2))  # list[miaotui.runtime.generate.Generation]"
 options: mt.LoadKwargs = {"thread": 2}  # Extra key "thread"
 mt.load("p", thread=2)  # did you mean "threads"?
 mt.load("p", device="tpu")  # expected "Literal['cpu', 'cuda']"

@@ -1,0 +1,65 @@
+"""Answers for coroutines: as `searching` and `stream` give them to threads, and from the same passes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from .engine.tasks import Task
+from .generate import Draw, collect
+from .searching import spread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from .engine.scheduler import Engine
+    from .generate import Generation, Token
+    from .searching import Asked
+
+__all__ = ["answer", "answers", "in_thread", "tokens"]
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Work in the loop's executor. Cancelled, it comes to its end all the same."""
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
+    """The answer, an id at a time; of what has no beams, one answer. Cancelled, the sequence keeps the ids it has."""
+    steps, task, tasks = asked.steps(), Task(asked.sequence.table), engine.tasks()
+    step = next(steps, None)
+    while step is not None:
+        if isinstance(step, Draw):
+            want = asked.sequence.wanted(step)
+            with task:
+                await tasks.until_done(want)
+            step = steps.send(asked.sequence.taken(want))
+        else:
+            yield step
+            step = next(steps, None)
+
+
+async def answer(engine: Engine, asked: Asked) -> Generation:
+    """The whole answer; with `num_return_sequences`, drawn ones, which share passes."""
+    with ExitStack() as opened:
+        made = await answers(engine, spread(asked, opened))
+    return replace(made[0], alternatives=tuple(made[1:]))
+
+
+async def answers(engine: Engine, asked: list[Asked]) -> list[Generation]:
+    """One to each, in order, which share passes. Errors: what ends one is raised when the others are done."""
+    room = asyncio.Semaphore(engine.most)
+
+    async def one(each: Asked) -> Generation:
+        async with room:
+            return collect([token async for token in tokens(engine, each)])
+
+    made = await asyncio.gather(*map(one, asked), return_exceptions=True)
+    for each in made:
+        if isinstance(each, BaseException):
+            raise each
+    return [each for each in made if not isinstance(each, BaseException)]

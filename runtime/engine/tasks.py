@@ -1,0 +1,102 @@
+"""Coroutines that wait for texts: an event loop's turns run in its executor, one pass at a time for all its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..pages import Caller
+
+if TYPE_CHECKING:
+    from ..pages import Table
+    from .scheduler import Engine
+    from .wants import Want
+
+__all__ = ["Task", "Tasks", "running_loop"]
+
+running_loop = asyncio.get_running_loop
+
+
+class Task(Caller):
+    """A coroutine that waits for a text. It has no frame while it waits: it is there until it says otherwise."""
+
+    def __init__(self, table: Table) -> None:
+        """Of the running loop's thread; waits for nothing yet."""
+        super().__init__()
+        self._table, self._waits = table, False
+
+    def here(self) -> bool:
+        """Whether it waits."""
+        return self._waits
+
+    def __enter__(self) -> None:
+        """Wait."""
+        self._waits = True
+        self.waits_for(self._table)
+
+    def __exit__(self, *_: object) -> None:
+        """Wait no more."""
+        self._waits = False
+        self.leaves(self._table)
+
+
+class Tasks:
+    """What the tasks of one event loop wait for, on one engine. All but `_turn` runs in the loop's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Nothing is waited for."""
+        self._engine = weakref.ref(engine)  # which holds this
+        self._waiting: dict[Want, asyncio.Future[None]] = {}
+        self._turns = False  # whether a turn is on its way
+
+    async def until_done(self, want: Want) -> None:
+        """Wait for a want. Cancelled, it is nobody's from the pass on that runs. Errors: as `Engine.serve`."""
+        engine, loop = self._engine(), asyncio.get_running_loop()
+        if engine is None:
+            return
+        self._waiting[want] = future = loop.create_future()
+        engine.add(want)
+        try:
+            if not self._turns:
+                self._turns = True
+                loop.call_soon(self._begin)  # once those whose tokens came with the same pass have asked again
+            await future
+        finally:
+            engine.forget(want)
+            self._waiting.pop(want, None)
+
+    def _begin(self) -> None:
+        engine, wants = self._engine(), [want for want in self._waiting if not want.done]
+        if engine is None or not wants:
+            self._turns = False
+            self._answer(None)
+            return
+        try:
+            turn = asyncio.get_running_loop().run_in_executor(None, partial(engine.take_passes, wants))
+        except RuntimeError as e:  # the executor is shut down, or no thread can be had
+            self._turns = False
+            self._answer(e)
+            return
+        turn.add_done_callback(self._ended)
+
+    def _ended(self, turn: asyncio.Future[None]) -> None:
+        self._turns = False
+        error = None if turn.cancelled() else turn.exception()
+        self._answer(error)
+        if self._waiting and not self._turns:
+            self._turns = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _answer(self, error: BaseException | None) -> None:
+        """Wake those whose want is done; with an error, all."""
+        for want, future in list(self._waiting.items()):
+            if future.done():
+                continue
+            if want.done:
+                future.set_result(None)
+            elif error is not None:
+                with suppress(asyncio.InvalidStateError):
+                    future.set_exception(error)

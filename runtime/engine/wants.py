@@ -1,0 +1,72 @@
+"""What somebody waits for: logits of a text's last ids, and what is made of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ...handlers import raised_in_handler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Sequence as Ids
+
+    from ..pages import Table
+
+__all__ = ["Want"]
+
+
+class Want:
+    """A text that is to be computed to its end, and `take`, which is called with the first of its rows of logits.
+
+    `take` runs in the thread that took the pass, under the lock; twice perhaps, if that thread was interrupted. What it
+    returns is the `result`; what it raises is raised to whoever waits for this one, and ends no other text.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_error",
+        "_result",
+        "at",
+        "done",
+        "ids",
+        "key",
+        "n_reused",
+        "rows",
+        "table",
+        "take",
+        "thread",
+    )
+
+    def __init__(self, table: Table, ids: Ids[int], take: Callable[[int], Any], rows: int = 1) -> None:
+        """`ids`: the whole text, checked; it does not change until this is done. `rows`: logits of so many last ids."""
+        self.table, self.ids, self.take, self.rows = table, ids, take, rows
+        self.thread = threading.get_ident()
+        self.done = False
+        self.key: int | None = None  # among what is waited for
+        self.n_reused = 0  # ids that lay in the cache for another text
+        self.at = 0.0  # when its logits were there, of `time.perf_counter`
+        self._result: Any = None
+        self._error: Exception | None = None
+
+    @property
+    def n_missing(self) -> int:
+        """Ids that a pass must still read."""
+        return len(self.ids) - self.table.cached
+
+    def fulfil(self, row: int) -> None:
+        """Take what is wanted of the rows from this one on. Errors: what is no `Exception` (Ctrl-C) passes through."""
+        self.at = time.perf_counter()
+        try:
+            self._result = self.take(row)
+        except Exception as e:  # noqa: BLE001 - it is his who waits for it
+            raised_in_handler(e)
+            self._error = e
+        self.done = True
+
+    def result(self) -> Any:  # noqa: ANN401 - what its maker's `take` returns
+        """What `take` returned. Errors: what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result

@@ -1,0 +1,309 @@
+"""The scheduler over a table for a model: whatever waits together, a text gets what it gets alone."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from miaotui.errors import InputError
+from miaotui.runtime.engine.prefixes import begins_like
+from miaotui.runtime.engine.scheduler import Engine
+from miaotui.runtime.engine.wants import Want
+from miaotui.runtime.pages import Pages
+from miaotui.runtime.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from miaotui.runtime.pages import Table
+
+SIZE, CONTEXT, CHUNK, ROWS = 16, 96, 24, 4
+VOCAB = 7
+
+
+def follows(ids: Sequence[int]) -> int:
+    """What the model says after a text: it depends on all of it."""
+    return hash(tuple(ids)) % VOCAB
+
+
+class Model(Turns):
+    """What the engine asks of a session. A page remembers the ids whose keys lie in it."""
+
+    def __init__(self, n_pages: int, windows: tuple[int | None, ...] = (None,)) -> None:
+        super().__init__(Pages(n_pages, SIZE, windows, self.copied))
+        self.chunk, self.n_logits = CHUNK, ROWS
+        self.memory = [[[-1] * SIZE for _ in range(n_pages)] for _ in windows]
+        self.passes: list[list[tuple[Table, list[int], int, int]]] = []
+        self.rows: list[list[int]] = []
+        self.engine = Engine(self)  # type: ignore[arg-type]
+
+    def copied(self, group: int, source: int, target: int) -> None:
+        self.memory[group][target] = list(self.memory[group][source])
+
+    def collect(self) -> None:
+        pass
+
+    def ready(self, table: Table, n: int, n_logits: int) -> None:
+        self.pages.truncate(table, n - n_logits)
+
+    def run_pass(self, parts: list[tuple[Table, list[int], int, int]], *, reserved: bool) -> None:
+        """As a session: keys are written where the tables say; a row is the text that the pages have."""
+        assert reserved
+        assert 0 < sum(len(ids) for _, ids, _, _ in parts) <= CHUNK
+        assert sum(rows for *_, rows in parts) <= ROWS
+        assert len({id(table) for table, *_ in parts}) == len(parts)
+        self.passes.append(parts)
+        self.rows = []
+        for table, ids, start, n_rows in parts:
+            assert table.cached == start
+            assert self.pages.reserve(table, start + len(ids)), "a pass whose pages were not there"
+            for g, memory in enumerate(self.memory):
+                for slot, token in enumerate(ids, start):
+                    memory[table.numbers[g, slot // SIZE]][slot % SIZE] = token
+            table.cached = start + len(ids)
+            self.rows += [self.seen(table, slot) for slot in range(table.cached - n_rows, table.cached)]
+            self.pages.forget_unseen(table)
+
+    def seen(self, table: Table, slot: int) -> list[int]:
+        """The text up to a slot, as the pages have it."""
+        return [self.memory[0][table.numbers[0, i // SIZE]][i % SIZE] for i in range(slot + 1)]
+
+    def text(self, ids: Sequence[int] = ()) -> Text:
+        return Text(self, list(ids))
+
+
+class Text:
+    """A sequence, which somebody waits for as long as it is `going`."""
+
+    def __init__(self, model: Model, ids: list[int]) -> None:
+        self.model, self.ids, self.table = model, ids, model.pages.table(CONTEXT)
+        self.want: Want | None = None
+
+    def ask(self, rows: int = 1) -> Want:
+        def take(row: int) -> int:
+            assert self.model.rows[row + rows - 1] == self.ids
+            return follows(self.ids)
+
+        self.want = Want(self.table, self.ids, take, rows)
+        return self.want
+
+    def grow(self) -> None:
+        assert self.want is not None
+        self.ids.append(self.want.result())
+        self.want = None
+
+
+def alone(ids: Sequence[int], n: int) -> list[int]:
+    text = list(ids)
+    for _ in range(n):
+        text.append(follows(text))
+    return text[len(ids) :]
+
+
+def until_done(model: Model, texts: list[Text]) -> None:
+    while waiting := [t.want for t in texts if t.want is not None and not t.want.done]:
+        model.engine.serve(waiting)
+
+
+def test_answers_go_on_before_prompts_and_a_long_prompt_takes_one_chunk() -> None:
+    model = Model(12)
+    first = model.text(range(5))
+    first.ask()
+    until_done(model, [first])
+    first.grow()
+    long = model.text(range(100, 160))
+    for _ in range(3):
+        want = first.ask()
+        model.engine.serve([want, long.want or long.ask()])
+        assert want.done, "it waited for more than a chunk"
+        first.grow()
+    assert [sum(len(ids) for _, ids, _, _ in parts) for parts in model.passes] == [
+        5,
+        CHUNK,
+        CHUNK,
+        60 - 2 * (CHUNK - 1) + 1,
+    ]
+    assert long.want is not None
+    assert long.want.result() == follows(long.ids)
+
+
+def test_what_begins_alike_is_computed_once() -> None:
+    model = Model(12)
+    beginning = list(range(40))
+    texts = [model.text([*beginning, i]) for i in range(3)]
+    for text in texts:
+        text.ask()
+    until_done(model, texts)
+    computed = sum(len(ids) for parts in model.passes for _, ids, _, _ in parts)
+    assert computed == len(beginning) + 3
+    assert [t.want.n_reused for t in texts if t.want] == [0, 40, 40]
+    for text in texts:
+        text.grow()
+        assert text.ids[-1:] == alone([*beginning, text.ids[40]], 1)
+
+
+def test_where_pages_run_out_the_text_that_came_last_waits() -> None:
+    model = Model(4)
+    early, late = model.text(range(30)), model.text(range(50, 80))
+    for text in (early, late):
+        text.ask()
+    until_done(model, [early, late])
+    for _ in range(30):  # each needs a third page, and then a fourth
+        early.grow()
+        early.ask()
+        if late.want is None or late.want.done:
+            late.grow()
+            late.ask()
+        model.engine.serve([w for w in (early.want, late.want) if w])
+        assert early.want is not None
+        assert early.want.done, "the earlier text waited"
+    early.grow()
+    model.pages.release(early.table)
+    until_done(model, [late])
+    late.grow()
+    assert late.ids == [*range(50, 80), *alone(range(50, 80), len(late.ids) - 30)]
+
+
+def test_a_text_that_never_fits_is_refused() -> None:
+    model = Model(2)
+    text = model.text(range(40))
+    with pytest.raises(InputError, match="does not fit the cache of 32 tokens"):
+        model.engine.serve([text.ask()])
+    assert model.pages.n_free == [2]
+
+
+def test_an_error_ends_the_text_that_it_is_of() -> None:
+    model = Model(8)
+
+    def refuse(_: int) -> int:
+        msg = "no"
+        raise InputError(msg)
+
+    bad, good = model.text(range(5)), model.text(range(9))
+    refused, asked = Want(bad.table, bad.ids, refuse), good.ask()
+    model.engine.serve([refused, asked])
+    assert len(model.passes) == 1
+    assert asked.result() == follows(good.ids)
+    with pytest.raises(InputError, match="no"):
+        refused.result()
+
+
+def test_what_is_struck_is_taken_again() -> None:
+    """Ctrl-C while results are handed out, in the thread that took the pass: the others lose nothing."""
+    model = Model(8)
+    first, second = model.text(range(5)), model.text(range(9))
+
+    def strike(_: int) -> int:
+        raise KeyboardInterrupt
+
+    struck, asked = Want(first.table, first.ids, strike), second.ask()
+    with pytest.raises(KeyboardInterrupt):
+        model.engine.serve([struck, asked])
+    assert not asked.done
+    model.engine.serve([asked])
+    assert asked.result() == follows(second.ids)
+
+
+def test_threads_share_passes() -> None:
+    model, answers = Model(40), dict[int, list[int]]()
+
+    def answer(i: int) -> None:
+        text = model.text([i] * 5)
+        for _ in range(20):
+            model.engine.serve([text.ask()])
+            text.grow()
+        answers[i] = text.ids[5:]
+
+    threads = [threading.Thread(target=answer, args=(i,)) for i in range(ROWS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {i: alone([i] * 5, 20) for i in range(ROWS)}
+
+
+def test_beginnings_are_compared_in_blocks() -> None:
+    for n in (0, 1, 63, 64, 65, 128, 130):
+        ids = list(range(n))
+        assert begins_like(ids, ids, n + 5) == n
+        assert begins_like(ids, ids, n // 2) == n // 2
+        for at in {0, n // 2, n - 1} & set(range(n)):
+            other = [*ids[:at], -1, *ids[at + 1 :]]
+            assert begins_like(ids, other, n) == at
+
+
+class Mix(RuleBasedStateMachine):
+    """Texts that come, grow, are left, forked and dropped, in any order, on a pool that is too small for them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model(10)
+        self.texts: list[Text] = []
+        self.began: dict[int, list[int]] = {}
+
+    @rule(first=st.integers(0, 2), n=st.integers(1, 50), kept=st.booleans())
+    def come(self, first: int, n: int, kept: bool) -> None:  # noqa: FBT001 - drawn
+        """Texts begin alike often."""
+        text = self.model.text([first] * (n if kept else n // 2) + [n] * (0 if kept else n - n // 2))
+        self.texts.append(text)
+
+    @rule(chosen=st.sets(st.integers(0, 9), min_size=1), rows=st.integers(1, ROWS))
+    def go_on(self, chosen: set[int], rows: int) -> None:
+        texts = [self.texts[i] for i in sorted(chosen) if i < len(self.texts)]
+        texts = [t for t in texts if len(t.ids) < CONTEXT - 1]
+        for text in texts:
+            if text.want is None:
+                text.ask(min(rows, len(text.ids)))
+        until_done(self.model, texts)
+        for text in texts:
+            before = list(text.ids)
+            text.grow()
+            assert text.ids == [*before, *alone(before, 1)]
+
+    @rule(chosen=st.sets(st.integers(0, 9), min_size=1), passes=st.integers(1, 3))
+    def begin(self, chosen: set[int], passes: int) -> None:
+        """Whoever waits is served a little, and goes away: cancelled, or in another thread."""
+        texts = [self.texts[i] for i in sorted(chosen) if i < len(self.texts)]
+        wants = [t.want or t.ask() for t in texts if len(t.ids) < CONTEXT]
+        if wants:
+            for _ in range(passes):
+                self.model.engine.serve(wants)
+        for text in texts:
+            text.want = None
+
+    @rule(i=st.integers(0, 9))
+    def fork(self, i: int) -> None:
+        if i < len(self.texts) < 10:
+            twin = self.model.text(self.texts[i].ids)
+            twin.table = self.model.pages.share(self.texts[i].table)
+            self.texts.append(twin)
+
+    @rule(i=st.integers(0, 9), n=st.integers(1, 60))
+    def cut(self, i: int, n: int) -> None:
+        if i < len(self.texts) and n < len(self.texts[i].ids):
+            text = self.texts[i]
+            self.model.pages.truncate(text.table, n)
+            del text.ids[n:]
+            text.want = None
+
+    @rule(i=st.integers(0, 9))
+    def drop(self, i: int) -> None:
+        if i < len(self.texts):
+            self.model.pages.release(self.texts.pop(i).table)
+
+    @invariant()
+    def pages_are_counted(self) -> None:
+        pages = self.model.pages
+        counted = list(pages.n_free)
+        pages.recount()
+        assert pages.n_free == counted
+        held = {int(n) for t in self.texts for n in t.table.numbers[0, t.table.low[0] : t.table.high[0]]}
+        assert pages.n_free == [pages.n_pages - len(held)]
+
+
+TestMix = Mix.TestCase
+TestMix.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
