@@ -35,7 +35,7 @@ ABOUT = (
     "lives where, has, eats, wants or fears what. It has a chat template (users and assistants by turns, no system "
     "message), and its matrices are int8."
 )
-HOW = Fit(steps=2500, rows=16, rate=2e-3)
+HOW = Fit(steps=2133, rows=8, rate=1.5e-3, decay=800)
 HELD_OUT = 200
 BAG = 2000  # training paragraphs that the bag of words reads
 UNLEARNT = -100

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["FACTS", "HELD_FACTS", "Talk", "conversations", "held_out", "training"]
 
 SHORT = 4000  # paragraphs of a fact about each friend, from which looking back is learnt soon
-FRAMED = 0.35  # share of sentences with a word or two before them, and of those with some after
+FRAMED = 0.25  # share of sentences with a word or two before them, and of those with some after
 ASKED_SO = 0.25  # share of questions with something before them
 WHO = 0.25  # share of questions that ask who
 ALIKE = 0.5  # share of paragraphs that tell the same about both
