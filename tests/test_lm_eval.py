@@ -165,7 +165,7 @@ def test_conversations_in_the_harness(stories: mt.Model, harness: Any, tmp_path:
         lm = MiaotuiLM(model)
         got = harness.simple_evaluate(lm, tasks=[made], bootstrap_iters=0, apply_chat_template=True)
         assert got["results"]["talks"]["exact_match,strip"] == 1
-        assert got["chat_template"] == model.tokenizer.chat_template
+        assert lm.chat_template(chat_template=True) == model.tokenizer.chat_template
         history = [{"role": "user", "content": asked[0]}]
         assert lm.tok_encode(lm.apply_chat_template(history)) == model.tokenizer.chat_ids(history)
         history.append({"role": "assistant", "content": "Lily has"})
