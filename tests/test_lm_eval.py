@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from miaotui.errors import BackendError, InputError
 from miaotui.tools import demo
+from miaotui.tools.demo.recipes.chat import TEMPLATE
 from miaotui.tools.perplexity import losses
 from task_models import write_model
 
@@ -137,3 +139,41 @@ def test_the_adapter_s_own_rules(stories: mt.Model, harness: Any, tmp_path: Path
     encoder = write_model(tmp_path / "encoder", "bert", "masked_lm")
     with mt.load(encoder) as model, pytest.raises(InputError, match="lm-evaluation-harness: bert is an encoder"):
         MiaotuiLM(model)
+
+
+@pytest.mark.soak("lm-eval")
+@pytest.mark.filterwarnings("default")
+def test_conversations_in_the_harness(stories: mt.Model, harness: Any, tmp_path: Path) -> None:
+    """With `apply_chat_template` a task's text is a message: answers are those of `chat`, and `<s>` is not doubled."""
+    from miaotui.tools.lm_eval import MiaotuiLM
+
+    folder = tmp_path / "talks"
+    shutil.copytree(demo.path(), folder)
+    said = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    asked = ["Once upon a time", "What does Lily have?"]
+    with mt.load(folder) as model:
+        answers = [model.chat([{"role": "user", "content": q}], max_new_tokens=24).text for q in asked]
+        rows = [{"q": q, "a": a.strip().split("\n")[0]} for q, a in zip(asked, answers, strict=True)]
+        made = task(
+            tmp_path, "talks", rows, output_type="generate_until", doc_to_text="{{q}}", doc_to_target="{{a}}",
+            generation_kwargs={"until": ["</s>"], "max_gen_toks": 24}, filter_list=[{"name": "strip", "filter": [
+                {"function": "regex", "regex_pattern": r"^\s*(.*)$"}, {"function": "take_first"},
+            ]}],
+            metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        )  # fmt: skip
+        lm = MiaotuiLM(model)
+        got = harness.simple_evaluate(lm, tasks=[made], bootstrap_iters=0, apply_chat_template=True)
+        assert got["results"]["talks"]["exact_match,strip"] == 1
+        assert lm.chat_template(chat_template=True) == model.tokenizer.chat_template
+        history = [{"role": "user", "content": asked[0]}]
+        assert lm.tok_encode(lm.apply_chat_template(history)) == model.tokenizer.chat_ids(history)
+        history.append({"role": "assistant", "content": "Lily has"})
+        assert lm.apply_chat_template(history, add_generation_prompt=False).endswith("Assistant: Lily has")
+        assert lm.chat_template(chat_template=False) is None
+        with pytest.raises(InputError, match="chat_template='rag': expected one of default"):
+            lm.chat_template("rag")
+        with pytest.raises(InputError, match="knows the roles user and assistant, not system"):
+            lm.apply_chat_template([{"role": "system", "content": "Be kind."}, *history])
+    with pytest.raises(InputError, match="has no chat template"):
+        MiaotuiLM(stories).apply_chat_template(history)

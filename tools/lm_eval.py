@@ -58,6 +58,7 @@ class MiaotuiLM(TemplateLM):  # type: ignore[misc]  # the harness is not importe
             raise InputError(wrong)
         self.model = pretrained if isinstance(pretrained, Model) else load(pretrained, **given)
         check_predicts(self.model.config, "lm-evaluation-harness")
+        self._template: str | None = None  # name of a chat template; None: the model's own
 
     @property
     def eot_token_id(self) -> int:
@@ -88,7 +89,33 @@ class MiaotuiLM(TemplateLM):  # type: ignore[misc]  # the harness is not importe
         framed: list[int] = encode(string)
         n = len(bare)
         before = next((at for at in range(len(framed) - n + 1) if framed[at : at + n] == bare), 0)
+        if before and bare[:before] == framed[:before]:  # a chat template wrote it
+            return bare
         return framed[: before + n]
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:  # noqa: FBT001, FBT002 - the harness's
+        """The chat template, for the harness's records: the model's own (True), or one of its names; False: None."""
+        if chat_template is False or chat_template is None:
+            return None
+        _, template = self.model.tokenizer.templates.chosen(
+            None if chat_template is True else chat_template, tools=False
+        )
+        self._template = None if chat_template is True else chat_template
+        return template
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:  # noqa: FBT001, FBT002 - the harness's
+        """A conversation as text, by the template that `chat_template` chose; `tok_encode` does not double its `<s>`.
+
+        `add_generation_prompt`: end with what begins an answer, or else inside the last message, which goes on. Errors:
+        `InputError`, also where the template refuses a role: `system_instruction` makes a system message.
+        """
+        return self.model.tokenizer.apply_chat_template(
+            chat_history,
+            chat_template=self._template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+            tokenize=False,
+        )
 
     def _loglikelihood_tokens(self, requests: list[Asked], **_: object) -> list[tuple[float, bool]]:
         out: list[tuple[float, bool]] = []

@@ -32,12 +32,14 @@ class Fit:
     """`steps` batches of `rows` texts, by AdamW with a linear warm-up to `rate` and a cosine to nothing.
 
     `horizon`: where the cosine comes to nothing, if training stops before it (default: after `steps`).
+    `decay`: or a rate that is constant, and falls to nothing in the last steps, which are this many.
     """
 
     steps: int
     rows: int
     rate: float = 7e-4
     horizon: int | None = None
+    decay: int | None = None
 
 
 def bert(tokenizer: Tokenizer, labels: tuple[str, ...] = (), *, n_context: int = 128, layers: int = 3) -> BertConfig:
@@ -83,11 +85,10 @@ def fit(parameters: list[Any], loss_of: Callable[[T], torch.Tensor], batches: It
     One thread: the same machine and the same version of torch give the same weights.
     """
     import torch  # noqa: PLC0415 - of the extra `dev`
-    from transformers import get_cosine_schedule_with_warmup  # noqa: PLC0415 - of the extra `dev`
 
     torch.set_num_threads(1)
     optimizer = torch.optim.AdamW(parameters, lr=how.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, WARM_UP, how.horizon or how.steps)
+    schedule = _schedule(optimizer, how)
     began = time.perf_counter()
     for step in range(1, how.steps + 1):
         loss = loss_of(next(batches))
@@ -99,6 +100,16 @@ def fit(parameters: list[Any], loss_of: Callable[[T], torch.Tensor], batches: It
         if step % SAID == 0 or step == how.steps:
             sys.stdout.write(f"step {step}: loss {loss.item():.4f}, {time.perf_counter() - began:.0f} s\n")
             sys.stdout.flush()
+
+
+def _schedule(optimizer: torch.optim.Optimizer, how: Fit) -> torch.optim.lr_scheduler.LambdaLR:
+    from torch.optim.lr_scheduler import LambdaLR  # noqa: PLC0415 - of the extra `dev`
+    from transformers import get_cosine_schedule_with_warmup  # noqa: PLC0415 - of the extra `dev`
+
+    decay = how.decay
+    if decay is None:
+        return get_cosine_schedule_with_warmup(optimizer, WARM_UP, how.horizon or how.steps)
+    return LambdaLR(optimizer, lambda step: min(1.0, step / WARM_UP, (how.steps - step) / decay))
 
 
 def hidden_words(tokenizer: Tokenizer, batch: Batch, share: float) -> torch.Tensor:
