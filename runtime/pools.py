@@ -102,7 +102,7 @@ class Pools(Turns):
             return
         self.kept = [other for other in self.kept if other.n_pages and other is not table]
         if len(self.kept) >= self.pages.n_pages:  # each has one page of its own at most
-            self.pages.release(self.kept.pop(0))
+            self.pages.release(self.kept[0])  # it leaves the list with the next one: an interrupt here loses no page
         self.kept.append(table)
 
     def check_room(self, n: int) -> None:

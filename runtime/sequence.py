@@ -351,8 +351,12 @@ class Sequence:
         self._check_open()
 
         def twin() -> Sequence:
-            table = self._session.pages.share(self._table)
-            return Sequence(self._session, self._text, table=table, ids=self._ids)
+            try:
+                table = self._session.pages.share(self._table)
+                return Sequence(self._session, self._text, table=table, ids=self._ids)
+            except BaseException:
+                self._session.pages.torn = True  # the table is perhaps nobody's: the next change counts again
+                raise
 
         return self.turn(twin)
 
