@@ -4,7 +4,8 @@ A sheet says up to six things about a product, in any order, with words of all k
 same unit (its height and the length of its cable, its price and what shipping costs), so that the unit alone answers
 nothing. A third of the things are said by a noun or a verb of no language, so that nothing but the same word in the
 question tells which is asked for. What is held out is said and asked by other patterns, of other products, with other
-figures; no word that is new there occurs in training.
+figures; no word that is new there occurs in training. The bag of words reads the plainer sheets of `sheets.py`, which
+are a part of the training: of these it learns more (with all of it, it has 0.72 exact answers in place of 0.77).
 """
 
 from __future__ import annotations
