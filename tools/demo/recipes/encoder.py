@@ -33,7 +33,8 @@ __all__ = ["RECIPE", "compared", "guessed", "nearest", "train"]
 ABOUT = (
     "Gives a question of a shop's customer a vector that lies near those of questions of the same sense; by it, the "
     "right entry of a list of answered questions is found. It was trained to guess hidden words first, of the texts of "
-    "all encoders, and keeps the head for it (`fill-mask`)."
+    "all encoders, and keeps the head for it (`fill-mask`). Hidden for the second score are words of one token, in 200 "
+    "held-out texts of each of the four corpora; the majority class is the most frequent word."
 )
 N_CONTEXT = 64
 WIDTH = 64
