@@ -31,7 +31,7 @@ def _said(name: str) -> dict[str, str]:
 
 def test_they_are_small():
     for name in TASKS:
-        assert _size(name) <= 0.7e6, name
+        assert _size(name) <= (1.4e6 if name == "chat" else 0.7e6), name
     assert sum(map(_size, TASKS)) <= 4.5e6
 
 
@@ -116,7 +116,7 @@ def test_corpora_are_the_same_each_time_and_their_spans_are_words():
             assert not re.match(r"\w", text[span.end :]), text
     for sheet in [*itertools.islice(sheets.training(3), 500), *sheets.held_out(100)]:
         assert sheet.answer == sheet.answer.strip() != ""
-    for talk in itertools.islice(talks.training(3), 200):
+    for talk in [*itertools.islice(talks.training(3), 1000), *talks.held_out(200)]:
         assert talk.sheet.answer in talk.answer
 
 

@@ -9,7 +9,7 @@ from ...errors import InputError
 __all__ = ["NAMES", "path"]
 
 #: The models; `path` finds them.
-NAMES = ("story", "sentiment", "entities", "dates")
+NAMES = ("story", "sentiment", "entities", "dates", "chat")
 
 
 def path(name: str = "story") -> Path:

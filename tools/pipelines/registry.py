@@ -53,7 +53,7 @@ TASKS = (
     Task("zero-shot-classification", ZeroShotClassification),
     Task("sentence-similarity", SentenceSimilarity),
     Task("text-ranking", TextRanking, ("rerank",)),
-    Task("text-generation", TextGeneration),
+    Task("text-generation", TextGeneration, demo="tools/demo/models/chat"),
     Task("text2text-generation", Text2TextGeneration),
     Task("summarization", Summarization),
     Task("translation", Translation, pattern=r"(?P<spelled>translation_(?P<src_lang>[^_]+)_to_(?P<tgt_lang>[^_]+))"),
