@@ -316,8 +316,10 @@ def test_the_command_in_a_pipe(story, model, tmp_path):
 
 
 def test_the_command_says_what_is_wrong(story, capsys):
-    assert cli.main(["chat", "--max-new-tokens", "1"]) == 2
-    assert "--model: the demo model that is included has no chat template" in capsys.readouterr().err
+    assert cli.main(["chat", "--model", str(demo.path()), "--max-new-tokens", "1"]) == 2
+    assert f"--model: {demo.path()} has no chat template, so it is no chat model" in capsys.readouterr().err
+    assert cli.main(["chat", "--revision", "main"]) == 2
+    assert "--revision main: the demo model has no revisions" in capsys.readouterr().err
     code, out, err = piped(story, "/sing\n")
     assert (code, out) == (1, "")
     assert "/sing: is no command" in err

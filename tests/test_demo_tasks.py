@@ -54,7 +54,7 @@ def _also(name: str) -> list[str]:
 
 def test_they_are_small():
     for name in TASKS:
-        assert _size(name) <= 0.7e6, name
+        assert _size(name) <= (1.4e6 if name == "chat" else 0.7e6), name
     assert sum(map(_size, TASKS)) <= 4.5e6
 
 
@@ -200,7 +200,7 @@ def test_waves_are_alike_where_they_are_near():
     assert alike[20] == pytest.approx(1, abs=1e-5)
     assert alike[19] == pytest.approx(alike[21], abs=1e-5)
     assert alike[21] > alike[22] > alike[24]
-    for talk in itertools.islice(talks.training(3), 200):
+    for talk in [*itertools.islice(talks.training(3), 1000), *talks.held_out(200)]:
         assert talk.sheet.answer in talk.answer
 
 
@@ -298,11 +298,11 @@ def test_who_stands_in_says_what_it_does(task, capsys):
     assert "the included model 'dates', which writes days and amounts in ISO form" in capsys.readouterr().err
 
 
-def test_a_text_without_a_model_is_continued_by_the_story_model(capsys):
+def test_a_text_without_a_model_is_continued_by_the_chat_model(capsys):
     with miaotui.pipeline("text-generation", max_new_tokens=8) as pipe:
         [got] = pipe("Once upon a time", do_sample=False)
     assert len(got["generated_text"]) > len("Once upon a time, ")
-    assert "uses the included model 'story', which tells small stories" in capsys.readouterr().err
+    assert "uses the included model 'chat', which answers questions about a paragraph" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["zero-shot-classification", "text-ranking"])

@@ -70,6 +70,7 @@ COMMANDS = {
         "Ctrl-C stops an answer, the end of input ends the program. In a pipe, answers alone are printed, and the "
         "first error ends it. Needs the chat extra: pip install 'miaotui[chat]'.",
         (
+            "miaotui chat",
             "miaotui chat --model path/to/checkpoint",
             'miaotui chat --model org/name --system "Answer in one sentence." --temperature 0.7',
             "miaotui chat --model path/to/checkpoint --max-new-tokens 200 < questions.txt",

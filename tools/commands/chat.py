@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
+from .. import demo
 from .arguments import add_limits, add_model, load_model
 from .generate import SAMPLING, add_sampling, as_utf8
 
@@ -36,7 +37,7 @@ Ctrl-C stops an answer.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_model(parser, "the demo model, where it is a chat model")
+    add_model(parser, "the included chat model, which answers questions about a paragraph")
     group = parser.add_argument_group("the conversation")
     group.add_argument("--system", metavar="TEXT", help="a system message: what the model should be, or do")
     group.add_argument(
@@ -57,6 +58,8 @@ def main(args: argparse.Namespace) -> int:
     system = None if args.system is None else as_utf8(args.system, "--system")
     from ..conversation import Conversation  # noqa: PLC0415 - help must not wait for it
 
+    if args.model is None and args.revision is None:
+        args.model = str(demo.path(demo.stand_in("chat", "--model")))
     with load_model(args) as model:
         template = _template(args, model)
         talk = Conversation(model, system, chat_template=template)
@@ -83,8 +86,7 @@ def _template(args: argparse.Namespace, model: Model) -> str | None:
     if given is not None and given not in templates.named:
         given = read_text(Path(given), InputError)
     if given is None and not templates.named:
-        name = "the demo model that is included" if args.model is None else args.model
-        msg = f"--model: {name} has no chat template, so it is no chat model; name one that has, or use generate"
+        msg = f"--model: {args.model} has no chat template, so it is no chat model; name one that has, or use generate"
         raise InputError(msg)
     templates.chosen(given, tools=False)
     return given

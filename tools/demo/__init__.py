@@ -10,7 +10,7 @@ from ..notes import note
 __all__ = ["NAMES", "OF_TASKS", "path", "stand_in"]
 
 #: The models; `path` finds them.
-NAMES = ("story", "sentiment", "entities", "answers", "encoder", "dates")
+NAMES = ("story", "sentiment", "entities", "answers", "encoder", "dates", "chat")
 #: Task -> the model that does it where none is given: by `mt.pipeline`, `miaotui run` and `miaotui evaluate` alike.
 OF_TASKS = {
     "text-classification": "sentiment",
@@ -22,12 +22,17 @@ OF_TASKS = {
     "text2text-generation": "dates",
     "summarization": "dates",
     "translation": "dates",
-    "text-generation": "story",
+    "text-generation": "chat",
+    "chat": "chat",
     "multiple-choice": "story",
     "perplexity": "story",
 }
 #: What a model does, where that is less than the task's name says.
-DOES = {"dates": "writes days and amounts in ISO form, and such forms in words", "story": "tells small stories"}
+DOES = {
+    "chat": "answers questions about a paragraph",
+    "dates": "writes days and amounts in ISO form, and such forms in words",
+    "story": "tells small stories",
+}
 
 
 def path(name: str = "story") -> Path:

@@ -13,8 +13,7 @@ from . import NAMES, story
 def main(argv: list[str] | None = None) -> int:
     """Train, write the checkpoint directory, say how well it does on what is held out."""
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.demo.train", description=__doc__)
-    names = (*NAMES, "chat")  # which is not included yet
-    parser.add_argument("name", metavar="NAME", choices=names, help=f"one of {', '.join(names)}")
+    parser.add_argument("name", metavar="NAME", choices=NAMES, help=f"one of {', '.join(NAMES)}")
     parser.add_argument(
         "out", nargs="?", type=Path, help="directory to make, which must not be there yet (default: NAME)"
     )
