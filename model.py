@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
-from .arrays import Arrays
 from .errors import InputError
 from .interpreters import whole_imports
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
@@ -24,6 +23,7 @@ from .runtime.searching import answers
 from .runtime.sequence import Sequence
 from .runtime.session import Session
 from .runtime.stream import Stream
+from .scores import Scores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator
@@ -135,7 +135,7 @@ def quantizer(plan: LoadPlan) -> PackRows:
     return packer(dtypes)
 
 
-class Model(Arrays):
+class Model(Scores):
     """A loaded model. Several texts may be open at once, in several threads; their steps take turns.
 
     `memory` holds the predicted bytes by part; "allocated" is the arena, the resident weights and the constants

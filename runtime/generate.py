@@ -413,7 +413,7 @@ def _echoed(text: TextLike, n: int, ask: LogprobParams) -> Generator[Token | Dra
     """What is told of the last `n` ids of a text, as many at a time as a pass has rows."""
     end = len(text)
     first = max(1, end - n)
-    told = (Logprob(text.ids[0], None),) if n == end else ()
+    told: tuple[Logprob, ...] = (Logprob(text.ids[0], None),) if n == end else ()
     for at in range(first, end, text.n_rows):
         drawn = yield Draw(None, 0, (), ask, range(at, min(at + text.n_rows, end)))
         told += drawn.logprobs

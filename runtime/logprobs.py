@@ -126,7 +126,7 @@ def _flag(given: Mapping[str, Any], name: str) -> bool | None:
 
 
 def told_of(rows: NDArray[np.float32], ids: Sequence[int], first: int, params: LogprobParams) -> tuple[Logprob, ...]:
-    """Of the ids at `first`, `first` + 1, ... of a text, each by its row of [ids, n_vocab]: that of the id before it."""
+    """Of the ids from `first` on of a text, each by its row of [ids, n_vocab]: that of the id before it."""
     return tuple(
         LogProbs(row, first + i - 1).told(token, params.n_top)
         for i, (row, token) in enumerate(zip(rows, ids, strict=True))
