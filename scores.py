@@ -139,7 +139,9 @@ class Scores(Arrays):
         return [float(x) for x in (rows if rows.ndim == 1 else rows[:, at or 0])]
 
     @overload
-    def perplexity(self, texts: str, *, window: int = 256) -> Perplexity: ...
+    def perplexity(  # type: ignore[overload-overlap]  # a text is an iterable of texts
+        self, texts: str, *, window: int = 256
+    ) -> Perplexity: ...
     @overload
     def perplexity(self, texts: Iterable[str], *, window: int = 256) -> list[Perplexity]: ...
     @memory_named("perplexity")

@@ -10,11 +10,15 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import Drawn, write_checkpoint
+from generation_models import write_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.logprobs import LogProbs
+from miaotui.tools import demo
+from miaotui.tools.perplexity import measure
+from task_models import write_model
 from test_shared_passes import CONFIG, CONTEXT, N_VOCAB, counted, ids_of, in_threads
 
 if TYPE_CHECKING:
@@ -339,3 +343,119 @@ def test_scores_next_to_answers_where_the_cache_is_full(model: miaotui.Model, lo
 def test_scores_that_are_refused(lone: miaotui.Model, prompt: Any, candidates: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         lone.score(prompt, candidates)
+
+
+OPTIONS = [" ball.", " because.", " very, very happy.", " girl named Lily."]
+
+
+@pytest.fixture(scope="module")
+def stories() -> Iterator[miaotui.Model]:
+    with miaotui.load(demo.path()) as model:
+        yield model
+
+
+@pytest.mark.parametrize("normalize", [None, "tokens"])
+def test_options_are_chosen_by_a_softmax_of_their_scores(stories: miaotui.Model, normalize: Any) -> None:
+    question = "Tom had a red"
+    chosen = stories.choose(question, OPTIONS, normalize=normalize)
+    before, logs = stories.tokenizer.encode(question), []
+    for option in OPTIONS:
+        ids = stories.tokenizer.encode(question + option)
+        assert ids[: len(before)] == before
+        log_p = exact(stories, ids)
+        each = [log_p[at - 1, ids[at]] for at in range(len(before), len(ids))]
+        logs.append(sum(each) if normalize is None else sum(each) / len(each))
+    powers = np.exp(np.array(logs) - max(logs))
+    wanted = dict(zip(OPTIONS, powers / powers.sum(), strict=True))
+    assert chosen.probabilities == pytest.approx(wanted, rel=1e-10)
+    assert chosen.choice == OPTIONS[int(np.argmax(logs))]
+    for turned in (OPTIONS[::-1], OPTIONS[2:] + OPTIONS[:2]):
+        assert stories.choose(question, turned, normalize=normalize) == chosen, "their order changed a bit"
+
+
+def test_a_text_s_tokens_are_what_it_adds_or_its_own(stories: miaotui.Model) -> None:
+    encode = stories.tokenizer.encode
+    [added] = stories.score("Once upon", [" a time"])
+    assert encode("Once upon") + added.ids == encode("Once upon a time")
+    [own] = stories.score("Once upo", ["n a time"])
+    assert encode("Once upon a time")[: len(encode("Once upo"))] != encode("Once upo"), "a token crosses"
+    assert own.ids == encode("n a time", add_special_tokens=False)
+    assert stories.score(encode("Once upon"), [added.ids]) == [added]
+    with pytest.raises(InputError, match="candidate 1: '' has no tokens"):
+        stories.score("Once", [" upon", ""])
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"options": []}, "options: no options"),
+        ({"options": ["a", "b", "a"]}, "options: 'a' is there twice"),
+        ({"options": ["a", 3]}, "option 1: 3 found, expected a text"),
+        ({"options": "ab"}, "options: 'ab' found, expected a list"),
+        ({"question": [1], "options": ["a"]}, r"question: \[1\] found, expected a text"),
+        ({"options": ["a"], "normalize": "bytes"}, "normalize='bytes': expected None, or 'tokens'"),
+    ],
+)
+def test_choices_that_are_refused(stories: miaotui.Model, how: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        stories.choose(**({"question": "Once"} | how))
+
+
+def test_heads_for_classes_score_pairs(tmp_path: Path) -> None:
+    question, options = "What is the capital of Germany?", ["Berlin", "Paris", "the tea is bad"]
+    kinds = {"rank": ("score",), "nli": ("contradiction", "neutral", "entailment"), "two": ("bad", "good")}
+    for name, labels in kinds.items():
+        write_model(tmp_path / name, "bert", "classes", labels=labels)
+    for name in ("rank", "nli"):
+        with miaotui.load(tmp_path / name) as model:
+            framed = [model.tokenizer.framed(question, pair=option) for option in options]
+            logits = [model.logits(ids, token_types=types)[-1].astype(np.float64) for ids, types in framed]
+            wanted = np.exp(logits) / np.exp(logits).sum()
+            chosen = model.choose(question, options)
+            assert list(chosen.probabilities.values()) == pytest.approx(wanted.tolist(), rel=1e-10)
+            assert chosen.choice == options[int(np.argmax(wanted))]
+            assert model.choose(question, options[::-1]) == chosen
+            with pytest.raises(InputError, match="normalize='tokens': of models that write"):
+                model.choose(question, options, normalize="tokens")
+            with pytest.raises(InputError, match="score: bert is an encoder, which writes no text"):
+                model.score(question, options)
+    with (
+        miaotui.load(tmp_path / "two") as model,
+        pytest.raises(InputError, match=r"labels \['bad', 'good'\]; expected one"),
+    ):
+        model.choose(question, options)
+
+
+def test_an_encoder_decoder_scores_what_its_decoder_may_write(tmp_path: Path) -> None:
+    write_writer(tmp_path, "t5")
+    with miaotui.load(tmp_path) as model:
+        prompt, candidates = "the city of Berlin", ["Paris", "the tea is bad"]
+        decoding = model.config.decoding
+        assert decoding is not None
+        for text, score in zip(candidates, model.score(prompt, candidates), strict=True):
+            assert score.ids == model.tokenizer.encode(text, add_special_tokens=False)
+            z = model.logits(model.tokenizer.encode(prompt), decoder_ids=[decoding.start, *score.ids[:-1]])
+            log_p = z.astype(np.float64) - np.log(np.exp(z.astype(np.float64)).sum(-1, keepdims=True))
+            assert score.logprobs == pytest.approx([row[i] for row, i in zip(log_p, score.ids, strict=True)], abs=1e-9)
+        out = model.generate(prompt, logprobs=True, max_new_tokens=3)
+        assert [each.id for each in out.logprobs or []] == out.ids
+        with pytest.raises(InputError, match="echo: of decoders only"):
+            model.generate(prompt, echo=True)
+
+
+def test_perplexity_is_the_tool_s(stories: miaotui.Model) -> None:
+    texts = ["Once upon a time there was a little girl.", "Tom had a red ball. He liked it."]
+    got = stories.perplexity(texts, window=5)
+    assert got == [stories.perplexity(text, window=5) for text in texts]
+    for text, told in zip(texts, got, strict=True):
+        ids = stories.tokenizer.encode(text)
+        windows = [ids[at : at + 6] for at in range(0, len(ids) - 1, 5)]
+        nats = [-exact(stories, w)[i, w[i + 1]] for w in windows for i in range(len(w) - 1)]
+        assert told.n_tokens == len(nats) == len(ids) - 1
+        assert told.nll_per_token == pytest.approx(np.mean(nats), rel=1e-12)
+        assert vars(told) == measure(stories, text, window=5)
+    for wrong, said in (([3], "text 0: 3 found"), ("x", "the text: too short"), (["x"], "text 0: too short")):
+        with pytest.raises(InputError, match=said):
+            stories.perplexity(wrong)
+    with pytest.raises(InputError, match="window=0: expected an integer >= 1"):
+        stories.perplexity(texts, window=0)
