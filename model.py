@@ -212,11 +212,11 @@ class Model(Scores):
         three take a token's text too: a translation's language, for instance.
         `num_beams` above 1: the answer whose ids are the likeliest together, with `.score` and `.alternatives`
         (`num_return_sequences`), by `length_penalty` and `early_stopping`. `n`, or `num_return_sequences`, of drawn
-        answers: this many, the first and its `.alternatives`. `logprobs`: `.logprobs` has the natural logarithm of each new
-        id's probability by the model's raw logits; `top_logprobs`: this many of the likeliest ids in each place too;
-        `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change the logits
-        before an id is drawn, or return others. The prompt of an encoder-decoder is what its encoder
-        reads. Errors: `InputError`, and what a function of yours raises.
+        answers: this many, the first and its `.alternatives`. `logprobs`: `.logprobs` has the natural logarithm of
+        each new id's probability by the model's raw logits; `top_logprobs`: this many of the likeliest ids in each
+        place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
+        the logits before an id is drawn, or return others. The prompt of an encoder-decoder is what its encoder reads.
+        Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import InputError, shown
+from .runtime.floats import usual_floats
 from .runtime.logprobs import LogProbs
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def losses(model: Arrays, ids: Sequence[int]) -> NDArray[np.float64]:
     return row_losses(model.logits(ids[:-1]), ids[1:])
 
 
+@usual_floats()
 def row_losses(logits: NDArray[np.float32], wanted_ids: Sequence[int]) -> NDArray[np.float64]:
     """-log p of an id by each of [T, n_vocab] rows of logits: float64 [T]. Errors: as `losses`."""
     rows = enumerate(zip(logits, wanted_ids, strict=True))

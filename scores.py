@@ -12,6 +12,7 @@ import numpy as np
 from .arrays import Arrays
 from .errors import InputError, shown
 from .perplexity import Perplexity, check_predicts, measured
+from .runtime.floats import usual_floats
 from .runtime.generate import check_ids
 from .runtime.memory import memory_named
 from .runtime.sampling import exp
@@ -171,6 +172,7 @@ def _listed(several: object, what: str) -> list[Any]:
     return list(several)
 
 
+@usual_floats()
 def _softmax(likely: list[float]) -> list[float]:
     """e^x / sum e^x, its sum rounded once. Errors: `InputError` where none is finite, or one is NaN."""
     largest = max(likely, key=lambda x: math.inf if math.isnan(x) else x)

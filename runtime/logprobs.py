@@ -68,10 +68,6 @@ class LogProbs:
         """Of an id."""
         return (float(self._row[token]) - self._largest) - self._log_sum
 
-    def likeliest(self, token: int) -> bool:
-        """Whether greedy decoding would take this id: the first of the largest."""
-        return int(self._row.argmax()) == token
-
     def told(self, token: int, n_top: int = 0) -> Logprob:
         """Of an id, with the `n_top` likeliest."""
         return Logprob(token, self.of(token), tuple((i, self.of(i)) for i in self._top(n_top)))

@@ -76,8 +76,8 @@ def scores(session: Session, text: Text, continuations: Sequence[list[int]]) -> 
 
 def _likely(row: NDArray[np.float32], at: int, ids: Sequence[int]) -> list[Likely]:
     """Of each of several ids, after the id at `at`."""
-    by_row = LogProbs(row, at, _SO)
-    return [(by_row.of(token), by_row.likeliest(token)) for token in ids]
+    by_row, best = LogProbs(row, at, _SO), int(row.argmax())
+    return [(by_row.of(token), token == best) for token in ids]
 
 
 def _rows_taken(session: Session, first: int, ids: Sequence[int], row: int) -> list[Likely]:
@@ -112,7 +112,8 @@ def _together(engine: Engine, session: Session, text: Text, continuations: Seque
 @usual_floats()
 def _alone(session: Session, text: Text, ids: list[int]) -> list[Likely]:
     """One continuation's, on a backend that has one text at a time."""
-    n, rows, likely = len(text), text.n_rows, list[Likely]()
+    n, rows = len(text), text.n_rows
+    likely: list[Likely] = []
 
     def computed(part: list[int]) -> list[Likely]:
         text.advance(len(part))

@@ -102,7 +102,7 @@ def test_what_is_no_number_has_no_logarithm(bad: float) -> None:
 # ---------------------------------------------------------------- generate
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, CONTEXT - 30), min_size=1, max_size=5),
     how=st.sampled_from(HOW),
@@ -146,22 +146,17 @@ def test_steps_have_them_in_threads_tasks_and_sequences(model: miaotui.Model) ->
     assert model.generate(prompt, max_new_tokens=2).logprobs is None
 
 
-def test_echo_goes_on_next_to_answers(directory: Path) -> None:
-    """Its rows are a whole pass's: answers that take a row each must not keep it waiting to their end."""
-    with miaotui.load(directory, prefill_chunk=40, cache_tokens=12 * PAGE) as model:
-        slow, other = model.tokens(ids_of(5, 4), max_new_tokens=200, ignore_eos=True), []
-        next(slow)
-
-        def ask(i: int) -> None:
-            if i:
-                other.append(model.generate(ids_of(6, 300), echo=True, max_new_tokens=1).logprobs)
-            else:
-                other.append(sum(1 for _ in slow))
-
-        with counted(model) as passes:
-            in_threads(ask, 2)
-    assert sorted(map(str, other)) != []
-    assert len(passes) < 215, "an answer and a prompt take turns"
+def test_a_backend_without_an_engine_has_the_same_bits(directory: Path, lone: miaotui.Model) -> None:
+    """A GPU's sequences are computed one at a time; here the CPU's are."""
+    prompt, asked = ids_of(8, 70), {"top_logprobs": 3, "echo": True, "max_new_tokens": 5, "ignore_eos": True}
+    candidates = [ids_of(9 + i, 1 + 20 * i) for i in range(4)]
+    with miaotui.load(directory) as model:
+        model.session.engine = None
+        assert model.generate(prompt, **asked).logprobs == lone.generate(prompt, **asked).logprobs
+        assert model.score(prompt, candidates) == lone.score(prompt, candidates)
+        seen: list[int] = []
+        model.generate(prompt, logits_processor=lambda ids, _: seen.append(len(ids)), max_new_tokens=3, ignore_eos=True)
+        assert seen == [70, 71, 72]
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -275,7 +270,7 @@ def test_a_processor_that_asks_its_own_model_is_told(lone: miaotui.Model) -> Non
 # ---------------------------------------------------------------- score, choose, perplexity
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     n=st.integers(1, CONTEXT - 60),
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=9),
@@ -454,7 +449,7 @@ def test_perplexity_is_the_tool_s(stories: miaotui.Model) -> None:
         assert told.n_tokens == len(nats) == len(ids) - 1
         assert told.nll_per_token == pytest.approx(np.mean(nats), rel=1e-12)
         assert vars(told) == measure(stories, text, window=5)
-    for wrong, said in (([3], "text 0: 3 found"), ("x", "the text: too short"), (["x"], "text 0: too short")):
+    for wrong, said in (([3], "text 0: 3 found"), ("", "the text: too short"), ([""], "text 0: too short")):
         with pytest.raises(InputError, match=said):
             stories.perplexity(wrong)
     with pytest.raises(InputError, match="window=0: expected an integer >= 1"):
