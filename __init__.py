@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from .load_options import LoadKwargs
     from .loader.prune.plan import PrunePlan
     from .model import Model, load
+    from .perplexity import Perplexity
     from .runtime.generate import GenerateParams, Generation, Timings, Token
+    from .runtime.logprobs import Logprob
     from .runtime.parameters import ChatKwargs, GenerateKwargs
     from .runtime.sampling import SamplingParams
+    from .runtime.scoring import Score
     from .runtime.sequence import Sequence
     from .runtime.spec import Config
+    from .scores import Choice
     from .tools.cross_encoder import CrossEncoder
     from .tools.embedder import SentenceEncoder
     from .tools.pipelines.make import pipeline
@@ -33,16 +37,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChatKwargs",
+    "Choice",
     "Config",
     "CrossEncoder",
     "GenerateKwargs",
     "GenerateParams",
     "Generation",
     "LoadKwargs",
+    "Logprob",
     "MiaotuiError",
     "Model",
+    "Perplexity",
     "PrunePlan",
     "SamplingParams",
+    "Score",
     "SentenceEncoder",
     "Sequence",
     "Timings",
@@ -56,16 +64,20 @@ __all__ = [
 #: Name -> the module that defines it; "" where the name is the module.
 _HOMES = {
     "ChatKwargs": ".runtime.parameters",
+    "Choice": ".scores",
     "Config": ".runtime.spec",
     "CrossEncoder": ".tools.cross_encoder",
     "GenerateKwargs": ".runtime.parameters",
     "GenerateParams": ".runtime.generate",
     "Generation": ".runtime.generate",
     "LoadKwargs": ".load_options",
+    "Logprob": ".runtime.logprobs",
     "MiaotuiError": ".errors",
     "Model": ".model",
+    "Perplexity": ".perplexity",
     "PrunePlan": ".loader.prune.plan",
     "SamplingParams": ".runtime.sampling",
+    "Score": ".runtime.scoring",
     "SentenceEncoder": ".tools.embedder",
     "Sequence": ".runtime.sequence",
     "Timings": ".runtime.generate",

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
-from .arrays import Arrays
 from .errors import InputError, is_iterable, numbered
 from .interpreters import whole_imports
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
@@ -23,6 +22,7 @@ from .runtime.searching import answers
 from .runtime.sequence import Sequence
 from .runtime.session import Session
 from .runtime.stream import Stream
+from .scores import Scores
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
@@ -134,7 +134,7 @@ def quantizer(plan: LoadPlan) -> PackRows:
     return packer(dtypes)
 
 
-class Model(Arrays):
+class Model(Scores):
     """A loaded model. Several texts may be open at once, in several threads; their steps take turns.
 
     `memory` holds the predicted bytes by part; "allocated" is the arena, the resident weights and the constants
@@ -211,8 +211,11 @@ class Model(Arrays):
         three take a token's text too: a translation's language, for instance.
         `num_beams` above 1: the answer whose ids are the likeliest together, with `.score` and `.alternatives`
         (`num_return_sequences`), by `length_penalty` and `early_stopping`. `n`, or `num_return_sequences`, of drawn
-        answers: this many, the first and its `.alternatives`. The prompt of an encoder-decoder is what its encoder
-        reads. Errors: `InputError`.
+        answers: this many, the first and its `.alternatives`. `logprobs`: `.logprobs` has the natural logarithm of
+        each new id's probability by the model's raw logits; `top_logprobs`: this many of the likeliest ids in each
+        place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
+        the logits before an id is drawn, or return others. The prompt of an encoder-decoder is what its encoder reads.
+        Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)

@@ -18,13 +18,17 @@ import numpy as np
 from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
+from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, check_names
+from .processors import processors_from
 from .rules import RULES, Ruled, Rules, rules_from
 from .sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Unpack
+
+    from .processors import Processor
 
 
 __all__ = [
@@ -79,8 +83,13 @@ class TextLike(Protocol):
         """Add ids; nothing is computed yet."""
         ...
 
+    @property
+    def n_rows(self) -> int:
+        """Rows of logits that a pass can have."""
+        ...
+
     def drawn(self, draw: Draw) -> Drawn:
-        """Compute what was added, draw the next id and add it."""
+        """Compute what was added, draw the next id and add it; or tell what is asked of ids that are there."""
         ...
 
 
@@ -88,24 +97,29 @@ class TextLike(Protocol):
 class Draw:
     """How a text's next id is drawn: the largest logit's without a sampler.
 
-    At most `left` are drawn from now on, up to one of `ends`.
+    At most `left` are drawn from now on, up to one of `ends`. `logprobs`: what is told of the id. `told`: nothing is
+    drawn, and that is told of these ids of the text, at most `TextLike.n_rows` of them; the first is not id 0.
     """
 
     sampler: Sampler | None
     left: int
     ends: Sequence[int]
+    logprobs: LogprobParams | None = None
+    told: range | None = None
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """An id, and when the logits were there that it was drawn from (`time.perf_counter`).
+    """An id (-1: none was asked for), and when the logits were there that it was drawn from (`time.perf_counter`).
 
-    `n_reused`: ids of the text that were not computed for it, as another had them in the cache.
+    `n_reused`: ids of the text that were not computed for it, as another had them in the cache. `logprobs`: what was
+    asked of the id, or of ids of the text.
     """
 
     token: int
     at: float
     n_reused: int = 0
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +133,8 @@ class GenerateParams:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     rules: Rules = field(default_factory=Rules)
     beams: Beams = field(default_factory=Beams)
+    logprobs: LogprobParams | None = None
+    processors: tuple[Processor, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -168,6 +184,7 @@ class Token:
     """One id drawn and the text that it completed (perhaps none). The last step has a reason, timings and the seed.
 
     `id` is None in the only step of a generation that draws nothing. `seed` is None where the answer is greedy.
+    `logprobs`: that of the id, where it was asked for; before that of the first id, with `echo`, the prompt's.
     """
 
     id: int | None
@@ -175,6 +192,7 @@ class Token:
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
     seed: int | None = None
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,6 +202,7 @@ class Generation:
     `ids` holds every new id, the end-of-sequence id too; `text` holds neither it nor a stop string. `seed` is the one
     given, or the one drawn in its place: with it the same parameters give the same text. None where it is greedy.
     `score`, of beams: the sum of the ids' logarithms over length^length_penalty; `alternatives`: further answers.
+    `logprobs`, where they were asked for: of each new id, after those of the prompt with `echo`.
     """
 
     text: str
@@ -193,6 +212,7 @@ class Generation:
     seed: int | None = None
     score: float | None = None
     alternatives: tuple[Generation, ...] = ()
+    logprobs: list[Logprob] | None = None
 
 
 def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
@@ -267,15 +287,29 @@ def params_from(
     ending.setdefault("eos_ids", tuple(eos_ids))
     wanted = rules_from({name: given.pop(name) for name in RULES if name in given}, rules or Rules(), n_vocab)
     beams = beams_from({name: given.pop(name) for name in BEAMS if name in given})
+    told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
+    ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
-    if beams.n > 1 and (params.stop or not params.sampling.greedy):
-        what = "stop_strings" if params.stop else "sampling"
+    _check_together(params)
+    return params
+
+
+def _check_together(params: GenerateParams) -> None:
+    """InputError for parameters of which each is right, and which do not go together."""
+    beams = params.beams
+    apart = {
+        "stop_strings": params.stop,
+        "sampling": not params.sampling.greedy,
+        "logprobs (top_logprobs, echo)": params.logprobs,
+        "logits_processor": params.processors,
+    }
+    what = next((name for name, given in apart.items() if given), None)
+    if beams.n > 1 and what is not None:
         msg = f"num_beams={beams.n}: {what} and beams do not go together here; leave one of them out"
         raise InputError(msg)
     if beams.n_return > 1 == beams.n and params.sampling.greedy:
         msg = f"num_return_sequences={beams.n_return}: the likeliest answer is one; sample, or give num_beams"
         raise InputError(msg)
-    return params
 
 
 def check_prompt(text: TextLike, prompt_ids: object, params: GenerateParams, *, decodes: bool) -> list[int]:
@@ -335,18 +369,20 @@ def steps(  # noqa: PLR0913 - keywords
         raise InputError(msg)
     limit = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
-    if limit == 0:
-        text.append(prompt)
-        yield Token(None, "", at_limit, Timings(load_s=load_s, n_prompt=n_prompt), params.sampling.drawn_by)
-        return
     ends = () if params.ignore_eos else params.eos_ids
+    ask = params.logprobs
     writer = _Writer(spelling, text.ids + prompt, params)
     began = time.perf_counter()
     text.append(prompt)
+    told = () if ask is None or not ask.echo else (yield from _echoed(text, n_prompt, ask))
+    if limit == 0:
+        timings = Timings(load_s=load_s, prefill_s=time.perf_counter() - began if told else 0.0, n_prompt=n_prompt)
+        yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told)
+        return
     sampler = _sampler(text, params, number, limit)
-    drawn = yield Draw(sampler, limit, ends)
+    drawn = yield Draw(sampler, limit, ends, ask)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
-    n_reused = min(drawn.n_reused, n_prompt)
+    n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)
     began, decode_s = began + first_token_s, 0.0
     for n_new in range(1, limit + 1):
         reason: FinishReason | None = at_limit if n_new == limit else None
@@ -362,26 +398,40 @@ def steps(  # noqa: PLR0913 - keywords
             decode_s += time.perf_counter() - began
             n_read, later_s = n_source + n_prompt, decode_s if n_new > 1 else 0.0
             timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new, n_reused)
-            yield Token(token, piece, reason, timings, params.sampling.drawn_by)
+            yield Token(token, piece, reason, timings, params.sampling.drawn_by, told)
             return
         decode_s += time.perf_counter() - began
-        yield Token(token, piece)
+        yield Token(token, piece, logprobs=told)
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        drawn = yield Draw(sampler, limit - n_new, ends)
-        token = drawn.token
+        drawn = yield Draw(sampler, limit - n_new, ends, ask)
+        token, told = drawn.token, drawn.logprobs
+
+
+def _echoed(text: TextLike, n: int, ask: LogprobParams) -> Generator[Token | Draw, Drawn, tuple[Logprob, ...]]:
+    """What is told of the last `n` ids of a text, as many at a time as a pass has rows."""
+    end = len(text)
+    first = max(1, end - n)
+    told: tuple[Logprob, ...] = (Logprob(text.ids[0], None),) if n == end else ()
+    for at in range(first, end, text.n_rows):
+        drawn = yield Draw(None, 0, (), ask, range(at, min(at + text.n_rows, end)))
+        told += drawn.logprobs
+    return told
 
 
 def collect(made: Iterable[Token]) -> Generation:
     """Run a stream to its end."""
     ids: list[int] = []
     pieces: list[str] = []
+    told: list[Logprob] = []
     for token in made:
         ids += [] if token.id is None else [token.id]
         pieces.append(token.text)
+        told += token.logprobs
         if token.finish_reason is not None and token.timings is not None:
-            return Generation("".join(pieces), ids, token.finish_reason, token.timings, token.seed)
+            text, logprobs = "".join(pieces), told or None
+            return Generation(text, ids, token.finish_reason, token.timings, token.seed, logprobs=logprobs)
     msg = "the stream has no last step: it was closed or read from before"
     raise InputError(msg)
 
@@ -440,9 +490,9 @@ class _Writer:
 def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) -> Sampler | None:
     """What draws the ids, having seen the text so far; None where the largest logit's id is taken as it is."""
     how = params.sampling
-    if not params.rules.off:
+    if not params.rules.off or params.processors:
         rules = replace(params.rules, ends=() if params.ignore_eos else params.eos_ids)
-        return Ruled(text.n_vocab, how, rules, ids=text.ids, limit=limit, sequence=number)
+        return Ruled(text.n_vocab, how, rules, ids=text.ids, limit=limit, sequence=number, processors=params.processors)
     if how.plain:
         return None
     sampler = Sampler(text.n_vocab, how, sequence=number)

@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral
-from typing import Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 
 import numpy as np
 
 from ..errors import InputError, shown
+
+if TYPE_CHECKING:
+    from .processors import Processor
 
 __all__ = [
     "CHAT_NAMES",
@@ -94,6 +97,16 @@ class GenerateKwargs(TypedDict, total=False):
     of drawn ones is the one that there would be alone."""
     n: int | SupportsIndex | None
     """Short for `num_return_sequences`; give one of them."""
+    logprobs: bool | None
+    """Tell the log-probability of each new id: `Generation.logprobs`. It is that of the model's own logits, before
+    anything that changes what is drawn."""
+    top_logprobs: int | SupportsIndex | None
+    """Tell this many of the likeliest ids in each place too; asks for `logprobs`."""
+    echo: bool | None
+    """Tell the log-probabilities of the prompt's ids too, before those of the new ones; asks for `logprobs`."""
+    logits_processor: Processor | list[Processor] | tuple[Processor, ...] | None
+    """A function f(ids, row), or several, called before each draw with the whole text's ids and the model's logits,
+    float32 [n_vocab]: it changes them, or returns others."""
 
 
 class ChatKwargs(GenerateKwargs, total=False):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, is_iterable, shown
+from .processors import processed
 from .sampling import Sampler
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .processors import Processor
     from .sampling import SamplingParams
 
 __all__ = ["RULES", "Ruled", "Rules", "rules_from"]
@@ -93,18 +95,26 @@ def _continues(ids: Sequence[int], word: tuple[int, ...]) -> bool:
 
 
 class Ruled(Sampler):
-    """A sampler of rows that rules were applied to; greedy where its parameters are."""
+    """A sampler of rows that were changed first, by functions of the caller's and then by rules; perhaps greedy."""
 
     host_only = True
 
     def __init__(  # noqa: PLR0913 - keywords
-        self, n_vocab: int, params: SamplingParams, rules: Rules, *, ids: Sequence[int], limit: int, sequence: int = 0
+        self,
+        n_vocab: int,
+        params: SamplingParams,
+        rules: Rules,
+        *,
+        ids: Sequence[int],
+        limit: int,
+        sequence: int = 0,
+        processors: Sequence[Processor] = (),
     ) -> None:
-        """`ids`: the text before the answer; `limit`: ids of the answer, at most."""
+        """`ids`: the text before the answer; `limit`: ids of the answer, at most; `processors`: the caller's."""
         super().__init__(n_vocab, params, sequence=sequence)
         super().observe(ids)
         self._rules, self._text, self._n_before, self._limit = rules, list(ids), len(ids), limit
-        self._row = np.empty(n_vocab, np.float32)
+        self._row, self._processors = np.empty(n_vocab, np.float32), processors
 
     def observe(self, ids: Iterable[int]) -> None:
         """As the sampler's: ids of the answer."""
@@ -113,9 +123,10 @@ class Ruled(Sampler):
         self._text += wanted
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
-        """As the sampler's, of what the rules leave."""
+        """As the sampler's, of what the processors and then the rules leave."""
         n_new = len(self._text) - self._n_before
         np.copyto(self._row, logits)
+        processed(self._processors, self._text, self._row)
         self._rules.apply(self._row, self._text, n_new, last=n_new == self._limit - 1)
         return super().draw(self._row, position)
 

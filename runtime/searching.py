@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, MiaotuiError
+from ..errors import InputError
+from ..handlers import raised_in_handler
 from .beams import Found, Searched, Wanted, search
 from .generate import Timings, Token, answer, collect, steps, tokens
 from .pages import Caller
@@ -136,7 +137,7 @@ class _Going:
     def __init__(self, asked: Asked) -> None:
         self.want: Want | None = None
         self.tokens: list[Token] = []
-        self.error: MiaotuiError | None = None
+        self.error: Exception | None = None
         self.sequence, self._steps = asked.sequence, asked.steps()
 
     def begin(self) -> None:
@@ -148,7 +149,8 @@ class _Going:
         self.want = None
         try:
             drawn = self.sequence.taken(want)
-        except MiaotuiError as e:
+        except Exception as e:  # noqa: BLE001 - a caller's function may raise anything: it ends this text alone
+            raised_in_handler(e)
             self.error = e
         else:
             self._until_it_waits(self._steps.send(drawn))

@@ -16,6 +16,7 @@ from .detokenize import Spelling
 from .engine.wants import Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
+from .logprobs import LogProbs, told_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, spelled_out
 from .rules import Rules
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .detokenize import TextFilter
     from .engine.scheduler import Engine
     from .generate import Draw, Token
+    from .logprobs import Logprob
     from .pages import Table
     from .session import Session
 
@@ -110,6 +112,11 @@ def _no_token(codec: Codec | None, token: str) -> str:
 NO_TEXT = Text()
 
 
+def _told(draw: Draw, row: NDArray[np.float32], n: int, token: int) -> tuple[Logprob, ...]:
+    """What is asked of id `n` of a text."""
+    return () if draw.logprobs is None else (LogProbs(row, n - 1).told(token, draw.logprobs.n_top),)
+
+
 def _spelling(codec: Codec) -> Spelling:
     full = partial(codec.spelled, skip_special_tokens=False)
     return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered)
@@ -161,6 +168,11 @@ class Sequence:
     def n_vocab(self) -> int:
         """Entries of the vocabulary."""
         return self._session.n_vocab
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of logits that a pass can have."""
+        return min(self._session.n_logits, self._session.chunk)
 
     @property
     def table(self) -> Table:
@@ -224,34 +236,56 @@ class Sequence:
     def wanted(self, draw: Draw) -> Want:
         """For the runtime: the next id, as something to wait for; `taken` appends it."""
         self._check_open()
+        if draw.told is not None:
+            return self._told(draw, draw.told)
         session, sampler, n = self._session, draw.sampler, len(self._ids)
 
-        def take(row: int) -> int:
+        def take(row: int) -> tuple[int, tuple[Logprob, ...]]:
             token = session.greedy(row)
             if token < 0:
                 raise not_numbers(n - 1)
-            return token if sampler is None else sampler.draw(session.logits[row], n)
+            if sampler is not None:
+                token = sampler.draw(session.logits[row], n)
+            return token, _told(draw, session.logits[row], n, token)
 
         return Want(self._table, self._ids, take)
+
+    def _told(self, draw: Draw, told: range) -> Want:
+        """As `wanted`, of ids that are there: the rows before them are computed, whatever is cached."""
+        session, ids, params = self._session, self._ids[told.start : told.stop], draw.logprobs
+        assert params is not None  # noqa: S101 - what `steps` asks
+
+        def take(row: int) -> tuple[int, tuple[Logprob, ...]]:
+            return -1, told_of(session.logits[row : row + len(told)], ids, told.start, params)
+
+        return Want(self._table, self._ids[: told.stop - 1], take, len(told))
 
     def taken(self, want: Want) -> Drawn:
         """For the runtime: what was waited for, at the end of the text. Errors: as `drawn`."""
         self._check_open()
-        token: int = want.result()
-        self._ids.append(token)
-        return Drawn(token, want.at, want.n_reused)
+        token: int
+        token, told = want.result()
+        if token >= 0:
+            self._ids.append(token)
+        return Drawn(token, want.at, want.n_reused, told)
 
     @usual_floats()
     def _drawn_alone(self, draw: Draw) -> Drawn:
         """On a backend that has one text at a time: it may work ahead, up to one of the ids that end the answer."""
         session, n, sampler = self._session, len(self._ids), draw.sampler
+        if draw.told is not None and draw.logprobs is not None:
+            self._following = None
+            session.compute(self._table, self._ids[: draw.told.stop - 1], len(draw.told))
+            ids = self._ids[draw.told.start : draw.told.stop]
+            return Drawn(-1, time.perf_counter(), 0, told_of(session.logits, ids, draw.told.start, draw.logprobs))
         if self._table.cached < n - 1:
             self.advance()
         self._check_open()
         at = time.perf_counter()
         if self._table.cached < n - 1 or self._table is not session.ahead_of:
             self._following = None
-        if self._following is None and self._table.cached == n - 1 and not (sampler and sampler.host_only):
+        here = draw.logprobs is not None or (sampler is not None and sampler.host_only)  # a row is looked at here
+        if self._following is None and self._table.cached == n - 1 and not here:
             self._following = session.ahead(self, self._ids[-1], n - 1, draw.left, draw.ends, sampler)
         token = next(self._following, None) if self._following is not None else None
         if token is None:
@@ -266,7 +300,7 @@ class Sequence:
             self._following = None
             raise not_numbers(n - 1)
         self._ids.append(token)
-        return Drawn(token, at)
+        return Drawn(token, at, 0, _told(draw, session.logits[-1], n, token) if here else ())
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("tokens")
@@ -309,6 +343,9 @@ class Sequence:
     def asked(self, prompt: Prompt | None, parameters: GenerateKwargs) -> Asked:
         """For the runtime: what `generate` will do, checked. Errors: `InputError`."""
         text, is_text = self._text, isinstance(prompt, str)
+        if self._table.source is not None and parameters.get("echo"):
+            msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
+            raise InputError(msg)
         if self._table.source is None and parameters.get("forced_bos_token_id") is not None:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)

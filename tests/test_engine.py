@@ -59,6 +59,7 @@ class Model(Turns):
         self.passes.append(parts)
         self.rows = []
         for table, ids, start, n_rows in parts:
+            table.used = len(self.passes)
             assert table.cached == start
             assert self.pages.reserve(table, start + len(ids)), "a pass whose pages were not there"
             for g, memory in enumerate(self.memory):
@@ -129,6 +130,24 @@ def test_answers_go_on_before_prompts_and_a_long_prompt_takes_one_chunk() -> Non
     ]
     assert long.want is not None
     assert long.want.result() == follows(long.ids)
+
+
+def test_a_text_that_wants_all_rows_takes_turns_with_answers() -> None:
+    """An answer takes a row of each pass: it must not keep who wants them all waiting to its end."""
+    model = Model(12)
+    first, many = model.text(range(5)), model.text(range(100, 140))
+    wanted = many.ask(ROWS)
+    for _ in range(5):
+        want = first.ask()
+        model.engine.serve([want, wanted])
+        if want.done:
+            first.grow()
+        if wanted.done:
+            break
+    assert wanted.done, "it waits for an answer to end"
+    assert wanted.result() == follows(many.ids)
+    assert first.ids[5:] == alone(range(5), len(first.ids) - 5)
+    assert len(first.ids) >= 5 + 3, "and the answer went on meanwhile"
 
 
 def test_what_begins_alike_is_computed_once() -> None:

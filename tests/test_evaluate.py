@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +200,7 @@ def test_likelihoods_are_those_of_the_logits(stories: mt.Model) -> None:
     got = scoring.likelihoods(stories, ids[:5], [ids[5:end] for end in ends])
     logits = stories.logits(ids)
     for (log, greedy), end in zip(got, ends, strict=True):
-        assert log == -float(losses(stories, ids[:end])[4:].sum())
+        assert log == -math.fsum(losses(stories, ids[:end])[4:])
         assert greedy == bool((logits[4 : end - 1].argmax(axis=1) == ids[5:end]).all())
     greedy = stories.generate(ids[:5], max_new_tokens=6, ignore_eos=True).ids
     assert scoring.likelihoods(stories, ids[:5], [greedy])[0][1]

@@ -1,20 +1,14 @@
-"""How well a model predicts a text: its perplexity.
-
-ppl = exp(-1/N sum_i log p(id_i | window so far)). The ids are cut into windows of W predictions: window j feeds ids
-[jW, jW + W) and is asked for ids [jW + 1, jW + W]; neighbours share one id, so that every id but the first is predicted
-once. Nothing before a window is seen: one number, the same for every machine and thread count, but greater than with
-an overlapping stride. Bits per byte are the same sum in bits over the bytes of the text predicted.
-"""
+"""How well a model predicts a text: of decoders (`miaotui.perplexity`), encoder-decoders and encoders."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..runtime.sampling import not_numbers
+from ..perplexity import check_predicts, losses, measured, row_losses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..model import Model
-    from ..runtime.spec import Config
 
 __all__ = [
     "answer_losses",
@@ -41,54 +34,11 @@ MASKS = ("[MASK]", "<mask>")
 EVERY = 7
 
 
-def check_predicts(config: Config, what: str) -> None:
-    """InputError where a model predicts no next token of a text by itself, which `what` needs."""
-    if config.decoder is None or config.seq2seq:
-        kind = "an encoder-decoder" if config.seq2seq else "an encoder"
-        msg = f"{what}: {config.family} is {kind}, which predicts no next token of a text; expected a decoder"
-        raise InputError(msg)
-
-
 def measure(
     model: Model, text: str, *, window: int = 256, tokens: int | None = None, name: str = "the text"
 ) -> dict[str, Any]:
-    """Measure a text: `n_tokens`, `window`, `nll_per_token` (nats), `ppl`, `bits_per_byte`.
-
-    At most `tokens` predictions; errors call the text `name`. Errors: `InputError` for a text of fewer than two tokens,
-    a window over the context, or logits that are no numbers.
-    """
-    check_predicts(model.config, "perplexity")
-    if window > model.n_context:
-        msg = f"window={window}: more than the context of {model.n_context}; use a smaller one"
-        raise InputError(msg)
-    ids = model.tokenizer.encode(text)
-    size = len(text.encode())
-    if tokens is not None and tokens + 1 < len(ids):
-        ids = ids[: tokens + 1]
-        size = len(model.tokenizer.decode(ids[1:]).encode())
-    if len(ids) < 2:  # noqa: PLR2004 - one to start from, one to predict
-        msg = f"{name}: too short: {len(ids)} of at least 2 tokens, one to start from and one to predict"
-        raise InputError(msg)
-    total = math.fsum(
-        float(x) for at in range(0, len(ids) - 1, window) for x in losses(model, ids[at : at + window + 1])
-    )
-    n = len(ids) - 1
-    mean = total / n
-    return {
-        "n_tokens": n,
-        "window": window,
-        "nll_per_token": mean,
-        "ppl": math.exp(mean) if mean < 700 else math.inf,  # noqa: PLR2004 - where float64's exp ends
-        "bits_per_byte": total / math.log(2) / size if size else math.nan,
-    }
-
-
-def losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
-    """-log p of ids[1:], each given those before it. [T] ids -> float64 [T - 1]; vocabulary sums in float64.
-
-    Errors: `InputError` where the logits are no numbers.
-    """
-    return row_losses(model.logits(ids[:-1]), ids[1:])
+    """The fields of `measured`, as a dict."""
+    return asdict(measured(model, text, window=window, tokens=tokens, name=name))
 
 
 def answer_losses(model: Model, pair: tuple[Sequence[int], Sequence[int]]) -> NDArray[np.float64]:
@@ -128,16 +78,4 @@ def masked_losses(model: Model, ids: Sequence[int]) -> NDArray[np.float64]:
     logits = model.logits([mask if i in asked else token for i, token in enumerate(ids)])
     out = np.zeros(len(ids))
     out[list(asked)] = row_losses(logits[list(asked)], [ids[i] for i in asked])
-    return out
-
-
-def row_losses(logits: NDArray[np.float32], wanted_ids: Sequence[int]) -> NDArray[np.float64]:
-    """-log p of an id by each of [T, n_vocab] rows of logits: float64 [T]. Errors: as `losses`."""
-    out = np.empty(len(logits))
-    for i, (row, wanted) in enumerate(zip(logits, wanted_ids, strict=True)):
-        z = row.astype(np.float64)
-        largest = z.max()
-        if not np.isfinite(largest):  # NaN, or infinity less infinity
-            raise not_numbers(i, "nothing can be measured")
-        out[i] = largest + np.log(np.exp(z - largest).sum()) - z[wanted]
     return out

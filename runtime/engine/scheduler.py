@@ -224,8 +224,11 @@ def _served(wants: Sequence[Want]) -> bool:
 
 
 def _rank(want: Want) -> tuple[bool, int]:
-    """Answers that go on before prompts; of these who waits longest, of prompts who came first."""
-    reads = want.n_missing > 1
+    """Answers that go on before prompts; of these who waits longest, of prompts who came first.
+
+    Who lacks the rows alone that are wanted goes on too: several find no place as long as others go before them.
+    """
+    reads = want.n_missing > max(want.rows, 1)
     return reads, want.table.arrived if reads else want.table.used
 
 

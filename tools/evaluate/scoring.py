@@ -9,16 +9,13 @@ import numpy as np
 
 from ...errors import InputError
 from ...runtime.sampling import damaged
-from ..perplexity import check_predicts, measure, row_losses
+from ..perplexity import check_predicts, measure
 from .measured import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
     from ...model import Model
-    from ...runtime.sequence import Sequence as Tokens
     from .examples import Choice, Similar, Text
 
 __all__ = ["choices", "likelihoods", "similarities", "texts"]
@@ -30,33 +27,7 @@ def likelihoods(model: Model, context: Sequence[int], asked: Iterable[Sequence[i
     The context is computed once, and every continuation forks it. Errors: `InputError`, also where the context has no
     token, or does not fit the model's together with a continuation.
     """
-    with model.sequence() as sequence:
-        first = sequence.feed(list(context))[None]
-        return [_likelihood(model, sequence, first, list(ids)) for ids in asked]
-
-
-def _likelihood(model: Model, sequence: Tokens, first: NDArray[np.float32], ids: list[int]) -> tuple[float, bool]:
-    if len(ids) == 1:
-        rows = first
-    else:
-        with sequence.fork() as branch:
-            rows = np.concatenate([first, *_rows(model, branch, ids[:-1])])
-    rows = rows[: len(ids)]
-    return -float(row_losses(rows, ids).sum()), bool((rows.argmax(axis=1) == ids).all())
-
-
-def _rows(model: Model, sequence: Tokens, ids: list[int]) -> Iterator[NDArray[np.float32]]:
-    """Logits after each id, which are appended: [n, n_vocab] of as many as a pass gives."""
-    session = model.session
-    for at in range(0, len(ids), session.n_logits):
-        part = ids[at : at + session.n_logits]
-
-        def computed(n: int = len(part)) -> NDArray[np.float32]:
-            sequence.advance(n)
-            return np.array(session.logits)
-
-        sequence.append(part)
-        yield sequence.turn(computed)
+    return [(score.sum, score.greedy) for score in model.score(list(context), [list(ids) for ids in asked])]
 
 
 def choices(model: Model, examples: Iterable[Choice], template: str) -> Iterator[Outcome]:

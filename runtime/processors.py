@@ -1,0 +1,65 @@
+"""`logits_processor`: functions of the caller's own that change a row of logits before an id is drawn from it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    #: `f(ids, row)`: the whole text's ids so far, and float32 [n_vocab], which it may change, or return another of.
+    Processor = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32] | None]
+
+__all__ = ["processed", "processors_from"]
+
+_NAME = "logits_processor"
+
+
+def processors_from(value: object) -> tuple[Processor, ...]:
+    """One function, or several, which run in their order. Errors: `InputError`."""
+    if value is None:
+        return ()
+    several = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for i, each in enumerate(several):
+        if not callable(each):
+            where = f"[{i}]" if isinstance(value, list | tuple) else ""
+            msg = f"{_NAME}{where}={shown(each)}: expected a function f(ids, row), or a list of them"
+            raise InputError(msg)
+    return several
+
+
+def processed(processors: Iterable[Processor], ids: Sequence[int], row: NDArray[np.float32]) -> None:
+    """Let each change [n_vocab] logits of what follows `ids`, in place.
+
+    Errors: `InputError` where one returns something else than such a row, or leaves none that an id can be drawn from;
+    whatever a function raises.
+    """
+    for i, each in enumerate(processors):
+        made: Any = each(list(ids), row)
+        if made is not None and made is not row:
+            if not isinstance(made, np.ndarray) or made.dtype != row.dtype or made.shape != row.shape:
+                msg = f"{_called(i, each)} returned {_kind(made)}; expected None, or float32 of shape {row.shape}"
+                raise InputError(msg)
+            row[:] = made
+        largest = float(row.max())
+        if not math.isfinite(largest):
+            what = "NaN in its row" if math.isnan(largest) else "+inf in its row" if largest > 0 else "-inf alone"
+            msg = f"{_called(i, each)} left {what} after position {len(ids) - 1}, so no token can be drawn; leave a "
+            msg += "finite logit for at least one, and -inf for what must not come"
+            raise InputError(msg)
+
+
+def _called(i: int, function: Processor) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{_NAME} {i} ({name})"
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else f"{type(value).__name__}"
