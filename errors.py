@@ -17,6 +17,7 @@ __all__ = [
     "MemoryLimitError",
     "MiaotuiError",
     "PlanError",
+    "SequenceFileError",
     "TokenizerError",
     "shown",
 ]
@@ -48,6 +49,10 @@ class HubError(MiaotuiError):
 
 class PlanError(MiaotuiError):
     """A plan does not fit the checkpoint, or a program does not fit the op table."""
+
+
+class SequenceFileError(MiaotuiError):
+    """A saved sequence is missing or damaged, or was saved by another model."""
 
 
 class MemoryLimitError(MiaotuiError):

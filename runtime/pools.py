@@ -77,6 +77,13 @@ class Pools(Turns):
                 self._give_up(parts)
                 raise FullError(self.pages)
 
+    def take_in(self, table: Table, n: int, low: Ids[int]) -> bool:
+        """Pages for `n` slots of an empty table that were computed elsewhere, as `Pages.readmit`; part of a turn."""
+        self.collect()
+        self._n_passes += 1
+        table.used = self._n_passes
+        return self.pages.readmit(table, n, low)
+
     def _give_up(self, parts: list[Part]) -> None:
         """Who must wait holds nothing of the cache meanwhile, so that those who run can end."""
         for table, *_ in parts:
