@@ -193,7 +193,7 @@ def test_a_seed_stays_with_its_sequence(plain: miaotui.Model, tmp_path: Path) ->
             assert ids == other.generate([4], seed=7, **drawn).ids
             assert third.generate([4], seed=8, **drawn).ids != ids
         for bad in (True, 1.5, "7"):
-            with pytest.raises(InputError, match="fork.seed="):
+            with pytest.raises(InputError, match=r"fork\(seed="):
                 text.fork(seed=bad)
     with plain.load_sequence(tmp_path / "s") as loaded, loaded.fork() as fork:
         assert (loaded.seed, fork.seed) == (7, 7)
@@ -281,7 +281,7 @@ def test_claims_are_compared_with_the_model_before_memory_is_taken(plain: miaotu
     keys = "layers.1.keys"
     cases = [
         (to("cached", 10), "10 slots of 9 ids"), (to("cached", -1), "cached=-1"), (to("cached", 10**30), "slots"),
-        (to("cached", True), "cached=True"), (to("shift", 5), "shift=5"), (to("seed", -1), "seed=-1"),
+        (to("cached", "9"), "cached=9"), (to("shift", 5), "shift=5"), (to("seed", -1), "seed=-1"),
         (to("cached", 8), "layers.0.keys has 9 slots of 8"),
         (to("ids", np.array([1, N_VOCAB])), "damaged"), (to("ids", np.arange(9) - 1), "id -1"),
         (to("ids", np.zeros(CONTEXT + 2, np.int64)), "more than the context"),
@@ -313,8 +313,7 @@ def flips(plain: miaotui.Model, path: Path, places: list[int]) -> set[str]:
                 assert loaded.feed([3]).tobytes() == wanted
                 seen.add("same")
         except SequenceFileError as e:
-            seen.add("refused")
-            assert str(path) in str(e)
+            seen.add("refused" if str(path) in str(e) else str(e))
     path.write_bytes(data)
     return seen
 
@@ -322,7 +321,7 @@ def flips(plain: miaotui.Model, path: Path, places: list[int]) -> set[str]:
 def test_flipped_bytes_here_and_there(plain: miaotui.Model, tmp_path: Path) -> None:
     path = saved(plain, tmp_path / "s", 2)
     size = path.stat().st_size
-    assert "refused" in flips(plain, path, [*range(24), *range(24, size, 97), size - 1])
+    assert {"refused"} <= flips(plain, path, [*range(24), *range(24, size, 97), size - 1])
     for end in (0, 7, 8, 100, size - 1):
         data = path.read_bytes()
         path.write_bytes(data[:end])
@@ -412,7 +411,7 @@ def test_a_file_is_whole_and_has_the_users_mode(
     with pytest.raises(InputError, match="No space left"):
         saved(plain, path, 20)
     assert path.read_bytes() == data
-    assert os.listdir(tmp_path) == ["s"]
+    assert [file.name for file in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_gpu_and_an_encoder_are_refused(
