@@ -83,7 +83,7 @@ class SequenceFiles:
         sample = hashlib.blake2b(digest_size=16)
         for weight in weights:
             for part in _sampled(weight):
-                sample.update(part)
+                sample.update(part.data)
         plan = self._plan if len(self._plan) <= _WORDS else f"{self._plan[:_WORDS]}..."
         return {
             "config": f"{self._config.family} {_digest(repr(self._config))}",

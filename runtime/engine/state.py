@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..pools import Pools
     from ..program import Program
 
+    #: Dtype and shape of an array.
+    Part = tuple[np.dtype[Any], tuple[int, ...]]
     #: Of one page in all heads, a view: [n_kv_heads, PAGE, d], or scales [n_kv_heads, PAGE].
     View = Callable[[NDArray[np.uint8]], NDArray[Any]]
 
@@ -63,13 +65,13 @@ class CacheLayer:
     d_head: int
     dtype: str
 
-    def parts(self, slots: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    def parts(self, slots: int) -> dict[str, Part]:
         """Names of its arrays, their types and shapes for this many slots."""
-        numbers = (np.dtype(NUMBERS[self.dtype]), (self.heads, slots, padded(self.d_head)))
-        scales = (np.dtype(np.float32), (self.heads, slots))
-        more = {f"layers.{self.number}.{what}.scales": scales for what in ("keys", "values")}
-        plain = {f"layers.{self.number}.{what}": numbers for what in ("keys", "values")}
-        return plain | (more if self.dtype == "int8" else {})
+        numbers: Part = (np.dtype(NUMBERS[self.dtype]), (self.heads, slots, padded(self.d_head)))
+        scales: Part = (np.dtype(np.float32), (self.heads, slots))
+        names = [f"layers.{self.number}.{what}" for what in ("keys", "values")]
+        parts = dict.fromkeys(names, numbers)
+        return parts | {f"{name}.scales": scales for name in names if self.dtype == "int8"}
 
     def views(self) -> dict[str, View]:
         """By name, how the slots of a page lie: its bytes in all heads go in, a view of them comes out."""
@@ -93,7 +95,7 @@ class CacheLayer:
 
 def cache_layers(program: Program) -> list[CacheLayer]:
     """The layers of a decoder that have a cache, in their order."""
-    layers = []
+    layers: list[CacheLayer] = []
     for ins in program.code:
         if ins.op == "kv_write" and all(cache.keep for cache in ins.tensors("o")):
             heads, d_head, group = (ins.values[name] for name in ("heads", "d_head", "group"))
