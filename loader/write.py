@@ -51,8 +51,8 @@ def new_file(path: str | os.PathLike[str], error: type[MiaotuiError] = InputErro
                 yield f
                 f.flush()
                 os.fsync(f.fileno())
-                if not draft.exists():
-                    os.link(f"/proc/self/fd/{f.fileno()}", draft, follow_symlinks=True)
+                if not draft.exists():  # CPython follows the link where a descriptor is named, though none is needed
+                    os.link(f"/proc/self/fd/{f.fileno()}", draft, src_dir_fd=f.fileno(), follow_symlinks=True)
             if old is not None:
                 draft.chmod(stat.S_IMODE(old.st_mode))
             draft.replace(target)

@@ -91,7 +91,7 @@ def go_on(sequence: miaotui.Sequence, how: dict[str, Any]) -> list[bytes | list[
     return [sequence.feed([3]).tobytes(), sequence.generate([5], max_new_tokens=4, ignore_eos=True, **how).ids]
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     st.integers(1, 2 * PAGE + 40), st.integers(0, 2 * PAGE), st.booleans(), st.booleans(), st.sampled_from([{}, DRAWN])
 )

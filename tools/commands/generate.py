@@ -190,6 +190,7 @@ def main(args: argparse.Namespace) -> int:
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
     with load_model(args) as model:
         before = "" if args.no_prompt or model.config.seq2seq else prompt
+        last: Token | Generation | None
         if args.session is not None:
             last = _kept(model, args.session, prompt, before, parameters)
         elif (args.num_beams or 1) > 1:
