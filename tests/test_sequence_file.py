@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -20,13 +21,15 @@ from hypothesis import strategies as st
 from miaotui.errors import InputError, SequenceFileError
 from miaotui.runtime.engine.state import SequenceState
 from miaotui.runtime.kvcache import PAGE
+from miaotui.tools import cli
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
+DEMO = Path(miaotui.__file__).parent / "tools" / "demo" / "model"
+DATES = DEMO.parent / "models" / "dates"
 N_VOCAB, CONTEXT = 53, 3 * PAGE
 CONFIG = {
     "model_type": "mistral", "vocab_size": N_VOCAB, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2,
@@ -452,3 +455,32 @@ def test_saved_killed_and_loaded_in_another_process(tmp_path: Path) -> None:
     with miaotui.load(directory, threads=1, kv_cache="int8") as model, model.sequence() as text:
         assert np.array_equal(text.feed([*ids, 3]), np.array(logits, np.float32))
         assert text.generate([5], temperature=1.2, seed=3, max_new_tokens=9).ids == drawn
+
+
+def test_the_command_goes_on_with_a_saved_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, how = tmp_path / "s", ["--max-new-tokens", "4", "--ignore-eos", "--no-prompt"]
+    for prompt in ("Once upon a time", " and the dog"):
+        assert cli.main(["generate", prompt, "--session", str(file), *how]) == 0
+    got = capsys.readouterr().out
+    with miaotui.load(DEMO) as model, model.sequence() as text:
+        wanted = [
+            text.generate(p, max_new_tokens=4, ignore_eos=True).text for p in ("Once upon a time", " and the dog")
+        ]
+        with model.load_sequence(file) as loaded:
+            assert loaded.ids == text.ids
+    assert got == "".join(f"{piece}\n" for piece in wanted)
+    assert cli.main(["generate", "Once", "--session", str(file), "--num-beams", "2"]) != 0
+    assert "--session" in capsys.readouterr().err
+
+
+def test_an_encoder_decoders_text_is_encoded_again(tmp_path: Path) -> None:
+    with miaotui.load(DATES, threads=1) as model:
+        with model.sequence([5, 6, 7]) as text:
+            text.feed([model.config.decoding.start, 4])
+            text.save(tmp_path / "s")
+            wanted = go_on(text, DRAWN)
+        with model.load_sequence(tmp_path / "s") as loaded:
+            assert loaded.table.source is not None
+            assert loaded.table.source.ids == [5, 6, 7]
+            assert loaded.table.cached == 2
+            assert go_on(loaded, DRAWN) == wanted
