@@ -25,6 +25,7 @@ __all__ = [
     "MiaotuiError",
     "MiaotuiWarning",
     "PlanError",
+    "SequenceFileError",
     "TokenizerError",
     "is_iterable",
     "numbered",
@@ -62,6 +63,10 @@ class HubError(MiaotuiError):
 
 class PlanError(MiaotuiError):
     """A plan does not fit the checkpoint, or a program does not fit the op table."""
+
+
+class SequenceFileError(MiaotuiError):
+    """A saved sequence is missing or damaged, or was saved by another model."""
 
 
 class MemoryLimitError(MiaotuiError):

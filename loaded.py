@@ -10,6 +10,7 @@ from .loader.prune.receipt import hashed
 from .runtime.generate import check_ids
 from .runtime.rules import Rules
 from .runtime.sequence import Text
+from .sequence_file import SequenceFiles
 from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Loaded:
         ids = self.config.bos_ids, self.config.eos_ids
         d = self.config.decoding
         rules = Rules() if d is None else Rules(never=d.never, forced_bos=d.forced_bos, forced_eos=d.forced_eos)
-        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules)
+        self._files = SequenceFiles(prepared, session)
+        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save)
 
     @property
     def tokenizer(self) -> Tokenizer:

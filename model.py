@@ -27,6 +27,7 @@ from .scores import Scores
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
     from collections.abc import Sequence as Ids
+    from os import PathLike
     from pathlib import Path
     from typing import Unpack
 
@@ -148,6 +149,28 @@ class Model(Scores):
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
         """
         return self._sequence(source, "sequence")
+
+    @memory_named("load_sequence")
+    def load_sequence(self, path: str | PathLike[str]) -> Sequence:
+        """A sequence that goes on where `Sequence.save` left one, with the same bits; docs/sessions.md.
+
+        The model must be the one that saved it, loaded alike: `quantize`, `prune`, `kv_cache`, `precision`. Its part of
+        the cache takes pages as any text's does: idle ones go, and where all are needed it waits. Errors:
+        `SequenceFileError`: the file is not there, is damaged, or another model saved it; `BackendError`: of a GPU.
+        """
+        self._check_kind("load_sequence", encoder=False)
+        session = self._session
+        if session.engine is None:
+            session.backend.pools(0)  # which says why there are none
+        state = self._files.read(path, session.n_context)
+        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed)
+        try:
+            session.check_room(state.cached)
+            sequence.restore(state)
+        except BaseException:
+            sequence.close()
+            raise
+        return sequence
 
     def _sequence(self, source: Prompt | None, call: str) -> Sequence:
         """As `sequence`; errors name the `call`."""

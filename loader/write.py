@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written next to their place, flushed to the disk, and renamed.
 
-What was there before stays until then, also where the disk is full or the process is killed.
+What was there before stays until then, also where the disk is full or the process is killed. On Linux the new file gets
+a name only when it is whole, so that a killed process leaves none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import secrets
 import stat
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import InputError
@@ -17,7 +19,6 @@ from .paths import as_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ..errors import MiaotuiError
 
@@ -46,10 +47,12 @@ def new_file(path: str | os.PathLike[str], error: type[MiaotuiError] = InputErro
         target = file.resolve()  # a link keeps pointing where it does
         draft = target.with_name(f".{target.name[:32]}-{secrets.token_hex(4)}.part")
         try:
-            with draft.open("xb") as f:
+            with _unnamed(target.parent) or draft.open("xb") as f:
                 yield f
                 f.flush()
                 os.fsync(f.fileno())
+                if not draft.exists():  # CPython follows the link where a descriptor is named, though none is needed
+                    os.link(f"/proc/self/fd/{f.fileno()}", draft, src_dir_fd=f.fileno(), follow_symlinks=True)
             if old is not None:
                 draft.chmod(stat.S_IMODE(old.st_mode))
             draft.replace(target)
@@ -63,6 +66,16 @@ def new_file(path: str | os.PathLike[str], error: type[MiaotuiError] = InputErro
             f"{quote(str(file), 300)}: cannot be written ({reason(e)}); check the disk and the directory's permissions"
         )
         raise error(msg) from e
+
+
+def _unnamed(directory: Path) -> IO[bytes] | None:
+    """A file that has no name yet: a process that is killed leaves nothing. None: this system cannot."""
+    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return open(os.open(directory, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")  # noqa: PTH123 - a descriptor's
+    except OSError:  # not every file system has such files; what else is wrong, opening by name says
+        return None
 
 
 def flushed(path: Path) -> None:

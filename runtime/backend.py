@@ -46,6 +46,12 @@ class Backend(Protocol):
     def argmax(self, batch: Batch) -> int:
         """Greedy id of the batch's last row of logits, the first of equals; -1 where there is none."""
 
+    def pools(self, group: int) -> list[NDArray[np.uint8]]:
+        """Keys and values of each layer of a group, [n_kv_heads, n_pages, bytes of a page], which may be written.
+
+        Errors: `BackendError`: its cache has no pages, or they do not lie in the host's memory.
+        """
+
     def copy_page(self, group: int, source: int, target: int) -> None:
         """Copy a page's keys and values, in every layer of a group."""
 

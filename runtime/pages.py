@@ -210,6 +210,20 @@ class Pages:
                 return False
         return True
 
+    def readmit(self, table: Table, n: int, low: Sequence[int]) -> bool:
+        """Give an empty table pages for `n` slots that its caller fills at once, but for those below `low[g]`.
+
+        Idle tables give theirs up. False: there is no room, and it is empty.
+        """
+        table.low = list(low)  # first: a table whose `low` alone is set holds nothing
+        table.high = list(low)
+        table.cached = n
+        if self.make_room(table, n, ()):
+            table.cached = n  # it may have been counted again
+            return True
+        self.release(table)
+        return False
+
     def _reserve(self, table: Table, group: int, end: int) -> bool:
         first, holders = table.cached // self.size, self._holders[group]
         for i in range(first, table.high[group]):  # pages that will be written

@@ -81,6 +81,13 @@ class Pools(Turns):
         for table, *_ in parts:
             table.used = self._n_passes
 
+    def take_in(self, table: Table, n: int, low: Ids[int]) -> bool:
+        """Pages for `n` slots of an empty table that were computed elsewhere, as `Pages.readmit`; part of a turn."""
+        self.collect()
+        self._n_passes += 1
+        table.used = self._n_passes
+        return self.pages.readmit(table, n, low)
+
     def _give_up(self, parts: list[Part]) -> None:
         """Who must wait holds nothing of the cache meanwhile, so that those who run can end."""
         for table, *_ in parts:

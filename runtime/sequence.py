@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 from ..errors import InputError, MiaotuiError, shown
 from .detokenize import Spelling
+from .engine.state import SequenceState, put_back, take_out
 from .engine.wants import Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
@@ -27,6 +28,7 @@ from .stream import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from collections.abc import Sequence as Ids
+    from os import PathLike
     from typing import Unpack
 
     import numpy as np
@@ -84,6 +86,7 @@ class Text:
     eos_ids: tuple[int, ...] = ()
     load_s: float = 0.0
     rules: Rules = field(default_factory=Rules)
+    save: Callable[[SequenceState, str | PathLike[str]], None] | None = None  # of `Sequence.save`
 
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
@@ -132,7 +135,7 @@ class Sequence:
     leaves the text as it was. Errors: `InputError`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords
         self,
         session: Session,
         text: Text | None = None,
@@ -140,12 +143,17 @@ class Sequence:
         table: Table | None = None,
         ids: Ids[int] = (),
         source: Ids[int] | None = None,
+        seed: int | None = None,
     ) -> None:
-        """Made by `Model.sequence` and `fork`. `source`: checked ids that an encoder reads, of an encoder-decoder."""
+        """Made by `Model.sequence` and `fork`. `source`: checked ids that an encoder reads, of an encoder-decoder.
+
+        `seed`: of draws, where a call gives none.
+        """
         self._session, self._text, self._ids = session, NO_TEXT if text is None else text, list(ids)
         self._table = session.admit(table)
         if source is not None:
             self._table.source = session.encoded(source)
+        self._seed = seed
         self._following: Iterator[int] | None = None
         self._closed = False
         self._leave = weakref.finalize(self, session.left.append, self._table)
@@ -350,6 +358,8 @@ class Sequence:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
         given = text.with_ids(parameters)
+        if self._seed is not None and given.get("seed") is None:
+            given = {**given, "seed": self._seed}
         params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **given)
         codec = text.codec() if is_text or params.stop or text.has_codec() else None
         ids: object = prompt
@@ -382,20 +392,59 @@ class Sequence:
         self._check_open()
         self._ids += ids
 
+    @property
+    def seed(self) -> int | None:
+        """The seed of calls that draw and give none, as `fork` was given it; None: each draws one afresh."""
+        return self._seed
+
     @memory_named("fork")
-    def fork(self) -> Sequence:
-        """Another sequence that begins with this text and shares its pages."""
+    def fork(self, *, seed: int | None = None) -> Sequence:
+        """Another sequence that begins with this text and shares its pages.
+
+        `seed`: of its draws, where a call gives none (default: as this sequence has it), taken modulo 2**64.
+        """
         self._check_open()
+        if seed is None:
+            seed = self._seed
+        elif not isinstance(seed, Integral) or isinstance(seed, bool):
+            msg = f"fork(seed={shown(seed)}): expected an integer, or None"
+            raise InputError(msg)
+        else:
+            seed = int(seed) % 2**64
 
         def twin() -> Sequence:
             try:
                 table = self._session.pages.share(self._table)
-                return Sequence(self._session, self._text, table=table, ids=self._ids)
+                return Sequence(self._session, self._text, table=table, ids=self._ids, seed=seed)
             except BaseException:
                 self._session.pages.torn = True  # the table is perhaps nobody's: the next change counts again
                 raise
 
         return self.turn(twin)
+
+    @memory_named("save")
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the text and its part of the cache to a file, from which `Model.load_sequence` goes on.
+
+        One safetensors file (docs/sessions.md), which is there whole or not at all. What another text took of the cache
+        is computed again when the text goes on. Errors: `InputError`, `BackendError` (a GPU).
+        """
+        self._check_open()
+        session, write = self._session, self._text.save
+        if write is None:
+            msg = "save: this sequence was not made by a Model, and nothing knows how to write it; use model.sequence()"
+            raise InputError(msg)
+        if session.engine is None:
+            session.backend.pools(0)  # which says why there are none
+        source = None if self._table.source is None else self._table.source.ids
+        text = SequenceState(list(self._ids), source, self._seed)
+        write(self.turn(lambda: take_out(session, session.program, self._table, text)), path)
+
+    def restore(self, state: SequenceState) -> None:
+        """For the runtime: of a sequence that was made with a state's ids, source and seed, its part of the cache."""
+        session, table = self._session, self._table
+        self.turn(lambda: put_back(session, session.program, table, state))
+        table.ids = self._ids  # from now on others may begin like it
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refused: `pickle`, `copy`, `deepcopy`."""

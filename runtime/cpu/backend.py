@@ -56,7 +56,7 @@ class CpuBackend:
         self._executor: Team | Prange | Checked = link.executor(self.threads)
         self.arena = zeroed(program.arena_bytes, "KV cache and intermediates")
         self._batch: Batch | None = None
-        self._copies = [self._pools(g) for g in range(len(program.groups))]
+        self._groups = [self._pools(g) for g in range(len(program.groups))]
 
     def run(self, batch: Batch, part: int | range | None = None) -> None:
         """Run the program, or one instruction of it, or those of a range."""
@@ -104,7 +104,7 @@ class CpuBackend:
         """Greedy id of the batch's last row of logits; -1 where there is none."""
         return int(batch.results[batch.n_logits - 1]) if batch.n_logits else -1
 
-    def _pools(self, group: int) -> list[NDArray[Any]]:
+    def _pools(self, group: int) -> list[NDArray[np.uint8]]:
         """A group's caches, keys and values of each layer, [n_kv_heads, n_pages, bytes of a page]."""
         pools = []
         for ins in self._program.code:
@@ -115,9 +115,13 @@ class CpuBackend:
                     pools.append(part.reshape(heads, self._program.n_pages, -1))
         return pools
 
+    def pools(self, group: int) -> list[NDArray[np.uint8]]:
+        """Views of the arena."""
+        return self._groups[group]
+
     def copy_page(self, group: int, source: int, target: int) -> None:
         """Copy a page in every layer of a group."""
-        for pool in self._copies[group]:
+        for pool in self._groups[group]:
             pool[:, target] = pool[:, source]
 
     def ahead(

@@ -87,6 +87,11 @@ class CudaBackend:
         """Greedy id of the last row of logits; -1 where there is none."""
         return self.machine.result
 
+    def pools(self, group: int) -> list[NDArray[np.uint8]]:  # noqa: ARG002 - of any
+        """Refuse: the cache lies in the GPU's memory. BackendError."""
+        msg = "device='cuda': a text's part of the cache can be neither saved nor loaded; use device='cpu'"
+        raise BackendError(msg)
+
     def copy_page(self, group: int, source: int, target: int) -> None:
         """Refuse: there is one page, the whole cache. BackendError."""
         msg = f"page {source} of group {group} cannot be copied to {target}: this backend's cache has no pages"

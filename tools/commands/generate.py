@@ -7,12 +7,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ...errors import InputError, MiaotuiError, shown
+from ...errors import InputError, MiaotuiError, SequenceFileError, shown
+from ...loader.paths import as_path, is_there
 from ...sizes import counted, format_bytes
 from .arguments import add_limits, add_model, config_of, load_model
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ...model import Model
     from ...runtime.generate import Generation, Token
     from ...runtime.parameters import GenerateKwargs
@@ -54,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the model would end")
     text.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
+    text.add_argument(
+        "--session",
+        metavar="FILE",
+        help="go on with the text that is saved there, if any, and save it again at the end (docs/sessions.md)",
+    )
     _add_rules(parser)
     add_sampling(parser)
     _add_beams(parser)
@@ -178,10 +186,17 @@ def main(args: argparse.Namespace) -> int:
     if args.num_beams in {None, 1}:
         refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
     _check_writes(args)
+    _check_session(args)
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
     with load_model(args) as model:
         before = "" if args.no_prompt or model.config.seq2seq else prompt
-        last = (_searched if (args.num_beams or 1) > 1 else _streamed)(model, prompt, before, parameters)
+        last: Token | Generation | None
+        if args.session is not None:
+            last = _kept(model, args.session, prompt, before, parameters)
+        elif (args.num_beams or 1) > 1:
+            last = _searched(model, prompt, before, parameters)
+        else:
+            last = _streamed(model.tokens(prompt, **parameters), before)
         if args.stats and last is not None:
             sys.stderr.write(_stats(model, last))
     return 0
@@ -199,9 +214,34 @@ def _check_writes(args: argparse.Namespace) -> None:
         raise InputError(msg)
 
 
-def _streamed(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -> Token | None:
+def _check_session(args: argparse.Namespace) -> None:
+    """InputError for what has no text that could go on."""
+    if args.session is None:
+        return
+    as_path(args.session, "--session")
+    why = ""
+    if args.device == "cuda":
+        why = "a GPU's part of the cache can be neither saved nor loaded; use --device cpu"
+    elif config_of(args).seq2seq:
+        why = "an encoder-decoder answers a prompt, and has no text to go on with; leave it out"
+    elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
+        why = "one text goes on, not several; leave out --num-beams and --num-return-sequences"
+    if why:
+        msg = f"--session {args.session}: {why}"
+        raise InputError(msg)
+
+
+def _kept(model: Model, file: str, prompt: str, before: str, parameters: GenerateKwargs) -> Token | None:
+    """As `_streamed`, after the text of a file, which holds the longer one in the end."""
+    there = is_there(as_path(file, "--session"), SequenceFileError)
+    with model.load_sequence(file) if there else model.sequence() as text:
+        last = _streamed(text.tokens(prompt, **parameters), before)
+        text.save(file)
+    return last
+
+
+def _streamed(steps: Iterator[Token], before: str) -> Token | None:
     """Print a text as it is made; its last step."""
-    steps = model.tokens(prompt, **parameters)
     last, text = None, before
     _write(text)
     try:

@@ -1,0 +1,180 @@
+"""What a text has in the cache, as arrays: taken out of pages, and put into those of another session.
+
+Numbers lie slot after slot, whatever the pages were: [n_kv_heads, slots, d], with the dimensions of a head in the order
+of the cache (`kvcache.py`). So they say nothing of which pages there are, nor of what else lay in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..kvcache import KEYS, KV_BYTES, PAGE, padded
+from ..pages import FullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Sequence as Ids
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from ..pages import Table
+    from ..pools import Pools
+    from ..program import Program
+
+    #: Dtype and shape of an array.
+    Part = tuple[np.dtype[Any], tuple[int, ...]]
+    #: Of one page in all heads, a view: [n_kv_heads, PAGE, d], or scales [n_kv_heads, PAGE].
+    View = Callable[[NDArray[np.uint8]], NDArray[Any]]
+
+__all__ = ["CacheLayer", "SequenceState", "cache_layers", "put_back", "take_out"]
+
+#: The NumPy type of a number of the cache; bfloat16 has none, so its bits are counted.
+NUMBERS: dict[str, type[np.generic]] = {"f32": np.float32, "bf16": np.uint16, "int8": np.int8}
+
+
+@dataclass(frozen=True)
+class SequenceState:
+    """A text and what of it is computed: all that its continuation depends on, next to the model.
+
+    `ids`: the whole text; `source`: what the encoder of an encoder-decoder reads, whose keys are computed again.
+    `cached`: the first so many slots are computed; `cache` has their keys and values by name (`CacheLayer.parts`), from
+    the first on that a window still needs. `shift`: rows of the rotary table before the text's first (longrope).
+    `seed`: of the sequence's draws, where the call gives none.
+    """
+
+    ids: list[int]
+    source: list[int] | None = None
+    seed: int | None = None
+    cached: int = 0
+    shift: int = 0
+    cache: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    """The keys and values of one layer. `number`: among the layers that have a cache; `group`: whose pages it reads."""
+
+    number: int
+    group: int
+    heads: int
+    d_head: int
+    dtype: str
+
+    def parts(self, slots: int) -> dict[str, Part]:
+        """Names of its arrays, their types and shapes for this many slots."""
+        numbers: Part = (np.dtype(NUMBERS[self.dtype]), (self.heads, slots, padded(self.d_head)))
+        scales: Part = (np.dtype(np.float32), (self.heads, slots))
+        names = [f"layers.{self.number}.{what}" for what in ("keys", "values")]
+        parts = dict.fromkeys(names, numbers)
+        return parts | {f"{name}.scales": scales for name in names if self.dtype == "int8"}
+
+    def views(self) -> dict[str, View]:
+        """By name, how the slots of a page lie: its bytes in all heads go in, a view of them comes out."""
+        names = list(self.parts(0))
+        return dict(zip(names, (self._keys, self._values, self._scales, self._scales), strict=False))
+
+    def _numbers(self, page: NDArray[np.uint8]) -> NDArray[Any]:
+        return page[:, : PAGE * padded(self.d_head) * KV_BYTES[self.dtype]].view(NUMBERS[self.dtype])
+
+    def _keys(self, page: NDArray[np.uint8]) -> NDArray[Any]:
+        blocks = self._numbers(page).reshape(self.heads, PAGE // KEYS, padded(self.d_head), KEYS)
+        return blocks.transpose(0, 1, 3, 2)  # [heads, block, key of the block, d]
+
+    def _values(self, page: NDArray[np.uint8]) -> NDArray[Any]:
+        lanes = self._numbers(page).reshape(self.heads, KEYS, PAGE // KEYS, padded(self.d_head))
+        return lanes.transpose(0, 2, 1, 3)  # as the keys
+
+    def _scales(self, page: NDArray[np.uint8]) -> NDArray[Any]:
+        return page[:, -4 * PAGE :].view(np.float32).reshape(self.heads, PAGE // KEYS, KEYS)
+
+
+def cache_layers(program: Program) -> list[CacheLayer]:
+    """The layers of a decoder that have a cache, in their order."""
+    layers: list[CacheLayer] = []
+    for ins in program.code:
+        if ins.op == "kv_write" and all(cache.keep for cache in ins.tensors("o")):
+            heads, d_head, group = (ins.values[name] for name in ("heads", "d_head", "group"))
+            assert isinstance(heads, int) and isinstance(d_head, int) and isinstance(group, int)  # noqa: S101, PT018 - as recorded
+            layers.append(CacheLayer(len(layers), group, heads, d_head, ins.variant))
+    return layers
+
+
+def take_out(session: Pools, program: Program, table: Table, state: SequenceState) -> SequenceState:
+    """The state with copies of what a table holds; part of a turn."""
+    cache: dict[str, NDArray[Any]] = {}
+    for layer, pools in _with_pools(session, program) if table.cached else ():
+        first, g = table.low[layer.group] * PAGE, layer.group
+        parts = layer.parts(table.cached - first)
+        for name, view in layer.views().items():
+            dtype, shape = parts[name]
+            out, pool = np.empty(shape, dtype), pools["keys" in name]
+            for i in range(table.low[g], -(-table.cached // PAGE)):
+                at, end = i * PAGE, min(table.cached, (i + 1) * PAGE)
+                page = view(pool[:, table.numbers[g, i]])
+                out[:, at - first : end - first] = page.reshape(layer.heads, PAGE, *shape[2:])[:, : end - at]
+            cache[name] = out
+    return SequenceState(state.ids, state.source, state.seed, table.cached, table.shift, cache)
+
+
+def put_back(session: Pools, program: Program, table: Table, state: SequenceState) -> None:
+    """Fill pages of an empty table with a checked state; part of a turn. An exception leaves it empty.
+
+    Errors: `FullError`.
+    """
+    if not state.cached:
+        table.shift = state.shift
+        return
+    layers, low = list(_with_pools(session, program)), [0] * len(session.pages.windows)
+    for layer, _ in layers:
+        first = state.cached - state.cache[next(iter(layer.parts(0)))].shape[1]
+        low[layer.group] = first // PAGE
+    if not session.take_in(table, state.cached, low):
+        raise FullError(session.pages)
+    whole = False
+    try:
+        for layer, pools in layers:
+            for name, view in layer.views().items():
+                _fill(partial(_page, pools["keys" in name], table.numbers[layer.group], view), state, name)
+        table.shift, table.padding = state.shift, _padding(program, state)
+        whole = True
+    finally:
+        if not whole:
+            session.pages.release(table)
+
+
+def _page(pool: NDArray[np.uint8], numbers: NDArray[np.int32], view: View, i: int) -> NDArray[Any]:
+    return view(pool[:, numbers[i]])
+
+
+def _fill(page: Callable[[int], NDArray[Any]], state: SequenceState, name: str) -> None:
+    """Write an array into pages; slots after the last become zero."""
+    array = state.cache[name]
+    first = state.cached - array.shape[1]
+    for i in range(first // PAGE, -(-state.cached // PAGE)):
+        at, end = i * PAGE, min(state.cached, (i + 1) * PAGE)
+        whole = np.zeros((array.shape[0], PAGE, *array.shape[2:]), array.dtype)
+        whole[:, : end - at] = array[:, at - first : end - first]
+        target = page(i)
+        target[...] = whole.reshape(target.shape)
+
+
+def _padding(program: Program, state: SequenceState) -> list[int]:
+    """Slots of padding tokens, in a model where these have no position."""
+    ids: Ids[int] = state.ids[: state.cached] if program.padding is not None else []
+    return [slot for slot, token in enumerate(ids) if token == program.padding]
+
+
+def _with_pools(
+    session: Pools, program: Program
+) -> Iterator[tuple[CacheLayer, tuple[NDArray[np.uint8], NDArray[np.uint8]]]]:
+    """Each layer, with its pools of values and of keys, uint8 [n_kv_heads, n_pages, bytes of a page]."""
+    layers = cache_layers(program)
+    pools = {g: iter(session.backend.pools(g)) for g in range(len(program.groups))}
+    for layer in layers:
+        keys, values = next(pools[layer.group]), next(pools[layer.group])
+        yield layer, (values, keys)
