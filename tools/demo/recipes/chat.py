@@ -33,8 +33,8 @@ __all__ = ["RECIPE", "TEMPLATE", "asked", "compared", "learnt", "right", "train"
 ABOUT = (
     "The story model, tuned to answer questions about a paragraph that comes with the first question: who is what, "
     "lives where, has, eats, wants or fears what, in which color. "
-    "What is asked of *who* is often answered wrongly. It has a chat template (users and assistants by turns, no system "
-    "message), and its matrices are int8."
+    "What is asked of *who* is often answered wrongly. It has a chat template (users and assistants by turns, no "
+    "system message), and its matrices are int8."
 )
 HOW = Fit(steps=2133, rows=8, rate=1.5e-3, decay=800)
 HELD_OUT = 200
