@@ -86,12 +86,12 @@ class Table:
     given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
     `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
     `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last; `arrived`: the number of
-    its sequence, counted as they are first waited for. `shift` is added to the
-    positions of its text, which has `expected` tokens at least (`Session.turned`).
+    its sequence, counted as they are first waited for; `dropped`: that sequence is closed, or gone. `shift` is added
+    to the positions of its text, which has `expected` tokens at least (`Session.turned`).
     """
 
-    __slots__ = ("__weakref__", "address", "arrived", "cached", "expected", "high", "ids", "low", "numbers", "padding",
-                 "shift", "source", "used", "waiting")  # fmt: skip
+    __slots__ = ("__weakref__", "address", "arrived", "cached", "dropped", "expected", "high", "ids", "low", "numbers",
+                 "padding", "shift", "source", "used", "waiting")  # fmt: skip
 
     def __init__(self, n_groups: int, n_pages: int) -> None:
         """For at most `n_pages` pages a group; it holds none."""
@@ -99,6 +99,7 @@ class Table:
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
         self.cached = self.used = self.shift = self.expected = self.arrived = 0
+        self.dropped = False
         self.ids: Sequence[int] = ()
         self.waiting: Living[Caller] = Living()
         self.source: Source | None = None

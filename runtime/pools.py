@@ -102,6 +102,7 @@ class Pools(Turns):
             self.sources.collect()
 
     def _take_back(self, table: Table) -> None:
+        table.dropped = True
         if table is self.last or table is self.ahead_of:  # or it would keep its encoder's text
             self.last = self.ahead_of = None
         if table.cached < LEAST or not table.ids or table.source is not None:

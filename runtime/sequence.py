@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 from ..errors import InputError, MiaotuiError, shown
 from .detokenize import Spelling
+from .engine.scheduler import CLOSED
 from .engine.state import SequenceState, put_back, take_out
 from .engine.wants import Want
 from .floats import usual_floats
@@ -484,8 +485,7 @@ class Sequence:
 
     def _check_open(self) -> None:
         if self._closed:
-            msg = "this sequence was closed; make another with model.sequence()"
-            raise InputError(msg)
+            raise InputError(CLOSED)
 
     def _checked(self, ids: object) -> list[int]:
         """Ids that fit after those that are there."""

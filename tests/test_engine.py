@@ -245,6 +245,22 @@ def test_threads_share_passes() -> None:
     assert answers == {i: alone([i] * 5, 20) for i in range(ROWS)}
 
 
+def test_what_was_closed_meanwhile_is_refused_and_what_is_gone_is_forgotten() -> None:
+    model = Model(8)
+    closed, gone, good = model.text(range(5)), model.text(range(7)), model.text(range(9))
+    wants = [closed.ask(), gone.ask(), good.ask()]
+    for want in wants:
+        model.engine.add(want)
+    closed.table.dropped, gone.want = True, None
+    del wants, want
+    assert good.want is not None
+    model.engine.take_passes([good.want])
+    assert [[table for table, *_ in parts] for parts in model.passes] == [[good.table]]
+    assert closed.want is not None
+    with pytest.raises(InputError, match="this sequence was closed"):
+        closed.want.result()
+
+
 def test_beginnings_are_compared_in_blocks() -> None:
     for n in (0, 1, 63, 64, 65, 128, 130):
         ids = list(range(n))

@@ -270,7 +270,7 @@ def test_a_task_that_is_cancelled_computes_nothing_more(model: miaotui.Model, lo
         got = asyncio.run(cancelled())
     assert got == alone(lone, ids_of(81, 5), {"ignore_eos": True}, 60)
     assert len(sizes) < 100, sizes
-    assert not list(model.session.engine._wants)
+    assert not model.session.engine._waiting()
 
 
 def test_what_tasks_are_refused(directory: Path) -> None:

@@ -14,6 +14,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ...errors import InputError
 from ..floats import usual_floats
 from ..pages import FullError
 from .prefixes import LEAST, begins_like, best
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from .tasks import Tasks
     from .wants import Want
 
-__all__ = ["Engine"]
+__all__ = ["CLOSED", "Engine"]
+
+CLOSED = "this sequence was closed; make another with model.sequence()"
 
 
 class Engine:
@@ -37,7 +40,7 @@ class Engine:
     def __init__(self, session: Session) -> None:
         """Nothing is waited for. The session holds this one, and is there whenever it is asked."""
         self._session: Session = weakref.proxy(session)  # no circle: a dropped model is gone at once
-        self._wants: dict[int, Want] = {}
+        self._wants: dict[int, weakref.ref[Want]] = {}  # weak: who is struck as he leaves leaves nothing behind
         self._keys = itertools.count()
         self._short_of = session.pages  # the pool that has no room
         self._arrivals = itertools.count(1)
@@ -67,7 +70,7 @@ class Engine:
         """Put it among what is waited for, until it is forgotten."""
         self.arrive(want.table)
         key = next(self._keys)
-        self._wants[key] = want
+        self._wants[key] = weakref.ref(want)
         want.key = key
 
     def forget(self, want: Want) -> None:
@@ -90,7 +93,7 @@ class Engine:
     def after_fork(self) -> None:
         """In the child: what other threads waited for is nobody's."""
         here = threading.get_ident()
-        for want in self._wants.copy().values():
+        for want in self._waiting():
             if want.thread != here:
                 self.forget(want)
 
@@ -107,12 +110,25 @@ class Engine:
                 want.fulfil(row)
             row += n_rows
 
+    def _waiting(self) -> list[Want]:
+        """What is waited for. Sequences that were closed meanwhile get their error."""
+        wants = []
+        for key, ref in self._wants.copy().items():
+            want = ref()
+            if want is None:
+                self._wants.pop(key, None)
+            elif want.table.dropped and not want.done:
+                want.refuse(InputError(CLOSED))
+            elif not want.done:
+                wants.append(want)
+        return wants
+
     def _chosen(self) -> list[tuple[Want, Part]]:
         """What the next pass reads, and for whom."""
         session = self._session
         self._short_of = session.pages
         session.collect()
-        wants = [want for want in self._wants.copy().values() if not want.done]
+        wants = self._waiting()
         for want in wants:
             want.table.ids = want.ids
             session.ready(want.table, len(want.ids), want.rows)
@@ -167,7 +183,7 @@ class Engine:
 
         `FullError`: there is no room for any now; and perhaps never for one of `mine`.
         """
-        held = [want.table for want in self._wants.copy().values() if not want.done and want.table.n_pages]
+        held = [want.table for want in self._waiting() if want.table.n_pages]
         for table in held:
             self._session.pages.release(table)
         chosen = self._chosen() if len(held) > 1 else []

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Sequence as Ids
 
+    from ...errors import InputError
     from ..pages import Table
 
 __all__ = ["Want"]
@@ -64,6 +65,10 @@ class Want:
             raised_in_handler(e)
             self._error = e
         self.done = True
+
+    def refuse(self, error: InputError) -> None:
+        """Nothing will come of it."""
+        self._error, self.done = error, True
 
     def result(self) -> Any:  # noqa: ANN401 - what its maker's `take` returns
         """What `take` returned. Errors: what it raised."""
