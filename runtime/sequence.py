@@ -287,7 +287,7 @@ class Sequence:
             session.compute(self._table, self._ids[: draw.told.stop - 1], len(draw.told))
             ids = self._ids[draw.told.start : draw.told.stop]
             return Drawn(-1, time.perf_counter(), 0, told_of(session.logits, ids, draw.told.start, draw.logprobs))
-        if self._table.cached < n - 1:
+        if self._table.cached < n and self._table is not session.ahead_of:
             self.advance()
         self._check_open()
         at = time.perf_counter()

@@ -64,7 +64,10 @@ def test_chat_without_a_model_talks_with_it(monkeypatch, capsys):
     assert cli.main(["chat"]) == 0
     out, err = capsys.readouterr()
     assert [line.strip() for line in out.splitlines()] == list(TALK.values())
-    assert complaint(err) == "note: no --model: chat uses the included tools/demo/models/chat\n"
+    assert (
+        complaint(err)
+        == "note: no --model is given; chat uses the included model 'chat', which answers questions about a paragraph\n"
+    )
 
 
 def test_text_generation_without_a_model_answers_and_tells_stories(capsys):
@@ -75,4 +78,4 @@ def test_text_generation_without_a_model_answers_and_tells_stories(capsys):
         [story] = write("Once upon a time")
     assert " named " in story["generated_text"]
     assert len(story["generated_text"].split()) > 60
-    assert "no model is given; text-generation uses the included tools/demo/models/chat" in capsys.readouterr().err
+    assert "no model is given; text-generation uses the included model 'chat'" in capsys.readouterr().err

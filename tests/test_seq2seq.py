@@ -274,8 +274,8 @@ def test_a_handler_that_finds_no_room_for_its_encoders_text_is_refused(small: Pa
         turn, said = model.session.turn, list[str]()
         wanted = model.generate(ids_of(1, 290), max_new_tokens=9, ignore_eos=True).ids
 
-        def nosy(work: Any) -> Any:
-            token = turn(work)
+        def nosy(*work: Any) -> Any:
+            token = turn(*work)
             if not said:
                 said.append("")
                 with pytest.raises(InputError) as e:
@@ -414,7 +414,7 @@ def test_bad_input_is_refused_by_name(small: Path, tmp_path: Path) -> None:
             (lambda: model.generate([5], num_beams=40), "cache_tokens"),
             (lambda: model.stream([5], num_beams=2), "num_beams"),
             (lambda: model.generate([53]), "53"),
-            (lambda: model.generate([[5], [6]]), "generate_all"),
+            (lambda: model.sequence([5]).generate([[5], [6]]), "answers a list of several"),
             (lambda: model.generate_all("a text"), "several prompts"),
             (lambda: model.generate_all([[5], [6], [99]], num_beams=2), r"99.*prompt 2 of the list"),
             (lambda: model.generate_all([[5], [6]], num_beams=0), "num_beams=0"),

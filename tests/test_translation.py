@@ -226,7 +226,10 @@ def test_the_command_translates(nllb: tuple[Path, Any, Any], miao: Any) -> None:
     [
         (["--num-beams", "0"], "--num-beams 0: expected an integer >= 1"),
         (["--num-beams", "2", "--temperature", "1"], "--num-beams 2: sampling and beams do not go together here"),
-        (["--num-return-sequences", "2"], "--num-return-sequences 2: needs as many beams, and --num-beams is 1"),
+        (
+            ["--num-return-sequences", "2"],
+            "--num-return-sequences 2: the likeliest answer is one; sample, or give --num-beams",
+        ),
         (["--early-stopping", "soon"], "--early-stopping: expected true, false or never, found 'soon'"),
         (["--bad-words-ids", "x"], "--bad-words-ids: expected token ids such as 17 or 5,9, found 'x'"),
         (["--forced-bos-token-id", "fra"], "--forced-bos-token-id fra: the tokenizer has no such token; did you mean "),
