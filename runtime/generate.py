@@ -106,6 +106,7 @@ class Draw:
     ends: Sequence[int]
     logprobs: LogprobParams | None = None
     told: range | None = None
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -380,7 +381,7 @@ def steps(  # noqa: PLR0913 - keywords
         yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told)
         return
     sampler = _sampler(text, params, number, limit)
-    drawn = yield Draw(sampler, limit, ends, ask)
+    drawn = yield Draw(sampler, limit, ends, ask, first=True)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
     n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)
     began, decode_s = began + first_token_s, 0.0

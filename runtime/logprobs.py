@@ -105,7 +105,7 @@ def logprobs_from(given: Mapping[str, Any], n_vocab: int | None = None) -> Logpr
         msg = f"top_logprobs={shown(n_top)}: expected {upto}"
         raise InputError(msg)
     if asked is False and (echo or n_top):
-        what = "echo=True" if echo else f"top_logprobs={n_top}"
+        what = "echo=True" if echo else f"top_logprobs={shown(n_top)}"
         msg = f"logprobs=False: {what} asks for log-probabilities; leave one of them out"
         raise InputError(msg)
     return LogprobParams(int(n_top), bool(echo)) if asked or echo or n_top else None
@@ -115,7 +115,7 @@ def _flag(given: Mapping[str, Any], name: str) -> bool | None:
     value = given.get(name)
     if value is not None and not isinstance(value, bool | np.bool_):
         several = name == "logprobs" and isinstance(value, Integral)
-        how = f"; top_logprobs={value} tells the likeliest ids too" if several else ""
+        how = f"; top_logprobs={shown(value)} tells the likeliest ids too" if several else ""
         msg = f"{name}={shown(value)}: expected True or False{how}"
         raise InputError(msg)
     return None if value is None else bool(value)

@@ -287,7 +287,7 @@ class Sequence:
             session.compute(self._table, self._ids[: draw.told.stop - 1], len(draw.told))
             ids = self._ids[draw.told.start : draw.told.stop]
             return Drawn(-1, time.perf_counter(), 0, told_of(session.logits, ids, draw.told.start, draw.logprobs))
-        if self._table.cached < n and self._table is not session.ahead_of:
+        if draw.first:
             self.advance()
         self._check_open()
         at = time.perf_counter()
@@ -352,9 +352,6 @@ class Sequence:
     def asked(self, prompt: Prompt | None, parameters: GenerateKwargs) -> Asked:
         """For the runtime: what `generate` will do, checked. Errors: `InputError`."""
         text, is_text = self._text, isinstance(prompt, str)
-        if self._table.source is not None and parameters.get("echo"):
-            msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
-            raise InputError(msg)
         if self._table.source is None and parameters.get("forced_bos_token_id") is not None:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
@@ -362,6 +359,9 @@ class Sequence:
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
         params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **given)
+        if self._table.source is not None and params.logprobs is not None and params.logprobs.echo:
+            msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
+            raise InputError(msg)
         codec = text.codec() if is_text or params.stop or text.has_codec() else None
         ids: object = prompt
         if isinstance(prompt, str) and codec is not None:
