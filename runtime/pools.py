@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .engine.prefixes import LEAST
+from .left import Left
 from .pages import FullError
 from .turns import Turns
 
@@ -37,8 +37,7 @@ class Pools(Turns):
         super().__init__(pages)
         self.sources, self.backend, self.n_context = sources, backend, n_context
         self._n_passes = 0
-        #: Tables of sequences that were dropped; they are appended by the garbage collector, at any moment.
-        self.left: deque[Table] = deque()
+        self.left = Left()
         #: Those whose texts another may begin like, until their pages are needed, the longest idle first.
         self.kept: list[Table] = []
         self.last: Table | None = None  # whose logits lie there
@@ -95,9 +94,7 @@ class Pools(Turns):
 
     def collect(self) -> None:
         """Take back what dropped sequences held, or keep it for texts that begin alike, as long as there is room."""
-        for _ in range(len(self.left)):  # not those that come meanwhile: they could come for ever
-            self._take_back(self.left[0])
-            self.left.popleft()
+        self.left.take_back(self._take_back)
         if self.sources is not None:
             self.sources.collect()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -157,7 +156,7 @@ class Sequence:
         self._seed = seed
         self._following: Iterator[int] | None = None
         self._closed = False
-        self._leave = weakref.finalize(self, session.left.append, self._table)
+        self._leave = session.left.when_dropped(self, self._table)
 
     @property
     def ids(self) -> list[int]:

@@ -6,12 +6,11 @@ that answer the same text (beams, forks) share it.
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
 from typing import TYPE_CHECKING
 
 from .encoding import Whole
 from .kvcache import PAGE
+from .left import Left
 from .pages import FullError, Pages
 
 if TYPE_CHECKING:
@@ -39,19 +38,17 @@ class Sources:
         """Of the pools that the encoder's part of a program fills."""
         self.pages = Pages(passes.n_kept, PAGE, (None,), _never_copied)
         self._passes, self._n = passes, 0
-        self._left: deque[Table] = deque()  # of texts that were dropped, by the garbage collector, at any moment
+        self._left = Left()
 
     def admit(self, ids: Ids[int]) -> Source:
         """A text whose ids and length were checked; nothing is computed yet."""
         source = Source(ids, self.pages.table(len(ids)), self.pages)
-        weakref.finalize(source, self._left.append, source.table)
+        self._left.when_dropped(source, source.table)
         return source
 
     def collect(self) -> None:
         """Take back what dropped texts held."""
-        for _ in range(len(self._left)):
-            self.pages.release(self._left[0])
-            self._left.popleft()
+        self._left.take_back(self.pages.release)
 
     def ensure(self, wanted: list[Source], kept: Collection[int] = ()) -> None:
         """Encode those that are not there. Errors: `FullError` where the pool has no room for all of them now.

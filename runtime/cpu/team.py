@@ -34,6 +34,9 @@ DEFAULT_STACK = 2**21
 #: Control blocks by address, until their workers have been joined: nothing frees one under a worker's feet.
 _BLOCKS: dict[int, NDArray[np.uint8]] = {}
 
+#: What stops the workers of teams that are dropped.
+_ENDS: set[weakref.finalize[[Callable[..., None], int], Team]] = set()
+
 
 def callable_at(address: int) -> Callable[..., None]:
     """Compiled code as a function of int64 arguments."""
@@ -60,7 +63,8 @@ class Team:
         self._words[C_THREADS // 8], self._words[C_WORK // 8] = threads, code[WORK]
         self._control = int(block.ctypes.data)
         _BLOCKS[self._control] = block
-        weakref.finalize(self, _end, self._stop, self._control)  # at exit too: a worker must not outlive its memory
+        _end_dropped()
+        _ENDS.add(weakref.finalize(self, _end, self._stop, self._control))  # at exit too: no worker outlives it
 
     def bind(self, prog: int, count: int, base: int, step: int) -> None:
         """Addresses of program, arena and step block."""
@@ -113,6 +117,15 @@ def _refused(threads: int, outcome: int) -> str:
 def _end(stop: Callable[..., None], control: int) -> None:
     stop(control, 0, 0, 0, 0)
     _BLOCKS.pop(control, None)
+
+
+def _end_dropped() -> None:
+    """Stop the workers of teams whose finaliser a signal's handler ended at its first line, by what it raised."""
+    for end in _ENDS.copy():
+        if end.alive and end.peek() is None:
+            end()
+        if not end.alive:
+            _ENDS.discard(end)
 
 
 def _after_fork() -> None:

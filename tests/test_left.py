@@ -1,0 +1,137 @@
+"""What is dropped gives back what it held, even where a signal's handler raises as it is dropped."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import pytest
+from life import DEMO
+from miaotui.runtime.left import Left
+from miaotui.runtime.pages import Pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+
+class Late(Exception):  # noqa: N818 - as it reads where it is raised
+    """What a handler raises."""
+
+
+@contextmanager
+def handlers_that_raise() -> Iterator[list[str]]:
+    """Raise as each function of Python begins, where a signal's handler may run first; a list of these functions."""
+    entered: list[str] = []
+
+    def begins(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename != __file__ and "contextlib" not in frame.f_code.co_filename:
+            entered.append(frame.f_code.co_qualname)
+            raise Late
+
+    def again(_: object) -> None:
+        sys.setprofile(begins)  # Python forgets a profiler that raises
+
+    before, sys.unraisablehook = sys.unraisablehook, again
+    sys.setprofile(begins)
+    try:
+        yield entered
+    finally:
+        sys.setprofile(None)
+        sys.unraisablehook = before
+
+
+def held(model: miaotui.Model) -> int:
+    pages = model.session.pages
+    return pages.n_pages - pages.n_free[0]
+
+
+@pytest.mark.parametrize("how", ["text", "stream", "fork", "circle"])
+def test_a_text_that_is_dropped_loses_no_page(how: str) -> None:
+    with miaotui.load(DEMO, threads=1, max_context=64) as model:
+        text: Any = model.sequence()
+        text.feed([5, 6, 7])
+        if how == "stream":
+            text = model.tokens([5, 6], max_new_tokens=9)
+            next(text)
+        if how == "fork":
+            text = (text, text.fork())
+        if how == "circle":
+            around: list[object] = [text]
+            around.append(around)
+            del around
+        assert held(model)
+        with handlers_that_raise() as entered:
+            del text
+            gc.collect()
+        assert all("Sequence" not in name for name in entered) or how == "stream"  # which runs its own lines
+        model.session.turn(model.session.collect)
+        assert held(model) == 0
+
+
+def test_each_table_is_taken_back_once() -> None:
+    pages, left, back = Pages(4, 16, (None,), lambda *_: None), Left(), list[object]()
+    tables = [pages.table(16) for _ in range(4)]
+    owners: list[Any] = [type("Owner", (), {})() for _ in tables]
+    leaves = [left.when_dropped(owner, table) for owner, table in zip(owners, tables, strict=True)]
+    assert len(left) == 0
+    leaves[1]()
+    left.take_back(back.append)
+    leaves[1]()
+    owners[1] = owners[3] = None
+    leaves[0]()
+    owners[0] = None
+    left.extend([tables[0]])  # of nobody
+    left.take_back(back.append)
+    assert back == [tables[1], tables[3], tables[0], tables[0]]
+    left.take_back(back.append)
+    assert len(back) == 4
+    assert len(left) == 0
+
+
+def test_what_stops_taking_back_loses_none() -> None:
+    pages, left, back = Pages(4, 16, (None,), lambda *_: None), Left(), list[object]()
+    owners: list[Any] = [type("Owner", (), {})() for _ in range(3)]
+    tables = [pages.table(16) for _ in owners]
+    leaves = [left.when_dropped(owner, table) for owner, table in zip(owners, tables, strict=True)]
+
+    def struck(table: object) -> None:
+        if len(back) == 1 and table not in back:
+            back.append(table)
+            raise Late
+        back.append(table)
+
+    for leave in leaves:
+        leave()
+    with pytest.raises(Late):
+        left.take_back(struck)
+    left.take_back(struck)
+    assert back == [tables[0], tables[1], tables[1], tables[2]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux tells them")
+def test_a_model_that_is_dropped_leaves_no_thread() -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir())) - threading.active_count()
+
+    with miaotui.load(DEMO, threads=1, max_context=64) as model:
+        model.generate([5], max_new_tokens=1)
+    before = threads()
+    model = miaotui.load(DEMO, threads=3, max_context=64)
+    model.generate([5], max_new_tokens=2)
+    assert threads() == before + 2
+    with handlers_that_raise() as entered:
+        del model
+        gc.collect()
+    assert "finalize.__call__" in entered
+    miaotui.load(DEMO, threads=1, max_context=64).close()
+    for _ in range(100):
+        if threads() == before:
+            break
+        threading.Event().wait(0.01)
+    assert threads() == before
