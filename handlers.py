@@ -13,17 +13,26 @@ __all__ = ["raised_in_handler"]
 
 def raised_in_handler(e: BaseException) -> None:
     """Raise `e`, or what led to it, again where a handler of a signal raised it."""
-    codes = _codes()
     one: BaseException | None = e
-    seen = set[int]()
-    while one is not None and codes and id(one) not in seen:
-        seen.add(id(one))
-        at = one.__traceback__
-        while at is not None:
-            if at.tb_frame.f_code in codes:
+    codes, seen = _codes(), set[int]()
+    try:
+        while one is not None and codes and id(one) not in seen:
+            seen.add(id(one))
+            if _passed_by(one, codes):
                 raise one
-            at = at.tb_next
-        one = one.__cause__ or one.__context__
+            one = one.__cause__ or one.__context__
+    finally:
+        del e, one  # an exception whose calls hold it keeps all that they hold, until the collector comes
+
+
+def _passed_by(e: BaseException, codes: set[CodeType]) -> bool:
+    """Whether it came through one of these functions."""
+    at = e.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code in codes:
+            return True
+        at = at.tb_next
+    return False
 
 
 def _codes() -> set[CodeType]:

@@ -59,7 +59,8 @@ async def answers(engine: Engine, asked: list[Asked]) -> list[Generation]:
             return collect([token async for token in tokens(engine, each)])
 
     made = await asyncio.gather(*map(one, asked), return_exceptions=True)
-    for each in made:
-        if isinstance(each, BaseException):
-            raise each
+    errors = [each for each in made if isinstance(each, BaseException)]
+    if errors:
+        made.clear()  # nobody holds what is raised
+        raise errors.pop(0)
     return [each for each in made if not isinstance(each, BaseException)]

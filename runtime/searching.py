@@ -125,9 +125,10 @@ def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]
                 if run.want is None:  # it ended: others may have its pages
                     caller.leaves(run.sequence.table)
             going = [run for run in going if run.want is not None]
-    for run in runs:
-        if run.error is not None:
-            raise run.error
+    errors = [run.error for run in runs if run.error is not None]
+    if errors:
+        runs.clear()  # nobody holds what is raised
+        raise errors.pop(0)
     return [collect(run.tokens) for run in runs]
 
 

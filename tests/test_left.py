@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from miaotui.runtime.left import Left
 from miaotui.runtime.pages import Pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 
@@ -135,3 +137,56 @@ def test_a_model_that_is_dropped_leaves_no_thread() -> None:
             break
         threading.Event().wait(0.01)
     assert threads() == before
+
+
+def ends_a_draw(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch, how: str) -> dict[str, Any]:
+    """What makes an answer fail as its first id is drawn: parameters of the call."""
+
+    def refuses(*_: object) -> None:
+        raise Late
+
+    if how == "processor":
+        return {"logits_processor": [refuses]}
+    if how == "handler":
+        signal.signal(signal.SIGALRM, refuses)
+
+    def greedy(_: int) -> int:
+        if how == "handler" and threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGALRM)
+        raise Late
+
+    monkeypatch.setattr(model.session, "greedy", greedy)
+    return {}
+
+
+@pytest.mark.parametrize("call", ["generate", "list", "stream", "n", "async", "async list", "go on"])
+@pytest.mark.parametrize("how", ["processor", "handler", "thrown"])
+def test_an_answer_that_fails_is_gone_at_once(call: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text is not kept by a circle of its exception and the calls that this came through."""
+    before = signal.getsignal(signal.SIGALRM)
+    with miaotui.load(DEMO, threads=1, max_context=64) as model:
+        more = ends_a_draw(model, monkeypatch, how) | {"max_new_tokens": 3}
+        calls: dict[str, Callable[[], object]] = {
+            "generate": lambda: model.generate([5, 6], **more),
+            "list": lambda: model.generate([[5, 6], [7, 8]], **more),
+            "stream": lambda: list(model.stream([5, 6], **more)),
+            "n": lambda: model.generate([5, 6], num_return_sequences=2, temperature=1.0, seed=1, **more),
+            "async": lambda: asyncio.run(model.agenerate([5, 6], **more)),
+            "async list": lambda: asyncio.run(gathered()),
+            "go on": lambda: model.sequence().generate([5, 6], **more),
+        }
+
+        async def gathered() -> None:
+            await asyncio.gather(*(model.agenerate([5, n], **more) for n in range(3)))
+
+        gc.collect()
+        gc.disable()
+        try:
+            with suppress(Late, miaotui.errors.MiaotuiError):
+                calls[call]()
+                pytest.fail("it answered")
+            left = [o for o in gc.get_objects() if isinstance(o, miaotui.Sequence)]
+            assert all("closed" in repr(text) for text in left)
+        finally:
+            gc.enable()
+            signal.signal(signal.SIGALRM, before)

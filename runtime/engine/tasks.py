@@ -67,6 +67,7 @@ class Tasks:
         finally:
             engine.forget(want)
             self._waiting.pop(want, None)
+            del future  # it holds what is raised, whose calls would hold it
 
     def _begin(self) -> None:
         engine, wants = self._engine(), [want for want in self._waiting if not want.done]

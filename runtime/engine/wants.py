@@ -71,7 +71,11 @@ class Want:
         self._error, self.done = error, True
 
     def result(self) -> Any:  # noqa: ANN401 - what its maker's `take` returns
-        """What `take` returned. Errors: what it raised."""
-        if self._error is not None:
-            raise self._error
+        """What `take` returned. Errors: what it raised, once."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # an exception whose calls hold it keeps their texts, and these their pages
         return self._result
