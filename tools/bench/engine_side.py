@@ -80,8 +80,10 @@ class Ours:
     def drawn(self, words: Sequence[int]) -> dict[str, Any]:
         """N, FIRST, HOW_MANY, temperature and top_p in hundredths."""
         n, first, count, temperature, top_p = words
-        how: GenerateKwargs = {"temperature": temperature / PERCENT, "top_p": top_p / PERCENT, "seed": 1}
-        return self._going_on(first, count, max_new_tokens=n, ignore_eos=True, **how)
+        share = top_p / PERCENT
+        return self._going_on(
+            first, count, max_new_tokens=n, ignore_eos=True, temperature=temperature / PERCENT, top_p=share, seed=1
+        )
 
     def _going_on(self, first: int, count: int, **how: Unpack[GenerateKwargs]) -> dict[str, Any]:
         chosen, start = self._texts[first : first + count], time.perf_counter()
