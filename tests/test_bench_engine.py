@@ -104,12 +104,10 @@ def test_a_load_is_answered_as_it_comes(tiny: Path) -> None:
 
 
 def test_lengths_are_those_of_a_text() -> None:
-    assert load.lengths(TEXT) == [(10, 6)]
-    assert load.lengths(TEXT, 6, 4) == [(6, 4)]
-    long = TEXT + " Just one more paragraph with no end\n"
-    assert load.lengths(long) == [(10, 6), (9, 7)]
-    with pytest.raises(InputError, match="--text: no two paragraphs of 4 words"):
-        load.lengths("one line only, with words")
+    assert load.lengths(TEXT) == [(10, 10), (10, 9)]
+    assert load.lengths(TEXT, 6, 4) == [(6, 4), (6, 4)]
+    with pytest.raises(InputError, match="--text: 1 paragraphs of 4 words or more, expected 2"):
+        load.lengths("= a heading of five words =\none line only, with words\ntoo short")
 
 
 def test_arrivals_are_as_many_as_asked_for_and_the_same_every_time() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMON", "MOST_NEW", "MOST_PROMPT", "Request", "arrivals", "driven", "lengths", "seen"]
 
 COMMON = 64  # ids that every prompt begins with, as a system prompt
-MOST_PROMPT, MOST_NEW = 512, 128
+MOST_PROMPT, MOST_NEW = 512, 256
 LEAST = 4
 
 
@@ -46,26 +46,17 @@ class Request:
 
 
 def lengths(text: str, most_prompt: int = MOST_PROMPT, most_new: int = MOST_NEW) -> list[tuple[int, int]]:
-    """Lengths of prompts and answers: words of each paragraph of a text, and of the sentence that follows it.
+    """Lengths of prompts and answers: words of each paragraph of a text, and of the one that follows it.
 
-    Headings (of WikiText) are no paragraphs. What is longer is cut, and what has under four words is left out.
-    Errors: `InputError` where nothing is left.
+    Headings (of WikiText) are no paragraphs, nor is what has under four words; what is longer than the most is cut.
+    Errors: `InputError` where there are no two paragraphs.
     """
     lines = (line.strip() for line in text.splitlines())
-    paragraphs = [line.split() for line in lines if line and not line.startswith("=")]
-    pairs = [
-        (min(len(one), most_prompt), min(_first_sentence(other), most_new))
-        for one, other in itertools.pairwise(paragraphs)
-        if min(len(one), _first_sentence(other)) >= LEAST
-    ]
-    if not pairs:
-        msg = f"--text: no two paragraphs of {LEAST} words and more follow each other; give a longer text"
+    words = [n for line in lines if not line.startswith("=") and (n := len(line.split())) >= LEAST]
+    if len(words) < 2:  # noqa: PLR2004 - a pair
+        msg = f"--text: {len(words)} paragraphs of {LEAST} words or more, expected 2 at least; name a longer text"
         raise InputError(msg)
-    return pairs
-
-
-def _first_sentence(words: Sequence[str]) -> int:
-    return next((i + 1 for i, word in enumerate(words) if word[-1] in ".!?" and i + 1 >= LEAST), len(words))
+    return [(min(one, most_prompt), min(other, most_new)) for one, other in pairwise(words)]
 
 
 def arrivals(  # noqa: PLR0913 - keywords
