@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import itertools
 import json
 import math
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -16,7 +18,7 @@ from miaotui.tools.bench import compare, engine, engine_parts, shapes
 from miaotui.tools.bench import engine_load as load
 from miaotui.tools.bench.engine_side import Ours
 from miaotui.tools.bench.peers import gguf as peer_gguf
-from miaotui.tools.bench.peers import llamaserver
+from miaotui.tools.bench.peers import llamacpp_batch, llamaserver
 from miaotui.tools.bench.peers import worker as peer_worker
 
 if TYPE_CHECKING:
@@ -205,6 +207,91 @@ def test_a_server_that_is_not_there_or_ends_says_so(tmp_path: Path) -> None:
     program.chmod(0o755)
     with pytest.raises(RuntimeError, match="no such luck"):
         llamaserver.Server(str(program), tmp_path / "m.gguf", **how)
+
+
+N_VOCAB = 50
+
+
+class RawBatch(ctypes.Structure):
+    """As much of `llama_batch` as is used."""
+
+    _fields_ = (
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.POINTER(ctypes.c_int32)),
+        ("pos", ctypes.POINTER(ctypes.c_int32)),
+        ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+        ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
+    )
+
+
+class Llama:
+    """Stands in for the module `llama_cpp`: a row of logits is 1 at a sum over its sequence's ids and positions."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, bool]] = []  # sequences and layout of each context
+        self.texts: list[dict[int, int]] = []
+        self.rows = np.zeros((0, N_VOCAB), np.float32)
+
+    def __getattr__(self, name: str) -> Any:
+        return {"llama_vocab_n_tokens": lambda _: N_VOCAB}.get(name, lambda *_: 1)  # what else is called does nothing
+
+    def llama_context_default_params(self) -> SimpleNamespace:
+        return SimpleNamespace()
+
+    def llama_init_from_model(self, _: object, params: SimpleNamespace) -> object:
+        n = getattr(params, "n_seq_max", 1)
+        if n > 1:
+            assert params.n_ctx == n * 32
+            self.asked.append((n, params.kv_unified))
+            self.texts = [{} for _ in range(n)]
+        return self
+
+    def llama_batch_init(self, n: int, _embd: int, n_sequences: int) -> RawBatch:
+        assert n_sequences == 1
+        own = [(ctypes.c_int32 * 1)() for _ in range(n)]
+        pointers = [ctypes.cast(each, ctypes.POINTER(ctypes.c_int32)) for each in own]
+        words = [(ctypes.c_int32 * n)() for _ in range(3)]
+        return RawBatch(0, *words, (ctypes.POINTER(ctypes.c_int32) * n)(*pointers), (ctypes.c_int8 * n)())
+
+    def llama_decode(self, _: object, batch: RawBatch) -> int:
+        rows = []
+        for i in range(batch.n_tokens):
+            assert batch.n_seq_id[i] == 1
+            text = self.texts[batch.seq_id[i][0]]
+            assert batch.pos[i] == len(text)  # each comes in its place
+            text[batch.pos[i]] = batch.token[i]
+            if batch.logits[i]:
+                rows.append(np.eye(N_VOCAB, dtype=np.float32)[following(list(text.values()))])
+        self.rows = np.array(rows, np.float32)
+        return 0
+
+    def llama_get_logits(self, _: object) -> Any:
+        return self.rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+
+
+def following(ids: list[int]) -> int:
+    return sum((i + 1) * id_ for i, id_ in enumerate(ids)) % N_VOCAB
+
+
+def test_the_peers_batches_hold_each_sequence_in_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lib = Llama()
+    loaded = SimpleNamespace(lib=lib, model=1, about=lambda: {"name": "llama.cpp"})
+    monkeypatch.setattr(llamacpp_batch.llamacpp, "Engine", lambda *_: loaded)
+    engine = llamacpp_batch.Engine(tmp_path / "m.gguf", "int8", 1, 32)
+    texts = [[1, 2, 3], [4], [5, 6]]
+    peer_worker.answer(engine, f"fill {words(texts)}")
+    assert lib.asked[:2] == [(3, False), (3, True)]
+    layout = peer_worker.answer(engine, "layout")["layout"]
+    assert lib.asked[2:] == [(3, layout == "unified")]
+    ids = [peer_worker.answer(engine, f"together {order}")["ids"] for order in ("2 0 3", "3 1 2", "3 0 1")]
+    want = [list(text) for text in texts]
+    for text in want:
+        for _ in range(5):
+            text.append(following(text))
+    assert [*ids[2][0]] == want[0][5:]
+    assert [a + b for a, b in zip(ids[0][1:], ids[1], strict=True)] == [want[1][1:], want[2][2:]]
+    assert ids[0][0] == want[0][3:5]
 
 
 def test_a_file_for_the_server_has_its_tokens(tiny: Path, tmp_path: Path) -> None:
