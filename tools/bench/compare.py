@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import BackendError, InputError
-from .peers import ENCODER_PEERS, PEERS, SEQ2SEQ_PEERS
+from .peers import EVERY, PEERS
 from .peers.worker import serve
 from .roofline import ReadSum, machine, versions
 from .shapes import DTYPES, SHAPES, make_checkpoint
@@ -254,8 +254,7 @@ def worker_command(python: str, mode: str, peer: str, *words: str | Path | int) 
 
 def converted(python: str, peer: str, model: Path, dtype: str, folder: Path) -> Path:
     """Write what the peer loads into `folder`, once. BackendError: it cannot, with its reason."""
-    modules = PEERS | ENCODER_PEERS | SEQ2SEQ_PEERS
-    module = importlib.import_module(f".peers.{modules[peer]}", __package__)
+    module = importlib.import_module(f".peers.{EVERY[peer]}", __package__)
     if dtype not in module.DTYPES:
         msg = f"{peer} has no {dtype} here: expected {', '.join(module.DTYPES)}"
         raise BackendError(msg)

@@ -8,7 +8,7 @@ peer can do. Nothing here imports miaotui.
 
 from __future__ import annotations
 
-__all__ = ["ENCODER_PEERS", "GPU_PEERS", "PEERS", "SEQ2SEQ_PEERS"]
+__all__ = ["BATCHED_PEERS", "ENCODER_PEERS", "EVERY", "GPU_PEERS", "PEERS", "SEQ2SEQ_PEERS"]
 
 #: the peer's name -> its module
 PEERS = {
@@ -35,3 +35,9 @@ SEQ2SEQ_PEERS = {
     "openvino.seq2seq": "seq2seq_ov",
     "ctranslate2.seq2seq": "seq2seq_ct2",
 }
+#: those that decode several sequences in one pass (`tools.bench.engine`)
+BATCHED_PEERS = {
+    "llama.cpp.batch": "llamacpp_batch",
+    "llama-server": "llamaserver",
+}
+EVERY = PEERS | GPU_PEERS | ENCODER_PEERS | SEQ2SEQ_PEERS | BATCHED_PEERS

@@ -3,7 +3,7 @@
 Matrices keep the dtype of the checkpoint, F32 or BF16, or are rounded by the `gguf` package; norms and biases become
 F32, which is exact. A Llama's rows of the query and key projections are reordered, because llama.cpp rotates
 neighbouring pairs (2i, 2i + 1) there where Hugging Face rotates (i, i + d_head/2); the dot products are the same sums
-in another order. No tokenizer is written: ids go in.
+in another order. A tokenizer is written where it is asked for, of bytes and whole tokens; elsewhere ids go in and out.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return out
 
 
-def write_gguf(model: Path, out: Path, quantized: str | None = None) -> None:
+def write_gguf(model: Path, out: Path, quantized: str | None = None, *, tokenizer: bool = False) -> None:
     """Write `out` from the directory `model`; `quantized`: "q8_0", "q4_0" or "q4_1" for matrices of whole 32s."""
     gguf = importlib.import_module("gguf")
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -85,6 +85,10 @@ def write_gguf(model: Path, out: Path, quantized: str | None = None) -> None:
     kind = f"MOSTLY_{quantized.upper()}" if quantized else "MOSTLY_BF16" if bf16 else "ALL_F32"
     writer.add_file_type(gguf.LlamaFileType[kind])
     _write_config(writer, config, rope["rope_theta"])
+    if tokenizer:
+        _write_tokenizer(gguf, writer, json.loads((model / "tokenizer.json").read_text(encoding="utf-8")), config)
+    else:
+        writer.add_tokenizer_model("no_vocab")
     heads = {"q_proj.weight": config["num_attention_heads"], "k_proj.weight": config["num_key_value_heads"]}
     for name, tensor in tensors.items():
         projection = name.rpartition("self_attn.")[2]
@@ -121,4 +125,18 @@ def _write_config(writer: Any, config: dict[str, Any], theta: float) -> None:  #
     writer.add_rope_freq_base(theta)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
+
+
+def _write_tokenizer(gguf: Any, writer: Any, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:  # noqa: ANN401 - of an untyped package
+    """The tokens of a byte-level tokenizer without merges (`shapes`): enough to spell ids, not to read a text well."""
+    tokens = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    special = {token["id"] for token in tokenizer["added_tokens"] if token["special"]}
+    kinds = gguf.TokenType
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([kinds.CONTROL if i in special else kinds.NORMAL for i in range(len(tokens))])
+    writer.add_token_merges(["! !"])  # llama.cpp takes no empty list; this one makes a token that is not there
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_add_bos_token(value=False)

@@ -38,15 +38,15 @@ class Engine:
         self._quiet = lib.llama_log_callback(lambda _level, _text, _data: None)  # kept: C holds its address
         lib.llama_log_set(self._quiet, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        self._lib = lib
-        self._model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
-        if not self._model:
+        self.lib = lib
+        self.model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+        if not self.model:
             msg = "llama.cpp could not load the file"
             raise RuntimeError(msg)
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_threads, params.n_threads_batch = context, threads, threads
         params.n_batch, params.n_ubatch = context, min(context, 512)
-        self._context = lib.llama_init_from_model(self._model, params)
+        self._context = lib.llama_init_from_model(self.model, params)
         if not self._context:
             msg = "llama.cpp could not make a context"
             raise RuntimeError(msg)
@@ -54,7 +54,7 @@ class Engine:
 
     def about(self) -> dict[str, Any]:
         """Name, version, what it was built for, and how it was set."""
-        lib = self._lib
+        lib = self.lib
         return {
             "name": "llama.cpp",
             "version": "llama-cpp-python " + importlib.metadata.version("llama-cpp-python"),
@@ -68,7 +68,7 @@ class Engine:
     def prefill(self, ids: Sequence[int]) -> None:
         """Clear the cache and decode one batch; logits of its last token."""
         with_data = True
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), with_data)
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self._context), with_data)
         self._feed(ids)
 
     def step(self, token: int) -> None:
@@ -77,13 +77,13 @@ class Engine:
 
     def logits(self) -> NDArray[np.float32]:
         """Copy the logits of the last token."""
-        n = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(self._model))
-        return np.ctypeslib.as_array(self._lib.llama_get_logits_ith(self._context, -1), (n,)).copy()
+        n = self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model))
+        return np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self._context, -1), (n,)).copy()
 
     def _feed(self, ids: Sequence[int]) -> None:
-        tokens = (self._lib.llama_token * len(ids))(*ids)
-        code = self._lib.llama_decode(self._context, self._lib.llama_batch_get_one(tokens, len(ids)))
-        self._lib.llama_synchronize(self._context)
+        tokens = (self.lib.llama_token * len(ids))(*ids)
+        code = self.lib.llama_decode(self._context, self.lib.llama_batch_get_one(tokens, len(ids)))
+        self.lib.llama_synchronize(self._context)
         if code:
             msg = f"llama_decode gave {code} for {len(ids)} tokens, expected 0"
             raise RuntimeError(msg)

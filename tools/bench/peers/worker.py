@@ -19,6 +19,12 @@ An encoder (`Encoder`) and an encoder-decoder (`Answerer`) obey these instead:
     hidden               of the last texts' tokens, float32 in base64          -> {"logits": "…"}
     answer N ID …        greedily N ids after the start, for one text          -> {"seconds": […], "ids": […]}
 
+An engine that has commands of its own lists them in `own`, as `Batched` does:
+
+    fill ID … -1 ID …           forget all; a sequence in the cache for each of these texts    -> {"seconds": […]}
+    together N FIRST HOW_MANY   N ids more, greedily, of this many sequences from number FIRST on, a pass for all of
+                                them at a time                                        -> {"seconds": […], "ids": […]}
+
     quit              or the end of input
 """
 
@@ -39,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -94,6 +100,17 @@ class Answerer(Protocol):
         ...
 
 
+class Batched(Protocol):
+    """What is measured of an engine that reads its weights once for several sequences."""
+
+    own: Mapping[str, Callable[[Sequence[int]], dict[str, Any]]]
+    """`fill` and `together`, and what else it can; each is given the numbers of its line."""
+
+    def about(self) -> dict[str, Any]:
+        """As `Engine`'s."""
+        ...
+
+
 def texts_of(ids: Sequence[int]) -> list[list[int]]:
     """Texts parted by -1."""
     texts: list[list[int]] = [[]]
@@ -105,11 +122,14 @@ def texts_of(ids: Sequence[int]) -> list[list[int]]:
     return texts
 
 
-def answer(engine: Any, line: str) -> dict[str, Any]:  # noqa: ANN401 - one of the three protocols
+def answer(engine: Any, line: str) -> dict[str, Any]:  # noqa: ANN401 - one of the four protocols
     """Do what one line says. ValueError: no such command."""
     command, *rest = line.split()
     ids = [int(word) for word in rest]
-    seconds = []
+    own, seconds = getattr(engine, "own", {}), []
+    if command in own:
+        done: dict[str, Any] = own[command](ids)
+        return done
     if command in {"logits", "hidden"}:
         return {"logits": base64.b64encode(np.asarray(getattr(engine, command)(), np.float32).tobytes()).decode()}
     if command == "encode":
@@ -130,12 +150,13 @@ def answer(engine: Any, line: str) -> dict[str, Any]:  # noqa: ANN401 - one of t
             engine.step(token)
             seconds.append(time.perf_counter() - start)
     else:
-        msg = f"command {command!r}: expected prefill, decode, logits, encode, hidden, answer or quit"
+        known = ("prefill", "decode", "logits", "encode", "hidden", "answer", *own)
+        msg = f"command {command!r}: expected {', '.join(known)} or quit"
         raise ValueError(msg)
     return {"seconds": seconds}
 
 
-def serve(engine: Any) -> None:  # noqa: ANN401 - one of the three protocols
+def serve(engine: Any) -> None:  # noqa: ANN401 - one of the four protocols
     """Say what the engine is, then obey standard input until `quit`."""
     _say(engine.about())
     for line in sys.stdin:
@@ -157,7 +178,7 @@ def driver(name: str) -> Any:  # noqa: ANN401 - a module: PACKAGES, DTYPES, Engi
         raise ImportError(msg)
     package = sys.modules["peers"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
-    modules = package.PEERS | package.GPU_PEERS | package.ENCODER_PEERS | package.SEQ2SEQ_PEERS
+    modules = package.EVERY
     module = importlib.import_module(f"peers.{modules[name]}")
     missing = [p for p in module.PACKAGES if importlib.util.find_spec(p) is None]
     if missing:
