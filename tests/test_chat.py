@@ -158,13 +158,15 @@ def test_what_is_refused_is_said(tmp_path, messages, how, said):
         t.apply_chat_template(messages, **how)
 
 
-def test_without_jinja2_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_jinja2_the_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.delitem(sys.modules, "miaotui.loader.text.sandbox", raising=False)
     monkeypatch.delitem(sys.modules, "miaotui.loader.text.metered_nodes", raising=False)
     monkeypatch.delattr(sys.modules["miaotui.loader.text"], "sandbox", raising=False)
     with pytest.raises(BackendError, match=r"pip install 'miaotui\[chat\]'"):
         Tokenizer.from_directory(with_template(tmp_path)).apply_chat_template(HI)
+    assert cli.main(["chat"]) == 1  # before the first message
+    assert "pip install 'miaotui[chat]'" in capsys.readouterr().err
 
 
 # The model
@@ -308,9 +310,9 @@ def test_the_command_in_a_pipe(story, model, tmp_path):
     assert code == 0, err
     saved = json.loads(file.read_text())
     assert [m["content"] for m in saved[::2]] == list(TURNS[:2])
-    answers = [m["content"].rstrip("\n") for m in saved[1::2]]
+    answers = [m["content"].lstrip().rstrip("\n") for m in saved[1::2]]
     assert out.rstrip("\n").split("\n") == [*answers, answers[0]]
-    assert answers[0] == model.chat(saved[:1], max_new_tokens=10).text.rstrip("\n")
+    assert saved[1]["content"] == model.chat(saved[:1], max_new_tokens=10).text
     read = [int(line.split()[1]) for line in err.splitlines() if line.startswith("(read ")]
     assert read[1] < read[0] + 10
 

@@ -63,7 +63,7 @@ def test_chat_without_a_model_talks_with_it(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(TALK).encode())))
     assert cli.main(["chat"]) == 0
     out, err = capsys.readouterr()
-    assert [line.strip() for line in out.splitlines()] == list(TALK.values())
+    assert out.splitlines() == list(TALK.values())
     assert (
         complaint(err)
         == "note: no --model is given; chat uses the included model 'chat', which answers questions about a paragraph\n"

@@ -14,7 +14,7 @@ import pytest
 from miaotui.errors import InputError
 from miaotui.loader.families import FAMILIES
 from miaotui.loader.prune.plan import PrunePlan
-from miaotui.tools import cli, docs, packages_picture
+from miaotui.tools import cli, demo, docs, packages_picture
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -103,7 +103,7 @@ def pages_of_readme() -> tuple[str, str]:
 
 def fenced(text: str) -> list[str]:
     """Lines of the code, without comments."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
 
 
@@ -135,6 +135,50 @@ def test_the_readme_s_commands_are_understood() -> None:
         assert parser_of(words[0]).parse_args(words).command == words[0]
 
 
+OTHER_PAGES = sorted(
+    str(p.relative_to(ROOT)) for folder in ("docs", "tools/demo") for p in ROOT.glob(f"{folder}/**/*.md")
+)
+
+
+def test_the_other_pages_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With paths and names that stand for the reader's."""
+    monkeypatch.chdir(ROOT)
+    understood: Counter[str] = Counter()
+    for page in OTHER_PAGES:
+        for line in fenced((ROOT / page).read_text(encoding="utf-8")):
+            if line.startswith("miaotui "):
+                _, *words = shlex.split(re.split(r" [<>|] ", line)[0])
+                assert parser_of(words[0]).parse_args(words).command == words[0], f"{page}: {line}"
+                understood[page] += 1
+    assert understood.keys() >= {f"docs/{name}.md" for name in ("chat", "cli", "evaluation", "pruning", "run")}
+    assert understood["docs/examples/qa_evaluation/README.md"] == 1
+
+
+@pytest.mark.parametrize(("page", "stands_for"), [("sessions", "path/or/hub-name"), ("chat", "path/to/a/chat/model")])
+def test_the_python_of_a_page_runs_with_an_included_model(
+    page: str, stands_for: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    assert stands_for in code
+    code = code.replace(stands_for, str(demo.path("chat" if page == "chat" else "story")))
+    exec(compile(code, f"docs/{page}.md", "exec"), {"text": "<|im_end|>"})  # noqa: S102 - it is our own page
+    assert len(capsys.readouterr().out) > 20
+
+
+def test_the_index_of_examples_has_each_with_its_picture() -> None:
+    folder = ROOT / "docs" / "examples"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    names = {path.parent.name for path in folder.glob("*/README.md")}
+    assert len(names) > 4
+    assert set(re.findall(r"\]\((\w+)/README\.md\)", index)) == names
+    assert set(re.findall(r"!\[[^\]]+\]\(\w+/(\w+)\.svg\)", index)) == names
+    for name in names:
+        assert (folder / name / f"{name}.svg").is_file()
+        assert f"python docs/examples/{name}/{name}.py\n" in index
+
+
 def test_the_readme_s_python_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     text = pages_of_readme()[0]
     [code] = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
@@ -150,9 +194,7 @@ def test_the_readme_s_story_is_the_command_s(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == quoted + "\n"
 
 
-@pytest.mark.parametrize(
-    "page", sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
-)
+@pytest.mark.parametrize("page", [*sorted(p.name for p in ROOT.glob("*.md")), *OTHER_PAGES])
 def test_links_lead_to_files_that_are_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]

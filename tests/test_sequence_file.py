@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -457,15 +458,17 @@ def test_saved_killed_and_loaded_in_another_process(tmp_path: Path) -> None:
         assert text.generate([5], temperature=1.2, seed=3, max_new_tokens=9).ids == drawn
 
 
-def test_the_command_goes_on_with_a_saved_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_goes_on_with_a_saved_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, how = tmp_path / "s", ["--max-new-tokens", "4", "--ignore-eos", "--no-prompt"]
-    for prompt in ("Once upon a time", " and the dog"):
-        assert cli.main(["generate", prompt, "--session", str(file), *how]) == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    for prompt in (["Once upon a time"], [" and the dog"], [], [""]):  # without a prompt the text goes on
+        assert cli.main(["generate", *prompt, "--session", str(file), *how]) == 0
     got = capsys.readouterr().out
     with miaotui.load(DEMO) as model, model.sequence() as text:
-        wanted = [
-            text.generate(p, max_new_tokens=4, ignore_eos=True).text for p in ("Once upon a time", " and the dog")
-        ]
+        prompts = ("Once upon a time", " and the dog", None, None)
+        wanted = [text.generate(p, max_new_tokens=4, ignore_eos=True).text for p in prompts]
         with model.load_sequence(file) as loaded:
             assert loaded.ids == text.ids
     assert got == "".join(f"{piece}\n" for piece in wanted)

@@ -60,6 +60,12 @@ class Chats:
         named = self.templates.named
         return named[DEFAULT] if list(named) == [DEFAULT] else dict(named) or None
 
+    def check_chat_template(self, chat_template: str | None = None) -> None:
+        """Compile the template that a conversation would use, before its first message. Errors: as below."""
+        where, template = self.templates.chosen(chat_template, tools=False)
+        _sandbox()
+        _compiled(template, where)
+
     @overload
     def apply_chat_template(
         self,

@@ -88,7 +88,7 @@ def _template(args: argparse.Namespace, model: Model) -> str | None:
     if given is None and not templates.named:
         msg = f"--model: {args.model} has no chat template, so it is no chat model; name one that has, or use generate"
         raise InputError(msg)
-    templates.chosen(given, tools=False)
+    model.tokenizer.check_chat_template(given)
     return given
 
 
@@ -124,9 +124,10 @@ def _answer(talk: Conversation, text: str, parameters: dict[str, object], args: 
     try:
         with contextlib.closing(talk.reply(text, **parameters)) as made:
             for last in made:
-                sys.stdout.write(last.text)
+                piece = last.text if shown else last.text.lstrip()  # many models begin an answer with a space
+                sys.stdout.write(piece)
                 sys.stdout.flush()
-                shown = last.text or shown
+                shown = piece or shown
     except KeyboardInterrupt:
         print("(stopped)", file=sys.stderr)
     except MiaotuiError:

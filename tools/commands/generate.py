@@ -233,11 +233,16 @@ def _check_session(args: argparse.Namespace) -> None:
 
 def _kept(model: Model, file: str, prompt: str, before: str, parameters: GenerateKwargs) -> Token | None:
     """As `_streamed`, after the text of a file, which holds the longer one in the end."""
-    there = is_there(as_path(file, "--session"), SequenceFileError)
+    there = _is_kept(file)
     with model.load_sequence(file) if there else model.sequence() as text:
-        last = _streamed(text.tokens(prompt, **parameters), before)
+        last = _streamed(text.tokens(prompt if prompt or not there else None, **parameters), before)
         text.save(file)
     return last
+
+
+def _is_kept(file: str | None) -> bool:
+    """Whether there is a text that goes on, also without a prompt."""
+    return file is not None and is_there(as_path(file, "--session"), SequenceFileError)
 
 
 def _streamed(steps: Iterator[Token], before: str) -> Token | None:
@@ -265,12 +270,12 @@ def _searched(model: Model, prompt: str, before: str, parameters: GenerateKwargs
 
 
 def _prompt(args: argparse.Namespace) -> str:
-    """Take the argument; else standard input; else, for the demo model alone, a beginning that it knows."""
+    """Take the argument; else standard input; else nothing, if a saved text goes on; else the demo's beginning."""
     if args.prompt is not None and args.prompt != "-":
         return as_utf8(args.prompt, "PROMPT")
     piped = args.prompt == "-" or (sys.stdin is not None and not sys.stdin.isatty())
     text = _standard_input() if piped else ""
-    if text or args.prompt == "-":
+    if text or args.prompt == "-" or _is_kept(args.session):
         return text
     if args.model is None:
         return DEMO_PROMPT
