@@ -237,7 +237,8 @@ class Model(Scores):
         answers: this many, the first and its `.alternatives`. `logprobs`: `.logprobs` has the natural logarithm of
         each new id's probability by the model's raw logits; `top_logprobs`: this many of the likeliest ids in each
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
-        the logits before an id is drawn, or return others. The prompt of an encoder-decoder is what its encoder reads.
+        the logits before an id is drawn, or return others. `priority`: of several calls that wait for room, the higher
+        number goes first (docs/concurrency.md). The prompt of an encoder-decoder is what its encoder reads.
         Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -62,6 +63,12 @@ class Scores(Arrays):
                 for i, each in enumerate(_listed(candidates, "candidates"))
             ]
             return scores(self._session, text, wanted)
+
+    async def ascore(self, prompt: Prompt, candidates: Iterable[Prompt]) -> list[Score]:
+        """As `score`, for coroutines: a thread of the event loop's executor asks, in passes that all share."""
+        from .runtime.asynchronous import in_thread  # noqa: PLC0415 - imports asyncio
+
+        return await in_thread(partial(self.score, prompt, candidates))
 
     def _first_of(self, prompt: Prompt) -> tuple[Sequence, list[int]]:
         """A sequence, and what it begins with."""
@@ -124,6 +131,14 @@ class Scores(Arrays):
             self._check_kind("choose", encoder=False)
             likely = [s.sum if normalize is None else s.mean for s in self.score(question, listed)]
         return Choice(listed[int(np.argmax(likely))], dict(zip(listed, _softmax(likely), strict=True)))
+
+    async def achoose(
+        self, question: str, options: Iterable[str], *, normalize: Literal["tokens"] | None = None
+    ) -> Choice:
+        """As `choose`, for coroutines; see `ascore`."""
+        from .runtime.asynchronous import in_thread  # noqa: PLC0415 - imports asyncio
+
+        return await in_thread(partial(self.choose, question, options, normalize=normalize))
 
     def _judged(self, question: str, options: list[str], normalize: str | None) -> list[float]:
         """Each pair's logit."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from .engine.tasks import Task
 from .generate import Draw, collect
-from .searching import spread
+from .searching import gathered, spread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -47,7 +46,7 @@ async def answer(engine: Engine, asked: Asked) -> Generation:
     """The whole answer; with `num_return_sequences`, drawn ones, which share passes."""
     with ExitStack() as opened:
         made = await answers(engine, spread(asked, opened))
-    return replace(made[0], alternatives=tuple(made[1:]))
+    return gathered(asked, made)
 
 
 async def answers(engine: Engine, asked: list[Asked]) -> list[Generation]:

@@ -136,6 +136,7 @@ class GenerateParams:
     beams: Beams = field(default_factory=Beams)
     logprobs: LogprobParams | None = None
     processors: tuple[Processor, ...] = ()
+    priority: int = 0
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -146,6 +147,10 @@ class GenerateParams:
         if not isinstance(self.ignore_eos, bool | np.bool_):
             msg = f"ignore_eos={shown(self.ignore_eos)}: expected True or False"
             raise InputError(msg)
+        if not _is_integer(self.priority):
+            msg = f"priority={shown(self.priority)}: expected an integer; the higher goes first, and 0 is usual"
+            raise InputError(msg)
+        object.__setattr__(self, "priority", int(self.priority))
         object.__setattr__(self, "max_new_tokens", None if n is None else int(n))
         object.__setattr__(self, "ignore_eos", bool(self.ignore_eos))
         object.__setattr__(self, "stop", check_stop(self.stop))
@@ -254,6 +259,7 @@ _ENDINGS = {
     "stop_strings": "stop",
     "eos_token_id": "eos_ids",
     "ignore_eos": "ignore_eos",
+    "priority": "priority",
 }
 
 
@@ -303,6 +309,7 @@ def _check_together(params: GenerateParams) -> None:
         "sampling": not params.sampling.greedy,
         "logprobs (top_logprobs, echo)": params.logprobs,
         "logits_processor": params.processors,
+        "priority": params.priority,
     }
     what = next((name for name, given in apart.items() if given), None)
     if beams.n > 1 and what is not None:

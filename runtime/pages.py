@@ -66,13 +66,13 @@ def _of(table: Table) -> list[Table]:
 class FullError(Exception):
     """A pool has no room now. `ever`: it may have later; `held`: who waits for which table that has pages of it."""
 
-    def __init__(self, pages: Pages, *, ever: bool | None = None) -> None:
+    def __init__(self, pages: Pages, *, ever: bool | None = None, n: int | None = None) -> None:
         """Caught by the session. `pages`: the pool, of which whoever raises this holds nothing any more.
 
-        `ever`: whether an empty pool has room (None: if others have pages of it now).
+        `ever`: whether an empty pool has room (None: if others have pages of it now); `n`: tokens of the text.
         """
         super().__init__()
-        self.pages = pages
+        self.pages, self.n = pages, n
         self.ever = any(t.n_pages for t in pages.tables) if ever is None else ever
         there = [(t, [who for who in t.waiting if who.here()]) for t in pages.tables if t.n_pages]
         self.held = [(table, [weakref.ref(who) for who in waiting]) for table, waiting in there if waiting]
@@ -87,23 +87,33 @@ class Table:
     `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
     `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last; `arrived`: the number of
     its sequence, counted as they are first waited for; `dropped`: that sequence is closed, or gone. `shift` is added
-    to the positions of its text, which has `expected` tokens at least (`Session.turned`).
+    to the positions of its text, which has `expected` tokens at least (`Session.turned`). `priority`: of the call that
+    goes on with it; `favoured`: others of a higher priority overtook it too often (`Engine`).
     """
 
-    __slots__ = ("__weakref__", "address", "arrived", "cached", "dropped", "expected", "high", "ids", "low", "numbers",
-                 "padding", "shift", "source", "used", "waiting")  # fmt: skip
+    __slots__ = ("__weakref__", "address", "arrived", "cached", "dropped", "expected", "favoured", "high", "ids", "low",
+                 "numbers", "padding", "priority", "shift", "source", "used", "waiting")  # fmt: skip
 
     def __init__(self, n_groups: int, n_pages: int) -> None:
         """For at most `n_pages` pages a group; it holds none."""
         self.numbers: NDArray[np.int32] = np.zeros((n_groups, n_pages), np.int32)
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
-        self.cached = self.used = self.shift = self.expected = self.arrived = 0
-        self.dropped = False
+        self.cached = self.used = self.shift = self.expected = self.arrived = self.priority = 0
+        self.dropped = self.favoured = False
         self.ids: Sequence[int] = ()
         self.waiting: Living[Caller] = Living()
         self.source: Source | None = None
         self.padding: list[int] = []
+
+    def begin(self, priority: int) -> None:
+        """A call of this priority goes on with its sequence."""
+        self.priority, self.favoured = priority, False
+
+    @property
+    def place(self) -> tuple[bool, int, int]:
+        """Its place among those that are waited for: the least goes first, and gives its pages up last."""
+        return not self.favoured, -self.priority, self.arrived
 
     @property
     def awaited(self) -> bool:
@@ -166,13 +176,14 @@ class Pages:
             self.n_free[g] = sum(self._free[g])
         self.torn = False
 
-    def fit(self, end: int, kept: Collection[int] = (), shared: int = 0) -> bool:
+    def fit(self, end: int, kept: Collection[int] = (), shared: int = 0, yielding: Collection[int] = ()) -> bool:
         """Whether an empty table can have pages for slots up to `end`, once all that are idle gave theirs up.
 
-        `kept`: ids of tables that do not; `shared`: slots that it shares with one of these.
+        `kept`: ids of tables that do not; `shared`: slots that it shares with one of these; `yielding`: ids of tables
+        that give theirs up too, though somebody waits for them.
         """
         needed = self.needed(end)
-        return self.taken(kept) + needed - min(shared // self.size, needed) <= self.n_pages
+        return self.taken(kept, yielding) + needed - min(shared // self.size, needed) <= self.n_pages
 
     def needed(self, end: int) -> int:
         """Pages of a text of `end` slots, in the group where these are the most: those that its last slot sees."""
@@ -180,12 +191,13 @@ class Pages:
             -(-(end if window is None else min(end, window + self.size)) // self.size) for window in self.windows
         )
 
-    def taken(self, kept: Collection[int] = ()) -> int:
+    def taken(self, kept: Collection[int] = (), yielding: Collection[int] = ()) -> int:
         """Pages that those hold who are waited for, in the group where these are the most: nobody may take them.
 
-        `kept`: ids of tables that count as such.
+        `kept`: ids of tables that count as such; `yielding`: of those that do not.
         """
-        held = [t for t in self.tables if t.n_pages and (id(t) in kept or t.awaited)]
+        there = [t for t in self.tables if t.n_pages and id(t) not in yielding]
+        held = [t for t in there if id(t) in kept or t.awaited]
         parts = ([t.numbers[g, t.low[g] : t.high[g]] for t in held] for g in range(len(self.windows)))
         return max((len(np.unique(np.concatenate(some))) for some in parts if some), default=0)
 

@@ -107,6 +107,9 @@ class GenerateKwargs(TypedDict, total=False):
     logits_processor: Processor | list[Processor] | tuple[Processor, ...] | None
     """A function f(ids, row), or several, called before each draw with the whole text's ids and the model's logits,
     float32 [n_vocab]: it changes them, or returns others."""
+    priority: int | SupportsIndex | None
+    """Where several answers wait for room, the higher number goes first, and gives its pages up last (default: 0).
+    It changes no answer; docs/concurrency.md."""
 
 
 class ChatKwargs(GenerateKwargs, total=False):

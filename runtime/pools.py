@@ -72,7 +72,7 @@ class Pools(Turns):
             self.pages.truncate(table, start)
             if not self.pages.make_room(table, max(end, start + len(ids)), busy):
                 self._give_up(parts)
-                raise FullError(self.pages)
+                raise FullError(self.pages, n=max(end, start + len(ids)))
 
     def _count(self, parts: list[Part]) -> None:
         """These are in a pass: they are idle from now on."""

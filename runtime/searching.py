@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .sequence import Sequence
     from .session import Session
 
-__all__ = ["Asked", "answers", "spread"]
+__all__ = ["Asked", "answers", "gathered", "spread"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Asked:
 
     def steps(self) -> Generator[Token | Draw, Drawn, None]:
         """The same, as what is to be drawn and what came of it."""
+        self.sequence.table.begin(self.params.priority)
         return steps(
             self.sequence,
             self.prompt,
@@ -93,13 +94,30 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
                 with one.sequence.as_it_was():
                     made.append(one.sequence.awaiting(partial(collect, one.tokens())))
     n = len(made) // len(asked) if asked else 1
-    return [replace(made[i], alternatives=tuple(made[i + 1 : i + n])) for i in range(0, len(made), n)]
+    return [gathered(one, made[i * n : (i + 1) * n]) for i, one in enumerate(asked)]
 
 
 def spread(asked: Asked, opened: ExitStack) -> list[Asked]:
-    """Each of the answers that are asked for: the first goes on with the sequence, the others with copies."""
+    """Each of the answers that are asked for: the first goes on with the sequence, the others with copies.
+
+    The prompt's log-probabilities are the first's alone; `gathered` hands them on.
+    """
     twins = [opened.enter_context(asked.sequence.fork()) for _ in range(1, asked.params.beams.n_return)]
-    return [replace(asked, sequence=twin, number=i) for i, twin in enumerate((asked.sequence, *twins))]
+    params, told = asked.params, asked.params.logprobs
+    if told is not None and told.echo:
+        params = replace(params, logprobs=replace(told, echo=False))
+    others = (replace(asked, sequence=twin, number=i, params=params) for i, twin in enumerate(twins, 1))
+    return [asked, *others]
+
+
+def gathered(asked: Asked, made: list[Generation]) -> Generation:
+    """The first of the answers to one prompt, with the others."""
+    first, *others = made
+    told = asked.params.logprobs
+    if told is not None and told.echo and first.logprobs is not None:
+        prompt = first.logprobs[: len(asked.prompt)]
+        others = [replace(each, logprobs=[*prompt, *(each.logprobs or ())] or None) for each in others]
+    return replace(first, alternatives=tuple(others))
 
 
 def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]:

@@ -223,6 +223,7 @@ class Sequence:
         return logits
 
     def _fed(self, engine: Engine) -> NDArray[np.float32]:
+        self._table.begin(0)
         want = Want(self._table, self._ids, lambda row: self._session.logits[row].copy())
         engine.serve([want])
         self._check_open()
@@ -367,6 +368,7 @@ class Sequence:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
         checked = check_prompt(self, ids, params, decodes=codec is not None)
+        self._session.check_room(len(self._ids) + len(checked))
         source = self._table.source
         if params.rules.no_repeat_of_source:
             before = self._ids + checked if source is None else source.ids

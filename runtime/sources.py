@@ -63,7 +63,7 @@ class Sources:
             if source.table.cached < len(source.ids) and not self._encode(source, busy):
                 for mine in wanted:  # so that others, who wait for one of them, can end
                     self.pages.release(mine.table)
-                raise FullError(self.pages)
+                raise FullError(self.pages, n=len(source.ids))
 
     def _encode(self, source: Source, busy: set[int]) -> bool:
         """Whether there was room."""

@@ -67,7 +67,7 @@ class Turns(Lock):
         """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
 
         Where work needs pages that others have who run, it waits, without the lock, and is done again from its
-        beginning; `served`: others have done it meanwhile, so that it need not wait. Errors: those of `work`;
+        beginning; `served`: it need not wait, as others have done it, or look for room again. Errors: those of `work`;
         `InputError` where the text could never fit, and where this thread is inside a turn: a signal's handler or a
         finaliser was called there, and would overwrite what the turn is about to read.
         """
@@ -78,15 +78,18 @@ class Turns(Lock):
             except FullError as full:
                 there, pool = full.held, full.pages
                 if not full.ever:
-                    what = "text" if pool is self.pages else "prompt"
-                    room = f"{pool.n_pages * pool.size} tokens"
-                    msg = f"the {what} does not fit the cache of {room}; load with a larger cache_tokens"
-                    raise InputError(msg) from None
+                    raise self.too_long(pool, full.n) from None
             except BackendError:
                 if self._closed:  # in the middle of work, by a signal's handler or a finaliser
                     raise InputError(self._closed) from None
                 raise
             self._until_one_ends(there, served)
+
+    def too_long(self, pool: Pages, n: int | None) -> InputError:
+        """What is said of a text (of `n` tokens, where that is known) that an empty pool has no room for."""
+        what, size = "text" if pool is self.pages else "prompt", "" if n is None else f": it has {n}"
+        msg = f"the {what} does not fit the cache of {pool.n_pages * pool.size} tokens{size}; load with a larger"
+        return InputError(f"{msg} cache_tokens")
 
     def _within(self, work: Callable[[], T]) -> T:
         """Work that is part of a turn, or else a turn; who took the turn waits where there is no room."""

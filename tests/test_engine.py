@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from miaotui.errors import InputError
 from miaotui.runtime.engine.prefixes import begins_like
-from miaotui.runtime.engine.scheduler import Engine
+from miaotui.runtime.engine.scheduler import OVERTAKEN, Engine
 from miaotui.runtime.engine.wants import Want
-from miaotui.runtime.pages import Pages
+from miaotui.runtime.pages import Caller, Pages
 from miaotui.runtime.turns import Turns
 
 if TYPE_CHECKING:
@@ -73,15 +73,16 @@ class Model(Turns):
         """The text up to a slot, as the pages have it."""
         return [self.memory[0][table.numbers[0, i // SIZE]][i % SIZE] for i in range(slot + 1)]
 
-    def text(self, ids: Sequence[int] = ()) -> Text:
-        return Text(self, list(ids))
+    def text(self, ids: Sequence[int] = (), priority: int = 0) -> Text:
+        return Text(self, list(ids), priority)
 
 
 class Text:
     """A sequence, which somebody waits for as long as it is `going`."""
 
-    def __init__(self, model: Model, ids: list[int]) -> None:
+    def __init__(self, model: Model, ids: list[int], priority: int) -> None:
         self.model, self.ids, self.table = model, ids, model.pages.table(CONTEXT)
+        self.table.begin(priority)
         self.want: Want | None = None
 
     def ask(self, rows: int = 1) -> Want:
@@ -189,10 +190,157 @@ def test_where_pages_run_out_the_text_that_came_last_waits() -> None:
 
 def test_a_text_that_never_fits_is_refused() -> None:
     model = Model(2)
-    text = model.text(range(40))
-    with pytest.raises(InputError, match="does not fit the cache of 32 tokens"):
-        model.engine.serve([text.ask()])
+    text, other = model.text(range(40)), model.text(range(50, 60))
+    wants = [text.ask(), other.ask()]
+    until_done(model, [text, other])
+    with pytest.raises(InputError, match="does not fit the cache of 32 tokens: it has 40; load with a larger cache_"):
+        wants[0].result()
+    assert wants[1].result() == follows(other.ids), "another's text ended with it"
+    assert len(model.passes) == 1
+    model.pages.release(other.table)
     assert model.pages.n_free == [2]
+
+
+def test_idle_texts_give_way_before_anything_waits() -> None:
+    model = Model(6)
+    idle = [model.text(range(100 * i, 100 * i + 2 * SIZE)) for i in range(3)]
+    for text in idle:
+        text.ask()
+        until_done(model, [text])
+    assert model.pages.n_free == [0]
+    new = model.text(range(500, 500 + SIZE))
+    new.ask()
+    n = len(model.passes)
+    until_done(model, [new])
+    assert len(model.passes) == n + 1
+    assert [t.table.cached for t in idle] == [0, 2 * SIZE, 2 * SIZE], "the longest idle alone"
+
+
+def test_the_higher_priority_begins_first_and_equal_ones_as_they_came() -> None:
+    model = Model(2)  # for one of them at a time
+    texts = [model.text([10 * i] * 20, priority) for i, priority in enumerate((0, 2, -3, 2))]
+    for text in texts:
+        model.engine.add(text.ask())
+    order = []
+    while waiting := [t for t in texts if t.want is not None]:
+        model.engine.take_passes([t.want for t in waiting if t.want])
+        for text in waiting:
+            if text.want and text.want.done:
+                order.append(texts.index(text))
+                text.grow()
+                assert text.ids[20:] == alone(text.ids[:20], 1)
+                model.pages.release(text.table)
+    assert order == [1, 3, 0, 2]
+
+
+def test_a_long_prompt_of_a_higher_priority_takes_a_chunk_as_any_does() -> None:
+    model = Model(12)
+    first = model.text(range(5))
+    first.ask()
+    until_done(model, [first])
+    first.grow()
+    urgent, later = model.text(range(100, 160), 9), model.text(range(200, 230), 1)
+    for text in (later, urgent):
+        model.engine.add(text.ask())
+    for _ in range(3):
+        model.engine.serve([first.ask()])
+        first.grow()
+    assert urgent.want is not None
+    assert urgent.want.done
+    assert later.want is not None
+    assert not later.want.done, "what room a pass has is the urgent prompt's first"
+
+
+def test_the_lower_priority_gives_its_pages_up_though_it_came_first() -> None:
+    model = Model(4)
+    low, high = model.text(range(30)), model.text(range(50, 80), 1)
+    low.ask()
+    until_done(model, [low])
+    low.grow()
+    low.ask()
+    high.ask()
+    for _ in range(30):  # each needs a third page, and then a fourth
+        model.engine.serve([w for w in (low.want, high.want) if w])
+        assert high.want is not None
+        if low.want is not None and low.want.done:
+            low.grow()
+            low.ask()
+        assert high.want.done or high.table.cached < 30, "the urgent text waited"
+        if high.want.done:
+            high.grow()
+            high.ask()
+    model.pages.release(high.table)
+    until_done(model, [low])
+    low.grow()
+    assert low.ids == [*range(30), *alone(range(30), len(low.ids) - 30)]
+    assert high.ids == [*range(50, 80), *alone(range(50, 80), len(high.ids) - 30)]
+
+
+class Here(Caller):
+    """Somebody who waits for the next id all the time, as a thread that generates."""
+
+    def here(self) -> bool:
+        return True
+
+
+def test_who_is_more_urgent_takes_the_place_of_those_who_run() -> None:
+    """No more of them than it needs, in its first pass; and what it took is computed again."""
+    model, who = Model(6), Here()
+    running = [model.text(range(100 * i, 100 * i + 20), i) for i in range(3)]  # two pages each
+    for text in running:
+        who.waits_for(text.table)
+        text.ask()
+    until_done(model, running)
+    for text in running:
+        text.grow()
+        text.ask()
+    equal, urgent = model.text(range(500, 520), 0), model.text(range(600, 620), 9)
+    model.engine.serve([equal.ask()] + [text.want for text in running if text.want])
+    assert equal.table.n_pages == 0, "one of the same priority takes no pages of who runs"
+    for text in running:
+        text.grow()
+        model.engine.add(text.ask())
+    wanted, n = urgent.ask(), len(model.passes)
+    for want in (wanted, equal.want):
+        assert want is not None
+        model.engine.add(want)
+    model.engine.take_passes([wanted])
+    assert len(model.passes) == n + 1, "it waited"
+    assert [t.table.n_pages for t in running] == [0, 2, 2]
+    assert wanted.result() == follows(urgent.ids)
+    model.pages.release(urgent.table)
+    for text in (*running, equal):
+        assert text.want is not None
+        model.engine.forget(text.want)
+        who.leaves(text.table)
+    until_done(model, [*running, equal])
+    for text in running:
+        text.grow()
+        assert text.ids[20:] == alone(text.ids[:20], len(text.ids) - 20)
+
+
+def test_nobody_waits_for_ever() -> None:
+    """Texts of a higher priority come all the time, each before the last has ended; the low one gets its turn, too."""
+    model = Model(2)
+    low = model.text([1] * 20)
+    model.engine.add(low.ask())
+    urgent, began = model.text([2] * 20, 5), 0
+    model.engine.add(urgent.ask())
+    while low.want is not None and not low.want.done:
+        assert began <= OVERTAKEN + 2, "it starves"
+        assert urgent.want is not None
+        model.engine.take_passes([low.want, urgent.want])
+        if urgent.want.done:
+            began += 1
+            urgent.grow()
+            model.pages.release(urgent.table)
+            urgent = model.text([3 + began] * 20, 5)
+            model.engine.add(urgent.ask())
+    assert began >= OVERTAKEN
+    low.grow()
+    assert low.ids[20:] == alone([1] * 20, 1)
+    low.table.begin(0)
+    assert not low.table.favoured, "its next call begins as any does"
 
 
 def test_an_error_ends_the_text_that_it_is_of() -> None:
@@ -280,11 +428,11 @@ class Mix(RuleBasedStateMachine):
         self.texts: list[Text] = []
         self.began: dict[int, list[int]] = {}
 
-    @rule(first=st.integers(0, 2), n=st.integers(1, 50), kept=st.booleans())
-    def come(self, first: int, n: int, kept: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(first=st.integers(0, 2), n=st.integers(1, 50), kept=st.booleans(), priority=st.integers(-1, 2))
+    def come(self, first: int, n: int, kept: bool, priority: int) -> None:  # noqa: FBT001 - drawn
         """Texts begin alike often."""
-        text = self.model.text([first] * (n if kept else n // 2) + [n] * (0 if kept else n - n // 2))
-        self.texts.append(text)
+        ids = [first] * (n if kept else n // 2) + [n] * (0 if kept else n - n // 2)
+        self.texts.append(self.model.text(ids, priority))
 
     @rule(chosen=st.sets(st.integers(0, 9), min_size=1), rows=st.integers(1, ROWS))
     def go_on(self, chosen: set[int], rows: int) -> None:

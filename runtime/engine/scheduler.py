@@ -1,9 +1,12 @@
 """Who is in the next pass. Nobody owns a scheduler thread: whoever waits takes a pass for all who wait.
 
 A pass holds at most `chunk` tokens. Texts that need one more token come first, so that a long prompt keeps a running
-answer waiting for one chunk at most; what room is left goes to prompts, the oldest first. A text begins when the cache
-has room for all that it has so far; where a running one finds no page, the text that came last gives its own up, and is
-computed again later with the same bits (vLLM's policy: Kwon et al. 2023, arXiv:2309.06180, section 4.5).
+answer waiting for one chunk at most; what room is left goes to prompts, of the highest priority and then the oldest
+first. A text begins when the cache has room for all that it has so far; where a running one finds no page, the text of
+the lowest priority, and of these the one that came last, gives its own up, and is computed again later with the same
+bits (vLLM's policy: Kwon et al. 2023, arXiv:2309.06180, section 4.5). A text of a lower priority gives way to one that
+begins, too; so that it is not kept waiting for ever, the one that waits longest is favoured after `OVERTAKEN` others
+of a higher priority have begun before it: it goes first, and gives way to none, until its call ends.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from .prefixes import LEAST, begins_like, best
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ..pages import Table
     from ..pools import Part
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
     from .tasks import Tasks
     from .wants import Want
 
-__all__ = ["CLOSED", "Engine"]
+__all__ = ["CLOSED", "OVERTAKEN", "Engine"]
 
 CLOSED = "this sequence was closed; make another with model.sequence()"
+#: Texts of a higher priority that begin before one that waits longer, until it is favoured.
+OVERTAKEN = 16
 
 
 class Engine:
@@ -44,6 +49,8 @@ class Engine:
         self._keys = itertools.count()
         self._short_of = session.pages  # the pool that has no room
         self._arrivals = itertools.count(1)
+        self._n_added = self._n_seen = 0  # wants so far, and when the last pass was chosen
+        self._n_overtaken = 0  # texts that began before one that waits longer, since one was favoured
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
 
     @property
@@ -52,7 +59,7 @@ class Engine:
         return self._session.n_logits
 
     def arrive(self, table: Table) -> None:
-        """Give a text its place among all others; where room is short, the later gives way."""
+        """Give a text its place among all others; of equal priority, the later gives way where room is short."""
         if not table.arrived:
             table.arrived = next(self._arrivals)
 
@@ -72,6 +79,7 @@ class Engine:
         key = next(self._keys)
         self._wants[key] = weakref.ref(want)
         want.key = key
+        self._n_added += 1
 
     def forget(self, want: Want) -> None:
         """Nobody waits for it any more."""
@@ -79,10 +87,17 @@ class Engine:
         if key is not None:
             self._wants.pop(key, None)
 
-    def take_passes(self, wants: Sequence[Want]) -> None:
-        """Take passes until one of these is done, or forgotten. Errors: as `Session.turn`."""
+    def take_passes(self, wants: Collection[Want]) -> None:
+        """Take passes until one of these is done, or forgotten; there may be others of them meanwhile.
+
+        Errors: as `Session.turn`.
+        """
         while not _served(wants):
-            self._session.turn(lambda: self._pass(wants), partial(_served, wants))
+            self._session.turn(lambda: self._pass(wants), partial(self._looks_again, wants))
+
+    def _looks_again(self, wants: Collection[Want]) -> bool:
+        """Whether who waits for room should look again: who has the room perhaps waits for a pass of his."""
+        return self._n_added != self._n_seen or _served(wants)
 
     def tasks(self) -> Tasks:
         """What tasks of the running event loop wait for."""
@@ -98,11 +113,15 @@ class Engine:
                 self.forget(want)
 
     @usual_floats()
-    def _pass(self, mine: Sequence[Want]) -> None:
+    def _pass(self, mine: Collection[Want]) -> None:
         """One pass for all that wait, unless what is waited for came meanwhile; part of a turn."""
         if _served(mine):
             return
-        chosen = self._chosen() or self._afresh(mine)
+        chosen = self._chosen()
+        if not chosen:
+            if _served(mine):  # refused
+                return
+            chosen = self._afresh()
         self._session.run_pass([part for _, part in chosen], reserved=True)
         row = 0
         for want, (_, _, _, n_rows) in chosen:
@@ -111,7 +130,7 @@ class Engine:
             row += n_rows
 
     def _waiting(self) -> list[Want]:
-        """What is waited for. Sequences that were closed meanwhile get their error."""
+        """What is waited for. Sequences that were closed meanwhile, and those that never fit, get their error."""
         wants = []
         for key, ref in self._wants.copy().items():
             want = ref()
@@ -119,19 +138,33 @@ class Engine:
                 self._wants.pop(key, None)
             elif want.table.dropped and not want.done:
                 want.refuse(InputError(CLOSED))
+            elif not want.done and (error := self._never_fits(want)) is not None:
+                want.refuse(error)
             elif not want.done:
                 wants.append(want)
         return wants
+
+    def _never_fits(self, want: Want) -> InputError | None:
+        """Why nothing can come of it: an empty cache, or the encoder's, has no room for the text."""
+        session, source = self._session, want.table.source
+        if session.pages.needed(len(want.ids)) > session.pages.n_pages:
+            return session.too_long(session.pages, len(want.ids))
+        if source is not None and source.pages.needed(len(source.ids)) > source.pages.n_pages:
+            return session.too_long(source.pages, len(source.ids))
+        return None
 
     def _chosen(self) -> list[tuple[Want, Part]]:
         """What the next pass reads, and for whom."""
         session = self._session
         self._short_of = session.pages
         session.collect()
+        self._n_seen = self._n_added
         wants = self._waiting()
         for want in wants:
             want.table.ids = want.ids
             session.ready(want.table, len(want.ids), want.rows)
+        self._favour(wants)
+        self._displace(wants)
         if len(wants) > 1:
             wants.sort(key=_rank)
         chosen: list[tuple[Want, Part]] = []
@@ -156,42 +189,83 @@ class Engine:
         return any(
             other.n_missing > other.rows
             and other.table.n_pages
+            and other.table.priority >= table.priority
             and (other.table.source, other.table.shift) == (table.source, table.shift)
             and begins_like(other.ids, want.ids, most) >= other.table.cached + LEAST
             for other in wants
         )
 
-    def _begin(self, want: Want, wants: list[Want]) -> bool:
-        """Let a text share what another has of its beginning. False while the cache has no room for all of it.
+    def _favour(self, wants: list[Want]) -> None:
+        """Let the text that waits longest go first, where texts of a higher priority overtook such too often."""
+        if self._n_overtaken < OVERTAKEN or any(want.table.favoured for want in wants):
+            return
+        reading = [want.table for want in wants if want.reads]
+        highest = max((table.priority for table in reading), default=0)
+        behind = [table for table in reading if table.priority < highest]
+        if behind:
+            min(behind, key=lambda t: t.arrived).favoured = True
+            self._n_overtaken = 0
 
-        While earlier texts run there must be room for a token more.
+    def _displace(self, wants: list[Want]) -> None:
+        """Take pages of texts of a lower priority, where these alone keep the next one from its beginning."""
+        pages = self._session.pages
+        want = min((want for want in wants if not want.table.n_pages), key=lambda w: w.table.place, default=None)
+        if want is None:
+            return
+        table, waiting = want.table, {id(each.table) for each in wants}
+        lower = [t for t in pages.tables if t.n_pages and t.arrived and t.priority < table.priority and not t.favoured]
+        lower = [t for t in lower if id(t) in waiting or t.awaited]  # those that are idle give way in any case
+        if not lower:
+            return
+        donor = self._donor(want)
+        if self._fits(want, wants, donor) or not self._fits(want, wants, donor, {id(t) for t in lower}):
+            return
+        for last in sorted(lower, key=lambda t: t.place, reverse=True):
+            pages.release(last)
+            if self._fits(want, wants, donor):
+                return
+
+    def _donor(self, want: Want) -> tuple[Table | None, int]:
+        """Who has most of a text's beginning, and how many ids of it."""
+        return best(want.table, want.ids, self._session.pages.tables, len(want.ids) - want.rows)
+
+    def _fits(
+        self, want: Want, wants: list[Want], donor: tuple[Table | None, int], yielding: Collection[int] = ()
+    ) -> bool:
+        """Whether the cache has room for all of a text that has none of it, once those `yielding` gave theirs up.
+
+        While texts run that go before it there must be room for a token more.
         """
+        pages, table, (other, n) = self._session.pages, want.table, donor
+        before = [w.table for w in wants if w.table.n_pages and w.table.place < table.place]
+        shared = n if other in before else 0  # one that is idle may give up what is not shared
+        return pages.fit(len(want.ids) + (1 if before else 0), {id(each) for each in before}, shared, yielding)
+
+    def _begin(self, want: Want, wants: list[Want]) -> bool:
+        """Let a text share what another has of its beginning. False while the cache has no room for all of it."""
         pages, table = self._session.pages, want.table
-        donor, n = best(table, want.ids, pages.tables, len(want.ids) - want.rows)
-        earlier = [w.table for w in wants if w.table.n_pages and w.table.arrived < table.arrived]
-        shared = n if donor in earlier else 0  # a donor that is idle may give up what is not shared
-        if not pages.fit(len(want.ids) + (1 if earlier else 0), {id(each) for each in earlier}, shared):
+        donor, n = self._donor(want)
+        if not self._fits(want, wants, (donor, n)):
             return False
         if donor is not None:
             pages.adopt(table, donor, n)
             donor.used = max(t.used for t in pages.tables)  # it was of use: others are longer idle
             want.n_reused = table.cached
+        behind = (w.table for w in wants if w.reads and w.table.priority < table.priority)
+        self._n_overtaken += any(each.arrived < table.arrived for each in behind)
         return True
 
-    def _afresh(self, mine: Sequence[Want]) -> list[tuple[Want, Part]]:
+    def _afresh(self) -> list[tuple[Want, Part]]:
         """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on.
 
-        `FullError`: there is no room for any now; and perhaps never for one of `mine`.
+        `FullError`: there is no room for any now, and will be.
         """
         held = [want.table for want in self._waiting() if want.table.n_pages]
         for table in held:
             self._session.pages.release(table)
         chosen = self._chosen() if len(held) > 1 else []
         if not chosen:
-            pool = self._short_of
-            sizes = [len(w.ids) if pool is self._session.pages or w.table.source is None else len(w.table.source.ids)
-                     for w in mine]  # fmt: skip
-            raise FullError(pool, ever=all(pool.needed(n) <= pool.n_pages for n in sizes))
+            raise FullError(self._short_of, ever=True)
         return chosen
 
     def _with_pages(
@@ -223,29 +297,32 @@ class Engine:
         return False
 
     def _makes_room(self, table: Table, end: int, chosen: list[tuple[Want, Part]], wants: list[Want]) -> bool:
-        """Pages of idle texts, and then of later ones."""
+        """Pages of idle texts, and then of those that go after it."""
         pages, busy = self._session.pages, {id(table), *(id(each.table) for each, _ in chosen)}
         kept = {id(each.table) for each in wants}
         while not pages.make_room(table, end, kept):
-            tables = [t for t in pages.tables if t.n_pages and id(t) not in busy]
-            last = max(tables, key=lambda t: t.arrived, default=table)
-            if last.arrived <= table.arrived:
+            tables = [
+                t for t in pages.tables if t.n_pages and t.arrived and id(t) not in busy
+            ]  # and not those of beams
+            last = max(tables, key=lambda t: t.place, default=table)
+            if last.place <= table.place:
                 return False
             pages.release(last)
         return True
 
 
-def _served(wants: Sequence[Want]) -> bool:
-    return any(want.done or want.key is None for want in wants)
+def _served(wants: Collection[Want]) -> bool:
+    """Whether one of them is done or forgotten, or none is left; another thread may change them meanwhile."""
+    there = tuple(wants)
+    return not there or any(want.done or want.key is None for want in there)
 
 
-def _rank(want: Want) -> tuple[bool, int]:
-    """Answers that go on before prompts; of these who waits longest, of prompts who came first.
+def _rank(want: Want) -> tuple[int, ...]:
+    """Answers that go on before prompts; of these who waits longest, whatever its priority; prompts by their place.
 
     Who lacks the rows alone that are wanted goes on too: several find no place as long as others go before them.
     """
-    reads = want.n_missing > max(want.rows, 1)
-    return reads, want.table.arrived if reads else want.table.used
+    return (True, *want.table.place) if want.reads else (False, want.table.used)
 
 
 def _part(want: Want, left: int, rows: int) -> Part | None:

@@ -70,13 +70,15 @@ class Tasks:
             del future  # it holds what is raised, whose calls would hold it
 
     def _begin(self) -> None:
-        engine, wants = self._engine(), [want for want in self._waiting if not want.done]
-        if engine is None or not wants:
+        engine = self._engine()
+        if engine is None or all(want.done for want in self._waiting):
             self._turns = False
             self._answer(None)
             return
         try:
-            turn = asyncio.get_running_loop().run_in_executor(None, partial(engine.take_passes, wants))
+            # Who asks while passes are taken is told as soon as he is served: others may wait for his pages.
+            work = partial(engine.take_passes, self._waiting.keys())
+            turn = asyncio.get_running_loop().run_in_executor(None, work)
         except RuntimeError as e:  # the executor is shut down, or no thread can be had
             self._turns = False
             self._answer(e)

@@ -56,6 +56,11 @@ class Want:
         """Ids that a pass must still read."""
         return len(self.ids) - self.table.cached
 
+    @property
+    def reads(self) -> bool:
+        """Whether a prompt is missing, and not the rows alone that are wanted."""
+        return not self.table.n_pages or self.n_missing > max(self.rows, 1)
+
     def fulfil(self, row: int) -> None:
         """Take what is wanted of the rows from this one on. Errors: what is no `Exception` (Ctrl-C) passes through."""
         self.at = time.perf_counter()

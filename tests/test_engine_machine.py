@@ -1,0 +1,477 @@
+"""The engine as a state machine: whatever is asked of one model at once, and whatever becomes of it, bits are the same.
+
+Tasks and threads arrive, end, are cancelled, raise; streams are left and dropped; sequences grow, fork, are cut, saved
+and loaded again; on a cache that is too small for them. Every answer is compared with that of a model of one thread
+that has seen nothing else, and after each step every page is somebody's or free. The machine runs in a process of its
+own, one for each executor (MIAOTUI_EXECUTOR): a step that hangs ends it with a traceback of every thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import functools
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import numpy as np
+import pytest
+import soak
+from checkpoints import Drawn, write_checkpoint
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from miaotui.runtime.kvcache import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Ids = tuple[int, ...]
+
+N_VOCAB, CONTEXT, DEADLINE = 53, 2 * PAGE, 60
+LLAMA = {
+    "model_type": "llama", "vocab_size": N_VOCAB, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": CONTEXT,
+}  # fmt: skip
+CONFIGS = {
+    "plain": LLAMA,
+    "window": LLAMA | {"model_type": "mistral", "sliding_window": 20},
+    "gpt2": {"model_type": "gpt2", "vocab_size": N_VOCAB, "n_positions": CONTEXT, "n_embd": 12, "n_layer": 2,
+             "n_head": 2},
+}  # fmt: skip
+DRAWN = {"temperature": 1.3, "seed": 5, "top_p": 0.9}
+#: The last gives two answers.
+HOWS: list[dict[str, Any]] = [{}, DRAWN, {"no_repeat_ngram_size": 2}, {"n": 2, **DRAWN}]
+DONE: Counter[str] = Counter()  # operations, and what came of them
+PLACE: list[Path] = []  # of the checkpoints and the saved texts
+
+
+class MineError(Exception):
+    """What a caller's own function raises."""
+
+
+@functools.cache
+def lone(kind: str) -> miaotui.Model:
+    """One thread, one chunk: a model for what a text gets alone."""
+    return miaotui.load(PLACE[0] / kind, threads=1, prefill_chunk=CONTEXT)
+
+
+@functools.lru_cache(maxsize=20_000)
+def alone(kind: str, prompt: Ids, how: int, n: int) -> list[list[int]]:
+    """Every answer's ids."""
+    lone(kind).session.kept.clear()
+    return ids_of_all(lone(kind).generate(prompt, max_new_tokens=n, ignore_eos=True, **HOWS[how]))
+
+
+@functools.lru_cache(maxsize=20_000)
+def logits(kind: str, ids: Ids) -> bytes:
+    """After the last id."""
+    row: bytes = lone(kind).logits(ids)[-1].tobytes()
+    return row
+
+
+@functools.lru_cache(maxsize=20_000)
+def scored(kind: str, prompt: Ids, candidates: tuple[Ids, ...]) -> list[Any]:
+    lone(kind).session.kept.clear()
+    return lone(kind).score(prompt, candidates)
+
+
+def ids_of_all(out: miaotui.Generation) -> list[list[int]]:
+    return [each.ids for each in (out, *out.alternatives)]
+
+
+@functools.cache
+def prompt_of(which: int, n: int) -> Ids:
+    """Prompts of one number begin alike."""
+    return tuple(int(i) for i in np.random.default_rng(which).integers(0, N_VOCAB, CONTEXT)[:n])
+
+
+class Raises:
+    """A logits_processor that raises at its call number `at`, counted from 0."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, _ids: list[int], _row: np.ndarray) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise MineError
+
+
+@dataclass(frozen=True)
+class Call:
+    """One answer that is asked for: its prompt, how long it is, how it arrives and what becomes of it.
+
+    `arrives`, `at`: passes from the step's beginning, and from its own.
+    """
+
+    which: int
+    size: int
+    n: int
+    how: int
+    priority: int
+    fate: str
+    by: str
+    arrives: int
+    at: int
+
+    @property
+    def prompt(self) -> Ids:
+        return prompt_of(self.which, self.size)
+
+    @property
+    def way(self) -> int:
+        """Which of HOWS; a stream has one answer."""
+        return self.how % 3 if self.by == "stream" else self.how
+
+    def words(self) -> dict[str, Any]:
+        how = {"max_new_tokens": self.n, "ignore_eos": True, "priority": self.priority, **HOWS[self.way]}
+        return how | ({"logits_processor": Raises(self.at % self.n)} if self.fate == "raises" else {})
+
+    def check(self, kind: str, got: object) -> None:
+        """That what came is what it gets alone, or what its fate is."""
+        wanted: Any = alone(kind, self.prompt, self.way, self.n)
+        if self.fate == "raises":
+            assert isinstance(got, MineError), got
+        elif self.fate == "cancelled" and self.by != "thread" and isinstance(got, asyncio.CancelledError):
+            pass
+        elif self.by == "stream":
+            wanted = wanted[0]
+            assert got == (wanted[: self.at % self.n + 1] if self.fate == "dropped" else wanted)
+        else:
+            assert got == wanted
+        ended = isinstance(got, BaseException) or (self.fate == "dropped" and self.by == "stream")
+        what = self.fate if ended else "right"
+        DONE[f"{self.by}s: {what}"] += 1
+
+
+ENDS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), max_size=5)
+NUMBERS, SIZES = st.integers(0, 9), st.one_of(st.integers(1, 30), st.integers(1, 240), st.sampled_from([127, 128, 129]))
+PRIORITIES = st.sampled_from([0, 0, 0, 1, 5, -2])
+FATES = st.sampled_from(["ends", "ends", "ends", "cancelled", "raises", "dropped"])
+CALLS = st.builds(
+    Call, st.integers(0, 4), SIZES, st.integers(1, 12), st.integers(0, 3), PRIORITIES, FATES,
+    st.sampled_from(["task", "task", "stream", "thread"]), st.integers(0, 12), st.integers(0, 20),
+)  # fmt: skip
+
+
+@dataclass
+class Clock:
+    """Passes of a model, and how many tasks go on."""
+
+    n: int = 0
+    going: int = 0
+
+    async def until(self, n: int) -> None:
+        """Wait for this many passes, or until nobody takes one."""
+        end = self.n + n
+        while self.n < end and self.going:  # noqa: ASYNC110 - another thread counts them
+            await asyncio.sleep(0)
+
+
+@dataclass
+class Open:
+    """A stream, with what it will return and what it has."""
+
+    made: Iterator[Any]
+    wanted: list[int]
+    got: list[int] = field(default_factory=list)
+
+
+class Machine(RuleBasedStateMachine):
+    """What is asked of one model. Numbers choose among what is there."""
+
+    @initialize(
+        kind=st.sampled_from(sorted(CONFIGS)), threads=st.integers(1, 3), pages=st.integers(2, 6),
+        chunk=st.sampled_from([16, 40, 128]),
+    )  # fmt: skip
+    def load(self, kind: str, threads: int, pages: int, chunk: int) -> None:
+        self.kind, self.clock = kind, Clock()
+        self.texts: list[miaotui.Sequence] = []
+        self.streams: list[Open] = []
+        self.saved: list[tuple[Path, list[int]]] = []
+        self.model = miaotui.load(PLACE[0] / kind, threads=threads, prefill_chunk=chunk, cache_tokens=pages * PAGE)
+        run = self.model.session.backend.run
+
+        def counted(*part: Any) -> None:
+            self.clock.n += 1
+            run(*part)
+
+        self.model.session.backend.run = counted  # type: ignore[method-assign]
+
+    # ---------------------------------------------------------------------------------------------- calls at once
+
+    @rule(calls=st.lists(CALLS, min_size=1, max_size=7))
+    def ask(self, calls: list[Call]) -> None:
+        """Tasks of one event loop and threads, at the same time."""
+        got: dict[int, object] = {}
+        threads = [threading.Thread(target=self.in_thread, args=(call, i, got)) for i, call in enumerate(calls)
+                   if call.by == "thread"]  # fmt: skip
+        for thread in threads:
+            thread.start()
+        got |= asyncio.run(self.tasks([(i, call) for i, call in enumerate(calls) if call.by != "thread"]))
+        for thread in threads:
+            thread.join()
+        DONE["operations"] += len(calls) - 1
+        for i, call in enumerate(calls):
+            call.check(self.kind, got[i])
+
+    @rule(calls=st.lists(CALLS, min_size=3, max_size=7))
+    def ask_again(self, calls: list[Call]) -> None:
+        """What meets most of the others is drawn more often."""
+        self.ask(calls)
+
+    def in_thread(self, call: Call, i: int, got: dict[int, object]) -> None:
+        try:
+            got[i] = ids_of_all(self.model.generate(call.prompt, **call.words()))
+        except BaseException as e:  # noqa: BLE001 - `check` says whether it is right
+            got[i] = e
+
+    async def tasks(self, calls: list[tuple[int, Call]]) -> dict[int, object]:
+        tasks = [asyncio.create_task(self.task(call)) for _, call in calls]
+        ends = [asyncio.create_task(self.cancel(task, call.arrives + call.at))
+                for task, (_, call) in zip(tasks, calls, strict=True) if call.fate == "cancelled"]  # fmt: skip
+        got = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*ends)
+        return {i: each for (i, _), each in zip(calls, got, strict=True)}
+
+    async def cancel(self, task: asyncio.Task[Any], n: int) -> None:
+        await self.clock.until(n)
+        task.cancel()
+
+    async def task(self, call: Call) -> object:
+        await self.clock.until(call.arrives)
+        self.clock.going += 1
+        try:
+            if call.by != "stream":
+                return ids_of_all(await self.model.agenerate(call.prompt, **call.words()))
+            got, stream = [], self.model.atokens(call.prompt, **call.words())
+            async for token in stream:
+                got.append(token.id)
+                if call.fate == "dropped" and len(got) > call.at % call.n:
+                    break
+            await stream.aclose()
+            return got
+        finally:
+            self.clock.going -= 1
+
+    @rule(calls=st.lists(st.tuples(st.integers(0, 4), SIZES), max_size=6), how=st.integers(0, 3), n=st.integers(1, 8))
+    def ask_a_list(self, calls: list[tuple[int, int]], how: int, n: int) -> None:
+        prompts = [prompt_of(*call) for call in calls]
+        got = self.model.generate_all(prompts, max_new_tokens=n, ignore_eos=True, **HOWS[how])
+        assert [ids_of_all(out) for out in got] == [alone(self.kind, prompt, how, n) for prompt in prompts]
+        DONE["lists"] += 1
+
+    @rule(which=st.integers(0, 4), size=SIZES, ends=ENDS)
+    def score(self, which: int, size: int, ends: list[tuple[int, int]]) -> None:
+        prompt, candidates = prompt_of(which, size), tuple(prompt_of(w + 5, n) for w, n in ends)
+        assert self.model.score(prompt, candidates) == scored(self.kind, prompt, candidates)
+        DONE["scores"] += 1
+
+    # ---------------------------------------------------------------------------------------------- streams
+
+    @rule(which=st.integers(0, 4), size=SIZES, how=st.integers(0, 2), priority=PRIORITIES)
+    def stream(self, which: int, size: int, how: int, priority: int) -> None:
+        prompt = prompt_of(which, size)
+        made = self.model.tokens(prompt, max_new_tokens=12, ignore_eos=True, priority=priority, **HOWS[how])
+        self.streams.append(Open(made, alone(self.kind, prompt, how, 12)[0]))
+        del self.streams[:-4]
+
+    @rule(i=NUMBERS, n=st.integers(1, 13))
+    def read(self, i: int, n: int) -> None:
+        if self.streams:
+            stream = self.streams[i % len(self.streams)]
+            stream.got += [token.id for token in islice(stream.made, n)]
+            assert stream.got == stream.wanted[: len(stream.got)]
+            DONE["reads"] += 1
+
+    @rule(i=NUMBERS, kindly=st.booleans())
+    def leave(self, i: int, kindly: bool) -> None:  # noqa: FBT001 - drawn
+        if self.streams:
+            stream = self.streams.pop(i % len(self.streams))
+            if kindly:
+                stream.made.close()  # type: ignore[attr-defined]  # a `Stream`
+
+    # ---------------------------------------------------------------------------------------------- sequences
+
+    def text(self, i: int) -> miaotui.Sequence:
+        """One of those that are open, or a new one."""
+        if not self.texts:
+            self.texts.append(self.model.sequence())
+        return self.texts[i % len(self.texts)]
+
+    def keep(self, text: miaotui.Sequence) -> None:
+        self.texts.append(text)
+        del self.texts[:-5]
+
+    @rule()
+    def begin(self) -> None:
+        self.keep(self.model.sequence())
+
+    @rule(i=NUMBERS, which=st.integers(0, 4), size=st.one_of(st.integers(1, 20), st.integers(1, 130)))
+    def feed(self, i: int, which: int, size: int) -> None:
+        text, ids = self.text(i), prompt_of(which, size)
+        if len(text) + size > CONTEXT:
+            text.truncate(len(text) % 50)
+        whole = (*text.ids, *ids)
+        assert text.feed(ids).tobytes() == logits(self.kind, whole)
+        assert text.ids == list(whole)
+        DONE["feeds"] += 1
+
+    @rule(i=NUMBERS, which=st.integers(0, 4), size=st.integers(1, 40), call=CALLS)
+    def go_on(self, i: int, which: int, size: int, call: Call) -> None:
+        text, ids = self.text(i), prompt_of(which, size)
+        if len(text) + size + call.n > CONTEXT:
+            text.truncate(len(text) % 50)
+        whole = (*text.ids, *ids)
+        try:
+            got = ids_of_all(text.generate(ids, **call.words()))
+        except MineError:
+            assert call.fate == "raises"
+            assert tuple(text.ids[: len(whole)]) == whole, "it goes on from what was drawn"
+            assert text.ids[len(whole) :] == alone(self.kind, whole, call.way, call.n)[0][: len(text) - len(whole)]
+            DONE["sequences: raises"] += 1
+            return
+        assert call.fate != "raises"
+        assert got == alone(self.kind, whole, call.way, call.n)
+        assert text.ids == [*whole, *got[0]]
+        DONE["sequences: right"] += 1
+
+    @rule(i=NUMBERS)
+    def fork(self, i: int) -> None:
+        text = self.text(i)
+        twin = text.fork()
+        assert twin.ids == text.ids
+        self.keep(twin)
+
+    @rule(i=NUMBERS, n=st.integers(0, CONTEXT))
+    def truncate(self, i: int, n: int) -> None:
+        text = self.text(i)
+        text.truncate(n % (len(text) + 1))
+
+    @rule(i=NUMBERS)
+    def save(self, i: int) -> None:
+        text, path = self.text(i), PLACE[0] / f"text{len(self.saved) % 3}"
+        text.save(path)
+        self.saved = [each for each in self.saved if each[0] != path] + [(path, text.ids)]
+        DONE["saves"] += 1
+
+    @rule(i=NUMBERS, which=st.integers(0, 4))
+    def load_again(self, i: int, which: int) -> None:
+        if self.saved:
+            path, ids = self.saved[i % len(self.saved)]
+            self.keep(self.model.load_sequence(path))
+            assert self.texts[-1].ids == ids
+            DONE["loads"] += 1
+            self.feed(len(self.texts) - 1, which, 3)
+
+    @rule(i=NUMBERS, kindly=st.booleans())
+    def end(self, i: int, kindly: bool) -> None:  # noqa: FBT001 - drawn
+        if self.texts:
+            text = self.texts.pop(i % len(self.texts))
+            if kindly:
+                text.close()
+
+    # ---------------------------------------------------------------------------------------------- what holds
+
+    def check_invariants(self, *args: Any, **kwargs: Any) -> None:
+        """Count an operation, and look what holds; the next has its time from here."""
+        DONE["operations"] += 1
+        faulthandler.dump_traceback_later(DEADLINE, exit=True)
+        super().check_invariants(*args, **kwargs)
+
+    @invariant()
+    def every_page_is_free_or_of_what_is_open(self) -> None:
+        session = self.model.session
+        assert session.engine is not None
+        assert not session.engine._waiting()
+        session.turn(session.collect)
+        pages = session.pages
+        if not pages.torn:
+            before = list(pages.n_free)
+            pages.recount()
+            assert pages.n_free == before
+        spare = (session._own, *session.kept)
+        holders = [t for t in pages.tables if t.n_pages and t not in spare]
+        assert len(holders) <= len(self.texts) + len(self.streams), "what is gone holds pages"
+        assert not any(t.awaited for t in pages.tables), "somebody is thought to wait"
+
+    def teardown(self) -> None:
+        """Nothing is open any more: every page is free, once what is kept for others is let go."""
+        if not hasattr(self, "model"):
+            return
+        self.streams.clear()
+        self.texts.clear()
+        gc.collect()
+        session = self.model.session
+        session.turn(session.collect)
+        for table in (session._own, *session.kept):
+            session.pages.release(table)
+        assert session.pages.n_free == [session.pages.n_pages] * len(session.pages.windows)
+        self.model.close()
+
+
+def main() -> None:
+    """Arguments: operations, a seed. What was done is printed as JSON."""
+    operations, first = map(int, sys.argv[1:])
+    sys.setswitchinterval(1e-4)  # threads meet more often
+    faulthandler.enable()
+    with TemporaryDirectory() as folder:
+        PLACE[:] = [Path(folder)]
+        for kind, config in CONFIGS.items():
+            write_checkpoint(PLACE[0] / kind, Drawn(config, "F32", 3))
+            alone(kind, (5,), 0, 2)
+        faulthandler.dump_traceback_later(DEADLINE, exit=True)
+        how = settings(
+            max_examples=8, stateful_step_count=40, deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck), print_blob=False,
+        )  # fmt: skip
+        while DONE["operations"] < operations:
+            run_state_machine_as_test(seed(first)(Machine), settings=how)
+            first += 1
+        faulthandler.cancel_dump_traceback_later()
+        for kind in CONFIGS:
+            lone(kind).close()
+    print(json.dumps(DONE))  # noqa: T201
+
+
+def ran(executor: str, operations: int, first: int, seconds: float) -> None:
+    """Run the machine in a process of its own, whose operations are told to a soak's result."""
+    env = os.environ | {"MIAOTUI_EXECUTOR": executor, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, str(operations), str(first)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=seconds)
+    assert done.returncode == 0, f"seed {first}: {done.stdout[-3000:]}{done.stderr[-12000:]}"
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["operations"] >= operations
+    seen = ("tasks: right", "threads: right", "streams: right", "tasks: raises", "sequences: right", "loads", "scores")
+    assert min(told.get(what, 0) for what in seen) > 0, told
+    for what, n in told.items():
+        soak.count(f"{executor}: {what}", n)
+
+
+@pytest.mark.ci  # 15 s, both
+@pytest.mark.parametrize(("executor", "operations"), [("team", 500), ("prange", 250)])
+def test_whatever_is_asked_at_once_answers_are_right(executor: str, operations: int) -> None:
+    ran(executor, operations, 1, 300)
+
+
+@pytest.mark.soak("engine")
+@pytest.mark.parametrize(("executor", "operations"), [("team", 10_000), ("prange", 10_000)])
+def test_ten_thousand_operations(pytestconfig: pytest.Config, executor: str, operations: int) -> None:
+    ran(executor, operations, int(pytestconfig.getoption("hypothesis_seed") or time.time_ns() % 2**32), 3600)
+
+
+if __name__ == "__main__":
+    main()
