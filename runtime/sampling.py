@@ -176,8 +176,8 @@ class Sampler:
 
     @cached_property
     def _scratch(self) -> _Scratch:
-        n = self.n_vocab
-        return _Scratch(*(np.empty(n, t) for t in (np.float32, np.float32, np.float64, np.int64)), np.arange(n))
+        n, f32 = self.n_vocab, np.float32
+        return _Scratch(np.empty(n, f32), np.empty(n, f32), np.empty(n), np.empty(n, np.int64), np.arange(n))
 
     def observe(self, ids: Iterable[int]) -> None:
         """Add ids (0 <= id < n_vocab) to those that the repetition penalty bears on."""
