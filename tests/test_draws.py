@@ -42,6 +42,8 @@ def drawn(rows: NDArray[np.float32], samplers: Sequence[Sampler], position: int,
     line = draw_line(link.addresses([DRAW])[DRAW], x, n, scratch, scratch_slots(threads, count))
     batch = Batch(1, count)
     batch.clear()
+    batch.n_logits = count
+    batch.results[:] = np.where(np.isnan(rows).any(axis=1), -1, rows.argmax(axis=1))  # as `argmax` leaves them
     for row in reversed(range(len(samplers))):  # the order says nothing
         words = row_words(samplers[row], position)
         assert words is not None

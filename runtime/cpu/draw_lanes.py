@@ -13,65 +13,98 @@ from numba import types
 
 from ..drawing import LEVELS
 from ..sampling import LN2_HIGH, LN2_LOW, NEGLIGIBLE, PER_LN2, TAYLOR
-from .emitters import I16, I32, I64, VI, N, V, c64, const, ext, ir_below, ir_choose, ir_load, ir_splat, ptr
+from .emitters import (
+    F32,
+    I32,
+    I64,
+    VI,
+    N,
+    V,
+    alike,
+    c64,
+    const,
+    ext,
+    ir_below,
+    ir_choose,
+    ir_load,
+    ir_splat,
+    ptr,
+)
 from .lanes import each, f32, i64, lanes, op, void
+from .target import draw_lanes
 
 if TYPE_CHECKING:
     from .emitters import Builder, Value
 
 f64 = types.float64
 F64, I128 = ir.DoubleType(), ir.IntType(128)
-VD, VQ = ir.VectorType(F64, N), ir.VectorType(I64, N)
+VQ = ir.VectorType(I64, N)
+#: Scores that `weigh_many` takes: as many as hide how long the polynomial's steps wait for one another.
+MANY = draw_lanes()
 #: Added to a small number, it leaves the nearest whole one in the lowest bits.
 ROUNDS = 1.5 * 2.0**52
 MANTISSA = 52
 
 
-def _all(value: float) -> Value:
-    return const(VD, [value] * N)
-
-
 def _bits(b: Builder, mask: Value) -> Value:
-    return b.zext(b.bitcast(mask, I16), I64)
+    """A mask of 64 lanes at most, as an int64."""
+    return b.zext(b.bitcast(mask, ir.IntType(mask.type.count)), I64)
 
 
 def ir_exp(b: Builder, x: Value, unit: Value) -> Value:
     """`sampling.exp` times 2^unit."""
-    shifted = b.fadd(b.fmul(x, _all(PER_LN2)), _all(ROUNDS))
-    k = b.fsub(shifted, _all(ROUNDS))
-    r = b.fsub(x, b.fmul(k, _all(LN2_HIGH)))
-    r = b.fsub(r, b.fmul(k, _all(LN2_LOW)))
-    t = b.fmul(r, _all(TAYLOR[0]))
+    rounds, integers = alike(x.type, ROUNDS), ir.VectorType(I64, x.type.count)
+    shifted = b.fadd(b.fmul(x, alike(x.type, PER_LN2)), rounds)
+    k = b.fsub(shifted, rounds)
+    r = b.fsub(x, b.fmul(k, alike(x.type, LN2_HIGH)))
+    r = b.fsub(r, b.fmul(k, alike(x.type, LN2_LOW)))
+    t = b.fmul(r, alike(x.type, TAYLOR[0]))
     for coefficient in TAYLOR[1:-1]:
-        t = b.fmul(b.fadd(t, _all(coefficient)), r)
-    t = b.fadd(t, _all(TAYLOR[-1]))
-    power = b.add(b.bitcast(shifted, VQ), ir_splat(b, unit))
-    return b.bitcast(b.add(b.bitcast(t, VQ), b.shl(power, const(VQ, [MANTISSA] * N))), VD)
+        t = b.fmul(b.fadd(t, alike(x.type, coefficient)), r)
+    t = b.fadd(t, alike(x.type, TAYLOR[-1]))
+    power = b.shl(b.add(b.bitcast(shifted, integers), ir_splat(b, unit, x.type.count)), alike(integers, MANTISSA))
+    return b.bitcast(b.add(b.bitcast(t, integers), power), x.type)
+
+
+def ir_weigh(
+    b: Builder, v: Value, here: Value | None, top: Value, floor: Value, temperature: Value, unit: Value, out: Value
+) -> Value:
+    """Store weights of scores, int64, and return their sum. Absent ones, and those below the floor, have none."""
+    count = v.type.count
+    doubles, integers = ir.VectorType(F64, count), ir.VectorType(I64, count)
+    wide = b.fsub(b.fpext(v, doubles), ir_splat(b, b.fpext(top, F64), count))
+    exponent = b.fdiv(wide, ir_splat(b, temperature, count))
+    alive = b.and_(b.fcmp_ordered(">=", v, ir_splat(b, floor, count)),
+                   b.fcmp_ordered(">=", exponent, alike(doubles, NEGLIGIBLE)))  # fmt: skip
+    alive = alive if here is None else b.and_(here, alive)
+    none = ir.Constant(integers, None)
+
+    def weighed() -> list[Value]:
+        e = ir_exp(b, b.select(alive, exponent, ir.Constant(doubles, None)), unit)
+        whole = b.call(ext(b, f"llvm.nearbyint.v{count}f64", doubles, [doubles]), [e])
+        return [b.select(alive, b.fptosi(whole, integers), none)]
+
+    (weights,) = ir_choose(b, b.icmp_unsigned("!=", _bits(b, alive), c64(0)), weighed, lambda: [none])
+    b.store(weights, ptr(b, out, integers), align=8)
+    return _total(b, weights)
+
+
+def _total(b: Builder, v: Value) -> Value:
+    return b.call(ext(b, f"llvm.vector.reduce.add.v{v.type.count}i64", I64, [v.type]), [v])
 
 
 @op(i64, i64, i64, f32, f32, f64, i64, i64)
 def weigh(b, x, n, largest, floor, temperature, unit, out):
     """Store weights of scores at x, int64; their sum. Those below the floor have none."""
     here = ir_below(b, n)
-    v = ir_load(b, x, mask=here)
-    wide, top = b.fpext(v, VD), ir_splat(b, b.fpext(largest, F64))
-    exponent = b.fdiv(b.fsub(wide, top), ir_splat(b, temperature))
-    alive = b.and_(b.and_(here, b.fcmp_ordered(">=", v, ir_splat(b, floor))),
-                   b.fcmp_ordered(">=", exponent, _all(NEGLIGIBLE)))  # fmt: skip
-    none = const(VQ, [0] * N)
-
-    def weighed() -> list[Value]:
-        e = ir_exp(b, b.select(alive, exponent, _all(0.0)), unit)
-        whole = b.call(ext(b, f"llvm.nearbyint.v{N}f64", VD, [VD]), [e])
-        return [b.select(alive, b.fptosi(whole, VQ), none)]
-
-    (weights,) = ir_choose(b, b.icmp_unsigned("!=", _bits(b, alive), c64(0)), weighed, lambda: [none])
-    b.store(weights, ptr(b, out, VQ), align=8)
-    return _total(b, weights)
+    return ir_weigh(b, ir_load(b, x, mask=here), here, largest, floor, temperature, unit, out)
 
 
-def _total(b: Builder, v: Value) -> Value:
-    return b.call(ext(b, f"llvm.vector.reduce.add.v{N}i64", I64, [VQ]), [v])
+@op(i64, i64, f32, f32, f64, i64, i64)
+def weigh_many(b, x, largest, floor, temperature, unit, out):
+    """As `weigh`, of MANY."""
+    v = b.load(ptr(b, x, ir.VectorType(F32, MANY)), align=4)
+    return ir_weigh(b, v, None, largest, floor, temperature, unit, out)
 
 
 def ir_level(b: Builder, v: Value, largest: Value, scale: Value) -> Value:

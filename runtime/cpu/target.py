@@ -29,6 +29,7 @@ __all__ = [
     "byte_dot",
     "code_key",
     "debugging",
+    "draw_lanes",
     "expands",
     "expands_bytes",
     "integer_tile_shape",
@@ -111,6 +112,11 @@ def wide_lanes() -> int:
     Bits do not depend on it.
     """
     return 128 if _features().get("avx512f", False) else 16
+
+
+def draw_lanes() -> int:
+    """Scores that are weighed together where an id is drawn, at most 64. Bits do not depend on it."""
+    return 64 if _features().get("avx512f", False) else 16
 
 
 def _numba_version() -> bytes:

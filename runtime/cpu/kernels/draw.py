@@ -7,7 +7,7 @@ numbers, so that any order of adding them has the definition's sum.
 | in a row | |
 |---|---|
 | `_edited` | scores: rules' ids and the repetition penalty, in a copy |
-| `_extremes` | the largest; nothing is drawn where it is NaN or infinite: the definition says why |
+| `_largest` | of such a copy: of logits `argmax` found it; no id where it is NaN or infinite: the definition says why |
 | `_weighed` | weights of the scores that top-k leaves, and sums by level where top-p asks for them |
 | `_boundary` | the score where a sum of the largest reaches what is wanted |
 | `_picked` | the id at which a uniform number of the sum falls |
@@ -46,8 +46,9 @@ from ...drawing import (
     PART,
 )
 from ...sampling import NEGLIGIBLE, philox
-from ...step import S_DRAWN, S_DRAWS, S_N_DRAWS
+from ...step import S_DRAWN, S_DRAWS, S_N_DRAWS, S_RESULTS
 from ..draw_lanes import (
+    MANY,
     equal_to,
     finite_or,
     fraction,
@@ -59,6 +60,7 @@ from ..draw_lanes import (
     st_i32,
     store_levels,
     weigh,
+    weigh_many,
     weight_above,
 )
 from ..lanes import (
@@ -121,16 +123,22 @@ def _edited(words: Any, x: Any, n: Any, s: Any) -> Any:
 
 
 @jit
-def _extremes(x: Any, n: Any) -> Any:
-    """The largest score, NaN where one is; the least that is not -inf."""
-    top, bottom, wrong = splat(LOW), splat(LOW), zero()
+def _largest(x: Any, n: Any) -> Any:
+    """The largest score, NaN where one is."""
+    top, wrong = splat(LOW), zero()
     for j in range(0, n, 16):
         v = load_tail(x + 4 * j, n - j)
-        inside = between(v, 0, n - j, LOW)
-        top, wrong = maximum(inside, top), nan_or(v, wrong)
-        bottom = maximum(finite_or(sub(zero(), inside), LOW), bottom)
-    highest = largest(top) if fold(wrong) == F(0.0) else F(np.nan)
-    return highest, F(-largest(bottom))
+        top, wrong = maximum(between(v, 0, n - j, LOW), top), nan_or(v, wrong)
+    return largest(top) if fold(wrong) == F(0.0) else F(np.nan)
+
+
+@jit
+def _low(x: Any, n: Any) -> Any:
+    """The least score but -inf, of every fourth sixteen: it says how fine levels are, and changes no id."""
+    bottom = splat(LOW)
+    for j in range(0, n, 64):
+        bottom = maximum(finite_or(sub(zero(), between(load_tail(x + 4 * j, n - j), 0, n - j, LOW)), LOW), bottom)
+    return F(-largest(bottom))
 
 
 @jit
@@ -142,9 +150,9 @@ def _first(x: Any, n: Any, highest: Any) -> Any:
 
 
 @jit
-def _scale(highest: Any, lowest: Any, temperature: Any) -> Any:
+def _scale(x: Any, n: Any, highest: Any, temperature: Any) -> Any:
     """Levels for a unit of score: they span what has a weight, or what there is."""
-    span = min(-NEGLIGIBLE * temperature, D(highest) - D(lowest))
+    span = min(-NEGLIGIBLE * temperature, D(highest) - D(_low(x, n)))
     return F(min((LEVELS - 1) / span, STEEPEST)) if span > 0 else F(0.0)
 
 
@@ -225,7 +233,10 @@ def _weighed(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, scale
         _clear(s)
     for first in range(0, n, PART):
         end, w = min(n, first + PART), s + WEIGHTS_AT + 8 * first
-        for j in range(first, end, 16):
+        whole = first + (end - first) // MANY * MANY
+        for j in range(first, whole, MANY):
+            total += weigh_many(x + 4 * j, highest, floor, temperature, unit, w + 8 * (j - first))
+        for j in range(whole, end, 16):
             total += weigh(x + 4 * j, n - j, highest, floor, temperature, unit, w + 8 * (j - first))
         if by_level:
             for j in range(first, end, 16):
@@ -290,21 +301,25 @@ def _picked(words: Any, x: Any, n: Any, s: Any, bound: Any, tie: Any, ties: Any,
 
 
 @jit
-def _drawn(words: Any, logits: Any, n: Any, s: Any) -> Any:
-    """The id; -1 where none can be drawn."""
-    x = _edited(words, logits, n, s)
-    highest, lowest = _extremes(x, n)
+def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
+    """The id; -1 where none can be drawn. `greedy`: that of the largest logit, -1 where one is NaN."""
+    x, highest = _edited(words, logits, n, s), F(np.nan)
+    if x != logits:
+        highest = _largest(x, n)
+    elif greedy >= 0:
+        highest = ldf(logits + 4 * greedy)
     if not abs(highest) < np.inf:
         return -1
     if ld(words + 8 * D_GREEDY) != 0:
         return _first(x, n, highest)
-    scale = _scale(highest, lowest, ld_f64(words + 8 * D_TEMPERATURE))
-    floor, top_k = LOW, ld(words + 8 * D_TOP_K)
+    floor, top_k, complement, scale = LOW, ld(words + 8 * D_TOP_K), ld(words + 8 * D_COMPLEMENT), F(0.0)
+    if top_k != 0 or complement != 0:
+        scale = _scale(x, n, highest, ld_f64(words + 8 * D_TEMPERATURE))
     if top_k != 0:
         _count(x, n, s, highest, scale)
         floor = ldf(x + 4 * _boundary(x, n, s, highest, scale, top_k, False)[0])
     total = _weighed(words, x, n, s, highest, floor, scale)
-    complement, bound, tie, ties = ld(words + 8 * D_COMPLEMENT), LOW, 0, 0
+    bound, tie, ties = LOW, 0, 0
     if complement != 0:
         wanted = total - fraction(total, complement)
         at, above = _boundary(x, n, s, highest, scale, wanted, True)
@@ -324,4 +339,5 @@ def draw(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
             words = ld(step + 8 * S_DRAWS) + 8 * DRAW_WORDS * i
             row = ld(words + 8 * D_ROW)
             logits = base + arg(p, I_X) + 4 * n * row
-            st(ld(step + 8 * S_DRAWN) + 8 * row, _drawn(words, logits, n, s))
+            greedy = ld(ld(step + 8 * S_RESULTS) + 8 * row)
+            st(ld(step + 8 * S_DRAWN) + 8 * row, _drawn(words, logits, n, s, greedy))
