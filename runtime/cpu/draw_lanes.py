@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 f64 = types.float64
 F64, I128 = ir.DoubleType(), ir.IntType(128)
 VQ = ir.VectorType(I64, N)
-#: Scores that `weigh_many` takes: as many as hide how long the polynomial's steps wait for one another.
+#: Scores that `weigh_many` and its like take: as many as hide how long the polynomial's steps wait for one another.
 MANY = draw_lanes()
+SCORES = ir.VectorType(F32, MANY)
 #: Added to a small number, it leaves the nearest whole one in the lowest bits.
 ROUNDS = 1.5 * 2.0**52
 MANTISSA = 52
@@ -48,7 +49,8 @@ MANTISSA = 52
 
 def _bits(b: Builder, mask: Value) -> Value:
     """A mask of 64 lanes at most, as an int64."""
-    return b.zext(b.bitcast(mask, ir.IntType(mask.type.count)), I64)
+    bits = b.bitcast(mask, ir.IntType(mask.type.count))
+    return bits if mask.type.count == I64.width else b.zext(bits, I64)
 
 
 def ir_exp(b: Builder, x: Value, unit: Value) -> Value:
@@ -103,8 +105,7 @@ def weigh(b, x, n, largest, floor, temperature, unit, out):
 @op(i64, i64, f32, f32, f64, i64, i64)
 def weigh_many(b, x, largest, floor, temperature, unit, out):
     """As `weigh`, of MANY."""
-    v = b.load(ptr(b, x, ir.VectorType(F32, MANY)), align=4)
-    return ir_weigh(b, v, None, largest, floor, temperature, unit, out)
+    return ir_weigh(b, b.load(ptr(b, x, SCORES), align=4), None, largest, floor, temperature, unit, out)
 
 
 def ir_level(b: Builder, v: Value, largest: Value, scale: Value) -> Value:
@@ -130,14 +131,26 @@ def on_level(b, x, n, largest, scale, level):
     return _bits(b, b.and_(here, b.icmp_signed("==", v, ir_splat(b, b.trunc(level, I32)))))
 
 
+def ir_weight_above(b: Builder, w: Value, v: Value, here: Value | None, bound: Value, least: Value) -> Value:
+    """The sum of weights, those that are `least` at least, of scores above the bound."""
+    count = v.type.count
+    chosen = b.and_(
+        b.fcmp_ordered(">", v, ir_splat(b, bound, count)), b.icmp_signed(">=", w, ir_splat(b, least, count))
+    )
+    chosen = chosen if here is None else b.and_(here, chosen)
+    return _total(b, b.select(chosen, w, ir.Constant(w.type, None)))
+
+
 @op(i64, i64, i64, i64, f32, i64)
 def weight_above(b, weights, x, n, bound, least):
-    """The sum of weights, those that are `least` at least, of scores above the bound."""
     here = ir_below(b, n)
-    w = b.load(ptr(b, weights, VQ), align=8)
-    above = b.fcmp_ordered(">", ir_load(b, x, mask=here), ir_splat(b, bound))
-    chosen = b.and_(b.and_(here, above), b.icmp_signed(">=", w, ir_splat(b, least)))
-    return _total(b, b.select(chosen, w, const(VQ, [0] * N)))
+    return ir_weight_above(b, b.load(ptr(b, weights, VQ), align=8), ir_load(b, x, mask=here), here, bound, least)
+
+
+@op(i64, i64, i64, f32, i64)
+def weight_above_many(b, weights, x, bound, least):
+    w = b.load(ptr(b, weights, ir.VectorType(I64, MANY)), align=8)
+    return ir_weight_above(b, w, b.load(ptr(b, x, SCORES), align=4), None, bound, least)
 
 
 @op(i64, i64, i64, f32)
@@ -145,6 +158,11 @@ def equal_to(b, x, n, bound):
     """Mask of scores at x that are the bound."""
     here = ir_below(b, n)
     return _bits(b, b.and_(here, b.fcmp_ordered("==", ir_load(b, x, mask=here), ir_splat(b, bound))))
+
+
+@op(i64, i64, f32)
+def equal_to_many(b, x, bound):
+    return _bits(b, b.fcmp_ordered("==", b.load(ptr(b, x, SCORES), align=4), ir_splat(b, bound, MANY)))
 
 
 @each(lanes, f32)

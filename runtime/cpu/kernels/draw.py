@@ -50,6 +50,7 @@ from ...step import S_DRAWN, S_DRAWS, S_N_DRAWS, S_RESULTS
 from ..draw_lanes import (
     MANY,
     equal_to,
+    equal_to_many,
     finite_or,
     fraction,
     ld_f64,
@@ -62,6 +63,7 @@ from ..draw_lanes import (
     weigh,
     weigh_many,
     weight_above,
+    weight_above_many,
 )
 from ..lanes import (
     between,
@@ -262,15 +264,21 @@ def _part(x: Any, n: Any, s: Any, first: Any, bound: Any, least: Any, tie: Any, 
 
     `ties`: how many of the next scores that are the bound are kept, each of weight `tie`.
     """
-    total = 0
-    for j in range(first, min(n, first + PART), 16):
-        total += weight_above(s + WEIGHTS_AT + 8 * j, x + 4 * j, n - j, bound, least)
-        if ties > 0:
-            taken = min(ties, popcount(equal_to(x + 4 * j, n - j, bound)))
-            ties -= taken
-            if tie >= least:
-                total += taken * tie
-    return total, ties
+    total, taken, end = 0, 0, min(n, first + PART)
+    whole, w = first + (end - first) // MANY * MANY, s + WEIGHTS_AT
+    for j in range(first, whole, MANY):
+        total += weight_above_many(w + 8 * j, x + 4 * j, bound, least)
+    for j in range(whole, end, 16):
+        total += weight_above(w + 8 * j, x + 4 * j, n - j, bound, least)
+    if ties > 0:
+        for j in range(first, whole, MANY):
+            taken += popcount(equal_to_many(x + 4 * j, bound))
+        for j in range(whole, end, 16):
+            taken += popcount(equal_to(x + 4 * j, n - j, bound))
+        taken = min(ties, taken)
+        if tie >= least:
+            total += taken * tie
+    return total, ties - taken
 
 
 @jit
