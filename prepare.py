@@ -96,6 +96,7 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         n_context=context,
         chunk=chunk,
         n_logits=min(LOGIT_ROWS, chunk),
+        draws=not request.gpu,
         threads=1 if request.gpu else request.n_threads,  # a GPU's scratch is that of one
         kv_cache=request.kv_cache,
         fast=request.fast,

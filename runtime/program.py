@@ -107,6 +107,7 @@ class Program:
     begins: int = 0  # the first instruction of a decoder, or of an encoder's head
     n_once: int = 0  # instructions that run once, before the first step, on `once_rows` rows: the ids of a batch
     once_rows: int = 0
+    draw_at: int | None = None  # the arena's scratch for ids that the CPU draws (`drawing.py`), at its end
 
     @property
     def turning(self) -> int:

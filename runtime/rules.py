@@ -6,6 +6,7 @@ Names, order and meaning are Hugging Face's (`transformers.generation.logits_pro
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -62,22 +63,23 @@ class Rules:
 
     def apply(self, scores: NDArray[np.float32], ids: Sequence[int], n_new: int, *, last: bool) -> None:
         """Change [n_vocab] scores of what follows `ids`, of which the last `n_new` are the answer's."""
-        forced = self.forced(len(ids), last=last)
+        chosen, forced = self.edits(ids, n_new, len(scores), last=last)
         if forced:
             scores[:] = -np.inf
-            scores[list(forced)] = 0
-            return
-        if self.no_repeat:
-            scores[_repeating(ids, ids, self.no_repeat)] = -np.inf
+        scores[chosen] = 0 if forced else -np.inf
+
+    def edits(self, ids: Sequence[int], n_new: int, n_vocab: int, *, last: bool) -> tuple[list[int], bool]:
+        """As `apply`: ids whose score becomes -inf; or, if it says so, 0, and that of all others -inf."""
+        forced = self.forced(len(ids), last=last)
+        if forced:
+            return list(forced), True
+        chosen = _repeating(ids, ids, self.no_repeat) if self.no_repeat else []
         if self.no_repeat_of_source:
             again = _repeating(self.source, ids, self.no_repeat_of_source)
-            scores[[i for i in again if i < len(scores)]] = -np.inf  # an encoder may have a larger vocabulary
+            chosen += [i for i in again if i < n_vocab]  # an encoder may have a larger vocabulary
         ends = {(end,) for end in self.ends}  # which `never` cannot name
-        for word in self.never:
-            if word not in ends and _continues(ids, word):
-                scores[word[-1]] = -np.inf
-        if n_new < self.at_least:
-            scores[list(self.ends)] = -np.inf
+        chosen += [word[-1] for word in self.never if word not in ends and _continues(ids, word)]
+        return chosen + [end for end in self.ends if n_new < self.at_least and end < n_vocab], False
 
 
 def _repeating(text: Sequence[int], ids: Sequence[int], n: int) -> list[int]:
@@ -114,7 +116,8 @@ class Ruled(Sampler):
         super().__init__(n_vocab, params, sequence=sequence)
         super().observe(ids)
         self._rules, self._text, self._n_before, self._limit = rules, list(ids), len(ids), limit
-        self._row, self._processors = np.empty(n_vocab, np.float32), processors
+        self._processors, self.calls_python = processors, bool(processors)
+        self._edits = np.zeros(0, np.int64)
 
     def observe(self, ids: Iterable[int]) -> None:
         """As the sampler's: ids of the answer."""
@@ -124,11 +127,23 @@ class Ruled(Sampler):
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """As the sampler's, of what the processors and then the rules leave."""
+        n_new, row = len(self._text) - self._n_before, self._row
+        np.copyto(row, logits)
+        processed(self._processors, self._text, row)
+        self._rules.apply(row, self._text, n_new, last=n_new == self._limit - 1)
+        return super().draw(row, position)
+
+    def edits(self) -> tuple[NDArray[np.int64], bool]:
+        """As the sampler's: what the rules say now. The array is there until the next call."""
         n_new = len(self._text) - self._n_before
-        np.copyto(self._row, logits)
-        processed(self._processors, self._text, self._row)
-        self._rules.apply(self._row, self._text, n_new, last=n_new == self._limit - 1)
-        return super().draw(self._row, position)
+        ids, forced = self._rules.edits(self._text, n_new, self.n_vocab, last=n_new == self._limit - 1)
+        _check_rows("", ids, self.n_vocab)  # a kernel writes where they say
+        self._edits = np.array(ids, np.int64)
+        return self._edits, forced
+
+    @cached_property
+    def _row(self) -> NDArray[np.float32]:
+        return np.empty(self.n_vocab, np.float32)
 
 
 def rules_from(given: Mapping[str, Any], defaults: Rules, n_vocab: int | None = None) -> Rules:

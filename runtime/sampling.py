@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ _U64 = 0xFFFFFFFFFFFFFFFF
 #: Weights below exp(-40) of the largest are less than half a unit, which is 2^-55 of it at least: none.
 NEGLIGIBLE = -40.0
 _BLOCK = 8192  # elements of `exp` worked on at a time: its three buffers stay in the second-level cache
+_NO_IDS = np.zeros(0, np.int64)
 _LEVELS = 4096  # a nucleus' boundary is searched by counting into this many levels of score ...
 _SORTED = 1024  # ... until so few candidates are left; these are sorted
 
@@ -120,35 +122,62 @@ class SamplingParams:
         return self.greedy and self.repetition_penalty == 1
 
 
+@dataclass(frozen=True)
+class _Scratch:
+    """What draws in Python need: 32 bytes per entry of the vocabulary, which a kernel's draws do not."""
+
+    scores: NDArray[np.float32]
+    ranked: NDArray[np.float32]
+    exponents: NDArray[np.float64]
+    reached: NDArray[np.int64]
+    ids: NDArray[np.int64]
+
+
 class Sampler:
-    """Draws the tokens of one sequence; holds the scratch for `n_vocab` entries and the ids seen so far.
+    """Draws the tokens of one sequence; knows the ids seen so far. In NumPy: what kernels draw is tested against it.
 
     `observe` every id of the prompt and of the answer (only the repetition penalty looks at them), `draw` per token.
     """
 
-    #: Whether a backend that draws by itself would draw other ids.
+    #: Whether a backend that draws ahead, with no word from the host, would draw other ids.
     host_only = False
+    #: Whether functions of the caller's change a row, so that no backend draws from it.
+    calls_python = False
+    #: What the CPU's kernel is told (`drawing.py`), once it was.
+    words: NDArray[np.int64] | None = None
 
     def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
-        """Allocate the scratch: 41 bytes per entry of the vocabulary."""
+        """Nothing is seen yet."""
         self.n_vocab, self.params, self.sequence = n_vocab, params, sequence
         self.seed = params.drawn_by or 0  # greedy: no draw reads it
         self.unit = unit_bits(n_vocab)
         #: Weights below it are left out; the largest is exp(0) = 1.
         self.least = max(1, round(params.min_p * 2**self.unit))
-        self._scores = np.empty(n_vocab, np.float32)
-        self._ranked = np.empty(n_vocab, np.float32)
-        self._ids = np.arange(n_vocab)
-        self._exponents = np.empty(n_vocab, np.float64)
-        self._reached = np.empty(n_vocab, np.int64)
+        #: 2^53 less top-p's part of it: 0 where all is kept.
+        self.complement = (1 << 53) - nucleus_part(params.top_p)
+        counts = params.repetition_penalty != 1
         self._seen = np.zeros(n_vocab, np.bool_)
-        self._history = np.empty(n_vocab, np.int64)  # each id once, in the order of first sight
+        self._history = np.empty(n_vocab if counts else 0, np.int64)  # each id once, in the order of first sight
         self._n_history = 0
 
     @property
     def seen(self) -> NDArray[np.bool_]:
         """[n_vocab]: which ids the repetition penalty bears on."""
         return self._seen
+
+    @property
+    def history(self) -> NDArray[np.int64]:
+        """Those ids, each once: a view."""
+        return self._history[: self._n_history]
+
+    def edits(self) -> tuple[NDArray[np.int64], bool]:
+        """Ids that may not come next, or, if it says so, of which one must: of a row before the penalty."""
+        return _NO_IDS, False
+
+    @cached_property
+    def _scratch(self) -> _Scratch:
+        n, f32 = self.n_vocab, np.float32
+        return _Scratch(np.empty(n, f32), np.empty(n, f32), np.empty(n), np.empty(n, np.int64), np.arange(n))
 
     def observe(self, ids: Iterable[int]) -> None:
         """Add ids (0 <= id < n_vocab) to those that the repetition penalty bears on."""
@@ -166,7 +195,7 @@ class Sampler:
             scores, _ = self._penalised(logits, position)
             return int(scores.argmax())
         ids, weights = self.candidates(logits, position)
-        reached = np.cumsum(weights, out=self._reached[: weights.size])
+        reached = np.cumsum(weights, out=self._scratch.reached[: weights.size])
         target = int(reached[-1]) * uniform_bits(self.seed, self.sequence, position) >> 53
         return int(ids[np.searchsorted(reached, target, side="right")])
 
@@ -179,17 +208,17 @@ class Sampler:
         exponent is float64, so no temperature above 0 overflows. Ids may be a view of scratch: they last until the next
         call. `position`, the token's that is to be drawn, is for the words of an error.
         """
-        params = self.params
+        params, scratch = self.params, self._scratch
         scores, largest = self._penalised(logits, position)
         if 0 < params.top_k < scores.size:
-            np.copyto(self._ranked, scores)
+            np.copyto(scratch.ranked, scores)
             at = scores.size - params.top_k
-            self._ranked.partition(at)
-            ids = np.flatnonzero(scores >= self._ranked[at])  # what ties with the k-th stays, as in transformers
+            scratch.ranked.partition(at)
+            ids = np.flatnonzero(scores >= scratch.ranked[at])  # what ties with the k-th stays, as in transformers
             kept = scores[ids]
         else:
-            ids, kept = self._ids, scores
-        exponents = np.subtract(kept, largest, out=self._exponents[: kept.size], dtype=np.float64)
+            ids, kept = scratch.ids, scores
+        exponents = np.subtract(kept, largest, out=scratch.exponents[: kept.size], dtype=np.float64)
         with np.errstate(over="ignore"):
             exponents /= params.temperature
         alive = exponents >= NEGLIGIBLE
@@ -212,15 +241,14 @@ class Sampler:
         Keskar et al. 2019 (arXiv:1909.05858), with transformers' treatment of negative logits and its float32.
         """
         row = np.asarray(logits)
-        if row.shape != self._scores.shape:
-            msg = f"logits have shape {row.shape}, expected ({self._scores.size},): one row of the vocabulary"
+        if row.shape != (self.n_vocab,):
+            msg = f"logits have shape {row.shape}, expected ({self.n_vocab},): one row of the vocabulary"
             raise InputError(msg)
         scores = row if row.dtype == np.float32 else row.astype(np.float32)
         penalty = self.params.repetition_penalty
         if self._n_history:
-            np.copyto(self._scores, scores)
-            scores = self._scores
-            history = self._history[: self._n_history]
+            np.copyto(self._scratch.scores, scores)
+            scores, history = self._scratch.scores, self.history
             p = float(np.float32(penalty))
             old = scores[history].astype(np.float64)
             with np.errstate(over="ignore"):

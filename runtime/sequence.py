@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 from ..errors import InputError, MiaotuiError, shown
 from .detokenize import Spelling
+from .drawing import row_words
 from .engine.scheduler import CLOSED
 from .engine.state import SequenceState, put_back, take_out
 from .engine.wants import Want
@@ -254,10 +255,11 @@ class Sequence:
             if token < 0:
                 raise not_numbers(n - 1)
             if sampler is not None:
-                token = sampler.draw(session.logits[row], n)
+                drawn = session.drawn(row)
+                token = drawn if drawn >= 0 else sampler.draw(session.logits[row], n)  # which says why there is none
             return token, _told(draw, session.logits[row], n, token)
 
-        return Want(self._table, self._ids, take)
+        return Want(self._table, self._ids, take, draw=None if sampler is None else row_words(sampler, n))
 
     def _told(self, draw: Draw, told: range) -> Want:
         """As `wanted`, of ids that are there: the rows before them are computed, whatever is cached."""

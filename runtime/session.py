@@ -122,6 +122,10 @@ class Session(Pools):
         """Id of the largest of a row of logits of the last pass, the first of equals; -1 where one is NaN."""
         return int(self._batch.results[row])
 
+    def drawn(self, row: int) -> int:
+        """Id that the last pass drew from a row of logits; -1: it drew none, or none can be drawn."""
+        return int(self._batch.drawn[row])
+
     def turned(self, table: Table, n: int) -> None:
         """Rotate a text of `n` tokens by the factors of its length: where these change, its keys are forgotten."""
         turning = self.program.turning
@@ -228,13 +232,23 @@ class Session(Pools):
 
     # ------------------------------------------------------------------------------------------------ passes
 
-    def run_pass(self, parts: list[Part], *, hidden: bool = False, reserved: bool = False) -> None:
+    def run_pass(
+        self,
+        parts: list[Part],
+        *,
+        hidden: bool = False,
+        reserved: bool = False,
+        draws: Iterable[tuple[int, NDArray[np.int64]]] = (),
+    ) -> None:
         """One pass. What a table has in the cache is known to be there only after it ended well.
 
         `reserved`: the parts have their pages, and their encoders' texts. `hidden`: for the hidden states of the rows
-        that are asked for alone; their logits are not computed.
+        that are asked for alone; their logits are not computed. `draws`: rows of logits that an id is drawn from, and
+        how (`drawing.row_words`), of a backend with pages.
         """
         self._fill(parts, reserved=reserved)
+        for row, words in draws:
+            self._batch.draw(row, words)
         for table, _, start, _ in parts:
             table.cached = start
         self.backend.run(self._batch, self.program.to_hidden if hidden and self.backend.paged else None)

@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .drawing import D_ROW, DRAW_WORDS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -46,6 +48,9 @@ __all__ = [
     "Q_TABLES",
     "SEQUENCE_WORDS",
     "STEP_WORDS",
+    "S_DRAWN",
+    "S_DRAWS",
+    "S_N_DRAWS",
     "S_N_LOGITS",
     "S_N_SEQUENCES",
     "S_RESULTS",
@@ -66,6 +71,8 @@ __all__ = [
 
 #: The step block: tokens, rows of logits, sequences, addresses of the words of both, and of the greedy id of each row.
 S_T, S_N_LOGITS, S_N_SEQUENCES, S_TOKENS, S_SEQUENCES, S_RESULTS = range(6)
+#: Then how many rows of logits are drawn from, the address of the words of each (`drawing.py`), and of the id by row.
+S_N_DRAWS, S_DRAWS, S_DRAWN = range(6, 9)
 STEP_WORDS = 16
 T_ID, T_SEQUENCE, T_POSITION, T_SLOT, T_FIRST, T_LAST, T_TYPE, T_ROW = range(8)
 TOKEN_WORDS = 8
@@ -86,13 +93,25 @@ class Batch:
         self.words[S_TOKENS] = self.tokens.ctypes.data
         self.words[S_SEQUENCES] = self.sequences.ctypes.data
         self.words[S_RESULTS] = self.results.ctypes.data
+        self.draws = np.zeros((n_logits, DRAW_WORDS), np.int64)
+        self.drawn = np.full(n_logits, -1, np.int64)  # by row of logits; -1: none was drawn by the pass
+        self.words[S_DRAWS], self.words[S_DRAWN] = self.draws.ctypes.data, self.drawn.ctypes.data
+        self.n_draws = 0
         self.address = int(self.words.ctypes.data)
         self.n_tokens = self.n_logits = self.n_sequences = 0
 
     def clear(self) -> None:
         """Forget what was added."""
-        self.n_tokens = self.n_logits = self.n_sequences = 0
-        self.words[:3] = 0
+        self.n_tokens = self.n_logits = self.n_sequences = self.n_draws = 0
+        self.words[:3] = self.words[S_N_DRAWS] = 0
+        self.drawn[:] = -1
+
+    def draw(self, row: int, words: NDArray[np.int64]) -> None:
+        """Draw an id from a row of logits, as these words say, where the backend does that."""
+        self.draws[self.n_draws] = words
+        self.draws[self.n_draws, D_ROW] = row
+        self.n_draws += 1
+        self.words[S_N_DRAWS] = self.n_draws
 
     @property
     def start(self) -> int:

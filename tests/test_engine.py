@@ -50,9 +50,10 @@ class Model(Turns):
     def ready(self, table: Table, n: int, n_logits: int) -> None:
         self.pages.truncate(table, n - n_logits)
 
-    def run_pass(self, parts: list[tuple[Table, list[int], int, int]], *, reserved: bool) -> None:
+    def run_pass(self, parts: list[tuple[Table, list[int], int, int]], *, reserved: bool, draws: list[object]) -> None:
         """As a session: keys are written where the tables say; a row is the text that the pages have."""
         assert reserved
+        assert not draws
         assert 0 < sum(len(ids) for _, ids, _, _ in parts) <= CHUNK
         assert sum(rows for *_, rows in parts) <= ROWS
         assert len({id(table) for table, *_ in parts}) == len(parts)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..drawing import DRAW, scratch_slots
 from ..memory import zeroed
 from ..recorder.record import record
 from ..session import Session
 from . import link
+from .draw import draw_line
 from .target import debugging
 
 if TYPE_CHECKING:
@@ -51,18 +53,25 @@ class CpuBackend:
     def bind(self, program: Program, weights: Weights) -> None:
         """Compile what the program names, or load it; allocate the arena. Errors: `BackendError`."""
         self._program, self._weights = program, weights  # addresses point into the weights
-        addresses = link.addresses(i.kernel for i in program.code)
+        self._draws = program.draw_at is not None
+        addresses = link.addresses([*(i.kernel for i in program.code), *((DRAW,) if self._draws else ())])
         self.code = program.encode(addresses.__getitem__)
+        if program.draw_at is not None:
+            x, slots = program.output, scratch_slots(program.threads, program.n_logits)
+            line = draw_line(addresses[DRAW], x.offset, x.width, program.draw_at, slots)
+            self.code = np.concatenate([self.code, line])
         self._executor: Team | Prange | Checked = link.executor(self.threads)
         self.arena = zeroed(program.arena_bytes, "KV cache and intermediates")
         self._batch: Batch | None = None
         self._groups = [self._pools(g) for g in range(len(program.groups))]
 
     def run(self, batch: Batch, part: int | range | None = None) -> None:
-        """Run the program, or one instruction of it, or those of a range."""
+        """Run the program, and the draws of the batch; or one instruction of it, or those of a range."""
         if batch is not self._batch:
             self._take(batch)
-        part = self._program.own if part is None else part
+        if part is None:
+            own = self._program.own
+            part = range(own.start, own.stop + 1) if batch.n_draws and self._draws else own
         self._aim((part.start, len(part)) if isinstance(part, range) else (part, 1))
         self._executor.step()
 

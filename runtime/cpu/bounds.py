@@ -19,6 +19,7 @@ import numpy as np
 from ...errors import BackendError
 from ..arena import Tensor
 from ..bias import BiasTable
+from ..drawing import DRAW
 from ..experts import ExpertTable
 from ..kvcache import PAGE, cache_bytes
 from ..locks import Lock
@@ -27,6 +28,7 @@ from ..relative import DistanceTable
 from ..rope import RopeTable
 from ..spec import Weight
 from ..step import Q_COUNT, Q_ENCODED, Q_ENCODER, Q_FIRST, Q_TABLES, T_FIRST, T_LAST, T_SLOT
+from .draw import draw_regions
 from .layout import INSIDE
 
 if TYPE_CHECKING:
@@ -165,14 +167,18 @@ class Checked:
         prog, count, base, step = self._bound
         first = (prog - int(self._code.ctypes.data)) // self._code.strides[0]
         for i in range(first, first + count):
-            ins = self._program.code[i]
             line = int(self._code[i].ctypes.data)
-            regions = [("instruction", line, line + 8 * SLOTS), *self._regions(ins)]
+            regions = [("instruction", line, line + 8 * SLOTS), *self._words()]
+            if i < len(self._program.code):
+                kernel = self._program.code[i].kernel
+                regions += self._regions(self._program.code[i])
+            else:
+                kernel = DRAW
+                regions += draw_regions(self._batch, self._code[i], base)
             self.inner.bind(line, 1, base, step)
-            watched(f"instruction {i}, {ins.kernel}", regions, self.inner.step)
+            watched(f"instruction {i}, {kernel}", regions, self.inner.step)
 
-    def _regions(self, ins: Instruction) -> Iterator[Region]:
-        _, _, base, _ = self._bound
+    def _words(self) -> Iterator[Region]:
         batch = self._batch
         parts = {"step block": batch.words, "tokens": batch.tokens[: batch.n_tokens],
                  "sequences": batch.sequences[: batch.n_sequences],
@@ -180,6 +186,10 @@ class Checked:
         for name, words in parts.items():
             at = int(words.ctypes.data)
             yield name, at, at + words.nbytes
+
+    def _regions(self, ins: Instruction) -> Iterator[Region]:
+        _, _, base, _ = self._bound
+        batch = self._batch
         count = {"T": batch.n_tokens, "R": batch.n_logits}
         tables = list(self._tables(ins)) if "pages" in ins.values else []
         for q, table in enumerate(tables):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "check_compiler"]
 
-SLOWEST = ("linear", "attention")
+SLOWEST = ("linear", "attention", "draw")
 SMALLEST_SHARE = 3  # functions a worker: fewer do not pay for its start
 _WORKER = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n"

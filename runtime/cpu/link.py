@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
+from ..drawing import DRAW
 from ..locks import Lock
 from ..ops import OPS
 from ..quantized import QUANTIZED
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KERNELS", "addresses", "alone", "cache_directory", "executor"]
 
-#: Every kernel there is: the op table's, and the loader's.
-KERNELS = (*(k for op in OPS.values() for k in op.kernels), *(f"pack_{dtype}" for dtype in QUANTIZED))
+#: Every kernel there is: the op table's, the loader's, and the one that draws.
+KERNELS = (*(k for op in OPS.values() for k in op.kernels), *(f"pack_{dtype}" for dtype in QUANTIZED), DRAW)
 
 _LINKED: dict[str, int] = {}
 _LOCK = Lock()

@@ -29,6 +29,7 @@ __all__ = [
     "byte_dot",
     "code_key",
     "debugging",
+    "draw_lanes",
     "expands",
     "expands_bytes",
     "integer_tile_shape",
@@ -113,6 +114,11 @@ def wide_lanes() -> int:
     return 128 if _features().get("avx512f", False) else 16
 
 
+def draw_lanes() -> int:
+    """Scores that are weighed together where an id is drawn, at most 64. Bits do not depend on it."""
+    return 64 if _features().get("avx512f", False) else 16
+
+
 def _numba_version() -> bytes:
     """What names Numba's version: its file of it, or the distribution's version where there is no such file."""
     spec = find_spec("numba")
@@ -129,7 +135,7 @@ def code_key() -> str:
     """Names compiled code by everything it depends on: sources, versions, CPU, Numba's settings."""
     h = hashlib.sha256(_numba_version())
     here = Path(__file__).parent
-    names = "blocking", "experts", "kvcache", "ops", "quantized", "sparse", "sparse_int8", "step"
+    names = "blocking", "drawing", "experts", "kvcache", "ops", "quantized", "sampling", "sparse", "sparse_int8", "step"
     beside = (here.parent / f"{name}.py" for name in names)
     for f in sorted([*here.rglob("*.py"), *beside]):
         h.update(f.read_bytes())

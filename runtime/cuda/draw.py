@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..sampling import nucleus_part, unit_bits
+from ..drawing import D_UNIT, parameter_words
+from ..sampling import Sampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..sampling import Sampler
-
 __all__ = [
     "BINS",
     "DIGITS",
-    "D_COMPLEMENT",
     "D_COUNT",
     "D_COUNTS",
     "D_FLOOR",
     "D_LAST",
-    "D_LEAST",
     "D_MASS",
     "D_MASSES",
-    "D_PENALTY",
-    "D_SEED",
-    "D_SEQUENCE",
     "D_SUMS",
-    "D_TEMPERATURE",
     "D_TIES",
     "D_TOP",
-    "D_TOP_K",
-    "D_UNIT",
     "D_WORDS",
     "KEYS_AT",
     "draw_bytes",
@@ -45,11 +35,9 @@ __all__ = [
 
 #: A key's digits, and the values of each; ids are looked at in as many groups.
 DIGITS, BINS = 4, 256
-#: Words of the block, int64. The host's: top-k (0 is off), temperature (bits of a float64), 2^53 less top-p's part (0
-#: is off), the least weight, penalty (bits of a float32), seed, sequence, and the bits of a weight's unit.
-D_TOP_K, D_TEMPERATURE, D_COMPLEMENT, D_LEAST, D_PENALTY, D_SEED, D_SEQUENCE, D_UNIT = range(8)
-#: The device's: the largest key, the least key that is kept and the last id that has it; and of either search, for each
-#: digit and after the last, the digits that are known and what is still wanted of those that begin so.
+#: Words of the block, int64. First the host's (`drawing.py`). The device's: the largest key, the least key that is kept
+#: and the last id that has it; and of either search, for each digit and after the last, the digits that are known and
+#: what is still wanted of those that begin so.
 D_TOP, D_FLOOR, D_LAST, D_COUNT, D_MASS = 8, 9, 10, 16, 32
 #: Counts and weights by digit, 256 for each of four; then, by group of ids: those that tie at a nucleus' boundary, and
 #: the weights of those that are kept.
@@ -58,7 +46,6 @@ D_MASSES, D_TIES, D_SUMS, D_WORDS = (D_COUNTS + BINS * i for i in (DIGITS, 2 * D
 #: Byte of the block where the keys begin, uint32[n].
 KEYS_AT = 8 * D_WORDS
 _GREEDY = 5e-324  # of a nucleus: the first of the largest
-_LARGEST = 1 << 64
 
 
 def weights_at(n: int) -> int:
@@ -81,13 +68,6 @@ def draw_words(sampler: Sampler) -> NDArray[np.int64]:
     params = sampler.params
     if params.greedy:
         params = replace(params, do_sample=True, temperature=1.0, top_k=0, top_p=_GREEDY, min_p=0.0, seed=0)
-    words, n = np.zeros(D_WORDS, np.int64), sampler.n_vocab
-    words[D_TOP_K] = params.top_k if params.top_k < n else 0
-    words[D_TEMPERATURE : D_TEMPERATURE + 1] = np.float64(params.temperature).view(np.int64)
-    words[D_COMPLEMENT] = (1 << 53) - nucleus_part(params.top_p)
-    words[D_LEAST] = sampler.least
-    words[D_PENALTY] = struct.unpack("<I", struct.pack("<f", params.repetition_penalty))[0]
-    for at, number in ((D_SEED, sampler.seed), (D_SEQUENCE, sampler.sequence)):
-        words[at] = np.uint64(number % _LARGEST).astype(np.int64)
-    words[D_UNIT] = unit_bits(n)
+    words = np.zeros(D_WORDS, np.int64)
+    words[: D_UNIT + 1] = parameter_words(Sampler(sampler.n_vocab, params, sequence=sampler.sequence))
     return words

@@ -122,12 +122,12 @@ class Engine:
             if _served(mine):  # refused
                 return
             chosen = self._afresh()
-        self._session.run_pass([part for _, part in chosen], reserved=True)
-        row = 0
-        for want, (_, _, _, n_rows) in chosen:
-            if n_rows:
-                want.fulfil(row)
-            row += n_rows
+        ends = itertools.accumulate((part[3] for _, part in chosen), initial=0)
+        asked = [(row, want) for row, (want, part) in zip(ends, chosen, strict=False) if part[3]]
+        draws = [(row, want.draw) for row, want in asked if want.draw is not None]
+        self._session.run_pass([part for _, part in chosen], reserved=True, draws=draws)
+        for row, want in asked:
+            want.fulfil(row)
 
     def _waiting(self) -> list[Want]:
         """What is waited for. Sequences that were closed meanwhile, and those that never fit, get their error."""

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Sequence as Ids
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ...errors import InputError
     from ..pages import Table
 
@@ -31,6 +34,7 @@ class Want:
         "_result",
         "at",
         "done",
+        "draw",
         "ids",
         "key",
         "n_reused",
@@ -40,9 +44,19 @@ class Want:
         "thread",
     )
 
-    def __init__(self, table: Table, ids: Ids[int], take: Callable[[int], Any], rows: int = 1) -> None:
-        """`ids`: the whole text, checked; it does not change until this is done. `rows`: logits of so many last ids."""
-        self.table, self.ids, self.take, self.rows = table, ids, take, rows
+    def __init__(
+        self,
+        table: Table,
+        ids: Ids[int],
+        take: Callable[[int], Any],
+        rows: int = 1,
+        draw: NDArray[np.int64] | None = None,
+    ) -> None:
+        """`ids`: the whole text, checked; it does not change until this is done. `rows`: logits of so many last ids.
+
+        `draw`: how the pass draws an id from the first of them (`drawing.row_words`), before `take`.
+        """
+        self.table, self.ids, self.take, self.rows, self.draw = table, ids, take, rows, draw
         self.thread = threading.get_ident()
         self.done = False
         self.key: int | None = None  # among what is waited for

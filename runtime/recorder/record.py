@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..arena import place
+from ..drawing import scratch_bytes
 from ..forward.decoder import decoder
 from ..forward.encoder import cross_caches, encoder, head
 from ..forward.supported import check_supported
@@ -24,6 +25,8 @@ __all__ = ["Recorder", "record"]
 
 #: The arena is whole pages of the machine's memory.
 MEMORY_PAGE = 4096
+#: Of the machine's caches.
+LINE = 64
 #: Slots for keys in a pass of whole texts, each of which begins at a block of sixteen: enough for eight tokens each.
 SLOTS_PER_TOKEN = 2
 
@@ -45,11 +48,13 @@ def record(  # noqa: PLR0913 - keywords
     n_pages: int | None = None,
     n_encoded_pages: int | None = None,
     ropes: tuple[RopeTable, ...] | None = None,
+    draws: bool = True,
 ) -> Program:
     """The program of a decoder, of an encoder, or of both; works on planned weights, reads none.
 
     `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller. `n_encoded_pages`:
-    of the pools of an encoder's texts (default: one text's).
+    of the pools of an encoder's texts (default: one text's). `draws`: the arena ends with scratch for ids that a CPU
+    draws.
     """
     chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
@@ -71,7 +76,10 @@ def record(  # noqa: PLR0913 - keywords
     for result in (hidden, logits):
         if result is not None:
             result.keep = True
-    size = place(ops.tensors, len(ops.code))
+    size, draw_at = place(ops.tensors, len(ops.code)), None
+    if draws and config.decoder is not None and logits is not None:
+        draw_at = -(-size // LINE) * LINE
+        size = draw_at + scratch_bytes(config.n_vocab, threads, n_logits)
     place_waits(ops.code)
     return Program(
         code=ops.code,
@@ -101,6 +109,7 @@ def record(  # noqa: PLR0913 - keywords
         once_rows=ops.once_rows,
         encoding=encoding,
         constants=constants,
+        draw_at=draw_at,
     )
 
 

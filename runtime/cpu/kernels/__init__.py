@@ -10,6 +10,7 @@ from __future__ import annotations
 from . import (
     attention,
     attention_variants,
+    draw,
     elementwise,
     experts,
     kv_cache,
@@ -26,6 +27,7 @@ __all__ = [
     "KERNELS",
     "attention",
     "attention_variants",
+    "draw",
     "elementwise",
     "experts",
     "kv_cache",

@@ -24,26 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...drawing import D_COMPLEMENT, D_LEAST, D_PENALTY, D_SEED, D_SEQUENCE, D_TEMPERATURE, D_TOP_K, D_UNIT
 from ...sampling import LN2_HIGH, LN2_LOW, NEGLIGIBLE, PER_LN2, TAYLOR, philox
 from ..draw import (
     BINS,
-    D_COMPLEMENT,
     D_COUNT,
     D_COUNTS,
     D_FLOOR,
     D_LAST,
-    D_LEAST,
     D_MASS,
     D_MASSES,
-    D_PENALTY,
-    D_SEED,
-    D_SEQUENCE,
     D_SUMS,
-    D_TEMPERATURE,
     D_TIES,
     D_TOP,
-    D_TOP_K,
-    D_UNIT,
     D_WORDS,
     DIGITS,
     KEYS_AT,

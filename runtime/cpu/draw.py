@@ -1,0 +1,39 @@
+"""The instruction that ends a pass in which ids are drawn (`kernels/draw.py`). It is no op of the model's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..drawing import D_EDITS, D_HISTORY, D_N_EDITS, D_N_HISTORY, I_N, I_SCRATCH, I_SIZE, I_SLOTS, I_X, slot_bytes
+from ..ops import SLOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from ..step import Batch
+
+__all__ = ["draw_line", "draw_regions"]
+
+
+def draw_line(address: int, x: int, n: int, scratch: int, slots: int) -> NDArray[np.int64]:
+    """int64 [1, SLOTS], to stand after a program's own; `address`: the kernel's; `x`, `scratch`: in the arena."""
+    line = np.zeros((1, SLOTS), np.int64)
+    line[0, :3] = address, 1, 1  # every thread waits for the logits
+    line[0, [I_X, I_N, I_SCRATCH, I_SIZE, I_SLOTS]] = x, n, scratch, slot_bytes(n), slots
+    return line
+
+
+def draw_regions(batch: Batch, line: NDArray[np.int64], base: int) -> Iterator[tuple[str, int, int]]:
+    """What the instruction may touch (`bounds.py`), besides itself and the step's own words: name, first byte, end."""
+    x, n, scratch, size, slots = (int(line[slot]) for slot in (I_X, I_N, I_SCRATCH, I_SIZE, I_SLOTS))
+    yield "logits", base + x, base + x + 4 * n * batch.n_logits
+    yield "scratch", base + scratch, base + scratch + size * slots
+    for name, words in (("draws", batch.draws[: batch.n_draws]), ("drawn", batch.drawn)):
+        yield name, int(words.ctypes.data), int(words.ctypes.data) + words.nbytes
+    for i, words in enumerate(batch.draws[: batch.n_draws]):
+        for name, at, count in (("history", D_HISTORY, D_N_HISTORY), ("edits", D_EDITS, D_N_EDITS)):
+            yield f"{name} of draw {i}", int(words[at]), int(words[at] + 8 * words[count])

@@ -1,0 +1,205 @@
+"""What the draw of an id does with sixteen scores or weights at once (`kernels/draw.py`).
+
+Weights are the whole numbers of `sampling.py`, by its own polynomial in float64: no fused multiply-add, so that they
+have NumPy's bits. Where a count `n` is given, lanes from it on are absent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llvmlite import ir
+from numba import types
+
+from ..drawing import LEVELS
+from ..sampling import LN2_HIGH, LN2_LOW, NEGLIGIBLE, PER_LN2, TAYLOR
+from .emitters import (
+    F32,
+    I32,
+    I64,
+    VI,
+    N,
+    V,
+    alike,
+    c64,
+    const,
+    ext,
+    ir_below,
+    ir_choose,
+    ir_load,
+    ir_splat,
+    ptr,
+)
+from .lanes import each, f32, i64, lanes, op, void
+from .target import draw_lanes
+
+if TYPE_CHECKING:
+    from .emitters import Builder, Value
+
+f64 = types.float64
+F64, I128 = ir.DoubleType(), ir.IntType(128)
+VQ = ir.VectorType(I64, N)
+#: Scores that `weigh_many` and its like take: as many as hide how long the polynomial's steps wait for one another.
+MANY = draw_lanes()
+SCORES = ir.VectorType(F32, MANY)
+#: Added to a small number, it leaves the nearest whole one in the lowest bits.
+ROUNDS = 1.5 * 2.0**52
+MANTISSA = 52
+
+
+def _bits(b: Builder, mask: Value) -> Value:
+    """A mask of 64 lanes at most, as an int64."""
+    bits = b.bitcast(mask, ir.IntType(mask.type.count))
+    return bits if mask.type.count == I64.width else b.zext(bits, I64)
+
+
+def ir_exp(b: Builder, x: Value, unit: Value) -> Value:
+    """`sampling.exp` times 2^unit."""
+    rounds, integers = alike(x.type, ROUNDS), ir.VectorType(I64, x.type.count)
+    shifted = b.fadd(b.fmul(x, alike(x.type, PER_LN2)), rounds)
+    k = b.fsub(shifted, rounds)
+    r = b.fsub(x, b.fmul(k, alike(x.type, LN2_HIGH)))
+    r = b.fsub(r, b.fmul(k, alike(x.type, LN2_LOW)))
+    t = b.fmul(r, alike(x.type, TAYLOR[0]))
+    for coefficient in TAYLOR[1:-1]:
+        t = b.fmul(b.fadd(t, alike(x.type, coefficient)), r)
+    t = b.fadd(t, alike(x.type, TAYLOR[-1]))
+    power = b.shl(b.add(b.bitcast(shifted, integers), ir_splat(b, unit, x.type.count)), alike(integers, MANTISSA))
+    return b.bitcast(b.add(b.bitcast(t, integers), power), x.type)
+
+
+def ir_weigh(
+    b: Builder, v: Value, here: Value | None, top: Value, floor: Value, temperature: Value, unit: Value, out: Value
+) -> Value:
+    """Store weights of scores, int64, and return their sum. Absent ones, and those below the floor, have none."""
+    count = v.type.count
+    doubles, integers = ir.VectorType(F64, count), ir.VectorType(I64, count)
+    wide = b.fsub(b.fpext(v, doubles), ir_splat(b, b.fpext(top, F64), count))
+    exponent = b.fdiv(wide, ir_splat(b, temperature, count))
+    alive = b.and_(b.fcmp_ordered(">=", v, ir_splat(b, floor, count)),
+                   b.fcmp_ordered(">=", exponent, alike(doubles, NEGLIGIBLE)))  # fmt: skip
+    alive = alive if here is None else b.and_(here, alive)
+    none = ir.Constant(integers, None)
+
+    def weighed() -> list[Value]:
+        e = ir_exp(b, b.select(alive, exponent, ir.Constant(doubles, None)), unit)
+        whole = b.call(ext(b, f"llvm.nearbyint.v{count}f64", doubles, [doubles]), [e])
+        return [b.select(alive, b.fptosi(whole, integers), none)]
+
+    (weights,) = ir_choose(b, b.icmp_unsigned("!=", _bits(b, alive), c64(0)), weighed, lambda: [none])
+    b.store(weights, ptr(b, out, integers), align=8)
+    return _total(b, weights)
+
+
+def _total(b: Builder, v: Value) -> Value:
+    return b.call(ext(b, f"llvm.vector.reduce.add.v{v.type.count}i64", I64, [v.type]), [v])
+
+
+@op(i64, i64, i64, f32, f32, f64, i64, i64)
+def weigh(b, x, n, largest, floor, temperature, unit, out):
+    """Store weights of scores at x, int64; their sum. Those below the floor have none."""
+    here = ir_below(b, n)
+    return ir_weigh(b, ir_load(b, x, mask=here), here, largest, floor, temperature, unit, out)
+
+
+@op(i64, i64, f32, f32, f64, i64, i64)
+def weigh_many(b, x, largest, floor, temperature, unit, out):
+    """As `weigh`, of MANY."""
+    return ir_weigh(b, b.load(ptr(b, x, SCORES), align=4), None, largest, floor, temperature, unit, out)
+
+
+def ir_level(b: Builder, v: Value, largest: Value, scale: Value) -> Value:
+    """int32 lanes: from 0 for the largest to LEVELS - 1; of two scores the lower has no lower level."""
+    depth = b.fmul(b.fsub(ir_splat(b, largest), v), ir_splat(b, scale))
+    deepest = const(V, [float(LEVELS - 1)] * N)
+    return b.fptosi(b.select(b.fcmp_ordered("<", depth, deepest), depth, deepest), VI)
+
+
+@op(void, i64, i64, f32, f32, i64)
+def store_levels(b, x, n, largest, scale, out):
+    """Levels of scores at x, int32; of absent ones that of zero."""
+    v = ir_level(b, ir_load(b, x, mask=ir_below(b, n)), largest, scale)
+    low = b.select(b.icmp_signed(">", v, const(VI, [0] * N)), v, const(VI, [0] * N))
+    b.store(low, ptr(b, out, VI), align=4)
+
+
+@op(i64, i64, i64, f32, f32, i64)
+def on_level(b, x, n, largest, scale, level):
+    """Mask of scores at x that have this level."""
+    here = ir_below(b, n)
+    v = ir_level(b, ir_load(b, x, mask=here), largest, scale)
+    return _bits(b, b.and_(here, b.icmp_signed("==", v, ir_splat(b, b.trunc(level, I32)))))
+
+
+def ir_weight_above(b: Builder, w: Value, v: Value, here: Value | None, bound: Value, least: Value) -> Value:
+    """The sum of weights, those that are `least` at least, of scores above the bound."""
+    count = v.type.count
+    chosen = b.and_(
+        b.fcmp_ordered(">", v, ir_splat(b, bound, count)), b.icmp_signed(">=", w, ir_splat(b, least, count))
+    )
+    chosen = chosen if here is None else b.and_(here, chosen)
+    return _total(b, b.select(chosen, w, ir.Constant(w.type, None)))
+
+
+@op(i64, i64, i64, i64, f32, i64)
+def weight_above(b, weights, x, n, bound, least):
+    here = ir_below(b, n)
+    return ir_weight_above(b, b.load(ptr(b, weights, VQ), align=8), ir_load(b, x, mask=here), here, bound, least)
+
+
+@op(i64, i64, i64, f32, i64)
+def weight_above_many(b, weights, x, bound, least):
+    w = b.load(ptr(b, weights, ir.VectorType(I64, MANY)), align=8)
+    return ir_weight_above(b, w, b.load(ptr(b, x, SCORES), align=4), None, bound, least)
+
+
+@op(i64, i64, i64, f32)
+def equal_to(b, x, n, bound):
+    """Mask of scores at x that are the bound."""
+    here = ir_below(b, n)
+    return _bits(b, b.and_(here, b.fcmp_ordered("==", ir_load(b, x, mask=here), ir_splat(b, bound))))
+
+
+@op(i64, i64, f32)
+def equal_to_many(b, x, bound):
+    return _bits(b, b.fcmp_ordered("==", b.load(ptr(b, x, SCORES), align=4), ir_splat(b, bound, MANY)))
+
+
+@each(lanes, f32)
+def finite_or(b, v, other):
+    """Lanes below +inf, `other` in the place of the rest."""
+    return b.select(b.fcmp_ordered("<", v, const(v.type, [float("inf")] * v.type.count)),
+                    v, ir_splat(b, other, v.type.count))  # fmt: skip
+
+
+@op(i64, i64)
+def popcount(b, v):
+    return b.call(ext(b, "llvm.ctpop.i64", I64, [I64]), [v])
+
+
+@op(i64, i64)
+def lowest_bit(b, v):
+    """Number of the lowest bit that is set, of a mask that is not 0."""
+    return b.call(ext(b, "llvm.cttz.i64", I64, [I64, ir.IntType(1)]), [v, ir.Constant(ir.IntType(1), 0)])
+
+
+@op(i64, i64, i64)
+def fraction(b, total, part):
+    """Floor of total * part / 2^53, both at least 0."""
+    product = b.mul(b.zext(total, I128), b.zext(part, I128))
+    return b.trunc(b.lshr(product, ir.Constant(I128, 53)), I64)
+
+
+@op(f64, i64)
+def ld_f64(b, a):
+    return b.load(ptr(b, a, F64), align=8)
+
+
+@op(void, i64, i64)
+def st_i32(b, a, v):
+    b.store(b.trunc(v, I32), ptr(b, a, I32), align=4)
+
+
+@op(i64, i64)
+def ld_u32(b, a):
+    return b.zext(b.load(ptr(b, a, I32), align=4), I64)
