@@ -107,6 +107,7 @@ class Program:
     begins: int = 0  # the first instruction of a decoder, or of an encoder's head
     n_once: int = 0  # instructions that run once, before the first step, on `once_rows` rows: the ids of a batch
     once_rows: int = 0
+    bounded: str = ""  # why no text may outgrow `n_context`; "": one may
 
     @property
     def turning(self) -> int:

@@ -156,6 +156,7 @@ class Engine:
         return any(
             other.n_missing > other.rows
             and other.table.n_pages
+            and not other.table.gap
             and (other.table.source, other.table.shift) == (table.source, table.shift)
             and begins_like(other.ids, want.ids, most) >= other.table.cached + LEAST
             for other in wants
@@ -170,7 +171,7 @@ class Engine:
         donor, n = best(table, want.ids, pages.tables, len(want.ids) - want.rows)
         earlier = [w.table for w in wants if w.table.n_pages and w.table.arrived < table.arrived]
         shared = n if donor in earlier else 0  # a donor that is idle may give up what is not shared
-        if not pages.fit(len(want.ids) + (1 if earlier else 0), {id(each) for each in earlier}, shared):
+        if not pages.fit(table.slots(len(want.ids) + (1 if earlier else 0)), {id(each) for each in earlier}, shared):
             return False
         if donor is not None:
             pages.adopt(table, donor, n)
@@ -189,8 +190,12 @@ class Engine:
         chosen = self._chosen() if len(held) > 1 else []
         if not chosen:
             pool = self._short_of
-            sizes = [len(w.ids) if pool is self._session.pages or w.table.source is None else len(w.table.source.ids)
-                     for w in mine]  # fmt: skip
+            sizes = [
+                w.table.slots(len(w.ids))
+                if pool is self._session.pages or w.table.source is None
+                else len(w.table.source.ids)
+                for w in mine
+            ]
             raise FullError(pool, ever=all(pool.needed(n) <= pool.n_pages for n in sizes))
         return chosen
 
@@ -204,7 +209,7 @@ class Engine:
         pages = self._session.pages
         if pages.reserve(table, at + len(ids)) or self._makes_room(table, at + len(ids), chosen, wants):
             return part
-        there = min(table.high) * pages.size - at
+        there = min(table.high) * pages.size + table.gap - at
         if there > 0 and pages.reserve(table, at + there):
             return _part(want, there, 0)
         if not at:  # it has not begun: others may have what it took
@@ -251,7 +256,7 @@ def _rank(want: Want) -> tuple[bool, int]:
 def _part(want: Want, left: int, rows: int) -> Part | None:
     """What of a text a pass of `left` tokens and `rows` rows of logits takes; None: nothing."""
     at, end = want.table.cached, len(want.ids)
-    size = min(left, end - at)
+    size = min(left, end - at, want.table.until(at) - at)
     last = end - max(want.rows, 1)  # the rows that are wanted lie in one pass
     if at + size < end or want.rows > rows:
         size = min(size, last - at) if at + size > last else size

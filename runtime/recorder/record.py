@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..arena import place
 from ..forward.decoder import decoder
 from ..forward.encoder import cross_caches, encoder, head
-from ..forward.supported import check_supported
+from ..forward.supported import bounded, check_supported
 from ..kvcache import padded_context, pages_of
 from ..program import Encoding, Program, place_waits
 from ..rope import rope_tables
@@ -56,7 +56,8 @@ def record(  # noqa: PLR0913 - keywords
     ops = Recorder(n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache, fast=fast,
                    n_pages=n_pages, n_positions=n_context)  # fmt: skip
     ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
-    ropes = rope_tables(config, n_context) if ropes is None else ropes
+    why_bounded = bounded(config, n_context)
+    ropes = rope_tables(config, n_context, 0 if why_bounded else chunk) if ropes is None else ropes
     weights, constants = with_sinusoids(config, weights, n_context)
     encoding = None
     check_supported(config, weights)
@@ -101,6 +102,7 @@ def record(  # noqa: PLR0913 - keywords
         once_rows=ops.once_rows,
         encoding=encoding,
         constants=constants,
+        bounded=why_bounded,
     )
 
 
