@@ -504,7 +504,7 @@ def test_a_text_longer_than_its_context(miao):
     """On the command line as in Python; the included model, in a short context."""
     prompt, how = " ".join([BEGINNING] * 80), {"max_new_tokens": 40, "seed": 3, "temperature": 1.0}
     options = ("--max-context", 256, "--max-new-tokens", 40, "--seed", 3, "--temperature", 1, "--no-prompt")
-    with miaotui.load(demo.path("stories"), max_context=256) as model:
+    with miaotui.load(demo.path(), max_context=256) as model:
         assert len(model.tokenizer.encode(prompt)) > model.n_context
         for overflow in ("window", "truncate-left"):
             ran = miao("generate", prompt, *options, "--overflow", overflow)

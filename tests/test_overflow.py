@@ -409,22 +409,25 @@ def test_models_whose_texts_cannot_outgrow_the_context_say_why(kind: str, tmp_pa
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("family", ["bloom", "mpt", "gptj", "cohere", "glm", "gemma3_text"])
+@pytest.mark.parametrize("family", ["bloom", "falcon", "mpt", "gptj", "cohere", "glm", "gemma3_text"])
 def test_distances_are_those_inside_the_cache_for_others_too(family: str, tmp_path: Path) -> None:
     """3 s each. ALiBi by key and by distance; rotations of a part of a head, of neighbours; several at once."""
     decoders = pytest.importorskip("test_decoders")
     names = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
-    decoders.made(decoders.small(family, **dict.fromkeys(names, CONTEXT)), tmp_path)
+    kinds = ["sliding_attention", "full_attention"] * 2
+    decoders.made(decoders.small(family, layer_types=kinds, **dict.fromkeys(names, CONTEXT)), tmp_path)
     ids = ids_of(30, CONTEXT + 200)
     config, weights = open_weights(tmp_path)
-    assert (len(config.ropes) > 0) == (family not in {"bloom", "mpt"})
+    assert (len(config.ropes) > 0) == (family not in {"bloom", "falcon", "mpt"})
     wanted = reference(config, weights, ids)
     near = bound("model", "f32", config.n_layers, scale=float(np.abs(wanted).max()))
-    with miaotui.load(tmp_path, threads=2) as model, model.sequence(overflow="window") as text:
+    with (
+        miaotui.load(tmp_path, threads=2, max_context=CONTEXT) as model,
+        model.sequence(overflow="window") as text,
+    ):
         for start, stop in pairwise((0, CONTEXT, CONTEXT + 1, CONTEXT + 70, len(ids))):
             assert np.abs(text.feed(ids[start:stop]) - wanted[stop - 1]).max() <= near, stop
-    with miaotui.load(tmp_path) as model:
-        plain = decoder(Reference(np.array(ids), 0, empty_caches(config), 1), config, weights,
-                        rope_tables(config, len(ids)))[1]  # fmt: skip
-        assert plain is not None
-        assert np.abs(plain[-1] - wanted[-1]).max() > 10 * near
+    ops = Reference(np.array(ids), 0, empty_caches(config), 1)
+    plain = decoder(ops, config, weights, rope_tables(config, len(ids)))[1]
+    assert plain is not None
+    assert np.abs(plain[-1] - wanted[-1]).max() > 10 * near
