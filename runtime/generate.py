@@ -19,6 +19,7 @@ from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
+from .overflow import cut_left
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of
 from .processors import processors_from
 from .rope import LONGEST
@@ -331,11 +332,11 @@ def check_prompt(
     """Ids that a sequence can go on with: None goes on from what is there. Errors: `InputError`.
 
     `decodes`: there is a tokenizer, so that answers have a text. `bos_ids`: ids that a cut prompt begins with, as
-    before (`_cut`).
+    before (`cut_left`).
     """
     ids = [] if prompt_ids is None and len(text) else check_ids(prompt_ids, text.n_vocab)
     if params.overflow == "truncate-left":
-        ids = _cut(text, ids, params, bos_ids)
+        ids = cut_left(ids, len(text), text.n_context, params.max_new_tokens, bos_ids)
     total, most = len(text) + len(ids), most_ids(text, params)
     if total > most:
         msg = (
@@ -352,26 +353,6 @@ def check_prompt(
         msg = "stop_strings: this model has no tokenizer, so its answers have no text to find them in"
         raise InputError(msg)
     return ids
-
-
-def _cut(text: TextLike, ids: list[int], params: GenerateParams, bos_ids: Sequence[int]) -> list[int]:
-    """The prompt's last ids, which leave the answer `max_new_tokens` of the context, at most half of it.
-
-    None asks for half. One of `bos_ids` that begins the text stays. Errors: `InputError`: no room is left for any.
-    """
-    half, wanted = text.n_context // 2, params.max_new_tokens
-    answer = half if wanted is None else min(wanted, half)
-    room = min(text.n_context, text.n_context + 1 - answer) - len(text)  # the last id drawn is never fed
-    if len(ids) <= room:
-        return ids
-    kept = ids[:1] if not len(text) and ids[0] in bos_ids else []
-    if room <= len(kept):
-        msg = (
-            f"overflow='truncate-left': the text has {len(text)} tokens of a context of {text.n_context}, so nothing "
-            "of the prompt fits after it; truncate it first, or use overflow='window'"
-        )
-        raise InputError(msg)
-    return kept + ids[len(ids) - room + len(kept) :]
 
 
 def tokens(text: TextLike, made: Generator[Token | Draw, Drawn, None]) -> Generator[Token, None, None]:

@@ -1,6 +1,6 @@
-"""Texts that outgrow their context: its first tokens stay in the cache, and the newest (StreamingLLM).
+"""Texts longer than the context: their prompt is cut, or their first tokens stay in the cache, and the newest.
 
-A token sees the first `SINKS` of its text and those that follow in the cache without a gap, to itself. Distances are
+The latter is StreamingLLM. A token sees the first `SINKS` of its text and those that follow in the cache without a gap, to itself. Distances are
 those inside the cache (Xiao et al. 2023, arXiv:2309.17453, 3.2). There all keys are rotated again for every token; here
 a key keeps the rotation of its place in the text, so that distances between the newest are right for ever, and a sink's
 key is rotated once more for every page that is left out, by as many positions: from the key as it was computed, so that
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import InputError
 from .engine.state import with_pools
 from .kvcache import SINKS, key_order
 from .rope import frequencies, sincos
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
 
@@ -34,7 +35,26 @@ if TYPE_CHECKING:
     Kept = list[dict[str, NDArray[Any]]]
     Pages = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
-__all__ = ["Sinks", "turned"]
+__all__ = ["Sinks", "cut_left", "turned"]
+
+
+def cut_left(ids: list[int], n: int, n_context: int, answer: int | None, bos_ids: Collection[int]) -> list[int]:
+    """The last ids of a prompt after `n` others, which leave room for `answer` ids, at most half of the context.
+
+    None asks for half. One of `bos_ids` that begins the text stays. Errors: `InputError`: there is no room for any.
+    """
+    answer = n_context // 2 if answer is None else min(answer, n_context // 2)
+    room = min(n_context, n_context + 1 - answer) - n  # the last id drawn is never fed
+    if len(ids) <= room:
+        return ids
+    kept = ids[:1] if n == 0 and ids[0] in bos_ids else []
+    if room <= len(kept):
+        msg = (
+            f"overflow='truncate-left': the text has {n} tokens of a context of {n_context}, so nothing of the prompt "
+            "fits after it; truncate it first, or use overflow='window'"
+        )
+        raise InputError(msg)
+    return kept + ids[len(ids) - room + len(kept) :]
 
 
 class Sinks:
@@ -93,11 +113,10 @@ def _turned(layer: CacheLayer, arrays: dict[str, NDArray[Any]], by: int) -> dict
 
 def _wide(numbers: NDArray[Any], scales: NDArray[Any] | None) -> NDArray[np.float64]:
     """What numbers of the cache stand for."""
-    if scales is not None:
-        return numbers.astype(np.float64) * scales[..., None]
-    if numbers.dtype == np.uint16:
-        return (numbers.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return numbers.astype(np.float64)
+    bf16 = numbers.dtype == np.uint16
+    floats: NDArray[Any] = (numbers.astype(np.uint32) << 16).view(np.float32) if bf16 else numbers
+    wide: NDArray[np.float64] = floats.astype(np.float64)
+    return wide if scales is None else wide * scales[..., None]
 
 
 def _bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
