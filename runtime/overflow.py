@@ -1,7 +1,7 @@
 """Texts longer than the context: their prompt is cut, or their first tokens stay in the cache, and the newest.
 
-The latter is StreamingLLM (Xiao et al. 2023, arXiv:2309.17453, 3.2). A token sees the first `SINKS` of its text and those
-that follow in the cache without a gap, to itself. Distances are those inside the cache. In the paper all keys are
+The latter is StreamingLLM (Xiao et al. 2023, arXiv:2309.17453, 3.2). A token sees the first `SINKS` of its text and
+those that follow in the cache without a gap, to itself. Distances are those inside it. In the paper all keys are
 rotated again for every token; here a key keeps the rotation of its place in the text, so that distances between the
 newest are right for ever, and a sink's key is rotated once more for every page that is left out, by as many positions:
 from the key as it was computed, so that nothing adds up. That is the product with a query that was rotated for its
