@@ -101,6 +101,7 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         fast=request.fast,
         n_pages=request.n_pages(context, beams=USUAL_BEAMS if plan.config.seq2seq else 1),
         n_encoded_pages=request.n_pages(context) if plan.config.seq2seq else None,
+        paged=not request.gpu,
     )
     check_backend(program, plan.config.family, "cuda" if request.gpu else "cpu")
     return program

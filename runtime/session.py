@@ -289,11 +289,8 @@ class Session(Pools):
 
     def check_outgrows(self) -> None:
         """Pass where a text may outgrow the context. Errors: `InputError`, which says why none may."""
-        why = self.program.bounded
-        if not why and not self.backend.paged:
-            why = f"{self.backend.name} holds one text in one piece; load with device='cpu'"
-        if why:
-            msg = f"overflow='window': {why}"
+        if self.program.bounded:
+            msg = f"overflow='window': {self.program.bounded}"
             raise InputError(msg)
 
     def _padding(self, table: Table, ids: Ids[int] | NDArray[np.int64], start: int) -> int:

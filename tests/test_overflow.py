@@ -21,6 +21,7 @@ from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import LONGEST, rope_tables
 from miaotui.runtime.sampling import Sampler, SamplingParams
+from miaotui.tools import demo
 from tolerance import bound
 
 if TYPE_CHECKING:
@@ -406,6 +407,33 @@ def test_models_whose_texts_cannot_outgrow_the_context_say_why(kind: str, tmp_pa
         ids = [int(i) for i in np.random.default_rng(0).integers(2, 53, model.n_context + 9)]
         cut = model.generate(ids, overflow="truncate-left", max_new_tokens=5)
         assert cut.ids == model.generate(ids[-(model.n_context - 4) :], max_new_tokens=5).ids
+
+
+def test_an_encoder_decoder_says_what_to_shorten() -> None:
+    with miaotui.load(demo.path("dates")) as model:
+        long = " ".join(["the first of May"] * 500)
+        for overflow in ("window", "truncate-left"):
+            for text in ("the first of May", long):
+                with pytest.raises(InputError, match=f"overflow='{overflow}': of decoders only; shorten what the enc"):
+                    model.generate(text, overflow=overflow)
+            with pytest.raises(InputError, match=f"overflow='{overflow}': of decoders only"):
+                model.sequence("the first of May", overflow=overflow)
+            with model.sequence("the first of May") as text, pytest.raises(InputError, match="of decoders only"):
+                text.generate([1], overflow=overflow)
+        plain = model.generate("the first of May", overflow="error", max_new_tokens=5)
+        assert plain.ids == model.generate("the first of May", max_new_tokens=5).ids
+
+
+@pytest.mark.ci
+def test_keys_that_are_normed_after_their_rotation_cannot_be_turned(tmp_path: Path) -> None:
+    """2 s."""
+    decoders = pytest.importorskip("test_decoders")
+    decoders.made(decoders.small("hunyuan_v1_dense", max_position_embeddings=CONTEXT), tmp_path)
+    with (
+        miaotui.load(tmp_path) as model,
+        pytest.raises(InputError, match=r"overflow='window': hunyuan_v1_dense normalises its keys after"),
+    ):
+        model.generate([5], overflow="window")
 
 
 @pytest.mark.ci

@@ -24,6 +24,8 @@ __all__ = ["Recorder", "record"]
 
 #: The arena is whole pages of the machine's memory.
 MEMORY_PAGE = 4096
+#: Why a GPU's texts cannot outgrow their context.
+ONE_PIECE = "a GPU's cache holds one text, in one piece; load with device='cpu'"
 #: Slots for keys in a pass of whole texts, each of which begins at a block of sixteen: enough for eight tokens each.
 SLOTS_PER_TOKEN = 2
 
@@ -45,18 +47,19 @@ def record(  # noqa: PLR0913 - keywords
     n_pages: int | None = None,
     n_encoded_pages: int | None = None,
     ropes: tuple[RopeTable, ...] | None = None,
+    paged: bool = True,
 ) -> Program:
     """The program of a decoder, of an encoder, or of both; works on planned weights, reads none.
 
     `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller. `n_encoded_pages`:
-    of the pools of an encoder's texts (default: one text's).
+    of the pools of an encoder's texts (default: one text's). `paged`: as the backend is; texts may then outgrow it.
     """
     chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
     ops = Recorder(n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache, fast=fast,
                    n_pages=n_pages, n_positions=n_context)  # fmt: skip
     ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
-    why_bounded = bounded(config, n_context)
+    why_bounded = bounded(config, n_context) or ("" if paged else ONE_PIECE)
     ropes = rope_tables(config, n_context, 0 if why_bounded else chunk) if ropes is None else ropes
     weights, constants = with_sinusoids(config, weights, n_context)
     encoding = None
