@@ -17,9 +17,17 @@ from .prepare import prepare
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
 from .runtime.memory import memory_named, refused
-from .runtime.parameters import CHAT_NAMES, DEFAULT_NEW_TOKENS, ChatKwargs, GenerateKwargs, check_names, spelled_out
+from .runtime.parameters import (
+    CHAT_NAMES,
+    DEFAULT_NEW_TOKENS,
+    ChatKwargs,
+    GenerateKwargs,
+    check_names,
+    overflow_of,
+    spelled_out,
+)
 from .runtime.searching import answers
-from .runtime.sequence import Sequence
+from .runtime.sequence import OF_DECODERS, Sequence
 from .runtime.session import Session
 from .runtime.stream import Stream
 from .scores import Scores
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
     from .loader.text.chat_messages import Messages
     from .prepare import Prepared
     from .runtime.backend import Backend
+    from .runtime.parameters import Overflow
     from .runtime.searching import Asked
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
@@ -143,12 +152,13 @@ class Model(Scores):
     """
 
     @memory_named("sequence")
-    def sequence(self, source: Prompt | None = None) -> Sequence:
+    def sequence(self, source: Prompt | None = None, *, overflow: Overflow | None = None) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them.
 
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
+        `overflow`: that of its calls, where they give none; with "window" what is fed may outgrow the context too.
         """
-        return self._sequence(source, "sequence")
+        return self._sequence(source, "sequence", overflow)
 
     @memory_named("load_sequence")
     def load_sequence(self, path: str | PathLike[str]) -> Sequence:
@@ -172,7 +182,7 @@ class Model(Scores):
             raise
         return sequence
 
-    def _sequence(self, source: Prompt | None, call: str) -> Sequence:
+    def _sequence(self, source: Prompt | None, call: str, overflow: Overflow | None = None) -> Sequence:
         """As `sequence`; errors name the `call`."""
         self._check_kind(call, encoder=False)
         if self.config.seq2seq == (source is None):
@@ -180,7 +190,8 @@ class Model(Scores):
             msg = f"source: a sequence of {self.config.family} {what} source, a text or ids that an encoder reads"
             msg = msg if source is None else f"{msg}; leave it out, and feed the text"
             raise InputError(msg)
-        return Sequence(self._session, self._text, source=None if source is None else self._source(source))
+        read = None if source is None else self._source(source)
+        return Sequence(self._session, self._text, source=read, overflow=overflow)
 
     def _begun(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> tuple[Sequence, Prompt, GenerateKwargs]:
         """A sequence, what it reads first, and the parameters that are left; errors name the `call`.
@@ -194,6 +205,9 @@ class Model(Scores):
                 msg = f"{START}: {self.config.family} is not an encoder-decoder; leave it out"
                 raise InputError(msg)
             return sequence, prompt, parameters
+        if overflow_of(parameters.get("overflow")) != "error":  # before the prompt is too long for it
+            msg = f"overflow={parameters.get('overflow')!r}: {OF_DECODERS}"
+            raise InputError(msg)
         left = self._text.with_ids(parameters).copy()
         start = left.pop("decoder_start_token_id", None)
         first = [decoding.start] if start is None else check_ids([start], self.config.n_vocab, what=START)
@@ -237,9 +251,10 @@ class Model(Scores):
         answers: this many, the first and its `.alternatives`. `logprobs`: `.logprobs` has the natural logarithm of
         each new id's probability by the model's raw logits; `top_logprobs`: this many of the likeliest ids in each
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
-        the logits before an id is drawn, or return others. `priority`: of several calls that wait for room, the higher
-        number goes first (docs/concurrency.md). The prompt of an encoder-decoder is what its encoder reads.
-        Errors: `InputError`, and what a function of yours raises.
+        the logits before an id is drawn, or return others. `overflow`: what becomes of a text that is longer than the
+        context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `priority`: of several calls
+        that wait for room, the higher number goes first (docs/concurrency.md). The prompt of an encoder-decoder is what
+        its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)

@@ -96,12 +96,12 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         n_context=context,
         chunk=chunk,
         n_logits=min(LOGIT_ROWS, chunk),
-        draws=not request.gpu,
         threads=1 if request.gpu else request.n_threads,  # a GPU's scratch is that of one
         kv_cache=request.kv_cache,
         fast=request.fast,
         n_pages=request.n_pages(context, beams=USUAL_BEAMS if plan.config.seq2seq else 1),
         n_encoded_pages=request.n_pages(context) if plan.config.seq2seq else None,
+        paged=not request.gpu,
     )
     check_backend(program, plan.config.family, "cuda" if request.gpu else "cpu")
     return program

@@ -19,8 +19,10 @@ from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
-from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, check_names
+from .overflow import cut_left
+from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of
 from .processors import processors_from
+from .rope import LONGEST
 from .rules import RULES, Ruled, Rules, rules_from
 from .sampling import Sampler, SamplingParams
 
@@ -44,6 +46,7 @@ __all__ = [
     "check_ids",
     "check_prompt",
     "collect",
+    "most_ids",
     "params_from",
     "steps",
     "tokens",
@@ -53,7 +56,7 @@ __all__ = [
 MAX_EOS = 2**22
 
 #: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
-#: "context": prompt and new ids fill the context; the last id, which is never fed, may stand one past its end.
+#: "context": prompt and new ids fill the context (`most_ids`); the last, never fed, may stand one past its end.
 FinishReason = Literal["eos", "stop", "length", "context"]
 
 
@@ -137,6 +140,7 @@ class GenerateParams:
     logprobs: LogprobParams | None = None
     processors: tuple[Processor, ...] = ()
     priority: int = 0
+    overflow: Overflow = "error"
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -296,6 +300,7 @@ def params_from(
     beams = beams_from({name: given.pop(name) for name in BEAMS if name in given})
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
+    ending |= {"overflow": overflow_of(given.pop("overflow", None))}
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
     _check_together(params)
     return params
@@ -315,24 +320,41 @@ def _check_together(params: GenerateParams) -> None:
     if beams.n > 1 and what is not None:
         msg = f"num_beams={beams.n}: {what} and beams do not go together here; leave one of them out"
         raise InputError(msg)
+    if beams.n > 1 and params.overflow == "window":
+        msg = f"num_beams={beams.n}: beams end where the context is full; leave out overflow='window', or the beams"
+        raise InputError(msg)
     if beams.n_return > 1 == beams.n and params.sampling.greedy:
         msg = f"num_return_sequences={beams.n_return}: the likeliest answer is one; sample, or give num_beams"
         raise InputError(msg)
 
 
-def check_prompt(text: TextLike, prompt_ids: object, params: GenerateParams, *, decodes: bool) -> list[int]:
+def most_ids(text: TextLike, params: GenerateParams) -> int:
+    """Ids that are fed of a text, at most: the context, but for one that may outgrow it."""
+    return LONGEST if params.overflow == "window" else text.n_context
+
+
+def check_prompt(
+    text: TextLike, prompt_ids: object, params: GenerateParams, *, decodes: bool, bos_ids: Sequence[int] = ()
+) -> list[int]:
     """Ids that a sequence can go on with: None goes on from what is there. Errors: `InputError`.
 
-    `decodes`: there is a tokenizer, so that answers have a text.
+    `decodes`: there is a tokenizer, so that answers have a text. `bos_ids`: ids that a cut prompt begins with, as
+    before (`cut_left`).
     """
     ids = [] if prompt_ids is None and len(text) else check_ids(prompt_ids, text.n_vocab)
-    total = len(text) + len(ids)
-    if total > text.n_context:
-        over = total - text.n_context
+    if params.overflow == "truncate-left":
+        ids = cut_left(ids, len(text), text.n_context, params.max_new_tokens, bos_ids)
+    total, most = len(text) + len(ids), most_ids(text, params)
+    if total > most:
         msg = (
-            f"prompt: {total} tokens, {over} more than the context of {text.n_context}; shorten the prompt, "
+            f"prompt: {total} tokens, {total - most} more than the context of {most}; shorten the prompt, "
             "or load the model with a larger max_context where it was made for one"
         )
+        if params.overflow == "error":
+            msg += ", or see overflow"
+        raise InputError(msg)
+    if total > text.n_context and params.logprobs is not None and params.logprobs.echo:
+        msg = f"echo: a text of {total} tokens, which outgrows the context of {text.n_context}, has none; leave it out"
         raise InputError(msg)
     if params.stop and not decodes:
         msg = "stop_strings: this model has no tokenizer, so its answers have no text to find them in"
@@ -371,7 +393,7 @@ def steps(  # noqa: PLR0913 - keywords
     before the first, for the timings. Without a `spelling` (`decode(ids) -> str`
     will do) the tokens have no text.
     """
-    n_prompt, room = len(prompt), text.n_context - len(text) - len(prompt) + 1  # the last id drawn is never fed
+    n_prompt, room = len(prompt), most_ids(text, params) - len(text) - len(prompt) + 1  # the last drawn is never fed
     if room < 1:
         msg = f"the sequence grew to {len(text)} ids since the prompt was checked: {n_prompt} more do not fit"
         raise InputError(msg)

@@ -26,7 +26,9 @@ __all__ = [
     "PAGE",
     "PAIRS",
     "QUERIES",
+    "SINKS",
     "cache_bytes",
+    "key_order",
     "padded",
     "padded_context",
     "pages_of",
@@ -40,6 +42,8 @@ KEYS = 16
 PAGE = 128
 #: Lanes c (and c + 8) in the order in which keys lie: the tree adds c and c + 4, then + 2, then + 1.
 PAIRS = (0, 4, 2, 6, 1, 5, 3, 7)
+#: First tokens that stay where a text outgrows its context: four are enough (Xiao et al. 2023, arXiv:2309.17453).
+SINKS = 4
 #: Queries that a thread takes at once, at most, and dimensions of their results that it sums at once.
 QUERIES, DIMS = 32, 64
 
@@ -47,6 +51,12 @@ QUERIES, DIMS = 32, 64
 def padded(d_head: int) -> int:
     """d_head, rounded up to whole vectors."""
     return -(-d_head // KEYS) * KEYS
+
+
+def key_order(d_head: int) -> list[int]:
+    """Where among a key's numbers each of its dimensions lies."""
+    each = padded(d_head) // 8
+    return [PAIRS.index(j & 7) * each + (j >> 4) * 2 + (j >> 3 & 1) for j in range(d_head)]
 
 
 def pages_of(positions: int) -> int:

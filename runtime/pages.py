@@ -11,56 +11,23 @@ Ids, counts and addresses only; nothing here knows a kernel or a text.
 from __future__ import annotations
 
 import functools
-import sys
 import weakref
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from .living import Living
-from .locks import Waiting
+from .table import Caller, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from numpy.typing import NDArray
-
-    from .sources import Source
+    from .overflow import Sinks
 
 __all__ = ["Caller", "FullError", "Pages", "Table"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Caller(Waiting):
-    """Who waits for the ids of sequences. He is there for as long as a call of his thread has him as its `caller`.
-
-    Being counted is not enough: an exception that is kept keeps the calls that it came through, and what they had.
-    """
-
-    def waits_for(self, table: Table) -> None:
-        """For a sequence, and for the encoder's text that it reads."""
-        for each in _of(table):
-            each.waiting.add(self)
-
-    def leaves(self, table: Table) -> None:
-        """Wait for it no more."""
-        for each in _of(table):
-            each.waiting.discard(self)
-
-    def here(self) -> bool:
-        """Whether that call goes on."""
-        frame = sys._current_frames().get(self.thread)  # noqa: SLF001 - a documented function of CPython
-        while frame is not None:
-            if "caller" in frame.f_code.co_varnames and frame.f_locals.get("caller") is self:
-                return True
-            frame = frame.f_back
-        return False
-
-
-def _of(table: Table) -> list[Table]:
-    return [table] if table.source is None else [table, table.source.table]
 
 
 class FullError(Exception):
@@ -76,54 +43,6 @@ class FullError(Exception):
         self.ever = any(t.n_pages for t in pages.tables) if ever is None else ever
         there = [(t, [who for who in t.waiting if who.here()]) for t in pages.tables if t.n_pages]
         self.held = [(table, [weakref.ref(who) for who in waiting]) for table, waiting in there if waiting]
-
-
-class Table:
-    """What one sequence holds of the cache.
-
-    `cached`: this many slots, from the first on, hold what its ids make them; `ids`: these and perhaps more, or none
-    where they are not known. Below `low[g]` pages of group g were
-    given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
-    `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
-    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last; `arrived`: the number of
-    its sequence, counted as they are first waited for; `dropped`: that sequence is closed, or gone. `shift` is added
-    to the positions of its text, which has `expected` tokens at least (`Session.turned`). `priority`: of the call that
-    goes on with it; `favoured`: others of a higher priority overtook it too often (`Engine`).
-    """
-
-    __slots__ = ("__weakref__", "address", "arrived", "cached", "dropped", "expected", "favoured", "high", "ids", "low",
-                 "numbers", "padding", "priority", "shift", "source", "used", "waiting")  # fmt: skip
-
-    def __init__(self, n_groups: int, n_pages: int) -> None:
-        """For at most `n_pages` pages a group; it holds none."""
-        self.numbers: NDArray[np.int32] = np.zeros((n_groups, n_pages), np.int32)
-        self.address = int(self.numbers.ctypes.data)
-        self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
-        self.cached = self.used = self.shift = self.expected = self.arrived = self.priority = 0
-        self.dropped = self.favoured = False
-        self.ids: Sequence[int] = ()
-        self.waiting: Living[Caller] = Living()
-        self.source: Source | None = None
-        self.padding: list[int] = []
-
-    def begin(self, priority: int) -> None:
-        """A call of this priority goes on with its sequence."""
-        self.priority, self.favoured = priority, False
-
-    @property
-    def place(self) -> tuple[bool, int, int]:
-        """Its place among those that are waited for: the least goes first, and gives its pages up last."""
-        return not self.favoured, -self.priority, self.arrived
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits for the next id of its sequence."""
-        return any(who.here() for who in self.waiting)
-
-    @property
-    def n_pages(self) -> int:
-        """Pages that it holds."""
-        return sum(self.high) - sum(self.low)
 
 
 def _whole(change: Callable[Concatenate[Pages, P], R]) -> Callable[Concatenate[Pages, P], R]:
@@ -145,10 +64,16 @@ class Pages:
     """The pool: `n_pages` pages of `size` slots in each group, of windows `windows` (None: all keys are seen)."""
 
     def __init__(
-        self, n_pages: int, size: int, windows: Sequence[int | None], copy: Callable[[int, int, int], None]
+        self,
+        n_pages: int,
+        size: int,
+        windows: Sequence[int | None],
+        copy: Callable[[int, int, int], None],
+        sinks: Sinks | None = None,
     ) -> None:
-        """`copy(group, source, target)` copies a page's keys and values."""
+        """`copy(group, source, target)` copies a page's keys and values; `sinks`: where texts may outgrow theirs."""
         self.n_pages, self.size, self.windows, self._copy = n_pages, size, tuple(windows), copy
+        self._sinks = sinks
         self._holders = [[0] * n_pages for _ in self.windows]  # how many tables name each page
         self._free = [bytearray(b"\1" * n_pages) for _ in self.windows]  # 1: nobody holds it
         self.n_free = [n_pages] * len(self.windows)
@@ -157,7 +82,7 @@ class Pages:
 
     def table(self, n_slots: int) -> Table:
         """An empty table for a sequence of at most this many slots."""
-        table = Table(len(self.windows), -(-n_slots // self.size))
+        table = Table(len(self.windows), -(-n_slots // self.size), self.size)
         self.tables.add(table)
         return table
 
@@ -165,9 +90,9 @@ class Pages:
         """Who holds which page, from the tables that there are."""
         tables = list(self.tables)
         for table in tables:
-            if table.cached == 0 and any(table.low):  # it was giving everything back
-                table.low, table.high = [0] * len(self.windows), [0] * len(self.windows)
-            table.cached = min(table.cached, self.size * min(table.high, default=0))
+            if table.cached == 0 and (any(table.low) or table.gap):  # it was giving something back
+                table.empty(len(self.windows))
+            table.cached = min(table.cached, table.gap + self.size * min(table.high, default=0))
         for g in range(len(self.windows)):
             held = [table.numbers[g, table.low[g] : table.high[g]] for table in tables]
             pages = np.concatenate([np.zeros(0, np.int32), *held])
@@ -203,10 +128,13 @@ class Pages:
 
     @_whole
     def reserve(self, table: Table, end: int) -> bool:
-        """Give a table pages for slots up to `end`, and the only right to write from `cached` on. False: none is free.
+        """Give a table pages for tokens up to `end`, and the only right to write from `cached` on. False: none is free.
 
-        What it was given stays its own; after others have released theirs, ask again.
+        What it was given stays its own; after others have released theirs, ask again. All of them fit one pass
+        (`Table.until`).
         """
+        if table.gap_at(table.cached) != table.gap and not self._leave_out(table):
+            return False
         return all(self._reserve(table, g, end) for g in range(len(self.windows)))
 
     def make_room(self, table: Table, end: int, busy: Collection[int]) -> bool:
@@ -237,15 +165,53 @@ class Pages:
         self.release(table)
         return False
 
+    def _leave_out(self, table: Table) -> bool:
+        """One page more, of each group: the sinks come to lie at the first slots of the next. False: none is free."""
+        n, low, high = table.cached, table.low, table.high
+        table.cached, table.gap = 0, table.gap + self.size  # who interrupts this loses what the table holds
+        for g, window in enumerate(self.windows):
+            row = table.numbers[g]
+            if window is None:
+                page = self._with_sinks(table, g)
+                if page is None:
+                    table.cached, table.gap = n, table.gap - self.size
+                    return False
+                row[1] = page
+            elif low[g] == 0 < high[g]:
+                self._drop(g, int(row[0]))
+            row[:-1] = row[1:].copy()
+        table.low, table.high = [max(0, i - 1) for i in low], [max(0, i - 1) for i in high]
+        table.cached = n
+        return True
+
+    def _with_sinks(self, table: Table, group: int) -> int | None:
+        """The page that becomes a table's first, its own, with the sinks in it; the first one is released."""
+        assert self._sinks is not None  # noqa: S101 - or no table has a capacity
+        (first, page), holders = (int(i) for i in table.numbers[group, :2]), self._holders[group]
+        if table.sinks is None:
+            table.sinks = self._sinks.kept(first)
+        target = page
+        if holders[page] > 1:
+            free = first if holders[first] == 1 else self._take(group, first + 1)
+            if free is None:
+                return None
+            target = free
+            self._copy(group, page, target)
+        self._sinks.put(table.sinks, target, table.gap)
+        for old in {first, page} - {target}:
+            self._drop(group, old)
+        return target
+
     def _reserve(self, table: Table, group: int, end: int) -> bool:
-        first, holders = table.cached // self.size, self._holders[group]
+        filled, end, holders = table.cached - table.gap, end - table.gap, self._holders[group]
+        first = filled // self.size
         for i in range(first, table.high[group]):  # pages that will be written
             old = int(table.numbers[group, i])
             if holders[old] > 1:
                 new = self._take(group, old + 1)
                 if new is None:
                     return False
-                if i * self.size < table.cached:  # partly filled
+                if i * self.size < filled:  # partly filled
                     self._copy(group, old, new)
                 holders[old] -= 1
                 table.numbers[group, i] = new
@@ -280,28 +246,31 @@ class Pages:
         """Give back pages that no query from `cached` on sees: those below each group's window."""
         for g, window in enumerate(self.windows):
             if window is not None:
-                first = max(0, table.cached - window + 1) // self.size
+                first = max(0, table.cached - table.gap - window + 1) // self.size
                 while table.low[g] < min(first, table.high[g]):
                     self._drop(g, int(table.numbers[g, table.low[g]]))
                     table.low[g] += 1
 
     @_whole
     def truncate(self, table: Table, n: int) -> None:
-        """Keep the first `n` slots alone; nothing, where a window's pages that their next query sees are gone."""
+        """Keep the first `n` tokens alone; nothing, where what the next one sees of the text before it is gone."""
         if n >= table.cached:
             return
+        slots = n - table.gap
         for g, window in enumerate(self.windows):
-            seen = 0 if window is None else max(0, n - window + 1) // self.size
+            seen = 0 if window is None else max(0, slots - window + 1) // self.size
             if table.low[g] > seen:
                 n = 0
+        if table.gap_at(n) != table.gap:
+            n = 0
         table.cached = n
         for g in range(len(self.windows)):
-            keep = max(table.low[g], -(-n // self.size)) if n else table.low[g]
+            keep = max(table.low[g], -(-slots // self.size)) if n else table.low[g]
             while table.high[g] > keep:
                 table.high[g] -= 1
                 self._drop(g, int(table.numbers[g, table.high[g]]))
-            if not n:
-                table.low[g] = table.high[g] = 0
+        if not n:
+            table.empty(len(self.windows))
 
     def release(self, table: Table) -> None:
         """Give everything back; the sequence's keys must be computed again before it goes on."""
@@ -311,9 +280,9 @@ class Pages:
     @_whole
     def share(self, table: Table) -> Table:
         """Another table of the same pages, for a sequence that begins alike."""
-        twin = Table(len(self.windows), table.numbers.shape[1])
+        twin = Table(len(self.windows), table.numbers.shape[1], self.size)
         self.tables.add(twin)
-        twin.source, twin.shift = table.source, table.shift
+        twin.source, twin.shift, twin.capacity = table.source, table.shift, table.capacity
         self._copied(table, twin)
         return twin
 
@@ -329,6 +298,7 @@ class Pages:
     def _copied(self, table: Table, twin: Table) -> None:
         twin.numbers[:] = table.numbers
         twin.padding = list(table.padding)
+        twin.gap, twin.sinks = table.gap, table.sinks
         twin.low, twin.high, twin.cached = list(table.low), list(table.high), table.cached
         for g, holders in enumerate(self._holders):
             for i in range(table.low[g], table.high[g]):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar, cast, get_args
 
 import numpy as np
 
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CHAT_NAMES",
     "DEFAULT_NEW_TOKENS",
+    "OVERFLOWS",
     "TOKENS",
     "ChatKwargs",
     "GenerateKwargs",
+    "Overflow",
     "check_names",
     "one_of",
+    "overflow_of",
     "spelled_out",
     "switch",
     "whole_number",
@@ -34,6 +37,10 @@ __all__ = [
 
 #: Tokens of an answer where the caller names no number.
 DEFAULT_NEW_TOKENS = 256
+
+#: What becomes of a text that is longer than the context.
+Overflow = Literal["error", "window", "truncate-left"]
+OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -110,6 +117,11 @@ class GenerateKwargs(TypedDict, total=False):
     priority: int | SupportsIndex | None
     """Where several answers wait for room, the higher number goes first, and gives its pages up last (default: 0).
     It changes no answer; docs/concurrency.md."""
+    overflow: Overflow | None
+    """What becomes of a text that is longer than the context (default: "error", or what the sequence was made with).
+    "error": such a prompt is refused, and the answer ends where the context is full. "truncate-left": the prompt loses
+    what it takes from its left, so that the answer finds room for `max_new_tokens`, or half of the context (a bos id at
+    its beginning stays). "window": it goes on; its first four tokens stay in the cache, and the newest."""
 
 
 class ChatKwargs(GenerateKwargs, total=False):
@@ -181,6 +193,11 @@ def switch(name: str, value: object) -> bool:
         msg = f"{name}={shown(value)}: expected True or False"
         raise InputError(msg)
     return bool(value)
+
+
+def overflow_of(value: object) -> Overflow:
+    """`overflow` as a caller gave it; None: "error". Errors: `InputError`."""
+    return cast("Overflow", "error" if value is None else one_of("overflow", value, OVERFLOWS))
 
 
 def one_of(name: str, value: object, known: Sequence[str]) -> str:

@@ -102,7 +102,7 @@ class Pools(Turns):
         table.dropped = True
         if table is self.last or table is self.ahead_of:  # or it would keep its encoder's text
             self.last = self.ahead_of = None
-        if table.cached < LEAST or not table.ids or table.source is not None:
+        if table.cached < LEAST or not table.ids or table.source is not None or table.gap:
             self.pages.release(table)
             return
         self.kept = [other for other in self.kept if other.n_pages and other is not table]

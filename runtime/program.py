@@ -108,6 +108,7 @@ class Program:
     n_once: int = 0  # instructions that run once, before the first step, on `once_rows` rows: the ids of a batch
     once_rows: int = 0
     draw_at: int | None = None  # the arena's scratch for ids that the CPU draws (`drawing.py`), at its end
+    bounded: str = ""  # why no text may outgrow `n_context`; "": one may
 
     @property
     def turning(self) -> int:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["RopeTable", "frequencies", "rope_tables", "sincos"]
+__all__ = ["LONGEST", "RopeTable", "frequencies", "rope_tables", "sincos"]
+
+#: Positions whose angles `sincos` is exact for, where no frequency is above 1: of a text that outgrows its context.
+LONGEST = 2**20
 
 #: Angles of the table that are made at a time; they take about 100 bytes each on the way.
 BLOCK = 2**15
@@ -123,10 +126,13 @@ class RopeTable:
 
     "longrope" has two frequencies for a position, of short texts and of long ones: where `n_context` reaches beyond
     `turning`, the table goes on after that row with the positions of long texts, from 0. Who feeds a text says which.
+
+    The last `spare` rows are those of the tokens of one pass whose positions lie beyond the table (`fill`).
     """
 
     rope: Rope
     n_context: int
+    spare: int = 0
 
     def exact(self, start: int, stop: int) -> Array:
         """Positions `start` to `stop` - 1 in float64, computed again: [stop - start, d_rotary/2, 2]."""
@@ -135,10 +141,20 @@ class RopeTable:
             return self._long(start, stop)
         end = rope.original_context if rope.kind == "dynamic" else stop  # from there on each has its own frequencies
         n = min(max(start, end), stop)
-        angle = np.arange(start, n)[:, None] * frequencies(rope, d)
+        angle = np.arange(start, n)[:, None] * self._frequencies
         late = [p * frequencies(rope, d, p + 1) for p in range(n, stop)]
         sin, cos = sincos(np.concatenate([angle, late]) if late else angle)
         return np.stack([cos, sin], -1) * rope.attention_factor
+
+    @once
+    def _frequencies(self) -> Array:
+        return frequencies(self.rope, self.rope.d_rotary)
+
+    def fill(self, row: int, start: int, stop: int) -> None:
+        """Make spare rows, from `row` on, those of positions `start` to `stop` - 1: the bits of a longer table."""
+        table = self.weight.array
+        assert table is not None  # noqa: S101 - as it was made
+        table[row : row + stop - start] = self.exact(start, stop)
 
     def _long(self, start: int, stop: int) -> Array:
         """Rows of short texts, and after them those of long ones."""
@@ -167,8 +183,8 @@ class RopeTable:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[n_context, d_rotary/2, 2]; with positions of long texts, as many more rows as short ones have."""
-        return (self.turning + self.n_context, self.rope.d_rotary // 2, 2)
+        """[n_context + spare, d_rotary/2, 2]; with positions of long texts, as many more rows as short ones have."""
+        return (self.turning + self.n_context + self.spare, self.rope.d_rotary // 2, 2)
 
     @property
     def nbytes(self) -> int:
@@ -176,6 +192,6 @@ class RopeTable:
         return math.prod(self.shape) * 4
 
 
-def rope_tables(config: Config, n_context: int) -> tuple[RopeTable, ...]:
-    """One for each of the config's `ropes`; none where positions are learned."""
-    return tuple(RopeTable(rope, n_context) for rope in config.ropes)
+def rope_tables(config: Config, n_context: int, spare: int = 0) -> tuple[RopeTable, ...]:
+    """One for each of the config's `ropes`; none where positions are learned. `spare`: rows of positions beyond."""
+    return tuple(RopeTable(rope, n_context, spare) for rope in config.ropes)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..handlers import raised_in_handler
 from .beams import Found, Searched, Wanted, search
-from .generate import Timings, Token, answer, collect, steps, tokens
+from .generate import Timings, Token, answer, collect, most_ids, steps, tokens
 from .pages import Caller
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Asked:
 
     def limit(self) -> tuple[int, FinishReason]:
         """The most ids that an answer may have, and what it is called to reach that."""
-        room, wanted = self.sequence.n_context - len(self.sequence) - len(self.prompt) + 1, self.params.max_new_tokens
+        room = most_ids(self.sequence, self.params) - len(self.sequence) - len(self.prompt) + 1
+        wanted = self.params.max_new_tokens
         limit = room if wanted is None else min(wanted, room)
         return limit, "length" if limit == wanted else "context"
 

@@ -20,7 +20,8 @@ from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
 from .memory import memory_named
-from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, spelled_out
+from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
+from .rope import LONGEST
 from .rules import Rules
 from .sampling import NotNumbersError, not_numbers
 from .searching import Asked, answers
@@ -40,11 +41,15 @@ if TYPE_CHECKING:
     from .generate import Draw, Token
     from .logprobs import Logprob
     from .pages import Table
+    from .parameters import Overflow
     from .session import Session
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
 
-__all__ = ["Codec", "Sequence", "Text"]
+__all__ = ["OF_DECODERS", "Codec", "Sequence", "Text"]
+
+#: What else of `overflow` than "error" is.
+OF_DECODERS = "of decoders only; shorten what the encoder reads, and leave it out"
 
 T = TypeVar("T")
 
@@ -133,7 +138,8 @@ class Sequence:
     `truncate` shortens it, `close` frees it. `ids` is the whole text so far, the last id drawn included. What the cache
     does not hold (another sequence may have needed the pages) is computed when the text goes on. Other sequences may
     be used in other threads at the same time; one sequence belongs to one caller at a time. A call that is refused
-    leaves the text as it was. Errors: `InputError`.
+    leaves the text as it was. With `overflow="window"` it may outgrow the context (docs/sessions.md). Errors:
+    `InputError`.
     """
 
     def __init__(  # noqa: PLR0913 - keywords
@@ -145,13 +151,19 @@ class Sequence:
         ids: Ids[int] = (),
         source: Ids[int] | None = None,
         seed: int | None = None,
+        overflow: Overflow | None = None,
     ) -> None:
         """Made by `Model.sequence` and `fork`. `source`: checked ids that an encoder reads, of an encoder-decoder.
 
-        `seed`: of draws, where a call gives none.
+        `seed`, `overflow`: where a call gives none. Errors: `InputError`.
         """
+        self._overflow = overflow_of(overflow)
+        if self._overflow != "error":
+            _check_overflow(session, self._overflow, seq2seq=source is not None)
         self._session, self._text, self._ids = session, NO_TEXT if text is None else text, list(ids)
         self._table = session.admit(table)
+        if self._overflow == "window":
+            self._table.capacity = session.n_context
         if source is not None:
             self._table.source = session.encoded(source)
         self._seed = seed
@@ -200,7 +212,7 @@ class Sequence:
         """For the runtime: add checked ids, and compute nothing yet. Errors: `InputError`; the text is as it was."""
         self._check_open()
         self._session.check_outside()
-        self._session.check_room(len(self._ids) + len(ids))
+        self._session.check_room(self._table.slots(len(self._ids) + len(ids)))
         self._ids += ids
 
     def advance(self, n_logits: int = 1) -> None:
@@ -360,17 +372,23 @@ class Sequence:
         given = text.with_ids(parameters)
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
+        if given.get("overflow") is None:
+            given = {**given, "overflow": self._overflow}
         params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **given)
         if self._table.source is not None and params.logprobs is not None and params.logprobs.echo:
             msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
             raise InputError(msg)
+        if params.overflow != "error":
+            _check_overflow(self._session, params.overflow, seq2seq=self._table.source is not None)
         codec = text.codec() if is_text or params.stop or text.has_codec() else None
         ids: object = prompt
         if isinstance(prompt, str) and codec is not None:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
             ids = ids if ids or self._ids else list(text.bos_ids[:1])
-        checked = check_prompt(self, ids, params, decodes=codec is not None)
-        self._session.check_room(len(self._ids) + len(checked))
+        checked = check_prompt(self, ids, params, decodes=codec is not None, bos_ids=text.bos_ids)
+        if params.overflow == "window":
+            self._table.capacity = self.n_context
+        self._session.check_room(self._table.slots(len(self._ids) + len(checked)))
         source = self._table.source
         if params.rules.no_repeat_of_source:
             before = self._ids + checked if source is None else source.ids
@@ -419,7 +437,9 @@ class Sequence:
         def twin() -> Sequence:
             try:
                 table = self._session.pages.share(self._table)
-                return Sequence(self._session, self._text, table=table, ids=self._ids, seed=seed)
+                return Sequence(
+                    self._session, self._text, table=table, ids=self._ids, seed=seed, overflow=self._overflow
+                )
             except BaseException:
                 self._session.pages.torn = True  # the table is perhaps nobody's: the next change counts again
                 raise
@@ -431,9 +451,13 @@ class Sequence:
         """Write the text and its part of the cache to a file, from which `Model.load_sequence` goes on.
 
         One safetensors file (docs/sessions.md), which is there whole or not at all. What another text took of the cache
-        is computed again when the text goes on. Errors: `InputError`, `BackendError` (a GPU).
+        is computed again when the text goes on. Errors: `InputError` (of a text that outgrew the context too),
+        `BackendError` (a GPU).
         """
         self._check_open()
+        if len(self._ids) > self.n_context + 1 or self._table.gap:  # the last may stand one past it, not fed
+            msg = f"save: the text's {len(self._ids)} tokens outgrew the context of {self.n_context}; keep its `ids`"
+            raise InputError(msg)
         session, write = self._session, self._text.save
         if write is None:
             msg = "save: this sequence was not made by a Model, and nothing knows how to write it; use model.sequence()"
@@ -493,8 +517,20 @@ class Sequence:
     def _checked(self, ids: object) -> list[int]:
         """Ids that fit after those that are there."""
         wanted = check_ids(ids, self.n_vocab, what="ids")
-        if len(self._ids) + len(wanted) > self.n_context:
-            over = len(self._ids) + len(wanted) - self.n_context
-            msg = f"{len(wanted)} ids after {len(self._ids)}: {over} more than the context of {self.n_context}"
+        most, how = self.n_context, "; make it with model.sequence(overflow='window'), or feed fewer"
+        if self._overflow == "window":
+            most, how = LONGEST, ""
+        if len(self._ids) + len(wanted) > most:
+            over = len(self._ids) + len(wanted) - most
+            msg = f"{len(wanted)} ids after {len(self._ids)}: {over} more than the context of {most}{how}"
             raise InputError(msg)
         return wanted
+
+
+def _check_overflow(session: Session, overflow: Overflow, *, seq2seq: bool) -> None:
+    """Pass what is not "error" and can be. Errors: `InputError`."""
+    if overflow == "window" and not seq2seq:
+        session.check_outgrows()
+    elif seq2seq:
+        msg = f"overflow={overflow!r}: {OF_DECODERS}"
+        raise InputError(msg)

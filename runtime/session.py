@@ -13,6 +13,7 @@ from .engine.scheduler import Engine
 from .kvcache import PAGE
 from .living import Living
 from .memory import float_rows
+from .overflow import Sinks
 from .pages import FullError, Pages
 from .pools import Pools
 from .sources import Sources
@@ -61,7 +62,8 @@ class Session(Pools):
         pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, program.n_context, (None,))
         self._whole = None if program.encoding is None else WholePasses(program, backend)
         sources = Sources(self._whole) if self._whole is not None and program.seq2seq else None
-        super().__init__(Pages(*pool, backend.copy_page), sources, backend, program.n_context)
+        sinks = None if program.bounded or not backend.paged else Sinks(backend, program)
+        super().__init__(Pages(*pool, backend.copy_page, sinks), sources, backend, program.n_context)
         self._process = os.getpid()
         self._batch = Batch(self.chunk, self.n_logits, program.padding)
         self._own = self.admit(None)  # of `step`
@@ -287,8 +289,23 @@ class Session(Pools):
         self._batch.clear()
         for table, ids, start, n_logits in parts:
             encoder, encoded = (0, 0) if table.source is None else (table.source.table.address, len(table.source.ids))
-            shift = table.shift - self._padding(table, ids, start)
-            self._batch.add(ids, start, table.address, n_logits, encoder, encoded, shift)
+            shift, slot = table.shift - self._padding(table, ids, start), start - table.gap
+            if table.gap:
+                shift = self._beyond(start, len(ids)) - slot
+            self._batch.add(ids, slot, table.address, n_logits, encoder, encoded, shift)
+
+    def _beyond(self, start: int, n: int) -> int:
+        """The row of tables of positions where those of the next `n` tokens of the batch stand, beyond the context."""
+        row = self.n_context + self._batch.n_tokens
+        for table in self.program.ropes:
+            table.fill(row, start, start + n)
+        return row
+
+    def check_outgrows(self) -> None:
+        """Pass where a text may outgrow the context. Errors: `InputError`, which says why none may."""
+        if self.program.bounded:
+            msg = f"overflow='window': {self.program.bounded}"
+            raise InputError(msg)
 
     def _padding(self, table: Table, ids: Ids[int] | NDArray[np.int64], start: int) -> int:
         """Padding tokens before `start`, in a model where these have no position; those of a part are remembered."""

@@ -7,7 +7,7 @@ nothing is copied on the CPU; the tables below name the words.
 |-----------------|-------------------------------------------------------------------------------------------------|
 | `T_ID`          | the token's id                                                                                  |
 | `T_SEQUENCE`    | which of the batch's sequences it belongs to                                                    |
-| `T_POSITION`    | its position, for RoPE and tables of positions                                                  |
+| `T_POSITION`    | its position: its row in RoPE's and other tables of positions                                   |
 | `T_SLOT`        | where its key and value lie in its sequence's cache                                             |
 | `T_FIRST`       | the first slot that it sees                                                                     |
 | `T_LAST`        | the last slot that it sees: its own where it sees none after it, else its sequence's last       |

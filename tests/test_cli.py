@@ -498,3 +498,18 @@ def test_the_second_start_compiles_nothing_and_keeps_its_code_in_one_place(tmp_p
     assert re.search(r"compiled \d+ kernels in", first.err)
     assert second.err == ""
     assert not (tmp_path / "not-ours").exists()
+
+
+def test_a_text_longer_than_its_context(miao):
+    """On the command line as in Python; the included model, in a short context."""
+    prompt, how = " ".join([BEGINNING] * 80), {"max_new_tokens": 40, "seed": 3, "temperature": 1.0}
+    options = ("--max-context", 256, "--max-new-tokens", 40, "--seed", 3, "--temperature", 1, "--no-prompt")
+    with miaotui.load(demo.path(), max_context=256) as model:
+        assert len(model.tokenizer.encode(prompt)) > model.n_context
+        for overflow in ("window", "truncate-left"):
+            ran = miao("generate", prompt, *options, "--overflow", overflow)
+            assert (ran.code, ran.out.removesuffix("\n")) == (0, model.generate(prompt, overflow=overflow, **how).text)
+    assert "or see overflow" in miao("generate", prompt, *options).err
+    refused = miao("generate", prompt, *options, "--overflow", "window", "--session", "text.session")
+    assert refused.code == 2
+    assert "--session text.session: a text that outgrew its context cannot be saved" in refused.err

@@ -13,7 +13,7 @@ import pytest
 from checkpoints import FAMILIES, small, write_checkpoint
 from emulation import EmulatedDevice
 from greedy import Agreement, agree
-from miaotui.errors import BackendError, MemoryLimitError
+from miaotui.errors import BackendError, InputError, MemoryLimitError
 from miaotui.limits import Request
 from miaotui.runtime.cuda import driver
 from miaotui.runtime.cuda.interpreter import WAYS
@@ -373,6 +373,19 @@ def test_too_much_for_the_gpu_is_refused_before_anything_is_uploaded(tmp_path, c
     assert counting.written == 0
     monkeypatch.setattr(counting, "free", needed)
     miaotui.load(tmp_path, max_context=64, device="cuda", memory_limit=needed).close()
+
+
+@pytest.mark.usefixtures("emulated")
+def test_a_text_cannot_outgrow_its_context_there(tmp_path):
+    """And nothing is reserved for it: the tables of positions are as large as they were."""
+    model = small("llama")
+    write_checkpoint(tmp_path, replace(model, config=model.config | {"max_position_embeddings": 256}))
+    with miaotui.load(tmp_path, device="cuda") as gpu, miaotui.load(tmp_path) as cpu:
+        for call in (lambda: gpu.generate(IDS, overflow="window"), lambda: gpu.sequence(overflow="window")):
+            with pytest.raises(InputError, match=r"overflow='window': a GPU's cache holds one text.*device='cpu'"):
+                call()
+        assert gpu.memory["constants"] == 256 * 4 * 4
+        assert cpu.memory["constants"] == (256 + 128) * 4 * 4
 
 
 @pytest.mark.usefixtures("emulated")

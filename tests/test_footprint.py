@@ -65,7 +65,7 @@ def test_the_peak_has_room_for_one_table_of_rotary_angles(tmp_path):
     words = [sys.executable, "-c", ROPE, str(tmp_path)]
     done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
     constants, resident, activations, grown = map(int, done.stdout.split())
-    assert constants == 131072 * 128 * 4
+    assert constants == (131072 + 128) * 128 * 4  # a row for each token of a pass that lies beyond it, too
     assert constants <= grown + SLACK  # it is there
     assert grown <= constants + resident + activations + SLACK < 2 * (constants + activations)
 
@@ -101,5 +101,5 @@ print(json.dumps([model.memory["constants"], peak_memory() - before]))
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     predicted, grown = json.loads(done.stdout)
-    assert predicted == 2**26
+    assert predicted == 2**26 + 128 * 512  # a row for each token of a pass that lies beyond it, too
     assert grown <= predicted + SLACK

@@ -120,3 +120,115 @@ def test_who_writes_into_a_shared_page_copies_it_unless_it_is_alone(cached: int)
     pages.release(one)
     assert pages.reserve(again, cached + 1)
     assert len(copies) == (cached % SIZE > 0), "nobody else holds the page now: it is written where it lies"
+
+
+CAPACITY, SINKS = 3 * SIZE - 1, 2
+
+
+class Outgrowing(World):
+    """As a world, of texts that may outgrow their slots: the first two tokens stay, and the newest."""
+
+    def __init__(self, n_pages: int, windows: list[int | None]) -> None:
+        super().__init__(n_pages, windows)
+        self.full = windows.index(None)
+        self.pages = Pages(n_pages, SIZE, windows, self.copy, self)  # type: ignore[arg-type]
+        self.left: int | None = None  # changes of pages until Ctrl-C
+
+    def counted(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    def copy(self, group: int, source: int, target: int) -> None:
+        self.counted()
+        super().copy(group, source, target)
+
+    def kept(self, page: int) -> np.ndarray:
+        return self.memory[self.full, page, :SINKS].copy()
+
+    def put(self, kept: np.ndarray, page: int, by: int) -> None:
+        self.counted()
+        assert by % SIZE == 0 < by
+        self.memory[self.full, page, :SINKS] = kept
+
+    def new(self) -> None:
+        table = self.pages.table(CAPACITY)
+        table.capacity = CAPACITY
+        self.texts.append((table, []))
+
+    def feed(self, at: int, n: int) -> None:
+        table, text = self.texts[at]
+        text += range(self.fresh, self.fresh + n)
+        self.fresh += n
+        while table.cached < len(text):
+            end = min(len(text), table.until(table.cached))
+            if not self.pages.reserve(table, end):
+                return  # the rest waits
+            for token in range(table.cached, end):
+                slot = token - table.gap
+                assert 0 <= slot < CAPACITY
+                for g in range(len(self.windows)):
+                    self.memory[g, table.numbers[g, slot // SIZE], slot % SIZE] = text[token]
+            table.cached = end
+            self.pages.forget_unseen(table)
+
+    def check(self) -> None:
+        for table, text in self.texts:
+            filled = table.cached - table.gap
+            assert (table.gap == 0) or (table.cached > CAPACITY - SIZE)
+            for g, window in enumerate(self.windows):
+                first = 0 if window is None else max(0, filled - window + 1)
+                got = [self.memory[g, table.numbers[g, s // SIZE], s % SIZE] for s in range(first, filled)]
+                wanted = text[table.gap + first : table.cached]
+                if window is None and table.gap:
+                    wanted[:SINKS] = text[:SINKS]
+                assert got == wanted
+        for g in range(len(self.windows)):
+            held = {int(t.numbers[g, i]) for t, _ in self.texts for i in range(t.low[g], t.high[g])}
+            assert self.pages.n_free[g] + len(held) == self.pages.n_pages
+
+
+@given(CALLS, st.sampled_from([[None], [None, 5], [1, None, 9]]), st.integers(1, 12), st.sampled_from([0, 1]))
+def test_texts_that_outgrow_their_slots_keep_the_first_and_the_newest(
+    calls: list[tuple[str, int, int]], windows: list[int | None], n: int, counts: object
+) -> None:
+    world = Outgrowing(n, windows)
+    for call, which, size in calls:
+        if call == "n" or not world.texts:
+            world.new()
+            continue
+        at = which % len(world.texts)
+        if call == "f":
+            world.feed(at, size)
+        elif call == "c":
+            world.fork(at)
+        elif call == "t":
+            world.cut(at, size + len(world.texts[at][1]) // 2)
+        else:
+            world.drop(at, wholly=call == "D")
+        if counts:
+            free = list(world.pages.n_free)
+            world.pages.recount()
+            assert world.pages.n_free == free
+        world.check()
+    for table, _ in world.texts:
+        world.pages.release(table)
+    assert world.pages.n_free == [n] * len(windows)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_who_is_interrupted_while_it_leaves_tokens_out_loses_its_pages_alone(left: int) -> None:
+    """Where it copies a page that another holds, and where it writes the sinks."""
+    world = Outgrowing(7, [None, 5])
+    world.new()
+    world.feed(0, CAPACITY)
+    world.fork(0)
+    world.left = left
+    with pytest.raises(KeyboardInterrupt):
+        world.feed(1, 3)
+    world.left = None
+    world.feed(0, 9)
+    world.feed(1, 2)
+    world.check()
+    assert [table.cached for table, _ in world.texts] == [len(text) for _, text in world.texts]

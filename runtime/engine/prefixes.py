@@ -33,7 +33,9 @@ def best(table: Table, ids: Ids[int], tables: Iterable[Table], most: int) -> tup
     """Of tables, the one that holds most of the beginning of a text, and how many of its ids; at most `most`."""
     donor, n = None, LEAST - 1
     for other in tables:
-        if other is not table and other.cached > n and other.source is table.source and other.shift == table.shift:
+        if other is table or other.cached <= n or other.gap:  # what has a gap does not begin like its text
+            continue
+        if other.source is table.source and other.shift == table.shift:
             alike = begins_like(other.ids, ids, min(other.cached, most))
             if alike > n:
                 donor, n = other, alike

@@ -147,7 +147,7 @@ class Engine:
     def _never_fits(self, want: Want) -> InputError | None:
         """Why nothing can come of it: an empty cache, or the encoder's, has no room for the text."""
         session, source = self._session, want.table.source
-        if session.pages.needed(len(want.ids)) > session.pages.n_pages:
+        if session.pages.needed(want.table.slots(len(want.ids))) > session.pages.n_pages:
             return session.too_long(session.pages, len(want.ids))
         if source is not None and source.pages.needed(len(source.ids)) > source.pages.n_pages:
             return session.too_long(source.pages, len(source.ids))
@@ -190,6 +190,7 @@ class Engine:
             other.n_missing > other.rows
             and other.table.n_pages
             and other.table.priority >= table.priority
+            and not other.table.gap
             and (other.table.source, other.table.shift) == (table.source, table.shift)
             and begins_like(other.ids, want.ids, most) >= other.table.cached + LEAST
             for other in wants
@@ -239,7 +240,8 @@ class Engine:
         pages, table, (other, n) = self._session.pages, want.table, donor
         before = [w.table for w in wants if w.table.n_pages and w.table.place < table.place]
         shared = n if other in before else 0  # one that is idle may give up what is not shared
-        return pages.fit(len(want.ids) + (1 if before else 0), {id(each) for each in before}, shared, yielding)
+        n_slots = table.slots(len(want.ids) + (1 if before else 0))
+        return pages.fit(n_slots, {id(each) for each in before}, shared, yielding)
 
     def _begin(self, want: Want, wants: list[Want]) -> bool:
         """Let a text share what another has of its beginning. False while the cache has no room for all of it."""
@@ -278,7 +280,7 @@ class Engine:
         pages = self._session.pages
         if pages.reserve(table, at + len(ids)) or self._makes_room(table, at + len(ids), chosen, wants):
             return part
-        there = min(table.high) * pages.size - at
+        there = min(table.high) * pages.size + table.gap - at
         if there > 0 and pages.reserve(table, at + there):
             return _part(want, there, 0)
         if not at:  # it has not begun: others may have what it took
@@ -328,7 +330,7 @@ def _rank(want: Want) -> tuple[int, ...]:
 def _part(want: Want, left: int, rows: int) -> Part | None:
     """What of a text a pass of `left` tokens and `rows` rows of logits takes; None: nothing."""
     at, end = want.table.cached, len(want.ids)
-    size = min(left, end - at)
+    size = min(left, end - at, want.table.until(at) - at)
     last = end - max(want.rows, 1)  # the rows that are wanted lie in one pass
     if at + size < end or want.rows > rows:
         size = min(size, last - at) if at + size > last else size

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..kvcache import KEYS, KV_BYTES, PAGE, padded
 from ..pages import FullError
+from ..rope import RopeTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -22,16 +23,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..backend import Backend
     from ..pages import Table
     from ..pools import Pools
-    from ..program import Program
+    from ..program import Operand, Program
+    from ..spec import Rope
 
     #: Dtype and shape of an array.
     Part = tuple[np.dtype[Any], tuple[int, ...]]
     #: Of one page in all heads, a view: [n_kv_heads, PAGE, d], or scales [n_kv_heads, PAGE].
     View = Callable[[NDArray[np.uint8]], NDArray[Any]]
 
-__all__ = ["CacheLayer", "SequenceState", "cache_layers", "put_back", "take_out"]
+__all__ = ["CacheLayer", "SequenceState", "cache_layers", "put_back", "take_out", "with_pools"]
 
 #: The NumPy type of a number of the cache; bfloat16 has none, so its bits are counted.
 NUMBERS: dict[str, type[np.generic]] = {"f32": np.float32, "bf16": np.uint16, "int8": np.int8}
@@ -57,13 +60,17 @@ class SequenceState:
 
 @dataclass(frozen=True)
 class CacheLayer:
-    """The keys and values of one layer. `number`: among the layers that have a cache; `group`: whose pages it reads."""
+    """The keys and values of one layer. `number`: among the layers that have a cache; `group`: whose pages it reads.
+
+    `rope`: how its keys are rotated, if they are.
+    """
 
     number: int
     group: int
     heads: int
     d_head: int
     dtype: str
+    rope: Rope | None = None
 
     def parts(self, slots: int) -> dict[str, Part]:
         """Names of its arrays, their types and shapes for this many slots."""
@@ -96,18 +103,23 @@ class CacheLayer:
 def cache_layers(program: Program) -> list[CacheLayer]:
     """The layers of a decoder that have a cache, in their order."""
     layers: list[CacheLayer] = []
+    rotated: list[tuple[Operand, RopeTable]] = []
     for ins in program.code:
+        table = ins.values.get("table")
+        if isinstance(table, RopeTable):
+            rotated.append((ins.values["y"], table))
         if ins.op == "kv_write" and all(cache.keep for cache in ins.tensors("o")):
             heads, d_head, group = (ins.values[name] for name in ("heads", "d_head", "group"))
             assert isinstance(heads, int) and isinstance(d_head, int) and isinstance(group, int)  # noqa: S101, PT018 - as recorded
-            layers.append(CacheLayer(len(layers), group, heads, d_head, ins.variant))
+            rope = next((table.rope for y, table in rotated if y is ins.values["k"]), None)
+            layers.append(CacheLayer(len(layers), group, heads, d_head, ins.variant, rope))
     return layers
 
 
 def take_out(session: Pools, program: Program, table: Table, state: SequenceState) -> SequenceState:
     """The state with copies of what a table holds; part of a turn."""
     cache: dict[str, NDArray[Any]] = {}
-    for layer, pools in _with_pools(session, program) if table.cached else ():
+    for layer, pools in with_pools(session.backend, program) if table.cached else ():
         first, g = table.low[layer.group] * PAGE, layer.group
         parts = layer.parts(table.cached - first)
         for name, view in layer.views().items():
@@ -129,7 +141,7 @@ def put_back(session: Pools, program: Program, table: Table, state: SequenceStat
     if not state.cached:
         table.shift = state.shift
         return
-    layers, low = list(_with_pools(session, program)), [0] * len(session.pages.windows)
+    layers, low = list(with_pools(session.backend, program)), [0] * len(session.pages.windows)
     for layer, _ in layers:
         first = state.cached - state.cache[next(iter(layer.parts(0)))].shape[1]
         low[layer.group] = first // PAGE
@@ -169,12 +181,12 @@ def _padding(program: Program, state: SequenceState) -> list[int]:
     return [slot for slot, token in enumerate(ids) if token == program.padding]
 
 
-def _with_pools(
-    session: Pools, program: Program
+def with_pools(
+    backend: Backend, program: Program
 ) -> Iterator[tuple[CacheLayer, tuple[NDArray[np.uint8], NDArray[np.uint8]]]]:
     """Each layer, with its pools of values and of keys, uint8 [n_kv_heads, n_pages, bytes of a page]."""
     layers = cache_layers(program)
-    pools = {g: iter(session.backend.pools(g)) for g in range(len(program.groups))}
+    pools = {g: iter(backend.pools(g)) for g in range(len(program.groups))}
     for layer in layers:
         keys, values = next(pools[layer.group]), next(pools[layer.group])
         yield layer, (values, keys)

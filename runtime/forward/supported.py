@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError
+from ..kvcache import PAGE
 from ..ops import ACT_BACKENDS, ACTS, OPS
 from ..spec import Attention, Slopes
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..program import Program
     from ..spec import Config, FeedForward, Linear, Norm, Stack, StackWeights, Sublayer, Weights
 
-__all__ = ["check_backend", "check_supported", "head_of"]
+__all__ = ["bounded", "check_backend", "check_supported", "head_of"]
 
 
 def check_supported(config: Config, w: Weights) -> None:
@@ -45,6 +46,25 @@ def check_backend(program: Program, family: str, backend: Literal["cpu", "cuda"]
             what = f"op {i.op!r}" if lacks_op else f"activation {kind!r}"
             msg = f"device={backend!r}: this {family} model needs the {what}, which {backend} lacks; use device='cpu'"
             raise BackendError(msg)
+
+
+def bounded(config: Config, n_context: int) -> str:
+    """Why no text of this model may outgrow `n_context` (`overflow="window"`); "" where one may.
+
+    A key keeps its rotation while the text goes on, so a distance must turn a pair by the same angle everywhere.
+    """
+    if config.decoder is None or config.encoder is not None:
+        return f"{config.family} is {config.kind}; only texts of decoders may outgrow the context"
+    if config.positions is not None or config.decoder.sinusoids is not None:
+        return f"{config.family} adds a row for each position, and has none beyond its context"
+    if kind := next((rope.kind for rope in config.ropes if rope.kind in {"dynamic", "longrope"}), None):
+        return f"{config.family} rotates by frequencies that depend on a text's length ({kind})"
+    layers = (s for layer in config.decoder.layers for s in layer if isinstance(s, Attention))
+    if any(s.norm_rotated and s.rope is not None for s in layers):
+        return f"{config.family} normalises its keys after their rotation"
+    if n_context < 2 * PAGE:
+        return f"the context of {n_context} is too short, expected {2 * PAGE}; load with a larger max_context"
+    return ""
 
 
 def head_of(config: Config, w: Weights) -> Linear:

@@ -8,7 +8,7 @@ from ..arena import place
 from ..drawing import scratch_bytes
 from ..forward.decoder import decoder
 from ..forward.encoder import cross_caches, encoder, head
-from ..forward.supported import check_supported
+from ..forward.supported import bounded, check_supported
 from ..kvcache import padded_context, pages_of
 from ..program import Encoding, Program, place_waits
 from ..rope import rope_tables
@@ -27,6 +27,8 @@ __all__ = ["Recorder", "record"]
 MEMORY_PAGE = 4096
 #: Of the machine's caches.
 LINE = 64
+#: Why a GPU's texts cannot outgrow their context.
+ONE_PIECE = "a GPU's cache holds one text, in one piece; load with device='cpu'"
 #: Slots for keys in a pass of whole texts, each of which begins at a block of sixteen: enough for eight tokens each.
 SLOTS_PER_TOKEN = 2
 
@@ -48,20 +50,21 @@ def record(  # noqa: PLR0913 - keywords
     n_pages: int | None = None,
     n_encoded_pages: int | None = None,
     ropes: tuple[RopeTable, ...] | None = None,
-    draws: bool = True,
+    paged: bool = True,
 ) -> Program:
     """The program of a decoder, of an encoder, or of both; works on planned weights, reads none.
 
     `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller. `n_encoded_pages`:
-    of the pools of an encoder's texts (default: one text's). `draws`: the arena ends with scratch for ids that a CPU
-    draws.
+    of the pools of an encoder's texts (default: one text's). `paged`: as the backend is: texts may then outgrow
+    it, and the arena ends with scratch for ids that are drawn.
     """
     chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
     ops = Recorder(n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache, fast=fast,
                    n_pages=n_pages, n_positions=n_context)  # fmt: skip
     ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
-    ropes = rope_tables(config, n_context) if ropes is None else ropes
+    why_bounded = bounded(config, n_context) or ("" if paged else ONE_PIECE)
+    ropes = rope_tables(config, n_context, 0 if why_bounded else chunk) if ropes is None else ropes
     weights, constants = with_sinusoids(config, weights, n_context)
     encoding = None
     check_supported(config, weights)
@@ -77,7 +80,7 @@ def record(  # noqa: PLR0913 - keywords
         if result is not None:
             result.keep = True
     size, draw_at = place(ops.tensors, len(ops.code)), None
-    if draws and config.decoder is not None and logits is not None:
+    if paged and config.decoder is not None and logits is not None:
         draw_at = -(-size // LINE) * LINE
         size = draw_at + scratch_bytes(config.n_vocab, threads, n_logits)
     place_waits(ops.code)
@@ -110,6 +113,7 @@ def record(  # noqa: PLR0913 - keywords
         encoding=encoding,
         constants=constants,
         draw_at=draw_at,
+        bounded=why_bounded,
     )
 
 

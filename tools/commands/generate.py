@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError, MiaotuiError, SequenceFileError, shown
 from ...loader.paths import as_path, is_there
+from ...runtime.parameters import OVERFLOWS
 from ...sizes import counted, format_bytes
 from .arguments import add_limits, add_model, config_of, load_model
 from .unheard import refuse_given
@@ -33,7 +34,7 @@ _PARAMETERS = (
     *SAMPLING, "max_new_tokens", "ignore_eos",
     "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "forced_bos_token_id",
     "forced_eos_token_id", "decoder_start_token_id", "num_beams", "length_penalty", "early_stopping",
-    "num_return_sequences",
+    "num_return_sequences", "overflow",
 )  # fmt: skip
 
 
@@ -56,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop before this text; may be given several times",
     )
     text.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the model would end")
+    text.add_argument(
+        "--overflow",
+        choices=OVERFLOWS,
+        help="what becomes of a text that is longer than the context: it is refused or ends (error, the default), its "
+        "prompt loses its left (truncate-left), or it goes on, and the model sees its first four tokens and the newest "
+        "(window)",
+    )
     text.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
     text.add_argument(
         "--session",
@@ -226,6 +234,8 @@ def _check_session(args: argparse.Namespace) -> None:
         why = "an encoder-decoder answers a prompt, and has no text to go on with; leave it out"
     elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
         why = "one text goes on, not several; leave out --num-beams and --num-return-sequences"
+    elif args.overflow == "window":
+        why = "a text that outgrew its context cannot be saved; leave out --overflow window"
     if why:
         msg = f"--session {args.session}: {why}"
         raise InputError(msg)

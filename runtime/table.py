@@ -1,0 +1,126 @@
+"""What one sequence holds of the KV cache, and who waits for it; `pages.py` gives, shares and takes back."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .kvcache import PAGE
+from .living import Living
+from .locks import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from .overflow import Kept
+    from .sources import Source
+
+__all__ = ["Caller", "Table"]
+
+
+class Caller(Waiting):
+    """Who waits for the ids of sequences. He is there for as long as a call of his thread has him as its `caller`.
+
+    Being counted is not enough: an exception that is kept keeps the calls that it came through, and what they had.
+    """
+
+    def waits_for(self, table: Table) -> None:
+        """For a sequence, and for the encoder's text that it reads."""
+        for each in _of(table):
+            each.waiting.add(self)
+
+    def leaves(self, table: Table) -> None:
+        """Wait for it no more."""
+        for each in _of(table):
+            each.waiting.discard(self)
+
+    def here(self) -> bool:
+        """Whether that call goes on."""
+        frame = sys._current_frames().get(self.thread)  # noqa: SLF001 - a documented function of CPython
+        while frame is not None:
+            if "caller" in frame.f_code.co_varnames and frame.f_locals.get("caller") is self:
+                return True
+            frame = frame.f_back
+        return False
+
+
+def _of(table: Table) -> list[Table]:
+    return [table] if table.source is None else [table, table.source.table]
+
+
+class Table:
+    """What one sequence holds of the cache.
+
+    `cached`: this many slots, from the first on, hold what its ids make them; `ids`: these and perhaps more, or none
+    where they are not known. Below `low[g]` pages of group g were
+    given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
+    `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
+    `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last; `arrived`: the number of
+    its sequence, counted as they are first waited for; `dropped`: that sequence is closed, or gone. `shift` is added
+    to the positions of its text, which has `expected` tokens at least (`Session.turned`). `priority`: of the call that
+    goes on with it; `favoured`: others of a higher priority overtook it too often (`Engine`).
+
+    A text that may outgrow its context has a `capacity`, its slots. From the token on that finds none, one page of the
+    oldest after the first `SINKS` is left out for every `size` tokens: `gap` tokens are, so token n lies at slot
+    n - `gap`, and the sinks at the first slots, rotated for their place there; `sinks` has them as they were.
+    `cached` and all that callers say are numbers of tokens.
+    """
+
+    __slots__ = ("__weakref__", "address", "arrived", "cached", "capacity", "dropped", "expected", "favoured", "gap",
+                 "high", "ids", "low", "numbers", "padding", "priority", "shift", "sinks", "size", "source", "used",
+                 "waiting")  # fmt: skip
+
+    def __init__(self, n_groups: int, n_pages: int, size: int = PAGE) -> None:
+        """For at most `n_pages` pages a group, of `size` slots; it holds none."""
+        self.numbers: NDArray[np.int32] = np.zeros((n_groups, n_pages), np.int32)
+        self.address = int(self.numbers.ctypes.data)
+        self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
+        self.cached = self.used = self.shift = self.expected = self.arrived = self.priority = 0
+        self.size, self.capacity, self.gap = size, 0, 0
+        self.sinks: Kept | None = None
+        self.dropped = self.favoured = False
+        self.ids: Sequence[int] = ()
+        self.waiting: Living[Caller] = Living()
+        self.source: Source | None = None
+        self.padding: list[int] = []
+
+    def begin(self, priority: int) -> None:
+        """A call of this priority goes on with its sequence."""
+        self.priority, self.favoured = priority, False
+
+    @property
+    def place(self) -> tuple[bool, int, int]:
+        """Its place among those that are waited for: the least goes first, and gives its pages up last."""
+        return not self.favoured, -self.priority, self.arrived
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for the next id of its sequence."""
+        return any(who.here() for who in self.waiting)
+
+    @property
+    def n_pages(self) -> int:
+        """Pages that it holds."""
+        return sum(self.high) - sum(self.low)
+
+    def gap_at(self, n: int) -> int:
+        """Tokens that are left out where token `n` is computed: this depends on nothing else."""
+        over = n - self.capacity
+        return over // self.size * self.size + self.size if self.capacity and over >= 0 else 0
+
+    def until(self, n: int) -> int:
+        """The first token after `n` that does not fit a pass with it, as more are left out for it."""
+        return self.capacity + self.gap_at(n) if self.capacity else sys.maxsize
+
+    def slots(self, n: int) -> int:
+        """Slots that a text of `n` tokens takes, at most."""
+        return min(n, self.capacity) if self.capacity else n
+
+    def empty(self, groups: int) -> None:
+        """Forget the pages that it held."""
+        self.low, self.high = [0] * groups, [0] * groups
+        self.gap, self.sinks = 0, None
