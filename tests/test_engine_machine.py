@@ -444,7 +444,7 @@ def main() -> None:
             alone(kind, (5,), 0, 2)
         faulthandler.dump_traceback_later(DEADLINE, exit=True)
         how = settings(
-            max_examples=8, stateful_step_count=40, deadline=None, database=None, phases=[Phase.generate],
+            max_examples=4, stateful_step_count=40, deadline=None, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck), print_blob=False,
         )  # fmt: skip
         while DONE["operations"] < operations:
