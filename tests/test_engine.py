@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -318,6 +319,30 @@ def test_who_is_more_urgent_takes_the_place_of_those_who_run() -> None:
     for text in running:
         text.grow()
         assert text.ids[20:] == alone(text.ids[:20], len(text.ids) - 20)
+
+
+def test_who_waits_for_room_takes_the_pass_that_those_who_have_it_wait_for() -> None:
+    """Who has the pages asks for his next id later, and takes no pass himself: a task, whose loop has one turn."""
+    model, who = Model(2), Here()
+    first, second = model.text(range(20)), model.text(range(50, 70))
+    who.waits_for(first.table)
+    first.ask()
+    until_done(model, [first])
+    first.grow()
+    wanted = second.ask()
+    thread = threading.Thread(target=until_done, args=(model, [second]), daemon=True)
+    thread.start()
+    time.sleep(0.05)
+    assert not wanted.done
+    asked, end = first.ask(), time.monotonic() + 60
+    model.engine.add(asked)
+    while not asked.done:
+        assert time.monotonic() < end, "nobody goes on"
+        time.sleep(0.001)
+    assert asked.result() == follows(first.ids)
+    who.leaves(first.table)
+    thread.join(60)
+    assert wanted.result() == follows(second.ids)
 
 
 def test_nobody_waits_for_ever() -> None:

@@ -38,6 +38,8 @@ from miaotui.runtime.kvcache import PAGE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from miaotui.runtime.pages import Table
+
     Ids = tuple[int, ...]
 
 N_VOCAB, CONTEXT, DEADLINE = 53, 2 * PAGE, 60
@@ -403,10 +405,17 @@ class Machine(RuleBasedStateMachine):
             before = list(pages.n_free)
             pages.recount()
             assert pages.n_free == before
-        spare = (session._own, *session.kept)
-        holders = [t for t in pages.tables if t.n_pages and t not in spare]
-        assert len(holders) <= len(self.texts) + len(self.streams), "what is gone holds pages"
+        if len(self.holders()) > len(self.texts) + len(self.streams):
+            gc.collect()  # an exception and its traceback keep a sequence, as long as nobody needs its pages
+            session.turn(session.collect)
+            assert len(self.holders()) <= len(self.texts) + len(self.streams), "what is gone holds pages"
         assert not any(t.awaited for t in pages.tables), "somebody is thought to wait"
+
+    def holders(self) -> list[Table]:
+        """Tables with pages, but for those that are kept for texts that begin alike."""
+        session = self.model.session
+        spare = (session._own, *session.kept)
+        return [t for t in session.pages.tables if t.n_pages and t not in spare]
 
     def teardown(self) -> None:
         """Nothing is open any more: every page is free, once what is kept for others is let go."""
@@ -435,7 +444,7 @@ def main() -> None:
             alone(kind, (5,), 0, 2)
         faulthandler.dump_traceback_later(DEADLINE, exit=True)
         how = settings(
-            max_examples=8, stateful_step_count=40, deadline=None, database=None, phases=[Phase.generate],
+            max_examples=4, stateful_step_count=40, deadline=None, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck), print_blob=False,
         )  # fmt: skip
         while DONE["operations"] < operations:
@@ -461,8 +470,8 @@ def ran(executor: str, operations: int, first: int, seconds: float) -> None:
         soak.count(f"{executor}: {what}", n)
 
 
-@pytest.mark.ci  # 15 s, both
-@pytest.mark.parametrize(("executor", "operations"), [("team", 500), ("prange", 250)])
+@pytest.mark.ci  # 12 s, both
+@pytest.mark.parametrize(("executor", "operations"), [("team", 300), ("prange", 150)])
 def test_whatever_is_asked_at_once_answers_are_right(executor: str, operations: int) -> None:
     ran(executor, operations, 1, 300)
 
