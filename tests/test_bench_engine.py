@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import json
 import math
+import shlex
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import miaotui
 import numpy as np
 import pytest
 from miaotui.errors import BackendError, InputError
-from miaotui.tools.bench import compare, engine, engine_parts, shapes
+from miaotui.tools.bench import compare, engine, engine_parts, run_all, shapes
 from miaotui.tools.bench import engine_load as load
 from miaotui.tools.bench.engine_side import Ours
 from miaotui.tools.bench.peers import gguf as peer_gguf
@@ -358,6 +359,16 @@ def test_every_part_is_measured_and_a_missing_peer_left_out(tmp_path: Path) -> N
 def test_what_cannot_be_measured_is_refused(argv: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         engine.main(argv)
+
+
+def test_run_all_makes_the_file_with_the_peers_interpreter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--work", str(tmp_path), "--out", str(tmp_path / "out"), "--only", "engine-*", "--list"]
+    assert run_all.main([*where, "--peer-python", "other", "llama.cpp=LLAMA"]) == 0
+    [line, _] = capsys.readouterr().out.splitlines()
+    words = shlex.split(line.partition(": ")[2])
+    args = engine._parser().parse_args(words[3:])
+    assert (args.peer_python, args.out.name) == ("LLAMA", "engine-smollm2-135m.json")
+    assert set(args.only) == set(engine_parts.PARTS) - {"load"}
 
 
 def test_ratios_of_a_load_are_over_one_where_ours_is_better() -> None:
