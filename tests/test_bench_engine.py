@@ -374,6 +374,6 @@ def test_run_all_makes_the_file_with_the_peers_interpreter(tmp_path: Path, capsy
 def test_ratios_of_a_load_are_over_one_where_ours_is_better() -> None:
     better = {"tokens_per_s": 20.0, "first_ms": {"p50": 1.0, "p99": 5.0}, "between_ms": {"p50": 2.0, "p99": 3.0}}
     worse = {"tokens_per_s": 10.0, "first_ms": {"p50": 4.0, "p99": 10.0}, "between_ms": {"p50": 4.0, "p99": 9.0}}
-    got = {name: engine_parts._ratios([better], [worse], name)["median"] for name in engine_parts._OF_LOAD}
+    got = {name: ratio["median"] for name, ratio in load.ratios([better], [worse]).items()}
     want = {"tokens_per_s": 2, "first_ms_p50": 4, "first_ms_p99": 2, "between_ms_p50": 2, "between_ms_p99": 3}
     assert got == want
