@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import json
 import math
+import shlex
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import miaotui
 import numpy as np
 import pytest
 from miaotui.errors import BackendError, InputError
-from miaotui.tools.bench import compare, engine, engine_parts, shapes
+from miaotui.tools.bench import compare, engine, engine_parts, run_all, shapes
 from miaotui.tools.bench import engine_load as load
 from miaotui.tools.bench.engine_side import Ours
 from miaotui.tools.bench.peers import gguf as peer_gguf
@@ -360,9 +361,19 @@ def test_what_cannot_be_measured_is_refused(argv: list[str], message: str) -> No
         engine.main(argv)
 
 
+def test_run_all_makes_the_file_with_the_peers_interpreter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--work", str(tmp_path), "--out", str(tmp_path / "out"), "--only", "engine-*", "--list"]
+    assert run_all.main([*where, "--peer-python", "other", "llama.cpp=LLAMA"]) == 0
+    [line, _] = capsys.readouterr().out.splitlines()
+    words = shlex.split(line.partition(": ")[2])
+    args = engine._parser().parse_args(words[3:])
+    assert (args.peer_python, args.out.name) == ("LLAMA", "engine-smollm2-135m.json")
+    assert set(args.only) == set(engine_parts.PARTS) - {"load"}
+
+
 def test_ratios_of_a_load_are_over_one_where_ours_is_better() -> None:
     better = {"tokens_per_s": 20.0, "first_ms": {"p50": 1.0, "p99": 5.0}, "between_ms": {"p50": 2.0, "p99": 3.0}}
     worse = {"tokens_per_s": 10.0, "first_ms": {"p50": 4.0, "p99": 10.0}, "between_ms": {"p50": 4.0, "p99": 9.0}}
-    got = {name: engine_parts._ratios([better], [worse], name)["median"] for name in engine_parts._OF_LOAD}
+    got = {name: ratio["median"] for name, ratio in load.ratios([better], [worse]).items()}
     want = {"tokens_per_s": 2, "first_ms_p50": 4, "first_ms_p99": 2, "between_ms_p50": 2, "between_ms_p99": 3}
     assert got == want

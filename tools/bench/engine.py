@@ -35,22 +35,22 @@ from .roofline import machine, versions
 from .shared import print_out, public_command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["main"]
 
 
-def measured(args: argparse.Namespace, part: str, sizes: Sizes, directory: Path) -> dict[str, Any]:
-    """The figures of a part."""
-    results: list[dict[str, Any]] = []
-    skipped: list[dict[str, str]] = []
+def measured(args: argparse.Namespace, part: str, sizes: Sizes, directory: Path) -> Iterator[dict[str, Any]]:
+    """The figures of a part, whenever there is a row more."""
+    figures: dict[str, Any] = {"bars": BARS.get(part, {}), "results": [], "skipped": []}
     for dtype in args.dtype or PARTS[part]:
         with contextlib.ExitStack() as open_sides:
-            run = Run(args, sizes, directory, open_sides, skipped)
+            run = Run(args, sizes, directory, open_sides, figures["skipped"])
             for row in MEASURED[part](run, dtype):
-                results.append({"dtype": dtype, **row})
-                print_out(f"{part}, {dtype}: {_said(row)}")
-    return {"bars": BARS.get(part, {}), "results": results, "skipped": skipped}
+                figures["results"].append({"dtype": dtype, **row})
+                yield figures
+                if len(row) > 1:
+                    print_out(f"{part}, {dtype}: {_said(row)}")
 
 
 def _said(row: Mapping[str, Any]) -> str:
@@ -66,7 +66,7 @@ def _said(row: Mapping[str, Any]) -> str:
         elif isinstance(value, dict):
             words.append(f"{name} {value['p50']:.1f} / {value['p99']:.1f}")
         elif not isinstance(value, list):
-            words.append(f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}")
+            words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
     return ", ".join(words)
 
 
@@ -122,10 +122,11 @@ def main(argv: list[str] | None = None) -> int:
         directory = args.work or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
         for part in args.only:
-            figures = measured(args, part, sizes, directory)
             about = {"command": command, "machine": machine(), "versions": versions(), "threads": args.threads}
-            if args.out:
-                _add(args.out, part, about | {"shape": sizes.shapes[0], "kv_cache": KV_CACHE} | figures)
+            about |= {"shape": sizes.shapes[0], "kv_cache": KV_CACHE, "rounds": args.rounds}
+            for figures in measured(args, part, sizes, directory):
+                if args.out:  # what was measured is kept if the rest is stopped
+                    _add(args.out, part, about | figures)
     return 0
 
 

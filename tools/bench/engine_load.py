@@ -11,14 +11,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
+from .shared import paired
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
     #: From a prompt and how many new ids to the ids as they come: how many came each time.
     Answers = Callable[[Sequence[int], int], AsyncIterator[int]]
 
-__all__ = ["COMMON", "MOST_NEW", "MOST_PROMPT", "Request", "arrivals", "driven", "lengths", "seen"]
+__all__ = [
+    "COMMON",
+    "MOST_NEW",
+    "MOST_PROMPT",
+    "Request",
+    "arrivals",
+    "driven",
+    "lengths",
+    "ratios",
+    "read_text",
+    "seen",
+]
 
 COMMON = 64  # ids that every prompt begins with, as a system prompt
 MOST_PROMPT, MOST_NEW = 512, 256
@@ -114,3 +127,28 @@ def seen(requests: Sequence[Request], times: Sequence[Sequence[float]]) -> dict[
 def _percentiles(seconds: Any) -> dict[str, float]:  # noqa: ANN401 - what NumPy takes
     p50, p99 = np.quantile(seconds, (0.5, 0.99))
     return {"p50": 1e3 * float(p50), "p99": 1e3 * float(p99)}
+
+
+#: What is compared of a load: the figure, and the percentile where there are two.
+_COMPARED = {
+    "tokens_per_s": ("tokens_per_s", ""),
+    **{f"{what}_{p}": (what, p) for what in ("first_ms", "between_ms") for p in ("p50", "p99")},
+}
+
+
+def ratios(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `seen` says of each round, compared; over 1 means that ours was better: more tokens, or less time."""
+    compared = {}
+    for name, (what, p) in _COMPARED.items():
+        a, b = ([row[what][p] if p else row[what] for row in rows] for rows in (ours, theirs))
+        compared[name] = paired(a, b) if p else paired(b, a)
+    return compared
+
+
+def read_text(path: Path) -> str:
+    """What --text names. Errors: `InputError`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"--text {path}: {error.strerror if isinstance(error, OSError) else 'no UTF-8'}; expected a text file"
+        raise InputError(msg) from error

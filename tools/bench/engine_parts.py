@@ -16,7 +16,7 @@ import numpy as np
 from ...errors import BackendError, InputError
 from . import compare
 from .compare import Worker, converted, worker_command
-from .engine_load import COMMON, arrivals, driven, lengths, seen
+from .engine_load import COMMON, arrivals, driven, lengths, ratios, read_text, seen
 from .peers.llamaserver import Server
 from .shapes import SHAPES, make_checkpoint
 from .shared import paired, print_out
@@ -108,6 +108,15 @@ class Run:
             self.skip(BATCH, error)
             return None
 
+    def filled(self, peer: Worker, texts: Sequence[int]) -> Worker | None:
+        """The peer with these texts; None: it ended."""
+        try:
+            peer.ask("fill", texts)
+        except BackendError as error:
+            self.skip(BATCH, error)
+            return None
+        return peer
+
     def server(self, dtype: str, context: int) -> Server | None:
         """llama.cpp's server; None: it is not there."""
         if self.args.server is None:
@@ -171,7 +180,8 @@ def decoding(run: Run, part: str, dtype: str) -> Iterator[dict[str, Any]]:
         }
         row: dict[str, Any] = {"sequences": n, "prompt": sizes.prompt, "new": sizes.new}
         if peer is not None:
-            peer.ask("fill", _drawn(shape["vocab_size"], n, sizes.prompt))
+            peer = run.filled(peer, _drawn(shape["vocab_size"], n, sizes.prompt))
+        if peer is not None:
             turns["peer"] = partial(_asked, peer, "together", sizes.new, 0, n)
             row["peer_cache"] = peer.ask("layout")["layout"]
         seconds = by_rounds(turns, run.args.rounds)
@@ -187,7 +197,7 @@ def threads(run: Run, dtype: str) -> Iterator[dict[str, Any]]:
     """Threads that each call `generate`, against one alone."""
     sizes = run.sizes
     n_prompt, new = sizes.call
-    side = run.ours(dtype, -(-(n_prompt + new) // 64) * 64, sizes.n)
+    side = run.ours(dtype, -(-(n_prompt + new) // 64) * 64, 2 * sizes.n)
     turns = {name: partial(_asked, side, "threads", n, n_prompt, new) for name, n in (("ours", sizes.n), ("single", 1))}
     seconds = by_rounds(turns, run.args.rounds)
     per_s = {name: (sizes.n if name == "ours" else 1) * new / statistics.median(s) for name, s in seconds.items()}
@@ -212,6 +222,7 @@ def draws(run: Run, dtype: str) -> Iterator[dict[str, Any]]:
             per_s = {name: sizes.new * n / statistics.median(s) for name, s in seconds.items()}
             how = {"n_vocab": n_vocab, "logits": name, "temperature": temperature / 100, "top_p": top_p / 100}
             yield {"sequences": n, **how, "tokens_per_s": per_s, "greedy": paired(seconds["drawn"], seconds["greedy"])}
+        yield {"about": [side.about]}
         side.close()
 
 
@@ -235,6 +246,7 @@ def turn(run: Run, dtype: str) -> Iterator[dict[str, Any]]:
             raise BackendError(msg)
         ms = {f"{name}_ms": 1e3 * statistics.median(s) for name, s in seconds.items()}
         yield {"before": sizes.before, "new": n, **ms, "step": paired(seconds["stepped"], seconds["turn"])}
+    yield {"about": [side.about]}
 
 
 def load(run: Run, dtype: str) -> Iterator[dict[str, Any]]:
@@ -243,20 +255,21 @@ def load(run: Run, dtype: str) -> Iterator[dict[str, Any]]:
     if run.args.text is None:
         msg = "--only load: the lengths are those of a text; name one with --text FILE"
         raise InputError(msg)
-    pairs = lengths(_read(run.args.text), *((16, 8) if run.args.quick else ()))
+    pairs = lengths(read_text(run.args.text), *((16, 8) if run.args.quick else ()))
     context = 128 if run.args.quick else 1024
     side, server = run.ours(dtype, context, sizes.slots), run.server(dtype, context)
-    for rate in sizes.rates:
+    for number, rate in enumerate(sizes.rates):
         rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ours", *(["server"] if server else []))}
         for i in range(run.args.load_rounds):
-            how: dict[str, Any] = {"rate": rate, "seconds": sizes.seconds, "n_vocab": n_vocab, "seed": 3 + i}
+            seed = 100 * number + i  # no prompt comes twice to one side: it would be in the cache
+            how: dict[str, Any] = {"rate": rate, "seconds": sizes.seconds, "n_vocab": n_vocab, "seed": seed}
             requests = arrivals(pairs, common=8 if run.args.quick else COMMON, **how)
             for name in rounds if i % 2 else reversed(rounds):
                 time.sleep(compare.PAUSE)
                 rounds[name].append(seen(requests, _came(requests, side if name == "ours" else server)))
         row: dict[str, Any] = {"rate": rate, "rounds": rounds}
         if server is not None:
-            row["ratios"] = {name: _ratios(rounds["ours"], rounds["server"], name) for name in _OF_LOAD}
+            row["ratios"] = ratios(rounds["ours"], rounds["server"])
         yield row
     yield {"about": [side.about, *([] if server is None else [server.about()])]}
 
@@ -268,28 +281,6 @@ def _came(requests: Sequence[Request], side: Worker | Server | None) -> list[lis
     words = [word for request in requests for word in (*request.words, -1)]
     times: list[list[float]] = side.ask("load", words[:-1])["times"]
     return times
-
-
-#: What is compared of a load: the figure, and the percentile where there are two.
-_OF_LOAD = {
-    "tokens_per_s": ("tokens_per_s", ""),
-    **{f"{what}_{p}": (what, p) for what in ("first_ms", "between_ms") for p in ("p50", "p99")},
-}
-
-
-def _ratios(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """By rounds; over 1 means that ours was better: more tokens a second, or less time."""
-    what, p = _OF_LOAD[name]
-    a, b = ([row[what][p] if p else row[what] for row in rows] for rows in (ours, theirs))
-    return paired(a, b) if p else paired(b, a)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"--text {path}: {error.strerror if isinstance(error, OSError) else 'no UTF-8'}; expected a text file"
-        raise InputError(msg) from error
 
 
 MEASURED: dict[str, Callable[[Run, str], Iterator[dict[str, Any]]]] = {

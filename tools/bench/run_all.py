@@ -79,6 +79,8 @@ def _all() -> Iterator[Job]:
         yield _encoders(shape, dtype, 5)
     for shape in ("t5-small", "bart-base"):
         yield _encoders(shape, "f32", 15)
+    words = "--only together curve threads draws turn --rounds 9"  # load wants a text and a server: by hand
+    yield Job("engine-smollm2-135m", "miaotui.tools.bench.engine", tuple(words.split()))
     yield Job("gemm", "miaotui.tools.bench.gemm", ("--threads", "1", "2", "--rounds", "7"))
     for dtype in EVERY_DTYPE:
         rounded = ("--quantize", dtype) if dtype in QUANTIZED else ()
@@ -103,12 +105,13 @@ def command(job: Job, args: argparse.Namespace) -> list[str]:
         stored = "bf16" if job.dtype in QUANTIZED else job.dtype
         model = args.work / f"{job.shape}-{stored}"
         return [*words, "--model", str(model), "--json", file]
-    if job.module.endswith((".compare", ".prune", ".encoders")):
+    if job.module.endswith((".compare", ".prune", ".encoders", ".engine")):
         words += ["--work", str(args.work)]
     if job.module.endswith(".compare") and args.peer_python:
         words += ["--peer-python", *args.peer_python]
-    if job.module.endswith(".encoders") and args.peer_python:
-        words += ["--peer-python", pythons(args.peer_python)[""]]
+    if job.module.endswith((".encoders", ".engine")) and args.peer_python:
+        python = pythons(args.peer_python)
+        words += ["--peer-python", python.get("llama.cpp" if job.module.endswith(".engine") else "", python[""])]
     return [*words, "--out", file]
 
 
