@@ -179,6 +179,15 @@ def test_n_is_short_for_num_return_sequences(pipes: dict[str, Any]) -> None:
     assert two[0] != two[1]
 
 
+def test_a_tuple_is_as_good_as_a_list(pipes: dict[str, Any]) -> None:
+    pipe = pipes["text2text-generation"]
+    assert (
+        pipe(("Ana", "flew"), **GREEDY)
+        == pipe(["Ana", "flew"], **GREEDY)
+        == [each for text in ("Ana", "flew") for each in pipe(text, **GREEDY)]
+    )
+
+
 def test_what_only_padding_or_a_cache_is_told_changes_nothing(pipes: dict[str, Any]) -> None:
     for task in ("text-generation", "text2text-generation"):
         plain = pipes[task]("Ana", **GREEDY)

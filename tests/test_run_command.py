@@ -157,6 +157,18 @@ def test_what_is_refused(tmp_path: Path, run: Any, words: list[object], code: in
         assert run("--input", "in.txt", "--output", "o.jsonl")[0] == 0
 
 
+@pytest.mark.parametrize("option", ["--input", "--errors"])
+def test_the_journal_of_the_output_is_no_other_file(tmp_path: Path, run: Any, option: str) -> None:
+    journal = tmp_path / "o.jsonl.journal"
+    given = {"--input": tmp_path / "in.txt", "--errors": tmp_path / "bad.jsonl"} | {option: journal}
+    given["--input"].write_text("a\n")
+    words = [word for name, path in given.items() for word in (name, path)]
+    code, _, err = run(*words, "--output", "o.jsonl", "--format", "txt")
+    assert code == 2
+    assert re.search(rf"{option} \S+: it is the journal of --output \S+o\.jsonl; name another file", err)
+    assert not (tmp_path / "o.jsonl").exists()
+
+
 def test_one_line_is_one_line_and_an_empty_table_is_the_file_s_fault(tmp_path: Path, run: Any) -> None:
     (tmp_path / "in.txt").write_text("a\n")
     assert re.search(r"out\.jsonl: 1 line; ", run("--input", "in.txt", "--output", "out.jsonl")[2])

@@ -39,7 +39,7 @@ class Text2TextGeneration(GenerationPipeline):
     def __call__(self, inputs: object, **parameters: object) -> Any:  # noqa: ANN401 - a form for each kind of input
         """As `Pipeline.__call__`; results of one sequence each come without their lists, as transformers has it."""
         result = super().__call__(inputs, **parameters)
-        if isinstance(inputs, list) and all(len(each) == 1 for each in result):
+        if isinstance(inputs, list | tuple) and all(len(each) == 1 for each in result):
             return [each[0] for each in result]
         return result
 

@@ -1,7 +1,7 @@
 """The architecture of the entities model, trained by its recipe on a file of words and tags.
 
-Three things differ: the tokenizer is trained on the file's texts; as these come again, there is dropout; and as no
-grammar coins their names, a share of them is replaced.
+What differs: the tokenizer is trained on the file's texts, and there is dropout, as these come again. No strange words
+are put between theirs: with no grammar that coins names, a model would learn that what it does not know is none.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ....errors import InputError
 from ...evaluate.examples import Tagged
 from ...evaluate.readers import read
 from ...export import new_directory
-from . import entities, messages
-from .pattern import Span, with_strange_names, with_strange_words
+from . import entities
+from .pattern import Span
 from .wordpiece import LETTERS, train_wordpiece
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["make"]
 
 DROPOUT = 0.1
-COINED = 0.5  # share of names
 _CARD = """# entities, trained on {file}
 
 Finds {kinds}: a BIO tag for each token, of which a word's first counts. The architecture and the recipe are those of
@@ -80,11 +79,7 @@ def _text(example: Tagged) -> Text:
 
 
 def _again_and_again(texts: Sequence[Text]) -> Iterator[Text]:
-    """All of them, each time in another order, with other strange words in the share that the recipe says."""
+    """All of them, each time in another order."""
     rng = random.Random(0)  # noqa: S311 - an order, not secrets
     while True:
-        for text, spans in rng.sample(texts, len(texts)):
-            text, spans = with_strange_names(text, spans, rng, COINED)  # noqa: PLW2901 - the same, renamed
-            strange = rng.random() < messages.STRANGE
-            varied = {"added": messages.ADDED, "replaced": messages.REPLACED} if strange else {}
-            yield with_strange_words(text, spans, rng, **varied)
+        yield from rng.sample(texts, len(texts))
