@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ ASKED = (
     "who won the football match last night?",
 )
 THRESHOLD = 0.75  # cosine
-SURE = 0.5  # score of a reader's words, above which they are shown
+SURE = 0.98  # score of a reader's words, from which on they are shown
 HELD_OUT = 300
 
 
@@ -138,8 +139,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         faq = read_faq(args.faq) if args.faq else list(questions.FAQ.values())
-        reader = mt.pipeline("question-answering", located(args.reader)) if args.reader else None
-        with mt.load(located(args.model)) as encoder:
+        with ExitStack() as opened:
+            reader = mt.pipeline("question-answering", located(args.reader)) if args.reader else None
+            if reader is not None:
+                opened.enter_context(reader)
+            encoder = opened.enter_context(mt.load(located(args.model)))
             assistant = Assistant(encoder, faq, args.threshold, reader)
             asked = args.questions or ASKED
             for question, reply in zip(asked, assistant.replies(asked), strict=True):
