@@ -130,6 +130,8 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["--input", "in.csv", "--output", "o.jsonl"], 1, r"\S+in\.csv: no column 'text'; .*--column COLUMN"),
     (["--input", "in.csv", "--output", "o.jsonl", "--column", "x"], 2, r"--column text=x: there is no such column"),
     (["--input", "in.txt", "--output", "/dev/full"], 2, r"--output /dev/full: cannot be written \(No space left"),
+    (["--input", "in.txt", "--output", f"{'x' * 300}.jsonl"], 2, r"--output \S+: cannot be written \(File name"),
+    (["--input", f"{'x' * 300}.csv", "--output", "o.jsonl"], 2, r"--input \S+: cannot be read \(File name too long\)"),
     (["--input", "in.txt", "--output", "no/o.jsonl"], 2, r"--output no/o\.jsonl: cannot be written \(No such file"),
     (["--input", "in.txt", "--output", "o.jsonl", "--top-k", "0"], 2, r"--top-k 0: expected"),
     (["--input", "in.txt", "--output", "o.jsonl", "--set", "top_k=0"], 2, r"--set top_k=0: expected"),

@@ -175,9 +175,17 @@ def _check_apart(args: argparse.Namespace) -> None:
         files.insert(0, (f"the journal of --output {args.output}", journal_of(args.output)))
     for i, (first, one) in enumerate(files):
         for second, other in files[i + 1 :]:
-            if one.resolve() == other.resolve() or (one.is_file() and other.is_file() and one.samefile(other)):
+            if _same_file(one, other):
                 msg = f"{second} {other}: it is {first}{'' if ' ' in first else ' too'}; name another file"
                 raise InputError(msg)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Also by a link. What the system cannot look up is refused where it is opened, with its option's name."""
+    try:
+        return one.resolve() == other.resolve() or (one.is_file() and other.is_file() and one.samefile(other))
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself
+        return False
 
 
 @contextmanager

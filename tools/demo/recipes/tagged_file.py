@@ -1,7 +1,7 @@
 """The architecture of the entities model, trained by its recipe on a file of words and tags.
 
-What differs: the tokenizer is trained on the file's texts, and there is dropout, as these come again. No strange words
-are put between theirs: with no grammar that coins names, a model would learn that what it does not know is none.
+Three things differ: the tokenizer is trained on the file's texts; there is dropout, as these come again; and as no
+grammar coins their names, a share of these is replaced by strange ones, where the recipe has strange words around them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...evaluate.examples import Tagged
 from ...evaluate.readers import read
 from ...export import new_directory
 from . import entities
-from .pattern import Span
+from .pattern import Span, with_strange_names
 from .wordpiece import LETTERS, train_wordpiece
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["make"]
 
 DROPOUT = 0.1
+COINED = 0.5  # share of names
 _CARD = """# entities, trained on {file}
 
 Finds {kinds}: a BIO tag for each token, of which a word's first counts. The architecture and the recipe are those of
@@ -79,7 +80,8 @@ def _text(example: Tagged) -> Text:
 
 
 def _again_and_again(texts: Sequence[Text]) -> Iterator[Text]:
-    """All of them, each time in another order."""
+    """All of them, each time in another order and with other names that nobody has."""
     rng = random.Random(0)  # noqa: S311 - an order, not secrets
     while True:
-        yield from rng.sample(texts, len(texts))
+        for text, spans in rng.sample(texts, len(texts)):
+            yield with_strange_names(text, spans, rng, COINED)
