@@ -210,6 +210,38 @@ def _zero_shot(kind: str, texts: Texts) -> Case:
     return Case(kind, "classes", "zero-shot-classification", calls, labels)
 
 
+def _older_names(kind: str, texts: Texts) -> list[Case]:
+    """Parameters that 4.57.6 takes with a warning."""
+    one = {"question": "who flew to Berlin 😀?", "context": texts.contexts[0]}
+    scores = {"return_all_scores": True}
+    calls: list[tuple[list[Any], dict[str, Any]]] = [
+        ([TRAPS[0]], scores), ([texts.all[:2]], scores), ([texts.all[:2]], {"return_all_scores": False}),
+        ([TRAPS[0]], scores | {"top_k": 2}), ([[{"text": TRAPS[0]}]], scores), ([TRAPS[0]], {"top_k": None}),
+    ]  # fmt: skip
+    words: list[dict[str, Any]] = [
+        {"grouped_entities": True}, {"grouped_entities": False}, {"ignore_subwords": True},
+        {"grouped_entities": True, "ignore_subwords": True}, {"grouped_entities": True, "aggregation_strategy": "max"},
+        {"grouped_entities": True, "ignore_subwords": False, "ignore_labels": []},
+    ]  # fmt: skip
+    asked: list[tuple[list[Any], dict[str, Any]]] = [
+        ([], one | {"topk": 3}), ([], {"data": [one, one]}), ([], {"X": one, "top_k": 2}), ([], {"data": one}),
+        ([one, one | {"question": "who"}], {}),
+    ]  # fmt: skip
+    labels = {"candidate_labels": "sport, tea"}
+    judged: list[tuple[list[Any], dict[str, Any]]] = [
+        ([TRAPS[0]], labels | {"multi_class": True}), ([], labels | {"sequences": TRAPS[0], "multi_class": False}),
+    ]  # fmt: skip
+    return [
+        Case(kind, "classes", "text-classification", calls, LABELS),
+        Case(kind, "classes", "text-classification", calls, LABELS, scores),
+        Case(kind, "classes", "text-classification", calls, LABELS, {"top_k": 2}),
+        Case(kind, "token_classes", "ner", [([texts.all], how) for how in words], ENTITIES),
+        Case(kind, "token_classes", "ner", [([texts.all], {})], ENTITIES, {"grouped_entities": True}),
+        Case(kind, "spans", "question-answering", asked),
+        Case(kind, "classes", "zero-shot-classification", judged, LABELS),
+    ]
+
+
 def cases(seed: int = 1, n: int = 8) -> list[Case]:
     """Every task of every kind of model, with `n` drawn texts besides those that are traps."""
     texts = Texts(seed, n)
@@ -222,7 +254,7 @@ def cases(seed: int = 1, n: int = 8) -> list[Case]:
             *_classes(kind, texts), _entities(kind, texts), _answers(kind, texts), _masks(kind, texts),
             _zero_shot(kind, texts), Case(kind, "", "feature-extraction", features),
         )
-    ]  # fmt: skip
+    ] + _older_names("bert", texts)  # fmt: skip
 
 
 def stored_form(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_another_list_and_threshold(app, tmp_path, capsys):
     assert "colleague" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("score", "words"), [(0.9, "a red van"), (0.1, "")])
+@pytest.mark.parametrize(("score", "words"), [(0.99, "a red van"), (0.9, "")])
 def test_a_reader_marks_the_words_that_matter_if_it_is_sure(app, score, words):
     def reader(*, question, context):
         assert (question, context) == PARCEL
@@ -60,6 +61,19 @@ def test_a_reader_marks_the_words_that_matter_if_it_is_sure(app, score, words):
         [reply] = app.Assistant(encoder, [PARCEL], reader=reader).replies([PARCEL[0]])
     assert (reply.answer, reply.words) == (PARCEL[1], words)
     assert ("! a red van" in app.shown(PARCEL[0], reply)) == bool(words)
+
+
+def test_the_included_reader_marks_figures_as_its_page_says(app, capsys):
+    page = (FILE.parent / "README.md").read_text(encoding="utf-8")
+    [(command, shown)] = re.findall(
+        r"```sh\n(python \S+assistant\.py --reader .*)\n```\n\n```text\n(.*?)```", page, re.DOTALL
+    )
+    assert app.main(shlex.split(command)[2:]) == 0
+    assert capsys.readouterr().out == shown
+    assert app.main(["--reader", "answers", "How do I cancel my order?", "What does shipping cost?"]) == 0
+    cancel, cost = capsys.readouterr().out.split("\n\n")[:2]
+    assert "!" not in cancel
+    assert "Shipping costs 4.90 euros" in cost
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '[{"question": "a"}]', '[{"question": 1, "answer": "a"}]', "[7]"])

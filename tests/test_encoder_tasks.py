@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
 from miaotui.errors import InputError, TokenizerError
+from miaotui.loader.text.pieces import Cutting
 from real_files import real
 from task_models import ENTITIES, write_model
 from test_task_arrays import ENTITIES as GATHERED
@@ -76,6 +77,25 @@ def test_a_long_text_is_cut_with_a_warning_or_read_in_windows(ner: Any) -> None:
     whole = ner(text, aggregation_strategy="simple", ignore_labels=[], stride=16)
     assert max(e["end"] for e in whole) == len(text) - 1
     assert all(a["end"] <= b["start"] for a, b in pairwise(whole))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("strategy", ["only_first", "only_second"])
+def test_many_windows_are_each_what_it_would_be_alone(ner: Any, strategy: Any, side: Any) -> None:
+    """Each was cut out of all tokens: a text of a million took longer than anybody waits."""
+    long, short = "Ana flew to Berlin . " * 60, "who flew ?"
+    texts = (long, short) if strategy == "only_first" else (short, long)
+    cut = Cutting(40, strategy, stride=7, side=side)
+    windows = ner.model.tokenizer.windows(*texts, cutting=cut)
+    assert len(windows) > 9
+    [whole] = ner.model.tokenizer.windows(*texts)
+    text = 0 if strategy == "only_first" else 1
+    size, length = windows[0].texts.count(text), whole.texts.count(text)
+    step = size - 7
+    for i, window in enumerate(windows):
+        stop = min(i * step + size, length)
+        part = range(i * step, stop) if side == "right" else range(length - stop, length - i * step)
+        assert window == whole.without({text: part})
 
 
 def test_token_classification_refuses_what_it_does_not_take(ner: Any) -> None:

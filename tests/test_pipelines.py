@@ -175,7 +175,6 @@ def test_arguments_of_transformers_mean_something_or_are_refused(classifier: Pat
         "device=True: ": {"device": True},
         "tokenizer='other': the tokenizer is read from the model's directory": {"tokenizer": "other"},
         "torch_dtype='float16': weights are used as they are stored": {"torch_dtype": "float16"},
-        "return_all_scores=True: give top_k=None": {"return_all_scores": True},
     }.items():
         with pytest.raises(InputError, match=words):
             mt.pipeline(model=classifier, **given)

@@ -130,6 +130,8 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["--input", "in.csv", "--output", "o.jsonl"], 1, r"\S+in\.csv: no column 'text'; .*--column COLUMN"),
     (["--input", "in.csv", "--output", "o.jsonl", "--column", "x"], 2, r"--column text=x: there is no such column"),
     (["--input", "in.txt", "--output", "/dev/full"], 2, r"--output /dev/full: cannot be written \(No space left"),
+    (["--input", "in.txt", "--output", f"{'x' * 300}.jsonl"], 2, r"--output \S+: cannot be written \(File name"),
+    (["--input", f"{'x' * 300}.csv", "--output", "o.jsonl"], 2, r"--input \S+: cannot be read \(File name too long\)"),
     (["--input", "in.txt", "--output", "no/o.jsonl"], 2, r"--output no/o\.jsonl: cannot be written \(No such file"),
     (["--input", "in.txt", "--output", "o.jsonl", "--top-k", "0"], 2, r"--top-k 0: expected"),
     (["--input", "in.txt", "--output", "o.jsonl", "--set", "top_k=0"], 2, r"--set top_k=0: expected"),
@@ -155,6 +157,18 @@ def test_what_is_refused(tmp_path: Path, run: Any, words: list[object], code: in
     assert (got, out) == (code, "")
     if words[3] == "o.jsonl":  # nothing is left that stands in the way of the right command
         assert run("--input", "in.txt", "--output", "o.jsonl")[0] == 0
+
+
+@pytest.mark.parametrize("option", ["--input", "--errors"])
+def test_the_journal_of_the_output_is_no_other_file(tmp_path: Path, run: Any, option: str) -> None:
+    journal = tmp_path / "o.jsonl.journal"
+    given = {"--input": tmp_path / "in.txt", "--errors": tmp_path / "bad.jsonl"} | {option: journal}
+    given["--input"].write_text("a\n")
+    words = [word for name, path in given.items() for word in (name, path)]
+    code, _, err = run(*words, "--output", "o.jsonl", "--format", "txt")
+    assert code == 2
+    assert re.search(rf"{option} \S+: it is the journal of --output \S+o\.jsonl; name another file", err)
+    assert not (tmp_path / "o.jsonl").exists()
 
 
 def test_one_line_is_one_line_and_an_empty_table_is_the_file_s_fault(tmp_path: Path, run: Any) -> None:

@@ -43,6 +43,15 @@ class Pieces:
                 at.append(n)
         return self._taken(at)
 
+    def parts(self, text: int, kept: Sequence[range]) -> list[Pieces]:
+        """As `without` for each of several ranges of one text, in time that does not grow with their number squared."""
+        first = self.texts.index(text)
+        after = first + self.texts.count(text)
+        if any(each != text for each in self.texts[first:after]):  # the frame has a token inside of it
+            return [self.without({text: part}) for part in kept]
+        around = range(first), range(after, len(self.ids))
+        return [self._taken([*around[0], *range(first + part.start, first + part.stop), *around[1]]) for part in kept]
+
     def spread(self, rows: Callable[[int], Sequence[int]]) -> Pieces:
         """The same with other ids; a token that becomes several keeps its place in each of them."""
         made = [tuple(rows(i)) for i in self.ids]
@@ -118,7 +127,7 @@ def _cut(whole: Pieces, cutting: Cutting) -> list[Pieces]:
         raise InputError(msg)
     step = size - (stride if stride < size else size // 2)
     n = 1 + -(-(lengths[text] - size) // step)
-    return [whole.without({text: _window(i * step, lengths[text], size, cutting.side)}) for i in range(n)]
+    return whole.parts(text, [_window(i * step, lengths[text], size, cutting.side) for i in range(n)])
 
 
 def _window(start: int, length: int, size: int, side: str) -> range:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     #: Inputs -> a result for each, in order, perhaps as they come.
     Predict = Callable[[list[Any]], Iterable[Any]]
 
-__all__ = ["Run"]
+__all__ = ["Run", "journal_of"]
 
 #: A chunk: this many records, or bytes; and bytes of results that are written at a time.
 CHUNK, CHUNK_BYTES = 256, 2**20
@@ -82,18 +82,18 @@ class Run:
         outputs = [self._output, *([self._errors] if self._errors else [])]
         if not self._output.regular or restart:
             return Commit()
-        found = read_journal(self._journal_file)
-        begun, mine = (found[1], found[0].get(ERRORS) is not None) if found else (Commit(), False)
-        for output in outputs if found is None else outputs[1:] if not mine else []:
+        journal = read_journal(self._journal_file)
+        begun, mine = (journal[1], journal[0].get(ERRORS) is not None) if journal else (Commit(), False)
+        for output in outputs if journal is None else outputs[1:] if not mine else []:
             if output.size:
-                where = f"{self._journal_file.name} {'is missing' if found is None else 'knows nothing of it'}"
+                where = f"{self._journal_file.name} {'is missing' if journal is None else 'knows nothing of it'}"
                 msg = (
                     f"{output.option}: it is there, and no run that can go on wrote it ({where}); name another file, "
                     "or write over it with --restart"
                 )
                 raise InputError(msg)
-        if found is not None and begun.place.offset:  # one that did nothing yet may be begun with anything
-            _check_same(found[0], about, self._journal_file)
+        if journal is not None and begun.place.offset:  # one that did nothing yet may be begun with anything
+            _check_same(journal[0], about, self._journal_file)
             self._check_lengths(begun)
         return begun
 
@@ -106,7 +106,7 @@ class Run:
     def _journal_file(self) -> Path:
         path = self._output.path
         assert path is not None  # noqa: S101 - a regular output has one
-        return path.with_name(f"{path.name}.journal")
+        return journal_of(path)
 
     def _check_lengths(self, begun: Commit) -> None:
         """What was on the disk once must still be there."""
@@ -198,6 +198,11 @@ class Run:
                 self._cut()
                 self.commit()
         self.close()
+
+
+def journal_of(output: Path) -> Path:
+    """Where the journal of an output lies."""
+    return output.with_name(f"{output.name}.journal")
 
 
 def _check_same(then: Mapping[str, Any], now: Mapping[str, Any], journal: Path) -> None:

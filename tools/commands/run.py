@@ -19,7 +19,7 @@ from .. import demo
 from ..batch.fingerprint import fingerprint
 from ..batch.inputs import Inputs, columns_of
 from ..batch.records import FORMATS, Records, format_of
-from ..batch.work import Run
+from ..batch.work import Run, journal_of
 from .arguments import add_limits, add_model, chosen, given_path, load_model, prune_of
 
 if TYPE_CHECKING:
@@ -171,11 +171,21 @@ def _check_apart(args: argparse.Namespace) -> None:
     """No file is read and written, or written twice. `InputError`."""
     named = [("--input", args.input), ("--output", args.output), ("--errors", args.errors)]
     files = [(option, path) for option, path in named if path not in (None, STANDARD)]
+    if args.output != STANDARD:
+        files.insert(0, (f"the journal of --output {args.output}", journal_of(args.output)))
     for i, (first, one) in enumerate(files):
         for second, other in files[i + 1 :]:
-            if one.resolve() == other.resolve() or (one.is_file() and other.is_file() and one.samefile(other)):
-                msg = f"{second} {other}: it is {first} too; name another file"
+            if _same_file(one, other):
+                msg = f"{second} {other}: it is {first}{'' if ' ' in first else ' too'}; name another file"
                 raise InputError(msg)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Also by a link. What the system cannot look up is refused where it is opened, with its option's name."""
+    try:
+        return one.resolve() == other.resolve() or (one.is_file() and other.is_file() and one.samefile(other))
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself
+        return False
 
 
 @contextmanager

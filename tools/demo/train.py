@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ...errors import MiaotuiError
 from ..export import check_new
 from . import NAMES, story
 
@@ -20,11 +21,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="batches to train on (default: as many as the shipped model had)")
     parser.add_argument("--layers", type=int, default=6, help="layers of the story model (default: 6)")
     parser.add_argument("--width", type=int, default=128, help="its width, a multiple of 8 (default: 128)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="train the architecture of `entities` on this file of words and tags "
+        "(CoNLL, or what else `miaotui evaluate token-classification` reads), with a tokenizer of its own",
+    )  # fmt: skip
     args = parser.parse_args(argv)
+    if args.data is not None and args.name != "entities":
+        parser.error(f"--data {args.data}: only entities is trained on a file; {args.name} makes its texts itself")
     out = check_new(args.out or Path(args.name))
     if args.name == "story":
         out.mkdir(parents=True)
         story.make(out, args.steps or 3000, args.layers, args.width)
+        return 0
+    if args.data is not None:
+        from .recipes import tagged_file  # noqa: PLC0415 - as below
+
+        tagged_file.make(args.data, out, args.steps)
         return 0
     from ..commands.quantize import quantize  # noqa: PLC0415 - the story model needs none of it
     from .recipes.card import make  # noqa: PLC0415 - as above
@@ -34,4 +46,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        code = main()
+    except MiaotuiError as e:
+        sys.stderr.write(f"train: error: {e}\n")
+        code = 1
+    raise SystemExit(code)

@@ -51,7 +51,7 @@ class FillMask(EncoderPipeline):
     def __call__(self, inputs: object, **parameters: object) -> Any:  # noqa: ANN401 - a form for each kind of input
         """As `Pipeline.__call__`. One item in a list gives what the item gives, as transformers does."""
         result = super().__call__(inputs, **parameters)
-        return result[0] if isinstance(inputs, list) and len(inputs) == 1 else result
+        return result[0] if isinstance(inputs, list | tuple) and len(inputs) == 1 else result
 
     def options(self, given: Mapping[str, object]) -> Options:
         """As `Pipeline.options`; what is no parameter's value is an `InputError`."""

@@ -19,11 +19,13 @@ from ...errors import InputError, shown
 from ...loader.text.clean_up import clean_up
 from ...runtime.parameters import GenerateKwargs, switch, whole_number
 from .base import Pipeline, placed
+from .foreign import refuse_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ...runtime.generate import Generation
+    from ...runtime.logprobs import Logprob
     from .base import Options
 
 __all__ = ["GENERATION", "GenerationPipeline"]
@@ -40,6 +42,8 @@ _OF_FILES = (
 _TOP_K, _MAX_LENGTH = 50, 20
 _OF_BEAMS = ("length_penalty", "early_stopping")
 _OF_SAMPLING = ("temperature", "top_p", "min_p", "seed")
+#: transformers' parameters that change nothing here: texts are not padded, and keys and values are always kept.
+NO_PADDING = ("pad_token_id", "use_cache")
 #: Parameters that are worked out here.
 _OWN = ("max_length", "min_length", "max_new_tokens", "min_new_tokens", "do_sample", "top_k", "num_return_sequences")
 
@@ -80,8 +84,15 @@ class GenerationPipeline(Pipeline):
         return self.model.n_context if said is None else min(said, self.model.n_context)
 
     def options(self, given: Mapping[str, object]) -> Options:
-        """As `Pipeline.options`; None is "not given"."""
-        return super().options({key: value for key, value in given.items() if value is not None})
+        """As `Pipeline.options`; None is "not given", and `n` is `num_return_sequences`."""
+        refuse_foreign(given)
+        given = {key: value for key, value in given.items() if value is not None and key not in NO_PADDING}
+        if "n" in given:
+            if "num_return_sequences" in given:
+                msg = "n and num_return_sequences are the same parameter: give one of them"
+                raise InputError(msg)
+            given = {("num_return_sequences" if key == "n" else key): value for key, value in given.items()}
+        return super().options(given)
 
     def stream(self, items: Iterator[Any], options: Options, *, numbered: bool) -> Iterator[Any]:
         """As `Pipeline.stream`."""
@@ -147,6 +158,19 @@ class GenerationPipeline(Pipeline):
         """Text of ids, with or without the spaces that English does not write."""
         text = self.model.tokenizer.spelled(ids, skip_special_tokens=options.get("skip_special_tokens") is not False)
         return clean_up(text) if options["clean_up_tokenization_spaces"] else text
+
+    def told(self, made: Generation) -> dict[str, Any]:
+        """The log-probabilities of an answer's tokens, where they were asked for: a dict of each, under "logprobs"."""
+        return {} if made.logprobs is None else {"logprobs": [self._told(each) for each in made.logprobs]}
+
+    def _told(self, each: Logprob) -> dict[str, Any]:
+        told = self._likely(each.id, each.logprob)
+        likeliest = [self._likely(i, logprob) for i, logprob in each.top_logprobs]
+        return told | ({"top_logprobs": likeliest} if likeliest else {})
+
+    def _likely(self, token: int, logprob: float | None) -> dict[str, Any]:
+        spelled = self.model.tokenizer.decode([token], skip_special_tokens=False)
+        return {"token": token, "token_str": spelled, "logprob": logprob}
 
     def stops(self, options: Options) -> dict[str, Any]:
         """`stop_sequence`, whose first id ends an answer."""

@@ -12,7 +12,9 @@ from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
 from ...runtime.parameters import whole_number
 from ...runtime.tasks.spans import best_answers, best_spans
+from ..notes import warn
 from .base import EncoderPipeline, Prepared
+from .foreign import renewed
 
 if TYPE_CHECKING:
     from ...loader.text.pieces import Pieces
@@ -39,12 +41,13 @@ class QuestionAnswering(EncoderPipeline):
     tokens with its question (default: the model's, at most 384) is read in windows that share `doc_stride` tokens
     (default: half a window, at most 128). An answer has at most `max_answer_len` tokens, and with `align_to_words`
     whole words. `handle_impossible_answer`: "" may be the answer. `max_question_len`: cut a longer question (default:
-    not cut, which is what transformers' fast tokenizers do, whatever it says there).
+    not cut, which is what transformers' fast tokenizers do, whatever it says there). Older names are taken with a
+    warning: `topk` of `top_k`, `data` and `X` of the items.
     """
 
     parameters: ClassVar[Mapping[str, object]] = {
         "top_k": 1, "doc_stride": None, "max_answer_len": 15, "max_seq_len": None, "max_question_len": None,
-        "handle_impossible_answer": False, "align_to_words": True, "padding": None,
+        "handle_impossible_answer": False, "align_to_words": True, "padding": None, "topk": None,
     }  # fmt: skip
     switches = ("handle_impossible_answer", "align_to_words")
     heads = ("spans",)
@@ -54,15 +57,19 @@ class QuestionAnswering(EncoderPipeline):
     def __call__(self, *inputs: object, **parameters: object) -> Any:  # noqa: ANN401 - a form for each kind of input
         """As the class says. One item in a list gives what the item gives, as transformers does."""
         asked: dict[str, object] = {key: parameters.pop(key) for key in ("question", "context") if key in parameters}
+        older = [name for name in ("X", "data") if name in parameters]
+        given = _items((*inputs, *(parameters.pop(name) for name in older)), asked)
         options = self.options(parameters)
-        given = _items(inputs, asked)
+        for name in older:
+            warn(f"{name}: an older name of what is read; give question= and context=, or items with both")
         if isinstance(given, list) and len(given) == 1:
             [given] = given
         return self.run(given, options)
 
     def options(self, given: Mapping[str, object]) -> Options:
         """As `Pipeline.options`; what is no parameter's value is an `InputError`."""
-        options = super().options({key: value for key, value in given.items() if value is not None})
+        given = {key: value for key, value in given.items() if value is not None}
+        options = super().options(renewed(given, "topk", "top_k", whole_number))
         for name, of in {
             "top_k": "answers", "max_answer_len": "tokens", "max_seq_len": "tokens", "max_question_len": "tokens",
         }.items():  # fmt: skip
@@ -130,6 +137,8 @@ def _items(inputs: tuple[object, ...], asked: dict[str, object]) -> object:
         raise InputError(msg)
     if len(inputs) == 1:
         return inputs[0]
+    if inputs and all(isinstance(each, Mapping) for each in inputs):
+        return list(inputs)
     if len(inputs) == 2 and all(isinstance(each, str) for each in inputs):  # noqa: PLR2004 - a question and a context
         asked = dict(zip(("question", "context"), inputs, strict=True))
     question, context = asked.get("question"), asked.get("context")

@@ -37,6 +37,9 @@ class SentenceSimilarity(Pipeline):
         """As the class says; the two may be given by name too."""
         names = ("source_sentence", "sentences")
         asked = {key: parameters.pop(key) for key in names if key in parameters}
+        if inputs is not None and asked:
+            msg = f"{self.task}: {' and '.join(asked)} by name and an input by its place; give one of the two"
+            raise InputError(msg)
         return super().__call__(asked if inputs is None else inputs, **parameters)
 
     def stream(self, items: Iterator[Any], options: Options, *, numbered: bool) -> Iterator[list[float]]:

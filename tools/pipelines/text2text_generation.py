@@ -23,6 +23,7 @@ class Text2TextGeneration(GenerationPipeline):
 
     Parameters of `generate`, with `max_length` and `min_length`; `truncation`: cut a text that is too long;
     `return_tensors`: `generated_token_ids`, a list, in place of the text. By default beams, four, and 256 tokens.
+    `logprobs` (with num_beams=1): a result has "logprobs" too.
     """
 
     parameters: ClassVar[Mapping[str, object]] = {
@@ -38,7 +39,7 @@ class Text2TextGeneration(GenerationPipeline):
     def __call__(self, inputs: object, **parameters: object) -> Any:  # noqa: ANN401 - a form for each kind of input
         """As `Pipeline.__call__`; results of one sequence each come without their lists, as transformers has it."""
         result = super().__call__(inputs, **parameters)
-        if isinstance(inputs, list) and all(len(each) == 1 for each in result):
+        if isinstance(inputs, list | tuple) and all(len(each) == 1 for each in result):
             return [each[0] for each in result]
         return result
 
@@ -48,11 +49,14 @@ class Text2TextGeneration(GenerationPipeline):
             msg = f"{self.task}: {shown(item)} found, expected a text"
             raise InputError(msg)
         ids, more = self.read(item, options)
-        answers = [[self._start(options), *each.ids] for each in self.generated(ids, options, **more)]
+        made = self.generated(ids, options, **more)
+        answers, told = [[self._start(options), *each.ids] for each in made], [self.told(each) for each in made]
         if options["return_tensors"]:
-            longest, pad = max(map(len, answers)), self.model.tokenizer.pad_id or 0
-            return [{f"{self.returned}_token_ids": each + [pad] * (longest - len(each))} for each in answers]
-        return [{f"{self.returned}_text": self.decoded(each, options)} for each in answers]
+            pad, longest = self.model.tokenizer.pad_id or 0, max(map(len, answers))
+            answers = [each + [pad] * (longest - len(each)) for each in answers]
+            return [{f"{self.returned}_token_ids": each, **how} for each, how in zip(answers, told, strict=True)]
+        texts = (self.decoded(each, options) for each in answers)
+        return [{f"{self.returned}_text": text, **how} for text, how in zip(texts, told, strict=True)]
 
     def read(self, text: str, options: Options) -> tuple[list[int], dict[str, Any]]:
         """The ids that the encoder reads, and what the answer is told."""

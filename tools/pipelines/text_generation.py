@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InputError, shown
 from ...runtime.parameters import CHAT_NAMES, one_of, switch
+from .foreign import named_input
 from .generation import GENERATION, GenerationPipeline
 from .truncation import TOKENIZER, cutting
 
@@ -25,7 +26,8 @@ class TextGeneration(GenerationPipeline):
     An item may be a conversation, a list of messages; its `generated_text` is the list with the answer at its end.
     `return_full_text=False`: the new text alone; `return_tensors`: `generated_token_ids`, a list, of prompt and answer.
     `continue_final_message`: go on with the last message (default: where it is the assistant's). Parameters of
-    `generate`, with `max_length` and `min_length`; by default 256 tokens are drawn, at temperature 0.7.
+    `generate`, with `max_length` and `min_length`; by default 256 tokens are drawn, at temperature 0.7. `logprobs`: a
+    result has "logprobs" too.
     """
 
     parameters: ClassVar[Mapping[str, object]] = {
@@ -39,6 +41,11 @@ class TextGeneration(GenerationPipeline):
         "continue_final_message", "skip_special_tokens", "do_sample",
     )  # fmt: skip
     defaults: ClassVar[Mapping[str, object]] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+
+    def __call__(self, inputs: object = None, **parameters: object) -> Any:  # noqa: ANN401 - as the input
+        """As `Pipeline.__call__`; the input may be given as `text_inputs`."""
+        inputs = named_input(inputs, "text_inputs", parameters)
+        return super().__call__(inputs, **parameters)
 
     def single(self, inputs: object, options: Options) -> bool:  # noqa: ARG002 - as `Pipeline.single`
         """A text, or a conversation: a list of messages."""
@@ -74,13 +81,14 @@ class TextGeneration(GenerationPipeline):
         results: list[dict[str, Any]] = []
         for made in self.generated(prompt, options, **self.stops(options)):
             whole = [*prompt, *made.ids]
+            told = self.told(made)
             if options["return_tensors"]:
-                results.append({"generated_token_ids": whole})
+                results.append({"generated_token_ids": whole, **told})
                 continue
             new: Any = self.decoded(whole, options)[before:]
             if options["return_full_text"] is not False:
                 new = _appended(item, new, self._goes_on(item, options)) if chat else f"{item}{new}"
-            results.append({"generated_text": new})
+            results.append({"generated_text": new, **told})
         return results
 
     def _text_ids(self, text: str, options: Options) -> list[int]:

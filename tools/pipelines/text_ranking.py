@@ -51,7 +51,12 @@ class TextRanking(EncoderPipeline):
         asked = {key: parameters.pop(key) for key in names if key in parameters}
         if len(inputs) == 1 and not asked:
             return super().__call__(inputs[0], **parameters)
-        asked |= dict(zip([name for name in names if name not in asked], inputs, strict=False))
+        left = [name for name in names if name not in asked]
+        if len(inputs) > len(left):
+            more = f" next to {' and '.join(asked)} by name" if asked else ""
+            msg = f"{self.task}: {len(inputs)} arguments by their place{more}; give a query and a list of documents"
+            raise InputError(msg)
+        asked |= dict(zip(left, inputs, strict=False))
         return super().__call__(asked, **parameters)
 
     def options(self, given: Mapping[str, object]) -> Options:

@@ -13,9 +13,11 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
+from ...runtime.parameters import switch
 from ...runtime.tasks.labels import entailed
 from ..notes import warn
 from .base import EncoderPipeline, Prepared
+from .foreign import named_input, renewed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,11 +36,12 @@ class ZeroShotClassification(EncoderPipeline):
 
     `candidate_labels`: a list, or one text with commas. `hypothesis_template`: the sentence that a label is put into,
     in place of {}. `multi_label`: several may hold, each with its own score; otherwise scores sum to 1. A text that is
-    too long is cut, its hypothesis is not.
+    too long is cut, its hypothesis is not. `multi_class` is an older name of `multi_label`.
     """
 
     parameters: ClassVar[Mapping[str, object]] = {
         "candidate_labels": None, "hypothesis_template": "This example is {}.", "multi_label": False,
+        "multi_class": None,
     }  # fmt: skip
     switches = ("multi_label",)
     heads = ("classes",)
@@ -55,8 +58,9 @@ class ZeroShotClassification(EncoderPipeline):
         if self._entailment < 0:
             warn(f"{self.task}: no label of this model is called entailment ({', '.join(labels)}); the last one counts")
 
-    def __call__(self, inputs: object, *labels: object, **parameters: object) -> Any:  # noqa: ANN401 - as the input
-        """As the class says; labels may be the second argument."""
+    def __call__(self, inputs: object = None, *labels: object, **parameters: object) -> Any:  # noqa: ANN401 - as the input
+        """As the class says; labels may be the second argument, and texts given as `sequences`."""
+        inputs = named_input(inputs, "sequences", parameters)
         if labels:
             if len(labels) > 1 or "candidate_labels" in parameters:
                 msg = f"{self.task}: candidate_labels are given twice, or {len(labels)} more arguments than one text"
@@ -66,7 +70,7 @@ class ZeroShotClassification(EncoderPipeline):
 
     def options(self, given: Mapping[str, object]) -> Options:
         """As `Pipeline.options`; labels as a list. Errors: `InputError`."""
-        options = super().options(given)
+        options = super().options(renewed(given, "multi_class", "multi_label", switch))
         labels, template = options["candidate_labels"], options["hypothesis_template"]
         if isinstance(labels, str):
             labels = [label.strip() for label in labels.split(",") if label.strip()]

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ ASKED = (
     "who won the football match last night?",
 )
 THRESHOLD = 0.75  # cosine
-SURE = 0.5  # score of a reader's words, above which they are shown
+SURE = 0.98  # score of a reader's words, from which on they are shown
 HELD_OUT = 300
 
 
@@ -95,6 +96,11 @@ def read_faq(path: Path) -> list[tuple[str, str]]:
     return faq
 
 
+def located(model: str) -> str | Path:
+    """A directory or hub name as it is; of an included model, where it lies."""
+    return demo.path(model) if model in demo.NAMES and not Path(model).exists() else model
+
+
 def report(assistant: Assistant, n: int = HELD_OUT) -> str:
     """How it does with the demo shop's list on `n` questions in words that training lacks, and on stories."""
     texts, entries = zip(*questions.held_out(n), strict=True)
@@ -123,16 +129,21 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help="what a customer asks (default: a few)")
     parser.add_argument("--faq", type=Path, metavar="FILE", help="another list of answered questions, JSON")
-    parser.add_argument("--model", default=demo.path("encoder"), help="what gives vectors (default: the demo encoder)")
+    parser.add_argument("--model", default="encoder", help="what gives vectors (default: encoder, which is included)")
     parser.add_argument(
-        "--reader", metavar="MODEL", help="a question-answering model, which marks the words that matter"
+        "--reader",
+        metavar="MODEL",
+        help="a question-answering model, which marks the words that matter; `answers` is the included one",
     )
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"least cosine (default: {THRESHOLD})")
     args = parser.parse_args(argv)
     try:
         faq = read_faq(args.faq) if args.faq else list(questions.FAQ.values())
-        reader = mt.pipeline("question-answering", args.reader) if args.reader else None
-        with mt.load(args.model) as encoder:
+        with ExitStack() as opened:
+            reader = mt.pipeline("question-answering", located(args.reader)) if args.reader else None
+            if reader is not None:
+                opened.enter_context(reader)
+            encoder = opened.enter_context(mt.load(located(args.model)))
             assistant = Assistant(encoder, faq, args.threshold, reader)
             asked = args.questions or ASKED
             for question, reply in zip(asked, assistant.replies(asked), strict=True):

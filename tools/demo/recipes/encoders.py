@@ -33,6 +33,7 @@ class Fit:
 
     `horizon`: where the cosine comes to nothing, if training stops before it (default: after `steps`).
     `decay`: or a rate that is constant, and falls to nothing in the last steps, which are this many.
+    `dropout`: share of the numbers between layers that is left out (none where no text comes twice).
     """
 
     steps: int
@@ -40,9 +41,17 @@ class Fit:
     rate: float = 7e-4
     horizon: int | None = None
     decay: int | None = None
+    dropout: float = 0.0
 
 
-def bert(tokenizer: Tokenizer, labels: tuple[str, ...] = (), *, n_context: int = 128, layers: int = 3) -> BertConfig:
+def bert(
+    tokenizer: Tokenizer,
+    labels: tuple[str, ...] = (),
+    *,
+    n_context: int = 128,
+    layers: int = 3,
+    dropout: float = 0.0,
+) -> BertConfig:
     """The sizes of all of them: 225 thousand parameters."""
     from transformers import BertConfig  # noqa: PLC0415 - of the extra `dev`
 
@@ -55,8 +64,8 @@ def bert(tokenizer: Tokenizer, labels: tuple[str, ...] = (), *, n_context: int =
         intermediate_size=192,
         max_position_embeddings=n_context,
         initializer_range=0.07,  # as 0.02 of a width of 768: what a product adds does not depend on the width
-        hidden_dropout_prob=0.0,  # no text comes twice
-        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         pad_token_id=tokenizer.token_to_id(PAD),
         **(named if labels else {}),
     )

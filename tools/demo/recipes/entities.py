@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ....model import Model
     from .encoders import Batch
 
-__all__ = ["RECIPE", "compared", "entity_f1", "spans_of", "train"]
+__all__ = ["HOW", "RECIPE", "compared", "entity_f1", "spans_of", "train", "train_on"]
 
 ABOUT = (
     "Finds the persons (PER), places (LOC), products (PROD), order numbers (ORDER) and days (DATE) of a customer's "
@@ -35,36 +35,51 @@ BAG = 1500  # training messages that the bag of words reads
 
 def train(tokenizer: Tokenizer, directory: Path, how: Fit) -> None:
     """Write the trained model."""
+    train_on(messages.training(1), messages.LABELS, tokenizer, directory, how)
+
+
+def train_on(
+    source: Iterator[tuple[str, Sequence[Span]]],
+    labels: tuple[str, ...],
+    tokenizer: Tokenizer,
+    directory: Path,
+    how: Fit,
+) -> None:
+    """Write a model trained on endless texts with their names, whose `slot` is what `labels` call the kind."""
     import torch  # noqa: PLC0415 - of the extra `dev`
     from transformers import BertForTokenClassification  # noqa: PLC0415 - of the extra `dev`
 
     torch.manual_seed(0)
-    model = BertForTokenClassification(bert(tokenizer, messages.LABELS, n_context=N_CONTEXT))
-    fit(list(model.parameters()), lambda batch: model(**batch).loss, _batches(tokenizer, how.rows), how)
+    model = BertForTokenClassification(bert(tokenizer, labels, n_context=N_CONTEXT, dropout=how.dropout))
+    batches = _batches(source, labels, tokenizer, how.rows)
+    fit(list(model.parameters()), lambda batch: model(**batch).loss, batches, how)
     write_model(model, directory)
     write_wordpiece(tokenizer, directory, N_CONTEXT)
 
 
-def _batches(tokenizer: Tokenizer, rows: int) -> Iterator[Batch]:
+def _batches(
+    source: Iterator[tuple[str, Sequence[Span]]], labels: tuple[str, ...], tokenizer: Tokenizer, rows: int
+) -> Iterator[Batch]:
     import torch  # noqa: PLC0415 - of the extra `dev`
 
-    source = messages.training(1)
     while True:
         texts, spans = zip(*itertools.islice(source, rows), strict=True)
         encodings = tokenizer.encode_batch(list(texts))
+        for encoding in encodings:
+            encoding.truncate(N_CONTEXT)
         batch = padded(tokenizer, encodings)
         width = batch["input_ids"].shape[1]
-        tagged = [_tags(e, s) for e, s in zip(encodings, spans, strict=True)]
+        tagged = [_tags(e, s, labels) for e, s in zip(encodings, spans, strict=True)]
         yield batch | {"labels": torch.tensor([[*tags, *[-100] * (width - len(tags))] for tags in tagged])}
 
 
-def _tags(encoding: Encoding, spans: Sequence[Span]) -> list[int]:
+def _tags(encoding: Encoding, spans: Sequence[Span], labels: tuple[str, ...] = messages.LABELS) -> list[int]:
     """The number of every token's label; -100 for what frames the text."""
     tags = []
     for (start, end), word in zip(encoding.offsets, encoding.word_ids, strict=True):
         inside = next((s for s in spans if s.start <= start and end <= s.end), None)
         name = "O" if inside is None else f"{'B' if start == inside.start else 'I'}-{inside.slot}"
-        tags.append(-100 if word is None else messages.LABELS.index(name))
+        tags.append(-100 if word is None else labels.index(name))
     return tags
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["CLS", "MASK", "N_VOCAB", "PAD", "SEP", "UNK", "train_wordpiece", "write_wordpiece"]
+__all__ = ["CLS", "LETTERS", "MASK", "N_VOCAB", "PAD", "SEP", "UNK", "train_wordpiece", "write_wordpiece"]
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 N_VOCAB = 1600
@@ -20,8 +20,11 @@ TEXTS = 4000  # of each corpus
 LETTERS = [chr(i) for i in range(33, 127)]
 
 
-def train_wordpiece(corpora: Iterable[Iterator[str]]) -> Tokenizer:
-    """Train on the first texts of each corpus; the same each time. Case counts: names are known by it."""
+def train_wordpiece(corpora: Iterable[Iterator[str]], letters: Sequence[str] = LETTERS) -> Tokenizer:
+    """Train on the first texts of each corpus, which `letters` spell; the same each time.
+
+    Case counts: names are known by it.
+    """
     texts = itertools.chain.from_iterable(itertools.islice(corpus, TEXTS) for corpus in corpora)
     drawn = _around(models.WordPiece(unk_token=UNK))
     drawn.train_from_iterator(
@@ -29,7 +32,7 @@ def train_wordpiece(corpora: Iterable[Iterator[str]]) -> Tokenizer:
         trainers.WordPieceTrainer(
             vocab_size=N_VOCAB,
             # letters inside a word have their numbers before training: it would number them in an order of chance
-            special_tokens=[PAD, UNK, CLS, SEP, MASK, *LETTERS, *(f"##{letter}" for letter in LETTERS)],
+            special_tokens=[PAD, UNK, CLS, SEP, MASK, *letters, *(f"##{letter}" for letter in letters)],
             show_progress=False,
         ),
     )
