@@ -239,9 +239,11 @@ def test_bits_do_not_depend_on_how_the_text_came(directory: Path, kv_cache: str)
         assert model.session.pages.n_free == held
 
 
+@pytest.mark.ci
 @settings(max_examples=6)
 @given(sizes=st.lists(st.integers(1, 2 * PAGE), min_size=2, max_size=8), cut=st.integers(0, 10**6))
 def test_pieces_forks_and_cuts_leave_the_bits(model: miaotui.Model, sizes: list[int], cut: int) -> None:
+    """5 s."""
     ids = ids_of(sum(sizes), sum(sizes))
     with model.sequence(overflow="window") as whole, model.sequence(overflow="window") as text:
         wanted, at = whole.feed(ids), 0
