@@ -470,7 +470,7 @@ def ran(executor: str, operations: int, first: int, seconds: float) -> None:
         soak.count(f"{executor}: {what}", n)
 
 
-@pytest.mark.ci  # 12 s, both
+@pytest.mark.ci  # 20 s, both
 @pytest.mark.parametrize(("executor", "operations"), [("team", 300), ("prange", 150)])
 def test_whatever_is_asked_at_once_answers_are_right(executor: str, operations: int) -> None:
     ran(executor, operations, 1, 300)
