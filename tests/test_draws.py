@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +21,7 @@ from miaotui.model import load
 from miaotui.runtime import drawing
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.draw import draw_line
+from miaotui.runtime.cpu.target import debugging
 from miaotui.runtime.cpu.team import aligned
 from miaotui.runtime.drawing import DRAW, PART, row_words, scratch_bytes, scratch_slots
 from miaotui.runtime.rules import Ruled, Rules
@@ -22,7 +30,6 @@ from miaotui.runtime.step import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -249,3 +256,50 @@ def test_an_error_of_a_draw_ends_its_text_alone(path):
         with pytest.raises(InputError, match="after position 2 are all -inf, so no token can be drawn"):
             next(bad)
         assert got + [each.id for each in good] == wanted
+
+
+def checked(spoil: bool) -> list[int]:  # noqa: FBT001
+    """Ids drawn while every access is watched (MIAOTUI_DEBUG); `spoil`: the history names an id after the last."""
+    from miaotui.runtime.cpu.bounds import Checked
+
+    n, count = 1100, 3
+    rows, size = logits_of(4, (count, n), grid=4), scratch_bytes(n, 1, count)
+    arena = aligned(rows.nbytes + size + 64)
+    arena[: rows.nbytes] = rows.view(np.uint8).ravel()
+    scratch = -(-rows.nbytes // 64) * 64
+    line = draw_line(link.addresses([DRAW])[DRAW], 0, n, scratch, 1)
+    batch, text = Batch(1, count), [3, 5, 3]
+    batch.clear()
+    batch.n_logits, batch.results[:] = count, rows.argmax(axis=1)
+    params = SamplingParams(0.7, 40, 0.9, 0.01, 1.2, do_sample=True, seed=2)
+    ruled = Ruled(n, params, Rules(2, ends=(1,), at_least=9), ids=text, limit=20)
+    samplers = [Sampler(n, SamplingParams(do_sample=True, seed=1, top_p=0.8)), ruled, Sampler(n, params)]
+    for row, sampler in enumerate(samplers):
+        words = row_words(sampler, 3)
+        assert words is not None
+        batch.draw(row, words)
+    if spoil:
+        ruled.history[0] = 10**7
+    program: Any = SimpleNamespace(code=[])
+    watched = Checked(link.executor(1), program, line, batch)
+    watched.bind(line.ctypes.data, 1, int(arena.ctypes.data), batch.address)
+    watched.step()
+    watched.close()
+    assert [int(i) for i in batch.drawn] == [s.draw(row, 3) for s, row in zip(samplers, rows, strict=True)]
+    return [int(i) for i in batch.drawn]
+
+
+@pytest.mark.ci  # 10 s: compiles it with checks
+@pytest.mark.skipif(debugging(), reason="the whole run has MIAOTUI_DEBUG")
+def test_every_access_of_a_draw_is_among_its_operands():
+    program = (
+        "import test_draws as t\nfrom miaotui.errors import BackendError\n"
+        "print(t.checked(False))\ntry: t.checked(True)\nexcept BackendError as e: print(e)\n"
+    )
+    here = os.environ | {"MIAOTUI_DEBUG": "1", "MIAOTUI_QUIET": "1"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, env=here,
+                          capture_output=True, text=True, check=False, timeout=500)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ids, error = done.stdout.splitlines()
+    assert len(json.loads(ids)) == 3
+    assert re.match(r"instruction 0, draw: 4 bytes at .* lie in none of its operands", error)

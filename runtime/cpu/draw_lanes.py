@@ -15,6 +15,7 @@ from ..drawing import LEVELS
 from ..sampling import LN2_HIGH, LN2_LOW, NEGLIGIBLE, PER_LN2, TAYLOR
 from .emitters import (
     F32,
+    F64,
     I32,
     I64,
     VI,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from .emitters import Builder, Value
 
 f64 = types.float64
-F64, I128 = ir.DoubleType(), ir.IntType(128)
+I128 = ir.IntType(128)
 VQ = ir.VectorType(I64, N)
 #: Scores that `weigh_many` and its like take: as many as hide how long the polynomial's steps wait for one another.
 MANY = draw_lanes()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-F16, F32 = ir.HalfType(), ir.FloatType()
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 N = 16
 V, VI, VH, VB, VM = (ir.VectorType(t, N) for t in (F32, I32, I16, I8, I1))
 PAIRS = ir.VectorType(I16, 2 * N)
@@ -47,7 +47,7 @@ def ptr(b: Builder, addr: Value, ty: Any, mask: Value | None = None) -> Value:
     """The address as a pointer to `ty`, of which lanes of the mask are touched; checked where MIAOTUI_DEBUG asks."""
     if debugging():
         number, count = (ty.element, ty.count) if isinstance(ty, ir.VectorType) else (ty, 1)
-        size = {F16: 2, F32: 4}.get(number) or number.width // 8
+        size = {F16: 2, F32: 4, F64: 8}.get(number) or number.width // 8
         nbytes = c64(size * count)
         if mask is not None:
             bits = b.zext(b.bitcast(mask, ir.IntType(count)), I64)
