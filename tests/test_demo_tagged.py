@@ -50,7 +50,7 @@ def test_a_file_of_tags_makes_a_model_that_evaluate_takes(tmp_path: Path, capsys
         assert config[name] == shipped[name]
     card = (out / "README.md").read_text(encoding="utf-8")
     assert hashlib.sha256(data.read_bytes()).hexdigest() in card
-    assert "demo.train entities OUT --data talk.conll" in card
+    assert "demo.train entities OUT --data talk.conll --steps 100\n" in card
     report = tmp_path / "report.json"
     words = ["--data", str(data), "--model", str(out), "--json", str(report)]
     assert cli.main(["evaluate", "token-classification", *words]) == 0
@@ -87,9 +87,11 @@ def test_what_cannot_be_learnt_is_refused_by_name(tmp_path: Path, capsys: pytest
 def test_wnut17_has_the_f1_that_the_page_says(tmp_path: Path) -> None:
     page = (demo.path().parent / "README.md").read_text(encoding="utf-8")
     said = re.search(r"\*\*F1 (0\.\d+)\*\*", page)
+    steps = re.search(r"demo\.train entities OUT --data wnut17train\.conll(.*)", page)
     assert said is not None
+    assert steps is not None
     out, report = tmp_path / "made", tmp_path / "report.json"
-    assert made(real("text", "wnut17", "wnut17train.conll"), out) == 0
+    assert made(real("text", "wnut17", "wnut17train.conll"), out, *steps[1].split()) == 0
     test = real("text", "wnut17", "emerging.test.annotated")
     words = ["--data", str(test), "--model", str(out), "--json", str(report)]
     assert cli.main(["evaluate", "token-classification", *words]) == 0

@@ -214,22 +214,6 @@ def test_strange_words_leave_spans_where_their_words_went():
     assert pattern.with_strange_words(text, spans, rng) == (text, spans)
 
 
-def test_strange_names_have_the_shape_of_those_that_they_replace():
-    rng = random.Random(2)  # noqa: S311 - words, not secrets
-    text, names = "Nora Berg of the UN flew to Oslo in 2021", ("Nora Berg", "UN", "Oslo", "2021")
-    spans = [pattern.Span(name, text.index(name), text.index(name) + len(name)) for name in names]
-    assert pattern.with_strange_names(text, spans, rng, 0.0) == (text, spans)
-    changed, moved = pattern.with_strange_names(text, spans, rng, 1.0)
-    new = [changed[span.start : span.end] for span in moved]
-    assert [span.slot for span in moved] == list(names)
-    assert re.sub("|".join(map(re.escape, new)), "_", changed) == "_ of the _ flew to _ in _"
-    assert re.fullmatch(r"[A-Z][a-z]+ [A-Z][a-z]+", new[0])
-    assert new[1].isupper()
-    assert new[2].istitle()
-    assert new[3] == "2021"
-    assert not set(new[:3]) & set(names)
-
-
 def test_numbers_days_and_amounts_in_words():
     words = [
         (0, "zero"),

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     Words = Sequence[str] | Callable[[random.Random], str]
     Slots = Mapping[str, Words]
 
-__all__ = [
-    "Span", "coined", "filled", "made_of", "strange_name", "strange_word", "with_strange_names", "with_strange_words",
-    "words_in",
-]  # fmt: skip
+__all__ = ["Span", "coined", "filled", "made_of", "strange_name", "strange_word", "with_strange_words", "words_in"]
 
 _SLOT = re.compile(r"(\{\w+\})")
 _WORD = re.compile(r"\w+")
@@ -120,26 +117,6 @@ def strange_word(rng: random.Random) -> str:
 def strange_name(rng: random.Random) -> str:
     """The same with a capital, as names have."""
     return strange_word(rng).capitalize()
-
-
-def with_strange_names(text: str, spans: Sequence[Span], rng: random.Random, share: float) -> tuple[str, list[Span]]:
-    """Put names that nobody has in the place of a share of the spans, with as many words and their capitals.
-
-    So a model learns a name by its shape and by what stands around it, and not by heart. Spans are in order.
-    """
-
-    def like(word: re.Match[str]) -> str:
-        new = strange_word(rng) if word[0].isalpha() else word[0]
-        return new.upper() if word[0].isupper() and len(word[0]) > 1 else new.capitalize() if word[0].istitle() else new
-
-    pieces, moved, at, shift = list[str](), list[Span](), 0, 0
-    for span in spans:
-        old = text[span.start : span.end]
-        new = _WORD.sub(like, old) if rng.random() < share else old
-        moved.append(Span(span.slot, span.start + shift, span.start + shift + len(new)))
-        pieces += [text[at : span.start], new]
-        at, shift = span.end, shift + len(new) - len(old)
-    return "".join(pieces) + text[at:], moved
 
 
 def with_strange_words(

@@ -1,7 +1,6 @@
 """The architecture of the entities model, trained by its recipe on a file of words and tags.
 
-Three things differ: the tokenizer is trained on the file's texts; there is dropout, as these come again; and as no
-grammar coins their names, a share of these is replaced by strange ones, where the recipe has strange words around them.
+Two things differ: the tokenizer is trained on the file's texts, and there is dropout, as these texts come again.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from ....errors import InputError
 from ...evaluate.examples import Tagged
 from ...evaluate.readers import read
 from ...export import new_directory
-from . import entities
-from .pattern import Span, with_strange_names
+from . import entities, messages
+from .pattern import Span, with_strange_words
 from .wordpiece import LETTERS, train_wordpiece
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["make"]
 
 DROPOUT = 0.1
-COINED = 0.5  # share of names
 _CARD = """# entities, trained on {file}
 
 Finds {kinds}: a BIO tag for each token, of which a word's first counts. The architecture and the recipe are those of
@@ -38,7 +36,7 @@ miaotui's demo model `entities`.
 Trained on the {n} texts of {file} (SHA-256 {sha256}), {steps} batches of {rows}:
 
 ```
-python -m miaotui.tools.demo.train entities OUT --data {file}
+python -m miaotui.tools.demo.train entities OUT --data {file}{told}
 ```
 
 How well it does on a file of other texts:
@@ -67,9 +65,8 @@ def make(data: Path, out: Path, steps: int | None = None) -> None:
         letters = {*LETTERS, *(letter for text, _ in texts for letter in text if not letter.isspace())}
         tokenizer = train_wordpiece([iter([text for text, _ in texts])], sorted(letters))
         entities.train_on(_again_and_again(texts), labels, tokenizer, made, how)
-        card = _CARD.format(
-            file=data.name, kinds=", ".join(kinds), n=len(texts), sha256=held.sha256, steps=how.steps, rows=how.rows
-        )
+        told = {"told": f" --steps {steps}" if steps else "", "steps": how.steps, "rows": how.rows}
+        card = _CARD.format(file=data.name, kinds=", ".join(kinds), n=len(texts), sha256=held.sha256, **told)
         (made / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -80,8 +77,10 @@ def _text(example: Tagged) -> Text:
 
 
 def _again_and_again(texts: Sequence[Text]) -> Iterator[Text]:
-    """All of them, each time in another order and with other names that nobody has."""
+    """All of them, each time in another order, with other strange words in the share that the recipe says."""
     rng = random.Random(0)  # noqa: S311 - an order, not secrets
     while True:
         for text, spans in rng.sample(texts, len(texts)):
-            yield with_strange_names(text, spans, rng, COINED)
+            strange = rng.random() < messages.STRANGE
+            varied = {"added": messages.ADDED, "replaced": messages.REPLACED} if strange else {}
+            yield with_strange_words(text, spans, rng, **varied)
