@@ -267,6 +267,11 @@ class Llama:
         self.rows = np.array(rows, np.float32)
         return 0
 
+    def llama_memory_seq_rm(self, _: object, sequence: int, first: int, last: int) -> bool:
+        assert last == -1
+        self.texts[sequence] = {at: token for at, token in self.texts[sequence].items() if at < first}
+        return True
+
     def llama_get_logits(self, _: object) -> Any:
         return self.rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
 
@@ -275,16 +280,20 @@ def following(ids: list[int]) -> int:
     return sum((i + 1) * id_ for i, id_ in enumerate(ids)) % N_VOCAB
 
 
-def test_the_peers_batches_hold_each_sequence_in_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lib = Llama()
+@pytest.mark.parametrize("layout", ["unified", "a part for each"])
+def test_the_peers_batches_hold_each_sequence_in_its_place(
+    layout: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The faster layout is taken: by this clock each interval is longer than the one before, or shorter."""
+    lib, clock, unified = Llama(), itertools.accumulate(itertools.count()), layout == "unified"
+    monkeypatch.setattr(llamacpp_batch.time, "perf_counter", lambda: next(clock) * (1 if unified else -1))
     loaded = SimpleNamespace(lib=lib, model=1, about=lambda: {"name": "llama.cpp"})
     monkeypatch.setattr(llamacpp_batch.llamacpp, "Engine", lambda *_: loaded)
     engine = llamacpp_batch.Engine(tmp_path / "m.gguf", "int8", 1, 32)
     texts = [[1, 2, 3], [4], [5, 6]]
     peer_worker.answer(engine, f"fill {words(texts)}")
-    assert lib.asked[:2] == [(3, False), (3, True)]
-    layout = peer_worker.answer(engine, "layout")["layout"]
-    assert lib.asked[2:] == [(3, layout == "unified")]
+    assert peer_worker.answer(engine, "layout") == {"layout": layout}
+    assert lib.asked == [(3, True), (3, False)] + ([(3, True)] if unified else [])
     ids = [peer_worker.answer(engine, f"together {order}")["ids"] for order in ("2 0 3", "3 1 2", "3 0 1")]
     want = [list(text) for text in texts]
     for text in want:

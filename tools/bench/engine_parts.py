@@ -183,7 +183,7 @@ def decoding(run: Run, part: str, dtype: str) -> Iterator[dict[str, Any]]:
             peer = run.filled(peer, _drawn(shape["vocab_size"], n, sizes.prompt))
         if peer is not None:
             turns["peer"] = partial(_asked, peer, "together", sizes.new, 0, n)
-            row["peer_cache"] = peer.ask("layout")["layout"]
+            row |= {"peer_cache": peer.ask("layout")["layout"], "same_first_ids": _same_first(ours, peer, n)}
         seconds = by_rounds(turns, run.args.rounds)
         per_s = {name: sizes.new * (1 if name == "single" else n) / statistics.median(s) for name, s in seconds.items()}
         row |= {"tokens_per_s": per_s, "single": paired([s / n for s in seconds["ours"]], seconds["single"])}
@@ -191,6 +191,12 @@ def decoding(run: Run, part: str, dtype: str) -> Iterator[dict[str, Any]]:
             row["peer"] = paired(seconds["ours"], seconds["peer"])
         yield row
     yield {"about": [side.about for side in (ours, peer) if side is not None]}
+
+
+def _same_first(ours: Worker, peer: Worker, n: int) -> int:
+    """Of how many sequences both draw the same next id; each goes on by one."""
+    firsts = [[ids[0] for ids in side.ask("together", [1, 0, n])["ids"]] for side in (ours, peer)]
+    return sum(a == b for a, b in zip(*firsts, strict=True))
 
 
 def threads(run: Run, dtype: str) -> Iterator[dict[str, Any]]:

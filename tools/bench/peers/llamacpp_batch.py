@@ -75,9 +75,8 @@ class Engine:
         Either every sequence has its own part of the cache, or they share one ("unified", attention then reads all of
         it for each).
         """
-        texts, start = texts_of(words), time.perf_counter()
-        tried = {}
-        for unified in (False, True):
+        texts, start, tried = texts_of(words), time.perf_counter(), dict[bool, float]()
+        for unified in (True, False):
             self._open(texts, unified=unified)
             self._steps(1, 0, len(texts))
             begun = time.perf_counter()
@@ -85,8 +84,20 @@ class Engine:
             tried[unified] = time.perf_counter() - begun
         best = min(tried, key=lambda unified: tried[unified])
         self._layout = "unified" if best else "a part for each"
-        self._open(texts, unified=best)
+        if best:
+            self._open(texts, unified=True)
+        else:
+            self._forget_steps(texts)
         return {"seconds": [time.perf_counter() - start]}
+
+    def _forget_steps(self, texts: Sequence[Sequence[int]]) -> None:
+        """Back to all but the last id of each text."""
+        memory = self._lib.llama_get_memory(self._context)
+        self._last, self._length = [text[-1] for text in texts], [len(text) - 1 for text in texts]
+        for sequence, length in enumerate(self._length):
+            if not self._lib.llama_memory_seq_rm(memory, sequence, length, -1):
+                msg = f"llama.cpp kept what follows position {length} of sequence {sequence}"
+                raise RuntimeError(msg)
 
     def together(self, words: Sequence[int]) -> dict[str, Any]:
         """N steps of the sequences FIRST to FIRST + HOW_MANY - 1."""
