@@ -59,9 +59,11 @@ def _names(args: argparse.Namespace) -> list[str]:
     """Kernels of the model that is asked for, from its config and headers alone."""
     from ...loader.open import open_model  # noqa: PLC0415 - help must not wait for it
     from ...prepare import prepare  # noqa: PLC0415 - as above
+    from ...runtime.drawing import DRAW  # noqa: PLC0415 - as above
 
     with open_model(args.model, revision=args.revision) as opened:
-        return list(prepare(opened, request_of(args)).program.counts())
+        program = prepare(opened, request_of(args)).program
+        return [*program.counts(), *(() if program.draw_at is None else (DRAW,))]
 
 
 def _one_pass(model: Model) -> None:
