@@ -419,6 +419,22 @@ def test_threads_share_passes() -> None:
     assert answers == {i: alone([i] * 5, 20) for i in range(ROWS)}
 
 
+def test_the_thread_that_took_the_last_pass_is_left_the_next_but_not_waited_for() -> None:
+    """One that asks and takes none, as its call was struck, holds nobody up."""
+    model, asked = Model(40), list[Want]()
+    struck = threading.Thread(target=lambda: asked.append(model.text([7] * 5).ask()))
+    struck.start()
+    struck.join()
+    model.engine.add(asked[0])
+    for taker in (asked[0].thread, threading.get_ident(), 0):
+        text = model.text(range(3, 9))
+        model.engine._taker, model.engine._away, model.engine._pass_s = taker, {id(text), id(model)}, 0.01
+        model.engine.serve([text.ask()])
+        text.grow()
+        assert text.ids[6:] == alone(range(3, 9), 1)
+    assert asked[0].done  # by the others' passes
+
+
 def test_what_was_closed_meanwhile_is_refused_and_what_is_gone_is_forgotten() -> None:
     model = Model(8)
     closed, gone, good = model.text(range(5)), model.text(range(7)), model.text(range(9))

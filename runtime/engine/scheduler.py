@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,6 +38,10 @@ __all__ = ["CLOSED", "OVERTAKEN", "Engine"]
 CLOSED = "this sequence was closed; make another with model.sequence()"
 #: Texts of a higher priority that begin before one that waits longer, until it is favoured.
 OVERTAKEN = 16
+#: What a pass waits for threads that had a token of the one before, as a share of its time; and between two looks.
+GATHER, LOOK = 0.1, 2e-5
+#: Seconds until a thread takes a pass although the one that took the last waits too, and should.
+FOLLOW = 0.02
 
 
 class Engine:
@@ -51,6 +56,8 @@ class Engine:
         self._arrivals = itertools.count(1)
         self._n_added = self._n_seen = 0  # wants so far, and when the last pass was chosen
         self._n_overtaken = 0  # texts that began before one that waits longer, since one was favoured
+        self._away: set[int] = set()  # texts of other threads that had a token of the last pass, and may ask again
+        self._pass_s, self._taker = 0.0, 0  # what it took, and the thread that took it
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
 
     @property
@@ -68,6 +75,8 @@ class Engine:
         try:
             for want in wants:
                 self.add(want)
+            self._gather()
+            self._follow(wants)
             self.take_passes(wants)
         finally:
             for want in wants:
@@ -80,12 +89,29 @@ class Engine:
         self._wants[key] = weakref.ref(want)
         want.key = key
         self._n_added += 1
+        self._away.discard(id(want.table))
 
     def forget(self, want: Want) -> None:
         """Nobody waits for it any more."""
         key, want.key = want.key, None
         if key is not None:
             self._wants.pop(key, None)
+
+    def _gather(self) -> None:
+        """Let threads whose tokens came with the last pass ask again: a pass costs little more for all than for one."""
+        end = time.perf_counter() + GATHER * self._pass_s
+        while self._away and time.perf_counter() < end:
+            time.sleep(LOOK)
+
+    def _follow(self, wants: Sequence[Want]) -> None:
+        """Leave the pass to the thread that took the last one, if it waits too: its core has what a pass needs."""
+        if self._taker == threading.get_ident() or not any(w.thread == self._taker for w in self._waiting()):
+            return
+        bell = threading.Event()
+        for want in wants:
+            want.bell = bell
+        if not _served(wants):
+            bell.wait(FOLLOW)
 
     def take_passes(self, wants: Collection[Want]) -> None:
         """Take passes until one of these is done, or forgotten; there may be others of them meanwhile.
@@ -108,6 +134,7 @@ class Engine:
     def after_fork(self) -> None:
         """In the child: what other threads waited for is nobody's."""
         here = threading.get_ident()
+        self._away = set()
         for want in self._waiting():
             if want.thread != here:
                 self.forget(want)
@@ -125,7 +152,11 @@ class Engine:
         ends = itertools.accumulate((part[3] for _, part in chosen), initial=0)
         asked = [(row, want) for row, (want, part) in zip(ends, chosen, strict=False) if part[3]]
         draws = [(row, want.draw) for row, want in asked if want.draw is not None]
+        began, me = time.perf_counter(), threading.get_ident()
         self._session.run_pass([part for _, part in chosen], reserved=True, draws=draws)
+        self._pass_s = time.perf_counter() - began
+        self._taker = me
+        self._away = {id(want.table) for _, want in asked if want.thread != me}
         for row, want in asked:
             want.fulfil(row)
 

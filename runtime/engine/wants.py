@@ -33,6 +33,7 @@ class Want:
         "_error",
         "_result",
         "at",
+        "bell",
         "done",
         "draw",
         "ids",
@@ -59,6 +60,7 @@ class Want:
         self.table, self.ids, self.take, self.rows, self.draw = table, ids, take, rows, draw
         self.thread = threading.get_ident()
         self.done = False
+        self.bell: threading.Event | None = None  # rung when it is done
         self.key: int | None = None  # among what is waited for
         self.n_reused = 0  # ids that lay in the cache for another text
         self.at = 0.0  # when its logits were there, of `time.perf_counter`
@@ -83,11 +85,17 @@ class Want:
         except Exception as e:  # noqa: BLE001 - it is his who waits for it
             raised_in_handler(e)
             self._error = e
-        self.done = True
+        self._ends()
 
     def refuse(self, error: InputError) -> None:
         """Nothing will come of it."""
-        self._error, self.done = error, True
+        self._error = error
+        self._ends()
+
+    def _ends(self) -> None:
+        self.done = True
+        if self.bell is not None:
+            self.bell.set()
 
     def result(self) -> Any:  # noqa: ANN401 - what its maker's `take` returns
         """What `take` returned. Errors: what it raised, once."""
