@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
 from .errors import InputError, is_iterable, numbered
@@ -293,9 +294,10 @@ class Model(Scores):
         from .runtime.asynchronous import answer, answers, in_thread  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
-        if engine is None or parameters.get("num_beams") not in {None, 1}:
+        beams = parameters.get("num_beams")  # which may be anything
+        if engine is None or not (beams is None or (isinstance(beams, Integral) and beams == 1)):
             return await in_thread(partial(self.generate, prompt, **parameters))
-        with ExitStack() as opened:
+        with memory_named("agenerate"), ExitStack() as opened:
             if _several(prompt):
                 many = await in_thread(partial(self._asked, prompt, parameters, "agenerate", opened, several=True))
                 return await answers(engine, many)
@@ -319,7 +321,7 @@ class Model(Scores):
         from .runtime.asynchronous import in_thread, tokens  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
-        with ExitStack() as opened:
+        with memory_named(call), ExitStack() as opened:
             if engine is None:
                 made = await in_thread(partial(self._tokens, prompt, parameters, call))
                 while (token := await in_thread(partial(next, made, None))) is not None:

@@ -121,7 +121,7 @@ class Scores(Arrays):
             what = "no options; expected one at least" if twice is None else f"{shown(twice)} is there twice"
             msg = f"options: {what}"
             raise InputError(msg)
-        if normalize not in {None, "tokens"}:
+        if normalize is not None and (not isinstance(normalize, str) or normalize != "tokens"):
             msg = f"normalize={shown(normalize)}: expected None, or 'tokens'"
             raise InputError(msg)
         head = self.config.head

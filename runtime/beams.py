@@ -47,6 +47,8 @@ BEAMS = {
 }
 #: 2 to this power, or to less than minus it, is no normal float32.
 MOST_BITS = 126
+#: Answers to one prompt: each is a text of its own from the first, so that more would take all memory first.
+MOST_ANSWERS = 1 << 16
 #: A score that nothing real has.
 NONE = np.float32(-1e9)
 
@@ -63,10 +65,12 @@ class Beams:
 
 def beams_from(given: Mapping[str, Any]) -> Beams:
     """From checked names. Errors: `InputError`."""
-    for name in ("num_beams", "num_return_sequences"):
+    most = {"num_beams": sys.maxsize, "num_return_sequences": MOST_ANSWERS}
+    for name, limit in most.items():
         value = given.get(name, 1)
-        if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= sys.maxsize:
-            msg = f"{name}={shown(value)}: expected an integer >= 1, which the machine can count to"
+        if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= limit:
+            upto = "which the machine can count to" if limit == sys.maxsize else f"at most {limit:,}"
+            msg = f"{name}={shown(value)}: expected an integer >= 1, {upto}"
             raise InputError(msg)
     penalty, early = given.get("length_penalty", 1.0), given.get("early_stopping", False)
     power = real(penalty)

@@ -130,7 +130,14 @@ class Ruled(Sampler):
         n_new, row = len(self._text) - self._n_before, self._row
         np.copyto(row, logits)
         processed(self._processors, self._text, row)
+        could = row.max(initial=-np.inf) > -np.inf
         self._rules.apply(row, self._text, n_new, last=n_new == self._limit - 1)
+        if could and row.max() == -np.inf:
+            msg = (
+                f"no id may come after position {position - 1}: bad_words_ids, min_new_tokens or a rule about n-grams "
+            )
+            msg += "forbids each that could; leave one out"
+            raise InputError(msg)
         return super().draw(row, position)
 
     def edits(self) -> tuple[NDArray[np.int64], bool]:

@@ -29,13 +29,14 @@ T = TypeVar("T")
 _LOOK = 0.002
 
 _INSIDE = (
-    "this thread is computing with the model already: a signal's handler or a finaliser (__del__) was called in the "
-    "middle of a step and used the same model; let it set a flag, or hand the call to another thread"
+    "this thread is computing with the model already: a signal's handler, a finaliser (__del__) or a logits_processor "
+    "was called in the middle of a step and used the same model; let it set a flag, or hand the call to another thread"
 )
 
 _NO_ROOM = (
     "the cache is full of a text that this thread is generating: a signal's handler or a finaliser (__del__) was "
-    "called meanwhile and needs room too; let it set a flag, or load with a larger cache_tokens"
+    "called meanwhile and needs room too, or a coroutine that did not await (agenerate) while another did; let it set "
+    "a flag, await, or load with a larger cache_tokens"
 )
 
 _NO_ROOM_CROSSED = (
@@ -155,6 +156,14 @@ def _waits(table: Table, who: Caller | None) -> bool:
 
 
 def _all_wait(there: list[Held], threads: set[int]) -> bool:
-    """Whether one of these threads waits for each of the tables that keep their pages."""
-    waiting = [[who() for who in whose] for _, whose in there]
-    return bool(there) and all(any(who is not None and who.thread in threads for who in whose) for whose in waiting)
+    """Whether one of these threads waits for each of the tables, all of which keep their pages still.
+
+    Where one has given them up, or ended, who waits for it looks again as soon as he wakes: he is not stuck.
+    """
+    waiting = [(table, [who() for who in whose]) for table, whose in there]
+    still = all(_waits(table, who) for table, whose in waiting for who in whose)
+    return (
+        still
+        and bool(there)
+        and all(any(who is not None and who.thread in threads for who in whose) for _, whose in waiting)
+    )

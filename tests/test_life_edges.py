@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from life import DEMO, in_child
 from miaotui.errors import BackendError, InputError
 from miaotui.loader.text import tokenizer
 from miaotui.runtime import living, turns
-from miaotui.runtime.pages import Caller
+from miaotui.runtime.pages import Caller, Pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -378,6 +379,27 @@ def test_threads_that_would_wait_for_each_other_in_a_circle(alone: dict[str, lis
     assert all(got == alone[PROMPT] or (call == "close" and "was closed" in str(got)) for got in outer)
     for model in models:
         model.close()
+
+
+@pytest.mark.parametrize("gone", ["pages", "caller", None])
+def test_who_will_look_for_pages_again_is_not_stuck(gone: str | None) -> None:
+    """Another thread waits for this one's pages, and this one for its: a circle, unless this one gave them up since."""
+    caller, his, pages = Caller(), Caller(), Pages(2, 4, [None], lambda *_: None)
+    his.thread, his.here = -1, lambda: True  # type: ignore[method-assign]  # another thread's
+    table, its = pages.table(4), pages.table(4)
+    for each, who in ((table, caller), (its, his)):
+        assert pages.reserve(each, 4)
+        who.waits_for(each)
+    other = turns.Starved([(table, [weakref.ref(caller)])])
+    other.thread = his.thread
+    turns._STARVED.add(other)
+    mine = turns.Starved([(its, [weakref.ref(his)])])
+    if gone is None:
+        with pytest.raises(InputError, match="whose threads wait for this one"):
+            turns._check_room_comes(mine)
+        return
+    pages.release(table) if gone == "pages" else caller.leaves(table)
+    turns._check_room_comes(mine)
 
 
 @pytest.mark.parametrize("inside", ["step", "text"])

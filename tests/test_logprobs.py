@@ -388,6 +388,7 @@ def test_a_text_s_tokens_are_what_it_adds_or_its_own(stories: miaotui.Model) -> 
         ({"options": ["a", 3]}, "option 1: 3 found, expected a text"),
         ({"options": "ab"}, "options: 'ab' found, expected a list"),
         ({"question": [1], "options": ["a"]}, r"question: \[1\] found, expected a text"),
+        ({"options": ["a"], "normalize": ["tokens"]}, r"normalize=\['tokens'\]: expected None, or 'tokens'"),
         ({"options": ["a"], "normalize": "bytes"}, "normalize='bytes': expected None, or 'tokens'"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from checkpoints import Drawn, write_checkpoint, write_safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.errors import InputError
+from miaotui.errors import InputError, MemoryLimitError
 from miaotui.runtime.kvcache import PAGE
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def test_equal_prompts_and_seeds_give_equal_texts_and_n_gives_others(model: miao
         ({"n": 2}, "the likeliest answer is one"),
         ({"n": 2, "num_return_sequences": 2, "temperature": 1.0}, "the same parameter"),
         ({"n": 0}, "expected an integer >= 1"),
+        ({"n": 10**9, "temperature": 1.0}, "at most 65,536"),
     ):
         with pytest.raises(InputError, match=said):
             model.generate(prompt, **wrong)
@@ -273,12 +274,30 @@ def test_a_task_that_is_cancelled_computes_nothing_more(model: miaotui.Model, lo
     assert not model.session.engine._waiting()
 
 
+def test_tasks_are_told_that_there_is_no_memory(model: miaotui.Model, lone: miaotui.Model) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    async def refused() -> None:
+        with pytest.raises(MemoryLimitError, match="agenerate: the system refused memory"):
+            await model.agenerate([1], logits_processor=full)
+        for call in (model.astream, model.atokens):
+            with pytest.raises(MemoryLimitError, match=f"{call.__name__}: the system refused memory"):
+                await anext(call([1], logits_processor=full))
+        assert (await model.agenerate([1], max_new_tokens=3)).ids == alone(lone, [1], {}, 3)
+
+    asyncio.run(refused())
+
+
 def test_what_tasks_are_refused(directory: Path) -> None:
     model = miaotui.load(directory)
 
     async def refused() -> None:
         with pytest.raises(InputError, match="expected an integer >= 1"):
             await model.agenerate([1], n=0)
+        for beams in ([2], np.array([1, 1]), True):
+            with pytest.raises(InputError, match=r"num_beams=.*expected an integer >= 1"):
+                await model.agenerate([1], num_beams=beams)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="known at their end"):
             await anext(model.astream([1], num_beams=2))
         asked = [model.agenerate([i + 10], max_new_tokens=300, ignore_eos=True) for i in range(3)]
