@@ -61,12 +61,14 @@ class Beams:
     n_return: int = 1
 
 
-def beams_from(given: Mapping[str, Any]) -> Beams:
-    """From checked names. Errors: `InputError`."""
+def beams_from(given: Mapping[str, Any], asked_as: str = "num_return_sequences") -> Beams:
+    """From checked names. `asked_as`: what the caller wrote for num_return_sequences. Errors: `InputError`."""
     for name in ("num_beams", "num_return_sequences"):
         value = given.get(name, 1)
         if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= sys.maxsize:
-            msg = f"{name}={shown(value)}: expected an integer >= 1, which the machine can count to"
+            wrote = asked_as if name == "num_return_sequences" else name
+            most = f", at most {sys.maxsize}" if isinstance(value, Integral) and int(value) > sys.maxsize else ""
+            msg = f"{wrote}={shown(value)}: expected an integer >= 1{most}"
             raise InputError(msg)
     penalty, early = given.get("length_penalty", 1.0), given.get("early_stopping", False)
     power = real(penalty)
@@ -78,7 +80,7 @@ def beams_from(given: Mapping[str, Any]) -> Beams:
         raise InputError(msg)
     n, n_return = int(given.get("num_beams", 1)), int(given.get("num_return_sequences", 1))
     if n_return > n > 1:
-        msg = f"num_return_sequences={n_return}: needs as many beams, and num_beams is {n}"
+        msg = f"{asked_as}={n_return}: needs as many beams, and num_beams is {n}"
         raise InputError(msg)
     return Beams(n, power, "never" if isinstance(early, str) else bool(early), n_return)
 
