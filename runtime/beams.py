@@ -63,14 +63,14 @@ class Beams:
     n_return: int = 1
 
 
-def beams_from(given: Mapping[str, Any]) -> Beams:
-    """From checked names. Errors: `InputError`."""
-    most = {"num_beams": sys.maxsize, "num_return_sequences": MOST_ANSWERS}
-    for name, limit in most.items():
+def beams_from(given: Mapping[str, Any], asked_as: str = "num_return_sequences") -> Beams:
+    """From checked names. `asked_as`: what the caller wrote for num_return_sequences. Errors: `InputError`."""
+    for name, limit in (("num_beams", sys.maxsize), ("num_return_sequences", MOST_ANSWERS)):
         value = given.get(name, 1)
         if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= limit:
-            upto = "which the machine can count to" if limit == sys.maxsize else f"at most {limit:,}"
-            msg = f"{name}={shown(value)}: expected an integer >= 1, {upto}"
+            wrote = asked_as if name == "num_return_sequences" else name
+            most = f", at most {limit:,}" if isinstance(value, Integral) and int(value) > limit else ""
+            msg = f"{wrote}={shown(value)}: expected an integer >= 1{most}"
             raise InputError(msg)
     penalty, early = given.get("length_penalty", 1.0), given.get("early_stopping", False)
     power = real(penalty)
@@ -82,7 +82,7 @@ def beams_from(given: Mapping[str, Any]) -> Beams:
         raise InputError(msg)
     n, n_return = int(given.get("num_beams", 1)), int(given.get("num_return_sequences", 1))
     if n_return > n > 1:
-        msg = f"num_return_sequences={n_return}: needs as many beams, and num_beams is {n}"
+        msg = f"{asked_as}={n_return}: needs as many beams, and num_beams is {n}"
         raise InputError(msg)
     return Beams(n, power, "never" if isinstance(early, str) else bool(early), n_return)
 

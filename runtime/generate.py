@@ -297,17 +297,21 @@ def params_from(
     ending = {field: given.pop(name) for name, field in _ENDINGS.items() if name in given}
     ending.setdefault("eos_ids", tuple(eos_ids))
     wanted = rules_from({name: given.pop(name) for name in RULES if name in given}, rules or Rules(), n_vocab)
-    beams = beams_from({name: given.pop(name) for name in BEAMS if name in given})
+    asked_as = "n" if keywords.get("n") is not None else "num_return_sequences"
+    beams = beams_from({name: given.pop(name) for name in BEAMS if name in given}, asked_as)
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
     ending |= {"overflow": overflow_of(given.pop("overflow", None))}
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
-    _check_together(params)
+    _check_together(params, asked_as)
     return params
 
 
-def _check_together(params: GenerateParams) -> None:
-    """InputError for parameters of which each is right, and which do not go together."""
+def _check_together(params: GenerateParams, asked_as: str) -> None:
+    """InputError for parameters of which each is right, and which do not go together.
+
+    `asked_as`: the name by which several answers were asked for.
+    """
     beams = params.beams
     apart = {
         "stop_strings": params.stop,
@@ -324,7 +328,7 @@ def _check_together(params: GenerateParams) -> None:
         msg = f"num_beams={beams.n}: beams end where the context is full; leave out overflow='window', or the beams"
         raise InputError(msg)
     if beams.n_return > 1 == beams.n and params.sampling.greedy:
-        msg = f"num_return_sequences={beams.n_return}: the likeliest answer is one; sample, or give num_beams"
+        msg = f"{asked_as}={beams.n_return}: the likeliest answer is one; sample, or give num_beams"
         raise InputError(msg)
 
 

@@ -59,7 +59,7 @@ class Asked:
         """InputError for what is known at its end."""
         beams = self.params.beams
         if beams.n > 1 or beams.n_return > 1:
-            what = f"num_beams={beams.n}: beams" if beams.n > 1 else f"num_return_sequences={beams.n_return}: several"
+            what = f"num_beams={beams.n}: beams" if beams.n > 1 else f"{beams.n_return} answers"
             msg = f"{what} are known at their end; use generate"
             raise InputError(msg)
 

@@ -124,6 +124,31 @@ def test_wrong_usage_is_2(miao, arguments):
     assert "usage: miaotui" in ran.err
 
 
+def test_several_texts_are_sampled(miao):
+    ran = miao(
+        "generate",
+        "Once",
+        "--num-return-sequences",
+        2,
+        "--temperature",
+        1,
+        "--seed",
+        3,
+        "--max-new-tokens",
+        4,
+        "--stats",
+    )
+    with miaotui.load(demo.path()) as model:
+        one = model.generate("Once", n=2, temperature=1.0, seed=3, max_new_tokens=4)
+    assert (ran.code, ran.out) == (0, f"Once{one.text}\nOnce{one.alternatives[0].text}\n")
+    assert "score" not in ran.err
+
+
+def test_the_help_s_usage_is_short(miao):
+    assert miao("run", "--help").out.startswith("usage: miaotui run [OPTION ...] --input FILE --output FILE TASK\n\n")
+    assert miao("--help").out.startswith("usage: miaotui [-h] [--version] [--debug] COMMAND ...\n\n")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("0", 0), ("1048576", 2**20), ("500MB", 500_000_000), ("2GiB", 2**31), ("1.5 GiB", 3 * 2**29), ("7B", 7)],
@@ -509,7 +534,7 @@ def test_a_text_longer_than_its_context(miao):
         for overflow in ("window", "truncate-left"):
             ran = miao("generate", prompt, *options, "--overflow", overflow)
             assert (ran.code, ran.out.removesuffix("\n")) == (0, model.generate(prompt, overflow=overflow, **how).text)
-    assert "or see overflow" in miao("generate", prompt, *options).err
+    assert "or see --overflow" in miao("generate", prompt, *options).err
     refused = miao("generate", prompt, *options, "--overflow", "window", "--session", "text.session")
     assert refused.code == 2
     assert "--session text.session: a text that outgrew its context cannot be saved" in refused.err

@@ -302,6 +302,7 @@ def test_an_error_about_an_item_names_its_line(classifier: Path) -> None:
         (["perplexity", "--columns", "text"], "argument --columns: expected NAME=NAME"),
         (["perplexity", "--columns", "colour=x"], "--columns colour=x: expected one of the fields"),
         (["perplexity", "--columns", "tekst=x"], "choices, answer (did you mean text?)"),
+        (["translation", "--columns", "target=x"], "choices, answer (did you mean references?)"),
         (["perplexity", "--columns", "text=x"], "a.jsonl, line 1 has no such column; found text, label"),
         (["perplexity", "--data", "none.jsonl"], "--data: 'none.jsonl': cannot be read (No such file or directory)"),
         (["perplexity", "--swap", "none.csv"], "--swap: 'none.csv': cannot be read (No such file or directory)"),

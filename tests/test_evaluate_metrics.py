@@ -356,7 +356,7 @@ def test_fairness_counts_answers_and_scores_that_move() -> None:
     assert fair.mean_shift == pytest.approx(0.5)
     assert fair.largest_shift == pytest.approx(0.5)
     assert {(m.place, m.before, m.after) for m in fair.shown} == {("0", "p", "n"), ("1", "n", "p")}
-    assert "1 pair of terms exchanged, in 2 of 3 examples: answers that are others: 2" in table(done)
+    assert "1 pair of terms exchanged, in 2 of 3 examples: answers that changed: 2" in table(done)
     assert "  0: 'p' -> 'n' (-0.5000)" in table(done)
     even = lambda es: (Outcome("p", 0.5) for _ in es)  # noqa: E731 - in place
     equal = evaluate("text-classification", examples, even, Settings(), Swap([("he", "she")]))

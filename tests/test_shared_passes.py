@@ -132,9 +132,10 @@ def test_equal_prompts_and_seeds_give_equal_texts_and_n_gives_others(model: miao
         assert text.generate(prompt[5:], n=2, **how).alternatives[0].ids == texts[1]
         assert text.ids == prompt + one.ids
     for wrong, said in (
-        ({"n": 2}, "the likeliest answer is one"),
+        ({"n": 2}, "^n=2: the likeliest answer is one"),
         ({"n": 2, "num_return_sequences": 2, "temperature": 1.0}, "the same parameter"),
-        ({"n": 0}, "expected an integer >= 1"),
+        ({"n": 0}, "^n=0: expected an integer >= 1$"),
+        ({"num_return_sequences": 2}, "^num_return_sequences=2: the likeliest"),
         ({"n": 10**9, "temperature": 1.0}, "at most 65,536"),
     ):
         with pytest.raises(InputError, match=said):

@@ -269,6 +269,8 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
         if python in args:
             option = f"--{python.replace('_', '-')}"
             text = re.sub(rf"(?<![\w/.'\"-])(?<!--set ){python}=('?)([\w,=]+)\1(?![\w/.=])", rf"{option} \2", text)
+    if "overflow" in args:
+        text = text.replace("or see overflow", "or see --overflow")
     spelled = args.get("spelled")
     for first, name in spelled.items() if isinstance(spelled, dict) else ():
         text = re.sub(rf"(?<![\w-]){first}(?![\w-])", name, text)
@@ -311,11 +313,21 @@ class _Parser(argparse.ArgumentParser):
         quote = '; a text of several words needs quotation marks: "Once upon a time"'
         self._refuse(f"unrecognized arguments: {' '.join(words)}{quote if self.prog.endswith(' generate') else ''}")
 
+    def format_help(self) -> str:
+        """As argparse's, whose usage of a command with many options is a screenful: they are listed below it anyway."""
+        if not self.commands:
+            self.usage = self._usage().replace("%", "%%")
+        return super().format_help()
+
     def _refuse(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"miaotui: error: {message} (usage: {self._usage()}; --help explains them)\n")
+
+    def _usage(self) -> str:
+        """What must be given, by name."""
+        needed = [f"{a.option_strings[0]} {a.metavar}" for a in self._actions if a.option_strings and a.required]
         taken = [a for a in self._actions if not a.option_strings]
         words = [f"[{a.metavar}]" if a.nargs == "?" else f"{a.metavar}" for a in taken]
-        usage = " ".join([self.prog, "[OPTION ...]", *words])
-        self.exit(USAGE, f"miaotui: error: {message} (usage: {usage}; --help explains them)\n")
+        return " ".join([self.prog, "[OPTION ...]", *needed, *words])
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -100,10 +100,11 @@ def _says(path: Path) -> str:
 
 def _band(band: str, meaning: str, parts: dict[str, tuple[int, str]], y: float, height: float) -> list[str]:
     label = {"": "miaotui", "errors": ", ".join(LOWEST)}.get(band, band)
+    indent = max(90, 8 * len(label))
     out = [
         f'<rect class="band" x="{LEFT}" y="{y:.0f}" width="{WIDTH - 2 * LEFT}" height="{height:.0f}" rx="6"/>',
         f'<text class="name" x="{LEFT + PAD}" y="{y + PAD + 8:.0f}">{label}</text>',
-        f'<text class="small" x="{LEFT + PAD + 90}" y="{y + PAD + 8:.0f}">{escape(meaning)}</text>',
+        f'<text class="small" x="{LEFT + PAD + indent}" y="{y + PAD + 8:.0f}">{escape(meaning)}</text>',
     ]
     width = (WIDTH - ARROWS - 2 * LEFT - 2 * PAD - 8 * (BOXES - 1)) / BOXES
     for i, (name, (count, says)) in enumerate(parts.items()):

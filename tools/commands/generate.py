@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overflow",
         choices=OVERFLOWS,
         help="what becomes of a text that is longer than the context: it is refused or ends (error, the default), its "
-        "prompt loses its left (truncate-left), or it goes on, and the model sees its first four tokens and the newest "
-        "(window)",
+        "prompt is cut on the left (truncate-left), or it goes on, and the model sees its first four tokens and the "
+        "newest (window)",
     )
     text.add_argument("--no-prompt", action="store_true", help="print only what the model adds")
     text.add_argument(
@@ -130,7 +130,10 @@ def _add_beams(parser: argparse.ArgumentParser) -> None:
         "256 tokens)",
     )
     group.add_argument(
-        "--num-return-sequences", type=int, metavar="K", help="print the K best texts, the best first (default: 1)"
+        "--num-return-sequences",
+        type=int,
+        metavar="K",
+        help="print the K best texts, the best first; with sampling and no beams, K texts that are drawn (default: 1)",
     )
 
 
@@ -201,8 +204,8 @@ def main(args: argparse.Namespace) -> int:
         last: Token | Generation | None
         if args.session is not None:
             last = _kept(model, args.session, prompt, before, parameters)
-        elif (args.num_beams or 1) > 1:
-            last = _searched(model, prompt, before, parameters)
+        elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
+            last = _whole(model, prompt, before, parameters)
         else:
             last = _streamed(model.tokens(prompt, **parameters), before)
         if args.stats and last is not None:
@@ -270,8 +273,8 @@ def _streamed(steps: Iterator[Token], before: str) -> Token | None:
     return last
 
 
-def _searched(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -> Generation:
-    """Print the texts of a beam search, the best first."""
+def _whole(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -> Generation:
+    """Print the texts of a beam search, the best first, or several that are sampled."""
     best = model.generate(prompt, **parameters)
     for each in (best, *best.alternatives):
         text = before + each.text
@@ -346,5 +349,7 @@ def _scores(last: Token | Generation) -> str:
     """Of beams, the score of each text that was printed."""
     every = [last, *last.alternatives] if hasattr(last, "alternatives") else []
     return "".join(
-        f"score    {g.score or 0:8.4f}     {counted(len(g.ids), 'token')}, ended by: {g.finish_reason}\n" for g in every
+        f"score    {g.score:8.4f}     {counted(len(g.ids), 'token')}, ended by: {g.finish_reason}\n"
+        for g in every
+        if g.score is not None
     )

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
     group.add_argument("--one-pass", action="store_true", help="wanda, sparsegpt: statistics of the whole model, once")
     group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
-    group.add_argument("--tokens", type=int, default=16384, metavar="N", help="most tokens fed (default: 16384)")
+    group.add_argument("--tokens", type=int, default=16384, metavar="N", help="feed at most N tokens (default: 16384)")
     group.add_argument("--lines", action="store_true", help="feed each line of the text by itself")
     group.add_argument(
         "--after", "--behind", dest="behind", metavar="TOKEN", help="judge only what follows this token in each line"

@@ -60,7 +60,8 @@ def read(path: Path | str, task: str, form: str | None = None, columns: Mapping[
     """
     path, chosen = as_path(path, "data"), dict(columns or {})
     if unknown := sorted(chosen.keys() - FIELDS):
-        near = get_close_matches(unknown[0], FIELDS, 1)
+        near = [field for field, names in FIELDS.items() if unknown[0] in names][:1]
+        near = near or get_close_matches(unknown[0], FIELDS, 1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         msg = f"--columns {unknown[0]}={chosen[unknown[0]]}: expected one of the fields {', '.join(FIELDS)}{meant}"
         raise InputError(msg)

@@ -67,7 +67,7 @@ def _lines(measured: Measured, done: Evaluation) -> Iterator[str]:
 
 def _fairness(fair: Fairness, n: int) -> Iterator[str]:
     pairs = f"{fair.pairs} pair{'s' if fair.pairs > 1 else ''} of terms"
-    yield f"{pairs} exchanged, in {fair.changed} of {n} examples: answers that are others: {fair.moved}"
+    yield f"{pairs} exchanged, in {fair.changed} of {n} examples: answers that changed: {fair.moved}"
     if fair.largest_shift:
         yield f"scores moved by {fair.mean_shift:.4f} in the mean, and by {fair.largest_shift:.4f} at most"
     for moved in fair.shown:

@@ -106,7 +106,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Fairness:
-    """`changed`: texts that have a term; `moved`: answers that are others; the shifts of the first answer's score."""
+    """`changed`: texts that have a term; `moved`: answers that changed; the shifts of the first answer's score."""
 
     pairs: int
     changed: int

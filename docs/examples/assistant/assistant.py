@@ -87,7 +87,10 @@ def read_faq(path: Path) -> list[tuple[str, str]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         faq = [(entry["question"], entry["answer"]) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        msg = f"--faq {path}: cannot be read ({error.strerror})"
+        raise InputError(msg) from error
+    except (ValueError, KeyError, TypeError) as error:
         msg = f'--faq {path}: {error!r}; expected a JSON file, [{{"question": "…", "answer": "…"}}, …]'
         raise InputError(msg) from error
     if not faq or not all(isinstance(text, str) and text for entry in faq for text in entry):
@@ -106,13 +109,13 @@ def report(assistant: Assistant, n: int = HELD_OUT) -> str:
     texts, entries = zip(*questions.held_out(n), strict=True)
     wanted = [questions.FAQ[entry][1] for entry in entries]
     answers = [reply.answer for reply in assistant.replies(texts)]
-    right = sum(answer == want for answer, want in zip(answers, wanted, strict=True)) / n
-    passed = answers.count(None) / n
+    right = sum(answer == want for answer, want in zip(answers, wanted, strict=True))
+    passed = answers.count(None)
     told = [story.split(". ")[1] for story in itertools.islice(stories(1), n)]
     strange = [reply.answer for reply in assistant.replies(told)]
     return (
-        f"{n} questions in new words: {right:.0%} answered right, {1 - right - passed:.0%} wrong, {passed:.0%} passed "
-        f"on to a person\n{n} sentences of stories: {strange.count(None) / n:.0%} passed on\n"
+        f"{n} questions in new words: {right} answered right, {n - right - passed} wrong, {passed} passed on to a "
+        f"person\n{n} sentences of stories: {strange.count(None)} passed on\n"
     )
 
 

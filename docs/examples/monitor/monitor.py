@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     except (MiaotuiError, OSError) as error:
         print(f"monitor: {error}", file=sys.stderr)
         return 1
-    print(", ".join(f"{counts[label]} {label}" for label in sorted(counts)))
+    print(", ".join(f"{counts[label]} {label}" for label in sorted(counts)) or "no headlines")
     for name, topic in topics.items():
         print(f"{name:>{max(map(len, topics))}} {topic.chart()} {topic.share:.0%} bad")
     return 0
