@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     names = list(link.KERNELS) if args.model is None else _names(args)
     why = unwritable(directory) if directory else no_directory()
     if args.device == "cpu" and lost(names) and (directory is None or not writable(directory)):
-        msg = f"nothing is compiled, as it could not be kept: {why}"  # which takes up to half a minute
+        msg = f"nothing is compiled, as it could not be kept: {why}"  # which takes a minute and more
         raise BackendError(msg)
     if args.model is None:
         link.addresses(names)
