@@ -171,7 +171,7 @@ COMMANDS = {
         "Compile the kernels for this processor and keep them in the cache: those that --model needs with the options "
         "given, or, without --model, all kernels for the CPU. The other options need --model.",
         ("miaotui warm", "miaotui warm --model path/to/checkpoint"),
-        "about a minute and a half of processor time for all kernels, shared by the cores; once per machine and version",
+        "about a minute and a half of processor time for all, shared by the cores; once per machine and version",
     ),
 }
 
