@@ -36,8 +36,8 @@ class Left:
         self._gone: deque[Owner | Table] = deque()
 
     def __len__(self) -> int:
-        """How many nobody has taken back; one that was closed and then dropped may count twice."""
-        return len(self._gone)
+        """How many nobody has taken back."""
+        return len({id(each) for each in self._gone})  # one that was closed and then dropped is there twice
 
     def append(self, table: Table) -> None:
         """Leave a table that has no owner."""

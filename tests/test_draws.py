@@ -253,7 +253,7 @@ def test_an_error_of_a_draw_ends_its_text_alone(path):
         good = well.tokens([4, 5], **how)
         bad = ill.tokens([1, 2, 3], bad_words_ids=[[i] for i in range(model.config.n_vocab)], **how)
         got = [next(good).id]
-        with pytest.raises(InputError, match="after position 2 are all -inf, so no token can be drawn"):
+        with pytest.raises(InputError, match="no id may come after position 2: bad_words_ids"):
             next(bad)
         assert got + [each.id for each in good] == wanted
 
