@@ -372,6 +372,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(story):
     process.send_signal(signal.SIGINT)
     until("(stopped)")
     until("> ")
+    time.sleep(0.3)  # readline sees a signal once it waits for keys, a moment after its prompt is there
     process.send_signal(signal.SIGINT)
     until("ends)")
     until("> ")
