@@ -37,7 +37,8 @@ class Left:
 
     def __len__(self) -> int:
         """How many nobody has taken back."""
-        return len({id(each) for each in self._gone})  # one that was closed and then dropped is there twice
+        # One that was closed and then dropped is there twice. A copy: other threads, or a collection, append meanwhile.
+        return len({id(each) for each in self._gone.copy()})
 
     def append(self, table: Table) -> None:
         """Leave a table that has no owner."""
