@@ -292,7 +292,7 @@ class Session(Pools):
             shift, slot = table.shift - self._padding(table, ids, start), start - table.gap
             if table.gap:
                 shift = self._beyond(start, len(ids)) - slot
-            self._batch.add(ids, slot, table.address, n_logits, encoder, encoded, shift)
+            self._batch.add(ids, slot, table.address, n_logits, encoder, encoded, shift, table.adapter)
 
     def _beyond(self, start: int, n: int) -> int:
         """The row of tables of positions where those of the next `n` tokens of the batch stand, beyond the context."""
