@@ -17,6 +17,7 @@ from .loader.quantize import pack_rows
 from .prepare import prepare
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
+from .runtime.lora import number_of
 from .runtime.memory import memory_named, refused
 from .runtime.parameters import (
     CHAT_NAMES,
@@ -86,6 +87,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     "keep-layers=0-2; ffn=0.75". What is cut away is never read, and `Model.receipt` says what was read. A share of the
     neurons, or of the width, reads the matrices that rank them, and "sparsity=stored" those whose zeros it counts,
     after a first check that everything else fits the memory limit.
+    `adapters`: PEFT's directories by name, kept apart from the model's matrices: each text may choose one of them
+    (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
     """
     began = time.perf_counter()
@@ -153,13 +156,16 @@ class Model(Scores):
     """
 
     @memory_named("sequence")
-    def sequence(self, source: Prompt | None = None, *, overflow: Overflow | None = None) -> Sequence:
+    def sequence(
+        self, source: Prompt | None = None, *, overflow: Overflow | None = None, adapter: str | None = None
+    ) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them.
 
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
         `overflow`: that of its calls, where they give none; with "window" what is fed may outgrow the context too.
+        `adapter`: which one reads and writes it, of those of `load(adapters=...)`; None: the model alone.
         """
-        return self._sequence(source, "sequence", overflow)
+        return self._sequence(source, "sequence", overflow, adapter)
 
     @memory_named("load_sequence")
     def load_sequence(self, path: str | PathLike[str]) -> Sequence:
@@ -183,7 +189,9 @@ class Model(Scores):
             raise
         return sequence
 
-    def _sequence(self, source: Prompt | None, call: str, overflow: Overflow | None = None) -> Sequence:
+    def _sequence(
+        self, source: Prompt | None, call: str, overflow: Overflow | None = None, adapter: str | None = None
+    ) -> Sequence:
         """As `sequence`; errors name the `call`."""
         self._check_kind(call, encoder=False)
         if self.config.seq2seq == (source is None):
@@ -192,16 +200,17 @@ class Model(Scores):
             msg = msg if source is None else f"{msg}; leave it out, and feed the text"
             raise InputError(msg)
         read = None if source is None else self._source(source)
-        return Sequence(self._session, self._text, source=read, overflow=overflow)
+        number = number_of(self.adapters, adapter, call)
+        return Sequence(self._session, self._text, source=read, overflow=overflow, adapter=number)
 
     def _begun(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> tuple[Sequence, Prompt, GenerateKwargs]:
         """A sequence, what it reads first, and the parameters that are left; errors name the `call`.
 
         It reads the prompt, or what begins an encoder-decoder's answer to it.
         """
-        decoding = self.config.decoding
+        decoding, adapter = self.config.decoding, parameters.get("adapter")
         if decoding is None:
-            sequence = self._sequence(None, call)
+            sequence = self._sequence(None, call, adapter=adapter)
             if parameters.get(START) is not None:
                 msg = f"{START}: {self.config.family} is not an encoder-decoder; leave it out"
                 raise InputError(msg)
@@ -212,7 +221,7 @@ class Model(Scores):
         left = self._text.with_ids(parameters).copy()
         start = left.pop("decoder_start_token_id", None)
         first = [decoding.start] if start is None else check_ids([start], self.config.n_vocab, what=START)
-        return self._sequence(prompt, call), first, left
+        return self._sequence(prompt, call, adapter=adapter), first, left
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
@@ -254,7 +263,8 @@ class Model(Scores):
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
         the logits before an id is drawn, or return others. `overflow`: what becomes of a text that is longer than the
         context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `priority`: of several calls
-        that wait for room, the higher number goes first (docs/concurrency.md). The prompt of an encoder-decoder is what
+        that wait for room, the higher number goes first (docs/concurrency.md). `adapter`: which one of
+        `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an encoder-decoder is what
         its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):

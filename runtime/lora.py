@@ -6,21 +6,25 @@ one each sequence has (`step.Q_ADAPTER`), so that sequences of different adapter
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import InputError, PlanError, shown
 from ..once import once
 from .spec import Adapter, Weight, weights_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["L_DOWN", "L_RANK", "L_RATIO", "L_SCALE", "L_UP", "L_WORDS", "LoraTable", "number_of", "rank_of"]
+    from .spec import Linear, StackWeights, Sublayer, Weights
+
+__all__ = [
+    "L_DOWN", "L_RANK", "L_RATIO", "L_SCALE", "L_UP", "L_WORDS", "LoraTable", "number_of", "rank_of", "with_adapters",
+]  # fmt: skip
 
 #: Words of an adapter in the table: addresses of both matrices, its factor (the bits of a float32), the address of the
 #: factors of rows (0: none), and its rank (0: this product has none of this adapter).
@@ -43,6 +47,45 @@ def number_of(names: Sequence[str], adapter: object, call: str) -> int:
     there = f"it has {', '.join(map(shown, names))}" if names else "it was loaded without any: load(adapters={...})"
     msg = f"{call}: adapter={shown(adapter)}: the model has no such adapter; {there}"
     raise InputError(msg)
+
+
+def with_adapters(weights: Weights, names: Sequence[str], parts: Mapping[str, tuple[Adapter | None, ...]]) -> Weights:
+    """The same weights with adapters of these names. `parts`: by the name of a product's matrix, "head" for the head's.
+
+    A layer that runs twice stays one object. Errors: `PlanError` for a product that is not there.
+    """
+    left = dict(parts)
+    made: dict[int, tuple[Sublayer, ...]] = {}
+
+    def adapted(linear: Linear | None, name: str = "") -> Linear | None:
+        mine = None if linear is None else left.pop(name or linear.w.name, None)
+        return linear if linear is None or mine is None else replace(linear, adapters=mine)
+
+    def of_layer(layer: tuple[Sublayer, ...]) -> tuple[Sublayer, ...]:
+        if id(layer) not in made:
+            made[id(layer)] = tuple(
+                replace(s, linear={n: adapted(linear) or linear for n, linear in s.linear.items()}) for s in layer
+            )
+        return made[id(layer)]
+
+    def of_stack(stack: StackWeights | None) -> StackWeights | None:
+        if stack is None:
+            return None
+        layers, project = tuple(map(of_layer, stack.layers)), adapted(stack.embed_project)
+        return replace(stack, layers=layers, embed_project=project, convolution=adapted(stack.convolution))
+
+    out = replace(
+        weights,
+        decoder=of_stack(weights.decoder),
+        encoder=of_stack(weights.encoder),
+        head=adapted(weights.head, "head"),
+        head_dense=adapted(weights.head_dense),
+        adapters=tuple(names),
+    )
+    if left:
+        msg = f"adapters of {', '.join(sorted(left))}: this model has no such products"
+        raise PlanError(msg)
+    return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -202,8 +202,8 @@ class Checked:
                     yield from _pages(ins, name, at, sorted({int(n) for table in tables for n in table}))
                 else:
                     yield name, at, at + (4 * held.width * count[held.rows] if held.rows else held.nbytes)
-            tables = RopeTable | BiasTable | DistanceTable | ExpertTable | LoraTable
-            weight = held.weight if isinstance(held, tables) else held
+            made = isinstance(held, RopeTable | BiasTable | DistanceTable | ExpertTable | LoraTable)
+            weight = held.weight if made else held  # type: ignore[union-attr]  # as asked
             for each in held.weights if isinstance(held, ExpertTable | LoraTable) else ():
                 yield each.name, each.address, each.address + each.nbytes
             if isinstance(weight, Weight):
