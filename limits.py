@@ -213,8 +213,8 @@ def _size(name: str, value: object) -> int | None:
         raise InputError(msg) from e
 
 
-def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu") -> dict[str, int]:
-    """Bytes by part; "allocated" is all but what is mapped from the files.
+def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu", adapters: int = 0) -> dict[str, int]:
+    """Bytes by part; "allocated" is all but what is mapped from the files. `adapters`: of those that are kept apart.
 
     With a GPU, "device_" parts are what lies in its memory, together "device_allocated"; the arena lies there alone.
     """
@@ -232,6 +232,7 @@ def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu") -> d
     memory = {
         "weights_mapped": plan.mapped_bytes,
         "weights_resident": plan.resident_bytes,
+        **({"adapters": adapters} if adapters else {}),
         "constants": program.constant_bytes,
         **program.memory,
     }

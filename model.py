@@ -101,6 +101,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
         prepared = prepare(opened, request, free=free)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
+        if prepared.apart is not None:
+            weights = prepared.apart.loaded(weights, opened.checkpoint)
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
     except MemoryError as e:

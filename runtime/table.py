@@ -71,9 +71,9 @@ class Table:
     `cached` and all that callers say are numbers of tokens.
     """
 
-    __slots__ = ("__weakref__", "adapter", "address", "arrived", "cached", "capacity", "dropped", "expected", "favoured",
-                 "gap", "high", "ids", "low", "numbers", "padding", "priority", "shift", "sinks", "size", "source",
-                 "used", "waiting")  # fmt: skip
+    __slots__ = ("__weakref__", "adapter", "address", "arrived", "cached", "capacity", "dropped", "expected",
+                 "favoured", "gap", "high", "ids", "low", "numbers", "padding", "priority", "shift", "sinks", "size",
+                 "source", "used", "waiting")  # fmt: skip
 
     def __init__(self, n_groups: int, n_pages: int, size: int = PAGE) -> None:
         """For at most `n_pages` pages a group, of `size` slots; it holds none."""

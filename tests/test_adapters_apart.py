@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,6 @@ from tolerance import bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from miaotui.runtime.session import Session
     from miaotui.runtime.spec import Config
@@ -238,7 +238,7 @@ print([rows.tobytes().hex() for rows in mixed(session, [0, 1, 2, 3, 0, 1, 2])])
 
 def test_the_other_executor_and_checked_accesses_give_the_same_bits(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, small("llama"))
-    here = os.path.dirname(__file__)
+    here = str(Path(__file__).parent)
 
     def run(**env: str) -> str:
         command = [sys.executable, "-c", CHILD, str(tmp_path), here]
