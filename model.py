@@ -182,7 +182,8 @@ class Model(Scores):
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
         state = self._files.read(path, session.n_context)
-        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed)
+        number = number_of(self.adapters, state.adapter, "load_sequence")
+        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed, adapter=number)
         try:
             session.check_room(state.cached)
             sequence.restore(state)

@@ -16,14 +16,15 @@ from ..once import once
 from .spec import Adapter, Weight, weights_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from .spec import Linear, StackWeights, Sublayer, Weights
 
 __all__ = [
-    "L_DOWN", "L_RANK", "L_RATIO", "L_SCALE", "L_UP", "L_WORDS", "LoraTable", "number_of", "rank_of", "with_adapters",
+    "L_DOWN", "L_RANK", "L_RATIO", "L_SCALE", "L_UP", "L_WORDS", "LoraTable", "number_of", "parts_of", "rank_of",
+    "with_adapters", "without_adapters",
 ]  # fmt: skip
 
 #: Words of an adapter in the table: addresses of both matrices, its factor (the bits of a float32), the address of the
@@ -55,37 +56,61 @@ def with_adapters(weights: Weights, names: Sequence[str], parts: Mapping[str, tu
     A layer that runs twice stays one object. Errors: `PlanError` for a product that is not there.
     """
     left = dict(parts)
-    made: dict[int, tuple[Sublayer, ...]] = {}
 
-    def adapted(linear: Linear | None, name: str = "") -> Linear | None:
-        mine = None if linear is None else left.pop(name or linear.w.name, None)
-        return linear if linear is None or mine is None else replace(linear, adapters=mine)
+    def adapted(linear: Linear) -> Linear:
+        name = "head" if linear is weights.head and "head" in left else linear.w.name
+        mine = left.pop(name, None)
+        return linear if mine is None else replace(linear, adapters=mine)
 
-    def of_layer(layer: tuple[Sublayer, ...]) -> tuple[Sublayer, ...]:
-        if id(layer) not in made:
-            made[id(layer)] = tuple(
-                replace(s, linear={n: adapted(linear) or linear for n, linear in s.linear.items()}) for s in layer
-            )
-        return made[id(layer)]
-
-    def of_stack(stack: StackWeights | None) -> StackWeights | None:
-        if stack is None:
-            return None
-        layers, project = tuple(map(of_layer, stack.layers)), adapted(stack.embed_project)
-        return replace(stack, layers=layers, embed_project=project, convolution=adapted(stack.convolution))
-
-    out = replace(
-        weights,
-        decoder=of_stack(weights.decoder),
-        encoder=of_stack(weights.encoder),
-        head=adapted(weights.head, "head"),
-        head_dense=adapted(weights.head_dense),
-        adapters=tuple(names),
-    )
+    out = replace(_mapped(weights, adapted), adapters=tuple(names))
     if left:
         msg = f"adapters of {', '.join(sorted(left))}: this model has no such products"
         raise PlanError(msg)
     return out
+
+
+def _mapped(weights: Weights, change: Callable[[Linear], Linear]) -> Weights:
+    """Weights whose every product is changed, once, but for experts'."""
+    made: dict[int, tuple[Sublayer, ...]] = {}
+
+    def of_layer(layer: tuple[Sublayer, ...]) -> tuple[Sublayer, ...]:
+        if id(layer) not in made:
+            made[id(layer)] = tuple(replace(s, linear={n: change(x) for n, x in s.linear.items()}) for s in layer)
+        return made[id(layer)]
+
+    def maybe(linear: Linear | None) -> Linear | None:
+        return None if linear is None else change(linear)
+
+    def of_stack(stack: StackWeights | None) -> StackWeights | None:
+        if stack is None:
+            return None
+        layers, project = tuple(map(of_layer, stack.layers)), maybe(stack.embed_project)
+        return replace(stack, layers=layers, embed_project=project, convolution=maybe(stack.convolution))
+
+    return replace(
+        weights,
+        decoder=of_stack(weights.decoder),
+        encoder=of_stack(weights.encoder),
+        head=maybe(weights.head),
+        head_dense=maybe(weights.head_dense),
+    )
+
+
+def without_adapters(weights: Weights) -> Weights:
+    """The model alone."""
+    return _mapped(weights, lambda linear: replace(linear, adapters=()))
+
+
+def parts_of(weights: Weights, number: int) -> list[Adapter]:
+    """Of one adapter what each product has of it, each once."""
+    parts: list[Adapter | None] = []
+
+    def seen(linear: Linear) -> Linear:
+        parts.append(linear.adapters[number - 1] if linear.adapters else None)
+        return linear
+
+    _mapped(weights, seen)
+    return [part for part in parts if part is not None]
 
 
 @dataclass(frozen=True, eq=False)

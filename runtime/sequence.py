@@ -476,7 +476,7 @@ class Sequence:
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
         source = None if self._table.source is None else self._table.source.ids
-        text = SequenceState(list(self._ids), source, self._seed)
+        text = SequenceState(list(self._ids), source, self._seed, adapter=self.adapter)
         write(self.turn(lambda: take_out(session, session.program, self._table, text)), path)
 
     def restore(self, state: SequenceState) -> None:

@@ -10,7 +10,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
-from miaotui.errors import BackendError, InputError, MemoryLimitError, MiaotuiError
+from miaotui.errors import BackendError, InputError, MemoryLimitError, MiaotuiError, SequenceFileError
 from miaotui.limits import Request
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
@@ -111,7 +111,7 @@ def test_each_adapter_has_the_logits_of_the_merged_model(base: Path, tmp_path: P
             seen.append(wanted)
 
 
-NAMED = PrunePlan(heads={0: (1, 2)}, kv_heads={0: (1, 2)}, ffn={1: (2, 4, 5)}, vocab=tuple(range(11)))
+NAMED = PrunePlan(heads={0: (1, 2)}, ffn={1: (2, 4, 5)}, vocab=tuple(range(11)))
 
 
 @pytest.mark.parametrize("cut", ["keep-layers=1", "ffn=0.5", "width=0.5", NAMED], ids=str)
@@ -242,3 +242,33 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "adapter", tmp_path / "other", "q_proj")
     with pytest.raises(MiaotuiError, match=r"lora_A\.weight.* has shape"):
         miaotui.load(tmp_path / "base", adapters={"a": path})
+
+
+def test_a_saved_text_goes_on_with_its_adapter(tmp_path: Path) -> None:
+    base, file = tmp_path / "base", tmp_path / "text"
+    write_checkpoint(base, small("llama"))
+    paths = three(base, tmp_path)
+    with miaotui.load(base, adapters=paths) as model, model.sequence(adapter="some") as text:
+        text.feed(IDS)
+        text.save(file)
+        wanted = text.feed([3]).tobytes()
+        with model.load_sequence(file) as again:
+            assert again.adapter == "some"
+            assert again.table.cached == len(IDS)
+            assert again.feed([3]).tobytes() == wanted
+        with model.sequence() as plain:
+            plain.feed(IDS)
+            plain.save(tmp_path / "plain")
+            row = plain.feed([3]).tobytes()
+    with miaotui.load(base) as model:  # a text without one is the model's alone
+        with model.load_sequence(tmp_path / "plain") as again:
+            assert again.feed([3]).tobytes() == row
+        with pytest.raises(SequenceFileError, match="has the adapter 'some', and base as loaded has none of this name"):
+            model.load_sequence(file)
+    with miaotui.load(base, adapters={"some": paths["some"]}) as model, model.load_sequence(file) as again:
+        assert again.feed([3]).tobytes() == wanted
+    with (
+        miaotui.load(base, adapters={"some": paths["all"]}) as model,
+        pytest.raises(SequenceFileError, match="has another one of this name"),
+    ):
+        model.load_sequence(file)
