@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...sizes import counted, format_bytes
 from ..streams import as_text
-from .arguments import add_precision, add_prune, add_quantize, given_model, request_of
+from .arguments import add_adapters, add_precision, add_prune, add_quantize, given_model, request_of
 from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
     add_quantize(parser)
     add_prune(parser)
+    add_adapters(parser, chosen=False)
     parser.add_argument("--receipt", action="store_true", help="say for every weight what is read, mapped and resident")
     parser.add_argument(
         "--hash", action="store_true", help="the receipt with the SHA-256 of what would be read; reads it all"
@@ -119,6 +120,7 @@ def facts(
                 "read_bytes": account.read_bytes,
                 "corrections": list(opened.corrections),
             }
+            | ({"adapters": list(prepared.apart.lines)} if prepared.apart is not None else {})
             | ({"program": prepared.program.listing()} if program else {})
             | ({"receipt": account.as_dict()} if receipt else {})
         )
@@ -136,6 +138,7 @@ def lines(known: Mapping[str, Any]) -> list[str]:
         out += [f"pruned: {known['kept']}", f"        {read:,} bytes of the files are read, {format_bytes(read)}"]
     out += ["", "plan: what each weight is made from"]
     out += [f"  {line}" for line in known["plan"]]
+    out += ["", *known["adapters"]] if "adapters" in known else []
     out += ["", f"memory for a context of {counted(known['context'], 'token')}"]
     memory = known["memory"]
     out += [
