@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from miaotui.loader.header import read_header
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
@@ -19,11 +20,11 @@ def write_adapter(directory: Path, base: Path, *targets: str, r: int = 4, seed: 
     rng = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
     turned = json.loads((base / "config.json").read_text())["model_type"] == "gpt2"
-    for name, w in load_file(base / "model.safetensors").items():
+    for name, info in read_header(base / "model.safetensors").tensors.items():
         module = name.removesuffix(".weight")
         if not name.endswith(".weight") or module.rpartition(".")[2] not in targets:
             continue
-        n, k = w.shape[::-1] if turned else w.shape
+        n, k = info.shape[::-1] if turned else info.shape
         module = module if not turned or module.startswith("transformer.") else f"transformer.{module}"
         before = f"base_model.model.{module}"
         tensors[f"{before}.lora_A.weight"] = (rng.standard_normal((r, k)) * k**-0.5).astype(np.float32)
