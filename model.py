@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
@@ -15,6 +14,7 @@ from .loader.open import open_model
 from .loader.pack import pack
 from .loader.quantize import pack_rows
 from .prepare import prepare
+from .runtime.exits import Exits
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
 from .runtime.memory import memory_named, refused
@@ -297,7 +297,7 @@ class Model(Scores):
         beams = parameters.get("num_beams")  # which may be anything
         if engine is None or not (beams is None or (isinstance(beams, Integral) and beams == 1)):
             return await in_thread(partial(self.generate, prompt, **parameters))
-        with memory_named("agenerate"), ExitStack() as opened:
+        with memory_named("agenerate"), Exits() as opened:
             if _several(prompt):
                 many = await in_thread(partial(self._asked, prompt, parameters, "agenerate", opened, several=True))
                 return await answers(engine, many)
@@ -321,7 +321,7 @@ class Model(Scores):
         from .runtime.asynchronous import in_thread, tokens  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
-        with memory_named(call), ExitStack() as opened:
+        with memory_named(call), Exits() as opened:
             if engine is None:
                 made = await in_thread(partial(self._tokens, prompt, parameters, call))
                 while (token := await in_thread(partial(next, made, None))) is not None:
@@ -363,7 +363,7 @@ class Model(Scores):
     def _answers(
         self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, several: bool = False
     ) -> list[Generation]:
-        with ExitStack() as opened:
+        with Exits() as opened:
             return answers(self._session, self._asked(prompts, parameters, call, opened, several=several))
 
     def _asked(
@@ -371,7 +371,7 @@ class Model(Scores):
         prompts: Iterable[Prompt],
         parameters: GenerateKwargs,
         call: str,
-        opened: ExitStack,
+        opened: Exits,
         *,
         several: bool = False,
     ) -> list[Asked]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 from .engine.tasks import Task
+from .exits import Exits
 from .generate import Draw, collect
 from .searching import gathered, spread
 
@@ -44,7 +44,7 @@ async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
 
 async def answer(engine: Engine, asked: Asked) -> Generation:
     """The whole answer; with `num_return_sequences`, drawn ones, which share passes."""
-    with ExitStack() as opened:
+    with Exits() as opened:
         made = await answers(engine, spread(asked, opened))
     return gathered(asked, made)
 

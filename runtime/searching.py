@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..handlers import raised_in_handler
 from .beams import Found, Searched, Wanted, search
+from .exits import Exits
 from .generate import Timings, Token, answer, collect, most_ids, steps, tokens
 from .pages import Caller
 
@@ -85,7 +85,7 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
     """
     if asked and asked[0].params.beams.n > 1:
         return _searched(session, asked)
-    with ExitStack() as opened:
+    with Exits() as opened:
         each = [one for several in asked for one in spread(several, opened)]
         if session.engine is not None and len(each) > 1:
             made = _together(session.engine, each, session.n_logits)
@@ -98,7 +98,7 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
     return [gathered(one, made[i * n : (i + 1) * n]) for i, one in enumerate(asked)]
 
 
-def spread(asked: Asked, opened: ExitStack) -> list[Asked]:
+def spread(asked: Asked, opened: Exits) -> list[Asked]:
     """Each of the answers that are asked for: the first goes on with the sequence, the others with copies.
 
     The prompt's log-probabilities are the first's alone; `gathered` hands them on.
@@ -125,7 +125,7 @@ def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]
     """Answers that share passes, `most` at a time."""
     caller, runs = Caller(), [_Going(each) for each in asked]
     later, going = deque(runs), list[_Going]()
-    with ExitStack() as opened:
+    with Exits() as opened:
         while later or going:
             while later and len(going) < most:
                 run = later.popleft()
@@ -192,7 +192,7 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
         for a, text, (limit, _) in zip(asked, texts, limits, strict=True)
         if limit > 0
     ]
-    with ExitStack() as refused:
+    with Exits() as refused:
         for a in asked:
             refused.enter_context(a.sequence.as_it_was())
             a.sequence.append(a.prompt)
