@@ -289,14 +289,19 @@ class Engine:
         return True
 
     def _afresh(self) -> list[tuple[Want, Part]]:
-        """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on.
+        """Where no text finds room all that wait give theirs up, so that one of them, or somebody else, can go on.
 
-        `FullError`: there is no room for any now, and will be.
+        The encoder's texts too: one may have that of another, which has the pages that the first needs. `FullError`:
+        there is no room for any now, and will be.
         """
-        held = [want.table for want in self._waiting() if want.table.n_pages]
-        for table in held:
-            self._session.pages.release(table)
-        chosen = self._chosen() if len(held) > 1 else []
+        held = []
+        for want in self._waiting():
+            held += [(self._session.pages, want.table)]
+            held += [] if want.table.source is None else [(want.table.source.pages, want.table.source.table)]
+        held = [(pages, table) for pages, table in held if table.n_pages]
+        for pages, table in held:
+            pages.release(table)
+        chosen = self._chosen() if held else []
         if not chosen:
             raise FullError(self._short_of, ever=True)
         return chosen
