@@ -90,7 +90,7 @@ def parse(pattern: str, *, ignore_case: bool = False) -> Node:
     try:
         with warnings.catch_warnings(action="ignore"):  # of sets that a later Python may read otherwise
             re.compile(pattern)
-    except (re.error, OverflowError, RecursionError, ValueError) as e:
+    except (re.error, OverflowError, ValueError) as e:
         raise InputError(str(e)) from None
     return _Parser(pattern, ignore_case=ignore_case).parse()
 
