@@ -194,6 +194,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
+    filters = filters_of(args)
     prompt = _prompt(args)
     stop = None if args.stop is None else [as_utf8(text, "--stop") for text in args.stop]
     if args.num_beams in {None, 1}:
@@ -201,7 +202,7 @@ def main(args: argparse.Namespace) -> int:
     _check_writes(args)
     _check_session(args)
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
-    parameters["filters"] = filters_of(args)
+    parameters["filters"] = filters
     with load_model(args) as model:
         before = "" if args.no_prompt or model.config.seq2seq else prompt
         last: Token | Generation | None
