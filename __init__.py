@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import errors
     from .errors import MiaotuiError
+    from .filter_files import Filters
     from .load_options import LoadKwargs
     from .loader.prune.plan import PrunePlan
     from .model import Model, load
     from .perplexity import Perplexity
+    from .runtime.filters.filters import Filtered
+    from .runtime.filters.rules import FilterRule
     from .runtime.generate import GenerateParams, Generation, Timings, Token
     from .runtime.logprobs import Logprob
     from .runtime.parameters import ChatKwargs, GenerateKwargs
@@ -40,6 +43,9 @@ __all__ = [
     "Choice",
     "Config",
     "CrossEncoder",
+    "FilterRule",
+    "Filtered",
+    "Filters",
     "GenerateKwargs",
     "GenerateParams",
     "Generation",
@@ -67,6 +73,9 @@ _HOMES = {
     "Choice": ".scores",
     "Config": ".runtime.spec",
     "CrossEncoder": ".tools.cross_encoder",
+    "FilterRule": ".runtime.filters.rules",
+    "Filtered": ".runtime.filters.filters",
+    "Filters": ".filter_files",
     "GenerateKwargs": ".runtime.parameters",
     "GenerateParams": ".runtime.generate",
     "Generation": ".runtime.generate",

@@ -41,7 +41,10 @@ class Loaded:
         d = self.config.decoding
         rules = Rules() if d is None else Rules(never=d.never, forced_bos=d.forced_bos, forced_eos=d.forced_eos)
         self._files = SequenceFiles(prepared, session)
-        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save)
+        which = prepared.receipt.digest  # no reference to the model
+        self._text = Text(
+            self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, which
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:

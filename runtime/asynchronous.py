@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from .engine.tasks import Task
 from .exits import Exits
 from .generate import Draw, collect
 from .searching import gathered, spread
+from .settling import abandoned, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from .engine.scheduler import Engine
+    from .filters.filters import Filtering
     from .generate import Generation, Token
     from .searching import Asked
+    from .settling import Answer
 
 __all__ = ["answer", "answers", "in_thread", "tokens"]
 
@@ -29,7 +33,26 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
     """The answer, an id at a time; of what has no beams, one answer. Cancelled, the sequence keeps the ids it has."""
-    steps, task, tasks = asked.steps(), Task(asked.sequence.table), engine.tasks()
+    filters, over = asked.params.filters, False
+    filtering = None if filters is None else filters.filtering()
+    made = _drawn(engine, asked, filtering)
+    try:
+        async for token in made:
+            over = token.finish_reason is not None
+            yield await _settled(asked, token) if over else token
+    finally:
+        await made.aclose()
+        if filtering is not None and not over:
+            abandoned(asked, filtering)
+
+
+async def _settled(asked: Asked, answer: Answer) -> Answer:
+    """As `settled`, in the loop's executor: a person may decide on the answer."""
+    return answer if answer.filtered is None else await in_thread(partial(settled, asked, answer))
+
+
+async def _drawn(engine: Engine, asked: Asked, filtering: Filtering | None = None) -> AsyncGenerator[Token, None]:
+    steps, task, tasks = asked.steps(filtering), Task(asked.sequence.table), engine.tasks()
     step = next(steps, None)
     while step is not None:
         if isinstance(step, Draw):
@@ -55,7 +78,8 @@ async def answers(engine: Engine, asked: list[Asked]) -> list[Generation]:
 
     async def one(each: Asked) -> Generation:
         async with room:
-            return collect([token async for token in tokens(engine, each)])
+            made = collect([token async for token in _drawn(engine, each)])
+        return await _settled(each, made)
 
     made = await asyncio.gather(*map(one, asked), return_exceptions=True)
     errors = [each for each in made if isinstance(each, BaseException)]

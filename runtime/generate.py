@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
+from .filters.filters import Filtered, Filtering, Filters, filters_of
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .overflow import cut_left
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of
@@ -56,8 +57,9 @@ __all__ = [
 MAX_EOS = 2**22
 
 #: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
-#: "context": prompt and new ids fill the context (`most_ids`); the last, never fed, may stand one past its end.
-FinishReason = Literal["eos", "stop", "length", "context"]
+#: "context": prompt and new ids fill the context (`most_ids`); the last, never fed, may stand one past its end;
+#: "filter": a filter blocked what came next, or `hold` let nothing of it, or something else, be shown.
+FinishReason = Literal["eos", "stop", "length", "context", "filter"]
 
 
 class TextLike(Protocol):
@@ -141,6 +143,7 @@ class GenerateParams:
     processors: tuple[Processor, ...] = ()
     priority: int = 0
     overflow: Overflow = "error"
+    filters: Filters | None = None
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -195,6 +198,7 @@ class Token:
 
     `id` is None in the only step of a generation that draws nothing. `seed` is None where the answer is greedy.
     `logprobs`: that of the id, where it was asked for; before that of the first id, with `echo`, the prompt's.
+    `filtered`, of the last step: the whole answer, where there are filters.
     """
 
     id: int | None
@@ -203,6 +207,7 @@ class Token:
     timings: Timings | None = None
     seed: int | None = None
     logprobs: tuple[Logprob, ...] = ()
+    filtered: Filtered | None = None
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,8 @@ class Generation:
     `ids` holds every new id, the end-of-sequence id too; `text` holds neither it nor a stop string. `seed` is the one
     given, or the one drawn in its place: with it the same parameters give the same text. None where it is greedy.
     `score`, of beams: the sum of the ids' logarithms over length^length_penalty; `alternatives`: further answers.
-    `logprobs`, where they were asked for: of each new id, after those of the prompt with `echo`.
+    `logprobs`, where they were asked for: of each new id, after those of the prompt with `echo`. `filtered`, where
+    there are filters: what they met, and the text without them; `ids` are all that were drawn.
     """
 
     text: str
@@ -223,6 +229,7 @@ class Generation:
     score: float | None = None
     alternatives: tuple[Generation, ...] = ()
     logprobs: list[Logprob] | None = None
+    filtered: Filtered | None = None
 
 
 def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
@@ -302,6 +309,7 @@ def params_from(
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
     ending |= {"overflow": overflow_of(given.pop("overflow", None))}
+    ending |= {"filters": filters_of(given.pop("filters", None))}
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
     _check_together(params, asked_as)
     return params
@@ -360,8 +368,9 @@ def check_prompt(
     if total > text.n_context and params.logprobs is not None and params.logprobs.echo:
         msg = f"echo: a text of {total} tokens, which outgrows the context of {text.n_context}, has none; leave it out"
         raise InputError(msg)
-    if params.stop and not decodes:
-        msg = "stop_strings: this model has no tokenizer, so its answers have no text to find them in"
+    if (params.stop or params.filters is not None) and not decodes:
+        what = "stop_strings" if params.stop else "filters"
+        msg = f"{what}: this model has no tokenizer, so its answers have no text to find them in"
         raise InputError(msg)
     return ids
 
@@ -389,12 +398,14 @@ def steps(  # noqa: PLR0913 - keywords
     load_s: float = 0.0,
     number: int = 0,
     n_source: int = 0,
+    filtering: Filtering | None = None,
 ) -> Generator[Token | Draw, Drawn, None]:
     """Go on with a sequence: add the prompt, a list of checked ids; then ask for draws, and give tokens, until an end.
 
     Each `Draw` is answered by what was drawn (`send`); so a caller may have several texts on their way.
     `number`: which of several answers to one prompt it is, for the draws; `n_source`: tokens that an encoder reads
-    before the first, for the timings. Without a `spelling` (`decode(ids) -> str`
+    before the first, for the timings; `filtering`: what the text goes through (default: afresh, where the parameters
+    have filters). Without a `spelling` (`decode(ids) -> str`
     will do) the tokens have no text.
     """
     n_prompt, room = len(prompt), most_ids(text, params) - len(text) - len(prompt) + 1  # the last drawn is never fed
@@ -405,13 +416,13 @@ def steps(  # noqa: PLR0913 - keywords
     at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
     ends = () if params.ignore_eos else params.eos_ids
     ask = params.logprobs
-    writer = _Writer(spelling, text.ids + prompt, params)
+    writer = _Writer(spelling, text.ids + prompt, params, filtering)
     began = time.perf_counter()
     text.append(prompt)
     told = () if ask is None or not ask.echo else (yield from _echoed(text, n_prompt, ask))
     if limit == 0:
         timings = Timings(load_s=load_s, prefill_s=time.perf_counter() - began if told else 0.0, n_prompt=n_prompt)
-        yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told)
+        yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told, writer.filtered())
         return
     sampler = _sampler(text, params, number, limit)
     drawn = yield Draw(sampler, limit, ends, ask, first=True)
@@ -420,19 +431,19 @@ def steps(  # noqa: PLR0913 - keywords
     began, decode_s = began + first_token_s, 0.0
     for n_new in range(1, limit + 1):
         reason: FinishReason | None = at_limit if n_new == limit else None
-        piece, stopped = writer.write(token, shows=token not in ends)
-        if stopped:
-            reason = "stop"
+        piece, ended = writer.write(token, shows=token not in ends)
+        if ended is not None:
+            reason = ended
         elif token in ends:
             reason = "eos"
         if reason is not None:
-            rest, stopped = writer.end()
+            rest, ended = writer.end()
             piece += rest
-            reason = "stop" if stopped else reason
+            reason = reason if ended is None else ended
             decode_s += time.perf_counter() - began
             n_read, later_s = n_source + n_prompt, decode_s if n_new > 1 else 0.0
             timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new, n_reused)
-            yield Token(token, piece, reason, timings, params.sampling.drawn_by, told)
+            yield Token(token, piece, reason, timings, params.sampling.drawn_by, told, writer.filtered())
             return
         decode_s += time.perf_counter() - began
         yield Token(token, piece, logprobs=told)
@@ -465,7 +476,8 @@ def collect(made: Iterable[Token]) -> Generation:
         told += token.logprobs
         if token.finish_reason is not None and token.timings is not None:
             text, logprobs = "".join(pieces), told or None
-            return Generation(text, ids, token.finish_reason, token.timings, token.seed, logprobs=logprobs)
+            reason, timings = token.finish_reason, token.timings
+            return Generation(text, ids, reason, timings, token.seed, logprobs=logprobs, filtered=token.filtered)
     msg = "the stream has no last step: it was closed or read from before"
     raise InputError(msg)
 
@@ -481,36 +493,65 @@ def answer(  # noqa: PLR0913, PLR0917 - what a `Generation` has
     """The `Generation` of ids that are there all at once."""
     writer = _Writer(decode, prompt, params)
     ends = () if params.ignore_eos else params.eos_ids
-    text = "".join(writer.write(i)[0] for i in ids if i not in ends) + writer.end()[0]
-    reason: FinishReason = "eos" if ids and ids[-1] in ends else at_limit
-    return Generation(text, ids, reason, replace(timings, n_new=len(ids)))
+    text = "".join(writer.write(i)[0] for i in ids if i not in ends)
+    rest, ended = writer.end()
+    reason: FinishReason = ended or ("eos" if ids and ids[-1] in ends else at_limit)
+    return Generation(text + rest, ids, reason, replace(timings, n_new=len(ids)), filtered=writer.filtered())
 
 
 class _Writer:
-    """Ids to pieces of text: detokeniser, then stop strings, then what is held back at the end.
+    """Ids to pieces of text: detokeniser, then stop strings, then filters, then what is held back at the end.
 
     Stop strings are looked for in the text with its special tokens; what is shown has none.
     """
 
     def __init__(
-        self, spelling: Spelling | Callable[[Sequence[int]], str] | None, prompt: list[int], params: GenerateParams
+        self,
+        spelling: Spelling | Callable[[Sequence[int]], str] | None,
+        prompt: list[int],
+        params: GenerateParams,
+        filtering: Filtering | None = None,
     ) -> None:
         how = Spelling(spelling) if callable(spelling) else spelling
         self._shown = None if how is None else TextStream(how, prompt)
         self._searched = None if how is None or not params.stop else TextStream(how, prompt, full=True)
         self._stop = StopStrings(params.stop)
+        self._filtering = params.filters.filtering() if filtering is None and params.filters is not None else filtering
 
-    def write(self, token: int, *, shows: bool = True) -> tuple[str, bool]:
-        """Return text that is safe to show, and whether a stop string was completed. `shows`: `token` has a text."""
+    def write(self, token: int, *, shows: bool = True) -> tuple[str, FinishReason | None]:
+        """Return text that is safe to show, and what ends it: a stop string, a filter. `shows`: `token` has a text."""
+        return self._through(*self._written(token, shows=shows))
+
+    def end(self) -> tuple[str, FinishReason | None]:
+        """Return what was held back, and what ended the text: a stop string or a filter."""
+        piece, reason = self._through(*self._rest())
+        if self._filtering is None:
+            return piece, reason
+        piece += self._filtering.end()
+        return piece, self._filtering.finish_reason or reason
+
+    def filtered(self) -> Filtered | None:
+        """The text, where there are filters."""
+        return None if self._filtering is None else self._filtering.filtered()
+
+    def _through(self, piece: str, stopped: bool) -> tuple[str, FinishReason | None]:  # noqa: FBT001 - what `_written` returns
+        if self._filtering is not None:
+            piece = self._filtering.push(piece)
+            if self._filtering.finish_reason is not None:
+                return piece, self._filtering.finish_reason
+        return piece, "stop" if stopped else None
+
+    def _written(self, token: int, *, shows: bool) -> tuple[str, bool]:
+        """Text without stop strings, and whether one was completed."""
         piece = self._shown.push(token) if shows and self._shown is not None else ""
         if self._searched is None:
             return piece, False
         out = self._stop.push(self._searched.push(token), piece)
         if self._stop.completed_by(self._searched.pending()):
-            out += self.end()[0]
+            out += self._rest()[0]
         return out, self._stop.stopped
 
-    def end(self) -> tuple[str, bool]:
+    def _rest(self) -> tuple[str, bool]:
         """Return what was held back, and whether it completed a stop string."""
         if self._shown is None or self._stop.stopped:
             return "", self._stop.stopped

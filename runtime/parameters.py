@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import InputError, shown
 
 if TYPE_CHECKING:
+    from .filters.filters import Filters
     from .processors import Processor
 
 __all__ = [
@@ -122,6 +123,9 @@ class GenerateKwargs(TypedDict, total=False):
     "error": such a prompt is refused, and the answer ends where the context is full. "truncate-left": the prompt loses
     what it takes from its left, so that the answer finds room for `max_new_tokens`, or half of the context (a bos id at
     its beginning stays). "window": it goes on; its first four tokens stay in the cache, and the newest."""
+    filters: Filters | None
+    """Words and regular expressions that the answer's text does not show; docs/filters.md. `ids` and `logprobs` are
+    what was drawn."""
 
 
 class ChatKwargs(GenerateKwargs, total=False):

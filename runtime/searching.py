@@ -13,13 +13,15 @@ from .beams import Found, Searched, Wanted, search
 from .exits import Exits
 from .generate import Timings, Token, answer, collect, most_ids, steps, tokens
 from .pages import Caller
+from .settling import settled
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from .detokenize import Spelling
     from .engine.scheduler import Engine
     from .engine.wants import Want
+    from .filters.filters import Filtering
     from .generate import Draw, Drawn, FinishReason, GenerateParams, Generation
     from .sequence import Sequence
     from .session import Session
@@ -38,6 +40,7 @@ class Asked:
     load_s: float = 0.0
     n_source: int = 0
     number: int = 0  # of several answers
+    model: Callable[[], str] | None = None  # which it is, for an audit
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -51,9 +54,9 @@ class Asked:
         limit = room if wanted is None else min(wanted, room)
         return limit, "length" if limit == wanted else "context"
 
-    def tokens(self) -> Generator[Token, None, None]:
+    def tokens(self, filtering: Filtering | None = None) -> Generator[Token, None, None]:
         """The answer, an id at a time; of what has no beams."""
-        return tokens(self.sequence, self.steps())
+        return tokens(self.sequence, self.steps(filtering))
 
     def check_streams(self) -> None:
         """InputError for what is known at its end."""
@@ -63,7 +66,7 @@ class Asked:
             msg = f"{what} are known at their end; use generate"
             raise InputError(msg)
 
-    def steps(self) -> Generator[Token | Draw, Drawn, None]:
+    def steps(self, filtering: Filtering | None = None) -> Generator[Token | Draw, Drawn, None]:
         """The same, as what is to be drawn and what came of it."""
         self.sequence.table.begin(self.params.priority)
         return steps(
@@ -74,6 +77,7 @@ class Asked:
             load_s=self.load_s,
             number=self.number,
             n_source=self.n_source,
+            filtering=filtering,
         )
 
 
@@ -94,6 +98,7 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
             for one in each:
                 with one.sequence.as_it_was():
                     made.append(one.sequence.awaiting(partial(collect, one.tokens())))
+    made = [settled(one, generation) for one, generation in zip(each, made, strict=True)]
     n = len(made) // len(asked) if asked else 1
     return [gathered(one, made[i * n : (i + 1) * n]) for i, one in enumerate(asked)]
 
@@ -214,4 +219,5 @@ def _generation(asked: Asked, text: list[int], result: Searched, at_limit: Finis
         replace(answer(a.ids, text, asked.params, asked.spelling, at_limit, spent), score=a.score)
         for a in result.answers
     ]
+    made = [settled(replace(asked, number=i), each) for i, each in enumerate(made)]
     return replace(made[0], alternatives=tuple(made[1:]))

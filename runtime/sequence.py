@@ -25,6 +25,7 @@ from .rope import LONGEST
 from .rules import Rules
 from .sampling import NotNumbersError, not_numbers
 from .searching import Asked, answers
+from .settling import streamed
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Text:
     load_s: float = 0.0
     rules: Rules = field(default_factory=Rules)
     save: Callable[[SequenceState, str | PathLike[str]], None] | None = None  # of `Sequence.save`
+    model: Callable[[], str] | None = None  # which it is, for an audit of filters
 
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
@@ -334,7 +336,10 @@ class Sequence:
         """
         asked = self.asked(prompt, parameters)
         asked.check_streams()
-        return Stream(self._read(asked.tokens()))
+        if asked.params.filters is None:
+            return Stream(self._read(asked.tokens()))
+        filtering = asked.params.filters.filtering()
+        return Stream(streamed(asked, filtering, self._read(asked.tokens(filtering))))
 
     def _read(self, made: Iterator[Token]) -> Generator[Token, None, None]:
         """While the reader asks for a token, he waits for this text; refused before the first, it is as it was."""
@@ -380,7 +385,7 @@ class Sequence:
             raise InputError(msg)
         if params.overflow != "error":
             _check_overflow(self._session, params.overflow, seq2seq=self._table.source is not None)
-        codec = text.codec() if is_text or params.stop or text.has_codec() else None
+        codec = text.codec() if is_text or params.stop or params.filters or text.has_codec() else None
         ids: object = prompt
         if isinstance(prompt, str) and codec is not None:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
@@ -394,7 +399,8 @@ class Sequence:
             before = self._ids + checked if source is None else source.ids
             params = replace(params, rules=replace(params.rules, source=tuple(before)))
         read = 0 if source is None or source.table.cached else len(source.ids)
-        return Asked(self, checked, params, None if codec is None else _spelling(codec), text.load_s, read)
+        spelling = None if codec is None else _spelling(codec)
+        return Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")

@@ -166,6 +166,17 @@ COMMANDS = {
         ),
         "JSON lines, CSV, CoNLL, SQuAD, CLUE, Parquet; `--swap` for fairness; `--json`, `--plot`, `--log tensorboard`",
     ),
+    "filter": Command(
+        "show what output filters make of a text, or prove an audit",
+        "Put a text through a file of rules as an answer goes through --filters of generate and chat, or, with "
+        "--replay, do the decisions of an audit again and say where they differ. docs/filters.md has the rules.",
+        (
+            "miaotui filter rules.json 'a text that is checked'",
+            "miaotui filter rules.toml --findings < answer.txt",
+            "miaotui filter rules.json --replay audit.jsonl",
+        ),
+        "words and regular expressions that mask, block or stop; `--replay AUDIT` proves an audit",
+    ),
     "warm": Command(
         "compile ahead of time, so that the first answer comes at once",
         "Compile the kernels for this processor and keep them in the cache: those that --model needs with the options "

@@ -11,6 +11,7 @@ from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
 from .. import demo
 from .arguments import add_limits, add_model, load_model
+from .filtering import add_filters, filters_of
 from .generate import SAMPLING, add_sampling, as_utf8
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens", type=int, default=None, metavar="N", help="tokens of an answer (default: as many as fit)"
     )
     add_sampling(parser)
+    add_filters(parser)
     add_limits(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error what each turn cost, and its seed")
 
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Talk until the end of input; 0. In a pipe the first error ends it."""
     system = None if args.system is None else as_utf8(args.system, "--system")
+    filters = filters_of(args)
     from ..conversation import Conversation  # noqa: PLC0415 - help must not wait for it
 
     if args.model is None and args.revision is None:
@@ -63,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     with load_model(args) as model:
         template = _template(args, model)
         talk = Conversation(model, system, chat_template=template)
-        parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)}
+        parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)} | {"filters": filters}
         terminal = sys.stdin.isatty()
         with contextlib.closing(talk):
             for line in _typed() if terminal else _piped():

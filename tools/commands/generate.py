@@ -12,6 +12,7 @@ from ...loader.paths import as_path, is_there
 from ...runtime.parameters import OVERFLOWS
 from ...sizes import counted, format_bytes
 from .arguments import add_limits, add_model, config_of, load_model
+from .filtering import add_filters, filters_of
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ...runtime.generate import Generation, Token
     from ...runtime.parameters import GenerateKwargs
 
-__all__ = ["SAMPLING", "add_arguments", "add_sampling", "as_utf8", "main"]
+__all__ = ["SAMPLING", "add_arguments", "add_sampling", "as_utf8", "main", "standard_input"]
 
 #: Most bytes of a prompt on standard input.
 MAX_PROMPT = 2**28
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_rules(parser)
     add_sampling(parser)
     _add_beams(parser)
+    add_filters(parser)
     add_limits(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error how long it took, and the seed")
 
@@ -192,6 +194,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
+    filters = filters_of(args)
     prompt = _prompt(args)
     stop = None if args.stop is None else [as_utf8(text, "--stop") for text in args.stop]
     if args.num_beams in {None, 1}:
@@ -199,6 +202,7 @@ def main(args: argparse.Namespace) -> int:
     _check_writes(args)
     _check_session(args)
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
+    parameters["filters"] = filters
     with load_model(args) as model:
         before = "" if args.no_prompt or model.config.seq2seq else prompt
         last: Token | Generation | None
@@ -287,7 +291,7 @@ def _prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None and args.prompt != "-":
         return as_utf8(args.prompt, "PROMPT")
     piped = args.prompt == "-" or (sys.stdin is not None and not sys.stdin.isatty())
-    text = _standard_input() if piped else ""
+    text = standard_input() if piped else ""
     if text or args.prompt == "-" or _is_kept(args.session):
         return text
     if args.model is None:
@@ -307,7 +311,8 @@ def as_utf8(text: str, name: str) -> str:
         raise InputError(msg) from e
 
 
-def _standard_input() -> str:
+def standard_input() -> str:
+    """Text of standard input, without its last newline. Errors: `InputError`."""
     try:
         data = sys.stdin.buffer.read(MAX_PROMPT + 1)
     except OSError as e:  # a directory, a terminal that is gone
