@@ -342,7 +342,7 @@ def test_a_run_over_a_file_filters_its_results(tmp_path: Path, capsys: pytest.Ca
     assert cli.main(words) == 0
     assert "nothing was left to do" in capsys.readouterr().err
     rules_file(rules, RULES[:2])
-    assert cli.main(words) == 1
+    assert cli.main(words) == 2
     assert "--filters: " in capsys.readouterr().err
     other = ["run", "text-classification", *words[2:8]]
     assert cli.main(other) == 2
