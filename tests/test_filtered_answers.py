@@ -331,6 +331,25 @@ def test_the_command_line_says_what_was_met(tmp_path: Path, capsys: pytest.Captu
     assert (out, err) == ("So [name]\n", "3-7 mask names\n")
 
 
+def test_a_run_over_a_file_filters_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules, openings, out = rules_file(tmp_path / "r.json"), tmp_path / "in.txt", tmp_path / "out.jsonl"
+    openings.write_text(BEGINNING + "\n")
+    words = ["run", "text-generation", "--input", str(openings), "--output", str(out), "--filters", str(rules)]
+    words += ["--model", str(demo.path()), "--set", "max_new_tokens=24", "--set", "do_sample=false"]
+    assert cli.main(words) == 0
+    [line] = map(json.loads, out.read_text().splitlines())
+    assert "[name]" in line["output"][0]["generated_text"]
+    assert cli.main(words) == 0
+    assert "nothing was left to do" in capsys.readouterr().err
+    rules_file(rules, RULES[:2])
+    assert cli.main(words) == 2
+    assert "--filters: " in capsys.readouterr().err
+    other = ["run", "text-classification", *words[2:8]]
+    assert cli.main(other) == 2
+    assert "--filters " in (err := capsys.readouterr().err)
+    assert "only of tasks that write text" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -168,8 +168,8 @@ COMMANDS = {
     ),
     "filter": Command(
         "show what output filters make of a text, or prove an audit",
-        "Put a text through a file of rules as an answer goes through --filters of generate and chat, or, with "
-        "--replay, do the decisions of an audit again and say where they differ. docs/filters.md has the rules.",
+        "Put a text through a file of rules, as the commands that print answers do with theirs, or, with --replay, do "
+        "the decisions of an audit again and say where they differ. docs/filters.md has the rules.",
         (
             "miaotui filter rules.json 'a text that is checked'",
             "miaotui filter rules.toml --findings < answer.txt",
