@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .loader.prune.plan import PrunePlan
     from .model import Model, load
     from .perplexity import Perplexity
+    from .profiles import Profile
     from .runtime.generate import GenerateParams, Generation, Timings, Token
     from .runtime.logprobs import Logprob
     from .runtime.parameters import ChatKwargs, GenerateKwargs
@@ -48,6 +49,7 @@ __all__ = [
     "MiaotuiError",
     "Model",
     "Perplexity",
+    "Profile",
     "PrunePlan",
     "SamplingParams",
     "Score",
@@ -75,6 +77,7 @@ _HOMES = {
     "MiaotuiError": ".errors",
     "Model": ".model",
     "Perplexity": ".perplexity",
+    "Profile": ".profiles",
     "PrunePlan": ".loader.prune.plan",
     "SamplingParams": ".runtime.sampling",
     "Score": ".runtime.scoring",
