@@ -161,10 +161,7 @@ class _Search:
             return
         self.time(space.reference, alone=True)
         for _, point in singles:
-            if space.lossy(point) == point:
-                self.loss(point)
-        for _, point in singles:
-            if self.may_lose(point):
+            if self.may_lose(point):  # a model is loaded once for both
                 self.time(point, alone=True)
         winner = self.halve(self.finalists())
         for _ in range(2):
@@ -227,8 +224,8 @@ class _Search:
         self.compared.update(alive)
         pairs = 1
         while alive:
-            for _ in range(pairs):
-                for point in alive:
+            for point in alive:
+                for _ in range(pairs):
                     self.time(point)
             rows = self.ordered(self.rows[p] for p in alive)
             alive = [row.point for row in rows[: max(1, len(rows) // 2)]]
