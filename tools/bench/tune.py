@@ -2,11 +2,11 @@
 
     python -m miaotui.tools.bench.tune [--model DIR] [--text FILE] [--minutes M] --journal GRID.jsonl [--out FILE]
 
-The search runs twice, each time from nothing. Every point of the grid is then measured with three pairs, as the search
-measures them, and its loss as there; rows are kept in the journal, and a run that ended (`--minutes`) goes on when the
-same command is given again. In the end the chosen point and the grid's best are measured by turns, both next to the
-reference, nine pairs each, so that luck in one of many measurements decides nothing. Without a text: the demo model's
-stories.
+The search runs three times: twice from nothing, and then with the first's choice known, as `--out` keeps it. Every
+point of the grid is then measured with three pairs, as the search measures them, and its loss as there. All of it is
+kept in the journal, and a run that ended (`--minutes`) goes on when the same command is given again. In the end the
+chosen point and the grid's best are measured by turns, nine pairs each with the reference, so that luck in one of many
+measurements decides nothing. Without a text: the demo model's stories.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Grid", "main"]
 
-PAIRS, FINAL = 3, 9
+PAIRS, FINAL, SEARCHES = 3, 9, 3
 #: Levels of the grid, where `--whole` does not ask for all of them.
 LEVELS = {
     "prefill_chunk": (128, 64),
@@ -60,6 +60,7 @@ class Grid:
     def __init__(self, file: Path, of: dict[str, Any]) -> None:
         """Go on with a file. InputError: it is of another model, or of other settings."""
         self.file, self.rows, self.seconds = file, dict[tuple[int, ...], dict[str, Any]](), 0.0
+        self.searches: list[dict[str, Any]] = []
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         if lines and json.loads(lines[0]) != of:
             msg = f"--journal {file}: is of another model, text or space; name another file"
@@ -70,8 +71,17 @@ class Grid:
             self._add(json.loads(line))
 
     def _add(self, row: dict[str, Any]) -> None:
+        if "search" in row:
+            self.searches.append(row["search"])
+            return
         self.rows[tuple(row["point"])] = row
         self.seconds += row["took"]
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Add a row, or a search, to what there is and to the file."""
+        self._add(row)
+        with self.file.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
 
     def measure(self, meter: ModelMeter, knobs: Knobs, end: float) -> None:
         """What is left of it, until `end`; in an order of its own, so that a part of it is a fair sample."""
@@ -89,9 +99,7 @@ class Grid:
                 row["pairs"] = [meter.pair(point) for _ in range(PAIRS)]
             except MiaotuiError as e:
                 row |= {"why": str(e), "pairs": [], "loss": math.inf, "memory": 0}
-            self._add(row | {"took": time.perf_counter() - began})
-            with self.file.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(self.rows[point]) + "\n")
+            self.keep(row | {"took": time.perf_counter() - began})
 
     def best(self, limits: Limits) -> Point | None:
         """The fastest within the limits."""
@@ -102,10 +110,12 @@ class Grid:
         return None if best is None else tuple(best["point"])
 
 
-def _searched(path: Path, opened: Opened, knobs: Knobs, subject: TextSubject, limits: Limits) -> dict[str, Any]:
+def _searched(
+    opened: Opened, knobs: Knobs, subject: TextSubject, limits: Limits, previous: Point | None
+) -> dict[str, Any]:
     began = time.perf_counter()
-    with ModelMeter(path, opened, knobs, subject) as meter:
-        result = search(knobs.space, meter, limits)
+    with ModelMeter(opened.directory, opened, knobs, subject) as meter:
+        result = search(knobs.space, meter, limits, previous=previous)
     took = time.perf_counter() - began
     if result.chosen is None:
         msg = "nothing within the limits was measured; allow more"
@@ -164,31 +174,34 @@ def main(argv: list[str] | None = None) -> int:
             "command": public_command("python -m miaotui.tools.bench.tune", argv if argv is not None else sys.argv),
             "machine": machine(), "versions": versions(), "model": model["name"], "axes": axes,
             "points": knobs.space.size, "limits": {"kl": args.max_kl, "memory": args.max_memory},
-            "searches": [_searched(args.model, opened, knobs, subject, limits) for _ in range(2)],
         }  # fmt: skip
+        while len(grid.searches) < SEARCHES:
+            before = tuple(grid.searches[0]["point"]) if len(grid.searches) == SEARCHES - 1 else None
+            grid.keep({"search": _searched(opened, knobs, subject, limits, before)})
         with ModelMeter(args.model, opened, knobs, subject) as meter:
             grid.measure(meter, knobs, end)
-            best, chosen = grid.best(limits), record["searches"][0]["point"]
-            done = len(grid.rows) == knobs.space.size
-            if best is not None:
-                record["over_best"] = 1.0 if best == chosen else _by_turns(meter, chosen, best)
-    if best is None:
-        print_out("the grid has no point within the limits yet; give the same command again")
-        return 3
+            best, (chosen, *others) = grid.best(limits), [tuple(s["point"]) for s in grid.searches]
+            if len(grid.rows) < knobs.space.size or best is None:
+                left = f"{len(grid.rows)} of {knobs.space.size} points are measured"
+                print_out(f"{left}; the same command goes on" if best else f"{left}, none within the limits")
+                return 3
+            record["over_best"] = 1.0 if best == chosen else _by_turns(meter, chosen, best)
     record |= {
         "grid": {"seconds": grid.seconds, "points": len(grid.rows), "best": knobs.space.label(best)},
-        "share_of_time": record["searches"][0]["seconds"] / grid.seconds,
-        "chosen_again": record["searches"][1]["point"] == chosen,
-        "done": done,
+        "searches": grid.searches,
+        "share_of_time": grid.searches[0]["seconds"] / grid.seconds,
+        "chosen_again": others[0] == chosen,
+        "kept": others[1] == chosen,
+        "within_limits": all(s["within_limits"] for s in grid.searches),
     }
     print_out(
-        f"grid: {len(grid.rows)} of {knobs.space.size} points, {grid.seconds:.1f} s: best {record['grid']['best']}\n"
+        f"grid: {len(grid.rows)} points, {grid.seconds:.1f} s: best {record['grid']['best']}\n"
         f"chosen takes {record['over_best']:.3f} of the best's time, found in {record['share_of_time']:.3f} of the "
-        f"grid's; chosen again: {record['chosen_again']}"
+        f"grid's; chosen again: {record['chosen_again']}, kept where it was known: {record['kept']}"
     )
     if args.out:
         write_whole(args.out, json.dumps(record, indent=1) + "\n")
-    return 0 if done else 3
+    return 0
 
 
 if __name__ == "__main__":

@@ -159,6 +159,7 @@ class _Search:
         if space.size <= SMALL:
             self.halve(space.points())
             return
+        self.loss(space.reference)  # none, and known without a measurement
         self.time(space.reference, alone=True)
         for _, point in singles:
             if self.may_lose(point):  # a model is loaded once for both
