@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .loader.prune.plan import PrunePlan
     from .model import Model, load
     from .perplexity import Perplexity
+    from .profiles import Profile
     from .runtime.filters.filters import Filtered
     from .runtime.filters.rules import FilterRule
     from .runtime.generate import GenerateParams, Generation, Timings, Token
@@ -54,6 +55,7 @@ __all__ = [
     "MiaotuiError",
     "Model",
     "Perplexity",
+    "Profile",
     "PrunePlan",
     "SamplingParams",
     "Score",
@@ -84,6 +86,7 @@ _HOMES = {
     "MiaotuiError": ".errors",
     "Model": ".model",
     "Perplexity": ".perplexity",
+    "Profile": ".profiles",
     "PrunePlan": ".loader.prune.plan",
     "SamplingParams": ".runtime.sampling",
     "Score": ".runtime.scoring",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from .errors import InputError
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
     from .loader.prune.receipt import Receipt
     from .loader.text.tokenizer import Tokenizer
+    from .picking import Picked
     from .prepare import Prepared
+    from .profiles import Profile
     from .runtime.program import Program
     from .runtime.session import Session
 
@@ -31,9 +34,20 @@ DECODERS_USE = "generate (or encode, of a directory with the modules.json of sen
 class Loaded:
     """Of `Model`: what all of its calls use."""
 
-    def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
-        """Made by `load`."""
+    def __init__(
+        self,
+        prepared: Prepared,
+        session: Session,
+        *,
+        load_s: float,
+        profile: Profile | None = None,
+        picked: Picked | None = None,
+    ) -> None:
+        """Made by `load`. `profile`: what it was loaded by; `picked`: what `auto` chose."""
         self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
+        self.profile, self.picked = profile, picked
+        if picked is not None:
+            self.receipt = replace(self.receipt, notes=(*self.receipt.notes, str(picked)))
         self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)

@@ -13,6 +13,7 @@ from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
 from .loader.pack import pack
 from .loader.quantize import pack_rows
+from .picking import settled
 from .prepare import prepare
 from .runtime.exits import Exits
 from .runtime.floats import usual_floats
@@ -86,15 +87,20 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     "keep-layers=0-2; ffn=0.75". What is cut away is never read, and `Model.receipt` says what was read. A share of the
     neurons, or of the width, reads the matrices that rank them, and "sparsity=stored" those whose zeros it counts,
     after a first check that everything else fits the memory limit.
-    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
+    `profile`: what `miaotui tune` chose, a `Profile` or its file; keywords that are given win over it, another model's
+    is refused, and another machine's warned of. `auto`: pick threads, and rounding where the model does not fit the
+    free memory, by prediction; `Model.picked` says what and why. Both: docs/tuning.md.
+    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
+    `ProfileError`.
     """
     began = time.perf_counter()
-    request, revision = parse_options(options)
-    free = _free_bytes() if request.gpu else None
-    opened = open_model(path, revision=revision)
+    asked = parse_options(options)
+    free = _free_bytes() if asked.request.gpu else None
+    opened = open_model(path, revision=asked.revision)
     backend: Backend | None = None
     prepared: Prepared | None = None
     try:
+        request, profile, picked = settled(asked, opened, free)
         prepared = prepare(opened, request, free=free)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
@@ -109,7 +115,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
             backend.close()
         opened.close()
         raise
-    return Model(prepared, session, load_s=time.perf_counter() - began)
+    return Model(prepared, session, load_s=time.perf_counter() - began, profile=profile, picked=picked)
 
 
 def _free_bytes() -> int:

@@ -222,7 +222,8 @@ def _input(path: Path) -> Iterator[IO[bytes]]:
 def _about(args: argparse.Namespace, task: str, form: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What the results depend on, in the command's words."""
     directory = locate(chosen(args), revision=args.revision)
-    prune = dict(prune_of(args) or {})
+    kept = prune_of(args)
+    prune = dict(kept or {}) if getattr(args, "tuned_prune", None) is None else {"profile": json.dumps(kept)}
     plan = prune.get("plan")
     return {
         "TASK": task,
