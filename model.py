@@ -86,12 +86,14 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     "keep-layers=0-2; ffn=0.75". What is cut away is never read, and `Model.receipt` says what was read. A share of the
     neurons, or of the width, reads the matrices that rank them, and "sparsity=stored" those whose zeros it counts,
     after a first check that everything else fits the memory limit.
+    `adapter`: a PEFT LoRA adapter, a directory or a hub name, merged into the weights while they are read, before
+    anything is cut or rounded (docs/adapters.md).
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
     """
     began = time.perf_counter()
     request, revision = parse_options(options)
     free = _free_bytes() if request.gpu else None
-    opened = open_model(path, revision=revision)
+    opened = open_model(path, revision=revision, adapter=request.adapter)
     backend: Backend | None = None
     prepared: Prepared | None = None
     try:

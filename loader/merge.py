@@ -34,10 +34,18 @@ if TYPE_CHECKING:
 
     F32 = NDArray[np.float32]
 
-__all__ = ["BiasTerm", "Change", "LowRank", "Numbers", "Reading", "TokenRows", "Whole", "cut_alike", "rounded"]
-
-#: Numbers of a matrix that are changed at a time: what is held besides stays in the cache.
-PIECE = 2**17
+__all__ = [
+    "BiasTerm",
+    "Change",
+    "LowRank",
+    "Numbers",
+    "Reading",
+    "TokenRows",
+    "Whole",
+    "cut_alike",
+    "has_infinity",
+    "rounded",
+]
 
 
 class Reading(NamedTuple):
@@ -290,4 +298,10 @@ def rounded(x: F32, dtype: str) -> NDArray[Any]:
         half = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
         return np.where(np.isnan(x), np.uint16(0x7FC0), half)
     with np.errstate(over="ignore"):
-        return x.astype({"F16": np.float16, "F64": np.float64}.get(dtype, np.float32))
+        other: NDArray[Any] = x.astype({"F16": np.float16, "F64": np.float64}.get(dtype, np.float32))
+    return other
+
+
+def has_infinity(x: NDArray[Any], dtype: str) -> bool:
+    """Whether any of a file's numbers is infinite; BF16 as its bits."""
+    return bool((x & 0x7FFF == 0x7F80).any() if dtype == "BF16" else np.isinf(x).any())  # noqa: PLR2004 - an infinity
