@@ -52,7 +52,7 @@ class Adapter:
 
     `low`: A and B by what they are to the model before any cut (`cut_alike`). `whole`: tensors in place of the base's,
     by the base's names. `bias_terms`: by the bias's place. `tokens`: by the embedding's tensor. `unties`: the head is
-    the embedding in the base model, and is not with this adapter.
+    the embedding in the base model, and is not with this adapter. `skipped`: keys for parts that are not computed.
     """
 
     config: AdapterConfig
@@ -62,6 +62,7 @@ class Adapter:
     bias_terms: Mapping[Target, BiasTerm] = field(default_factory=dict)
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
     unties: bool = False
+    skipped: tuple[str, ...] = ()
 
     @property
     def directory(self) -> Path:
@@ -76,6 +77,7 @@ class Adapter:
         parts += [f"{len(self.whole)} tensors in place of the base model's"] if self.whole else []
         parts += [f"{sum(len(t.ids) for t in self.tokens.values())} tokens' rows"] if self.tokens else []
         parts += ["the head is no longer the embedding"] if self.unties else []
+        parts += [f"{len(self.skipped)} tensors skipped, for parts that are not computed"] if self.skipped else []
         return f"{self.directory.name}: {', '.join(parts)}, {self.files.file_bytes:,} bytes"
 
     def changes(self, target: Target, tensor: TensorInfo, of: ModelTensors, cut: Cut) -> tuple[Change, ...]:
@@ -125,7 +127,7 @@ def read_adapter(path: str | Path, base: ModelTensors) -> Adapter:
     except BaseException:
         files.close()
         raise
-    return Adapter(config, files, keys.low, keys.whole, keys.bias_terms, keys.tokens, unties=keys.unties)
+    return Adapter(config, files, keys.low, keys.whole, keys.bias_terms, keys.tokens, keys.unties, tuple(keys.skipped))
 
 
 def _check_directory(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ UNFIT = ("convolution", "biases", "relative", "own_bias")
 class Keys:
     """Every key of the file by what it is; comparing them with the base is all that making one does.
 
-    `low`, `whole`, `bias_terms`, `tokens`, `unties`: as in `Adapter`. Errors: `CheckpointError`.
+    `low`, `whole`, `bias_terms`, `tokens`, `unties`, `skipped`: as in `Adapter`. Errors: `CheckpointError`.
     """
 
     def __init__(self, config: AdapterConfig, files: Checkpoint, base: ModelTensors) -> None:
@@ -51,8 +52,12 @@ class Keys:
         self.file = next(iter(files.tensors.values())).file if files.tensors else files.directory
         self.places = places_of(base)
         self.keys: dict[str, dict[str, str]] = {}  # module -> end -> key
+        self.skipped: list[str] = []
         for key, info in files.tensors.items():
             module, end = self._parsed(key, info)
+            if self._is_unread(f"{module}.{'bias' if end.endswith('.bias') else 'weight'}"):
+                self.skipped.append(key)
+                continue
             ends = self.keys.setdefault(module, {})
             end = end.removesuffix(".weight") if "magnitude" in end else end
             plain = end.replace(".base_layer", "")
@@ -92,6 +97,15 @@ class Keys:
         if info.dtype not in FLOATS:
             raise self._error(key, f"is {info.dtype}; expected one of {', '.join(FLOATS)}")
         return key[len(BEFORE) :].removesuffix(end), end
+
+    def _is_unread(self, name: str) -> bool:
+        """Whether files of the family have such a tensor of which no weight is made: a pooler's, a part that sees."""
+        if name in self.places:
+            return False
+        family = self.base.family
+        bare = (name.removeprefix(prefix) for prefix in ("", self.base.prefix, *family.prefixes))
+        around = family.around is not None and re.fullmatch(family.around.skipped, name) is not None
+        return around or any(re.fullmatch(pattern, n) for n in bare for pattern in family.ignored)
 
     def _at(self, key: str, name: str) -> list[Place]:
         """Where the model has a tensor of this name."""
@@ -185,7 +199,7 @@ class Keys:
 
     def _check_all_there(self) -> None:
         """Every module that adapter_config.json names has A and B, and there is something in the file at all."""
-        if not self.keys:
+        if not (self.keys or self.skipped):
             msg = f"{self.file}: holds no tensors; save the adapter again"
             raise CheckpointError(msg)
         saved = self.config.saved

@@ -100,7 +100,7 @@ CASES: dict[str, Case] = {
     "gpt2": Case("gpt2", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "bias": "all"}, GPT2),
     "gpt2-dora": Case("gpt2", {"target_modules": ["c_attn", "c_fc"], "use_dora": True, "fan_in_fan_out": True}, GPT2),
     "gpt2-lora-bias": Case("gpt2", {"target_modules": ["c_attn"], "lora_bias": True, "fan_in_fan_out": True}, GPT2),
-    "gpt_neox": Case("gpt_neox", {"target_modules": ["query_key_value", "dense"]}),
+    "gpt_neox": Case("gpt_neox", {"target_modules": ["query_key_value", "dense"]}, {"rotary_pct": 0.5}),
     "bloom": Case("bloom", {"target_modules": ["query_key_value"], "use_dora": True}, {"n_layer": 2, "n_head": 2}),
     "falcon": Case(
         "falcon", {"target_modules": ["query_key_value"]}, {"new_decoder_architecture": True, "num_kv_heads": 1}
@@ -139,7 +139,8 @@ def write_base(case: Case, folder: Path) -> Any:
     sizes = {**SIZES, **case.sizes}
     labels = {"num_labels": sizes.pop("num_labels")} if "num_labels" in sizes else {}
     known = transformers.CONFIG_MAPPING[case.base]
-    config = known(**sizes, **labels)
+    heard = {*known().to_dict(), *known.attribute_map}  # what other families say is an unknown key in this one's file
+    config = known(**{key: value for key, value in sizes.items() if key in heard}, **labels)
     model = getattr(transformers, case.auto).from_config(config).eval()
     fill(model, zlib.crc32(case.base.encode()), torch)
     model.save_pretrained(folder)
