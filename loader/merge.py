@@ -288,7 +288,8 @@ def row_norms(x: F32) -> F32:
         if squares.shape[1] % 2:
             folded[:, :1] += squares[:, 2 * half :]
         squares = folded
-    return np.sqrt(squares.sum(1)).astype(np.float32)
+    lengths: F32 = np.sqrt(squares.sum(1)).astype(np.float32)
+    return lengths
 
 
 def rounded(x: F32, dtype: str) -> NDArray[Any]:
@@ -296,7 +297,8 @@ def rounded(x: F32, dtype: str) -> NDArray[Any]:
     if dtype == "BF16":
         bits = np.ascontiguousarray(x).view(np.uint32)
         half = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-        return np.where(np.isnan(x), np.uint16(0x7FC0), half)
+        half[np.isnan(x)] = 0x7FC0
+        return half
     with np.errstate(over="ignore"):
         other: NDArray[Any] = x.astype({"F16": np.float16, "F64": np.float64}.get(dtype, np.float32))
     return other

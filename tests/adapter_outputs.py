@@ -48,9 +48,17 @@ SIZES: dict[str, Any] = {
 GPT2 = {"n_embd": 8, "n_head": 2, "n_layer": 2, "n_positions": 32}
 TIED, BIASED = {"tie_word_embeddings": True}, {"attention_bias": True}
 T5 = {"d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
-BART = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 12, "decoder_ffn_dim": 12}
+DISTIL = {"dim": 8, "hidden_dim": 12, "n_layers": 2, "n_heads": 2}
+BART: dict[str, Any] = {
+    "d_model": 8,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 12,
+    "decoder_ffn_dim": 12,
+}
 BART |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "forced_eos_token_id": None, **TIED}
 QV = ["q_proj", "v_proj"]
+HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 SEQ2SEQ = "AutoModelForSeq2SeqLM"
 
 CASES: dict[str, Case] = {
@@ -100,7 +108,7 @@ CASES: dict[str, Case] = {
     "gpt2": Case("gpt2", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "bias": "all"}, GPT2),
     "gpt2-dora": Case("gpt2", {"target_modules": ["c_attn", "c_fc"], "use_dora": True, "fan_in_fan_out": True}, GPT2),
     "gpt2-lora-bias": Case("gpt2", {"target_modules": ["c_attn"], "lora_bias": True, "fan_in_fan_out": True}, GPT2),
-    "gpt_neox": Case("gpt_neox", {"target_modules": ["query_key_value", "dense"]}, {"rotary_pct": 0.5}),
+    "gpt_neox": Case("gpt_neox", {"target_modules": ["query_key_value", "dense"]}, {"rope_parameters": HALF}),
     "bloom": Case("bloom", {"target_modules": ["query_key_value"], "use_dora": True}, {"n_layer": 2, "n_head": 2}),
     "falcon": Case(
         "falcon", {"target_modules": ["query_key_value"]}, {"new_decoder_architecture": True, "num_kv_heads": 1}
@@ -122,7 +130,7 @@ CASES: dict[str, Case] = {
         auto="AutoModelForSequenceClassification",
     ),
     "roberta": Case("roberta", {"target_modules": ["key"], "bias": "all"}, auto="AutoModel"),
-    "distilbert": Case("distilbert", {"target_modules": ["q_lin", "lin2"]}, {"dim": 8, "hidden_dim": 12, "n_layers": 2, "n_heads": 2}, auto="AutoModel"),
+    "distilbert": Case("distilbert", {"target_modules": ["q_lin", "lin2"]}, DISTIL, auto="AutoModel"),
     "albert": Case("albert", {"target_modules": ["query", "ffn"]}, {"embedding_size": 4}, auto="AutoModel"),
     "modernbert": Case("modernbert", {"target_modules": ["Wqkv", "Wi"]}, auto="AutoModel"),
     "t5": Case("t5", {"target_modules": ["q", "v", "wo"]}, T5, auto=SEQ2SEQ),
@@ -172,7 +180,7 @@ def output(case: Case, model: Any) -> np.ndarray:
 
 def write(case: Case, folder: Path, scratch: Path) -> list[Any]:
     """Write the adapter, and return what its model gives."""
-    import peft
+    import peft  # type: ignore[import-not-found]  # in an environment of its own
     import torch
     import transformers
 
