@@ -13,6 +13,7 @@ from .runtime.parameters import check_names, switch
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from os import PathLike
 
     from .loader.prune.options import Prune
 
@@ -43,6 +44,9 @@ class LoadKwargs(TypedDict, total=False):
     """How keys and values are kept."""
     cache_tokens: int | SupportsIndex | None
     """Tokens that the KV cache holds for all open texts together; None: one text of `max_context`."""
+    adapter: str | PathLike[str] | None
+    """A PEFT LoRA adapter, a directory or hub name, that is merged into the weights while they are read
+    (docs/adapters.md)."""
     precision: Literal["exact", "fast"]
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 

@@ -87,6 +87,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     "keep-layers=0-2; ffn=0.75". What is cut away is never read, and `Model.receipt` says what was read. A share of the
     neurons, or of the width, reads the matrices that rank them, and "sparsity=stored" those whose zeros it counts,
     after a first check that everything else fits the memory limit.
+    `adapter`: a PEFT LoRA adapter, a directory or a hub name, merged into the weights while they are read, before
+    anything is cut or rounded (docs/adapters.md).
     `profile`: what `miaotui tune` chose, a `Profile` or its file; keywords that are given win over it, another model's
     is refused, and another machine's warned of. `auto`: pick threads, and rounding where the model does not fit the
     free memory, by prediction; `Model.picked` says what and why. Both: docs/tuning.md.
@@ -96,7 +98,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     began = time.perf_counter()
     asked = parse_options(options)
     free = _free_bytes() if asked.request.gpu else None
-    opened = open_model(path, revision=asked.revision)
+    opened = open_model(path, revision=asked.revision, adapter=asked.request.adapter)
     backend: Backend | None = None
     prepared: Prepared | None = None
     try:

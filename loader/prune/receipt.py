@@ -132,8 +132,14 @@ def make_receipt(plan: LoadPlan, opened: Opened, prune: PrunePlan | None = None,
         mapped_bytes=plan.mapped_bytes,
         resident_bytes=plan.resident_bytes,
         plan=str(prune),
-        notes=(*opened.corrections, *prune.notes, *_notes(plan), *notes),
+        notes=(*opened.corrections, *_adapter_notes(opened), *prune.notes, *_notes(plan), *notes),
     )
+
+
+def _adapter_notes(opened: Opened) -> Iterator[str]:
+    """Which adapter is in the weights."""
+    if opened.adapter is not None:
+        yield f"adapter: {opened.adapter}"
 
 
 def _notes(plan: LoadPlan) -> Iterator[str]:
