@@ -47,6 +47,8 @@ class LoadKwargs(TypedDict, total=False):
     adapter: str | PathLike[str] | None
     """A PEFT LoRA adapter, a directory or hub name, that is merged into the weights while they are read
     (docs/adapters.md)."""
+    adapters: Mapping[str, str | PathLike[str]] | None
+    """Adapters that are kept apart: directories of PEFT's by name, of which each text may choose one."""
     precision: Literal["exact", "fast"]
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 

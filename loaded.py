@@ -79,6 +79,11 @@ class Loaded:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
         return hashed(self.receipt, self._plan, self._opened.checkpoint)
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are kept apart, one of which a text may choose."""
+        return self._session.program.adapters
+
     def program(self) -> Program:
         """What a step runs; `program().listing()` has it as lines of text."""
         return self._session.program

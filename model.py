@@ -18,6 +18,7 @@ from .prepare import prepare
 from .runtime.exits import Exits
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
+from .runtime.lora import number_of
 from .runtime.memory import memory_named, refused
 from .runtime.parameters import (
     CHAT_NAMES,
@@ -92,6 +93,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     `profile`: what `miaotui tune` chose, a `Profile` or its file; keywords that are given win over it, another model's
     is refused, and another machine's warned of. `auto`: pick threads, and rounding where the model does not fit the
     free memory, by prediction; `Model.picked` says what and why. Both: docs/tuning.md.
+    `adapters`: PEFT's directories by name, kept apart from the model's matrices: each text may choose one of them
+    (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
     `ProfileError`.
     """
@@ -106,6 +109,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
         prepared = prepare(opened, request, free=free)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
+        if prepared.apart is not None:
+            weights = prepared.apart.loaded(weights, opened.checkpoint)
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
     except MemoryError as e:
@@ -161,13 +166,16 @@ class Model(Scores):
     """
 
     @memory_named("sequence")
-    def sequence(self, source: Prompt | None = None, *, overflow: Overflow | None = None) -> Sequence:
+    def sequence(
+        self, source: Prompt | None = None, *, overflow: Overflow | None = None, adapter: str | None = None
+    ) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them.
 
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
         `overflow`: that of its calls, where they give none; with "window" what is fed may outgrow the context too.
+        `adapter`: which one reads and writes it, of those of `load(adapters=...)`; None: the model alone.
         """
-        return self._sequence(source, "sequence", overflow)
+        return self._sequence(source, "sequence", overflow, adapter)
 
     @memory_named("load_sequence")
     def load_sequence(self, path: str | PathLike[str]) -> Sequence:
@@ -182,7 +190,8 @@ class Model(Scores):
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
         state = self._files.read(path, session.n_context)
-        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed)
+        number = number_of(self.adapters, state.adapter, "load_sequence")
+        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed, adapter=number)
         try:
             session.check_room(state.cached)
             sequence.restore(state)
@@ -191,7 +200,9 @@ class Model(Scores):
             raise
         return sequence
 
-    def _sequence(self, source: Prompt | None, call: str, overflow: Overflow | None = None) -> Sequence:
+    def _sequence(
+        self, source: Prompt | None, call: str, overflow: Overflow | None = None, adapter: str | None = None
+    ) -> Sequence:
         """As `sequence`; errors name the `call`."""
         self._check_kind(call, encoder=False)
         if self.config.seq2seq == (source is None):
@@ -200,16 +211,17 @@ class Model(Scores):
             msg = msg if source is None else f"{msg}; leave it out, and feed the text"
             raise InputError(msg)
         read = None if source is None else self._source(source)
-        return Sequence(self._session, self._text, source=read, overflow=overflow)
+        number = number_of(self.adapters, adapter, call)
+        return Sequence(self._session, self._text, source=read, overflow=overflow, adapter=number)
 
     def _begun(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> tuple[Sequence, Prompt, GenerateKwargs]:
         """A sequence, what it reads first, and the parameters that are left; errors name the `call`.
 
         It reads the prompt, or what begins an encoder-decoder's answer to it.
         """
-        decoding = self.config.decoding
+        decoding, adapter = self.config.decoding, parameters.get("adapter")
         if decoding is None:
-            sequence = self._sequence(None, call)
+            sequence = self._sequence(None, call, adapter=adapter)
             if parameters.get(START) is not None:
                 msg = f"{START}: {self.config.family} is not an encoder-decoder; leave it out"
                 raise InputError(msg)
@@ -220,7 +232,7 @@ class Model(Scores):
         left = self._text.with_ids(parameters).copy()
         start = left.pop("decoder_start_token_id", None)
         first = [decoding.start] if start is None else check_ids([start], self.config.n_vocab, what=START)
-        return self._sequence(prompt, call), first, left
+        return self._sequence(prompt, call, adapter=adapter), first, left
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
@@ -263,8 +275,9 @@ class Model(Scores):
         the logits before an id is drawn, or return others. `overflow`: what becomes of a text that is longer than the
         context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `priority`: of several calls
         that wait for room, the higher number goes first (docs/concurrency.md). `filters`: words and regular expressions
-        that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md). The prompt of an
-        encoder-decoder is what its encoder reads. Errors: `InputError`, and what a function of yours raises.
+        that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md). `adapter`: which one
+        of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an encoder-decoder is what
+        its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)

@@ -118,6 +118,9 @@ class GenerateKwargs(TypedDict, total=False):
     priority: int | SupportsIndex | None
     """Where several answers wait for room, the higher number goes first, and gives its pages up last (default: 0).
     It changes no answer; docs/concurrency.md."""
+    adapter: str | None
+    """Which of the model's adapters reads and writes the text, by its name in `load(adapters=...)` (default: none, or
+    the sequence's own); docs/adapters.md."""
     overflow: Overflow | None
     """What becomes of a text that is longer than the context (default: "error", or what the sequence was made with).
     "error": such a prompt is refused, and the answer ends where the context is full. "truncate-left": the prompt loses

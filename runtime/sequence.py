@@ -19,6 +19,7 @@ from .engine.wants import Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
+from .lora import number_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
 from .rope import LONGEST
@@ -154,10 +155,11 @@ class Sequence:
         source: Ids[int] | None = None,
         seed: int | None = None,
         overflow: Overflow | None = None,
+        adapter: int = 0,
     ) -> None:
         """Made by `Model.sequence` and `fork`. `source`: checked ids that an encoder reads, of an encoder-decoder.
 
-        `seed`, `overflow`: where a call gives none. Errors: `InputError`.
+        `seed`, `overflow`: where a call gives none; `adapter`: its number, of a new table. Errors: `InputError`.
         """
         self._overflow = overflow_of(overflow)
         if self._overflow != "error":
@@ -166,8 +168,10 @@ class Sequence:
         self._table = session.admit(table)
         if self._overflow == "window":
             self._table.capacity = session.n_context
+        if table is None:
+            self._table.adapter = adapter
         if source is not None:
-            self._table.source = session.encoded(source)
+            self._table.source = session.encoded(source, adapter)
         self._seed = seed
         self._following: Iterator[int] | None = None
         self._closed = False
@@ -181,6 +185,12 @@ class Sequence:
     def __len__(self) -> int:
         """Ids so far."""
         return len(self._ids)
+
+    @property
+    def adapter(self) -> str | None:
+        """The name of the adapter that it is read and written with; None: the model alone."""
+        number = self._table.adapter
+        return self._session.program.adapters[number - 1] if number else None
 
     @property
     def n_context(self) -> int:
@@ -374,6 +384,7 @@ class Sequence:
         if self._table.source is None and parameters.get("forced_bos_token_id") is not None:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
+        self._check_adapter(parameters.get("adapter"))
         given = text.with_ids(parameters)
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
@@ -471,7 +482,7 @@ class Sequence:
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
         source = None if self._table.source is None else self._table.source.ids
-        text = SequenceState(list(self._ids), source, self._seed)
+        text = SequenceState(list(self._ids), source, self._seed, adapter=self.adapter)
         write(self.turn(lambda: take_out(session, session.program, self._table, text)), path)
 
     def restore(self, state: SequenceState) -> None:
@@ -519,6 +530,16 @@ class Sequence:
     def _check_open(self) -> None:
         if self._closed:
             raise InputError(CLOSED)
+
+    def _check_adapter(self, adapter: object) -> None:
+        """That a call goes on with the adapter that the text began with. Errors: `InputError`."""
+        if adapter is not None:
+            wanted = number_of(self._session.program.adapters, adapter, "generate")
+            if wanted != self._table.adapter:
+                mine = "no adapter" if self.adapter is None else f"adapter {shown(self.adapter)}"
+                msg = f"adapter={shown(adapter)}: this sequence has {mine}, and all of its text is read with that; "
+                msg += f"make another with model.sequence(adapter={shown(adapter)})"
+                raise InputError(msg)
 
     def _checked(self, ids: object) -> list[int]:
         """Ids that fit after those that are there."""

@@ -222,7 +222,7 @@ class Engine:
             and other.table.n_pages
             and other.table.priority >= table.priority
             and not other.table.gap
-            and (other.table.source, other.table.shift) == (table.source, table.shift)
+            and other.table.kind == table.kind
             and begins_like(other.ids, want.ids, most) >= other.table.cached + LEAST
             for other in wants
         )

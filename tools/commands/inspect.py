@@ -24,6 +24,7 @@ __all__ = ["add_arguments", "facts", "lines", "main"]
 _PARTS = {
     "weights_mapped": "weights, mapped from the files",
     "weights_resident": "weights, resident",
+    "adapters": "adapters, kept apart",
     "constants": "constants",
     "activations": "arena: activations",
     "scratch": "arena: scratch",
