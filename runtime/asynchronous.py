@@ -32,7 +32,9 @@ async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
     steps, task, tasks = asked.steps(), Task(asked.sequence.table), engine.tasks()
     step = next(steps, None)
     while step is not None:
-        if isinstance(step, Draw):
+        if isinstance(step, Draw) and (drawn := asked.sequence.at_hand()) is not None:
+            step = steps.send(drawn)
+        elif isinstance(step, Draw):
             want = asked.sequence.wanted(step)
             with task:
                 await tasks.until_done(want)
