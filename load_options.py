@@ -11,6 +11,7 @@ from .runtime.parameters import check_names
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .drafting import Draft
     from .loader.prune.options import Prune
 
 __all__ = ["LOAD_DEFAULTS", "LoadKwargs", "parse_options"]
@@ -40,17 +41,21 @@ class LoadKwargs(TypedDict, total=False):
     """How keys and values are kept."""
     cache_tokens: int | SupportsIndex | None
     """Tokens that the KV cache holds for all open texts together; None: one text of `max_context`."""
+    draft: Draft | Literal[False] | None
+    """Guess ids ahead and check several in a pass; no answer changes (docs/speculation.md): "ngram", from what the text
+    repeats; short forms of a plan ("keep-layers=0-2"), by that part of the model; or the path of a smaller model."""
     precision: Literal["exact", "fast"]
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 
 
 #: The defaults.
-LOAD_DEFAULTS = {field.name: field.default for field in fields(Request)} | {"revision": None}
+LOAD_DEFAULTS = {field.name: field.default for field in fields(Request)} | {"revision": None, "draft": None}
 
 
-def parse_options(given: Mapping[str, object]) -> tuple[Request, str | None]:
-    """Check the options of `load`: the request, and the revision of a hub name. InputError."""
+def parse_options(given: Mapping[str, object]) -> tuple[Request, str | None, Draft | None]:
+    """Check the options of `load`: the request, the revision of a hub name, and the draft. InputError."""
     check_names(given, LOAD_DEFAULTS, "option of load")
     values: dict[str, Any] = dict(given)
     revision: str | None = values.pop("revision", None)
-    return Request(**values), revision
+    draft = values.pop("draft", None)
+    return Request(**values), revision, None if draft is False else draft

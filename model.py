@@ -8,6 +8,7 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
+from .drafting import check_draft, draft_model, drafters
 from .errors import InputError, is_iterable, numbered
 from .interpreters import whole_imports
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
@@ -86,30 +87,42 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     "keep-layers=0-2; ffn=0.75". What is cut away is never read, and `Model.receipt` says what was read. A share of the
     neurons, or of the width, reads the matrices that rank them, and "sparsity=stored" those whose zeros it counts,
     after a first check that everything else fits the memory limit.
+    `draft`: guess ids ahead, and check several in one pass; every answer is the same, and often there sooner
+    (docs/speculation.md). "ngram": what followed the same ids before, in prompt and answer; short forms of a plan such
+    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint; a path or hub name:
+    a smaller model with the same vocabulary. Its memory is in `Model.memory` as "draft".
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
     """
     began = time.perf_counter()
-    request, revision = parse_options(options)
+    request, revision, draft = parse_options(options)
+    check_draft(draft, request.device)
     free = _free_bytes() if request.gpu else None
     opened = open_model(path, revision=revision)
     backend: Backend | None = None
     prepared: Prepared | None = None
+    drafts: Model | None = None
     try:
         prepared = prepare(opened, request, free=free)
+        drafts = draft_model(draft, prepared, load)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
+        session.drafting.default = drafters(draft, drafts)
     except MemoryError as e:
+        if drafts is not None:
+            drafts.close()
         opened.close()
         needed = prepared.memory["allocated"] if prepared is not None else 0
         raise refused(needed, f"{opened.directory.name}: loading it") from e
     except BaseException:
         if backend is not None:
             backend.close()
+        if drafts is not None:
+            drafts.close()
         opened.close()
         raise
-    return Model(prepared, session, load_s=time.perf_counter() - began)
+    return Model(prepared, session, load_s=time.perf_counter() - began, drafts=drafts)
 
 
 def _free_bytes() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from .engine.tasks import Task
@@ -35,7 +36,10 @@ async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
         if isinstance(step, Draw) and (drawn := asked.sequence.at_hand()) is not None:
             step = steps.send(drawn)
         elif isinstance(step, Draw):
-            want = asked.sequence.wanted(step)
+            if step.speculation is not None and step.speculation.computes:  # not in the loop's thread
+                want = await in_thread(partial(asked.sequence.wanted, step))
+            else:
+                want = asked.sequence.wanted(step)
             with task:
                 await tasks.until_done(want)
             step = steps.send(asked.sequence.taken(want))

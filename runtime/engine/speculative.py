@@ -14,7 +14,6 @@ tried now and then, for `BUDGET` of the time at most, less often after each fail
 from __future__ import annotations
 
 import statistics
-import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,7 +84,7 @@ class Acceptance:
     def __init__(self, expected: float) -> None:
         """`expected`: what others saw."""
         self._right, self._n = expected * _WEIGHT, _WEIGHT
-        self.wait = 0  # tokens until one is tried again
+        self.waited = 0  # tokens since one was tried though it did not pay
         self.rarely = 1  # how much less often than the budget allows
 
     @property
@@ -110,7 +109,7 @@ class Speculation:
         self._drafter, self._costs, self._expected, self._n_rows = drafter, costs, expected, n_rows
         self._seen: dict[int, Acceptance] = {}
         self._kind = 0
-        self._draft_s = 0.0  # of a drafted id
+        self.computes = drafter.computes  # whether drafting takes time
         self.n_drafted = self.n_accepted = 0
 
     def drafted(self, ids: Sequence[int], most: int, n_texts: int = 1) -> list[int]:
@@ -123,37 +122,34 @@ class Speculation:
         if seen is None:
             seen = self._seen[kind] = Acceptance(self._expected.get(kind, _HOPE))
         n = self._length(seen, min(most, MOST, self._n_rows // n_texts - 1), n_texts)
-        if not n:
-            return []
-        began = time.perf_counter()
-        drafted = self._drafter.draft(ids, n)
-        if drafted:
-            each = (time.perf_counter() - began) / len(drafted)
-            self._draft_s = each if not self._draft_s else min(each, self._draft_s * 0.75 + each * 0.25)
-        return drafted
+        if not n and most > 0:
+            n = self._tried(seen, self._drafter.missing(ids), n_texts)
+        return self._drafter.draft(ids, n) if n else []
 
     def _length(self, seen: Acceptance, most: int, n_texts: int) -> int:
-        """How many to draft: those that pay, or one that is tried."""
+        """How many drafted ids yield most."""
         best, length, yields, rate = 1.0, 0, 1.0, seen.rate
         for k in range(1, most + 1):
             yields += rate**k
             gain = yields / self._cost(k, n_texts)
             if gain > best:
                 best, length = gain, k
-        if length:
-            seen.wait = 0
-        elif most > 0 and seen.wait > 0:
-            seen.wait -= 1
-            length = int(seen.wait == 0)
-        elif most > 0:
-            more = self._cost(1, n_texts) - 1
-            seen.wait = max(8, round(seen.rarely * more / BUDGET))
         return length
+
+    def _tried(self, seen: Acceptance, missing: int, n_texts: int) -> int:
+        """1 where it is time to try one, though none pays; else 0."""
+        seen.waited += 1
+        unit = self._costs.seconds(n_texts)
+        read = missing * self._drafter.read_s / unit if unit else 0.0
+        if seen.waited * BUDGET < seen.rarely * (max(self._cost(1, n_texts) - 1, _SLOPE) + read):
+            return 0
+        seen.waited = 0
+        return 1
 
     def _cost(self, k: int, n_texts: int) -> float:
         """Of a pass with k drafted ids for each text, as a multiple of one without."""
         unit = self._costs.seconds(n_texts)
-        drafts = n_texts * k * self._draft_s / unit if unit else 0.0
+        drafts = n_texts * k * self._drafter.draft_s / unit if unit else 0.0
         return self._costs.of(n_texts * (1 + k), n_texts) + drafts
 
     def learn(self, n_checked: int, n_right: int) -> None:
@@ -168,8 +164,12 @@ class Speculation:
 
 
 class Begun(NamedTuple):
-    """An answer that begins: ids before its text (an encoder's), how it is drawn, and its number among several."""
+    """An answer that begins: what an encoder reads, how it is drawn, and its number among several.
 
+    `before`: what the encoder reads, where its ids are the decoder's too.
+    """
+
+    source: Sequence[int] | None
     before: Sequence[int]
     sampling: SamplingParams
     number: int
