@@ -54,7 +54,7 @@ class NgramDrafter:
         """`before`: ids that are looked in too, and are no part of the text: what an encoder reads."""
         self._before, self._n_known, self._at = list(before), 0, -1
         self._after: dict[int, dict[int, int]] = {n: {} for n in SIZES}
-        self._learn(self._before, 0, len(self._before) + 1)
+        self._learn(self._before, 0, len(self._before))
 
     def missing(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
         """None: it reads a token in next to no time."""
