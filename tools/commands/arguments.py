@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...runtime.spec import Config
 
 __all__ = [
+    "add_draft",
     "add_kv_cache",
     "add_limits",
     "add_model",
@@ -173,6 +174,16 @@ def add_kv_cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_draft(parser: argparse.ArgumentParser) -> None:
+    """Add `--draft`."""
+    parser.add_argument(
+        "--draft",
+        metavar="WHAT",
+        help="guess tokens ahead and check several in one pass, which changes no answer: ngram (from what the text "
+        "repeats), a part of the model such as keep-layers=0-2, or the path of a smaller model with its vocabulary",
+    )
+
+
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`, `--precision`."""
     add_precision(parser)
@@ -302,6 +313,7 @@ def load_model(args: argparse.Namespace) -> Model:
         kv_cache=args.kv_cache,
         precision=args.precision,
         cache_tokens=getattr(args, "cache_tokens", None),
+        draft=getattr(args, "draft", None),
     )
     if args.threads is not None and args.threads > available_threads():
         cores = available_threads()
