@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
 
+    from .drafting import Draft
     from .loader.prune.options import Prune
 
 __all__ = ["LOAD_DEFAULTS", "Asked", "LoadKwargs", "parse_options"]
@@ -49,6 +50,9 @@ class LoadKwargs(TypedDict, total=False):
     (docs/adapters.md)."""
     adapters: Mapping[str, str | PathLike[str]] | None
     """Adapters that are kept apart: directories of PEFT's by name, of which each text may choose one."""
+    draft: Draft | Literal[False] | None
+    """Guess ids ahead and check several in a pass; no answer changes (docs/speculation.md): "ngram", from what the text
+    repeats; short forms of a plan ("keep-layers=0-2"), by that part of the model; or the path of a smaller model."""
     precision: Literal["exact", "fast"]
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 
@@ -60,7 +64,7 @@ class LoadKwargs(TypedDict, total=False):
 
 #: The defaults.
 LOAD_DEFAULTS = {field.name: field.default for field in fields(Request)}
-LOAD_DEFAULTS |= {"revision": None, "profile": None, "auto": False}
+LOAD_DEFAULTS |= {"revision": None, "draft": None, "profile": None, "auto": False}
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Asked:
     profile: Profile | None = None
     auto: bool = False
     given: frozenset[str] = frozenset()
+    draft: Draft | None = None
 
 
 def parse_options(given: Mapping[str, object]) -> Asked:
@@ -86,4 +91,6 @@ def parse_options(given: Mapping[str, object]) -> Asked:
             raise InputError(msg)
         profile = read_profile(profile)
         values = profile.load | values
-    return Asked(Request(**values), revision, profile, auto, frozenset(values))
+    settled = frozenset(values)
+    draft = values.pop("draft", None)
+    return Asked(Request(**values), revision, profile, auto, settled, None if draft is False else draft)

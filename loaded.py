@@ -34,7 +34,7 @@ DECODERS_USE = "generate (or encode, of a directory with the modules.json of sen
 class Loaded:
     """Of `Model`: what all of its calls use."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords
         self,
         prepared: Prepared,
         session: Session,
@@ -42,12 +42,20 @@ class Loaded:
         load_s: float,
         profile: Profile | None = None,
         picked: Picked | None = None,
+        drafts: Loaded | None = None,
     ) -> None:
-        """Made by `load`. `profile`: what it was loaded by; `picked`: what `auto` chose."""
+        """Made by `load`. `profile`: what it was loaded by; `picked`: what `auto` chose.
+
+        `drafts`: the model that guesses for it, which closes with it.
+        """
         self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
         self.profile, self.picked = profile, picked
         if picked is not None:
             self.receipt = replace(self.receipt, notes=(*self.receipt.notes, str(picked)))
+        self._drafts = drafts
+        if drafts is not None:
+            more = drafts.memory["allocated"]
+            self.memory = self.memory | {"draft": more, "allocated": self.memory["allocated"] + more}
         self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)
@@ -158,6 +166,8 @@ class Loaded:
         Harmless when done twice, by several threads, or in a forked child.
         """
         self._session.close(self._opened.close)
+        if self._drafts is not None:
+            self._drafts.close()
         self._closed = True
 
     def __del__(self) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
+from .drafting import check_draft, draft_model, drafters
 from .errors import InputError, is_iterable, numbered
 from .interpreters import whole_imports
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
@@ -95,34 +96,47 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     free memory, by prediction; `Model.picked` says what and why. Both: docs/tuning.md.
     `adapters`: PEFT's directories by name, kept apart from the model's matrices: each text may choose one of them
     (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
+    `draft`: guess ids ahead, and check several in one pass; every answer is the same, and often there sooner
+    (docs/speculation.md). "ngram": what followed the same ids before, in prompt and answer; short forms of a plan such
+    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint; a path or hub name:
+    a smaller model with the same vocabulary. Its memory is in `Model.memory` as "draft".
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
     `ProfileError`.
     """
     began = time.perf_counter()
     asked = parse_options(options)
+    check_draft(asked.draft, asked.request.device)
     free = _free_bytes() if asked.request.gpu else None
     opened = open_model(path, revision=asked.revision, adapter=asked.request.adapter)
     backend: Backend | None = None
     prepared: Prepared | None = None
+    drafts: Model | None = None
     try:
         request, profile, picked = settled(asked, opened, free)
         prepared = prepare(opened, request, free=free)
+        drafts = draft_model(asked.draft, prepared, load)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
         if prepared.apart is not None:
             weights = prepared.apart.loaded(weights, opened.checkpoint)
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
+        session.drafting.default = drafters(asked.draft, drafts)
     except MemoryError as e:
+        if drafts is not None:
+            drafts.close()
         opened.close()
         needed = prepared.memory["allocated"] if prepared is not None else 0
         raise refused(needed, f"{opened.directory.name}: loading it") from e
     except BaseException:
         if backend is not None:
             backend.close()
+        if drafts is not None:
+            drafts.close()
         opened.close()
         raise
-    return Model(prepared, session, load_s=time.perf_counter() - began, profile=profile, picked=picked)
+    load_s = time.perf_counter() - began
+    return Model(prepared, session, load_s=load_s, profile=profile, picked=picked, drafts=drafts)
 
 
 def _free_bytes() -> int:

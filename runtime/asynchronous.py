@@ -55,8 +55,13 @@ async def _drawn(engine: Engine, asked: Asked, filtering: Filtering | None = Non
     steps, task, tasks = asked.steps(filtering), Task(asked.sequence.table), engine.tasks()
     step = next(steps, None)
     while step is not None:
-        if isinstance(step, Draw):
-            want = asked.sequence.wanted(step)
+        if isinstance(step, Draw) and (drawn := asked.sequence.at_hand()) is not None:
+            step = steps.send(drawn)
+        elif isinstance(step, Draw):
+            if step.speculation is not None and step.speculation.computes:  # not in the loop's thread
+                want = await in_thread(partial(asked.sequence.wanted, step))
+            else:
+                want = asked.sequence.wanted(step)
             with task:
                 await tasks.until_done(want)
             step = steps.send(asked.sequence.taken(want))

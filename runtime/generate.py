@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
+from .engine.speculative import NGRAM
 from .filters.filters import Filtered, Filtering, Filters, filters_of
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .overflow import cut_left
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Unpack
 
+    from .engine.speculative import Speculation
     from .processors import Processor
 
 
@@ -112,6 +114,7 @@ class Draw:
     logprobs: LogprobParams | None = None
     told: range | None = None
     first: bool = False
+    speculation: Speculation | None = None  # what drafts the ids after the first
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class GenerateParams:
     priority: int = 0
     overflow: Overflow = "error"
     filters: Filters | None = None
+    draft: bool | str | None = None  # None: as the model was loaded
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -157,6 +161,7 @@ class GenerateParams:
         if not _is_integer(self.priority):
             msg = f"priority={shown(self.priority)}: expected an integer; the higher goes first, and 0 is usual"
             raise InputError(msg)
+        object.__setattr__(self, "draft", _check_draft(self.draft))
         object.__setattr__(self, "priority", int(self.priority))
         object.__setattr__(self, "max_new_tokens", None if n is None else int(n))
         object.__setattr__(self, "ignore_eos", bool(self.ignore_eos))
@@ -170,7 +175,8 @@ class Timings:
 
     `first_token_s` runs from the start of the generation to its first id, without the load. `decode_s` is for the
     ids after the first. `n_prompt`: tokens that were read, by an encoder too; `n_reused`: those of them that were not
-    computed, as a text that begins alike had them in the cache.
+    computed, as a text that begins alike had them in the cache. `n_drafted`: ids that were guessed before they were
+    drawn (`draft`), and checked by a pass; `n_accepted`: those of them that came. They depend on what passes took.
     """
 
     load_s: float = 0.0
@@ -180,6 +186,8 @@ class Timings:
     n_prompt: int = 0
     n_new: int = 0
     n_reused: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
 
     @property
     def prefill_tps(self) -> float:
@@ -271,6 +279,7 @@ _ENDINGS = {
     "eos_token_id": "eos_ids",
     "ignore_eos": "ignore_eos",
     "priority": "priority",
+    "draft": "draft",
 }
 
 
@@ -328,6 +337,7 @@ def _check_together(params: GenerateParams, asked_as: str) -> None:
         "logprobs (top_logprobs, echo)": params.logprobs,
         "logits_processor": params.processors,
         "priority": params.priority,
+        "draft": params.draft,
     }
     what = next((name for name, given in apart.items() if given), None)
     if beams.n > 1 and what is not None:
@@ -400,14 +410,15 @@ def steps(  # noqa: PLR0913 - keywords
     number: int = 0,
     n_source: int = 0,
     filtering: Filtering | None = None,
+    speculation: Speculation | None = None,
 ) -> Generator[Token | Draw, Drawn, None]:
     """Go on with a sequence: add the prompt, a list of checked ids; then ask for draws, and give tokens, until an end.
 
     Each `Draw` is answered by what was drawn (`send`); so a caller may have several texts on their way.
     `number`: which of several answers to one prompt it is, for the draws; `n_source`: tokens that an encoder reads
     before the first, for the timings; `filtering`: what the text goes through (default: afresh, where the parameters
-    have filters). Without a `spelling` (`decode(ids) -> str`
-    will do) the tokens have no text.
+    have filters); `speculation`: what drafts ids, which changes none. Without a `spelling` (`decode(ids) -> str` will
+    do) the tokens have no text.
     """
     n_prompt, room = len(prompt), most_ids(text, params) - len(text) - len(prompt) + 1  # the last drawn is never fed
     if room < 1:
@@ -426,6 +437,8 @@ def steps(  # noqa: PLR0913 - keywords
         yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told, writer.filtered())
         return
     sampler = _sampler(text, params, number, limit)
+    if sampler is not None and sampler.calls_python:
+        speculation = None  # what a caller's function does to a later row, only its call for that row says
     drawn = yield Draw(sampler, limit, ends, ask, first=True)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
     n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)
@@ -444,6 +457,8 @@ def steps(  # noqa: PLR0913 - keywords
             decode_s += time.perf_counter() - began
             n_read, later_s = n_source + n_prompt, decode_s if n_new > 1 else 0.0
             timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new, n_reused)
+            if speculation is not None:
+                timings = replace(timings, n_drafted=speculation.n_drafted, n_accepted=speculation.n_accepted)
             yield Token(token, piece, reason, timings, params.sampling.drawn_by, told, writer.filtered())
             return
         decode_s += time.perf_counter() - began
@@ -451,7 +466,7 @@ def steps(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        drawn = yield Draw(sampler, limit - n_new, ends, ask)
+        drawn = yield Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
         token, told = drawn.token, drawn.logprobs
 
 
@@ -574,6 +589,15 @@ def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) ->
     sampler = Sampler(text.n_vocab, how, sequence=number)
     sampler.observe(text.ids)
     return sampler
+
+
+def _check_draft(draft: object) -> bool | str | None:
+    """`draft` of a call. Errors: `InputError`: what a model must be loaded for."""
+    if draft is None or isinstance(draft, bool | np.bool_) or (isinstance(draft, str) and draft == NGRAM):
+        return bool(draft) if isinstance(draft, np.bool_) else draft
+    what = f"draft={shown(draft)}: expected False (none), {NGRAM!r}, or None (as the model was loaded)"
+    msg = f"{what}; other drafts are loaded with the model: load(..., draft={shown(draft)})"
+    raise InputError(msg)
 
 
 def _check_eos(eos: object) -> tuple[int, ...]:

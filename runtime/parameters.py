@@ -121,6 +121,9 @@ class GenerateKwargs(TypedDict, total=False):
     adapter: str | None
     """Which of the model's adapters reads and writes the text, by its name in `load(adapters=...)` (default: none, or
     the sequence's own); docs/adapters.md."""
+    draft: bool | str | None
+    """Guess ids ahead and check several in one pass; no answer changes (docs/speculation.md). False: not in this call;
+    "ngram": from what the text repeats; None: as the model was loaded."""
     overflow: Overflow | None
     """What becomes of a text that is longer than the context (default: "error", or what the sequence was made with).
     "error": such a prompt is refused, and the answer ends where the context is full. "truncate-left": the prompt loses

@@ -143,8 +143,9 @@ class Sampler:
     host_only = False
     #: Whether functions of the caller's change a row, so that no backend draws from it.
     calls_python = False
-    #: What the CPU's kernel is told (`drawing.py`), once it was.
+    #: What the CPU's kernel is told (`drawing.py`), once it was; and arrays whose addresses several rows' words hold.
     words: NDArray[np.int64] | None = None
+    held: Sequence[NDArray[np.int64]] = ()
 
     def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
         """Nothing is seen yet."""
@@ -174,6 +175,11 @@ class Sampler:
         """Ids that may not come next, or, if it says so, of which one must: of a row before the penalty."""
         return _NO_IDS, False
 
+    @property
+    def edited(self) -> NDArray[np.int64]:
+        """What `edits` returned last."""
+        return _NO_IDS
+
     @cached_property
     def _scratch(self) -> _Scratch:
         n, f32 = self.n_vocab, np.float32
@@ -188,6 +194,15 @@ class Sampler:
                 self._seen[i] = True
                 self._history[self._n_history] = i
                 self._n_history += 1
+
+    def mark(self) -> tuple[int, ...]:
+        """What `rewind` needs to forget the ids that are observed from now on. All that depends on ids is undone."""
+        return (self._n_history,)
+
+    def rewind(self, mark: tuple[int, ...]) -> None:
+        """Be as at the mark. Arrays keep what lies after their end, so that words made meanwhile hold."""
+        self._seen[self._history[mark[0] : self._n_history]] = False
+        self._n_history = mark[0]
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """Id of the token at `position`. logits: [n_vocab]; -inf is never drawn; NaN and +inf are an `InputError`."""

@@ -78,6 +78,7 @@ class Asked:
             number=self.number,
             n_source=self.n_source,
             filtering=filtering,
+            speculation=self.sequence.speculation(self.params, self.number),
         )
 
 
@@ -181,9 +182,14 @@ class _Going:
             self._until_it_waits(self._steps.send(drawn))
 
     def _until_it_waits(self, step: Token | Draw | None) -> None:
-        while isinstance(step, Token):
-            self.tokens.append(step)
-            step = next(self._steps, None)
+        while step is not None:
+            if isinstance(step, Token):
+                self.tokens.append(step)
+                step = next(self._steps, None)
+            elif (drawn := self.sequence.at_hand()) is not None:
+                step = self._steps.send(drawn)
+            else:
+                break
         self.want = None if step is None else self.sequence.wanted(step)
 
 

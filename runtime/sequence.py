@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from ..errors import InputError, MiaotuiError, shown
 from .detokenize import Spelling
 from .drawing import row_words
 from .engine.scheduler import CLOSED
+from .engine.speculative import Begun, block_words
 from .engine.state import SequenceState, put_back, take_out
 from .engine.wants import Want
 from .floats import usual_floats
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
     from .detokenize import TextFilter
     from .engine.scheduler import Engine
-    from .generate import Draw, Token
+    from .engine.speculative import Speculation
+    from .generate import Draw, GenerateParams, Token
     from .logprobs import Logprob
     from .pages import Table
     from .parameters import Overflow
@@ -129,6 +132,34 @@ def _told(draw: Draw, row: NDArray[np.float32], n: int, token: int) -> tuple[Log
     return () if draw.logprobs is None else (LogProbs(row, n - 1).told(token, draw.logprobs.n_top),)
 
 
+def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
+    session: Session, table: Table, draw: Draw, n: int, drafted: Ids[int], row: int
+) -> list[tuple[int, tuple[Logprob, ...]]]:
+    """Ids that follow the first `n` of a text, from its rows of logits, with what is told of them; part of a turn.
+
+    After the drafted ids that were right comes one more; slots of the others are forgotten. Errors: `InputError`, where
+    no first id can be drawn: where a later one cannot, the next pass says so.
+    """
+    made: list[tuple[int, tuple[Logprob, ...]]] = []
+    for i in range(len(drafted) + 1):
+        token = session.greedy(row + i)
+        if token >= 0 and draw.sampler is not None:
+            token = session.drawn(row + i)
+            if token < 0 and not i:
+                token = draw.sampler.draw(session.logits[row], n)  # which says why there is none
+        if token < 0 and not i:
+            raise not_numbers(n - 1)
+        if token < 0:
+            break
+        made.append((token, _told(draw, session.logits[row + i], n + i, token)))
+        if i < len(drafted) and drafted[i] != token:
+            break
+    if drafted:
+        session.pages.truncate(table, n + len(made) - 1)
+        table.unsure = 0
+    return made
+
+
 def _spelling(codec: Codec) -> Spelling:
     full = partial(codec.spelled, skip_special_tokens=False)
     return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered)
@@ -174,6 +205,8 @@ class Sequence:
             self._table.source = session.encoded(source, adapter)
         self._seed = seed
         self._following: Iterator[int] | None = None
+        self._at_hand: deque[Drawn] = deque()  # drawn in the pass of the last id, after it
+        self._speculation: Speculation | None = None  # where the cache may hold more than the ids
         self._closed = False
         self._leave = session.left.when_dropped(self, self._table)
 
@@ -225,7 +258,15 @@ class Sequence:
         self._check_open()
         self._session.check_outside()
         self._session.check_room(self._table.slots(len(self._ids) + len(ids)))
+        self._settle()
         self._ids += ids
+
+    def _settle(self) -> None:
+        """Forget what was drawn of this text, and not asked for."""
+        if self._speculation is not None:
+            self._at_hand.clear()
+            self._session.truncate(self._table, len(self._ids))
+            self._speculation = None
 
     def advance(self, n_logits: int = 1) -> None:
         """For the runtime: compute what the cache lacks; the session then holds logits of the last `n_logits` ids."""
@@ -263,6 +304,8 @@ class Sequence:
         engine = self._session.engine
         if engine is None:
             return self.turn(partial(self._drawn_alone, draw))
+        if (drawn := self.at_hand()) is not None:
+            return drawn
         want = self.wanted(draw)
         engine.serve([want])
         return self.taken(want)
@@ -272,34 +315,60 @@ class Sequence:
         self._check_open()
         if draw.told is not None:
             return self._told(draw, draw.told)
-        session, sampler, n = self._session, draw.sampler, len(self._ids)
+        session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
+        drafted = self._drafted(draw)
+        take = partial(_drawn_rows, session, table, draw, n, ())
+        if not drafted:
+            words = None if sampler is None else row_words(sampler, n)
+            return Want(table, self._ids, take, draws=() if words is None else (words,))
 
-        def take(row: int) -> tuple[int, tuple[Logprob, ...]]:
-            token = session.greedy(row)
-            if token < 0:
-                raise not_numbers(n - 1)
-            if sampler is not None:
-                drawn = session.drawn(row)
-                token = drawn if drawn >= 0 else sampler.draw(session.logits[row], n)  # which says why there is none
-            return token, _told(draw, session.logits[row], n, token)
+        def check(row: int, n_checked: int) -> list[tuple[int, tuple[Logprob, ...]]]:
+            return _drawn_rows(session, table, draw, n, drafted[:n_checked], row)
 
-        return Want(self._table, self._ids, take, draw=None if sampler is None else row_words(sampler, n))
+        draws = () if sampler is None else block_words(sampler, n, drafted)
+        return Want(table, self._ids, take, draws=draws, drafted=drafted, check=check)
+
+    def _drafted(self, draw: Draw) -> list[int]:
+        """Ids that may follow, of which the next pass is to tell."""
+        speculation, session, n = draw.speculation, self._session, len(self._ids)
+        if speculation is None or session.engine is None or draw.first:
+            return []
+        turning = session.program.turning
+        # No more than may be asked for; and every row is computed as the plain run would: with the rotation of a text
+        # of its length, and before more tokens are left out.
+        most = min(draw.left - 1, self._table.until(n - 1) - n, turning - n if n <= turning else draw.left)
+        drafted = speculation.drafted(self._ids, most, session.engine.n_answers)
+        self._speculation = speculation if drafted else self._speculation
+        return drafted
+
+    def at_hand(self) -> Drawn | None:
+        """For the runtime: the next id, where the pass of an earlier one drew it too; it is appended."""
+        self._check_open()
+        if not self._at_hand:
+            return None
+        drawn = self._at_hand.popleft()
+        self._ids.append(drawn.token)
+        return drawn
 
     def _told(self, draw: Draw, told: range) -> Want:
         """As `wanted`, of ids that are there: the rows before them are computed, whatever is cached."""
         session, ids, params = self._session, self._ids[told.start : told.stop], draw.logprobs
         assert params is not None  # noqa: S101 - what `steps` asks
 
-        def take(row: int) -> tuple[int, tuple[Logprob, ...]]:
-            return -1, told_of(session.logits[row : row + len(told)], ids, told.start, params)
+        def take(row: int) -> list[tuple[int, tuple[Logprob, ...]]]:
+            return [(-1, told_of(session.logits[row : row + len(told)], ids, told.start, params))]
 
         return Want(self._table, self._ids[: told.stop - 1], take, len(told))
 
     def taken(self, want: Want) -> Drawn:
         """For the runtime: what was waited for, at the end of the text. Errors: as `drawn`."""
         self._check_open()
-        token: int
-        token, told = want.result()
+        made: list[tuple[int, tuple[Logprob, ...]]] = want.result()
+        if want.n_checked and self._speculation is not None:
+            right = [d == token for d, (token, _) in zip(want.drafted[: want.n_checked], made, strict=False)]
+            self._speculation.learn(want.n_checked, sum(right))
+        (token, told), *others = made
+        self._at_hand.extend(Drawn(token, want.at, 0, told) for token, told in others)
         if token >= 0:
             self._ids.append(token)
         return Drawn(token, want.at, want.n_reused, told)
@@ -375,6 +444,7 @@ class Sequence:
 
     def _cut(self, n: int) -> None:
         self._following = None
+        self._at_hand.clear()
         self._session.truncate(self._table, n)  # first: what the cache holds may be less than the text, never other
         del self._ids[n:]
 
@@ -426,6 +496,12 @@ class Sequence:
         """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed` of what is new."""
         return answers(self._session, [self.asked(prompt, parameters)])[0]
 
+    def speculation(self, params: GenerateParams, number: int) -> Speculation | None:
+        """For the runtime: what drafts the ids of an answer; None: nothing does."""
+        session, source = self._session, None if self._table.source is None else self._table.source.ids
+        before = () if source is None or session.n_text_vocab != self.n_vocab else source
+        return session.drafting.begin(params.draft, Begun(source, before, params.sampling, number))
+
     def go_on_with(self, ids: Ids[int]) -> None:
         """For the runtime: add ids that were drawn from this text; the last may stand one past the context."""
         self._check_open()
@@ -452,6 +528,7 @@ class Sequence:
             seed = int(seed) % 2**64
 
         def twin() -> Sequence:
+            self._settle()
             try:
                 table = self._session.pages.share(self._table)
                 return Sequence(
@@ -481,6 +558,7 @@ class Sequence:
             raise InputError(msg)
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
+        self._settle()
         source = None if self._table.source is None else self._table.source.ids
         text = SequenceState(list(self._ids), source, self._seed, adapter=self.adapter)
         write(self.turn(lambda: take_out(session, session.program, self._table, text)), path)

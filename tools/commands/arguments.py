@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...runtime.spec import Config
 
 __all__ = [
+    "add_draft",
     "add_kv_cache",
     "add_limits",
     "add_model",
@@ -182,6 +183,16 @@ def add_kv_cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_draft(parser: argparse.ArgumentParser) -> None:
+    """Add `--draft`."""
+    parser.add_argument(
+        "--draft",
+        metavar="WHAT",
+        help="guess tokens ahead and check several in one pass, which changes no answer: ngram (from what the text "
+        "repeats), a part of the model such as keep-layers=0-2, or the path of a smaller model with its vocabulary",
+    )
+
+
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`, `--precision`."""
     add_precision(parser)
@@ -318,6 +329,8 @@ def request_of(args: argparse.Namespace) -> Request:
     """What `add_limits`, `add_quantize` and `add_prune` were told, for what is known before a load."""
     from ...limits import Request  # noqa: PLC0415 - help must not wait for it
 
+    tuned = _tuned(args)
+    tuned.pop("draft", None)  # which is a load's, and no limit
     return Request(
         device=args.device,
         threads=args.threads,
@@ -327,7 +340,7 @@ def request_of(args: argparse.Namespace) -> Request:
         prune=prune_of(args),
         kv_cache=args.kv_cache or "f32",
         precision=args.precision,
-        **_tuned(args),
+        **tuned,
     )
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
 from .. import demo
-from .arguments import add_limits, add_model, load_model
+from .arguments import add_draft, add_limits, add_model, load_model
 from .filtering import add_filters, filters_of
-from .generate import SAMPLING, add_sampling, as_utf8
+from .generate import SAMPLING, add_sampling, as_utf8, drafted_of
 
 if TYPE_CHECKING:
     import argparse
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser)
     add_filters(parser)
     add_limits(parser)
+    add_draft(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error what each turn cost, and its seed")
 
 
@@ -142,6 +143,7 @@ def _answer(talk: Conversation, text: str, parameters: dict[str, object], args: 
         t = last.timings
         seed = "" if last.seed is None else f", seed {last.seed}"
         said = f"(read {t.n_prompt} tokens at {t.prefill_tps:.1f}/s, wrote {t.n_new} at {t.decode_tps:.1f}/s, "
+        said += drafted_of(t, "{}, ")
         print(f"{said}ended by: {last.finish_reason}{seed})", file=sys.stderr)
 
 
