@@ -84,7 +84,8 @@ def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Mod
     try:
         if _is_plan(draft):
             at = prepared.opened.directory
-            model = load(at, prune=draft, quantize=request.quantize, max_context=prepared.program.n_context, **options)
+            options |= {"quantize": request.quantize, "adapter": request.adapter}
+            model = load(at, prune=draft, max_context=prepared.program.n_context, **options)
         else:
             model = load(draft, max_context=request.max_context, **options)
     except MemoryLimitError as e:
