@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from .constraining import Constraining
 from .errors import InputError
 from .loader.prune.receipt import hashed
 from .runtime.generate import check_ids
@@ -41,7 +42,8 @@ class Loaded:
         d = self.config.decoding
         rules = Rules() if d is None else Rules(never=d.never, forced_bos=d.forced_bos, forced_eos=d.forced_eos)
         self._files = SequenceFiles(prepared, session)
-        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save)
+        hold = Constraining(self._tokenizing, self.config.n_vocab).compiled if self.config.writes else None
+        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, hold)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .parameters import GenerateKwargs
+    from .sampling import Sampler
 
 __all__ = ["CONSTRAINTS", "Constraint", "Steered", "Walk", "constraint_of"]
 
@@ -55,56 +56,56 @@ class Constraint(Protocol):
 
 
 class Steered:
-    """The mask of the next id of one answer; it changes with each id that is observed.
-
-    `whole`: nothing may come but an end. `mask`: as the sampler's.
-    """
+    """One answer on its way: its sampler's mask changes with each id. `whole`: nothing may come but an end."""
 
     def __init__(
-        self, constraint: Constraint, before: Sequence[int], n_vocab: int, ends: Sequence[int], first: int | None = None
+        self, constraint: Constraint, before: Sequence[int], sampler: Sampler, ends: Sequence[int], first: int | None
     ) -> None:
         """`ends`: ids that end the answer; `first`: the id that a rule forces at its beginning, and that has no text."""
-        self.name, self._n_vocab = constraint.name, n_vocab
-        self._ends = np.array(sorted({i for i in ends if i < n_vocab}), np.int64)
-        self._walk, self._first, self._n_new = constraint.begin(before, n_vocab), first, 0
-        self.mask: NDArray[np.uint32]
+        n_vocab = sampler.n_vocab
+        self._name, self._sampler, self._first = constraint.name, sampler, first
+        self._walk, self._pieces = constraint.begin(before, n_vocab), list[str]()
+        self._ends, self._n_new = np.array(sorted({i for i in ends if i < n_vocab}), np.int64), 0
         self.whole = False
+        sampler.constrained_by = constraint.name
         self._fill()
 
-    def observe(self, token: int) -> None:
-        """Go on with an id that was drawn; no other may be drawn after one that ends the answer."""
+    def ends_with(self, token: int, piece: str) -> bool:
+        """Go on with an id that was drawn and the text that it completed; whether nothing may come but an end."""
         first, self._first = self._first, None
-        if token in self._ends:
-            return
-        if token != first:
-            self._walk.advance(token)
-        self._n_new += 1
-        self._fill()
+        self._pieces.append(piece)
+        if token not in self._ends:
+            if token != first:
+                self._walk.advance(token)
+            self._n_new += 1
+            self._fill()
+        return self.whole
 
-    def check(self, text: str) -> None:
-        """Of an answer that ended as it should. Errors: `BackendError`."""
-        self._walk.check(text)
+    def check(self, rest: str, reason: str) -> None:
+        """Of an answer that ended as it should; `rest`: what its text still had. Errors: `BackendError`."""
+        if reason in {"eos", "stop"}:
+            self._walk.check("".join(self._pieces) + rest)
 
     def _fill(self) -> None:
-        self.mask, may_end = self._walk.fill()
+        mask, may_end = self._walk.fill()
+        self._sampler.mask = mask
         if self._first is not None:
-            _set(self.mask, np.array([self._first]), only=True)
+            mask[:] = 0
+            _add(mask, np.array([self._first]))
             return
-        goes_on = bool(self.mask.any())
+        goes_on = bool(mask.any())
         self.whole = may_end and not goes_on
         if may_end:
-            _set(self.mask, self._ends)
+            _add(mask, self._ends)
         elif not goes_on:
             msg = (
-                f"{self.name}: after {self._n_new} tokens of the answer no token of the vocabulary can go on as is asked "
-                "for; the vocabulary lacks a character that must come, or was cut (prune): ask for other characters"
+                f"{self._name}: after {self._n_new} tokens of the answer no token of the vocabulary can go on as is "
+                "asked for: it lacks a character that must come, or was cut (prune); ask for other characters"
             )
             raise InputError(msg)
 
 
-def _set(mask: NDArray[np.uint32], ids: NDArray[np.int64], *, only: bool = False) -> None:
-    if only:
-        mask[:] = 0
+def _add(mask: NDArray[np.uint32], ids: NDArray[np.int64]) -> None:
     np.bitwise_or.at(mask, ids >> 5, np.uint32(1) << (ids & 31).astype(np.uint32))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
+from .constraints import Steered
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .overflow import cut_left
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Unpack
 
+    from .constraints import Constraint
     from .processors import Processor
 
 
@@ -55,7 +57,8 @@ __all__ = [
 #: Most ids that may end an answer: more than any vocabulary has, and little memory.
 MAX_EOS = 2**22
 
-#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
+#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed, or all that was asked for is there
+#: (`constraints.py`) and no id is an end; "length": `max_new_tokens` were drawn;
 #: "context": prompt and new ids fill the context (`most_ids`); the last, never fed, may stand one past its end.
 FinishReason = Literal["eos", "stop", "length", "context"]
 
@@ -141,6 +144,7 @@ class GenerateParams:
     processors: tuple[Processor, ...] = ()
     priority: int = 0
     overflow: Overflow = "error"
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -272,6 +276,7 @@ def params_from(
     eos_ids: Iterable[int] = (),
     rules: Rules | None = None,
     n_vocab: int | None = None,
+    constraint: Constraint | None = None,
     **keywords: Unpack[GenerateKwargs],
 ) -> GenerateParams:
     """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given", but for `max_new_tokens`.
@@ -279,8 +284,9 @@ def params_from(
     `eos_ids` are the model's own, used where `eos_token_id` (an id or several) is not given. `stop` is short for
     `stop_strings`. Without `do_sample`, giving `temperature`, `top_k`, `top_p` or `min_p` asks for sampling, unless
     the temperature is 0; with none of them the answer is greedy. Where it is sampled, a `seed` that is not given is
-    drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. Errors: `InputError`, with
-    the known names for an unknown one.
+    drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. `constraint`: what of the
+    keywords the answer is held to, compiled (`constraint_of`). Errors: `InputError`, with the known names for an
+    unknown one.
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
@@ -301,7 +307,7 @@ def params_from(
     beams = beams_from({name: given.pop(name) for name in BEAMS if name in given}, asked_as)
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
-    ending |= {"overflow": overflow_of(given.pop("overflow", None))}
+    ending |= {"overflow": overflow_of(given.pop("overflow", None)), "constraint": constraint}
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
     _check_together(params, asked_as)
     return params
@@ -319,6 +325,7 @@ def _check_together(params: GenerateParams, asked_as: str) -> None:
         "logprobs (top_logprobs, echo)": params.logprobs,
         "logits_processor": params.processors,
         "priority": params.priority,
+        "" if params.constraint is None else params.constraint.name: params.constraint,
     }
     what = next((name for name, given in apart.items() if given), None)
     if beams.n > 1 and what is not None:
@@ -414,6 +421,7 @@ def steps(  # noqa: PLR0913 - keywords
         yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told)
         return
     sampler = _sampler(text, params, number, limit)
+    steered = None if sampler is None else _steered(text, params, ends, sampler)
     drawn = yield Draw(sampler, limit, ends, ask, first=True)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
     n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)
@@ -425,10 +433,14 @@ def steps(  # noqa: PLR0913 - keywords
             reason = "stop"
         elif token in ends:
             reason = "eos"
+        if steered is not None and steered.ends_with(token, piece) and not ends and reason is None:
+            reason = "stop"
         if reason is not None:
             rest, stopped = writer.end()
             piece += rest
             reason = "stop" if stopped else reason
+            if steered is not None and not stopped:
+                steered.check(rest, reason)
             decode_s += time.perf_counter() - began
             n_read, later_s = n_source + n_prompt, decode_s if n_new > 1 else 0.0
             timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new, n_reused)
@@ -521,13 +533,22 @@ class _Writer:
         return text + self._stop.flush(), self._stop.stopped
 
 
+def _steered(text: TextLike, params: GenerateParams, ends: Sequence[int], sampler: Sampler) -> Steered | None:
+    """What the answer is held to, after the text so far; the sampler draws by its masks."""
+    if params.constraint is None:
+        return None
+    before = text.ids
+    forced = params.rules.forced_bos if len(before) == 1 else None
+    return Steered(params.constraint, before, sampler, ends, forced)
+
+
 def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) -> Sampler | None:
     """What draws the ids, having seen the text so far; None where the largest logit's id is taken as it is."""
     how = params.sampling
     if not params.rules.off or params.processors:
         rules = replace(params.rules, ends=() if params.ignore_eos else params.eos_ids)
         return Ruled(text.n_vocab, how, rules, ids=text.ids, limit=limit, sequence=number, processors=params.processors)
-    if how.plain:
+    if how.plain and params.constraint is None:
         return None
     sampler = Sampler(text.n_vocab, how, sequence=number)
     sampler.observe(text.ids)

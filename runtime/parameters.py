@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import InputError, shown
 
 if TYPE_CHECKING:
+    from .constraints import Constraint
     from .processors import Processor
 
 __all__ = [
@@ -114,6 +115,14 @@ class GenerateKwargs(TypedDict, total=False):
     logits_processor: Processor | list[Processor] | tuple[Processor, ...] | None
     """A function f(ids, row), or several, called before each draw with the whole text's ids and the model's logits,
     float32 [n_vocab]: it changes them, or returns others."""
+    schema: Mapping[str, Any] | str | type | Constraint | None
+    """The answer is JSON that this schema allows, a dict, JSON text or a pydantic class; docs/constrained.md."""
+    grammar: str | Constraint | None
+    """The answer is a text of this grammar, Lark's notation or GBNF."""
+    regex: str | Constraint | None
+    """The whole answer matches this regular expression, in the words of Rust's regex."""
+    choices: Iterable[str] | Constraint | None
+    """The answer is one of these texts, or of those of a `Choices`. Of these four, one is given."""
     priority: int | SupportsIndex | None
     """Where several answers wait for room, the higher number goes first, and gives its pages up last (default: 0).
     It changes no answer; docs/concurrency.md."""

@@ -148,6 +148,8 @@ class Sampler:
     #: uint32 [ceil(n_vocab / 32)], C-contiguous: bit i % 32 of word i // 32 says that id i may come, and no other ever
     #: does, whatever else is asked. It is read again for each draw; None: all may.
     mask: NDArray[np.uint32] | None = None
+    #: Whose mask it is, for errors.
+    constrained_by = "the mask of allowed ids"
 
     def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
         """Nothing is seen yet."""
@@ -282,7 +284,7 @@ class Sampler:
         if math.isnan(largest):
             raise not_numbers(position - 1)
         if largest == -math.inf and self.mask is not None and float(row.max()) > largest:
-            msg = f"no id may come after position {position - 1}: the mask of allowed ids leaves none that could"
+            msg = f"no id may come after position {position - 1}: {self.constrained_by} leaves none that could"
             raise InputError(msg)
         if math.isinf(largest):
             what = "hold +inf" if largest > 0 else "are all -inf"

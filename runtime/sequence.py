@@ -11,6 +11,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 from ..errors import InputError, MiaotuiError, shown
+from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
 from .engine.scheduler import CLOSED
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .constraints import Constraint
     from .detokenize import TextFilter
     from .engine.scheduler import Engine
     from .generate import Draw, Token
@@ -93,6 +95,7 @@ class Text:
     load_s: float = 0.0
     rules: Rules = field(default_factory=Rules)
     save: Callable[[SequenceState, str | PathLike[str]], None] | None = None  # of `Sequence.save`
+    constrain: Callable[[str, object], Constraint] | None = None  # what an answer must be, of a name and a value
 
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
@@ -126,9 +129,10 @@ def _told(draw: Draw, row: NDArray[np.float32], n: int, token: int) -> tuple[Log
     return () if draw.logprobs is None else (LogProbs(row, n - 1).told(token, draw.logprobs.n_top),)
 
 
-def _spelling(codec: Codec) -> Spelling:
+def _spelling(codec: Codec, *, tidy: bool) -> Spelling:
+    """`tidy`: the text is cleaned up where the tokenizer asks for it."""
     full = partial(codec.spelled, skip_special_tokens=False)
-    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered)
+    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered if tidy else None)
 
 
 class Sequence:
@@ -369,12 +373,13 @@ class Sequence:
         if self._table.source is None and parameters.get("forced_bos_token_id") is not None:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
-        given = text.with_ids(parameters)
+        given, constraint = constraint_of(text.with_ids(parameters), text.constrain if text.has_codec() else None)
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
         if given.get("overflow") is None:
             given = {**given, "overflow": self._overflow}
-        params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **given)
+        own = {"eos_ids": text.eos_ids, "rules": text.rules, "n_vocab": self.n_vocab, "constraint": constraint}
+        params = params_from(**own, **given)
         if self._table.source is not None and params.logprobs is not None and params.logprobs.echo:
             msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
             raise InputError(msg)
@@ -394,7 +399,8 @@ class Sequence:
             before = self._ids + checked if source is None else source.ids
             params = replace(params, rules=replace(params.rules, source=tuple(before)))
         read = 0 if source is None or source.table.cached else len(source.ids)
-        return Asked(self, checked, params, None if codec is None else _spelling(codec), text.load_s, read)
+        spelling = None if codec is None else _spelling(codec, tidy=constraint is None)
+        return Asked(self, checked, params, spelling, text.load_s, read)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")

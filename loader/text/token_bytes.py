@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
+from ...once import once
 from .vocab_fallback import printable_bytes
 
 if TYPE_CHECKING:
@@ -38,9 +39,40 @@ class TokenBytes:
     after: tuple[bytes, ...]
     first: tuple[bytes, ...]
 
+    @property
+    def differ(self) -> bool:
+        """Whether a text's first token may have other bytes."""
+        return self.first is not self.after
+
     def begun(self, ids: Sequence[int]) -> bool:
         """Whether these ids have a text, so that the next token is not its first."""
-        return self.first is self.after or any(self.after[i] for i in reversed(ids))
+        return not self.differ or any(self.after[i] for i in reversed(ids))
+
+
+    def longest_first(self, data: bytes, *, first: bool) -> list[int] | None:
+        """Ids that spell these bytes, each the longest that fits; None: there are none."""
+        ids, at = list[int](), 0
+        while at < len(data):
+            table, longest = self._heads if first and not ids else self._tails
+            sizes = range(min(longest, len(data) - at), 0, -1)
+            token = next((table[piece] for n in sizes if (piece := data[at : at + n]) in table), None)
+            if token is None:
+                return None
+            ids.append(token)
+            at += len(self.first[token] if first and len(ids) == 1 else self.after[token])
+        return ids
+
+    @once
+    def _tails(self) -> tuple[dict[bytes, int], int]:
+        return _by_bytes(self.after)
+
+    @once
+    def _heads(self) -> tuple[dict[bytes, int], int]:
+        return _by_bytes(self.first)
+
+
+def _by_bytes(tokens: Sequence[bytes]) -> tuple[dict[bytes, int], int]:
+    return {token: i for i, token in reversed([*enumerate(tokens)]) if token}, max(map(len, tokens), default=0)
 
 
 def token_bytes(tokenizer: Tokenizer, n_vocab: int) -> TokenBytes:

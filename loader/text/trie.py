@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .token_bytes import TokenBytes
     from .tokenizer import Tokenizer
 
-__all__ = ["Spelled", "Trie", "spell", "trie_of"]
+__all__ = ["Spelled", "Trie", "one", "spell", "trie_of"]
 
 #: Texts that are encoded together: their ids are Python's integers for a moment.
 _PART = 1 << 15
@@ -68,7 +68,16 @@ def spell(texts: list[str], tokenizer: Tokenizer, spelled: TokenBytes, *, first:
     wrong = np.flatnonzero(_differ(texts, made, heads, spelled.after))
     if not wrong.size:
         return made
-    others = {int(i): _otherwise(texts, int(i), tokenizer, spelled, heads) for i in wrong}
+    others = {}
+    for i in map(int, wrong):
+        ids = one(texts[i], tokenizer, spelled, first=first)
+        if ids is None:
+            msg = (
+                f"choices[{i}]={shown(texts[i])}: this tokenizer has no tokens for it next to the text before; spell it "
+                "as the model would (a space before a word, lower case)"
+            )
+            raise InputError(msg)
+        others[i] = ids
     at = np.cumsum(made.lengths) - made.lengths
     each = [others.get(i, made.ids[at[i] : at[i] + made.lengths[i]]) for i in range(len(texts))]
     return Spelled(np.fromiter(map(len, each), np.int64, len(each)), np.concatenate(each).astype(np.int32))
@@ -158,28 +167,15 @@ def _joined(tokens: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return sizes, np.cumsum(sizes) - sizes, np.frombuffer(b"".join(tokens), np.uint8)
 
 
-def _otherwise(
-    texts: list[str], i: int, tokenizer: Tokenizer, spelled: TokenBytes, heads: Sequence[bytes]
-) -> NDArray[np.int32]:
-    """Ids of one text that the tokenizer spells otherwise than the rest: after something else, or token by token."""
-    text = texts[i]
-    for anchor in _BEFORE if heads is spelled.after else ("",):
+def one(text: str, tokenizer: Tokenizer, spelled: TokenBytes, *, first: bool) -> NDArray[np.int32] | None:
+    """Ids of a text, as the tokenizer spells it or, where that has other bytes, token by token; None: there are none."""
+    heads = spelled.first if first else spelled.after
+    for anchor in ("",) if first else _BEFORE:
         made = _encoded([text], tokenizer, anchor)
         if not _differ([text], made, heads, spelled.after)[0]:
             return made.ids
-    rest, ids = text.encode(), list[int]()
-    while rest:
-        table = heads if not ids else spelled.after
-        token = max(range(len(table)), key=lambda t: len(table[t]) if table[t] and rest.startswith(table[t]) else 0)
-        if not table[token] or not rest.startswith(table[token]):
-            msg = (
-                f"choices[{i}]={shown(text)}: this tokenizer has no tokens for it at {shown(rest.decode(errors='replace'))}"
-                "; spell it as the model would (a space before a word, lower case)"
-            )
-            raise InputError(msg)
-        ids.append(token)
-        rest = rest[len(table[token]) :]
-    return np.array(ids, np.int32)
+    ids = spelled.longest_first(text.encode(), first=first)
+    return None if ids is None else np.array(ids, np.int32)
 
 
 def trie_of(spelled: Spelled) -> Trie:
