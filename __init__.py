@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .errors import MiaotuiError
     from .load_options import LoadKwargs
     from .loader.prune.plan import PrunePlan
+    from .loader.text.choices import Choices
     from .model import Model, load
     from .perplexity import Perplexity
     from .runtime.generate import GenerateParams, Generation, Timings, Token
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatKwargs",
     "Choice",
+    "Choices",
     "Config",
     "CrossEncoder",
     "GenerateKwargs",
@@ -65,6 +67,7 @@ __all__ = [
 _HOMES = {
     "ChatKwargs": ".runtime.parameters",
     "Choice": ".scores",
+    "Choices": ".loader.text.choices",
     "Config": ".runtime.spec",
     "CrossEncoder": ".tools.cross_encoder",
     "GenerateKwargs": ".runtime.parameters",

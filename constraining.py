@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .errors import InputError, shown
 from .loader.text.choices import Choices
+from .loader.text.grammar import Grammar, Grammars
 from .once import once
 
 if TYPE_CHECKING:
-    from .loader.text.grammar import Grammars
+    from collections.abc import Iterable
+
     from .runtime.constraints import Constraint
     from .tokenizing import Tokenizing
 
@@ -26,15 +28,17 @@ class Constraining:
     def compiled(self, name: str, value: object) -> Constraint:
         """Errors: `InputError`; `BackendError`: the grammar extra is not installed."""
         tokenizer = self._tokenizing.tokenizer
+        if isinstance(value, Grammar):
+            return value
         if name == "choices":
             if isinstance(value, Choices) and value.tokenizer is not tokenizer:
-                msg = f"choices={shown(value)}: prepared with another model's tokenizer; use model.tokenizer of this one"
+                msg = (
+                    f"choices={shown(value)}: prepared with another model's tokenizer; use model.tokenizer of this one"
+                )
                 raise InputError(msg)
-            return value if isinstance(value, Choices) else Choices(value, tokenizer)
+            return value if isinstance(value, Choices) else Choices(cast("Iterable[str]", value), tokenizer)
         return self._grammars.compiled(name, value)
 
     @once
     def _grammars(self) -> Grammars:
-        from .loader.text.grammar import Grammars  # noqa: PLC0415 - sorts a vocabulary: only where it is asked for
-
         return Grammars(self._tokenizing.tokenizer, self._n_vocab)

@@ -43,7 +43,9 @@ class Loaded:
         rules = Rules() if d is None else Rules(never=d.never, forced_bos=d.forced_bos, forced_eos=d.forced_eos)
         self._files = SequenceFiles(prepared, session)
         hold = Constraining(self._tokenizing, self.config.n_vocab).compiled if self.config.writes else None
-        self._text = Text(self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, hold)
+        self._text = Text(
+            self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, hold
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:

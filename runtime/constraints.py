@@ -61,7 +61,7 @@ class Steered:
     def __init__(
         self, constraint: Constraint, before: Sequence[int], sampler: Sampler, ends: Sequence[int], first: int | None
     ) -> None:
-        """`ends`: ids that end the answer; `first`: the id that a rule forces at its beginning, and that has no text."""
+        """`ends`: ids that end the answer; `first`: an id without a text that a rule forces at its beginning."""
         n_vocab = sampler.n_vocab
         self._name, self._sampler, self._first = constraint.name, sampler, first
         self._walk, self._pieces = constraint.begin(before, n_vocab), list[str]()
@@ -125,12 +125,9 @@ def constraint_of(
         raise InputError(msg)
     [(name, value)] = given.items()
     left = cast("GenerateKwargs", {n: v for n, v in parameters.items() if n not in CONSTRAINTS})
-    if isinstance(value, Constraint):
-        if value.name != name:
-            msg = f"{name}: {shown(value)} was made for {value.name}; give it as {value.name}"
-            raise InputError(msg)
-        if compiled is None:
-            return left, value
+    if isinstance(value, Constraint) and value.name != name:
+        msg = f"{name}: {shown(value)} was made for {value.name}; give it as {value.name}"
+        raise InputError(msg)
     if compiled is None:
         msg = f"{name}: this model has no tokenizer, so its answers have no text that could be held to it"
         raise InputError(msg)

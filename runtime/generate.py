@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
+from .blocks import Block, BlockEnd, block_from
 from .constraints import Steered
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
@@ -57,8 +58,8 @@ __all__ = [
 #: Most ids that may end an answer: more than any vocabulary has, and little memory.
 MAX_EOS = 2**22
 
-#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed, or all that was asked for is there
-#: (`constraints.py`) and no id is an end; "length": `max_new_tokens` were drawn;
+#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed, a block ended, or all that was asked
+#: for is there (`constraints.py`) and no id is an end; "length": `max_new_tokens` were drawn;
 #: "context": prompt and new ids fill the context (`most_ids`); the last, never fed, may stand one past its end.
 FinishReason = Literal["eos", "stop", "length", "context"]
 
@@ -145,6 +146,7 @@ class GenerateParams:
     priority: int = 0
     overflow: Overflow = "error"
     constraint: Constraint | None = None
+    block: Block | None = None
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -308,6 +310,7 @@ def params_from(
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
     ending |= {"overflow": overflow_of(given.pop("overflow", None)), "constraint": constraint}
+    ending |= {"block": block_from(given.pop("stop_at", None))}
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
     _check_together(params, asked_as)
     return params
@@ -321,6 +324,7 @@ def _check_together(params: GenerateParams, asked_as: str) -> None:
     beams = params.beams
     apart = {
         "stop_strings": params.stop,
+        "stop_at": params.block,
         "sampling": not params.sampling.greedy,
         "logprobs (top_logprobs, echo)": params.logprobs,
         "logits_processor": params.processors,
@@ -367,8 +371,9 @@ def check_prompt(
     if total > text.n_context and params.logprobs is not None and params.logprobs.echo:
         msg = f"echo: a text of {total} tokens, which outgrows the context of {text.n_context}, has none; leave it out"
         raise InputError(msg)
-    if params.stop and not decodes:
-        msg = "stop_strings: this model has no tokenizer, so its answers have no text to find them in"
+    if (params.stop or params.block) and not decodes:
+        name = "stop_strings" if params.stop else "stop_at"
+        msg = f"{name}: this model has no tokenizer, so its answers have no text to find it in"
         raise InputError(msg)
     return ids
 
@@ -499,7 +504,7 @@ def answer(  # noqa: PLR0913, PLR0917 - what a `Generation` has
 
 
 class _Writer:
-    """Ids to pieces of text: detokeniser, then stop strings, then what is held back at the end.
+    """Ids to pieces of text: detokeniser, then stop strings, then a block's end, then what is held back at the end.
 
     Stop strings are looked for in the text with its special tokens; what is shown has none.
     """
@@ -510,20 +515,38 @@ class _Writer:
         how = Spelling(spelling) if callable(spelling) else spelling
         self._shown = None if how is None else TextStream(how, prompt)
         self._searched = None if how is None or not params.stop else TextStream(how, prompt, full=True)
-        self._stop = StopStrings(params.stop)
+        self._stop, self._block = StopStrings(params.stop), None
+        if params.block is not None and how is not None:
+            line = params.block.line
+            self._block = BlockEnd(how.decode(prompt).rpartition("\n")[2] if line is None else line)
 
     def write(self, token: int, *, shows: bool = True) -> tuple[str, bool]:
-        """Return text that is safe to show, and whether a stop string was completed. `shows`: `token` has a text."""
+        """Return text that is safe to show, and whether it ends here. `shows`: `token` has a text."""
+        piece, stopped = self._written(token, shows=shows)
+        if self._block is None:
+            return piece, stopped
+        piece = self._block.push(piece)
+        return piece + (self._block.flush() if stopped else ""), stopped or self._block.stopped
+
+    def end(self) -> tuple[str, bool]:
+        """Return what was held back, and whether that is where the text ends."""
+        piece, stopped = self._ended()
+        if self._block is None:
+            return piece, stopped
+        piece = self._block.push(piece) + self._block.flush()
+        return piece, stopped or self._block.stopped
+
+    def _written(self, token: int, *, shows: bool) -> tuple[str, bool]:
         piece = self._shown.push(token) if shows and self._shown is not None else ""
         if self._searched is None:
             return piece, False
         out = self._stop.push(self._searched.push(token), piece)
         if self._stop.completed_by(self._searched.pending()):
-            out += self.end()[0]
+            out += self._ended()[0]
         return out, self._stop.stopped
 
-    def end(self) -> tuple[str, bool]:
-        """Return what was held back, and whether it completed a stop string."""
+    def _ended(self) -> tuple[str, bool]:
+        """What was held back, and whether it completed a stop string."""
         if self._shown is None or self._stop.stopped:
             return "", self._stop.stopped
         rest = self._shown.flush()

@@ -97,6 +97,15 @@ class Text:
     save: Callable[[SequenceState, str | PathLike[str]], None] | None = None  # of `Sequence.save`
     constrain: Callable[[str, object], Constraint] | None = None  # what an answer must be, of a name and a value
 
+    def held(self, parameters: GenerateKwargs) -> tuple[GenerateKwargs, Constraint | None]:
+        """The parameters without what the answer must be, and that, compiled. Errors: as `constraint_of`."""
+        return constraint_of(parameters, self.constrain if self.has_codec() else None)
+
+    def compiled(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """With what the answer must be compiled, for several calls."""
+        left, made = self.held(parameters)
+        return parameters if made is None else cast("GenerateKwargs", {**left, made.name: made})
+
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
         named = {name: value for name in TOKENS if isinstance(value := parameters.get(name), str)}
@@ -373,19 +382,20 @@ class Sequence:
         if self._table.source is None and parameters.get("forced_bos_token_id") is not None:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
-        given, constraint = constraint_of(text.with_ids(parameters), text.constrain if text.has_codec() else None)
+        given, constraint = text.held(text.with_ids(parameters))
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
         if given.get("overflow") is None:
             given = {**given, "overflow": self._overflow}
-        own = {"eos_ids": text.eos_ids, "rules": text.rules, "n_vocab": self.n_vocab, "constraint": constraint}
-        params = params_from(**own, **given)
+        params = params_from(
+            eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, constraint=constraint, **given
+        )
         if self._table.source is not None and params.logprobs is not None and params.logprobs.echo:
             msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
             raise InputError(msg)
         if params.overflow != "error":
             _check_overflow(self._session, params.overflow, seq2seq=self._table.source is not None)
-        codec = text.codec() if is_text or params.stop or text.has_codec() else None
+        codec = text.codec() if is_text or params.stop or params.block or text.has_codec() else None
         ids: object = prompt
         if isinstance(prompt, str) and codec is not None:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)

@@ -19,7 +19,7 @@ from .token_bytes import TokenBytes, token_bytes
 from .trie import one
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 

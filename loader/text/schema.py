@@ -52,7 +52,7 @@ _DEEPEST = 200
 
 @dataclass(frozen=True)
 class Schema:
-    """`given`: the schema as asked for; `rules`: as a grammar is made of it; `closed`: no key may come but those named."""
+    """`given`: the schema as asked for; `rules`: as a grammar is made of it; `closed`: no key but those named comes."""
 
     given: Any
     rules: Any
@@ -79,7 +79,9 @@ class Schema:
             return
         if error is not None:
             why = f"{error.json_path}: {shown(error.message)}"
-            msg = f"schema: the answer {shown(text)} is not valid ({why}); that is a fault of miaotui's, please report it"
+            msg = (
+                f"schema: the answer {shown(text)} is not valid ({why}); that is a fault of miaotui's, please report it"
+            )
             raise BackendError(msg)
 
 
@@ -108,7 +110,8 @@ def schema_of(value: object) -> Schema:
         for path, schema in _walk(plain, "#", 0):
             if isinstance(schema, dict) and schema.get("minProperties", 0) > 1:
                 msg = f"schema: {path}: minProperties with keys that are not all named: the same may come twice, and "
-                raise InputError(f"{msg}count once; name them (properties, additionalProperties false)")
+                msg_0 = f"{msg}count once; name them (properties, additionalProperties false)"
+                raise InputError(msg_0)
     return Schema(plain, _mapped(plain, _exact), closed)
 
 
@@ -117,7 +120,9 @@ def _read(value: object) -> object:
         try:
             read: object = json.loads(value)
         except (ValueError, RecursionError) as e:
-            msg = f"schema={shown(value, 80)}: not JSON ({e}); give a schema as a dict, as JSON text, or a pydantic class"
+            msg = (
+                f"schema={shown(value, 80)}: not JSON ({e}); give a schema as a dict, as JSON text, or a pydantic class"
+            )
             raise InputError(msg) from None
         return read
     of_class = getattr(value, "model_json_schema", None)
@@ -188,7 +193,8 @@ def _check(path: str, schema: Any) -> None:  # noqa: ANN401 - JSON
         raise InputError(msg + ", ".join(sorted(KEYWORDS - {*_NOTES})))
     kind = schema.get("format")
     if kind is not None and kind not in {*_EXACT, *_FORMATS}:
-        msg = f"schema: {path}: format {shown(kind)}: not supported; use a pattern, or one of {', '.join([*_EXACT, *_FORMATS])}"
+        names = ", ".join([*_EXACT, *_FORMATS])
+        msg = f"schema: {path}: format {shown(kind)}: not supported; use a pattern, or one of {names}"
         raise InputError(msg)
     for pattern in schema.get("patternProperties") or ():
         both = next((name for name in schema.get("properties") or () if _matches(pattern, name, path)), None)

@@ -48,7 +48,6 @@ class TokenBytes:
         """Whether these ids have a text, so that the next token is not its first."""
         return not self.differ or any(self.after[i] for i in reversed(ids))
 
-
     def longest_first(self, data: bytes, *, first: bool) -> list[int] | None:
         """Ids that spell these bytes, each the longest that fits; None: there are none."""
         ids, at = list[int](), 0

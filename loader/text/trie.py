@@ -80,7 +80,8 @@ def spell(texts: list[str], tokenizer: Tokenizer, spelled: TokenBytes, *, first:
         others[i] = ids
     at = np.cumsum(made.lengths) - made.lengths
     each = [others.get(i, made.ids[at[i] : at[i] + made.lengths[i]]) for i in range(len(texts))]
-    return Spelled(np.fromiter(map(len, each), np.int64, len(each)), np.concatenate(each).astype(np.int32))
+    lengths = np.fromiter(map(len, each), np.int64, len(each))
+    return Spelled(lengths, np.concatenate(each).astype(np.int32))
 
 
 def _encoded(texts: list[str], tokenizer: Tokenizer, anchor: str) -> Spelled:
@@ -113,7 +114,8 @@ def _by_words(texts: list[str], tokenizer: Tokenizer, anchor: str) -> Spelled | 
         return None
     heads = [word for word in numbers if word[0] != " "]
     later = [word for word in numbers if word[0] == " "]
-    spelled = [*_each(_encoded(heads, tokenizer, anchor)), *(_each(_encoded(later, tokenizer, _WORD)) if later else [])]
+    spelled = _each(_encoded(heads, tokenizer, anchor))
+    spelled += _each(_encoded(later, tokenizer, _WORD)) if later else []
     by_word = dict(zip([*heads, *later], spelled, strict=True))
     in_order = [by_word[word] for word in numbers]
     sizes = np.fromiter(map(len, in_order), np.int64, len(in_order))
@@ -148,7 +150,7 @@ def _differ(texts: list[str], made: Spelled, heads: Sequence[bytes], after: Sequ
         blob = np.concatenate([blob, other])
     ends = np.concatenate([[0], np.cumsum(length)])
     there = ends[at[1:]] - ends[at[:-1]]
-    wrong = there != right
+    wrong: NDArray[np.bool_] = there != right
     # of texts whose bytes are as many as they should be, byte by byte
     same = np.repeat(~wrong, made.lengths)
     length, start = length[same], start[same]
@@ -168,7 +170,7 @@ def _joined(tokens: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def one(text: str, tokenizer: Tokenizer, spelled: TokenBytes, *, first: bool) -> NDArray[np.int32] | None:
-    """Ids of a text, as the tokenizer spells it or, where that has other bytes, token by token; None: there are none."""
+    """Ids of a text, as the tokenizer spells it or, where that has other bytes, token by token; None: none do."""
     heads = spelled.first if first else spelled.after
     for anchor in ("",) if first else _BEFORE:
         made = _encoded([text], tokenizer, anchor)

@@ -11,6 +11,7 @@ from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
 from .. import demo
 from .arguments import add_limits, add_model, load_model
+from .constrained import add_constraints, check_constraints, constraint
 from .generate import SAMPLING, add_sampling, as_utf8
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-new-tokens", type=int, default=None, metavar="N", help="tokens of an answer (default: as many as fit)"
     )
+    add_constraints(parser)
     add_sampling(parser)
     add_limits(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error what each turn cost, and its seed")
@@ -60,10 +62,12 @@ def main(args: argparse.Namespace) -> int:
 
     if args.model is None and args.revision is None:
         args.model = str(demo.path(demo.stand_in("chat", "--model")))
+    check_constraints(args)
     with load_model(args) as model:
         template = _template(args, model)
         talk = Conversation(model, system, chat_template=template)
         parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)}
+        parameters |= constraint(model, args)
         terminal = sys.stdin.isatty()
         with contextlib.closing(talk):
             for line in _typed() if terminal else _piped():
