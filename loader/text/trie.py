@@ -73,8 +73,8 @@ def spell(texts: list[str], tokenizer: Tokenizer, spelled: TokenBytes, *, first:
         ids = one(texts[i], tokenizer, spelled, first=first)
         if ids is None:
             msg = (
-                f"choices[{i}]={shown(texts[i])}: this tokenizer has no tokens for it next to the text before; spell it "
-                "as the model would (a space before a word, lower case)"
+                f"choices[{i}]={shown(texts[i])}: this tokenizer has no tokens for it next to the text before; "
+                "spell it as the model would (a space before a word, lower case)"
             )
             raise InputError(msg)
         others[i] = ids

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ...errors import InputError
@@ -11,8 +13,6 @@ from ...runtime.constraints import CONSTRAINTS
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
-
     from ...model import Model
     from ...runtime.parameters import ConstraintKwargs
 
@@ -25,10 +25,12 @@ def add_constraints(parser: argparse.ArgumentParser) -> None:
         "what the text must be",
         "One of these; docs/constrained.md. All but --choices need the grammar extra: pip install 'miaotui[grammar]'.",
     )
-    group.add_argument("--schema", metavar="FILE", help="JSON that this JSON schema allows")
-    group.add_argument("--grammar", metavar="FILE", help="a text of this grammar, in Lark's notation or GBNF")
+    group.add_argument("--schema", type=Path, metavar="FILE", help="JSON that this JSON schema allows")
+    group.add_argument(
+        "--grammar", type=Path, metavar="FILE", help="a text of this grammar, in Lark's notation or GBNF"
+    )
     group.add_argument("--regex", metavar="REGEX", help="a text that matches this regular expression as a whole")
-    group.add_argument("--choices", metavar="FILE", help="one of this file's lines, a million perhaps")
+    group.add_argument("--choices", type=Path, metavar="FILE", help="one of this file's lines, a million perhaps")
 
 
 def check_constraints(args: argparse.Namespace) -> None:
@@ -44,18 +46,17 @@ def constraint(model: Model, args: argparse.Namespace) -> ConstraintKwargs:
     name = next((name for name in CONSTRAINTS if getattr(args, name) is not None), None)
     if name is None:
         return {}
-    given: str = getattr(args, name)
-    value: object = given
-    if name != "regex":
-        file = as_path(given, f"--{name}")
-        text = read_text(file, InputError)
-        value = _lines(text, file) if name == "choices" else text
+    value: object = getattr(args, name)
+    if name == "regex":
+        return {"regex": model.constraint(regex=cast("str", value))}
+    file = as_path(value, f"--{name}")
+    text = read_text(file, InputError)
+    value = _lines(text, file) if name == "choices" else text
     try:
         made = model.constraint(**cast("ConstraintKwargs", {name: value}))
     except InputError as e:
-        why = str(e)
-        what = why.removeprefix(f"{name}: ") if why.startswith(f"{name}: ") else why
-        msg = f"--{name} {given}: {what}"
+        why = re.sub(rf"^{name}(=.*?)?: ", "", str(e), flags=re.DOTALL)
+        msg = f"--{name} {file}: {why}"
         raise InputError(msg) from None
     return cast("ConstraintKwargs", {name: made})
 

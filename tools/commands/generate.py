@@ -214,7 +214,7 @@ def main(args: argparse.Namespace) -> int:
     check_constraints(args)
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
     with load_model(args) as model:
-        parameters.update(constraint(model, args))
+        parameters = {**parameters, **constraint(model, args)}
         before = "" if args.no_prompt or model.config.seq2seq else prompt
         last: Token | Generation | None
         if args.suffix is not None:
