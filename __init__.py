@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .filter_files import Filters
     from .load_options import LoadKwargs
     from .loader.prune.plan import PrunePlan
+    from .loader.text.choices import Choices
     from .model import Model, load
     from .perplexity import Perplexity
     from .profiles import Profile
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatKwargs",
     "Choice",
+    "Choices",
     "Config",
     "CrossEncoder",
     "FilterRule",
@@ -73,6 +75,7 @@ __all__ = [
 _HOMES = {
     "ChatKwargs": ".runtime.parameters",
     "Choice": ".scores",
+    "Choices": ".loader.text.choices",
     "Config": ".runtime.spec",
     "CrossEncoder": ".tools.cross_encoder",
     "FilterRule": ".runtime.filters.rules",

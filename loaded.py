@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from .constraining import Constraining
 from .errors import InputError
 from .loader.prune.receipt import hashed
 from .runtime.generate import check_ids
@@ -64,8 +65,9 @@ class Loaded:
         rules = Rules() if d is None else Rules(never=d.never, forced_bos=d.forced_bos, forced_eos=d.forced_eos)
         self._files = SequenceFiles(prepared, session)
         which = prepared.receipt.digest  # no reference to the model
+        hold = Constraining(self._tokenizing, self.config.n_vocab).compiled if self.config.writes else None
         self._text = Text(
-            self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, which
+            self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, which, hold
         )
 
     @property

@@ -14,8 +14,11 @@ from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
 from .loader.pack import pack
 from .loader.quantize import pack_rows
+from .loader.text.fim import infill_of
 from .picking import settled
 from .prepare import prepare
+from .runtime.blocks import Block
+from .runtime.constraints import CONSTRAINTS
 from .runtime.exits import Exits
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
@@ -25,6 +28,7 @@ from .runtime.parameters import (
     CHAT_NAMES,
     DEFAULT_NEW_TOKENS,
     ChatKwargs,
+    ConstraintKwargs,
     GenerateKwargs,
     check_names,
     overflow_of,
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     from .loader.text.chat_messages import Messages
     from .prepare import Prepared
     from .runtime.backend import Backend
+    from .runtime.constraints import Constraint
     from .runtime.parameters import Overflow
     from .runtime.searching import Asked
 
@@ -288,15 +293,48 @@ class Model(Scores):
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
         the logits before an id is drawn, or return others. `overflow`: what becomes of a text that is longer than the
         context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `priority`: of several calls
-        that wait for room, the higher number goes first (docs/concurrency.md). `filters`: words and regular expressions
-        that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md). `adapter`: which one
-        of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an encoder-decoder is what
-        its encoder reads. Errors: `InputError`, and what a function of yours raises.
+        that wait for room, the higher number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
+        `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and
+        regular expressions that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md).
+        `adapter`: which one of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an
+        encoder-decoder is what its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)
         [answer] = self._answers([cast("Prompt", prompt)], parameters, "generate")
         return answer
+
+    @memory_named("constraint")
+    def constraint(self, **parameter: Unpack[ConstraintKwargs]) -> Constraint:
+        """What an answer must be (`schema`, `grammar`, `regex` or `choices`), compiled once for any number of answers.
+
+        Give it in the place of what it was made of: `model.generate(prompt, schema=model.constraint(schema=mine))`.
+        docs/constrained.md. Errors: `InputError`; `BackendError`: llguidance is not installed (the grammar extra).
+        """
+        check_names(parameter, CONSTRAINTS, "constraint")
+        self._check_kind("constraint", encoder=False)
+        _, made = self._text.held(cast("GenerateKwargs", parameter))
+        if made is None:
+            msg = f"constraint: nothing was given; expected one of {', '.join(CONSTRAINTS)}"
+            raise InputError(msg)
+        return made
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("infill")
+    def infill(self, prefix: str, suffix: str, **parameters: Unpack[GenerateKwargs]) -> Generation:
+        """What stands between two texts, by the tokens that a code model was trained with to fill in the middle.
+
+        Parameters as in `generate`; the model's own ends, and the tokens that end a middle, end it. `stop_at="block"`
+        ends it where the block ends that the prefix is in. docs/constrained.md. Errors: `InputError`: a model without
+        such tokens; `TokenizerError`.
+        """
+        self._check_kind("infill", encoder=False)
+        asked = infill_of(self.tokenizer, prefix, suffix)
+        if parameters.get("eos_token_id") is None:
+            parameters["eos_token_id"] = [*self.config.eos_ids, *asked.ends]
+        if parameters.get("stop_at") == "block":
+            parameters["stop_at"] = Block(prefix.rpartition("\n")[2])
+        return self.generate(asked.ids, **parameters)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("generate_all")
@@ -412,7 +450,7 @@ class Model(Scores):
         several: bool = False,
     ) -> list[Asked]:
         """Checked, each with a sequence that ends with `opened`."""
-        asked = []
+        asked, parameters = [], self._text.compiled(parameters)
         for i, prompt in enumerate(prompts):
             with numbered(i if several else None, "prompt {} of the list"):
                 sequence, first, left = self._begun(prompt, parameters, call)

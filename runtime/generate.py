@@ -17,6 +17,8 @@ import numpy as np
 
 from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
+from .blocks import Block, BlockEnd, block_from
+from .constraints import Steered
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
 from .engine.speculative import NGRAM
 from .filters.filters import Filtered, Filtering, Filters, filters_of
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Unpack
 
+    from .constraints import Constraint
     from .engine.speculative import Speculation
     from .processors import Processor
 
@@ -58,7 +61,8 @@ __all__ = [
 #: Most ids that may end an answer: more than any vocabulary has, and little memory.
 MAX_EOS = 2**22
 
-#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
+#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed, a block ended, or all that was asked
+#: for is there (`constraints.py`) and no id is an end; "length": `max_new_tokens` were drawn;
 #: "context": prompt and new ids fill the context (`most_ids`); the last, never fed, may stand one past its end;
 #: "filter": a filter blocked what came next, or `hold` let nothing of it, or something else, be shown.
 FinishReason = Literal["eos", "stop", "length", "context", "filter"]
@@ -148,6 +152,8 @@ class GenerateParams:
     overflow: Overflow = "error"
     filters: Filters | None = None
     draft: bool | str | None = None  # None: as the model was loaded
+    constraint: Constraint | None = None
+    block: Block | None = None
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -288,6 +294,7 @@ def params_from(
     eos_ids: Iterable[int] = (),
     rules: Rules | None = None,
     n_vocab: int | None = None,
+    constraint: Constraint | None = None,
     **keywords: Unpack[GenerateKwargs],
 ) -> GenerateParams:
     """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given", but for `max_new_tokens`.
@@ -295,8 +302,9 @@ def params_from(
     `eos_ids` are the model's own, used where `eos_token_id` (an id or several) is not given. `stop` is short for
     `stop_strings`. Without `do_sample`, giving `temperature`, `top_k`, `top_p` or `min_p` asks for sampling, unless
     the temperature is 0; with none of them the answer is greedy. Where it is sampled, a `seed` that is not given is
-    drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. Errors: `InputError`, with
-    the known names for an unknown one.
+    drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. `constraint`: what of the
+    keywords the answer is held to, compiled (`constraint_of`). Errors: `InputError`, with the known names for an
+    unknown one.
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
@@ -318,8 +326,8 @@ def params_from(
     beams = beams_from({name: given.pop(name) for name in BEAMS if name in given}, asked_as)
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
-    ending |= {"overflow": overflow_of(given.pop("overflow", None))}
-    ending |= {"filters": filters_of(given.pop("filters", None))}
+    ending |= {"overflow": overflow_of(given.pop("overflow", None)), "constraint": constraint}
+    ending |= {"block": block_from(given.pop("stop_at", None)), "filters": filters_of(given.pop("filters", None))}
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
     _check_together(params, asked_as)
     return params
@@ -333,11 +341,13 @@ def _check_together(params: GenerateParams, asked_as: str) -> None:
     beams = params.beams
     apart = {
         "stop_strings": params.stop,
+        "stop_at": params.block,
         "sampling": not params.sampling.greedy,
         "logprobs (top_logprobs, echo)": params.logprobs,
         "logits_processor": params.processors,
         "priority": params.priority,
         "draft": params.draft,
+        "" if params.constraint is None else params.constraint.name: params.constraint,
     }
     what = next((name for name, given in apart.items() if given), None)
     if beams.n > 1 and what is not None:
@@ -379,9 +389,10 @@ def check_prompt(
     if total > text.n_context and params.logprobs is not None and params.logprobs.echo:
         msg = f"echo: a text of {total} tokens, which outgrows the context of {text.n_context}, has none; leave it out"
         raise InputError(msg)
-    if (params.stop or params.filters is not None) and not decodes:
-        what = "stop_strings" if params.stop else "filters"
-        msg = f"{what}: this model has no tokenizer, so its answers have no text to find them in"
+    asked = {"stop_strings": params.stop, "stop_at": params.block, "filters": params.filters}
+    name = next((name for name, given in asked.items() if given), None)
+    if name is not None and not decodes:
+        msg = f"{name}: this model has no tokenizer, so its answers have no text to find it in"
         raise InputError(msg)
     return ids
 
@@ -437,8 +448,8 @@ def steps(  # noqa: PLR0913 - keywords
         yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told, writer.filtered())
         return
     sampler = _sampler(text, params, number, limit)
-    if sampler is not None and sampler.calls_python:
-        speculation = None  # what a caller's function does to a later row, only its call for that row says
+    steered = None if sampler is None else _steered(text, params, ends, sampler)
+    speculation = _speculation(speculation, sampler, steered)
     drawn = yield Draw(sampler, limit, ends, ask, first=True)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
     n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)
@@ -450,10 +461,11 @@ def steps(  # noqa: PLR0913 - keywords
             reason = ended
         elif token in ends:
             reason = "eos"
+        if steered is not None and steered.ends_with(token, writer.plain) and not ends and reason is None:
+            reason = "stop"
         if reason is not None:
-            rest, ended = writer.end()
+            rest, reason = _end(writer, steered, reason)
             piece += rest
-            reason = reason if ended is None else ended
             decode_s += time.perf_counter() - began
             n_read, later_s = n_source + n_prompt, decode_s if n_new > 1 else 0.0
             timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new, n_reused)
@@ -468,6 +480,19 @@ def steps(  # noqa: PLR0913 - keywords
             sampler.observe((token,))
         drawn = yield Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
         token, told = drawn.token, drawn.logprobs
+
+
+def _speculation(wanted: Speculation | None, sampler: Sampler | None, steered: Steered | None) -> Speculation | None:
+    """None where what may come in a later row is known only once the ids before it are drawn."""
+    return None if steered is not None or (sampler is not None and sampler.calls_python) else wanted
+
+
+def _end(writer: _Writer, steered: Steered | None, reason: FinishReason) -> tuple[str, FinishReason]:
+    """What was held back of an answer, and why it ended."""
+    rest, ended = writer.end()
+    if steered is not None and ended is None:
+        steered.check(writer.plain, reason)
+    return rest, reason if ended is None else ended
 
 
 def _echoed(text: TextLike, n: int, ask: LogprobParams) -> Generator[Token | Draw, Drawn, tuple[Logprob, ...]]:
@@ -516,7 +541,7 @@ def answer(  # noqa: PLR0913, PLR0917 - what a `Generation` has
 
 
 class _Writer:
-    """Ids to pieces of text: detokeniser, then stop strings, then filters, then what is held back at the end.
+    """Ids to pieces of text: detokeniser, stop strings, a block's end, then filters, then what is held back at the end.
 
     Stop strings are looked for in the text with its special tokens; what is shown has none.
     """
@@ -531,16 +556,28 @@ class _Writer:
         how = Spelling(spelling) if callable(spelling) else spelling
         self._shown = None if how is None else TextStream(how, prompt)
         self._searched = None if how is None or not params.stop else TextStream(how, prompt, full=True)
-        self._stop = StopStrings(params.stop)
+        self._stop, self._block = StopStrings(params.stop), None
         self._filtering = params.filters.filtering() if filtering is None and params.filters is not None else filtering
+        self.plain = ""  # the last piece, before filters
+        if params.block is not None and how is not None:
+            line = params.block.line
+            self._block = BlockEnd(how.decode(prompt).rpartition("\n")[2] if line is None else line)
 
     def write(self, token: int, *, shows: bool = True) -> tuple[str, FinishReason | None]:
         """Return text that is safe to show, and what ends it: a stop string, a filter. `shows`: `token` has a text."""
-        return self._through(*self._written(token, shows=shows))
+        piece, stopped = self._written(token, shows=shows)
+        if self._block is not None:
+            piece = self._block.push(piece) + (self._block.flush() if stopped else "")
+            stopped = stopped or self._block.stopped
+        return self._through(piece, stopped)
 
     def end(self) -> tuple[str, FinishReason | None]:
         """Return what was held back, and what ended the text: a stop string or a filter."""
-        piece, reason = self._through(*self._rest())
+        piece, stopped = self._rest()
+        if self._block is not None:
+            piece = self._block.push(piece) + self._block.flush()
+            stopped = stopped or self._block.stopped
+        piece, reason = self._through(piece, stopped)
         if self._filtering is None:
             return piece, reason
         piece += self._filtering.end()
@@ -551,6 +588,7 @@ class _Writer:
         return None if self._filtering is None else self._filtering.filtered()
 
     def _through(self, piece: str, stopped: bool) -> tuple[str, FinishReason | None]:  # noqa: FBT001 - what `_written` returns
+        self.plain = piece
         if self._filtering is not None:
             piece = self._filtering.push(piece)
             if self._filtering.finish_reason is not None:
@@ -578,13 +616,22 @@ class _Writer:
         return text + self._stop.flush(), self._stop.stopped
 
 
+def _steered(text: TextLike, params: GenerateParams, ends: Sequence[int], sampler: Sampler) -> Steered | None:
+    """What the answer is held to, after the text so far; the sampler draws by its masks."""
+    if params.constraint is None:
+        return None
+    before = text.ids
+    forced = params.rules.forced_bos if len(before) == 1 else None
+    return Steered(params.constraint, before, sampler, ends, forced)
+
+
 def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) -> Sampler | None:
     """What draws the ids, having seen the text so far; None where the largest logit's id is taken as it is."""
     how = params.sampling
     if not params.rules.off or params.processors:
         rules = replace(params.rules, ends=() if params.ignore_eos else params.eos_ids)
         return Ruled(text.n_vocab, how, rules, ids=text.ids, limit=limit, sequence=number, processors=params.processors)
-    if how.plain:
+    if how.plain and params.constraint is None:
         return None
     sampler = Sampler(text.n_vocab, how, sequence=number)
     sampler.observe(text.ids)

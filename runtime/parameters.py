@@ -17,6 +17,8 @@ import numpy as np
 from ..errors import InputError, shown
 
 if TYPE_CHECKING:
+    from .blocks import Block
+    from .constraints import Constraint
     from .filters.filters import Filters
     from .processors import Processor
 
@@ -26,6 +28,7 @@ __all__ = [
     "OVERFLOWS",
     "TOKENS",
     "ChatKwargs",
+    "ConstraintKwargs",
     "GenerateKwargs",
     "Overflow",
     "check_names",
@@ -46,7 +49,20 @@ OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class GenerateKwargs(TypedDict, total=False):
+class ConstraintKwargs(TypedDict, total=False):
+    """What an answer must be: one of these is given."""
+
+    schema: Mapping[str, object] | str | type | Constraint | None
+    """The answer is JSON that this schema allows, a dict, JSON text or a pydantic class; docs/constrained.md."""
+    grammar: str | Constraint | None
+    """The answer is a text of this grammar, Lark's notation or GBNF."""
+    regex: str | Constraint | None
+    """The whole answer matches this regular expression, in the words of Rust's regex."""
+    choices: Iterable[str] | Constraint | None
+    """The answer is one of these texts, or of those of a `Choices`."""
+
+
+class GenerateKwargs(ConstraintKwargs, total=False):
     """Keywords of `generate`, `stream` and `tokens`, with the names of Hugging Face's `GenerationConfig`.
 
     `None` means "not given", except for `max_new_tokens`. NumPy's numbers and booleans are as good as Python's.
@@ -115,6 +131,8 @@ class GenerateKwargs(TypedDict, total=False):
     logits_processor: Processor | list[Processor] | tuple[Processor, ...] | None
     """A function f(ids, row), or several, called before each draw with the whole text's ids and the model's logits,
     float32 [n_vocab]: it changes them, or returns others."""
+    stop_at: Literal["block"] | Block | None
+    """"block": end where the block of code ends in which the answer begins; docs/constrained.md."""
     priority: int | SupportsIndex | None
     """Where several answers wait for room, the higher number goes first, and gives its pages up last (default: 0).
     It changes no answer; docs/concurrency.md."""

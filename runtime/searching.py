@@ -174,12 +174,10 @@ class _Going:
         """With what was waited for."""
         self.want = None
         try:
-            drawn = self.sequence.taken(want)
+            self._until_it_waits(self._steps.send(self.sequence.taken(want)))
         except Exception as e:  # noqa: BLE001 - a caller's function may raise anything: it ends this text alone
             raised_in_handler(e)
-            self.error = e
-        else:
-            self._until_it_waits(self._steps.send(drawn))
+            self.error, self.want = e, None
 
     def _until_it_waits(self, step: Token | Draw | None) -> None:
         while step is not None:

@@ -12,6 +12,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 from ..errors import InputError, MiaotuiError, shown
+from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
 from .engine.scheduler import CLOSED
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .constraints import Constraint
     from .detokenize import TextFilter
     from .engine.scheduler import Engine
     from .engine.speculative import Speculation
@@ -99,6 +101,16 @@ class Text:
     rules: Rules = field(default_factory=Rules)
     save: Callable[[SequenceState, str | PathLike[str]], None] | None = None  # of `Sequence.save`
     model: Callable[[], str] | None = None  # which it is, for an audit of filters
+    constrain: Callable[[str, object], Constraint] | None = None  # what an answer must be, of a name and a value
+
+    def held(self, parameters: GenerateKwargs) -> tuple[GenerateKwargs, Constraint | None]:
+        """The parameters without what the answer must be, and that, compiled. Errors: as `constraint_of`."""
+        return constraint_of(parameters, self.constrain if self.has_codec() else None)
+
+    def compiled(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """With what the answer must be compiled, for several calls."""
+        left, made = self.held(parameters)
+        return parameters if made is None else cast("GenerateKwargs", {**left, made.name: made})
 
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
@@ -160,9 +172,10 @@ def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
     return made
 
 
-def _spelling(codec: Codec) -> Spelling:
+def _spelling(codec: Codec, *, tidy: bool) -> Spelling:
+    """`tidy`: the text is cleaned up where the tokenizer asks for it."""
     full = partial(codec.spelled, skip_special_tokens=False)
-    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered)
+    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered if tidy else None)
 
 
 class Sequence:
@@ -455,18 +468,21 @@ class Sequence:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
         self._check_adapter(parameters.get("adapter"))
-        given = text.with_ids(parameters)
+        given, constraint = text.held(text.with_ids(parameters))
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
         if given.get("overflow") is None:
             given = {**given, "overflow": self._overflow}
-        params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **given)
+        params = params_from(
+            eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, constraint=constraint, **given
+        )
         if self._table.source is not None and params.logprobs is not None and params.logprobs.echo:
             msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
             raise InputError(msg)
         if params.overflow != "error":
             _check_overflow(self._session, params.overflow, seq2seq=self._table.source is not None)
-        codec = text.codec() if is_text or params.stop or params.filters or text.has_codec() else None
+        finds = params.stop or params.block or params.filters
+        codec = text.codec() if is_text or finds or text.has_codec() else None
         ids: object = prompt
         if isinstance(prompt, str) and codec is not None:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
@@ -480,7 +496,7 @@ class Sequence:
             before = self._ids + checked if source is None else source.ids
             params = replace(params, rules=replace(params.rules, source=tuple(before)))
         read = 0 if source is None or source.table.cached else len(source.ids)
-        spelling = None if codec is None else _spelling(codec)
+        spelling = None if codec is None else _spelling(codec, tidy=constraint is None)
         return Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})

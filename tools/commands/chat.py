@@ -11,6 +11,7 @@ from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
 from .. import demo
 from .arguments import add_draft, add_limits, add_model, load_model
+from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
 from .generate import SAMPLING, add_sampling, as_utf8, drafted_of
 
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-new-tokens", type=int, default=None, metavar="N", help="tokens of an answer (default: as many as fit)"
     )
+    add_constraints(parser)
     add_sampling(parser)
     add_filters(parser)
     add_limits(parser)
@@ -64,10 +66,12 @@ def main(args: argparse.Namespace) -> int:
 
     if args.model is None and args.revision is None:
         args.model = str(demo.path(demo.stand_in("chat", "--model")))
+    check_constraints(args)
     with load_model(args) as model:
         template = _template(args, model)
         talk = Conversation(model, system, chat_template=template)
         parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)} | {"filters": filters}
+        parameters |= constraint(model, args)
         terminal = sys.stdin.isatty()
         with contextlib.closing(talk):
             for line in _typed() if terminal else _piped():

@@ -12,6 +12,7 @@ from ...loader.paths import as_path, is_there
 from ...runtime.parameters import OVERFLOWS
 from ...sizes import counted, format_bytes
 from .arguments import add_draft, add_limits, add_model, config_of, load_model
+from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
 from .unheard import refuse_given
 
@@ -35,7 +36,7 @@ _PARAMETERS = (
     *SAMPLING, "max_new_tokens", "ignore_eos",
     "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "forced_bos_token_id",
     "forced_eos_token_id", "decoder_start_token_id", "num_beams", "length_penalty", "early_stopping",
-    "num_return_sequences", "overflow",
+    "num_return_sequences", "overflow", "stop_at",
 )  # fmt: skip
 
 
@@ -70,6 +71,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--session",
         metavar="FILE",
         help="go on with the text that is saved there, if any, and save it again at the end (docs/sessions.md)",
+    )
+    add_constraints(parser)
+    text.add_argument(
+        "--suffix",
+        metavar="TEXT",
+        help="fill in the middle: what comes after the text that is written; PROMPT comes before it (code models)",
+    )
+    text.add_argument(
+        "--stop-at",
+        choices=("block",),
+        help="stop where the block of code ends in which the text begins: at a bracket that it did not open, or a line "
+        "that is indented less",
     )
     _add_rules(parser)
     add_sampling(parser)
@@ -205,12 +218,16 @@ def main(args: argparse.Namespace) -> int:
         refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
     _check_writes(args)
     _check_session(args)
+    check_constraints(args)
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
     parameters["filters"] = filters
     with load_model(args) as model:
+        parameters = {**parameters, **constraint(model, args)}
         before = "" if args.no_prompt or model.config.seq2seq else prompt
         last: Token | Generation | None
-        if args.session is not None:
+        if args.suffix is not None:
+            last = _filled(model, prompt, as_utf8(args.suffix, "--suffix"), parameters, whole=bool(before))
+        elif args.session is not None:
             last = _kept(model, args.session, prompt, before, parameters)
         elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
             last = _whole(model, prompt, before, parameters)
@@ -245,6 +262,8 @@ def _check_session(args: argparse.Namespace) -> None:
         why = "an encoder-decoder answers a prompt, and has no text to go on with; leave it out"
     elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
         why = "one text goes on, not several; leave out --num-beams and --num-return-sequences"
+    elif args.suffix is not None:
+        why = "one text goes on, and --suffix fills a gap; leave one of them out"
     elif args.overflow == "window":
         why = "a text that outgrew its context cannot be saved; leave out --overflow window"
     if why:
@@ -286,6 +305,15 @@ def _whole(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -
     best = model.generate(prompt, **parameters)
     for each in (best, *best.alternatives):
         text = before + each.text
+        _write(text if text.endswith("\n") else f"{text}\n")
+    return best
+
+
+def _filled(model: Model, prefix: str, suffix: str, parameters: GenerateKwargs, *, whole: bool) -> Generation:
+    """Print what stands between two texts, or all of it."""
+    best = model.infill(prefix, suffix, **parameters)
+    for each in (best, *best.alternatives):
+        text = f"{prefix}{each.text}{suffix}" if whole else each.text
         _write(text if text.endswith("\n") else f"{text}\n")
     return best
 
