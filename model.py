@@ -174,9 +174,10 @@ class Model(Scores):
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
         state = self._files.read(path, session.n_context)
-        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed)
+        overflow: Overflow | None = "window" if state.context else None
+        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed, overflow=overflow)
         try:
-            session.check_room(state.cached)
+            session.check_room(state.cached - state.gap)
             sequence.restore(state)
         except BaseException:
             sequence.close()

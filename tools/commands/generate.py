@@ -241,8 +241,6 @@ def _check_session(args: argparse.Namespace) -> None:
         why = "an encoder-decoder answers a prompt, and has no text to go on with; leave it out"
     elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
         why = "one text goes on, not several; leave out --num-beams and --num-return-sequences"
-    elif args.overflow == "window":
-        why = "a text that outgrew its context cannot be saved; leave out --overflow window"
     if why:
         msg = f"--session {args.session}: {why}"
         raise InputError(msg)
