@@ -264,8 +264,6 @@ def _check_session(args: argparse.Namespace) -> None:
         why = "one text goes on, not several; leave out --num-beams and --num-return-sequences"
     elif args.suffix is not None:
         why = "one text goes on, and --suffix fills a gap; leave one of them out"
-    elif args.overflow == "window":
-        why = "a text that outgrew its context cannot be saved; leave out --overflow window"
     if why:
         msg = f"--session {args.session}: {why}"
         raise InputError(msg)
