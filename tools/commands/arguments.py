@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...runtime.spec import Config
 
 __all__ = [
+    "add_adapter",
     "add_kv_cache",
     "add_limits",
     "add_model",
@@ -46,8 +47,19 @@ def add_model(parser: argparse.ArgumentParser, default: str = "the demo model th
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
     )
+    add_adapter(parser)
     add_quantize(parser)
     add_prune(parser)
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add `--adapter`."""
+    parser.add_argument(
+        "--adapter",
+        type=given_model,
+        metavar="PATH_OR_HUB",
+        help="merge this PEFT LoRA adapter into the weights while reading them, before anything is cut or rounded",
+    )
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -259,6 +271,7 @@ def request_of(args: argparse.Namespace) -> Request:
         prune=prune_of(args),
         kv_cache=args.kv_cache,
         precision=args.precision,
+        adapter=getattr(args, "adapter", None),
     )
 
 
@@ -301,6 +314,7 @@ def load_model(args: argparse.Namespace) -> Model:
         prune=prune_of(args),
         kv_cache=args.kv_cache,
         precision=args.precision,
+        adapter=args.adapter,
         cache_tokens=getattr(args, "cache_tokens", None),
     )
     if args.threads is not None and args.threads > available_threads():
