@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...runtime.spec import Config
 
 __all__ = [
+    "add_adapter",
     "add_draft",
     "add_kv_cache",
     "add_limits",
@@ -51,8 +52,19 @@ def add_model(parser: argparse.ArgumentParser, default: str = "the demo model th
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
     )
+    add_adapter(parser)
     add_quantize(parser)
     add_prune(parser)
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add `--adapter`."""
+    parser.add_argument(
+        "--adapter",
+        type=given_model,
+        metavar="PATH_OR_HUB",
+        help="merge this PEFT LoRA adapter into the weights while reading them, before anything is cut or rounded",
+    )
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -340,6 +352,7 @@ def request_of(args: argparse.Namespace) -> Request:
         prune=prune_of(args),
         kv_cache=args.kv_cache or "f32",
         precision=args.precision,
+        adapter=getattr(args, "adapter", None),
         **tuned,
     )
 
@@ -388,6 +401,7 @@ def load_model(args: argparse.Namespace) -> Model:
         "prune": prune_of(args),
         "kv_cache": args.kv_cache,
         "precision": args.precision,
+        "adapter": args.adapter,
         **_tuned(args),
     }
     if args.auto:
