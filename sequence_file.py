@@ -239,7 +239,7 @@ class SequenceFiles:
         """The name of the text's adapter, which this model has too, with the same numbers."""
         if not isinstance(saved, list) or [type(each) for each in saved] != [str, str]:
             raise _damaged(header.file, f"adapter={printable(saved, 60)} is no name and digest")
-        name, digest = saved
+        name, digest = map(str, saved)
         if name not in self._program.adapters or self._adapter(name) != digest:
             other = "another one of this name" if name in self._program.adapters else "none of this name"
             quoted = printable(name, 60)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ...runtime.spec import Config
 
 __all__ = [
+    "adapter_of",
+    "adapters_of",
     "add_adapter",
+    "add_adapters",
     "add_draft",
     "add_kv_cache",
     "add_limits",
@@ -205,6 +208,52 @@ def add_draft(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapters(parser: argparse.ArgumentParser, *, chosen: bool = True) -> None:
+    """Add `--adapters`, and `--adapter-name` where one of them is `chosen`."""
+    parser.add_argument(
+        "--adapters",
+        action="append",
+        type=_named_path,
+        metavar="NAME=PATH",
+        help="keep this adapter, a directory that PEFT wrote, apart from the model; may be given several times "
+        "(docs/adapters.md)",
+    )
+    if chosen:
+        parser.add_argument(
+            "--adapter-name", metavar="NAME", help="which of --adapters reads and writes the text (default: the first)"
+        )
+
+
+def _named_path(text: str) -> tuple[str, str]:
+    """A name and a path, for argparse."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        msg = f"expected NAME=PATH, found {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return name, path
+
+
+def adapters_of(args: argparse.Namespace) -> dict[str, str] | None:
+    """Directories of adapters by name. InputError for a name that is given twice."""
+    given: list[tuple[str, str]] = getattr(args, "adapters", None) or []
+    names = [name for name, _ in given]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        msg = f"--adapters {twice}=...: this name is given twice; each adapter needs its own"
+        raise InputError(msg)
+    return dict(given) or None
+
+
+def adapter_of(args: argparse.Namespace) -> str | None:
+    """The adapter that is chosen, None where there are none. InputError for a name that is not among them."""
+    adapters, name = adapters_of(args) or {}, args.adapter_name
+    if name is not None and name not in adapters:
+        there = f"expected one of {', '.join(adapters)}" if adapters else "give --adapters NAME=PATH, too"
+        msg = f"--adapter-name {name}: there is no such adapter; {there}"
+        raise InputError(msg)
+    return name if name is not None else next(iter(adapters), None)
+
+
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`, `--precision`."""
     add_precision(parser)
@@ -353,6 +402,7 @@ def request_of(args: argparse.Namespace) -> Request:
         kv_cache=args.kv_cache or "f32",
         precision=args.precision,
         adapter=getattr(args, "adapter", None),
+        adapters=adapters_of(args),
         **tuned,
     )
 
@@ -402,6 +452,7 @@ def load_model(args: argparse.Namespace) -> Model:
         "kv_cache": args.kv_cache,
         "precision": args.precision,
         "adapter": args.adapter,
+        "adapters": adapters_of(args),
         **_tuned(args),
     }
     if args.auto:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import ProfileError
 from ...sizes import counted, format_bytes
 from ..streams import as_text
+<<<<<<< HEAD
 from .arguments import (
     add_adapter,
     add_precision,
@@ -19,6 +20,9 @@ from .arguments import (
     profile_of,
     request_of,
 )
+=======
+from .arguments import add_adapters, add_precision, add_prune, add_quantize, given_model, request_of
+>>>>>>> apart
 from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
@@ -73,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_adapter(parser)
     add_quantize(parser)
     add_prune(parser)
+    add_adapters(parser, chosen=False)
     parser.add_argument("--receipt", action="store_true", help="say for every weight what is read, mapped and resident")
     parser.add_argument(
         "--hash", action="store_true", help="the receipt with the SHA-256 of what would be read; reads it all"
@@ -146,7 +151,11 @@ def facts(
                 "read_bytes": account.read_bytes,
                 "corrections": list(opened.corrections),
             }
+<<<<<<< HEAD
             | ({} if opened.adapter is None else {"adapter": str(opened.adapter)})
+=======
+            | ({"adapters": list(prepared.apart.lines)} if prepared.apart is not None else {})
+>>>>>>> apart
             | ({"program": prepared.program.listing()} if program else {})
             | ({"receipt": account.as_dict()} if receipt else {})
         )
@@ -165,6 +174,7 @@ def lines(known: Mapping[str, Any]) -> list[str]:
         out += [f"pruned: {known['kept']}", f"        {read:,} bytes of the files are read, {format_bytes(read)}"]
     out += ["", "plan: what each weight is made from"]
     out += [f"  {line}" for line in known["plan"]]
+    out += ["", *known["adapters"]] if "adapters" in known else []
     out += ["", f"memory for a context of {counted(known['context'], 'token')}"]
     memory = known["memory"]
     out += [
