@@ -13,6 +13,7 @@ from ...runtime.constraints import CONSTRAINTS
 
 if TYPE_CHECKING:
     import argparse
+
     from ...model import Model
     from ...runtime.parameters import ConstraintKwargs
 
