@@ -9,8 +9,8 @@
 
 The slots are the last of `cached` ones: what a window no longer sees is not kept. Metadata, texts: `miaotui.sequence`
 (the format's number), `miaotui.version` (which wrote it; for people alone), `model.*` (the model's fingerprint),
-`state` (JSON: cached, shift, seed) and `blake2b` (of everything else). A file is data from outside: every size is
-compared with the model's before memory is taken for it.
+`state` (JSON: cached, shift, seed; of a text with an adapter also adapter, its name and digest) and `blake2b` (of
+everything else). A file is data from outside: every size is compared with the model's before memory is taken for it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from .once import once
 from .runtime.engine.state import SequenceState, cache_layers
 from .runtime.generate import check_ids
 from .runtime.kvcache import PAGE
+from .runtime.lora import parts_of, without_adapters
+from .runtime.spec import weights_in
 
 if TYPE_CHECKING:
     import os
@@ -78,7 +80,7 @@ class SequenceFiles:
         and is told apart; a few numbers of a large matrix that were changed by hand may not be. With precision="fast"
         the bits are those of a kind of CPU, whose architecture is compared.
         """
-        program, weights = self._program, list(_whole(self._weights))
+        program, weights = self._program, list(_whole(without_adapters(self._weights)))
         kinds = "; ".join(f"{w.name} {w.dtype} {list(w.shape)} {w.kept}" for w in weights)
         sample = hashlib.blake2b(digest_size=16)
         for weight in weights:
@@ -102,7 +104,9 @@ class SequenceFiles:
         tensors: dict[str, NDArray[Any]] = {"ids": np.array(state.ids, np.int64), **state.cache}
         if state.source is not None:
             tensors["source"] = np.array(state.source, np.int64)
-        known = {"cached": state.cached, "shift": state.shift, "seed": state.seed}
+        known: dict[str, object] = {"cached": state.cached, "shift": state.shift, "seed": state.seed}
+        if state.adapter is not None:
+            known["adapter"] = [state.adapter, self._adapter(state.adapter)]
         metadata = {_FORMAT: FORMAT, "miaotui.version": version("miaotui"), _STATE: json.dumps(known)}
         metadata |= {_MODEL + name: value for name, value in self.fingerprint.items()}
         names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -133,6 +137,17 @@ class SequenceFiles:
         except OSError as e:
             msg = f"{file}: cannot be read ({reason(e)}); check the disk and the file's permissions"
             raise SequenceFileError(msg) from e
+
+    def _adapter(self, name: str) -> str:
+        """A digest of one adapter: of its factors, and of a sample of its numbers as the model's weights have it."""
+        sample = hashlib.blake2b(digest_size=16)
+        for part in parts_of(self._weights, self._program.adapters.index(name) + 1):
+            product = part.up.name.rpartition(".adapter")[0]  # after which the adapter's number comes
+            sample.update(f"{product} {part.scale!r} {part.down.shape} {part.up.shape};".encode())
+            for weight in weights_in(part):
+                for some in _sampled(weight):
+                    sample.update(some.data)
+        return sample.hexdigest()
 
     @staticmethod
     def _check(header: Header) -> None:
@@ -179,14 +194,14 @@ class SequenceFiles:
         if more := set(header.tensors) - set(wanted) - {"ids", *(() if source is None else ("source",))}:
             raise _damaged(header.file, f"this model has no {printable(min(more), 60)}")
         cache = {name: _read(f, info) for name, info in wanted.items()}
-        return SequenceState(ids, source, known["seed"], cached, known["shift"], cache)
+        return SequenceState(ids, source, known["seed"], cached, known["shift"], cache, known.get("adapter"))
 
     def _known(self, header: Header) -> dict[str, Any]:
         """What `state` says, each value by itself checked."""
         raw = header.metadata.get(_STATE, "").encode()
         known = parse_json(raw, f"{header.file}: {_STATE}", SequenceFileError)
-        if not isinstance(known, dict) or set(known) != {"cached", "shift", "seed"}:
-            raise _damaged(header.file, "its state has other keys than cached, shift and seed")
+        if not isinstance(known, dict) or set(known) - {"adapter"} != {"cached", "shift", "seed"}:
+            raise _damaged(header.file, "its state has other keys than cached, shift and seed, and perhaps adapter")
         cached, shift, seed = (known[name] for name in ("cached", "shift", "seed"))
         if type(cached) is not int or cached < 0:
             raise _damaged(header.file, f"cached={printable(cached, 60)} is no count")
@@ -194,7 +209,20 @@ class SequenceFiles:
             raise _damaged(header.file, f"shift={printable(shift, 60)}: this model has 0 and {self._program.turning}")
         if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
             raise _damaged(header.file, f"seed={printable(seed, 60)} is no seed")
-        return known
+        return known | ({"adapter": self._known_adapter(header, known["adapter"])} if "adapter" in known else {})
+
+    def _known_adapter(self, header: Header, saved: object) -> str:
+        """The name of the text's adapter, which this model has too, with the same numbers."""
+        if not isinstance(saved, list) or [type(each) for each in saved] != [str, str]:
+            raise _damaged(header.file, f"adapter={printable(saved, 60)} is no name and digest")
+        name, digest = saved
+        if name not in self._program.adapters or self._adapter(name) != digest:
+            other = "another one of this name" if name in self._program.adapters else "none of this name"
+            quoted = printable(name, 60)
+            msg = f"{header.file}: its text has the adapter {quoted!r}, and {self._name} as loaded has {other}; "
+            msg += "load the model with that adapter, load(adapters={...}), or feed the text again"
+            raise SequenceFileError(msg)
+        return name
 
     def _cache(self, header: Header, cached: int) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
         """Names, dtypes and shapes of the arrays that this model's cache has in the file."""

@@ -19,6 +19,7 @@ from ..errors import InputError, shown
 if TYPE_CHECKING:
     from .blocks import Block
     from .constraints import Constraint
+    from .filters.filters import Filters
     from .processors import Processor
 
 __all__ = [
@@ -135,11 +136,20 @@ class GenerateKwargs(ConstraintKwargs, total=False):
     priority: int | SupportsIndex | None
     """Where several answers wait for room, the higher number goes first, and gives its pages up last (default: 0).
     It changes no answer; docs/concurrency.md."""
+    adapter: str | None
+    """Which of the model's adapters reads and writes the text, by its name in `load(adapters=...)` (default: none, or
+    the sequence's own); docs/adapters.md."""
+    draft: bool | str | None
+    """Guess ids ahead and check several in one pass; no answer changes (docs/speculation.md). False: not in this call;
+    "ngram": from what the text repeats; None: as the model was loaded."""
     overflow: Overflow | None
     """What becomes of a text that is longer than the context (default: "error", or what the sequence was made with).
     "error": such a prompt is refused, and the answer ends where the context is full. "truncate-left": the prompt loses
     what it takes from its left, so that the answer finds room for `max_new_tokens`, or half of the context (a bos id at
     its beginning stays). "window": it goes on; its first four tokens stay in the cache, and the newest."""
+    filters: Filters | None
+    """Words and regular expressions that the answer's text does not show; docs/filters.md. `ids` and `logprobs` are
+    what was drawn."""
 
 
 class ChatKwargs(GenerateKwargs, total=False):

@@ -143,8 +143,9 @@ class Sampler:
 
     #: Whether functions of the caller's change a row, so that no backend draws from it.
     calls_python = False
-    #: What the CPU's kernel is told (`drawing.py`), once it was.
+    #: What the CPU's kernel is told (`drawing.py`), once it was; and arrays whose addresses several rows' words hold.
     words: NDArray[np.int64] | None = None
+    held: Sequence[NDArray[np.int64]] = ()
     #: uint32 [ceil(n_vocab / 32)], C-contiguous: bit i % 32 of word i // 32 says that id i may come, and no other ever
     #: does, whatever else is asked. It is read again for each draw; None: all may.
     mask: NDArray[np.uint32] | None = None
@@ -197,6 +198,11 @@ class Sampler:
         """Ids that may not come next, or, if it says so, of which one must: of a row before the penalty."""
         return _NO_IDS, False
 
+    @property
+    def edited(self) -> NDArray[np.int64]:
+        """What `edits` returned last."""
+        return _NO_IDS
+
     @cached_property
     def _scratch(self) -> _Scratch:
         n, f32 = self.n_vocab, np.float32
@@ -211,6 +217,15 @@ class Sampler:
                 self._seen[i] = True
                 self._history[self._n_history] = i
                 self._n_history += 1
+
+    def mark(self) -> tuple[int, ...]:
+        """What `rewind` needs to forget the ids that are observed from now on. All that depends on ids is undone."""
+        return (self._n_history,)
+
+    def rewind(self, mark: tuple[int, ...]) -> None:
+        """Be as at the mark. Arrays keep what lies after their end, so that words made meanwhile hold."""
+        self._seen[self._history[mark[0] : self._n_history]] = False
+        self._n_history = mark[0]
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """Id of the token at `position`. logits: [n_vocab]; -inf is never drawn; NaN and +inf are an `InputError`."""

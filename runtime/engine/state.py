@@ -6,7 +6,7 @@ of the cache (`kvcache.py`). So they say nothing of which pages there are, nor o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ class SequenceState:
     `ids`: the whole text; `source`: what the encoder of an encoder-decoder reads, whose keys are computed again.
     `cached`: the first so many slots are computed; `cache` has their keys and values by name (`CacheLayer.parts`), from
     the first on that a window still needs. `shift`: rows of the rotary table before the text's first (longrope).
-    `seed`: of the sequence's draws, where the call gives none.
+    `seed`: of the sequence's draws, where the call gives none. `adapter`: the name of the text's.
     """
 
     ids: list[int]
@@ -56,6 +56,7 @@ class SequenceState:
     cached: int = 0
     shift: int = 0
     cache: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def take_out(session: Pools, program: Program, table: Table, state: SequenceStat
                 page = view(pool[:, table.numbers[g, i]])
                 out[:, at - first : end - first] = page.reshape(layer.heads, PAGE, *shape[2:])[:, : end - at]
             cache[name] = out
-    return SequenceState(state.ids, state.source, state.seed, table.cached, table.shift, cache)
+    return replace(state, cached=table.cached, shift=table.shift, cache=cache)
 
 
 def put_back(session: Pools, program: Program, table: Table, state: SequenceState) -> None:

@@ -12,18 +12,19 @@ from ...errors import InputError, MiaotuiError, SequenceFileError, shown
 from ...loader.paths import as_path, is_there
 from ...runtime.parameters import OVERFLOWS
 from ...sizes import counted, format_bytes
-from .arguments import add_limits, add_model, config_of, load_model
+from .arguments import add_draft, add_limits, add_model, config_of, load_model
 from .constrained import add_constraints, check_constraints, constraint
+from .filtering import add_filters, filters_of
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ...model import Model
-    from ...runtime.generate import Generation, Token
+    from ...runtime.generate import Generation, Timings, Token
     from ...runtime.parameters import GenerateKwargs
 
-__all__ = ["SAMPLING", "add_arguments", "add_sampling", "as_utf8", "main"]
+__all__ = ["SAMPLING", "add_arguments", "add_sampling", "as_utf8", "drafted_of", "main", "standard_input"]
 
 #: Most bytes of a prompt on standard input.
 MAX_PROMPT = 2**28
@@ -87,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_rules(parser)
     add_sampling(parser)
     _add_beams(parser)
+    add_filters(parser)
     add_limits(parser)
+    add_draft(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error how long it took, and the seed")
 
 
@@ -206,14 +209,19 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
+    filters = filters_of(args)
     prompt = _prompt(args)
     stop = None if args.stop is None else [as_utf8(text, "--stop") for text in args.stop]
+    if args.draft is not None and (args.num_beams or 1) > 1:
+        msg = f"--draft {args.draft}: beams draft nothing; leave out one of --draft and --num-beams"
+        raise InputError(msg)
     if args.num_beams in {None, 1}:
         refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
     _check_writes(args)
     _check_session(args)
     check_constraints(args)
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
+    parameters["filters"] = filters
     with load_model(args) as model:
         parameters = {**parameters, **constraint(model, args)}
         before = "" if args.no_prompt or model.config.seq2seq else prompt
@@ -319,7 +327,7 @@ def _prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None and args.prompt != "-":
         return as_utf8(args.prompt, "PROMPT")
     piped = args.prompt == "-" or (sys.stdin is not None and not sys.stdin.isatty())
-    text = _standard_input() if piped else ""
+    text = standard_input() if piped else ""
     if text or args.prompt == "-" or _is_kept(args.session):
         return text
     if args.model is None:
@@ -339,7 +347,8 @@ def as_utf8(text: str, name: str) -> str:
         raise InputError(msg) from e
 
 
-def _standard_input() -> str:
+def standard_input() -> str:
+    """Text of standard input, without its last newline. Errors: `InputError`."""
     try:
         data = sys.stdin.buffer.read(MAX_PROMPT + 1)
     except OSError as e:  # a directory, a terminal that is gone
@@ -374,7 +383,13 @@ def _stats(model: Model, last: Token | Generation) -> str:
         f"first token after {t.first_token_s:.3f} s\n"
         f"decode   {t.decode_s:8.3f} s   {counted(t.n_new, 'token')}, {t.decode_tps:.1f} tokens/s; "
         f"ended by: {last.finish_reason}\n" + ("" if last.seed is None else f"seed     {last.seed}\n")
-    ) + _scores(last)
+    ) + (drafted_of(t, "draft    {}\n") + _scores(last))
+
+
+def drafted_of(timings: Timings, form: str) -> str:
+    """What came of drafted tokens, put into `form`; nothing where there were none."""
+    n = timings.n_drafted
+    return form.format(f"{counted(n, 'token')} guessed, {timings.n_accepted} of them right") if n else ""
 
 
 def _scores(last: Token | Generation) -> str:
