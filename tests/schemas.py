@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
 
 __all__ = ["random_schema"]
 
@@ -16,7 +17,13 @@ _FORMATS = ("date", "time", "uuid", "ipv4", "email")
 
 def random_schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
     """Short answers mostly: a random model then ends some of them."""
-    kinds = [_string, _integer, _number, _constant, lambda _r, _d: {"type": rng.choice(["boolean", "null"])}]
+    kinds: list[Callable[[random.Random, int], dict[str, Any]]] = [
+        _string,
+        _integer,
+        _number,
+        _constant,
+        lambda _r, _d: {"type": rng.choice(["boolean", "null"])},
+    ]
     if depth:
         kinds += [_object, _object, _array, _either]
     return rng.choice(kinds)(rng, depth)
