@@ -32,9 +32,7 @@ class Constraining:
             return value
         if name == "choices":
             if isinstance(value, Choices) and value.tokenizer is not tokenizer:
-                msg = (
-                    f"choices={shown(value)}: prepared with another model's tokenizer; use model.tokenizer of this one"
-                )
+                msg = f"choices={shown(value)}: prepared with another tokenizer; use this model's, model.tokenizer"
                 raise InputError(msg)
             return value if isinstance(value, Choices) else Choices(cast("Iterable[str]", value), tokenizer)
         return self._grammars.compiled(name, value)

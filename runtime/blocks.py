@@ -40,11 +40,10 @@ class BlockEnd:
 
     def __init__(self, line: str) -> None:
         """`line`: what stands before the text in its first line."""
-        self._line, self._held, self._indent = line, "", 0
-        self._base = _width(line) if line.strip() else None
-        if line and not line.strip():
-            self._base = _width(line + "x")
-        self._leading, self._opens, self._first = False, False, True
+        self._line, self._held, self._indent = line, "", _width(line)
+        self._leading = not line.strip()
+        self._base = None if self._leading else self._indent
+        self._opens, self._first = False, True
         self._depth, self._quote, self._escaped = 0, "", False
         self.stopped = False
 
@@ -101,4 +100,5 @@ class BlockEnd:
 
 def _width(line: str) -> int:
     """Columns before a line's first character that is not blank."""
-    return len(line.expandtabs(_TAB)) - len(line.expandtabs(_TAB).lstrip(" "))
+    wide = line.expandtabs(_TAB)
+    return len(wide) - len(wide.lstrip(" "))

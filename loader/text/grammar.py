@@ -102,8 +102,8 @@ class Grammars:
     def _of_schema(self, schema: Schema) -> str:
         options = {
             "whitespace_pattern": _BLANKS,
-            # A key that is spelled with an escape is another to the grammar, and the same to who reads it.
-            "json_allow_general_unicode_escapes": schema.closed,
+            # A key that is spelled with \\u is another to the grammar, and the same to who reads it.
+            **({"json_allow_general_unicode_escapes": True} if schema.closed else {"json_allowed_escapes": '"\\bfnrt'}),
             "lenient": False,
             "coerce_one_of": False,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -311,7 +312,10 @@ def _whole(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -
 
 def _filled(model: Model, prefix: str, suffix: str, parameters: GenerateKwargs, *, whole: bool) -> Generation:
     """Print what stands between two texts, or all of it."""
-    best = model.infill(prefix, suffix, **parameters)
+    try:
+        best = model.infill(prefix, suffix, **parameters)
+    except InputError as e:
+        raise InputError(re.sub("^infill: ", "--suffix: ", str(e))) from None
     for each in (best, *best.alternatives):
         text = f"{prefix}{each.text}{suffix}" if whole else each.text
         _write(text if text.endswith("\n") else f"{text}\n")
