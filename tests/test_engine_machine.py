@@ -235,7 +235,11 @@ class Machine(RuleBasedStateMachine):
         self.streams: list[Open] = []
         self.saved: list[tuple[Path, list[int]]] = []
         self.model = miaotui.load(
-            PLACE[0] / kind, threads=threads, prefill_chunk=chunk, cache_tokens=pages * PAGE, adapters=adapters(kind),
+            PLACE[0] / kind,
+            threads=threads,
+            prefill_chunk=chunk,
+            cache_tokens=pages * PAGE,
+            adapters=adapters(kind),
             draft=draft,
         )
         run = self.model.session.backend.run

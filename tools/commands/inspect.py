@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import ProfileError
 from ...sizes import counted, format_bytes
 from ..streams import as_text
-<<<<<<< HEAD
 from .arguments import (
     add_adapter,
+    add_adapters,
     add_precision,
     add_profile,
     add_prune,
@@ -20,9 +20,6 @@ from .arguments import (
     profile_of,
     request_of,
 )
-=======
-from .arguments import add_adapters, add_precision, add_prune, add_quantize, given_model, request_of
->>>>>>> apart
 from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
@@ -151,11 +148,8 @@ def facts(
                 "read_bytes": account.read_bytes,
                 "corrections": list(opened.corrections),
             }
-<<<<<<< HEAD
             | ({} if opened.adapter is None else {"adapter": str(opened.adapter)})
-=======
             | ({"adapters": list(prepared.apart.lines)} if prepared.apart is not None else {})
->>>>>>> apart
             | ({"program": prepared.program.listing()} if program else {})
             | ({"receipt": account.as_dict()} if receipt else {})
         )
