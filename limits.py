@@ -9,12 +9,15 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from .errors import BackendError, InputError, MemoryLimitError, shown
+from .loader.paths import as_path
 from .runtime.cores import available_threads
 from .runtime.kvcache import KV_BYTES, pages_of
 from .runtime.parameters import DEFAULT_NEW_TOKENS
 from .sizes import parse_size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .loader.load_plan import LoadPlan
     from .loader.prune.options import Prune
     from .runtime.program import Program
@@ -72,6 +75,7 @@ class Request:
     kv_cache: str = "f32"
     cache_tokens: int | None = None
     precision: str = "exact"
+    adapter: str | Path | None = None
     adapters: Mapping[str, str | PathLike[str]] | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +89,8 @@ class Request:
             if (getattr(self, name) or 0) > most:
                 msg = f"{name}={shown(getattr(self, name))}: expected at most {most}"
                 raise InputError(msg)
+        if self.adapter is not None:
+            as_path(self.adapter, "adapter")
         object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
         for name, allowed in (("kv_cache", tuple(KV_BYTES)), ("precision", ("exact", "fast"))):
             value = getattr(self, name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError
-from .families.values import Key, Unfit, checked, flag, names, number, optional, size
+from .families.values import Key, Unfit, flag, names, number, optional, read, size
 from .files import quote, read_json_object
 
 if TYPE_CHECKING:
@@ -187,13 +187,11 @@ def _table(check: Any) -> Any:  # noqa: ANN401 - checkers of JSON
 
 def _tokens(value: object) -> dict[str, tuple[int, ...]]:
     """Pass a list of token ids, or an object of module -> such a list."""
-    table = value if isinstance(value, dict) else {} if value is None else {"": value}
-    if not all(isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) for ids in table.values()):
-        msg = "a list of token ids, an object of such lists, or null"
-        raise Unfit(msg)
-    if any(len(set(ids)) != len(ids) for ids in table.values()):
-        msg = "every token id once"
-        raise Unfit(msg)
+    table: dict[str, Any] = value if isinstance(value, dict) else {} if value is None else {"": value}
+    for ids in table.values():
+        if not isinstance(ids, list) or any(type(i) is not int or i < 0 for i in ids) or len(set(ids)) < len(ids):
+            msg = "a list of token ids, each once, an object of such lists, or null"
+            raise Unfit(msg)
     return {name: tuple(ids) for name, ids in table.items()}
 
 
@@ -241,8 +239,7 @@ def read_adapter_config(file: Path) -> AdapterConfig:
     """The file, checked. Errors: `ConfigError`, which names the key."""
     raw = read_json_object(file, MAX_FILE, ConfigError)
     _refuse_others(raw, file)
-    v = {name: checked(name, raw[name], key.check, str(file)) if name in raw else key.default
-         for name, key in KEYS.items()}  # fmt: skip
+    v = read(raw, KEYS, str(file))
     base = raw.get("base_model_name_or_path")
     return AdapterConfig(
         file,

@@ -17,8 +17,8 @@ from ..runtime import spec
 from ..runtime.lora import with_adapters
 from ..runtime.memory import zeroed
 from ..runtime.spec import Weight
-from .adapter import cut_alike, read_adapter
-from .merge import merged, row_norms
+from .adapter import read_adapter
+from .merge import cut_alike, row_norms
 from .places import Target
 from .roles import expert_of, role_of
 from .source import narrowed, read, stored
@@ -138,9 +138,9 @@ def _ratio(low: LowRank, source: Source, checkpoint: Checkpoint) -> NDArray[np.f
     for at in range(0, len(norms), step):
         span = slice(at, at + step)
         rows = widened(narrowed(whole, read(whole, tensor, span)), _stored(source))
-        norms[span] = row_norms(merged(replace(plain, columns=None), rows, span))
+        norms[span] = row_norms(replace(plain, columns=None).merged(rows, span))
     if not norms.all():
-        merged(low, widened(narrowed(whole, read(whole, tensor, slice(None))), _stored(source)), slice(None))
+        low.merged(widened(narrowed(whole, read(whole, tensor, slice(None))), _stored(source)), slice(None))
     m = low.magnitude
     assert m is not None  # noqa: S101 - asked of DoRA alone
     ratio: NDArray[np.float32] = m / norms

@@ -49,6 +49,8 @@ __all__ = ["pack", "planned"]
 
 #: Bytes, or numbers compared, at a time where a copy is needed on the way.
 PIECE = 2**22
+#: Numbers of a weight that an adapter changes at a time: they stay in the CPU's cache.
+CHANGED = 2**17
 #: Roles whose rows stand for tokens.
 TOKENS = ("embed", "head")
 
@@ -206,6 +208,8 @@ def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:
 def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callable[[slice], None]) -> None:
     """Write the tensor's kept part into its place, a few rows at a time: turned, widened or narrowed as planned."""
     step = max(1, PIECE // (out[:1].nbytes or 1)) if source.gathered or source.chooses else len(out)
+    if source.changes:  # in float32, a few times over
+        step = max(1, CHANGED // max(1, *source.tensor.shape))
     for at in range(0, len(out), step or 1):
         span = slice(at, at + step)
         part = read_masked(source, tensor, span)

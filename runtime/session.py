@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from .engine.scheduler import Engine
+from .engine.speculative import Drafting
 from .kvcache import PAGE
 from .living import Living
 from .memory import float_rows
@@ -70,6 +71,7 @@ class Session(Pools):
         self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
         self.engine = Engine(self) if backend.paged else None
+        self.drafting = Drafting(self.engine.costs if self.engine else None, self.n_logits, backend.name)
         _SESSIONS.add(self)
 
     def compute(

@@ -34,6 +34,7 @@ from checkpoints import Drawn, write_checkpoint
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ DRAWN = {"temperature": 1.3, "seed": 5, "top_p": 0.9}
 HOWS: list[dict[str, Any]] = [{}, DRAWN, {"no_repeat_ngram_size": 2}, {"n": 2, **DRAWN}]
 DONE: Counter[str] = Counter()  # operations, and what came of them
 PLACE: list[Path] = []  # of the checkpoints and the saved texts
+LENGTH = [1]  # ids that are drafted for a pass
+
+
+def as_many(_: Speculation, _seen: object, most: int, _texts: int) -> int:
+    """In the place of `Speculation._length`."""
+    return max(0, min(most, LENGTH[0]))
 
 
 class MineError(Exception):
@@ -216,15 +223,24 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         kind=st.sampled_from(sorted(CONFIGS)), threads=st.integers(1, 3), pages=st.integers(2, 6),
-        chunk=st.sampled_from([16, 40, 128]),
+        chunk=st.sampled_from([16, 40, 128]), length=st.integers(1, 8),
+        draft=st.sampled_from([None, "ngram", "keep-layers=0", "keep-layers=0-1"]),
     )  # fmt: skip
-    def load(self, kind: str, threads: int, pages: int, chunk: int) -> None:
+    def load(self, kind: str, threads: int, pages: int, chunk: int, draft: str | None, length: int) -> None:
+        """With a draft, as many ids are drafted each time: what pays is another question."""
+        DONE[f"drafts: {draft}"] += 1
+        LENGTH[0] = length
         self.kind, self.clock = kind, Clock()
         self.texts: list[miaotui.Sequence] = []
         self.streams: list[Open] = []
         self.saved: list[tuple[Path, list[int]]] = []
         self.model = miaotui.load(
-            PLACE[0] / kind, threads=threads, prefill_chunk=chunk, cache_tokens=pages * PAGE, adapters=adapters(kind)
+            PLACE[0] / kind,
+            threads=threads,
+            prefill_chunk=chunk,
+            cache_tokens=pages * PAGE,
+            adapters=adapters(kind),
+            draft=draft,
         )
         run = self.model.session.backend.run
 
@@ -465,6 +481,7 @@ def main() -> None:
     """Arguments: operations, a seed. What was done is printed as JSON."""
     operations, first = map(int, sys.argv[1:])
     sys.setswitchinterval(1e-4)  # threads meet more often
+    Speculation._length = as_many  # type: ignore[method-assign]
     faulthandler.enable()
     with TemporaryDirectory() as folder:
         PLACE[:] = [Path(folder)]

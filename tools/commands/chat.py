@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
 from .. import demo
-from .arguments import adapter_of, add_adapters, add_limits, add_model, load_model
-from .generate import SAMPLING, add_sampling, as_utf8
+from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, load_model
+from .constrained import add_constraints, check_constraints, constraint
+from .filtering import add_filters, filters_of
+from .generate import SAMPLING, add_sampling, as_utf8, drafted_of
 
 if TYPE_CHECKING:
     import argparse
@@ -50,23 +52,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-new-tokens", type=int, default=None, metavar="N", help="tokens of an answer (default: as many as fit)"
     )
+    add_constraints(parser)
     add_sampling(parser)
+    add_filters(parser)
     add_limits(parser)
+    add_draft(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error what each turn cost, and its seed")
 
 
 def main(args: argparse.Namespace) -> int:
     """Talk until the end of input; 0. In a pipe the first error ends it."""
     system = None if args.system is None else as_utf8(args.system, "--system")
+    filters = filters_of(args)
     from ..conversation import Conversation  # noqa: PLC0415 - help must not wait for it
 
     if args.model is None and args.revision is None:
         args.model = str(demo.path(demo.stand_in("chat", "--model")))
+    check_constraints(args)
     adapter = adapter_of(args)
     with load_model(args) as model:
         template = _template(args, model)
         talk = Conversation(model, system, adapter=adapter, chat_template=template)
-        parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)}
+        parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)} | {"filters": filters}
+        parameters |= constraint(model, args)
         terminal = sys.stdin.isatty()
         with contextlib.closing(talk):
             for line in _typed() if terminal else _piped():
@@ -144,6 +152,7 @@ def _answer(talk: Conversation, text: str, parameters: dict[str, object], args: 
         t = last.timings
         seed = "" if last.seed is None else f", seed {last.seed}"
         said = f"(read {t.n_prompt} tokens at {t.prefill_tps:.1f}/s, wrote {t.n_new} at {t.decode_tps:.1f}/s, "
+        said += drafted_of(t, "{}, ")
         print(f"{said}ended by: {last.finish_reason}{seed})", file=sys.stderr)
 
 
