@@ -35,9 +35,7 @@ class ModelDrafter:
     def __init__(self, session: Session, begun: Begun) -> None:
         """`session`: the draft model's."""
         how, names = begun.sampling, session.program.adapters
-        adapter = (
-            number_of(names, begun.adapter, "draft") if begun.adapter in names else 0
-        )  # one that has none drafts too
+        adapter = number_of(names, begun.adapter, "draft") if begun.adapter in names else 0  # it drafts without, too
         self._text = Sequence(session, source=begun.source, adapter=adapter)
         alike = SamplingParams(how.temperature, how.top_k, how.top_p, how.min_p, do_sample=True, seed=how.seed or 0)
         self._sampler = None if how.greedy else Sampler(session.n_vocab, alike, sequence=begun.number)

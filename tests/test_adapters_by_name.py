@@ -19,6 +19,8 @@ from miaotui.limits import Request
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.prepare import prepare
+from miaotui.runtime.engine.speculative import Begun
+from miaotui.runtime.sampling import SamplingParams
 from miaotui.tools import demo
 from miaotui.tools.cli import main
 from miaotui.tools.commands.quantize import quantize
@@ -366,7 +368,7 @@ def test_an_adapter_may_lie_over_a_merged_one(tmp_path: Path) -> None:
     ):
         wanted = other.logits(IDS, adapter="some")
         assert np.abs(model.logits(IDS, adapter="some") - wanted).max() <= near(2, wanted)
-    with pytest.raises(InputError, match="'DoRA': .*use_dora needs the model's own numbers, and adapter= merges"):
+    with pytest.raises(InputError, match=r"'DoRA': .*use_dora needs the model's own numbers, and adapter= merges"):
         miaotui.load(base, adapter=paths["all"], adapters={"DoRA": paths["DoRA"]})
 
 
@@ -400,3 +402,7 @@ def test_what_is_drafted_is_the_same_text(draft: str, tmp_path: Path) -> None:
                 got, wanted = (m.generate(IDS, max_new_tokens=30, ignore_eos=True, adapter=name, **how).ids
                                for m in (model, plain))  # fmt: skip
                 assert got == wanted
+        name, made = model.session.drafting.default
+        if name == "model":
+            drafter = made(Begun(None, (), SamplingParams(), 0, "some"))
+            assert drafter._text.adapter == ("some" if draft != "other" else None)
