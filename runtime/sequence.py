@@ -10,7 +10,7 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
-from ..errors import InputError, MiaotuiError, shown
+from ..errors import InputError, MiaotuiError, is_iterable, shown
 from .detokenize import Spelling
 from .drawing import row_words
 from .engine.scheduler import CLOSED
@@ -21,6 +21,7 @@ from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
+from .penalty_params import DRY_BREAKERS
 from .rope import LONGEST
 from .rules import Rules
 from .sampling import NotNumbersError, not_numbers
@@ -97,6 +98,7 @@ class Text:
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
         named = {name: value for name in TOKENS if isinstance(value := parameters.get(name), str)}
+        parameters = self._with_breakers(parameters)
         if not named:
             return parameters
         codec, ids = self.codec(), {}
@@ -106,6 +108,17 @@ class Text:
                 msg = f"{name}={shown(token)}: {_no_token(codec, token)}"
                 raise InputError(msg)
         return cast("GenerateKwargs", {**parameters, **ids})
+
+    def _with_breakers(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """Ids for the texts at which DRY's matches end: the last id of each after a letter, as p-e-w has it."""
+        given = parameters.get("dry_sequence_breakers")
+        if not parameters.get("dry_multiplier") or (codec := self.codec() if self.has_codec() else None) is None:
+            return parameters
+        texts = DRY_BREAKERS if given is None else [given] if isinstance(given, str) else given
+        if not is_iterable(texts):
+            return parameters  # which are refused
+        ids = (codec.encode(f"a{t}", add_special_tokens=False)[-1:] if isinstance(t, str) else [t] for t in texts)
+        return {**parameters, "dry_sequence_breakers": [i for each in ids for i in each]}
 
 
 def _no_token(codec: Codec | None, token: str) -> str:
@@ -393,6 +406,8 @@ class Sequence:
         if params.rules.no_repeat_of_source:
             before = self._ids + checked if source is None else source.ids
             params = replace(params, rules=replace(params.rules, source=tuple(before)))
+        if source is not None and params.penalties.source_penalty != 1:
+            params = replace(params, source=tuple(source.ids))
         read = 0 if source is None or source.table.cached else len(source.ids)
         return Asked(self, checked, params, None if codec is None else _spelling(codec), text.load_s, read)
 
