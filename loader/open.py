@@ -12,7 +12,7 @@ from .config import QUANT_METHOD, of_text, resolve_config, with_token_ids
 from .families import FAMILIES, Resolved, left_out
 from .families.decoding import DECODING_KEYS
 from .formats import other_quantization
-from .generation import not_applied
+from .generation import generation_defaults, not_applied
 from .hub import locate
 from .model_tensors import ModelTensors
 from .paths import is_there
@@ -40,7 +40,8 @@ class Opened:
     `raw` is config.json with the sizes that the tensors have, of the one model that is read; `corrections` says in
     words which it had wrong, what is skipped, and what generation_config.json asks for that is not applied. `config`
     is what `raw` resolves to, with the token ids of generation_config.json; `biases` are the roles of optional weights
-    that the model has; `numbers` and `own`: as in `Resolved`.
+    that the model has; `numbers` and `own`: as in `Resolved`. `generation`: parameters that answers follow where a
+    call gives no others (`generation.py`).
     """
 
     checkpoint: Checkpoint
@@ -50,6 +51,7 @@ class Opened:
     corrections: tuple[str, ...] = ()
     numbers: tuple[int, ...] | None = None
     own: Mapping[str, Part | None] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -115,5 +117,6 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
         raise
     applied = DECODING_KEYS if config.decoding is not None else ()
     corrections += left_out(FAMILIES[config.family].around, checkpoint.tensors, config.family)
-    corrections += not_applied(checkpoint.generation, checkpoint.config, applied)
-    return Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers, resolved.own)
+    corrections += not_applied(checkpoint.generation, checkpoint.config, applied, writes=config.writes)
+    said = generation_defaults(checkpoint.generation, checkpoint.config, applied)
+    return Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers, resolved.own, said)

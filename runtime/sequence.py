@@ -10,6 +10,8 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
+import numpy as np
+
 from ..errors import InputError, MiaotuiError, is_iterable, shown
 from .detokenize import Spelling
 from .drawing import row_words
@@ -29,12 +31,11 @@ from .searching import Asked, answers
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from collections.abc import Sequence as Ids
     from os import PathLike
     from typing import Unpack
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .detokenize import TextFilter
@@ -94,6 +95,17 @@ class Text:
     load_s: float = 0.0
     rules: Rules = field(default_factory=Rules)
     save: Callable[[SequenceState, str | PathLike[str]], None] | None = None  # of `Sequence.save`
+    said: Mapping[str, Any] = field(default_factory=dict)  # parameters, where a call does not give them
+    said_of_sampling: Mapping[str, Any] = field(default_factory=dict)  # the same, where it says do_sample=True
+
+    def completed(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """With those that the model's files say, where the caller gave none."""
+        given = {name for name, value in parameters.items() if value is not None}
+        sampled = isinstance(do := parameters.get("do_sample"), bool | np.bool_) and do
+        said = {**self.said, **(self.said_of_sampling if sampled else {})}
+        if "stop" in given or not self.has_codec():
+            said.pop("stop_strings", None)
+        return cast("GenerateKwargs", {**parameters, **{name: v for name, v in said.items() if name not in given}})
 
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
@@ -382,7 +394,7 @@ class Sequence:
         if self._table.source is None and parameters.get("forced_bos_token_id") is not None:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
-        given = text.with_ids(parameters)
+        given = text.with_ids(text.completed(parameters))
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
         if given.get("overflow") is None:
