@@ -11,7 +11,8 @@ from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
 from .. import demo
 from .arguments import add_limits, add_model, load_model
-from .generate import SAMPLING, add_sampling, as_utf8
+from .generate import as_utf8
+from .sampling import SAMPLING, add_sampling
 
 if TYPE_CHECKING:
     import argparse
