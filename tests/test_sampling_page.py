@@ -79,7 +79,7 @@ def test_options_are_the_parameters(capsys: pytest.CaptureFixture[str]) -> None:
         ("--logit-bias", "1,2=3", "--sequence-bias takes runs"),
         ("--forced-decoder-ids", "3", "expected a place and a token id such as 3=17"),
         ("--exponential-decay-length-penalty", "3", "expected a number of tokens and a factor such as 50,1.05"),
-        ("--mirostat", "1", "mirostat=1: expected 0 (off) or 2"),
+        ("--mirostat", "1", "--mirostat 1: expected 0 (off) or 2"),
         ("--sampler-order", "top_k,foo", "'foo' is no stage"),
     ):
         try:

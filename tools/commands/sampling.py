@@ -75,7 +75,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--greedy", dest="do_sample", action="store_false", help="do not sample, whatever else is given")
     group = parser.add_argument_group(
         "sampling, continued",
-        "docs/sampling.md has the formulas. These turn sampling on, but for --sampler-order, and those that say more of "
+        "docs/sampling.md has the formulas. These turn sampling on, but for --sampler-order and what says more of "
         "another.",
     )
     _add(group, _STAGES)

@@ -2,7 +2,8 @@
 
 `y` are the scores, a copy in the thread's scratch (-inf: out); weights, int64, lie in their place of the scratch
 (0: none). They are made when a stage first asks for them, again after the temperature changed, and a stage that takes
-ids out sets both. Nothing is sorted: where a sum by rank ends, `_search` finds it by the digits of a key.
+ids out sets both. Nothing is sorted: where a sum by rank ends, `_search` finds it among levels of a key, then by
+its digits.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ...drawing import (
     D_UNIT,
     D_XTC,
     D_XTC_THRESHOLD,
+    LEVELS,
 )
 from ...exact import PER_LN2, exp_of, log_of, power
 from ...sampling_params import ORDER
@@ -58,6 +60,8 @@ from .draw_base import (
 )  # fmt: skip
 #: What `_search` goes by: the largest scores first, counted; the same, weighed; the least distances first, weighed.
 BY_COUNT, BY_SCORE, BY_DISTANCE = range(3)
+#: What the levels of a search span: scores in units of the temperature, and distances. They change no id.
+DEEP, NEAR = 24.0, 8.0
 LN2 = 0.6931471805599453
 ONE = 1 << 53
 
@@ -153,14 +157,39 @@ def _rank(by: Any, y: Any, i: Any, top: Any, temperature: Any, mean: Any) -> Any
 
 
 @jit
+def _level(by: Any, y: Any, i: Any, top: Any, temperature: Any, mean: Any) -> Any:
+    """From 0 for the first keys to LEVELS - 1: no later key has a lower one."""
+    if by == BY_DISTANCE:
+        depth = abs(_exponent(y, i, top, temperature) - mean) * ((LEVELS - 1) / NEAR)
+    else:
+        depth = (D(top) - D(ldf(y + 4 * i))) * ((LEVELS - 1) / (DEEP * temperature))
+    return int(depth) if depth < LEVELS - 1 else LEVELS - 1
+
+
+@jit
 def _search(by: Any, y: Any, n: Any, s: Any, top: Any, temperature: Any, mean: Any, wanted: Any) -> Any:
-    """An id at whose key the sum of the first keys reaches what is wanted, and the sum of those before that key."""
-    ids, count, before = candidates_of(s, n), 0, 0
+    """An id at whose key the sum of the first keys reaches what is wanted, and the sum of those before that key.
+
+    First among levels, then by the digits of the keys on one level.
+    """
+    for i in range(LEVELS):
+        st(s + 8 * i, 0)
     for i in range(n):
-        if (ldf(y + 4 * i) > LOW) if by == BY_COUNT else (ld(s + WEIGHTS_AT + 8 * i) > 0):
+        w = ld(s + WEIGHTS_AT + 8 * i) if by != BY_COUNT else 1 if ldf(y + 4 * i) > LOW else 0
+        if w > 0:
+            at = s + 8 * _level(by, y, i, top, temperature, mean)
+            st(at, ld(at) + w)
+    level, before, ids, count, shift = 0, 0, candidates_of(s, n), 0, 24
+    while level < LEVELS - 1 and before + ld(s + 8 * level) < wanted:
+        before += ld(s + 8 * level)
+        level += 1
+    for i in range(n):
+        w = ld(s + WEIGHTS_AT + 8 * i) if by != BY_COUNT else 1 if ldf(y + 4 * i) > LOW else 0
+        if w > 0 and _level(by, y, i, top, temperature, mean) == level:
             st_i32(ids + 4 * count, i)
             count += 1
-    shift = 56 if by == BY_DISTANCE else 24
+    if by == BY_DISTANCE:
+        shift = 56
     while shift >= 0 and count > 1:
         for i in range(DIGITS):
             st(s + DIGITS_AT + 8 * i, 0)
@@ -234,17 +263,17 @@ def _top_k(words: Any, y: Any, n: Any, s: Any) -> None:
         if ldf(y + 4 * i) > LOW:
             m += 1
     if 0 < k < m:
-        bound = ldf(y + 4 * _search(BY_COUNT, y, n, s, LOW, D(1.0), D(0.0), k)[0])
+        bound = ldf(y + 4 * _search(BY_COUNT, y, n, s, largest_of(y, n), D(1.0), D(0.0), k)[0])
         for i in range(n):
             if ldf(y + 4 * i) < bound:
                 _out(y, s, i)
 
 
 @jit
-def _top_p(words: Any, y: Any, n: Any, s: Any) -> None:
+def _top_p(words: Any, y: Any, n: Any, s: Any, temperature: Any) -> None:
     total = _total(s, n)
     wanted = total - fraction(total, ld(words + 8 * D_COMPLEMENT))
-    at, above = _search(BY_SCORE, y, n, s, LOW, D(1.0), D(0.0), wanted)
+    at, above = _search(BY_SCORE, y, n, s, largest_of(y, n), temperature, D(0.0), wanted)
     bound, tie = ldf(y + 4 * at), ld(s + WEIGHTS_AT + 8 * at)
     ties = (wanted - above + tie - 1) // tie
     for i in range(n):
@@ -318,7 +347,7 @@ def staged(words: Any, y: Any, n: Any, s: Any) -> Any:
         elif stage == TOP_K:
             _top_k(words, y, n, s)
         elif stage == TOP_P:
-            _top_p(words, y, n, s)
+            _top_p(words, y, n, s, temperature)
         elif stage == MIN_P:
             _lighter_out(y, n, s, int(nearest(ld_f64(words + 8 * D_MIN_P) * D(_heaviest(s, n)))))
         elif stage == TYPICAL_P:
