@@ -213,6 +213,8 @@ def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list
 
     Empty: Python draws the first, and the others are not known. The sampler is as it was.
     """
+    if sampler.changes is not None:  # whose counts are not undone
+        return _words_of_each(sampler, position, drafted)
     rows: list[NDArray[np.int64]] = []
     held: list[NDArray[np.int64]] = []
     mark = sampler.mark()
@@ -228,6 +230,16 @@ def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list
         sampler.rewind(mark)
     sampler.held = held
     return rows
+
+
+def _words_of_each(sampler: Sampler, position: int, drafted: Sequence[int]) -> list[NDArray[np.int64]]:
+    """The same, by a sampler for each row."""
+    each = [sampler]
+    for token in drafted:
+        each.append(each[-1].ahead([token]))
+    rows = [row_words(one, position + i) for i, one in enumerate(each)]
+    sampler.held = each[1:]
+    return [words.copy() for words in rows if words is not None] if None not in rows[:1] else []
 
 
 def with_drafts(pages: Pages, chosen: list[tuple[Want, Part]], left: int, rows: int) -> list[tuple[Want, Part]]:

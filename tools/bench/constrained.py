@@ -75,7 +75,7 @@ def trained(text: str, directory: Path) -> tokenizers.Tokenizer:
 
 
 def names(text: str, n: int) -> list[str]:
-    """This many different names. `InputError`: the text has too few words."""
+    """Different names, `n` of them. `InputError`: the text has too few words."""
     words = sorted({word for word in text.split() if word.isalpha()})
     if len(words) ** 2 < 4 * n:
         msg = f"--text: {len(words)} words, too few for {n} names"
