@@ -159,8 +159,12 @@ class LowRank:
         return as_indices(rows)
 
     def applied(self, part: F32, reading: Reading) -> F32:
-        """W + scale B A, float32 [rows, in]; with magnitudes `part` has every input."""
-        outputs = self.outputs[reading.span]
+        """As `merged`."""
+        return self.merged(part, reading.span)
+
+    def merged(self, part: F32, span: slice) -> F32:
+        """W + scale B A, float32 [rows, in], of kept rows `span`; with magnitudes `part` has every input."""
+        outputs = self.outputs[span]
         b = self.of_outputs.read(outputs)
         if self.magnitudes is None:
             plain: F32 = part + _delta(self.a, b, self.scale)

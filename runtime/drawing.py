@@ -27,6 +27,7 @@ __all__ = [
     "D_GREEDY",
     "D_HISTORY",
     "D_LEAST",
+    "D_MASK",
     "D_N_EDITS",
     "D_N_HISTORY",
     "D_PENALTY",
@@ -64,7 +65,9 @@ D_TOP_K, D_TEMPERATURE, D_COMPLEMENT, D_LEAST, D_PENALTY, D_SEED, D_SEQUENCE, D_
 #: (address of int64, how many); ids whose score a rule sets to -inf (as before), or, where it says that one of them
 #: must come, whose score alone is 0.
 D_ROW, D_POSITION, D_GREEDY, D_HISTORY, D_N_HISTORY, D_EDITS, D_N_EDITS, D_FORCED = range(8, 16)
-DRAW_WORDS = 16
+#: Address of a bit for each id, uint32 words from the lowest bit on: ids without it never come. 0: all may.
+D_MASK = 16
+DRAW_WORDS = 24
 #: Slots of the CPU's instruction: logits, their width, the threads' scratch, bytes of a thread's, how many have one.
 I_X, I_N, I_SCRATCH, I_SIZE, I_SLOTS = range(len(HEADER), len(HEADER) + 5)
 
@@ -142,4 +145,5 @@ def row_words(sampler: Sampler, position: int) -> NDArray[np.int64] | None:
     words[D_POSITION] = position
     words[D_HISTORY], words[D_N_HISTORY] = history.ctypes.data, history.size
     words[D_EDITS], words[D_N_EDITS], words[D_FORCED] = edits.ctypes.data, edits.size, forced
+    words[D_MASK] = 0 if sampler.mask is None else sampler.checked_mask().ctypes.data
     return words

@@ -71,15 +71,17 @@ class Rules:
     def edits(self, ids: Sequence[int], n_new: int, n_vocab: int, *, last: bool) -> tuple[list[int], bool]:
         """As `apply`: ids whose score becomes -inf; or, if it says so, 0, and that of all others -inf."""
         forced = self.forced(len(ids), last=last)
-        if forced:
-            return list(forced), True
+        return (list(forced), True) if forced else (self.barred(ids, n_new, n_vocab), False)
+
+    def barred(self, ids: Sequence[int], n_new: int, n_vocab: int) -> list[int]:
+        """Ids whose score becomes -inf where none is forced; arguments as of `apply`."""
         chosen = _repeating(ids, ids, self.no_repeat) if self.no_repeat else []
         if self.no_repeat_of_source:
             again = _repeating(self.source, ids, self.no_repeat_of_source)
             chosen += [i for i in again if i < n_vocab]  # an encoder may have a larger vocabulary
         ends = {(end,) for end in self.ends}  # which `never` cannot name
         chosen += [word[-1] for word in self.never if word not in ends and _continues(ids, word)]
-        return chosen + [end for end in self.ends if n_new < self.at_least and end < n_vocab], False
+        return chosen + [end for end in self.ends if n_new < self.at_least and end < n_vocab]
 
 
 def _repeating(text: Sequence[int], ids: Sequence[int], n: int) -> list[int]:
@@ -98,8 +100,6 @@ def _continues(ids: Sequence[int], word: tuple[int, ...]) -> bool:
 
 class Ruled(Sampler):
     """A sampler of rows that were changed first, by functions of the caller's and then by rules; perhaps greedy."""
-
-    host_only = True
 
     def __init__(  # noqa: PLR0913 - keywords
         self,
@@ -125,13 +125,25 @@ class Ruled(Sampler):
         super().observe(wanted)
         self._text += wanted
 
+    def mark(self) -> tuple[int, ...]:
+        """As the sampler's."""
+        return (*super().mark(), len(self._text))
+
+    def rewind(self, mark: tuple[int, ...]) -> None:
+        """As the sampler's."""
+        super().rewind(mark)
+        del self._text[mark[1] :]
+
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """As the sampler's, of what the processors and then the rules leave."""
-        n_new, row = len(self._text) - self._n_before, self._row
+        row = self._row
         np.copyto(row, logits)
         processed(self._processors, self._text, row)
         could = row.max(initial=-np.inf) > -np.inf
-        self._rules.apply(row, self._text, n_new, last=n_new == self._limit - 1)
+        ids, forced = self.edits()
+        if forced:
+            row[:] = -np.inf
+        row[ids] = 0 if forced else -np.inf
         if could and row.max() == -np.inf:
             msg = (
                 f"no id may come after position {position - 1}: bad_words_ids, min_new_tokens or a rule about n-grams "
@@ -141,12 +153,31 @@ class Ruled(Sampler):
         return super().draw(row, position)
 
     def edits(self) -> tuple[NDArray[np.int64], bool]:
-        """As the sampler's: what the rules say now. The array is there until the next call."""
+        """As the sampler's: what the rules say now. The array is there until the next call.
+
+        A mask comes before them: an id that it forbids is not forced, and where that leaves none, none is.
+        """
         n_new = len(self._text) - self._n_before
         ids, forced = self._rules.edits(self._text, n_new, self.n_vocab, last=n_new == self._limit - 1)
+        if forced and self.mask is not None:
+            _check_rows("", ids, self.n_vocab)
+            ids = [i for i in ids if self.allows(i)]
+            forced = bool(ids)
+            if not forced:
+                ids = self._rules.barred(self._text, n_new, self.n_vocab)
         _check_rows("", ids, self.n_vocab)  # a kernel writes where they say
         self._edits = np.array(ids, np.int64)
         return self._edits, forced
+
+    @property
+    def edited(self) -> NDArray[np.int64]:
+        """As the sampler's."""
+        return self._edits
+
+    @property
+    def host_only(self) -> bool:
+        """No backend knows rules but the CPU."""
+        return True
 
     @cached_property
     def _row(self) -> NDArray[np.float32]:

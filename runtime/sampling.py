@@ -34,9 +34,11 @@ __all__ = [
     "NotNumbersError",
     "Sampler",
     "SamplingParams",
+    "allowed_of",
     "damaged",
     "exp",
     "fresh_seed",
+    "mask_words",
     "not_numbers",
     "nucleus_part",
     "philox",
@@ -139,12 +141,16 @@ class Sampler:
     `observe` every id of the prompt and of the answer (only the repetition penalty looks at them), `draw` per token.
     """
 
-    #: Whether a backend that draws ahead, with no word from the host, would draw other ids.
-    host_only = False
     #: Whether functions of the caller's change a row, so that no backend draws from it.
     calls_python = False
-    #: What the CPU's kernel is told (`drawing.py`), once it was.
+    #: What the CPU's kernel is told (`drawing.py`), once it was; and arrays whose addresses several rows' words hold.
     words: NDArray[np.int64] | None = None
+    held: Sequence[NDArray[np.int64]] = ()
+    #: uint32 [ceil(n_vocab / 32)], C-contiguous: bit i % 32 of word i // 32 says that id i may come, and no other ever
+    #: does, whatever else is asked. It is read again for each draw; None: all may.
+    mask: NDArray[np.uint32] | None = None
+    #: Whose mask it is, for errors.
+    constrained_by = "the mask of allowed ids"
 
     def __init__(self, n_vocab: int, params: SamplingParams, *, sequence: int = 0) -> None:
         """Nothing is seen yet."""
@@ -170,9 +176,32 @@ class Sampler:
         """Those ids, each once: a view."""
         return self._history[: self._n_history]
 
+    @property
+    def host_only(self) -> bool:
+        """Whether a backend that draws ahead, with no word from the host, would draw other ids."""
+        return self.mask is not None
+
+    def checked_mask(self) -> NDArray[np.uint32]:
+        """The mask, which there is. Errors: `InputError`: it is not what a kernel can read."""
+        mask, size = self.mask, mask_words(self.n_vocab)
+        if mask is None or mask.dtype != np.uint32 or mask.shape != (size,) or not mask.flags.c_contiguous:
+            shape = None if mask is None else f"{mask.dtype} {list(mask.shape)}"
+            msg = f"mask: {shape} found, expected uint32 [{size}] in one piece: a bit for each of {self.n_vocab} ids"
+            raise InputError(msg)
+        return mask
+
+    def allows(self, i: int) -> bool:
+        """Whether the mask lets an id come."""
+        return self.mask is None or bool(self.checked_mask()[i >> 5] >> (i & 31) & 1)
+
     def edits(self) -> tuple[NDArray[np.int64], bool]:
         """Ids that may not come next, or, if it says so, of which one must: of a row before the penalty."""
         return _NO_IDS, False
+
+    @property
+    def edited(self) -> NDArray[np.int64]:
+        """What `edits` returned last."""
+        return _NO_IDS
 
     @cached_property
     def _scratch(self) -> _Scratch:
@@ -188,6 +217,15 @@ class Sampler:
                 self._seen[i] = True
                 self._history[self._n_history] = i
                 self._n_history += 1
+
+    def mark(self) -> tuple[int, ...]:
+        """What `rewind` needs to forget the ids that are observed from now on. All that depends on ids is undone."""
+        return (self._n_history,)
+
+    def rewind(self, mark: tuple[int, ...]) -> None:
+        """Be as at the mark. Arrays keep what lies after their end, so that words made meanwhile hold."""
+        self._seen[self._history[mark[0] : self._n_history]] = False
+        self._n_history = mark[0]
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """Id of the token at `position`. logits: [n_vocab]; -inf is never drawn; NaN and +inf are an `InputError`."""
@@ -246,9 +284,13 @@ class Sampler:
             raise InputError(msg)
         scores = row if row.dtype == np.float32 else row.astype(np.float32)
         penalty = self.params.repetition_penalty
-        if self._n_history:
+        if self._n_history or self.mask is not None:
             np.copyto(self._scratch.scores, scores)
-            scores, history = self._scratch.scores, self.history
+            scores = self._scratch.scores
+        if self.mask is not None:
+            scores[~allowed_of(self.checked_mask(), self.n_vocab)] = -np.inf
+        if self._n_history:
+            history = self.history
             p = float(np.float32(penalty))
             old = scores[history].astype(np.float64)
             with np.errstate(over="ignore"):
@@ -256,6 +298,9 @@ class Sampler:
         largest = float(scores.max()) if scores.size else -math.inf
         if math.isnan(largest):
             raise not_numbers(position - 1)
+        if largest == -math.inf and self.mask is not None and float(row.max()) > largest:
+            msg = f"no id may come after position {position - 1}: {self.constrained_by} leaves none that could"
+            raise InputError(msg)
         if math.isinf(largest):
             what = "hold +inf" if largest > 0 else "are all -inf"
             where = f", with repetition_penalty={penalty}," if self._n_history else ""
@@ -335,6 +380,16 @@ def uniform_bits(seed: int, sequence: int, position: int) -> int:
 def unit_bits(n_vocab: int) -> int:
     """Weights are whole numbers of 2^-this of the largest: as fine as lets the sum of them all fit an int64."""
     return 62 - n_vocab.bit_length()
+
+
+def mask_words(n_vocab: int) -> int:
+    """Words of a mask of ids, uint32."""
+    return (n_vocab + 31) // 32
+
+
+def allowed_of(mask: NDArray[np.uint32], n_vocab: int) -> NDArray[np.bool_]:
+    """[n_vocab]: which ids a mask lets come."""
+    return np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), count=n_vocab, bitorder="little").view(np.bool_)
 
 
 def nucleus_part(top_p: float) -> int:

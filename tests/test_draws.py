@@ -25,7 +25,7 @@ from miaotui.runtime.cpu.target import debugging
 from miaotui.runtime.cpu.team import aligned
 from miaotui.runtime.drawing import DRAW, PART, row_words, scratch_bytes, scratch_slots
 from miaotui.runtime.rules import Ruled, Rules
-from miaotui.runtime.sampling import Sampler, SamplingParams
+from miaotui.runtime.sampling import Sampler, SamplingParams, mask_words
 from miaotui.runtime.step import Batch
 
 if TYPE_CHECKING:
@@ -180,6 +180,62 @@ def test_rules_are_edits_before_the_draw(at_least, no_repeat, forced, penalty, d
         sampler.observe([token])
 
 
+def mask_of(allowed: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    padded = np.zeros(mask_words(allowed.size) * 32, np.bool_)
+    padded[: allowed.size] = allowed
+    return np.packbits(padded, bitorder="little").view(np.uint32)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.sampled_from([1, 16, 31, 32, 33, 300, PART + 1]),
+    share=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    ruled=st.booleans(),
+    penalty=st.sampled_from([1.0, 1.4]),
+    do_sample=st.booleans(),
+)
+def test_a_mask_comes_before_everything_else(seed, n, share, ruled, penalty, do_sample):
+    """What is drawn under a mask is what is drawn of logits that are -inf where it has no bit."""
+    rng = np.random.default_rng(seed)
+    may, text = rng.random(n) < share, rng.integers(0, n, 5).tolist()
+    may[rng.integers(n)] = True
+    params = SamplingParams(0.9, top_p=0.9, repetition_penalty=penalty, do_sample=do_sample, seed=seed)
+    samplers = []
+    for _ in range(2):
+        if ruled:
+            samplers.append(Ruled(n, params, Rules(forced_eos=(n - 1, 0)), ids=text, limit=2))
+        else:
+            samplers.append(Sampler(n, params))
+            samplers[-1].observe(text)
+    masked, plain = samplers
+    masked.mask = mask_of(may)
+    for position in (5, 6):  # at the second an id is forced, if the mask lets one come
+        row = logits_of(seed + position, (n,))
+        token = masked.draw(row, position)
+        assert may[token]
+        assert drawn(row[None], [masked], position) == [token]
+        if not ruled or position == 5:
+            assert token == plain.draw(np.where(may, row, np.float32(-np.inf)), position)
+        elif may[n - 1] or may[0]:
+            assert token in {n - 1, 0}
+        for sampler in samplers:
+            sampler.observe([token])
+
+
+def test_a_mask_that_leaves_nothing_is_refused():
+    for sampler in (Sampler(40, SamplingParams()), Sampler(40, SamplingParams(do_sample=True, seed=1))):
+        sampler.mask = mask_of(np.arange(40) == 7)
+        row = np.zeros(40, np.float32)
+        assert drawn(row[None], [sampler], 4) == [7] == [sampler.draw(row, 4)]
+        row[7] = -np.inf
+        assert drawn(row[None], [sampler], 4) == [-1]
+        with pytest.raises(InputError, match="no id may come after position 3: the mask of allowed ids"):
+            sampler.draw(row, 4)
+        sampler.mask = np.zeros(3, np.uint32)
+        with pytest.raises(InputError, match=r"mask: uint32 \[3\] found, expected uint32 \[2\]"):
+            row_words(sampler, 4)
+
+
 def test_an_id_of_a_rule_outside_the_vocabulary_is_refused_and_nothing_is_written():
     sampler = Ruled(8, SamplingParams(do_sample=True, seed=1), Rules(never=((9,),)), ids=[1], limit=3)
     with pytest.raises(InputError, match=r"token id 9 is outside the vocabulary 0 \.\. 7"):
@@ -262,7 +318,7 @@ def checked(spoil: bool) -> list[int]:  # noqa: FBT001
     """Ids drawn while every access is watched (MIAOTUI_DEBUG); `spoil`: the history names an id after the last."""
     from miaotui.runtime.cpu.bounds import Checked
 
-    n, count = 1100, 3
+    n, count = 1100, 4
     rows, size = logits_of(4, (count, n), grid=4), scratch_bytes(n, 1, count)
     arena = aligned(rows.nbytes + size + 64)
     arena[: rows.nbytes] = rows.view(np.uint8).ravel()
@@ -273,7 +329,9 @@ def checked(spoil: bool) -> list[int]:  # noqa: FBT001
     batch.n_logits, batch.results[:] = count, rows.argmax(axis=1)
     params = SamplingParams(0.7, 40, 0.9, 0.01, 1.2, do_sample=True, seed=2)
     ruled = Ruled(n, params, Rules(2, ends=(1,), at_least=9), ids=text, limit=20)
-    samplers = [Sampler(n, SamplingParams(do_sample=True, seed=1, top_p=0.8)), ruled, Sampler(n, params)]
+    masked = Sampler(n, params)
+    masked.mask = mask_of(np.arange(n) % 3 > 0)
+    samplers = [Sampler(n, SamplingParams(do_sample=True, seed=1, top_p=0.8)), ruled, Sampler(n, params), masked]
     for row, sampler in enumerate(samplers):
         words = row_words(sampler, 3)
         assert words is not None
@@ -301,5 +359,5 @@ def test_every_access_of_a_draw_is_among_its_operands():
                           capture_output=True, text=True, check=False, timeout=500)  # fmt: skip
     assert done.returncode == 0, done.stderr
     ids, error = done.stdout.splitlines()
-    assert len(json.loads(ids)) == 3
+    assert len(json.loads(ids)) == 4
     assert re.match(r"instruction 0, draw: 4 bytes at .* lie in none of its operands", error)

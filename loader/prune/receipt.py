@@ -9,6 +9,7 @@ order, before zeros are put in. Two loads with equal hashes and equal actions ha
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,10 @@ class Receipt:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+    def digest(self) -> str:
+        """SHA-256 of all of this, as hexadecimal digits: what was loaded, for a log."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:

@@ -6,8 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..drawing import D_EDITS, D_HISTORY, D_N_EDITS, D_N_HISTORY, I_N, I_SCRATCH, I_SIZE, I_SLOTS, I_X, slot_bytes
+from ..drawing import (
+    D_EDITS,
+    D_HISTORY,
+    D_MASK,
+    D_N_EDITS,
+    D_N_HISTORY,
+    I_N,
+    I_SCRATCH,
+    I_SIZE,
+    I_SLOTS,
+    I_X,
+    slot_bytes,
+)
 from ..ops import SLOTS
+from ..sampling import mask_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,3 +50,5 @@ def draw_regions(batch: Batch, line: NDArray[np.int64], base: int) -> Iterator[t
     for i, words in enumerate(batch.draws[: batch.n_draws]):
         for name, at, count in (("history", D_HISTORY, D_N_HISTORY), ("edits", D_EDITS, D_N_EDITS)):
             yield f"{name} of draw {i}", int(words[at]), int(words[at] + 8 * words[count])
+        if words[D_MASK]:
+            yield f"mask of draw {i}", int(words[D_MASK]), int(words[D_MASK]) + 4 * mask_words(n)

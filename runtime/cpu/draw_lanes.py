@@ -173,6 +173,13 @@ def finite_or(b, v, other):
                     v, ir_splat(b, other, v.type.count))  # fmt: skip
 
 
+@op(lanes, lanes, i64)
+def allowed(b, v, at):
+    """Lanes whose bit is set among the sixteen at `at`, -inf in the place of the rest."""
+    bits = b.bitcast(b.load(ptr(b, at, ir.IntType(N)), align=2), ir.VectorType(ir.IntType(1), N))
+    return b.select(bits, v, const(V, [float("-inf")] * N))
+
+
 @op(i64, i64)
 def popcount(b, v):
     return b.call(ext(b, "llvm.ctpop.i64", I64, [I64]), [v])

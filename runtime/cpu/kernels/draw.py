@@ -6,7 +6,7 @@ numbers, so that any order of adding them has the definition's sum.
 
 | in a row | |
 |---|---|
-| `_edited` | scores: rules' ids and the repetition penalty, in a copy |
+| `_edited` | scores: the mask of ids, rules' ids and the repetition penalty, in a copy |
 | `_largest` | of such a copy: of logits `argmax` found it; no id where it is NaN or infinite: the definition says why |
 | `_weighed` | weights of the scores that top-k leaves, and sums by level where top-p asks for them |
 | `_boundary` | the score where a sum of the largest reaches what is wanted |
@@ -26,6 +26,7 @@ from ...drawing import (
     D_GREEDY,
     D_HISTORY,
     D_LEAST,
+    D_MASK,
     D_N_EDITS,
     D_N_HISTORY,
     D_PENALTY,
@@ -49,6 +50,7 @@ from ...sampling import NEGLIGIBLE, philox
 from ...step import S_DRAWN, S_DRAWS, S_N_DRAWS, S_RESULTS
 from ..draw_lanes import (
     MANY,
+    allowed,
     equal_to,
     equal_to_many,
     finite_or,
@@ -108,12 +110,13 @@ def _candidates(s: Any, n: Any) -> Any:
 def _edited(words: Any, x: Any, n: Any, s: Any) -> Any:
     """Address of the scores: the logits where they are as they were, else a copy."""
     edits, n_edits, forced = ld(words + 8 * D_EDITS), ld(words + 8 * D_N_EDITS), ld(words + 8 * D_FORCED)
-    history, n_history = ld(words + 8 * D_HISTORY), ld(words + 8 * D_N_HISTORY)
-    if n_edits + n_history == 0:
+    history, n_history, mask = ld(words + 8 * D_HISTORY), ld(words + 8 * D_N_HISTORY), ld(words + 8 * D_MASK)
+    if n_edits + n_history == 0 and mask == 0:
         return x
     y = _candidates(s, n) + 4 * ((n + 15) // 16 * 16)
     for j in range(0, n, 16):
-        store_tail(y + 4 * j, splat(LOW) if forced != 0 else load_tail(x + 4 * j, n - j), n - j)
+        v = splat(LOW) if forced != 0 else load_tail(x + 4 * j, n - j)
+        store_tail(y + 4 * j, v if mask == 0 else allowed(v, mask + j // 8), n - j)
     for i in range(n_edits):
         stf(y + 4 * ld(edits + 8 * i), F(0.0) if forced != 0 else LOW)
     penalty = D(ldf(words + 8 * D_PENALTY))
