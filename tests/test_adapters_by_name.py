@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import Any
 
 import miaotui
 import numpy as np
@@ -23,9 +25,6 @@ from miaotui.tools.commands.quantize import quantize
 from miaotui.tools.conversation import Conversation
 from safetensors.numpy import load_file, save_file
 from tolerance import bound
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 IDS = [1, 5, 9, 2, 7, 3, 8, 4, 6, 0, 10, 5, 5, 7, 2, 1, 3]
 #: Of tests' models, which PEFT would take by itself.
@@ -339,3 +338,18 @@ def test_a_quantised_model_takes_adapters(tmp_path: Path) -> None:
             assert name not in floats or got.tobytes() == other.logits(IDS, adapter=name).tobytes()
     with pytest.raises(InputError, match=r"'DoRA': .*q_proj: use_dora needs the model's own numbers.*quantize='int8'"):
         miaotui.load(tmp_path / "int8", adapters=paths)
+
+
+def test_the_page_s_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text(encoding="utf-8")
+    section = page[page.index("## Several at once") :]
+    [code] = re.findall(r"^```python\n(.*?)^```", section.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("formal", "brief")):
+        write_adapter(tmp_path / "adapters" / name, demo.path(), *TARGETS["llama"], seed=i)
+    names: dict[str, Any] = {}
+    exec(compile(code.replace("path/or/hub-name", str(demo.path())), "docs/adapters.md", "exec"), names)  # noqa: S102 - ours
+    assert len(set(capsys.readouterr().out.splitlines())) >= 3
+    names["model"].close()
