@@ -84,7 +84,7 @@ def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Mod
     try:
         if _is_plan(draft):
             at = prepared.opened.directory
-            options |= {"quantize": request.quantize, "adapter": request.adapter}
+            options |= {"quantize": request.quantize, "adapter": request.adapter, "adapters": request.adapters}
             model = load(at, prune=draft, max_context=prepared.program.n_context, **options)
         else:
             model = load(draft, max_context=request.max_context, **options)

@@ -543,7 +543,7 @@ class Sequence:
         """For the runtime: what drafts the ids of an answer; None: nothing does."""
         session, source = self._session, None if self._table.source is None else self._table.source.ids
         before = () if source is None or session.n_text_vocab != self.n_vocab else source
-        return session.drafting.begin(params.draft, Begun(source, before, params.sampling, number))
+        return session.drafting.begin(params.draft, Begun(source, before, params.sampling, number, self.adapter))
 
     def go_on_with(self, ids: Ids[int]) -> None:
         """For the runtime: add ids that were drawn from this text; the last may stand one past the context."""

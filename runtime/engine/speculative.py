@@ -167,13 +167,14 @@ class Speculation:
 class Begun(NamedTuple):
     """An answer that begins: what an encoder reads, how it is drawn, and its number among several.
 
-    `before`: what the encoder reads, where its ids are the decoder's too.
+    `before`: what the encoder reads, where its ids are the decoder's too. `adapter`: the name of the text's.
     """
 
     source: Sequence[int] | None
     before: Sequence[int]
     sampling: SamplingParams
     number: int
+    adapter: str | None = None
 
 
 class Drafting:
