@@ -29,6 +29,10 @@ def random_schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
     return rng.choice(kinds)(rng, depth)
 
 
+def _simple(rng: random.Random, _: int) -> dict[str, Any]:
+    return {"type": rng.choice(["boolean", "null"])}
+
+
 def _string(rng: random.Random, _: int) -> dict[str, Any]:
     how = rng.randrange(4)
     if how == 0:
