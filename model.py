@@ -210,9 +210,18 @@ class Model(Scores):
             session.backend.pools(0)  # which says why there are none
         state = self._files.read(path, session.n_context)
         number = number_of(self.adapters, state.adapter, "load_sequence")
-        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed, adapter=number)
+        overflow: Overflow | None = "window" if state.context else None
+        sequence = Sequence(
+            session,
+            self._text,
+            ids=state.ids,
+            source=state.source,
+            seed=state.seed,
+            overflow=overflow,
+            adapter=number,
+        )
         try:
-            session.check_room(state.cached)
+            session.check_room(state.cached - state.gap)
             sequence.restore(state)
         except BaseException:
             sequence.close()

@@ -17,6 +17,7 @@ from .runtime.floats import usual_floats
 from .runtime.generate import check_ids
 from .runtime.lora import number_of
 from .runtime.memory import memory_named
+from .runtime.parameters import priority_of
 from .runtime.sampling import exp
 from .runtime.scoring import Score, scores
 from .runtime.sequence import Sequence
@@ -46,17 +47,20 @@ class Scores(Arrays):
     """Of `Model`: the calls that say how likely a text is."""
 
     @memory_named("score")
-    def score(self, prompt: Prompt, candidates: Iterable[Prompt], *, adapter: str | None = None) -> list[Score]:
+    def score(
+        self, prompt: Prompt, candidates: Iterable[Prompt], *, adapter: str | None = None, priority: int = 0
+    ) -> list[Score]:
         """How likely each of several continuations of a prompt is: `.sum`, `.mean`, `.ids`, `.logprobs`, `.greedy`.
 
         Log-probabilities are natural logarithms of the softmax of the model's raw logits. The prompt is read once, and
         its candidates share passes; each gets the bits that it gets alone. A candidate that is a text has the tokens
         that it adds to the prompt's, where the text of both begins with these; else, or after ids, its own. What an
-        encoder-decoder's encoder reads is the prompt, and its candidates are what the decoder may write.
-        `adapter`: as in `generate`.
-        Errors: `InputError`, which names the candidate by its number.
+        encoder-decoder's encoder reads is the prompt, and its candidates are what the decoder may write. `adapter`: as
+        in `generate`. `priority`: of several calls that wait for room, the higher number goes first
+        (docs/concurrency.md). Errors: `InputError`, which names the candidate by its number.
         """
         self._check_kind("score", encoder=False)
+        place = priority_of(priority)
         text, ids = self._first_of(prompt, number_of(self.adapters, adapter, "score"))
         with text:
             text.append(ids)
@@ -64,13 +68,15 @@ class Scores(Arrays):
                 self._continuation(prompt, ids, each, len(ids), f"candidate {i}")
                 for i, each in enumerate(_listed(candidates, "candidates"))
             ]
-            return scores(self._session, text, wanted)
+            return scores(self._session, text, wanted, place)
 
-    async def ascore(self, prompt: Prompt, candidates: Iterable[Prompt], *, adapter: str | None = None) -> list[Score]:
+    async def ascore(
+        self, prompt: Prompt, candidates: Iterable[Prompt], *, adapter: str | None = None, priority: int = 0
+    ) -> list[Score]:
         """As `score`, for coroutines: a thread of the event loop's executor asks, in passes that all share."""
         from .runtime.asynchronous import in_thread  # noqa: PLC0415 - imports asyncio
 
-        return await in_thread(partial(self.score, prompt, candidates, adapter=adapter))
+        return await in_thread(partial(self.score, prompt, candidates, adapter=adapter, priority=priority))
 
     def _first_of(self, prompt: Prompt, adapter: int) -> tuple[Sequence, list[int]]:
         """A sequence, and what it begins with."""
@@ -111,6 +117,7 @@ class Scores(Arrays):
         *,
         normalize: Literal["tokens"] | None = None,
         adapter: str | None = None,
+        priority: int = 0,
     ) -> Choice:
         """Which option a model finds likeliest after a question: `.choice`, and `.probabilities` of all.
 
@@ -118,7 +125,8 @@ class Scores(Arrays):
         are the probabilities; with `normalize="tokens"` that of their `mean`s, which favours no short one. Its sum is
         exact, so that the options' order changes no bit. A model with a head for classes reads each option as the
         second text of a pair: its logit is the score, that of the label "entailment" where there are several.
-        `adapter`: as in `generate`.
+        `adapter`: as in `generate`. `priority`: as in `score`; of such a head, whose texts wait for no room, it changes
+        nothing.
         Errors: `InputError`.
         """
         listed = _listed(options, "options")
@@ -135,12 +143,13 @@ class Scores(Arrays):
         if normalize is not None and (not isinstance(normalize, str) or normalize != "tokens"):
             msg = f"normalize={shown(normalize)}: expected None, or 'tokens'"
             raise InputError(msg)
-        head = self.config.head
+        place, head = priority_of(priority), self.config.head
         if head is not None and head.kind == "classes":
             likely = self._judged(question, listed, normalize, number_of(self.adapters, adapter, "choose"))
         else:
             self._check_kind("choose", encoder=False)
-            likely = [s.sum if normalize is None else s.mean for s in self.score(question, listed, adapter=adapter)]
+            made = self.score(question, listed, adapter=adapter, priority=place)
+            likely = [s.sum if normalize is None else s.mean for s in made]
         return Choice(listed[int(np.argmax(likely))], dict(zip(listed, _softmax(likely), strict=True)))
 
     async def achoose(
@@ -150,11 +159,13 @@ class Scores(Arrays):
         *,
         normalize: Literal["tokens"] | None = None,
         adapter: str | None = None,
+        priority: int = 0,
     ) -> Choice:
         """As `choose`, for coroutines; see `ascore`."""
         from .runtime.asynchronous import in_thread  # noqa: PLC0415 - imports asyncio
 
-        return await in_thread(partial(self.choose, question, options, normalize=normalize, adapter=adapter))
+        asked = partial(self.choose, question, options, normalize=normalize, adapter=adapter, priority=priority)
+        return await in_thread(asked)
 
     def _judged(self, question: str, options: list[str], normalize: str | None, adapter: int) -> list[float]:
         """Each pair's logit."""

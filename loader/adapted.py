@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, HubError, InputError
-from .adapter import read_adapter
+from .adapter import ADAPTER_WEIGHTS, read_adapter
+from .adapter_config import ADAPTER_CONFIG
 from .files import quote
 from .hub import locate
 
@@ -29,7 +30,7 @@ def with_adapter(opened: Opened, path: str | Path) -> Opened:
     Errors: `CheckpointError`, `ConfigError`, `HubError`; of a path or name, with the option before it.
     """
     try:
-        directory = locate(path)
+        directory = locate(path, files=f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
     except (CheckpointError, HubError, InputError) as e:
         msg = f"adapter={quote(str(path), 300)}: {e}"
         raise type(e)(msg) from e

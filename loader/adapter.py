@@ -71,13 +71,17 @@ class Adapter:
 
     def __str__(self) -> str:
         """What it is, in one line."""
-        modules = {low.module for low in self.low.values()}
+        modules = len({low.module for low in self.low.values()})
         ranks = sorted({low.rank for low in self.low.values()})
-        parts = [f"{'DoRA' if self.config.dora else 'LoRA'} of {len(modules)} modules, rank {_list(ranks)}"]
-        parts += [f"{len(self.whole)} tensors in place of the base model's"] if self.whole else []
+        parts = [f"{'DoRA' if self.config.dora else 'LoRA'} of {_counted(modules, 'module')}, rank {_list(ranks)}"]
+        parts += [f"{_counted(len(self.whole), 'tensor')} in place of the base model's"] if self.whole else []
         parts += [f"{sum(len(t.ids) for t in self.tokens.values())} tokens' rows"] if self.tokens else []
         parts += ["the head is no longer the embedding"] if self.unties else []
-        parts += [f"{len(self.skipped)} tensors skipped, for parts that are not computed"] if self.skipped else []
+        parts += (
+            [f"{_counted(len(self.skipped), 'tensor')} skipped, for parts that are not computed"]
+            if self.skipped
+            else []
+        )
         return f"{self.directory.name}: {', '.join(parts)}, {self.files.file_bytes:,} bytes"
 
     def changes(self, target: Target, tensor: TensorInfo, of: ModelTensors, cut: Cut) -> tuple[Change, ...]:
@@ -108,6 +112,10 @@ class Adapter:
         self.close()
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _list(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers)) or "none"
 
@@ -134,7 +142,7 @@ def _check_directory(directory: Path) -> None:
     """It holds an adapter whose weights are safetensors: CheckpointError, with what to give instead."""
     if not (is_there(directory) and directory.is_dir()):
         wanted = f"give one with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}"
-        msg = f"adapter: {quote(str(directory), 300)}: no such directory; {wanted}"
+        msg = f"adapter={quote(str(directory), 300)}: no such directory; {wanted}"
         raise CheckpointError(msg)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if is_there(directory / name):
@@ -145,5 +153,5 @@ def _check_directory(directory: Path) -> None:
                 "adapter_model.bin is pickled, and pickled files are never opened, as that runs their code; save the "
                 "adapter with PEFT's save_pretrained(directory, safe_serialization=True)"
             )
-        msg = f"adapter: {directory}: no {name}; {why}"
+        msg = f"adapter={quote(str(directory), 300)}: no {name}; {why}"
         raise CheckpointError(msg)

@@ -38,7 +38,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 MODULES = "modules.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: What a directory of an adapter is told.
-ADAPTER = "is a PEFT adapter, not a model: merge it into its base model and save that"
+ADAPTER = "is a PEFT adapter, not a model: give its base model, which it is merged into with adapter=... (--adapter)"
 MAX_CONFIG = 16_000_000
 #: Bytes asked for at a time: Linux cuts a longer request down to its read-ahead, at least this many.
 READ_AHEAD = 128 * 1024

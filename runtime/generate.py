@@ -24,7 +24,7 @@ from .engine.speculative import NGRAM
 from .filters.filters import Filtered, Filtering, Filters, filters_of
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .overflow import cut_left
-from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of
+from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of, priority_of
 from .processors import processors_from
 from .rope import LONGEST
 from .rules import RULES, Ruled, Rules, rules_from
@@ -164,11 +164,8 @@ class GenerateParams:
         if not isinstance(self.ignore_eos, bool | np.bool_):
             msg = f"ignore_eos={shown(self.ignore_eos)}: expected True or False"
             raise InputError(msg)
-        if not _is_integer(self.priority):
-            msg = f"priority={shown(self.priority)}: expected an integer; the higher goes first, and 0 is usual"
-            raise InputError(msg)
         object.__setattr__(self, "draft", _check_draft(self.draft))
-        object.__setattr__(self, "priority", int(self.priority))
+        object.__setattr__(self, "priority", priority_of(self.priority))
         object.__setattr__(self, "max_new_tokens", None if n is None else int(n))
         object.__setattr__(self, "ignore_eos", bool(self.ignore_eos))
         object.__setattr__(self, "stop", check_stop(self.stop))

@@ -34,6 +34,7 @@ __all__ = [
     "check_names",
     "one_of",
     "overflow_of",
+    "priority_of",
     "spelled_out",
     "switch",
     "whole_number",
@@ -226,6 +227,14 @@ def switch(name: str, value: object) -> bool:
 def overflow_of(value: object) -> Overflow:
     """`overflow` as a caller gave it; None: "error". Errors: `InputError`."""
     return cast("Overflow", "error" if value is None else one_of("overflow", value, OVERFLOWS))
+
+
+def priority_of(value: object) -> int:
+    """`priority` as a caller gave it. Errors: `InputError`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        msg = f"priority={shown(value)}: expected an integer; the higher goes first, and 0 is usual"
+        raise InputError(msg)
+    return int(value)
 
 
 def one_of(name: str, value: object, known: Sequence[str]) -> str:

@@ -561,13 +561,9 @@ class Sequence:
         """Write the text and its part of the cache to a file, from which `Model.load_sequence` goes on.
 
         One safetensors file (docs/sessions.md), which is there whole or not at all. What another text took of the cache
-        is computed again when the text goes on. Errors: `InputError` (of a text that outgrew the context too),
-        `BackendError` (a GPU).
+        is computed again when the text goes on. Errors: `InputError`, `BackendError` (a GPU).
         """
         self._check_open()
-        if len(self._ids) > self.n_context + 1 or self._table.gap:  # the last may stand one past it, not fed
-            msg = f"save: the text's {len(self._ids)} tokens outgrew the context of {self.n_context}; keep its `ids`"
-            raise InputError(msg)
         session, write = self._session, self._text.save
         if write is None:
             msg = "save: this sequence was not made by a Model, and nothing knows how to write it; use model.sequence()"
@@ -576,7 +572,9 @@ class Sequence:
             session.backend.pools(0)  # which says why there are none
         self._settle()
         source = None if self._table.source is None else self._table.source.ids
-        text = SequenceState(list(self._ids), source, self._seed, adapter=self.adapter)
+        outgrew = len(self._ids) > self.n_context + 1 or self._table.gap  # the last may stand one past it, not fed
+        context = self.n_context if outgrew or self._overflow == "window" else 0
+        text = SequenceState(list(self._ids), source, self._seed, adapter=self.adapter, context=context)
         write(self.turn(lambda: take_out(session, session.program, self._table, text)), path)
 
     def restore(self, state: SequenceState) -> None:

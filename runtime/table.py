@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .overflow import Kept
     from .sources import Source
 
-__all__ = ["Caller", "Table"]
+__all__ = ["Caller", "Table", "gap_of"]
 
 
 class Caller(Waiting):
@@ -50,6 +50,12 @@ class Caller(Waiting):
 
 def _of(table: Table) -> list[Table]:
     return [table] if table.source is None else [table, table.source.table]
+
+
+def gap_of(n: int, capacity: int, size: int = PAGE) -> int:
+    """Tokens that are left out where token `n` of a text is computed. `capacity`: its slots; 0: as many as it takes."""
+    over = n - capacity
+    return over // size * size + size if capacity and over >= 0 else 0
 
 
 class Table:
@@ -116,8 +122,7 @@ class Table:
 
     def gap_at(self, n: int) -> int:
         """Tokens that are left out where token `n` is computed: this depends on nothing else."""
-        over = n - self.capacity
-        return over // self.size * self.size + self.size if self.capacity and over >= 0 else 0
+        return gap_of(n, self.capacity, self.size)
 
     def until(self, n: int) -> int:
         """The first token after `n` that does not fit a pass with it, as more are left out for it."""

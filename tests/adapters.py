@@ -69,7 +69,7 @@ def adapters(draw: st.DrawFn, tensors: Mapping[str, np.ndarray], config: Mapping
             continue
         r = ranks.get(kind, rank)
         n_out, n_in = shape if kind in EMBEDDINGS or not gpt2 else shape[::-1]
-        a, b = (rng.integers(-8, 9, s) / np.float32(8) for s in ((r, n_in), (n_out, r)))
+        a, b = (np.array(rng.integers(-8, 9, s) / 8, np.float32) for s in ((r, n_in), (n_out, r)))
         if kind in EMBEDDINGS:
             new = {".lora_embedding_A": b.T, ".lora_embedding_B": a.T}
         else:
@@ -82,8 +82,8 @@ def adapters(draw: st.DrawFn, tensors: Mapping[str, np.ndarray], config: Mapping
     whole = [HEAD, *(name for name in tensors if tensors[name].ndim == 1)]
     for name in draw(st.sets(st.sampled_from(whole), max_size=3)):
         like = tensors.get(name, next(iter(tensors.values())))  # a tied head is the embedding, which is first
-        exact = rng.integers(-8, 9, like.shape) / np.float32(8)
-        out.tensors[name], out.dtypes[name] = exact.astype(np.float32), draw(stored)
+        out.tensors[name] = np.array(rng.integers(-8, 9, like.shape) / 8, np.float32)
+        out.dtypes[name] = draw(stored)
     return out
 
 

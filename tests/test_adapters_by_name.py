@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import numpy as np
 import pytest
+from adapters_apart import merged, write_adapter
 from checkpoints import small, write_checkpoint
+from helpers import complaint
 from miaotui.errors import BackendError, InputError, MemoryLimitError, MiaotuiError, SequenceFileError
 from miaotui.limits import Request
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.prepare import prepare
+from miaotui.tools import demo
+from miaotui.tools.cli import main
+from miaotui.tools.commands.quantize import quantize
+from miaotui.tools.conversation import Conversation
 from safetensors.numpy import load_file, save_file
 from tolerance import bound
 
@@ -28,50 +34,6 @@ TARGETS = {
     "qwen2": ("q_proj", "v_proj", "down_proj"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
 }
-
-
-def write_adapter(directory: Path, base: Path, *targets: str, r: int = 4, seed: int = 0, **said: Any) -> Path:
-    """A and B for every module of a checkpoint whose name ends like a target's, as PEFT writes them."""
-    rng, tensors = np.random.default_rng(seed), {}
-    turned = json.loads((base / "config.json").read_text())["model_type"] == "gpt2"
-    for name, w in load_file(base / "model.safetensors").items():
-        module = name.removesuffix(".weight")
-        if not name.endswith(".weight") or module.rpartition(".")[2] not in targets:
-            continue
-        n, k = w.shape[::-1] if turned else w.shape
-        module = module if not turned or module.startswith("transformer.") else f"transformer.{module}"
-        before = f"base_model.model.{module}"
-        tensors[f"{before}.lora_A.weight"] = (rng.standard_normal((r, k)) * k**-0.5).astype(np.float32)
-        tensors[f"{before}.lora_B.weight"] = (rng.standard_normal((n, r)) * 0.3).astype(np.float32)
-        if said.get("use_dora"):
-            tensors[f"{before}.lora_magnitude_vector"] = (rng.random(n) + 0.5).astype(np.float32)
-    assert tensors
-    directory.mkdir(parents=True)
-    known = {"peft_type": "LORA", "r": r, "lora_alpha": 6, "target_modules": list(targets), **said}
-    (directory / "adapter_config.json").write_text(json.dumps(known))
-    save_file(tensors, directory / "adapter_model.safetensors")
-    return directory
-
-
-def merged(target: Path, base: Path, adapter: Path) -> Path:
-    """The checkpoint of W + s B A, or m (W + s B A) / |W + s B A|, made in float64."""
-    target.mkdir(parents=True)
-    said = json.loads((adapter / "adapter_config.json").read_text())
-    (target / "config.json").write_bytes((base / "config.json").read_bytes())
-    turned = json.loads((base / "config.json").read_text())["model_type"] == "gpt2"
-    tensors, added = load_file(base / "model.safetensors"), load_file(adapter / "adapter_model.safetensors")
-    scale = said["lora_alpha"] / (said["r"] ** 0.5 if said.get("use_rslora") else said["r"])
-    for key in [key for key in added if key.endswith(".lora_A.weight")]:
-        a, b = (added[key.replace("lora_A", f"lora_{i}")].astype(float) for i in "AB")
-        name = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
-        name = name if name in tensors else name.removeprefix("transformer.")
-        w = tensors[name].astype(float)
-        w = (w.T if turned else w) + scale * b @ a
-        m = added.get(key.replace("lora_A.weight", "lora_magnitude_vector"))
-        w = w if m is None else m[:, None] * w / np.linalg.norm(w, axis=1, keepdims=True)
-        tensors[name] = np.ascontiguousarray((w.T if turned else w).astype(np.float32))
-    save_file(tensors, target / "model.safetensors")
-    return target
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2"])
@@ -272,3 +234,108 @@ def test_a_saved_text_goes_on_with_its_adapter(tmp_path: Path) -> None:
         pytest.raises(SequenceFileError, match="has another one of this name"),
     ):
         model.load_sequence(file)
+
+
+def test_keys_that_a_table_of_distances_is_multiplied_with_too_are_refused(tmp_path: Path) -> None:
+    """DeBERTa's `share_att_key`: such keys and queries are made once, of no text's adapter."""
+    pytest.importorskip("torch")
+    from test_classifiers import made, transformers
+
+    config = transformers.CONFIG_MAPPING["deberta-v2"](
+        vocab_size=53, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20,
+        max_position_embeddings=64, relative_attention=True, pos_att_type=["c2p", "p2c"], share_att_key=True,
+        position_biased_input=False, pad_token_id=0,
+    )  # fmt: skip
+    base = tmp_path / "base"
+    made(config, base)
+    value = write_adapter(tmp_path / "value", base, "value_proj")
+    with miaotui.load(base, adapters={"a": value}) as model:
+        assert np.abs(model.logits(IDS, adapter="a") - model.logits(IDS)).max() > 0.01
+    with pytest.raises(BackendError, match="an adapter of q, with which rows of a table of distances are multiplied"):
+        miaotui.load(base, adapters={"a": write_adapter(tmp_path / "query", base, "query_proj")})
+
+
+def test_experts_are_refused_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from test_decoders import made
+    from test_decoders import small as of_family
+
+    base = tmp_path / "base"
+    made(of_family("mixtral"), base)
+    miaotui.load(base, adapters={"a": write_adapter(tmp_path / "q", base, "q_proj")}).close()
+    with pytest.raises(InputError, match="has experts among its modules, which cannot be kept apart"):
+        miaotui.load(base, adapters={"a": write_adapter(tmp_path / "experts", base, "w1")})
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """What a command line returns and says."""
+    code = main(words)
+    out, err = capsys.readouterr()
+    return code, out, complaint(err)
+
+
+def test_the_commands_take_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = {
+        name: write_adapter(tmp_path / name, demo.path(), *TARGETS["llama"], seed=i) for i, name in enumerate("ab")
+    }
+    given = [word for name, path in paths.items() for word in ("--adapters", f"{name}={path}")]
+    how = ["--max-new-tokens", "8", "--no-prompt"]
+    with miaotui.load(demo.path(), adapters=paths) as model:
+        wanted = {name: model.generate("Once upon", max_new_tokens=8, adapter=name).text for name in (None, *paths)}
+    assert len(set(wanted.values())) == len(wanted)
+    for name, more in (("a", []), ("a", ["--adapter-name", "a"]), ("b", ["--adapter-name", "b"])):
+        code, out, _ = run(["generate", "Once upon", *how, *given, *more], capsys)
+        assert (code, out.removesuffix("\n")) == (0, wanted[name].removesuffix("\n"))
+    code, out, _ = run(["inspect", str(demo.path()), *given], capsys)
+    assert code == 0
+    assert "adapter 'b', kept apart: b: LoRA of" in out
+    assert "adapters, kept apart" in out
+    for more, says in (
+        (["--adapter-name", "c", *given], "--adapter-name c: there is no such adapter; expected one of a, b"),
+        (["--adapter-name", "c"], "--adapter-name c: there is no such adapter; give --adapters NAME=PATH, too"),
+        ([*given, *given], "--adapters a=...: this name is given twice"),
+    ):
+        code, _, err = run(["generate", "Once upon", *how, *more], capsys)
+        assert code == 2
+        assert err.startswith(f"miaotui: error: {says}")
+    with pytest.raises(SystemExit):
+        main(["generate", "Once upon", "--adapters", "a"])
+    assert "expected NAME=PATH, found 'a'" in capsys.readouterr().err
+
+
+def test_a_conversation_changes_its_adapter(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a", demo.path(), *TARGETS["llama"])
+    how: dict[str, Any] = {"max_new_tokens": 6}
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    with miaotui.load(demo.path(), adapters={"a": path}) as model:
+        said = [{"role": "user", "content": "Once upon"}]
+        alone = [model.chat(said, adapter=name, chat_template=template, **how).ids for name in (None, "a")]
+        assert alone[0] != alone[1]
+        talk = Conversation(model, chat_template=template)
+        for name, wanted in ((None, alone[0]), ("a", alone[1]), (None, alone[0])):
+            talk.use(name)
+            talk.reset()
+            assert [t.id for t in talk.reply("Once upon", **how)] == wanted
+        with pytest.raises(InputError, match="adapter='b': the model has no such adapter"):
+            talk.use("b")
+        talk.close()
+
+
+def test_a_quantised_model_takes_adapters(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    write_checkpoint(base, small("llama"))
+    paths = three(base, tmp_path)
+    quantize(base, tmp_path / "int8", "int8")
+    floats = {name: paths[name] for name in ("all", "some")}
+    with (
+        miaotui.load(base, adapters=paths) as exact,
+        miaotui.load(base, quantize="int8", adapters=paths, threads=2) as model,
+        miaotui.load(tmp_path / "int8", adapters=floats) as other,
+    ):
+        rounding = np.abs(model.logits(IDS) - exact.logits(IDS)).max()
+        for name in paths:
+            got = model.logits(IDS, adapter=name)
+            assert np.abs(got - exact.logits(IDS, adapter=name)).max() <= 4 * rounding, "that of the matrices alone"
+            assert name not in floats or got.tobytes() == other.logits(IDS, adapter=name).tobytes()
+    with pytest.raises(InputError, match=r"'DoRA': .*q_proj: use_dora needs the model's own numbers.*quantize='int8'"):
+        miaotui.load(tmp_path / "int8", adapters=paths)

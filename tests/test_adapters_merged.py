@@ -10,7 +10,7 @@ import pytest
 from adapters import Written, adapters, merged, write_adapter
 from checkpoints import FAMILIES, Drawn, models, write_checkpoint, write_safetensors
 from helpers import by_name
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     from miaotui.loader.prune.plan import PrunePlan
 
-SETTINGS = settings(
-    max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False, phases=[Phase.generate]
-)
+SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
 
 
 def weights_of(path: Path, adapter: Path | None, quantize: str | None, prune: PrunePlan | None) -> dict[str, Any]:

@@ -294,6 +294,8 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
         if python in args:
             option = f"--{python.replace('_', '-')}"
             text = re.sub(rf"(?<![\w/.'\"-])(?<!--set ){python}=('?)([\w,=]+)\1(?![\w/.=])", rf"{option} \2", text)
+    if "adapters" in args:
+        text = re.sub(r"load\(adapter='([^']*)'\)", r"--adapter \1", re.sub(r"^adapters: ", "--adapters: ", text))
     if "overflow" in args:
         text = text.replace("or see overflow", "or see --overflow")
     spelled = args.get("spelled")

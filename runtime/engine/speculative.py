@@ -46,8 +46,9 @@ BUDGET, RARELY = 0.015, 8
 _SLOPE = 0.1
 #: Passes of a size that are remembered, and guesses that are put among them.
 _SAMPLES, _GUESSES = 9, 2
-#: What is left of an observation's weight with each further one; and the weight of what other answers saw.
-_FADE, _WEIGHT, _SLOWLY = 0.85, 2.0, 1 / 64
+#: What is left of an observation's weight with each further one; the weight of what other answers saw, and how much a
+#: pass of this one changes that.
+_FADE, _WEIGHT, _SLOWLY = 0.85, 1.0, 1 / 8
 #: What is expected of the first drafts of all.
 _HOPE = 0.5
 

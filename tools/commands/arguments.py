@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ...runtime.spec import Config
 
 __all__ = [
+    "adapter_of",
+    "adapters_of",
+    "add_adapter",
+    "add_adapters",
     "add_draft",
     "add_kv_cache",
     "add_limits",
@@ -51,8 +55,19 @@ def add_model(parser: argparse.ArgumentParser, default: str = "the demo model th
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
     )
+    add_adapter(parser)
     add_quantize(parser)
     add_prune(parser)
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add `--adapter`."""
+    parser.add_argument(
+        "--adapter",
+        type=given_model,
+        metavar="PATH_OR_HUB",
+        help="merge this PEFT LoRA adapter into the weights while reading them, before anything is cut or rounded",
+    )
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +206,52 @@ def add_draft(parser: argparse.ArgumentParser) -> None:
         help="guess tokens ahead and check several in one pass, which changes no answer: ngram (from what the text "
         "repeats), a part of the model such as keep-layers=0-2, or the path of a smaller model with its vocabulary",
     )
+
+
+def add_adapters(parser: argparse.ArgumentParser, *, chosen: bool = True) -> None:
+    """Add `--adapters`, and `--adapter-name` where one of them is `chosen`."""
+    parser.add_argument(
+        "--adapters",
+        action="append",
+        type=_named_path,
+        metavar="NAME=PATH",
+        help="keep this adapter, a directory that PEFT wrote, apart from the model; may be given several times "
+        "(docs/adapters.md)",
+    )
+    if chosen:
+        parser.add_argument(
+            "--adapter-name", metavar="NAME", help="which of --adapters reads and writes the text (default: the first)"
+        )
+
+
+def _named_path(text: str) -> tuple[str, str]:
+    """A name and a path, for argparse."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        msg = f"expected NAME=PATH, found {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return name, path
+
+
+def adapters_of(args: argparse.Namespace) -> dict[str, str] | None:
+    """Directories of adapters by name. InputError for a name that is given twice."""
+    given: list[tuple[str, str]] = getattr(args, "adapters", None) or []
+    names = [name for name, _ in given]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        msg = f"--adapters {twice}=...: this name is given twice; each adapter needs its own"
+        raise InputError(msg)
+    return dict(given) or None
+
+
+def adapter_of(args: argparse.Namespace) -> str | None:
+    """The adapter that is chosen, None where there are none. InputError for a name that is not among them."""
+    adapters, name = adapters_of(args) or {}, args.adapter_name
+    if name is not None and name not in adapters:
+        there = f"expected one of {', '.join(adapters)}" if adapters else "give --adapters NAME=PATH, too"
+        msg = f"--adapter-name {name}: there is no such adapter; {there}"
+        raise InputError(msg)
+    return name if name is not None else next(iter(adapters), None)
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -340,6 +401,8 @@ def request_of(args: argparse.Namespace) -> Request:
         prune=prune_of(args),
         kv_cache=args.kv_cache or "f32",
         precision=args.precision,
+        adapter=getattr(args, "adapter", None),
+        adapters=adapters_of(args),
         **tuned,
     )
 
@@ -388,6 +451,8 @@ def load_model(args: argparse.Namespace) -> Model:
         "prune": prune_of(args),
         "kv_cache": args.kv_cache,
         "precision": args.precision,
+        "adapter": args.adapter,
+        "adapters": adapters_of(args),
         **_tuned(args),
     }
     if args.auto:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
 from .. import demo
-from .arguments import add_draft, add_limits, add_model, load_model
+from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, load_model
 from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
 from .generate import SAMPLING, add_sampling, as_utf8, drafted_of
@@ -31,6 +31,7 @@ HELP = """\
 /reset       begin again (the --system message stays)
 /save FILE   write the messages as JSON
 /load FILE   read messages, and go on from there
+/adapter X   let the adapter X, of --adapters, answer from now on; without a name, the model alone
 /exit        end; so does the end of input (Ctrl-D)
 //...        a message that begins with a slash
 Ctrl-C stops an answer.
@@ -40,6 +41,7 @@ Ctrl-C stops an answer.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_model(parser, "the included chat model, which answers questions about a paragraph")
+    add_adapters(parser)
     group = parser.add_argument_group("the conversation")
     group.add_argument("--system", metavar="TEXT", help="a system message: what the model should be, or do")
     group.add_argument(
@@ -67,9 +69,10 @@ def main(args: argparse.Namespace) -> int:
     if args.model is None and args.revision is None:
         args.model = str(demo.path(demo.stand_in("chat", "--model")))
     check_constraints(args)
+    adapter = adapter_of(args)
     with load_model(args) as model:
         template = _template(args, model)
-        talk = Conversation(model, system, chat_template=template)
+        talk = Conversation(model, system, adapter=adapter, chat_template=template)
         parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)} | {"filters": filters}
         parameters |= constraint(model, args)
         terminal = sys.stdin.isatty()
@@ -117,6 +120,8 @@ def _told(talk: Conversation, line: str) -> bool:
         return False
     elif word == "/reset":
         talk.reset()
+    elif word == "/adapter":
+        talk.use(name.strip() or None)
     elif word in {"/help", "/?"}:
         sys.stderr.write(HELP)
     else:

@@ -12,7 +12,7 @@ from ...errors import InputError, MiaotuiError, SequenceFileError, shown
 from ...loader.paths import as_path, is_there
 from ...runtime.parameters import OVERFLOWS
 from ...sizes import counted, format_bytes
-from .arguments import add_draft, add_limits, add_model, config_of, load_model
+from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, config_of, load_model
 from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
 from .unheard import refuse_given
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'with "-", or none and standard input not a terminal: read it from standard input (without the last newline)',
     )
     add_model(parser)
+    add_adapters(parser)
     text = parser.add_argument_group("the text")
     text.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="stop after N tokens (default: 256)")
     text.add_argument(
@@ -220,8 +221,8 @@ def main(args: argparse.Namespace) -> int:
     _check_writes(args)
     _check_session(args)
     check_constraints(args)
-    parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
-    parameters["filters"] = filters
+    more = {"stop_strings": stop, "adapter": adapter_of(args), "filters": filters}
+    parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | more  # type: ignore[assignment]
     with load_model(args) as model:
         parameters = {**parameters, **constraint(model, args)}
         before = "" if args.no_prompt or model.config.seq2seq else prompt
@@ -265,8 +266,6 @@ def _check_session(args: argparse.Namespace) -> None:
         why = "one text goes on, not several; leave out --num-beams and --num-return-sequences"
     elif args.suffix is not None:
         why = "one text goes on, and --suffix fills a gap; leave one of them out"
-    elif args.overflow == "window":
-        why = "a text that outgrew its context cannot be saved; leave out --overflow window"
     if why:
         msg = f"--session {args.session}: {why}"
         raise InputError(msg)
@@ -275,7 +274,8 @@ def _check_session(args: argparse.Namespace) -> None:
 def _kept(model: Model, file: str, prompt: str, before: str, parameters: GenerateKwargs) -> Token | None:
     """As `_streamed`, after the text of a file, which holds the longer one in the end."""
     there = _is_kept(file)
-    with model.load_sequence(file) if there else model.sequence() as text:
+    adapter = parameters.get("adapter")
+    with model.load_sequence(file) if there else model.sequence(adapter=adapter) as text:
         last = _streamed(text.tokens(prompt if prompt or not there else None, **parameters), before)
         text.save(file)
     return last

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import ProfileError
 from ...sizes import counted, format_bytes
 from ..streams import as_text
-from .arguments import add_precision, add_profile, add_prune, add_quantize, given_model, profile_of, request_of
+from .arguments import (
+    add_adapter,
+    add_adapters,
+    add_precision,
+    add_profile,
+    add_prune,
+    add_quantize,
+    given_model,
+    profile_of,
+    request_of,
+)
 from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
@@ -61,8 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens to reserve memory for (default: the model's, at most 2048)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
+    add_adapter(parser)
     add_quantize(parser)
     add_prune(parser)
+    add_adapters(parser, chosen=False)
     parser.add_argument("--receipt", action="store_true", help="say for every weight what is read, mapped and resident")
     parser.add_argument(
         "--hash", action="store_true", help="the receipt with the SHA-256 of what would be read; reads it all"
@@ -114,7 +126,7 @@ def facts(
     from ...loader.prune.receipt import hashed  # noqa: PLC0415 - as above
     from ...prepare import prepare  # noqa: PLC0415 - as above
 
-    with open_model(path, revision=revision) as opened:
+    with open_model(path, revision=revision, adapter=request.adapter) as opened:
         prepared, checkpoint = prepare(opened, request), opened.checkpoint
         plan, account = prepared.plan, prepared.receipt
         account = hashed(account, plan, checkpoint) if receipt == "hash" else account
@@ -136,6 +148,8 @@ def facts(
                 "read_bytes": account.read_bytes,
                 "corrections": list(opened.corrections),
             }
+            | ({} if opened.adapter is None else {"adapter": str(opened.adapter)})
+            | ({"adapters": list(prepared.apart.lines)} if prepared.apart is not None else {})
             | ({"program": prepared.program.listing()} if program else {})
             | ({"receipt": account.as_dict()} if receipt else {})
         )
@@ -148,11 +162,13 @@ def lines(known: Mapping[str, Any]) -> list[str]:
     dtypes = ", ".join(f"{format_bytes(n)} {dtype}" for dtype, n in known["bytes_by_dtype"].items())
     out += ["", f"files: {format_bytes(known['file_bytes'])}, {counted(known['tensors'], 'tensor')}: {dtypes}"]
     out += [f"note: {line}" for line in known["corrections"]]
+    out += [f"adapter: {known['adapter']}"] if "adapter" in known else []
     if known["kept"] != "keep everything":
         read = known["read_bytes"]
         out += [f"pruned: {known['kept']}", f"        {read:,} bytes of the files are read, {format_bytes(read)}"]
     out += ["", "plan: what each weight is made from"]
     out += [f"  {line}" for line in known["plan"]]
+    out += ["", *known["adapters"]] if "adapters" in known else []
     out += ["", f"memory for a context of {counted(known['context'], 'token')}"]
     memory = known["memory"]
     out += [

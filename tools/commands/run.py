@@ -228,6 +228,7 @@ def _about(args: argparse.Namespace, task: str, form: str, parameters: Mapping[s
     return {
         "TASK": task,
         "--model": f"{directory.resolve().name}, its files {fingerprint(directory)}",
+        "--adapter": None if args.adapter is None else f"its files {fingerprint(locate(args.adapter))}",
         "miaotui": version("miaotui"),
         "--format": form,
         "--column": columns_of(args.column) or None,

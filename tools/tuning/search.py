@@ -42,6 +42,8 @@ SMALL = 12
 SLACK = 1.25
 #: Predicted to be within this of the winner: worth a measurement.
 NEAR = 0.1
+#: Of the time, for levels by themselves at most; the first levels of all axes come first.
+ALONE = 0.6
 #: A measurement is begun if this many times the usual one's seconds are left.
 MARGIN = 1.2
 
@@ -148,7 +150,7 @@ class _Search:
         self.usual: dict[str, list[float]] = {"loss": [], "pair": []}
         self.compared: set[Point] = set()
         self.winner: dict[Point, Row] = {}  # one, or none yet
-        self.end = clock() + limits.seconds
+        self.end, self.late = clock() + limits.seconds, clock() + ALONE * limits.seconds
         self.done, self.planned = 0, 0
 
     def run(self) -> None:
@@ -161,7 +163,9 @@ class _Search:
             return
         self.loss(space.reference)  # none, and known without a measurement
         self.time(space.reference, alone=True)
-        for _, point in singles:
+        for _, point in sorted(singles, key=lambda single: (single[1][single[0]], single[0])):
+            if self.clock() > self.late:  # what is known by then is combined
+                break
             if self.may_lose(point):  # a model is loaded once for both
                 self.time(point, alone=True)
         winner = self.halve(self.finalists())

@@ -31,10 +31,10 @@ __all__ = ["Goal", "Subject", "TaskSubject", "TextSubject"]
 
 Goal = Literal["latency", "throughput"]
 
-#: Numbers of logits that are kept of the whole model, at most: 128 MiB.
-KEPT = 2**25
-#: Tokens of the text whose logits are compared, at most, and in a window.
-TOKENS, WINDOW = 2048, 256
+#: Numbers of logits that are kept of the whole model, about: 64 MiB.
+KEPT = 2**24
+#: Tokens of the text whose logits are compared, at least and at most, and in a window.
+LEAST, TOKENS, WINDOW = 128, 2048, 256
 
 
 class Subject(Protocol):
@@ -83,8 +83,8 @@ class TextSubject:
         return "answer" if self.goal == "latency" else "token"
 
     def windows(self, model: Model) -> list[Sequence[int]]:
-        """Ids of the text that are fed together: at most `TOKENS`, and as many as `KEPT` logits are of."""
-        ids = self.ids[: max(2, min(TOKENS, KEPT // model.config.n_vocab))]
+        """Ids of the text that are fed together: at most `TOKENS`, and about as many as `KEPT` logits are of."""
+        ids = self.ids[: max(LEAST, min(TOKENS, KEPT // model.config.n_vocab))]
         size = min(WINDOW, model.n_context)
         return [ids[at : at + size] for at in range(0, len(ids), size)]
 
