@@ -22,7 +22,7 @@ def random_schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
         _integer,
         _number,
         _constant,
-        lambda _r, _d: {"type": rng.choice(["boolean", "null"])},
+        _simple,
     ]
     if depth:
         kinds += [_object, _object, _array, _either]
