@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import errors
     from .errors import MiaotuiError
+    from .filter_files import Filters
     from .load_options import LoadKwargs
     from .loader.prune.plan import PrunePlan
+    from .loader.text.choices import Choices
     from .model import Model, load
     from .perplexity import Perplexity
+    from .profiles import Profile
+    from .runtime.filters.filters import Filtered
+    from .runtime.filters.rules import FilterRule
     from .runtime.generate import GenerateParams, Generation, Timings, Token
     from .runtime.logprobs import Logprob
     from .runtime.parameters import ChatKwargs, GenerateKwargs
@@ -38,8 +43,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatKwargs",
     "Choice",
+    "Choices",
     "Config",
     "CrossEncoder",
+    "FilterRule",
+    "Filtered",
+    "Filters",
     "GenerateKwargs",
     "GenerateParams",
     "Generation",
@@ -48,6 +57,7 @@ __all__ = [
     "MiaotuiError",
     "Model",
     "Perplexity",
+    "Profile",
     "PrunePlan",
     "SamplingParams",
     "Score",
@@ -65,8 +75,12 @@ __all__ = [
 _HOMES = {
     "ChatKwargs": ".runtime.parameters",
     "Choice": ".scores",
+    "Choices": ".loader.text.choices",
     "Config": ".runtime.spec",
     "CrossEncoder": ".tools.cross_encoder",
+    "FilterRule": ".runtime.filters.rules",
+    "Filtered": ".runtime.filters.filters",
+    "Filters": ".filter_files",
     "GenerateKwargs": ".runtime.parameters",
     "GenerateParams": ".runtime.generate",
     "Generation": ".runtime.generate",
@@ -75,6 +89,7 @@ _HOMES = {
     "MiaotuiError": ".errors",
     "Model": ".model",
     "Perplexity": ".perplexity",
+    "Profile": ".profiles",
     "PrunePlan": ".loader.prune.plan",
     "SamplingParams": ".runtime.sampling",
     "Score": ".runtime.scoring",

@@ -14,6 +14,7 @@ from .loader.sentence import pair_activation, read_sentence
 from .loader.text.tokenizer import checked_ids
 from .once import once
 from .runtime.encoding import Whole, encoded, scored
+from .runtime.lora import number_of
 from .runtime.memory import float_rows, memory_named
 from .runtime.sequence import Sequence
 
@@ -32,43 +33,49 @@ class Arrays(Loaded):
     """Of `Model`: the calls that return arrays."""
 
     @memory_named("logits")
-    def logits(self, ids: object, *, token_types: object = None, decoder_ids: object = None) -> NDArray[np.float32]:
+    def logits(
+        self, ids: object, *, token_types: object = None, decoder_ids: object = None, adapter: str | None = None
+    ) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, n_vocab]. Errors: `InputError`.
 
         Of an encoder, what its head gives: [T, n_vocab] (masked tokens), [T, labels] (token classes), [T, 2] (start and
         end of an answer), [labels] (classes of the text); `Model.config` has `head` and `labels`. `token_types`: as in
         `hidden`. Of an encoder-decoder, whose encoder reads `ids`: [U, n_vocab] of its decoder's [U] `decoder_ids`.
+        `adapter`: which one of `load(adapters=...)` reads the text; None: the model alone.
         """
+        number = number_of(self.adapters, adapter, "logits")
         if self.config.seq2seq and self.config.writes:
             self._no_types(token_types)
-            return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, self._source(ids, "ids"))
+            source = self._source(ids, "ids")
+            return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, source, number)
         if decoder_ids is not None:
             what = "a classifier, whose decoder reads ids" if self.config.seq2seq else "not an encoder-decoder"
             msg = f"decoder_ids: {self.config.family} is {what}; leave them out"
             raise InputError(msg)
         if self.config.head is not None or self.config.decoder is None:
-            return next(scored(self._session, self.config, [self._whole(ids, token_types)]))
+            return next(scored(self._session, self.config, [self._whole(ids, token_types, number)]))
         self._no_types(token_types)
         self._check_kind("logits", encoder=False)
-        return self._rows(ids, "logits", self.config.n_vocab)
+        return self._rows(ids, "logits", self.config.n_vocab, adapter=number)
 
     @memory_named("hidden")
-    def hidden(self, ids: object, *, token_types: object = None) -> NDArray[np.float32]:
+    def hidden(self, ids: object, *, token_types: object = None, adapter: str | None = None) -> NDArray[np.float32]:
         """[T] ids -> float32 [T, d_model]: what leaves the last layer, after the final norm. Errors: `InputError`.
 
         `token_types`: of each token, of an encoder that has such (BERT's segments; default: all are 0). Of an
-        encoder-decoder, what its encoder gives; nothing of its decoder is read.
+        encoder-decoder, what its encoder gives; nothing of its decoder is read. `adapter`: as in `logits`.
         """
+        number = number_of(self.adapters, adapter, "hidden")
         if self.config.seq2seq:
             self._no_types(token_types)
-            return next(encoded(self._session, [Whole(self._source(ids, "ids"))], np.copy))
+            return next(encoded(self._session, [Whole(self._source(ids, "ids"), adapter=number)], np.copy))
         if self.config.decoder is None:
-            return next(encoded(self._session, [self._whole(ids, token_types)], np.copy))
+            return next(encoded(self._session, [self._whole(ids, token_types, number)], np.copy))
         self._no_types(token_types)
-        return self._rows(ids, "hidden", self.config.d_model)
+        return self._rows(ids, "hidden", self.config.d_model, adapter=number)
 
-    def _whole(self, ids: object, token_types: object) -> Whole:
-        return Whole(self._ids(ids), None if token_types is None else checked_ids(token_types))
+    def _whole(self, ids: object, token_types: object, adapter: int) -> Whole:
+        return Whole(self._ids(ids), None if token_types is None else checked_ids(token_types), adapter=adapter)
 
     def _no_types(self, token_types: object) -> None:
         if token_types is not None:
@@ -76,11 +83,11 @@ class Arrays(Loaded):
             raise InputError(msg)
 
     @memory_named("last_logits")
-    def last_logits(self, sequences: object) -> NDArray[np.float32]:
+    def last_logits(self, sequences: object, *, adapter: str | None = None) -> NDArray[np.float32]:
         """Several sequences of ids -> float32 [sequences, n_vocab]: the logits after the last token of each.
 
         One pass takes as many as fit it (`prefill_chunk` tokens, 32 sequences, the cache); the bits are those that
-        each gets alone (on a GPU, with precision="exact"). Errors: `InputError`.
+        each gets alone (on a GPU, with precision="exact"). `adapter`: as in `logits`. Errors: `InputError`.
         """
         self._check_kind("last_logits", encoder=False)
         if self.config.seq2seq:
@@ -90,10 +97,11 @@ class Arrays(Loaded):
             kind = "an array of no dimensions" if isinstance(sequences, np.ndarray) else type(sequences).__name__
             msg = f"sequences: {kind} found, expected several sequences of token ids"
             raise InputError(msg)
-        return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)])
+        number = number_of(self.adapters, adapter, "last_logits")
+        return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)], number)
 
     @memory_named("encode")
-    def encode(
+    def encode(  # noqa: PLR0913 - keywords
         self,
         texts: str | Iterable[str],
         *,
@@ -101,6 +109,7 @@ class Arrays(Loaded):
         prompt_name: str | None = None,
         normalize: bool | None = None,
         truncate_dim: int | None = None,
+        adapter: str | None = None,
     ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
         """A vector for each text, pooled as the directory says (modules.json; without it, the mean of its tokens).
 
@@ -111,23 +120,25 @@ class Arrays(Loaded):
         max_seq_length, else to the tokenizer's model_max_length, and to the model's positions. `prompt` stands before
         every text, or the directory's prompt `prompt_name`; `normalize`: to length 1 at the end, or not (default: as
         the directory says); `truncate_dim`: keep the first dimensions of what the directory's steps give, whose length
-        is 1 again with `normalize=True`.
+        is 1 again with `normalize=True`. `adapter`: as in `logits`.
         Errors: `InputError`, `TokenizerError`, `ConfigError`.
         """
-        return self.vectors.of(
-            texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize, truncate_dim=truncate_dim
-        )
+        number = number_of(self.adapters, adapter, "encode")
+        return self.vectors.of(texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize,
+                               truncate_dim=truncate_dim, adapter=number)  # fmt: skip
 
     @memory_named("predict")
-    def predict(self, pairs: Iterable[tuple[str, str]]) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
+    def predict(
+        self, pairs: Iterable[tuple[str, str]], *, adapter: str | None = None
+    ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
         """The score of each pair of texts, as `CrossEncoder.predict` of sentence-transformers: of classifiers.
 
         Several pairs give float32 [pairs], or [pairs, labels] where there is more than one; an iterator an iterator of
         [labels]. Logits go through the function that config.json names (`sentence_transformers.activation_fn`), or
-        without one through the logistic function where there is one label. Errors: `InputError`, also for a pair of
-        more tokens than the model has positions; `TokenizerError`, `ConfigError`.
+        without one through the logistic function where there is one label. `adapter`: as in `logits`. Errors:
+        `InputError`, also for a pair of more tokens than the model has positions; `TokenizerError`, `ConfigError`.
         """
-        return self.pairs.of(pairs)
+        return self.pairs.of(pairs, adapter=number_of(self.adapters, adapter, "predict"))
 
     @once
     def pairs(self) -> Pairs:
@@ -162,10 +173,12 @@ class Arrays(Loaded):
             raise InputError(msg)
         return self._ids(ids, "decoder_ids")
 
-    def _rows(self, ids: object, what: str, width: int, source: Ids[int] | None = None) -> NDArray[np.float32]:
+    def _rows(
+        self, ids: object, what: str, width: int, source: Ids[int] | None = None, adapter: int = 0
+    ) -> NDArray[np.float32]:
         wanted = self._ids(ids)
         out = float_rows(len(wanted), width, what)
-        with Sequence(self._session, source=source) as sequence:
+        with Sequence(self._session, source=source, adapter=adapter) as sequence:
             sequence.table.expected = len(wanted)
             for at in range(0, len(wanted), self._session.n_logits):
                 part = wanted[at : at + self._session.n_logits]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class Vectors:
         self.width = min(sentence.width, sentence.truncate_dim or sentence.width)
         self.max_tokens = min(sentence.max_tokens or tokenizer.max_tokens or session.n_context, session.n_context)
 
-    def of(
+    def of(  # noqa: PLR0913 - keywords
         self,
         texts: object,
         *,
@@ -51,29 +52,31 @@ class Vectors:
         prompt_name: str | None = None,
         normalize: bool | None = None,
         truncate_dim: int | None = None,
+        adapter: int = 0,
     ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
-        """As `Model.encode`."""
+        """As `Model.encode`; `adapter`: its number."""
         width = self._width(truncate_dim)
         before = self._prompt(prompt, prompt_name)
         if normalize is not None and not isinstance(normalize, bool):
             msg = f"normalize={shown(normalize)}: expected True, False, or None for what the directory says"
             raise InputError(msg)
+        each = partial(self._each, before=before, width=width, norm=normalize, adapter=adapter)
         if isinstance(texts, str):
-            return next(self._each([texts], before, width, norm=normalize, several=False))
+            return next(each([texts], several=False))
         if isinstance(texts, Iterator):
-            return VectorStream(self._each(texts, before, width, norm=normalize))
+            return VectorStream(each(texts))
         if not is_iterable(texts) or isinstance(texts, bytes | Mapping):
             msg = f"texts: {shown(texts)} found, expected a text, several texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(texts)
         out = float_rows(len(listed), width, "vectors")
-        for row, vector in zip(out, self._each(listed, before, width, norm=normalize), strict=True):
+        for row, vector in zip(out, each(listed), strict=True):
             row[:] = vector
         return out
 
     def tokens(self, texts: Iterable[Any], prompt: str = "") -> Iterator[NDArray[np.float32]]:
         """What leaves the last layer for each text after a prompt, float32 [its tokens, d_model], in order."""
-        wholes = (self._whole(prompt, text, n) for n, text in enumerate(texts))
+        wholes = (self._whole(prompt, text, n, 0) for n, text in enumerate(texts))
         if self._session.program.encoding is None:
             return fed(self._session, wholes, np.copy, last=False)
         return encoded(self._session, wholes, np.copy)
@@ -97,8 +100,15 @@ class Vectors:
             raise InputError(msg)
         return "" if name is None else self.how.prompts[name]
 
-    def _each(
-        self, texts: Iterable[Any], before: str, width: int, *, norm: bool | None, several: bool = True
+    def _each(  # noqa: PLR0913 - keywords
+        self,
+        texts: Iterable[Any],
+        before: str,
+        width: int,
+        *,
+        norm: bool | None,
+        adapter: int,
+        several: bool = True,
     ) -> Generator[NDArray[np.float32], None, None]:
         """A vector for each text, in order; texts are taken as passes need them."""
         skipped = 0 if self.how.include_prompt else self._length(before)
@@ -113,19 +123,19 @@ class Vectors:
                 pooled = normalized(pooled) if step is None else dense(pooled, step)
             return normalized(pooled[:width]) if norm else pooled[:width]
 
-        wholes = (self._whole(before, text, n if several else None) for n, text in enumerate(texts))
+        wholes = (self._whole(before, text, n if several else None, adapter) for n, text in enumerate(texts))
         if self._session.program.encoding is None:
             return fed(self._session, wholes, vector, last=self.how.modes == ("lasttoken",))
         return encoded(self._session, wholes, vector)
 
-    def _whole(self, before: str, text: object, number: int | None) -> Whole:
+    def _whole(self, before: str, text: object, number: int | None, adapter: int) -> Whole:
         """Of a text, or of that `number` of several."""
         with numbered(number, "text {} of the input"):
             if not isinstance(text, str):
                 pair = "; a pair of them is framed by tokenizer.framed(a, pair=b), for logits or hidden"
                 msg = f"texts: {shown(text)} found, expected texts{pair if isinstance(text, list | tuple) else ''}"
                 raise InputError(msg)
-            return Whole(*self._tokenizer.framed(self._as_read(before + text), self.max_tokens))
+            return Whole(*self._tokenizer.framed(self._as_read(before + text), self.max_tokens), adapter=adapter)
 
     def _as_read(self, text: str) -> str:
         """A text after its prompt as sentence-transformers reads it: no spaces around it, perhaps in lower case."""
@@ -145,25 +155,28 @@ class Pairs:
         self._session, self._tokenizer, self._config, self._act = session, tokenizer, config, act
 
     def of(
-        self, pairs: object, *, act: Act | None = None, max_tokens: int | None = None
+        self, pairs: object, *, act: Act | None = None, max_tokens: int | None = None, adapter: int = 0
     ) -> NDArray[np.float32] | Iterator[NDArray[np.float32]]:
-        """As `Model.predict`; `act` in place of what config.json names, and longer pairs cut to `max_tokens`."""
+        """As `Model.predict`; `act` in place of what config.json names, and longer pairs cut to `max_tokens`.
+
+        `adapter`: its number.
+        """
         if isinstance(pairs, Iterator):
-            return VectorStream(self._each(pairs, act, max_tokens))
+            return VectorStream(self._each(pairs, act, max_tokens, adapter))
         if not is_iterable(pairs) or isinstance(pairs, str | bytes):
             msg = f"pairs: {shown(pairs)} found, expected several pairs of texts, or an iterator of them"
             raise InputError(msg)
         listed: list[Any] = list(pairs)
         out = float_rows(len(listed), len(self._config.labels), "scores")
-        for row, scores in zip(out, self._each(listed, act, max_tokens), strict=True):
+        for row, scores in zip(out, self._each(listed, act, max_tokens, adapter), strict=True):
             row[:] = scores
         return out[:, 0] if out.shape[1] == 1 else out
 
     def _each(
-        self, pairs: Iterable[Any], act: Act | None, max_tokens: int | None
+        self, pairs: Iterable[Any], act: Act | None, max_tokens: int | None, adapter: int
     ) -> Generator[NDArray[np.float32], None, None]:
         through = usual_floats()(partial(activated, act=self._act if act is None else act))
-        wholes = (self._whole(pair, max_tokens, n) for n, pair in enumerate(pairs))
+        wholes = (replace(self._whole(pair, max_tokens, n), adapter=adapter) for n, pair in enumerate(pairs))
         yield from map(through, scored(self._session, self._config, wholes))
 
     def _whole(self, pair: object, max_tokens: int | None, number: int) -> Whole:

@@ -25,6 +25,7 @@ __all__ = [
     "MiaotuiError",
     "MiaotuiWarning",
     "PlanError",
+    "ProfileError",
     "SequenceFileError",
     "TokenizerError",
     "is_iterable",
@@ -63,6 +64,10 @@ class HubError(MiaotuiError):
 
 class PlanError(MiaotuiError):
     """A plan does not fit the checkpoint, or a program does not fit the op table."""
+
+
+class ProfileError(MiaotuiError):
+    """A profile that `miaotui tune` wrote is missing or damaged, or is for another model."""
 
 
 class SequenceFileError(MiaotuiError):

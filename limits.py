@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from .errors import BackendError, InputError, MemoryLimitError, shown
+from .loader.paths import as_path
 from .runtime.cores import available_threads
 from .runtime.kvcache import KV_BYTES, pages_of
 from .runtime.parameters import DEFAULT_NEW_TOKENS
 from .sizes import parse_size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .loader.load_plan import LoadPlan
     from .loader.prune.options import Prune
     from .runtime.program import Program
@@ -48,6 +53,7 @@ USUAL_BEAMS = 4
 
 #: Of any count: beyond what a machine has, and what 64 bits count in bytes.
 MAX_COUNT = 2**40
+MAX_ADAPTERS = 2**16
 MAX_THREADS = 1024  # more than any machine here has
 
 
@@ -69,6 +75,8 @@ class Request:
     kv_cache: str = "f32"
     cache_tokens: int | None = None
     precision: str = "exact"
+    adapter: str | Path | None = None
+    adapters: Mapping[str, str | PathLike[str]] | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -81,12 +89,18 @@ class Request:
             if (getattr(self, name) or 0) > most:
                 msg = f"{name}={shown(getattr(self, name))}: expected at most {most}"
                 raise InputError(msg)
+        if self.adapter is not None:
+            as_path(self.adapter, "adapter")
         object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
         for name, allowed in (("kv_cache", tuple(KV_BYTES)), ("precision", ("exact", "fast"))):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in allowed:
                 msg = f"{name}={shown(value)}: expected one of {', '.join(allowed)}"
                 raise InputError(msg)
+        object.__setattr__(self, "adapters", _adapters(self.adapters))
+        if self.adapters and self.gpu:
+            msg = "adapters: the CUDA path has no kernel for adapters that are kept apart; use device='cpu'"
+            raise BackendError(msg)
 
     @property
     def gpu(self) -> bool:
@@ -160,6 +174,26 @@ class Request:
         return tuple(notes)
 
 
+def _adapters(value: object) -> dict[str, str | PathLike[str]] | None:
+    """Paths by name, in order, or None: InputError."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        msg = f"adapters={shown(value)}: expected a dict of names and directories, {{'name': path}}"
+        raise InputError(msg)
+    for name, path in value.items():
+        if not isinstance(name, str) or not name:
+            msg = f"adapters: the name {shown(name)}: expected a text of one character at least"
+            raise InputError(msg)
+        if not isinstance(path, str | PathLike):
+            msg = f"adapters: {shown(name)}: {shown(path)} found, expected the path of a directory"
+            raise InputError(msg)
+    if len(value) > MAX_ADAPTERS:
+        msg = f"adapters: {len(value)} of them, expected at most {MAX_ADAPTERS}"
+        raise InputError(msg)
+    return dict(value) or None
+
+
 def _count(name: str, value: object) -> int | None:
     """A whole number of at least 1, or None: InputError."""
     if value is None:
@@ -185,8 +219,8 @@ def _size(name: str, value: object) -> int | None:
         raise InputError(msg) from e
 
 
-def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu") -> dict[str, int]:
-    """Bytes by part; "allocated" is all but what is mapped from the files.
+def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu", adapters: int = 0) -> dict[str, int]:
+    """Bytes by part; "allocated" is all but what is mapped from the files. `adapters`: of those that are kept apart.
 
     With a GPU, "device_" parts are what lies in its memory, together "device_allocated"; the arena lies there alone.
     """
@@ -204,6 +238,7 @@ def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu") -> d
     memory = {
         "weights_mapped": plan.mapped_bytes,
         "weights_resident": plan.resident_bytes,
+        **({"adapters": adapters} if adapters else {}),
         "constants": program.constant_bytes,
         **program.memory,
     }

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypedDict
 
+from .errors import InputError
 from .limits import Request
-from .runtime.parameters import check_names
+from .profiles import Profile, read_profile
+from .runtime.parameters import check_names, switch
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
+    from os import PathLike
 
+    from .drafting import Draft
     from .loader.prune.options import Prune
 
-__all__ = ["LOAD_DEFAULTS", "LoadKwargs", "parse_options"]
+__all__ = ["LOAD_DEFAULTS", "Asked", "LoadKwargs", "parse_options"]
 
 
 class LoadKwargs(TypedDict, total=False):
@@ -40,17 +45,52 @@ class LoadKwargs(TypedDict, total=False):
     """How keys and values are kept."""
     cache_tokens: int | SupportsIndex | None
     """Tokens that the KV cache holds for all open texts together; None: one text of `max_context`."""
+    adapter: str | PathLike[str] | None
+    """A PEFT LoRA adapter, a directory or hub name, that is merged into the weights while they are read
+    (docs/adapters.md)."""
+    adapters: Mapping[str, str | PathLike[str]] | None
+    """Adapters that are kept apart: directories of PEFT's by name, of which each text may choose one."""
+    draft: Draft | Literal[False] | None
+    """Guess ids ahead and check several in a pass; no answer changes (docs/speculation.md): "ngram", from what the text
+    repeats; short forms of a plan ("keep-layers=0-2"), by that part of the model; or the path of a smaller model."""
     precision: Literal["exact", "fast"]
     """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
 
+    profile: Profile | str | os.PathLike[str] | None
+    """What `miaotui tune` chose, a `Profile` or its file (docs/tuning.md); keywords that are given win over it."""
+    auto: bool
+    """Pick what is not given by prediction (docs/tuning.md): threads, and rounding where the model does not fit."""
+
 
 #: The defaults.
-LOAD_DEFAULTS = {field.name: field.default for field in fields(Request)} | {"revision": None}
+LOAD_DEFAULTS = {field.name: field.default for field in fields(Request)}
+LOAD_DEFAULTS |= {"revision": None, "draft": None, "profile": None, "auto": False}
 
 
-def parse_options(given: Mapping[str, object]) -> tuple[Request, str | None]:
-    """Check the options of `load`: the request, and the revision of a hub name. InputError."""
+@dataclass(frozen=True)
+class Asked:
+    """What a caller of `load` asked for. `request` has the profile's options too; `given`: names that are settled."""
+
+    request: Request
+    revision: str | None = None
+    profile: Profile | None = None
+    auto: bool = False
+    given: frozenset[str] = frozenset()
+    draft: Draft | None = None
+
+
+def parse_options(given: Mapping[str, object]) -> Asked:
+    """Check the options of `load`; a profile's file is read. Errors: `InputError`, `ProfileError`."""
     check_names(given, LOAD_DEFAULTS, "option of load")
     values: dict[str, Any] = dict(given)
     revision: str | None = values.pop("revision", None)
-    return Request(**values), revision
+    profile, auto = values.pop("profile", None), switch("auto", values.pop("auto", False))
+    if profile is not None:
+        if auto:
+            msg = "auto=True: a profile is given too, which says what to pick; leave one of them out"
+            raise InputError(msg)
+        profile = read_profile(profile)
+        values = profile.load | values
+    settled = frozenset(values)
+    draft = values.pop("draft", None)
+    return Asked(Request(**values), revision, profile, auto, settled, None if draft is False else draft)

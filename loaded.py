@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from .constraining import Constraining
 from .errors import InputError
 from .loader.generation import OF_SAMPLING, renumbered
 from .loader.prune.receipt import hashed
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
     from .loader.prune.receipt import Receipt
     from .loader.text.tokenizer import Tokenizer
+    from .picking import Picked
     from .prepare import Prepared
+    from .profiles import Profile
     from .runtime.program import Program
     from .runtime.session import Session
 
@@ -32,9 +36,28 @@ DECODERS_USE = "generate (or encode, of a directory with the modules.json of sen
 class Loaded:
     """Of `Model`: what all of its calls use."""
 
-    def __init__(self, prepared: Prepared, session: Session, *, load_s: float) -> None:
-        """Made by `load`."""
+    def __init__(  # noqa: PLR0913 - keywords
+        self,
+        prepared: Prepared,
+        session: Session,
+        *,
+        load_s: float,
+        profile: Profile | None = None,
+        picked: Picked | None = None,
+        drafts: Loaded | None = None,
+    ) -> None:
+        """Made by `load`. `profile`: what it was loaded by; `picked`: what `auto` chose.
+
+        `drafts`: the model that guesses for it, which closes with it.
+        """
         self.config, self.memory, self.receipt = prepared.config, prepared.memory, prepared.receipt
+        self.profile, self.picked = profile, picked
+        if picked is not None:
+            self.receipt = replace(self.receipt, notes=(*self.receipt.notes, str(picked)))
+        self._drafts = drafts
+        if drafts is not None:
+            more = drafts.memory["allocated"]
+            self.memory = self.memory | {"draft": more, "allocated": self.memory["allocated"] + more}
         self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)
@@ -42,10 +65,13 @@ class Loaded:
         d = self.config.decoding
         rules = Rules() if d is None else Rules(never=d.never, forced_bos=d.forced_bos, forced_eos=d.forced_eos)
         self._files = SequenceFiles(prepared, session)
+        which = prepared.receipt.digest  # no reference to the model
+        hold = Constraining(self._tokenizing, self.config.n_vocab).compiled if self.config.writes else None
         said = renumbered(prepared.opened.generation, prepared.opened.config.n_vocab, prepared.plan.cut.vocab)
         sampled = {key: said.pop(key) for key in OF_SAMPLING if key in said}
+        more: dict[str, Any] = {"model": which, "constrain": hold, "said": said, "said_of_sampling": sampled}
         self._text = Text(
-            self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, said, sampled
+            self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, **more
         )
 
     @property
@@ -66,6 +92,11 @@ class Loaded:
     def hashed_receipt(self) -> Receipt:
         """`receipt` with the SHA-256 of every weight's bytes in the files; reads them all."""
         return hashed(self.receipt, self._plan, self._opened.checkpoint)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are kept apart, one of which a text may choose."""
+        return self._session.program.adapters
 
     def program(self) -> Program:
         """What a step runs; `program().listing()` has it as lines of text."""
@@ -151,6 +182,8 @@ class Loaded:
         Harmless when done twice, by several threads, or in a forked child.
         """
         self._session.close(self._opened.close)
+        if self._drafts is not None:
+            self._drafts.close()
         self._closed = True
 
     def __del__(self) -> None:

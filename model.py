@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
+from .drafting import check_draft, draft_model, drafters
 from .errors import InputError, is_iterable, numbered
 from .interpreters import whole_imports
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.open import open_model
 from .loader.pack import pack
 from .loader.quantize import pack_rows
+from .loader.text.fim import infill_of
+from .picking import settled
 from .prepare import prepare
+from .runtime.blocks import Block
+from .runtime.constraints import CONSTRAINTS
+from .runtime.exits import Exits
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
+from .runtime.lora import number_of
 from .runtime.memory import memory_named, refused
 from .runtime.parameters import (
     CHAT_NAMES,
     DEFAULT_NEW_TOKENS,
     ChatKwargs,
+    ConstraintKwargs,
     GenerateKwargs,
     check_names,
     overflow_of,
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
     from .loader.text.chat_messages import Messages
     from .prepare import Prepared
     from .runtime.backend import Backend
+    from .runtime.constraints import Constraint
     from .runtime.parameters import Overflow
     from .runtime.searching import Asked
 
@@ -86,30 +94,54 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     "keep-layers=0-2; ffn=0.75". What is cut away is never read, and `Model.receipt` says what was read. A share of the
     neurons, or of the width, reads the matrices that rank them, and "sparsity=stored" those whose zeros it counts,
     after a first check that everything else fits the memory limit.
-    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`.
+    `adapter`: a PEFT LoRA adapter, a directory or a hub name, merged into the weights while they are read, before
+    anything is cut or rounded (docs/adapters.md).
+    `profile`: what `miaotui tune` chose, a `Profile` or its file; keywords that are given win over it, another model's
+    is refused, and another machine's warned of. `auto`: pick threads, and rounding where the model does not fit the
+    free memory, by prediction; `Model.picked` says what and why. Both: docs/tuning.md.
+    `adapters`: PEFT's directories by name, kept apart from the model's matrices: each text may choose one of them
+    (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
+    `draft`: guess ids ahead, and check several in one pass; every answer is the same, and often there sooner
+    (docs/speculation.md). "ngram": what followed the same ids before, in prompt and answer; short forms of a plan such
+    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint; a path or hub name:
+    a smaller model with the same vocabulary. Its memory is in `Model.memory` as "draft".
+    Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
+    `ProfileError`.
     """
     began = time.perf_counter()
-    request, revision = parse_options(options)
-    free = _free_bytes() if request.gpu else None
-    opened = open_model(path, revision=revision)
+    asked = parse_options(options)
+    check_draft(asked.draft, asked.request.device)
+    free = _free_bytes() if asked.request.gpu else None
+    opened = open_model(path, revision=asked.revision, adapter=asked.request.adapter)
     backend: Backend | None = None
     prepared: Prepared | None = None
+    drafts: Model | None = None
     try:
+        request, profile, picked = settled(asked, opened, free)
         prepared = prepare(opened, request, free=free)
+        drafts = draft_model(asked.draft, prepared, load)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
+        if prepared.apart is not None:
+            weights = prepared.apart.loaded(weights, opened.checkpoint)
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
+        session.drafting.default = drafters(asked.draft, drafts)
     except MemoryError as e:
+        if drafts is not None:
+            drafts.close()
         opened.close()
         needed = prepared.memory["allocated"] if prepared is not None else 0
         raise refused(needed, f"{opened.directory.name}: loading it") from e
     except BaseException:
         if backend is not None:
             backend.close()
+        if drafts is not None:
+            drafts.close()
         opened.close()
         raise
-    return Model(prepared, session, load_s=time.perf_counter() - began)
+    load_s = time.perf_counter() - began
+    return Model(prepared, session, load_s=load_s, profile=profile, picked=picked, drafts=drafts)
 
 
 def _free_bytes() -> int:
@@ -153,13 +185,16 @@ class Model(Scores):
     """
 
     @memory_named("sequence")
-    def sequence(self, source: Prompt | None = None, *, overflow: Overflow | None = None) -> Sequence:
+    def sequence(
+        self, source: Prompt | None = None, *, overflow: Overflow | None = None, adapter: str | None = None
+    ) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them.
 
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
         `overflow`: that of its calls, where they give none; with "window" what is fed may outgrow the context too.
+        `adapter`: which one reads and writes it, of those of `load(adapters=...)`; None: the model alone.
         """
-        return self._sequence(source, "sequence", overflow)
+        return self._sequence(source, "sequence", overflow, adapter)
 
     @memory_named("load_sequence")
     def load_sequence(self, path: str | PathLike[str]) -> Sequence:
@@ -174,16 +209,28 @@ class Model(Scores):
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
         state = self._files.read(path, session.n_context)
-        sequence = Sequence(session, self._text, ids=state.ids, source=state.source, seed=state.seed)
+        number = number_of(self.adapters, state.adapter, "load_sequence")
+        overflow: Overflow | None = "window" if state.context else None
+        sequence = Sequence(
+            session,
+            self._text,
+            ids=state.ids,
+            source=state.source,
+            seed=state.seed,
+            overflow=overflow,
+            adapter=number,
+        )
         try:
-            session.check_room(state.cached)
+            session.check_room(state.cached - state.gap)
             sequence.restore(state)
         except BaseException:
             sequence.close()
             raise
         return sequence
 
-    def _sequence(self, source: Prompt | None, call: str, overflow: Overflow | None = None) -> Sequence:
+    def _sequence(
+        self, source: Prompt | None, call: str, overflow: Overflow | None = None, adapter: str | None = None
+    ) -> Sequence:
         """As `sequence`; errors name the `call`."""
         self._check_kind(call, encoder=False)
         if self.config.seq2seq == (source is None):
@@ -192,16 +239,17 @@ class Model(Scores):
             msg = msg if source is None else f"{msg}; leave it out, and feed the text"
             raise InputError(msg)
         read = None if source is None else self._source(source)
-        return Sequence(self._session, self._text, source=read, overflow=overflow)
+        number = number_of(self.adapters, adapter, call)
+        return Sequence(self._session, self._text, source=read, overflow=overflow, adapter=number)
 
     def _begun(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> tuple[Sequence, Prompt, GenerateKwargs]:
         """A sequence, what it reads first, and the parameters that are left; errors name the `call`.
 
         It reads the prompt, or what begins an encoder-decoder's answer to it.
         """
-        decoding = self.config.decoding
+        decoding, adapter = self.config.decoding, parameters.get("adapter")
         if decoding is None:
-            sequence = self._sequence(None, call)
+            sequence = self._sequence(None, call, adapter=adapter)
             if parameters.get(START) is not None:
                 msg = f"{START}: {self.config.family} is not an encoder-decoder; leave it out"
                 raise InputError(msg)
@@ -212,7 +260,7 @@ class Model(Scores):
         left = self._text.with_ids(parameters).copy()
         start = left.pop("decoder_start_token_id", None)
         first = [decoding.start] if start is None else check_ids([start], self.config.n_vocab, what=START)
-        return self._sequence(prompt, call), first, left
+        return self._sequence(prompt, call, adapter=adapter), first, left
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
@@ -262,13 +310,48 @@ class Model(Scores):
         temperatures that follow the entropy; `xtc_probability` with `xtc_threshold`; and `sampler_order`, the order of
         these stages. `overflow`: what becomes of a text that is longer than the
         context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `priority`: of several calls
-        that wait for room, the higher number goes first (docs/concurrency.md). The prompt of an encoder-decoder is what
-        its encoder reads. Errors: `InputError`, and what a function of yours raises.
+        that wait for room, the higher number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
+        `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and
+        regular expressions that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md).
+        `adapter`: which one of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an
+        encoder-decoder is what its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)
         [answer] = self._answers([cast("Prompt", prompt)], parameters, "generate")
         return answer
+
+    @memory_named("constraint")
+    def constraint(self, **parameter: Unpack[ConstraintKwargs]) -> Constraint:
+        """What an answer must be (`schema`, `grammar`, `regex` or `choices`), compiled once for any number of answers.
+
+        Give it in the place of what it was made of: `model.generate(prompt, schema=model.constraint(schema=mine))`.
+        docs/constrained.md. Errors: `InputError`; `BackendError`: llguidance is not installed (the grammar extra).
+        """
+        check_names(parameter, CONSTRAINTS, "constraint")
+        self._check_kind("constraint", encoder=False)
+        _, made = self._text.held(cast("GenerateKwargs", parameter))
+        if made is None:
+            msg = f"constraint: nothing was given; expected one of {', '.join(CONSTRAINTS)}"
+            raise InputError(msg)
+        return made
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    @memory_named("infill")
+    def infill(self, prefix: str, suffix: str, **parameters: Unpack[GenerateKwargs]) -> Generation:
+        """What stands between two texts, by the tokens that a code model was trained with to fill in the middle.
+
+        Parameters as in `generate`; the model's own ends, and the tokens that end a middle, end it. `stop_at="block"`
+        ends it where the block ends that the prefix is in. docs/constrained.md. Errors: `InputError`: a model without
+        such tokens; `TokenizerError`.
+        """
+        self._check_kind("infill", encoder=False)
+        asked = infill_of(self.tokenizer, prefix, suffix)
+        if parameters.get("eos_token_id") is None:
+            parameters["eos_token_id"] = [*self.config.eos_ids, *asked.ends]
+        if parameters.get("stop_at") == "block":
+            parameters["stop_at"] = Block(prefix.rpartition("\n")[2])
+        return self.generate(asked.ids, **parameters)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("generate_all")
@@ -305,7 +388,7 @@ class Model(Scores):
         beams = parameters.get("num_beams")  # which may be anything
         if engine is None or not (beams is None or (isinstance(beams, Integral) and beams == 1)):
             return await in_thread(partial(self.generate, prompt, **parameters))
-        with memory_named("agenerate"), ExitStack() as opened:
+        with memory_named("agenerate"), Exits() as opened:
             if _several(prompt):
                 many = await in_thread(partial(self._asked, prompt, parameters, "agenerate", opened, several=True))
                 return await answers(engine, many)
@@ -329,7 +412,7 @@ class Model(Scores):
         from .runtime.asynchronous import in_thread, tokens  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
-        with memory_named(call), ExitStack() as opened:
+        with memory_named(call), Exits() as opened:
             if engine is None:
                 made = await in_thread(partial(self._tokens, prompt, parameters, call))
                 while (token := await in_thread(partial(next, made, None))) is not None:
@@ -371,7 +454,7 @@ class Model(Scores):
     def _answers(
         self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, several: bool = False
     ) -> list[Generation]:
-        with ExitStack() as opened:
+        with Exits() as opened:
             return answers(self._session, self._asked(prompts, parameters, call, opened, several=several))
 
     def _asked(
@@ -379,12 +462,12 @@ class Model(Scores):
         prompts: Iterable[Prompt],
         parameters: GenerateKwargs,
         call: str,
-        opened: ExitStack,
+        opened: Exits,
         *,
         several: bool = False,
     ) -> list[Asked]:
         """Checked, each with a sequence that ends with `opened`."""
-        asked = []
+        asked, parameters = [], self._text.compiled(parameters)
         for i, prompt in enumerate(prompts):
             with numbered(i if several else None, "prompt {} of the list"):
                 sequence, first, left = self._begun(prompt, parameters, call)

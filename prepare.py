@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .errors import BackendError
 from .limits import ENCODER_CHUNK, LOGIT_ROWS, PREFILL_CHUNK, USUAL_BEAMS, Request, check_memory, predicted_memory
+from .loader.apart import read_apart
 from .loader.load_plan import make_load_plan
 from .loader.pack import planned
 from .loader.prune.options import select
@@ -20,12 +21,13 @@ from .runtime.forward.supported import check_backend
 from .runtime.recorder.record import record
 
 if TYPE_CHECKING:
+    from .loader.apart import Apart
     from .loader.load_plan import LoadPlan
     from .loader.open import Opened
     from .loader.prune.plan import PrunePlan
     from .loader.prune.receipt import Receipt
     from .runtime.program import Program
-    from .runtime.spec import Config
+    from .runtime.spec import Config, Weights
 
 __all__ = ["Prepared", "prepare"]
 
@@ -44,6 +46,7 @@ class Prepared:
     program: Program
     memory: dict[str, int]
     receipt: Receipt
+    apart: Apart | None = None  # adapters that are kept apart
 
     @property
     def config(self) -> Config:
@@ -61,8 +64,9 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
     """
     chosen = select(request.prune, opened)
     plan = make_load_plan(opened, request.quantize, chosen.cut)
-    program = _recorded(plan, request)
-    memory = predicted_memory(plan, program, request.device)
+    apart = read_apart(request.adapters, opened, plan)
+    program = _recorded(plan, request, apart)
+    memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
     name, limit = opened.directory.name, request.limit_bytes
     unsure = sum(source.nbytes for source in uncounted(plan) if source.offset is not None)
     check_memory(name, limit, memory, program, free=free, unsure=unsure)
@@ -72,15 +76,22 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
             chosen = chosen.ranked(opened)
             plan = make_load_plan(opened, request.quantize, chosen.cut)
         plan = counted(plan, opened.checkpoint)
+        apart = read_apart(request.adapters, opened, plan)
         same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
-        program = program.bound(planned(plan)) if same else _recorded(plan, request)
-        memory = predicted_memory(plan, program, request.device)
+        program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart)
+        memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
         check_memory(name, limit, memory, program, free=free)
-    receipt = make_receipt(plan, opened, chosen.plan, notes=request.notes(plan.config))
-    return Prepared(opened, request, chosen.plan, plan, program, memory, receipt)
+    notes = (*request.notes(plan.config), *(apart.lines if apart else ()))
+    receipt = make_receipt(plan, opened, chosen.plan, notes=notes)
+    return Prepared(opened, request, chosen.plan, plan, program, memory, receipt, apart)
 
 
-def _recorded(plan: LoadPlan, request: Request) -> Program:
+def _planned(plan: LoadPlan, apart: Apart | None) -> Weights:
+    """Every weight with its shape, and those of adapters."""
+    return planned(plan) if apart is None else apart.planned(planned(plan))
+
+
+def _recorded(plan: LoadPlan, request: Request, apart: Apart | None) -> Program:
     """The program of a step; no weight has an address yet. BackendError: of an encoder on a GPU."""
     context = request.context(plan.config)
     if request.gpu and plan.config.encoder is not None:
@@ -88,11 +99,11 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
         msg = f"device='cuda': {what}, which the CUDA path cannot run yet; use device='cpu'"
         raise BackendError(msg)
     if plan.config.decoder is None:
-        return _whole(plan, request, context)
+        return _whole(plan, request, context, apart)
     chunk = min(request.prefill_chunk or PREFILL_CHUNK[request.device], context)
     program = record(
         plan.config,
-        planned(plan),
+        _planned(plan, apart),
         n_context=context,
         chunk=chunk,
         n_logits=min(LOGIT_ROWS, chunk),
@@ -107,11 +118,11 @@ def _recorded(plan: LoadPlan, request: Request) -> Program:
     return program
 
 
-def _whole(plan: LoadPlan, request: Request, context: int) -> Program:
+def _whole(plan: LoadPlan, request: Request, context: int, apart: Apart | None) -> Program:
     """The program of a pass of whole texts, the longest of which fits."""
     return record(
         plan.config,
-        planned(plan),
+        _planned(plan, apart),
         n_context=context,
         chunk=request.prefill_chunk or ENCODER_CHUNK,
         n_logits=LOGIT_ROWS,

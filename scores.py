@@ -15,7 +15,9 @@ from .errors import InputError, shown
 from .perplexity import Perplexity, check_predicts, measured
 from .runtime.floats import usual_floats
 from .runtime.generate import check_ids
+from .runtime.lora import number_of
 from .runtime.memory import memory_named
+from .runtime.parameters import priority_of
 from .runtime.sampling import exp
 from .runtime.scoring import Score, scores
 from .runtime.sequence import Sequence
@@ -45,40 +47,47 @@ class Scores(Arrays):
     """Of `Model`: the calls that say how likely a text is."""
 
     @memory_named("score")
-    def score(self, prompt: Prompt, candidates: Iterable[Prompt]) -> list[Score]:
+    def score(
+        self, prompt: Prompt, candidates: Iterable[Prompt], *, adapter: str | None = None, priority: int = 0
+    ) -> list[Score]:
         """How likely each of several continuations of a prompt is: `.sum`, `.mean`, `.ids`, `.logprobs`, `.greedy`.
 
         Log-probabilities are natural logarithms of the softmax of the model's raw logits. The prompt is read once, and
         its candidates share passes; each gets the bits that it gets alone. A candidate that is a text has the tokens
         that it adds to the prompt's, where the text of both begins with these; else, or after ids, its own. What an
-        encoder-decoder's encoder reads is the prompt, and its candidates are what the decoder may write.
-        Errors: `InputError`, which names the candidate by its number.
+        encoder-decoder's encoder reads is the prompt, and its candidates are what the decoder may write. `adapter`: as
+        in `generate`. `priority`: of several calls that wait for room, the higher number goes first
+        (docs/concurrency.md). Errors: `InputError`, which names the candidate by its number.
         """
         self._check_kind("score", encoder=False)
-        text, ids = self._first_of(prompt)
+        place = priority_of(priority)
+        text, ids = self._first_of(prompt, number_of(self.adapters, adapter, "score"))
         with text:
             text.append(ids)
             wanted = [
                 self._continuation(prompt, ids, each, len(ids), f"candidate {i}")
                 for i, each in enumerate(_listed(candidates, "candidates"))
             ]
-            return scores(self._session, text, wanted)
+            return scores(self._session, text, wanted, place)
 
-    async def ascore(self, prompt: Prompt, candidates: Iterable[Prompt]) -> list[Score]:
+    async def ascore(
+        self, prompt: Prompt, candidates: Iterable[Prompt], *, adapter: str | None = None, priority: int = 0
+    ) -> list[Score]:
         """As `score`, for coroutines: a thread of the event loop's executor asks, in passes that all share."""
         from .runtime.asynchronous import in_thread  # noqa: PLC0415 - imports asyncio
 
-        return await in_thread(partial(self.score, prompt, candidates))
+        return await in_thread(partial(self.score, prompt, candidates, adapter=adapter, priority=priority))
 
-    def _first_of(self, prompt: Prompt) -> tuple[Sequence, list[int]]:
+    def _first_of(self, prompt: Prompt, adapter: int) -> tuple[Sequence, list[int]]:
         """A sequence, and what it begins with."""
         decoding = self.config.decoding
         if decoding is not None:
-            return Sequence(self._session, self._text, source=self._source(prompt)), [decoding.start]
+            source = self._source(prompt)
+            return Sequence(self._session, self._text, source=source, adapter=adapter), [decoding.start]
         ids: object = prompt
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt) or list(self.config.bos_ids[:1])
-        return Sequence(self._session, self._text), self._ids(ids, "prompt")
+        return Sequence(self._session, self._text, adapter=adapter), self._ids(ids, "prompt")
 
     def _continuation(self, prompt: Prompt, before: list[int], wanted: Prompt, n: int, what: str) -> list[int]:
         """A candidate's ids, after the `n` that the decoder begins with."""
@@ -101,13 +110,23 @@ class Scores(Arrays):
         return checked
 
     @memory_named("choose")
-    def choose(self, question: str, options: Iterable[str], *, normalize: Literal["tokens"] | None = None) -> Choice:
+    def choose(
+        self,
+        question: str,
+        options: Iterable[str],
+        *,
+        normalize: Literal["tokens"] | None = None,
+        adapter: str | None = None,
+        priority: int = 0,
+    ) -> Choice:
         """Which option a model finds likeliest after a question: `.choice`, and `.probabilities` of all.
 
         The options are not written into the question: each continues it, by `score`, and the softmax of their `sum`s
         are the probabilities; with `normalize="tokens"` that of their `mean`s, which favours no short one. Its sum is
         exact, so that the options' order changes no bit. A model with a head for classes reads each option as the
         second text of a pair: its logit is the score, that of the label "entailment" where there are several.
+        `adapter`: as in `generate`. `priority`: as in `score`; of such a head, whose texts wait for no room, it changes
+        nothing.
         Errors: `InputError`.
         """
         listed = _listed(options, "options")
@@ -124,23 +143,31 @@ class Scores(Arrays):
         if normalize is not None and (not isinstance(normalize, str) or normalize != "tokens"):
             msg = f"normalize={shown(normalize)}: expected None, or 'tokens'"
             raise InputError(msg)
-        head = self.config.head
+        place, head = priority_of(priority), self.config.head
         if head is not None and head.kind == "classes":
-            likely = self._judged(question, listed, normalize)
+            likely = self._judged(question, listed, normalize, number_of(self.adapters, adapter, "choose"))
         else:
             self._check_kind("choose", encoder=False)
-            likely = [s.sum if normalize is None else s.mean for s in self.score(question, listed)]
+            made = self.score(question, listed, adapter=adapter, priority=place)
+            likely = [s.sum if normalize is None else s.mean for s in made]
         return Choice(listed[int(np.argmax(likely))], dict(zip(listed, _softmax(likely), strict=True)))
 
     async def achoose(
-        self, question: str, options: Iterable[str], *, normalize: Literal["tokens"] | None = None
+        self,
+        question: str,
+        options: Iterable[str],
+        *,
+        normalize: Literal["tokens"] | None = None,
+        adapter: str | None = None,
+        priority: int = 0,
     ) -> Choice:
         """As `choose`, for coroutines; see `ascore`."""
         from .runtime.asynchronous import in_thread  # noqa: PLC0415 - imports asyncio
 
-        return await in_thread(partial(self.choose, question, options, normalize=normalize))
+        asked = partial(self.choose, question, options, normalize=normalize, adapter=adapter, priority=priority)
+        return await in_thread(asked)
 
-    def _judged(self, question: str, options: list[str], normalize: str | None) -> list[float]:
+    def _judged(self, question: str, options: list[str], normalize: str | None, adapter: int) -> list[float]:
         """Each pair's logit."""
         if normalize is not None:
             msg = f"normalize={normalize!r}: of models that write; a head for classes scores each option as a whole"
@@ -151,7 +178,8 @@ class Scores(Arrays):
             msg = f"choose: this model's head has the labels {shown(list(labels))}; expected one, or one of them "
             msg += "called entailment: use predict"
             raise InputError(msg)
-        rows = np.asarray(self.pairs.of([(question, option) for option in options], act="identity"))
+        pairs = [(question, option) for option in options]
+        rows = np.asarray(self.pairs.of(pairs, act="identity", adapter=adapter))
         return [float(x) for x in (rows if rows.ndim == 1 else rows[:, at or 0])]
 
     @overload

@@ -6,11 +6,13 @@
 | `source` | what an encoder-decoder's encoder reads | I64 [m] |
 | `layers.N.keys`, `.values` | of the N-th layer that has a cache | F32, U16 (bfloat16), I8 [n_kv_heads, slots, d] |
 | `layers.N.keys.scales`, `.values.scales` | of an int8 cache | F32 [n_kv_heads, slots] |
+| each with `.sinks` | of a text that outgrew its context: its first tokens as they were computed | the same, 4 slots |
 
-The slots are the last of `cached` ones: what a window no longer sees is not kept. Metadata, texts: `miaotui.sequence`
-(the format's number), `miaotui.version` (which wrote it; for people alone), `model.*` (the model's fingerprint),
-`state` (JSON: cached, shift, seed) and `blake2b` (of everything else). A file is data from outside: every size is
-compared with the model's before memory is taken for it.
+The slots are the last of those of `cached` tokens: what a window no longer sees is not kept. Metadata, texts:
+`miaotui.sequence` (the format's number: 2 of a text that may outgrow its context, else 1), `miaotui.version` (which
+wrote it; for people alone), `model.*` (the model's fingerprint), `state` (JSON: cached, shift, seed; in format 2
+context and gap too; of a text with an adapter also adapter, its name and digest) and `blake2b` (of everything else). A
+file is data from outside: every size is compared with the model's before memory is taken for it.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ from .once import once
 from .runtime.engine.state import SequenceState, cache_layers
 from .runtime.generate import check_ids
 from .runtime.kvcache import PAGE
+from .runtime.lora import parts_of, without_adapters
+from .runtime.rope import LONGEST
+from .runtime.spec import weights_in
+from .runtime.table import gap_of
 
 if TYPE_CHECKING:
     import os
@@ -47,7 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SequenceFiles"]
 
-FORMAT = "1"
+#: Of a text that stays in its context, and of one that may outgrow it.
+PLAIN, OUTGROWN = "1", "2"
 _FORMAT, _DIGEST, _STATE, _MODEL = "miaotui.sequence", "blake2b", "state", "model."
 #: safetensors' names of the dtypes that a file has.
 _DTYPES = {"I64": np.int64, "F32": np.float32, "U16": np.uint16, "I8": np.int8}
@@ -78,7 +85,7 @@ class SequenceFiles:
         and is told apart; a few numbers of a large matrix that were changed by hand may not be. With precision="fast"
         the bits are those of a kind of CPU, whose architecture is compared.
         """
-        program, weights = self._program, list(_whole(self._weights))
+        program, weights = self._program, list(_whole(without_adapters(self._weights)))
         kinds = "; ".join(f"{w.name} {w.dtype} {list(w.shape)} {w.kept}" for w in weights)
         sample = hashlib.blake2b(digest_size=16)
         for weight in weights:
@@ -102,8 +109,12 @@ class SequenceFiles:
         tensors: dict[str, NDArray[Any]] = {"ids": np.array(state.ids, np.int64), **state.cache}
         if state.source is not None:
             tensors["source"] = np.array(state.source, np.int64)
-        known = {"cached": state.cached, "shift": state.shift, "seed": state.seed}
-        metadata = {_FORMAT: FORMAT, "miaotui.version": version("miaotui"), _STATE: json.dumps(known)}
+        known: dict[str, object] = {"cached": state.cached, "shift": state.shift, "seed": state.seed}
+        known |= {"context": state.context, "gap": state.gap} if state.context else {}
+        if state.adapter is not None:
+            known["adapter"] = [state.adapter, self._adapter(state.adapter)]
+        number = OUTGROWN if state.context else PLAIN
+        metadata = {_FORMAT: number, "miaotui.version": version("miaotui"), _STATE: json.dumps(known)}
         metadata |= {_MODEL + name: value for name, value in self.fingerprint.items()}
         names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
         digest = _begun(metadata, {name: (names[a.dtype], a.shape) for name, a in tensors.items()})
@@ -134,6 +145,17 @@ class SequenceFiles:
             msg = f"{file}: cannot be read ({reason(e)}); check the disk and the file's permissions"
             raise SequenceFileError(msg) from e
 
+    def _adapter(self, name: str) -> str:
+        """A digest of one adapter: of its factors, and of a sample of its numbers as the model's weights have it."""
+        sample = hashlib.blake2b(digest_size=16)
+        for part in parts_of(self._weights, self._program.adapters.index(name) + 1):
+            product = part.up.name.rpartition(".adapter")[0]  # after which the adapter's number comes
+            sample.update(f"{product} {part.scale!r} {part.down.shape} {part.up.shape};".encode())
+            for weight in weights_in(part):
+                for some in _sampled(weight):
+                    sample.update(some.data)
+        return sample.hexdigest()
+
     @staticmethod
     def _check(header: Header) -> None:
         """That it is a session file of this format."""
@@ -141,9 +163,9 @@ class SequenceFiles:
         if number is None:
             msg = f"{header.file}: is a safetensors file, but Sequence.save did not write it: it has no {_FORMAT}"
             raise SequenceFileError(msg)
-        if number != FORMAT:
+        if number not in {PLAIN, OUTGROWN}:
             msg = (
-                f"{header.file}: has format {printable(number, 60)}, this version of miaotui reads {FORMAT}; "
+                f"{header.file}: has format {printable(number, 60)}, this version of miaotui reads 1 and 2; "
                 "load it with the version that wrote it, or feed the text again"
             )
             raise SequenceFileError(msg)
@@ -163,14 +185,23 @@ class SequenceFiles:
 
     def _state(self, header: Header, f: IO[bytes], n_context: int) -> SequenceState:
         known = self._known(header)
-        cached, wanted = known["cached"], {}
-        ids = _ids(header, f, "ids", self._config.n_vocab, n_context + 1)  # the last may stand one past the context
-        if cached > min(len(ids), n_context):
+        cached, context, wanted = known["cached"], known["context"], {}
+        if context and self._program.bounded:
+            msg = f"{header.file}: its text may outgrow its context (overflow='window'): {self._program.bounded}"
+            raise SequenceFileError(msg)
+        most = LONGEST if context else n_context + 1  # the last may stand one past the context
+        ids = _ids(header, f, "ids", self._config.n_vocab, most)
+        if context != n_context and (known["gap"] or len(ids) > min(context, n_context) + 1) and context:
+            raise _other_context(header.file, context, n_context)
+        if cached > min(len(ids), LONGEST if context else n_context):
             raise _damaged(header.file, f"{cached} slots of {len(ids)} ids are said to be computed")
         source = None
         if self._config.seq2seq:
             source = _ids(header, f, "source", self._config.encoding.n_vocab, n_context)
-        for name, dtype, shape in self._cache(header, cached):
+        gap = known["gap"]
+        if gap not in {gap_of(cached - 1, context), gap_of(cached, context)} or (gap and not cached):
+            raise _damaged(header.file, f"gap={gap}: of {cached} tokens in {context} slots others are left out")
+        for name, dtype, shape in self._cache(header, cached - gap, outgrown=gap > 0):
             info = header.tensors.get(name)
             if info is None or (_DTYPES.get(info.dtype), info.shape) != (dtype.type, shape):
                 has = "none" if info is None else f"{info.dtype} {list(info.shape)}"
@@ -179,14 +210,22 @@ class SequenceFiles:
         if more := set(header.tensors) - set(wanted) - {"ids", *(() if source is None else ("source",))}:
             raise _damaged(header.file, f"this model has no {printable(min(more), 60)}")
         cache = {name: _read(f, info) for name, info in wanted.items()}
-        return SequenceState(ids, source, known["seed"], cached, known["shift"], cache)
+        shift, seed, adapter = known["shift"], known["seed"], known.get("adapter")
+        return SequenceState(ids, source, seed, cached, shift, cache, adapter, context and n_context, gap)
 
     def _known(self, header: Header) -> dict[str, Any]:
         """What `state` says, each value by itself checked."""
         raw = header.metadata.get(_STATE, "").encode()
         known = parse_json(raw, f"{header.file}: {_STATE}", SequenceFileError)
-        if not isinstance(known, dict) or set(known) != {"cached", "shift", "seed"}:
-            raise _damaged(header.file, "its state has other keys than cached, shift and seed")
+        names = {"cached", "shift", "seed"}
+        more = {"context", "gap"} if header.metadata[_FORMAT] == OUTGROWN else set[str]()
+        if not isinstance(known, dict) or set(known) - {"adapter"} != names | more:
+            said = f"its state has other keys than {', '.join(sorted(names | more))}, and perhaps adapter"
+            raise _damaged(header.file, said)
+        for name in more:
+            if type(known[name]) is not int or known[name] < (name == "context"):
+                raise _damaged(header.file, f"{name}={printable(known[name], 60)} is no count")
+        known = {"context": 0, "gap": 0} | known
         cached, shift, seed = (known[name] for name in ("cached", "shift", "seed"))
         if type(cached) is not int or cached < 0:
             raise _damaged(header.file, f"cached={printable(cached, 60)} is no count")
@@ -194,12 +233,29 @@ class SequenceFiles:
             raise _damaged(header.file, f"shift={printable(shift, 60)}: this model has 0 and {self._program.turning}")
         if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
             raise _damaged(header.file, f"seed={printable(seed, 60)} is no seed")
-        return known
+        return known | ({"adapter": self._known_adapter(header, known["adapter"])} if "adapter" in known else {})
 
-    def _cache(self, header: Header, cached: int) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
-        """Names, dtypes and shapes of the arrays that this model's cache has in the file."""
+    def _known_adapter(self, header: Header, saved: object) -> str:
+        """The name of the text's adapter, which this model has too, with the same numbers."""
+        if not isinstance(saved, list) or [type(each) for each in saved] != [str, str]:
+            raise _damaged(header.file, f"adapter={printable(saved, 60)} is no name and digest")
+        name, digest = map(str, saved)
+        if name not in self._program.adapters or self._adapter(name) != digest:
+            other = "another one of this name" if name in self._program.adapters else "none of this name"
+            quoted = printable(name, 60)
+            msg = f"{header.file}: its text has the adapter {quoted!r}, and {self._name} as loaded has {other}; "
+            msg += "load the model with that adapter, load(adapters={...}), or feed the text again"
+            raise SequenceFileError(msg)
+        return name
+
+    def _cache(
+        self, header: Header, cached: int, *, outgrown: bool
+    ) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+        """Names, dtypes and shapes of the arrays that this model's cache has in the file, for this many slots."""
         firsts: dict[int, int] = {}
         for layer in cache_layers(self._program) if cached else ():
+            if outgrown and self._program.groups[layer.group] is None:
+                yield from ((name, dtype, shape) for name, (dtype, shape) in layer.sinks().items())
             names = list(layer.parts(0))
             info, window = header.tensors.get(names[0]), self._program.groups[layer.group]
             slots = info.shape[1] if info is not None and len(info.shape) == len(layer.parts(0)[names[0]][1]) else 0
@@ -289,6 +345,13 @@ def _read(f: IO[bytes], info: TensorInfo) -> NDArray[Any]:
     if f.readinto(out.reshape(-1).view(np.uint8)) != info.nbytes:  # type: ignore[attr-defined]  # a file on the disk
         raise _damaged(info.file, "it became shorter while it was read")
     return out
+
+
+def _other_context(file: Path, context: int, n_context: int) -> SequenceFileError:
+    return SequenceFileError(
+        f"{file}: its text outgrew a context of {context} tokens, and goes on in one of the same size alone; this one "
+        f"has {n_context}: load the model with max_context={context}"
+    )
 
 
 def _damaged(file: Path, what: str) -> SequenceFileError:

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import math
 import mmap
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 MODULES = "modules.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: What a directory of an adapter is told.
-ADAPTER = "is a PEFT adapter, not a model: merge it into its base model and save that"
+ADAPTER = "is a PEFT adapter, not a model: give its base model, which it is merged into with adapter=... (--adapter)"
 MAX_CONFIG = 16_000_000
 #: Bytes asked for at a time: Linux cuts a longer request down to its read-ahead, at least this many.
 READ_AHEAD = 128 * 1024
@@ -105,6 +106,15 @@ class Checkpoint:
             view = np.ndarray(tensor.shape, dtype, buffer=mapping, offset=tensor.start)
         view.flags.writeable = False
         return view
+
+    def adopt(self, tensors: Mapping[str, TensorInfo], sizes: Mapping[Path, int]) -> None:
+        """Put tensors, of other files too, in place of those of these names; `sizes`: bytes of these files.
+
+        Which model this is stays as it was (`layout`): what an adapter has in place of the base's weights.
+        """
+        self.layout  # noqa: B018 - computed now, and kept
+        self._sizes |= sizes
+        self.tensors |= {name: replace(info, name=name) for name, info in tensors.items()}
 
     def release(self, name: str, first: int = 0, stop: int | None = None) -> None:
         """Let the system drop the pages of a tensor, or of its rows first to stop, from this process.

@@ -26,15 +26,17 @@ __all__ = ["locate"]
 _SMALL = ["*.json", "*.jinja"]
 _ALLOW = ["*.safetensors", *_SMALL]
 _IGNORE = ["*/*.safetensors", "consolidated*.safetensors"]  # the same weights again, in other formats
+MODEL_FILES = "config.json and model.safetensors"
 #: A repository's page.
 _PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", re.ASCII)
 #: "name" or "org/name", as the hub allows them.
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 
 
-def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+def locate(name_or_path: str | Path, *, revision: str | None = None, files: str = MODEL_FILES) -> Path:
     """Find the checkpoint: a path that exists wins; otherwise "name" or "org/name" is looked up on the hub.
 
+    `files`: what its directory should hold, in words.
     Errors: `CheckpointError` for a path that does not exist, `InputError` for a revision of one that does, `HubError`
     for a name that cannot be had, with its cause.
     """
@@ -55,7 +57,7 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
             raise InputError(msg)
         return path
     if not isinstance(name_or_path, str) or _looks_like_path(text):
-        msg = f"{quote(text, 300)}: {_absent(text)}{_nearest(path)}"
+        msg = f"{quote(text, 300)}: {_absent(text, files)}{_nearest(path)}"
         raise CheckpointError(msg)
     if revision is None and (what := _mistyped(path)):
         msg = f"{text}: {what}; where the hub's repository of this name is meant, say so with revision='main'"
@@ -63,12 +65,12 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     return _download(text, revision)
 
 
-def _absent(text: str) -> str:
+def _absent(text: str, files: str) -> str:
     """What to say of a path that is not there, and is no name either: it may be a page's address, or a file's there."""
     page = _PAGE.match(text)
     if page is not None:
         return f"is the address of a page; give the hub name alone: {page[1]}"
-    expected = "give one that holds config.json and model.safetensors, or a hub name such as org/name"
+    expected = f"give one that holds {files}, or a hub name such as org/name"
     what = other_format([text])
     return f"no such directory; {expected}" if what is None else f"no such file here, and by its name {what}"
 

@@ -38,6 +38,7 @@ from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
 from .pieces import rows_in_tensor, spacing
+from .places import Target
 from .prune.compiled import compile_plan
 from .quantize import parse_quantize
 from .roles import expert_key, expert_of, role_of
@@ -48,8 +49,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..runtime.spec import Config
+    from .adapter import Adapter
     from .families import Part
     from .header import TensorInfo
+    from .merge import Change
     from .model_tensors import ModelTensors
     from .open import Opened
     from .prune.cut import Cut
@@ -187,7 +190,7 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     `PlanError` for a `quantize` that is not understood.
     """
     file, cut = opened.model_tensors, cut or compile_plan(None, opened.config)
-    planner = _Planner(file, cut, parse_quantize(quantize))
+    planner = _Planner(file, cut, parse_quantize(quantize), adapter=opened.adapter)
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
     plan = _with_layers(planner, model)
     plan = plan if file.encoder is None else replace(plan, encoder=_planned_encoder(planner, file.encoder, plan))
@@ -206,7 +209,7 @@ def _encoder_alone(plan: LoadPlan) -> LoadPlan:
 def _planned_encoder(decoder: _Planner, file: ModelTensors, plan: LoadPlan) -> LoadPlan:
     """The encoder that the decoder reads; one embedding of both is one source."""
     cut = plan.cut.encoder or compile_plan(None, file.config)
-    planner = _Planner(file, cut, decoder.quantize, ENCODER, decoder.end)
+    planner = _Planner(file, cut, decoder.quantize, ENCODER, end=decoder.end, adapter=decoder.adapter)
     embed = plan.model["embed"]
     planner.embed = embed if file.name("embed", file.parts["embed"], 0) == embed.tensor.name else None
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
@@ -242,10 +245,17 @@ def _numbered(role: str, kept: Indices | None) -> str | None:
 class _Planner:
     """The tensors that the file's model has, what is cut of them, and the block's next free byte."""
 
-    def __init__(
-        self, tensors: ModelTensors, cut: Cut, quantize: Mapping[str, str], before: str = "", end: int = 0
+    def __init__(  # noqa: PLR0913 - of one stack or the other
+        self,
+        tensors: ModelTensors,
+        cut: Cut,
+        quantize: Mapping[str, str],
+        before: str = "",
+        *,
+        end: int = 0,
+        adapter: Adapter | None = None,
     ) -> None:
-        self.cut, self.quantize = cut, quantize
+        self.cut, self.quantize, self.adapter = cut, quantize, adapter
         self.file, self.before = tensors, before  # what stands before the weights' names
         self.ranges: dict[tuple[str, int], Ranges] = {}
         self.end = end
@@ -283,7 +293,9 @@ class _Planner:
         rows = rows_in_tensor(self.cut.before, piece, role, layer, kept[0])
         columns = kept[1] if shape[1:] != whole[1:] else None
         zeros = self._zeros(role, layer, shape)
+        changes = self._changes(Target(self.before, layer, role), info)
         if dtype_there is not None:
+            self._check_unchanged(info, dtype_there, changes)
             self._check_prequantized(info, dtype_there, role, cut=shape != whole or zeros is not None)
             return Source(name, pattern, info, shape, dtype_there, rows, expert=expert)
         dtype = "f32" if len(shape) == 1 else self.quantize.get(role_of(role), STORED[info.dtype])
@@ -301,14 +313,15 @@ class _Planner:
             "expert": expert,
             "stack": piece.in_stack,
             "alone": self.file.alone(role, part, layer) if fused else "",
+            "changes": changes,
         }
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
-        as_it_lies = not (every or piece.transposed or source.chooses or piece.plus or piece.softplus)
+        as_it_lies = not (every or changes or piece.transposed or source.chooses or piece.plus or piece.softplus)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
         aligned = in_place and info.start % DTYPES[dtype][0] == 0
         if aligned and not source.gathered:
             return source
-        in_turns = piece.by_head and zeros is None and len(shape) > 1 and shape == whole
+        in_turns = piece.by_head and zeros is None and len(shape) > 1 and shape == whole and not changes
         if in_turns and aligned:
             return replace(source, spaced=spacing(self.cut.before, piece, role, layer), first=piece.pieces[0])
         source = replace(source, offset=self.end)
@@ -321,10 +334,24 @@ class _Planner:
             self.ranges[axis, layer] = self.cut.kept(axis, layer)
         return self.ranges[axis, layer]
 
+    def _changes(self, target: Target, info: TensorInfo) -> tuple[Change, ...]:
+        """What an adapter does to a weight of the file's model."""
+        return () if self.adapter is None else self.adapter.changes(target, info, self.file, self.cut)
+
     def _zeros(self, role: str, layer: int, shape: tuple[int, ...]) -> Pattern | None:
         """Zeros that are asked for, where they leave not all of the matrix anyway."""
         zeros = self.cut.zeros(role, layer)
         return None if zeros is None or zeros.kept(shape) == math.prod(shape) else zeros
+
+    @staticmethod
+    def _check_unchanged(info: TensorInfo, dtype: str, changes: Sequence[Change]) -> None:
+        """What is quantised already takes no adapter: PlanError."""
+        if changes:
+            msg = (
+                f"{info.file}: tensor {info.name} is {dtype} already, and the adapter changes it ({changes[0]}); load "
+                "the original checkpoint with the adapter, and quantise while loading"
+            )
+            raise PlanError(msg)
 
     def _check_prequantized(self, info: TensorInfo, dtype: str, role: str, *, cut: bool) -> None:
         """What is quantised already is used whole and as it is."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
 from ..once import once
+from .adapted import with_adapter
 from .checkpoint import CONFIG, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, of_text, resolve_config, with_token_ids
 from .families import FAMILIES, Resolved, left_out
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ..runtime.spec import Config
+    from .adapter import Adapter
     from .families import Part
 
 __all__ = ["Opened", "open_model"]
@@ -40,7 +42,8 @@ class Opened:
     `raw` is config.json with the sizes that the tensors have, of the one model that is read; `corrections` says in
     words which it had wrong, what is skipped, and what generation_config.json asks for that is not applied. `config`
     is what `raw` resolves to, with the token ids of generation_config.json; `biases` are the roles of optional weights
-    that the model has; `numbers` and `own`: as in `Resolved`. `generation`: parameters that answers follow where a
+    that the model has; `numbers` and `own`: as in `Resolved`. `adapter`: what changes the weights while they are read;
+    `checkpoint` then has what it holds in place of the base's. `generation`: parameters that answers follow where a
     call gives no others (`generation.py`).
     """
 
@@ -51,6 +54,7 @@ class Opened:
     corrections: tuple[str, ...] = ()
     numbers: tuple[int, ...] | None = None
     own: Mapping[str, Part | None] = field(default_factory=dict)
+    adapter: Adapter | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,6 +73,8 @@ class Opened:
     def close(self) -> None:
         """Release the files. Harmless when done twice."""
         self.checkpoint.close()
+        if self.adapter is not None:
+            self.adapter.close()
 
     def __enter__(self) -> Self:
         """`with open_model(path) as opened:` closes at the end."""
@@ -97,10 +103,11 @@ def _without_head(config: Config, checkpoint: Checkpoint) -> Config:
     return replace(config, lm_head=False) if said else config
 
 
-def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
+def open_model(path: str | Path, *, revision: str | None = None, adapter: str | Path | None = None) -> Opened:
     """Open a directory or a hub name: config.json, generation_config.json, the index and all headers; no data is read.
 
-    Sizes that config.json has wrong are put right where the tensors agree (`reconcile`). Errors: `HubError`,
+    Sizes that config.json has wrong are put right where the tensors agree (`reconcile`). `adapter`: the directory or
+    hub name of a PEFT adapter, with which the weights are what merging it makes of them. Errors: `HubError`,
     `CheckpointError` for missing or damaged files and tensors that contradict each other, `ConfigError` for a config
     that is none, or asks for maths that we do not do.
     """
@@ -119,4 +126,12 @@ def open_model(path: str | Path, *, revision: str | None = None) -> Opened:
     corrections += left_out(FAMILIES[config.family].around, checkpoint.tensors, config.family)
     corrections += not_applied(checkpoint.generation, checkpoint.config, applied, writes=config.writes)
     said = generation_defaults(checkpoint.generation, checkpoint.config, applied)
-    return Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers, resolved.own, said)
+    sizes = resolved.numbers, resolved.own
+    opened = Opened(checkpoint, raw, config, resolved.biases, corrections, *sizes, generation=said)
+    if adapter is None:
+        return opened
+    try:
+        return with_adapter(opened, adapter)
+    except BaseException:
+        opened.close()
+        raise

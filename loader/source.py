@@ -7,8 +7,9 @@ the tensor is touched; several ranges, or fewer columns, are gathered. Zeros are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import weight_bytes
 from .header import DTYPES as STORED_BYTES
+from .merge import Reading, has_infinity, rounded
 from .prune.masks import keep
 from .ranges import as_indices
+from .underflow import widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .families.base import Folded
     from .header import TensorInfo
+    from .merge import Change
     from .prune.sparsity import Pattern
     from .ranges import Ranges
 
@@ -68,6 +72,7 @@ class Source:
     `several`: the tensors of a vector of which every head's part is one, kept or not, in order; `tensor` stands for all
     of them side by side, {h} in its name for the head.
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
+    `changes`: what an adapter does to the numbers, while they are read and before anything else is done to them.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Source:
     stack: bool = False
     alone: str = ""
     several: tuple[TensorInfo, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     @property
     def role(self) -> str:
@@ -148,6 +154,7 @@ class Source:
         made = self.tensor.dtype
         steps = ["gathered"] if self.gathered else []
         steps += ["transposed"] if self.transposed else []
+        steps += [str(change) for change in self.changes]
         if self.quantizes:
             steps.append(f"quantised from {made}")
         elif STORED.get(made, self.dense) != self.dense:
@@ -251,8 +258,29 @@ def stored(source: Source, checkpoint: Checkpoint) -> NDArray[Any]:
 def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDArray[Any]:
     """Rows `span` of the weight, counted among the kept ones, in the file's dtype: a view, or gathered into a copy.
 
-    [rows, in] for a matrix, [rows] for a vector. `tensor` is the whole one, in the file's own shape.
+    [rows, in] for a matrix, [rows] for a vector. `tensor` is the whole one, in the file's own shape. With an adapter
+    they are a copy, changed. Errors: `CheckpointError`, then, where the file's dtype cannot hold what it makes.
     """
+    if not source.changes:
+        return _as_stored(source, tensor, span)
+    dtype, info = source.tensor.dtype, source.tensor
+    of = replace(source, columns=None) if any(change.needs_inputs for change in source.changes) else source
+    read_part = partial(_as_stored, of, span=span)
+    reading = Reading(span, source.row_indices[span], of.column_indices, read_part, dtype)
+    before = narrowed(source, read_part(tensor))
+    part = widened(before, dtype)
+    for change in source.changes:
+        part = change.applied(part, reading)
+    out = rounded(part, dtype)
+    if has_infinity(out, dtype) and not has_infinity(before, dtype):
+        msg = f"{info.file}: tensor {info.name}: with the adapter it has numbers that {dtype} cannot hold; merge it"
+        msg = f"{msg} with PEFT into a copy of the model in float32, and load that"
+        raise CheckpointError(msg)
+    return out
+
+
+def _as_stored(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDArray[Any]:
+    """As `read`, without an adapter."""
     rows, columns = source.row_indices[span], source.column_indices
     if source.stack:  # [experts, out, in]
         tensor = tensor.reshape(-1, tensor.shape[-1])

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+import contextvars
+import inspect
+import threading
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from .engine.tasks import Task
+from .exits import Exits
 from .generate import Draw, collect
 from .searching import gathered, spread
+from .settling import abandoned, settled, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from .engine.scheduler import Engine
+    from .filters.filters import Filtering
     from .generate import Generation, Token
     from .searching import Asked
+    from .settling import Answer
 
 __all__ = ["answer", "answers", "in_thread", "tokens"]
 
@@ -29,11 +37,64 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
     """The answer, an id at a time; of what has no beams, one answer. Cancelled, the sequence keeps the ids it has."""
-    steps, task, tasks = asked.steps(), Task(asked.sequence.table), engine.tasks()
+    filters, over = asked.params.filters, False
+    filtering = None if filters is None else filters.filtering()
+    made = _drawn(engine, asked, filtering)
+    try:
+        async for token in made:
+            over = token.finish_reason is not None
+            yield await _settled(asked, token) if over else token
+    finally:
+        await made.aclose()
+        if filtering is not None and not over:
+            abandoned(asked, filtering)
+
+
+async def _settled(asked: Asked, answer: Answer) -> Answer:
+    """As `settled`. Who decides may take his time: not in the loop's executor, where the passes are taken."""
+    filters, filtered = asked.params.filters, answer.filtered
+    if filters is None or filtered is None:
+        return answer
+    if filters.hold is None:
+        return await in_thread(partial(settled, asked, answer))
+    said: object = await _in_own_thread(partial(filters.hold, filtered))
+    if inspect.isawaitable(said):
+        said = await said
+    return await in_thread(partial(told, asked, answer, filters.judged(filtered, said)))
+
+
+async def _in_own_thread(work: Callable[[], T]) -> T:
+    """Work in a thread that nothing else uses. Cancelled, it comes to its end all the same."""
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(how: Callable[[], None]) -> None:
+        if not future.done():
+            how()
+
+    def run() -> None:
+        try:
+            how = partial(future.set_result, context.run(work))
+        except BaseException as e:  # noqa: BLE001 - whatever it is, it is the caller's
+            how = partial(future.set_exception, e)
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, how)
+
+    threading.Thread(target=run, name="miaotui-hold", daemon=True).start()
+    return await future
+
+
+async def _drawn(engine: Engine, asked: Asked, filtering: Filtering | None = None) -> AsyncGenerator[Token, None]:
+    steps, task, tasks = asked.steps(filtering), Task(asked.sequence.table), engine.tasks()
     step = next(steps, None)
     while step is not None:
-        if isinstance(step, Draw):
-            want = asked.sequence.wanted(step)
+        if isinstance(step, Draw) and (drawn := asked.sequence.at_hand()) is not None:
+            step = steps.send(drawn)
+        elif isinstance(step, Draw):
+            if step.speculation is not None and step.speculation.computes:  # not in the loop's thread
+                want = await in_thread(partial(asked.sequence.wanted, step))
+            else:
+                want = asked.sequence.wanted(step)
             with task:
                 await tasks.until_done(want)
             step = steps.send(asked.sequence.taken(want))
@@ -44,7 +105,7 @@ async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
 
 async def answer(engine: Engine, asked: Asked) -> Generation:
     """The whole answer; with `num_return_sequences`, drawn ones, which share passes."""
-    with ExitStack() as opened:
+    with Exits() as opened:
         made = await answers(engine, spread(asked, opened))
     return gathered(asked, made)
 
@@ -55,7 +116,8 @@ async def answers(engine: Engine, asked: list[Asked]) -> list[Generation]:
 
     async def one(each: Asked) -> Generation:
         async with room:
-            return collect([token async for token in tokens(engine, each)])
+            made = collect([token async for token in _drawn(engine, each)])
+        return await _settled(each, made)
 
     made = await asyncio.gather(*map(one, asked), return_exceptions=True)
     errors = [each for each in made if isinstance(each, BaseException)]

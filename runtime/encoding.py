@@ -35,12 +35,14 @@ MOST = 256
 class Whole:
     """A text that is fed at once: ids, and each token's type (None: all are 0).
 
-    `rows`: the tokens whose results are asked for, of a head that gives each token some (None: all).
+    `rows`: the tokens whose results are asked for, of a head that gives each token some (None: all). `adapter`: the
+    number of the one that it is read with; 0: none.
     """
 
     ids: Ids[int]
     types: Ids[int] | None = None
     rows: Ids[int] | None = None
+    adapter: int = 0
 
     @property
     def asked(self) -> Ids[int]:
@@ -67,19 +69,20 @@ def fed(
 ) -> Generator[NDArray[np.float32], None, None]:
     """As `encoded`, of a decoder: its tokens see those before them alone. `last`: `use` gets the last token's row.
 
-    Then as many texts as fit a pass go together. Errors: `InputError`, by the text's number.
+    Then as many texts as fit a pass go together; all have one adapter. Errors: `InputError`, by the text's number.
     """
     waiting: list[Whole] = []
     for n, text in enumerate(texts):
         check_whole(session, text, f"text {n}")
         if not last:
-            yield use(session.hidden_rows(text.ids))
+            yield use(session.hidden_rows(text.ids, text.adapter))
             continue
         if waiting and not session.fits([*(len(t.ids) for t in waiting), len(text.ids)]):
-            yield from (use(row[None]) for row in session.last_hidden([t.ids for t in waiting]))
+            yield from (use(row[None]) for row in session.last_hidden([t.ids for t in waiting], text.adapter))
             waiting = []
         waiting.append(text)
-    yield from (use(row[None]) for row in session.last_hidden([t.ids for t in waiting]))
+    if waiting:
+        yield from (use(row[None]) for row in session.last_hidden([t.ids for t in waiting], waiting[0].adapter))
 
 
 def _passes(
@@ -133,7 +136,7 @@ def _judged(
             raise InputError(msg)
         first = ids[_place(head, ids)] if head.shifted.wraps else config.decoding.start
         last = len(ids) - 1 - ids[::-1].index(end)
-        with Sequence(session, source=ids) as sequence:
+        with Sequence(session, source=ids, adapter=text.adapter) as sequence:
             yield sequence.feed([first, *ids[:last]])
 
 

@@ -17,10 +17,14 @@ import numpy as np
 
 from ..errors import InputError, shown
 from .beams import BEAMS, Beams, beams_from
+from .blocks import Block, BlockEnd, block_from
+from .constraints import Steered
 from .detokenize import Spelling, StopStrings, TextStream, check_stop
+from .engine.speculative import NGRAM
+from .filters.filters import Filtered, Filtering, Filters, filters_of
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .overflow import cut_left
-from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of
+from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of, priority_of
 from .penalties import Changes, Penalties
 from .penalty_params import PENALTIES, penalties_from
 from .processors import processors_from
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Unpack
 
+    from .constraints import Constraint
+    from .engine.speculative import Speculation
     from .processors import Processor
 
 
@@ -58,9 +64,11 @@ __all__ = [
 #: Most ids that may end an answer: more than any vocabulary has, and little memory.
 MAX_EOS = 2**22
 
-#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed; "length": `max_new_tokens` were drawn;
-#: "context": prompt and new ids fill the context (`most_ids`); the last, never fed, may stand one past its end.
-FinishReason = Literal["eos", "stop", "length", "context"]
+#: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed, a block ended, or all that was asked
+#: for is there (`constraints.py`) and no id is an end; "length": `max_new_tokens` were drawn;
+#: "context": prompt and new ids fill the context (`most_ids`); the last, never fed, may stand one past its end;
+#: "filter": a filter blocked what came next, or `hold` let nothing of it, or something else, be shown.
+FinishReason = Literal["eos", "stop", "length", "context", "filter"]
 
 
 class TextLike(Protocol):
@@ -113,6 +121,7 @@ class Draw:
     logprobs: LogprobParams | None = None
     told: range | None = None
     first: bool = False
+    speculation: Speculation | None = None  # what drafts the ids after the first
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,10 @@ class GenerateParams:
     processors: tuple[Processor, ...] = ()
     priority: int = 0
     overflow: Overflow = "error"
+    filters: Filters | None = None
+    draft: bool | str | None = None  # None: as the model was loaded
+    constraint: Constraint | None = None
+    block: Block | None = None
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -156,10 +169,8 @@ class GenerateParams:
         if not isinstance(self.ignore_eos, bool | np.bool_):
             msg = f"ignore_eos={shown(self.ignore_eos)}: expected True or False"
             raise InputError(msg)
-        if not _is_integer(self.priority):
-            msg = f"priority={shown(self.priority)}: expected an integer; the higher goes first, and 0 is usual"
-            raise InputError(msg)
-        object.__setattr__(self, "priority", int(self.priority))
+        object.__setattr__(self, "draft", _check_draft(self.draft))
+        object.__setattr__(self, "priority", priority_of(self.priority))
         object.__setattr__(self, "max_new_tokens", None if n is None else int(n))
         object.__setattr__(self, "ignore_eos", bool(self.ignore_eos))
         object.__setattr__(self, "stop", check_stop(self.stop))
@@ -172,7 +183,8 @@ class Timings:
 
     `first_token_s` runs from the start of the generation to its first id, without the load. `decode_s` is for the
     ids after the first. `n_prompt`: tokens that were read, by an encoder too; `n_reused`: those of them that were not
-    computed, as a text that begins alike had them in the cache.
+    computed, as a text that begins alike had them in the cache. `n_drafted`: ids that were guessed before they were
+    drawn (`draft`), and checked by a pass; `n_accepted`: those of them that came. They depend on what passes took.
     """
 
     load_s: float = 0.0
@@ -182,6 +194,8 @@ class Timings:
     n_prompt: int = 0
     n_new: int = 0
     n_reused: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
 
     @property
     def prefill_tps(self) -> float:
@@ -200,6 +214,7 @@ class Token:
 
     `id` is None in the only step of a generation that draws nothing. `seed` is None where the answer is greedy.
     `logprobs`: that of the id, where it was asked for; before that of the first id, with `echo`, the prompt's.
+    `filtered`, of the last step: the whole answer, where there are filters.
     """
 
     id: int | None
@@ -208,6 +223,7 @@ class Token:
     timings: Timings | None = None
     seed: int | None = None
     logprobs: tuple[Logprob, ...] = ()
+    filtered: Filtered | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +233,8 @@ class Generation:
     `ids` holds every new id, the end-of-sequence id too; `text` holds neither it nor a stop string. `seed` is the one
     given, or the one drawn in its place: with it the same parameters give the same text. None where it is greedy.
     `score`, of beams: the sum of the ids' logarithms over length^length_penalty; `alternatives`: further answers.
-    `logprobs`, where they were asked for: of each new id, after those of the prompt with `echo`.
+    `logprobs`, where they were asked for: of each new id, after those of the prompt with `echo`. `filtered`, where
+    there are filters: what they met, and the text without them; `ids` are all that were drawn.
     """
 
     text: str
@@ -228,6 +245,7 @@ class Generation:
     score: float | None = None
     alternatives: tuple[Generation, ...] = ()
     logprobs: list[Logprob] | None = None
+    filtered: Filtered | None = None
 
 
 def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
@@ -267,6 +285,7 @@ _ENDINGS = {
     "eos_token_id": "eos_ids",
     "ignore_eos": "ignore_eos",
     "priority": "priority",
+    "draft": "draft",
 }
 
 
@@ -275,6 +294,7 @@ def params_from(
     eos_ids: Iterable[int] = (),
     rules: Rules | None = None,
     n_vocab: int | None = None,
+    constraint: Constraint | None = None,
     **keywords: Unpack[GenerateKwargs],
 ) -> GenerateParams:
     """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given", but for `max_new_tokens`.
@@ -282,11 +302,13 @@ def params_from(
     `eos_ids` are the model's own, used where `eos_token_id` (an id or several) is not given. `stop` is short for
     `stop_strings`. Without `do_sample`, giving `temperature` or a truncation such as `top_p` asks for sampling, unless
     the temperature is 0; with none of them the answer is greedy. Where it is sampled, a `seed` that is not given is
-    drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. Errors: `InputError`, with
-    the known names for an unknown one.
+    drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. `constraint`: what of the
+    keywords the answer is held to, compiled (`constraint_of`). Errors: `InputError`, with the known names for an
+    unknown one.
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
+    given.pop("adapter", None)  # the text's own
     if "decoder_start_token_id" in given:
         msg = "decoder_start_token_id: a text begins with its prompt; leave it out, or put it before the prompt"
         raise InputError(msg)
@@ -305,7 +327,8 @@ def params_from(
     beams = beams_from({name: given.pop(name) for name in BEAMS if name in given}, asked_as)
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
-    ending |= {"overflow": overflow_of(given.pop("overflow", None))}
+    ending |= {"overflow": overflow_of(given.pop("overflow", None)), "constraint": constraint}
+    ending |= {"block": block_from(given.pop("stop_at", None)), "filters": filters_of(given.pop("filters", None))}
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, penalties=penalties, beams=beams, **ending)
     _check_together(params, asked_as)
     return params
@@ -319,10 +342,13 @@ def _check_together(params: GenerateParams, asked_as: str) -> None:
     beams = params.beams
     apart = {
         "stop_strings": params.stop,
+        "stop_at": params.block,
         "sampling": not params.sampling.greedy,
         "logprobs (top_logprobs, echo)": params.logprobs,
         "logits_processor": params.processors,
         "priority": params.priority,
+        "draft": params.draft,
+        "" if params.constraint is None else params.constraint.name: params.constraint,
     }
     what = next((name for name, given in apart.items() if given), None)
     if beams.n > 1 and what is not None:
@@ -364,8 +390,10 @@ def check_prompt(
     if total > text.n_context and params.logprobs is not None and params.logprobs.echo:
         msg = f"echo: a text of {total} tokens, which outgrows the context of {text.n_context}, has none; leave it out"
         raise InputError(msg)
-    if params.stop and not decodes:
-        msg = "stop_strings: this model has no tokenizer, so its answers have no text to find them in"
+    asked = {"stop_strings": params.stop, "stop_at": params.block, "filters": params.filters}
+    name = next((name for name, given in asked.items() if given), None)
+    if name is not None and not decodes:
+        msg = f"{name}: this model has no tokenizer, so its answers have no text to find it in"
         raise InputError(msg)
     return ids
 
@@ -393,13 +421,16 @@ def steps(  # noqa: PLR0913 - keywords
     load_s: float = 0.0,
     number: int = 0,
     n_source: int = 0,
+    filtering: Filtering | None = None,
+    speculation: Speculation | None = None,
 ) -> Generator[Token | Draw, Drawn, None]:
     """Go on with a sequence: add the prompt, a list of checked ids; then ask for draws, and give tokens, until an end.
 
     Each `Draw` is answered by what was drawn (`send`); so a caller may have several texts on their way.
     `number`: which of several answers to one prompt it is, for the draws; `n_source`: tokens that an encoder reads
-    before the first, for the timings. Without a `spelling` (`decode(ids) -> str`
-    will do) the tokens have no text.
+    before the first, for the timings; `filtering`: what the text goes through (default: afresh, where the parameters
+    have filters); `speculation`: what drafts ids, which changes none. Without a `spelling` (`decode(ids) -> str` will
+    do) the tokens have no text.
     """
     n_prompt, room = len(prompt), most_ids(text, params) - len(text) - len(prompt) + 1  # the last drawn is never fed
     if room < 1:
@@ -409,42 +440,61 @@ def steps(  # noqa: PLR0913 - keywords
     at_limit: FinishReason = "length" if limit == params.max_new_tokens else "context"
     ends = () if params.ignore_eos else params.eos_ids
     ask = params.logprobs
-    writer = _Writer(spelling, text.ids + prompt, params)
+    writer = _Writer(spelling, text.ids + prompt, params, filtering)
     began = time.perf_counter()
     text.append(prompt)
     told = () if ask is None or not ask.echo else (yield from _echoed(text, n_prompt, ask))
     if limit == 0:
         timings = Timings(load_s=load_s, prefill_s=time.perf_counter() - began if told else 0.0, n_prompt=n_prompt)
-        yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told)
+        yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told, writer.filtered())
         return
     sampler = _sampler(text, params, number, limit)
+    steered = None if sampler is None else _steered(text, params, ends, sampler)
+    speculation = _speculation(speculation, sampler, steered)
     drawn = yield Draw(sampler, limit, ends, ask, first=True)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
     n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)
     began, decode_s = began + first_token_s, 0.0
     for n_new in range(1, limit + 1):
         reason: FinishReason | None = at_limit if n_new == limit else None
-        piece, stopped = writer.write(token, shows=token not in ends)
-        if stopped:
-            reason = "stop"
+        piece, ended = writer.write(token, shows=token not in ends)
+        if ended is not None:
+            reason = ended
         elif token in ends:
             reason = "eos"
+        if steered is not None and steered.ends_with(token, writer.plain) and not ends and reason is None:
+            reason = "stop"
         if reason is not None:
-            rest, stopped = writer.end()
+            rest, reason = _end(writer, steered, reason)
             piece += rest
-            reason = "stop" if stopped else reason
             decode_s += time.perf_counter() - began
             n_read, later_s = n_source + n_prompt, decode_s if n_new > 1 else 0.0
             timings = Timings(load_s, prefill_s, later_s, first_token_s, n_read, n_new, n_reused)
-            yield Token(token, piece, reason, timings, params.sampling.drawn_by, told)
+            if speculation is not None:
+                timings = replace(timings, n_drafted=speculation.n_drafted, n_accepted=speculation.n_accepted)
+            yield Token(token, piece, reason, timings, params.sampling.drawn_by, told, writer.filtered())
             return
         decode_s += time.perf_counter() - began
         yield Token(token, piece, logprobs=told)
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        drawn = yield Draw(sampler, limit - n_new, ends, ask)
+        drawn = yield Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
         token, told = drawn.token, drawn.logprobs
+
+
+def _speculation(wanted: Speculation | None, sampler: Sampler | None, steered: Steered | None) -> Speculation | None:
+    """None where what may come in a later row is known only once the ids before it are drawn."""
+    known = sampler is None or (sampler.tells_ahead and not sampler.calls_python)
+    return wanted if known and steered is None else None
+
+
+def _end(writer: _Writer, steered: Steered | None, reason: FinishReason) -> tuple[str, FinishReason]:
+    """What was held back of an answer, and why it ended."""
+    rest, ended = writer.end()
+    if steered is not None and ended is None:
+        steered.check(writer.plain, reason)
+    return rest, reason if ended is None else ended
 
 
 def _echoed(text: TextLike, n: int, ask: LogprobParams) -> Generator[Token | Draw, Drawn, tuple[Logprob, ...]]:
@@ -469,7 +519,8 @@ def collect(made: Iterable[Token]) -> Generation:
         told += token.logprobs
         if token.finish_reason is not None and token.timings is not None:
             text, logprobs = "".join(pieces), told or None
-            return Generation(text, ids, token.finish_reason, token.timings, token.seed, logprobs=logprobs)
+            reason, timings = token.finish_reason, token.timings
+            return Generation(text, ids, reason, timings, token.seed, logprobs=logprobs, filtered=token.filtered)
     msg = "the stream has no last step: it was closed or read from before"
     raise InputError(msg)
 
@@ -485,36 +536,78 @@ def answer(  # noqa: PLR0913, PLR0917 - what a `Generation` has
     """The `Generation` of ids that are there all at once."""
     writer = _Writer(decode, prompt, params)
     ends = () if params.ignore_eos else params.eos_ids
-    text = "".join(writer.write(i)[0] for i in ids if i not in ends) + writer.end()[0]
-    reason: FinishReason = "eos" if ids and ids[-1] in ends else at_limit
-    return Generation(text, ids, reason, replace(timings, n_new=len(ids)))
+    text = "".join(writer.write(i)[0] for i in ids if i not in ends)
+    rest, ended = writer.end()
+    reason: FinishReason = ended or ("eos" if ids and ids[-1] in ends else at_limit)
+    return Generation(text + rest, ids, reason, replace(timings, n_new=len(ids)), filtered=writer.filtered())
 
 
 class _Writer:
-    """Ids to pieces of text: detokeniser, then stop strings, then what is held back at the end.
+    """Ids to pieces of text: detokeniser, stop strings, a block's end, then filters, then what is held back at the end.
 
     Stop strings are looked for in the text with its special tokens; what is shown has none.
     """
 
     def __init__(
-        self, spelling: Spelling | Callable[[Sequence[int]], str] | None, prompt: list[int], params: GenerateParams
+        self,
+        spelling: Spelling | Callable[[Sequence[int]], str] | None,
+        prompt: list[int],
+        params: GenerateParams,
+        filtering: Filtering | None = None,
     ) -> None:
         how = Spelling(spelling) if callable(spelling) else spelling
         self._shown = None if how is None else TextStream(how, prompt)
         self._searched = None if how is None or not params.stop else TextStream(how, prompt, full=True)
-        self._stop = StopStrings(params.stop)
+        self._stop, self._block = StopStrings(params.stop), None
+        self._filtering = params.filters.filtering() if filtering is None and params.filters is not None else filtering
+        self.plain = ""  # the last piece, before filters
+        if params.block is not None and how is not None:
+            line = params.block.line
+            self._block = BlockEnd(how.decode(prompt).rpartition("\n")[2] if line is None else line)
 
-    def write(self, token: int, *, shows: bool = True) -> tuple[str, bool]:
-        """Return text that is safe to show, and whether a stop string was completed. `shows`: `token` has a text."""
+    def write(self, token: int, *, shows: bool = True) -> tuple[str, FinishReason | None]:
+        """Return text that is safe to show, and what ends it: a stop string, a filter. `shows`: `token` has a text."""
+        piece, stopped = self._written(token, shows=shows)
+        if self._block is not None:
+            piece = self._block.push(piece) + (self._block.flush() if stopped else "")
+            stopped = stopped or self._block.stopped
+        return self._through(piece, stopped)
+
+    def end(self) -> tuple[str, FinishReason | None]:
+        """Return what was held back, and what ended the text: a stop string or a filter."""
+        piece, stopped = self._rest()
+        if self._block is not None:
+            piece = self._block.push(piece) + self._block.flush()
+            stopped = stopped or self._block.stopped
+        piece, reason = self._through(piece, stopped)
+        if self._filtering is None:
+            return piece, reason
+        piece += self._filtering.end()
+        return piece, self._filtering.finish_reason or reason
+
+    def filtered(self) -> Filtered | None:
+        """The text, where there are filters."""
+        return None if self._filtering is None else self._filtering.filtered()
+
+    def _through(self, piece: str, stopped: bool) -> tuple[str, FinishReason | None]:  # noqa: FBT001 - what `_written` returns
+        self.plain = piece
+        if self._filtering is not None:
+            piece = self._filtering.push(piece)
+            if self._filtering.finish_reason is not None:
+                return piece, self._filtering.finish_reason
+        return piece, "stop" if stopped else None
+
+    def _written(self, token: int, *, shows: bool) -> tuple[str, bool]:
+        """Text without stop strings, and whether one was completed."""
         piece = self._shown.push(token) if shows and self._shown is not None else ""
         if self._searched is None:
             return piece, False
         out = self._stop.push(self._searched.push(token), piece)
         if self._stop.completed_by(self._searched.pending()):
-            out += self.end()[0]
+            out += self._rest()[0]
         return out, self._stop.stopped
 
-    def end(self) -> tuple[str, bool]:
+    def _rest(self) -> tuple[str, bool]:
         """Return what was held back, and whether it completed a stop string."""
         if self._shown is None or self._stop.stopped:
             return "", self._stop.stopped
@@ -523,6 +616,15 @@ class _Writer:
             return rest, False
         text = self._stop.push(self._searched.flush(), rest)
         return text + self._stop.flush(), self._stop.stopped
+
+
+def _steered(text: TextLike, params: GenerateParams, ends: Sequence[int], sampler: Sampler) -> Steered | None:
+    """What the answer is held to, after the text so far; the sampler draws by its masks."""
+    if params.constraint is None:
+        return None
+    before = text.ids
+    forced = params.rules.forced_bos if len(before) == 1 else None
+    return Steered(params.constraint, before, sampler, ends, forced)
 
 
 def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) -> Sampler | None:
@@ -536,11 +638,20 @@ def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) ->
             text.n_vocab, how, replace(params.rules, ends=ends), ids=text.ids, limit=limit, sequence=number,
             processors=params.processors, changes=changes,
         )  # fmt: skip
-    if how.plain and changes is None:
+    if how.plain and changes is None and params.constraint is None:
         return None
     sampler = Sampler(text.n_vocab, how, sequence=number, changes=changes)
     sampler.observe(text.ids, answer=False)
     return sampler
+
+
+def _check_draft(draft: object) -> bool | str | None:
+    """`draft` of a call. Errors: `InputError`: what a model must be loaded for."""
+    if draft is None or isinstance(draft, bool | np.bool_) or (isinstance(draft, str) and draft == NGRAM):
+        return bool(draft) if isinstance(draft, np.bool_) else draft
+    what = f"draft={shown(draft)}: expected False (none), {NGRAM!r}, or None (as the model was loaded)"
+    msg = f"{what}; other drafts are loaded with the model: load(..., draft={shown(draft)})"
+    raise InputError(msg)
 
 
 def _check_eos(eos: object) -> tuple[int, ...]:

@@ -243,10 +243,10 @@ class Pages:
 
     @_whole
     def forget_unseen(self, table: Table) -> None:
-        """Give back pages that no query from `cached` on sees: those below each group's window."""
+        """Give back pages that no query from `cached` on, or from the first unsure slot on, sees: below its window."""
         for g, window in enumerate(self.windows):
             if window is not None:
-                first = max(0, table.cached - table.gap - window + 1) // self.size
+                first = max(0, table.cached - table.unsure - table.gap - window + 1) // self.size
                 while table.low[g] < min(first, table.high[g]):
                     self._drop(g, int(table.numbers[g, table.low[g]]))
                     table.low[g] += 1
@@ -283,6 +283,7 @@ class Pages:
         twin = Table(len(self.windows), table.numbers.shape[1], self.size)
         self.tables.add(twin)
         twin.source, twin.shift, twin.capacity = table.source, table.shift, table.capacity
+        twin.adapter = table.adapter
         self._copied(table, twin)
         return twin
 

@@ -17,6 +17,9 @@ import numpy as np
 from ..errors import InputError, shown
 
 if TYPE_CHECKING:
+    from .blocks import Block
+    from .constraints import Constraint
+    from .filters.filters import Filters
     from .processors import Processor
 
 __all__ = [
@@ -25,11 +28,13 @@ __all__ = [
     "OVERFLOWS",
     "TOKENS",
     "ChatKwargs",
+    "ConstraintKwargs",
     "GenerateKwargs",
     "Overflow",
     "check_names",
     "one_of",
     "overflow_of",
+    "priority_of",
     "spelled_out",
     "switch",
     "whole_number",
@@ -45,7 +50,20 @@ OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class GenerateKwargs(TypedDict, total=False):
+class ConstraintKwargs(TypedDict, total=False):
+    """What an answer must be: one of these is given."""
+
+    schema: Mapping[str, object] | str | type | Constraint | None
+    """The answer is JSON that this schema allows, a dict, JSON text or a pydantic class; docs/constrained.md."""
+    grammar: str | Constraint | None
+    """The answer is a text of this grammar, Lark's notation or GBNF."""
+    regex: str | Constraint | None
+    """The whole answer matches this regular expression, in the words of Rust's regex."""
+    choices: Iterable[str] | Constraint | None
+    """The answer is one of these texts, or of those of a `Choices`."""
+
+
+class GenerateKwargs(ConstraintKwargs, total=False):
     """Keywords of `generate`, `stream` and `tokens`, with the names of Hugging Face's `GenerationConfig`.
 
     `None` means "not given", except for `max_new_tokens`. NumPy's numbers and booleans are as good as Python's.
@@ -170,14 +188,25 @@ class GenerateKwargs(TypedDict, total=False):
     logits_processor: Processor | list[Processor] | tuple[Processor, ...] | None
     """A function f(ids, row), or several, called before each draw with the whole text's ids and the model's logits,
     float32 [n_vocab]: it changes them, or returns others."""
+    stop_at: Literal["block"] | Block | None
+    """"block": end where the block of code ends in which the answer begins; docs/constrained.md."""
     priority: int | SupportsIndex | None
     """Where several answers wait for room, the higher number goes first, and gives its pages up last (default: 0).
     It changes no answer; docs/concurrency.md."""
+    adapter: str | None
+    """Which of the model's adapters reads and writes the text, by its name in `load(adapters=...)` (default: none, or
+    the sequence's own); docs/adapters.md."""
+    draft: bool | str | None
+    """Guess ids ahead and check several in one pass; no answer changes (docs/speculation.md). False: not in this call;
+    "ngram": from what the text repeats; None: as the model was loaded."""
     overflow: Overflow | None
     """What becomes of a text that is longer than the context (default: "error", or what the sequence was made with).
     "error": such a prompt is refused, and the answer ends where the context is full. "truncate-left": the prompt loses
     what it takes from its left, so that the answer finds room for `max_new_tokens`, or half of the context (a bos id at
     its beginning stays). "window": it goes on; its first four tokens stay in the cache, and the newest."""
+    filters: Filters | None
+    """Words and regular expressions that the answer's text does not show; docs/filters.md. `ids` and `logprobs` are
+    what was drawn."""
 
 
 class ChatKwargs(GenerateKwargs, total=False):
@@ -254,6 +283,14 @@ def switch(name: str, value: object) -> bool:
 def overflow_of(value: object) -> Overflow:
     """`overflow` as a caller gave it; None: "error". Errors: `InputError`."""
     return cast("Overflow", "error" if value is None else one_of("overflow", value, OVERFLOWS))
+
+
+def priority_of(value: object) -> int:
+    """`priority` as a caller gave it. Errors: `InputError`."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        msg = f"priority={shown(value)}: expected an integer; the higher goes first, and 0 is usual"
+        raise InputError(msg)
+    return int(value)
 
 
 def one_of(name: str, value: object, known: Sequence[str]) -> str:

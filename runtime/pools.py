@@ -53,12 +53,12 @@ class Pools(Turns):
             return self.pages.table(self.n_context)
         return table
 
-    def encoded(self, ids: Ids[int]) -> Source:
+    def encoded(self, ids: Ids[int], adapter: int = 0) -> Source:
         """A text that the encoder of an encoder-decoder reads, once a pass needs it; its ids were checked."""
         if self.sources is None:
             msg = "this model is not an encoder-decoder"
             raise InputError(msg)
-        return self.sources.admit(ids)
+        return self.sources.admit(ids, adapter)
 
     def _reserve(self, parts: list[Part], end: int) -> None:
         """Pages for every part, up to `end` at least; those that are idle give theirs up, the longest idle first."""

@@ -17,6 +17,7 @@ from ..errors import BackendError, PlanError
 from .arena import Tensor, waits
 from .bias import BiasTable
 from .experts import ExpertTable
+from .lora import LoraTable
 from .ops import HEADER, OPS, SLOTS
 from .relative import DistanceTable
 from .rope import RopeTable
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .spec import Weights
+    from .spec import Adapter, Weights
 
 __all__ = ["Encoding", "Instruction", "Operand", "Program", "place_waits"]
 
 #: What stands in an instruction's slot.
-Operand = Tensor | Weight | RopeTable | BiasTable | DistanceTable | ExpertTable | int | float | None
+Operand = Tensor | Weight | RopeTable | BiasTable | DistanceTable | ExpertTable | LoraTable | int | float | None
 
 
 @dataclass(eq=False)
@@ -108,6 +109,7 @@ class Program:
     n_once: int = 0  # instructions that run once, before the first step, on `once_rows` rows: the ids of a batch
     once_rows: int = 0
     draw_at: int | None = None  # the arena's scratch for ids that the CPU draws (`drawing.py`), at its end
+    adapters: tuple[str, ...] = ()  # names, in the order of their numbers, which are counted from 1
     bounded: str = ""  # why no text may outgrow `n_context`; "": one may
 
     @property
@@ -158,7 +160,7 @@ class Program:
         """
         whole = (weight if weight.lies is None else weight.lies.whole for weight in weights)
         by_name: dict[str, Weight] = {weight.name: weight for weight in (*whole, *self.constants)}
-        tables: dict[int, BiasTable | ExpertTable] = {}  # each is made once, however many layers read it
+        tables: dict[int, BiasTable | ExpertTable | LoraTable] = {}  # each is made once, however many layers read it
 
         def real(value: Weight) -> Weight:
             now = by_name.get(value.name)
@@ -168,7 +170,14 @@ class Program:
                 raise PlanError(msg)
             return now
 
+        def adapted(a: Adapter | None) -> Adapter | None:
+            if a is None:
+                return None
+            return replace(a, down=real(a.down), up=real(a.up), ratio=None if a.ratio is None else real(a.ratio))
+
         def bind(value: Operand) -> Operand:
+            if isinstance(value, LoraTable):
+                return tables.setdefault(id(value), LoraTable(tuple(map(adapted, value.adapters))))
             if isinstance(value, ExpertTable):
                 return tables.setdefault(id(value), ExpertTable(tuple(real(w) for w in value.weights)))
             if isinstance(value, BiasTable):
@@ -200,7 +209,7 @@ class Program:
         lines = [f"{head}; T <= {self.chunk}, R <= {self.n_logits}"]
         for n, ins in enumerate(self.code):
             out, read = (", ".join(map(str, ins.tensors(kind))) for kind in "oi")
-            rest = [v.name for v in ins.values.values() if isinstance(v, Weight | ExpertTable)]
+            rest = [v.name for v in ins.values.values() if isinstance(v, Weight | ExpertTable | LoraTable)]
             rest += [f"{k}={v:g}" for k, v in ins.values.items() if isinstance(v, int | float)]
             wait = "|" if ins.wait else " "
             lines.append(f"{n:4d} {wait} {ins.kernel:20s} {out or 'results'} <- {read or 'tokens'}  {' '.join(rest)}")
@@ -215,7 +224,7 @@ def _slot(value: Operand, absent: int) -> int:
         return value.offset
     if isinstance(value, Weight):
         return value.address
-    if isinstance(value, RopeTable | BiasTable | DistanceTable | ExpertTable):
+    if isinstance(value, RopeTable | BiasTable | DistanceTable | ExpertTable | LoraTable):
         return value.weight.address
     if isinstance(value, float):
         return int(struct.unpack("<I", struct.pack("<f", value))[0])

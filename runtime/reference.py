@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .bias import Bias
     from .rope import RopeTable
-    from .spec import Activation, Distances, Spaced, Weight
+    from .spec import Activation, Adapter, Distances, Spaced, Weight
 
     Array = NDArray[np.float64]
 
@@ -41,13 +41,15 @@ class Reference:
         fast: bool = False,
         types: NDArray[np.int64] | None = None,
         crosses: dict[int, tuple[Array, Array]] | None = None,
+        adapter: int = 0,
     ) -> None:
         """`caches` is updated in place, rounded to `kv_cache`; `n_logits` last tokens reach the head.
 
         `types`: of each token; None: all are 0. `crosses`: of each layer, what an encoder's step wrote for it.
+        `adapter`: the number of the text's; 0: none.
         """
         self.ids, self.start, self.caches, self.n_logits = np.asarray(ids), start, caches, n_logits
-        self.kv_cache, self.fast = kv_cache, fast
+        self.kv_cache, self.fast, self.adapter = kv_cache, fast, adapter
         self.types = np.zeros(len(self.ids), np.int64) if types is None else types
         self.crosses = {} if crosses is None else crosses
         self.results: list[int] = []  # the greedy id of each row of logits
@@ -92,6 +94,34 @@ class Reference:
         elif self.fast and w.dtype == "bf16":
             x = self.round_bf16(x)
         y: Array = x @ w.f64().T
+        y = y if b is None else y + b.f64()
+        y = y if act is None else _act(y, act)
+        y = y if times is None else y * times
+        return y if residual is None else residual + y
+
+    def _adapter(self, adapters: tuple[Adapter | None, ...]) -> Adapter | None:
+        return adapters[self.adapter - 1] if self.adapter else None
+
+    def lora_down(self, x: Array, adapters: tuple[Adapter | None, ...]) -> Array:
+        """[t, k] -> [t, rank]; none where the text's adapter leaves this product as it is."""
+        a = self._adapter(adapters)
+        return np.zeros((len(x), 0)) if a is None else x @ a.down.f64().T
+
+    def lora_up(  # noqa: PLR0913 - as `linear`
+        self,
+        x: Array,
+        h: Array,
+        adapters: tuple[Adapter | None, ...],
+        b: Weight | None = None,
+        *,
+        act: Activation | None = None,
+        times: Array | None = None,
+        residual: Array | None = None,
+    ) -> Array:
+        """[t, n]."""
+        a = self._adapter(adapters)
+        y = x if a is None else x + float(np.float32(a.scale)) * (h @ a.up.f64().T)
+        y = y if a is None or a.ratio is None else y * a.ratio.f64()
         y = y if b is None else y + b.f64()
         y = y if act is None else _act(y, act)
         y = y if times is None else y * times

@@ -141,6 +141,15 @@ class Ruled(Sampler):
         super().observe(wanted, answer=answer)
         self._text += wanted
 
+    def mark(self) -> tuple[int, ...]:
+        """As the sampler's."""
+        return (*super().mark(), len(self._text))
+
+    def rewind(self, mark: tuple[int, ...]) -> None:
+        """As the sampler's."""
+        super().rewind(mark)
+        del self._text[mark[1] :]
+
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """As the sampler's, of what the processors leave."""
         row = self._row
@@ -168,6 +177,11 @@ class Ruled(Sampler):
         _check_rows("", ids, self.n_vocab)  # a kernel writes where they say
         self._edits = np.array(ids, np.int64)
         return self._edits, forced
+
+    @property
+    def edited(self) -> NDArray[np.int64]:
+        """As the sampler's."""
+        return self._edits
 
     @property
     def host_only(self) -> bool:

@@ -94,13 +94,16 @@ class Sampler:
 
     #: Whether functions of the caller's change a row, so that no backend draws from it.
     calls_python = False
-    #: What the CPU's kernel is told (`drawing.py`), once it was.
+    #: What the CPU's kernel is told (`drawing.py`), once it was; and arrays whose addresses several rows' words hold.
     words: NDArray[np.int64] | None = None
+    held: Sequence[object] = ()
     #: The arrays that they have addresses of (`penalties.py`).
     lists: Lists | None = None
     #: uint32 [ceil(n_vocab / 32)], C-contiguous: bit i % 32 of word i // 32 says that id i may come, and no other ever
     #: does, whatever else is asked. It is read again for each draw; None: all may.
     mask: NDArray[np.uint32] | None = None
+    #: Whose mask it is, for errors.
+    constrained_by = "the mask of allowed ids"
 
     def __init__(
         self, n_vocab: int, params: SamplingParams, *, sequence: int = 0, changes: Changes | None = None
@@ -173,6 +176,11 @@ class Sampler:
         """Ids that may not come next, or, if it says so, of which one must: of a row before the penalty."""
         return _NO_IDS, False
 
+    @property
+    def edited(self) -> NDArray[np.int64]:
+        """What `edits` returned last."""
+        return _NO_IDS
+
     @cached_property
     def _scratch(self) -> _Scratch:
         n, f32 = self.n_vocab, np.float32
@@ -192,6 +200,15 @@ class Sampler:
                 self._seen[i] = True
                 self._history[self._n_history] = i
                 self._n_history += 1
+
+    def mark(self) -> tuple[int, ...]:
+        """What `rewind` needs to forget the ids that are observed from now on. All that depends on ids is undone."""
+        return (self._n_history,)
+
+    def rewind(self, mark: tuple[int, ...]) -> None:
+        """Be as at the mark. Arrays keep what lies after their end, so that words made meanwhile hold."""
+        self._seen[self._history[mark[0] : self._n_history]] = False
+        self._n_history = mark[0]
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """Id of the token at `position`. logits: [n_vocab]; -inf is never drawn; NaN and +inf are an `InputError`."""
@@ -290,7 +307,7 @@ class Sampler:
         after = f"after position {position - 1}"
         if largest < 0 and float(row.max()) > largest:
             if self.mask is not None:
-                return InputError(f"no id may come {after}: the mask of allowed ids leaves none that could")
+                return InputError(f"no id may come {after}: {self.constrained_by} leaves none that could")
             if ruled:
                 return InputError(
                     f"no id may come {after}: bad_words_ids, suppress_tokens, min_new_tokens or a rule about n-grams "

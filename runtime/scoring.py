@@ -56,14 +56,15 @@ class Score:
         return self.sum / len(self.logprobs)
 
 
-def scores(session: Session, text: Text, continuations: Sequence[list[int]]) -> list[Score]:
-    """The score of each, of ids that were checked, after a text that has one id at least.
+def scores(session: Session, text: Text, continuations: Sequence[list[int]], priority: int = 0) -> list[Score]:
+    """The score of each, of ids that were checked, after a text that has one id at least. `priority`: of the call.
 
     The text must be nobody else's meanwhile; it may have other ids afterwards. Errors: `InputError` where logits are no
     numbers.
     """
     if not continuations:
         return []
+    text.table.begin(priority)
     if session.engine is None:
         likely = [_alone(session, text, ids) for ids in continuations]
     else:
@@ -153,6 +154,7 @@ class _Continued:
         """Share the text's pages."""
         self._own = self._text.fork()
         self._own.table.used = self._text.table.used  # who waits longer goes first
+        self._own.table.begin(self._text.table.priority)
         self._ask(self._own)
 
     def go_on(self) -> None:

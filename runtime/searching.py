@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,15 +10,18 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..handlers import raised_in_handler
 from .beams import Found, Searched, Wanted, search
+from .exits import Exits
 from .generate import Timings, Token, answer, collect, most_ids, steps, tokens
 from .pages import Caller
+from .settling import settled
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from .detokenize import Spelling
     from .engine.scheduler import Engine
     from .engine.wants import Want
+    from .filters.filters import Filtering
     from .generate import Draw, Drawn, FinishReason, GenerateParams, Generation
     from .sequence import Sequence
     from .session import Session
@@ -38,6 +40,7 @@ class Asked:
     load_s: float = 0.0
     n_source: int = 0
     number: int = 0  # of several answers
+    model: Callable[[], str] | None = None  # which it is, for an audit
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -51,9 +54,9 @@ class Asked:
         limit = room if wanted is None else min(wanted, room)
         return limit, "length" if limit == wanted else "context"
 
-    def tokens(self) -> Generator[Token, None, None]:
+    def tokens(self, filtering: Filtering | None = None) -> Generator[Token, None, None]:
         """The answer, an id at a time; of what has no beams."""
-        return tokens(self.sequence, self.steps())
+        return tokens(self.sequence, self.steps(filtering))
 
     def check_streams(self) -> None:
         """InputError for what is known at its end."""
@@ -63,7 +66,7 @@ class Asked:
             msg = f"{what} are known at their end; use generate"
             raise InputError(msg)
 
-    def steps(self) -> Generator[Token | Draw, Drawn, None]:
+    def steps(self, filtering: Filtering | None = None) -> Generator[Token | Draw, Drawn, None]:
         """The same, as what is to be drawn and what came of it."""
         self.sequence.table.begin(self.params.priority)
         return steps(
@@ -74,6 +77,8 @@ class Asked:
             load_s=self.load_s,
             number=self.number,
             n_source=self.n_source,
+            filtering=filtering,
+            speculation=self.sequence.speculation(self.params, self.number),
         )
 
 
@@ -85,7 +90,7 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
     """
     if asked and asked[0].params.beams.n > 1:
         return _searched(session, asked)
-    with ExitStack() as opened:
+    with Exits() as opened:
         each = [one for several in asked for one in spread(several, opened)]
         if session.engine is not None and len(each) > 1:
             made = _together(session.engine, each, session.n_logits)
@@ -94,11 +99,12 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
             for one in each:
                 with one.sequence.as_it_was():
                     made.append(one.sequence.awaiting(partial(collect, one.tokens())))
+    made = [settled(one, generation) for one, generation in zip(each, made, strict=True)]
     n = len(made) // len(asked) if asked else 1
     return [gathered(one, made[i * n : (i + 1) * n]) for i, one in enumerate(asked)]
 
 
-def spread(asked: Asked, opened: ExitStack) -> list[Asked]:
+def spread(asked: Asked, opened: Exits) -> list[Asked]:
     """Each of the answers that are asked for: the first goes on with the sequence, the others with copies.
 
     The prompt's log-probabilities are the first's alone; `gathered` hands them on.
@@ -125,7 +131,7 @@ def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]
     """Answers that share passes, `most` at a time."""
     caller, runs = Caller(), [_Going(each) for each in asked]
     later, going = deque(runs), list[_Going]()
-    with ExitStack() as opened:
+    with Exits() as opened:
         while later or going:
             while later and len(going) < most:
                 run = later.popleft()
@@ -168,17 +174,20 @@ class _Going:
         """With what was waited for."""
         self.want = None
         try:
-            drawn = self.sequence.taken(want)
+            self._until_it_waits(self._steps.send(self.sequence.taken(want)))
         except Exception as e:  # noqa: BLE001 - a caller's function may raise anything: it ends this text alone
             raised_in_handler(e)
-            self.error = e
-        else:
-            self._until_it_waits(self._steps.send(drawn))
+            self.error, self.want = e, None
 
     def _until_it_waits(self, step: Token | Draw | None) -> None:
-        while isinstance(step, Token):
-            self.tokens.append(step)
-            step = next(self._steps, None)
+        while step is not None:
+            if isinstance(step, Token):
+                self.tokens.append(step)
+                step = next(self._steps, None)
+            elif (drawn := self.sequence.at_hand()) is not None:
+                step = self._steps.send(drawn)
+            else:
+                break
         self.want = None if step is None else self.sequence.wanted(step)
 
 
@@ -192,7 +201,7 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
         for a, text, (limit, _) in zip(asked, texts, limits, strict=True)
         if limit > 0
     ]
-    with ExitStack() as refused:
+    with Exits() as refused:
         for a in asked:
             refused.enter_context(a.sequence.as_it_was())
             a.sequence.append(a.prompt)
@@ -214,4 +223,5 @@ def _generation(asked: Asked, text: list[int], result: Searched, at_limit: Finis
         replace(answer(a.ids, text, asked.params, asked.spelling, at_limit, spent), score=a.score)
         for a in result.answers
     ]
+    made = [settled(replace(asked, number=i), each) for i, each in enumerate(made)]
     return replace(made[0], alternatives=tuple(made[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 import numpy as np
 
 from ..errors import InputError, MiaotuiError, is_iterable, shown
+from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
 from .engine.scheduler import CLOSED
+from .engine.speculative import Begun, block_words
 from .engine.state import SequenceState, put_back, take_out
 from .engine.wants import Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
+from .lora import number_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
 from .penalty_params import DRY_BREAKERS
@@ -28,6 +32,7 @@ from .rope import LONGEST
 from .rules import Rules
 from .sampling import NotNumbersError, not_numbers
 from .searching import Asked, answers
+from .settling import streamed
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -38,9 +43,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .constraints import Constraint
     from .detokenize import TextFilter
     from .engine.scheduler import Engine
-    from .generate import Draw, Token
+    from .engine.speculative import Speculation
+    from .generate import Draw, GenerateParams, Token
     from .logprobs import Logprob
     from .pages import Table
     from .parameters import Overflow
@@ -95,8 +102,19 @@ class Text:
     load_s: float = 0.0
     rules: Rules = field(default_factory=Rules)
     save: Callable[[SequenceState, str | PathLike[str]], None] | None = None  # of `Sequence.save`
+    model: Callable[[], str] | None = None  # which it is, for an audit of filters
+    constrain: Callable[[str, object], Constraint] | None = None  # what an answer must be, of a name and a value
     said: Mapping[str, Any] = field(default_factory=dict)  # parameters, where a call does not give them
     said_of_sampling: Mapping[str, Any] = field(default_factory=dict)  # the same, where it says do_sample=True
+
+    def held(self, parameters: GenerateKwargs) -> tuple[GenerateKwargs, Constraint | None]:
+        """The parameters without what the answer must be, and that, compiled. Errors: as `constraint_of`."""
+        return constraint_of(parameters, self.constrain if self.has_codec() else None)
+
+    def compiled(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """With what the answer must be compiled, for several calls."""
+        left, made = self.held(parameters)
+        return parameters if made is None else cast("GenerateKwargs", {**left, made.name: made})
 
     def completed(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """With those that the model's files say, where the caller gave none."""
@@ -153,9 +171,38 @@ def _told(draw: Draw, row: NDArray[np.float32], n: int, token: int) -> tuple[Log
     return () if draw.logprobs is None else (LogProbs(row, n - 1).told(token, draw.logprobs.n_top),)
 
 
-def _spelling(codec: Codec) -> Spelling:
+def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
+    session: Session, table: Table, draw: Draw, n: int, drafted: Ids[int], row: int
+) -> list[tuple[int, tuple[Logprob, ...]]]:
+    """Ids that follow the first `n` of a text, from its rows of logits, with what is told of them; part of a turn.
+
+    After the drafted ids that were right comes one more; slots of the others are forgotten. Errors: `InputError`, where
+    no first id can be drawn: where a later one cannot, the next pass says so.
+    """
+    made: list[tuple[int, tuple[Logprob, ...]]] = []
+    for i in range(len(drafted) + 1):
+        token = session.greedy(row + i)
+        if token >= 0 and draw.sampler is not None:
+            token = session.drawn(row + i)
+            if token < 0 and not i:
+                token = draw.sampler.draw(session.logits[row], n)  # which says why there is none
+        if token < 0 and not i:
+            raise not_numbers(n - 1)
+        if token < 0:
+            break
+        made.append((token, _told(draw, session.logits[row + i], n + i, token)))
+        if i < len(drafted) and drafted[i] != token:
+            break
+    if drafted:
+        session.pages.truncate(table, n + len(made) - 1)
+        table.unsure = 0
+    return made
+
+
+def _spelling(codec: Codec, *, tidy: bool) -> Spelling:
+    """`tidy`: the text is cleaned up where the tokenizer asks for it."""
     full = partial(codec.spelled, skip_special_tokens=False)
-    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered)
+    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered if tidy else None)
 
 
 class Sequence:
@@ -179,10 +226,11 @@ class Sequence:
         source: Ids[int] | None = None,
         seed: int | None = None,
         overflow: Overflow | None = None,
+        adapter: int = 0,
     ) -> None:
         """Made by `Model.sequence` and `fork`. `source`: checked ids that an encoder reads, of an encoder-decoder.
 
-        `seed`, `overflow`: where a call gives none. Errors: `InputError`.
+        `seed`, `overflow`: where a call gives none; `adapter`: its number, of a new table. Errors: `InputError`.
         """
         self._overflow = overflow_of(overflow)
         if self._overflow != "error":
@@ -191,10 +239,14 @@ class Sequence:
         self._table = session.admit(table)
         if self._overflow == "window":
             self._table.capacity = session.n_context
+        if table is None:
+            self._table.adapter = adapter
         if source is not None:
-            self._table.source = session.encoded(source)
+            self._table.source = session.encoded(source, adapter)
         self._seed = seed
         self._following: Iterator[int] | None = None
+        self._at_hand: deque[Drawn] = deque()  # drawn in the pass of the last id, after it
+        self._speculation: Speculation | None = None  # where the cache may hold more than the ids
         self._closed = False
         self._leave = session.left.when_dropped(self, self._table)
 
@@ -206,6 +258,12 @@ class Sequence:
     def __len__(self) -> int:
         """Ids so far."""
         return len(self._ids)
+
+    @property
+    def adapter(self) -> str | None:
+        """The name of the adapter that it is read and written with; None: the model alone."""
+        number = self._table.adapter
+        return self._session.program.adapters[number - 1] if number else None
 
     @property
     def n_context(self) -> int:
@@ -240,7 +298,15 @@ class Sequence:
         self._check_open()
         self._session.check_outside()
         self._session.check_room(self._table.slots(len(self._ids) + len(ids)))
+        self._settle()
         self._ids += ids
+
+    def _settle(self) -> None:
+        """Forget what was drawn of this text, and not asked for."""
+        if self._speculation is not None:
+            self._at_hand.clear()
+            self._session.truncate(self._table, len(self._ids))
+            self._speculation = None
 
     def advance(self, n_logits: int = 1) -> None:
         """For the runtime: compute what the cache lacks; the session then holds logits of the last `n_logits` ids."""
@@ -278,6 +344,8 @@ class Sequence:
         engine = self._session.engine
         if engine is None:
             return self.turn(partial(self._drawn_alone, draw))
+        if (drawn := self.at_hand()) is not None:
+            return drawn
         want = self.wanted(draw)
         engine.serve([want])
         return self.taken(want)
@@ -287,34 +355,60 @@ class Sequence:
         self._check_open()
         if draw.told is not None:
             return self._told(draw, draw.told)
-        session, sampler, n = self._session, draw.sampler, len(self._ids)
+        session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
+        drafted = self._drafted(draw)
+        take = partial(_drawn_rows, session, table, draw, n, ())
+        if not drafted:
+            words = None if sampler is None else row_words(sampler, n)
+            return Want(table, self._ids, take, draws=() if words is None else (words,))
 
-        def take(row: int) -> tuple[int, tuple[Logprob, ...]]:
-            token = session.greedy(row)
-            if token < 0:
-                raise not_numbers(n - 1)
-            if sampler is not None:
-                drawn = session.drawn(row)
-                token = drawn if drawn >= 0 else sampler.draw(session.logits[row], n)  # which says why there is none
-            return token, _told(draw, session.logits[row], n, token)
+        def check(row: int, n_checked: int) -> list[tuple[int, tuple[Logprob, ...]]]:
+            return _drawn_rows(session, table, draw, n, drafted[:n_checked], row)
 
-        return Want(self._table, self._ids, take, draw=None if sampler is None else row_words(sampler, n))
+        draws = () if sampler is None else block_words(sampler, n, drafted)
+        return Want(table, self._ids, take, draws=draws, drafted=drafted, check=check)
+
+    def _drafted(self, draw: Draw) -> list[int]:
+        """Ids that may follow, of which the next pass is to tell."""
+        speculation, session, n = draw.speculation, self._session, len(self._ids)
+        if speculation is None or session.engine is None or draw.first:
+            return []
+        turning = session.program.turning
+        # No more than may be asked for; and every row is computed as the plain run would: with the rotation of a text
+        # of its length, and before more tokens are left out.
+        most = min(draw.left - 1, self._table.until(n - 1) - n, turning - n if n <= turning else draw.left)
+        drafted = speculation.drafted(self._ids, most, session.engine.n_answers)
+        self._speculation = speculation if drafted else self._speculation
+        return drafted
+
+    def at_hand(self) -> Drawn | None:
+        """For the runtime: the next id, where the pass of an earlier one drew it too; it is appended."""
+        self._check_open()
+        if not self._at_hand:
+            return None
+        drawn = self._at_hand.popleft()
+        self._ids.append(drawn.token)
+        return drawn
 
     def _told(self, draw: Draw, told: range) -> Want:
         """As `wanted`, of ids that are there: the rows before them are computed, whatever is cached."""
         session, ids, params = self._session, self._ids[told.start : told.stop], draw.logprobs
         assert params is not None  # noqa: S101 - what `steps` asks
 
-        def take(row: int) -> tuple[int, tuple[Logprob, ...]]:
-            return -1, told_of(session.logits[row : row + len(told)], ids, told.start, params)
+        def take(row: int) -> list[tuple[int, tuple[Logprob, ...]]]:
+            return [(-1, told_of(session.logits[row : row + len(told)], ids, told.start, params))]
 
         return Want(self._table, self._ids[: told.stop - 1], take, len(told))
 
     def taken(self, want: Want) -> Drawn:
         """For the runtime: what was waited for, at the end of the text. Errors: as `drawn`."""
         self._check_open()
-        token: int
-        token, told = want.result()
+        made: list[tuple[int, tuple[Logprob, ...]]] = want.result()
+        if want.n_checked and self._speculation is not None:
+            right = [d == token for d, (token, _) in zip(want.drafted[: want.n_checked], made, strict=False)]
+            self._speculation.learn(want.n_checked, sum(right))
+        (token, told), *others = made
+        self._at_hand.extend(Drawn(token, want.at, 0, told) for token, told in others)
         if token >= 0:
             self._ids.append(token)
         return Drawn(token, want.at, want.n_reused, told)
@@ -361,7 +455,10 @@ class Sequence:
         """
         asked = self.asked(prompt, parameters)
         asked.check_streams()
-        return Stream(self._read(asked.tokens()))
+        if asked.params.filters is None:
+            return Stream(self._read(asked.tokens()))
+        filtering = asked.params.filters.filtering()
+        return Stream(streamed(asked, filtering, self._read(asked.tokens(filtering))))
 
     def _read(self, made: Iterator[Token]) -> Generator[Token, None, None]:
         """While the reader asks for a token, he waits for this text; refused before the first, it is as it was."""
@@ -387,6 +484,7 @@ class Sequence:
 
     def _cut(self, n: int) -> None:
         self._following = None
+        self._at_hand.clear()
         self._session.truncate(self._table, n)  # first: what the cache holds may be less than the text, never other
         del self._ids[n:]
 
@@ -396,18 +494,22 @@ class Sequence:
         if self._table.source is None and parameters.get("forced_bos_token_id") is not None:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
-        given = text.with_ids(text.completed(parameters))
+        self._check_adapter(parameters.get("adapter"))
+        given, constraint = text.held(text.with_ids(text.completed(parameters)))
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
         if given.get("overflow") is None:
             given = {**given, "overflow": self._overflow}
-        params = params_from(eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, **given)
+        params = params_from(
+            eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, constraint=constraint, **given
+        )
         if self._table.source is not None and params.logprobs is not None and params.logprobs.echo:
             msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
             raise InputError(msg)
         if params.overflow != "error":
             _check_overflow(self._session, params.overflow, seq2seq=self._table.source is not None)
-        codec = text.codec() if is_text or params.stop or text.has_codec() else None
+        finds = params.stop or params.block or params.filters
+        codec = text.codec() if is_text or finds or text.has_codec() else None
         ids: object = prompt
         if isinstance(prompt, str) and codec is not None:
             ids = codec.encode(prompt, add_special_tokens=not self._ids)
@@ -423,7 +525,8 @@ class Sequence:
         if source is not None and params.penalties.source_penalty != 1:
             params = replace(params, source=tuple(source.ids))
         read = 0 if source is None or source.table.cached else len(source.ids)
-        return Asked(self, checked, params, None if codec is None else _spelling(codec), text.load_s, read)
+        spelling = None if codec is None else _spelling(codec, tidy=constraint is None)
+        return Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
@@ -437,6 +540,12 @@ class Sequence:
     def generate(self, prompt: Prompt | None = None, **parameters: Unpack[GenerateKwargs]) -> Generation:
         """Go on to an end: `.text`, `.ids`, `.finish_reason`, `.timings`, `.seed` of what is new."""
         return answers(self._session, [self.asked(prompt, parameters)])[0]
+
+    def speculation(self, params: GenerateParams, number: int) -> Speculation | None:
+        """For the runtime: what drafts the ids of an answer; None: nothing does."""
+        session, source = self._session, None if self._table.source is None else self._table.source.ids
+        before = () if source is None or session.n_text_vocab != self.n_vocab else source
+        return session.drafting.begin(params.draft, Begun(source, before, params.sampling, number, self.adapter))
 
     def go_on_with(self, ids: Ids[int]) -> None:
         """For the runtime: add ids that were drawn from this text; the last may stand one past the context."""
@@ -464,6 +573,7 @@ class Sequence:
             seed = int(seed) % 2**64
 
         def twin() -> Sequence:
+            self._settle()
             try:
                 table = self._session.pages.share(self._table)
                 return Sequence(
@@ -480,21 +590,20 @@ class Sequence:
         """Write the text and its part of the cache to a file, from which `Model.load_sequence` goes on.
 
         One safetensors file (docs/sessions.md), which is there whole or not at all. What another text took of the cache
-        is computed again when the text goes on. Errors: `InputError` (of a text that outgrew the context too),
-        `BackendError` (a GPU).
+        is computed again when the text goes on. Errors: `InputError`, `BackendError` (a GPU).
         """
         self._check_open()
-        if len(self._ids) > self.n_context + 1 or self._table.gap:  # the last may stand one past it, not fed
-            msg = f"save: the text's {len(self._ids)} tokens outgrew the context of {self.n_context}; keep its `ids`"
-            raise InputError(msg)
         session, write = self._session, self._text.save
         if write is None:
             msg = "save: this sequence was not made by a Model, and nothing knows how to write it; use model.sequence()"
             raise InputError(msg)
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
+        self._settle()
         source = None if self._table.source is None else self._table.source.ids
-        text = SequenceState(list(self._ids), source, self._seed)
+        outgrew = len(self._ids) > self.n_context + 1 or self._table.gap  # the last may stand one past it, not fed
+        context = self.n_context if outgrew or self._overflow == "window" else 0
+        text = SequenceState(list(self._ids), source, self._seed, adapter=self.adapter, context=context)
         write(self.turn(lambda: take_out(session, session.program, self._table, text)), path)
 
     def restore(self, state: SequenceState) -> None:
@@ -542,6 +651,16 @@ class Sequence:
     def _check_open(self) -> None:
         if self._closed:
             raise InputError(CLOSED)
+
+    def _check_adapter(self, adapter: object) -> None:
+        """That a call goes on with the adapter that the text began with. Errors: `InputError`."""
+        if adapter is not None:
+            wanted = number_of(self._session.program.adapters, adapter, "generate")
+            if wanted != self._table.adapter:
+                mine = "no adapter" if self.adapter is None else f"adapter {shown(self.adapter)}"
+                msg = f"adapter={shown(adapter)}: this sequence has {mine}, and all of its text is read with that; "
+                msg += f"make another with model.sequence(adapter={shown(adapter)})"
+                raise InputError(msg)
 
     def _checked(self, ids: object) -> list[int]:
         """Ids that fit after those that are there."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from .engine.scheduler import Engine
+from .engine.speculative import Drafting
 from .kvcache import PAGE
 from .living import Living
 from .memory import float_rows
@@ -70,6 +71,7 @@ class Session(Pools):
         self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
         self.engine = Engine(self) if backend.paged else None
+        self.drafting = Drafting(self.engine.costs if self.engine else None, self.n_logits, backend.name)
         _SESSIONS.add(self)
 
     def compute(
@@ -151,25 +153,29 @@ class Session(Pools):
         """Entries of the vocabulary that whole texts are of: the encoder's, where there is one."""
         return self.n_vocab if self._whole is None else self._whole.n_vocab
 
-    def last_logits(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+    def last_logits(self, sequences: Ids[Ids[int] | NDArray[np.int64]], adapter: int = 0) -> NDArray[np.float32]:
         """float32 [sequences, n_vocab]: logits after the last id of each, as if each were alone, the same bits.
 
-        As many as fit a pass go together (`chunk` tokens, `n_logits` sequences, the pages of the cache). Errors:
+        As many as fit a pass go together (`chunk` tokens, `n_logits` sequences, the pages of the cache). `adapter`: the
+        number of the one that all are read with. Errors:
         `InputError`, before any is fed.
         """
-        return self._last(sequences, self.n_vocab, hidden=False)
+        return self._last(sequences, self.n_vocab, hidden=False, adapter=adapter)
 
-    def last_hidden(self, sequences: Ids[Ids[int] | NDArray[np.int64]]) -> NDArray[np.float32]:
+    def last_hidden(self, sequences: Ids[Ids[int] | NDArray[np.int64]], adapter: int = 0) -> NDArray[np.float32]:
         """As `last_logits`: float32 [sequences, d_model], what the last token of each is after the final norm."""
-        return self._last(sequences, self.program.hidden.width, hidden=True)
+        return self._last(sequences, self.program.hidden.width, hidden=True, adapter=adapter)
 
-    def _last(self, sequences: Ids[Ids[int] | NDArray[np.int64]], width: int, *, hidden: bool) -> NDArray[np.float32]:
+    def _last(
+        self, sequences: Ids[Ids[int] | NDArray[np.int64]], width: int, *, hidden: bool, adapter: int
+    ) -> NDArray[np.float32]:
         for s in sequences:
             self._check(s, 0, min(1, len(s)))
         out, at = float_rows(len(sequences), width, "hidden" if hidden else "logits"), 0
         while at < len(sequences):
             size = max(1, self._fitting([len(s) for s in sequences[at : at + self.n_logits]]))
-            out[at : at + size] = self.turn(partial(self._together, sequences[at : at + size], hidden=hidden))
+            some = sequences[at : at + size]
+            out[at : at + size] = self.turn(partial(self._together, some, hidden=hidden, adapter=adapter))
             at += size
         return out
 
@@ -185,12 +191,22 @@ class Session(Pools):
             within &= np.cumsum(-(-n // self.pages.size)) <= self.pages.n_pages
         return int(within.sum())
 
-    def _together(self, sequences: Ids[Ids[int] | NDArray[np.int64]], *, hidden: bool) -> NDArray[np.float32]:
+    def _together(
+        self, sequences: Ids[Ids[int] | NDArray[np.int64]], *, hidden: bool, adapter: int
+    ) -> NDArray[np.float32]:
         """[sequences, n_vocab], or their hidden states, a copy."""
         if len(sequences) == 1:
-            self.step(sequences[0], 0, hidden=hidden)
-            return (self.hidden if hidden else self.logits).copy()
+            self._own.adapter = adapter
+            try:
+                self.step(sequences[0], 0, hidden=hidden)
+                return (self.hidden if hidden else self.logits).copy()
+            finally:
+                self._own.adapter = 0
+                if adapter:
+                    self.pages.truncate(self._own, 0)  # what is there is no part of a text without it
         tables = [self.admit(None) for _ in sequences]
+        for table in tables:
+            table.adapter = adapter
         try:
             for table, ids in zip(tables, sequences, strict=True):
                 self.turned(table, len(ids))
@@ -200,10 +216,10 @@ class Session(Pools):
             self.left.extend(tables)
         return (self.hidden if hidden else self.logits).copy()
 
-    def hidden_rows(self, ids: Ids[int]) -> NDArray[np.float32]:
+    def hidden_rows(self, ids: Ids[int], adapter: int = 0) -> NDArray[np.float32]:
         """float32 [ids, d_model]: every token of one text after the final norm. Errors: `InputError`."""
         out, table = float_rows(len(ids), self.program.hidden.width, "hidden"), self.admit(None)
-        table.expected = len(ids)  # whose rotation may depend on it
+        table.expected, table.adapter = len(ids), adapter  # whose rotation may depend on its length
 
         def rows(part: Ids[int], n: int) -> NDArray[np.float32]:
             self.compute(table, part, n, hidden=True)
@@ -292,7 +308,7 @@ class Session(Pools):
             shift, slot = table.shift - self._padding(table, ids, start), start - table.gap
             if table.gap:
                 shift = self._beyond(start, len(ids)) - slot
-            self._batch.add(ids, slot, table.address, n_logits, encoder, encoded, shift)
+            self._batch.add(ids, slot, table.address, n_logits, encoder, encoded, shift, table.adapter)
 
     def _beyond(self, start: int, n: int) -> int:
         """The row of tables of positions where those of the next `n` tokens of the batch stand, beyond the context."""

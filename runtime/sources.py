@@ -26,9 +26,9 @@ __all__ = ["Source", "Sources"]
 class Source:
     """One text, by its ids; `table` holds its pages, of which `table.cached` slots are filled."""
 
-    def __init__(self, ids: Ids[int], table: Table, pages: Pages) -> None:
-        """Made by `Sources.admit`. `pages`: the pool that its table is of."""
-        self.ids, self.table, self.pages = list(ids), table, pages
+    def __init__(self, ids: Ids[int], table: Table, pages: Pages, adapter: int = 0) -> None:
+        """Made by `Sources.admit`. `pages`: the pool that its table is of; `adapter`: the number of its own."""
+        self.ids, self.table, self.pages, self.adapter = list(ids), table, pages, adapter
 
 
 class Sources:
@@ -40,9 +40,9 @@ class Sources:
         self._passes, self._n = passes, 0
         self._left = Left()
 
-    def admit(self, ids: Ids[int]) -> Source:
+    def admit(self, ids: Ids[int], adapter: int = 0) -> Source:
         """A text whose ids and length were checked; nothing is computed yet."""
-        source = Source(ids, self.pages.table(len(ids)), self.pages)
+        source = Source(ids, self.pages.table(len(ids)), self.pages, adapter)
         self._left.when_dropped(source, source.table)
         return source
 
@@ -71,7 +71,7 @@ class Sources:
         self.pages.truncate(table, 0)
         if not self.pages.make_room(table, n, busy):
             return False
-        self._passes.remember([Whole(source.ids)], [table.address])
+        self._passes.remember([Whole(source.ids, adapter=source.adapter)], [table.address])
         table.cached = n
         return True
 

@@ -400,20 +400,29 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A low-rank addition to a product (Hu et al. 2021, LoRA): scale * up(down x)."""
+    """A low-rank addition to a product: (y + scale * up(down x)) * ratio (Hu et al. 2021, arXiv:2106.09685).
+
+    `down` f32 [rank, in], `up` f32 [out, rank]; `ratio` f32 [out], of DoRA (Liu et al. 2024, arXiv:2402.09353): each
+    row's magnitude over the norm of what the adapter makes of it.
+    """
 
     down: Weight
     up: Weight
     scale: float
+    ratio: Weight | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """x w^T + b, w [out, in], b an f32 vector."""
+    """x w^T + b, w [out, in], b an f32 vector.
+
+    `adapters`: one for each of `Weights.adapters`, None where that leaves this product as it is; or none at all. The
+    bias is added after them.
+    """
 
     w: Weight
     b: Weight | None = None
-    adapters: tuple[Adapter, ...] = ()
+    adapters: tuple[Adapter | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -472,11 +481,12 @@ class Weights:
     head: Linear | None = None  # [n_vocab, d_model], or of an encoder's head [n_out, width]
     head_dense: Linear | None = None  # the product before it; of a decoder, to the width of the embedding
     head_norm: Norm | None = None  # of that product's result
+    adapters: tuple[str, ...] = ()  # names, in the order of their numbers
 
     @property
     def encoding(self) -> Weights:
         """Those of `Config.encoding`."""
-        return Weights(encoder=self.encoder)
+        return Weights(encoder=self.encoder, adapters=self.adapters)
 
     @property
     def stack(self) -> StackWeights:

@@ -20,7 +20,7 @@ nothing is copied on the CPU; the tables below name the words.
 | `Q_COUNT`          | how many tokens it has there                                                                 |
 | `Q_TABLES`         | address of its page tables, int32 [groups][pages of a sequence] (`kvcache.py`)               |
 | `Q_ENCODER`        | address of the page table of the encoder's text that it reads, or writes; 0: none            |
-| `Q_ADAPTER`        | its adapter; 0 until there are any                                                           |
+| `Q_ADAPTER`        | the number of its adapter (`lora.py`); 0: none                                               |
 | `Q_ENCODED`        | tokens of the encoder's text: every token of the sequence sees all of them                   |
 
 A window is no word of a token: it stands in the instruction, since layers differ in it.
@@ -127,12 +127,13 @@ class Batch:
         encoder: int = 0,
         *,
         causal: bool = False,
+        adapter: int = 0,
     ) -> None:
         """Append a text whose tokens see all of it; its keys lie at `slot` and after it, a multiple of a block.
 
         Positions count from 0, so that its bits are those of the text alone. All rows are kept, in order. The caller
         has checked ids, types (None: all 0) and room. `encoder`: address of the table of pages that a decoder reads.
-        `causal`: its tokens see none after them.
+        `causal`: its tokens see none after them. `adapter`: its number.
         """
         n, at, q = len(ids), self.n_tokens, self.n_sequences
         part, positions = self.tokens[at : at + n], np.arange(n)
@@ -142,7 +143,7 @@ class Batch:
         part[:, T_TYPE] = 0 if types is None else types
         part[:, T_ROW] = -1
         self._count(at, ids, 0)
-        self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, 0, n
+        self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, adapter, n
         self.n_tokens, self.n_sequences = at + n, q + 1
         self.words[:3] = self.n_tokens, 0, self.n_sequences
 
@@ -162,12 +163,13 @@ class Batch:
         encoder: int = 0,
         encoded: int = 0,
         shift: int = 0,
+        adapter: int = 0,
     ) -> None:
         """Append tokens of one sequence at `start`, `start` + 1, ...; its last `n_logits` get rows of logits.
 
         Each sees its sequence's slots up to its own. `tables` is the address of its page tables, `encoder` that of the
-        encoder's text, of `encoded` tokens, that it reads; `shift` is added to its positions. The caller has checked
-        ids, positions and room.
+        encoder's text, of `encoded` tokens, that it reads; `shift` is added to its positions; `adapter`: its number.
+        The caller has checked ids, positions and room.
         """
         n, at, q, row = len(ids), self.n_tokens, self.n_sequences, self.n_logits
         if n == 1:
@@ -183,7 +185,7 @@ class Batch:
             part[:, T_ROW] = -1
             part[n - n_logits :, T_ROW] = np.arange(row, row + n_logits)
         self._count(at, ids, start + shift)
-        self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, 0, encoded
+        self.sequences[q, : Q_ENCODED + 1] = at, n, tables, encoder, adapter, encoded
         self.n_tokens, self.n_sequences, self.n_logits = at + n, q + 1, row + n_logits
         self.words[:3] = self.n_tokens, self.n_logits, self.n_sequences
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .overflow import Kept
     from .sources import Source
 
-__all__ = ["Caller", "Table"]
+__all__ = ["Caller", "Table", "gap_of"]
 
 
 class Caller(Waiting):
@@ -52,16 +52,24 @@ def _of(table: Table) -> list[Table]:
     return [table] if table.source is None else [table, table.source.table]
 
 
+def gap_of(n: int, capacity: int, size: int = PAGE) -> int:
+    """Tokens that are left out where token `n` of a text is computed. `capacity`: its slots; 0: as many as it takes."""
+    over = n - capacity
+    return over // size * size + size if capacity and over >= 0 else 0
+
+
 class Table:
     """What one sequence holds of the cache.
 
     `cached`: this many slots, from the first on, hold what its ids make them; `ids`: these and perhaps more, or none
     where they are not known. Below `low[g]` pages of group g were
-    given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads.
+    given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads;
+    `adapter`: the number of the one that it is read with (`lora.py`), on which keys depend as on ids.
     `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
     `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last; `arrived`: the number of
     its sequence, counted as they are first waited for; `dropped`: that sequence is closed, or gone. `shift` is added
-    to the positions of its text, which has `expected` tokens at least (`Session.turned`). `priority`: of the call that
+    to the positions of its text, which has `expected` tokens at least (`Session.turned`). `unsure`: of the `cached`
+    slots this many, the last, are of drafted ids that were not checked. `priority`: of the call that
     goes on with it; `favoured`: others of a higher priority overtook it too often (`Engine`).
 
     A text that may outgrow its context has a `capacity`, its slots. From the token on that finds none, one page of the
@@ -70,9 +78,9 @@ class Table:
     `cached` and all that callers say are numbers of tokens.
     """
 
-    __slots__ = ("__weakref__", "address", "arrived", "cached", "capacity", "dropped", "expected", "favoured", "gap",
-                 "high", "ids", "low", "numbers", "padding", "priority", "shift", "sinks", "size", "source", "used",
-                 "waiting")  # fmt: skip
+    __slots__ = ("__weakref__", "adapter", "address", "arrived", "cached", "capacity", "dropped", "expected",
+                 "favoured", "gap", "high", "ids", "low", "numbers", "padding", "priority", "shift", "sinks", "size",
+                 "source", "unsure", "used", "waiting")  # fmt: skip
 
     def __init__(self, n_groups: int, n_pages: int, size: int = PAGE) -> None:
         """For at most `n_pages` pages a group, of `size` slots; it holds none."""
@@ -80,7 +88,7 @@ class Table:
         self.address = int(self.numbers.ctypes.data)
         self.low, self.high = [0] * n_groups, [0] * n_groups  # it holds pages low to high - 1
         self.cached = self.used = self.shift = self.expected = self.arrived = self.priority = 0
-        self.size, self.capacity, self.gap = size, 0, 0
+        self.size, self.capacity, self.gap, self.adapter, self.unsure = size, 0, 0, 0, 0
         self.sinks: Kept | None = None
         self.dropped = self.favoured = False
         self.ids: Sequence[int] = ()
@@ -91,6 +99,11 @@ class Table:
     def begin(self, priority: int) -> None:
         """A call of this priority goes on with its sequence."""
         self.priority, self.favoured = priority, False
+
+    @property
+    def kind(self) -> tuple[Source | None, int, int]:
+        """What its keys depend on next to its ids: texts whose kinds are equal may share them."""
+        return self.source, self.shift, self.adapter
 
     @property
     def place(self) -> tuple[bool, int, int]:
@@ -109,8 +122,7 @@ class Table:
 
     def gap_at(self, n: int) -> int:
         """Tokens that are left out where token `n` is computed: this depends on nothing else."""
-        over = n - self.capacity
-        return over // self.size * self.size + self.size if self.capacity and over >= 0 else 0
+        return gap_of(n, self.capacity, self.size)
 
     def until(self, n: int) -> int:
         """The first token after `n` that does not fit a pass with it, as more are left out for it."""

@@ -53,7 +53,7 @@ class WholePasses:
         slot, address = 0, int(self._table.ctypes.data)
         for i, text in enumerate(texts):
             own, causal = tables[i] if tables else 0, self._part.causal
-            self._batch.add_whole(text.ids, text.types, slot, address, own, causal=causal)
+            self._batch.add_whole(text.ids, text.types, slot, address, own, causal=causal, adapter=text.adapter)
             slot += padded(len(text.ids))
 
     def hidden(self, texts: Ids[Whole]) -> NDArray[np.float32]:

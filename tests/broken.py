@@ -339,9 +339,12 @@ _DIRECTORIES = [
     ),
     Broken("other-name", _rename("model.safetensors", "weights.safetensors"), _CP, ("weights.safetensors", "rename")),
     Broken("gguf-only", _rename("model.safetensors", "model.gguf"), _CP, ("model.gguf",)),
-    Broken("adapter", _rename("config.json", "adapter_config.json"), _CP, ("adapter", "merge")),
+    Broken("adapter", _rename("config.json", "adapter_config.json"), _CP, ("adapter", "base model")),
     Broken(
-        "adapter-weights", _rename("model.safetensors", "adapter_model.safetensors"), _CP, ("PEFT adapter", "merge")
+        "adapter-weights",
+        _rename("model.safetensors", "adapter_model.safetensors"),
+        _CP,
+        ("PEFT adapter", "base model"),
     ),
     Broken("mistral-format", _rename("model.safetensors", "consolidated.safetensors"), _CP, ("Mistral's own format",)),
     Broken("config-is-a-directory", _directory_for("config.json"), "ConfigError", ("regular file",)),

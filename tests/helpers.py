@@ -30,9 +30,9 @@ def open_weights(path: Path, quantize: str | None = None, prune: PrunePlan | Non
     return plan.config, pack(plan, opened.checkpoint)
 
 
-def oracle(config: Config, weights: Weights, ids: list[int]) -> np.ndarray:
-    """float64 logits of every position, by the dynamic graph."""
-    ops = Reference(np.array(ids), 0, empty_caches(config), len(ids))
+def oracle(config: Config, weights: Weights, ids: list[int], adapter: int = 0) -> np.ndarray:
+    """float64 logits of every position, by the dynamic graph; `adapter`: the number of the text's."""
+    ops = Reference(np.array(ids), 0, empty_caches(config), len(ids), adapter=adapter)
     logits = decoder(ops, config, weights, rope_tables(config, len(ids)))[1]
     assert logits is not None
     return logits

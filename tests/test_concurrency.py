@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -75,6 +76,44 @@ def test_an_urgent_task_takes_the_place_of_a_running_one(directory: Path, lone: 
     assert ended == ["urgent", "slow"]
 
 
+@pytest.mark.parametrize(("priority", "first"), [(1, "urgent"), (0, "slow")])
+@pytest.mark.parametrize("call", ["ascore", "achoose"])
+def test_scores_have_their_priority(
+    directory: Path, lone: miaotui.Model, monkeypatch: pytest.MonkeyPatch, call: str, priority: int, first: str
+) -> None:
+    """The cache has room for one of them; a continuation of several ids too belongs to the call."""
+    slow, question, ended = ids_of(1, PAGE), ids_of(2, PAGE), list[str]()
+    after = [ids_of(3, 4), ids_of(4, 1)]
+    read = {"question": question} | {str(i): ids for i, ids in enumerate(after)}
+    codec = SimpleNamespace(encode=lambda text, **_: read.get(text, []))  # of texts that do not begin alike
+    monkeypatch.setattr(miaotui.Model, "tokenizer", codec)
+
+    async def ask(model: miaotui.Model) -> list[float]:
+        if call == "ascore":
+            got = [s.sum for s in await model.ascore(question, after, priority=priority)]
+        else:
+            got = list((await model.achoose("question", ["0", "1"], priority=priority)).probabilities.values())
+        ended.append("urgent")
+        return got
+
+    async def answer() -> list[int]:
+        ids = (await model.agenerate(slow, max_new_tokens=60, **WHOLE)).ids
+        ended.append("slow")
+        return ids
+
+    async def both() -> list[Any]:
+        running = asyncio.create_task(answer())
+        while len(sizes) < 10:  # noqa: ASYNC110 - it has begun; another thread counts them
+            await asyncio.sleep(0)
+        return await asyncio.gather(ask(model), running)
+
+    wanted = [asyncio.run(ask(lone)), alone(lone, slow, WHOLE, 60)]
+    ended.clear()
+    with miaotui.load(directory, threads=2, cache_tokens=2 * PAGE) as model, counted(model) as sizes:
+        assert asyncio.run(both()) == wanted
+    assert ended[0] == first
+
+
 def test_of_many_that_wait_the_urgent_ones_begin_first(directory: Path, lone: miaotui.Model) -> None:
     """In a cache for one at a time, of several priorities; each sort of call may have one."""
     prompts, ended = [ids_of(10 + i, PAGE) for i in range(6)], list[int]()
@@ -122,6 +161,11 @@ def test_of_many_that_wait_the_urgent_ones_begin_first(directory: Path, lone: mi
 def test_a_priority_that_is_none_is_refused(lone: miaotui.Model, how: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         lone.generate([1, 2], **how)
+    if "num_beams" not in how:
+        with pytest.raises(InputError, match=said):
+            lone.score([1, 2], [[3]], **how)
+        with pytest.raises(InputError, match=said):
+            lone.choose("a", ["b"], **how)
 
 
 # ---------------------------------------------------------------------------------------------------- room

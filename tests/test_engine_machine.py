@@ -29,10 +29,12 @@ import miaotui
 import numpy as np
 import pytest
 import soak
+from adapters_apart import write_adapter
 from checkpoints import Drawn, write_checkpoint
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 
 if TYPE_CHECKING:
@@ -52,7 +54,10 @@ CONFIGS = {
     "window": LLAMA | {"model_type": "mistral", "sliding_window": 20},
     "gpt2": {"model_type": "gpt2", "vocab_size": N_VOCAB, "n_positions": CONTEXT, "n_embd": 12, "n_layer": 2,
              "n_head": 2},
+    "adapters": LLAMA,
 }  # fmt: skip
+#: Of the kind "adapters", each next to the model alone.
+NAMES = ("first", "second")
 DRAWN = {"temperature": 1.3, "seed": 5, "top_p": 0.9}
 #: What remembers the draws before: a bound on the surprise, counts, matches.
 STEERED = {
@@ -68,6 +73,12 @@ HOWS: list[dict[str, Any]] = [{}, DRAWN, {"no_repeat_ngram_size": 2}, STEERED, {
 LAST = len(HOWS) - 1
 DONE: Counter[str] = Counter()  # operations, and what came of them
 PLACE: list[Path] = []  # of the checkpoints and the saved texts
+LENGTH = [1]  # ids that are drafted for a pass
+
+
+def as_many(_: Speculation, _seen: object, most: int, _texts: int) -> int:
+    """In the place of `Speculation._length`."""
+    return max(0, min(most, LENGTH[0]))
 
 
 class MineError(Exception):
@@ -77,27 +88,37 @@ class MineError(Exception):
 @functools.cache
 def lone(kind: str) -> miaotui.Model:
     """One thread, one chunk: a model for what a text gets alone."""
-    return miaotui.load(PLACE[0] / kind, threads=1, prefill_chunk=CONTEXT)
+    return miaotui.load(PLACE[0] / kind, threads=1, prefill_chunk=CONTEXT, adapters=adapters(kind))
+
+
+def adapters(kind: str) -> dict[str, Path] | None:
+    """Those that a model is loaded with."""
+    return {name: PLACE[0] / name for name in NAMES} if kind == "adapters" else None
+
+
+def adapter_of(kind: str, which: int) -> str | None:
+    """Which one a text is read with."""
+    return (None, *NAMES)[which % 3] if kind == "adapters" else None
 
 
 @functools.lru_cache(maxsize=20_000)
-def alone(kind: str, prompt: Ids, how: int, n: int) -> list[list[int]]:
+def alone(kind: str, prompt: Ids, how: int, n: int, adapter: str | None = None) -> list[list[int]]:
     """Every answer's ids."""
     lone(kind).session.kept.clear()
-    return ids_of_all(lone(kind).generate(prompt, max_new_tokens=n, ignore_eos=True, **HOWS[how]))
+    return ids_of_all(lone(kind).generate(prompt, max_new_tokens=n, ignore_eos=True, adapter=adapter, **HOWS[how]))
 
 
 @functools.lru_cache(maxsize=20_000)
-def logits(kind: str, ids: Ids) -> bytes:
+def logits(kind: str, ids: Ids, adapter: str | None) -> bytes:
     """After the last id."""
-    row: bytes = lone(kind).logits(ids)[-1].tobytes()
+    row: bytes = lone(kind).logits(ids, adapter=adapter)[-1].tobytes()
     return row
 
 
 @functools.lru_cache(maxsize=20_000)
-def scored(kind: str, prompt: Ids, candidates: tuple[Ids, ...]) -> list[Any]:
+def scored(kind: str, prompt: Ids, candidates: tuple[Ids, ...], adapter: str | None) -> list[Any]:
     lone(kind).session.kept.clear()
-    return lone(kind).score(prompt, candidates)
+    return lone(kind).score(prompt, candidates, adapter=adapter)
 
 
 def ids_of_all(out: miaotui.Generation) -> list[list[int]]:
@@ -138,6 +159,7 @@ class Call:
     by: str
     arrives: int
     at: int
+    adapter: int = 0
 
     @property
     def prompt(self) -> Ids:
@@ -152,9 +174,13 @@ class Call:
         how = {"max_new_tokens": self.n, "ignore_eos": True, "priority": self.priority, **HOWS[self.way]}
         return how | ({"logits_processor": Raises(self.at % self.n)} if self.fate == "raises" else {})
 
+    def begun(self, kind: str) -> dict[str, Any]:
+        """As `words`, of a text that begins."""
+        return self.words() | {"adapter": adapter_of(kind, self.adapter)}
+
     def check(self, kind: str, got: object) -> None:
         """That what came is what it gets alone, or what its fate is."""
-        wanted: Any = alone(kind, self.prompt, self.way, self.n)
+        wanted: Any = alone(kind, self.prompt, self.way, self.n, adapter_of(kind, self.adapter))
         if self.fate == "raises":
             assert isinstance(got, MineError), got
         elif self.fate == "cancelled" and self.by != "thread" and isinstance(got, asyncio.CancelledError):
@@ -175,7 +201,7 @@ PRIORITIES = st.sampled_from([0, 0, 0, 1, 5, -2])
 FATES = st.sampled_from(["ends", "ends", "ends", "cancelled", "raises", "dropped"])
 CALLS = st.builds(
     Call, st.integers(0, 4), SIZES, st.integers(1, 12), st.integers(0, LAST), PRIORITIES, FATES,
-    st.sampled_from(["task", "task", "stream", "thread"]), st.integers(0, 12), st.integers(0, 20),
+    st.sampled_from(["task", "task", "stream", "thread"]), st.integers(0, 12), st.integers(0, 20), st.integers(0, 2),
 )  # fmt: skip
 
 
@@ -207,14 +233,25 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         kind=st.sampled_from(sorted(CONFIGS)), threads=st.integers(1, 3), pages=st.integers(2, 6),
-        chunk=st.sampled_from([16, 40, 128]),
+        chunk=st.sampled_from([16, 40, 128]), length=st.integers(1, 8),
+        draft=st.sampled_from([None, "ngram", "keep-layers=0", "keep-layers=0-1"]),
     )  # fmt: skip
-    def load(self, kind: str, threads: int, pages: int, chunk: int) -> None:
+    def load(self, kind: str, threads: int, pages: int, chunk: int, draft: str | None, length: int) -> None:
+        """With a draft, as many ids are drafted each time: what pays is another question."""
+        DONE[f"drafts: {draft}"] += 1
+        LENGTH[0] = length
         self.kind, self.clock = kind, Clock()
         self.texts: list[miaotui.Sequence] = []
         self.streams: list[Open] = []
         self.saved: list[tuple[Path, list[int]]] = []
-        self.model = miaotui.load(PLACE[0] / kind, threads=threads, prefill_chunk=chunk, cache_tokens=pages * PAGE)
+        self.model = miaotui.load(
+            PLACE[0] / kind,
+            threads=threads,
+            prefill_chunk=chunk,
+            cache_tokens=pages * PAGE,
+            adapters=adapters(kind),
+            draft=draft,
+        )
         run = self.model.session.backend.run
 
         def counted(*part: Any) -> None:
@@ -247,7 +284,7 @@ class Machine(RuleBasedStateMachine):
 
     def in_thread(self, call: Call, i: int, got: dict[int, object]) -> None:
         try:
-            got[i] = ids_of_all(self.model.generate(call.prompt, **call.words()))
+            got[i] = ids_of_all(self.model.generate(call.prompt, **call.begun(self.kind)))
         except BaseException as e:  # noqa: BLE001 - `check` says whether it is right
             got[i] = e
 
@@ -268,8 +305,8 @@ class Machine(RuleBasedStateMachine):
         self.clock.going += 1
         try:
             if call.by != "stream":
-                return ids_of_all(await self.model.agenerate(call.prompt, **call.words()))
-            got, stream = [], self.model.atokens(call.prompt, **call.words())
+                return ids_of_all(await self.model.agenerate(call.prompt, **call.begun(self.kind)))
+            got, stream = [], self.model.atokens(call.prompt, **call.begun(self.kind))
             async for token in stream:
                 got.append(token.id)
                 if call.fate == "dropped" and len(got) > call.at % call.n:
@@ -280,27 +317,31 @@ class Machine(RuleBasedStateMachine):
             self.clock.going -= 1
 
     @rule(
-        calls=st.lists(st.tuples(st.integers(0, 4), SIZES), max_size=6), how=st.integers(0, LAST), n=st.integers(1, 8)
-    )
-    def ask_a_list(self, calls: list[tuple[int, int]], how: int, n: int) -> None:
-        prompts = [prompt_of(*call) for call in calls]
-        got = self.model.generate_all(prompts, max_new_tokens=n, ignore_eos=True, **HOWS[how])
-        assert [ids_of_all(out) for out in got] == [alone(self.kind, prompt, how, n) for prompt in prompts]
+        calls=st.lists(st.tuples(st.integers(0, 4), SIZES), max_size=6), how=st.integers(0, LAST), n=st.integers(1, 8),
+        which=NUMBERS,
+    )  # fmt: skip
+    def ask_a_list(self, calls: list[tuple[int, int]], how: int, n: int, which: int) -> None:
+        prompts, adapter = [prompt_of(*call) for call in calls], adapter_of(self.kind, which)
+        got = self.model.generate_all(prompts, max_new_tokens=n, ignore_eos=True, adapter=adapter, **HOWS[how])
+        assert [ids_of_all(out) for out in got] == [alone(self.kind, prompt, how, n, adapter) for prompt in prompts]
         DONE["lists"] += 1
 
     @rule(which=st.integers(0, 4), size=SIZES, ends=ENDS)
     def score(self, which: int, size: int, ends: list[tuple[int, int]]) -> None:
         prompt, candidates = prompt_of(which, size), tuple(prompt_of(w + 5, n) for w, n in ends)
-        assert self.model.score(prompt, candidates) == scored(self.kind, prompt, candidates)
+        adapter = adapter_of(self.kind, which)
+        got = self.model.score(prompt, candidates, adapter=adapter)
+        assert got == scored(self.kind, prompt, candidates, adapter)
         DONE["scores"] += 1
 
     # ---------------------------------------------------------------------------------------------- streams
 
     @rule(which=st.integers(0, 4), size=SIZES, how=st.integers(0, LAST - 1), priority=PRIORITIES)
     def stream(self, which: int, size: int, how: int, priority: int) -> None:
-        prompt = prompt_of(which, size)
-        made = self.model.tokens(prompt, max_new_tokens=12, ignore_eos=True, priority=priority, **HOWS[how])
-        self.streams.append(Open(made, alone(self.kind, prompt, how, 12)[0]))
+        prompt, adapter = prompt_of(which, size), adapter_of(self.kind, size)
+        words = {"max_new_tokens": 12, "ignore_eos": True, "priority": priority, "adapter": adapter, **HOWS[how]}
+        made = self.model.tokens(prompt, **words)
+        self.streams.append(Open(made, alone(self.kind, prompt, how, 12, adapter)[0]))
         del self.streams[:-4]
 
     @rule(i=NUMBERS, n=st.integers(1, 13))
@@ -330,9 +371,9 @@ class Machine(RuleBasedStateMachine):
         self.texts.append(text)
         del self.texts[:-5]
 
-    @rule()
-    def begin(self) -> None:
-        self.keep(self.model.sequence())
+    @rule(which=NUMBERS)
+    def begin(self, which: int) -> None:
+        self.keep(self.model.sequence(adapter=adapter_of(self.kind, which)))
 
     @rule(i=NUMBERS, which=st.integers(0, 4), size=st.one_of(st.integers(1, 20), st.integers(1, 130)))
     def feed(self, i: int, which: int, size: int) -> None:
@@ -340,7 +381,7 @@ class Machine(RuleBasedStateMachine):
         if len(text) + size > CONTEXT:
             text.truncate(len(text) % 50)
         whole = (*text.ids, *ids)
-        assert text.feed(ids).tobytes() == logits(self.kind, whole)
+        assert text.feed(ids).tobytes() == logits(self.kind, whole, text.adapter)
         assert text.ids == list(whole)
         DONE["feeds"] += 1
 
@@ -355,13 +396,17 @@ class Machine(RuleBasedStateMachine):
         except MineError:
             assert call.fate == "raises"
             assert tuple(text.ids[: len(whole)]) == whole, "it goes on from what was drawn"
-            assert text.ids[len(whole) :] == alone(self.kind, whole, call.way, call.n)[0][: len(text) - len(whole)]
+            assert text.ids[len(whole) :] == self.after(text, whole, call)[0][: len(text) - len(whole)]
             DONE["sequences: raises"] += 1
             return
         assert call.fate != "raises"
-        assert got == alone(self.kind, whole, call.way, call.n)
+        assert got == self.after(text, whole, call)
         assert text.ids == [*whole, *got[0]]
         DONE["sequences: right"] += 1
+
+    def after(self, text: miaotui.Sequence, whole: Ids, call: Call) -> list[list[int]]:
+        """What the text's adapter answers."""
+        return alone(self.kind, whole, call.way, call.n, text.adapter)
 
     @rule(i=NUMBERS)
     def fork(self, i: int) -> None:
@@ -448,11 +493,14 @@ def main() -> None:
     """Arguments: operations, a seed. What was done is printed as JSON."""
     operations, first = map(int, sys.argv[1:])
     sys.setswitchinterval(1e-4)  # threads meet more often
+    Speculation._length = as_many  # type: ignore[method-assign]
     faulthandler.enable()
     with TemporaryDirectory() as folder:
         PLACE[:] = [Path(folder)]
         for kind, config in CONFIGS.items():
             write_checkpoint(PLACE[0] / kind, Drawn(config, "F32", 3))
+            for i, name in enumerate(NAMES if kind == "adapters" else ()):
+                write_adapter(PLACE[0] / name, PLACE[0] / kind, "q_proj", "v_proj", "down_proj", r=3 + i, seed=i)
             alone(kind, (5,), 0, 2)
         faulthandler.dump_traceback_later(DEADLINE, exit=True)
         how = settings(

@@ -356,7 +356,7 @@ def test_prompt_over_the_context():
         ({"do_sample": "yes"}, "do_sample='yes'"),
         (
             {"num_beam_groups": 4, "max_length": 3},
-            "unknown.*max_length.*num_beam_groups.*; known are max_new_tokens, .*seed",
+            "unknown.*max_length.*num_beam_groups.*; known are .*max_new_tokens, .*seed",
         ),
     ],
 )

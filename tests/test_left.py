@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import pytest
 from life import DEMO
+from miaotui.runtime.exits import Exits
 from miaotui.runtime.left import Left
 from miaotui.runtime.pages import Pages
 
@@ -74,6 +75,73 @@ def test_a_text_that_is_dropped_loses_no_page(how: str) -> None:
         assert all("Sequence" not in name for name in entered) or how == "stream"  # which runs its own lines
         model.session.turn(model.session.collect)
         assert held(model) == 0
+
+
+@contextmanager
+def raises_once(where: str) -> Iterator[None]:
+    """Raise as a function of this name begins; no garbage is collected meanwhile."""
+
+    def begins(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_qualname == where:
+            sys.setprofile(None)
+            raise Late
+
+    gc.collect()
+    gc.disable()
+    sys.setprofile(begins)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+
+
+@pytest.mark.parametrize("where", ["Sequence.close", "Left.when_dropped.<locals>.leave"])
+def test_answers_that_are_kept_from_closing_are_in_no_circle(where: str) -> None:
+    with miaotui.load(DEMO, threads=1, max_context=64) as model:
+        with raises_once(where):
+            with pytest.raises(Late) as caught:
+                model.generate([5, 6], n=3, temperature=1, seed=1, max_new_tokens=2)
+            del caught
+            model.session.turn(model.session.collect)
+            kept = sum(table.n_pages for table in model.session.kept)
+            assert held(model) == kept
+        assert model.generate([5, 6], n=3, temperature=1, seed=1, max_new_tokens=2).alternatives
+
+
+def test_all_exits_are_left_and_the_last_exception_is_raised() -> None:
+    told: list[object] = []
+
+    @contextmanager
+    def managed(name: str, error: Exception | None = None) -> Iterator[str]:
+        try:
+            yield name
+        except Exception as e:
+            told.append((name, e))
+            raise
+        else:
+            told.append((name, None))
+        finally:
+            if error is not None:
+                raise error
+
+    def struck(error: Exception) -> None:
+        with Exits() as opened:
+            opened.callback(told.append, "end")
+            opened.enter_context(managed("outer"))
+            opened.enter_context(managed("breaks", second))
+            assert opened.enter_context(managed("inner")) == "inner"
+            raise error
+
+    first, second = Late(), Late()
+    with pytest.raises(Late) as caught:
+        struck(first)
+    assert caught.value is second
+    assert second.__context__ is first
+    assert told == [("inner", first), ("breaks", first), ("outer", second), "end"]
+    with Exits() as opened:
+        opened.enter_context(managed("alone"))
+    assert told[4:] == [("alone", None)]
 
 
 def test_each_table_is_taken_back_once() -> None:

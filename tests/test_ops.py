@@ -26,7 +26,7 @@ from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import RopeTable
 from miaotui.runtime.sparse import SPARSE, pack_sparse, sparse_bytes
 from miaotui.runtime.sparse_int8 import SPARSE_INT8, pack_sparse_int8, sparse_int8_bytes
-from miaotui.runtime.spec import Buckets, Distances, Rope, Slopes, Spaced, Weight
+from miaotui.runtime.spec import Adapter, Buckets, Distances, Rope, Slopes, Spaced, Weight
 from miaotui.runtime.step import Batch
 from tolerance import bound
 
@@ -54,6 +54,7 @@ class Case:
     d_head: int = 1
     kv_cache: str = "f32"
     fast: bool = False
+    adapter: int = 0
     read: Callable[[np.ndarray], np.ndarray] = lambda y: y  # what the kernel's result means
 
 
@@ -81,7 +82,8 @@ def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.nda
     for part, inputs in zip(ids, case.passes, strict=True):
         batch.clear()
         tables = table.ctypes.data
-        batch.add(part, start, tables, min(case.rows, len(part)), tables, start + len(part))
+        n_logits = min(case.rows, len(part))
+        batch.add(part, start, tables, n_logits, tables, start + len(part), adapter=case.adapter)
         for t, x in zip(given_tensors, inputs, strict=True):
             arena[t.offset : t.offset + x.nbytes] = np.frombuffer(x.tobytes(), np.uint8)
         executor.step()
@@ -111,7 +113,7 @@ def run_reference(case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None,
     start, y, ops = 0, None, None
     for part, inputs in zip(ids, case.passes, strict=True):
         ops = Reference(part, start, caches, min(case.rows, len(part)), kv_cache=case.kv_cache,
-                        fast=case.fast)  # fmt: skip
+                        fast=case.fast, adapter=case.adapter)  # fmt: skip
         y = case.build(ops, *(x.astype(np.float64) for x in inputs))
         start += len(part)
     assert ops is not None
@@ -469,6 +471,56 @@ def expert_linear(d: Draw, variant: str) -> Case:
     return Case(build, [[x, routes, *times]], tolerance)
 
 
+def adapters_of(d: Draw, n: int, k: int) -> tuple[Adapter | None, ...]:
+    """Of ranks of their own; one of them leaves the product as it is, and another scales rows."""
+    made: list[Adapter | None] = [None]
+    for i in range(d.draw(st.integers(1, 3))):
+        r = d.draw(st.sampled_from([1, 2, 4, 7, 8, 9, 16, 17, 33]))
+        ratio = d.weight("f32", n) if i else None
+        made.append(
+            Adapter(d.weight("f32", r, k), d.weight("f32", n, r), d.draw(st.sampled_from([0.5, 2.0, -1.3])), ratio)
+        )
+    return tuple(made)
+
+
+def lora_down(d: Draw, _: str) -> Case:
+    """Both rows of the table: what is not written of the first's result, the second does not read."""
+    return lora_up(d, _)
+
+
+def lora_up(d: Draw, _: str) -> Case:
+    n, k = d.size(), d.size()
+    adapters = adapters_of(d, n, k)
+    adapter, b = d.draw(st.integers(0, len(adapters))), d.weight("f32", n) if d.draw(st.booleans()) else None
+    act, rows = d.draw(st.sampled_from([None, *d.acts])), d.draw(st.booleans())
+    others = [name for name in ("times", "residual") if d.draw(st.booleans())]
+    x, y, *given = d.array(d.t, k), d.array(d.t, n), *(d.array(d.t, n) for _ in others)
+    after = dict(zip(others, given, strict=True))
+    a = adapters[adapter - 1] if adapter else None
+    sums = np.abs(y).astype(float)
+    if a is not None:
+        down, up = (np.abs(w.f64()) for w in (a.down, a.up))
+        sums = sums + abs(a.scale) * (np.abs(x).astype(float) @ down.T) @ up.T
+        sums = sums if a.ratio is None else sums * np.abs(a.ratio.f64())
+    sums = sums + (0 if b is None else np.abs(b.f64()))
+
+    def tolerance(result: np.ndarray) -> np.ndarray:
+        last = len(result)
+        off = 2 * bound("linear", "f32", k + 33) * sums[-last:]
+        if act is not None:
+            steepest = 2 * (sums[-last:] + off) if act == "relu2" else 1.13  # as of `linear`
+            off = steepest * off + bound("act", "f32", 1) * sums[-last:] * (sums[-last:] if act == "relu2" else 1)
+        off = off * np.abs(after["times"][-last:]) if "times" in after else off
+        return off + 2.0**-22 * (np.abs(result) + np.abs(after["residual"][-last:] if "residual" in after else 0))
+
+    def build(ops: Any, x: Any, y: Any, *rest: Any) -> Any:
+        x, y, *rest = (ops.take_rows(each) for each in (x, y, *rest)) if rows else (x, y, *rest)
+        return ops.lora_up(y, ops.lora_down(x, adapters), adapters, b, act=act, **dict(zip(others, rest, strict=True)))
+
+    n_rows = d.draw(st.integers(1, d.t)) if rows else 1
+    return Case(build, [[x, y, *given]], tolerance, rows=n_rows, adapter=adapter)
+
+
 def expert_sum(d: Draw, _: str) -> Case:
     n, chosen, extra = d.size(), d.draw(st.integers(1, 5)), d.draw(st.sampled_from(["", "s", "sm"]))
     residual = d.draw(st.booleans())
@@ -535,7 +587,7 @@ CASES = {
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
         *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick),
         *(scale, soft_cap, take_rows, mean_rows, argmax, layer_norm_heads, clip, xielu),
-        *(route, expert_linear, expert_sum, quantize_parts, unfold),
+        *(route, expert_linear, expert_sum, quantize_parts, unfold, lora_down, lora_up),
     )
 }
 CASES["kv_write"] = attention

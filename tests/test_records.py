@@ -19,7 +19,6 @@ from miaotui.runtime.forward.ops import Ops
 from miaotui.runtime.ops import OPS
 from miaotui.runtime.recorder.record import record
 from miaotui.runtime.spec import (
-    Adapter,
     Attention,
     Buckets,
     Config,
@@ -248,15 +247,11 @@ def test_what_no_kernel_computes_is_refused_by_name(name: str) -> None:
 def test_weights_that_nothing_reads_are_refused_by_name() -> None:
     c, drawn = config((A, F)), Drawn()
     w = drawn.weights(c)
-    [[attention, ffn]] = w.decoder.layers
-    q = attention.linear["q"]
-    adapted = replace(q, adapters=(Adapter(drawn.weight(2, D), drawn.weight(24, 2), 0.5),))
     changed = {
         "tables of relative positions": {"biases": (drawn.weight(32, 4),)},
         "a table of distances .* that the config does not know": {"relative": drawn.weight(64, D)},
         "a convolution .* that the config does not know": {"convolution": Linear(drawn.weight(D, 3 * D))},
         "RMSNorm with a bias": {"norm": Norm(drawn.weight(D), drawn.weight(D))},
-        "an adapter of q": {"layers": ((replace(attention, linear={**attention.linear, "q": adapted}), ffn),)},
     }
     for says, more in changed.items():
         with pytest.raises(BackendError, match=says):

@@ -11,6 +11,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import SEQ2SEQ as FAMILIES
+from generation_models import write_writer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, CheckpointError, ConfigError, InputError, PlanError
@@ -18,6 +19,9 @@ from miaotui.limits import Request
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.prepare import prepare
+from miaotui.runtime.generate import Draw
+from miaotui.runtime.kvcache import PAGE
+from miaotui.runtime.pages import Caller
 from miaotui.tools.commands.quantize import quantize
 from miaotui.tools.prune import prune
 from safetensors.numpy import load_file, save_file
@@ -448,3 +452,35 @@ def test_what_generation_config_asks_for_and_is_applied_is_not_named(small: Path
         assert "bad_words_ids" not in line
         assert model.config.decoding is not None
         assert model.config.decoding.never == ((5,),)
+
+
+def test_texts_that_have_what_the_other_needs_go_on(tmp_path: Path) -> None:
+    """One has the encoder's text in its pool's only page, the other the only page for what is written."""
+    path = write_writer(tmp_path / "t5", "t5")
+    sources = [[3 + (i + j) % 90 for i in range(PAGE)] for j in range(2)]
+    with miaotui.load(path, max_context=PAGE, threads=1) as lone:
+        start = lone.config.decoding.start  # type: ignore[union-attr]
+        expected = []
+        for source in sources:
+            with lone.sequence(source) as text:
+                expected.append(text.generate([start], max_new_tokens=1).ids)
+    with miaotui.load(path, max_context=PAGE, cache_tokens=PAGE, threads=1) as model:
+        pages, engine, caller = model.session.pages, model.session.engine, Caller()
+        texts = [model.sequence(source) for source in sources]
+        assert engine is not None
+        assert pages.n_pages == texts[0].table.source.pages.n_pages == 1  # type: ignore[union-attr]
+        for text in texts:
+            caller.waits_for(text.table)
+            text.append([start])
+            engine.arrive(text.table)
+        with model.session.lock:
+            model.session.sources.ensure([texts[0].table.source])  # type: ignore[union-attr,list-item]
+            assert pages.reserve(texts[1].table, 1)
+        wants = [text.wanted(Draw(None, 1, ())) for text in texts]
+        engine.serve(wants)
+        assert wants[0].done
+        texts[0].taken(wants[0])
+        caller.leaves(texts[0].table)
+        engine.serve(wants[1:])
+        texts[1].taken(wants[1])
+        assert [text.ids[1:] for text in texts] == expected

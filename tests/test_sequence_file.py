@@ -240,11 +240,11 @@ def test_what_is_no_session_file_is_refused(plain: miaotui.Model, tmp_path: Path
     (tmp_path / "text").write_text("Once upon a time")
     (tmp_path / "nothing").write_bytes(b"")
     save_file({"ids": np.zeros(3, np.int64)}, tmp_path / "other")
-    save_file({"ids": np.zeros(3, np.int64)}, tmp_path / "newer", {"miaotui.sequence": "2"})
+    save_file({"ids": np.zeros(3, np.int64)}, tmp_path / "newer", {"miaotui.sequence": "3"})
     (tmp_path / "huge").write_bytes((2**62).to_bytes(8, "little") + b"{}")
     for name, what in {
         "missing": "no such file", "fifo": "a directory, a pipe or a device", "folder": "a directory, a pipe",
-        "text": "header", "nothing": "header", "other": "did not write it", "newer": "format 2, .* reads 1",
+        "text": "header", "nothing": "header", "other": "did not write it", "newer": "format 3, .* reads 1 and 2",
         "huge": "header",
     }.items():  # fmt: skip
         with pytest.raises(SequenceFileError, match=f"{name}.*{what}"):

@@ -24,7 +24,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import InputError, MiaotuiError, PlanError
+from ..errors import InputError, MiaotuiError, PlanError, ProfileError
 from ..interpreters import check_interpreter, check_room, not_imported
 from .notes import warnings_as_notes
 from .streams import open_streams, settle, with_bytes
@@ -166,6 +166,31 @@ COMMANDS = {
         ),
         "JSON lines, CSV, CoNLL, SQuAD, CLUE, Parquet; `--swap` for fairness; `--json`, `--plot`, `--log tensorboard`",
     ),
+    "filter": Command(
+        "show what output filters make of a text, or prove an audit",
+        "Put a text through a file of rules, as the commands that print answers do with theirs, or, with --replay, do "
+        "the decisions of an audit again and say where they differ. docs/filters.md has the rules.",
+        (
+            "miaotui filter rules.json 'a text that is checked'",
+            "miaotui filter rules.toml --findings < answer.txt",
+            "miaotui filter rules.json --replay audit.jsonl",
+        ),
+        "words and regular expressions that mask, block or stop; `--replay AUDIT` proves an audit",
+    ),
+    "tune": Command(
+        "find the fastest settings for a model on this machine, within limits of memory and of what is lost",
+        "Measure threads, prompt chunks, rounding by role, the KV cache, precision, pruning plans and batches on this "
+        "machine, each next to the model as it is; print those that nothing beats, and write the choice as a profile, "
+        "which load(profile=...) and --profile of the other commands take. Ctrl-C keeps the best so far. See "
+        "docs/tuning.md.",
+        (
+            "miaotui tune --max-seconds 60 --out profile.json",
+            "miaotui tune path/to/checkpoint --text text.txt --max-kl 0.02 --max-memory 2GiB --out profile.json",
+            "miaotui tune org/name --goal throughput --text text.txt --plot tune.svg --out profile.json",
+            "miaotui tune org/name --task text-classification --data dev.jsonl --max-drop 0.005 --out profile.json",
+        ),
+        "`--goal`, `--max-memory`, `--max-kl`; `--out profile.json`, which every other command takes as `--profile`",
+    ),
     "warm": Command(
         "compile ahead of time, so that the first answer comes at once",
         "Compile the kernels for this processor and keep them in the cache: those that --model needs with the options "
@@ -207,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if debug:
                 traceback.print_exc()
             print(f"miaotui: error: {lost}{text}", file=sys.stderr, flush=True)
-        return USAGE if isinstance(e, InputError | PlanError) and _ARGUMENT.match(text) else FAILED
+        return USAGE if isinstance(e, InputError | PlanError | ProfileError) and _ARGUMENT.match(text) else FAILED
     return code
 
 
@@ -269,6 +294,8 @@ def _as_typed(text: str, args: Mapping[str, object]) -> str:
         if python in args:
             option = f"--{python.replace('_', '-')}"
             text = re.sub(rf"(?<![\w/.'\"-])(?<!--set ){python}=('?)([\w,=]+)\1(?![\w/.=])", rf"{option} \2", text)
+    if "adapters" in args:
+        text = re.sub(r"load\(adapter='([^']*)'\)", r"--adapter \1", re.sub(r"^adapters: ", "--adapters: ", text))
     if "overflow" in args:
         text = text.replace("or see overflow", "or see --overflow")
     spelled = args.get("spelled")
@@ -346,6 +373,11 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]
     if unknown:
         parser.commands[args.command].refuse_unknown(unknown)
     command = parser.commands[args.command]
+    if getattr(args, "tuned", None) is not None or getattr(args, "auto", False):
+        from .commands.arguments import profile_defaults  # noqa: PLC0415 - only where one is asked for
+
+        command.set_defaults(**profile_defaults(args, command))
+        args = parser.parse_args(arguments)
     args.spelled = _other_names(command, arguments)
     actions = command._actions  # noqa: SLF001 - has no public name
     return args, {a.dest: a.option_strings[0] if a.option_strings else str(a.metavar or a.dest) for a in actions}

@@ -31,9 +31,19 @@ MAX_FILE = 2**28
 class Conversation:
     """`messages`: so far, dicts with role and content. `fed`: ids that the model read and wrote, the last turn's."""
 
-    def __init__(self, model: Model, system: str | None = None, **template: Any) -> None:  # noqa: ANN401 - `chat_ids`'
-        """`system`: the message that every conversation begins with. `template`: as `ChatKwargs` has it."""
-        self._model, self._sequence, self._template = model, model.sequence(), template
+    def __init__(
+        self,
+        model: Model,
+        system: str | None = None,
+        *,
+        adapter: str | None = None,
+        **template: Any,  # noqa: ANN401 - `chat_ids`'
+    ) -> None:
+        """`system`: the message that every conversation begins with. `template`: as `ChatKwargs` has it.
+
+        `adapter`: of the model's, the one that reads and answers.
+        """
+        self._model, self._sequence, self._template = model, model.sequence(adapter=adapter), template
         self._first = [] if system is None else [{"role": "system", "content": system}]
         self.messages: list[dict[str, Any]] = list(self._first)
         self.fed = 0
@@ -41,6 +51,11 @@ class Conversation:
     def reset(self) -> None:
         """Forget all messages but the system's."""
         self.messages = list(self._first)
+
+    def use(self, adapter: str | None) -> None:
+        """Let another adapter answer, or the model alone; it reads the messages first. Errors: `InputError`."""
+        before, self._sequence = self._sequence, self._model.sequence(adapter=adapter)
+        before.close()
 
     def reply(self, text: str, **parameters: Any) -> Generator[Token, None, None]:  # noqa: ANN401 - `GenerateKwargs`
         """Answer a message of the user's, a token at a time. What was answered before an interruption stays.

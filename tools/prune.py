@@ -28,14 +28,19 @@ PLAN = "prune_plan.json"
 
 
 def prune(
-    path: str | Path, out: str | Path, wish: Prune, rewrite: Rewrite | None = None
+    path: str | Path,
+    out: str | Path,
+    wish: Prune | None,
+    rewrite: Rewrite | None = None,
+    *,
+    adapter: str | Path | None = None,
 ) -> tuple[Receipt, int, str | None]:
-    """Write what `wish` keeps of `path` to the new directory `out`, changed as `rewrite` says.
+    """Write what `wish` keeps of `path` to the new directory `out`, with `adapter` merged in, as `rewrite` says.
 
     The receipt, the bytes of tensors written, and why transformers will refuse it, if it will. Errors: `InputError`
     where `out` is there, `PlanError` for a plan that does not fit or cannot be written, and loading's own.
     """
-    with open_model(path) as opened, new_directory(out) as made:
+    with open_model(path, adapter=adapter) as opened, new_directory(out) as made:
         chosen, checkpoint = select(wish, opened).ranked(opened), opened.checkpoint
         plan = make_load_plan(opened, cut=chosen.cut)
         left = export.left_config(opened.raw, plan) | (rewrite.config(plan) if rewrite else {})
@@ -49,7 +54,8 @@ def prune(
         if kept is not None or plan.cut.vocab is not None:
             told = kept_text(plan.cut.tokens(kept), plan.cut.fallback(kept, kept_fallback(opened.directory)))
             (made / FILE).write_text(told, encoding="utf-8")
-        chosen.plan.save(made / PLAN)
+        if wish is not None:
+            chosen.plan.save(made / PLAN)
         how = (rewrite.change, rewrite.shape) if rewrite else ()
         tensors = export.left_tensors(plan, checkpoint, *how)
         more = rewrite.added(plan, checkpoint, left) if rewrite else ()

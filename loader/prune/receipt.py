@@ -9,6 +9,7 @@ order, before zeros are put in. Two loads with equal hashes and equal actions ha
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,10 @@ class Receipt:
         """Plain values, for JSON."""
         return asdict(self)
 
+    def digest(self) -> str:
+        """SHA-256 of all of this, as hexadecimal digits: what was loaded, for a log."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """The receipt that `as_dict` gave."""
@@ -127,8 +132,14 @@ def make_receipt(plan: LoadPlan, opened: Opened, prune: PrunePlan | None = None,
         mapped_bytes=plan.mapped_bytes,
         resident_bytes=plan.resident_bytes,
         plan=str(prune),
-        notes=(*opened.corrections, *prune.notes, *_notes(plan), *notes),
+        notes=(*opened.corrections, *_adapter_notes(opened), *prune.notes, *_notes(plan), *notes),
     )
+
+
+def _adapter_notes(opened: Opened) -> Iterator[str]:
+    """Which adapter is in the weights."""
+    if opened.adapter is not None:
+        yield f"adapter: {opened.adapter}"
 
 
 def _notes(plan: LoadPlan) -> Iterator[str]:

@@ -68,8 +68,10 @@ class Tokenizer(Chats):
     `unsettled_ids`: byte tokens, whose text the ids after them may change. `filtered`: from a text to the clean-up of
     what follows it, where there is one. `max_tokens`: of a text with its frame, where tokenizer_config.json says so;
     `cut_side`: where a longer one is cut. `word_aware`: a piece that goes on a word is spelled with a mark of its own.
+    `decoder_kinds`: the types of the decoder's parts.
     """
 
+    decoder_kinds: frozenset[str]
     unsettled_ids: frozenset[int]
     filtered: type[CleanUp] | None
     max_tokens: int | None
@@ -92,7 +94,8 @@ class Tokenizer(Chats):
             self.n_vocab = 1 + max(vocab.values(), default=-1)
             bpe = type(inner.model).__name__ == "BPE"
             self.word_aware = bool(getattr(inner.model, "continuing_subword_prefix", None))
-            falls_back = "ByteFallback" in kinds(inner.decoder)
+            self.decoder_kinds = frozenset(kinds(inner.decoder))
+            falls_back = "ByteFallback" in self.decoder_kinds
         if empty:
             msg = f"{where}: the vocabulary is empty; get the checkpoint's tokenizer files again"
             raise TokenizerError(msg)
@@ -195,6 +198,17 @@ class Tokenizer(Chats):
         with _panics_as_errors(self._where, "decode ids"):
             text: str = self._inner.decode(checked, skip_special_tokens=skip_special_tokens)
         return text
+
+    def spelled_each(self, several: Sequence[Sequence[int]]) -> list[str]:
+        """As `spelled`, of each of many; the ids are the tokenizer's own, unchecked."""
+        with _panics_as_errors(self._where, "decode ids"):
+            texts: list[str] = self._inner.decode_batch(several, skip_special_tokens=True)
+        return texts
+
+    def encode_each(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each of many checked texts, without what frames them."""
+        with _panics_as_errors(self._where, "encode texts"):
+            return [each.ids for each in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token's exact spelling, or None."""

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from ..prune.plan import PrunePlan
     from .vocabulary import Replacement
 
-__all__ = ["BYTES", "UNK", "Bytes", "make_replacement", "needed_rows", "with_fallback_id"]
+__all__ = ["BYTES", "UNK", "Bytes", "make_replacement", "needed_rows", "printable_bytes", "with_fallback_id"]
 
 UNK, BYTES = "unk", "bytes"
 #: SentencePiece's sign for a space.
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
-def _printable() -> dict[str, int]:
+def printable_bytes() -> dict[str, int]:
     """Byte-level BPE's character of every byte: itself where it is printable, else the next free one from 256 on."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in plain]
@@ -48,7 +48,7 @@ class Bytes:
         """Find them by their spelling."""
         self._whole, self._special, self._added = whole, frozenset(whole.special_ids), frozenset(whole.added_ids)
         self._byte: dict[str, int] = {}
-        for spelling in ({f"<0x{b:02X}>": b for b in range(256)}, _printable()):
+        for spelling in ({f"<0x{b:02X}>": b for b in range(256)}, printable_bytes()):
             table = {byte: whole.token_to_id(text) for text, byte in spelling.items()}
             self.ids = tuple(i for _, i in sorted(table.items()) if i is not None)
             if len(self.ids) == len(table):

@@ -77,7 +77,7 @@ class KeptTokenizer(Tokenizer):
         self._row = {token: row for row, token in enumerate(self._kept)}
         self.n_vocab = len(self._kept)
         self.unsettled_ids = frozenset(self._row[i] for i in whole.unsettled_ids if i in self._row)
-        self.filtered = whole.filtered
+        self.filtered, self.decoder_kinds = whole.filtered, whole.decoder_kinds
         self.special_tokens, self.templates = whole.special_tokens, whole.templates
         self.max_tokens, self.cut_side, self.word_aware = whole.max_tokens, whole.cut_side, whole.word_aware
         ids = whole.bos_id, whole.eos_id, whole.pad_id, whole.unk_id, whole.cls_id, whole.mask_id
@@ -124,6 +124,14 @@ class KeptTokenizer(Tokenizer):
         """Text of rows; a row that is not there gives nothing, as with the whole tokenizer."""
         known = (self._kept[i] for i in checked_ids(ids) if i < self.n_vocab)
         return self._whole.spelled(known, skip_special_tokens=skip_special_tokens)
+
+    def spelled_each(self, several: Sequence[Sequence[int]]) -> list[str]:
+        """As the whole tokenizer's, of rows."""
+        return self._whole.spelled_each([[self._kept[i] for i in ids] for ids in several])
+
+    def encode_each(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode`, of each of many."""
+        return [[row for i in ids for row in self._rows(i)] for ids in self._whole.encode_each(texts)]
 
     def token_to_id(self, token: str) -> int | None:
         """The row of a token's exact spelling, or None."""

@@ -23,6 +23,7 @@ from ..drawing import DRAW
 from ..experts import ExpertTable
 from ..kvcache import PAGE, cache_bytes
 from ..locks import Lock
+from ..lora import LoraTable
 from ..ops import SLOTS
 from ..relative import DistanceTable
 from ..rope import RopeTable
@@ -201,9 +202,10 @@ class Checked:
                     yield from _pages(ins, name, at, sorted({int(n) for table in tables for n in table}))
                 else:
                     yield name, at, at + (4 * held.width * count[held.rows] if held.rows else held.nbytes)
-            weight = held.weight if isinstance(held, RopeTable | BiasTable | DistanceTable | ExpertTable) else held
-            for expert in held.weights if isinstance(held, ExpertTable) else ():
-                yield expert.name, expert.address, expert.address + expert.nbytes
+            made = isinstance(held, RopeTable | BiasTable | DistanceTable | ExpertTable | LoraTable)
+            weight = held.weight if made else held  # type: ignore[union-attr]  # as asked
+            for each in held.weights if isinstance(held, ExpertTable | LoraTable) else ():
+                yield each.name, each.address, each.address + each.nbytes
             if isinstance(weight, Weight):
                 yield weight.name, weight.address, weight.address + weight.nbytes
 

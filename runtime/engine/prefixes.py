@@ -35,7 +35,7 @@ def best(table: Table, ids: Ids[int], tables: Iterable[Table], most: int) -> tup
     for other in tables:
         if other is table or other.cached <= n or other.gap:  # what has a gap does not begin like its text
             continue
-        if other.source is table.source and other.shift == table.shift:
+        if other.kind == table.kind:
             alike = begins_like(other.ids, ids, min(other.cached, most))
             if alike > n:
                 donor, n = other, alike

@@ -22,6 +22,7 @@ from ...errors import InputError
 from ..floats import usual_floats
 from ..pages import FullError
 from .prefixes import LEAST, begins_like, best
+from .speculative import Costs, with_drafts
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,6 +59,7 @@ class Engine:
         self._n_overtaken = 0  # texts that began before one that waits longer, since one was favoured
         self._away: set[int] = set()  # texts of other threads that had a token of the last pass, and may ask again
         self._pass_s, self._taker = 0.0, 0  # what it took, and the thread that took it
+        self.costs, self.n_answers = Costs(), 1  # of passes; and texts of the last that got logits
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
 
     @property
@@ -151,11 +153,14 @@ class Engine:
             chosen = self._afresh()
         ends = itertools.accumulate((part[3] for _, part in chosen), initial=0)
         asked = [(row, want) for row, (want, part) in zip(ends, chosen, strict=False) if part[3]]
-        draws = [(row, want.draw) for row, want in asked if want.draw is not None]
+        draws = [each for row, want in asked for each in enumerate(want.draws[: 1 + want.n_checked], row)]
         began, me = time.perf_counter(), threading.get_ident()
         self._session.run_pass([part for _, part in chosen], reserved=True, draws=draws)
         self._pass_s = time.perf_counter() - began
-        self._taker = me
+        self._taker, self.n_answers = me, max(1, len(asked))
+        n_tokens = sum(len(part[1]) for _, part in chosen)
+        if n_tokens == sum(part[3] for _, part in chosen):
+            self.costs.add(n_tokens, self._pass_s)
         self._away = {id(want.table) for _, want in asked if want.thread != me}
         for row, want in asked:
             want.fulfil(row)
@@ -211,7 +216,7 @@ class Engine:
             if part is not None and self._has_source(want, chosen):
                 chosen.append((want, part))
                 left, rows = left - len(part[1]), rows - part[3]
-        return chosen
+        return with_drafts(session.pages, chosen, left, rows)
 
     @staticmethod
     def _is_computed(want: Want, wants: list[Want]) -> bool:
@@ -222,7 +227,7 @@ class Engine:
             and other.table.n_pages
             and other.table.priority >= table.priority
             and not other.table.gap
-            and (other.table.source, other.table.shift) == (table.source, table.shift)
+            and other.table.kind == table.kind
             and begins_like(other.ids, want.ids, most) >= other.table.cached + LEAST
             for other in wants
         )
@@ -289,14 +294,19 @@ class Engine:
         return True
 
     def _afresh(self) -> list[tuple[Want, Part]]:
-        """Where no text finds a page all that wait give theirs up, so that one of them, or somebody else, can go on.
+        """Where no text finds room all that wait give theirs up, so that one of them, or somebody else, can go on.
 
-        `FullError`: there is no room for any now, and will be.
+        The encoder's texts too: one may have that of another, which has the pages that the first needs. `FullError`:
+        there is no room for any now, and will be.
         """
-        held = [want.table for want in self._waiting() if want.table.n_pages]
-        for table in held:
-            self._session.pages.release(table)
-        chosen = self._chosen() if len(held) > 1 else []
+        held = []
+        for want in self._waiting():
+            held += [(self._session.pages, want.table)]
+            held += [] if want.table.source is None else [(want.table.source.pages, want.table.source.table)]
+        held = [(pages, table) for pages, table in held if table.n_pages]
+        for pages, table in held:
+            pages.release(table)
+        chosen = self._chosen() if held else []
         if not chosen:
             raise FullError(self._short_of, ever=True)
         return chosen

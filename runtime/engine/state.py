@@ -6,13 +6,13 @@ of the cache (`kvcache.py`). So they say nothing of which pages there are, nor o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..kvcache import KEYS, KV_BYTES, PAGE, padded
+from ..kvcache import KEYS, KV_BYTES, PAGE, SINKS, padded
 from ..pages import FullError
 from ..rope import RopeTable
 
@@ -45,9 +45,11 @@ class SequenceState:
     """A text and what of it is computed: all that its continuation depends on, next to the model.
 
     `ids`: the whole text; `source`: what the encoder of an encoder-decoder reads, whose keys are computed again.
-    `cached`: the first so many slots are computed; `cache` has their keys and values by name (`CacheLayer.parts`), from
-    the first on that a window still needs. `shift`: rows of the rotary table before the text's first (longrope).
-    `seed`: of the sequence's draws, where the call gives none.
+    `cached`: the first so many tokens are computed; `cache` has their keys and values by name (`CacheLayer.parts`),
+    from the first on that a window still needs. `shift`: rows of the rotary table before the text's first (longrope).
+    `seed`: of the sequence's draws, where the call gives none. `adapter`: the name of the text's. `context`: slots of a
+    text that may outgrow its context, else 0; `gap`: tokens that are left out of them: `cache` then has the first as
+    they were computed too (`CacheLayer.sinks`).
     """
 
     ids: list[int]
@@ -56,6 +58,9 @@ class SequenceState:
     cached: int = 0
     shift: int = 0
     cache: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    adapter: str | None = None
+    context: int = 0
+    gap: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,10 @@ class CacheLayer:
         names = [f"layers.{self.number}.{what}" for what in ("keys", "values")]
         parts = dict.fromkeys(names, numbers)
         return parts | {f"{name}.scales": scales for name in names if self.dtype == "int8"}
+
+    def sinks(self) -> dict[str, Part]:
+        """As `parts`, of the first tokens of a text that outgrew its context, in a group whose tokens see all."""
+        return {f"{name}.sinks": part for name, part in self.parts(SINKS).items()}
 
     def views(self) -> dict[str, View]:
         """By name, how the slots of a page lie: its bytes in all heads go in, a view of them comes out."""
@@ -119,18 +128,21 @@ def cache_layers(program: Program) -> list[CacheLayer]:
 def take_out(session: Pools, program: Program, table: Table, state: SequenceState) -> SequenceState:
     """The state with copies of what a table holds; part of a turn."""
     cache: dict[str, NDArray[Any]] = {}
+    slots = table.cached - table.gap
     for layer, pools in with_pools(session.backend, program) if table.cached else ():
         first, g = table.low[layer.group] * PAGE, layer.group
-        parts = layer.parts(table.cached - first)
+        parts = layer.parts(slots - first)
         for name, view in layer.views().items():
             dtype, shape = parts[name]
             out, pool = np.empty(shape, dtype), pools["keys" in name]
-            for i in range(table.low[g], -(-table.cached // PAGE)):
-                at, end = i * PAGE, min(table.cached, (i + 1) * PAGE)
+            for i in range(table.low[g], -(-slots // PAGE)):
+                at, end = i * PAGE, min(slots, (i + 1) * PAGE)
                 page = view(pool[:, table.numbers[g, i]])
                 out[:, at - first : end - first] = page.reshape(layer.heads, PAGE, *shape[2:])[:, : end - at]
             cache[name] = out
-    return SequenceState(state.ids, state.source, state.seed, table.cached, table.shift, cache)
+    for kept in table.sinks or ():
+        cache |= {f"{name}.sinks": array.copy() for name, array in kept.items()}
+    return replace(state, cached=table.cached, shift=table.shift, cache=cache, gap=table.gap)
 
 
 def put_back(session: Pools, program: Program, table: Table, state: SequenceState) -> None:
@@ -141,17 +153,24 @@ def put_back(session: Pools, program: Program, table: Table, state: SequenceStat
     if not state.cached:
         table.shift = state.shift
         return
+    slots = state.cached - state.gap
     layers, low = list(with_pools(session.backend, program)), [0] * len(session.pages.windows)
     for layer, _ in layers:
-        first = state.cached - state.cache[next(iter(layer.parts(0)))].shape[1]
+        first = slots - state.cache[next(iter(layer.parts(0)))].shape[1]
         low[layer.group] = first // PAGE
-    if not session.take_in(table, state.cached, low):
+    table.capacity = 0  # until it has its pages, it is as any text of so many slots
+    if not session.take_in(table, slots, low):
         raise FullError(session.pages)
     whole = False
     try:
         for layer, pools in layers:
             for name, view in layer.views().items():
-                _fill(partial(_page, pools["keys" in name], table.numbers[layer.group], view), state, name)
+                _fill(partial(_page, pools["keys" in name], table.numbers[layer.group], view), state.cache[name], slots)
+        if state.gap:
+            seen = [layer for layer, _ in layers if session.pages.windows[layer.group] is None]
+            table.sinks = [{name: state.cache[f"{name}.sinks"] for name in layer.views()} for layer in seen]
+            table.gap, table.cached = state.gap, state.cached
+        table.capacity = state.context
         table.shift, table.padding = state.shift, _padding(program, state)
         whole = True
     finally:
@@ -163,12 +182,11 @@ def _page(pool: NDArray[np.uint8], numbers: NDArray[np.int32], view: View, i: in
     return view(pool[:, numbers[i]])
 
 
-def _fill(page: Callable[[int], NDArray[Any]], state: SequenceState, name: str) -> None:
-    """Write an array into pages; slots after the last become zero."""
-    array = state.cache[name]
-    first = state.cached - array.shape[1]
-    for i in range(first // PAGE, -(-state.cached // PAGE)):
-        at, end = i * PAGE, min(state.cached, (i + 1) * PAGE)
+def _fill(page: Callable[[int], NDArray[Any]], array: NDArray[Any], slots: int) -> None:
+    """Write an array of the last slots, to this one, into pages; slots after the last become zero."""
+    first = slots - array.shape[1]
+    for i in range(first // PAGE, -(-slots // PAGE)):
+        at, end = i * PAGE, min(slots, (i + 1) * PAGE)
         whole = np.zeros((array.shape[0], PAGE, *array.shape[2:]), array.dtype)
         whole[:, : end - at] = array[:, at - first : end - first]
         target = page(i)

@@ -34,10 +34,13 @@ class Want:
         "_result",
         "at",
         "bell",
+        "check",
         "done",
-        "draw",
+        "drafted",
+        "draws",
         "ids",
         "key",
+        "n_checked",
         "n_reused",
         "rows",
         "table",
@@ -45,19 +48,26 @@ class Want:
         "thread",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, but for the first
         self,
         table: Table,
         ids: Ids[int],
         take: Callable[[int], Any],
         rows: int = 1,
-        draw: NDArray[np.int64] | None = None,
+        *,
+        draws: Ids[NDArray[np.int64]] = (),
+        drafted: Ids[int] = (),
+        check: Callable[[int, int], Any] | None = None,
     ) -> None:
         """`ids`: the whole text, checked; it does not change until this is done. `rows`: logits of so many last ids.
 
-        `draw`: how the pass draws an id from the first of them (`drawing.row_words`), before `take`.
+        `draws`: how the pass draws an id from each of them (`drawing.row_words`), before `take`. `drafted`: ids that
+        may follow the text, of which a pass reads as many as it has room for, with a row of logits each; `check` takes
+        the place of `take` then, and is told of the first row and how many these are.
         """
-        self.table, self.ids, self.take, self.rows, self.draw = table, ids, take, rows, draw
+        self.table, self.ids, self.take, self.rows, self.draws = table, ids, take, rows, draws
+        self.drafted, self.check = drafted, check
+        self.n_checked = 0  # drafted ids that the pass reads
         self.thread = threading.get_ident()
         self.done = False
         self.bell: threading.Event | None = None  # rung when it is done
@@ -81,7 +91,7 @@ class Want:
         """Take what is wanted of the rows from this one on. Errors: what is no `Exception` (Ctrl-C) passes through."""
         self.at = time.perf_counter()
         try:
-            self._result = self.take(row)
+            self._result = self.take(row) if self.check is None else self.check(row, self.n_checked)
         except Exception as e:  # noqa: BLE001 - it is his who waits for it
             raised_in_handler(e)
             self._error = e

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from ..recorder.record import Recorder
     from ..reference import Array, Reference
     from ..rope import RopeTable
-    from ..spec import Activation, Distances, Weight
+    from ..spec import Activation, Adapter, Distances, Weight
+
+    #: Of one product: `Linear.adapters`.
+    Adapters = tuple[Adapter | None, ...]
 
 __all__ = ["After", "Ops"]
 
@@ -53,6 +56,12 @@ class Ops(Protocol[T]):
 
     def linear(self, x: T, w: Weight, b: Weight | None = None, /, **after: Unpack[After[T]]) -> T:
         """[t, k] -> [t, n]: act(x w^T + b) * times + residual."""
+
+    def lora_down(self, x: T, adapters: Adapters, /) -> T:
+        """[t, k] -> [t, largest rank]: of each token's adapter; of a token without one nothing."""
+
+    def lora_up(self, x: T, h: T, adapters: Adapters, b: Weight | None = None, /, **after: Unpack[After[T]]) -> T:
+        """[t, n], [t, largest rank] -> [t, n]: act((x + scale up h) * ratio + b) * times + residual."""
 
     def unfold(self, x: T, k: int, /) -> T:
         """[T, d] -> [T, d * k]: each number with those of its k - 1 neighbours in the text, which came whole."""

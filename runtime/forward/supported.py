@@ -82,8 +82,6 @@ def _lacking(config: Config, w: Weights) -> Iterator[str]:
         yield "an encoder of which there are no weights"
     if config.decoder is not None and config.lm_head and w.head is None:
         yield "a decoder without a head"
-    if w.head is not None and w.head.adapters:
-        yield "an adapter of the head"
     yield from _of_stack(config, config.stack, w.stack)
 
 
@@ -105,7 +103,7 @@ def _of_stack(config: Config, stack: Stack, w: StackWeights) -> Iterator[str]:
             lacking = (
                 _of_attention(config, w, s, sublayer) if isinstance(s, Attention) else _of_feed_forward(s, sublayer)
             )
-            for what in (*lacking, *(f"an adapter of {n}" for n, each in sublayer.linear.items() if each.adapters)):
+            for what in lacking:
                 yield f"{what} (layer {i})"
 
 
@@ -125,8 +123,6 @@ def _of_convolution(config: Config, stack: Stack, w: StackWeights) -> Iterator[s
         yield "a convolution over texts that come in parts"
     if stack.convolution.taps % 2 == 0:
         yield f"a convolution of {stack.convolution.taps} taps, of which none is in the middle,"
-    if w.convolution is not None and w.convolution.adapters:
-        yield "an adapter of the convolution"
 
 
 def _norms(w: StackWeights) -> Iterator[Norm | None]:
@@ -146,6 +142,8 @@ def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublaye
         yield "a bias by relative position without its table"
     if s.relative:
         yield from _of_relative(stack, s)
+        if adapted := next((n for n in ("q", "k", "pos_q", "pos_k") if n in w.linear and w.linear[n].adapters), None):
+            yield f"an adapter of {adapted}, with which rows of a table of distances are multiplied too,"
     if stack.norm == "rms" and s.norm_heads and s.n_heads > 1:
         yield "RMSNorm of each head with gains of its own"
 

@@ -23,8 +23,10 @@ T = TypeVar("T")
 
 
 def project(f: Frame[T], x: T, w: Linear, **after: Unpack[After[T]]) -> T:
-    """A product, and what may follow it: the one place that knows of biases."""
-    return f.ops.linear(x, w.w, w.b, **after)
+    """A product, and what may follow it: the one place that knows of biases and adapters."""
+    if not w.adapters:
+        return f.ops.linear(x, w.w, w.b, **after)
+    return f.ops.lora_up(f.ops.linear(x, w.w), f.ops.lora_down(x, w.adapters), w.adapters, w.b, **after)
 
 
 def scaled(ops: Ops[T], x: T, factor: float) -> T:

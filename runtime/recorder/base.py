@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..bias import BiasTable
     from ..experts import ExpertTable
+    from ..lora import LoraTable
     from ..program import Operand
     from ..relative import DistanceTable
     from ..spec import Distances
@@ -52,6 +53,7 @@ class Recording:
         self.distances: dict[Distances, DistanceTable] = {}  # and which of what is added to them
         self.n_once, self.once_rows = 0, 0  # instructions that run once, and rows of their tensors
         self.experts: dict[tuple[str, ...], ExpertTable] = {}  # addresses of a layer's matrices of one kind
+        self.adapters: dict[str, LoraTable] = {}  # of a product, by its first matrix
         self.encoded = (self.n_context, self.n_pages)  # positions of an encoder's text, pages for such texts
         self.whole = False  # texts come whole: their keys are done with once they are read
         self.groups: list[int | None] = []  # of layers that share page tables: their windows, None where all is seen

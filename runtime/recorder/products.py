@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import PlanError
 from ..blocking import carry_floats, panel_floats, piece_of
 from ..experts import ExpertTable, order_floats, route_floats
+from ..lora import LoraTable, rank_of
 from ..ops import ACTS, FAST
 from ..quantized import GROUP, QUANTIZED
 from ..sparse import SPARSE, spread_floats
@@ -15,7 +16,7 @@ from .base import FLOAT, Recording
 
 if TYPE_CHECKING:
     from ..arena import Tensor
-    from ..spec import Activation, Spaced, Weight
+    from ..spec import Activation, Adapter, Spaced, Weight
 
 __all__ = ["Products"]
 
@@ -23,7 +24,7 @@ QUANTIZED_FLOATS = GROUP // FLOAT + 2  # of a group: its bytes, its scale, its s
 
 
 class Products(Recording):
-    """`linear` and `expert_linear`, and what rounds their input as their matrices want it."""
+    """`linear`, what adapters add to it, and `expert_linear`; and what rounds their input as their matrices want it."""
 
     def linear(  # noqa: PLR0913 - as the reference
         self,
@@ -65,6 +66,40 @@ class Products(Recording):
         y = self._tensor("y", x.rows, units * lies.each)
         self._emit("pick", "", x.rows, y=y, x=x, b=b, units=units, each=lies.each, stride=lies.stride, base=lies.base)
         return y
+
+    def lora_down(self, x: Tensor, adapters: tuple[Adapter | None, ...]) -> Tensor:
+        """[t, k] -> [t, largest rank]."""
+        table = self._lora_table(adapters)
+        y = self._tensor("h", x.rows, rank_of(adapters))
+        self._width("lora_down", x, table.weights[0].shape[1], table.name)
+        self._emit("lora_down", "", x.rows, y=y, x=x, table=table, rank=y.width, k=x.width)
+        return y
+
+    def lora_up(  # noqa: PLR0913 - as the reference
+        self,
+        x: Tensor,
+        h: Tensor,
+        adapters: tuple[Adapter | None, ...],
+        b: Weight | None = None,
+        *,
+        act: Activation | None = None,
+        times: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """[t, n], [t, largest rank] -> [t, n]."""
+        table, y = self._lora_table(adapters), self._tensor("y", x.rows, x.width)
+        self._width("lora_up", h, rank_of(adapters), table.name)
+        for other in (times, residual):
+            if other is not None:
+                self._width("lora_up", other, x.width, table.name)
+        self._emit("lora_up", "", x.rows, y=y, x=x, h=h, table=table, b=b, times=times, residual=residual,
+                   n=x.width, rank=h.width, act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
+        return y
+
+    def _lora_table(self, adapters: tuple[Adapter | None, ...]) -> LoraTable:
+        """One for both of a product's instructions."""
+        table = LoraTable(adapters)
+        return self.adapters.setdefault(table.weights[0].name, table)
 
     @staticmethod
     def _linear_floats(dtype: str, k: int, tokens: int) -> int:

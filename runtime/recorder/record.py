@@ -98,6 +98,7 @@ def record(  # noqa: PLR0913 - keywords
         + sum(table.nbytes for table in ops.biases.values())
         + sum(table.nbytes for table in ops.distances.values())
         + sum(table.nbytes for table in ops.experts.values())
+        + sum(table.nbytes for table in ops.adapters.values())
         + sum(table.nbytes for table in constants),
         kv_cache=kv_cache,
         fast=fast,
@@ -113,6 +114,7 @@ def record(  # noqa: PLR0913 - keywords
         encoding=encoding,
         constants=constants,
         draw_at=draw_at,
+        adapters=weights.adapters,
         bounded=why_bounded,
     )
 

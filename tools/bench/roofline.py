@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import mmap
-import os
-import platform
 import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import InputError
-from ...runtime.cores import available_threads
+from ...machine import machine, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,13 +30,6 @@ __all__ = ["ReadSum", "machine", "versions"]
 
 REGION = 512 << 20  # far over any last-level cache
 BLOCK = 4096  # shares are whole pages
-#: the instruction sets that matter to the kernels, as Linux names them
-FEATURES = (
-    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
-    *("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-    *("amx_tile", "amx_bf16", "amx_int8"),
-    *("asimd", "fphp", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
-)
 
 
 @functools.cache
@@ -143,31 +132,3 @@ def _region(nbytes: int) -> mmap.mmap:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         region.madvise(mmap.MADV_HUGEPAGE)
     return region
-
-
-def machine() -> dict[str, Any]:
-    """Say what this machine is: processor, cores, the features that matter, memory, system. No name, no path."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
-    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-    flags = set((facts.get("flags") or facts.get("Features") or "").split())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    return {
-        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
-        "arch": platform.machine(),
-        "cores": available_threads(),
-        "features": [name for name in FEATURES if name in flags],
-        "memory_bytes": memory,
-        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
-    }
-
-
-def versions() -> dict[str, str]:
-    """Give the versions of what computes: Python, miaotui, numpy, numba, llvmlite."""
-    table = {"python": platform.python_version()}
-    for name in ("miaotui", "numpy", "numba", "llvmlite"):
-        try:
-            table[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            table[name] = "not installed"
-    return table

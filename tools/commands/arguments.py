@@ -5,22 +5,29 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError
+from ...errors import InputError, ProfileError
 from ...sizes import parse_size
 
 if TYPE_CHECKING:
     from ...limits import Request
     from ...loader.prune.forms import Forms
     from ...model import Model
+    from ...profiles import Profile
     from ...runtime.spec import Config
 
 __all__ = [
+    "adapter_of",
+    "adapters_of",
+    "add_adapter",
+    "add_adapters",
+    "add_draft",
     "add_kv_cache",
     "add_limits",
     "add_model",
     "add_precision",
+    "add_profile",
     "add_prune",
     "add_quantize",
     "chosen",
@@ -29,6 +36,8 @@ __all__ = [
     "given_path",
     "load_model",
     "new_place",
+    "profile_defaults",
+    "profile_of",
     "prune_of",
     "request_of",
     "size",
@@ -46,8 +55,19 @@ def add_model(parser: argparse.ArgumentParser, default: str = "the demo model th
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of a hub name (default: its main branch)"
     )
+    add_adapter(parser)
     add_quantize(parser)
     add_prune(parser)
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add `--adapter`."""
+    parser.add_argument(
+        "--adapter",
+        type=given_model,
+        metavar="PATH_OR_HUB",
+        help="merge this PEFT LoRA adapter into the weights while reading them, before anything is cut or rounded",
+    )
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -148,13 +168,18 @@ def add_prune_encoder(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--drop-cross-attention", metavar="LAYERS", help="drop these layers' attention to the encoder")
 
 
-def prune_of(args: argparse.Namespace) -> Forms | None:
-    """What `add_prune` was told, as `load(prune=)` takes it; None where nothing was. Errors name the options."""
+def prune_of(args: argparse.Namespace) -> Forms | dict[str, Any] | None:
+    """What `add_prune` was told, or a profile, as `load(prune=)` takes it; None where nothing was.
+
+    A profile's plan counts where no option cuts anything. Errors name the options.
+    """
     from ...loader.prune.forms import FORMS, Forms  # noqa: PLC0415 - help must not wait for it
 
     names = [name for name in FORMS if name != "plan"]
     forms = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return Forms(forms | ({} if args.prune is None else {"plan": args.prune}), _option) or None
+    typed = Forms(forms | ({} if args.prune is None else {"plan": args.prune}), _option)
+    tuned: str | dict[str, Any] | None = getattr(args, "tuned_prune", None)
+    return typed or (Forms.of_text(tuned) if isinstance(tuned, str) else tuned)
 
 
 def _option(name: str, value: object) -> str:
@@ -171,6 +196,62 @@ def add_kv_cache(parser: argparse.ArgumentParser) -> None:
         default="f32",
         help="how keys and values are kept: f32 (default), bf16 (half the memory) or int8 (a quarter)",
     )
+
+
+def add_draft(parser: argparse.ArgumentParser) -> None:
+    """Add `--draft`."""
+    parser.add_argument(
+        "--draft",
+        metavar="WHAT",
+        help="guess tokens ahead and check several in one pass, which changes no answer: ngram (from what the text "
+        "repeats), a part of the model such as keep-layers=0-2, or the path of a smaller model with its vocabulary",
+    )
+
+
+def add_adapters(parser: argparse.ArgumentParser, *, chosen: bool = True) -> None:
+    """Add `--adapters`, and `--adapter-name` where one of them is `chosen`."""
+    parser.add_argument(
+        "--adapters",
+        action="append",
+        type=_named_path,
+        metavar="NAME=PATH",
+        help="keep this adapter, a directory that PEFT wrote, apart from the model; may be given several times "
+        "(docs/adapters.md)",
+    )
+    if chosen:
+        parser.add_argument(
+            "--adapter-name", metavar="NAME", help="which of --adapters reads and writes the text (default: the first)"
+        )
+
+
+def _named_path(text: str) -> tuple[str, str]:
+    """A name and a path, for argparse."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        msg = f"expected NAME=PATH, found {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return name, path
+
+
+def adapters_of(args: argparse.Namespace) -> dict[str, str] | None:
+    """Directories of adapters by name. InputError for a name that is given twice."""
+    given: list[tuple[str, str]] = getattr(args, "adapters", None) or []
+    names = [name for name, _ in given]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        msg = f"--adapters {twice}=...: this name is given twice; each adapter needs its own"
+        raise InputError(msg)
+    return dict(given) or None
+
+
+def adapter_of(args: argparse.Namespace) -> str | None:
+    """The adapter that is chosen, None where there are none. InputError for a name that is not among them."""
+    adapters, name = adapters_of(args) or {}, args.adapter_name
+    if name is not None and name not in adapters:
+        there = f"expected one of {', '.join(adapters)}" if adapters else "give --adapters NAME=PATH, too"
+        msg = f"--adapter-name {name}: there is no such adapter; {there}"
+        raise InputError(msg)
+    return name if name is not None else next(iter(adapters), None)
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +275,65 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="refuse to load a model for which more memory would be allocated, for instance 2GiB or 500MB",
     )
+    add_profile(parser)
+
+
+def add_profile(parser: argparse.ArgumentParser, option: str = "--profile", *, auto: bool = True) -> None:
+    """Add `--profile`, whose values are defaults of the other options, and `--auto`."""
+    parser.add_argument(
+        option,
+        dest="tuned",
+        type=given_path,
+        metavar="FILE",
+        help="what `miaotui tune --out FILE` chose for this model and machine; options that are given win over it",
+    )
+    if auto:
+        parser.add_argument(
+            "--auto",
+            action="store_true",
+            help="pick the threads, and rounding where the model does not fit the free memory, by prediction alone; a "
+            "note says what was picked",
+        )
+
+
+def profile_of(args: argparse.Namespace) -> Profile | None:
+    """The profile that was named. ProfileError, which begins with the option."""
+    if getattr(args, "tuned", None) is None:
+        return None
+    from ...profiles import read_profile  # noqa: PLC0415 - only where one is given
+
+    try:
+        return read_profile(args.tuned)
+    except ProfileError as e:
+        msg = f"{_profile_option(args)} {e}"
+        raise ProfileError(msg) from None
+
+
+def profile_defaults(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """What a profile and `--auto` make the defaults of a command's options, by the names that `args` has for them."""
+    actions = {action.dest: action for action in parser._actions}  # noqa: SLF001 - argparse lists them nowhere else
+    profile = profile_of(args)
+    auto = {"kv_cache": None} if getattr(args, "auto", False) else {}  # None: it was not typed, and may be picked
+    if profile is None:
+        return auto
+    if auto:
+        msg = "--auto: not with --profile, which says what to pick; leave one of them out"
+        raise InputError(msg)
+    of_load = {name: value for name, value in profile.load.items() if name not in ("prune", "threads")}
+    threads = profile.load.get("threads")
+    if threads is not None:
+        of_load["threads"] = [threads] if "threads" in actions and actions["threads"].nargs == "+" else threads
+    drawn = profile.generate if "temperature" in actions else {}
+    return (
+        of_load
+        | {name: value for name, value in drawn.items() if name in actions}
+        | {"tuned_prune": profile.load.get("prune")}
+        | auto
+    )
+
+
+def _profile_option(args: argparse.Namespace) -> str:
+    return "--tuned" if args.command == "bench" else "--profile"
 
 
 def given_path(text: str) -> Path:
@@ -250,6 +390,8 @@ def request_of(args: argparse.Namespace) -> Request:
     """What `add_limits`, `add_quantize` and `add_prune` were told, for what is known before a load."""
     from ...limits import Request  # noqa: PLC0415 - help must not wait for it
 
+    tuned = _tuned(args)
+    tuned.pop("draft", None)  # which is a load's, and no limit
     return Request(
         device=args.device,
         threads=args.threads,
@@ -257,9 +399,18 @@ def request_of(args: argparse.Namespace) -> Request:
         memory_limit=getattr(args, "memory_limit", None),
         quantize=args.quantize,
         prune=prune_of(args),
-        kv_cache=args.kv_cache,
+        kv_cache=args.kv_cache or "f32",
         precision=args.precision,
+        adapter=getattr(args, "adapter", None),
+        adapters=adapters_of(args),
+        **tuned,
     )
+
+
+def _tuned(args: argparse.Namespace) -> dict[str, Any]:
+    """What a profile may say for which this command has no option."""
+    names = ("prefill_chunk", "cache_tokens", "draft")
+    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
 
 
 def located(args: argparse.Namespace) -> Path:
@@ -291,18 +442,28 @@ def load_model(args: argparse.Namespace) -> Model:
     directory = located(args)
     from ...model import load  # noqa: PLC0415 - loads numba: after the arguments were checked
 
-    model = load(
-        directory,
-        device=args.device,
-        threads=args.threads,
-        max_context=args.max_context,
-        memory_limit=args.memory_limit,
-        quantize=args.quantize,
-        prune=prune_of(args),
-        kv_cache=args.kv_cache,
-        precision=args.precision,
-        cache_tokens=getattr(args, "cache_tokens", None),
-    )
+    options: dict[str, Any] = {
+        "device": args.device,
+        "threads": args.threads,
+        "max_context": args.max_context,
+        "memory_limit": args.memory_limit,
+        "quantize": args.quantize,
+        "prune": prune_of(args),
+        "kv_cache": args.kv_cache,
+        "precision": args.precision,
+        "adapter": args.adapter,
+        "adapters": adapters_of(args),
+        **_tuned(args),
+    }
+    if args.auto:
+        options = {name: value for name, value in options.items() if value is not None}
+    try:
+        model = load(directory, profile=args.tuned, auto=args.auto, **options)
+    except ProfileError as e:
+        msg = f"{_profile_option(args)} {args.tuned}: {str(e).removeprefix('profile: ')}"
+        raise ProfileError(msg) from None
+    if model.picked is not None:
+        print(f"note: {model.picked}", file=sys.stderr)
     if args.threads is not None and args.threads > available_threads():
         cores = available_threads()
         told = f"note: --threads {args.threads}: this process may use {cores} cores, and more threads are slower"

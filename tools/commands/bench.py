@@ -26,7 +26,7 @@ from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
 from ..bench.shared import GB, bytes_per_step, open_session, peak_memory, print_out, process_age, public_command
 from ..perplexity import check_predicts
-from .arguments import add_precision, add_prune, add_quantize, given_model, given_path, prune_of
+from .arguments import add_precision, add_profile, add_prune, add_quantize, given_model, given_path, prune_of
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quantize(parser)
     add_prune(parser)
     add_precision(parser)
+    add_profile(parser, "--tuned", auto=False)
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],
@@ -133,7 +134,8 @@ def _check(args: argparse.Namespace) -> None:
 def _how(args: argparse.Namespace) -> dict[str, Any]:
     """What `load` is told besides the path and the limits."""
     how = {"device": args.device, "quantize": args.quantize, "prune": prune_of(args)}
-    return how | {"kv_cache": args.kv_cache, "precision": args.precision}
+    how |= {"kv_cache": args.kv_cache, "precision": args.precision}
+    return how | {n: getattr(args, n) for n in ("prefill_chunk", "draft") if getattr(args, n, None) is not None}
 
 
 def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from ...errors import InputError, MiaotuiError
 from ...loader.files import read_text
 from .. import demo
-from .arguments import add_limits, add_model, load_model
-from .generate import as_utf8
+from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, load_model
+from .constrained import add_constraints, check_constraints, constraint
+from .filtering import add_filters, filters_of
+from .generate import as_utf8, drafted_of
 from .sampling import SAMPLING, add_sampling
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ HELP = """\
 /reset       begin again (the --system message stays)
 /save FILE   write the messages as JSON
 /load FILE   read messages, and go on from there
+/adapter X   let the adapter X, of --adapters, answer from now on; without a name, the model alone
 /exit        end; so does the end of input (Ctrl-D)
 //...        a message that begins with a slash
 Ctrl-C stops an answer.
@@ -39,6 +42,7 @@ Ctrl-C stops an answer.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_model(parser, "the included chat model, which answers questions about a paragraph")
+    add_adapters(parser)
     group = parser.add_argument_group("the conversation")
     group.add_argument("--system", metavar="TEXT", help="a system message: what the model should be, or do")
     group.add_argument(
@@ -49,22 +53,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-new-tokens", type=int, default=None, metavar="N", help="tokens of an answer (default: as many as fit)"
     )
+    add_constraints(parser)
     add_sampling(parser)
+    add_filters(parser)
     add_limits(parser)
+    add_draft(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error what each turn cost, and its seed")
 
 
 def main(args: argparse.Namespace) -> int:
     """Talk until the end of input; 0. In a pipe the first error ends it."""
     system = None if args.system is None else as_utf8(args.system, "--system")
+    filters = filters_of(args)
     from ..conversation import Conversation  # noqa: PLC0415 - help must not wait for it
 
     if args.model is None and args.revision is None:
         args.model = str(demo.path(demo.stand_in("chat", "--model")))
+    check_constraints(args)
+    adapter = adapter_of(args)
     with load_model(args) as model:
         template = _template(args, model)
-        talk = Conversation(model, system, chat_template=template)
-        parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)}
+        talk = Conversation(model, system, adapter=adapter, chat_template=template)
+        parameters = {name: getattr(args, name) for name in ("max_new_tokens", *SAMPLING)} | {"filters": filters}
+        parameters |= constraint(model, args)
         terminal = sys.stdin.isatty()
         with contextlib.closing(talk):
             for line in _typed() if terminal else _piped():
@@ -110,6 +121,8 @@ def _told(talk: Conversation, line: str) -> bool:
         return False
     elif word == "/reset":
         talk.reset()
+    elif word == "/adapter":
+        talk.use(name.strip() or None)
     elif word in {"/help", "/?"}:
         sys.stderr.write(HELP)
     else:
@@ -140,6 +153,7 @@ def _answer(talk: Conversation, text: str, parameters: dict[str, object], args: 
         t = last.timings
         seed = "" if last.seed is None else f", seed {last.seed}"
         said = f"(read {t.n_prompt} tokens at {t.prefill_tps:.1f}/s, wrote {t.n_new} at {t.decode_tps:.1f}/s, "
+        said += drafted_of(t, "{}, ")
         print(f"{said}ended by: {last.finish_reason}{seed})", file=sys.stderr)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from ...errors import InputError, MiaotuiError, SequenceFileError, shown
 from ...loader.paths import as_path, is_there
 from ...runtime.parameters import OVERFLOWS
 from ...sizes import counted, format_bytes
-from .arguments import add_limits, add_model, config_of, load_model
+from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, config_of, load_model
+from .constrained import add_constraints, check_constraints, constraint
+from .filtering import add_filters, filters_of
 from .sampling import RULES, SAMPLING, add_rules, add_sampling
 from .unheard import refuse_given
 
@@ -19,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ...model import Model
-    from ...runtime.generate import Generation, Token
+    from ...runtime.generate import Generation, Timings, Token
     from ...runtime.parameters import GenerateKwargs
 
-__all__ = ["add_arguments", "as_utf8", "main"]
+__all__ = ["add_arguments", "as_utf8", "drafted_of", "main", "standard_input"]
 
 #: Most bytes of a prompt on standard input.
 MAX_PROMPT = 2**28
@@ -31,7 +34,7 @@ DEMO_PROMPT = "Once upon a time"
 
 _PARAMETERS = (
     *SAMPLING, *RULES, "max_new_tokens", "ignore_eos", "num_beams", "length_penalty", "early_stopping",
-    "num_return_sequences", "overflow",
+    "num_return_sequences", "overflow", "stop_at",
 )  # fmt: skip
 
 
@@ -45,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'with "-", or none and standard input not a terminal: read it from standard input (without the last newline)',
     )
     add_model(parser)
+    add_adapters(parser)
     text = parser.add_argument_group("the text")
     text.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="stop after N tokens (default: 256)")
     text.add_argument(
@@ -67,10 +71,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="go on with the text that is saved there, if any, and save it again at the end (docs/sessions.md)",
     )
+    add_constraints(parser)
+    text.add_argument(
+        "--suffix",
+        metavar="TEXT",
+        help="fill in the middle: what comes after the text that is written; PROMPT comes before it (code models)",
+    )
+    text.add_argument(
+        "--stop-at",
+        choices=("block",),
+        help="stop where the block of code ends in which the text begins: at a bracket that it did not open, or a line "
+        "that is indented less",
+    )
     add_rules(parser)
     add_sampling(parser)
     _add_beams(parser)
+    add_filters(parser)
     add_limits(parser)
+    add_draft(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error how long it took, and the seed")
 
 
@@ -117,17 +135,26 @@ def _early(text: str) -> bool | str:
 
 def main(args: argparse.Namespace) -> int:
     """Stream the continuation to standard output; 0."""
+    filters = filters_of(args)
     prompt = _prompt(args)
     stop = None if args.stop is None else [as_utf8(text, "--stop") for text in args.stop]
+    if args.draft is not None and (args.num_beams or 1) > 1:
+        msg = f"--draft {args.draft}: beams draft nothing; leave out one of --draft and --num-beams"
+        raise InputError(msg)
     if args.num_beams in {None, 1}:
         refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
     _check_writes(args)
     _check_session(args)
-    parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | {"stop_strings": stop}  # type: ignore[assignment]
+    check_constraints(args)
+    more = {"stop_strings": stop, "adapter": adapter_of(args), "filters": filters}
+    parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | more  # type: ignore[assignment]
     with load_model(args) as model:
+        parameters = {**parameters, **constraint(model, args)}
         before = "" if args.no_prompt or model.config.seq2seq else prompt
         last: Token | Generation | None
-        if args.session is not None:
+        if args.suffix is not None:
+            last = _filled(model, prompt, as_utf8(args.suffix, "--suffix"), parameters, whole=bool(before))
+        elif args.session is not None:
             last = _kept(model, args.session, prompt, before, parameters)
         elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
             last = _whole(model, prompt, before, parameters)
@@ -162,8 +189,8 @@ def _check_session(args: argparse.Namespace) -> None:
         why = "an encoder-decoder answers a prompt, and has no text to go on with; leave it out"
     elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
         why = "one text goes on, not several; leave out --num-beams and --num-return-sequences"
-    elif args.overflow == "window":
-        why = "a text that outgrew its context cannot be saved; leave out --overflow window"
+    elif args.suffix is not None:
+        why = "one text goes on, and --suffix fills a gap; leave one of them out"
     if why:
         msg = f"--session {args.session}: {why}"
         raise InputError(msg)
@@ -172,7 +199,8 @@ def _check_session(args: argparse.Namespace) -> None:
 def _kept(model: Model, file: str, prompt: str, before: str, parameters: GenerateKwargs) -> Token | None:
     """As `_streamed`, after the text of a file, which holds the longer one in the end."""
     there = _is_kept(file)
-    with model.load_sequence(file) if there else model.sequence() as text:
+    adapter = parameters.get("adapter")
+    with model.load_sequence(file) if there else model.sequence(adapter=adapter) as text:
         last = _streamed(text.tokens(prompt if prompt or not there else None, **parameters), before)
         text.save(file)
     return last
@@ -207,12 +235,24 @@ def _whole(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -
     return best
 
 
+def _filled(model: Model, prefix: str, suffix: str, parameters: GenerateKwargs, *, whole: bool) -> Generation:
+    """Print what stands between two texts, or all of it."""
+    try:
+        best = model.infill(prefix, suffix, **parameters)
+    except InputError as e:
+        raise InputError(re.sub("^infill: ", "--suffix: ", str(e))) from None
+    for each in (best, *best.alternatives):
+        text = f"{prefix}{each.text}{suffix}" if whole else each.text
+        _write(text if text.endswith("\n") else f"{text}\n")
+    return best
+
+
 def _prompt(args: argparse.Namespace) -> str:
     """Take the argument; else standard input; else nothing, if a saved text goes on; else the demo's beginning."""
     if args.prompt is not None and args.prompt != "-":
         return as_utf8(args.prompt, "PROMPT")
     piped = args.prompt == "-" or (sys.stdin is not None and not sys.stdin.isatty())
-    text = _standard_input() if piped else ""
+    text = standard_input() if piped else ""
     if text or args.prompt == "-" or _is_kept(args.session):
         return text
     if args.model is None:
@@ -232,7 +272,8 @@ def as_utf8(text: str, name: str) -> str:
         raise InputError(msg) from e
 
 
-def _standard_input() -> str:
+def standard_input() -> str:
+    """Text of standard input, without its last newline. Errors: `InputError`."""
     try:
         data = sys.stdin.buffer.read(MAX_PROMPT + 1)
     except OSError as e:  # a directory, a terminal that is gone
@@ -267,7 +308,13 @@ def _stats(model: Model, last: Token | Generation) -> str:
         f"first token after {t.first_token_s:.3f} s\n"
         f"decode   {t.decode_s:8.3f} s   {counted(t.n_new, 'token')}, {t.decode_tps:.1f} tokens/s; "
         f"ended by: {last.finish_reason}\n" + ("" if last.seed is None else f"seed     {last.seed}\n")
-    ) + _scores(last)
+    ) + (drafted_of(t, "draft    {}\n") + _scores(last))
+
+
+def drafted_of(timings: Timings, form: str) -> str:
+    """What came of drafted tokens, put into `form`; nothing where there were none."""
+    n = timings.n_drafted
+    return form.format(f"{counted(n, 'token')} guessed, {timings.n_accepted} of them right") if n else ""
 
 
 def _scores(last: Token | Generation) -> str:

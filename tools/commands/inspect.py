@@ -6,9 +6,20 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...errors import ProfileError
 from ...sizes import counted, format_bytes
 from ..streams import as_text
-from .arguments import add_precision, add_prune, add_quantize, given_model, request_of
+from .arguments import (
+    add_adapter,
+    add_adapters,
+    add_precision,
+    add_profile,
+    add_prune,
+    add_quantize,
+    given_model,
+    profile_of,
+    request_of,
+)
 from .shape import config_facts, shape_lines
 
 if TYPE_CHECKING:
@@ -23,6 +34,7 @@ __all__ = ["add_arguments", "facts", "lines", "main"]
 _PARTS = {
     "weights_mapped": "weights, mapped from the files",
     "weights_resident": "weights, resident",
+    "adapters": "adapters, kept apart",
     "constants": "constants",
     "activations": "arena: activations",
     "scratch": "arena: scratch",
@@ -59,13 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens to reserve memory for (default: the model's, at most 2048)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads to plan for (default: every core)")
+    add_adapter(parser)
     add_quantize(parser)
     add_prune(parser)
+    add_adapters(parser, chosen=False)
     parser.add_argument("--receipt", action="store_true", help="say for every weight what is read, mapped and resident")
     parser.add_argument(
         "--hash", action="store_true", help="the receipt with the SHA-256 of what would be read; reads it all"
     )
     add_precision(parser)
+    add_profile(parser, auto=False)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="whose memory to count; needs no GPU")
     parser.add_argument("--program", action="store_true", help="list the instructions that a step runs, with a legend")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -74,10 +89,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print what is found; 0."""
     receipt: Literal["plain", "hash"] | None = "hash" if args.hash else "plain" if args.receipt else None
+    _check_profile(args)
     known = facts(args.path, request_of(args), revision=args.revision, program=args.program, receipt=receipt)
     known |= {"name": as_text(known["name"])} if args.json else {}
     print(json.dumps(known, indent=1) if args.json else "\n".join(lines(known)))
     return 0
+
+
+def _check_profile(args: argparse.Namespace) -> None:
+    """Refuse another model's. ProfileError."""
+    from ...loader.open import open_model  # noqa: PLC0415 - as below
+
+    if (profile := profile_of(args)) is None:
+        return
+    with open_model(args.path, revision=args.revision) as opened:
+        try:
+            profile.check(opened)
+        except ProfileError as e:
+            msg = f"--profile {args.tuned}: {str(e).removeprefix('profile: ')}"
+            raise ProfileError(msg) from None
 
 
 def facts(
@@ -96,7 +126,7 @@ def facts(
     from ...loader.prune.receipt import hashed  # noqa: PLC0415 - as above
     from ...prepare import prepare  # noqa: PLC0415 - as above
 
-    with open_model(path, revision=revision) as opened:
+    with open_model(path, revision=revision, adapter=request.adapter) as opened:
         prepared, checkpoint = prepare(opened, request), opened.checkpoint
         plan, account = prepared.plan, prepared.receipt
         account = hashed(account, plan, checkpoint) if receipt == "hash" else account
@@ -118,6 +148,8 @@ def facts(
                 "read_bytes": account.read_bytes,
                 "corrections": list(opened.corrections),
             }
+            | ({} if opened.adapter is None else {"adapter": str(opened.adapter)})
+            | ({"adapters": list(prepared.apart.lines)} if prepared.apart is not None else {})
             | ({"program": prepared.program.listing()} if program else {})
             | ({"receipt": account.as_dict()} if receipt else {})
         )
@@ -130,11 +162,13 @@ def lines(known: Mapping[str, Any]) -> list[str]:
     dtypes = ", ".join(f"{format_bytes(n)} {dtype}" for dtype, n in known["bytes_by_dtype"].items())
     out += ["", f"files: {format_bytes(known['file_bytes'])}, {counted(known['tensors'], 'tensor')}: {dtypes}"]
     out += [f"note: {line}" for line in known["corrections"]]
+    out += [f"adapter: {known['adapter']}"] if "adapter" in known else []
     if known["kept"] != "keep everything":
         read = known["read_bytes"]
         out += [f"pruned: {known['kept']}", f"        {read:,} bytes of the files are read, {format_bytes(read)}"]
     out += ["", "plan: what each weight is made from"]
     out += [f"  {line}" for line in known["plan"]]
+    out += ["", *known["adapters"]] if "adapters" in known else []
     out += ["", f"memory for a context of {counted(known['context'], 'token')}"]
     memory = known["memory"]
     out += [

@@ -6,6 +6,7 @@ transformers' `per_layer_config` (`loader/prune/layer_sizes.py`), and miaotui lo
 kept_vocab.json, which says which of the tokenizer's ids the rows are (`loader/text/vocabulary.py`): miaotui maps ids by
 it, other programs must do it themselves. The plan goes along as prune_plan.json.
 
+With `--adapter` a PEFT adapter is merged first; alone, OUT is the whole model with the adapter in it.
 With `--method` a published method says what to cut (`importance/methods.py`); `--sweep` compares them
 (`prune_sweep.py`).
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...sizes import format_bytes
-from .arguments import add_prune, given_model, given_path, new_place, prune_of, size
+from .arguments import add_adapter, add_prune, given_model, given_path, new_place, prune_of, size
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "out", metavar="OUT", type=given_path, nargs="?", help="directory to make; it must not be there yet"
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
+    add_adapter(parser)
     add_prune(parser)
     group = parser.add_argument_group(
         "what to cut, found by a method",
@@ -109,10 +111,10 @@ def main(args: argparse.Namespace) -> int:
     rewrite, method = None, None
     wish: Prune | None = prune_of(args)
     if args.method is None:
-        if wish is None:
+        if wish is None and args.adapter is None:
             msg = (
                 "IN: nothing says what to cut of it; give --prune PLAN.json, a short form such as --keep-layers 0-2 or "
-                "--ffn 0.75, or a method such as --method wanda --sparsity 0.5 --text FILE"
+                "--ffn 0.75, a method such as --method wanda --sparsity 0.5 --text FILE, or --adapter PATH to merge"
             )
             raise InputError(msg)
         path = locate(args.path, revision=args.revision)
@@ -123,8 +125,8 @@ def main(args: argparse.Namespace) -> int:
         wish, rewrite = _found(path, method, text, prune_of(_without_shares(args)))
     from ..prune import prune  # noqa: PLC0415 - as above
 
-    receipt, written, note = prune(path, args.out, wish, rewrite)
-    for told in [] if method is not None and receipt.plan == EVERYTHING else [receipt.plan]:
+    receipt, written, note = prune(path, args.out, wish, rewrite, adapter=args.adapter)
+    for told in [] if (method is not None or wish is None) and receipt.plan == EVERYTHING else [receipt.plan]:
         print(told)
     if method is not None and method.rewrites:
         print(f"{method}: {method.rewrites}")
@@ -138,6 +140,7 @@ def main(args: argparse.Namespace) -> int:
 READING = ("window", "tokens", "lines", "behind", "statistics")
 AMOUNTS = ("keep", "heads", "uniform", "no_compensation", "one_pass")
 SWEEPING = ("folder", "judge", "methods", "max_memory", "min_speedup", "max_perplexity_ratio")
+MERGE_FIRST = "methods measure a checkpoint; write the merged one first, `miaotui prune IN MERGED --adapter PATH`"
 #: Methods that take no statistics.
 WITHOUT_STATISTICS = ("greedy", "magnitude", "first")
 
@@ -145,6 +148,8 @@ WITHOUT_STATISTICS = ("greedy", "magnitude", "first")
 def _refuse_unheard(args: argparse.Namespace) -> None:
     """Options that this call would not read: InputError."""
     refuse_given(args, add_arguments, SWEEPING, "only with --sweep")
+    if args.method is not None:
+        refuse_given(args, add_arguments, ["adapter"], MERGE_FIRST)
     if args.method is None:
         refuse_given(args, add_arguments, ("text", *AMOUNTS, *READING), "only with --method")
     if args.text is None:
@@ -168,6 +173,7 @@ def _sweep(args: argparse.Namespace) -> int:
     if prune_of(args) is not None:
         msg = "--sweep compares cuts of the whole model; write the first cut with `miaotui prune`, and sweep that"
         raise InputError(msg)
+    refuse_given(args, add_arguments, ["adapter"], MERGE_FIRST)
     refuse_given(args, add_arguments, (*AMOUNTS, "statistics"), "--sweep tries every method with ratios of its own")
     budget = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
     check_methods(args.methods or ())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping
 
+    from ...filter_files import Filters
     from ..batch.journal import Commit
     from ..pipelines.registry import Task
 
@@ -71,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="N", type=int, help="tasks that write text: what is drawn (default: 0); the same seed gives "
         "the same texts, also of a run that goes on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--filters", type=given_path, metavar="FILE", help="tasks that write text: words and regular expressions that "
+        "a result does not show, as JSON, or as TOML where it is .toml (docs/filters.md)",
     )  # fmt: skip
     parser.add_argument("--restart", action="store_true", help="write over what an earlier run left, from the start")
     add_limits(parser)
@@ -127,10 +132,12 @@ def _parameters(args: argparse.Namespace, task: Task) -> dict[str, Any]:
         msg = f"--seed {args.seed}: only of tasks that write text, and {task.name} draws nothing"
         raise InputError(msg)
     parameters |= {} if args.seed is None else {"seed": args.seed}
+    parameters |= {} if args.filters is None else {"filters": _filters(args.filters, task)}
     for words in args.set:
         name, sign, text = words.partition("=")
-        if not sign or not name.isidentifier() or name in parameters or name in LOAD_DEFAULTS:
-            what = "it has an option of its own" if name in LOAD_DEFAULTS else "given twice"
+        options = (*LOAD_DEFAULTS, "filters")
+        if not sign or not name.isidentifier() or name in parameters or name in options:
+            what = "it has an option of its own" if name in options else "given twice"
             what = what if sign and name.isidentifier() else "expected NAME=VALUE"
             msg = f"--set {words}: {what}"
             raise InputError(msg)
@@ -141,6 +148,16 @@ def _parameters(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     if draws and "seed" not in parameters:
         args.seed = parameters["seed"] = 0
     return parameters
+
+
+def _filters(file: Path, task: Task) -> Filters:
+    """Errors: `InputError`: the task writes no text, or the file's rules."""
+    if "filters" not in task.cls.parameters:
+        msg = f"--filters {file}: only of tasks that write text, and {task.name} writes none"
+        raise InputError(msg)
+    from ...filter_files import Filters  # noqa: PLC0415 - help must not wait for it
+
+    return Filters.from_file(file)
 
 
 @contextmanager
@@ -205,16 +222,18 @@ def _input(path: Path) -> Iterator[IO[bytes]]:
 def _about(args: argparse.Namespace, task: str, form: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What the results depend on, in the command's words."""
     directory = locate(chosen(args), revision=args.revision)
-    prune = dict(prune_of(args) or {})
+    kept = prune_of(args)
+    prune = dict(kept or {}) if getattr(args, "tuned_prune", None) is None else {"profile": json.dumps(kept)}
     plan = prune.get("plan")
     return {
         "TASK": task,
         "--model": f"{directory.resolve().name}, its files {fingerprint(directory)}",
+        "--adapter": None if args.adapter is None else f"its files {fingerprint(locate(args.adapter))}",
         "miaotui": version("miaotui"),
         "--format": form,
         "--column": columns_of(args.column) or None,
         "--keep": args.keep or None,
-        **{_option(args, name): value for name, value in parameters.items()},
+        **{_option(args, name): getattr(value, "digest", value) for name, value in parameters.items()},
         **{f"--{name.replace('_', '-')}": getattr(args, name) for name in DEPENDS},
         **{f"--{name.replace('_', '-')}": value for name, value in prune.items()},
         "--prune": None if plan is None else hashlib.sha256(read_text(Path(plan), InputError).encode()).hexdigest(),
@@ -223,7 +242,7 @@ def _about(args: argparse.Namespace, task: str, form: str, parameters: Mapping[s
 
 def _option(args: argparse.Namespace, parameter: str) -> str:
     """How a parameter was given."""
-    own = parameter in ("top_k", "seed") and getattr(args, parameter) is not None
+    own = parameter in ("top_k", "seed", "filters") and getattr(args, parameter) is not None
     return f"--{parameter.replace('_', '-')}" if own else f"--set {parameter}"
 
 

@@ -61,7 +61,7 @@ def _names(args: argparse.Namespace) -> list[str]:
     from ...prepare import prepare  # noqa: PLC0415 - as above
     from ...runtime.drawing import DRAW  # noqa: PLC0415 - as above
 
-    with open_model(args.model, revision=args.revision) as opened:
+    with open_model(args.model, revision=args.revision, adapter=args.adapter) as opened:
         program = prepare(opened, request_of(args)).program
         return [*program.counts(), *(() if program.draw_at is None else (DRAW,))]
 

@@ -92,6 +92,9 @@ class GenerationPipeline(Pipeline):
                 msg = "n and num_return_sequences are the same parameter: give one of them"
                 raise InputError(msg)
             given = {("num_return_sequences" if key == "n" else key): value for key, value in given.items()}
+        if given.get("return_tensors") and "filters" in given:
+            msg = "return_tensors: ids are what the model wrote, which filters do not change; leave one of them out"
+            raise InputError(msg)
         return super().options(given)
 
     def stream(self, items: Iterator[Any], options: Options, *, numbered: bool) -> Iterator[Any]:

@@ -55,7 +55,8 @@ class Text2TextGeneration(GenerationPipeline):
             pad, longest = self.model.tokenizer.pad_id or 0, max(map(len, answers))
             answers = [each + [pad] * (longest - len(each)) for each in answers]
             return [{f"{self.returned}_token_ids": each, **how} for each, how in zip(answers, told, strict=True)]
-        texts = (self.decoded(each, options) for each in answers)
+        every = zip(answers, made, strict=True)
+        texts = (self.decoded(ids, options) if each.filtered is None else each.text for ids, each in every)
         return [{f"{self.returned}_text": text, **how} for text, how in zip(texts, told, strict=True)]
 
     def read(self, text: str, options: Options) -> tuple[list[int], dict[str, Any]]:

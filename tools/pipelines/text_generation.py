@@ -85,7 +85,7 @@ class TextGeneration(GenerationPipeline):
             if options["return_tensors"]:
                 results.append({"generated_token_ids": whole, **told})
                 continue
-            new: Any = self.decoded(whole, options)[before:]
+            new: Any = self.decoded(whole, options)[before:] if made.filtered is None else made.text
             if options["return_full_text"] is not False:
                 new = _appended(item, new, self._goes_on(item, options)) if chat else f"{item}{new}"
             results.append({"generated_text": new, **told})

@@ -1,0 +1,42 @@
+"""What an answer must be, compiled for one model: its tokenizer and vocabulary. Apart from `Model`, as `Tokenizing`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from .errors import InputError, shown
+from .loader.text.choices import Choices
+from .loader.text.grammar import Grammar, Grammars
+from .once import once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .runtime.constraints import Constraint
+    from .tokenizing import Tokenizing
+
+__all__ = ["Constraining"]
+
+
+class Constraining:
+    """Of a model: from a parameter's name and value to what holds an answer to it."""
+
+    def __init__(self, tokenizing: Tokenizing, n_vocab: int) -> None:
+        """Nothing is read yet. `n_vocab`: rows of logits; the tokenizer may know fewer ids."""
+        self._tokenizing, self._n_vocab = tokenizing, n_vocab
+
+    def compiled(self, name: str, value: object) -> Constraint:
+        """Errors: `InputError`; `BackendError`: the grammar extra is not installed."""
+        tokenizer = self._tokenizing.tokenizer
+        if isinstance(value, Grammar):
+            return value
+        if name == "choices":
+            if isinstance(value, Choices) and value.tokenizer is not tokenizer:
+                msg = f"choices={shown(value)}: prepared with another tokenizer; use this model's, model.tokenizer"
+                raise InputError(msg)
+            return value if isinstance(value, Choices) else Choices(cast("Iterable[str]", value), tokenizer)
+        return self._grammars.compiled(name, value)
+
+    @once
+    def _grammars(self) -> Grammars:
+        return Grammars(self._tokenizing.tokenizer, self._n_vocab)

@@ -1,0 +1,130 @@
+"""`load(draft=…)`: what guesses ids ahead; for a smaller model, loading it, and whether it speaks the same ids."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import BackendError, InputError, MemoryLimitError, MiaotuiError, PlanError, shown
+from .loader.prune.plan import PrunePlan
+from .runtime.draft_model import ModelDrafter
+from .runtime.engine.speculative import NGRAM, ngrams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .model import Model
+    from .prepare import Prepared
+    from .runtime.engine.drafts import Drafter
+    from .runtime.engine.speculative import Begun
+
+    #: What `load(draft=)` takes.
+    Draft = str | os.PathLike[str] | PrunePlan | dict[str, Any]
+
+__all__ = ["check_draft", "draft_model", "drafters"]
+
+#: The draft's name in `Drafting`, whose other is `NGRAM`.
+MODEL = "model"
+
+
+def check_draft(draft: object, device: str) -> None:
+    """What can be known before anything is opened. Errors: `InputError`, `BackendError`."""
+    if draft is None or draft is False:
+        return
+    if not isinstance(draft, str | os.PathLike | PrunePlan | dict) or draft == "":
+        msg = (
+            f"draft={shown(draft)}: expected {NGRAM!r}, short forms of a plan such as 'keep-layers=0-2', or the path "
+            "or hub name of a smaller model with the same vocabulary"
+        )
+        raise InputError(msg)
+    if device != "cpu":
+        msg = f"draft={shown(draft)}: on a GPU every id is drawn by itself; use device='cpu', or leave it out"
+        raise BackendError(msg)
+
+
+def drafters(draft: object, model: Model | None) -> tuple[str, Callable[[Begun], Drafter]] | None:
+    """What drafts for a session's answers; `model`: the smaller one, of such a draft."""
+    if draft is None or draft is False:
+        return None
+    if model is None:
+        return NGRAM, ngrams
+    session = model.session
+
+    def made(begun: Begun) -> Drafter:
+        return ModelDrafter(session, begun)
+
+    return MODEL, made
+
+
+def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Model]) -> Model | None:
+    """The smaller model of a draft, loaded as the model is; None: the draft needs none. Errors: as of `load`.
+
+    A plan's numbers are those of the checkpoint, whatever `prune` says. Both models together keep the memory limit.
+    """
+    if draft is None or draft == NGRAM:
+        return None
+    request, said = prepared.request, f"draft={shown(draft)}"
+    limit, needed = request.limit_bytes, prepared.memory["allocated"]
+    left = None if limit is None else limit - needed
+    if left is not None and left < 1:
+        msg = (
+            f"{said}: the model itself needs {needed:,} bytes, which leaves no room for a draft under "
+            f"memory_limit={limit:,}; raise it, or use draft={NGRAM!r}, which needs none"
+        )
+        raise MemoryLimitError(msg)
+    options: dict[str, Any] = {
+        "threads": request.threads,
+        "cache_tokens": request.cache_tokens,
+        "prefill_chunk": request.prefill_chunk,
+        "kv_cache": request.kv_cache,
+        "precision": request.precision,
+        "memory_limit": left,
+    }
+    try:
+        if _is_plan(draft):
+            at = prepared.opened.directory
+            options |= {"quantize": request.quantize, "adapter": request.adapter, "adapters": request.adapters}
+            model = load(at, prune=draft, max_context=prepared.program.n_context, **options)
+        else:
+            model = load(draft, max_context=request.max_context, **options)
+    except MemoryLimitError as e:
+        msg = f"{said}: {e} (memory_limit={limit}, of which the model itself takes {needed:,})"
+        raise MemoryLimitError(msg) from None
+    except MiaotuiError as e:
+        msg = f"{said}: {_as_draft(e)}"
+        raise type(e)(msg) from None
+    try:
+        _check_alike(said, model, prepared)
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def _is_plan(draft: Draft) -> bool:
+    """Whether a draft is a plan for the model itself, and not another model."""
+    if isinstance(draft, PrunePlan | dict):
+        return True
+    return isinstance(draft, str) and "=" in draft and not Path(draft).exists()
+
+
+def _as_draft(error: MiaotuiError) -> str:
+    """What was said of the option `prune`, which the caller did not write."""
+    text = str(error)
+    return text.removeprefix("prune=") if isinstance(error, PlanError | InputError) else text
+
+
+def _check_alike(said: str, model: Model, prepared: Prepared) -> None:
+    """InputError where drafts of one are no ids of the other."""
+    draft, config = model.config, prepared.config
+    if not draft.writes or not draft.lm_head or draft.seq2seq != config.seq2seq:
+        wanted = "an encoder-decoder" if config.seq2seq else "a decoder with a head"
+        msg = f"{said}: {draft.family} is {draft.kind}; expected {wanted}, as the model is"
+        raise InputError(msg)
+    if draft.n_vocab != config.n_vocab:
+        msg = (
+            f"{said}: its vocabulary has {draft.n_vocab} entries, the model's {config.n_vocab}; expected the same "
+            f"vocabulary. draft={NGRAM!r} works with any model"
+        )
+        raise InputError(msg)

@@ -1,0 +1,134 @@
+"""What an answer may be: at each place a mask of the ids that may come next, and whether the text may end there.
+
+The runtime knows masks only. What a schema, a grammar or a list of choices allows is worked out elsewhere
+(`loader/text/grammar.py`, `choices.py`) and is asked here, one id after the other. An id that ends the answer may come
+where the text may end, and nowhere else; it must, where nothing else may.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from ..errors import InputError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from .parameters import GenerateKwargs
+    from .sampling import Sampler
+
+__all__ = ["CONSTRAINTS", "Constraint", "Steered", "Walk", "constraint_of"]
+
+#: Parameters of which a call takes one: what its answer must be.
+CONSTRAINTS = ("schema", "grammar", "regex", "choices")
+
+
+class Walk(Protocol):
+    """One answer's way through what is allowed."""
+
+    def fill(self) -> tuple[NDArray[np.uint32], bool]:
+        """Ids that may come next, a bit each as in `Sampler.mask`, and whether the text may end here.
+
+        The mask is there until the next call, and its reader may change it. No id that ends an answer is in it.
+        """
+
+    def advance(self, token: int) -> None:
+        """Go on with an id that the last mask allows."""
+
+    def check(self, text: str) -> None:
+        """Errors: `BackendError` where a text that ended is not what was asked for all the same."""
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """What an answer may be; compiled once, for any number of answers, in several threads. `name`: the caller's."""
+
+    @property
+    def name(self) -> str:
+        """The parameter that asked for it."""
+
+    def begin(self, before: Sequence[int], n_vocab: int) -> Walk:
+        """An answer's way, after these ids of its text; `n_vocab`: of a mask, the tokenizer's or more."""
+
+
+class Steered:
+    """One answer on its way: its sampler's mask changes with each id. `whole`: nothing may come but an end."""
+
+    def __init__(
+        self, constraint: Constraint, before: Sequence[int], sampler: Sampler, ends: Sequence[int], first: int | None
+    ) -> None:
+        """`ends`: ids that end the answer; `first`: an id without a text that a rule forces at its beginning."""
+        n_vocab = sampler.n_vocab
+        self._name, self._sampler, self._first = constraint.name, sampler, first
+        self._walk, self._pieces = constraint.begin(before, n_vocab), list[str]()
+        self._ends, self._n_new = np.array(sorted({i for i in ends if i < n_vocab}), np.int64), 0
+        self.whole = False
+        sampler.constrained_by = constraint.name
+        self._fill()
+
+    def ends_with(self, token: int, piece: str) -> bool:
+        """Go on with an id that was drawn and the text that it completed; whether nothing may come but an end."""
+        first, self._first = self._first, None
+        self._pieces.append(piece)
+        if token not in self._ends:
+            if token != first:
+                self._walk.advance(token)
+            self._n_new += 1
+            self._fill()
+        return self.whole
+
+    def check(self, rest: str, reason: str) -> None:
+        """Of an answer that ended as it should; `rest`: what its text still had. Errors: `BackendError`."""
+        if reason in {"eos", "stop"}:
+            self._walk.check("".join(self._pieces) + rest)
+
+    def _fill(self) -> None:
+        mask, may_end = self._walk.fill()
+        self._sampler.mask = mask
+        if self._first is not None:
+            mask[:] = 0
+            _add(mask, np.array([self._first]))
+            return
+        goes_on = bool(mask.any())
+        self.whole = may_end and not goes_on
+        if may_end:
+            _add(mask, self._ends)
+        elif not goes_on:
+            msg = (
+                f"{self._name}: after {self._n_new} tokens of the answer no token of the vocabulary can go on as is "
+                "asked for: it lacks a character that must come, or was cut (prune); ask for other characters"
+            )
+            raise InputError(msg)
+
+
+def _add(mask: NDArray[np.uint32], ids: NDArray[np.int64]) -> None:
+    np.bitwise_or.at(mask, ids >> 5, np.uint32(1) << (ids & 31).astype(np.uint32))
+
+
+def constraint_of(
+    parameters: GenerateKwargs, compiled: Callable[[str, object], Constraint] | None
+) -> tuple[GenerateKwargs, Constraint | None]:
+    """The parameters without what an answer must be, and that; `compiled` makes it of a name and a value.
+
+    Errors: `InputError`: two are given, or the model has no tokenizer; what `compiled` raises.
+    """
+    asked: Mapping[str, Any] = cast("Mapping[str, Any]", parameters)
+    given = {name: asked[name] for name in CONSTRAINTS if asked.get(name) is not None}
+    if not given:
+        return parameters, None
+    if len(given) > 1:
+        msg = f"{' and '.join(given)}: an answer is held to one of them; give one"
+        raise InputError(msg)
+    [(name, value)] = given.items()
+    left = cast("GenerateKwargs", {n: v for n, v in parameters.items() if n not in CONSTRAINTS})
+    if isinstance(value, Constraint) and value.name != name:
+        msg = f"{name}: {shown(value)} was made for {value.name}; give it as {value.name}"
+        raise InputError(msg)
+    if compiled is None:
+        msg = f"{name}: this model has no tokenizer, so its answers have no text that could be held to it"
+        raise InputError(msg)
+    return left, compiled(name, value)

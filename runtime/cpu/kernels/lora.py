@@ -1,0 +1,98 @@
+"""What adapters add to a product: each token has that of its sequence, or none.
+
+Both sums go through the one reduction order, a token at a time, so that a token's bits do not depend on the adapters
+of the others in its pass. Without an adapter `lora_up` does what the end of `linear` does, in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...lora import L_DOWN, L_RANK, L_RATIO, L_SCALE, L_UP, L_WORDS
+from ...ops import slots
+from ...step import Q_ADAPTER, S_T, T_ROW, T_SEQUENCE
+from ..lanes import add, fma, ld, ldf, load_tail, mul, splat, store_tail
+from ..target import tile_shape
+from ..tiles import dot_tile
+from .base import arg, jit, kernel, sequence_words, share, token_word
+from .elementwise import activated
+
+D_Y, D_X, D_TABLE, D_RANK, D_K = slots("lora_down")
+U_Y, U_X, U_H, U_TABLE, U_B, U_TIMES, U_RESIDUAL, U_N, U_RANK, U_ACT = slots("lora_up")
+ROWS, _ = tile_shape()
+_row, _rows = dot_tile(1, "f32"), dot_tile(ROWS, "f32")
+
+
+@jit
+def _row_of(p: Any, step: Any, i: Any) -> Any:
+    """The row of the step's token i in this instruction's tensors; -1: it has none."""
+    return token_word(step, i, T_ROW) if arg(p, 2) != 0 else i
+
+
+@jit
+def _words_of(step: Any, table: Any, i: Any) -> Any:
+    """Address of the words of token i's adapter; 0 where it has none here."""
+    number = ld(sequence_words(step, token_word(step, i, T_SEQUENCE)) + 8 * Q_ADAPTER)
+    if number == 0:
+        return number
+    words = table + 8 * L_WORDS * (number - 1)
+    return words if ld(words + 8 * L_RANK) != 0 else 0 * words
+
+
+@jit
+def _products(w: Any, a: Any, b: Any, x: Any, k: Any, y: Any) -> None:
+    """y[a:b] = w[a:b] x, rows of k."""
+    for n in range(a, b, ROWS):
+        if n + ROWS <= b:
+            _rows(w + 4 * n * k, 4 * k, x, k, y + 4 * n, 4)
+        else:
+            for m in range(n, b):
+                _row(w + 4 * m * k, 0, x, k, y + 4 * m, 4)
+
+
+@kernel
+def lora_down(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Threads share the pairs of a token and a few rows of its adapter's matrix."""
+    tokens, most, k = ld(step + 8 * S_T), arg(p, D_RANK), arg(p, D_K)
+    blocks = (most + ROWS - 1) // ROWS
+    for item in range(share(tokens * blocks, 1, t, nt), share(tokens * blocks, 1, t + 1, nt)):
+        i, a = item // blocks, item % blocks * ROWS
+        row, words = _row_of(p, step, i), _words_of(step, arg(p, D_TABLE), i)
+        if row >= 0 and words != 0:
+            x, y = base + arg(p, D_X) + 4 * row * k, base + arg(p, D_Y) + 4 * row * most
+            _products(ld(words + 8 * L_DOWN), a, min(a + ROWS, ld(words + 8 * L_RANK)), x, k, y)
+
+
+@jit
+def _finish(p: Any, base: Any, at: Any, j: Any, v: Any) -> Any:
+    """act(v + b) * times + residual on sixteen columns from j on, `at` bytes into all tensors of this shape."""
+    left, bias, times, residual = arg(p, U_N) - j, arg(p, U_B), arg(p, U_TIMES), arg(p, U_RESIDUAL)
+    if bias != 0:
+        v = add(v, load_tail(bias + 4 * j, left))
+    v = activated(v, arg(p, U_ACT))
+    if times >= 0:
+        v = mul(v, load_tail(base + times + at, left))
+    if residual >= 0:
+        v = add(load_tail(base + residual + at, left), v)
+    return v
+
+
+@kernel
+def lora_up(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Threads share columns. The sums lie in the result's place until they are added: `x` may lie there too."""
+    tokens, most, n, table = ld(step + 8 * S_T), arg(p, U_RANK), arg(p, U_N), arg(p, U_TABLE)
+    n0, n1 = share(n, 16, t, nt), share(n, 16, t + 1, nt)
+    for i in range(tokens):
+        row, words = _row_of(p, step, i), _words_of(step, table, i)
+        if row >= 0:
+            x, y, h = (base + arg(p, U_X) + 4 * row * n, base + arg(p, U_Y) + 4 * row * n,
+                       base + arg(p, U_H) + 4 * row * most)  # fmt: skip
+            for j in range(n0, n1, 16):
+                v = load_tail(x + 4 * j, n - j)
+                if words != 0:
+                    rank, ratio = ld(words + 8 * L_RANK), ld(words + 8 * L_RATIO)
+                    _products(ld(words + 8 * L_UP), j, min(j + 16, n1), h, rank, y)
+                    v = fma(splat(ldf(words + 8 * L_SCALE)), load_tail(y + 4 * j, n - j), v)
+                    if ratio != 0:
+                        v = mul(v, load_tail(ratio + 4 * j, n - j))
+                store_tail(y + 4 * j, _finish(p, base, 4 * (row * n + j), j, v), n - j)

@@ -1,0 +1,149 @@
+"""Low-rank adapters of one product, kept apart from its matrix: the table that kernels find them by.
+
+An adapter has a number, the place of its name in `Weights.adapters` counted from 1: 0 means none. A step says which
+one each sequence has (`step.Q_ADAPTER`), so that sequences of different adapters share passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError, PlanError, shown
+from ..once import once
+from .spec import Adapter, Weight, weights_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from .spec import Linear, StackWeights, Sublayer, Weights
+
+__all__ = [
+    "L_DOWN", "L_RANK", "L_RATIO", "L_SCALE", "L_UP", "L_WORDS", "LoraTable", "number_of", "parts_of", "rank_of",
+    "with_adapters", "without_adapters",
+]  # fmt: skip
+
+#: Words of an adapter in the table: addresses of both matrices, its factor (the bits of a float32), the address of the
+#: factors of rows (0: none), and its rank (0: this product has none of this adapter).
+L_DOWN, L_UP, L_SCALE, L_RATIO, L_RANK = range(5)
+L_WORDS = 8
+WORD = 8
+
+
+def rank_of(adapters: Sequence[Adapter | None]) -> int:
+    """The largest."""
+    return max(a.down.shape[0] for a in adapters if a is not None)
+
+
+def number_of(names: Sequence[str], adapter: object, call: str) -> int:
+    """An adapter's number, 0 for None. Errors: `InputError`, which begins with the `call`, and says which there are."""
+    if adapter is None:
+        return 0
+    if isinstance(adapter, str) and adapter in names:
+        return names.index(adapter) + 1
+    there = f"it has {', '.join(map(shown, names))}" if names else "it was loaded without any: load(adapters={...})"
+    msg = f"{call}: adapter={shown(adapter)}: the model has no such adapter; {there}"
+    raise InputError(msg)
+
+
+def with_adapters(weights: Weights, names: Sequence[str], parts: Mapping[str, tuple[Adapter | None, ...]]) -> Weights:
+    """The same weights with adapters of these names. `parts`: by the name of a product's matrix, "head" for the head's.
+
+    A layer that runs twice stays one object. Errors: `PlanError` for a product that is not there.
+    """
+    left = dict(parts)
+
+    def adapted(linear: Linear) -> Linear:
+        name = "head" if linear is weights.head and "head" in left else linear.w.name
+        mine = left.pop(name, None)
+        return linear if mine is None else replace(linear, adapters=mine)
+
+    out = replace(_mapped(weights, adapted), adapters=tuple(names))
+    if left:
+        msg = f"adapters of {', '.join(sorted(left))}: this model has no such products"
+        raise PlanError(msg)
+    return out
+
+
+def _mapped(weights: Weights, change: Callable[[Linear], Linear]) -> Weights:
+    """Weights whose every product is changed, once, but for experts'."""
+    made: dict[int, tuple[Sublayer, ...]] = {}
+
+    def of_layer(layer: tuple[Sublayer, ...]) -> tuple[Sublayer, ...]:
+        if id(layer) not in made:
+            made[id(layer)] = tuple(replace(s, linear={n: change(x) for n, x in s.linear.items()}) for s in layer)
+        return made[id(layer)]
+
+    def maybe(linear: Linear | None) -> Linear | None:
+        return None if linear is None else change(linear)
+
+    def of_stack(stack: StackWeights | None) -> StackWeights | None:
+        if stack is None:
+            return None
+        layers, project = tuple(map(of_layer, stack.layers)), maybe(stack.embed_project)
+        return replace(stack, layers=layers, embed_project=project, convolution=maybe(stack.convolution))
+
+    return replace(
+        weights,
+        decoder=of_stack(weights.decoder),
+        encoder=of_stack(weights.encoder),
+        head=maybe(weights.head),
+        head_dense=maybe(weights.head_dense),
+    )
+
+
+def without_adapters(weights: Weights) -> Weights:
+    """The model alone."""
+    return _mapped(weights, lambda linear: replace(linear, adapters=()))
+
+
+def parts_of(weights: Weights, number: int) -> list[Adapter]:
+    """Of one adapter what each product has of it, each once."""
+    parts: list[Adapter | None] = []
+
+    def seen(linear: Linear) -> Linear:
+        parts.append(linear.adapters[number - 1] if linear.adapters else None)
+        return linear
+
+    _mapped(weights, seen)
+    return [part for part in parts if part is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class LoraTable:
+    """Of one product, each adapter's part in the order of their numbers; None for one that leaves it as it is."""
+
+    adapters: tuple[Adapter | None, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the first one's matrix, and how many there are."""
+        return f"{self.weights[0].name} x{sum(a is not None for a in self.adapters)}"
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """Every matrix and vector."""
+        return tuple(weights_in(self.adapters))
+
+    @once
+    def weight(self) -> Weight:
+        """Their words, int64; the record keeps the matrices alive."""
+        words: NDArray[np.int64] = np.array(list(self._words()), np.int64).reshape(-1)
+        return Weight("adapters", "f32", (2 * len(words),), words, mapped=False)
+
+    def _words(self) -> Iterator[tuple[int, ...]]:
+        for a in self.adapters:
+            if a is None:
+                yield (0,) * L_WORDS
+                continue
+            scale, ratio = int(np.float32(a.scale).view(np.uint32)), 0 if a.ratio is None else a.ratio.address
+            yield (a.down.address, a.up.address, scale, ratio, a.down.shape[0], *(0,) * (L_WORDS - L_RANK - 1))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `weight`."""
+        return WORD * L_WORDS * len(self.adapters)

@@ -1,0 +1,414 @@
+"""Answers that are held to something: masks of ids, choices, ends of blocks, what fills a gap. No llguidance needed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import numpy as np
+import pytest
+from generation_models import write_writer
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from miaotui.errors import BackendError, InputError
+from miaotui.loader.text.choices import Choices
+from miaotui.loader.text.fim import infill_of
+from miaotui.loader.text.token_bytes import token_bytes
+from miaotui.loader.text.tokenizer import Tokenizer
+from miaotui.loader.text.trie import one
+from miaotui.runtime.blocks import BlockEnd
+from miaotui.runtime.sampling import allowed_of
+from miaotui.tools import demo
+from real_files import real
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+KINDS = ("llama", "t5", "nllb", "mbart")
+DEMO = Tokenizer.from_directory(demo.path())
+WILD: dict[str, Any] = {"temperature": 2.0, "max_new_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[miaotui.Model]:
+    with miaotui.load(demo.path(), threads=1, max_context=256, cache_tokens=1024) as model:
+        yield model
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def writer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[miaotui.Model]:
+    with miaotui.load(write_writer(tmp_path_factory.mktemp("writer"), request.param), threads=1) as model:
+        yield model
+
+
+# ---------------------------------------------------------------- bytes of tokens
+
+
+def check_bytes(tokenizer: Tokenizer, seed: int) -> None:
+    """Bytes of tokens, one after the other, are the text's: at its beginning, and in it."""
+    spelled, rng = token_bytes(tokenizer, tokenizer.n_vocab + 5), np.random.default_rng(seed)
+    texts = [i for i in range(tokenizer.n_vocab) if spelled.after[i]]
+    assert not any(spelled.after[i] for i in (*tokenizer.special_ids, tokenizer.n_vocab + 1))
+    for _ in range(60):
+        ids = rng.choice(texts, rng.integers(1, 9)).tolist()
+        if not spelled.first[ids[0]]:
+            continue
+        data = spelled.first[ids[0]] + b"".join(spelled.after[i] for i in ids[1:])
+        if b"\xef\xbf\xbd" not in data and data.decode(errors="replace").encode() == data:
+            assert tokenizer.spelled(ids).encode() == data
+        assert spelled.begun(ids)
+        assert spelled.begun([*ids, *tokenizer.special_ids])
+    assert spelled.begun([]) != spelled.differ
+
+
+@pytest.mark.parametrize("name", ["", "dates", "answers"])
+def test_bytes_of_tokens_make_the_text(name: str) -> None:
+    check_bytes(Tokenizer.from_directory(demo.path(name) if name else demo.path()), 1)
+
+
+def test_bytes_of_tokens_of_trained_checkpoints() -> None:
+    for path in sorted(real("models").iterdir()):
+        if path.is_dir():
+            check_bytes(Tokenizer.from_directory(path), 1)
+
+
+def test_bytes_of_tokens_of_other_tokenizers(writer: miaotui.Model) -> None:
+    check_bytes(writer.tokenizer, 2)
+
+
+# ---------------------------------------------------------------- choices
+
+
+def allowed(mask: NDArray[np.uint32], n: int) -> set[int]:
+    return set(np.flatnonzero(allowed_of(mask, n)).tolist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text("abc \n.é", min_size=1, max_size=8), min_size=1, max_size=30))
+@example(["a", "a", "ab", "a b", "\na", " a", "a\n"])
+def test_the_trie_allows_what_the_spelled_texts_allow(texts: list[str]) -> None:
+    choices, spelled, n, wanted = Choices(texts, DEMO), token_bytes(DEMO, DEMO.n_vocab), DEMO.n_vocab, set(texts)
+    assert len(choices) == len(wanted)
+    ids = {}
+    for text in wanted:
+        each = one(text, DEMO, spelled, first=False)
+        assert each is not None
+        ids[tuple(each.tolist())] = text
+    assert {DEMO.decode(i) for i in ids} == wanted
+    for way in ids:
+        walk = choices.begin([5], n)
+        for at, token in enumerate(way):
+            mask, may_end = walk.fill()
+            assert allowed(mask, n) == {w[at] for w in ids if len(w) > at and w[:at] == way[:at]}
+            assert may_end == (way[:at] in ids)
+            walk.advance(token)
+        mask, may_end = walk.fill()
+        assert may_end
+        assert allowed(mask, n) == {w[len(way)] for w in ids if len(w) > len(way) and w[: len(way)] == way}
+
+
+def test_an_answer_is_one_of_the_choices_and_each_comes(model: miaotui.Model) -> None:
+    names = ["yes", "no", "yesterday", " maybe", "no way"]
+    choices = miaotui.Choices(names, model.tokenizer)
+    seen = set()
+    for seed in range(60):
+        out = model.generate("Is it?", choices=choices, seed=seed, temperature=40.0)
+        assert out.finish_reason == "eos"
+        assert out.ids[-1] in model.config.eos_ids
+        assert not {*out.ids[:-1]} & {*model.config.eos_ids}
+        seen.add(out.text)
+    assert seen == set(names)
+
+
+def test_choices_of_a_model_whose_texts_begin_otherwise(writer: miaotui.Model) -> None:
+    """An encoder-decoder's answer begins a text, where SentencePiece drops a space."""
+    names = ["ab", "ba b", "aba"]
+    for seed in range(8):
+        out = writer.generate("a b", choices=names, seed=seed, **WILD)
+        assert out.text in names, out
+        assert out.finish_reason in {"eos", "stop"}
+
+
+def test_without_an_end_id_the_answer_ends_where_nothing_may_come(model: miaotui.Model) -> None:
+    out = model.generate("Is it?", choices=["yes"], ignore_eos=True)
+    assert (out.text, out.finish_reason) == ("yes", "stop")
+    assert model.generate("Is it?", choices=["yes"], ignore_eos=True, max_new_tokens=1).finish_reason == "length"
+
+
+def test_a_stream_a_list_a_task_and_a_copy_give_the_same(model: miaotui.Model) -> None:
+    how: dict[str, Any] = {"choices": ["a house", "a fox", "the sea"], "seed": 4, **WILD}
+    prompts = ["Once upon a time", "She saw", "It was"]
+    alone = [model.generate(p, **how).ids for p in prompts]
+    assert [g.ids for g in model.generate(prompts, **how)] == alone
+    assert ["".join(model.stream(p, **how)) for p in prompts] == [model.generate(p, **how).text for p in prompts]
+
+    async def tasks() -> list[Any]:
+        return await asyncio.gather(*(model.agenerate(p, **how) for p in prompts))
+
+    assert [g.ids for g in asyncio.run(tasks())] == alone
+    made: dict[int, list[int]] = {}
+    threads = [
+        threading.Thread(target=lambda i=i, p=p: made.update({i: model.generate(p, **how).ids}))
+        for i, p in enumerate(prompts)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [made[i] for i in range(3)] == alone
+    several = model.generate(prompts[0], n=3, **how)
+    assert several.ids == alone[0]
+    assert {g.text for g in (several, *several.alternatives)} <= set(how["choices"])
+    with model.sequence() as text:
+        text.feed(model.tokenizer.encode(prompts[0]))
+        with text.fork() as twin:
+            assert twin.generate(**how).ids == text.generate(**how).ids == alone[0]
+
+
+def test_the_seed_gives_the_same_text_before_and_after(model: miaotui.Model) -> None:
+    plain = model.generate("Once", seed=3, **WILD).ids
+    model.generate("Once", seed=3, choices=["x"], **WILD)
+    assert model.generate("Once", seed=3, **WILD).ids == plain
+
+
+def test_other_parameters_go_with_choices(model: miaotui.Model) -> None:
+    out = model.generate("Once", choices=["yes", "no"], logprobs=True, top_logprobs=2, repetition_penalty=1.3)
+    assert out.text in {"yes", "no"}
+    assert out.logprobs is not None
+    assert [each.id for each in out.logprobs] == out.ids
+    assert model.generate("Once", choices=["yes", "no"], stop="e", seed=1, temperature=5.0).text in {"y", "no"}
+    with pytest.raises(InputError, match=r"no id may come after position \d+: choices leaves none that could"):
+        model.generate("Once", choices=["yes"], min_new_tokens=9)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"choices": ["a"], "regex": "a"}, "^regex and choices: an answer is held to one of them; give one$"),
+    ({"choices": []}, "^choices: no texts"),
+    ({"choices": "abc"}, "^choices='abc': expected a list of texts"),
+    ({"choices": ["a", ""]}, r"^choices\[1\]='': expected a text"),
+    ({"choices": ["a", 3]}, r"^choices\[1\]=3: expected a text"),
+    ({"choices": ["a", "\ud800"]}, r"^choices\[1\]='\\ud800': a lone surrogate"),
+    ({"choices": ["a"], "num_beams": 2}, "^num_beams=2: choices and beams do not go together"),
+    ({"stop_at": "line"}, "^stop_at='line': expected \"block\"$"),
+    ({"stop_at": "block", "num_beams": 2}, "^num_beams=2: stop_at and beams"),
+]
+
+
+@pytest.mark.parametrize(("how", "message"), WRONG)
+def test_what_is_wrong_is_said(model: miaotui.Model, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model.generate("Once", **how)
+
+
+def test_choices_of_another_tokenizer_are_refused(model: miaotui.Model) -> None:
+    other = Choices(["a"], Tokenizer.from_directory(demo.path("dates")))
+    with pytest.raises(InputError, match=r"choices=.*prepared with another tokenizer"):
+        model.generate("Once", choices=other)
+    with pytest.raises(InputError, match=r"was made for choices; give it as choices"):
+        model.generate("Once", regex=Choices(["a"], model.tokenizer))
+    with pytest.raises(InputError, match="constraint: nothing was given"):
+        model.constraint()
+    assert repr(model.constraint(choices=["a"])).startswith("<miaotui.Choices of 1 texts")
+
+
+def test_a_text_that_no_token_spells_is_refused() -> None:
+    with pytest.raises(InputError, match=r"choices\[0\]='日本': this tokenizer has no tokens for it"):
+        Choices(["日本"], Tokenizer.from_directory(demo.path("answers")))
+
+
+def test_an_answer_that_is_none_of_them_is_an_error(model: miaotui.Model) -> None:
+    choices = Choices(["yes"], model.tokenizer)
+    choices.holds = lambda _: False  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="choices: the answer 'yes' is none of them"):
+        model.generate("Once", choices=choices)
+
+
+def test_a_model_without_a_tokenizer_has_no_text_to_hold(tmp_path: Path) -> None:
+    directory = write_writer(tmp_path / "bare", "llama")
+    (directory / "tokenizer.json").unlink()
+    with miaotui.load(directory, threads=1) as bare, pytest.raises(InputError, match="choices: this model has no tok"):
+        bare.generate([1, 2], choices=["a"])
+
+
+class Table:
+    """A constraint that is a table: ids of each place, and whether the text may end there."""
+
+    name = "schema"
+
+    def __init__(self, *rows: tuple[set[int], bool]) -> None:
+        self.rows = rows
+
+    def begin(self, before: Sequence[int], n_vocab: int) -> Table:
+        assert before
+        self.at, self.n = 0, n_vocab
+        return self
+
+    def fill(self) -> tuple[NDArray[np.uint32], bool]:
+        ids, may_end = self.rows[self.at]
+        mask = np.zeros((self.n + 31) // 32, np.uint32)
+        for i in ids:
+            mask[i >> 5] |= np.uint32(1 << (i & 31))
+        return mask, may_end
+
+    def advance(self, token: int) -> None:
+        assert token in self.rows[self.at][0]
+        self.at += 1
+
+    def check(self, text: str) -> None:
+        self.checked = text
+
+
+def test_a_dead_end_is_an_error_of_that_text_alone(model: miaotui.Model) -> None:
+    text = model._text
+    dead, good = Table(({20, 21}, False), (set(), False)), Table(({20}, False), ({21}, True), (set(), True))
+    made = iter([dead, good])
+    kept = text.constrain
+    object.__setattr__(text, "constrain", lambda _, value: value or next(made))
+    try:
+        with pytest.raises(InputError, match="schema: after 1 tokens of the answer no token of the vocabulary"):
+            model.generate("Once", schema={})
+        out = model.generate("Once", schema={})
+    finally:
+        object.__setattr__(text, "constrain", kept)
+    assert out.finish_reason == "eos"
+    assert good.checked == out.text
+
+
+# ---------------------------------------------------------------- ends of blocks
+
+BLOCKS = [
+    ("    ", "return x\n\n\ndef g():\n", "return x"),
+    ("def f(x):", "\n    y = x\n    return y\nprint(f(2))", "\n    y = x\n    return y"),
+    ("", "    a\n        b\n\n    c\nd", "    a\n        b\n\n    c"),
+    ("int f() {", "\n  return (1);\n}\nint g", "\n  return (1);"),
+    ("  x = ", "[\n1,\n]\n  y\nz", "[\n1,\n]\n  y"),
+    ("    ", 'print("a)")  # b\n    z)', 'print("a)")  # b\n    z'),
+    ("f(", "a, b) + c", "a, b"),
+    ("x = 1\n", "y = 2\nz\n", "y = 2\nz\n"),
+    ("    ", "don't\n    (go)\n", "don't\n    (go)\n"),
+    ("\tif a:", "\n\t\tb\n\telse:\n\t\tc", "\n\t\tb"),
+]
+
+
+@pytest.mark.parametrize(("line", "text", "wanted"), BLOCKS)
+def test_where_a_block_ends(line: str, text: str, wanted: str) -> None:
+    for size in range(1, len(text) + 1):
+        end, out = BlockEnd(line.rpartition("\n")[2]), ""
+        for at in range(0, len(text), size):
+            piece = end.push(text[at : at + size])
+            assert wanted.startswith(out + piece)  # nothing that is withdrawn
+            out += piece
+        assert out + end.flush() == wanted
+        assert end.stopped == (wanted != text)
+
+
+@given(st.text("a ({[)]}\n\t'\"\\:", max_size=30), st.text(" a:(\t", max_size=6), st.data())
+def test_a_block_s_end_does_not_depend_on_the_pieces(text: str, line: str, data: st.DataObject) -> None:
+    whole = BlockEnd(line)
+    wanted = whole.push(text) + whole.flush()
+    cut, at, out = BlockEnd(line), 0, ""
+    while at < len(text):
+        n = data.draw(st.integers(1, 7))
+        out, at = out + cut.push(text[at : at + n]), at + n
+    assert (out + cut.flush(), cut.stopped) == (wanted, whole.stopped)
+    assert text.startswith(wanted)
+    assert whole.stopped or wanted == text
+
+
+def test_an_answer_ends_with_its_block(model: miaotui.Model) -> None:
+    for prompt, text, wanted in (
+        ("x", "a (b) c) d", "a (b) c"),
+        ("  x", "a\n  b\nc", "a\n  b"),
+        ("x", "a\n  b", "a\n  b"),
+    ):
+        out = model.generate(prompt, choices=[text], stop_at="block")
+        assert (out.text, out.finish_reason) == (wanted, "eos" if wanted == text else "stop")
+        assert "".join(model.stream(prompt, choices=[text], stop_at="block")) == wanted
+
+
+# ---------------------------------------------------------------- fill in the middle
+
+
+def raised(row: NDArray[np.float32], i: int) -> None:
+    row[i] = row.max() + 9
+
+
+def coder(directory: Path, names: tuple[str, str, str], end: str) -> miaotui.Model:
+    """A model whose special tokens are those that a code model has."""
+    write_writer(directory, "llama")
+    at = directory / "tokenizer.json"
+    file = json.loads(at.read_text(encoding="utf-8"))
+    vocab = file["model"]["vocab"]
+    spare = [token for token in vocab if len(token) > 1 and not token.startswith("<")][-4:]
+    for old, new in zip(spare, (*names, end), strict=True):
+        vocab[new] = vocab.pop(old)
+        file["model"]["merges"] = [m for m in file["model"]["merges"] if "".join(m).replace(" ", "") != old]
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        file["added_tokens"].append({"id": vocab[new], "content": new, **flags})
+    at.write_text(json.dumps(file, ensure_ascii=False), encoding="utf-8")
+    return miaotui.load(directory, threads=1)
+
+
+NAMES = [
+    (("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), "<|endoftext|>"),
+    (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), "<|fim_pad|>"),
+    (("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"), "\u2581<EOT>"),
+]
+
+
+@pytest.mark.parametrize(("names", "end"), NAMES)
+def test_a_gap_is_asked_for_by_the_tokens_of_the_tokenizer(
+    tmp_path: Path, names: tuple[str, str, str], end: str
+) -> None:
+    with coder(tmp_path / "coder", names, end) as model:
+        tokenizer = model.tokenizer
+        before, between, last = (tokenizer.token_to_id(name) for name in names)
+        asked = infill_of(tokenizer, "ab", "ba")
+        assert asked.ends == (tokenizer.token_to_id(end),)
+        ab, ba = (tokenizer.encode(text, add_special_tokens=False) for text in ("ab", "ba"))
+        assert asked.ids == [tokenizer.bos_id, before, *ab, between, *ba, last]
+        out = model.infill("ab", "ba", max_new_tokens=4)
+        assert (
+            out.ids
+            == model.generate(asked.ids, max_new_tokens=4, eos_token_id=[*model.config.eos_ids, *asked.ends]).ids
+        )
+        ends = {*asked.ends, *model.config.eos_ids}
+        assert (out.finish_reason == "eos") == bool({*out.ids} & ends)
+        drawn = model.infill(
+            "ab",
+            "ba",
+            logits_processor=lambda _, row: np.where(np.arange(row.size) == asked.ends[0], row, row - 99).astype(
+                np.float32
+            ),
+        )
+        assert (drawn.text, drawn.finish_reason) == ("", "eos")
+
+
+def test_a_model_that_cannot_fill_a_gap_says_so(model: miaotui.Model) -> None:
+    with pytest.raises(InputError, match="infill: this model's tokenizer has no tokens to fill in the middle with"):
+        model.infill("a", "b")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_the_command_takes_choices_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from miaotui.tools.cli import main
+
+    names = tmp_path / "names.txt"
+    names.write_text("yes\n\nno\n", encoding="utf-8")
+    assert main(["generate", "--choices", str(names), "--no-prompt", "Is it?"]) == 0
+    assert capsys.readouterr().out in {"yes\n", "no\n"}
+    names.write_text("\n", encoding="utf-8")
+    assert main(["generate", "--choices", str(names), "x"]) == 2
+    assert f"--choices {names}: no line has a text" in capsys.readouterr().err
+    assert main(["generate", "--choices", str(names), "--regex", "a", "x"]) == 2
+    assert "--regex and --choices: a text is held to one of them; give one" in capsys.readouterr().err
+    assert main(["generate", "--suffix", "b", "a"]) == 2
+    assert "--suffix: this model's tokenizer has no tokens to fill in the middle" in capsys.readouterr().err

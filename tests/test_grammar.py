@@ -1,0 +1,413 @@
+"""Schemas, grammars and regular expressions that answers are held to, by llguidance; jsonschema says what is valid."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import pytest
+from generation_models import write_writer
+from miaotui.errors import BackendError, InputError
+from miaotui.loader.text.grammar import INDENT, Grammars
+from miaotui.loader.text.schema import KEYWORDS, schema_of
+from miaotui.loader.text.tokenizer import Tokenizer
+from miaotui.tools import demo
+from real_files import real
+from schemas import random_schema
+from soak import count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest.importorskip("llguidance")
+validators = pytest.importorskip("jsonschema.validators")
+
+#: next.md's ninth case.
+NINTH = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
+#: JSON Schema Test Suite, tests/draft2020-12: where it is, for the soak.
+SUITE = os.environ.get("MIAOTUI_SCHEMA_SUITE")
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[miaotui.Model]:
+    with miaotui.load(demo.path(), threads=1, max_context=512) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def grammars() -> Grammars:
+    tokenizer = Tokenizer.from_directory(demo.path())
+    return Grammars(tokenizer, tokenizer.n_vocab + 3)
+
+
+def accepts(grammars: Grammars, how: dict[str, Any], data: bytes) -> bool:
+    """Whether these bytes, one by one, are a whole text."""
+    [(name, value)] = how.items()
+    matcher: Any = grammars.matcher(grammars.compiled(name, value), first=False)
+    first = grammars.vocabulary.bytes_at
+    return matcher.try_consume_tokens([first + b for b in data]) == len(data) and matcher.is_accepting()
+
+
+# ---------------------------------------------------------------- which texts
+
+TAKEN = [
+    '{"a":"x"}', '{"a":\r"x"}', '{"a":"\\u00e9"}', '{"a":"\\ud83d\\ude00"}', '{"a":"\N{GRINNING FACE}"}',
+    '{ "a" : "x" }', '{\n  "a": "x"\n}', '{"a":""}', '{"a":"\\n\\"\\\\"}', "{\r\n" + " " * INDENT + '"a":\t"x"}',
+]  # fmt: skip
+REFUSED = [
+    '{"a":"\t"}', '{"a":"\n"}', '{"a":"\\q"}', '{"a":"\\u12"}', '{"a":"x",}', '{"a":"x","a":"y"}', '{"a":"x","b":1}',
+    "{}", '{"a":1}', '{"a":"x"} ', ' {"a":"x"}', '{"a":"\\ud83d"}', '{"a":  "x"}',
+    "{\n" + " " * (INDENT + 1) + '"a":"x"}',
+    '{"a":\n\n"x"}', '{"a":"x"', "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TAKEN)
+def test_json_that_is_allowed(grammars: Grammars, text: str) -> None:
+    assert accepts(grammars, {"schema": NINTH}, text.encode())
+    assert json.loads(text, strict=True).keys() == {"a"}
+
+
+@pytest.mark.parametrize("data", [*(text.encode() for text in REFUSED), b'{"a":"\xc0\x80"}', b'{"a":"\xed\xa0\x80"}'])
+def test_json_that_is_not(grammars: Grammars, data: bytes) -> None:
+    assert not accepts(grammars, {"schema": NINTH}, data)
+
+
+def test_a_token_that_closes_string_and_object_may_come(model: miaotui.Model) -> None:
+    """Of a vocabulary with `"}` as one token: it comes where both end, and neither before nor where one is left."""
+    tokenizer = model.tokenizer
+    token = next((i for i in range(tokenizer.n_vocab) if tokenizer.id_to_token(i) in {'"}', '."', '!"'}), None)
+    assert token is not None
+    text = tokenizer.decode([token])
+    how = {"regex": re.escape(f"x{text}") + "z"}
+    walk = model.constraint(**how).begin([5], model.config.n_vocab)
+    for wanted in tokenizer.encode("x", add_special_tokens=False):
+        walk.fill()
+        walk.advance(wanted)
+    mask, may_end = walk.fill()
+    assert mask[token >> 5] >> (token & 31) & 1
+    assert not may_end
+
+
+def test_a_key_is_not_spelled_twice(grammars: Grammars) -> None:
+    """An escape in a key would be another key to a grammar, and the same to who reads it."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert accepts(grammars, {"schema": schema}, b'{"a":1,"b":"x"}')
+    assert not accepts(grammars, {"schema": schema}, b'{"a":1,"\\u0061":"x"}')
+    assert not accepts(grammars, {"schema": schema}, b'{"a":1,"a":2}')
+
+
+DAYS = [
+    f"{y:04}-{m:02}-{d:02}"
+    for y in (0, 1, 4, 1900, 2000, 2023, 2024, 9999)
+    for m in (0, 1, 2, 4, 12, 13)
+    for d in (0, 1, 28, 29, 30, 31, 32)
+]
+TIMES = [
+    "23:59:59Z",
+    "00:00:00+23:59",
+    "12:30:00.123456-01:00",
+    "24:00:00Z",
+    "23:59:60Z",
+    "12:60:00Z",
+    "12:30:00",
+    "1:30:00Z",
+]
+
+
+def test_a_date_is_one_of_the_calendar(grammars: Grammars) -> None:
+    for day in DAYS:
+        try:
+            there = date.fromisoformat(day)
+        except ValueError:
+            there = None
+        assert accepts(grammars, {"schema": {"type": "string", "format": "date"}}, f'"{day}"'.encode()) == bool(
+            there
+        ), day
+    for time in TIMES:
+        assert accepts(grammars, {"schema": {"type": "string", "format": "time"}}, f'"{time}"'.encode()) == (
+            time in TIMES[:3]
+        )
+    both = {"type": "string", "format": "date-time", "pattern": "^2"}
+    assert accepts(grammars, {"schema": both}, b'"2024-02-29T10:00:00Z"')
+    assert not accepts(grammars, {"schema": both}, b'"2023-02-29T10:00:00Z"')
+    assert not accepts(grammars, {"schema": both}, b'"1999-02-28T10:00:00Z"')
+
+
+GRAMMARS = [
+    ({"grammar": 'root ::= "a" list | "b"\nlist ::= [0-9]+ ("," [0-9]+)*'}, ["a1", "a1,23", "b"], ["a", "a1,", "ab"]),
+    ({"grammar": 'start: "a" list | "b"\nlist: /[0-9]+/ ("," /[0-9]+/)*'}, ["a1", "a1,23", "b"], ["a", "a1,", "ab"]),
+    ({"regex": "[a-z]+/é|x\\n"}, ["ab/é", "x\n"], ["ab", "x", "/é", "x\n\n"]),
+    ({"schema": {"enum": ["x", 1, None]}}, ['"x"', "1", "null"], ["x", "1.0", '"1"']),
+    ({"schema": json.dumps({"type": "array", "items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "integer"}}})},
+     ["[]", "[1,-2]"], ["[1.5]", "[1", "1"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "taken", "refused"), GRAMMARS)
+def test_grammars_and_expressions(
+    grammars: Grammars, how: dict[str, Any], taken: list[str], refused: list[str]
+) -> None:
+    assert [text for text in [*taken, *refused] if accepts(grammars, how, text.encode())] == taken
+
+
+# ---------------------------------------------------------------- what is refused before any pass
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"schema": {}}, "^schema={}: it says nothing about the answer"),
+    ({"schema": True}, "^schema=True: it says nothing"),
+    ({"schema": "{"}, "^schema='{': not JSON"),
+    ({"schema": 3}, "^schema=3: expected a JSON schema as a dict or JSON text, or a pydantic class"),
+    ({"schema": {"type": {1, 2}}}, "^schema: Object of type set is not JSON serializable"),
+    ({"schema": {"type": "object", "properties": {"a": {"not": {}}}}}, "^schema: #/properties/a: not: not supported"),
+    ({"schema": {"type": "string", "x-mine": 1}}, "^schema: #: x-mine: not supported"),
+    ({"schema": {"type": "array", "items": {"format": "regex"}}}, "^schema: #/items: format 'regex': not supported"),
+    ({"schema": {"anyOf": [{"type": "string"}, 3]}}, "^schema: #/anyOf/1: 3 found, expected a schema"),
+    ({"schema": {"properties": {"foo": {}}, "patternProperties": {"^f": {}}}},
+     r"^schema: #: the key 'foo' is in properties, and '\^f' in patternProperties matches it too"),
+    ({"schema": {"patternProperties": {"(": {}}, "properties": {"a": {}}}}, r"^schema: #: patternProperties '\('"),
+    ({"schema": {"type": "object", "minProperties": 2}}, "^schema: #: minProperties with keys that are not all named"),
+    ({"schema": {"type": "string", "pattern": "(?=a)"}}, "^schema: llguidance refuses it: .*look-around"),
+    ({"schema": {"$ref": "http://x.org/y"}}, "^schema: llguidance refuses it: .*http://x.org/y"),
+    ({"regex": "a("}, r"^regex='a\(': llguidance refuses it: .*unclosed group"),
+    ({"regex": ""}, "^regex='': expected a text"),
+    ({"regex": 3}, "^regex=3: expected a text"),
+    ({"grammar": "start: foo"}, "^grammar='start: foo': llguidance refuses it: .*unknown name"),
+    ({"grammar": "root ::= ("}, r"^grammar='root ::= \(': llguidance refuses it: Failed to convert the grammar"),
+    ({"grammar": 'start: "a', "schema": NINTH}, "^schema and grammar: an answer is held to one of them"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "message"), WRONG)
+def test_what_is_wrong_is_said_before_any_pass(model: miaotui.Model, how: dict[str, Any], message: str) -> None:
+    with model.sequence() as text:
+        text.feed([5, 6])
+        with pytest.raises(InputError, match=message):
+            text.generate(**how)
+        assert text.ids == [5, 6]
+
+
+def test_schemas_in_one_another_without_end_are_refused() -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(300):
+        deep = {"type": "array", "items": deep}
+    with pytest.raises(InputError, match="schemas lie more than 200 deep"):
+        schema_of(deep)
+    with pytest.raises(InputError, match=r"schema: .*(recursion|deep)"):
+        schema_of(json.loads("[" * 900 + "]" * 900) and {"const": _nested(100_000)})
+
+
+def _nested(n: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(n):
+        made = [made]
+    return made
+
+
+def test_without_llguidance_the_extra_is_named(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
+    with pytest.raises(BackendError, match=r"pip install 'miaotui\[grammar\]'"):
+        Grammars(model.tokenizer, model.config.n_vocab)
+
+
+# ---------------------------------------------------------------- answers
+
+
+def check(schema: dict[str, Any], out: miaotui.Generation) -> bool:
+    """Whether it ended; valid, if so."""
+    if out.finish_reason not in {"eos", "stop"}:
+        assert out.finish_reason in {"length", "context"}
+        return False
+    value = json.loads(out.text, parse_float=Decimal)
+    given = json.loads(json.dumps(schema), parse_float=Decimal)
+    validators.Draft202012Validator(given).validate(value)
+    return True
+
+
+def answered(model: miaotui.Model, n: int, seed: int) -> tuple[int, int]:
+    """Answers held to random schemas: how many there are, and how many came to their end."""
+    rng, ended, made = random.Random(seed), 0, 0  # noqa: S311 - schemas, no secrets
+    for _ in range(n):
+        schema = random_schema(rng)
+        try:
+            compiled = model.constraint(schema=schema)
+        except InputError:  # nothing satisfies it
+            continue
+        out = model.generate("Once upon", schema=compiled, temperature=1.3, seed=rng.getrandbits(32), max_new_tokens=48)
+        made, ended = made + 1, ended + check(schema, out)
+    return made, ended
+
+
+def test_answers_are_valid_or_cut(model: miaotui.Model) -> None:
+    made, ended = answered(model, 12, 1)
+    assert made > 8
+    assert ended > 3
+
+
+def test_answers_of_a_model_that_draws_bytes_are_valid_or_cut(tmp_path: Path) -> None:
+    with miaotui.load(write_writer(tmp_path / "llama", "llama"), threads=1) as model:
+        made, ended = answered(model, 25, 2)
+    assert made > 10
+    assert ended > 3
+
+
+def test_answers_of_a_trained_model_with_byte_fallback_are_valid_or_cut() -> None:
+    with miaotui.load(real("models", "stories260K-hf"), threads=1) as model:
+        made, ended = answered(model, 25, 3)
+        assert made > 10
+        assert ended > 3
+        held = {"regex": " ?[a-c]{2,3}", "temperature": 3.0}
+        for prompt in ("Once", [model.tokenizer.bos_id]):  # at a text's beginning the decoder drops a space
+            for seed in range(12):
+                out = model.generate(prompt, seed=seed, **held)
+                assert re.fullmatch(held["regex"], out.text), out
+
+
+@pytest.mark.parametrize("kind", ["t5", "nllb", "mbart"])
+def test_answers_that_begin_a_text_match(tmp_path: Path, kind: str) -> None:
+    """An encoder-decoder's answer begins a text; a vocabulary without brackets says so."""
+    with miaotui.load(write_writer(tmp_path / kind, kind), threads=1) as model:
+        for seed in range(12):
+            out = model.generate("a b", regex="[ab]{2,4}( [ab]+){0,2}", seed=seed, temperature=3.0, max_new_tokens=12)
+            assert out.finish_reason == "length" or re.fullmatch("[ab]{2,4}( [ab]+){0,2}", out.text), out
+        with pytest.raises(InputError, match="schema: after 0 tokens of the answer no token of the vocabulary"):
+            model.generate("a b", schema=NINTH)
+
+
+@pytest.mark.soak("schemas")
+@pytest.mark.parametrize("kind", ["demo", "dates", "llama", "stories260K-hf"])
+def test_five_hundred_random_schemas(tmp_path: Path, pytestconfig: pytest.Config, kind: str) -> None:
+    at = {"demo": demo.path, "dates": lambda: demo.path("dates"), "llama": lambda: write_writer(tmp_path, kind)}
+    with miaotui.load(at[kind]() if kind in at else real("models", kind), threads=1) as model:
+        made, ended = answered(model, 500, int(pytestconfig.getoption("hypothesis_seed") or 1))
+    count(f"{kind}: answers", made)
+    count(f"{kind}: ended", ended)
+
+
+@pytest.mark.soak("schemas")
+def test_nothing_comes_that_the_suite_s_schemas_refuse(grammars: Grammars) -> None:
+    """JSON Schema Test Suite, draft 2020-12, in the directory that MIAOTUI_SCHEMA_SUITE names."""
+    if SUITE is None:
+        pytest.fail("MIAOTUI_SCHEMA_SUITE: name the suite's directory tests/draft2020-12")
+    for path in sorted(Path(SUITE).rglob("*.json")):
+        for case in json.loads(path.read_text(encoding="utf-8")):
+            judge(grammars, f"{path.stem}: {case['description']}", case["schema"], case["tests"])
+
+
+def judge(grammars: Grammars, where: str, schema: Any, tests: list[dict[str, Any]]) -> None:
+    try:
+        compiled = grammars.compiled("schema", schema)
+    except InputError:
+        count("suite: refused", len(tests))
+        return
+    for test in tests:
+        data = json.dumps(test["data"], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        matcher: Any = grammars.matcher(compiled, first=False)
+        first = grammars.vocabulary.bytes_at
+        taken = matcher.try_consume_tokens([first + b for b in data]) == len(data) and matcher.is_accepting()
+        count(f"suite: {'taken' if taken else 'not taken'}, {'valid' if test['valid'] else 'invalid'}")
+        if "ECMA 262" not in where:  # \s of a pattern has no U+FEFF: docs/constrained.md
+            assert test["valid"] or not taken, f"{where}: {test['description']}: {data!r}"
+
+
+def test_what_a_pydantic_class_allows_is_one_of_it(model: miaotui.Model) -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Person(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+        name: str = pydantic.Field(max_length=8)
+        age: int = pydantic.Field(ge=0, le=99)
+        born: date | None = None
+
+    for seed in range(3):
+        out = model.generate("Once", schema=Person, temperature=1.0, seed=seed, max_new_tokens=80)
+        if out.finish_reason == "eos":
+            assert Person.model_validate_json(out.text).age >= 0
+    assert schema_of(Person).given["additionalProperties"] is False
+    assert schema_of(Person).closed
+
+
+def test_a_mask_that_allows_all_changes_nothing(model: miaotui.Model) -> None:
+    ends = {*model.config.eos_ids}
+    for seed in range(4):
+        how: dict[str, Any] = {"temperature": 1.0, "seed": seed, "max_new_tokens": 20}
+        plain = model.generate("Once upon a time", **how)
+        held = model.generate("Once upon a time", regex="(?s:.*)", **how)
+        assert held.ids == plain.ids
+        assert held.text == plain.text
+        assert not {*plain.ids[:-1]} & ends
+
+
+def test_the_end_comes_at_the_end_alone(model: miaotui.Model) -> None:
+    ends = {*model.config.eos_ids}
+    out = model.generate("Once", regex="[ab]{5}", temperature=9.0, seed=1, max_new_tokens=20)
+    assert re.fullmatch("[ab]{5}", out.text)
+    assert out.finish_reason == "eos"
+    assert out.ids[-1] in ends
+    assert not {*out.ids[:-1]} & ends
+    cut = model.generate("Once", regex="[ab]{50}", max_new_tokens=4)
+    assert cut.finish_reason == "length"
+    free = model.generate("Once", regex="[ab]{5}", ignore_eos=True)
+    assert (free.finish_reason, len(free.text)) == ("stop", 5)
+
+
+def test_an_answer_that_is_not_valid_is_an_error() -> None:
+    schema = schema_of(NINTH)
+    schema.check('{"a": "x"}')
+    with pytest.raises(BackendError, match=r"schema: the answer '\{' is no JSON"):
+        schema.check("{")
+    with pytest.raises(BackendError, match=r"schema: the answer .* is not valid \(\$: "):
+        schema.check('{"b": 1}')
+    schema_of({"type": "number", "multipleOf": 0.1}).check("0.3")
+
+
+def test_every_keyword_of_the_list_is_supported(grammars: Grammars) -> None:
+    """What the page lists compiles; the library may refuse a keyword in a later version."""
+    values: dict[str, Any] = {
+        "items": {"type": "integer"}, "prefixItems": [{"type": "integer"}], "additionalProperties": False,
+        "properties": {"a": {"type": "integer"}}, "patternProperties": {"^a": {"type": "integer"}}, "required": ["a"],
+        "anyOf": [{"type": "string"}], "oneOf": [{"type": "string"}], "allOf": [{"type": "string"}], "$anchor": "x",
+        "$defs": {}, "definitions": {}, "$ref": "#/$defs/n", "type": "string", "enum": ["a"], "const": "a",
+        "pattern": "a", "format": "date", "multipleOf": 2, "discriminator": {"propertyName": "a"}, "$id": "http://x.org/a",
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "examples": [1], "default": 1,
+    }  # fmt: skip
+    numbers = {
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+    }
+    for name in sorted(KEYWORDS):
+        value = values.get(
+            name, 3 if name in numbers else 1 if "Properties" in name else True if "Only" in name else "x"
+        )
+        if name == "deprecated":
+            value = True
+        schema = {name: value, "$defs": {"n": {"type": "integer"}}} if name == "$ref" else {name: value}
+        assert grammars.compiled("schema", schema).name == "schema", name
+
+
+def test_the_command_takes_a_schema_and_an_expression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from miaotui.tools.cli import main
+
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(NINTH["properties"]["a"] | {"maxLength": 3}), encoding="utf-8")
+    assert main(["generate", "--schema", str(file), "--no-prompt", "Once"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), str)
+    file.write_text('{"type": "array", "contains": {}}', encoding="utf-8")
+    assert main(["generate", "--schema", str(file), "Once"]) == 2
+    assert f"--schema {file}: #: contains: not supported" in capsys.readouterr().err
+    assert main(["generate", "--regex", "a(", "Once"]) == 2
+    assert capsys.readouterr().err.startswith("miaotui: error: --regex a(: llguidance refuses it")
+    assert main(["generate", "--grammar", str(tmp_path / "none"), "Once"]) == 2
+    assert "--grammar: " in capsys.readouterr().err

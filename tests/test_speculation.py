@@ -1,0 +1,364 @@
+"""Speculation changes nothing: ids, text, reasons and every row of logits are those of the plain run, bit for bit."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import numpy as np
+import pytest
+from checkpoints import Drawn, write_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from miaotui.errors import BackendError, InputError, MemoryLimitError, PlanError
+from miaotui.loader.prune.plan import PrunePlan
+from miaotui.runtime.engine.speculative import Speculation
+from miaotui.runtime.kvcache import PAGE
+from miaotui.runtime.logprobs import LogProbs
+from miaotui.tools import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+N_VOCAB, CONTEXT = 53, 2 * PAGE
+LLAMA: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": N_VOCAB, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": CONTEXT, "eos_token_id": 3,
+}  # fmt: skip
+ROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.25, 2.0, 3.0], "long_factor": [1.5, 4.0, 9.0, 2.0],
+        "original_max_position_embeddings": 40}  # fmt: skip
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": LLAMA,
+    "window": LLAMA | {"model_type": "mistral", "sliding_window": 20},
+    "turning": LLAMA | {"rope_scaling": ROPE},
+    "gpt2": {"model_type": "gpt2", "vocab_size": N_VOCAB, "n_positions": CONTEXT, "n_embd": 12, "n_layer": 2,
+             "n_head": 2},
+}  # fmt: skip
+DRAWN = {"temperature": 1.2, "seed": 5}
+HOWS: list[dict[str, Any]] = [
+    {}, DRAWN, DRAWN | {"top_p": 0.8, "repetition_penalty": 1.3}, {"repetition_penalty": 1.5},
+    {"no_repeat_ngram_size": 2}, DRAWN | {"bad_words_ids": [[5], [7, 9]], "min_new_tokens": 9},
+]  # fmt: skip
+
+
+class Wrong:
+    """Drafts that never come: of all rows but the first, nothing is taken."""
+
+    computes = False
+    draft_s = read_s = 0.0
+
+    def missing(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
+        return 0
+
+    def kind(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
+        return 0
+
+    def draft(self, ids: Sequence[int], most: int) -> list[int]:
+        return [(ids[-1] + 17 + i) % N_VOCAB for i in range(most)]
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    for kind, config in CONFIGS.items():
+        write_checkpoint(root / kind, Drawn(config, "F32", 3))
+    return {kind: root / kind for kind in CONFIGS}
+
+
+@pytest.fixture(scope="module")
+def models(directories: dict[str, Path]) -> Iterator[Any]:
+    """By kind and draft; "wrong" drafts what never comes. Loaded when first asked for."""
+    opened: list[miaotui.Model] = []
+
+    @cache
+    def model(kind: str, draft: str | None = None) -> miaotui.Model:
+        of = {"itself": str(directories[kind]), "wrong": None}.get(draft or "", draft)
+        made = miaotui.load(directories[kind], threads=2, draft=of, cache_tokens=6 * PAGE, prefill_chunk=40)
+        if draft == "wrong":
+            made.session.drafting.default = ("wrong", lambda _: Wrong())
+        opened.append(made)
+        return made
+
+    yield model
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Its only number is how many ids are drafted each time, whatever pays."""
+    n = [4]
+    monkeypatch.setattr(Speculation, "_length", lambda _, _seen, most, _texts: max(0, min(most, n[0])))
+    return n
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every row of logits that an id was drawn from and accepted, where `logprobs` are asked for."""
+    seen: list[bytes] = []
+
+    class Watched(LogProbs):
+        def __init__(self, row: np.ndarray, position: int, *so: str) -> None:
+            seen.append(position.to_bytes(4, "big") + row.tobytes())
+            super().__init__(row, position, *so)
+
+    monkeypatch.setattr("miaotui.runtime.sequence.LogProbs", Watched)
+    return seen
+
+
+def prompt_of(seed: int, n: int) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).integers(4, N_VOCAB, n)]
+
+
+def plain(model: miaotui.Model, prompt: Any, **how: Any) -> miaotui.Generation:
+    return model.generate(prompt, draft=False, **how)
+
+
+def same(got: miaotui.Generation, wanted: miaotui.Generation) -> None:
+    for name in ("ids", "text", "finish_reason", "seed", "logprobs"):
+        assert getattr(got, name) == getattr(wanted, name), name
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("draft", ["ngram", "wrong", "keep-layers=0-1", "itself"])
+def test_every_row_of_logits_is_the_plain_runs(
+    models: Any, forced: list[int], rows: list[bytes], kind: str, draft: str
+) -> None:
+    """Drafts by what the text repeats, by a part of the model, by all of it, and such as never come; 1 to 8 ids."""
+    model, seen = models(kind, draft), [0, 0]
+
+    @settings(max_examples=12, deadline=None)
+    @given(seed=st.integers(0, 9), n=st.integers(1, 60), length=st.integers(1, 8), how=st.sampled_from(HOWS),
+           new=st.integers(1, 40))  # fmt: skip
+    def equal(seed: int, n: int, length: int, how: dict[str, Any], new: int) -> None:
+        asked = how | {"max_new_tokens": new, "ignore_eos": True, "logprobs": True}
+        forced[0], prompt = length, prompt_of(seed, n)
+        rows.clear()
+        wanted, by_itself = plain(model, prompt, **asked), rows.copy()
+        rows.clear()
+        got = model.generate(prompt, **asked)
+        same(got, wanted)
+        assert rows == by_itself
+        assert 0 <= got.timings.n_accepted <= got.timings.n_drafted
+        if how in HOWS[:2]:  # a model that drafts for itself knows no penalties and rules
+            seen[0] += got.timings.n_drafted
+            seen[1] += got.timings.n_accepted
+
+    equal()
+    assert seen[0] > 0, "nothing was drafted"
+    if draft == "itself":
+        assert seen[1] == seen[0], "the same draws of the same logits"
+    if draft == "wrong":
+        assert seen[1] < 0.2 * seen[0]
+
+
+@pytest.mark.parametrize("length", [1, 3, 8])
+def test_an_end_inside_a_block_ends_there(models: Any, forced: list[int], length: int) -> None:
+    """Every id of a greedy answer declared an end; every number of new tokens; the context's end."""
+    model, forced[0] = models("plain", "itself"), length
+    prompt = prompt_of(1, 12)
+    ids = plain(model, prompt, max_new_tokens=20, ignore_eos=True).ids
+    for at in range(1, len(ids)):
+        got = model.generate(prompt, max_new_tokens=20, eos_token_id=ids[at])
+        same(got, plain(model, prompt, max_new_tokens=20, eos_token_id=ids[at]))
+        assert got.ids == ids[: ids.index(ids[at]) + 1]
+    for n in range(12):
+        same(model.generate(prompt, max_new_tokens=n), plain(model, prompt, max_new_tokens=n))
+    for left in (1, 2, 5, 9):
+        long = prompt_of(2, CONTEXT - left)
+        got = model.generate(long, max_new_tokens=None, ignore_eos=True)
+        assert (got.finish_reason, len(got.ids)) == ("context", left + 1)
+        same(got, plain(model, long, max_new_tokens=None, ignore_eos=True))
+
+
+@pytest.mark.parametrize("kind", ["plain", "window"])
+def test_a_sequence_goes_on_from_what_was_asked_for(models: Any, forced: list[int], kind: str) -> None:
+    """A stream that is left in the middle of a block: what came after is no part of the text, and of no other."""
+    model, forced[0], prompt = models(kind, "itself"), 7, prompt_of(3, 30)
+    wanted = plain(model, prompt, max_new_tokens=24, ignore_eos=True).ids
+    for n in range(1, 20):
+        with model.sequence() as text:
+            got = [t.id for t in islice(text.tokens(prompt, max_new_tokens=24, ignore_eos=True), n)]
+            assert got == wanted[:n]
+            assert text.ids == prompt + got
+            how, more = n % 5, prompt_of(n, 5)
+            ids = text.ids
+            if how == 0:
+                twin = text.fork()
+                assert twin.generate(more, max_new_tokens=6, ignore_eos=True).ids == plain(
+                    model, ids + more, max_new_tokens=6, ignore_eos=True
+                ).ids  # fmt: skip
+                twin.close()
+            elif how == 1:
+                text.truncate(len(ids) - 1)
+                ids = ids[:-1]
+            elif how == 2:
+                ids = ids + text.generate(max_new_tokens=3, ignore_eos=True).ids
+                assert ids == prompt + wanted[: n + 3]
+            assert text.feed(more).tobytes() == model.logits(ids + more)[-1].tobytes()
+            assert text.ids == ids + more
+    with model.sequence() as text:
+        text.feed(prompt + wanted[:1] + [9] * 30)  # who begins like it shares what is right of it alone
+        assert text.feed([4]).tobytes() == model.logits([*prompt, *wanted[:1], *[9] * 30, 4])[-1].tobytes()
+
+
+def test_a_saved_sequence_holds_what_was_asked_for(models: Any, forced: list[int], tmp_path: Path) -> None:
+    model, forced[0], prompt = models("plain", "itself"), 7, prompt_of(3, 30)
+    with model.sequence() as text:
+        got = [t.id for t in islice(text.tokens(prompt, max_new_tokens=24, ignore_eos=True), 3)]
+        text.save(tmp_path / "text")
+        with model.load_sequence(tmp_path / "text") as again:
+            assert again.ids == text.ids == prompt + got
+            assert again.feed([5]).tobytes() == model.logits([*prompt, *got, 5])[-1].tobytes()
+
+
+@pytest.mark.parametrize("draft", ["ngram", "keep-layers=0-1"])
+def test_lists_threads_tasks_and_streams_get_what_each_gets_alone(models: Any, forced: list[int], draft: str) -> None:
+    model, forced[0], n_drafted = models("plain", draft), 3, 0
+    prompts = [prompt_of(i, 5 + 3 * i) * 2 for i in range(6)]
+    for how in HOWS:
+        asked = how | {"max_new_tokens": 30, "ignore_eos": True}
+        wanted = [plain(model, prompt, **asked).ids for prompt in prompts]
+        got = model.generate(prompts, **asked)
+        assert [out.ids for out in got] == wanted
+        n_drafted += sum(out.timings.n_drafted for out in got)
+
+        async def tasks(asked: dict[str, Any]) -> list[list[int]]:
+            return [out.ids for out in await asyncio.gather(*(model.agenerate(p, **asked) for p in prompts))]
+
+        assert asyncio.run(tasks(asked)) == wanted
+        made: dict[int, list[int]] = {}
+
+        def stream(i: int, made: dict[int, list[int]], asked: dict[str, Any]) -> None:
+            made[i] = [t.id for t in model.tokens(prompts[i], **asked)]
+
+        threads = [threading.Thread(target=stream, args=(i, made, asked)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [made[i] for i in range(6)] == wanted
+    assert n_drafted > 0
+    drawn = model.generate(prompts[0], n=3, max_new_tokens=18, ignore_eos=True, **DRAWN)
+    wanted_n = plain(model, prompts[0], n=3, max_new_tokens=18, ignore_eos=True, **DRAWN)
+    assert [each.ids for each in drawn.alternatives] == [each.ids for each in wanted_n.alternatives]
+
+
+def test_functions_of_the_callers_see_every_text_once(models: Any, forced: list[int]) -> None:
+    model, forced[0], prompt = models("plain", "itself"), 5, prompt_of(4, 9)
+    texts: list[list[int]] = []
+
+    def watches(ids: list[int], row: np.ndarray) -> None:
+        texts.append(ids)
+        row[ids[-1]] = -np.inf
+
+    asked = {"max_new_tokens": 9, "ignore_eos": True, "logits_processor": watches}
+    wanted = plain(model, prompt, **asked).ids
+    assert wanted == [ids[-1] for ids in texts[1:]] + wanted[-1:]
+    n = len(texts)
+    assert model.generate(prompt, **asked).ids == wanted
+    assert texts[:n] == texts[n:]
+
+
+def test_a_text_that_outgrows_its_context(models: Any, forced: list[int]) -> None:
+    """Tokens are left out where the plain run leaves them out, a block before or after."""
+    model, prompt = models("plain", "itself"), prompt_of(5, CONTEXT - 9)
+    asked = {"max_new_tokens": PAGE + 30, "ignore_eos": True, "overflow": "window"}
+    wanted = plain(model, prompt, **asked)
+    for forced[0] in (1, 4, 8):
+        same(model.generate(prompt, **asked), wanted)
+        same(models("plain", "wrong").generate(prompt, **asked), wanted)
+
+
+def test_the_first_drafted_id_is_checked_as_well(models: Any, forced: list[int]) -> None:
+    model = models("plain", "ngram")
+    for forced[0] in (1, 2, 8):
+        for prompt in ([1, 1, 1], [1, 1], [1], [6, 8] * 9):
+            same(model.generate(prompt, max_new_tokens=30, ignore_eos=True),
+                 plain(model, prompt, max_new_tokens=30, ignore_eos=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_texts_and_stop_strings(forced: list[int], length: int) -> None:
+    """The included model's texts: each word of an answer as what ends it."""
+    forced[0] = length
+    with miaotui.load(demo.path(), draft="drop-layers=4") as model:
+        whole = plain(model, "Once upon a time", max_new_tokens=40)
+        got = model.generate("Once upon a time", max_new_tokens=40)
+        same(got, whole)
+        assert got.timings.n_accepted > 0
+        for word in [*whole.text.split(), ".", whole.text[7:14]]:
+            for kind in ({}, DRAWN):
+                asked = {"max_new_tokens": 40, "stop": word, **kind}
+                wanted = plain(model, "Once upon a time", **asked)
+                same(model.generate("Once upon a time", **asked), wanted)
+                assert "".join(model.stream("Once upon a time", **asked)) == wanted.text
+
+
+def test_an_encoder_decoder(tmp_path: Path, forced: list[int]) -> None:
+    """What the encoder read is looked in too; a part of the model reads it as well."""
+    seq2seq = pytest.importorskip("test_seq2seq", reason="transformers writes the checkpoint", exc_type=ImportError)
+    seq2seq.made(seq2seq.small_config(), tmp_path)
+    source = prompt_of(6, 20)
+    for draft in ("ngram", "keep-layers=0"):
+        with miaotui.load(tmp_path, draft=draft) as model:
+            for forced[0] in (1, 6):
+                for how in HOWS[:5]:
+                    asked = how | {"max_new_tokens": 25, "ignore_eos": True}
+                    same(model.generate(source, **asked), plain(model, source, **asked))
+
+
+# what is asked for, and what is wrong
+
+
+def test_what_is_loaded_is_in_the_predicted_memory(directories: dict[str, Path]) -> None:
+    path = directories["plain"]
+    with miaotui.load(path) as alone, miaotui.load(path, draft=PrunePlan(layers=(0,))) as model:
+        needed, more = alone.memory["allocated"], model.memory["draft"]
+        assert model.memory["allocated"] == needed + more
+        assert more < needed
+        drafts = model._drafts
+        assert drafts is not None
+        assert drafts.config.n_layers == 1
+    assert drafts._closed
+    with miaotui.load(path, draft="keep-layers=0", memory_limit=needed + more):
+        pass
+    with pytest.raises(MemoryLimitError, match=r"draft='keep-layers=0': .* 1 over memory_limit"):
+        miaotui.load(path, draft="keep-layers=0", memory_limit=needed + more - 1)
+    with pytest.raises(MemoryLimitError, match="leaves no room for a draft under memory_limit"):
+        miaotui.load(path, draft="keep-layers=0", memory_limit=needed)
+    with miaotui.load(path, draft="ngram", memory_limit=needed):
+        pass
+
+
+def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, tmp_path: Path) -> None:
+    path = directories["plain"]
+    write_checkpoint(tmp_path / "other", Drawn(LLAMA | {"vocab_size": N_VOCAB + 2}, "F32", 3))
+    for draft, error, said in (
+        (tmp_path / "other", InputError, "its vocabulary has 55 entries, the model's 53; expected the same"),
+        ("keep-layers=9", PlanError, "draft='keep-layers=9': .*there is no layer 9"),
+        (3, InputError, "draft=3: expected 'ngram', short forms"),
+        (True, InputError, "draft=True: expected 'ngram', short forms"),
+        ("", InputError, "draft='': expected"),
+    ):
+        with pytest.raises(error, match=said):
+            miaotui.load(path, draft=draft)  # type: ignore[arg-type]  # wrong ones
+    with pytest.raises(BackendError, match="draft='ngram': on a GPU every id is drawn by itself; use device='cpu'"):
+        miaotui.load(path, draft="ngram", device="cuda")
+    model = models("plain")
+    for draft, said in (
+        (True, "draft=True: the model was loaded without a draft; use draft='ngram'"),
+        ("keep-layers=0", r"other drafts are loaded with the model: load\(..., draft='keep-layers=0'\)"),
+        (7, "draft=7: expected False"),
+    ):
+        with pytest.raises(InputError, match=said):
+            model.generate([1, 2], draft=draft)
+    with pytest.raises(InputError, match="num_beams=2: draft and beams do not go together"):
+        model.generate([1, 2], draft="ngram", num_beams=2)
+    assert models("plain", "ngram").generate([1, 2], num_beams=2, max_new_tokens=3).ids
+    assert model.generate([1, 2], max_new_tokens=9).timings.n_drafted == 0

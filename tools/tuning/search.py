@@ -1,0 +1,314 @@
+"""Which settings are the fastest within the limits, without measuring all of them.
+
+1. Loss: every lossy level by itself. One that loses more than is allowed is cut, with all points that have it.
+2. Time: every level by itself, a pair each: the point and the reference, one after the other; seconds are compared
+   within a pair, so that what slows the machine down for a while slows both. Cut before: what does not fit the memory
+   (predicted to the byte), and what cannot win: its least possible time (`Meter.floor`) is above a measured one.
+3. Prediction: ratios multiply over axes, losses add. The best `FINALISTS` by prediction that fit are measured.
+4. Successive halving (Jamieson and Talwalkar 2016): one more pair for each finalist, the better half stays and gets
+   twice as many pairs, and so on. Their loss is measured before their time, never predicted: what is chosen is within
+   the limits. Medians are compared.
+5. Where the winner's neighbours on one axis are predicted to be near it, they are measured with it in a second round.
+
+Medians within `NOISE` of the best are equal: among these the least loss is chosen, then the least memory, then the
+first in the space's order; these do not vary, so a second run chooses again what the first did. A `previous` choice
+stays while it is within `KEEP` of the best. A space of at most `SMALL` points is measured whole, without 2 and 3.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from ...errors import MiaotuiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .space import Point, Space
+
+__all__ = ["KEEP", "NOISE", "Limits", "Meter", "Result", "Row", "search"]
+
+T = TypeVar("T")
+
+NOISE = 0.03
+KEEP = 0.05
+FINALISTS = 8
+SMALL = 12
+#: Losses add only about: a sum up to this many times the limit is measured.
+SLACK = 1.25
+#: Predicted to be within this of the winner: worth a measurement.
+NEAR = 0.1
+#: Of the time, for levels by themselves at most; the first levels of all axes come first.
+ALONE = 0.6
+#: A measurement is begun if this many times the usual one's seconds are left.
+MARGIN = 1.2
+
+
+class Meter(Protocol):
+    """What the search asks. A `MiaotuiError` of any of these says that the point cannot be had."""
+
+    def memory(self, point: Point) -> int:
+        """Bytes that it takes, predicted."""
+
+    def floor(self, point: Point) -> float:
+        """Seconds that it takes at least; 0 where nothing is known."""
+
+    def loss(self, point: Point) -> float:
+        """What it loses against the reference, measured; of its lossy levels alone."""
+
+    def pair(self, point: Point) -> tuple[float, float]:
+        """Seconds of the point and of the reference, measured one after the other."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most bytes, most loss, and most seconds for the search."""
+
+    memory: float = math.inf
+    loss: float = math.inf
+    seconds: float = math.inf
+
+
+@dataclass
+class Row:
+    """What is known of a point: `pairs` are seconds of it and of the reference. `why`: it is out, and the reason."""
+
+    point: Point
+    memory: int | None = None
+    loss: float | None = None
+    pairs: list[tuple[float, float]] = field(default_factory=list)
+    why: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Median of its time over the reference's; inf where it was not measured."""
+        return statistics.median(a / b for a, b in self.pairs) if self.pairs else math.inf
+
+    @property
+    def seconds(self) -> float:
+        """Median of its own time; inf where it was not measured."""
+        return statistics.median(a for a, _ in self.pairs) if self.pairs else math.inf
+
+
+@dataclass(frozen=True)
+class Result:
+    """`chosen` None: nothing within the limits was measured. `ended`: "" or why the search ended early."""
+
+    chosen: Row | None
+    rows: list[Row]
+    ended: str = ""
+
+
+class _OutOfTime(Exception):  # noqa: N818 - ends the search, and is no error
+    """The next measurement would end after the limit."""
+
+
+def search(  # noqa: PLR0913 - keywords
+    space: Space,
+    meter: Meter,
+    limits: Limits,
+    *,
+    previous: Point | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    told: Callable[[int, int], None] = lambda *_: None,
+) -> Result:
+    """Look for the fastest point within the limits. `told(done, of)`: measurements, after each.
+
+    Ctrl-C ends it like the limit of time: `ended` says so, and the result is what was best so far.
+    """
+    run = _Search(space, meter, limits, previous, clock, told)
+    ended = ""
+    try:
+        run.run()
+    except _OutOfTime:
+        ended = "time"
+    except KeyboardInterrupt:
+        ended = "interrupted"
+    return Result(run.chosen(), list(run.rows.values()), ended)
+
+
+class _Search:
+    """One search: the rows so far, and what an operation usually takes."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - as `search` has them
+        self,
+        space: Space,
+        meter: Meter,
+        limits: Limits,
+        previous: Point | None,
+        clock: Callable[[], float],
+        told: Callable[[int, int], None],
+    ) -> None:
+        self.space, self.meter, self.limits, self.previous = space, meter, limits, previous
+        self.clock, self.told = clock, told
+        self.rows: dict[Point, Row] = {}
+        self.losses: dict[Point, float | str] = {}  # by lossy levels; a text: why there is none
+        self.usual: dict[str, list[float]] = {"loss": [], "pair": []}
+        self.compared: set[Point] = set()
+        self.winner: dict[Point, Row] = {}  # one, or none yet
+        self.end, self.late = clock() + limits.seconds, clock() + ALONE * limits.seconds
+        self.done, self.planned = 0, 0
+
+    def run(self) -> None:
+        """The five steps."""
+        space = self.space
+        singles = list(space.singles())
+        self.planned = min(3 * space.size, 2 * len(singles) + 4 * FINALISTS)
+        if space.size <= SMALL:
+            self.halve(space.points())
+            return
+        self.loss(space.reference)  # none, and known without a measurement
+        self.time(space.reference, alone=True)
+        for _, point in sorted(singles, key=lambda single: (single[1][single[0]], single[0])):
+            if self.clock() > self.late:  # what is known by then is combined
+                break
+            if self.may_lose(point):  # a model is loaded once for both
+                self.time(point, alone=True)
+        winner = self.halve(self.finalists())
+        for _ in range(2):
+            near = [] if winner is None else [p for _, p in space.singles(winner) if self.near(p, winner)]
+            if winner is None or not near or (again := self.halve([winner, *near])) == winner:
+                return
+            winner = again
+
+    def chosen(self) -> Row | None:
+        """The winner, or the best so far; the previous choice, where it is as good."""
+        best = self.best((self.winner or self.rows).values())
+        kept = None if self.previous is None else self.rows.get(self.previous)
+        good = best is not None and kept is not None and self.eligible(kept) and kept.ratio <= best.ratio * (1 + KEEP)
+        return kept if good else best
+
+    def finalists(self) -> list[Point]:
+        """The best by prediction that fit; their losses are measured."""
+        out = [] if self.previous is None else [self.previous]
+        tries = 0
+        for _, _, point in sorted(self.predicted()):
+            if len(out) == FINALISTS or tries == 4 * FINALISTS:  # a loss is no prediction's to promise
+                break
+            if point not in out and self.fits(self.row(point)):
+                tries += 1
+                loss = self.loss(point)
+                out += [point] if loss is not None and loss <= self.limits.loss else []
+        return out
+
+    def predicted(self) -> Iterator[tuple[float, float, Point]]:
+        """Ratio, loss and point of all that may be within the limit of loss."""
+        for point in self.space.points():
+            ratio, loss = self.predict(point)
+            if loss <= SLACK * self.limits.loss and ratio < math.inf:
+                yield ratio, loss, point
+
+    def predict(self, point: Point) -> tuple[float, float]:
+        """Its time over the reference's, and its loss, by those of its levels."""
+        ratio, loss = 1.0, 0.0
+        for i, level in enumerate(point):
+            if level:
+                alone = (*self.space.reference[:i], level, *self.space.reference[i + 1 :])
+                ratio *= self.row(alone).ratio
+                known = self.losses.get(self.space.lossy(alone), 0.0)
+                loss += math.inf if isinstance(known, str) else known
+        return ratio, loss
+
+    def may_lose(self, point: Point) -> bool:
+        """Whether a level's loss, where it is lossy, is within the limit."""
+        loss = self.loss(point)
+        return loss is not None and loss <= self.limits.loss
+
+    def near(self, point: Point, winner: Point) -> bool:
+        """Whether a neighbour of the winner is worth a measurement."""
+        (ratio, loss), (best, _) = self.predict(point), self.predict(winner)
+        return point not in self.compared and ratio <= best * (1 + NEAR) and loss <= SLACK * self.limits.loss
+
+    def halve(self, points: Iterable[Point]) -> Point | None:
+        """Successive halving: who is left."""
+        alive = [p for p in points if self.fits(self.row(p)) and self.may_lose(p)]
+        self.compared.update(alive)
+        pairs = 1
+        while alive:
+            for point in alive:
+                for _ in range(pairs):
+                    self.time(point)
+            rows = self.ordered(self.rows[p] for p in alive)
+            alive = [row.point for row in rows[: max(1, len(rows) // 2)]]
+            if len(rows) < 2:  # noqa: PLR2004 - nobody is left to compare with
+                self.winner = {p: self.rows[p] for p in alive}
+                return alive[0] if alive else None
+            pairs *= 2
+        return None
+
+    def fits(self, row: Row) -> bool:
+        """Whether it can be had within the limit of memory."""
+        return not row.why and row.memory is not None and row.memory <= self.limits.memory
+
+    def eligible(self, row: Row) -> bool:
+        """Whether it was measured, and is within all limits."""
+        return bool(row.pairs) and self.fits(row) and row.loss is not None and row.loss <= self.limits.loss
+
+    def ordered(self, rows: Iterable[Row]) -> list[Row]:
+        """Those that may be chosen, the best first: of equally fast ones by what does not vary."""
+        able = sorted((row for row in rows if self.eligible(row)), key=lambda row: (row.ratio, row.point))
+        equal = [row for row in able if row.ratio <= able[0].ratio * (1 + NOISE)]
+        equal.sort(key=lambda row: (row.loss, row.memory, row.point))
+        return equal + able[len(equal) :]
+
+    def best(self, rows: Iterable[Row]) -> Row | None:
+        """The first of them in order."""
+        return next(iter(self.ordered(rows)), None)
+
+    def row(self, point: Point) -> Row:
+        """What is known of it; its memory is predicted at once."""
+        if point not in self.rows:
+            row = self.rows[point] = Row(point)
+            try:
+                row.memory = self.meter.memory(point)
+            except MiaotuiError as e:
+                row.why = str(e)
+        return self.rows[point]
+
+    def loss(self, point: Point) -> float | None:
+        """Measured, or known from a point with the same lossy levels; None: it cannot be had."""
+        key = self.space.lossy(point)
+        if key == self.space.reference:
+            self.losses.setdefault(key, 0.0)
+        if key not in self.losses:
+            self.losses[key] = self.measured("loss", lambda: self.meter.loss(key))
+        loss, row = self.losses[key], self.row(point)
+        if isinstance(loss, str):
+            row.why = row.why or loss
+            return None
+        row.loss = loss
+        return loss
+
+    def time(self, point: Point, *, alone: bool = False) -> None:
+        """A pair more. `alone`: for a prediction, whatever memory it takes."""
+        row = self.row(point)
+        if row.why or (not alone and not self.fits(row)):
+            return
+        best = None if alone else self.best(self.rows.values())  # a level alone is slow, and may yet be of the best
+        if best is not None and self.meter.floor(point) > best.seconds:
+            row.why = "cannot be as fast: the bandwidth of the memory bounds it"
+            return
+        pair = self.measured("pair", lambda: self.meter.pair(point))
+        if isinstance(pair, str):
+            row.why = pair
+        else:
+            row.pairs.append(pair)
+
+    def measured(self, kind: str, measure: Callable[[], T]) -> T | str:
+        """What it gives, or why it gives nothing. _OutOfTime: there is no time for it."""
+        usual, began = self.usual[kind], self.clock()
+        if began + (MARGIN * statistics.median(usual) if usual else 0.0) > self.end:
+            raise _OutOfTime
+        try:
+            return measure()
+        except MiaotuiError as e:
+            return str(e)
+        finally:
+            usual.append(self.clock() - began)
+            self.done += 1
+            self.planned = max(self.planned, self.done)
+            self.told(self.done, self.planned)
