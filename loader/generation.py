@@ -117,8 +117,10 @@ def generation_defaults(
 
 def renumbered(defaults: Mapping[str, Any], n_vocab: int, vocab: Collection[int] | None) -> dict[str, Any]:
     """With the rows of ids; what speaks of ids that are not there is left out: they cannot come. `vocab`: of a cut."""
-    row = {old: new for new, old in enumerate(range(n_vocab) if vocab is None else vocab)}
     left = dict(defaults)
+    if not left:
+        return left
+    row = {old: new for new, old in enumerate(range(n_vocab) if vocab is None else vocab)}
     for key in ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id"):
         if key in left:
             ids = left[key] if isinstance(left[key], list) else [left[key]]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Changes", "Dry", "Lists", "Penalties", "scaled"]
 
+_LARGEST = 1e30
 _NO_IDS, _NOTHING = np.zeros(0, np.int64), np.zeros(0, np.float64)
 
 
@@ -139,7 +140,9 @@ class Changes:
         times = self._counts[counted] if counted.size else _NO_IDS
         taken = -(times.astype(np.float64) * how.frequency + how.presence)
         if how.decay is not None and self._n_new > how.decay[0]:
-            growth = power(how.decay[1], self._n_new - how.decay[0]) - 1
+            growth = (
+                min(power(how.decay[1], self._n_new - how.decay[0]), _LARGEST) - 1
+            )  # of 0 there is no infinite part
         source = self._source if how.source_penalty != 1 else _NO_IDS
         repeated = (_NO_IDS, _NOTHING) if self._dry is None else self._dry.taken()
         return Lists(self._biased(), source, (counted, taken), repeated, self._ends if growth else _NO_IDS, growth)

@@ -121,7 +121,9 @@ class Text:
         given = {name for name, value in parameters.items() if value is not None}
         sampled = isinstance(do := parameters.get("do_sample"), bool | np.bool_) and do
         said = {**self.said, **(self.said_of_sampling if sampled else {})}
-        if "stop" in given or not self.has_codec():
+        beams = parameters.get("num_beams")  # which may be anything
+        one = beams is None or (isinstance(beams, Integral) and beams == 1)
+        if "stop" in given or not one or not self.has_codec():
             said.pop("stop_strings", None)
         return cast("GenerateKwargs", {**parameters, **{name: v for name, v in said.items() if name not in given}})
 

@@ -7,6 +7,7 @@ import json
 import miaotui
 import pytest
 from checkpoints import Drawn, write_checkpoint
+from generation_models import write_writer
 from miaotui.loader import generation
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
@@ -147,6 +148,20 @@ def test_what_the_file_says_of_sampling_holds_where_sampling_is_asked_for(checkp
         assert model.generate([1, 2, 3], **few, temperature=0.3).ids == cold
         assert model.generate([1, 2, 3], **few).ids == greedy
         assert "do_sample True; answers are greedy unless parameters say else" in model.corrections[0]
+
+
+def test_stop_strings_of_the_file(tmp_path):
+    """Where the model has a tokenizer; beams have none, and a call's own win."""
+    directory, few = write_writer(tmp_path / "m", "llama"), {"max_new_tokens": 12}
+    with miaotui.load(directory, cache_tokens=512) as model:
+        text, beams = model.generate("Hello", **few).text, model.generate("Hello", num_beams=2, **few).text
+        assert len(text) > 4
+    (directory / "generation_config.json").write_text(json.dumps({"stop_strings": [text[3]]}))
+    with miaotui.load(directory, cache_tokens=512) as model:
+        out = model.generate("Hello", **few)
+        assert (out.text, out.finish_reason) == (text[: text.index(text[3])], "stop")
+        assert model.generate("Hello", stop="\0", **few).text == text
+        assert model.generate("Hello", num_beams=2, **few).text == beams
 
 
 def test_ids_of_the_file_are_those_of_the_whole_vocabulary(checkpoint):

@@ -332,7 +332,7 @@ def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
     if ld(words + 8 * D_STAGES) != 0:
         total = staged(words, x, n, s)
         i = _picked(words, x, n, s, LOW, 0, 0, total)
-        if ld(words + 8 * D_SURPRISES) != 0:
+        if i >= 0 and ld(words + 8 * D_SURPRISES) != 0:
             observe(words, ld(s + WEIGHTS_AT + 8 * i), total)
         return i
     floor, top_k, complement, scale = LOW, ld(words + 8 * D_TOP_K), ld(words + 8 * D_COMPLEMENT), F(0.0)
