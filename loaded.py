@@ -56,8 +56,8 @@ class Loaded:
             self.receipt = replace(self.receipt, notes=(*self.receipt.notes, str(picked)))
         self._drafts = drafts
         if drafts is not None:
-            more = drafts.memory["allocated"]
-            self.memory = self.memory | {"draft": more, "allocated": self.memory["allocated"] + more}
+            theirs = drafts.memory["allocated"]
+            self.memory = self.memory | {"draft": theirs, "allocated": self.memory["allocated"] + theirs}
         self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)

@@ -128,6 +128,8 @@ def constraint_of(
     if isinstance(value, Constraint) and value.name != name:
         msg = f"{name}: {shown(value)} was made for {value.name}; give it as {value.name}"
         raise InputError(msg)
+    if compiled is None and isinstance(value, Constraint):
+        return left, value  # of ids, and not of a text
     if compiled is None:
         msg = f"{name}: this model has no tokenizer, so its answers have no text that could be held to it"
         raise InputError(msg)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from adapters import Written, write_adapter
 from checkpoints import Drawn, small, write_checkpoint, write_safetensors
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, InputError, MiaotuiError, PlanError
-from miaotui.loader.adapter_config import read_adapter_config
+from miaotui.loader.adapter_config import KEYS, read_adapter_config
 from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack
@@ -309,3 +311,49 @@ def test_the_command_says_what_was_typed(base: Path, tmp_path: Path, capsys: pyt
     assert main(["inspect", str(base), "--adapter", str(tmp_path / "a"), "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
     assert known["adapter"].startswith("a: LoRA of 2 modules, rank 1, ")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats(allow_nan=False) | st.text("a.*(+[|)0$", max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.(*", max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+ENDS = ("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_magnitude_vector", "weight", "bias")
+MODULES = (
+    Q,
+    "model.embed_tokens",
+    "lm_head",
+    "model.norm",
+    "model.layers.1.mlp",
+    "",
+    "model.layers.-1.self_attn.q_proj",
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_fuzz_finds_typed_errors_alone(
+    data: st.DataObject, base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keys with any JSON, and tensors of any name, shape and dtype: what is refused is a MiaotuiError."""
+    adapter, at = good(), tmp_path_factory.mktemp("fuzz")
+    keys = st.sampled_from([*KEYS, "peft_type", "use_qalora", "x"])
+    adapter.config |= data.draw(st.dictionaries(keys, JSON, max_size=2))
+    for _ in range(data.draw(st.integers(0, 3))):
+        name = f"{data.draw(st.sampled_from(MODULES))}.{data.draw(st.sampled_from(ENDS))}"
+        shape = data.draw(st.lists(st.sampled_from([0, 1, 4, 7, 11, 12]), max_size=3))
+        adapter.tensors[name] = np.ones(shape, np.float32)
+        adapter.dtypes[name] = data.draw(st.sampled_from(["F32", "F16", "BF16", "F64", "I64"]))
+    told = "no error: what was drawn changes nothing"
+    try:
+        with open_model(base, adapter=write_adapter(at, adapter)) as opened:
+            pack(make_load_plan(opened), opened.checkpoint)
+    except MiaotuiError as e:
+        told = str(e)
+    assert len(told) > 20
+
+
+def test_lists_without_end(base: Path, tmp_path: Path) -> None:
+    endless = [f"m{i}" for i in range(2**14 + 1)]
+    for key, value in (("target_modules", endless), ("rank_pattern", dict.fromkeys(endless, 1))):
+        refused(base, write_adapter(tmp_path, good(**{key: value})), ConfigError, (key, "at most 16384"))

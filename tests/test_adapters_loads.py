@@ -182,3 +182,38 @@ def test_whole_tensors_of_another_dtype_are_rounded_to_the_base_s(dtype: str, tm
         wide = made.array.astype(np.uint32) << 16 if dtype == "BF16" else made.array
         wide = wide.view(np.float32) if dtype == "BF16" else wide
     assert np.array_equal(wide, decode(encode(exact, dtype), dtype, exact.shape))
+
+
+def test_one_that_is_merged_and_others_that_are_kept_apart(tmp_path: Path) -> None:
+    """As if the merged checkpoint were loaded with the others."""
+    base, adapter, whole = three(tmp_path, small("llama"), dora=True)
+    tensors = write_checkpoint(tmp_path / "again", small("llama"))
+    other = write_adapter(tmp_path / "other", exact_adapter(tensors, dora=True))
+    with (
+        miaotui.load(base, adapter=adapter, adapters={"other": other}) as ours,
+        miaotui.load(whole, adapters={"other": other}) as theirs,
+    ):
+        for name in (None, "other"):
+            assert np.array_equal(ours.logits([1, 2, 3], adapter=name), theirs.logits([1, 2, 3], adapter=name))
+        assert not np.array_equal(ours.logits([1, 2, 3]), ours.logits([1, 2, 3], adapter="other"))
+
+
+@pytest.mark.ci  # 1 s
+@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
+def test_the_text_part_of_a_model_that_sees_takes_adapters(prefix: str, tmp_path: Path) -> None:
+    """Of Gemma 3 as it is published: names as transformers 5 and 4 have them; the part that sees is skipped."""
+    pytest.importorskip("torch")
+    case, name = CASES["gemma3_text"], "gemma3_text"
+    write_base(case, tmp_path / "base")
+    said = json.loads((DATA / name / "adapter_config.json").read_text())
+    with open_model(tmp_path / "base", adapter=DATA / name) as opened:
+        assert opened.adapter is not None
+        files = opened.adapter.files
+        keys = {key.removeprefix("base_model.model."): np.array(files.array(key)) for key in files.tensors}
+    renamed = {key.replace("model.", prefix, 1): array for key, array in keys.items()}
+    seeing = {f"model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_{x}.weight": np.ones((2, 2)) for x in "AB"}
+    path = write_adapter(tmp_path / "adapter", Written(said, renamed | seeing))
+    with miaotui.load(tmp_path / "base", adapter=path) as model:
+        wanted = np.array(json.loads((DATA / "outputs.json").read_text())[name])
+        assert np.abs(model.logits(IDS) - wanted).max() < 1e-5 * np.abs(wanted).max()
+        assert any("2 tensors skipped" in note for note in model.receipt.notes)

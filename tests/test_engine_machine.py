@@ -34,6 +34,7 @@ from checkpoints import Drawn, write_checkpoint
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from masks import TwoOfThree
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 
@@ -69,7 +70,14 @@ STEERED = {
     "dry_multiplier": 1,
 }
 #: The last gives two answers.
-HOWS: list[dict[str, Any]] = [{}, DRAWN, {"no_repeat_ngram_size": 2}, STEERED, {"n": 2, **DRAWN}]
+HOWS: list[dict[str, Any]] = [
+    {},
+    DRAWN,
+    {"no_repeat_ngram_size": 2},
+    {"schema": TwoOfThree(), **DRAWN},
+    STEERED,
+    {"n": 2, **DRAWN},
+]
 LAST = len(HOWS) - 1
 DONE: Counter[str] = Counter()  # operations, and what came of them
 PLACE: list[Path] = []  # of the checkpoints and the saved texts

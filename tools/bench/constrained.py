@@ -4,8 +4,9 @@
 
 The model's weights are random (`shapes.py`); its tokenizer, of 49 152 entries at most, is a byte-level BPE trained on
 the text. Held and free answers of as many tokens, sampled alike, are generated alternately; what counts is the ratio of
-their seconds per token, pair by pair. The mask's own cost is measured on the ids that came: to go on with an id, and to
-fill the next mask. The names of `--choices` are words of the text, two or three at random: as many as asked for.
+their seconds per token, pair by pair. The mask's own cost is measured on the ids that came, in seconds
+of CPU (other work does not count): to go on with an id, and to fill the next mask; next to a step's, a thread's share
+of it. The names of `--choices` are words of the text, two or three at random: as many as asked for.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def trained(text: str, directory: Path) -> tokenizers.Tokenizer:
 
 
 def names(text: str, n: int) -> list[str]:
-    """Different names, `n` of them. `InputError`: the text has too few words."""
+    """Names, no two alike. `InputError`: the text has too few words."""
     words = sorted({word for word in text.split() if word.isalpha()})
     if len(words) ** 2 < 4 * n:
         msg = f"--text: {len(words)} words, too few for {n} names"
@@ -87,14 +88,14 @@ def names(text: str, n: int) -> list[str]:
 
 
 def mask_cost(constraint: Constraint, model: Model, before: list[int], ids: list[int]) -> dict[str, float]:
-    """Microseconds of each id of an answer: to go on with it, and to fill the next mask."""
+    """Microseconds of CPU for each id of an answer: to go on with it, and to fill the next mask."""
     walk, spent = constraint.begin(before, model.config.n_vocab), list[float]()
     walk.fill()
     for token in ids:
-        began = time.perf_counter()
+        began = time.thread_time()
         walk.advance(token)
         walk.fill()
-        spent.append(1e6 * (time.perf_counter() - began))
+        spent.append(1e6 * (time.thread_time() - began))
     low, middle, high = np.quantile(spent, (0.5, 0.9, 0.99))
     return {"n": len(spent), "mean": float(np.mean(spent)), "median": low, "p90": middle, "p99": high}
 
@@ -103,19 +104,21 @@ def held(model: Model, constraint: Constraint, n: int, rounds: int) -> dict[str,
     """Held and free answers by turns. `ratio`: of free's seconds per token to held's; below 1 holding costs."""
     prompt = model.tokenizer.encode(" The game is a")
     seconds: dict[str, list[float]] = {"held": [], "free": []}
-    ids = list[int]()
+    ids, cpu = list[int](), list[float]()
     for i in range(rounds + 1):
         for side, how in (("held", {constraint.name: constraint}), ("free", {})):
+            began = time.process_time()
             parameters: Any = {"temperature": 1.0, "seed": i, "max_new_tokens": n, "ignore_eos": True, **how}
             out = model.generate(prompt, **parameters)
             if i and len(out.ids) > 1:  # the first round is not counted
                 seconds[side].append(out.timings.decode_s / (len(out.ids) - 1))
+                cpu += [(time.process_time() - began) / model.threads / len(out.ids)] if side == "free" else []
             ids = out.ids if side == "held" else ids
     cost = mask_cost(constraint, model, prompt, ids)
-    step = float(np.median(seconds["free"]))
+    step = float(np.median(cpu))
     return {
         "ratio": paired(seconds["held"], seconds["free"]),
-        "step_us": 1e6 * step,
+        "step_cpu_us": 1e6 * step,
         "mask_us": cost,
         "mask_share": cost["mean"] / (1e6 * step),
     }
