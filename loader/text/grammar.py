@@ -31,6 +31,8 @@ __all__ = ["INDENT", "Grammar", "Grammars"]
 INDENT = 16
 _BLANKS = rf"[\x20\x09]|(\x0D|\x0A|\x0D\x0A)[\x20\x09]{{0,{INDENT}}}"
 _WORD = 32
+#: Texts that must come whose spelling is remembered: keys of schemas, mostly.
+_KNOWN = 4096
 
 
 class _Matcher(Protocol):
@@ -50,6 +52,7 @@ class _Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, spelled: TokenBytes, *, first: bool) -> None:
         self._tokenizer, self._spelled, self._first = tokenizer, spelled, first
+        self._known: dict[str, list[int]] = {}
         own = spelled.first if first else spelled.after
         self.words = -(-len(own) // _WORD)
         self.bytes_at = self.words * _WORD
@@ -62,8 +65,13 @@ class _Vocabulary:
         """How the tokenizer spells a text that must come: llguidance then lets no other spelling come."""
         if isinstance(text, bytes):
             text = text.decode()
-        ids = one(text, self._tokenizer, self._spelled, first=self._first)
-        return [self.bytes_at + b for b in text.encode()] if ids is None else ids.tolist()
+        ids = self._known.get(text)
+        if ids is None:
+            ids = one(text, self._tokenizer, self._spelled, first=self._first)
+            ids = [self.bytes_at + b for b in text.encode()] if ids is None else ids
+            if len(self._known) < _KNOWN:
+                self._known[text] = ids
+        return ids
 
 
 class Grammars:
