@@ -135,6 +135,15 @@ def test_choices_of_a_model_whose_texts_begin_otherwise(writer: miaotui.Model) -
         assert out.finish_reason in {"eos", "stop"}
 
 
+def test_a_language_that_is_forced_stands_before_the_choice(tmp_path: Path) -> None:
+    with miaotui.load(write_writer(tmp_path / "nllb", "nllb"), threads=1) as model:
+        out = model.generate("a b", choices=["ab", "b a"], forced_bos_token_id="fra_Latn")
+        assert out.ids[0] == model.tokenizer.token_to_id("fra_Latn")
+        assert out.text in {"ab", "b a"}
+        cut = model.generate("a b", choices=["abab ab ab"], forced_eos_token_id="</s>", max_new_tokens=2)
+        assert cut.finish_reason == "length"  # no end is forced where the text may not end
+
+
 def test_without_an_end_id_the_answer_ends_where_nothing_may_come(model: miaotui.Model) -> None:
     out = model.generate("Is it?", choices=["yes"], ignore_eos=True)
     assert (out.text, out.finish_reason) == ("yes", "stop")

@@ -409,6 +409,21 @@ def test_every_keyword_of_the_list_is_supported(grammars: Grammars) -> None:
         assert grammars.compiled("schema", schema).name == "schema", name
 
 
+def test_what_a_signal_s_handler_raises_is_raised(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer is asked from inside llguidance, to which an exception is a fault of its own."""
+    from miaotui.loader.text import grammar
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(grammar, "one", interrupted)
+    compiled = model.constraint(regex="never asked before")
+    with pytest.raises(KeyboardInterrupt):
+        model.generate("Once", regex=compiled)
+    monkeypatch.undo()
+    assert model.generate("Once", regex=compiled).text == "never asked before"
+
+
 def test_the_command_takes_a_schema_and_an_expression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from miaotui.tools.cli import main
 

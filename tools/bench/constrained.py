@@ -60,13 +60,15 @@ HELD: dict[str, dict[str, Any]] = {
 
 
 def trained(text: str, directory: Path) -> None:
-    """A byte-level BPE of a text as tokenizer.json; what it has too few of are pairs of its own, which no text needs."""
+    """A byte-level BPE of a text as tokenizer.json, filled up with pairs of its tokens, which no text needs."""
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
     alphabet, end = tokenizers.pre_tokenizers.ByteLevel.alphabet(), ["<|endoftext|>"]
-    how = {"vocab_size": ENTRIES, "special_tokens": end, "initial_alphabet": alphabet, "show_progress": False}
-    made.train_from_iterator(text.splitlines(), tokenizers.trainers.BpeTrainer(**how))
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=ENTRIES, special_tokens=end, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(text.splitlines(), trainer)
     file = json.loads(made.to_str())
     vocab, rng = file["model"]["vocab"], random.Random(0)  # noqa: S311 - tokens, the same each time
     known = [token for token in vocab if token not in end]
