@@ -62,9 +62,15 @@ def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Mod
 
     A plan's numbers are those of the checkpoint, whatever `prune` says. Both models together keep the memory limit.
     """
-    if draft is None or draft == NGRAM:
+    if draft is None:
         return None
-    request, said = prepared.request, f"draft={shown(draft)}"
+    request, config, said = prepared.request, prepared.config, f"draft={shown(draft)}"
+    if not config.writes or not config.lm_head:
+        what = "which writes no text" if config.lm_head else "without a head"
+        msg = f"{said}: {config.family} is {config.kind}, {what}; there is nothing to draft, so leave it out"
+        raise InputError(msg)
+    if draft == NGRAM:
+        return None
     limit, needed = request.limit_bytes, prepared.memory["allocated"]
     left = None if limit is None else limit - needed
     if left is not None and left < 1:
@@ -84,7 +90,7 @@ def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Mod
     try:
         if _is_plan(draft):
             at = prepared.opened.directory
-            options |= {"quantize": request.quantize, "adapter": request.adapter}
+            options |= {"quantize": request.quantize, "adapter": request.adapter, "adapters": request.adapters}
             model = load(at, prune=draft, max_context=prepared.program.n_context, **options)
         else:
             model = load(draft, max_context=request.max_context, **options)

@@ -300,7 +300,15 @@ class Model(Scores):
         answers: this many, the first and its `.alternatives`. `logprobs`: `.logprobs` has the natural logarithm of
         each new id's probability by the model's raw logits; `top_logprobs`: this many of the likeliest ids in each
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
-        the logits before an id is drawn, or return others. `overflow`: what becomes of a text that is longer than the
+        the logits before an id is drawn, or return others. What generation_config.json says of answers holds where a
+        call does not say it (`generation_defaults`). docs/sampling.md has the formulas of all that follows.
+        Of scores: `frequency_penalty`, `presence_penalty`, `encoder_repetition_penalty`, `logit_bias` ({id: added}),
+        `sequence_bias`, `exponential_decay_length_penalty`; DRY's `dry_multiplier`, `dry_base`, `dry_allowed_length`,
+        `dry_penalty_last_n`, `dry_sequence_breakers`. Of ids: `suppress_tokens`, `begin_suppress_tokens`,
+        `min_length`, `forced_decoder_ids`. Of a draw: `typical_p`, `epsilon_cutoff`, `eta_cutoff`, `top_n_sigma`;
+        `mirostat` with `mirostat_tau`, `mirostat_eta`; `dynatemp_range` with `dynatemp_exponent`, or `adaptive`,
+        temperatures that follow the entropy; `xtc_probability` with `xtc_threshold`; and `sampler_order`, the order of
+        these stages. `overflow`: what becomes of a text that is longer than the
         context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `priority`: of several calls
         that wait for room, the higher number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
         `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import CheckpointError, ConfigError, HubError, InputError, shown
 from ..runtime import spec
 from ..runtime.lora import with_adapters
 from ..runtime.memory import zeroed
 from ..runtime.spec import Weight
-from .adapter import read_adapter
+from .adapter import ADAPTER_WEIGHTS, read_adapter
+from .adapter_config import ADAPTER_CONFIG
+from .hub import locate
 from .merge import cut_alike, row_norms
 from .places import Target
 from .roles import expert_of, role_of
@@ -80,7 +82,7 @@ class Apart:
 
     def loaded(self, weights: Weights, checkpoint: Checkpoint) -> Weights:
         """Weights with adapters. Errors: `CheckpointError` for what is not finite, or not the base model's."""
-        block, at = zeroed(self.nbytes, "adapters"), 0
+        block, at = zeroed(self.nbytes, "adapters") if self.nbytes else np.zeros(0, np.uint8), 0
 
         def array(shape: tuple[int, ...], values: NDArray[np.float32]) -> NDArray[np.float32]:
             nonlocal at
@@ -159,9 +161,7 @@ def read_apart(adapters: Mapping[str, str | PathLike[str]] | None, opened: Opene
     """
     if not adapters:
         return None
-    read_all = {name: read_adapter(str(path), opened.model_tensors) for name, path in adapters.items()}
-    for name, adapter in read_all.items():
-        _check_kept_apart(name, adapter)
+    read_all = {name: _read(name, path, opened) for name, path in adapters.items()}
     parts: dict[str, tuple[LowRank | None, ...]] = {}
     sources: dict[str, Source] = {}
     for name, target, source, of, stack in _products(opened, plan):
@@ -169,17 +169,30 @@ def read_apart(adapters: Mapping[str, str | PathLike[str]] | None, opened: Opene
         if name not in parts and any(every):
             parts[name] = tuple(None if low is None else cut_alike(low, of, stack.cut, target) for low in every)
             sources[name] = source
-            _check_measured(parts[name], source, tuple(read_all))
+            _check_measured(parts[name], source, tuple(read_all), merged=opened.adapter is not None)
     lines = tuple(f"adapter {shown(name)}, kept apart: {adapter}" for name, adapter in read_all.items())
     return Apart(tuple(read_all), parts, sources, lines, tuple(read_all.values()))
 
 
+def _read(name: str, path: str | PathLike[str], opened: Opened) -> Adapter:
+    """One adapter, whose errors begin with its name."""
+    try:
+        directory = locate(str(path), files=f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
+        adapter = read_adapter(directory, opened.model_tensors)
+    except (CheckpointError, ConfigError, HubError, InputError) as e:
+        msg = f"adapters: {shown(name)}: {str(e).removeprefix('adapter=')}"
+        raise type(e)(msg) from e
+    _check_kept_apart(name, adapter)
+    return adapter
+
+
 def _products(opened: Opened, plan: LoadPlan) -> Iterator[tuple[str, Target, Source, ModelTensors, LoadPlan]]:
     """Of every product that is left: its name, what it is in the file, its matrix's source, and its stack."""
-    file = opened.model_tensors
-    stacks = [("", file, plan)] if plan.cut.only is None else []
-    for of, part in ((file.encoder, plan.encoder if plan.cut.only is None else plan),):
-        stacks += [("encoder.", of, part)] if of is not None and part is not None else []
+    file, only = opened.model_tensors, plan.cut.only is not None  # of an encoder-decoder its encoder
+    stacks = [] if only else [("", file, plan)]
+    encoder = plan if only else plan.encoder
+    if file.encoder is not None and encoder is not None:
+        stacks.append(("encoder.", file.encoder, encoder))
     for stack, of, part in stacks:
         for new, old in enumerate(part.cut.layers):
             for key, source in part.layers[new].items():
@@ -208,12 +221,13 @@ def _check_kept_apart(name: str, adapter: Adapter) -> None:
         raise InputError(msg)
 
 
-def _check_measured(lows: tuple[LowRank | None, ...], source: Source, names: tuple[str, ...]) -> None:
-    """InputError for DoRA of a matrix that the file has quantised: its rows' lengths are those of the original."""
+def _check_measured(lows: tuple[LowRank | None, ...], source: Source, names: tuple[str, ...], *, merged: bool) -> None:
+    """InputError for DoRA where a load has not the model's own numbers, whose rows' lengths it needs."""
     for name, low in zip(names, lows, strict=True):
-        if low is not None and low.magnitudes is not None and source.prequantized:
-            msg = (
-                f"adapters: {shown(name)}: {low.module}: use_dora needs the model's own numbers, and this file has "
-                f"them as {source.dtype}; load the original checkpoint, with quantize={source.dtype!r}"
-            )
-            raise InputError(msg)
+        if low is None or low.magnitudes is None or not (source.prequantized or merged):
+            continue
+        why = f"this file has them as {source.dtype}; load the original checkpoint, with quantize={source.dtype!r}"
+        if merged:
+            why = "adapter= merges another adapter into them; save that model (miaotui prune --adapter), and load it"
+        msg = f"adapters: {shown(name)}: {low.module}: use_dora needs the model's own numbers, and {why}"
+        raise InputError(msg)

@@ -6,6 +6,7 @@ import itertools
 import re
 import time
 import unicodedata
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -438,3 +439,12 @@ def test_a_reader_who_goes_away() -> None:
     record = filters.record(filtering.abandoned())
     assert (shown, record["decision"], len(record["findings"])) == ("a *** ", "abandoned", 1)
     assert filters.replay(record) == []
+
+
+def test_a_rule_may_be_changed_as_any_record() -> None:
+    rule = FilterRule(words=("bad",))
+    other = replace(rule, action="stop", words=("worse",))
+    assert Filters([rule, other]).apply("bad and worse").text == "*** and "
+    assert (rule.action, rule.words) == ("mask", ("bad",))
+    assert replace(rule) == rule
+    assert hash(replace(rule)) == hash(rule)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -19,11 +21,10 @@ from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.logprobs import LogProbs
-from miaotui.tools import demo
+from miaotui.tools import cli, demo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 N_VOCAB, CONTEXT = 53, 2 * PAGE
 LLAMA: dict[str, Any] = {
@@ -283,7 +284,7 @@ def test_the_first_drafted_id_is_checked_as_well(models: Any, forced: list[int])
                  plain(model, prompt, max_new_tokens=30, ignore_eos=True))  # fmt: skip
 
 
-@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.ci), 5])  # 5 s
 def test_texts_and_stop_strings(forced: list[int], length: int) -> None:
     """The included model's texts: each word of an answer as what ends it."""
     forced[0] = length
@@ -362,3 +363,33 @@ def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, 
         model.generate([1, 2], draft="ngram", num_beams=2)
     assert models("plain", "ngram").generate([1, 2], num_beams=2, max_new_tokens=3).ids
     assert model.generate([1, 2], max_new_tokens=9).timings.n_drafted == 0
+
+
+# docs/speculation.md
+
+
+def test_the_page_s_python_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "speculation.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    [(python, said)] = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    exec(compile(python, "docs/speculation.md", "exec"), names)  # noqa: S102 - it is our own page
+    assert capsys.readouterr().out == said
+    names["model"].close()
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", "Once upon a time", "--max-new-tokens", "20", "--no-prompt"]
+    assert cli.main(words) == 0
+    plain = capsys.readouterr().out
+    for draft in ("ngram", "keep-layers=0-4", str(demo.path())):
+        assert cli.main([*words, "--draft", draft, "--stats"]) == 0
+        out = capsys.readouterr()
+        assert out.out == plain
+        if draft == str(demo.path()):
+            assert re.search(r"^draft +\d+ tokens guessed, \d+ of them right$", out.err, re.MULTILINE)
+    for more, said in (
+        (["--draft", "keep-layers=9"], "--draft keep-layers=9: .*there is no layer 9"),
+        (["--draft", "ngram", "--num-beams", "2"], "--draft ngram: beams draft nothing"),
+    ):
+        assert cli.main([*words, *more]) != 0
+        assert re.search(said, capsys.readouterr().err)

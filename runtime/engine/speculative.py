@@ -49,6 +49,8 @@ _SAMPLES, _GUESSES = 9, 2
 #: What is left of an observation's weight with each further one; the weight of what other answers saw, and how much a
 #: pass of this one changes that.
 _FADE, _WEIGHT, _SLOWLY = 0.85, 1.0, 1 / 8
+#: Of an id more, below which no further ones are looked at.
+_HARDLY = 0.05
 #: What is expected of the first drafts of all.
 _HOPE = 0.5
 
@@ -59,24 +61,27 @@ class Costs:
     def __init__(self) -> None:
         """Nothing is known."""
         self._seconds: dict[int, deque[float]] = {}
+        self._median: dict[int, float] = {}
 
     def add(self, n_tokens: int, seconds: float) -> None:
         """A pass took so long."""
-        self._seconds.setdefault(n_tokens, deque(maxlen=_SAMPLES)).append(seconds)
+        there = self._seconds.setdefault(n_tokens, deque(maxlen=_SAMPLES))
+        there.append(seconds)
+        self._median[n_tokens] = statistics.median(there)
 
     def of(self, n_tokens: int, base: int) -> float:
         """Of a pass, as a multiple of one of `base` tokens. One that was never seen grows by `_SLOPE` of one token."""
-        unit = self.seconds(base)
+        unit, there = self.seconds(base), self._seconds.get(n_tokens)
+        if there and len(there) == _SAMPLES and unit:
+            return self._median[n_tokens] / unit
         guess = (1 + _SLOPE * (n_tokens - 1)) / (1 + _SLOPE * (base - 1))
-        there = self._seconds.get(n_tokens)
         if not there or not unit:
             return guess
         return statistics.median([guess * unit] * _GUESSES + list(there)) / unit  # one slow pass decides nothing
 
     def seconds(self, n_tokens: int) -> float:
         """Of a pass; 0 where none was seen."""
-        there = self._seconds.get(n_tokens)
-        return statistics.median(there) if there else 0.0
+        return self._median.get(n_tokens, 0.0)
 
 
 class Acceptance:
@@ -135,6 +140,8 @@ class Speculation:
             gain = yields / self._cost(k, n_texts)
             if gain > best:
                 best, length = gain, k
+            if rate**k < _HARDLY:
+                break
         return length
 
     def _tried(self, seen: Acceptance, missing: int, n_texts: int) -> int:
@@ -167,13 +174,14 @@ class Speculation:
 class Begun(NamedTuple):
     """An answer that begins: what an encoder reads, how it is drawn, and its number among several.
 
-    `before`: what the encoder reads, where its ids are the decoder's too.
+    `before`: what the encoder reads, where its ids are the decoder's too. `adapter`: the name of the text's.
     """
 
     source: Sequence[int] | None
     before: Sequence[int]
     sampling: SamplingParams
     number: int
+    adapter: str | None = None
 
 
 class Drafting:
@@ -213,6 +221,8 @@ def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list
 
     Empty: Python draws the first, and the others are not known. The sampler is as it was.
     """
+    if sampler.changes is not None:  # whose counts are not undone
+        return _words_of_each(sampler, position, drafted)
     rows: list[NDArray[np.int64]] = []
     held: list[NDArray[np.int64]] = []
     mark = sampler.mark()
@@ -228,6 +238,16 @@ def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list
         sampler.rewind(mark)
     sampler.held = held
     return rows
+
+
+def _words_of_each(sampler: Sampler, position: int, drafted: Sequence[int]) -> list[NDArray[np.int64]]:
+    """The same, by a sampler for each row."""
+    each = [sampler]
+    for token in drafted:
+        each.append(each[-1].ahead([token]))
+    rows = [row_words(one, position + i) for i, one in enumerate(each)]
+    sampler.held = each[1:]
+    return [words.copy() for words in rows if words is not None] if None not in rows[:1] else []
 
 
 def with_drafts(pages: Pages, chosen: list[tuple[Want, Part]], left: int, rows: int) -> list[tuple[Want, Part]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, ProfileError
 from ..evaluate.formats import ALIASES, TASKS
 from .arguments import given_model, given_path, located, size
-from .generate import SAMPLING, add_sampling
+from .sampling import SAMPLING, add_sampling
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
