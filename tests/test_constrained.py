@@ -137,10 +137,10 @@ def test_choices_of_a_model_whose_texts_begin_otherwise(writer: miaotui.Model) -
 
 def test_a_language_that_is_forced_stands_before_the_choice(tmp_path: Path) -> None:
     with miaotui.load(write_writer(tmp_path / "nllb", "nllb"), threads=1) as model:
-        out = model.generate("a b", choices=["ab", "b a"], forced_bos_token_id="fra_Latn")
+        out = model.generate("a b", choices=["ab", "b a"], forced_bos_token_id="fra_Latn")  # noqa: S106 - a language
         assert out.ids[0] == model.tokenizer.token_to_id("fra_Latn")
         assert out.text in {"ab", "b a"}
-        cut = model.generate("a b", choices=["abab ab ab"], forced_eos_token_id="</s>", max_new_tokens=2)
+        cut = model.generate("a b", choices=["abab ab ab"], forced_eos_token_id="</s>", max_new_tokens=2)  # noqa: S106 - a token
         assert cut.finish_reason == "length"  # no end is forced where the text may not end
 
 

@@ -106,7 +106,7 @@ def held(model: Model, constraint: Constraint, n: int, rounds: int) -> dict[str,
     """Held and free answers by turns. `ratio`: of free's seconds per token to held's; below 1 holding costs."""
     prompt = model.tokenizer.encode(" The game is a")
     seconds: dict[str, list[float]] = {"held": [], "free": []}
-    ids, cpu = list[int](), list[float]()
+    ids, cpu = list[int](), {"held": list[float](), "free": list[float]()}
     for i in range(rounds + 1):
         for side, how in (("held", {constraint.name: constraint}), ("free", {})):
             began = time.process_time()
@@ -114,12 +114,13 @@ def held(model: Model, constraint: Constraint, n: int, rounds: int) -> dict[str,
             out = model.generate(prompt, **parameters)
             if i and len(out.ids) > 1:  # the first round is not counted
                 seconds[side].append(out.timings.decode_s / (len(out.ids) - 1))
-                cpu += [(time.process_time() - began) / model.threads / len(out.ids)] if side == "free" else []
+                cpu[side].append((time.process_time() - began) / model.threads / len(out.ids))
             ids = out.ids if side == "held" else ids
     cost = mask_cost(constraint, model, prompt, ids)
-    step = float(np.median(cpu))
+    step = float(np.median(cpu["free"]))
     return {
         "ratio": paired(seconds["held"], seconds["free"]),
+        "cpu_ratio": paired(cpu["held"], cpu["free"]),
         "step_cpu_us": 1e6 * step,
         "mask_us": cost,
         "mask_share": cost["mean"] / (1e6 * step),
@@ -142,7 +143,7 @@ def measured(model: Model, text: str, args: argparse.Namespace) -> dict[str, Any
         print_out(
             f"{name:8} compiled in {1e3 * compile_s:.1f} ms; mask {said['mask_us']['mean']:.0f} us a token (p99 "
             f"{said['mask_us']['p99']:.0f}), {100 * said['mask_share']:.1f} % of a step; held answers run at "
-            f"{said['ratio']['median']:.3f} of the free ones' speed"
+            f"{said['ratio']['median']:.3f} of the free ones' speed ({said['cpu_ratio']['median']:.3f} by CPU time)"
         )
     made["choices"] = chosen(model, names(text, args.choices))
     return made
