@@ -425,7 +425,7 @@ def steps(  # noqa: PLR0913 - keywords
         yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told)
         return
     sampler = _sampler(text, params, number, limit)
-    if sampler is not None and sampler.calls_python:
+    if sampler is not None and (sampler.calls_python or not sampler.rewinds):
         speculation = None  # what a caller's function does to a later row, only its call for that row says
     drawn = yield Draw(sampler, limit, ends, ask, first=True)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
