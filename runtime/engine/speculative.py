@@ -247,7 +247,7 @@ def _words_of_each(sampler: Sampler, position: int, drafted: Sequence[int]) -> l
         each.append(each[-1].ahead([token]))
     rows = [row_words(one, position + i) for i, one in enumerate(each)]
     sampler.held = each[1:]
-    return [words.copy() for words in rows if words is not None] if None not in rows[:1] else []
+    return [words.copy() for words in rows if words is not None]  # none, where Python draws
 
 
 def with_drafts(pages: Pages, chosen: list[tuple[Want, Part]], left: int, rows: int) -> list[tuple[Want, Part]]:

@@ -80,8 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=given_path,
         metavar="FILE",
-        help="write the profile, which every command takes as --profile FILE. One that is there already stays chosen "
-        "where it is as good",
+        help="write the profile, which every command takes. One that is there already stays chosen where it is as good",
     )
     out.add_argument("--plot", type=given_path, metavar="FILE", help="draw time against memory (.svg or .png)")
     out.add_argument("--json", action="store_true", help="print the profile as JSON, and no table")
@@ -163,7 +162,8 @@ def _check(args: argparse.Namespace) -> None:
         refuse_given(args, add_arguments, _OF_DATA, "only with --task, whose examples are measured")
     else:
         refuse_given(args, add_arguments, (*_OF_TEXT, "text"), "not with --task, whose examples are measured")
-        refuse_given(args, add_arguments, SAMPLING[:-2], "not with --task, which says how ids are drawn")
+        drawing = [name for name in SAMPLING if name not in {"seed", "do_sample"}]
+        refuse_given(args, add_arguments, drawing, "not with --task, which says how ids are drawn")
         if args.data is None:
             msg = f"--task {args.task}: its examples are missing; give --data FILE"
             raise InputError(msg)
