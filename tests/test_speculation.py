@@ -352,6 +352,8 @@ def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, 
     ):
         with pytest.raises(error, match=said):
             miaotui.load(path, draft=draft)  # type: ignore[arg-type]  # wrong ones
+    with pytest.raises(InputError, match=r"draft='ngram': .* writes no text; there is nothing to draft"):
+        miaotui.load(demo.path("encoder"), draft="ngram")
     with pytest.raises(BackendError, match="draft='ngram': on a GPU every id is drawn by itself; use device='cpu'"):
         miaotui.load(path, draft="ngram", device="cuda")
     model = models("plain")
