@@ -140,7 +140,10 @@ class Sampler:
 
     @property
     def tells_ahead(self) -> bool:
-        """Whether ids alone decide what comes: `ahead` is possible. Mirostat follows the probabilities of each draw."""
+        """Whether ids alone decide what comes, so that rows after drafted ids can be drawn from in one pass.
+
+        Mirostat follows the probabilities of each draw.
+        """
         return "mirostat" not in self.params.stages
 
     def ahead(self, ids: Iterable[int]) -> Self:
