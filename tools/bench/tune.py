@@ -92,8 +92,8 @@ class Grid:
         for point in points:
             if point in self.rows or time.perf_counter() > end:
                 continue
-            began = time.perf_counter()
             row: dict[str, Any] = {"point": point, "settings": knobs.space.label(point)}
+            began = time.perf_counter()
             key = knobs.space.lossy(point)
             try:
                 row["memory"] = meter.memory(point)
