@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...loader.open import Opened
     from ...profiles import Profile
     from ..tuning.knobs import Knobs
-    from ..tuning.search import Limits
+    from ..tuning.records import Limits
     from ..tuning.subject import Subject
     from ..tuning.tune import Tuned
 
@@ -128,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
     """Tune, print the table, and write the profile and the picture where asked; 0."""
     _check(args)
     from ...loader.open import open_model  # noqa: PLC0415 - help must not wait for it
-    from ..tuning.search import Limits  # noqa: PLC0415 - as above
+    from ..tuning.records import Limits  # noqa: PLC0415 - as above
 
     if args.plot is not None:
         from ..tuning.table import figure_class  # noqa: PLC0415 - as above
