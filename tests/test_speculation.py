@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError, MemoryLimitError, PlanError
 from miaotui.loader.prune.plan import PrunePlan
+from miaotui.runtime.draft_model import ModelDrafter
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.logprobs import LogProbs
@@ -248,6 +249,56 @@ def test_lists_threads_tasks_and_streams_get_what_each_gets_alone(models: Any, f
     drawn = model.generate(prompts[0], n=3, max_new_tokens=18, ignore_eos=True, **DRAWN)
     wanted_n = plain(model, prompts[0], n=3, max_new_tokens=18, ignore_eos=True, **DRAWN)
     assert [each.ids for each in drawn.alternatives] == [each.ids for each in wanted_n.alternatives]
+
+
+@pytest.mark.parametrize("what", ["greedy", "truncated", "run_pass", "learn", "draft"])
+def test_struck_anywhere_a_text_goes_on(
+    models: Any, forced: list[int], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Ctrl-C before, in and after a pass that checks a block: the ids that there are, and what follows, are right."""
+    model, forced[0], prompt = models("window", "itself"), 4, prompt_of(7, 25)
+    session, wanted = model.session, plain(model, prompt, max_new_tokens=16, ignore_eos=True).ids
+    where: dict[str, tuple[Any, str]] = {
+        "greedy": (type(session), "greedy"), "truncated": (type(session.pages), "truncate"),
+        "run_pass": (type(session), "run_pass"), "learn": (Speculation, "learn"), "draft": (ModelDrafter, "draft"),
+    }  # fmt: skip
+    owner, name = where[what]
+    act, strikes = getattr(owner, name), 0
+    for n in range(12):
+        left = [n]
+
+        def struck(self: Any, *args: Any, left: list[int] = left, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == -1 and what != "greedy":
+                act(self, *args, **kwargs)
+            if left[0] == -1:
+                raise KeyboardInterrupt
+            return act(self, *args, **kwargs)
+
+        with model.sequence() as text:
+            monkeypatch.setattr(owner, name, struck)
+            try:
+                text.generate(prompt, max_new_tokens=16, ignore_eos=True)
+            except KeyboardInterrupt:
+                strikes += 1
+            monkeypatch.setattr(owner, name, act)
+            assert text.ids == (prompt + wanted)[: len(text)]
+            ids = text.ids
+            assert text.feed([5, 6]).tobytes() == model.logits([*ids, 5, 6])[-1].tobytes()
+        session.turn(session.collect)
+        before = list(session.pages.n_free)
+        session.pages.recount()
+        assert session.pages.n_free == before or session.pages.torn
+    assert strikes > 2
+
+
+def test_a_call_takes_another_draft(models: Any, forced: list[int]) -> None:
+    model, forced[0], prompt = models("plain", "keep-layers=0-1"), 3, prompt_of(8, 12) * 3
+    wanted = plain(model, prompt, max_new_tokens=30, ignore_eos=True)
+    for draft in ("ngram", True, None):
+        got = model.generate(prompt, max_new_tokens=30, ignore_eos=True, draft=draft)
+        same(got, wanted)
+        assert got.timings.n_drafted > 0
 
 
 def test_functions_of_the_callers_see_every_text_once(models: Any, forced: list[int]) -> None:
