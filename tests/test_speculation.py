@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import shutil
 import threading
 from functools import cache
 from itertools import islice
@@ -386,6 +388,26 @@ def test_what_is_loaded_is_in_the_predicted_memory(directories: dict[str, Path])
         miaotui.load(path, draft="keep-layers=0", memory_limit=needed)
     with miaotui.load(path, draft="ngram", memory_limit=needed):
         pass
+
+
+def test_a_model_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    """As many of them, two in each other's places; the same ones in another file are no matter."""
+    shutil.copytree(demo.path(), tmp_path / "same")
+    shutil.copytree(demo.path(), tmp_path / "other")
+    for name in ("same", "other"):
+        file = tmp_path / name / "tokenizer.json"
+        said = json.loads(file.read_text(encoding="utf-8"))
+        vocab = said["model"]["vocab"]
+        if name == "other":
+            a, b = (next(token for token, i in vocab.items() if i == n) for n in (500, 501))
+            vocab[a], vocab[b] = 501, 500
+        file.write_text(json.dumps(said, indent=3), encoding="utf-8")
+    with miaotui.load(demo.path(), draft=tmp_path / "same") as model:
+        assert model.generate("Once", max_new_tokens=9).timings.n_accepted > 0
+    with pytest.raises(
+        InputError, match=r"draft=.*other'\): its token 500 is .*, the model's is .*; expected the same"
+    ):
+        miaotui.load(demo.path(), draft=tmp_path / "other")
 
 
 def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, tmp_path: Path) -> None:
