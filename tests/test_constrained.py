@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -436,7 +437,9 @@ def test_a_model_that_cannot_fill_a_gap_says_so(model: miaotui.Model) -> None:
 # ---------------------------------------------------------------- the command line
 
 
-def test_the_command_takes_choices_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_take_choices_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from miaotui.tools.cli import main
 
     names = tmp_path / "names.txt"
@@ -448,5 +451,11 @@ def test_the_command_takes_choices_from_a_file(tmp_path: Path, capsys: pytest.Ca
     assert f"--choices {names}: no line has a text" in capsys.readouterr().err
     assert main(["generate", "--choices", str(names), "--regex", "a", "x"]) == 2
     assert "--regex and --choices: a text is held to one of them; give one" in capsys.readouterr().err
+    names.write_text("Yes it is.\nNo.\n", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Is it?\nAnd now?\n")))
+    assert main(["chat", "--choices", str(names)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert {*said} <= {"Yes it is.", "No."}
     assert main(["generate", "--suffix", "b", "a"]) == 2
     assert "--suffix: this model's tokenizer has no tokens to fill in the middle" in capsys.readouterr().err
