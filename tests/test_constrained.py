@@ -197,6 +197,43 @@ def test_other_parameters_go_with_choices(model: miaotui.Model) -> None:
         model.generate("Once", choices=["yes"], min_new_tokens=9)
 
 
+def passes(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch, **how: Any) -> tuple[miaotui.Generation, int]:
+    """An answer, and passes that it took."""
+    done, run = [], model.session.run_pass
+    monkeypatch.setattr(model.session, "run_pass", lambda *a, **k: done.append(1) or run(*a, **k))
+    out = model.generate("Once", **how)
+    monkeypatch.undo()
+    return out, len(done)
+
+
+def test_what_alone_may_come_takes_no_pass_and_changes_nothing(
+    model: miaotui.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With log-probabilities each id is drawn; without, those that must come are read with the next that is drawn."""
+    names = ["a small grey mouse", "a small grey fox sat", "the old house"]
+    for seed in range(6):
+        how: dict[str, Any] = {"choices": names, "temperature": 5.0, "seed": seed}
+        drawn, n_drawn = passes(model, monkeypatch, logprobs=True, **how)
+        out, n = passes(model, monkeypatch, **how)
+        assert (out.ids, out.text, out.finish_reason) == (drawn.ids, drawn.text, drawn.finish_reason)
+        assert n_drawn == len(out.ids)
+        assert n < n_drawn
+    with model.sequence() as text, model.sequence() as other:  # and the text goes on from the same keys
+        first = text.generate("Once", choices=names[2:])
+        other.generate("Once", choices=names[2:], logprobs=True)
+        assert text.ids == other.ids
+        assert np.array_equal(text.feed([7]), other.feed([7]))
+        assert first.finish_reason == "eos"
+    fits = model.n_context - len(model.tokenizer.encode("Once")) - 1
+    long = model.generate("Once", choices=["a" * 2000, "b"], seed=1, max_new_tokens=None, temperature=9.0)
+    assert len(long.ids) in {2, fits + 2} or long.finish_reason in {"context", "eos"}
+    table = Table(*[({20 + i % 3}, False) for i in range(400)])
+    out = model.generate("Once", schema=table, max_new_tokens=None)
+    assert out.finish_reason == "context"
+    assert out.ids == [20 + i % 3 for i in range(len(out.ids))]
+    assert len(out.ids) == fits + 2
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"choices": ["a"], "regex": "a"}, "^regex and choices: an answer is held to one of them; give one$"),
     ({"choices": []}, "^choices: no texts"),
