@@ -150,7 +150,8 @@ def measured(model: Model, text: str, args: argparse.Namespace) -> dict[str, Any
         said = made[name]
         print_out(
             f"{name:8} compiled in {1e3 * compile_s:.1f} ms; mask {said['mask_us']['mean']:.0f} us a token (p99 "
-            f"{said['mask_us']['p99']:.0f}), {100 * said['mask_share']:.1f} % of a step; {100 * said['mask_us']['forced']:.0f} % of ids are forced; held answers run at "
+            f"{said['mask_us']['p99']:.0f}), {100 * said['mask_share']:.1f} % of a step; "
+            f"{100 * said['mask_us']['forced']:.0f} % of ids are forced; held answers run at "
             f"{said['ratio']['median']:.3f} of the free ones' speed ({said['cpu_ratio']['median']:.3f} by CPU time)"
         )
     made["choices"] = chosen(model, names(text, args.choices))
