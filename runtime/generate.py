@@ -97,6 +97,10 @@ class TextLike(Protocol):
         """Add ids; nothing is computed yet."""
         ...
 
+    def go_on_with(self, ids: Sequence[int]) -> None:
+        """Add ids that need no draw; the last may stand one past the context."""
+        ...
+
     @property
     def n_rows(self) -> int:
         """Rows of logits that a pass can have."""
@@ -479,8 +483,20 @@ def steps(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        drawn = yield Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
-        token, told = drawn.token, drawn.logprobs
+        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
+        token, told = yield from _next(text, steered, wanted)
+
+
+def _next(
+    text: TextLike, steered: Steered | None, wanted: Draw
+) -> Generator[Token | Draw, Drawn, tuple[int, tuple[Logprob, ...]]]:
+    """The next id, and what is told of it: one that is drawn, or the only one that may come, which needs no pass."""
+    forced = None if steered is None or wanted.logprobs is not None else steered.forced()
+    if forced is not None:
+        text.go_on_with((forced,))
+        return forced, ()
+    drawn = yield wanted
+    return drawn.token, drawn.logprobs
 
 
 def _speculation(wanted: Speculation | None, sampler: Sampler | None, steered: Steered | None) -> Speculation | None:

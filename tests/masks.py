@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TwoOfThree"]
+__all__ = ["ByTheLast"]
 
 
-class TwoOfThree:
-    """Two of three ids may follow another. It has no end."""
+class ByTheLast:
+    """Two of three ids may follow another, and one alone after every fifth. It has no end."""
 
     name = "schema"
 
@@ -30,12 +30,17 @@ class _Walk:
 
     def fill(self) -> tuple[NDArray[np.uint32], bool]:
         bits = np.zeros(-(-self._n // 32) * 32, np.bool_)
-        bits[: self._n] = (np.arange(self._n) * 7 + self._last) % 3 > 0
+        bits[: self._n] = [self._may(i) for i in range(self._n)]
         return np.packbits(bits, bitorder="little").view(np.uint32), False
 
     def advance(self, token: int) -> None:
-        assert (token * 7 + self._last) % 3
+        assert self._may(token)
         self._last = token
+
+    def _may(self, i: int) -> bool:
+        if self._last % 5 == 0:
+            return i == (3 * self._last + 1) % self._n
+        return (i * 7 + self._last) % 3 > 0
 
     def check(self, text: str) -> None:
         assert not text

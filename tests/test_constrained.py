@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -194,6 +195,43 @@ def test_other_parameters_go_with_choices(model: miaotui.Model) -> None:
     assert model.generate("Once", choices=["yes", "no"], stop="e", seed=1, temperature=5.0).text in {"y", "no"}
     with pytest.raises(InputError, match=r"no id may come after position \d+: choices leaves none that could"):
         model.generate("Once", choices=["yes"], min_new_tokens=9)
+
+
+def passes(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch, **how: Any) -> tuple[miaotui.Generation, int]:
+    """An answer, and passes that it took."""
+    done, run = [], model.session.run_pass
+    monkeypatch.setattr(model.session, "run_pass", lambda *a, **k: done.append(1) or run(*a, **k))
+    out = model.generate("Once", **how)
+    monkeypatch.undo()
+    return out, len(done)
+
+
+def test_what_alone_may_come_takes_no_pass_and_changes_nothing(
+    model: miaotui.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With log-probabilities each id is drawn; without, those that must come are read with the next that is drawn."""
+    names = ["a small grey mouse", "a small grey fox sat", "the old house"]
+    for seed in range(6):
+        how: dict[str, Any] = {"choices": names, "temperature": 5.0, "seed": seed}
+        drawn, n_drawn = passes(model, monkeypatch, logprobs=True, **how)
+        out, n = passes(model, monkeypatch, **how)
+        assert (out.ids, out.text, out.finish_reason) == (drawn.ids, drawn.text, drawn.finish_reason)
+        assert n_drawn == len(out.ids)
+        assert n < n_drawn
+    with model.sequence() as text, model.sequence() as other:  # and the text goes on from the same keys
+        first = text.generate("Once", choices=names[2:])
+        other.generate("Once", choices=names[2:], logprobs=True)
+        assert text.ids == other.ids
+        assert np.array_equal(text.feed([7]), other.feed([7]))
+        assert first.finish_reason == "eos"
+    fits = model.n_context - len(model.tokenizer.encode("Once")) - 1
+    long = model.generate("Once", choices=["a" * 2000, "b"], seed=1, max_new_tokens=None, temperature=9.0)
+    assert len(long.ids) in {2, fits + 2} or long.finish_reason in {"context", "eos"}
+    table = Table(*[({20 + i % 3}, False) for i in range(400)])
+    out = model.generate("Once", schema=table, max_new_tokens=None)
+    assert out.finish_reason == "context"
+    assert out.ids == [20 + i % 3 for i in range(len(out.ids))]
+    assert len(out.ids) == fits + 2
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -436,7 +474,9 @@ def test_a_model_that_cannot_fill_a_gap_says_so(model: miaotui.Model) -> None:
 # ---------------------------------------------------------------- the command line
 
 
-def test_the_command_takes_choices_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_take_choices_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from miaotui.tools.cli import main
 
     names = tmp_path / "names.txt"
@@ -448,5 +488,11 @@ def test_the_command_takes_choices_from_a_file(tmp_path: Path, capsys: pytest.Ca
     assert f"--choices {names}: no line has a text" in capsys.readouterr().err
     assert main(["generate", "--choices", str(names), "--regex", "a", "x"]) == 2
     assert "--regex and --choices: a text is held to one of them; give one" in capsys.readouterr().err
+    names.write_text("Yes it is.\nNo.\n", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Is it?\nAnd now?\n")))
+    assert main(["chat", "--choices", str(names)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert {*said} <= {"Yes it is.", "No."}
     assert main(["generate", "--suffix", "b", "a"]) == 2
     assert "--suffix: this model's tokenizer has no tokens to fill in the middle" in capsys.readouterr().err

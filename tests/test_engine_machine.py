@@ -34,7 +34,7 @@ from checkpoints import Drawn, write_checkpoint
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from masks import TwoOfThree
+from masks import ByTheLast
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 
@@ -74,7 +74,7 @@ HOWS: list[dict[str, Any]] = [
     {},
     DRAWN,
     {"no_repeat_ngram_size": 2},
-    {"schema": TwoOfThree(), **DRAWN},
+    {"schema": ByTheLast(), **DRAWN},
     STEERED,
     {"n": 2, **DRAWN},
 ]

@@ -91,15 +91,23 @@ def names(text: str, n: int) -> list[str]:
 
 def mask_cost(constraint: Constraint, model: Model, before: list[int], ids: list[int]) -> dict[str, float]:
     """Microseconds of CPU for each id of an answer: to go on with it, and to fill the next mask."""
-    walk, spent = constraint.begin(before, model.config.n_vocab), list[float]()
+    walk, spent, forced = constraint.begin(before, model.config.n_vocab), list[float](), 0
     walk.fill()
     for token in ids:
         began = time.thread_time()
         walk.advance(token)
-        walk.fill()
+        mask, may_end = walk.fill()
         spent.append(1e6 * (time.thread_time() - began))
+        forced += not may_end and np.bitwise_count(mask).sum() == 1
     low, middle, high = np.quantile(spent, (0.5, 0.9, 0.99))
-    return {"n": len(spent), "mean": float(np.mean(spent)), "median": low, "p90": middle, "p99": high}
+    return {
+        "n": len(spent),
+        "forced": forced / max(1, len(spent)),
+        "mean": float(np.mean(spent)),
+        "median": low,
+        "p90": middle,
+        "p99": high,
+    }
 
 
 def held(model: Model, constraint: Constraint, n: int, rounds: int) -> dict[str, Any]:
@@ -142,7 +150,8 @@ def measured(model: Model, text: str, args: argparse.Namespace) -> dict[str, Any
         said = made[name]
         print_out(
             f"{name:8} compiled in {1e3 * compile_s:.1f} ms; mask {said['mask_us']['mean']:.0f} us a token (p99 "
-            f"{said['mask_us']['p99']:.0f}), {100 * said['mask_share']:.1f} % of a step; held answers run at "
+            f"{said['mask_us']['p99']:.0f}), {100 * said['mask_share']:.1f} % of a step; "
+            f"{100 * said['mask_us']['forced']:.0f} % of ids are forced; held answers run at "
             f"{said['ratio']['median']:.3f} of the free ones' speed ({said['cpu_ratio']['median']:.3f} by CPU time)"
         )
     made["choices"] = chosen(model, names(text, args.choices))
