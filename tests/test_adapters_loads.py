@@ -228,7 +228,7 @@ def test_one_that_is_merged_and_others_that_are_kept_apart(tmp_path: Path) -> No
     """As if the merged checkpoint were loaded with the others."""
     base, adapter, whole = three(tmp_path, small("llama"), dora=True)
     tensors = write_checkpoint(tmp_path / "again", small("llama"))
-    other = write_adapter(tmp_path / "other", exact_adapter(tensors))
+    other = write_adapter(tmp_path / "other", exact_adapter(tensors, dora=True))
     with (
         miaotui.load(base, adapter=adapter, adapters={"other": other}) as ours,
         miaotui.load(whole, adapters={"other": other}) as theirs,
