@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, cast
 
 from .errors import InputError, shown
 from .loader.text.choices import Choices
-from .loader.text.grammar import Grammar, Grammars
+from .loader.text.grammar import Grammars
 from .once import once
+from .runtime.constraints import Constraint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .runtime.constraints import Constraint
     from .tokenizing import Tokenizing
 
 __all__ = ["Constraining"]
@@ -28,7 +28,7 @@ class Constraining:
     def compiled(self, name: str, value: object) -> Constraint:
         """Errors: `InputError`; `BackendError`: the grammar extra is not installed."""
         tokenizer = self._tokenizing.tokenizer
-        if isinstance(value, Grammar):
+        if isinstance(value, Constraint) and not isinstance(value, Choices):
             return value
         if name == "choices":
             if isinstance(value, Choices) and value.tokenizer is not tokenizer:

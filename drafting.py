@@ -10,6 +10,7 @@ from .errors import BackendError, InputError, MemoryLimitError, MiaotuiError, Pl
 from .loader.prune.plan import PrunePlan
 from .runtime.draft_model import ModelDrafter
 from .runtime.engine.speculative import NGRAM, ngrams
+from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,9 +63,15 @@ def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Mod
 
     A plan's numbers are those of the checkpoint, whatever `prune` says. Both models together keep the memory limit.
     """
-    if draft is None or draft == NGRAM:
+    if draft is None:
         return None
-    request, said = prepared.request, f"draft={shown(draft)}"
+    request, config, said = prepared.request, prepared.config, f"draft={shown(draft)}"
+    if not config.writes or not config.lm_head:
+        what = "which writes no text" if config.lm_head else "without a head"
+        msg = f"{said}: {config.family} is {config.kind}, {what}; there is nothing to draft, so leave it out"
+        raise InputError(msg)
+    if draft == NGRAM:
+        return None
     limit, needed = request.limit_bytes, prepared.memory["allocated"]
     left = None if limit is None else limit - needed
     if left is not None and left < 1:
@@ -126,5 +133,13 @@ def _check_alike(said: str, model: Model, prepared: Prepared) -> None:
         msg = (
             f"{said}: its vocabulary has {draft.n_vocab} entries, the model's {config.n_vocab}; expected the same "
             f"vocabulary. draft={NGRAM!r} works with any model"
+        )
+        raise InputError(msg)
+    own = Tokenizing(prepared.opened.directory, prepared.plan.cut)
+    if (token := model.tokenizing.differs(own)) is not None:
+        theirs, ours = (shown(each.tokenizer.id_to_token(token)) for each in (model.tokenizing, own))
+        msg = (
+            f"{said}: its token {token} is {theirs}, the model's is {ours}; expected the same vocabulary. "
+            f"draft={NGRAM!r} works with any model"
         )
         raise InputError(msg)

@@ -15,7 +15,7 @@ from .runtime.filters import filters
 from .runtime.parameters import check_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from .runtime.filters.filters import Filtered
@@ -57,7 +57,7 @@ class Filters(filters.Filters):
         self,
         rules: object,
         *,
-        hold: Callable[[Filtered], str] | None = None,
+        hold: Callable[[Filtered], str | Awaitable[str]] | None = None,
         audit: Callable[[dict[str, Any]], object] | str | os.PathLike[str] | None = None,
         audit_text: bool = False,
     ) -> None:
@@ -70,7 +70,7 @@ class Filters(filters.Filters):
         cls,
         path: str | os.PathLike[str],
         *,
-        hold: Callable[[Filtered], str] | None = None,
+        hold: Callable[[Filtered], str | Awaitable[str]] | None = None,
         audit: Callable[[dict[str, Any]], object] | str | os.PathLike[str] | None = None,
         audit_text: bool = False,
     ) -> Self:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from .constraining import Constraining
 from .errors import InputError
+from .loader.generation import OF_SAMPLING, renumbered
 from .loader.prune.receipt import hashed
 from .runtime.generate import check_ids
 from .runtime.rules import Rules
@@ -55,8 +56,8 @@ class Loaded:
             self.receipt = replace(self.receipt, notes=(*self.receipt.notes, str(picked)))
         self._drafts = drafts
         if drafts is not None:
-            more = drafts.memory["allocated"]
-            self.memory = self.memory | {"draft": more, "allocated": self.memory["allocated"] + more}
+            theirs = drafts.memory["allocated"]
+            self.memory = self.memory | {"draft": theirs, "allocated": self.memory["allocated"] + theirs}
         self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)
@@ -66,8 +67,11 @@ class Loaded:
         self._files = SequenceFiles(prepared, session)
         which = prepared.receipt.digest  # no reference to the model
         hold = Constraining(self._tokenizing, self.config.n_vocab).compiled if self.config.writes else None
+        said = renumbered(prepared.opened.generation, prepared.opened.config.n_vocab, prepared.plan.cut.vocab)
+        sampled = {key: said.pop(key) for key in OF_SAMPLING if key in said}
+        more: dict[str, Any] = {"model": which, "constrain": hold, "said": said, "said_of_sampling": sampled}
         self._text = Text(
-            self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, which, hold
+            self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, **more
         )
 
     @property
@@ -102,9 +106,24 @@ class Loaded:
     def corrections(self) -> tuple[str, ...]:
         """In words: sizes that config.json has wrong, and what generation_config.json asks for that is not applied.
 
-        Sizes are the tensors' instead; parameters of answers are those that you give. The receipt has these lines too.
+        Sizes are the tensors' instead; parameters of answers are those that you give, and `generation_defaults`. The
+        receipt has these lines too.
         """
         return self._opened.corrections
+
+    @property
+    def generation_defaults(self) -> Mapping[str, Any]:
+        """Parameters of answers that generation_config.json says, for calls that do not give them themselves.
+
+        Those of sampling, such as `temperature`, hold where a call says `do_sample=True`. Without that file,
+        config.json's count.
+        """
+        return {**self._text.said, **self._text.said_of_sampling}
+
+    @property
+    def tokenizing(self) -> Tokenizing:
+        """For `load`: the directory's tokenizer, if it has one, not read yet."""
+        return self._tokenizing
 
     @property
     def session(self) -> Session:

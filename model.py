@@ -22,7 +22,7 @@ from .runtime.constraints import CONSTRAINTS
 from .runtime.exits import Exits
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
-from .runtime.lora import number_of
+from .runtime.lora import number_of, with_adapters
 from .runtime.memory import memory_named, refused
 from .runtime.parameters import (
     CHAT_NAMES,
@@ -123,7 +123,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
         if prepared.apart is not None:
-            weights = prepared.apart.loaded(weights, opened.checkpoint)
+            apart = prepared.apart
+            weights = with_adapters(weights, apart.names, apart.loaded(opened.checkpoint))
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
         session.drafting.default = drafters(asked.draft, drafts)
@@ -300,7 +301,15 @@ class Model(Scores):
         answers: this many, the first and its `.alternatives`. `logprobs`: `.logprobs` has the natural logarithm of
         each new id's probability by the model's raw logits; `top_logprobs`: this many of the likeliest ids in each
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
-        the logits before an id is drawn, or return others. `overflow`: what becomes of a text that is longer than the
+        the logits before an id is drawn, or return others. What generation_config.json says of answers holds where a
+        call does not say it (`generation_defaults`). docs/sampling.md has the formulas of all that follows.
+        Of scores: `frequency_penalty`, `presence_penalty`, `encoder_repetition_penalty`, `logit_bias` ({id: added}),
+        `sequence_bias`, `exponential_decay_length_penalty`; DRY's `dry_multiplier`, `dry_base`, `dry_allowed_length`,
+        `dry_penalty_last_n`, `dry_sequence_breakers`. Of ids: `suppress_tokens`, `begin_suppress_tokens`,
+        `min_length`, `forced_decoder_ids`. Of a draw: `typical_p`, `epsilon_cutoff`, `eta_cutoff`, `top_n_sigma`;
+        `mirostat` with `mirostat_tau`, `mirostat_eta`; `dynatemp_range` with `dynatemp_exponent`, or `adaptive`,
+        temperatures that follow the entropy; `xtc_probability` with `xtc_threshold`; and `sampler_order`, the order of
+        these stages. `overflow`: what becomes of a text that is longer than the
         context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `priority`: of several calls
         that wait for room, the higher number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
         `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and

@@ -27,6 +27,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 MAX_FILE = 16_000_000
 #: Of a pattern in the file: more is no name of modules.
 MAX_PATTERN = 4096
+#: Of a list or a table in the file; every module of a model may stand in it.
+MAX_ENTRIES = 2**14
 ALL_LINEAR = "all-linear"
 
 #: Of training, of how A and B began, of where it ran.
@@ -66,10 +68,10 @@ class AdapterConfig:
     alpha: float
     rslora: bool
     dora: bool
-    ranks: Mapping[str, int]
-    alphas: Mapping[str, float]
-    targets: str | tuple[str, ...] | None
-    excluded: str | tuple[str, ...]
+    ranks: tuple[tuple[re.Pattern[str], int], ...]
+    alphas: tuple[tuple[re.Pattern[str], float], ...]
+    targets: str | frozenset[str] | None
+    excluded: str | frozenset[str]
     layers: frozenset[int] | None
     layer_patterns: tuple[str, ...]
     saved: tuple[str, ...]
@@ -107,16 +109,17 @@ class AdapterConfig:
         return float(alpha / (r**0.5 if self.rslora else r))
 
 
-def _by_pattern(patterns: Mapping[str, T], module: str, usual: T) -> T:
+def _by_pattern(patterns: tuple[tuple[re.Pattern[str], T], ...], module: str, usual: T) -> T:
     """The value of the first pattern that is an end of the module's name."""
-    return next((v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), usual)
+    return next((value for pattern, value in patterns if pattern.match(module)), usual)
 
 
-def _matches(wanted: str | tuple[str, ...], module: str) -> bool:
+def _matches(wanted: str | frozenset[str], module: str) -> bool:
     """A text is a pattern of the whole name; of a list, an entry is the name or the end of it after a dot."""
     if isinstance(wanted, str):
         return bool(wanted) and (wanted == ALL_LINEAR or re.fullmatch(wanted, module) is not None)
-    return any(module == name or module.endswith(f".{name}") for name in wanted)
+    parts = module.split(".")
+    return any(".".join(parts[i:]) in wanted for i in range(len(parts)))
 
 
 def _pattern(value: str) -> str:
@@ -154,9 +157,17 @@ def _repeats_repetitions(pattern: str) -> bool:
     return False
 
 
-def _targets(value: object) -> str | tuple[str, ...]:
+def _names(value: object) -> tuple[str, ...]:
+    """Pass a list of names, or null (none)."""
+    if isinstance(value, list) and len(value) > MAX_ENTRIES:
+        msg = f"a list of at most {MAX_ENTRIES} names"
+        raise Unfit(msg)
+    return names(value)
+
+
+def _targets(value: object) -> str | frozenset[str]:
     """Pass one pattern, or a list of names."""
-    return _pattern(value) if isinstance(value, str) else names(value)
+    return _pattern(value) if isinstance(value, str) else frozenset(_names(value))
 
 
 def _layers(value: object) -> frozenset[int] | None:
@@ -176,11 +187,11 @@ def _patterns(value: object) -> tuple[str, ...]:
 def _table(check: Any) -> Any:  # noqa: ANN401 - checkers of JSON
     """Make a checker of an object of patterns."""
 
-    def table(value: object) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            msg = "an object that maps patterns of modules' names to numbers"
+    def table(value: object) -> tuple[tuple[re.Pattern[str], Any], ...]:
+        if not isinstance(value, dict) or len(value) > MAX_ENTRIES:
+            msg = f"an object that maps at most {MAX_ENTRIES} patterns of modules' names to numbers"
             raise Unfit(msg)
-        return {_pattern(key): check(of) for key, of in value.items()}
+        return tuple((re.compile(rf"(.*\.)?({_pattern(key)})$"), check(of)) for key, of in value.items())
 
     return table
 
@@ -219,13 +230,13 @@ KEYS: dict[str, Key] = {
     "lora_alpha": Key(8.0, ALPHA),
     "use_rslora": Key(default=False, check=flag),
     "use_dora": Key(default=False, check=flag),
-    "rank_pattern": Key({}, optional(_table(size(2**20)))),
-    "alpha_pattern": Key({}, optional(_table(ALPHA))),
+    "rank_pattern": Key((), optional(_table(size(2**20)))),
+    "alpha_pattern": Key((), optional(_table(ALPHA))),
     "target_modules": Key(None, optional(_targets)),
-    "exclude_modules": Key((), _targets),
+    "exclude_modules": Key(frozenset(), _targets),
     "layers_to_transform": Key(None, _layers),
     "layers_pattern": Key((), _patterns),
-    "modules_to_save": Key((), names),
+    "modules_to_save": Key((), _names),
     "trainable_token_indices": Key({}, _tokens),
     "ensure_weight_tying": Key(default=False, check=flag),
     "fan_in_fan_out": Key(default=False, check=flag),  # A and B are [r, in] and [out, r] either way
@@ -247,8 +258,8 @@ def read_adapter_config(file: Path) -> AdapterConfig:
         alpha=v["lora_alpha"],
         rslora=v["use_rslora"],
         dora=v["use_dora"],
-        ranks=v["rank_pattern"] or {},
-        alphas=v["alpha_pattern"] or {},
+        ranks=v["rank_pattern"] or (),
+        alphas=v["alpha_pattern"] or (),
         targets=v["target_modules"],
         excluded=v["exclude_modules"],
         layers=v["layers_to_transform"],

@@ -127,9 +127,7 @@ class Keys:
         if self.config.dora and embedding:
             raise self._error(any_key, "is of an embedding with use_dora, which is not computed; merge it with PEFT")
         if stray := [end for end in ends if "lora" in end and end not in (*wanted, ".lora_B.bias")]:
-            raise self._error(
-                ends[stray[0]], "is not expected: adapter_config.json has use_dora false, or another kind"
-            )
+            raise self._error(ends[stray[0]], "is not expected: use_dora is false, or the module of another kind")
         tied = self.config.ties and places[0].target.role == "head"
         if not (tied or self.config.is_target(module)):
             why = f"{ADAPTER_CONFIG} does not name this module (target_modules, exclude_modules, layers_to_transform)"

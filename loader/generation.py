@@ -1,19 +1,21 @@
-"""What generation_config.json asks for and nobody applies: named, so that no answer differs from transformers' unsaid.
+"""What generation_config.json asks for: what answers follow, and, by name, what they do not.
 
-Of that file only the token ids are used (`config.py`); parameters are the caller's. Sources: transformers 5,
-`GenerationConfig` (names, values that change nothing) and `GenerationMixin._get_logits_processor` (what each does).
+Every processor of that file is applied where the caller says nothing else, and what it says of sampling where
+`do_sample=True` asks for that; the rest is named, so that no answer differs from transformers' unsaid. Sources:
+transformers 5, `GenerationConfig` (names, values that change nothing) and `GenerationMixin._get_logits_processor`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from .files import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["not_applied"]
+__all__ = ["OF_SAMPLING", "generation_defaults", "not_applied", "renumbered"]
 
 #: Keys that change which token comes, greedy answers too -> values that change nothing, besides null and empty ones.
 CHANGES: dict[str, tuple[object, ...]] = {
@@ -33,20 +35,126 @@ WITH_SAMPLING: dict[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 
-def not_applied(
-    generation: Mapping[str, Any] | None, config: Mapping[str, Any], applied: Collection[str] = ()
-) -> tuple[str, ...]:
-    """A line that names what is not applied, or none. Without a generation_config.json config.json's keys count.
+def _number(least: float, most: float = math.inf, *, least_too: bool = True) -> Callable[[object], bool]:
+    def fits(value: object) -> bool:
+        number = type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
+        return number and (least < value <= most or (least_too and value == least))  # type: ignore[operator]
 
-    `applied`: keys that this model's answers follow.
+    return fits
+
+
+def _count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _ids(value: object) -> bool:
+    return all(_count(i) for i in (value if isinstance(value, list) else [value]))
+
+
+def _run(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and _ids(value)
+
+
+def _runs(value: object) -> bool:
+    return isinstance(value, list) and all(_run(each) for each in value)
+
+
+def _pairs(first: Callable[[object], bool], second: Callable[[object], bool]) -> Callable[[object], bool]:
+    def fits(value: object) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(pair, list) and len(pair) == 2 and first(pair[0]) and second(pair[1])  # noqa: PLR2004 - pairs
+            for pair in value
+        )
+
+    return fits
+
+
+def _decay(value: object) -> bool:
+    return _pairs(_count, _number(0, 1e30, least_too=False))([value])
+
+
+def _texts(value: object) -> bool:
+    return all(isinstance(t, str) and t for t in (value if isinstance(value, list) else [value]))
+
+
+_PENALTY = _number(1e-30, 1e30)
+#: Keys that answers follow -> whether a value is one that can be.
+APPLIED: dict[str, Callable[[object], bool]] = {
+    "repetition_penalty": _PENALTY, "encoder_repetition_penalty": _PENALTY, "no_repeat_ngram_size": _count,
+    "encoder_no_repeat_ngram_size": _count, "suppress_tokens": _ids, "begin_suppress_tokens": _ids,
+    "bad_words_ids": _runs, "sequence_bias": _pairs(_run, _number(-1e30, 1e30)), "forced_eos_token_id": _ids,
+    "forced_decoder_ids": _pairs(_count, _count), "min_length": _count, "min_new_tokens": _count,
+    "exponential_decay_length_penalty": _decay, "stop_strings": _texts,
+}  # fmt: skip
+#: The same, where the caller asks for sampling.
+OF_SAMPLING: dict[str, Callable[[object], bool]] = {
+    "temperature": _number(0, 1e30, least_too=False), "top_k": _count, "top_p": _number(0, 1, least_too=False),
+    "min_p": _number(0, 1), "typical_p": _number(0, 1, least_too=False), "epsilon_cutoff": _number(0, 0.999),
+    "eta_cutoff": _number(0, 0.999),
+}  # fmt: skip
+
+
+def _said(generation: Mapping[str, Any] | None, config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Without a generation_config.json, config.json's keys count."""
+    return ("config.json", config) if generation is None else ("generation_config.json", generation)
+
+
+def generation_defaults(
+    generation: Mapping[str, Any] | None, config: Mapping[str, Any], elsewhere: Collection[str] = ()
+) -> dict[str, Any]:
+    """Parameters of `generate` that the files say, and that change something; ids may be outside the vocabulary.
+
+    `elsewhere`: keys that this model's answers follow in another way.
     """
-    where, said = ("config.json", config) if generation is None else ("generation_config.json", generation)
+    _, said = _said(generation, config)
+    neutral = CHANGES | WITH_SAMPLING
+    return {
+        key: said[key]
+        for key, fits in (APPLIED | OF_SAMPLING).items()
+        if key not in elsewhere and _changes(said.get(key), neutral[key]) and fits(said[key])
+    }
+
+
+def renumbered(defaults: Mapping[str, Any], n_vocab: int, vocab: Collection[int] | None) -> dict[str, Any]:
+    """With the rows of ids; what speaks of ids that are not there is left out: they cannot come. `vocab`: of a cut."""
+    left = dict(defaults)
+    if not left:
+        return left
+    row = {old: new for new, old in enumerate(range(n_vocab) if vocab is None else vocab)}
+    for key in ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id"):
+        if key in left:
+            ids = left[key] if isinstance(left[key], list) else [left[key]]
+            left[key] = [row[i] for i in ids if i in row]
+    if "bad_words_ids" in left:
+        left["bad_words_ids"] = [[row[i] for i in run] for run in left["bad_words_ids"] if all(i in row for i in run)]
+    if "sequence_bias" in left:
+        left["sequence_bias"] = [
+            ([row[i] for i in run], by) for run, by in left["sequence_bias"] if all(i in row for i in run)
+        ]
+    if "forced_decoder_ids" in left:
+        left["forced_decoder_ids"] = [[at, row[i]] for at, i in left["forced_decoder_ids"] if i in row]
+    return {key: value for key, value in left.items() if value != []}
+
+
+def not_applied(
+    generation: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    applied: Collection[str] = (),
+    *,
+    writes: bool = True,
+) -> tuple[str, ...]:
+    """A line that names what is not applied, or none.
+
+    `applied`: keys that this model's answers follow; `writes`: it has answers.
+    """
+    where, said = _said(generation, config)
     table = CHANGES | (WITH_BEAMS if _changes(said.get("num_beams"), (1,)) else {})
     table |= {"do_sample": (False,), **WITH_SAMPLING} if said.get("do_sample") is True else {}
+    followed = {*applied, *generation_defaults(generation, config)} if writes else set(applied)
     named = [
         f"{key} {quote(said[key], 60)}"
         for key, neutral in table.items()
-        if key not in applied and _changes(said.get(key), neutral)
+        if key not in followed and _changes(said.get(key), neutral)
     ]
     if not named:
         return ()

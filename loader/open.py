@@ -13,7 +13,7 @@ from .config import QUANT_METHOD, of_text, resolve_config, with_token_ids
 from .families import FAMILIES, Resolved, left_out
 from .families.decoding import DECODING_KEYS
 from .formats import other_quantization
-from .generation import not_applied
+from .generation import generation_defaults, not_applied
 from .hub import locate
 from .model_tensors import ModelTensors
 from .paths import is_there
@@ -43,7 +43,8 @@ class Opened:
     words which it had wrong, what is skipped, and what generation_config.json asks for that is not applied. `config`
     is what `raw` resolves to, with the token ids of generation_config.json; `biases` are the roles of optional weights
     that the model has; `numbers` and `own`: as in `Resolved`. `adapter`: what changes the weights while they are read;
-    `checkpoint` then has what it holds in place of the base's.
+    `checkpoint` then has what it holds in place of the base's. `generation`: parameters that answers follow where a
+    call gives no others (`generation.py`).
     """
 
     checkpoint: Checkpoint
@@ -54,6 +55,7 @@ class Opened:
     numbers: tuple[int, ...] | None = None
     own: Mapping[str, Part | None] = field(default_factory=dict)
     adapter: Adapter | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -122,8 +124,10 @@ def open_model(path: str | Path, *, revision: str | None = None, adapter: str | 
         raise
     applied = DECODING_KEYS if config.decoding is not None else ()
     corrections += left_out(FAMILIES[config.family].around, checkpoint.tensors, config.family)
-    corrections += not_applied(checkpoint.generation, checkpoint.config, applied)
-    opened = Opened(checkpoint, raw, config, resolved.biases, corrections, resolved.numbers, resolved.own)
+    corrections += not_applied(checkpoint.generation, checkpoint.config, applied, writes=config.writes)
+    said = generation_defaults(checkpoint.generation, checkpoint.config, applied)
+    sizes = resolved.numbers, resolved.own
+    opened = Opened(checkpoint, raw, config, resolved.biases, corrections, *sizes, generation=said)
     if adapter is None:
         return opened
     try:

@@ -50,7 +50,7 @@ __all__ = ["pack", "planned"]
 #: Bytes, or numbers compared, at a time where a copy is needed on the way.
 PIECE = 2**22
 #: Numbers of a weight that an adapter changes at a time: they stay in the CPU's cache.
-CHANGED = 2**17
+CHANGED = 2**15
 #: Roles whose rows stand for tokens.
 TOKENS = ("embed", "head")
 
@@ -91,7 +91,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
             checkpoint.release(source.tensor.name)
         else:
             out = out.view(DTYPES[source.dtype][1]).reshape(source.shape)
-            _fill(out, tensor, source, partial(_let_go, source, checkpoint))
+            _fill(out, tensor, source, partial(_let_go, source, checkpoint), pool if source.changes else None)
             for info in source.tensors:
                 checkpoint.release(info.name)
         out.flags.writeable = False
@@ -103,13 +103,13 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     except RuntimeError as e:  # of a pool
         if "thread" not in str(e):
             raise
-        msg = f"threads={threads}: the system refused to start as many for quantising ({e}); load with fewer threads"
+        msg = f"threads={threads}: the system refused to start as many for this ({e}); load with fewer threads"
         raise BackendError(msg) from e
 
 
 def _pool(plan: LoadPlan, threads: int) -> Executor | None:
-    """Threads that quantise, where anything is."""
-    if not any(source.quantizes for source in plan):
+    """Threads that quantise, or put an adapter in, where anything is to be."""
+    if not any(source.quantizes or source.changes for source in plan):
         return None
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only who quantises should pay
 
@@ -205,12 +205,19 @@ def _let_go(source: Source, checkpoint: Checkpoint, span: slice) -> None:
         checkpoint.release(source.tensor.name, int(rows[0]), int(rows[-1]) + 1)
 
 
-def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callable[[slice], None]) -> None:
+def _fill(
+    out: NDArray[Any],
+    tensor: NDArray[Any],
+    source: Source,
+    done: Callable[[slice], None],
+    pool: Executor | None = None,
+) -> None:
     """Write the tensor's kept part into its place, a few rows at a time: turned, widened or narrowed as planned."""
     step = max(1, PIECE // (out[:1].nbytes or 1)) if source.gathered or source.chooses else len(out)
     if source.changes:  # in float32, a few times over
         step = max(1, CHANGED // max(1, *source.tensor.shape))
-    for at in range(0, len(out), step or 1):
+
+    def work(at: int) -> None:
         span = slice(at, at + step)
         part = read_masked(source, tensor, span)
         if source.tensor.dtype == "BF16" and source.dtype == "f32":
@@ -222,6 +229,9 @@ def _fill(out: NDArray[Any], tensor: NDArray[Any], source: Source, done: Callabl
         if source.softplus:
             out[span] = softplus(out[span])
         done(span)
+
+    for _ in (map if pool is None else pool.map)(work, range(0, len(out), step or 1)):
+        pass
 
 
 def _fill_sparse(out: NDArray[np.uint8], tensor: NDArray[Any], source: Source, done: Callable[[slice], None]) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import inspect
+import threading
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,7 +14,7 @@ from .engine.tasks import Task
 from .exits import Exits
 from .generate import Draw, collect
 from .searching import gathered, spread
-from .settling import abandoned, settled
+from .settling import abandoned, settled, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -47,8 +51,37 @@ async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
 
 
 async def _settled(asked: Asked, answer: Answer) -> Answer:
-    """As `settled`, in the loop's executor: a person may decide on the answer."""
-    return answer if answer.filtered is None else await in_thread(partial(settled, asked, answer))
+    """As `settled`. Who decides may take his time: not in the loop's executor, where the passes are taken."""
+    filters, filtered = asked.params.filters, answer.filtered
+    if filters is None or filtered is None:
+        return answer
+    if filters.hold is None:
+        return await in_thread(partial(settled, asked, answer))
+    said: object = await _in_own_thread(partial(filters.hold, filtered))
+    if inspect.isawaitable(said):
+        said = await said
+    return await in_thread(partial(told, asked, answer, filters.judged(filtered, said)))
+
+
+async def _in_own_thread(work: Callable[[], T]) -> T:
+    """Work in a thread that nothing else uses. Cancelled, it comes to its end all the same."""
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(how: Callable[[], None]) -> None:
+        if not future.done():
+            how()
+
+    def run() -> None:
+        try:
+            how = partial(future.set_result, context.run(work))
+        except BaseException as e:  # noqa: BLE001 - whatever it is, it is the caller's
+            how = partial(future.set_exception, e)
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, how)
+
+    threading.Thread(target=run, name="miaotui-hold", daemon=True).start()
+    return await future
 
 
 async def _drawn(engine: Engine, asked: Asked, filtering: Filtering | None = None) -> AsyncGenerator[Token, None]:

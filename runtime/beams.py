@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from ..errors import BackendError, InputError, shown
 from .floats import usual_floats
 from .kvcache import PAGE, pages_of
 from .pages import Caller, FullError
+from .penalties import Changes, Penalties
 from .sampling import exp, not_numbers, real
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ class Wanted:
     prompt: list[int]
     rules: Rules
     limit: int
+    penalties: Penalties = field(default_factory=Penalties)
+    source: tuple[int, ...] | None = None  # what an encoder reads, where a penalty asks for it
 
 
 @dataclass(frozen=True)
@@ -283,6 +286,7 @@ class _Run:
     def __init__(self, session: Session, wanted: Wanted, how: Beams, ends: Sequence[int], penalty: float) -> None:
         self._session, self._prompt, self._table = session, wanted.prompt, wanted.table
         self._rules, self._penalty, self._limit, self._n_beams = wanted.rules, penalty, wanted.limit, how.n
+        self._penalties, self._source = wanted.penalties, wanted.source
         self._check_room()  # before there are as many of anything
         self.state = BeamState(how, session.n_vocab, wanted.limit, ends)
         self.tables: list[Table] = []
@@ -385,11 +389,27 @@ class _Run:
         text = self._prompt + ids
         if np.isnan(row).any():
             raise not_numbers(len(text) - 1)
+        changes = self._changes(ids)
+        if changes is not None:
+            changes.apply(row, lists := changes.lists(), 0)
         if self._penalty != 1:
             seen = list(dict.fromkeys(text))
             row[seen] = np.where(row[seen] < 0, row[seen] * np.float32(self._penalty), row[seen] / self._penalty)
+        if changes is not None:
+            changes.apply(row, lists, 1)
         self._rules.apply(row, text, len(ids), last=len(ids) == self.state.limit - 1)
+        if changes is not None:
+            changes.apply(row, lists, 2)
         return row
+
+    def _changes(self, ids: list[int]) -> Changes | None:
+        """Penalties that have seen a beam's text."""
+        if self._penalties.off:
+            return None
+        changes = Changes(self._session.n_vocab, self._penalties, self._rules.ends, self._source)
+        changes.observe(self._prompt, answer=False)
+        changes.observe(ids, answer=True)
+        return changes
 
     def searched(self) -> Searched:
         """What it came to."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from ..errors import InputError, shown
+from .sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .parameters import GenerateKwargs
-    from .sampling import Sampler
 
 __all__ = ["CONSTRAINTS", "Constraint", "Steered", "Walk", "constraint_of"]
 
@@ -67,6 +67,8 @@ class Steered:
         self._walk, self._pieces = constraint.begin(before, n_vocab), list[str]()
         self._ends, self._n_new = np.array(sorted({i for i in ends if i < n_vocab}), np.int64), 0
         self.whole = False
+        # rules, penalties and functions of the caller's may forbid what alone is left: a draw then says so
+        self._alone = type(sampler) is Sampler and sampler.changes is None and sampler.tells_ahead
         sampler.constrained_by = constraint.name
         self._fill()
 
@@ -81,6 +83,19 @@ class Steered:
             self._fill()
         return self.whole
 
+    def forced(self) -> int | None:
+        """The only id that may come next, so that no pass need draw it; None: there are several, or others have a say.
+
+        A row that is not computed cannot be NaN, nor tell a log-probability.
+        """
+        if not self._alone:
+            return None
+        words = np.flatnonzero(self._mask)
+        if words.size != 1:
+            return None
+        word = int(self._mask[words[0]])
+        return None if word & (word - 1) else 32 * int(words[0]) + word.bit_length() - 1
+
     def check(self, rest: str, reason: str) -> None:
         """Of an answer that ended as it should; `rest`: what its text still had. Errors: `BackendError`."""
         if reason in {"eos", "stop"}:
@@ -88,7 +103,7 @@ class Steered:
 
     def _fill(self) -> None:
         mask, may_end = self._walk.fill()
-        self._sampler.mask = mask
+        self._sampler.mask = self._mask = mask
         if self._first is not None:
             mask[:] = 0
             _add(mask, np.array([self._first]))
@@ -128,6 +143,8 @@ def constraint_of(
     if isinstance(value, Constraint) and value.name != name:
         msg = f"{name}: {shown(value)} was made for {value.name}; give it as {value.name}"
         raise InputError(msg)
+    if compiled is None and isinstance(value, Constraint):
+        return left, value  # of ids, and not of a text
     if compiled is None:
         msg = f"{name}: this model has no tokenizer, so its answers have no text that could be held to it"
         raise InputError(msg)

@@ -25,10 +25,13 @@ from .filters.filters import Filtered, Filtering, Filters, filters_of
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .overflow import cut_left
 from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of, priority_of
+from .penalties import Changes, Penalties
+from .penalty_params import PENALTIES, penalties_from
 from .processors import processors_from
 from .rope import LONGEST
 from .rules import RULES, Ruled, Rules, rules_from
-from .sampling import Sampler, SamplingParams
+from .sampling import Sampler
+from .sampling_params import ASK_TO_SAMPLE, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -94,6 +97,10 @@ class TextLike(Protocol):
         """Add ids; nothing is computed yet."""
         ...
 
+    def go_on_with(self, ids: Sequence[int]) -> None:
+        """Add ids that need no draw; the last may stand one past the context."""
+        ...
+
     @property
     def n_rows(self) -> int:
         """Rows of logits that a pass can have."""
@@ -145,6 +152,8 @@ class GenerateParams:
     ignore_eos: bool = False  # an end-of-sequence id is a token like any other
     sampling: SamplingParams = field(default_factory=SamplingParams)
     rules: Rules = field(default_factory=Rules)
+    penalties: Penalties = field(default_factory=Penalties)
+    source: tuple[int, ...] | None = None  # what an encoder reads, where a penalty asks for it
     beams: Beams = field(default_factory=Beams)
     logprobs: LogprobParams | None = None
     processors: tuple[Processor, ...] = ()
@@ -273,8 +282,6 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
     return [int(i) for i in ids]
 
 
-#: Any of them asks for sampling.
-_ASK_TO_SAMPLE = ("temperature", "top_k", "top_p", "min_p")
 #: `GenerationConfig`'s name -> the field of `GenerateParams`; all others are those of `SamplingParams`.
 _ENDINGS = {
     "max_new_tokens": "max_new_tokens",
@@ -297,7 +304,7 @@ def params_from(
     """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given", but for `max_new_tokens`.
 
     `eos_ids` are the model's own, used where `eos_token_id` (an id or several) is not given. `stop` is short for
-    `stop_strings`. Without `do_sample`, giving `temperature`, `top_k`, `top_p` or `min_p` asks for sampling, unless
+    `stop_strings`. Without `do_sample`, giving `temperature` or a truncation such as `top_p` asks for sampling, unless
     the temperature is 0; with none of them the answer is greedy. Where it is sampled, a `seed` that is not given is
     drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. `constraint`: what of the
     keywords the answer is held to, compiled (`constraint_of`). Errors: `InputError`, with the known names for an
@@ -315,17 +322,18 @@ def params_from(
                 msg = f"{short} and {name} are the same parameter: give one of them"
                 raise InputError(msg)
             given[name] = given.pop(short)
-    given.setdefault("do_sample", any(name in given for name in _ASK_TO_SAMPLE))
+    given.setdefault("do_sample", any(name in given for name in ASK_TO_SAMPLE))
     ending = {field: given.pop(name) for name, field in _ENDINGS.items() if name in given}
     ending.setdefault("eos_ids", tuple(eos_ids))
     wanted = rules_from({name: given.pop(name) for name in RULES if name in given}, rules or Rules(), n_vocab)
+    penalties = penalties_from({name: given.pop(name) for name in PENALTIES if name in given}, n_vocab)
     asked_as = "n" if keywords.get("n") is not None else "num_return_sequences"
     beams = beams_from({name: given.pop(name) for name in BEAMS if name in given}, asked_as)
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
     ending |= {"overflow": overflow_of(given.pop("overflow", None)), "constraint": constraint}
     ending |= {"block": block_from(given.pop("stop_at", None)), "filters": filters_of(given.pop("filters", None))}
-    params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, beams=beams, **ending)
+    params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, penalties=penalties, beams=beams, **ending)
     _check_together(params, asked_as)
     return params
 
@@ -475,13 +483,26 @@ def steps(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        drawn = yield Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
-        token, told = drawn.token, drawn.logprobs
+        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
+        token, told = yield from _next(text, steered, wanted)
+
+
+def _next(
+    text: TextLike, steered: Steered | None, wanted: Draw
+) -> Generator[Token | Draw, Drawn, tuple[int, tuple[Logprob, ...]]]:
+    """The next id, and what is told of it: one that is drawn, or the only one that may come, which needs no pass."""
+    forced = None if steered is None or wanted.logprobs is not None else steered.forced()
+    if forced is not None:
+        text.go_on_with((forced,))
+        return forced, ()
+    drawn = yield wanted
+    return drawn.token, drawn.logprobs
 
 
 def _speculation(wanted: Speculation | None, sampler: Sampler | None, steered: Steered | None) -> Speculation | None:
     """None where what may come in a later row is known only once the ids before it are drawn."""
-    return None if steered is not None or (sampler is not None and sampler.calls_python) else wanted
+    known = sampler is None or (sampler.tells_ahead and not sampler.calls_python)
+    return wanted if known and steered is None else None
 
 
 def _end(writer: _Writer, steered: Steered | None, reason: FinishReason) -> tuple[str, FinishReason]:
@@ -624,14 +645,19 @@ def _steered(text: TextLike, params: GenerateParams, ends: Sequence[int], sample
 
 def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) -> Sampler | None:
     """What draws the ids, having seen the text so far; None where the largest logit's id is taken as it is."""
-    how = params.sampling
+    how, changes = params.sampling, None
+    ends = () if params.ignore_eos else params.eos_ids
+    if not params.penalties.off:
+        changes = Changes(text.n_vocab, params.penalties, ends, params.source)
     if not params.rules.off or params.processors:
-        rules = replace(params.rules, ends=() if params.ignore_eos else params.eos_ids)
-        return Ruled(text.n_vocab, how, rules, ids=text.ids, limit=limit, sequence=number, processors=params.processors)
-    if how.plain and params.constraint is None:
+        return Ruled(
+            text.n_vocab, how, replace(params.rules, ends=ends), ids=text.ids, limit=limit, sequence=number,
+            processors=params.processors, changes=changes,
+        )  # fmt: skip
+    if how.plain and changes is None and params.constraint is None:
         return None
-    sampler = Sampler(text.n_vocab, how, sequence=number)
-    sampler.observe(text.ids)
+    sampler = Sampler(text.n_vocab, how, sequence=number, changes=changes)
+    sampler.observe(text.ids, answer=False)
     return sampler
 
 

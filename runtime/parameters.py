@@ -129,6 +129,62 @@ class GenerateKwargs(ConstraintKwargs, total=False):
     """Tell this many of the likeliest ids in each place too; asks for `logprobs`."""
     echo: bool | None
     """Tell the log-probabilities of the prompt's ids too, before those of the new ones; asks for `logprobs`."""
+    frequency_penalty: float | SupportsFloat | None
+    """Taken off an id's logit for each time that the answer has it; 0 is off."""
+    presence_penalty: float | SupportsFloat | None
+    """Taken off an id's logit, once, where the answer has it; 0 is off."""
+    logit_bias: Mapping[int, float] | None
+    """Ids, and what is added to their logits: {17: -5.0}."""
+    sequence_bias: Mapping[tuple[int, ...], float] | Iterable[Iterable[object]] | None
+    """As `logit_bias`, of the last id of a run where the others came before it: {(5, 9): -2.0}."""
+    encoder_repetition_penalty: float | SupportsFloat | None
+    """Above 1: make ids of what the encoder reads, or of a decoder's prompt, likelier; 1 is off."""
+    exponential_decay_length_penalty: tuple[int, float] | None
+    """(n, factor): after n ids of the answer, ids that end it become likelier, by this factor for each further one."""
+    suppress_tokens: int | SupportsIndex | Iterable[int | SupportsIndex] | None
+    """Ids that never come."""
+    begin_suppress_tokens: int | SupportsIndex | Iterable[int | SupportsIndex] | None
+    """Ids that do not come first."""
+    min_length: int | SupportsIndex | None
+    """As `min_new_tokens`, of the whole text, a decoder's prompt too."""
+    forced_decoder_ids: Iterable[tuple[int, int]] | None
+    """Pairs: an id's number in the text, from 0 and the prompt's too, and the id that comes there."""
+    typical_p: float | SupportsFloat | None
+    """Draw from the tokens of the most usual surprise, whose probabilities sum to this, in (0, 1]; 1 is off."""
+    epsilon_cutoff: float | SupportsFloat | None
+    """Draw only tokens of this probability at least, in [0, 1); 0 is off."""
+    eta_cutoff: float | SupportsFloat | None
+    """As `epsilon_cutoff`, but lower where the distribution is flat; 0 is off."""
+    top_n_sigma: float | SupportsFloat | None
+    """Draw only tokens whose logit is this many standard deviations below the largest at most; 0 is off."""
+    mirostat: int | SupportsIndex | None
+    """2: keep the surprise of what is drawn near `mirostat_tau`; 0 is off."""
+    mirostat_tau: float | SupportsFloat | None
+    """The surprise that Mirostat aims at, in bits (default: 5)."""
+    mirostat_eta: float | SupportsFloat | None
+    """How fast Mirostat follows it (default: 0.1)."""
+    dynatemp_range: float | SupportsFloat | None
+    """The temperature is from this much below to this much above `temperature`, by the entropy; 0 is off."""
+    dynatemp_exponent: float | SupportsFloat | None
+    """Above 1: high temperatures only where the distribution is flat (default: 1)."""
+    adaptive: float | SupportsFloat | None
+    """An entropy, in nats: greedy up to half of it, and `temperature` from one and a half of it on; 0 is off."""
+    xtc_probability: float | SupportsFloat | None
+    """How often the likeliest tokens, of `xtc_threshold` at least, are left out but for the last of them; 0 is off."""
+    xtc_threshold: float | SupportsFloat | None
+    """The probability from which on a token is one of those, in (0, 1] (default: 0.1)."""
+    dry_multiplier: float | SupportsFloat | None
+    """DRY: against going on with what the text has already; 0 is off, 0.8 is usual."""
+    dry_base: float | SupportsFloat | None
+    """By which factor DRY's penalty grows for each id that matches (default: 1.75)."""
+    dry_allowed_length: int | SupportsIndex | None
+    """How many ids may match before DRY bears on them (default: 2)."""
+    dry_penalty_last_n: int | SupportsIndex | None
+    """In how many of the last ids DRY looks for matches; -1, the default: in all."""
+    dry_sequence_breakers: Iterable[str | int] | None
+    """Texts, or ids, that end what matches for DRY (default: newline, colon, quotation mark, asterisk)."""
+    sampler_order: Iterable[str] | None
+    """The stages of a draw, in another order than the usual one (docs/sampling.md)."""
     logits_processor: Processor | list[Processor] | tuple[Processor, ...] | None
     """A function f(ids, row), or several, called before each draw with the whole text's ids and the model's logits,
     float32 [n_vocab]: it changes them, or returns others."""

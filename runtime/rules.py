@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .penalties import Changes
     from .processors import Processor
     from .sampling import SamplingParams
 
@@ -32,6 +33,10 @@ RULES = {
     "encoder_no_repeat_ngram_size": "no_repeat_of_source",
     "bad_words_ids": "never",
     "min_new_tokens": "at_least",
+    "min_length": "at_least_in_all",
+    "suppress_tokens": "suppressed",
+    "begin_suppress_tokens": "suppressed_first",
+    "forced_decoder_ids": "forced_at",
     "forced_bos_token_id": "forced_bos",
     "forced_eos_token_id": "forced_eos",
 }
@@ -49,6 +54,10 @@ class Rules:
     ends: tuple[int, ...] = ()
     no_repeat_of_source: int = 0  # no run of this many ids of what was asked comes: of `source`
     source: tuple[int, ...] = ()  # what an encoder reads, or a decoder's prompt
+    at_least_in_all: int = 0  # as `at_least`, with those before the answer (an encoder-decoder's are the decoder's)
+    suppressed: tuple[int, ...] = ()  # ids that never come
+    suppressed_first: tuple[int, ...] = ()  # ids that do not come first
+    forced_at: tuple[tuple[int, int], ...] = ()  # number in the text, and the id that stands there
 
     @property
     def off(self) -> bool:
@@ -59,7 +68,9 @@ class Rules:
         """Ids of which one must follow `n` others; empty: any may. `last`: there is room for one more."""
         if last and self.forced_eos:
             return self.forced_eos
-        return (self.forced_bos,) if n == 1 and self.forced_bos is not None else ()
+        if n == 1 and self.forced_bos is not None:
+            return (self.forced_bos,)
+        return tuple(i for at, i in self.forced_at if at == n)[:1]
 
     def apply(self, scores: NDArray[np.float32], ids: Sequence[int], n_new: int, *, last: bool) -> None:
         """Change [n_vocab] scores of what follows `ids`, of which the last `n_new` are the answer's."""
@@ -81,7 +92,11 @@ class Rules:
             chosen += [i for i in again if i < n_vocab]  # an encoder may have a larger vocabulary
         ends = {(end,) for end in self.ends}  # which `never` cannot name
         chosen += [word[-1] for word in self.never if word not in ends and _continues(ids, word)]
-        return chosen + [end for end in self.ends if n_new < self.at_least and end < n_vocab]
+        chosen += self.suppressed
+        begins = 1 if self.forced_bos is not None and len(ids) - n_new <= 1 else 0  # as transformers' `begin_index`
+        chosen += self.suppressed_first if n_new == begins else ()
+        early = n_new < self.at_least or len(ids) < self.at_least_in_all
+        return chosen + [end for end in self.ends if early and end < n_vocab]
 
 
 def _repeating(text: Sequence[int], ids: Sequence[int], n: int) -> list[int]:
@@ -111,18 +126,19 @@ class Ruled(Sampler):
         limit: int,
         sequence: int = 0,
         processors: Sequence[Processor] = (),
+        changes: Changes | None = None,
     ) -> None:
         """`ids`: the text before the answer; `limit`: ids of the answer, at most; `processors`: the caller's."""
-        super().__init__(n_vocab, params, sequence=sequence)
-        super().observe(ids)
+        super().__init__(n_vocab, params, sequence=sequence, changes=changes)
+        super().observe(ids, answer=False)
         self._rules, self._text, self._n_before, self._limit = rules, list(ids), len(ids), limit
         self._processors, self.calls_python = processors, bool(processors)
         self._edits = np.zeros(0, np.int64)
 
-    def observe(self, ids: Iterable[int]) -> None:
+    def observe(self, ids: Iterable[int], *, answer: bool = True) -> None:
         """As the sampler's: ids of the answer."""
         wanted = list(ids)
-        super().observe(wanted)
+        super().observe(wanted, answer=answer)
         self._text += wanted
 
     def mark(self) -> tuple[int, ...]:
@@ -135,22 +151,15 @@ class Ruled(Sampler):
         del self._text[mark[1] :]
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
-        """As the sampler's, of what the processors and then the rules leave."""
+        """As the sampler's, of what the processors leave."""
         row = self._row
         np.copyto(row, logits)
         processed(self._processors, self._text, row)
-        could = row.max(initial=-np.inf) > -np.inf
-        ids, forced = self.edits()
-        if forced:
-            row[:] = -np.inf
-        row[ids] = 0 if forced else -np.inf
-        if could and row.max() == -np.inf:
-            msg = (
-                f"no id may come after position {position - 1}: bad_words_ids, min_new_tokens or a rule about n-grams "
-            )
-            msg += "forbids each that could; leave one out"
-            raise InputError(msg)
         return super().draw(row, position)
+
+    def _stand_alone(self) -> None:
+        super()._stand_alone()
+        self._text = list(self._text)
 
     def edits(self) -> tuple[NDArray[np.int64], bool]:
         """As the sampler's: what the rules say now. The array is there until the next call.
@@ -188,7 +197,7 @@ def rules_from(given: Mapping[str, Any], defaults: Rules, n_vocab: int | None = 
     """The model's own rules, with those that a caller gave in their places. Errors: `InputError`."""
     checked: dict[str, Any] = {}
     for name, value in given.items():
-        if name in {"no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_new_tokens"}:
+        if name in {"no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_new_tokens", "min_length"}:
             if not _whole(value):
                 msg = f"{name}={shown(value)}: expected an integer >= 0"
                 raise InputError(msg)
@@ -197,10 +206,13 @@ def rules_from(given: Mapping[str, Any], defaults: Rules, n_vocab: int | None = 
             checked["never"] = _words(value)
             for at, word in enumerate(checked["never"]):
                 _check_rows(f"{name}[{at}]={shown(list(word))}: ", word, n_vocab)
+        elif name == "forced_decoder_ids":
+            checked["forced_at"] = _places(value)
+            _check_rows(f"{name}={shown(value)}: ", [i for _, i in checked["forced_at"]], n_vocab)
         else:
             ids = tuple(int(i) for i in _ids(name, value))
             _check_rows(f"{name}={shown(value)}: ", ids, n_vocab)
-            checked[RULES[name]] = ids if name == "forced_eos_token_id" else (ids[0] if ids else None)
+            checked[RULES[name]] = (ids[0] if ids else None) if name == "forced_bos_token_id" else ids
     rules = replace(defaults, **checked)
     _check_rows("", [*rules.forced_eos, rules.forced_bos or 0, *(i for word in rules.never for i in word)], n_vocab)
     return rules
@@ -216,8 +228,9 @@ def _check_rows(where: str, ids: Iterable[int], n_vocab: int | None) -> None:
 
 def _ids(name: str, value: object) -> list[Any]:
     ids = list(value) if is_iterable(value) and not isinstance(value, str | bytes) else [value]
-    if not all(_whole(i) for i in ids) or (name == "forced_bos_token_id" and len(ids) != 1):
-        msg = f"{name}={shown(value)}: expected a token id{' or a list of them' if name[7] == 'e' else ''}"
+    one = name == "forced_bos_token_id"
+    if not all(_whole(i) for i in ids) or (one and len(ids) != 1):
+        msg = f"{name}={shown(value)}: expected a token id{'' if one else ' or a list of them'}"
         raise InputError(msg)
     return ids
 
@@ -229,6 +242,15 @@ def _words(value: object) -> tuple[tuple[int, ...], ...]:
         msg = f"bad_words_ids={shown(value)}: expected a list of lists of token ids"
         raise InputError(msg)
     return tuple(tuple(int(i) for i in word) for word in lists)
+
+
+def _places(value: object) -> tuple[tuple[int, int], ...]:
+    pairs = list(value) if is_iterable(value) and not isinstance(value, str | bytes) else [None]
+    lists = [list(p) if is_iterable(p) and not isinstance(p, str | bytes) else [] for p in pairs]
+    if not all(len(pair) == 2 and all(_whole(i) for i in pair) for pair in lists):  # noqa: PLR2004 - a pair
+        msg = f"forced_decoder_ids={shown(value)}: expected a list of pairs: an id's number in the text, and the id"
+        raise InputError(msg)
+    return tuple((int(at), int(i)) for at, i in lists)
 
 
 def _whole(value: object) -> bool:

@@ -197,7 +197,7 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
     texts = [a.sequence.ids + a.prompt for a in asked]
     limits = [a.limit() for a in asked]
     wanted = [
-        Wanted(a.sequence.table, text, replace(a.params.rules, ends=ends), limit)
+        Wanted(a.sequence.table, text, replace(a.params.rules, ends=ends), limit, a.params.penalties, a.params.source)
         for a, text, (limit, _) in zip(asked, texts, limits, strict=True)
         if limit > 0
     ]

@@ -11,7 +11,9 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
-from ..errors import InputError, MiaotuiError, shown
+import numpy as np
+
+from ..errors import InputError, MiaotuiError, is_iterable, shown
 from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
@@ -25,6 +27,7 @@ from .logprobs import LogProbs, told_of
 from .lora import number_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
+from .penalty_params import DRY_BREAKERS
 from .rope import LONGEST
 from .rules import Rules
 from .sampling import NotNumbersError, not_numbers
@@ -33,12 +36,11 @@ from .settling import streamed
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from collections.abc import Sequence as Ids
     from os import PathLike
     from typing import Unpack
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .constraints import Constraint
@@ -102,6 +104,8 @@ class Text:
     save: Callable[[SequenceState, str | PathLike[str]], None] | None = None  # of `Sequence.save`
     model: Callable[[], str] | None = None  # which it is, for an audit of filters
     constrain: Callable[[str, object], Constraint] | None = None  # what an answer must be, of a name and a value
+    said: Mapping[str, Any] = field(default_factory=dict)  # parameters, where a call does not give them
+    said_of_sampling: Mapping[str, Any] = field(default_factory=dict)  # the same, where it says do_sample=True
 
     def held(self, parameters: GenerateKwargs) -> tuple[GenerateKwargs, Constraint | None]:
         """The parameters without what the answer must be, and that, compiled. Errors: as `constraint_of`."""
@@ -112,9 +116,21 @@ class Text:
         left, made = self.held(parameters)
         return parameters if made is None else cast("GenerateKwargs", {**left, made.name: made})
 
+    def completed(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """With those that the model's files say, where the caller gave none."""
+        given = {name for name, value in parameters.items() if value is not None}
+        sampled = isinstance(do := parameters.get("do_sample"), bool | np.bool_) and do
+        said = {**self.said, **(self.said_of_sampling if sampled else {})}
+        beams = parameters.get("num_beams")  # which may be anything
+        one = beams is None or (isinstance(beams, Integral) and beams == 1)
+        if "stop" in given or not one or not self.has_codec():
+            said.pop("stop_strings", None)
+        return cast("GenerateKwargs", {**parameters, **{name: v for name, v in said.items() if name not in given}})
+
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
         named = {name: value for name in TOKENS if isinstance(value := parameters.get(name), str)}
+        parameters = self._with_breakers(parameters)
         if not named:
             return parameters
         codec, ids = self.codec(), {}
@@ -124,6 +140,17 @@ class Text:
                 msg = f"{name}={shown(token)}: {_no_token(codec, token)}"
                 raise InputError(msg)
         return cast("GenerateKwargs", {**parameters, **ids})
+
+    def _with_breakers(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """Ids for the texts at which DRY's matches end: the last id of each after a letter, as p-e-w has it."""
+        given = parameters.get("dry_sequence_breakers")
+        if not parameters.get("dry_multiplier") or (codec := self.codec() if self.has_codec() else None) is None:
+            return parameters
+        texts = DRY_BREAKERS if given is None else [given] if isinstance(given, str) else given
+        if not is_iterable(texts):
+            return parameters  # which are refused
+        ids = (codec.encode(f"a{t}", add_special_tokens=False)[-1:] if isinstance(t, str) else [t] for t in texts)
+        return {**parameters, "dry_sequence_breakers": [i for each in ids for i in each]}
 
 
 def _no_token(codec: Codec | None, token: str) -> str:
@@ -468,7 +495,7 @@ class Sequence:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
         self._check_adapter(parameters.get("adapter"))
-        given, constraint = text.held(text.with_ids(parameters))
+        given, constraint = text.held(text.with_ids(text.completed(parameters)))
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
         if given.get("overflow") is None:
@@ -495,6 +522,8 @@ class Sequence:
         if params.rules.no_repeat_of_source:
             before = self._ids + checked if source is None else source.ids
             params = replace(params, rules=replace(params.rules, source=tuple(before)))
+        if source is not None and params.penalties.source_penalty != 1:
+            params = replace(params, source=tuple(source.ids))
         read = 0 if source is None or source.table.cached else len(source.ids)
         spelling = None if codec is None else _spelling(codec, tidy=constraint is None)
         return Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
@@ -616,7 +645,7 @@ class Sequence:
 
     def __repr__(self) -> str:
         """How long it is."""
-        state = "closed" if self._closed else f"{self._table.cached} in the cache"
+        state = "closed" if self._closed else f"{min(self._table.cached, len(self._ids))} in the cache"
         return f"<miaotui.Sequence of {len(self._ids)} ids, {state}>"
 
     def _check_open(self) -> None:

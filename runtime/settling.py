@@ -10,10 +10,10 @@ from .generate import Generation, Token
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from .filters.filters import Filtering
+    from .filters.filters import Filtered, Filtering
     from .searching import Asked
 
-__all__ = ["Answer", "abandoned", "settled", "streamed"]
+__all__ = ["Answer", "abandoned", "settled", "streamed", "told"]
 
 Answer = TypeVar("Answer", Token, Generation)
 
@@ -21,10 +21,13 @@ Answer = TypeVar("Answer", Token, Generation)
 def settled(asked: Asked, answer: Answer) -> Answer:
     """A whole answer, or the last token of a stream, as it is shown. Errors: what `hold` and `audit` raise."""
     filters, filtered = asked.params.filters, answer.filtered
-    if filters is None or filtered is None:
-        return answer
-    filtered = filters.decided(filtered)
-    reason = filtered.finish_reason or answer.finish_reason
+    return answer if filters is None or filtered is None else told(asked, answer, filters.decided(filtered))
+
+
+def told(asked: Asked, answer: Answer, filtered: Filtered) -> Answer:
+    """As `settled`, once it is decided on. Errors: what `audit` raises."""
+    filters, reason = asked.params.filters, filtered.finish_reason or answer.finish_reason
+    assert filters is not None  # noqa: S101 - or nothing was filtered
     filters.tell(filtered, **_about(asked), finish_reason=reason)
     whole = filters.hold is not None or isinstance(answer, Generation)
     return replace(answer, text=filtered.text if whole else answer.text, finish_reason=reason, filtered=filtered)

@@ -70,12 +70,13 @@ def adapters(draw: st.DrawFn, tensors: Mapping[str, np.ndarray], config: Mapping
         r = ranks.get(kind, rank)
         n_out, n_in = shape if kind in EMBEDDINGS or not gpt2 else shape[::-1]
         a, b = (np.array(rng.integers(-8, 9, s) / 8, np.float32) for s in ((r, n_in), (n_out, r)))
+        new: dict[str, np.ndarray]
         if kind in EMBEDDINGS:
             new = {".lora_embedding_A": b.T, ".lora_embedding_B": a.T}
         else:
             new = {".lora_A.weight": a, ".lora_B.weight": b}
         if dora:
-            new[".lora_magnitude_vector"] = rng.integers(1, 9, n_out).astype(np.float32)
+            new[".lora_magnitude_vector"] = np.array(rng.integers(1, 9, n_out), np.float32)
         for end, array in new.items():
             out.tensors[module + end] = np.ascontiguousarray(array, np.float32)
             out.dtypes[module + end] = draw(stored)

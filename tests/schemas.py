@@ -22,11 +22,15 @@ def random_schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
         _integer,
         _number,
         _constant,
-        lambda _r, _d: {"type": rng.choice(["boolean", "null"])},
+        _simple,
     ]
     if depth:
         kinds += [_object, _object, _array, _either]
     return rng.choice(kinds)(rng, depth)
+
+
+def _simple(rng: random.Random, _: int) -> dict[str, Any]:
+    return {"type": rng.choice(["boolean", "null"])}
 
 
 def _string(rng: random.Random, _: int) -> dict[str, Any]:

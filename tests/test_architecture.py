@@ -15,7 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 LINE = re.compile(r"^(\d+)\. `([\w/]+\.py)` `([\w.]+)`(?: \((?:called by (\d+)|(by its address))\))?: ", re.MULTILINE)
 #: Hops that each trace may have: half of what they were before records, pages and `prepare`.
-MOST = {"From ids to text": 11, "One weight, from the header to a kernel": 14, "One plan, from": 11}
+MOST = {
+    "From ids to text": 11,
+    "An answer that is held to a form": 5,
+    "From a drawn id to the next mask": 4,
+    "One weight, from the header to a kernel": 14,
+    "One plan, from": 11,
+}
 
 
 @dataclass(frozen=True)

@@ -543,6 +543,6 @@ def test_a_text_longer_than_its_context(miao, tmp_path):
     assert "or see --overflow" in miao("generate", prompt, *options).err
     session = ("--session", tmp_path / "text.session", "--max-context", 256, "--no-prompt", "--max-new-tokens", 20)
     first = miao("generate", prompt, "--overflow", "window", *session)
-    assert first.out + miao("generate", *session).out == "".join(
+    assert first.out + miao("generate", "", *session).out == "".join(
         f"{text}\n" for text in unbroken(prompt, 20)
     )  # what was saved goes on as it was made, without being told

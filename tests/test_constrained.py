@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def test_the_trie_allows_what_the_spelled_texts_allow(texts: list[str]) -> None:
     for text in wanted:
         each = one(text, DEMO, spelled, first=False)
         assert each is not None
-        ids[tuple(each.tolist())] = text
+        ids[tuple(each)] = text
     assert {DEMO.decode(i) for i in ids} == wanted
     for way in ids:
         walk = choices.begin([5], n)
@@ -133,6 +134,15 @@ def test_choices_of_a_model_whose_texts_begin_otherwise(writer: miaotui.Model) -
         out = writer.generate("a b", choices=names, seed=seed, **WILD)
         assert out.text in names, out
         assert out.finish_reason in {"eos", "stop"}
+
+
+def test_a_language_that_is_forced_stands_before_the_choice(tmp_path: Path) -> None:
+    with miaotui.load(write_writer(tmp_path / "nllb", "nllb"), threads=1) as model:
+        out = model.generate("a b", choices=["ab", "b a"], forced_bos_token_id="fra_Latn")  # noqa: S106 - a language
+        assert out.ids[0] == model.tokenizer.token_to_id("fra_Latn")
+        assert out.text in {"ab", "b a"}
+        cut = model.generate("a b", choices=["abab ab ab"], forced_eos_token_id="</s>", max_new_tokens=2)  # noqa: S106 - a token
+        assert cut.finish_reason == "length"  # no end is forced where the text may not end
 
 
 def test_without_an_end_id_the_answer_ends_where_nothing_may_come(model: miaotui.Model) -> None:
@@ -187,6 +197,43 @@ def test_other_parameters_go_with_choices(model: miaotui.Model) -> None:
         model.generate("Once", choices=["yes"], min_new_tokens=9)
 
 
+def passes(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch, **how: Any) -> tuple[miaotui.Generation, int]:
+    """An answer, and passes that it took."""
+    done, run = [], model.session.run_pass
+    monkeypatch.setattr(model.session, "run_pass", lambda *a, **k: done.append(1) or run(*a, **k))
+    out = model.generate("Once", **how)
+    monkeypatch.undo()
+    return out, len(done)
+
+
+def test_what_alone_may_come_takes_no_pass_and_changes_nothing(
+    model: miaotui.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With log-probabilities each id is drawn; without, those that must come are read with the next that is drawn."""
+    names = ["a small grey mouse", "a small grey fox sat", "the old house"]
+    for seed in range(6):
+        how: dict[str, Any] = {"choices": names, "temperature": 5.0, "seed": seed}
+        drawn, n_drawn = passes(model, monkeypatch, logprobs=True, **how)
+        out, n = passes(model, monkeypatch, **how)
+        assert (out.ids, out.text, out.finish_reason) == (drawn.ids, drawn.text, drawn.finish_reason)
+        assert n_drawn == len(out.ids)
+        assert n < n_drawn
+    with model.sequence() as text, model.sequence() as other:  # and the text goes on from the same keys
+        first = text.generate("Once", choices=names[2:])
+        other.generate("Once", choices=names[2:], logprobs=True)
+        assert text.ids == other.ids
+        assert np.array_equal(text.feed([7]), other.feed([7]))
+        assert first.finish_reason == "eos"
+    fits = model.n_context - len(model.tokenizer.encode("Once")) - 1
+    long = model.generate("Once", choices=["a" * 2000, "b"], seed=1, max_new_tokens=None, temperature=9.0)
+    assert len(long.ids) in {2, fits + 2} or long.finish_reason in {"context", "eos"}
+    table = Table(*[({20 + i % 3}, False) for i in range(400)])
+    out = model.generate("Once", schema=table, max_new_tokens=None)
+    assert out.finish_reason == "context"
+    assert out.ids == [20 + i % 3 for i in range(len(out.ids))]
+    assert len(out.ids) == fits + 2
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"choices": ["a"], "regex": "a"}, "^regex and choices: an answer is held to one of them; give one$"),
     ({"choices": []}, "^choices: no texts"),
@@ -215,6 +262,15 @@ def test_choices_of_another_tokenizer_are_refused(model: miaotui.Model) -> None:
     with pytest.raises(InputError, match="constraint: nothing was given"):
         model.constraint()
     assert repr(model.constraint(choices=["a"])).startswith("<miaotui.Choices of 1 texts")
+
+
+def test_choices_of_a_cut_vocabulary(model: miaotui.Model) -> None:
+    """Ids are then rows of the smaller embedding; a text that needs a token that is gone says so."""
+    ids = sorted({*range(300), *model.tokenizer.encode("yes no")})
+    with miaotui.load(demo.path(), threads=1, prune=miaotui.PrunePlan(vocab=tuple(ids))) as cut:
+        assert cut.tokenizer.n_vocab < model.tokenizer.n_vocab
+        for seed in range(6):
+            assert cut.generate("a", choices=["yes", "no"], seed=seed, temperature=9.0).text in {"yes", "no"}
 
 
 def test_a_text_that_no_token_spells_is_refused() -> None:
@@ -343,7 +399,13 @@ def coder(directory: Path, names: tuple[str, str, str], end: str) -> miaotui.Mod
     """A model whose special tokens are those that a code model has."""
     write_writer(directory, "llama")
     at = directory / "tokenizer.json"
-    file = json.loads(at.read_text(encoding="utf-8"))
+    file = with_names(json.loads(at.read_text(encoding="utf-8")), names, end)
+    at.write_text(json.dumps(file, ensure_ascii=False), encoding="utf-8")
+    return miaotui.load(directory, threads=1)
+
+
+def with_names(file: dict[str, Any], names: tuple[str, str, str], end: str) -> dict[str, Any]:
+    """A tokenizer's file with other special tokens in the places of its last."""
     vocab = file["model"]["vocab"]
     spare = [token for token in vocab if len(token) > 1 and not token.startswith("<")][-4:]
     for old, new in zip(spare, (*names, end), strict=True):
@@ -351,8 +413,7 @@ def coder(directory: Path, names: tuple[str, str, str], end: str) -> miaotui.Mod
         file["model"]["merges"] = [m for m in file["model"]["merges"] if "".join(m).replace(" ", "") != old]
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         file["added_tokens"].append({"id": vocab[new], "content": new, **flags})
-    at.write_text(json.dumps(file, ensure_ascii=False), encoding="utf-8")
-    return miaotui.load(directory, threads=1)
+    return file
 
 
 NAMES = [
@@ -390,6 +451,21 @@ def test_a_gap_is_asked_for_by_the_tokens_of_the_tokenizer(
         assert (drawn.text, drawn.finish_reason) == ("", "eos")
 
 
+def test_a_gap_s_suffix_has_no_space_of_sentencepiece_s(tmp_path: Path) -> None:
+    """A real tokenizer with Code Llama's tokens in the places of four others."""
+    file = json.loads((real("models") / "stories260K-hf" / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(with_names(file, *NAMES[2])), encoding="utf-8")
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    asked = infill_of(tokenizer, "Once upon", "world")
+    first, second, third = (tokenizer.token_to_id(name) for name in NAMES[2][0])
+    between = asked.ids.index(second)
+    assert asked.ids[0] == first  # its frame has no bos
+    assert asked.ids[-1] == third
+    prefix, suffix = asked.ids[1:between], asked.ids[between + 1 : -1]
+    assert tokenizer.decode(prefix) == "Once upon"
+    assert tokenizer.decode([*prefix, *suffix]) == "Once uponworld"
+
+
 def test_a_model_that_cannot_fill_a_gap_says_so(model: miaotui.Model) -> None:
     with pytest.raises(InputError, match="infill: this model's tokenizer has no tokens to fill in the middle with"):
         model.infill("a", "b")
@@ -398,7 +474,9 @@ def test_a_model_that_cannot_fill_a_gap_says_so(model: miaotui.Model) -> None:
 # ---------------------------------------------------------------- the command line
 
 
-def test_the_command_takes_choices_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_take_choices_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from miaotui.tools.cli import main
 
     names = tmp_path / "names.txt"
@@ -410,5 +488,11 @@ def test_the_command_takes_choices_from_a_file(tmp_path: Path, capsys: pytest.Ca
     assert f"--choices {names}: no line has a text" in capsys.readouterr().err
     assert main(["generate", "--choices", str(names), "--regex", "a", "x"]) == 2
     assert "--regex and --choices: a text is held to one of them; give one" in capsys.readouterr().err
+    names.write_text("Yes it is.\nNo.\n", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Is it?\nAnd now?\n")))
+    assert main(["chat", "--choices", str(names)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert {*said} <= {"Yes it is.", "No."}
     assert main(["generate", "--suffix", "b", "a"]) == 2
     assert "--suffix: this model's tokenizer has no tokens to fill in the middle" in capsys.readouterr().err

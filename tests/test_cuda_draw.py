@@ -181,6 +181,24 @@ def test_answers_drawn_ahead_are_those_of_the_host(way, tmp_path, monkeypatch):
         assert model.generate(IDS, **asked[0] | end).ids == got[0][:2]
 
 
+@pytest.mark.ci  # 10 s
+def test_what_the_device_does_not_draw_the_host_does(tmp_path, monkeypatch):
+    """Stages, penalties and biases: the CPU's ids, and nothing is drawn ahead."""
+    write_checkpoint(tmp_path, small("llama"))
+    use(monkeypatch, "graph")
+    asked = [
+        {"typical_p": 0.8, "seed": 3},
+        {"mirostat": 2, "mirostat_tau": 2.0, "seed": 3},
+        {"frequency_penalty": 0.9, "logit_bias": {5: 1.0}},
+        {"repetition_penalty": 1.5, "sampler_order": ["top_k"]},  # greedy: no stage is asked for
+    ]
+    few = {"ignore_eos": True, "max_new_tokens": 4}
+    with miaotui.load(tmp_path, max_context=8) as model:
+        wanted = [model.generate(IDS, **a, **few).ids for a in asked]
+    with miaotui.load(tmp_path, max_context=8, device="cuda") as model:
+        assert [model.generate(IDS, **a, **few).ids for a in asked] == wanted
+
+
 @pytest.mark.ci  # 7 s
 def test_why_nothing_can_be_drawn_is_said_as_on_the_cpu(tmp_path, monkeypatch):
     write_checkpoint(tmp_path, small("llama"))

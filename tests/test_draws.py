@@ -253,6 +253,10 @@ HOWS = [
     {"temperature": 1.3, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.3},
     {"repetition_penalty": 1.2},
     {"temperature": 0.9, "no_repeat_ngram_size": 2, "bad_words_ids": [[3]], "min_new_tokens": 4},
+    {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.5, "typical_p": 0.95},
+    {"adaptive": 2.0, "xtc_probability": 0.5, "sampler_order": ["xtc", "temperature"]},
+    {"frequency_penalty": 0.8, "dry_multiplier": 1.0, "dry_allowed_length": 1, "logit_bias": {3: 2.0}},
+    {"presence_penalty": 0.8, "dynatemp_range": 0.5, "suppress_tokens": [3], "sequence_bias": {(4, 5): 1.0}},
 ]
 
 

@@ -34,6 +34,7 @@ from checkpoints import Drawn, write_checkpoint
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from masks import ByTheLast
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 
@@ -59,8 +60,25 @@ CONFIGS = {
 #: Of the kind "adapters", each next to the model alone.
 NAMES = ("first", "second")
 DRAWN = {"temperature": 1.3, "seed": 5, "top_p": 0.9}
+#: What remembers the draws before: a bound on the surprise, counts, matches.
+STEERED = {
+    "mirostat": 2,
+    "mirostat_tau": 2.0,
+    "mirostat_eta": 0.5,
+    "seed": 5,
+    "frequency_penalty": 0.5,
+    "dry_multiplier": 1,
+}
 #: The last gives two answers.
-HOWS: list[dict[str, Any]] = [{}, DRAWN, {"no_repeat_ngram_size": 2}, {"n": 2, **DRAWN}]
+HOWS: list[dict[str, Any]] = [
+    {},
+    DRAWN,
+    {"no_repeat_ngram_size": 2},
+    {"schema": ByTheLast(), **DRAWN},
+    STEERED,
+    {"n": 2, **DRAWN},
+]
+LAST = len(HOWS) - 1
 DONE: Counter[str] = Counter()  # operations, and what came of them
 PLACE: list[Path] = []  # of the checkpoints and the saved texts
 LENGTH = [1]  # ids that are drafted for a pass
@@ -158,7 +176,7 @@ class Call:
     @property
     def way(self) -> int:
         """Which of HOWS; a stream has one answer."""
-        return self.how % 3 if self.by == "stream" else self.how
+        return self.how % LAST if self.by == "stream" else self.how
 
     def words(self) -> dict[str, Any]:
         how = {"max_new_tokens": self.n, "ignore_eos": True, "priority": self.priority, **HOWS[self.way]}
@@ -177,9 +195,10 @@ class Call:
             pass
         elif self.by == "stream":
             wanted = wanted[0]
-            assert got == (wanted[: self.at % self.n + 1] if self.fate == "dropped" else wanted)
+            wanted = wanted[: self.at % self.n + 1] if self.fate == "dropped" else wanted
+            assert got == wanted, (self, got, wanted)
         else:
-            assert got == wanted
+            assert got == wanted, (self, got, wanted)
         ended = isinstance(got, BaseException) or (self.fate == "dropped" and self.by == "stream")
         what = self.fate if ended else "right"
         DONE[f"{self.by}s: {what}"] += 1
@@ -190,7 +209,7 @@ NUMBERS, SIZES = st.integers(0, 9), st.one_of(st.integers(1, 30), st.integers(1,
 PRIORITIES = st.sampled_from([0, 0, 0, 1, 5, -2])
 FATES = st.sampled_from(["ends", "ends", "ends", "cancelled", "raises", "dropped"])
 CALLS = st.builds(
-    Call, st.integers(0, 4), SIZES, st.integers(1, 12), st.integers(0, 3), PRIORITIES, FATES,
+    Call, st.integers(0, 4), SIZES, st.integers(1, 12), st.integers(0, LAST), PRIORITIES, FATES,
     st.sampled_from(["task", "task", "stream", "thread"]), st.integers(0, 12), st.integers(0, 20), st.integers(0, 2),
 )  # fmt: skip
 
@@ -306,8 +325,10 @@ class Machine(RuleBasedStateMachine):
         finally:
             self.clock.going -= 1
 
-    @rule(calls=st.lists(st.tuples(st.integers(0, 4), SIZES), max_size=6), how=st.integers(0, 3), n=st.integers(1, 8),
-          which=NUMBERS)  # fmt: skip
+    @rule(
+        calls=st.lists(st.tuples(st.integers(0, 4), SIZES), max_size=6), how=st.integers(0, LAST), n=st.integers(1, 8),
+        which=NUMBERS,
+    )  # fmt: skip
     def ask_a_list(self, calls: list[tuple[int, int]], how: int, n: int, which: int) -> None:
         prompts, adapter = [prompt_of(*call) for call in calls], adapter_of(self.kind, which)
         got = self.model.generate_all(prompts, max_new_tokens=n, ignore_eos=True, adapter=adapter, **HOWS[how])
@@ -324,7 +345,7 @@ class Machine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------------------------- streams
 
-    @rule(which=st.integers(0, 4), size=SIZES, how=st.integers(0, 2), priority=PRIORITIES)
+    @rule(which=st.integers(0, 4), size=SIZES, how=st.integers(0, LAST - 1), priority=PRIORITIES)
     def stream(self, which: int, size: int, how: int, priority: int) -> None:
         prompt, adapter = prompt_of(which, size), adapter_of(self.kind, size)
         words = {"max_new_tokens": 12, "ignore_eos": True, "priority": priority, "adapter": adapter, **HOWS[how]}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError
+from miaotui.runtime.detokenize import Spelling, TextStream
 from miaotui.runtime.filters.filters import Filtered
 from miaotui.runtime.generate import params_from
 from miaotui.tools import cli, demo
+from test_demo_chat import TALK
 from test_generate import Table, decode, run, stream
 
 if TYPE_CHECKING:
@@ -217,6 +221,36 @@ def test_a_person_keeps_nobody_else_waiting(model: mt.Model) -> None:
     assert len(got) == 1
 
 
+def test_any_number_of_people_may_decide_at_once(model: mt.Model) -> None:
+    """More than an event loop's executor has threads, where the passes are taken; by a thread or by a coroutine."""
+    n, how = 40, {"max_new_tokens": 3}
+    plain = model.generate(BEGINNING, **how).text
+    release = threading.Event()
+
+    def hold(_: Filtered) -> str:
+        assert release.wait(60)
+        return "release"
+
+    async def ask(answer: Filtered) -> str:
+        await asyncio.sleep(0)
+        return f"{answer.unfiltered}!"
+
+    async def every() -> list[str]:
+        rules = [{"words": ["x"]}]
+        filters = mt.Filters(rules, hold=hold)
+        held = [asyncio.create_task(model.agenerate(BEGINNING, filters=filters, **how)) for _ in range(n)]
+        await asyncio.sleep(0.2)
+        one = await model.agenerate(BEGINNING, filters=mt.Filters(rules, hold=ask), **how)
+        assert not any(task.done() for task in held)
+        release.set()
+        pieces = [piece async for piece in model.astream(BEGINNING, filters=mt.Filters(rules, hold=ask), **how)]
+        return [one.text, *pieces, *[(await task).text for task in held]]
+
+    assert asyncio.run(every()) == [f"{plain}!", f"{plain}!", *[plain] * n]
+    with pytest.raises(InputError, match="hold: a coroutine function decides on answers of async calls"):
+        model.generate(BEGINNING, filters=mt.Filters([{"words": ["x"]}], hold=ask), **how)
+
+
 def test_a_function_that_raises_is_heard(model: mt.Model) -> None:
     def hold(_: Filtered) -> str:
         raise RuntimeError
@@ -261,6 +295,31 @@ def test_an_encoder_decoder_s_answer_is_filtered() -> None:
     digit = next(c for c in plain if c.isalnum())
     filters = mt.Filters([{"regex": digit, "replacement": "#"}])
     assert pipe(text, filters=filters)[0]["generated_text"] == plain.replace(digit, "#")
+
+
+def test_a_word_over_any_border_of_tokens_is_never_shown(model: mt.Model) -> None:
+    """Of the included tokenizer; each border of an answer in turn."""
+    prompt, plain = model.tokenizer.encode(BEGINNING), model.generate(BEGINNING, max_new_tokens=60)
+    spelling = Spelling(model.tokenizer.spelled)
+
+    def pieces() -> list[str]:
+        texts = TextStream(spelling, prompt)
+        return [*map(texts.push, plain.ids), texts.flush()]
+
+    borders = [*itertools.accumulate(map(len, pieces()))][:-1]
+    assert "".join(pieces()) == plain.text
+    assert len(borders) == 60
+    for at in borders:
+        word = plain.text[max(0, at - 2) : at + 2]
+        for action in ("mask", "block"):
+            filters = mt.Filters([{"regex": re.escape(word), "action": action}])
+            filtering, shown = filters.filtering(), ""
+            for piece in pieces():
+                shown += filtering.push(piece)
+                assert word not in shown
+                if filtering.finish_reason is not None:
+                    break
+            assert shown + filtering.end() == filters.apply(plain.text).text != plain.text
 
 
 # --- files and the command line --------------------------------------------------------------------------------------
@@ -371,6 +430,24 @@ def test_refused_options(
     rules = str(rules_file(tmp_path / "rules.json"))
     assert cli.main([rules if word == "RULES" else word for word in arguments]) == code
     assert says in capsys.readouterr().err
+
+
+def test_a_conversation_is_filtered_and_goes_on_from_what_was_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk(*options: str) -> str:
+        stdin = io.TextIOWrapper(io.BytesIO(f"{next(iter(TALK))}\n/save {tmp_path / 'talk.json'}\n".encode()))
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert cli.main(["chat", *options]) == 0
+        return capsys.readouterr().out
+
+    plain = talk()
+    word = max(re.findall(r"\w+", plain), key=len)
+    rules = rules_file(tmp_path / "rules.json", [{"words": [word], "replacement": "[hidden]"}])
+    shown = talk("--filters", str(rules), "--audit", str(tmp_path / "audit.jsonl"))
+    assert shown == re.sub(rf"\b{word}\b", "[hidden]", plain) != plain
+    assert json.loads((tmp_path / "talk.json").read_text())[-1]["content"].strip() == shown.strip()
+    assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("typed", "shown"), [("what?\nyes\n", True), ("n\n", False), ("", False)])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import shutil
 import threading
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -16,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError, MemoryLimitError, PlanError
 from miaotui.loader.prune.plan import PrunePlan
+from miaotui.runtime.draft_model import ModelDrafter
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.logprobs import LogProbs
-from miaotui.tools import demo
+from miaotui.tools import cli, demo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 N_VOCAB, CONTEXT = 53, 2 * PAGE
 LLAMA: dict[str, Any] = {
@@ -43,6 +47,9 @@ DRAWN = {"temperature": 1.2, "seed": 5}
 HOWS: list[dict[str, Any]] = [
     {}, DRAWN, DRAWN | {"top_p": 0.8, "repetition_penalty": 1.3}, {"repetition_penalty": 1.5},
     {"no_repeat_ngram_size": 2}, DRAWN | {"bad_words_ids": [[5], [7, 9]], "min_new_tokens": 9},
+    DRAWN | {"typical_p": 0.9, "xtc_probability": 0.5, "frequency_penalty": 0.5, "sequence_bias": [[[4, 5], 2.0]]},
+    {"dry_multiplier": 2.0, "presence_penalty": 0.5, "no_repeat_ngram_size": 3},
+    {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.5, "seed": 5},  # of which nothing is drafted
 ]  # fmt: skip
 
 
@@ -249,6 +256,56 @@ def test_lists_threads_tasks_and_streams_get_what_each_gets_alone(models: Any, f
     assert [each.ids for each in drawn.alternatives] == [each.ids for each in wanted_n.alternatives]
 
 
+@pytest.mark.parametrize("what", ["greedy", "truncated", "run_pass", "learn", "draft"])
+def test_struck_anywhere_a_text_goes_on(
+    models: Any, forced: list[int], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Ctrl-C before, in and after a pass that checks a block: the ids that there are, and what follows, are right."""
+    model, forced[0], prompt = models("window", "itself"), 4, prompt_of(7, 25)
+    session, wanted = model.session, plain(model, prompt, max_new_tokens=16, ignore_eos=True).ids
+    where: dict[str, tuple[Any, str]] = {
+        "greedy": (type(session), "greedy"), "truncated": (type(session.pages), "truncate"),
+        "run_pass": (type(session), "run_pass"), "learn": (Speculation, "learn"), "draft": (ModelDrafter, "draft"),
+    }  # fmt: skip
+    owner, name = where[what]
+    act, strikes = getattr(owner, name), 0
+    for n in range(12):
+        left = [n]
+
+        def struck(self: Any, *args: Any, left: list[int] = left, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == -1 and what != "greedy":
+                act(self, *args, **kwargs)
+            if left[0] == -1:
+                raise KeyboardInterrupt
+            return act(self, *args, **kwargs)
+
+        with model.sequence() as text:
+            monkeypatch.setattr(owner, name, struck)
+            try:
+                text.generate(prompt, max_new_tokens=16, ignore_eos=True)
+            except KeyboardInterrupt:
+                strikes += 1
+            monkeypatch.setattr(owner, name, act)
+            assert text.ids == (prompt + wanted)[: len(text)]
+            ids = text.ids
+            assert text.feed([5, 6]).tobytes() == model.logits([*ids, 5, 6])[-1].tobytes()
+        session.turn(session.collect)
+        before = list(session.pages.n_free)
+        session.pages.recount()
+        assert session.pages.n_free == before or session.pages.torn
+    assert strikes > 2
+
+
+def test_a_call_takes_another_draft(models: Any, forced: list[int]) -> None:
+    model, forced[0], prompt = models("plain", "keep-layers=0-1"), 3, prompt_of(8, 12) * 3
+    wanted = plain(model, prompt, max_new_tokens=30, ignore_eos=True)
+    for draft in ("ngram", True, None):
+        got = model.generate(prompt, max_new_tokens=30, ignore_eos=True, draft=draft)
+        same(got, wanted)
+        assert got.timings.n_drafted > 0
+
+
 def test_functions_of_the_callers_see_every_text_once(models: Any, forced: list[int]) -> None:
     model, forced[0], prompt = models("plain", "itself"), 5, prompt_of(4, 9)
     texts: list[list[int]] = []
@@ -283,7 +340,7 @@ def test_the_first_drafted_id_is_checked_as_well(models: Any, forced: list[int])
                  plain(model, prompt, max_new_tokens=30, ignore_eos=True))  # fmt: skip
 
 
-@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.ci), 5])  # 5 s
 def test_texts_and_stop_strings(forced: list[int], length: int) -> None:
     """The included model's texts: each word of an answer as what ends it."""
     forced[0] = length
@@ -336,6 +393,26 @@ def test_what_is_loaded_is_in_the_predicted_memory(directories: dict[str, Path])
         pass
 
 
+def test_a_model_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    """As many of them, two in each other's places; the same ones in another file are no matter."""
+    shutil.copytree(demo.path(), tmp_path / "same")
+    shutil.copytree(demo.path(), tmp_path / "other")
+    for name in ("same", "other"):
+        file = tmp_path / name / "tokenizer.json"
+        said = json.loads(file.read_text(encoding="utf-8"))
+        vocab = said["model"]["vocab"]
+        if name == "other":
+            a, b = (next(token for token, i in vocab.items() if i == n) for n in (500, 501))
+            vocab[a], vocab[b] = 501, 500
+        file.write_text(json.dumps(said, indent=3), encoding="utf-8")
+    with miaotui.load(demo.path(), draft=tmp_path / "same") as model:
+        assert model.generate("Once", max_new_tokens=9).timings.n_accepted > 0
+    with pytest.raises(
+        InputError, match=r"draft=.*other'\): its token 500 is .*, the model's is .*; expected the same"
+    ):
+        miaotui.load(demo.path(), draft=tmp_path / "other")
+
+
 def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, tmp_path: Path) -> None:
     path = directories["plain"]
     write_checkpoint(tmp_path / "other", Drawn(LLAMA | {"vocab_size": N_VOCAB + 2}, "F32", 3))
@@ -348,6 +425,8 @@ def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, 
     ):
         with pytest.raises(error, match=said):
             miaotui.load(path, draft=draft)  # type: ignore[arg-type]  # wrong ones
+    with pytest.raises(InputError, match=r"draft='ngram': .* writes no text; there is nothing to draft"):
+        miaotui.load(demo.path("encoder"), draft="ngram")
     with pytest.raises(BackendError, match="draft='ngram': on a GPU every id is drawn by itself; use device='cpu'"):
         miaotui.load(path, draft="ngram", device="cuda")
     model = models("plain")
@@ -362,3 +441,33 @@ def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, 
         model.generate([1, 2], draft="ngram", num_beams=2)
     assert models("plain", "ngram").generate([1, 2], num_beams=2, max_new_tokens=3).ids
     assert model.generate([1, 2], max_new_tokens=9).timings.n_drafted == 0
+
+
+# docs/speculation.md
+
+
+def test_the_page_s_python_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "speculation.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    [(python, said)] = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    exec(compile(python, "docs/speculation.md", "exec"), names)  # noqa: S102 - it is our own page
+    assert capsys.readouterr().out == said
+    names["model"].close()
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", "Once upon a time", "--max-new-tokens", "20", "--no-prompt"]
+    assert cli.main(words) == 0
+    plain = capsys.readouterr().out
+    for draft in ("ngram", "keep-layers=0-4", str(demo.path())):
+        assert cli.main([*words, "--draft", draft, "--stats"]) == 0
+        out = capsys.readouterr()
+        assert out.out == plain
+        if draft == str(demo.path()):
+            assert re.search(r"^draft +\d+ tokens guessed, \d+ of them right$", out.err, re.MULTILINE)
+    for more, said in (
+        (["--draft", "keep-layers=9"], "--draft keep-layers=9: .*there is no layer 9"),
+        (["--draft", "ngram", "--num-beams", "2"], "--draft ngram: beams draft nothing"),
+    ):
+        assert cli.main([*words, *more]) != 0
+        assert re.search(said, capsys.readouterr().err)

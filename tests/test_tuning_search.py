@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
 from itertools import product
 
 import hypothesis.strategies as st
@@ -10,7 +12,8 @@ import pytest
 from hypothesis import given
 from miaotui.errors import InputError, MemoryLimitError
 from miaotui.tools.tuning import search as searching
-from miaotui.tools.tuning.search import FINALISTS, KEEP, NOISE, SMALL, Limits, search
+from miaotui.tools.tuning.records import Limits
+from miaotui.tools.tuning.search import FINALISTS, KEEP, NOISE, SMALL, search
 from miaotui.tools.tuning.space import MAX_POINTS, Axis, Space
 
 PAIR, LOSS = 2.0, 3.0  # seconds that a measurement takes, on the made-up clock
@@ -141,6 +144,43 @@ def test_an_interrupt_ends_it_with_the_best_so_far(drawn, stop_at):
         assert result.chosen.loss <= 0.5
     elif space.size > SMALL and stop_at > 1 and len(timed) == 1:
         assert timed[0].point != space.reference  # which loses nothing
+
+
+def noisy(seed, noise):
+    """144 points, of which many are nearly equal, and pairs that vary, one in twenty by up to twice.
+
+    What two runs choose over the best, whether a third keeps the first's choice, and the pairs of the first.
+    """
+    rng = random.Random(seed)  # noqa: S311 - a table
+    space = Space(tuple(Axis(f"a{i}", tuple(range(n)), lossy=i > 1) for i, n in enumerate((2, 2, 2, 2, 3, 3))))
+    of = [[1.0, *(math.exp(rng.gauss(0, 0.15)) if rng.random() < 0.7 else rng.gauss(1, 0.01) for _ in a.levels[1:])]
+          for a in space.axes]  # fmt: skip
+    seconds = {p: math.prod(of[i][v] for i, v in enumerate(p)) * math.exp(rng.gauss(0, 0.01)) for p in space.points()}
+    loses = [[0.0, *(abs(rng.gauss(0, 0.006)) for _ in axis.levels[1:])] for axis in space.axes]
+    losses = {space.lossy(p): sum(loses[i][v] for i, v in enumerate(space.lossy(p))) for p in space.points()}
+
+    def chosen(number, previous=None):
+        table, own = Table(seconds, losses), random.Random(f"{seed} {number}")  # noqa: S311 - noise
+
+        def once(time):
+            return time * math.exp(own.gauss(0, noise)) * (1 + own.random() if own.random() < 0.05 else 1)
+
+        table.pair = lambda p: (table.timed.append(p), (once(seconds[p]), once(seconds[space.reference])))[1]
+        point = run(space, table, Limits(loss=0.02), previous=previous).chosen.point
+        assert losses[space.lossy(point)] <= 0.02
+        return point, len(table.timed)
+
+    best = min(time for p, time in seconds.items() if losses[space.lossy(p)] <= 0.02)
+    first, pairs = chosen(1)
+    return seconds[first] / best, seconds[chosen(2)[0]] / best, chosen(3, first)[0] == first, pairs
+
+
+def test_under_noise_the_choice_is_near_the_best_and_is_kept():
+    """Measured with 600 seeds: 97 of 100 runs within 5 %, 97 of 100 kept, 63 pairs."""
+    told = [noisy(seed, 0.01) for seed in range(40)]
+    assert sum(over <= 1.05 for first, second, *_ in told for over in (first, second)) >= 0.9 * 2 * len(told)
+    assert sum(kept for *_, kept, _ in told) >= 0.9 * len(told)
+    assert statistics.mean(pairs for *_, pairs in told) <= 3 * 144 / 5  # of three for every point
 
 
 def test_of_equally_fast_ones_the_least_loss_then_the_least_memory_is_chosen_again_and_again():

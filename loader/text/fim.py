@@ -82,4 +82,4 @@ def _inside(tokenizer: Tokenizer, text: str) -> list[int]:
     if not text or "ByteLevel" in tokenizer.decoder_kinds:
         return plain
     ids = one(text, tokenizer, token_bytes(tokenizer, tokenizer.n_vocab), first=False)
-    return plain if ids is None else ids.tolist()
+    return plain if ids is None else ids

@@ -8,6 +8,7 @@ has. One more such id stands for the end of the text, so that no end of the mode
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -31,6 +32,8 @@ __all__ = ["INDENT", "Grammar", "Grammars"]
 INDENT = 16
 _BLANKS = rf"[\x20\x09]|(\x0D|\x0A|\x0D\x0A)[\x20\x09]{{0,{INDENT}}}"
 _WORD = 32
+#: Texts that must come whose spelling is remembered: keys of schemas, mostly.
+_KNOWN = 4096
 
 
 class _Matcher(Protocol):
@@ -50,6 +53,8 @@ class _Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, spelled: TokenBytes, *, first: bool) -> None:
         self._tokenizer, self._spelled, self._first = tokenizer, spelled, first
+        self._known: dict[str, list[int]] = {}
+        self._raised: dict[int, BaseException] = {}
         own = spelled.first if first else spelled.after
         self.words = -(-len(own) // _WORD)
         self.bytes_at = self.words * _WORD
@@ -59,11 +64,28 @@ class _Vocabulary:
         self.special_token_ids = [self.eos_token_id]
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """How the tokenizer spells a text that must come: llguidance then lets no other spelling come."""
-        if isinstance(text, bytes):
-            text = text.decode()
-        ids = one(text, self._tokenizer, self._spelled, first=self._first)
-        return [self.bytes_at + b for b in text.encode()] if ids is None else ids.tolist()
+        """How the tokenizer spells a text that must come: llguidance then lets no other spelling come.
+
+        It is called from Rust, which takes an exception for a fault of its own: Ctrl-C is raised once it returned.
+        """
+        try:
+            return self._spelling(text.decode() if isinstance(text, bytes) else text)
+        except BaseException as e:  # noqa: BLE001 - `raised` has it
+            self._raised[threading.get_ident()] = e
+            return []
+
+    def raised(self) -> BaseException | None:
+        """What this thread's last call raised, once."""
+        return self._raised.pop(threading.get_ident(), None) if self._raised else None
+
+    def _spelling(self, text: str) -> list[int]:
+        ids = self._known.get(text)
+        if ids is None:
+            ids = one(text, self._tokenizer, self._spelled, first=self._first)
+            ids = [self.bytes_at + b for b in text.encode()] if ids is None else ids
+            if len(self._known) < _KNOWN:
+                self._known[text] = ids
+        return ids
 
 
 class Grammars:
@@ -81,8 +103,13 @@ class Grammars:
         return self._library.LLTokenizer(vocabulary, n_vocab=n, eos_token=end)
 
     @once
+    def first(self) -> _Vocabulary:
+        """Of a text's first token."""
+        return _Vocabulary(self._of, self.spelled, first=True)
+
+    @once
     def _first(self) -> Any:  # noqa: ANN401 - the library's
-        return self._sorted(_Vocabulary(self._of, self.spelled, first=True))
+        return self._sorted(self.first)
 
     def compiled(self, name: str, value: object) -> Grammar:
         """Errors: `InputError` for what is no schema, grammar or regex, or asks for what is not supported."""
@@ -157,6 +184,12 @@ class _Walk:
         """As `Walk.fill`."""
         matcher = self._matcher if self._head is None else self._head
         matcher.unsafe_compute_mask_ptr(self._address, self._n_bytes)
+        error = (self._grammars.vocabulary if self._head is None else self._grammars.first).raised()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # an exception whose calls hold it keeps all that they hold
         if matcher.is_error():
             raise self._stuck(matcher)
         word, bit = self._end

@@ -214,6 +214,26 @@ def _matches(pattern: str, name: str, path: str) -> bool:
         raise InputError(msg) from None
 
 
+def _blanks(pattern: str) -> str:
+    """A pattern whose blanks are ECMAScript's: U+FEFF is one. Errors: `InputError` for what cannot be said so."""
+    out, at, inside = [], 0, False
+    while at < len(pattern):
+        piece = pattern[at : at + (2 if pattern[at] == "\\" else 1)]
+        at += len(piece)
+        inside = piece == "[" or (inside and piece != "]")
+        if piece == r"\s":
+            piece = r"\s\x{FEFF}" if inside else r"[\s\x{FEFF}]"
+        elif piece == r"\S" and not inside:
+            piece = r"[^\s\x{FEFF}]"
+        elif piece == r"\S":
+            msg = (
+                rf"schema: pattern {shown(pattern)}: \S among other characters in brackets is not supported; name them"
+            )
+            raise InputError(msg)
+        out.append(piece)
+    return "".join(out)
+
+
 def _open(schema: Any) -> bool:  # noqa: ANN401 - JSON
     """Whether keys may come that it does not name."""
     if isinstance(schema, bool) or not schema:
@@ -228,7 +248,9 @@ def _open(schema: Any) -> bool:  # noqa: ANN401 - JSON
 
 
 def _exact(schema: dict[str, Any]) -> dict[str, Any]:
-    """With a pattern in the place of a format of dates and times, which is what it means."""
+    """With a pattern in the place of a format of dates and times, which is what it means, and ECMAScript's blanks."""
+    if isinstance(schema.get("pattern"), str):
+        schema = schema | {"pattern": _blanks(schema["pattern"])}
     kind = schema.get("format")
     pattern = _EXACT.get(kind) if isinstance(kind, str) else None
     if pattern is None:

@@ -77,7 +77,7 @@ def spell(texts: list[str], tokenizer: Tokenizer, spelled: TokenBytes, *, first:
                 "spell it as the model would (a space before a word, lower case)"
             )
             raise InputError(msg)
-        others[i] = ids
+        others[i] = np.array(ids, np.int32)
     at = np.cumsum(made.lengths) - made.lengths
     each = [others.get(i, made.ids[at[i] : at[i] + made.lengths[i]]) for i in range(len(texts))]
     lengths = np.fromiter(map(len, each), np.int64, len(each))
@@ -169,15 +169,16 @@ def _joined(tokens: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return sizes, np.cumsum(sizes) - sizes, np.frombuffer(b"".join(tokens), np.uint8)
 
 
-def one(text: str, tokenizer: Tokenizer, spelled: TokenBytes, *, first: bool) -> NDArray[np.int32] | None:
+def one(text: str, tokenizer: Tokenizer, spelled: TokenBytes, *, first: bool) -> list[int] | None:
     """Ids of a text, as the tokenizer spells it or, where that has other bytes, token by token; None: none do."""
-    heads = spelled.first if first else spelled.after
+    wanted = text.encode()
     for anchor in ("",) if first else _BEFORE:
-        made = _encoded([text], tokenizer, anchor)
-        if not _differ([text], made, heads, spelled.after)[0]:
-            return made.ids
-    ids = spelled.longest_first(text.encode(), first=first)
-    return None if ids is None else np.array(ids, np.int32)
+        skip = len(tokenizer.encode_each([anchor])[0]) if anchor else 0
+        ids = tokenizer.encode_each([anchor + text])[0][skip:]
+        heads = spelled.first if first else spelled.after
+        if ids and heads[ids[0]] + b"".join(spelled.after[i] for i in ids[1:]) == wanted:
+            return ids
+    return spelled.longest_first(wanted, first=first)
 
 
 def trie_of(spelled: Spelled) -> Trie:

@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..drawing import (
+    D_BIAS,
+    D_BIASES,
+    D_COUNTED,
+    D_COUNTS_OFF,
     D_EDITS,
+    D_ENDS,
     D_HISTORY,
     D_MASK,
+    D_N_BIAS,
+    D_N_COUNTED,
     D_N_EDITS,
+    D_N_ENDS,
     D_N_HISTORY,
+    D_N_REPEATED,
+    D_N_SOURCE,
+    D_REPEATED,
+    D_REPEATED_OFF,
+    D_SOURCE,
+    D_SURPRISES,
     I_N,
     I_SCRATCH,
     I_SIZE,
@@ -32,6 +46,15 @@ if TYPE_CHECKING:
 __all__ = ["draw_line", "draw_regions"]
 
 
+#: Arrays of a row, of int64 or float64: name, where their address stands, and their number.
+_LISTS = (
+    ("history", D_HISTORY, D_N_HISTORY), ("edits", D_EDITS, D_N_EDITS), ("bias", D_BIAS, D_N_BIAS),
+    ("biases", D_BIASES, D_N_BIAS), ("counted", D_COUNTED, D_N_COUNTED), ("counts", D_COUNTS_OFF, D_N_COUNTED),
+    ("repeated", D_REPEATED, D_N_REPEATED), ("repeats", D_REPEATED_OFF, D_N_REPEATED), ("source", D_SOURCE, D_N_SOURCE),
+    ("ends", D_ENDS, D_N_ENDS),
+)  # fmt: skip
+
+
 def draw_line(address: int, x: int, n: int, scratch: int, slots: int) -> NDArray[np.int64]:
     """int64 [1, SLOTS], to stand after a program's own; `address`: the kernel's; `x`, `scratch`: in the arena."""
     line = np.zeros((1, SLOTS), np.int64)
@@ -48,7 +71,9 @@ def draw_regions(batch: Batch, line: NDArray[np.int64], base: int) -> Iterator[t
     for name, words in (("draws", batch.draws[: batch.n_draws]), ("drawn", batch.drawn)):
         yield name, int(words.ctypes.data), int(words.ctypes.data) + words.nbytes
     for i, words in enumerate(batch.draws[: batch.n_draws]):
-        for name, at, count in (("history", D_HISTORY, D_N_HISTORY), ("edits", D_EDITS, D_N_EDITS)):
+        for name, at, count in _LISTS:
             yield f"{name} of draw {i}", int(words[at]), int(words[at] + 8 * words[count])
+        if words[D_SURPRISES]:
+            yield f"surprises of draw {i}", int(words[D_SURPRISES]), int(words[D_SURPRISES]) + 16
         if words[D_MASK]:
             yield f"mask of draw {i}", int(words[D_MASK]), int(words[D_MASK]) + 4 * mask_words(n)

@@ -203,6 +203,17 @@ def ld_f64(b, a):
     return b.load(ptr(b, a, F64), align=8)
 
 
+@op(i64, f64)
+def double_bits(b, v):
+    return b.bitcast(v, I64)
+
+
+@op(f64, f64)
+def nearest(b, v):
+    """The nearest whole number; of two, the even one."""
+    return b.call(ext(b, "llvm.nearbyint.f64", F64, [F64]), [v])
+
+
 @op(void, i64, i64)
 def st_i32(b, a, v):
     b.store(b.trunc(v, I32), ptr(b, a, I32), align=4)

@@ -135,7 +135,10 @@ def code_key() -> str:
     """Names compiled code by everything it depends on: sources, versions, CPU, Numba's settings."""
     h = hashlib.sha256(_numba_version())
     here = Path(__file__).parent
-    names = "blocking", "drawing", "experts", "kvcache", "ops", "quantized", "sampling", "sparse", "sparse_int8", "step"
+    names = (
+        "blocking", "drawing", "exact", "experts", "kvcache", "ops", "quantized", "sampling", "sampling_params",
+        "sparse", "sparse_int8", "step",
+    )  # fmt: skip
     beside = (here.parent / f"{name}.py" for name in names)
     for f in sorted([*here.rglob("*.py"), *beside]):
         h.update(f.read_bytes())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..drawing import D_UNIT, parameter_words
-from ..sampling import Sampler
+from ..sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +66,7 @@ def draw_words(sampler: Sampler) -> NDArray[np.int64]:
     """int64 [D_WORDS]: the block as a step finds it."""
     params = sampler.params
     if params.greedy:
-        params = replace(params, do_sample=True, temperature=1.0, top_k=0, top_p=_GREEDY, min_p=0.0, seed=0)
+        params = SamplingParams(top_p=_GREEDY, repetition_penalty=params.repetition_penalty, do_sample=True, seed=0)
     words = np.zeros(D_WORDS, np.int64)
     words[: D_UNIT + 1] = parameter_words(Sampler(sampler.n_vocab, params, sequence=sampler.sequence))
     return words

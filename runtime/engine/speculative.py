@@ -40,15 +40,18 @@ NGRAM = "ngram"
 
 #: Ids that are drafted for a pass, at most.
 MOST = 15
-#: Of the time, for trying whether drafts are accepted again; and how much less often after failures, at most.
-BUDGET, RARELY = 0.015, 8
-#: What is taken for a token more in a pass, as a part of one token's time, until passes were measured.
-_SLOPE = 0.1
+#: Of the time, for trying whether drafts are accepted again; and how much less often than that after failures, from the
+#: first on.
+BUDGET, RARELY = 0.015, (0.25, 8.0)
+#: What is taken for a token more in a pass, as a part of one token's time, until passes were measured; and at least.
+_SLOPE, _LEAST = 0.1, 0.03
 #: Passes of a size that are remembered, and guesses that are put among them.
 _SAMPLES, _GUESSES = 9, 2
 #: What is left of an observation's weight with each further one; the weight of what other answers saw, and how much a
 #: pass of this one changes that.
-_FADE, _WEIGHT, _SLOWLY = 0.85, 1.0, 1 / 8
+_FADE, _WEIGHT, _SLOWLY = 0.85, 3.0, 1 / 16
+#: Of an id more, below which no further ones are looked at.
+_HARDLY = 0.05
 #: What is expected of the first drafts of all.
 _HOPE = 0.5
 
@@ -59,24 +62,29 @@ class Costs:
     def __init__(self) -> None:
         """Nothing is known."""
         self._seconds: dict[int, deque[float]] = {}
+        self._median: dict[int, float] = {}
 
     def add(self, n_tokens: int, seconds: float) -> None:
         """A pass took so long."""
-        self._seconds.setdefault(n_tokens, deque(maxlen=_SAMPLES)).append(seconds)
+        there = self._seconds.setdefault(n_tokens, deque(maxlen=_SAMPLES))
+        there.append(seconds)
+        self._median[n_tokens] = statistics.median(there)
 
     def of(self, n_tokens: int, base: int) -> float:
         """Of a pass, as a multiple of one of `base` tokens. One that was never seen grows by `_SLOPE` of one token."""
-        unit = self.seconds(base)
+        unit, there = self.seconds(base), self._seconds.get(n_tokens)
+        least = 1 + _LEAST * (n_tokens - base) / base  # whatever was measured while others used the machine
+        if there and len(there) == _SAMPLES and unit:
+            return max(least, self._median[n_tokens] / unit)
         guess = (1 + _SLOPE * (n_tokens - 1)) / (1 + _SLOPE * (base - 1))
-        there = self._seconds.get(n_tokens)
         if not there or not unit:
             return guess
-        return statistics.median([guess * unit] * _GUESSES + list(there)) / unit  # one slow pass decides nothing
+        # One slow pass decides nothing.
+        return max(least, statistics.median([guess * unit] * _GUESSES + list(there)) / unit)
 
     def seconds(self, n_tokens: int) -> float:
         """Of a pass; 0 where none was seen."""
-        there = self._seconds.get(n_tokens)
-        return statistics.median(there) if there else 0.0
+        return self._median.get(n_tokens, 0.0)
 
 
 class Acceptance:
@@ -86,7 +94,7 @@ class Acceptance:
         """`expected`: what others saw."""
         self._right, self._n = expected * _WEIGHT, _WEIGHT
         self.waited = 0  # tokens since one was tried though it did not pay
-        self.rarely = 1  # how much less often than the budget allows
+        self.rarely = RARELY[0]  # how much less often than the budget allows
 
     @property
     def rate(self) -> float:
@@ -135,6 +143,8 @@ class Speculation:
             gain = yields / self._cost(k, n_texts)
             if gain > best:
                 best, length = gain, k
+            if rate**k < _HARDLY:
+                break
         return length
 
     def _tried(self, seen: Acceptance, missing: int, n_texts: int) -> int:
@@ -157,7 +167,7 @@ class Speculation:
         """What a pass said of the last that were drafted."""
         seen = self._seen[self._kind]
         seen.saw(n_checked, n_right)
-        seen.rarely = 1 if n_right else min(RARELY, 2 * seen.rarely)
+        seen.rarely = RARELY[0] if n_right else min(RARELY[1], 2 * seen.rarely)
         self.n_drafted += n_checked
         self.n_accepted += n_right
         before = self._expected.get(self._kind, _HOPE)
@@ -214,6 +224,8 @@ def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list
 
     Empty: Python draws the first, and the others are not known. The sampler is as it was.
     """
+    if sampler.changes is not None:  # whose counts are not undone
+        return _words_of_each(sampler, position, drafted)
     rows: list[NDArray[np.int64]] = []
     held: list[NDArray[np.int64]] = []
     mark = sampler.mark()
@@ -229,6 +241,16 @@ def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list
         sampler.rewind(mark)
     sampler.held = held
     return rows
+
+
+def _words_of_each(sampler: Sampler, position: int, drafted: Sequence[int]) -> list[NDArray[np.int64]]:
+    """The same, by a sampler for each row."""
+    each = [sampler]
+    for token in drafted:
+        each.append(each[-1].ahead([token]))
+    rows = [row_words(one, position + i) for i, one in enumerate(each)]
+    sampler.held = each[1:]
+    return [words.copy() for words in rows if words is not None]  # none, where Python draws
 
 
 def with_drafts(pages: Pages, chosen: list[tuple[Want, Part]], left: int, rows: int) -> list[tuple[Want, Part]]:

@@ -35,7 +35,8 @@ class Automaton:
         self.start = self._compiled(node, _MATCH)
         #: Whether a match may depend on the character after it.
         self.lags = any(isinstance(test, Assertion) for test in self._tests)
-        self._closures: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._closures: dict[tuple[int, int], tuple[tuple[int, ...], bool]] = {}
+        self._begins: dict[tuple[str, int], bool] = {}
 
     def _state(self, test: Chars | Assertion | None, *nexts: int) -> int:
         self._tests.append(test)
@@ -70,8 +71,8 @@ class Automaton:
             then = self._compiled(node.part, then)
         return then
 
-    def closure(self, state: int, around: int) -> tuple[int, ...]:
-        """States with a character's test, and perhaps the match, that one leads to between two characters."""
+    def closure(self, state: int, around: int) -> tuple[tuple[int, ...], bool]:
+        """States with a character's test that one leads to between two characters, and whether it leads to a match."""
         known = self._closures.get((state, around))
         if known is None:
             reached, todo = dict[int, None](), [state]
@@ -83,8 +84,16 @@ class Automaton:
                 test = self._tests[one]
                 if test is None or (isinstance(test, Assertion) and _holds(test.kind, around)):
                     todo += self._nexts[one]
-            known = tuple(one for one in reached if one == _MATCH or isinstance(self._tests[one], Chars))
-            self._closures[state, around] = known
+            tested = tuple(one for one in reached if isinstance(self._tests[one], Chars))
+            known = self._closures[state, around] = tested, _MATCH in reached
+        return known
+
+    def begins(self, c: str, around: int) -> bool:
+        """Whether a match can begin with a character."""
+        known = self._begins.get((c, around))
+        if known is None:
+            known = any(self.step(one, c) is not None for one in self.closure(self.start, around)[0])
+            self._begins[c, around] = known
         return known
 
     def step(self, state: int, c: str) -> int | None:
@@ -100,52 +109,52 @@ class Threads:
         """At its beginning."""
         self._automaton, self.lags = automaton, automaton.lags
         self._mask = (1 << (automaton.longest + 1)) - 1
-        self._pending: dict[int, int] = {}
-        self._threads: dict[int, int] = {}
+        self._threads: dict[int, int] = {}  # state -> where its matches began, but for those that begin here
         self._at, self._before = 0, _NOTHING
         self.matches: list[tuple[int, int]] = []
-        if not self.lags:
-            self._close(_OTHER)
 
     @property
     def live(self) -> int:
         """No match that is not among `matches` begins before this place."""
-        going = self._pending if self.lags else self._threads
-        return self._at - max((bits.bit_length() - 1 for bits in going.values()), default=0)
+        return self._at - max((bits.bit_length() - 1 for bits in self._threads.values()), default=0)
 
     def push(self, c: str) -> None:
         """The next character."""
         kind = _kind(c)
-        if self.lags:
-            self._close(kind)
-        step, mask, pending = self._automaton.step, self._mask, self._pending
-        pending.clear()
-        for state, bits in self._threads.items():
-            then = step(state, c)
-            if then is not None and (moved := (bits << 1) & mask):
-                pending[then] = pending.get(then, 0) | moved
+        around = self._before * 4 + kind if self.lags else 0
+        if self.lags and self._threads:
+            self._tell(around)
+        if self._threads or self._automaton.begins(c, around):
+            self._step(c, around)
         self._at, self._before = self._at + 1, kind
-        if not self.lags:
-            self._close(_OTHER)
+        if self._threads and not self.lags:
+            self._tell(0)
 
     def end(self) -> None:
         """The end of the text."""
         if self.lags:
-            self._close(_NOTHING)
-        self._pending.clear()
+            self._tell(self._before * 4 + _NOTHING)
         self._threads.clear()
 
-    def _close(self, after: int) -> None:
-        """Follow all that takes no character; tell of the longest match that ends here."""
-        around, closure, threads = self._before * 4 + after, self._automaton.closure, self._threads
-        threads.clear()
-        for state, bits in self._pending.items():
-            for one in closure(state, around):
-                threads[one] = threads.get(one, 0) | bits
-        for one in closure(self._automaton.start, around):
-            threads[one] = threads.get(one, 0) | 1
-        begun = threads.pop(_MATCH, 0)
-        if begun > 1:
+    def _step(self, c: str, around: int) -> None:
+        closure, step, mask = self._automaton.closure, self._automaton.step, self._mask
+        threads: dict[int, int] = {}
+        for state, bits in (*self._threads.items(), (self._automaton.start, 1)):
+            for one in closure(state, around)[0]:
+                then = step(one, c)
+                if then is not None and (moved := (bits << 1) & mask):
+                    threads[then] = threads.get(then, 0) | moved
+        self._threads = threads
+
+    def _tell(self, around: int) -> None:
+        """Of the longest match that ends here; what leads to nothing else is no thread any more."""
+        begun = 0
+        for state, bits in list(self._threads.items()):
+            going, matches = self._automaton.closure(state, around)
+            begun |= bits if matches else 0
+            if not going:
+                del self._threads[state]
+        if begun:
             self.matches.append((self._at - begun.bit_length() + 1, self._at))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from .rules import Finding, rules_from
 from .stages import Ending, Masking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 __all__ = ["Decision", "Filtered", "Filtering", "Filters", "filters_of"]
 
@@ -49,15 +50,16 @@ class Filters:
 
     `rules`: `FilterRule`s, or dicts with their fields. `hold`: a function f(filtered) that is given each whole
     answer before anything of it is shown, and returns "release", "refuse" (nothing is shown), or a text to show
-    instead. `audit`: a function that is given a dict for each answer, as JSON has it: which rules met what, and where;
-    `audit_text`: with the unfiltered text, so that `replay` can do it again. Errors: `InputError`.
+    instead; for async calls it may be a coroutine function. `audit`: a function that is given a dict for each answer,
+    as JSON has it: which rules met what, and where; `audit_text`: with the unfiltered text, so that `replay` can do it
+    again. Errors: `InputError`.
     """
 
     def __init__(
         self,
         rules: object,
         *,
-        hold: Callable[[Filtered], str] | None = None,
+        hold: Callable[[Filtered], str | Awaitable[str]] | None = None,
         audit: Callable[[dict[str, Any]], object] | None = None,
         audit_text: bool = False,
     ) -> None:
@@ -68,10 +70,10 @@ class Filters:
                 msg = f"{name}={shown(value)}: expected a function"
                 raise InputError(msg)
         self.hold, self.audit, self.audit_text = hold, audit, switch("audit_text", audit_text)
-        for i, rule in enumerate(self.rules):
-            if rule.shown_for_it and (hit := self.apply(rule.shown_for_it).findings):
-                what = f"replacement={shown(rule.shown_for_it)}"
-                msg = f"rules[{i}] ({shown(rule.name, 40)}): {what} is itself found by {shown(hit[0].rule, 40)}"
+        for text, i in {rule.shown_for_it: i for i, rule in reversed(list(enumerate(self.rules)))}.items():
+            if hit := self.apply(text).findings:
+                where = f"rules[{i}] ({shown(self.rules[i].name, 40)}): replacement={shown(text)}"
+                msg = f"{where} is itself found by {shown(hit[0].rule, 40)}; give one that no rule finds"
                 raise InputError(msg)
 
     @cached_property
@@ -96,6 +98,14 @@ class Filters:
         if self.hold is None:
             return filtered
         said: object = self.hold(filtered)
+        if inspect.iscoroutine(said):
+            said.close()
+            msg = "hold: a coroutine function decides on answers of async calls (agenerate, astream); give another here"
+            raise InputError(msg)
+        return self.judged(filtered, said)
+
+    def judged(self, filtered: Filtered, said: object) -> Filtered:
+        """An answer of which `hold` has said this. Errors: `InputError`."""
         if said == "release":
             return replace(filtered, decision="release")
         if said == "refuse":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -77,7 +77,7 @@ class FilterRule:
     ignore_case: bool | None = None
     normalize: Form | Literal["none"] | None = None
     max_length: int | None = None
-    _parts: list[Automaton | Words] = field(default_factory=list, repr=False, compare=False)
+    _compiled: Automaton | Words = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check every value, and compile. Errors: `InputError`."""
@@ -100,7 +100,7 @@ class FilterRule:
                 "replacement='': what stands on both sides would join, perhaps to what another rule hides; give a text"
             )
             raise InputError(msg)
-        self._parts.append(self._compiled_words() if self.words else self._compiled_regex())
+        object.__setattr__(self, "_compiled", self._compiled_words() if self.words else self._compiled_regex())
 
     def _defaults(self, *, is_words: bool) -> None:
         for name in ("whole_words", "ignore_case"):
@@ -177,13 +177,11 @@ class FilterRule:
     @cached_property
     def described(self) -> dict[str, Any]:
         """Everything that a decision depends on, as JSON has it."""
-        told = asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k != "_parts"})
-        return {**told, "words": list(self.words)}
+        return {name: getattr(self, name) for name in _FIELDS}
 
     def threads(self) -> _Threads:
         """For one text."""
-        [part] = self._parts
-        return WordThreads(part) if isinstance(part, Words) else Threads(part)
+        return WordThreads(self._compiled) if isinstance(self._compiled, Words) else Threads(self._compiled)
 
 
 class Search:
@@ -224,7 +222,7 @@ class Search:
     @property
     def floor(self) -> int | None:
         """Matches to come end here or later. None: there are none."""
-        return None if self._ended else self._folded.done + (0 if self._threads.lags else 1)
+        return None if self._ended else self._folded.seen if self._threads.lags else self._folded.done + 1
 
 
 def _word_list(words: object) -> tuple[str, ...]:

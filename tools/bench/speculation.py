@@ -103,7 +103,8 @@ def divergence(model: Model, other: Model, prompt: str) -> float:
 def _log_softmax(rows: np.ndarray) -> np.ndarray:
     rows = rows.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
-    return rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return rows
 
 
 def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,8 @@ from ..demo import path as demo_path
 from ..demo.corpus import held_out
 from ..tuning.knobs import knobs_of
 from ..tuning.measure import ModelMeter
-from ..tuning.search import Limits, search
+from ..tuning.records import Limits
+from ..tuning.search import search
 from ..tuning.subject import TextSubject
 from .roofline import machine, versions
 from .shared import print_out, public_command
@@ -91,7 +92,8 @@ class Grid:
         for point in points:
             if point in self.rows or time.perf_counter() > end:
                 continue
-            began, row = time.perf_counter(), {"point": point, "settings": knobs.space.label(point)}
+            row: dict[str, Any] = {"point": point, "settings": knobs.space.label(point)}
+            began = time.perf_counter()
             key = knobs.space.lossy(point)
             try:
                 row["memory"] = meter.memory(point)

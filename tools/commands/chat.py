@@ -13,7 +13,8 @@ from .. import demo
 from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, load_model
 from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
-from .generate import SAMPLING, add_sampling, as_utf8, drafted_of
+from .generate import as_utf8, drafted_of
+from .sampling import SAMPLING, add_sampling
 
 if TYPE_CHECKING:
     import argparse

@@ -64,7 +64,7 @@ def constraint(model: Model, args: argparse.Namespace) -> ConstraintKwargs:
 
 def _lines(text: str, file: Path) -> list[str]:
     """Lines that are not empty."""
-    lines = [line for line in text.splitlines() if line]
+    lines = [line for each in text.split("\n") if (line := each.removesuffix("\r"))]
     if not lines:
         msg = f"--choices {file}: no line has a text; give one choice a line"
         raise InputError(msg)

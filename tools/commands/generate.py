@@ -15,6 +15,7 @@ from ...sizes import counted, format_bytes
 from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, config_of, load_model
 from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
+from .sampling import RULES, SAMPLING, add_rules, add_sampling
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -24,19 +25,15 @@ if TYPE_CHECKING:
     from ...runtime.generate import Generation, Timings, Token
     from ...runtime.parameters import GenerateKwargs
 
-__all__ = ["SAMPLING", "add_arguments", "add_sampling", "as_utf8", "drafted_of", "main", "standard_input"]
+__all__ = ["add_arguments", "as_utf8", "drafted_of", "main", "standard_input"]
 
 #: Most bytes of a prompt on standard input.
 MAX_PROMPT = 2**28
 #: What the demo model continues where nothing is given.
 DEMO_PROMPT = "Once upon a time"
 
-#: What `add_sampling` declares.
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "do_sample")
 _PARAMETERS = (
-    *SAMPLING, "max_new_tokens", "ignore_eos",
-    "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "forced_bos_token_id",
-    "forced_eos_token_id", "decoder_start_token_id", "num_beams", "length_penalty", "early_stopping",
+    *SAMPLING, *RULES, "max_new_tokens", "ignore_eos", "num_beams", "length_penalty", "early_stopping",
     "num_return_sequences", "overflow", "stop_at",
 )  # fmt: skip
 
@@ -86,40 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop where the block of code ends in which the text begins: at a bracket that it did not open, or a line "
         "that is indented less",
     )
-    _add_rules(parser)
+    add_rules(parser)
     add_sampling(parser)
     _add_beams(parser)
     add_filters(parser)
     add_limits(parser)
     add_draft(parser)
     parser.add_argument("--stats", action="store_true", help="say on standard error how long it took, and the seed")
-
-
-def _add_rules(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "which tokens may come",
-        "TOKEN is an id, or a token as the tokenizer spells it, for instance a language's: fra_Latn.",
-    )
-    group.add_argument("--min-new-tokens", type=int, metavar="N", help="do not end before N tokens")
-    group.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens comes twice; 0 is off")
-    group.add_argument(
-        "--encoder-no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens of the prompt comes; 0 is off"
-    )
-    group.add_argument(
-        "--bad-words-ids",
-        action="append",
-        type=_ids,
-        metavar="IDS",
-        help="this run of ids never comes, for instance 17 or 5,9; may be given several times",
-    )
-    for name, what in (
-        ("forced-bos-token-id", "an encoder-decoder's first token, such as the language to translate into"),
-        ("forced-eos-token-id", "the last token, where --max-new-tokens ends the text"),
-        ("decoder-start-token-id", "what an encoder-decoder's decoder reads first"),
-    ):
-        group.add_argument(
-            f"--{name}", type=_token, metavar="TOKEN", help=f"{what} (default: as the model's files say)"
-        )
 
 
 def _add_beams(parser: argparse.ArgumentParser) -> None:
@@ -155,57 +125,12 @@ def _add_beams(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _token(text: str) -> int | str:
-    """An id, or a token's text, for argparse."""
-    try:
-        return int(text)
-    except ValueError:
-        return text
-
-
-def _ids(text: str) -> list[int]:
-    """Ids, for argparse."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        msg = f"expected token ids such as 17 or 5,9, found {text!r}"
-        raise argparse.ArgumentTypeError(msg) from None
-
-
 def _early(text: str) -> bool | str:
     """`early_stopping`, for argparse."""
     if text not in {"true", "false", "never"}:
         msg = f"expected true, false or never, found {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return text if text == "never" else text == "true"
-
-
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add what says how the next token is drawn."""
-    group = parser.add_argument_group(
-        "sampling",
-        "Without these the likeliest token is taken. Temperature, top-k, top-p or min-p turn sampling on. They apply "
-        "in the order repetition penalty, temperature, top-k, top-p, min-p.",
-    )
-    group.add_argument("--temperature", type=float, metavar="T", help="below 1 safer, above 1 wilder; 0 is greedy")
-    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0 is off")
-    group.add_argument(
-        "--top-p", type=float, metavar="P", help="draw from the fewest tokens whose probabilities sum to P"
-    )
-    group.add_argument(
-        "--min-p", type=float, metavar="P", help="draw only tokens at least P times as likely as the likeliest"
-    )
-    group.add_argument(
-        "--repetition-penalty", type=float, metavar="X", help="above 1: make tokens that already occur less likely"
-    )
-    group.add_argument(
-        "--seed", type=int, metavar="N", help="which of the possible texts (default: drawn afresh; --stats prints it)"
-    )
-    how = group.add_mutually_exclusive_group()
-    how.add_argument(
-        "--sample", dest="do_sample", action="store_true", default=None, help="sample, whatever else is given"
-    )
-    how.add_argument("--greedy", dest="do_sample", action="store_false", help="do not sample, whatever else is given")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from ..batch.fingerprint import fingerprint
 from ..batch.inputs import Inputs, columns_of
 from ..batch.records import FORMATS, Records, format_of
 from ..batch.work import Run, journal_of
-from .arguments import add_limits, add_model, chosen, given_path, load_model, prune_of
+from .arguments import add_draft, add_limits, add_model, chosen, given_path, load_model, prune_of
 
 if TYPE_CHECKING:
     import argparse
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--restart", action="store_true", help="write over what an earlier run left, from the start")
     add_limits(parser)
+    add_draft(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,18 +1,20 @@
 """Which settings are the fastest within the limits, without measuring all of them.
 
 1. Loss: every lossy level by itself. One that loses more than is allowed is cut, with all points that have it.
-2. Time: every level by itself, a pair each: the point and the reference, one after the other; seconds are compared
-   within a pair, so that what slows the machine down for a while slows both. Cut before: what does not fit the memory
-   (predicted to the byte), and what cannot win: its least possible time (`Meter.floor`) is above a measured one.
-3. Prediction: ratios multiply over axes, losses add. The best `FINALISTS` by prediction that fit are measured.
-4. Successive halving (Jamieson and Talwalkar 2016): one more pair for each finalist, the better half stays and gets
-   twice as many pairs, and so on. Their loss is measured before their time, never predicted: what is chosen is within
-   the limits. Medians are compared.
-5. Where the winner's neighbours on one axis are predicted to be near it, they are measured with it in a second round.
+2. Time: every level by itself, in pairs: the point and the reference, one after the other; seconds are compared within
+   a pair, so that what slows the machine down for a while slows both. Pairs are taken until two agree, three at most.
+3. Prediction: ratios multiply over axes, losses add. The best `FINALISTS` by prediction are measured. Cut before: what
+   does not fit the memory (predicted to the byte), loses too much, or cannot win: its least possible time
+   (`Meter.floor`) is above a measured one.
+4. Successive halving (Jamieson and Talwalkar 2016): a pair for each finalist, the better half stays and gets twice as
+   many pairs, and so on. Their loss is measured before their time, never predicted: what is chosen is within the
+   limits. Medians are compared.
+5. The winner's neighbours on one axis that are predicted to be near it are halved with it, twice at most.
+6. Those within `NOISE` of the best count as equal; `SETTLED` of them are measured again, and the first in the order of
+   loss, memory and the space is chosen. A `previous` choice stays while it is within `KEEP` of the best.
 
-Medians within `NOISE` of the best are equal: among these the least loss is chosen, then the least memory, then the
-first in the space's order; these do not vary, so a second run chooses again what the first did. A `previous` choice
-stays while it is within `KEEP` of the best. A space of at most `SMALL` points is measured whole, without 2 and 3.
+A space of at most `SMALL` points is halved whole, without 1 to 3. Which of equal points is chosen is decided once, in
+the end: decided in every round, a choice could lose `NOISE` in each.
 """
 
 from __future__ import annotations
@@ -20,17 +22,19 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import MiaotuiError
+from .records import Result, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from .records import Limits, Meter
     from .space import Point, Space
 
-__all__ = ["KEEP", "NOISE", "Limits", "Meter", "Result", "Row", "search"]
+__all__ = ["KEEP", "NOISE", "search"]
 
 T = TypeVar("T")
 
@@ -44,63 +48,12 @@ SLACK = 1.25
 NEAR = 0.1
 #: Of the time, for levels by themselves at most; the first levels of all axes come first.
 ALONE = 0.6
+#: Pairs of each in the first round, and of those that may be chosen in the end; at most this many of the equal ones.
+PAIRS, ENOUGH, SETTLED = 1, 6, 4
+#: A level whose time differs by less than this does not count in predictions: the usual one is preferred.
+NEUTRAL = 0.02
 #: A measurement is begun if this many times the usual one's seconds are left.
 MARGIN = 1.2
-
-
-class Meter(Protocol):
-    """What the search asks. A `MiaotuiError` of any of these says that the point cannot be had."""
-
-    def memory(self, point: Point) -> int:
-        """Bytes that it takes, predicted."""
-
-    def floor(self, point: Point) -> float:
-        """Seconds that it takes at least; 0 where nothing is known."""
-
-    def loss(self, point: Point) -> float:
-        """What it loses against the reference, measured; of its lossy levels alone."""
-
-    def pair(self, point: Point) -> tuple[float, float]:
-        """Seconds of the point and of the reference, measured one after the other."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Most bytes, most loss, and most seconds for the search."""
-
-    memory: float = math.inf
-    loss: float = math.inf
-    seconds: float = math.inf
-
-
-@dataclass
-class Row:
-    """What is known of a point: `pairs` are seconds of it and of the reference. `why`: it is out, and the reason."""
-
-    point: Point
-    memory: int | None = None
-    loss: float | None = None
-    pairs: list[tuple[float, float]] = field(default_factory=list)
-    why: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """Median of its time over the reference's; inf where it was not measured."""
-        return statistics.median(a / b for a, b in self.pairs) if self.pairs else math.inf
-
-    @property
-    def seconds(self) -> float:
-        """Median of its own time; inf where it was not measured."""
-        return statistics.median(a for a, _ in self.pairs) if self.pairs else math.inf
-
-
-@dataclass(frozen=True)
-class Result:
-    """`chosen` None: nothing within the limits was measured. `ended`: "" or why the search ended early."""
-
-    chosen: Row | None
-    rows: list[Row]
-    ended: str = ""
 
 
 class _OutOfTime(Exception):  # noqa: N818 - ends the search, and is no error
@@ -149,7 +102,7 @@ class _Search:
         self.losses: dict[Point, float | str] = {}  # by lossy levels; a text: why there is none
         self.usual: dict[str, list[float]] = {"loss": [], "pair": []}
         self.compared: set[Point] = set()
-        self.winner: dict[Point, Row] = {}  # one, or none yet
+        self.settled: list[Row] = []  # of whom one is chosen, once they were measured again
         self.end, self.late = clock() + limits.seconds, clock() + ALONE * limits.seconds
         self.done, self.planned = 0, 0
 
@@ -160,6 +113,7 @@ class _Search:
         self.planned = min(3 * space.size, 2 * len(singles) + 4 * FINALISTS)
         if space.size <= SMALL:
             self.halve(space.points())
+            self.settle()
             return
         self.loss(space.reference)  # none, and known without a measurement
         self.time(space.reference, alone=True)
@@ -167,32 +121,41 @@ class _Search:
             if self.clock() > self.late:  # what is known by then is combined
                 break
             if self.may_lose(point):  # a model is loaded once for both
-                self.time(point, alone=True)
+                self.alone(point)
         winner = self.halve(self.finalists())
         for _ in range(2):
             near = [] if winner is None else [p for _, p in space.singles(winner) if self.near(p, winner)]
             if winner is None or not near or (again := self.halve([winner, *near])) == winner:
-                return
+                break
             winner = again
+        self.settle()
 
     def chosen(self) -> Row | None:
         """The winner, or the best so far; the previous choice, where it is as good."""
-        best = self.best((self.winner or self.rows).values())
+        best = self.best(self.settled or self.rows.values())
         kept = None if self.previous is None else self.rows.get(self.previous)
         good = best is not None and kept is not None and self.eligible(kept) and kept.ratio <= best.ratio * (1 + KEEP)
         return kept if good else best
+
+    def alone(self, point: Point) -> None:
+        """A level by itself: pairs until two agree, three at most."""
+        row = self.row(point)
+        for n in range(3):
+            self.time(point, alone=True)
+            ratios = sorted(a / b for a, b in row.pairs)
+            if row.why or (n and min(b / a for a, b in pairwise(ratios)) <= 1 + NOISE):
+                return
 
     def finalists(self) -> list[Point]:
         """The best by prediction that fit; their losses are measured."""
         out = [] if self.previous is None else [self.previous]
         tries = 0
         for _, _, point in sorted(self.predicted()):
-            if len(out) == FINALISTS or tries == 4 * FINALISTS:  # a loss is no prediction's to promise
+            if len(out) == FINALISTS or tries == 2 * FINALISTS:  # a loss is no prediction's to promise
                 break
-            if point not in out and self.fits(self.row(point)):
-                tries += 1
-                loss = self.loss(point)
-                out += [point] if loss is not None and loss <= self.limits.loss else []
+            tries += self.space.lossy(point) not in self.losses
+            if point not in out and self.fits(self.row(point)) and self.may_lose(point):
+                out.append(point)
         return out
 
     def predicted(self) -> Iterator[tuple[float, float, Point]]:
@@ -208,7 +171,8 @@ class _Search:
         for i, level in enumerate(point):
             if level:
                 alone = (*self.space.reference[:i], level, *self.space.reference[i + 1 :])
-                ratio *= self.row(alone).ratio
+                effect = self.row(alone).ratio
+                ratio *= 1.0 if abs(effect - 1) <= NEUTRAL else effect
                 known = self.losses.get(self.space.lossy(alone), 0.0)
                 loss += math.inf if isinstance(known, str) else known
         return ratio, loss
@@ -227,7 +191,7 @@ class _Search:
         """Successive halving: who is left."""
         alive = [p for p in points if self.fits(self.row(p)) and self.may_lose(p)]
         self.compared.update(alive)
-        pairs = 1
+        pairs = PAIRS
         while alive:
             for point in alive:
                 for _ in range(pairs):
@@ -235,10 +199,19 @@ class _Search:
             rows = self.ordered(self.rows[p] for p in alive)
             alive = [row.point for row in rows[: max(1, len(rows) // 2)]]
             if len(rows) < 2:  # noqa: PLR2004 - nobody is left to compare with
-                self.winner = {p: self.rows[p] for p in alive}
                 return alive[0] if alive else None
             pairs *= 2
         return None
+
+    def settle(self) -> None:
+        """Measure those again that may be equal to the best: which of them is chosen should not be chance."""
+        rows = self.ordered(self.rows[p] for p in self.compared)
+        equal = self.equal(rows)[:SETTLED]
+        kept = [row for row in rows if row.point == self.previous or row is rows[0]]
+        for row in [*equal, *(row for row in kept if row not in equal)]:
+            while len(row.pairs) < ENOUGH and not row.why:
+                self.time(row.point)
+        self.settled = [*equal, *kept]
 
     def fits(self, row: Row) -> bool:
         """Whether it can be had within the limit of memory."""
@@ -249,15 +222,17 @@ class _Search:
         return bool(row.pairs) and self.fits(row) and row.loss is not None and row.loss <= self.limits.loss
 
     def ordered(self, rows: Iterable[Row]) -> list[Row]:
-        """Those that may be chosen, the best first: of equally fast ones by what does not vary."""
-        able = sorted((row for row in rows if self.eligible(row)), key=lambda row: (row.ratio, row.point))
-        equal = [row for row in able if row.ratio <= able[0].ratio * (1 + NOISE)]
-        equal.sort(key=lambda row: (row.loss, row.memory, row.point))
-        return equal + able[len(equal) :]
+        """Those that may be chosen, the fastest first."""
+        return sorted((row for row in rows if self.eligible(row)), key=lambda row: (row.ratio, row.point))
+
+    def equal(self, rows: list[Row]) -> list[Row]:
+        """Of ordered ones those as fast as the first, by what does not vary."""
+        out = [row for row in rows if row.ratio <= rows[0].ratio * (1 + NOISE)]
+        return sorted(out, key=lambda row: (row.loss, row.memory, row.point))
 
     def best(self, rows: Iterable[Row]) -> Row | None:
-        """The first of them in order."""
-        return next(iter(self.ordered(rows)), None)
+        """The one to choose."""
+        return next(iter(self.equal(self.ordered(rows))), None)
 
     def row(self, point: Point) -> Row:
         """What is known of it; its memory is predicted at once."""

@@ -6,11 +6,13 @@ numbers, so that any order of adding them has the definition's sum.
 
 | in a row | |
 |---|---|
-| `_edited` | scores: the mask of ids, rules' ids and the repetition penalty, in a copy |
-| `_largest` | of such a copy: of logits `argmax` found it; no id where it is NaN or infinite: the definition says why |
+| `_edited` | scores: the mask of ids, penalties and rules, in a copy |
+| `largest_of` | of a copy: of logits `argmax` has it; no id where it is NaN or infinite: the definition says why |
 | `_weighed` | weights of the scores that top-k leaves, and sums by level where top-p asks for them |
 | `_boundary` | the score where a sum of the largest reaches what is wanted |
 | `_picked` | the id at which a uniform number of the sum falls |
+
+Where other stages are asked for, `draw_stages.py` weighs the row in the place of `_weighed` and `_boundary`.
 """
 
 from __future__ import annotations
@@ -20,20 +22,31 @@ from typing import Any
 import numpy as np
 
 from ...drawing import (
+    D_BIAS,
     D_COMPLEMENT,
+    D_COUNTED,
     D_EDITS,
+    D_ENDS,
     D_FORCED,
     D_GREEDY,
+    D_GROWTH,
     D_HISTORY,
     D_LEAST,
     D_MASK,
+    D_N_BIAS,
+    D_N_COUNTED,
     D_N_EDITS,
+    D_N_ENDS,
     D_N_HISTORY,
+    D_N_REPEATED,
+    D_N_SOURCE,
     D_PENALTY,
-    D_POSITION,
+    D_REPEATED,
     D_ROW,
-    D_SEED,
-    D_SEQUENCE,
+    D_SOURCE,
+    D_SOURCE_PENALTY,
+    D_STAGES,
+    D_SURPRISES,
     D_TEMPERATURE,
     D_TOP_K,
     D_UNIT,
@@ -46,7 +59,7 @@ from ...drawing import (
     LEVELS,
     PART,
 )
-from ...sampling import NEGLIGIBLE, philox
+from ...exact import NEGLIGIBLE
 from ...step import S_DRAWN, S_DRAWS, S_N_DRAWS, S_RESULTS
 from ..draw_lanes import (
     MANY,
@@ -69,14 +82,12 @@ from ..draw_lanes import (
 )
 from ..lanes import (
     between,
-    fold,
     largest,
     ld,
     ld_i32,
     ldf,
     load_tail,
     maximum,
-    nan_or,
     splat,
     st,
     stf,
@@ -85,56 +96,76 @@ from ..lanes import (
     zero,
 )  # fmt: skip
 from .base import arg, jit, kernel
+from .draw_base import (
+    DIGITS,
+    DIGITS_AT,
+    LEVELS_AT,
+    LOW,
+    WEIGHTS_AT,
+    D,
+    F,
+    candidates_of,
+    first_of,
+    key_of,
+    largest_of,
+    random_of,
+    scores_of,
+)
+from .draw_stages import observe, staged
 
-F, D = np.float32, np.float64
-LOW = F(-np.inf)
 #: Of a score, so that its product with a depth of 0 is a number.
 STEEPEST = 1e30
-DIGITS, SIGN, U32 = 256, 0x80000000, 0xFFFFFFFF
-#: Bytes of a thread's scratch where its parts begin, the later ones for a vocabulary of n.
-DIGITS_AT = 8 * LEVELS
-LEVELS_AT = DIGITS_AT + 8 * DIGITS
-WEIGHTS_AT = LEVELS_AT + 4 * PART
-
-_philox = jit(philox)
-
-
-@jit
-def _candidates(s: Any, n: Any) -> Any:
-    """Address of the ids on one level (`drawing.candidates_at`)."""
-    return s + WEIGHTS_AT + 8 * ((n + 15) // 16 * 16)
 
 
 # ---------------------------------------------------------------------------------------------- scores
 @jit
-def _edited(words: Any, x: Any, n: Any, s: Any) -> Any:
-    """Address of the scores: the logits where they are as they were, else a copy."""
-    edits, n_edits, forced = ld(words + 8 * D_EDITS), ld(words + 8 * D_N_EDITS), ld(words + 8 * D_FORCED)
-    history, n_history, mask = ld(words + 8 * D_HISTORY), ld(words + 8 * D_N_HISTORY), ld(words + 8 * D_MASK)
-    if n_edits + n_history == 0 and mask == 0:
-        return x
-    y = _candidates(s, n) + 4 * ((n + 15) // 16 * 16)
-    for j in range(0, n, 16):
-        v = splat(LOW) if forced != 0 else load_tail(x + 4 * j, n - j)
-        store_tail(y + 4 * j, v if mask == 0 else allowed(v, mask + j // 8), n - j)
-    for i in range(n_edits):
-        stf(y + 4 * ld(edits + 8 * i), F(0.0) if forced != 0 else LOW)
-    penalty = D(ldf(words + 8 * D_PENALTY))
-    for i in range(n_history):
-        at = y + 4 * ld(history + 8 * i)
-        v = D(ldf(at))
-        stf(at, F(v * penalty) if v < 0 else F(v / penalty))
-    return y
+def _scaled(words: Any, y: Any, ids: Any, count: Any, penalty: Any) -> None:
+    """`penalties.scaled`, of ids in a list; the words at which it and the penalty stand."""
+    at, p = ld(words + 8 * ids), D(ldf(words + 8 * penalty))
+    for i in range(ld(words + 8 * count)):
+        x = y + 4 * ld(at + 8 * i)
+        v = D(ldf(x))
+        stf(x, F(v * p) if v < 0 else F(v / p))
 
 
 @jit
-def _largest(x: Any, n: Any) -> Any:
-    """The largest score, NaN where one is."""
-    top, wrong = splat(LOW), zero()
+def _added(words: Any, y: Any, first: Any) -> None:
+    """Amounts of a list: the word at which its ids stand, then those of the amounts and of their number."""
+    ids, amounts = ld(words + 8 * first), ld(words + 8 * first + 8)
+    for i in range(ld(words + 8 * first + 16)):
+        x = y + 4 * ld(ids + 8 * i)
+        stf(x, F(D(ldf(x)) + ld_f64(amounts + 8 * i)))
+
+
+@jit
+def _edited(words: Any, x: Any, n: Any, s: Any) -> Any:
+    """Address of the scores: the logits where they are as they were, else a copy."""
+    edits, n_edits, forced = ld(words + 8 * D_EDITS), ld(words + 8 * D_N_EDITS), ld(words + 8 * D_FORCED)
+    mask, lists = ld(words + 8 * D_MASK), n_edits + ld(words + 8 * D_N_HISTORY) + ld(words + 8 * D_N_BIAS)
+    lists += ld(words + 8 * D_N_COUNTED) + ld(words + 8 * D_N_REPEATED)
+    lists += ld(words + 8 * D_N_SOURCE) + ld(words + 8 * D_N_ENDS)
+    if lists == 0 and mask == 0 and ld(words + 8 * D_STAGES) == 0:
+        return x
+    y = scores_of(s, n)
     for j in range(0, n, 16):
-        v = load_tail(x + 4 * j, n - j)
-        top, wrong = maximum(between(v, 0, n - j, LOW), top), nan_or(v, wrong)
-    return largest(top) if fold(wrong) == F(0.0) else F(np.nan)
+        v = splat(LOW) if forced != 0 else load_tail(x + 4 * j, n - j)
+        store_tail(y + 4 * j, v if mask == 0 else allowed(v, mask + j // 8), n - j)
+    if forced == 0:
+        _added(words, y, D_BIAS)
+        _scaled(words, y, D_SOURCE, D_N_SOURCE, D_SOURCE_PENALTY)
+        _scaled(words, y, D_HISTORY, D_N_HISTORY, D_PENALTY)
+        _added(words, y, D_COUNTED)
+        _added(words, y, D_REPEATED)
+    for i in range(n_edits):
+        stf(y + 4 * ld(edits + 8 * i), F(0.0) if forced != 0 else LOW)
+    if forced == 0:
+        ends, growth = ld(words + 8 * D_ENDS), ld_f64(words + 8 * D_GROWTH)
+        for i in range(ld(words + 8 * D_N_ENDS)):
+            at = y + 4 * ld(ends + 8 * i)
+            v = D(ldf(at))
+            if v > LOW:
+                stf(at, F(v + abs(v) * growth))
+    return y
 
 
 @jit
@@ -144,14 +175,6 @@ def _low(x: Any, n: Any) -> Any:
     for j in range(0, n, 64):
         bottom = maximum(finite_or(sub(zero(), between(load_tail(x + 4 * j, n - j), 0, n - j, LOW)), LOW), bottom)
     return F(-largest(bottom))
-
-
-@jit
-def _first(x: Any, n: Any, highest: Any) -> Any:
-    i = 0
-    while i < n and ldf(x + 4 * i) != highest:
-        i += 1
-    return i
 
 
 @jit
@@ -182,14 +205,6 @@ def _count(x: Any, n: Any, s: Any, highest: Any, scale: Any) -> None:
 
 
 @jit
-def _key(v: Any) -> Any:
-    """Of a float32's bits: larger for a larger number, the same for both zeros."""
-    if v == SIGN:
-        v = 0
-    return v ^ U32 if v >= SIGN else v | SIGN
-
-
-@jit
 def _boundary(x: Any, n: Any, s: Any, highest: Any, scale: Any, wanted: Any, weighed: Any) -> Any:
     """The score at which the sum of all from the largest on reaches what is wanted, and the sum of those above it.
 
@@ -199,7 +214,7 @@ def _boundary(x: Any, n: Any, s: Any, highest: Any, scale: Any, wanted: Any, wei
     while level < LEVELS - 1 and above + ld(s + 8 * level) < wanted:
         above += ld(s + 8 * level)
         level += 1
-    ids, count = _candidates(s, n), 0
+    ids, count = candidates_of(s, n), 0
     for j in range(0, n, 16):
         mask = on_level(x + 4 * j, n - j, highest, scale, level)
         while mask != 0:
@@ -212,7 +227,7 @@ def _boundary(x: Any, n: Any, s: Any, highest: Any, scale: Any, wanted: Any, wei
             st(s + DIGITS_AT + 8 * i, 0)
         for i in range(count):
             each = ld_i32(ids + 4 * i)
-            at = s + DIGITS_AT + 8 * (_key(ld_u32(x + 4 * each)) >> shift & DIGITS - 1)
+            at = s + DIGITS_AT + 8 * (key_of(ld_u32(x + 4 * each)) >> shift & DIGITS - 1)
             st(at, ld(at) + (ld(s + WEIGHTS_AT + 8 * each) if weighed else 1))
         digit = DIGITS - 1
         while digit > 0 and above + ld(s + DIGITS_AT + 8 * digit) < wanted:
@@ -221,7 +236,7 @@ def _boundary(x: Any, n: Any, s: Any, highest: Any, scale: Any, wanted: Any, wei
         left = 0
         for i in range(count):
             each = ld_i32(ids + 4 * i)
-            if _key(ld_u32(x + 4 * each)) >> shift & DIGITS - 1 == digit:
+            if key_of(ld_u32(x + 4 * each)) >> shift & DIGITS - 1 == digit:
                 st_i32(ids + 4 * left, each)
                 left += 1
         count, shift = left, shift - 8
@@ -250,15 +265,6 @@ def _weighed(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, scale
                 at = s + 8 * ld_i32(s + LEVELS_AT + 4 * i)
                 st(at, ld(at) + ld(w + 8 * i))
     return total
-
-
-@jit
-def _uniform(words: Any) -> Any:
-    """53 bits: `sampling.uniform_bits`."""
-    seed, sequence, position = ld(words + 8 * D_SEED), ld(words + 8 * D_SEQUENCE), ld(words + 8 * D_POSITION)
-    counter = position & U32, position >> 32 & U32, sequence & U32, sequence >> 32 & U32
-    random = _philox(counter, (seed & U32, seed >> 32 & U32))
-    return random[0] << 21 | random[1] >> 11
 
 
 @jit
@@ -293,7 +299,7 @@ def _picked(words: Any, x: Any, n: Any, s: Any, bound: Any, tie: Any, ties: Any,
         for first in range(0, n, PART):
             part, left = _part(x, n, s, first, bound, least, tie, left)
             total += part
-    target, reached = fraction(total, _uniform(words)), 0
+    target, reached = fraction(total, random_of(words)[0]), 0
     for first in range(0, n, PART):
         part, left = _part(x, n, s, first, bound, least, tie, ties)
         if reached + part > target:
@@ -316,13 +322,19 @@ def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
     """The id; -1 where none can be drawn. `greedy`: that of the largest logit, -1 where one is NaN."""
     x, highest = _edited(words, logits, n, s), F(np.nan)
     if x != logits:
-        highest = _largest(x, n)
+        highest = largest_of(x, n)
     elif greedy >= 0:
         highest = ldf(logits + 4 * greedy)
     if not abs(highest) < np.inf:
         return -1
     if ld(words + 8 * D_GREEDY) != 0:
-        return _first(x, n, highest)
+        return first_of(x, n, highest)
+    if ld(words + 8 * D_STAGES) != 0:
+        total = staged(words, x, n, s)
+        i = _picked(words, x, n, s, LOW, 0, 0, total)
+        if i >= 0 and ld(words + 8 * D_SURPRISES) != 0:
+            observe(words, ld(s + WEIGHTS_AT + 8 * i), total)
+        return i
     floor, top_k, complement, scale = LOW, ld(words + 8 * D_TOP_K), ld(words + 8 * D_COMPLEMENT), F(0.0)
     if top_k != 0 or complement != 0:
         scale = _scale(x, n, highest, ld_f64(words + 8 * D_TEMPERATURE))

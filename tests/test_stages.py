@@ -1,0 +1,221 @@
+"""Stages of a draw: the definition against formulas and transformers, and the kernel against the definition."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from miaotui.errors import InputError
+from miaotui.runtime import exact
+from miaotui.runtime.cpu.kernels.draw_base import LOW
+from miaotui.runtime.drawing import PART
+from miaotui.runtime.sampling import Sampler, SamplingParams
+from miaotui.runtime.sampling_params import ORDER
+from miaotui.runtime.stages import Standing, staged, surprise
+from test_draws import drawn, logits_of
+
+#: One value for each parameter that asks for a stage.
+ON = {
+    "temperature": [0.5, 1.7, 1e-3], "top_n_sigma": [0.7, 1.5], "top_k": [1, 7, 200], "top_p": [0.3, 0.9],
+    "min_p": [0.02, 1.0], "typical_p": [0.2, 0.9], "epsilon_cutoff": [3e-4, 0.02], "eta_cutoff": [3e-4, 0.05],
+    "xtc_probability": [0.5, 1.0], "mirostat": [2], "dynatemp_range": [0.4, 2.0], "adaptive": [0.3, 2.0],
+}  # fmt: skip
+MORE = {
+    "xtc_probability": {"xtc_threshold": 0.02}, "mirostat": {"mirostat_tau": 2.0, "mirostat_eta": 0.3},
+    "dynatemp_range": {"dynatemp_exponent": 1.7},
+}  # fmt: skip
+
+
+def left(scores, how: dict, *stages: str, chance: int = 0, mu: float = 10.0) -> list[int]:
+    """Ids that stages leave."""
+    row = Standing(np.array(scores, np.float32))
+    staged(row, stages, SamplingParams(do_sample=True, seed=1, **how), chance, mu)
+    return np.flatnonzero(row.weights).tolist()
+
+
+@settings(max_examples=300)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.sampled_from([1, 2, 16, 33, 300, PART + 1]),
+    names=st.sets(st.sampled_from(sorted(ON)), min_size=1),
+    pick=st.randoms(use_true_random=False),
+    grid=st.sampled_from([1, 4, 2**20]),
+    hidden=st.sampled_from([0.0, 0.5]),
+)
+def test_the_kernel_draws_what_the_stages_leave(seed, n, names, pick, grid, hidden):
+    """Any parameters in any order, five tokens long, as Mirostat remembers."""
+    if {"adaptive", "dynatemp_range"} <= names:
+        names = names - {"adaptive"}
+    how = {name: pick.choice(ON[name]) for name in sorted(names)}
+    for name in names & MORE.keys():
+        how |= MORE[name]
+    order = list(ORDER[:-1])
+    pick.shuffle(order)
+    params = SamplingParams(do_sample=True, seed=seed, sampler_order=(*order, "mirostat"), **how)
+    ours, theirs = Sampler(n, params), Sampler(n, params)
+    rows = logits_of(seed, (5, n), grid)
+    rows[np.random.default_rng(seed).random(rows.shape) < hidden] = -np.inf
+    rows[:, n // 2] = 0.5
+    for position, row in enumerate(rows, 3):
+        token = ours.draw(row, position)
+        assert drawn(row[None], [theirs], position) == [token]
+        assert np.array_equal(ours.surprises, theirs.surprises)
+        ours.observe([token])
+        theirs.observe([token])
+
+
+@given(
+    seed=st.integers(0, 2**32), how=st.sampled_from([{"temperature": 0.7}, {"top_k": 9, "top_p": 0.8}, {"min_p": 0.1}])
+)
+def test_the_long_way_leaves_what_the_short_one_does(seed, how):
+    row = logits_of(seed, (300,), grid=4)
+    short = Sampler(300, SamplingParams(do_sample=True, seed=seed, **how))
+    assert not short.params.stages
+    stages = tuple(name for name in ORDER if name in how)
+    ids, weights = short.candidates(row, 1)
+    standing = Standing(row.copy())
+    staged(standing, stages, short.params, 0, 0.0)
+    assert np.array_equal(np.flatnonzero(standing.weights), ids)
+    assert np.array_equal(standing.weights[ids], weights)
+
+
+P = np.log([0.4, 0.3, 0.15, 0.1, 0.05]).astype(np.float32)
+
+
+def test_known_answers():
+    """Worked out by hand, for p = .4 .3 .15 .1 .05: entropy 1.3923 nats; -log p: .916 1.204 1.897 2.303 2.996."""
+    assert left(P, {"epsilon_cutoff": 0.12}, "epsilon_cutoff") == [0, 1, 2]
+    assert left(P, {"epsilon_cutoff": 0.9}, "epsilon_cutoff") == [0]  # the largest stays
+    assert left(P, {"eta_cutoff": 0.3}, "eta_cutoff") == [0, 1, 2]  # min(.3, sqrt(.3) e^-1.3923 = .1361)
+    assert left(P, {"typical_p": 0.29}, "typical_p") == [1]  # |1.204 - 1.392| is the least
+    assert left(P, {"typical_p": 0.35}, "typical_p") == [0, 1]
+    assert left(P, {"typical_p": 0.75}, "typical_p") == [0, 1, 2]
+    assert left([0, -1, -2, -3], {"top_n_sigma": 0.9}, "top_n_sigma") == [0, 1]  # deviation sqrt(1.25) = 1.118
+    assert left([0, -1, -2, -3], {"top_n_sigma": 0.8}, "top_n_sigma") == [0]
+    assert left([0, -1, -2, -3], {"top_n_sigma": 1.8}, "top_n_sigma") == [0, 1, 2]
+    assert left(P, {"xtc_probability": 1.0, "xtc_threshold": 0.12}, "xtc") == [2, 3, 4]
+    assert left(P, {"xtc_probability": 1.0, "xtc_threshold": 0.35}, "xtc") == [0, 1, 2, 3, 4]  # one is none too many
+    assert left(P, {"xtc_probability": 0.5, "xtc_threshold": 0.12}, "xtc", chance=1 << 52) == [0, 1, 2, 3, 4]
+    assert left(P, {"xtc_probability": 0.5, "xtc_threshold": 0.12}, "xtc", chance=(1 << 52) - 1) == [2, 3, 4]
+    assert left([0, 0, 0, -9], {"xtc_probability": 1.0}, "xtc") == [2, 3]  # of equals the last is kept
+    assert left(P, {"mirostat": 2}, "mirostat", mu=2.0) == [0, 1]  # -log2 .3 = 1.737, -log2 .15 = 2.737
+    assert left(P, {"mirostat": 2}, "mirostat", mu=-1.0) == [0]
+    assert left(P, {"top_k": 3, "top_p": 0.8}, "top_k", "top_p") == [0, 1]  # .4 + .3 of .85
+    assert left(P, {"top_k": 3, "top_p": 0.8}, "top_p", "top_k") == [0, 1, 2]
+
+
+def test_a_temperature_that_follows_the_entropy():
+    def after(scores, **how) -> float:
+        row = Standing(np.array(scores, np.float32))
+        staged(row, ("temperature",), SamplingParams(do_sample=True, seed=1, **how), 0, 0.0)
+        return row.temperature
+
+    entropy = -math.fsum(math.exp(x) * x for x in map(float, P)) / math.fsum(math.exp(float(x)) for x in P)
+    assert entropy == pytest.approx(1.3923, abs=1e-4)
+    assert after(P, temperature=0.9, dynatemp_range=0.5) == pytest.approx(0.4 + entropy / math.log(5), abs=1e-6)
+    bent = 0.4 + (entropy / math.log(5)) ** 2.5
+    assert after(P, temperature=0.9, dynatemp_range=0.5, dynatemp_exponent=2.5) == pytest.approx(bent, abs=1e-6)
+    assert after(np.zeros(7), temperature=0.9, dynatemp_range=0.5) == pytest.approx(1.4, abs=1e-12)
+    assert after(P, temperature=0.8, adaptive=1.2) == pytest.approx(0.8 * (entropy / 1.2 - 0.5), abs=1e-6)
+    assert after(P, temperature=0.8, adaptive=0.5) == 0.8
+    assert left(P, {"adaptive": 3.0, "temperature": 0.8}, "temperature") == [0]  # sharp enough: greedy
+
+
+def test_mirostat_follows_its_aim():
+    """mu starts at twice tau; of each id that is drawn, the surprise over tau is taken off it, times eta."""
+    params = SamplingParams(do_sample=True, seed=3, mirostat=2, mirostat_tau=1.5, mirostat_eta=0.2)
+    sampler, mu = Sampler(5, params), 3.0
+    for position in range(1, 30):
+        p = np.exp(P.astype(np.float64))
+        p = np.where(-np.log2(p / p.sum()) <= mu, p, 0)
+        token = sampler.draw(P, position)
+        assert p[token] > 0
+        assert sampler.draw(P, position) == token  # again: nothing is remembered before it is observed
+        mu -= 0.2 * (-math.log2(p[token] / p.sum()) - 1.5)
+        sampler.observe([token])
+        assert sampler.surprises[0] == pytest.approx(mu, abs=1e-6)
+    assert not sampler.tells_ahead
+
+
+@given(x=st.floats(-690, 690))
+def test_exp_and_log_of_one_number(x):
+    assert exact.exp_of(x) == pytest.approx(math.exp(x), rel=1e-15)
+    if -40 <= x <= 40:
+        assert exact.exp_of(x) == exact.exp(np.array([x]))[0]
+
+
+@given(x=st.floats(1e-280, 1e280))
+def test_log_of_one_number(x):
+    assert exact.log_of(x) == pytest.approx(math.log(x), rel=4e-16, abs=4e-16)
+    assert surprise(1, 8) == pytest.approx(3.0, rel=1e-15)
+
+
+@given(base=st.floats(1, 2), n=st.integers(0, 200))
+def test_powers(base, n):
+    assert exact.power(base, n) == pytest.approx(base**n, rel=1e-13)
+    assert exact.power(2.0, 5000) == math.inf
+
+
+def test_two_random_numbers_have_nothing_to_do_with_each_other():
+    pairs = np.array([exact.random_bits(5, 2, i) for i in range(20_000)]) * 2.0**-53
+    assert [exact.uniform_bits(5, 2, i) for i in range(9)] == [exact.random_bits(5, 2, i)[0] for i in range(9)]
+    assert np.abs(np.corrcoef(pairs.T)[0, 1]) < 0.03
+    assert np.abs(pairs.mean(axis=0) - 0.5).max() < 0.02
+
+
+@pytest.mark.parametrize("n", [20, 1000])
+@pytest.mark.parametrize("seed", range(6))
+def test_transformers_leaves_the_same(n, seed):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    row = logits_of(seed, (n,))
+    scores = torch.from_numpy(row)[None]
+    for name, value, warper in (
+        ("typical_p", 0.3, transformers.TypicalLogitsWarper), ("typical_p", 0.9, transformers.TypicalLogitsWarper),
+        ("epsilon_cutoff", 3e-3, transformers.EpsilonLogitsWarper), ("eta_cutoff", 3e-3, transformers.EtaLogitsWarper),
+        ("eta_cutoff", 0.3, transformers.EtaLogitsWarper), ("top_k", 7, transformers.TopKLogitsWarper),
+        ("top_p", 0.7, transformers.TopPLogitsWarper), ("min_p", 0.05, transformers.MinPLogitsWarper),
+    ):  # fmt: skip
+        wanted = torch.isfinite(warper(value)(None, scores.clone()))[0].nonzero().ravel().tolist()
+        assert left(row, {name: value}, name) == wanted, name
+
+
+def test_which_way_is_taken():
+    assert SamplingParams(0.7, 3, 0.9, 0.1, do_sample=True, seed=1).stages == ()
+    assert SamplingParams(0.7, 3, do_sample=True, seed=1, sampler_order=("temperature", "top_k")).stages == ()
+    assert SamplingParams(0.7, 3, do_sample=True, seed=1, sampler_order=("top_k", "temperature")).stages == (
+        "top_k", "temperature",
+    )  # fmt: skip
+    assert SamplingParams(typical_p=0.3, mirostat=2, do_sample=True, seed=1).stages == ("typical_p", "mirostat")
+    assert SamplingParams(adaptive=2, do_sample=True, seed=1).stages == ("temperature",)
+    assert SamplingParams(typical_p=0.3, do_sample=False).stages == ()
+    assert float(LOW) == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"sampler_order": ("top_k",), "top_p": 0.5}, "sampler_order: lacks top_p, which top_p=0.5 asks for"),
+        ({"sampler_order": ("top_k",), "adaptive": 1}, "sampler_order: lacks temperature, which adaptive=1.0 asks for"),
+        ({"sampler_order": "top_k"}, "sampler_order='top_k': None is no stage"),
+        ({"sampler_order": ["topk"]}, "'topk' is no stage; expected a list of some of temperature, top_n_sigma"),
+        ({"sampler_order": ["top_k", "top_k"]}, "top_k comes twice"),
+        ({"sampler_order": ["mirostat", "top_k"]}, "mirostat is the last stage, or none"),
+        ({"mirostat": 1}, r"mirostat=1: expected 0 \(off\) or 2"),
+        ({"adaptive": 1.0, "dynatemp_range": 0.1}, "adaptive=1.0: dynatemp_range sets the temperature"),
+        *[({name: math.nan}, f"{name}=nan: expected") for name in ("typical_p", "eta_cutoff", "top_n_sigma")],
+        *[({name: -0.1}, f"{name}=-0.1: expected") for name in ("typical_p", "epsilon_cutoff", "xtc_probability")],
+        *[({name: 0}, f"{name}=0: expected") for name in ("typical_p", "mirostat_tau", "xtc_threshold")],
+    ],
+)
+def test_what_cannot_be_is_refused(how, words):
+    with pytest.raises(InputError, match=words):
+        SamplingParams(**how)
+
+
+def test_every_parameter_of_a_stage_has_its_place():
+    assert {name for name in itertools.chain(ON, MORE) if name not in SamplingParams.__dataclass_fields__} == set()
