@@ -155,7 +155,8 @@ def _stored(source: Source) -> str:
 def read_apart(adapters: Mapping[str, str | PathLike[str]] | None, opened: Opened, plan: LoadPlan) -> Apart | None:
     """The adapters of these directories, as they are to what a plan leaves of a model; None: none are asked for.
 
-    Headers are read, and no data. Errors: as `read_adapter`; `InputError` for what cannot be kept apart.
+    Headers are read, and data only to see whether an adapter's whole tensors are the model's own. Errors: as
+    `read_adapter`; `InputError` for what cannot be kept apart.
     """
     if not adapters:
         return None
@@ -180,7 +181,7 @@ def _read(name: str, path: str | PathLike[str], opened: Opened) -> Adapter:
     except (CheckpointError, ConfigError, HubError, InputError) as e:
         msg = f"adapters: {shown(name)}: {str(e).removeprefix('adapter=')}"
         raise type(e)(msg) from e
-    _check_kept_apart(name, adapter)
+    _check_kept_apart(name, adapter, opened)
     return adapter
 
 
@@ -201,16 +202,33 @@ def _products(opened: Opened, plan: LoadPlan) -> Iterator[tuple[str, Target, Sou
             yield "head", Target(stack, 0, "head"), part.model["embed"], of, part
 
 
-def _check_kept_apart(name: str, adapter: Adapter) -> None:
+def _replaces(adapter: Adapter, opened: Opened) -> bool:
+    """Whether a whole tensor of the adapter's is another one than the model's.
+
+    PEFT writes the model's own head and embedding, too, where A and B are for one of them (`save_embedding_layers`).
+    """
+    file, checkpoint = opened.model_tensors, opened.checkpoint
+    for name, info in adapter.whole.items():
+        own = name if name in checkpoint.tensors else file.name("embed", file.parts["embed"], 0)  # a tied head
+        if (info.dtype, info.shape) != (checkpoint.tensors[own].dtype, checkpoint.tensors[own].shape):
+            return True
+        mine, theirs = checkpoint.array(own), adapter.files.array(info.name)
+        step = max(1, PIECE // max(1, *info.shape[1:], 1))
+        if not all(mine[i : i + step].tobytes() == theirs[i : i + step].tobytes() for i in range(0, len(mine), step)):
+            return True
+    return False
+
+
+def _check_kept_apart(name: str, adapter: Adapter, opened: Opened) -> None:
     """InputError for what is more than something added to products."""
     tables = [t.role for t in adapter.low if role_of(t.role) in ("embed", "positions", "token_types")]
     experts = [t.role for t in adapter.low if expert_of(t.role) is not None]
     what = (
-        (adapter.whole, "weights in place of the model's own (modules_to_save, bias)"),
         (adapter.bias_terms, "terms of biases (lora_bias)"),
         (adapter.tokens, "rows of an embedding (trainable_token_indices)"),
         (tables, "an embedding among its modules"),
         (experts, "experts among its modules"),
+        (_replaces(adapter, opened), "weights in place of the model's own (modules_to_save, bias)"),
     )
     why = next((words for held, words in what if held), None)
     if why is not None:
