@@ -80,8 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=given_path,
         metavar="FILE",
-        help="write the profile, which the other commands take. One that is there already stays chosen where it is as "
-        "good",
+        help="write the profile, which every command takes. One that is there already stays chosen where it is as good",
     )
     out.add_argument("--plot", type=given_path, metavar="FILE", help="draw time against memory (.svg or .png)")
     out.add_argument("--json", action="store_true", help="print the profile as JSON, and no table")
