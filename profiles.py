@@ -27,6 +27,7 @@ from .loader.prune.plan import PrunePlan
 from .loader.quantize import parse_quantize
 from .loader.write import write_whole
 from .machine import machine, versions
+from .runtime.parameters import GenerateKwargs
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +44,7 @@ MAX_BYTES = 2**26
 LOAD = (
     "threads", "prefill_chunk", "max_context", "cache_tokens", "quantize", "kv_cache", "precision", "prune", "draft",
 )  # fmt: skip
-#: Keywords of `generate` that a profile may set, with the types of their values.
+#: Keywords of `generate` with the types of their values; others may be any JSON, which `generate` judges.
 GENERATE: dict[str, tuple[type, ...]] = {
     "do_sample": (bool,),
     "temperature": (int, float),
@@ -90,10 +91,11 @@ class Profile:
             _check(isinstance(self.model.get(name), str), f"model.{name}", self.model.get(name), "a text")
         _check_load(self.load)
         for name, value in self.generate.items():
-            kinds = GENERATE.get(name)
-            if kinds is None:
-                msg = f"generate: {quote(name)} is not understood; expected some of {', '.join(GENERATE)}"
+            if name not in GenerateKwargs.__annotations__:
+                known = ", ".join(GenerateKwargs.__annotations__)
+                msg = f"generate: {quote(name)} is not understood; expected some of {known}"
                 raise ProfileError(msg)
+            kinds = GENERATE.get(name, (bool, int, float, str, list, dict))
             right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
             right = right and (not isinstance(value, float) or math.isfinite(value))
             _check(right, f"generate.{name}", value, " or ".join(kind.__name__ for kind in kinds))

@@ -43,6 +43,7 @@ generates = st.fixed_dictionaries(
         "top_k": st.integers(0, 99),
         "top_p": st.floats(0.1, 1),
         "seed": st.integers(0, 2**32),
+        "bad_words_ids": st.lists(st.lists(st.integers(0, 9), min_size=1), max_size=2),
     },
 )
 tables = st.dictionaries(st.text(), json_values, max_size=3)
@@ -108,7 +109,7 @@ WRONG = [
     ({"load": {"prune": {"format": "x"}}}, "load: plan: format 'x'"),
     ({"load": {"draft": 3}}, "load.draft=3: expected a text"),
     ({"load": []}, r"load=\[\]: expected dict"),
-    ({"generate": {"temprature": 1}}, "generate: 'temprature' is not understood; expected some of do_sample"),
+    ({"generate": {"temprature": 1}}, "generate: 'temprature' is not understood; expected some of max_new_tokens"),
     ({"generate": {"top_k": 1.5}}, "generate.top_k=1.5: expected int"),
     ({"generate": {"temperature": True}}, "generate.temperature=True: expected int or float"),
     ({"model": {"name": "x"}}, "model.family=None: expected a text"),

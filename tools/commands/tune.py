@@ -85,6 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--plot", type=given_path, metavar="FILE", help="draw time against memory (.svg or .png)")
     out.add_argument("--json", action="store_true", help="print the profile as JSON, and no table")
     add_sampling(parser)
+    for action in parser._actions:  # noqa: SLF001 - argparse lists its arguments nowhere else
+        if action.dest == "seed":  # of generate, whose help names an option of its own
+            action.help = "which texts and examples are drawn (default: of texts another each time, of examples 0)"
 
 
 def _add_measured(parser: argparse.ArgumentParser) -> None:
