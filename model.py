@@ -309,9 +309,10 @@ class Model(Scores):
         `min_length`, `forced_decoder_ids`. Of a draw: `typical_p`, `epsilon_cutoff`, `eta_cutoff`, `top_n_sigma`;
         `mirostat` with `mirostat_tau`, `mirostat_eta`; `dynatemp_range` with `dynatemp_exponent`, or `adaptive`,
         temperatures that follow the entropy; `xtc_probability` with `xtc_threshold`; and `sampler_order`, the order of
-        these stages. `overflow`: what becomes of a text that is longer than the
-        context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `priority`: of several calls
-        that wait for room, the higher number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
+        these stages. `overflow`: what becomes of a text that is longer than the context: "error", "truncate-left" (of
+        the prompt) or "window" (docs/sessions.md). `draft`: False guesses no ids ahead, "ngram" does by what the text
+        repeats; no answer changes (docs/speculation.md). `priority`: of several calls that wait for room, the higher
+        number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
         `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and
         regular expressions that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md).
         `adapter`: which one of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an

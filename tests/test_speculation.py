@@ -132,7 +132,10 @@ def same(got: miaotui.Generation, wanted: miaotui.Generation) -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("draft", ["ngram", "wrong", "keep-layers=0-1", "itself"])
+@pytest.mark.parametrize(
+    "draft",
+    ["ngram", "wrong", "itself", pytest.param("keep-layers=0-1", marks=pytest.mark.ci)],  # 4 s
+)
 def test_every_row_of_logits_is_the_plain_runs(
     models: Any, forced: list[int], rows: list[bytes], kind: str, draft: str
 ) -> None:
@@ -224,7 +227,7 @@ def test_a_saved_sequence_holds_what_was_asked_for(models: Any, forced: list[int
             assert again.feed([5]).tobytes() == model.logits([*prompt, *got, 5])[-1].tobytes()
 
 
-@pytest.mark.parametrize("draft", ["ngram", "keep-layers=0-1"])
+@pytest.mark.parametrize("draft", [pytest.param("ngram", marks=pytest.mark.ci), "keep-layers=0-1"])  # 3 s
 def test_lists_threads_tasks_and_streams_get_what_each_gets_alone(models: Any, forced: list[int], draft: str) -> None:
     model, forced[0], n_drafted = models("plain", draft), 3, 0
     prompts = [prompt_of(i, 5 + 3 * i) * 2 for i in range(6)]
