@@ -94,6 +94,8 @@ class Sampler:
 
     #: Whether functions of the caller's change a row, so that no backend draws from it.
     calls_python = False
+    #: Whether `rewind` undoes all that a draw depends on, so that rows after drafted ids can be drawn from in one pass.
+    rewinds = True
     #: What the CPU's kernel is told (`drawing.py`), once it was; and arrays whose addresses several rows' words hold.
     words: NDArray[np.int64] | None = None
     held: Sequence[object] = ()

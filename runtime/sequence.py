@@ -645,7 +645,7 @@ class Sequence:
 
     def __repr__(self) -> str:
         """How long it is."""
-        state = "closed" if self._closed else f"{self._table.cached} in the cache"
+        state = "closed" if self._closed else f"{min(self._table.cached, len(self._ids))} in the cache"
         return f"<miaotui.Sequence of {len(self._ids)} ids, {state}>"
 
     def _check_open(self) -> None:

@@ -48,6 +48,8 @@ SIZES: dict[str, Any] = {
 GPT2 = {"n_embd": 8, "n_head": 2, "n_layer": 2, "n_positions": 32}
 TIED, BIASED = {"tie_word_embeddings": True}, {"attention_bias": True}
 T5 = {"d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+MPT = {"d_model": 8, "n_heads": 2, "n_layers": 2, "max_seq_len": 32}
+DEBERTA = {"relative_attention": True, "position_buckets": 4, "pos_att_type": ["c2p", "p2c"], "share_att_key": True}
 DISTIL = {"dim": 8, "hidden_dim": 12, "n_layers": 2, "n_heads": 2}
 BART: dict[str, Any] = {
     "d_model": 8,
@@ -114,6 +116,9 @@ CASES: dict[str, Case] = {
         "falcon", {"target_modules": ["query_key_value"]}, {"new_decoder_architecture": True, "num_kv_heads": 1}
     ),
     "phi3": Case("phi3", {"target_modules": ["qkv_proj", "gate_up_proj"]}),
+    "mpt": Case("mpt", {"target_modules": ["Wqkv", "down_proj"]}, MPT),
+    "gpt_bigcode": Case("gpt_bigcode", {"target_modules": ["c_attn", "c_fc"], "use_dora": True}, GPT2),
+    "glm": Case("glm", {"target_modules": ["gate_up_proj", "k_proj"]}, {"head_dim": 4, "partial_rotary_factor": 0.5}),
     "gemma": Case("gemma", {"target_modules": QV, "modules_to_save": ["norm"]}, {"head_dim": 4, **TIED}),
     "gemma3_text": Case("gemma3_text", {"target_modules": [*QV, "down_proj"]}, {"head_dim": 4, **TIED}),
     "mistral": Case("mistral", {"target_modules": QV}, {"sliding_window": 4}),
@@ -132,6 +137,7 @@ CASES: dict[str, Case] = {
     "roberta": Case("roberta", {"target_modules": ["key"], "bias": "all"}, auto="AutoModel"),
     "distilbert": Case("distilbert", {"target_modules": ["q_lin", "lin2"]}, DISTIL, auto="AutoModel"),
     "albert": Case("albert", {"target_modules": ["query", "ffn"]}, {"embedding_size": 4}, auto="AutoModel"),
+    "deberta": Case("deberta-v2", {"target_modules": ["key_proj", "query_proj"]}, DEBERTA, auto="AutoModel"),
     "modernbert": Case("modernbert", {"target_modules": ["Wqkv", "Wi"]}, auto="AutoModel"),
     "t5": Case("t5", {"target_modules": ["q", "v", "wo"]}, T5, auto=SEQ2SEQ),
     "t5-gated": Case("t5", {"target_modules": "all-linear"}, T5 | {"feed_forward_proj": "gated-gelu"}, auto=SEQ2SEQ),

@@ -14,11 +14,13 @@ import pytest
 from adapter_outputs import CASES, DECODER_IDS, IDS, SEQ2SEQ, write_base
 from adapters import Written, merged, write_adapter
 from checkpoints import Drawn, decode, encode, small, write_checkpoint, write_safetensors
+from miaotui.errors import SequenceFileError
 from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack
 from miaotui.tools.cli import main
 from miaotui.tools.prune import prune
+from task_models import write_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -182,6 +184,44 @@ def test_whole_tensors_of_another_dtype_are_rounded_to_the_base_s(dtype: str, tm
         wide = made.array.astype(np.uint32) << 16 if dtype == "BF16" else made.array
         wide = wide.view(np.float32) if dtype == "BF16" else wide
     assert np.array_equal(wide, decode(encode(exact, dtype), dtype, exact.shape))
+
+
+def test_a_text_that_the_base_saved_is_none_of_the_merged_model_s(tmp_path: Path) -> None:
+    base, adapter, whole = three(tmp_path, small("llama"))
+    with miaotui.load(base) as model, model.sequence() as text:
+        text.feed([1, 2, 3])
+        text.save(tmp_path / "base.session")
+    with miaotui.load(base, adapter=adapter) as model:
+        with pytest.raises(SequenceFileError, match="other weights"):
+            model.load_sequence(tmp_path / "base.session")
+        with model.sequence() as text:
+            text.feed([1, 2, 3])
+            text.save(tmp_path / "merged.session")
+    with miaotui.load(whole) as model, model.load_sequence(tmp_path / "merged.session") as text:
+        assert text.ids == [1, 2, 3]
+
+
+def test_a_run_goes_on_with_the_same_adapter_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = write_model(tmp_path / "model", "bert", "classes", labels=("no", "yes"))
+    with open_model(model) as opened:
+        modules = [name for name in opened.checkpoint.tensors if name.endswith("self.query.weight")]
+        shapes = {name.removesuffix(".weight"): opened.checkpoint.tensors[name].shape for name in modules}
+    adapter = Written({"r": 1, "lora_alpha": 1, "target_modules": ["query"]})
+    for name, (n_out, n_in) in shapes.items():
+        adapter.tensors |= {f"{name}.lora_A.weight": np.ones((1, n_in)), f"{name}.lora_B.weight": np.ones((n_out, 1))}
+    for folder in ("one", "two"):
+        write_adapter(tmp_path / folder, adapter)
+        adapter.config["lora_alpha"] = 2
+    Path("in.txt").write_text("a\nb\n")
+    words = ["run", "text-classification", "--model", str(model), "--input", "in.txt", "--output", "out.jsonl"]
+    assert main([*words, "--adapter", "one"]) == 0
+    assert main([*words, "--adapter", "one"]) == 0
+    for other in (["--adapter", "two"], []):
+        assert main([*words, *other]) == 2
+        assert "--adapter" in capsys.readouterr().err
 
 
 def test_one_that_is_merged_and_others_that_are_kept_apart(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ DRAWN = {"temperature": 1.2, "seed": 5}
 HOWS: list[dict[str, Any]] = [
     {}, DRAWN, DRAWN | {"top_p": 0.8, "repetition_penalty": 1.3}, {"repetition_penalty": 1.5},
     {"no_repeat_ngram_size": 2}, DRAWN | {"bad_words_ids": [[5], [7, 9]], "min_new_tokens": 9},
+    DRAWN | {"typical_p": 0.9, "xtc_probability": 0.5, "frequency_penalty": 0.5, "sequence_bias": [[[4, 5], 2.0]]},
+    {"dry_multiplier": 2.0, "presence_penalty": 0.5, "no_repeat_ngram_size": 3},
+    {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.5, "seed": 5},  # of which nothing is drafted
 ]  # fmt: skip
 
 
@@ -349,6 +352,8 @@ def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, 
     ):
         with pytest.raises(error, match=said):
             miaotui.load(path, draft=draft)  # type: ignore[arg-type]  # wrong ones
+    with pytest.raises(InputError, match=r"draft='ngram': .* writes no text; there is nothing to draft"):
+        miaotui.load(demo.path("encoder"), draft="ngram")
     with pytest.raises(BackendError, match="draft='ngram': on a GPU every id is drawn by itself; use device='cpu'"):
         miaotui.load(path, draft="ngram", device="cuda")
     model = models("plain")

@@ -54,6 +54,7 @@ class Folded:
         self._form, self._ignore_case = form, ignore_case
         self._segment, self._blank = "", False
         self.done = 0  # characters of the original whose folded ones are known
+        self.seen = 0  # to the end of the last of them that has any
         self._dropped = 0  # folded characters whose places are forgotten
         self._places: list[tuple[int, int]] = []
 
@@ -61,6 +62,7 @@ class Folded:
         """Add to the original; return the folded text that is certain now."""
         if self._form is None and not self._ignore_case:
             self.done += len(text)
+            self.seen = self.done
             return text
         out = []
         for c in text:
@@ -84,6 +86,7 @@ class Folded:
         place = self.done, self.done + len(self._segment)
         self._places += [place] * len(folded)
         self.done, self._segment = place[1], ""
+        self.seen = self.done if folded else self.seen
         return folded
 
     def start(self, at: int) -> int:

@@ -222,7 +222,7 @@ class Search:
     @property
     def floor(self) -> int | None:
         """Matches to come end here or later. None: there are none."""
-        return None if self._ended else self._folded.done + (0 if self._threads.lags else 1)
+        return None if self._ended else self._folded.seen if self._threads.lags else self._folded.done + 1
 
 
 def _word_list(words: object) -> tuple[str, ...]:

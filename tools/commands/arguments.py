@@ -285,7 +285,7 @@ def add_profile(parser: argparse.ArgumentParser, option: str = "--profile", *, a
         dest="tuned",
         type=given_path,
         metavar="FILE",
-        help="what `miaotui tune --out FILE` chose for this model and machine; options that are given win over it",
+        help="a profile that `miaotui tune` wrote for this model and machine; options that are given win over it",
     )
     if auto:
         parser.add_argument(
