@@ -10,6 +10,7 @@ from .errors import BackendError, InputError, MemoryLimitError, MiaotuiError, Pl
 from .loader.prune.plan import PrunePlan
 from .runtime.draft_model import ModelDrafter
 from .runtime.engine.speculative import NGRAM, ngrams
+from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,5 +133,13 @@ def _check_alike(said: str, model: Model, prepared: Prepared) -> None:
         msg = (
             f"{said}: its vocabulary has {draft.n_vocab} entries, the model's {config.n_vocab}; expected the same "
             f"vocabulary. draft={NGRAM!r} works with any model"
+        )
+        raise InputError(msg)
+    own = Tokenizing(prepared.opened.directory, prepared.plan.cut)
+    if (token := model.tokenizing.differs(own)) is not None:
+        theirs, ours = (shown(each.tokenizer.id_to_token(token)) for each in (model.tokenizing, own))
+        msg = (
+            f"{said}: its token {token} is {theirs}, the model's is {ours}; expected the same vocabulary. "
+            f"draft={NGRAM!r} works with any model"
         )
         raise InputError(msg)

@@ -121,6 +121,11 @@ class Loaded:
         return {**self._text.said, **self._text.said_of_sampling}
 
     @property
+    def tokenizing(self) -> Tokenizing:
+        """For `load`: the directory's tokenizer, if it has one, not read yet."""
+        return self._tokenizing
+
+    @property
     def session(self) -> Session:
         """What takes the steps, for tools that feed tokens themselves; not synchronised with open streams."""
         return self._session

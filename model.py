@@ -22,7 +22,7 @@ from .runtime.constraints import CONSTRAINTS
 from .runtime.exits import Exits
 from .runtime.floats import usual_floats
 from .runtime.generate import Generation, Token, check_ids
-from .runtime.lora import number_of
+from .runtime.lora import number_of, with_adapters
 from .runtime.memory import memory_named, refused
 from .runtime.parameters import (
     CHAT_NAMES,
@@ -123,7 +123,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
         if prepared.apart is not None:
-            weights = prepared.apart.loaded(weights, opened.checkpoint)
+            apart = prepared.apart
+            weights = with_adapters(weights, apart.names, apart.loaded(opened.checkpoint))
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
         session.drafting.default = drafters(asked.draft, drafts)

@@ -18,6 +18,7 @@ from .loader.prune.options import select
 from .loader.prune.receipt import make_receipt
 from .loader.prune.stored_zeros import counted, uncounted
 from .runtime.forward.supported import check_backend
+from .runtime.lora import with_adapters
 from .runtime.recorder.record import record
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
 
 def _planned(plan: LoadPlan, apart: Apart | None) -> Weights:
     """Every weight with its shape, and those of adapters."""
-    return planned(plan) if apart is None else apart.planned(planned(plan))
+    return planned(plan) if apart is None else with_adapters(planned(plan), apart.names, apart.planned())
 
 
 def _recorded(plan: LoadPlan, request: Request, apart: Apart | None) -> Program:

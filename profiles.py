@@ -39,7 +39,7 @@ __all__ = ["GENERATE", "LOAD", "Profile", "identity", "read_profile"]
 
 FORMAT, VERSION = "miaotui-profile", 1
 MAX_BYTES = 2**26
-#: Keywords of `load` that a profile may set, where this version has them.
+#: Keywords of `load` that a profile may set.
 LOAD = (
     "threads", "prefill_chunk", "max_context", "cache_tokens", "quantize", "kv_cache", "precision", "prune", "draft",
 )  # fmt: skip
@@ -188,16 +188,16 @@ def _check(right: bool, name: str, value: object, wanted: str) -> None:  # noqa:
 
 def _check_load(load: Mapping[str, Any]) -> None:
     """ProfileError, which names the option."""
-    here = {f.name for f in fields(Request)}
     for name in load:
-        if name not in LOAD or name not in here:
-            known = ", ".join(n for n in LOAD if n in here)
-            msg = f"load: {quote(name)} is not understood; expected some of {known}"
+        if name not in LOAD:
+            msg = f"load: {quote(name)} is not understood; expected some of {', '.join(LOAD)}"
             raise ProfileError(msg)
     prune = load.get("prune")
     _check(prune is None or isinstance(prune, str | dict), "load.prune", prune, "short forms, or a plan's object")
+    draft = load.get("draft")
+    _check(draft is None or (isinstance(draft, str) and draft != ""), "load.draft", draft, "a text")
     try:
-        Request(**load)
+        Request(**{name: value for name, value in load.items() if name != "draft"})  # which is no part of a request
         parse_quantize(load.get("quantize"))
         if isinstance(prune, dict):
             PrunePlan.from_dict(prune)

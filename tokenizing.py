@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from filecmp import cmp
 from typing import TYPE_CHECKING
 
 from .errors import TokenizerError
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from .loader.prune.cut import Cut
 
 __all__ = ["Tokenizing"]
+
+_FILE = "tokenizer.json"
+#: Ids whose spelling is compared, about.
+_LOOKED_AT = 4096
 
 
 class Tokenizing:
@@ -41,10 +46,23 @@ class Tokenizing:
             return t
         return KeptTokenizer(t, cut.tokens(kept), make_replacement(t, cut.fallback(kept, kept_fallback(directory))))
 
+    def differs(self, other: Tokenizing) -> int | None:
+        """An id that the two spell differently, of those that are looked at; None: they do not, or one has none."""
+        if not (self.is_there() and other.is_there()):
+            return None
+        here, there = self._directory, other._directory
+        alike = self._cut.vocab == other._cut.vocab and kept_ids(here) == kept_ids(there)
+        if alike and cmp(here / _FILE, there / _FILE, shallow=False):
+            return None
+        n = self._cut.config.n_vocab
+        looked_at = range(0, n, max(1, n // _LOOKED_AT))
+        ours, theirs = self.tokenizer, other.tokenizer
+        return next((i for i in looked_at if ours.id_to_token(i) != theirs.id_to_token(i)), None)
+
     def codec(self) -> Tokenizer:
         """As `tokenizer`."""
         return self.tokenizer
 
     def is_there(self) -> bool:
         """Whether the directory has one."""
-        return is_there(self._directory / "tokenizer.json", TokenizerError)
+        return is_there(self._directory / _FILE, TokenizerError)

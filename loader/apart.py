@@ -14,7 +14,6 @@ import numpy as np
 
 from ..errors import CheckpointError, ConfigError, HubError, InputError, shown
 from ..runtime import spec
-from ..runtime.lora import with_adapters
 from ..runtime.memory import zeroed
 from ..runtime.spec import Weight
 from .adapter import ADAPTER_WEIGHTS, read_adapter
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..runtime.spec import Weights
     from .adapter import Adapter
     from .checkpoint import Checkpoint
     from .load_plan import LoadPlan
@@ -76,12 +74,12 @@ class Apart:
             for n in _numbers(low, self.sources[name])
         )
 
-    def planned(self, weights: Weights) -> Weights:
-        """Weights with adapters that have shapes and no arrays yet."""
-        return with_adapters(weights, self.names, {name: self._made(name, lambda *_: None) for name in self.parts})
+    def planned(self) -> dict[str, tuple[spec.Adapter | None, ...]]:
+        """What each product has of each adapter: shapes, and no arrays yet."""
+        return {name: self._made(name, lambda *_: None) for name in self.parts}
 
-    def loaded(self, weights: Weights, checkpoint: Checkpoint) -> Weights:
-        """Weights with adapters. Errors: `CheckpointError` for what is not finite, or not the base model's."""
+    def loaded(self, checkpoint: Checkpoint) -> dict[str, tuple[spec.Adapter | None, ...]]:
+        """The same with arrays. Errors: `CheckpointError` for what is not finite, or not the base model's."""
         block, at = zeroed(self.nbytes, "adapters") if self.nbytes else np.zeros(0, np.uint8), 0
 
         def array(shape: tuple[int, ...], values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,7 +96,7 @@ class Apart:
             return array(shape, values)
 
         try:
-            return with_adapters(weights, self.names, {name: self._made(name, read_into) for name in self.parts})
+            return {name: self._made(name, read_into) for name in self.parts}
         finally:
             for adapter in self.adapters:
                 adapter.close()
@@ -169,7 +167,7 @@ def read_apart(adapters: Mapping[str, str | PathLike[str]] | None, opened: Opene
         if name not in parts and any(every):
             parts[name] = tuple(None if low is None else cut_alike(low, of, stack.cut, target) for low in every)
             sources[name] = source
-            _check_measured(parts[name], source, tuple(read_all), merged=opened.adapter is not None)
+            _check_measured(parts[name], source, tuple(read_all))
     lines = tuple(f"adapter {shown(name)}, kept apart: {adapter}" for name, adapter in read_all.items())
     return Apart(tuple(read_all), parts, sources, lines, tuple(read_all.values()))
 
@@ -221,13 +219,11 @@ def _check_kept_apart(name: str, adapter: Adapter) -> None:
         raise InputError(msg)
 
 
-def _check_measured(lows: tuple[LowRank | None, ...], source: Source, names: tuple[str, ...], *, merged: bool) -> None:
-    """InputError for DoRA where a load has not the model's own numbers, whose rows' lengths it needs."""
+def _check_measured(lows: tuple[LowRank | None, ...], source: Source, names: tuple[str, ...]) -> None:
+    """InputError for DoRA where the file has not the model's own numbers, whose rows' lengths it needs."""
     for name, low in zip(names, lows, strict=True):
-        if low is None or low.magnitudes is None or not (source.prequantized or merged):
+        if low is None or low.magnitudes is None or not source.prequantized:
             continue
         why = f"this file has them as {source.dtype}; load the original checkpoint, with quantize={source.dtype!r}"
-        if merged:
-            why = "adapter= merges another adapter into them; save that model (miaotui prune --adapter), and load it"
         msg = f"adapters: {shown(name)}: {low.module}: use_dora needs the model's own numbers, and {why}"
         raise InputError(msg)

@@ -453,13 +453,8 @@ def steps(  # noqa: PLR0913 - keywords
         yield Token(None, "", at_limit, timings, params.sampling.drawn_by, told, writer.filtered())
         return
     sampler = _sampler(text, params, number, limit)
-<<<<<<< HEAD
     steered = None if sampler is None else _steered(text, params, ends, sampler)
     speculation = _speculation(speculation, sampler, steered)
-=======
-    if sampler is not None and (sampler.calls_python or not sampler.rewinds):
-        speculation = None  # what a caller's function does to a later row, only its call for that row says
->>>>>>> spec
     drawn = yield Draw(sampler, limit, ends, ask, first=True)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
     n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)

@@ -94,8 +94,6 @@ class Sampler:
 
     #: Whether functions of the caller's change a row, so that no backend draws from it.
     calls_python = False
-    #: Whether `rewind` undoes all that a draw depends on, so that rows after drafted ids can be drawn from in one pass.
-    rewinds = True
     #: What the CPU's kernel is told (`drawing.py`), once it was; and arrays whose addresses several rows' words hold.
     words: NDArray[np.int64] | None = None
     held: Sequence[object] = ()
@@ -142,7 +140,10 @@ class Sampler:
 
     @property
     def tells_ahead(self) -> bool:
-        """Whether ids alone decide what comes: `ahead` is possible. Mirostat follows the probabilities of each draw."""
+        """Whether ids alone decide what comes, so that rows after drafted ids can be drawn from in one pass.
+
+        Mirostat follows the probabilities of each draw.
+        """
         return "mirostat" not in self.params.stages
 
     def ahead(self, ids: Iterable[int]) -> Self:

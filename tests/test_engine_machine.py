@@ -195,9 +195,10 @@ class Call:
             pass
         elif self.by == "stream":
             wanted = wanted[0]
-            assert got == (wanted[: self.at % self.n + 1] if self.fate == "dropped" else wanted)
+            wanted = wanted[: self.at % self.n + 1] if self.fate == "dropped" else wanted
+            assert got == wanted, (self, got, wanted)
         else:
-            assert got == wanted
+            assert got == wanted, (self, got, wanted)
         ended = isinstance(got, BaseException) or (self.fate == "dropped" and self.by == "stream")
         what = self.fate if ended else "right"
         DONE[f"{self.by}s: {what}"] += 1

@@ -19,6 +19,7 @@ from miaotui.runtime.detokenize import Spelling, TextStream
 from miaotui.runtime.filters.filters import Filtered
 from miaotui.runtime.generate import params_from
 from miaotui.tools import cli, demo
+from test_demo_chat import TALK
 from test_generate import Table, decode, run, stream
 
 if TYPE_CHECKING:
@@ -429,6 +430,24 @@ def test_refused_options(
     rules = str(rules_file(tmp_path / "rules.json"))
     assert cli.main([rules if word == "RULES" else word for word in arguments]) == code
     assert says in capsys.readouterr().err
+
+
+def test_a_conversation_is_filtered_and_goes_on_from_what_was_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk(*options: str) -> str:
+        stdin = io.TextIOWrapper(io.BytesIO(f"{next(iter(TALK))}\n/save {tmp_path / 'talk.json'}\n".encode()))
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert cli.main(["chat", *options]) == 0
+        return capsys.readouterr().out
+
+    plain = talk()
+    word = max(re.findall(r"\w+", plain), key=len)
+    rules = rules_file(tmp_path / "rules.json", [{"words": [word], "replacement": "[hidden]"}])
+    shown = talk("--filters", str(rules), "--audit", str(tmp_path / "audit.jsonl"))
+    assert shown == re.sub(rf"\b{word}\b", "[hidden]", plain) != plain
+    assert json.loads((tmp_path / "talk.json").read_text())[-1]["content"].strip() == shown.strip()
+    assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("typed", "shown"), [("what?\nyes\n", True), ("n\n", False), ("", False)])

@@ -106,6 +106,7 @@ WRONG = [
     ({"load": {"quantize": "int3"}}, "load: quantize='int3': 'int3' is not understood"),
     ({"load": {"prune": 3}}, "load.prune=3: expected short forms"),
     ({"load": {"prune": {"format": "x"}}}, "load: plan: format 'x'"),
+    ({"load": {"draft": 3}}, "load.draft=3: expected a text"),
     ({"load": []}, r"load=\[\]: expected dict"),
     ({"generate": {"temprature": 1}}, "generate: 'temprature' is not understood; expected some of do_sample"),
     ({"generate": {"top_k": 1.5}}, "generate.top_k=1.5: expected int"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import shutil
 import threading
 from functools import cache
 from itertools import islice
@@ -18,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError, MemoryLimitError, PlanError
 from miaotui.loader.prune.plan import PrunePlan
+from miaotui.runtime.draft_model import ModelDrafter
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.logprobs import LogProbs
@@ -253,6 +256,56 @@ def test_lists_threads_tasks_and_streams_get_what_each_gets_alone(models: Any, f
     assert [each.ids for each in drawn.alternatives] == [each.ids for each in wanted_n.alternatives]
 
 
+@pytest.mark.parametrize("what", ["greedy", "truncated", "run_pass", "learn", "draft"])
+def test_struck_anywhere_a_text_goes_on(
+    models: Any, forced: list[int], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Ctrl-C before, in and after a pass that checks a block: the ids that there are, and what follows, are right."""
+    model, forced[0], prompt = models("window", "itself"), 4, prompt_of(7, 25)
+    session, wanted = model.session, plain(model, prompt, max_new_tokens=16, ignore_eos=True).ids
+    where: dict[str, tuple[Any, str]] = {
+        "greedy": (type(session), "greedy"), "truncated": (type(session.pages), "truncate"),
+        "run_pass": (type(session), "run_pass"), "learn": (Speculation, "learn"), "draft": (ModelDrafter, "draft"),
+    }  # fmt: skip
+    owner, name = where[what]
+    act, strikes = getattr(owner, name), 0
+    for n in range(12):
+        left = [n]
+
+        def struck(self: Any, *args: Any, left: list[int] = left, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == -1 and what != "greedy":
+                act(self, *args, **kwargs)
+            if left[0] == -1:
+                raise KeyboardInterrupt
+            return act(self, *args, **kwargs)
+
+        with model.sequence() as text:
+            monkeypatch.setattr(owner, name, struck)
+            try:
+                text.generate(prompt, max_new_tokens=16, ignore_eos=True)
+            except KeyboardInterrupt:
+                strikes += 1
+            monkeypatch.setattr(owner, name, act)
+            assert text.ids == (prompt + wanted)[: len(text)]
+            ids = text.ids
+            assert text.feed([5, 6]).tobytes() == model.logits([*ids, 5, 6])[-1].tobytes()
+        session.turn(session.collect)
+        before = list(session.pages.n_free)
+        session.pages.recount()
+        assert session.pages.n_free == before or session.pages.torn
+    assert strikes > 2
+
+
+def test_a_call_takes_another_draft(models: Any, forced: list[int]) -> None:
+    model, forced[0], prompt = models("plain", "keep-layers=0-1"), 3, prompt_of(8, 12) * 3
+    wanted = plain(model, prompt, max_new_tokens=30, ignore_eos=True)
+    for draft in ("ngram", True, None):
+        got = model.generate(prompt, max_new_tokens=30, ignore_eos=True, draft=draft)
+        same(got, wanted)
+        assert got.timings.n_drafted > 0
+
+
 def test_functions_of_the_callers_see_every_text_once(models: Any, forced: list[int]) -> None:
     model, forced[0], prompt = models("plain", "itself"), 5, prompt_of(4, 9)
     texts: list[list[int]] = []
@@ -338,6 +391,26 @@ def test_what_is_loaded_is_in_the_predicted_memory(directories: dict[str, Path])
         miaotui.load(path, draft="keep-layers=0", memory_limit=needed)
     with miaotui.load(path, draft="ngram", memory_limit=needed):
         pass
+
+
+def test_a_model_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    """As many of them, two in each other's places; the same ones in another file are no matter."""
+    shutil.copytree(demo.path(), tmp_path / "same")
+    shutil.copytree(demo.path(), tmp_path / "other")
+    for name in ("same", "other"):
+        file = tmp_path / name / "tokenizer.json"
+        said = json.loads(file.read_text(encoding="utf-8"))
+        vocab = said["model"]["vocab"]
+        if name == "other":
+            a, b = (next(token for token, i in vocab.items() if i == n) for n in (500, 501))
+            vocab[a], vocab[b] = 501, 500
+        file.write_text(json.dumps(said, indent=3), encoding="utf-8")
+    with miaotui.load(demo.path(), draft=tmp_path / "same") as model:
+        assert model.generate("Once", max_new_tokens=9).timings.n_accepted > 0
+    with pytest.raises(
+        InputError, match=r"draft=.*other'\): its token 500 is .*, the model's is .*; expected the same"
+    ):
+        miaotui.load(demo.path(), draft=tmp_path / "other")
 
 
 def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import miaotui
@@ -21,7 +22,7 @@ from miaotui.tools.tuning import knobs as making
 from miaotui.tools.tuning import measure
 from miaotui.tools.tuning.knobs import AXES, knobs_of
 from miaotui.tools.tuning.measure import ModelMeter
-from miaotui.tools.tuning.search import Limits, Result, Row
+from miaotui.tools.tuning.records import Limits, Result, Row
 from miaotui.tools.tuning.space import Axis, Space
 from miaotui.tools.tuning.subject import TextSubject
 from miaotui.tools.tuning.table import pareto, rows_of, table
@@ -245,6 +246,23 @@ def test_a_pair_times_both_by_turns_and_waits_for_idle_threads(opened, monkeypat
             pairs = [meter.pair(point), meter.pair(point), meter.pair(knobs.space.reference)]
             assert all(a > 0 and b > 0 for a, b in pairs)
     assert len(slept) == 12
+
+
+def test_a_picture_is_drawn_where_matplotlib_is_and_asked_for_before_anything_is_measured(
+    tmp_path, capsys, monkeypatch, timeless, text
+):
+    asked = (*VARY, "--text", text, "--plot", tmp_path / "t.svg")
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "matplotlib", None)
+        code, _, err = run(capsys, "tune", *asked)
+    assert (code, timeless) == (1, [])
+    assert "--plot: drawing needs matplotlib: pip install 'miaotui[plot]'" in err
+    pytest.importorskip("matplotlib")
+    assert run(capsys, "tune", *asked)[0] == 0
+    assert "<svg" in (tmp_path / "t.svg").read_text()
+    code, _, err = run(capsys, "tune", *asked[:-1], tmp_path / "t.nothing")
+    assert code == 2
+    assert "--plot t.nothing" in err
 
 
 @pytest.mark.ci  # 6 s

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from miaotui.errors import InputError, MemoryLimitError
 from miaotui.tools.tuning import search as searching
-from miaotui.tools.tuning.search import FINALISTS, KEEP, NOISE, SMALL, Limits, search
+from miaotui.tools.tuning.records import Limits
+from miaotui.tools.tuning.search import FINALISTS, KEEP, NOISE, SMALL, search
 from miaotui.tools.tuning.space import MAX_POINTS, Axis, Space
 
 PAIR, LOSS = 2.0, 3.0  # seconds that a measurement takes, on the made-up clock

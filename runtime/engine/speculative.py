@@ -40,15 +40,16 @@ NGRAM = "ngram"
 
 #: Ids that are drafted for a pass, at most.
 MOST = 15
-#: Of the time, for trying whether drafts are accepted again; and how much less often after failures, at most.
-BUDGET, RARELY = 0.015, 8
-#: What is taken for a token more in a pass, as a part of one token's time, until passes were measured.
-_SLOPE = 0.1
+#: Of the time, for trying whether drafts are accepted again; and how much less often than that after failures, from the
+#: first on.
+BUDGET, RARELY = 0.015, (0.25, 8.0)
+#: What is taken for a token more in a pass, as a part of one token's time, until passes were measured; and at least.
+_SLOPE, _LEAST = 0.1, 0.03
 #: Passes of a size that are remembered, and guesses that are put among them.
 _SAMPLES, _GUESSES = 9, 2
 #: What is left of an observation's weight with each further one; the weight of what other answers saw, and how much a
 #: pass of this one changes that.
-_FADE, _WEIGHT, _SLOWLY = 0.85, 1.0, 1 / 8
+_FADE, _WEIGHT, _SLOWLY = 0.85, 3.0, 1 / 16
 #: Of an id more, below which no further ones are looked at.
 _HARDLY = 0.05
 #: What is expected of the first drafts of all.
@@ -72,12 +73,14 @@ class Costs:
     def of(self, n_tokens: int, base: int) -> float:
         """Of a pass, as a multiple of one of `base` tokens. One that was never seen grows by `_SLOPE` of one token."""
         unit, there = self.seconds(base), self._seconds.get(n_tokens)
+        least = 1 + _LEAST * (n_tokens - base) / base  # whatever was measured while others used the machine
         if there and len(there) == _SAMPLES and unit:
-            return self._median[n_tokens] / unit
+            return max(least, self._median[n_tokens] / unit)
         guess = (1 + _SLOPE * (n_tokens - 1)) / (1 + _SLOPE * (base - 1))
         if not there or not unit:
             return guess
-        return statistics.median([guess * unit] * _GUESSES + list(there)) / unit  # one slow pass decides nothing
+        # One slow pass decides nothing.
+        return max(least, statistics.median([guess * unit] * _GUESSES + list(there)) / unit)
 
     def seconds(self, n_tokens: int) -> float:
         """Of a pass; 0 where none was seen."""
@@ -91,7 +94,7 @@ class Acceptance:
         """`expected`: what others saw."""
         self._right, self._n = expected * _WEIGHT, _WEIGHT
         self.waited = 0  # tokens since one was tried though it did not pay
-        self.rarely = 1  # how much less often than the budget allows
+        self.rarely = RARELY[0]  # how much less often than the budget allows
 
     @property
     def rate(self) -> float:
@@ -164,7 +167,7 @@ class Speculation:
         """What a pass said of the last that were drafted."""
         seen = self._seen[self._kind]
         seen.saw(n_checked, n_right)
-        seen.rarely = 1 if n_right else min(RARELY, 2 * seen.rarely)
+        seen.rarely = RARELY[0] if n_right else min(RARELY[1], 2 * seen.rarely)
         self.n_drafted += n_checked
         self.n_accepted += n_right
         before = self._expected.get(self._kind, _HOPE)
@@ -247,7 +250,7 @@ def _words_of_each(sampler: Sampler, position: int, drafted: Sequence[int]) -> l
         each.append(each[-1].ahead([token]))
     rows = [row_words(one, position + i) for i, one in enumerate(each)]
     sampler.held = each[1:]
-    return [words.copy() for words in rows if words is not None] if None not in rows[:1] else []
+    return [words.copy() for words in rows if words is not None]  # none, where Python draws
 
 
 def with_drafts(pages: Pages, chosen: list[tuple[Want, Part]], left: int, rows: int) -> list[tuple[Want, Part]]:

@@ -30,7 +30,8 @@ from ..demo import path as demo_path
 from ..demo.corpus import held_out
 from ..tuning.knobs import knobs_of
 from ..tuning.measure import ModelMeter
-from ..tuning.search import Limits, search
+from ..tuning.records import Limits
+from ..tuning.search import search
 from ..tuning.subject import TextSubject
 from .roofline import machine, versions
 from .shared import print_out, public_command

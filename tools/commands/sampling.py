@@ -65,7 +65,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     _add(group, _NUMBERS)
     group.add_argument(
-        "--seed", type=int, metavar="N", help="which of the possible texts (default: drawn afresh; --stats prints it)"
+        "--seed",
+        type=int,
+        metavar="N",
+        help="which of the possible texts (default: drawn afresh, and told with the statistics)",
     )
     how = group.add_mutually_exclusive_group()
     how.add_argument(

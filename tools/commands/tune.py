@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...loader.open import Opened
     from ...profiles import Profile
     from ..tuning.knobs import Knobs
-    from ..tuning.search import Limits
+    from ..tuning.records import Limits
     from ..tuning.subject import Subject
     from ..tuning.tune import Tuned
 
@@ -80,8 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=given_path,
         metavar="FILE",
-        help="write the profile, which every command takes as --profile FILE. One that is there already stays chosen "
-        "where it is as good",
+        help="write the profile, which every command takes. One that is there already stays chosen where it is as good",
     )
     out.add_argument("--plot", type=given_path, metavar="FILE", help="draw time against memory (.svg or .png)")
     out.add_argument("--json", action="store_true", help="print the profile as JSON, and no table")
@@ -129,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
     """Tune, print the table, and write the profile and the picture where asked; 0."""
     _check(args)
     from ...loader.open import open_model  # noqa: PLC0415 - help must not wait for it
-    from ..tuning.search import Limits  # noqa: PLC0415 - as above
+    from ..tuning.records import Limits  # noqa: PLC0415 - as above
 
     if args.plot is not None:
         from ..tuning.table import figure_class  # noqa: PLC0415 - as above
@@ -163,7 +162,8 @@ def _check(args: argparse.Namespace) -> None:
         refuse_given(args, add_arguments, _OF_DATA, "only with --task, whose examples are measured")
     else:
         refuse_given(args, add_arguments, (*_OF_TEXT, "text"), "not with --task, whose examples are measured")
-        refuse_given(args, add_arguments, SAMPLING[:-2], "not with --task, which says how ids are drawn")
+        drawing = [name for name in SAMPLING if name not in {"seed", "do_sample"}]
+        refuse_given(args, add_arguments, drawing, "not with --task, which says how ids are drawn")
         if args.data is None:
             msg = f"--task {args.task}: its examples are missing; give --data FILE"
             raise InputError(msg)

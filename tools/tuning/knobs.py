@@ -7,11 +7,12 @@ that what one of them loses is seen by itself. A pruning plan is resolved once: 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, MiaotuiError
-from ...limits import PREFILL_CHUNK, Request
+from ...limits import PREFILL_CHUNK
+from ...load_options import LOAD_DEFAULTS
 from ...loader.load_plan import make_load_plan
 from ...loader.prune.options import parse_prune
 from ...loader.roles import ATTENTION, CROSS, EXPERTS, FEED_FORWARD, MATRICES, ROLES, role_of
@@ -169,7 +170,7 @@ def _levels(
         out["kv_cache"] = ("f32", "bf16", "int8")
         if goal == "throughput" and new:
             out["batch"] = BATCHES
-        if "draft" in {f.name for f in fields(Request)} and not config.seq2seq:
+        if "draft" in LOAD_DEFAULTS and not config.seq2seq:
             out["draft"] = (None, "ngram")
     out["precision"] = ("exact", "fast") if "BF16" in stored and bf16_dot() else ("exact",)
     return out | {group: ROUNDED for group in GROUPS if roles[group]}

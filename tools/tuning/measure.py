@@ -67,7 +67,9 @@ class ModelMeter:
     def prepared(self, point: Point) -> Prepared:
         """Everything that is known before a load."""
         if point not in self.known:
-            self.known[point] = prepare(self.opened, Request(**self.knobs.options(point)))
+            options = self.knobs.options(point)
+            options.pop("draft", None)  # "ngram" takes no memory of the model's
+            self.known[point] = prepare(self.opened, Request(**options))
         return self.known[point]
 
     def floor(self, point: Point) -> float:

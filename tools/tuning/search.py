@@ -22,18 +22,19 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import MiaotuiError
+from .records import Result, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from .records import Limits, Meter
     from .space import Point, Space
 
-__all__ = ["KEEP", "NOISE", "Limits", "Meter", "Result", "Row", "search"]
+__all__ = ["KEEP", "NOISE", "search"]
 
 T = TypeVar("T")
 
@@ -53,61 +54,6 @@ PAIRS, ENOUGH, SETTLED = 1, 6, 4
 NEUTRAL = 0.02
 #: A measurement is begun if this many times the usual one's seconds are left.
 MARGIN = 1.2
-
-
-class Meter(Protocol):
-    """What the search asks. A `MiaotuiError` of any of these says that the point cannot be had."""
-
-    def memory(self, point: Point) -> int:
-        """Bytes that it takes, predicted."""
-
-    def floor(self, point: Point) -> float:
-        """Seconds that it takes at least; 0 where nothing is known."""
-
-    def loss(self, point: Point) -> float:
-        """What it loses against the reference, measured; of its lossy levels alone."""
-
-    def pair(self, point: Point) -> tuple[float, float]:
-        """Seconds of the point and of the reference, measured one after the other."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Most bytes, most loss, and most seconds for the search."""
-
-    memory: float = math.inf
-    loss: float = math.inf
-    seconds: float = math.inf
-
-
-@dataclass
-class Row:
-    """What is known of a point: `pairs` are seconds of it and of the reference. `why`: it is out, and the reason."""
-
-    point: Point
-    memory: int | None = None
-    loss: float | None = None
-    pairs: list[tuple[float, float]] = field(default_factory=list)
-    why: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """Median of its time over the reference's; inf where it was not measured."""
-        return statistics.median(a / b for a, b in self.pairs) if self.pairs else math.inf
-
-    @property
-    def seconds(self) -> float:
-        """Median of its own time; inf where it was not measured."""
-        return statistics.median(a for a, _ in self.pairs) if self.pairs else math.inf
-
-
-@dataclass(frozen=True)
-class Result:
-    """`chosen` None: nothing within the limits was measured. `ended`: "" or why the search ended early."""
-
-    chosen: Row | None
-    rows: list[Row]
-    ended: str = ""
 
 
 class _OutOfTime(Exception):  # noqa: N818 - ends the search, and is no error

@@ -22,7 +22,7 @@ __all__ = ["Axis", "Point", "Space"]
 #: The index of the level on each axis.
 Point = tuple[int, ...]
 #: Most points that a space may have: they are all predicted.
-MAX_POINTS = 50_000
+MAX_POINTS = 200_000
 
 
 @dataclass(frozen=True)

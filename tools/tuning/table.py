@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from .search import Result
+    from .records import Result
     from .space import Space
     from .subject import Subject
 

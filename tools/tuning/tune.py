@@ -10,7 +10,7 @@ from ...errors import MemoryLimitError
 from ...profiles import Profile, identity
 from ...sizes import format_bytes
 from .measure import ModelMeter
-from .search import Limits, search
+from .search import search
 from .table import rows_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ...loader.open import Opened
     from .knobs import Knobs
-    from .search import Result
+    from .records import Limits, Result
     from .subject import Subject
 
 __all__ = ["Tuned", "tune"]

@@ -11,7 +11,8 @@ from typing import Any
 from ...lora import L_DOWN, L_RANK, L_RATIO, L_SCALE, L_UP, L_WORDS
 from ...ops import slots
 from ...step import Q_ADAPTER, S_T, T_ROW, T_SEQUENCE
-from ..lanes import add, fma, ld, ldf, load_tail, mul, splat, store_tail
+from ..emitters import ZERO, N, c64, ir_below, ir_fma, ir_fold, ir_least, ir_load, ir_loop, off
+from ..lanes import add, fma, i64, lanes, ld, ldf, load_tail, mul, op, splat, store_tail
 from ..target import tile_shape
 from ..tiles import dot_tile
 from .base import arg, jit, kernel, sequence_words, share, token_word
@@ -20,6 +21,8 @@ from .elementwise import activated
 D_Y, D_X, D_TABLE, D_RANK, D_K = slots("lora_down")
 U_Y, U_X, U_H, U_TABLE, U_B, U_TIMES, U_RESIDUAL, U_N, U_RANK, U_ACT = slots("lora_up")
 ROWS, _ = tile_shape()
+#: Columns that some tokens pass by together: what they need of a matrix of rank 16 is 16 KiB.
+COLUMNS, TOKENS = 256, 8
 _row, _rows = dot_tile(1, "f32"), dot_tile(ROWS, "f32")
 
 
@@ -39,28 +42,41 @@ def _words_of(step: Any, table: Any, i: Any) -> Any:
     return words if ld(words + 8 * L_RANK) != 0 else 0 * words
 
 
-@jit
-def _products(w: Any, a: Any, b: Any, x: Any, k: Any, y: Any) -> None:
-    """y[a:b] = w[a:b] x, rows of k."""
-    for n in range(a, b, ROWS):
-        if n + ROWS <= b:
-            _rows(w + 4 * n * k, 4 * k, x, k, y + 4 * n, 4)
-        else:
-            for m in range(n, b):
-                _row(w + 4 * m * k, 0, x, k, y + 4 * m, 4)
-
-
 @kernel
 def lora_down(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Threads share the pairs of a token and a few rows of its adapter's matrix."""
+    """Threads share the pairs of a few rows of the matrix, which stay in the first cache, and a token."""
     tokens, most, k = ld(step + 8 * S_T), arg(p, D_RANK), arg(p, D_K)
     blocks = (most + ROWS - 1) // ROWS
     for item in range(share(tokens * blocks, 1, t, nt), share(tokens * blocks, 1, t + 1, nt)):
-        i, a = item // blocks, item % blocks * ROWS
+        i, a = item % tokens, item // tokens * ROWS
         row, words = _row_of(p, step, i), _words_of(step, arg(p, D_TABLE), i)
         if row >= 0 and words != 0:
             x, y = base + arg(p, D_X) + 4 * row * k, base + arg(p, D_Y) + 4 * row * most
-            _products(ld(words + 8 * L_DOWN), a, min(a + ROWS, ld(words + 8 * L_RANK)), x, k, y)
+            w, end = ld(words + 8 * L_DOWN), ld(words + 8 * L_RANK)
+            if a + ROWS <= end:
+                _rows(w + 4 * a * k, 4 * k, x, k, y + 4 * a, 4)
+            else:
+                for m in range(a, end):
+                    _row(w + 4 * m * k, 0, x, k, y + 4 * m, 4)
+
+
+@op(lanes, *[i64] * 5)
+def _sixteen(b: Any, w: Any, ldw: Any, left: Any, x: Any, k_dim: Any) -> Any:
+    """Sixteen rows of w, `left` of which are there, times x: the sums of a tile, in lanes. The last stands for others.
+
+    A rank is a step or two, so that folding is most of it; sixteen rows share all of the fold's shuffles.
+    """
+    last = b.sub(left, c64(1))
+    ws = [b.add(w, b.mul(ldw, ir_least(b, c64(r), last))) for r in range(N)]
+
+    def body(k: Any, acc: list[Any], mask: Any = None) -> list[Any]:
+        xv = ir_load(b, off(b, x, k, 4), mask=mask)
+        return [ir_fma(b, ir_load(b, off(b, a, k, 4), "f32", mask), xv, y) for a, y in zip(ws, acc, strict=True)]
+
+    full = b.and_(k_dim, c64(-N))
+    acc = ir_loop(b, c64(0), full, N, [ZERO] * N, body)
+    acc = ir_loop(b, full, k_dim, N, acc, lambda k, a: body(k, a, ir_below(b, b.sub(k_dim, k), N)))
+    return ir_fold(b, acc)
 
 
 @jit
@@ -79,20 +95,22 @@ def _finish(p: Any, base: Any, at: Any, j: Any, v: Any) -> Any:
 
 @kernel
 def lora_up(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Threads share columns. The sums lie in the result's place until they are added: `x` may lie there too."""
+    """Threads share columns; what some of these need stays in the first cache while a few tokens pass by."""
     tokens, most, n, table = ld(step + 8 * S_T), arg(p, U_RANK), arg(p, U_N), arg(p, U_TABLE)
     n0, n1 = share(n, 16, t, nt), share(n, 16, t + 1, nt)
-    for i in range(tokens):
-        row, words = _row_of(p, step, i), _words_of(step, table, i)
-        if row >= 0:
-            x, y, h = (base + arg(p, U_X) + 4 * row * n, base + arg(p, U_Y) + 4 * row * n,
-                       base + arg(p, U_H) + 4 * row * most)  # fmt: skip
-            for j in range(n0, n1, 16):
-                v = load_tail(x + 4 * j, n - j)
-                if words != 0:
-                    rank, ratio = ld(words + 8 * L_RANK), ld(words + 8 * L_RATIO)
-                    _products(ld(words + 8 * L_UP), j, min(j + 16, n1), h, rank, y)
-                    v = fma(splat(ldf(words + 8 * L_SCALE)), load_tail(y + 4 * j, n - j), v)
-                    if ratio != 0:
-                        v = mul(v, load_tail(ratio + 4 * j, n - j))
-                store_tail(y + 4 * j, _finish(p, base, 4 * (row * n + j), j, v), n - j)
+    for t0 in range(0, tokens, TOKENS):
+        for c0 in range(n0, n1, COLUMNS):
+            for i in range(t0, min(t0 + TOKENS, tokens)):
+                row, words = _row_of(p, step, i), _words_of(step, table, i)
+                if row >= 0:
+                    at = 4 * row * n
+                    x, y, h = base + arg(p, U_X) + at, base + arg(p, U_Y) + at, base + arg(p, U_H) + 4 * row * most
+                    for j in range(c0, min(c0 + COLUMNS, n1), 16):
+                        v = load_tail(x + 4 * j, n - j)
+                        if words != 0:
+                            rank, ratio = ld(words + 8 * L_RANK), ld(words + 8 * L_RATIO)
+                            up = ld(words + 8 * L_UP) + 4 * j * rank
+                            v = fma(splat(ldf(words + 8 * L_SCALE)), _sixteen(up, 4 * rank, n - j, h, rank), v)
+                            if ratio != 0:
+                                v = mul(v, load_tail(ratio + 4 * j, n - j))
+                        store_tail(y + 4 * j, _finish(p, base, at + 4 * j, j, v), n - j)
