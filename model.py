@@ -267,9 +267,9 @@ class Model(Scores):
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
         the logits before an id is drawn, or return others. `overflow`: what becomes of a text that is longer than the
         context: "error", "truncate-left" (of the prompt) or "window" (docs/sessions.md). `draft`: False guesses no ids
-        ahead, "ngram" does by what the text repeats; no answer changes (docs/speculation.md). `priority`: of several calls
-        that wait for room, the higher number goes first (docs/concurrency.md). The prompt of an encoder-decoder is what
-        its encoder reads. Errors: `InputError`, and what a function of yours raises.
+        ahead, "ngram" does by what the text repeats; no answer changes (docs/speculation.md). `priority`: of several
+        calls that wait for room, the higher number goes first (docs/concurrency.md). The prompt of an encoder-decoder
+        is what its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)
