@@ -199,7 +199,7 @@ def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
     return made
 
 
-def _spelling(codec: Codec, *, tidy: bool) -> Spelling:
+def _spelling(codec: Codec, *, tidy: bool = True) -> Spelling:
     """`tidy`: the text is cleaned up where the tokenizer asks for it."""
     full = partial(codec.spelled, skip_special_tokens=False)
     return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered if tidy else None)

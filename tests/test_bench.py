@@ -23,6 +23,7 @@ from miaotui.loader.open import open_model
 from miaotui.loader.pack import planned
 from miaotui.loader.prune.compiled import compile_plan
 from miaotui.loader.text.tokenizer import Tokenizer
+from miaotui.machine import FEATURES
 from miaotui.tools.bench import compare, gemm, plot, profile, prune, quality, roofline, run_all, shapes, shared, table
 from miaotui.tools.bench.peers import PEERS, llama2c
 from miaotui.tools.bench.peers import gguf as peer_gguf
@@ -84,7 +85,7 @@ def test_machine_and_versions():
     facts = roofline.machine()
     assert facts["cores"] >= 1
     assert facts["cpu"]
-    assert set(facts["features"]) <= set(roofline.FEATURES)
+    assert set(facts["features"]) <= set(FEATURES)
     assert set(roofline.versions()) == {"python", "miaotui", "numpy", "numba", "llvmlite"}
 
 

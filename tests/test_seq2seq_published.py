@@ -56,7 +56,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], tuple[Any, ...], tuple[str, ...]]] = 
             "task_specific_params": {"summarization": {"early_stopping": True, "num_beams": 4}},
         },
         (1024, 12, 2, 0, (2,), (), 1.0),
-        ("no_repeat_ngram_size 3", "min_length 56", "num_beams 4", "length_penalty 2.0", "early_stopping True"),
+        ("num_beams 4", "length_penalty 2.0", "early_stopping True"),
     ),
     (
         "mbart-large-50-many-to-many-mmt",
@@ -99,7 +99,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], tuple[Any, ...], tuple[str, ...]]] = 
         },
         (128, 12, 1, None, (2,), (), 1.0),
         (
-            "no_repeat_ngram_size 3", "encoder_no_repeat_ngram_size 3", "min_length 20", "num_beams 10",
+            "num_beams 10",
             "length_penalty 0.65",
         ),
     ),
