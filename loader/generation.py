@@ -34,10 +34,13 @@ WITH_SAMPLING: dict[str, tuple[object, ...]] = {
     "epsilon_cutoff": (0,), "eta_cutoff": (0,), "renormalize_logits": (False,),
 }  # fmt: skip
 
+#: Of a finite float64; of whole numbers JSON has larger ones.
+_LARGEST = 2**1023
+
 
 def _number(least: float, most: float = math.inf, *, least_too: bool = True) -> Callable[[object], bool]:
     def fits(value: object) -> bool:
-        number = type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
+        number = type(value) in {int, float} and -_LARGEST < value < _LARGEST  # type: ignore[operator] - NaN is neither
         return number and (least < value <= most or (least_too and value == least))  # type: ignore[operator]
 
     return fits

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
-from ..errors import InputError, MiaotuiError, is_iterable, shown
+from ..errors import InputError, MiaotuiError, TokenizerError, is_iterable, shown
 from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
@@ -31,6 +31,7 @@ from .penalty_params import DRY_BREAKERS
 from .rope import LONGEST
 from .rules import Rules
 from .sampling import NotNumbersError, not_numbers
+from .sampling_params import real
 from .searching import Asked, answers
 from .settling import streamed
 from .stream import Stream
@@ -144,12 +145,16 @@ class Text:
     def _with_breakers(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """Ids for the texts at which DRY's matches end: the last id of each after a letter, as p-e-w has it."""
         given = parameters.get("dry_sequence_breakers")
-        if not parameters.get("dry_multiplier") or (codec := self.codec() if self.has_codec() else None) is None:
+        if not real(parameters.get("dry_multiplier")) or (codec := self.codec() if self.has_codec() else None) is None:
             return parameters
         texts = DRY_BREAKERS if given is None else [given] if isinstance(given, str) else given
         if not is_iterable(texts):
             return parameters  # which are refused
-        ids = (codec.encode(f"a{t}", add_special_tokens=False)[-1:] if isinstance(t, str) else [t] for t in texts)
+        try:
+            ids = [codec.encode(f"a{t}", add_special_tokens=False)[-1:] if isinstance(t, str) else [t] for t in texts]
+        except TokenizerError as e:
+            msg = f"dry_sequence_breakers={shown(given)}: {e}"
+            raise TokenizerError(msg) from None
         return {**parameters, "dry_sequence_breakers": [i for each in ids for i in each]}
 
 
@@ -353,6 +358,7 @@ class Sequence:
     def wanted(self, draw: Draw) -> Want:
         """For the runtime: the next id, as something to wait for; `taken` appends it."""
         self._check_open()
+        self._check_begun()
         if draw.told is not None:
             return self._told(draw, draw.told)
         session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
@@ -416,6 +422,7 @@ class Sequence:
     @usual_floats()
     def _drawn_alone(self, draw: Draw) -> Drawn:
         """On a backend that has one text at a time: it may work ahead, up to one of the ids that end the answer."""
+        self._check_begun()
         session, n, sampler = self._session, len(self._ids), draw.sampler
         if draw.told is not None and draw.logprobs is not None:
             self._following = None
@@ -651,6 +658,12 @@ class Sequence:
     def _check_open(self) -> None:
         if self._closed:
             raise InputError(CLOSED)
+
+    def _check_begun(self) -> None:
+        """That there is a last id, whose logits the next is drawn from. Errors: `InputError`."""
+        if not self._ids:
+            msg = "this answer cannot go on: its sequence was truncated to no ids; call generate again, with a prompt"
+            raise InputError(msg)
 
     def _check_adapter(self, adapter: object) -> None:
         """That a call goes on with the adapter that the text began with. Errors: `InputError`."""

@@ -77,6 +77,7 @@ def test_values_of_the_wrong_kind_are_named(checkpoint):
         ("no_repeat_ngram_size", -1), ("bad_words_ids", [3]), ("sequence_bias", [[[1], "x"]]), ("min_length", 1.5),
         ("forced_decoder_ids", [[1]]), ("exponential_decay_length_penalty", [5]), ("stop_strings", [3]),
         ("forced_eos_token_id", "x"), ("suppress_tokens", -1), ("encoder_repetition_penalty", 0),
+        ("repetition_penalty", 10**400), ("encoder_repetition_penalty", -(10**400)), ("no_repeat_ngram_size", 10**400),
     ):  # fmt: skip
         assert f"{name} " in told(checkpoint, {name: wrong})[0]
 

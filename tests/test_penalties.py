@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import miaotui
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.errors import InputError
+from miaotui.errors import InputError, TokenizerError
 from miaotui.runtime.generate import params_from
 from miaotui.runtime.penalties import Changes, Dry, Penalties
 from miaotui.runtime.penalty_params import penalties_from
 from miaotui.runtime.rules import Ruled, Rules
 from miaotui.runtime.sampling import Sampler, SamplingParams
+from miaotui.tools import demo
 from test_draws import drawn, logits_of
 
 N = 40
@@ -199,6 +201,24 @@ def test_the_kernel_draws_what_the_definition_draws(seed, names, ruled, forced, 
 def test_what_cannot_be_is_refused(how, words):
     with pytest.raises(InputError, match=words):
         params_from(n_vocab=N, **how)
+
+
+def test_dry_of_a_model_with_texts_is_refused_in_the_caller_s_words():
+    with miaotui.load(demo.path(), threads=1) as model:
+        for how, error, words in (
+            (
+                {"dry_multiplier": np.array([1, 2])},
+                InputError,
+                r"dry_multiplier=array\(\[1, 2\]\): expected a finite number >= 0",
+            ),
+            (
+                {"dry_multiplier": 1, "dry_sequence_breakers": ["\ud800"]},
+                TokenizerError,
+                "dry_sequence_breakers=.*: .* lone surrogate",
+            ),
+        ):
+            with pytest.raises(error, match=words):
+                model.generate("Once", max_new_tokens=2, **how)
 
 
 def test_ids_are_forced_where_they_stand():

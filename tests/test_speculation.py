@@ -300,6 +300,21 @@ def test_struck_anywhere_a_text_goes_on(
     assert strikes > 2
 
 
+@pytest.mark.parametrize("draft", [False, "ngram", None])
+def test_a_stream_whose_text_was_emptied_says_so(models: Any, forced: list[int], draft: Any) -> None:
+    """There is no last id whose logits could be drawn from; drafted ones do not stand in for it."""
+    model, forced[0], prompt = models("plain", "itself"), 4, prompt_of(9, 12)
+    with model.sequence() as text:
+        made = text.tokens(prompt, max_new_tokens=12, ignore_eos=True, draft=draft)
+        ids = [t.id for t in islice(made, 3)]
+        text.truncate(1)
+        assert next(made).id is not None
+        text.truncate(0)
+        with pytest.raises(InputError, match="truncated to no ids; call generate again, with a prompt"):
+            next(made)
+        assert text.generate(prompt, max_new_tokens=3, ignore_eos=True).ids == ids
+
+
 def test_a_call_takes_another_draft(models: Any, forced: list[int]) -> None:
     model, forced[0], prompt = models("plain", "keep-layers=0-1"), 3, prompt_of(8, 12) * 3
     wanted = plain(model, prompt, max_new_tokens=30, ignore_eos=True)
