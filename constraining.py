@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from .errors import InputError, shown
 from .loader.text.choices import Choices
-from .loader.text.grammar import Grammars
+from .loader.text.grammar import Grammar, Grammars
 from .once import once
 from .runtime.constraints import Constraint
 
@@ -28,12 +28,13 @@ class Constraining:
     def compiled(self, name: str, value: object) -> Constraint:
         """Errors: `InputError`; `BackendError`: the grammar extra is not installed."""
         tokenizer = self._tokenizing.tokenizer
+        if isinstance(value, Choices | Grammar) and value.tokenizer is not tokenizer:
+            how = "model.tokenizer" if isinstance(value, Choices) else "model.constraint"
+            msg = f"{name}={shown(value)}: prepared with another tokenizer; use this model's, {how}"
+            raise InputError(msg)
         if isinstance(value, Constraint) and not isinstance(value, Choices):
             return value
         if name == "choices":
-            if isinstance(value, Choices) and value.tokenizer is not tokenizer:
-                msg = f"choices={shown(value)}: prepared with another tokenizer; use this model's, model.tokenizer"
-                raise InputError(msg)
             return value if isinstance(value, Choices) else Choices(cast("Iterable[str]", value), tokenizer)
         return self._grammars.compiled(name, value)
 

@@ -16,6 +16,7 @@ from .runtime.parameters import check_names
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from io import FileIO
     from pathlib import Path
 
     from .runtime.filters.filters import Filtered
@@ -37,17 +38,34 @@ class AuditFile:
         self._write(b"")
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """Add a record: one write to the end, so that lines of several threads and processes do not mix."""
+        """Add a record: one write to the end, so that lines of several threads and processes do not mix.
+
+        Errors: `InputError`: it cannot be written; what a full disk took of a line is taken back.
+        """
         told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}
         self._write(json.dumps(told).encode() + b"\n")
 
     def _write(self, data: bytes) -> None:
         try:
             with self.path.open("ab", buffering=0) as f:
-                f.write(data)
+                n = f.write(data)
+                if n != len(data):  # a full disk takes what fits, and says no more until the next write
+                    _whole_or_nothing(f, data, n)
         except OSError as e:
             msg = f"{quote(str(self.path), 300)}: the audit cannot be written ({reason(e)})"
             raise InputError(msg) from e
+
+
+def _whole_or_nothing(f: FileIO, data: bytes, n: int) -> None:
+    """Write the rest of a line of which `n` bytes stand at the end of the file, or take these back. Errors: OSError."""
+    start = f.tell() - n
+    try:
+        while n < len(data):
+            n += f.write(data[n:])
+    except OSError:
+        if os.fstat(f.fileno()).st_size == start + n:  # nobody wrote after them
+            f.truncate(start)
+        raise
 
 
 class Filters(filters.Filters):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError
+from .expressions import repeats_repetitions
 from .families.values import Key, Unfit, flag, names, number, optional, read, size
 from .files import quote, read_json_object
 
@@ -127,7 +128,7 @@ def _pattern(value: str) -> str:
     if len(value) > MAX_PATTERN:
         msg = f"a pattern of at most {MAX_PATTERN} characters"
         raise Unfit(msg)
-    if _repeats_repetitions(value):
+    if repeats_repetitions(value):
         msg = "a pattern without a repeated group that repeats or chooses inside, which may take for ever to match"
         raise Unfit(msg)
     try:
@@ -136,25 +137,6 @@ def _pattern(value: str) -> str:
         msg = f"a regular expression ({e})"
         raise Unfit(msg) from None
     return value
-
-
-def _repeats_repetitions(pattern: str) -> bool:
-    """Whether a group that holds *, +, {n,} or | is itself repeated: such patterns may take exponential time."""
-    text = re.sub(r"\\.", "x", pattern)  # what is escaped is a character
-    text = re.sub(r"\[\^?\]?[^\]]*\]", "x", text)  # and so is a set of them
-    held = [False]  # of each open group, whether it repeats or chooses
-    for at, char in enumerate(text):
-        if char == "(":
-            held.append(False)
-        elif char == ")" and len(held) > 1:
-            inside = held.pop()
-            repeated = text[at + 1 : at + 2] in ("*", "+", "{")
-            if inside and repeated:
-                return True
-            held[-1] |= inside or repeated
-        elif char in "*+{|":
-            held[-1] = True
-    return False
 
 
 def _names(value: object) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import re
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError
+from miaotui.filter_files import audit_records
 from miaotui.runtime.detokenize import Spelling, TextStream
 from miaotui.runtime.filters.filters import Filtered
 from miaotui.runtime.generate import params_from
@@ -358,6 +361,32 @@ def test_refused_files(tmp_path: Path, name: str, text: str, says: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=says):
         mt.Filters.from_file(tmp_path / name)
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    """A write to a disk that is nearly full takes what fits; the file's limit does the same here."""
+    script = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from miaotui import errors\n"
+        "from miaotui.filter_files import AuditFile\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "audit, path = AuditFile(sys.argv[1]), Path(sys.argv[1])\n"
+        "audit({'n': 1})\n"
+        "size = path.stat().st_size\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, size + 20))\n"
+        "try:\n"
+        "    audit({'n': 2})\n"
+        "except errors.InputError as e:\n"
+        "    assert 'the audit cannot be written' in str(e), e\n"
+        "    assert path.stat().st_size == size\n"
+        "else:\n"
+        "    sys.exit('half a line was no error')\n"
+    )
+    audit = tmp_path / "audit.jsonl"
+    done = subprocess.run([sys.executable, "-c", script, audit], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [record["n"] for _, record in audit_records(audit)] == [1]
 
 
 def test_an_empty_list_of_words(tmp_path: Path) -> None:

@@ -224,6 +224,23 @@ def test_words_are_folded_and_whole(words: list[str], text: str, shown: str) -> 
         assert streamed(Filters([{"words": words}]), pieces)[0] == shown
 
 
+@pytest.mark.parametrize("regex", ["a((((){1000}){1000}){1000}){1000}", "b((((a{0}){1000}){1000}){1000}){1000}"])
+def test_nothing_many_times_is_nothing(regex: str) -> None:
+    assert Filters([{"regex": regex}]).apply("xabx").text.count("***") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["se\U000e0101cret", "se\u180bcret", "se\u17b4cret", "se\u034f\u200dcret", "caf\u200de\u0301", "cafe\u200d\u0301",
+     "cafe\ufe0f\u0301", "\u1100\u200d\u1161\u11a8"],
+)  # fmt: skip
+def test_what_is_not_seen_hides_no_word(text: str) -> None:
+    """Variation selectors, fillers; joiners between a letter and its accent, too."""
+    filters = Filters([{"words": ["secret", "café", "각"]}])
+    assert filters.apply(f"a {text} b").text == "a *** b"
+    assert streamed(filters, [*f"a {text} b"])[0] == "a *** b"
+
+
 def test_words_as_they_are() -> None:
     rule = {"words": ["Bad"], "whole_words": False, "ignore_case": False, "normalize": "none"}
     assert Filters([rule]).apply("Badly bad xBad").text == "***ly bad x***"
@@ -440,6 +457,25 @@ def test_a_record_proves_itself_and_shows_every_change() -> None:
         Filters([{"words": ["x"]}]).replay({"findings": []})
     with pytest.raises(InputError, match="no findings"):
         filters.replay({"unfiltered": "x"})
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ([], r"^record: \[\] found, expected a line that an audit wrote"),
+        ("x", "^record: 'x' found"),
+        (
+            {"findings": [], "unfiltered": "a", "decision": []},
+            r"^record: decision=\[\]: expected one of release",
+        ),
+        ({"findings": [], "unfiltered": "a", "decision": "so"}, "^record: decision='so'"),
+    ],
+)
+def test_what_is_no_record_is_refused(record: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Filters([{"words": ["a"]}]).replay(record)
+    with pytest.raises(InputError, match=r"^apply: .* found, expected a text"):
+        Filters([{"words": ["a"]}]).apply(record if record != "x" else b"x")
 
 
 def test_a_reader_who_goes_away() -> None:

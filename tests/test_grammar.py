@@ -189,6 +189,20 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"schema": {"type": "object", "minProperties": 2}}, "^schema: #: minProperties with keys that are not all named"),
     ({"schema": {"type": "string", "pattern": "(?=a)"}}, "^schema: llguidance refuses it: .*look-around"),
     ({"schema": {"$ref": "http://x.org/y"}}, "^schema: llguidance refuses it: .*http://x.org/y"),
+    ({"schema": {"type": 5}}, "^schema: #: type 5: expected the name of a type"),
+    ({"schema": {"type": "string", "format": []}}, r"^schema: #: format \[\]: not supported"),
+    ({"schema": {"type": "object", "minProperties": "a"}}, "^schema: #: minProperties 'a': expected an integer"),
+    ({"schema": {"type": "integer", "multipleOf": -1}}, "^schema: #: multipleOf -1: expected a number above 0"),
+    ({"schema": {"type": "integer", "multipleOf": 1_005_973}}, "^schema: #: multipleOf: more than 100000 remainders"),
+    ({"schema": {"type": "number", "allOf": [{"multipleOf": 9.97}, {"multipleOf": 1009}]}},
+     "^schema: #: multipleOf: more than 100000 remainders"),
+    ({"schema": {"const": "\ud800"}}, "^schema: llguidance refuses it: .*hex escape"),
+    ({"schema": {"properties": {"\ud800": {"type": "null"}}}}, "^schema: llguidance refuses it: .*hex escape"),
+    ({"schema": {"const": 10**400}}, "^schema: llguidance refuses it: number out of range"),
+    ({"schema": {"type": "object", "patternProperties": {"^(a+)+$": {}}, "properties": {"a" * 40 + "b": {}}}},
+     "^schema: #: patternProperties .* may take for ever"),
+    ({"schema": {"$ref": "#"}}, "^schema: llguidance gave up .* no text is as is asked for"),
+    ({"regex": r"[^\s\S]"}, "^regex: llguidance gave up .* no text is as is asked for"),
     ({"regex": "a("}, r"^regex='a\(': llguidance refuses it: .*unclosed group"),
     ({"regex": ""}, "^regex='': expected a text"),
     ({"regex": 3}, "^regex=3: expected a text"),
@@ -377,6 +391,30 @@ def test_an_answer_that_is_not_valid_is_an_error() -> None:
     with pytest.raises(BackendError, match=r"schema: the answer .* is not valid \(\$: "):
         schema.check('{"b": 1}')
     schema_of({"type": "number", "multipleOf": 0.1}).check("0.3")
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "integer"}, "1" * 5000),  # more digits than Python turns into a number
+        ({"type": "number", "multipleOf": 3}, "3e400"),  # a remainder of more digits than Decimal's
+        ({"type": "number", "minimum": 3}, "1e99999999999999999999999"),
+        ({"type": "string", "pattern": "^(?:(a+)+b|a{30})$"}, '"' + "a" * 30 + '"'),  # hours, tried one by one
+    ],
+)
+def test_what_python_cannot_check_is_no_fault(schema: dict[str, Any], text: str) -> None:
+    schema_of(schema).check(text)
+
+
+def test_a_grammar_of_another_tokenizer_is_refused(model: miaotui.Model) -> None:
+    """Its masks are bits of other ids, though there be as many."""
+    theirs = demo.path().parent / "models" / "chat"
+    with miaotui.load(theirs, threads=1) as other:
+        assert other.config.n_vocab == model.config.n_vocab
+        compiled = other.constraint(regex="[a-z]+")
+        other.generate("Once", regex=compiled, max_new_tokens=2)
+        with pytest.raises(InputError, match=r"^regex=.*: prepared with another tokenizer; use this model's"):
+            model.generate("Once", regex=compiled)
 
 
 def test_every_keyword_of_the_list_is_supported(grammars: Grammars) -> None:

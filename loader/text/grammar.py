@@ -93,7 +93,7 @@ class Grammars:
 
     def __init__(self, tokenizer: Tokenizer, n_vocab: int) -> None:
         """Errors: `BackendError`: llguidance is not installed; `InputError`: a tokenizer that it cannot follow."""
-        self._library, self._of = _llguidance(), tokenizer
+        self._library, self.tokenizer = _llguidance(), tokenizer
         self.spelled, self.n_vocab = token_bytes(tokenizer, n_vocab), n_vocab
         self.vocabulary = _Vocabulary(tokenizer, self.spelled, first=False)
         self._after = self._sorted(self.vocabulary)
@@ -105,7 +105,7 @@ class Grammars:
     @once
     def first(self) -> _Vocabulary:
         """Of a text's first token."""
-        return _Vocabulary(self._of, self.spelled, first=True)
+        return _Vocabulary(self.tokenizer, self.spelled, first=True)
 
     @once
     def _first(self) -> Any:  # noqa: ANN401 - the library's
@@ -134,7 +134,12 @@ class Grammars:
             "lenient": False,
             "coerce_one_of": False,
         }
-        text: str = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema.rules), overrides=options)
+        try:
+            made = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema.rules), overrides=options)
+        except ValueError as e:  # half a surrogate pair, a number without end, lists too deep in one another
+            name = "schema"
+            raise _refused(name, schema.given, str(e)) from e
+        text: str = made
         return text
 
     def _of_text(self, name: str, value: str) -> str:
@@ -159,6 +164,11 @@ class Grammar:
     def __init__(self, name: str, grammars: Grammars, text: str, schema: Schema | None) -> None:
         """Made by `Grammars.compiled`; `text`: as llguidance reads it."""
         self.name, self.text, self._grammars, self.schema = name, text, grammars, schema
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """That of the model which it was made for."""
+        return self._grammars.tokenizer
 
     def begin(self, before: Sequence[int], n_vocab: int) -> _Walk:
         """An answer's way, after these ids. Errors: `InputError`: made for another vocabulary."""
@@ -223,6 +233,9 @@ def _refused(name: str, value: object, message: str) -> InputError:
 
 def _first_line(message: str) -> str:
     """Its message without the picture, and without the places of a text that it made of the caller's."""
+    message = message.partition("<state>")[0]  # what follows is for its authors
+    if "NoExtensionBias" in message:
+        return "no token can go on, as no text is as is asked for"
     lines = [line.strip() for line in message.splitlines()]
     said = [line for line in lines if line and set(line) - {"^", " ", "|"} and not line[0].isdigit() and line[0] != "|"]
     text = " ".join(said or lines[:1]).removeprefix("at ")

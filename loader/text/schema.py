@@ -8,6 +8,7 @@ patterns. What must hold of an answer is checked again in the end.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendError, InputError, shown
+from ..expressions import repeats_repetitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,25 +50,33 @@ _EXACT = {"date": f"^{_DAY}$", "time": f"^{_TIME}$", "date-time": f"^{_DAY}T{_TI
 _FORMATS = ("duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 #: Most levels of schemas in one another.
 _DEEPEST = 200
+#: llguidance tells remainders apart, each by a state: a hundred thousand take a second, a million a minute.
+_REMAINDERS = 100_000
 
 
 @dataclass(frozen=True)
 class Schema:
-    """`given`: the schema as asked for; `rules`: as a grammar is made of it; `closed`: no key but those named comes."""
+    """`given`: the schema as asked for; `rules`: as a grammar is made of it; `closed`: no key but those named comes.
+
+    `slow`: it has a pattern that Python may match for ever, so that no answer is validated.
+    """
 
     given: Any
     rules: Any
     closed: bool
+    slow: bool
 
     def check(self, text: str) -> None:
         """Errors: `BackendError` where a whole answer is not valid: a fault that must not pass for an answer."""
         try:
             value = json.loads(text, parse_float=Decimal)  # in binary 0.3 is no multiple of 0.1
-        except RecursionError:
-            return  # brackets deeper than Python reads
-        except ValueError as e:
+        except json.JSONDecodeError as e:
             msg = f"schema: the answer {shown(text)} is no JSON ({e}); that is a fault of miaotui's, please report it"
             raise BackendError(msg) from e
+        except (RecursionError, ValueError, ArithmeticError):
+            return  # brackets deeper, or numbers longer, than Python reads
+        if self.slow:
+            return
         try:
             validators = import_module("jsonschema.validators")
         except ImportError:
@@ -75,8 +85,8 @@ class Schema:
         kind = validators.validator_for(given, default=validators.Draft202012Validator)
         try:
             error = next(kind(given).iter_errors(value), None)
-        except (re.error, RecursionError):  # a pattern in the words of llguidance alone
-            return
+        except (re.error, RecursionError, ArithmeticError):
+            return  # a pattern in the words of llguidance alone; a remainder of more digits than Python's
         if error is not None:
             why = f"{error.json_path}: {shown(error.message)}"
             msg = (
@@ -102,17 +112,17 @@ def schema_of(value: object) -> Schema:
     except (TypeError, ValueError, RecursionError) as e:
         msg = f"schema: {e}; expected what JSON can spell: dicts with texts for keys, lists, texts, numbers"
         raise InputError(msg) from None
-    closed = True
+    closed, slow = True, False
     for path, schema in _walk(plain, "#", 0):
         _check(path, schema)
-        closed = closed and not _open(schema)
+        closed, slow = closed and not _open(schema), slow or _is_slow(schema)
     if not closed:
         for path, schema in _walk(plain, "#", 0):
             if isinstance(schema, dict) and schema.get("minProperties", 0) > 1:
                 msg = f"schema: {path}: minProperties with keys that are not all named: the same may come twice, and "
                 msg_0 = f"{msg}count once; name them (properties, additionalProperties false)"
                 raise InputError(msg_0)
-    return Schema(plain, _mapped(plain, _exact), closed)
+    return Schema(plain, _mapped(plain, _exact), closed, slow)
 
 
 def _read(value: object) -> object:
@@ -191,8 +201,9 @@ def _check(path: str, schema: Any) -> None:  # noqa: ANN401 - JSON
     if unknown:
         msg = f"schema: {path}: {', '.join(unknown)}: not supported; leave it out, or say it otherwise. Supported are "
         raise InputError(msg + ", ".join(sorted(KEYWORDS - {*_NOTES})))
+    _check_values(path, schema)
     kind = schema.get("format")
-    if kind is not None and kind not in {*_EXACT, *_FORMATS}:
+    if kind is not None and kind not in (*_EXACT, *_FORMATS):
         names = ", ".join([*_EXACT, *_FORMATS])
         msg = f"schema: {path}: format {shown(kind)}: not supported; use a pattern, or one of {names}"
         raise InputError(msg)
@@ -206,10 +217,57 @@ def _check(path: str, schema: Any) -> None:  # noqa: ANN401 - JSON
             raise InputError(msg)
 
 
+def _check_values(path: str, schema: dict[str, Any]) -> None:
+    """Of keywords that are read here; llguidance checks the others. Errors: `InputError`."""
+    kind, least = schema.get("type", "string"), schema.get("minProperties", 0)
+    if not isinstance(kind, str | list):
+        msg = f"schema: {path}: type {shown(kind)}: expected the name of a type, or a list of them"
+        raise InputError(msg)
+    if type(least) is not int or least < 0:
+        msg = f"schema: {path}: minProperties {shown(least)}: expected an integer >= 0"
+        raise InputError(msg)
+    if _remainders(schema, path) > _REMAINDERS:
+        msg = f"schema: {path}: multipleOf: more than {_REMAINDERS} remainders to tell apart; round it, or leave it out"
+        raise InputError(msg)
+
+
+def _remainders(schema: Any, path: str) -> int:  # noqa: ANN401 - JSON
+    """How many remainders tell whether a number is one of `multipleOf`, of all that it must be at once."""
+    if not isinstance(schema, dict):
+        return 1
+    parts = schema.get("allOf")
+    several = math.lcm(*(_remainders(part, path) for part in (parts if isinstance(parts, list) else ())))
+    step = schema.get("multipleOf")
+    if step is None:
+        return several
+    if isinstance(step, bool) or not isinstance(step, int | float) or step <= 0:
+        msg = f"schema: {path}: multipleOf {shown(step)}: expected a number above 0"
+        raise InputError(msg)
+    if step > _REMAINDERS:
+        return _REMAINDERS + 1
+    sign, digits, exponent = Decimal(str(step)).as_tuple()
+    assert isinstance(exponent, int)  # noqa: S101 - of a finite number
+    return math.lcm(several, int(Decimal((sign, digits, max(exponent, 0)))))
+
+
+def _is_slow(schema: Any) -> bool:  # noqa: ANN401 - JSON
+    """Whether it has a pattern that Python may match for ever; llguidance's time for it is bounded."""
+    if not isinstance(schema, dict):
+        return False
+    patterns = [schema.get("pattern"), *(schema.get("patternProperties") or ())]
+    return any(isinstance(pattern, str) and repeats_repetitions(pattern) for pattern in patterns)
+
+
 def _matches(pattern: str, name: str, path: str) -> bool:
+    if repeats_repetitions(pattern):
+        msg = (
+            f"schema: {path}: patternProperties {shown(pattern)}: next to properties a pattern may not repeat a group "
+            "that repeats or chooses inside, as it may take for ever to match; say it otherwise"
+        )
+        raise InputError(msg)
     try:
         return re.search(pattern, name) is not None
-    except re.error as e:
+    except (re.error, RecursionError, OverflowError) as e:
         msg = f"schema: {path}: patternProperties {shown(pattern)}: no regular expression ({e})"
         raise InputError(msg) from None
 

@@ -68,7 +68,10 @@ class Automaton:
             for _ in range(node.most - node.least):
                 then = self._state(None, self._compiled(node.part, then), end)
         for _ in range(node.least):
+            before = len(self._tests)
             then = self._compiled(node.part, then)
+            if len(self._tests) == before:  # (), a{0}: no states, of which `MOST_STATES` is the bound
+                break
         return then
 
     def closure(self, state: int, around: int) -> tuple[tuple[int, ...], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,12 +16,14 @@ from .rules import Finding, rules_from
 from .stages import Ending, Masking
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
 __all__ = ["Decision", "Filtered", "Filtering", "Filters", "filters_of"]
 
 #: What a person, or a function, may say of a whole answer; or another text.
 Decision = Literal["release", "refuse"]
+#: What an audit may say of it.
+_DECIDED = ("release", "refuse", "replace", "abandoned")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,10 @@ class Filters:
         return _sha256(text)
 
     def apply(self, text: str) -> Filtered:
-        """A whole text, filtered. `hold` is not asked, and `audit` not told."""
+        """A whole text, filtered. `hold` is not asked, and `audit` not told. Errors: `InputError`."""
+        if not isinstance(text, str):
+            msg = f"apply: {shown(text)} found, expected a text"
+            raise InputError(msg)
         filtering = self.filtering()
         filtering.push(text)
         filtering.end()
@@ -141,12 +147,18 @@ class Filters:
         `text`: the unfiltered one, where the record lacks it (`audit_text`). Errors: `InputError`: there is none, or
         this is no record.
         """
+        if not isinstance(record, Mapping):
+            msg = f"record: {shown(record)} found, expected a line that an audit wrote, as a dict"
+            raise InputError(msg)
         text = record.get("unfiltered") if text is None else text
         if not isinstance(text, str) or not isinstance(record.get("findings"), list):
             what = "no unfiltered text; give it as text=" if "findings" in record else "no findings"
             msg = f"record: has {what}, expected a line that an audit wrote, with audit_text=True for its text"
             raise InputError(msg)
         decision, filtering = record.get("decision"), self.filtering()
+        if decision is not None and decision not in _DECIDED:
+            msg = f"record: decision={shown(decision)}: expected one of {', '.join(_DECIDED)}, or null"
+            raise InputError(msg)
         filtering.push(text)
         if decision != "abandoned":
             filtering.end()

@@ -16,22 +16,42 @@ Form = Literal["NFC", "NFKC"]
 FORMS: tuple[Form, ...] = ("NFC", "NFKC")
 #: Most characters of a segment: a text of nothing but accents is one otherwise.
 LONGEST = 64
+#: Characters without a shape, besides those of category Cf (Default_Ignorable_Code_Point, Unicode 16, section 5.21).
+_UNSEEN = (
+    ("\u034f", "\u034f"),  # combining grapheme joiner
+    ("\u115f", "\u1160"),  # fillers of Hangul
+    ("\u17b4", "\u17b5"),  # inherent vowels of Khmer
+    ("\u180b", "\u180f"),  # variation selectors of Mongolian
+    ("\u2065", "\u2065"),
+    ("\u3164", "\u3164"),
+    ("\ufe00", "\ufe0f"),  # variation selectors
+    ("\uffa0", "\uffa0"),
+    ("\ufff0", "\ufff8"),
+    ("\U000e0000", "\U000e0fff"),  # tags, further variation selectors
+)
 
 
 @lru_cache(maxsize=4096)
-def _joins(c: str) -> bool:
-    """Whether normalisation may join a character with what is before it: marks, and the later letters of Hangul."""
+def _joins(c: str, form: Form) -> bool:
+    """Whether a character may join with what is before it: marks, later letters of Hangul; of NFKC, what is not seen.
+
+    An accent after a zero-width joiner belongs to the letter before that.
+    """
+    if form == "NFKC" and not _is_seen(c):
+        return True
     first = unicodedata.normalize("NFKD", c)[0]
     return unicodedata.category(first).startswith("M") or "\u1160" <= first <= "\u11ff"
 
 
 def _is_seen(c: str) -> bool:
     """Whether a character has a shape: a soft hyphen, a zero-width space or joiner, a variation selector has none."""
-    return unicodedata.category(c) != "Cf" and not ("\ufe00" <= c <= "\ufe0f" or c in "\u034f\u115f\u1160\u3164\uffa0")
+    return unicodedata.category(c) != "Cf" and not any(a <= c <= b for a, b in _UNSEEN)
 
 
 @lru_cache(maxsize=4096)
 def _segment(text: str, form: Form | None, ignore_case: bool) -> str:  # noqa: FBT001 - lru_cache takes them by place
+    if form == "NFKC":
+        text = "".join(filter(_is_seen, text))
     if form is not None:
         text = unicodedata.normalize(form, text)
     if ignore_case:
@@ -67,7 +87,7 @@ class Folded:
         out = []
         for c in text:
             segment = self._segment
-            if segment and (self._form is None or not _joins(c) or len(segment) == LONGEST):
+            if segment and (self._form is None or not _joins(c, self._form) or len(segment) == LONGEST):
                 out.append(self._close())
             self._segment += c
         if self._form is None:
@@ -83,10 +103,13 @@ class Folded:
         if self._form == "NFKC" and folded.isspace():
             folded = "" if self._blank else " "
         self._blank = folded == " " or (self._blank and not folded)
-        place = self.done, self.done + len(self._segment)
+        seen = len(self._segment)
+        while self._form == "NFKC" and seen > 1 and not _is_seen(self._segment[seen - 1]):
+            seen -= 1  # a match ends before what is not seen
+        place = self.done, self.done + seen
         self._places += [place] * len(folded)
-        self.done, self._segment = place[1], ""
-        self.seen = self.done if folded else self.seen
+        self.done, self._segment = self.done + len(self._segment), ""
+        self.seen = place[1] if folded else self.seen
         return folded
 
     def start(self, at: int) -> int:
