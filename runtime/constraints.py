@@ -104,12 +104,13 @@ class Steered:
     def _fill(self) -> None:
         mask, may_end = self._walk.fill()
         self._sampler.mask = self._mask = mask
+        self._sampler.must_end = False
         if self._first is not None:
             mask[:] = 0
             _add(mask, np.array([self._first]))
             return
         goes_on = bool(mask.any())
-        self.whole = may_end and not goes_on
+        self.whole = self._sampler.must_end = may_end and not goes_on
         if may_end:
             _add(mask, self._ends)
         elif not goes_on:

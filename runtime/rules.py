@@ -164,8 +164,12 @@ class Ruled(Sampler):
     def edits(self) -> tuple[NDArray[np.int64], bool]:
         """As the sampler's: what the rules say now. The array is there until the next call.
 
-        A mask comes before them: an id that it forbids is not forced, and where that leaves none, none is.
+        A mask comes before them: an id that it forbids is not forced, and where that leaves none, none is. Where it
+        leaves but an end, that comes, however short the answer is.
         """
+        if self.must_end:
+            self._edits = np.zeros(0, np.int64)
+            return self._edits, False
         n_new = len(self._text) - self._n_before
         ids, forced = self._rules.edits(self._text, n_new, self.n_vocab, last=n_new == self._limit - 1)
         if forced and self.mask is not None:

@@ -104,6 +104,8 @@ class Sampler:
     mask: NDArray[np.uint32] | None = None
     #: Whose mask it is, for errors.
     constrained_by = "the mask of allowed ids"
+    #: Whether the mask has ids that end the answer and no others, so that no rule has a say.
+    must_end = False
 
     def __init__(
         self, n_vocab: int, params: SamplingParams, *, sequence: int = 0, changes: Changes | None = None
@@ -309,13 +311,12 @@ class Sampler:
             return not_numbers(position - 1)
         after = f"after position {position - 1}"
         if largest < 0 and float(row.max()) > largest:
+            rules = "bad_words_ids, suppress_tokens, min_new_tokens or a rule about n-grams"
             if self.mask is not None:
-                return InputError(f"no id may come {after}: {self.constrained_by} leaves none that could")
+                also = f" that {rules} does not forbid; leave one out" if ruled else " that could"
+                return InputError(f"no id may come {after}: {self.constrained_by} leaves none{also}")
             if ruled:
-                return InputError(
-                    f"no id may come {after}: bad_words_ids, suppress_tokens, min_new_tokens or a rule about n-grams "
-                    "forbids each that could; leave one out"
-                )
+                return InputError(f"no id may come {after}: {rules} forbids each that could; leave one out")
         what = "hold +inf" if largest > 0 else "are all -inf"
         with_it = f", with repetition_penalty={self.params.repetition_penalty}," if self._n_history else ""
         with_it += ", with penalties and biases," if self.changes is not None else ""

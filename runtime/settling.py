@@ -54,4 +54,5 @@ def abandoned(asked: Asked, filtering: Filtering) -> None:
 def _about(asked: Asked) -> dict[str, Any]:
     """What an audit says of an answer besides its text."""
     model = None if asked.model is None else asked.model()
-    return {"model": model, "seed": asked.params.sampling.drawn_by, "number": asked.number}
+    adapter, seed = asked.sequence.adapter, asked.params.sampling.drawn_by
+    return {"model": model, "adapter": adapter, "seed": seed, "number": asked.number}

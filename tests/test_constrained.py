@@ -193,8 +193,25 @@ def test_other_parameters_go_with_choices(model: miaotui.Model) -> None:
     assert out.logprobs is not None
     assert [each.id for each in out.logprobs] == out.ids
     assert model.generate("Once", choices=["yes", "no"], stop="e", seed=1, temperature=5.0).text in {"y", "no"}
-    with pytest.raises(InputError, match=r"no id may come after position \d+: choices leaves none that could"):
-        model.generate("Once", choices=["yes"], min_new_tokens=9)
+
+
+@pytest.mark.parametrize("how", [{"min_new_tokens": 9}, {"min_length": 40}, {"suppress_tokens": "ends"}])
+@pytest.mark.parametrize("drawn", [{}, {"temperature": 2.0, "seed": 1}])
+def test_where_nothing_but_an_end_may_come_no_rule_forbids_it(
+    model: miaotui.Model, how: dict[str, Any], drawn: dict[str, Any]
+) -> None:
+    how = {"suppress_tokens": list(model.config.eos_ids)} if "suppress_tokens" in how else how
+    out = model.generate("Once", choices=["yes", "yesterday"], **how, **drawn)
+    assert (out.text in {"yes", "yesterday"}, out.finish_reason) == (True, "eos")
+    n = len(model.generate("Once", choices=["no"]).ids)  # with the end
+    longer = model.generate("Once", choices=["no", "no way at all"], min_new_tokens=n, **drawn)
+    assert longer.text == "no way at all", "where more may come, a rule about the end holds"
+
+
+def test_an_error_says_which_rules_leave_nothing_of_a_mask(model: miaotui.Model) -> None:
+    never = [[i] for i in range(model.config.n_vocab) if i not in model.config.eos_ids]
+    with pytest.raises(InputError, match=r"choices leaves none that bad_words_ids, .* does not forbid; leave one out"):
+        model.generate("Once", choices=["yes"], bad_words_ids=never)
 
 
 def passes(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch, **how: Any) -> tuple[miaotui.Generation, int]:

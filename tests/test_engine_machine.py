@@ -37,6 +37,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from masks import ByTheLast
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +72,10 @@ STEERED = {
     "frequency_penalty": 0.5,
     "dry_multiplier": 1,
 }
+#: Words of answers that are not shown; ids are what they are without.
+MASKED = miaotui.Filters(
+    [{"words": ["w7", "w11"]}, {"regex": r"w\d*3( w\d+)? w\d*1", "max_length": 12}], hold=lambda _: "release"
+)
 #: The last gives two answers.
 HOWS: list[dict[str, Any]] = [
     {},
@@ -76,6 +83,7 @@ HOWS: list[dict[str, Any]] = [
     {"no_repeat_ngram_size": 2},
     {"schema": ByTheLast(), **DRAWN},
     STEERED,
+    {"filters": MASKED, **DRAWN},
     {"n": 2, **DRAWN},
 ]
 LAST = len(HOWS) - 1
@@ -129,7 +137,18 @@ def scored(kind: str, prompt: Ids, candidates: tuple[Ids, ...], adapter: str | N
     return lone(kind).score(prompt, candidates, adapter=adapter)
 
 
+def write_words(directory: Path) -> None:
+    """A tokenizer whose token i is the word "wi": filters read a text."""
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(N_VOCAB)}))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.save(str(directory / "tokenizer.json"))
+
+
 def ids_of_all(out: miaotui.Generation) -> list[list[int]]:
+    if out.filtered is not None:
+        assert out.filtered.unfiltered.split() == [f"w{i}" for i in out.ids]
+        assert not {"w7", "w11"} & set(out.text.split())
+        assert out.text == MASKED.apply(out.filtered.unfiltered).text
     return [each.ids for each in (out, *out.alternatives)]
 
 
@@ -508,6 +527,7 @@ def main() -> None:
         PLACE[:] = [Path(folder)]
         for kind, config in CONFIGS.items():
             write_checkpoint(PLACE[0] / kind, Drawn(config, "F32", 3))
+            write_words(PLACE[0] / kind)
             for i, name in enumerate(NAMES if kind == "adapters" else ()):
                 write_adapter(PLACE[0] / name, PLACE[0] / kind, "q_proj", "v_proj", "down_proj", r=3 + i, seed=i)
             alone(kind, (5,), 0, 2)

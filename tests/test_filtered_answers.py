@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import miaotui as mt
 import pytest
+from adapters_apart import write_adapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError
@@ -495,3 +496,15 @@ def test_a_person_at_the_terminal_is_asked(
     assert (out == "\n") != shown
     assert "  names (mask): characters 63 to 67\n  yum (block)" in err
     assert err.count("Show it?") == typed.count("\n") + (typed == "")
+
+
+def test_an_audit_says_which_adapter_wrote_the_answer(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = []
+    filters = mt.Filters([{"words": ["fox"]}], audit=records.append)
+    adapter = write_adapter(tmp_path / "one", demo.path(), "q_proj")
+    with mt.load(demo.path(), threads=1, max_context=128, adapters={"one": adapter}) as model:
+        model.generate(BEGINNING, filters=filters, max_new_tokens=4, adapter="one")
+        model.generate(BEGINNING, filters=filters, max_new_tokens=4)
+        with model.sequence(adapter="one") as text:
+            list(text.stream(BEGINNING, filters=filters, max_new_tokens=4))
+    assert [record["adapter"] for record in records] == ["one", None, "one"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import SequenceFileError
-from miaotui.runtime.engine.state import SequenceState
 from miaotui.runtime.kvcache import PAGE
-from safetensors import safe_open
-from safetensors.numpy import load_file
+from sequence_files import signed, to
 from test_overflow import CONTEXT, DRAWN, MODELS, WINDOW, ids_of, written
 from test_sequence_file import held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -148,19 +145,7 @@ def test_another_context_is_refused(plain: miaotui.Model, tmp_path: Path) -> Non
         tiny.load_sequence(tmp_path / "t")
 
 
-def signed(model: miaotui.Model, path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
-    """Write a file again whose checksum is right, and whose contents are not."""
-    with safe_open(path, "numpy") as f:
-        metadata = f.metadata()
-    tensors, known = load_file(path), json.loads(metadata["state"])
-    change(tensors, known)
-    model._files.save(SequenceState(tensors.pop("ids").tolist(), cache=tensors, **known), path)
-
-
 def test_claims_are_compared_with_the_model(plain: miaotui.Model, tmp_path: Path) -> None:
-    def to(name: str, value: object) -> Callable[[dict[str, Any], dict[str, Any]], None]:
-        return lambda tensors, known: (known if name in known else tensors).__setitem__(name, value)
-
     n = CONTEXT + 9
     cases = [
         (to("gap", 0), "gap=0: of 337 tokens in 328 slots"), (to("gap", 256), "gap=256"), (to("gap", -1), "gap=-1"),

@@ -20,14 +20,13 @@ from checkpoints import Drawn, write_checkpoint, write_safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, SequenceFileError
-from miaotui.runtime.engine.state import SequenceState
 from miaotui.runtime.kvcache import PAGE
 from miaotui.tools import cli
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from sequence_files import signed, to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 DEMO = Path(miaotui.__file__).parent / "tools" / "demo" / "model"
 DATES = DEMO.parent / "models" / "dates"
@@ -260,21 +259,8 @@ def test_what_is_no_session_file_is_refused(plain: miaotui.Model, tmp_path: Path
     assert held(plain) == 0
 
 
-def signed(model: miaotui.Model, path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
-    """Write a file again whose checksum is right, and whose contents are not."""
-    with safe_open(path, "numpy") as f:
-        metadata = f.metadata()
-    tensors, known = load_file(path), json.loads(metadata["state"])
-    change(tensors, known)
-    model._files.save(SequenceState(tensors.pop("ids").tolist(), cache=tensors, **known), path)
-
-
 def test_claims_are_compared_with_the_model_before_memory_is_taken(plain: miaotui.Model, tmp_path: Path) -> None:
     """A checksum is no signature: whoever can compute it may write anything."""
-
-    def to(name: str, value: object) -> Callable[[dict[str, Any], dict[str, Any]], None]:
-        return lambda tensors, known: (known if name in known else tensors).__setitem__(name, value)
-
     keys = "layers.1.keys"
     cases = [
         (to("cached", 10), "10 slots of 9 ids"), (to("cached", -1), "cached=-1"), (to("cached", 10**30), "slots"),
