@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError
-from .expressions import repeats_repetitions
+from .expressions import MOST_STEPS, steps_of, takes_long
 from .families.values import Key, Unfit, flag, names, number, optional, read, size
 from .files import quote, read_json_object
 
@@ -128,8 +128,11 @@ def _pattern(value: str) -> str:
     if len(value) > MAX_PATTERN:
         msg = f"a pattern of at most {MAX_PATTERN} characters"
         raise Unfit(msg)
-    if repeats_repetitions(value):
-        msg = "a pattern without a repeated group that repeats or chooses inside, which may take for ever to match"
+    if takes_long(value):
+        msg = (
+            "a pattern without many repetitions in a row, and without a repeated group that repeats or chooses inside, "
+            "which may take for ever to match"
+        )
         raise Unfit(msg)
     try:
         re.compile(value)
@@ -173,7 +176,10 @@ def _table(check: Any) -> Any:  # noqa: ANN401 - checkers of JSON
         if not isinstance(value, dict) or len(value) > MAX_ENTRIES:
             msg = f"an object that maps at most {MAX_ENTRIES} patterns of modules' names to numbers"
             raise Unfit(msg)
-        return tuple((re.compile(rf"(.*\.)?({_pattern(key)})$"), check(of)) for key, of in value.items())
+        if sum(steps_of(_pattern(key)) for key in value) > MOST_STEPS:
+            msg = "patterns that together have fewer repetitions, as they may take for ever to match"
+            raise Unfit(msg)
+        return tuple((re.compile(rf"(.*\.)?({key})$"), check(of)) for key, of in value.items())
 
     return table
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, InputError, MiaotuiError, PlanError
 from miaotui.loader.adapter_config import KEYS, read_adapter_config
+from miaotui.loader.expressions import steps_of
 from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack
@@ -142,6 +143,11 @@ def test_which_modules_are_meant(said: dict[str, Any], targets: list[str], other
         ({"target_modules": 3}, ("target_modules", "a list of names")),
         ({"target_modules": "(a+)+b"}, ("target_modules", "repeated group")),
         ({"target_modules": "(?:x|[)]|xx)*y"}, ("target_modules", "repeated group")),
+        ({"target_modules": ".?" * 30 + "." * 30 + "X"}, ("target_modules", "repetitions in a row")),
+        ({"target_modules": ".*" * 12 + "X"}, ("target_modules", "repetitions in a row")),
+        ({"target_modules": "|".join(f".*.*.*.*{i}" for i in range(99))}, ("target_modules", "repetitions in a row")),
+        ({"exclude_modules": "(.?){30}.{30}X"}, ("exclude_modules", "repeated group")),
+        ({"rank_pattern": {f".*.*.*.*{i}": 4 for i in range(99)}}, ("rank_pattern", "fewer repetitions")),
         ({"target_modules": "q" * 5000}, ("target_modules", "4096")),
         ({"layers_pattern": ["(.*)*"], "layers_to_transform": [1]}, ("layers_pattern", "repeated group")),
         ({"layers_to_transform": ["1"]}, ("layers_to_transform", "a layer's number")),
@@ -160,6 +166,27 @@ def test_which_modules_are_meant(said: dict[str, Any], targets: list[str], other
 def test_bad_configs(said: dict[str, Any], words: tuple[str, ...], base: Path, tmp_path: Path) -> None:
     path = write_adapter(tmp_path, good(**said))
     refused(base, path, ConfigError, ("adapter_config.json", *words))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "steps"),
+    [
+        ("q_proj", 1),
+        (r"[*+?]\*", 1),
+        ("a?b??", 4),
+        ("(?:a.*){1}", 2145),  # 66 over 2
+        (".*a|b.*|c", 130),
+        (r".*\.layers\.\d+\.self_attn\.(q|k)_proj", 2145),
+        (r"^(?!.*(vision|audio)).*(q_proj|v_proj)$", 2145),
+        # as Unsloth writes them
+        (
+            r"(?:.*?(?:vision|text).*?(?:attn|mlp).*?(?:k_proj|v_proj).*?)|(?:\bmodel\.[\d]{1,}\.(?:k|v))",
+            1628770,
+        ),
+    ],
+)
+def test_steps_of_a_pattern(pattern: str, steps: int) -> None:
+    assert steps_of(pattern) == steps
 
 
 def test_what_is_off_is_no_unknown_key(base: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendError, InputError, shown
-from ..expressions import repeats_repetitions
+from ..expressions import takes_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -255,14 +255,14 @@ def _is_slow(schema: Any) -> bool:  # noqa: ANN401 - JSON
     if not isinstance(schema, dict):
         return False
     patterns = [schema.get("pattern"), *(schema.get("patternProperties") or ())]
-    return any(isinstance(pattern, str) and repeats_repetitions(pattern) for pattern in patterns)
+    return any(isinstance(pattern, str) and takes_long(pattern) for pattern in patterns)
 
 
 def _matches(pattern: str, name: str, path: str) -> bool:
-    if repeats_repetitions(pattern):
+    if takes_long(pattern):
         msg = (
-            f"schema: {path}: patternProperties {shown(pattern)}: next to properties a pattern may not repeat a group "
-            "that repeats or chooses inside, as it may take for ever to match; say it otherwise"
+            f"schema: {path}: patternProperties {shown(pattern)}: next to properties a pattern may not have many "
+            "repetitions in a row, or repeat a group that repeats or chooses inside, as it may take for ever to match"
         )
         raise InputError(msg)
     try:
