@@ -425,6 +425,8 @@ def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, 
         (3, InputError, "draft=3: expected 'ngram', short forms"),
         (True, InputError, "draft=True: expected 'ngram', short forms"),
         ("", InputError, "draft='': expected"),
+        ("n-grams", InputError, "draft='n-grams': there is no such directory; did you mean ngram"),
+        ("keep-layer=0", PlanError, "did you mean keep-layers.*; expected some of keep-layers, drop-layers"),
     ):
         with pytest.raises(error, match=said):
             miaotui.load(path, draft=draft)  # type: ignore[arg-type]  # wrong ones
