@@ -15,7 +15,7 @@ from ...sizes import counted, format_bytes
 from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, config_of, load_model
 from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
-from .sampling import RULES, SAMPLING, add_rules, add_sampling
+from .sampling import RULES, SAMPLING, add_rules, add_sampling, check_sampling
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def main(args: argparse.Namespace) -> int:
     _check_writes(args)
     _check_session(args)
     check_constraints(args)
+    check_sampling(args)
     more = {"stop_strings": stop, "adapter": adapter_of(args), "filters": filters}
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | more  # type: ignore[assignment]
     with load_model(args) as model:
