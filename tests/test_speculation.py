@@ -468,6 +468,9 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main([*words, "--draft", draft, "--stats"]) == 0
         out = capsys.readouterr()
         assert out.out == plain
+        assert re.search(
+            r"^draft +(\d+ tokens? guessed, \d+ of them right|no token guessed: .*)$", out.err, re.MULTILINE
+        )
         if draft == str(demo.path()):
             assert re.search(r"^draft +\d+ tokens guessed, \d+ of them right$", out.err, re.MULTILINE)
     for more, said in (
