@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from .errors import InputError, shown
+from .errors import BackendError, InputError, shown
 from .loader.text.choices import Choices
 from .loader.text.grammar import Grammar, Grammars
 from .once import once
@@ -36,7 +36,12 @@ class Constraining:
             return value
         if name == "choices":
             return value if isinstance(value, Choices) else Choices(cast("Iterable[str]", value), tokenizer)
-        return self._grammars.compiled(name, value)
+        try:
+            grammars = self._grammars
+        except BackendError as e:
+            msg = f"{name}: {e}"
+            raise BackendError(msg) from e
+        return grammars.compiled(name, value)
 
     @once
     def _grammars(self) -> Grammars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,14 @@ def check_draft(draft: object, device: str) -> None:
             f"draft={shown(draft)}: expected {NGRAM!r}, short forms of a plan such as 'keep-layers=0-2', or the path "
             "or hub name of a smaller model with the same vocabulary"
         )
+        raise InputError(msg)
+    if (
+        draft != NGRAM
+        and isinstance(draft, str)
+        and not Path(draft).exists()
+        and get_close_matches(draft.lower(), [NGRAM], cutoff=0.7)
+    ):
+        msg = f"draft={shown(draft)}: there is no such directory; did you mean {NGRAM}?"
         raise InputError(msg)
     if device != "cpu":
         msg = f"draft={shown(draft)}: on a GPU every id is drawn by itself; use device='cpu', or leave it out"

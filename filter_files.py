@@ -134,7 +134,12 @@ def _with_words(rule: Any, file: Path, i: int) -> Any:  # noqa: ANN401 - checked
         msg = f"{file}: rules[{i}]: words_file={quote(name)}: expected the name of a file"
         raise InputError(msg)
     listed = file.parent / name
-    words = [line for each in read_text(listed, InputError).splitlines() if (line := each.strip())]
+    try:
+        text = read_text(listed, InputError)
+    except InputError as e:
+        msg = f"{file}: rules[{i}]: words_file: {e}"
+        raise InputError(msg) from e
+    words = [line for each in text.splitlines() if (line := each.strip())]
     given = rule.get("words", [])
     if not words or not isinstance(given, list):
         what = f"{listed}: has no words" if not words else f"{file}: rules[{i}]: words: expected a list of texts"

@@ -115,7 +115,7 @@ class SamplingParams:
         for name in self._asked:
             if self.sampler_order is not None and name not in self.sampler_order:
                 given = next(field for field, stage in _GIVEN.items() if stage == name and self._differs(field))
-                msg = f"sampler_order: lacks {name}, which {given}={getattr(self, given)} asks for; add it, or leave "
+                msg = f"sampler_order: lacks {name!r}, which {given}={getattr(self, given)} asks for; add it, or leave "
                 msg += f"{given} out"
                 raise InputError(msg)
 

@@ -244,6 +244,21 @@ def test_without_llguidance_the_extra_is_named(model: miaotui.Model, monkeypatch
         Grammars(model.tokenizer, model.config.n_vocab)
 
 
+def test_without_llguidance_an_error_begins_with_what_was_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from miaotui.tools.cli import main
+
+    monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
+    with (
+        miaotui.load(demo.path()) as other,
+        pytest.raises(BackendError, match=r"^regex: needs llguidance .*: pip install 'miaotui\[grammar\]'"),
+    ):
+        other.generate("Once", regex="[a-z]+")
+    assert main(["generate", "--regex", "[a-z]+", "Once"]) == 1
+    assert capsys.readouterr().err.startswith("miaotui: error: --regex: needs llguidance ")
+
+
 # ---------------------------------------------------------------- answers
 
 
@@ -473,6 +488,6 @@ def test_the_command_takes_a_schema_and_an_expression(tmp_path: Path, capsys: py
     assert main(["generate", "--schema", str(file), "Once"]) == 2
     assert f"--schema {file}: #: contains: not supported" in capsys.readouterr().err
     assert main(["generate", "--regex", "a(", "Once"]) == 2
-    assert capsys.readouterr().err.startswith("miaotui: error: --regex a(: llguidance refuses it")
+    assert capsys.readouterr().err.startswith("miaotui: error: --regex a(: llguidance refuses it: invalid regex")
     assert main(["generate", "--grammar", str(tmp_path / "none"), "Once"]) == 2
     assert "--grammar: " in capsys.readouterr().err

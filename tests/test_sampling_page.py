@@ -62,7 +62,7 @@ def test_options_are_the_parameters(capsys: pytest.CaptureFixture[str]) -> None:
         *("--logit-bias", "300=2", "--logit-bias", "17=-1.5", "--sequence-bias", "5,9=-2", "--dry-multiplier", "0.8"),
         *("--dry-sequence-breaker", ".", "--suppress-tokens", "5,9", "--forced-decoder-ids", "8=300"),
         *("--xtc-probability", "0.5", "--sampler-order", "temperature,xtc,typical_p", "--min-length", "3"),
-        *("--exponential-decay-length-penalty", "4,1.2", "--mirostat-tau", "3"),
+        *("--exponential-decay-length-penalty", "4,1.2", "--xtc-threshold", "0.05"),
     ]
     assert main(["generate", "Once upon a time", *options, "--no-prompt"]) == 0
     with mt.load(demo.path()) as model:
@@ -70,7 +70,7 @@ def test_options_are_the_parameters(capsys: pytest.CaptureFixture[str]) -> None:
             "Once upon a time", max_new_tokens=12, seed=3, typical_p=0.7, frequency_penalty=0.4,
             logit_bias={300: 2.0, 17: -1.5}, sequence_bias=[([5, 9], -2.0)], dry_multiplier=0.8,
             dry_sequence_breakers=["."], suppress_tokens=[5, 9], forced_decoder_ids=[(8, 300)], xtc_probability=0.5,
-            sampler_order=["temperature", "xtc", "typical_p"], min_length=3, mirostat_tau=3,
+            sampler_order=["temperature", "xtc", "typical_p"], min_length=3, xtc_threshold=0.05,
             exponential_decay_length_penalty=(4, 1.2),
         )  # fmt: skip
     assert capsys.readouterr().out.rstrip("\n") == wanted.text.rstrip("\n")
@@ -80,11 +80,14 @@ def test_options_are_the_parameters(capsys: pytest.CaptureFixture[str]) -> None:
         ("--forced-decoder-ids", "3", "expected a place and a token id such as 3=17"),
         ("--exponential-decay-length-penalty", "3", "expected a number of tokens and a factor such as 50,1.05"),
         ("--mirostat", "1", "--mirostat 1: expected 0 (off) or 2"),
-        ("--sampler-order", "top_k,foo", "'foo' is no stage"),
+        ("--sampler-order", "top-k,foo", "error: --sampler-order: 'foo' is no stage; expected a list of some of temp"),
+        ("--sampler-order", "top_k,top_n_sigma,top_k", "--sampler-order: top_k comes twice"),
+        ("--mirostat-tau", "3", "--mirostat-tau 3: only with --mirostat"),
+        ("--dry-sequence-breaker", ".", "--dry-sequence-breaker .: only with --dry-multiplier"),
     ):
         try:
             code = main(["generate", "Once", option, value])
         except SystemExit as e:
             code = int(str(e.code))
-        assert code != 0
+        assert code == 2, option
         assert said in capsys.readouterr().err

@@ -440,6 +440,8 @@ def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, 
         (3, InputError, "draft=3: expected 'ngram', short forms"),
         (True, InputError, "draft=True: expected 'ngram', short forms"),
         ("", InputError, "draft='': expected"),
+        ("n-grams", InputError, "draft='n-grams': there is no such directory; did you mean ngram"),
+        ("keep-layer=0", PlanError, "did you mean keep-layers.*; expected some of keep-layers, drop-layers"),
     ):
         with pytest.raises(error, match=said):
             miaotui.load(path, draft=draft)  # type: ignore[arg-type]  # wrong ones
@@ -481,6 +483,9 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main([*words, "--draft", draft, "--stats"]) == 0
         out = capsys.readouterr()
         assert out.out == plain
+        assert re.search(
+            r"^draft +(\d+ tokens? guessed, \d+ of them right|no token guessed: .*)$", out.err, re.MULTILINE
+        )
         if draft == str(demo.path()):
             assert re.search(r"^draft +\d+ tokens guessed, \d+ of them right$", out.err, re.MULTILINE)
     for more, said in (

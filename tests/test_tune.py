@@ -26,6 +26,7 @@ from miaotui.tools.tuning.records import Limits, Result, Row
 from miaotui.tools.tuning.space import Axis, Space
 from miaotui.tools.tuning.subject import TextSubject
 from miaotui.tools.tuning.table import pareto, rows_of, table
+from miaotui.tools.tuning.tune import Tuned, nothing_fits
 
 #: What a setting makes of the time, on the made-up clock.
 EFFECTS = {
@@ -110,6 +111,12 @@ def test_limits_are_kept_or_said_to_be_too_narrow(tmp_path, capsys, text):
     assert code == 1
     assert "no settings are within memory 1.0 MiB; the least of what was looked at takes" in err
     assert not (tmp_path / "none.json").exists()
+
+
+def test_where_the_time_was_too_short_that_is_said():
+    error = nothing_fits(Tuned(None, [], "time", 9.0), Limits(seconds=5), "model")
+    assert str(error).startswith("--max-seconds 5: were over before settings within the limits were measured; ")
+    assert "miaotui warm" in str(error)
 
 
 @pytest.mark.usefixtures("timeless")

@@ -41,6 +41,7 @@ class Forms(dict[str, Any]):
     def __init__(self, given: Mapping[str, Any], spell: Callable[[str, Any], str] | None = None) -> None:
         """Without `spell`: a dict, as Python writes it."""
         super().__init__(given)
+        self._hyphens = spell is not None
         self._spell = spell or (lambda name, value: f"prune={{{name!r}: {quote(value)}}}")
 
     @classmethod
@@ -60,6 +61,10 @@ class Forms(dict[str, Any]):
     def of_file(cls, path: str | os.PathLike[str]) -> Forms:
         """A plan's file, given by itself."""
         return cls({"plan": path}, lambda _, value: f'prune="{_bare(value)}"')
+
+    def name_of(self, form: str) -> str:
+        """A form as it may be typed where these were: with hyphens, but for a dict."""
+        return form.replace("_", "-") if self._hyphens else form
 
     def said(self, *names: str) -> str:
         """These forms as they were typed."""

@@ -124,8 +124,8 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
     unknown = [name for name in forms if name not in FORMS]
     if unknown:
         near = get_close_matches(str(unknown[0]), FORMS, 1)
-        perhaps = f" (did you mean {near[0]}?)" if near else ""
-        msg = f"{quote(unknown[0])} is not understood{perhaps}; expected some of {', '.join(FORMS)}"
+        perhaps = f" (did you mean {forms.name_of(near[0])}?)" if near else ""
+        msg = f"{quote(unknown[0])} is not understood{perhaps}; expected some of {', '.join(map(forms.name_of, FORMS))}"
         raise PlanError(msg)
     config = opened.model_tensors.config  # compared with the tensors, before anything is counted by it
     base, left = PrunePlan(), config

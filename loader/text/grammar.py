@@ -8,6 +8,7 @@ has. One more such id stands for the end of the text, so that no end of the mode
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -227,8 +228,10 @@ class _Walk:
 
 def _refused(name: str, value: object, message: str) -> InputError:
     """What llguidance says, and where in the caller's text."""
-    what = "" if name == "schema" else f"={shown(value, 80)}"
-    return InputError(f"{name}{what}: llguidance refuses it: {_first_line(message)}; change it there")
+    what, said = "" if name == "schema" else f"={shown(value, 80)}", _first_line(message)
+    if name == "regex":  # which is line 1 of a grammar that was made of it
+        said = re.sub(r"^\d+\(\d+\): ", "", said)
+    return InputError(f"{name}{what}: llguidance refuses it: {said}; change it there")
 
 
 def _first_line(message: str) -> str:
@@ -246,6 +249,6 @@ def _llguidance() -> Any:  # noqa: ANN401 - an optional package, whose functions
     try:
         import llguidance  # noqa: PLC0415 - of the grammar extra
     except ImportError as e:
-        msg = f"schema, grammar and regex need llguidance ({e}): pip install 'miaotui[grammar]'; choices does not"
+        msg = f"needs llguidance ({e}): pip install 'miaotui[grammar]'; choices alone does without"
         raise BackendError(msg) from e
     return llguidance

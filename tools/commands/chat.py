@@ -14,7 +14,7 @@ from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_mode
 from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
 from .generate import as_utf8, drafted_of
-from .sampling import SAMPLING, add_sampling
+from .sampling import SAMPLING, add_sampling, check_sampling
 
 if TYPE_CHECKING:
     import argparse
@@ -70,6 +70,7 @@ def main(args: argparse.Namespace) -> int:
     if args.model is None and args.revision is None:
         args.model = str(demo.path(demo.stand_in("chat", "--model")))
     check_constraints(args)
+    check_sampling(args)
     adapter = adapter_of(args)
     with load_model(args) as model:
         template = _template(args, model)

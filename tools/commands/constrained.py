@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ...errors import InputError
+from ...errors import BackendError, InputError
 from ...loader.files import read_text
 from ...loader.paths import as_path
 from ...runtime.constraints import CONSTRAINTS
@@ -43,11 +43,19 @@ def check_constraints(args: argparse.Namespace) -> None:
 
 
 def constraint(model: Model, args: argparse.Namespace) -> ConstraintKwargs:
-    """What was given, compiled for the model. Errors: `InputError`, in the words of the command line."""
+    """What was given, compiled for the model. Errors: `InputError`, `BackendError`, in its options' words."""
     name = next((name for name in CONSTRAINTS if getattr(args, name) is not None), None)
     if name is None:
         return {}
     value: object = getattr(args, name)
+    try:
+        return _compiled(model, name, value)
+    except BackendError as e:  # llguidance is missing
+        msg = f"--{e!s}"
+        raise BackendError(msg) from e
+
+
+def _compiled(model: Model, name: str, value: object) -> ConstraintKwargs:
     if name == "regex":
         return {"regex": model.constraint(regex=cast("str", value))}
     file = as_path(value, f"--{name}")

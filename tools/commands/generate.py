@@ -15,7 +15,7 @@ from ...sizes import counted, format_bytes
 from .arguments import adapter_of, add_adapters, add_draft, add_limits, add_model, config_of, load_model
 from .constrained import add_constraints, check_constraints, constraint
 from .filtering import add_filters, filters_of
-from .sampling import RULES, SAMPLING, add_rules, add_sampling
+from .sampling import RULES, SAMPLING, add_rules, add_sampling, check_sampling
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def main(args: argparse.Namespace) -> int:
     _check_writes(args)
     _check_session(args)
     check_constraints(args)
+    check_sampling(args)
     more = {"stop_strings": stop, "adapter": adapter_of(args), "filters": filters}
     parameters: GenerateKwargs = {name: getattr(args, name) for name in _PARAMETERS} | more  # type: ignore[assignment]
     with load_model(args) as model:
@@ -161,7 +162,7 @@ def main(args: argparse.Namespace) -> int:
         else:
             last = _streamed(model.tokens(prompt, **parameters), before)
         if args.stats and last is not None:
-            sys.stderr.write(_stats(model, last))
+            sys.stderr.write(_stats(model, last, drafts=args.draft is not None))
     return 0
 
 
@@ -296,7 +297,7 @@ def _write(text: str) -> None:
         sys.stdout.flush()
 
 
-def _stats(model: Model, last: Token | Generation) -> str:
+def _stats(model: Model, last: Token | Generation, *, drafts: bool) -> str:
     t = last.timings
     if t is None:
         return ""
@@ -308,7 +309,13 @@ def _stats(model: Model, last: Token | Generation) -> str:
         f"first token after {t.first_token_s:.3f} s\n"
         f"decode   {t.decode_s:8.3f} s   {counted(t.n_new, 'token')}, {t.decode_tps:.1f} tokens/s; "
         f"ended by: {last.finish_reason}\n" + ("" if last.seed is None else f"seed     {last.seed}\n")
-    ) + (drafted_of(t, "draft    {}\n") + _scores(last))
+    ) + (_drafted(t, drafts=drafts) + _scores(last))
+
+
+def _drafted(timings: Timings, *, drafts: bool) -> str:
+    """A line of what was drafted, also where a draft was asked for and made no guess."""
+    none = "draft    no token guessed: nothing to guess from, or no time to win\n" if drafts else ""
+    return drafted_of(timings, "draft    {}\n") or none
 
 
 def drafted_of(timings: Timings, form: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ...runtime.sampling_params import ORDER
+from ...errors import InputError, shown
+from ...runtime.sampling_params import ORDER, SamplingParams
+from .unheard import refuse_given
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RULES", "SAMPLING", "add_rules", "add_sampling", "ids", "token"]
+__all__ = ["RULES", "SAMPLING", "add_rules", "add_sampling", "check_sampling", "ids", "token"]
 
 #: Numbers of `add_sampling`: option, its kind, its letter, and what it does.
 _NUMBERS: tuple[tuple[str, Callable[[str], float], str, str], ...] = (
@@ -56,6 +58,15 @@ RULES = (
 )  # fmt: skip
 
 
+#: What says more of another option, and is not read without it.
+_MORE = {
+    "mirostat": ("mirostat_tau", "mirostat_eta"),
+    "dynatemp_range": ("dynatemp_exponent",),
+    "xtc_probability": ("xtc_threshold",),
+    "dry_multiplier": ("dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
+}
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add what says how the next token is drawn."""
     group = parser.add_argument_group(
@@ -83,7 +94,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     _add(group, _STAGES)
     group.add_argument(
-        "--sampler-order", type=_names, metavar="STAGES", help=f"the order of the stages (default: {','.join(ORDER)})"
+        "--sampler-order", type=_stages, metavar="STAGES", help=f"the order of the stages (default: {','.join(ORDER)})"
     )
     group = parser.add_argument_group("penalties and biases", "They change logits, of greedy answers too.")
     _add(group, _PENALTIES)
@@ -108,6 +119,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="N,X",
         help="after N tokens the end becomes likelier, by the factor X for each further one",
     )
+
+
+def check_sampling(args: argparse.Namespace) -> None:
+    """Errors: `InputError`: an option says more of one that is not given."""
+    for name, more in _MORE.items():
+        if getattr(args, name) is None:
+            refuse_given(args, add_sampling, more, f"only with --{name.replace('_', '-')}")
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
@@ -190,8 +208,14 @@ def ids(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(msg) from None
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+def _stages(text: str) -> list[str]:
+    """Names of stages, for argparse; "top-k", as its option is spelled, is "top_k"."""
+    names = [name.strip().replace("-", "_") for name in text.split(",")]
+    try:
+        SamplingParams(sampler_order=tuple(names))
+    except InputError as e:
+        raise argparse.ArgumentTypeError(str(e).removeprefix(f"sampler_order={shown(tuple(names))}: ")) from None
+    return names
 
 
 def _bias(text: str) -> tuple[int, float]:

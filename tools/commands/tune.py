@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError, ProfileError
 from ..evaluate.formats import ALIASES, TASKS
 from .arguments import given_model, given_path, located, size
-from .sampling import SAMPLING, add_sampling
+from .sampling import SAMPLING, add_sampling, check_sampling
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ def _check(args: argparse.Namespace) -> None:
         if not 0 <= getattr(args, name) < math.inf:
             msg = f"--{name.replace('_', '-')} {getattr(args, name):g}: expected a number of at least 0"
             raise InputError(msg)
+    check_sampling(args)
     if args.task is None:
         refuse_given(args, add_arguments, _OF_DATA, "only with --task, whose examples are measured")
     else:
@@ -286,7 +287,7 @@ def _tuned(
 
 
 def _report(args: argparse.Namespace, tuned: Tuned, subject: Subject, limits: Limits, name: str) -> None:
-    """Print and write. MemoryLimitError: there is nothing to write."""
+    """Print and write. Errors: `MemoryLimitError`, `InputError`: there is nothing to write."""
     from ..tuning.table import draw, table  # noqa: PLC0415 - help must not wait for it
     from ..tuning.tune import nothing_fits  # noqa: PLC0415 - as above
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ...errors import MemoryLimitError
+from ...errors import InputError, MemoryLimitError
 from ...profiles import Profile, identity
 from ...sizes import format_bytes
 from .measure import ModelMeter
@@ -93,10 +93,15 @@ def _profile(  # noqa: PLR0913, PLR0917 - all that stands in it
     )
 
 
-def nothing_fits(tuned: Tuned, limits: Limits, name: str) -> MemoryLimitError:
+def nothing_fits(tuned: Tuned, limits: Limits, name: str) -> InputError | MemoryLimitError:
     """What to say where no profile came of it."""
     sizes = [row["memory"] for row in tuned.rows if row["memory"] is not None]
     least = f"; the least of what was looked at takes {format_bytes(min(sizes))}" if sizes else ""
     asked = f"memory {format_bytes(int(limits.memory))}" if limits.memory < float("inf") else "the limits"
-    early = {"time": "; the time was over before anything was measured", "interrupted": ""}.get(tuned.ended, "")
-    return MemoryLimitError(f"{name}: no settings are within {asked}{early}{least}; allow more, or vary more")
+    if tuned.ended == "time":
+        msg = (
+            f"--max-seconds {limits.seconds:g}: were over before settings within {asked} were measured; give more, and "
+            "compile the kernels first: miaotui warm"
+        )
+        return InputError(msg)
+    return MemoryLimitError(f"{name}: no settings are within {asked}{least}; allow more, or vary more")
