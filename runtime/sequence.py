@@ -149,8 +149,16 @@ class Text:
         texts = DRY_BREAKERS if given is None else [given] if isinstance(given, str) else given
         if not is_iterable(texts):
             return parameters  # which are refused
-        ids = (codec.encode(f"a{t}", add_special_tokens=False)[-1:] if isinstance(t, str) else [t] for t in texts)
-        return {**parameters, "dry_sequence_breakers": [i for each in ids for i in each]}
+        letter = codec.encode("a", add_special_tokens=False)
+        ids: list[str | int] = []
+        for text in texts:
+            spelled = codec.encode(f"a{text}", add_special_tokens=False) if isinstance(text, str) else [text]
+            if spelled != letter:  # else the tokenizer drops it, as T5's does a newline, and the letter would be its id
+                ids += spelled[-1:]
+            elif given is not None:
+                msg = f"dry_sequence_breakers: the tokenizer has no token for {shown(text)}; leave it out"
+                raise InputError(msg)
+        return {**parameters, "dry_sequence_breakers": ids}
 
 
 def _no_token(codec: Codec | None, token: str) -> str:
