@@ -469,6 +469,7 @@ class Model(Scores):
         several: bool = False,
     ) -> list[Asked]:
         """Checked, each with a sequence that ends with `opened`."""
+        self._check_kind(call, encoder=False)
         asked, parameters = [], self._text.compiled(parameters)
         for i, prompt in enumerate(prompts):
             with numbered(i if several else None, "prompt {} of the list"):

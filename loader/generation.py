@@ -40,8 +40,9 @@ _LARGEST = 2**1023
 
 def _number(least: float, most: float = math.inf, *, least_too: bool = True) -> Callable[[object], bool]:
     def fits(value: object) -> bool:
-        number = type(value) in {int, float} and -_LARGEST < value < _LARGEST  # type: ignore[operator] - NaN is neither
-        return number and (least < value <= most or (least_too and value == least))  # type: ignore[operator]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not -_LARGEST < value < _LARGEST:
+            return False  # as NaN is
+        return least < value <= most or (least_too and value == least)
 
     return fits
 

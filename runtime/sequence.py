@@ -37,7 +37,7 @@ from .settling import streamed
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from collections.abc import Sequence as Ids
     from os import PathLike
     from typing import Unpack
@@ -151,11 +151,25 @@ class Text:
         if not is_iterable(texts):
             return parameters  # which are refused
         try:
-            ids = [codec.encode(f"a{t}", add_special_tokens=False)[-1:] if isinstance(t, str) else [t] for t in texts]
+            ids = self._breakers(codec, texts, asked=given is not None)
         except TokenizerError as e:
             msg = f"dry_sequence_breakers={shown(given)}: {e}"
             raise TokenizerError(msg) from None
-        return {**parameters, "dry_sequence_breakers": [i for each in ids for i in each]}
+        return {**parameters, "dry_sequence_breakers": ids}
+
+    @staticmethod
+    def _breakers(codec: Codec, texts: Iterable[Any], *, asked: bool) -> list[str | int]:
+        """The last id of each; `asked`: by the caller, to whom one without any is an `InputError`."""
+        letter = codec.encode("a", add_special_tokens=False)
+        ids: list[str | int] = []
+        for text in texts:
+            spelled = codec.encode(f"a{text}", add_special_tokens=False) if isinstance(text, str) else [text]
+            if spelled != letter:  # else the tokenizer drops it, as T5's does a newline, and the letter would be its id
+                ids += spelled[-1:]
+            elif asked:
+                msg = f"dry_sequence_breakers: the tokenizer has no token for {shown(text)}; leave it out"
+                raise InputError(msg)
+        return ids
 
 
 def _no_token(codec: Codec | None, token: str) -> str:

@@ -513,3 +513,11 @@ def test_the_commands_take_choices_from_a_file(
     assert {*said} <= {"Yes it is.", "No."}
     assert main(["generate", "--suffix", "b", "a"]) == 2
     assert "--suffix: this model's tokenizer has no tokens to fill in the middle" in capsys.readouterr().err
+
+
+def test_a_model_that_writes_nothing_says_so() -> None:
+    with (
+        miaotui.load(demo.path("encoder"), threads=1) as encoder,
+        pytest.raises(InputError, match=r"^generate: bert is an encoder, which writes no text"),
+    ):
+        encoder.generate("x", choices=["yes", "no"])

@@ -139,7 +139,7 @@ def scored(kind: str, prompt: Ids, candidates: tuple[Ids, ...], adapter: str | N
 
 def write_words(directory: Path) -> None:
     """A tokenizer whose token i is the word "wi": filters read a text."""
-    words = Tokenizer(WordLevel({f"w{i}": i for i in range(N_VOCAB)}))
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(N_VOCAB)}, unk_token="w0"))  # noqa: S106 - no password
     words.pre_tokenizer = WhitespaceSplit()
     words.save(str(directory / "tokenizer.json"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import miaotui
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, TokenizerError
+from miaotui.loader.text.tokenizer import Tokenizer
 from miaotui.runtime.generate import params_from
 from miaotui.runtime.penalties import Changes, Dry, Penalties
 from miaotui.runtime.penalty_params import penalties_from
@@ -232,3 +234,17 @@ def test_ids_are_forced_where_they_stand():
         assert drawn(row[None], [sampler], position) == got[-1:]
         sampler.observe(got[-1:])
     assert got == [1, 7, 8, 4]
+
+
+def test_a_breaker_that_the_tokenizer_drops_is_no_letter():
+    """WordPiece, as T5's, has no token for a newline: "a" and a newline are spelled as "a"."""
+    words = Tokenizer.from_directory(demo.path("answers"))
+    letter, colon = (words.encode(text, add_special_tokens=False) for text in ("a", ":"))
+    with miaotui.load(demo.path(), threads=1, max_context=128) as model:
+        text = replace(model._text, codec=lambda: words)
+    breakers = text.with_ids({"dry_multiplier": 1.0})["dry_sequence_breakers"]
+    assert words.encode("a\n", add_special_tokens=False) == letter
+    assert not set(letter) & set(breakers)
+    assert set(colon) < set(breakers)
+    with pytest.raises(InputError, match=r"dry_sequence_breakers: the tokenizer has no token for '\\n'; leave it out"):
+        text.with_ids({"dry_multiplier": 1.0, "dry_sequence_breakers": "\n"})

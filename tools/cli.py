@@ -179,9 +179,9 @@ COMMANDS = {
     ),
     "tune": Command(
         "find the fastest settings for a model on this machine, within limits of memory and of what is lost",
-        "Measure threads, prompt chunks, rounding by role, the KV cache, precision, pruning plans and batches on this "
-        "machine, each next to the model as it is; print those that nothing beats, and write the choice as a profile, "
-        "which load(profile=...) and the other commands take. Ctrl-C keeps the best so far. See "
+        "Measure threads, prompt chunks, rounding by role, the KV cache, precision, drafts, pruning plans and batches "
+        "on this machine, each next to the model as it is; print those that nothing beats, and write the choice as a "
+        "profile, which load(profile=...) and the other commands take. Ctrl-C keeps the best so far. See "
         "docs/tuning.md.",
         (
             "miaotui tune --max-seconds 60 --out profile.json",
