@@ -34,13 +34,13 @@ WITH_SAMPLING: dict[str, tuple[object, ...]] = {
     "epsilon_cutoff": (0,), "eta_cutoff": (0,), "renormalize_logits": (False,),
 }  # fmt: skip
 
-#: Of a finite float64; of whole numbers JSON has larger ones.
+#: Finite float64s are below it; JSON has larger whole numbers, and a NaN, which is on neither side.
 _LARGEST = 2**1023
 
 
 def _number(least: float, most: float = math.inf, *, least_too: bool = True) -> Callable[[object], bool]:
     def fits(value: object) -> bool:
-        number = type(value) in {int, float} and -_LARGEST < value < _LARGEST  # type: ignore[operator] - NaN is neither
+        number = type(value) in {int, float} and -_LARGEST < value < _LARGEST  # type: ignore[operator]
         return number and (least < value <= most or (least_too and value == least))  # type: ignore[operator]
 
     return fits
