@@ -128,7 +128,7 @@ def _is_plan(draft: Draft) -> bool:
 def _as_draft(error: MiaotuiError) -> str:
     """What was said of the option `prune`, which the caller did not write."""
     text = str(error)
-    return text.removeprefix("prune=") if isinstance(error, PlanError | InputError) else text
+    return text.replace("prune=", "") if isinstance(error, PlanError | InputError) else text
 
 
 def _check_alike(said: str, model: Model, prepared: Prepared) -> None:

@@ -34,7 +34,7 @@ WITH_SAMPLING: dict[str, tuple[object, ...]] = {
     "epsilon_cutoff": (0,), "eta_cutoff": (0,), "renormalize_logits": (False,),
 }  # fmt: skip
 
-#: Of a finite float64; of whole numbers JSON has larger ones.
+#: Finite float64s are below it; JSON has larger whole numbers, and a NaN, which is on neither side.
 _LARGEST = 2**1023
 
 

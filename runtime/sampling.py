@@ -307,9 +307,16 @@ class Sampler:
 
     def _impossible(self, row: NDArray[np.float32], largest: float, position: int, *, ruled: bool) -> InputError:
         """Why nothing can be drawn of scores whose largest is no number, or none is left."""
-        if math.isnan(largest):
+        own, after = float(row.max()), f"after position {position - 1}"
+        if math.isnan(largest) and not math.isfinite(own):
             return not_numbers(position - 1)
-        after = f"after position {position - 1}"
+        if math.isfinite(own) and not (largest < 0 and (self.mask is not None or ruled)):
+            penalty = f"repetition_penalty={self.params.repetition_penalty}"
+            whose = [penalty] * bool(self._n_history) + ["penalties and biases"] * (self.changes is not None)
+            return InputError(
+                f"no token can be drawn {after}: {', '.join(whose)} make numbers of the logits that float32 cannot "
+                "hold; use smaller ones"
+            )
         if largest < 0 and float(row.max()) > largest:
             rules = "bad_words_ids, suppress_tokens, min_new_tokens or a rule about n-grams"
             if self.mask is not None:

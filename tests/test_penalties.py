@@ -223,6 +223,28 @@ def test_dry_of_a_model_with_texts_is_refused_in_the_caller_s_words():
                 model.generate("Once", max_new_tokens=2, **how)
 
 
+@pytest.mark.parametrize(
+    ("how", "whose"),
+    [
+        ({"logit_bias": {3: 1e39}}, "penalties and biases"),
+        ({"logit_bias": dict.fromkeys(range(N), -1e39), "temperature": 1.0}, "penalties and biases"),
+        ({"logit_bias": {3: 1e39}, "dry_multiplier": 1e300, "dry_allowed_length": 1}, "penalties and biases"),
+        ({"repetition_penalty": 1.2e-38}, "repetition_penalty=1.2e-38"),
+    ],
+)
+def test_what_makes_infinite_scores_of_finite_logits_is_named(how, whose):
+    """The model's weights are not what is wrong; not where biases and penalties cancel to NaN either."""
+    params = params_from(n_vocab=N, **how)
+    changes = None if params.penalties.off else Changes(N, params.penalties)
+    sampler = Sampler(N, params.sampling, changes=changes)
+    sampler.observe([5, 3, 5, 3, 5], answer=False)
+    row = np.linspace(20, 90, N, dtype=np.float32)
+    assert drawn(row[None], [sampler], 5) == [-1]
+    with pytest.raises(InputError, match=f"after position 4: {whose} make numbers .* use smaller ones") as said:
+        sampler.draw(row, 5)
+    assert "damaged" not in str(said.value)
+
+
 def test_ids_are_forced_where_they_stand():
     rules = params_from(n_vocab=N, forced_decoder_ids=[[2, 7], [3, 8]]).rules
     sampler = Ruled(N, SamplingParams(), rules, ids=[1], limit=9)

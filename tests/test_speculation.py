@@ -437,6 +437,7 @@ def test_what_is_no_draft_is_refused(directories: dict[str, Path], models: Any, 
     for draft, error, said in (
         (tmp_path / "other", InputError, "its vocabulary has 55 entries, the model's 53; expected the same"),
         ("keep-layers=9", PlanError, "draft='keep-layers=9': .*there is no layer 9"),
+        ("keep-layers=0;x=1", PlanError, """^(?!.*prune=)draft='keep-layers=0;x=1': .*"x=1": 'x' is not understood"""),
         (3, InputError, "draft=3: expected 'ngram', short forms"),
         (True, InputError, "draft=True: expected 'ngram', short forms"),
         ("", InputError, "draft='': expected"),

@@ -199,7 +199,7 @@ def test_which_way_is_taken():
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"sampler_order": ("top_k",), "top_p": 0.5}, "sampler_order: lacks 'top_p', which top_p=0.5 asks for"),
+        ({"sampler_order": ("top_k",), "top_p": 0.5}, "lacks 'top_p', which top_p=0.5 asks for; .* with top_p=1.0"),
         (
             {"sampler_order": ("top_k",), "adaptive": 1},
             "sampler_order: lacks 'temperature', which adaptive=1.0 asks for",
