@@ -196,6 +196,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"schema": {"type": "integer", "multipleOf": 1_005_973}}, "^schema: #: multipleOf: more than 100000 remainders"),
     ({"schema": {"type": "number", "allOf": [{"multipleOf": 9.97}, {"multipleOf": 1009}]}},
      "^schema: #: multipleOf: more than 100000 remainders"),
+    ({"schema": {"$ref": "#/$defs/a", "multipleOf": 997, "$defs": {"a": {"type": "integer", "multipleOf": 1009}}}},
+     "^schema: #: multipleOf: more than 100000 remainders"),
     ({"schema": {"const": "\ud800"}}, "^schema: llguidance refuses it: .*hex escape"),
     ({"schema": {"properties": {"\ud800": {"type": "null"}}}}, "^schema: llguidance refuses it: .*hex escape"),
     ({"schema": {"const": 10**400}}, "^schema: llguidance refuses it: number out of range"),
@@ -219,6 +221,12 @@ def test_what_is_wrong_is_said_before_any_pass(model: miaotui.Model, how: dict[s
         with pytest.raises(InputError, match=message):
             text.generate(**how)
         assert text.ids == [5, 6]
+
+
+def test_a_schema_that_names_another_twice_and_so_on_is_read_once() -> None:
+    defs: dict[str, Any] = {f"{i}": {"allOf": [{"$ref": f"#/$defs/{i + 1}"}] * 2} for i in range(60)}
+    defs["60"] = {"type": "integer", "multipleOf": 3}
+    assert schema_of({"$ref": "#/$defs/0", "$defs": defs}).given["$defs"]["60"] == defs["60"]
 
 
 def test_schemas_in_one_another_without_end_are_refused() -> None:
@@ -419,6 +427,11 @@ def test_an_answer_that_is_not_valid_is_an_error() -> None:
 )
 def test_what_python_cannot_check_is_no_fault(schema: dict[str, Any], text: str) -> None:
     schema_of(schema).check(text)
+
+
+@pytest.mark.parametrize("step", [1e5, 100_000, 0.001, 2.5, 10, 12_000.0])
+def test_a_step_is_as_large_as_its_digits(grammars: Grammars, step: float) -> None:
+    assert accepts(grammars, {"schema": {"type": "number", "multipleOf": step}}, b"300000")
 
 
 def test_a_grammar_of_another_tokenizer_is_refused(model: miaotui.Model) -> None:

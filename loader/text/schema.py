@@ -114,7 +114,7 @@ def schema_of(value: object) -> Schema:
         raise InputError(msg) from None
     closed, slow = True, False
     for path, schema in _walk(plain, "#", 0):
-        _check(path, schema)
+        _check(path, schema, plain)
         closed, slow = closed and not _open(schema), slow or _is_slow(schema)
     if not closed:
         for path, schema in _walk(plain, "#", 0):
@@ -190,8 +190,8 @@ def _walk(schema: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:  # n
             yield from _walk(each, f"{path}/{key}/{name}", depth + 1)
 
 
-def _check(path: str, schema: Any) -> None:  # noqa: ANN401 - JSON
-    """Errors: `InputError` for a schema that is none, or that asks for what is not held to."""
+def _check(path: str, schema: Any, root: Any) -> None:  # noqa: ANN401 - JSON
+    """Errors: `InputError` for a schema (in `root`) that is none, or that asks for what is not held to."""
     if isinstance(schema, bool):
         return
     if not isinstance(schema, dict):
@@ -201,7 +201,7 @@ def _check(path: str, schema: Any) -> None:  # noqa: ANN401 - JSON
     if unknown:
         msg = f"schema: {path}: {', '.join(unknown)}: not supported; leave it out, or say it otherwise. Supported are "
         raise InputError(msg + ", ".join(sorted(KEYWORDS - {*_NOTES})))
-    _check_values(path, schema)
+    _check_values(path, schema, root)
     kind = schema.get("format")
     if kind is not None and kind not in (*_EXACT, *_FORMATS):
         names = ", ".join([*_EXACT, *_FORMATS])
@@ -217,7 +217,7 @@ def _check(path: str, schema: Any) -> None:  # noqa: ANN401 - JSON
             raise InputError(msg)
 
 
-def _check_values(path: str, schema: dict[str, Any]) -> None:
+def _check_values(path: str, schema: dict[str, Any], root: Any) -> None:  # noqa: ANN401 - JSON
     """Of keywords that are read here; llguidance checks the others. Errors: `InputError`."""
     kind, least = schema.get("type", "string"), schema.get("minProperties", 0)
     if not isinstance(kind, str | list):
@@ -226,17 +226,21 @@ def _check_values(path: str, schema: dict[str, Any]) -> None:
     if type(least) is not int or least < 0:
         msg = f"schema: {path}: minProperties {shown(least)}: expected an integer >= 0"
         raise InputError(msg)
-    if _remainders(schema, path) > _REMAINDERS:
+    if _remainders(schema, path, root, set()) > _REMAINDERS:
         msg = f"schema: {path}: multipleOf: more than {_REMAINDERS} remainders to tell apart; round it, or leave it out"
         raise InputError(msg)
 
 
-def _remainders(schema: Any, path: str) -> int:  # noqa: ANN401 - JSON
+def _remainders(schema: Any, path: str, root: Any, seen: set[str]) -> int:  # noqa: ANN401 - JSON
     """How many remainders tell whether a number is one of `multipleOf`, of all that it must be at once."""
     if not isinstance(schema, dict):
         return 1
-    parts = schema.get("allOf")
-    several = math.lcm(*(_remainders(part, path) for part in (parts if isinstance(parts, list) else ())))
+    parts, ref = schema.get("allOf"), schema.get("$ref")
+    parts = [*parts] if isinstance(parts, list) else []
+    if isinstance(ref, str) and ref not in seen:
+        seen.add(ref)
+        parts.append(_referred(ref, root))
+    several = math.lcm(*(_remainders(part, path, root, seen) for part in parts))
     step = schema.get("multipleOf")
     if step is None:
         return several
@@ -245,7 +249,7 @@ def _remainders(schema: Any, path: str) -> int:  # noqa: ANN401 - JSON
         raise InputError(msg)
     if step > _REMAINDERS:
         return _REMAINDERS + 1
-    sign, digits, exponent = Decimal(str(step)).as_tuple()
+    sign, digits, exponent = Decimal(str(step)).normalize().as_tuple()
     assert isinstance(exponent, int)  # noqa: S101 - of a finite number
     return math.lcm(several, int(Decimal((sign, digits, max(exponent, 0)))))
 
@@ -256,6 +260,15 @@ def _is_slow(schema: Any) -> bool:  # noqa: ANN401 - JSON
         return False
     patterns = [schema.get("pattern"), *(schema.get("patternProperties") or ())]
     return any(isinstance(pattern, str) and takes_long(pattern) for pattern in patterns)
+
+
+def _referred(ref: str, root: Any) -> Any:  # noqa: ANN401 - JSON
+    """What a reference within the schema stands for; None for others, and for what is not there."""
+    at = root
+    for name in ref.removeprefix("#").split("/")[1:]:
+        key = name.replace("~1", "/").replace("~0", "~")
+        at = at.get(key) if isinstance(at, dict) else None
+    return at if ref.startswith("#/") else None
 
 
 def _matches(pattern: str, name: str, path: str) -> bool:
