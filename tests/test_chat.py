@@ -325,6 +325,9 @@ def test_the_command_says_what_is_wrong(story, capsys):
     code, out, err = piped(story, "/sing\n")
     assert (code, out) == (1, "")
     assert "/sing: is no command" in err
+    code, _, err = piped(story, "/adapter brief\n")
+    assert code == 1
+    assert "/adapter brief: there is no such adapter; start with --adapters NAME=PATH" in err
     code, _, err = piped(story, "/save\n")
     assert code == 1
     assert "/save: needs a file's name" in err

@@ -502,5 +502,8 @@ def test_the_command_takes_a_schema_and_an_expression(tmp_path: Path, capsys: py
     assert f"--schema {file}: #: contains: not supported" in capsys.readouterr().err
     assert main(["generate", "--regex", "a(", "Once"]) == 2
     assert capsys.readouterr().err.startswith("miaotui: error: --regex a(: llguidance refuses it: invalid regex")
+    file.write_text("start: foo", encoding="utf-8")
+    assert main(["generate", "--grammar", str(file), "Once"]) == 2
+    assert f"--grammar {file}: llguidance refuses it: 1(8): unknown name" in capsys.readouterr().err
     assert main(["generate", "--grammar", str(tmp_path / "none"), "Once"]) == 2
     assert "--grammar: " in capsys.readouterr().err

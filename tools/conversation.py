@@ -52,6 +52,11 @@ class Conversation:
         """Forget all messages but the system's."""
         self.messages = list(self._first)
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names that `use` takes."""
+        return self._model.adapters
+
     def use(self, adapter: str | None) -> None:
         """Let another adapter answer, or the model alone; it reads the messages first. Errors: `InputError`."""
         before, self._sequence = self._sequence, self._model.sequence(adapter=adapter)

@@ -123,7 +123,11 @@ def _told(talk: Conversation, line: str) -> bool:
     elif word == "/reset":
         talk.reset()
     elif word == "/adapter":
-        talk.use(name.strip() or None)
+        if (name := name.strip()) and name not in talk.adapters:
+            what = f"expected one of {', '.join(talk.adapters)}" if talk.adapters else "start with --adapters NAME=PATH"
+            msg = f"/adapter {name}: there is no such adapter; {what}"
+            raise InputError(msg)
+        talk.use(name or None)
     elif word in {"/help", "/?"}:
         sys.stderr.write(HELP)
     else:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ...errors import BackendError, InputError
+from ...errors import BackendError, InputError, shown
 from ...loader.files import read_text
 from ...loader.paths import as_path
 from ...runtime.constraints import CONSTRAINTS
@@ -64,7 +64,8 @@ def _compiled(model: Model, name: str, value: object) -> ConstraintKwargs:
     try:
         made = model.constraint(**cast("ConstraintKwargs", {name: value}))
     except InputError as e:
-        why = re.sub(rf"^{name}(=.*?)?: ", "", str(e), flags=re.DOTALL)
+        why = str(e).removeprefix(f"{name}={shown(value, 80)}: ")  # a grammar may hold ": " itself
+        why = re.sub(rf"^{name}(=.*?)?: ", "", why, flags=re.DOTALL)
         msg = f"--{name} {file}: {why}"
         raise InputError(msg) from None
     return cast("ConstraintKwargs", {name: made})
