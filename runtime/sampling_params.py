@@ -115,8 +115,8 @@ class SamplingParams:
         for name in self._asked:
             if self.sampler_order is not None and name not in self.sampler_order:
                 given = next(field for field, stage in _GIVEN.items() if stage == name and self._differs(field))
-                msg = f"sampler_order: lacks {name!r}, which {given}={getattr(self, given)} asks for; add it, or switch "
-                msg += f"it off with {given}={_DEFAULTS[given]}"
+                msg = f"sampler_order: lacks {name!r}, which {given}={getattr(self, given)} asks for; add it, or "
+                msg += f"switch it off with {given}={_DEFAULTS[given]}"
                 raise InputError(msg)
 
     def _differs(self, name: str) -> bool:

@@ -193,6 +193,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"schema": {"type": "string", "format": []}}, r"^schema: #: format \[\]: not supported"),
     ({"schema": {"type": "object", "minProperties": "a"}}, "^schema: #: minProperties 'a': expected an integer"),
     ({"schema": {"type": "integer", "multipleOf": -1}}, "^schema: #: multipleOf -1: expected a number above 0"),
+    ({"schema": {"$ref": "#/$defs/0", "$defs": {
+        **{str(i): {"allOf": 2 * [{"$ref": f"#/$defs/{i + 1}"}]} for i in range(40)}, "40": {"type": "integer"}}}},
+     r"^schema: #: its allOf and \$ref are more than 10,000 schemas"),
     ({"schema": {"type": "integer", "multipleOf": 1_005_973}}, "^schema: #: multipleOf: more than 100000 remainders"),
     ({"schema": {"type": "number", "allOf": [{"multipleOf": 9.97}, {"multipleOf": 1009}]}},
      "^schema: #: multipleOf: more than 100000 remainders"),

@@ -50,6 +50,8 @@ _EXACT = {"date": f"^{_DAY}$", "time": f"^{_TIME}$", "date-time": f"^{_DAY}T{_TI
 _FORMATS = ("duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 #: Most levels of schemas in one another.
 _DEEPEST = 200
+#: Schemas that a value follows at once: llguidance writes them out.
+_WRITTEN_OUT = 10_000
 #: llguidance tells remainders apart, each by a state: a hundred thousand take a second, a million a minute.
 _REMAINDERS = 100_000
 
@@ -112,9 +114,12 @@ def schema_of(value: object) -> Schema:
     except (TypeError, ValueError, RecursionError) as e:
         msg = f"schema: {e}; expected what JSON can spell: dicts with texts for keys, lists, texts, numbers"
         raise InputError(msg) from None
-    closed, slow = True, False
+    closed, slow, sizes = True, False, dict[str, int]()
     for path, schema in _walk(plain, "#", 0):
         _check(path, schema, plain)
+        if _written_out(schema, plain, sizes) > _WRITTEN_OUT:
+            msg = f"schema: {path}: its allOf and $ref are more than {_WRITTEN_OUT:,} schemas once they are written out"
+            raise InputError(f"{msg}; join some")
         closed, slow = closed and not _open(schema), slow or _is_slow(schema)
     if not closed:
         for path, schema in _walk(plain, "#", 0):
@@ -252,6 +257,20 @@ def _remainders(schema: Any, path: str, root: Any, seen: set[str]) -> int:  # no
     sign, digits, exponent = Decimal(str(step)).normalize().as_tuple()
     assert isinstance(exponent, int)  # noqa: S101 - of a finite number
     return math.lcm(several, int(Decimal((sign, digits, max(exponent, 0)))))
+
+
+def _written_out(schema: Any, root: Any, sizes: dict[str, int]) -> int:  # noqa: ANN401 - JSON
+    """How many schemas a value must follow at once, with all that `allOf` and `$ref` name; a circle counts once."""
+    if not isinstance(schema, dict):
+        return 1
+    parts, ref = schema.get("allOf"), schema.get("$ref")
+    n = 1 + sum(_written_out(part, root, sizes) for part in (parts if isinstance(parts, list) else ()))
+    if isinstance(ref, str):
+        if ref not in sizes:
+            sizes[ref] = 1
+            sizes[ref] = _written_out(_referred(ref, root), root, sizes)
+        n += sizes[ref]
+    return n
 
 
 def _is_slow(schema: Any) -> bool:  # noqa: ANN401 - JSON
