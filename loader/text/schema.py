@@ -118,8 +118,9 @@ def schema_of(value: object) -> Schema:
     for path, schema in _walk(plain, "#", 0):
         _check(path, schema, plain)
         if _written_out(schema, plain, sizes) > _WRITTEN_OUT:
-            msg = f"schema: {path}: its allOf and $ref are more than {_WRITTEN_OUT:,} schemas once they are written out"
-            raise InputError(f"{msg}; join some")
+            msg = f"schema: {path}: its allOf and $ref are more than {_WRITTEN_OUT:,} schemas once they are written "
+            msg += "out; join some"
+            raise InputError(msg)
         closed, slow = closed and not _open(schema), slow or _is_slow(schema)
     if not closed:
         for path, schema in _walk(plain, "#", 0):
