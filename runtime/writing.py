@@ -29,7 +29,7 @@ class Writer:
         params: GenerateParams,
         filtering: Filtering | None = None,
     ) -> None:
-        """After a prompt. `filtering`: what the text goes through; None: made here, where the parameters have filters."""
+        """After a prompt. `filtering`: what the text goes through; None: made here, where there are filters."""
         how = Spelling(spelling) if callable(spelling) else spelling
         self._shown = None if how is None else TextStream(how, prompt)
         self._searched = None if how is None or not params.stop else TextStream(how, prompt, full=True)

@@ -158,7 +158,7 @@ def test_layers_after_a_plan_are_those_that_it_leaves(tmp_path: Path) -> None:
         ({"keep_layers": [9]}, "prune={'keep_layers': [9]}: there is no layer 9"),
         ({"ffn": 2}, "prune={'ffn': 2}: expected a number"),
         ({"depth": 2}, "prune={'depth': 2}: 'depth' is not understood"),
-        ("keep_layer=0", "prune=\"keep-layer=0\": 'keep_layer' is not understood (did you mean keep_layers?)"),
+        ("keep_layer=0", "prune=\"keep-layer=0\": 'keep_layer' is not understood (did you mean keep-layers?)"),
     ],
     ids=str,
 )
