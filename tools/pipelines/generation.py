@@ -92,7 +92,7 @@ class GenerationPipeline(Pipeline):
                 msg = "n and num_return_sequences are the same parameter: give one of them"
                 raise InputError(msg)
             given = {("num_return_sequences" if key == "n" else key): value for key, value in given.items()}
-        if given.get("return_tensors") and "filters" in given:
+        if "filters" in given and switch("return_tensors", given.get("return_tensors", False)):
             msg = "return_tensors: ids are what the model wrote, which filters do not change; leave one of them out"
             raise InputError(msg)
         return super().options(given)
