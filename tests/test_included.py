@@ -45,7 +45,7 @@ def test_pipeline_run_and_evaluate_take_the_same(
         assert pipe.model.config.family == json.loads((demo.path(name) / "config.json").read_text())["model_type"]
         does = f", which {demo.DOES[name]}" if name in demo.DOES else ""
         said = f"miaotui: no model is given; {task} uses the included model {name!r}{does}\n"
-        assert capfd.readouterr().err.endswith(said)
+        assert complaint(capfd.readouterr().err).endswith(said)
         more = {"seed": 0} if "generation" in task else {}
         wanted = json.loads(json.dumps([next(iter(pipe(iter([TEXTS[task]]), **more)))]))
     source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"

@@ -191,7 +191,7 @@ BAD: list[tuple[Any, str]] = [
     ("drop-cross-heads=0:4", r'prune="drop-cross-heads=0:4": there is no head 4 in layer 0; it has 4'),
     ("encoder-ffn=2", r'prune="encoder-ffn=2": .*above 0 and at most 1'),
     ("encoder-vocab=x", "'encoder_vocab' is not understood"),
-    ("decoder-keep-layers=0", r"did you mean (encoder_)?keep_layers"),
+    ("decoder-keep-layers=0", r"did you mean (encoder-)?keep-layers"),
     ({**BOTH, "encoder": {"width": "0-3"}}, "encoder: unknown key 'width'; expected some of layers"),
     ({**BOTH, "encoder": {"layers": "0-9"}}, r"encoder\.layers: there is no layer 9"),
     ({**BOTH, "encoder": 3}, "encoder: found 3"),
