@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 
     from .questions import Question
 
-__all__ = ["ANSWER", "asked", "lettered", "written"]
+__all__ = ["asked", "lettered", "written"]
 
 _YES_NO = ("Yes", "No")
 _LETTERS = Decision().labels["choice"]
-#: What comes before an answer where no chat template says so.
-ANSWER = "\nAnswer:"
 
 
 def lettered(state: str, question: Question, labels: Sequence[str], order: Sequence[int]) -> str:

@@ -22,10 +22,10 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ...loader.decision import Decision, read_decision
-from ...loader.text.control import ControlTokens
 from ...runtime.lora import number_of
 from . import prompts
 from .answers import probabilities
+from .prompting import Prompting
 
 if TYPE_CHECKING:
     from ...model import Model
@@ -61,31 +61,7 @@ def reader_of(model: Model) -> Reader:
     return _Written(model) if said is None else _Lettered(model, said)
 
 
-class _Prompting:
-    """Of models that write: a message as ids."""
-
-    def __init__(self, model: Model, *, chat: bool) -> None:
-        self.model, self.tokenizer = model, model.tokenizer
-        template = self.tokenizer.chat_template
-        self.chat = chat or (template is not None and model.config.decoding is None)
-        named = template.values() if isinstance(template, dict) else [template or ""]
-        self.control = ControlTokens(self.tokenizer, "\0".join(named))
-
-    def prompt(self, text: str) -> tuple[list[int], str]:
-        """Ids, and what stands before an answer that follows them."""
-        marked = self.control.marked(text)
-        if self.chat:
-            message = [{"role": "user", "content": marked}]
-            rendered = self.tokenizer.apply_chat_template(
-                message, add_generation_prompt=True, tokenize=False, enable_thinking=False
-            )
-            return self.control.encode(rendered), " " if rendered.endswith(":") else ""
-        if self.model.config.decoding is not None:  # its encoder reads the question, its decoder begins the answer
-            return self.control.framed(marked), ""
-        return self.control.framed(f"{marked}{prompts.ANSWER}"), " "
-
-
-class _Lettered(_Prompting):
+class _Lettered(Prompting):
     def __init__(self, model: Model, said: Decision) -> None:
         super().__init__(model, chat=True)
         self._said = said
@@ -114,9 +90,9 @@ class _Lettered(_Prompting):
         return ids[0]
 
 
-class _Written(_Prompting):
+class _Written(Prompting):
     def __init__(self, model: Model) -> None:
-        super().__init__(model, chat=False)
+        super().__init__(model)
 
     def read(self, state: str, question: Question, adapter: str | None = None) -> Reading:
         ids, before = self.prompt(prompts.asked(state, question))
