@@ -9,14 +9,13 @@ Source: the types of openai 3.57, `types/decision_create_params.py` and `types/d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
 from . import answers
-from .questions import MOST_LEVELS, MOST_OPTIONS, MOST_QUESTIONS, Fault, Question, RefusedError
+from .questions import MOST_LEVELS, MOST_OPTIONS, MOST_QUESTIONS, Fault, Question, RefusedError, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,7 +100,7 @@ def _part(part: object, place: Place) -> str:
         if kind == "refusal" and isinstance(part.get("refusal"), str):
             return str(part["refusal"])
         if kind == "input_json" and isinstance(part.get("data"), Mapping | list):
-            return json.dumps(part["data"], ensure_ascii=False)
+            return as_text(part["data"])
     if kind == "input_image":
         raise _refuse(place, "images are not read; leave them out")
     raise _refuse(place, f"{shown(part, 80)} found, expected a part with text or JSON")

@@ -56,10 +56,14 @@ class RefusedError(InputError):
 
 
 def as_text(value: object) -> str:
-    """What the model reads: a text as it is, other JSON as its JSON, nothing for null."""
+    """What the model reads: a text as it is, other JSON as its JSON, nothing for null. Errors: `InputError`."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        msg = "the request is nested too deep"
+        raise InputError(msg) from None
 
 
 def questions_of(given: object) -> dict[str, Question]:

@@ -15,7 +15,7 @@ Each question is computed by itself, whatever else is asked: its probabilities h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -36,10 +36,14 @@ __all__ = ["Reader", "Reading", "reader_of"]
 
 @dataclass(frozen=True)
 class Reading:
-    """Of one question: the probability of each of its options, and how many tokens were read."""
+    """Of one question: the probability of each of its options, and how many tokens were read.
+
+    `n_reused`: of these, what was in the cache, as of a state that an earlier question had read.
+    """
 
     probabilities: list[float]
     n_tokens: int
+    n_reused: int = field(default=0, compare=False)
 
 
 class Reader(Protocol):
@@ -80,7 +84,7 @@ class _Lettered(Prompting):
         made = self.model.score(ids, [[self._token(label)] for label in labels], adapter=adapter)
         likely = dict(zip(order, [each.sum for each in made], strict=True))
         p = probabilities([likely[i] for i in range(n)], self._said.temperature[question.kind])
-        return Reading(p, len(ids))
+        return Reading(p, len(ids), made[0].n_reused)
 
     def _token(self, label: str) -> int:
         ids = self.tokenizer.encode(label, add_special_tokens=False)
@@ -105,7 +109,7 @@ class _Written(Prompting):
         made = self.model.score(ids, options, adapter=adapter)
         told = question.kind == "score" or (question.kind == "choice" and any(question.descriptions))
         p = probabilities([each.mean if told else each.sum for each in made])
-        return Reading(p, len(ids) + sum(map(len, options)))
+        return Reading(p, len(ids) + sum(map(len, options)), made[0].n_reused)
 
 
 class _Judged:

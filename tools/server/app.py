@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import chat, completions, health, models
+from . import chat, completions, decisions, embeddings, health, models, rerank, systemone, tokens
 from .access_log import AccessLog
 from .errors import Problem, openai_error
 from .events import to_json
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["WIRES", "make_app"]
 
 #: Endpoints that take a JSON body.
-WIRES: tuple[Wire | Work, ...] = (chat.WIRE, completions.WIRE)
+WIRES: tuple[Wire | Work, ...] = (
+    chat.WIRE, completions.WIRE, embeddings.WIRE, rerank.WIRE, rerank.ALIAS, systemone.WIRE, decisions.WIRE,
+    tokens.TOKENIZE, tokens.DETOKENIZE,
+)  # fmt: skip
 
 
 def make_app(served: Served, settings: Settings | None = None, keys: Keys | None = None) -> tuple[AccessLog, State]:
@@ -44,9 +47,13 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
         yield
         state.close()
 
-    routes: list[Route] = [*(route_of(wire, state) for wire in WIRES), *models.routes(state), *health.routes(state)]
+    routes: list[Route] = [
+        *(route_of(wire, state) for wire in WIRES), *models.routes(state), *tokens.routes(state), *health.routes(state),
+    ]  # fmt: skip
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)
-    return AccessLog(Guard(inside, settings.hosts, keys, health.OPEN), texts=settings.log_texts), state
+    errors = {wire.path: wire.error for wire in WIRES}
+    guard = Guard(inside, settings.hosts, keys, health.OPEN, errors)
+    return AccessLog(guard, texts=settings.log_texts), state
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -71,7 +71,10 @@ class Wire:
 
 @dataclass(frozen=True)
 class Work:
-    """A wire format that generates nothing: `work` makes the answer's body of what was given."""
+    """A wire format that generates nothing: `work` makes the answer's body of what was given.
+
+    `read`: the body by the table; `problem`: what an error is to its client.
+    """
 
     path: str
     about: str
@@ -79,6 +82,8 @@ class Work:
     work: Callable[[dict[str, Any], State, Ticket], Awaitable[Mapping[str, Any]]]
     error: Callable[[Problem], Mapping[str, Any]] = openai_error
     names: Mapping[str, str] = field(default_factory=dict)
+    read: Callable[[tuple[Field, ...], dict[str, Any]], dict[str, Any]] = read_fields
+    problem: Callable[[BaseException, Mapping[str, str]], Problem] = problem_of
 
 
 def route_of(wire: Wire | Work, state: State) -> Route:
@@ -110,7 +115,8 @@ class _Endpoint:
     async def _answer(self, body: bytes, ticket: Ticket, sent: _Sent, scope: Scope) -> None:
         state, wire = self._state, self.wire
         parse = partial(parse_json, body)
-        given = read_fields(wire.fields, parse() if len(body) < _LONG else await state.prepare(parse))
+        parsed = parse() if len(body) < _LONG else await state.prepare(parse)
+        given = (wire.read if isinstance(wire, Work) else read_fields)(wire.fields, parsed)
         if isinstance(wire, Work):
             await sent.json(200, await wire.work(given, state, ticket))
             return
@@ -130,7 +136,7 @@ class _Endpoint:
         await sent.end(wire.done)
 
     async def _tell(self, error: Exception, sent: _Sent) -> None:
-        problem = problem_of(error, self._names)
+        problem = (self.wire.problem if isinstance(self.wire, Work) else problem_of)(error, self._names)
         if problem.code == "internal":
             _LOG.error("%s: %s", self.wire.path, error, exc_info=error)
         with suppress(OSError):
