@@ -59,5 +59,5 @@ def _problem(error: BaseException, names: Mapping[str, str]) -> Problem:
 
 WIRE = Work(
     "/v1/decisions", "Typed questions about an input, each with a probability for every answer.", FIELDS, _work,
-    problem=_problem,
+    names={"prompt": "input"}, problem=_problem,
 )  # fmt: skip

@@ -65,5 +65,5 @@ def _ranker(model: Model) -> Ranker:
         raise RequestError(message, param="model", code="not_supported") from e
 
 
-WIRE = Work("/v1/rerank", "Documents, the best first.", FIELDS, _work)
+WIRE = Work("/v1/rerank", "Documents, the best first.", FIELDS, _work, names={"prompt": "documents"})
 ALIAS = replace(WIRE, path="/rerank")

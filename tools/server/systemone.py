@@ -95,5 +95,5 @@ def _told(problem: Problem) -> dict[str, Any]:
 
 WIRE = Work(
     "/v1/systemone", "Typed questions about a state, each with a probability for every answer.", FIELDS, _work, _told,
-    read=_read, problem=_problem,
+    names={"prompt": "state"}, read=_read, problem=_problem,
 )  # fmt: skip
