@@ -132,6 +132,27 @@ def test_labels_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
                 assert got[key] == close, name
 
 
+def test_more_options_than_labels_are_compared_as_they_would_be_written(tmp_path: Path) -> None:
+    shutil.copytree(demo.path("chat"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "decision.json").write_text(json.dumps({"labels": {"choice": ["A", "B"]}}))
+    two = CHOICE | {"criteria": {"a ball": None, "a hat": None}}
+    with miaotui.load(tmp_path) as taught, miaotui.load(demo.path("chat")) as model:
+        assert reader_of(taught).read(STATE, one(CHOICE)) == reader_of(model).read(STATE, one(CHOICE))
+        lettered = reader_of(taught).read(STATE, one(two))
+        ids = ControlTokens(taught.tokenizer).encode(
+            f"<s>User: {prompts.lettered(STATE, one(two), ('A', 'B'), (0, 1))}\nAssistant:"
+        )
+        logits = taught.last_logits([ids])[0, [taught.tokenizer.token_to_id(label) for label in "AB"]].astype(float)
+        assert lettered.probabilities == pytest.approx(np.exp(logits) / np.exp(logits).sum())
+
+
+def test_a_label_of_several_tokens_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(demo.path("chat"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "decision.json").write_text(json.dumps({"labels": {"noul": ["absolutely", "B"]}}))
+    with miaotui.load(tmp_path) as model, pytest.raises(InputError, match=r"'absolutely' is [2-9] tokens"):
+        reader_of(model).read(STATE, one(NOUL))
+
+
 # ---------------------------------------------------------------- by what would be written
 
 

@@ -8,7 +8,8 @@
 | has a head with one label (a reranker) | the same | that logit |
 
 log p of an option is the sum over its tokens where options are bare names, and the mean where they are sentences:
-levels, and options with descriptions. `Model.choose` has both.
+levels, and options with descriptions. `Model.choose` has both. A question of more options than decision.json has labels
+for is compared so too.
 
 Each question is computed by itself, whatever else is asked: its probabilities have the same bits.
 """
@@ -68,14 +69,12 @@ def reader_of(model: Model) -> Reader:
 class _Lettered(Prompting):
     def __init__(self, model: Model, said: Decision) -> None:
         super().__init__(model, chat=True)
-        self._said = said
+        self._said, self._without = said, _Written(model)
 
     def read(self, state: str, question: Question, adapter: str | None = None) -> Reading:
         labels, n = self._said.labels[question.kind], len(question.options)
         if n > len(labels):
-            what = "levels" if question.kind == "score" else "options"
-            msg = f"criteria: {n} {what}; this model's decision.json has labels for {len(labels)}"
-            raise InputError(msg)
+            return self._without.read(state, question, adapter)
         order = list(range(n))
         if question.kind == "noul":
             order = [question.options.index(side) for side in self._said.noul_options]
@@ -100,11 +99,10 @@ class _Written(Prompting):
 
     def read(self, state: str, question: Question, adapter: str | None = None) -> Reading:
         ids, before = self.prompt(prompts.asked(state, question))
-        texts = [self.control.marked(f"{before}{text}") for text in prompts.written(question)]
-        options = [self.control.encode(text) for text in texts]
-        empty = next((i for i, option in enumerate(options) if not option), None)
-        if empty is not None:
-            msg = f"criteria: the option {shown(question.options[empty], 80)} has no tokens; expected a text"
+        texts = prompts.written(question)
+        options = [self.control.encode(self.control.marked(f"{before}{text}")) for text in texts]
+        if not all(ids and text.strip() for ids, text in zip(options, texts, strict=True)):
+            msg = "criteria: an option is empty; expected texts"
             raise InputError(msg)
         made = self.model.score(ids, options, adapter=adapter)
         told = question.kind == "score" or (question.kind == "choice" and any(question.descriptions))

@@ -100,13 +100,21 @@ def _ids(model: Model, vectors: Vectors, given: Mapping[str, Any]) -> list[list[
             msg = "prompt_name: a prompt is put before texts; with token ids, put its ids there"
             raise RequestError(msg, param="prompt_name")
         else:
-            ids = check_ids(each, model.config.encoding.n_vocab, what=where)
+            ids = _checked(each, model.config.encoding.n_vocab, where)
         if not 1 <= len(ids) <= vectors.max_tokens:
             more = "" if cut or not isinstance(each, str) else ", or send truncate: true"
             msg = f"{where}: {len(ids)} tokens; this model takes 1 to {vectors.max_tokens}{more}"
             raise RequestError(msg, param=where, code="context_length_exceeded" if ids else "invalid_value")
         made.append(ids)
     return made
+
+
+def _checked(given: list[int], n_vocab: int, where: str) -> list[int]:
+    """Errors: `RequestError`."""
+    try:
+        return check_ids(given, n_vocab, what=where)
+    except InputError as e:
+        raise RequestError(str(e), param=where, code="invalid_value") from e
 
 
 def _rows(
