@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import chat, completions, decisions, embeddings, health, models, rerank, systemone, tokens
+from . import chat, completions, decisions, embeddings, health, models, openapi, rerank, systemone, tokens
 from .access_log import AccessLog
 from .errors import Problem, openai_error
 from .events import to_json
@@ -48,8 +48,12 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
         state.close()
 
     routes: list[Route] = [
-        *(route_of(wire, state) for wire in WIRES), *models.routes(state), *tokens.routes(state), *health.routes(state),
-    ]  # fmt: skip
+        *(route_of(wire, state) for wire in WIRES),
+        *models.routes(state),
+        *tokens.routes(state),
+        *health.routes(state),
+        *openapi.routes(WIRES),
+    ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)
     errors = {wire.path: wire.error for wire in WIRES}
     guard = Guard(inside, settings.hosts, keys, health.OPEN, errors)
