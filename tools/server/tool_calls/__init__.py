@@ -1,0 +1,17 @@
+"""Calls of functions in a model's answer: a module for each way in which models write them."""
+
+from __future__ import annotations
+
+from .bare_json import LLAMA3_JSON
+from .deltas import Call, Content, Delta, Reasoning
+from .detect import FORMATS, PLAIN, format_named, format_of, thinks_at_end
+from .hermes import HERMES
+from .marked import MISTRAL
+from .parser import Format, Parser
+from .pythonic import PYTHONIC
+from .tagged import QWEN3_CODER
+
+__all__ = [
+    "FORMATS", "HERMES", "LLAMA3_JSON", "MISTRAL", "PLAIN", "PYTHONIC", "QWEN3_CODER", "Call", "Content", "Delta",
+    "Format", "Parser", "Reasoning", "format_named", "format_of", "thinks_at_end",
+]  # fmt: skip
