@@ -111,8 +111,8 @@ def test_strict_functions_leave_texts_alone(model: miaotui.Model) -> None:
 
 
 def test_what_cannot_be_held_to_is_refused() -> None:
-    with pytest.raises(InputError, match=r"strict: calls of this model begin with a special token"):
+    with pytest.raises(InputError, match=r"weather: strict: calls of this model begin with a special token"):
         guarded(MISTRAL, FUNCTIONS, several=True)
     bad = Function("f", {"type": "object", "properties": {"a": {"not": {}}}}, strict=True)
-    with pytest.raises(InputError, match=r"tools\[1\].function.parameters: .*#/properties/a"):
+    with pytest.raises(InputError, match=r"f: parameters: .*#/properties/a"):
         forced(FORMATS["hermes"], [FUNCTIONS[0], bad], several=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .bare_json import LLAMA3_JSON
+from .choice import Function, FunctionError, Held, forced, guarded
 from .deltas import Call, Content, Delta, Reasoning
-from .detect import FORMATS, PLAIN, format_named, format_of, thinks_at_end
+from .detect import FORMATS, PLAIN, format_named, format_of, thinks_at_end, without_calls
 from .hermes import HERMES
 from .marked import MISTRAL
 from .parser import Format, Parser
@@ -13,5 +14,6 @@ from .tagged import QWEN3_CODER
 
 __all__ = [
     "FORMATS", "HERMES", "LLAMA3_JSON", "MISTRAL", "PLAIN", "PYTHONIC", "QWEN3_CODER", "Call", "Content", "Delta",
-    "Format", "Parser", "Reasoning", "format_named", "format_of", "thinks_at_end",
+    "Format", "Function", "FunctionError", "Held", "Parser", "Reasoning", "forced", "format_named", "format_of", "guarded",
+    "thinks_at_end", "without_calls",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .parser import Format
 
-__all__ = ["Function", "Held", "forced", "guarded"]
+__all__ = ["Function", "FunctionError", "Held", "forced", "guarded"]
 
 #: Any arguments.
 _ANY = {"type": "object"}
@@ -43,6 +43,15 @@ class Function:
     strict: bool = False
 
 
+class FunctionError(InputError):
+    """`field`, of the function with this name, asks for what cannot be: `why`."""
+
+    def __init__(self, function: Function, field: str, why: str) -> None:
+        """The message names both."""
+        super().__init__(f"{function.name}: {field}: {why}")
+        self.name, self.field, self.why = function.name, field, why
+
+
 @dataclass(frozen=True)
 class Held:
     """What an answer is held to. `form` reads it; `begins`: its beginning, which the prompt ends with."""
@@ -55,7 +64,7 @@ class Held:
 def forced(form: Format, functions: Sequence[Function], *, several: bool, template: str = "") -> Held:
     """An answer that is a call of one of these functions; `several`: or several calls, one after the other.
 
-    Errors: `InputError`: a schema that no grammar is made of.
+    Errors: `FunctionError`: a schema that no grammar is made of.
     """
     if form is MISTRAL and len(functions) == 1 and "[ARGS]" in template:
         [one] = functions
@@ -70,16 +79,17 @@ def forced(form: Format, functions: Sequence[Function], *, several: bool, templa
 def guarded(form: Format, functions: Sequence[Function], *, several: bool) -> Held | None:
     """An answer that may be a text, with calls in it, whose arguments are those that strict functions ask for.
 
-    None: no function is strict. Errors: `InputError`, as `forced`, and where a token that no grammar has begins calls.
+    None: no function is strict. Errors: `FunctionError`, as `forced`, and where a token that no grammar has begins calls.
     """
     if not any(function.strict for function in functions):
         return None
     if form is MISTRAL:
-        msg = (
-            "strict: calls of this model begin with a special token, which a grammar cannot allow; ask for a call with "
-            "tool_choice 'required', or leave strict out"
+        strict = next(function for function in functions if function.strict)
+        why = (
+            "calls of this model begin with a special token, which a grammar cannot allow; ask for a call with "
+            "tool_choice, or leave it out"
         )
-        raise InputError(msg)
+        raise FunctionError(strict, "strict", why)
     calls = _calls(HERMES if form not in {PYTHONIC, LLAMA3_JSON} else LLAMA3_JSON, functions, all_strict=False)
     if form in {PYTHONIC, LLAMA3_JSON}:
         more = ' ("; " call)*' if several else ""
@@ -102,8 +112,7 @@ def _rules(functions: Sequence[Function], *, all_strict: bool = True) -> str:
         try:
             rule = embedded(schema)
         except InputError as e:
-            msg = f"tools[{i}].function.parameters: {str(e).removeprefix('schema: ')}"
-            raise InputError(msg) from None
+            raise FunctionError(function, "parameters", str(e).removeprefix("schema: ")) from None
         made.append(f"{_arguments(i)}: {rule}\n")
     return "".join(made)
 

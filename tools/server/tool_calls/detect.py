@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ....errors import InputError, shown
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from .parser import Parser
 
-__all__ = ["FORMATS", "PLAIN", "format_named", "format_of", "thinks_at_end"]
+__all__ = ["FORMATS", "PLAIN", "format_named", "format_of", "thinks_at_end", "without_calls"]
 
 
 def _none(parser: Parser) -> Generator[None, None, int | None]:
@@ -40,6 +41,12 @@ def format_of(template: str | None) -> Format:
     """The format of a chat template; `PLAIN`: it shows none that is known."""
     text = template or ""
     return next((form for sign, form in _SIGNS if sign in text), PLAIN)
+
+
+def without_calls(form: Format) -> Format:
+    """Where nothing may be called: reasoning is told apart, and what looks like a call is a text."""
+    words = tuple(word for pair in form.think for word in pair)
+    return replace(form, openers=(), bare="", read=_none, breaks_off="", special=words)
 
 
 def format_named(name: str) -> Format:
