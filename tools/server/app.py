@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import chat, completions, health, models
+from . import chat, completions, health, messages, models, responses
 from .access_log import AccessLog
 from .errors import Problem, openai_error
 from .events import to_json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["WIRES", "make_app"]
 
 #: Endpoints that take a JSON body.
-WIRES: tuple[Wire | Work, ...] = (chat.WIRE, completions.WIRE)
+WIRES: tuple[Wire | Work, ...] = (chat.WIRE, completions.WIRE, messages.WIRE, messages.COUNT, responses.WIRE)
 
 
 def make_app(served: Served, settings: Settings | None = None, keys: Keys | None = None) -> tuple[AccessLog, State]:

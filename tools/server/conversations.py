@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from ...runtime.constraints import CONSTRAINTS
 from .answers import Ask, Delta, Prompt
 from .errors import RequestError
-from .fields import Schema
 from .generating import compiled
 from .tool_calls import (
     PLAIN,
@@ -33,20 +33,22 @@ from .tool_calls import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from ...model import Model
     from ...runtime.parameters import GenerateKwargs
     from .answers import Reader
+    from .fields import Schema
     from .served import Entry
     from .tool_calls import Delta as Read
     from .tool_calls import Format
 
-__all__ = ["FUNCTION", "Conversation", "ask_of", "prompt_of"]
+__all__ = ["FUNCTION", "Conversation", "ask_of", "prompt_of", "thoughts_of"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 #: Ids of a prompt that are read for the reasoning that its template may have begun.
 _TAIL = 16
+#: Of an `Ask`'s `more`: what reads its answers.
+_READINGS = "readings"
 #: A function's own fields.
 FUNCTION: dict[str, Schema] = {
     "name": {"type": "string", "minLength": 1, "maxLength": 128},
@@ -60,20 +62,19 @@ FUNCTION: dict[str, Schema] = {
 class Conversation:
     """What a request says.
 
-    `messages`: as chat templates read them. `tools`: functions, with the fields of `FUNCTION`. `choice`: "none", "auto", "required",
-    or a function's name in a tuple of one. `several`: whether an answer may call more than once. `schema`: what the
-    answer must be. `template`: more arguments of `chat_ids`. `tool_field`, `schema_field`: what the request calls a
-    field of a tool, by the tool's number and the field's name, and what the answer must be.
+    `messages`: as chat templates read them. `tools`: functions, with the fields of `FUNCTION`. `choice`: "none",
+    "auto", "required", or a function's name in a tuple of one. `several`: whether an answer may call more than once.
+    `template`: more arguments of `chat_ids`. `tool_field`: what the request calls a field of a tool, by the tool's
+    number and the field's name. `names`: what it calls parameters of `generate`.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
     choice: str | tuple[str] = "auto"
     several: bool = True
-    schema: Any = None
     template: dict[str, Any] = field(default_factory=dict)
     tool_field: str = "tools[{}].function.{}"
-    schema_field: str = "response_format"
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def functions(self) -> list[Function]:
@@ -102,40 +103,50 @@ class _Said:
     held: Held | None
 
 
-def prompt_of(model: Model, conversation: Conversation, form: str | None = None) -> list[int]:
+def prompt_of(entry: Entry, conversation: Conversation) -> list[int]:
     """The prompt's ids. Errors: as `ask_of`."""
-    return _said(model, conversation, form).ids
+    return _said(entry, conversation, constraint=None).ids
 
 
-def ask_of(
-    entry: Entry, conversation: Conversation, parameters: GenerateKwargs, *, form: str | None = None, **more: Any  # noqa: ANN401 - of `Ask`
-) -> Ask:
-    """What is asked of the engine. `form`: the name of the model's format of calls, where its template does not tell.
+def ask_of(entry: Entry, conversation: Conversation, parameters: GenerateKwargs, **more: Any) -> Ask:  # noqa: ANN401 - of `Ask`
+    """What is asked of the engine.
 
     Errors: `RequestError`, `InputError`, and those of templates and constraints.
     """
-    model, functions = entry.model, conversation.functions
-    said = _said(model, conversation, form)
+    model = entry.model
     made: dict[str, Any] = dict(parameters)
+    constraint = next((name for name in CONSTRAINTS if made.get(name) is not None), None)
+    said = _said(entry, conversation, constraint)
     if said.held is not None:
         made["grammar"] = said.held.grammar
-    shows = [word for word in said.form.special if model.tokenizer.token_to_id(word) in set(model.tokenizer.special_ids)]
-    if shows:
+    special = frozenset(model.tokenizer.special_ids)
+    if shows := [word for word in said.form.special if model.tokenizer.token_to_id(word) in special]:
         made["show_tokens"] = shows
     key = hashlib.sha256(f"{made.get('seed')} {said.ids}".encode()).hexdigest()
-    offered = {function.name: function.parameters for function in functions}
+    offered = {function.name: function.parameters for function in conversation.functions}
+
+    readings: list[_Reading] = []
 
     def reader(index: int) -> Reader:
         parser = Parser(said.form, offered, f"{key} {index}", thinks=said.thinks)
-        return _Reading(parser, said.held.begins if said.held is not None else "", several=conversation.several)
+        begins = "" if said.held is None else said.held.begins
+        readings.append(_Reading(parser, begins, several=conversation.several))
+        return readings[-1]
 
+    more["more"] = {**more.get("more", {}), _READINGS: readings}
     return Ask(entry, (Prompt(said.ids),), compiled(model, cast("GenerateKwargs", made)), reader=reader, **more)
 
 
-def _said(model: Model, conversation: Conversation, named: str | None) -> _Said:
-    tokenizer, functions = model.tokenizer, conversation.functions
+def thoughts_of(ask: Ask) -> int:
+    """How many tokens of the answers were reasoning."""
+    return sum(reading.n_thoughts for reading in ask.more[_READINGS])
+
+
+def _said(entry: Entry, conversation: Conversation, constraint: str | None) -> _Said:
+    """`constraint`: the parameter that the answer is held to, if it is."""
+    tokenizer, functions = entry.model.tokenizer, conversation.functions
     _, template = tokenizer.templates.chosen(conversation.template.get("chat_template"), tools=bool(functions))
-    form = format_of(template) if named is None else format_named(named)
+    form = format_of(template) if entry.tool_calls is None else format_named(entry.tool_calls)
     if functions:
         _check(conversation, functions, template, form)
     messages = [_readable(message, i) for i, message in enumerate(conversation.messages)]
@@ -144,16 +155,18 @@ def _said(model: Model, conversation: Conversation, named: str | None) -> _Said:
         raise RequestError(msg, param="messages", code="unsupported_value")
     tools = [_tool(tool) for tool in conversation.tools] if functions else None
     ids = tokenizer.chat_ids(messages, tools=tools, **conversation.template)
-    if not functions:
-        form = without_calls(form)
-    thinks = thinks_at_end(form, tokenizer.spelled(ids[-_TAIL:], skip_special_tokens=False))
     held = _held(conversation, functions, form, template)
-    if held is None:
-        return _Said(ids, form, thinks, None)
-    if held.begins or conversation.choice not in {"auto", "none"}:
-        begins = f"\n{dict(form.think)[thinks]}\n\n{held.begins}" if thinks else held.begins
-        return _Said([*ids, *tokenizer.encode(begins, add_special_tokens=False)], held.form, None, held)
-    return _Said(ids, held.form, thinks, held)
+    if functions and constraint is not None:
+        name = conversation.names.get(constraint, constraint)
+        msg = f"{name}: an answer that must be this can call nothing; leave it out, or set tool_choice to none"
+        raise RequestError(msg, param=name, code="unsupported_value")
+    form = held.form if held is not None else form if functions else without_calls(form)
+    thinks = thinks_at_end(form, tokenizer.spelled(ids[-_TAIL:], skip_special_tokens=False))
+    begins = "" if held is None else held.begins
+    if thinks is not None and (constraint is not None or (held is not None and conversation.choice != "auto")):
+        begins = f"\n{dict(form.think)[thinks]}\n\n{begins}"  # an answer that is held to something has no thoughts
+        thinks = None
+    return _Said([*ids, *tokenizer.encode(begins, add_special_tokens=False)], form, thinks, held)
 
 
 def _check(conversation: Conversation, functions: Sequence[Function], template: str, form: Format) -> None:
@@ -179,7 +192,7 @@ def _held(conversation: Conversation, functions: Sequence[Function], form: Forma
     """What tool_choice and strict functions ask for."""
     choice = conversation.choice
     if not functions:
-        if choice not in {"auto", "none"}:
+        if choice not in {"none", "auto"}:
             msg = "tool_choice: there are no tools to choose from; give some, or leave it out"
             raise RequestError(msg, param="tool_choice", code="invalid_value")
         return None
@@ -199,10 +212,6 @@ def _held(conversation: Conversation, functions: Sequence[Function], form: Forma
         where = conversation.tool_field.format(number, e.field)
         msg = f"{where}: {e.why}"
         raise RequestError(msg, param=where, code="invalid_value") from e
-    if conversation.schema is not None:
-        name = conversation.schema_field
-        msg = f"{name}: an answer is held to it, so that nothing could be called; leave it out, or set tool_choice to none"
-        raise RequestError(msg, param=name, code="unsupported_value")
     return held
 
 
@@ -232,13 +241,15 @@ class _Reading:
     """A `Reader` of one answer. `several`: calls after the first are told."""
 
     def __init__(self, parser: Parser, begins: str, *, several: bool) -> None:
-        self._parser, self._several, self.called = parser, several, False
+        self._parser, self._several, self.called, self.n_thoughts = parser, several, False, 0
         self._first = parser.feed(begins) if begins else []
 
     def feed(self, text: str) -> Sequence[Delta]:
         """What is known after another piece."""
         first, self._first = self._first, []
-        return [*self._told(first), *self._told(self._parser.feed(text))]
+        told = [*self._told(first), *self._told(self._parser.feed(text))]
+        self.n_thoughts += self._parser.thinking
+        return told
 
     def end(self, *, cut: bool = False) -> Sequence[Delta]:
         """What was held back; `cut`: a limit ended the answer."""
@@ -252,7 +263,9 @@ class _Reading:
             if isinstance(each, Call):
                 self.called = True
                 function = {"name": each.name, "arguments": each.arguments}
-                made.append(Delta(tool_calls=({"index": each.index, "id": each.id, "type": "function", "function": function},)))
+                made.append(
+                    Delta(tool_calls=({"index": each.index, "id": each.id, "type": "function", "function": function},))
+                )
             else:
                 made.append(Delta(each.text) if isinstance(each, Content) else Delta(reasoning=each.text))
         return made

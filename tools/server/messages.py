@@ -93,7 +93,12 @@ _SAID = (
     Field("tool_choice", _CHOICE, "auto, any (call one), tool (this one) or none."),
     Field(
         "thinking",
-        {"type": "object", "properties": {"type": {"enum": ["disabled"]}}, "required": ["type"], "additionalProperties": False},
+        {
+            "type": "object",
+            "properties": {"type": {"enum": ["disabled"]}},
+            "required": ["type"],
+            "additionalProperties": False,
+        },
         "disabled: the template is told enable_thinking=false.",
         refused="a model reasons as its chat template tells it to, without a budget",
     ),
@@ -116,9 +121,17 @@ _SAID = (
 )
 FIELDS = (
     *_SAID,
-    Field("max_tokens", {"type": "integer", "minimum": 1, "maximum": 2**31}, "Tokens of the answer, at most.", "max_new_tokens", required=True),
+    Field(
+        "max_tokens",
+        {"type": "integer", "minimum": 1, "maximum": 2**31},
+        "Tokens of the answer, at most.",
+        "max_new_tokens",
+        required=True,
+    ),
     Field("stream", {"type": "boolean"}, "Send the answer in pieces, as server-sent events."),
-    Field("stop_sequences", array({"type": "string", "minLength": 1}, most=16), "End before the first of these.", "stop"),
+    Field(
+        "stop_sequences", array({"type": "string", "minLength": 1}, most=16), "End before the first of these.", "stop"
+    ),
     Field("temperature", {"type": "number", "minimum": 0, "maximum": 100}, "0: the likeliest token.", "temperature"),
     Field("top_p", {"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "Draw from this share.", "top_p"),
     Field("top_k", {"type": "integer", "minimum": 0}, "Draw from the k likeliest tokens; 0 is off.", "top_k"),
@@ -146,16 +159,14 @@ def conversation_of(given: Mapping[str, Any]) -> Conversation:
         messages += _messages(message, i)
     choice = given.get("tool_choice", {"type": "auto"})
     kinds: dict[str, Any] = {"any": "required", "tool": (choice.get("name", ""),)}
-    output = given.get("output_config", {}).get("format")
     return Conversation(
         messages,
         [{**tool, "parameters": tool["input_schema"]} for tool in given.get("tools", ())],
         kinds.get(choice["type"], choice["type"]),
         several=not choice.get("disable_parallel_tool_use", False),
-        schema=None if output is None else output["schema"],
         template={"template_variables": {"enable_thinking": False}} if "thinking" in given else {},
         tool_field="tools[{}].{}",
-        schema_field="output_config.format",
+        names=NAMES,
     )
 
 
@@ -171,7 +182,7 @@ def _messages(message: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
     made, texts, calls, thoughts = list[dict[str, Any]](), list[str](), list[dict[str, Any]](), list[str]()
     for i, block in enumerate(content):
         kind = block["type"]
-        if kind in {"tool_use", "thinking"} and role != "assistant" or (kind == "tool_result" and role != "user"):
+        if role != ("user" if kind == "tool_result" else role if kind == "text" else "assistant"):
             where = f"messages[{number}].content[{i}].type"
             msg = f"{where}: {kind} found in a message of the {role}'s, where it cannot be"
             raise RequestError(msg, param=where, code="invalid_value")
@@ -198,10 +209,14 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     entry = state.served.find(given.get("model"))
     conversation = conversation_of(given)
     parameters = parameters_of(FIELDS, given, entry.model.generation_defaults, state.settings)
-    if conversation.schema is not None:
-        parameters["schema"] = conversation.schema
+    if output := given.get("output_config", {}).get("format"):
+        parameters["schema"] = output["schema"]
     return ask_of(
-        entry, conversation, parameters, stream=given.get("stream", False), more={"stops": given.get("stop_sequences", [])}
+        entry,
+        conversation,
+        parameters,
+        stream=given.get("stream", False),
+        more={"stops": given.get("stop_sequences", [])},
     )
 
 
@@ -250,7 +265,12 @@ async def events(answering: Answering) -> AsyncIterator[Event]:
     """The events of a stream: blocks one after the other."""
     blocks, ids = _Blocks(), list[int]()
     n_prompt = sum(len(prompt.ids) for prompt in answering.ask.prompts)
-    usage = {"input_tokens": n_prompt, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 0}
+    usage = {
+        "input_tokens": n_prompt,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": 0,
+    }
     nothing = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
     yield _event("message_start", message={**_head(answering), **nothing})
     yield _event("ping")
@@ -327,12 +347,21 @@ async def count(given: dict[str, Any], state: State, _: Ticket) -> dict[str, int
 
     def counted() -> int:
         entry = state.served.find(given.get("model"))
-        return len(prompt_of(entry.model, conversation_of(given)))
+        return len(prompt_of(entry, conversation_of(given)))
 
     return {"input_tokens": await state.prepare(counted)}
 
 
 WIRE = Wire(
-    "/v1/messages", "Answer a conversation, in Anthropic's words.", FIELDS, ask, whole, events, error, NAMES, b"", _failed
+    "/v1/messages",
+    "Answer a conversation, in Anthropic's words.",
+    FIELDS,
+    ask,
+    whole,
+    events,
+    error,
+    NAMES,
+    b"",
+    _failed,
 )
 COUNT = Work("/v1/messages/count_tokens", "Count a conversation's tokens.", _SAID, count, error, NAMES)

@@ -14,6 +14,6 @@ from .tagged import QWEN3_CODER
 
 __all__ = [
     "FORMATS", "HERMES", "LLAMA3_JSON", "MISTRAL", "PLAIN", "PYTHONIC", "QWEN3_CODER", "Call", "Content", "Delta",
-    "Format", "Function", "FunctionError", "Held", "Parser", "Reasoning", "forced", "format_named", "format_of", "guarded",
-    "thinks_at_end", "without_calls",
+    "Format", "Function", "FunctionError", "Held", "Parser", "Reasoning", "forced", "format_named", "format_of",
+    "guarded", "thinks_at_end", "without_calls",
 ]  # fmt: skip

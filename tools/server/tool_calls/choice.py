@@ -79,7 +79,7 @@ def forced(form: Format, functions: Sequence[Function], *, several: bool, templa
 def guarded(form: Format, functions: Sequence[Function], *, several: bool) -> Held | None:
     """An answer that may be a text, with calls in it, whose arguments are those that strict functions ask for.
 
-    None: no function is strict. Errors: `FunctionError`, as `forced`, and where a token that no grammar has begins calls.
+    None: no function is strict. Errors: `FunctionError`, as `forced`, and where a special token begins calls.
     """
     if not any(function.strict for function in functions):
         return None

@@ -59,6 +59,7 @@ class Parser:
         self._key, self._n_calls, self._cut, self._deltas = key, 0, False, list[Delta]()
         self._held = ""  # white space, of which it is not known yet whether it is said
         self._said = self._called = False  # something; a call, and nothing since
+        self.thinking = False  # it is in the middle of reasoning
         self._running = self._answer(thinks)
 
     def feed(self, piece: str) -> list[Delta]:
@@ -108,7 +109,9 @@ class Parser:
             if opener:
                 self.reading.at += blanks + len(opener)
         if opener:
+            self.thinking = True
             yield from self._reasoning(dict(self.form.think)[opener])
+            self.thinking = False
             if self.form.tidy:
                 yield from self.reading.skip_blanks()
         yield from self._content()
