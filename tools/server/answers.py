@@ -159,27 +159,30 @@ class Answer:
 class Answering:
     """The answers to an `Ask`, as they come. `usage` is complete when they are."""
 
-    def __init__(self, ask: Ask, metrics: Metrics) -> None:
-        """Nothing is computed yet."""
-        self.ask, self.usage, self._metrics = ask, Usage(), metrics
+    def __init__(self, ask: Ask, metrics: Metrics, began: float) -> None:
+        """Nothing is computed yet. `began`: when the request came (`time.monotonic`)."""
+        self.ask, self.usage, self._metrics, self._began = ask, Usage(), metrics, began
+        self._made: AsyncGenerator[tuple[int, tuple[int, Token]], None] | None = None
         self._copies = ask.n if ask.greedy and ask.n > 1 else 1
         self._readers = [ask.reader(i) for i in range(ask.n_answers)]
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Pieces of all answers, in the order in which they come. Errors: those of `generate`."""
-        ask, began, begun = self.ask, time.monotonic(), False
-        made = merged([self._one(prompt) for prompt in ask.prompts])
-        try:
-            async for i, (number, token) in made:
-                if not begun:
-                    begun = True
-                    self._metrics.began(ask.entry.name, time.monotonic() - began)
-                self._count(token, number)
-                for copy in range(self._copies):
-                    yield self._piece(i * ask.n + number + copy, token)
-        finally:
-            await made.aclose()
-            self._metrics.used(ask.entry.name, self.usage)
+        ask, begun = self.ask, False
+        self._made = merged([self._one(prompt) for prompt in ask.prompts])
+        async for i, (number, token) in self._made:
+            if not begun:
+                begun = True
+                self._metrics.began(ask.entry.name, time.monotonic() - self._began)
+            self._count(token, number)
+            for copy in range(self._copies):
+                yield self._piece(i * ask.n + number + copy, token)
+
+    async def aclose(self) -> None:
+        """Compute nothing more, wherever the reader of the pieces is; and count the tokens."""
+        if self._made is not None:
+            await self._made.aclose()
+        self._metrics.used(self.ask.entry.name, self.usage)
 
     def _one(self, prompt: Prompt) -> AsyncGenerator[tuple[int, Token], None]:
         ask = self.ask

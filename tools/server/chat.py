@@ -129,12 +129,12 @@ FIELDS = (
     *OWN,
 )
 #: What is called otherwise than its parameter.
-NAMES = {"schema": "response_format"}
+NAMES = {"schema": "response_format", "prompt": "messages"}
 
 
 def ask(given: dict[str, Any], state: State) -> Ask:
     """What a request asks of the engine. Errors: `RequestError`, and those of templates and constraints."""
-    entry = state.served.find(given.get("model"))
+    entry = state.served.writer(given.get("model"), given.get("adapter"))
     model = entry.model
     parameters = parameters_of(FIELDS, given, model.generation_defaults, state.settings)
     if "max_completion_tokens" in given:
@@ -146,6 +146,8 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     if "top_logprobs" in given and not given.get("logprobs"):
         msg = "top_logprobs: needs logprobs to be true"
         raise RequestError(msg, param="top_logprobs")
+    if given.get("logprobs"):
+        entry.spelled.read()
     hold_to(parameters, given.get("response_format"))
     choice = given.get("tool_choice", "auto")
     conversation = Conversation(

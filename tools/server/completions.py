@@ -65,12 +65,13 @@ class _Told:
 
 def ask(given: dict[str, Any], state: State) -> Ask:
     """What a request asks of the engine. Errors: `RequestError`, and those of the tokenizer."""
-    entry = state.served.find(given.get("model"))
+    entry = state.served.writer(given.get("model"), given.get("adapter"))
     model, n = entry.model, given.get("n", 1)
     parameters = parameters_of(FIELDS, given, model.generation_defaults, state.settings)
     parameters.setdefault("max_new_tokens", DEFAULT_TOKENS)
     echo, stream = given.get("echo", False), given.get("stream", False)
     if "logprobs" in given:
+        entry.spelled.read()
         parameters |= {"logprobs": True, "top_logprobs": given["logprobs"], "echo": echo}
         if echo and stream and n > 1:
             msg = "echo: with logprobs and n above 1 it is not streamed; leave one of them out"

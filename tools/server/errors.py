@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "RequestError", "openai_error", "problem_of"]
 
 #: How a message about an argument begins: its name, as it was typed.
-_NAMED = re.compile(r"(\w+)\s?[=:]")
+_NAMED = re.compile(r"(\w+)(\[[^]]*])?\s?[=:]")
 
 
 class RequestError(MiaotuiError):
@@ -54,7 +54,7 @@ SERVERS = 500
 
 
 def problem_of(error: BaseException, names: Mapping[str, str] | None = None) -> Problem:
-    """What to tell the client. `names`: what the request calls parameters of `generate` that have other names there."""
+    """What to tell the client. `names`: parameters of `generate` -> what the request calls them."""
     if isinstance(error, RequestError):
         kind = _KINDS.get(error.status, "server_error" if error.status >= SERVERS else "invalid_request_error")
         headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
@@ -74,9 +74,9 @@ def problem_of(error: BaseException, names: Mapping[str, str] | None = None) -> 
 def _renamed(message: str, names: Mapping[str, str]) -> tuple[str, str | None]:
     """The message, and the parameter that it begins with, by the name that the request has for it."""
     match = _NAMED.match(message)
-    if match is None:
+    name = None if match is None else names.get(match[1])
+    if match is None or name is None:
         return message, None
-    name = names.get(match[1], match[1])
     return name + message[match.end(1) :], name
 
 

@@ -52,8 +52,8 @@ def array(items: Schema, *, least: int = 0, most: int | None = None) -> Schema:
 
 
 def names_of(fields: Iterable[Field]) -> dict[str, str]:
-    """What a request calls each parameter of `generate`."""
-    return {field.to: field.name for field in fields if field.to is not None}
+    """Parameters of `generate`, and fields, with what a request calls them."""
+    return {field.to or field.name: field.name for field in fields}
 
 
 def optional_of(fields: Iterable[Field], given: Mapping[str, Any]) -> dict[str, Any]:

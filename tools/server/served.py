@@ -29,6 +29,10 @@ class Spelled:
     def _bytes(self) -> TokenBytes:
         return token_bytes(self._model.tokenizer, self._model.config.n_vocab)
 
+    def read(self) -> None:
+        """Find all, which may take a while for a large vocabulary."""
+        self._bytes  # noqa: B018 - what is kept at first use
+
     def token(self, token_id: int) -> tuple[str, bytes]:
         """A token's text and bytes, as log-probabilities tell them; one that is no whole character is "bytes:..."."""
         data = self._bytes.after[token_id]
@@ -89,6 +93,19 @@ class Served:
         if entry is None:
             msg = f"model: there is no {name[:200]!r} here; expected one of {', '.join(self._entries)}"
             raise RequestError(msg, param="model", status=404, code="model_not_found")
+        return entry
+
+    def writer(self, name: str | None, adapter: str | None = None) -> Entry:
+        """As `find`, of a model that writes text, and has this adapter. Errors: `RequestError`."""
+        entry = self.find(name)
+        config = entry.model.config
+        if not config.writes or not config.lm_head:
+            msg = f"model: {entry.name} is {config.kind} that writes no text; ask it for embeddings"
+            raise RequestError(msg, param="model", code="model_writes_no_text")
+        if adapter is not None and adapter not in (there := entry.model.adapters):
+            what = f"expected one of {', '.join(there)}" if there else "the model has none"
+            msg = f"adapter: there is no {adapter[:200]!r} here; {what}"
+            raise RequestError(msg, param="adapter", code="invalid_value")
         return entry
 
     def close(self) -> None:

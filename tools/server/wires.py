@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from .answers import Answering
 from .errors import RequestError, openai_error, problem_of
-from .events import DONE, as_bytes, to_json
+from .events import DONE, Event, as_bytes, to_json
 from .fields import names_of, parse_json, read_fields
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .admission import Ticket
     from .answers import Answer, Ask
     from .errors import Problem
-    from .events import Event
     from .fields import Field
     from .state import State
 
@@ -42,6 +41,8 @@ _LOG = logging.getLogger("miaotui.server")
 _LONG = 1 << 16
 #: What is logged for a client that went away; nginx's number.
 GONE = 499
+#: Seconds in which a client takes an error.
+LAST_WORDS = 5.0
 
 
 class GoneError(Exception):
@@ -99,7 +100,7 @@ class _Endpoint:
         try:
             async with self._state.admission.enter() as ticket:
                 body = await _read_body(Request(scope, receive), self._state)
-                await _unless_gone(receive, self._answer(body, ticket, sent, scope))
+                await _unless_gone(receive, self._answer(body, ticket, sent, scope, began))
         except GoneError:
             sent.status = scope.setdefault("state", {})["status"] = GONE
         except Exception as e:  # noqa: BLE001 - whatever it is, its client is told
@@ -107,10 +108,10 @@ class _Endpoint:
         finally:
             self._state.metrics.ended(self.wire.path, sent.status, time.monotonic() - began)
 
-    async def _answer(self, body: bytes, ticket: Ticket, sent: _Sent, scope: Scope) -> None:
+    async def _answer(self, body: bytes, ticket: Ticket, sent: _Sent, scope: Scope, began: float) -> None:
         state, wire = self._state, self.wire
-        parse = partial(parse_json, body)
-        given = read_fields(wire.fields, parse() if len(body) < _LONG else await state.prepare(parse))
+        read = partial(_given, wire, body)
+        given = read() if len(body) < _LONG else await state.prepare(read)
         if isinstance(wire, Work):
             await sent.json(200, await wire.work(given, state, ticket))
             return
@@ -119,29 +120,34 @@ class _Endpoint:
             msg = f"n: {ask.n_answers} answers were asked for, expected at most {state.settings.max_answers}"
             raise RequestError(msg, param="n")
         ticket.hold(ask.n_tokens)
-        answering = Answering(ask, state.metrics)
+        answering = Answering(ask, state.metrics, began)
         scope.setdefault("state", {})["usage"] = (ask.entry.name, answering.usage)
-        if not ask.stream:
-            answers = await answering.whole()
-            await sent.json(200, wire.whole(answering, answers))
-            return
-        async for event in wire.events(answering):
-            await sent.event(as_bytes(event))
+        try:
+            if not ask.stream:
+                answers = await answering.whole()
+                await sent.json(200, wire.whole(answering, answers))
+                return
+            async for event in wire.events(answering):
+                await sent.event(as_bytes(event))
+        finally:
+            await answering.aclose()
         await sent.end(wire.done)
 
     async def _tell(self, error: Exception, sent: _Sent) -> None:
         problem = problem_of(error, self._names)
         if problem.code == "internal":
             _LOG.error("%s: %s", self.wire.path, error, exc_info=error)
-        with suppress(OSError):
-            if not sent.began:
-                await sent.json(problem.status, self.wire.error(problem), problem.headers)
-            elif isinstance(self.wire, Wire):
-                failed = self.wire.failed
-                data = to_json(self.wire.error(problem)) if failed is None else None
-                event = b"data: " + data + b"\n\n" if data is not None else as_bytes(failed(problem))  # type: ignore[misc]
-                await sent.event(event)
-                await sent.end(self.wire.done)
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):  # a slow reader may not take it
+                await self._send_problem(problem, sent)
+
+    async def _send_problem(self, problem: Problem, sent: _Sent) -> None:
+        body = self.wire.error(problem)
+        if not sent.began:
+            await sent.json(problem.status, body, problem.headers)
+        elif isinstance(self.wire, Wire):
+            await sent.event(as_bytes(Event(body) if self.wire.failed is None else self.wire.failed(problem)))
+            await sent.end(self.wire.done)
 
 
 class _Sent:
@@ -169,6 +175,10 @@ class _Sent:
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.began, self.status = True, status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def _given(wire: Wire | Work, body: bytes) -> dict[str, Any]:
+    return read_fields(wire.fields, parse_json(body))
 
 
 async def _read_body(request: Request, state: State) -> bytes:
