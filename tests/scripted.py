@@ -20,7 +20,8 @@ __all__ = ["TEMPLATES", "Scripted", "load_with"]
 _TOOLS = "{% if tools %}TOOLS {{ tools | tojson }}\n{% endif %}"
 _MESSAGES = (
     "{% for m in messages %}[{{ m.role }}]{{ m.reasoning_content }} {{ m.content }}"
-    "{% for c in m.tool_calls %}CALL {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}\n{% endfor %}"
+    "{% for c in m.tool_calls %}CALL {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}"
+    "{{ '\\n' }}{% endfor %}"
 )
 #: Templates that show a format of calls, by its name.
 TEMPLATES = {
@@ -30,7 +31,9 @@ TEMPLATES = {
         "llama3_json": "<|python_tag|>", "pythonic": "<|python_start|>", "none": "",
     }.items()
 }  # fmt: skip
-TEMPLATES["thinking"] = TEMPLATES["hermes"] + "{% if add_generation_prompt and enable_thinking != false %}<think>\n{% endif %}"
+TEMPLATES["thinking"] = (
+    TEMPLATES["hermes"] + "{% if add_generation_prompt and enable_thinking != false %}<think>\n{% endif %}"
+)
 TEMPLATES["no tools"] = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
 
@@ -52,10 +55,10 @@ class Scripted:
         self.model, self.says = model, says
         self.asked: list[tuple[list[int], dict[str, Any]]] = []
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the model's
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    async def achoices(self, prompt: list[int], **parameters: Any) -> AsyncIterator[tuple[int, Token]]:  # noqa: ANN401 - `GenerateKwargs`
+    async def achoices(self, prompt: list[int], **parameters: Any) -> AsyncIterator[tuple[int, Token]]:
         """As the model's."""
         self.asked.append((prompt, parameters))
         if self.says is not None:

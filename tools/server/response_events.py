@@ -26,13 +26,12 @@ class Items:
         """Nothing was said yet."""
         self.done: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
-        self._text, self._reasoned = "", 0
+        self._text = ""
 
-    def add(self, reasoning: str, content: str, calls: Sequence[Mapping[str, Any]], n_ids: int) -> list[dict[str, Any]]:
-        """What was said, of `n_ids` tokens."""
+    def add(self, reasoning: str, content: str, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What was said."""
         made: list[dict[str, Any]] = []
         if reasoning:
-            self._reasoned += n_ids if not content and not calls else 0
             made += self._said("reasoning", reasoning, "response.reasoning_text.delta")
         if content:
             made += self._said("message", content, "response.output_text.delta")

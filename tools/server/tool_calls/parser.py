@@ -169,8 +169,9 @@ class Parser:
         content_from = yield from self.form.read(self)
         if self._n_calls > before:
             start = reading.at if content_from is None else content_from
-        unfinished = self._cut and reading.ended and reading.at >= len(reading.text)
-        if reading.at > start and not unfinished:
+        if self._cut and reading.ended and reading.at >= len(reading.text):
+            self._held, self._called = "", True
+        elif reading.at > start:
             self._speak(reading.text[start : reading.at])
 
     def _speak(self, text: str) -> None:
