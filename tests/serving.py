@@ -29,6 +29,7 @@ class Reply:
     body: bytes = b""
     parts: list[bytes] = field(default_factory=list)
     ended: bool = False
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def json(self) -> Any:
@@ -93,6 +94,7 @@ class Client:
                 return
             reply.parts.append(message.get("body", b""))
             reply.body += reply.parts[-1]
+            reply.begun.set()
             reply.ended = not message.get("more_body", False)
             if hold is not None:
                 await hold.wait()
@@ -102,11 +104,13 @@ class Client:
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Reply:
         """In a loop of its own."""
-        return asked(self.ask("GET", path, None, headers))
+        reply: Reply = asked(self.ask("GET", path, None, headers))
+        return reply
 
     def post(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> Reply:
         """In a loop of its own."""
-        return asked(self.ask("POST", path, body, headers))
+        reply: Reply = asked(self.ask("POST", path, body, headers))
+        return reply
 
 
 def asked(work: Coroutine[Any, Any, Any]) -> Any:

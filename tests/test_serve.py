@@ -14,8 +14,8 @@ pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("jinja2")
 
-from adapters_apart import write_adapter  # noqa: E402 - after what is skipped without the extra
-from serving import Client, Reply, asked  # noqa: E402 - as above
+from adapters_apart import write_adapter
+from serving import Client, Reply, asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,7 +161,7 @@ def test_logprobs_of_a_chat(client: Client, models: dict[str, miaotui.Model]) ->
 
 
 @pytest.mark.parametrize("strict", [None, True])
-def test_json_of_a_schema(client: Client, strict: bool | None) -> None:
+def test_json_of_a_schema(client: Client, strict) -> None:
     schema = {
         "type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False,
     }  # fmt: skip
@@ -305,3 +305,19 @@ def test_many_at_once_get_their_own(client: Client, models: dict[str, miaotui.Mo
         streamed = reply.headers["content-type"].startswith("text/event-stream")
         text = "".join(e["choices"][0]["text"] for e in reply.events) if streamed else reply.json["choices"][0]["text"]
         assert text == wanted[start]
+
+
+def test_the_openapi_document_has_every_field(client: Client) -> None:
+    from jsonschema import Draft202012Validator
+    from miaotui.tools.server.app import WIRES
+
+    told = client.get("/openapi.json").json
+    for wire in WIRES:
+        schema = told["paths"][wire.path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        Draft202012Validator.check_schema(schema)
+        assert list(schema["properties"]) == [field.name for field in wire.fields]
+    schema = told["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator(schema)
+    assert validator.is_valid({"messages": MESSAGES, "temperature": None})
+    assert not validator.is_valid({"messages": MESSAGES, "temperature": -1})
+    assert not validator.is_valid({"temperature": 1})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -240,3 +242,12 @@ def test_a_prompt_that_ends_in_reasoning() -> None:
     assert said(parse(HERMES, 'so\n</think>\n\nyes<tool_call>{"name": "f"}', thinks="<think>")) == [
         "so", "yes", ("f", "{}"),
     ]  # fmt: skip
+
+
+def test_the_python_of_the_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "tools.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    [printed] = re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(compile(code, "docs/tools.md", "exec"), {})  # noqa: S102 - it is our own page
+    assert capsys.readouterr().out == printed
+    assert re.findall(r"^\| `(\w+)`", text, re.MULTILINE) == [form.name for form in FORMATS.values()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import sys
 from contextlib import ExitStack
@@ -117,7 +116,9 @@ def _model(text: str) -> tuple[str, str]:
 
 def _own_name(path: str) -> str:
     """A directory's name; a hub name as it is."""
-    return Path(path).resolve().name if Path(path).exists() else path
+    if _NAME.fullmatch(path) and not Path(path).exists():
+        return path
+    return re.sub(r"[^\w.:-]", "-", Path(path).resolve().name) or "model"
 
 
 def _adapter(text: str) -> tuple[str, str, str]:
@@ -141,6 +142,7 @@ def _checked(name: str) -> str:
 def main(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; 0."""
     try:
+        from ..server.access_log import log_to  # noqa: PLC0415 - an extra
         from ..server.app import make_app  # noqa: PLC0415 - an extra
         from ..server.running import Server, listening, served_at  # noqa: PLC0415 - an extra
         from ..server.security import read_keys  # noqa: PLC0415 - an extra
@@ -153,8 +155,7 @@ def main(args: argparse.Namespace) -> int:
         made = opened.enter_context(listening(args.host, args.port))
         served = _served(args, opened)
         app, state = make_app(served, settings, keys)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        log_to(sys.stderr)
         url = served_at(made)
         print(f"{', '.join(entry.name for entry in served)}: {url}/v1", flush=True)
         Server(app, state).run_on(made)

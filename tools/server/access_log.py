@@ -9,13 +9,39 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["LOG", "AccessLog"]
+__all__ = ["LOG", "AccessLog", "log_to"]
 
 LOG = logging.getLogger("miaotui.access")
 #: Bytes of a body that are logged, where they are.
 MOST = 1 << 16
+
+
+class _Lines(logging.Formatter):
+    """A line of JSON for every record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name == LOG.name:
+            return record.getMessage()
+        line = {"time": _now(), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_to(stream: TextIO) -> None:
+    """Write requests, and what goes wrong, to a stream."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    LOG.setLevel(logging.INFO)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 @dataclass(frozen=True)
@@ -55,7 +81,7 @@ class AccessLog:
             state: dict[str, Any] = scope.get("state", {})
             client = scope.get("client")
             line = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "time": _now(),
                 "id": state.get("request_id"),
                 "client": None if client is None else client[0],
                 "method": scope["method"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from .errors import RequestError
@@ -111,11 +111,10 @@ class Admission:
 
     async def empty(self, seconds: float) -> bool:
         """Wait until all are answered, at most for so long; whether they are."""
-        try:
-            await asyncio.wait_for(self._empty.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        return self._empty.is_set()
 
     def cut(self, why: str) -> None:
         """End all that are in, with an error that says why."""

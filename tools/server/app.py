@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import chat, completions, health, messages, models, responses
+from . import chat, completions, health, messages, models, openapi, responses
 from .access_log import AccessLog
 from .errors import Problem, openai_error
 from .events import to_json
@@ -44,7 +44,12 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
         yield
         state.close()
 
-    routes: list[Route] = [*(route_of(wire, state) for wire in WIRES), *models.routes(state), *health.routes(state)]
+    routes: list[Route] = [
+        *(route_of(wire, state) for wire in WIRES),
+        *models.routes(state),
+        *health.routes(state),
+        *openapi.routes(WIRES),
+    ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)
     return AccessLog(Guard(inside, settings.hosts, keys, health.OPEN), texts=settings.log_texts), state
 

@@ -256,7 +256,7 @@ class _Reading:
         return self._told(self._parser.end(cut=cut))
 
     def _told(self, read: Sequence[Read]) -> list[Delta]:
-        made = []
+        made: list[Delta] = []
         for each in read:
             if self.called and not self._several:
                 return made

@@ -271,7 +271,7 @@ async def events(answering: Answering) -> AsyncIterator[Event]:
         "cache_read_input_tokens": 0,
         "output_tokens": 0,
     }
-    nothing = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    nothing: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
     yield _event("message_start", message={**_head(answering), **nothing})
     yield _event("ping")
     last: Piece | None = None
