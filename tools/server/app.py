@@ -9,7 +9,20 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import chat, completions, decisions, embeddings, health, models, openapi, rerank, systemone, tokens
+from . import (
+    chat,
+    completions,
+    decisions,
+    embeddings,
+    health,
+    messages,
+    models,
+    openapi,
+    rerank,
+    responses,
+    systemone,
+    tokens,
+)
 from .access_log import AccessLog
 from .errors import Problem, openai_error
 from .events import to_json
@@ -32,8 +45,8 @@ __all__ = ["WIRES", "make_app"]
 
 #: Endpoints that take a JSON body.
 WIRES: tuple[Wire | Work, ...] = (
-    chat.WIRE, completions.WIRE, embeddings.WIRE, rerank.WIRE, rerank.ALIAS, systemone.WIRE, decisions.WIRE,
-    tokens.TOKENIZE, tokens.DETOKENIZE,
+    chat.WIRE, completions.WIRE, messages.WIRE, messages.COUNT, responses.WIRE, embeddings.WIRE, rerank.WIRE,
+    rerank.ALIAS, systemone.WIRE, decisions.WIRE, tokens.TOKENIZE, tokens.DETOKENIZE,
 )  # fmt: skip
 
 
