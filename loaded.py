@@ -18,6 +18,7 @@ from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from .loader.prune.receipt import Receipt
     from .loader.text.tokenizer import Tokenizer
@@ -78,6 +79,11 @@ class Loaded:
     def tokenizer(self) -> Tokenizer:
         """The directory's tokenizer, read at first use; its ids are the rows of a cut vocabulary. `TokenizerError`."""
         return self._tokenizing.tokenizer
+
+    @property
+    def directory(self) -> Path:
+        """Where its files are."""
+        return self._opened.directory
 
     @property
     def config_json(self) -> Mapping[str, Any]:

@@ -315,6 +315,7 @@ class Model(Scores):
         number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
         `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and
         regular expressions that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md).
+        `show_tokens`: special tokens that the text shows, as a reader of a model's calls of tools needs them.
         `adapter`: which one of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an
         encoder-decoder is what its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """

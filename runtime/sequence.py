@@ -131,7 +131,7 @@ class Text:
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
         named = {name: value for name in TOKENS if isinstance(value := parameters.get(name), str)}
-        parameters = self._with_breakers(parameters)
+        parameters = self._with_shown(self._with_breakers(parameters))
         if not named:
             return parameters
         codec, ids = self.codec(), {}
@@ -141,6 +141,20 @@ class Text:
                 msg = f"{name}={shown(token)}: {_no_token(codec, token)}"
                 raise InputError(msg)
         return cast("GenerateKwargs", {**parameters, **ids})
+
+    def _with_shown(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """Ids for the tokens that the text shows."""
+        given: Any = parameters.get("show_tokens")
+        if given is None or isinstance(given, str) or not is_iterable(given):
+            return parameters  # a text is refused
+        codec, ids = self.codec(), list[Any]()
+        for i, token in enumerate(given):
+            found = codec.token_to_id(token) if codec is not None and isinstance(token, str) else token
+            if found is None or isinstance(found, str):
+                msg = f"show_tokens[{i}]={shown(token)}: {_no_token(codec, token)}"
+                raise InputError(msg)
+            ids.append(found)
+        return {**parameters, "show_tokens": ids}
 
     def _with_breakers(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """Ids for the texts at which DRY's matches end: the last id of each after a letter, as p-e-w has it."""
@@ -218,10 +232,14 @@ def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
     return made
 
 
-def _spelling(codec: Codec, *, tidy: bool = True) -> Spelling:
-    """`tidy`: the text is cleaned up where the tokenizer asks for it."""
+def _spelling(codec: Codec, shows: Ids[int] = (), *, tidy: bool = True) -> Spelling:
+    """`shows`: special tokens that are a part of the text; `tidy`: it is cleaned up where the tokenizer asks for it."""
     full = partial(codec.spelled, skip_special_tokens=False)
-    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered if tidy else None)
+    decode: Callable[[Ids[int]], str] = codec.spelled
+    if shows:
+        hidden = frozenset(codec.special_ids) - set(shows)
+        decode = lambda ids: full([i for i in ids if i not in hidden])  # noqa: E731 - as `full`
+    return Spelling(decode, full, codec.unsettled_ids, codec.filtered if tidy else None)
 
 
 class Sequence:
@@ -546,7 +564,7 @@ class Sequence:
         if source is not None and params.penalties.source_penalty != 1:
             params = replace(params, source=tuple(source.ids))
         read = 0 if source is None or source.table.cached else len(source.ids)
-        spelling = None if codec is None else _spelling(codec, tidy=constraint is None)
+        spelling = None if codec is None else _spelling(codec, params.shows, tidy=constraint is None)
         return Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})

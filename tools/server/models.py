@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -24,7 +25,8 @@ def routes(state: State) -> list[Route]:
 
     async def listed(_: Request) -> Response:
         data = [_told(entry) for entry in state.served]
-        return Response(to_json({"object": "list", "data": data}), media_type="application/json")
+        told = {"object": "list", "data": data, "models": [_described(entry) for entry in state.served]}
+        return Response(to_json(told), media_type="application/json")
 
     async def one(request: Request) -> Response:
         try:
@@ -35,6 +37,14 @@ def routes(state: State) -> list[Route]:
         return Response(to_json(_told(entry)), media_type="application/json")
 
     return [Route("/v1/models", listed), Route("/v1/models/{name:path}", one)]
+
+
+def _described(entry: Entry) -> dict[str, str]:
+    """As clients of System One's API read it."""
+    what = f"{entry.model.config.family} ({entry.model.config.kind})"
+    about = what if entry.parent is None else f"an adapter of {entry.parent}, {what}"
+    day = datetime.fromtimestamp(entry.created, UTC).date().isoformat()
+    return {"name": entry.name, "description": about, "release_date": day}
 
 
 def _told(entry: Entry) -> dict[str, Any]:
