@@ -131,6 +131,11 @@ class Loaded:
         return self._session
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed, and answers nothing more."""
+        return self._closed
+
+    @property
     def threads(self) -> int:
         """Threads that a step uses."""
         return self._session.threads

@@ -21,7 +21,7 @@ from .runtime.blocks import Block
 from .runtime.constraints import CONSTRAINTS
 from .runtime.exits import Exits
 from .runtime.floats import usual_floats
-from .runtime.generate import Generation, Token, check_ids
+from .runtime.generate import Generation, Token, check_ids, retold
 from .runtime.lora import number_of, with_adapters
 from .runtime.memory import memory_named, refused
 from .runtime.parameters import (
@@ -424,6 +424,34 @@ class Model(Scores):
             one.check_streams()
             async for token in tokens(engine, one):
                 yield token
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def achoices(
+        self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]
+    ) -> AsyncGenerator[tuple[int, Token], None]:
+        """As `atokens`, of each of `n` drawn answers, which share passes: the answer's number, and its next token.
+
+        With `echo` the prompt's log-probabilities come with the first answer's alone. Beams are known at their end.
+        """
+        from .runtime.asynchronous import each_token, in_thread  # noqa: PLC0415 - imports asyncio
+
+        engine = self._session.engine
+        if engine is None:
+            made = await in_thread(partial(self.generate, prompt, **parameters))
+            for number, answer in enumerate((made, *made.alternatives)):
+                for token in retold(answer):
+                    yield number, token
+            return
+        with memory_named("achoices"), Exits() as opened:
+            [one] = await in_thread(partial(self._asked, [prompt], parameters, "achoices", opened))
+            if one.params.beams.n > 1:
+                one.check_streams()
+            numbered_tokens = each_token(engine, one, opened)
+            try:
+                async for numbered_token in numbered_tokens:
+                    yield numbered_token
+            finally:
+                await numbered_tokens.aclose()
 
     @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("chat")

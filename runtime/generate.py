@@ -58,6 +58,7 @@ __all__ = [
     "collect",
     "most_ids",
     "params_from",
+    "retold",
     "steps",
     "tokens",
 ]
@@ -540,6 +541,21 @@ def collect(made: Iterable[Token]) -> Generation:
             return Generation(text, ids, reason, timings, token.seed, logprobs=logprobs, filtered=token.filtered)
     msg = "the stream has no last step: it was closed or read from before"
     raise InputError(msg)
+
+
+def retold(made: Generation) -> list[Token]:
+    """A finished answer as tokens; its whole text comes with the last."""
+    told = made.logprobs or []
+    n_echo = max(0, len(told) - len(made.ids))
+    tokens = [
+        Token(i, "", logprobs=tuple(told[0 if k == 0 else n_echo + k : n_echo + k + 1])) for k, i in enumerate(made.ids)
+    ]
+    last = tokens.pop() if tokens else Token(None, "", logprobs=tuple(told))
+    end = replace(
+        last, text=made.text, finish_reason=made.finish_reason, timings=made.timings, seed=made.seed,
+        filtered=made.filtered,
+    )  # fmt: skip
+    return [*tokens, end]
 
 
 def answer(  # noqa: PLR0913, PLR0917 - what a `Generation` has

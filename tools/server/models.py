@@ -1,0 +1,45 @@
+"""GET /v1/models, and /v1/models/NAME."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .errors import RequestError, openai_error, problem_of
+from .events import to_json
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from .served import Entry
+    from .state import State
+
+__all__ = ["routes"]
+
+
+def routes(state: State) -> list[Route]:
+    """The routes."""
+
+    async def listed(_: Request) -> Response:
+        data = [_told(entry) for entry in state.served]
+        return Response(to_json({"object": "list", "data": data}), media_type="application/json")
+
+    async def one(request: Request) -> Response:
+        try:
+            entry = state.served.find(request.path_params["name"])
+        except RequestError as e:
+            problem = problem_of(e)
+            return Response(to_json(openai_error(problem)), problem.status, media_type="application/json")
+        return Response(to_json(_told(entry)), media_type="application/json")
+
+    return [Route("/v1/models", listed), Route("/v1/models/{name:path}", one)]
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    told = {
+        "id": entry.name, "object": "model", "created": entry.created, "owned_by": "miaotui",
+        "max_model_len": entry.model.n_context,
+    }  # fmt: skip
+    return told | ({} if entry.parent is None else {"parent": entry.parent})
