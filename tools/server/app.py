@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import chat, completions, health, models
+from . import chat, completions, health, models, page
 from .access_log import AccessLog
 from .errors import Problem, openai_error
 from .events import to_json
@@ -44,9 +44,9 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
         yield
         state.close()
 
-    routes: list[Route] = [*(route_of(wire, state) for wire in WIRES), *models.routes(state), *health.routes(state)]
+    routes: list[Route] = [*(route_of(wire, state) for wire in WIRES), *models.routes(state), *health.routes(state), *page.routes()]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)
-    return AccessLog(Guard(inside, settings.hosts, keys, health.OPEN), texts=settings.log_texts), state
+    return AccessLog(Guard(inside, settings.hosts, keys, (*health.OPEN, *page.OPEN)), texts=settings.log_texts), state
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

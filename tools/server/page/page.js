@@ -172,7 +172,13 @@ function textOf(message) {
   }
   text.setAttribute("role", "group");
   text.setAttribute("aria-label", "Tokens; the arrow keys go from one to the next");
-  message.tokens.forEach((token, i) => text.append(tokenSpan(token, i)));
+  let shown = ""; // what the text has of them: the token that ends an answer is none of its text
+  message.tokens.forEach((token, i) => {
+    const span = tokenSpan(token, i);
+    if (i === message.tokens.length - 1 && !message.content.startsWith(shown + token.token)) span.classList.add("end");
+    shown += token.token;
+    text.append(span);
+  });
   text.addEventListener("click", (event) => choose(text, event.target.closest(".token"), message));
   text.addEventListener("focusin", (event) => choose(text, event.target.closest(".token"), message));
   text.addEventListener("keydown", (event) => {
@@ -439,6 +445,7 @@ $("log").addEventListener("click", () => openSettings(false));
 $("model").addEventListener("change", modelChanged);
 for (const radio of document.querySelectorAll("input[name=kind]")) radio.addEventListener("change", kindChanged);
 $("settings").addEventListener("change", keepSettings);
+$("options").addEventListener("submit", (event) => event.preventDefault());
 $("probabilities").addEventListener("change", () => state.running || draw());
 $("key").addEventListener("change", () => loadModels().then(() => complain(""), (error) => complain(error.message)));
 document.addEventListener("keydown", (event) => {
