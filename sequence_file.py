@@ -149,8 +149,9 @@ class SequenceFiles:
         """A digest of one adapter: of its factors, and of a sample of its numbers as the model's weights have it."""
         sample = hashlib.blake2b(digest_size=16)
         for part in parts_of(self._weights, self._program.adapters.index(name) + 1):
-            product = part.up.name.rpartition(".adapter")[0]  # after which the adapter's number comes
-            sample.update(f"{product} {part.scale!r} {part.down.shape} {part.up.shape};".encode())
+            product = part.down.name.rpartition(".adapter")[0]  # after which the adapter's number comes
+            up = "rows" if part.up is None else part.up.shape
+            sample.update(f"{product} {part.scale!r} {part.down.shape} {up};".encode())
             for weight in weights_in(part):
                 for some in _sampled(weight):
                     sample.update(some.data)
