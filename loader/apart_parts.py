@@ -11,7 +11,7 @@ from ..errors import InputError, shown
 from .adapted import tied_names
 from .merge import Whole, cut_alike, row_norms
 from .places import Target, places_of
-from .roles import MATRICES, expert_of, role_of
+from .roles import MATRICES, ROLES, expert_of, role_of
 from .source import narrowed, read, stored
 from .underflow import widened
 
@@ -28,14 +28,23 @@ if TYPE_CHECKING:
     from .open import Opened
     from .source import Source
 
-__all__ = ["Part", "Product", "part_of", "products_of", "replaced_by"]
+__all__ = ["Part", "Product", "Room", "part_of", "products_of", "replaced_by"]
 
 #: Numbers of a matrix that are read at a time, where its rows are measured, or compared.
 PIECE = 2**20
 #: Roles of which a text may have a whole matrix.
 WHOLE = ("embed", "head", "head_dense", "classifier")
+#: Of DeBERTa, what rows of a table of distances are multiplied with.
+MEETS_DISTANCES = ("q", "k", "pos_q", "pos_k")
 #: Roles of products.
 PRODUCTS = tuple(role for role in MATRICES if role not in ("embed", "convolution"))
+
+
+class Room(NamedTuple):
+    """Of a product, what an adapter may have that comes later: a rank of at most this; a bias."""
+
+    rank: int
+    biased: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +52,13 @@ class Part:
     """What one adapter has of one product, or of the embedding: A and B, or whole rows, or neither; and a bias.
 
     `bias`, `whole`: the source of the product's own bias or matrix, with what the adapter has in its place. `rows`:
-    where `tokens` stand among the rows that are kept, ascending, and which of `tokens` each is.
+    where `tokens` stand among the rows that are kept, ascending, and which of `tokens` each is. `room`: nothing yet.
     """
 
     low: LowRank | None = None
     bias: Source | None = None
     whole: Source | None = None
+    room: Room | None = None
     tokens: TokenRows | None = None
     rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
@@ -58,8 +68,10 @@ class Part:
             found = n if self.rows is None else len(self.rows[0])
             out: dict[str, tuple[int, ...]] = {"down": (found, k), "ids": (found,)}
         else:
-            rank = 0 if self.low is None else self.low.rank
+            rank = self.room.rank if self.room is not None else 0 if self.low is None else self.low.rank
             out = {"down": (rank, k), "up": (n, rank)}
+        if self.room is not None:
+            return out | {"ratio": (n,)} | ({"bias": (n,)} if self.room.biased else {})
         out |= {"ratio": (n,)} if self.low is not None and self.low.magnitudes is not None else {}
         return out | ({} if self.bias is None else {"bias": (n,)})
 
@@ -113,6 +125,15 @@ class Product(NamedTuple):
     of: ModelTensors
     plan: LoadPlan
 
+    def room(self, rank: int) -> Room | None:
+        """For adapters that come later; None: of what is no matrix of a layer, or meets a table of distances too."""
+        role = role_of(self.target.role)
+        if role not in PRODUCTS or not ROLES[role].sublayer or expert_of(self.target.role) is not None:
+            return None
+        if role in MEETS_DISTANCES and self.plan.config.stack.relative is not None:
+            return None
+        return Room(rank, self.bias is not None)
+
 
 def products_of(opened: Opened, plan: LoadPlan) -> Iterator[Product]:
     """Every one that is left."""
@@ -159,10 +180,11 @@ def part_of(adapter: Adapter, replaced: frozenset[str], product: Product, opened
         here = np.minimum(here, len(source.row_indices) - 1)
         stays = source.row_indices[here] == ids[order]
         rows = here[stays], order[stays]
-    return Part(None if low is None else cut_alike(low, of, plan.cut, target), changed, whole, tokens, rows)
+    kept = None if low is None else cut_alike(low, of, plan.cut, target)
+    return Part(kept, changed, whole, tokens=tokens, rows=rows)
 
 
-def replaced_by(name: str, adapter: Adapter, opened: Opened) -> frozenset[str]:
+def replaced_by(call: str, name: str, adapter: Adapter, opened: Opened) -> frozenset[str]:
     """What an adapter has whole in place of the model's, by name. InputError for what cannot be kept apart.
 
     PEFT writes the model's own head and embedding, too, where A and B are for one of them (`save_embedding_layers`).
@@ -188,7 +210,7 @@ def replaced_by(name: str, adapter: Adapter, opened: Opened) -> frozenset[str]:
     )  # fmt: skip
     why = next((words for held, words in what if held), None)
     if why is not None:
-        msg = f"adapters: {shown(name)}, {adapter.directory}: has {why}, which cannot be kept apart from the model; "
+        msg = f"{call}: {shown(name)}, {adapter.directory}: has {why}, which cannot be kept apart from the model; "
         msg += f"load(adapter={shown(str(adapter.directory))}) merges it"
         raise InputError(msg)
     return other

@@ -405,7 +405,8 @@ class Adapter:
     `down` f32 [rank, in], `up` f32 [out, rank]; `ratio` f32 [out], of DoRA (Liu et al. 2024, arXiv:2402.09353): each
     row's magnitude over the norm of what the adapter makes of it. `bias` f32 [out]: in place of the product's own.
     Without `up`, `ids` f32 [rank], ascending: rows of `down` stand in place of these rows of the matrix. Of an
-    embedding `up` is [n_vocab, rank] and `down` [rank, d]: a token's row becomes w[id] + scale * up[id] down.
+    embedding `up` is [n_vocab, rank] and `down` [rank, d]: a token's row becomes w[id] + scale * up[id] down. One that
+    is `free` is a place for another, of this rank at most, that may come later.
     """
 
     down: Weight
@@ -414,6 +415,7 @@ class Adapter:
     ratio: Weight | None = None
     bias: Weight | None = None
     ids: Weight | None = None
+    free: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -486,7 +488,7 @@ class Weights:
     head: Linear | None = None  # [n_vocab, d_model], or of an encoder's head [n_out, width]
     head_dense: Linear | None = None  # the product before it; of a decoder, to the width of the embedding
     head_norm: Norm | None = None  # of that product's result
-    adapters: tuple[str, ...] = ()  # names, in the order of their numbers
+    adapters: tuple[str, ...] = ()  # names, in the order of their numbers; "": a place for one
 
     @property
     def encoding(self) -> Weights:

@@ -377,14 +377,21 @@ def test_the_page_s_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text(encoding="utf-8")
-    section = page[page.index("## Several at once") :]
-    [code] = re.findall(r"^```python\n(.*?)^```", section.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
+    parts = (
+        page[page.index(title) :].partition("\n## ")[0] for title in ("## Several at once", "## Adapters that come")
+    )
+    code = "\n".join(
+        block for part in parts for block in re.findall(r"^```python\n(.*?)^```", part, re.DOTALL | re.MULTILINE)
+    )
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(("formal", "brief")):
         write_adapter(tmp_path / "adapters" / name, demo.path(), *TARGETS["llama"], seed=i)
     names: dict[str, Any] = {}
     exec(compile(code.replace("path/or/hub-name", str(demo.path())), "docs/adapters.md", "exec"), names)  # noqa: S102 - ours
-    assert len(set(capsys.readouterr().out.splitlines())) >= 3
+    told = capsys.readouterr().out.splitlines()
+    assert len(set(told)) >= 3
+    assert told[-1] == told[0], "of an adapter that came later"
+    assert names["model"].adapters == ()
     names["model"].close()
 
 
