@@ -65,7 +65,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
     """
     chosen = select(request.prune, opened)
     plan = make_load_plan(opened, request.quantize, chosen.cut)
-    apart = read_apart(request.adapters, opened, plan)
+    apart = read_apart(request, opened, plan)
     program = _recorded(plan, request, apart)
     memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
     name, limit = opened.directory.name, request.limit_bytes
@@ -77,7 +77,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
             chosen = chosen.ranked(opened)
             plan = make_load_plan(opened, request.quantize, chosen.cut)
         plan = counted(plan, opened.checkpoint)
-        apart = read_apart(request.adapters, opened, plan)
+        apart = read_apart(request, opened, plan)
         same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
         program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart)
         memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)

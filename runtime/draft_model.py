@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import MiaotuiError
 from .generate import Draw
-from .lora import number_of
 from .sampling import Sampler, SamplingParams
 from .sequence import Sequence
 
@@ -34,8 +33,8 @@ class ModelDrafter:
 
     def __init__(self, session: Session, begun: Begun) -> None:
         """`session`: the draft model's."""
-        how, names = begun.sampling, session.program.adapters
-        adapter = number_of(names, begun.adapter, "draft") if begun.adapter in names else 0  # it drafts without, too
+        how, there = begun.sampling, session.adapters
+        adapter = there.number(begun.adapter, "draft") if begun.adapter in there.names else 0  # it drafts without, too
         self._text = Sequence(session, source=begun.source, adapter=adapter)
         alike = SamplingParams(how.temperature, how.top_k, how.top_p, how.min_p, do_sample=True, seed=how.seed or 0)
         self._sampler = None if how.greedy else Sampler(session.n_vocab, alike, sequence=begun.number)

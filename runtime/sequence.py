@@ -24,7 +24,6 @@ from .engine.wants import Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
-from .lora import number_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
 from .penalty_params import DRY_BREAKERS
@@ -299,8 +298,7 @@ class Sequence:
     @property
     def adapter(self) -> str | None:
         """The name of the adapter that it is read and written with; None: the model alone."""
-        number = self._table.adapter
-        return self._session.program.adapters[number - 1] if number else None
+        return self._session.adapters.name_of(self._table.adapter)
 
     @property
     def n_context(self) -> int:
@@ -633,6 +631,10 @@ class Sequence:
         """
         self._check_open()
         session, write = self._session, self._text.save
+        if self._table.adapter and not session.adapters.is_there(self._table.adapter):
+            msg = f"save: the adapter {shown(self.adapter)} of this sequence was removed (remove_adapter), so no model "
+            msg += "could go on with the file; save it before"
+            raise InputError(msg)
         if write is None:
             msg = "save: this sequence was not made by a Model, and nothing knows how to write it; use model.sequence()"
             raise InputError(msg)
@@ -699,8 +701,8 @@ class Sequence:
 
     def _check_adapter(self, adapter: object) -> None:
         """That a call goes on with the adapter that the text began with. Errors: `InputError`."""
-        if adapter is not None:
-            wanted = number_of(self._session.program.adapters, adapter, "generate")
+        if adapter is not None and adapter != self.adapter:  # its own, though that was removed
+            wanted = self._session.adapters.number(adapter, "generate")
             if wanted != self._table.adapter:
                 mine = "no adapter" if self.adapter is None else f"adapter {shown(self.adapter)}"
                 msg = f"adapter={shown(adapter)}: this sequence has {mine}, and all of its text is read with that; "
