@@ -7,7 +7,7 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
-from .drafting import check_draft, draft_model, drafters
+from .drafting import check_draft, draft_model, draft_part, drafters
 from .errors import InputError, is_iterable, numbered, shown
 from .interpreters import whole_imports
 from .limits import named_adapters
@@ -105,8 +105,9 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
     `draft`: guess ids ahead, and check several in one pass; every answer is the same, and often there sooner
     (docs/speculation.md). "ngram": what followed the same ids before, in prompt and answer; short forms of a plan such
-    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint; a path or hub name:
-    a smaller model with the same vocabulary. Its memory is in `Model.memory` as "draft".
+    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint, whose first layers
+    share its memory and cache; a path or hub name: a smaller model with the same vocabulary. What it takes is in
+    `Model.memory` as "draft".
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
     `ProfileError`.
     """
@@ -120,7 +121,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     drafts: Model | None = None
     try:
         request, profile, picked = settled(asked, opened, free)
-        prepared = prepare(opened, request, free=free)
+        prepared = prepare(opened, request, free=free, part=draft_part(asked.draft))
         drafts = draft_model(asked.draft, prepared, load)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
@@ -129,7 +130,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
             weights = with_adapters(weights, apart.names, apart.loaded(opened.checkpoint))
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
-        session.drafting.default = drafters(asked.draft, drafts)
+        session.drafting.default = drafters(asked.draft, session, drafts)
     except MemoryError as e:
         if drafts is not None:
             drafts.close()

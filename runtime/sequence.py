@@ -17,6 +17,7 @@ from ..errors import InputError, MiaotuiError, TokenizerError, is_iterable, show
 from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
+from .engine.ahead import Ahead
 from .engine.scheduler import CLOSED
 from .engine.speculative import Begun, block_words
 from .engine.state import SequenceState, put_back, take_out
@@ -204,7 +205,7 @@ def _told(draw: Draw, row: NDArray[np.float32], n: int, token: int) -> tuple[Log
 
 
 def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
-    session: Session, table: Table, draw: Draw, n: int, drafted: Ids[int], row: int
+    session: Session, table: Table, draw: Draw, n: int, row: int, drafted: Ids[int] = ()
 ) -> list[tuple[int, tuple[Logprob, ...]]]:
     """Ids that follow the first `n` of a text, from its rows of logits, with what is told of them; part of a turn.
 
@@ -392,30 +393,31 @@ class Sequence:
         if draw.told is not None:
             return self._told(draw, draw.told)
         session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
-        drafted = self._drafted(draw)
-        take = partial(_drawn_rows, session, table, draw, n, ())
-        if not drafted:
-            words = None if sampler is None else row_words(sampler, n)
-            return Want(table, self._ids, take, draws=() if words is None else (words,))
+        drafted, ahead = self._drafted(draw)
+        check = partial(_drawn_rows, session, table, draw, n)
+        draws: list[NDArray[np.int64]] = []
+        if sampler is not None and drafted:
+            draws = block_words(sampler, n, drafted)
+        elif sampler is not None and (words := row_words(sampler, n)) is not None:
+            draws = [words]
+        return Want(table, self._ids, check, draws=draws, drafted=drafted, check=check, ahead=ahead)
 
-        def check(row: int, n_checked: int) -> list[tuple[int, tuple[Logprob, ...]]]:
-            return _drawn_rows(session, table, draw, n, drafted[:n_checked], row)
-
-        draws = () if sampler is None else block_words(sampler, n, drafted)
-        return Want(table, self._ids, take, draws=draws, drafted=drafted, check=check)
-
-    def _drafted(self, draw: Draw) -> list[int]:
-        """Ids that may follow, of which the next pass is to tell."""
+    def _drafted(self, draw: Draw) -> tuple[list[int], Ahead | None]:
+        """Ids that may follow, of which the next pass is to tell; or that it is to draft them itself."""
         speculation, session, n = draw.speculation, self._session, len(self._ids)
         if speculation is None or session.engine is None or draw.first:
-            return []
+            return [], None
         turning = session.program.turning
         # No more than may be asked for; and every row is computed as the plain run would: with the rotation of a text
         # of its length, and before more tokens are left out.
         most = min(draw.left - 1, self._table.until(n - 1) - n, turning - n if n <= turning else draw.left)
-        drafted = speculation.drafted(self._ids, most, session.engine.n_answers)
-        self._speculation = speculation if drafted else self._speculation
-        return drafted
+        length = speculation.length(self._ids, most, session.engine.n_answers)
+        if not length:
+            return [], None
+        self._speculation, first = speculation, speculation.in_pass
+        if first is not None:
+            return [], Ahead(first, length, n, draw.sampler)
+        return speculation.guessed(self._ids, length), None
 
     def at_hand(self) -> Drawn | None:
         """For the runtime: the next id, where the pass of an earlier one drew it too; it is appended."""
