@@ -18,6 +18,7 @@ from . import (
     messages,
     models,
     openapi,
+    page,
     rerank,
     responses,
     systemone,
@@ -66,10 +67,11 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
         *tokens.routes(state),
         *health.routes(state),
         *openapi.routes(WIRES),
+        *page.routes(),
     ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)
     errors = {wire.path: wire.error for wire in WIRES}
-    guard = Guard(inside, settings.hosts, keys, health.OPEN, errors)
+    guard = Guard(inside, settings.hosts, keys, (*health.OPEN, *page.OPEN), errors)
     return AccessLog(guard, texts=settings.log_texts), state
 
 
