@@ -147,7 +147,11 @@ def test_a_conversation_is_one_record_and_a_list_of_them_a_column() -> None:
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ("text-clasification", {}, r"task='text-clasification': no such task \(did you mean text-classification\?\)"),
-    ("text-classification", {"trunc": 1}, "unknown option of load or text-classification trunc .did you mean truncation"),
+    (
+        "text-classification",
+        {"trunc": 1},
+        "unknown option of load or text-classification trunc .did you mean truncation",
+    ),
     ("text-classification", {"columns": 3}, "columns=3: expected the text's column, or a dict"),
     ("text-classification", {"columns": {"frage": "a"}}, "columns: frage=a: text-classification has no 'frage'"),
     ("text-classification", {"workers": 0}, "workers=0: expected a number of processes"),

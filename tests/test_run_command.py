@@ -197,7 +197,7 @@ def test_ctrl_c_says_how_much_is_done_and_how_to_go_on(
     (tmp_path / "in.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     monkeypatch.setattr(work, "CHUNK", 2)
     with monkeypatch.context() as patched:
-        patched.setattr("miaotui.tools.commands.run._bar", bar)
+        patched.setattr("miaotui.tools.commands.run.bar", bar)
         code, _, err = run("--input", "in.txt", "--output", "out.jsonl")
         told = "interrupted: 4 lines are done; the same command goes on after line 4"
         assert (code, err) == (130, f"note: {tmp_path / 'out.jsonl'}: {told}\n")

@@ -11,9 +11,11 @@ import json
 import os
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
+from ...loader.files import quote, reason
 from .journal import Commit, Journal, read_journal
 from .outcomes import error_line, outcomes
 from .outputs import Output, named
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from .inputs import Inputs
     from .outcomes import Outcome, Predict
-    from .records import Record, Records
+    from .records import Place, Record, Records
 
 __all__ = ["Run", "journal_of"]
 
@@ -44,10 +46,20 @@ class Run:
     """
 
     def __init__(
-        self, output: Path | None, errors: Path | None, about: Mapping[str, Any], *, restart: bool = False
+        self,
+        output: Path | None,
+        errors: Path | None,
+        about: Mapping[str, Any],
+        *,
+        restart: bool = False,
+        waits: bool = False,
     ) -> None:
-        """`about`: what the results depend on. `InputError`: an output of another run, or one without a journal."""
+        """`about`: what the results depend on. `InputError`: an output of another run, or one without a journal.
+
+        `waits`: as `Output` has it.
+        """
         self._closing = ExitStack()
+        self._waits = waits
         with self._closing:
             self._output = self._opened(output, "--output")
             self._errors = None if errors is None else self._opened(errors, ERRORS)
@@ -59,7 +71,7 @@ class Run:
             self._closing = self._closing.pop_all()
 
     def _opened(self, path: Path | None, option: str) -> Output:
-        output = Output(path, option)
+        output = Output(path, option, waits=self._waits)
         self._closing.callback(output.close)
         return output
 
@@ -118,12 +130,24 @@ class Run:
         if self._errors is not None:
             self._errors.cut(self.now.errors)
 
-    def work(self, records: Records, inputs: Inputs, predict: Predict) -> Iterator[Commit]:
-        """Do it; where it is after each chunk. Errors: `InputError` for a bad record, unless errors are kept apart."""
+    def work(
+        self,
+        records: Records,
+        inputs: Inputs,
+        predict: Predict,
+        *,
+        careful: bool = False,
+        spoilt: Mapping[int, str] | None = None,
+    ) -> Iterator[Commit]:
+        """Do it; where it is after each chunk. Errors: `InputError` for a bad record, unless errors are kept apart.
+
+        `careful`: a record at a time, each on the disk before the next is begun. `spoilt`: what is wrong with records
+        that are not to be tried, by line.
+        """
         self._clock = last = time.monotonic()
-        for chunk in _chunks(records):
+        for chunk in _chunks(records, 1 if careful else CHUNK):
             ready: list[Outcome] = []
-            for outcome in outcomes(chunk, inputs, predict):
+            for outcome in outcomes([_spoilt(record, spoilt) for record in chunk], inputs, predict):
                 if outcome.wrong is not None and self._errors is None:
                     self._write(ready)
                     where = f"{records.name}, line {outcome.record.line}"
@@ -134,7 +158,7 @@ class Run:
                     self._write(ready)
                     ready = []
             self._write(ready)
-            if time.monotonic() - last >= EVERY:
+            if careful or time.monotonic() - last >= EVERY:
                 self.commit()
                 last = time.monotonic()
             yield self.now
@@ -157,6 +181,22 @@ class Run:
             0 if self._errors is None or not self._errors.regular else self._errors.size,
             self.begun.seconds + time.monotonic() - self._clock,
         )
+
+    def add(self, part: Commit, output: Path, errors: Path | None, place: Place) -> None:
+        """Add what another run made of the records up to `place`, and have the disk hold it. `InputError`."""
+        for mine, other, size in ((self._output, output, part.output), (self._errors, errors, part.errors)):
+            if mine is not None and other is not None and size:
+                for piece in _pieces(other, size):
+                    mine.write(piece)
+        self.now = Commit(
+            place,
+            self.now.good + part.good,
+            self.now.bad + part.bad,
+            self._output.size,
+            0 if self._errors is None or not self._errors.regular else self._errors.size,
+            self.begun.seconds + time.monotonic() - self._clock,
+        )
+        self.commit()
 
     def commit(self) -> None:
         """Have the disk hold what is done, and then the journal say so."""
@@ -191,6 +231,21 @@ def journal_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.journal")
 
 
+def _pieces(file: Path, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of a file. `InputError`: it is shorter, or cannot be read."""
+    try:
+        with file.open("rb") as f:
+            while size and (piece := f.read(min(size, CHUNK_BYTES))):
+                size -= len(piece)
+                yield piece
+    except OSError as e:
+        msg = f"{quote(str(file), 300)}: cannot be read ({reason(e)})"
+        raise InputError(msg) from e
+    if size:
+        msg = f"{quote(str(file), 300)}: {size:,} bytes are gone; something else changed it. Give the command again"
+        raise InputError(msg)
+
+
 def _check_same(then: Mapping[str, Any], now: Mapping[str, Any], journal: Path) -> None:
     """That what the results depend on is what it was. `InputError` names what is not."""
     for name in {**then, **now}:
@@ -206,13 +261,17 @@ def _told(value: object) -> str:
     return "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+def _spoilt(record: Record, spoilt: Mapping[int, str] | None) -> Record:
+    return replace(record, wrong=spoilt[record.line]) if spoilt and record.line in spoilt else record
+
+
+def _chunks(records: Iterator[Record], most: int) -> Iterator[list[Record]]:
     chunk: list[Record] = []
     size = 0
     for record in records:
         chunk.append(record)
         size += len(record.raw)
-        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+        if len(chunk) >= most or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:
