@@ -134,7 +134,7 @@ def test_labels_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
 
 def test_more_options_than_labels_are_compared_as_they_would_be_written(tmp_path: Path) -> None:
     shutil.copytree(demo.path("chat"), tmp_path, dirs_exist_ok=True)
-    (tmp_path / "decision.json").write_text(json.dumps({"labels": {"choice": ["A", "B"]}}))
+    (tmp_path / "decision.json").write_text(json.dumps({"labels": {"choice": ["A", "B"], "noul": ["T", "F"]}}))
     two = CHOICE | {"criteria": {"a ball": None, "a hat": None}}
     with miaotui.load(tmp_path) as taught, miaotui.load(demo.path("chat")) as model:
         assert reader_of(taught).read(STATE, one(CHOICE)) == reader_of(model).read(STATE, one(CHOICE))
@@ -146,11 +146,11 @@ def test_more_options_than_labels_are_compared_as_they_would_be_written(tmp_path
         assert lettered.probabilities == pytest.approx(np.exp(logits) / np.exp(logits).sum())
 
 
-def test_a_label_of_several_tokens_is_refused(tmp_path: Path) -> None:
+def test_labels_that_are_no_tokens_are_refused(tmp_path: Path) -> None:
     shutil.copytree(demo.path("chat"), tmp_path, dirs_exist_ok=True)
-    (tmp_path / "decision.json").write_text(json.dumps({"labels": {"noul": ["absolutely", "B"]}}))
-    with miaotui.load(tmp_path) as model, pytest.raises(InputError, match=r"'absolutely' is [2-9] tokens"):
-        reader_of(model).read(STATE, one(NOUL))
+    (tmp_path / "decision.json").write_text(json.dumps({"labels": {"noul": ["B", "absolutely"]}}))
+    with miaotui.load(tmp_path) as model, pytest.raises(ConfigError, match=r"labels\.noul: the label 'absolutely'"):
+        reader_of(model)
 
 
 # ---------------------------------------------------------------- by what would be written

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from .questions import Question
 
-__all__ = ["asked", "lettered", "written"]
+__all__ = ["YES_NO", "asked", "lettered", "written"]
 
-_YES_NO = ("Yes", "No")
+YES_NO = ("Yes", "No")
 _LETTERS = Decision().labels["choice"]
 
 
@@ -30,7 +30,7 @@ def lettered(state: str, question: Question, labels: Sequence[str], order: Seque
     for label, i in zip(labels, order, strict=True):
         option, told = question.options[i], question.descriptions[i]
         if question.kind == "noul":
-            said = told or (option if tuple(labels) != _YES_NO else "")
+            said = told or (option if tuple(labels) != YES_NO else "")
             lines.append(f"{label}: {said}" if said else "")
         elif question.kind == "choice":
             lines.append(f"{label}. {option}: {told}" if told else f"{label}. {option}")
@@ -47,7 +47,7 @@ def lettered(state: str, question: Question, labels: Sequence[str], order: Seque
 
 def asked(state: str, question: Question) -> str:
     """Without the options."""
-    sides = zip(_YES_NO, question.descriptions, strict=True) if question.kind == "noul" else ()
+    sides = zip(YES_NO, question.descriptions, strict=True) if question.kind == "noul" else ()
     told = "\n".join(filter(None, [question.instructions, *(f"{side}: {said}" for side, said in sides if said)]))
     return "\n\n".join(filter(None, [state, told]))
 
@@ -55,7 +55,7 @@ def asked(state: str, question: Question) -> str:
 def written(question: Question) -> list[str]:
     """What each option would be written as."""
     if question.kind == "noul":
-        return list(_YES_NO)
+        return list(YES_NO)
     if question.kind == "score":
         return list(question.descriptions)
     both = zip(question.options, question.descriptions, strict=True)

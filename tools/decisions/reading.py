@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ...errors import InputError, shown
-from ...loader.decision import Decision, read_decision
+from ...errors import ConfigError, InputError, shown
+from ...loader.decision import FILE, Decision, read_decision
 from ...runtime.lora import number_of
 from . import prompts
 from .answers import probabilities
@@ -70,27 +70,37 @@ class _Lettered(Prompting):
     def __init__(self, model: Model, said: Decision) -> None:
         super().__init__(model, chat=True)
         self._said, self._without = said, _Written(model)
+        self._tokens = {kind: self._readable(kind, labels) for kind, labels in said.labels.items()}
+
+    def _readable(self, kind: str, labels: tuple[str, ...]) -> list[int]:
+        """The labels' tokens, up to the first label that is none, or another's. Errors: `ConfigError` without two."""
+        tokens = list[int]()
+        for label in labels:
+            ids = self.tokenizer.encode(label, add_special_tokens=False)
+            if len(ids) != 1 or ids[0] == self.tokenizer.unk_id or ids[0] in tokens:
+                break
+            tokens += ids
+        if len(tokens) < len(prompts.YES_NO):
+            msg = (
+                f"{self.model.directory / FILE}: labels.{kind}: the label {shown(labels[len(tokens)])} is no token of "
+            )
+            msg += "this model's; expected labels of one token each"
+            raise ConfigError(msg)
+        return tokens
 
     def read(self, state: str, question: Question, adapter: str | None = None) -> Reading:
-        labels, n = self._said.labels[question.kind], len(question.options)
-        if n > len(labels):
+        labels, tokens, n = self._said.labels[question.kind], self._tokens[question.kind], len(question.options)
+        if n > len(tokens):
             return self._without.read(state, question, adapter)
         order = list(range(n))
         if question.kind == "noul":
             order = [question.options.index(side) for side in self._said.noul_options]
         labels = labels[:n]
         ids, _ = self.prompt(prompts.lettered(state, question, labels, order))
-        made = self.model.score(ids, [[self._token(label)] for label in labels], adapter=adapter)
+        made = self.model.score(ids, [[token] for token in tokens[:n]], adapter=adapter)
         likely = dict(zip(order, [each.sum for each in made], strict=True))
         p = probabilities([likely[i] for i in range(n)], self._said.temperature[question.kind])
         return Reading(p, len(ids), made[0].n_reused)
-
-    def _token(self, label: str) -> int:
-        ids = self.tokenizer.encode(label, add_special_tokens=False)
-        if len(ids) != 1 or ids[0] == self.tokenizer.unk_id:
-            msg = f"decision.json: the label {shown(label)} is {len(ids)} tokens of this model's, expected one"
-            raise InputError(msg)
-        return ids[0]
 
 
 class _Written(Prompting):
