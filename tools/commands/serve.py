@@ -77,6 +77,12 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         "only its own names, elsewhere any)",
     )
     group.add_argument(
+        "--tool-calls",
+        metavar="FORMAT",
+        help="how the models write calls of tools, where their chat templates do not tell: hermes, qwen3_coder, "
+        "llama3_json, mistral, pythonic or none",
+    )
+    group.add_argument(
         "--temperature",
         type=float,
         metavar="X",
@@ -178,7 +184,11 @@ def _settings(args: argparse.Namespace) -> Settings:
 def _served(args: argparse.Namespace, opened: ExitStack) -> Served:
     """Load what is asked for. Errors: those of `load`, and `InputError` for names."""
     from ..server.served import Served  # noqa: PLC0415 - help must not wait for it
+    from ..server.tool_calls import FORMATS  # noqa: PLC0415 - as above
 
+    if args.tool_calls not in {None, *FORMATS}:
+        msg = f"--tool-calls {args.tool_calls}: expected one of {', '.join(FORMATS)}"
+        raise InputError(msg)
     wanted: list[tuple[str, str]] = args.models or [(name, str(demo.path(name))) for name in INCLUDED]
     names = [name for name, _ in wanted]
     adapters: list[tuple[str, str, str]] = [(n, path, of or names[0]) for n, path, of in args.named_adapters or ()]
@@ -196,7 +206,7 @@ def _served(args: argparse.Namespace, opened: ExitStack) -> Served:
     for name, path in wanted:
         of_it = [(n, adapter) for n, adapter, of in adapters if of == name]
         models[name] = opened.enter_context(_loaded(args, path, of_it))
-    return Served(models, {name: (of, name) for name, _, of in adapters})
+    return Served(models, {name: (of, name) for name, _, of in adapters}, args.tool_calls)
 
 
 def _loaded(args: argparse.Namespace, path: str, adapters: list[tuple[str, str]]) -> Model:

@@ -47,8 +47,8 @@ class Reader(Protocol):
     def feed(self, text: str) -> Sequence[Delta]:
         """What is known after another piece."""
 
-    def end(self) -> Sequence[Delta]:
-        """What was held back."""
+    def end(self, *, cut: bool = False) -> Sequence[Delta]:
+        """What was held back; `cut`: a limit ended the answer, and not the model."""
 
     @property
     def called(self) -> bool:
@@ -64,7 +64,7 @@ class Plain:
         """The same text."""
         return (Delta(text),) if text else ()
 
-    def end(self) -> Sequence[Delta]:
+    def end(self, *, cut: bool = False) -> Sequence[Delta]:  # noqa: ARG002 - a `Reader`'s
         """Nothing is held back."""
         return ()
 
@@ -204,8 +204,8 @@ class Answering:
         ids = () if token.id is None else (token.id,)
         if token.finish_reason is None:
             return Piece(index, deltas, ids, token.logprobs)
-        deltas += tuple(reader.end())
         finish = _FINISHES[token.finish_reason]
+        deltas += tuple(reader.end(cut=finish == "length"))
         if reader.called and finish == "stop":
             finish = "tool_calls"
         return Piece(index, deltas, ids, token.logprobs, finish, token.seed)

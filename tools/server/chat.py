@@ -6,18 +6,18 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from .answers import Ask, Prompt
+from .conversations import FUNCTION, Conversation, ask_of
 from .errors import RequestError
 from .events import Event
 from .fields import Field, Schema, array
-from .generating import MODEL, OWN, SAMPLING, STREAM, TEXT, compiled, parameters_of
+from .generating import MODEL, OWN, SAMPLING, STREAM, TEXT, parameters_of
 from .told import chat_logprobs, finish_seed, usage_of
 from .wires import Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from .answers import Answer, Answering, Delta, Piece
+    from .answers import Answer, Answering, Ask, Delta, Piece
     from .state import State
 
 __all__ = ["WIRE"]
@@ -26,11 +26,53 @@ _TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31}
 _PART: Schema = {
     "type": "object", "properties": {"type": {"enum": ["text"]}, "text": TEXT}, "required": ["type", "text"],
 }  # fmt: skip
+_CALL: Schema = {
+    "type": "object",
+    "properties": {
+        "id": TEXT,
+        "type": {"enum": ["function"]},
+        "function": {
+            "type": "object",
+            "properties": {"name": TEXT, "arguments": TEXT},
+            "required": ["name", "arguments"],
+        },
+    },
+    "required": ["function"],
+}
+_TOOL: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["function"]},
+        "function": {
+            "type": "object",
+            "properties": FUNCTION,
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type", "function"],
+    "additionalProperties": False,
+}
+_CHOICE: Schema = {
+    "anyOf": [
+        {"enum": ["none", "auto", "required"]},
+        {
+            "type": "object",
+            "properties": {
+                "type": {"enum": ["function"]},
+                "function": {"type": "object", "properties": {"name": TEXT}, "required": ["name"]},
+            },
+            "required": ["type", "function"],
+        },
+    ]
+}
 _MESSAGE: Schema = {
     "type": "object",
     "properties": {
         "role": {"type": "string", "minLength": 1, "maxLength": 64},
         "content": {"anyOf": [TEXT, array(_PART), {"type": "null"}]},
+        "tool_calls": {"anyOf": [array(_CALL), {"type": "null"}]},
+        "tool_call_id": {"anyOf": [TEXT, {"type": "null"}]},
     },
     "required": ["role"],
 }
@@ -71,8 +113,13 @@ FIELDS = (
         },
         "What the answer must be: JSON, or JSON of a schema. It always follows the schema, strict or not.",
     ),
-    Field("tools", array({"type": "object"}, most=128), "What the model may call, for its template."),
-    Field("tool_choice", {"anyOf": [{"enum": ["none", "auto"]}]}, "none: the template is told of no tool."),
+    Field("tools", array(_TOOL, most=128), "What the model may call."),
+    Field(
+        "tool_choice",
+        _CHOICE,
+        "none: the model is told of no tool; auto: it may call; required: it must; a function: it must call this one.",
+    ),
+    Field("parallel_tool_calls", {"type": "boolean"}, "false: one call at most."),
     Field("documents", array({"type": "object"}, most=1 << 10), "Texts that a template for grounded answers reads."),
     Field("chat_template_kwargs", {"type": "object"}, "What else the template reads, as enable_thinking."),
     Field("continue_final_message", {"type": "boolean"}, "Go on with the last message."),
@@ -102,18 +149,23 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     if given.get("logprobs"):
         entry.spelled.read()
     hold_to(parameters, given.get("response_format"))
-    tools = given.get("tools") if given.get("tool_choice") != "none" else None
-    ids = model.tokenizer.chat_ids(
+    choice = given.get("tool_choice", "auto")
+    conversation = Conversation(
         given["messages"],
-        tools=tools or None,
-        documents=given.get("documents"),
-        continue_final_message=given.get("continue_final_message"),
-        template_variables=given.get("chat_template_kwargs"),
+        [tool["function"] for tool in given.get("tools", ())],
+        choice if isinstance(choice, str) else (choice["function"]["name"],),
+        several=given.get("parallel_tool_calls", True),
+        template={
+            "documents": given.get("documents"),
+            "continue_final_message": given.get("continue_final_message"),
+            "template_variables": given.get("chat_template_kwargs"),
+        },
+        names=NAMES,
     )
-    return Ask(
+    return ask_of(
         entry,
-        (Prompt(ids),),
-        compiled(model, parameters),
+        conversation,
+        parameters,
         n=given.get("n", 1),
         stream=given.get("stream", False),
         include_usage=given.get("stream_options", {}).get("include_usage", False),

@@ -191,10 +191,6 @@ def _array(value: list[Any], schema: Schema, where: str) -> list[Any]:
 
 def _object(value: dict[str, Any], schema: Schema, where: str) -> dict[str, Any]:
     properties, others = schema.get("properties", {}), schema.get("additionalProperties", {})
-    for name in schema.get("required", ()):
-        if name not in value:
-            msg = f"{where}.{name}: this field is missing; expected {expected(properties[name])}"
-            raise RequestError(msg, param=f"{where}.{name}", code="missing_required_parameter")
     made = {}
     for name, item in value.items():
         inside = f"{where}.{_key(name)}"
@@ -202,6 +198,10 @@ def _object(value: dict[str, Any], schema: Schema, where: str) -> dict[str, Any]
             msg = f"{inside}: there is no such field; known are {', '.join(properties)}"
             raise RequestError(msg, param=inside, code="unknown_parameter")
         made[name] = read(item, properties.get(name, others), inside)
+    for name in schema.get("required", ()):
+        if name not in value:
+            msg = f"{where}.{name}: this field is missing; expected {expected(properties[name])}"
+            raise RequestError(msg, param=f"{where}.{name}", code="missing_required_parameter")
     return made
 
 

@@ -14,6 +14,7 @@ from .events import to_json
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from ...model import Model
     from .served import Entry
     from .state import State
 
@@ -50,6 +51,12 @@ def _described(entry: Entry) -> dict[str, str]:
 def _told(entry: Entry) -> dict[str, Any]:
     told = {
         "id": entry.name, "object": "model", "created": entry.created, "owned_by": "miaotui",
-        "max_model_len": entry.model.n_context,
+        "max_model_len": entry.model.n_context, "capabilities": _capabilities(entry.model),
     }  # fmt: skip
     return told | ({} if entry.parent is None else {"parent": entry.parent})
+
+
+def _capabilities(model: Model) -> dict[str, bool]:
+    """Which of the endpoints that write texts a model answers."""
+    writes = model.config.decoder is not None
+    return {"completions": writes, "chat": writes and model.tokenizer.chat_template is not None}

@@ -47,23 +47,37 @@ class Spelled:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a name stands for: a model, or one of its adapters."""
+    """What a name stands for: a model, or one of its adapters.
+
+    `tool_calls`: the format in which it writes calls; None: that of its chat template.
+    """
 
     name: str
     model: Model
     spelled: Spelled
     adapter: str | None = None
     parent: str | None = None
+    tool_calls: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
 
 class Served:
     """Every name that is served. The first is meant where a request names none."""
 
-    def __init__(self, models: Mapping[str, Model], adapters: Mapping[str, tuple[str, str]] | None = None) -> None:
-        """`models`: by name, at least one; `adapters`: name -> the model's name, and the adapter's in that model."""
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        adapters: Mapping[str, tuple[str, str]] | None = None,
+        tool_calls: str | None = None,
+    ) -> None:
+        """`models`: by name, at least one; `adapters`: name -> the model's name, and the adapter's in that model.
+
+        `tool_calls`: the format in which all of them write calls of tools.
+        """
         self.models = dict(models)
-        self._entries = {name: Entry(name, model, Spelled(model)) for name, model in models.items()}
+        self._entries = {
+            name: Entry(name, model, Spelled(model), tool_calls=tool_calls) for name, model in models.items()
+        }
         for name, (parent, adapter) in (adapters or {}).items():
             self._entries[name] = replace(self._entries[parent], name=name, adapter=adapter, parent=parent)
 
