@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from ...model import load
 from .. import demo
 from ..bench.roofline import machine, versions
+from ..bench.shared import public_command
 from ..decisions.prompting import Prompting
 from ..decisions.prompts import lettered
 from ..decisions.questions import Question, questions_of
@@ -87,7 +89,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the record here too")
     args = parser.parse_args()
     with load(demo.path("chat"), cache_tokens=4096) as model:
-        told: dict[str, object] = {"machine": machine(), "versions": versions(), "right": ways(model, args.questions)}
+        command = public_command("python -m miaotui.tools.studies.decisions", sys.argv)
+        told: dict[str, object] = {"command": command, "machine": machine(), "versions": versions()}
+        told["right"] = ways(model, args.questions)
     if args.model:
         with load(args.model, max_context=2048, cache_tokens=8192) as model:
             told["seconds"] = seconds(model)
