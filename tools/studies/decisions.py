@@ -32,7 +32,7 @@ from ..demo.recipes import talks
 if TYPE_CHECKING:
     from ...model import Model
 
-OTHERS, LETTERS, ROUNDS, MANY, STATE = 3, "ABCD", 5, 8, 400
+OTHERS, LETTERS, ROUNDS, MANY, STATE, FEWEST = 3, "ABCD", 5, 8, 400, 50
 
 
 def ways(model: Model, n: int) -> dict[str, float]:
@@ -88,6 +88,10 @@ def main() -> None:
     parser.add_argument("--model", metavar="PATH", help="whose seconds are measured")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the record here too")
     args = parser.parse_args()
+    if args.questions < FEWEST:
+        parser.error(
+            f"--questions {args.questions}: expected {FEWEST} at least, so that each kind has others to choose from"
+        )
     with load(demo.path("chat"), cache_tokens=4096) as model:
         command = public_command("python -m miaotui.tools.studies.decisions", sys.argv)
         told: dict[str, object] = {"command": command, "machine": machine(), "versions": versions()}
