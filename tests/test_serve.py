@@ -205,7 +205,7 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT, {"stop": [""]}, 400, "stop[0]"),
     (CHAT, {"messages": []}, 400, "messages"),
     (CHAT, {"messages": [{"content": "a"}]}, 400, "messages[0].role"),
-    (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0].text"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0].type"),
     (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, 400, "messages[0].content"),
     (CHAT, {"logit_bias": {"x": 1}}, 400, "logit_bias"),
     (CHAT, {"logit_bias": {"999999": 1}}, 400, "logit_bias"),
