@@ -17,6 +17,7 @@ from ..errors import InputError, MiaotuiError, TokenizerError, is_iterable, show
 from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
+from .engine.ahead import Ahead
 from .engine.scheduler import CLOSED
 from .engine.speculative import Begun, block_words
 from .engine.state import SequenceState, put_back, take_out
@@ -24,7 +25,6 @@ from .engine.wants import Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
-from .lora import number_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
 from .penalty_params import DRY_BREAKERS
@@ -205,7 +205,7 @@ def _told(draw: Draw, row: NDArray[np.float32], n: int, token: int) -> tuple[Log
 
 
 def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
-    session: Session, table: Table, draw: Draw, n: int, drafted: Ids[int], row: int
+    session: Session, table: Table, draw: Draw, n: int, row: int, drafted: Ids[int] = ()
 ) -> list[tuple[int, tuple[Logprob, ...]]]:
     """Ids that follow the first `n` of a text, from its rows of logits, with what is told of them; part of a turn.
 
@@ -299,8 +299,7 @@ class Sequence:
     @property
     def adapter(self) -> str | None:
         """The name of the adapter that it is read and written with; None: the model alone."""
-        number = self._table.adapter
-        return self._session.program.adapters[number - 1] if number else None
+        return self._session.adapters.name_of(self._table.adapter)
 
     @property
     def n_context(self) -> int:
@@ -394,30 +393,31 @@ class Sequence:
         if draw.told is not None:
             return self._told(draw, draw.told)
         session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
-        drafted = self._drafted(draw)
-        take = partial(_drawn_rows, session, table, draw, n, ())
-        if not drafted:
-            words = None if sampler is None else row_words(sampler, n)
-            return Want(table, self._ids, take, draws=() if words is None else (words,))
+        drafted, ahead = self._drafted(draw)
+        check = partial(_drawn_rows, session, table, draw, n)
+        draws: list[NDArray[np.int64]] = []
+        if sampler is not None and drafted:
+            draws = block_words(sampler, n, drafted)
+        elif sampler is not None and (words := row_words(sampler, n)) is not None:
+            draws = [words]
+        return Want(table, self._ids, check, draws=draws, drafted=drafted, check=check, ahead=ahead)
 
-        def check(row: int, n_checked: int) -> list[tuple[int, tuple[Logprob, ...]]]:
-            return _drawn_rows(session, table, draw, n, drafted[:n_checked], row)
-
-        draws = () if sampler is None else block_words(sampler, n, drafted)
-        return Want(table, self._ids, take, draws=draws, drafted=drafted, check=check)
-
-    def _drafted(self, draw: Draw) -> list[int]:
-        """Ids that may follow, of which the next pass is to tell."""
+    def _drafted(self, draw: Draw) -> tuple[list[int], Ahead | None]:
+        """Ids that may follow, of which the next pass is to tell; or that it is to draft them itself."""
         speculation, session, n = draw.speculation, self._session, len(self._ids)
         if speculation is None or session.engine is None or draw.first:
-            return []
+            return [], None
         turning = session.program.turning
         # No more than may be asked for; and every row is computed as the plain run would: with the rotation of a text
         # of its length, and before more tokens are left out.
         most = min(draw.left - 1, self._table.until(n - 1) - n, turning - n if n <= turning else draw.left)
-        drafted = speculation.drafted(self._ids, most, session.engine.n_answers)
-        self._speculation = speculation if drafted else self._speculation
-        return drafted
+        length = speculation.length(self._ids, most, session.engine.n_answers)
+        if not length:
+            return [], None
+        self._speculation, first = speculation, speculation.in_pass
+        if first is not None:
+            return [], Ahead(first, length, n, draw.sampler)
+        return speculation.guessed(self._ids, length), None
 
     def at_hand(self) -> Drawn | None:
         """For the runtime: the next id, where the pass of an earlier one drew it too; it is appended."""
@@ -633,6 +633,10 @@ class Sequence:
         """
         self._check_open()
         session, write = self._session, self._text.save
+        if self._table.adapter and not session.adapters.is_there(self._table.adapter):
+            msg = f"save: the adapter {shown(self.adapter)} of this sequence was removed (remove_adapter), so no model "
+            msg += "could go on with the file; save it before"
+            raise InputError(msg)
         if write is None:
             msg = "save: this sequence was not made by a Model, and nothing knows how to write it; use model.sequence()"
             raise InputError(msg)
@@ -699,8 +703,8 @@ class Sequence:
 
     def _check_adapter(self, adapter: object) -> None:
         """That a call goes on with the adapter that the text began with. Errors: `InputError`."""
-        if adapter is not None:
-            wanted = number_of(self._session.program.adapters, adapter, "generate")
+        if adapter is not None and adapter != self.adapter:  # its own, though that was removed
+            wanted = self._session.adapters.number(adapter, "generate")
             if wanted != self._table.adapter:
                 mine = "no adapter" if self.adapter is None else f"adapter {shown(self.adapter)}"
                 msg = f"adapter={shown(adapter)}: this sequence has {mine}, and all of its text is read with that; "

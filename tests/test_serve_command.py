@@ -8,13 +8,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from miaotui.tools import demo
 from miaotui.tools.cli import main
+from serve_processes import serving
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
@@ -23,20 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONG = {"model": "story", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
-
-
-@contextlib.contextmanager
-def _serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server of the included models, and its port."""
-    command = [sys.executable, "-m", "miaotui", "serve", "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith(("chat, story: http://127.0.0.1:", "story: http://127.0.0.1:")), line
-            yield process, int(line.rpartition(":")[2].removesuffix("/v1\n"))
-        finally:
-            process.kill()
 
 
 @contextlib.contextmanager
@@ -70,7 +55,7 @@ SMUGGLED = {
 
 @pytest.mark.ci  # 8 s
 def test_a_server_and_its_end() -> None:
-    with _serving("--grace", "60") as (process, port), contextlib.ExitStack() as opened:
+    with serving("--grace", "60") as (process, port), contextlib.ExitStack() as opened:
         for name, rest in SMUGGLED.items():
             got = _raw(port, b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n" + rest)
             assert got == b"" or got.startswith(b"HTTP/1.1 4"), name
@@ -89,6 +74,7 @@ def test_a_server_and_its_end() -> None:
         process.wait(timeout=60)
         assert process.returncode == 0
         assert process.stderr is not None
+        process.stderr.seek(0)
         logged = [json.loads(line) for line in process.stderr.read().splitlines()]
         assert [line["status"] for line in logged if "status" in line][-4:] == [200] * 4
 
@@ -97,7 +83,7 @@ def test_a_server_and_its_end() -> None:
 def test_answers_that_take_too_long_are_cut() -> None:
     body = {**LONG, "max_tokens": 480, "n": 8, "temperature": 1, "seed": 1, "stream": True}
     with (
-        _serving("--model", f"{demo.path()}=story", "--grace", "0") as (process, port),
+        serving("--model", f"{demo.path()}=story", "--grace", "0") as (process, port),
         _post(port, body) as stream,
     ):
         stream.readline()

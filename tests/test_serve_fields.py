@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -23,7 +24,9 @@ LEAVES = st.one_of(
 SCHEMAS = st.recursive(
     LEAVES,
     lambda inside: st.one_of(
-        st.builds(lambda items, least, more: array(items, least=least, most=least + more), inside, *[st.integers(0, 2)] * 2),
+        st.builds(
+            lambda items, least, more: array(items, least=least, most=least + more), inside, *[st.integers(0, 2)] * 2
+        ),
         st.builds(lambda a, b: {"anyOf": [a, b]}, inside, inside),
         st.builds(
             lambda a, b, closed: {
@@ -49,17 +52,15 @@ VALUES = st.recursive(
 @given(SCHEMAS, VALUES)
 def test_what_is_read_is_what_the_schema_allows(schema: dict[str, Any], value: Any) -> None:
     valid = jsonschema.Draft202012Validator(schema).is_valid(value)
-    try:
-        made = read(value, schema, "x")
-    except RequestError as e:
-        assert not valid
-        assert e.param is not None
-        assert e.param.startswith("x")
-        assert str(e).startswith(e.param)
-    else:
-        assert valid
-        assert made == value
     assert expected(schema)
+    if valid:
+        assert read(value, schema, "x") == value
+        return
+    with pytest.raises(RequestError) as e:
+        read(value, schema, "x")
+    assert e.value.param is not None
+    assert e.value.param.startswith("x")
+    assert str(e.value).startswith(e.value.param)
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 400])
@@ -77,12 +78,8 @@ def test_a_whole_number_may_have_a_point() -> None:
 
 @given(st.binary(max_size=30))
 def test_any_bytes_are_a_body_or_an_error(data: bytes) -> None:
-    try:
-        body = parse_json(data)
-    except RequestError as e:
-        assert e.status == 400
-    else:
-        assert body == json.loads(data)
+    with contextlib.suppress(RequestError):
+        assert parse_json(data) == json.loads(data)
 
 
 def test_unknown_and_missing_fields() -> None:

@@ -9,7 +9,21 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import chat, completions, health, messages, models, openapi, responses
+from . import (
+    chat,
+    completions,
+    decisions,
+    embeddings,
+    health,
+    messages,
+    models,
+    openapi,
+    page,
+    rerank,
+    responses,
+    systemone,
+    tokens,
+)
 from .access_log import AccessLog
 from .errors import Problem, openai_error
 from .events import to_json
@@ -31,7 +45,10 @@ if TYPE_CHECKING:
 __all__ = ["WIRES", "make_app"]
 
 #: Endpoints that take a JSON body.
-WIRES: tuple[Wire | Work, ...] = (chat.WIRE, completions.WIRE, messages.WIRE, messages.COUNT, responses.WIRE)
+WIRES: tuple[Wire | Work, ...] = (
+    chat.WIRE, completions.WIRE, messages.WIRE, messages.COUNT, responses.WIRE, embeddings.WIRE, rerank.WIRE,
+    rerank.ALIAS, systemone.WIRE, decisions.WIRE, tokens.TOKENIZE, tokens.DETOKENIZE,
+)  # fmt: skip
 
 
 def make_app(served: Served, settings: Settings | None = None, keys: Keys | None = None) -> tuple[AccessLog, State]:
@@ -47,11 +64,15 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
     routes: list[Route] = [
         *(route_of(wire, state) for wire in WIRES),
         *models.routes(state),
+        *tokens.routes(state),
         *health.routes(state),
         *openapi.routes(WIRES),
+        *page.routes(),
     ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)
-    return AccessLog(Guard(inside, settings.hosts, keys, health.OPEN), texts=settings.log_texts), state
+    errors = {wire.path: wire.error for wire in WIRES}
+    guard = Guard(inside, settings.hosts, keys, (*health.OPEN, *page.OPEN), errors)
+    return AccessLog(guard, texts=settings.log_texts), state
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

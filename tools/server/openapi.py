@@ -9,13 +9,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .events import to_json
+from .fields import read_fields
+from .wires import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.requests import Request
 
-    from .wires import Wire, Work
+    from .wires import Wire
 
 __all__ = ["document", "routes"]
 
@@ -38,6 +40,7 @@ _ERROR = {
 #: Paths that are asked with GET, and what they tell.
 GETS = {
     "/v1/models": "The models and adapters that are served.",
+    "/tokenizer_info": "A model's special tokens and chat template (?model=NAME).",
     "/health": "200 while every model can answer, else 503. Needs no key.",
     "/ready": "200 while requests are taken, else 503. Needs no key.",
     "/metrics": "Counters in Prometheus' form.",
@@ -69,7 +72,7 @@ def _post(wire: Wire | Work) -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "required": [field.name for field in wire.fields if field.required],
-        "additionalProperties": False,
+        "additionalProperties": isinstance(wire, Work) and wire.read is not read_fields,
     }
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
     return {"summary": wire.about, "requestBody": body, "responses": _answers(), "security": [{"key": []}, {}]}

@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import re
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,10 +18,12 @@ from .errors import RequestError, openai_error, problem_of
 from .events import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from .errors import Problem
 
 __all__ = ["LOOPBACK", "Guard", "Keys", "host_of", "read_keys"]
 
@@ -70,13 +72,15 @@ class Guard:
     """An ASGI application around another: it gives each request an id, and lets through what may pass.
 
     `hosts`: names that Host and Origin may have, against pages that let their own name point here; empty: any.
-    `keys`: None: none is needed. `open_paths`: those that need none.
+    `keys`: None: none is needed. `open_paths`: those that need none. `errors`: how a path tells errors, if not as
+    OpenAI's API.
     """
 
     app: ASGIApp
     hosts: tuple[str, ...] = ()
     keys: Keys | None = None
     open_paths: tuple[str, ...] = ()
+    errors: Mapping[str, Callable[[Problem], Mapping[str, Any]]] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse."""
@@ -96,7 +100,7 @@ class Guard:
         try:
             self._check(scope, headers)
         except RequestError as e:
-            await _refuse(e, with_id)
+            await _refuse(e, with_id, self.errors.get(scope["path"], openai_error))
             return
         await self.app(scope, receive, with_id)
 
@@ -116,9 +120,9 @@ class Guard:
             raise RequestError(msg, status=401, code="invalid_api_key")
 
 
-async def _refuse(error: RequestError, send: Send) -> None:
+async def _refuse(error: RequestError, send: Send, tell: Callable[[Problem], Mapping[str, Any]]) -> None:
     problem = problem_of(error)
-    data = to_json(openai_error(problem))
+    data = to_json(tell(problem))
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": data})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from .admission import Admission
 from .metrics import Metrics
@@ -12,6 +12,7 @@ from .metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ...model import Model
     from .served import Served
     from .settings import Settings
 
@@ -27,6 +28,7 @@ class State:
         """Made once; its threads start when they are needed."""
         self.served, self.settings = served, settings
         self.admission, self.metrics = Admission(settings), Metrics()
+        self._kept: dict[tuple[object, int], object] = {}
         self._threads = ThreadPoolExecutor(settings.preparing_threads, thread_name_prefix="miaotui-prepare")
 
     async def prepare(self, work: Callable[[], T]) -> T:
@@ -36,6 +38,13 @@ class State:
     async def compute(self, work: Callable[[], T]) -> T:
         """Work that takes passes: a thread of those that take the passes of answers."""
         return await asyncio.get_running_loop().run_in_executor(None, work)
+
+    def kept(self, model: Model, make: Callable[[Model], T]) -> T:
+        """What `make` makes of a model, once. Threads that meet may each make it."""
+        key = make, id(model)
+        if key not in self._kept:
+            self._kept[key] = make(model)
+        return cast("T", self._kept[key])
 
     def close(self) -> None:
         """End the threads, once what they do is done."""

@@ -72,7 +72,10 @@ class Wire:
 
 @dataclass(frozen=True)
 class Work:
-    """A wire format that generates nothing: `work` makes the answer's body of what was given."""
+    """A wire format that generates nothing: `work` makes the answer's body of what was given.
+
+    `read`: the body by the table; `problem`: what an error is to its client.
+    """
 
     path: str
     about: str
@@ -80,6 +83,8 @@ class Work:
     work: Callable[[dict[str, Any], State, Ticket], Awaitable[Mapping[str, Any]]]
     error: Callable[[Problem], Mapping[str, Any]] = openai_error
     names: Mapping[str, str] = field(default_factory=dict)
+    read: Callable[[tuple[Field, ...], dict[str, Any]], dict[str, Any]] = read_fields
+    problem: Callable[[BaseException, Mapping[str, str]], Problem] = problem_of
 
 
 def route_of(wire: Wire | Work, state: State) -> Route:
@@ -134,7 +139,7 @@ class _Endpoint:
         await sent.end(wire.done)
 
     async def _tell(self, error: Exception, sent: _Sent) -> None:
-        problem = problem_of(error, self._names)
+        problem = (self.wire.problem if isinstance(self.wire, Work) else problem_of)(error, self._names)
         if problem.code == "internal":
             _LOG.error("%s: %s", self.wire.path, error, exc_info=error)
         with suppress(OSError, TimeoutError):
@@ -178,7 +183,8 @@ class _Sent:
 
 
 def _given(wire: Wire | Work, body: bytes) -> dict[str, Any]:
-    return read_fields(wire.fields, parse_json(body))
+    read = wire.read if isinstance(wire, Work) else read_fields
+    return read(wire.fields, parse_json(body))
 
 
 async def _read_body(request: Request, state: State) -> bytes:
