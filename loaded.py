@@ -105,6 +105,13 @@ class Loaded:
         """Names of the adapters that are kept apart, one of which a text may choose."""
         return self._session.adapters.names
 
+    def adapter_number(self, adapter: str | None, call: str) -> int:
+        """An adapter's number, as calls of vectors and pairs take it; 0: none. Keep this very object while it is used.
+
+        Errors: `InputError`, which begins with the `call`.
+        """
+        return self._session.adapters.number(adapter, call)
+
     def program(self) -> Program:
         """What a step runs; `program().listing()` has it as lines of text."""
         return self._session.program

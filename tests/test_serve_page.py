@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 #: Where the soak puts its pictures; docs/ has those of the last one that was looked at.
 PICTURES = Path(__file__).resolve().parent.parent / "build" / "soak" / "page"
-BROWSER = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+BROWSER = [  # a root's browser has no sandbox
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 STORY = "Tom has a red ball. Anna lives in a small house."
 
 
@@ -79,100 +81,127 @@ def served(*options: str) -> Iterator[str]:
             process.terminate()
 
 
-def say(tab: Any, text: str, n: int) -> str:
-    """Send a message by the keyboard; the text of the n-th answer, when it is whole."""
-    tab.fill("#prompt", text)
-    tab.press("#prompt", "Enter")
-    tab.wait_for_selector("#send:visible", timeout=60_000)
-    tab.wait_for_selector(f"article.assistant:not(.running) >> nth={n - 1}", timeout=60_000)
-    return str(tab.inner_text(f"article.assistant .text >> nth={n - 1}"))
+class Tab:
+    """A page in a browser, as a person uses it; on a phone the settings are opened and shut."""
+
+    def __init__(self, page: Any, url: str, *, phone: bool) -> None:
+        self.page, self.phone, self.wrong = page, phone, list[str]()
+        page.on("pageerror", lambda e: self.wrong.append(str(e)))
+        page.on("request", lambda r: None if r.url.startswith(url) else self.wrong.append(r.url))
+        page.goto(f"{url}/")
+
+    @contextmanager
+    def settings(self) -> Iterator[Any]:
+        """Change some."""
+        if self.phone:
+            self.page.click("#open")
+        yield self.page
+        if self.phone:
+            self.page.click("#open")
+
+    def say(self, text: str, n: int) -> str:
+        """Send a message by the keyboard; the text of the n-th answer, when it is whole."""
+        self.send(text)
+        self.page.wait_for_selector("#send:visible", timeout=60_000)
+        self.page.wait_for_selector(f"article.assistant:not(.running) >> nth={n - 1}", timeout=60_000)
+        return self.text(f"article.assistant .text >> nth={n - 1}")
+
+    def send(self, text: str) -> None:
+        """Send a message by the keyboard."""
+        self.page.fill("#prompt", text)
+        self.page.press("#prompt", "Enter")
+
+    def text(self, selector: str) -> str:
+        """What an element says."""
+        return str(self.page.inner_text(selector))
+
+
+def asks_for_a_key(tab: Tab, key: str, picture: Path) -> None:
+    tab.page.wait_for_selector("#wrong:visible")
+    assert "API key" in tab.text("#wrong")
+    with tab.settings() as page:
+        page.fill("#key", key)
+        page.press("#key", "Tab")
+        page.wait_for_selector("#model option >> nth=1", state="attached")
+        page.fill("#seed", "7")
+        page.fill("#temperature", "0")
+        page.screenshot(path=picture)
+
+
+def reuses_what_was_read(tab: Tab) -> str:
+    assert "ball" in tab.say(f"{STORY} What does Tom have?", 1)
+    answer = tab.say("And where does Anna live?", 2)
+    reused = re.search(r"of these (\d+) reused", tab.text("article.assistant .foot >> nth=1"))
+    assert reused is not None
+    assert int(reused[1]) > 20
+    return answer
+
+
+def shows_probabilities(tab: Tab, answer: str, picture: Path) -> None:
+    """The same conversation once more: the same words, and each has its row of what could have come."""
+    page, first = tab.page, "article.assistant >> nth=1 >> .token >> nth=0"
+    with tab.settings():
+        page.check("#probabilities")
+    page.click("article.assistant >> nth=1 >> text=Again")
+    page.wait_for_selector("#send:visible", timeout=60_000)
+    page.wait_for_selector(first, timeout=60_000)
+    assert tab.text("article.assistant .text >> nth=1").replace("</s>", "") == answer
+    page.focus(first)
+    page.keyboard.press("ArrowRight")
+    assert "Token 2 of" in tab.text(".chances")
+    assert page.locator(".chances tr.drawn").count() == 1
+    page.screenshot(path=picture)
+
+
+def loses_no_message(tab: Tab) -> None:
+    """A wrong setting is said."""
+    with tab.settings() as page:
+        page.fill("#top_p", "3")
+    tab.send("Not sent")
+    page.wait_for_selector("#wrong:visible")
+    assert "Top p" in tab.text("#wrong")
+    assert page.input_value("#prompt") == "Not sent"
+    with tab.settings():
+        page.fill("#top_p", "")
+
+
+def goes_on_with_a_text(tab: Tab) -> None:
+    """Stopped by a key, and still there when the page is loaded again."""
+    with tab.settings() as page:
+        page.select_option("#model", "story")
+        assert page.is_checked("input[value=text]")
+        assert page.is_disabled("input[value=chat]")
+    page.keyboard.press("Alt+N")
+    assert page.locator("article").count() == 0
+    tab.send("Once upon a time")
+    page.wait_for_selector("article.assistant")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#send:visible")
+    page.reload()
+    page.wait_for_selector("article.user")
+    assert "Once upon a time" in tab.text("article.user")
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") == "light"
 
 
 @pytest.mark.soak("page")
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 def test_a_conversation_in_a_real_browser(look: str, tmp_path: Path) -> None:
-    """Chat, settings, probabilities by keys, text, stopping, errors, keys; and pictures to look at."""
     sync = pytest.importorskip("playwright.sync_api", reason="pip install playwright (and Debian's chromium)")
-    browser = shutil.which("chromium")
+    browser, phone, key = shutil.which("chromium"), look == "phone", "a-key-of-the-test"
     assert browser is not None, "needs Debian's chromium"
-    (tmp_path / "keys").write_text("a-key-of-the-test\n", encoding="utf-8")
+    (tmp_path / "keys").write_text(f"{key}\n", encoding="utf-8")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    phone = look == "phone"
     kind: dict[str, Any] = {"viewport": {"width": 390, "height": 780} if phone else {"width": 1200, "height": 760}}
     kind |= {"color_scheme": "dark" if look == "dark" else "light", "is_mobile": phone, "has_touch": phone}
-    root = ["--no-sandbox"]  # a root's browser has none
     with served("--api-keys", str(tmp_path / "keys")) as url, sync.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=[*BROWSER, *root])
-        tab = chromium.new_context(**kind, device_scale_factor=2 if phone else 1).new_page()
-        wrong: list[str] = []
-        tab.on("pageerror", lambda e: wrong.append(str(e)))
-        tab.on("request", lambda r: wrong.append(r.url) if not r.url.startswith(url) else None)
-        tab.goto(f"{url}/")
-        tab.wait_for_selector("#wrong:visible")
-        assert "API key" in tab.inner_text("#wrong")
-        if phone:
-            tab.click("#open")
-        tab.fill("#key", "a-key-of-the-test")
-        tab.press("#key", "Tab")
-        tab.wait_for_selector("#model option >> nth=1", state="attached")
-        tab.fill("#seed", "7")
-        tab.fill("#temperature", "0")
-        tab.screenshot(path=PICTURES / f"{look}-settings.png")
-        if phone:
-            tab.click("#open")
-        first = say(tab, f"{STORY} What does Tom have?", 1)
-        assert "ball" in first
-        assert "of these" in tab.inner_text("article.assistant .foot")
-        again = say(tab, "And where does Anna live?", 2)
-        reused = re.search(r"of these (\d+) reused", tab.inner_text("article.assistant .foot >> nth=1"))
-        assert reused is not None
-        assert int(reused[1]) > 20
-        # the same conversation with probabilities: the same words, and each has its row of what could have come
-        if phone:
-            tab.click("#open")
-        tab.check("#probabilities")
-        if phone:
-            tab.click("#open")
-        tab.click("article.assistant >> nth=1 >> text=Again")
-        tab.wait_for_selector("article.assistant >> nth=1 >> .token >> nth=1", timeout=60_000)
-        assert tab.inner_text("article.assistant .text >> nth=1").replace("</s>", "") == again
-        tab.focus("article.assistant >> nth=1 >> .token >> nth=0")
-        tab.keyboard.press("ArrowRight")
-        assert "Token 2 of" in tab.inner_text(".chances")
-        assert tab.locator(".chances tr.drawn").count() == 1
-        tab.screenshot(path=PICTURES / f"{look}.png")
-        # a wrong setting is said, and the message is not lost
-        if phone:
-            tab.click("#open")
-        tab.fill("#top_p", "3")
-        if phone:
-            tab.click("#open")
-        tab.fill("#prompt", "Not sent")
-        tab.press("#prompt", "Enter")
-        tab.wait_for_selector("#wrong:visible")
-        assert "Top p" in tab.inner_text("#wrong")
-        assert tab.input_value("#prompt") == "Not sent"
-        # text, stopped by a key
-        if phone:
-            tab.click("#open")
-        tab.fill("#top_p", "")
-        tab.select_option("#model", "story")
-        assert tab.is_checked("input[value=text]")
-        assert tab.is_disabled("input[value=chat]")
-        if phone:
-            tab.click("#open")
-        tab.keyboard.press("Alt+N")
-        assert tab.locator("article").count() == 0
-        tab.fill("#prompt", "Once upon a time")
-        tab.press("#prompt", "Enter")
-        tab.wait_for_selector("article.assistant")
-        tab.keyboard.press("Escape")
-        tab.wait_for_selector("#send:visible")
-        tab.reload()  # the conversation is still there
-        tab.wait_for_selector("article.user")
-        assert "Once upon a time" in tab.inner_text("article.user")
-        tab.click("#theme")
-        assert tab.get_attribute("html", "data-theme") == "light"
-        assert not [w for w in wrong if "Failed to fetch" not in w]
+        chromium = playwright.chromium.launch(executable_path=browser, args=BROWSER)
+        context = chromium.new_context(**kind, device_scale_factor=2 if phone else 1)
+        tab = Tab(context.new_page(), url, phone=phone)
+        asks_for_a_key(tab, key, PICTURES / f"{look}-settings.png")
+        shows_probabilities(tab, reuses_what_was_read(tab), PICTURES / f"{look}.png")
+        loses_no_message(tab)
+        goes_on_with_a_text(tab)
+        assert not tab.wrong
         chromium.close()
     soak.count("conversations")

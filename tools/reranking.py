@@ -18,7 +18,6 @@ import numpy as np
 from ..errors import InputError, shown
 from ..loader.text.pieces import Cutting
 from ..runtime.exact import exp_of
-from ..runtime.lora import number_of
 from ..runtime.sampling import damaged
 from ..runtime.spec import SIMILARITIES
 from ..runtime.tasks.similarity import similarity
@@ -74,7 +73,7 @@ class _Crossed:
         self._cutting = Cutting(min(model.tokenizer.max_tokens or n, n), side=model.tokenizer.cut_side)
 
     def scores(self, query: str, documents: Sequence[str], adapter: str | None = None) -> tuple[list[float], int]:
-        number = number_of(self._model.adapters, adapter, "rerank")
+        number = self._model.adapter_number(adapter, "rerank")
         pairs = [(query, document) for document in documents]
         made = self._model.pairs.of(pairs, max_tokens=self._cutting.max_tokens, adapter=number)
         return [float(x) for x in made], sum(self._length(*pair) for pair in pairs)
@@ -97,7 +96,7 @@ class _Alike:
         self._document = next((name for name in _DOCUMENT if name in how.prompts), None)
 
     def scores(self, query: str, documents: Sequence[str], adapter: str | None = None) -> tuple[list[float], int]:
-        number, vectors = number_of(self._model.adapters, adapter, "rerank"), self._vectors
+        number, vectors = self._model.adapter_number(adapter, "rerank"), self._vectors
         asked = [vectors.framed(query, self._query)]
         read = [vectors.framed(document, self._document) for document in documents]
         a = vectors.of_ids(asked, prompt_name=self._query, adapter=number)

@@ -23,7 +23,6 @@ import numpy as np
 
 from ...errors import ConfigError, InputError, shown
 from ...loader.decision import FILE, Decision, read_decision
-from ...runtime.lora import number_of
 from . import prompts
 from .answers import probabilities
 from .prompting import Prompting
@@ -155,7 +154,7 @@ class _Judged:
     def _rows(self, state: str, said: list[str], adapter: str | None) -> tuple[np.ndarray, int]:
         """Logits [pairs, labels], and tokens."""
         pairs = self.model.pairs
-        number = number_of(self.model.adapters, adapter, "decide")
+        number = self.model.adapter_number(adapter, "decide")
         rows = np.asarray(pairs.of([(state, each) for each in said], act="identity", adapter=number))
         n = sum(len(self.model.tokenizer.framed(state.strip(), pair=each)[0]) for each in said)
         return rows.reshape(len(said), -1), n

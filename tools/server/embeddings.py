@@ -10,7 +10,6 @@ import numpy as np
 
 from ...errors import ConfigError, InputError
 from ...runtime.generate import check_ids
-from ...runtime.lora import number_of
 from .errors import RequestError
 from .fields import Field, Schema, array
 from .generating import MODEL, TEXT
@@ -120,7 +119,7 @@ def _checked(given: list[int], n_vocab: int, where: str) -> list[int]:
 def _rows(
     entry: Entry, vectors: Vectors, ids: list[list[int]], name: str | None, width: int | None
 ) -> NDArray[np.float32]:
-    number = number_of(entry.model.adapters, entry.adapter, "embeddings")
+    number = entry.model.adapter_number(entry.adapter, "embeddings")
     normalize = None if width is None else True
     return vectors.of_ids(ids, prompt_name=name, truncate_dim=width, normalize=normalize, adapter=number)
 
