@@ -35,7 +35,7 @@ class ModelDrafter:
     computes = True
 
     def __init__(self, session: Session, begun: Begun, share: float = 1.0) -> None:
-        """`session`: the draft model's; `share`: of the model's bytes, which stands for that of a pass's time at first."""
+        """`session`: the draft model's; `share`: of the model's bytes, in place of a pass's time at first."""
         how, names = begun.sampling, session.program.adapters
         adapter = number_of(names, begun.adapter, "draft") if begun.adapter in names else 0  # it drafts without, too
         self._text = Sequence(session, source=begun.source, adapter=adapter)
