@@ -281,19 +281,17 @@ def test_several_models_and_several_python_threads(small: Path, windowed: Path) 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_fork_starts_its_own_team(small: Path) -> None:
-    script = (
-        CHILD
-        + """
-import os
+    script = """
+import json, os, sys, numpy as np, miaotui
+ids = json.loads(sys.argv[2])
 m = miaotui.load(sys.argv[1], threads=2)
-a = m.logits(json.loads(sys.argv[2]))
+a = m.logits(ids)
 pid = os.fork()
-same = np.array_equal(m.logits(json.loads(sys.argv[2])), a)
+same = np.array_equal(m.logits(ids), a)
 if pid == 0: os._exit(0 if same else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and same
 """
-    )
-    command = [sys.executable, "-W", "ignore", "-c", script, str(small), json.dumps(IDS), "{}"]
+    command = [sys.executable, "-W", "ignore", "-c", script, str(small), json.dumps(IDS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
