@@ -34,7 +34,7 @@ class ModelDrafter:
     computes = True
 
     def __init__(self, session: Session, begun: Begun, share: float = 1.0) -> None:
-        """`session`: the draft model's; `share`: of the model's bytes, in the place of that of a pass's time at first."""
+        """`session`: the draft model's; `share`: of the model's bytes; of a pass's time too, at first."""
         how, there = begun.sampling, session.adapters
         adapter = there.number(begun.adapter, "draft") if begun.adapter in there.names else 0  # it drafts without, too
         self._text = Sequence(session, source=begun.source, adapter=adapter)
