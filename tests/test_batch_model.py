@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -23,8 +24,8 @@ from task_models import write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("negative", "neutral", "positive")
 TEXTS = ["a good film", "Ana flew to Berlin.", "", "日本語 😀", "w " * 30]
 DRAWN = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -200,3 +201,47 @@ def test_importing_it_is_cheap_and_a_worker_of_a_new_process_loads_its_own(
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[], wanted]
+
+
+def test_the_page_s_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "run.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(compile(code, "docs/run.md", "exec"), {})  # noqa: S102 - it is our own page
+    columns, records, texts = capsys.readouterr().out.splitlines()
+    assert columns.startswith("{'id': [1, 2], 'text': ['We liked it.', 'We did not.'], 'output': [{'label': 'positive'")
+    assert records.startswith("[{'id': 1, 'text': 'We liked it.', 'output': {'label': 'positive'")
+    assert texts.startswith("[{'label': 'positive', ")
+
+
+@pytest.mark.soak("engines")
+@pytest.mark.parametrize("engine", ["daft", "ray"])
+def test_engines_take_the_class(engine: str) -> None:
+    """`pip install 'miaotui[daft]' 'ray[data]'`, and `./dev soak engines --minutes 0`."""
+    pytest.importorskip(engine)
+    script = ROOT / "docs" / "examples" / "engines" / f"{engine}_labels.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with Model("sentiment-analysis") as model:
+        labels = [told["label"] for told in model(["We liked it.", "We did not.", "It is a film."])]
+    assert re.findall(r"^\d .*$", done.stdout, re.MULTILINE) == [f"{n} {told}" for n, told in enumerate(labels, 1)]
+
+
+@pytest.mark.soak("engines")
+def test_a_run_by_daft_writes_what_one_process_writes(classifier: Path, tmp_path: Path) -> None:
+    pytest.importorskip("daft")
+    rows = [json.dumps({"id": n, "text": f"{TEXTS[n % 4]} {n}"}) for n in range(2000)]
+    rows[700] = "{"
+    for name in ("a", "b"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.jsonl").write_text("\n".join(rows))
+    words = [sys.executable, "-m", "miaotui", "run", "text-classification", "--model", str(classifier)]
+    for name, more in (("one", []), ("two", ["--engine", "daft", "--workers", "2"])):
+        places = ["--input", tmp_path / "in", "--output", tmp_path / name, "--errors", tmp_path / f"{name}s"]
+        done = subprocess.run([*words, *map(str, places), *more], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    for name in ("a", "b"):
+        for one, two in (("one", "two"), ("ones", "twos")):
+            assert (tmp_path / one / f"{name}.jsonl").read_bytes() == (tmp_path / two / f"{name}.jsonl").read_bytes()
+    bad = [sys.executable, *words[1:], "--input", str(tmp_path / "in"), "--output", str(tmp_path / "three")]
+    done = subprocess.run([*bad, "--engine", "daft"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "a.jsonl, line 701: not valid JSON" in done.stderr) == (1, True)
