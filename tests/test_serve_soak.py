@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -11,11 +12,23 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import pytest
 import soak
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from miaotui.tools import demo
+
+pytest.importorskip("starlette")
+pytest.importorskip("prometheus_client")
+
+from miaotui.tools.server.app import WIRES
+from miaotui.tools.server.settings import Settings
+from serve_bodies import bodies
 from serve_load import Question, percentile, rss, run
 from serve_processes import serving
+from serving import Client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from serve_load import Load
 
 CLIENTS = 64
@@ -71,3 +84,30 @@ def test_64_clients_and_an_end(request: pytest.FixtureRequest) -> None:
     soak.count("private MiB at the end", sizes[1] >> 20)
     assert load.wrong == []
     assert sizes[1] - sizes[0] < GROWTH
+
+
+#: What keeps answers short, and draws them from a model that there is, where the field is known.
+SHORT = {"max_tokens": 3, "max_output_tokens": 3}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with miaotui.load(demo.path("chat"), cache_tokens=2048) as chat, miaotui.load(demo.path("encoder")) as encoder:
+        yield Client({"chat": chat, "encoder": encoder}, Settings(request_timeout=30))
+
+
+@pytest.mark.soak("serve-bodies")
+@settings(max_examples=2000, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_body_makes_a_fault(client: Client, data: st.DataObject) -> None:
+    """Whatever is asked is answered, or refused by a status from 400 to 499 with the field."""
+    wire = data.draw(st.sampled_from(WIRES))
+    body = data.draw(bodies(wire.fields, SHORT))
+    reply = client.post(wire.path, json.dumps(body).encode())
+    soak.count(f"{wire.path} {reply.status}")
+    assert reply.ended
+    assert reply.status < 500, (wire.path, body, reply.body)
+    if reply.status >= 400:
+        assert reply.json
+    elif "text/event-stream" in reply.headers["content-type"]:
+        assert b"internal" not in reply.body
