@@ -156,6 +156,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: list[str]) -> None:
     names = {path.relative_to(ROOT).as_posix() for path in SOURCES}
     expected = {name for name in names if not name.startswith(left_out)} | {"py.typed"}
     expected |= {path.relative_to(ROOT).as_posix() for path in models}
+    expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "tools" / "server" / "page").iterdir()}
     assert inside == expected
 
 
