@@ -135,7 +135,7 @@ def test_files_of_a_directory_one_after_the_other(tmp_path: Path, run: Any) -> N
     )
     code, _, err = run("--input", "in", "--output", "other")
     assert (code, "in/a.txt, line 7: " in err) == (1, True)
-    code, _, err = run("--input", "in/deep/*.jsonl", "--output", "other", "--errors", "others")
+    code, _, err = run("--input", "in/deep/*.jsonl", "--output", "fresh", "--errors", "others")
     assert (code, sorted(files_in(tmp_path / "others"))) == (0, ["b.jsonl"])
 
 

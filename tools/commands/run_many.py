@@ -125,9 +125,10 @@ def _check_files(
             records = Records(stream, source.form, source.name)
             if records.columns:
                 inputs.check(records.columns, source.name)
+    several = is_several(args.input) or args.output.is_dir()
     for source in sources:
         for option, path in (("--output", source.output), ("--errors", source.errors)):
-            if path is not None and len(sources) + args.output.is_dir() > 1:
+            if path is not None and several:
                 with named(f"{option} {path}"):
                     path.parent.mkdir(parents=True, exist_ok=True)
         if source.output.exists() or (source.errors is not None and source.errors.exists()):
