@@ -137,6 +137,7 @@ class Draw:
     told: range | None = None
     first: bool = False
     speculation: Speculation | None = None  # what drafts the ids after the first
+    steered: Steered | None = None  # what they may be
 
 
 @dataclass(frozen=True)
@@ -506,7 +507,7 @@ def steps(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
+        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation, steered=steered)
         token, told = yield from _next(text, steered, wanted)
 
 
@@ -523,9 +524,13 @@ def _next(
 
 
 def _speculation(wanted: Speculation | None, sampler: Sampler | None, steered: Steered | None) -> Speculation | None:
-    """None where what may come in a later row is known only once the ids before it are drawn."""
+    """None where what may come in a later row is known only once the ids before it are drawn.
+
+    First layers draft in whatever thread takes the pass, and what an answer is held to is its own thread's.
+    """
     known = sampler is None or (sampler.tells_ahead and not sampler.calls_python)
-    return wanted if known and steered is None else None
+    here = steered is None or wanted is None or wanted.in_pass is None
+    return wanted if known and here else None
 
 
 def _end(writer: Writer, steered: Steered | None, reason: FinishReason) -> tuple[str, FinishReason]:

@@ -394,10 +394,12 @@ class Sequence:
             return self._told(draw, draw.told)
         session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
         drafted, ahead = self._drafted(draw)
+        masks = draw.steered.ahead(drafted) if drafted and draw.steered is not None else []
+        drafted = drafted if draw.steered is None else drafted[: len(masks)]
         check = partial(_drawn_rows, session, table, draw, n)
         draws: list[NDArray[np.int64]] = []
         if sampler is not None and drafted:
-            draws = block_words(sampler, n, drafted)
+            draws = block_words(sampler, n, drafted, masks)
         elif sampler is not None and (words := row_words(sampler, n)) is not None:
             draws = [words]
         return Want(table, self._ids, check, draws=draws, drafted=drafted, check=check, ahead=ahead)
@@ -589,6 +591,8 @@ class Sequence:
     def go_on_with(self, ids: Ids[int]) -> None:
         """For the runtime: add ids that were drawn from this text; the last may stand one past the context."""
         self._check_open()
+        for _ in zip(ids, tuple(self._at_hand), strict=False):
+            self._at_hand.popleft()  # which is the same: nothing else may come
         self._ids += ids
 
     @property

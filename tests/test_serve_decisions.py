@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from miaotui.tools import demo
 from miaotui.tools.decisions import openai_form, system_one
 from miaotui.tools.decisions.questions import questions_of
@@ -18,11 +25,16 @@ pytest.importorskip("prometheus_client")
 pytest.importorskip("jinja2")
 
 from miaotui.tools.server.security import Keys
+from serve_processes import serving
 from serving import Client, asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "decisions-api.md"
+ASKED = re.compile(
+    r"^```sh\ncurl http://127.0.0.1:8000(\S+) .*? -d '(.*?)'\n```\n\n```json\n(.*?)```", re.DOTALL | re.MULTILINE
+)
 SYSTEM_ONE, DECISIONS = "/v1/systemone", "/v1/decisions"
 STATE = "Tom went to the park. He was sad, for his red ball was lost."
 QUESTIONS: dict[str, Any] = {
@@ -198,3 +210,64 @@ def test_the_form_of_openai_refuses_nothing_that_the_other_takes(alone: dict[str
     [asked_] = openai_form.questions_of([{"type": "choice", "instructions": "", "choices": most}])
     [other] = questions_of({"q": {"type": "choice", "criteria": {str(i): None for i in range(255)}}}).values()
     assert asked_.question == other
+
+
+def near(told: Any, page: Any) -> bool:
+    """Whether it is what a page says, whose numbers are rounded and which may leave fields out."""
+    if isinstance(page, dict):
+        return all(key in told and near(told[key], value) for key, value in page.items())
+    if isinstance(page, list):
+        return len(told) == len(page) and all(map(near, told, page))
+    return bool(abs(told - page) <= 0.0005) if isinstance(page, float) else bool(told == page)
+
+
+def test_the_page_s_requests_return_what_it_says(client: Client) -> None:
+    asked_ = ASKED.findall(PAGE.read_text(encoding="utf-8"))
+    assert [path for path, _, _ in asked_] == [SYSTEM_ONE, DECISIONS]
+    for path, body, told in asked_:
+        reply = client.post(path, json.loads(body))
+        assert near(reply.json, json.loads(told)), reply.body
+
+
+WORDS = st.sampled_from([
+    "model", "chat", "state", "questions", "type", "noul", "choice", "score", "predicate", "instructions", "criteria",
+    "true", "input", "role", "user", "content", "choices", "value", "levels", "label", "", "\ud800", "a",
+])  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(WORDS, inside, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    path=st.sampled_from([SYSTEM_ONE, DECISIONS]), body=JSON, key=st.sampled_from(["questions", "input", "state", ""])
+)
+def test_whatever_is_sent_is_no_fault_of_the_servers(client: Client, path: str, body: Any, key: str) -> None:
+    good = {"model": "chat", "state": "Hi"} if path == SYSTEM_ONE else {"model": "chat", "input": "Hi"}
+    reply = client.post(path, {**good, key: body} if key else body)
+    assert reply.status in (200, 400, 404, 422), reply.body
+    assert ("answers" in reply.json) == (reply.status == 200)
+
+
+@pytest.mark.soak("decisions")
+@pytest.mark.parametrize("model", ["chat", "story"])
+def test_the_form_s_own_suite_passes(tmp_path: Path, model: str) -> None:
+    """jevcompat: every requirement; and where it allows noise, in answers about the same state, there is none."""
+    pytest.importorskip("jevcompat", reason="pip install jevcompat==0.1.1")
+    out, keys = tmp_path / "report.json", tmp_path / "keys"
+    keys.write_text("a-long-secret\n")
+    with serving("--api-keys", str(keys)) as (_, port):
+        url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "jevcompat.cli", "test", url, "--model", model, "--key", "a-long-secret"]
+        done = subprocess.run([*command, "--json", str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "MUST 32/32, SHOULD 15/15" in done.stdout
+    renamed = {"zz-renamed.1": "refund", "Q 🙂": "team", "x_y_z": "anger"}
+    exchanges = json.loads(out.read_text())["exchanges"]
+    told = [json.loads(each["response"])["answers"] for each in exchanges if each["case"].startswith("semantics-")]
+    answers = [{renamed.get(name, name): answer for name, answer in each.items()} for each in told]
+    assert len(answers) >= 12
+    for one, other in pairwise(answers):
+        assert all(one[name] == other[name] for name in renamed.values())

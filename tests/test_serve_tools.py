@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("starlette", reason="starlette is not installed: pip install 'miaotui[serve]'")
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: pip install 'miaotui[serve]'")
@@ -431,3 +434,52 @@ def test_responses_refuse_by_name(models: dict[str, miaotui.Model], more: dict[s
     reply = made.post(RESPONSES, wanted(**more))
     assert reply.status == 400
     assert reply.error["param"].startswith(param)
+
+
+HISTORY: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "text", "text": "Rome?"}]},
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "Rome"}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "25", "is_error": True}]},
+]
+ITEMS: list[dict[str, Any]] = [
+    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Rome?"}]},
+    {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "Hm."}]},
+    {"type": "function_call", "call_id": "t", "name": "weather", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "t", "output": [{"type": "input_text", "text": "25"}]},
+]
+BODIES: list[tuple[str, dict[str, Any]]] = [
+    (CHAT, body(tool_choice="auto", parallel_tool_calls=False, stream=True, max_tokens=4)),
+    (CHAT, body(tool_choice={"type": "function", "function": {"name": "weather"}}, max_tokens=4)),
+    (
+        MESSAGES,
+        said(messages=HISTORY, tool_choice={"type": "any"}, system=[{"type": "text", "text": "x"}], max_tokens=4),
+    ),
+    (RESPONSES, wanted(input=ITEMS, text={"format": {"type": "text"}}, tool_choice="required", max_output_tokens=4)),
+]
+ODD = st.sampled_from(
+    [None, True, 0, -1, 2**70, 1e300, "", "x", "\x00", [], {}, [[]], [{}], {"type": "x"}, "{{ 7 * 7 }}"]
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inside for place in places(item, (*path, key)))]
+
+
+@given(st.sampled_from(BODIES), st.data(), st.lists(ODD, min_size=1, max_size=2))
+@settings(max_examples=40)
+def test_no_body_is_the_server_s_fault(
+    models: dict[str, miaotui.Model], good: tuple[str, dict[str, Any]], data: st.DataObject, odd: list[Any]
+) -> None:
+    path, changed = good[0], copy.deepcopy(good[1])
+    for value in odd:
+        *where, last = data.draw(st.sampled_from(places(changed)[1:]))
+        at = changed
+        for key in where:
+            at = at[key]
+        at[last] = copy.deepcopy(value)
+    made, _ = client(models, "hermes", "Hi")
+    reply = made.post(path, changed)
+    assert reply.status in {200, 400, 404}, reply.body
+    if reply.status != 200:
+        assert len(reply.json["error"]["message"]) > 10

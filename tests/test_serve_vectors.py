@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -18,11 +20,14 @@ pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("jinja2")
 
+from miaotui.tools.server import embeddings
 from serving import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "vectors-api.md"
+ASKED = re.compile(r"^```sh\ncurl http://127.0.0.1:8000(\S+) .*? -d '(.*?)'\n```", re.DOTALL | re.MULTILINE)
 EMBEDDINGS, RERANK = "/v1/embeddings", "/v1/rerank"
 TEXTS = ["Ana flew to Berlin.", "Bread is made of flour.", "Tea"]
 
@@ -200,3 +205,16 @@ def test_a_tokenizer_tells_what_it_is(models: dict[str, miaotui.Model]) -> None:
     told = client.get("/tokenizer_info").json
     assert (told["bos_token"], told["eos_token"], told["vocab_size"]) == ("<s>", "</s>", 1024)
     assert told["chat_template"] == models["chat"].tokenizer.chat_template
+
+
+def test_the_page_s_requests_are_answered_and_its_fields_are_all(client: Client) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    (first, vectors), (second, ranking) = ASKED.findall(page)
+    assert (first, second) == (EMBEDDINGS, RERANK)
+    assert len(rows_of(client.post(first, json.loads(vectors)))) == len(json.loads(vectors)["input"])
+    [told] = re.findall(r"^```json\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+    reply = client.post(second, json.loads(ranking)).json
+    reply["results"][0]["relevance_score"] = round(reply["results"][0]["relevance_score"], 2)
+    assert {key: value for key, value in reply.items() if key != "id"} == json.loads(told)
+    fields = {field.name for field in embeddings.FIELDS} - {"model", "user"}
+    assert all(f"| `{name}` |" in page for name in fields)

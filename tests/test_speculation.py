@@ -18,6 +18,7 @@ import pytest
 from checkpoints import Drawn, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masks import ByTheLast
 from miaotui.errors import BackendError, InputError, MemoryLimitError, PlanError
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.draft_model import ModelDrafter
@@ -49,6 +50,8 @@ HOWS: list[dict[str, Any]] = [
     {"no_repeat_ngram_size": 2}, DRAWN | {"bad_words_ids": [[5], [7, 9]], "min_new_tokens": 9},
     DRAWN | {"typical_p": 0.9, "xtc_probability": 0.5, "frequency_penalty": 0.5, "sequence_bias": [[[4, 5], 2.0]]},
     {"dry_multiplier": 2.0, "presence_penalty": 0.5, "no_repeat_ngram_size": 3},
+    {"schema": ByTheLast(), "repetition_penalty": 1.1},
+    DRAWN | {"schema": ByTheLast(), "frequency_penalty": 0.5, "bad_words_ids": [[5], [7, 9]]},
     {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.5, "seed": 5},  # of which nothing is drafted
 ]  # fmt: skip
 
@@ -377,6 +380,33 @@ def test_texts_and_stop_strings(forced: list[int], length: int) -> None:
                 wanted = plain(model, "Once upon a time", **asked)
                 same(model.generate("Once upon a time", **asked), wanted)
                 assert "".join(model.stream("Once upon a time", **asked)) == wanted.text
+
+
+HELD: list[dict[str, Any]] = [
+    {"regex": "((The (cat|dog|bird) (sat|ran) (on the mat|home), )+ )+"},
+    {"schema": {"type": "array", "items": {"type": "object", "properties": {"name": {"enum": ["Tom", "Tim", "Lily"]},
+     "age": {"type": "integer", "maximum": 12}}, "required": ["name", "age"]}, "minItems": 9}},
+    {"choices": [f"{a} and {a} and {b} and {a} and {b}" for a in ("Tom", "Tim") for b in ("Tom", "Lily", "Tim")]},
+]  # fmt: skip
+
+
+def test_what_an_answer_is_held_to_holds_drafts_too(forced: list[int]) -> None:
+    """Ids that must come stand between others, some of the same pass; each row has the mask of its place."""
+    pytest.importorskip("llguidance")
+    with miaotui.load(demo.path(), draft="ngram", max_context=256) as model:
+        n, prompt = 0, "Tom and Lily and Tim"
+        for held in HELD:
+            kept = {name: model.constraint(**{name: value}) for name, value in held.items()}
+            for how in ({}, DRAWN | {"repetition_penalty": 1.2}, {"logprobs": True}):
+                for forced[0] in (2, 9):
+                    asked = {"max_new_tokens": 60, **how, **kept}
+                    got = model.generate(prompt, **asked)
+                    same(got, plain(model, prompt, **asked))
+                    n += got.timings.n_accepted
+            assert "".join(model.stream(prompt, max_new_tokens=60, **kept)) == plain(
+                model, prompt, max_new_tokens=60, **kept
+            ).text  # fmt: skip
+        assert n > 50
 
 
 def test_an_encoder_decoder(tmp_path: Path, forced: list[int]) -> None:

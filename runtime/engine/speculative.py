@@ -207,18 +207,23 @@ def ngrams(begun: Begun) -> Drafter:
     return NgramDrafter(begun.before)
 
 
-def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list[NDArray[np.int64]]:
+def block_words(
+    sampler: Sampler, position: int, drafted: Sequence[int], masks: Sequence[NDArray[np.uint32]] = ()
+) -> list[NDArray[np.int64]]:
     """As `row_words`, for the token at `position` and for those after it, each as if the drafted ids before it came.
 
-    Empty: Python draws the first, and the others are not known. The sampler is as it was.
+    `masks`: of those after it, of a sampler that has one. Empty: Python draws the first, and the others are not known.
+    The sampler is as it was.
     """
+    of_each = [sampler.mask] + (list(masks) if masks else [sampler.mask] * len(drafted))
     if sampler.changes is not None:  # whose counts are not undone
-        return _words_of_each(sampler, position, drafted)
+        return _words_of_each(sampler, position, drafted, of_each)
     rows: list[NDArray[np.int64]] = []
-    held: list[NDArray[np.int64]] = []
+    held: list[object] = [masks]
     mark = sampler.mark()
     try:
-        for i in range(len(drafted) + 1):
+        for i, mask in enumerate(of_each):
+            sampler.mask = mask
             words = row_words(sampler, position + i)
             if words is None:
                 return []
@@ -226,16 +231,20 @@ def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list
             held.append(sampler.edited)
             sampler.observe(drafted[i : i + 1])
     finally:
+        sampler.mask = of_each[0]
         sampler.rewind(mark)
     sampler.held = held
     return rows
 
 
-def _words_of_each(sampler: Sampler, position: int, drafted: Sequence[int]) -> list[NDArray[np.int64]]:
-    """The same, by a sampler for each row."""
+def _words_of_each(
+    sampler: Sampler, position: int, drafted: Sequence[int], masks: Sequence[NDArray[np.uint32] | None]
+) -> list[NDArray[np.int64]]:
+    """The same, by a sampler for each row, with its mask."""
     each = [sampler]
-    for token in drafted:
+    for token, mask in zip(drafted, masks[1:], strict=True):
         each.append(each[-1].ahead([token]))
+        each[-1].mask = mask
     rows = [row_words(one, position + i) for i, one in enumerate(each)]
     sampler.held = each[1:]
     return [words.copy() for words in rows if words is not None]  # none, where Python draws

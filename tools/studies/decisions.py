@@ -1,6 +1,6 @@
 """How options are best compared by a model that writes, and what a further question costs. JSON.
 
-    python -m miaotui.tools.studies.decisions [--questions N] [--model PATH]
+    python -m miaotui.tools.studies.decisions [--questions N] [--model PATH] [--out FILE]
 
 First, held-out questions of the included chat model, each with its answer and three others about the same person: how
 often the right one is likeliest by the sum and by the mean of its log-probabilities, by how much the paragraph adds to
@@ -14,11 +14,15 @@ import argparse
 import json
 import random
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...model import load
 from .. import demo
+from ..bench.roofline import machine, versions
+from ..bench.shared import public_command
 from ..decisions.prompting import Prompting
 from ..decisions.prompts import lettered
 from ..decisions.questions import Question, questions_of
@@ -28,7 +32,7 @@ from ..demo.recipes import talks
 if TYPE_CHECKING:
     from ...model import Model
 
-OTHERS, LETTERS, ROUNDS, MANY, STATE = 3, "ABCD", 5, 8, 400
+OTHERS, LETTERS, ROUNDS, MANY, STATE, FEWEST = 3, "ABCD", 5, 8, 400, 50
 
 
 def ways(model: Model, n: int) -> dict[str, float]:
@@ -82,13 +86,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.studies.decisions")
     parser.add_argument("--questions", type=int, default=200, metavar="N", help="held-out questions (default: 200)")
     parser.add_argument("--model", metavar="PATH", help="whose seconds are measured")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the record here too")
     args = parser.parse_args()
+    if args.questions < FEWEST:
+        parser.error(
+            f"--questions {args.questions}: expected {FEWEST} at least, so that each kind has others to choose from"
+        )
     with load(demo.path("chat"), cache_tokens=4096) as model:
-        told: dict[str, object] = {"right": ways(model, args.questions)}
+        command = public_command("python -m miaotui.tools.studies.decisions", sys.argv)
+        told: dict[str, object] = {"command": command, "machine": machine(), "versions": versions()}
+        told["right"] = ways(model, args.questions)
     if args.model:
         with load(args.model, max_context=2048, cache_tokens=8192) as model:
             told["seconds"] = seconds(model)
     print(json.dumps(told, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
