@@ -244,10 +244,10 @@ def test_whoever_is_killed_the_output_is_that_of_one_process(tmp_path: Path, cla
 
 @pytest.mark.soak("workers")
 def test_whoever_is_killed_often_the_output_is_that_of_one_process(tmp_path: Path, classifier: Path) -> None:
-    workers, parents = kill_anyone(tmp_path, classifier, 20_000, 30, random.randrange(2**32))  # noqa: S311 - moments
+    workers, parents = kill_anyone(tmp_path, classifier, 8000, 20, random.randrange(2**32))  # noqa: S311 - moments
     soak.count("workers killed", workers)
     soak.count("parents killed", parents)
-    assert workers + parents > 20
+    assert workers + parents > 10
 
 
 @pytest.mark.ci  # 10 s

@@ -66,21 +66,16 @@ class Writer(llm.Model):
         if model.tokenizer.chat_template is None:
             made = model.stream(prompt.prompt, **given)
         else:
-            made = model.chat_stream(messages_of(prompt, conversation), **given)
+            made = model.chat_stream(messages_of(prompt), **given)
         yield from made if stream else ["".join(made)]
 
 
-def messages_of(prompt: Any, conversation: Any) -> list[dict[str, str]]:  # noqa: ANN401 - llm's
-    """What was said before, and what is asked now."""
-    before = [] if conversation is None else conversation.responses
-    system = next((said for said in [prompt.system, *(each.prompt.system for each in before)] if said), None)
-    messages = [{"role": "system", "content": system}] if system else []
-    for each in before:
-        messages += [
-            {"role": "user", "content": each.prompt.prompt},
-            {"role": "assistant", "content": each.text_or_raise()},
-        ]
-    return [*messages, {"role": "user", "content": prompt.prompt}]
+def messages_of(prompt: Any) -> list[dict[str, str]]:  # noqa: ANN401 - llm's
+    """The conversation up to what is asked now, as texts."""
+    return [
+        {"role": message.role, "content": "".join(part.text for part in message.parts if hasattr(part, "text"))}
+        for message in prompt.messages
+    ]
 
 
 class Encoder(llm.EmbeddingModel):
