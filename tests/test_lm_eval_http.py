@@ -1,4 +1,4 @@
-"""lm-evaluation-harness through the server, and through Python: the same numbers.
+"""lm-evaluation-harness through the server, and through Python: the same answers.
 
 `pip install 'lm-eval[api]'`, and `./dev soak lm-eval-http --minutes 0`.
 """
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPENINGS = ["Once upon a time there was a little", "Tom had a red", "The cat was very", "Lily and Ben went to the"]
-CHOICES = [
-    [" the of and", " girl named Lily."],
-    [" ball.", " because.", " very."],
-    [" ball ball.", " happy."],
-    [" park.", " a."],
-]
-ANSWERS = [1, 0, 1, 0]
-TEXTS = ["Once upon a time there was a cat. It had a ball.", "Tom had a red ball. He liked it. " * 12]
 
 
 @pytest.fixture(scope="module")
@@ -70,25 +62,15 @@ def results_of(told: Any) -> dict[str, Any]:
 def test_completions_through_the_server_are_those_of_python(
     harness: Any, tmp_path: Path, port: int, concurrent: int
 ) -> None:
-    """Log-probabilities of choices and of whole texts, and answers: equal, to the last bit that JSON carries."""
+    """Answers: the same texts, however many are asked for at once."""
     from miaotui.tools.lm_eval import MiaotuiLM
 
-    mean = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
-    rows = [{"question": q, "choices": c, "answer": a} for q, c, a in zip(OPENINGS, CHOICES, ANSWERS, strict=True)] * 8
-    choices = task(
-        tmp_path, "choices", rows, output_type="multiple_choice", doc_to_text="{{question}}", doc_to_choice="choices",
-        doc_to_target="answer", target_delimiter="", metric_list=mean,
-    )  # fmt: skip
-    rolling = task(
-        tmp_path, "rolling", [{"text": text} for text in TEXTS], output_type="loglikelihood_rolling", doc_to_text="",
-        doc_to_target="{{text}}", metric_list=[{"metric": "bits_per_byte"}],
-    )  # fmt: skip
     made = task(
         tmp_path, "made", [{"q": q, "a": "."} for q in OPENINGS], output_type="generate_until", doc_to_text="{{q}}",
         doc_to_target="{{a}}", metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
         generation_kwargs={"until": ["."], "max_gen_toks": 24, "do_sample": False, "temperature": 0},
     )  # fmt: skip
-    tasks = [choices, rolling, made]
+    tasks = [made]
     told = {"bootstrap_iters": 0, "log_samples": True}
     served = {
         "model": "story", "base_url": f"http://127.0.0.1:{port}/v1/completions", "tokenizer": str(demo.path()),
