@@ -95,13 +95,15 @@ COMMANDS = {
         "Do a task on every line of a text file, every JSON value or every row of a CSV file, and write a line of JSON "
         "for each, in order. A run that was stopped or killed goes on where it was when the same command is given "
         "again: no line is lost or written twice, and an input or options that changed are refused. Memory is bounded, "
-        "however long the file is.",
+        "however long the file is. Of a directory, every file has its own results; with --workers several processes "
+        "share the work, and the output stays the same, byte by byte.",
         (
             "miaotui run text-classification --model path/to/checkpoint --input reviews.txt --output labels.jsonl",
             "miaotui run ner --model org/name --input mail.csv --column body --output names.jsonl --errors bad.jsonl",
             "miaotui run text-classification --model path/to/checkpoint --input - --output - --top-k 3 < reviews.txt",
             "miaotui run ner --model org/name --input a.jsonl --output b.jsonl --set aggregation_strategy=simple",
             "miaotui run text-generation --input openings.txt --output stories.jsonl --seed 7 --set max_new_tokens=60",
+            "miaotui run text-classification --model org/name --input mail --output labels --errors bad --workers 4",
         ),
         "in order, resumed after a kill; `--errors FILE` keeps bad lines apart",
     ),
