@@ -156,7 +156,9 @@ class Speculation:
         seen.rarely = RARELY[0] if n_right else min(RARELY[1], 2 * seen.rarely)
         self.n_drafted += n_checked
         self.n_accepted += n_right
-        self._gain(1 + n_right - self._cost(n_checked, self._n_texts))
+        n, unit = self._n_texts, self._costs.seconds(self._n_texts)
+        spent = self._costs.spent(n * (1 + n_checked), n) + n_checked * self._drafter.cost(n, unit)
+        self._gain(1 + n_right - spent)
         before = self._expected.get(self._kind, _HOPE)
         self._expected[self._kind] = before + _SLOWLY * (seen.rate - before)
 
