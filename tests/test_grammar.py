@@ -402,9 +402,7 @@ def test_a_mask_that_allows_all_changes_nothing(model: miaotui.Model) -> None:
         assert not {*plain.ids[:-1]} & ends
 
 
-@pytest.mark.parametrize(
-    "how", [{"schema": NINTH}, {"regex": "(the [a-z]+ )+"}, {"grammar": 'root ::= ("a" | "bc")+'}]
-)
+@pytest.mark.parametrize("how", [{"schema": NINTH}, {"regex": "(the [a-z]+ )+"}, {"grammar": 'root ::= ("a" | "bc")+'}])
 def test_masks_ahead_are_those_that_come(model: miaotui.Model, how: dict[str, Any]) -> None:
     """Of ids that may follow one another, from anywhere on a way; looking ahead leaves the way as it is."""
     n_vocab, held = model.config.n_vocab, model.constraint(**how)
