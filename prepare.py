@@ -69,7 +69,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
     """
     chosen = select(request.prune, opened)
     plan = make_load_plan(opened, request.quantize, chosen.cut)
-    apart = read_apart(request.adapters, opened, plan)
+    apart = read_apart(request, opened, plan)
     early = 0 if part is None else first_layers(part, plan.cut, opened)
     program = _recorded(plan, request, apart, early)
     memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
@@ -82,7 +82,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
             chosen = chosen.ranked(opened)
             plan = make_load_plan(opened, request.quantize, chosen.cut)
         plan = counted(plan, opened.checkpoint)
-        apart = read_apart(request.adapters, opened, plan)
+        apart = read_apart(request, opened, plan)
         same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
         program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart, early)
         memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)

@@ -9,7 +9,6 @@ from ..errors import MiaotuiError
 from .engine.first_layers import like
 from .engine.prefixes import begins_like
 from .generate import Draw
-from .lora import number_of
 from .sampling import Sampler
 from .sequence import Sequence
 
@@ -35,9 +34,9 @@ class ModelDrafter:
     computes = True
 
     def __init__(self, session: Session, begun: Begun, share: float = 1.0) -> None:
-        """`session`: the draft model's; `share`: of the model's bytes, in place of a pass's time at first."""
-        how, names = begun.sampling, session.program.adapters
-        adapter = number_of(names, begun.adapter, "draft") if begun.adapter in names else 0  # it drafts without, too
+        """`session`: the draft model's; `share`: of the model's bytes; of a pass's time too, at first."""
+        how, there = begun.sampling, session.adapters
+        adapter = there.number(begun.adapter, "draft") if begun.adapter in there.names else 0  # it drafts without, too
         self._text = Sequence(session, source=begun.source, adapter=adapter)
         alike = like(how)
         self._sampler = None if alike is None else Sampler(session.n_vocab, alike, sequence=begun.number)

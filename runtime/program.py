@@ -196,7 +196,8 @@ class Program:
         def adapted(a: Adapter | None) -> Adapter | None:
             if a is None:
                 return None
-            return replace(a, down=real(a.down), up=real(a.up), ratio=None if a.ratio is None else real(a.ratio))
+            up, ratio, bias, ids = (None if w is None else real(w) for w in (a.up, a.ratio, a.bias, a.ids))
+            return replace(a, down=real(a.down), up=up, ratio=ratio, bias=bias, ids=ids)
 
         def bind(value: Operand) -> Operand:
             if isinstance(value, LoraTable):

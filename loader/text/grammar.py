@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .tokenizer import Tokenizer
 
-__all__ = ["INDENT", "Grammar", "Grammars"]
+__all__ = ["INDENT", "Grammar", "Grammars", "embedded"]
 
 #: Between two tokens of JSON there may be a space or a tab, or a line break and then at most this many of them.
 INDENT = 16
@@ -129,15 +129,10 @@ class Grammars:
         return Grammar(name, self, text, schema)
 
     def _of_schema(self, schema: Schema) -> str:
-        options = {
-            "whitespace_pattern": _BLANKS,
-            # A key that is spelled with \\u is another to the grammar, and the same to who reads it.
-            **({"json_allow_general_unicode_escapes": True} if schema.closed else {"json_allowed_escapes": '"\\bfnrt'}),
-            "lenient": False,
-            "coerce_one_of": False,
-        }
         try:
-            made = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema.rules), overrides=options)
+            made = self._library.LLMatcher.grammar_from_json_schema(
+                json.dumps(schema.rules), overrides=_options(schema)
+            )
         except ValueError as e:  # half a surrogate pair, a number without end, lists too deep in one another
             name = "schema"
             raise _refused(name, schema.given, str(e)) from e
@@ -158,6 +153,19 @@ class Grammars:
         if made.is_error():
             raise _refused(grammar.name, grammar.text, made.get_error())
         return made
+
+
+def embedded(schema: object) -> str:
+    """A schema as a part of a grammar in Lark's notation, where it is the whole of a rule. Errors: `InputError`."""
+    made = schema_of(schema)
+    return f"%json {json.dumps({**made.rules, 'x-guidance': _options(made)})}"
+
+
+def _options(schema: Schema) -> dict[str, object]:
+    """How llguidance is to read a schema."""
+    # A key that is spelled with \\u is another to the grammar, and the same to who reads it.
+    escapes = {"json_allow_general_unicode_escapes": True} if schema.closed else {"json_allowed_escapes": '"\\bfnrt'}
+    return {"whitespace_pattern": _BLANKS, **escapes, "lenient": False, "coerce_one_of": False}
 
 
 class Grammar:
