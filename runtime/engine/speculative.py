@@ -46,8 +46,8 @@ MOST = 15
 _SLOWLY = 1 / 16
 #: Of an id more, below which no further ones are looked at.
 _HARDLY = 0.05
-#: What is expected of the first drafts of all; and how much more than is thought a pass of two tokens may take, until it
-#: was measured, for who is not expected to gain.
+#: What is expected of the first drafts of all; and how much more than is thought a pass of two tokens may take until it
+#: is measured, where a draft is not expected to gain.
 _HOPE, _UNSURE = 0.5, 0.5
 
 
