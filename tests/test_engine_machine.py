@@ -262,7 +262,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         kind=st.sampled_from(sorted(CONFIGS)), threads=st.integers(1, 3), pages=st.integers(2, 6),
         chunk=st.sampled_from([16, 40, 128]), length=st.integers(1, 8),
-        draft=st.sampled_from([None, "ngram", "keep-layers=0", "keep-layers=0-1"]),
+        draft=st.sampled_from([None, "ngram", "keep-layers=0", "keep-layers=1", "keep-layers=0-1"]),
     )  # fmt: skip
     def load(self, kind: str, threads: int, pages: int, chunk: int, draft: str | None, length: int) -> None:
         """With a draft, as many ids are drafted each time: what pays is another question."""
