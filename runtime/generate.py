@@ -272,6 +272,8 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
     if not ids:
         msg = f"{what}: no token ids; give at least one (the model's bos id starts a text from nothing)"
         raise InputError(msg)
+    if type(ids) is list and {*map(type, ids)} == {int} and min(ids) >= 0 and max(ids) < n_vocab:
+        return list(ids)  # a long prompt is checked at once
     for position, i in enumerate(ids):
         if not _is_integer(i):
             many = what == "prompt" and isinstance(i, str | list | tuple | np.ndarray)

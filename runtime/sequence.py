@@ -421,7 +421,8 @@ class Sequence:
         # of its length, and before more tokens are left out.
         most = min(draw.left - 1, self._table.until(n - 1) - n, turning - n if n <= turning else draw.left)
         drafted = speculation.drafted(self._ids, most, session.engine.n_answers)
-        self._speculation, self._is_ahead = speculation if drafted else self._speculation, bool(drafted) or self._is_ahead
+        if drafted:
+            self._speculation, self._is_ahead = speculation, True
         return drafted
 
     def at_hand(self) -> Drawn | None:

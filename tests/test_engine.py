@@ -445,40 +445,39 @@ def test_a_run_is_drawn_to_its_end_and_wakes_nobody_before() -> None:
     assert run.result() == wanted[: wanted.index(wanted[3]) + 1], "the first that ends it is the last"
 
 
-def test_a_run_that_is_struck_loses_and_repeats_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("at", range(6))
+def test_a_run_that_is_struck_loses_and_repeats_none(
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    late: bool,  # noqa: FBT001 - a parameter of pytest
+) -> None:
     """Ctrl-C before an id is added, after it, and between the last one and the end that is told of it."""
-    wanted = alone(range(5), 6)
-    for at in range(6):
-        for late in (False, True):
-            model, struck = Model(12), 0
-            text, other = model.text(range(5)), model.text(range(9))
-            run, asked = text.run(6), other.run(6)
+    model, strikes = Model(12), [at]
+    text, other = model.text(range(5)), model.text(range(9))
+    run, asked = text.run(6), other.run(6)
+    goes_on, fulfil = Run.goes_on, Run.fulfil
 
-            def goes_on(self: Run, at: int = at, run: Run = run) -> bool:
-                nonlocal struck
-                if self is run and late and not struck and len(run.drawn) == at + 1:
-                    struck += 1
-                    raise KeyboardInterrupt
-                return goes_on_(self)
+    def strike(one: Run, n: int) -> None:
+        if one is run and strikes == [n]:
+            strikes.clear()
+            raise KeyboardInterrupt
 
-            def fulfil(self: Run, row: int, at: int = at, run: Run = run) -> None:
-                nonlocal struck
-                if self is run and not late and not struck and len(run.drawn) == at:
-                    struck += 1
-                    raise KeyboardInterrupt
-                fulfil_(self, row)
+    def struck_late(self: Run) -> bool:
+        strike(self, len(self.drawn) - 1)
+        return goes_on(self)
 
-            with monkeypatch.context() as patched:
-                goes_on_, fulfil_ = Run.goes_on, Run.fulfil
-                patched.setattr(Run, "goes_on", goes_on)
-                patched.setattr(Run, "fulfil", fulfil)
-                with pytest.raises(KeyboardInterrupt):
-                    while not run.done:
-                        model.engine.serve([run, asked])
-            assert struck
-            until_done(model, [text, other])
-            assert run.result() == wanted
-            assert asked.result() == alone(range(9), 6)
+    def struck(self: Run, row: int) -> None:
+        strike(self, len(self.drawn))
+        fulfil(self, row)
+
+    monkeypatch.setattr(Run, *(("goes_on", struck_late) if late else ("fulfil", struck)))
+    with pytest.raises(KeyboardInterrupt):
+        until_done(model, [text, other])
+    assert not strikes
+    until_done(model, [text, other])
+    assert run.result() == alone(range(5), 6)
+    assert asked.result() == alone(range(9), 6)
 
 
 def test_an_error_ends_a_run_after_the_ids_before_it() -> None:

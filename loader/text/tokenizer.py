@@ -350,6 +350,8 @@ def checked_ids(ids: object) -> list[int]:
     except TypeError as e:
         msg = f"token ids must be a list or an array of one dimension, found {quote(ids)}"
         raise InputError(msg) from e
+    if {*map(type, listed)} == {int} and min(listed) >= 0 and max(listed) <= MAX_ID:
+        return listed
     return [_checked_id(i) for i in listed]
 
 
