@@ -20,7 +20,19 @@ from ..batch.fingerprint import fingerprint
 from ..batch.inputs import Inputs, columns_of
 from ..batch.records import FORMATS, Records, format_of
 from ..batch.work import Run, journal_of
-from .arguments import add_draft, add_limits, add_model, chosen, given_path, load_model, prune_of
+from .arguments import (
+    adapter_of,
+    adapters_of,
+    add_adapters,
+    add_draft,
+    add_limits,
+    add_model,
+    chosen,
+    given_path,
+    load_model,
+    prune_of,
+)
+from .unheard import refuse_given
 
 if TYPE_CHECKING:
     import argparse
@@ -77,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--filters", type=given_path, metavar="FILE", help="tasks that write text: words and regular expressions that "
         "a result does not show, as JSON, or as TOML where it is .toml (docs/filters.md)",
     )  # fmt: skip
+    parser.add_argument(
+        "--audit", type=given_path, metavar="FILE", help="with --filters: add a line of JSON for each answer: which "
+        "rules met what, and where. A run that goes on adds to what is there",
+    )  # fmt: skip
+    parser.add_argument("--audit-text", action="store_true", help="with the text as the model wrote it")
+    add_adapters(parser)
     parser.add_argument("--restart", action="store_true", help="write over what an earlier run left, from the start")
     add_limits(parser)
     add_draft(parser)
@@ -133,10 +151,16 @@ def _parameters(args: argparse.Namespace, task: Task) -> dict[str, Any]:
         msg = f"--seed {args.seed}: only of tasks that write text, and {task.name} draws nothing"
         raise InputError(msg)
     parameters |= {} if args.seed is None else {"seed": args.seed}
-    parameters |= {} if args.filters is None else {"filters": _filters(args.filters, task)}
+    if args.filters is None:
+        refuse_given(args, add_arguments, ["audit", "audit_text"], "only with --filters")
+    elif args.audit is None:
+        refuse_given(args, add_arguments, ["audit_text"], "only with --audit")
+    parameters |= {} if args.filters is None else {"filters": _filters(args, task)}
+    name = adapter_of(args)
+    parameters |= {} if name is None else {"adapter": name}
     for words in args.set:
         name, sign, text = words.partition("=")
-        options = (*LOAD_DEFAULTS, "filters")
+        options = (*LOAD_DEFAULTS, "filters")  # the adapter's name among them: --adapter-name
         if not sign or not name.isidentifier() or name in parameters or name in options:
             what = "it has an option of its own" if name in options else "given twice"
             what = what if sign and name.isidentifier() else "expected NAME=VALUE"
@@ -151,14 +175,15 @@ def _parameters(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     return parameters
 
 
-def _filters(file: Path, task: Task) -> Filters:
+def _filters(args: argparse.Namespace, task: Task) -> Filters:
     """Errors: `InputError`: the task writes no text, or the file's rules."""
+    file: Path = args.filters
     if "filters" not in task.cls.parameters:
         msg = f"--filters {file}: only of tasks that write text, and {task.name} writes none"
         raise InputError(msg)
     from ...filter_files import Filters  # noqa: PLC0415 - help must not wait for it
 
-    return Filters.from_file(file)
+    return Filters.from_file(file, audit=args.audit, audit_text=args.audit_text)
 
 
 @contextmanager
@@ -187,7 +212,7 @@ def _set(parameters: Mapping[str, Any], top_k: int | None) -> Iterator[None]:
 
 def _check_apart(args: argparse.Namespace) -> None:
     """No file is read and written, or written twice. `InputError`."""
-    named = [("--input", args.input), ("--output", args.output), ("--errors", args.errors)]
+    named = [("--input", args.input), ("--output", args.output), ("--errors", args.errors), ("--audit", args.audit)]
     files = [(option, path) for option, path in named if path not in (None, STANDARD)]
     if args.output != STANDARD:
         files.insert(0, (f"the journal of --output {args.output}", journal_of(args.output)))
@@ -230,6 +255,7 @@ def _about(args: argparse.Namespace, task: str, form: str, parameters: Mapping[s
         "TASK": task,
         "--model": f"{directory.resolve().name}, its files {fingerprint(directory)}",
         "--adapter": None if args.adapter is None else f"its files {fingerprint(locate(args.adapter))}",
+        "--adapters": {n: f"its files {fingerprint(locate(p))}" for n, p in (adapters_of(args) or {}).items()} or None,
         "miaotui": version("miaotui"),
         "--format": form,
         "--column": columns_of(args.column) or None,
@@ -243,6 +269,8 @@ def _about(args: argparse.Namespace, task: str, form: str, parameters: Mapping[s
 
 def _option(args: argparse.Namespace, parameter: str) -> str:
     """How a parameter was given."""
+    if parameter == "adapter":
+        return "--adapter-name"
     own = parameter in ("top_k", "seed", "filters") and getattr(args, parameter) is not None
     return f"--{parameter.replace('_', '-')}" if own else f"--set {parameter}"
 
