@@ -18,6 +18,7 @@ from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from .loader.prune.receipt import Receipt
     from .loader.text.tokenizer import Tokenizer
@@ -81,6 +82,11 @@ class Loaded:
         return self._tokenizing.tokenizer
 
     @property
+    def directory(self) -> Path:
+        """Where its files are."""
+        return self._opened.directory
+
+    @property
     def config_json(self) -> Mapping[str, Any]:
         """config.json as it was read, with the sizes that the tensors have: what it says of labels and tasks."""
         return self._opened.raw
@@ -98,6 +104,13 @@ class Loaded:
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that are kept apart, one of which a text may choose."""
         return self._session.adapters.names
+
+    def adapter_number(self, adapter: str | None, call: str) -> int:
+        """An adapter's number, as calls of vectors and pairs take it; 0: none. Keep this very object while it is used.
+
+        Errors: `InputError`, which begins with the `call`.
+        """
+        return self._session.adapters.number(adapter, call)
 
     def program(self) -> Program:
         """What a step runs; `program().listing()` has it as lines of text."""
@@ -130,6 +143,11 @@ class Loaded:
     def session(self) -> Session:
         """What takes the steps, for tools that feed tokens themselves; not synchronised with open streams."""
         return self._session
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, and answers nothing more."""
+        return self._closed
 
     @property
     def threads(self) -> int:

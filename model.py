@@ -7,7 +7,7 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
-from .drafting import check_draft, draft_model, drafters
+from .drafting import check_draft, draft_model, draft_part, drafters
 from .errors import InputError, is_iterable, numbered, shown
 from .interpreters import whole_imports
 from .limits import named_adapters
@@ -23,7 +23,7 @@ from .runtime.blocks import Block
 from .runtime.constraints import CONSTRAINTS
 from .runtime.exits import Exits
 from .runtime.floats import usual_floats
-from .runtime.generate import Generation, Token, check_ids
+from .runtime.generate import Generation, Token, check_ids, retold
 from .runtime.lora import with_adapters
 from .runtime.memory import memory_named, refused
 from .runtime.parameters import (
@@ -105,8 +105,9 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
     `draft`: guess ids ahead, and check several in one pass; every answer is the same, and often there sooner
     (docs/speculation.md). "ngram": what followed the same ids before, in prompt and answer; short forms of a plan such
-    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint; a path or hub name:
-    a smaller model with the same vocabulary. Its memory is in `Model.memory` as "draft".
+    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint, whose first layers
+    share its memory and cache; a path or hub name: a smaller model with the same vocabulary. What it takes is in
+    `Model.memory` as "draft".
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
     `ProfileError`.
     """
@@ -120,7 +121,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     drafts: Model | None = None
     try:
         request, profile, picked = settled(asked, opened, free)
-        prepared = prepare(opened, request, free=free)
+        prepared = prepare(opened, request, free=free, part=draft_part(asked.draft))
         drafts = draft_model(asked.draft, prepared, load)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
@@ -129,7 +130,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
             weights = with_adapters(weights, apart.names, apart.loaded(opened.checkpoint))
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
-        session.drafting.default = drafters(asked.draft, drafts)
+        session.drafting.default = drafters(asked.draft, session, drafts)
     except MemoryError as e:
         if drafts is not None:
             drafts.close()
@@ -350,6 +351,7 @@ class Model(Scores):
         number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
         `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and
         regular expressions that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md).
+        `show_tokens`: special tokens that the text shows, as a reader of a model's calls of tools needs them.
         `adapter`: which one of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an
         encoder-decoder is what its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """
@@ -459,6 +461,34 @@ class Model(Scores):
             one.check_streams()
             async for token in tokens(engine, one):
                 yield token
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def achoices(
+        self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]
+    ) -> AsyncGenerator[tuple[int, Token], None]:
+        """As `atokens`, of each of `n` drawn answers, which share passes: the answer's number, and its next token.
+
+        With `echo` the prompt's log-probabilities come with the first answer's alone. Beams are known at their end.
+        """
+        from .runtime.asynchronous import each_token, in_thread  # noqa: PLC0415 - imports asyncio
+
+        engine = self._session.engine
+        if engine is None:
+            made = await in_thread(partial(self.generate, prompt, **parameters))
+            for number, answer in enumerate((made, *made.alternatives)):
+                for token in retold(answer):
+                    yield number, token
+            return
+        with memory_named("achoices"), Exits() as opened:
+            [one] = await in_thread(partial(self._asked, [prompt], parameters, "achoices", opened))
+            if one.params.beams.n > 1:
+                one.check_streams()
+            numbered_tokens = each_token(engine, one, opened)
+            try:
+                async for numbered_token in numbered_tokens:
+                    yield numbered_token
+            finally:
+                await numbered_tokens.aclose()
 
     @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("chat")

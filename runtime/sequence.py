@@ -17,6 +17,7 @@ from ..errors import InputError, MiaotuiError, TokenizerError, is_iterable, show
 from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
+from .engine.ahead import Ahead
 from .engine.scheduler import CLOSED
 from .engine.speculative import Begun, block_words
 from .engine.state import SequenceState, put_back, take_out
@@ -130,7 +131,7 @@ class Text:
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
         named = {name: value for name in TOKENS if isinstance(value := parameters.get(name), str)}
-        parameters = self._with_breakers(parameters)
+        parameters = self._with_shown(self._with_breakers(parameters))
         if not named:
             return parameters
         codec, ids = self.codec(), {}
@@ -140,6 +141,20 @@ class Text:
                 msg = f"{name}={shown(token)}: {_no_token(codec, token)}"
                 raise InputError(msg)
         return cast("GenerateKwargs", {**parameters, **ids})
+
+    def _with_shown(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """Ids for the tokens that the text shows."""
+        given: Any = parameters.get("show_tokens")
+        if given is None or isinstance(given, str) or not is_iterable(given):
+            return parameters  # a text is refused
+        codec, ids = self.codec(), list[Any]()
+        for i, token in enumerate(given):
+            found = codec.token_to_id(token) if codec is not None and isinstance(token, str) else token
+            if found is None or isinstance(found, str):
+                msg = f"show_tokens[{i}]={shown(token)}: {_no_token(codec, token)}"
+                raise InputError(msg)
+            ids.append(found)
+        return {**parameters, "show_tokens": ids}
 
     def _with_breakers(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """Ids for the texts at which DRY's matches end: the last id of each after a letter, as p-e-w has it."""
@@ -193,7 +208,7 @@ def _told(draw: Draw, row: NDArray[np.float32], n: int, token: int) -> tuple[Log
 
 
 def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
-    session: Session, table: Table, draw: Draw, n: int, drafted: Ids[int], row: int
+    session: Session, table: Table, draw: Draw, n: int, row: int, drafted: Ids[int] = ()
 ) -> list[tuple[int, tuple[Logprob, ...]]]:
     """Ids that follow the first `n` of a text, from its rows of logits, with what is told of them; part of a turn.
 
@@ -220,10 +235,14 @@ def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
     return made
 
 
-def _spelling(codec: Codec, *, tidy: bool = True) -> Spelling:
-    """`tidy`: the text is cleaned up where the tokenizer asks for it."""
+def _spelling(codec: Codec, shows: Ids[int] = (), *, tidy: bool = True) -> Spelling:
+    """`shows`: special tokens that are a part of the text; `tidy`: it is cleaned up where the tokenizer asks for it."""
     full = partial(codec.spelled, skip_special_tokens=False)
-    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered if tidy else None)
+    decode: Callable[[Ids[int]], str] = codec.spelled
+    if shows:
+        hidden = frozenset(codec.special_ids) - set(shows)
+        decode = lambda ids: full([i for i in ids if i not in hidden])  # noqa: E731 - as `full`
+    return Spelling(decode, full, codec.unsettled_ids, codec.filtered if tidy else None)
 
 
 class Sequence:
@@ -377,30 +396,33 @@ class Sequence:
         if draw.told is not None:
             return self._told(draw, draw.told)
         session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
-        drafted = self._drafted(draw)
-        take = partial(_drawn_rows, session, table, draw, n, ())
-        if not drafted:
-            words = None if sampler is None else row_words(sampler, n)
-            return Want(table, self._ids, take, draws=() if words is None else (words,))
+        drafted, ahead = self._drafted(draw)
+        masks = draw.steered.ahead(drafted) if drafted and draw.steered is not None else []
+        drafted = drafted if draw.steered is None else drafted[: len(masks)]
+        check = partial(_drawn_rows, session, table, draw, n)
+        draws: list[NDArray[np.int64]] = []
+        if sampler is not None and drafted:
+            draws = block_words(sampler, n, drafted, masks)
+        elif sampler is not None and (words := row_words(sampler, n)) is not None:
+            draws = [words]
+        return Want(table, self._ids, check, draws=draws, drafted=drafted, check=check, ahead=ahead)
 
-        def check(row: int, n_checked: int) -> list[tuple[int, tuple[Logprob, ...]]]:
-            return _drawn_rows(session, table, draw, n, drafted[:n_checked], row)
-
-        draws = () if sampler is None else block_words(sampler, n, drafted)
-        return Want(table, self._ids, take, draws=draws, drafted=drafted, check=check)
-
-    def _drafted(self, draw: Draw) -> list[int]:
-        """Ids that may follow, of which the next pass is to tell."""
+    def _drafted(self, draw: Draw) -> tuple[list[int], Ahead | None]:
+        """Ids that may follow, of which the next pass is to tell; or that it is to draft them itself."""
         speculation, session, n = draw.speculation, self._session, len(self._ids)
         if speculation is None or session.engine is None or draw.first:
-            return []
+            return [], None
         turning = session.program.turning
         # No more than may be asked for; and every row is computed as the plain run would: with the rotation of a text
         # of its length, and before more tokens are left out.
         most = min(draw.left - 1, self._table.until(n - 1) - n, turning - n if n <= turning else draw.left)
-        drafted = speculation.drafted(self._ids, most, session.engine.n_answers)
-        self._speculation = speculation if drafted else self._speculation
-        return drafted
+        length = speculation.length(self._ids, most, session.engine.n_answers)
+        if not length:
+            return [], None
+        self._speculation, first = speculation, speculation.in_pass
+        if first is not None:
+            return [], Ahead(first, length, n, draw.sampler)
+        return speculation.guessed(self._ids, length), None
 
     def at_hand(self) -> Drawn | None:
         """For the runtime: the next id, where the pass of an earlier one drew it too; it is appended."""
@@ -547,7 +569,7 @@ class Sequence:
         if source is not None and params.penalties.source_penalty != 1:
             params = replace(params, source=tuple(source.ids))
         read = 0 if source is None or source.table.cached else len(source.ids)
-        spelling = None if codec is None else _spelling(codec, tidy=constraint is None)
+        spelling = None if codec is None else _spelling(codec, params.shows, tidy=constraint is None)
         return Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
@@ -572,6 +594,8 @@ class Sequence:
     def go_on_with(self, ids: Ids[int]) -> None:
         """For the runtime: add ids that were drawn from this text; the last may stand one past the context."""
         self._check_open()
+        for _ in zip(ids, tuple(self._at_hand), strict=False):
+            self._at_hand.popleft()  # which is the same: nothing else may come
         self._ids += ids
 
     @property

@@ -282,6 +282,18 @@ class Session(Pools):
             self.pages.forget_unseen(table)
         self._kept, self.last = self._batch.n_logits, None if hidden else parts[-1][0]
 
+    def run_early(self, parts: list[Part], draws: Iterable[tuple[int, NDArray[np.int64]]] = ()) -> None:
+        """A pass of `Program.early`, whose parts have their pages, and their encoders' texts. Draws as in `run_pass`.
+
+        What a table has in the cache is what it had: the keys that its first layers get are those that a pass of all
+        layers writes there, which comes next.
+        """
+        self._fill(parts, reserved=True)
+        for row, words in draws:
+            self._batch.draw(row, words)
+        self.backend.run_early(self._batch)
+        self._kept = self._batch.n_logits
+
     @property
     def whole(self) -> WholePasses:
         """Passes of whole texts, of a model with an encoder; for who holds a turn. Errors: `InputError`."""

@@ -424,7 +424,7 @@ def miaotui_allocated(base: Path, cut: str) -> int:
         return model.memory["allocated"]
 
 
-@pytest.mark.parametrize("draft", ["ngram", "keep-layers=0", "other"])
+@pytest.mark.parametrize("draft", ["ngram", "keep-layers=0", "keep-layers=1", "other"])
 def test_what_is_drafted_is_the_same_text(draft: str, tmp_path: Path) -> None:
     """A draft that is the model's own, cut, drafts with the text's adapter; another model without one."""
     base = tmp_path / "base"
@@ -439,6 +439,8 @@ def test_what_is_drafted_is_the_same_text(draft: str, tmp_path: Path) -> None:
                                for m in (model, plain))  # fmt: skip
                 assert got == wanted
         name, made = model.session.drafting.default
-        if name == "model":
+        if draft == "keep-layers=0":
+            assert model.program().early is not None  # of which every pass is one of the text's own
+        elif name == "model":
             drafter = made(Begun(None, (), SamplingParams(), 0, "some"))
             assert drafter._text.adapter == ("some" if draft != "other" else None)
