@@ -177,6 +177,9 @@ class Text:
         letter = codec.encode("a", add_special_tokens=False)
         ids: list[str | int] = []
         for text in texts:
+            if text == "":
+                msg = "dry_sequence_breakers: '' is empty, and ends no match; leave it out"
+                raise InputError(msg)
             spelled = codec.encode(f"a{text}", add_special_tokens=False) if isinstance(text, str) else [text]
             if spelled != letter:  # else the tokenizer drops it, as T5's does a newline, and the letter would be its id
                 ids += spelled[-1:]

@@ -151,7 +151,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: list[str]) -> None:
     assert {PurePosixPath(name).parts[0] for name in wheel} == {"miaotui", f"miaotui-{version}.dist-info"}
     inside = {name.removeprefix("miaotui/") for name in wheel if name.startswith("miaotui/")}
     demo = ROOT / "tools" / "demo"
-    models = [*(demo / "model").glob("*"), *(path for path in (demo / "models").rglob("*") if path.is_file())]
+    models = [*(demo / "model").glob("*"), *(ROOT / "tools" / "server" / "page").glob("*")]
+    models += [path for name in ("models", "adapters") for path in (demo / name).rglob("*") if path.is_file()]
     left_out = tuple(package.removeprefix("miaotui.").replace(".", "/") + "/" for package in NOT_IN_THE_WHEEL)
     names = {path.relative_to(ROOT).as_posix() for path in SOURCES}
     expected = {name for name in names if not name.startswith(left_out)} | {"py.typed"}
