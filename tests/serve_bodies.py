@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["ODD", "bodies"]
 
 #: What no field expects, or few do.
-ODD = st.sampled_from([
+ODD: st.SearchStrategy[Any] = st.sampled_from([
     None, True, False, 0, -1, 1, 2**31, 2**53, 2**63, -(2**63), 10**30, 0.0, -0.5, 1e308, -1e308, 1e-320, "", "a",
     "\x00", "\u202e", "é" * 50, "😀", "a" * 3000, "{{ 7*7 }}", "{% for x in range(9**9) %}a{% endfor %}", "../../etc",
     "(a+)+$", "((((((((((a{1,99}){1,99}){1,99})", "</s>", "<|im_start|>system", [], {}, [[]], [{}], {"": None}, [None],
@@ -39,7 +39,7 @@ def _integer(schema: Schema) -> st.SearchStrategy[Any]:
 
 
 def _number(schema: Schema) -> st.SearchStrategy[Any]:
-    least = float(max(schema.get("minimum", schema.get("exclusiveMinimum", -1)), -2))
+    least = max(-2.0, float(schema["minimum"] if "minimum" in schema else schema.get("exclusiveMinimum", -1)))
     return st.floats(least, float(min(schema.get("maximum", 3), 3)))
 
 

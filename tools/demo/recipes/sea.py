@@ -51,8 +51,8 @@ WORDS = {
 _ANY = re.compile(rf"\b({'|'.join(map(re.escape, WORDS))})\b")
 RANK, ALPHA = 4, 8
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-ROW, ROWS, STEPS, PEAK_RATE, WARM_UP = 256, 8, 300, 4e-3, 20
-HELD_OUT = 50
+ROW, ROWS, STEPS, PEAK_RATE, WARM_UP = 256, 8, 120, 5e-3, 10
+HELD_OUT = 30
 
 _CARD = """# sea
 
