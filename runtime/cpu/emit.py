@@ -9,10 +9,12 @@ kept.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba import types
@@ -21,8 +23,8 @@ from .cache import write
 from .interpreter import CODE
 from .kernels import KERNELS
 from .layout import ARGUMENTS, REQUEST, ROOTS
-from .object_files import symbol
-from .target import code_key
+from .shipped import symbol
+from .target import SHARED, code_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +38,11 @@ def _function(name: str) -> Callable[..., None]:
     return CODE[name] if name in ROOTS else KERNELS[name]
 
 
-def object_code(name: str) -> bytes:
-    """Compile a kernel or a root; an ELF object whose `symbol(name)` is void(int64, ...)."""
+def object_code(name: str, twin: str = "", *, linked: bool = False) -> bytes:
+    """Compile a kernel or a root; an ELF object whose `symbol(name, twin)` is void(int64, ...).
+
+    `linked`: to be linked with others. What they share (`target.apart`) is seen by them alone, all else by nobody.
+    """
     from numba.core import compiler  # noqa: PLC0415 - private: where it has moved, in_memory still works
     from numba.core.compiler_lock import global_compiler_lock  # noqa: PLC0415 - as above
     from numba.core.registry import cpu_target  # noqa: PLC0415 - as above
@@ -51,9 +56,31 @@ def object_code(name: str) -> bytes:
             cpu_target.typing_context, cpu_target.target_context, function, args, types.void, flags, {}
         )
         context, library = made.target_context, made.library
-        library.add_ir_module(_entry(context, made.fndesc, symbol(name)))
+        library.add_ir_module(_entry(context, made.fndesc, symbol(name, twin)))
         library.finalize()
-        return bytes(library.codegen._tm.emit_object(library._final_module))  # noqa: SLF001 - see the head
+        module = library._final_module if not linked else _shared(library._final_module, symbol(name, twin), twin)  # noqa: SLF001 - see the head
+        return bytes(library.codegen._tm.emit_object(module))  # noqa: SLF001 - see the head
+
+
+def _shared(module: Any, entry: str, twin: str) -> Any:
+    """The module, to be linked with others: what they have in common is linked once, and hidden; all else is hidden.
+
+    A twin's functions are for another CPU than those of the same name, so that it shares none but its own.
+    """
+    for f in module.functions:
+        once = f.linkage == llvm.Linkage.linkonce_odr and not twin
+        if f.name.startswith(SHARED):
+            f.visibility = "hidden"
+        elif not (f.is_declaration or f.name == entry or once):
+            f.linkage = "internal"
+    # Numba's functions may stand in several modules; a linker drops all but one where they are groups of one name
+    text = str(module)
+    groups = "".join(f"${name} = comdat any\n" for name in _ONCE.findall(text))
+    return llvm.parse_assembly(_ONCE.sub(r"\g<0> comdat", text) + groups)
+
+
+#: The head of a function that may stand in several modules, up to its body: its name.
+_ONCE = re.compile(r"^define linkonce_odr .*?@(\"[^\"]+\"|[\w.$-]+)\(.*(?= \{$)", re.MULTILINE)
 
 
 def _entry(context: Any, described: Any, name: str) -> Any:
@@ -78,6 +105,22 @@ def in_memory(name: str) -> int:
     return int(made.address)
 
 
+def _load_nothing() -> None:
+    """Let Numba make no machine code of the functions that kernels call, each by itself: a third of all the work."""
+    from numba.core import codegen  # noqa: PLC0415 - as above
+    from numba.core.registry import cpu_target  # noqa: PLC0415 - as above
+
+    class Library(codegen.JITCodeLibrary):  # type: ignore[misc]  # Numba has no types
+        def get_pointer_to_function(self, _: str) -> int:
+            return 0  # Numba wants an address; nobody jumps to it
+
+        def _finalize_specific(self) -> None:
+            """There is nothing to load."""
+
+    cpu_target.target_context.refresh()  # what Numba needs for itself is loaded, now
+    cpu_target.target_context.codegen()._library_class = Library  # noqa: SLF001 - see the head
+
+
 def main(arguments: list[str]) -> None:
     """Workers: take names from standard input until there are no more, keep each one's code, and say so.
 
@@ -86,6 +129,7 @@ def main(arguments: list[str]) -> None:
     directory, key, count = Path(arguments[0]), arguments[1], int(arguments[2])
     if key != code_key():
         sys.exit("this interpreter would make other code")
+    _load_nothing()
     first = True
     while request := os.read(0, REQUEST):  # they share the pipe: whoever is free takes the next
         name = request.decode().strip()

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import link
 from .layout import PACK_SCRATCH, PACK_WORDS
-from .target import debugging
+from .environment import debugging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
