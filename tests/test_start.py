@@ -31,7 +31,7 @@ print("numba" in sys.modules)
 
 def start(cache_directory: Path, **environment: str) -> SimpleNamespace:
     """Logits' digest, whether Numba was imported, and what was said, of a fresh process."""
-    here = os.environ | {"MIAOTUI_CACHE_DIR": str(cache_directory), "MIAOTUI_QUIET": ""} | environment
+    here = os.environ | {"MIAOTUI_CACHE_DIR": str(cache_directory), "MIAOTUI_QUIET": "", "MIAOTUI_CPU": "jit"} | environment
     command = [sys.executable, "-c", CHILD, demo.path()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=here)
     assert done.returncode == 0, done.stderr
@@ -144,7 +144,7 @@ def made_object(name: str, calls: str) -> bytes:
         f"declare i32 @{calls}()\n"
         f"define void @miaotui_{name}() {{\n %r = call i32 @{calls}()\n ret void\n}}\n"
     )  # fmt: skip
-    object_files._initialise()
+    object_files._initialised()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
     return machine.emit_object(module)
 

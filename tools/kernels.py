@@ -27,16 +27,19 @@ from ..runtime.cpu.levels import LEVELS, TWINS, Level, Twin
 from ..runtime.cpu.link import KERNELS
 from ..runtime.cpu.layout import ROOTS
 from ..runtime.cpu.object_files import SECTION_UNDEFINED, symbols
-from ..runtime.cpu.shipped import MANIFEST
+from ..runtime.cpu.shipped import MANIFEST, SHIPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["OUTSIDE", "compile_ahead", "linker", "main"]
 
+#: Where the libraries of this package lie.
+HERE = Path(__file__).resolve().parents[1] / "runtime" / "cpu" / SHIPPED
 #: All that a library may call that is not in it: of libc, found in the process.
 OUTSIDE = frozenset({
-    "pthread_create", "pthread_join", "sched_yield", "sem_destroy", "sem_init", "sem_post", "sem_wait", "usleep",
+    "memcpy", "memmove", "memset", "pthread_create", "pthread_join", "sched_yield", "sem_destroy", "sem_init",
+    "sem_post", "sem_wait", "usleep",
 })  # fmt: skip
 #: Of our own process that emits: nothing that changes code may come from whoever builds.
 _CLEAN = ("NUMBA_", "MIAOTUI_")
@@ -45,24 +48,27 @@ EMIT = "--emit"
 
 
 def compile_ahead(folder: Path, machine: str) -> dict[str, Any]:
-    """Write a machine's libraries and their manifest into a folder; the manifest. Errors: `BackendError`."""
-    jobs: list[tuple[Level, Twin | None]] = []
-    for level in LEVELS:
-        if level.machine == machine:
-            jobs += [(level, None), *((level, twin) for twin in TWINS if twin.level == level.name)]
-    if not jobs:
+    """Write a machine's libraries and their manifest into a folder; the manifest. Errors: `BackendError`.
+
+    Where a clone has them already, of these very sources, versions and machine, they are copied.
+    """
+    if (told := _made(machine)) is not None:
+        if folder.resolve() != HERE:
+            shutil.copytree(HERE, folder, dirs_exist_ok=True)
+        return told
+    levels = [level for level in LEVELS if level.machine == machine]
+    if not levels:
         known = ", ".join(dict.fromkeys(level.machine for level in LEVELS))
         msg = f"{machine}: kernels are not compiled ahead for this machine; expected one of {known}"
         raise InputError(msg)
     link, libraries = linker(machine), dict[str, str]()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made:
-        places = [Path(made) / f"{i}" for i in range(len(jobs))]
+        places = [Path(made) / level.name for level in levels]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for a process
-            list(pool.map(_emitted, jobs, places))
-        for level in dict.fromkeys(level for level, _ in jobs):
-            objects = [o for (of, _), place in zip(jobs, places, strict=True) if of is level for o in place.glob("*.o")]
-            libraries |= _linked(link, level.name, objects, folder)
+            list(pool.map(_emitted, levels, places))
+        for level, place in zip(levels, places, strict=True):
+            libraries |= _linked(link, level.name, place.glob("*.o"), folder)
         if machine == "x86_64":
             probe = Path(made) / "probe.o"
             probe.write_bytes(_probe())
@@ -72,6 +78,16 @@ def compile_ahead(folder: Path, machine: str) -> dict[str, Any]:
     return told
 
 
+def _made(machine: str) -> dict[str, Any] | None:
+    """The manifest of what this clone has, if it is what compiling would give."""
+    file = HERE / MANIFEST
+    if not file.is_file():
+        return None
+    told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    wanted = {"sources": sources().hex(), "versions": _versions(), "machine": machine}
+    return told if all(told.get(name) == value for name, value in wanted.items()) else None
+
+
 def _versions() -> dict[str, str]:
     import llvmlite.binding as llvm  # noqa: PLC0415 - help must not wait for it
     import numba  # noqa: PLC0415 - as above
@@ -79,21 +95,19 @@ def _versions() -> dict[str, str]:
     return {"numba": numba.__version__, "llvm": ".".join(map(str, llvm.llvm_version_info))}
 
 
-def _emitted(job: tuple[Level, Twin | None], place: Path) -> None:
-    """Emit the objects of a level, or of one of its twins, in a fresh process."""
-    level, twin = job
+def _emitted(level: Level, place: Path) -> None:
+    """Emit the objects of a level and its twins, in a fresh process."""
     place.mkdir()
-    names = "+".join([level.name, *([] if twin is None else [twin.name])])
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_CLEAN)}
     search = os.pathsep.join(str(path) for path in sys.path)
     done = subprocess.run(  # noqa: S603 - our own module, in our own interpreter
-        [sys.executable, "-m", __spec__.name, EMIT, names, place],
+        [sys.executable, "-m", __spec__.name, EMIT, level.name, place],
         env=kept | {"PYTHONPATH": search, "NUMBA_DISABLE_INTEL_SVML": "1", "OPENBLAS_NUM_THREADS": "1"},
         cwd=place, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         last = (done.stderr.strip() or "nothing was said").splitlines()[-1]
-        msg = f"{names}: kernels could not be compiled ({last})"
+        msg = f"{level.name}: kernels could not be compiled ({last})"
         raise BackendError(msg)
 
 
@@ -113,6 +127,8 @@ def linker(machine: str) -> list[str]:
 
 def _linked(link: Sequence[str], name: str, objects: Iterable[Path], folder: Path) -> dict[str, str]:
     """Make a library of objects; its file and SHA-256. Errors: `BackendError`."""
+    # Of what several share the first's is linked: the level's own before those of twins, which not every CPU can run.
+    objects = sorted(objects, key=lambda o: (o.name.count(".") > 1, o.name))
     named = [pair for o in objects for pair in symbols(o.read_bytes())]
     missing = {symbol for symbol, section in named if section == SECTION_UNDEFINED}
     outside = missing - {symbol for symbol, section in named if section != SECTION_UNDEFINED} - OUTSIDE
@@ -124,7 +140,7 @@ def _linked(link: Sequence[str], name: str, objects: Iterable[Path], folder: Pat
         shown = Path(made) / "shown"
         shown.write_text("{ global: miaotui_*; local: *; };\n", encoding="utf-8")
         done = subprocess.run(  # noqa: S603 - a linker that we found, on files that we made
-            [*link, "-shared", "-s", "-o", file, *sorted(objects), f"--version-script={shown}", f"-soname={file.name}",
+            [*link, "-shared", "-s", "-o", file, *objects, f"--version-script={shown}", f"-soname={file.name}",
              "-z", "noexecstack", "-z", "relro", "-z", "now", "-z", "text", "--hash-style=gnu", "--build-id=none",
              "--gc-sections"],
             capture_output=True, text=True, check=False,
@@ -148,22 +164,26 @@ def _probe() -> bytes:
     return bytes(made.emit_object(llvm.parse_assembly(IR)))
 
 
-def _emit(names: str, place: Path) -> None:
-    """Write the objects of LEVEL or LEVEL+TWIN; the whole of a process's life."""
-    first, _, last = names.partition("+")
-    level = next(level for level in LEVELS if level.name == first)
-    twin = next((twin for twin in TWINS if twin.name == last), None)
-    added = () if twin is None else (twin.features,)
-    _aim(level, ",".join([*([level.features] if level.features else []), *added]), twin)
+def _emit(level: Level, place: Path) -> None:
+    """Write the objects of a level, and of its twins; the whole of a process's life."""
+    aim = _aiming(level)
+    aim(None)
     from ..runtime.cpu import emit  # noqa: PLC0415 - it imports the kernels, which must know what they are for
 
-    for name in (*ROOTS, *dict.fromkeys(KERNELS)) if twin is None else twin.kernels:
-        code = emit.object_code(name, "" if twin is None else twin.name, linked=True)
-        (place / f"{name}{'' if twin is None else '.' + twin.name}.o").write_bytes(code)
+    for name in (*ROOTS, *dict.fromkeys(KERNELS)):
+        (place / f"{name}.o").write_bytes(emit.object_code(name, linked=True))
+    for twin in TWINS:
+        if twin.level == level.name:
+            aim(twin)
+            for name in twin.kernels:
+                (place / f"{name}.{twin.name}.o").write_bytes(emit.object_code(name, twin.name, linked=True))
 
 
-def _aim(level: Level, features: str, twin: Twin | None) -> None:
-    """Make Numba and our emitters compile for a level from now on. Before any kernel is imported."""
+def _aiming(level: Level) -> Callable[[Twin | None], None]:
+    """What makes Numba and our emitters compile for a level, or a twin of it, from then on.
+
+    At first for the level, before any kernel is imported: what kernels share is the level's, in twins too.
+    """
     import llvmlite.binding as llvm  # noqa: PLC0415 - as above
     from numba.core import codegen, config  # noqa: PLC0415 - as above
     from numba.core.registry import cpu_target  # noqa: PLC0415 - as above
@@ -181,13 +201,17 @@ def _aim(level: Level, features: str, twin: Twin | None) -> None:
         _library_class = Library
 
         def _init(self, _: object) -> None:
-            self._tm = llvm.Target.from_triple(level.triple).create_target_machine(
-                cpu=level.cpu, features=features, opt=3, reloc="pic", codemodel="small"
-            )
-            self._tm_features = features
+            self.turn(level.features)
             self._target_data = self._tm.target_data
             self._data_layout = str(self._target_data)
             self._loopvect, self._opt_level = config.OPT.is_opt_max, 3 if config.OPT.is_opt_max else 0
+
+        def turn(self, features: str) -> None:
+            """Compile for these features of the level's CPU."""
+            self._tm_features, target = features, llvm.Target.from_triple(level.triple)
+            self._tm = target.create_target_machine(
+                cpu=level.cpu, features=features, opt=3, reloc="pic", codemodel="small"
+            )
 
         def _create_empty_module(self, name: str) -> Any:  # noqa: ANN401 - llvmlite has no types
             module = super()._create_empty_module(name)
@@ -202,14 +226,22 @@ def _aim(level: Level, features: str, twin: Twin | None) -> None:
 
     context = cpu_target.target_context
     context.refresh()  # what Numba needs for itself is compiled for this machine, now
-    context._internal_codegen = Codegen("miaotui")  # noqa: SLF001 - no public interface has it
-    aim(level.machine, level.has if twin is None else level.has | twin.has, "" if twin is None else twin.name)
+    made = context._internal_codegen = Codegen("miaotui")  # noqa: SLF001 - no public interface has it
+
+    def turn(twin: Twin | None) -> None:
+        if twin is None:
+            aim(level.machine, level.has)
+        else:
+            made.turn(",".join(filter(None, [level.features, twin.features])))
+            aim(level.machine, level.has | twin.has, twin.name)
+
+    return turn
 
 
 def main(arguments: list[str]) -> int:
     """Compile for a machine (this one's kind, if none is named) into a folder, and say what was made; 0."""
     if arguments[:1] == [EMIT]:
-        _emit(arguments[1], Path(arguments[2]))
+        _emit(next(level for level in LEVELS if level.name == arguments[1]), Path(arguments[2]))
         return 0
     told = compile_ahead(Path(arguments[0]), arguments[1] if arguments[1:] else platform.machine())
     print(json.dumps(told, indent=1))  # noqa: T201 - what the command is for

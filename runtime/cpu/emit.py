@@ -58,20 +58,17 @@ def object_code(name: str, twin: str = "", *, linked: bool = False) -> bytes:
         context, library = made.target_context, made.library
         library.add_ir_module(_entry(context, made.fndesc, symbol(name, twin)))
         library.finalize()
-        module = library._final_module if not linked else _shared(library._final_module, symbol(name, twin), twin)  # noqa: SLF001 - see the head
+        module = library._final_module  # noqa: SLF001 - see the head
+        module = _shared(module, symbol(name, twin)) if linked else module
         return bytes(library.codegen._tm.emit_object(module))  # noqa: SLF001 - see the head
 
 
-def _shared(module: Any, entry: str, twin: str) -> Any:
-    """The module, to be linked with others: what they have in common is linked once, and hidden; all else is hidden.
-
-    A twin's functions are for another CPU than those of the same name, so that it shares none but its own.
-    """
+def _shared(module: Any, entry: str) -> Any:
+    """The module, to be linked with others: what they have in common is linked once, and all of it is hidden."""
     for f in module.functions:
-        once = f.linkage == llvm.Linkage.linkonce_odr and not twin
         if f.name.startswith(SHARED):
             f.visibility = "hidden"
-        elif not (f.is_declaration or f.name == entry or once):
+        elif not f.is_declaration and f.name != entry and f.linkage != llvm.Linkage.linkonce_odr:
             f.linkage = "internal"
     # Numba's functions may stand in several modules; a linker drops all but one where they are groups of one name
     text = str(module)

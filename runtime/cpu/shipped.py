@@ -25,10 +25,10 @@ from .levels import LEVELS, TWINS, Twin, forced
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["CPU", "MANIFEST", "SHIPPED", "Chosen", "addresses", "chosen", "manifest", "needs_compiler", "symbol"]
+__all__ = ["CPU", "JIT", "MANIFEST", "SHIPPED", "Chosen", "addresses", "chosen", "manifest", "needs_compiler", "symbol"]
 
-#: The variable that names a level, and what it may be: `levels.forced`.
-CPU = "MIAOTUI_CPU"
+#: The variable that names a level (`levels.forced`), or says that Numba is to compile for this CPU.
+CPU, JIT = "MIAOTUI_CPU", "jit"
 #: Where the libraries lie, next to this file, and what tells about them.
 SHIPPED, MANIFEST = "compiled", "manifest.json"
 COMPILER = "pip install 'miaotui[jit]'"
@@ -84,11 +84,11 @@ def chosen() -> Chosen | None:
 def _named(here: frozenset[str] | None) -> Chosen | None:
     """What MIAOTUI_CPU asks for; None: it does not. `here`: levels that there are; None: no code of a build is used."""
     name = os.environ.get(CPU)
-    if not name:
+    if not name or name == JIT:
         return None
     every = forced()
     if name not in every:
-        msg = f"{CPU}={name!r}: no such level; expected one of {', '.join(every)}"
+        msg = f"{CPU}={name!r}: no such level; expected one of {', '.join(every)}, {JIT}"
         raise BackendError(msg)
     level, twins = every[name]
     if here is None or level.name not in here:
@@ -116,6 +116,8 @@ def needs_compiler() -> str:
 
 def _why_not() -> str:
     """Why code of a build is not used, though there may be some."""
+    if os.environ.get(CPU) == JIT:
+        return f"{CPU}={JIT}"
     if debugging():
         return "MIAOTUI_DEBUG is set"
     return "" if named_cpu() == (None, None) else "NUMBA_CPU_NAME or NUMBA_CPU_FEATURES is set"
