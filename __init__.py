@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import errors
+    from . import batch, errors
     from .errors import MiaotuiError
     from .filter_files import Filters
     from .load_options import LoadKwargs
@@ -66,6 +66,7 @@ __all__ = [
     "Timings",
     "Token",
     "__version__",
+    "batch",
     "errors",
     "load",
     "pipeline",
@@ -97,6 +98,7 @@ _HOMES = {
     "Sequence": ".runtime.sequence",
     "Timings": ".runtime.generate",
     "Token": ".runtime.generate",
+    "batch": "",
     "errors": "",
     "load": ".model",
     "pipeline": ".tools.pipelines.make",

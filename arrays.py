@@ -14,7 +14,6 @@ from .loader.sentence import pair_activation, read_sentence
 from .loader.text.tokenizer import checked_ids
 from .once import once
 from .runtime.encoding import Whole, encoded, scored
-from .runtime.lora import number_of
 from .runtime.memory import float_rows, memory_named
 from .runtime.sequence import Sequence
 
@@ -43,7 +42,7 @@ class Arrays(Loaded):
         `hidden`. Of an encoder-decoder, whose encoder reads `ids`: [U, n_vocab] of its decoder's [U] `decoder_ids`.
         `adapter`: which one of `load(adapters=...)` reads the text; None: the model alone.
         """
-        number = number_of(self.adapters, adapter, "logits")
+        number = self._session.adapters.number(adapter, "logits")
         if self.config.seq2seq and self.config.writes:
             self._no_types(token_types)
             source = self._source(ids, "ids")
@@ -65,7 +64,7 @@ class Arrays(Loaded):
         `token_types`: of each token, of an encoder that has such (BERT's segments; default: all are 0). Of an
         encoder-decoder, what its encoder gives; nothing of its decoder is read. `adapter`: as in `logits`.
         """
-        number = number_of(self.adapters, adapter, "hidden")
+        number = self._session.adapters.number(adapter, "hidden")
         if self.config.seq2seq:
             self._no_types(token_types)
             return next(encoded(self._session, [Whole(self._source(ids, "ids"), adapter=number)], np.copy))
@@ -97,7 +96,7 @@ class Arrays(Loaded):
             kind = "an array of no dimensions" if isinstance(sequences, np.ndarray) else type(sequences).__name__
             msg = f"sequences: {kind} found, expected several sequences of token ids"
             raise InputError(msg)
-        number = number_of(self.adapters, adapter, "last_logits")
+        number = self._session.adapters.number(adapter, "last_logits")
         return self._session.last_logits([self._ids(s, f"sequence {i}") for i, s in enumerate(sequences)], number)
 
     @memory_named("encode")
@@ -123,7 +122,7 @@ class Arrays(Loaded):
         is 1 again with `normalize=True`. `adapter`: as in `logits`.
         Errors: `InputError`, `TokenizerError`, `ConfigError`.
         """
-        number = number_of(self.adapters, adapter, "encode")
+        number = self._session.adapters.number(adapter, "encode")
         return self.vectors.of(texts, prompt=prompt, prompt_name=prompt_name, normalize=normalize,
                                truncate_dim=truncate_dim, adapter=number)  # fmt: skip
 
@@ -138,7 +137,7 @@ class Arrays(Loaded):
         without one through the logistic function where there is one label. `adapter`: as in `logits`. Errors:
         `InputError`, also for a pair of more tokens than the model has positions; `TokenizerError`, `ConfigError`.
         """
-        return self.pairs.of(pairs, adapter=number_of(self.adapters, adapter, "predict"))
+        return self.pairs.of(pairs, adapter=self._session.adapters.number(adapter, "predict"))
 
     @once
     def pairs(self) -> Pairs:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BackendError, InputError, MemoryLimitError, MiaotuiError, PlanError, shown
 from .loader.prune.plan import PrunePlan
 from .runtime.draft_model import ModelDrafter
+from .runtime.engine.first_layers import FirstLayers
 from .runtime.engine.speculative import NGRAM, ngrams
 from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .loader.prune.options import Prune
     from .model import Model
     from .prepare import Prepared
     from .runtime.engine.drafts import Drafter
     from .runtime.engine.speculative import Begun
+    from .runtime.session import Session
+    from .runtime.spec import Weights
 
     #: What `load(draft=)` takes.
     Draft = str | os.PathLike[str] | PrunePlan | dict[str, Any]
 
-__all__ = ["check_draft", "draft_model", "drafters"]
+__all__ = ["check_draft", "draft_model", "draft_part", "drafters"]
 
 #: The draft's name in `Drafting`, whose other is `NGRAM`.
 MODEL = "model"
@@ -53,18 +58,32 @@ def check_draft(draft: object, device: str) -> None:
         raise BackendError(msg)
 
 
-def drafters(draft: object, model: Model | None) -> tuple[str, Callable[[Begun], Drafter]] | None:
+def draft_part(draft: Draft | None) -> Prune | None:
+    """The plan for the model itself that a draft is; None: it is none."""
+    if draft is None or draft == NGRAM:
+        return None
+    return draft if _is_plan(draft) else None
+
+
+def drafters(
+    draft: object, session: Session, model: Model | None
+) -> tuple[str, Callable[[Begun], Drafter]] | None:  # fmt: skip
     """What drafts for a session's answers; `model`: the smaller one, of such a draft."""
     if draft is None or draft is False:
         return None
-    if model is None:
+    n, program = _nbytes(session.weights), session.program
+    if model is not None:
+        theirs = model.session
+        return MODEL, partial(ModelDrafter, theirs, share=min(1.0, _nbytes(theirs.weights) / n))
+    if program.early is None or session.engine is None:
         return NGRAM, ngrams
-    session = model.session
+    share = sum(weight.nbytes for weight in program.early.weights) / n
+    return MODEL, partial(FirstLayers, session.engine.early, min(1.0, share), session.n_vocab)
 
-    def made(begun: Begun) -> Drafter:
-        return ModelDrafter(session, begun)
 
-    return MODEL, made
+def _nbytes(weights: Weights) -> int:
+    """What a pass reads, or more."""
+    return max(1, sum(weight.nbytes for weight in weights))
 
 
 def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Model]) -> Model | None:
@@ -79,7 +98,7 @@ def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Mod
         what = "which writes no text" if config.lm_head else "without a head"
         msg = f"{said}: {config.family} is {config.kind}, {what}; there is nothing to draft, so leave it out"
         raise InputError(msg)
-    if draft == NGRAM:
+    if draft == NGRAM or prepared.program.early is not None:
         return None
     limit, needed = request.limit_bytes, prepared.memory["allocated"]
     left = None if limit is None else limit - needed

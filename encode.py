@@ -21,6 +21,7 @@ from .runtime.tasks.pooling import normalized, pool
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray
 
@@ -74,6 +75,32 @@ class Vectors:
             row[:] = vector
         return out
 
+    def framed(self, text: str, prompt_name: str | None = None, *, cut: bool = True) -> list[int]:
+        """A text's ids as they are read: after the prompt, framed, and `cut` to `max_tokens`. Errors: as `of`."""
+        read = self._as_read(self._prompt(None, prompt_name) + text)
+        return self._tokenizer.framed(read, self.max_tokens if cut else None)[0]
+
+    def of_ids(
+        self,
+        sequences: Iterable[Ids[int]],
+        *,
+        prompt_name: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        adapter: int = 0,
+    ) -> NDArray[np.float32]:
+        """As `of`, of checked ids as they are read: nothing is put around them, and nothing cut.
+
+        `prompt_name`: which prompt they begin with, so that its tokens are left out where the directory says so.
+        """
+        listed, width = list(sequences), self._width(truncate_dim)
+        skipped = 0 if self.how.include_prompt else self._length(self._prompt(None, prompt_name))
+        out = float_rows(len(listed), width, "vectors")
+        wholes = (Whole(ids, adapter=adapter) for ids in listed)
+        for row, vector in zip(out, self._pooled(wholes, skipped, width, norm=normalize), strict=True):
+            row[:] = vector
+        return out
+
     def tokens(self, texts: Iterable[Any], prompt: str = "") -> Iterator[NDArray[np.float32]]:
         """What leaves the last layer for each text after a prompt, float32 [its tokens, d_model], in order."""
         wholes = (self._whole(prompt, text, n, 0) for n, text in enumerate(texts))
@@ -112,6 +139,13 @@ class Vectors:
     ) -> Generator[NDArray[np.float32], None, None]:
         """A vector for each text, in order; texts are taken as passes need them."""
         skipped = 0 if self.how.include_prompt else self._length(before)
+        wholes = (self._whole(before, text, n if several else None, adapter) for n, text in enumerate(texts))
+        return self._pooled(wholes, skipped, width, norm=norm)
+
+    def _pooled(
+        self, wholes: Iterable[Whole], skipped: int, width: int, *, norm: bool | None
+    ) -> Generator[NDArray[np.float32], None, None]:
+        """`skipped`: tokens of each that are not pooled."""
         steps = list(self.how.steps)
         while norm is False and steps and steps[-1] is None:
             steps.pop()
@@ -123,7 +157,6 @@ class Vectors:
                 pooled = normalized(pooled) if step is None else dense(pooled, step)
             return normalized(pooled[:width]) if norm else pooled[:width]
 
-        wholes = (self._whole(before, text, n if several else None, adapter) for n, text in enumerate(texts))
         if self._session.program.encoding is None:
             return fed(self._session, wholes, vector, last=self.how.modes == ("lasttoken",))
         return encoded(self._session, wholes, vector)

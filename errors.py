@@ -28,6 +28,7 @@ __all__ = [
     "ProfileError",
     "SequenceFileError",
     "TokenizerError",
+    "WorkerError",
     "is_iterable",
     "numbered",
     "shown",
@@ -84,6 +85,10 @@ class InputError(MiaotuiError, ValueError):
 
 class BackendError(MiaotuiError):
     """The machine cannot run what was asked: a missing extra, driver or instruction."""
+
+
+class WorkerError(MiaotuiError):
+    """A process that worked for this one ended, again and again."""
 
 
 def shown(value: object, limit: int = 200) -> str:

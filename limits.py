@@ -31,6 +31,7 @@ __all__ = [
     "USUAL_BEAMS",
     "Request",
     "check_memory",
+    "named_adapters",
     "predicted_memory",
 ]
 
@@ -54,6 +55,8 @@ USUAL_BEAMS = 4
 #: Of any count: beyond what a machine has, and what 64 bits count in bytes.
 MAX_COUNT = 2**40
 MAX_ADAPTERS = 2**16
+#: Rank of adapters that come later, where the caller names none.
+ADAPTER_RANK = 16
 MAX_THREADS = 1024  # more than any machine here has
 
 
@@ -77,6 +80,8 @@ class Request:
     precision: str = "exact"
     adapter: str | Path | None = None
     adapters: Mapping[str, str | PathLike[str]] | None = None
+    adapter_slots: int = 0
+    adapter_rank: int = ADAPTER_RANK
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -97,10 +102,26 @@ class Request:
             if not isinstance(value, str) or value not in allowed:
                 msg = f"{name}={shown(value)}: expected one of {', '.join(allowed)}"
                 raise InputError(msg)
-        object.__setattr__(self, "adapters", _adapters(self.adapters))
-        if self.adapters and self.gpu:
-            msg = "adapters: the CUDA path has no kernel for adapters that are kept apart; use device='cpu'"
+        object.__setattr__(self, "adapters", named_adapters(self.adapters))
+        self._check_slots()
+        if (self.adapters or self.adapter_slots) and self.gpu:
+            name = "adapters" if self.adapters else "adapter_slots"
+            msg = f"{name}: the CUDA path has no kernel for adapters that are kept apart; use device='cpu'"
             raise BackendError(msg)
+
+    def _check_slots(self) -> None:
+        """Places for adapters that come later."""
+        none = self.adapter_slots == 0 and not isinstance(self.adapter_slots, bool)
+        slots = 0 if none else _count("adapter_slots", self.adapter_slots) or 0
+        if slots + len(self.adapters or ()) > MAX_ADAPTERS:
+            msg = f"adapter_slots={shown(slots)}: expected at most {MAX_ADAPTERS}, those of adapters= included"
+            raise InputError(msg)
+        rank = _count("adapter_rank", self.adapter_rank) or ADAPTER_RANK
+        if rank > MAX_ADAPTERS:
+            msg = f"adapter_rank={shown(rank)}: expected at most {MAX_ADAPTERS}"
+            raise InputError(msg)
+        object.__setattr__(self, "adapter_slots", slots)
+        object.__setattr__(self, "adapter_rank", rank)
 
     @property
     def gpu(self) -> bool:
@@ -174,22 +195,22 @@ class Request:
         return tuple(notes)
 
 
-def _adapters(value: object) -> dict[str, str | PathLike[str]] | None:
-    """Paths by name, in order, or None: InputError."""
+def named_adapters(value: object, call: str = "adapters") -> dict[str, str | PathLike[str]] | None:
+    """Paths by name, in order, or None: InputError, which begins with the `call`."""
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        msg = f"adapters={shown(value)}: expected a dict of names and directories, {{'name': path}}"
+        msg = f"{call}={shown(value)}: expected a dict of names and directories, {{'name': path}}"
         raise InputError(msg)
     for name, path in value.items():
         if not isinstance(name, str) or not name:
-            msg = f"adapters: the name {shown(name)}: expected a text of one character at least"
+            msg = f"{call}: the name {shown(name)}: expected a text of one character at least"
             raise InputError(msg)
         if not isinstance(path, str | PathLike):
-            msg = f"adapters: {shown(name)}: {shown(path)} found, expected the path of a directory"
+            msg = f"{call}: {shown(name)}: {shown(path)} found, expected the path of a directory"
             raise InputError(msg)
     if len(value) > MAX_ADAPTERS:
-        msg = f"adapters: {len(value)} of them, expected at most {MAX_ADAPTERS}"
+        msg = f"{call}: {len(value)} of them, expected at most {MAX_ADAPTERS}"
         raise InputError(msg)
     return dict(value) or None
 

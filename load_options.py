@@ -50,6 +50,10 @@ class LoadKwargs(TypedDict, total=False):
     (docs/adapters.md)."""
     adapters: Mapping[str, str | PathLike[str]] | None
     """Adapters that are kept apart: directories of PEFT's by name, of which each text may choose one."""
+    adapter_slots: int | SupportsIndex
+    """Places for this many adapters more, that `Model.add_adapter` brings later (docs/adapters.md)."""
+    adapter_rank: int | SupportsIndex
+    """The largest rank of these."""
     draft: Draft | Literal[False] | None
     """Guess ids ahead and check several in a pass; no answer changes (docs/speculation.md): "ngram", from what the text
     repeats; short forms of a plan ("keep-layers=0-2"), by that part of the model; or the path of a smaller model."""

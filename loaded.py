@@ -18,6 +18,7 @@ from .tokenizing import Tokenizing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from .loader.prune.receipt import Receipt
     from .loader.text.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ class Loaded:
         if drafts is not None:
             theirs = drafts.memory["allocated"]
             self.memory = self.memory | {"draft": theirs, "allocated": self.memory["allocated"] + theirs}
+        self._request = prepared.request
         self.load_s, self._closed, self.device = load_s, False, prepared.request.device
         self._opened, self._plan, self._session = prepared.opened, prepared.plan, session
         self._tokenizing = Tokenizing(prepared.opened.directory, prepared.plan.cut)
@@ -80,6 +82,11 @@ class Loaded:
         return self._tokenizing.tokenizer
 
     @property
+    def directory(self) -> Path:
+        """Where its files are."""
+        return self._opened.directory
+
+    @property
     def config_json(self) -> Mapping[str, Any]:
         """config.json as it was read, with the sizes that the tensors have: what it says of labels and tasks."""
         return self._opened.raw
@@ -96,7 +103,14 @@ class Loaded:
     @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that are kept apart, one of which a text may choose."""
-        return self._session.program.adapters
+        return self._session.adapters.names
+
+    def adapter_number(self, adapter: str | None, call: str) -> int:
+        """An adapter's number, as calls of vectors and pairs take it; 0: none. Keep this very object while it is used.
+
+        Errors: `InputError`, which begins with the `call`.
+        """
+        return self._session.adapters.number(adapter, call)
 
     def program(self) -> Program:
         """What a step runs; `program().listing()` has it as lines of text."""
@@ -129,6 +143,11 @@ class Loaded:
     def session(self) -> Session:
         """What takes the steps, for tools that feed tokens themselves; not synchronised with open streams."""
         return self._session
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, and answers nothing more."""
+        return self._closed
 
     @property
     def threads(self) -> int:

@@ -7,10 +7,12 @@ from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 
-from .drafting import check_draft, draft_model, drafters
-from .errors import InputError, is_iterable, numbered
+from .drafting import check_draft, draft_model, draft_part, drafters
+from .errors import InputError, is_iterable, numbered, shown
 from .interpreters import whole_imports
+from .limits import named_adapters
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
+from .loader.apart import read_added
 from .loader.open import open_model
 from .loader.pack import pack
 from .loader.quantize import pack_rows
@@ -21,8 +23,8 @@ from .runtime.blocks import Block
 from .runtime.constraints import CONSTRAINTS
 from .runtime.exits import Exits
 from .runtime.floats import usual_floats
-from .runtime.generate import Generation, Token, check_ids
-from .runtime.lora import number_of, with_adapters
+from .runtime.generate import Generation, Token, check_ids, retold
+from .runtime.lora import with_adapters
 from .runtime.memory import memory_named, refused
 from .runtime.parameters import (
     CHAT_NAMES,
@@ -103,8 +105,9 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
     `draft`: guess ids ahead, and check several in one pass; every answer is the same, and often there sooner
     (docs/speculation.md). "ngram": what followed the same ids before, in prompt and answer; short forms of a plan such
-    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint; a path or hub name:
-    a smaller model with the same vocabulary. Its memory is in `Model.memory` as "draft".
+    as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint, whose first layers
+    share its memory and cache; a path or hub name: a smaller model with the same vocabulary. What it takes is in
+    `Model.memory` as "draft".
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
     `ProfileError`.
     """
@@ -118,7 +121,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     drafts: Model | None = None
     try:
         request, profile, picked = settled(asked, opened, free)
-        prepared = prepare(opened, request, free=free)
+        prepared = prepare(opened, request, free=free, part=draft_part(asked.draft))
         drafts = draft_model(asked.draft, prepared, load)
         plan = prepared.plan
         weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
@@ -127,7 +130,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
             weights = with_adapters(weights, apart.names, apart.loaded(opened.checkpoint))
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
-        session.drafting.default = drafters(asked.draft, drafts)
+        session.drafting.default = drafters(asked.draft, session, drafts)
     except MemoryError as e:
         if drafts is not None:
             drafts.close()
@@ -210,7 +213,7 @@ class Model(Scores):
         if session.engine is None:
             session.backend.pools(0)  # which says why there are none
         state = self._files.read(path, session.n_context)
-        number = number_of(self.adapters, state.adapter, "load_sequence")
+        number = self._session.adapters.number(state.adapter, "load_sequence")
         overflow: Overflow | None = "window" if state.context else None
         sequence = Sequence(
             session,
@@ -229,6 +232,39 @@ class Model(Scores):
             raise
         return sequence
 
+    @memory_named("add_adapter")
+    def add_adapter(self, name: str, path: str | PathLike[str]) -> None:
+        """Read a PEFT adapter into one of the places of `load(adapter_slots=...)`; texts may choose it from now on.
+
+        Texts that are open go on meanwhile. Errors: as of `load(adapters=...)`; `InputError` where a name is taken, no
+        place is free, the rank is above `adapter_rank`, or it changes more than matrices and biases of layers.
+        """
+        session, call = self._session, "add_adapter"
+        if not session.adapters.n_places:
+            msg = f"{call}: the model was loaded without places for adapters; load(adapter_slots=...)"
+            raise InputError(msg)
+        self._check_named(call, name)
+        (path,) = (named_adapters({name: path}, call) or {}).values()
+        rank = self._request.adapter_rank
+        session.check_open()
+        numbers = read_added(name, path, self._opened, self._plan, rank)
+
+        def written() -> None:
+            self._check_named(call, name)
+            session.adapters.add(name, numbers, session.forget_adapters)
+
+        session.held(written)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter's name. Texts that began with it keep it until they end; then its place is free again."""
+        self._session.held(lambda: self._session.adapters.remove(name, "remove_adapter"))
+
+    def _check_named(self, call: str, name: object) -> None:
+        """A name that no adapter has."""
+        if name in self.adapters:
+            msg = f"{call}: {shown(name)}: the model has an adapter of this name; remove_adapter it first"
+            raise InputError(msg)
+
     def _sequence(
         self, source: Prompt | None, call: str, overflow: Overflow | None = None, adapter: str | None = None
     ) -> Sequence:
@@ -240,7 +276,7 @@ class Model(Scores):
             msg = msg if source is None else f"{msg}; leave it out, and feed the text"
             raise InputError(msg)
         read = None if source is None else self._source(source)
-        number = number_of(self.adapters, adapter, call)
+        number = self._session.adapters.number(adapter, call)
         return Sequence(self._session, self._text, source=read, overflow=overflow, adapter=number)
 
     def _begun(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> tuple[Sequence, Prompt, GenerateKwargs]:
@@ -315,6 +351,7 @@ class Model(Scores):
         number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
         `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and
         regular expressions that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md).
+        `show_tokens`: special tokens that the text shows, as a reader of a model's calls of tools needs them.
         `adapter`: which one of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an
         encoder-decoder is what its encoder reads. Errors: `InputError`, and what a function of yours raises.
         """
@@ -424,6 +461,34 @@ class Model(Scores):
             one.check_streams()
             async for token in tokens(engine, one):
                 yield token
+
+    @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
+    async def achoices(
+        self, prompt: Prompt, **parameters: Unpack[GenerateKwargs]
+    ) -> AsyncGenerator[tuple[int, Token], None]:
+        """As `atokens`, of each of `n` drawn answers, which share passes: the answer's number, and its next token.
+
+        With `echo` the prompt's log-probabilities come with the first answer's alone. Beams are known at their end.
+        """
+        from .runtime.asynchronous import each_token, in_thread  # noqa: PLC0415 - imports asyncio
+
+        engine = self._session.engine
+        if engine is None:
+            made = await in_thread(partial(self.generate, prompt, **parameters))
+            for number, answer in enumerate((made, *made.alternatives)):
+                for token in retold(answer):
+                    yield number, token
+            return
+        with memory_named("achoices"), Exits() as opened:
+            [one] = await in_thread(partial(self._asked, [prompt], parameters, "achoices", opened))
+            if one.params.beams.n > 1:
+                one.check_streams()
+            numbered_tokens = each_token(engine, one, opened)
+            try:
+                async for numbered_token in numbered_tokens:
+                    yield numbered_token
+            finally:
+                await numbered_tokens.aclose()
 
     @spelled_out(ChatKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("chat")

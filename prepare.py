@@ -14,6 +14,7 @@ from .limits import ENCODER_CHUNK, LOGIT_ROWS, PREFILL_CHUNK, USUAL_BEAMS, Reque
 from .loader.apart import read_apart
 from .loader.load_plan import make_load_plan
 from .loader.pack import planned
+from .loader.prune.first import first_layers
 from .loader.prune.options import select
 from .loader.prune.receipt import make_receipt
 from .loader.prune.stored_zeros import counted, uncounted
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .loader.apart import Apart
     from .loader.load_plan import LoadPlan
     from .loader.open import Opened
+    from .loader.prune.options import Prune
     from .loader.prune.plan import PrunePlan
     from .loader.prune.receipt import Receipt
     from .runtime.program import Program
@@ -55,8 +57,10 @@ class Prepared:
         return self.plan.config
 
 
-def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Prepared:
+def prepare(opened: Opened, request: Request, *, free: int | None = None, part: Prune | None = None) -> Prepared:
     """Plan the load, record the program and predict the memory; `free`: what the GPU has, where one is asked for.
+
+    `part`: a plan whose model is to draft. Where it leaves the first layers, the program has them as its early exit.
 
     Tensors are read where only their data say what stays: for a share of neurons or width the matrices that rank them,
     for sparsity "stored" those whose zeros are counted. That comes after a first check of the memory limit, in which
@@ -65,8 +69,9 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
     """
     chosen = select(request.prune, opened)
     plan = make_load_plan(opened, request.quantize, chosen.cut)
-    apart = read_apart(request.adapters, opened, plan)
-    program = _recorded(plan, request, apart)
+    apart = read_apart(request, opened, plan)
+    early = 0 if part is None else first_layers(part, plan.cut, opened)
+    program = _recorded(plan, request, apart, early)
     memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
     name, limit = opened.directory.name, request.limit_bytes
     unsure = sum(source.nbytes for source in uncounted(plan) if source.offset is not None)
@@ -77,9 +82,9 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None) -> Pre
             chosen = chosen.ranked(opened)
             plan = make_load_plan(opened, request.quantize, chosen.cut)
         plan = counted(plan, opened.checkpoint)
-        apart = read_apart(request.adapters, opened, plan)
+        apart = read_apart(request, opened, plan)
         same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
-        program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart)
+        program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart, early)
         memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
         check_memory(name, limit, memory, program, free=free)
     notes = (*request.notes(plan.config), *(apart.lines if apart else ()))
@@ -92,8 +97,8 @@ def _planned(plan: LoadPlan, apart: Apart | None) -> Weights:
     return planned(plan) if apart is None else with_adapters(planned(plan), apart.names, apart.planned())
 
 
-def _recorded(plan: LoadPlan, request: Request, apart: Apart | None) -> Program:
-    """The program of a step; no weight has an address yet. BackendError: of an encoder on a GPU."""
+def _recorded(plan: LoadPlan, request: Request, apart: Apart | None, early: int) -> Program:
+    """The program of a step; no weight has an address yet. `early`: as of `record`. Errors: `BackendError`."""
     context = request.context(plan.config)
     if request.gpu and plan.config.encoder is not None:
         what = f"{plan.config.family} is {plan.config.kind}"
@@ -114,6 +119,7 @@ def _recorded(plan: LoadPlan, request: Request, apart: Apart | None) -> Program:
         n_pages=request.n_pages(context, beams=USUAL_BEAMS if plan.config.seq2seq else 1),
         n_encoded_pages=request.n_pages(context) if plan.config.seq2seq else None,
         paged=not request.gpu,
+        early=early,
     )
     check_backend(program, plan.config.family, "cuda" if request.gpu else "cpu")
     return program

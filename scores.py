@@ -15,7 +15,6 @@ from .errors import InputError, shown
 from .perplexity import Perplexity, check_predicts, measured
 from .runtime.floats import usual_floats
 from .runtime.generate import check_ids
-from .runtime.lora import number_of
 from .runtime.memory import memory_named
 from .runtime.parameters import priority_of
 from .runtime.sampling import exp
@@ -61,7 +60,7 @@ class Scores(Arrays):
         """
         self._check_kind("score", encoder=False)
         place = priority_of(priority)
-        text, ids = self._first_of(prompt, number_of(self.adapters, adapter, "score"))
+        text, ids = self._first_of(prompt, self._session.adapters.number(adapter, "score"))
         with text:
             text.append(ids)
             wanted = [
@@ -145,7 +144,7 @@ class Scores(Arrays):
             raise InputError(msg)
         place, head = priority_of(priority), self.config.head
         if head is not None and head.kind == "classes":
-            likely = self._judged(question, listed, normalize, number_of(self.adapters, adapter, "choose"))
+            likely = self._judged(question, listed, normalize, self._session.adapters.number(adapter, "choose"))
         else:
             self._check_kind("choose", encoder=False)
             made = self.score(question, listed, adapter=adapter, priority=place)

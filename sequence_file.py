@@ -34,7 +34,7 @@ from .once import once
 from .runtime.engine.state import SequenceState, cache_layers
 from .runtime.generate import check_ids
 from .runtime.kvcache import PAGE
-from .runtime.lora import parts_of, without_adapters
+from .runtime.lora import product_of, without_adapters
 from .runtime.rope import LONGEST
 from .runtime.spec import weights_in
 from .runtime.table import gap_of
@@ -72,6 +72,7 @@ class SequenceFiles:
         """Of a loaded model; its weights are read when a fingerprint is first needed."""
         config, program = prepared.config, session.program
         self._weights, self._program, self._config = session.weights, program, config
+        self._adapters = session.adapters
         self._name = prepared.opened.directory.name
         self._plan = prepared.receipt.plan
 
@@ -148,9 +149,9 @@ class SequenceFiles:
     def _adapter(self, name: str) -> str:
         """A digest of one adapter: of its factors, and of a sample of its numbers as the model's weights have it."""
         sample = hashlib.blake2b(digest_size=16)
-        for part in parts_of(self._weights, self._program.adapters.index(name) + 1):
-            product = part.up.name.rpartition(".adapter")[0]  # after which the adapter's number comes
-            sample.update(f"{product} {part.scale!r} {part.down.shape} {part.up.shape};".encode())
+        for part in self._adapters.parts(name):
+            up = "rows" if part.up is None else part.up.shape
+            sample.update(f"{product_of(part)} {part.scale!r} {part.down.shape} {up};".encode())
             for weight in weights_in(part):
                 for some in _sampled(weight):
                     sample.update(some.data)
@@ -240,8 +241,8 @@ class SequenceFiles:
         if not isinstance(saved, list) or [type(each) for each in saved] != [str, str]:
             raise _damaged(header.file, f"adapter={printable(saved, 60)} is no name and digest")
         name, digest = map(str, saved)
-        if name not in self._program.adapters or self._adapter(name) != digest:
-            other = "another one of this name" if name in self._program.adapters else "none of this name"
+        if name not in self._adapters.names or self._adapter(name) != digest:
+            other = "another one of this name" if name in self._adapters.names else "none of this name"
             quoted = printable(name, 60)
             msg = f"{header.file}: its text has the adapter {quoted!r}, and {self._name} as loaded has {other}; "
             msg += "load the model with that adapter, load(adapters={...}), or feed the text again"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .header import TensorInfo
     from .open import Opened
 
-__all__ = ["with_adapter"]
+__all__ = ["tied_names", "with_adapter"]
 
 TIED = "tie_word_embeddings"
 
@@ -38,7 +38,7 @@ def with_adapter(opened: Opened, path: str | Path) -> Opened:
     checkpoint, config, raw = opened.checkpoint, opened.config, opened.raw
     adopted: dict[str, TensorInfo] = {}
     if adapter.unties:
-        head, embed = _tied_names(opened)
+        head, embed = tied_names(opened)
         adopted[head] = checkpoint.tensors[embed]
         config, raw = replace(config, tied=False), raw | {TIED: False}
     for name, info in adapter.whole.items():
@@ -49,7 +49,7 @@ def with_adapter(opened: Opened, path: str | Path) -> Opened:
     return replace(opened, config=config, raw=raw, adapter=adapter)
 
 
-def _tied_names(opened: Opened) -> tuple[str, str]:
+def tied_names(opened: Opened) -> tuple[str, str]:
     """What a head of its own is called, and the embedding that it is in the base."""
     tensors = opened.model_tensors
     head, embed = tensors.parts["head"], tensors.parts["embed"]

@@ -43,6 +43,15 @@ class Tensor:
         """[first byte, byte after the last)."""
         return self.offset, self.offset + self.nbytes
 
+    @property
+    def end(self) -> int:
+        """The first byte that another may have."""
+        return self.offset + _whole(self.nbytes)
+
+
+def _whole(nbytes: int) -> int:
+    return -(-nbytes // ALIGN) * ALIGN
+
 
 def _root(t: Tensor) -> Tensor:
     while t.home is not None:
@@ -50,8 +59,8 @@ def _root(t: Tensor) -> Tensor:
     return t
 
 
-def place(tensors: Sequence[Tensor], n_code: int) -> int:
-    """Give every tensor its offset; the arena's size in bytes.
+def place(tensors: Sequence[Tensor], n_code: int, first: int = 0) -> int:
+    """Give every tensor its offset, from `first` on; the arena's size in bytes.
 
     Greedy by size, the largest first, each at the lowest offset that is free during its whole life (the "greedy by
     size" of Pisarchyk and Lee 2020, arXiv:2001.03288). What lives for ever comes first. Every other tensor is compared
@@ -66,10 +75,10 @@ def place(tensors: Sequence[Tensor], n_code: int) -> int:
     groups: dict[int, list[Tensor]] = {}
     for t in tensors:
         groups.setdefault(id(_root(t)), []).append(t)
-    size = end = 0  # of the arena, and of what lives for ever, which is stacked up from 0
+    size = end = first  # of the arena, and of what lives for ever, which is stacked up from there
     alive: list[Spans] = [[] for _ in range(n_code + 1)]  # by instruction: the pieces that are placed there already
     for group in sorted(groups.values(), key=lambda g: (not g[0].keep, -g[0].nbytes)):
-        need, at = -(-max(t.nbytes for t in group) // ALIGN) * ALIGN, end
+        need, at = _whole(max(t.nbytes for t in group)), end
         if group[0].keep:
             end += need
         else:

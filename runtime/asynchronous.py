@@ -17,7 +17,7 @@ from .searching import gathered, spread
 from .settling import abandoned, settled, told
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from .engine.scheduler import Engine
     from .filters.filters import Filtering
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .searching import Asked
     from .settling import Answer
 
-__all__ = ["answer", "answers", "in_thread", "tokens"]
+__all__ = ["answer", "answers", "each_token", "in_thread", "merged", "tokens"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,61 @@ async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:
         await made.aclose()
         if filtering is not None and not over:
             abandoned(asked, filtering)
+
+
+async def merged(made: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """What several generators make, as it comes, with the generator's number. An error of one ends all.
+
+    Who reads slowly keeps them waiting, each with one item.
+    """
+    if len(made) == 1:
+        try:
+            async for item in made[0]:
+                yield 0, item
+        finally:
+            await made[0].aclose()
+        return
+    queue: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue(1)
+    readers = [asyncio.ensure_future(_read(i, each, queue)) for i, each in enumerate(made)]
+    try:
+        left = len(readers)
+        while left:
+            came = await queue.get()
+            if isinstance(came, BaseException):
+                raise came
+            if came is None:
+                left -= 1
+            else:
+                yield came
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+async def _read(
+    number: int, made: AsyncGenerator[T, None], queue: asyncio.Queue[tuple[int, T] | BaseException | None]
+) -> None:
+    """Put what a generator makes into the queue; None at its end, or what it raises."""
+    try:
+        async for item in made:
+            await queue.put((number, item))
+    except Exception as e:  # noqa: BLE001 - whatever it is, it is the reader's
+        await queue.put(e)
+    else:
+        await queue.put(None)
+    finally:
+        await made.aclose()
+
+
+async def each_token(engine: Engine, asked: Asked, opened: Exits) -> AsyncGenerator[tuple[int, Token], None]:
+    """The tokens of each of the answers that are asked for, with the answer's number; of what has no beams."""
+    made = merged([tokens(engine, each) for each in spread(asked, opened)])
+    try:
+        async for numbered in made:
+            yield numbered
+    finally:
+        await made.aclose()
 
 
 async def _settled(asked: Asked, answer: Answer) -> Answer:

@@ -40,6 +40,9 @@ class Backend(Protocol):
     def run(self, batch: Batch, part: int | range | None = None) -> None:
         """Run the program, or one instruction of it, or those of a range. Errors: `BackendError`."""
 
+    def run_early(self, batch: Batch) -> None:
+        """Run `Program.early`, and the draws of the batch. Errors: `BackendError`: not by this backend."""
+
     def read(self, tensor: Tensor, rows: int) -> NDArray[np.float32]:
         """The first rows of a tensor, [rows, width]: perhaps a view, which the next run overwrites."""
 

@@ -39,6 +39,12 @@ class Walk(Protocol):
     def advance(self, token: int) -> None:
         """Go on with an id that the last mask allows."""
 
+    def ahead(self, drafted: Sequence[int]) -> list[tuple[NDArray[np.uint32], bool]]:
+        """What `fill` would return after each of these ids, up to the first that may not come; nothing goes on.
+
+        These masks are the caller's; the last one that `fill` returned stays as it is.
+        """
+
     def check(self, text: str) -> None:
         """Errors: `BackendError` where a text that ended is not what was asked for all the same."""
 
@@ -95,6 +101,19 @@ class Steered:
             return None
         word = int(self._mask[words[0]])
         return None if word & (word - 1) else 32 * int(words[0]) + word.bit_length() - 1
+
+    def ahead(self, drafted: Sequence[int]) -> list[NDArray[np.uint32]]:
+        """The mask of the row after each of these ids, up to the first that may not come, or that leaves but an end."""
+        if self.whole or self._first is not None:
+            return []
+        masks: list[NDArray[np.uint32]] = []
+        for token, (mask, may_end) in zip(drafted, self._walk.ahead(drafted), strict=False):
+            if token in self._ends or not mask.any():
+                break
+            if may_end:
+                _add(mask, self._ends)
+            masks.append(mask)
+        return masks
 
     def check(self, rest: str, reason: str) -> None:
         """Of an answer that ended as it should; `rest`: what its text still had. Errors: `BackendError`."""

@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import MiaotuiError
+from .engine.first_layers import like
+from .engine.prefixes import begins_like
 from .generate import Draw
-from .lora import number_of
-from .sampling import Sampler, SamplingParams
+from .sampling import Sampler
 from .sequence import Sequence
 
 if TYPE_CHECKING:
@@ -32,39 +33,41 @@ class ModelDrafter:
 
     computes = True
 
-    def __init__(self, session: Session, begun: Begun) -> None:
-        """`session`: the draft model's."""
-        how, names = begun.sampling, session.program.adapters
-        adapter = number_of(names, begun.adapter, "draft") if begun.adapter in names else 0  # it drafts without, too
+    def __init__(self, session: Session, begun: Begun, share: float = 1.0) -> None:
+        """`session`: the draft model's; `share`: of the model's bytes; of a pass's time too, at first."""
+        how, there = begun.sampling, session.adapters
+        adapter = there.number(begun.adapter, "draft") if begun.adapter in there.names else 0  # it drafts without, too
         self._text = Sequence(session, source=begun.source, adapter=adapter)
-        alike = SamplingParams(how.temperature, how.top_k, how.top_p, how.min_p, do_sample=True, seed=how.seed or 0)
-        self._sampler = None if how.greedy else Sampler(session.n_vocab, alike, sequence=begun.number)
-        self._n_given, self._guess = 0, list[int]()  # ids of the answer that it has read, and what it guessed next
-        self._ended = False
+        alike = like(how)
+        self._sampler = None if alike is None else Sampler(session.n_vocab, alike, sequence=begun.number)
+        self._share, self._ended = share, False
         self.draft_s = self.read_s = 0.0
 
     def kind(self, ids: Ids[int]) -> int | None:
         """One kind alone; None where the text has outgrown the draft model."""
         return None if self._ended or len(ids) >= self._text.n_context else 0
 
+    def cost(self, n_texts: int, unit: float) -> float:
+        """As of all drafters: one text after the other."""
+        return n_texts * (self.draft_s / unit if self.draft_s and unit else self._share)
+
     def missing(self, ids: Ids[int]) -> int:
         """Ids that it has not read."""
-        return len(ids) - self._n_given
+        return len(ids) - self._known(ids)
+
+    def _known(self, ids: Ids[int]) -> int:
+        """How many of the ids its text begins with; those that it guessed are there too, and may be wrong."""
+        return begins_like(self._text.ids, ids, len(ids))
 
     def draft(self, ids: Ids[int], most: int) -> list[int]:
-        """Go on with the text."""
-        text, same = self._text, self._n_given
-        for guessed, token in zip(self._guess, ids[same:], strict=False):
-            if guessed != token:
-                break
-            same += 1
+        """Go on with the text, which may be shorter than before, or another from some id on."""
+        text, same = self._text, self._known(ids)
         guess: list[int] = []
         try:
             if len(text) > same:
                 text.truncate(same)
             n_read = len(ids) - same
             text.append(ids[same:])
-            self._n_given, self._guess = len(ids), guess
             for i in range(min(most, text.n_context + 1 - len(ids))):
                 began = time.perf_counter()
                 guess.append(text.drawn(Draw(self._sampler, most - i, ())).token)

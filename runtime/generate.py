@@ -6,6 +6,7 @@ class: text is made by a `decode` callable.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import InputError, is_iterable, shown
 from .beams import BEAMS, Beams, beams_from
 from .blocks import Block, block_from
 from .constraints import Steered
@@ -24,7 +25,15 @@ from .engine.speculative import NGRAM
 from .filters.filters import Filtered, Filtering, Filters, filters_of
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .overflow import cut_left
-from .parameters import DEFAULT_NEW_TOKENS, GenerateKwargs, Overflow, check_names, overflow_of, priority_of
+from .parameters import (
+    DEFAULT_NEW_TOKENS,
+    GenerateKwargs,
+    Overflow,
+    check_names,
+    overflow_of,
+    priority_of,
+    whole_number,
+)
 from .penalties import Changes, Penalties
 from .penalty_params import PENALTIES, penalties_from
 from .processors import processors_from
@@ -58,6 +67,7 @@ __all__ = [
     "collect",
     "most_ids",
     "params_from",
+    "retold",
     "steps",
     "tokens",
 ]
@@ -127,6 +137,7 @@ class Draw:
     told: range | None = None
     first: bool = False
     speculation: Speculation | None = None  # what drafts the ids after the first
+    steered: Steered | None = None  # what they may be
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,7 @@ class GenerateParams:
     draft: bool | str | None = None  # None: as the model was loaded
     constraint: Constraint | None = None
     block: Block | None = None
+    shows: tuple[int, ...] = ()  # special tokens that the text shows
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -334,9 +346,20 @@ def params_from(
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
     ending |= {"overflow": overflow_of(given.pop("overflow", None)), "constraint": constraint}
     ending |= {"block": block_from(given.pop("stop_at", None)), "filters": filters_of(given.pop("filters", None))}
+    if "show_tokens" in given:
+        ending["shows"] = _check_shown(given.pop("show_tokens"), n_vocab)
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, penalties=penalties, beams=beams, **ending)
     _check_together(params, asked_as)
     return params
+
+
+def _check_shown(ids: object, n_vocab: int | None) -> tuple[int, ...]:
+    """Ids whose text is shown. Errors: `InputError`."""
+    if isinstance(ids, str) or not is_iterable(ids):
+        msg = f"show_tokens={shown(ids)}: expected a list of token ids, or of special tokens as they are spelled"
+        raise InputError(msg)
+    most = sys.maxsize if n_vocab is None else n_vocab - 1
+    return tuple(whole_number(f"show_tokens[{i}]", token, least=0, most=most) for i, token in enumerate(ids))
 
 
 def _check_together(params: GenerateParams, asked_as: str) -> None:
@@ -484,7 +507,7 @@ def steps(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation)
+        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation, steered=steered)
         token, told = yield from _next(text, steered, wanted)
 
 
@@ -501,9 +524,13 @@ def _next(
 
 
 def _speculation(wanted: Speculation | None, sampler: Sampler | None, steered: Steered | None) -> Speculation | None:
-    """None where what may come in a later row is known only once the ids before it are drawn."""
+    """None where what may come in a later row is known only once the ids before it are drawn.
+
+    First layers draft in whatever thread takes the pass, and what an answer is held to is its own thread's.
+    """
     known = sampler is None or (sampler.tells_ahead and not sampler.calls_python)
-    return wanted if known and steered is None else None
+    here = steered is None or wanted is None or wanted.in_pass is None
+    return wanted if known and here else None
 
 
 def _end(writer: Writer, steered: Steered | None, reason: FinishReason) -> tuple[str, FinishReason]:
@@ -540,6 +567,21 @@ def collect(made: Iterable[Token]) -> Generation:
             return Generation(text, ids, reason, timings, token.seed, logprobs=logprobs, filtered=token.filtered)
     msg = "the stream has no last step: it was closed or read from before"
     raise InputError(msg)
+
+
+def retold(made: Generation) -> list[Token]:
+    """A finished answer as tokens; its whole text comes with the last."""
+    told = made.logprobs or []
+    n_echo = max(0, len(told) - len(made.ids))
+    tokens = [
+        Token(i, "", logprobs=tuple(told[0 if k == 0 else n_echo + k : n_echo + k + 1])) for k, i in enumerate(made.ids)
+    ]
+    last = tokens.pop() if tokens else Token(None, "", logprobs=tuple(told))
+    end = replace(
+        last, text=made.text, finish_reason=made.finish_reason, timings=made.timings, seed=made.seed,
+        filtered=made.filtered,
+    )  # fmt: skip
+    return [*tokens, end]
 
 
 def answer(  # noqa: PLR0913, PLR0917 - what a `Generation` has

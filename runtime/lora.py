@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InputError, PlanError, shown
+from ..errors import PlanError
 from ..once import once
 from .spec import Adapter, Weight, weights_in
 
@@ -23,46 +23,44 @@ if TYPE_CHECKING:
     from .spec import Linear, StackWeights, Sublayer, Weights
 
 __all__ = [
-    "L_DOWN", "L_RANK", "L_RATIO", "L_SCALE", "L_UP", "L_WORDS", "LoraTable", "number_of", "parts_of", "rank_of",
-    "with_adapters", "without_adapters",
+    "L_BIAS", "L_DOWN", "L_IDS", "L_RANK", "L_RATIO", "L_SCALE", "L_UP", "L_WORDS", "LoraTable", "parts_of",
+    "product_of", "rank_of", "with_adapters", "without_adapters",
 ]  # fmt: skip
 
 #: Words of an adapter in the table: addresses of both matrices, its factor (the bits of a float32), the address of the
-#: factors of rows (0: none), and its rank (0: this product has none of this adapter).
-L_DOWN, L_UP, L_SCALE, L_RATIO, L_RANK = range(5)
+#: factors of rows (0: none), its rank, the address of its bias (0: the product's own), and that of the numbers of rows
+#: that it has in place of the matrix's (0: none). Rank and bias 0: this product has none of this adapter.
+L_DOWN, L_UP, L_SCALE, L_RATIO, L_RANK, L_BIAS, L_IDS = range(7)
 L_WORDS = 8
 WORD = 8
 
 
 def rank_of(adapters: Sequence[Adapter | None]) -> int:
-    """The largest."""
-    return max(a.down.shape[0] for a in adapters if a is not None)
+    """The largest; 1 where there are biases alone."""
+    return max(1, *(a.down.shape[0] for a in adapters if a is not None))
 
 
-def number_of(names: Sequence[str], adapter: object, call: str) -> int:
-    """An adapter's number, 0 for None. Errors: `InputError`, which begins with the `call`, and says which there are."""
-    if adapter is None:
-        return 0
-    if isinstance(adapter, str) and adapter in names:
-        return names.index(adapter) + 1
-    there = f"it has {', '.join(map(shown, names))}" if names else "it was loaded without any: load(adapters={...})"
-    msg = f"{call}: adapter={shown(adapter)}: the model has no such adapter; {there}"
-    raise InputError(msg)
+def product_of(part: Adapter) -> str:
+    """The name of the product that an adapter's part is of."""
+    return part.down.name.rpartition(".adapter")[0]  # after which the adapter's number comes
 
 
 def with_adapters(weights: Weights, names: Sequence[str], parts: Mapping[str, tuple[Adapter | None, ...]]) -> Weights:
     """The same weights with adapters of these names. `parts`: by the name of a product's matrix, "head" for the head's.
 
+    Those of the embedding's name are of the rows that it looks up.
     A layer that runs twice stays one object. Errors: `PlanError` for a product that is not there.
     """
     left = dict(parts)
 
     def adapted(linear: Linear) -> Linear:
-        name = "head" if linear is weights.head and "head" in left else linear.w.name
-        mine = left.pop(name, None)
+        tied = linear is weights.head and linear.w is weights.stack.embed
+        mine = left.pop("head" if tied or (linear is weights.head and "head" in left) else linear.w.name, None)
         return linear if mine is None else replace(linear, adapters=mine)
 
     out = replace(_mapped(weights, adapted), adapters=tuple(names))
+    rows = replace(out.stack, embed_adapters=left.pop(out.stack.embed.name, ()))
+    out = replace(out, encoder=rows) if out.decoder is None else replace(out, decoder=rows)
     if left:
         msg = f"adapters of {', '.join(sorted(left))}: this model has no such products"
         raise PlanError(msg)
@@ -98,12 +96,14 @@ def _mapped(weights: Weights, change: Callable[[Linear], Linear]) -> Weights:
 
 def without_adapters(weights: Weights) -> Weights:
     """The model alone."""
-    return _mapped(weights, lambda linear: replace(linear, adapters=()))
+    plain = _mapped(weights, lambda linear: replace(linear, adapters=()))
+    rows = replace(plain.stack, embed_adapters=())
+    return replace(plain, encoder=rows) if plain.decoder is None else replace(plain, decoder=rows)
 
 
 def parts_of(weights: Weights, number: int) -> list[Adapter]:
-    """Of one adapter what each product has of it, each once."""
-    parts: list[Adapter | None] = []
+    """Of one adapter what the embedding and each product has of it, each once."""
+    parts: list[Adapter | None] = list(weights.stack.embed_adapters[number - 1 : number])
 
     def seen(linear: Linear) -> Linear:
         parts.append(linear.adapters[number - 1] if linear.adapters else None)
@@ -135,15 +135,25 @@ class LoraTable:
         words: NDArray[np.int64] = np.array(list(self._words()), np.int64).reshape(-1)
         return Weight("adapters", "f32", (2 * len(words),), words, mapped=False)
 
+    def put(self, number: int, adapter: Adapter | None) -> None:
+        """Let kernels find another one of this number from the next pass on; the caller keeps its arrays alive."""
+        words = self.weight.array
+        assert words is not None  # noqa: S101 - made there
+        words.reshape(-1, L_WORDS)[number - 1] = _words_of(adapter)
+
     def _words(self) -> Iterator[tuple[int, ...]]:
-        for a in self.adapters:
-            if a is None:
-                yield (0,) * L_WORDS
-                continue
-            scale, ratio = int(np.float32(a.scale).view(np.uint32)), 0 if a.ratio is None else a.ratio.address
-            yield (a.down.address, a.up.address, scale, ratio, a.down.shape[0], *(0,) * (L_WORDS - L_RANK - 1))
+        yield from map(_words_of, self.adapters)
 
     @property
     def nbytes(self) -> int:
         """Bytes of `weight`."""
         return WORD * L_WORDS * len(self.adapters)
+
+
+def _words_of(a: Adapter | None) -> tuple[int, ...]:
+    """Of one adapter; none of a place."""
+    if a is None or a.free:
+        return (0,) * L_WORDS
+    scale = int(np.float32(a.scale).view(np.uint32))
+    up, ratio, bias, ids = (0 if w is None else w.address for w in (a.up, a.ratio, a.bias, a.ids))
+    return (a.down.address, up, scale, ratio, a.down.shape[0], bias, ids, *(0,) * (L_WORDS - L_IDS - 1))

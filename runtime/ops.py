@@ -127,6 +127,17 @@ _ROWS = (
         variants=(*WEIGHT_VARIANTS, *SPARSE, SPARSE_INT8, FAST),
     ),
     Op(
+        "lora_embed",
+        "(T,d),a*(v,r),a*(r,d)->(T,d)",
+        "y[t] = x[t] + scale up[id[t]] down, of t's adapter, or the row that it has in place of x[t]; x[t] without one",
+        ("o:y", "i:x", "w:table", "n:d"),
+        "",
+        lambda d: 2 * d["d"],
+        "Hu et al. 2021, arXiv:2106.09685",
+        in_place=True,
+        backends=("cpu",),
+    ),
+    Op(
         "lora_down",
         "(t,k),a*(r,k)->(t,r)",
         "h[t] = down x[t], down that of the adapter of t's sequence; of others nothing is written",
@@ -139,7 +150,7 @@ _ROWS = (
     Op(
         "lora_up",
         "(t,n),(t,r),a*(n,r),(n),(t,n),(t,n)->(t,n)",
-        "y = act((x + scale up h) * ratio + b) * times + residual; x in place of the brackets without an adapter",
+        "y = act((x + scale up h) * ratio + b) * times + residual, b its own; x + b in brackets without an adapter",
         ("o:y", "i:x", "i:h", "w:table", "w:b", "i:times", "i:residual", "n:n", "n:rank", "n:act"),
         "rank",
         lambda d: 2 * d["n"] * d["rank"] + (10 * d["n"] if d["act"] else 0),

@@ -204,6 +204,9 @@ class GenerateKwargs(ConstraintKwargs, total=False):
     "error": such a prompt is refused, and the answer ends where the context is full. "truncate-left": the prompt loses
     what it takes from its left, so that the answer finds room for `max_new_tokens`, or half of the context (a bos id at
     its beginning stays). "window": it goes on; its first four tokens stay in the cache, and the newest."""
+    show_tokens: Iterable[int | SupportsIndex | str] | None
+    """Special tokens that the text shows, ids or spellings (default: none): those of a model that calls tools, where
+    its text is read for calls."""
     filters: Filters | None
     """Words and regular expressions that the answer's text does not show; docs/filters.md. `ids` and `logprobs` are
     what was drawn."""

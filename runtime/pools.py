@@ -11,6 +11,7 @@ from .pages import FullError
 from .turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from collections.abc import Sequence as Ids
 
     import numpy as np
@@ -109,6 +110,18 @@ class Pools(Turns):
         if len(self.kept) >= self.pages.n_pages:  # each has one page of its own at most
             self.pages.release(self.kept[0])  # it leaves the list with the next one: an interrupt here loses no page
         self.kept.append(table)
+
+    def forget_adapters(self, numbers: Iterable[int]) -> None:
+        """Give up what is kept of dropped sequences that were read with these; the caller holds the lock."""
+        self.collect()
+        gone = {int(number) for number in numbers}
+        for table in (self.last, self.ahead_of):
+            if table is not None and table.adapter in gone:
+                self.last = self.ahead_of = None
+        for table in self.kept:
+            if table.adapter in gone:
+                self.pages.release(table)
+        self.kept = [table for table in self.kept if table.adapter not in gone]
 
     def check_room(self, n: int) -> None:
         """InputError where a text of this many ids can never fit the cache."""

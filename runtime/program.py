@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .spec import Adapter, Weights
 
-__all__ = ["Encoding", "Instruction", "Operand", "Program", "place_waits"]
+__all__ = ["Early", "Encoding", "Instruction", "Operand", "Program", "place_waits"]
 
 #: What stands in an instruction's slot.
 Operand = Tensor | Weight | RopeTable | BiasTable | DistanceTable | ExpertTable | LoraTable | int | float | None
@@ -82,6 +82,24 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class Early:
+    """A shorter way through a program's arena: its first layers, with the caches that they have, and then its head.
+
+    What it gives lies where `Program.hidden` and `Program.logits` do. `nbytes`: what the arena is larger for it.
+    """
+
+    n_layers: int
+    code: list[Instruction]
+    nbytes: int
+
+    @property
+    def weights(self) -> list[Weight]:
+        """Those that it reads, once each; of experts those that stand first."""
+        found = {id(v): v for ins in self.code for v in ins.values.values() if isinstance(v, Weight)}
+        return list(found.values())
+
+
+@dataclass(frozen=True)
 class Program:
     """A recorded forward with every tensor placed: an encoder's, a decoder's, or the two one after the other."""
 
@@ -111,6 +129,7 @@ class Program:
     draw_at: int | None = None  # the arena's scratch for ids that the CPU draws (`drawing.py`), at its end
     adapters: tuple[str, ...] = ()  # names, in the order of their numbers, which are counted from 1
     bounded: str = ""  # why no text may outgrow `n_context`; "": one may
+    early: Early | None = None  # what guesses for the whole; it begins where a step does
 
     @property
     def turning(self) -> int:
@@ -148,9 +167,13 @@ class Program:
 
     @property
     def memory(self) -> dict[str, int]:
-        """The arena's bytes by part; the KV cache apart, activations and scratch share the rest."""
+        """The arena's bytes by part; the KV cache apart, activations and scratch share the rest.
+
+        "draft": what it is larger for an early exit.
+        """
         cache = sum(t.nbytes for t in self.tensors if t.part == "kv_cache")
-        return {"kv_cache": cache, "activations": self.arena_bytes - cache}
+        early = {} if self.early is None else {"draft": self.early.nbytes}
+        return {"kv_cache": cache, "activations": self.arena_bytes - cache - sum(early.values()), **early}
 
     def bound(self, weights: Weights) -> Program:
         """The same program with these weights in the places of those of the same names, for instance planned ones.
@@ -173,7 +196,8 @@ class Program:
         def adapted(a: Adapter | None) -> Adapter | None:
             if a is None:
                 return None
-            return replace(a, down=real(a.down), up=real(a.up), ratio=None if a.ratio is None else real(a.ratio))
+            up, ratio, bias, ids = (None if w is None else real(w) for w in (a.up, a.ratio, a.bias, a.ids))
+            return replace(a, down=real(a.down), up=up, ratio=ratio, bias=bias, ids=ids)
 
         def bind(value: Operand) -> Operand:
             if isinstance(value, LoraTable):
@@ -186,13 +210,17 @@ class Program:
                 return tables.setdefault(id(value), replace(value, bias=replace(value.bias, table=table)))
             return real(value) if isinstance(value, Weight) else value
 
-        code = [replace(i, values={name: bind(value) for name, value in i.values.items()}) for i in self.code]
-        return replace(self, code=code)
+        def bound(code: list[Instruction]) -> list[Instruction]:
+            return [replace(i, values={name: bind(value) for name, value in i.values.items()}) for i in code]
 
-    def encode(self, address: Callable[[str], int]) -> NDArray[np.int64]:
-        """int64 [instructions, SLOTS]; `address` gives a kernel's address by its name."""
-        out = np.zeros((len(self.code), SLOTS), np.int64)
-        for row, ins in zip(out, self.code, strict=True):
+        early = None if self.early is None else replace(self.early, code=bound(self.early.code))
+        return replace(self, code=bound(self.code), early=early)
+
+    def encode(self, address: Callable[[str], int], code: list[Instruction] | None = None) -> NDArray[np.int64]:
+        """int64 [instructions, SLOTS] (default: its own); `address` gives a kernel's address by its name."""
+        code = self.code if code is None else code
+        out = np.zeros((len(code), SLOTS), np.int64)
+        for row, ins in zip(out, code, strict=True):
             row[:3] = address(ins.kernel), ins.wait, ins.rows == "R"
             for slot, field in enumerate(OPS[ins.op].fields, len(HEADER)):
                 row[slot] = _slot(ins.values[field[2:]], absent=-1 if field[0] == "i" else 0)
@@ -213,6 +241,9 @@ class Program:
             rest += [f"{k}={v:g}" for k, v in ins.values.items() if isinstance(v, int | float)]
             wait = "|" if ins.wait else " "
             lines.append(f"{n:4d} {wait} {ins.kernel:20s} {out or 'results'} <- {read or 'tokens'}  {' '.join(rest)}")
+        if self.early is not None:
+            n_layers, n = self.early.n_layers, len(self.early.code)
+            lines.append(f"draft: {n} instructions more, of the first {n_layers} layers and the head")
         return lines
 
 

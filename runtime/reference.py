@@ -58,6 +58,17 @@ class Reference:
         """[T, d_model]."""
         return w.f64()[self.ids]
 
+    def lora_embed(self, x: Array, adapters: tuple[Adapter | None, ...]) -> Array:
+        """[T, d_model]."""
+        a = self._adapter(adapters)
+        if a is None:
+            return x
+        if a.up is not None:
+            sums: Array = x + float(np.float32(a.scale)) * (a.up.f64()[self.ids] @ a.down.f64())
+            return sums
+        own = {} if a.ids is None else dict(zip(a.ids.f64().astype(int).tolist(), a.down.f64(), strict=True))
+        return np.stack([own.get(int(token), row) for token, row in zip(self.ids, x, strict=True)])
+
     def embed_positions(self, w: Weight) -> Array:
         """[T, d_model]."""
         return w.f64()[self.start : self.start + len(self.ids)]
@@ -120,8 +131,12 @@ class Reference:
     ) -> Array:
         """[t, n]."""
         a = self._adapter(adapters)
-        y = x if a is None else x + float(np.float32(a.scale)) * (h @ a.up.f64().T)
+        y = x if a is None or a.up is None else x + float(np.float32(a.scale)) * (h @ a.up.f64().T)
         y = y if a is None or a.ratio is None else y * a.ratio.f64()
+        if a is not None and a.ids is not None:
+            y = y.copy()
+            y[:, a.ids.f64().astype(int)] = h
+        b = b if a is None or a.bias is None else a.bias
         y = y if b is None else y + b.f64()
         y = y if act is None else _act(y, act)
         y = y if times is None else y * times

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,12 +38,14 @@ _SO = "no continuation has a score"
 class Score:
     """A continuation: its `ids`, the natural logarithm of each one's probability, and whether each is the likeliest.
 
-    `sum` is log p of the whole continuation, `mean` that of an id on average.
+    `sum` is log p of the whole continuation, `mean` that of an id on average. `n_reused`: ids of the text before it
+    that were not computed for it, as another had them in the cache.
     """
 
     ids: list[int]
     logprobs: list[float]
     greedy: bool
+    n_reused: int = field(default=0, compare=False)
 
     @property
     def sum(self) -> float:
@@ -65,12 +67,13 @@ def scores(session: Session, text: Text, continuations: Sequence[list[int]], pri
     if not continuations:
         return []
     text.table.begin(priority)
+    n_reused = 0
     if session.engine is None:
         likely = [_alone(session, text, ids) for ids in continuations]
     else:
-        likely = _together(session.engine, session, text, continuations)
+        likely, n_reused = _together(session.engine, session, text, continuations)
     return [
-        Score(ids, [log for log, _ in each], all(best for _, best in each))
+        Score(ids, [log for log, _ in each], all(best for _, best in each), n_reused)
         for ids, each in zip(continuations, likely, strict=True)
     ]
 
@@ -87,8 +90,10 @@ def _rows_taken(session: Session, first: int, ids: Sequence[int], row: int) -> l
     return [_likely(each, first + i, [token])[0] for i, (each, token) in enumerate(zip(logits, ids, strict=True))]
 
 
-def _together(engine: Engine, session: Session, text: Text, continuations: Sequence[list[int]]) -> list[list[Likely]]:
-    """Each continuation's, in passes that they share with whatever else waits."""
+def _together(
+    engine: Engine, session: Session, text: Text, continuations: Sequence[list[int]]
+) -> tuple[list[list[Likely]], int]:
+    """Each continuation's, in passes that they share with whatever else waits, and how many ids were in the cache."""
     ids = text.ids
     firsts = [each[0] for each in continuations]
     want = Want(text.table, ids, lambda row: _likely(session.logits[row], len(ids) - 1, firsts))
@@ -107,7 +112,7 @@ def _together(engine: Engine, session: Session, text: Text, continuations: Seque
     finally:
         for c in going:
             c.end()
-    return [c.likely for c in each]
+    return [c.likely for c in each], want.n_reused
 
 
 @usual_floats()

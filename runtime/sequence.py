@@ -17,6 +17,7 @@ from ..errors import InputError, MiaotuiError, TokenizerError, is_iterable, show
 from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
+from .engine.ahead import Ahead
 from .engine.scheduler import CLOSED
 from .engine.speculative import Begun, block_words
 from .engine.state import SequenceState, put_back, take_out
@@ -24,7 +25,6 @@ from .engine.wants import Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
-from .lora import number_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
 from .penalty_params import DRY_BREAKERS
@@ -131,7 +131,7 @@ class Text:
     def with_ids(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """The parameters with ids in the places of tokens that they name. Errors: `InputError`: there is none such."""
         named = {name: value for name in TOKENS if isinstance(value := parameters.get(name), str)}
-        parameters = self._with_breakers(parameters)
+        parameters = self._with_shown(self._with_breakers(parameters))
         if not named:
             return parameters
         codec, ids = self.codec(), {}
@@ -141,6 +141,20 @@ class Text:
                 msg = f"{name}={shown(token)}: {_no_token(codec, token)}"
                 raise InputError(msg)
         return cast("GenerateKwargs", {**parameters, **ids})
+
+    def _with_shown(self, parameters: GenerateKwargs) -> GenerateKwargs:
+        """Ids for the tokens that the text shows."""
+        given: Any = parameters.get("show_tokens")
+        if given is None or isinstance(given, str) or not is_iterable(given):
+            return parameters  # a text is refused
+        codec, ids = self.codec(), list[Any]()
+        for i, token in enumerate(given):
+            found = codec.token_to_id(token) if codec is not None and isinstance(token, str) else token
+            if found is None or isinstance(found, str):
+                msg = f"show_tokens[{i}]={shown(token)}: {_no_token(codec, token)}"
+                raise InputError(msg)
+            ids.append(found)
+        return {**parameters, "show_tokens": ids}
 
     def _with_breakers(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """Ids for the texts at which DRY's matches end: the last id of each after a letter, as p-e-w has it."""
@@ -191,7 +205,7 @@ def _told(draw: Draw, row: NDArray[np.float32], n: int, token: int) -> tuple[Log
 
 
 def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
-    session: Session, table: Table, draw: Draw, n: int, drafted: Ids[int], row: int
+    session: Session, table: Table, draw: Draw, n: int, row: int, drafted: Ids[int] = ()
 ) -> list[tuple[int, tuple[Logprob, ...]]]:
     """Ids that follow the first `n` of a text, from its rows of logits, with what is told of them; part of a turn.
 
@@ -218,10 +232,14 @@ def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
     return made
 
 
-def _spelling(codec: Codec, *, tidy: bool = True) -> Spelling:
-    """`tidy`: the text is cleaned up where the tokenizer asks for it."""
+def _spelling(codec: Codec, shows: Ids[int] = (), *, tidy: bool = True) -> Spelling:
+    """`shows`: special tokens that are a part of the text; `tidy`: it is cleaned up where the tokenizer asks for it."""
     full = partial(codec.spelled, skip_special_tokens=False)
-    return Spelling(codec.spelled, full, codec.unsettled_ids, codec.filtered if tidy else None)
+    decode: Callable[[Ids[int]], str] = codec.spelled
+    if shows:
+        hidden = frozenset(codec.special_ids) - set(shows)
+        decode = lambda ids: full([i for i in ids if i not in hidden])  # noqa: E731 - as `full`
+    return Spelling(decode, full, codec.unsettled_ids, codec.filtered if tidy else None)
 
 
 class Sequence:
@@ -281,8 +299,7 @@ class Sequence:
     @property
     def adapter(self) -> str | None:
         """The name of the adapter that it is read and written with; None: the model alone."""
-        number = self._table.adapter
-        return self._session.program.adapters[number - 1] if number else None
+        return self._session.adapters.name_of(self._table.adapter)
 
     @property
     def n_context(self) -> int:
@@ -376,30 +393,33 @@ class Sequence:
         if draw.told is not None:
             return self._told(draw, draw.told)
         session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
-        drafted = self._drafted(draw)
-        take = partial(_drawn_rows, session, table, draw, n, ())
-        if not drafted:
-            words = None if sampler is None else row_words(sampler, n)
-            return Want(table, self._ids, take, draws=() if words is None else (words,))
+        drafted, ahead = self._drafted(draw)
+        masks = draw.steered.ahead(drafted) if drafted and draw.steered is not None else []
+        drafted = drafted if draw.steered is None else drafted[: len(masks)]
+        check = partial(_drawn_rows, session, table, draw, n)
+        draws: list[NDArray[np.int64]] = []
+        if sampler is not None and drafted:
+            draws = block_words(sampler, n, drafted, masks)
+        elif sampler is not None and (words := row_words(sampler, n)) is not None:
+            draws = [words]
+        return Want(table, self._ids, check, draws=draws, drafted=drafted, check=check, ahead=ahead)
 
-        def check(row: int, n_checked: int) -> list[tuple[int, tuple[Logprob, ...]]]:
-            return _drawn_rows(session, table, draw, n, drafted[:n_checked], row)
-
-        draws = () if sampler is None else block_words(sampler, n, drafted)
-        return Want(table, self._ids, take, draws=draws, drafted=drafted, check=check)
-
-    def _drafted(self, draw: Draw) -> list[int]:
-        """Ids that may follow, of which the next pass is to tell."""
+    def _drafted(self, draw: Draw) -> tuple[list[int], Ahead | None]:
+        """Ids that may follow, of which the next pass is to tell; or that it is to draft them itself."""
         speculation, session, n = draw.speculation, self._session, len(self._ids)
         if speculation is None or session.engine is None or draw.first:
-            return []
+            return [], None
         turning = session.program.turning
         # No more than may be asked for; and every row is computed as the plain run would: with the rotation of a text
         # of its length, and before more tokens are left out.
         most = min(draw.left - 1, self._table.until(n - 1) - n, turning - n if n <= turning else draw.left)
-        drafted = speculation.drafted(self._ids, most, session.engine.n_answers)
-        self._speculation = speculation if drafted else self._speculation
-        return drafted
+        length = speculation.length(self._ids, most, session.engine.n_answers)
+        if not length:
+            return [], None
+        self._speculation, first = speculation, speculation.in_pass
+        if first is not None:
+            return [], Ahead(first, length, n, draw.sampler)
+        return speculation.guessed(self._ids, length), None
 
     def at_hand(self) -> Drawn | None:
         """For the runtime: the next id, where the pass of an earlier one drew it too; it is appended."""
@@ -546,7 +566,7 @@ class Sequence:
         if source is not None and params.penalties.source_penalty != 1:
             params = replace(params, source=tuple(source.ids))
         read = 0 if source is None or source.table.cached else len(source.ids)
-        spelling = None if codec is None else _spelling(codec, tidy=constraint is None)
+        spelling = None if codec is None else _spelling(codec, params.shows, tidy=constraint is None)
         return Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
@@ -571,6 +591,8 @@ class Sequence:
     def go_on_with(self, ids: Ids[int]) -> None:
         """For the runtime: add ids that were drawn from this text; the last may stand one past the context."""
         self._check_open()
+        for _ in zip(ids, tuple(self._at_hand), strict=False):
+            self._at_hand.popleft()  # which is the same: nothing else may come
         self._ids += ids
 
     @property
@@ -615,6 +637,10 @@ class Sequence:
         """
         self._check_open()
         session, write = self._session, self._text.save
+        if self._table.adapter and not session.adapters.is_there(self._table.adapter):
+            msg = f"save: the adapter {shown(self.adapter)} of this sequence was removed (remove_adapter), so no model "
+            msg += "could go on with the file; save it before"
+            raise InputError(msg)
         if write is None:
             msg = "save: this sequence was not made by a Model, and nothing knows how to write it; use model.sequence()"
             raise InputError(msg)
@@ -681,8 +707,8 @@ class Sequence:
 
     def _check_adapter(self, adapter: object) -> None:
         """That a call goes on with the adapter that the text began with. Errors: `InputError`."""
-        if adapter is not None:
-            wanted = number_of(self._session.program.adapters, adapter, "generate")
+        if adapter is not None and adapter != self.adapter:  # its own, though that was removed
+            wanted = self._session.adapters.number(adapter, "generate")
             if wanted != self._table.adapter:
                 mine = "no adapter" if self.adapter is None else f"adapter {shown(self.adapter)}"
                 msg = f"adapter={shown(adapter)}: this sequence has {mine}, and all of its text is read with that; "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from .adapters import Adapters
 from .engine.scheduler import Engine
 from .engine.speculative import Drafting
 from .kvcache import PAGE
@@ -60,6 +61,7 @@ class Session(Pools):
         self.chunk, self.n_logits = program.chunk, program.n_logits
         self.n_vocab, self.threads = program.n_vocab, backend.threads
         backend.bind(program, weights)
+        self.adapters = Adapters(program, weights)
         pool = (program.n_pages, PAGE, program.groups) if backend.paged else (1, program.n_context, (None,))
         self._whole = None if program.encoding is None else WholePasses(program, backend)
         sources = Sources(self._whole) if self._whole is not None and program.seq2seq else None
@@ -73,6 +75,11 @@ class Session(Pools):
         self.engine = Engine(self) if backend.paged else None
         self.drafting = Drafting(self.engine.costs if self.engine else None, self.n_logits, backend.name)
         _SESSIONS.add(self)
+
+    def check_open(self) -> None:
+        """Errors: `InputError`, after `close`."""
+        if self._closed:
+            raise InputError(self._closed)
 
     def compute(
         self,
@@ -274,6 +281,18 @@ class Session(Pools):
             table.cached = start + len(ids)
             self.pages.forget_unseen(table)
         self._kept, self.last = self._batch.n_logits, None if hidden else parts[-1][0]
+
+    def run_early(self, parts: list[Part], draws: Iterable[tuple[int, NDArray[np.int64]]] = ()) -> None:
+        """A pass of `Program.early`, whose parts have their pages, and their encoders' texts. Draws as in `run_pass`.
+
+        What a table has in the cache is what it had: the keys that its first layers get are those that a pass of all
+        layers writes there, which comes next.
+        """
+        self._fill(parts, reserved=True)
+        for row, words in draws:
+            self._batch.draw(row, words)
+        self.backend.run_early(self._batch)
+        self._kept = self._batch.n_logits
 
     @property
     def whole(self) -> WholePasses:

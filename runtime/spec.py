@@ -403,13 +403,19 @@ class Adapter:
     """A low-rank addition to a product: (y + scale * up(down x)) * ratio (Hu et al. 2021, arXiv:2106.09685).
 
     `down` f32 [rank, in], `up` f32 [out, rank]; `ratio` f32 [out], of DoRA (Liu et al. 2024, arXiv:2402.09353): each
-    row's magnitude over the norm of what the adapter makes of it.
+    row's magnitude over the norm of what the adapter makes of it. `bias` f32 [out]: in place of the product's own.
+    Without `up`, `ids` f32 [rank], ascending: rows of `down` stand in place of these rows of the matrix. Of an
+    embedding `up` is [n_vocab, rank] and `down` [rank, d]: a token's row becomes w[id] + scale * up[id] down. One that
+    is `free` is a place for another, of this rank at most, that may come later.
     """
 
     down: Weight
-    up: Weight
+    up: Weight | None
     scale: float
     ratio: Weight | None = None
+    bias: Weight | None = None
+    ids: Weight | None = None
+    free: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -460,6 +466,7 @@ class StackWeights:
     positions: Weight | None = None  # learned positions [n_context, d_model]
     token_types: Weight | None = None  # [types, d_model]
     embed_norm: Norm | None = None
+    embed_adapters: tuple[Adapter | None, ...] = ()  # as `Linear.adapters`, of the embedding's rows
     embed_project: Linear | None = None  # from the embedding's width to d_model
     biases: tuple[Weight | None, ...] = ()  # of `Stack.biases`: [buckets, n_heads]; None: slopes, or a layer's own
     relative: Weight | None = None  # DeBERTa's table of distances [2 n, d_model]
@@ -481,7 +488,7 @@ class Weights:
     head: Linear | None = None  # [n_vocab, d_model], or of an encoder's head [n_out, width]
     head_dense: Linear | None = None  # the product before it; of a decoder, to the width of the embedding
     head_norm: Norm | None = None  # of that product's result
-    adapters: tuple[str, ...] = ()  # names, in the order of their numbers
+    adapters: tuple[str, ...] = ()  # names, in the order of their numbers; "": a place for one
 
     @property
     def encoding(self) -> Weights:

@@ -28,6 +28,16 @@ class _Walk:
     def __init__(self, last: int, n_vocab: int) -> None:
         self._last, self._n = last, n_vocab
 
+    def ahead(self, drafted: Sequence[int]) -> list[tuple[NDArray[np.uint32], bool]]:
+        last, made = self._last, []
+        for token in drafted:
+            if not self._may(token):
+                break
+            self._last = token
+            made.append(self.fill())
+        self._last = last
+        return made
+
     def fill(self) -> tuple[NDArray[np.uint32], bool]:
         bits = np.zeros(-(-self._n // 32) * 32, np.bool_)
         bits[: self._n] = [self._may(i) for i in range(self._n)]

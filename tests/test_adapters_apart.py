@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from helpers import by_name, open_weights, oracle, poison
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, PlanError
+from miaotui.runtime.adapters import Adapters
 from miaotui.runtime.cpu.backend import cpu_session
-from miaotui.runtime.lora import number_of, with_adapters
+from miaotui.runtime.lora import with_adapters
 from miaotui.runtime.recorder.record import record
 from miaotui.runtime.sequence import Sequence
 from miaotui.runtime.spec import Adapter, Weight, Weights
@@ -198,11 +200,14 @@ def test_a_sequence_keeps_its_adapter(model: tuple[Config, Weights, Weights]) ->
 
 @pytest.mark.parametrize("name", [3, "", "Alice", b"a", ["a"]])
 def test_an_unknown_name_is_told_with_the_known_ones(name: object) -> None:
+    def named(*names: str) -> Adapters:
+        return Adapters(SimpleNamespace(code=[], adapters=names), Weights())  # type: ignore[arg-type]  # as it asks
+
     with pytest.raises(InputError, match=r"generate: adapter=.*the model has no such adapter; it has 'a', 'b'"):
-        number_of(("a", "b"), name, "generate")
+        named("a", "b").number(name, "generate")
     with pytest.raises(InputError, match=r"loaded without any: load\(adapters="):
-        number_of((), name, "generate")
-    assert number_of(("a", "b"), None, "generate") == 0
+        named().number(name, "generate")
+    assert named("a", "b").number(None, "generate") == 0
 
 
 def test_a_model_without_adapters_has_no_instruction_for_them(model: tuple[Config, Weights, Weights]) -> None:

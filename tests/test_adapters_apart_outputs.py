@@ -15,20 +15,11 @@ from tolerance import bound
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Of ring `fast`: a plain one, DoRA of a fused matrix that is stored turned, an encoder-decoder.
-FAST = ("plain", "gpt2-dora", "bart")
-#: What is more than something added to products, and the reason that is given.
-WHOLE, TERMS = "weights in place of the model's own", "terms of biases"
-ROWS, TABLE = "rows of an embedding", "an embedding among its modules"
-REFUSED = {
-    **dict.fromkeys(("embedding", "embedding-tied", "embedding-both"), TABLE),
-    **dict.fromkeys(
-        ("saved-head", "saved-embedding", "saved-both", "saved-norms", "biases", "biases-lora-only"), WHOLE
-    ),
-    **dict.fromkeys(("gpt2", "gemma", "bert-classes", "roberta"), WHOLE),
-    **dict.fromkeys(("tokens", "tokens-tied", "tokens-named"), ROWS),
-    **dict.fromkeys(("lora-bias", "gpt2-lora-bias"), TERMS),
-}
+#: Of ring `fast`: a plain one, DoRA of a fused matrix that is stored turned, an encoder-decoder; an embedding's rows by
+#: A and B, some of its rows and the tied head's, both whole, biases.
+FAST = ("plain", "gpt2-dora", "bart", "embedding-tied", "tokens-tied", "saved-both", "biases")
+#: Norms of their own, and biases of norms.
+REFUSED = dict.fromkeys(("saved-norms", "gpt2", "gemma", "roberta"), "weights in place of the model's own")
 
 
 def answers(case: Case, model: miaotui.Model, adapter: str | None) -> np.ndarray:

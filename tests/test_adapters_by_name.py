@@ -183,18 +183,49 @@ def test_a_gpu_is_refused_before_anything_is_read(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_apart_is_refused_by_name(tmp_path: Path) -> None:
     base = tmp_path / "base"
     write_checkpoint(base, small("llama"))
-    path = write_adapter(tmp_path / "saved", base, "q_proj", modules_to_save=["lm_head"])
-    file = path / "adapter_model.safetensors"
-    head = np.ones((11, 12), np.float32)
-    save_file(load_file(file) | {"base_model.model.lm_head.weight": head}, file)
-    with pytest.raises(InputError, match=r"adapters: 'a', .*saved: has weights in place.*load\(adapter='.*saved'\)"):
+    path = write_adapter(tmp_path / "saved", base, "q_proj", modules_to_save=["norm", "v_proj"])
+    more(path, {"model.norm.weight": np.ones(12), "model.layers.1.self_attn.v_proj.weight": np.ones((4, 12))})
+    own = r"model\.layers\.1\.self_attn\.v_proj\.weight, model\.norm\.weight"
+    why = rf"adapters: 'a', .*saved: has weights in place.*: {own}, which cannot.*load\(adapter='.*saved'\)"
+    with pytest.raises(InputError, match=why):
         miaotui.load(base, adapters={"a": path})
-    path = write_adapter(tmp_path / "rows", base, "q_proj", trainable_token_indices=[1, 2])
-    file = path / "adapter_model.safetensors"
-    rows = {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": np.ones((2, 12), np.float32)}
-    save_file(load_file(file) | rows, file)
-    with pytest.raises(InputError, match=r"rows of an embedding \(trainable_token_indices\)"):
+    path = write_adapter(tmp_path / "both", base, "q_proj", trainable_token_indices={"lm_head": [1, 2]})
+    (path / "adapter_config.json").write_text(
+        (path / "adapter_config.json").read_text().replace('["q_proj"]', '["q_proj", "lm_head"]')
+    )
+    more(path, {"lm_head.token_adapter.trainable_tokens_delta": np.ones((2, 12)), "lm_head.lora_A.weight":
+                np.ones((4, 12)), "lm_head.lora_B.weight": np.ones((11, 4))})  # fmt: skip
+    with pytest.raises(InputError, match=r"has A and B next to rows of the same matrix, head, which"):
         miaotui.load(base, adapters={"a": path})
+
+
+def more(adapter: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write further tensors into an adapter's file."""
+    file = adapter / "adapter_model.safetensors"
+    added = {f"base_model.model.{name}": array.astype(np.float32) for name, array in tensors.items()}
+    save_file(load_file(file) | added, file)
+
+
+def test_rows_of_a_pruned_vocabulary(tmp_path: Path) -> None:
+    """Of ids that go, rows go too; a text of another adapter, and of none, keeps the model's."""
+    base = tmp_path / "base"
+    drawn = small("llama")
+    drawn.config.update(tie_word_embeddings=True)
+    write_checkpoint(base, drawn)
+    path = write_adapter(tmp_path / "rows", base, "q_proj", trainable_token_indices=[9, 2, 5])
+    rng, name = np.random.default_rng(5), "model.embed_tokens"
+    more(path, {f"{name}.token_adapter.trainable_tokens_delta": rng.standard_normal((3, 12))})
+    plain = write_adapter(tmp_path / "plain", base, "v_proj")
+    plan, ids = PrunePlan(vocab=(0, 1, 2, 3, 5, 6, 7), width=tuple(range(1, 11))), [1, 2, 4, 0, 5, 4]
+    with (
+        miaotui.load(base, adapters={"rows": path, "plain": plain}, prune=plan) as model,
+        miaotui.load(base, adapter=path, prune=plan) as merged_model,
+        miaotui.load(base, adapters={"plain": plain}, prune=plan) as other,
+    ):
+        wanted = merged_model.logits(ids)
+        assert np.abs(model.logits(ids, adapter="rows") - wanted).max() <= near(2, wanted)
+        assert np.abs(model.logits(ids, adapter="rows") - model.logits(ids)).max() > 100 * near(2, wanted)
+        assert model.logits(ids, adapter="plain").tobytes() == other.logits(ids, adapter="plain").tobytes()
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -346,14 +377,21 @@ def test_the_page_s_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text(encoding="utf-8")
-    section = page[page.index("## Several at once") :]
-    [code] = re.findall(r"^```python\n(.*?)^```", section.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
+    parts = (
+        page[page.index(title) :].partition("\n## ")[0] for title in ("## Several at once", "## Adapters that come")
+    )
+    code = "\n".join(
+        block for part in parts for block in re.findall(r"^```python\n(.*?)^```", part, re.DOTALL | re.MULTILINE)
+    )
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(("formal", "brief")):
         write_adapter(tmp_path / "adapters" / name, demo.path(), *TARGETS["llama"], seed=i)
     names: dict[str, Any] = {}
     exec(compile(code.replace("path/or/hub-name", str(demo.path())), "docs/adapters.md", "exec"), names)  # noqa: S102 - ours
-    assert len(set(capsys.readouterr().out.splitlines())) >= 3
+    told = capsys.readouterr().out.splitlines()
+    assert len(set(told)) >= 3
+    assert told[-1] == told[0], "of an adapter that came later"
+    assert names["model"].adapters == ()
     names["model"].close()
 
 
@@ -386,7 +424,7 @@ def miaotui_allocated(base: Path, cut: str) -> int:
         return model.memory["allocated"]
 
 
-@pytest.mark.parametrize("draft", ["ngram", "keep-layers=0", "other"])
+@pytest.mark.parametrize("draft", ["ngram", "keep-layers=0", "keep-layers=1", "other"])
 def test_what_is_drafted_is_the_same_text(draft: str, tmp_path: Path) -> None:
     """A draft that is the model's own, cut, drafts with the text's adapter; another model without one."""
     base = tmp_path / "base"
@@ -401,6 +439,8 @@ def test_what_is_drafted_is_the_same_text(draft: str, tmp_path: Path) -> None:
                                for m in (model, plain))  # fmt: skip
                 assert got == wanted
         name, made = model.session.drafting.default
-        if name == "model":
+        if draft == "keep-layers=0":
+            assert model.program().early is not None  # of which every pass is one of the text's own
+        elif name == "model":
             drafter = made(Begun(None, (), SamplingParams(), 0, "some"))
             assert drafter._text.adapter == ("some" if draft != "other" else None)

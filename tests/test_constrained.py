@@ -105,6 +105,9 @@ def test_the_trie_allows_what_the_spelled_texts_allow(texts: list[str]) -> None:
     for way in ids:
         walk = choices.begin([5], n)
         for at, token in enumerate(way):
+            ahead = walk.ahead(way[at:])
+            assert [end for _, end in ahead] == [way[:i] in ids for i in range(at + 1, len(way) + 1)]
+            assert walk.ahead([DEMO.n_vocab - 1, *way[at:]]) == [] or DEMO.n_vocab - 1 == token
             mask, may_end = walk.fill()
             assert allowed(mask, n) == {w[at] for w in ids if len(w) > at and w[:at] == way[:at]}
             assert may_end == (way[:at] in ids)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from miaotui.runtime.engine.costs import Acceptance, Costs
 from miaotui.runtime.engine.drafts import SIZES, NgramDrafter
-from miaotui.runtime.engine.speculative import MOST, Acceptance, Costs, Speculation
+from miaotui.runtime.engine.speculative import MOST, Speculation
 from miaotui.runtime.engine.wants import Want
 from test_engine import CHUNK, CONTEXT, SIZE, Model, alone, follows
 
@@ -72,6 +73,9 @@ class Table:
 
     def __init__(self, draft_s: float = 0.0) -> None:
         self.draft_s = draft_s
+
+    def cost(self, n_texts: int, unit: float) -> float:
+        return n_texts * self.draft_s / unit
 
     def missing(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
         return 0
@@ -187,8 +191,9 @@ def asks(text: Text, drafted: list[int]) -> Want:
     """The next id, and those after drafted ones that are right."""
     model, ids = text.model, text.ids
 
-    def check(row: int, n: int) -> list[int]:
+    def check(row: int, read: Sequence[int]) -> list[int]:
         made: list[int] = []
+        n = len(read)
         for i in range(n + 1):
             assert model.rows[row + i] == ids + drafted[:i], "a row of another text"
             made.append(follows([*ids, *drafted[:i]]))

@@ -8,8 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -342,8 +341,7 @@ def checked(spoil: bool) -> list[int]:  # noqa: FBT001
         batch.draw(row, words)
     if spoil:
         ruled.history[0] = 10**7
-    program: Any = SimpleNamespace(code=[])
-    watched = Checked(link.executor(1), program, line, batch)
+    watched = Checked(link.executor(1), [None], line, batch)
     watched.bind(line.ctypes.data, 1, int(arena.ctypes.data), batch.address)
     watched.step()
     watched.close()

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
+import numpy as np
 import pytest
 from generation_models import write_writer
 from miaotui.errors import BackendError, InputError
 from miaotui.loader.text.grammar import INDENT, Grammars
 from miaotui.loader.text.schema import KEYWORDS, schema_of
 from miaotui.loader.text.tokenizer import Tokenizer
+from miaotui.runtime.sampling import allowed_of
 from miaotui.tools import demo
 from real_files import real
 from schemas import random_schema
@@ -398,6 +400,59 @@ def test_a_mask_that_allows_all_changes_nothing(model: miaotui.Model) -> None:
         assert held.ids == plain.ids
         assert held.text == plain.text
         assert not {*plain.ids[:-1]} & ends
+
+
+@pytest.mark.parametrize("how", [{"schema": NINTH}, {"regex": "(the [a-z]+ )+"}, {"grammar": 'root ::= ("a" | "bc")+'}])
+def test_masks_ahead_are_those_that_come(model: miaotui.Model, how: dict[str, Any]) -> None:
+    """Of ids that may follow one another, from anywhere on a way; looking ahead leaves the way as it is."""
+    n_vocab, held = model.config.n_vocab, model.constraint(**how)
+    for seed in range(6):
+        rng, walk, masks = np.random.default_rng(seed), held.begin([5], n_vocab), list[tuple[bytes, bool]]()
+        way: list[int] = []
+        while True:
+            mask, may_end = walk.fill()
+            masks.append((mask.tobytes(), may_end))
+            ids = np.flatnonzero(allowed_of(mask, n_vocab))
+            if not ids.size or len(way) == 12:
+                break
+            way.append(int(rng.choice(ids)))
+            walk.advance(way[-1])
+        walk = held.begin([5], n_vocab)
+        for at, token in enumerate(way):
+            now, _ = walk.fill()
+            assert now.tobytes() == masks[at][0]
+            drafted = way[at : at + 4]
+            assert [(m.tobytes(), end) for m, end in walk.ahead(drafted)] == masks[at + 1 : at + 1 + len(drafted)]
+            wrong = next((i for i in range(n_vocab) if not now[i >> 5] >> (i & 31) & 1), None)
+            assert wrong is None or walk.ahead([wrong, *drafted]) == []
+            assert now.tobytes() == masks[at][0]
+            walk.advance(token)
+
+
+def test_what_is_given_up_on_ahead_is_no_matter(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ids that are perhaps never drawn: the way goes on from where it is."""
+    walk: Any = model.constraint(regex="(the [a-z]+ )+").begin([5], model.config.n_vocab)
+    ids = model.tokenizer.encode("the cat the dog ", add_special_tokens=False)
+    for token in ids[:2]:
+        walk.fill()
+        walk.advance(token)
+    before, before_end = walk.fill()
+    before = before.copy()
+    filled, left = walk._filled, [2]
+
+    def gives_up(mask: Any) -> bool:
+        left[0] -= 1
+        if left[0] == 0:
+            raise InputError
+        return filled(mask)
+
+    monkeypatch.setattr(walk, "_filled", gives_up)
+    assert len(walk.ahead(ids[2:5])) == 1
+    monkeypatch.undo()
+    after, after_end = walk.fill()
+    assert (after.tobytes(), after_end) == (before.tobytes(), before_end)
+    walk.advance(ids[2])
+    assert walk.fill()[0].any()
 
 
 def test_the_end_comes_at_the_end_alone(model: miaotui.Model) -> None:

@@ -472,15 +472,41 @@ def expert_linear(d: Draw, variant: str) -> Case:
 
 
 def adapters_of(d: Draw, n: int, k: int) -> tuple[Adapter | None, ...]:
-    """Of ranks of their own; one of them leaves the product as it is, and another scales rows."""
+    """Of ranks of their own; one leaves the product as it is, others scale rows, or have a bias, or some whole rows."""
     made: list[Adapter | None] = [None]
     for i in range(d.draw(st.integers(1, 3))):
         r = d.draw(st.sampled_from([1, 2, 4, 7, 8, 9, 16, 17, 33]))
-        ratio = d.weight("f32", n) if i else None
-        made.append(
-            Adapter(d.weight("f32", r, k), d.weight("f32", n, r), d.draw(st.sampled_from([0.5, 2.0, -1.3])), ratio)
-        )
+        ratio, bias = d.weight("f32", n) if i else None, d.weight("f32", n) if d.draw(st.booleans()) else None
+        scale = d.draw(st.sampled_from([0.5, 2.0, -1.3]))
+        made.append(Adapter(d.weight("f32", r, k), d.weight("f32", n, r), scale, ratio, bias))
+    r = d.draw(st.integers(1, n))
+    made.append(replaced(d, n, r, k))
+    made.append(Adapter(d.weight("f32", 0, k), d.weight("f32", n, 0), 1.0, bias=d.weight("f32", n)))
     return tuple(made)
+
+
+def replaced(d: Draw, n: int, r: int, width: int) -> Adapter:
+    """Whole rows in place of `r` of `n`."""
+    ids = np.sort(d.rng.permutation(n)[:r]).astype(np.float32)
+    return Adapter(d.weight("f32", r, width), None, 1.0, ids=Weight("ids", "f32", (r,), ids, mapped=False))
+
+
+def lora_embed(d: Draw, _: str) -> Case:
+    """Of an embedding: with a rank of its own, rows of its own, or neither."""
+    n, width = d.size(), d.size()
+    r = d.draw(st.sampled_from([1, 2, 7, 16, 17]))
+    low = Adapter(d.weight("f32", r, width), d.weight("f32", n, r), d.draw(st.sampled_from([0.5, -1.3])))
+    adapters = (None, low, replaced(d, n, d.draw(st.integers(1, n)), width))
+    x, adapter = d.array(d.t, width), d.draw(st.integers(0, 3))
+
+    def tolerance(result: np.ndarray) -> np.ndarray:
+        if adapter != 2:
+            return np.zeros_like(result)
+        assert low.up is not None
+        least = abs(low.scale) * (np.abs(low.up.f64()).max(0) @ np.abs(low.down.f64()))
+        return 2 * bound("linear", "f32", r + 1) * (np.abs(x) + least)
+
+    return Case(lambda ops, x: ops.lora_embed(x, adapters), [[x]], tolerance, n_vocab=n, adapter=adapter)
 
 
 def lora_down(d: Draw, _: str) -> Case:
@@ -499,10 +525,14 @@ def lora_up(d: Draw, _: str) -> Case:
     a = adapters[adapter - 1] if adapter else None
     sums = np.abs(y).astype(float)
     if a is not None:
-        down, up = (np.abs(w.f64()) for w in (a.down, a.up))
-        sums = sums + abs(a.scale) * (np.abs(x).astype(float) @ down.T) @ up.T
+        down = np.abs(x).astype(float) @ np.abs(a.down.f64()).T
+        if a.up is not None:
+            sums = sums + abs(a.scale) * down @ np.abs(a.up.f64()).T
+        elif a.ids is not None:
+            sums[:, a.ids.f64().astype(int)] += down
         sums = sums if a.ratio is None else sums * np.abs(a.ratio.f64())
-    sums = sums + (0 if b is None else np.abs(b.f64()))
+    bias = b if a is None or a.bias is None else a.bias
+    sums = sums + (0 if bias is None else np.abs(bias.f64()))
 
     def tolerance(result: np.ndarray) -> np.ndarray:
         last = len(result)
@@ -587,7 +617,7 @@ CASES = {
         *(embed, embed_positions, embed_types, linear, quantize, round_bf16, rms_norm, layer_norm, rope),
         *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick),
         *(scale, soft_cap, take_rows, mean_rows, argmax, layer_norm_heads, clip, xielu),
-        *(route, expert_linear, expert_sum, quantize_parts, unfold, lora_down, lora_up),
+        *(route, expert_linear, expert_sum, quantize_parts, unfold, lora_down, lora_up, lora_embed),
     )
 }
 CASES["kv_write"] = attention

@@ -18,7 +18,7 @@ import pytest
 import soak
 from helpers import complaint
 from miaotui.tools import cli, demo
-from miaotui.tools.batch import work
+from miaotui.tools.batch import outcomes, work
 from real_files import real
 from task_models import ENTITIES, write_model
 
@@ -197,7 +197,7 @@ def test_ctrl_c_says_how_much_is_done_and_how_to_go_on(
     (tmp_path / "in.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     monkeypatch.setattr(work, "CHUNK", 2)
     with monkeypatch.context() as patched:
-        patched.setattr("miaotui.tools.commands.run._bar", bar)
+        patched.setattr("miaotui.tools.commands.run.bar", bar)
         code, _, err = run("--input", "in.txt", "--output", "out.jsonl")
         told = "interrupted: 4 lines are done; the same command goes on after line 4"
         assert (code, err) == (130, f"note: {tmp_path / 'out.jsonl'}: {told}\n")
@@ -236,7 +236,7 @@ def test_what_is_drawn_is_drawn_again_by_the_seed_in_the_journal(
             pipe(text)[0]["generated_text"] for text in ("Once upon a time", "Tom had", "A dog", "The sun")
         ]
     with monkeypatch.context() as patched:
-        patched.setattr(work, "_apart", _torn(work._apart))
+        patched.setattr(outcomes, "apart", _torn(outcomes.apart))
         assert run(*given, *words, "--output", "cut.jsonl", task="text-generation")[0] == 130
     assert len(lines(tmp_path / "cut.jsonl")) == 2
     other = run(*given, "--seed", "6", "--output", "cut.jsonl", task="text-generation")

@@ -18,6 +18,7 @@ import pytest
 from checkpoints import Drawn, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masks import ByTheLast
 from miaotui.errors import BackendError, InputError, MemoryLimitError, PlanError
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.runtime.draft_model import ModelDrafter
@@ -49,6 +50,8 @@ HOWS: list[dict[str, Any]] = [
     {"no_repeat_ngram_size": 2}, DRAWN | {"bad_words_ids": [[5], [7, 9]], "min_new_tokens": 9},
     DRAWN | {"typical_p": 0.9, "xtc_probability": 0.5, "frequency_penalty": 0.5, "sequence_bias": [[[4, 5], 2.0]]},
     {"dry_multiplier": 2.0, "presence_penalty": 0.5, "no_repeat_ngram_size": 3},
+    {"schema": ByTheLast(), "repetition_penalty": 1.1},
+    DRAWN | {"schema": ByTheLast(), "frequency_penalty": 0.5, "bad_words_ids": [[5], [7, 9]]},
     {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.5, "seed": 5},  # of which nothing is drafted
 ]  # fmt: skip
 
@@ -57,10 +60,13 @@ class Wrong:
     """Drafts that never come: of all rows but the first, nothing is taken."""
 
     computes = False
-    draft_s = read_s = 0.0
+    read_s = 0.0
 
     def missing(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
         return 0
+
+    def cost(self, n_texts: int, unit: float) -> float:  # noqa: ARG002 - as of all drafters
+        return 0.0
 
     def kind(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
         return 0
@@ -100,7 +106,8 @@ def models(directories: dict[str, Path]) -> Iterator[Any]:
 def forced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Its only number is how many ids are drafted each time, whatever pays."""
     n = [4]
-    monkeypatch.setattr(Speculation, "_length", lambda _, _seen, most, _texts: max(0, min(most, n[0])))
+    monkeypatch.setattr(Speculation, "_length", lambda _, _seen, most, _texts: (max(0, min(most, n[0])), 2.0))
+    monkeypatch.setattr(Speculation, "_pays", lambda *_: True)
     return n
 
 
@@ -375,6 +382,33 @@ def test_texts_and_stop_strings(forced: list[int], length: int) -> None:
                 assert "".join(model.stream("Once upon a time", **asked)) == wanted.text
 
 
+HELD: list[dict[str, Any]] = [
+    {"regex": "((The (cat|dog|bird) (sat|ran) (on the mat|home), )+ )+"},
+    {"schema": {"type": "array", "items": {"type": "object", "properties": {"name": {"enum": ["Tom", "Tim", "Lily"]},
+     "age": {"type": "integer", "maximum": 12}}, "required": ["name", "age"]}, "minItems": 9}},
+    {"choices": [f"{a} and {a} and {b} and {a} and {b}" for a in ("Tom", "Tim") for b in ("Tom", "Lily", "Tim")]},
+]  # fmt: skip
+
+
+def test_what_an_answer_is_held_to_holds_drafts_too(forced: list[int]) -> None:
+    """Ids that must come stand between others, some of the same pass; each row has the mask of its place."""
+    pytest.importorskip("llguidance")
+    with miaotui.load(demo.path(), draft="ngram", max_context=256) as model:
+        n, prompt = 0, "Tom and Lily and Tim"
+        for held in HELD:
+            kept = {name: model.constraint(**{name: value}) for name, value in held.items()}
+            for how in ({}, DRAWN | {"repetition_penalty": 1.2}, {"logprobs": True}):
+                for forced[0] in (2, 9):
+                    asked = {"max_new_tokens": 60, **how, **kept}
+                    got = model.generate(prompt, **asked)
+                    same(got, plain(model, prompt, **asked))
+                    n += got.timings.n_accepted
+            assert "".join(model.stream(prompt, max_new_tokens=60, **kept)) == plain(
+                model, prompt, max_new_tokens=60, **kept
+            ).text  # fmt: skip
+        assert n > 50
+
+
 def test_an_encoder_decoder(tmp_path: Path, forced: list[int]) -> None:
     """What the encoder read is looked in too; a part of the model reads it as well."""
     seq2seq = pytest.importorskip("test_seq2seq", reason="transformers writes the checkpoint", exc_type=ImportError)
@@ -393,22 +427,92 @@ def test_an_encoder_decoder(tmp_path: Path, forced: list[int]) -> None:
 
 def test_what_is_loaded_is_in_the_predicted_memory(directories: dict[str, Path]) -> None:
     path = directories["plain"]
-    with miaotui.load(path) as alone, miaotui.load(path, draft=PrunePlan(layers=(0,))) as model:
+    with miaotui.load(path) as alone, miaotui.load(path, draft=PrunePlan(layers=(1,))) as model:
         needed, more = alone.memory["allocated"], model.memory["draft"]
         assert model.memory["allocated"] == needed + more
-        assert more < needed
+        assert 0 < more < needed
         drafts = model._drafts
         assert drafts is not None
         assert drafts.config.n_layers == 1
     assert drafts._closed
-    with miaotui.load(path, draft="keep-layers=0", memory_limit=needed + more):
+    with miaotui.load(path, draft="keep-layers=1", memory_limit=needed + more):
         pass
-    with pytest.raises(MemoryLimitError, match=r"draft='keep-layers=0': .* 1 over memory_limit"):
-        miaotui.load(path, draft="keep-layers=0", memory_limit=needed + more - 1)
+    with pytest.raises(MemoryLimitError, match=r"draft='keep-layers=1': .* 1 over memory_limit"):
+        miaotui.load(path, draft="keep-layers=1", memory_limit=needed + more - 1)
     with pytest.raises(MemoryLimitError, match="leaves no room for a draft under memory_limit"):
-        miaotui.load(path, draft="keep-layers=0", memory_limit=needed)
+        miaotui.load(path, draft="keep-layers=1", memory_limit=needed)
     with miaotui.load(path, draft="ngram", memory_limit=needed):
         pass
+
+
+# the first layers, in the model's own cache
+
+
+@pytest.mark.parametrize("draft", ["keep-layers=0", "drop-layers=2", PrunePlan(layers=(0, 1, 2))])
+def test_first_layers_take_no_memory(directories: dict[str, Path], draft: Any) -> None:
+    """Their weights, pages and results are the model's; the arena is as large as it was."""
+    path = directories["plain"]
+    with miaotui.load(path) as alone, miaotui.load(path, draft=draft) as model:
+        program = model.program()
+        assert program.early is not None
+        assert model._drafts is None
+        assert model.memory == alone.memory | {"draft": 0}
+        assert model.session.backend.arena.nbytes == alone.session.backend.arena.nbytes == program.arena_bytes
+        assert program.listing()[-1].startswith("draft: ")
+        caches = {t for ins in program.code for t in ins.tensors("o") if t.part == "kv_cache"}
+        assert {t for ins in program.early.code for t in ins.tensors("o") if t.part == "kv_cache"} <= caches
+    for other in ("keep-layers=1", "keep-layers=0; ffn=0.5", "keep-layers=0; drop-heads=0:0"):
+        with miaotui.load(path, draft=other) as model:
+            assert model.program().early is None
+            assert model._drafts is not None
+    with miaotui.load(path, prune="drop-layers=1", draft="keep-layers=0,2") as model:  # of the file's, those are first
+        assert model.program().early is not None
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_first_layers_say_is_what_they_say_alone(
+    models: Any, directories: dict[str, Path], forced: list[int], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Bit for bit the pruned model's rows, of texts that share passes; no pass reads more than an id of each."""
+    model, forced[0] = models(kind, "keep-layers=0"), 3
+    prompts, shared = [prompt_of(i, 30 + 9 * i) for i in range(3)], set[int]()
+    session, texts, rows = model.session, dict[int, list[int]](), dict[bytes, list[int]]()
+    run = session.run_early
+
+    def watched(parts: Any, draws: Any) -> None:
+        run(parts, draws)
+        shared.add(len(parts))
+        for (table, ids, at, n), row in zip(parts, session.logits, strict=True):
+            assert n == len(ids) == 1
+            text = list(table.ids) if at == len(table.ids) - 1 else [*texts[id(table)], *ids]
+            assert len(text) == at + 1
+            texts[id(table)] = rows[row.tobytes()] = text
+
+    monkeypatch.setattr(session, "run_early", watched)
+    got = model.generate(prompts, max_new_tokens=12, ignore_eos=True)
+    assert [out.ids for out in got] == [plain(model, p, max_new_tokens=12, ignore_eos=True).ids for p in prompts]
+    assert shared >= {3}, "they did not share a pass"
+    assert len(rows) >= max(out.timings.n_drafted for out in got) > 0
+    with miaotui.load(directories[kind], prune="keep-layers=0") as early:
+        for row, text in rows.items():
+            assert early.logits(text)[-1].tobytes() == row
+
+
+def test_a_draft_model_reads_what_its_text_became(models: Any, forced: list[int]) -> None:
+    """A text that was cut and went on otherwise between two ids of a stream: the draft's is cut as well."""
+    model, forced[0], prompt = models("plain", "itself"), 3, prompt_of(9, 12)
+    with model.sequence() as text:
+        made = text.tokens(prompt, max_new_tokens=24, ignore_eos=True)
+        for _ in range(4):
+            next(made)
+        text.truncate(3)
+        text.feed(prompt_of(5, 20))
+        n, speculation = len(text), text._speculation
+        before = [t.id for t in islice(made, 12)]
+        assert text.ids[n:] == before == plain(model, text.ids[:n], max_new_tokens=12, ignore_eos=True).ids
+        assert speculation is None
+        assert text._speculation is not None
+        assert text._speculation.n_accepted == text._speculation.n_drafted > 0
 
 
 def test_a_model_of_other_tokens_is_refused(tmp_path: Path) -> None:

@@ -77,6 +77,19 @@ COMMANDS = {
         ),
         "streams; `/reset`, `/save`, `/load`; works in pipes",
     ),
+    "serve": Command(
+        "serve models over HTTP, in the words of OpenAI's API",
+        "Answer /v1/chat/completions, /v1/completions and more over HTTP, streamed and not, for many clients at once, "
+        "until SIGTERM or Ctrl-C. Its address is printed when it is ready; a line of JSON for each request goes to "
+        "standard error. Needs the serve extra: pip install 'miaotui[serve]'. docs/serving.md.",
+        (
+            "miaotui serve",
+            "miaotui serve --model path/to/checkpoint --port 8080",
+            "miaotui serve --model org/name=large --model path/to/checkpoint=small --api-keys keys.txt",
+            "miaotui serve --model path/to/checkpoint --adapter polite=path/to/adapter --host 0.0.0.0",
+        ),
+        "OpenAI's API; several models and adapters by name; batches, reuse of prefixes",
+    ),
     "run": Command(
         "do a task on every line of a file",
         "Do a task on every line of a text file, every JSON value or every row of a CSV file, and write a line of JSON "

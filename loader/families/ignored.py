@@ -51,6 +51,9 @@ WHY: dict[str, frozenset[str]] = {
     "for scores of pairs of texts, which `loader/sentence.py` reads": frozenset({
         "sbert_ce_default_activation_function", "sentence_transformers",  # sentence-transformers' CrossEncoder
     }),
+    "which widths a text's vector may be cut to; a server of vectors reads it": frozenset({
+        "is_matryoshka", "matryoshka_dimensions",  # Snowflake/snowflake-arctic-embed-m-v2.0, vLLM
+    }),
     "for the tokenizer; its own files say it": frozenset({
         "cls_token_id", "mask_token_id", "model_max_length", "pad_token", "pad_token_id", "prefix", "sep_token_id",
         "tokenizer_class", "unk_token_id", "vocab_file",

@@ -102,10 +102,26 @@ class _Walk:
 
     def fill(self) -> tuple[NDArray[np.uint32], bool]:
         """As `Walk.fill`."""
-        ids = self._trie.children(self._node)
         self._mask[:] = 0
-        np.bitwise_or.at(self._mask, ids >> 5, np.uint32(1) << (ids & 31).astype(np.uint32))
-        return self._mask, bool(self._trie.ends[self._node])
+        return self._mask, self._filled(self._mask, self._node)
+
+    def _filled(self, mask: NDArray[np.uint32], node: int) -> bool:
+        """Add a node's children to an empty mask; whether a text ends there."""
+        ids = self._trie.children(node)
+        np.bitwise_or.at(mask, ids >> 5, np.uint32(1) << (ids & 31).astype(np.uint32))
+        return bool(self._trie.ends[node])
+
+    def ahead(self, drafted: Sequence[int]) -> list[tuple[NDArray[np.uint32], bool]]:
+        """As `Walk.ahead`."""
+        made: list[tuple[NDArray[np.uint32], bool]] = []
+        node = self._node
+        for token in drafted:
+            if token not in self._trie.children(node):
+                break
+            node = self._trie.child(node, token)
+            mask = np.zeros_like(self._mask)
+            made.append((mask, self._filled(mask, node)))
+        return made
 
     def advance(self, token: int) -> None:
         """As `Walk.advance`."""

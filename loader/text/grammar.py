@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .tokenizer import Tokenizer
 
-__all__ = ["INDENT", "Grammar", "Grammars"]
+__all__ = ["INDENT", "Grammar", "Grammars", "embedded"]
 
 #: Between two tokens of JSON there may be a space or a tab, or a line break and then at most this many of them.
 INDENT = 16
@@ -42,6 +42,7 @@ class _Matcher(Protocol):
 
     def unsafe_compute_mask_ptr(self, trg_pointer: int, trg_byte_size: int) -> None: ...
     def consume_tokens(self, sampled_tokens: list[int]) -> bool: ...
+    def rollback(self, num_tokens: int) -> bool: ...
     def is_error(self) -> bool: ...
     def get_error(self) -> str: ...
 
@@ -128,15 +129,10 @@ class Grammars:
         return Grammar(name, self, text, schema)
 
     def _of_schema(self, schema: Schema) -> str:
-        options = {
-            "whitespace_pattern": _BLANKS,
-            # A key that is spelled with \\u is another to the grammar, and the same to who reads it.
-            **({"json_allow_general_unicode_escapes": True} if schema.closed else {"json_allowed_escapes": '"\\bfnrt'}),
-            "lenient": False,
-            "coerce_one_of": False,
-        }
         try:
-            made = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema.rules), overrides=options)
+            made = self._library.LLMatcher.grammar_from_json_schema(
+                json.dumps(schema.rules), overrides=_options(schema)
+            )
         except ValueError as e:  # half a surrogate pair, a number without end, lists too deep in one another
             name = "schema"
             raise _refused(name, schema.given, str(e)) from e
@@ -157,6 +153,19 @@ class Grammars:
         if made.is_error():
             raise _refused(grammar.name, grammar.text, made.get_error())
         return made
+
+
+def embedded(schema: object) -> str:
+    """A schema as a part of a grammar in Lark's notation, where it is the whole of a rule. Errors: `InputError`."""
+    made = schema_of(schema)
+    return f"%json {json.dumps({**made.rules, 'x-guidance': _options(made)})}"
+
+
+def _options(schema: Schema) -> dict[str, object]:
+    """How llguidance is to read a schema."""
+    # A key that is spelled with \\u is another to the grammar, and the same to who reads it.
+    escapes = {"json_allow_general_unicode_escapes": True} if schema.closed else {"json_allowed_escapes": '"\\bfnrt'}
+    return {"whitespace_pattern": _BLANKS, **escapes, "lenient": False, "coerce_one_of": False}
 
 
 class Grammar:
@@ -186,15 +195,19 @@ class _Walk:
         self._grammar, self._grammars = grammar, grammars
         self._matcher = grammars.matcher(grammar, first=False)
         self._head = None if begun else grammars.matcher(grammar, first=True)
+        self._walked: list[int] = []
         words, end = grammars.vocabulary.words, grammars.vocabulary.eos_token_id
         self._all = np.zeros(end // _WORD + 1, np.uint32)
-        self._address, self._n_bytes = self._all.ctypes.data, self._all.nbytes
         self._mask, self._end = self._all[:words], (end // _WORD, end % _WORD)
 
     def fill(self) -> tuple[NDArray[np.uint32], bool]:
         """As `Walk.fill`."""
+        return self._mask, self._filled(self._all)
+
+    def _filled(self, mask: NDArray[np.uint32]) -> bool:
+        """Write the mask; whether the text may end."""
         matcher = self._matcher if self._head is None else self._head
-        matcher.unsafe_compute_mask_ptr(self._address, self._n_bytes)
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         error = (self._grammars.vocabulary if self._head is None else self._grammars.first).raised()
         if error is not None:
             try:
@@ -204,7 +217,26 @@ class _Walk:
         if matcher.is_error():
             raise self._stuck(matcher)
         word, bit = self._end
-        return self._mask, bool(self._all[word] >> bit & 1)
+        return bool(mask[word] >> bit & 1)
+
+    def ahead(self, drafted: Sequence[int]) -> list[tuple[NDArray[np.uint32], bool]]:
+        """As `Walk.ahead`."""
+        made: list[tuple[NDArray[np.uint32], bool]] = []
+        mask, n = self._mask, 0
+        try:
+            for token in drafted if self._head is None else ():
+                if not mask[token // _WORD] >> token % _WORD & 1 or not self._matcher.consume_tokens([token]):
+                    break
+                n, whole = n + 1, np.zeros_like(self._all)
+                made.append((whole[: mask.size], self._filled(whole)))
+                mask = made[-1][0]
+        except InputError:  # it gave up on what perhaps never comes
+            self._matcher = self._grammars.matcher(self._grammar, first=False)
+            self._matcher.consume_tokens(self._walked)
+            n = 0
+        finally:
+            self._matcher.rollback(n)
+        return made
 
     def advance(self, token: int) -> None:
         """As `Walk.advance`."""
@@ -212,6 +244,7 @@ class _Walk:
         if self._head is not None:
             first_byte = self._grammars.vocabulary.bytes_at
             tokens, self._head = [first_byte + b for b in self._grammars.spelled.first[token]], None
+        self._walked += tokens
         if not self._matcher.consume_tokens(tokens):
             raise self._stuck(self._matcher)
 

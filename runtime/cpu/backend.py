@@ -9,6 +9,7 @@ import numpy as np
 
 from ..drawing import DRAW, scratch_slots
 from ..memory import zeroed
+from ..ops import SLOTS
 from ..recorder.record import record
 from ..session import Session
 from . import link
@@ -55,11 +56,15 @@ class CpuBackend:
         self._program, self._weights = program, weights  # addresses point into the weights
         self._draws = program.draw_at is not None
         addresses = link.addresses([*(i.kernel for i in program.code), *((DRAW,) if self._draws else ())])
-        self.code = program.encode(addresses.__getitem__)
+        address = addresses.__getitem__
+        parts = [program.code] if program.early is None else [program.code, program.early.code]
+        lines = np.zeros((0, SLOTS), np.int64)
         if program.draw_at is not None:
             x, slots = program.output, scratch_slots(program.threads, program.n_logits)
-            line = draw_line(addresses[DRAW], x.offset, x.width, program.draw_at, slots)
-            self.code = np.concatenate([self.code, line])
+            lines = draw_line(addresses[DRAW], x.offset, x.width, program.draw_at, slots)
+        self.code = np.concatenate([rows for part in parts for rows in (program.encode(address, part), lines)])
+        self._lines = [ins for part in parts for ins in (*part, *[None] * len(lines))]  # each part ends with the draws
+        self._first_early = len(program.code) + len(lines)
         self._executor: Team | Prange | Checked = link.executor(self.threads)
         self.arena = zeroed(program.arena_bytes, "KV cache and intermediates")
         self._batch: Batch | None = None
@@ -67,12 +72,24 @@ class CpuBackend:
 
     def run(self, batch: Batch, part: int | range | None = None) -> None:
         """Run the program, and the draws of the batch; or one instruction of it, or those of a range."""
+        if part is None:
+            part = self._with_draws(batch, self._program.own)
+        self._step(batch, (part.start, len(part)) if isinstance(part, range) else (part, 1))
+
+    def run_early(self, batch: Batch) -> None:
+        """As `Backend.run_early`."""
+        early = self._program.early
+        assert early is not None  # noqa: S101 - who asks has recorded one
+        part = self._with_draws(batch, range(self._first_early, self._first_early + len(early.code)))
+        self._step(batch, (part.start, len(part)))
+
+    def _with_draws(self, batch: Batch, own: range) -> range:
+        return range(own.start, own.stop + 1) if batch.n_draws and self._draws else own
+
+    def _step(self, batch: Batch, span: tuple[int, int]) -> None:
         if batch is not self._batch:
             self._take(batch)
-        if part is None:
-            own = self._program.own
-            part = range(own.start, own.stop + 1) if batch.n_draws and self._draws else own
-        self._aim((part.start, len(part)) if isinstance(part, range) else (part, 1))
+        self._aim(span)
         self._executor.step()
 
     def _take(self, batch: Batch) -> None:
@@ -81,7 +98,7 @@ class CpuBackend:
             from .bounds import Checked  # noqa: PLC0415 (loads LLVM's compiler)
 
             inner = self._executor.inner if isinstance(self._executor, Checked) else self._executor
-            self._executor = Checked(inner, self._program, self.code, batch)
+            self._executor = Checked(inner, self._lines, self.code, batch)
 
     def _aim(self, span: tuple[int, int]) -> None:
         if span != self._bound and self._batch is not None:

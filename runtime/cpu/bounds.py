@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..program import Instruction, Program
+    from ..program import Instruction
     from ..step import Batch
     from .prange import Prange
     from .team import Team
@@ -154,9 +154,11 @@ def _place(address: int, regions: Sequence[Region]) -> str:
 class Checked:
     """An executor that runs a program's instructions one by one, each with its own operands."""
 
-    def __init__(self, inner: Team | Prange, program: Program, code: NDArray[np.int64], batch: Batch) -> None:
-        """`code`: the encoded program."""
-        self.inner, self._program, self._code, self._batch = inner, program, code, batch
+    def __init__(
+        self, inner: Team | Prange, lines: Sequence[Instruction | None], code: NDArray[np.int64], batch: Batch
+    ) -> None:
+        """`code`: the encoded lines; where there is no instruction, ids are drawn."""
+        self.inner, self._lines, self._code, self._batch = inner, lines, code, batch
         self._bound = (0, 0, 0, 0)
 
     def bind(self, prog: int, count: int, base: int, step: int) -> None:
@@ -170,9 +172,9 @@ class Checked:
         for i in range(first, first + count):
             line = int(self._code[i].ctypes.data)
             regions = [("instruction", line, line + 8 * SLOTS), *self._words()]
-            if i < len(self._program.code):
-                kernel = self._program.code[i].kernel
-                regions += self._regions(self._program.code[i])
+            if (ins := self._lines[i]) is not None:
+                kernel = ins.kernel
+                regions += self._regions(ins)
             else:
                 kernel = DRAW
                 regions += draw_regions(self._batch, self._code[i], base)

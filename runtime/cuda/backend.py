@@ -87,6 +87,11 @@ class CudaBackend:
         """Greedy id of the last row of logits; -1 where there is none."""
         return self.machine.result
 
+    def run_early(self, batch: Batch) -> None:  # noqa: ARG002 - of any
+        """Refuse: nothing is drafted here. BackendError."""
+        msg = "device='cuda': no first layers guess ids; every id is drawn by itself"
+        raise BackendError(msg)
+
     def pools(self, group: int) -> list[NDArray[np.uint8]]:  # noqa: ARG002 - of any
         """Refuse: the cache lies in the GPU's memory. BackendError."""
         msg = "device='cuda': a text's part of the cache can be neither saved nor loaded; use device='cpu'"

@@ -20,12 +20,14 @@ _BITS = 32  # of an id in a key
 class Drafter(Protocol):
     """What guesses how a text goes on.
 
-    `computes`: it takes passes of its own. `draft_s`: seconds of a guessed id; `read_s`: of one that it must read.
+    `computes`: it takes passes of its own. `read_s`: seconds of an id that it must read.
     """
 
     computes: bool
-    draft_s: float
     read_s: float
+
+    def cost(self, n_texts: int, unit: float) -> float:
+        """Of a guessed id for each of so many texts, as a multiple of `unit` seconds; 0 of these: it is not known."""
 
     def missing(self, ids: Sequence[int]) -> int:
         """Ids that it must read before it guesses."""
@@ -48,13 +50,17 @@ class NgramDrafter:
     """
 
     computes = False
-    draft_s = read_s = 0.0
+    read_s = 0.0
 
     def __init__(self, before: Sequence[int] = ()) -> None:
         """`before`: ids that are looked in too, and are no part of the text: what an encoder reads."""
         self._before, self._n_known, self._at = list(before), 0, -1
         self._after: dict[int, dict[int, int]] = {n: {} for n in SIZES}
         self._learn(self._before, 0, len(self._before))
+
+    def cost(self, n_texts: int, unit: float) -> float:  # noqa: ARG002 - as of all drafters
+        """Next to none."""
+        return 0.0
 
     def missing(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
         """None: it reads a token in next to no time."""

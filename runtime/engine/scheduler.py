@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 from ..floats import usual_floats
 from ..pages import FullError
+from .ahead import look_ahead
+from .costs import Costs
 from .prefixes import LEAST, begins_like, best
-from .speculative import Costs, with_drafts
+from .speculative import with_drafts
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,7 +61,8 @@ class Engine:
         self._n_overtaken = 0  # texts that began before one that waits longer, since one was favoured
         self._away: set[int] = set()  # texts of other threads that had a token of the last pass, and may ask again
         self._pass_s, self._taker = 0.0, 0  # what it took, and the thread that took it
-        self.costs, self.n_answers = Costs(), 1  # of passes; and texts of the last that got logits
+        self.costs, self.early = Costs(), Costs()  # of passes, and of those of a draft's first layers
+        self.n_answers = 1  # texts of the last pass that got logits
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
 
     @property
@@ -216,6 +219,8 @@ class Engine:
             if part is not None and self._has_source(want, chosen):
                 chosen.append((want, part))
                 left, rows = left - len(part[1]), rows - part[3]
+        if any(want.ahead is not None for want, _ in chosen):
+            look_ahead(session, self.early, chosen, left, rows)
         return with_drafts(session.pages, chosen, left, rows)
 
     @staticmethod

@@ -13,13 +13,14 @@ tried now and then, for `BUDGET` of the time at most, less often after each fail
 
 from __future__ import annotations
 
-import statistics
-from collections import deque
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...errors import BackendError, InputError
 from ..drawing import row_words
+from .costs import BUDGET, RARELY, SLOPE, Acceptance, Credit
 from .drafts import NgramDrafter
+from .first_layers import FirstLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,129 +31,111 @@ if TYPE_CHECKING:
     from ..pages import Pages
     from ..pools import Part
     from ..sampling import Sampler, SamplingParams
+    from .costs import Costs
     from .drafts import Drafter
     from .wants import Want
 
-__all__ = ["MOST", "NGRAM", "Acceptance", "Begun", "Costs", "Drafting", "Speculation", "block_words", "with_drafts"]
+__all__ = ["MOST", "NGRAM", "Begun", "Drafting", "Speculation", "block_words", "with_drafts"]
 
 #: `draft`: what the text repeats.
 NGRAM = "ngram"
 
 #: Ids that are drafted for a pass, at most.
 MOST = 15
-#: Of the time, for trying whether drafts are accepted again; and how much less often than that after failures, from the
-#: first on.
-BUDGET, RARELY = 0.015, (0.25, 8.0)
-#: What is taken for a token more in a pass, as a part of one token's time, until passes were measured; and at least.
-_SLOPE, _LEAST = 0.1, 0.03
-#: Passes of a size that are remembered, and guesses that are put among them.
-_SAMPLES, _GUESSES = 9, 2
-#: What is left of an observation's weight with each further one; the weight of what other answers saw, and how much a
-#: pass of this one changes that.
-_FADE, _WEIGHT, _SLOWLY = 0.85, 3.0, 1 / 16
+#: How much a pass of an answer changes what is expected of others.
+_SLOWLY = 1 / 16
 #: Of an id more, below which no further ones are looked at.
 _HARDLY = 0.05
 #: What is expected of the first drafts of all.
 _HOPE = 0.5
 
 
-class Costs:
-    """Seconds of passes that only go on with answers, by their tokens: the median of the last."""
-
-    def __init__(self) -> None:
-        """Nothing is known."""
-        self._seconds: dict[int, deque[float]] = {}
-        self._median: dict[int, float] = {}
-
-    def add(self, n_tokens: int, seconds: float) -> None:
-        """A pass took so long."""
-        there = self._seconds.setdefault(n_tokens, deque(maxlen=_SAMPLES))
-        there.append(seconds)
-        self._median[n_tokens] = statistics.median(there)
-
-    def of(self, n_tokens: int, base: int) -> float:
-        """Of a pass, as a multiple of one of `base` tokens. One that was never seen grows by `_SLOPE` of one token."""
-        unit, there = self.seconds(base), self._seconds.get(n_tokens)
-        least = 1 + _LEAST * (n_tokens - base) / base  # whatever was measured while others used the machine
-        if there and len(there) == _SAMPLES and unit:
-            return max(least, self._median[n_tokens] / unit)
-        guess = (1 + _SLOPE * (n_tokens - 1)) / (1 + _SLOPE * (base - 1))
-        if not there or not unit:
-            return guess
-        # One slow pass decides nothing.
-        return max(least, statistics.median([guess * unit] * _GUESSES + list(there)) / unit)
-
-    def seconds(self, n_tokens: int) -> float:
-        """Of a pass; 0 where none was seen."""
-        return self._median.get(n_tokens, 0.0)
-
-
-class Acceptance:
-    """How often a drafted id is right where those before it were, the newest observations first."""
-
-    def __init__(self, expected: float) -> None:
-        """`expected`: what others saw."""
-        self._right, self._n = expected * _WEIGHT, _WEIGHT
-        self.waited = 0  # tokens since one was tried though it did not pay
-        self.rarely = RARELY[0]  # how much less often than the budget allows
-
-    @property
-    def rate(self) -> float:
-        """Between 0 and 1."""
-        return self._right / self._n
-
-    def saw(self, n_checked: int, n_right: int) -> None:
-        """Of these drafted ids the first were right."""
-        for right in [1.0] * n_right + [0.0] * (n_right < n_checked):
-            self._right, self._n = self._right * _FADE + right, self._n * _FADE + 1
-
-
 class Speculation:
     """What is drafted for one answer, and what came of it."""
 
-    def __init__(self, drafter: Drafter, costs: Costs, expected: dict[int, float], n_rows: int) -> None:
+    def __init__(
+        self, drafter: Drafter, costs: Costs, expected: dict[int, float], n_rows: int, credit: Credit | None = None
+    ) -> None:
         """`expected`: how often drafts of each kind were right in other answers; it learns from this one.
 
-        `n_rows`: rows of logits that a pass has, for all texts.
+        `n_rows`: rows of logits that a pass has, for all texts. `credit`: what may be lost, of all answers.
         """
         self._drafter, self._costs, self._expected, self._n_rows = drafter, costs, expected, n_rows
         self._seen: dict[int, Acceptance] = {}
-        self._kind = 0
+        self._kind, self._n_texts = 0, 1  # of the last that were drafted
+        self._credit, self._gained = Credit() if credit is None else credit, 0.0
         self.computes = drafter.computes  # whether drafting takes time
         self.n_drafted = self.n_accepted = 0
 
+    @property
+    def in_pass(self) -> FirstLayers | None:
+        """What drafts in the turn of the pass that checks it, if this does; `drafted` guesses nothing then."""
+        return self._drafter if isinstance(self._drafter, FirstLayers) else None
+
     def drafted(self, ids: Sequence[int], most: int, n_texts: int = 1) -> list[int]:
         """Ids that may follow: as many as pay, at most `most`. `n_texts`: that share a pass."""
+        n = self.length(ids, most, n_texts)
+        return self.guessed(ids, n) if n else []
+
+    def length(self, ids: Sequence[int], most: int, n_texts: int = 1) -> int:
+        """How many ids are to be drafted."""
         kind = self._drafter.kind(ids)
         if kind is None or most < 1:
-            return []
-        self._kind = kind
+            return 0
+        self._kind, self._n_texts = kind, n_texts
         seen = self._seen.get(kind)
         if seen is None:
             seen = self._seen[kind] = Acceptance(self._expected.get(kind, _HOPE))
-        n = self._length(seen, min(most, MOST, self._n_rows // n_texts - 1), n_texts)
-        if not n and most > 0:
-            n = self._tried(seen, self._drafter.missing(ids), n_texts)
-        return self._drafter.draft(ids, n) if n else []
+        self._credit.add(BUDGET / n_texts)
+        read = self._reads(ids, n_texts)
+        n, gain = self._length(seen, min(most, MOST, self._n_rows // n_texts - 1), n_texts)
+        return n if n and self._pays(read, most * (1 - 1 / gain)) else self._tried(seen, read, n_texts)
 
-    def _length(self, seen: Acceptance, most: int, n_texts: int) -> int:
-        """How many drafted ids yield most."""
+    def guessed(self, ids: Sequence[int], n: int) -> list[int]:
+        """So many ids that may follow. What it takes to read the text first counts as lost."""
+        if not self.computes:
+            return self._drafter.draft(ids, n)
+        unit, began = self._costs.seconds(self._n_texts), time.perf_counter()
+        drafted = self._drafter.draft(ids, n)
+        if unit:
+            took = self._n_texts * (time.perf_counter() - began) / unit
+            self._gain(min(0.0, len(drafted) * self._drafter.cost(self._n_texts, unit) - took))
+        return drafted
+
+    def _length(self, seen: Acceptance, most: int, n_texts: int) -> tuple[int, float]:
+        """How many drafted ids yield most, of those that may all be wrong; and how much more than none."""
         best, length, yields, rate = 1.0, 0, 1.0, seen.rate
         for k in range(1, most + 1):
             yields += rate**k
-            gain = yields / self._cost(k, n_texts)
-            if gain > best:
-                best, length = gain, k
+            cost = self._cost(k, n_texts)
+            if yields > best * cost and self._may_lose((cost - 1) / n_texts):
+                best, length = yields / cost, k
             if rate**k < _HARDLY:
                 break
-        return length
+        return length, best
 
-    def _tried(self, seen: Acceptance, missing: int, n_texts: int) -> int:
+    def _may_lose(self, units: float) -> bool:
+        """Of what this answer gained by drafts, or of what all may."""
+        return units <= max(self._credit.left, self._gained)
+
+    def _reads(self, ids: Sequence[int], n_texts: int) -> float:
+        """What it takes the drafter to read what it has not read of a text."""
+        n, unit = self._drafter.missing(ids), self._costs.seconds(n_texts)
+        if n <= 1:  # which it reads with the first guess
+            return 0.0
+        each = self._drafter.read_s / unit if unit else 0.0
+        return n * (each or SLOPE * self._drafter.cost(n_texts, unit))
+
+    def _pays(self, read: float, gain: float) -> bool:
+        """Whether a text is worth reading: others told so, or none told anything yet."""
+        known = self._expected.get(self._kind)
+        return self._may_lose(read / self._n_texts) or known is None or (known > _HOPE and gain > read)
+
+    def _tried(self, seen: Acceptance, read: float, n_texts: int) -> int:
         """1 where it is time to try one, though none pays; else 0."""
         seen.waited += 1
-        unit = self._costs.seconds(n_texts)
-        read = missing * self._drafter.read_s / unit if unit else 0.0
-        if seen.waited * BUDGET < seen.rarely * (max(self._cost(1, n_texts) - 1, _SLOPE) + read):
+        price = max(self._cost(1, n_texts) - 1, SLOPE) + read
+        if seen.waited * BUDGET < seen.rarely * price or not self._may_lose(price / n_texts):
             return 0
         seen.waited = 0
         return 1
@@ -160,8 +143,11 @@ class Speculation:
     def _cost(self, k: int, n_texts: int) -> float:
         """Of a pass with k drafted ids for each text, as a multiple of one without."""
         unit = self._costs.seconds(n_texts)
-        drafts = n_texts * k * self._drafter.draft_s / unit if unit else 0.0
-        return self._costs.of(n_texts * (1 + k), n_texts) + drafts
+        return self._costs.of(n_texts * (1 + k), n_texts) + k * self._drafter.cost(n_texts, unit)
+
+    def _gain(self, units: float) -> None:
+        self._gained += units / self._n_texts
+        self._credit.add(units / self._n_texts)
 
     def learn(self, n_checked: int, n_right: int) -> None:
         """What a pass said of the last that were drafted."""
@@ -170,6 +156,7 @@ class Speculation:
         seen.rarely = RARELY[0] if n_right else min(RARELY[1], 2 * seen.rarely)
         self.n_drafted += n_checked
         self.n_accepted += n_right
+        self._gain(1 + n_right - self._cost(n_checked, self._n_texts))
         before = self._expected.get(self._kind, _HOPE)
         self._expected[self._kind] = before + _SLOWLY * (seen.rate - before)
 
@@ -193,7 +180,7 @@ class Drafting:
     def __init__(self, costs: Costs | None, n_rows: int, backend: str) -> None:
         """`costs`: of the session's passes; None: its backend has one text at a time, and drafts nothing."""
         self._costs, self._n_rows, self._backend = costs, n_rows, backend
-        self._expected: dict[str, dict[int, float]] = {}
+        self._expected: dict[str, tuple[dict[int, float], Credit]] = {}
         #: What drafts where a call says nothing, by its name, and what makes one for an answer.
         self.default: tuple[str, Callable[[Begun], Drafter]] | None = None
 
@@ -211,7 +198,8 @@ class Drafting:
         else:
             msg = f"draft=True: the model was loaded without a draft; use draft={NGRAM!r}, or load(..., draft=...)"
             raise InputError(msg)
-        return Speculation(made, self._costs, self._expected.setdefault(name, {}), self._n_rows)
+        expected, credit = self._expected.setdefault(name, ({}, Credit()))
+        return Speculation(made, self._costs, expected, self._n_rows, credit)
 
 
 def ngrams(begun: Begun) -> Drafter:
@@ -219,18 +207,23 @@ def ngrams(begun: Begun) -> Drafter:
     return NgramDrafter(begun.before)
 
 
-def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list[NDArray[np.int64]]:
+def block_words(
+    sampler: Sampler, position: int, drafted: Sequence[int], masks: Sequence[NDArray[np.uint32]] = ()
+) -> list[NDArray[np.int64]]:
     """As `row_words`, for the token at `position` and for those after it, each as if the drafted ids before it came.
 
-    Empty: Python draws the first, and the others are not known. The sampler is as it was.
+    `masks`: of those after it, of a sampler that has one. Empty: Python draws the first, and the others are not known.
+    The sampler is as it was.
     """
+    of_each = [sampler.mask] + (list(masks) if masks else [sampler.mask] * len(drafted))
     if sampler.changes is not None:  # whose counts are not undone
-        return _words_of_each(sampler, position, drafted)
+        return _words_of_each(sampler, position, drafted, of_each)
     rows: list[NDArray[np.int64]] = []
-    held: list[NDArray[np.int64]] = []
+    held: list[object] = [masks]
     mark = sampler.mark()
     try:
-        for i in range(len(drafted) + 1):
+        for i, mask in enumerate(of_each):
+            sampler.mask = mask
             words = row_words(sampler, position + i)
             if words is None:
                 return []
@@ -238,16 +231,20 @@ def block_words(sampler: Sampler, position: int, drafted: Sequence[int]) -> list
             held.append(sampler.edited)
             sampler.observe(drafted[i : i + 1])
     finally:
+        sampler.mask = of_each[0]
         sampler.rewind(mark)
     sampler.held = held
     return rows
 
 
-def _words_of_each(sampler: Sampler, position: int, drafted: Sequence[int]) -> list[NDArray[np.int64]]:
-    """The same, by a sampler for each row."""
+def _words_of_each(
+    sampler: Sampler, position: int, drafted: Sequence[int], masks: Sequence[NDArray[np.uint32] | None]
+) -> list[NDArray[np.int64]]:
+    """The same, by a sampler for each row, with its mask."""
     each = [sampler]
-    for token in drafted:
+    for token, mask in zip(drafted, masks[1:], strict=True):
         each.append(each[-1].ahead([token]))
+        each[-1].mask = mask
     rows = [row_words(one, position + i) for i, one in enumerate(each)]
     sampler.held = each[1:]
     return [words.copy() for words in rows if words is not None]  # none, where Python draws

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...errors import InputError
     from ..pages import Table
+    from .ahead import Ahead
 
 __all__ = ["Want"]
 
@@ -32,6 +33,7 @@ class Want:
         "__weakref__",
         "_error",
         "_result",
+        "ahead",
         "at",
         "bell",
         "check",
@@ -57,16 +59,17 @@ class Want:
         *,
         draws: Ids[NDArray[np.int64]] = (),
         drafted: Ids[int] = (),
-        check: Callable[[int, int], Any] | None = None,
+        check: Callable[[int, Ids[int]], Any] | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
         """`ids`: the whole text, checked; it does not change until this is done. `rows`: logits of so many last ids.
 
         `draws`: how the pass draws an id from each of them (`drawing.row_words`), before `take`. `drafted`: ids that
         may follow the text, of which a pass reads as many as it has room for, with a row of logits each; `check` takes
-        the place of `take` then, and is told of the first row and how many these are.
+        the place of `take` then, and is told of the first row and these ids. `ahead`: that the first layers draft them.
         """
         self.table, self.ids, self.take, self.rows, self.draws = table, ids, take, rows, draws
-        self.drafted, self.check = drafted, check
+        self.drafted, self.check, self.ahead = drafted, check, ahead
         self.n_checked = 0  # drafted ids that the pass reads
         self.thread = threading.get_ident()
         self.done = False
@@ -91,7 +94,7 @@ class Want:
         """Take what is wanted of the rows from this one on. Errors: what is no `Exception` (Ctrl-C) passes through."""
         self.at = time.perf_counter()
         try:
-            self._result = self.take(row) if self.check is None else self.check(row, self.n_checked)
+            self._result = self.take(row) if self.check is None else self.check(row, self.drafted[: self.n_checked])
         except Exception as e:  # noqa: BLE001 - it is his who waits for it
             raised_in_handler(e)
             self._error = e

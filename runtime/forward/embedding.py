@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 def embedded(f: Frame[T], w: StackWeights) -> T:
     """Tokens of the step -> [T, d_model]."""
-    x = scaled(f.ops, f.ops.embed(w.embed), f.stack.embed_scale)
+    x = f.ops.embed(w.embed)
+    x = scaled(f.ops, f.ops.lora_embed(x, w.embed_adapters) if w.embed_adapters else x, f.stack.embed_scale)
     if f.stack.norm_first:
         x = norm(f, x, w.embed_norm)
     if f.stack.project_first and w.embed_project is not None:

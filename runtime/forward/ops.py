@@ -39,6 +39,9 @@ class Ops(Protocol[T]):
     def embed(self, w: Weight, /) -> T:
         """[T, d_model]: the row of each token."""
 
+    def lora_embed(self, x: T, adapters: Adapters, /) -> T:
+        """[T, d_model]: x + scale up[id] down of each token's adapter, or the row that this has in its place."""
+
     def embed_positions(self, w: Weight, /) -> T:
         """[T, d_model]: the row of each position."""
 

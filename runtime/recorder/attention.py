@@ -37,18 +37,22 @@ class Attending(Recording):
 
     def kv_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
         """Into the layer's two pools of pages, which lie as `kvcache.py` says; `attention` names the page table."""
-        self.caches[layer] = self._write("kv_write", k, v, heads, self.n_context, self.n_pages)
+        theirs = self.theirs.get(layer)
+        self.caches[layer] = self._write("kv_write", k, v, heads, self.n_context, self.n_pages, theirs)
 
     def cross_write(self, layer: int, k: Tensor, v: Tensor, heads: int) -> None:
         """Into pools of their own, by the page table of the encoder's text."""
         self.crosses[layer] = self._write("cross_write", k, v, heads, *self.encoded)
 
     def _write(  # noqa: PLR0913, PLR0917 - what a cache is
-        self, op: str, k: Tensor, v: Tensor, heads: int, context: int, pages: int
+        self, op: str, k: Tensor, v: Tensor, heads: int, context: int, pages: int, theirs: Instruction | None = None
     ) -> Instruction:
         d, dtype = k.width // heads, self.kv_cache
         width = cache_bytes(dtype, heads, pages * PAGE, d) // FLOAT
-        k_cache, v_cache = (self._tensor(f"{kind}_cache", "", width, "kv_cache", keep=True) for kind in "kv")
+        if theirs is None:
+            k_cache, v_cache = (self._tensor(f"{kind}_cache", "", width, "kv_cache", keep=True) for kind in "kv")
+        else:
+            k_cache, v_cache = theirs.tensors("o")
         self._emit(op, dtype, "T", k_cache=k_cache, v_cache=v_cache, k=k, v=v, heads=heads, d_head=d,
                    context=context, pages=pages, group=0)  # fmt: skip
         return self.code[-1]

@@ -61,6 +61,7 @@ class Recording:
         self.code: list[Instruction] = []
         self.tensors: list[Tensor] = []
         self.caches: dict[int, Instruction] = {}  # of each layer what writes them
+        self.theirs: dict[int, Instruction] = {}  # the same, of a program whose caches this one fills
         self.fused: dict[tuple[str, Tensor], Tensor] = {}  # products of fused matrices, of which parts are picked
         self.crosses: dict[int, Instruction] = {}  # and what writes those that it has of an encoder's text
         self.rounded: dict[tuple[str, Tensor], Tensor] = {}  # inputs of products, rounded as these want them

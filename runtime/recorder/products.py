@@ -75,6 +75,13 @@ class Products(Recording):
         self._emit("lora_down", "", x.rows, y=y, x=x, table=table, rank=y.width, k=x.width)
         return y
 
+    def lora_embed(self, x: Tensor, adapters: tuple[Adapter | None, ...]) -> Tensor:
+        """[T, d] -> [T, d]."""
+        table, y = self._lora_table(adapters), self._tensor("x", x.rows, x.width)
+        self._width("lora_embed", x, table.weights[0].shape[1], table.name)
+        self._emit("lora_embed", "", x.rows, y=y, x=x, table=table, d=x.width)
+        return y
+
     def lora_up(  # noqa: PLR0913 - as the reference
         self,
         x: Tensor,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..arena import place
@@ -10,7 +12,7 @@ from ..forward.decoder import decoder
 from ..forward.encoder import cross_caches, encoder, head
 from ..forward.supported import bounded, check_supported
 from ..kvcache import padded_context, pages_of
-from ..program import Encoding, Program, place_waits
+from ..program import Early, Encoding, Program, place_waits
 from ..rope import rope_tables
 from ..sinusoids import with_sinusoids
 from .attention import Attending
@@ -18,6 +20,8 @@ from .products import Products
 from .rows import Rows
 
 if TYPE_CHECKING:
+    from ..arena import Tensor
+    from ..program import Instruction
     from ..rope import RopeTable
     from ..spec import Config, Weights
 
@@ -51,17 +55,19 @@ def record(  # noqa: PLR0913 - keywords
     n_encoded_pages: int | None = None,
     ropes: tuple[RopeTable, ...] | None = None,
     paged: bool = True,
+    early: int = 0,
 ) -> Program:
     """The program of a decoder, of an encoder, or of both; works on planned weights, reads none.
 
     `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller. `n_encoded_pages`:
     of the pools of an encoder's texts (default: one text's). `paged`: as the backend is: texts may then outgrow
-    it, and the arena ends with scratch for ids that are drawn.
+    it, and the arena ends with scratch for ids that are drawn. `early`: layers of a decoder's early exit; 0: none.
     """
     chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
-    ops = Recorder(n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache, fast=fast,
-                   n_pages=n_pages, n_positions=n_context)  # fmt: skip
+    new = partial(Recorder, n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache,
+                  fast=fast, n_pages=n_pages, n_positions=n_context)  # fmt: skip
+    ops = new()
     ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
     why_bounded = bounded(config, n_context) or ("" if paged else ONE_PIECE)
     ropes = rope_tables(config, n_context, 0 if why_bounded else chunk) if ropes is None else ropes
@@ -79,11 +85,18 @@ def record(  # noqa: PLR0913 - keywords
     for result in (hidden, logits):
         if result is not None:
             result.keep = True
-    size, draw_at = place(ops.tensors, len(ops.code)), None
-    if paged and config.decoder is not None and logits is not None:
-        draw_at = -(-size // LINE) * LINE
-        size = draw_at + scratch_bytes(config.n_vocab, threads, n_logits)
+    size, draw_at, shorter = place(ops.tensors, len(ops.code)), None, None
     place_waits(ops.code)
+    if paged and config.decoder is not None and logits is not None:
+        drawing = scratch_bytes(config.n_vocab, threads, n_logits)
+        if early:
+            code, needed = _record_early(
+                ops, new(chunk=n_logits), _first(config, weights, early), ropes, (hidden, logits)
+            )
+            more = _arena(max(size, needed), drawing) - _arena(size, drawing)
+            size, shorter = max(size, needed), Early(early, code, more)
+        draw_at = -(-size // LINE) * LINE
+        size = draw_at + drawing
     return Program(
         code=ops.code,
         tensors=ops.tensors,
@@ -93,7 +106,7 @@ def record(  # noqa: PLR0913 - keywords
         chunk=chunk,
         n_logits=n_logits,
         threads=threads,
-        arena_bytes=-(-size // MEMORY_PAGE) * MEMORY_PAGE,
+        arena_bytes=_arena(size),
         constant_bytes=sum(table.nbytes for table in ropes)
         + sum(table.nbytes for table in ops.biases.values())
         + sum(table.nbytes for table in ops.distances.values())
@@ -116,7 +129,14 @@ def record(  # noqa: PLR0913 - keywords
         draw_at=draw_at,
         adapters=weights.adapters,
         bounded=why_bounded,
+        early=shorter,
     )
+
+
+def _arena(size: int, drawing: int = 0) -> int:
+    """Whole pages of so many bytes, and of scratch for draws after them."""
+    size = -(-size // LINE) * LINE + drawing if drawing else size
+    return -(-size // MEMORY_PAGE) * MEMORY_PAGE
 
 
 def _record_encoder(
@@ -135,3 +155,30 @@ def _record_encoder(
         hidden.dies = max(hidden.dies, len(ops.code))  # it is read from outside before the decoder's part begins
         ops.n_context, ops.n_pages, ops.capacity["T"], ops.groups = context, pages, own_chunk, []
     return part
+
+
+def _first(config: Config, weights: Weights, n: int) -> tuple[Config, Weights]:
+    """A model of the decoder's first layers, with all else that it has."""
+    stack, layers = config.stack, weights.stack.layers[:n]
+    left = replace(weights, decoder=replace(weights.stack, layers=layers))
+    return config.with_stack(replace(stack, layers=stack.layers[:n])), left
+
+
+def _record_early(
+    whole: Recorder,
+    ops: Recorder,
+    first: tuple[Config, Weights],
+    ropes: tuple[RopeTable, ...],
+    results: tuple[Tensor, Tensor],
+) -> tuple[list[Instruction], int]:
+    """Its code, and where its tensors end in the arena of the whole: in caches and results they are the same."""
+    ops.theirs, ops.crosses, ops.groups = whole.caches, whole.crosses, list(whole.groups)
+    ops.biases, ops.distances, ops.experts, ops.adapters = whole.biases, whole.distances, whole.experts, whole.adapters
+    made = decoder(ops, *first, ropes)
+    for mine, theirs in zip(made, results, strict=True):
+        if mine is not None:
+            mine.keep, mine.offset = True, theirs.offset
+    own = [t for t in ops.tensors if t not in made]
+    size = place(own, len(ops.code), max(t.end for t in whole.tensors if t.keep))
+    place_waits(ops.code)
+    return ops.code, size

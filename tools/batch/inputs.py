@@ -9,7 +9,7 @@ from ...errors import InputError
 from ...loader.files import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 __all__ = ["Inputs", "columns_of"]
 
@@ -29,11 +29,15 @@ OWN = ("line", "output")
 
 @dataclass(frozen=True)
 class Inputs:
-    """How a record becomes an input. `columns`: names in the file of fields that have others there."""
+    """How a record becomes an input. `columns`: names in the file of fields that have others there.
+
+    `option`: how errors call what gave `columns`.
+    """
 
     task: str
     columns: Mapping[str, str] = field(default_factory=dict)
     keep: Sequence[str] = ()
+    option: str = "--column"
 
     def __post_init__(self) -> None:
         """Errors: `InputError` for a column of a field that the task lacks, and what would replace the output's own."""
@@ -45,9 +49,8 @@ class Inputs:
         known = [*needed, *more, *([CHAT] if self.task == "text-generation" else [])]
         for name in self.columns:
             if name not in known:
-                msg = (
-                    f"--column {name}={self.columns[name]}: {self.task} has no {quote(name)}; it takes {_listed(known)}"
-                )
+                told = f"{self.option} {name}={self.columns[name]}"
+                msg = f"{told}: {self.task} has no {quote(name)}; it takes {_listed(known)}"
                 raise InputError(msg)
 
     def check(self, columns: Sequence[str], where: str) -> None:
@@ -82,6 +85,12 @@ class Inputs:
             raise ValueError(msg)
         taken = {name: value[self._column(name)] for name in (*needed, *more) if self._column(name) in value}
         return taken["text"] if list(taken) == ["text"] else taken
+
+    def fields(self, names: Collection[str]) -> list[str]:
+        """Those of these columns that hold a field of the task."""
+        needed, more = FIELDS.get(self.task, TEXT)
+        known = (*needed, *more, *((CHAT,) if self.task == "text-generation" else ()))
+        return [column for column in map(self._column, known) if column in names]
 
     def kept(self, value: object) -> dict[str, Any]:
         """What goes to the output as it is: its `id`, and what was asked for."""

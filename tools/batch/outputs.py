@@ -27,8 +27,11 @@ __all__ = ["Output", "named"]
 class Output:
     """One of them; `regular`: it can be cut and taken up again. Errors are `InputError`, with the option's name."""
 
-    def __init__(self, path: Path | None, option: str) -> None:
-        """Open it, and make it where it is not there. `path` None: standard output."""
+    def __init__(self, path: Path | None, option: str, *, waits: bool = False) -> None:
+        """Open it, and make it where it is not there. `path` None: standard output.
+
+        `waits`: for the end of another run that writes it, and which is about to end.
+        """
         self.option, self.path = f"{option} {'-' if path is None else path}", path
         with named(self.option):
             self._handle = os.dup(sys.stdout.fileno()) if path is None else _opened(path)
@@ -37,14 +40,14 @@ class Output:
         self.size = info.st_size if self.regular else 0
         self.place = (info.st_dev, info.st_ino) if self.regular else None
         if self.regular:
-            self._lock()
+            self._lock(0 if waits or fcntl is None else fcntl.LOCK_NB)
 
-    def _lock(self) -> None:
+    def _lock(self, how: int) -> None:
         """Until this process ends, however it ends."""
         if fcntl is None:
             return
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | how)
         except BlockingIOError:
             os.close(self._handle)
             msg = f"{self.option}: another run is writing it; wait for its end, or name another file"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["ENDINGS", "FORMATS", "MOST", "Format", "Place", "Record", "Records", "format_of"]
+__all__ = ["ENDINGS", "FORMATS", "MOST", "Before", "Format", "Piece", "Place", "Record", "Records", "format_of"]
 
 Format = Literal["txt", "jsonl", "csv", "tsv"]
 FORMATS: tuple[Format, ...] = ("txt", "jsonl", "csv", "tsv")
@@ -41,6 +41,23 @@ class Place:
     offset: int = 0
     lines: int = 0
     sha256: str = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Whole records that follow each other: from where to where, and the SHA-256 of these bytes alone."""
+
+    start: Place
+    end: Place
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Before:
+    """What stands before a piece that is read by itself: lines, and the columns' names of CSV."""
+
+    lines: int
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,10 +89,13 @@ def format_of(path: Path, asked: str | None) -> Format:
 class Records:
     """An iterator of `Record` over a binary stream."""
 
-    def __init__(self, stream: IO[bytes], form: Format, name: str, *, skips: bool = True) -> None:
+    def __init__(
+        self, stream: IO[bytes], form: Format, name: str, *, skips: bool = True, before: Before | None = None
+    ) -> None:
         """`name`: what errors call it. Reads the header of CSV.
 
-        `skips`: read on after a line that is too long; False: whoever meets a bad record stops there.
+        `skips`: read on after a line that is too long; False: whoever meets a bad record stops there. `before`: the
+        stream is a piece of a file; its places count lines from the file's start and bytes from its own.
 
         Errors: `InputError`: no header, or one that makes no sense.
         """
@@ -83,7 +103,11 @@ class Records:
         self._skips = skips
         self._pending: deque[bytes] = deque()
         self._hash, self._offset, self._lines, self._ends = hashlib.sha256(), 0, 0, True
+        self._alone = hashlib.sha256()
         self.columns: list[str] = []
+        if before is not None:
+            self._lines, self.columns = before.lines, list(before.columns)
+            return
         first = self._line()
         if first.startswith(MARK):
             self._took(MARK, 0)
@@ -116,6 +140,21 @@ class Records:
             self._pending.appendleft(more)
             msg = f"{changed}: its line {place.lines:,}, the last one then, is longer now; {end}"
             raise InputError(msg)
+
+    def pieces(self, size: int) -> Iterator[Piece]:
+        """What is left, unparsed: pieces of this many bytes, or a little more where a record would be torn."""
+        while True:
+            start, self._alone = self.place, hashlib.sha256()
+            while self._offset - start.offset < size and (line := self._line()):
+                if self.columns:
+                    self._row(line)
+                elif len(line) > MOST:
+                    self._pass_over(line)
+                else:
+                    self._took(line, 1)
+            if self._offset == start.offset:
+                return
+            yield Piece(start, self.place, self._alone.hexdigest())
 
     def __iter__(self) -> Iterator[Record]:
         """Itself: it is read once."""
@@ -223,6 +262,7 @@ class Records:
 
     def _took(self, data: bytes, lines: int) -> None:
         self._hash.update(data)
+        self._alone.update(data)
         self._offset += len(data)
         self._lines += lines
         self._ends = data.endswith(b"\n") if data else self._ends

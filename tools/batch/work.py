@@ -9,46 +9,34 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError, TokenizerError
+from ...errors import InputError
+from ...loader.files import quote, reason
 from .journal import Commit, Journal, read_journal
+from .outcomes import error_line, outcomes
 from .outputs import Output, named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
     from .inputs import Inputs
-    from .records import Record, Records
-
-    #: Inputs -> a result for each, in order, perhaps as they come.
-    Predict = Callable[[list[Any]], Iterable[Any]]
+    from .outcomes import Outcome, Predict
+    from .records import Place, Record, Records
 
 __all__ = ["Run", "journal_of"]
 
 #: A chunk: this many records, or bytes; and bytes of results that are written at a time.
 CHUNK, CHUNK_BYTES = 256, 2**20
 ERRORS = "--errors"
-#: A place in a list that the user never made.
-_ITEM = re.compile(r" \(item 0 of the input, counted from 0\)$")
 #: Seconds between two commits.
 EVERY = 1.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a record: a line of output, or what is wrong with it."""
-
-    record: Record
-    line: bytes = b""
-    wrong: str | None = None
 
 
 class Run:
@@ -58,10 +46,20 @@ class Run:
     """
 
     def __init__(
-        self, output: Path | None, errors: Path | None, about: Mapping[str, Any], *, restart: bool = False
+        self,
+        output: Path | None,
+        errors: Path | None,
+        about: Mapping[str, Any],
+        *,
+        restart: bool = False,
+        waits: bool = False,
     ) -> None:
-        """`about`: what the results depend on. `InputError`: an output of another run, or one without a journal."""
+        """`about`: what the results depend on. `InputError`: an output of another run, or one without a journal.
+
+        `waits`: as `Output` has it.
+        """
         self._closing = ExitStack()
+        self._waits = waits
         with self._closing:
             self._output = self._opened(output, "--output")
             self._errors = None if errors is None else self._opened(errors, ERRORS)
@@ -73,7 +71,7 @@ class Run:
             self._closing = self._closing.pop_all()
 
     def _opened(self, path: Path | None, option: str) -> Output:
-        output = Output(path, option)
+        output = Output(path, option, waits=self._waits)
         self._closing.callback(output.close)
         return output
 
@@ -132,12 +130,24 @@ class Run:
         if self._errors is not None:
             self._errors.cut(self.now.errors)
 
-    def work(self, records: Records, inputs: Inputs, predict: Predict) -> Iterator[Commit]:
-        """Do it; where it is after each chunk. Errors: `InputError` for a bad record, unless errors are kept apart."""
+    def work(
+        self,
+        records: Records,
+        inputs: Inputs,
+        predict: Predict,
+        *,
+        careful: bool = False,
+        spoilt: Mapping[int, str] | None = None,
+    ) -> Iterator[Commit]:
+        """Do it; where it is after each chunk. Errors: `InputError` for a bad record, unless errors are kept apart.
+
+        `careful`: a record at a time, each on the disk before the next is begun. `spoilt`: what is wrong with records
+        that are not to be tried, by line.
+        """
         self._clock = last = time.monotonic()
-        for chunk in _chunks(records):
+        for chunk in _chunks(records, 1 if careful else CHUNK):
             ready: list[Outcome] = []
-            for outcome in _outcomes(chunk, inputs, predict):
+            for outcome in outcomes([_spoilt(record, spoilt) for record in chunk], inputs, predict):
                 if outcome.wrong is not None and self._errors is None:
                     self._write(ready)
                     where = f"{records.name}, line {outcome.record.line}"
@@ -148,7 +158,7 @@ class Run:
                     self._write(ready)
                     ready = []
             self._write(ready)
-            if time.monotonic() - last >= EVERY:
+            if careful or time.monotonic() - last >= EVERY:
                 self.commit()
                 last = time.monotonic()
             yield self.now
@@ -162,7 +172,7 @@ class Run:
         bad = [o for o in outcomes if o.wrong is not None]
         self._output.write(b"".join(o.line for o in good))
         if self._errors is not None:
-            self._errors.write(b"".join(map(_error, bad)))
+            self._errors.write(b"".join(map(error_line, bad)))
         self.now = Commit(
             outcomes[-1].record.after,
             self.now.good + len(good),
@@ -171,6 +181,22 @@ class Run:
             0 if self._errors is None or not self._errors.regular else self._errors.size,
             self.begun.seconds + time.monotonic() - self._clock,
         )
+
+    def add(self, part: Commit, output: Path, errors: Path | None, place: Place) -> None:
+        """Add what another run made of the records up to `place`, and have the disk hold it. `InputError`."""
+        for mine, other, size in ((self._output, output, part.output), (self._errors, errors, part.errors)):
+            if mine is not None and other is not None and size:
+                for piece in _pieces(other, size):
+                    mine.write(piece)
+        self.now = Commit(
+            place,
+            self.now.good + part.good,
+            self.now.bad + part.bad,
+            self._output.size,
+            0 if self._errors is None or not self._errors.regular else self._errors.size,
+            self.begun.seconds + time.monotonic() - self._clock,
+        )
+        self.commit()
 
     def commit(self) -> None:
         """Have the disk hold what is done, and then the journal say so."""
@@ -205,6 +231,21 @@ def journal_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.journal")
 
 
+def _pieces(file: Path, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of a file. `InputError`: it is shorter, or cannot be read."""
+    try:
+        with file.open("rb") as f:
+            while size and (piece := f.read(min(size, CHUNK_BYTES))):
+                size -= len(piece)
+                yield piece
+    except OSError as e:
+        msg = f"{quote(str(file), 300)}: cannot be read ({reason(e)})"
+        raise InputError(msg) from e
+    if size:
+        msg = f"{quote(str(file), 300)}: {size:,} bytes are gone; something else changed it. Give the command again"
+        raise InputError(msg)
+
+
 def _check_same(then: Mapping[str, Any], now: Mapping[str, Any], journal: Path) -> None:
     """That what the results depend on is what it was. `InputError` names what is not."""
     for name in {**then, **now}:
@@ -220,84 +261,18 @@ def _told(value: object) -> str:
     return "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+def _spoilt(record: Record, spoilt: Mapping[int, str] | None) -> Record:
+    return replace(record, wrong=spoilt[record.line]) if spoilt and record.line in spoilt else record
+
+
+def _chunks(records: Iterator[Record], most: int) -> Iterator[list[Record]]:
     chunk: list[Record] = []
     size = 0
     for record in records:
         chunk.append(record)
         size += len(record.raw)
-        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+        if len(chunk) >= most or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _outcomes(chunk: Sequence[Record], inputs: Inputs, predict: Predict) -> Iterator[Outcome]:
-    """Of each record, in order, as results come."""
-    taken: list[Any] = []
-    wrongs = [record.wrong for record in chunk]
-    for i, record in enumerate(chunk):
-        if record.wrong is None:
-            try:
-                taken.append(inputs.of(record.value))
-            except ValueError as e:
-                wrongs[i] = str(e)
-    results = _apart(predict, taken)
-    for record, wrong in zip(chunk, wrongs, strict=True):
-        if wrong is not None:
-            yield Outcome(record, wrong=wrong)
-            continue
-        result = next(results)
-        if isinstance(result, InputError | TokenizerError):
-            yield Outcome(record, wrong=str(result))
-        else:
-            yield _said(record, inputs.kept(record.value), result)
-
-
-def _apart(predict: Predict, values: list[Any]) -> Iterator[Any]:
-    """A result for each, or what is wrong with it: where one of them is bad, halves of what is left are tried."""
-    if not values:
-        return
-    n = 0
-    try:
-        for result in predict(values):
-            yield result
-            n += 1
-    except (InputError, TokenizerError) as e:
-        left = values[n:]
-        if len(left) == 1:
-            yield type(e)(_ITEM.sub("", str(e)))
-            return
-    else:
-        return
-    half = len(left) // 2
-    yield from _apart(predict, left[:half])
-    yield from _apart(predict, left[half:])
-
-
-def _said(record: Record, kept: Mapping[str, Any], result: object) -> Outcome:
-    try:
-        return Outcome(record, _json({"line": record.line, **kept, "output": result}))
-    except ValueError as e:
-        return Outcome(record, wrong=f"its result is not to be written as JSON ({e})")
-
-
-def _error(outcome: Outcome) -> bytes:
-    text = outcome.record.raw.decode("utf-8", "backslashreplace")
-    return _json({"line": outcome.record.line, "error": outcome.wrong, "input": text})
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    """A line. Text stays as it is, but for half a surrogate pair, which no UTF-8 has. `ValueError`: NaN."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(value, allow_nan=False, default=_plain).encode() + b"\n"
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - NumPy's numbers and arrays
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    msg = f"{type(value).__name__} is no JSON"
-    raise ValueError(msg)

@@ -48,7 +48,7 @@ class Wrong:
     """A drafter whose ids never come: the text's own, moved by one."""
 
     computes = False
-    draft_s = read_s = 0.0
+    read_s = 0.0
 
     def __init__(self, n_vocab: int) -> None:
         """Of a model with such a vocabulary."""
@@ -57,6 +57,10 @@ class Wrong:
     def missing(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
         """None."""
         return 0
+
+    def cost(self, n_texts: int, unit: float) -> float:  # noqa: ARG002 - as of all drafters
+        """None."""
+        return 0.0
 
     def kind(self, ids: Sequence[int]) -> int:  # noqa: ARG002 - as of all drafters
         """One alone."""

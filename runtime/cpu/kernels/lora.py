@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...lora import L_DOWN, L_RANK, L_RATIO, L_SCALE, L_UP, L_WORDS
+from ...lora import L_BIAS, L_DOWN, L_IDS, L_RANK, L_RATIO, L_SCALE, L_UP, L_WORDS
 from ...ops import slots
-from ...step import Q_ADAPTER, S_T, T_ROW, T_SEQUENCE
+from ...step import Q_ADAPTER, S_T, T_ID, T_ROW, T_SEQUENCE
 from ..emitters import ZERO, N, c64, ir_below, ir_fma, ir_fold, ir_least, ir_load, ir_loop, off
-from ..lanes import add, fma, i64, lanes, ld, ldf, load_tail, mul, op, splat, store_tail
+from ..lanes import add, fma, i64, lanes, ld, ldf, load_tail, mul, op, splat, stf, store_tail, zero
 from ..target import tile_shape
 from ..tiles import dot_tile
-from .base import arg, jit, kernel, sequence_words, share, token_word
+from .base import arg, jit, kernel, rows_of, sequence_words, share, token_word
 from .elementwise import activated
 
+E_Y, E_X, E_TABLE, E_D = slots("lora_embed")
 D_Y, D_X, D_TABLE, D_RANK, D_K = slots("lora_down")
 U_Y, U_X, U_H, U_TABLE, U_B, U_TIMES, U_RESIDUAL, U_N, U_RANK, U_ACT = slots("lora_up")
 ROWS, _ = tile_shape()
@@ -39,7 +40,46 @@ def _words_of(step: Any, table: Any, i: Any) -> Any:
     if number == 0:
         return number
     words = table + 8 * L_WORDS * (number - 1)
-    return words if ld(words + 8 * L_RANK) != 0 else 0 * words
+    return words if ld(words + 8 * L_RANK) != 0 or ld(words + 8 * L_BIAS) != 0 else 0 * words
+
+
+@jit
+def _first(ids: Any, n: Any, least: Any) -> Any:
+    """Of n ascending numbers the place of the first that is not below `least`; n: there is none."""
+    low, high = 0 * n, n
+    while low < high:
+        middle = (low + high) // 2
+        if ldf(ids + 4 * middle) < least:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def lora_embed(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """Threads share tokens. The rank's terms are added one after the other, each to sixteen columns at once."""
+    tokens, d = rows_of(p, step), arg(p, E_D)
+    for i in range(share(tokens, 1, t, nt), share(tokens, 1, t + 1, nt)):
+        words, token = _words_of(step, arg(p, E_TABLE), i), token_word(step, i, T_ID)
+        x, y = base + arg(p, E_X) + 4 * i * d, base + arg(p, E_Y) + 4 * i * d
+        rank, up, down = 0 * words, 0 * words, 0 * words
+        if words != 0:
+            rank, ids = ld(words + 8 * L_RANK), ld(words + 8 * L_IDS)
+            up, down = ld(words + 8 * L_UP), ld(words + 8 * L_DOWN)
+            if ids != 0:
+                k = _first(ids, rank, token)
+                if k < rank and ldf(ids + 4 * k) == token:
+                    x = down + 4 * k * d
+        for j in range(0, d, 16):
+            v = load_tail(x + 4 * j, d - j)
+            if up != 0:
+                total = zero()
+                for r in range(rank):
+                    weight = splat(ldf(up + 4 * (token * rank + r)))
+                    total = fma(weight, load_tail(down + 4 * (r * d + j), d - j), total)
+                v = fma(splat(ldf(words + 8 * L_SCALE)), total, v)
+            store_tail(y + 4 * j, v, d - j)
 
 
 @kernel
@@ -80,9 +120,9 @@ def _sixteen(b: Any, w: Any, ldw: Any, left: Any, x: Any, k_dim: Any) -> Any:
 
 
 @jit
-def _finish(p: Any, base: Any, at: Any, j: Any, v: Any) -> Any:
+def _finish(p: Any, base: Any, at: Any, j: Any, v: Any, bias: Any) -> Any:
     """act(v + b) * times + residual on sixteen columns from j on, `at` bytes into all tensors of this shape."""
-    left, bias, times, residual = arg(p, U_N) - j, arg(p, U_B), arg(p, U_TIMES), arg(p, U_RESIDUAL)
+    left, times, residual = arg(p, U_N) - j, arg(p, U_TIMES), arg(p, U_RESIDUAL)
     if bias != 0:
         v = add(v, load_tail(bias + 4 * j, left))
     v = activated(v, arg(p, U_ACT))
@@ -105,12 +145,24 @@ def lora_up(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
                 if row >= 0:
                     at = 4 * row * n
                     x, y, h = base + arg(p, U_X) + at, base + arg(p, U_Y) + at, base + arg(p, U_H) + 4 * row * most
+                    bias, ids, rank, k = arg(p, U_B), 0 * words, 0 * words, 0 * words
+                    if words != 0:
+                        rank, ids = ld(words + 8 * L_RANK), ld(words + 8 * L_IDS)
+                        if ld(words + 8 * L_BIAS) != 0:
+                            bias = ld(words + 8 * L_BIAS)
+                        if ids != 0:
+                            k = _first(ids, rank, c0)
                     for j in range(c0, min(c0 + COLUMNS, n1), 16):
                         v = load_tail(x + 4 * j, n - j)
-                        if words != 0:
-                            rank, ratio = ld(words + 8 * L_RANK), ld(words + 8 * L_RATIO)
-                            up = ld(words + 8 * L_UP) + 4 * j * rank
+                        if ids != 0:
+                            store_tail(y + 4 * j, v, n - j)
+                            while k < rank and ldf(ids + 4 * k) < j + 16:
+                                stf(y + 4 * int(ldf(ids + 4 * k)), ldf(h + 4 * k))
+                                k += 1
+                            v = load_tail(y + 4 * j, n - j)
+                        elif rank != 0:
+                            ratio, up = ld(words + 8 * L_RATIO), ld(words + 8 * L_UP) + 4 * j * rank
                             v = fma(splat(ldf(words + 8 * L_SCALE)), _sixteen(up, 4 * rank, n - j, h, rank), v)
                             if ratio != 0:
                                 v = mul(v, load_tail(ratio + 4 * j, n - j))
-                        store_tail(y + 4 * j, _finish(p, base, at + 4 * j, j, v), n - j)
+                        store_tail(y + 4 * j, _finish(p, base, at + 4 * j, j, v, bias), n - j)

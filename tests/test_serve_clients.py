@@ -1,0 +1,161 @@
+"""The clients that people have, over loopback: their typed models of every answer and every event.
+
+`pip install openai==3.57.0 anthropic==2.14.0`, and `./dev soak clients`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOOL = {
+    "name": "weather",
+    "description": "Tell the weather.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+CALLED = {"city": "Rome"}
+SAYS = 'Hm.\n</think>\n\nLet me see.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server on loopback, in a thread."""
+    from miaotui.tools.server.app import make_app
+    from miaotui.tools.server.running import Server, listening, served_at
+    from miaotui.tools.server.served import Served
+    from miaotui.tools.server.settings import Settings
+    from scripted import TEMPLATES, Scripted, load_with
+
+    directory: Path = tmp_path_factory.mktemp("model")
+    with load_with(TEMPLATES["thinking"], directory) as model:
+        served = Served({"m": Scripted(model, SAYS), "free": model})  # type: ignore[dict-item]  # it answers as one does
+        made = listening("127.0.0.1", 0)
+        app, state = make_app(served, Settings(temperature=0.0))
+        server = Server(app, state)
+        thread = threading.Thread(target=server.run_on, args=[made])
+        thread.start()
+        yield served_at(made)
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def openai(url: str) -> Any:
+    return pytest.importorskip("openai").OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def anthropic(url: str) -> Any:
+    return pytest.importorskip("anthropic").Anthropic(base_url=url, api_key="none", max_retries=0)
+
+
+def strictly(value: Any) -> Any:
+    """Parsed again with every type checked, which the clients do not do; JSON comes back as it was."""
+    type(value).model_validate(json.loads(value.model_dump_json(exclude_unset=True, by_alias=True)))
+    return value
+
+
+@pytest.mark.soak("clients")
+def test_chat_completions(openai: Any) -> None:
+    tools = [{"type": "function", "function": TOOL}]
+    made = strictly(openai.chat.completions.create(model="m", messages=MESSAGES, tools=tools))
+    [call] = made.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == CALLED
+    assert made.choices[0].message.content == "Let me see."
+    assert made.usage.prompt_tokens_details.cached_tokens >= 0
+    with openai.chat.completions.stream(model="m", messages=MESSAGES, tools=tools) as stream:
+        for event in stream:
+            if event.type == "chunk":
+                strictly(event.chunk)
+        final = stream.get_final_completion()
+    assert final.choices[0].message.tool_calls[0].id == call.id
+    back = [
+        *MESSAGES,
+        made.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "25 degrees"},
+    ]
+    strictly(openai.chat.completions.create(model="m", messages=back, tools=tools))
+    forced = openai.chat.completions.create(
+        model="free",
+        messages=MESSAGES,
+        tools=tools,
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        max_tokens=64,
+    )
+    assert json.loads(strictly(forced).choices[0].message.tool_calls[0].function.arguments)["city"] in {"Rome", "Oslo"}
+
+
+@pytest.mark.soak("clients")
+def test_responses(openai: Any) -> None:
+    tools = [{"type": "function", "strict": False, **TOOL}]
+    made = strictly(openai.responses.create(model="m", input="What is the weather in Rome?", tools=tools))
+    assert [item.type for item in made.output] == ["reasoning", "message", "function_call"]
+    assert made.output_text == "Let me see."
+    events = [strictly(event) for event in openai.responses.create(model="m", input="Rome?", tools=tools, stream=True)]
+    assert [event.sequence_number for event in events] == [*range(len(events))]
+    assert events[-1].type == "response.completed"
+    with openai.responses.stream(model="m", input="Rome?", tools=tools) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert final.output_text == "Let me see."
+    assert "response.function_call_arguments.done" in kinds
+    back = [
+        *MESSAGES,
+        *(item.model_dump(exclude_none=True) for item in made.output),
+        {"type": "function_call_output", "call_id": made.output[2].call_id, "output": "25 degrees"},
+    ]
+    strictly(openai.responses.create(model="m", input=back, tools=tools, instructions="Be brief."))
+    form = {"type": "json_schema", "name": "w", "schema": TOOL["parameters"], "strict": True}
+    held = strictly(openai.responses.create(model="free", input="Rome?", text={"format": form}, max_output_tokens=64))
+    assert json.loads(held.output_text)["city"] in {"Rome", "Oslo"}
+
+
+@pytest.mark.soak("clients")
+def test_messages(anthropic: Any) -> None:
+    tools = [{"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}]
+    asked = {"model": "m", "max_tokens": 200, "messages": MESSAGES, "tools": tools}
+    made = strictly(anthropic.messages.create(**asked))
+    assert [block.type for block in made.content] == ["thinking", "text", "tool_use"]
+    assert made.content[2].input == CALLED
+    assert made.stop_reason == "tool_use"
+    for event in anthropic.messages.create(**asked, stream=True):
+        strictly(event)
+    with anthropic.messages.stream(**asked) as stream:
+        kinds = {event.type for event in stream}
+        final = strictly(stream.get_final_message())
+    assert [block.model_dump() for block in final.content[:2]] == [block.model_dump() for block in made.content[:2]]
+    assert final.content[2].input == CALLED
+    assert {"text", "thinking", "input_json", "message_stop"} <= kinds
+    back = [
+        *MESSAGES,
+        {"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in made.content]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": made.content[2].id, "content": "25"}]},
+    ]
+    strictly(anthropic.messages.create(**{**asked, "messages": back}))
+    count = strictly(anthropic.messages.count_tokens(model="m", messages=MESSAGES, tools=tools))
+    assert count.input_tokens == made.usage.input_tokens + made.usage.cache_read_input_tokens
+
+
+@pytest.mark.soak("clients")
+def test_what_is_wrong_comes_as_the_clients_errors(openai: Any, anthropic: Any) -> None:
+    with pytest.raises(Exception, match="previous_response_id") as told:
+        openai.responses.create(model="m", input="x", previous_response_id="resp_1")
+    assert told.value.status_code == 400
+    assert told.value.body["param"] == "previous_response_id"
+    with pytest.raises(Exception, match="not_found_error") as told:
+        anthropic.messages.create(model="nobody", max_tokens=1, messages=MESSAGES)
+    assert told.value.status_code == 404

@@ -1,0 +1,73 @@
+"""Soaks of the server. `./dev soak serve --minutes 0`: one round is ten minutes of 64 clients, then SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import pytest
+import soak
+from miaotui.tools import demo
+from serve_load import Question, percentile, rss, run
+from serve_processes import serving
+
+if TYPE_CHECKING:
+    from serve_load import Load
+
+CLIENTS = 64
+#: Of a round, before the signal; another number for a shorter look.
+SECONDS = float(os.environ.get("SERVE_LOAD_SECONDS", "590"))
+#: What a server may have grown by, between the first third of the time and its end.
+GROWTH = 24 << 20
+WORDS = ("cat", "dog", "fox", "bird", "fish", "girl", "boy", "king", "cow", "hen", "mouse", "frog")
+
+
+def _questions(model: miaotui.Model) -> list[Question]:
+    made = []
+    for i, word in enumerate(WORDS * 4):
+        prompt, n = f"Once upon a time there was a {word}", 1 + i % 3
+        drawn: dict[str, Any] = {"temperature": 0.9, "seed": i} if i % 2 else {"temperature": 0}
+        length = 8 + 7 * (i % 9)
+        alone = model.generate(prompt, max_new_tokens=length, n=n if i % 2 else 1, **drawn)
+        texts = (alone.text, *(other.text for other in alone.alternatives))
+        body = {"prompt": prompt, "max_tokens": length, "n": n, **drawn}
+        made.append(Question(body, texts if i % 2 else texts * n))
+    return made
+
+
+@pytest.mark.soak("serve")
+def test_64_clients_and_an_end(request: pytest.FixtureRequest) -> None:
+    """No answer is lost or mixed up, memory is flat, and at the end every request that was taken is answered."""
+    seed = int(request.config.getoption("--hypothesis-seed") or 0)
+    with miaotui.load(demo.path(), cache_tokens=4096) as model:
+        questions = _questions(model)
+    options = ("--model", f"{demo.path()}=story", "--grace", "60", "--max-requests", "100")
+    with serving(*options) as (process, port):
+        sizes: list[int] = []
+
+        async def loaded() -> Load:
+            ending, began = asyncio.Event(), time.monotonic()
+            asking = asyncio.ensure_future(run(port, questions, CLIENTS, ending, seed))
+            for share in (1 / 3, 1):
+                await asyncio.sleep(began + share * SECONDS - time.monotonic())
+                sizes.append(rss(process.pid))
+            ending.set()
+            process.send_signal(signal.SIGTERM)
+            return await asking
+
+        load = asyncio.run(loaded())
+        process.wait(timeout=90)
+        assert process.returncode == 0
+    for what, n in load.done.items():
+        soak.count(what, n)
+    soak.count("refused at the end", load.refused)
+    soak.count("first token p50, ms", round(1000 * percentile(load.first_s, 0.5)))
+    soak.count("first token p99, ms", round(1000 * percentile(load.first_s, 0.99)))
+    soak.count("private MiB at a third", sizes[0] >> 20)
+    soak.count("private MiB at the end", sizes[1] >> 20)
+    assert load.wrong == []
+    assert sizes[1] - sizes[0] < GROWTH

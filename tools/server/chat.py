@@ -1,0 +1,258 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from .conversations import FUNCTION, Conversation, ask_of
+from .errors import RequestError
+from .events import Event
+from .fields import Field, Schema, array
+from .generating import MODEL, OWN, SAMPLING, STREAM, TEXT, parameters_of
+from .told import chat_logprobs, finish_seed, usage_of
+from .wires import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from .answers import Answer, Answering, Ask, Delta, Piece
+    from .state import State
+
+__all__ = ["WIRE"]
+
+_TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31}
+_PART: Schema = {
+    "type": "object", "properties": {"type": {"enum": ["text"]}, "text": TEXT}, "required": ["type", "text"],
+}  # fmt: skip
+_CALL: Schema = {
+    "type": "object",
+    "properties": {
+        "id": TEXT,
+        "type": {"enum": ["function"]},
+        "function": {
+            "type": "object",
+            "properties": {"name": TEXT, "arguments": TEXT},
+            "required": ["name", "arguments"],
+        },
+    },
+    "required": ["function"],
+}
+_TOOL: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["function"]},
+        "function": {
+            "type": "object",
+            "properties": FUNCTION,
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type", "function"],
+    "additionalProperties": False,
+}
+_CHOICE: Schema = {
+    "anyOf": [
+        {"enum": ["none", "auto", "required"]},
+        {
+            "type": "object",
+            "properties": {
+                "type": {"enum": ["function"]},
+                "function": {"type": "object", "properties": {"name": TEXT}, "required": ["name"]},
+            },
+            "required": ["type", "function"],
+        },
+    ]
+}
+_MESSAGE: Schema = {
+    "type": "object",
+    "properties": {
+        "role": {"type": "string", "minLength": 1, "maxLength": 64},
+        "content": {"anyOf": [TEXT, array(_PART), {"type": "null"}]},
+        "tool_calls": {"anyOf": [array(_CALL), {"type": "null"}]},
+        "tool_call_id": {"anyOf": [TEXT, {"type": "null"}]},
+    },
+    "required": ["role"],
+}
+FIELDS = (
+    MODEL,
+    Field("messages", array(_MESSAGE, least=1, most=1 << 16), "The conversation.", required=True),
+    Field("max_tokens", _TOKENS, "Tokens of the answer, at most.", "max_new_tokens"),
+    Field("max_completion_tokens", _TOKENS, "The same."),
+    *STREAM,
+    *SAMPLING,
+    Field("logprobs", {"type": "boolean"}, "Tell the log-probability of each token.", "logprobs"),
+    Field(
+        "top_logprobs",
+        {"type": "integer", "minimum": 0, "maximum": 20},
+        "And so many of the likeliest tokens in its place.",
+        "top_logprobs",
+    ),
+    Field(
+        "response_format",
+        {
+            "type": "object",
+            "properties": {
+                "type": {"enum": ["text", "json_object", "json_schema"]},
+                "json_schema": {
+                    "type": "object",
+                    "properties": {
+                        "name": TEXT,
+                        "description": TEXT,
+                        "schema": {"type": "object"},
+                        "strict": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
+                    },
+                    "required": ["schema"],
+                    "additionalProperties": False,
+                },
+            },
+            "required": ["type"],
+            "additionalProperties": False,
+        },
+        "What the answer must be: JSON, or JSON of a schema. It always follows the schema, strict or not.",
+    ),
+    Field("tools", array(_TOOL, most=128), "What the model may call."),
+    Field(
+        "tool_choice",
+        _CHOICE,
+        "none: the model is told of no tool; auto: it may call; required: it must; a function: it must call this one.",
+    ),
+    Field("parallel_tool_calls", {"type": "boolean"}, "false: one call at most."),
+    Field("documents", array({"type": "object"}, most=1 << 10), "Texts that a template for grounded answers reads."),
+    Field("chat_template_kwargs", {"type": "object"}, "What else the template reads, as enable_thinking."),
+    Field("continue_final_message", {"type": "boolean"}, "Go on with the last message."),
+    Field("service_tier", {"enum": ["auto", "default"]}, "Has no effect.", refused="there is one tier"),
+    Field("store", {"enum": [False]}, "Nothing is stored.", refused="nothing is stored"),
+    Field("modalities", {"type": "array", "items": {"enum": ["text"]}}, "Text.", refused="answers are texts"),
+    *OWN,
+)
+#: What is called otherwise than its parameter.
+NAMES = {"schema": "response_format", "prompt": "messages"}
+
+
+def ask(given: dict[str, Any], state: State) -> Ask:
+    """What a request asks of the engine. Errors: `RequestError`, and those of templates and constraints."""
+    entry = state.served.writer(given.get("model"), given.get("adapter"))
+    model = entry.model
+    parameters = parameters_of(FIELDS, given, model.generation_defaults, state.settings)
+    if "max_completion_tokens" in given:
+        if "max_tokens" in given:
+            msg = "max_tokens and max_completion_tokens are the same; give one of them"
+            raise RequestError(msg, param="max_tokens")
+        parameters["max_new_tokens"] = given["max_completion_tokens"]
+    parameters.setdefault("max_new_tokens", state.settings.max_tokens)
+    if "top_logprobs" in given and not given.get("logprobs"):
+        msg = "top_logprobs: needs logprobs to be true"
+        raise RequestError(msg, param="top_logprobs")
+    if given.get("logprobs"):
+        entry.spelled.read()
+    hold_to(parameters, given.get("response_format"))
+    choice = given.get("tool_choice", "auto")
+    conversation = Conversation(
+        given["messages"],
+        [tool["function"] for tool in given.get("tools", ())],
+        choice if isinstance(choice, str) else (choice["function"]["name"],),
+        several=given.get("parallel_tool_calls", True),
+        template={
+            "documents": given.get("documents"),
+            "continue_final_message": given.get("continue_final_message"),
+            "template_variables": given.get("chat_template_kwargs"),
+        },
+        names=NAMES,
+    )
+    return ask_of(
+        entry,
+        conversation,
+        parameters,
+        n=given.get("n", 1),
+        stream=given.get("stream", False),
+        include_usage=given.get("stream_options", {}).get("include_usage", False),
+    )
+
+
+def hold_to(parameters: Any, wanted: Mapping[str, Any] | None) -> None:  # noqa: ANN401 - GenerateKwargs, which it changes
+    """Hold the answer to a `response_format`. Errors: `RequestError`."""
+    if wanted is None or wanted["type"] == "text":
+        return
+    if wanted["type"] == "json_object":
+        parameters["schema"] = {"type": "object"}
+    elif "json_schema" not in wanted:
+        msg = "response_format.json_schema: this field is missing; expected an object with a schema"
+        raise RequestError(msg, param="response_format.json_schema", code="missing_required_parameter")
+    else:
+        parameters["schema"] = wanted["json_schema"]["schema"]
+
+
+def whole(answering: Answering, answers: list[Answer]) -> dict[str, Any]:
+    """The answer's body."""
+    asked = answering.ask
+    logprobs = bool(asked.parameters.get("logprobs"))
+    choices = [
+        {
+            "index": answer.index,
+            "message": _message(answer),
+            "logprobs": chat_logprobs(asked.entry, answer.logprobs) if logprobs else None,
+            "finish_reason": answer.finish,
+            **finish_seed(answer.seed),
+        }
+        for answer in answers
+    ]
+    return {**_head(asked, "chat.completion"), "choices": choices, "usage": usage_of(answering.usage)}
+
+
+def _head(asked: Ask, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": asked.entry.name,
+    }  # fmt: skip
+
+
+def _message(answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.tool_calls:
+        message |= {"tool_calls": answer.tool_calls, "content": answer.content or None}
+    return message
+
+
+async def events(answering: Answering) -> AsyncIterator[Event]:
+    """The events of a stream."""
+    asked = answering.ask
+    head = _head(asked, "chat.completion.chunk")
+    head |= {"usage": None} if asked.include_usage else {}
+    begun = set[int]()
+
+    def chunk(piece: Piece, delta: dict[str, Any], **more: Any) -> Event:  # noqa: ANN401 - JSON
+        choice = {"index": piece.index, "delta": delta, "logprobs": None, "finish_reason": None, **more}
+        return Event({**head, "choices": [choice]})
+
+    async for piece in answering.pieces():
+        if piece.index not in begun:
+            begun.add(piece.index)
+            yield chunk(piece, {"role": "assistant", "content": "", "refusal": None})
+        told = chat_logprobs(asked.entry, piece.logprobs) if piece.logprobs else None
+        deltas = [_delta(delta) for delta in piece.deltas] or ([{"content": ""}] if told else [])
+        for i, delta in enumerate(deltas):
+            yield chunk(piece, delta, logprobs=None if i else told)
+        if piece.finish is not None:
+            yield chunk(piece, {}, finish_reason=piece.finish, **finish_seed(piece.seed))
+    if asked.include_usage:
+        yield Event({**head, "choices": [], "usage": usage_of(answering.usage)})
+
+
+def _delta(delta: Delta) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    if delta.content:
+        made["content"] = delta.content
+    if delta.reasoning:
+        made["reasoning_content"] = delta.reasoning
+    if delta.tool_calls:
+        made["tool_calls"] = list(delta.tool_calls)
+    return made
+
+
+WIRE = Wire(
+    "/v1/chat/completions", "Answer the last message of a conversation.", FIELDS, ask, whole, events, names=NAMES
+)

@@ -1,0 +1,98 @@
+"""Runs the application with uvicorn until a signal; then running answers end, or are cut."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    import signal
+    from types import FrameType
+
+    from starlette.types import ASGIApp
+
+    from .state import State
+
+__all__ = ["Server", "listening", "served_at"]
+
+#: Seconds after the last answer was cut in which it may still be sent.
+LAST_WORDS = 5
+#: Threads for passes: one for each model, and some that begin and end texts.
+SPARE_THREADS = 6
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at this address. Errors: `InputError`."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as e:
+        option = "--host" if isinstance(e, socket.gaierror) else "--port"
+        msg = f"{option} {host if option == '--host' else port}: cannot listen at {host}:{port} ({e.strerror or e})"
+        raise InputError(msg) from e
+
+
+def served_at(made: socket.socket) -> str:
+    """Its URL."""
+    host, port = made.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, with an end that lets answers end."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        """Of an application that `make_app` made."""
+        settings = state.settings
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=settings.max_headers,
+            timeout_keep_alive=max(1, round(settings.keep_alive)),
+            timeout_graceful_shutdown=round(settings.grace) + LAST_WORDS,
+        )
+        super().__init__(config)
+        self._state = state
+
+    def run_on(self, made: socket.socket) -> None:
+        """Answer until a signal asks for the end."""
+        asyncio.run(self._until_the_end(made))
+
+    async def _until_the_end(self, made: socket.socket) -> None:
+        n_threads = len(self._state.served.models) + SPARE_THREADS
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(n_threads, "miaotui-pass"))
+        await self.serve([made])
+
+    def handle_exit(self, sig: int, frame: FrameType | signal.Handlers | None) -> None:  # noqa: ARG002 - uvicorn's
+        """The first signal asks for the end, the second for it at once."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests; running ones end, or are cut when the time is over."""
+        admission, grace = self._state.admission, self._state.settings.grace
+        admission.close()
+
+        async def cut() -> None:
+            if not await admission.empty(grace):
+                admission.cut(f"the server is ending, and this answer took longer than {grace:g} s more")
+
+        cutting = asyncio.ensure_future(cut())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()

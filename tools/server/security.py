@@ -1,0 +1,128 @@
+"""Who may ask: API keys, names in the Host header, and an id for every request."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from ...errors import InputError
+from ...loader.files import read_text
+from .errors import RequestError, openai_error, problem_of
+from .events import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from .errors import Problem
+
+__all__ = ["LOOPBACK", "Guard", "Keys", "host_of", "read_keys"]
+
+#: Names of this machine, for itself.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_KEY = re.compile(r"[\x21-\x7e]{8,512}")
+
+
+class Keys:
+    """API keys, of which a request needs one. Nothing of them is kept but their hashes."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        """At least one."""
+        self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def __contains__(self, key: str) -> bool:
+        """Whether it is one of them; takes as long for one as for another."""
+        given = hashlib.sha256(key.encode("utf-8", "replace")).digest()
+        return sum([hmac.compare_digest(given, each) for each in self._hashes]) > 0
+
+
+def read_keys(file: Path) -> Keys:
+    """A key a line; empty lines and those that begin with # are none. Errors: `InputError`."""
+    lines = [line.strip() for line in read_text(file, InputError).splitlines()]
+    keys = [(i, line) for i, line in enumerate(lines, 1) if line and not line.startswith("#")]
+    for i, key in keys:
+        if not _KEY.fullmatch(key):
+            msg = f"{file}: line {i} is no key; expected 8 to 512 ASCII characters without blanks"
+            raise InputError(msg)
+    if not keys:
+        msg = f"{file}: has no key; expected one a line"
+        raise InputError(msg)
+    return Keys(key for _, key in keys)
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()
+
+
+@dataclass(frozen=True)
+class Guard:
+    """An ASGI application around another: it gives each request an id, and lets through what may pass.
+
+    `hosts`: names that Host and Origin may have, against pages that let their own name point here; empty: any.
+    `keys`: None: none is needed. `open_paths`: those that need none. `errors`: how a path tells errors, if not as
+    OpenAI's API.
+    """
+
+    app: ASGIApp
+    hosts: tuple[str, ...] = ()
+    keys: Keys | None = None
+    open_paths: tuple[str, ...] = ()
+    errors: Mapping[str, Callable[[Problem], Mapping[str, Any]]] = field(default_factory=dict)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or refuse."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            self._check(scope, headers)
+        except RequestError as e:
+            await _refuse(e, with_id, self.errors.get(scope["path"], openai_error))
+            return
+        await self.app(scope, receive, with_id)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if self.hosts:
+            origin = headers.get("origin")
+            names = [host_of(headers.get("host", ""))] + ([] if origin is None else [urlsplit(origin).hostname or ""])
+            if any(name not in self.hosts for name in names):
+                msg = f"host: this server answers to {', '.join(self.hosts)} only; see --allowed-host"
+                raise RequestError(msg, status=403, code="host_not_allowed")
+        if self.keys is None or scope["path"] in self.open_paths:
+            return
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        if given not in self.keys:
+            msg = "a key is needed: send Authorization: Bearer KEY" if not given else "this key is not known here"
+            raise RequestError(msg, status=401, code="invalid_api_key")
+
+
+async def _refuse(error: RequestError, send: Send, tell: Callable[[Problem], Mapping[str, Any]]) -> None:
+    problem = problem_of(error)
+    data = to_json(tell(problem))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})

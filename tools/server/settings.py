@@ -1,0 +1,41 @@
+"""What the server allows: every limit, in one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of a server. Times are in seconds, sizes in bytes."""
+
+    #: Requests that are answered or wait at once; one more gets 429.
+    max_requests: int = 256
+    #: Tokens of their prompts and answers together; one request alone may always have as many as its model holds.
+    max_tokens_in_flight: int = 1 << 20
+    #: Answers that one request may ask for: prompts times `n`.
+    max_answers: int = 128
+    #: From a request's last byte to its answer's.
+    request_timeout: float = 600.0
+    #: From a request's first byte to its last.
+    body_timeout: float = 30.0
+    #: A request's body.
+    max_body: int = 8 << 20
+    #: A request's line and headers.
+    max_headers: int = 32 << 10
+    #: Running answers may take this long to end after SIGTERM; then they are cut.
+    grace: float = 20.0
+    #: An idle connection is closed after this.
+    keep_alive: float = 30.0
+    #: Where a request says nothing of it, nor do the model's files; 1 as in OpenAI's API, 0 is greedy.
+    temperature: float = 1.0
+    #: Tokens of an answer where a request gives no number; None: until the context is full.
+    max_tokens: int | None = None
+    #: Threads that tokenise, render templates and compile constraints.
+    preparing_threads: int = 2
+    #: Log prompts and answers too.
+    log_texts: bool = False
+    #: Names that a Host header may have; empty: any.
+    hosts: tuple[str, ...] = ()
