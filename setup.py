@@ -1,7 +1,7 @@
 """What setuptools adds to a wheel of ours: kernels compiled ahead, and the platform's name. All else: pyproject.toml.
 
 An editable installation has no kernels; there Numba compiles what changes (the extra jit). MIAOTUI_BUILD_MACHINE
-builds for another machine than this one.
+builds for another machine than this one; "none": a wheel for any, without kernels.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ MACHINES = ("x86_64", "aarch64")
 def machine() -> str | None:
     """The machine that the wheel is for; None: one without compiled kernels."""
     asked = os.environ.get("MIAOTUI_BUILD_MACHINE")
-    found = asked or (platform.machine() if platform.system() == "Linux" else "")
-    return found if asked or found in MACHINES else None
+    if asked:
+        return None if asked == "none" else asked
+    found = platform.machine() if platform.system() == "Linux" else ""
+    return found if found in MACHINES else None
 
 
 class WithKernels(build_py):
