@@ -31,25 +31,26 @@ def machine() -> str | None:
     return found if found in MACHINES else None
 
 
-class WithKernels(build_py):
+class WithKernels(build_py):  # type: ignore[misc]  # setuptools has no types
     """Modules, and libraries of kernels next to those that open them."""
 
     def run(self) -> None:
         """Copy, and compile."""
         super().run()
-        if self.editable_mode or machine() is None:
+        found = machine()
+        if self.editable_mode or found is None:
             return
         folder = Path(self.build_lib).resolve() / "miaotui" / "runtime" / "cpu" / "compiled"
         with tempfile.TemporaryDirectory() as made:
             (Path(made) / "miaotui").symlink_to(ROOT, target_is_directory=True)  # the root's folder may have any name
             search = os.pathsep.join([made, *sys.path])
-            subprocess.run(
-                [sys.executable, "-m", "miaotui.tools.kernels", folder, machine()],
+            subprocess.run(  # noqa: S603 - our own module, in the interpreter that builds
+                [sys.executable, "-m", "miaotui.tools.kernels", folder, found],
                 env=os.environ | {"PYTHONPATH": search}, cwd=made, check=True,
             )  # fmt: skip
 
 
-class ForPlatform(bdist_wheel):
+class ForPlatform(bdist_wheel):  # type: ignore[misc]  # as above
     """A wheel for any Python on one kind of machine: its libraries call nothing but a few functions of any libc."""
 
     def finalize_options(self) -> None:

@@ -46,7 +46,7 @@ def hashed(*arrays: Any) -> str:
 
 def of_decoder(path: Path | str, threads: int, **how: Any) -> str:
     with miaotui.load(path, threads=threads, **how) as model:
-        ids = model.tokenizer.encode(PROMPT) if model.tokenizer else [1, 5, 9, 2, 7]
+        ids = model.tokenizer.encode(PROMPT)
         answers = [model.generate(ids, **asked).ids for asked in ({"max_new_tokens": 24}, DRAWN, STAGED)]
         many = model.generate([ids, ids[:3], ids[2:]], max_new_tokens=9)
         return hashed(model.logits(ids), *(np.array(a) for a in answers), *(np.array(g.ids) for g in many))

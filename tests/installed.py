@@ -47,7 +47,10 @@ def main(wheel: Path) -> None:
     assert done.stdout.split() == story[1].replace("\n> ", " ").split()
     with zipfile.ZipFile(wheel) as archive:
         levels = [i.filename for i in archive.infolist() if i.filename.endswith(".so")]
-        print(*(f"{i.filename} {i.file_size / 1e6:.2f} MB" for i in archive.infolist() if i.filename.endswith(".so")), sep="\n")
+        print(
+            *(f"{i.filename} {i.file_size / 1e6:.2f} MB" for i in archive.infolist() if i.filename.endswith(".so")),
+            sep="\n",
+        )
     seen = {}
     for level in ("", *(Path(name).stem for name in levels if "probe" not in name), "x86-64-v4-vnni", "x86-64-v4-bf16"):
         done = subprocess.run(

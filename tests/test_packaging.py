@@ -140,7 +140,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     shutil.copytree(ROOT, source, ignore=skipped)
     code = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
     here = os.environ | {"MIAOTUI_BUILD_MACHINE": "none"}  # its kernels: ./dev wheel
-    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False, env=here)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False, env=here
+    )
     assert done.returncode == 0, done.stderr
     (built,) = out.glob("*.whl")
     assert built.name.endswith("-py3-none-any.whl")
@@ -157,7 +159,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: list[str]) -> None:
     left_out = tuple(package.removeprefix("miaotui.").replace(".", "/") + "/" for package in NOT_IN_THE_WHEEL)
     names = {path.relative_to(ROOT).as_posix() for path in SOURCES}
     expected = {name for name in names if not name.startswith(left_out)} | {"py.typed"}
-    expected |= {path.relative_to(ROOT).as_posix() for path in [*models, *(ROOT / "tools" / "server" / "page").iterdir()]}
+    expected |= {
+        path.relative_to(ROOT).as_posix() for path in [*models, *(ROOT / "tools" / "server" / "page").iterdir()]
+    }
     assert inside == expected
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,17 @@ def run(script: str, tmp_path: Path, **environment: str) -> subprocess.Completed
     """A fresh process of Python, whose compiled code is kept by itself."""
     here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     here = {name: value for name, value in (here | environment).items() if value}
-    command = [sys.executable, *(["-c", script] if " " in script else [str(TESTS / script), *environment.get("few", "").split()])]
+    command = [
+        sys.executable,
+        *(["-c", script] if " " in script else [str(TESTS / script), *environment.get("few", "").split()]),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=here, timeout=600)
 
 
 def test_levels_are_told_apart_by_what_they_need() -> None:
     """Each of a machine needs more than the next; twins add to one; every kernel of a twin is one."""
     x86_64 = [level for level in levels.LEVELS if level.machine == "x86_64"]
-    assert all(a.needs > b.needs for a, b in zip(x86_64, x86_64[1:], strict=False))
+    assert all(a.needs > b.needs for a, b in pairwise(x86_64))
     names = {level.name: level for level in levels.LEVELS}
     for twin in levels.TWINS:
         assert not twin.needs <= names[twin.level].needs
@@ -125,16 +129,20 @@ def test_a_cpu_takes_the_best_that_it_can_run(fresh: pytest.MonkeyPatch) -> None
     assert chosen(v3 | {"avx512f"}) == ("x86-64-v3", [])
     assert chosen(v3 - {"fma", "avx2"}) is None
     assert shipped.needs_compiler() == (
-        "kernels must be compiled by Numba (this CPU lacks avx2, fma), which is not installed; pip install 'miaotui[jit]'"
+        "kernels must be compiled by Numba (this CPU lacks avx2, fma), which is not installed; "
+        "pip install 'miaotui[jit]'"
     )
     fresh.setenv(shipped.CPU, "x86-64-v4-bf16")
     shipped.chosen.cache_clear()
-    with pytest.raises(BackendError, match="MIAOTUI_CPU=x86-64-v4-bf16: this CPU lacks avx2, avx512_bf16, .*; unset it"):
+    with pytest.raises(
+        BackendError, match=r"MIAOTUI_CPU=x86-64-v4-bf16: this CPU lacks avx2, avx512_bf16, .*; unset it"
+    ):
         chosen(v3 - {"fma", "avx2"})
 
 
 @needs_libraries
-def test_what_asks_for_a_compiler_gets_it(fresh: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("fresh")
+def test_what_asks_for_a_compiler_gets_it() -> None:
     for name, value in (("MIAOTUI_CPU", "jit"), ("MIAOTUI_DEBUG", "1"), ("NUMBA_CPU_NAME", "generic")):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(name, value)
@@ -191,7 +199,9 @@ sys.meta_path.insert(0, Absent())
 @needs_libraries
 @pytest.mark.ci  # 6 s
 def test_no_compiler_is_needed_and_where_it_is_the_error_says_so(tmp_path: Path) -> None:
-    text = f"{ALONE}\nimport miaotui.tools.cli as cli; sys.exit(cli.main(['generate', 'Once', '--max-new-tokens', '4']))"
+    text = (
+        f"{ALONE}\nimport miaotui.tools.cli as cli; sys.exit(cli.main(['generate', 'Once', '--max-new-tokens', '4']))"
+    )
     done = run(text, tmp_path, MIAOTUI_CPU="")
     assert (done.returncode, done.stderr) == (0, "")
     assert not list(tmp_path.iterdir())
@@ -250,7 +260,8 @@ def test_every_level_gives_the_bits_of_the_jit_for_every_kind(fresh: pytest.Monk
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     """Two processes emit some kernels for a level, and for a twin, at once."""
     script = (
-        "import sys; from pathlib import Path; from miaotui.tools import kernels as k; from miaotui.runtime.cpu import levels\n"
+        "import sys\nfrom pathlib import Path\nfrom miaotui.tools import kernels as k\n"
+        "from miaotui.runtime.cpu import levels\n"
         "k.ROOTS, k.KERNELS = ('team_work',), ('rope', 'linear_int8', 'rms_norm', 'argmax')\n"
         "k.TWINS = [t._replace(kernels=('linear_int8',)) for t in levels.TWINS if t.name == 'vnni']\n"
         "k._emit(levels.LEVELS[0], Path(sys.argv[1]))"
@@ -264,5 +275,7 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     assert [process.wait(timeout=300) for process in started] == [0, 0]
     made = [{o.name: o.read_bytes() for o in place.iterdir()} for place in places]
     assert made[0] == made[1]
-    assert set(made[0]) == {f"{n}.o" for n in ("team_work", "rope", "linear_int8", "linear_int8.vnni", "rms_norm", "argmax")}
+    assert set(made[0]) == {
+        f"{n}.o" for n in ("team_work", "rope", "linear_int8", "linear_int8.vnni", "rms_norm", "argmax")
+    }
     assert made[0]["linear_int8.o"] != made[0]["linear_int8.vnni.o"]

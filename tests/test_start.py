@@ -31,7 +31,11 @@ print("numba" in sys.modules)
 
 def start(cache_directory: Path, **environment: str) -> SimpleNamespace:
     """Logits' digest, whether Numba was imported, and what was said, of a fresh process."""
-    here = os.environ | {"MIAOTUI_CACHE_DIR": str(cache_directory), "MIAOTUI_QUIET": "", "MIAOTUI_CPU": "jit"} | environment
+    here = (
+        os.environ
+        | {"MIAOTUI_CACHE_DIR": str(cache_directory), "MIAOTUI_QUIET": "", "MIAOTUI_CPU": "jit"}
+        | environment
+    )
     command = [sys.executable, "-c", CHILD, demo.path()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=here)
     assert done.returncode == 0, done.stderr

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BackendError, InputError
 from ..runtime.cpu.cpuid import IR, PROBE
 from ..runtime.cpu.environment import sources
+from ..runtime.cpu.layout import ROOTS
 from ..runtime.cpu.levels import LEVELS, TWINS, Level, Twin
 from ..runtime.cpu.link import KERNELS
-from ..runtime.cpu.layout import ROOTS
 from ..runtime.cpu.object_files import SECTION_UNDEFINED, symbols
 from ..runtime.cpu.shipped import MANIFEST, SHIPPED
 
@@ -244,7 +244,7 @@ def main(arguments: list[str]) -> int:
         _emit(next(level for level in LEVELS if level.name == arguments[1]), Path(arguments[2]))
         return 0
     told = compile_ahead(Path(arguments[0]), arguments[1] if arguments[1:] else platform.machine())
-    print(json.dumps(told, indent=1))  # noqa: T201 - what the command is for
+    print(json.dumps(told, indent=1))
     return 0
 
 

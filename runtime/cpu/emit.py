@@ -107,7 +107,7 @@ def _load_nothing() -> None:
     from numba.core import codegen  # noqa: PLC0415 - as above
     from numba.core.registry import cpu_target  # noqa: PLC0415 - as above
 
-    class Library(codegen.JITCodeLibrary):  # type: ignore[misc]  # Numba has no types
+    class Library(codegen.JITCodeLibrary):
         def get_pointer_to_function(self, _: str) -> int:
             return 0  # Numba wants an address; nobody jumps to it
 

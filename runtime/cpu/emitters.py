@@ -12,9 +12,9 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from ..ops import FAST
-from .layout import INSIDE
-from .environment import debugging
 from . import target
+from .environment import debugging
+from .layout import INSIDE
 from .target import bf16_dot, machine, native_half
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from ..ops import OPS
 from ..quantized import QUANTIZED
 from . import shipped
 from .cache import cache_directory
+from .environment import debugging
 from .layout import CALL, ROOTS
 from .object_files import kept
-from .environment import debugging
 from .team import Team, callable_at
 
 if TYPE_CHECKING:

@@ -62,7 +62,7 @@ def undefined(code: bytes) -> list[str]:
 
 
 def symbols(code: bytes) -> list[tuple[str, int]]:
-    """Names in an ELF object of 64 bits, each with the number of its section. ValueError: it is none. Source: elf(5)."""
+    """Names in an ELF object of 64 bits, and their sections' numbers. ValueError: it is none. Source: elf(5)."""
     order = {b"\x7fELF\x02\x01": "<", b"\x7fELF\x02\x02": ">"}.get(code[:6], "no such order")
     try:
         (table,) = struct.unpack_from(f"{order}Q", code, 40)

@@ -88,7 +88,8 @@ def llvm_binding() -> ModuleType:
             f"{LIMITS}; otherwise install it again (pip install --force-reinstall llvmlite)"
         )
         raise BackendError(msg) from e
-    return llvmlite.binding
+    binding: ModuleType = llvmlite.binding
+    return binding
 
 
 @cache
@@ -134,7 +135,7 @@ def bf16_dot() -> bool:
 
 
 def _new_llvm() -> bool:
-    return bool(llvm_binding().llvm_version_info[0] >= 20)  # noqa: PLR2004 - it has the name since
+    return bool(llvm_binding().llvm_version_info[0] >= 20)
 
 
 def integer_tile_shape() -> tuple[int, int]:

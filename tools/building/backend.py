@@ -38,7 +38,7 @@ LINKER = "ziglang>=0.13"
 
 def get_requires_for_build_wheel(config_settings: Mapping[str, Any] | None = None) -> list[str]:
     """What building a wheel needs besides setuptools."""
-    needed = build_meta.get_requires_for_build_wheel(config_settings)
+    needed: list[str] = build_meta.get_requires_for_build_wheel(config_settings)
     if platform.system() != "Linux":
         return needed
     found = any(shutil.which(name) for name in ("ld", "ld.lld"))
