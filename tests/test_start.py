@@ -122,7 +122,7 @@ def test_the_key_is_the_same_with_and_without_numba_and_follows_the_cpu() -> Non
 
 @pytest.mark.ci  # 20 s
 def test_several_processes_may_start_at_once(filled: tuple[Path, str], tmp_path: Path) -> None:
-    here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path)}
+    here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path), "MIAOTUI_CPU": "jit"}
     command = [sys.executable, "-c", CHILD, demo.path()]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=here) for _ in range(3)]
     digests = {process.communicate(timeout=300)[0].split()[0] for process in started}

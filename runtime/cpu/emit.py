@@ -102,22 +102,6 @@ def in_memory(name: str) -> int:
     return int(made.address)
 
 
-def _load_nothing() -> None:
-    """Let Numba make no machine code of the functions that kernels call, each by itself: a third of all the work."""
-    from numba.core import codegen  # noqa: PLC0415 - as above
-    from numba.core.registry import cpu_target  # noqa: PLC0415 - as above
-
-    class Library(codegen.JITCodeLibrary):
-        def get_pointer_to_function(self, _: str) -> int:
-            return 0  # Numba wants an address; nobody jumps to it
-
-        def _finalize_specific(self) -> None:
-            """There is nothing to load."""
-
-    cpu_target.target_context.refresh()  # what Numba needs for itself is loaded, now
-    cpu_target.target_context.codegen()._library_class = Library  # noqa: SLF001 - see the head
-
-
 def main(arguments: list[str]) -> None:
     """Workers: take names from standard input until there are no more, keep each one's code, and say so.
 
@@ -126,7 +110,6 @@ def main(arguments: list[str]) -> None:
     directory, key, count = Path(arguments[0]), arguments[1], int(arguments[2])
     if key != code_key():
         sys.exit("this interpreter would make other code")
-    _load_nothing()
     first = True
     while request := os.read(0, REQUEST):  # they share the pipe: whoever is free takes the next
         name = request.decode().strip()
