@@ -83,7 +83,7 @@ def test_stories_in_words_of_the_sea() -> None:
     assert len(WORDS) == len(set(WORDS))
 
 
-@pytest.mark.ci  # 8 s
+@pytest.mark.soak("sea")
 def test_the_recipe_writes_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     assert train.main(["sea", str(tmp_path / "sea"), "--steps", "2"]) == 0

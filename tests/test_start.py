@@ -32,7 +32,8 @@ print("numba" in sys.modules)
 
 def ran(cache_directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh Python, which has run."""
-    here = os.environ | {"MIAOTUI_CACHE_DIR": str(cache_directory), "MIAOTUI_QUIET": ""} | environment
+    here = os.environ | {"MIAOTUI_CACHE_DIR": str(cache_directory), "MIAOTUI_QUIET": "", "MIAOTUI_CPU": "jit"}
+    here |= environment
     command = [sys.executable, "-c", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=here)
     assert done.returncode == 0, done.stderr
@@ -125,7 +126,7 @@ def test_the_key_is_the_same_with_and_without_numba_and_follows_the_cpu() -> Non
 @pytest.mark.ci  # 10 s
 def test_several_processes_may_start_at_once(filled: tuple[Path, str], tmp_path: Path) -> None:
     slow_kernels(tmp_path)
-    here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path)}
+    here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path), "MIAOTUI_CPU": "jit"}
     command = [sys.executable, "-c", CHILD, demo.path()]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=here) for _ in range(3)]
     digests = {process.communicate(timeout=300)[0].split()[0] for process in started}
@@ -151,7 +152,7 @@ def made_object(name: str, calls: str) -> bytes:
         f"declare i32 @{calls}()\n"
         f"define void @miaotui_{name}() {{\n %r = call i32 @{calls}()\n ret void\n}}\n"
     )  # fmt: skip
-    object_files._initialise()
+    object_files._initialised()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
     return machine.emit_object(module)
 
