@@ -66,9 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tokens", type=int, default=16384, metavar="N", help="feed at most N tokens (default: 16384)")
     group.add_argument("--lines", action="store_true", help="feed each line of the text by itself")
     group.add_argument(
-        "--after", dest="behind", metavar="TOKEN", help="judge only what follows this token in each line"
+        "--after", "--behind", dest="behind", metavar="TOKEN", help="judge only what follows this token in each line"
     )
-    group.add_argument("--behind", dest="behind", help=argparse.SUPPRESS)  # its name before; commands that are written
     group.add_argument(
         "--statistics",
         type=given_path,
