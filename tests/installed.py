@@ -66,7 +66,8 @@ def main(wheel: Path) -> None:
     pip = sum(size(path) for name in ("pip*", "setuptools*", "pkg_resources") for path in place.glob(name))
     installed, packed = size(place) - pip, wheel.stat().st_size / 1e6
     print(
-        f"the same bits: {', '.join(seen)}; installed {installed:.1f} MB (pip and setuptools apart), the wheel {packed:.2f} MB"
+        f"the same bits: {', '.join(seen)}; installed {installed:.1f} MB (pip and setuptools apart), "
+        f"the wheel {packed:.2f} MB"
     )
     assert packed <= MOST_WHEEL
 

@@ -209,7 +209,8 @@ COMMANDS = {
     "warm": Command(
         "compile ahead of time where Numba compiles: in a clone, and with the jit extra",
         "An installed package brings its kernels with it. Elsewhere, compile them for this processor and keep them in "
-        "the cache: those that --model needs with the options given, or, without --model, all kernels for the CPU. The other options need --model.",
+        "the cache: those that --model needs with the options given, or, without --model, all kernels for the CPU. "
+        "The other options need --model.",
         ("miaotui warm", "miaotui warm --model path/to/checkpoint"),
         "an installed package brings its kernels, and has nothing to compile",
     ),
