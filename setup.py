@@ -53,11 +53,6 @@ class WithKernels(build_py):  # type: ignore[misc]  # setuptools has no types
 class ForPlatform(bdist_wheel):  # type: ignore[misc]  # as above
     """A wheel for any Python on one kind of machine: its libraries call nothing but a few functions of any libc."""
 
-    def finalize_options(self) -> None:
-        """It is not pure where it has kernels."""
-        super().finalize_options()
-        self.root_is_pure = machine() is None
-
     def get_tag(self) -> tuple[str, str, str]:
         """Python, ABI, platform."""
         found = machine()

@@ -88,7 +88,7 @@ COMMANDS = {
             "miaotui serve --model org/name=large --model path/to/checkpoint=small --api-keys keys.txt",
             "miaotui serve --model path/to/checkpoint --adapter polite=path/to/adapter --host 0.0.0.0",
         ),
-        "OpenAI's API; several models and adapters by name; batches, reuse of prefixes",
+        "several models and adapters by name; batches, reuse of prefixes; a page to talk to them; needs `[serve]`",
     ),
     "run": Command(
         "do a task on every line of a file",
@@ -207,11 +207,12 @@ COMMANDS = {
         "`--goal`, `--max-memory`, `--max-kl`; `--out profile.json`, which every other command takes as `--profile`",
     ),
     "warm": Command(
-        "compile ahead of time, so that the first answer comes at once",
-        "Compile the kernels for this processor and keep them in the cache: those that --model needs with the options "
-        "given, or, without --model, all kernels for the CPU. The other options need --model.",
+        "compile ahead of time where Numba compiles: in a clone, and with the jit extra",
+        "An installed package brings its kernels with it. Elsewhere, compile them for this processor and keep them in "
+        "the cache: those that --model needs with the options given, or, without --model, all kernels for the CPU. "
+        "The other options need --model.",
         ("miaotui warm", "miaotui warm --model path/to/checkpoint"),
-        "about a minute and a half of processor time for all, shared by the cores; once per machine and version",
+        "an installed package brings its kernels, and has nothing to compile",
     ),
 }
 
