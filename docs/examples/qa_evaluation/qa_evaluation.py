@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import miaotui as mt
@@ -14,26 +13,17 @@ from tqdm import tqdm
 DATA = Path(__file__).with_name("colours.jsonl")
 
 
-def main() -> int:
+def main() -> None:
     """Ask every question, and say how often the answer is right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="a directory or a hub name (default: the included model)")
     args = parser.parse_args()
-    try:
-        evaluate(args.model)
-    except MiaotuiError as error:
-        print(f"qa_evaluation: --model {args.model}: {error}", file=sys.stderr)
-        return 1
-    return 0
 
-
-def evaluate(model: str | None) -> None:
-    """Print the figures of a model."""
     rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
     texts = [{"question": row["question"], "context": row["context"]} for row in rows]
     answers = [row["answer"] for row in rows]
 
-    with mt.pipeline("question-answering", model) as ask:
+    with mt.pipeline("question-answering", args.model) as ask:
         results = tqdm(ask(iter(texts)), total=len(texts), unit="question")  # packed into passes without padding
         predictions = [result["answer"] for result in results]
 
@@ -44,4 +34,7 @@ def evaluate(model: str | None) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        main()
+    except MiaotuiError as error:
+        raise SystemExit(f"qa_evaluation: {error}") from None
