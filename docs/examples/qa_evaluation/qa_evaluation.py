@@ -37,4 +37,4 @@ if __name__ == "__main__":
     try:
         main()
     except MiaotuiError as error:
-        raise SystemExit(f"qa_evaluation: {error}") from None
+        raise SystemExit(str(error)) from None
