@@ -49,6 +49,11 @@ class WithKernels(build_py):  # type: ignore[misc]  # setuptools has no types
                 env=os.environ | {"PYTHONPATH": search}, cwd=made, check=True,
             )  # fmt: skip
 
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Every module but this file, which lies in the package's folder and is none of it."""
+        found = super().find_package_modules(package, package_dir)
+        return [module for module in found if Path(module[2]).resolve() != ROOT / "setup.py"]
+
 
 class ForPlatform(bdist_wheel):  # type: ignore[misc]  # as above
     """A wheel for any Python on one kind of machine: its libraries call nothing but a few functions of any libc."""

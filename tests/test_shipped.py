@@ -1,6 +1,6 @@
 """Kernels compiled ahead: which of them a CPU takes, that they need no compiler, and that they give the JIT's bits.
 
-The libraries are those of the clone, `python -m miaotui.tools.kernels runtime/cpu/compiled`, which `.ci/run` makes.
+The libraries are those of the clone, `./dev kernels`, where it has some.
 """
 
 from __future__ import annotations
