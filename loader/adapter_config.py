@@ -28,6 +28,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 MAX_FILE = 16_000_000
 #: Of a pattern in the file: more is no name of modules.
 MAX_PATTERN = 4096
+#: Steps that a pattern may take for one module's name: a model has hundreds of them.
+MOST_OF_A_NAME = 2**20
 #: Of a list or a table in the file; every module of a model may stand in it.
 MAX_ENTRIES = 2**14
 ALL_LINEAR = "all-linear"
@@ -128,7 +130,7 @@ def _pattern(value: str) -> str:
     if len(value) > MAX_PATTERN:
         msg = f"a pattern of at most {MAX_PATTERN} characters"
         raise Unfit(msg)
-    if takes_long(value):
+    if takes_long(value) or steps_of(value) > MOST_OF_A_NAME:
         msg = (
             "a pattern without many repetitions in a row, and without a repeated group that repeats or chooses inside, "
             "which may take for ever to match"

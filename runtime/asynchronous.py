@@ -139,8 +139,10 @@ async def _in_own_thread(work: Callable[[], T]) -> T:
     return await future
 
 
-async def _drawn(engine: Engine, asked: Asked, filtering: Filtering | None = None) -> AsyncGenerator[Token, None]:
-    steps, task, tasks = asked.steps(filtering), Task(asked.sequence.table), engine.tasks()
+async def _drawn(
+    engine: Engine, asked: Asked, filtering: Filtering | None = None, *, at_once: bool = False
+) -> AsyncGenerator[Token, None]:
+    steps, task, tasks = asked.steps(filtering, at_once=at_once), Task(asked.sequence.table), engine.tasks()
     step = next(steps, None)
     while step is not None:
         if isinstance(step, Draw) and (drawn := asked.sequence.at_hand()) is not None:
@@ -150,8 +152,12 @@ async def _drawn(engine: Engine, asked: Asked, filtering: Filtering | None = Non
                 want = await in_thread(partial(asked.sequence.wanted, step))
             else:
                 want = asked.sequence.wanted(step)
-            with task:
-                await tasks.until_done(want)
+            try:
+                with task:
+                    await tasks.until_done(want)
+            except BaseException:
+                asked.sequence.keep(want)
+                raise
             step = steps.send(asked.sequence.taken(want))
         else:
             yield step
@@ -171,7 +177,7 @@ async def answers(engine: Engine, asked: list[Asked]) -> list[Generation]:
 
     async def one(each: Asked) -> Generation:
         async with room:
-            made = collect([token async for token in _drawn(engine, each)])
+            made = collect([token async for token in _drawn(engine, each, at_once=True)])
         return await _settled(each, made)
 
     made = await asyncio.gather(*map(one, asked), return_exceptions=True)

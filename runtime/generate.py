@@ -138,6 +138,7 @@ class Draw:
     first: bool = False
     speculation: Speculation | None = None  # what drafts the ids after the first
     steered: Steered | None = None  # what they may be
+    at_once: bool = False  # nobody looks at the ids before the last of them: all `left` may be drawn for one answer
 
 
 @dataclass(frozen=True)
@@ -283,6 +284,8 @@ def check_ids(ids: object, n_vocab: int, *, what: str = "prompt") -> list[int]:
     if not ids:
         msg = f"{what}: no token ids; give at least one (the model's bos id starts a text from nothing)"
         raise InputError(msg)
+    if type(ids) is list and {*map(type, ids)} == {int} and min(ids) >= 0 and max(ids) < n_vocab:
+        return list(ids)  # a long prompt is checked at once
     for position, i in enumerate(ids):
         if not _is_integer(i):
             many = what == "prompt" and isinstance(i, str | list | tuple | np.ndarray)
@@ -451,13 +454,15 @@ def steps(  # noqa: PLR0913 - keywords
     n_source: int = 0,
     filtering: Filtering | None = None,
     speculation: Speculation | None = None,
+    at_once: bool = False,
 ) -> Generator[Token | Draw, Drawn, None]:
     """Go on with a sequence: add the prompt, a list of checked ids; then ask for draws, and give tokens, until an end.
 
     Each `Draw` is answered by what was drawn (`send`); so a caller may have several texts on their way.
     `number`: which of several answers to one prompt it is, for the draws; `n_source`: tokens that an encoder reads
     before the first, for the timings; `filtering`: what the text goes through (default: afresh, where the parameters
-    have filters); `speculation`: what drafts ids, which changes none. Without a `spelling` (`decode(ids) -> str` will
+    have filters); `speculation`: what drafts ids, which changes none; `at_once`: nobody reads the tokens before the
+    last is there. Without a `spelling` (`decode(ids) -> str` will
     do) the tokens have no text.
     """
     n_prompt, room = len(prompt), most_ids(text, params) - len(text) - len(prompt) + 1  # the last drawn is never fed
@@ -479,6 +484,7 @@ def steps(  # noqa: PLR0913 - keywords
     sampler = _sampler(text, params, number, limit)
     steered = None if sampler is None else _steered(text, params, ends, sampler)
     speculation = _speculation(speculation, sampler, steered)
+    at_once = at_once and speculation is None and _looks_at_none(params, sampler)
     drawn = yield Draw(sampler, limit, ends, ask, first=True)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
     n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)
@@ -507,7 +513,7 @@ def steps(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation, steered=steered)
+        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation, steered=steered, at_once=at_once)
         token, told = yield from _next(text, steered, wanted)
 
 
@@ -531,6 +537,13 @@ def _speculation(wanted: Speculation | None, sampler: Sampler | None, steered: S
     known = sampler is None or (sampler.tells_ahead and not sampler.calls_python)
     here = steered is None or wanted is None or wanted.in_pass is None
     return wanted if known and here else None
+
+
+def _looks_at_none(params: GenerateParams, sampler: Sampler | None) -> bool:
+    """Whether ids alone end the answer, and neither how one is drawn nor what is told of it depends on those before."""
+    looks = params.block, params.filters, params.constraint, params.logprobs
+    none = not params.stop and all(each is None for each in looks)
+    return none and (sampler is None or sampler.constant)
 
 
 def _end(writer: Writer, steered: Steered | None, reason: FinishReason) -> tuple[str, FinishReason]:

@@ -68,8 +68,12 @@ def _logit_bias(value: object, n_vocab: int | None) -> Iterable[tuple[tuple[int,
         raise refusal(name, value, "a dict from token ids to numbers, such as {17: -5.0}")
     for key, number in value.items():
         token = int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 20 else key  # noqa: PLR2004 - an int64's digits
-        which = f"{name}[{shown(key)}]"
-        yield _run(which, (token,), n_vocab), _amount(which, number)
+        run, most = _whole_run((token,), n_vocab), None if n_vocab is None else n_vocab - 1
+        if run is None:
+            where = "a token id" if most is None else f"a token id from 0 to {most}"
+            msg = f"{name}: {shown(key)} is no id of a token: expected {where}"
+            raise InputError(msg)
+        yield run, _amount(f"{name}[{shown(key)}]", number)
 
 
 def _sequence_bias(value: object, n_vocab: int | None) -> Iterable[tuple[tuple[int, ...], float]]:
@@ -84,11 +88,16 @@ def _sequence_bias(value: object, n_vocab: int | None) -> Iterable[tuple[tuple[i
         yield _run(name, tuple(pair[0]), n_vocab), _amount(name, pair[1])
 
 
-def _run(name: str, ids: tuple[object, ...], n_vocab: int | None) -> tuple[int, ...]:
+def _whole_run(ids: tuple[object, ...], n_vocab: int | None) -> tuple[int, ...] | None:
+    """Ids of the vocabulary, one at least; None: they are none."""
     run = tuple(-1 if (i := integer(each)) is None else i for each in ids)
-    most = None if n_vocab is None else n_vocab - 1
-    if not run or min(run) < 0 or (most is not None and max(run) > most):
-        where = "token ids" if most is None else f"token ids from 0 to {most}"
+    return None if not run or min(run) < 0 or (n_vocab is not None and max(run) >= n_vocab) else run
+
+
+def _run(name: str, ids: tuple[object, ...], n_vocab: int | None) -> tuple[int, ...]:
+    run = _whole_run(ids, n_vocab)
+    if run is None:
+        where = "token ids" if n_vocab is None else f"token ids from 0 to {n_vocab - 1}"
         raise refusal(name, ids[0] if len(ids) == 1 else list(ids), where)
     return run
 

@@ -116,6 +116,8 @@ def _continues(ids: Sequence[int], word: tuple[int, ...]) -> bool:
 class Ruled(Sampler):
     """A sampler of rows that were changed first, by functions of the caller's and then by rules; perhaps greedy."""
 
+    constant = False
+
     def __init__(  # noqa: PLR0913 - keywords
         self,
         n_vocab: int,

@@ -148,6 +148,12 @@ class Sampler:
         """
         return "mirostat" not in self.params.stages
 
+    @property
+    def constant(self) -> bool:
+        """Whether every id is drawn alike, whatever came before it: its row and its position alone decide."""
+        counts = self.params.repetition_penalty != 1 or self.changes is not None or self.mask is not None
+        return self.tells_ahead and not counts
+
     def ahead(self, ids: Iterable[int]) -> Self:
         """Another sampler, as this one will be once it has observed these ids of the answer; this one stays as it is.
 

@@ -54,9 +54,9 @@ class Asked:
         limit = room if wanted is None else min(wanted, room)
         return limit, "length" if limit == wanted else "context"
 
-    def tokens(self, filtering: Filtering | None = None) -> Generator[Token, None, None]:
-        """The answer, an id at a time; of what has no beams."""
-        return tokens(self.sequence, self.steps(filtering))
+    def tokens(self, filtering: Filtering | None = None, *, at_once: bool = False) -> Generator[Token, None, None]:
+        """The answer, an id at a time; of what has no beams. `at_once`: as of `steps`."""
+        return tokens(self.sequence, self.steps(filtering, at_once=at_once))
 
     def check_streams(self) -> None:
         """InputError for what is known at its end."""
@@ -66,8 +66,10 @@ class Asked:
             msg = f"{what} are known at their end; use generate"
             raise InputError(msg)
 
-    def steps(self, filtering: Filtering | None = None) -> Generator[Token | Draw, Drawn, None]:
-        """The same, as what is to be drawn and what came of it."""
+    def steps(
+        self, filtering: Filtering | None = None, *, at_once: bool = False
+    ) -> Generator[Token | Draw, Drawn, None]:
+        """The same, as what is to be drawn and what came of it. `at_once`: nobody reads it before its end."""
         self.sequence.table.begin(self.params.priority)
         return steps(
             self.sequence,
@@ -79,6 +81,7 @@ class Asked:
             n_source=self.n_source,
             filtering=filtering,
             speculation=self.sequence.speculation(self.params, self.number),
+            at_once=at_once,
         )
 
 
@@ -98,7 +101,7 @@ def answers(session: Session, asked: list[Asked]) -> list[Generation]:
             made = []
             for one in each:
                 with one.sequence.as_it_was():
-                    made.append(one.sequence.awaiting(partial(collect, one.tokens())))
+                    made.append(one.sequence.awaiting(partial(collect, one.tokens(at_once=True))))
     made = [settled(one, generation) for one, generation in zip(each, made, strict=True)]
     n = len(made) // len(asked) if asked else 1
     return [gathered(one, made[i * n : (i + 1) * n]) for i, one in enumerate(asked)]
@@ -142,7 +145,7 @@ def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]
                 going.append(run)
             waiting = [(run, run.want) for run in going if run.want is not None]
             if waiting:
-                engine.serve([want for _, want in waiting])
+                _served(engine, waiting)
             for run, want in waiting:
                 if want.done:
                     run.go_on(want)
@@ -157,6 +160,16 @@ def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]
     return [collect(run.tokens) for run in runs]
 
 
+def _served(engine: Engine, waiting: list[tuple[_Going, Want]]) -> None:
+    """Wait until one of them is done; who is struck keeps what was drawn."""
+    try:
+        engine.serve([want for _, want in waiting])
+    except BaseException:
+        for run, want in waiting:
+            run.sequence.keep(want)
+        raise
+
+
 class _Going:
     """One answer on its way: what it waits for, the tokens that it has, or why it ended before its time."""
 
@@ -164,7 +177,7 @@ class _Going:
         self.want: Want | None = None
         self.tokens: list[Token] = []
         self.error: Exception | None = None
-        self.sequence, self._steps = asked.sequence, asked.steps()
+        self.sequence, self._steps = asked.sequence, asked.steps(at_once=True)
 
     def begin(self) -> None:
         """Go on to the first draw."""

@@ -21,7 +21,7 @@ from .engine.ahead import Ahead
 from .engine.scheduler import CLOSED
 from .engine.speculative import Begun, block_words
 from .engine.state import SequenceState, put_back, take_out
-from .engine.wants import Want
+from .engine.wants import Run, Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
@@ -177,6 +177,9 @@ class Text:
         letter = codec.encode("a", add_special_tokens=False)
         ids: list[str | int] = []
         for text in texts:
+            if text == "":
+                msg = "dry_sequence_breakers: '' is empty, and ends no match; leave it out"
+                raise InputError(msg)
             spelled = codec.encode(f"a{text}", add_special_tokens=False) if isinstance(text, str) else [text]
             if spelled != letter:  # else the tokenizer drops it, as T5's does a newline, and the letter would be its id
                 ids += spelled[-1:]
@@ -283,7 +286,8 @@ class Sequence:
         self._seed = seed
         self._following: Iterator[int] | None = None
         self._at_hand: deque[Drawn] = deque()  # drawn in the pass of the last id, after it
-        self._speculation: Speculation | None = None  # where the cache may hold more than the ids
+        self._speculation: Speculation | None = None
+        self._is_ahead = False  # whether the cache may hold more than the ids
         self._closed = False
         self._leave = session.left.when_dropped(self, self._table)
 
@@ -339,10 +343,10 @@ class Sequence:
 
     def _settle(self) -> None:
         """Forget what was drawn of this text, and not asked for."""
-        if self._speculation is not None:
+        if self._is_ahead:
             self._at_hand.clear()
             self._session.truncate(self._table, len(self._ids))
-            self._speculation = None
+            self._speculation, self._is_ahead = None, False
 
     def advance(self, n_logits: int = 1) -> None:
         """For the runtime: compute what the cache lacks; the session then holds logits of the last `n_logits` ids."""
@@ -383,8 +387,17 @@ class Sequence:
         if (drawn := self.at_hand()) is not None:
             return drawn
         want = self.wanted(draw)
-        engine.serve([want])
+        try:
+            engine.serve([want])
+        except BaseException:
+            self.keep(want)
+            raise
         return self.taken(want)
+
+    def keep(self, want: Want) -> None:
+        """For the runtime: who is struck while he waits for several ids keeps those that were drawn; once."""
+        if isinstance(want, Run):
+            self._ids += want.drawn
 
     def wanted(self, draw: Draw) -> Want:
         """For the runtime: the next id, as something to wait for; `taken` appends it."""
@@ -393,6 +406,8 @@ class Sequence:
         if draw.told is not None:
             return self._told(draw, draw.told)
         session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
+        if draw.at_once and draw.left > 1 and not draw.first:
+            return self._run(draw)
         drafted, ahead = self._drafted(draw)
         masks = draw.steered.ahead(drafted) if drafted and draw.steered is not None else []
         drafted = drafted if draw.steered is None else drafted[: len(masks)]
@@ -403,6 +418,17 @@ class Sequence:
         elif sampler is not None and (words := row_words(sampler, n)) is not None:
             draws = [words]
         return Want(table, self._ids, check, draws=draws, drafted=drafted, check=check, ahead=ahead)
+
+    def _run(self, draw: Draw) -> Run:
+        """All ids up to the answer's end, as something to wait for."""
+        session, table, sampler = self._session, self._table, draw.sampler
+
+        def drawn(row: int, n: int) -> int:
+            return _drawn_rows(session, table, draw, n, row)[0][0]
+
+        self._is_ahead = True
+        words = None if sampler is None else row_words(sampler, len(self._ids))
+        return Run(table, self._ids, drawn, most=draw.left, ends=draw.ends, words=words)
 
     def _drafted(self, draw: Draw) -> tuple[list[int], Ahead | None]:
         """Ids that may follow, of which the next pass is to tell; or that it is to draft them itself."""
@@ -416,7 +442,7 @@ class Sequence:
         length = speculation.length(self._ids, most, session.engine.n_answers)
         if not length:
             return [], None
-        self._speculation, first = speculation, speculation.in_pass
+        self._speculation, self._is_ahead, first = speculation, True, speculation.in_pass
         if first is not None:
             return [], Ahead(first, length, n, draw.sampler)
         return speculation.guessed(self._ids, length), None
@@ -443,6 +469,15 @@ class Sequence:
     def taken(self, want: Want) -> Drawn:
         """For the runtime: what was waited for, at the end of the text. Errors: as `drawn`."""
         self._check_open()
+        if isinstance(want, Run):
+            try:
+                first, *later = want.result()
+            except Exception:
+                self.keep(want)
+                raise
+            self._at_hand.extend(Drawn(token, want.at) for token in later)
+            self._ids.append(first)
+            return Drawn(first, want.at, want.n_reused)
         made: list[tuple[int, tuple[Logprob, ...]]] = want.result()
         if want.n_checked and self._speculation is not None:
             right = [d == token for d, (token, _) in zip(want.drafted[: want.n_checked], made, strict=False)]

@@ -6,6 +6,7 @@ them. One that is marked `soak` runs by hand alone (`soak.py`).
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections import Counter
@@ -51,6 +52,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported to no collection any more: a test that collects need not walk torch's million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

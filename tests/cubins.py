@@ -94,7 +94,7 @@ def instructions(code: bytes) -> Counter[str]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(code)
         f.flush()
-        listing = subprocess.run([program, "-c", f.name], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run([program, "-c", "-ndf", f.name], capture_output=True, text=True, check=True).stdout
     return Counter(re.findall(r"\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", listing))
 
 

@@ -10,6 +10,8 @@ from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack
 from miaotui.loader.prune.compiled import compile_plan
+from miaotui.runtime.cpu import link
+from miaotui.runtime.cpu.cache import read, write
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import rope_tables
@@ -86,6 +88,20 @@ def poison(session: Session) -> None:
     """NaN and garbage everywhere: nothing may survive from an earlier step."""
     arena: np.ndarray = session.backend.arena  # type: ignore[attr-defined]  # the CPU's
     arena[:] = 0xFF
+
+
+def slow_kernels(cache: Path) -> Path:
+    """Give a cache (as in MIAOTUI_CACHE_DIR) those kernels of the included model that take long to compile."""
+    slow = ["attention_f32", "draw", "linear_bf16"]
+    link.addresses(slow)
+    ours = link.cache_directory()
+    assert ours is not None
+    to = cache / "miaotui" / ours.name
+    to.mkdir(parents=True)
+    for name in slow:
+        if (data := read(ours, name)) is not None:
+            write(to, name, data)
+    return cache
 
 
 def complaint(err: str) -> str:

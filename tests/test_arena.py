@@ -112,22 +112,22 @@ def test_the_time_is_linear_in_the_layers():
         for _ in range(3):
             tensors, n_code = layers(n)
             gc.collect()
-            gc.freeze()  # or the collector walks all tensors again and again
+            gc.disable()  # or the collector walks all tensors again and again
             began = time.process_time()
             place(tensors, n_code)
             waits([([t.span], [t.span]) for t in tensors])
             times.append(time.process_time() - began)
-            gc.unfreeze()
+            gc.enable()
         return min(times)
 
     assert seconds(4000) < 24 * seconds(500)
 
 
-@pytest.mark.ci  # 12 s
-def test_a_plan_may_run_a_layer_some_ten_thousand_times(tmp_path: Path):
-    """Recording was quadratic once: a thousand layers took 36 s, ten thousand would have taken an hour."""
+@pytest.mark.ci  # 5 s
+def test_a_plan_may_run_a_layer_some_thousand_times(tmp_path: Path):
+    """Recording was quadratic once: a thousand layers took 36 s, four thousand would have taken ten minutes."""
     write_checkpoint(tmp_path, small("llama"))
-    n = 10_000
+    n = 4000
     plan = {"format": "miaotui-prune", "version": 1, "order": ",".join(["0-1"] * (n // 2))}
     began = time.process_time()
     with miaotui.load(tmp_path, threads=1, max_context=16, prune=plan) as model:

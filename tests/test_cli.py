@@ -17,6 +17,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, small, write_checkpoint
+from helpers import slow_kernels
 from miaotui.sizes import format_bytes
 from miaotui.tools import cli, demo
 from miaotui.tools.commands.arguments import size
@@ -515,7 +516,7 @@ def test_warm_says_how_long(miao):
 
 
 def test_the_second_start_compiles_nothing_and_keeps_its_code_in_one_place(tmp_path):
-    here = {"MIAOTUI_CACHE_DIR": str(tmp_path / "ours"), "NUMBA_CACHE_DIR": str(tmp_path / "not-ours")}
+    here = {"MIAOTUI_CACHE_DIR": str(slow_kernels(tmp_path / "ours")), "NUMBA_CACHE_DIR": str(tmp_path / "not-ours")}
     here["MIAOTUI_QUIET"] = ""
     first, second = (piped("generate", BEGINNING, "--max-new-tokens", "3", **here) for _ in range(2))
     assert first.out == second.out

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import miaotui
 import numpy as np
 import pytest
+from adapters_apart import write_adapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import ConfigError, InputError
@@ -198,6 +200,29 @@ def test_a_question_without_an_answer_is_refused(model: Model) -> None:
         reader_of(m)
     with pytest.raises(InputError, match="decides nothing"), miaotui.load(demo.path("encoder")) as m:
         reader_of(m)
+
+
+def test_a_question_that_nobody_waits_for_ends(model: Model) -> None:
+    gone = threading.Event()
+    reader_of(model).read(STATE, one(CHOICE), None, gone)
+    gone.set()
+    with pytest.raises(InputError, match="nobody waits"):
+        reader_of(model).read(STATE, one(CHOICE), None, gone)
+
+
+def test_an_adapter_answers_by_its_name(tmp_path: Path) -> None:
+    polite, question = write_adapter(tmp_path / "polite", demo.path(), "q_proj", "down_proj"), one(SCORE)
+    with miaotui.load(demo.path()) as model:
+        alone = reader_of(model).read(STATE, question)
+    with miaotui.load(demo.path(), adapters={"polite": polite}) as adapted:
+        reader = reader_of(adapted)
+        assert reader.read(STATE, question) == alone
+        ids, before = reader.prompt(prompts.asked(STATE, question))  # type: ignore[attr-defined] # a `Prompting`
+        texts = [f"{before}{text}" for text in prompts.written(question)]
+        options = [adapted.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        means = [score.mean for score in adapted.score(ids, options, adapter="polite")]
+        told = reader.read(STATE, question, "polite").probabilities
+        assert told == answers.probabilities(means) != alone.probabilities
 
 
 def test_an_encoder_decoder_writes_answers_too() -> None:

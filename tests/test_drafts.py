@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.runtime.engine.costs import Acceptance, Costs
+from miaotui.runtime.engine.costs import BUDGET, Acceptance, Costs, Credit
 from miaotui.runtime.engine.drafts import SIZES, NgramDrafter
 from miaotui.runtime.engine.speculative import MOST, Speculation
 from miaotui.runtime.engine.wants import Want
@@ -140,6 +141,32 @@ def test_it_tries_again_and_finds_that_it_pays_now() -> None:
     took = run(speculation, known, [True] * 400)
     assert speculation.n_drafted > n
     assert took < 300
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    more=st.floats(0, 2), drafts=st.floats(0, 1.5), n_texts=st.integers(1, 4),
+    answers=st.lists(st.tuples(st.lists(st.floats(0, 1), max_size=6), st.integers(0, 2**20)), min_size=1, max_size=5),
+)  # fmt: skip
+def test_whatever_is_right_little_is_lost(
+    more: float, drafts: float, n_texts: int, answers: list[tuple[list[float], int]]
+) -> None:
+    """Answers that share a budget; how often guesses are right changes every thirty ids."""
+    known, expected, credit, took, plain = costs(more), dict[int, float](), Credit(), 0.0, 0.0
+    unit = known.seconds(n_texts)
+    for shares, seed in answers:
+        rng, n = random.Random(seed), 30 * len(shares)  # noqa: S311 - which are right
+        right = [rng.random() < share for share in shares for _ in range(30)]
+        speculation, at = Speculation(Table(drafts * unit / n_texts), known, expected, 64, credit), 0
+        while at < n:
+            k = len(speculation.drafted([1], n - at - 1, n_texts))
+            n_right = next((i for i in range(k) if not right[at + i]), k)
+            took += known.seconds(n_texts * (1 + k)) / unit + k * drafts
+            if k:
+                speculation.learn(k, n_right)
+            at += n_right + 1
+        plain += n
+        assert took <= plain * (1 + BUDGET) + Credit.FIRST * n_texts + 1e-6  # each of the texts has its share
 
 
 def test_many_texts_draft_less() -> None:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from miaotui.errors import InputError
 from miaotui.runtime.engine.prefixes import begins_like
 from miaotui.runtime.engine.scheduler import OVERTAKEN, Engine
-from miaotui.runtime.engine.wants import Want
+from miaotui.runtime.engine.wants import Run, Want
 from miaotui.runtime.pages import Caller, Pages
 from miaotui.runtime.turns import Turns
 
@@ -63,13 +63,25 @@ class Model(Turns):
         for table, ids, start, n_rows in parts:
             table.used = len(self.passes)
             assert table.cached == start
-            assert self.pages.reserve(table, start + len(ids)), "a pass whose pages were not there"
+            assert self.may_write(table, start + len(ids)), "a pass whose pages were not there"
             for g, memory in enumerate(self.memory):
                 for slot, token in enumerate(ids, start):
                     memory[table.numbers[g, slot // SIZE]][slot % SIZE] = token
             table.cached = start + len(ids)
             self.rows += [self.seen(table, slot) for slot in range(table.cached - n_rows, table.cached)]
             self.pages.forget_unseen(table)
+
+    def may_write(self, table: Table, end: int) -> bool:
+        """Whether it has pages up to there, and nobody else has a slot that it writes.
+
+        What began after it in the same choice may share the page, of which it reads the slots before.
+        """
+        others = [t for t in self.pages.tables if t is not table and t.cached > table.cached]
+        for g in range(len(self.memory)):
+            mine = set(table.numbers[g, table.cached // SIZE : table.high[g]].tolist())
+            if table.high[g] * SIZE < end or any(mine & {*t.numbers[g, t.low[g] : t.high[g]].tolist()} for t in others):
+                return False
+        return True
 
     def seen(self, table: Table, slot: int) -> list[int]:
         """The text up to a slot, as the pages have it."""
@@ -95,9 +107,25 @@ class Text:
         self.want = Want(self.table, self.ids, take, rows)
         return self.want
 
+    def run(self, most: int, ends: tuple[int, ...] = ()) -> Run:
+        def draw(row: int, n: int) -> int:
+            assert self.model.rows[row] == [*self.ids, *run.drawn]
+            assert n == len(self.ids) + len(run.drawn)
+            return follows(self.model.rows[row])
+
+        self.want = run = Run(self.table, self.ids, draw, most=most, ends=ends)
+        return run
+
     def grow(self) -> None:
         assert self.want is not None
-        self.ids.append(self.want.result())
+        made = self.want.result()
+        self.ids += made if isinstance(self.want, Run) else [made]
+        self.want = None
+
+    def leave(self) -> None:
+        """Who goes away keeps what was drawn, and no more."""
+        if isinstance(self.want, Run):
+            self.ids += self.want.drawn
         self.want = None
 
 
@@ -401,6 +429,133 @@ def test_what_is_struck_is_taken_again() -> None:
     assert asked.result() == follows(second.ids)
 
 
+def test_a_run_is_drawn_to_its_end_and_wakes_nobody_before() -> None:
+    model = Model(12)
+    runs = [model.text(range(n)) for n in (5, 9)]
+    for text in runs:
+        text.run(20)
+    until_done(model, runs)
+    assert len(model.passes) == 20
+    for text, n in zip(runs, (5, 9), strict=True):
+        text.grow()
+        assert text.ids == [*range(n), *alone(range(n), 20)]
+    one, wanted = model.text(range(5)), alone(range(5), 20)
+    run = one.run(20, (wanted[3],))
+    model.engine.serve([run])
+    assert run.result() == wanted[: wanted.index(wanted[3]) + 1], "the first that ends it is the last"
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("at", range(6))
+def test_a_run_that_is_struck_loses_and_repeats_none(
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    late: bool,  # noqa: FBT001 - a parameter of pytest
+) -> None:
+    """Ctrl-C before an id is added, after it, and between the last one and the end that is told of it."""
+    model, strikes = Model(12), [at]
+    text, other = model.text(range(5)), model.text(range(9))
+    run, asked = text.run(6), other.run(6)
+    goes_on, fulfil = Run.goes_on, Run.fulfil
+
+    def strike(one: Run, n: int) -> None:
+        if one is run and strikes == [n]:
+            strikes.clear()
+            raise KeyboardInterrupt
+
+    def struck_late(self: Run) -> bool:
+        strike(self, len(self.drawn) - 1)
+        return goes_on(self)
+
+    def struck(self: Run, row: int) -> None:
+        strike(self, len(self.drawn))
+        fulfil(self, row)
+
+    monkeypatch.setattr(Run, *(("goes_on", struck_late) if late else ("fulfil", struck)))
+    with pytest.raises(KeyboardInterrupt):
+        until_done(model, [text, other])
+    assert not strikes
+    until_done(model, [text, other])
+    assert run.result() == alone(range(5), 6)
+    assert asked.result() == alone(range(9), 6)
+
+
+def test_an_error_ends_a_run_after_the_ids_before_it() -> None:
+    model = Model(12)
+    text, good = model.text(range(5)), model.text(range(9))
+
+    def draw(row: int, n: int) -> int:
+        if n == 8:
+            msg = "no"
+            raise InputError(msg)
+        return follows(model.rows[row])
+
+    bad = Run(text.table, text.ids, draw, most=20)
+    asked = good.run(6)
+    model.engine.serve([bad, asked])
+    assert bad.done
+    assert not asked.done
+    with pytest.raises(InputError, match="no"):
+        bad.result()
+    assert bad.drawn == alone(range(5), 3)
+    until_done(model, [good])
+    assert asked.result() == alone(range(9), 6)
+
+
+def test_runs_of_threads_are_led_by_one_after_the_other() -> None:
+    """Threads with runs of several lengths: each leaves the passes to the next, and nobody waits for a look."""
+    model, answers = Model(40), dict[int, list[int]]()
+    ready = threading.Barrier(ROWS)
+
+    def answer(i: int) -> None:
+        text = model.text([i] * 5)
+        ready.wait()
+        for most in (1, 10 + 5 * i, 3):
+            model.engine.serve([text.run(most)])
+            text.grow()
+        answers[i] = text.ids[5:]
+
+    threads = [threading.Thread(target=answer, args=(i,)) for i in range(ROWS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {i: alone([i] * 5, 14 + 5 * i) for i in range(ROWS)}
+    assert not model.engine._wants
+
+
+def test_who_leaves_wakes_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one whose answer is over rings for another, who would wait for an hour otherwise."""
+    monkeypatch.setattr("miaotui.runtime.engine.scheduler.FOLLOW", 3600)
+    model, follower = Model(40), list[list[int]]()
+    long = model.text(range(9))
+    began = threading.Event()
+
+    def follow() -> None:
+        run = long.run(30)
+        began.set()
+        model.engine.serve([run])
+        follower.append(run.result())
+
+    thread = threading.Thread(target=follow, daemon=True)
+
+    def lead(row: int, n: int) -> int:
+        if n == 5:
+            thread.start()
+            began.wait(60)
+            while not any(isinstance(want, Run) and want.bell for want in model.engine._waiting()):
+                began.wait(0.001)
+        return follows(model.rows[row])
+
+    text = model.text(range(5))
+    run = Run(text.table, text.ids, lead, most=4)
+    model.engine._taker = threading.get_ident()
+    model.engine.serve([run])
+    assert run.result() == alone(range(5), 4)
+    thread.join(60)
+    assert follower == [alone(range(9), 30)]
+
+
 def test_threads_share_passes() -> None:
     model, answers = Model(40), dict[int, list[int]]()
 
@@ -489,16 +644,35 @@ class Mix(RuleBasedStateMachine):
             text.grow()
             assert text.ids == [*before, *alone(before, 1)]
 
-    @rule(chosen=st.sets(st.integers(0, 9), min_size=1), passes=st.integers(1, 3))
-    def begin(self, chosen: set[int], passes: int) -> None:
+    @rule(chosen=st.sets(st.integers(0, 9), min_size=1), most=st.integers(1, 20), end=st.integers(0, VOCAB))
+    def go_on_at_once(self, chosen: set[int], most: int, end: int) -> None:
+        texts = [self.texts[i] for i in sorted(chosen) if i < len(self.texts)]
+        texts = [t for t in texts if len(t.ids) + most < CONTEXT]
+        for text in texts:
+            text.run(most, (end,))
+        until_done(self.model, texts)
+        for text in texts:
+            before = list(text.ids)
+            wanted = alone(before, most)
+            text.grow()
+            assert text.ids == before + wanted[: wanted.index(end) + 1 if end in wanted else most]
+
+    @rule(chosen=st.sets(st.integers(0, 9), min_size=1), passes=st.integers(1, 3), most=st.integers(0, 5))
+    def begin(self, chosen: set[int], passes: int, most: int) -> None:
         """Whoever waits is served a little, and goes away: cancelled, or in another thread."""
         texts = [self.texts[i] for i in sorted(chosen) if i < len(self.texts)]
-        wants = [t.want or t.ask() for t in texts if len(t.ids) < CONTEXT]
+        texts = [t for t in texts if len(t.ids) + most < CONTEXT]
+        wants = [t.run(most) if most else t.ask() for t in texts]
+        for want in wants:
+            self.model.engine.add(want)
         if wants:
             for _ in range(passes):
-                self.model.engine.serve(wants)
-        for text in texts:
-            text.want = None
+                self.model.engine._take_pass(wants)
+        for text, want in zip(texts, wants, strict=True):
+            self.model.engine.forget(want)
+            before = list(text.ids)
+            text.leave()
+            assert text.ids[len(before) :] == alone(before, len(text.ids) - len(before))
 
     @rule(i=st.integers(0, 9))
     def fork(self, i: int) -> None:

@@ -14,6 +14,7 @@ import functools
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -35,11 +36,12 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from masks import ByTheLast
+from miaotui.errors import InputError
 from miaotui.runtime.engine.speculative import Speculation
 from miaotui.runtime.kvcache import PAGE
 from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +78,24 @@ STEERED = {
 MASKED = miaotui.Filters(
     [{"words": ["w7", "w11"]}, {"regex": r"w\d*3( w\d+)? w\d*1", "max_length": 12}], hold=lambda _: "release"
 )
-#: The last gives two answers.
+BLOCKED = miaotui.Filters([{"words": ["w9", "w3", "w30"], "action": "block"}, {"words": ["w5"]}])
+#: What tokens spell, next to words: JSON, and brackets that end a block.
+PIECES = ('{"a":', "1}", "2,", '"b":', "4}", "true}", "}", ")")
+WORDS = tuple(f" w{i}" for i in range(N_VOCAB - len(PIECES))) + PIECES
+JSON = {
+    "type": "object",
+    "properties": {"a": {"type": ["integer", "boolean"]}, "b": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+#: Of answers that may end before they are as long as they may be.
+SHORT: list[dict[str, Any]] = [
+    {"schema": JSON},
+    {"schema": JSON, **DRAWN},
+    {"choices": [" w1 w2 w3", " w1 w4", " w9", "".join(WORDS[10:20])], **DRAWN},
+    {"stop_at": "block", **DRAWN},
+    {"filters": BLOCKED, **DRAWN},
+]
 HOWS: list[dict[str, Any]] = [
     {},
     DRAWN,
@@ -84,12 +103,24 @@ HOWS: list[dict[str, Any]] = [
     {"schema": ByTheLast(), **DRAWN},
     STEERED,
     {"filters": MASKED, **DRAWN},
+    {"draft": False},
+    {"draft": "ngram", **DRAWN},
+    *SHORT,
     {"n": 2, **DRAWN},
+    {"num_beams": 2, "num_return_sequences": 2},
 ]
-LAST = len(HOWS) - 1
+#: These give two answers, and cannot be streamed.
+N_STREAMS = len(HOWS) - 2
+LAST, BEAMS = len(HOWS) - 1, len(HOWS) - 1
 DONE: Counter[str] = Counter()  # operations, and what came of them
 PLACE: list[Path] = []  # of the checkpoints and the saved texts
 LENGTH = [1]  # ids that are drafted for a pass
+
+
+def assert_too_small(error: InputError, n: int, pages: int) -> None:
+    """Two beams of `n` tokens find no room in a cache of so many pages."""
+    assert "larger cache_tokens" in str(error), error
+    assert 2 * -(-n // PAGE) > pages, (error, n, pages)
 
 
 def as_many(_: Speculation, _seen: object, most: int, _texts: int) -> tuple[int, float]:
@@ -104,7 +135,9 @@ class MineError(Exception):
 @functools.cache
 def lone(kind: str) -> miaotui.Model:
     """One thread, one chunk: a model for what a text gets alone."""
-    return miaotui.load(PLACE[0] / kind, threads=1, prefill_chunk=CONTEXT, adapters=adapters(kind))
+    return miaotui.load(
+        PLACE[0] / kind, threads=1, prefill_chunk=CONTEXT, adapters=adapters(kind), cache_tokens=8 * PAGE
+    )
 
 
 def adapters(kind: str) -> dict[str, Path] | None:
@@ -121,7 +154,7 @@ def adapter_of(kind: str, which: int) -> str | None:
 def alone(kind: str, prompt: Ids, how: int, n: int, adapter: str | None = None) -> list[list[int]]:
     """Every answer's ids."""
     lone(kind).session.kept.clear()
-    return ids_of_all(lone(kind).generate(prompt, max_new_tokens=n, ignore_eos=True, adapter=adapter, **HOWS[how]))
+    return ids_of_all(lone(kind).generate(prompt, max_new_tokens=n, ignore_eos=True, adapter=adapter, **HOWS[how]), how)
 
 
 @functools.lru_cache(maxsize=20_000)
@@ -138,17 +171,23 @@ def scored(kind: str, prompt: Ids, candidates: tuple[Ids, ...], adapter: str | N
 
 
 def write_words(directory: Path) -> None:
-    """A tokenizer whose token i is the word "wi": filters read a text."""
-    words = Tokenizer(WordLevel({f"w{i}": i for i in range(N_VOCAB)}, unk_token="w0"))  # noqa: S106 - no password
-    words.pre_tokenizer = WhitespaceSplit()
+    """A tokenizer whose token i is WORDS[i]: filters and forms read a text."""
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+    words.decoder = Fuse()
     words.save(str(directory / "tokenizer.json"))
 
 
-def ids_of_all(out: miaotui.Generation) -> list[list[int]]:
+def ids_of_all(out: miaotui.Generation, how: int) -> list[list[int]]:
+    asked = HOWS[how]
     if out.filtered is not None:
-        assert out.filtered.unfiltered.split() == [f"w{i}" for i in out.ids]
-        assert not {"w7", "w11"} & set(out.text.split())
-        assert out.text == MASKED.apply(out.filtered.unfiltered).text
+        assert out.filtered.unfiltered == "".join(WORDS[i] for i in out.ids)
+        assert out.text == asked["filters"].apply(out.filtered.unfiltered).text
+        hidden = {"w7", "w11"} if asked["filters"] is MASKED else {"w9", "w3", "w30", "w5"}
+        assert not hidden & set(re.findall(r"\w+", out.text))
+    if asked.get("schema") is JSON and out.finish_reason == "stop":
+        assert isinstance(json.loads(out.text)["a"], int)
+    if "choices" in asked and out.finish_reason == "stop":
+        assert out.text in asked["choices"]
     return [each.ids for each in (out, *out.alternatives)]
 
 
@@ -195,20 +234,29 @@ class Call:
     @property
     def way(self) -> int:
         """Which of HOWS; a stream has one answer."""
-        return self.how % LAST if self.by == "stream" else self.how
+        return self.how % N_STREAMS if self.by == "stream" else self.how
+
+    @property
+    def raises(self) -> bool:
+        """Beams take no functions."""
+        return self.fate == "raises" and self.way != BEAMS
 
     def words(self) -> dict[str, Any]:
-        how = {"max_new_tokens": self.n, "ignore_eos": True, "priority": self.priority, **HOWS[self.way]}
-        return how | ({"logits_processor": Raises(self.at % self.n)} if self.fate == "raises" else {})
+        how = {"max_new_tokens": self.n, "ignore_eos": True, **HOWS[self.way]}
+        how |= {} if self.way == BEAMS else {"priority": self.priority}
+        return how | ({"logits_processor": Raises(self.at % self.n)} if self.raises else {})
 
     def begun(self, kind: str) -> dict[str, Any]:
         """As `words`, of a text that begins."""
         return self.words() | {"adapter": adapter_of(kind, self.adapter)}
 
-    def check(self, kind: str, got: object) -> None:
-        """That what came is what it gets alone, or what its fate is."""
+    def check(self, kind: str, got: object, pages: int) -> None:
+        """That what came is what it gets alone, or what its fate is. `pages`: of the cache."""
         wanted: Any = alone(kind, self.prompt, self.way, self.n, adapter_of(kind, self.adapter))
-        if self.fate == "raises":
+        if self.way == BEAMS and isinstance(got, InputError):
+            assert_too_small(got, self.size + self.n, pages)
+            return
+        if self.raises and (HOWS[self.way] not in SHORT or isinstance(got, MineError)):
             assert isinstance(got, MineError), got
         elif self.fate == "cancelled" and self.by != "thread" and isinstance(got, asyncio.CancelledError):
             pass
@@ -262,7 +310,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         kind=st.sampled_from(sorted(CONFIGS)), threads=st.integers(1, 3), pages=st.integers(2, 6),
         chunk=st.sampled_from([16, 40, 128]), length=st.integers(1, 8),
-        draft=st.sampled_from([None, "ngram", "keep-layers=0", "keep-layers=0-1"]),
+        draft=st.sampled_from([None, "ngram", "keep-layers=0", "keep-layers=1", "keep-layers=0-1", "a model"]),
     )  # fmt: skip
     def load(self, kind: str, threads: int, pages: int, chunk: int, draft: str | None, length: int) -> None:
         """With a draft, as many ids are drafted each time: what pays is another question."""
@@ -278,7 +326,7 @@ class Machine(RuleBasedStateMachine):
             prefill_chunk=chunk,
             cache_tokens=pages * PAGE,
             adapters=adapters(kind),
-            draft=draft,
+            draft=str(PLACE[0] / "draft") if draft == "a model" else draft,
         )
         run = self.model.session.backend.run
 
@@ -303,7 +351,7 @@ class Machine(RuleBasedStateMachine):
             thread.join()
         DONE["operations"] += len(calls) - 1
         for i, call in enumerate(calls):
-            call.check(self.kind, got[i])
+            call.check(self.kind, got[i], self.model.session.pages.n_pages)
 
     @rule(calls=st.lists(CALLS, min_size=3, max_size=7))
     def ask_again(self, calls: list[Call]) -> None:
@@ -312,7 +360,7 @@ class Machine(RuleBasedStateMachine):
 
     def in_thread(self, call: Call, i: int, got: dict[int, object]) -> None:
         try:
-            got[i] = ids_of_all(self.model.generate(call.prompt, **call.begun(self.kind)))
+            got[i] = ids_of_all(self.model.generate(call.prompt, **call.begun(self.kind)), call.way)
         except BaseException as e:  # noqa: BLE001 - `check` says whether it is right
             got[i] = e
 
@@ -333,7 +381,7 @@ class Machine(RuleBasedStateMachine):
         self.clock.going += 1
         try:
             if call.by != "stream":
-                return ids_of_all(await self.model.agenerate(call.prompt, **call.begun(self.kind)))
+                return ids_of_all(await self.model.agenerate(call.prompt, **call.begun(self.kind)), call.way)
             got, stream = [], self.model.atokens(call.prompt, **call.begun(self.kind))
             async for token in stream:
                 got.append(token.id)
@@ -350,8 +398,16 @@ class Machine(RuleBasedStateMachine):
     )  # fmt: skip
     def ask_a_list(self, calls: list[tuple[int, int]], how: int, n: int, which: int) -> None:
         prompts, adapter = [prompt_of(*call) for call in calls], adapter_of(self.kind, which)
-        got = self.model.generate_all(prompts, max_new_tokens=n, ignore_eos=True, adapter=adapter, **HOWS[how])
-        assert [ids_of_all(out) for out in got] == [alone(self.kind, prompt, how, n, adapter) for prompt in prompts]
+        words = {"max_new_tokens": n, "ignore_eos": True, "adapter": adapter, **HOWS[how]}
+        try:
+            got = self.model.generate_all(prompts, **words)
+        except InputError as e:
+            if how != BEAMS:
+                raise
+            assert_too_small(e, max(size for _, size in calls) + n, self.model.session.pages.n_pages)
+            return
+        wanted = [alone(self.kind, prompt, how, n, adapter) for prompt in prompts]
+        assert [ids_of_all(out, how) for out in got] == wanted
         DONE["lists"] += 1
 
     @rule(which=st.integers(0, 4), size=SIZES, ends=ENDS)
@@ -364,7 +420,7 @@ class Machine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------------------------- streams
 
-    @rule(which=st.integers(0, 4), size=SIZES, how=st.integers(0, LAST - 1), priority=PRIORITIES)
+    @rule(which=st.integers(0, 4), size=SIZES, how=st.integers(0, N_STREAMS - 1), priority=PRIORITIES)
     def stream(self, which: int, size: int, how: int, priority: int) -> None:
         prompt, adapter = prompt_of(which, size), adapter_of(self.kind, size)
         words = {"max_new_tokens": 12, "ignore_eos": True, "priority": priority, "adapter": adapter, **HOWS[how]}
@@ -378,6 +434,7 @@ class Machine(RuleBasedStateMachine):
             stream = self.streams[i % len(self.streams)]
             stream.got += [token.id for token in islice(stream.made, n)]
             assert stream.got == stream.wanted[: len(stream.got)]
+            DONE["reads of what ends early"] += len(stream.wanted) < 12
             DONE["reads"] += 1
 
     @rule(i=NUMBERS, kindly=st.booleans())
@@ -420,14 +477,20 @@ class Machine(RuleBasedStateMachine):
             text.truncate(len(text) % 50)
         whole = (*text.ids, *ids)
         try:
-            got = ids_of_all(text.generate(ids, **call.words()))
+            got = ids_of_all(text.generate(ids, **call.words()), call.way)
+        except InputError as e:
+            if call.way != BEAMS:
+                raise
+            assert_too_small(e, len(whole) + call.n, self.model.session.pages.n_pages)
+            assert tuple(text.ids) == whole[: len(text)]
+            return
         except MineError:
-            assert call.fate == "raises"
+            assert call.raises
             assert tuple(text.ids[: len(whole)]) == whole, "it goes on from what was drawn"
             assert text.ids[len(whole) :] == self.after(text, whole, call)[0][: len(text) - len(whole)]
             DONE["sequences: raises"] += 1
             return
-        assert call.fate != "raises"
+        assert not call.raises or HOWS[call.way] in SHORT
         assert got == self.after(text, whole, call)
         assert text.ids == [*whole, *got[0]]
         DONE["sequences: right"] += 1
@@ -532,6 +595,8 @@ def main() -> None:
             for i, name in enumerate(NAMES if kind == "adapters" else ()):
                 write_adapter(PLACE[0] / name, PLACE[0] / kind, "q_proj", "v_proj", "down_proj", r=3 + i, seed=i)
             alone(kind, (5,), 0, 2)
+        write_checkpoint(PLACE[0] / "draft", Drawn(LLAMA | {"num_hidden_layers": 1}, "F32", 3))
+        write_words(PLACE[0] / "draft")
         faulthandler.dump_traceback_later(DEADLINE, exit=True)
         how = settings(
             max_examples=4, stateful_step_count=40, deadline=None, database=None, phases=[Phase.generate],

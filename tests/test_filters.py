@@ -7,7 +7,7 @@ import re
 import time
 import unicodedata
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +18,9 @@ from miaotui.runtime.filters.filters import Filtered, Filters
 from miaotui.runtime.filters.folding import FORMS, LONGEST, Folded, fold
 from miaotui.runtime.filters.patterns import parse, width
 from miaotui.runtime.filters.rules import FilterRule, Search
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Spans = list[tuple[int, int]]
 
@@ -70,8 +73,10 @@ def of_python(pattern: str, text: str, longest: int, flags: int = 0) -> dict[int
     return begun
 
 
-def of_ours(pattern: str, text: str, longest: int, **how: bool) -> dict[int, int]:
-    threads = Threads(Automaton(parse(pattern, **how), longest))
+def of_ours(pattern: str, text: str, longest: int, *, wide: bool = False, **how: bool) -> dict[int, int]:
+    automaton = Automaton(parse(pattern, **how), longest)
+    automaton.wide |= wide
+    threads = Threads(automaton)
     for c in text:
         threads.push(c)
     threads.end()
@@ -103,7 +108,9 @@ def test_matches_are_those_of_python(
     longest: int,
 ) -> None:
     flags = re.IGNORECASE if ignore_case else 0
-    assert of_ours(pattern, text, longest, ignore_case=ignore_case) == of_python(pattern, text, longest, flags)
+    wanted = of_python(pattern, text, longest, flags)
+    for wide in (False, True):
+        assert of_ours(pattern, text, longest, ignore_case=ignore_case, wide=wide) == wanted
 
 
 @pytest.mark.parametrize(
@@ -134,6 +141,31 @@ def test_matches(pattern: str, text: str, spans: dict[int, int]) -> None:
 )  # fmt: skip
 def test_widths(pattern: str, least: int, most: int | None) -> None:
     assert width(parse(pattern)) == (least, most)
+
+
+@pytest.mark.parametrize("pattern", ["(a?){990}", "(a?b?){490}c", r"(a?\b){600}"])
+def test_parts_that_may_be_empty_are_worked_out_together(pattern: str) -> None:
+    """Each state leads to all after it: told one by one that is a million steps a character."""
+    automaton = Automaton(parse(pattern), 1000)
+    assert automaton.wide
+    text, steps, spread = "a" * 5 + "b", 0, automaton.spread
+
+    def counted(threads: Mapping[int, int], around: int) -> dict[int, int]:
+        nonlocal steps
+        out = spread(threads, around)
+        steps += 1
+        return out
+
+    automaton.spread = counted  # type: ignore[method-assign]  # to see that it is asked
+    threads = Threads(automaton)
+    for c in text:
+        threads.push(c)
+    threads.end()
+    assert 0 < steps <= len(text)
+    assert not automaton._closures or max(len(one) for one, _ in automaton._closures.values()) <= 2000
+    assert len(automaton._closures) <= 32, "of the beginning alone"
+    small = pattern.replace("990", "6").replace("490", "6").replace("600", "6")
+    assert {end: start for start, end in threads.matches} == of_python(small, text, 1000)
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*b", "(a*)*(a*)*c", r"(\w+\s?)+$!", "(.*)(.*)(.*)(.*)(.*)z"])

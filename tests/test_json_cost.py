@@ -136,8 +136,8 @@ def header_of(n: int, metadata: str = "") -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def test_two_hundred_thousand_tensors_are_no_bomb(tmp_path):
-    data = header_of(200_000, '"__metadata__":{"format":"pt","notes":"[{,:]"},')
+def test_fifty_thousand_tensors_are_no_bomb(tmp_path):
+    data = header_of(50_000, '"__metadata__":{"format":"pt","notes":"[{,:]"},')
     file = tmp_path / "model.safetensors"
     file.write_bytes(data)
     tracemalloc.start()
@@ -146,7 +146,7 @@ def test_two_hundred_thousand_tensors_are_no_bomb(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(header.tensors) == 200_000
+    assert len(header.tensors) == 50_000
     assert header.metadata == {"format": "pt", "notes": "[{,:]"}
     assert peak < 8 * len(data)
 

@@ -604,7 +604,7 @@ def test_what_finds_no_room_leaves_a_text_as_it_was() -> None:
 
         def nosy(*work: Any) -> Any:
             token = turn(*work)
-            if not refused and len(other) > 140:  # it holds two pages, all that there are
+            if not refused and other.table.cached > 140:  # it holds two pages, all that there are
                 refused.append("")
                 handler()
             return token

@@ -83,9 +83,8 @@ def test_both_factors_matter(model: Model, exact: Any) -> None:
     assert model.config.ropes[0].attention_factor == pytest.approx((1 + np.log(4) / np.log(16)) ** 0.5)
 
 
-@pytest.mark.parametrize("n", [5, 12, 15, 16, 17, 30])
-@pytest.mark.parametrize("beams", [1, 3])
-def test_generated_ids_are_those_of_transformers(n: int, beams: int, model: Model, exact: Any) -> None:
+@pytest.mark.parametrize(("beams", "n"), [*((1, n) for n in (5, 12, 15, 16, 17, 30)), (3, 12), (3, 16)])
+def test_generated_ids_are_those_of_transformers(beams: int, n: int, model: Model, exact: Any) -> None:
     """Where a text grows beyond the original context, all of its keys are computed again."""
     prompt = ids_of(n, 100 + n)
     with torch.no_grad():

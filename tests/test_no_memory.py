@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from linecache import getline
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import miaotui
 import numpy as np
 import pytest
+import soak
 from life import pages_are_counted
 from miaotui.errors import MemoryLimitError
 
@@ -114,10 +116,18 @@ def test_refused_at_some_lines(model: miaotui.Model) -> None:
     assert refused_anywhere(model, 12, 1) > 60
 
 
-@pytest.mark.ci  # 30 s
+@pytest.mark.ci  # 12 s
 @pytest.mark.skipif(sys.gettrace() is not None, reason="another tracer is at work")
 def test_refused_at_many_lines(model: miaotui.Model) -> None:
-    assert refused_anywhere(model, 400, 2) > 1500
+    assert refused_anywhere(model, 150, 2) > 560
+
+
+@pytest.mark.soak("refusals")
+@pytest.mark.skipif(sys.gettrace() is not None, reason="another tracer is at work")
+def test_refused_at_more_lines(pytestconfig: pytest.Config, model: miaotui.Model) -> None:
+    seed = int(pytestconfig.getoption("hypothesis_seed") or time.time_ns() % 2**32)
+    soak.count("refusals", refused := refused_anywhere(model, 400, seed))
+    assert refused > 1500
 
 
 def test_numpy_refuses(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ from miaotui.tools.packages_picture import LOWEST
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
-NOT_PACKAGED = {"tests", "docs", "build", "dist"}
-#: Modules of the tree that the wheel leaves out: they serve tests, or answered one question.
-NOT_IN_THE_WHEEL = ("miaotui.runtime.cuda.emulator", "miaotui.tools.studies")
+NOT_PACKAGED = {"tests", "docs", "build", "dist", "setup.py"}
+#: Modules of the tree that the wheel leaves out: they serve tests or the build, or answered one question.
+NOT_IN_THE_WHEEL = ("miaotui.runtime.cuda.emulator", "miaotui.tools.building", "miaotui.tools.studies")
 SOURCES = sorted(
     path
     for path in ROOT.rglob("*.py")
@@ -136,12 +136,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Build a wheel from a clean copy of the tree, as pip does; the names of its files."""
     pytest.importorskip("setuptools", "77", reason="building a wheel takes setuptools 77 or later")
     source, out = tmp_path_factory.mktemp("source") / "any-name", tmp_path_factory.mktemp("wheel")
-    skipped = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+    skipped = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "compiled")
     shutil.copytree(ROOT, source, ignore=skipped)
     code = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
+    here = os.environ | {"MIAOTUI_BUILD_MACHINE": "none"}  # its kernels: ./dev wheel
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False, env=here
+    )
     assert done.returncode == 0, done.stderr
     (built,) = out.glob("*.whl")
+    assert built.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(built) as archive:
         return archive.namelist()
 
@@ -151,11 +155,13 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: list[str]) -> None:
     assert {PurePosixPath(name).parts[0] for name in wheel} == {"miaotui", f"miaotui-{version}.dist-info"}
     inside = {name.removeprefix("miaotui/") for name in wheel if name.startswith("miaotui/")}
     demo = ROOT / "tools" / "demo"
-    models = [*(demo / "model").glob("*"), *(path for path in (demo / "models").rglob("*") if path.is_file())]
+    models = [*(demo / "model").glob("*"), *(ROOT / "tools" / "server" / "page").glob("*")]
+    models += [path for name in ("models", "adapters") for path in (demo / name).rglob("*") if path.is_file()]
     left_out = tuple(package.removeprefix("miaotui.").replace(".", "/") + "/" for package in NOT_IN_THE_WHEEL)
     names = {path.relative_to(ROOT).as_posix() for path in SOURCES}
     expected = {name for name in names if not name.startswith(left_out)} | {"py.typed"}
     expected |= {path.relative_to(ROOT).as_posix() for path in models}
+    expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "tools" / "server" / "page").iterdir()}
     assert inside == expected
 
 

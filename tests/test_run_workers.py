@@ -135,7 +135,7 @@ def test_files_of_a_directory_one_after_the_other(tmp_path: Path, run: Any) -> N
     )
     code, _, err = run("--input", "in", "--output", "other")
     assert (code, "in/a.txt, line 7: " in err) == (1, True)
-    code, _, err = run("--input", "in/deep/*.jsonl", "--output", "other", "--errors", "others")
+    code, _, err = run("--input", "in/deep/*.jsonl", "--output", "fresh", "--errors", "others")
     assert (code, sorted(files_in(tmp_path / "others"))) == (0, ["b.jsonl"])
 
 
@@ -244,10 +244,10 @@ def test_whoever_is_killed_the_output_is_that_of_one_process(tmp_path: Path, cla
 
 @pytest.mark.soak("workers")
 def test_whoever_is_killed_often_the_output_is_that_of_one_process(tmp_path: Path, classifier: Path) -> None:
-    workers, parents = kill_anyone(tmp_path, classifier, 20_000, 30, random.randrange(2**32))  # noqa: S311 - moments
+    workers, parents = kill_anyone(tmp_path, classifier, 8000, 20, random.randrange(2**32))  # noqa: S311 - moments
     soak.count("workers killed", workers)
     soak.count("parents killed", parents)
-    assert workers + parents > 20
+    assert workers + parents > 10
 
 
 @pytest.mark.ci  # 10 s

@@ -107,6 +107,7 @@ def test_answers_that_take_too_long_are_cut() -> None:
         (["--api-keys", os.devnull], "has no key"),
         (["--temperature", "-1"], "--temperature -1"),
         (["--max-requests", "0"], "--max-requests 0"),
+        (["--tool-calls", "xml"], "--tool-calls xml: expected one of hermes, qwen3_coder,"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )

@@ -14,6 +14,7 @@ pytest.importorskip("starlette", reason="starlette is not installed: pip install
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: pip install 'miaotui[serve]'")
 pytest.importorskip("jinja2", reason="jinja2 is not installed: pip install 'miaotui[serve]'")
 
+from miaotui.tools.server.served import Served
 from scripted import TEMPLATES, Scripted, load_with
 from serving import Client, Reply
 
@@ -434,6 +435,13 @@ def test_responses_refuse_by_name(models: dict[str, miaotui.Model], more: dict[s
     reply = made.post(RESPONSES, wanted(**more))
     assert reply.status == 400
     assert reply.error["param"].startswith(param)
+
+
+def test_a_format_by_name(models: dict[str, miaotui.Model]) -> None:
+    made, scripted = client(models, "none", CALL)
+    served = Served({"m": scripted}, tool_calls="hermes")  # type: ignore[dict-item]  # as above
+    made.state.served = served
+    assert len(made.post(CHAT, body()).json["choices"][0]["message"]["tool_calls"]) == 1
 
 
 HISTORY: list[dict[str, Any]] = [

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from miaotui.tools import demo
 from miaotui.tools.reranking import ranker_of
 from task_models import write_model
@@ -20,7 +22,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("jinja2")
 
-from miaotui.tools.server import embeddings
+from miaotui.tools.server import embeddings, rerank, tokens
 from serving import Client
 
 if TYPE_CHECKING:
@@ -68,9 +70,9 @@ def test_embeddings_are_the_models_vectors(client: Client, models: dict[str, mia
     """Of a text, several, ids, and several lists of them; as numbers and as base64: the same bits."""
     wanted = np.asarray(models["encoder"].encode(TEXTS))
     ids = [models["encoder"].tokenizer.encode(text) for text in TEXTS]
-    for given, rows in ((TEXTS, wanted), (TEXTS[0], wanted[:1]), (ids, wanted), (ids[0], wanted[:1])):
+    for asked, rows in ((TEXTS, wanted), (TEXTS[0], wanted[:1]), (ids, wanted), (ids[0], wanted[:1])):
         for how in ({"encoding_format": "base64"}, {}, {"encoding_format": "float"}):
-            reply = client.post(EMBEDDINGS, {"model": "encoder", "input": given, **how})
+            reply = client.post(EMBEDDINGS, {"model": "encoder", "input": asked, **how})
             assert np.array_equal(rows_of(reply), rows)
             n = sum(map(len, ids[: len(rows)]))
             assert reply.json["usage"] == {"prompt_tokens": n, "total_tokens": n}
@@ -218,3 +220,30 @@ def test_the_page_s_requests_are_answered_and_its_fields_are_all(client: Client)
     assert {key: value for key, value in reply.items() if key != "id"} == json.loads(told)
     fields = {field.name for field in embeddings.FIELDS} - {"model", "user"}
     assert all(f"| `{name}` |" in page for name in fields)
+
+
+FIELDS = {
+    work.path: [field.name for field in work.fields]
+    for work in (embeddings.WIRE, rerank.WIRE, tokens.TOKENIZE, tokens.DETOKENIZE)
+}
+WORDS = st.sampled_from(
+    ["a", "", "\ud800", "encoder", "judge", "chat", "text", "role", "user", "content", "base64", "<s>"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(WORDS, inside, max_size=3),
+    max_leaves=6,
+)
+GOOD = {"input": ["a"], "query": "a", "documents": ["b"], "prompt": "a", "tokens": [5]}
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_whatever_is_sent_is_no_fault_of_the_servers(client: Client, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(sorted(FIELDS)))
+    good = {name: GOOD[name] for name in FIELDS[path] if name in GOOD}
+    changed = data.draw(st.dictionaries(st.sampled_from(FIELDS[path]), JSON, max_size=2))
+    model = data.draw(st.sampled_from(["encoder", "judge", "chat"]))
+    reply = client.post(path, {"model": model, **good, **changed})
+    assert reply.status in (200, 400, 404), reply.body
+    assert ("error" in reply.json) == (reply.status != 200)

@@ -186,6 +186,47 @@ def test_threads_share_passes(model: miaotui.Model, lone: miaotui.Model) -> None
     assert len(sizes) < 40 * len(prompts) / 2, "each took its passes alone"
 
 
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.3, "seed": 5, "top_p": 0.9}, DRAWN])
+def test_an_answer_that_is_drawn_at_once_is_the_one_that_is_streamed(
+    model: miaotui.Model, lone: miaotui.Model, how: dict[str, Any]
+) -> None:
+    prompt = [5, 6, 8, 9]
+    wanted = [token.id for token in lone.tokens(prompt, max_new_tokens=20, ignore_eos=True, **how)]
+    for n in (1, 2, 20):
+        assert model.generate(prompt, max_new_tokens=n, ignore_eos=True, **how).ids == wanted[:n]
+    end = wanted[7]
+    assert end is not None
+    made = model.generate(prompt, max_new_tokens=20, eos_token_id=end, **how)
+    assert made.ids == wanted[: wanted.index(end) + 1]
+    assert made.finish_reason == "eos"
+    assert (made.timings.n_new, made.timings.decode_s > 0) == (len(made.ids), len(made.ids) > 1)
+
+
+def test_an_interrupted_answer_leaves_the_ids_that_were_drawn(
+    model: miaotui.Model, lone: miaotui.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, n = lone.generate([5, 6, 8], max_new_tokens=12, ignore_eos=True).ids, 0
+    run_pass = model.session.run_pass
+
+    def interrupted(*parts: Any, **how: Any) -> None:
+        nonlocal n
+        n += 1
+        if n == 6:
+            raise KeyboardInterrupt
+        run_pass(*parts, **how)
+
+    with model.sequence() as text:
+        with monkeypatch.context() as patched:
+            patched.setattr(model.session, "run_pass", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                text.generate([5, 6, 8], max_new_tokens=12, ignore_eos=True)
+        assert text.ids == [5, 6, 8, *wanted[:5]]
+        twin = text.fork()
+        assert text.generate(max_new_tokens=7, ignore_eos=True).ids == wanted[5:]
+        assert twin.feed([1]).tobytes() == lone.logits([*twin.ids])[-1].tobytes()
+        twin.close()
+
+
 def test_a_stream_that_is_not_read_keeps_nobody_waiting(model: miaotui.Model, lone: miaotui.Model) -> None:
     prompt = ids_of(50, 2 * PAGE)
     stream = model.tokens(prompt, max_new_tokens=9, ignore_eos=True)

@@ -237,9 +237,9 @@ def test_a_saved_sequence_holds_what_was_asked_for(models: Any, forced: list[int
 @pytest.mark.parametrize("draft", [pytest.param("ngram", marks=pytest.mark.ci), "keep-layers=0-1"])  # 3 s
 def test_lists_threads_tasks_and_streams_get_what_each_gets_alone(models: Any, forced: list[int], draft: str) -> None:
     model, forced[0], n_drafted = models("plain", draft), 3, 0
-    prompts = [prompt_of(i, 5 + 3 * i) * 2 for i in range(6)]
+    prompts = [prompt_of(i, 5 + 4 * i) * 2 for i in range(4)]
     for how in HOWS:
-        asked = how | {"max_new_tokens": 30, "ignore_eos": True}
+        asked = how | {"max_new_tokens": 20, "ignore_eos": True}
         wanted = [plain(model, prompt, **asked).ids for prompt in prompts]
         got = model.generate(prompts, **asked)
         assert [out.ids for out in got] == wanted
@@ -254,12 +254,12 @@ def test_lists_threads_tasks_and_streams_get_what_each_gets_alone(models: Any, f
         def stream(i: int, made: dict[int, list[int]], asked: dict[str, Any]) -> None:
             made[i] = [t.id for t in model.tokens(prompts[i], **asked)]
 
-        threads = [threading.Thread(target=stream, args=(i, made, asked)) for i in range(6)]
+        threads = [threading.Thread(target=stream, args=(i, made, asked)) for i in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [made[i] for i in range(6)] == wanted
+        assert [made[i] for i in range(4)] == wanted
     assert n_drafted > 0
     drawn = model.generate(prompts[0], n=3, max_new_tokens=18, ignore_eos=True, **DRAWN)
     wanted_n = plain(model, prompts[0], n=3, max_new_tokens=18, ignore_eos=True, **DRAWN)
@@ -515,7 +515,7 @@ def test_a_draft_model_reads_what_its_text_became(models: Any, forced: list[int]
         assert text._speculation.n_accepted == text._speculation.n_drafted > 0
 
 
-def test_a_model_of_other_tokens_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_other_tokens_is_refused(tmp_path: Path, forced: list[int]) -> None:
     """As many of them, two in each other's places; the same ones in another file are no matter."""
     shutil.copytree(demo.path(), tmp_path / "same")
     shutil.copytree(demo.path(), tmp_path / "other")
@@ -527,6 +527,7 @@ def test_a_model_of_other_tokens_is_refused(tmp_path: Path) -> None:
             a, b = (next(token for token, i in vocab.items() if i == n) for n in (500, 501))
             vocab[a], vocab[b] = 501, 500
         file.write_text(json.dumps(said, indent=3), encoding="utf-8")
+    forced[0] = 2  # a model as large as the other does not pay
     with miaotui.load(demo.path(), draft=tmp_path / "same") as model:
         assert model.generate("Once", max_new_tokens=9).timings.n_accepted > 0
     with pytest.raises(
@@ -580,10 +581,10 @@ def test_the_page_s_python_prints_what_it_says(capsys: pytest.CaptureFixture[str
     names["model"].close()
 
 
-def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str], forced: list[int]) -> None:
     words = ["generate", "Once upon a time", "--max-new-tokens", "20", "--no-prompt"]
     assert cli.main(words) == 0
-    plain = capsys.readouterr().out
+    plain, forced[0] = capsys.readouterr().out, 2
     for draft in ("ngram", "keep-layers=0-4", str(demo.path())):
         assert cli.main([*words, "--draft", draft, "--stats"]) == 0
         out = capsys.readouterr()

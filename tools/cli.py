@@ -88,20 +88,22 @@ COMMANDS = {
             "miaotui serve --model org/name=large --model path/to/checkpoint=small --api-keys keys.txt",
             "miaotui serve --model path/to/checkpoint --adapter polite=path/to/adapter --host 0.0.0.0",
         ),
-        "OpenAI's API; several models and adapters by name; batches, reuse of prefixes",
+        "several models and adapters by name; batches, reuse of prefixes; a page to talk to them; needs `[serve]`",
     ),
     "run": Command(
         "do a task on every line of a file",
         "Do a task on every line of a text file, every JSON value or every row of a CSV file, and write a line of JSON "
         "for each, in order. A run that was stopped or killed goes on where it was when the same command is given "
         "again: no line is lost or written twice, and an input or options that changed are refused. Memory is bounded, "
-        "however long the file is.",
+        "however long the file is. Of a directory, every file has its own results; with --workers several processes "
+        "share the work, and the output stays the same, byte by byte.",
         (
             "miaotui run text-classification --model path/to/checkpoint --input reviews.txt --output labels.jsonl",
             "miaotui run ner --model org/name --input mail.csv --column body --output names.jsonl --errors bad.jsonl",
             "miaotui run text-classification --model path/to/checkpoint --input - --output - --top-k 3 < reviews.txt",
             "miaotui run ner --model org/name --input a.jsonl --output b.jsonl --set aggregation_strategy=simple",
             "miaotui run text-generation --input openings.txt --output stories.jsonl --seed 7 --set max_new_tokens=60",
+            "miaotui run text-classification --model org/name --input mail --output labels --errors bad --workers 4",
         ),
         "in order, resumed after a kill; `--errors FILE` keeps bad lines apart",
     ),
@@ -205,11 +207,12 @@ COMMANDS = {
         "`--goal`, `--max-memory`, `--max-kl`; `--out profile.json`, which every other command takes as `--profile`",
     ),
     "warm": Command(
-        "compile ahead of time, so that the first answer comes at once",
-        "Compile the kernels for this processor and keep them in the cache: those that --model needs with the options "
-        "given, or, without --model, all kernels for the CPU. The other options need --model.",
+        "compile ahead of time where Numba compiles: in a clone, and with the jit extra",
+        "An installed package brings its kernels with it. Elsewhere, compile them for this processor and keep them in "
+        "the cache: those that --model needs with the options given, or, without --model, all kernels for the CPU. "
+        "The other options need --model.",
         ("miaotui warm", "miaotui warm --model path/to/checkpoint"),
-        "about a minute and a half of processor time for all, shared by the cores; once per machine and version",
+        "an installed package brings its kernels, and has nothing to compile",
     ),
 }
 

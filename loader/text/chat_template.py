@@ -226,7 +226,7 @@ def _compiled(template: str, where: str) -> jinja2.Template:
         raised_in_handler(e)
         line = getattr(e, "lineno", None)
         at = "" if line is None else f" in line {line}"
-        msg = f"{where}: is no valid Jinja template{at} ({printable(e)}); get the checkpoint's tokenizer files again"
+        msg = f"{where}: is no valid Jinja template{at} ({printable(e).rstrip('.')}); mend it, or get the file again"
         raise TokenizerError(msg) from e
     return ready
 

@@ -346,10 +346,13 @@ def _no_tokenizer(directory: Path) -> str:
 def checked_ids(ids: object) -> list[int]:
     """Token ids as `tokenizers` takes them. Errors: `InputError`, for what is no list of them too."""
     try:
-        listed = list(ids)  # type: ignore[call-overload]  # what cannot be iterated is refused
+        listed: list[object] = list(ids)  # type: ignore[call-overload]  # what cannot be iterated is refused
     except TypeError as e:
         msg = f"token ids must be a list or an array of one dimension, found {quote(ids)}"
         raise InputError(msg) from e
+    plain = [i for i in listed if type(i) is int]
+    if plain and len(plain) == len(listed) and min(plain) >= 0 and max(plain) <= MAX_ID:
+        return plain  # many are checked at once
     return [_checked_id(i) for i in listed]
 
 

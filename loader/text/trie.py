@@ -188,6 +188,14 @@ def trie_of(spelled: Spelled) -> Trie:
     alive, n_nodes, depth = np.arange(lengths.size), 1, 0
     tokens, parents, ends = [], [], []
     while alive.size:
+        if alive.size == 1:  # what is left of one text is a chain
+            rest = ids[start[alive[0]] + depth : start[alive[0]] + lengths[alive[0]]]
+            chain = n_nodes + np.arange(rest.size)
+            tokens.append(rest.astype(np.int32))
+            parents.append(np.concatenate([node[alive], chain[:-1]]))
+            ends.append(chain[-1:])
+            n_nodes += rest.size
+            break
         key = node[alive] << 32 | ids[start[alive] + depth]
         edges, which = np.unique(key, return_inverse=True)
         node[alive] = n_nodes + which

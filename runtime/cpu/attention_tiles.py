@@ -19,6 +19,7 @@ from .emitters import (
     V,
     c64,
     const,
+    ir_apart,
     ir_choose,
     ir_fma,
     ir_least,
@@ -32,7 +33,7 @@ from .emitters import (
     ptr,
     shuffle,
 )
-from .lanes import f32, i64, lanes, op, outlined
+from .lanes import f32, i64, lanes, op, outlined, void
 from .target import attention_shape
 
 if TYPE_CHECKING:
@@ -143,10 +144,36 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
     return tile
 
 
-def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
+def values_of(rows: int, kind: str) -> tuple[Any, Any]:
+    """Operations of `_values_tiles` for `rows` queries, which take the number of vectors before all else.
+
+    Vectors: `VECTORS`, half as many, or one.
+    """
+    tiles = {n: _values_tiles(rows, n, kind) for n in sorted({VECTORS, VECTORS // 2, 1} - {0})}
+
+    def by(which: int, name: str, n_args: int) -> Any:
+        def call(b: Any, vectors: Any, *args: Any) -> None:
+            ways = {n: b.function.append_basic_block(f"of_{n}") for n in tiles}
+            end = b.function.append_basic_block("taken")
+            first, *others = ways
+            choice = b.switch(vectors, ways[first])
+            for n in others:
+                choice.add_case(c64(n), ways[n])
+            for n, way in ways.items():
+                b.position_at_end(way)
+                ir_apart(b, f"values_{kind}_{rows}_{n}_{name}", tiles[n][which], *args)
+                b.branch(end)
+            b.position_at_end(end)
+
+        return op(void, *[i64] * (1 + n_args))(call)
+
+    return by(0, "by_page", 13), by(1, "by_lane", 12)
+
+
+def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
     """out[lane, m, v] = sum of p[m, j] v[j, 16 v :] over the keys j = lane mod 16, for the lanes of the order.
 
-    Two operations: one page for all lanes, added to what `out` holds (to 0 if `fresh` is not 0), which reads a page
+    Two emitters: one page for all lanes, added to what `out` holds (to 0 if `fresh` is not 0), which reads a page
     from front to back; and one lane over all pages, which keeps its sums in registers, for keys that many queries
     share.
 
@@ -216,7 +243,6 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
 
         return whole, part
 
-    @outlined(f"values_{kind}_{rows}_{vectors}_by_page", 13)
     def by_page(
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
         edges: Any, page: Any, out: Any, stride: Any, fresh: Any,
@@ -254,7 +280,6 @@ def values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
 
         ir_choose(b, inside, lambda: lanes(all_seen=True), lambda: lanes(all_seen=False))
 
-    @outlined(f"values_{kind}_{rows}_{vectors}_by_lane", 12)
     def by_lane(
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
         edges: Any, lane: Any, out: Any, stride: Any,

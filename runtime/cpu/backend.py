@@ -14,7 +14,7 @@ from ..recorder.record import record
 from ..session import Session
 from . import link
 from .draw import draw_line
-from .target import debugging
+from .environment import debugging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,6 @@ import ctypes
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from ...errors import BackendError
@@ -31,6 +30,7 @@ from ..spec import Weight
 from ..step import Q_COUNT, Q_ENCODED, Q_ENCODER, Q_FIRST, Q_TABLES, T_FIRST, T_LAST, T_SLOT
 from .draw import draw_regions
 from .layout import INSIDE
+from .target import llvm_binding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +102,7 @@ fine:
 @cache
 def install() -> None:
     """Compile `INSIDE` and make it known to whatever is loaded from now on."""
+    llvm = llvm_binding()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     table = int(_TABLE.ctypes.data)

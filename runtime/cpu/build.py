@@ -23,6 +23,7 @@ from ..memory import LIMITS
 from .cache import no_directory, unwritable, writable, write
 from .layout import REQUEST, ROOTS
 from .object_files import kept, load
+from .shipped import needs_compiler
 from .target import code_key
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def check_compiler() -> None:
     """BackendError: Numba cannot be imported, or is told not to compile."""
     try:
         from numba import config  # noqa: PLC0415 - 0.3 s, and needed only where something is compiled
+    except ModuleNotFoundError as e:
+        raise BackendError(needs_compiler()) from e
     except Exception as e:
         raised_in_handler(e)
         msg = (

@@ -9,10 +9,12 @@ kept.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba import types
@@ -21,8 +23,8 @@ from .cache import write
 from .interpreter import CODE
 from .kernels import KERNELS
 from .layout import ARGUMENTS, REQUEST, ROOTS
-from .object_files import symbol
-from .target import code_key
+from .shipped import symbol
+from .target import SHARED, code_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +38,11 @@ def _function(name: str) -> Callable[..., None]:
     return CODE[name] if name in ROOTS else KERNELS[name]
 
 
-def object_code(name: str) -> bytes:
-    """Compile a kernel or a root; an ELF object whose `symbol(name)` is void(int64, ...)."""
+def object_code(name: str, twin: str = "", *, linked: bool = False) -> bytes:
+    """Compile a kernel or a root; an ELF object whose `symbol(name, twin)` is void(int64, ...).
+
+    `linked`: to be linked with others. What they share (`target.apart`) is seen by them alone, all else by nobody.
+    """
     from numba.core import compiler  # noqa: PLC0415 - private: where it has moved, in_memory still works
     from numba.core.compiler_lock import global_compiler_lock  # noqa: PLC0415 - as above
     from numba.core.registry import cpu_target  # noqa: PLC0415 - as above
@@ -51,9 +56,28 @@ def object_code(name: str) -> bytes:
             cpu_target.typing_context, cpu_target.target_context, function, args, types.void, flags, {}
         )
         context, library = made.target_context, made.library
-        library.add_ir_module(_entry(context, made.fndesc, symbol(name)))
+        library.add_ir_module(_entry(context, made.fndesc, symbol(name, twin)))
         library.finalize()
-        return bytes(library.codegen._tm.emit_object(library._final_module))  # noqa: SLF001 - see the head
+        module = library._final_module  # noqa: SLF001 - see the head
+        module = _shared(module, symbol(name, twin)) if linked else module
+        return bytes(library.codegen._tm.emit_object(module))  # noqa: SLF001 - see the head
+
+
+def _shared(module: Any, entry: str) -> Any:
+    """The module, to be linked with others: what they have in common is linked once, and all of it is hidden."""
+    for f in module.functions:
+        if f.name.startswith(SHARED):
+            f.visibility = "hidden"
+        elif not f.is_declaration and f.name != entry and f.linkage != llvm.Linkage.linkonce_odr:
+            f.linkage = "internal"
+    # Numba's functions may stand in several modules; a linker drops all but one where they are groups of one name
+    text = str(module)
+    groups = "".join(f"${name} = comdat any\n" for name in _ONCE.findall(text))
+    return llvm.parse_assembly(_ONCE.sub(r"\g<0> comdat", text) + groups)
+
+
+#: The head of a function that may stand in several modules, up to its body: its name.
+_ONCE = re.compile(r"^define linkonce_odr .*?@(\"[^\"]+\"|[\w.$-]+)\(.*(?= \{$)", re.MULTILINE)
 
 
 def _entry(context: Any, described: Any, name: str) -> Any:

@@ -6,15 +6,16 @@ every fused multiply-add explicit. Addresses are int64; loads and stores need no
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 from numba.core import cgutils
 
 from ..ops import FAST
+from . import target
+from .environment import debugging
 from .layout import INSIDE
-from .target import bf16_dot, debugging, native_half
+from .target import bf16_dot, machine, native_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -284,10 +285,14 @@ def ir_fold(b: Builder, vs: Sequence[Value], join: Callable[[Value, Value], Valu
 
 
 def ir_apart(b: Builder, name: str, f: Callable[..., None], *args: Value) -> None:
-    """Call what `f` emits, of int64 arguments, as a function of its own."""
+    """Call what `f` emits, of int64 arguments, as a function of its own.
+
+    Where kernels are compiled ahead they share it: the first that calls it holds it.
+    """
+    name, linkage, here = target.apart(name)
     fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [I64] * len(args)), name)
-    if fn.is_declaration:
-        fn.linkage = "internal"
+    if fn.is_declaration and here:
+        fn.linkage = linkage
         fn.attributes.add("noinline")
         inner = ir.IRBuilder(fn.append_basic_block())
         f(inner, *fn.args)
@@ -305,14 +310,13 @@ def ir_usual_mode(b: Builder) -> Value:
     No call that computes may be pasted in between this and `ir_restore_mode`: LLVM does not know that the mode matters.
     Where the CPU is neither x86-64 nor aarch64, nothing is done, and the mode is the caller's.
     """
-    machine = platform.machine()
-    if machine in ("x86_64", "AMD64"):
+    if machine() == "x86_64":
         slot = cgutils.alloca_once(b, I32)
         b.call(ext(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), [slot.type]), [slot])
         mode = b.zext(b.load(slot), I64)
         ir_restore_mode(b, c64(USUAL_MXCSR))
         return mode
-    if machine in ("aarch64", "arm64"):
+    if machine() == "aarch64":
         mode = b.call(ext(b, "llvm.aarch64.get.fpcr", I64, []), [])
         ir_restore_mode(b, c64(0))
         return mode
@@ -321,10 +325,9 @@ def ir_usual_mode(b: Builder) -> Value:
 
 def ir_restore_mode(b: Builder, mode: Value) -> None:
     """Set what `ir_usual_mode` returned."""
-    machine = platform.machine()
-    if machine in ("x86_64", "AMD64"):
+    if machine() == "x86_64":
         slot = cgutils.alloca_once(b, I32)
         b.store(b.trunc(mode, I32), slot)
         b.call(ext(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [slot.type]), [slot])
-    elif machine in ("aarch64", "arm64"):
+    elif machine() == "aarch64":
         b.call(ext(b, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [mode])

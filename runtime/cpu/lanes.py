@@ -7,7 +7,6 @@ step of one sixteen does not wait for the last.
 
 from __future__ import annotations
 
-import platform
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
@@ -47,7 +46,7 @@ from .emitters import (
     ptr,
     shuffle,
 )
-from .target import wide_lanes
+from .target import machine, wide_lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -381,9 +380,9 @@ def atomic_swap(b, a, v):
 
 @op(void)
 def pause(b):
-    if platform.machine() in ("x86_64", "AMD64"):
+    if machine() == "x86_64":
         b.call(ext(b, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
-    elif platform.machine() in ("aarch64", "arm64"):
+    elif machine() == "aarch64":
         b.call(ext(b, "llvm.aarch64.hint", ir.VoidType(), [I32]), [ir.Constant(I32, 1)])
 
 

@@ -1,7 +1,8 @@
 """From a kernel's name to its compiled address.
 
-Code comes from our cache (`cache.py`), loaded by llvmlite alone (`objects.py`); what is not there is compiled
-(`build.py`) when a program first names it. Only then, or for MIAOTUI_EXECUTOR=prange, is Numba imported.
+Code comes with the package (`shipped.py`). In a clone it comes from our cache (`cache.py`), loaded by llvmlite alone
+(`object_files.py`); what is not there is compiled (`build.py`) when a program first names it. Only then, or for
+MIAOTUI_EXECUTOR=prange, is Numba imported.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from ..drawing import DRAW
 from ..locks import Lock
 from ..ops import OPS
 from ..quantized import QUANTIZED
+from . import shipped
 from .cache import cache_directory
+from .environment import debugging
 from .layout import CALL, ROOTS
 from .object_files import kept
-from .target import debugging
 from .team import Team, callable_at
 
 if TYPE_CHECKING:
@@ -70,7 +72,9 @@ def _linked(names: list[str]) -> dict[str, int]:
 
 def _link(names: list[str]) -> dict[str, int]:
     missing = [n for n in names if n not in _LINKED]
-    if missing:
+    if missing and shipped.chosen() is not None:
+        _LINKED.update(shipped.addresses(missing))
+    elif missing:
         if debugging():
             from .bounds import install  # noqa: PLC0415 - it compiles
 

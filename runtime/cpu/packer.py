@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import link
+from .environment import debugging
 from .layout import PACK_SCRATCH, PACK_WORDS
-from .target import debugging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

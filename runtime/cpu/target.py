@@ -1,4 +1,8 @@
-"""What the machine that we compile for can do, and the name under which its code is kept. Numba is not imported."""
+"""What the CPU that we compile for can do, and the name under which its code is kept.
+
+That is this machine's, unless a build aims at another (`aim`), or code that came with the package is what runs
+(`shipped.py`). Numba is not imported, and llvmlite only where something is compiled.
+"""
 
 from __future__ import annotations
 
@@ -9,73 +13,117 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from ..memory import LIMITS
+from . import shipped
+from .environment import SETTINGS, debugging, named_cpu, sources
 
-try:
-    import llvmlite
-    import llvmlite.binding as llvm
-except (ImportError, OSError) as e:  # OSError: its library could not be mapped
-    msg = (
-        f"llvmlite, which loads compiled code, cannot be loaded ({str(e)[:100]}): where memory is limited, see "
-        f"{LIMITS}; otherwise install it again (pip install --force-reinstall llvmlite)"
-    )
-    raise BackendError(msg) from e
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from types import ModuleType
 
 __all__ = [
+    "SHARED",
+    "aim",
+    "apart",
     "attention_shape",
     "bf16_dot",
     "byte_dot",
     "code_key",
-    "debugging",
     "draw_lanes",
     "expands",
     "expands_bytes",
     "integer_tile_shape",
+    "llvm_binding",
+    "machine",
     "native_half",
     "tile_shape",
     "wide_lanes",
 ]
 
-#: Numba's other settings that change the code which it makes.
-_SETTINGS = ("NUMBA_ENABLE_AVX", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_BOUNDSCHECK")
+#: How symbols begin that kernels of a library share.
+SHARED = "miaotui."
+#: What our emitters ask for, in LLVM's words.
+FEATURES = ("f16c", "avx512f", "avx512vnni", "avx512vbmi2", "avx512bf16")
+#: What a build aims at: a machine, features, and the twin that is made; functions that kernels share, so far.
+_AIMED: list[tuple[str, Collection[str], str]] = []
+_APART: set[str] = set()
 
 
-def _named_cpu() -> tuple[str | None, str | None]:
-    """Name and features that the user asks Numba for: its own word where it is loaded or has a file to read."""
-    if "numba" in sys.modules or Path(".numba_config.yaml").exists():
-        from numba import config  # noqa: PLC0415 - 0.3 s, and rarely needed
+def aim(machine: str, features: Collection[str], twin: str = "") -> None:
+    """Answer for another CPU from now on. Before any kernel is imported: tiles take their shapes then."""
+    _AIMED[:] = [(machine, features, twin)]
 
-        return config.CPU_NAME, config.CPU_FEATURES
-    name, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
-    return name, "" if features is None and str(name).lower() == "generic" else features
+
+def apart(name: str) -> tuple[str, str, bool]:
+    """Of a function that a kernel calls: its symbol, its linkage, and whether it is to be emitted here.
+
+    Kernels that are compiled ahead become one library, and share such functions.
+    """
+    if not _AIMED:
+        return name, "internal", True
+    shared = f"{SHARED}{name}.{_AIMED[0][2]}"
+    here = shared not in _APART
+    _APART.add(shared)
+    return shared, "external", here
+
+
+def machine() -> str:
+    """What `platform.machine` says of the CPU that we compile for, in Linux' words."""
+    name = _AIMED[0][0] if _AIMED else platform.machine()
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def llvm_binding() -> ModuleType:
+    """`llvmlite.binding`. Errors: `BackendError`: it is not installed, or cannot be loaded."""
+    try:
+        import llvmlite.binding  # noqa: PLC0415 - 20 ms and 40 MB, and only for what is compiled here
+    except ModuleNotFoundError as e:
+        raise BackendError(shipped.needs_compiler()) from e
+    except (ImportError, OSError) as e:  # OSError: its library could not be mapped
+        msg = (
+            f"llvmlite, which loads compiled code, cannot be loaded ({str(e)[:100]}): where memory is limited, see "
+            f"{LIMITS}; otherwise install it again (pip install --force-reinstall llvmlite)"
+        )
+        raise BackendError(msg) from e
+    binding: ModuleType = llvmlite.binding
+    return binding
 
 
 @cache
-def _features() -> dict[str, bool]:
+def _host_features() -> dict[str, bool]:
     """Features of the host, or none where the user names another CPU: then only what every CPU has is assumed."""
-    return dict(llvm.get_host_cpu_features()) if _named_cpu() == (None, None) else {}
+    return dict(llvm_binding().get_host_cpu_features()) if named_cpu() == (None, None) else {}
+
+
+def _has(feature: str) -> bool:
+    """Whether there is a feature, by LLVM's name of it."""
+    if _AIMED:
+        return feature in _AIMED[0][1]
+    chosen = shipped.chosen()
+    return feature in chosen.has if chosen else _host_features().get(feature, False)
 
 
 def native_half() -> bool:
     """Whether float16 widens in hardware. Elsewhere LLVM calls a function that the process may not have."""
-    return platform.machine() in ("aarch64", "arm64") or _features().get("f16c", False)
+    return machine() == "aarch64" or _has("f16c")
 
 
 def byte_dot() -> bool:
     """Whether the CPU multiplies bytes by fours into sixteen int32 (AVX-512 VNNI). The bits do not depend on it."""
-    return _features().get("avx512vnni", False)
+    return _has("avx512vnni")
 
 
 def expands() -> bool:
     """Whether the CPU spreads sixteen numbers over the lanes of a mask (AVX-512 F). The bits do not depend on it."""
-    return _features().get("avx512f", False)
+    return _has("avx512f")
 
 
 def expands_bytes() -> bool:
     """Whether the CPU spreads 64 bytes over a mask (AVX-512 VBMI2). The bits do not depend on it."""
-    return _features().get("avx512vbmi2", False)
+    return _has("avx512vbmi2")
 
 
 def bf16_dot() -> bool:
@@ -83,27 +131,26 @@ def bf16_dot() -> bool:
 
     How it rounds is its own: only `precision="fast"` asks for it.
     """
-    return _features().get("avx512bf16", False) and llvm.llvm_version_info[0] >= 20
+    return _has("avx512bf16") and (bool(_AIMED) or shipped.chosen() is not None or _new_llvm())
+
+
+def _new_llvm() -> bool:
+    return bool(llvm_binding().llvm_version_info[0] >= 20)
 
 
 def integer_tile_shape() -> tuple[int, int]:
     """Panels of sixteen rows by tokens of a quantised prefill tile."""
-    return (2, 5) if _features().get("avx512f", False) else (1, 2)
-
-
-def debugging() -> bool:
-    """Whether MIAOTUI_DEBUG asks kernels to check where they read and write (`bounds.py`)."""
-    return os.environ.get("MIAOTUI_DEBUG", "0") not in ("", "0")
+    return (2, 5) if _has("avx512f") else (1, 2)
 
 
 def tile_shape() -> tuple[int, int]:
     """Weight rows by tokens of a prefill tile: accumulators must fit the register file. Bits do not depend on it."""
-    return (8, 3) if _features().get("avx512f", False) else (2, 2)
+    return (8, 3) if _has("avx512f") else (2, 2)
 
 
 def attention_shape() -> tuple[int, int]:
     """Queries by vectors of an attention tile: accumulators must fit the register file. Bits do not depend on it."""
-    return (4, 4) if _features().get("avx512f", False) else (2, 2)
+    return (4, 4) if _has("avx512f") else (2, 2)
 
 
 def wide_lanes() -> int:
@@ -111,18 +158,20 @@ def wide_lanes() -> int:
 
     Bits do not depend on it.
     """
-    return 128 if _features().get("avx512f", False) else 16
+    return 128 if _has("avx512f") else 16
 
 
 def draw_lanes() -> int:
     """Scores that are weighed together where an id is drawn, at most 64. Bits do not depend on it."""
-    return 64 if _features().get("avx512f", False) else 16
+    return 64 if _has("avx512f") else 16
 
 
 def _numba_version() -> bytes:
     """What names Numba's version: its file of it, or the distribution's version where there is no such file."""
     spec = find_spec("numba")
-    file = Path(spec.origin).with_name("_version.py") if spec is not None and spec.origin else None
+    if spec is None:
+        raise BackendError(shipped.needs_compiler())
+    file = Path(spec.origin).with_name("_version.py") if spec.origin else None
     if file is not None and file.is_file():
         return file.read_bytes()
     from importlib.metadata import version  # noqa: PLC0415 - 20 ms
@@ -130,19 +179,19 @@ def _numba_version() -> bytes:
     return version("numba").encode()
 
 
+def _llvmlite_version() -> str:
+    import llvmlite  # noqa: PLC0415 - as in `llvm_binding`
+
+    return str(llvmlite.__version__)
+
+
 @cache
 def code_key() -> str:
     """Names compiled code by everything it depends on: sources, versions, CPU, Numba's settings."""
-    h = hashlib.sha256(_numba_version())
-    here = Path(__file__).parent
-    names = (
-        "blocking", "drawing", "exact", "experts", "kvcache", "ops", "quantized", "sampling", "sampling_params",
-        "sparse", "sparse_int8", "step",
-    )  # fmt: skip
-    beside = (here.parent / f"{name}.py" for name in names)
-    for f in sorted([*here.rglob("*.py"), *beside]):
-        h.update(f.read_bytes())
-    host = platform.machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    settings = _named_cpu(), [os.environ.get(name) for name in _SETTINGS], debugging()
-    h.update(repr((sys.version_info[:3], llvmlite.__version__, host, settings)).encode())
+    llvm = llvm_binding()
+    h = hashlib.sha256(_numba_version() + sources())
+    host = machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    used = sorted(feature for feature in FEATURES if _has(feature))
+    settings = named_cpu(), [os.environ.get(name) for name in SETTINGS], debugging()
+    h.update(repr((sys.version_info[:3], _llvmlite_version(), host, settings, used)).encode())
     return h.hexdigest()[:20]

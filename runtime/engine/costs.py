@@ -47,6 +47,11 @@ class Costs:
         # One slow pass decides nothing.
         return max(least, statistics.median([guess * unit] * _GUESSES + list(there)) / unit)
 
+    def spent(self, n_tokens: int, base: int) -> float:
+        """As `of`, of passes that were: as they were measured, without a guess where any was."""
+        unit, there = self.seconds(base), self.seconds(n_tokens)
+        return there / unit if there and unit else self.of(n_tokens, base)
+
     def seconds(self, n_tokens: int) -> float:
         """Of a pass; 0 where none was seen."""
         return self._median.get(n_tokens, 0.0)

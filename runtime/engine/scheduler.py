@@ -25,6 +25,7 @@ from .ahead import look_ahead
 from .costs import Costs
 from .prefixes import LEAST, begins_like, best
 from .speculative import with_drafts
+from .wants import Run
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,6 +46,8 @@ OVERTAKEN = 16
 GATHER, LOOK = 0.1, 2e-5
 #: Seconds until a thread takes a pass although the one that took the last waits too, and should.
 FOLLOW = 0.02
+#: The same as a multiple of the last pass, where that is more.
+LATE = 4
 
 
 class Engine:
@@ -60,7 +63,7 @@ class Engine:
         self._n_added = self._n_seen = 0  # wants so far, and when the last pass was chosen
         self._n_overtaken = 0  # texts that began before one that waits longer, since one was favoured
         self._away: set[int] = set()  # texts of other threads that had a token of the last pass, and may ask again
-        self._pass_s, self._taker = 0.0, 0  # what it took, and the thread that took it
+        self._pass_s, self._taker, self._n_taken = 0.0, 0, 0  # what it took, the thread that took it, and their number
         self.costs, self.early = Costs(), Costs()  # of passes, and of those of a draft's first layers
         self.n_answers = 1  # texts of the last pass that got logits
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
@@ -76,16 +79,18 @@ class Engine:
             table.arrived = next(self._arrivals)
 
     def serve(self, wants: Sequence[Want]) -> None:
-        """Take passes until one of these is done at least, or all by others. Errors: as `Session.turn`."""
+        """Take passes until one of these is done at least, or leave them to others. Errors: as `Session.turn`."""
         try:
             for want in wants:
                 self.add(want)
-            self._gather()
-            self._follow(wants)
-            self.take_passes(wants)
+            while not _served(wants):
+                self._follow(wants)
+                self._gather()
+                self._take_pass(wants)
         finally:
             for want in wants:
                 self.forget(want)
+            self._hand_over(wants)
 
     def add(self, want: Want) -> None:
         """Put it among what is waited for, until it is forgotten."""
@@ -109,14 +114,31 @@ class Engine:
             time.sleep(LOOK)
 
     def _follow(self, wants: Sequence[Want]) -> None:
-        """Leave the pass to the thread that took the last one, if it waits too: its core has what a pass needs."""
-        if self._taker == threading.get_ident() or not any(w.thread == self._taker for w in self._waiting()):
+        """Leave passes to the thread that took the last one while it goes on: its core has what a pass needs."""
+        me, bell = threading.get_ident(), None
+        while not _served(wants):
+            n, taker = self._n_taken, self._taker
+            if taker == me or not any(want.thread == taker for want in self._waiting()):
+                return
+            if bell is None:
+                bell = threading.Event()
+                for want in wants:
+                    want.bell = bell
+            elif bell.is_set():
+                bell.clear()
+            if not _served(wants):
+                bell.wait(max(FOLLOW, LATE * self._pass_s))
+            if n == self._n_taken and taker == self._taker:
+                return
+
+    def _hand_over(self, served: Sequence[Want]) -> None:
+        """Wake one of those who left the passes to this thread, as it leaves: one that needs many, if there is one."""
+        if self._taker != threading.get_ident():
             return
-        bell = threading.Event()
-        for want in wants:
-            want.bell = bell
-        if not _served(wants):
-            bell.wait(FOLLOW)
+        bells = [(isinstance(want, Run), bell) for want in self._waiting() if (bell := want.bell) is not None]
+        if bells:
+            self._away |= {id(want.table) for want in served if want.done}  # it may ask again
+            max(bells, key=lambda each: each[0])[1].set()
 
     def take_passes(self, wants: Collection[Want]) -> None:
         """Take passes until one of these is done, or forgotten; there may be others of them meanwhile.
@@ -124,6 +146,11 @@ class Engine:
         Errors: as `Session.turn`.
         """
         while not _served(wants):
+            self._take_pass(wants)
+
+    def _take_pass(self, wants: Collection[Want]) -> None:
+        """One, unless one of these is done."""
+        if not _served(wants):
             self._session.turn(lambda: self._pass(wants), partial(self._looks_again, wants))
 
     def _looks_again(self, wants: Collection[Want]) -> bool:
@@ -156,7 +183,7 @@ class Engine:
             chosen = self._afresh()
         ends = itertools.accumulate((part[3] for _, part in chosen), initial=0)
         asked = [(row, want) for row, (want, part) in zip(ends, chosen, strict=False) if part[3]]
-        draws = [each for row, want in asked for each in enumerate(want.draws[: 1 + want.n_checked], row)]
+        draws = [each for row, want in asked for each in enumerate(want.row_draws(), row)]
         began, me = time.perf_counter(), threading.get_ident()
         self._session.run_pass([part for _, part in chosen], reserved=True, draws=draws)
         self._pass_s = time.perf_counter() - began
@@ -164,9 +191,13 @@ class Engine:
         n_tokens = sum(len(part[1]) for _, part in chosen)
         if n_tokens == sum(part[3] for _, part in chosen):
             self.costs.add(n_tokens, self._pass_s)
-        self._away = {id(want.table) for _, want in asked if want.thread != me}
+        self._n_taken += 1
+        away = {id(want.table) for _, want in asked if want.thread != me}
         for row, want in asked:
             want.fulfil(row)
+            if not want.done:
+                away.discard(id(want.table))
+        self._away = away
 
     def _waiting(self) -> list[Want]:
         """What is waited for. Sequences that were closed meanwhile, and those that never fit, get their error."""
@@ -175,11 +206,13 @@ class Engine:
             want = ref()
             if want is None:
                 self._wants.pop(key, None)
-            elif want.table.dropped and not want.done:
+            elif not want.goes_on():
+                continue
+            elif want.table.dropped:
                 want.refuse(InputError(CLOSED))
-            elif not want.done and (error := self._never_fits(want)) is not None:
+            elif (error := self._never_fits(want)) is not None:
                 want.refuse(error)
-            elif not want.done:
+            else:
                 wants.append(want)
         return wants
 

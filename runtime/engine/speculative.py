@@ -46,8 +46,9 @@ MOST = 15
 _SLOWLY = 1 / 16
 #: Of an id more, below which no further ones are looked at.
 _HARDLY = 0.05
-#: What is expected of the first drafts of all.
-_HOPE = 0.5
+#: What is expected of the first drafts of all; and how much more than is thought a pass of two tokens may take until it
+#: is measured, where a draft is not expected to gain.
+_HOPE, _UNSURE = 0.5, 0.5
 
 
 class Speculation:
@@ -134,7 +135,8 @@ class Speculation:
     def _tried(self, seen: Acceptance, read: float, n_texts: int) -> int:
         """1 where it is time to try one, though none pays; else 0."""
         seen.waited += 1
-        price = max(self._cost(1, n_texts) - 1, SLOPE) + read
+        unsure = 0.0 if self._costs.seconds(2 * n_texts) else _UNSURE
+        price = max(self._cost(1, n_texts) - 1, SLOPE) + read + unsure
         if seen.waited * BUDGET < seen.rarely * price or not self._may_lose(price / n_texts):
             return 0
         seen.waited = 0
@@ -156,7 +158,9 @@ class Speculation:
         seen.rarely = RARELY[0] if n_right else min(RARELY[1], 2 * seen.rarely)
         self.n_drafted += n_checked
         self.n_accepted += n_right
-        self._gain(1 + n_right - self._cost(n_checked, self._n_texts))
+        n, unit = self._n_texts, self._costs.seconds(self._n_texts)
+        spent = self._costs.spent(n * (1 + n_checked), n) + n_checked * self._drafter.cost(n, unit)
+        self._gain(1 + n_right - spent)
         before = self._expected.get(self._kind, _HOPE)
         self._expected[self._kind] = before + _SLOWLY * (seen.rate - before)
 

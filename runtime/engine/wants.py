@@ -1,4 +1,4 @@
-"""What somebody waits for: logits of a text's last ids, and what is made of them."""
+"""What somebody waits for: logits of a text's last ids and what is made of them, or several ids one after the other."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ...handlers import raised_in_handler
+from ..drawing import D_POSITION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
     from collections.abc import Sequence as Ids
 
     import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ..pages import Table
     from .ahead import Ahead
 
-__all__ = ["Want"]
+__all__ = ["Run", "Want"]
 
 
 class Want:
@@ -90,6 +91,14 @@ class Want:
         """Whether a prompt is missing, and not the rows alone that are wanted."""
         return not self.table.n_pages or self.n_missing > max(self.rows, 1)
 
+    def goes_on(self) -> bool:
+        """Whether a pass is still to do something for it."""
+        return not self.done
+
+    def row_draws(self) -> Iterable[NDArray[np.int64]]:
+        """Words of the draws from the rows that the next pass makes for it."""
+        return self.draws[: 1 + self.n_checked]
+
     def fulfil(self, row: int) -> None:
         """Take what is wanted of the rows from this one on. Errors: what is no `Exception` (Ctrl-C) passes through."""
         self.at = time.perf_counter()
@@ -112,10 +121,82 @@ class Want:
 
     def result(self) -> Any:  # noqa: ANN401 - what its maker's `take` returns
         """What `take` returned. Errors: what it raised, once."""
+        self._raise_error()
+        return self._result
+
+    def _raise_error(self) -> None:
         error, self._error = self._error, None
         try:
             if error is not None:
                 raise error
         finally:
             del error  # an exception whose calls hold it keeps their texts, and these their pages
-        return self._result
+
+
+class Run(Want):
+    """Ids that nobody looks at before the last: they are drawn pass after pass, and who waits is woken once.
+
+    They end at `most` of them, or at one of `ends`. The text is the engine's own copy, and grows by an id with each
+    pass; that is the only thing that changes from pass to pass, so that a thread that is interrupted loses or repeats
+    none.
+    """
+
+    __slots__ = ("_draw", "_ends_at", "_most", "_n_before", "_text", "_words")
+
+    def __init__(  # noqa: PLR0913 - keywords, but for the first
+        self,
+        table: Table,
+        ids: Ids[int],
+        draw: Callable[[int, int], int],
+        *,
+        most: int,
+        ends: Collection[int] = (),
+        words: NDArray[np.int64] | None = None,
+    ) -> None:
+        """`draw(row, n)`: the id that follows n ids, from a row of logits; called as `take` is.
+
+        `words`: how a pass draws it, but for its position (`drawing.row_words`); they hold for all of the ids.
+        """
+        self._text = list(ids)
+        super().__init__(table, self._text, int)
+        self._draw, self._most, self._ends_at = draw, most, ends
+        self._n_before, self._words = len(self._text), None if words is None else words.copy()
+
+    @property
+    def drawn(self) -> list[int]:
+        """The ids so far."""
+        return self._text[self._n_before :]
+
+    def goes_on(self) -> bool:
+        """As of any; here one that was struck between its last id and its end is told so."""
+        if not self.done and self._is_over():
+            self._ends()
+        return not self.done
+
+    def _is_over(self) -> bool:
+        n = len(self._text) - self._n_before
+        return n >= self._most or (n > 0 and self._text[-1] in self._ends_at)
+
+    def row_draws(self) -> Iterable[NDArray[np.int64]]:
+        """Words of the next draw."""
+        if self._words is None:
+            return ()
+        self._words[D_POSITION] = len(self._text)
+        return (self._words,)
+
+    def fulfil(self, row: int) -> None:
+        """Add the id that is drawn from this row. Errors: as of any."""
+        self.at = time.perf_counter()
+        try:
+            self._text.append(self._draw(row, len(self._text)))
+        except Exception as e:  # noqa: BLE001 - it is his who waits for it
+            raised_in_handler(e)
+            self._error = e
+            self._ends()
+        else:
+            self.goes_on()
+
+    def result(self) -> list[int]:
+        """The ids. Errors: as of any."""
+        self._raise_error()
+        return self.drawn

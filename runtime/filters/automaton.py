@@ -13,12 +13,16 @@ from ...errors import InputError
 from .patterns import Alternatives, Assertion, Chars, Repeat, Series
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .patterns import Node
 
 __all__ = ["Automaton", "Threads"]
 
 #: Most states: what a character costs at most.
 MOST_STATES = 2000
+#: Most states, of all together, that are remembered as what each leads to.
+MOST_LISTED = 20_000
 _MATCH = 0
 #: What stands next to a place: nothing (an end of the text), a newline, a letter of a word, another character.
 _NOTHING, _NEWLINE, _WORD, _OTHER = range(4)
@@ -36,6 +40,9 @@ class Automaton:
         #: Whether a match may depend on the character after it.
         self.lags = any(isinstance(test, Assertion) for test in self._tests)
         self._closures: dict[tuple[int, int], tuple[tuple[int, ...], bool]] = {}
+        self._facts: dict[int, tuple[list[bool], list[bool]]] = {}
+        #: Whether states lead to so many others between two characters that these are worked out all at once.
+        self.wide = self._is_wide()
         self._begins: dict[tuple[str, int], bool] = {}
 
     def _state(self, test: Chars | Assertion | None, *nexts: int) -> int:
@@ -91,6 +98,70 @@ class Automaton:
             known = self._closures[state, around] = tested, _MATCH in reached
         return known
 
+    def _is_wide(self) -> bool:
+        left = MOST_LISTED
+        for test, nexts in zip(self._tests, self._nexts, strict=True):
+            reached, todo = set[int](), list(nexts) if isinstance(test, Chars) else []
+            while todo:
+                one = todo.pop()
+                if one not in reached:
+                    reached.add(one)
+                    left -= 1
+                    todo += () if isinstance(self._tests[one], Chars) else self._nexts[one]
+                if left < 0:
+                    return True
+        return False
+
+    def _passes(self, state: int, around: int) -> bool:
+        """Whether a state leads on between two characters."""
+        test = self._tests[state]
+        return test is None or (isinstance(test, Assertion) and _holds(test.kind, around))
+
+    def ends(self, state: int, around: int) -> tuple[bool, bool]:
+        """Whether it leads, between two characters, to a state with a character's test, and to a match."""
+        if not self.wide:
+            going, matches = self.closure(state, around)
+            return bool(going), matches
+        known = self._facts.get(around)
+        if known is None:
+            known = self._facts[around] = self._reached(around)
+        return known[0][state], known[1][state]
+
+    def _reached(self, around: int) -> tuple[list[bool], list[bool]]:
+        """`ends` of every state. Nearly every one leads to states before it, which were made first; loops go back."""
+        going = [isinstance(test, Chars) for test in self._tests]
+        matches = [state == _MATCH for state in range(len(self._tests))]
+        changed = True
+        while changed:
+            changed = False
+            for state, nexts in enumerate(self._nexts):
+                if state != _MATCH and self._passes(state, around):
+                    told = any(going[i] for i in nexts), any(matches[i] for i in nexts)
+                    if told != (going[state], matches[state]):
+                        going[state], matches[state] = told
+                        changed = True
+        return going, matches
+
+    def spread(self, threads: Mapping[int, int], around: int) -> dict[int, int]:
+        """Where matches began, of each state with a character's test that these lead to between two characters.
+
+        As all of their closures together, in a time that grows with the states alone.
+        """
+        bits = [0] * len(self._tests)
+        for state, begun in threads.items():
+            bits[state] |= begun
+        changed = True
+        while changed:
+            changed = False
+            for state in range(len(bits) - 1, 0, -1):
+                begun = bits[state]
+                if begun and self._passes(state, around):
+                    for i in self._nexts[state]:
+                        if begun & ~bits[i]:
+                            bits[i] |= begun
+                            changed |= i > state
+        return {state: begun for state, begun in enumerate(bits) if begun and isinstance(self._tests[state], Chars)}
+
     def begins(self, c: str, around: int) -> bool:
         """Whether a match can begin with a character."""
         known = self._begins.get((c, around))
@@ -142,6 +213,15 @@ class Threads:
     def _step(self, c: str, around: int) -> None:
         closure, step, mask = self._automaton.closure, self._automaton.step, self._mask
         threads: dict[int, int] = {}
+        if self._automaton.wide:
+            start = self._automaton.start
+            before = {**self._threads, start: self._threads.get(start, 0) | 1}
+            for one, bits in self._automaton.spread(before, around).items():
+                then = step(one, c)
+                if then is not None and (moved := (bits << 1) & mask):
+                    threads[then] = threads.get(then, 0) | moved
+            self._threads = threads
+            return
         for state, bits in (*self._threads.items(), (self._automaton.start, 1)):
             for one in closure(state, around)[0]:
                 then = step(one, c)
@@ -153,7 +233,7 @@ class Threads:
         """Of the longest match that ends here; what leads to nothing else is no thread any more."""
         begun = 0
         for state, bits in list(self._threads.items()):
-            going, matches = self._automaton.closure(state, around)
+            going, matches = self._automaton.ends(state, around)
             begun |= bits if matches else 0
             if not going:
                 del self._threads[state]

@@ -16,15 +16,23 @@ from .work import journal_of
 if TYPE_CHECKING:
     from .records import Format
 
-__all__ = ["is_several", "sources_of"]
+__all__ = ["is_folder", "is_several", "sources_of"]
 
 #: What a file of results is called.
 ENDING = ".jsonl"
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is a directory; what the system cannot look up is refused where it is opened."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def is_several(given: Path) -> bool:
     """Whether an input is a directory or a pattern, not a file."""
-    return given.is_dir() or (glob.has_magic(str(given)) and not os.path.lexists(given))
+    return is_folder(given) or (glob.has_magic(str(given)) and not os.path.lexists(given))
 
 
 def sources_of(given: Path, asked: Format | None, output: Path, errors: Path | None) -> tuple[list[Source], list[Path]]:

@@ -134,6 +134,9 @@ class Worker:
                     yield message
         except (EOFError, OSError):
             self.process.join(GRACE)
+            if self.process.is_alive():  # one that no longer hears or says anything
+                self.process.kill()
+                self.process.join()
         if not self.process.is_alive():
             yield Died(self._broken or _reason(self.process.exitcode))
 

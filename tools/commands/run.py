@@ -12,9 +12,10 @@ from .. import demo
 from ..batch.inputs import Inputs, columns_of
 from ..batch.records import FORMATS, Records, format_of
 from ..batch.work import Run
-from .arguments import add_draft, add_limits, add_model, given_path, load_model
+from .arguments import add_adapters, add_draft, add_limits, add_model, given_path, load_model
 from .run_many import ENGINES, check_many, is_many, run_many
 from .run_options import STANDARD, about_of, bar, check_apart, n_lines, parameter_words, parameters_of, task_words
+from .unheard import refuse_given
 
 if TYPE_CHECKING:
     import argparse
@@ -70,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a result does not show, as JSON, or as TOML where it is .toml (docs/filters.md)",
     )  # fmt: skip
     parser.add_argument(
+        "--audit", type=given_path, metavar="FILE", help="with --filters: add a line of JSON for each answer: which "
+        "rules met what, and where. A run that goes on adds to what is there; what is done twice is told twice",
+    )  # fmt: skip
+    parser.add_argument("--audit-text", action="store_true", help="with the text as the model wrote it")
+    add_adapters(parser)
+    parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that share the work, each with a model of its "
         "own and its part of the cores (--threads: of each); the output is the same, byte by byte (default: 1)",
     )  # fmt: skip
@@ -92,6 +99,10 @@ def main(args: argparse.Namespace) -> int:
 
     with task_words("TASK"):
         task, said = task_of(args.task)
+    if args.filters is None:
+        refuse_given(args, add_arguments, ["audit", "audit_text"], "only with --filters")
+    elif args.audit is None:
+        refuse_given(args, add_arguments, ["audit_text"], "only with --audit")
     parameters = parameters_of(args, task)
     inputs = Inputs(task.name, columns_of(args.column), tuple(args.keep))
     many = is_many(args)

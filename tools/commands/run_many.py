@@ -17,7 +17,7 @@ from ..batch.journal import Commit
 from ..batch.outputs import named
 from ..batch.parts import unreadable
 from ..batch.records import Records, format_of
-from ..batch.sources import is_several, sources_of
+from ..batch.sources import is_folder, is_several, sources_of
 from ..batch.work import Run
 from .arguments import load_model
 from .run_options import about_of, bar, check_apart, n_lines, parameter_words, parameters_of
@@ -46,7 +46,7 @@ def is_many(args: argparse.Namespace) -> bool:
         if not least <= value <= MOST:
             msg = f"--{name} {value}: expected a number from {least} to {MOST}"
             raise InputError(msg)
-    return args.workers > 1 or args.engine != ENGINES[0] or is_several(args.input) or args.output.is_dir()
+    return args.workers > 1 or args.engine != ENGINES[0] or is_several(args.input) or is_folder(args.output)
 
 
 def check_many(args: argparse.Namespace) -> None:
@@ -100,7 +100,7 @@ class _Tally:
 
 def _sources(args: argparse.Namespace) -> list[Source]:
     """What is read, and where results go. InputError."""
-    if not is_several(args.input) and not args.output.is_dir():
+    if not is_several(args.input) and not is_folder(args.output):
         check_apart(args)
         form = format_of(args.input, args.format)
         return [Source(args.input, form, args.output, args.errors, str(args.input))]
@@ -125,9 +125,10 @@ def _check_files(
             records = Records(stream, source.form, source.name)
             if records.columns:
                 inputs.check(records.columns, source.name)
+    several = is_several(args.input) or is_folder(args.output)
     for source in sources:
         for option, path in (("--output", source.output), ("--errors", source.errors)):
-            if path is not None and len(sources) + args.output.is_dir() > 1:
+            if path is not None and several:
                 with named(f"{option} {path}"):
                     path.parent.mkdir(parents=True, exist_ok=True)
         if source.output.exists() or (source.errors is not None and source.errors.exists()):

@@ -18,7 +18,7 @@ from ...loader.hub import locate
 from ..batch.fingerprint import fingerprint
 from ..batch.inputs import columns_of
 from ..batch.work import journal_of
-from .arguments import chosen, prune_of
+from .arguments import adapter_of, adapters_of, chosen, prune_of
 
 if TYPE_CHECKING:
     import argparse
@@ -46,10 +46,12 @@ def parameters_of(args: argparse.Namespace, task: Task) -> dict[str, Any]:
         msg = f"--seed {args.seed}: only of tasks that write text, and {task.name} draws nothing"
         raise InputError(msg)
     parameters |= {} if args.seed is None else {"seed": args.seed}
-    parameters |= {} if args.filters is None else {"filters": _filters(args.filters, task)}
+    parameters |= {} if args.filters is None else {"filters": _filters(args, task)}
+    name = adapter_of(args)
+    parameters |= {} if name is None else {"adapter": name}
     for words in args.set:
         name, sign, text = words.partition("=")
-        options = (*LOAD_DEFAULTS, "filters")
+        options = (*LOAD_DEFAULTS, "filters")  # the adapter's name among them: --adapter-name
         if not sign or not name.isidentifier() or name in parameters or name in options:
             what = "it has an option of its own" if name in options else "given twice"
             what = what if sign and name.isidentifier() else "expected NAME=VALUE"
@@ -64,14 +66,15 @@ def parameters_of(args: argparse.Namespace, task: Task) -> dict[str, Any]:
     return parameters
 
 
-def _filters(file: Path, task: Task) -> Filters:
+def _filters(args: argparse.Namespace, task: Task) -> Filters:
     """Errors: `InputError`: the task writes no text, or the file's rules."""
+    file: Path = args.filters
     if "filters" not in task.cls.parameters:
         msg = f"--filters {file}: only of tasks that write text, and {task.name} writes none"
         raise InputError(msg)
     from ...filter_files import Filters  # noqa: PLC0415 - help must not wait for it
 
-    return Filters.from_file(file)
+    return Filters.from_file(file, audit=args.audit, audit_text=args.audit_text)
 
 
 @contextmanager
@@ -108,6 +111,7 @@ def about_of(args: argparse.Namespace, task: str, form: str, parameters: Mapping
         "TASK": task,
         "--model": f"{directory.resolve().name}, its files {fingerprint(directory)}",
         "--adapter": None if args.adapter is None else f"its files {fingerprint(locate(args.adapter))}",
+        "--adapters": {n: f"its files {fingerprint(locate(p))}" for n, p in (adapters_of(args) or {}).items()} or None,
         "miaotui": version("miaotui"),
         "--format": form,
         "--column": columns_of(args.column) or None,
@@ -121,13 +125,15 @@ def about_of(args: argparse.Namespace, task: str, form: str, parameters: Mapping
 
 def _option(args: argparse.Namespace, parameter: str) -> str:
     """How a parameter was given."""
+    if parameter == "adapter":
+        return "--adapter-name"
     own = parameter in ("top_k", "seed", "filters") and getattr(args, parameter) is not None
     return f"--{parameter.replace('_', '-')}" if own else f"--set {parameter}"
 
 
 def check_apart(args: argparse.Namespace) -> None:
     """No file is read and written, or written twice. `InputError`."""
-    named = [("--input", args.input), ("--output", args.output), ("--errors", args.errors)]
+    named = [("--input", args.input), ("--output", args.output), ("--errors", args.errors), ("--audit", args.audit)]
     files = [(option, path) for option, path in named if path not in (None, STANDARD)]
     if args.output != STANDARD:
         files.insert(0, (f"the journal of --output {args.output}", journal_of(args.output)))

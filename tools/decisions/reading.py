@@ -17,7 +17,7 @@ Each question is computed by itself, whatever else is asked: its probabilities h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,10 +28,20 @@ from .answers import probabilities
 from .prompting import Prompting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from threading import Event
+
+    from numpy.typing import NDArray
+
     from ...model import Model
     from .questions import Question
 
 __all__ = ["Reader", "Reading", "reader_of"]
+
+T = TypeVar("T")
+
+#: Options that are computed before it is asked again whether somebody waits.
+SOME = 32
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,11 @@ class Reading:
 class Reader(Protocol):
     """Reads questions by one model."""
 
-    def read(self, state: str, question: Question, adapter: str | None = None) -> Reading:
-        """Errors: `InputError` where the question has no answer by this model, or does not fit its context."""
+    def read(self, state: str, question: Question, adapter: str | None = None, gone: Event | None = None) -> Reading:
+        """How likely its options are. `gone`: set when nobody waits for it any more.
+
+        Errors: `InputError` where the question has no answer by this model, or does not fit its context.
+        """
 
 
 def reader_of(model: Model) -> Reader:
@@ -63,6 +76,15 @@ def reader_of(model: Model) -> Reader:
         msg += "an NLI model"
         raise InputError(msg)
     return _Written(model) if said is None else _Lettered(model, said)
+
+
+def _some(options: list[T], gone: Event | None) -> Iterator[list[T]]:
+    """So many at a time, as long as somebody waits. Errors: `InputError`."""
+    for at in range(0, len(options), SOME):
+        if gone is not None and gone.is_set():
+            msg = "nobody waits for this question any more"
+            raise InputError(msg)
+        yield options[at : at + SOME]
 
 
 class _Lettered(Prompting):
@@ -87,10 +109,10 @@ class _Lettered(Prompting):
             raise ConfigError(msg)
         return tokens
 
-    def read(self, state: str, question: Question, adapter: str | None = None) -> Reading:
+    def read(self, state: str, question: Question, adapter: str | None = None, gone: Event | None = None) -> Reading:
         labels, tokens, n = self._said.labels[question.kind], self._tokens[question.kind], len(question.options)
         if n > len(tokens):
-            return self._without.read(state, question, adapter)
+            return self._without.read(state, question, adapter, gone)
         order = list(range(n))
         if question.kind == "noul":
             order = [question.options.index(side) for side in self._said.noul_options]
@@ -106,14 +128,14 @@ class _Written(Prompting):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
 
-    def read(self, state: str, question: Question, adapter: str | None = None) -> Reading:
+    def read(self, state: str, question: Question, adapter: str | None = None, gone: Event | None = None) -> Reading:
         ids, before = self.prompt(prompts.asked(state, question))
         texts = prompts.written(question)
         options = [self.control.encode(self.control.marked(f"{before}{text}")) for text in texts]
         if not all(ids and text.strip() for ids, text in zip(options, texts, strict=True)):
             msg = "criteria: an option is empty; expected texts"
             raise InputError(msg)
-        made = self.model.score(ids, options, adapter=adapter)
+        made = [each for some in _some(options, gone) for each in self.model.score(ids, some, adapter=adapter)]
         told = question.kind == "score" or (question.kind == "choice" and any(question.descriptions))
         p = probabilities([each.mean if told else each.sum for each in made])
         return Reading(p, len(ids) + sum(map(len, options)), made[0].n_reused)
@@ -131,12 +153,12 @@ class _Judged:
             msg += "called entailment: name a model that writes text, a reranker or an NLI model"
             raise InputError(msg)
 
-    def read(self, state: str, question: Question, adapter: str | None = None) -> Reading:
+    def read(self, state: str, question: Question, adapter: str | None = None, gone: Event | None = None) -> Reading:
         if not state.strip():
             msg = "state: is empty; this model compares it with each option"
             raise InputError(msg)
         said = [f"{question.instructions} {text}".strip() for text in self._options(question)]
-        rows, n = self._rows(state, said, adapter)
+        rows, n = self._rows(state, said, adapter, gone)
         yes = rows[:, self._entails or 0]
         if question.kind != "noul" or len(said) > 1:
             return Reading(probabilities([float(x) for x in yes]), n)
@@ -151,10 +173,15 @@ class _Judged:
         true, false = question.descriptions
         return [true, false] if false else [true]
 
-    def _rows(self, state: str, said: list[str], adapter: str | None) -> tuple[np.ndarray, int]:
+    def _rows(
+        self, state: str, said: list[str], adapter: str | None, gone: Event | None
+    ) -> tuple[NDArray[np.float32], int]:
         """Logits [pairs, labels], and tokens."""
         pairs = self.model.pairs
         number = self.model.adapter_number(adapter, "decide")
-        rows = np.asarray(pairs.of([(state, each) for each in said], act="identity", adapter=number))
+        made = [
+            np.asarray(pairs.of([(state, each) for each in some], act="identity", adapter=number))
+            for some in _some(said, gone)
+        ]
         n = sum(len(self.model.tokenizer.framed(state.strip(), pair=each)[0]) for each in said)
-        return rows.reshape(len(said), -1), n
+        return np.concatenate(made).reshape(len(said), -1), n

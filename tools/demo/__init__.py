@@ -7,10 +7,12 @@ from pathlib import Path
 from ...errors import InputError
 from ..notes import note
 
-__all__ = ["NAMES", "OF_TASKS", "path", "stand_in"]
+__all__ = ["ADAPTERS", "NAMES", "OF_TASKS", "adapter", "path", "stand_in"]
 
 #: The models; `path` finds them.
 NAMES = ("story", "sentiment", "entities", "answers", "encoder", "dates", "chat")
+#: Adapters of the story model; `adapter` finds them.
+ADAPTERS = ("sea",)
 #: Task -> the model that does it where none is given: by `mt.pipeline`, `miaotui run` and `miaotui evaluate` alike.
 OF_TASKS = {
     "text-classification": "sentiment",
@@ -44,6 +46,14 @@ def path(name: str = "story") -> Path:
         msg = f"there is no demo model {name!r}; expected one of {', '.join(NAMES)}"
         raise InputError(msg)
     return here / "models" / name
+
+
+def adapter(name: str = "sea") -> Path:
+    """Directory of an adapter of the story model, a PEFT LoRA like any other. Errors: `InputError`."""
+    if name not in ADAPTERS:
+        msg = f"there is no demo adapter {name!r}; expected one of {', '.join(ADAPTERS)}"
+        raise InputError(msg)
+    return Path(__file__).resolve().parent / "adapters" / name
 
 
 def stand_in(task: str, option: str = "model") -> str:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from ...errors import MiaotuiError
 from ..export import check_new
-from . import NAMES, story
+from . import ADAPTERS, NAMES, path, story
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, write the checkpoint directory, say how well it does on what is held out."""
     parser = argparse.ArgumentParser(prog="python -m miaotui.tools.demo.train", description=__doc__)
-    parser.add_argument("name", metavar="NAME", choices=NAMES, help=f"one of {', '.join(NAMES)}")
+    parser.add_argument(
+        "name", metavar="NAME", choices=(*NAMES, *ADAPTERS), help=f"one of {', '.join((*NAMES, *ADAPTERS))}"
+    )
     parser.add_argument(
         "out", nargs="?", type=Path, help="directory to make, which must not be there yet (default: NAME)"
     )
@@ -32,6 +34,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.name == "story":
         out.mkdir(parents=True)
         story.make(out, args.steps or 3000, args.layers, args.width)
+        return 0
+    if args.name in ADAPTERS:
+        from .recipes import sea  # noqa: PLC0415 - as below
+
+        sea.make(out, path(), args.steps)
         return 0
     if args.data is not None:
         from .recipes import tagged_file  # noqa: PLC0415 - as below

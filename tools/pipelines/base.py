@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +39,8 @@ __all__ = ["EncoderPipeline", "Options", "Pipeline", "Prepared", "placed"]
 Options = dict[str, Any]
 #: transformers' parameters that have no effect here: passes are packed by tokens, without padding.
 NO_EFFECT = ("batch_size", "num_workers")
+#: Parameters of every pipeline: the name of the adapter, of `load(adapters=...)`, that reads and writes the text.
+EVERY: Options = {"adapter": None}
 
 
 class Pipeline(Holder, ABC):
@@ -83,8 +85,9 @@ class Pipeline(Holder, ABC):
 
     def options(self, given: Mapping[str, object]) -> Options:
         """The parameters of a call: `given`, else the constructor's, else the defaults. Errors: `InputError`."""
-        check_names(given, [*self.parameters, *NO_EFFECT], f"parameter of {self.task}")
-        options = self._settings | {key: value for key, value in given.items() if key not in NO_EFFECT}
+        check_names(given, [*self.parameters, *EVERY, *NO_EFFECT], f"parameter of {self.task}")
+        options = EVERY | self._settings | {key: value for key, value in given.items() if key not in NO_EFFECT}
+        self.model.session.adapters.number(options["adapter"], self.task)
         for name in self.switches:
             value = options[name]
             options[name] = self.parameters[name] if value is None else switch(name, value)
@@ -160,6 +163,7 @@ class EncoderPipeline(Pipeline):
     def stream(self, items: Iterator[Any], options: Options, *, numbered: bool) -> Iterator[Any]:
         """As `Pipeline.stream`."""
         waiting: deque[tuple[int | None, Prepared]] = deque()
+        adapter = self.model.session.adapters.number(options["adapter"], self.task)
 
         def wholes() -> Iterator[Whole]:
             for n, item in enumerate(items):
@@ -167,7 +171,7 @@ class EncoderPipeline(Pipeline):
                 with placed(number):
                     prepared = self.prepare(item, options)
                 waiting.append((number, prepared))
-                yield from prepared.wholes
+                yield from (replace(whole, adapter=adapter) for whole in prepared.wholes)
 
         def finished(rows: list[Rows]) -> object:
             number, prepared = waiting.popleft()

@@ -65,7 +65,8 @@ class FeatureExtraction(EncoderPipeline):
     def rows(self, wholes: Iterator[Whole]) -> Iterator[Rows]:
         """The rows of each text's tokens."""
         if self.model.session.program.encoding is None:
-            return (self.model.hidden(whole.ids) for whole in wholes)
+            name_of = self.model.session.adapters.name_of
+            return (self.model.hidden(whole.ids, adapter=name_of(whole.adapter)) for whole in wholes)
         return encoded(self.model.session, wholes, np.copy)
 
     def finish(self, prepared: Prepared, rows: list[Rows], options: Options) -> Any:  # noqa: ANN401, ARG002 - lists, or an array

@@ -61,14 +61,16 @@ def pipeline(task: str | None = None, model: Given = None, **options: object) ->
     `task`: one of docs/pipelines.md, by default what the model's class is made for. `model`: a directory, a hub name,
     or a `Model` that is loaded (which the pipeline does not close); by default the task's included one, if there is.
     `options`: those of `load`, and the task's parameters, which a call may give too. Names, parameters, defaults and
-    results are those of transformers 4.57.6; `device` may be -1 (the CPU) or 0 (the GPU), as there. Errors:
-    `InputError`, and those of `load`.
+    results are those of transformers 4.57.6; `adapter`, of a call or next to a loaded model, is the name of one of its
+    adapters, and of `load` the path of one that is merged; `device` may be -1 (the CPU) or 0 (the GPU), as there.
+    Errors: `InputError`, and those of `load`.
     """
     row, said = (None, {}) if task is None else task_of(task)
     options = as_ours(options, model)
     loading: dict[str, Any] = {key: value for key, value in options.items() if key in LOAD_DEFAULTS}
     given = said | {key: value for key, value in options.items() if key not in LOAD_DEFAULTS}
     if isinstance(model, Model):
+        given |= {"adapter": loading.pop("adapter")} if "adapter" in loading else {}  # one of those that it has
         if loading:
             msg = f"{next(iter(loading))}: an option of load, and this model is loaded; give its path, or leave it out"
             raise InputError(msg)

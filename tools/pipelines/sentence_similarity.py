@@ -55,7 +55,7 @@ class SentenceSimilarity(Pipeline):
                 yield from sentences
 
         got: list[Any] = []
-        for vector in self.model.encode(texts(), prompt_name=options["prompt_name"]):
+        for vector in self.model.encode(texts(), prompt_name=options["prompt_name"], adapter=options["adapter"]):
             got.append(vector.astype(np.float64))
             if len(got) > waiting[0]:
                 waiting.popleft()

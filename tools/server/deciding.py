@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, InputError, TokenizerError
@@ -33,4 +34,10 @@ async def decided(
         reader = await state.prepare(partial(state.kept, entry.model, reader_of))
     except (ConfigError, InputError, TokenizerError) as e:
         raise RequestError(str(e), param="model", code="not_supported") from e
-    return [await state.compute(partial(reader.read, said, question, entry.adapter)) for question in questions]
+    gone = Event()
+    try:
+        return [
+            await state.compute(partial(reader.read, said, question, entry.adapter, gone)) for question in questions
+        ]
+    finally:
+        gone.set()

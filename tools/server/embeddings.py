@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import ConfigError, InputError
 from ...runtime.generate import check_ids
@@ -18,8 +19,6 @@ from .wires import Work
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from ...encode import Vectors
     from ...model import Model
     from .admission import Ticket
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WIRE"]
 
-#: Texts of one request: OpenAI's bound.
-MOST = 2048
+#: Texts of one request: OpenAI's bound; and how many are computed at a time, between which a client may go.
+MOST, SOME = 2048, 64
 _IDS: Schema = array({"type": "integer", "minimum": 0}, least=1)
 _FULL: Schema = {"type": "string", "minLength": 1}
 FIELDS = (
@@ -52,7 +51,10 @@ async def _work(given: dict[str, Any], state: State, ticket: Ticket) -> Mapping[
     ids = await state.prepare(partial(_ids, entry.model, vectors, given))
     n = sum(map(len, ids))
     ticket.hold(n)
-    rows = await state.compute(partial(_rows, entry, vectors, ids, given.get("prompt_name"), width))
+    rows = list[NDArray[np.float32]]()
+    for at in range(0, len(ids), SOME):
+        some = ids[at : at + SOME]
+        rows.extend(await state.compute(partial(_rows, entry, vectors, some, given.get("prompt_name"), width)))
     write = _base64 if given.get("encoding_format") == "base64" else _numbers
     data = [{"object": "embedding", "index": i, "embedding": write(row)} for i, row in enumerate(rows)]
     usage = {"prompt_tokens": n, "total_tokens": n}

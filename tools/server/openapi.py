@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.routing import Route
 
+from .errors import openai_error
 from .events import to_json
 from .fields import read_fields
 from .wires import Work
@@ -75,7 +76,12 @@ def _post(wire: Wire | Work) -> dict[str, Any]:
         "additionalProperties": isinstance(wire, Work) and wire.read is not read_fields,
     }
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return {"summary": wire.about, "requestBody": body, "responses": _answers(), "security": [{"key": []}, {}]}
+    return {
+        "summary": wire.about,
+        "requestBody": body,
+        "responses": _answers(wire.error),
+        "security": [{"key": []}, {}],
+    }
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
@@ -84,8 +90,10 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [*branches, *([] if {"type": "null"} in branches else [{"type": "null"}])]}
 
 
-def _answers() -> dict[str, Any]:
-    wrong = {"description": "What is wrong.", "content": {"application/json": {"schema": {"$ref": _REFERENCE}}}}
+def _answers(error: object = openai_error) -> dict[str, Any]:
+    """`error`: what tells errors; the schema is that of OpenAI's."""
+    schema = {"$ref": _REFERENCE} if error is openai_error else {"type": "object"}
+    wrong = {"description": "What is wrong.", "content": {"application/json": {"schema": schema}}}
     return {"200": {"description": "The answer."}, "4XX": wrong, "5XX": wrong}
 
 

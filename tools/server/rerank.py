@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ALIAS", "WIRE"]
 
 #: Documents of one request, Cohere's bound; and how many are scored at a time, between which a client may go.
-MOST, SOME = 1000, 32
+MOST, SOME = 1000, 16
 _DOCUMENT: Schema = {"type": "object", "properties": {"text": TEXT}, "required": ["text"]}
 FIELDS = (
     MODEL,

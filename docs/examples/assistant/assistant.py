@@ -141,6 +141,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"least cosine (default: {THRESHOLD})")
     args = parser.parse_args(argv)
     try:
+        if not all(text.strip() for text in args.questions):
+            msg = "QUESTION: a text without a word; ask something"
+            raise InputError(msg)
         faq = read_faq(args.faq) if args.faq else list(questions.FAQ.values())
         with ExitStack() as opened:
             reader = mt.pipeline("question-answering", located(args.reader)) if args.reader else None

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import miaotui as mt
+from miaotui.errors import MiaotuiError
 from miaotui.tools.evaluate.metrics_answers import exact, f1
 from sklearn.metrics import classification_report
 from tqdm import tqdm
@@ -33,4 +34,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MiaotuiError as error:
+        raise SystemExit(str(error)) from None

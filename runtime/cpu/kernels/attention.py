@@ -18,7 +18,7 @@ from typing import Any
 
 from ...kvcache import DIMS, KEYS, KV_BYTES, PAGE, QUERIES
 from ...step import Q_COUNT, Q_ENCODER, Q_FIRST, Q_TABLES, S_N_SEQUENCES, S_TOKENS, TOKEN_WORDS
-from ..attention_tiles import BLOCKS, BOUND, TILE, VECTORS, fold_lanes, scores_tile, values_tiles
+from ..attention_tiles import BLOCKS, BOUND, TILE, VECTORS, fold_lanes, scores_tile, values_of
 from ..lanes import div, ld, ld_i32, ldf, load_tail, prefetch, splat, st, store, store_tail
 from .attention_scores import (
     CONTEXT,
@@ -43,7 +43,7 @@ from .attention_scores import (
     seen_back,
     softmax_of,
 )
-from .base import arg, farg, kernel, sequence_words, template
+from .base import arg, farg, jit, kernel, sequence_words
 
 HALF = VECTORS // 2
 SUMS = 3 * VECTOR + VECTOR  # of a query, a tile's together: its sum; where its keys begin; where they end; partial sums
@@ -58,50 +58,10 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
     softmax, softmax_of_one = softmax_of(TILE, scores_kind), softmax_of(1, scores_kind)
     seen = encoded if cross else seen_around if scores_kind else seen_back
     plan = plan_of(seen)
-    values, values_of_lane = values_tiles(TILE, VECTORS, kind)
-    values_of_one, values_of_one_lane = values_tiles(1, VECTORS, kind)
-    half, half_of_lane = values_tiles(TILE, HALF, kind)  # heads of 32 dimensions
-    half_of_one, half_of_one_lane = values_tiles(1, HALF, kind)
-    vector, vector_of_lane = values_tiles(TILE, 1, kind)
-    vector_of_one, vector_of_one_lane = values_tiles(1, 1, kind)
+    by_page, by_lane = values_of(TILE, kind)
+    by_page_of_one, by_lane_of_one = values_of(1, kind)
 
-    @template
-    def by_lane(many: Any, wide: Any, w: Any, ldp: Any, vc: Any, table: Any, page_bytes: Any, row: Any, column: Any,
-                limits: Any, edges: Any, lane: Any, out: Any, lane_bytes: Any) -> None:  # fmt: skip
-        """Values of a lane, by the tile that takes this many vectors and queries."""
-        if wide > 1:
-            if many == HALF and HALF > 1:
-                half_of_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
-            elif many > 1:
-                values_of_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
-            else:
-                vector_of_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
-        elif many == HALF and HALF > 1:
-            half_of_one_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
-        elif many > 1:
-            values_of_one_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
-        else:
-            vector_of_one_lane(w, ldp, vc, table, page_bytes, row, column, limits, edges, lane, out, lane_bytes)
-
-    @template
-    def by_page(many: Any, wide: Any, w: Any, ldp: Any, vc: Any, table: Any, page_bytes: Any, row: Any, column: Any,
-                limits: Any, edges: Any, page: Any, out: Any, lane_bytes: Any, fresh: Any) -> None:  # fmt: skip
-        """Values of a page, likewise."""
-        if wide > 1:
-            if many == HALF and HALF > 1:
-                half(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
-            elif many > 1:
-                values(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
-            else:
-                vector(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
-        elif many == HALF and HALF > 1:
-            half_of_one(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
-        elif many > 1:
-            values_of_one(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
-        else:
-            vector_of_one(w, ldp, vc, table, page_bytes, row, column, limits, edges, page, out, lane_bytes, fresh)
-
-    @template
+    @jit
     def finish(p: Any, base: Any, place: Any, lanes: Any, lane_bytes: Any, norm: Any, j: Any, many: Any) -> None:
         """Dimensions from j on of the query that is the batch's `place`th: its lanes folded, by its weights' sum."""
         d, total = arg(p, D), splat(ldf(norm))
@@ -110,7 +70,7 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
             k = j + 16 * c
             store_tail(y + 4 * k, div(fold_lanes(lanes + c * VECTOR, lane_bytes), total), d - k)
 
-    @template
+    @jit
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         heads, kv_heads, d = arg(p, HEADS), arg(p, KV_HEADS), arg(p, D)
         context, tokens = arg(p, CONTEXT), ld(step + 8 * S_TOKENS)
@@ -227,20 +187,34 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
                     for lane in range(KEYS if many_tokens and not tile_by_tile else 0):
                         for m in range(0, tiled, wide):
                             limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
-                            by_lane(many, wide, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                    lane, parts + m * many * VECTOR, lane_bytes)  # fmt: skip
+                            weights, sums_at = buf + m * ldp, parts + m * many * VECTOR
+                            if wide > 1:
+                                by_lane(many, weights, ldp, vc, table, page_bytes, row, j * size, limits, edges, lane,
+                                        sums_at, lane_bytes)  # fmt: skip
+                            else:
+                                by_lane_of_one(many, weights, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                               lane, sums_at, lane_bytes)  # fmt: skip
                     for page in range(first_page, last_page + 1 if not many_tokens else first_page):
                         for m in range(0, tiled, wide):
                             limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
-                            by_page(many, wide, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                    page, parts + m * many * VECTOR, lane_bytes, page == first_page)  # fmt: skip
+                            weights, sums_at, fresh = buf + m * ldp, parts + m * many * VECTOR, int(page == first_page)
+                            if wide > 1:
+                                by_page(many, weights, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
+                                        sums_at, lane_bytes, fresh)  # fmt: skip
+                            else:
+                                by_page_of_one(many, weights, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                               page, sums_at, lane_bytes, fresh)  # fmt: skip
                     place, h = first_place, f % group
                     for m in range(0, tiled, wide):
                         lanes = parts + m * many * VECTOR
                         if tile_by_tile:
                             lanes, limits, edges = parts, bounds + BOUND * m, sums + m * SUMS + VECTOR
-                            by_page(many, wide, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                    first_page, lanes, lane_bytes, True)  # fmt: skip
+                            if wide > 1:
+                                by_page(many, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                        first_page, lanes, lane_bytes, 1)  # fmt: skip
+                            else:
+                                by_page_of_one(many, buf, ldp, vc, table, page_bytes, row, j * size, limits, edges,
+                                               first_page, lanes, lane_bytes, 1)  # fmt: skip
                         for n in range(m, min(m + wide, count)):
                             norm = sums + m * SUMS + 4 * (n - m)
                             finish(p, base, place, lanes + (n - m) * many * VECTOR, lane_bytes, norm, j, many)

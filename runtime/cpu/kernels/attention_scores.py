@@ -21,7 +21,7 @@ from ...step import (
 )
 from ..attention_tiles import BOUND, TILE, bias_tile, tile_folds, within
 from ..lanes import add, div, ld, ld_i32, ldf, load, maximum, mul, splat, stf, store, sub, zero
-from .base import arg, farg, sequence_words, template
+from .base import arg, farg, jit, sequence_words, template
 from .elementwise import exp, tanh
 
 F = np.float32
@@ -64,7 +64,7 @@ def softmax_of(rows: int, kind: str) -> Any:
     keys, fold_rows, top_rows = tile_folds(rows)
     final = _final(rows, kind)
 
-    @template
+    @jit
     def body(p: Any, line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any) -> None:
         lows, ends, tile_low, tile_end, low, end = sums + VECTOR, sums + 2 * VECTOR, ld(bounds), 0, 0, ld(bounds + 8)
         for row in range(rows):

@@ -170,9 +170,9 @@ def _edited(words: Any, x: Any, n: Any, s: Any) -> Any:
 
 @jit
 def _low(x: Any, n: Any) -> Any:
-    """The least score but -inf, of every fourth sixteen: it says how fine levels are, and changes no id."""
+    """The least score but -inf, of every sixteenth sixteen: it says how fine levels are, and changes no id."""
     bottom = splat(LOW)
-    for j in range(0, n, 64):
+    for j in range(0, n, 256):
         bottom = maximum(finite_or(sub(zero(), between(load_tail(x + 4 * j, n - j), 0, n - j, LOW)), LOW), bottom)
     return F(-largest(bottom))
 

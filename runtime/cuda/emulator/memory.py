@@ -151,9 +151,14 @@ class Shared:
         old, writer = self._readers.get(at), self._writers.get(at)
         if old is not None and old[0] == MANY and old[1] == me[1] and (writer is None or writer[0] < COPIES):
             return self.memory.views[kind][at]  # many have, since the barrier: it is there for all
-        for other in (writer, self._adders.get(at)):
-            self._apart(at, other, me, "reads what another wrote")
-        self._readers[at] = me if old is None or self.covers(old, me) else several(old, me)
+        if writer is not None and writer[1] >= me[1]:
+            self._apart(at, writer, me, "reads what another wrote")
+        if self._adders:
+            self._apart(at, self._adders.get(at), me, "reads what another wrote")
+        if old is None or old[1] < me[1] or old[0] == me[0]:
+            self._readers[at] = me
+        elif self.known or old[0] != -1 - me[0] // WARP or old[2:] != me[2:]:  # else its warp reads, as it has
+            self._readers[at] = me if self.covers(old, me) else several(old, me)
         return self.memory.views[kind][at]
 
     def load4(self, address: int, me: Moment) -> tuple[Any, ...]:
@@ -294,7 +299,7 @@ class Shared:
         return address // 4
 
     def _apart(self, at: int, other: Moment | None, me: Moment, what: str) -> None:
-        if other is None or other[0] == me[0] or self.covers(other, me):
+        if other is None or other[1] < me[1] or other[0] == me[0] or self.covers(other, me):
             return
         if other[0] >= COPIES:
             msg = f"race: thread {me[0]} {what} at shared word {at}: a copy, for whose phase it did not wait"

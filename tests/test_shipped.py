@@ -1,0 +1,282 @@
+"""Kernels compiled ahead: which of them a CPU takes, that they need no compiler, and that they give the JIT's bits.
+
+The libraries are those of the clone, `./dev kernels`, where it has some.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from miaotui.errors import BackendError, InputError
+from miaotui.runtime.cpu import cpuid, levels, link, shipped
+from miaotui.runtime.cpu.layout import ROOTS
+from miaotui.tools import kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TESTS = Path(__file__).resolve().parent
+needs_libraries = pytest.mark.skipif(
+    kernels._made(os.uname().machine) is None,
+    reason="no kernels compiled ahead: python -m miaotui.tools.kernels runtime/cpu/compiled",
+)
+x86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="asks an x86-64 CPU")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """What was chosen is forgotten, before and after."""
+    cached = (shipped.manifest, shipped.chosen, shipped._can, shipped._opened)
+    for f in cached:
+        f.cache_clear()
+    monkeypatch.delenv(shipped.CPU, raising=False)
+    yield monkeypatch
+    for f in cached:
+        f.cache_clear()
+
+
+def run(script: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh process of Python, whose compiled code is kept by itself."""
+    here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    here = {name: value for name, value in (here | environment).items() if value}
+    command = [
+        sys.executable,
+        *(["-c", script] if " " in script else [str(TESTS / script), *environment.get("few", "").split()]),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=here, timeout=600)
+
+
+def test_levels_are_told_apart_by_what_they_need() -> None:
+    """Each of a machine needs more than the next; twins add to one; every kernel of a twin is one."""
+    x86_64 = [level for level in levels.LEVELS if level.machine == "x86_64"]
+    assert all(a.needs > b.needs for a, b in pairwise(x86_64))
+    names = {level.name: level for level in levels.LEVELS}
+    for twin in levels.TWINS:
+        assert not twin.needs <= names[twin.level].needs
+        assert set(twin.kernels) <= set(link.KERNELS)
+    assert list(levels.forced()) == ["x86-64-v4", "x86-64-v3", "aarch64", "x86-64-v4-vnni", "x86-64-v4-bf16"]
+    assert {feature for level in levels.LEVELS for feature in level.has} <= set(link_features())
+
+
+def link_features() -> tuple[str, ...]:
+    from miaotui.runtime.cpu.target import FEATURES
+
+    return FEATURES
+
+
+@x86
+def test_the_cpu_says_what_linux_says(tmp_path: Path) -> None:
+    """Of what levels and twins need; a system may hide some of what the CPU has."""
+    probe = tmp_path / "probe.o"
+    probe.write_bytes(kernels._probe())
+    kernels._linked(kernels.linker("x86_64"), "probe", [probe], tmp_path)
+    asked = cpuid.features(ctypes.CDLL(str(tmp_path / "probe.so")))
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    named = {name for names in cpuid._BITS.values() for name in names.values()}
+    assert asked == named & set(flags.split())
+
+
+def test_what_no_machine_or_linker_has_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="riscv64: kernels are not compiled ahead for this machine; expected one of"):
+        kernels.compile_ahead(tmp_path / "none", "riscv64")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+    with pytest.raises(BackendError, match="pip install ziglang"):
+        kernels.linker("x86_64")
+    monkeypatch.setattr(kernels, "find_spec", lambda _: object())
+    assert kernels.linker("x86_64")[1:4] == ["-m", "ziglang", "ld.lld"]
+
+
+def test_a_clone_without_libraries_compiles(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fresh.setattr(shipped, "SHIPPED", str(tmp_path))
+    assert shipped.chosen() is None
+    assert "this is a clone or an editable installation" in shipped.needs_compiler()
+    shipped.chosen.cache_clear()
+    fresh.setenv(shipped.CPU, "x86-64-v9")
+    with pytest.raises(BackendError, match="MIAOTUI_CPU='x86-64-v9': no such level; expected one of x86-64-v4, "):
+        shipped.chosen()
+    fresh.setenv(shipped.CPU, "x86-64-v3")
+    with pytest.raises(BackendError, match="MIAOTUI_CPU=x86-64-v3: there is no such code to choose"):
+        shipped.chosen()
+
+
+def test_an_edited_kernel_is_not_hidden_by_an_older_library(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fresh.setattr(shipped, "SHIPPED", str(tmp_path))
+    (tmp_path / shipped.MANIFEST).write_text(json.dumps({"sources": "00", "libraries": {}}))
+    assert shipped.manifest() is None
+
+
+@needs_libraries
+@x86
+def test_a_cpu_takes_the_best_that_it_can_run(fresh: pytest.MonkeyPatch) -> None:
+    def chosen(can: frozenset[str]) -> tuple[str, list[str]] | None:
+        shipped.chosen.cache_clear()
+        fresh.setattr(shipped, "_can", lambda: can)
+        got = shipped.chosen()
+        return None if got is None else (got.name, [twin.name for twin in got.twins])
+
+    v4, v3 = (level.needs for level in levels.LEVELS[:2])
+    assert chosen(v4 | {"avx512_vnni"}) == ("x86-64-v4", ["vnni"])
+    assert chosen(v4) == ("x86-64-v4", [])
+    assert chosen(v3 | {"avx512f"}) == ("x86-64-v3", [])
+    assert chosen(v3 - {"fma", "avx2"}) is None
+    assert shipped.needs_compiler() == (
+        "kernels must be compiled by Numba (this CPU lacks avx2, fma), which is not installed; "
+        "pip install 'miaotui[jit]'"
+    )
+    fresh.setenv(shipped.CPU, "x86-64-v4-bf16")
+    shipped.chosen.cache_clear()
+    with pytest.raises(
+        BackendError, match=r"MIAOTUI_CPU=x86-64-v4-bf16: this CPU lacks avx2, avx512_bf16, .*; unset it"
+    ):
+        chosen(v3 - {"fma", "avx2"})
+
+
+@needs_libraries
+@pytest.mark.usefixtures("fresh")
+def test_what_asks_for_a_compiler_gets_it() -> None:
+    for name, value in (("MIAOTUI_CPU", "jit"), ("MIAOTUI_DEBUG", "1"), ("NUMBA_CPU_NAME", "generic")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(name, value)
+            patch.setattr(shipped, "named_cpu", lambda: (os.environ.get("NUMBA_CPU_NAME"), None))
+            shipped.chosen.cache_clear()
+            assert shipped.chosen() is None
+            assert name in shipped.needs_compiler()
+
+
+@needs_libraries
+def test_a_damaged_library_is_never_opened(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(kernels.HERE, tmp_path / "copy")
+    fresh.setattr(shipped, "SHIPPED", str(tmp_path / "copy"))
+    level = shipped.chosen()
+    assert level is not None
+    file = tmp_path / "copy" / level.library
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    shipped._opened.cache_clear()
+    with pytest.raises(BackendError, match=r"\.so: is damaged; install miaotui again"):
+        shipped.addresses(["add"])
+    file.unlink()
+    with pytest.raises(BackendError, match=r"\.so: is not there; install miaotui again"):
+        shipped.addresses(["add"])
+
+
+@needs_libraries
+def test_every_library_has_every_kernel(fresh: pytest.MonkeyPatch) -> None:
+    for name in levels.forced():
+        fresh.setenv(shipped.CPU, name)
+        shipped.chosen.cache_clear()
+        try:
+            level = shipped.chosen()
+        except BackendError:  # not of this machine, or more than this CPU can
+            continue
+        assert level is not None
+        found = shipped.addresses([*ROOTS, *link.KERNELS])
+        assert all(found.values())
+        assert len(set(found.values())) == len(found)
+
+
+#: No module of a compiler can be found.
+ALONE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("numba", "llvmlite"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@needs_libraries
+@pytest.mark.ci  # 6 s
+def test_no_compiler_is_needed_and_where_it_is_the_error_says_so(tmp_path: Path) -> None:
+    text = (
+        f"{ALONE}\nimport miaotui.tools.cli as cli; sys.exit(cli.main(['generate', 'Once', '--max-new-tokens', '4']))"
+    )
+    done = run(text, tmp_path, MIAOTUI_CPU="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.iterdir())
+    for asked in ({"MIAOTUI_CPU": "jit"}, {"MIAOTUI_DEBUG": "1"}, {"MIAOTUI_EXECUTOR": "prange"}):
+        done = run(text, tmp_path, **{"MIAOTUI_CPU": "", **asked})
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "which is not installed; pip install 'miaotui[jit]'" in done.stderr
+
+
+def told(tmp_path: Path, level: str, few: str = "") -> dict[str, Any]:
+    """What a fresh process of this level says."""
+    done = run("digests.py", tmp_path, MIAOTUI_CPU=level, few=few)
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    assert said["level"] == (None if level == shipped.JIT else level)
+    return said
+
+
+def runnable(fresh: pytest.MonkeyPatch) -> list[str]:
+    """Levels that this CPU can run."""
+    found = []
+    for name in levels.forced():
+        fresh.setenv(shipped.CPU, name)
+        shipped.chosen.cache_clear()
+        try:
+            shipped.chosen()
+        except BackendError:
+            continue
+        found.append(name)
+    return found
+
+
+@needs_libraries
+@pytest.mark.ci  # 15 s
+def test_every_level_gives_the_bits_of_the_jit(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = runnable(fresh)
+    assert here
+    want = told(tmp_path, shipped.JIT, "few")["digests"]
+    assert len(want) == 6
+    for level in here:
+        got = told(tmp_path, level, "few")
+        assert not got["numba"]
+        assert got["digests"] == want, level
+
+
+@needs_libraries
+@pytest.mark.soak("levels")
+def test_every_level_gives_the_bits_of_the_jit_for_every_kind(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    want = told(tmp_path, shipped.JIT)["digests"]
+    for level in runnable(fresh):
+        assert told(tmp_path, level)["digests"] == want, level
+
+
+@pytest.mark.ci  # 12 s
+def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
+    """Two processes emit some kernels for a level, and for a twin, at once."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom miaotui.tools import kernels as k\n"
+        "from miaotui.runtime.cpu import levels\n"
+        "k.ROOTS, k.KERNELS = ('team_work',), ('rope', 'linear_int8', 'rms_norm', 'argmax')\n"
+        "k.TWINS = [t._replace(kernels=('linear_int8',)) for t in levels.TWINS if t.name == 'vnni']\n"
+        "k._emit(levels.LEVELS[0], Path(sys.argv[1]))"
+    )
+    places = [tmp_path / "a", tmp_path / "b"]
+    started = []
+    for i, place in enumerate(places):
+        place.mkdir()
+        here = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, sys.path)), "PYTHONHASHSEED": str(i)}
+        started.append(subprocess.Popen([sys.executable, "-c", script, place], env=here))
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    made = [{o.name: o.read_bytes() for o in place.iterdir()} for place in places]
+    assert made[0] == made[1]
+    assert set(made[0]) == {
+        f"{n}.o" for n in ("team_work", "rope", "linear_int8", "linear_int8.vnni", "rms_norm", "argmax")
+    }
+    assert made[0]["linear_int8.o"] != made[0]["linear_int8.vnni.o"]

@@ -1,0 +1,1 @@
+"""The build backend that pyproject.toml names."""
