@@ -185,7 +185,7 @@ def _aiming(level: Level) -> Callable[[Twin | None], None]:
     At first for the level, before any kernel is imported: what kernels share is the level's, in twins too.
     """
     import llvmlite.binding as llvm  # noqa: PLC0415 - as above
-    from numba.core import codegen, config  # noqa: PLC0415 - as above
+    from numba.core import codegen  # noqa: PLC0415 - as above
     from numba.core.registry import cpu_target  # noqa: PLC0415 - as above
 
     from ..runtime.cpu.target import aim  # noqa: PLC0415 - as above
@@ -204,7 +204,7 @@ def _aiming(level: Level) -> Callable[[Twin | None], None]:
             self.turn(level.features)
             self._target_data = self._tm.target_data
             self._data_layout = str(self._target_data)
-            self._loopvect, self._opt_level = config.OPT.is_opt_max, 3 if config.OPT.is_opt_max else 0
+            self._loopvect, self._opt_level = True, 3
 
         def turn(self, features: str) -> None:
             """Compile for these features of the level's CPU."""
