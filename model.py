@@ -102,8 +102,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     is refused, and another machine's warned of. `auto`: pick threads, and rounding where the model does not fit the
     free memory, by prediction; `Model.picked` says what and why. Both: docs/tuning.md.
     `adapters`: PEFT's directories by name, kept apart from the model's matrices: each text may choose one of them
-    (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md). `adapter_slots`: places for this many
-    more, of rank `adapter_rank` at most, which `Model.add_adapter` brings later.
+    (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
+    `adapter_slots`: places for this many more, of rank `adapter_rank` at most, which `Model.add_adapter` brings later.
     `draft`: guess ids ahead, and check several in one pass; every answer is the same, and often there sooner
     (docs/speculation.md). "ngram": what followed the same ids before, in prompt and answer; short forms of a plan such
     as "keep-layers=0-2", or a `PrunePlan`: that part of the model, numbered as in the checkpoint, whose first layers
