@@ -22,6 +22,7 @@ from miaotui.errors import BackendError, InputError
 from miaotui.runtime.cpu import cpuid, levels, link, shipped
 from miaotui.runtime.cpu.layout import ROOTS
 from miaotui.tools import kernels
+from places import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,17 +184,6 @@ def test_every_library_has_every_kernel(fresh: pytest.MonkeyPatch) -> None:
         found = shipped.addresses([*ROOTS, *link.KERNELS])
         assert all(found.values())
         assert len(set(found.values())) == len(found)
-
-
-#: No module of a compiler can be found.
-ALONE = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("numba", "llvmlite"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
-"""
 
 
 @needs_libraries

@@ -7,5 +7,7 @@ _LEFT_OUT = ("miaotui.runtime.cuda", "miaotui.runtime.cpu.kernels", "miaotui.tes
 
 hiddenimports = collect_submodules("miaotui", filter=lambda name: not name.startswith(_LEFT_OUT))
 excludedimports = ["numba", "llvmlite"]
-datas = [*collect_data_files("miaotui", includes=["**/*.so", "**/*.json", "**/*.safetensors", "**/*.md", "**/page/*"])]
+datas = collect_data_files("miaotui")
+# Libraries are no data to PyInstaller, unless it is asked for all files.
+datas += collect_data_files("miaotui.runtime.cpu", include_py_files=True, includes=["compiled/*"])
 datas += copy_metadata("miaotui")
