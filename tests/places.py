@@ -76,7 +76,7 @@ def archive(file: Path, begin: str = "") -> Path:
     with zipfile.ZipFile(file, "w") as packed:
         for path in (*files, *more):
             packed.write(path, Path("miaotui") / path.relative_to(ROOT))
-        packed.writestr("__main__.py", f"{begin}\nimport sys\nfrom miaotui.tools.cli import main\nsys.exit(main())\n")
+        packed.writestr("__main__.py", f"{begin}\nimport runpy\nrunpy.run_module('miaotui', run_name='__main__')\n")
     return file
 
 
