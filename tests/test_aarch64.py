@@ -19,6 +19,7 @@ import op_bits
 import pytest
 import soak
 from miaotui.runtime.cpu import shipped
+from miaotui.tools import kernels
 from places import ROOT, story, wheel
 
 pytestmark = pytest.mark.skipif(
@@ -58,6 +59,18 @@ def installed(site: Path, python: str, *what: str | Path) -> None:
     subprocess.run([*command, *what], check=True)
 
 
+def with_kernels(tree: Path) -> Path:
+    """Copy our tree, with kernels for aarch64: those of an earlier run where nothing changed since."""
+    compiled = FOLDER / "compiled"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "HERE", compiled)
+        kernels.compile_ahead(compiled, "aarch64")
+    skipped = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "compiled", "dist", "docs", "tests")
+    shutil.copytree(ROOT, tree, ignore=skipped)
+    shutil.copytree(compiled, tree / "runtime" / "cpu" / "compiled")
+    return tree
+
+
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A function that runs Python's words on aarch64, where our wheel for it is installed."""
@@ -69,7 +82,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Any:
     if not (site / "numpy").is_dir():
         needed = ["numpy", "tokenizers", "safetensors", "huggingface-hub", "pytest"]
         installed(site, python, *needed, f"hypothesis=={version('hypothesis')}")
-    built = wheel(tmp_path_factory.mktemp("wheel"), "aarch64")
+    built = wheel(tmp_path_factory.mktemp("wheel"), "aarch64", with_kernels(tmp_path_factory.mktemp("tree") / "tree"))
     assert built.name.endswith("-py3-none-manylinux_2_17_aarch64.whl")
     shutil.rmtree(site / "miaotui", ignore_errors=True)
     installed(site, python, "--no-deps", built)
