@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ __all__ = ["Stage", "exec_form", "instructions", "left_out", "stages"]
 OWN = ("dev", "proc", "run", "sys", "tmp", "work")
 #: What a RUN takes from another stage.
 MOUNT = re.compile(r"--mount=type=bind,from=(?P<stage>\w+),source=(?P<source>\S+),target=(?P<target>\S+)\s+")
+#: How this machine reaches an index of packages, which Docker is told by build arguments and mounts.
+REACHES = re.compile(r"PIP_|SSL_CERT|REQUESTS_CA|(https?|no)_proxy$", re.IGNORECASE)
 #: What `python:…-slim` sets that matters here.
 IMAGE = {"LANG": "C.UTF-8"}
 
@@ -81,15 +84,16 @@ class Stage:
         bind = "--ro-bind" if final else "--bind"
         options = ["bwrap", "--die-with-parent", "--clearenv", "--setenv", "PATH",
                    f"{self.environment / 'bin'}:/usr/bin:/bin"]  # fmt: skip
-        for name, value in (IMAGE | self.variables | ({} if final else self.arguments)).items():
+        given = {} if final else self.arguments | {k: v for k, v in os.environ.items() if REACHES.match(k)}
+        for name, value in (IMAGE | self.variables | given).items():
             options += ["--setenv", name, value]
         for path in sorted(Path("/").iterdir()):
             if path.is_symlink():
                 options += ["--symlink", str(path.readlink()), str(path)]
             elif path.is_dir() and path.name not in OWN:
                 options += ["--ro-bind", str(path), str(path)]
-        options += ["--proc", "/proc", "--dev", "/dev", bind, str(self.environment), str(self.environment)]
         options += [] if final else ["--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
+        options += ["--proc", "/proc", "--dev", "/dev", bind, str(self.environment), str(self.environment)]
         for name, path in self.folders.items():
             options += [bind, str(path), name]
         for name, path in mounted.items():

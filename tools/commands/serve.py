@@ -94,10 +94,10 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     for name, kind, default, text in (
         ("--max-requests", int, 256, "requests that are answered at once, and wait; more get status 429"),
         ("--max-tokens-in-flight", int, 1 << 20, "tokens that their prompts and answers may have together"),
-        ("--request-timeout", float, 600.0, "seconds that an answer may take"),
-        ("--grace", float, 20.0, "seconds that running answers may take after SIGTERM"),
+        ("--request-timeout", float, 600, "seconds that an answer may take"),
+        ("--grace", float, 20, "seconds that running answers may take after SIGTERM"),
     ):
-        group.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+        group.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: {default})")
     group.add_argument("--log-texts", action="store_true", help="write prompts and answers into the access log too")
 
 
