@@ -112,7 +112,7 @@ class Stage:
 
 
 def stages(file: Path, context: Path, at: Path) -> list[Stage]:
-    """Every stage, built. `context`: the clone; what it has that is neither in git nor new to it is no part of it."""
+    """Every stage, built. `context`: the clone, with what git does not ignore, and kernels that were compiled."""
     made: list[Stage] = []
     steps = instructions(file)
     taken = [MOUNT.match(rest) for word, rest in steps if word == "RUN"]
@@ -162,8 +162,9 @@ def _copy(file: Path, context: Path, to: Path) -> None:
 
 def _tree(context: Path) -> Iterator[str]:
     words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(words, cwd=context, capture_output=True, check=True).stdout.decode()
-    return (name for name in listed.split("\0") if name and (context / name).is_file())
+    listed = subprocess.run(words, cwd=context, capture_output=True, check=True).stdout.decode().split("\0")
+    listed += [str(path.relative_to(context)) for path in context.glob("runtime/cpu/compiled/*")]  # by ./dev kernels
+    return (name for name in listed if name and (context / name).is_file())
 
 
 def exec_form(text: str) -> list[str]:
