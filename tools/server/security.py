@@ -72,14 +72,15 @@ class Guard:
     """An ASGI application around another: it gives each request an id, and lets through what may pass.
 
     `hosts`: names that Host and Origin may have, against pages that let their own name point here; empty: any.
-    `keys`: None: none is needed. `open_paths`: those that need none. `errors`: how a path tells errors, if not as
-    OpenAI's API.
+    `keys`: None: none is needed. `open_paths`: those that need none. `probes`: paths that answer by any name, as who
+    watches the server asks an address. `errors`: how a path tells errors, if not as OpenAI's API.
     """
 
     app: ASGIApp
     hosts: tuple[str, ...] = ()
     keys: Keys | None = None
     open_paths: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
     errors: Mapping[str, Callable[[Problem], Mapping[str, Any]]] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +106,7 @@ class Guard:
         await self.app(scope, receive, with_id)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if self.hosts:
+        if self.hosts and scope["path"] not in self.probes:
             origin = headers.get("origin")
             names = [host_of(headers.get("host", ""))] + ([] if origin is None else [urlsplit(origin).hostname or ""])
             if any(name not in self.hosts for name in names):
