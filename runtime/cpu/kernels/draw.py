@@ -63,6 +63,8 @@ from ...exact import NEGLIGIBLE
 from ...step import S_DRAWN, S_DRAWS, S_N_DRAWS, S_RESULTS
 from ..draw_lanes import (
     MANY,
+    above_last,
+    above_last_many,
     allowed,
     equal_to,
     equal_to_many,
@@ -72,6 +74,7 @@ from ..draw_lanes import (
     ld_u32,
     lowest_bit,
     on_level,
+    on_level_many,
     popcount,
     st_i32,
     store_levels,
@@ -108,6 +111,7 @@ from .draw_base import (
     first_of,
     key_of,
     largest_of,
+    log,
     random_of,
     scores_of,
 )
@@ -178,10 +182,19 @@ def _low(x: Any, n: Any) -> Any:
 
 
 @jit
-def _scale(x: Any, n: Any, highest: Any, temperature: Any) -> Any:
-    """Levels for a unit of score: they span what has a weight, or what there is."""
-    span = min(-NEGLIGIBLE * temperature, D(highest) - D(_low(x, n)))
+def _scale(x: Any, n: Any, highest: Any, temperature: Any, depth: Any) -> Any:
+    """Levels for a unit of score: they span what is so deep at most, in units of the temperature, or what there is."""
+    span = min(depth * temperature, D(highest) - D(_low(x, n)))
     return F(min((LEVELS - 1) / span, STEEPEST)) if span > 0 else F(0.0)
+
+
+@jit
+def _deepest(n: Any, complement: Any) -> Any:
+    """How deep top-p's boundary lies at most, in units of the temperature.
+
+    What is lighter than the complement's n-th part of the largest weight is, all together, less than what is left out.
+    """
+    return min(-NEGLIGIBLE, log(D(n) * D(1 << 53) / D(complement)))
 
 
 # ---------------------------------------------------------------------------------------------- a boundary
@@ -205,6 +218,16 @@ def _count(x: Any, n: Any, s: Any, highest: Any, scale: Any) -> None:
 
 
 @jit
+def _listed(mask: Any, first: Any, ids: Any, count: Any) -> Any:
+    """How many ids are in a list, after those of a mask from `first` on."""
+    while mask != 0:
+        st_i32(ids + 4 * count, first + lowest_bit(mask))
+        count += 1
+        mask &= mask - 1
+    return count
+
+
+@jit
 def _boundary(x: Any, n: Any, s: Any, highest: Any, scale: Any, wanted: Any, weighed: Any) -> Any:
     """The score at which the sum of all from the largest on reaches what is wanted, and the sum of those above it.
 
@@ -214,13 +237,11 @@ def _boundary(x: Any, n: Any, s: Any, highest: Any, scale: Any, wanted: Any, wei
     while level < LEVELS - 1 and above + ld(s + 8 * level) < wanted:
         above += ld(s + 8 * level)
         level += 1
-    ids, count = candidates_of(s, n), 0
-    for j in range(0, n, 16):
-        mask = on_level(x + 4 * j, n - j, highest, scale, level)
-        while mask != 0:
-            st_i32(ids + 4 * count, j + lowest_bit(mask))
-            count += 1
-            mask &= mask - 1
+    ids, count, whole = candidates_of(s, n), 0, n // MANY * MANY
+    for j in range(0, whole, MANY):
+        count = _listed(on_level_many(x + 4 * j, highest, scale, level), j, ids, count)
+    for j in range(whole, n, 16):
+        count = _listed(on_level(x + 4 * j, n - j, highest, scale, level), j, ids, count)
     shift = 24
     while shift >= 0 and count > 1:
         for i in range(DIGITS):
@@ -245,6 +266,16 @@ def _boundary(x: Any, n: Any, s: Any, highest: Any, scale: Any, wanted: Any, wei
 
 # ---------------------------------------------------------------------------------------------- weights
 @jit
+def _levelled(mask: Any, x: Any, w: Any, s: Any, highest: Any, scale: Any) -> None:
+    """Add weights of scores above the last level, those of a mask, to the sums of their levels."""
+    while mask != 0:
+        i = lowest_bit(mask)
+        at = s + 8 * int((highest - ldf(x + 4 * i)) * scale)
+        st(at, ld(at) + ld(w + 8 * i))
+        mask &= mask - 1
+
+
+@jit
 def _weighed(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, scale: Any) -> Any:
     """The sum of all weights."""
     temperature, unit, total = ld_f64(words + 8 * D_TEMPERATURE), ld(words + 8 * D_UNIT), 0
@@ -259,11 +290,19 @@ def _weighed(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, scale
         for j in range(whole, end, 16):
             total += weigh(x + 4 * j, n - j, highest, floor, temperature, unit, w + 8 * (j - first))
         if by_level:
-            for j in range(first, end, 16):
-                store_levels(x + 4 * j, n - j, highest, scale, s + LEVELS_AT + 4 * (j - first))
-            for i in range(end - first):
-                at = s + 8 * ld_i32(s + LEVELS_AT + 4 * i)
-                st(at, ld(at) + ld(w + 8 * i))
+            for j in range(first, whole, MANY):
+                above = above_last_many(x + 4 * j, highest, scale)
+                if popcount(above) > MANY // 2:
+                    for i in range(0, MANY, 16):
+                        store_levels(x + 4 * (j + i), n, highest, scale, s + LEVELS_AT + 4 * i)
+                    for i in range(MANY):
+                        at = s + 8 * ld_i32(s + LEVELS_AT + 4 * i)
+                        st(at, ld(at) + ld(w + 8 * (j - first + i)))
+                else:
+                    _levelled(above, x + 4 * j, w + 8 * (j - first), s, highest, scale)
+            for j in range(whole, end, 16):
+                above = above_last(x + 4 * j, n - j, highest, scale)
+                _levelled(above, x + 4 * j, w + 8 * (j - first), s, highest, scale)
     return total
 
 
@@ -336,11 +375,12 @@ def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
             observe(words, ld(s + WEIGHTS_AT + 8 * i), total)
         return i
     floor, top_k, complement, scale = LOW, ld(words + 8 * D_TOP_K), ld(words + 8 * D_COMPLEMENT), F(0.0)
-    if top_k != 0 or complement != 0:
-        scale = _scale(x, n, highest, ld_f64(words + 8 * D_TEMPERATURE))
     if top_k != 0:
+        scale = _scale(x, n, highest, ld_f64(words + 8 * D_TEMPERATURE), -NEGLIGIBLE)
         _count(x, n, s, highest, scale)
         floor = ldf(x + 4 * _boundary(x, n, s, highest, scale, top_k, False)[0])
+    if complement != 0:
+        scale = _scale(x, n, highest, ld_f64(words + 8 * D_TEMPERATURE), _deepest(n, complement))
     total = _weighed(words, x, n, s, highest, floor, scale)
     bound, tie, ties = LOW, 0, 0
     if complement != 0:
