@@ -131,7 +131,7 @@ LEVELS = 2048
 #: Logits that are weighed together: a multiple of the lanes.
 PART = 1024
 #: Logits from which on threads share a row that is drawn alone.
-SHARED = 4 * PART
+SHARED = 16 * PART
 #: Threads that draw, at most: a large vocabulary's scratch is 16 bytes an entry for each.
 MOST_SLOTS = 16
 _DIGITS = 256

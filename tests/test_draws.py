@@ -104,13 +104,13 @@ def test_the_kernel_draws_what_the_definition_draws(
     same(rows, samplers, position, threads)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**64 - 1),
-    n=st.sampled_from([SHARED - 1, SHARED, SHARED + 1, 5000, 5 * PART + 3, 8 * PART]),
-    threads=st.integers(2, 5),
+    n=st.sampled_from([SHARED - 1, SHARED, SHARED + 1, SHARED + PART + 3]),
+    threads=st.integers(2, 4),
     temperature=st.sampled_from(HOT),
-    top_k=st.sampled_from([0, 0, 1, 40, 4999]),
+    top_k=st.sampled_from([0, 0, 1, 40, SHARED - 2]),
     top_p=st.sampled_from([5e-324, 0.1, 0.5, 0.95, float(np.nextafter(1, 0)), 1.0]),
     min_p=st.sampled_from([0.0, 0.05, 1.0]),
     penalty=st.sampled_from([1.0, 1.3]),
@@ -122,7 +122,7 @@ def test_threads_share_a_row_that_is_drawn_alone(
 ):  # fmt: skip
     """There are more rows, so that each has scratch, and none but one is drawn from."""
     rng = np.random.default_rng(seed)
-    rows = logits_of(seed, (6, n), grid)
+    rows = logits_of(seed, (4, n), grid)
     rows[rng.random(rows.shape) < hidden] = -np.inf
     rows[:, rng.integers(n)] = -0.0
     sampler = Sampler(n, SamplingParams(temperature, top_k, top_p, min_p, penalty, do_sample=True, seed=seed))
@@ -390,8 +390,8 @@ def checked(spoil: bool, n: int = 1100, threads: int = 1) -> list[int]:  # noqa:
 def test_every_access_of_a_draw_is_among_its_operands():
     program = (
         "import test_draws as t\nfrom miaotui.errors import BackendError\n"
-        "print(t.checked(False))\nprint(t.checked(False, 5000, 3))\n"
-        "for how in (), (5000, 3):\n"
+        "print(t.checked(False))\nprint(t.checked(False, 17000, 3))\n"
+        "for how in (), (17000, 3):\n"
         "    try: t.checked(True, *how)\n"
         "    except BackendError as e: print(e)\n"
     )
