@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,24 +32,16 @@ MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server on loopback, in a thread."""
-    from miaotui.tools.server.app import make_app
-    from miaotui.tools.server.running import Server, listening, served_at
     from miaotui.tools.server.served import Served
     from miaotui.tools.server.settings import Settings
     from scripted import TEMPLATES, Scripted, load_with
+    from serving import on_loopback
 
     directory: Path = tmp_path_factory.mktemp("model")
     with load_with(TEMPLATES["thinking"], directory) as model:
         served = Served({"m": Scripted(model, SAYS), "free": model})  # type: ignore[dict-item]  # it answers as one does
-        made = listening("127.0.0.1", 0)
-        app, state = make_app(served, Settings(temperature=0.0))
-        server = Server(app, state)
-        thread = threading.Thread(target=server.run_on, args=[made])
-        thread.start()
-        yield served_at(made)
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+        with on_loopback(served, Settings(temperature=0.0)) as url:
+            yield url
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ from starlette.routing import Route
 from .answers import Answering
 from .errors import RequestError, openai_error, problem_of
 from .events import DONE, Event, as_bytes, to_json
-from .fields import names_of, parse_json, read_fields
+from .fields import names_of, read_fields
+from .generating import check_answers
+from .parsing import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -121,9 +123,7 @@ class _Endpoint:
             await sent.json(200, await wire.work(given, state, ticket))
             return
         ask = await state.prepare(partial(wire.ask, given, state))
-        if ask.n_answers > state.settings.max_answers:
-            msg = f"n: {ask.n_answers} answers were asked for, expected at most {state.settings.max_answers}"
-            raise RequestError(msg, param="n")
+        check_answers(ask.n_answers, state.settings)
         ticket.hold(ask.n_tokens)
         answering = Answering(ask, state.metrics, began)
         scope.setdefault("state", {})["usage"] = (ask.entry.name, answering.usage)
