@@ -128,6 +128,12 @@ OWN = (
     Field("choices", array(TEXT, least=1, most=1 << 12), "The answer is one of these texts.", "choices"),
     Field("adapter", {"type": "string", "minLength": 1}, "Which of the model's adapters writes it.", "adapter"),
     Field("priority", {"type": "integer", "minimum": -(2**31), "maximum": 2**31}, "The higher goes first.", "priority"),
+    Field(
+        "cache_salt",
+        {"type": "string", "minLength": 1, "maxLength": 256},
+        "Only texts with the same salt reuse what begins alike.",
+        "cache_salt",
+    ),
     Field("draft", {"anyOf": [{"enum": [False]}, {"enum": ["ngram"]}]}, "What guesses tokens ahead.", "draft"),
     Field("overflow", {"enum": list(OVERFLOWS)}, "What becomes of a text longer than the context.", "overflow"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import secrets
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,11 +46,16 @@ class Keys:
     def __init__(self, keys: Iterable[str]) -> None:
         """At least one."""
         self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._secret = secrets.token_bytes(32)
 
     def __contains__(self, key: str) -> bool:
         """Whether it is one of them; takes as long for one as for another."""
         given = hashlib.sha256(key.encode("utf-8", "replace")).digest()
         return sum([hmac.compare_digest(given, each) for each in self._hashes]) > 0
+
+    def salt(self, key: str) -> str:
+        """What tells texts of one key from those of others, in this process; no key can be found by it."""
+        return hmac.new(self._secret, key.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 
 def read_keys(file: Path) -> Keys:
@@ -79,7 +85,8 @@ class Guard:
 
     `hosts`: names that Host and Origin may have, against pages that let their own name point here; empty: any.
     `keys`: None: none is needed. `open_paths`: those that need none. `errors`: how a path tells errors, if not as
-    OpenAI's API. `max_headers`: bytes of a request's path and headers.
+    OpenAI's API. `max_headers`: bytes of a request's path and headers. `per_key`: texts
+    of one key reuse nothing of another's.
     """
 
     app: ASGIApp
@@ -88,6 +95,7 @@ class Guard:
     open_paths: tuple[str, ...] = ()
     errors: Mapping[str, Callable[[Problem], Mapping[str, Any]]] = field(default_factory=dict)
     max_headers: int = 32 << 10
+    per_key: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse."""
@@ -126,6 +134,8 @@ class Guard:
         if given not in self.keys:
             msg = "a key is needed: send Authorization: Bearer KEY" if not given else "this key is not known here"
             raise RequestError(msg, status=401, code="invalid_api_key")
+        if self.per_key:
+            scope["state"]["salt"] = self.keys.salt(given)
 
 
 def _check_framing(scope: Scope, headers: Headers, most: int) -> None:

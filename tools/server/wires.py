@@ -106,6 +106,7 @@ class _Endpoint:
         began = time.monotonic()
         try:
             async with self._state.admission.enter() as ticket:
+                ticket.salt = scope.get("state", {}).get("salt")
                 body = await _read_body(Request(scope, receive), self._state)
                 await _unless_gone(receive, self._answer(body, ticket, sent, scope, began))
         except GoneError:
@@ -122,7 +123,7 @@ class _Endpoint:
         if isinstance(wire, Work):
             await sent.json(200, await wire.work(given, state, ticket))
             return
-        ask = await state.prepare(partial(wire.ask, given, state))
+        ask = (await state.prepare(partial(wire.ask, given, state))).salted(ticket.salt)
         check_answers(ask.n_answers, state.settings)
         ticket.hold(ask.n_tokens)
         answering = Answering(ask, state.metrics, began)
