@@ -46,10 +46,11 @@ def _cases(name: str, variant: str, each: int) -> list[Drawn]:
     def noted(data: st.DataObject, threads: int) -> None:
         values: list[Any] = []
 
-        def draw(strategy: st.SearchStrategy[Any]) -> Any:
+        def noting(strategy: st.SearchStrategy[Any]) -> Any:
             values.append(data.draw(strategy))
             return values[-1]
 
+        draw: Any = noting
         CASES[name](Draw(draw), variant)
         found.append(Drawn(name, variant, threads, values))
 
@@ -61,10 +62,19 @@ def repeated(file: Path) -> dict[str, str]:
     """Run what `drawn` wrote: op and variant, and the hash of its bytes."""
     hashes: dict[str, Any] = {}
     for case in pickle.loads(file.read_bytes()):  # noqa: S301 - the caller's own file
-        values = iter(case.values)
-        got = checked(case.name, case.variant, lambda _, values=values: next(values), case.threads)
+        got = checked(case.name, case.variant, _again(case.values), case.threads)
         hashes.setdefault(f"{case.name} {case.variant}", hashlib.sha256()).update(got)
     return {name: h.hexdigest() for name, h in hashes.items()}
+
+
+def _again(values: list[Any]) -> Any:
+    """What draws the same again."""
+    left = iter(values)
+
+    def draw(_: object) -> Any:
+        return next(left)
+
+    return draw
 
 
 if __name__ == "__main__":
