@@ -184,7 +184,9 @@ SCENES = {
         "title": "Design review", "start": "2026-10-01T15:00:00Z", "location": {"city": "Berlin", "room": "4.12"},
         "attendees": [{"name": "Ana", "email": "ana@example.com"}, {"name": "Bo", "email": "bo@example.com"}],
     })),
-    "Save a note titled": _called(("save_note", {"title": "Grüße aus Zürich", "body": "Café ☕ in 東京 — naïve résumé 🚀"})),
+    "Save a note titled": _called(
+        ("save_note", {"title": "Grüße aus Zürich", "body": "Café ☕ in 東京 — naïve résumé 🚀"})
+    ),
     "time is it": _called(("get_server_time", {})),
     "temp_c": "It is 18 degrees and clear.",
     "step by step": _called(("record_answer", {"answer": "9.9"})),
