@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,20 +33,12 @@ MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
 @contextmanager
 def serving_here(models: dict[str, Any]) -> Iterator[str]:
     """A server on loopback, in a thread."""
-    from miaotui.tools.server.app import make_app
-    from miaotui.tools.server.running import Server, listening, served_at
     from miaotui.tools.server.served import Served
     from miaotui.tools.server.settings import Settings
+    from serving import on_loopback
 
-    made = listening("127.0.0.1", 0)
-    app, state = make_app(Served(models), Settings(temperature=0.0))
-    server = Server(app, state)
-    thread = threading.Thread(target=server.run_on, args=[made])
-    thread.start()
-    yield served_at(made)
-    server.should_exit = True
-    thread.join(60)
-    assert not thread.is_alive()
+    with on_loopback(Served(models), Settings(temperature=0.0)) as at:
+        yield at
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +176,7 @@ SCENES = {
         "attendees": [{"name": "Ana", "email": "ana@example.com"}, {"name": "Bo", "email": "bo@example.com"}],
     })),
     "Save a note titled": _called(
-        ("save_note", {"title": "Grüße aus Zürich", "body": "Café ☕ in 東京 — naïve résumé 🚀"})
+        ("save_note", {"title": "Grüße aus Zürich", "body": "Café ☕ in 東京 — naïve résumé 🚀"}),
     ),
     "time is it": _called(("get_server_time", {})),
     "temp_c": "It is 18 degrees and clear.",

@@ -73,6 +73,13 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         "--api-keys", type=given_path, metavar="FILE", help="answer only requests with a key of this file, one a line"
     )
     group.add_argument(
+        "--reuse",
+        choices=("shared", "per-key"),
+        default="shared",
+        help="whose texts may reuse what is in the cache where they begin alike: everybody's, or those of the same "
+        "key, so that no answer's time tells of others' texts (default: %(default)s)",
+    )
+    group.add_argument(
         "--allowed-host",
         action="append",
         metavar="NAME",
@@ -181,7 +188,10 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise InputError(msg)
     hosts = tuple(args.allowed_host or ()) or (LOOPBACK if args.host in LOOPBACK else ())
     given = {name: getattr(args, name) for name in names}
-    return Settings(**given, temperature=temperature, hosts=hosts, log_texts=args.log_texts)
+    if args.reuse == "per-key" and args.api_keys is None:
+        msg = "--reuse per-key: there are no keys; give them with --api-keys FILE"
+        raise InputError(msg)
+    return Settings(**given, reuse=args.reuse, temperature=temperature, hosts=hosts, log_texts=args.log_texts)
 
 
 def _served(args: argparse.Namespace, opened: ExitStack) -> Served:
