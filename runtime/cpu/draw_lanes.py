@@ -69,14 +69,35 @@ def ir_exp(b: Builder, x: Value, unit: Value) -> Value:
     return b.bitcast(b.add(b.bitcast(t, integers), power), x.type)
 
 
+def ir_divided(b: Builder, a: Value, divisor: Value) -> Value:
+    """`a / divisor`, rounded as a division is, without one: lanes have few dividers.
+
+    The product with the rounded reciprocal is one and a half units off at most, the first correction leaves less than
+    one, and the second the nearest number (Markstein 1990, IBM J. Res. Dev. 34-1). The divisor is 1e-100 to 1e100.
+    """
+    count = a.type.count
+    fma = ext(b, f"llvm.fma.v{count}f64", a.type, [a.type] * 3)
+    less = ir_splat(b, b.fneg(divisor), count)
+    reciprocal = ir_splat(b, b.fdiv(ir.Constant(F64, 1.0), divisor), count)
+    q = b.fmul(a, reciprocal)
+    for _ in range(2):
+        q = b.call(fma, [b.call(fma, [less, q, a]), reciprocal, q])
+    return q
+
+
 def ir_weigh(
     b: Builder, v: Value, here: Value | None, top: Value, floor: Value, temperature: Value, unit: Value, out: Value
 ) -> Value:
-    """Store weights of scores, int64, and return their sum. Absent ones, and those below the floor, have none."""
+    """Store weights of scores, int64, and return their sum. Absent ones, and those below the floor, have none.
+
+    Beyond 1e-100 and 1e100 a temperature makes the same weights: those of scores that differ are none, or alike.
+    """
     count = v.type.count
     doubles, integers = ir.VectorType(F64, count), ir.VectorType(I64, count)
     wide = b.fsub(b.fpext(v, doubles), ir_splat(b, b.fpext(top, F64), count))
-    exponent = b.fdiv(wide, ir_splat(b, temperature, count))
+    least, most = ir.Constant(F64, 1e-100), ir.Constant(F64, 1e100)
+    within = b.select(b.fcmp_ordered(">", temperature, least), temperature, least)
+    exponent = ir_divided(b, wide, b.select(b.fcmp_ordered("<", within, most), within, most))
     alive = b.and_(b.fcmp_ordered(">=", v, ir_splat(b, floor, count)),
                    b.fcmp_ordered(">=", exponent, alike(doubles, NEGLIGIBLE)))  # fmt: skip
     alive = alive if here is None else b.and_(here, alive)
