@@ -425,7 +425,7 @@ class Model(Scores):
         from .runtime.asynchronous import answer, answers, in_thread  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
-        beams = parameters.get("num_beams")  # which may be anything
+        beams = self._text.completed(parameters).get("num_beams")  # which may be anything
         if engine is None or not (beams is None or (isinstance(beams, Integral) and beams == 1)):
             return await in_thread(partial(self.generate, prompt, **parameters))
         with memory_named("agenerate"), Exits() as opened:
@@ -459,7 +459,7 @@ class Model(Scores):
                     yield token
                 return
             [one] = await in_thread(partial(self._asked, [prompt], parameters, call, opened))
-            one.check_streams()
+            one = one.streamed()
             async for token in tokens(engine, one):
                 yield token
 
@@ -483,7 +483,7 @@ class Model(Scores):
         with memory_named("achoices"), Exits() as opened:
             [one] = await in_thread(partial(self._asked, [prompt], parameters, "achoices", opened))
             if one.params.beams.n > 1:
-                one.check_streams()
+                one = one.streamed()
             numbered_tokens = each_token(engine, one, opened)
             try:
                 async for numbered_token in numbered_tokens:
