@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .session import Session
+    from .table import Table
 
 __all__ = ["Guidance", "guided", "log_probs"]
 
@@ -23,12 +24,12 @@ __all__ = ["Guidance", "guided", "log_probs"]
 class Guidance:
     """The second text of one answer, with pages of its own as long as this is there."""
 
-    def __init__(self, session: Session, scale: float, first: int, adapter: int, priority: int) -> None:
-        """`first`: the number of the prompt's last id; `adapter`, `priority`: the answer's."""
+    def __init__(self, session: Session, scale: float, first: int, table: Table) -> None:
+        """`first`: the number of the prompt's last id; `table`: the answer's own, whose call has begun."""
         self.scale, self.first = scale, first
         self.table = session.admit(None)
-        self.table.adapter = adapter
-        self.table.begin(priority)
+        self.table.adapter, self.table.salt = table.adapter, table.salt
+        self.table.begin(table.priority)
         self.leave = session.left.when_dropped(self, self.table)
 
 
