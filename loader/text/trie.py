@@ -116,6 +116,14 @@ def _encoded(texts: list[str], tokenizer: Tokenizer, anchor: str) -> Spelled:
     return Spelled(np.concatenate(lengths), np.concatenate(ids))
 
 
+class _Numbers(dict[str, int]):
+    """A number for each word, in the order in which they are first asked for."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = len(self)
+        return number
+
+
 def _by_words(texts: list[str], tokenizer: Tokenizer, anchor: str) -> _Words | None:
     """As `_encoded`, each word once: names have few words, and a tokenizer is slow.
 
@@ -125,18 +133,18 @@ def _by_words(texts: list[str], tokenizer: Tokenizer, anchor: str) -> _Words | N
     if whole.count(_MARK) >= len(texts):  # a text has it too
         return None
     words = whole.replace(" ", f"{_MARK} ").split(_MARK)  # all but a text's first begin with their space
-    numbers = dict.fromkeys(words)
+    numbers = _Numbers()
+    use = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
     if "" in numbers or " " in numbers or len(numbers) * 2 > len(texts):
         return None
-    number = dict(zip(numbers, range(len(numbers)), strict=True))
-    use = np.fromiter(map(number.__getitem__, words), np.int64, len(words))
     counts = np.fromiter((text.count(" ") for text in texts), np.int64, len(texts)) + 1
     heads = [word for word in numbers if word[0] != " "]
     later = [word for word in numbers if word[0] == " "]
     first = _encoded(heads, tokenizer, anchor)
     others = _encoded(later, tokenizer, _WORD) if later else Spelled(np.zeros(0, np.int64), np.zeros(0, np.int32))
-    sizes, blob = (np.concatenate(both) for both in zip(first, others, strict=True))
-    place = np.fromiter(map(number.__getitem__, [*heads, *later]), np.int64, len(numbers))
+    sizes = np.concatenate([first.lengths, others.lengths])
+    blob = np.concatenate([first.ids, others.ids])
+    place = np.fromiter(map(numbers.__getitem__, [*heads, *later]), np.int64, len(numbers))
     start, size = np.empty_like(place), np.empty_like(place)
     start[place], size[place] = np.cumsum(sizes) - sizes, sizes
     length = size[use]
