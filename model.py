@@ -353,6 +353,8 @@ class Model(Scores):
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
         the logits before an id is drawn, or return others. What generation_config.json says of answers holds where a
         call does not say it (`generation_defaults`). docs/sampling.md has the formulas of all that follows.
+        `guidance_scale`: how near the answer keeps to its prompt; `watermarking_config`: marks the answer;
+        `remove_invalid_values`: draw although logits are no numbers; `renormalize_logits`, of beams.
         Of scores: `frequency_penalty`, `presence_penalty`, `encoder_repetition_penalty`, `logit_bias` ({id: added}),
         `sequence_bias`, `exponential_decay_length_penalty`; DRY's `dry_multiplier`, `dry_base`, `dry_allowed_length`,
         `dry_penalty_last_n`, `dry_sequence_breakers`. Of ids: `suppress_tokens`, `begin_suppress_tokens`,

@@ -110,7 +110,7 @@ def test_commands_take_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[
     few = ["--prompt", "4", "--new", "2", "--repeat", "1"]
     assert main(["bench", "--model", where_, "--adapter", sea, "--json", str(tmp_path / "b.json"), *few]) == 0
     assert json.loads((tmp_path / "b.json").read_text())["adapter"] == sea
-    assert main(["bench", "--model", where_, "--adapter", str(tmp_path), *few]) == 2
+    assert main(["bench", "--model", where_, "--adapter", str(tmp_path), *few]) == 1
     assert "adapter_config.json" in capsys.readouterr().err
 
 
