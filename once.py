@@ -15,7 +15,7 @@ T = TypeVar("T")
 class once(Generic[T]):  # noqa: N801 - a decorator, as `property`
     """As `functools.cached_property`, which in Python 3.11 has a lock: a fork leaves it held in the child for ever.
 
-    Threads that meet may each compute the value.
+    Threads that meet may each compute the value; what the first of them kept is everybody's.
     """
 
     def __init__(self, make: Callable[[Any], T]) -> None:
@@ -36,6 +36,5 @@ class once(Generic[T]):  # noqa: N801 - a decorator, as `property`
         """Compute it, and keep it."""
         if instance is None:
             return self
-        value = self._make(instance)
-        vars(instance)[self._name] = value
-        return value
+        kept: T = vars(instance).setdefault(self._name, self._make(instance))
+        return kept

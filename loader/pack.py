@@ -213,7 +213,10 @@ def _fill(
     pool: Executor | None = None,
 ) -> None:
     """Write the tensor's kept part into its place, a few rows at a time: turned, widened or narrowed as planned."""
-    step = max(1, PIECE // (out[:1].nbytes or 1)) if source.gathered or source.chooses else len(out)
+    step = len(out)
+    if source.gathered or source.chooses:  # what lies between kept rows is touched with them, if none of it is kept
+        between = 0 if source.transposed or source.several else tensor.nbytes // max(1, len(out))
+        step = max(1, PIECE // (max(out[:1].nbytes, between) or 1))
     if source.changes:  # in float32, a few times over
         step = max(1, CHANGED // max(1, *source.tensor.shape))
 

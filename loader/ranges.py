@@ -51,7 +51,11 @@ def as_ranges(indices: Iterable[int]) -> Ranges:
 
 def as_indices(ranges: Ranges) -> NDArray[np.int64]:
     """Ranges -> int64 [n]."""
-    return np.concatenate([np.arange(*r) for r in ranges]) if ranges else np.empty(0, np.int64)
+    if not ranges:
+        return np.empty(0, np.int64)
+    starts, stops = np.array(ranges, np.int64).T
+    lengths = stops - starts
+    return np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
 
 
 def spread(ranges: Ranges, each: int, base: int = 0) -> Ranges:

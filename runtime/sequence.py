@@ -474,7 +474,7 @@ class Sequence:
         if isinstance(want, Run):
             try:
                 first, *later = want.result()
-            except Exception:
+            except BaseException:
                 self.keep(want)
                 raise
             self._at_hand.extend(Drawn(token, want.at) for token in later)

@@ -1,7 +1,8 @@
 """What takes long, run by hand: `./dev soak NAME`, rounds of tests with examples that are new each time.
 
-NAME is that of tests marked `@pytest.mark.soak("NAME")`, or "examples": every test of the files that draw examples. A
-round is a run of pytest; its seed is the first one's plus its number, so `--seed` repeats a round. The result is JSON.
+NAME is that of tests marked `@pytest.mark.soak("NAME")` and of cases in `soak.rest("NAME", …)`, or "examples": every
+test of the files that draw examples. A round is a run of pytest; its seed is the first one's plus its number, so
+`--seed` repeats a round. The result is JSON.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+import pytest
 
-__all__ = ["COUNTED", "EXAMPLES", "count", "main", "names", "selection"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["COUNTED", "EXAMPLES", "count", "main", "names", "rest", "selection"]
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 EXAMPLES = "examples"
 VERSIONS = ("hypothesis", "llvmlite", "numba", "numpy", "pytest")
 
+#: Where a soak is named.
+_MARK = r'(?:^ *@pytest\.mark\.soak|\bsoak\.rest)\(\s*"{}"'
 #: What a round's tests counted, by what it is; `conftest.py` puts it into the round's report.
 COUNTED: dict[str, int] = {}
 
@@ -40,17 +45,27 @@ def count(what: str, n: int = 1) -> None:
     COUNTED[what] = COUNTED.get(what, 0) + n
 
 
+def rest(name: str, cases: Iterable[Any], but: Iterable[Any]) -> list[Any]:
+    """Cases of one parameter: those in `but` run in a ring, all others in this soak. ValueError: no such case."""
+    cases, taken = list(cases), list(but)
+    if absent := [case for case in taken if case not in cases]:
+        msg = f"{absent}: not among {cases}"
+        raise ValueError(msg)
+    by_hand = pytest.mark.soak(name)
+    return [case if case in taken else pytest.param(case, marks=by_hand) for case in cases]
+
+
 def names() -> list[str]:
     """What can be asked for: the marks in the tests, but for those of the soak's own test, and `EXAMPLES`."""
     files = (path.read_text(encoding="utf-8") for path in TESTS.glob("test_*.py"))
-    marks = {name for text in files for name in re.findall(r'^ *@pytest\.mark\.soak\("([\w-]+)"\)', text, re.MULTILINE)}
+    marks = {name for text in files for name in re.findall(_MARK.format(r"([\w-]+)"), text, re.MULTILINE)}
     return [*sorted(name for name in marks if not name.startswith("self")), EXAMPLES]
 
 
 def selection(name: str) -> list[str]:
     """pytest's arguments for the tests of a soak: the files that may have some. SystemExit: none has."""
-    mark = "hypothesis" if name == EXAMPLES else f'@pytest.mark.soak("{name}")'
-    files = [str(path) for path in sorted(TESTS.glob("test_*.py")) if mark in path.read_text(encoding="utf-8")]
+    mark = re.compile("hypothesis" if name == EXAMPLES else _MARK.format(re.escape(name)), re.MULTILINE)
+    files = [str(path) for path in sorted(TESTS.glob("test_*.py")) if mark.search(path.read_text(encoding="utf-8"))]
     if not files:
         msg = f"soak {name}: no test is marked so; expected one of {', '.join(names())}"
         raise SystemExit(msg)

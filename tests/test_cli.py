@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from checkpoints import FAMILIES, small, write_checkpoint
 from helpers import slow_kernels
+from miaotui.runtime.cpu import link, shipped
 from miaotui.sizes import format_bytes
 from miaotui.tools import cli, demo
 from miaotui.tools.commands.arguments import size
@@ -513,11 +514,13 @@ def test_warm_says_how_long(miao):
     ran = miao("warm", "--model", demo.path())
     assert ran.code == 0
     assert "kernels are ready after" in ran.out
+    using = shipped.chosen()
+    assert ran.out.endswith(f", in {link.cache_directory()}\n" if using is None else f", compiled for {using.name}\n")
 
 
 def test_the_second_start_compiles_nothing_and_keeps_its_code_in_one_place(tmp_path):
     here = {"MIAOTUI_CACHE_DIR": str(slow_kernels(tmp_path / "ours")), "NUMBA_CACHE_DIR": str(tmp_path / "not-ours")}
-    here["MIAOTUI_QUIET"] = ""
+    here |= {"MIAOTUI_QUIET": "", "MIAOTUI_CPU": "jit"}
     first, second = (piped("generate", BEGINNING, "--max-new-tokens", "3", **here) for _ in range(2))
     assert first.out == second.out
     assert "compiling for this CPU, once" in first.err

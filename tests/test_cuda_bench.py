@@ -61,7 +61,7 @@ def test_a_region_smaller_than_a_round_is_refused():
         cuda_roofline.DeviceMemory(unit(1) - 1)
 
 
-@pytest.mark.ci  # 40 s
+@pytest.mark.soak("cuda")
 @pytest.mark.usefixtures("emulated")
 def test_every_figure_by_one_command(tmp_path, capsys):
     words = ["--shape", "tiny", "--prompt", "2", "--new", "2", "--rounds", "1", "--prefill", "3"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import miaotui
 import numpy as np
 import pytest
+import soak
 from checkpoints import Drawn, small, write_checkpoint
 from emulation import SCHEDULES, EmulatedDevice, emulate
 from miaotui.errors import InputError
@@ -223,18 +224,18 @@ def holds_in(
     holds(run, kv_cache, window, positions, guarded=fast)
 
 
-@pytest.mark.ci  # 40 s
+@pytest.mark.ci  # 30 s
 @pytest.mark.parametrize("window", [None, 17])
 @pytest.mark.parametrize(("count", "kernel"), [(3, ""), (1, "_split")])
-@pytest.mark.parametrize("kv_cache", KV_BYTES)
+@pytest.mark.parametrize("kv_cache", soak.rest("cuda", KV_BYTES, ["int8"]))
 def test_a_damaged_key_or_value_damages_who_sees_it_and_nobody_else(kv_cache, count, kernel, window):
     positions = (0, 31, 127, 128, CONTEXT - 17, CONTEXT - 2)
     holds_in(f"attention_{kv_cache}{kernel}", kv_cache, window, count, positions, fast=False)
 
 
-@pytest.mark.ci  # 60 s
+@pytest.mark.ci  # 20 s
 @pytest.mark.parametrize("window", [None, 17])
-@pytest.mark.parametrize("kv_cache", KV_BYTES)
+@pytest.mark.parametrize("kv_cache", soak.rest("cuda", KV_BYTES, ["int8"]))
 def test_so_it_is_in_the_tensor_cores_tiles(kv_cache, window):
     """Keys of whole tiles, of the one that the first query begins in, and of the last, which no query sees all of."""
     positions = (0, KEYS - 1, CONTEXT - 40, CONTEXT - 22, CONTEXT - 2)
@@ -317,9 +318,9 @@ def use(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setattr(driver, "CudaDevice", EmulatedDevice)
 
 
-@pytest.mark.ci  # 30 s
+@pytest.mark.ci  # 15 s
 @pytest.mark.parametrize("choice", CHOICES, ids=["greedy", "sampled", "penalised"])
-@pytest.mark.parametrize("kv_cache", KV_BYTES)
+@pytest.mark.parametrize("kv_cache", soak.rest("cuda", KV_BYTES, ["bf16"]))
 def test_a_generation_that_meets_it_says_where(tmp_path, monkeypatch, kv_cache, choice):
     path = written(tmp_path, "model.embed_tokens.weight", (BAD_ID, 5))
     use(monkeypatch, "graph")
@@ -327,8 +328,8 @@ def test_a_generation_that_meets_it_says_where(tmp_path, monkeypatch, kv_cache, 
         says_where(model, choice)
 
 
-@pytest.mark.ci  # 30 s
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.ci  # 15 s
+@pytest.mark.parametrize("way", soak.rest("cuda", WAYS, ["persistent"]))
 @pytest.mark.parametrize("choice", CHOICES, ids=["greedy", "sampled", "penalised"])
 def test_steps_ahead_meet_it_where_the_cpu_does(tmp_path, monkeypatch, way, choice):
     """After the same ids, in the same words, position included, whatever draws them."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soak
 from emulation import SCHEDULES, emulate
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -103,8 +104,12 @@ class ManyDraw(SmallDraw):
         return self.sizes.pop()
 
 
-@pytest.mark.ci  # 85 s
-@pytest.mark.parametrize("many", sorted(set(LINEAR) - set(TILED)))
+#: Of the tiles of registers, those with many variants of one body once.
+ONCE = ("linear_f32_many", "linear_bf16_many", "linear_int8_tiled32", "linear_int4a_tiled64")
+
+
+@pytest.mark.ci  # 27 s
+@pytest.mark.parametrize("many", soak.rest("cuda", sorted(set(LINEAR) - set(TILED)), ONCE))
 def test_many_rows_have_the_bits_of_few(many, monkeypatch):
     name, kernel = LINEAR[many]
 

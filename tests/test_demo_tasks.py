@@ -9,6 +9,7 @@ import re
 import miaotui
 import numpy as np
 import pytest
+import soak
 from miaotui.errors import InputError
 from miaotui.tools import cli, demo
 from miaotui.tools.demo import train
@@ -259,8 +260,10 @@ def test_the_lookup_finds_what_words_tell():
     assert right > 2 * sum(lookup.usual(sheet) == (sheet.start, sheet.end) for sheet in some[300:])
 
 
-@pytest.mark.ci  # 12 s
-@pytest.mark.parametrize("name", ["sentiment", "answers", "encoder", "dates", "chat"])
+@pytest.mark.ci  # 25 s
+@pytest.mark.parametrize(
+    "name", soak.rest("recipes", ["sentiment", "answers", "encoder", "dates", "chat"], ["sentiment", "encoder"])
+)
 def test_a_recipe_writes_a_model_with_its_card(name, tmp_path, capsys):
     pytest.importorskip("torch")
     out = tmp_path / "made"

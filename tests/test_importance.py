@@ -498,7 +498,17 @@ def test_narrowing_rounds_once_to_the_nearest(values):
     assert np.array_equal(narrowed(np.array([1 + 2**-8 + 2**-40, 1 + 2**-8]), "BF16"), [0x3F81, 0x3F80])
 
 
-@pytest.mark.ci  # 38 s
+@pytest.fixture
+def untimed(monkeypatch):
+    """A sweep whose speeds say nothing."""
+    from miaotui.tools import prune_sweep
+
+    monkeypatch.setattr(prune_sweep, "PAUSE", 0)
+    monkeypatch.setattr(prune_sweep, "ROUNDS", 1)
+
+
+@pytest.mark.ci  # 6 s
+@pytest.mark.usefixtures("untimed")
 def test_a_sweep_compares_and_chooses(tmp_path, capsys):
     from miaotui.tools.cli import main
 
@@ -594,7 +604,7 @@ def test_what_a_constant_can_take_up(tmp_path):
     assert len(got["one_layer"]) == 3
 
 
-@pytest.mark.ci  # 8 s
+@pytest.mark.usefixtures("untimed")
 def test_records_a_line_each_and_what_is_asked_of_them(tmp_path, capsys):
     """A line by itself, and of it only what follows a token: in the sweep's perplexity and in greedy's choice."""
     from miaotui.tools.cli import main

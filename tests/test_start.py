@@ -28,6 +28,8 @@ with miaotui.load(sys.argv[1], threads=2) as model:
     print(hashlib.sha256(model.logits([1, 5, 9, 2]).tobytes()).hexdigest())
 print("numba" in sys.modules)
 """
+#: It compiles three kernels, where nobody has.
+FEW = "from miaotui.runtime.cpu import link; link.addresses(['rope', 'embed_bf16', 'take_rows'])"
 
 
 def ran(cache_directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -97,8 +99,7 @@ def test_code_under_another_key_is_not_looked_at(copied: Path, filled: tuple[Pat
     """Files of another version, even in the place of ours, do not match: the key is in the seal."""
     (directory,) = (copied / "miaotui").iterdir()
     assert directory.name == target.code_key()
-    few = "from miaotui.runtime.cpu import link; link.addresses(['rope', 'embed_bf16', 'take_rows'])"
-    assert "compiling" in ran(copied, few, NUMBA_CPU_NAME="generic").stderr
+    assert "compiling" in ran(copied, FEW, NUMBA_CPU_NAME="generic").stderr
     (generic,) = (d for d in (copied / "miaotui").iterdir() if d != directory)
     for file in generic.iterdir():
         shutil.copy(file, directory)
@@ -137,12 +138,11 @@ def test_several_processes_may_start_at_once(filled: tuple[Path, str], tmp_path:
     assert not list(tmp_path.rglob(".draft*"))
 
 
-@pytest.mark.ci  # 8 s
-def test_a_cache_that_cannot_be_written_is_read_and_no_error(tmp_path: Path, filled: tuple[Path, str]) -> None:
+def test_a_cache_that_cannot_be_written_is_read_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    there = start(tmp_path / "file")  # a file, in which no directory can be made, for root neither
-    assert there.digest == filled[1]
-    assert "cannot be written" in there.said
+    there = ran(tmp_path / "file", FEW)  # a file, in which no directory can be made, for root neither
+    assert there.stderr.count("compiling") == 1
+    assert "cannot be written" in there.stderr
     assert (tmp_path / "file").read_text() == ""
 
 

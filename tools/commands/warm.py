@@ -30,29 +30,44 @@ def main(args: argparse.Namespace) -> int:
         why = "only with --model; without it all kernels for the CPU are compiled, for every option"
         refuse_given(args, add_arguments, vars(args), why)
     began = time.perf_counter()
-    from ...runtime.cpu import link  # noqa: PLC0415 - its imports are part of what is timed
+    from ...runtime.cpu import link, shipped  # noqa: PLC0415 - its imports are part of what is timed
     from ...runtime.cpu.cache import no_directory, read, unwritable, writable  # noqa: PLC0415 - as above
 
+    names = list(link.KERNELS) if args.model is None else _names(args)
+    if args.device == "cpu" and (using := shipped.chosen()) is not None:
+        _link(args, names)
+        print(f"{_ready(names, began)}: they came with the package, compiled for {using.name}")
+        return 0
     directory = link.cache_directory()
 
     def lost(names: Sequence[str]) -> list[str]:
         return [name for name in names if directory is None or (name in link.KERNELS and read(directory, name) is None)]
 
-    names = list(link.KERNELS) if args.model is None else _names(args)
     why = unwritable(directory) if directory else no_directory()
     if args.device == "cpu" and lost(names) and (directory is None or not writable(directory)):
         msg = f"nothing is compiled, as it could not be kept: {why}"  # which takes a minute and more
         raise BackendError(msg)
+    _link(args, names)
+    if args.device == "cpu" and (gone := lost(names)):
+        msg = f"{len(gone)} of {len(names)} kernels were compiled, and are not kept: {why}"
+        raise BackendError(msg)
+    print(f"{_ready(names, began)}, in {directory}")
+    return 0
+
+
+def _ready(names: Sequence[str], began: float) -> str:
+    return f"{len(names)} kernels are ready after {time.perf_counter() - began:.1f} s"
+
+
+def _link(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Find the code of these kernels, or make it: a model's by one pass of it."""
+    from ...runtime.cpu import link  # noqa: PLC0415 - help must not wait for it
+
     if args.model is None:
         link.addresses(names)
     else:
         with load_model(args) as model:
             _one_pass(model)
-    if args.device == "cpu" and (gone := lost(names)):
-        msg = f"{len(gone)} of {len(names)} kernels were compiled, and are not kept: {why}"
-        raise BackendError(msg)
-    print(f"{len(names)} kernels are ready after {time.perf_counter() - began:.1f} s, in {directory}")
-    return 0
 
 
 def _names(args: argparse.Namespace) -> list[str]:

@@ -76,6 +76,7 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
         settings.hosts,
         keys,
         (*health.OPEN, *page.OPEN),
+        health.OPEN,
         errors,
         settings.max_headers,
         settings.reuse == "per-key",

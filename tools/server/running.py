@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ...errors import InputError
 from .errors import Problem, openai_error
 from .events import to_json
+from .notify import notify
 
 if TYPE_CHECKING:
     import signal
@@ -102,10 +103,17 @@ class Server(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; then whoever started the server knows that it answers."""
+        await super().startup(sockets)
+        if self.started:
+            notify("READY=1")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests; running ones end, or are cut when the time is over."""
         admission, grace = self._state.admission, self._state.settings.grace
         admission.close()
+        notify("STOPPING=1")
 
         async def cut() -> None:
             if not await admission.empty(grace):

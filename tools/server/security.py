@@ -84,15 +84,16 @@ class Guard:
     """An ASGI application around another: it gives each request an id, and lets through what may pass.
 
     `hosts`: names that Host and Origin may have, against pages that let their own name point here; empty: any.
-    `keys`: None: none is needed. `open_paths`: those that need none. `errors`: how a path tells errors, if not as
-    OpenAI's API. `max_headers`: bytes of a request's path and headers. `per_key`: texts
-    of one key reuse nothing of another's.
+    `keys`: None: none is needed. `open_paths`: those that need none. `probes`: paths that answer by any name, as who
+    watches the server asks an address. `errors`: how a path tells errors, if not as OpenAI's API. `max_headers`: bytes
+    of a request's path and headers. `per_key`: texts of one key reuse nothing of another's.
     """
 
     app: ASGIApp
     hosts: tuple[str, ...] = ()
     keys: Keys | None = None
     open_paths: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
     errors: Mapping[str, Callable[[Problem], Mapping[str, Any]]] = field(default_factory=dict)
     max_headers: int = 32 << 10
     per_key: bool = False
@@ -121,7 +122,7 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         _check_framing(scope, headers, self.max_headers)
-        if self.hosts:
+        if self.hosts and scope["path"] not in self.probes:
             origin = headers.get("origin")
             names = [host_of(headers.get("host", ""))] + ([] if origin is None else [urlsplit(origin).hostname or ""])
             if any(name not in self.hosts for name in names):
