@@ -323,13 +323,13 @@ def test_greedy_and_beams_are_those_of_transformers(tmp_path: Path) -> None:
     cases += [{"num_beams": 4, "remove_invalid_values": True, "suppress_tokens": [36]}]
     with miaotui.load(tmp_path, cache_tokens=2048) as ours:
         for how in cases:
-            for prompt in ([5, 7, 30, 2, 11], [44]):
+            for prompt in ([5, 7, 30, 2, 11], [44])[: 1 + ("guidance_scale" in how)]:
                 asked = {k: v for k, v in how.items() if k != "watermarking_config"}
                 if (mark := how.get("watermarking_config")) is not None:
                     asked["watermarking_config"] = transformers.WatermarkingConfig(**mark)
                 with torch.no_grad():
                     wanted = theirs.generate(
-                        torch.tensor([prompt]), do_sample=False, max_new_tokens=12, use_cache=False, **asked
+                        torch.tensor([prompt]), do_sample=False, max_new_tokens=8, use_cache=False, **asked
                     )[0, len(prompt) :].tolist()  # fmt: skip
-                got = ours.generate(prompt, max_new_tokens=12, **how).ids
+                got = ours.generate(prompt, max_new_tokens=8, **how).ids
                 assert got == wanted[: len(got)], (how, prompt)
