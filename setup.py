@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,9 +39,12 @@ class WithKernels(build_py):  # type: ignore[misc]  # setuptools has no types
         """Copy, and compile."""
         super().run()
         found = machine()
-        if self.editable_mode or found is None:
+        if self.editable_mode:
             return
         folder = Path(self.build_lib).resolve() / "miaotui" / "runtime" / "cpu" / "compiled"
+        shutil.rmtree(folder, ignore_errors=True)  # perhaps an earlier build's, for another machine
+        if found is None:
+            return
         with tempfile.TemporaryDirectory() as made:
             (Path(made) / "miaotui").symlink_to(ROOT, target_is_directory=True)  # the root's folder may have any name
             search = os.pathsep.join([made, *sys.path])

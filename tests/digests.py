@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ import numpy as np
 from checkpoints import small, write_checkpoint
 from miaotui.runtime.cpu import shipped
 from miaotui.tools import demo
+from real_files import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["digests"]
 
@@ -33,8 +35,17 @@ STAGED: dict[str, Any] = {
 #: Options of `load` for the included story model.
 HOW: tuple[dict[str, Any], ...] = (
     {}, {"quantize": "int8"}, {"quantize": "int4"}, {"quantize": "int4a"}, {"kv_cache": "bf16"}, {"kv_cache": "int8"},
-    {"prune": "keep-layers=0-2; ffn=0.75"},
+    {"prune": "keep-layers=0-2; ffn=0.75"}, {"prune": "sparsity=0.5"}, {"prune": "sparsity=0.5", "quantize": "int8"},
 )  # fmt: skip
+
+#: Trained models of `real_files`, and where in their expected.json ids are.
+GOLDENS: dict[str, Callable[[dict[str, Any]], list[list[int]]]] = {
+    "stories260K-hf": lambda stored: [[*case["prompt_ids"], *case["new_ids"]] for case in stored["greedy"]],
+    "capp-gpt2-hf": lambda stored: [[*case["prompt_ids"], *case["new_ids"]] for case in stored["greedy"][:5]],
+    "nano-gpt-sort-hf": lambda stored: stored["reference_idx"],
+    "rxnmapper-albert-hf": lambda stored: [case["ids"] for case in stored["cases"]],
+}
+ROUNDED = (None, "int8", "int4", "int4a")
 
 
 def hashed(*arrays: Any) -> str:
@@ -57,21 +68,32 @@ def of_encoder(name: str, threads: int, **how: Any) -> str:
         return hashed(model.hidden(model.tokenizer.encode(PROMPT)))
 
 
+def of_goldens(threads: int) -> Iterator[tuple[str, str]]:
+    """Every golden there is here, by every rounding."""
+    for name, read in GOLDENS.items() if (SHARED / "models").is_dir() else ():
+        path = SHARED / "models" / name
+        texts = read(json.loads((path / "expected.json").read_text(encoding="utf-8")))
+        for quantize in ROUNDED:
+            with miaotui.load(path, threads=threads, quantize=quantize) as model:
+                ask = model.hidden if name.startswith("rxn") else model.logits
+                yield f"{name} {quantize} {threads}", hashed(*map(ask, texts))
+
+
 def cases(threads: int, folder: Path, *, few: bool) -> Iterator[tuple[str, str]]:
     for how in HOW[:2] if few else HOW:
         yield f"story {how} {threads}", of_decoder(demo.path("story"), threads, **how)
     if few:
         return
+    yield from of_goldens(threads)
     for family in ("llama", "gpt2"):
         for dtype in ("F32", "BF16", "F16"):
-            drawn = small(family)
             place = folder / f"{family}-{dtype}-{threads}"
-            place.mkdir()
-            write_checkpoint(place, type(drawn)(**{**vars(drawn), "dtype": dtype}))
-            with miaotui.load(place, threads=threads) as model:
-                ids = [1, 5, 9, 2, 7]
-                made = model.generate(ids, max_new_tokens=5, ignore_eos=True).ids
-                yield f"{family} {dtype} {threads}", hashed(model.logits(ids), np.array(made))
+            write_checkpoint(place, replace(small(family), dtype=dtype))
+            for prune in (None, "sparsity=0.5"):
+                with miaotui.load(place, threads=threads, prune=prune) as model:
+                    ids = [1, 5, 9, 2, 7]
+                    made = model.generate(ids, max_new_tokens=5, ignore_eos=True).ids
+                    yield f"{family} {dtype} {prune} {threads}", hashed(model.logits(ids), np.array(made))
     for name in ("encoder", "sentiment", "entities", "answers"):
         for how in ({}, {"quantize": "int8"}):
             yield f"{name} {how} {threads}", of_encoder(name, threads, **how)

@@ -15,11 +15,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import op_bits
 import pytest
+import soak
 from miaotui.errors import BackendError, InputError
 from miaotui.runtime.cpu import cpuid, levels, link, shipped
 from miaotui.runtime.cpu.layout import ROOTS
 from miaotui.tools import kernels
+from places import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,15 +47,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         f.cache_clear()
 
 
-def run(script: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, tmp_path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh process of Python, whose compiled code is kept by itself."""
     here = os.environ | {"MIAOTUI_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     here = {name: value for name, value in (here | environment).items() if value}
-    command = [
-        sys.executable,
-        *(["-c", script] if " " in script else [str(TESTS / script), *environment.get("few", "").split()]),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=here, timeout=600)
+    command = [sys.executable, *(["-c", script] if " " in script else [str(TESTS / script), *words])]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=here, timeout=1800)
 
 
 def test_levels_are_told_apart_by_what_they_need() -> None:
@@ -186,17 +186,6 @@ def test_every_library_has_every_kernel(fresh: pytest.MonkeyPatch) -> None:
         assert len(set(found.values())) == len(found)
 
 
-#: No module of a compiler can be found.
-ALONE = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("numba", "llvmlite"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
-"""
-
-
 @needs_libraries
 @pytest.mark.ci  # 6 s
 def test_no_compiler_is_needed_and_where_it_is_the_error_says_so(tmp_path: Path) -> None:
@@ -213,9 +202,9 @@ def test_no_compiler_is_needed_and_where_it_is_the_error_says_so(tmp_path: Path)
         assert "which is not installed; pip install 'miaotui[jit]'" in done.stderr
 
 
-def told(tmp_path: Path, level: str, few: str = "") -> dict[str, Any]:
+def told(tmp_path: Path, level: str, *words: str, script: str = "digests.py", **environment: str) -> dict[str, Any]:
     """What a fresh process of this level says."""
-    done = run("digests.py", tmp_path, MIAOTUI_CPU=level, few=few)
+    done = run(script, tmp_path, *words, MIAOTUI_CPU=level, **environment)
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
     assert said["level"] == (None if level == shipped.JIT else level)
@@ -252,9 +241,28 @@ def test_every_level_gives_the_bits_of_the_jit(fresh: pytest.MonkeyPatch, tmp_pa
 @needs_libraries
 @pytest.mark.soak("levels")
 def test_every_level_gives_the_bits_of_the_jit_for_every_kind(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    want = told(tmp_path, shipped.JIT)["digests"]
+    """Goldens, included models and small ones in every dtype, by one to three threads."""
+    want = told(tmp_path, shipped.JIT, MIAOTUI_CACHE_DIR="")["digests"]  # the cache that there is
     for level in runnable(fresh):
-        assert told(tmp_path, level)["digests"] == want, level
+        got = told(tmp_path, level)
+        assert not got["numba"]
+        assert got["digests"] == want, level
+        soak.count(f"digests equal, {level}", len(want))
+
+
+@needs_libraries
+@pytest.mark.soak("levels")
+def test_every_op_has_the_bits_of_the_jit_at_every_level(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """But for products of BF16 pairs, whose rounding is the CPU's."""
+    file = tmp_path / "cases"
+    cases = op_bits.drawn(file, 25)
+    want = told(tmp_path, shipped.JIT, str(file), script="op_bits.py", MIAOTUI_CACHE_DIR="")["digests"]
+    for level in runnable(fresh):
+        got = told(tmp_path, level, str(file), script="op_bits.py")["digests"]
+        assert set(got) == set(want)
+        paired = {name for name in want if name.endswith(f" {op_bits.FAST}") and not level.endswith("bf16")}
+        assert {n for n in want if got[n] != want[n]} <= paired, level
+        soak.count(f"cases of ops equal, {level}", cases)
 
 
 @pytest.mark.ci  # 12 s

@@ -12,7 +12,6 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from .unheard import refuse_given
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ...runtime.session import Session
     from ..bench.cuda_roofline import DeviceMemory
@@ -242,8 +242,9 @@ def _timed(session: Session, ids: Sequence[int], start: int) -> float:
 
 def _resolve(name: str | None) -> Path:
     from ...loader.hub import locate  # noqa: PLC0415 - the command line's help must not wait for it
+    from .. import demo  # noqa: PLC0415 - as above
 
-    return locate(name) if name else Path(__file__).parents[1] / "demo" / "model"
+    return locate(name) if name else demo.path()
 
 
 def _model_facts(path: Path, typed: str) -> dict[str, Any]:

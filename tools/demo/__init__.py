@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ..notes import note
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 __all__ = ["ADAPTERS", "NAMES", "OF_TASKS", "adapter", "path", "stand_in"]
 
@@ -39,13 +45,12 @@ DOES = {
 
 def path(name: str = "story") -> Path:
     """Directory of a demo model, a Hugging Face checkpoint like any other. Errors: `InputError`."""
-    here = Path(__file__).resolve().parent
     if name == "story":
-        return here / "model"
+        return _on_disk("model")
     if name not in NAMES:
         msg = f"there is no demo model {name!r}; expected one of {', '.join(NAMES)}"
         raise InputError(msg)
-    return here / "models" / name
+    return _on_disk("models", name)
 
 
 def adapter(name: str = "sea") -> Path:
@@ -53,7 +58,48 @@ def adapter(name: str = "sea") -> Path:
     if name not in ADAPTERS:
         msg = f"there is no demo adapter {name!r}; expected one of {', '.join(ADAPTERS)}"
         raise InputError(msg)
-    return Path(__file__).resolve().parent / "adapters" / name
+    return _on_disk("adapters", name)
+
+
+def _on_disk(*parts: str) -> Path:
+    """A folder next to this module, whose files can be mapped; of an archive it is unpacked first."""
+    folder = Path(__file__).resolve().parent.joinpath(*parts)
+    return folder if folder.is_dir() else _unpacked(*parts)
+
+
+#: What was unpacked: it is removed when the process ends.
+_UNPACKED: list[TemporaryDirectory[str]] = []
+
+
+@cache
+def _unpacked(*parts: str) -> Path:
+    from importlib.resources import files  # noqa: PLC0415 - 15 ms, and archives are rare
+
+    packed = files(__package__).joinpath(*parts)
+    if not packed.is_dir():
+        msg = f"the included files {'/'.join(parts)} are missing; install miaotui again"
+        raise InputError(msg)
+    try:
+        _UNPACKED.append(TemporaryDirectory(prefix="miaotui-", ignore_cleanup_errors=True))
+        folder = Path(_UNPACKED[-1].name, parts[-1])
+        _write(packed, folder)
+    except OSError as e:
+        msg = (
+            f"the included files {'/'.join(parts)} lie in an archive, and could not be unpacked ({e}); let TMPDIR name "
+            "a directory that can be written, or unpack the archive"
+        )
+        raise InputError(msg) from e
+    return folder
+
+
+def _write(packed: Traversable, place: Path) -> None:
+    """Copy a file or a folder of an archive."""
+    if not packed.is_dir():
+        place.write_bytes(packed.read_bytes())
+        return
+    place.mkdir()
+    for each in packed.iterdir():
+        _write(each, place / each.name)
 
 
 def stand_in(task: str, option: str = "model") -> str:

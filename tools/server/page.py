@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from starlette.responses import RedirectResponse, Response
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OPEN", "routes"]
 
-FOLDER = Path(__file__).parent / "page"
+#: A folder next to this module, perhaps in an archive.
+FOLDER = files(__package__) / "page"
 KINDS = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",

@@ -1,0 +1,81 @@
+"""What every op computes, as hashes: cases are drawn once, and repeated on another CPU or without a compiler.
+
+`python tests/op_bits.py FILE` repeats what `drawn` wrote there, each case near its reference too, and prints JSON: the
+level that ran, and for each op a SHA-256 of all bytes that its kernels gave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from miaotui.runtime.cpu import shipped
+from miaotui.runtime.ops import FAST
+from test_ops import CASES, ROWS, THREADS, Draw, checked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["FAST", "drawn", "repeated"]
+
+
+class Drawn(NamedTuple):
+    """A case of an op: what was drawn for it, in order."""
+
+    name: str
+    variant: str
+    threads: int
+    values: list[Any]
+
+
+def drawn(file: Path, each: int) -> int:
+    """Draw `each` cases of every op and write them; how many there are."""
+    found = [case for name, variant in ROWS for case in _cases(name, variant, each)]
+    file.write_bytes(pickle.dumps(found))
+    return len(found)
+
+
+def _cases(name: str, variant: str, each: int) -> list[Drawn]:
+    found: list[Drawn] = []
+
+    @settings(max_examples=each, phases=[Phase.generate], database=None, deadline=None)
+    @given(st.data(), THREADS)
+    def noted(data: st.DataObject, threads: int) -> None:
+        values: list[Any] = []
+
+        def draw(strategy: st.SearchStrategy[Any]) -> Any:
+            values.append(data.draw(strategy))
+            return values[-1]
+
+        CASES[name](Draw(cast("st.DrawFn", draw)), variant)
+        found.append(Drawn(name, variant, threads, values))
+
+    noted()
+    return found
+
+
+def _next(values: Iterator[Any], _strategy: object) -> Any:
+    return next(values)
+
+
+def repeated(file: Path) -> dict[str, str]:
+    """Run what `drawn` wrote: op and variant, and the hash of its bytes."""
+    hashes: dict[str, Any] = {}
+    for case in pickle.loads(file.read_bytes()):  # noqa: S301 - the caller's own file
+        again = cast("st.DrawFn", partial(_next, iter(case.values)))
+        got = checked(case.name, case.variant, again, case.threads)
+        hashes.setdefault(f"{case.name} {case.variant}", hashlib.sha256()).update(got)
+    return {name: h.hexdigest() for name, h in hashes.items()}
+
+
+if __name__ == "__main__":
+    chosen = shipped.chosen()
+    told = {"level": chosen and chosen.name, "numba": "numba" in sys.modules, "digests": repeated(Path(sys.argv[1]))}
+    sys.stdout.write(json.dumps(told) + "\n")
