@@ -39,7 +39,7 @@ for place in (".", "/dev/shm", os.path.dirname(os.path.abspath(sys.argv[0]))):
 
 @needs_libraries
 @needs_locks
-@pytest.mark.ci  # 6 s
+@pytest.mark.ci  # 8 s
 def test_an_archive_runs_where_nothing_can_be_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """No HOME, an unknown user, read-only file systems, a temporary directory where nothing may be executed."""
     assert cli.main(list(ASKED)) == 0
@@ -54,6 +54,22 @@ def test_an_archive_runs_where_nothing_can_be_written(tmp_path: Path, capfd: pyt
     assert "let TMPDIR name a directory that can be written" in done.stderr
     done = locked([sys.executable, app, *ASKED, "--model", demo.path()], tmp_path / "spare", how="ro")
     assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+
+
+@needs_libraries
+@needs_locks
+@pytest.mark.ci  # 3 s
+def test_a_package_runs_from_a_place_where_nothing_may_be_executed(tmp_path: Path) -> None:
+    app, spare = archive(tmp_path / "app.pyz", ALONE), tmp_path / "spare"
+    script = 'python=$1 app=$2 at=$3; shift 3; "$python" -m zipfile -e "$app" "$at" && exec "$python" "$at" "$@"'
+    done = locked(["bash", "-c", script, "run", sys.executable, app, spare / "app", *ASKED], spare)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == story()[: len(done.stdout.split())] != []
+    direct = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
+    script = 'python=$1 app=$2 at=$3; "$python" -m zipfile -e "$app" "$at" && "$python" -c "$4" "$at/$5"'
+    probe = "miaotui/runtime/cpu/compiled/probe.so"
+    done = locked(["bash", "-c", script, "run", sys.executable, app, spare / "app", direct, probe], spare)
+    assert "OSError" in done.stderr, "libraries could be opened there: the test shows nothing"
 
 
 @needs_libraries
@@ -144,7 +160,8 @@ def test_pyinstaller_freezes_an_application_without_options(frozen: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     made = tmp_path / "dist" / "app"
     app = made / "app" if how == "--onedir" else made
-    size = sum(f.stat().st_size for f in (made.rglob("*") if made.is_dir() else [made]) if f.is_file())
+    files = [f for f in (made, *made.rglob("*")) if f.is_file() and not f.is_symlink()]
+    size = sum(f.stat().st_size for f in files)
     soak.count(f"megabytes, {how}", round(size / 1e6))
     done = locked([app], tmp_path / "spare", how="ro" if how == "--onedir" else "exec")
     assert (done.returncode, done.stderr) == (0, "")
