@@ -73,6 +73,7 @@ class Session(Pools):
         self._own_ids = np.zeros(self.n_context, np.int64)
         self._kept = 0  # rows of logits of the last pass
         self.engine = Engine(self) if backend.paged else None
+        self._relieve = None if self.engine is None else self.engine.relieve
         self.drafting = Drafting(self.engine.costs if self.engine else None, self.n_logits, backend.name)
         _SESSIONS.add(self)
 

@@ -63,6 +63,7 @@ class Turns(Lock):
         super().__init__()
         self.pages = pages
         self._closed = ""  # why no pass is taken any more
+        self._relieve: Callable[[], None] | None = None  # what who waits for pages does for others meanwhile
 
     def turn(self, work: Callable[[], T], served: Callable[[], bool] = lambda: False) -> T:
         """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.
@@ -77,6 +78,8 @@ class Turns(Lock):
             try:
                 return self.taken(work)
             except FullError as full:
+                if self._closed:  # who has the pages may not come to know it
+                    raise InputError(self._closed) from None
                 there, pool = full.held, full.pages
                 if not full.ever:
                     raise self.too_long(pool, full.n) from None
@@ -115,10 +118,22 @@ class Turns(Lock):
             time.sleep(_LOOK)
             while held and not self._closed and not served() and all(_waits(table, who()) for table, who in held):
                 _check_room_comes(mine)
+                self._for_others(mine)
                 time.sleep(_LOOK)
         finally:
             _STARVED.discard(mine)
             mine.inside, mine.there = [], []
+
+    def _for_others(self, mine: Starved) -> None:
+        if self._relieve is None or mine.inside:  # in the middle of a pass, of this model or another
+            return
+        try:
+            self._relieve()
+        except FullError:
+            return  # no room for them either
+        except BackendError:
+            if not self._closed:
+                raise
 
     @staticmethod
     def awaiting(table: Table, work: Callable[[], T]) -> T:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +21,11 @@ from checkpoints import Drawn, write_checkpoint
 from miaotui.errors import InputError, MemoryLimitError
 from miaotui.runtime.engine.wants import Want
 from miaotui.runtime.kvcache import PAGE, cache_bytes
+from miaotui.runtime.turns import _STARVED
 from test_shared_passes import CONFIG, DRAWN, N_VOCAB, alone, counted, ids_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "concurrency.md"
 WHOLE = {"ignore_eos": True}
@@ -74,6 +77,76 @@ def test_an_urgent_task_takes_the_place_of_a_running_one(directory: Path, lone: 
     with miaotui.load(directory, threads=2, cache_tokens=2 * PAGE) as model, counted(model) as sizes:
         assert asyncio.run(both()) == [alone(lone, urgent, WHOLE, 5), alone(lone, slow, WHOLE, 60)]
     assert ended == ["urgent", "slow"]
+
+
+@pytest.mark.parametrize("call", ["ascore", "generate", "beams"])
+def test_who_waits_for_the_pages_of_a_task_in_the_only_thread_for_its_turns(
+    directory: Path, lone: miaotui.Model, call: str
+) -> None:
+    """Every thread of the loop's executor waits for room: it takes the passes of the task that has the room."""
+    held, wanted = ids_of(1, PAGE + 40), ids_of(2, 2 * PAGE)
+    asks: dict[str, Callable[[miaotui.Model], Any]] = {
+        "ascore": lambda model: model.score(wanted, [[1, 2], [4]]),
+        "generate": lambda model: model.generate(wanted, max_new_tokens=5, **WHOLE).ids,
+        "beams": lambda model: model.generate(wanted[: PAGE + 9], max_new_tokens=5, num_beams=2, **WHOLE).ids,
+    }
+
+    async def streamed() -> list[int]:
+        return [token.id async for token in model.atokens(held, max_new_tokens=40, **WHOLE)]
+
+    async def other() -> Any:
+        if call == "ascore":
+            return await model.ascore(wanted, [[1, 2], [4]])
+        return await asyncio.to_thread(asks[call], model)
+
+    async def both() -> list[Any]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        first = asyncio.create_task(streamed())
+        while len(sizes) < 10:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        assert not first.done()
+        return list(await asyncio.gather(first, other()))
+
+    with miaotui.load(directory, threads=2, cache_tokens=3 * PAGE) as model, counted(model) as sizes:
+        rescue = threading.Timer(60, model.close)  # where they wait for each other
+        rescue.start()
+        try:
+            assert asyncio.run(both()) == [alone(lone, held, WHOLE, 40), asks[call](lone)]
+        finally:
+            rescue.cancel()
+
+
+def test_who_waits_for_the_pages_of_a_task_whose_loop_stands_still_is_told_that_the_model_was_closed(
+    directory: Path,
+) -> None:
+    held, wanted, said = ids_of(1, PAGE + 40), ids_of(2, 2 * PAGE), list[str]()
+
+    async def streamed() -> list[int]:
+        return [token.id async for token in model.atokens(held, max_new_tokens=80, **WHOLE)]
+
+    async def begun() -> None:
+        while len(sizes) < 10:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+
+    def asked() -> None:
+        with pytest.raises(InputError) as refused:
+            model.generate(wanted, max_new_tokens=5, **WHOLE)
+        said.append(str(refused.value))
+
+    loop = asyncio.new_event_loop()
+    with miaotui.load(directory, threads=2, cache_tokens=3 * PAGE) as model, counted(model) as sizes:
+        first, other = loop.create_task(streamed()), threading.Thread(target=asked, daemon=True)
+        loop.run_until_complete(begun())
+        other.start()
+        while not any(who.thread == other.ident for who in _STARVED):
+            assert other.is_alive()
+        model.close()
+        other.join(60)
+        assert said == ["this model was closed; load it again"]
+        first.cancel()
+        loop.run_until_complete(asyncio.gather(first, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
 
 
 @pytest.mark.parametrize(("priority", "first"), [(1, "urgent"), (0, "slow")])

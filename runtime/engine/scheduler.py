@@ -152,6 +152,15 @@ class Engine:
         while not _served(wants):
             self._take_pass(wants)
 
+    def relieve(self) -> None:
+        """While a thread waits for pages: passes for tasks whose turn waits for a thread, until one of them is served.
+
+        They may have the pages, and this may be the thread. Errors: those of a pass; `FullError`.
+        """
+        wants = [want for want in self._waiting() if (tasks := want.tasks) is not None and not tasks.is_taking]
+        while wants and not _served(wants):
+            self._session.taken(partial(self._pass, wants))
+
     def _take_pass(self, wants: Collection[Want]) -> None:
         """One, unless one of these is done."""
         if not _served(wants):

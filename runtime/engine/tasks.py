@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from contextlib import suppress
 from functools import partial
@@ -44,13 +45,19 @@ class Task(Caller):
 
 
 class Tasks:
-    """What the tasks of one event loop wait for, on one engine. All but `_turn` runs in the loop's thread."""
+    """What the tasks of one event loop wait for, on one engine.
+
+    Their turn needs a thread of the loop's executor. All of these may wait for pages that tasks have; so whoever takes
+    a pass that serves a task wakes it (`tell`), and who waits for pages takes passes for tasks whose turn does not come
+    (`Engine.relieve`). All but `tell`, `is_taking` and `_take` runs in the loop's thread.
+    """
 
     def __init__(self, engine: Engine) -> None:
         """Nothing is waited for."""
         self._engine = weakref.ref(engine)  # which holds this
         self._waiting: dict[Want, asyncio.Future[None]] = {}
         self._turns = False  # whether a turn is on its way
+        self._taker = 0  # the thread that it runs in
 
     async def until_done(self, want: Want) -> None:
         """Wait for a want. Cancelled, it is nobody's from the pass on that runs. Errors: as `Engine.serve`."""
@@ -58,6 +65,7 @@ class Tasks:
         if engine is None:
             return
         self._waiting[want] = future = loop.create_future()
+        want.tasks = self
         engine.add(want)
         try:
             if not self._turns:
@@ -66,8 +74,35 @@ class Tasks:
             await future
         finally:
             engine.forget(want)
+            want.tasks = None
             self._waiting.pop(want, None)
             del future  # it holds what is raised, whose calls would hold it
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether a turn runs, and does not wait for a thread."""
+        return self._taker != 0
+
+    def tell(self, want: Want) -> None:
+        """Wake who waits for a want that is done, unless the turn's own end will; in any thread, perhaps in a pass."""
+        future = self._waiting.get(want)
+        if future is not None and self._taker != threading.get_ident():
+            with suppress(RuntimeError):  # its loop is closed
+                future.get_loop().call_soon_threadsafe(self._wake, future)
+
+    @staticmethod
+    def _wake(future: asyncio.Future[None]) -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def _take(self, engine: Engine) -> None:
+        """The turn, in a thread of the executor."""
+        self._taker = threading.get_ident()
+        try:
+            # Who asks while passes are taken is told as soon as he is served: others may wait for his pages.
+            engine.take_passes(self._waiting.keys())
+        finally:
+            self._taker = 0
 
     def _begin(self) -> None:
         engine = self._engine()
@@ -76,9 +111,7 @@ class Tasks:
             self._answer(None)
             return
         try:
-            # Who asks while passes are taken is told as soon as he is served: others may wait for his pages.
-            work = partial(engine.take_passes, self._waiting.keys())
-            turn = asyncio.get_running_loop().run_in_executor(None, work)
+            turn = asyncio.get_running_loop().run_in_executor(None, partial(self._take, engine))
         except RuntimeError as e:  # the executor is shut down, or no thread can be had
             self._turns = False
             self._answer(e)

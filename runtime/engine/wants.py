@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...errors import InputError
     from ..pages import Table
     from .ahead import Ahead
+    from .tasks import Tasks
 
 __all__ = ["Guided", "Run", "Want"]
 
@@ -51,6 +52,7 @@ class Want:
         "rows",
         "table",
         "take",
+        "tasks",
         "thread",
     )
 
@@ -79,6 +81,7 @@ class Want:
         self.thread = threading.get_ident()
         self.done = False
         self.bell: threading.Event | None = None  # rung when it is done
+        self.tasks: Tasks | None = None  # told when it is done: those of the event loop that waits for it
         self.key: int | None = None  # among what is waited for
         self.n_reused = 0  # ids that lay in the cache for another text
         self.at = 0.0  # when its logits were there, of `time.perf_counter`
@@ -124,6 +127,9 @@ class Want:
         self.done = True
         if self.bell is not None:
             self.bell.set()
+        tasks = self.tasks
+        if tasks is not None:
+            tasks.tell(self)
 
     def result(self) -> Any:  # noqa: ANN401 - what its maker's `take` returns
         """What `take` returned. Errors: what it raised, once."""
