@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -25,7 +24,7 @@ from miaotui.tools.server.settings import Settings
 from serve_bodies import bodies
 from serve_load import Question, percentile, rss, run
 from serve_processes import serving
-from serving import Client, Reply
+from serving import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,16 +96,6 @@ def client() -> Iterator[Client]:
         yield Client({"chat": chat, "encoder": encoder}, Settings(request_timeout=30, max_tokens=8))
 
 
-def _asked(client: Client, path: str, data: bytes) -> Reply:
-    """Ask once more after a timeout: the machine stood still, or this body hangs, and then does so again."""
-    with contextlib.suppress(TimeoutError):
-        reply = client.post(path, data)
-        if reply.status != 504:
-            return reply
-    soak.count("asked again")
-    return client.post(path, data)
-
-
 @pytest.mark.soak("serve-bodies")
 @settings(max_examples=2000, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(data=st.data())
@@ -114,7 +103,7 @@ def test_no_body_makes_a_fault(client: Client, data: st.DataObject) -> None:
     """Whatever is asked is answered, or refused by a status from 400 to 499 with the field."""
     wire = data.draw(st.sampled_from(WIRES))
     body = data.draw(bodies(wire.fields, SHORT))
-    reply = _asked(client, wire.path, json.dumps(body).encode())
+    reply = client.post(wire.path, json.dumps(body).encode())
     soak.count(f"{wire.path} {reply.status}")
     assert reply.ended
     assert reply.status < 500, (wire.path, body, reply.body)
