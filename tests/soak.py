@@ -98,7 +98,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, metavar="N", help="of the first round (default: a new one, which is told)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the result (default: build/soak/NAME.json)")
     parser.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="after --: pytest's own, for instance -n 2")
-    args = parser.parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    end = given.index("--") if "--" in given else len(given)
+    args = parser.parse_args(given[:end])
+    args.pytest += given[end + 1 :]  # argparse takes no second part of them
     if args.name is None:
         parser.error(f"name one of {', '.join(names())}")
     return args

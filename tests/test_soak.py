@@ -94,6 +94,13 @@ def test_a_soak_that_fails_says_so_and_one_that_is_not_there_too(tmp_path: Path)
     assert f"nothing: no test is marked so; expected one of {', '.join(soak.names())}" in told["said"]
 
 
+def test_words_behind_two_dashes_are_pytests() -> None:
+    args = soak._arguments(["engine", "--minutes", "0", "--", "-k", "team", "--minutes"])
+    assert (args.name, args.minutes, args.pytest) == ("engine", 0, ["-k", "team", "--minutes"])
+    assert soak._arguments(["engine", "--", "-x"]).pytest == ["-x"]
+    assert soak._arguments(["engine"]).pytest == []
+
+
 def test_examples_are_those_of_every_file_that_draws_some() -> None:
     chosen = soak.selection(soak.EXAMPLES)
     names = {Path(word).name for word in chosen if word.endswith(".py")}
